@@ -1,0 +1,5 @@
+"""`python -m gmt` is the same program as `gmt`."""
+
+from gmt.cli import main
+
+main()

@@ -1,0 +1,138 @@
+"""The program `gmt`. Finds the command, speaks to the terminal, and turns errors into exit codes.
+
+0: all is done. 1: a run failed. 2: what was asked is wrong, and nothing was started. 130: stopped by Ctrl-C.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from importlib import metadata
+from typing import Any, NoReturn
+
+from gmt.errors import RunFailed, UserError, choices
+
+_HELP = """\
+gmt: a laboratory for sparse fine-tuning of language models
+
+  gmt run [KEY=VALUE ...]             one training with its evaluation (a Hydra app: -m, --cfg job, --help work)
+  gmt sweep study=NAME [KEY=VALUE]    every run of a study that is not done yet, side by side on this machine
+  gmt plan study=NAME [KEY=VALUE]     the study's runs, what became of them and what is left; starts nothing
+  gmt report study=NAME [KEY=VALUE]   figures and tables of the study as one HTML page and CSV files
+  gmt ui [KEY=VALUE]                  the MLflow dashboard on the project's store
+  gmt show RUN [KEY=VALUE]            one run record: what was asked, what happened
+
+Start with `gmt plan study=quickstart`. Every command takes Hydra overrides, and --help.
+"""
+
+
+def main() -> NoReturn:
+    """Entry point of `gmt` and `python -m gmt`."""
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_HELP, end="")
+        sys.exit(0)
+    if arguments[0] == "--version":
+        print(metadata.version("gmt-lab"))
+        sys.exit(0)
+    sys.exit(_guarded(arguments[0], arguments[1:]))
+
+
+def _guarded(command: str, rest: Sequence[str]) -> int:
+    try:
+        if command not in _COMMANDS:
+            raise UserError(f"gmt has no command {command!r}; {choices(command, _COMMANDS)}")
+        _COMMANDS[command](rest)
+    except UserError as error:
+        for sentence in error.sentences:
+            print(f"error: {sentence}", file=sys.stderr)
+        return 2
+    except RunFailed as error:
+        print(f"failed: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on where this stopped", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _run(rest: Sequence[str]) -> None:
+    _hydra_app("gmt run", rest)
+
+
+def _sweep(rest: Sequence[str]) -> None:
+    if not any(argument.startswith("study=") for argument in rest) and not {"-h", "--help"} & set(rest):
+        from gmt.composition import config_dir
+
+        names = sorted(path.stem for path in (config_dir() / "study").glob("*.yaml"))
+        raise UserError(f"gmt sweep needs study=NAME; choices: {', '.join(names)}")
+    _hydra_app("gmt sweep", ["--multirun", *rest])
+
+
+def _hydra_app(name: str, rest: Sequence[str]) -> None:
+    """Hands over to Hydra; its errors come back as exceptions instead of its own exit."""
+    import hydra
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from gmt.commands.run import run_job
+    from gmt.composition import CONFIG_NAME, VERSION_BASE, config_dir, explain
+
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    sys.argv = [name, *rest]
+    app = hydra.main(version_base=VERSION_BASE, config_path=str(config_dir()), config_name=CONFIG_NAME)(run_job)
+    try:
+        app()
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(explain(error)) from error
+
+
+def _plan(rest: Sequence[str]) -> None:
+    from gmt.commands.plan import plan
+
+    options = _parse("plan", "The runs of a study and what became of them. Starts nothing.", rest)
+    plan(options.overrides, options.config_dir)
+
+
+def _report(rest: Sequence[str]) -> None:
+    from gmt.commands.report import report
+
+    options = _parse("report", "Figures and tables of a study, from its run records.", rest)
+    report(options.overrides, options.config_dir)
+
+
+def _show(rest: Sequence[str]) -> None:
+    from gmt.commands.show import show
+
+    options = _parse("show", "One run record. RUN is a run id or its first digits.", rest, positional="run")
+    show(options.run, options.overrides, options.config_dir)
+
+
+def _ui(rest: Sequence[str]) -> None:
+    from gmt.commands.ui import serve
+
+    options = _parse("ui", "The MLflow dashboard on the project's store, on this machine only.", rest, port=True)
+    serve(options.overrides, options.config_dir, options.port)
+
+
+def _parse(
+    command: str, about: str, rest: Sequence[str], *, positional: str | None = None, port: bool = False
+) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog=f"gmt {command}", description=about)
+    if positional:
+        parser.add_argument(positional, metavar=positional.upper())
+    if port:
+        parser.add_argument("--port", type=int, default=None, help="default: 5000, or the next free one")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="Hydra overrides, e.g. study=quickstart")
+    parser.add_argument("--config-dir", "-cd", default=None, help="a config folder of your own, searched first")
+    return parser.parse_args(list(rest))
+
+
+_COMMANDS: dict[str, Callable[[Sequence[str]], Any]] = {
+    "run": _run,
+    "sweep": _sweep,
+    "plan": _plan,
+    "report": _report,
+    "show": _show,
+    "ui": _ui,
+}

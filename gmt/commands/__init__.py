@@ -1,0 +1,1 @@
+"""The commands of `gmt`, one file each: they compose, build, call what does the work, and print."""

@@ -1,0 +1,95 @@
+"""`gmt run`: one training with its evaluation, told as it goes."""
+
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from omegaconf import DictConfig
+
+from gmt.commands.terminal import say
+from gmt.composition import to_plain
+from gmt.duration import duration
+from gmt.errors import UserError
+from gmt.records.record import RecordBusy, RunRecord
+from gmt.runs.build import Run, build, settings_of
+from gmt.tracking.settings import TrackingSettings
+
+_POLL_S = 1.0
+
+
+def run_job(config: DictConfig) -> float:
+    """Hydra's task function: one run in this process; quiet as a job of a multirun.
+
+    Returns:
+        The target score after training, which Hydra's optimizing sweepers take as the objective.
+    """
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    plain = to_plain(config)
+    run = build(plain)
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        from gmt.runs.execute import execute
+
+        record = execute(run)
+    else:
+        if plain.get("study") is not None:
+            raise UserError("study belongs to `gmt sweep`; `gmt run` does one run")
+        record = _run_and_tell(run, plain)
+    return float(record.read("result.json")["after"]["target"]["mean"])
+
+
+def _run_and_tell(run: Run, config: Mapping[str, Any]) -> RunRecord:
+    name = f"{run.method.name} seed={run.seed}"
+    if run.record.state() == "done":
+        say(f"run {run.id} is done already: {run.record.folder}\n`gmt show {run.id}` shows it")
+        return run.record
+    tracking = settings_of("tracking", TrackingSettings, config["tracking"])
+    say(f"run {run.id}: {name} on {run.task.name}, recorded in {run.record.folder}")
+    from gmt.runs.execute import execute
+
+    with _told(run, tracking, name):
+        try:
+            record = execute(run)
+        except RecordBusy as error:
+            raise UserError(str(error)) from error
+    result = record.read("result.json")
+    for part in ("target", "source"):
+        say(f"{part}: {result['before'][part]['mean']:.1%} -> {result['after'][part]['mean']:.1%}")
+    say(f"done in {duration(result['seconds'])}; `gmt show {run.id}` shows all of it")
+    return record
+
+
+@contextmanager
+def _told(run: Run, tracking: TrackingSettings, name: str) -> Iterator[None]:
+    """Prints the steps as they are logged, and keeps MLflow level, until the run has ended."""
+    view = None
+    if tracking.uri is not None:
+        from gmt.tracking.mlflow_view import MlflowView
+
+        view = MlflowView(tracking)
+    stop = threading.Event()
+    offset = 0
+
+    def look() -> None:
+        nonlocal offset
+        rows, offset = run.record.metrics(offset)
+        for row in rows:
+            if "train/loss" in row:
+                say(f"step {row['step']:>6}  epoch {row['train/epoch']:.2f}  loss {row['train/loss']:.4f}")
+        if view is not None:
+            view.sync(run.record, name=name, parent=None, tags={"gmt.method": run.method.name})
+
+    def loop() -> None:
+        while not stop.wait(_POLL_S):
+            look()
+
+    thread = threading.Thread(target=loop, name="gmt-watch", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+        look()

@@ -1,0 +1,80 @@
+"""`gmt show RUN`: one run record for people."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from gmt.commands.terminal import say, table
+from gmt.composition import Composer, hydra_on
+from gmt.duration import duration
+from gmt.errors import UserError
+from gmt.records.record import RunRecord
+from gmt.runs.build import settings_of
+from gmt.runs.settings import RecordSettings
+
+_SAMPLES = 5
+
+
+def show(run: str, overrides: Sequence[str], config_dir: str | None) -> None:
+    """Prints a record.
+
+    Args:
+        run: a run id or its first digits.
+        overrides: the user's, for `record.root`.
+        config_dir: a config folder of the user's own, or None.
+
+    Raises:
+        UserError: no run, or more than one, begins so.
+    """
+    with hydra_on(config_dir):
+        config = Composer().compose_plain(overrides)
+    record = _find(settings_of("record", RecordSettings, config["record"]).runs, run)
+    record.check()
+    stored, status = record.read("config.json"), record.status()
+    say(f"run {record.id}: {record.state()}, attempt {status.get('attempts', 0)}\nrecord: {record.folder}\n")
+    say(table(["setting", "value"], [[k, v] for k, v in _flat(stored["science"])]))
+    if status.get("error"):
+        say(f"\n{status['error']}\n{(record.folder / 'error.txt').read_text()}")
+    if record.state() == "done":
+        _show_result(record)
+
+
+def _find(runs: Path, begin: str) -> RunRecord:
+    found = sorted(path.name for path in runs.glob(f"{begin}*")) if begin.isalnum() else []
+    if len(found) != 1:
+        what = "no run" if not found else f"{len(found)} runs"
+        raise UserError(f"{what} below {runs} begins with {begin!r}; `gmt plan study=NAME` lists the ids")
+    return RunRecord(runs, found[0])
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    pairs: list[tuple[str, str]] = []
+    for key, item in value.items():
+        pairs += _flat(item, f"{prefix}{key}.") if isinstance(item, Mapping) else [(prefix + key, str(item))]
+    return pairs
+
+
+def _show_result(record: RunRecord) -> None:
+    result = record.read("result.json")
+    scores = [
+        [part, suite, f"{before:.1%}", f"{result['after'][part][suite]:.1%}"]
+        for part in ("target", "source")
+        for suite, before in result["before"][part].items()
+    ]
+    say("\n" + table(["part", "suite", "before", "after"], scores) + "\n")
+    training = result["training"]
+    asked = result["density_asked"]
+    facts = {
+        "density": f"{training['density']:.4f} (asked: {'no number' if asked is None else f'{asked:.4f}'})",
+        "moved fraction": f"{result['moved_fraction']:.4f} of {result['num_parameters']:,} parameters",
+        "step": " + ".join(f"{k} {training[f'{k}_s'] * 1000:.1f} ms" for k in ("forward_backward", "mask", "optimizer")),
+        "tokens": f"{training['num_tokens']:,} in {training['num_steps']:,} steps",
+        "examples": f"{result['num_train_examples']:,}, {result['num_dropped_examples']:,} dropped as too long",
+        "peak memory": f"{training['peak_memory_bytes'] / 2**20:,.0f} MiB",
+        "time": duration(result["seconds"]),
+    }
+    say(table(["fact", "value"], [[k, v] for k, v in facts.items()]) + "\n")
+    lines = (record.folder / "answers_after.jsonl").read_text().splitlines()[:_SAMPLES]
+    answers = [json.loads(line) for line in lines]
+    say(table(["prompt", "answer", "score"], [[repr(a["prompt"]), repr(a["answer"]), str(a["score"])] for a in answers]))

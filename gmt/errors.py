@@ -1,0 +1,32 @@
+"""The errors that a user can cause, as sentences; everything else keeps its traceback."""
+
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+
+
+class UserError(Exception):
+    """A mistake in what was asked: shown as its sentences without a traceback, exit code 2.
+
+    Args:
+        *sentences: one for each independent fault, naming the setting, the rule and the value got.
+    """
+
+    def __init__(self, *sentences: str):
+        super().__init__("\n".join(sentences))
+        self.sentences: Sequence[str] = sentences
+
+
+class RunFailed(Exception):
+    """A run that started and did not finish; its record holds the traceback. Exit code 1."""
+
+
+class Diverged(Exception):
+    """Training left the finite numbers: a final outcome of the run, not a fault of the machine."""
+
+
+def choices(wanted: str, valid: Iterable[str]) -> str:
+    """Says what would have been valid, the nearest name first, e.g. `did you mean 'gmt'? (gmt, rmt, sft)`."""
+    names = sorted(valid)
+    near = get_close_matches(wanted, names, n=1)
+    listed = ", ".join(names)
+    return f"did you mean '{near[0]}'? (choices: {listed})" if near else f"choices: {listed}"

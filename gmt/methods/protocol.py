@@ -1,0 +1,60 @@
+"""What a method is to the rest of the program. Imports nothing, so that planning can read it for free."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.optim import Optimizer
+
+
+class Method(Protocol):
+    """The settings of a method: a frozen dataclass that checks its values in `__post_init__`.
+
+    The constructor's arguments are the method's part of the config, so a study can sweep each of them. It must
+    be importable without torch: import it in `attach`.
+    """
+
+    @property
+    def name(self) -> str:
+        """The word for it in configs, tables and MLflow."""
+        ...
+
+    @property
+    def density_asked(self) -> float | None:
+        """The fraction of entries that is asked to be kept at a step; None where the method asks for no number."""
+        ...
+
+    def attach(self, model: nn.Module, optimizer: Optimizer, *, seed: int) -> Attached:
+        """Puts the method on a model and its optimizer, just before training; both are changed in place."""
+        ...
+
+
+class Attached(Protocol):
+    """A method at work in one training."""
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Called before each epoch, and again for the epoch in which a resumed training goes on.
+
+        Args:
+            epoch: counted from 0.
+        """
+        ...
+
+    def facts(self) -> Mapping[str, float]:
+        """What happened at the last optimizer step, as metrics; `density` and `mask_seconds` always."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint must hold, as JSON values."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continues from a checkpoint's state."""
+        ...
+
+    def detach(self) -> None:
+        """Leaves model and optimizer without a trace of the method."""
+        ...

@@ -1,0 +1,29 @@
+"""What a model is to the rest of the program. Imports nothing, so that planning can read it for free."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+class Model(Protocol):
+    """The settings of a model: a frozen dataclass that checks its values in `__post_init__`."""
+
+    @property
+    def name(self) -> str:
+        """The word for it in configs, tables and MLflow."""
+        ...
+
+    def fingerprint(self) -> str:
+        """Names the weights and the tokenizer, whatever folder they lie in; enters the run id."""
+        ...
+
+    def load_tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer, with a pad token."""
+        ...
+
+    def load_model(self) -> PreTrainedModel:
+        """The model in float32 on the CPU, in eval mode; a fresh one at each call."""
+        ...

@@ -1,0 +1,56 @@
+"""The run id: a hash of what is science, never of where or how a run runs.
+
+Science is model, task, method, train and seed, with the fingerprints of weights and data. A value without a
+stable form is an error, so that two different runs never share an id. (marin's and exca's idea.)
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from gmt.errors import UserError
+
+SCIENCE_GROUPS = ("model", "task", "method", "train", "seed")
+_ID_LENGTH = 16  # hex digits: 64 bits, a collision among a million runs has odds of 3e-8
+
+
+def canonical(value: object, where: str = "config") -> object:
+    """The stable form of a plain value: mappings sorted by key, integral floats as ints, tuples as lists.
+
+    Raises:
+        UserError: a value that is not a mapping, list, text, number, bool or null, or a NaN or infinity.
+    """
+    if value is None or isinstance(value, bool | str):
+        return value
+    if isinstance(value, int):
+        return value
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise UserError(f"{where} must be a finite number, got {value}")
+        return int(value) if value.is_integer() else value
+    if isinstance(value, Mapping):
+        if bad := [k for k in value if not isinstance(k, str)]:
+            raise UserError(f"{where} must have texts as keys, got {bad[0]!r}")
+        return {k: canonical(value[k], f"{where}.{k}") for k in sorted(value)}
+    if isinstance(value, list | tuple):
+        return [canonical(v, f"{where}[{i}]") for i, v in enumerate(value)]
+    raise UserError(f"{where} has no stable form to hash: {value!r} of type {type(value).__name__}")
+
+
+def science_of(config: Mapping[str, Any], fingerprints: Mapping[str, str]) -> dict[str, Any]:
+    """The part of a resolved config that decides a run's result, in canonical form.
+
+    Args:
+        config: the resolved config; its groups of science are taken, the others left.
+        fingerprints: names of weights and data beyond the config, e.g. `{"model": "sha256:...", "task": "..."}`.
+    """
+    groups = {group: canonical(config[group], group) for group in SCIENCE_GROUPS}
+    return groups | {"fingerprints": canonical(fingerprints, "fingerprints")}
+
+
+def run_id(science: Mapping[str, Any]) -> str:
+    """The id of a run: the first hex digits of the SHA-256 of its canonical science."""
+    text = json.dumps(canonical(science), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:_ID_LENGTH]

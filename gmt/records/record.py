@@ -1,0 +1,173 @@
+"""The run record: a folder that holds all there is to know of a run. Every file is written whole or not at all.
+
+    config.json         run id, science, and the whole resolved config
+    status.json         state, attempts, times, error
+    environment.json    versions, commit, hardware
+    metrics.jsonl       one line for each logged step
+    before.json         evaluation of the base
+    answers_*.jsonl     what the model answered
+    result.json         what came out; written last
+    weights/            final weights as safetensors
+    checkpoint/         while the run is not done
+    log.txt, error.txt  what the libraries said; the traceback of the last failure
+"""
+
+import json
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from filelock import FileLock, Timeout
+
+from gmt.errors import UserError
+from gmt.records.identity import run_id
+
+_PROBE_S = 2.0  # `state` of another process holds the lock for an instant
+
+State = Literal["to do", "running", "interrupted", "failed", "done"]
+
+
+class RecordBusy(Exception):
+    """Another process is at work on this run."""
+
+
+class RunRecord:
+    """The record of one run, below the folder of all runs; making one reads and writes nothing."""
+
+    def __init__(self, runs: Path, id: str):
+        self.id = id
+        self.folder = runs / id
+
+    def create(self, science: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+        """Writes config.json if it isn't there.
+
+        Raises:
+            UserError: what is there no longer matches its id.
+        """
+        if self.exists():
+            self.check()
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.write("config.json", {"run_id": self.id, "science": science, "config": config})
+
+    def exists(self) -> bool:
+        """Whether the run was ever begun."""
+        return (self.folder / "config.json").exists()
+
+    def check(self) -> None:
+        """Holds the stored config against the id.
+
+        Raises:
+            UserError: they differ, or config.json can't be read.
+        """
+        stored = self.read("config.json")
+        science = stored.get("science")
+        if not isinstance(science, dict) or run_id(science) != self.id:
+            raise UserError(
+                f"{self.folder / 'config.json'} was changed: its science no longer hashes to the run id {self.id}; "
+                "restore it, or delete the folder to run it anew"
+            )
+
+    def state(self) -> State:
+        """What became of the run; `interrupted` if it was running and nobody is at work on it."""
+        if not self.exists():
+            return "to do"
+        if not (self.folder / "status.json").exists():
+            return "interrupted"
+        state: State = self.read("status.json")["state"]
+        return "interrupted" if state == "running" and not self._locked() else state
+
+    def status(self) -> dict[str, Any]:
+        """status.json, empty if there is none."""
+        return self.read("status.json") if (self.folder / "status.json").exists() else {}
+
+    def set_status(self, state: State, **details: Any) -> None:
+        """Writes status.json; keeps what it held under other keys."""
+        self.write("status.json", self.status() | {"state": state, "updated_at": time.time()} | details)
+
+    def read(self, name: str) -> dict[str, Any]:
+        """A JSON file of the record.
+
+        Raises:
+            UserError: the file can't be read as a JSON object.
+        """
+        path = self.folder / name
+        try:
+            value = json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path} can't be read: {error}; delete the run's folder to run it anew") from error
+        if not isinstance(value, dict):
+            raise UserError(f"{path} must hold a JSON object, got {type(value).__name__}")
+        return value
+
+    def write(self, name: str, value: Mapping[str, Any]) -> None:
+        """Writes a JSON file of the record, whole or not at all."""
+        write_whole(self.folder / name, json.dumps(value, indent=2, sort_keys=True) + "\n")
+
+    def write_lines(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Writes a JSON-lines file of the record, whole or not at all."""
+        write_whole(self.folder / name, "".join(json.dumps(row) + "\n" for row in rows))
+
+    def append_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Adds a line to metrics.jsonl; a line that a kill cut short is left out by `metrics`."""
+        line = json.dumps({"step": step, "time": time.time(), **metrics}) + "\n"
+        with (self.folder / "metrics.jsonl").open("a") as file:
+            file.write(line)
+
+    def metrics(self, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
+        """The whole lines of metrics.jsonl from a byte offset on, and the offset behind them."""
+        path = self.folder / "metrics.jsonl"
+        if not path.exists():
+            return [], offset
+        with path.open("rb") as file:
+            file.seek(offset)
+            whole = file.read().split(b"\n")[:-1]
+        return [json.loads(line) for line in whole], offset + sum(len(line) + 1 for line in whole)
+
+    def keep_metrics_until(self, step: int) -> None:
+        """Drops the lines after `step`, so that a resumed run doesn't log a step twice."""
+        rows, _ = self.metrics()
+        self.write_lines("metrics.jsonl", (row for row in rows if row["step"] <= step))
+
+    def drop_checkpoints(self) -> None:
+        """Deletes the checkpoints: a run that is done is not resumed."""
+        shutil.rmtree(self.folder / "checkpoint", ignore_errors=True)
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Holds the run's lock, which the kernel takes back from a process that dies.
+
+        Raises:
+            RecordBusy: another process holds it.
+        """
+        try:
+            with FileLock(self.folder / "lock", timeout=_PROBE_S, poll_interval=0.01):
+                yield
+        except Timeout as error:
+            raise RecordBusy(f"run {self.id} is being worked on by another process") from error
+
+    def _locked(self) -> bool:
+        try:
+            with FileLock(self.folder / "lock", timeout=0):
+                return False
+        except Timeout:
+            return True
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file whole or not at all, by renaming a finished and synced one into place."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        with temporary.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,114 @@
+"""Turns a resolved plain config into checked objects and a run id. Imports no torch, so that planning is cheap."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
+
+from hydra.utils import get_class
+
+from gmt import settings
+from gmt.errors import UserError, choices
+from gmt.methods.protocol import Method
+from gmt.models.protocol import Model
+from gmt.records.identity import run_id, science_of
+from gmt.records.record import RunRecord
+from gmt.runs.settings import RecordSettings, ResourceSettings
+from gmt.tasks.protocol import Task
+from gmt.training.settings import TrainSettings
+
+GROUPS = ("model", "task", "method", "train", "seed", "record", "resources", "tracking")
+T = TypeVar("T")
+_LARGEST_SEED = 2**32 - 1  # what numpy's generator takes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One training with its evaluation: checked settings, and what identifies it."""
+
+    config: Mapping[str, Any]
+    model: Model
+    task: Task
+    method: Method
+    train: TrainSettings
+    seed: int
+    record_settings: RecordSettings
+    resources: ResourceSettings
+    science: Mapping[str, Any]
+
+    @property
+    def id(self) -> str:
+        """The run id."""
+        return run_id(self.science)
+
+    @property
+    def record(self) -> RunRecord:
+        """The run's record."""
+        return RunRecord(self.record_settings.runs, self.id)
+
+
+def build(config: Mapping[str, Any]) -> Run:
+    """Builds every part of a run from its resolved config.
+
+    Raises:
+        UserError: with a sentence for every setting that is wrong, in all groups.
+    """
+    faults: list[str] = [
+        f"there is no config group or setting {key!r}; {choices(key, GROUPS)}" for key in config if key not in (*GROUPS, "study")
+    ]
+    faults += [f"the config lacks {key!r}" for key in GROUPS if key not in config]
+    if faults:
+        raise UserError(*faults)
+    parts: dict[str, Any] = {}
+    makers: dict[str, Callable[[], object]] = {
+        "model": lambda: plug_in("model", config["model"]),
+        "task": lambda: plug_in("task", config["task"]),
+        "method": lambda: plug_in("method", config["method"]),
+        "train": lambda: settings_of("train", TrainSettings, config["train"]),
+        "seed": lambda: _seed(config["seed"]),
+        "record_settings": lambda: settings_of("record", RecordSettings, config["record"]),
+        "resources": lambda: settings_of("resources", ResourceSettings, config["resources"]),
+    }
+    for name, make in makers.items():
+        try:
+            parts[name] = make()
+        except UserError as error:
+            faults += error.sentences
+    if faults:
+        raise UserError(*faults)
+    fingerprints = {"model": parts["model"].fingerprint(), "task": parts["task"].fingerprint()}
+    return Run(config=config, science=science_of(config, fingerprints), **parts)
+
+
+def _seed(value: object) -> int:
+    seed = settings.integer("seed", value, low=0)
+    if seed > _LARGEST_SEED:
+        raise UserError(f"seed must be at most {_LARGEST_SEED}, got {seed}")
+    return seed
+
+
+def plug_in(group: str, values: object) -> Any:
+    """Makes what a group's `_target_` names from the group's other settings.
+
+    Raises:
+        UserError: the target, or a setting, is wrong.
+    """
+    if not isinstance(values, Mapping) or "_target_" not in values:
+        raise UserError(f"{group} must be a config with a _target_ that names its class, got {values!r}")
+    try:
+        target = get_class(values["_target_"])
+    except Exception as error:  # Hydra's locate raises many kinds; each means that the name leads nowhere
+        raise UserError(f"{group}._target_ names no class that can be imported: {values['_target_']!r}") from error
+    return settings_of(group, target, {k: v for k, v in values.items() if k != "_target_"})
+
+
+def settings_of(group: str, kind: type[T], values: object) -> T:
+    """Makes a settings dataclass; unknown and missing keys are sentences, not a TypeError."""
+    if not isinstance(values, Mapping):
+        raise UserError(f"{group} must be a mapping of settings, got {values!r}")
+    known = [field.name for field in dataclasses.fields(cast(Any, kind))]
+    faults = [f"{group} has no setting {key!r}; {choices(key, known)}" for key in values if key not in known]
+    faults += [f"{group}.{key} is missing" for key in known if key not in values]
+    if faults:
+        raise UserError(*faults)
+    return kind(**values)

@@ -1,0 +1,178 @@
+"""Does one run, from its config to its finished record. A run that is done is not done again."""
+
+import dataclasses
+import hashlib
+import logging
+import os
+import platform
+import time
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from statistics import fmean
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from gmt.errors import Diverged, RunFailed, UserError
+from gmt.evaluation.suites import SuiteResult, evaluate
+from gmt.records.record import RunRecord
+from gmt.runs.build import Run
+from gmt.runs.environment import environment
+from gmt.runs.prepare import Prepared, prepare
+from gmt.training.train import last_whole_checkpoint, moved_fraction, train
+
+
+def execute(run: Run) -> RunRecord:
+    """Does a run, or goes on with it where it stopped.
+
+    Returns:
+        The record, in the state `done`.
+
+    Raises:
+        UserError: what was asked can't be done; nothing was started.
+        RecordBusy: another process is at work on it.
+        RunFailed: it broke; the record holds the traceback.
+    """
+    record = run.record
+    if record.exists():
+        record.check()
+    prepared = prepare(run)
+    record.create(run.science, run.config)
+    with record.at_work():
+        if record.state() != "done":
+            _work(run, record, prepared)
+    return record
+
+
+def _work(run: Run, record: RunRecord, prepared: Prepared) -> None:
+    attempts = record.status().get("attempts", 0) + 1
+    record.set_status(
+        "running", attempts=attempts, started_at=time.time(), host=platform.node(), pid=os.getpid(), error=None
+    )
+    with _log_file(record):
+        try:
+            result = _train_and_evaluate(run, record, prepared)
+        except KeyboardInterrupt:
+            record.set_status("interrupted")
+            raise
+        except Exception as error:  # the run's boundary: one run's failure is that run's outcome
+            _record_failure(record, error)
+            raise RunFailed(f"run {record.id} failed: {error}") from error
+    record.write("result.json", result)
+    record.drop_checkpoints()
+    record.set_status("done", ended_at=time.time())
+
+
+def _record_failure(record: RunRecord, error: Exception) -> None:
+    kind = "diverged" if isinstance(error, Diverged) else "user" if isinstance(error, UserError) else "error"
+    (record.folder / "error.txt").write_text(traceback.format_exc())
+    sentence = f"{type(error).__name__}: {error}"
+    record.set_status("failed", ended_at=time.time(), error=sentence, error_kind=kind)
+
+
+def _train_and_evaluate(run: Run, record: RunRecord, prepared: Prepared) -> dict[str, Any]:
+    started = time.perf_counter()
+    device = _device(run.resources.device)
+    torch.set_num_threads(run.resources.cpus)
+    record.write("environment.json", environment() | {"device": device})
+    model = run.model.load_model().to(device)
+    checkpoints = record.folder / "checkpoint"
+    resumed = last_whole_checkpoint(checkpoints)
+    record.keep_metrics_until(int(resumed.name.rpartition("-")[2]) if resumed else -1)
+    before = _before(run, record, prepared, model)
+    if not resumed:
+        record.append_metrics(0, _as_metrics(before))
+    facts = train(
+        model,
+        prepared.tokenizer,
+        prepared.training.examples,
+        run.train,
+        run.method,
+        seed=run.seed,
+        device=device,
+        checkpoints=checkpoints,
+        checkpoint_every=run.record_settings.checkpoint_every,
+        log_every=run.record_settings.log_every,
+        on_metrics=record.append_metrics,
+    )
+    trained = time.perf_counter()
+    after = _evaluate(run, record, prepared, model, "after")
+    record.append_metrics(facts.num_steps, _as_metrics(after))
+    if run.record_settings.keep_weights:
+        model.save_pretrained(record.folder / "weights")
+        prepared.tokenizer.save_pretrained(record.folder / "weights")
+    return {
+        "before": before,
+        "after": after,
+        "forgetting": before["source"]["mean"] - after["source"]["mean"],
+        "training": dataclasses.asdict(facts),
+        "density_asked": run.method.density_asked,
+        "moved_fraction": moved_fraction(model, run.model.load_model()),
+        "num_parameters": model.num_parameters(),
+        "num_train_examples": len(prepared.training.examples),
+        "num_dropped_examples": prepared.training.num_dropped,
+        "weights_sha256": _weights_sha256(model),
+        "train_seconds": trained - started,
+        "seconds": time.perf_counter() - started,
+    }
+
+
+def _before(run: Run, record: RunRecord, prepared: Prepared, model: PreTrainedModel) -> dict[str, Any]:
+    """The base's scores; a resumed run has them already."""
+    if (record.folder / "before.json").exists():
+        return record.read("before.json")
+    before = _evaluate(run, record, prepared, model, "before")
+    record.write("before.json", before)
+    return before
+
+
+def _evaluate(
+    run: Run, record: RunRecord, prepared: Prepared, model: PreTrainedModel, when: str
+) -> dict[str, dict[str, float]]:
+    results: dict[str, Sequence[SuiteResult]] = {
+        part: evaluate(model, prepared.tokenizer, suites, max_new_tokens=run.task.max_new_tokens)
+        for part, suites in prepared.suites.items()
+    }
+    rows = [{"part": part, **row} for part, suites in results.items() for suite in suites for row in suite.answers]
+    record.write_lines(f"answers_{when}.jsonl", rows)
+    return {
+        part: {suite.name: suite.exact_match for suite in suites} | {"mean": fmean(s.exact_match for s in suites)}
+        for part, suites in results.items()
+    }
+
+
+def _as_metrics(scores: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    named = {f"eval/{part}/{suite}": score for part, suites in scores.items() for suite, score in suites.items()}
+    return {name.removesuffix("/mean") + "_exact_match": score for name, score in named.items()}
+
+
+def _weights_sha256(model: PreTrainedModel) -> str:
+    """Names the final weights, tied ones once: equal for two runs only if every bit is."""
+    digest = hashlib.sha256()
+    for name, parameter in sorted(model.named_parameters()):
+        digest.update(name.encode())
+        digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _device(asked: str) -> str:
+    available = torch.cuda.is_available()
+    if asked == "cuda" and not available:
+        raise UserError("resources.device must be cpu or auto here, got cuda: torch finds no GPU")
+    return "cuda" if asked != "cpu" and available else "cpu"
+
+
+@contextmanager
+def _log_file(record: RunRecord) -> Iterator[None]:
+    """What the libraries log goes to the record, not to the terminal."""
+    handler = logging.FileHandler(record.folder / "log.txt")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    root = logging.getLogger()
+    root.addHandler(handler)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        handler.close()

@@ -1,0 +1,66 @@
+"""The settings of a run that are no science: they never enter the run id. Imports no torch."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from gmt import settings
+from gmt.errors import UserError
+
+DEVICES = ("auto", "cpu", "cuda")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordSettings:
+    """Where and how often a run is recorded.
+
+    Args:
+        root: folder of everything that the project writes.
+        log_every: optimizer steps between logged metrics.
+        checkpoint_every: optimizer steps between checkpoints; what a kill costs at most.
+        keep_weights: whether the final weights stay in the record, as safetensors.
+    """
+
+    root: str
+    log_every: int
+    checkpoint_every: int
+    keep_weights: bool
+
+    def __post_init__(self) -> None:
+        settings.text("record.root", self.root)
+        settings.integer("record.log_every", self.log_every, low=1)
+        settings.integer("record.checkpoint_every", self.checkpoint_every, low=1)
+        settings.boolean("record.keep_weights", self.keep_weights)
+        nearest = next(p for p in (self.runs, *self.runs.parents) if p.exists())
+        if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+            raise UserError(f"record.root must be a folder that can be written, got {self.root!r}")
+
+    @property
+    def runs(self) -> Path:
+        """The folder of the run records."""
+        return Path(self.root).expanduser().resolve() / "runs"
+
+    @property
+    def studies(self) -> Path:
+        """The folder of plans and reports."""
+        return Path(self.root).expanduser().resolve() / "studies"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResourceSettings:
+    """What one run may use.
+
+    Args:
+        device: `cpu`, `cuda`, or `auto`: cuda where there is one.
+        cpus: threads of a run, and what a launcher reserves for it.
+        gpus: GPUs that a launcher reserves for a run; a fraction lets several runs share one.
+    """
+
+    device: str
+    cpus: int
+    gpus: float
+
+    def __post_init__(self) -> None:
+        settings.one_of("resources.device", self.device, DEVICES)
+        settings.integer("resources.cpus", self.cpus, low=1)
+        settings.number("resources.gpus", self.gpus, "must be at least 0", low=0)

@@ -1,0 +1,65 @@
+"""Checks that settings dataclasses run on themselves, worded as the user knows the setting.
+
+Every plug-in (model, task, method) and every settings group is a frozen dataclass that checks its values in
+`__post_init__`, so that a bad value is found when a study is planned and not when a run reaches it.
+"""
+
+import math
+
+from gmt.errors import UserError
+
+
+def number(setting: str, value: object, rule: str, *, low: float, high: float = math.inf, open_low: bool = False,
+           open_high: bool = True) -> float:
+    """Returns `value` as a float, or raises one sentence.
+
+    Args:
+        setting: the name as the user writes it, e.g. `method.mask_ratio`.
+        value: what was given.
+        rule: the rule in words, e.g. `must lie in [0, 1)`.
+        low: smallest value; excluded if `open_low`.
+        high: largest value; excluded if `open_high`.
+
+    Raises:
+        UserError: `value` is not a finite real number inside the interval.
+    """
+    ok = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if ok:
+        x = float(value)  # type: ignore[arg-type]
+        ok = (x > low if open_low else x >= low) and (x < high if open_high else x <= high)
+    if not ok:
+        raise UserError(f"{setting} {rule}, got {_shown(value)}")
+    return x
+
+
+def integer(setting: str, value: object, *, low: int) -> int:
+    """Returns `value` as an int that is at least `low`, or raises one sentence."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < low:
+        raise UserError(f"{setting} must be a whole number of at least {low}, got {_shown(value)}")
+    return value
+
+
+def boolean(setting: str, value: object) -> bool:
+    """Returns `value` if it is true or false, or raises one sentence."""
+    if not isinstance(value, bool):
+        raise UserError(f"{setting} must be true or false, got {_shown(value)}")
+    return value
+
+
+def one_of(setting: str, value: object, valid: tuple[str, ...]) -> str:
+    """Returns `value` if it is one of `valid`, or raises one sentence with the choices."""
+    if value not in valid:
+        raise UserError(f"{setting} must be one of {', '.join(valid)}, got {_shown(value)}")
+    assert isinstance(value, str)
+    return value
+
+
+def text(setting: str, value: object) -> str:
+    """Returns `value` if it is a text that is not empty, or raises one sentence."""
+    if not isinstance(value, str) or not value:
+        raise UserError(f"{setting} must be a text that is not empty, got {_shown(value)}")
+    return value
+
+
+def _shown(value: object) -> str:
+    return repr(value) if isinstance(value, str) else str(value)

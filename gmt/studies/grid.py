@@ -1,0 +1,123 @@
+"""A study as a union of grids: arm by arm, each setting a value or a list of values to cross."""
+
+import itertools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gmt import settings
+from gmt.errors import UserError
+
+# What needs no quotes in Hydra's override grammar.
+_PLAIN = re.compile(r"[A-Za-z0-9_./:@-]*[A-Za-z_./:@-][A-Za-z0-9_./:@-]*")
+_WORDS = {"true", "false", "null", "nan", "inf", "-inf"}
+
+Axes = Mapping[str, Sequence[str]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudySettings:
+    """A set of runs that answers a question.
+
+    Args:
+        name: names the study's folder and its MLflow experiment.
+        question: what it is to answer; shown on the report and in MLflow.
+        shared: settings of every arm: override key -> value, or a list of values to cross.
+        arms: arm -> its own settings, likewise; they win over shared ones.
+    """
+
+    name: str
+    question: str
+    shared: Mapping[str, Any]
+    arms: Mapping[str, Mapping[str, Any]]
+
+    def __post_init__(self) -> None:
+        settings.text("study.name", self.name)
+        settings.text("study.question", self.question)
+        if not isinstance(self.arms, Mapping) or not self.arms:
+            raise UserError(f"study.arms must name at least one arm, got {self.arms!r}")
+        for arm, axes in self.arms.items():
+            if not isinstance(axes, Mapping):
+                raise UserError(f"study.arms.{arm} must be a mapping of settings, got {axes!r}")
+        for where, axes in {"study.shared": self.shared, **{f"study.arms.{a}": x for a, x in self.arms.items()}}.items():
+            for key, value in axes.items():
+                if isinstance(value, list) and not value:
+                    raise UserError(f"{where}.{key} must hold at least one value, got []")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """One run of a grid before it is composed: its arm, all its overrides, and those that vary within the study."""
+
+    arm: str
+    overrides: tuple[str, ...]
+    varied: tuple[str, ...]
+
+    @property
+    def label(self) -> str:
+        """The run's name for people: the arm and what varies in it, e.g. `gmt mask_ratio=0.8 seed=1`."""
+        pairs = (override.split("=", 1) for override in self.varied)
+        return " ".join([self.arm, *(f"{key.rpartition('.')[2]}={value}" for key, value in pairs)])
+
+
+def expand(study: StudySettings, cli: Axes) -> list[Point]:
+    """All runs of a study, arm by arm, the last setting varying fastest.
+
+    Args:
+        study: the grids.
+        cli: what the user typed: key -> values. A key that some grid has replaces its values there and leaves the
+            other arms alone; a key that no grid has holds for every run.
+    """
+    grids = {
+        arm: _axes({**own, **{key: value for key, value in study.shared.items() if key not in own}})
+        for arm, own in study.arms.items()
+    }
+    for key, values in cli.items():
+        owners = [arm for arm in grids if key in grids[arm]] or list(grids)
+        for arm in owners:
+            grids[arm][key] = list(values)
+    return [point for arm, axes in grids.items() for point in _points(arm, axes)]
+
+
+def _axes(values: Mapping[str, Any]) -> dict[str, list[str]]:
+    return {k: [to_override_value(x) for x in v] if isinstance(v, list) else [to_override_value(v)] for k, v in values.items()}
+
+
+def _points(arm: str, axes: Axes) -> Iterator[Point]:
+    varied = {key for key, values in axes.items() if len(values) > 1}
+    for combination in itertools.product(*axes.values()):
+        pairs = list(zip(axes, combination, strict=True))
+        yield Point(
+            arm=arm,
+            overrides=tuple(f"{key}={value}" for key, value in pairs),
+            varied=tuple(f"{key}={value}" for key, value in pairs if key in varied),
+        )
+
+
+def to_override_value(value: object) -> str:
+    """A plain value in Hydra's override grammar, such that parsing it gives the value back."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, str):
+        if _PLAIN.fullmatch(value) and value.lower() not in _WORDS and not _looks_numeric(value):
+            return value
+        escaped = value.replace("\\'", "\\\\'").replace("'", "\\'")
+        return f"'{escaped}'"
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(map(to_override_value, value)) + "]"
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{k}:{to_override_value(v)}" for k, v in value.items()) + "}"
+    raise UserError(f"a study can't hold a value of type {type(value).__name__}: {value!r}")
+
+
+def _looks_numeric(value: str) -> bool:
+    try:
+        float(value)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,1 @@
+"""Tasks: training examples, target suites, and the source suites in which forgetting is measured."""

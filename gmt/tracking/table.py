@@ -1,0 +1,109 @@
+"""A study read back from its run records as a tidy table: one row a run, declared types. Imports no MLflow."""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pandas as pd
+
+from gmt.records.record import RunRecord
+
+# Column -> pandas dtype. Scores and fractions lie in [0, 1]; times are seconds; memory is bytes.
+COLUMNS: Mapping[str, str] = {
+    "run_id": "string",
+    "arm": "string",
+    "label": "string",
+    "model": "string",
+    "task": "string",
+    "method": "string",
+    "mask_ratio": "Float64",
+    "seed": "Int64",
+    "state": "string",
+    "attempts": "Int64",
+    "target_before": "Float64",
+    "target_after": "Float64",
+    "source_before": "Float64",
+    "source_after": "Float64",
+    "forgetting": "Float64",
+    "density_asked": "Float64",
+    "density": "Float64",
+    "moved_fraction": "Float64",
+    "forward_backward_s": "Float64",
+    "mask_s": "Float64",
+    "optimizer_s": "Float64",
+    "train_s": "Float64",
+    "run_s": "Float64",
+    "peak_memory_bytes": "Int64",
+    "num_steps": "Int64",
+    "num_tokens": "Int64",
+    "num_parameters": "Int64",
+    "num_train_examples": "Int64",
+    "num_dropped_examples": "Int64",
+    "commit": "string",
+    "dirty": "boolean",
+    "error": "string",
+}
+
+
+def result_columns(result: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's result.json under the table's names."""
+    training = result["training"]
+    return {
+        "target_before": result["before"]["target"]["mean"],
+        "target_after": result["after"]["target"]["mean"],
+        "source_before": result["before"]["source"]["mean"],
+        "source_after": result["after"]["source"]["mean"],
+        "forgetting": result["forgetting"],
+        "density_asked": result["density_asked"],
+        "density": training["density"],
+        "moved_fraction": result["moved_fraction"],
+        "forward_backward_s": training["forward_backward_s"],
+        "mask_s": training["mask_s"],
+        "optimizer_s": training["optimizer_s"],
+        "train_s": result["train_seconds"],
+        "run_s": result["seconds"],
+        "peak_memory_bytes": training["peak_memory_bytes"],
+        "num_steps": training["num_steps"],
+        "num_tokens": training["num_tokens"],
+        "num_parameters": result["num_parameters"],
+        "num_train_examples": result["num_train_examples"],
+        "num_dropped_examples": result["num_dropped_examples"],
+    }
+
+
+def final_metrics(result: Mapping[str, Any]) -> dict[str, float]:
+    """The same as metrics for MLflow; what a method does not ask for is left out."""
+    values = {f"result/{name}": value for name, value in result_columns(result).items() if value is not None}
+    return {name: float(value) for name, value in values.items() if math.isfinite(value)}
+
+
+def read_table(runs: Iterable[tuple[str, str, RunRecord]]) -> pd.DataFrame:
+    """Reads runs as a table with COLUMNS; what a run has not (yet) is missing there.
+
+    Args:
+        runs: arm, label and record of each.
+    """
+    rows = [_row(arm, label, record) for arm, label, record in runs]
+    return pd.DataFrame(rows, columns=list(COLUMNS)).astype(dict(COLUMNS))
+
+
+def _row(arm: str, label: str, record: RunRecord) -> dict[str, Any]:
+    state = record.state()
+    row: dict[str, Any] = {"run_id": record.id, "arm": arm, "label": label, "state": state}
+    if not record.exists():
+        return row
+    science, status = record.read("config.json")["science"], record.status()
+    row |= {
+        "model": science["model"]["name"],
+        "task": science["task"]["name"],
+        "method": science["method"]["name"],
+        "mask_ratio": science["method"].get("mask_ratio"),
+        "seed": science["seed"],
+        "attempts": status.get("attempts"),
+        "error": status.get("error"),
+    }
+    if state == "done":
+        environment = record.read("environment.json")
+        row |= result_columns(record.read("result.json"))
+        row |= {"commit": environment["commit"], "dirty": environment["dirty"]}
+    return row

@@ -1,0 +1,1 @@
+"""Training: transformers' Trainer with a method attached. Knows nothing of records, MLflow or studies."""

@@ -1,0 +1,32 @@
+"""The peak memory of one training in a process that may have done others before."""
+
+import resource
+import sys
+from pathlib import Path
+
+import torch
+
+_CLEAR_REFS = Path("/proc/self/clear_refs")  # Linux: writing 5 resets the peak of the resident set
+_STATUS = Path("/proc/self/status")
+
+
+def reset_peak() -> None:
+    """Starts counting anew, where the system can."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    elif _CLEAR_REFS.exists():
+        try:
+            _CLEAR_REFS.write_text("5")
+        except PermissionError:
+            return  # the peak then is the process's, an upper bound of the run's
+
+
+def peak_bytes() -> int:
+    """The peak since `reset_peak`: allocated on the GPU if there is one, else the process's resident set."""
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    if _STATUS.exists():
+        line = next(line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss: bytes on macOS, kilobytes elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

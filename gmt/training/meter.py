@@ -1,0 +1,94 @@
+"""What a step costs and whether it is still sane, as a callback of transformers' Trainer."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from gmt.errors import Diverged
+from gmt.methods.protocol import Attached
+
+OnMetrics = Callable[[int, Mapping[str, float]], None]
+
+# The Trainer's names -> ours. What isn't named here is not logged.
+_TRAINER_METRICS = {
+    "loss": "train/loss",
+    "grad_norm": "train/grad_norm",
+    "learning_rate": "train/learning_rate",
+    "epoch": "train/epoch",
+    "num_input_tokens_seen": "train/tokens",
+}
+
+
+class Meter(TrainerCallback):
+    """Times each part of a step and hands on the metrics of every logged one.
+
+    A step is forward and backward (with accumulation and clipping), mask, optimizer. Means over the steps since
+    the last log, in seconds. Reading a batch is not in it.
+    """
+
+    def __init__(self, method: Attached, on_metrics: OnMetrics):
+        self._method = method
+        self._on_metrics = on_metrics
+        self._marks: list[float] = []
+        self._since_log = {"forward_backward": 0.0, "mask": 0.0, "optimizer": 0.0}
+        self._steps_since_log = 0
+        self.totals = dict(self._since_log)
+        self.density_sum = 0.0
+        self.num_steps = 0
+
+    def on_step_begin(self, *_: Any, **__: Any) -> None:
+        """The first micro-batch of a step is about to run."""
+        self._marks = [_now()]
+
+    def on_pre_optimizer_step(self, *_: Any, **__: Any) -> None:
+        """Gradients are accumulated and clipped."""
+        self._marks.append(_now())
+
+    def on_optimizer_step(self, *_: Any, **__: Any) -> None:
+        """The optimizer, and the mask on its hook, are through."""
+        begin, before, after = *self._marks, _now()
+        facts = self._method.facts()
+        mask = facts["mask_seconds"]
+        parts = {"forward_backward": before - begin, "mask": mask, "optimizer": after - before - mask}
+        for name, seconds in parts.items():
+            self._since_log[name] += seconds
+            self.totals[name] += seconds
+        self._steps_since_log += 1
+        self.num_steps += 1
+        self.density_sum += facts["density"]
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        """Hands on a step's metrics.
+
+        Raises:
+            Diverged: the loss is no finite number any more.
+        """
+        if logs is None or "loss" not in logs or not self._steps_since_log:
+            return
+        metrics = {ours: float(logs[name]) for name, ours in _TRAINER_METRICS.items() if name in logs}
+        facts = {f"mask/{k}": v for k, v in self._method.facts().items() if k != "mask_seconds"}
+        times = {f"time/{k}_s": v / self._steps_since_log for k, v in self._since_log.items()}
+        if not math.isfinite(metrics["train/loss"]):
+            raise Diverged(f"the training loss is {metrics['train/loss']} at step {state.global_step}")
+        self._on_metrics(state.global_step, metrics | facts | times)
+        self._since_log = dict.fromkeys(self._since_log, 0.0)
+        self._steps_since_log = 0
+
+
+def _now() -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()

@@ -1,0 +1,57 @@
+"""The settings of training: what enters the run id under `train`. Imports no torch."""
+
+from dataclasses import dataclass
+
+from gmt import settings
+
+SCHEDULES = ("constant", "linear", "cosine")
+PRECISIONS = ("fp32", "bf16")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """How a model is trained; each value lives in a yaml under conf/train.
+
+    Args:
+        name: the word for it in tables.
+        num_epochs: passes over the training examples.
+        micro_batch_size: examples in one forward and backward pass.
+        accumulation_steps: mini-batches whose gradients are averaged before one masked optimizer step (the
+            paper's N).
+        learning_rate: AdamW's peak learning rate.
+        schedule: of the learning rate after the warm-up.
+        warmup_ratio: share of the steps in which the rate rises from 0, in [0, 1).
+        weight_decay: AdamW's decoupled weight decay; not on norms and biases.
+        adam_beta1: decay of AdamW's first moment, in [0, 1).
+        adam_beta2: decay of AdamW's second moment, in [0, 1).
+        max_grad_norm: gradients are clipped to this norm before they are masked; 0 clips nothing.
+        precision: fp32, or bf16 autocast over fp32 weights.
+        max_length: tokens of a prompt and its completion; a longer example is dropped and counted.
+    """
+
+    name: str
+    num_epochs: int
+    micro_batch_size: int
+    accumulation_steps: int
+    learning_rate: float
+    schedule: str
+    warmup_ratio: float
+    weight_decay: float
+    adam_beta1: float
+    adam_beta2: float
+    max_grad_norm: float
+    precision: str
+    max_length: int
+
+    def __post_init__(self) -> None:
+        settings.text("train.name", self.name)
+        for name in ("num_epochs", "micro_batch_size", "accumulation_steps"):
+            settings.integer(f"train.{name}", getattr(self, name), low=1)
+        settings.integer("train.max_length", self.max_length, low=2)
+        settings.number("train.learning_rate", self.learning_rate, "must be above 0", low=0, open_low=True)
+        settings.one_of("train.schedule", self.schedule, SCHEDULES)
+        for name in ("warmup_ratio", "adam_beta1", "adam_beta2"):
+            settings.number(f"train.{name}", getattr(self, name), "must lie in [0, 1)", low=0, high=1)
+        for name in ("weight_decay", "max_grad_norm"):
+            settings.number(f"train.{name}", getattr(self, name), "must be at least 0", low=0)
+        settings.one_of("train.precision", self.precision, PRECISIONS)

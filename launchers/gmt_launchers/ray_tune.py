@@ -1,0 +1,152 @@
+"""Hydra jobs as Ray Tune trials on this machine, in actors that are reused, so that imports are paid once.
+
+A trial is one job: the config is composed in the driver before anything starts, so that a file edited meanwhile
+changes nothing. What a job returns or raises travels back as Hydra's JobReturn.
+"""
+
+import os
+import pickle
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cloudpickle
+import ray
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.singleton import Singleton
+from hydra.core.utils import JobReturn, JobStatus, run_job
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, open_dict
+from ray import tune
+from ray.tune import FailureConfig, ResultGrid, RunConfig, TuneConfig, Tuner
+
+from gmt import settings
+from gmt.errors import UserError
+
+_QUIET = {
+    # Results are read from JobReturns: Tune need not write its own logs of them.
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_MAX_PENDING_TRIALS_PG": "auto",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RayTuneSettings:
+    """What the launcher may use.
+
+    Args:
+        num_cpus: cores that Ray may use; None for all there are.
+        cpus_per_run: cores of one job.
+        gpus_per_run: GPUs of one job; a fraction packs several jobs on one.
+        max_failures: how often a job whose worker dies is started again.
+    """
+
+    num_cpus: int | None
+    cpus_per_run: int
+    gpus_per_run: float
+    max_failures: int
+
+    def __post_init__(self) -> None:
+        settings.integer("hydra.launcher.cpus_per_run", self.cpus_per_run, low=1)
+        settings.number("hydra.launcher.gpus_per_run", self.gpus_per_run, "must be at least 0", low=0)
+        settings.integer("hydra.launcher.max_failures", self.max_failures, low=0)
+        cores = self.num_cpus if self.num_cpus is not None else os.cpu_count() or 1
+        settings.integer("hydra.launcher.num_cpus", cores, low=1)
+        if self.cpus_per_run > cores:
+            raise UserError(
+                f"hydra.launcher.cpus_per_run must be at most {cores}, the cores that Ray has, got {self.cpus_per_run}"
+            )
+
+
+def launch(
+    settings: RayTuneSettings,
+    context: HydraContext,
+    task_function: TaskFunction,
+    config: DictConfig,
+    job_overrides: Sequence[Sequence[str]],
+    initial_job_idx: int,
+) -> list[JobReturn]:
+    """Runs every job and waits for all of them; a job that dies costs the others nothing.
+
+    Raises:
+        UserError: a job asks for GPUs that this machine doesn't have.
+    """
+    configs = [_compose(context, config, list(o), initial_job_idx + i) for i, o in enumerate(job_overrides)]
+    os.environ |= {name: value for name, value in _QUIET.items() if name not in os.environ}
+    # An explicit "local": without it Ray silently joins a cluster that somebody left behind.
+    ray.init(address="local", num_cpus=settings.num_cpus, include_dashboard=False, log_to_driver=False,
+             logging_level="ERROR", configure_logging=False)
+    try:
+        gpus = float(ray.cluster_resources().get("GPU", 0))
+        if settings.gpus_per_run > gpus:
+            raise UserError(
+                f"hydra.launcher.gpus_per_run must be at most {gpus:g}, the GPUs that Ray finds here, "
+                f"got {settings.gpus_per_run:g}"
+            )
+        with tempfile.TemporaryDirectory(prefix="gmt-tune-") as storage:
+            results = _tuner(settings, context, task_function, configs, storage).fit()
+            return [_job_return(results, index, configs[index]) for index in range(len(configs))]
+    finally:
+        ray.shutdown()
+
+
+def _compose(context: HydraContext, config: DictConfig, overrides: list[str], number: int) -> DictConfig:
+    composed = context.config_loader.load_sweep_config(config, overrides)
+    with open_dict(composed):
+        composed.hydra.job.id = f"job_{number}"
+        composed.hydra.job.num = number
+    return composed
+
+
+def _tuner(
+    settings: RayTuneSettings,
+    context: HydraContext,
+    task_function: TaskFunction,
+    configs: Sequence[DictConfig],
+    storage: str,
+) -> Tuner:
+    jobs = ray.put(cloudpickle.dumps((context, task_function, configs, Singleton.get_state())))
+    trainable = tune.with_resources(
+        tune.with_parameters(_trial, jobs=jobs), {"cpu": settings.cpus_per_run, "gpu": settings.gpus_per_run}
+    )
+    return Tuner(
+        trainable,
+        param_space={"index": tune.grid_search(list(range(len(configs))))},
+        tune_config=TuneConfig(reuse_actors=True),
+        run_config=RunConfig(
+            name="sweep",
+            storage_path=storage,
+            verbose=0,
+            failure_config=FailureConfig(max_failures=settings.max_failures),
+        ),
+    )
+
+
+def _trial(params: Mapping[str, Any], jobs: bytes) -> None:
+    """Runs in the worker: one job, whose return or exception is reported as its JobReturn."""
+    context, task_function, configs, singletons = pickle.loads(jobs)
+    Singleton.set_state(singletons)
+    config = configs[params["index"]]
+    HydraConfig.instance().set_config(config)
+    done = run_job(
+        hydra_context=context,
+        task_function=task_function,
+        config=config,
+        job_dir_key="hydra.sweep.dir",
+        job_subdir_key="hydra.sweep.subdir",
+    )
+    tune.report({"job_return": cloudpickle.dumps(done).hex()})
+
+
+def _job_return(results: ResultGrid, index: int, config: DictConfig) -> JobReturn:
+    for result in results:
+        if result.config and result.config["index"] == index and result.metrics and "job_return" in result.metrics:
+            done: JobReturn = pickle.loads(bytes.fromhex(result.metrics["job_return"]))
+            return done
+    lost = JobReturn(cfg=config, status=JobStatus.FAILED)
+    reasons = [str(r.error) for r in results if r.config and r.config["index"] == index and r.error]
+    lost.return_value = RuntimeError(reasons[0] if reasons else f"job {index} was not run to its end")
+    return lost
