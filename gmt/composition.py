@@ -17,7 +17,12 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+)
 
 from gmt.errors import UserError, choices
 
@@ -75,7 +80,8 @@ class Composer:
         Raises:
             UserError: an override is wrong.
         """
-        chosen, values = [], []
+        chosen: list[tuple[str, Override]] = []
+        values: list[tuple[str, Override]] = []
         for text, override in zip(overrides, self.parse(overrides), strict=True):
             (values if self._is_plain_value(override) else chosen).append((text, override))
         with user_errors():
@@ -121,10 +127,11 @@ def to_plain(config: DictConfig) -> dict[str, Any]:
     Raises:
         UserError: a value is missing or an interpolation leads nowhere.
     """
+    ours = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
     with user_errors():
-        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        plain = OmegaConf.to_container(ours, resolve=True, throw_on_missing=True)
     assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items() if key != "hydra"}
+    return {str(key): value for key, value in plain.items()}
 
 
 @contextmanager

@@ -9,8 +9,16 @@ import math
 from gmt.errors import UserError
 
 
-def number(setting: str, value: object, rule: str, *, low: float, high: float = math.inf, open_low: bool = False,
-           open_high: bool = True) -> float:
+def number(
+    setting: str,
+    value: object,
+    rule: str,
+    *,
+    low: float,
+    high: float = math.inf,
+    open_low: bool = False,
+    open_high: bool = True,
+) -> float:
     """Returns `value` as a float, or raises one sentence.
 
     Args:

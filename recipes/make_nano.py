@@ -73,7 +73,13 @@ def make_untrained(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
 def main(work: Path) -> None:
     """Makes the model in a scratch folder and puts it where the package ships it."""
     untrained = work / "untrained"
-    settings = ["task=nano_pretraining", "train=nano_pretraining", "method=sft", f"seed={SEED}", f"record.root={work}"]
+    settings = [
+        "task=nano_pretraining",
+        "train=nano_pretraining",
+        "method=sft",
+        f"seed={SEED}",
+        f"record.root={work}",
+    ]
     settings += ["resources.cpus=2", "record.log_every=100", "record.checkpoint_every=500"]
     settings += [f"model.path={untrained}", "model.name=nano_untrained"]
     with hydra_on(None):

@@ -68,7 +68,9 @@ def _show_result(record: RunRecord) -> None:
     facts = {
         "density": f"{training['density']:.4f} (asked: {'no number' if asked is None else f'{asked:.4f}'})",
         "moved fraction": f"{result['moved_fraction']:.4f} of {result['num_parameters']:,} parameters",
-        "step": " + ".join(f"{k} {training[f'{k}_s'] * 1000:.1f} ms" for k in ("forward_backward", "mask", "optimizer")),
+        "step": " + ".join(
+            f"{k} {training[f'{k}_s'] * 1000:.1f} ms" for k in ("forward_backward", "mask", "optimizer")
+        ),
         "tokens": f"{training['num_tokens']:,} in {training['num_steps']:,} steps",
         "examples": f"{result['num_train_examples']:,}, {result['num_dropped_examples']:,} dropped as too long",
         "peak memory": f"{training['peak_memory_bytes'] / 2**20:,.0f} MiB",
@@ -77,4 +79,9 @@ def _show_result(record: RunRecord) -> None:
     say(table(["fact", "value"], [[k, v] for k, v in facts.items()]) + "\n")
     lines = (record.folder / "answers_after.jsonl").read_text().splitlines()[:_SAMPLES]
     answers = [json.loads(line) for line in lines]
-    say(table(["prompt", "answer", "score"], [[repr(a["prompt"]), repr(a["answer"]), str(a["score"])] for a in answers]))
+    say(
+        table(
+            ["prompt", "answer", "score"],
+            [[repr(a["prompt"]), repr(a["answer"]), str(a["score"])] for a in answers],
+        )
+    )

@@ -31,16 +31,18 @@ class SuiteResult:
 
 
 def evaluate(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, suites: Sequence[Suite], *, max_new_tokens: int
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    suites: Sequence[Suite],
+    *,
+    max_new_tokens: int,
 ) -> list[SuiteResult]:
     """Asks every question of every suite; the model is left in eval mode."""
     model.eval()
     return [_ask(model, tokenizer, suite, max_new_tokens) for suite in suites]
 
 
-def _ask(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, suite: Suite, max_new_tokens: int
-) -> SuiteResult:
+def _ask(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, suite: Suite, max_new_tokens: int) -> SuiteResult:
     ids = [prompt_ids(tokenizer, prompt) for prompt in suite.prompts]
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))  # batches of like length need little padding
     texts = [""] * len(ids)

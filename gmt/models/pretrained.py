@@ -92,7 +92,9 @@ def _check_folder(path: str, folder: Path) -> None:
         raise UserError(f"model.path must be a model folder, got {path!r}, which is no folder")
     missing = [what for what, pattern in _PARTS.items() if not any(folder.glob(pattern))]
     if missing:
-        raise UserError(f"model.path must be a model folder with {', '.join(_PARTS)}; {path!r} has no {', '.join(missing)}")
+        raise UserError(
+            f"model.path must be a model folder with {', '.join(_PARTS)}; {path!r} has no {', '.join(missing)}"
+        )
 
 
 @lru_cache(maxsize=64)

@@ -1,15 +1,15 @@
 """The run record: a folder that holds all there is to know of a run. Every file is written whole or not at all.
 
-    config.json         run id, science, and the whole resolved config
-    status.json         state, attempts, times, error
-    environment.json    versions, commit, hardware
-    metrics.jsonl       one line for each logged step
-    before.json         evaluation of the base
-    answers_*.jsonl     what the model answered
-    result.json         what came out; written last
-    weights/            final weights as safetensors
-    checkpoint/         while the run is not done
-    log.txt, error.txt  what the libraries said; the traceback of the last failure
+config.json         run id, science, and the whole resolved config
+status.json         state, attempts, times, error
+environment.json    versions, commit, hardware
+metrics.jsonl       one line for each logged step
+before.json         evaluation of the base
+answers_*.jsonl     what the model answered
+result.json         what came out; written last
+weights/            final weights as safetensors
+checkpoint/         while the run is not done
+log.txt, error.txt  what the libraries said; the traceback of the last failure
 """
 
 import json

@@ -54,7 +54,9 @@ def build(config: Mapping[str, Any]) -> Run:
         UserError: with a sentence for every setting that is wrong, in all groups.
     """
     faults: list[str] = [
-        f"there is no config group or setting {key!r}; {choices(key, GROUPS)}" for key in config if key not in (*GROUPS, "study")
+        f"there is no config group or setting {key!r}; {choices(key, GROUPS)}"
+        for key in config
+        if key not in (*GROUPS, "study")
     ]
     faults += [f"the config lacks {key!r}" for key in GROUPS if key not in config]
     if faults:

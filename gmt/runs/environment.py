@@ -11,7 +11,17 @@ from typing import Any
 import psutil
 import torch
 
-_PACKAGES = ("gmt-lab", "torch", "transformers", "accelerate", "reasoning-gym", "numpy", "ray", "mlflow", "hydra-core")
+_PACKAGES = (
+    "gmt-lab",
+    "torch",
+    "transformers",
+    "accelerate",
+    "reasoning-gym",
+    "numpy",
+    "ray",
+    "mlflow",
+    "hydra-core",
+)
 
 
 def environment() -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedModel
+from transformers.utils import logging as transformers_logging
 
 from gmt.errors import Diverged, RunFailed, UserError
 from gmt.evaluation.suites import SuiteResult, evaluate
@@ -49,7 +50,12 @@ def execute(run: Run) -> RunRecord:
 def _work(run: Run, record: RunRecord, prepared: Prepared) -> None:
     attempts = record.status().get("attempts", 0) + 1
     record.set_status(
-        "running", attempts=attempts, started_at=time.time(), host=platform.node(), pid=os.getpid(), error=None
+        "running",
+        attempts=attempts,
+        started_at=time.time(),
+        host=platform.node(),
+        pid=os.getpid(),
+        error=None,
     )
     with _log_file(record):
         try:
@@ -76,6 +82,7 @@ def _train_and_evaluate(run: Run, record: RunRecord, prepared: Prepared) -> dict
     started = time.perf_counter()
     device = _device(run.resources.device)
     torch.set_num_threads(run.resources.cpus)
+    transformers_logging.disable_progress_bar()  # a bar for each checkpoint would bury our own lines
     record.write("environment.json", environment() | {"device": device})
     model = run.model.load_model().to(device)
     checkpoints = record.folder / "checkpoint"

@@ -40,7 +40,10 @@ class StudySettings:
         for arm, axes in self.arms.items():
             if not isinstance(axes, Mapping):
                 raise UserError(f"study.arms.{arm} must be a mapping of settings, got {axes!r}")
-        for where, axes in {"study.shared": self.shared, **{f"study.arms.{a}": x for a, x in self.arms.items()}}.items():
+        for where, axes in {
+            "study.shared": self.shared,
+            **{f"study.arms.{a}": x for a, x in self.arms.items()},
+        }.items():
             for key, value in axes.items():
                 if isinstance(value, list) and not value:
                     raise UserError(f"{where}.{key} must hold at least one value, got []")
@@ -81,7 +84,10 @@ def expand(study: StudySettings, cli: Axes) -> list[Point]:
 
 
 def _axes(values: Mapping[str, Any]) -> dict[str, list[str]]:
-    return {k: [to_override_value(x) for x in v] if isinstance(v, list) else [to_override_value(v)] for k, v in values.items()}
+    return {
+        k: [to_override_value(x) for x in v] if isinstance(v, list) else [to_override_value(v)]
+        for k, v in values.items()
+    }
 
 
 def _points(arm: str, axes: Axes) -> Iterator[Point]:

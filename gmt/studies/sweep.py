@@ -86,7 +86,9 @@ def _watched(plan: Plan, todo: Sequence[PlannedRun], view: "MlflowView | None", 
     """Reports progress and keeps MLflow level while the runs go on; a last look follows when they have ended."""
     parent = None
     if view is not None:
-        parent = view.open_parent(plan.study.name, sweep_identity(plan), _description(plan), {"gmt.study": plan.study.name})
+        parent = view.open_parent(
+            plan.study.name, sweep_identity(plan), _description(plan), {"gmt.study": plan.study.name}
+        )
     watch = _Watch(plan, todo, view, parent, say)
     stop = threading.Event()
 
@@ -111,9 +113,7 @@ def _watched(plan: Plan, todo: Sequence[PlannedRun], view: "MlflowView | None", 
 class _Watch:
     """Looks at the records of a sweep: says what ended and brings MLflow level."""
 
-    def __init__(
-        self, plan: Plan, todo: Sequence[PlannedRun], view: "MlflowView | None", parent: str | None, say: Say
-    ):
+    def __init__(self, plan: Plan, todo: Sequence[PlannedRun], view: "MlflowView | None", parent: str | None, say: Say):
         self._plan, self._todo, self._view, self._parent, self._say = plan, todo, view, parent, say
         # A failed or interrupted record is old news until its next attempt writes to it.
         self._seen = {planned.run.id: _stamp(planned) for planned in todo}
@@ -134,7 +134,11 @@ class _Watch:
         if self._view is None:
             return
         method = planned.run.science["method"]
-        tags = {"gmt.study": self._plan.study.name, "gmt.arm": planned.point.arm, "gmt.method": str(method["name"])}
+        tags = {
+            "gmt.study": self._plan.study.name,
+            "gmt.arm": planned.point.arm,
+            "gmt.method": str(method["name"]),
+        }
         try:
             self._view.sync(planned.record, name=planned.point.label, parent=self._parent, tags=tags)
         except Exception as error:  # MLflow is a view: whatever it does must not cost a run

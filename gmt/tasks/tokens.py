@@ -36,9 +36,7 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
     return ids if tokenizer.bos_token_id is None else [tokenizer.bos_token_id, *ids]
 
 
-def tokenize(
-    tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], *, max_length: int
-) -> TokenizedExamples:
+def tokenize(tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], *, max_length: int) -> TokenizedExamples:
     """Turns examples into prompt, completion and end-of-sequence token.
 
     Args:
@@ -55,7 +53,10 @@ def tokenize(
     shortest = None
     for example in examples:
         prompt = prompt_ids(tokenizer, example.prompt)
-        completion = [*tokenizer(example.completion, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+        completion = [
+            *tokenizer(example.completion, add_special_tokens=False)["input_ids"],
+            tokenizer.eos_token_id,
+        ]
         length = len(prompt) + len(completion)
         shortest = length if shortest is None else min(shortest, length)
         if length <= max_length:

@@ -4,6 +4,7 @@ One writer, beside the training and not in it: a slow or dead server costs no tr
 again from the records, and a value that the store holds already is not written twice.
 """
 
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -47,6 +48,8 @@ class MlflowView:
 
     def __init__(self, settings: TrackingSettings):
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+        for noisy in ("mlflow.store.db.utils", "alembic"):  # they tell of each migration of a new database
+            logging.getLogger(noisy).setLevel(logging.WARNING)
         self.uri = settings.absolute_uri
         self._client = MlflowClient(tracking_uri=self.uri)
         with _fails_fast(), _answers(self.uri):
@@ -113,7 +116,12 @@ class MlflowView:
             created = self._client.create_run(
                 self._experiment_id,
                 run_name=name,
-                tags={"gmt.run_id": record.id, "gmt.kind": "run", **tags, **({_PARENT: parent} if parent else {})},
+                tags={
+                    "gmt.run_id": record.id,
+                    "gmt.kind": "run",
+                    **tags,
+                    **({_PARENT: parent} if parent else {}),
+                },
             )
             synced = _Synced(str(created.info.run_id))
             params = [Param(k, v) for k, v in _flat(stored["science"]).items()]
@@ -132,13 +140,22 @@ class MlflowView:
             result = record.read("result.json")
             last = result["training"]["num_steps"]
             self._log_metrics(synced, [{"step": last, "time": status["ended_at"], **final_metrics(result)}])
-        for name in ("result.json", "environment.json", "answers_before.jsonl", "answers_after.jsonl", "error.txt"):
+        for name in (
+            "result.json",
+            "environment.json",
+            "answers_before.jsonl",
+            "answers_after.jsonl",
+            "error.txt",
+        ):
             if (record.folder / name).exists() and (name != "error.txt" or state == "failed"):
                 self._client.log_artifact(synced.mlflow_id, str(record.folder / name))
         tags = [RunTag("gmt.state", state), RunTag("gmt.attempts", str(status.get("attempts", 0)))]
         if (record.folder / "environment.json").exists():
             environment = record.read("environment.json")
-            tags += [RunTag("gmt.commit", str(environment["commit"])), RunTag("gmt.dirty", str(environment["dirty"]))]
+            tags += [
+                RunTag("gmt.commit", str(environment["commit"])),
+                RunTag("gmt.dirty", str(environment["dirty"])),
+            ]
         if status.get("error"):
             tags.append(RunTag(_NOTE, f"**Failed:** {status['error']}\n\nThe traceback is the artifact `error.txt`."))
         self._client.log_batch(synced.mlflow_id, tags=tags)
@@ -207,5 +224,3 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         else:
             flat[f"{prefix}{key}"[:250]] = str(item)[:_VALUE_LENGTH]
     return flat
-
-

@@ -161,6 +161,7 @@ def _arguments(
         include_num_input_tokens_seen="non_padding",
         dataloader_pin_memory=device != "cpu",
         remove_unused_columns=False,
+        use_cache=True,  # False would be written into the config of the weights, and slow generation
         disable_tqdm=True,
         report_to="none",
     )

@@ -4,6 +4,7 @@ A trial is one job: the config is composed in the driver before anything starts,
 changes nothing. What a job returns or raises travels back as Hydra's JobReturn.
 """
 
+import logging
 import os
 import pickle
 import tempfile
@@ -19,17 +20,15 @@ from hydra.core.utils import JobReturn, JobStatus, run_job
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 from ray import tune
-from ray.tune import FailureConfig, ResultGrid, RunConfig, TuneConfig, Tuner
+from ray.tune import Callback, FailureConfig, RunConfig, TuneConfig, Tuner
+from ray.tune.experiment import Trial
 
 from gmt import settings
 from gmt.errors import UserError
 
-_QUIET = {
-    # Results are read from JobReturns: Tune need not write its own logs of them.
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_MAX_PENDING_TRIALS_PG": "auto",
-    "RAY_AIR_NEW_OUTPUT": "0",
-    "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
+_ENVIRONMENT = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # results travel in JobReturns; Tune need not write logs of them
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C then ends the sweep as it ends any other program
 }
 
 
@@ -75,10 +74,17 @@ def launch(
         UserError: a job asks for GPUs that this machine doesn't have.
     """
     configs = [_compose(context, config, list(o), initial_job_idx + i) for i, o in enumerate(job_overrides)]
-    os.environ |= {name: value for name, value in _QUIET.items() if name not in os.environ}
+    os.environ |= _ENVIRONMENT
+    logging.getLogger("ray").setLevel(logging.CRITICAL)  # what went wrong in a job travels in its JobReturn
     # An explicit "local": without it Ray silently joins a cluster that somebody left behind.
-    ray.init(address="local", num_cpus=settings.num_cpus, include_dashboard=False, log_to_driver=False,
-             logging_level="ERROR", configure_logging=False)
+    ray.init(
+        address="local",
+        num_cpus=settings.num_cpus,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
+        configure_logging=False,
+    )
     try:
         gpus = float(ray.cluster_resources().get("GPU", 0))
         if settings.gpus_per_run > gpus:
@@ -86,9 +92,10 @@ def launch(
                 f"hydra.launcher.gpus_per_run must be at most {gpus:g}, the GPUs that Ray finds here, "
                 f"got {settings.gpus_per_run:g}"
             )
+        collected = _Collector()
         with tempfile.TemporaryDirectory(prefix="gmt-tune-") as storage:
-            results = _tuner(settings, context, task_function, configs, storage).fit()
-            return [_job_return(results, index, configs[index]) for index in range(len(configs))]
+            _tuner(settings, context, task_function, configs, storage, collected).fit()
+        return [collected.job_return(index, composed) for index, composed in enumerate(configs)]
     finally:
         ray.shutdown()
 
@@ -107,6 +114,7 @@ def _tuner(
     task_function: TaskFunction,
     configs: Sequence[DictConfig],
     storage: str,
+    collector: Callback,
 ) -> Tuner:
     jobs = ray.put(cloudpickle.dumps((context, task_function, configs, Singleton.get_state())))
     trainable = tune.with_resources(
@@ -120,6 +128,7 @@ def _tuner(
             name="sweep",
             storage_path=storage,
             verbose=0,
+            callbacks=[collector],
             failure_config=FailureConfig(max_failures=settings.max_failures),
         ),
     )
@@ -141,12 +150,26 @@ def _trial(params: Mapping[str, Any], jobs: bytes) -> None:
     tune.report({"job_return": cloudpickle.dumps(done).hex()})
 
 
-def _job_return(results: ResultGrid, index: int, config: DictConfig) -> JobReturn:
-    for result in results:
-        if result.config and result.config["index"] == index and result.metrics and "job_return" in result.metrics:
-            done: JobReturn = pickle.loads(bytes.fromhex(result.metrics["job_return"]))
-            return done
-    lost = JobReturn(cfg=config, status=JobStatus.FAILED)
-    reasons = [str(r.error) for r in results if r.config and r.config["index"] == index and r.error]
-    lost.return_value = RuntimeError(reasons[0] if reasons else f"job {index} was not run to its end")
-    return lost
+class _Collector(Callback):
+    """Keeps what each trial reports, in the driver's memory."""
+
+    def __init__(self) -> None:
+        self._returns: dict[int, JobReturn] = {}
+        self._errors: dict[int, str] = {}
+
+    def on_trial_result(self, iteration: int, trials: list[Trial], trial: Trial, result: Any, **info: Any) -> None:
+        """A job has ended."""
+        if "job_return" in result:
+            self._returns[trial.config["index"]] = pickle.loads(bytes.fromhex(result["job_return"]))
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """A worker died as often as is borne."""
+        self._errors[trial.config["index"]] = str(trial.get_pickled_error() or trial.get_error())
+
+    def job_return(self, index: int, config: DictConfig) -> JobReturn:
+        """A job's JobReturn; one that never reported gives a failed one."""
+        if index in self._returns:
+            return self._returns[index]
+        lost = JobReturn(cfg=config, status=JobStatus.FAILED)
+        lost.return_value = RuntimeError(self._errors.get(index, f"job {index} did not run to its end"))
+        return lost

@@ -1,0 +1,67 @@
+"""Figures of a score against the mask ratio: arms with a ratio as lines, the others as bands."""
+
+import io
+
+import matplotlib
+import pandas as pd
+
+matplotlib.use("Agg")  # no window system is needed
+
+from matplotlib.axes import Axes  # pyplot's backend must be set first
+from matplotlib.figure import Figure
+
+# Okabe and Ito's colours, told apart by colour-blind readers and in grey print with the markers.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_MARKERS = "osD^vP*"
+_BAND_STYLES = ("--", ":", "-.")
+
+
+def score_against_ratio(summary: pd.DataFrame, column: str, *, title: str, unit: str) -> Figure:
+    """One axis for each task.
+
+    Args:
+        summary: from `summarise`, with `column` and its bounds.
+        column: what is drawn, a fraction; shown in per cent.
+        title: of the figure.
+        unit: the label of the y axis.
+    """
+    tasks = list(dict.fromkeys(summary["task"]))
+    figure = Figure(figsize=(6.4 * len(tasks), 4.2), layout="constrained")
+    for axis, task in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks, strict=True):
+        _draw(axis, summary[summary["task"] == task], column)
+        axis.set_title(f"{title}: {task}", fontsize=11)
+        axis.set_xlabel("mask ratio (fraction of gradient entries masked)")
+        axis.set_ylabel(unit)
+        axis.grid(alpha=0.25)
+        axis.legend(fontsize=9, frameon=False)
+    return figure
+
+
+def _draw(axis: Axes, rows: pd.DataFrame, column: str) -> None:
+    arms = list(dict.fromkeys(rows["arm"]))
+    bands = [arm for arm in arms if rows[rows["arm"] == arm]["mask_ratio"].isna().all()]
+    for number, arm in enumerate(arms):
+        own = rows[rows["arm"] == arm].sort_values("mask_ratio")
+        mean, low, high = (100 * own[c].astype(float) for c in (column, f"{column}_low", f"{column}_high"))
+        label = f"{arm} (n = {_seeds(own)})"
+        colour = _COLOURS[number % len(_COLOURS)]
+        if arm in bands:
+            axis.axhline(mean.iloc[0], color=colour, linestyle=_BAND_STYLES[bands.index(arm) % 3], label=label)
+            axis.axhspan(low.iloc[0], high.iloc[0], color=colour, alpha=0.12, linewidth=0)
+        else:
+            x = own["mask_ratio"].astype(float)
+            error = [(mean - low).fillna(0), (high - mean).fillna(0)]
+            axis.errorbar(x, mean, yerr=error, color=colour, marker=_MARKERS[number % 7], capsize=3, label=label)
+
+
+def _seeds(rows: pd.DataFrame) -> str:
+    counts = sorted(set(rows["n"]))
+    return str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+
+
+def as_svg(figure: Figure) -> str:
+    """The figure as an SVG element that can stand inside an HTML page."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]

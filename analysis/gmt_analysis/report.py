@@ -1,0 +1,152 @@
+"""A study's report: one self-contained HTML page, and the numbers behind it as CSV."""
+
+import html
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+from jinja2 import Environment, PackageLoader
+
+from gmt.errors import UserError
+from gmt.records.record import write_whole
+from gmt.studies.plan import Plan
+from gmt.tracking.table import read_table
+from gmt_analysis.figures import as_svg, score_against_ratio
+from gmt_analysis.statistics import CONFIDENCE, summarise
+
+_FEW_SEEDS = 5
+_SMALL_MODEL = 1_000_000_000
+_SCORES = {
+    "target_after": "Target, exact match",
+    "forgetting": "Forgetting (source before - after)",
+    "density": "Density kept",
+    "moved_fraction": "Moved fraction",
+}
+_COSTS = {
+    "forward_backward_s": "Forward + backward, ms/step",
+    "mask_s": "Mask, ms/step",
+    "optimizer_s": "Optimizer, ms/step",
+    "train_s": "Training, s/run",
+    "peak_memory_bytes": "Peak memory, MiB",
+}
+
+
+def write_report(plan: Plan) -> list[Path]:
+    """Writes the report of a study from its run records; what is missing is said in it.
+
+    Returns:
+        The page first, then the CSV files: one row a run, and the means.
+
+    Raises:
+        UserError: no run of the study is done.
+    """
+    table = read_table((p.point.arm, p.point.label, p.record) for p in plan.runs)
+    if not (table["state"] == "done").any():
+        raise UserError(f"study {plan.study.name} has no finished run to report on; run `gmt sweep` with it first")
+    summary = summarise(table, [*_SCORES, *_COSTS, "target_before", "source_before", "source_after", "density_asked"])
+    folder = plan.folder / "report"
+    folder.mkdir(parents=True, exist_ok=True)
+    page, runs, means = folder / "index.html", folder / "runs.csv", folder / "means.csv"
+    write_whole(page, _page(plan, table, summary))
+    write_whole(runs, table.to_csv(index=False))
+    write_whole(means, summary.to_csv(index=False))
+    return [page, runs, means]
+
+
+def _page(plan: Plan, table: pd.DataFrame, summary: pd.DataFrame) -> str:
+    figures = [
+        score_against_ratio(summary, "target_after", title="Target score", unit="exact match after training, %"),
+        score_against_ratio(summary, "forgetting", title="Forgetting", unit="source score lost, percentage points"),
+    ]
+    template = Environment(loader=PackageLoader("gmt_analysis", "."), autoescape=True).get_template("report.html.j2")
+    done = table[table["state"] == "done"]
+    return template.render(
+        study=plan.study,
+        made=time.strftime("%Y-%m-%d %H:%M"),
+        figures=[as_svg(figure) for figure in figures],
+        base=_base(summary),
+        scores=_html_table(summary, _SCORES),
+        costs=_html_table(summary, _COSTS),
+        limits=_limits(table, summary),
+        confidence=f"{CONFIDENCE:.0%}",
+        environment=_environment(plan, done),
+    )
+
+
+def _base(summary: pd.DataFrame) -> list[str]:
+    return [
+        f"{task}: target {group['target_before'].mean():.1%}, source {group['source_before'].mean():.1%}"
+        for task, group in summary.groupby("task", sort=False)
+    ]
+
+
+def _html_table(summary: pd.DataFrame, columns: Mapping[str, str]) -> str:
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in ("Arm", "Task", "Mask ratio", "n", *columns.values()))
+    body = "".join(
+        "<tr>"
+        f"<td>{html.escape(str(row['arm']))}</td><td>{html.escape(str(row['task']))}</td>"
+        f"<td>{'' if pd.isna(row['mask_ratio']) else format(row['mask_ratio'], 'g')}</td><td>{row['n']}</td>"
+        + "".join(f"<td>{_cell(row, column)}</td>" for column in columns)
+        + "</tr>"
+        for _, row in summary.iterrows()
+    )
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _cell(row: "pd.Series[float]", column: str) -> str:
+    mean, low, high = row[column], row[f"{column}_low"], row[f"{column}_high"]
+    factor, digits, unit = _shown(column)
+    if pd.isna(mean):
+        return ""
+    interval = "" if pd.isna(low) else f" <small>[{factor * low:.{digits}f}, {factor * high:.{digits}f}]</small>"
+    return f"{factor * mean:.{digits}f}{unit}{interval}"
+
+
+def _shown(column: str) -> tuple[float, int, str]:
+    """Factor, digits and unit in which a column is shown."""
+    if column == "peak_memory_bytes":
+        return 2**-20, 0, ""
+    if column == "train_s":
+        return 1, 1, ""
+    return (1000, 2, "") if column.endswith("_s") else (100, 1, " %")
+
+
+def _limits(table: pd.DataFrame, summary: pd.DataFrame) -> list[str]:
+    """What the study can't say, from its own numbers."""
+    limits = []
+    counts = table["state"].value_counts()
+    if (missing := len(table) - int(counts.get("done", 0))) > 0:
+        limits.append(f"{missing} of {len(table)} runs are not done and not in any number here.")
+    if (fewest := int(summary["n"].min())) < _FEW_SEEDS:
+        limits.append(
+            f"Some arm has {fewest} seed{'s' if fewest > 1 else ''}: the intervals are wide, and no difference between "
+            "two arms whose intervals overlap is shown to exist or not to exist."
+        )
+    if (largest := int(table["num_parameters"].max())) < _SMALL_MODEL:
+        limits.append(
+            f"The model has {largest:,} parameters. The claims of the GMT paper are about models of billions; nothing "
+            "here confirms or refutes them at that size."
+        )
+    if summary["task"].nunique() == 1:
+        limits.append("There is one task: what holds for it need not hold for others.")
+    limits.append(
+        "The learning rate is the same for every arm and was not tuned for each. Masking the gradient is not a sparse "
+        "update: momentum moves masked entries too, as the moved fraction shows."
+    )
+    if table["dirty"].fillna(False).any():
+        limits.append("Some runs were made from a checkout with uncommitted changes.")
+    return limits
+
+
+def _environment(plan: Plan, done: pd.DataFrame) -> Sequence[str]:
+    """On what the runs ran; several lines if they ran on several machines."""
+    lines: dict[str, None] = {}
+    finished = set(done["run_id"])
+    for planned in plan.runs:
+        if planned.run.id in finished:
+            e = planned.record.read("environment.json")
+            what = ", ".join(e["gpus"]) if e["device"] == "cuda" else f"{e['torch_threads']} thread of {e['cpu']}"
+            versions = ", ".join(f"{p} {e['versions'][p]}" for p in ("gmt-lab", "torch", "transformers"))
+            lines[f"{what}; {versions}; commit {(e['commit'] or 'none')[:12]}{' (dirty)' if e['dirty'] else ''}"] = None
+    return list(lines)

@@ -1,0 +1,58 @@
+"""Means over seeds with their intervals."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mean:
+    """A mean over n values with its t interval; the bounds are NaN for fewer than two values."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+
+def mean_interval(values: Sequence[float]) -> Mean:
+    """The mean of `values` and its two-sided 95 % Student t interval.
+
+    The interval speaks of the mean over seeds, if seeds' scores are about normal; it is not clipped to [0, 1].
+
+    Raises:
+        ValueError: there is no value, or one is not finite.
+    """
+    x = np.asarray(values, dtype=float)
+    if not len(x) or not np.isfinite(x).all():
+        raise ValueError(f"a mean needs finite values, got {list(values)}")
+    mean = float(x.mean())
+    if len(x) == 1:
+        return Mean(mean=mean, low=float("nan"), high=float("nan"), n=1)
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x)))
+    return Mean(mean=mean, low=mean - half, high=mean + half, n=len(x))
+
+
+def summarise(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """Means over seeds: a row for each arm, task and mask ratio, with `COLUMN`, `COLUMN_low`, `_high` and `n`.
+
+    Args:
+        table: the typed table of a study; only finished runs count.
+        columns: what to average; a column that holds nothing for a group gives NaN.
+    """
+    done = table[table["state"] == "done"]
+    rows = []
+    for (arm, task, ratio), group in done.groupby(["arm", "task", "mask_ratio"], dropna=False, sort=False):
+        row: dict[str, object] = {"arm": arm, "task": task, "mask_ratio": ratio, "n": len(group)}
+        for column in columns:
+            values = group[column].dropna().astype(float).tolist()
+            nothing = Mean(mean=float("nan"), low=float("nan"), high=float("nan"), n=0)
+            mean = mean_interval(values) if values else nothing
+            row |= {column: mean.mean, f"{column}_low": mean.low, f"{column}_high": mean.high}
+        rows.append(row)
+    return pd.DataFrame(rows)
