@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from hydra.core.override_parser.types import Quote, QuotedString
+
 from gmt import settings
 from gmt.errors import UserError
 
@@ -112,8 +114,7 @@ def to_override_value(value: object) -> str:
     if isinstance(value, str):
         if _PLAIN.fullmatch(value) and value.lower() not in _WORDS and not _looks_numeric(value):
             return value
-        escaped = value.replace("\\'", "\\\\'").replace("'", "\\'")
-        return f"'{escaped}'"
+        return QuotedString(text=value, quote=Quote.single).with_quotes()
     if isinstance(value, list | tuple):
         return "[" + ",".join(map(to_override_value, value)) + "]"
     if isinstance(value, Mapping):

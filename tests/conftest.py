@@ -1,0 +1,37 @@
+"""What several tests need: the program as users start it, and a config folder of the tests' own."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+CONF = ROOT / "tests" / "conf"
+
+Gmt = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_ray_token(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Ray writes its token into the home folder at the first start, which changes what later ones do."""
+    os.environ["RAY_AUTH_TOKEN_PATH"] = str(tmp_path_factory.mktemp("ray") / "token")
+
+
+@pytest.fixture
+def gmt(tmp_path: Path) -> Gmt:
+    """Runs `gmt` in a scratch folder, where its results then lie below gmt-results."""
+
+    def run(*arguments: str, timeout_s: float = 240) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [sys.executable, "-m", "gmt", *arguments],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+        )
+
+    return run

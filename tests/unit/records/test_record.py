@@ -1,0 +1,102 @@
+"""The run record: written whole or not at all, locked by the process at work."""
+
+import json
+import multiprocessing
+from pathlib import Path
+
+import pytest
+
+from gmt.errors import UserError
+from gmt.records.identity import run_id
+from gmt.records.record import RecordBusy, RunRecord
+
+SCIENCE = {"model": {"name": "m"}, "seed": 1}
+
+
+def new_record(tmp_path: Path) -> RunRecord:
+    record = RunRecord(tmp_path, run_id(SCIENCE))
+    record.create(SCIENCE, {"seed": 1})
+    return record
+
+
+def test_states_follow_what_happened(tmp_path: Path) -> None:
+    record = RunRecord(tmp_path, run_id(SCIENCE))
+    assert record.state() == "to do"
+    record.create(SCIENCE, {})
+    assert record.state() == "interrupted"
+    with record.at_work():
+        record.set_status("running")
+        assert RunRecord(tmp_path, record.id).state() == "running"
+    assert record.state() == "interrupted"
+    record.set_status("failed", error="because")
+    assert record.state() == "failed"
+    record.set_status("done", error=None)
+    assert (record.state(), record.status()["error"]) == ("done", None)
+
+
+def test_a_changed_config_no_longer_matches_its_id(tmp_path: Path) -> None:
+    record = new_record(tmp_path)
+    path = record.folder / "config.json"
+    path.write_text(path.read_text().replace('"seed": 1', '"seed": 2'))
+    with pytest.raises(UserError, match="no longer hashes to the run id"):
+        record.check()
+
+
+def test_a_file_that_is_no_json_is_named(tmp_path: Path) -> None:
+    record = new_record(tmp_path)
+    (record.folder / "status.json").write_text('{"state": ')
+    with pytest.raises(UserError, match=r"status\.json can't be read"):
+        record.state()
+
+
+def test_a_failed_write_leaves_the_old_file_whole(tmp_path: Path) -> None:
+    record = new_record(tmp_path)
+    record.write("result.json", {"a": 1})
+    with pytest.raises(TypeError):
+        record.write_lines("result.json", [{"a": object()}])
+    assert record.read("result.json") == {"a": 1}
+    assert {p.name for p in record.folder.iterdir()} == {"config.json", "result.json"}
+
+
+def test_metrics_come_back_from_an_offset_without_a_torn_line(tmp_path: Path) -> None:
+    record = new_record(tmp_path)
+    assert record.metrics() == ([], 0)
+    record.append_metrics(1, {"loss": 2.0})
+    rows, offset = record.metrics()
+    record.append_metrics(2, {"loss": 1.0})
+    with (record.folder / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 3, "lo')
+    more, end = record.metrics(offset)
+    assert ([r["step"] for r in rows], [r["step"] for r in more]) == ([1], [2])
+    assert record.metrics(end) == ([], end)
+
+
+def test_a_resumed_run_drops_the_steps_after_its_checkpoint(tmp_path: Path) -> None:
+    record = new_record(tmp_path)
+    for step in (0, 10, 20, 30):
+        record.append_metrics(step, {"loss": 1.0})
+    record.keep_metrics_until(20)
+    assert [row["step"] for row in record.metrics()[0]] == [0, 10, 20]
+
+
+def _hold(folder: str, id_: str, ready: "multiprocessing.synchronize.Event") -> None:
+    with RunRecord(Path(folder), id_).at_work():
+        ready.set()
+        multiprocessing.Event().wait(60)
+
+
+def test_two_processes_never_work_on_one_run_and_a_killed_one_frees_it(tmp_path: Path) -> None:
+    record = new_record(tmp_path)
+    context = multiprocessing.get_context("spawn")
+    ready = context.Event()
+    other = context.Process(target=_hold, args=(str(tmp_path), record.id, ready))
+    other.start()
+    try:
+        assert ready.wait(30)
+        with pytest.raises(RecordBusy), record.at_work():
+            pass
+    finally:
+        other.kill()
+        other.join()
+    with record.at_work():
+        assert json.loads((record.folder / "config.json").read_text())["run_id"] == record.id

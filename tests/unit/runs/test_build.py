@@ -1,0 +1,69 @@
+"""Config to checked objects: every fault is found, and named as the user knows it."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from gmt.composition import Composer, hydra_on
+from gmt.errors import UserError
+from gmt.runs.build import build
+
+
+@pytest.fixture
+def config() -> Iterator[dict[str, Any]]:
+    with hydra_on(None):
+        yield Composer().compose_plain([])
+
+
+@pytest.mark.parametrize("ratio", [1.0, 1.5, -0.1, float("nan"), "abc", True, None])
+def test_a_mask_ratio_outside_its_interval_is_refused(config: dict[str, Any], ratio: object) -> None:
+    config["method"]["mask_ratio"] = ratio
+    with pytest.raises(UserError, match=r"method\.mask_ratio must lie in \[0, 1\), got"):
+        build(config)
+
+
+def test_independent_faults_are_shown_together(config: dict[str, Any]) -> None:
+    config["seed"] = -1
+    config["train"]["num_epochs"] = 0
+    config["task"]["train"]["long_words"]["num_examples"] = 0
+    config["method"] |= {"mask_ratio": 2, "typo": 1}
+    with pytest.raises(UserError) as caught:
+        build(config)
+    text = str(caught.value)
+    expected = ("seed", "train.num_epochs", "task.train.long_words.num_examples", "method has no setting 'typo'")
+    assert all(part in text for part in expected)
+
+
+@pytest.mark.parametrize(
+    ("group", "key", "value", "sentence"),
+    [
+        ("model", "path", "./nowhere", "is no folder"),
+        ("model", "path", "shipped:nanoo", "did you mean 'nano'"),
+        ("model", "path", ".", r"has no config\.json"),
+        ("task", "_target_", "gmt.tasks.nothing.Task", "names no class"),
+        ("train", "precision", "fp8", "must be one of fp32, bf16"),
+        ("resources", "device", "tpu", "must be one of auto, cpu, cuda"),
+        ("record", "root", "/dev/null/here", "a folder that can be written"),
+        ("task", "train", {}, "must name at least one family"),
+    ],
+)
+def test_a_wrong_setting_is_named(config: dict[str, Any], group: str, key: str, value: object, sentence: str) -> None:
+    config[group][key] = value
+    with pytest.raises(UserError, match=sentence):
+        build(config)
+
+
+def test_an_unknown_and_a_missing_group_are_named(config: dict[str, Any]) -> None:
+    config["metod"] = config.pop("method")
+    with pytest.raises(UserError, match=r"'metod'; did you mean 'method'") as caught:
+        build(config)
+    assert "lacks 'method'" in str(caught.value)
+
+
+def test_the_id_ignores_record_resources_and_tracking(config: dict[str, Any]) -> None:
+    before = build(config).id
+    config["record"]["log_every"] = 3
+    config["resources"]["cpus"] = 2
+    config["tracking"]["uri"] = None
+    assert build(config).id == before

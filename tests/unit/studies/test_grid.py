@@ -1,0 +1,66 @@
+"""A study as a union of grids."""
+
+import math
+from typing import Any
+
+import hypothesis.strategies as st
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hypothesis import given
+
+from gmt.errors import UserError
+from gmt.studies.grid import StudySettings, expand, to_override_value
+
+VALUES = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text("ab'\\\" ,=[]{}$().:/1e")
+KEYS = st.sampled_from(["method", "seed", "train.lr", "task", "method.mask_ratio"])
+AXES = st.dictionaries(KEYS, VALUES | st.lists(VALUES, min_size=1, max_size=3), max_size=4)
+
+
+def study(shared: dict[str, Any], arms: dict[str, Any]) -> StudySettings:
+    return StudySettings(name="s", question="q", shared=shared, arms=arms)
+
+
+@given(AXES, st.dictionaries(st.sampled_from(["a", "b", "c"]), AXES, min_size=1))
+def test_an_arm_has_the_product_of_its_axes(shared: dict[str, Any], arms: dict[str, Any]) -> None:
+    points = expand(study(shared, arms), {})
+    for arm, own in arms.items():
+        lengths = [len(v) if isinstance(v, list) else 1 for v in {**shared, **own}.values()]
+        assert sum(point.arm == arm for point in points) == math.prod(lengths)
+
+
+def test_arms_are_a_union_and_own_settings_win() -> None:
+    points = expand(study({"seed": [1, 2], "x": 0}, {"sft": {}, "gmt": {"r": [0.5, 0.8], "x": 1}}), {})
+    assert [p.overrides for p in points[:2]] == [("seed=1", "x=0"), ("seed=2", "x=0")]
+    assert [p.label for p in points[2:]] == [
+        "gmt r=0.5 seed=1",
+        "gmt r=0.5 seed=2",
+        "gmt r=0.8 seed=1",
+        "gmt r=0.8 seed=2",
+    ]
+    assert all("x=1" in p.overrides for p in points[2:])
+
+
+def test_a_typed_key_replaces_the_axis_where_there_is_one_and_holds_for_all_where_there_is_none() -> None:
+    arms = {"sft": {"method": "sft"}, "gmt": {"method": "gmt", "method.mask_ratio": [0.5, 0.8]}}
+    points = expand(study({"seed": [1, 2]}, arms), {"method.mask_ratio": ["0.9"], "seed": ["7"], "train.lr": ["1"]})
+    assert [p.overrides for p in points] == [
+        ("method=sft", "seed=7", "train.lr=1"),
+        ("method=gmt", "method.mask_ratio=0.9", "seed=7", "train.lr=1"),
+    ]
+
+
+@given(VALUES | st.lists(VALUES, max_size=3))
+def test_a_value_survives_hydras_grammar(value: object) -> None:
+    override = OverridesParser.create().parse_overrides([f"key={to_override_value(value)}"])[0]
+    parsed = override.value()
+    assert parsed == value
+    assert type(parsed) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("arms", "sentence"),
+    [({}, "at least one arm"), ({"a": 1}, r"study\.arms\.a must be"), ({"a": {"seed": []}}, r"study\.arms\.a\.seed")],
+)
+def test_a_study_that_holds_nothing_is_refused(arms: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        study({}, arms)
