@@ -127,7 +127,7 @@ def to_plain(config: DictConfig) -> dict[str, Any]:
     Raises:
         UserError: a value is missing or an interpolation leads nowhere.
     """
-    ours = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+    ours = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     with user_errors():
         plain = OmegaConf.to_container(ours, resolve=True, throw_on_missing=True)
     assert isinstance(plain, dict)

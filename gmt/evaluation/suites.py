@@ -38,7 +38,7 @@ def evaluate(
     max_new_tokens: int,
 ) -> list[SuiteResult]:
     """Asks every question of every suite; the model is left in eval mode."""
-    model.eval()
+    model.eval()  # type: ignore[no-untyped-call]
     return [_ask(model, tokenizer, suite, max_new_tokens) for suite in suites]
 
 

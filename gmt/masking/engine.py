@@ -6,6 +6,7 @@ moved is for the caller to measure and log.
 """
 
 import hashlib
+import math
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -73,12 +74,14 @@ class Mask:
     def _before_step(self, *_: Any) -> None:
         started = time.perf_counter()
         gradients = {name: p.grad for name, p in self._parameters.items() if p.grad is not None}
+        norms = {name: _norm(gradient) for name, gradient in gradients.items()}
         for name, gradient in gradients.items():
-            if not bool(torch.isfinite(gradient).all()):
+            # The norm is cheap and finite but for huge gradients: only those are looked at entry by entry.
+            if not math.isfinite(norms[name]) and not bool(torch.isfinite(gradient).all()):
                 raise NonFiniteGradientError(f"the gradient of {name} holds NaN or Inf at step {self._step + 1}")
         keeps = self._keep_masks(gradients) if self.spec.mask_ratio else None
         self._step += 1
-        self._facts = _apply(gradients, keeps, self._step, started)
+        self._facts = _apply(gradients, norms, keeps, self._step, started)
 
     def _keep_masks(self, gradients: dict[str, Tensor]) -> dict[str, Tensor]:
         scores = {name: self._score(name, g) for name, g in gradients.items()}
@@ -98,13 +101,19 @@ class Mask:
         return torch.rand(gradient.shape, generator=generator).to(gradient.device)
 
 
-def _apply(gradients: dict[str, Tensor], keeps: dict[str, Tensor] | None, step: int, started: float) -> MaskFacts:
+def _norm(gradient: Tensor) -> float:
+    return float(torch.linalg.vector_norm(gradient, dtype=torch.float32))
+
+
+def _apply(
+    gradients: dict[str, Tensor], norms: dict[str, float], keeps: dict[str, Tensor] | None, step: int, started: float
+) -> MaskFacts:
     """Zeroes what is not kept, in place, and says what that did."""
     num_entries = num_kept = num_zero = 0
     energy = energy_kept = 0.0
     for name, gradient in gradients.items():
         nonzero = int(torch.count_nonzero(gradient))
-        before = float(torch.linalg.vector_norm(gradient, dtype=torch.float32)) ** 2
+        before = norms[name] ** 2
         num_entries += gradient.numel()
         num_zero += gradient.numel() - nonzero
         energy += before
@@ -113,7 +122,7 @@ def _apply(gradients: dict[str, Tensor], keeps: dict[str, Tensor] | None, step: 
         else:
             gradient.mul_(keeps[name])
             num_kept += int(torch.count_nonzero(gradient))
-            energy_kept += float(torch.linalg.vector_norm(gradient, dtype=torch.float32)) ** 2
+            energy_kept += _norm(gradient) ** 2
     return MaskFacts(
         step=step,
         num_entries=num_entries,

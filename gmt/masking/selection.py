@@ -1,7 +1,7 @@
 """Exact selection of the k-th magnitude. Free functions of tensors; knows nothing of models or optimizers.
 
 The magnitude of an IEEE float orders like its bits with the sign cleared, so that the k-th smallest is found
-by counting: a histogram over the upper 16 bits names the bin that holds it, and only that bin is ranked. The
+by counting: a histogram over the upper bits names the bin that holds it, and only that bin is ranked. The
 histograms of several tensors add up, which is what makes a global threshold cost no more than many small ones.
 
 Shape suffixes: N number of entries of one tensor, flattened; B number of bins.
@@ -14,7 +14,8 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-NUM_BINS = 1 << 15  # the upper 16 bits of a float32 without its sign
+_SHIFT = 19  # a bin is an exponent and 4 bits of mantissa: the counts stay in a core's cache
+NUM_BINS = 1 << (31 - _SHIFT)
 
 
 def num_masked(mask_ratio: float, num_entries: int) -> int:
@@ -41,7 +42,7 @@ def kth_smallest(bits: Sequence[Tensor], k: int) -> int:
     Returns:
         The bits of the k-th smallest magnitude, equal to what sorting everything would give.
     """
-    bins = [b >> 16 for b in bits]
+    bins = [b >> _SHIFT for b in bits]
     counts_B = torch.stack([torch.bincount(b, minlength=NUM_BINS) for b in bins]).sum(0)
     below_B = counts_B.cumsum(0)
     bin_of_k = int(torch.searchsorted(below_B, k, right=True))

@@ -82,9 +82,10 @@ def _train_and_evaluate(run: Run, record: RunRecord, prepared: Prepared) -> dict
     started = time.perf_counter()
     device = _device(run.resources.device)
     torch.set_num_threads(run.resources.cpus)
-    transformers_logging.disable_progress_bar()  # a bar for each checkpoint would bury our own lines
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # a bar for each checkpoint would bury our own lines
     record.write("environment.json", environment() | {"device": device})
-    model = run.model.load_model().to(device)
+    model = run.model.load_model()
+    model.to(device)  # type: ignore[arg-type]  # transformers wraps the method and loses its signature
     checkpoints = record.folder / "checkpoint"
     resumed = last_whole_checkpoint(checkpoints)
     record.keep_metrics_until(int(resumed.name.rpartition("-")[2]) if resumed else -1)
@@ -105,7 +106,7 @@ def _train_and_evaluate(run: Run, record: RunRecord, prepared: Prepared) -> dict
         on_metrics=record.append_metrics,
     )
     trained = time.perf_counter()
-    after = _evaluate(run, record, prepared, model, "after")
+    after = _keep(record, _ask(run, prepared, model), "after")
     record.append_metrics(facts.num_steps, _as_metrics(after))
     if run.record_settings.keep_weights:
         model.save_pretrained(record.folder / "weights")
@@ -130,18 +131,22 @@ def _before(run: Run, record: RunRecord, prepared: Prepared, model: PreTrainedMo
     """The base's scores; a resumed run has them already."""
     if (record.folder / "before.json").exists():
         return record.read("before.json")
-    before = _evaluate(run, record, prepared, model, "before")
+    if not prepared.base_answers:
+        prepared.base_answers.update(_ask(run, prepared, model))
+    before = _keep(record, prepared.base_answers, "before")
     record.write("before.json", before)
     return before
 
 
-def _evaluate(
-    run: Run, record: RunRecord, prepared: Prepared, model: PreTrainedModel, when: str
-) -> dict[str, dict[str, float]]:
-    results: dict[str, Sequence[SuiteResult]] = {
+def _ask(run: Run, prepared: Prepared, model: PreTrainedModel) -> dict[str, Sequence[SuiteResult]]:
+    return {
         part: evaluate(model, prepared.tokenizer, suites, max_new_tokens=run.task.max_new_tokens)
         for part, suites in prepared.suites.items()
     }
+
+
+def _keep(record: RunRecord, results: Mapping[str, Sequence[SuiteResult]], when: str) -> dict[str, dict[str, float]]:
+    """Keeps every answer in the record; returns the scores by part and suite."""
     rows = [{"part": part, **row} for part, suites in results.items() for suite in suites for row in suite.answers]
     record.write_lines(f"answers_{when}.jsonl", rows)
     return {

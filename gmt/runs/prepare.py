@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,8 @@ from gmt.tasks.tokens import TokenizedExamples, tokenize
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from gmt.evaluation.suites import SuiteResult
+
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
@@ -23,6 +25,8 @@ class Prepared:
     tokenizer: PreTrainedTokenizerBase
     training: TokenizedExamples
     suites: Mapping[str, Sequence[Suite]]
+    base_answers: dict[str, Sequence[SuiteResult]] = field(default_factory=dict)
+    """The base's answers by part, once a run of this process has asked: they are the same for every run."""
 
 
 def prepare(run: Run) -> Prepared:

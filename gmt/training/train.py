@@ -90,7 +90,7 @@ def train(
     trainer = Trainer(
         model=model,
         args=_arguments(settings, seed, device, checkpoints, checkpoint_every, log_every),
-        train_dataset=list(examples),  # type: ignore[arg-type]  # any sized sequence will do
+        train_dataset=list(examples),
         data_collator=DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=IGNORED),
         processing_class=tokenizer,
     )

@@ -28,6 +28,8 @@ from gmt.errors import UserError
 
 _ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # results travel in JobReturns; Tune need not write logs of them
+    "RAY_AIR_NEW_OUTPUT": "0",  # no table of its own
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # a job's relative paths mean what they mean in the driver
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C then ends the sweep as it ends any other program
 }
 
@@ -116,7 +118,7 @@ def _tuner(
     storage: str,
     collector: Callback,
 ) -> Tuner:
-    jobs = ray.put(cloudpickle.dumps((context, task_function, configs, Singleton.get_state())))
+    jobs = ray.put(cloudpickle.dumps((os.getcwd(), context, task_function, configs, Singleton.get_state())))
     trainable = tune.with_resources(
         tune.with_parameters(_trial, jobs=jobs), {"cpu": settings.cpus_per_run, "gpu": settings.gpus_per_run}
     )
@@ -136,7 +138,8 @@ def _tuner(
 
 def _trial(params: Mapping[str, Any], jobs: bytes) -> None:
     """Runs in the worker: one job, whose return or exception is reported as its JobReturn."""
-    context, task_function, configs, singletons = pickle.loads(jobs)
+    folder, context, task_function, configs, singletons = pickle.loads(jobs)
+    os.chdir(folder)
     Singleton.set_state(singletons)
     config = configs[params["index"]]
     HydraConfig.instance().set_config(config)
@@ -150,7 +153,7 @@ def _trial(params: Mapping[str, Any], jobs: bytes) -> None:
     tune.report({"job_return": cloudpickle.dumps(done).hex()})
 
 
-class _Collector(Callback):
+class _Collector(Callback):  # type: ignore[misc]  # Ray ships no types
     """Keeps what each trial reports, in the driver's memory."""
 
     def __init__(self) -> None:

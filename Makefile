@@ -1,0 +1,39 @@
+# make demo, make test: each makes its own virtual environment in .venv and needs Python 3.11+ and make only.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/installed
+
+.PHONY: demo test test-slow check nano clean
+
+demo: $(INSTALLED)  ## the quickstart study, from nothing to its report
+	$(BIN)/gmt sweep study=quickstart
+	$(BIN)/gmt report study=quickstart
+	@echo
+	@echo "The report:     $(CURDIR)/gmt-results/studies/quickstart/report/index.html"
+	@echo "The dashboard:  $(BIN)/gmt ui"
+
+test: $(INSTALLED)  ## every check and every test but the slow ones
+	$(MAKE) check
+	$(BIN)/python -m pytest tests/contract tests/integration -m "not slow"
+
+check: $(INSTALLED)  ## format, lint, types, import contracts, unit tests: under two minutes
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest tests/unit
+
+test-slow: $(INSTALLED)  ## the tests that take more than a minute each
+	$(BIN)/python -m pytest -m slow
+
+nano: $(INSTALLED)  ## trains the shipped model again, in about twenty minutes on two cores
+	$(BIN)/python recipes/make_nano.py gmt-results/nano
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	@touch $@
+
+clean:  ## the environment and the caches; results stay
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist

@@ -1,0 +1,63 @@
+"""Laws over every file of conf/, and over what may import what."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gmt.commands.plan import planned
+from gmt.composition import Composer, config_dir, hydra_on
+from gmt.errors import UserError
+from gmt.runs.build import build, settings_of
+from gmt.tracking.settings import TrackingSettings
+
+GROUPS = ("model", "task", "method", "train", "tracking")
+FILES = [(group, path.stem) for group in GROUPS for path in sorted((config_dir() / group).glob("*.yaml"))]
+STUDIES = sorted(path.stem for path in (config_dir() / "study").glob("*.yaml"))
+
+
+@pytest.fixture
+def composer() -> Iterator[Composer]:
+    with hydra_on(None):
+        yield Composer()
+
+
+@pytest.mark.parametrize(("group", "name"), FILES)
+def test_every_file_composes_and_builds(composer: Composer, group: str, name: str) -> None:
+    needed = ["tracking.uri=http://127.0.0.1:1"] if (group, name) == ("tracking", "server") else []
+    config = composer.compose_plain([f"{group}={name}", *needed])
+    build(config)
+    settings_of("tracking", TrackingSettings, config["tracking"])
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_study_plans(name: str, tmp_path: Path) -> None:
+    plan, _ = planned([f"study={name}", f"record.root={tmp_path}"], None)
+    assert plan.study.name == name
+    assert set(plan.states().values()) == {"to do"}
+
+
+def test_a_run_that_stands_twice_in_a_study_is_refused() -> None:
+    with pytest.raises(UserError, match=r"the same run stands in the study 2 times: 'gmt .*' and 'gmt "):
+        planned(["study=quickstart", "method.mask_ratio=0.5,0.50", "seed=1"], None)
+
+
+@pytest.mark.parametrize(
+    ("code", "forbidden"),
+    [
+        (
+            "from gmt.commands.plan import plan; plan(['study=quickstart'], None)",
+            "torch transformers ray mlflow pandas",
+        ),
+        ("from gmt.tracking.table import read_table; read_table([])", "torch transformers ray mlflow"),
+        ("import gmt.masking", "transformers ray mlflow hydra omegaconf gmt.errors"),
+        ("import gmt.runs.execute, gmt.training.train, gmt.methods.gradient_mask", "ray mlflow"),
+        ("from hydra.core.plugins import Plugins; Plugins.instance()", "torch transformers ray mlflow"),
+    ],
+)
+def test_what_must_be_light_imports_nothing_heavy(code: str, forbidden: str) -> None:
+    check = f"{code}\nimport sys\nassert not (bad := set({forbidden.split()!r}) & set(sys.modules)), bad"
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr

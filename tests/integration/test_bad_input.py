@@ -1,0 +1,69 @@
+"""What is asked wrongly ends with exit code 2 and one clear sentence, and starts nothing."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import CONF, Gmt
+
+CASES = [
+    (["swep"], "gmt has no command 'swep'; did you mean 'sweep'?"),
+    (["sweep"], "gmt sweep needs study=NAME"),
+    (["run", "method=gtm"], "there is no method 'gtm'; did you mean 'gmt'?"),
+    (["run", "task=nothing"], "there is no task 'nothing'"),
+    (["sweep", "study=nothing"], "there is no study 'nothing'"),
+    (["plan", "study=nothing"], "there is no study 'nothing'"),
+    (["run", "method.mask_rato=0.5"], "method has no setting 'mask_rato'; did you mean 'mask_ratio'?"),
+    (["run", "+method.mask_rato=0.5"], "method has no setting 'mask_rato'; did you mean 'mask_ratio'?"),
+    (["run", "sed=3"], "has no setting 'sed'; did you mean 'seed'?"),
+    (["run", "method.mask_ratio=1.0"], "method.mask_ratio must lie in [0, 1), got 1.0"),
+    (["run", "method.mask_ratio=1.5"], "method.mask_ratio must lie in [0, 1), got 1.5"),
+    (["run", "method.mask_ratio=-0.1"], "method.mask_ratio must lie in [0, 1), got -0.1"),
+    (["run", "method.mask_ratio=nan"], "method.mask_ratio must lie in [0, 1), got nan"),
+    (["run", "method.mask_ratio=abc"], "method.mask_ratio must lie in [0, 1), got 'abc'"),
+    (["run", "seed=-1"], "seed must be a whole number of at least 0, got -1"),
+    (["run", "task.train.long_words.num_examples=0"], "num_examples must be a whole number of at least 1, got 0"),
+    (["run", "train.max_length=3", "task=tiny", "--config-dir", str(CONF)], "train.max_length must leave a training"),
+    (["run", "model.path=./nowhere"], "model.path must be a model folder, got './nowhere'"),
+    (["run", "tracking.uri=http://127.0.0.1:9", "task=tiny", "--config-dir", str(CONF)], "a store that answers"),
+    (["run", "tracking.uri=./folder"], "tracking.uri must be a database or a server"),
+    (["run", "study=quickstart"], "study belongs to `gmt sweep`"),
+    (
+        ["run", "task.train.long_words.family=spel_backward"],
+        "no family 'spel_backward'; did you mean 'spell_backward'?",
+    ),
+    (["sweep", "study=quickstart", "method.mask_ratio=0.5,0.50"], "the same run stands in the study 2 times"),
+    (["sweep", "study=quickstart", "train.max_length=3"], "train.max_length must leave a training example"),
+    (["show", "123"], "no run below"),
+    (["report", "study=quickstart"], "has no finished run to report on"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "sentence"), CASES, ids=[" ".join(a)[:60] for a, _ in CASES])
+def test_one_sentence_and_exit_code_two(gmt: Gmt, tmp_path: Path, arguments: list[str], sentence: str) -> None:
+    done = gmt(*arguments)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert sentence in done.stderr
+    assert "Traceback" not in done.stderr
+    assert all(line.startswith("error: ") for line in done.stderr.splitlines())
+    assert not list(tmp_path.glob("gmt-results/runs/*"))
+
+
+def test_independent_faults_of_a_study_are_shown_together(gmt: Gmt) -> None:
+    done = gmt("sweep", "study=quickstart", "method.mask_ratio=0.5,1.5", "seed=-1", "train.num_epochs=0")
+    assert done.returncode == 2
+    for sentence in ("got 1.5", "seed must be", "train.num_epochs must be"):
+        assert sentence in done.stderr
+
+
+def test_a_record_whose_config_was_changed_is_refused(gmt: Gmt, tmp_path: Path) -> None:
+    arguments = ("run", "task=tiny", "tracking=none", "--config-dir", str(CONF))
+    assert gmt(*arguments).returncode == 0
+    path = next(tmp_path.glob("gmt-results/runs/*/config.json"))
+    stored = json.loads(path.read_text())
+    stored["science"]["seed"] = 2
+    path.write_text(json.dumps(stored))
+    done = gmt(*arguments)
+    assert done.returncode == 2
+    assert "no longer hashes to the run id" in done.stderr

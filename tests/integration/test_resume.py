@@ -1,0 +1,85 @@
+"""A run that is killed with SIGKILL goes on from its checkpoint and ends with the same weights, bit for bit."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import CONF, Gmt
+
+SETTINGS = ("task=tiny", "train.num_epochs=8", "record.log_every=2", "record.checkpoint_every=4", "tracking=none")
+
+
+def result(root: Path) -> dict[str, object]:
+    path = next(root.glob("runs/*/result.json"))
+    loaded: dict[str, object] = json.loads(path.read_text())
+    return loaded
+
+
+def start(cwd: Path, *arguments: str) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "gmt", *arguments]
+    return subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def wait_for_checkpoint(root: Path, *, timeout_s: float = 120) -> Path:
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        for state in root.glob("runs/*/checkpoint/checkpoint-*/method_state.json"):
+            return state.parent
+        time.sleep(0.02)
+    raise AssertionError("no checkpoint was written")
+
+
+@pytest.mark.parametrize("method", ["sft", "gmt", "rmt", "hft"])
+def test_a_killed_run_ends_with_the_same_bits(gmt: Gmt, tmp_path: Path, method: str) -> None:
+    arguments = ("run", f"method={method}", *SETTINGS, "--config-dir", str(CONF))
+    whole = gmt(*arguments, "record.root=whole")
+    assert whole.returncode == 0, whole.stderr
+    killed = start(tmp_path, *arguments, "record.root=killed")
+    wait_for_checkpoint(tmp_path / "killed")
+    killed.kill()
+    killed.wait()
+    assert not list((tmp_path / "killed").glob("runs/*/result.json"))
+    resumed = gmt(*arguments, "record.root=killed")
+    assert resumed.returncode == 0, resumed.stderr
+    a, b = result(tmp_path / "whole"), result(tmp_path / "killed")
+    assert a["weights_sha256"] == b["weights_sha256"]
+    assert a["after"] == b["after"]
+    status = json.loads(next((tmp_path / "killed").glob("runs/*/status.json")).read_text())
+    assert status["attempts"] == 2
+    lines = next((tmp_path / "killed").glob("runs/*/metrics.jsonl")).read_text().splitlines()
+    steps = [row["step"] for row in map(json.loads, lines) if "train/loss" in row]
+    assert steps == list(range(2, 25, 2))
+
+
+def test_a_killed_sweep_goes_on_and_ends_with_the_same_bits(gmt: Gmt, tmp_path: Path) -> None:
+    arguments = ("sweep", "study=tiny", "seed=1", *SETTINGS[1:], "--config-dir", str(CONF))
+    killed = start(tmp_path, *arguments, "record.root=killed")
+    wait_for_checkpoint(tmp_path / "killed")
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.wait()
+    again = gmt(*arguments, "record.root=killed")
+    assert again.returncode == 0, again.stdout + again.stderr
+    whole = gmt(*arguments, "record.root=whole", "hydra/launcher=basic")
+    assert whole.returncode == 0, whole.stdout + whole.stderr
+    hashes = [
+        {p.parent.name: json.loads(p.read_text())["weights_sha256"] for p in (tmp_path / r).glob("runs/*/result.json")}
+        for r in ("killed", "whole")
+    ]
+    assert len(hashes[0]) == 4
+    assert hashes[0] == hashes[1]
+
+
+def test_ctrl_c_stops_a_sweep_with_a_word_on_how_to_go_on(tmp_path: Path) -> None:
+    sweep = start(tmp_path, "sweep", "study=tiny", *SETTINGS[1:], "--config-dir", str(CONF))
+    wait_for_checkpoint(tmp_path / "gmt-results")
+    sweep.send_signal(signal.SIGINT)
+    output, _ = sweep.communicate(timeout=60)
+    assert sweep.returncode == 130, output
+    assert "goes on where this stopped" in output
+    assert "Traceback" not in output
