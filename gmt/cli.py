@@ -50,6 +50,9 @@ def _guarded(command: str, rest: Sequence[str]) -> int:
     except RunFailed as error:
         print(f"failed: {error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has left, e.g. `| head`
+        return 141
     except KeyboardInterrupt:
         print("stopped; the same command goes on where this stopped", file=sys.stderr)
         return 130

@@ -1,0 +1,52 @@
+"""The wheel works away from the checkout and brings only what is its own."""
+
+import os
+import subprocess
+import sys
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), str(ROOT)]
+    subprocess.run(command, check=True, timeout=300)
+    return next(folder.glob("*.whl"))
+
+
+def test_it_holds_conf_and_the_model_and_no_foreign_top_level_package(wheel: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
+    tops = {name.split("/")[0] for name in names}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {
+        "gmt",
+        "gmt_launchers",
+        "gmt_analysis",
+        "hydra_plugins",
+    }
+    assert {"gmt/conf/config.yaml", "gmt/models/shipped/nano/model.safetensors", "gmt/py.typed"} <= set(names)
+    assert "gmt_analysis/report.html.j2" in names
+    assert "hydra_plugins/__init__.py" not in names  # it is a namespace that other projects share
+
+
+def test_it_plans_away_from_the_checkout(wheel: Path, tmp_path: Path) -> None:
+    # A fresh environment for our own packages, over this one's libraries: installing torch again takes minutes.
+    venv.create(tmp_path / "venv", with_pip=False)
+    python = tmp_path / "venv" / "bin" / "python"
+    site = next((tmp_path / "venv" / "lib").glob("python*/site-packages"))
+    zipfile.ZipFile(wheel).extractall(site)
+    libraries = [p for p in sys.path if p.endswith("site-packages")]
+    check = "import gmt; print(gmt.__file__)"
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    environment["PYTHONPATH"] = os.pathsep.join([str(site), *libraries])
+    run = {"cwd": tmp_path, "capture_output": True, "text": True, "timeout": 120, "env": environment}
+    where = subprocess.run([python, "-c", check], check=True, **run)  # type: ignore[call-overload]
+    assert str(site) in where.stdout
+    planned = subprocess.run([python, "-m", "gmt", "plan", "study=quickstart"], check=False, **run)  # type: ignore[call-overload]
+    assert planned.returncode == 0, planned.stderr
+    assert "24 to do" in planned.stdout
