@@ -11,7 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
+from hydra import compose, version
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
+from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
@@ -47,14 +50,20 @@ def hydra_on(extra_config_dir: str | None) -> Iterator[None]:
     Raises:
         UserError: the folder doesn't exist.
     """
-    with initialize_config_dir(str(config_dir()), version_base=VERSION_BASE, job_name="gmt"):
-        if extra_config_dir is not None:
-            folder = Path(extra_config_dir).resolve()
-            if not folder.is_dir():
-                raise UserError(f"--config-dir must be a folder, got {extra_config_dir!r}")
-            search_path = GlobalHydra.instance().config_loader().get_search_path()
-            search_path.prepend(provider="command-line", path=f"file://{folder}")
+    search_path = create_config_search_path(f"file://{config_dir()}")
+    if extra_config_dir is not None:
+        folder = Path(extra_config_dir).resolve()
+        if not folder.is_dir():
+            raise UserError(f"--config-dir must be a folder, got {extra_config_dir!r}")
+        # As Hydra's own --config-dir does it, for which the public API has no counterpart.
+        before = SearchPathQuery(provider="schema")
+        search_path.prepend(provider="command-line", path=f"file://{folder}", anchor=before)
+    version.setbase(VERSION_BASE)
+    Hydra.create_main_hydra2(task_name="gmt", config_search_path=search_path)
+    try:
         yield
+    finally:
+        GlobalHydra.instance().clear()
 
 
 class Composer:
@@ -114,7 +123,7 @@ def _set(config: DictConfig, override: Override) -> None:
 def _require_key(config: DictConfig, key: str) -> None:
     node: Any = config
     for depth, part in enumerate(key.split(".")):
-        if not OmegaConf.is_dict(node) or part not in node:
+        if not OmegaConf.is_dict(node) or part not in list(node):  # `in node` denies a missing value
             known = list(node) if OmegaConf.is_dict(node) else []
             parent = ".".join(key.split(".")[:depth]) or "the config"
             raise UserError(f"{parent} has no setting {part!r}; {choices(part, map(str, known))}")
