@@ -1,5 +1,6 @@
 """`gmt ui`: MLflow's own server on the project's store, on this machine only, until Ctrl-C."""
 
+import os
 import signal
 import socket
 import subprocess
@@ -35,6 +36,7 @@ def serve(overrides: Sequence[str], config_dir: str | None, port: int | None) ->
     command = [sys.executable, "-m", "mlflow", "server", "--host", _HOST, "--port", str(chosen)]
     command += ["--backend-store-uri", tracking.absolute_uri, "--workers", "1"]
     say(f"dashboard: http://{_HOST}:{chosen}   (Ctrl-C stops it)")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # end the server whichever way we are ended
     server = subprocess.Popen(command, start_new_session=True)
     try:
         code = server.wait()
@@ -45,11 +47,11 @@ def serve(overrides: Sequence[str], config_dir: str | None, port: int | None) ->
 
 
 def _stop(server: "subprocess.Popen[bytes]") -> int:
-    server.send_signal(signal.SIGTERM)
+    os.killpg(server.pid, signal.SIGTERM)  # MLflow's server is several processes, in a session of their own
     try:
         server.wait(_PATIENCE_S)
     except subprocess.TimeoutExpired:
-        server.kill()
+        os.killpg(server.pid, signal.SIGKILL)
         server.wait()
     say("dashboard stopped")
     return 0

@@ -24,6 +24,8 @@ from gmt.tracking.table import final_metrics
 _BATCH = 900  # MLflow takes at most 1,000 metrics in one batch
 _PARAMS = 100  # and 100 params
 _VALUE_LENGTH = 6000
+# The page then opens on training runs, and not on traces of language model calls.
+_KIND = {"mlflow.experimentKind": "custom_model_development"}
 _PARENT = "mlflow.parentRunId"
 _NOTE = "mlflow.note.content"  # what the page shows as the description
 _STATUS: Mapping[State, str] = {"done": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
@@ -186,7 +188,8 @@ class MlflowView:
         held = self._client.get_experiment_by_name(settings.experiment)
         if held is not None:
             return str(held.experiment_id)
-        return str(self._client.create_experiment(settings.experiment, artifact_location=settings.artifact_location))
+        location = settings.artifact_location
+        return str(self._client.create_experiment(settings.experiment, artifact_location=location, tags=_KIND))
 
 
 @contextmanager
