@@ -8,9 +8,12 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import metadata
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from gmt.errors import RunFailed, UserError, choices
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 _HELP = """\
 gmt: a laboratory for sparse fine-tuning of language models
@@ -75,19 +78,36 @@ def _sweep(rest: Sequence[str]) -> None:
 def _hydra_app(name: str, rest: Sequence[str]) -> None:
     """Hands over to Hydra; its errors come back as exceptions instead of its own exit."""
     import hydra
+    from hydra.core.hydra_config import HydraConfig
     from hydra.errors import HydraException
+    from hydra.types import RunMode
     from omegaconf.errors import OmegaConfBaseException
 
     from gmt.commands.run import run_job
     from gmt.composition import CONFIG_NAME, VERSION_BASE, config_dir, explain
 
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    sys.argv = [name, *rest]
-    app = hydra.main(version_base=VERSION_BASE, config_path=str(config_dir()), config_name=CONFIG_NAME)(run_job)
+    # Hydra's parser wants its flags before all overrides; users shouldn't have to.
+    flags = [argument for argument in rest if argument.startswith("-") or "=" not in argument]
+    sys.argv = [name, *flags, *(argument for argument in rest if argument not in flags)]
+    failures: list[Exception] = []
+
+    def job(config: "DictConfig") -> float | None:
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            return run_job(config)
+        try:
+            return run_job(config)
+        except (UserError, RunFailed) as error:
+            failures.append(error)  # raised below: Hydra would put a line of its own before ours
+            return None
+
+    app = hydra.main(version_base=VERSION_BASE, config_path=str(config_dir()), config_name=CONFIG_NAME)(job)
     try:
         app()
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(explain(error)) from error
+    for failure in failures:
+        raise failure
 
 
 def _plan(rest: Sequence[str]) -> None:
@@ -128,7 +148,7 @@ def _parse(
         parser.add_argument("--port", type=int, default=None, help="default: 5000, or the next free one")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="Hydra overrides, e.g. study=quickstart")
     parser.add_argument("--config-dir", "-cd", default=None, help="a config folder of your own, searched first")
-    return parser.parse_args(list(rest))
+    return parser.parse_intermixed_args(list(rest))
 
 
 _COMMANDS: dict[str, Callable[[Sequence[str]], Any]] = {

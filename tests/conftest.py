@@ -1,6 +1,7 @@
 """What several tests need: the program as users start it, and a config folder of the tests' own."""
 
 import os
+import secrets
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,7 +18,9 @@ Gmt = Callable[..., "subprocess.CompletedProcess[str]"]
 @pytest.fixture(autouse=True, scope="session")
 def _own_ray_token(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Ray writes its token into the home folder at the first start, which changes what later ones do."""
-    os.environ["RAY_AUTH_TOKEN_PATH"] = str(tmp_path_factory.mktemp("ray") / "token")
+    token = tmp_path_factory.mktemp("ray") / "token"
+    token.write_text(secrets.token_hex(32))
+    os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
 
 
 @pytest.fixture

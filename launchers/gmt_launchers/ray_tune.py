@@ -79,14 +79,18 @@ def launch(
     os.environ |= _ENVIRONMENT
     logging.getLogger("ray").setLevel(logging.CRITICAL)  # what went wrong in a job travels in its JobReturn
     # An explicit "local": without it Ray silently joins a cluster that somebody left behind.
-    ray.init(
-        address="local",
-        num_cpus=settings.num_cpus,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="ERROR",
-        configure_logging=False,
-    )
+    try:
+        ray.init(
+            address="local",
+            num_cpus=settings.num_cpus,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="ERROR",
+            configure_logging=False,
+        )
+    except (ray.exceptions.RayError, ConnectionError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"hydra/launcher=ray_tune can't start Ray on this machine: {reason}") from error
     try:
         gpus = float(ray.cluster_resources().get("GPU", 0))
         if settings.gpus_per_run > gpus:
