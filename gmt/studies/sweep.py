@@ -24,6 +24,7 @@ Say = Callable[[str], None]
 Launch = Callable[[Sequence[Sequence[str]]], object]
 
 _POLL_S = 1.0
+_ORPHANS_S = 20.0  # Ray ends the workers of a driver that was killed within some seconds
 
 
 def sweep_identity(plan: Plan) -> str:
@@ -45,7 +46,7 @@ def run_sweep(plan: Plan, tracking: TrackingSettings, launch: Launch, *, say: Sa
         UserError: something is wrong that would stop a run; nothing was started.
         RunFailed: some runs failed; the others are done.
     """
-    states = plan.states()
+    states = _settled(plan)
     todo = [planned for planned in plan.runs if states[planned.run.id] not in ("done", "running")]
     num_done = sum(state == "done" for state in states.values())
     say(f"study {plan.study.name}: {len(plan.runs)} runs, {num_done} done, {len(todo)} to do")
@@ -57,6 +58,14 @@ def run_sweep(plan: Plan, tracking: TrackingSettings, launch: Launch, *, say: Sa
     with _watched(plan, todo, view, say):
         launch([list(planned.point.overrides) for planned in todo])
     _conclude(plan, say)
+
+
+def _settled(plan: Plan) -> dict[str, State]:
+    """The states of the runs; waits a while for workers that a killed sweep left behind and that are about to end."""
+    deadline = time.monotonic() + _ORPHANS_S
+    while "running" in (states := plan.states()).values() and time.monotonic() < deadline:
+        time.sleep(_POLL_S / 4)
+    return states
 
 
 def _preflight(todo: Sequence[PlannedRun]) -> None:

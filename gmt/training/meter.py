@@ -63,6 +63,13 @@ class Meter(TrainerCallback):
         self.num_steps += 1
         self.density_sum += facts["density"]
 
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> TrainerControl:
+        """The last step is always logged, so that the shortest training leaves its metrics."""
+        control.should_log |= state.global_step >= state.max_steps
+        return control
+
     def on_log(
         self,
         args: TrainingArguments,

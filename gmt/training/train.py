@@ -108,6 +108,9 @@ def train(
         raise Diverged(str(error)) from error
     finally:
         attached.detach()
+    for name, parameter in model.named_parameters():
+        if not bool(torch.isfinite(parameter).all()):
+            raise Diverged(f"the weights of {name} hold NaN or Inf after the last step")
     return _facts(trainer.state, meter)
 
 
