@@ -21,7 +21,8 @@ class ReasoningGymTask:
 
     Args:
         name: the word for it in tables.
-        data_seed: seed of every generated question; the same data for every run of a study.
+        data_seed: seed of every generated question; the same data for every run of a study. reasoning-gym draws
+            question i from seed + i: two seeds give data of their own only if they lie num_examples apart.
         train: name -> {family, settings, num_examples}: what is trained on.
         target: likewise: what is to be learnt.
         source: likewise: what the base could do before; forgetting is measured in it.

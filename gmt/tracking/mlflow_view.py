@@ -6,6 +6,7 @@ again from the records, and a value that the store holds already is not written 
 
 import logging
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ _VALUE_LENGTH = 6000
 # The page then opens on training runs, and not on traces of language model calls.
 _KIND = {"mlflow.experimentKind": "custom_model_development"}
 _PARENT = "mlflow.parentRunId"
+_CREDENTIALS = re.compile(r"://[^/@\s]*@")
 _NOTE = "mlflow.note.content"  # what the page shows as the description
 _STATUS: Mapping[State, str] = {"done": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
 
@@ -197,8 +199,9 @@ def _answers(uri: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, OSError) as error:
-        reason = str(error).strip().split("\n")[0][:300]
-        raise UserError(f"tracking.uri must be a store that answers, got {_without_secret(uri)}: {reason}") from error
+        shown = _CREDENTIALS.sub("://", uri)
+        reason = _CREDENTIALS.sub("://", str(error).strip().split("\n")[0])[:300]
+        raise UserError(f"tracking.uri must be a store that answers, got {shown}: {reason}") from error
 
 
 @contextmanager
@@ -212,11 +215,6 @@ def _fails_fast() -> Iterator[None]:
         os.environ.pop("MLFLOW_HTTP_REQUEST_MAX_RETRIES")
         if before is not None:
             os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = before
-
-
-def _without_secret(uri: str) -> str:
-    scheme, separator, rest = uri.partition("://")
-    return f"{scheme}{separator}{rest.rpartition('@')[2]}"
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
