@@ -74,14 +74,14 @@ def _told(run: Run, tracking: TrackingSettings, name: str) -> Iterator[None]:
     stop = threading.Event()
     offset = 0
 
-    def look() -> None:
+    def look(*, final: bool = False) -> None:
         nonlocal offset
         rows, offset = run.record.metrics(offset)
         for row in rows:
             if "train/loss" in row:
                 say(f"step {row['step']:>6}  epoch {row['train/epoch']:.2f}  loss {row['train/loss']:.4f}")
         if view is not None:
-            view.sync(run.record, name=name, parent=None, tags={"gmt.method": run.method.name})
+            view.sync(run.record, name=name, parent=None, tags={"gmt.method": run.method.name}, final=final)
 
     def loop() -> None:
         while not stop.wait(_POLL_S):
@@ -94,4 +94,4 @@ def _told(run: Run, tracking: TrackingSettings, name: str) -> Iterator[None]:
     finally:
         stop.set()
         thread.join()
-        look()
+        look(final=True)

@@ -112,7 +112,7 @@ def _watched(plan: Plan, todo: Sequence[PlannedRun], view: "MlflowView | None", 
     finally:
         stop.set()
         thread.join()
-        watch.look()
+        watch.look(final=True)
         if view is not None and parent is not None:
             states = list(plan.states().values())
             counts = {f"runs/{state.replace(' ', '_')}": float(states.count(state)) for state in set(states)}
@@ -129,17 +129,18 @@ class _Watch:
         self._ended: dict[str, State] = {}
         self._broken: str | None = None
 
-    def look(self) -> None:
+    def look(self, *, final: bool = False) -> None:
         for planned in self._todo:
             if planned.run.id in self._ended or _stamp(planned) == self._seen[planned.run.id]:
                 continue
             state = planned.record.state()
-            self._track(planned)
-            if state in ("done", "failed", "interrupted"):
+            self._track(planned, final)
+            # A worker that died may be started again at once: only the last look takes that for an end.
+            if state in ("done", "failed") or (final and state == "interrupted"):
                 self._ended[planned.run.id] = state
                 self._report(planned, state)
 
-    def _track(self, planned: PlannedRun) -> None:
+    def _track(self, planned: PlannedRun, final: bool) -> None:
         if self._view is None:
             return
         method = planned.run.science["method"]
@@ -149,7 +150,7 @@ class _Watch:
             "gmt.method": str(method["name"]),
         }
         try:
-            self._view.sync(planned.record, name=planned.point.label, parent=self._parent, tags=tags)
+            self._view.sync(planned.record, name=planned.point.label, parent=self._parent, tags=tags, final=final)
         except Exception as error:  # MLflow is a view: whatever it does must not cost a run
             if self._broken is None:
                 self._say(f"warning: MLflow does not keep up ({type(error).__name__}); the run records hold everything")

@@ -96,8 +96,16 @@ class MlflowView:
             self._client.log_artifact(parent, str(path), "report")
         return parent
 
-    def sync(self, record: RunRecord, *, name: str, parent: str | None, tags: Mapping[str, str]) -> None:
-        """Writes what the record holds and MLflow does not yet."""
+    def sync(self, record: RunRecord, *, name: str, parent: str | None, tags: Mapping[str, str], final: bool) -> None:
+        """Writes what the record holds and MLflow does not yet.
+
+        Args:
+            record: of the run.
+            name: shown as the run's name.
+            parent: the MLflow id of the sweep's parent run, or None.
+            tags: to filter by.
+            final: nobody will go on with the run now; until then an interrupted one may be resumed at any moment.
+        """
         if not record.exists():
             return
         synced = self._synced.get(record.id) or self._begin(record, name, parent, tags)
@@ -106,12 +114,8 @@ class MlflowView:
         state = record.state()
         rows, synced.offset = record.metrics(synced.offset)
         self._log_metrics(synced, rows)
-        if state in _STATUS:
+        if state in _STATUS and (final or state != "interrupted"):
             self._end(record, synced, state)
-
-    def forget(self, record: RunRecord) -> None:
-        """Looks at a record anew at its next sync, since it is being worked on again."""
-        self._synced.pop(record.id, None)
 
     def _begin(self, record: RunRecord, name: str, parent: str | None, tags: Mapping[str, str]) -> _Synced:
         stored = record.read("config.json")

@@ -28,7 +28,7 @@ def composer() -> Iterator[Composer]:
 def test_every_file_composes_and_builds(composer: Composer, group: str, name: str) -> None:
     needed = ["tracking.uri=http://127.0.0.1:1"] if (group, name) == ("tracking", "server") else []
     config = composer.compose_plain([f"{group}={name}", *needed])
-    build(config)
+    assert build(config).science["seed"] == config["seed"]
     settings_of("tracking", TrackingSettings, config["tracking"])
 
 

@@ -41,17 +41,17 @@ def test_each_value_is_written_once_by_views_that_come_and_go(tmp_path: Path) ->
         view = MlflowView(settings_for(tmp_path))  # as after a kill of the driver: it knows nothing of the last one
         for _ in range(2):
             with record.at_work():
-                view.sync(record, name="gmt seed=1", parent=None, tags={})
+                view.sync(record, name="gmt seed=1", parent=None, tags={}, final=False)
     assert history(tmp_path) == [(1, 1.0), (2, 2.0), (3, 3.0)]
 
 
 def test_a_lost_store_is_made_again_from_the_records(tmp_path: Path) -> None:
     record = new_record(tmp_path)
     record.append_metrics(1, {"train/loss": 1.0})
-    MlflowView(settings_for(tmp_path)).sync(record, name="r", parent=None, tags={})
+    MlflowView(settings_for(tmp_path)).sync(record, name="r", parent=None, tags={}, final=False)
     other = tmp_path / "other"
     other.mkdir()
-    MlflowView(settings_for(other)).sync(record, name="r", parent=None, tags={})
+    MlflowView(settings_for(other)).sync(record, name="r", parent=None, tags={}, final=False)
     assert history(other) == history(tmp_path) == [(1, 1.0)]
 
 
@@ -59,7 +59,7 @@ def test_a_failed_run_carries_its_error(tmp_path: Path) -> None:
     record = new_record(tmp_path)
     (record.folder / "error.txt").write_text("Traceback: because")
     record.set_status("failed", error="ValueError: because", ended_at=1.0)
-    MlflowView(settings_for(tmp_path)).sync(record, name="r", parent=None, tags={"gmt.arm": "gmt"})
+    MlflowView(settings_for(tmp_path)).sync(record, name="r", parent=None, tags={"gmt.arm": "gmt"}, final=True)
     client = MlflowClient(f"sqlite:///{tmp_path}/m.db")
     experiment = client.get_experiment_by_name("e")
     assert experiment is not None
@@ -75,3 +75,12 @@ def test_a_server_that_does_not_answer_is_one_sentence_without_its_password() ->
     with pytest.raises(UserError, match="a store that answers") as caught:
         MlflowView(TrackingSettings(uri=uri, artifacts=None, experiment="e"))
     assert "secret" not in str(caught.value)
+
+
+def test_an_interrupted_run_that_is_resumed_is_followed_to_its_end(tmp_path: Path) -> None:
+    record = new_record(tmp_path)  # says "running", and nobody holds its lock: as after a kill
+    view = MlflowView(settings_for(tmp_path))
+    view.sync(record, name="r", parent=None, tags={}, final=False)
+    record.append_metrics(1, {"train/loss": 1.0})
+    view.sync(record, name="r", parent=None, tags={}, final=True)
+    assert history(tmp_path) == [(1, 1.0)]
