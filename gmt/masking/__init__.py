@@ -4,7 +4,23 @@ from gmt.masking import MaskSpec, attach
 mask = attach(model, optimizer, MaskSpec(mask_ratio=0.8))
 """
 
-from gmt.masking.engine import Mask, MaskFacts, NonFiniteGradientError, attach
+from typing import TYPE_CHECKING, Any
+
 from gmt.masking.spec import MaskSpec
 
-__all__ = ["Mask", "MaskFacts", "MaskSpec", "NonFiniteGradientError", "attach"]
+if TYPE_CHECKING:
+    from gmt.masking.engine import Mask, NonFiniteGradientError, attach
+    from gmt.masking.facts import LayerFacts, MaskFacts, Measured
+
+__all__ = ["LayerFacts", "Mask", "MaskFacts", "MaskSpec", "Measured", "NonFiniteGradientError", "attach"]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports torch with the first use of the engine, so that settings can be checked without it."""
+    from importlib import import_module
+
+    if name in ("LayerFacts", "MaskFacts", "Measured"):
+        return getattr(import_module("gmt.masking.facts"), name)
+    if name in __all__:
+        return getattr(import_module("gmt.masking.engine"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,158 +1,380 @@
 """The mask on a torch optimizer: it masks once, at the real optimizer step, after accumulation and clipping.
 
-`torch.optim.Optimizer.register_step_pre_hook` fires in any loop, so the engine needs to know nothing of it.
-Masking the gradient is not a sparse update: Adam's momentum and weight decay move masked entries too. What
-moved is for the caller to measure and log.
+`torch.optim.Optimizer` calls its step hooks in any loop, so the engine needs to know nothing of it. Before a step
+it ranks and masks the gradient, or puts aside what must not move; after the step it puts that back.
 """
 
-import hashlib
 import math
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from gmt.masking.selection import keep_masks
+from gmt.masking import refusals
+from gmt.masking.counting import as_bits
+from gmt.masking.facts import MaskFacts, Measured, Sample
+from gmt.masking.packing import pack, unpack
+from gmt.masking.parameters import Ranked, is_excluded, layer_of, plain_name, ranked
+from gmt.masking.putting_back import Held
+from gmt.masking.selection import CHUNK, LARGEST_BITS, Selection, select
+from gmt.masking.sharding import local
 from gmt.masking.spec import MaskSpec
+
+_RANKS_ZEROS = ("random", "weight_magnitude")  # a zero of the others says that there is no gradient
+_SEES_GRADIENT = ("gradient", "first_moment", "weight_times_gradient")  # a NaN gradient makes a NaN score
 
 
 class NonFiniteGradientError(FloatingPointError):
     """A gradient holds NaN or Inf, so that it can't be ranked; names the parameter."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class MaskFacts:
-    """What happened at the last optimizer step.
-
-    Args:
-        step: optimizer steps seen so far.
-        num_entries: entries of all ranked gradients.
-        density: fraction of them that was kept, in [0, 1]; zeros are never counted as kept.
-        zero_fraction: fraction of them that was exactly zero before masking.
-        energy_kept: share of the squared gradient norm that was kept, in [0, 1]; 1 if the gradient was all zero.
-        seconds: wall-clock time that masking took.
-    """
-
-    step: int
-    num_entries: int
-    density: float
-    zero_fraction: float
-    energy_kept: float
-    seconds: float
-
-
 class Mask:
     """A mask attached to an optimizer; made by `attach`."""
 
-    def __init__(self, named_parameters: dict[str, nn.Parameter], spec: MaskSpec, seed: int):
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        spec: MaskSpec,
+        *,
+        seed: int,
+        facts_every: int,
+        facts_entries: int,
+    ):
         self.spec = spec
-        self._parameters = named_parameters
+        self._model = model
+        self._optimizer = optimizer
         self._seed = seed
+        self._facts_every = facts_every
+        self._sample = Sample(facts_entries)
+        self._names = _names(model)
         self._step = 0
+        self._masks: dict[str, Tensor] = {}  # kept entries of masks that outlive a step, bool of shape [N]
+        self._sums: dict[str, Tensor] = {}  # of gradients since the masks were made, float32 of shape [N]
+        self._density = 1.0
+        self._num_entries = 0
         self._facts: MaskFacts | None = None
-        self._handle: Any = None
+        self._held: Held | None = None
+        self._look_again: Callable[[], Measured] | None = None
+        self._is_skipped = False
+        self._seconds = 0.0
+        refusals.check_parameters(optimizer, self._names, spec)
+        self._handles = [
+            optimizer.register_step_pre_hook(self._before_step),
+            optimizer.register_step_post_hook(self._after_step),
+        ]
 
     def facts(self) -> MaskFacts | None:
         """What happened at the last step, or None before the first."""
         return self._facts
 
-    def state_dict(self) -> dict[str, int]:
-        """What a checkpoint must hold: the step, from which every random draw derives."""
-        return {"step": self._step}
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint must hold: plain values and tensors; those of sharded parameters are this process's part.
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Continues from a checkpoint's state."""
-        self._step = state["step"]
+        Random draws derive from the step. Masks that outlive a step are packed, eight entries to a byte.
+        """
+        return {
+            "step": self._step,
+            "density": self._density,
+            "masks": {name: pack(mask) for name, mask in self._masks.items()},
+            "sums": dict(self._sums),
+            "sample": self._sample.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continues from a checkpoint's state.
+
+        Raises:
+            ValueError: the state is of another model: a parameter is unknown or has another size.
+        """
+        here = {name: local(p.detach()) for p, name in self._names.items()}
+        for name in (*state["masks"], *state["sums"]):
+            if name not in here:
+                raise ValueError(f"the mask's state holds {name}, which the model does not")
+        self._step, self._density = state["step"], state["density"]
+        self._masks = {n: unpack(m, here[n].numel()).to(here[n].device) for n, m in state["masks"].items()}
+        self._sums = {n: s.to(here[n].device) for n, s in state["sums"].items()}
+        self._sample.load_state_dict(state["sample"])
 
     def detach(self) -> None:
-        """Takes the hook off the optimizer."""
-        self._handle.remove()
+        """Takes the mask off the optimizer; what it put into the moments of past steps stays."""
+        for handle in self._handles:
+            handle.remove()
+        self._masks, self._sums, self._held, self._look_again = {}, {}, None, None
+
+    def _before_step(self, optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Masks, or, if the optimizer is to compute the gradients itself by a closure, sees to it that they are."""
+        closure = args[1] if len(args) > 1 else kwargs.get("closure")
+        if closure is None:
+            self._mask()
+            return None
+        calls = 0
+
+        def masked_closure() -> Any:
+            nonlocal calls
+            calls += 1
+            if calls > 1:
+                raise ValueError("this optimizer evaluates the gradient several times in a step: no one mask fits it")
+            loss = closure()
+            self._mask()
+            return loss
+
+        if len(args) > 1:
+            return (args[0], masked_closure, *args[2:]), kwargs
+        return args, {**kwargs, "closure": masked_closure}
 
     @torch.no_grad()
-    def _before_step(self, *_: Any) -> None:
+    def _mask(self) -> None:
         started = time.perf_counter()
-        gradients = {name: p.grad for name, p in self._parameters.items() if p.grad is not None}
-        norms = {name: _norm(gradient) for name, gradient in gradients.items()}
-        for name, gradient in gradients.items():
-            # The norm is cheap and finite but for huge gradients: only those are looked at entry by entry.
-            if not math.isfinite(norms[name]) and not bool(torch.isfinite(gradient).all()):
-                raise NonFiniteGradientError(f"the gradient of {name} holds NaN or Inf at step {self._step + 1}")
-        keeps = self._keep_masks(gradients) if self.spec.mask_ratio else None
+        found_inf = getattr(self._optimizer, "found_inf", None)  # of a GradScaler, for optimizers that skip themselves
+        self._is_skipped = found_inf is not None and bool(found_inf)
+        if self._is_skipped:
+            return
+        every = self._ranked()
+        self._refuse_nonfinite(every)
+        self._add_up(every)
+        selections = self._select(every) if self.spec.mask_ratio else {}
+        self._prepare_facts(every, selections)
+        if self.spec.mask_ratio:
+            self._apply(every, selections)
         self._step += 1
-        self._facts = _apply(gradients, norms, keeps, self._step, started)
+        self._seconds = time.perf_counter() - started
 
-    def _keep_masks(self, gradients: dict[str, Tensor]) -> dict[str, Tensor]:
-        scores = {name: self._score(name, g) for name, g in gradients.items()}
-        groups = [list(scores)] if self.spec.scope == "global" else [[name] for name in scores]
-        keeps: dict[str, Tensor] = {}
-        for names in groups:
-            masks = keep_masks([scores[n] for n in names], self.spec.mask_ratio)
-            keeps.update(zip(names, masks, strict=True))
-        return keeps
+    @torch.no_grad()
+    def _after_step(self, *_: Any) -> None:
+        if self._is_skipped:
+            return
+        started = time.perf_counter()
+        if self._held is not None:
+            self._held.put_back()
+            self._held = None
+        measured = self._look_again() if self._look_again else None
+        self._look_again = None
+        self._facts = MaskFacts(
+            step=self._step,
+            num_entries=self._num_entries,
+            density=self._density,
+            seconds=self._seconds + time.perf_counter() - started,
+            measured=measured,
+        )
 
-    def _score(self, name: str, gradient: Tensor) -> Tensor:
-        if self.spec.signal == "gradient":
-            return gradient
-        # Derived from (seed, step, name) alone: the same draw after a checkpoint and on every device.
-        key = hashlib.sha256(f"{self._seed}/{self._step}/{name}".encode()).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(key[:8], "big") >> 1)
-        return torch.rand(gradient.shape, generator=generator).to(gradient.device)
+    def _ranked(self) -> list[Ranked]:
+        """The parameters with a gradient that are ranked at this step; takes the frozen ones from the optimizer."""
+        groups = [(group, p) for group in self._optimizer.param_groups for p in group["params"]]
+        if any(p not in self._names for _, p in groups):  # a group was added
+            self._names = _names(self._model)
+            refusals.check_parameters(self._optimizer, self._names, self.spec)
+        scale = getattr(self._optimizer, "grad_scale", None)
+        found = []
+        for group, p in groups:
+            name = self._names[p]
+            if is_excluded(name, self.spec.exclude):
+                if self.spec.excluded == "frozen":
+                    p.grad = None  # the optimizer passes it by, momentum, weight decay and all
+            elif p.grad is not None:
+                found.append(
+                    ranked(
+                        name,
+                        p,
+                        self._optimizer,
+                        group,
+                        self.spec,
+                        seed=self._seed,
+                        draw=self._step,
+                        scale=1.0 if scale is None else float(scale),
+                        accumulated_N=self._sums.get(name),
+                    )
+                )
+        self._num_entries = sum(r.num_entries for r in found)
+        return found
 
+    def _refuse_nonfinite(self, every: Sequence[Ranked]) -> None:
+        """Looks for NaN and Inf, where the ranking itself will not come across them."""
+        is_seen = self.spec.signal in _SEES_GRADIENT and self.spec.mask_ratio > 0 and not self.spec.outlives_a_step
+        if not is_seen and (bad := _nonfinite(every)):
+            raise self._refusal(bad)
 
-def _norm(gradient: Tensor) -> float:
-    return float(torch.linalg.vector_norm(gradient, dtype=torch.float32))
+    def _refusal(self, name: str) -> NonFiniteGradientError:
+        return NonFiniteGradientError(f"the gradient of {name} holds NaN or Inf at step {self._step + 1}")
 
+    def _add_up(self, every: Sequence[Ranked]) -> None:
+        """Adds the gradients to their sums, if it is these that are ranked."""
+        if self.spec.signal != "accumulated_gradient" or not self.spec.outlives_a_step:
+            return
+        if self.spec.refresh == "once" and self._step:
+            return
+        for r in every:
+            if r.accumulated_N is None:
+                r.accumulated_N = self._sums[r.name] = torch.zeros_like(r.gradient_N, dtype=torch.float32)
+            r.accumulated_N.add_(r.gradient_N, alpha=r.gain)
 
-def _apply(
-    gradients: dict[str, Tensor], norms: dict[str, float], keeps: dict[str, Tensor] | None, step: int, started: float
-) -> MaskFacts:
-    """Zeroes what is not kept, in place, and says what that did."""
-    num_entries = num_kept = num_zero = 0
-    energy = energy_kept = 0.0
-    for name, gradient in gradients.items():
-        nonzero = int(torch.count_nonzero(gradient))
-        before = norms[name] ** 2
-        num_entries += gradient.numel()
-        num_zero += gradient.numel() - nonzero
-        energy += before
-        if keeps is None:
-            num_kept, energy_kept = num_kept + nonzero, energy_kept + before
+    def _select(self, every: Sequence[Ranked]) -> dict[str, Selection]:
+        """Ranks what has no mask, or everything if it is time; puts new masks that outlive the step into place."""
+        if self.spec.is_refreshed_at(self._step):
+            self._masks = {}
+        new = [r for r in every if r.name not in self._masks]
+        groups: dict[str, list[Ranked]] = {}
+        for r in new:
+            group = {"tensor": r.name, "layer": layer_of(r.name), "global": ""}[self.spec.scope]
+            groups.setdefault(group, []).append(r)
+        found = select(
+            [[r.scores(self.spec.signal) for r in members] for members in groups.values()],
+            self.spec.mask_ratio,
+            keep=self.spec.keep,
+            rank_zeros=self.spec.signal in _RANKS_ZEROS,
+        )
+        selections: dict[str, Selection] = {}
+        for members, selection in zip(groups.values(), found, strict=True):
+            if self.spec.signal != "random" and not selection.is_finite:
+                self._refuse_scores(members)
+            selections |= {r.name: selection for r in members}
+        if self.spec.outlives_a_step:
+            self._masks |= {r.name: _keep_mask(r, self.spec.signal, selections[r.name]) for r in new}
+            for r in new:
+                self._sums.pop(r.name, None)
+        if len(new) == len(every):
+            self._density = sum(s.num_kept for s in found) / max(self._num_entries, 1)
+        elif new:
+            self._density = _density(every, self._masks)
+        return selections
+
+    def _refuse_scores(self, members: Sequence[Ranked]) -> None:
+        if bad := _nonfinite(members):
+            raise self._refusal(bad)
+        names = ", ".join(r.name for r in members[:3])
+        raise NonFiniteGradientError(f"{self.spec.signal} is NaN or Inf at step {self._step + 1}, in {names}")
+
+    def _prepare_facts(self, every: Sequence[Ranked], selections: dict[str, Selection]) -> None:
+        """Looks at the sample if this step is one to look at, and at its mask alone if the next one is."""
+        is_looked_at = self._is_looked_at(self._step + 1)
+        if not (is_looked_at or self._is_looked_at(self._step + 2)):
+            return
+        self._sample.choose(every)
+        kept = {r.name: self._kept_sample(r, selections.get(r.name)) for r in every}
+        if is_looked_at:
+            self._look_again = self._sample.look(every, kept)
         else:
-            gradient.mul_(keeps[name])
-            num_kept += int(torch.count_nonzero(gradient))
-            energy_kept += _norm(gradient) ** 2
-    return MaskFacts(
-        step=step,
-        num_entries=num_entries,
-        density=num_kept / num_entries if num_entries else 0.0,
-        zero_fraction=num_zero / num_entries if num_entries else 0.0,
-        energy_kept=energy_kept / energy if energy else 1.0,
-        seconds=time.perf_counter() - started,
-    )
+            self._sample.remember(kept)
+
+    def _is_looked_at(self, step: int) -> bool:
+        return self._facts_every > 0 and (step == 1 or step % self._facts_every == 0)
+
+    def _kept_sample(self, r: Ranked, selection: Selection | None) -> Tensor:
+        start, stop, stride = self._sample.of(r)
+        if r.name in self._masks:
+            return self._masks[r.name][::stride]
+        if selection is None:
+            return torch.ones(len(r.gradient_N[::stride]), dtype=torch.bool, device=r.gradient_N.device)
+        return selection.keeps(as_bits(r.score(self.spec.signal, start, stop, stride)))
+
+    def _apply(self, every: Sequence[Ranked], selections: dict[str, Selection]) -> None:
+        """Zeroes masked gradients, or puts aside what masked entries must keep."""
+        spec, masks = self.spec, self._masks
+        if spec.mask_on == "update" or spec.moments == "masked":
+            masks = masks or {r.name: _keep_mask(r, spec.signal, selections[r.name]) for r in every}
+            kept = {r.parameter: masks[r.name] for r in every}
+            self._held = Held(self._optimizer, kept, weights=spec.mask_on == "update", moments=spec.moments == "masked")
+        if spec.mask_on == "gradient":
+            for r in every:
+                if r.name in masks:
+                    r.gradient_N.mul_(masks[r.name])
+                else:
+                    _zero_masked(r, spec.signal, selections[r.name])
 
 
-def attach(model: nn.Module, optimizer: torch.optim.Optimizer, spec: MaskSpec, *, seed: int = 0) -> Mask:
-    """Masks the gradients that `optimizer` sees, in place, from its next step on.
+def _names(model: nn.Module) -> dict[nn.Parameter, str]:
+    """The parameters' plain names; a tied weight has its first."""
+    named = {p: plain_name(name) for name, p in model.named_parameters()}
+    return named if len(set(named.values())) == len(named) else {p: name for name, p in model.named_parameters()}
+
+
+def _nonfinite(every: Sequence[Ranked]) -> str | None:
+    """The name of the first gradient that holds NaN or Inf, on any shard."""
+    if not every:
+        return None
+    # A norm is cheap and finite but for huge gradients: only those are looked at entry by entry.
+    norms = [torch.linalg.vector_norm(r.gradient_N, dtype=torch.float32) for r in every]
+    bad = torch.stack([n.isfinite().logical_not().to(r.gradient_N.device) for n, r in zip(norms, every, strict=True)])
+    for i in bad.nonzero().flatten().tolist():
+        bad[i] = bool(every[i].gradient_N.isfinite().all().logical_not())
+    counts = bad.to(torch.int64)
+    for shards in dict.fromkeys(r.shards for r in every if r.shards is not None):
+        shards.sum_(counts)  # each kind of sharding: counts may be taken twice, which doesn't matter here
+    return next((r.name for r, count in zip(every, counts.tolist(), strict=True) if count), None)
+
+
+def _density(every: Sequence[Ranked], masks: dict[str, Tensor]) -> float:
+    """The share of entries that masks keep, over all shards."""
+    kept = 0
+    for shards in dict.fromkeys(r.shards for r in every):
+        counts = torch.stack([masks[r.name].sum() for r in every if r.shards == shards]).sum()
+        if shards is not None:
+            shards.sum_(counts)
+        kept += int(counts)
+    return kept / sum(r.num_entries for r in every)
+
+
+def _keep_mask(r: Ranked, signal: str, selection: Selection) -> Tensor:
+    """Which entries stay, bool of shape [N]."""
+    keep_N = torch.empty(len(r.gradient_N), dtype=torch.bool, device=r.gradient_N.device)
+    for start in range(0, len(keep_N), CHUNK):
+        keep_N[start : start + CHUNK] = selection.keeps(as_bits(r.score(signal, start, start + CHUNK)))
+    return keep_N
+
+
+def _zero_masked(r: Ranked, signal: str, selection: Selection) -> None:
+    """Zeroes what does not stay, in place."""
+    g_N = r.gradient_N
+    if signal == "gradient" and selection.highest == LARGEST_BITS and g_N.dtype != torch.float16:
+        # hardshrink keeps |g| > x: one pass over memory. x is the largest value below the threshold in g's dtype.
+        bits = selection.lowest - 1
+        bits = bits >> 16 << 16 if g_N.dtype == torch.bfloat16 else bits
+        below = torch.tensor(bits, dtype=torch.int32).view(torch.float32).item()
+        if math.isfinite(below):
+            torch.ops.aten.hardshrink.out(g_N, below, out=g_N)
+            return
+    for start in range(0, len(g_N), CHUNK):
+        keep = selection.keeps(as_bits(r.score(signal, start, start + CHUNK)))
+        g_N[start : start + CHUNK].mul_(keep)
+
+
+def attach(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    spec: MaskSpec,
+    *,
+    seed: int = 0,
+    facts_every: int = 1,
+    facts_entries: int = 1 << 18,
+) -> Mask:
+    """Masks what `optimizer` does to the parameters of `model`, from its next step on.
+
+    The gradients are masked in place, once, when the optimizer steps: after accumulation, unscaling and clipping.
 
     Args:
-        model: names the parameters; a tied weight is ranked once.
-        optimizer: any torch optimizer over parameters of `model`.
+        model: names the parameters; a tied weight is ranked once. Plain, compiled, or under DDP or FSDP2.
+        optimizer: any torch optimizer over parameters of `model`, also inside accelerate's or Lightning's.
         spec: the mask's settings.
-        seed: for `signal="random"`: the draw at a step depends on seed, step and parameter name only.
+        seed: for `signal="random"`: the draw depends on seed, step and parameter name only.
+        facts_every: every how many steps it is measured what moved (and at the first); 0 for never.
+        facts_entries: on how many entries, at least 1; all of a model that has no more.
 
     Returns:
         The attached mask; `detach()` removes it.
 
     Raises:
-        ValueError: the optimizer holds a parameter that `model` does not.
-        NonFiniteGradientError: later, at a step whose gradient holds NaN or Inf.
+        ValueError: the mask can't work with this model or optimizer: DeepSpeed, FSDP1, LBFGS, sparse gradients,
+            parameters that the model does not name, float64, a pattern that fits nothing. Later, at a step:
+            a group of such parameters was added, or the optimizer calls its closure twice.
+        NonFiniteGradientError: later, at a step whose gradient holds NaN or Inf. Where a GradScaler skips the step,
+            nothing is raised and the mask does not count it.
     """
-    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    named = {name: p for name, p in model.named_parameters() if id(p) in held}
-    if len(named) < len(held):
-        raise ValueError(f"the optimizer holds {len(held) - len(named)} parameters that the model does not name")
-    mask = Mask(named, spec, seed)
-    mask._handle = optimizer.register_step_pre_hook(mask._before_step)
-    return mask
+    if facts_every < 0 or facts_entries < 1:
+        raise ValueError(
+            f"facts_every must be at least 0 and facts_entries at least 1, got {facts_every}, {facts_entries}"
+        )
+    inner = refusals.unwrapped(optimizer)
+    refusals.check_model(model)
+    return Mask(model, inner, spec, seed=seed, facts_every=facts_every, facts_entries=facts_entries)

@@ -1,21 +1,76 @@
-"""Exact selection of the k-th magnitude. Free functions of tensors; knows nothing of models or optimizers.
+"""Exact selection of the k-th magnitude. Knows nothing of models or optimizers.
 
-The magnitude of an IEEE float orders like its bits with the sign cleared, so that the k-th smallest is found
-by counting: a histogram over the upper bits names the bin that holds it, and only that bin is ranked. The
-histograms of several tensors add up, which is what makes a global threshold cost no more than many small ones.
+The magnitude of an IEEE float orders like its bits with the sign cleared, so that the k-th smallest is found by
+counting. Counts add up, over the tensors of a group and over the shards of a tensor: one threshold over many
+costs no more than many thresholds, and shards agree on it by exchanging counts.
 
-Shape suffixes: N number of entries of one tensor, flattened; B number of bins.
+Shape suffixes: G groups, each with one threshold; U upper bins and one more for exact zeros.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-_SHIFT = 19  # a bin is an exponent and 4 bits of mantissa: the counts stay in a core's cache
-NUM_BINS = 1 << (31 - _SHIFT)
+from gmt.masking.counting import NUM_UPPER, UPPER_OF_INF, Chunks, lower_bits, select_chunks, upper_counts
+
+LARGEST_BITS = 0x7FFFFFFF
+CHUNK = 1 << 20  # entries of the largest chunk of scores
+_ENTRIES_AT_ONCE = 1 << 23  # of small groups, which bounds what computed scores take
+_GROUPS_AT_ONCE = 8  # their counts, 2 MB, stay in the cache
+
+
+class Shards(Protocol):
+    """Where the parts of a tensor lie; see sharding.py."""
+
+    def sum_(self, counts: Tensor) -> None:
+        """Adds up `counts` over all shards, in place."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """What is ranked of one tensor.
+
+    Args:
+        chunks: gives the scores, flattened, in contiguous pieces of `CHUNK` entries, the last one shorter: float32,
+            bfloat16, float16, or int32 bits.
+        num_entries: of the whole tensor, over all shards.
+        shards: how to add up over the other shards; None if the tensor is whole.
+        device: where the chunks are.
+    """
+
+    chunks: Chunks
+    num_entries: int
+    shards: Shards | None
+    device: torch.device
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """Which entries of a group stay: those whose magnitude's bits lie in [lowest, highest].
+
+    Args:
+        lowest, highest: bounds in bits, both included; empty if the first is above the second.
+        num_entries: of the group, over all shards.
+        num_kept: entries that stay.
+        is_finite: whether no score was NaN or Inf; otherwise the bounds mean nothing.
+    """
+
+    lowest: int
+    highest: int
+    num_entries: int
+    num_kept: int
+    is_finite: bool
+
+    def keeps(self, bits: Tensor) -> Tensor:
+        """Which entries stay, as bool of the shape of `bits`."""
+        kept = bits >= self.lowest
+        return kept if self.highest == LARGEST_BITS else kept.logical_and_(bits <= self.highest)
 
 
 def num_masked(mask_ratio: float, num_entries: int) -> int:
@@ -27,47 +82,155 @@ def num_masked(mask_ratio: float, num_entries: int) -> int:
     return math.floor(Fraction(repr(float(mask_ratio))) * num_entries)
 
 
-def magnitude_bits(x: Tensor) -> Tensor:
-    """The bits of |x| as float32, int32 of shape [N]: ordered like |x|, exact for float16, bfloat16 and float32."""
-    return x.detach().reshape(-1).float().view(torch.int32) & 0x7FFFFFFF
+def select(
+    groups: Sequence[Sequence[Scores]], mask_ratio: float, *, keep: str = "largest", rank_zeros: bool = False
+) -> list[Selection]:
+    """Says for each group which entries stay when `mask_ratio` of them are masked.
 
-
-def kth_smallest(bits: Sequence[Tensor], k: int) -> int:
-    """The k-th smallest value, counting from 0, over all of `bits` together.
-
-    Args:
-        bits: int32 tensors of shape [N], from `magnitude_bits`; their lengths may differ.
-        k: rank from 0; below the total number of entries.
-
-    Returns:
-        The bits of the k-th smallest magnitude, equal to what sorting everything would give.
-    """
-    bins = [b >> _SHIFT for b in bits]
-    counts_B = torch.stack([torch.bincount(b, minlength=NUM_BINS) for b in bins]).sum(0)
-    below_B = counts_B.cumsum(0)
-    bin_of_k = int(torch.searchsorted(below_B, k, right=True))
-    rank_in_bin = k - (int(below_B[bin_of_k - 1]) if bin_of_k else 0)
-    inside = torch.cat([b[i == bin_of_k] for b, i in zip(bits, bins, strict=True)])
-    return int(inside.kthvalue(rank_in_bin + 1).values)
-
-
-def keep_masks(scores: Sequence[Tensor], mask_ratio: float) -> list[Tensor]:
-    """Which entries stay when the smallest `mask_ratio` of all `scores` together are masked.
-
-    With T the (m+1)-th smallest magnitude of all entries and m = num_masked, an entry stays if its magnitude is
-    at least T and not zero (paper, Section 3.1: |g| >= T_k). Distinct magnitudes mask exactly m entries. Ties at
-    the threshold all stay, as in the paper; zeros never count as kept, since there is nothing to keep.
+    Of n entries the n - m with the largest (smallest) score that is not zero stay, with m = `num_masked`: for
+    the largest, |g| >= T_k as in the paper, Section 3.1. Ties at the threshold all stay. A score of zero never
+    stays, since a zero gradient leaves nothing to keep, unless `rank_zeros`.
 
     Args:
-        scores: tensors of any shape and of a floating dtype, without NaN; one global threshold over all.
+        groups: the tensors that share a threshold; every shard gives the same groups in the same order.
         mask_ratio: fraction to mask, in [0, 1).
-
-    Returns:
-        A bool tensor for each score, of its shape.
+        keep: which end stays, `largest` or `smallest`.
+        rank_zeros: whether zero is a score like others.
     """
-    bits = [magnitude_bits(s) for s in scores]
-    total = sum(b.numel() for b in bits)
-    if total == 0:
-        return [torch.zeros_like(s, dtype=torch.bool) for s in scores]
-    threshold = max(kth_smallest(bits, num_masked(mask_ratio, total)), 1)
-    return [(b >= threshold).view(s.shape) for b, s in zip(bits, scores, strict=True)]
+    rule = _Rule(mask_ratio=mask_ratio, smallest=keep == "smallest", rank_zeros=rank_zeros)
+    done: dict[int, Selection] = {}
+    batch: dict[int, Tensor] = {}
+    for i, group in enumerate(groups):
+        if _is_alone(group):
+            batch[i] = next(group[0].chunks())
+            if sum(chunk.numel() for chunk in batch.values()) >= _ENTRIES_AT_ONCE:
+                done |= _select_alone(batch, rule)
+                batch = {}
+    done |= _select_alone(batch, rule)
+    left = [i for i in range(len(groups)) if i not in done]
+    for first in range(0, len(left), _GROUPS_AT_ONCE):
+        some = left[first : first + _GROUPS_AT_ONCE]
+        done |= zip(some, _select_together([groups[i] for i in some], rule), strict=True)
+    return [done[i] for i in range(len(groups))]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Rule:
+    mask_ratio: float
+    smallest: bool
+    rank_zeros: bool
+
+    def rank(self, size: int, zeros: int) -> int:
+        """The rank, from 0, of the threshold among all magnitudes of a group; `zeros` are those not ranked."""
+        masked = num_masked(self.mask_ratio, size)
+        return max(min(zeros + size - masked, size) - 1, 0) if self.smallest else masked
+
+    def selection(self, size: int, threshold: int, below: int, ties: int, zeros: int, nonfinite: int) -> Selection:
+        """What a threshold means; `below` and `ties` are entries below and at it."""
+        floor = 0 if self.rank_zeros else 1
+        return Selection(
+            lowest=floor if self.smallest else max(threshold, floor),
+            highest=threshold if self.smallest else LARGEST_BITS,
+            num_entries=size,
+            num_kept=max(below + ties - zeros, 0) if self.smallest else size - max(below, zeros),
+            is_finite=nonfinite == 0,
+        )
+
+
+def _is_alone(group: Sequence[Scores]) -> bool:
+    """Whether a group is one small tensor on the CPU, which the C can see through in one go."""
+    return (
+        len(group) == 1
+        and group[0].shards is None
+        and group[0].device.type == "cpu"
+        and 0 < group[0].num_entries <= CHUNK
+    )
+
+
+def _select_alone(batch: dict[int, Tensor], rule: _Rule) -> dict[int, Selection]:
+    sizes = [chunk.numel() for chunk in batch.values()]
+    masked = [num_masked(rule.mask_ratio, size) for size in sizes]
+    chunks = list(batch.values())
+    found = select_chunks(chunks, masked, smallest=rule.smallest, rank_zeros=rule.rank_zeros) if batch else None
+    if found is None:
+        return {}
+    return {
+        i: rule.selection(size, f.threshold, f.below, f.ties, 0 if rule.rank_zeros else f.zeros, f.nonfinite)
+        for i, size, f in zip(batch, sizes, found, strict=True)
+    }
+
+
+def _select_together(groups: Sequence[Sequence[Scores]], rule: _Rule) -> list[Selection]:
+    """By counts that add up over the tensors of a group and the shards of a tensor."""
+    sizes = [sum(scores.num_entries for scores in group) for group in groups]
+    upper_GU = _over_shards(groups, lambda parts, device, _: upper_counts(parts, device))
+    zeros = [0] * len(groups) if rule.rank_zeros else upper_GU[:, -1].tolist()
+    nonfinite = upper_GU[:, UPPER_OF_INF:-1].sum(1).tolist()
+    ranks = [rule.rank(size, zero) for size, zero in zip(sizes, zeros, strict=True)]
+    uppers, left, _ = _find(upper_GU[:, :NUM_UPPER], ranks)
+    lowers, left, ties = _find_lower(groups, uppers, left)
+    thresholds = [upper << 16 | lower for upper, lower in zip(uppers, lowers, strict=True)]
+    belows = [rank - rest for rank, rest in zip(ranks, left, strict=True)]
+    return [rule.selection(*found) for found in zip(sizes, thresholds, belows, ties, zeros, nonfinite, strict=True)]
+
+
+def _find_lower(
+    groups: Sequence[Sequence[Scores]], uppers: list[int], ranks: list[int]
+) -> tuple[list[int], list[int], list[int]]:
+    """`_find` over the lower 16 bits of the entries whose upper bits are known: eight bits, then eight more."""
+    found: dict[Shards | None, list[Tensor]] = {}
+
+    def high_counts(parts: Sequence[Chunks], device: torch.device, shards: Shards | None) -> Tensor:
+        found[shards] = lower_bits(parts, uppers, device)
+        return torch.stack([torch.bincount(bits >> 8, minlength=256) for bits in found[shards]])
+
+    def low_counts(parts: Sequence[Chunks], device: torch.device, shards: Shards | None) -> Tensor:
+        inside = [bits[(bits >> 8) == high] & 0xFF for bits, high in zip(found[shards], highs, strict=True)]
+        return torch.stack([torch.bincount(bits, minlength=256) for bits in inside])
+
+    highs, ranks, _ = _find(_over_shards(groups, high_counts), ranks)
+    lows, ranks, ties = _find(_over_shards(groups, low_counts), ranks)
+    return [high << 8 | low for high, low in zip(highs, lows, strict=True)], ranks, ties
+
+
+def _over_shards(
+    groups: Sequence[Sequence[Scores]], count: Callable[[Sequence[Chunks], torch.device, Shards | None], Tensor]
+) -> Tensor:
+    """Counts here, kind by kind of sharding, and adds up over shards; whole tensors are the same everywhere."""
+    every = [scores for group in groups for scores in group]
+    device = every[0].device if every else torch.device("cpu")
+    counted = []
+    for shards in dict.fromkeys(scores.shards for scores in every) or [None]:
+        counts = count([_chunks([s for s in group if s.shards == shards]) for group in groups], device, shards)
+        if shards is not None:
+            shards.sum_(counts)
+        counted.append(counts)
+    return sum(counted[1:], start=counted[0])
+
+
+def _chunks(group: Sequence[Scores]) -> Chunks:
+    def chunks() -> Iterator[Tensor]:
+        for scores in group:
+            yield from scores.chunks()
+
+    return chunks
+
+
+def _find(counts_GK: Tensor, ranks: Sequence[int]) -> tuple[list[int], list[int], list[int]]:
+    """The bin that holds each group's rank, the rank inside that bin, and the bin's count.
+
+    In two steps, blocks of 256 bins and bins, since running sums over all bins would cost more than counting them.
+    """
+    groups_G = torch.arange(len(ranks), device=counts_GK.device)
+    blocks_GBb = counts_GK.reshape(len(ranks), -1, 256)
+    rank_G = torch.tensor(ranks, device=counts_GK.device)
+    block_G, rank_G, _ = _find_flat(blocks_GBb.sum(2), rank_G)
+    bin_G, rank_G, count_G = _find_flat(blocks_GBb[groups_G, block_G], rank_G)
+    return (block_G * 256 + bin_G).tolist(), rank_G.tolist(), count_G.tolist()
+
+
+def _find_flat(counts_GK: Tensor, rank_G: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    running_GK = counts_GK.cumsum(1)
+    bin_G1 = torch.searchsorted(running_GK, rank_G[:, None], right=True).clamp_(max=counts_GK.shape[1] - 1)
+    count_G = counts_GK.gather(1, bin_G1)[:, 0]
+    return bin_G1[:, 0], rank_G - (running_GK.gather(1, bin_G1)[:, 0] - count_G), count_G

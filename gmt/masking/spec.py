@@ -1,37 +1,88 @@
-"""What a mask is: its settings, checked. Knows nothing of models, optimizers or configs."""
+"""What a mask is: its settings, checked. Knows nothing of models, optimizers or configs, and imports no torch."""
+
+from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 
-SIGNALS = ("gradient", "random")
-SCOPES = ("tensor", "global")
+SIGNALS = ("gradient", "accumulated_gradient", "random", "first_moment", "weight_magnitude", "weight_times_gradient")
+SCOPES = ("tensor", "layer", "global")
+MASK_ON = ("gradient", "update")
+MOMENTS = ("dense", "masked")
+KEEP = ("largest", "smallest")
+EXCLUDED = ("dense", "frozen")
+ONCE = "once"
 
 
 @dataclass(frozen=True, kw_only=True)
 class MaskSpec:
-    """The settings of a gradient mask (Li et al., arXiv 2406.15330, Section 3).
+    """The settings of a mask; the defaults are the paper's GMT (Li et al., arXiv 2406.15330, Section 3).
 
     Args:
         mask_ratio: fraction of the entries that is masked, in [0, 1). 0 is the plain optimizer, bit for bit.
-        signal: what entries are ranked by: `gradient` (magnitude of the accumulated gradient; the paper's
-            GMT) or `random` (a fresh uniform draw at every step; the paper's baseline RMT).
-        scope: over what the ratio holds: each `tensor` by itself, or all of them together (`global`). The
-            paper does not say which of the two it uses.
+        signal: what entries are ranked by, each by its magnitude.
+            `gradient`: the gradient that the optimizer sees, accumulated over micro-batches and clipped.
+            `accumulated_gradient`: the sum of these gradients since the mask was last made, so that with
+            `refresh=M` the paper's mean over N mini-batches reaches over M steps. Keeps one more buffer.
+            `random`: a uniform draw at every refresh; the paper's baseline RMT.
+            `first_moment`: the optimizer's first moment with this step's gradient in it.
+            `weight_magnitude`: the weight.
+            `weight_times_gradient`: the first-order saliency |w * g|.
+        scope: over what the ratio holds: each `tensor` by itself, each `layer` (the parameters under one number
+            in their names; others by themselves), or all together (`global`). The paper does not say which.
+        refresh: the mask is made anew every that many steps, at least 1, or `once`.
+        mask_on: `gradient`, as in the paper: the optimizer sees zeros, and momentum and weight decay still move
+            masked entries. `update`: masked entries do not move at all.
+        moments: `dense`: the optimizer updates the moments of every entry. `masked`: those of masked entries
+            are left as they are.
+        keep: which end stays, the `largest` scores or the `smallest` (other than zero).
+        exclude: patterns (as in a shell: *, ?, [..]) of names of parameters that are not ranked.
+        excluded: what happens to them: `dense`, trained as without a mask, or `frozen`, not trained.
 
     Raises:
-        ValueError: a setting breaks its rule.
+        ValueError: a setting breaks its rule; the sentence begins with the setting's name.
     """
 
     mask_ratio: float
     signal: str = "gradient"
     scope: str = "tensor"
+    refresh: int | str = 1
+    mask_on: str = "gradient"
+    moments: str = "dense"
+    keep: str = "largest"
+    exclude: tuple[str, ...] = ()
+    excluded: str = "dense"
 
     def __post_init__(self) -> None:
         ratio = self.mask_ratio
         real = isinstance(ratio, int | float) and not isinstance(ratio, bool) and math.isfinite(ratio)
         if not real or not 0 <= ratio < 1:
             raise ValueError(f"mask_ratio must lie in [0, 1), got {ratio!r}")
-        if self.signal not in SIGNALS:
-            raise ValueError(f"signal must be one of {', '.join(SIGNALS)}, got {self.signal!r}")
-        if self.scope not in SCOPES:
-            raise ValueError(f"scope must be one of {', '.join(SCOPES)}, got {self.scope!r}")
+        self._one_of("signal", SIGNALS)
+        self._one_of("scope", SCOPES)
+        whole = isinstance(self.refresh, int) and not isinstance(self.refresh, bool) and self.refresh >= 1
+        if not whole and self.refresh != ONCE:
+            raise ValueError(f"refresh must be a whole number of steps from 1 on, or once, got {self.refresh!r}")
+        self._one_of("mask_on", MASK_ON)
+        self._one_of("moments", MOMENTS)
+        self._one_of("keep", KEEP)
+        self._one_of("excluded", EXCLUDED)
+        if isinstance(self.exclude, str) or not all(isinstance(p, str) and p for p in self.exclude):
+            raise ValueError(f"exclude must be a list of name patterns, got {self.exclude!r}")
+        object.__setattr__(self, "exclude", tuple(self.exclude))
+        if self.excluded == "frozen" and not self.exclude:
+            raise ValueError("excluded=frozen needs patterns in exclude: there is nothing to freeze")
+
+    def _one_of(self, name: str, choices: tuple[str, ...]) -> None:
+        value = getattr(self, name)
+        if value not in choices:
+            raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+
+    def is_refreshed_at(self, step: int) -> bool:
+        """Whether the mask is made anew at a step, counted from 0."""
+        return step == 0 if isinstance(self.refresh, str) else step % self.refresh == 0
+
+    @property
+    def outlives_a_step(self) -> bool:
+        """Whether a mask is used for more steps than the one that makes it."""
+        return self.refresh != 1

@@ -1,11 +1,13 @@
-"""Gradient masking: GMT, and RMT as the same thing with a random signal. A thin plug-in around gmt.masking."""
+"""Masking as a method: gmt, rmt and others are settings of it. A thin plug-in around gmt.masking."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from gmt import settings
+from gmt.errors import UserError
+from gmt.masking import MaskSpec
 
 if TYPE_CHECKING:
     from torch import nn
@@ -16,63 +18,91 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class GradientMask:
-    """Masks the accumulated, clipped gradient at every optimizer step (arXiv 2406.15330, Section 3).
+    """Masks the gradient or the update at every optimizer step (arXiv 2406.15330, Section 3).
 
     Args:
         name: the word for this setting of it, e.g. `gmt` or `rmt`.
-        mask_ratio: fraction of the entries that is masked, in [0, 1).
-        signal: what entries are ranked by, `gradient` or `random`.
-        scope: over what the ratio holds, `tensor` or `global`.
+        mask_ratio, signal, scope, refresh, mask_on, moments, keep, exclude, excluded: see gmt.masking.MaskSpec.
+
+    Raises:
+        UserError: a setting breaks its rule.
     """
 
     name: str
     mask_ratio: float
     signal: str
     scope: str
+    refresh: int | str
+    mask_on: str
+    moments: str
+    keep: str
+    exclude: Sequence[str]
+    excluded: str
 
     def __post_init__(self) -> None:
-        settings.number("method.mask_ratio", self.mask_ratio, "must lie in [0, 1)", low=0, high=1)
-        settings.one_of("method.signal", self.signal, ("gradient", "random"))
-        settings.one_of("method.scope", self.scope, ("tensor", "global"))
+        self.spec()
+
+    def spec(self) -> MaskSpec:
+        """The mask's settings."""
+        try:
+            return MaskSpec(
+                mask_ratio=self.mask_ratio,
+                signal=self.signal,
+                scope=self.scope,
+                refresh=self.refresh,
+                mask_on=self.mask_on,
+                moments=self.moments,
+                keep=self.keep,
+                exclude=self.exclude,  # type: ignore[arg-type]  # a list in yaml
+                excluded=self.excluded,
+            )
+        except ValueError as error:
+            raise UserError(f"method.{error}") from error
 
     @property
     def density_asked(self) -> float:
         """What the ratio leaves."""
         return 1 - self.mask_ratio
 
-    def attach(self, model: nn.Module, optimizer: Optimizer, *, seed: int) -> MaskedGradients:
-        """Hooks the mask onto the optimizer."""
-        from gmt.masking import MaskSpec, attach
+    def attach(self, model: nn.Module, optimizer: Optimizer, *, seed: int, facts_every: int) -> AttachedMask:
+        """Hooks the mask onto the optimizer.
 
-        spec = MaskSpec(mask_ratio=self.mask_ratio, signal=self.signal, scope=self.scope)
-        return MaskedGradients(attach(model, optimizer, spec, seed=seed))
+        Raises:
+            UserError: the mask can't work with this model or optimizer.
+        """
+        from gmt.masking import attach
+
+        try:
+            return AttachedMask(attach(model, optimizer, self.spec(), seed=seed, facts_every=facts_every))
+        except ValueError as error:
+            raise UserError(f"method={self.name}: {error}") from error
 
 
-class MaskedGradients:
-    """A gradient mask at work."""
+class AttachedMask:
+    """A mask at work."""
 
     def __init__(self, mask: Mask):
         self._mask = mask
 
     def begin_epoch(self, epoch: int) -> None:
-        """Does nothing: the mask is made anew at every step."""
+        """Does nothing: the mask counts steps."""
 
     def facts(self) -> dict[str, float]:
-        """The mask's facts, under the metrics' names."""
+        """The mask's facts, under the metrics' names; those of layers as `layers/<layer>/<fact>`."""
         facts = self._mask.facts()
         if facts is None:
             return {}
-        values = asdict(facts)
-        return {
-            "density": values["density"],
-            "zero_fraction": values["zero_fraction"],
-            "energy_kept": values["energy_kept"],
-            "mask_seconds": values["seconds"],
-        }
+        metrics = {"density": facts.density, "mask_seconds": facts.seconds}
+        if facts.measured is None:
+            return metrics
+        metrics |= _metrics(vars(facts.measured.model))
+        for layer, measured in facts.measured.layers.items():
+            metrics |= _metrics(vars(measured), prefix=f"layers/{layer}/")
+        return metrics
 
     def state_dict(self) -> dict[str, Any]:
         """The mask's state."""
-        return dict(self._mask.state_dict())
+        return self._mask.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continues the mask from a checkpoint's state."""
@@ -81,3 +111,7 @@ class MaskedGradients:
     def detach(self) -> None:
         """Takes the mask off the optimizer."""
         self._mask.detach()
+
+
+def _metrics(facts: dict[str, Any], prefix: str = "") -> dict[str, float]:
+    return {prefix + key: float(value) for key, value in facts.items() if value is not None and key != "num_sampled"}

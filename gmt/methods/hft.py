@@ -32,7 +32,7 @@ class HalfFineTuning:
         """It asks for half of the matrices, whatever share of all entries that is."""
         return None
 
-    def attach(self, model: nn.Module, optimizer: Optimizer, *, seed: int) -> Halves:
+    def attach(self, model: nn.Module, optimizer: Optimizer, *, seed: int, facts_every: int) -> Halves:
         """Finds the matrices that can be frozen.
 
         Raises:

@@ -27,8 +27,15 @@ class Method(Protocol):
         """The fraction of entries that is asked to be kept at a step; None where the method asks for no number."""
         ...
 
-    def attach(self, model: nn.Module, optimizer: Optimizer, *, seed: int) -> Attached:
-        """Puts the method on a model and its optimizer, just before training; both are changed in place."""
+    def attach(self, model: nn.Module, optimizer: Optimizer, *, seed: int, facts_every: int) -> Attached:
+        """Puts the method on a model and its optimizer, just before training; both are changed in place.
+
+        Args:
+            model: to be trained.
+            optimizer: over its parameters.
+            seed: of the method's draws.
+            facts_every: every how many steps facts that take time are asked for; 0 for never.
+        """
         ...
 
 
@@ -44,11 +51,14 @@ class Attached(Protocol):
         ...
 
     def facts(self) -> Mapping[str, float]:
-        """What happened at the last optimizer step, as metrics; `density` and `mask_seconds` always."""
+        """What happened at the last optimizer step, as metrics; `density` and `mask_seconds` always.
+
+        Facts that take time are there every `facts_every` steps.
+        """
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint must hold, as JSON values."""
+        """What a checkpoint must hold: plain values and tensors."""
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

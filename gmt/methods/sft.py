@@ -21,7 +21,7 @@ class Sft:
         """Everything is updated."""
         return 1.0
 
-    def attach(self, model: nn.Module, optimizer: Optimizer, *, seed: int) -> Dense:
+    def attach(self, model: nn.Module, optimizer: Optimizer, *, seed: int, facts_every: int) -> Dense:
         """Changes nothing."""
         return Dense()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +27,7 @@ from gmt.training.memory import peak_bytes, reset_peak
 from gmt.training.meter import Meter, OnMetrics
 from gmt.training.settings import TrainSettings
 
-_METHOD_STATE = "method_state.json"  # written last: a checkpoint without it was cut short
+_METHOD_STATE = "method_state.pt"  # written last: a checkpoint without it was cut short
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +79,7 @@ def train(
         device: `cpu` or `cuda`.
         checkpoints: folder of the checkpoints.
         checkpoint_every: optimizer steps between checkpoints.
-        log_every: optimizer steps between calls of `on_metrics`.
+        log_every: optimizer steps between calls of `on_metrics`, and between facts that take time.
         on_metrics: called with the step and its metrics.
 
     Raises:
@@ -95,10 +94,10 @@ def train(
         processing_class=tokenizer,
     )
     trainer.remove_callback(PrinterCallback)
-    attached = method.attach(model, trainer.create_optimizer(), seed=seed)
+    attached = method.attach(model, trainer.create_optimizer(), seed=seed, facts_every=log_every)
     resume = last_whole_checkpoint(checkpoints)
     if resume is not None:
-        attached.load_state_dict(json.loads((resume / _METHOD_STATE).read_text()))
+        attached.load_state_dict(torch.load(resume / _METHOD_STATE, weights_only=True))
     meter = Meter(attached, on_metrics)
     trainer.add_callback(_MethodCallback(attached))
     trainer.add_callback(meter)
@@ -132,7 +131,8 @@ class _MethodCallback(TrainerCallback):
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         assert args.output_dir is not None
         path = Path(args.output_dir) / f"checkpoint-{state.global_step}" / _METHOD_STATE
-        path.write_text(json.dumps(self._attached.state_dict()))
+        torch.save(self._attached.state_dict(), path.with_suffix(".part"))
+        path.with_suffix(".part").replace(path)
 
 
 def _arguments(

@@ -42,13 +42,13 @@ def train(
     """Trains under a method; `resume_at` an epoch begins with a method attached anew from its state."""
     model = tiny_model()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.05, weight_decay=0.1)
-    attached = chosen.attach(model, optimizer, seed=seed)
+    attached = chosen.attach(model, optimizer, seed=seed, facts_every=1)
     tokens = torch.arange(36).view(3, 12) % 20
     for epoch in range(epochs):
         if epoch == resume_at:
             state = attached.state_dict()
             attached.detach()
-            attached = chosen.attach(model, optimizer, seed=seed)
+            attached = chosen.attach(model, optimizer, seed=seed, facts_every=1)
             attached.load_state_dict(state)
         attached.begin_epoch(epoch)
         for _ in range(steps):
@@ -92,7 +92,7 @@ def test_its_name_is_its_files(name: str) -> None:
 
 def test_hft_freezes_half_of_each_kind_and_anew_each_epoch() -> None:
     model = tiny_model()
-    attached = method("hft").attach(model, torch.optim.SGD(model.parameters(), lr=0.1), seed=1)
+    attached = method("hft").attach(model, torch.optim.SGD(model.parameters(), lr=0.1), seed=1, facts_every=1)
     chosen = []
     for epoch in (0, 1):
         attached.begin_epoch(epoch)
@@ -112,7 +112,7 @@ def test_hft_freezes_half_of_each_kind_and_anew_each_epoch() -> None:
 def test_hft_frozen_matrices_do_not_move_in_their_epoch_even_with_momentum_and_decay() -> None:
     model = tiny_model()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.05, weight_decay=0.1)
-    attached = method("hft").attach(model, optimizer, seed=1)
+    attached = method("hft").attach(model, optimizer, seed=1, facts_every=1)
     for epoch in range(3):
         attached.begin_epoch(epoch)
         before = {name: p.detach().clone() for name, p in model.named_parameters()}

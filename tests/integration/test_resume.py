@@ -29,13 +29,13 @@ def start(cwd: Path, *arguments: str) -> "subprocess.Popen[str]":
 def wait_for_checkpoint(root: Path, *, timeout_s: float = 120) -> Path:
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
-        for state in root.glob("runs/*/checkpoint/checkpoint-*/method_state.json"):
+        for state in root.glob("runs/*/checkpoint/checkpoint-*/method_state.pt"):
             return state.parent
         time.sleep(0.02)
     raise AssertionError("no checkpoint was written")
 
 
-@pytest.mark.parametrize("method", ["sft", "gmt", "rmt", "hft"])
+@pytest.mark.parametrize("method", ["sft", "gmt", "rmt", "hft", "sift"])
 def test_a_killed_run_ends_with_the_same_bits(gmt: Gmt, tmp_path: Path, method: str) -> None:
     arguments = ("run", f"method={method}", *SETTINGS, "--config-dir", str(CONF))
     whole = gmt(*arguments, "record.root=whole")

@@ -105,4 +105,4 @@ def test_options_of_hydra_itself_work(gmt: Gmt, launcher: str) -> None:
     assert "mask_ratio: 0.25" in shown.stdout
     helped = gmt("run", "--help")
     assert helped.returncode == 0
-    assert "method: gmt, hft, rmt, sft" in helped.stdout
+    assert "method: gasdu, gmt, gmt_update, hft, rmt, sft, " in helped.stdout

@@ -10,46 +10,93 @@ from hypothesis import given, settings
 from hypothesis.extra.numpy import arrays
 from torch import Tensor
 
-from gmt.masking.selection import keep_masks, kth_smallest, magnitude_bits, num_masked
+from gmt.masking import counting, selection
+from gmt.masking.counting import as_bits
+from gmt.masking.selection import Scores, Selection, num_masked, select
 
-FLOATS = st.floats(width=16, allow_nan=False, allow_infinity=False)  # few distinct values: many ties and zeros
-VECTORS = st.integers(1, 300).flatmap(lambda n: arrays("float32", n, elements=FLOATS)).map(torch.from_numpy)
+pytestmark = pytest.mark.usefixtures("counted_by")
+
+FEW = st.floats(width=16, allow_nan=False, allow_infinity=False)  # few distinct values: many ties and zeros
+MANY = st.floats(width=32, allow_nan=False, allow_infinity=False)
+VECTORS = st.tuples(st.integers(0, 300), st.sampled_from([FEW, MANY])).flatmap(
+    lambda drawn: arrays("float32", drawn[0], elements=drawn[1]).map(torch.from_numpy)
+)
 RATIOS = st.floats(0, 1, exclude_max=True)
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+KEEPS = st.sampled_from(["largest", "smallest"])
 
 
-def naive_keep(scores: list[Tensor], ratio: float) -> list[Tensor]:
-    """By sorting everything."""
-    everything = torch.cat([s.abs().float().flatten() for s in scores]).sort().values
-    threshold = everything[math.floor(Fraction(repr(ratio)) * len(everything))]
-    return [(s.abs().float() >= threshold) & (s != 0) for s in scores]
+def scores(*tensors: Tensor, chunk: int = selection.CHUNK) -> list[Scores]:
+    return [
+        Scores(chunks=lambda t=t: iter(t.split(chunk)), num_entries=len(t), shards=None, device=t.device)
+        for t in tensors
+    ]
 
 
-@given(VECTORS, st.data())
-def test_kth_smallest_equals_a_full_sort(x: Tensor, data: st.DataObject) -> None:
-    k = data.draw(st.integers(0, len(x) - 1))
-    expected = magnitude_bits(x).sort().values[k]
-    assert kth_smallest([magnitude_bits(x)], k) == int(expected)
+def keep_masks(tensors: list[Tensor], ratio: float, **rule: object) -> tuple[list[Tensor], Selection]:
+    (chosen,) = select([scores(*tensors)], ratio, **rule)  # type: ignore[arg-type]
+    return [chosen.keeps(as_bits(t)) for t in tensors], chosen
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@settings(max_examples=60)
-@given(x=VECTORS, ratio=RATIOS)
-def test_keep_mask_equals_a_full_sorts(dtype: torch.dtype, x: Tensor, ratio: float) -> None:
+def naive(tensors: list[Tensor], ratio: float, keep: str = "largest", rank_zeros: bool = False) -> list[Tensor]:
+    """By sorting everything: of n entries the n - m largest, or smallest, that are not zero; ties all stay."""
+    everything = torch.cat([t.float().abs() for t in tensors])
+    stay = len(everything) - math.floor(Fraction(repr(ratio)) * len(everything))
+    candidates = everything if rank_zeros else everything[everything > 0]
+    ranked = candidates.sort(descending=keep == "largest").values
+    if not len(ranked):
+        return [torch.zeros(t.shape, dtype=torch.bool) for t in tensors]
+    threshold = ranked[min(stay, len(ranked)) - 1]
+    kept = [t.float().abs() >= threshold if keep == "largest" else t.float().abs() <= threshold for t in tensors]
+    return kept if rank_zeros else [k & (t != 0) for k, t in zip(kept, tensors, strict=True)]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@settings(max_examples=60, deadline=None)
+@given(x=VECTORS, ratio=RATIOS, keep=KEEPS, rank_zeros=st.booleans())
+def test_it_equals_a_full_sort(dtype: torch.dtype, x: Tensor, ratio: float, keep: str, rank_zeros: bool) -> None:
     x = x.to(dtype)
     x[x.isinf()] = 1
-    assert torch.equal(keep_masks([x], ratio)[0], naive_keep([x], ratio)[0])
+    (kept,), chosen = keep_masks([x], ratio, keep=keep, rank_zeros=rank_zeros)
+    assert torch.equal(kept, naive([x], ratio, keep, rank_zeros)[0])
+    assert chosen.num_kept == int(kept.sum())
+    assert chosen.is_finite
 
 
-@given(st.lists(VECTORS, min_size=1, max_size=4), RATIOS)
-def test_one_threshold_over_several_tensors_equals_a_full_sorts(xs: list[Tensor], ratio: float) -> None:
-    for got, expected in zip(keep_masks(xs, ratio), naive_keep(xs, ratio), strict=True):
+@settings(max_examples=60, deadline=None)
+@given(xs=st.lists(VECTORS, min_size=1, max_size=4), ratio=RATIOS, keep=KEEPS, dtype=st.sampled_from(DTYPES))
+def test_one_threshold_over_tensors_of_several_dtypes_equals_a_full_sorts(
+    xs: list[Tensor], ratio: float, keep: str, dtype: torch.dtype
+) -> None:
+    xs[0] = xs[0].to(dtype)
+    xs[0][xs[0].isinf()] = 1
+    kept, chosen = keep_masks(xs, ratio, keep=keep)
+    for got, expected in zip(kept, naive(xs, ratio, keep), strict=True):
         assert torch.equal(got, expected)
+    assert chosen.num_kept == sum(int(k.sum()) for k in kept)
 
 
-@given(st.integers(1, 10_000), RATIOS)
-def test_distinct_magnitudes_mask_exactly_the_ratio(n: int, ratio: float) -> None:
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_groups_large_and_small_are_each_ranked_alone(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(selection, "CHUNK", 1000)
+    monkeypatch.setattr(selection, "_ENTRIES_AT_ONCE", 3000)
+    monkeypatch.setattr(counting, "_AT_ONCE", 2500)
+    torch.manual_seed(0)
+    tensors = [
+        (torch.randn(n) * 10.0 ** -(i % 5)).to(dtype) for i, n in enumerate([1, 999, 1000, 1001, 7000, 0, 12] * 3)
+    ]
+    chosen = select([scores(t, chunk=1000) for t in tensors], 0.8)
+    for t, one in zip(tensors, chosen, strict=True):
+        assert torch.equal(one.keeps(as_bits(t)), naive([t], 0.8)[0])
+        assert one.num_kept == int(one.keeps(as_bits(t)).sum())
+
+
+@settings(deadline=None)
+@given(st.integers(1, 10_000), RATIOS, KEEPS)
+def test_distinct_magnitudes_mask_exactly_the_ratio(n: int, ratio: float, keep: str) -> None:
     x = torch.randperm(n, generator=torch.Generator().manual_seed(n)).float() + 1
-    assert int((~keep_masks([x], ratio)[0]).sum()) == num_masked(ratio, n)
+    (kept,), chosen = keep_masks([x], ratio, keep=keep)
+    assert int((~kept).sum()) == num_masked(ratio, n) == n - chosen.num_kept
 
 
 def test_the_ratio_is_the_decimal_that_was_written() -> None:
@@ -63,23 +110,59 @@ def test_something_always_stays(n: int, ratio: float) -> None:
 
 
 def test_zeros_are_never_kept_even_if_they_exceed_the_masked_share() -> None:
-    keep = keep_masks([torch.tensor([0.0, 0.0, 0.0, 1.0, -0.0])], 0.2)[0]
-    assert keep.tolist() == [False, False, False, True, False]
+    x = torch.tensor([0.0, 0.0, 0.0, 1.0, -0.0])
+    assert keep_masks([x], 0.2)[0][0].tolist() == [False, False, False, True, False]
+    assert keep_masks([x], 0.2, keep="smallest")[0][0].tolist() == [False, False, False, True, False]
+
+
+def test_zeros_are_values_like_others_where_they_are_ranked() -> None:
+    x = torch.tensor([0.0, 2.0, 0.0, 1.0])
+    assert keep_masks([x], 0.5, keep="smallest", rank_zeros=True)[0][0].tolist() == [True, False, True, False]
+    assert keep_masks([torch.zeros(4)], 0.5, rank_zeros=True)[0][0].all()
 
 
 def test_ties_at_the_threshold_all_stay() -> None:
-    assert keep_masks([torch.tensor([1.0, -2.0, 2.0, 2.0])], 0.5)[0].tolist() == [False, True, True, True]
+    x = torch.tensor([1.0, -2.0, 2.0, 2.0])
+    assert keep_masks([x], 0.5)[0][0].tolist() == [False, True, True, True]
+    assert keep_masks([x], 0.5, keep="smallest")[0][0].all()
 
 
-def test_an_empty_tensor_gives_an_empty_mask() -> None:
-    assert keep_masks([torch.zeros(0, 3)], 0.5)[0].shape == (0, 3)
+@pytest.mark.parametrize("x", [torch.zeros(0), torch.zeros(3), torch.tensor([5.0]), torch.tensor([0.0])])
+def test_empty_zero_and_single_tensors_are_decided(x: Tensor) -> None:
+    (kept,), chosen = keep_masks([x], 0.5)
+    assert kept.tolist() == (x != 0).tolist()
+    assert chosen.num_kept == int((x != 0).sum())
+    assert chosen.num_entries == len(x)
 
 
 def test_denormals_are_ranked_like_others() -> None:
     x = torch.tensor([1e-45, 1e-40, 1e-38, 1.0])
-    assert keep_masks([x], 0.5)[0].tolist() == [False, False, True, True]
+    assert keep_masks([x], 0.5)[0][0].tolist() == [False, False, True, True]
 
 
-def test_all_in_one_bin_is_still_exact() -> None:
-    x = 1 + torch.arange(1000) * torch.finfo(torch.float32).eps
-    assert int(keep_masks([x], 0.75)[0].sum()) == 250
+@pytest.mark.parametrize("bits", [1, 1 << 8, 1 << 16])
+def test_all_in_one_bin_is_still_exact(bits: int) -> None:
+    x = (0x3F800000 + bits * torch.arange(200, dtype=torch.int32)).view(torch.float32)
+    shuffled = x[torch.randperm(200, generator=torch.Generator().manual_seed(0))]
+    (kept,), _ = keep_masks([shuffled], 0.75)
+    assert torch.equal(kept, shuffled >= x[150])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("size", [3, 2000])
+def test_nan_and_inf_are_found(dtype: torch.dtype, value: float, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(selection, "CHUNK", 1000)
+    x = torch.ones(size, dtype=dtype)
+    x[-1] = value
+    fine, bad = select([scores(torch.ones(3)), scores(x, chunk=1000)], 0.5)
+    assert fine.is_finite
+    assert not bad.is_finite
+
+
+def test_more_groups_than_are_taken_at_once_change_nothing() -> None:
+    torch.manual_seed(0)
+    tensors = [torch.randn(50) for _ in range(41)]
+    several = select([scores(t, t) for t in tensors], 0.6)
+    alone = select([scores(t) for t in tensors], 0.6)
+    assert [s.lowest for s in several] == [s.lowest for s in alone]

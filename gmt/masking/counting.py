@@ -1,0 +1,171 @@
+"""Counting magnitudes: histograms of the upper bits, and the lower bits of the entries in one bin.
+
+Three implementations give the same integers: C on the CPU (histogram.c), Triton on CUDA, torch ops anywhere.
+Counts of chunks, tensors and shards add up. Knows nothing of thresholds.
+
+Shape suffixes: G groups; N entries of a chunk, flattened; U upper bins, and one more for exact zeros.
+"""
+
+import ctypes
+import threading
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from gmt.masking.native import Chunk, ChunkSelection, library
+
+NUM_UPPER = 1 << 15
+UPPER_OF_INF = 0x7F80  # this bin and those above it hold Inf and NaN
+_AT_ONCE = 1 << 23  # entries: as many chunks are held at a time, which bounds what computed scores take
+
+Chunks = Callable[[], Iterator[Tensor]]
+
+
+def as_bits(x_N: Tensor) -> Tensor:
+    """The magnitudes' bits as int32: of |x| as float32, exact for float16 and bfloat16; int32 are bits already."""
+    if x_N.dtype == torch.int32:
+        return x_N
+    return x_N.float().view(torch.int32) & 0x7FFFFFFF
+
+
+def upper_counts(groups: Sequence[Chunks], device: torch.device) -> Tensor:
+    """Counts each group's magnitudes by their upper 15 bits.
+
+    Args:
+        groups: for each group what gives its chunks: contiguous tensors of shape [N], float32, bfloat16, float16
+            or int32 bits, on `device`, each below 2^31 entries.
+        device: where they are.
+
+    Returns:
+        int64 of shape [G, U]: counts of the upper bits, and last the number of exact zeros.
+    """
+    totals_GU = torch.zeros(len(groups), NUM_UPPER + 1, dtype=torch.int64, device=device)
+    native = library() if device.type == "cpu" else None
+    if native is None:
+        for group, chunk_N in _each(groups):
+            _count_upper(chunk_N, totals_GU[group])
+        return totals_GU
+
+    scratch = [torch.zeros(NUM_UPPER, dtype=torch.int32) for _ in range(torch.get_num_threads())]
+    for batch in _batches(groups):
+        chunks = (Chunk * len(batch))(*(_chunk(group, chunk_N) for group, chunk_N in batch))
+        taken = ctypes.c_int64(0)
+        shared = (chunks, len(batch), ctypes.byref(taken))
+        calls = [(*shared, counts.data_ptr(), totals_GU.data_ptr()) for counts in scratch[: len(batch)]]
+        _in_threads(native.count_upper, calls)
+    return totals_GU
+
+
+def lower_bits(groups: Sequence[Chunks], uppers: Sequence[int], device: torch.device) -> list[Tensor]:
+    """The lower 16 bits, as int32, of the entries of each group whose upper bits are the group's of `uppers`."""
+    found: list[list[Tensor]] = [[torch.zeros(0, dtype=torch.int32, device=device)] for _ in groups]
+    native = library() if device.type == "cpu" else None
+    if native is None:
+        for group, chunk_N in _each(groups):
+            bits_N = as_bits(chunk_N)
+            found[group].append(bits_N[(bits_N >> 16) == uppers[group]] & 0xFFFF)
+        return [torch.cat(parts) for parts in found]
+
+    wanted = torch.tensor(uppers)
+    for batch in _batches(groups):
+        batch = [(group, chunk_N.float() if chunk_N.dtype == torch.bfloat16 else chunk_N) for group, chunk_N in batch]
+        # Room for every entry, of which the system hands out only what is written.
+        outs = [torch.empty(chunk_N.numel(), dtype=torch.int32) for _, chunk_N in batch]
+        parts = ((group, chunk_N, out) for (group, chunk_N), out in zip(batch, outs, strict=True))
+        chunks = (Chunk * len(batch))(*(_chunk(*part) for part in parts))
+        taken = ctypes.c_int64(0)
+        call = (chunks, len(batch), ctypes.byref(taken), wanted.data_ptr())
+        _in_threads(native.collect_lower, [call] * min(torch.get_num_threads(), len(batch)))
+        for chunk, out in zip(chunks, outs, strict=True):
+            found[chunk.group].append(out[: chunk.found].clone())
+    return [torch.cat(parts) for parts in found]
+
+
+def select_chunks(
+    chunks: Sequence[Tensor], masked: Sequence[int], *, smallest: bool, rank_zeros: bool
+) -> list[ChunkSelection] | None:
+    """The whole selection at once for groups that are one chunk each, or None where only the counts can be had.
+
+    Args:
+        chunks: on the CPU, contiguous, none empty; float32, bfloat16, float16 or int32 bits.
+        masked: how many entries of each are masked.
+        smallest, rank_zeros: as `select` of selection.py has them.
+
+    Returns:
+        For each chunk its threshold's bits, the number of entries below and at it, and of zeros and of NaN and Inf.
+    """
+    native = library()
+    if native is None:
+        return None
+    kept_alive = [_counted(chunk_N) for chunk_N in chunks]
+    tasks = (ChunkSelection * len(chunks))()
+    for task, chunk_N, num in zip(tasks, kept_alive, masked, strict=True):
+        task.data = _chunk(0, chunk_N)
+        task.masked, task.smallest, task.rank_zeros = num, smallest, rank_zeros
+    taken = ctypes.c_int64(0)
+    num_threads = min(torch.get_num_threads(), len(chunks))
+    scratch = [torch.zeros(NUM_UPPER, dtype=torch.int32) for _ in range(num_threads)]
+    room = [torch.empty(max(c.numel() for c in chunks), dtype=torch.int32) for _ in range(num_threads)]
+    shared = (tasks, len(chunks), ctypes.byref(taken))
+    _in_threads(
+        native.select_chunks, [(*shared, s.data_ptr(), r.data_ptr()) for s, r in zip(scratch, room, strict=True)]
+    )
+    return list(tasks)
+
+
+def _each(groups: Sequence[Chunks]) -> Iterator[tuple[int, Tensor]]:
+    for group, chunks in enumerate(groups):
+        for chunk_N in chunks():
+            if chunk_N.numel():
+                yield group, chunk_N
+
+
+def _batches(groups: Sequence[Chunks]) -> Iterator[list[tuple[int, Tensor]]]:
+    """Chunks with their group, as many as are counted together."""
+    batch: list[tuple[int, Tensor]] = []
+    size = 0
+    for group, chunk_N in _each(groups):
+        batch.append((group, _counted(chunk_N)))
+        size += chunk_N.numel()
+        if size >= _AT_ONCE:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _counted(chunk_N: Tensor) -> Tensor:
+    """In a form that the C knows."""
+    return chunk_N.float() if chunk_N.dtype == torch.float16 else chunk_N
+
+
+def _chunk(group: int, chunk_N: Tensor, out: Tensor | None = None) -> Chunk:
+    assert chunk_N.is_contiguous()
+    width = 8 * chunk_N.element_size()
+    return Chunk(chunk_N.data_ptr(), chunk_N.numel(), width, group, None if out is None else out.data_ptr(), 0)
+
+
+def _in_threads(function: Callable[..., None], calls: Sequence[tuple[object, ...]]) -> None:
+    """Makes all calls at once, each in a thread, the first in this one. The C lets go of Python's lock.
+
+    Threads of ours and not torch's: the counts are made one after the other, so that torch can't split them. They
+    end with the call: none outlives it, none is lost in a fork.
+    """
+    threads = [threading.Thread(target=function, args=call) for call in calls[1:]]
+    for thread in threads:
+        thread.start()
+    function(*calls[0])
+    for thread in threads:
+        thread.join()
+
+
+def _count_upper(chunk_N: Tensor, total_U: Tensor) -> None:
+    """`count_upper` of histogram.c in torch ops."""
+    if chunk_N.dtype == torch.bfloat16:
+        bits_N = upper_N = chunk_N.view(torch.int16) & 0x7FFF
+    else:
+        bits_N = as_bits(chunk_N)
+        upper_N = bits_N >> 16
+    total_U[:-1] += torch.bincount(upper_N, minlength=NUM_UPPER)
+    total_U[-1] += bits_N.numel() - torch.count_nonzero(bits_N)

@@ -1,0 +1,226 @@
+"""What really happened at a step, measured on a sample of entries.
+
+Masking a gradient is not a sparse update: momentum and weight decay move masked entries. So what moved is looked
+at, on every stride-th entry of each parameter: a copy of some weights before the step tells it without a copy of
+the model. A model of fewer entries than the sample is measured whole.
+
+Shape suffixes: S sampled entries, of one parameter or of all; L layers.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gmt.masking.parameters import Ranked, layer_of
+from gmt.masking.sharding import ProcessGroups, local
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerFacts:
+    """What happened in one layer, or in all; fractions of ranked entries, in [0, 1], on the sample.
+
+    Args:
+        num_sampled: entries looked at.
+        kept_fraction: entries that the mask kept.
+        zero_fraction: entries whose gradient was exactly zero before masking.
+        energy_kept: share of the squared gradient norm on kept entries; 1 if the gradient was all zero.
+        moved_fraction: entries whose weight changed at the step.
+        masked_update_energy: share of the squared norm of the update on masked entries; 0 if nothing moved.
+        overlap: entries in both this mask and that of the step before, over those in either (Jaccard); None
+            without a step before.
+        touched_fraction: entries that were seen to have moved since the mask was attached.
+    """
+
+    num_sampled: int
+    kept_fraction: float
+    zero_fraction: float
+    energy_kept: float
+    moved_fraction: float
+    masked_update_energy: float
+    overlap: float | None
+    touched_fraction: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """The facts of a step that was looked at.
+
+    Args:
+        model: over all ranked parameters.
+        layers: for each layer, the parameters under one number in their names; others by themselves.
+    """
+
+    model: LayerFacts
+    layers: dict[str, LayerFacts]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskFacts:
+    """What happened at the last optimizer step.
+
+    Args:
+        step: optimizer steps seen so far.
+        num_entries: entries of all ranked gradients, over all shards.
+        density: fraction of them that the mask kept, in [0, 1]; exact. A score of zero is never kept.
+        seconds: wall-clock time that masking took at this step.
+        measured: what was looked at more closely; None at the steps between (`facts_every`).
+    """
+
+    step: int
+    num_entries: int
+    density: float
+    seconds: float
+    measured: Measured | None
+
+
+_SUMS = (
+    "sampled",
+    "kept",
+    "zero",
+    "energy",
+    "energy_kept",
+    "moved",
+    "update",
+    "update_masked",
+    "both",
+    "either",
+    "touched",
+)
+
+
+class Sample:
+    """The entries that are looked at, and what is remembered of them."""
+
+    def __init__(self, num_entries: int):
+        self._num_entries = num_entries
+        self._stride = 0
+        self._touched: dict[str, Tensor] = {}
+        self._weights: dict[str, Tensor] = {}
+        self._kept: dict[str, Tensor] = {}
+
+    def of(self, r: Ranked) -> tuple[int, int, int]:
+        """Start, stop and stride of a parameter's sample."""
+        return 0, len(r.gradient_N), self._stride
+
+    def choose(self, ranked: Sequence[Ranked]) -> None:
+        """Settles the stride when the parameters are first seen."""
+        if not self._stride:
+            total = sum(len(r.gradient_N) for r in ranked)
+            self._stride = max(1, math.ceil(total / self._num_entries)) | 1  # odd: matrices have even rows
+
+    def remember(self, kept: dict[str, Tensor]) -> None:
+        """Keeps a step's mask for the overlap with the next."""
+        self._kept = kept
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint must hold."""
+        return {"stride": self._stride, "touched": self._touched, "weights": self._weights, "kept": self._kept}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continues from a checkpoint's state."""
+        self._stride = state["stride"]
+        self._touched, self._weights, self._kept = dict(state["touched"]), dict(state["weights"]), dict(state["kept"])
+
+    def look(self, ranked: Sequence[Ranked], kept: dict[str, Tensor]) -> Callable[[], Measured]:
+        """Looks at the entries before a step; what it returns looks again after it.
+
+        Args:
+            ranked: the parameters, their gradients not yet masked.
+            kept: the sample of each one's mask, bool of shape [S].
+        """
+        gradients = {r.name: r.gradient_N[:: self._stride].clone() for r in ranked}
+        weights = {r.name: r.weight_N[:: self._stride].clone() for r in ranked}
+        before, self._kept = self._kept, kept
+
+        def again() -> Measured:
+            return self._compare(ranked, gradients, weights, kept, before)
+
+        return again
+
+    def _compare(
+        self,
+        ranked: Sequence[Ranked],
+        gradients: dict[str, Tensor],
+        weights: dict[str, Tensor],
+        kept: dict[str, Tensor],
+        kept_before: dict[str, Tensor],
+    ) -> Measured:
+        layers = list(dict.fromkeys(layer_of(r.name) for r in ranked))
+        sums: dict[ProcessGroups | None, Tensor] = {}
+        for r in ranked:
+            after_S = local(r.parameter.detach()).reshape(-1)[:: self._stride].clone()
+            moved_S = self._touch(r.name, weights[r.name], after_S)
+            row = _sums(
+                gradients[r.name],
+                weights[r.name],
+                after_S,
+                moved_S,
+                kept[r.name],
+                kept_before.get(r.name),
+                self._touched[r.name],
+            )
+            sums.setdefault(r.shards, row.new_zeros(len(layers), len(_SUMS)))[layers.index(layer_of(r.name))] += row
+        for shards, sum_LF in sums.items():
+            if shards is not None:
+                shards.sum_(sum_LF)
+        rows = torch.stack(list(sums.values())).sum(0).tolist()
+        facts = {layer: _facts(dict(zip(_SUMS, row, strict=True))) for layer, row in zip(layers, rows, strict=True)}
+        whole = [sum(column) for column in zip(*rows, strict=True)]
+        return Measured(model=_facts(dict(zip(_SUMS, whole, strict=True))), layers=facts)
+
+    def _touch(self, name: str, before_S: Tensor, after_S: Tensor) -> Tensor:
+        """Which entries moved at this step; those that moved since the last look are touched too."""
+        moved_S = after_S != before_S
+        seen_S = self._weights.get(name)
+        touched_S = moved_S if seen_S is None else (after_S != seen_S.to(after_S.device)) | moved_S
+        if name in self._touched:
+            touched_S = touched_S | self._touched[name].to(after_S.device)
+        self._touched[name], self._weights[name] = touched_S, after_S
+        return moved_S
+
+
+def _sums(
+    gradient_S: Tensor,
+    before_S: Tensor,
+    after_S: Tensor,
+    moved_S: Tensor,
+    kept_S: Tensor,
+    kept_before_S: Tensor | None,
+    touched_S: Tensor,
+) -> Tensor:
+    """The sums of _SUMS, float64 of shape [len(_SUMS)]."""
+    energy_S, update_S = gradient_S.double().square(), (after_S.double() - before_S.double()).square()
+    last_S = torch.zeros_like(kept_S) if kept_before_S is None else kept_before_S.to(kept_S.device)
+    return torch.stack(
+        [
+            torch.tensor(float(kept_S.numel()), dtype=torch.float64, device=kept_S.device),
+            kept_S.sum().double(),
+            (gradient_S == 0).sum().double(),
+            energy_S.sum(),
+            (energy_S * kept_S).sum(),
+            moved_S.sum().double(),
+            update_S.sum(),
+            (update_S * ~kept_S).sum(),
+            (kept_S & last_S).sum().double(),
+            (kept_S | last_S).sum().double() if kept_before_S is not None else energy_S.new_zeros(()),
+            touched_S.sum().double(),
+        ]
+    )
+
+
+def _facts(sums: dict[str, float]) -> LayerFacts:
+    num = sums["sampled"] or 1.0
+    return LayerFacts(
+        num_sampled=int(sums["sampled"]),
+        kept_fraction=sums["kept"] / num,
+        zero_fraction=sums["zero"] / num,
+        energy_kept=sums["energy_kept"] / sums["energy"] if sums["energy"] else 1.0,
+        moved_fraction=sums["moved"] / num,
+        masked_update_energy=sums["update_masked"] / sums["update"] if sums["update"] else 0.0,
+        overlap=sums["both"] / sums["either"] if sums["either"] else None,
+        touched_fraction=sums["touched"] / num,
+    )

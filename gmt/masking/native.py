@@ -1,0 +1,96 @@
+"""The C of histogram.c, compiled on first use into the user's cache. Without a compiler there is None.
+
+`GMT_NATIVE=0` in the environment turns it off; the torch ops give the same masks. The cache is
+`GMT_CACHE`, else `XDG_CACHE_HOME/gmt`, else `~/.cache/gmt`.
+"""
+
+import ctypes
+import functools
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+_SOURCE = Path(__file__).with_name("histogram.c")
+_FLAGS = ["-O3", "-shared", "-fPIC"]  # no -march: one cache may serve unlike machines
+_LONG, _POINTER, _UINT = ctypes.c_int64, ctypes.c_void_p, ctypes.c_uint32
+_SIGNATURES = {
+    "count_upper": [_POINTER, _LONG, _POINTER, _POINTER, _POINTER],
+    "collect_lower": [_POINTER, _LONG, _POINTER, _POINTER],
+    "select_chunks": [_POINTER, _LONG, _POINTER, _POINTER, _POINTER],
+    "random_bits": [_POINTER, _LONG, _UINT, _UINT, _UINT, _UINT],
+}
+_log = logging.getLogger(__name__)
+
+
+class Chunk(ctypes.Structure):
+    """The `chunk` of histogram.c."""
+
+    _fields_ = (
+        ("data", _POINTER),
+        ("size", _LONG),
+        ("width", _LONG),
+        ("group", _LONG),
+        ("out", _POINTER),
+        ("found", _LONG),
+    )
+
+
+class ChunkSelection(ctypes.Structure):
+    """The `selection` of histogram.c."""
+
+    _fields_ = (
+        ("data", Chunk),
+        ("masked", _LONG),
+        ("smallest", _LONG),
+        ("rank_zeros", _LONG),
+        ("threshold", _LONG),
+        ("below", _LONG),
+        ("ties", _LONG),
+        ("zeros", _LONG),
+        ("nonfinite", _LONG),
+    )
+
+
+@functools.cache
+def library() -> ctypes.CDLL | None:
+    """The compiled library, or None if it is turned off, no compiler is at hand, or compiling fails."""
+    if os.environ.get("GMT_NATIVE", "1") == "0":
+        return None
+    try:
+        compiled = ctypes.CDLL(str(_compiled()))
+    except (OSError, subprocess.SubprocessError) as error:
+        detail = getattr(error, "stderr", None) or error
+        _log.info("masks are counted with torch ops, several times slower than the C of histogram.c: %s", detail)
+        return None
+    for name, arguments in _SIGNATURES.items():
+        function = getattr(compiled, name)
+        function.argtypes, function.restype = arguments, None
+    return compiled
+
+
+def _compiled() -> Path:
+    key = hashlib.sha256(_SOURCE.read_bytes() + repr((_FLAGS, platform.machine(), platform.system())).encode())
+    path = _cache() / f"histogram-{key.hexdigest()[:16]}.so"
+    if path.exists():
+        return path
+    compiler = shutil.which(os.environ.get("CC", "cc")) or shutil.which("gcc") or shutil.which("clang")
+    if compiler is None:
+        raise OSError("there is no C compiler")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:  # beside it: the last move must be atomic
+        fresh = Path(folder) / path.name
+        command = [compiler, *_FLAGS, "-o", str(fresh), str(_SOURCE)]
+        subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
+        fresh.replace(path)
+    return path
+
+
+def _cache() -> Path:
+    if chosen := os.environ.get("GMT_CACHE"):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gmt"

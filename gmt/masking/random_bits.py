@@ -1,0 +1,47 @@
+"""Random scores as a hash of the entry's index: the same on any device, any shard, and after a checkpoint."""
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+from gmt.masking.native import library
+
+_MASK = 0x7FFFFFFF
+MAX_ENTRIES = 1 << 31  # the hash is a bijection of 31 bits: below that, all scores of a tensor are distinct
+
+
+def keys(seed: int, step: int, name: str) -> tuple[int, int]:
+    """Two 31-bit keys of a parameter at a step."""
+    digest = hashlib.sha256(f"{seed}/{step}/{name}".encode()).digest()
+    return int.from_bytes(digest[:4], "big") & _MASK, int.from_bytes(digest[4:8], "big") & _MASK
+
+
+def random_bits(num: int, key: tuple[int, int], *, start: int, stride: int, device: torch.device) -> Tensor:
+    """Hashes of the indices start, start + stride, ..., as int32 of shape [num], each in [0, 2^31).
+
+    Args:
+        num: how many.
+        key: from `keys`.
+        start: the first index in the whole tensor, flattened; every index must lie below `MAX_ENTRIES`.
+        stride: from one index to the next.
+        device: where to make them; the values do not depend on it.
+    """
+    native = library()
+    if device.type == "cpu" and native is not None:
+        out = torch.empty(num, dtype=torch.int32)
+        native.random_bits(out.data_ptr(), num, start, stride, *key)
+        return out
+    return hashed(torch.arange(start, start + num * stride, stride, dtype=torch.int32, device=device), key)
+
+
+def hashed(index_N: Tensor, key: tuple[int, int]) -> Tensor:
+    """The hash in torch ops, in place on int32 indices; see histogram.c for its source."""
+    h_N = index_N.bitwise_xor_(key[0])
+    h_N ^= h_N >> 16
+    h_N.mul_(0x7FEB352D).bitwise_and_(_MASK)
+    h_N ^= h_N >> 15
+    h_N ^= key[1]
+    h_N.mul_(0x846CA68B - (1 << 32)).bitwise_and_(_MASK)
+    h_N ^= h_N >> 16
+    return h_N
