@@ -108,7 +108,7 @@ class Sample:
 
     def choose(self, ranked: Sequence[Ranked]) -> None:
         """Settles the stride when the parameters are first seen."""
-        if not self._stride:
+        if ranked and not self._stride:
             total = sum(len(r.gradient_N) for r in ranked)
             self._stride = max(1, math.ceil(total / self._num_entries)) | 1  # odd: matrices have even rows
 
@@ -163,13 +163,14 @@ class Sample:
                 kept_before.get(r.name),
                 self._touched[r.name],
             )
-            sums.setdefault(r.shards, row.new_zeros(len(layers), len(_SUMS)))[layers.index(layer_of(r.name))] += row
+            sum_LF = sums.setdefault(r.shards, row.new_zeros(len(layers), len(_SUMS)))
+            sum_LF[layers.index(layer_of(r.name))] += row.to(sum_LF.device)
         for shards, sum_LF in sums.items():
             if shards is not None:
                 shards.sum_(sum_LF)
-        rows = torch.stack(list(sums.values())).sum(0).tolist()
+        rows = sum((sum_LF.cpu() for sum_LF in sums.values()), torch.zeros(len(layers), len(_SUMS))).tolist()
         facts = {layer: _facts(dict(zip(_SUMS, row, strict=True))) for layer, row in zip(layers, rows, strict=True)}
-        whole = [sum(column) for column in zip(*rows, strict=True)]
+        whole = [sum(row[i] for row in rows) for i in range(len(_SUMS))]
         return Measured(model=_facts(dict(zip(_SUMS, whole, strict=True))), layers=facts)
 
     def _touch(self, name: str, before_S: Tensor, after_S: Tensor) -> Tensor:

@@ -32,6 +32,10 @@ class Shards(Protocol):
         ...
 
 
+_CPU = torch.device("cpu")
+_Place = tuple[torch.device, Shards | None]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Scores:
     """What is ranked of one tensor.
@@ -163,7 +167,7 @@ def _select_alone(batch: dict[int, Tensor], rule: _Rule) -> dict[int, Selection]
 def _select_together(groups: Sequence[Sequence[Scores]], rule: _Rule) -> list[Selection]:
     """By counts that add up over the tensors of a group and the shards of a tensor."""
     sizes = [sum(scores.num_entries for scores in group) for group in groups]
-    upper_GU = _over_shards(groups, lambda parts, device, _: upper_counts(parts, device))
+    upper_GU = _over_places(groups, lambda parts, place: upper_counts(parts, place[0]))
     zeros = [0] * len(groups) if rule.rank_zeros else upper_GU[:, -1].tolist()
     nonfinite = upper_GU[:, UPPER_OF_INF:-1].sum(1).tolist()
     ranks = [rule.rank(size, zero) for size, zero in zip(sizes, zeros, strict=True)]
@@ -178,34 +182,34 @@ def _find_lower(
     groups: Sequence[Sequence[Scores]], uppers: list[int], ranks: list[int]
 ) -> tuple[list[int], list[int], list[int]]:
     """`_find` over the lower 16 bits of the entries whose upper bits are known: eight bits, then eight more."""
-    found: dict[Shards | None, list[Tensor]] = {}
+    found: dict[_Place, list[Tensor]] = {}
 
-    def high_counts(parts: Sequence[Chunks], device: torch.device, shards: Shards | None) -> Tensor:
-        found[shards] = lower_bits(parts, uppers, device)
-        return torch.stack([torch.bincount(bits >> 8, minlength=256) for bits in found[shards]])
+    def high_counts(parts: Sequence[Chunks], place: _Place) -> Tensor:
+        found[place] = lower_bits(parts, uppers, place[0])
+        return torch.stack([torch.bincount(bits >> 8, minlength=256) for bits in found[place]])
 
-    def low_counts(parts: Sequence[Chunks], device: torch.device, shards: Shards | None) -> Tensor:
-        inside = [bits[(bits >> 8) == high] & 0xFF for bits, high in zip(found[shards], highs, strict=True)]
+    def low_counts(parts: Sequence[Chunks], place: _Place) -> Tensor:
+        inside = [bits[(bits >> 8) == high] & 0xFF for bits, high in zip(found[place], highs, strict=True)]
         return torch.stack([torch.bincount(bits, minlength=256) for bits in inside])
 
-    highs, ranks, _ = _find(_over_shards(groups, high_counts), ranks)
-    lows, ranks, ties = _find(_over_shards(groups, low_counts), ranks)
+    highs, ranks, _ = _find(_over_places(groups, high_counts), ranks)
+    lows, ranks, ties = _find(_over_places(groups, low_counts), ranks)
     return [high << 8 | low for high, low in zip(highs, lows, strict=True)], ranks, ties
 
 
-def _over_shards(
-    groups: Sequence[Sequence[Scores]], count: Callable[[Sequence[Chunks], torch.device, Shards | None], Tensor]
-) -> Tensor:
-    """Counts here, kind by kind of sharding, and adds up over shards; whole tensors are the same everywhere."""
-    every = [scores for group in groups for scores in group]
-    device = every[0].device if every else torch.device("cpu")
+def _over_places(groups: Sequence[Sequence[Scores]], count: Callable[[Sequence[Chunks], _Place], Tensor]) -> Tensor:
+    """Counts here, device by device and sharding by sharding, and adds up, over shards too.
+
+    A tensor that is whole here is the same on every process, and counted once.
+    """
     counted = []
-    for shards in dict.fromkeys(scores.shards for scores in every) or [None]:
-        counts = count([_chunks([s for s in group if s.shards == shards]) for group in groups], device, shards)
-        if shards is not None:
-            shards.sum_(counts)
+    for place in dict.fromkeys((s.device, s.shards) for group in groups for s in group) or [(_CPU, None)]:
+        parts = [_chunks([s for s in group if (s.device, s.shards) == place]) for group in groups]
+        counts = count(parts, place)
+        if place[1] is not None:
+            place[1].sum_(counts)
         counted.append(counts)
-    return sum(counted[1:], start=counted[0])
+    return sum((counts.to(counted[0].device) for counts in counted[1:]), start=counted[0])
 
 
 def _chunks(group: Sequence[Scores]) -> Chunks:

@@ -1,0 +1,148 @@
+"""DDP and FSDP2 on several gloo processes: each entry's mask is the one that a single process would make."""
+
+import itertools
+import os
+import socket
+import traceback
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from gmt.masking import Mask, MaskSpec, NonFiniteGradientError, attach
+from gmt.masking.spec import MASK_ON, SCOPES, SIGNALS
+
+STEPS = 3
+
+
+def a_model() -> nn.Module:
+    """Sizes that two and three processes can't cut evenly; the last layer has fewer rows than processes."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(7, 5), nn.Tanh(), nn.Linear(5, 10), nn.LayerNorm(10), nn.Linear(10, 1))
+
+
+def full(tensor: Tensor) -> Tensor:
+    """The whole of a tensor that may be sharded; the engine never does this, only its test."""
+    whole = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+    return whole.detach().clone()
+
+
+def wrap(model: nn.Module, kind: str) -> nn.Module:
+    if kind == "ddp":
+        return nn.parallel.DistributedDataParallel(model)
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = init_device_mesh("cpu", (torch.distributed.get_world_size(),))
+    for layer in model:
+        if isinstance(layer, nn.Linear):
+            fully_shard(layer, mesh=mesh)
+    return fully_shard(model, mesh=mesh)
+
+
+class Pair:
+    """The same model sharded and whole, the latter stepping with the former's gathered gradients."""
+
+    def __init__(self, spec: MaskSpec, kind: str):
+        self.whole, self.sharded = a_model(), wrap(a_model(), kind)
+        self.spec = spec
+        self.optimizers = [
+            torch.optim.AdamW(m.parameters(), lr=0.1, weight_decay=0.1) for m in (self.sharded, self.whole)
+        ]
+        self.masks: list[Mask] = []
+        self.attach()
+
+    def attach(self) -> None:
+        models = (self.sharded, self.whole)
+        self.masks = [attach(m, o, self.spec, seed=3) for m, o in zip(models, self.optimizers, strict=True)]
+
+    def backward(self, step: int) -> None:
+        torch.manual_seed(100 * step + torch.distributed.get_rank())  # other data on each process
+        self.optimizers[0].zero_grad()
+        self.sharded(torch.randn(4, 7)).pow(2).mean().backward()
+        for p, q in zip(self.sharded.parameters(), self.whole.parameters(), strict=True):
+            assert p.grad is not None
+            q.grad = full(p.grad)
+
+    def step(self, step: int) -> None:
+        self.backward(step)
+        for optimizer in self.optimizers:
+            optimizer.step()
+        for p, q in zip(self.sharded.parameters(), self.whole.parameters(), strict=True):
+            assert p.grad is not None
+            assert torch.equal(full(p.grad), q.grad), (self.spec, step)
+            assert torch.equal(full(p), q.detach()), (self.spec, step)
+        facts, expected = (mask.facts() for mask in self.masks)
+        assert facts is not None
+        assert expected is not None
+        assert (facts.density, facts.num_entries) == (expected.density, expected.num_entries)
+        assert facts.measured is not None
+        assert expected.measured is not None
+        for name, value in vars(expected.measured.model).items():
+            found = getattr(facts.measured.model, name)
+            assert found == value or found == pytest.approx(value, rel=1e-12), name
+
+
+def check(kind: str) -> None:
+    for signal, scope, mask_on in itertools.product(SIGNALS, SCOPES, MASK_ON):
+        pair = Pair(MaskSpec(mask_ratio=0.7, signal=signal, scope=scope, mask_on=mask_on, moments="masked"), kind)
+        for step in range(STEPS):
+            pair.step(step)
+    for signal, keep in (("gradient", "smallest"), ("accumulated_gradient", "largest")):
+        pair = Pair(MaskSpec(mask_ratio=0.7, signal=signal, keep=keep, scope="global", refresh=2), kind)
+        for step in range(STEPS):
+            pair.step(step)
+            states = [mask.state_dict() for mask in pair.masks]  # and through a checkpoint after each step
+            for mask in pair.masks:
+                mask.detach()
+            pair.attach()
+            for mask, state in zip(pair.masks, states, strict=True):
+                mask.load_state_dict(state)
+    nan_on_one_process_is_refused_on_all(kind)
+
+
+def nan_on_one_process_is_refused_on_all(kind: str) -> None:
+    for signal in ("gradient", "random"):
+        pair = Pair(MaskSpec(mask_ratio=0.5, signal=signal), kind)
+        pair.backward(0)
+        first = next(iter(pair.sharded.parameters())).grad
+        assert first is not None
+        if kind == "ddp" or torch.distributed.get_rank() == 1:  # DDP has the same gradient everywhere
+            (first.to_local() if hasattr(first, "to_local") else first)[0, 0] = float("nan")
+        with pytest.raises(NonFiniteGradientError, match=r"the gradient of 0\.weight holds NaN or Inf at step 1"):
+            pair.optimizers[0].step()
+
+
+def work(rank: int, world_size: int, port: int, kind: str, folder: str) -> None:
+    """One process; leaves a file that says how it went."""
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", rank=rank, world_size=world_size)
+    try:
+        check(kind)
+        result = "passed"
+    except BaseException:
+        result = traceback.format_exc()
+    Path(folder, str(rank)).write_text(result)
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+@pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
+def test_masks_equal_those_of_a_single_process(kind: str, world_size: int, tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context: Any = torch.multiprocessing.get_context("spawn")
+    processes = [
+        context.Process(target=work, args=(rank, world_size, port, kind, str(tmp_path))) for rank in range(world_size)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(timeout=240)
+        process.kill()  # one that waits for another that failed
+    results = {path.name: path.read_text() for path in sorted(tmp_path.iterdir())}
+    assert results == {str(rank): "passed" for rank in range(world_size)}, "\n".join(results.values())
