@@ -99,7 +99,13 @@ class Ranked:
                 yield self.score(signal, start, start + CHUNK)
 
         device = self.gradient_N.device
-        return Scores(chunks=chunks, num_entries=self.num_entries, shards=self.shards, device=device)
+        return Scores(
+            chunks=chunks,
+            dtype=self.score(signal, 0, 1).dtype,
+            num_entries=self.num_entries,
+            shards=self.shards,
+            device=device,
+        )
 
 
 def first_moment(optimizer: torch.optim.Optimizer, group: dict[str, Any], parameter: nn.Parameter) -> Tensor | None:

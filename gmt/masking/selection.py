@@ -43,12 +43,14 @@ class Scores:
     Args:
         chunks: gives the scores, flattened, in contiguous pieces of `CHUNK` entries, the last one shorter: float32,
             bfloat16, float16, or int32 bits.
+        dtype: of the chunks.
         num_entries: of the whole tensor, over all shards.
         shards: how to add up over the other shards; None if the tensor is whole.
         device: where the chunks are.
     """
 
     chunks: Chunks
+    dtype: torch.dtype
     num_entries: int
     shards: Shards | None
     device: torch.device
@@ -171,17 +173,27 @@ def _select_together(groups: Sequence[Sequence[Scores]], rule: _Rule) -> list[Se
     zeros = [0] * len(groups) if rule.rank_zeros else upper_GU[:, -1].tolist()
     nonfinite = upper_GU[:, UPPER_OF_INF:-1].sum(1).tolist()
     ranks = [rule.rank(size, zero) for size, zero in zip(sizes, zeros, strict=True)]
-    uppers, left, _ = _find(upper_GU[:, :NUM_UPPER], ranks)
-    lowers, left, ties = _find_lower(groups, uppers, left)
+    uppers, left, ties = _find(upper_GU[:, :NUM_UPPER], ranks)
+    lowers = [0] * len(groups)
+    # A bfloat16's magnitude is nothing but upper bits: where all are of that dtype, the threshold is found.
+    deeper = [i for i, group in enumerate(groups) if any(s.dtype != torch.bfloat16 for s in group)]
+    for i, *found in zip(deeper, *_find_lower(groups, deeper, uppers, left), strict=True):
+        lowers[i], left[i], ties[i] = found
     thresholds = [upper << 16 | lower for upper, lower in zip(uppers, lowers, strict=True)]
     belows = [rank - rest for rank, rest in zip(ranks, left, strict=True)]
     return [rule.selection(*found) for found in zip(sizes, thresholds, belows, ties, zeros, nonfinite, strict=True)]
 
 
 def _find_lower(
-    groups: Sequence[Sequence[Scores]], uppers: list[int], ranks: list[int]
+    groups: Sequence[Sequence[Scores]], chosen: Sequence[int], uppers: list[int], ranks: list[int]
 ) -> tuple[list[int], list[int], list[int]]:
-    """`_find` over the lower 16 bits of the entries whose upper bits are known: eight bits, then eight more."""
+    """`_find` over the lower 16 bits of the entries whose upper bits are known: eight bits, then eight more.
+
+    Only of the groups of the indices `chosen`.
+    """
+    if not chosen:
+        return [], [], []
+    groups, uppers, ranks = ([values[i] for i in chosen] for values in (groups, uppers, ranks))  # type: ignore[assignment]
     found: dict[_Place, list[Tensor]] = {}
 
     def high_counts(parts: Sequence[Chunks], place: _Place) -> Tensor:

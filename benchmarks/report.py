@@ -1,0 +1,35 @@
+"""A benchmark's table, with the machine and the command that made it."""
+
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+
+def machine() -> str:
+    """The machine, in words."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    model = names[0] if names else platform.processor()
+    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ", no GPU"
+    return f"{torch.get_num_threads()} of {os.cpu_count()} cores {model}{gpu}, {platform.system()}, torch {torch.__version__}"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [" | ".join(row) for row in (head, ["---"] + ["---:"] * (len(head) - 1), *rows)]
+    return "\n".join(f"| {line} |" for line in lines)
+
+
+def publish(title: str, parts: Sequence[str], out: Path | None) -> None:
+    """Prints the parts, and writes them to a file if one is named."""
+    command = " ".join(["python", *sys.argv])
+    text = "\n\n".join([f"# {title}", f"Machine: {machine()}.\nCommand: `{command}`.", *parts]) + "\n"
+    print(text)
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(text)

@@ -1,0 +1,83 @@
+"""How the selection's time grows with the number of entries, beside one read of them and beside torch's own ways."""
+
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from report import publish, table
+from torch import Tensor
+
+from gmt.masking.selection import CHUNK, Scores, num_masked, select
+
+RATIO = 0.8
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def best_of(way: Callable[[], object], *, at_least: int = 3, seconds: float = 1.0) -> float:
+    """The shortest of some runs, at least three and a second of them."""
+    way()
+    times: list[float] = []
+    while len(times) < at_least or sum(times) < seconds:
+        started = time.perf_counter()
+        way()
+        times.append(time.perf_counter() - started)
+    return min(times)
+
+
+def gradients(num: int, dtype: torch.dtype) -> Tensor:
+    """Heavy-tailed like gradients: the product of two normal draws."""
+    torch.manual_seed(0)
+    x = torch.empty(num, dtype=dtype)
+    for part in x.split(CHUNK):
+        part.copy_(torch.randn(len(part)) * torch.randn(len(part)) * 1e-4)
+    return x
+
+
+def main() -> None:
+    """Measures and reports."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--largest", type=int, default=1000, help="millions of entries of the largest (default: 1000)")
+    parser.add_argument("--peers-up-to", type=int, default=10, help="millions of entries (default: 10)")
+    parser.add_argument("--out", type=Path, help="a Markdown file for the result")
+    args = parser.parse_args()
+    rows = []
+    for name, dtype in DTYPES.items():
+        for millions in (m for m in (1, 10, 100, 1000) if m <= args.largest):
+            x = gradients(millions * 1_000_000, dtype)
+            scores = Scores(
+                chunks=lambda x=x: iter(x.split(CHUNK)), dtype=x.dtype, num_entries=len(x), shards=None, device=x.device
+            )
+            k = num_masked(RATIO, len(x)) + 1
+            read, norm = best_of(x.sum), best_of(lambda x=x: torch.linalg.vector_norm(x))
+            ours = best_of(lambda scores=scores: select([[scores]], RATIO))
+            row = [name, f"{millions} M", f"{ours * 1e3:.1f}", f"{ours / len(x) * 1e9:.2f}"]
+            row += [
+                f"{ours / norm:.1f}",
+                f"{ours / read:.1f}",
+                f"{x.nbytes / ours / 1e9:.1f}",
+                f"{x.nbytes / read / 1e9:.1f}",
+            ]
+            if millions <= args.peers_up_to:
+                row += [f"{best_of(lambda x=x, k=k: x.abs().kthvalue(k)) / ours:.0f}"]
+                row += [f"{best_of(lambda x=x, k=k: x.abs().topk(len(x) - k + 1)) / ours:.0f}"]
+                row += [f"{best_of(lambda x=x: x.abs().sort()) / ours:.0f}"]
+            else:
+                row += ["", "", ""]
+            rows.append(row)
+            print("\t".join(row), flush=True)
+    head = ["dtype", "entries", "ours, ms", "ns an entry", "/ norm", "/ sum", "ours, GB/s", "sum, GB/s"]
+    publish(
+        f"Selection of the exact threshold of one tensor, mask ratio {RATIO}",
+        [
+            "Ours against one read of the tensor (its norm; its sum, the limit of the memory's bandwidth), and how "
+            "many times as long torch's own ways take.",
+            table([*head, "kthvalue", "topk", "sort"], rows),
+        ],
+        args.out,
+    )
+
+
+if __name__ == "__main__":
+    main()
