@@ -126,7 +126,8 @@ def times(model: nn.Module, tokens: Tensor, rounds: int) -> tuple[list[float], d
                 started = time.perf_counter()
                 step()
                 steps[name].append(time.perf_counter() - started)
-        print(f"round {i + 1} of {rounds}", file=sys.stderr, flush=True)
+        latest = ", ".join(f"{name} {seconds[-1]:.2f}" for name, seconds in steps.items())
+        print(f"round {i + 1} of {rounds}: {forward_backward[-1]:.2f} s; {latest}", file=sys.stderr, flush=True)
     return forward_backward[1:], {name: seconds[1:] for name, seconds in steps.items()}
 
 
@@ -205,7 +206,7 @@ def main() -> None:
     publish(
         f"A masked step of SmolLM2-135M, {args.tokens} tokens, mask ratio {RATIO}",
         [
-            f"Forward and backward take {whole:.2f} s. Medians of {args.rounds} rounds; facts are not measured in them.",
+            f"Forward and backward take {whole:.2f} s. Medians of {args.rounds} rounds, of steps without facts.",
             table(head, rows),
             f"Limits: ours, gmt at most {LIMIT_TIME} in time and {LIMIT_MEMORY} in peak memory.",
             f"The selection alone, per tensor: {alone['selection'] * 1e3:.0f} ms. That is "

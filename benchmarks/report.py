@@ -16,7 +16,8 @@ def machine() -> str:
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     model = names[0] if names else platform.processor()
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ", no GPU"
-    return f"{torch.get_num_threads()} of {os.cpu_count()} cores {model}{gpu}, {platform.system()}, torch {torch.__version__}"
+    cores = f"{torch.get_num_threads()} of {os.cpu_count()} cores {model}"
+    return f"{cores}{gpu}, {platform.system()}, torch {torch.__version__}"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

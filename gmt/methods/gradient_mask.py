@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from gmt.masking import Mask
 
 
+# Of each layer only what differs between layers is logged: a model has many of them.
+_OF_LAYERS = ("kept_fraction", "energy_kept", "moved_fraction", "overlap")
+
+
 @dataclass(frozen=True, kw_only=True)
 class GradientMask:
     """Masks the gradient or the update at every optimizer step (arXiv 2406.15330, Section 3).
@@ -95,9 +99,10 @@ class AttachedMask:
         metrics = {"density": facts.density, "mask_seconds": facts.seconds}
         if facts.measured is None:
             return metrics
-        metrics |= _metrics(vars(facts.measured.model))
+        every = vars(facts.measured.model)
+        metrics |= _metrics(every, [key for key in every if key != "num_sampled"])
         for layer, measured in facts.measured.layers.items():
-            metrics |= _metrics(vars(measured), prefix=f"layers/{layer}/")
+            metrics |= _metrics(vars(measured), _OF_LAYERS, prefix=f"layers/{layer}/")
         return metrics
 
     def state_dict(self) -> dict[str, Any]:
@@ -113,5 +118,5 @@ class AttachedMask:
         self._mask.detach()
 
 
-def _metrics(facts: dict[str, Any], prefix: str = "") -> dict[str, float]:
-    return {prefix + key: float(value) for key, value in facts.items() if value is not None and key != "num_sampled"}
+def _metrics(facts: dict[str, Any], chosen: Sequence[str], prefix: str = "") -> dict[str, float]:
+    return {prefix + key: float(facts[key]) for key in chosen if facts[key] is not None}
