@@ -8,7 +8,7 @@ Shape suffixes: G groups; N entries of a chunk, flattened; U upper bins, and one
 
 import ctypes
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -21,12 +21,27 @@ _AT_ONCE = 1 << 23  # entries: as many chunks are held at a time, which bounds w
 
 Chunks = Callable[[], Iterator[Tensor]]
 
+_FIRST_WIDTH, _WIDTH = 11, 10  # bits of the first field and at most of each after it: together all 31
+_LOW_ZEROS = {torch.float32: 0, torch.int32: 0, torch.bfloat16: 16, torch.float16: 13}  # of the 31 bits
+
 
 def as_bits(x_N: Tensor) -> Tensor:
     """The magnitudes' bits as int32: of |x| as float32, exact for float16 and bfloat16; int32 are bits already."""
     if x_N.dtype == torch.int32:
         return x_N
     return x_N.float().view(torch.int32) & 0x7FFFFFFF
+
+
+def fields(dtypes: Iterable[torch.dtype]) -> tuple[tuple[int, int], ...]:
+    """Which bit fields to count, as (shift, width), from the highest of 31 bits to the lowest that may be set."""
+    low = min(_LOW_ZEROS[dtype] for dtype in dtypes)
+    shift = 31 - _FIRST_WIDTH
+    found = [(shift, _FIRST_WIDTH)]
+    while shift > low:
+        width = min(_WIDTH, shift - low)
+        shift -= width
+        found.append((shift, width))
+    return tuple(found)
 
 
 def upper_counts(groups: Sequence[Chunks], device: torch.device) -> Tensor:

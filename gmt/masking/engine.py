@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from gmt.masking import refusals
 from gmt.masking.counting import as_bits
 from gmt.masking.facts import MaskFacts, Measured, Sample
+from gmt.masking.native import has_triton
 from gmt.masking.packing import pack, unpack
 from gmt.masking.parameters import Ranked, is_excluded, layer_of, plain_name, ranked
 from gmt.masking.putting_back import Held
-from gmt.masking.selection import CHUNK, LARGEST_BITS, Selection, select
+from gmt.masking.selection import LARGEST_BITS, Selection, select
 from gmt.masking.sharding import local
 from gmt.masking.spec import MaskSpec
 
@@ -319,14 +320,27 @@ def _density(every: Sequence[Ranked], masks: dict[str, Tensor]) -> float:
 def _keep_mask(r: Ranked, signal: str, selection: Selection) -> Tensor:
     """Which entries stay, bool of shape [N]."""
     keep_N = torch.empty(len(r.gradient_N), dtype=torch.bool, device=r.gradient_N.device)
-    for start in range(0, len(keep_N), CHUNK):
-        keep_N[start : start + CHUNK] = selection.keeps(as_bits(r.score(signal, start, start + CHUNK)))
+    for start, stop in r.stretches(signal):
+        keep_N[start:stop] = _kept(r.score(signal, start, stop), selection)
     return keep_N
+
+
+def _kept(score_N: Tensor, selection: Selection) -> Tensor:
+    if has_triton(score_N.device):
+        from gmt.masking.triton_kernels import keep_inside
+
+        return keep_inside(score_N, selection.lowest, selection.highest)
+    return selection.keeps(as_bits(score_N))
 
 
 def _zero_masked(r: Ranked, signal: str, selection: Selection) -> None:
     """Zeroes what does not stay, in place."""
     g_N = r.gradient_N
+    if signal == "gradient" and has_triton(g_N.device):
+        from gmt.masking.triton_kernels import zero_outside
+
+        zero_outside(g_N, selection.lowest, selection.highest)
+        return
     if signal == "gradient" and selection.highest == LARGEST_BITS and g_N.dtype != torch.float16:
         # hardshrink keeps |g| > x: one pass over memory. x is the largest value below the threshold in g's dtype.
         bits = selection.lowest - 1
@@ -335,9 +349,8 @@ def _zero_masked(r: Ranked, signal: str, selection: Selection) -> None:
         if math.isfinite(below):
             torch.ops.aten.hardshrink.out(g_N, below, out=g_N)
             return
-    for start in range(0, len(g_N), CHUNK):
-        keep = selection.keeps(as_bits(r.score(signal, start, start + CHUNK)))
-        g_N[start : start + CHUNK].mul_(keep)
+    for start, stop in r.stretches(signal):
+        g_N[start:stop].mul_(_kept(r.score(signal, start, stop), selection))
 
 
 def attach(

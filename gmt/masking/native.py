@@ -1,6 +1,6 @@
 """The C of histogram.c, compiled on first use into the user's cache. Without a compiler there is None.
 
-`GMT_NATIVE=0` in the environment turns it off; the torch ops give the same masks. The cache is
+`GMT_NATIVE=0` in the environment turns it off, and Triton too; the torch ops give the same masks. The cache is
 `GMT_CACHE`, else `XDG_CACHE_HOME/gmt`, else `~/.cache/gmt`.
 """
 
@@ -13,7 +13,10 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
+
+import torch
 
 _SOURCE = Path(__file__).with_name("histogram.c")
 _FLAGS = ["-O3", "-shared", "-fPIC"]  # no -march: one cache may serve unlike machines
@@ -71,6 +74,16 @@ def library() -> ctypes.CDLL | None:
         function = getattr(compiled, name)
         function.argtypes, function.restype = arguments, None
     return compiled
+
+
+def has_triton(device: torch.device) -> bool:
+    """Whether the kernels of triton_kernels.py count and mask on a device: on CUDA, where Triton is installed."""
+    return device.type == "cuda" and _is_triton_wanted()
+
+
+@functools.cache
+def _is_triton_wanted() -> bool:
+    return os.environ.get("GMT_NATIVE", "1") != "0" and find_spec("triton") is not None
 
 
 def _compiled() -> Path:

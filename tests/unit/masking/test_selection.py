@@ -28,7 +28,7 @@ KEEPS = st.sampled_from(["largest", "smallest"])
 
 def scores(*tensors: Tensor, chunk: int = selection.CHUNK) -> list[Scores]:
     return [
-        Scores(chunks=lambda t=t: iter(t.split(chunk)), num_entries=len(t), shards=None, device=t.device)
+        Scores(chunks=lambda t=t: iter(t.split(chunk)), dtype=t.dtype, num_entries=len(t), shards=None, device=t.device)
         for t in tensors
     ]
 
