@@ -20,7 +20,7 @@ import torch
 from report import publish, table
 from torch import Tensor, nn
 
-from gmt.masking import MaskSpec, attach, counting, random_bits
+from gmt.masking import MaskSpec, attach, counting, entries, random_bits
 from gmt.masking.selection import CHUNK, Scores, select
 from gmt.training.memory import peak_bytes
 
@@ -86,13 +86,13 @@ PEERS = {"numpy.partition": by_numpy, "torch.kthvalue": by_kthvalue, "torch.topk
 def attached(name: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[Callable[[], None]]:
     """Gives a step of one of the ways, the gradients being there."""
     if name in OURS:
-        kept = counting.library, random_bits.library
+        compiled = counting.library
         if "without" in name:
-            counting.library = random_bits.library = lambda: None  # type: ignore[assignment]
+            counting.library = entries.library = random_bits.library = lambda: None
         mask = attach(model, optimizer, OURS[name], facts_every=10)
         yield lambda: optimizer.step()
         mask.detach()
-        counting.library, random_bits.library = kept
+        counting.library = entries.library = random_bits.library = compiled
         return
 
     def step() -> None:

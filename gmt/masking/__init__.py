@@ -1,4 +1,5 @@
-"""The mask itself: exact selection and the engine on optimizer hooks. Imports torch and nothing else.
+"""The mask itself: exact selection and the engine on optimizer hooks. Imports torch and nothing else, and
+Triton where there is CUDA.
 
 from gmt.masking import MaskSpec, attach
 mask = attach(model, optimizer, MaskSpec(mask_ratio=0.8))

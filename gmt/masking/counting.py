@@ -1,6 +1,6 @@
 """Counting magnitudes: histograms of the upper bits, and the lower bits of the entries in one bin.
 
-Three implementations give the same integers: C on the CPU (histogram.c), Triton on CUDA, torch ops anywhere.
+Three implementations give the same integers: C on the CPU (kernels.c), Triton on CUDA, torch ops anywhere.
 Counts of chunks, tensors and shards add up. Knows nothing of thresholds.
 
 Shape suffixes: G groups; N entries of a chunk, flattened; U upper bins, and one more for exact zeros.
@@ -8,7 +8,7 @@ Shape suffixes: G groups; N entries of a chunk, flattened; U upper bins, and one
 
 import ctypes
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -21,12 +21,27 @@ _AT_ONCE = 1 << 23  # entries: as many chunks are held at a time, which bounds w
 
 Chunks = Callable[[], Iterator[Tensor]]
 
+_FIRST_WIDTH, _WIDTH = 11, 10  # bits of the first field and at most of each after it: together all 31
+_LOW_ZEROS = {torch.float32: 0, torch.int32: 0, torch.bfloat16: 16, torch.float16: 13}  # of the 31 bits
+
 
 def as_bits(x_N: Tensor) -> Tensor:
     """The magnitudes' bits as int32: of |x| as float32, exact for float16 and bfloat16; int32 are bits already."""
     if x_N.dtype == torch.int32:
         return x_N
     return x_N.float().view(torch.int32) & 0x7FFFFFFF
+
+
+def fields(dtypes: Iterable[torch.dtype]) -> tuple[tuple[int, int], ...]:
+    """Which bit fields to count, as (shift, width), from the highest of 31 bits to the lowest that may be set."""
+    low = min(_LOW_ZEROS[dtype] for dtype in dtypes)
+    shift = 31 - _FIRST_WIDTH
+    found = [(shift, _FIRST_WIDTH)]
+    while shift > low:
+        width = min(_WIDTH, shift - low)
+        shift -= width
+        found.append((shift, width))
+    return tuple(found)
 
 
 def upper_counts(groups: Sequence[Chunks], device: torch.device) -> Tensor:
@@ -47,12 +62,12 @@ def upper_counts(groups: Sequence[Chunks], device: torch.device) -> Tensor:
             _count_upper(chunk_N, totals_GU[group])
         return totals_GU
 
-    scratch = [torch.zeros(NUM_UPPER, dtype=torch.int32) for _ in range(torch.get_num_threads())]
+    scratch = [_scratch() for _ in range(torch.get_num_threads())]
     for batch in _batches(groups):
         chunks = (Chunk * len(batch))(*(_chunk(group, chunk_N) for group, chunk_N in batch))
         taken = ctypes.c_int64(0)
         shared = (chunks, len(batch), ctypes.byref(taken))
-        calls = [(*shared, counts.data_ptr(), totals_GU.data_ptr()) for counts in scratch[: len(batch)]]
+        calls = [(*shared, counts, totals_GU.data_ptr()) for counts in scratch[: len(batch)]]
         _in_threads(native.count_upper, calls)
     return totals_GU
 
@@ -105,12 +120,10 @@ def select_chunks(
         task.masked, task.smallest, task.rank_zeros = num, smallest, rank_zeros
     taken = ctypes.c_int64(0)
     num_threads = min(torch.get_num_threads(), len(chunks))
-    scratch = [torch.zeros(NUM_UPPER, dtype=torch.int32) for _ in range(num_threads)]
+    scratch = [_scratch() for _ in range(num_threads)]
     room = [torch.empty(max(c.numel() for c in chunks), dtype=torch.int32) for _ in range(num_threads)]
     shared = (tasks, len(chunks), ctypes.byref(taken))
-    _in_threads(
-        native.select_chunks, [(*shared, s.data_ptr(), r.data_ptr()) for s, r in zip(scratch, room, strict=True)]
-    )
+    _in_threads(native.select_chunks, [(*shared, s, r.data_ptr()) for s, r in zip(scratch, room, strict=True)])
     return list(tasks)
 
 
@@ -140,6 +153,11 @@ def _counted(chunk_N: Tensor) -> Tensor:
     return chunk_N.float() if chunk_N.dtype == torch.float16 else chunk_N
 
 
+def _scratch() -> ctypes.Array[ctypes.c_uint32]:
+    """A thread's zeros. Not torch's, made in parallel by threads that then spin for a while beside ours."""
+    return (ctypes.c_uint32 * (2 * NUM_UPPER))()
+
+
 def _chunk(group: int, chunk_N: Tensor, out: Tensor | None = None) -> Chunk:
     assert chunk_N.is_contiguous()
     width = 8 * chunk_N.element_size()
@@ -161,7 +179,7 @@ def _in_threads(function: Callable[..., None], calls: Sequence[tuple[object, ...
 
 
 def _count_upper(chunk_N: Tensor, total_U: Tensor) -> None:
-    """`count_upper` of histogram.c in torch ops."""
+    """`count_upper` of kernels.c in torch ops."""
     if chunk_N.dtype == torch.bfloat16:
         bits_N = upper_N = chunk_N.view(torch.int16) & 0x7FFF
     else:

@@ -14,11 +14,13 @@ from torch import Tensor, nn
 
 from gmt.masking import refusals
 from gmt.masking.counting import as_bits
+from gmt.masking.entries import kept, zero_unkept_
 from gmt.masking.facts import MaskFacts, Measured, Sample
+from gmt.masking.native import has_triton
 from gmt.masking.packing import pack, unpack
 from gmt.masking.parameters import Ranked, is_excluded, layer_of, plain_name, ranked
 from gmt.masking.putting_back import Held
-from gmt.masking.selection import CHUNK, LARGEST_BITS, Selection, select
+from gmt.masking.selection import LARGEST_BITS, Selection, select
 from gmt.masking.sharding import local
 from gmt.masking.spec import MaskSpec
 
@@ -252,11 +254,11 @@ class Mask:
         if not (is_looked_at or self._is_looked_at(self._step + 2)):
             return
         self._sample.choose(every)
-        kept = {r.name: self._kept_sample(r, selections.get(r.name)) for r in every}
+        keeps = {r.name: self._kept_sample(r, selections.get(r.name)) for r in every}
         if is_looked_at:
-            self._look_again = self._sample.look(every, kept)
+            self._look_again = self._sample.look(every, keeps)
         else:
-            self._sample.remember(kept)
+            self._sample.remember(keeps)
 
     def _is_looked_at(self, step: int) -> bool:
         return self._facts_every > 0 and (step == 1 or step % self._facts_every == 0)
@@ -274,12 +276,14 @@ class Mask:
         spec, masks = self.spec, self._masks
         if spec.mask_on == "update" or spec.moments == "masked":
             masks = masks or {r.name: _keep_mask(r, spec.signal, selections[r.name]) for r in every}
-            kept = {r.parameter: masks[r.name] for r in every}
-            self._held = Held(self._optimizer, kept, weights=spec.mask_on == "update", moments=spec.moments == "masked")
+            keeps = {r.parameter: masks[r.name] for r in every}
+            self._held = Held(
+                self._optimizer, keeps, weights=spec.mask_on == "update", moments=spec.moments == "masked"
+            )
         if spec.mask_on == "gradient":
             for r in every:
                 if r.name in masks:
-                    r.gradient_N.mul_(masks[r.name])
+                    zero_unkept_(r.gradient_N, masks[r.name])
                 else:
                     _zero_masked(r, spec.signal, selections[r.name])
 
@@ -319,14 +323,19 @@ def _density(every: Sequence[Ranked], masks: dict[str, Tensor]) -> float:
 def _keep_mask(r: Ranked, signal: str, selection: Selection) -> Tensor:
     """Which entries stay, bool of shape [N]."""
     keep_N = torch.empty(len(r.gradient_N), dtype=torch.bool, device=r.gradient_N.device)
-    for start in range(0, len(keep_N), CHUNK):
-        keep_N[start : start + CHUNK] = selection.keeps(as_bits(r.score(signal, start, start + CHUNK)))
+    for start, stop in r.stretches(signal):
+        keep_N[start:stop] = kept(r.score(signal, start, stop), selection)
     return keep_N
 
 
 def _zero_masked(r: Ranked, signal: str, selection: Selection) -> None:
     """Zeroes what does not stay, in place."""
     g_N = r.gradient_N
+    if signal == "gradient" and has_triton(g_N.device):
+        from gmt.masking.triton_kernels import zero_outside
+
+        zero_outside(g_N, selection.lowest, selection.highest)
+        return
     if signal == "gradient" and selection.highest == LARGEST_BITS and g_N.dtype != torch.float16:
         # hardshrink keeps |g| > x: one pass over memory. x is the largest value below the threshold in g's dtype.
         bits = selection.lowest - 1
@@ -335,9 +344,8 @@ def _zero_masked(r: Ranked, signal: str, selection: Selection) -> None:
         if math.isfinite(below):
             torch.ops.aten.hardshrink.out(g_N, below, out=g_N)
             return
-    for start in range(0, len(g_N), CHUNK):
-        keep = selection.keeps(as_bits(r.score(signal, start, start + CHUNK)))
-        g_N[start : start + CHUNK].mul_(keep)
+    for start, stop in r.stretches(signal):
+        zero_unkept_(g_N[start:stop], kept(r.score(signal, start, stop), selection))
 
 
 def attach(

@@ -1,6 +1,6 @@
-"""The C of histogram.c, compiled on first use into the user's cache. Without a compiler there is None.
+"""The C of kernels.c, compiled on first use into the user's cache. Without a compiler there is None.
 
-`GMT_NATIVE=0` in the environment turns it off; the torch ops give the same masks. The cache is
+`GMT_NATIVE=0` in the environment turns it off, and Triton too; the torch ops give the same masks. The cache is
 `GMT_CACHE`, else `XDG_CACHE_HOME/gmt`, else `~/.cache/gmt`.
 """
 
@@ -13,22 +13,28 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 
-_SOURCE = Path(__file__).with_name("histogram.c")
+import torch
+
+_SOURCE = Path(__file__).with_name("kernels.c")
 _FLAGS = ["-O3", "-shared", "-fPIC"]  # no -march: one cache may serve unlike machines
 _LONG, _POINTER, _UINT = ctypes.c_int64, ctypes.c_void_p, ctypes.c_uint32
 _SIGNATURES = {
     "count_upper": [_POINTER, _LONG, _POINTER, _POINTER, _POINTER],
     "collect_lower": [_POINTER, _LONG, _POINTER, _POINTER],
     "select_chunks": [_POINTER, _LONG, _POINTER, _POINTER, _POINTER],
+    "keep_inside": [_POINTER, _LONG, _LONG, _UINT, _UINT, _POINTER],
+    "zero_unkept": [_POINTER, _LONG, _LONG, _POINTER],
+    "restore_unkept": [_POINTER, _POINTER, _LONG, _LONG, _POINTER],
     "random_bits": [_POINTER, _LONG, _UINT, _UINT, _UINT, _UINT],
 }
 _log = logging.getLogger(__name__)
 
 
 class Chunk(ctypes.Structure):
-    """The `chunk` of histogram.c."""
+    """The `chunk` of kernels.c."""
 
     _fields_ = (
         ("data", _POINTER),
@@ -41,7 +47,7 @@ class Chunk(ctypes.Structure):
 
 
 class ChunkSelection(ctypes.Structure):
-    """The `selection` of histogram.c."""
+    """The `selection` of kernels.c."""
 
     _fields_ = (
         ("data", Chunk),
@@ -65,7 +71,7 @@ def library() -> ctypes.CDLL | None:
         compiled = ctypes.CDLL(str(_compiled()))
     except (OSError, subprocess.SubprocessError) as error:
         detail = getattr(error, "stderr", None) or error
-        _log.info("masks are counted with torch ops, several times slower than the C of histogram.c: %s", detail)
+        _log.info("masks are made with torch ops, several times slower than by the C of kernels.c: %s", detail)
         return None
     for name, arguments in _SIGNATURES.items():
         function = getattr(compiled, name)
@@ -73,9 +79,19 @@ def library() -> ctypes.CDLL | None:
     return compiled
 
 
+def has_triton(device: torch.device) -> bool:
+    """Whether the kernels of triton_kernels.py count and mask on a device: on CUDA, where Triton is installed."""
+    return device.type == "cuda" and _is_triton_wanted()
+
+
+@functools.cache
+def _is_triton_wanted() -> bool:
+    return os.environ.get("GMT_NATIVE", "1") != "0" and find_spec("triton") is not None
+
+
 def _compiled() -> Path:
     key = hashlib.sha256(_SOURCE.read_bytes() + repr((_FLAGS, platform.machine(), platform.system())).encode())
-    path = _cache() / f"histogram-{key.hexdigest()[:16]}.so"
+    path = _cache() / f"kernels-{key.hexdigest()[:16]}.so"
     if path.exists():
         return path
     compiler = shutil.which(os.environ.get("CC", "cc")) or shutil.which("gcc") or shutil.which("clang")

@@ -18,6 +18,9 @@ from gmt.masking.sharding import ProcessGroups, first_index, local, shards_of
 from gmt.masking.spec import MaskSpec
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+CUDA_CHUNK = 1 << 26  # entries, where scores are views: a launch costs as much as reading some millions of entries
+CUDA_COMPUTED_CHUNK = 1 << 24  # where they are computed, which takes their memory several times over
+_COMPUTED = ("first_moment", "weight_times_gradient", "random")
 _WRAPPERS = re.compile(r"^module\.|_orig_mod\.|_checkpoint_wrapped_module\.")
 _LAYER = re.compile(r"^(?:.*?\.)?\d+(?=\.)")
 
@@ -95,17 +98,24 @@ class Ranked:
         """All of them, for the selection."""
 
         def chunks() -> Iterator[Tensor]:
-            for start in range(0, len(self.gradient_N), CHUNK):
-                yield self.score(signal, start, start + CHUNK)
+            for start, stop in self.stretches(signal):
+                yield self.score(signal, start, stop)
 
-        device = self.gradient_N.device
         return Scores(
             chunks=chunks,
-            dtype=self.score(signal, 0, 1).dtype,
+            dtype=self.score(signal, 0, 0).dtype,
             num_entries=self.num_entries,
             shards=self.shards,
-            device=device,
+            device=self.gradient_N.device,
         )
+
+    def stretches(self, signal: str) -> Iterator[tuple[int, int]]:
+        """Where the chunks of scores start and stop."""
+        chunk = CHUNK
+        if self.gradient_N.device.type == "cuda":
+            chunk = CUDA_COMPUTED_CHUNK if signal in _COMPUTED else CUDA_CHUNK
+        for start in range(0, len(self.gradient_N), chunk):
+            yield start, min(start + chunk, len(self.gradient_N))
 
 
 def first_moment(optimizer: torch.optim.Optimizer, group: dict[str, Any], parameter: nn.Parameter) -> Tensor | None:

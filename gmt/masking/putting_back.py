@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gmt.masking.entries import restore_unkept_
 from gmt.masking.sharding import local
 
 
@@ -38,12 +39,12 @@ class Held:
             ValueError: the optimizer keeps no moments that could be masked.
         """
         for p, old in self._weights.items():
-            _restore(local(p.detach()), old, self._kept[p])
+            restore_unkept_(local(p.detach()), old, self._kept[p])
         num_moments = 0
         for p, olds in self._moments.items():
             for key, moment in self._moments_of(p):
                 new = local(moment)
-                _restore(new, olds[key] if key in olds else torch.zeros_like(new), self._kept[p])
+                restore_unkept_(new, olds[key] if key in olds else torch.zeros_like(new), self._kept[p])
                 num_moments += 1
         if self._moments and not num_moments:
             kind = type(self._optimizer).__name__
@@ -57,9 +58,3 @@ class Held:
             for key, value in state.items()
             if isinstance(value, Tensor) and value.shape == p.shape and value.is_floating_point() and key != "step"
         ]
-
-
-def _restore(new: Tensor, old: Tensor, kept_N: Tensor) -> None:
-    """Makes `new` be `old` where it is not kept, in place."""
-    if new.numel():
-        torch.where(kept_N.view(new.shape), new, old, out=new)

@@ -36,7 +36,7 @@ def random_bits(num: int, key: tuple[int, int], *, start: int, stride: int, devi
 
 
 def hashed(index_N: Tensor, key: tuple[int, int]) -> Tensor:
-    """The hash in torch ops, in place on int32 indices; see histogram.c for its source."""
+    """The hash in torch ops, in place on int32 indices; see kernels.c for its source."""
     h_N = index_N.bitwise_xor_(key[0])
     h_N ^= h_N >> 16
     h_N.mul_(0x7FEB352D).bitwise_and_(_MASK)

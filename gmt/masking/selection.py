@@ -4,22 +4,26 @@ The magnitude of an IEEE float orders like its bits with the sign cleared, so th
 counting. Counts add up, over the tensors of a group and over the shards of a tensor: one threshold over many
 costs no more than many thresholds, and shards agree on it by exchanging counts.
 
-Shape suffixes: G groups, each with one threshold; U upper bins and one more for exact zeros.
+Shape suffixes: G groups, each with one threshold; U upper bins and one more for exact zeros; K bins; F numbers that
+were found.
 """
 
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from gmt.masking.counting import NUM_UPPER, UPPER_OF_INF, Chunks, lower_bits, select_chunks, upper_counts
+from gmt.masking.counting import NUM_UPPER, UPPER_OF_INF, Chunks, fields, lower_bits, select_chunks, upper_counts
+from gmt.masking.native import has_triton
 
 LARGEST_BITS = 0x7FFFFFFF
-CHUNK = 1 << 20  # entries of the largest chunk of scores
+_BITS_OF_INF = 0x7F800000
+CHUNK = 1 << 20  # entries of the largest chunk of scores on the CPU
 _ENTRIES_AT_ONCE = 1 << 23  # of small groups, which bounds what computed scores take
 _GROUPS_AT_ONCE = 8  # their counts, 2 MB, stay in the cache
 
@@ -41,9 +45,8 @@ class Scores:
     """What is ranked of one tensor.
 
     Args:
-        chunks: gives the scores, flattened, in contiguous pieces of `CHUNK` entries, the last one shorter: float32,
-            bfloat16, float16, or int32 bits.
-        dtype: of the chunks.
+        chunks: gives the scores, flattened, in contiguous pieces, on the CPU of `CHUNK` entries, the last one shorter.
+        dtype: of all chunks: float32, bfloat16, float16, or int32 for bits; the same on every shard.
         num_entries: of the whole tensor, over all shards.
         shards: how to add up over the other shards; None if the tensor is whole.
         device: where the chunks are.
@@ -113,6 +116,9 @@ def select(
                 done |= _select_alone(batch, rule)
                 batch = {}
     done |= _select_alone(batch, rule)
+    launched = [(some, _find_by_fields([groups[i] for i in some], rule)) for some in _for_triton(groups)]
+    for some, found_GF in launched:  # only here is the device waited for
+        done |= {i: rule.selection(_size(groups[i]), *found) for i, found in zip(some, found_GF.tolist(), strict=True)}
     left = [i for i in range(len(groups)) if i not in done]
     for first in range(0, len(left), _GROUPS_AT_ONCE):
         some = left[first : first + _GROUPS_AT_ONCE]
@@ -126,10 +132,13 @@ class _Rule:
     smallest: bool
     rank_zeros: bool
 
-    def rank(self, size: int, zeros: int) -> int:
-        """The rank, from 0, of the threshold among all magnitudes of a group; `zeros` are those not ranked."""
-        masked = num_masked(self.mask_ratio, size)
-        return max(min(zeros + size - masked, size) - 1, 0) if self.smallest else masked
+    def ranks(self, sizes: Sequence[int], zeros_G: Tensor) -> Tensor:
+        """The rank, from 0, of each group's threshold among all its magnitudes; `zeros_G` are those not ranked."""
+        masked = [num_masked(self.mask_ratio, size) for size in sizes]
+        if not self.smallest:
+            return _sent(masked, zeros_G.device)
+        size_G = _sent(sizes, zeros_G.device)
+        return (zeros_G + size_G - _sent(masked, zeros_G.device)).minimum(size_G).sub_(1).clamp_(min=0)
 
     def selection(self, size: int, threshold: int, below: int, ties: int, zeros: int, nonfinite: int) -> Selection:
         """What a threshold means; `below` and `ties` are entries below and at it."""
@@ -141,6 +150,16 @@ class _Rule:
             num_kept=max(below + ties - zeros, 0) if self.smallest else size - max(below, zeros),
             is_finite=nonfinite == 0,
         )
+
+
+def _size(group: Sequence[Scores]) -> int:
+    return sum(scores.num_entries for scores in group)
+
+
+def _sent(numbers: Sequence[int], device: torch.device) -> Tensor:
+    """On a device, as int64; from pinned memory, since a copy from other memory waits for the device."""
+    here = torch.tensor(numbers, dtype=torch.int64, pin_memory=device.type == "cuda")
+    return here.to(device, non_blocking=True)
 
 
 def _is_alone(group: Sequence[Scores]) -> bool:
@@ -168,11 +187,11 @@ def _select_alone(batch: dict[int, Tensor], rule: _Rule) -> dict[int, Selection]
 
 def _select_together(groups: Sequence[Sequence[Scores]], rule: _Rule) -> list[Selection]:
     """By counts that add up over the tensors of a group and the shards of a tensor."""
-    sizes = [sum(scores.num_entries for scores in group) for group in groups]
+    sizes = [_size(group) for group in groups]
     upper_GU = _over_places(groups, lambda parts, place: upper_counts(parts, place[0]))
-    zeros = [0] * len(groups) if rule.rank_zeros else upper_GU[:, -1].tolist()
+    zeros_G = upper_GU[:, -1] * (not rule.rank_zeros)
+    zeros, ranks = zeros_G.tolist(), rule.ranks(sizes, zeros_G).tolist()
     nonfinite = upper_GU[:, UPPER_OF_INF:-1].sum(1).tolist()
-    ranks = [rule.rank(size, zero) for size, zero in zip(sizes, zeros, strict=True)]
     uppers, left, ties = _find(upper_GU[:, :NUM_UPPER], ranks)
     lowers = [0] * len(groups)
     # A bfloat16's magnitude is nothing but upper bits: where all are of that dtype, the threshold is found.
@@ -182,6 +201,40 @@ def _select_together(groups: Sequence[Sequence[Scores]], rule: _Rule) -> list[Se
     thresholds = [upper << 16 | lower for upper, lower in zip(uppers, lowers, strict=True)]
     belows = [rank - rest for rank, rest in zip(ranks, left, strict=True)]
     return [rule.selection(*found) for found in zip(sizes, thresholds, belows, ties, zeros, nonfinite, strict=True)]
+
+
+def _for_triton(groups: Sequence[Sequence[Scores]]) -> list[list[int]]:
+    """The groups that Triton counts, by index, those together that are on one device and have the same fields.
+
+    An empty group has no threshold, and one over several devices no place for its counts: they are not among them.
+    """
+    alike: dict[object, list[int]] = {}
+    for i, group in enumerate(groups):
+        devices = {scores.device for scores in group}
+        if len(devices) == 1 and all(map(has_triton, devices)) and _size(group):
+            alike.setdefault((devices.pop(), fields(scores.dtype for scores in group)), []).append(i)
+    return list(alike.values())
+
+
+def _find_by_fields(groups: Sequence[Sequence[Scores]], rule: _Rule) -> Tensor:
+    """What `_Rule.selection` needs after the size, int64 of shape [G, F], without waiting for the device."""
+    prefix_G = torch.zeros(len(groups), dtype=torch.int64, device=groups[0][0].device)
+    for shift, width in fields(scores.dtype for group in groups for scores in group):
+        is_first = shift + width == LARGEST_BITS.bit_length()
+        counts_GK = _over_places(groups, partial(_field_counts, prefix_G, shift, width))
+        if is_first:
+            zeros_G = counts_GK[:, -1] * (not rule.rank_zeros)
+            nonfinite_G = counts_GK[:, _BITS_OF_INF >> shift : -1].sum(1)
+            ranks_G = left_G = rule.ranks([_size(group) for group in groups], zeros_G)
+        bin_G, left_G, ties_G = _find_flat(counts_GK[:, :-1], left_G)
+        prefix_G = prefix_G << width | bin_G
+    return torch.stack([prefix_G << shift, ranks_G - left_G, ties_G, zeros_G, nonfinite_G], 1)
+
+
+def _field_counts(prefix_G: Tensor, shift: int, width: int, parts: Sequence[Chunks], _: _Place) -> Tensor:
+    from gmt.masking.triton_kernels import field_counts
+
+    return field_counts(parts, prefix_G, shift, width)
 
 
 def _find_lower(

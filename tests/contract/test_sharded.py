@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from gmt.masking import Mask, MaskSpec, NonFiniteGradientError, attach
 from gmt.masking.spec import MASK_ON, SCOPES, SIGNALS
 
-STEPS = 3
+STEPS = 2
 
 
 def a_model() -> nn.Module:

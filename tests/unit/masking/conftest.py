@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from gmt.masking import counting, native, random_bits
+from gmt.masking import counting, entries, native, random_bits
 
 
 @pytest.fixture(params=["c", "torch"], scope="module")
@@ -15,7 +15,7 @@ def counted_by(request: pytest.FixtureRequest) -> Iterator[str]:
         yield "c"
         return
     patch = pytest.MonkeyPatch()
-    for module in (counting, random_bits):
+    for module in (counting, entries, random_bits):
         patch.setattr(module, "library", lambda: None)
     yield "torch"
     patch.undo()

@@ -6,6 +6,8 @@ from torch import Tensor, nn
 
 from gmt.masking import MaskSpec, NonFiniteGradientError, attach
 
+pytestmark = pytest.mark.usefixtures("counted_by")
+
 
 def model_and_batch() -> tuple[nn.Module, Tensor]:
     torch.manual_seed(0)

@@ -1,11 +1,16 @@
-/* Counting magnitudes on the CPU. Plain C without dependencies: native.py compiles it on first use, and
- * counting.py holds the same in torch ops. A magnitude is the 31 bits of |x| as a float32; upper: its first 15
+/* Counting magnitudes and masking on the CPU. Plain C without dependencies: native.py compiles it on first use, and
+ * counting.py, entries.py and random_bits.py hold the same in torch ops. A magnitude is the 31 bits of |x| as a float32; upper: its first 15
  * bits, lower: its last 16. Each function works through a list; several threads may share it. */
 #include <stddef.h>
 #include <stdint.h>
 
 #define NUM_UPPER 32768
 #define UPPER_OF_INF 0x7f80
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+#define UPPER_HALF 1 /* which 16 bits of a float32 are the upper ones */
+#else
+#define UPPER_HALF 0
+#endif
 
 #if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__)
 #define FOR_NEWER_PROCESSORS __attribute__((target_clones("avx512f", "avx2", "default")))
@@ -33,25 +38,45 @@ static int64_t next_of(int64_t num, int64_t *taken) {
     return i < num ? i : -1;
 }
 
-/* counts[u] += entries whose upper bits are u; returns the number of exact zeros. */
-static int64_t upper_of(const chunk *c, uint32_t *counts) {
+FOR_NEWER_PROCESSORS
+static int64_t zeros_of(const chunk *c) {
     int64_t zeros = 0;
     if (c->width == 32) {
         const uint32_t *x = c->data;
-        for (int64_t i = 0; i < c->size; i++) {
-            uint32_t bits = x[i] & 0x7fffffffu;
-            counts[bits >> 16]++;
-            zeros += bits == 0;
-        }
-    } else { /* a bfloat16's magnitude is nothing but upper bits */
+        for (int64_t i = 0; i < c->size; i++) zeros += (x[i] & 0x7fffffffu) == 0;
+    } else {
         const uint16_t *x = c->data;
-        for (int64_t i = 0; i < c->size; i++) {
-            uint32_t bits = x[i] & 0x7fffu;
-            counts[bits]++;
-            zeros += bits == 0;
-        }
+        for (int64_t i = 0; i < c->size; i++) zeros += (x[i] & 0x7fffu) == 0;
     }
     return zeros;
+}
+
+/* In two tables that take turns: where neighbours are alike, and rows of zeros are, a counter would otherwise wait
+ * for itself (measured: 1.0 against 0.6 ns an entry for half zeros). */
+static inline void count_halves(const uint16_t *half, int64_t size, int64_t step, uint32_t *counts) {
+    uint32_t *others = counts + NUM_UPPER;
+    int64_t i = 0;
+    for (; i + 4 <= size; i += 4) {
+        counts[half[step * i] & 0x7fff]++;
+        others[half[step * (i + 1)] & 0x7fff]++;
+        counts[half[step * (i + 2)] & 0x7fff]++;
+        others[half[step * (i + 3)] & 0x7fff]++;
+    }
+    for (; i < size; i++) counts[half[step * i] & 0x7fff]++;
+    for (int64_t u = 0; u < NUM_UPPER; u++) {
+        counts[u] += others[u];
+        others[u] = 0;
+    }
+}
+
+/* counts[u] += entries whose upper bits are u; returns the number of exact zeros. counts: twice NUM_UPPER, the second
+ * half zeros, and zeros again at the end. */
+static int64_t upper_of(const chunk *c, uint32_t *counts) {
+    if (c->width == 32)
+        count_halves((const uint16_t *)c->data + UPPER_HALF, c->size, 2, counts);
+    else /* a bfloat16's magnitude is nothing but upper bits */
+        count_halves(c->data, c->size, 1, counts);
+    return counts[0] ? zeros_of(c) : 0;
 }
 
 /* Writes the lower bits of the float32 entries whose upper bits are `upper` to out, in order; returns how many. */
@@ -78,7 +103,7 @@ static int64_t find(const uint32_t *counts, int64_t *rank) {
 }
 
 /* totals[group][u] += entries whose upper bits are u; totals[group][NUM_UPPER] += exact zeros.
- * scratch: NUM_UPPER zeros, this thread's own; zeros again at the end. */
+ * scratch: twice NUM_UPPER zeros, this thread's own; zeros again at the end. */
 void count_upper(const chunk *chunks, int64_t num_chunks, int64_t *taken, uint32_t *scratch, int64_t *totals) {
     int64_t i;
     while ((i = next_of(num_chunks, taken)) >= 0) {
@@ -102,8 +127,8 @@ void collect_lower(chunk *chunks, int64_t num_chunks, int64_t *taken, const int6
     }
 }
 
-/* The whole selection, for groups that are one chunk each. scratch: NUM_UPPER zeros, this thread's own; zeros
- * again at the end. room: for the largest chunk's number of entries. */
+/* The whole selection, for groups that are one chunk each. scratch: twice NUM_UPPER zeros, this thread's own;
+ * zeros again at the end. room: for the largest chunk's number of entries. */
 void select_chunks(selection *all, int64_t num, int64_t *taken, uint32_t *scratch, int32_t *room) {
     int64_t i;
     while ((i = next_of(num, taken)) >= 0) {
@@ -148,4 +173,43 @@ void random_bits(int32_t *out, int64_t size, uint32_t start, uint32_t stride, ui
         h ^= h >> 16;
         out[i] = (int32_t)h;
     }
+}
+
+/* keep[i] = whether the magnitude of x[i] lies in [lowest, highest], as 0 or 1. width as in chunk. */
+FOR_NEWER_PROCESSORS
+void keep_inside(const void *x, int64_t size, int64_t width, uint32_t lowest, uint32_t highest, uint8_t *keep) {
+    if (width == 32)
+        for (int64_t i = 0; i < size; i++) {
+            uint32_t bits = ((const uint32_t *)x)[i] & 0x7fffffffu;
+            keep[i] = (bits >= lowest) & (bits <= highest);
+        }
+    else
+        for (int64_t i = 0; i < size; i++) {
+            uint32_t bits = (uint32_t)(((const uint16_t *)x)[i] & 0x7fffu) << 16;
+            keep[i] = (bits >= lowest) & (bits <= highest);
+        }
+}
+
+/* x[i] = 0 where keep[i] is 0; of 16 or 32 bits. */
+FOR_NEWER_PROCESSORS
+void zero_unkept(void *x, int64_t size, int64_t width, const uint8_t *keep) {
+    if (width == 32)
+        for (int64_t i = 0; i < size; i++) ((uint32_t *)x)[i] &= -(uint32_t)keep[i];
+    else
+        for (int64_t i = 0; i < size; i++) ((uint16_t *)x)[i] &= (uint16_t)-keep[i];
+}
+
+/* now[i] = before[i] where keep[i] is 0; of 16 or 32 bits. */
+FOR_NEWER_PROCESSORS
+void restore_unkept(void *now, const void *before, int64_t size, int64_t width, const uint8_t *keep) {
+    if (width == 32)
+        for (int64_t i = 0; i < size; i++) {
+            uint32_t mask = -(uint32_t)keep[i];
+            ((uint32_t *)now)[i] = (((uint32_t *)now)[i] & mask) | (((const uint32_t *)before)[i] & ~mask);
+        }
+    else
+        for (int64_t i = 0; i < size; i++) {
+            uint16_t mask = (uint16_t)-keep[i];
+            ((uint16_t *)now)[i] = (uint16_t)((((uint16_t *)now)[i] & mask) | (((const uint16_t *)before)[i] & ~mask));
+        }
 }
