@@ -104,8 +104,8 @@ def attached(name: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> I
     yield step
 
 
-def times(model: nn.Module, tokens: Tensor, rounds: int) -> tuple[list[float], dict[str, list[float]]]:
-    """Seconds of forward and backward, and of each way's mask and optimizer step, round by round."""
+def times(model: nn.Module, tokens: Tensor, rounds: int) -> tuple[list[float], dict[str, list[float]], list[Tensor]]:
+    """Seconds of forward and backward, and of each way's mask and optimizer step, round by round; last gradients."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, weight_decay=0.01)
     names = ["plain AdamW", *OURS, *PEERS]
     forward_backward, steps = [], {name: [] for name in names}
@@ -128,12 +128,12 @@ def times(model: nn.Module, tokens: Tensor, rounds: int) -> tuple[list[float], d
                 steps[name].append(time.perf_counter() - started)
         latest = ", ".join(f"{name} {seconds[-1]:.2f}" for name, seconds in steps.items())
         print(f"round {i + 1} of {rounds}: {forward_backward[-1]:.2f} s; {latest}", file=sys.stderr, flush=True)
-    return forward_backward[1:], {name: seconds[1:] for name, seconds in steps.items()}
+    steps = {name: seconds[1:] for name, seconds in steps.items()}
+    return forward_backward[1:], steps, [g.view(-1) for g in stash.values()]
 
 
-def selection_alone(model: nn.Module) -> dict[str, float]:
+def selection_alone(gradients: list[Tensor]) -> dict[str, float]:
     """Seconds of the selection, of summing up every gradient, and of every gradient's norm: two ways of one read."""
-    gradients = [p.grad.view(-1) for p in model.parameters()]
     groups = [
         [
             Scores(
@@ -190,9 +190,9 @@ def main() -> None:
         steps_for_memory(args.only_memory_of, args.tokens)
         return
     model, tokens = model_and_tokens(args.tokens)
-    forward_backward, steps = times(model, tokens, args.rounds)
-    alone = selection_alone(model)
-    del model
+    forward_backward, steps, gradients = times(model, tokens, args.rounds)
+    alone = selection_alone(gradients)
+    del model, gradients
     peaks = {name: peak_of(name, args.tokens) for name in ("plain AdamW", *list(OURS)[:3], "torch.topk")}
     rows = []
     for name, seconds in steps.items():

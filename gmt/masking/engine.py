@@ -4,7 +4,6 @@
 it ranks and masks the gradient, or puts aside what must not move; after the step it puts that back.
 """
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,13 +13,12 @@ from torch import Tensor, nn
 
 from gmt.masking import refusals
 from gmt.masking.counting import as_bits
-from gmt.masking.entries import kept, zero_unkept_
+from gmt.masking.entries import keep_mask, zero_masked_, zero_unkept_
 from gmt.masking.facts import MaskFacts, Measured, Sample
-from gmt.masking.native import has_triton
 from gmt.masking.packing import pack, unpack
 from gmt.masking.parameters import Ranked, is_excluded, layer_of, plain_name, ranked
 from gmt.masking.putting_back import Held
-from gmt.masking.selection import LARGEST_BITS, Selection, select
+from gmt.masking.selection import Selection, select
 from gmt.masking.sharding import local
 from gmt.masking.spec import MaskSpec
 
@@ -233,7 +231,7 @@ class Mask:
                 self._refuse_scores(members)
             selections |= {r.name: selection for r in members}
         if self.spec.outlives_a_step:
-            self._masks |= {r.name: _keep_mask(r, self.spec.signal, selections[r.name]) for r in new}
+            self._masks |= {r.name: keep_mask(r, self.spec.signal, selections[r.name]) for r in new}
             for r in new:
                 self._sums.pop(r.name, None)
         if len(new) == len(every):
@@ -275,7 +273,7 @@ class Mask:
         """Zeroes masked gradients, or puts aside what masked entries must keep."""
         spec, masks = self.spec, self._masks
         if spec.mask_on == "update" or spec.moments == "masked":
-            masks = masks or {r.name: _keep_mask(r, spec.signal, selections[r.name]) for r in every}
+            masks = masks or {r.name: keep_mask(r, spec.signal, selections[r.name]) for r in every}
             keeps = {r.parameter: masks[r.name] for r in every}
             self._held = Held(
                 self._optimizer, keeps, weights=spec.mask_on == "update", moments=spec.moments == "masked"
@@ -285,7 +283,7 @@ class Mask:
                 if r.name in masks:
                     zero_unkept_(r.gradient_N, masks[r.name])
                 else:
-                    _zero_masked(r, spec.signal, selections[r.name])
+                    zero_masked_(r, spec.signal, selections[r.name])
 
 
 def _names(model: nn.Module) -> dict[nn.Parameter, str]:
@@ -318,34 +316,6 @@ def _density(every: Sequence[Ranked], masks: dict[str, Tensor]) -> float:
             shards.sum_(counts)
         kept += int(counts)
     return kept / sum(r.num_entries for r in every)
-
-
-def _keep_mask(r: Ranked, signal: str, selection: Selection) -> Tensor:
-    """Which entries stay, bool of shape [N]."""
-    keep_N = torch.empty(len(r.gradient_N), dtype=torch.bool, device=r.gradient_N.device)
-    for start, stop in r.stretches(signal):
-        keep_N[start:stop] = kept(r.score(signal, start, stop), selection)
-    return keep_N
-
-
-def _zero_masked(r: Ranked, signal: str, selection: Selection) -> None:
-    """Zeroes what does not stay, in place."""
-    g_N = r.gradient_N
-    if signal == "gradient" and has_triton(g_N.device):
-        from gmt.masking.triton_kernels import zero_outside
-
-        zero_outside(g_N, selection.lowest, selection.highest)
-        return
-    if signal == "gradient" and selection.highest == LARGEST_BITS and g_N.dtype != torch.float16:
-        # hardshrink keeps |g| > x: one pass over memory. x is the largest value below the threshold in g's dtype.
-        bits = selection.lowest - 1
-        bits = bits >> 16 << 16 if g_N.dtype == torch.bfloat16 else bits
-        below = torch.tensor(bits, dtype=torch.int32).view(torch.float32).item()
-        if math.isfinite(below):
-            torch.ops.aten.hardshrink.out(g_N, below, out=g_N)
-            return
-    for start, stop in r.stretches(signal):
-        zero_unkept_(g_N[start:stop], kept(r.score(signal, start, stop), selection))
 
 
 def attach(

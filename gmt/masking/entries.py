@@ -6,12 +6,15 @@ two nanoseconds an entry on the CPU, the C a fifth.
 Shape suffixes: N entries, flattened.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
 from gmt.masking.counting import as_bits
 from gmt.masking.native import has_triton, library
-from gmt.masking.selection import Selection
+from gmt.masking.parameters import Ranked
+from gmt.masking.selection import LARGEST_BITS, Selection
 
 _WIDTHS = (2, 4)  # bytes of the entries that the C knows
 
@@ -34,6 +37,34 @@ def kept(score_N: Tensor, selection: Selection) -> Tensor:
     width = 8 * score_N.element_size()
     native.keep_inside(score_N.data_ptr(), len(score_N), width, selection.lowest, selection.highest, keep_N.data_ptr())
     return keep_N
+
+
+def keep_mask(r: Ranked, signal: str, selection: Selection) -> Tensor:
+    """Which entries stay, bool of shape [N]."""
+    keep_N = torch.empty(len(r.gradient_N), dtype=torch.bool, device=r.gradient_N.device)
+    for start, stop in r.stretches(signal):
+        keep_N[start:stop] = kept(r.score(signal, start, stop), selection)
+    return keep_N
+
+
+def zero_masked_(r: Ranked, signal: str, selection: Selection) -> None:
+    """Zeroes what does not stay, in place."""
+    g_N = r.gradient_N
+    if signal == "gradient" and has_triton(g_N.device):
+        from gmt.masking.triton_kernels import zero_outside
+
+        zero_outside(g_N, selection.lowest, selection.highest)
+        return
+    if signal == "gradient" and selection.highest == LARGEST_BITS and g_N.dtype != torch.float16:
+        # hardshrink keeps |g| > x: one pass over memory. x is the largest value below the threshold in g's dtype.
+        bits = selection.lowest - 1
+        bits = bits >> 16 << 16 if g_N.dtype == torch.bfloat16 else bits
+        below = torch.tensor(bits, dtype=torch.int32).view(torch.float32).item()
+        if math.isfinite(below):
+            torch.ops.aten.hardshrink.out(g_N, below, out=g_N)
+            return
+    for start, stop in r.stretches(signal):
+        zero_unkept_(g_N[start:stop], kept(r.score(signal, start, stop), selection))
 
 
 def zero_unkept_(x_N: Tensor, keep_N: Tensor) -> None:

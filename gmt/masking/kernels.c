@@ -3,6 +3,7 @@
  * bits, lower: its last 16. Each function works through a list; several threads may share it. */
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #define NUM_UPPER 32768
 #define UPPER_OF_INF 0x7f80
@@ -52,17 +53,24 @@ static int64_t zeros_of(const chunk *c) {
 }
 
 /* In two tables that take turns: where neighbours are alike, and rows of zeros are, a counter would otherwise wait
- * for itself (measured: 1.0 against 0.6 ns an entry for half zeros). */
-static inline void count_halves(const uint16_t *half, int64_t size, int64_t step, uint32_t *counts) {
-    uint32_t *others = counts + NUM_UPPER;
+ * for itself. Stretches of nothing but zeros, as rows of unseen tokens are, are passed over. */
+static inline void count_halves(const uint16_t *half, int64_t size, int64_t step, int64_t at, uint32_t *counts) {
+    uint32_t *others = counts + NUM_UPPER, skipped = 0;
     int64_t i = 0;
-    for (; i + 4 <= size; i += 4) {
-        counts[half[step * i] & 0x7fff]++;
-        others[half[step * (i + 1)] & 0x7fff]++;
-        counts[half[step * (i + 2)] & 0x7fff]++;
-        others[half[step * (i + 3)] & 0x7fff]++;
+    for (; i + 8 <= size; i += 8) {
+        uint64_t words[4] = {0, 0, 0, 0};
+        memcpy(words, half + step * i, (size_t)(16 * step));
+        if (!(words[0] | words[1] | words[2] | words[3])) {
+            skipped += 8;
+            continue;
+        }
+        for (int64_t j = i; j < i + 8; j += 2) {
+            counts[half[step * j + at] & 0x7fff]++;
+            others[half[step * (j + 1) + at] & 0x7fff]++;
+        }
     }
-    for (; i < size; i++) counts[half[step * i] & 0x7fff]++;
+    for (; i < size; i++) counts[half[step * i + at] & 0x7fff]++;
+    counts[0] += skipped;
     for (int64_t u = 0; u < NUM_UPPER; u++) {
         counts[u] += others[u];
         others[u] = 0;
@@ -73,9 +81,9 @@ static inline void count_halves(const uint16_t *half, int64_t size, int64_t step
  * half zeros, and zeros again at the end. */
 static int64_t upper_of(const chunk *c, uint32_t *counts) {
     if (c->width == 32)
-        count_halves((const uint16_t *)c->data + UPPER_HALF, c->size, 2, counts);
+        count_halves(c->data, c->size, 2, UPPER_HALF, counts);
     else /* a bfloat16's magnitude is nothing but upper bits */
-        count_halves(c->data, c->size, 1, counts);
+        count_halves(c->data, c->size, 1, 0, counts);
     return counts[0] ? zeros_of(c) : 0;
 }
 

@@ -29,7 +29,12 @@ def test_it_holds_conf_and_the_model_and_no_foreign_top_level_package(wheel: Pat
         "gmt_analysis",
         "hydra_plugins",
     }
-    assert {"gmt/conf/config.yaml", "gmt/models/shipped/nano/model.safetensors", "gmt/py.typed"} <= set(names)
+    assert {
+        "gmt/conf/config.yaml",
+        "gmt/models/shipped/nano/model.safetensors",
+        "gmt/masking/kernels.c",
+        "gmt/py.typed",
+    } <= set(names)
     assert "gmt_analysis/report.html.j2" in names
     assert "hydra_plugins/__init__.py" not in names  # it is a namespace that other projects share
 

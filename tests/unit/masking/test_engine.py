@@ -300,6 +300,18 @@ def test_half_precision_gradients_are_masked_at_their_exact_threshold(dtype: tor
     assert facts.density == nonzero / facts.num_entries
 
 
+@pytest.mark.parametrize("scale", [1e-41, 1e-38, 1e30])
+def test_tiny_and_huge_gradients_are_masked_at_their_exact_threshold(scale: float) -> None:
+    model = nn.Linear(50, 40, bias=False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    attach(model, optimizer, MaskSpec(mask_ratio=0.7))
+    gradient = torch.randn(40, 50) * scale
+    model.weight.grad = gradient.clone()
+    optimizer.step()
+    kept = gradient.abs() >= gradient.abs().flatten().sort().values[1400]
+    assert torch.equal(model.weight.grad, torch.where(kept, gradient, 0.0))
+
+
 def test_what_a_closure_computes_is_masked_and_computing_twice_is_refused() -> None:
     model, batch = model_and_batch()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
