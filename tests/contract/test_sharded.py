@@ -101,6 +101,16 @@ def check(kind: str) -> None:
             for mask, state in zip(pair.masks, states, strict=True):
                 mask.load_state_dict(state)
     nan_on_one_process_is_refused_on_all(kind)
+    if kind == "fsdp2":
+        fsdp1_is_refused()
+
+
+def fsdp1_is_refused() -> None:
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    model = FullyShardedDataParallel(a_model(), device_id=torch.device("cpu"))
+    with pytest.raises(ValueError, match="FSDP1 flattens its parameters"):
+        attach(model, torch.optim.AdamW(model.parameters()), MaskSpec(mask_ratio=0.5))
 
 
 def nan_on_one_process_is_refused_on_all(kind: str) -> None:
