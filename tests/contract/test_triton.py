@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gmt.masking import MaskSpec, attach, engine, selection
+from gmt.masking import MaskSpec, attach, entries, selection
 from gmt.masking.counting import as_bits, fields
 from gmt.masking.selection import LARGEST_BITS, Scores, Selection, select
 from gmt.masking.spec import KEEP, SIGNALS
@@ -60,7 +60,7 @@ def by_triton(kernels: ModuleType) -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kernels, "_launch", counted)
-        patch.setattr(engine, "has_triton", lambda device: True)
+        patch.setattr(entries, "has_triton", lambda device: True)
         patch.setattr(selection, "has_triton", lambda device: True)
         patch.setattr(selection, "_is_alone", lambda group: False)
         yield
