@@ -31,6 +31,7 @@ def a_model() -> nn.Module:
     model = nn.Module()
     model.embed, model.layers, model.unused = nn.Embedding(9, 6), layers, nn.Linear(3, 3)
     model.register_parameter("tied", model.embed.weight)
+    model.scale = nn.Parameter(torch.tensor(1.5))  # of the shape of an optimizer's count of steps
     return model
 
 
@@ -40,7 +41,7 @@ def backward(model: nn.Module, step: int) -> None:
     x = model.embed(tokens)
     for layer in model.layers:
         x = layer(x)
-    (x @ model.tied.t()).logsumexp(-1).sum().backward()
+    (model.scale * x @ model.tied.t()).logsumexp(-1).sum().backward()
 
 
 def optimizer_of(model: nn.Module, kind: str, loop: dict[str, bool]) -> torch.optim.Optimizer:
