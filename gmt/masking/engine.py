@@ -298,7 +298,7 @@ def _nonfinite(every: Sequence[Ranked]) -> str | None:
         return None
     # A norm is cheap and finite but for huge gradients: only those are looked at entry by entry.
     norms = [torch.linalg.vector_norm(r.gradient_N, dtype=torch.float32) for r in every]
-    bad = torch.stack([n.isfinite().logical_not().to(r.gradient_N.device) for n, r in zip(norms, every, strict=True)])
+    bad = torch.stack([norm.to(norms[0].device) for norm in norms]).isfinite().logical_not()
     for i in bad.nonzero().flatten().tolist():
         bad[i] = bool(every[i].gradient_N.isfinite().all().logical_not())
     counts = bad.to(torch.int64)

@@ -118,7 +118,7 @@ class Ranked:
             yield start, min(start + chunk, len(self.gradient_N))
 
 
-def first_moment(optimizer: torch.optim.Optimizer, group: dict[str, Any], parameter: nn.Parameter) -> Tensor | None:
+def first_moment(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> Tensor | None:
     """The optimizer's first moment of a parameter, or None before it has one."""
     state = optimizer.state.get(parameter, {})
     moment = state.get("exp_avg", state.get("momentum_buffer"))
@@ -170,7 +170,7 @@ def ranked(
         raise ValueError(f"signal=random needs parameters that are cut by rows alone, {name} is {gradient.placements}")  # type: ignore[attr-defined]
     if spec.signal == "random" and gradient.numel() >= MAX_ENTRIES:
         raise ValueError(f"signal=random takes tensors below 2^31 entries, {name} has {gradient.numel()}")
-    moment = first_moment(optimizer, group, parameter) if spec.signal == "first_moment" else None
+    moment = first_moment(optimizer, parameter) if spec.signal == "first_moment" else None
     decay, gain = (moment_weights(group) or (0.0, 1.0)) if moment is not None else (0.0, 1.0)
     return Ranked(
         name=name,
@@ -181,7 +181,7 @@ def ranked(
         moment_N=None if moment is None else local(moment).reshape(-1),
         decay=decay,
         gain=gain / scale,
-        key=keys(seed, draw, name),
+        key=keys(seed, draw, name) if spec.signal == "random" else (0, 0),
         start=start,
         num_entries=gradient.numel(),
         shards=shards_of(gradient),

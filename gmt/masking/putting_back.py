@@ -28,7 +28,6 @@ class Held:
         """
         self._optimizer = optimizer
         self._kept = kept
-        self._has_moments = moments
         self._weights = {p: local(p.detach()).clone() for p in kept} if weights else {}
         self._moments = {p: {k: local(m).clone() for k, m in self._moments_of(p)} for p in kept} if moments else {}
 

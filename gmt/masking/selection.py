@@ -109,12 +109,14 @@ def select(
     rule = _Rule(mask_ratio=mask_ratio, smallest=keep == "smallest", rank_zeros=rank_zeros)
     done: dict[int, Selection] = {}
     batch: dict[int, Tensor] = {}
+    batch_size = 0
     for i, group in enumerate(groups):
         if _is_alone(group):
             batch[i] = next(group[0].chunks())
-            if sum(chunk.numel() for chunk in batch.values()) >= _ENTRIES_AT_ONCE:
+            batch_size += group[0].num_entries
+            if batch_size >= _ENTRIES_AT_ONCE:
                 done |= _select_alone(batch, rule)
-                batch = {}
+                batch, batch_size = {}, 0
     done |= _select_alone(batch, rule)
     launched = [(some, _find_by_fields([groups[i] for i in some], rule)) for some in _for_triton(groups)]
     for some, found_GF in launched:  # only here is the device waited for

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from gmt.errors import UserError
@@ -49,17 +49,7 @@ class GradientMask:
     def spec(self) -> MaskSpec:
         """The mask's settings."""
         try:
-            return MaskSpec(
-                mask_ratio=self.mask_ratio,
-                signal=self.signal,
-                scope=self.scope,
-                refresh=self.refresh,
-                mask_on=self.mask_on,
-                moments=self.moments,
-                keep=self.keep,
-                exclude=self.exclude,  # type: ignore[arg-type]  # a list in yaml
-                excluded=self.excluded,
-            )
+            return MaskSpec(**{field.name: getattr(self, field.name) for field in fields(MaskSpec)})
         except ValueError as error:
             raise UserError(f"method.{error}") from error
 

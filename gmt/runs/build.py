@@ -95,11 +95,11 @@ def plug_in(group: str, values: object) -> Any:
     Raises:
         UserError: the target, or a setting, is wrong.
     """
-    if not isinstance(values, Mapping) or "_target_" not in values:
+    if not isinstance(values, Mapping) or not isinstance(values.get("_target_"), str):
         raise UserError(f"{group} must be a config with a _target_ that names its class, got {values!r}")
     try:
         target = get_class(values["_target_"])
-    except Exception as error:  # Hydra's locate raises many kinds; each means that the name leads nowhere
+    except (ImportError, ValueError) as error:  # whatever an import raises, Hydra makes it an ImportError
         raise UserError(f"{group}._target_ names no class that can be imported: {values['_target_']!r}") from error
     return settings_of(group, target, {k: v for k, v in values.items() if k != "_target_"})
 

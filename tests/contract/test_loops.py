@@ -97,11 +97,13 @@ def test_bf16_autocast() -> None:
         loss.backward()
         optimizer.step()
 
-    plain_loop(step=step)
+    assert not same(plain_loop(step=step), plain_loop(None, step=step))  # and `Watched` looked at each step
 
 
 def test_weights_and_gradients_in_bf16() -> None:
-    plain_loop(prepare=lambda model: model.to(torch.bfloat16))
+    masked, dense = (plain_loop(spec, prepare=lambda model: model.to(torch.bfloat16)) for spec in (SPEC, None))
+    assert {p.dtype for p in masked} == {torch.bfloat16}
+    assert not same(masked, dense)  # and `Watched` looked at each step
 
 
 @pytest.mark.parametrize("signal", SIGNALS)

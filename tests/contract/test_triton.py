@@ -258,17 +258,18 @@ def test_the_kernels_compile_for_nvidia_gpus(kind: str, tmp_path: Path, monkeypa
     bounds = {"lowest": "i32", "highest": "i32"}
     dtype = {"i32": torch.float32, "i16": torch.bfloat16, "fp16": torch.float16}[kind]
     for size in ({"size": "i32"}, {"size": "i64"}):
-        compile_(kernels._zero_outside, x | size | bounds, block)
-        compile_(kernels._keep_inside, x | size | bounds | {"out_N": "*i8"}, block)
+        assert machine_code(kernels._zero_outside, x | size | bounds, block)
+        assert machine_code(kernels._keep_inside, x | size | bounds | {"out_N": "*i8"}, block)
         for shift, width in fields([dtype]):
-            compile_(kernels._count_field, x | size | counts, block | {"SHIFT": shift, "WIDTH": width})
+            assert machine_code(kernels._count_field, x | size | counts, block | {"SHIFT": shift, "WIDTH": width})
 
 
-def compile_(kernel: Any, types: dict[str, str], constants: dict[str, int]) -> None:
+def machine_code(kernel: Any, types: dict[str, str], constants: dict[str, int]) -> bytes:
     source = triton.compiler.ASTSource(kernel, {**types, **dict.fromkeys(constants, "constexpr")}, constants)
     target = triton.backends.compiler.GPUTarget("cuda", 80, 32)
     options = {"num_warps": 8, "enable_fp_fusion": False}
-    assert triton.compile(source, target=target, options=options).asm["cubin"]
+    code: bytes = triton.compile(source, target=target, options=options).asm["cubin"]
+    return code
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -11,12 +11,14 @@ from gmt.masking import MaskSpec, attach
 SPEC = MaskSpec(mask_ratio=0.5)
 
 
-def refused(model: nn.Module, optimizer: object, sentence: str, spec: MaskSpec = SPEC) -> None:
+def refusal(model: nn.Module, optimizer: object, spec: MaskSpec = SPEC) -> str:
+    """The sentence by which a mask is refused; nothing is left on the optimizer."""
     hooks = len(getattr(optimizer, "_optimizer_step_pre_hooks", ()))
-    with pytest.raises(ValueError, match=sentence) as caught:
+    with pytest.raises(ValueError, match=r"\w") as caught:
         attach(model, optimizer, spec)  # type: ignore[arg-type]
-    assert "\n" not in str(caught.value)
     assert len(getattr(optimizer, "_optimizer_step_pre_hooks", ())) == hooks
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
 
 
 def sgd(model: nn.Module) -> torch.optim.Optimizer:
@@ -25,13 +27,15 @@ def sgd(model: nn.Module) -> torch.optim.Optimizer:
 
 def test_lbfgs_and_other_closures_that_are_called_again() -> None:
     model = nn.Linear(2, 2)
-    refused(model, torch.optim.LBFGS(model.parameters()), "LBFGS evaluates the gradient several times in a step")
+    assert refusal(model, torch.optim.LBFGS(model.parameters())).startswith(
+        "LBFGS evaluates the gradient several times in a step"
+    )
 
 
 def test_sparse_gradients() -> None:
     model = nn.Sequential(nn.Embedding(5, 3, sparse=True))
-    refused(model, sgd(model), "the embedding 0 has sparse=True")
-    refused(model, torch.optim.SparseAdam(model.parameters()), "SparseAdam takes sparse gradients")
+    assert refusal(model, sgd(model)).startswith("the embedding 0 has sparse=True")
+    assert refusal(model, torch.optim.SparseAdam(model.parameters())).startswith("SparseAdam takes sparse gradients")
 
 
 def test_sparse_gradients_of_other_modules_are_refused_at_their_step() -> None:
@@ -45,46 +49,56 @@ def test_sparse_gradients_of_other_modules_are_refused_at_their_step() -> None:
 
 def test_deepspeed() -> None:
     engine = type("DeepSpeedEngine", (nn.Linear,), {"__module__": "deepspeed.runtime.engine"})(2, 2)
-    refused(engine, sgd(engine), "DeepSpeed hides the gradients")
+    assert refusal(engine, sgd(engine)).startswith("DeepSpeed hides the gradients")
     zero = type("DeepSpeedZeroOptimizer", (), {"__module__": "deepspeed.runtime.zero.stage_1_and_2"})()
-    refused(nn.Linear(2, 2), zero, "DeepSpeed hides the gradients")
+    assert refusal(nn.Linear(2, 2), zero).startswith("DeepSpeed hides the gradients")
 
 
 def test_fsdp1() -> None:
     wrapped = type("FullyShardedDataParallel", (nn.Linear,), {"__module__": "torch.distributed.fsdp"})(2, 2)
     model = nn.Sequential(wrapped)
-    refused(model, sgd(model), "FSDP1 flattens its parameters")
+    assert refusal(model, sgd(model)).startswith("FSDP1 flattens its parameters")
 
 
 def test_zero_redundancy() -> None:
     model = nn.Linear(2, 2)
     kind = type("ZeroRedundancyOptimizer", (torch.optim.SGD,), {})
-    refused(model, kind(model.parameters(), lr=0.1), "ZeroRedundancyOptimizer steps through another optimizer")
+    assert refusal(model, kind(model.parameters(), lr=0.1)).startswith(
+        "ZeroRedundancyOptimizer steps through another optimizer"
+    )
 
 
 def test_something_that_is_no_torch_optimizer() -> None:
-    refused(nn.Linear(2, 2), types.SimpleNamespace(), "optimizer must be a torch.optim.Optimizer, got types.SimpleName")
+    assert refusal(nn.Linear(2, 2), types.SimpleNamespace()).startswith(
+        "optimizer must be a torch.optim.Optimizer, got types.SimpleName"
+    )
 
 
 def test_parameters_that_the_model_does_not_name() -> None:
-    refused(nn.Linear(2, 2), sgd(nn.Linear(2, 2)), "2 parameters that the model does not name")
+    assert refusal(nn.Linear(2, 2), sgd(nn.Linear(2, 2))).startswith(
+        "the optimizer holds 2 parameters that the model does not name"
+    )
 
 
 def test_double_precision() -> None:
     model = nn.Linear(2, 2).double()
-    refused(model, sgd(model), "weight must be float32, bfloat16 or float16 to be ranked, got torch.float64")
+    assert refusal(model, sgd(model)).startswith(
+        "weight must be float32, bfloat16 or float16 to be ranked, got torch.float64"
+    )
 
 
 def test_patterns_that_fit_nothing() -> None:
     model = nn.Linear(2, 2)
     spec = MaskSpec(mask_ratio=0.5, exclude=("*.bias",))
-    refused(model, sgd(model), r"exclude: no parameter of the optimizer has a name like \*\.bias", spec)
+    assert refusal(model, sgd(model), spec).startswith("exclude: no parameter of the optimizer has a name like *.bias")
 
 
 def test_a_first_moment_that_the_optimizer_does_not_keep() -> None:
     model = nn.Linear(2, 2)
     spec = MaskSpec(mask_ratio=0.5, signal="first_moment")
-    refused(model, sgd(model), "signal=first_moment needs an optimizer with betas or momentum, got SGD without", spec)
+    assert refusal(model, sgd(model), spec).startswith(
+        "signal=first_moment needs an optimizer with betas or momentum, got SGD without"
+    )
 
 
 @pytest.mark.parametrize("setting", [{"facts_every": -1}, {"facts_entries": 0}])
