@@ -128,6 +128,7 @@ class Mask:
     @torch.no_grad()
     def _mask(self) -> None:
         started = time.perf_counter()
+        self._held = self._look_again = None  # there if the step before broke off
         found_inf = getattr(self._optimizer, "found_inf", None)  # of a GradScaler, for optimizers that skip themselves
         self._is_skipped = found_inf is not None and bool(found_inf)
         if self._is_skipped:
@@ -217,8 +218,7 @@ class Mask:
         new = [r for r in every if r.name not in self._masks]
         groups: dict[str, list[Ranked]] = {}
         for r in new:
-            group = {"tensor": r.name, "layer": layer_of(r.name), "global": ""}[self.spec.scope]
-            groups.setdefault(group, []).append(r)
+            groups.setdefault(self._group(r.name), []).append(r)
         found = select(
             [[r.scores(self.spec.signal) for r in members] for members in groups.values()],
             self.spec.mask_ratio,
@@ -239,6 +239,12 @@ class Mask:
         elif new:
             self._density = _density(every, self._masks)
         return selections
+
+    def _group(self, name: str) -> str:
+        """What shares a threshold with a parameter has the same."""
+        if self.spec.scope == "layer":
+            return layer_of(name)
+        return name if self.spec.scope == "tensor" else ""
 
     def _refuse_scores(self, members: Sequence[Ranked]) -> None:
         if bad := _nonfinite(members):
@@ -262,12 +268,12 @@ class Mask:
         return self._facts_every > 0 and (step == 1 or step % self._facts_every == 0)
 
     def _kept_sample(self, r: Ranked, selection: Selection | None) -> Tensor:
-        start, stop, stride = self._sample.of(r)
+        stride = self._sample.stride
         if r.name in self._masks:
             return self._masks[r.name][::stride]
         if selection is None:
-            return torch.ones(len(r.gradient_N[::stride]), dtype=torch.bool, device=r.gradient_N.device)
-        return selection.keeps(as_bits(r.score(self.spec.signal, start, stop, stride)))
+            return torch.ones_like(r.gradient_N[::stride], dtype=torch.bool)
+        return selection.keeps(as_bits(r.score(self.spec.signal, 0, len(r.gradient_N), stride)))
 
     def _apply(self, every: Sequence[Ranked], selections: dict[str, Selection]) -> None:
         """Zeroes masked gradients, or puts aside what masked entries must keep."""

@@ -1,7 +1,7 @@
 """Entry by entry: which ones stay, zeroing the others, putting back the others.
 
-C on the CPU (kernels.c), Triton on CUDA, torch ops anywhere give the same. torch's own ways with bool masks take one to
-two nanoseconds an entry on the CPU, the C a fifth.
+C on the CPU (kernels.c), Triton on CUDA, torch ops anywhere give the same. The C is there because torch's own ways with
+bool masks are slow on the CPU.
 
 Shape suffixes: N entries, flattened.
 """

@@ -93,24 +93,20 @@ _SUMS = (
 
 
 class Sample:
-    """The entries that are looked at, and what is remembered of them."""
+    """The entries that are looked at, every `stride`-th of each parameter, and what is remembered of them."""
 
     def __init__(self, num_entries: int):
         self._num_entries = num_entries
-        self._stride = 0
+        self.stride = 0
         self._touched: dict[str, Tensor] = {}
         self._weights: dict[str, Tensor] = {}
         self._kept: dict[str, Tensor] = {}
 
-    def of(self, r: Ranked) -> tuple[int, int, int]:
-        """Start, stop and stride of a parameter's sample."""
-        return 0, len(r.gradient_N), self._stride
-
     def choose(self, ranked: Sequence[Ranked]) -> None:
         """Settles the stride when the parameters are first seen."""
-        if ranked and not self._stride:
+        if ranked and not self.stride:
             total = sum(len(r.gradient_N) for r in ranked)
-            self._stride = max(1, math.ceil(total / self._num_entries)) | 1  # odd: matrices have even rows
+            self.stride = max(1, math.ceil(total / self._num_entries)) | 1  # odd: matrices have even rows
 
     def remember(self, kept: dict[str, Tensor]) -> None:
         """Keeps a step's mask for the overlap with the next."""
@@ -118,11 +114,11 @@ class Sample:
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint must hold."""
-        return {"stride": self._stride, "touched": self._touched, "weights": self._weights, "kept": self._kept}
+        return {"stride": self.stride, "touched": self._touched, "weights": self._weights, "kept": self._kept}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continues from a checkpoint's state."""
-        self._stride = state["stride"]
+        self.stride = state["stride"]
         self._touched, self._weights, self._kept = dict(state["touched"]), dict(state["weights"]), dict(state["kept"])
 
     def look(self, ranked: Sequence[Ranked], kept: dict[str, Tensor]) -> Callable[[], Measured]:
@@ -132,8 +128,8 @@ class Sample:
             ranked: the parameters, their gradients not yet masked.
             kept: the sample of each one's mask, bool of shape [S].
         """
-        gradients = {r.name: r.gradient_N[:: self._stride].clone() for r in ranked}
-        weights = {r.name: r.weight_N[:: self._stride].clone() for r in ranked}
+        gradients = {r.name: r.gradient_N[:: self.stride].clone() for r in ranked}
+        weights = {r.name: r.weight_N[:: self.stride].clone() for r in ranked}
         before, self._kept = self._kept, kept
 
         def again() -> Measured:
@@ -152,7 +148,7 @@ class Sample:
         layers = list(dict.fromkeys(layer_of(r.name) for r in ranked))
         sums: dict[ProcessGroups | None, Tensor] = {}
         for r in ranked:
-            after_S = local(r.parameter.detach()).reshape(-1)[:: self._stride].clone()
+            after_S = local(r.parameter.detach()).reshape(-1)[:: self.stride].clone()
             moved_S = self._touch(r.name, weights[r.name], after_S)
             row = _sums(
                 gradients[r.name],

@@ -312,6 +312,26 @@ def test_tiny_and_huge_gradients_are_masked_at_their_exact_threshold(scale: floa
     assert torch.equal(model.weight.grad, torch.where(kept, gradient, 0.0))
 
 
+def test_a_step_that_broke_off_leaves_nothing_for_the_next() -> None:
+    model, batch = model_and_batch()
+
+    def breaks(*_: object) -> None:
+        raise MemoryError
+
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    mask = attach(model, optimizer, MaskSpec(mask_ratio=0.5, mask_on="update"), facts_every=3)
+    breaking = optimizer.register_step_pre_hook(breaks)
+    model(batch).pow(2).sum().backward()
+    with pytest.raises(MemoryError):  # at step 1, which would have been looked at
+        optimizer.step()
+    breaking.remove()
+    optimizer.step()
+    facts = mask.facts()
+    assert facts is not None
+    assert facts.step == 2
+    assert facts.measured is None
+
+
 def test_what_a_closure_computes_is_masked_and_computing_twice_is_refused() -> None:
     model, batch = model_and_batch()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
