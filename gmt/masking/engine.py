@@ -4,8 +4,10 @@
 it ranks and masks the gradient, or puts aside what must not move; after the step it puts that back.
 """
 
+import sys
 import time
 from collections.abc import Callable, Sequence
+from types import FrameType
 from typing import Any
 
 import torch
@@ -59,6 +61,7 @@ class Mask:
         self._held: Held | None = None
         self._look_again: Callable[[], Measured] | None = None
         self._is_skipped = False
+        self._stepping: FrameType | None = None  # of torch's call of the hooks, while the step runs
         self._seconds = 0.0
         refusals.check_parameters(optimizer, self._names, spec)
         self._handles = [
@@ -106,6 +109,10 @@ class Mask:
 
     def _before_step(self, optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Masks, or, if the optimizer is to compute the gradients itself by a closure, sees to it that they are."""
+        caller = sys._getframe(1)
+        if _is_running(self._stepping, caller):
+            return None  # an optimizer's step that calls its parent's: torch calls the hooks of both
+        self._stepping = caller
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
         if closure is None:
             self._mask()
@@ -143,8 +150,13 @@ class Mask:
         self._step += 1
         self._seconds = time.perf_counter() - started
 
-    @torch.no_grad()
     def _after_step(self, *_: Any) -> None:
+        if sys._getframe(1) is self._stepping:
+            self._stepping = None
+            self._finish()
+
+    @torch.no_grad()
+    def _finish(self) -> None:
         if self._is_skipped:
             return
         started = time.perf_counter()
@@ -290,6 +302,14 @@ class Mask:
                     zero_unkept_(r.gradient_N, masks[r.name])
                 else:
                     zero_masked_(r, spec.signal, selections[r.name])
+
+
+def _is_running(frame: FrameType | None, innermost: FrameType) -> bool:
+    """Whether a call is still under way; that of a step that broke off is not."""
+    at: FrameType | None = innermost if frame is not None else None
+    while at is not None and at is not frame:
+        at = at.f_back
+    return at is not None
 
 
 def _names(model: nn.Module) -> dict[nn.Parameter, str]:

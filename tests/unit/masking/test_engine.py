@@ -357,6 +357,28 @@ def test_what_a_closure_computes_is_masked_and_computing_twice_is_refused() -> N
         twice.step(closure)
 
 
+@pytest.mark.parametrize("mask_on", ["gradient", "update"])
+def test_an_optimizer_that_calls_its_parents_step_is_masked_once(mask_on: str) -> None:
+    class Child(torch.optim.SGD):
+        def step(self, closure=None):  # type: ignore[no-untyped-def, override]
+            return super().step(closure)
+
+    model, batch = model_and_batch()
+    torch.optim.SGD(model.parameters())  # from now on torch calls the hooks of the parent's step too
+    child = Child(model.parameters(), lr=0.1)
+    mask = attach(model, child, MaskSpec(mask_ratio=0.5, signal="random", mask_on=mask_on))
+    for step in (1, 2):
+        before = [p.detach().clone() for p in model.parameters()]
+        child.zero_grad()
+        model(batch).pow(2).sum().backward()
+        child.step()
+        moved = [int((p != q).sum()) for p, q in zip(model.parameters(), before, strict=True)]
+        assert moved == [p.numel() - p.numel() // 2 for p in model.parameters()]
+        facts = mask.facts()
+        assert facts is not None
+        assert facts.step == step
+
+
 def test_nan_weights_are_refused_where_weights_are_ranked() -> None:
     model = nn.Linear(3, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
