@@ -1,7 +1,7 @@
 """The run record: a folder that holds all there is to know of a run. Every file is written whole or not at all.
 
 config.json         run id, science, and the whole resolved config
-status.json         state, attempts, times, error
+status.json         state, attempts, times, error, the failures of all attempts
 environment.json    versions, commit, hardware
 metrics.jsonl       one line for each logged step
 before.json         evaluation of the base
@@ -10,6 +10,7 @@ result.json         what came out; written last
 weights/            final weights as safetensors
 checkpoint/         while the run is not done
 log.txt, error.txt  what the libraries said; the traceback of the last failure
+hang.txt            where the run stood when it was ended for making no progress
 """
 
 import json
@@ -29,7 +30,7 @@ from gmt.records.identity import run_id
 
 _PROBE_S = 2.0  # `state` of another process holds the lock for an instant
 
-State = Literal["to do", "running", "interrupted", "failed", "done"]
+State = Literal["to do", "running", "interrupted", "stopped", "failed", "done"]
 
 
 class RecordBusy(Exception):
@@ -89,6 +90,12 @@ class RunRecord:
     def set_status(self, state: State, **details: Any) -> None:
         """Writes status.json; keeps what it held under other keys."""
         self.write("status.json", self.status() | {"state": state, "updated_at": time.time()} | details)
+
+    def note_failure(self, state: State, kind: str, error: str) -> None:
+        """Sets the status after a failure, and adds it to the list of all."""
+        failure = {"kind": kind, "error": error, "at": time.time()}
+        failures = [*self.status().get("failures", []), failure]
+        self.set_status(state, ended_at=time.time(), error=error, error_kind=kind, failures=failures)
 
     def read(self, name: str) -> dict[str, Any]:
         """A JSON file of the record.

@@ -30,7 +30,7 @@ _KIND = {"mlflow.experimentKind": "custom_model_development"}
 _PARENT = "mlflow.parentRunId"
 _CREDENTIALS = re.compile(r"://[^/@\s]*@")
 _NOTE = "mlflow.note.content"  # what the page shows as the description
-_STATUS: Mapping[State, str] = {"done": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
+_STATUS: Mapping[State, str] = {"done": "FINISHED", "failed": "FAILED", "stopped": "KILLED", "interrupted": "KILLED"}
 
 
 @dataclass

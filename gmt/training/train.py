@@ -23,6 +23,7 @@ from transformers.trainer_callback import PrinterCallback
 from gmt.errors import Diverged
 from gmt.methods.protocol import Attached, Method
 from gmt.tasks.tokens import IGNORED, TokenExample
+from gmt.training.control import ControlCallback
 from gmt.training.memory import peak_bytes, reset_peak
 from gmt.training.meter import Meter, OnMetrics
 from gmt.training.settings import TrainSettings
@@ -66,6 +67,7 @@ def train(
     checkpoint_every: int,
     log_every: int,
     on_metrics: OnMetrics,
+    control: ControlCallback,
 ) -> TrainFacts:
     """Trains `model` in place, going on from the last whole checkpoint below `checkpoints` if there is one.
 
@@ -81,8 +83,10 @@ def train(
         checkpoint_every: optimizer steps between checkpoints.
         log_every: optimizer steps between calls of `on_metrics`, and between facts that take time.
         on_metrics: called with the step and its metrics.
+        control: asked after each step whether to go on.
 
     Raises:
+        Interrupted, StoppedEarly: `control` asked for it; the last checkpoint is of the last step.
         Diverged: the loss or a gradient is no finite number any more.
     """
     reset_peak()
@@ -101,6 +105,7 @@ def train(
     meter = Meter(attached, on_metrics)
     trainer.add_callback(_MethodCallback(attached))
     trainer.add_callback(meter)
+    trainer.add_callback(control)
     try:
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     except FloatingPointError as error:
@@ -110,6 +115,8 @@ def train(
     for name, parameter in model.named_parameters():
         if not bool(torch.isfinite(parameter).all()):
             raise Diverged(f"the weights of {name} hold NaN or Inf after the last step")
+    if control.ended is not None:
+        raise control.ended
     return _facts(trainer.state, meter)
 
 
