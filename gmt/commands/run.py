@@ -13,7 +13,7 @@ from gmt.commands.terminal import say
 from gmt.composition import to_plain
 from gmt.duration import duration
 from gmt.errors import Interrupted, UserError
-from gmt.records.record import RecordBusy, RunRecord
+from gmt.records.record import NOWHERE, RecordBusy, RunRecord
 from gmt.runs.build import Run, build, settings_of
 from gmt.studies.frozen import STOP, thaw
 from gmt.studies.stopping import stops_in_order
@@ -105,11 +105,11 @@ def _told(run: Run, tracking: TrackingSettings, name: str) -> Iterator[None]:
 
         view = MlflowView(tracking)
     stop = threading.Event()
-    offset = 0
+    position = NOWHERE
 
     def look(*, final: bool = False) -> None:
-        nonlocal offset
-        rows, offset = run.record.metrics(offset)
+        nonlocal position
+        rows, position = run.record.metrics(position)
         for row in rows:
             if "train/loss" in row:
                 say(f"step {row['step']:>6}  epoch {row['train/epoch']:.2f}  loss {row['train/loss']:.4f}")
@@ -128,3 +128,5 @@ def _told(run: Run, tracking: TrackingSettings, name: str) -> Iterator[None]:
         stop.set()
         thread.join()
         look(final=True)
+        if view is not None:
+            view.close()

@@ -30,6 +30,9 @@ from gmt.records.identity import run_id
 
 _PROBE_S = 2.0  # `state` of another process holds the lock for an instant
 
+Position = tuple[int, int]  # which file, and how many of its bytes
+NOWHERE: Position = (0, 0)
+
 State = Literal["to do", "running", "interrupted", "stopped", "failed", "done"]
 
 
@@ -126,15 +129,20 @@ class RunRecord:
         with (self.folder / "metrics.jsonl").open("a") as file:
             file.write(line)
 
-    def metrics(self, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
-        """The whole lines of metrics.jsonl from a byte offset on, and the offset behind them."""
+    def metrics(self, position: Position = NOWHERE) -> tuple[list[dict[str, Any]], Position]:
+        """The whole lines of metrics.jsonl behind a position, and the position behind them.
+
+        A resumed run writes the file anew without the steps that it repeats: it is then read from its beginning.
+        """
         path = self.folder / "metrics.jsonl"
         if not path.exists():
-            return [], offset
+            return [], position
         with path.open("rb") as file:
+            inode = os.fstat(file.fileno()).st_ino
+            offset = position[1] if position[0] == inode else 0
             file.seek(offset)
             whole = file.read().split(b"\n")[:-1]
-        return [json.loads(line) for line in whole], offset + sum(len(line) + 1 for line in whole)
+        return [json.loads(line) for line in whole], (inode, offset + sum(len(line) + 1 for line in whole))
 
     def keep_metrics_until(self, step: int) -> None:
         """Drops the lines after `step`, so that a resumed run doesn't log a step twice."""

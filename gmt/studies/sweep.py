@@ -121,6 +121,7 @@ def _watched(
             states = list(plan.states().values())
             counts = {f"runs/{state.replace(' ', '_')}": float(states.count(state)) for state in set(states)}
             view.close_parent(parent, failed=any(state != "done" for state in states), metrics=counts)
+            view.close()
 
 
 class _MlflowTracker:

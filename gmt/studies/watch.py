@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from gmt.records.record import State
+from gmt.records.record import NOWHERE, State
 from gmt.studies.plan import Plan, PlannedRun
 
 _ENDS = ("done", "failed", "stopped")
@@ -135,11 +135,11 @@ class _Pace:
 
     def __init__(self, planned: PlannedRun):
         self._planned = planned
-        self._offset = 0
+        self._position = NOWHERE
         self._last: tuple[Mapping[str, Any], ...] = ()
 
     def now(self) -> Running:
-        rows, self._offset = self._planned.record.metrics(self._offset)
+        rows, self._position = self._planned.record.metrics(self._position)
         self._last = (*self._last, *(row for row in rows if "train/loss" in row))[-2:]
         last = self._last[-1] if self._last else {}
         return Running(

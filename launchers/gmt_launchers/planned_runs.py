@@ -22,36 +22,38 @@ _BUSY_AFTER_S = 1.0
 log = logging.getLogger(__name__)
 
 
-def launch_runs(runs: Sequence[Run], stop: Path, *, address: str | None, num_cpus: int | None) -> None:
+Work = Callable[[Mapping[str, Any], Path, Callable[[int, float], bool]], Outcome]
+
+
+def launch_runs(
+    runs: Sequence[Run], stop: Path, *, address: str | None, num_cpus: int | None, work: Work = attempt
+) -> None:
     """Does runs until each is done, failed for good, or the stop file appears.
 
     Args:
         runs: none of which is done.
         stop: once it exists, nothing more is started, and running runs end after their next step.
         address, num_cpus: see gmt_launchers.cluster.connected.
+        work: what a worker does with a run's config; see gmt.runs.attempt.
 
     Raises:
         UserError: there is no such cluster, or a run fits on none of its nodes; nothing was started.
     """
-    jobs = [_job(run, stop) for run in runs]
+    jobs = [_job(run, stop, work) for run in runs]
     shapes = {(job.cpus, job.gpus, job.memory_bytes) for job in jobs}
     with connected(address, num_cpus):
         check_fits([{"CPU": cpus, "GPU": gpus, "memory": memory or 0} for cpus, gpus, memory in shapes])
         run_jobs(jobs, _Runs(runs, stop))
 
 
-def _job(run: Run, stop: Path) -> Job:
+def _job(run: Run, stop: Path, work: Work) -> Job:
     memory_gb = run.resources.memory_gb
     return Job(
-        work=functools.partial(_work, run.config, stop),
+        work=functools.partial(work, run.config, stop),
         cpus=run.resources.cpus,
         gpus=run.resources.gpus,
         memory_bytes=None if memory_gb is None else int(memory_gb * 1e9),
     )
-
-
-def _work(config: Mapping[str, Any], stop: Path, go_on: Callable[[int, float], bool]) -> Outcome:
-    return attempt(config, stop, go_on)
 
 
 class _Runs:
