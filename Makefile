@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 
-.PHONY: demo test test-slow check nano clean
+.PHONY: demo test test-slow test-faults check nano clean
 
 demo: $(INSTALLED)  ## the quickstart study, from nothing to its report
 	$(BIN)/gmt sweep study=quickstart
@@ -26,6 +26,9 @@ check: $(INSTALLED)  ## format, lint, types, import contracts, unit tests: under
 
 test-slow: $(INSTALLED)  ## the tests that take more than a minute each
 	$(BIN)/python -m pytest -m slow
+
+test-faults: $(INSTALLED)  ## kills workers, drivers and nodes of real sweeps, fills disks, hangs runs
+	$(BIN)/python -m pytest -m faults tests/faults
 
 nano: $(INSTALLED)  ## trains the shipped model again, in about twenty minutes on two cores
 	$(BIN)/python recipes/make_nano.py gmt-results/nano
