@@ -113,8 +113,9 @@ def _hydra_app(name: str, rest: Sequence[str]) -> None:
 def _plan(rest: Sequence[str]) -> None:
     from gmt.commands.plan import plan
 
-    options = _parse("plan", "The runs of a study and what became of them. Starts nothing.", rest)
-    plan(options.overrides, options.config_dir)
+    about = "The runs of a study, what became of them, and what the rest will cost. Starts nothing."
+    options = _parse("plan", about, rest, runs=True)
+    plan(options.overrides, options.config_dir, every_run=options.runs)
 
 
 def _report(rest: Sequence[str]) -> None:
@@ -139,13 +140,21 @@ def _ui(rest: Sequence[str]) -> None:
 
 
 def _parse(
-    command: str, about: str, rest: Sequence[str], *, positional: str | None = None, port: bool = False
+    command: str,
+    about: str,
+    rest: Sequence[str],
+    *,
+    positional: str | None = None,
+    port: bool = False,
+    runs: bool = False,
 ) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog=f"gmt {command}", description=about)
     if positional:
         parser.add_argument(positional, metavar=positional.upper())
     if port:
         parser.add_argument("--port", type=int, default=None, help="default: 5000, or the next free one")
+    if runs:
+        parser.add_argument("--runs", action="store_true", help="a line for each run, however many there are")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="Hydra overrides, e.g. study=quickstart")
     parser.add_argument("--config-dir", "-cd", default=None, help="a config folder of your own, searched first")
     return parser.parse_intermixed_args(list(rest))

@@ -8,7 +8,11 @@ from gmt.commands.sweep import study_of
 from gmt.commands.terminal import say, table
 from gmt.composition import Composer, hydra_on
 from gmt.duration import duration
-from gmt.studies.plan import STATES, Plan, axes_of, make_plan, rows, runs_at_once, seconds_left
+from gmt.records.record import State
+from gmt.studies.estimate import Estimate, estimate
+from gmt.studies.plan import STATES, Plan, axes_of, make_plan, rows, runs_at_once
+
+_LISTED = 200  # more runs than that are shown arm by arm
 
 
 def planned(overrides: Sequence[str], config_dir: str | None) -> tuple[Plan, Mapping[str, Any]]:
@@ -29,10 +33,27 @@ def planned(overrides: Sequence[str], config_dir: str | None) -> tuple[Plan, Map
         return make_plan(composer, study_of(config, required=True), axes_of(composer, overrides)), config
 
 
-def plan(overrides: Sequence[str], config_dir: str | None) -> None:
-    """Prints the plan."""
+def plan(overrides: Sequence[str], config_dir: str | None, *, every_run: bool) -> None:
+    """Prints the plan.
+
+    Args:
+        overrides: the user's.
+        config_dir: a config folder of the user's own, or None.
+        every_run: a line for each run, also where there are many.
+    """
     made, _ = planned(overrides, config_dir)
     states = made.states()
+    say(f"study {made.study.name}: {made.study.question.strip()}\n")
+    listed = every_run or len(made.runs) <= _LISTED
+    say((_by_run if listed else _by_arm)(made, states) + "\n")
+    if not listed:
+        say("`gmt plan ... --runs` lists every run.")
+    counts = Counter(states.values())
+    say(", ".join(f"{counts[state]} {state}" for state in STATES if counts[state]))
+    say(cost_in_words(estimate(made, states), runs_at_once(made)))
+
+
+def _by_run(made: Plan, states: Mapping[str, State]) -> str:
     body = [
         [
             row["run_id"],
@@ -44,17 +65,29 @@ def plan(overrides: Sequence[str], config_dir: str | None) -> None:
         ]
         for row in rows(made, states)
     ]
-    say(f"study {made.study.name}: {made.study.question.strip()}\n")
-    say(table(["run", "arm", "state", "attempts", "time", "error"], body) + "\n")
-    counts = Counter(states.values())
-    say(", ".join(f"{counts[state]} {state}" for state in STATES if counts[state]) + _time_left(made))
+    return table(["run", "arm", "state", "attempts", "time", "error"], body)
 
 
-def _time_left(made: Plan) -> str:
-    at_once = runs_at_once(made)
-    seconds, measured = seconds_left(made, made.states(), at_once=at_once)
-    if seconds is None:
-        return "; no run is done yet, so there is nothing to estimate the time from"
-    if not seconds:
-        return ""
-    return f"; about {duration(seconds)} left with {at_once} at once, by the mean of {measured} finished runs"
+def _by_arm(made: Plan, states: Mapping[str, State]) -> str:
+    counts: dict[str, Counter[State]] = {}
+    for run in made.runs:
+        counts.setdefault(run.point.arm, Counter())[states[run.run.id]] += 1
+    shown = [state for state in STATES if any(count[state] for count in counts.values())]
+    body = [[arm, str(count.total()), *(str(count[state]) for state in shown)] for arm, count in counts.items()]
+    return table(["arm", "runs", *shown], body)
+
+
+def cost_in_words(cost: Estimate, at_once: int) -> str:
+    """What is left of a plan, and by what that is known."""
+    if not cost.num_left:
+        return "nothing is left to do"
+    if not cost.num_known:
+        return "no run of these kinds was ever finished here: there is nothing to estimate time and memory from"
+    gpus = f", {cost.gpu_hours:.1f} GPU-hours" if cost.gpu_hours else ""
+    rest = cost.num_left - cost.num_known
+    unknown = f"; nothing is known of {rest} runs of other kinds" if rest else ""
+    return (
+        f"about {duration(cost.run_seconds / at_once)} left with {at_once} at once here "
+        f"({duration(cost.run_seconds)} of runs{gpus}), at most {cost.peak_memory_bytes / 1e9:.1f} GB of memory a run, "
+        f"by {cost.num_measured} finished runs of the same kind{unknown}"
+    )

@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from gmt.composition import Composer
@@ -100,25 +99,6 @@ def _twice(runs: Sequence[PlannedRun]) -> list[str]:
         for id_, number in count.items()
         if number > 1
     ]
-
-
-def seconds_left(plan: Plan, states: Mapping[str, State], *, at_once: int) -> tuple[float | None, int]:
-    """The time that remains by what was measured so far.
-
-    Args:
-        plan: the study.
-        states: what became of its runs.
-        at_once: how many runs go on side by side.
-
-    Returns:
-        Wall-clock seconds, and over how many finished runs they were measured; None if there is none.
-    """
-    results = [p.record.read("result.json") for p in plan.runs if states[p.run.id] == "done"]
-    left = sum(state != "done" for state in states.values())
-    if not results:
-        return (0.0 if not left else None), 0
-    rounds = -(-left // at_once)
-    return rounds * fmean(r["seconds"] for r in results), len(results)
 
 
 def runs_at_once(plan: Plan) -> int:

@@ -4,12 +4,11 @@ import logging
 import os
 import socket
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 import ray
 
 from gmt.errors import UserError
-from gmt_launchers.ray_tune import OF_WORKERS
 
 _ANSWER_S = 5.0
 _UNITS = {"CPU": "resources.cpus", "GPU": "resources.gpus", "memory": "resources.memory_gb"}
@@ -26,19 +25,17 @@ def connected(address: str | None, num_cpus: int | None) -> Iterator[None]:
     Raises:
         UserError: nothing answers there, the token is wrong, or the versions differ.
     """
-    os.environ |= OF_WORKERS
     logging.getLogger("ray").setLevel(logging.CRITICAL)  # what went wrong in a job is told by its record
     if address is not None:
         _check_answers(address)
-        with suppress(KeyError):
-            os.environ.setdefault("RAY_AUTH_MODE", "token" if _has_token() else os.environ["RAY_AUTH_MODE"])
+        if _has_token():  # Ray itself looks for one only where it starts or finds a cluster on this machine
+            os.environ.setdefault("RAY_AUTH_MODE", "token")
     try:
         # An explicit "local": without it Ray silently joins a cluster that somebody left behind.
         ray.init(
             address=address or "local",
             num_cpus=num_cpus if address is None else None,
             include_dashboard=False if address is None else None,
-            runtime_env={"env_vars": OF_WORKERS} if address is not None else None,
             log_to_driver=False,
             logging_level="CRITICAL",
             configure_logging=False,

@@ -14,6 +14,7 @@ from gmt.runs.failures import RETRIES, is_tried_again
 from gmt_launchers.cluster import check_fits, connected
 from gmt_launchers.deaths import kind_of_death
 from gmt_launchers.job_queue import Job, Ready
+from gmt_launchers.node_check import check_nodes
 from gmt_launchers.ray_tune import run_jobs
 
 _AGAIN_AFTER_S = 5.0  # a disk or a network may need a moment
@@ -42,6 +43,8 @@ def launch_runs(
     jobs = [_job(run, stop, work) for run in runs]
     shapes = {(job.cpus, job.gpus, job.memory_bytes) for job in jobs}
     with connected(address, num_cpus):
+        if address is not None:
+            check_nodes(address, runs[0].record_settings.runs)
         check_fits([{"CPU": cpus, "GPU": gpus, "memory": memory or 0} for cpus, gpus, memory in shapes])
         run_jobs(jobs, _Runs(runs, stop))
 

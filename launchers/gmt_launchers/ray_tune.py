@@ -6,7 +6,6 @@ import tempfile
 from collections.abc import Sequence
 from typing import Any
 
-import ray
 from ray import tune
 from ray.tune import FailureConfig, PlacementGroupFactory, RunConfig, TuneConfig, Tuner
 from ray.tune.schedulers import TrialScheduler
@@ -23,11 +22,8 @@ _OF_DRIVER = {
     "TUNE_RESULT_BUFFER_LENGTH": "1",
     "TUNE_WARN_SLOW_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "1000000",
 }
-# Read by Ray in its workers.
-OF_WORKERS = {
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # a job's relative paths mean what they mean in the driver
-    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "600",  # a run that is stopped early writes a checkpoint first
-}
+# Read by Tune in its workers; a run that is stopped early writes a checkpoint before its worker is free.
+_OF_WORKERS = {"TUNE_FUNCTION_THREAD_TIMEOUT_S": "600"}
 
 
 def run_jobs(jobs: Sequence[Job], owner: Owner, scheduler: TrialScheduler | None = None) -> None:
@@ -43,8 +39,9 @@ def run_jobs(jobs: Sequence[Job], owner: Owner, scheduler: TrialScheduler | None
     folder = os.getcwd()
 
     def trial(config: dict[str, Any]) -> None:
+        os.environ |= _OF_WORKERS
         with contextlib.suppress(FileNotFoundError):  # on another node the driver's folder may not exist
-            os.chdir(folder)
+            os.chdir(folder)  # a job's relative paths mean what they mean in the driver, not in Tune's folder
         tune.report({RESULT: config["job"].work(_report)})
 
     with tempfile.TemporaryDirectory(prefix="gmt-tune-") as storage:
@@ -79,8 +76,3 @@ def _resources(job: Job) -> PlacementGroupFactory:
 
 def _name(trial: Any) -> str:
     return str(trial.trial_id)
-
-
-def cluster_gpus() -> float:
-    """All GPUs of the connected cluster."""
-    return float(ray.cluster_resources().get("GPU", 0))

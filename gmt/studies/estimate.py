@@ -1,0 +1,95 @@
+"""What a plan will cost, by runs of the same kind that were measured: time, GPU-hours, memory."""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from gmt.records.record import RunRecord, State
+from gmt.studies.plan import Plan
+
+_NO_COST = ("learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "schedule", "warmup_ratio", "name")
+_OTHERS_LOOKED_AT = 2000  # records of other studies, newest first: enough to find a kind, and within seconds
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """What is left of a plan.
+
+    Args:
+        num_left: runs that are not done.
+        num_known: those of a kind that was measured.
+        num_measured: over how many finished runs.
+        run_seconds: of all known runs, one after the other.
+        gpu_hours: of all known runs.
+        peak_memory_bytes: the largest of the known kinds; of the GPU if there is one, else of the process.
+    """
+
+    num_left: int
+    num_known: int
+    num_measured: int
+    run_seconds: float
+    gpu_hours: float
+    peak_memory_bytes: int
+
+
+def estimate(plan: Plan, states: Mapping[str, State]) -> Estimate:
+    """Estimates what is left of a plan.
+
+    Args:
+        plan: the study.
+        states: what became of its runs.
+    """
+    left: dict[str, list[float]] = defaultdict(list)
+    measured: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for planned in plan.runs:
+        kind = _kind(planned.run.science, planned.run.config["resources"])
+        if states[planned.run.id] == "done":
+            measured[kind].append(planned.record.read("result.json"))
+        else:
+            left[kind].append(float(planned.run.resources.gpus))
+    missing = {kind for kind in left if kind not in measured}
+    if missing:
+        for kind, result in _of_other_studies(plan, missing):
+            measured[kind].append(result)
+    known = [kind for kind in left if measured.get(kind)]
+    mean = {kind: fmean(result["seconds"] for result in measured[kind]) for kind in known}
+    return Estimate(
+        num_left=sum(map(len, left.values())),
+        num_known=sum(len(left[kind]) for kind in known),
+        num_measured=sum(len(measured[kind]) for kind in known),
+        run_seconds=sum(mean[kind] * len(left[kind]) for kind in known),
+        gpu_hours=sum(mean[kind] * sum(left[kind]) for kind in known) / 3600,
+        peak_memory_bytes=max((_memory(r) for kind in known for r in measured[kind]), default=0),
+    )
+
+
+def _kind(science: Mapping[str, Any], resources: Mapping[str, Any]) -> str:
+    """The same for runs that cost the same: their seed, mask ratio and learning rate change nothing."""
+    train = {key: value for key, value in science["train"].items() if key not in _NO_COST}
+    machine = [resources.get(key) for key in ("device", "cpus", "gpus", "workers")]
+    parts = [science["model"], science["task"], train, science["method"]["name"], machine]
+    return json.dumps(parts, sort_keys=True)
+
+
+def _memory(result: Mapping[str, Any]) -> int:
+    return int(result["training"]["peak_memory_bytes"])
+
+
+def _of_other_studies(plan: Plan, kinds: set[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    own = {planned.run.id for planned in plan.runs}
+    runs = plan.runs[0].run.record_settings.runs
+    for folder in _newest(path for path in runs.glob("*/result.json") if path.parent.name not in own):
+        record = RunRecord(runs, folder.name)
+        stored = record.read("config.json")
+        kind = _kind(stored["science"], stored["config"]["resources"])
+        if kind in kinds:
+            yield kind, record.read("result.json")
+
+
+def _newest(results: Iterable[Path]) -> list[Path]:
+    ordered = sorted(results, key=lambda path: path.stat().st_mtime, reverse=True)
+    return [path.parent for path in ordered[:_OTHERS_LOOKED_AT]]

@@ -1,0 +1,100 @@
+"""Whether every node of a joined cluster can do the work: this project's code, a shared folder, locks that hold."""
+
+import hashlib
+from importlib import metadata, util
+from pathlib import Path
+from typing import Any
+
+import ray
+from filelock import FileLock, Timeout
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from gmt.errors import UserError
+
+_ANSWER_S = 90.0  # a node's first worker has to start
+_LOCK = ".gmt-lock-probe"
+
+
+def check_nodes(address: str, runs: Path) -> None:
+    """Asks every node.
+
+    Args:
+        address: of the cluster, for the sentence.
+        runs: the folder of the run records.
+
+    Raises:
+        UserError: a node doesn't answer, has other code, doesn't share the folder, or not its locks.
+    """
+    runs.mkdir(parents=True, exist_ok=True)
+    own = code_version()
+    with FileLock(runs / _LOCK):
+        asked = {node["NodeManagerHostname"]: _ask(node["NodeID"], runs) for node in ray.nodes() if node["Alive"]}
+        for host, answer in asked.items():
+            _judge(address, host, _answer(address, host, answer), own, runs)
+
+
+def code_version() -> str:
+    """The project's version and a hash of its code, the same on machines that do the same."""
+    spec = util.find_spec("gmt")
+    assert spec is not None
+    assert spec.origin is not None
+    root = Path(spec.origin).parent
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        digest.update(str(path.relative_to(root)).encode() + path.read_bytes())
+    return f"{metadata.version('gmt-lab')}+{digest.hexdigest()[:8]}"
+
+
+def _ask(node_id: str, runs: Path) -> Any:
+    strategy = NodeAffinitySchedulingStrategy(node_id, soft=False)
+    return ray.remote(_probe).options(num_cpus=0, max_retries=0, scheduling_strategy=strategy).remote(str(runs))
+
+
+def _probe(runs: str) -> dict[str, Any]:
+    """Runs on the node."""
+    path = Path(runs) / _LOCK
+    if not path.exists():
+        return {"code": code_version(), "shared": False, "locked": False}
+    try:
+        with FileLock(path, timeout=0):
+            locked = False
+    except Timeout:
+        locked = True
+    return {"code": code_version(), "shared": True, "locked": locked}
+
+
+def _answer(address: str, host: str, asked: Any) -> dict[str, Any]:
+    try:
+        answer: dict[str, Any] = ray.get(asked, timeout=_ANSWER_S)
+    except ray.exceptions.GetTimeoutError as error:
+        raise UserError(
+            f"node {host} of the cluster at {address} must answer within {_ANSWER_S:g} s, and does not; a cluster "
+            "without authentication needs RAY_AUTH_MODE=disabled here"
+        ) from error
+    except ray.exceptions.RayTaskError as error:
+        reason = " ".join(str(error.cause).split())[:200]
+        raise UserError(f"node {host} of the cluster at {address} must have gmt-lab installed: {reason}") from error
+    except ray.exceptions.RayError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"node {host} of the cluster at {address} can't start a worker: {reason}; a cluster without "
+            "authentication needs RAY_AUTH_MODE=disabled here"
+        ) from error
+    return answer
+
+
+def _judge(address: str, host: str, answer: dict[str, Any], own: str, runs: Path) -> None:
+    if answer["code"] != own:
+        raise UserError(
+            f"node {host} of the cluster at {address} must have this machine's gmt-lab, {own}, got {answer['code']}"
+        )
+    if not answer["shared"]:
+        raise UserError(
+            f"record.root must be a folder that every node shares; node {host} of the cluster at {address} does not "
+            f"see {runs}"
+        )
+    if not answer["locked"]:
+        raise UserError(
+            f"record.root must lie on a file system whose locks hold between nodes (NFSv4, Lustre with flock, GPFS); "
+            f"node {host} of the cluster at {address} takes a lock on {runs} that this machine holds"
+        )
