@@ -1,12 +1,12 @@
 """Ray on this machine, or a running cluster: joined only if it answers, fits and can do the work."""
 
 import logging
-import os
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import ray
+from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 
 from gmt.errors import UserError
 
@@ -28,8 +28,8 @@ def connected(address: str | None, num_cpus: int | None) -> Iterator[None]:
     logging.getLogger("ray").setLevel(logging.CRITICAL)  # what went wrong in a job is told by its record
     if address is not None:
         _check_answers(address)
-        if _has_token():  # Ray itself looks for one only where it starts or finds a cluster on this machine
-            os.environ.setdefault("RAY_AUTH_MODE", "token")
+        # Ray does this itself only where it starts or finds a cluster on this machine.
+        maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
     try:
         # An explicit "local": without it Ray silently joins a cluster that somebody left behind.
         ray.init(
@@ -61,11 +61,6 @@ def _check_answers(address: str) -> None:
         raise UserError(
             f"hydra.launcher.address must be a Ray cluster that answers, got {address!r}: {error}"
         ) from error
-
-
-def _has_token() -> bool:
-    default = os.path.expanduser("~/.ray/auth_token")
-    return "RAY_AUTH_TOKEN" in os.environ or os.path.exists(os.environ.get("RAY_AUTH_TOKEN_PATH", default))
 
 
 def _why_not(address: str | None, error: Exception) -> str:

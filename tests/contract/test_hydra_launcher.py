@@ -6,27 +6,25 @@ import sys
 from collections.abc import Iterator
 
 import pytest
-import ray
 from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
 from hydra.test_utils.launcher_common_tests import IntegrationTestSuite, LauncherTestSuite
 from hydra_plugins.gmt_hydra.ray_tune_launcher import RayTuneLauncher
-from ray.cluster_utils import Cluster
+
+from tests.ray_nodes import Nodes
 
 pytestmark = pytest.mark.slow
 Plugins.instance()
 
 
 @pytest.fixture(scope="module", autouse=True)
-def address() -> Iterator[str]:
+def _cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A cluster of one node, joined by every sweep instead of started by each."""
-    os.environ["RAY_AUTH_MODE"] = "token"  # as `ray start` has it; this class would leave it off
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
-    os.environ["GMT_TEST_RAY"] = str(cluster.address)
-    yield str(cluster.address)
-    del os.environ["GMT_TEST_RAY"], os.environ["RAY_AUTH_MODE"]
-    ray.shutdown()
-    cluster.shutdown()
+    nodes = Nodes(tmp_path_factory.mktemp("nodes"), head_cpus=2)
+    os.environ["GMT_TEST_RAY"] = nodes.address
+    yield
+    del os.environ["GMT_TEST_RAY"]
+    nodes.end()
 
 
 JOIN = "hydra.launcher.address=${oc.env:GMT_TEST_RAY}"
