@@ -22,7 +22,10 @@ from gmt.records.record import RunRecord
 from gmt.runs.build import Run
 from gmt.runs.environment import environment
 from gmt.runs.prepare import Prepared, prepare
-from gmt.training.train import last_whole_checkpoint, moved_fraction, train
+from gmt.training.checkpoints import last_whole_checkpoint
+from gmt.training.gather import gather
+from gmt.training.train import moved_fraction, train
+from gmt.training.workers import agreed, num_workers
 
 
 def execute(run: Run) -> RunRecord:
@@ -36,6 +39,8 @@ def execute(run: Run) -> RunRecord:
         RecordBusy: another process is at work on it.
         RunFailed: it broke; the record holds the traceback.
     """
+    if num_workers() != (workers := run.resources.workers):
+        raise UserError(f"resources.workers must be {num_workers()} here, got {workers}: a launcher starts the workers")
     record = run.record
     if record.exists():
         record.check()
@@ -64,14 +69,15 @@ def _work(run: Run, record: RunRecord, prepared: Prepared) -> None:
             record.set_status("interrupted")
             raise
         except Exception as error:  # the run's boundary: one run's failure is that run's outcome
-            _record_failure(record, error)
+            record_failure(record, error)
             raise RunFailed(f"run {record.id} failed: {error}") from error
     record.write("result.json", result)
     record.drop_checkpoints()
     record.set_status("done", ended_at=time.time())
 
 
-def _record_failure(record: RunRecord, error: Exception) -> None:
+def record_failure(record: RunRecord, error: Exception) -> None:
+    """Keeps what broke a run, and its traceback; called where it was caught."""
     kind = "diverged" if isinstance(error, Diverged) else "user" if isinstance(error, UserError) else "error"
     (record.folder / "error.txt").write_text(traceback.format_exc())
     sentence = f"{type(error).__name__}: {error}"
@@ -92,6 +98,7 @@ def _train_and_evaluate(run: Run, record: RunRecord, prepared: Prepared) -> dict
     before = _before(run, record, prepared, model)
     if not resumed:
         record.append_metrics(0, _as_metrics(before))
+    agreed(device)  # the other workers wait for it, and train along (gmt/runs/workers.py)
     facts = train(
         model,
         prepared.tokenizer,
@@ -100,11 +107,14 @@ def _train_and_evaluate(run: Run, record: RunRecord, prepared: Prepared) -> dict
         run.method,
         seed=run.seed,
         device=device,
+        sharding=run.resources.sharding,
         checkpoints=checkpoints,
         checkpoint_every=run.record_settings.checkpoint_every,
         log_every=run.record_settings.log_every,
         on_metrics=record.append_metrics,
     )
+    model = gather(model, run.model.load_model)
+    model.to(device)  # type: ignore[arg-type]
     trained = time.perf_counter()
     after = _keep(record, _ask(run, prepared, model), "after")
     record.append_metrics(facts.num_steps, _as_metrics(after))

@@ -8,6 +8,7 @@ from gmt import settings
 from gmt.errors import UserError
 
 DEVICES = ("auto", "cpu", "cuda")
+SHARDINGS = ("none", "fsdp")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,13 +55,21 @@ class ResourceSettings:
         device: `cpu`, `cuda`, or `auto`: cuda where there is one.
         cpus: threads of a run, and what a launcher reserves for it.
         gpus: GPUs that a launcher reserves for a run; a fraction lets several runs share one.
+        workers: processes that train the run together, each with the cpus and gpus above.
+        sharding: `none`: each worker holds the whole model (DDP); `fsdp`: each holds its shards (FSDP2).
     """
 
     device: str
     cpus: int
     gpus: float
+    workers: int
+    sharding: str
 
     def __post_init__(self) -> None:
         settings.one_of("resources.device", self.device, DEVICES)
         settings.integer("resources.cpus", self.cpus, low=1)
         settings.number("resources.gpus", self.gpus, "must be at least 0", low=0)
+        settings.integer("resources.workers", self.workers, low=1)
+        settings.one_of("resources.sharding", self.sharding, SHARDINGS)
+        if self.sharding != "none" and self.workers == 1:
+            raise UserError(f"resources.sharding must be none for resources.workers=1, got {self.sharding!r}")
