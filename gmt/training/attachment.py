@@ -8,7 +8,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from gmt.methods.protocol import Attached, Method
-from gmt.training.checkpoints import save_method
+from gmt.training.checkpoints import fill_adamw_state, save_method
 
 
 class Attachment(TrainerCallback):
@@ -47,6 +47,8 @@ class Attachment(TrainerCallback):
         self._attached = self._method.attach(
             of["model"], of["optimizer"], seed=self._seed, facts_every=self._facts_every
         )
+        if self._is_sharded:
+            fill_adamw_state(of["optimizer"])
         if self._state is not None:
             self._attached.load_state_dict(self._state)
 

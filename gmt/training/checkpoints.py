@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.optim import Optimizer
 
 from gmt.errors import UserError
 from gmt.training import workers
@@ -58,6 +59,17 @@ def load_method(checkpoint: Path, *, is_sharded: bool) -> dict[str, Any]:
         return state
     part: dict[str, Any] = torch.load(checkpoint / _part(workers.index()), weights_only=True)
     return part
+
+
+def fill_adamw_state(optimizer: Optimizer) -> None:
+    """Gives parameters without a state the one that AdamW gives them at their first step.
+
+    Sharded checkpoints come back only if every parameter has a state, and one that was frozen until then has none.
+    """
+    for parameter in (p for group in optimizer.param_groups for p in group["params"]):
+        if not optimizer.state[parameter]:
+            moments = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
+            optimizer.state[parameter] = {"step": torch.tensor(0.0), **moments}
 
 
 def _part(index: int) -> str:
