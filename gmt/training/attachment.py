@@ -7,6 +7,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from gmt.masking.sharding import is_sharded
 from gmt.methods.protocol import Attached, Method
 from gmt.training.checkpoints import fill_adamw_state, save_method
 
@@ -44,6 +45,8 @@ class Attachment(TrainerCallback):
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **of: Any) -> None:
         """Model and optimizer are as they will be at every step, and as the checkpoint left them."""
+        # accelerate passes over what it can't shard without a word
+        assert self._is_sharded == any(is_sharded(parameter) for parameter in of["model"].parameters())
         self._attached = self._method.attach(
             of["model"], of["optimizer"], seed=self._seed, facts_every=self._facts_every
         )

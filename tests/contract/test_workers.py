@@ -97,7 +97,7 @@ def train_all(kind: str, folder: Path, methods: list[str]) -> None:
         if torch.distributed.get_rank() == 0:
             torch.save(outcome, folder / f"{name}.pt")
 
-    keep("even", the_run("gmt", "train.accumulation_steps=2"))
+    keep("bf16", the_run("gmt", "train.precision=bf16"))
     for method in methods:
         keep(method, the_run(method))
     for method in sorted(RESUMED & {*methods}):
@@ -187,13 +187,10 @@ def test_two_workers_move_the_same_entries(two: Path, singles: Path) -> None:
         assert other <= NUM_OTHER_ENTRIES, method
 
 
-def test_two_mini_batches_on_two_workers_make_the_same_bits_under_ddp(two: Path, singles: Path) -> None:
-    """Two numbers add up to the same in either order."""
-    found, expected = loaded(two, "even"), one(singles, "gmt", "train.accumulation_steps=2")
-    assert_same_training(found, expected)
-    if two.name == "ddp":
-        assert losses(found) == losses(expected)
-        assert all(torch.equal(found["weights"][name], weight) for name, weight in expected["weights"].items())
+def test_two_workers_compute_in_bf16_what_one_does(two: Path, singles: Path) -> None:
+    """One rounding of bf16 is 4e-3: weights or gradients in bf16, where one worker has none, would show."""
+    found, expected = loaded(two, "bf16"), one(singles, "gmt", "train.precision=bf16")
+    assert losses(found) == pytest.approx(losses(expected), rel=LOSS_TOLERANCE)
 
 
 def test_as_many_workers_go_on_to_the_same_bits(two: Path) -> None:
