@@ -17,7 +17,24 @@ class UserError(Exception):
 
 
 class RunFailed(Exception):
-    """A run that started and did not finish; its record holds the traceback. Exit code 1."""
+    """A run that started and did not finish; its record holds the traceback. Exit code 1.
+
+    Args:
+        sentence: what broke.
+        kind: of the failure, see gmt.runs.failures; None for several runs.
+    """
+
+    def __init__(self, sentence: str, kind: str | None = None):
+        super().__init__(sentence)
+        self.kind = kind
+
+
+class Interrupted(Exception):
+    """A run that ended on request, with a checkpoint from which it goes on."""
+
+
+class StoppedEarly(Exception):
+    """A run that a search gave up, with a checkpoint from which it could go on; never a finished run."""
 
 
 class Diverged(Exception):

@@ -1,8 +1,10 @@
 """`gmt run`: one training with its evaluation, told as it goes."""
 
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
@@ -10,9 +12,11 @@ from omegaconf import DictConfig
 from gmt.commands.terminal import say
 from gmt.composition import to_plain
 from gmt.duration import duration
-from gmt.errors import UserError
-from gmt.records.record import RecordBusy, RunRecord
+from gmt.errors import Interrupted, UserError
+from gmt.records.record import NOWHERE, RecordBusy, RunRecord
 from gmt.runs.build import Run, build, settings_of
+from gmt.studies.frozen import STOP, thaw
+from gmt.studies.stopping import stops_in_order
 from gmt.tracking.settings import TrackingSettings
 
 _POLL_S = 1.0
@@ -27,17 +31,34 @@ def run_job(config: DictConfig) -> float:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
+    reference = config.get("planned_run")
+    if reference is not None:
+        return _score(_run_planned(str(reference)))
     plain = to_plain(config)
     run = build(plain)
-    if HydraConfig.get().mode == RunMode.MULTIRUN:
+    if HydraConfig.get().mode == RunMode.MULTIRUN:  # a sweeper of Hydra's own
         from gmt.runs.execute import execute
 
-        record = execute(run)
-    else:
-        if plain.get("study") is not None:
-            raise UserError("study belongs to `gmt sweep`; `gmt run` does one run")
-        record = _run_and_tell(run, plain)
+        return _score(execute(run))
+    if plain.get("study") is not None:
+        raise UserError("study belongs to `gmt sweep`; `gmt run` does one run")
+    return _score(_run_and_tell(run, plain))
+
+
+def _score(record: RunRecord) -> float:
     return float(record.read("result.json")["after"]["target"]["mean"])
+
+
+def _run_planned(reference: str) -> RunRecord:
+    """A run of a frozen plan, quietly: the sweep that planned it tells of it."""
+    config, stop = thaw(reference)
+    if stop.exists():
+        raise Interrupted("stopped on request before it began")
+    run = build(config)
+    from gmt.runs.execute import execute
+    from gmt.training.control import Control
+
+    return execute(run, Control(should_stop=stop.exists))
 
 
 def _run_and_tell(run: Run, config: Mapping[str, Any]) -> RunRecord:
@@ -49,18 +70,30 @@ def _run_and_tell(run: Run, config: Mapping[str, Any]) -> RunRecord:
         return run.record
     tracking = settings_of("tracking", TrackingSettings, config["tracking"])
     say(f"run {run.id}: {name} on {run.task.name}, recorded in {run.record.folder}")
-    from gmt.runs.execute import execute
-
     with _told(run, tracking, name):
         try:
-            record = execute(run)
+            record = _stoppable(run)
         except RecordBusy as error:
             raise UserError(str(error)) from error
+        except Interrupted as error:
+            say(str(error))
+            raise KeyboardInterrupt from error
     result = record.read("result.json")
     for part in ("target", "source"):
         say(f"{part}: {result['before'][part]['mean']:.1%} -> {result['after'][part]['mean']:.1%}")
     say(f"done in {duration(result['seconds'])}; `gmt show {run.id}` shows all of it")
     return record
+
+
+def _stoppable(run: Run) -> RunRecord:
+    """Does the run in this process; Ctrl-C ends it after its next step, with a checkpoint."""
+    from gmt.runs.execute import execute
+    from gmt.training.control import Control
+
+    with tempfile.TemporaryDirectory(prefix="gmt-run-") as folder:
+        stop = Path(folder) / STOP
+        with stops_in_order(stop, say):
+            return execute(run, Control(should_stop=stop.exists))
 
 
 @contextmanager
@@ -72,11 +105,11 @@ def _told(run: Run, tracking: TrackingSettings, name: str) -> Iterator[None]:
 
         view = MlflowView(tracking)
     stop = threading.Event()
-    offset = 0
+    position = NOWHERE
 
     def look(*, final: bool = False) -> None:
-        nonlocal offset
-        rows, offset = run.record.metrics(offset)
+        nonlocal position
+        rows, position = run.record.metrics(position)
         for row in rows:
             if "train/loss" in row:
                 say(f"step {row['step']:>6}  epoch {row['train/epoch']:.2f}  loss {row['train/loss']:.4f}")
@@ -95,3 +128,5 @@ def _told(run: Run, tracking: TrackingSettings, name: str) -> Iterator[None]:
         stop.set()
         thread.join()
         look(final=True)
+        if view is not None:
+            view.close()

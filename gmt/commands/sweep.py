@@ -1,27 +1,33 @@
 """`gmt sweep`, and `gmt run -m`: from Hydra's multirun to a planned sweep."""
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
+from gmt.commands.progress import progress
 from gmt.commands.terminal import say
 from gmt.composition import Composer, to_plain
 from gmt.errors import UserError
 from gmt.runs.build import settings_of
+from gmt.studies.frozen import STOP, job_of
 from gmt.studies.grid import StudySettings
-from gmt.studies.plan import axes_of, make_plan
-from gmt.studies.sweep import Launch, run_sweep
+from gmt.studies.plan import PlannedRun, axes_of, make_plan
+from gmt.studies.sweep import RunLauncher, run_sweep
 from gmt.tracking.settings import TrackingSettings
 
+_BUSY_S = 1.0
 
-def multirun(master: DictConfig, arguments: Sequence[str], launch: Launch) -> None:
+
+def multirun(master: DictConfig, arguments: Sequence[str], launch: RunLauncher) -> None:
     """Plans and carries out a multirun.
 
     Args:
         master: the config without what is swept over; its study, or none, says what to run.
         arguments: the user's overrides.
-        launch: Hydra's launcher.
+        launch: brings the runs to machines.
 
     Raises:
         UserError: something is wrong; nothing was started.
@@ -31,7 +37,26 @@ def multirun(master: DictConfig, arguments: Sequence[str], launch: Launch) -> No
     composer = Composer()
     plan = make_plan(composer, study_of(config, required=False), axes_of(composer, arguments))
     tracking = settings_of("tracking", TrackingSettings, config["tracking"])
-    run_sweep(plan, tracking, launch, say=say)
+    told = progress()
+    try:
+        run_sweep(plan, tracking, launch, told, say=say)
+    finally:
+        told.close()
+
+
+def by_overrides(launch: Callable[[Sequence[Sequence[str]]], object]) -> RunLauncher:
+    """Makes a RunLauncher of a launcher that knows Hydra's jobs only: each job takes its run from the frozen plan."""
+
+    def launch_runs(todo: Sequence[PlannedRun], folder: Path) -> None:
+        left = list(todo)
+        while left and not (folder / STOP).exists():
+            free = [planned for planned in left if planned.record.state() != "running"]
+            launch([[job_of(folder, planned.run.id)] for planned in free])
+            left = [planned for planned in left if planned not in free and planned.record.state() != "done"]
+            if left:  # another driver is at work on these
+                time.sleep(_BUSY_S)
+
+    return launch_runs
 
 
 def study_of(config: Mapping[str, Any], *, required: bool) -> StudySettings:

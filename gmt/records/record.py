@@ -1,7 +1,7 @@
 """The run record: a folder that holds all there is to know of a run. Every file is written whole or not at all.
 
 config.json         run id, science, and the whole resolved config
-status.json         state, attempts, times, error
+status.json         state, attempts, times, error, the failures of all attempts
 environment.json    versions, commit, hardware
 metrics.jsonl       one line for each logged step
 before.json         evaluation of the base
@@ -10,6 +10,7 @@ result.json         what came out; written last
 weights/            final weights as safetensors
 checkpoint/         while the run is not done
 log.txt, error.txt  what the libraries said; the traceback of the last failure
+hang.txt            where the run stood when it was ended for making no progress
 """
 
 import json
@@ -29,7 +30,10 @@ from gmt.records.identity import run_id
 
 _PROBE_S = 2.0  # `state` of another process holds the lock for an instant
 
-State = Literal["to do", "running", "interrupted", "failed", "done"]
+Position = tuple[int, int]  # which file, and how many of its bytes
+NOWHERE: Position = (0, 0)
+
+State = Literal["to do", "running", "interrupted", "stopped", "failed", "done"]
 
 
 class RecordBusy(Exception):
@@ -90,6 +94,12 @@ class RunRecord:
         """Writes status.json; keeps what it held under other keys."""
         self.write("status.json", self.status() | {"state": state, "updated_at": time.time()} | details)
 
+    def note_failure(self, state: State, kind: str, error: str) -> None:
+        """Sets the status after a failure, and adds it to the list of all."""
+        failure = {"kind": kind, "error": error, "at": time.time()}
+        failures = [*self.status().get("failures", []), failure]
+        self.set_status(state, ended_at=time.time(), error=error, error_kind=kind, failures=failures)
+
     def read(self, name: str) -> dict[str, Any]:
         """A JSON file of the record.
 
@@ -119,15 +129,20 @@ class RunRecord:
         with (self.folder / "metrics.jsonl").open("a") as file:
             file.write(line)
 
-    def metrics(self, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
-        """The whole lines of metrics.jsonl from a byte offset on, and the offset behind them."""
+    def metrics(self, position: Position = NOWHERE) -> tuple[list[dict[str, Any]], Position]:
+        """The whole lines of metrics.jsonl behind a position, and the position behind them.
+
+        A resumed run writes the file anew without the steps that it repeats: it is then read from its beginning.
+        """
         path = self.folder / "metrics.jsonl"
         if not path.exists():
-            return [], offset
+            return [], position
         with path.open("rb") as file:
+            inode = os.fstat(file.fileno()).st_ino
+            offset = position[1] if position[0] == inode else 0
             file.seek(offset)
             whole = file.read().split(b"\n")[:-1]
-        return [json.loads(line) for line in whole], offset + sum(len(line) + 1 for line in whole)
+        return [json.loads(line) for line in whole], (inode, offset + sum(len(line) + 1 for line in whole))
 
     def keep_metrics_until(self, step: int) -> None:
         """Drops the lines after `step`, so that a resumed run doesn't log a step twice."""

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeVar, cast
 
 from hydra.utils import get_class
@@ -36,7 +37,7 @@ class Run:
     resources: ResourceSettings
     science: Mapping[str, Any]
 
-    @property
+    @cached_property
     def id(self) -> str:
         """The run id."""
         return run_id(self.science)

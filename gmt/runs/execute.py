@@ -1,8 +1,10 @@
 """Does one run, from its config to its finished record. A run that is done is not done again."""
 
 import dataclasses
+import gc
 import hashlib
 import logging
+import math
 import os
 import platform
 import time
@@ -16,19 +18,24 @@ import torch
 from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from gmt.errors import Diverged, RunFailed, UserError
+from gmt.errors import Interrupted, RunFailed, StoppedEarly, UserError
 from gmt.evaluation.suites import SuiteResult, evaluate
-from gmt.records.record import RunRecord
+from gmt.records.record import RunRecord, State
 from gmt.runs.build import Run
 from gmt.runs.environment import environment
+from gmt.runs.failures import RETRIES, kind_of
 from gmt.runs.prepare import Prepared, prepare
 from gmt.training.checkpoints import last_whole_checkpoint
+from gmt.training.control import Control, ControlCallback
 from gmt.training.gather import gather
-from gmt.training.train import moved_fraction, train
+from gmt.training.settings import TrainSettings
+from gmt.training.train import TrainFacts, moved_fraction, train
 from gmt.training.workers import agreed, num_workers
 
+_NOBODY = Control()
 
-def execute(run: Run) -> RunRecord:
+
+def execute(run: Run, control: Control = _NOBODY) -> RunRecord:
     """Does a run, or goes on with it where it stopped.
 
     Returns:
@@ -37,6 +44,7 @@ def execute(run: Run) -> RunRecord:
     Raises:
         UserError: what was asked can't be done; nothing was started.
         RecordBusy: another process is at work on it.
+        Interrupted, StoppedEarly: `control` asked for it; a checkpoint was written.
         RunFailed: it broke; the record holds the traceback.
     """
     if num_workers() != (workers := run.resources.workers):
@@ -48,11 +56,11 @@ def execute(run: Run) -> RunRecord:
     record.create(run.science, run.config)
     with record.at_work():
         if record.state() != "done":
-            _work(run, record, prepared)
+            _work(run, record, prepared, control)
     return record
 
 
-def _work(run: Run, record: RunRecord, prepared: Prepared) -> None:
+def _work(run: Run, record: RunRecord, prepared: Prepared, control: Control) -> None:
     attempts = record.status().get("attempts", 0) + 1
     record.set_status(
         "running",
@@ -64,59 +72,42 @@ def _work(run: Run, record: RunRecord, prepared: Prepared) -> None:
     )
     with _log_file(record):
         try:
-            result = _train_and_evaluate(run, record, prepared)
-        except KeyboardInterrupt:
+            result = _train_and_evaluate(run, record, prepared, control)
+        except (KeyboardInterrupt, Interrupted):
             record.set_status("interrupted")
             raise
+        except StoppedEarly as stopped:
+            record.set_status("stopped", ended_at=time.time(), error=str(stopped))
+            raise
         except Exception as error:  # the run's boundary: one run's failure is that run's outcome
-            record_failure(record, error)
-            raise RunFailed(f"run {record.id} failed: {error}") from error
+            kind = kind_of(error)
+            record_failure(record, error, kind)
+            raise RunFailed(f"run {record.id} failed: {error}", kind) from error
     record.write("result.json", result)
     record.drop_checkpoints()
     record.set_status("done", ended_at=time.time())
 
 
-def record_failure(record: RunRecord, error: Exception) -> None:
-    """Keeps what broke a run, and its traceback; called where it was caught."""
-    kind = "diverged" if isinstance(error, Diverged) else "user" if isinstance(error, UserError) else "error"
-    (record.folder / "error.txt").write_text(traceback.format_exc())
-    sentence = f"{type(error).__name__}: {error}"
-    record.set_status("failed", ended_at=time.time(), error=sentence, error_kind=kind)
+def record_failure(record: RunRecord, error: Exception, kind: str) -> None:
+    """A failure that may pass leaves the run to be gone on with; a full disk leaves no trace but the raised error."""
+    state: State = "interrupted" if kind in RETRIES else "failed"
+    try:
+        (record.folder / "error.txt").write_text(traceback.format_exc())
+        record.note_failure(state, kind, f"{type(error).__name__}: {error}")
+    except OSError as full:
+        logging.getLogger(__name__).error("the failure of run %s can't be recorded: %s", record.id, full)
 
 
-def _train_and_evaluate(run: Run, record: RunRecord, prepared: Prepared) -> dict[str, Any]:
+def _train_and_evaluate(run: Run, record: RunRecord, prepared: Prepared, control: Control) -> dict[str, Any]:
     started = time.perf_counter()
     device = _device(run.resources.device)
     torch.set_num_threads(run.resources.cpus)
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # a bar for each checkpoint would bury our own lines
     record.write("environment.json", environment() | {"device": device})
-    model = run.model.load_model()
-    model.to(device)  # type: ignore[arg-type]  # transformers wraps the method and loses its signature
-    checkpoints = record.folder / "checkpoint"
-    resumed = last_whole_checkpoint(checkpoints)
-    record.keep_metrics_until(int(resumed.name.rpartition("-")[2]) if resumed else -1)
-    before = _before(run, record, prepared, model)
-    if not resumed:
-        record.append_metrics(0, _as_metrics(before))
-    agreed(device)  # the other workers wait for it, and train along (gmt/runs/workers.py)
-    facts = train(
-        model,
-        prepared.tokenizer,
-        prepared.training.examples,
-        run.train,
-        run.method,
-        seed=run.seed,
-        device=device,
-        sharding=run.resources.sharding,
-        checkpoints=checkpoints,
-        checkpoint_every=run.record_settings.checkpoint_every,
-        log_every=run.record_settings.log_every,
-        on_metrics=record.append_metrics,
-    )
-    model = gather(model, run.model.load_model)
-    model.to(device)  # type: ignore[arg-type]
+    before = _before(run, record, prepared, control, device)
+    model, facts, settings = _train(run, record, prepared, control, device)
     trained = time.perf_counter()
-    after = _keep(record, _ask(run, prepared, model), "after")
+    after = _keep(record, _ask(run, prepared, model, control), "after")
     record.append_metrics(facts.num_steps, _as_metrics(after))
     if run.record_settings.keep_weights:
         model.save_pretrained(record.folder / "weights")
@@ -126,6 +117,8 @@ def _train_and_evaluate(run: Run, record: RunRecord, prepared: Prepared) -> dict
         "after": after,
         "forgetting": before["source"]["mean"] - after["source"]["mean"],
         "training": dataclasses.asdict(facts),
+        "micro_batch_size": settings.micro_batch_size,
+        "accumulation_steps": settings.accumulation_steps,
         "density_asked": run.method.density_asked,
         "moved_fraction": moved_fraction(model, run.model.load_model()),
         "num_parameters": model.num_parameters(),
@@ -137,21 +130,95 @@ def _train_and_evaluate(run: Run, record: RunRecord, prepared: Prepared) -> dict
     }
 
 
-def _before(run: Run, record: RunRecord, prepared: Prepared, model: PreTrainedModel) -> dict[str, Any]:
-    """The base's scores; a resumed run has them already."""
+def _train(
+    run: Run, record: RunRecord, prepared: Prepared, control: Control, device: str
+) -> tuple[PreTrainedModel, TrainFacts, TrainSettings]:
+    """Trains with the largest micro-batch that the GPU's memory holds, of the same examples in each step."""
+    settings = run.train
+    while settings.micro_batch_size > record.status().get("micro_batch_size", math.inf):
+        settings = settings.with_smaller_micro_batches()
+    while True:
+        try:
+            return *_train_once(run, record, prepared, control, device, settings), settings
+        except torch.OutOfMemoryError:
+            if settings.micro_batch_size == 1 or num_workers() > 1:  # the others may have room, and wait
+                raise
+            settings = settings.with_smaller_micro_batches()
+            record.set_status("running", micro_batch_size=settings.micro_batch_size)
+        gc.collect()  # the failed attempt's tensors hang on its traceback
+        torch.cuda.empty_cache()
+
+
+def _train_once(
+    run: Run, record: RunRecord, prepared: Prepared, control: Control, device: str, settings: TrainSettings
+) -> tuple[PreTrainedModel, TrainFacts]:
+    model = _model_on(run, device)
+    checkpoints = record.folder / "checkpoint"
+    resumed = last_whole_checkpoint(checkpoints)
+    record.keep_metrics_until(int(resumed.name.rpartition("-")[2]) if resumed else 0)
+
+    def target_score(step: int) -> float:
+        whole = _whole(run, model, device)
+        scores = _scores(_ask(run, prepared, whole, control, parts=("target",)))
+        record.append_metrics(step, _as_metrics(scores))
+        return scores["target"]["mean"]
+
+    agreed((device, settings))  # the other workers wait for it, and train along (gmt/runs/workers.py)
+    facts = train(
+        model,
+        prepared.tokenizer,
+        prepared.training.examples,
+        settings,
+        run.method,
+        seed=run.seed,
+        device=device,
+        sharding=run.resources.sharding,
+        checkpoints=checkpoints,
+        checkpoint_every=run.record_settings.checkpoint_every,
+        log_every=run.record_settings.log_every,
+        on_metrics=record.append_metrics,
+        control=ControlCallback(control, target_score, run.record_settings.evaluate_every),
+    )
+    return _whole(run, model, device), facts
+
+
+def _whole(run: Run, model: PreTrainedModel, device: str) -> PreTrainedModel:
+    """The model itself, or, of shards, a copy with the weights of all workers, each of which must gather."""
+    whole = gather(model, run.model.load_model)
+    whole.to(device)  # type: ignore[arg-type]
+    return whole
+
+
+def _model_on(run: Run, device: str) -> PreTrainedModel:
+    model = run.model.load_model()
+    model.to(device)  # type: ignore[arg-type]  # transformers wraps the method and loses its signature
+    return model
+
+
+def _before(run: Run, record: RunRecord, prepared: Prepared, control: Control, device: str) -> dict[str, Any]:
+    """The base's scores; a resumed run has them already, and every run of a process has the same."""
     if (record.folder / "before.json").exists():
         return record.read("before.json")
     if not prepared.base_answers:
-        prepared.base_answers.update(_ask(run, prepared, model))
+        prepared.base_answers.update(_ask(run, prepared, _model_on(run, device), control))
     before = _keep(record, prepared.base_answers, "before")
+    record.keep_metrics_until(-1)
+    record.append_metrics(0, _as_metrics(before))
     record.write("before.json", before)
     return before
 
 
-def _ask(run: Run, prepared: Prepared, model: PreTrainedModel) -> dict[str, Sequence[SuiteResult]]:
+def _ask(
+    run: Run,
+    prepared: Prepared,
+    model: PreTrainedModel,
+    control: Control,
+    parts: Sequence[str] = ("target", "source"),
+) -> dict[str, Sequence[SuiteResult]]:
+    limit, on_batch = run.task.max_new_tokens, control.on_progress
     return {
-        part: evaluate(model, prepared.tokenizer, suites, max_new_tokens=run.task.max_new_tokens)
-        for part, suites in prepared.suites.items()
+        part: evaluate(model, prepared.tokenizer, prepared.suites[part], max_new_tokens=limit, on_batch=on_batch)
+        for part in parts
     }
 
 
@@ -159,6 +226,10 @@ def _keep(record: RunRecord, results: Mapping[str, Sequence[SuiteResult]], when:
     """Keeps every answer in the record; returns the scores by part and suite."""
     rows = [{"part": part, **row} for part, suites in results.items() for suite in suites for row in suite.answers]
     record.write_lines(f"answers_{when}.jsonl", rows)
+    return _scores(results)
+
+
+def _scores(results: Mapping[str, Sequence[SuiteResult]]) -> dict[str, dict[str, float]]:
     return {
         part: {suite.name: suite.exact_match for suite in suites} | {"mean": fmean(s.exact_match for s in suites)}
         for part, suites in results.items()

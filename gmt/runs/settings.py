@@ -19,18 +19,21 @@ class RecordSettings:
         root: folder of everything that the project writes.
         log_every: optimizer steps between logged metrics.
         checkpoint_every: optimizer steps between checkpoints; what a kill costs at most.
+        evaluate_every: optimizer steps between evaluations of the target suites; 0 for none before the last step.
         keep_weights: whether the final weights stay in the record, as safetensors.
     """
 
     root: str
     log_every: int
     checkpoint_every: int
+    evaluate_every: int
     keep_weights: bool
 
     def __post_init__(self) -> None:
         settings.text("record.root", self.root)
         settings.integer("record.log_every", self.log_every, low=1)
         settings.integer("record.checkpoint_every", self.checkpoint_every, low=1)
+        settings.integer("record.evaluate_every", self.evaluate_every, low=0)
         settings.boolean("record.keep_weights", self.keep_weights)
         nearest = next(p for p in (self.runs, *self.runs.parents) if p.exists())
         if not nearest.is_dir() or not os.access(nearest, os.W_OK):
@@ -57,6 +60,9 @@ class ResourceSettings:
         gpus: GPUs that a launcher reserves for a run; a fraction lets several runs share one.
         workers: processes that train the run together, each with the cpus and gpus above.
         sharding: `none`: each worker holds the whole model (DDP); `fsdp`: each holds its shards (FSDP2).
+        memory_gb: main memory that a launcher reserves for a run, in 10^9 bytes; null reserves none.
+        stall_limit_s: seconds without progress after which a launcher's worker is ended and the run begun again from
+            its checkpoint; null waits for ever.
     """
 
     device: str
@@ -64,6 +70,8 @@ class ResourceSettings:
     gpus: float
     workers: int
     sharding: str
+    memory_gb: float | None
+    stall_limit_s: float | None
 
     def __post_init__(self) -> None:
         settings.one_of("resources.device", self.device, DEVICES)
@@ -73,3 +81,6 @@ class ResourceSettings:
         settings.one_of("resources.sharding", self.sharding, SHARDINGS)
         if self.sharding != "none" and self.workers == 1:
             raise UserError(f"resources.sharding must be none for resources.workers=1, got {self.sharding!r}")
+        for name in ("memory_gb", "stall_limit_s"):
+            if (value := getattr(self, name)) is not None:
+                settings.number(f"resources.{name}", value, "must be above 0 or null", low=0, open_low=True)

@@ -14,7 +14,7 @@ from gmt.records.record import RunRecord, State
 from gmt.runs.build import Run, build
 from gmt.studies.grid import Axes, Point, StudySettings, expand
 
-STATES: tuple[State, ...] = ("done", "running", "interrupted", "failed", "to do")
+STATES: tuple[State, ...] = ("done", "running", "interrupted", "stopped", "failed", "to do")
 
 
 @dataclass(frozen=True, kw_only=True)

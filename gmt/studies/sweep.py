@@ -1,30 +1,37 @@
-"""Carries out a plan: checks what can be checked, starts what is left, and watches the records while it runs.
+"""Carries out a plan: checks what can be checked, freezes it, starts what is left, and watches the records meanwhile.
 
-The launcher is Hydra's interface and knows nothing of studies. Progress and MLflow are read from the run records
-by one thread of the driver, whatever launcher is at work.
+Progress and MLflow are read from the run records by one thread of the driver, whatever launcher is at work.
 """
 
 import hashlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
-from gmt.duration import duration
 from gmt.errors import RunFailed, UserError
-from gmt.records.record import State
-from gmt.studies.plan import Plan, PlannedRun, runs_at_once, seconds_left
+from gmt.studies.frozen import STOP, freeze
+from gmt.studies.plan import STATES, Plan, PlannedRun, runs_at_once
+from gmt.studies.stopping import stops_in_order
+from gmt.studies.watch import Progress, Watch
 from gmt.tracking.settings import TrackingSettings
 
 if TYPE_CHECKING:
     from gmt.tracking.mlflow_view import MlflowView
 
 Say = Callable[[str], None]
-Launch = Callable[[Sequence[Sequence[str]]], object]
 
 _POLL_S = 1.0
-_ORPHANS_S = 20.0  # Ray ends the workers of a driver that was killed within some seconds
+
+
+class RunLauncher(Protocol):
+    """Brings runs to machines."""
+
+    def __call__(self, todo: Sequence[PlannedRun], folder: Path) -> None:
+        """Does runs until each has ended for good, or the file STOP appears in the sweep's folder."""
+        ...
 
 
 def sweep_identity(plan: Plan) -> str:
@@ -33,39 +40,33 @@ def sweep_identity(plan: Plan) -> str:
     return hashlib.sha256(f"{plan.study.name}:{ids}".encode()).hexdigest()[:16]
 
 
-def run_sweep(plan: Plan, tracking: TrackingSettings, launch: Launch, *, say: Say) -> None:
+def run_sweep(plan: Plan, tracking: TrackingSettings, launch: RunLauncher, progress: Progress, *, say: Say) -> None:
     """Does every run of a plan that is not done.
 
     Args:
         plan: the study; every run is checked.
         tracking: where MLflow is.
-        launch: starts one job for each list of overrides, and returns when all have ended.
+        launch: see RunLauncher.
+        progress: tells of runs that end.
         say: prints a line.
 
     Raises:
         UserError: something is wrong that would stop a run; nothing was started.
         RunFailed: some runs failed; the others are done.
+        KeyboardInterrupt: Ctrl-C was pressed; what was running has written a checkpoint.
     """
-    states = _settled(plan)
-    todo = [planned for planned in plan.runs if states[planned.run.id] not in ("done", "running")]
-    num_done = sum(state == "done" for state in states.values())
-    say(f"study {plan.study.name}: {len(plan.runs)} runs, {num_done} done, {len(todo)} to do")
+    states = plan.states()
+    todo = [planned for planned in plan.runs if states[planned.run.id] != "done"]
+    say(f"study {plan.study.name}: {len(plan.runs)} runs, {len(plan.runs) - len(todo)} done, {len(todo)} to do")
     if not todo:
         say("nothing to do")
         return
     _preflight(todo)
     view = _open_view(tracking)
-    with _watched(plan, todo, view, say):
-        launch([list(planned.point.overrides) for planned in todo])
-    _conclude(plan, say)
-
-
-def _settled(plan: Plan) -> dict[str, State]:
-    """The states of the runs; waits a while for workers that a killed sweep left behind and that are about to end."""
-    deadline = time.monotonic() + _ORPHANS_S
-    while "running" in (states := plan.states()).values() and time.monotonic() < deadline:
-        time.sleep(_POLL_S / 4)
-    return states
+    folder = freeze(plan, todo)
+    with stops_in_order(folder / STOP, say), _watched(plan, todo, view, progress, say):
+        launch(todo, folder)
+    _conclude(plan, folder, say)
 
 
 def _preflight(todo: Sequence[PlannedRun]) -> None:
@@ -91,14 +92,17 @@ def _open_view(tracking: TrackingSettings) -> "MlflowView | None":
 
 
 @contextmanager
-def _watched(plan: Plan, todo: Sequence[PlannedRun], view: "MlflowView | None", say: Say) -> Iterator[None]:
+def _watched(
+    plan: Plan, todo: Sequence[PlannedRun], view: "MlflowView | None", progress: Progress, say: Say
+) -> Iterator[None]:
     """Reports progress and keeps MLflow level while the runs go on; a last look follows when they have ended."""
     parent = None
     if view is not None:
         parent = view.open_parent(
             plan.study.name, sweep_identity(plan), _description(plan), {"gmt.study": plan.study.name}
         )
-    watch = _Watch(plan, todo, view, parent, say)
+    tracker = None if view is None else _MlflowTracker(plan, view, parent, say)
+    watch = Watch(plan, todo, tracker, progress, runs_at_once(plan))
     stop = threading.Event()
 
     def loop() -> None:
@@ -117,32 +121,17 @@ def _watched(plan: Plan, todo: Sequence[PlannedRun], view: "MlflowView | None", 
             states = list(plan.states().values())
             counts = {f"runs/{state.replace(' ', '_')}": float(states.count(state)) for state in set(states)}
             view.close_parent(parent, failed=any(state != "done" for state in states), metrics=counts)
+            view.close()
 
 
-class _Watch:
-    """Looks at the records of a sweep: says what ended and brings MLflow level."""
+class _MlflowTracker:
+    """Brings MLflow level with a record."""
 
-    def __init__(self, plan: Plan, todo: Sequence[PlannedRun], view: "MlflowView | None", parent: str | None, say: Say):
-        self._plan, self._todo, self._view, self._parent, self._say = plan, todo, view, parent, say
-        # A failed or interrupted record is old news until its next attempt writes to it.
-        self._seen = {planned.run.id: _stamp(planned) for planned in todo}
-        self._ended: dict[str, State] = {}
-        self._broken: str | None = None
+    def __init__(self, plan: Plan, view: "MlflowView", parent: str | None, say: Say):
+        self._plan, self._view, self._parent, self._say = plan, view, parent, say
+        self._broken = False
 
-    def look(self, *, final: bool = False) -> None:
-        for planned in self._todo:
-            if planned.run.id in self._ended or _stamp(planned) == self._seen[planned.run.id]:
-                continue
-            state = planned.record.state()
-            self._track(planned, final)
-            # A worker that died may be started again at once: only the last look takes that for an end.
-            if state in ("done", "failed") or (final and state == "interrupted"):
-                self._ended[planned.run.id] = state
-                self._report(planned, state)
-
-    def _track(self, planned: PlannedRun, final: bool) -> None:
-        if self._view is None:
-            return
+    def look(self, planned: PlannedRun, *, final: bool) -> None:
         method = planned.run.science["method"]
         tags = {
             "gmt.study": self._plan.study.name,
@@ -152,26 +141,9 @@ class _Watch:
         try:
             self._view.sync(planned.record, name=planned.point.label, parent=self._parent, tags=tags, final=final)
         except Exception as error:  # MLflow is a view: whatever it does must not cost a run
-            if self._broken is None:
+            if not self._broken:
                 self._say(f"warning: MLflow does not keep up ({type(error).__name__}); the run records hold everything")
-            self._broken = str(error)
-
-    def _report(self, planned: PlannedRun, state: State) -> None:
-        number = f"[{len(self._ended):>{len(str(len(self._todo)))}}/{len(self._todo)}]"
-        if state == "done":
-            result = planned.record.read("result.json")
-            scores = f"target {result['after']['target']['mean']:.1%}, source {result['after']['source']['mean']:.1%}"
-            left, _ = seconds_left(self._plan, self._plan.states(), at_once=runs_at_once(self._plan))
-            remaining = f", about {duration(left)} left" if left else ""
-            self._say(f"{number} done    {planned.point.label}: {scores} in {duration(result['seconds'])}{remaining}")
-        else:
-            error = planned.record.status().get("error") or "stopped before its end"
-            self._say(f"{number} {state:<7} {planned.point.label}: {error} ({planned.record.folder})")
-
-
-def _stamp(planned: PlannedRun) -> float:
-    path = planned.record.folder / "status.json"
-    return path.stat().st_mtime if path.exists() else 0.0
+            self._broken = True
 
 
 def _description(plan: Plan) -> str:
@@ -179,12 +151,16 @@ def _description(plan: Plan) -> str:
     return f"**{plan.study.question.strip()}**\n\n{len(plan.runs)} runs, {time.strftime('%Y-%m-%d')}. Arms:\n{arms}"
 
 
-def _conclude(plan: Plan, say: Say) -> None:
-    states: Mapping[str, State] = plan.states()
+def _conclude(plan: Plan, folder: Path, say: Say) -> None:
+    states = plan.states()
     broken = [planned for planned in plan.runs if states[planned.run.id] != "done"]
     if not broken:
         say(f"study {plan.study.name}: all {len(plan.runs)} runs are done")
         return
+    if (folder / STOP).exists():
+        counts = {state: list(states.values()).count(state) for state in STATES}
+        say(f"study {plan.study.name}: " + ", ".join(f"{n} {state}" for state, n in counts.items() if n))
+        raise KeyboardInterrupt
     raise RunFailed(
         f"study {plan.study.name}: {len(broken)} of {len(plan.runs)} runs are not done: "
         + "; ".join(f"{p.point.label} ({states[p.run.id]}, {p.record.folder})" for p in broken)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib import metadata
 from typing import Any
 
@@ -52,7 +53,7 @@ class ReasoningGymTask:
 
     def fingerprint(self) -> str:
         """The generator's version: together with the settings it decides every question."""
-        return f"reasoning-gym=={metadata.version('reasoning-gym')}"
+        return f"reasoning-gym=={_version()}"
 
     def train_examples(self) -> list[Example]:
         """The training examples; a question that a target suite asks is left out."""
@@ -70,6 +71,12 @@ class ReasoningGymTask:
             part: [_suite(name, entry, self.data_seed + _SUITE_SEED_OFFSET) for name, entry in mixture.items()]
             for part, mixture in (("target", self.target), ("source", self.source))
         }
+
+
+@lru_cache(maxsize=1)
+def _version() -> str:
+    """Cached: a plan of 10,000 runs asks once for each."""
+    return metadata.version("reasoning-gym")
 
 
 def _prompt(question: str) -> str:

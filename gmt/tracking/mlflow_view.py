@@ -9,38 +9,20 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from gmt.errors import UserError
-from gmt.records.record import RunRecord, State
+from gmt.records.record import RunRecord
+from gmt.tracking.mlflow_run import NOTE, TrackedRun
 from gmt.tracking.settings import TrackingSettings
-from gmt.tracking.table import final_metrics
+from gmt.tracking.sqlite import writes_without_waiting
 
-_BATCH = 900  # MLflow takes at most 1,000 metrics in one batch
-_PARAMS = 100  # and 100 params
-_VALUE_LENGTH = 6000
 # The page then opens on training runs, and not on traces of language model calls.
 _KIND = {"mlflow.experimentKind": "custom_model_development"}
-_PARENT = "mlflow.parentRunId"
 _CREDENTIALS = re.compile(r"://[^/@\s]*@")
-_NOTE = "mlflow.note.content"  # what the page shows as the description
-_STATUS: Mapping[State, str] = {"done": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
-
-
-@dataclass
-class _Synced:
-    """How far one record has been written."""
-
-    mlflow_id: str
-    offset: int = 0
-    held: set[tuple[str, int]] = field(default_factory=set)
-    ended: bool = False
 
 
 class MlflowView:
@@ -54,11 +36,13 @@ class MlflowView:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
         for noisy in ("mlflow.store.db.utils", "alembic"):  # they tell of each migration of a new database
             logging.getLogger(noisy).setLevel(logging.WARNING)
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # it would tell its makers of each call
         self.uri = settings.absolute_uri
+        writes_without_waiting()
         self._client = MlflowClient(tracking_uri=self.uri)
         with _fails_fast(), _answers(self.uri):
             self._experiment_id = self._experiment(settings)
-        self._synced: dict[str, _Synced] = {}
+        self._tracked: dict[str, TrackedRun] = {}
 
     def open_parent(self, name: str, identity: str, description: str, tags: Mapping[str, str]) -> str:
         """The parent run of a sweep; a sweep that goes on goes on below the same parent.
@@ -78,7 +62,7 @@ class MlflowView:
         run = self._client.create_run(
             self._experiment_id,
             run_name=name,
-            tags={"gmt.sweep": identity, "gmt.kind": "sweep", _NOTE: description, **tags},
+            tags={"gmt.sweep": identity, "gmt.kind": "sweep", NOTE: description, **tags},
         )
         return str(run.info.run_id)
 
@@ -97,94 +81,17 @@ class MlflowView:
         return parent
 
     def sync(self, record: RunRecord, *, name: str, parent: str | None, tags: Mapping[str, str], final: bool) -> None:
-        """Writes what the record holds and MLflow does not yet.
-
-        Args:
-            record: of the run.
-            name: shown as the run's name.
-            parent: the MLflow id of the sweep's parent run, or None.
-            tags: to filter by.
-            final: nobody will go on with the run now; until then an interrupted one may be resumed at any moment.
-        """
+        """Brings MLflow level with a record; see TrackedRun.update."""
         if not record.exists():
             return
-        synced = self._synced.get(record.id) or self._begin(record, name, parent, tags)
-        if synced.ended:
-            return
-        state = record.state()
-        rows, synced.offset = record.metrics(synced.offset)
-        self._log_metrics(synced, rows)
-        if state in _STATUS and (final or state != "interrupted"):
-            self._end(record, synced, state)
+        if record.id not in self._tracked:
+            self._tracked[record.id] = TrackedRun(self._client, self._experiment_id, record)
+        self._tracked[record.id].update(name=name, parent=parent, tags=tags, final=final)
 
-    def _begin(self, record: RunRecord, name: str, parent: str | None, tags: Mapping[str, str]) -> _Synced:
-        stored = record.read("config.json")
-        held = self._find("gmt.run_id", record.id)
-        if held is None:
-            created = self._client.create_run(
-                self._experiment_id,
-                run_name=name,
-                tags={
-                    "gmt.run_id": record.id,
-                    "gmt.kind": "run",
-                    **tags,
-                    **({_PARENT: parent} if parent else {}),
-                },
-            )
-            synced = _Synced(str(created.info.run_id))
-            params = [Param(k, v) for k, v in _flat(stored["science"]).items()]
-            for start in range(0, len(params), _PARAMS):
-                self._client.log_batch(synced.mlflow_id, params=params[start : start + _PARAMS])
-            self._client.log_dict(synced.mlflow_id, stored["config"], "config.yaml")
-        else:
-            synced = _Synced(held, held=self._held(held))
-            self._client.update_run(held, status="RUNNING")
-        self._synced[record.id] = synced
-        return synced
-
-    def _end(self, record: RunRecord, synced: _Synced, state: State) -> None:
-        status = record.status()
-        if state == "done":
-            result = record.read("result.json")
-            last = result["training"]["num_steps"]
-            self._log_metrics(synced, [{"step": last, "time": status["ended_at"], **final_metrics(result)}])
-        for name in (
-            "result.json",
-            "environment.json",
-            "answers_before.jsonl",
-            "answers_after.jsonl",
-            "error.txt",
-        ):
-            if (record.folder / name).exists() and (name != "error.txt" or state == "failed"):
-                self._client.log_artifact(synced.mlflow_id, str(record.folder / name))
-        tags = [RunTag("gmt.state", state), RunTag("gmt.attempts", str(status.get("attempts", 0)))]
-        if (record.folder / "environment.json").exists():
-            environment = record.read("environment.json")
-            tags += [
-                RunTag("gmt.commit", str(environment["commit"])),
-                RunTag("gmt.dirty", str(environment["dirty"])),
-            ]
-        if status.get("error"):
-            tags.append(RunTag(_NOTE, f"**Failed:** {status['error']}\n\nThe traceback is the artifact `error.txt`."))
-        self._client.log_batch(synced.mlflow_id, tags=tags)
-        self._client.set_terminated(synced.mlflow_id, _STATUS[state])
-        synced.ended = True
-
-    def _log_metrics(self, synced: _Synced, rows: Sequence[Mapping[str, Any]]) -> None:
-        metrics = [
-            Metric(key, float(value), int(row["time"] * 1000), int(row["step"]))
-            for row in rows
-            for key, value in row.items()
-            if key not in ("step", "time") and (key, int(row["step"])) not in synced.held
-        ]
-        for start in range(0, len(metrics), _BATCH):
-            batch = metrics[start : start + _BATCH]
-            self._client.log_batch(synced.mlflow_id, metrics=batch)
-            synced.held |= {(m.key, m.step) for m in batch}
-
-    def _held(self, mlflow_id: str) -> set[tuple[str, int]]:
-        keys = self._client.get_run(mlflow_id).data.metrics
-        return {(key, m.step) for key in keys for m in self._client.get_metric_history(mlflow_id, key)}
+    def close(self) -> None:
+        """Lets other processes follow what this one has followed."""
+        for tracked in self._tracked.values():
+            tracked.close()
 
     def _find(self, tag: str, value: str) -> str | None:
         found = self._client.search_runs([self._experiment_id], f"tags.`{tag}` = '{value}'", max_results=1)
@@ -219,13 +126,3 @@ def _fails_fast() -> Iterator[None]:
         os.environ.pop("MLFLOW_HTTP_REQUEST_MAX_RETRIES")
         if before is not None:
             os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = before
-
-
-def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    flat: dict[str, str] = {}
-    for key, item in value.items():
-        if isinstance(item, Mapping):
-            flat |= _flat(item, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"[:250]] = str(item)[:_VALUE_LENGTH]
-    return flat

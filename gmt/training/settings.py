@@ -1,6 +1,6 @@
 """The settings of training: what enters the run id under `train`. Imports no torch."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gmt import settings
 
@@ -55,3 +55,9 @@ class TrainSettings:
         for name in ("weight_decay", "max_grad_norm"):
             settings.number(f"train.{name}", getattr(self, name), "must be at least 0", low=0)
         settings.one_of("train.precision", self.precision, PRECISIONS)
+
+    def with_smaller_micro_batches(self) -> "TrainSettings":
+        """The same examples in each optimizer step, in the next smaller micro-batches that divide it evenly."""
+        size = self.micro_batch_size
+        factor = next(p for p in range(2, size + 1) if size % p == 0)
+        return replace(self, micro_batch_size=size // factor, accumulation_steps=self.accumulation_steps * factor)

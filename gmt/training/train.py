@@ -25,6 +25,7 @@ from gmt.tasks.tokens import IGNORED, TokenExample
 from gmt.training.attachment import Attachment
 from gmt.training.batches import WorkersTrainer
 from gmt.training.checkpoints import last_whole_checkpoint, load_method
+from gmt.training.control import ControlCallback
 from gmt.training.memory import peak_bytes, reset_peak
 from gmt.training.meter import Meter, OnMetrics
 from gmt.training.settings import TrainSettings
@@ -68,6 +69,7 @@ def train(
     checkpoint_every: int,
     log_every: int,
     on_metrics: OnMetrics,
+    control: ControlCallback,
 ) -> TrainFacts:
     """Trains `model` in place, going on from the last whole checkpoint below `checkpoints` if there is one.
 
@@ -87,8 +89,10 @@ def train(
         checkpoint_every: optimizer steps between checkpoints.
         log_every: optimizer steps between calls of `on_metrics`, and between facts that take time.
         on_metrics: called with the step and its metrics.
+        control: asked after each step whether to go on.
 
     Raises:
+        Interrupted, StoppedEarly: `control` asked for it; the last checkpoint is of the last step.
         Diverged: the loss or a gradient is no finite number any more.
         UserError: the method can't work with this model, or the checkpoint not with these workers.
     """
@@ -110,6 +114,7 @@ def train(
         callbacks=[attachment, meter],
     )
     trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(control)
     try:
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     except FloatingPointError as error:
@@ -117,6 +122,8 @@ def train(
     finally:
         attachment.detach()
     _refuse_nonfinite(model)
+    if control.ended is not None:
+        raise control.ended
     return _facts(trainer.state, meter)
 
 

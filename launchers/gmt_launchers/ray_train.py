@@ -11,24 +11,35 @@ import threading
 import traceback
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any, TypeVar
 
 import ray
 from ray.train import RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from gmt.errors import RunFailed, UserError
+from gmt.errors import Interrupted, RunFailed, UserError
 from gmt.records.record import RecordBusy
+from gmt.runs.attempt import Outcome, outcome_of
 from gmt.runs.build import build
+from gmt.runs.failures import kind_of
 
 T = TypeVar("T")
 
 # The others wait in a collective while the first worker evaluates, and that is no hang.
 _TIMEOUT_S = 24 * 3600
-_OURS = (UserError, RunFailed, RecordBusy)
+_OURS = (UserError, RunFailed, RecordBusy, Interrupted)
 
 
-def run_on_workers(config: Mapping[str, Any]) -> None:
+def attempt_on_workers(config: Mapping[str, Any], stop: Path, go_on: Callable[[int, float], bool]) -> Outcome:
+    """Does a run as `gmt.runs.attempt.attempt` does, on its workers; nothing is raised on purpose.
+
+    `go_on` is not asked: a search's scheduler does not reach into another process, and each such run goes to its end.
+    """
+    return outcome_of(lambda: run_on_workers(config, stop))
+
+
+def run_on_workers(config: Mapping[str, Any], stop: Path) -> None:
     """Does a run on as many workers as its `resources.workers` says; its record is then whole.
 
     Ray must have been started. The caller, a driver or a Tune trial, only waits: it needs no more than a fraction of
@@ -36,9 +47,11 @@ def run_on_workers(config: Mapping[str, Any]) -> None:
 
     Args:
         config: the run's resolved config, plain values only.
+        stop: the run ends after its next step once this file exists.
 
     Raises:
-        UserError, RecordBusy, RunFailed: what the first worker that failed raised, with its traceback as a note.
+        UserError, RecordBusy, Interrupted, RunFailed: what the first worker that failed raised, with its
+            traceback as a note.
     """
     assert ray.is_initialized()
     logging.getLogger("ray.train").setLevel(logging.CRITICAL)
@@ -47,7 +60,7 @@ def run_on_workers(config: Mapping[str, Any]) -> None:
     with tempfile.TemporaryDirectory(prefix="gmt-train-") as storage:
         trainer = TorchTrainer(
             _work,
-            train_loop_config={"folder": os.getcwd(), "config": config},
+            train_loop_config={"folder": os.getcwd(), "config": config, "stop": stop},
             scaling_config=ScalingConfig(
                 num_workers=run.resources.workers,
                 use_gpu=run.resources.gpus > 0,
@@ -68,7 +81,7 @@ def _work(given: dict[str, Any]) -> None:
 
     os.chdir(given["folder"])
     try:
-        execute_on_worker(build(given["config"]))
+        execute_on_worker(build(given["config"]), given["stop"])
     except _OURS as error:
         error.add_note(traceback.format_exc())  # it travels; Ray's own rendering leaves the frames out
         raise
@@ -80,7 +93,8 @@ def _cause(run_id: str, error: WorkerGroupError) -> Exception:
     cause = getattr(failure, "_base_exc", failure)  # Ray wraps it with its traceback as text, and says no more of it
     if isinstance(cause, _OURS):
         return cause
-    lost = RunFailed(f"run {run_id} failed on worker {index}: {' '.join(str(cause).split())[:300]}")
+    kind = "infrastructure" if isinstance(cause, ray.exceptions.RayError) else kind_of(cause)  # it died
+    lost = RunFailed(f"run {run_id} failed on worker {index}: {' '.join(str(cause).split())[:300]}", kind)
     lost.add_note(str(failure))
     return lost
 

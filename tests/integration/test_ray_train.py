@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import ray
-from gmt_launchers.ray_train import run_on_workers
+from gmt_launchers.ray_train import attempt_on_workers, run_on_workers
 from ray import tune
 
 from gmt.composition import Composer, hydra_on
@@ -29,7 +29,7 @@ class FailsOnSecondWorker:
 
     def attach(self, *args: Any, **how: Any) -> Any:
         if os.environ["RANK"] == "1":
-            raise MemoryError("no room on worker 1")
+            raise NotImplementedError("no such method on worker 1")
         return Sft(name="sft").attach(*args, **how)
 
 
@@ -51,19 +51,19 @@ def in_a_trial(config: dict[str, Any], storage: Path) -> None:
     os.environ |= {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "RAY_AIR_NEW_OUTPUT": "0"}
 
     def trial(_: dict[str, Any]) -> None:
-        run_on_workers(config)
-        tune.report({"done": True})
+        outcome = attempt_on_workers(config, storage / "stop", lambda step, score: True)
+        tune.report({"state": outcome.state, "error": outcome.error})
 
     (result,) = tune.Tuner(
         tune.with_resources(trial, {"cpu": 0.1}), run_config=tune.RunConfig(storage_path=str(storage), verbose=0)
     ).fit()
-    assert result.error is None, result.error
+    assert result.metrics["state"] == "done", result.metrics
 
 
 def test_two_workers_in_a_trial_leave_the_record_of_one(tmp_path: Path) -> None:
-    two = config(tmp_path / "two", "resources.workers=2", "record.log_every=1")
+    two = config(tmp_path / "two", "resources.workers=2", "record.log_every=1", "record.evaluate_every=2")
     in_a_trial(two, tmp_path / "tune")
-    one = build(config(tmp_path / "one", "record.log_every=1"))
+    one = build(config(tmp_path / "one", "record.log_every=1", "record.evaluate_every=2"))
     execute(one)
     found, expected = build(two).record, one.record
     assert found.id == expected.id
@@ -82,9 +82,10 @@ def test_a_worker_that_fails_ends_all_with_its_own_error(tmp_path: Path) -> None
     failing = config(tmp_path, "resources.workers=2")
     failing["method"] = {"_target_": f"{__name__}.FailsOnSecondWorker", "name": "fails", "density_asked": None}
     run = build(failing)
-    with pytest.raises(RunFailed, match=f"run {run.id} failed on worker 1: no room on worker 1") as caught:
-        run_on_workers(failing)
+    sentence = f"run {run.id} failed on worker 1: no such method on worker 1"
+    with pytest.raises(RunFailed, match=sentence) as caught:
+        run_on_workers(failing, tmp_path / "stop")
     assert "in attach" in "".join(caught.value.__notes__)  # the worker's own traceback
     assert run.record.state() == "failed"
     status = json.loads((run.record.folder / "status.json").read_text())
-    assert status["error"] == "MemoryError: no room on worker 1"
+    assert status["error"] == "NotImplementedError: no such method on worker 1"

@@ -44,7 +44,7 @@ def test_a_study_runs_is_tracked_reported_and_not_run_again(gmt: Gmt, tmp_path: 
         for name in ("time/forward_backward_s", "time/mask_s", "time/optimizer_s", "mask/density", "train/tokens"):
             assert name in child.data.metrics
         artifacts = {file.path for file in client.list_artifacts(child.info.run_id)}
-        assert {"config.yaml", "result.json", "environment.json", "answers_after.jsonl"} <= artifacts
+        assert {"config.json", "result.json", "environment.json", "answers_after.jsonl"} <= artifacts
 
     again = gmt("sweep", *STUDY)
     assert (again.returncode, "nothing to do" in again.stdout) == (0, True)

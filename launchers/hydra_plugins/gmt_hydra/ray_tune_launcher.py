@@ -1,31 +1,59 @@
-"""`hydra/launcher=ray_tune`: hands Hydra's jobs to gmt_launchers.ray_tune."""
+"""`hydra/launcher=ray_tune`: hands Hydra's jobs, or the runs of a plan, to gmt_launchers."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from hydra.core.config_store import ConfigStore
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+if TYPE_CHECKING:
+    from gmt.studies.plan import PlannedRun
+
+
+@dataclass
+class RayTuneConf:
+    """The launcher's settings, in this app and in any other; see gmt_launchers.hydra_jobs.RayTuneSettings."""
+
+    _target_: str = "hydra_plugins.gmt_hydra.ray_tune_launcher.RayTuneLauncher"
+    address: str | None = None  # of a running cluster: auto, HOST:PORT; null: Ray on this machine
+    num_cpus: int | None = None  # cores that Ray may use on this machine; null: all there are
+    cpus_per_job: float = 1  # of a job of another Hydra app; the runs of a study say it by resources.*
+    gpus_per_job: float = 0
+    max_failures: int = 2
+
+
+ConfigStore.instance().store(group="hydra/launcher", name="ray_tune", node=RayTuneConf, provider="gmt-lab")
+
 
 class RayTuneLauncher(Launcher):
     """Runs the jobs of a multirun as Ray Tune trials."""
 
-    def __init__(self, num_cpus: int | None, cpus_per_run: int, gpus_per_run: float, max_failures: int) -> None:
-        self._settings = {
-            "num_cpus": num_cpus,
-            "cpus_per_run": cpus_per_run,
-            "gpus_per_run": gpus_per_run,
-            "max_failures": max_failures,
-        }
+    def __init__(self, **values: Any) -> None:
+        self._values = values
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Called by Hydra before `launch`."""
-        self._context, self._task_function, self._config = hydra_context, task_function, config
+        self._context, self._task_function, self.config = hydra_context, task_function, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Runs one job for each list of overrides."""
-        from gmt_launchers.ray_tune import RayTuneSettings, launch
+        """Does one job for each list of overrides."""
+        from gmt_launchers.hydra_jobs import RayTuneSettings, launch
 
-        settings = RayTuneSettings(**self._settings)  # type: ignore[arg-type]
-        return launch(settings, self._context, self._task_function, self._config, job_overrides, initial_job_idx)
+        settings = RayTuneSettings(**self._values)
+        return launch(settings, self._context, self._task_function, self.config, job_overrides, initial_job_idx)
+
+    def launch_runs(self, todo: "Sequence[PlannedRun]", folder: Path) -> None:
+        """Does the runs of a plan, from their frozen configs; see gmt.studies.sweep.RunLauncher."""
+        from gmt_launchers.hydra_jobs import RayTuneSettings
+        from gmt_launchers.planned_runs import launch_runs
+
+        from gmt.studies.frozen import STOP
+
+        settings = RayTuneSettings(**self._values)
+        runs = [planned.run for planned in todo]
+        launch_runs(runs, folder / STOP, address=settings.address, num_cpus=settings.num_cpus)

@@ -20,8 +20,11 @@ class StudySweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Does every run that is not done."""
-        from gmt.commands.sweep import multirun
+        from gmt.commands.sweep import by_overrides, multirun
 
         assert self.launcher is not None
-        launch = self.launcher.launch
-        return multirun(self.config, arguments, lambda jobs: launch(jobs, initial_job_idx=0))
+        launch_runs = getattr(self.launcher, "launch_runs", None)
+        if launch_runs is None:
+            launch = self.launcher.launch
+            launch_runs = by_overrides(lambda jobs: launch(jobs, initial_job_idx=0))
+        return multirun(self.config, arguments, launch_runs)

@@ -8,7 +8,7 @@ import pytest
 
 from gmt.errors import UserError
 from gmt.records.identity import run_id
-from gmt.records.record import RecordBusy, RunRecord
+from gmt.records.record import NOWHERE, RecordBusy, RunRecord
 
 SCIENCE = {"model": {"name": "m"}, "seed": 1}
 
@@ -60,13 +60,13 @@ def test_a_failed_write_leaves_the_old_file_whole(tmp_path: Path) -> None:
 
 def test_metrics_come_back_from_an_offset_without_a_torn_line(tmp_path: Path) -> None:
     record = new_record(tmp_path)
-    assert record.metrics() == ([], 0)
+    assert record.metrics() == ([], NOWHERE)
     record.append_metrics(1, {"loss": 2.0})
-    rows, offset = record.metrics()
+    rows, position = record.metrics()
     record.append_metrics(2, {"loss": 1.0})
     with (record.folder / "metrics.jsonl").open("a") as file:
         file.write('{"step": 3, "lo')
-    more, end = record.metrics(offset)
+    more, end = record.metrics(position)
     assert ([r["step"] for r in rows], [r["step"] for r in more]) == ([1], [2])
     assert record.metrics(end) == ([], end)
 
@@ -77,6 +77,18 @@ def test_a_resumed_run_drops_the_steps_after_its_checkpoint(tmp_path: Path) -> N
         record.append_metrics(step, {"loss": 1.0})
     record.keep_metrics_until(20)
     assert [row["step"] for row in record.metrics()[0]] == [0, 10, 20]
+
+
+def test_a_reader_starts_again_when_a_resumed_run_writes_the_metrics_anew(tmp_path: Path) -> None:
+    record = new_record(tmp_path)
+    for step in (10, 20, 30):
+        record.append_metrics(step, {"loss": 1.0})
+    _, position = record.metrics()
+    record.keep_metrics_until(10)
+    for step in (20, 30, 40):
+        record.append_metrics(step, {"a longer name": 1.0})
+    rows, _ = record.metrics(position)
+    assert [row["step"] for row in rows] == [10, 20, 30, 40]
 
 
 def _hold(folder: str, id_: str, ready: "multiprocessing.synchronize.Event") -> None:

@@ -1,0 +1,89 @@
+"""How a sweep tells of its progress: a live table in a terminal, plain lines elsewhere."""
+
+import sys
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from gmt.duration import duration
+from gmt.studies.watch import Ended, Progress, Running, Snapshot
+
+
+def progress() -> Progress:
+    """What suits the standard output."""
+    return LiveTable(Console()) if sys.stdout.isatty() else Lines()
+
+
+class Lines:
+    """A line for each run that ends."""
+
+    def ended(self, ended: Ended) -> None:
+        """Prints the line."""
+        print(line(ended), flush=True)
+
+    def now(self, snapshot: Snapshot) -> None:
+        """Says nothing: a log has no room for it."""
+
+    def close(self) -> None:
+        """There is nothing to clear."""
+
+
+class LiveTable:
+    """The same lines, above a table of what is running.
+
+    Args:
+        console: of the terminal.
+    """
+
+    def __init__(self, console: Console):
+        self._live = Live(console=console, auto_refresh=False, transient=True)
+        self._live.start()
+
+    def ended(self, ended: Ended) -> None:
+        """Prints the line above the table."""
+        self._live.console.print(line(ended), markup=False, highlight=False, soft_wrap=True)
+
+    def now(self, snapshot: Snapshot) -> None:
+        """Draws the table anew."""
+        self._live.update(_drawn(snapshot), refresh=True)
+
+    def close(self) -> None:
+        """Takes the table away and leaves the lines."""
+        self._live.stop()
+
+
+def line(ended: Ended) -> str:
+    """One run's end in words."""
+    number = f"[{ended.number:>{len(str(ended.total))}}/{ended.total}]"
+    record, label = ended.planned.record, ended.planned.point.label
+    if ended.state != "done":
+        error = record.status().get("error") or "stopped before its end"
+        return f"{number} {ended.state:<7} {label}: {error} ({record.folder})"
+    result = record.read("result.json")
+    scores = f"target {result['after']['target']['mean']:.1%}, source {result['after']['source']['mean']:.1%}"
+    left = f", about {duration(ended.seconds_left)} left" if ended.seconds_left else ""
+    attempts = record.status().get("attempts", 1)
+    again = f", attempt {attempts}" if attempts > 1 else ""
+    return f"{number} done    {label}: {scores} in {duration(result['seconds'])}{again}{left}"
+
+
+def _drawn(snapshot: Snapshot) -> Group:
+    counts = (
+        f"{snapshot.num_waiting} waiting, {len(snapshot.running)} running, {snapshot.num_done} done, "
+        f"{snapshot.num_failed} failed"
+    )
+    left = "" if snapshot.seconds_left is None else f"; about {duration(snapshot.seconds_left)} left"
+    table = Table(box=None, pad_edge=False)
+    for name in ("running", "attempt", "step", "loss", "tokens/s"):
+        table.add_column(name, justify="left" if name == "running" else "right")
+    for run in snapshot.running:
+        table.add_row(*_cells(run))
+    return Group(table, Text(counts + left)) if snapshot.running else Group(Text(counts + left))
+
+
+def _cells(run: Running) -> list[str]:
+    loss = "" if run.loss is None else f"{run.loss:.4f}"
+    pace = "" if run.tokens_per_s is None else f"{run.tokens_per_s:,.0f}"
+    return [run.label, str(run.attempt), "starting" if run.step is None else str(run.step), loss, pace]

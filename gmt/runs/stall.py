@@ -1,0 +1,44 @@
+"""Ends a process whose run makes no progress: a hang must not hold a machine for ever."""
+
+import faulthandler
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+FILE = "hang.txt"
+_ARM_EVERY_S = 1.0
+
+
+@contextmanager
+def no_longer_than(limit_s: float | None, folder: Path) -> Iterator[Callable[[], None]]:
+    """Ends this process when nothing happened for too long; where it hung is written below `folder` as FILE.
+
+    faulthandler watches from a thread of its own that needs no GIL, so that a hang inside C code is found too.
+
+    Args:
+        limit_s: seconds without progress; None watches nothing.
+        folder: of the run's record.
+
+    Yields:
+        To be called at each progress.
+    """
+    if limit_s is None:
+        yield lambda: None
+        return
+    path = folder / FILE
+    armed = 0.0
+    with path.open("w") as file:
+
+        def progress() -> None:
+            nonlocal armed
+            if time.monotonic() - armed >= min(_ARM_EVERY_S, limit_s / 2):
+                armed = time.monotonic()
+                faulthandler.dump_traceback_later(limit_s, exit=True, file=file)
+
+        progress()
+        try:
+            yield progress
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+            path.unlink(missing_ok=True)

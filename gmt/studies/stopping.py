@@ -1,0 +1,36 @@
+"""Ctrl-C, and the signal by which schedulers take a machine back: once to stop in order, twice to stop at once."""
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextmanager
+def stops_in_order(stop: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """Until the block ends, the first signal makes the stop file, and the second raises KeyboardInterrupt.
+
+    Args:
+        stop: what every worker looks for between its steps.
+        say: prints a line.
+    """
+    if threading.current_thread() is not threading.main_thread():  # Python sets handlers in the main thread only
+        yield
+        return
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if stop.exists():
+            raise KeyboardInterrupt
+        stop.touch()
+        say("stopping: nothing more is started, and what runs writes a checkpoint; Ctrl-C again to stop at once")
+
+    before = {number: signal.signal(number, handle) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

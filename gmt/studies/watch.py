@@ -1,0 +1,166 @@
+"""Watches the records of a sweep: what ended, what is running and how fast, how long it will take."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from gmt.records.record import NOWHERE, State
+from gmt.studies.plan import Plan, PlannedRun
+
+_ENDS = ("done", "failed", "stopped")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Running:
+    """A run at work: its last logged step, and its pace between the last two; None where nothing is logged yet."""
+
+    label: str
+    attempt: int
+    step: int | None
+    loss: float | None
+    tokens_per_s: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """A sweep at one moment; seconds_left is None as long as no run is done."""
+
+    num_waiting: int
+    running: Sequence[Running]
+    num_done: int
+    num_failed: int
+    seconds_left: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """A run that ended, and how many have before it."""
+
+    planned: PlannedRun
+    state: State
+    number: int
+    total: int
+    seconds_left: float | None
+
+
+class Progress(Protocol):
+    """Tells people how a sweep goes on."""
+
+    def ended(self, ended: Ended) -> None:
+        """A run has ended."""
+        ...
+
+    def now(self, snapshot: Snapshot) -> None:
+        """About once a second."""
+        ...
+
+    def close(self) -> None:
+        """The sweep is over."""
+        ...
+
+
+class Tracker(Protocol):
+    """Keeps another store level with the records."""
+
+    def look(self, planned: PlannedRun, *, final: bool) -> None:
+        """A record has changed; after `final` nobody will go on with the run."""
+        ...
+
+
+class Watch:
+    """Looks at every run of a sweep that has not ended; reads only what changed."""
+
+    def __init__(
+        self, plan: Plan, todo: Sequence[PlannedRun], tracker: Tracker | None, progress: Progress, at_once: int
+    ):
+        self._todo, self._tracker, self._progress, self._at_once = todo, tracker, progress, at_once
+        # A failed or interrupted record is old news until its next attempt writes to it.
+        self._seen = {planned.run.id: _stamp(planned) for planned in todo}
+        self._ended: dict[str, State] = {}
+        self._pace: dict[str, _Pace] = {}
+        left = {planned.run.id for planned in todo}
+        self._seconds: list[float] = [
+            p.record.read("result.json")["seconds"] for p in plan.runs if p.run.id not in left
+        ]
+
+    def look(self, *, final: bool = False) -> None:
+        """One round over the records.
+
+        Args:
+            final: the sweep is over: what is interrupted now stays so.
+        """
+        running = []
+        for planned in self._todo:
+            if planned.run.id in self._ended or _stamp(planned) == self._seen[planned.run.id]:
+                continue
+            state = planned.record.state()
+            if self._tracker is not None:
+                self._tracker.look(planned, final=final)
+            # A worker that died may be started again at once: only the last look takes that for an end.
+            if state in _ENDS or (final and state == "interrupted"):
+                self._end(planned, state)
+            elif state == "running":
+                running.append(self._pace.setdefault(planned.run.id, _Pace(planned)).now())
+        self._progress.now(self._snapshot(running))
+
+    def _end(self, planned: PlannedRun, state: State) -> None:
+        self._ended[planned.run.id] = state
+        self._pace.pop(planned.run.id, None)
+        if state == "done":
+            self._seconds.append(planned.record.read("result.json")["seconds"])
+        number, total = len(self._ended), len(self._todo)
+        ended = Ended(planned=planned, state=state, number=number, total=total, seconds_left=self._seconds_left())
+        self._progress.ended(ended)
+
+    def _snapshot(self, running: Sequence[Running]) -> Snapshot:
+        states = list(self._ended.values())
+        return Snapshot(
+            num_waiting=len(self._todo) - len(states) - len(running),
+            running=running,
+            num_done=states.count("done"),
+            num_failed=len(states) - states.count("done"),
+            seconds_left=self._seconds_left(),
+        )
+
+    def _seconds_left(self) -> float | None:
+        left = len(self._todo) - len(self._ended)
+        if not self._seconds:
+            return None
+        return math.ceil(left / self._at_once) * sum(self._seconds) / len(self._seconds)
+
+
+class _Pace:
+    """The last logged steps of one running run."""
+
+    def __init__(self, planned: PlannedRun):
+        self._planned = planned
+        self._position = NOWHERE
+        self._last: tuple[Mapping[str, Any], ...] = ()
+
+    def now(self) -> Running:
+        rows, self._position = self._planned.record.metrics(self._position)
+        self._last = (*self._last, *(row for row in rows if "train/loss" in row))[-2:]
+        last = self._last[-1] if self._last else {}
+        return Running(
+            label=self._planned.point.label,
+            attempt=self._planned.record.status().get("attempts", 0),
+            step=last.get("step"),
+            loss=last.get("train/loss"),
+            tokens_per_s=self._tokens_per_s(),
+        )
+
+    def _tokens_per_s(self) -> float | None:
+        if len(self._last) < 2:
+            return None
+        before, last = self._last
+        seconds, tokens = last["time"] - before["time"], last["train/tokens"] - before["train/tokens"]
+        return tokens / seconds if seconds > 0 and tokens > 0 else None
+
+
+def _stamp(planned: PlannedRun) -> float:
+    """When the status was last written: a write is a new file, so that the time alone tells."""
+    try:
+        return (planned.record.folder / "status.json").stat().st_mtime
+    except FileNotFoundError:
+        return 0.0

@@ -1,0 +1,24 @@
+"""MLflow's sqlite databases without a wait for the disk at each commit, and with readers beside the writer."""
+
+import sqlite3
+from functools import lru_cache
+from typing import Any
+
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
+
+
+@lru_cache(maxsize=1)
+def writes_without_waiting() -> None:
+    """From now on every sqlite connection of this process uses a write-ahead log.
+
+    With synchronous=NORMAL a loss of power can cost the last commits and never the database's integrity (sqlite's
+    documentation of the pragma); what is lost is in the run records. Otherwise each commit waits for the disk twice.
+    """
+    event.listen(Engine, "connect", _on_connect)
+
+
+def _on_connect(connection: Any, record: object) -> None:
+    if isinstance(connection, sqlite3.Connection):
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=NORMAL")

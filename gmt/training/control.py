@@ -1,0 +1,65 @@
+"""How the outside reaches into a training between its steps. Knows nothing of who stands outside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from gmt.errors import Interrupted, StoppedEarly
+from gmt.training.workers import agreed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Control:
+    """What a run asks and tells while it goes on; by default nobody stands outside.
+
+    Args:
+        should_stop: asked after each optimizer step; True ends the run with a checkpoint, to be gone on with later.
+        on_progress: called after each micro-batch of training and each batch of evaluation.
+        go_on: called after each intermediate evaluation with the step and the target score in [0, 1]; False ends the
+            run with a checkpoint, as one that was stopped early.
+    """
+
+    should_stop: Callable[[], bool] = lambda: False
+    on_progress: Callable[[], None] = lambda: None
+    go_on: Callable[[int, float], bool] = lambda step, score: True
+
+
+class ControlCallback(TrainerCallback):
+    """Asks and tells after each step, and evaluates in between.
+
+    Of several workers each has one; the first asks for all of them, so that they end at the same step.
+
+    Args:
+        control: who stands outside.
+        evaluate: the target score of the model as it is; what workers do together for it, each must do.
+        evaluate_every: optimizer steps between evaluations; 0 for none.
+    """
+
+    def __init__(self, control: Control, evaluate: Callable[[int], float], evaluate_every: int):
+        self._control, self._evaluate, self._every = control, evaluate, evaluate_every
+        self.ended: Interrupted | StoppedEarly | None = None
+
+    def on_substep_end(self, *_: Any, **__: Any) -> None:
+        """A micro-batch that ends no step is through."""
+        self._control.on_progress()
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> TrainerControl:
+        """Ends the training, after a checkpoint, if that is asked for."""
+        self._control.on_progress()
+        self.ended = agreed(self._ask(state.global_step, state.max_steps))
+        if self.ended is not None:
+            control.should_save = control.should_training_stop = True
+        return control
+
+    def _ask(self, step: int, max_steps: int) -> Interrupted | StoppedEarly | None:
+        if self._every and step % self._every == 0 and step < max_steps:
+            score = self._evaluate(step)
+            if not self._control.go_on(step, score):
+                return StoppedEarly(f"stopped early at step {step} with target score {score:.1%}")
+        return Interrupted(f"stopped on request at step {step}") if self._control.should_stop() else None

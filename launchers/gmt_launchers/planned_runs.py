@@ -1,0 +1,113 @@
+"""Runs of a plan on Ray: each in a warm worker, done exactly once, and begun again by the kind of its failure."""
+
+import functools
+import logging
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from gmt.records.record import State
+from gmt.runs.attempt import Outcome, attempt
+from gmt.runs.build import Run
+from gmt.runs.failures import RETRIES, is_tried_again
+from gmt_launchers.cluster import check_fits, connected
+from gmt_launchers.deaths import kind_of_death
+from gmt_launchers.job_queue import Job, Ready
+from gmt_launchers.ray_tune import run_jobs
+
+_AGAIN_AFTER_S = 5.0  # a disk or a network may need a moment
+_BUSY_AFTER_S = 1.0
+
+log = logging.getLogger(__name__)
+
+
+Work = Callable[[Mapping[str, Any], Path, Callable[[int, float], bool]], Outcome]
+
+
+def launch_runs(
+    runs: Sequence[Run], stop: Path, *, address: str | None, num_cpus: int | None, work: Work = attempt
+) -> None:
+    """Does runs until each is done, failed for good, or the stop file appears.
+
+    Args:
+        runs: none of which is done.
+        stop: once it exists, nothing more is started, and running runs end after their next step.
+        address, num_cpus: see gmt_launchers.cluster.connected.
+        work: what a worker does with a run's config; see gmt.runs.attempt.
+
+    Raises:
+        UserError: there is no such cluster, or a run fits on none of its nodes; nothing was started.
+    """
+    jobs = [_job(run, stop, work) for run in runs]
+    shapes = {(job.cpus, job.gpus, job.memory_bytes) for job in jobs}
+    with connected(address, num_cpus):
+        check_fits([{"CPU": cpus, "GPU": gpus, "memory": memory or 0} for cpus, gpus, memory in shapes])
+        run_jobs(jobs, _Runs(runs, stop))
+
+
+def _job(run: Run, stop: Path, work: Work) -> Job:
+    memory_gb = run.resources.memory_gb
+    return Job(
+        work=functools.partial(work, run.config, stop),
+        cpus=run.resources.cpus,
+        gpus=run.resources.gpus,
+        memory_bytes=None if memory_gb is None else int(memory_gb * 1e9),
+    )
+
+
+class _Runs:
+    """Says what is started and what is done again; the owner of the jobs."""
+
+    def __init__(self, runs: Sequence[Run], stop: Path):
+        self._records = [run.record for run in runs]
+        self._runs, self._stop = runs, stop
+        self._failures: Counter[tuple[int, str]] = Counter()
+
+    def ready(self, index: int) -> Ready:
+        """A run that another driver has done is over, and one that it is at work on may be left by it."""
+        state: State = self._records[index].state()
+        return Ready.NEVER if state == "done" else Ready.LATER if state == "running" else Ready.GO
+
+    def started(self, index: int) -> None:
+        """Leaves it to the record."""
+
+    def ended(self, index: int, result: Outcome) -> float | None:
+        """An attempt has ended in its worker, which has written what became of it."""
+        if result.state == "busy":
+            return _BUSY_AFTER_S
+        if result.state != "failed" or result.kind is None:
+            return None
+        return self._again(index, result.kind, str(result.error))
+
+    def died(self, index: int, error: Exception) -> float | None:
+        """A worker has died, and could write nothing."""
+        kind, sentence = kind_of_death(error, self._records[index].folder)
+        self._note(index, "interrupted", kind, sentence)
+        return self._again(index, kind, sentence)
+
+    def given_up(self, index: int) -> None:
+        """Marks a run that the scheduler stopped before its worker could."""
+        if self._records[index].state() == "interrupted":
+            self._records[index].set_status("stopped")
+
+    def stopped(self) -> bool:
+        """Whether Ctrl-C was pressed."""
+        return self._stop.exists()
+
+    def _again(self, index: int, kind: str, sentence: str) -> float | None:
+        again = is_tried_again(kind, self._failures[index, kind])
+        self._failures[index, kind] += 1
+        if again:
+            return _AGAIN_AFTER_S if kind in RETRIES else None
+        if self._records[index].state() != "failed":
+            self._note(index, "failed", kind, sentence)
+        return None
+
+    def _note(self, index: int, state: State, kind: str, sentence: str) -> None:
+        run, record = self._runs[index], self._records[index]
+        try:
+            record.create(run.science, run.config)
+            record.note_failure(state, kind, sentence)
+        except OSError as error:  # a full disk must not end the sweep
+            log.error("the failure of run %s can't be recorded: %s", record.id, error)
