@@ -38,16 +38,29 @@ def attempt(config: Mapping[str, Any], stop: Path, go_on: Callable[[int, float],
         stop: the run ends after its next step once this file exists.
         go_on: told of intermediate evaluations; False stops the run early.
     """
-    try:
+
+    def do() -> None:
         run = build(config)
         if run.record.state() == "done":
-            return Outcome(state="done")
+            return
         from gmt.runs.execute import execute
         from gmt.training.control import Control
 
         run.record.folder.mkdir(parents=True, exist_ok=True)
         with no_longer_than(run.resources.stall_limit_s, run.record.folder) as on_progress:
-            execute(run, Control(should_stop=_seen(stop), on_progress=on_progress, go_on=go_on))
+            execute(run, Control(should_stop=seen(stop), on_progress=on_progress, go_on=go_on))
+
+    return outcome_of(do)
+
+
+def outcome_of(do: Callable[[], None]) -> Outcome:
+    """Does a run and says how it ended.
+
+    Args:
+        do: returns if the run is done, or else raises as `execute` does.
+    """
+    try:
+        do()
     except UserError as error:
         return Outcome(state="failed", kind="user", error="; ".join(error.sentences))
     except RunFailed as error:
@@ -63,14 +76,14 @@ def attempt(config: Mapping[str, Any], stop: Path, go_on: Callable[[int, float],
     return Outcome(state="done")
 
 
-def _seen(path: Path) -> Callable[[], bool]:
+def seen(path: Path) -> Callable[[], bool]:
     """Whether a file exists; looks twice a second at most, since the folder may lie on a network."""
     looked, there = 0.0, False
 
-    def seen() -> bool:
+    def is_there() -> bool:
         nonlocal looked, there
         if time.monotonic() - looked >= _LOOK_EVERY_S:
             looked, there = time.monotonic(), path.exists()
         return there
 
-    return seen
+    return is_there

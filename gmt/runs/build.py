@@ -77,10 +77,22 @@ def build(config: Mapping[str, Any]) -> Run:
             parts[name] = make()
         except UserError as error:
             faults += error.sentences
+    if not faults:
+        faults += _faults_between(parts["train"], parts["resources"])
     if faults:
         raise UserError(*faults)
     fingerprints = {"model": parts["model"].fingerprint(), "task": parts["task"].fingerprint()}
     return Run(config=config, science=science_of(config, fingerprints), **parts)
+
+
+def _faults_between(train: TrainSettings, resources: ResourceSettings) -> list[str]:
+    """A step is the same on any number of workers, so each must get as many of its mini-batches."""
+    if train.accumulation_steps % resources.workers == 0:
+        return []
+    return [
+        f"resources.workers must divide train.accumulation_steps={train.accumulation_steps}, since the workers share "
+        f"the mini-batches of a step, got {resources.workers}"
+    ]
 
 
 def _seed(value: object) -> int:

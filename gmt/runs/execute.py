@@ -25,9 +25,12 @@ from gmt.runs.build import Run
 from gmt.runs.environment import environment
 from gmt.runs.failures import RETRIES, kind_of
 from gmt.runs.prepare import Prepared, prepare
+from gmt.training.checkpoints import last_whole_checkpoint
 from gmt.training.control import Control, ControlCallback
+from gmt.training.gather import gather
 from gmt.training.settings import TrainSettings
-from gmt.training.train import TrainFacts, last_whole_checkpoint, moved_fraction, train
+from gmt.training.train import TrainFacts, moved_fraction, train
+from gmt.training.workers import agreed, num_workers
 
 _NOBODY = Control()
 
@@ -44,6 +47,8 @@ def execute(run: Run, control: Control = _NOBODY) -> RunRecord:
         Interrupted, StoppedEarly: `control` asked for it; a checkpoint was written.
         RunFailed: it broke; the record holds the traceback.
     """
+    if num_workers() != (workers := run.resources.workers):
+        raise UserError(f"resources.workers must be {num_workers()} here, got {workers}: a launcher starts the workers")
     record = run.record
     if record.exists():
         record.check()
@@ -76,14 +81,14 @@ def _work(run: Run, record: RunRecord, prepared: Prepared, control: Control) -> 
             raise
         except Exception as error:  # the run's boundary: one run's failure is that run's outcome
             kind = kind_of(error)
-            _record_failure(record, error, kind)
+            record_failure(record, error, kind)
             raise RunFailed(f"run {record.id} failed: {error}", kind) from error
     record.write("result.json", result)
     record.drop_checkpoints()
     record.set_status("done", ended_at=time.time())
 
 
-def _record_failure(record: RunRecord, error: Exception, kind: str) -> None:
+def record_failure(record: RunRecord, error: Exception, kind: str) -> None:
     """A failure that may pass leaves the run to be gone on with; a full disk leaves no trace but the raised error."""
     state: State = "interrupted" if kind in RETRIES else "failed"
     try:
@@ -136,7 +141,7 @@ def _train(
         try:
             return *_train_once(run, record, prepared, control, device, settings), settings
         except torch.OutOfMemoryError:
-            if settings.micro_batch_size == 1:
+            if settings.micro_batch_size == 1 or num_workers() > 1:  # the others may have room, and wait
                 raise
             settings = settings.with_smaller_micro_batches()
             record.set_status("running", micro_batch_size=settings.micro_batch_size)
@@ -153,11 +158,13 @@ def _train_once(
     record.keep_metrics_until(int(resumed.name.rpartition("-")[2]) if resumed else 0)
 
     def target_score(step: int) -> float:
-        scores = _scores(_ask(run, prepared, model, control, parts=("target",)))
+        whole = _whole(run, model, device)
+        scores = _scores(_ask(run, prepared, whole, control, parts=("target",)))
         record.append_metrics(step, _as_metrics(scores))
         return scores["target"]["mean"]
 
-    return model, train(
+    agreed((device, settings))  # the other workers wait for it, and train along (gmt/runs/workers.py)
+    facts = train(
         model,
         prepared.tokenizer,
         prepared.training.examples,
@@ -165,12 +172,21 @@ def _train_once(
         run.method,
         seed=run.seed,
         device=device,
+        sharding=run.resources.sharding,
         checkpoints=checkpoints,
         checkpoint_every=run.record_settings.checkpoint_every,
         log_every=run.record_settings.log_every,
         on_metrics=record.append_metrics,
         control=ControlCallback(control, target_score, run.record_settings.evaluate_every),
     )
+    return _whole(run, model, device), facts
+
+
+def _whole(run: Run, model: PreTrainedModel, device: str) -> PreTrainedModel:
+    """The model itself, or, of shards, a copy with the weights of all workers, each of which must gather."""
+    whole = gather(model, run.model.load_model)
+    whole.to(device)  # type: ignore[arg-type]
+    return whole
 
 
 def _model_on(run: Run, device: str) -> PreTrainedModel:

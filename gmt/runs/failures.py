@@ -44,9 +44,11 @@ def kind_of(error: BaseException) -> str:
         return "infrastructure"
     if isinstance(error, ConnectionError | TimeoutError | MemoryError) or names & _OF_THE_MACHINE_BY_NAME:
         return "infrastructure"
-    # safetensors and torch wrap what the operating system said into errors of their own
+    # safetensors and torch wrap what the operating system said into errors of their own; so does gloo what a worker
+    # found when another one died
     text = str(error)
-    return "infrastructure" if "No space left on device" in text or "os error 28" in text else "error"
+    signs = ("No space left on device", "os error 28", "gloo/transport")
+    return "infrastructure" if any(sign in text for sign in signs) else "error"
 
 
 def is_tried_again(kind: str, times_before: int) -> bool:

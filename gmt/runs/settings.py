@@ -8,6 +8,7 @@ from gmt import settings
 from gmt.errors import UserError
 
 DEVICES = ("auto", "cpu", "cuda")
+SHARDINGS = ("none", "fsdp")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +58,8 @@ class ResourceSettings:
         device: `cpu`, `cuda`, or `auto`: cuda where there is one.
         cpus: threads of a run, and what a launcher reserves for it.
         gpus: GPUs that a launcher reserves for a run; a fraction lets several runs share one.
+        workers: processes that train the run together, each with the cpus and gpus above.
+        sharding: `none`: each worker holds the whole model (DDP); `fsdp`: each holds its shards (FSDP2).
         memory_gb: main memory that a launcher reserves for a run, in 10^9 bytes; null reserves none.
         stall_limit_s: seconds without progress after which a launcher's worker is ended and the run begun again from
             its checkpoint; null waits for ever.
@@ -65,6 +68,8 @@ class ResourceSettings:
     device: str
     cpus: int
     gpus: float
+    workers: int
+    sharding: str
     memory_gb: float | None
     stall_limit_s: float | None
 
@@ -72,6 +77,10 @@ class ResourceSettings:
         settings.one_of("resources.device", self.device, DEVICES)
         settings.integer("resources.cpus", self.cpus, low=1)
         settings.number("resources.gpus", self.gpus, "must be at least 0", low=0)
+        settings.integer("resources.workers", self.workers, low=1)
+        settings.one_of("resources.sharding", self.sharding, SHARDINGS)
+        if self.sharding != "none" and self.workers == 1:
+            raise UserError(f"resources.sharding must be none for resources.workers=1, got {self.sharding!r}")
         for name in ("memory_gb", "stall_limit_s"):
             if (value := getattr(self, name)) is not None:
                 settings.number(f"resources.{name}", value, "must be above 0 or null", low=0, open_low=True)

@@ -9,6 +9,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from gmt.errors import Interrupted, StoppedEarly
+from gmt.training.workers import agreed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,9 +31,11 @@ class Control:
 class ControlCallback(TrainerCallback):
     """Asks and tells after each step, and evaluates in between.
 
+    Of several workers each has one; the first asks for all of them, so that they end at the same step.
+
     Args:
         control: who stands outside.
-        evaluate: the target score of the model as it is.
+        evaluate: the target score of the model as it is; what workers do together for it, each must do.
         evaluate_every: optimizer steps between evaluations; 0 for none.
     """
 
@@ -49,13 +52,14 @@ class ControlCallback(TrainerCallback):
     ) -> TrainerControl:
         """Ends the training, after a checkpoint, if that is asked for."""
         self._control.on_progress()
-        step = state.global_step
-        if self._every and step % self._every == 0 and step < state.max_steps:
-            score = self._evaluate(step)
-            if not self._control.go_on(step, score):
-                self.ended = StoppedEarly(f"stopped early at step {step} with target score {score:.1%}")
-        if self.ended is None and self._control.should_stop():
-            self.ended = Interrupted(f"stopped on request at step {step}")
+        self.ended = agreed(self._ask(state.global_step, state.max_steps))
         if self.ended is not None:
             control.should_save = control.should_training_stop = True
         return control
+
+    def _ask(self, step: int, max_steps: int) -> Interrupted | StoppedEarly | None:
+        if self._every and step % self._every == 0 and step < max_steps:
+            score = self._evaluate(step)
+            if not self._control.go_on(step, score):
+                return StoppedEarly(f"stopped early at step {step} with target score {score:.1%}")
+        return Interrupted(f"stopped on request at step {step}") if self._control.should_stop() else None

@@ -5,30 +5,31 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import DistributedType
 from transformers import (
     DataCollatorForSeq2Seq,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    Trainer,
-    TrainerCallback,
-    TrainerControl,
     TrainerState,
     TrainingArguments,
 )
 from transformers.trainer_callback import PrinterCallback
 
 from gmt.errors import Diverged
-from gmt.methods.protocol import Attached, Method
+from gmt.masking.sharding import local
+from gmt.methods.protocol import Method
 from gmt.tasks.tokens import IGNORED, TokenExample
+from gmt.training.attachment import Attachment
+from gmt.training.batches import WorkersTrainer
+from gmt.training.checkpoints import last_whole_checkpoint, load_method
 from gmt.training.control import ControlCallback
 from gmt.training.memory import peak_bytes, reset_peak
 from gmt.training.meter import Meter, OnMetrics
 from gmt.training.settings import TrainSettings
-
-_METHOD_STATE = "method_state.pt"  # written last: a checkpoint without it was cut short
+from gmt.training.workers import agreed, gathered, num_workers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +64,7 @@ def train(
     *,
     seed: int,
     device: str,
+    sharding: str,
     checkpoints: Path,
     checkpoint_every: int,
     log_every: int,
@@ -70,6 +72,9 @@ def train(
     control: ControlCallback,
 ) -> TrainFacts:
     """Trains `model` in place, going on from the last whole checkpoint below `checkpoints` if there is one.
+
+    In a process group of torch.distributed each process must call it, and takes its share of every step's
+    mini-batches; `checkpoints` must be a folder that all of them see.
 
     Args:
         model: in float32, on any device.
@@ -79,6 +84,7 @@ def train(
         method: what is updated, and how.
         seed: of the data order, dropout, and the method's draws.
         device: `cpu` or `cuda`.
+        sharding: `none`: each process holds all weights (DDP); `fsdp`: its shards (FSDP2). `gather` makes them whole.
         checkpoints: folder of the checkpoints.
         checkpoint_every: optimizer steps between checkpoints.
         log_every: optimizer steps between calls of `on_metrics`, and between facts that take time.
@@ -88,71 +94,63 @@ def train(
     Raises:
         Interrupted, StoppedEarly: `control` asked for it; the last checkpoint is of the last step.
         Diverged: the loss or a gradient is no finite number any more.
+        UserError: the method can't work with this model, or the checkpoint not with these workers.
     """
     reset_peak()
-    trainer = Trainer(
+    resume = agreed(last_whole_checkpoint(checkpoints))
+    is_sharded = sharding == "fsdp"
+    state = load_method(resume, is_sharded=is_sharded) if resume else None
+    attachment = Attachment(method, seed=seed, facts_every=log_every, state=state, is_sharded=is_sharded)
+    meter = Meter(attachment, on_metrics)
+    if is_sharded:
+        model.to("cpu")  # type: ignore[arg-type]  # each layer goes to its device as it is sharded, never all at once
+    trainer = WorkersTrainer(
+        autocast_sharded=is_sharded and settings.precision == "bf16",
         model=model,
-        args=_arguments(settings, seed, device, checkpoints, checkpoint_every, log_every),
+        args=_arguments(settings, seed, device, sharding, checkpoints, checkpoint_every, log_every),
         train_dataset=list(examples),
         data_collator=DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=IGNORED),
         processing_class=tokenizer,
+        callbacks=[attachment, meter],
     )
     trainer.remove_callback(PrinterCallback)
-    attached = method.attach(model, trainer.create_optimizer(), seed=seed, facts_every=log_every)
-    resume = last_whole_checkpoint(checkpoints)
-    if resume is not None:
-        attached.load_state_dict(torch.load(resume / _METHOD_STATE, weights_only=True))
-    meter = Meter(attached, on_metrics)
-    trainer.add_callback(_MethodCallback(attached))
-    trainer.add_callback(meter)
     trainer.add_callback(control)
     try:
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     except FloatingPointError as error:
         raise Diverged(str(error)) from error
     finally:
-        attached.detach()
-    for name, parameter in model.named_parameters():
-        if not bool(torch.isfinite(parameter).all()):
-            raise Diverged(f"the weights of {name} hold NaN or Inf after the last step")
+        attachment.detach()
+    _refuse_nonfinite(model)
     if control.ended is not None:
         raise control.ended
     return _facts(trainer.state, meter)
 
 
-def last_whole_checkpoint(checkpoints: Path) -> Path | None:
-    """The newest checkpoint that was written to its end, or None."""
-    whole = [p.parent for p in checkpoints.glob(f"checkpoint-*/{_METHOD_STATE}")]
-    return max(whole, key=lambda p: int(p.name.rpartition("-")[2]), default=None)
-
-
-class _MethodCallback(TrainerCallback):
-    """Tells the method of epochs, and keeps its state beside each checkpoint."""
-
-    def __init__(self, attached: Attached):
-        self._attached = attached
-
-    def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self._attached.begin_epoch(int(state.epoch or 0))
-
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        assert args.output_dir is not None
-        path = Path(args.output_dir) / f"checkpoint-{state.global_step}" / _METHOD_STATE
-        torch.save(self._attached.state_dict(), path.with_suffix(".part"))
-        path.with_suffix(".part").replace(path)
+def _refuse_nonfinite(model: PreTrainedModel) -> None:
+    bad = next((n for n, p in model.named_parameters() if not bool(torch.isfinite(local(p)).all())), None)
+    if name := next(filter(None, gathered(bad)), None):
+        raise Diverged(f"the weights of {name} hold NaN or Inf after the last step")
 
 
 def _arguments(
-    settings: TrainSettings, seed: int, device: str, checkpoints: Path, checkpoint_every: int, log_every: int
+    settings: TrainSettings,
+    seed: int,
+    device: str,
+    sharding: str,
+    checkpoints: Path,
+    checkpoint_every: int,
+    log_every: int,
 ) -> TrainingArguments:
-    return TrainingArguments(
+    is_sharded = sharding == "fsdp"
+    arguments = TrainingArguments(
         output_dir=str(checkpoints),
         seed=seed,
         data_seed=seed,
         use_cpu=device == "cpu",
         num_train_epochs=settings.num_epochs,
         per_device_train_batch_size=settings.micro_batch_size,
-        gradient_accumulation_steps=settings.accumulation_steps,
+        gradient_accumulation_steps=settings.accumulation_steps // num_workers(),
         optim="adamw_torch",
         learning_rate=settings.learning_rate,
         lr_scheduler_type=settings.schedule,
@@ -161,7 +159,9 @@ def _arguments(
         adam_beta1=settings.adam_beta1,
         adam_beta2=settings.adam_beta2,
         max_grad_norm=settings.max_grad_norm,
-        bf16=settings.precision == "bf16",
+        bf16=settings.precision == "bf16" and not is_sharded,
+        fsdp=is_sharded,  # type: ignore[arg-type]  # annotated for a form that is deprecated
+        fsdp_config={"version": 2, "state_dict_type": "SHARDED_STATE_DICT"} if is_sharded else None,
         save_strategy="steps",
         save_steps=checkpoint_every,
         save_total_limit=2,
@@ -175,6 +175,10 @@ def _arguments(
         disable_tqdm=True,
         report_to="none",
     )
+    if is_sharded and device == "cpu":
+        # accelerate shards where it says MULTI_GPU only, and would else train with DDP; the device stays the CPU.
+        PartialState().distributed_type = DistributedType.MULTI_GPU
+    return arguments
 
 
 def _facts(state: TrainerState, meter: Meter) -> TrainFacts:

@@ -44,6 +44,10 @@ def test_independent_faults_are_shown_together(config: dict[str, Any]) -> None:
         ("task", "_target_", "gmt.tasks.nothing.Task", "names no class"),
         ("train", "precision", "fp8", "must be one of fp32, bf16"),
         ("resources", "device", "tpu", "must be one of auto, cpu, cuda"),
+        ("resources", "workers", 0, "a whole number of at least 1"),
+        ("resources", "workers", 3, "must divide train.accumulation_steps=2, since .* got 3"),
+        ("resources", "sharding", "zero", "must be one of none, fsdp"),
+        ("resources", "sharding", "fsdp", "must be none for resources.workers=1, got 'fsdp'"),
         ("record", "root", "/dev/null/here", "a folder that can be written"),
         ("task", "train", {}, "must name at least one family"),
     ],
@@ -64,6 +68,6 @@ def test_an_unknown_and_a_missing_group_are_named(config: dict[str, Any]) -> Non
 def test_the_id_ignores_record_resources_and_tracking(config: dict[str, Any]) -> None:
     before = build(config).id
     config["record"]["log_every"] = 3
-    config["resources"]["cpus"] = 2
+    config["resources"] |= {"cpus": 2, "workers": 2, "sharding": "fsdp"}
     config["tracking"]["uri"] = None
     assert build(config).id == before

@@ -1,0 +1,91 @@
+"""One run in several processes: the first does the run as ever, the others train along."""
+
+import os
+from pathlib import Path
+
+import torch
+from transformers.utils import logging as transformers_logging
+
+from gmt.errors import Interrupted, RunFailed, StoppedEarly
+from gmt.runs.attempt import seen
+from gmt.runs.build import Run
+from gmt.runs.execute import execute, record_failure
+from gmt.runs.failures import kind_of
+from gmt.runs.prepare import Prepared, prepare
+from gmt.runs.stall import no_longer_than
+from gmt.training.control import Control, ControlCallback
+from gmt.training.gather import gather
+from gmt.training.settings import TrainSettings
+from gmt.training.train import train
+from gmt.training.workers import agreed, index
+
+
+def execute_on_worker(run: Run, stop: Path) -> None:
+    """Does this worker's part of a run; each process of an initialised process group must call it.
+
+    A worker that raises leaves the others waiting: whoever started them must then end them, as Ray Train does.
+
+    Args:
+        run: the same on each.
+        stop: the run ends after its next step once this file exists.
+
+    Raises:
+        UserError: what was asked can't be done; nothing was started.
+        RecordBusy: another process is at work on it.
+        Interrupted: the stop file was there; a checkpoint was written.
+        RunFailed: it broke here; the record holds the traceback.
+    """
+    os.environ.setdefault("OMP_NUM_THREADS", str(run.resources.cpus))  # or accelerate would choose, with a warning
+    if index() == 0:
+        run.record.folder.mkdir(parents=True, exist_ok=True)
+        with no_longer_than(run.resources.stall_limit_s, run.record.folder) as on_progress:
+            execute(run, Control(should_stop=seen(stop), on_progress=on_progress))
+        agreed(None)  # no more training
+        return
+    try:
+        _train_along(run)
+    except (Interrupted, StoppedEarly):
+        raise
+    except Exception as error:  # the run's boundary, as in execute
+        kind = kind_of(error)
+        if run.record.state() == "running":  # else the first worker knows the cause, or is gone
+            record_failure(run.record, error, kind)
+        raise RunFailed(f"run {run.id} failed on worker {index()}: {error}", kind) from error
+
+
+def _train_along(run: Run) -> None:
+    prepared = prepare(run)
+    torch.set_num_threads(run.resources.cpus)
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    while (asked := _asked()) is not None:  # nothing is where the run is done already
+        _train_once(run, prepared, *asked)
+
+
+def _asked() -> tuple[str, TrainSettings] | None:
+    nothing: tuple[str, TrainSettings] | None = None
+    return agreed(nothing)
+
+
+def _train_once(run: Run, prepared: Prepared, device: str, settings: TrainSettings) -> None:
+    model = run.model.load_model()
+
+    def gather_only(step: int) -> float:
+        gather(model, run.model.load_model)
+        return 0.0
+
+    train(
+        model,
+        prepared.tokenizer,
+        prepared.training.examples,
+        settings,
+        run.method,
+        seed=run.seed,
+        device=device,
+        sharding=run.resources.sharding,
+        checkpoints=run.record.folder / "checkpoint",
+        checkpoint_every=run.record_settings.checkpoint_every,
+        log_every=run.record_settings.log_every,
+        on_metrics=lambda step, metrics: None,
+        control=ControlCallback(Control(), gather_only, run.record_settings.evaluate_every),
+    )
+    gather(model, run.model.load_model)

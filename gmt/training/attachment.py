@@ -1,0 +1,66 @@
+"""A method through a training, as a callback of transformers' Trainer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from gmt.masking.sharding import is_sharded
+from gmt.methods.protocol import Attached, Method
+from gmt.training.checkpoints import fill_adamw_state, save_method
+
+
+class Attachment(TrainerCallback):
+    """Attaches the method, tells it of epochs, and keeps its state beside each checkpoint.
+
+    It attaches when the training begins: FSDP2 has then put shards in the place of the weights, and has filled the
+    optimizer's state by a step without effect that no mask should count.
+
+    Args:
+        method: its settings.
+        seed: of its draws.
+        facts_every: optimizer steps between facts that take time.
+        state: what it goes on from, as `load_method` gives it.
+        is_sharded: whether its state is this worker's part.
+    """
+
+    def __init__(self, method: Method, *, seed: int, facts_every: int, state: dict[str, Any] | None, is_sharded: bool):
+        self._method = method
+        self._seed, self._facts_every = seed, facts_every
+        self._state, self._is_sharded = state, is_sharded
+        self._attached: Attached | None = None
+
+    @property
+    def attached(self) -> Attached:
+        """The method at work."""
+        assert self._attached is not None
+        return self._attached
+
+    def detach(self) -> None:
+        """Takes the method off, if the training came so far as to attach it."""
+        if self._attached is not None:
+            self._attached.detach()
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **of: Any) -> None:
+        """Model and optimizer are as they will be at every step, and as the checkpoint left them."""
+        # accelerate passes over what it can't shard without a word
+        assert self._is_sharded == any(is_sharded(parameter) for parameter in of["model"].parameters())
+        self._attached = self._method.attach(
+            of["model"], of["optimizer"], seed=self._seed, facts_every=self._facts_every
+        )
+        if self._is_sharded:
+            fill_adamw_state(of["optimizer"])
+        if self._state is not None:
+            self._attached.load_state_dict(self._state)
+
+    def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Some methods draw anew."""
+        self.attached.begin_epoch(int(state.epoch or 0))
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """The Trainer has written its part of a checkpoint."""
+        assert args.output_dir is not None
+        checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        save_method(checkpoint, self.attached.state_dict(), is_sharded=self._is_sharded)

@@ -1,0 +1,81 @@
+"""The mini-batches of one worker of several: together, those that a single one would see in the same step.
+
+accelerate deals mini-batches out in turn too, but where they don't come out even at the end of an epoch it fills up
+with examples from its beginning, which a single worker would not see twice. Here a blank fills up: one padding token
+without a label, which adds nothing to the loss, to the gradient or to the count of tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from itertools import chain, repeat
+from typing import Any, cast
+
+import torch
+from accelerate.data_loader import DataLoaderShard
+from torch.utils.data import BatchSampler, DataLoader
+from transformers import Trainer
+
+from gmt.tasks.tokens import IGNORED
+
+
+class WorkerBatches(BatchSampler):
+    """Every `num_workers`-th mini-batch; each worker has as many."""
+
+    def __init__(self, batches: BatchSampler, *, index: int, num_workers: int, blank: Sequence[int]):
+        self._batches, self._index, self._num_workers, self._blank = batches, index, num_workers, list(blank)
+        self.sampler = batches.sampler  # where accelerate looks for what it tells the epoch
+        self.batch_size, self.drop_last = batches.batch_size, batches.drop_last
+
+    def __len__(self) -> int:
+        return -(-len(self._batches) // self._num_workers)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        num_blanks = -len(self._batches) % self._num_workers
+        for i, batch in enumerate(chain(self._batches, repeat(self._blank, num_blanks))):
+            if i % self._num_workers == self._index:
+                yield batch
+
+
+class WorkersTrainer(Trainer):
+    """transformers' Trainer, whose workers see in a step what a single one would see.
+
+    Args:
+        autocast_sharded: whether to compute in bf16 autocast over fp32 weights where FSDP2 shards them. accelerate
+            would cast the weights themselves there, and add up gradients in bf16: another training.
+        **of_trainer: what the Trainer takes.
+    """
+
+    def __init__(self, *, autocast_sharded: bool, **of_trainer: Any):
+        self._autocast_sharded = autocast_sharded
+        super().__init__(**of_trainer)
+
+    def autocast_smart_context_manager(self, cache_enabled: bool | None = True) -> AbstractContextManager[Any]:
+        """Around forward and loss; without FSDP2 it is accelerate that casts."""
+        if not self._autocast_sharded:
+            return super().autocast_smart_context_manager(cache_enabled)
+        return torch.autocast(self.args.device.type, dtype=torch.bfloat16)
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """The mini-batches of this worker."""
+        loader: Any = super().get_train_dataloader()
+        if self.args.world_size == 1:
+            return cast("DataLoader[Any]", loader)
+        examples: list[Any] = [*self.train_dataset, None]  # type: ignore[misc]  # ours is a list
+        batches = WorkerBatches(
+            loader.batch_sampler.batch_sampler,  # accelerate's share of them -> all of them
+            index=self.args.process_index,
+            num_workers=self.args.world_size,
+            blank=[len(examples) - 1],
+        )
+        shard: DataLoader[Any] = DataLoaderShard(
+            examples, batch_sampler=batches, collate_fn=self._collate, pin_memory=self.args.dataloader_pin_memory
+        )
+        return shard
+
+    def _collate(self, examples: list[Any]) -> dict[str, Any]:
+        if examples != [None]:
+            return self.data_collator(examples)
+        pad = self.processing_class.pad_token_id  # type: ignore[union-attr]  # ours is a tokenizer
+        return {"input_ids": torch.tensor([[pad]]), "labels": torch.tensor([[IGNORED]])}

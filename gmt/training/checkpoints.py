@@ -1,0 +1,76 @@
+"""The method's state beside each of the Trainer's checkpoints, and which of these are whole.
+
+A mask over sharded weights is sharded as they are, so each worker keeps its part. The first worker writes its file
+last, when everything else is there: a checkpoint without it was cut short.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+
+from gmt.errors import UserError
+from gmt.training import workers
+
+_METHOD_STATE = "method_state.pt"
+
+
+def last_whole_checkpoint(checkpoints: Path) -> Path | None:
+    """The newest checkpoint that was written to its end, or None."""
+    whole = [p.parent for p in checkpoints.glob(f"checkpoint-*/{_METHOD_STATE}")]
+    return max(whole, key=lambda p: int(p.name.rpartition("-")[2]), default=None)
+
+
+def save_method(checkpoint: Path, state: dict[str, Any], *, is_sharded: bool) -> None:
+    """Completes a checkpoint; every worker must call it, after all that it has to write.
+
+    Args:
+        checkpoint: the folder.
+        state: the method's; without shards it is the same on every worker.
+        is_sharded: whether it is this worker's part.
+    """
+    num_shards = workers.num_workers() if is_sharded else 1
+    if 0 < workers.index() < num_shards:
+        torch.save(state, checkpoint / _part(workers.index()))
+    workers.meet()
+    if workers.index() == 0:
+        path = checkpoint / _METHOD_STATE
+        torch.save({"num_shards": num_shards, "state": state}, path.with_suffix(".part"))
+        path.with_suffix(".part").replace(path)
+
+
+def load_method(checkpoint: Path, *, is_sharded: bool) -> dict[str, Any]:
+    """The method's state of a whole checkpoint, or this worker's part of it.
+
+    Raises:
+        UserError: it was made by another number of shards.
+    """
+    num_shards = workers.num_workers() if is_sharded else 1
+    saved: dict[str, Any] = torch.load(checkpoint / _METHOD_STATE, weights_only=True)
+    if saved["num_shards"] != num_shards:
+        asked = f"resources.workers={saved['num_shards']} resources.sharding=fsdp"
+        raise UserError(
+            f"{checkpoint} goes on with {asked if saved['num_shards'] > 1 else 'resources.sharding=none'} only, since "
+            f"a mask is sharded as its weights are; got {num_shards} shard{'s' if num_shards > 1 else ''}"
+        )
+    if workers.index() == 0 or not is_sharded:
+        state: dict[str, Any] = saved["state"]
+        return state
+    part: dict[str, Any] = torch.load(checkpoint / _part(workers.index()), weights_only=True)
+    return part
+
+
+def fill_adamw_state(optimizer: Optimizer) -> None:
+    """Gives parameters without a state the one that AdamW gives them at their first step.
+
+    Sharded checkpoints come back only if every parameter has a state, and one that was frozen until then has none.
+    """
+    for parameter in (p for group in optimizer.param_groups for p in group["params"]):
+        if not optimizer.state[parameter]:
+            moments = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
+            optimizer.state[parameter] = {"step": torch.tensor(0.0), **moments}
+
+
+def _part(index: int) -> str:
+    return f"method_state_of_worker_{index}.pt"

@@ -1,0 +1,113 @@
+"""One run on several workers by Ray Train: each is a process with cores and GPUs of its own, on any node.
+
+Ray Train places them, makes their process group, and ends all of them when one fails. Nothing is reported through it
+and it keeps nothing: what became of the run is in its record.
+"""
+
+import logging
+import os
+import tempfile
+import threading
+import traceback
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any, TypeVar
+
+import ray
+from ray.train import RunConfig, ScalingConfig, WorkerGroupError
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from gmt.errors import Interrupted, RunFailed, UserError
+from gmt.records.record import RecordBusy
+from gmt.runs.attempt import Outcome, outcome_of
+from gmt.runs.build import build
+from gmt.runs.failures import kind_of
+
+T = TypeVar("T")
+
+# The others wait in a collective while the first worker evaluates, and that is no hang.
+_TIMEOUT_S = 24 * 3600
+_OURS = (UserError, RunFailed, RecordBusy, Interrupted)
+
+
+def attempt_on_workers(config: Mapping[str, Any], stop: Path, go_on: Callable[[int, float], bool]) -> Outcome:
+    """Does a run as `gmt.runs.attempt.attempt` does, on its workers; nothing is raised on purpose.
+
+    `go_on` is not asked: a search's scheduler does not reach into another process, and each such run goes to its end.
+    """
+    return outcome_of(lambda: run_on_workers(config, stop))
+
+
+def run_on_workers(config: Mapping[str, Any], stop: Path) -> None:
+    """Does a run on as many workers as its `resources.workers` says; its record is then whole.
+
+    Ray must have been started. The caller, a driver or a Tune trial, only waits: it needs no more than a fraction of
+    a core. `record.root` must be a folder that every node sees.
+
+    Args:
+        config: the run's resolved config, plain values only.
+        stop: the run ends after its next step once this file exists.
+
+    Raises:
+        UserError, RecordBusy, Interrupted, RunFailed: what the first worker that failed raised, with its
+            traceback as a note.
+    """
+    assert ray.is_initialized()
+    logging.getLogger("ray.train").setLevel(logging.CRITICAL)
+    os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"  # relative paths mean what they mean here
+    run = build(config)
+    with tempfile.TemporaryDirectory(prefix="gmt-train-") as storage:
+        trainer = TorchTrainer(
+            _work,
+            train_loop_config={"folder": os.getcwd(), "config": config, "stop": stop},
+            scaling_config=ScalingConfig(
+                num_workers=run.resources.workers,
+                use_gpu=run.resources.gpus > 0,
+                resources_per_worker={"CPU": run.resources.cpus, "GPU": run.resources.gpus},
+            ),
+            torch_config=TorchConfig(timeout_s=_TIMEOUT_S),
+            run_config=RunConfig(name=run.id, storage_path=storage),
+        )
+        try:
+            _in_thread(trainer.fit)
+        except WorkerGroupError as error:
+            raise _cause(run.id, error) from None
+
+
+def _work(given: dict[str, Any]) -> None:
+    """Runs in each worker, inside the process group."""
+    from gmt.runs.workers import execute_on_worker
+
+    os.chdir(given["folder"])
+    try:
+        execute_on_worker(build(given["config"]), given["stop"])
+    except _OURS as error:
+        error.add_note(traceback.format_exc())  # it travels; Ray's own rendering leaves the frames out
+        raise
+
+
+def _cause(run_id: str, error: WorkerGroupError) -> Exception:
+    """What the first worker that failed raised; the others fail because it did."""
+    index, failure = min(error.worker_failures.items())
+    cause = getattr(failure, "_base_exc", failure)  # Ray wraps it with its traceback as text, and says no more of it
+    if isinstance(cause, _OURS):
+        return cause
+    kind = "infrastructure" if isinstance(cause, ray.exceptions.RayError) else kind_of(cause)  # it died
+    lost = RunFailed(f"run {run_id} failed on worker {index}: {' '.join(str(cause).split())[:300]}", kind)
+    lost.add_note(str(failure))
+    return lost
+
+
+def _in_thread(do: Callable[[], T]) -> T:
+    """Calls it in another thread: in the main one Ray Train takes Ctrl-C over, and exits with code 0 on it."""
+    future: Future[T] = Future()
+
+    def work() -> None:
+        try:
+            future.set_result(do())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=work, name="gmt-ray-train", daemon=True).start()
+    return future.result()
