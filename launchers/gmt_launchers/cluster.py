@@ -2,6 +2,7 @@
 
 import logging
 import socket
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -11,11 +12,53 @@ from ray._private.authentication.authentication_token_setup import maybe_enable_
 from gmt.errors import UserError
 
 _ANSWER_S = 5.0
+_MISSED = 5  # so often in a row, a second apart, the head must not answer to be taken for lost
+_LEAVE_S = 5.0
 _UNITS = {"CPU": "resources.cpus", "GPU": "resources.gpus", "memory": "resources.memory_gb"}
 
 
+class Head:
+    """Watches the node that holds a joined cluster together; without it nothing is ever answered any more.
+
+    Args:
+        address: of the cluster; None for Ray on this machine, which lives and dies with this process.
+    """
+
+    def __init__(self, address: str | None):
+        self.lost: str | None = None
+        self._address = address
+        self._ended = threading.Event()
+
+    def watch(self) -> None:
+        """Looks every second, from a thread of its own."""
+        if self._address is not None:
+            host, _, port = str(ray.get_runtime_context().gcs_address).rpartition(":")
+            threading.Thread(target=self._loop, args=(host, int(port)), name="gmt-head", daemon=True).start()
+
+    def end(self) -> None:
+        """Looks no more, and leaves the cluster; where there is none any more, Ray is not waited for."""
+        self._ended.set()
+        leaving = threading.Thread(target=ray.shutdown, name="gmt-leave", daemon=True)
+        leaving.start()
+        leaving.join(_LEAVE_S if self.lost else None)
+
+    def _loop(self, host: str, port: int) -> None:
+        missed = 0
+        while missed < _MISSED and not self._ended.wait(1.0):
+            try:
+                socket.create_connection((host, port), timeout=_ANSWER_S).close()
+                missed = 0
+            except OSError:
+                missed += 1
+        if missed == _MISSED:
+            self.lost = (
+                f"the head of the cluster at {self._address} no longer answers; the run records hold what was done. "
+                "Sweep again on a running cluster to go on with it"
+            )
+
+
 @contextmanager
-def connected(address: str | None, num_cpus: int | None) -> Iterator[None]:
+def connected(address: str | None, num_cpus: int | None) -> Iterator[Head]:
     """Starts Ray on this machine, or joins a running cluster, until the block ends.
 
     Args:
@@ -42,10 +85,12 @@ def connected(address: str | None, num_cpus: int | None) -> Iterator[None]:
         )
     except (ray.exceptions.RayError, ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         raise UserError(_why_not(address, error)) from error
+    head = Head(address)
+    head.watch()
     try:
-        yield
+        yield head
     finally:
-        ray.shutdown()
+        head.end()
 
 
 def _check_answers(address: str) -> None:
@@ -77,22 +122,33 @@ def _why_not(address: str | None, error: Exception) -> str:
     return f"hydra.launcher.address must be a Ray cluster that answers, got {address!r}: {reason[:300]}"
 
 
-def check_fits(wanted: Sequence[Mapping[str, float]]) -> None:
+def check_fits(wanted: Sequence[tuple[Mapping[str, float], int]]) -> int:
     """Holds what runs reserve against the nodes: Ray waits for ever for a node that there is not.
 
     Args:
-        wanted: the resources of a run, by Ray's names (CPU, GPU, memory in bytes), once for each kind of run.
+        wanted: the resources of a run's worker, by Ray's names (CPU, GPU, memory in bytes), and the number of its
+            workers, once for each kind of run.
+
+    Returns:
+        How many runs of the largest kind go on at once.
 
     Raises:
-        UserError: no node has them; says what there is.
+        UserError: the nodes don't have them; says what there is.
     """
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    for run in wanted:
-        if any(all(node.get(name, 0) >= amount for name, amount in run.items()) for node in nodes):
+    at_once = []
+    for worker, number in wanted:
+        amounts = [(name, amount) for name, amount in worker.items() if amount]
+        places = sum(
+            min((int(node.get(name, 0) / amount + 1e-9) for name, amount in amounts), default=number) for node in nodes
+        )
+        at_once.append(places // number)
+        if places >= number:
             continue
-        lacking = [name for name, amount in run.items() if all(node.get(name, 0) < amount for node in nodes)]
-        asked = ", ".join(f"{_UNITS[name]}={_shown(name, run[name])}" for name in lacking or run)
-        raise UserError(f"a run must fit on a node, got {asked}; {_nodes_in_words(nodes)}")
+        asked = ", ".join(f"{_UNITS[name]}={_shown(name, amount)}" for name, amount in worker.items() if amount)
+        times = f" on each of resources.workers={number}" if number > 1 else ""
+        raise UserError(f"a run must fit on the cluster, got {asked}{times}; {_nodes_in_words(nodes)}")
+    return min(at_once)
 
 
 def _nodes_in_words(nodes: Sequence[Mapping[str, float]]) -> str:

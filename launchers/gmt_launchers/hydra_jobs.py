@@ -66,8 +66,8 @@ def launch(
     """
     setup_globals()
     configs = [_compose(context, config, list(o), initial_job_idx + i) for i, o in enumerate(job_overrides)]
-    with connected(settings.address, settings.num_cpus):
-        check_fits([{"CPU": settings.cpus_per_job, "GPU": settings.gpus_per_job}])
+    with connected(settings.address, settings.num_cpus) as head:
+        check_fits([({"CPU": settings.cpus_per_job, "GPU": settings.gpus_per_job}, 1)])
         common = ray.put(cloudpickle.dumps((context, task_function, Singleton.get_state())))
         jobs = [
             Job(
@@ -79,7 +79,7 @@ def launch(
             for composed in configs
         ]
         owner = _HydraJobs(configs, settings.max_failures)
-        run_jobs(jobs, owner)
+        run_jobs(jobs, owner, head)
     return owner.returns
 
 

@@ -8,8 +8,11 @@ from enum import Enum
 from typing import Any, Protocol
 
 from ray.tune import Callback
+from ray.tune.error import TuneError
 from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
+
+from gmt_launchers.cluster import Head
 
 RESULT = "job_result"  # the key under which a worker reports what its job returned
 _LATER_S = 1.0
@@ -78,9 +81,9 @@ class Owner(Protocol):
 class JobQueue(Searcher):  # type: ignore[misc]  # Ray ships no types
     """A searcher in Tune's sense: it suggests the next job as long as there is one."""
 
-    def __init__(self, jobs: Sequence[Job], owner: Owner):
+    def __init__(self, jobs: Sequence[Job], owner: Owner, at_once: int | None):
         super().__init__()
-        self._jobs, self._owner = jobs, owner
+        self._jobs, self._owner, self._at_once = jobs, owner, at_once
         self._waiting = deque(range(len(jobs)))
         self._not_before: dict[int, float] = {}
         self._running: dict[str, int] = {}
@@ -89,6 +92,8 @@ class JobQueue(Searcher):  # type: ignore[misc]  # Ray ships no types
         """The config of the next trial, None to be asked again, FINISHED when all is over."""
         if self._owner.stopped():
             self._waiting.clear()
+        if self._at_once is not None and len(self._running) >= self._at_once:
+            return None
         for _ in range(len(self._waiting)):
             index = self._waiting.popleft()
             ready = Ready.LATER if self._not_before.get(index, 0) > time.monotonic() else self._owner.ready(index)
@@ -134,8 +139,13 @@ class JobQueue(Searcher):  # type: ignore[misc]  # Ray ships no types
 class QueueCallback(Callback):  # type: ignore[misc]  # Ray ships no types
     """Brings results and errors from Tune to the queue."""
 
-    def __init__(self, queue: JobQueue):
-        self._queue = queue
+    def __init__(self, queue: JobQueue, head: Head):
+        self._queue, self._head = queue, head
+
+    def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        """Ends Tune's loop, which would wait for ever, when the head is lost."""
+        if self._head.lost is not None:
+            raise TuneError(self._head.lost)
 
     def on_trial_result(self, iteration: int, trials: list[Trial], trial: Trial, result: Any, **info: Any) -> None:
         """A worker has reported; only its last report holds a job's result."""

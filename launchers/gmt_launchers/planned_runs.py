@@ -19,6 +19,7 @@ from gmt_launchers.ray_tune import run_jobs
 
 _AGAIN_AFTER_S = 5.0  # a disk or a network may need a moment
 _BUSY_AFTER_S = 1.0
+_WAITING_CPUS = 0.01
 
 log = logging.getLogger(__name__)
 
@@ -41,22 +42,29 @@ def launch_runs(
         UserError: there is no such cluster, or a run fits on none of its nodes; nothing was started.
     """
     jobs = [_job(run, stop, work) for run in runs]
-    shapes = {(job.cpus, job.gpus, job.memory_bytes) for job in jobs}
-    with connected(address, num_cpus):
+    with connected(address, num_cpus) as head:
         if address is not None:
             check_nodes(address, runs[0].record_settings.runs)
-        check_fits([{"CPU": cpus, "GPU": gpus, "memory": memory or 0} for cpus, gpus, memory in shapes])
-        run_jobs(jobs, _Runs(runs, stop))
+        at_once = check_fits([(dict(worker), number) for worker, number in {_shape(run) for run in runs}])
+        several = any(run.resources.workers > 1 for run in runs)
+        run_jobs(jobs, _Runs(runs, stop), head, at_once=at_once if several else None)
+
+
+def _shape(run: Run) -> tuple[tuple[tuple[str, float], ...], int]:
+    """What each worker of a run reserves, and how many there are."""
+    resources = run.resources
+    memory = 0 if resources.memory_gb is None else resources.memory_gb * 1e9
+    return (("CPU", float(resources.cpus)), ("GPU", float(resources.gpus)), ("memory", memory)), resources.workers
 
 
 def _job(run: Run, stop: Path, work: Work) -> Job:
-    memory_gb = run.resources.memory_gb
-    return Job(
-        work=functools.partial(work, run.config, stop),
-        cpus=run.resources.cpus,
-        gpus=run.resources.gpus,
-        memory_bytes=None if memory_gb is None else int(memory_gb * 1e9),
-    )
+    (_, cpus), (_, gpus), (_, memory) = _shape(run)[0]
+    if run.resources.workers > 1:
+        from gmt_launchers.ray_train import attempt_on_workers  # takes 3 s
+
+        # Ray Train reserves what its workers need; the trial only waits for them.
+        work, cpus, gpus, memory = attempt_on_workers, _WAITING_CPUS, 0, 0
+    return Job(work=functools.partial(work, run.config, stop), cpus=cpus, gpus=gpus, memory_bytes=int(memory) or None)
 
 
 class _Runs:

@@ -8,8 +8,11 @@ from typing import Any
 
 from ray import tune
 from ray.tune import FailureConfig, PlacementGroupFactory, RunConfig, TuneConfig, Tuner
+from ray.tune.error import TuneError
 from ray.tune.schedulers import TrialScheduler
 
+from gmt.errors import RunFailed
+from gmt_launchers.cluster import Head
 from gmt_launchers.job_queue import RESULT, Job, JobQueue, Owner, QueueCallback
 
 # Read by Tune in the driver.
@@ -26,16 +29,28 @@ _OF_DRIVER = {
 _OF_WORKERS = {"TUNE_FUNCTION_THREAD_TIMEOUT_S": "600"}
 
 
-def run_jobs(jobs: Sequence[Job], owner: Owner, scheduler: TrialScheduler | None = None) -> None:
+def run_jobs(
+    jobs: Sequence[Job],
+    owner: Owner,
+    head: Head,
+    *,
+    at_once: int | None = None,
+    scheduler: TrialScheduler | None = None,
+) -> None:
     """Does jobs on the connected cluster until the owner wants no more.
 
     Args:
         jobs: what is to be done; those of like resources share workers.
         owner: told of what becomes of each.
+        head: of the cluster.
+        at_once: how many jobs may go on side by side, beside what their resources allow; None for no limit.
         scheduler: stops jobs early by what they report; None lets all run to their end.
+
+    Raises:
+        RunFailed: the cluster's head was lost.
     """
     os.environ |= _OF_DRIVER
-    queue = JobQueue(jobs, owner)
+    queue = JobQueue(jobs, owner, at_once)
     folder = os.getcwd()
 
     def trial(config: dict[str, Any]) -> None:
@@ -45,7 +60,7 @@ def run_jobs(jobs: Sequence[Job], owner: Owner, scheduler: TrialScheduler | None
         tune.report({RESULT: config["job"].work(_report)})
 
     with tempfile.TemporaryDirectory(prefix="gmt-tune-") as storage:
-        Tuner(
+        tuner = Tuner(
             tune.with_resources(trial, lambda config: _resources(config["job"])),
             tune_config=TuneConfig(
                 search_alg=queue, scheduler=scheduler, num_samples=-1, reuse_actors=True, trial_dirname_creator=_name
@@ -54,10 +69,16 @@ def run_jobs(jobs: Sequence[Job], owner: Owner, scheduler: TrialScheduler | None
                 name="sweep",
                 storage_path=storage,
                 verbose=0,
-                callbacks=[QueueCallback(queue)],
+                callbacks=[QueueCallback(queue, head)],
                 failure_config=FailureConfig(max_failures=0),  # what is done again is the queue's to say
             ),
-        ).fit()
+        )
+        try:
+            tuner.fit()
+        except TuneError:
+            if head.lost is not None:
+                raise RunFailed(head.lost) from None
+            raise
 
 
 def _report(step: int, score: float) -> bool:
