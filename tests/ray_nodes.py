@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -32,11 +33,13 @@ class Nodes:
             "--include-dashboard=false",
         )
         self.started = [self._start(*head)]
-        self._wait_for_port(port)
+        _wait(lambda: _answers(port))
 
     def add(self, *, num_cpus: int = 1) -> int:
         """Adds a node; returns its number."""
         self.started.append(self._start(f"--address={self.address}", f"--num-cpus={num_cpus}"))
+        log = self._folder / f"node-{len(self.started) - 1}.log"
+        _wait(lambda: "Ray runtime started" in log.read_text())
         return len(self.started) - 1
 
     def kill(self, number: int) -> None:
@@ -65,11 +68,14 @@ class Nodes:
         env = os.environ | {"RAY_AUTH_MODE": "token"}  # a head has it by itself, a node that joins must be told
         return subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)
 
-    def _wait_for_port(self, port: int) -> None:
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    return
-            time.sleep(0.2)
-        raise AssertionError("the head node did not start")
+
+def _answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _wait(met: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not met():
+        assert time.monotonic() < deadline, "the node did not start"
+        time.sleep(0.2)

@@ -128,7 +128,10 @@ class JobQueue(Searcher):  # type: ignore[misc]  # Ray ships no types
             self._not_before[index] = time.monotonic() + after_s
             self._waiting.append(index)
 
-    # Tune saves and restores searchers; a sweep is resumed from the run records instead.
+    # Tune saves and restores searchers and callbacks; a sweep is resumed from the run records instead.
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
     def save(self, checkpoint_path: str) -> None:
         """Keeps nothing."""
 
@@ -141,6 +144,9 @@ class QueueCallback(Callback):  # type: ignore[misc]  # Ray ships no types
 
     def __init__(self, queue: JobQueue, head: Head):
         self._queue, self._head = queue, head
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
 
     def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         """Ends Tune's loop, which would wait for ever, when the head is lost."""

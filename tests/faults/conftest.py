@@ -52,6 +52,8 @@ class Sweeps:
         while time.monotonic() < deadline:
             if found := what():
                 return found
+            for ended in (process for process in self._started if process.poll() not in (None, 0, -9, 130)):
+                raise AssertionError(ended.communicate()[0])
             time.sleep(0.05)
         raise AssertionError("what was waited for did not come")
 
