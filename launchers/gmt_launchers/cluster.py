@@ -1,10 +1,13 @@
 """Ray on this machine, or a running cluster: joined only if it answers, fits and can do the work."""
 
+import atexit
 import logging
+import signal
 import socket
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import ray
 from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
@@ -13,7 +16,6 @@ from gmt.errors import UserError
 
 _ANSWER_S = 5.0
 _MISSED = 5  # so often in a row, a second apart, the head must not answer to be taken for lost
-_LEAVE_S = 5.0
 _UNITS = {"CPU": "resources.cpus", "GPU": "resources.gpus", "memory": "resources.memory_gb"}
 
 
@@ -36,11 +38,12 @@ class Head:
             threading.Thread(target=self._loop, args=(host, int(port)), name="gmt-head", daemon=True).start()
 
     def end(self) -> None:
-        """Looks no more, and leaves the cluster; where there is none any more, Ray is not waited for."""
+        """Looks no more, and leaves the cluster; where there is none any more, nothing would ever answer."""
         self._ended.set()
-        leaving = threading.Thread(target=ray.shutdown, name="gmt-leave", daemon=True)
-        leaving.start()
-        leaving.join(_LEAVE_S if self.lost else None)
+        if self.lost is None:
+            ray.shutdown()
+        else:
+            atexit.unregister(ray.shutdown)
 
     def _loop(self, host: str, port: int) -> None:
         missed = 0
@@ -73,6 +76,7 @@ def connected(address: str | None, num_cpus: int | None) -> Iterator[Head]:
         _check_answers(address)
         # Ray does this itself only where it starts or finds a cluster on this machine.
         maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         # An explicit "local": without it Ray silently joins a cluster that somebody left behind.
         ray.init(
@@ -85,12 +89,19 @@ def connected(address: str | None, num_cpus: int | None) -> Iterator[Head]:
         )
     except (ray.exceptions.RayError, ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         raise UserError(_why_not(address, error)) from error
+    _take_back_sigterm(on_sigterm)
     head = Head(address)
     head.watch()
     try:
         yield head
     finally:
         head.end()
+
+
+def _take_back_sigterm(handler: Any) -> None:
+    """Ray takes the signal over and exits on it; a sweep that is asked to end writes checkpoints first."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
 
 
 def _check_answers(address: str) -> None:

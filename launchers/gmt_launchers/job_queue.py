@@ -1,18 +1,17 @@
 """Hands jobs to Ray Tune one by one, and takes back what has to be done again. Knows nothing of what a job is."""
 
+import pickle
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 from typing import Any, Protocol
 
 from ray.tune import Callback
-from ray.tune.error import TuneError
 from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
-
-from gmt_launchers.cluster import Head
 
 RESULT = "job_result"  # the key under which a worker reports what its job returned
 _LATER_S = 1.0
@@ -142,16 +141,11 @@ class JobQueue(Searcher):  # type: ignore[misc]  # Ray ships no types
 class QueueCallback(Callback):  # type: ignore[misc]  # Ray ships no types
     """Brings results and errors from Tune to the queue."""
 
-    def __init__(self, queue: JobQueue, head: Head):
-        self._queue, self._head = queue, head
+    def __init__(self, queue: JobQueue):
+        self._queue = queue
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
-
-    def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
-        """Ends Tune's loop, which would wait for ever, when the head is lost."""
-        if self._head.lost is not None:
-            raise TuneError(self._head.lost)
 
     def on_trial_result(self, iteration: int, trials: list[Trial], trial: Trial, result: Any, **info: Any) -> None:
         """A worker has reported; only its last report holds a job's result."""
@@ -160,5 +154,14 @@ class QueueCallback(Callback):  # type: ignore[misc]  # Ray ships no types
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """A job has raised, or its worker died."""
-        error = trial.get_pickled_error()
-        self._queue.failed(trial.trial_id, error if isinstance(error, Exception) else RuntimeError(trial.get_error()))
+        self._queue.failed(trial.trial_id, _error_of(trial))
+
+
+def _error_of(trial: Trial) -> Exception:
+    """What was raised; Tune writes it here at once, and only later to where `get_pickled_error` reads."""
+    for path in (trial.pickled_error_file, trial.error_file):
+        if path is not None and Path(path).exists():
+            data = Path(path).read_bytes()
+            error: Exception = pickle.loads(data) if path == trial.pickled_error_file else RuntimeError(data.decode())
+            return error
+    return RuntimeError("Tune gives no reason")

@@ -3,12 +3,13 @@
 import contextlib
 import os
 import tempfile
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, wait
 from typing import Any
 
 from ray import tune
 from ray.tune import FailureConfig, PlacementGroupFactory, RunConfig, TuneConfig, Tuner
-from ray.tune.error import TuneError
 from ray.tune.schedulers import TrialScheduler
 
 from gmt.errors import RunFailed
@@ -25,6 +26,8 @@ _OF_DRIVER = {
     "TUNE_RESULT_BUFFER_LENGTH": "1",
     "TUNE_WARN_SLOW_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "1000000",
 }
+_LOOK_EVERY_S = 0.5
+
 # Read by Tune in its workers; a run that is stopped early writes a checkpoint before its worker is free.
 _OF_WORKERS = {"TUNE_FUNCTION_THREAD_TIMEOUT_S": "600"}
 
@@ -69,16 +72,29 @@ def run_jobs(
                 name="sweep",
                 storage_path=storage,
                 verbose=0,
-                callbacks=[QueueCallback(queue, head)],
+                callbacks=[QueueCallback(queue)],
                 failure_config=FailureConfig(max_failures=0),  # what is done again is the queue's to say
             ),
         )
+        _until_lost(head, tuner.fit)
+
+
+def _until_lost(head: Head, do: Callable[[], object]) -> None:
+    """Calls it in a thread of its own: where the head is lost, Ray's calls never come back."""
+    future: Future[object] = Future()
+
+    def work() -> None:
         try:
-            tuner.fit()
-        except TuneError:
-            if head.lost is not None:
-                raise RunFailed(head.lost) from None
-            raise
+            future.set_result(do())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=work, name="gmt-tune", daemon=True).start()
+    while not future.done():
+        wait([future], timeout=_LOOK_EVERY_S)
+        if head.lost is not None:
+            raise RunFailed(head.lost)
+    future.result()
 
 
 def _report(step: int, score: float) -> bool:

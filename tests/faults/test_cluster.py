@@ -58,7 +58,7 @@ def test_the_head_that_is_lost(sweeps: Sweeps, nodes: Nodes, undisturbed: dict[s
     sweeps.wait_for_checkpoint()
     nodes.kill(0)
     output = finish(sweep, expect=1, timeout_s=150)
-    assert "the head of the cluster" in output
+    assert "the head of the cluster" in output, output
     assert "Sweep again" in output
     nodes.end()
     folder = tmp_path / "again"

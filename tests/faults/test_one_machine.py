@@ -37,10 +37,16 @@ def test_a_driver_that_is_killed_and_another_number_of_workers(sweeps: Sweeps, u
     assert max(attempts(sweeps).values()) == 2
 
 
-def test_ctrl_c_once_checkpoints_and_says_how_to_go_on(sweeps: Sweeps, undisturbed: dict[str, str]) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl_c", "sigterm"])
+def test_a_signal_checkpoints_and_says_how_to_go_on(
+    sweeps: Sweeps, undisturbed: dict[str, str], number: signal.Signals
+) -> None:
     sweep = sweeps.start(*STUDY)
     victim = sweeps.wait_for_checkpoint()
-    os.killpg(sweep.pid, signal.SIGINT)  # a terminal sends it to the whole group
+    if number == signal.SIGINT:
+        os.killpg(sweep.pid, number)  # a terminal sends it to the whole group
+    else:
+        os.kill(sweep.pid, number)  # a cluster's scheduler sends it to the driver
     output = finish(sweep, expect=130, timeout_s=60)
     assert "nothing more is started" in output
     assert "goes on where this stopped" in output
