@@ -2,6 +2,7 @@
 
 import atexit
 import logging
+import os
 import signal
 import socket
 import threading
@@ -15,6 +16,7 @@ from ray._private.authentication.authentication_token_setup import maybe_enable_
 from gmt.errors import UserError
 
 _ANSWER_S = 5.0
+_LEAVE_S = 15.0  # for the last words, and the last look of whoever watches
 _MISSED = 5  # so often in a row, a second apart, the head must not answer to be taken for lost
 _UNITS = {"CPU": "resources.cpus", "GPU": "resources.gpus", "memory": "resources.memory_gb"}
 
@@ -44,6 +46,10 @@ class Head:
             ray.shutdown()
         else:
             atexit.unregister(ray.shutdown)
+            # Ray's own exit waits for the head for another minute, and then aborts.
+            ending = threading.Timer(_LEAVE_S, os._exit, (1,))
+            ending.daemon = True
+            ending.start()
 
     def _loop(self, host: str, port: int) -> None:
         missed = 0
