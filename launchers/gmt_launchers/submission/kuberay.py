@@ -31,7 +31,7 @@ class KubeRay:
 
     Args:
         namespace: of everything that is made.
-        image: with this project, its libraries and Ray.
+        image: with this project, its libraries and Ray; needed to submit.
         python: the interpreter in it.
         service_account: of the pods, or None.
         head_cpus: of the head's pod, which runs the sweep's driver.
@@ -40,7 +40,8 @@ class KubeRay:
         worker_cpus: of each.
         worker_gpus: of each.
         worker_memory: of each.
-        claim: the PersistentVolumeClaim of the run records, which all pods can write (ReadWriteMany).
+        claim: the PersistentVolumeClaim of the run records, which all pods can write (ReadWriteMany);
+            needed to submit.
         mount: where it is mounted; record.root lies in it.
         env_vars: environment of the pods; no secrets.
         secrets: environment of the pods from Kubernetes secrets: {VARIABLE: {name: SECRET, key: KEY}}.
@@ -50,7 +51,7 @@ class KubeRay:
     """
 
     namespace: str
-    image: str
+    image: str | None
     python: str
     service_account: str | None
     head_cpus: int
@@ -59,7 +60,7 @@ class KubeRay:
     worker_cpus: int
     worker_gpus: int
     worker_memory: str
-    claim: str
+    claim: str | None
     mount: str
     env_vars: Mapping[str, str]
     secrets: Mapping[str, Mapping[str, str]]
@@ -68,7 +69,7 @@ class KubeRay:
     keep_s: int
 
     def __post_init__(self) -> None:
-        for name in ("namespace", "image", "python", "head_memory", "worker_memory", "claim", "mount"):
+        for name in ("namespace", "python", "head_memory", "worker_memory", "mount"):
             settings.text(f"cluster.{name}", getattr(self, name))
         for name in ("head_cpus", "worker_gpus", "retries", "keep_s"):
             settings.integer(f"cluster.{name}", getattr(self, name), low=0)
@@ -145,10 +146,10 @@ class KubeRay:
 
     def _container(self, job_id: str, config_items: Mapping[str, str]) -> Container:
         return Container(
-            image=self.image,
+            image=settings.text("cluster.image", self.image),
             env_vars=self.env_vars,
             secrets=self.secrets,
-            claim=self.claim,
+            claim=settings.text("cluster.claim", self.claim),
             mount=self.mount,
             config_map=f"{job_id}-configs" if config_items else None,
             config_items=config_items,

@@ -5,6 +5,7 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -24,7 +25,9 @@ def check_address(setting: str, address: object) -> None:
         UserError: it isn't.
     """
     parts = urlsplit(address) if isinstance(address, str) else None
-    if parts is None or parts.scheme not in ("http", "https") or not parts.hostname or parts.username:
+    if parts is not None and "@" in parts.netloc:
+        raise UserError(f"{setting} must carry no user and no password; Ray's token goes into a file")
+    if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
         raise UserError(f"{setting} must be the Ray dashboard's address, http(s)://HOST:PORT, got {address!r}")
 
 
@@ -40,7 +43,8 @@ def connect(address: str) -> "JobSubmissionClient":
         if os.environ.get(name, address) != address:
             raise UserError(f"{name} in the environment overrules cluster.address {address}: unset it")
     _require_an_answer(address)
-    os.environ.setdefault("RAY_AUTH_MODE", "token")  # without it an explicit address goes without the token
+    if _has_token():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")  # without it an explicit address goes without the token
     from ray.job_submission import JobSubmissionClient
 
     for name in ("ray.dashboard", "ray._private"):
@@ -77,6 +81,14 @@ def errors_of(address: str) -> Iterator[None]:
     except RuntimeError as error:
         last = str(error).strip().splitlines()[-1][:300]
         raise UserError(f"the Ray cluster at {address} refuses: {last}") from error
+
+
+def _has_token() -> bool:
+    """Whether Ray will find a token; in token mode its client refuses to go without, where a cluster may want none."""
+    named = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    if named is not None and not Path(named).is_file():
+        raise UserError(f"RAY_AUTH_TOKEN_PATH must name the file with the cluster's token, got {named!r}")
+    return named is not None or "RAY_AUTH_TOKEN" in os.environ or (Path.home() / ".ray" / "auth_token").is_file()
 
 
 def _refusal(text: str) -> str:

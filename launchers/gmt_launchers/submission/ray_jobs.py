@@ -1,7 +1,6 @@
 """`cluster=ray`: a running Ray cluster, through Ray Jobs. The code and the user's configs travel with the job."""
 
 import asyncio
-import json
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -139,12 +138,14 @@ class RayJobs:
         client.submit_job(
             entrypoint=versions.question(self.python), submission_id=job_id, runtime_env=dict(environment)
         )
-        state = _wait(client, job_id, _CHECK_S)
-        said = client.get_job_logs(job_id).strip().splitlines()
+        _wait(client, job_id, _CHECK_S)
+        output = client.get_job_logs(job_id)
         client.delete_job(job_id)
-        if state != "SUCCEEDED":
-            raise UserError(f"the Ray cluster at {self.address} can't run {self.python}: {' '.join(said[-1:])}")
-        versions.require_same(f"the Ray cluster at {self.address}", json.loads(said[-1]))
+        there = versions.answer(output)
+        if there is None:
+            last = " ".join(output.strip().splitlines()[-1:])
+            raise UserError(f"cluster.python must run on the cluster, got {self.python!r}: {last}")
+        versions.require_same(f"the Ray cluster at {self.address}", there)
 
     def _jobs(self, client: "JobSubmissionClient") -> list[JobState]:
         with errors_of(self.address):

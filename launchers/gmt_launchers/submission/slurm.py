@@ -34,7 +34,7 @@ class Slurm:
         partition: of the job.
         account: that pays for it.
         nodes: of the allocation.
-        cpus_per_node: that Ray may use on each.
+        cpus_per_node: that Ray may use on each; needed to submit.
         gpus_per_node: that Ray may use on each.
         memory: of each node, as Slurm writes it, e.g. 64G.
         time_limit: as Slurm writes it, e.g. 1-00:00:00.
@@ -51,7 +51,7 @@ class Slurm:
     partition: str | None
     account: str | None
     nodes: int
-    cpus_per_node: int
+    cpus_per_node: int | None
     gpus_per_node: int
     memory: str | None
     time_limit: str
@@ -70,7 +70,9 @@ class Slurm:
                 settings.text(f"cluster.{name}", getattr(self, name))
         for name in ("time_limit", "folder", "private_folder"):
             settings.text(f"cluster.{name}", getattr(self, name))
-        for name in ("nodes", "cpus_per_node", "signal_before_end_s", "start_timeout_s"):
+        if self.cpus_per_node is not None:
+            settings.integer("cluster.cpus_per_node", self.cpus_per_node, low=1)
+        for name in ("nodes", "signal_before_end_s", "start_timeout_s"):
             settings.integer(f"cluster.{name}", getattr(self, name), low=1)
         settings.integer("cluster.gpus_per_node", self.gpus_per_node, low=0)
         settings.boolean("cluster.requeue", self.requeue)
@@ -79,6 +81,7 @@ class Slurm:
 
     def preview(self, job: SweepJob) -> str:
         """The sbatch script."""
+        settings.integer("cluster.cpus_per_node", self.cpus_per_node, low=1)
         python = self.python or sys.executable
         config_dir = None if job.config_dir is None else str(job.config_dir)
         environment = Environment(
@@ -89,8 +92,8 @@ class Slurm:
             name=job.name,
             s=self,
             python=python,
-            folder=self._folder,
-            chdir=Path.cwd(),
+            folder=str(self._folder),
+            chdir=str(Path.cwd()),
             private_folder=str(Path(self.private_folder).expanduser()),
             command=sweep_command(job, python=python, config_dir=config_dir, address='"$address"'),
         )

@@ -1,5 +1,6 @@
 """The versions that must be the same here and there: Python's, Ray's and this project's."""
 
+import json
 import platform
 import shlex
 import sys
@@ -27,6 +28,13 @@ def here() -> dict[str, str]:
 def question(python: str) -> str:
     """A shell command that prints a cluster's versions as JSON; it runs on any Python 3.8+."""
     return f"{python} -c {shlex.quote(_ASK)}"
+
+
+def answer(output: str) -> dict[str, str | None] | None:
+    """What the question's command printed, found among other lines; None if it printed nothing."""
+    lines = [line for line in output.splitlines() if line.startswith('{"Python"')]
+    found: dict[str, str | None] | None = json.loads(lines[-1]) if lines else None
+    return found
 
 
 def demand(python: str) -> str:
