@@ -86,7 +86,7 @@ def submitted(gmt: Gmt, address: str, root: Path, *more: str) -> str:
 def test_a_submitted_study_runs_and_its_token_is_nowhere_to_be_seen(gmt: Gmt, address: str, tmp_path: Path) -> None:
     on = ("cluster=ray", f"cluster.address={address}")
     root = tmp_path / "shared"
-    job = submitted(gmt, address, root, "seed=1", "hydra/launcher=basic")
+    job = submitted(gmt, address, root, "seed=1")
     wait_for(lambda: bool(drivers(root)), 60)
     arguments = [" ".join(process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"])]
     assert not [words for words in arguments if token() in words]
@@ -104,7 +104,7 @@ def test_a_submitted_study_runs_and_its_token_is_nowhere_to_be_seen(gmt: Gmt, ad
     environments = [json.loads(path.read_text()) for path in root.glob("runs/*/environment.json")]
     assert [environment["commit"] for environment in environments] == [None] * 4  # the code came with the job
 
-    again = gmt("submit", *STUDY, *on, f"record.root={root}", "seed=1", "hydra/launcher=basic")
+    again = gmt("submit", *STUDY, *on, f"record.root={root}", "seed=1")
     assert again.returncode == 0
     assert "4 of them done" in again.stdout
     assert "nothing to do" in again.stdout
@@ -115,8 +115,8 @@ def test_a_sweep_that_is_under_way_is_refused_and_one_that_was_preempted_goes_on
 ) -> None:
     on = ("cluster=ray", f"cluster.address={address}")
     root = tmp_path / "shared"
-    first = submitted(gmt, address, root, "hydra/launcher=basic")
-    second = gmt("submit", *STUDY, *on, f"record.root={root}", "hydra/launcher=basic")
+    first = submitted(gmt, address, root)
+    second = gmt("submit", *STUDY, *on, f"record.root={root}")
     assert second.returncode == 2
     assert f"the same sweep is under way as job {first}" in second.stderr
     wait_for(lambda: len(done_in(root)) >= 1, 120)
@@ -126,7 +126,7 @@ def test_a_sweep_that_is_under_way_is_refused_and_one_that_was_preempted_goes_on
     assert 0 < len(before) < 8
     wait_for(lambda: "FAILED" in gmt("jobs", *on).stdout, 60)
 
-    resubmitted = submitted(gmt, address, root, "hydra/launcher=basic")
+    resubmitted = submitted(gmt, address, root)
     assert resubmitted == first.removesuffix("-1") + "-2"
     followed = gmt("logs", resubmitted, *on, "--follow")
     assert "all 8 runs are done" in followed.stdout
@@ -137,13 +137,13 @@ def test_a_sweep_that_is_under_way_is_refused_and_one_that_was_preempted_goes_on
 def test_a_stopped_sweep_ends_as_with_ctrl_c(gmt: Gmt, address: str, tmp_path: Path) -> None:
     on = ("cluster=ray", f"cluster.address={address}")
     root = tmp_path / "shared"
-    job = submitted(gmt, address, root, "seed=3,4", "hydra/launcher=basic")
+    job = submitted(gmt, address, root, "seed=3,4")
     wait_for(lambda: len(done_in(root)) >= 1, 120)
     stopped = gmt("stop", job, *on)
     assert stopped.returncode == 0, stopped.stderr
     assert f"stopped {job}" in stopped.stdout
     assert not drivers(root)
-    assert "stopped; the same command goes on where this stopped" in gmt("logs", job, *on).stdout
+    assert "stopping: nothing more is started" in gmt("logs", job, *on).stdout
     again = gmt("stop", job, *on)
     assert again.returncode == 2
     assert f"error: job {job} is not under way: it is STOPPED" in again.stderr

@@ -16,7 +16,7 @@ pytestmark = [
     pytest.mark.cluster,
     pytest.mark.skipif(bool(missing()), reason=f"needs slurm-wlm: {', '.join(missing())} not found"),
 ]
-STUDY = ("study=tiny", "tracking.experiment=submitted", "hydra/launcher=basic", "--config-dir", str(CONF))
+STUDY = ("study=tiny", "tracking.experiment=submitted", "--config-dir", str(CONF))
 
 
 @pytest.fixture(scope="module")
@@ -64,11 +64,11 @@ def test_ray_comes_up_over_the_allocation_and_the_token_is_nowhere_to_be_seen(
 ) -> None:
     job = submitted(gmt, on, "seed=1")
     file = tmp_path / "private" / f"token-{job}"
-    wait_for(lambda: bool(file.exists() and file.read_text() and processes_with("gmt sweep study=tiny")), 120)
+    wait_for(lambda: bool(file.exists() and file.read_text() and processes_with("gmt sweep study=tiny tracking.experiment=submitted")), 120)
     token = file.read_text()
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
-    assert processes_with(f"/tmp/gmt-ray-{job}/")  # Ray's own processes are among those that are looked at
+    assert processes_with(f"/tmp/gmt-ray-{job}-")  # Ray's own processes are among those that are looked at
     assert not processes_with(token)
     followed = gmt("logs", job, *on, "--follow")
     assert "study tiny: all 4 runs are done" in followed.stdout, followed.stdout
@@ -76,7 +76,7 @@ def test_ray_comes_up_over_the_allocation_and_the_token_is_nowhere_to_be_seen(
     ray_log = next((tmp_path / "jobs").glob(f"*-{job}-ray.out")).read_text()
     assert ray_log.count("Ray runtime started") == 2
     assert not file.exists()
-    assert not processes_with(f"/tmp/gmt-ray-{job}/")
+    assert not processes_with(f"/tmp/gmt-ray-{job}-")
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert {"mlflow.db", "status.json"} <= {path.name for path in written}
     assert not [path for path in written if token.encode() in path.read_bytes()]
@@ -104,10 +104,11 @@ def test_a_job_whose_time_is_up_is_queued_again_and_goes_on(gmt: Gmt, on: tuple[
 def test_a_stopped_job_leaves_nothing_running(gmt: Gmt, on: tuple[str, ...], tmp_path: Path) -> None:
     job = submitted(gmt, on, "seed=3,4")
     wait_for(lambda: len(done_in(tmp_path)) >= 1, 180)
-    assert gmt("stop", job, *on).returncode == 0
-    wait_for(lambda: states(gmt, on)[job] == "CANCELLED", 60)
-    wait_for(lambda: not processes_with(f"/tmp/gmt-ray-{job}/"), 60)
-    assert "stopped; the same command goes on" in gmt("logs", job, *on).stdout
+    stopped = gmt("stop", job, *on)
+    assert stopped.returncode == 0, stopped.stderr
+    assert states(gmt, on)[job] == "CANCELLED"
+    wait_for(lambda: not processes_with(f"/tmp/gmt-ray-{job}-"), 60)
+    assert "stopping: nothing more is started" in gmt("logs", job, *on).stdout
     assert not list((tmp_path / "private").iterdir())
     again = gmt("stop", job, *on)
     assert again.returncode == 2

@@ -39,7 +39,7 @@ class RayJobs:
         code: `shipped`: this project's packages travel with the job; `installed`: the cluster has the same version.
         pip: requirements that Ray installs for the job; none where the cluster's environment has all.
         env_vars: environment of the job; no secrets.
-        stop_timeout_s: how long a stopped sweep may take to end by itself.
+        stop_timeout_s: how long a stopped sweep may take to write its checkpoints.
     """
 
     address: str

@@ -135,17 +135,28 @@ class Slurm:
                 time.sleep(_POLL_S)
 
     def stop(self, job_id: str) -> None:
-        """Cancels the job; the sweep's script takes down what it started."""
-        if not self._active(job_id):
+        """Tells the sweep to stop in order, as long before the end as Slurm would, and then cancels the job."""
+        state = self._state(job_id)
+        if state is None or not state.active:
             raise UserError(f"job {job_id} is not under way; `gmt jobs cluster=slurm` shows those that are")
-        _slurm("scancel", "--full", job_id)
+        deadline = time.monotonic() + self.signal_before_end_s
+        if state.state == "RUNNING":
+            _slurm("scancel", "--batch", "--signal=TERM", job_id)
+            while self._active(job_id) and time.monotonic() < deadline:
+                time.sleep(_POLL_S)
+        if self._active(job_id):
+            _slurm("scancel", job_id)
 
     @property
     def _folder(self) -> Path:
         return Path(self.folder).expanduser().resolve()
 
+    def _state(self, job_id: str) -> JobState | None:
+        return next((job for job in self.jobs() if job.id == job_id), None)
+
     def _active(self, job_id: str) -> bool:
-        return any(job.active for job in self.jobs() if job.id == job_id)
+        state = self._state(job_id)
+        return state is not None and state.active
 
     def _outputs(self, job_id: str) -> list[Path]:
         return sorted(self._folder.glob(f"gmt-*-{job_id}.out")) if job_id.isdigit() else []
