@@ -64,7 +64,12 @@ def test_ray_comes_up_over_the_allocation_and_the_token_is_nowhere_to_be_seen(
 ) -> None:
     job = submitted(gmt, on, "seed=1")
     file = tmp_path / "private" / f"token-{job}"
-    wait_for(lambda: bool(file.exists() and file.read_text() and processes_with("gmt sweep study=tiny tracking.experiment=submitted")), 120)
+    wait_for(
+        lambda: bool(
+            file.exists() and file.read_text() and processes_with("gmt sweep study=tiny tracking.experiment=submitted")
+        ),
+        120,
+    )
     token = file.read_text()
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700

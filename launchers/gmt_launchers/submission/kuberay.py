@@ -90,7 +90,7 @@ class KubeRay:
 
     def submit(self, job: SweepJob) -> str:
         """Creates the RayJob, and the ConfigMap of the user's configs."""
-        self._require_mounted(job)
+        self.preview(job)  # finds what is wrong with the settings before anybody is asked
         job_id = next_id(job, self.jobs())
         self._kubectl("apply", "-f", "-", text=self._manifest(job, job_id))
         return job_id

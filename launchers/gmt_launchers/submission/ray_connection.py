@@ -47,9 +47,8 @@ def connect(address: str) -> "JobSubmissionClient":
         os.environ.setdefault("RAY_AUTH_MODE", "token")  # without it an explicit address goes without the token
     from ray.job_submission import JobSubmissionClient
 
-    for name in ("ray.dashboard", "ray._private"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    logging.getLogger(JobSubmissionClient.__module__).setLevel(logging.ERROR)
+    for kind in JobSubmissionClient.__mro__[:-1]:  # each module of the client sets a level of its own
+        logging.getLogger(kind.__module__).setLevel(logging.ERROR)
     with errors_of(address):
         return JobSubmissionClient(address)
 
@@ -74,7 +73,7 @@ def errors_of(address: str) -> Iterator[None]:
     except AuthenticationError as error:
         rule = "must be let in with the token of that cluster: name its file in RAY_AUTH_TOKEN_PATH"
         raise UserError(f"cluster.address {address} {rule}, got {_refusal(str(error))}") from error
-    except (requests.RequestException, ConnectionError) as error:
+    except (requests.RequestException, ConnectionError, KeyError, TypeError) as error:
         raise UserError(
             f"cluster.address must be the Ray dashboard's, but what answers at {address} doesn't speak its language"
         ) from error

@@ -100,12 +100,13 @@ class Slurm:
 
     def submit(self, job: SweepJob) -> str:
         """Writes the script into the folder and gives it to sbatch."""
+        text = self.preview(job)
         for state in self.jobs():
             if state.name == job.name:
                 refuse_if_active(state)
         self._folder.mkdir(parents=True, exist_ok=True)
         script = self._folder / f"{job.name}.sh"
-        script.write_text(self.preview(job))
+        script.write_text(text)
         return _slurm("sbatch", "--parsable", str(script)).strip().partition(";")[0]
 
     def jobs(self) -> Sequence[JobState]:
