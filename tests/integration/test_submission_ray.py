@@ -149,6 +149,13 @@ def test_a_stopped_sweep_ends_as_with_ctrl_c(gmt: Gmt, address: str, tmp_path: P
     assert f"error: job {job} is not under way: it is STOPPED" in again.stderr
 
 
+def test_a_run_that_fits_on_no_node_is_told_by_the_sweep(gmt: Gmt, address: str, tmp_path: Path) -> None:
+    on = ("cluster=ray", f"cluster.address={address}")
+    job = submitted(gmt, address, tmp_path / "shared", "resources.gpus=8")
+    assert "error: a run must fit on a node, got resources.gpus=8" in gmt("logs", job, *on, "--follow").stdout
+    assert not list((tmp_path / "shared" / "runs").glob("*/status.json"))
+
+
 def test_a_wrong_token_and_no_token_are_told_apart(
     gmt: Gmt, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -172,11 +179,16 @@ def test_a_cluster_with_this_project_installed_is_asked_for_its_version(gmt: Gmt
     other.write_text('#!/bin/sh\necho \'{"Python": "3.11.1", "Ray": "2.60.0", "gmt-lab": "0.0.7"}\'\n')
     other.chmod(0o755)
     on = ("cluster=ray", f"cluster.address={address}", "cluster.code=installed")
-    done = gmt("submit", *STUDY, *on, f"cluster.python={other}", f"record.root={tmp_path}/shared")
-    assert done.returncode == 2
-    assert "must have gmt-lab 0.1.0 as where it was submitted, got 0.0.7" in done.stderr
-    assert len(done.stderr.splitlines()) == 1
-    assert "-check" not in gmt("jobs", "cluster=ray", f"cluster.address={address}").stdout
+    before = gmt("jobs", "cluster=ray", f"cluster.address={address}").stdout
+    for python, sentence in (
+        (str(other), "must have gmt-lab 0.1.0 as where it was submitted, got 0.0.7"),
+        ("/nowhere/python", "cluster.python must run on the cluster, got '/nowhere/python'"),
+    ):
+        done = gmt("submit", *STUDY, *on, f"cluster.python={python}", f"record.root={tmp_path}/shared")
+        assert done.returncode == 2
+        assert sentence in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+    assert gmt("jobs", "cluster=ray", f"cluster.address={address}").stdout == before
 
 
 def test_a_job_that_is_not_there_is_named(gmt: Gmt, address: str) -> None:

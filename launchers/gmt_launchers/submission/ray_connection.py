@@ -47,8 +47,9 @@ def connect(address: str) -> "JobSubmissionClient":
         os.environ.setdefault("RAY_AUTH_MODE", "token")  # without it an explicit address goes without the token
     from ray.job_submission import JobSubmissionClient
 
-    for kind in JobSubmissionClient.__mro__[:-1]:  # each module of the client sets a level of its own
-        logging.getLogger(kind.__module__).setLevel(logging.ERROR)
+    # Each module of the client sets a level of its own.
+    for name in ("ray", *(kind.__module__ for kind in JobSubmissionClient.__mro__)):
+        logging.getLogger(name).setLevel(logging.ERROR)
     with errors_of(address):
         return JobSubmissionClient(address)
 

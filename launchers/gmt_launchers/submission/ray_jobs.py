@@ -87,7 +87,7 @@ class RayJobs:
         with tempfile.TemporaryDirectory() as folder, errors_of(self.address):
             environment = self._environment(job, Path(folder))
             if self.code == "installed":
-                self._require_installed(client, f"{job_id}-check", environment)
+                self._require_installed(client, environment)
             submitted: str = client.submit_job(
                 entrypoint=self._entrypoint(job), submission_id=job_id, runtime_env=environment
             )
@@ -134,13 +134,11 @@ class RayJobs:
         there = {"Ray": found["rayVersion"]} | ({} if self.pip else {"Python": found["pythonVersion"]})
         versions.require_same(f"the Ray cluster at {self.address}", there)
 
-    def _require_installed(self, client: "JobSubmissionClient", job_id: str, environment: Mapping[str, Any]) -> None:
-        client.submit_job(
-            entrypoint=versions.question(self.python), submission_id=job_id, runtime_env=dict(environment)
-        )
-        _wait(client, job_id, _CHECK_S)
-        output = client.get_job_logs(job_id)
-        client.delete_job(job_id)
+    def _require_installed(self, client: "JobSubmissionClient", environment: Mapping[str, Any]) -> None:
+        """Asks a short job; Ray names it, so that `jobs` doesn't list it and a second submission can ask again."""
+        asked = client.submit_job(entrypoint=versions.question(self.python), runtime_env=dict(environment))
+        _wait(client, asked, _CHECK_S)
+        output = client.get_job_logs(asked)
         there = versions.answer(output)
         if there is None:
             last = " ".join(output.strip().splitlines()[-1:])

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 from gmt_launchers.submission.shipping import ship
@@ -10,6 +11,8 @@ from tests.conftest import CONF
 def test_what_is_shipped_plans_the_users_study_without_the_checkout(tmp_path: Path) -> None:
     ship(tmp_path, CONF, code=True)
     assert not list(tmp_path.rglob("*.pyc"))
+    (about,) = metadata.distributions(name="gmt-lab", path=[str(tmp_path)])
+    assert about.version == metadata.version("gmt-lab")
     code = "import gmt, gmt_launchers; print(gmt.__file__, gmt_launchers.__file__); import gmt.cli; gmt.cli.main()"
     done = subprocess.run(
         [sys.executable, "-c", code, "plan", "study=tiny", "--config-dir", "user_config"],
