@@ -3,8 +3,6 @@
 import importlib.util
 import json
 import os
-import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -13,7 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.conftest import CONF, ROOT, Gmt
+from tests.conftest import CONF, Gmt
+from tests.integration.ray_cluster import ray_cluster
 
 pytestmark = [
     pytest.mark.cluster,
@@ -23,32 +22,20 @@ STUDY = ("study=tiny", "tracking.experiment=submitted", "--config-dir", str(CONF
 
 
 @pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    script = ROOT / "tests" / "integration" / "ray_cluster.py"
-    cluster = subprocess.Popen(
-        [sys.executable, str(script)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    assert cluster.stdin is not None
-    assert cluster.stdout is not None
-    try:
-        url = next(line.strip() for line in cluster.stdout if line.startswith("http://"))
-        wait_for(lambda: answers(url), 60)
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with ray_cluster(tmp_path_factory.mktemp("nodes")) as url:
+        wait_for(lambda: num_nodes(url) == 2, 90)
         yield url
-    finally:
-        cluster.stdin.close()
-        cluster.wait(60)
 
 
-def answers(url: str) -> bool:
-    request = urllib.request.Request(f"{url}/api/v0/cluster_metadata", headers={"Authorization": f"Bearer {token()}"})
+def num_nodes(url: str) -> int:
+    """How many nodes have an agent that takes jobs."""
+    request = urllib.request.Request(f"{url}/nodes?view=summary", headers={"Authorization": f"Bearer {token()}"})
     try:
-        return bool(urllib.request.urlopen(request, timeout=5).status == 200)
+        found = json.load(urllib.request.urlopen(request, timeout=5))["data"]["summary"]
     except OSError:
-        return False
+        return 0
+    return sum("agent" in node and node["raylet"].get("state") == "ALIVE" for node in found)
 
 
 def token() -> str:
