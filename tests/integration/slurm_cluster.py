@@ -67,6 +67,7 @@ def slurm(folder: Path) -> Iterator[Path]:
         _wait_until(lambda: _idle(conf) == len(NODES))
         yield conf
     finally:
+        _cancel_all(conf)
         for daemon in reversed(daemons):
             daemon.send_signal(signal.SIGTERM)
         for daemon in daemons:
@@ -88,6 +89,16 @@ def _daemon(folder: Path, conf: Path, *command: str) -> "subprocess.Popen[bytes]
     environment = {**os.environ, "SLURM_CONF": str(conf), "PATH": _search_path()}
     with (folder / f"{'-'.join((command[0], command[-1].strip('-')))[:20].replace('/', '_')}.log").open("w") as log:
         return subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+
+
+def _cancel_all(conf: Path) -> None:
+    """Ends what a failed test left running; its processes would outlive slurmd."""
+    environment = {**os.environ, "SLURM_CONF": str(conf)}
+    quiet = {"env": environment, "timeout": 30, "check": False, "capture_output": True}
+    subprocess.run(["scancel", "--me", "--full"], **quiet)  # type: ignore[call-overload]
+    deadline = time.monotonic() + 40
+    while time.monotonic() < deadline and subprocess.run(["squeue", "--noheader"], **quiet).stdout:  # type: ignore[call-overload]
+        time.sleep(0.5)
 
 
 def _idle(conf: Path) -> int:
