@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 
-.PHONY: demo test test-slow test-faults check nano clean
+.PHONY: demo test test-slow test-faults test-cluster check nano clean
 
 demo: $(INSTALLED)  ## the quickstart study, from nothing to its report
 	$(BIN)/gmt sweep study=quickstart
@@ -15,7 +15,7 @@ demo: $(INSTALLED)  ## the quickstart study, from nothing to its report
 
 test: $(INSTALLED)  ## every check and every test but the slow ones
 	$(MAKE) check
-	$(BIN)/python -m pytest tests/contract tests/integration -m "not slow"
+	$(BIN)/python -m pytest tests/contract tests/integration -m "not slow and not cluster"
 
 check: $(INSTALLED)  ## format, lint, types, import contracts, unit tests: under two minutes
 	$(BIN)/ruff format --check .
@@ -29,6 +29,9 @@ test-slow: $(INSTALLED)  ## the tests that take more than a minute each
 
 test-faults: $(INSTALLED)  ## kills workers, drivers and nodes of real sweeps, fills disks, hangs runs
 	$(BIN)/python -m pytest -m faults tests/faults
+
+test-cluster: $(INSTALLED)  ## submission to a real Ray cluster, to real Slurm (needs slurm-wlm), against KubeRay's schema
+	$(BIN)/python -m pytest -m cluster
 
 nano: $(INSTALLED)  ## trains the shipped model again, in about twenty minutes on two cores
 	$(BIN)/python recipes/make_nano.py gmt-results/nano

@@ -25,6 +25,11 @@ gmt: a laboratory for sparse fine-tuning of language models
   gmt ui [KEY=VALUE]                  the MLflow dashboard on the project's store
   gmt show RUN [KEY=VALUE]            one run record: what was asked, what happened
 
+  gmt submit study=NAME cluster=NAME [KEY=VALUE] [--dry-run]   hands the sweep to a cluster (ray, slurm, kuberay)
+  gmt jobs cluster=NAME               what was submitted and what became of it
+  gmt logs JOB cluster=NAME [--follow]   what a job writes
+  gmt stop JOB cluster=NAME           ends a job; submitted again, it goes on where it was
+
 Start with `gmt plan study=quickstart`. Every command takes Hydra overrides, and --help.
 """
 
@@ -114,7 +119,7 @@ def _plan(rest: Sequence[str]) -> None:
     from gmt.commands.plan import plan
 
     about = "The runs of a study, what became of them, and what the rest will cost. Starts nothing."
-    options = _parse("plan", about, rest, runs=True)
+    options = _parse("plan", about, rest, _RUNS)
     plan(options.overrides, options.config_dir, every_run=options.runs)
 
 
@@ -128,33 +133,66 @@ def _report(rest: Sequence[str]) -> None:
 def _show(rest: Sequence[str]) -> None:
     from gmt.commands.show import show
 
-    options = _parse("show", "One run record. RUN is a run id or its first digits.", rest, positional="run")
+    options = _parse("show", "One run record. RUN is a run id or its first digits.", rest, _RUN)
     show(options.run, options.overrides, options.config_dir)
 
 
 def _ui(rest: Sequence[str]) -> None:
     from gmt.commands.ui import serve
 
-    options = _parse("ui", "The MLflow dashboard on the project's store, on this machine only.", rest, port=True)
+    options = _parse("ui", "The MLflow dashboard on the project's store, on this machine only.", rest, _PORT)
     serve(options.overrides, options.config_dir, options.port)
 
 
-def _parse(
-    command: str,
-    about: str,
-    rest: Sequence[str],
-    *,
-    positional: str | None = None,
-    port: bool = False,
-    runs: bool = False,
-) -> argparse.Namespace:
+def _submit(rest: Sequence[str]) -> None:
+    from gmt.commands.submit import submit
+
+    about = (
+        "Plans the study, hands `gmt sweep study=NAME ...` to a cluster, and returns. cluster=ray: a running Ray "
+        "cluster; slurm: sbatch; kuberay: a RayJob. The settings of each are in conf/cluster. Submit again what was "
+        "preempted or stopped: it goes on where it was. docs/clusters.md says what must be shared."
+    )
+    options = _parse("submit", about, rest, _DRY_RUN)
+    submit(options.overrides, options.config_dir, dry_run=options.dry_run)
+
+
+def _jobs(rest: Sequence[str]) -> None:
+    from gmt.commands.jobs import jobs
+
+    options = _parse("jobs", "The jobs that were submitted to cluster=NAME.", rest)
+    jobs(options.overrides, options.config_dir)
+
+
+def _logs(rest: Sequence[str]) -> None:
+    from gmt.commands.jobs import logs
+
+    options = _parse("logs", "What a job writes. JOB is what `gmt submit` and `gmt jobs` print.", rest, _JOB, _FOLLOW)
+    logs(options.job, options.overrides, options.config_dir, follow=options.follow)
+
+
+def _stop(rest: Sequence[str]) -> None:
+    from gmt.commands.jobs import stop
+
+    options = _parse("stop", "Ends a job. What its runs have recorded stays.", rest, _JOB)
+    stop(options.job, options.overrides, options.config_dir)
+
+
+_Argument = tuple[str, dict[str, Any]]
+_RUN: _Argument = ("run", {"metavar": "RUN"})
+_JOB: _Argument = ("job", {"metavar": "JOB"})
+_RUNS: _Argument = (
+    "--runs",
+    {"action": "store_true", "help": "a line for each run, however many there are"},
+)
+_PORT: _Argument = ("--port", {"type": int, "default": None, "help": "default: 5000, or the next free one"})
+_DRY_RUN: _Argument = ("--dry-run", {"action": "store_true", "help": "show what would be submitted; start nothing"})
+_FOLLOW: _Argument = ("--follow", {"action": "store_true", "help": "go on until the job ends"})
+
+
+def _parse(command: str, about: str, rest: Sequence[str], *arguments: _Argument) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog=f"gmt {command}", description=about)
-    if positional:
-        parser.add_argument(positional, metavar=positional.upper())
-    if port:
-        parser.add_argument("--port", type=int, default=None, help="default: 5000, or the next free one")
-    if runs:
-        parser.add_argument("--runs", action="store_true", help="a line for each run, however many there are")
+    for name, options in arguments:
+        parser.add_argument(name, **options)
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="Hydra overrides, e.g. study=quickstart")
     parser.add_argument("--config-dir", "-cd", default=None, help="a config folder of your own, searched first")
     return parser.parse_intermixed_args(list(rest))
@@ -167,4 +205,8 @@ _COMMANDS: dict[str, Callable[[Sequence[str]], Any]] = {
     "report": _report,
     "show": _show,
     "ui": _ui,
+    "submit": _submit,
+    "jobs": _jobs,
+    "logs": _logs,
+    "stop": _stop,
 }

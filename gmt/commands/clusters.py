@@ -1,0 +1,47 @@
+"""The config group `cluster`. It is composed by itself: where a sweep runs is no part of any run's config."""
+
+from collections.abc import Sequence
+
+from hydra import compose
+from hydra.core.global_hydra import GlobalHydra
+
+from gmt.cluster import Cluster
+from gmt.composition import hydra_on, to_plain, user_errors
+from gmt.errors import UserError, choices
+from gmt.runs.build import plug_in
+
+_GROUP = "cluster"
+
+
+def split(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Parts the overrides of the cluster from those of the sweep.
+
+    Returns:
+        The overrides of the cluster, and the others.
+    """
+    cluster = [text for text in overrides if text.lstrip("+~").startswith((f"{_GROUP}=", f"{_GROUP}."))]
+    return cluster, [text for text in overrides if text not in cluster]
+
+
+def cluster_of(overrides: Sequence[str], config_dir: str | None) -> Cluster:
+    """The cluster that `cluster=NAME cluster.KEY=VALUE ...` names.
+
+    Args:
+        overrides: of the cluster alone.
+        config_dir: the user's own config folder, or None.
+
+    Raises:
+        UserError: there is no such cluster, or a setting of it is wrong.
+    """
+    with hydra_on(config_dir):
+        names = GlobalHydra.instance().config_loader().get_group_options(_GROUP)
+        wanted = [text.partition("=")[2] for text in overrides if text.startswith(f"{_GROUP}=")]
+        if len(wanted) != 1:
+            raise UserError(f"this command needs cluster=NAME once, got it {len(wanted)} times; {choices('', names)}")
+        if wanted[0] not in names:
+            raise UserError(f"there is no cluster {wanted[0]!r}; {choices(wanted[0], names)}")
+        values = [text for text in overrides if not text.startswith(f"{_GROUP}=")]
+        with user_errors():
+            config = compose(f"{_GROUP}/{wanted[0]}", overrides=values)
+        made: Cluster = plug_in(_GROUP, to_plain(config)[_GROUP])
+    return made

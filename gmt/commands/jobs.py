@@ -1,0 +1,38 @@
+"""`gmt jobs`, `gmt logs`, `gmt stop`: what became of what was submitted."""
+
+import sys
+from collections.abc import Sequence
+
+from gmt.cluster import Cluster
+from gmt.commands.clusters import cluster_of, split
+from gmt.commands.terminal import say, table
+from gmt.errors import UserError
+
+
+def jobs(overrides: Sequence[str], config_dir: str | None) -> None:
+    """Prints the cluster's jobs of this project."""
+    found = _cluster(overrides, config_dir).jobs()
+    if not found:
+        say("no jobs")
+        return
+    say(table(["job", "sweep", "state", "note"], [[job.id, job.name, job.state, job.note[:80]] for job in found]))
+
+
+def logs(job_id: str, overrides: Sequence[str], config_dir: str | None, *, follow: bool) -> None:
+    """Prints what a job writes."""
+    for piece in _cluster(overrides, config_dir).logs(job_id, follow=follow):
+        sys.stdout.write(piece)
+        sys.stdout.flush()
+
+
+def stop(job_id: str, overrides: Sequence[str], config_dir: str | None) -> None:
+    """Ends a job."""
+    _cluster(overrides, config_dir).stop(job_id)
+    say(f"stopped {job_id}; the same gmt submit goes on where it was")
+
+
+def _cluster(overrides: Sequence[str], config_dir: str | None) -> Cluster:
+    of_cluster, others = split(overrides)
+    if others:
+        raise UserError(f"this command takes settings of the cluster only, got {', '.join(others)}")
+    return cluster_of(of_cluster, config_dir)

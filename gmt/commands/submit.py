@@ -1,0 +1,78 @@
+"""`gmt submit`: plans a study, hands its sweep to a cluster, and returns."""
+
+import re
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from gmt.cluster import SweepJob
+from gmt.commands.clusters import cluster_of, split
+from gmt.commands.plan import planned
+from gmt.commands.terminal import say
+from gmt.composition import Composer, hydra_on
+from gmt.credentials import refuse_secrets
+from gmt.studies.plan import Plan
+from gmt.studies.sweep import sweep_identity
+
+_STUDY_LETTERS = 20  # Kubernetes takes 47 for a RayJob's name; the identity and the attempt need some
+
+
+def submit(overrides: Sequence[str], config_dir: str | None, *, dry_run: bool) -> None:
+    """Submits a sweep, or shows what would be submitted.
+
+    Raises:
+        UserError: something is wrong with the study or the cluster; nothing was started.
+    """
+    of_cluster, of_sweep = split(overrides)
+    for text in overrides:
+        refuse_secrets("an override", text, "docs/clusters.md says how secrets reach a cluster")
+    cluster = cluster_of(of_cluster, config_dir)
+    root = _record_root(of_sweep, config_dir)
+    made = _planned_where_records_are(of_sweep, config_dir, root)
+    job = SweepJob(
+        name=_name(made),
+        overrides=of_sweep,
+        config_dir=None if config_dir is None else Path(config_dir).resolve(),
+        record_root=root,
+    )
+    counted = _counted(made)
+    if dry_run:
+        say(f"# {counted}; this would be submitted:")
+        say(cluster.preview(job).rstrip())
+        return
+    say(counted)
+    if set(made.states().values()) == {"done"}:
+        say("nothing to do")
+        return
+    job_id = cluster.submit(job)
+    where = " ".join(of_cluster)
+    say(f"submitted as {job_id}")
+    say(f"follow it with  gmt logs {job_id} {where} --follow")
+    say(f"end it with     gmt stop {job_id} {where}")
+
+
+def _record_root(overrides: Sequence[str], config_dir: str | None) -> str:
+    with hydra_on(config_dir):
+        composer = Composer()
+        chosen = [text for text in overrides if text.startswith("record.root=")]
+        return str(composer.compose_plain(chosen)["record"]["root"])
+
+
+def _planned_where_records_are(overrides: Sequence[str], config_dir: str | None, root: str) -> Plan:
+    """The plan; the records' folder may exist on the cluster alone, and is then taken for empty."""
+    ours = [text for text in overrides if not text.startswith(("hydra.", "hydra/"))]
+    if Path(root).expanduser().is_dir():
+        return planned(ours, config_dir)[0]
+    elsewhere = [text for text in ours if not text.startswith("record.root=")]
+    with tempfile.TemporaryDirectory() as empty:
+        return planned([*elsewhere, f"record.root={empty}"], config_dir)[0]
+
+
+def _name(made: Plan) -> str:
+    study = re.sub(r"[^a-z0-9]+", "-", made.study.name.lower())[:_STUDY_LETTERS].strip("-")
+    return f"gmt-{study}-{sweep_identity(made)[:12]}"
+
+
+def _counted(made: Plan) -> str:
+    states = list(made.states().values())
+    return f"study {made.study.name}: {len(states)} runs, {states.count('done')} of them done in what is seen from here"

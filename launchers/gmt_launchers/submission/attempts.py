@@ -1,0 +1,42 @@
+"""Job ids that say which attempt at a sweep they are; no id is used twice, and no sweep runs twice at a time."""
+
+import re
+from collections.abc import Iterable
+
+from gmt.cluster import JobState, SweepJob
+from gmt.errors import UserError
+
+
+def next_id(job: SweepJob, known: Iterable[JobState]) -> str:
+    """The id of the next attempt, NAME-1, NAME-2 and so on.
+
+    Raises:
+        UserError: an attempt is under way.
+    """
+    attempts = [(number, state) for state in known if (number := _attempt(job.name, state.id)) is not None]
+    for _, state in attempts:
+        refuse_if_active(state)
+    return f"{job.name}-{max((number for number, _ in attempts), default=0) + 1}"
+
+
+def refuse_if_active(state: JobState) -> None:
+    """Refuses a sweep that is waiting or running already.
+
+    Raises:
+        UserError: it is.
+    """
+    if state.active:
+        raise UserError(
+            f"the same sweep is under way as job {state.id} ({state.state}): follow it with `gmt logs {state.id}`, "
+            f"or end it with `gmt stop {state.id}` first"
+        )
+
+
+def sweep_of(job_id: str) -> str:
+    """The name of the sweep that an id is an attempt at."""
+    return re.sub(r"-\d+$", "", job_id)
+
+
+def _attempt(name: str, job_id: str) -> int | None:
+    number = job_id.removeprefix(f"{name}-")
+    return int(number) if number != job_id and number.isdigit() else None

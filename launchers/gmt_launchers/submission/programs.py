@@ -1,0 +1,31 @@
+"""Runs a cluster's own command-line programs (sbatch, kubectl); their errors become sentences."""
+
+import subprocess
+from collections.abc import Sequence
+
+from gmt.errors import UserError
+
+_PATIENCE_S = 60.0
+
+
+def output_of(command: Sequence[str], *, needs: str, text: str | None = None) -> str:
+    """What a program prints.
+
+    Args:
+        command: the program and its arguments, which everybody on the machine can read.
+        needs: what the program belongs to, for the error when it isn't there.
+        text: what it reads.
+
+    Raises:
+        UserError: it isn't installed, takes too long, or fails.
+    """
+    try:
+        done = subprocess.run(command, input=text, capture_output=True, text=True, check=True, timeout=_PATIENCE_S)
+    except FileNotFoundError as error:
+        raise UserError(f"{command[0]} isn't on this machine: submit from where {needs} is installed") from error
+    except subprocess.TimeoutExpired as error:
+        raise UserError(f"{command[0]} gave no answer in {_PATIENCE_S:.0f} s: does {needs} run?") from error
+    except subprocess.CalledProcessError as error:
+        said = (error.stderr or error.stdout or "it said nothing").strip().splitlines()[-1][:300]
+        raise UserError(f"{command[0]} failed with code {error.returncode}: {said}") from error
+    return done.stdout

@@ -1,0 +1,107 @@
+"""A client of Ray's job server; what can go wrong on the way there is one sentence each."""
+
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from gmt.errors import UserError
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
+
+_PATIENCE_S = 10.0
+_OVERRULING = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")  # Ray's client prefers these to the address it is given
+
+
+def check_address(setting: str, address: object) -> None:
+    """Checks that an address is one of a dashboard.
+
+    Raises:
+        UserError: it isn't.
+    """
+    parts = urlsplit(address) if isinstance(address, str) else None
+    if parts is not None and "@" in parts.netloc:
+        raise UserError(f"{setting} must carry no user and no password; Ray's token goes into a file")
+    if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
+        raise UserError(f"{setting} must be the Ray dashboard's address, http(s)://HOST:PORT, got {address!r}")
+
+
+def connect(address: str) -> "JobSubmissionClient":
+    """A client that has spoken to the cluster and was let in.
+
+    Ray reads the token from RAY_AUTH_TOKEN, the file RAY_AUTH_TOKEN_PATH, or ~/.ray/auth_token.
+
+    Raises:
+        UserError: nothing answers, what answers is no Ray cluster, or the token is wrong.
+    """
+    for name in _OVERRULING:
+        if os.environ.get(name, address) != address:
+            raise UserError(f"{name} in the environment overrules cluster.address {address}: unset it")
+    _require_an_answer(address)
+    if _has_token():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")  # without it an explicit address goes without the token
+    from ray.job_submission import JobSubmissionClient
+
+    # Each module of the client sets a level of its own.
+    for name in ("ray", *(kind.__module__ for kind in JobSubmissionClient.__mro__)):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    with errors_of(address):
+        return JobSubmissionClient(address)
+
+
+def fetched(client: "JobSubmissionClient", address: str, endpoint: str) -> dict[str, Any]:
+    """What the dashboard answers at an endpoint that the client has no method for."""
+    with errors_of(address):
+        answer = client._do_request("GET", endpoint)
+        answer.raise_for_status()
+        found: dict[str, Any] = answer.json()["data"]
+    return found
+
+
+@contextmanager
+def errors_of(address: str) -> Iterator[None]:
+    """Turns the errors of Ray's client into sentences."""
+    import requests
+    from ray.exceptions import AuthenticationError
+
+    try:
+        yield
+    except AuthenticationError as error:
+        rule = "must be let in with the token of that cluster: name its file in RAY_AUTH_TOKEN_PATH"
+        raise UserError(f"cluster.address {address} {rule}, got {_refusal(str(error))}") from error
+    except (requests.RequestException, ConnectionError, KeyError, TypeError) as error:
+        raise UserError(
+            f"cluster.address must be the Ray dashboard's, but what answers at {address} doesn't speak its language"
+        ) from error
+    except RuntimeError as error:
+        last = str(error).strip().splitlines()[-1][:300]
+        raise UserError(f"the Ray cluster at {address} refuses: {last}") from error
+
+
+def _has_token() -> bool:
+    """Whether Ray will find a token; in token mode its client refuses to go without, where a cluster may want none."""
+    named = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    if named is not None and not Path(named).is_file():
+        raise UserError(f"RAY_AUTH_TOKEN_PATH must name the file with the cluster's token, got {named!r}")
+    return named is not None or "RAY_AUTH_TOKEN" in os.environ or (Path.home() / ".ray" / "auth_token").is_file()
+
+
+def _refusal(text: str) -> str:
+    return "no token" if "required" in text else "another token"
+
+
+def _require_an_answer(address: str) -> None:
+    parts = urlsplit(address)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    try:
+        socket.create_connection((str(parts.hostname), port), timeout=_PATIENCE_S).close()
+    except OSError as error:
+        raise UserError(
+            "cluster.address must be the dashboard of a running Ray cluster, but nothing answers at "
+            f"{address} ({error.strerror or error})"
+        ) from error

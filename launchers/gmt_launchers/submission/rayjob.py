@@ -1,0 +1,139 @@
+"""The manifest of a KubeRay RayJob, as plain data: the CRD ray.io/v1 of KubeRay 1.5.1 (authOptions) and later."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+API_VERSION = "ray.io/v1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pods:
+    """Pods that are alike.
+
+    Args:
+        replicas: how many.
+        cpus: of each.
+        gpus: of each.
+        memory: of each, as Kubernetes writes it, e.g. 16Gi.
+    """
+
+    replicas: int
+    cpus: int
+    gpus: int
+    memory: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Container:
+    """What all pods have in common.
+
+    Args:
+        image: with this project, its libraries and Ray.
+        env_vars: plain values.
+        secrets: environment variables that come from a Kubernetes secret: {VARIABLE: {name: SECRET, key: KEY}}.
+        claim: the PersistentVolumeClaim of the run records.
+        mount: where it is mounted.
+        config_map: of the user's configs, or None.
+        config_items: its keys and the paths they become.
+        config_mount: where they are mounted.
+    """
+
+    image: str
+    env_vars: Mapping[str, str]
+    secrets: Mapping[str, Mapping[str, str]]
+    claim: str
+    mount: str
+    config_map: str | None
+    config_items: Mapping[str, str]
+    config_mount: str
+
+
+def rayjob(
+    metadata: Mapping[str, Any],
+    entrypoint: str,
+    *,
+    ray_version: str,
+    head: Pods,
+    workers: Pods,
+    container: Container,
+    service_account: str | None,
+    auth_secret: str | None,
+    retries: int,
+    keep_s: int,
+) -> dict[str, Any]:
+    """The manifest.
+
+    Args:
+        metadata: name, namespace, labels.
+        entrypoint: the shell command of the job.
+        ray_version: of the image.
+        head: the head's pod; its replicas are one.
+        workers: the workers' pods.
+        container: what they all have in common.
+        service_account: of the pods, or None.
+        auth_secret: the secret with Ray's token under `auth_token`; None lets KubeRay make one.
+        retries: how often a failed job is begun again on a new cluster.
+        keep_s: how long the cluster stays after the job's end.
+    """
+    cluster = {
+        "rayVersion": ray_version,
+        "authOptions": {"mode": "token"} | ({"secretName": auth_secret} if auth_secret else {}),
+        "headGroupSpec": {
+            "rayStartParams": {"num-cpus": str(head.cpus), "num-gpus": str(head.gpus)},
+            "template": _pod("ray-head", head, container, service_account),
+        },
+        "workerGroupSpecs": [
+            {
+                "groupName": "workers",
+                "replicas": workers.replicas,
+                "minReplicas": workers.replicas,
+                "maxReplicas": workers.replicas,
+                "rayStartParams": {},
+                "template": _pod("ray-worker", workers, container, service_account),
+            }
+        ],
+    }
+    return {
+        "apiVersion": API_VERSION,
+        "kind": "RayJob",
+        "metadata": dict(metadata),
+        "spec": {
+            "entrypoint": entrypoint,
+            "backoffLimit": retries,
+            "shutdownAfterJobFinishes": True,
+            "ttlSecondsAfterFinished": keep_s,
+            "rayClusterSpec": cluster,
+        },
+    }
+
+
+def config_map(metadata: Mapping[str, Any], files: Mapping[str, str]) -> dict[str, Any]:
+    """A ConfigMap of files by key."""
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": dict(metadata), "data": dict(files)}
+
+
+def _pod(name: str, pods: Pods, container: Container, service_account: str | None) -> dict[str, Any]:
+    amounts = {"cpu": str(pods.cpus), "memory": pods.memory} | ({"nvidia.com/gpu": str(pods.gpus)} if pods.gpus else {})
+    made: dict[str, Any] = {
+        "name": name,
+        "image": container.image,
+        "env": _environment(container),
+        "resources": {"requests": amounts, "limits": dict(amounts)},
+        "volumeMounts": [{"name": "records", "mountPath": container.mount}],
+    }
+    volumes: list[dict[str, Any]] = [{"name": "records", "persistentVolumeClaim": {"claimName": container.claim}}]
+    if container.config_map is not None:
+        made["volumeMounts"] += [{"name": "configs", "mountPath": container.config_mount, "readOnly": True}]
+        items = [{"key": key, "path": path} for key, path in container.config_items.items()]
+        volumes.append({"name": "configs", "configMap": {"name": container.config_map, "items": items}})
+    spec: dict[str, Any] = {"containers": [made], "volumes": volumes}
+    if service_account is not None:
+        spec["serviceAccountName"] = service_account
+    return {"spec": spec}
+
+
+def _environment(container: Container) -> list[dict[str, Any]]:
+    made: list[dict[str, Any]] = [{"name": name, "value": value} for name, value in container.env_vars.items()]
+    made += [{"name": name, "valueFrom": {"secretKeyRef": dict(where)}} for name, where in container.secrets.items()]
+    return made

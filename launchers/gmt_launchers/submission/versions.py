@@ -1,0 +1,75 @@
+"""The versions that must be the same here and there: Python's, Ray's and this project's."""
+
+import json
+import platform
+import shlex
+import sys
+from collections.abc import Mapping
+from importlib import metadata
+
+from gmt.errors import UserError
+
+_ASK = (
+    "import json, platform; from importlib import metadata as m; d = {x.metadata['Name']: x.version for x in "
+    "m.distributions()}; print(json.dumps({'Python': platform.python_version(), 'Ray': d.get('ray'), "
+    "'gmt-lab': d.get('gmt-lab')}))"
+)
+
+
+def here() -> dict[str, str]:
+    """The versions of this environment."""
+    return {
+        "Python": platform.python_version(),
+        "Ray": metadata.version("ray"),
+        "gmt-lab": metadata.version("gmt-lab"),
+    }
+
+
+def question(python: str) -> str:
+    """A shell command that prints a cluster's versions as JSON; it runs on any Python 3.8+."""
+    return f"{python} -c {shlex.quote(_ASK)}"
+
+
+def answer(output: str) -> dict[str, str | None] | None:
+    """What the question's command printed, found among other lines; None if it printed nothing."""
+    lines = [line for line in output.splitlines() if line.startswith('{"Python"')]
+    found: dict[str, str | None] | None = json.loads(lines[-1]) if lines else None
+    return found
+
+
+def demand(python: str) -> str:
+    """A shell command for a place that can't be asked from here: it fails with one sentence for each difference."""
+    ours = " ".join(f"{name}={version}" for name, version in here().items())
+    return f"{python} -m gmt_launchers.submission.versions {ours}"
+
+
+def require_same(place: str, there: Mapping[str, str | None]) -> None:
+    """Compares a cluster's versions with ours.
+
+    Args:
+        place: the cluster as the user knows it.
+        there: its versions, None for what is not installed; what is left out is not compared.
+
+    Raises:
+        UserError: with a sentence for each that differs. Of Python, major and minor version must be the same.
+    """
+    faults = _differences(place, here(), there)
+    if faults:
+        raise UserError(*faults)
+
+
+def _differences(place: str, wanted: Mapping[str, str], there: Mapping[str, str | None]) -> list[str]:
+    return [
+        f"{place} must have {name} {wanted[name]} as where it was submitted, got {version or 'none'}"
+        for name, version in there.items()
+        if _compared(name, version) != _compared(name, wanted[name])
+    ]
+
+
+def _compared(name: str, version: str | None) -> str | None:
+    return ".".join(version.split(".")[:2]) if name == "Python" and version else version
+
+
+if __name__ == "__main__":
+    asked = dict(argument.split("=", 1) for argument in sys.argv[1:])
+    sys.exit("\n".join(f"error: {fault}" for fault in _differences("this environment", asked, here())) or None)

@@ -1,0 +1,56 @@
+"""Waits until a Ray cluster has the nodes it should have: `python -m ... HOST:PORT NODES TIMEOUT_S`."""
+
+import sys
+import time
+
+_POLL_S = 1.0
+
+
+def wait_for_nodes(address: str, num_nodes: int, timeout_s: float) -> int:
+    """Waits for nodes to join.
+
+    Args:
+        address: HOST:PORT of the cluster; its token is where Ray looks for it.
+        num_nodes: how many there should be.
+        timeout_s: how long to wait, that for the first node included.
+
+    Returns:
+        How many there are: fewer than asked where the time is up, 0 where the cluster never answered.
+    """
+    import ray
+
+    deadline = time.monotonic() + timeout_s
+    if not _joined(address, deadline):
+        return 0
+    try:
+        while (alive := _num_alive()) < num_nodes and time.monotonic() < deadline:
+            time.sleep(_POLL_S)
+    finally:
+        ray.shutdown()
+    return alive
+
+
+def _num_alive() -> int:
+    import ray
+
+    return sum(bool(node["Alive"]) for node in ray.nodes())
+
+
+def _joined(address: str, deadline: float) -> bool:
+    import ray
+
+    while True:
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level="ERROR", configure_logging=False)
+            return True
+        except (ConnectionError, RuntimeError):  # it is still starting
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(_POLL_S)
+
+
+if __name__ == "__main__":
+    wanted, patience_s = int(sys.argv[2]), float(sys.argv[3])
+    found = wait_for_nodes(sys.argv[1], wanted, patience_s)
+    if found < wanted:
+        sys.exit(f"error: Ray has {found} of {wanted} nodes after {patience_s:.0f} s; what they say follows")

@@ -1,0 +1,134 @@
+"""Laws over every file of conf/cluster."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from gmt.cluster import Cluster, SweepJob
+from gmt.commands.clusters import cluster_of
+from gmt.composition import config_dir
+from gmt.errors import UserError
+from tests.conftest import CONF
+
+NAMES = sorted(path.stem for path in (config_dir() / "cluster").glob("*.yaml"))
+NEEDED = {
+    "ray": ["cluster.address=http://127.0.0.1:8265"],
+    "slurm": ["cluster.cpus_per_node=2"],
+    "kuberay": ["cluster.image=registry.example/gmt:1", "cluster.claim=results"],
+}
+
+
+def cluster(name: str, *more: str) -> Cluster:
+    return cluster_of([f"cluster={name}", *NEEDED[name], *more], None)
+
+
+def job(*overrides: str, config: bool = False) -> SweepJob:
+    return SweepJob(
+        name="gmt-tiny-0123456789ab",
+        overrides=("study=tiny", *overrides),
+        config_dir=CONF if config else None,
+        record_root="/results/gmt",
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_shows_the_sweep_that_it_would_submit(name: str) -> None:
+    shown = cluster(name).preview(job("seed=1,2", config=True))
+    assert "-m gmt sweep study=tiny seed=1,2 --config-dir " in shown
+    assert "hydra.launcher.address=" in shown
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_asking_needs_fewer_settings_than_submitting(name: str) -> None:
+    if name != "ray":  # whose address is needed for both
+        cluster_of([f"cluster={name}"], None)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_showing_imports_nothing_heavy(name: str) -> None:
+    arguments = ["study=quickstart", "record.root=/results/gmt", f"cluster={name}", *NEEDED[name]]
+    code = f"from gmt.commands.submit import submit; submit({arguments!r}, None, dry_run=True)"
+    check = (
+        f"{code}\nimport sys\nassert not (bad := {{'torch', 'transformers', 'ray', 'mlflow'}} & set(sys.modules)), bad"
+    )
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "24 runs, 0 of them done in what is seen from here; this would be submitted" in done.stdout
+
+
+@pytest.mark.parametrize("nodes", [1, 3])
+def test_the_sbatch_script_is_bash_and_asks_for_what_is_set(nodes: int, tmp_path: Path) -> None:
+    options = [f"cluster.nodes={nodes}", "cluster.gpus_per_node=4", "cluster.account=lab", "cluster.memory=64G"]
+    lines = [
+        'cluster.setup=["module load cuda"]',
+        'cluster.sbatch_lines=["--constraint=h100"]',
+        "cluster.requeue=false",
+    ]
+    script = cluster("slurm", *options, *lines, f"cluster.folder={tmp_path}/a b").preview(job())
+    path = tmp_path / "script.sh"
+    path.write_text(script)
+    assert subprocess.run(["bash", "-n", path], capture_output=True, text=True, check=True).stderr == ""
+    asked = [line.removeprefix("#SBATCH ") for line in script.splitlines() if line.startswith("#SBATCH ")]
+    assert {f"--nodes={nodes}", "--gpus-per-node=4", "--account=lab", "--mem=64G", "--constraint=h100"} <= set(asked)
+    assert "--no-requeue" in asked
+    assert f"--output='{tmp_path}/a b/%x-%j.out'" in asked
+    assert not [line for line in asked if line.startswith("--partition")]
+    assert script.index("module load cuda") < script.index("start --head")
+    assert ("start --block --address" in script) == (nodes > 1)
+    assert "ray stop" not in script
+
+
+def test_the_rayjob_carries_what_is_set() -> None:
+    secret = "+cluster.secrets.HF_TOKEN={name: huggingface, key: token}"
+    options = ["cluster.num_workers=2", "cluster.worker_gpus=4", secret, "cluster.auth_secret=ray-token"]
+    configs, made = yaml.safe_load_all(cluster("kuberay", *options).preview(job(config=True)))
+    spec = made["spec"]["rayClusterSpec"]
+    (workers,) = spec["workerGroupSpecs"]
+    assert spec["authOptions"] == {"mode": "token", "secretName": "ray-token"}
+    assert workers["replicas"] == 2
+    for pod in (spec["headGroupSpec"]["template"], workers["template"]):
+        (container,) = pod["spec"]["containers"]
+        reference = {"secretKeyRef": {"name": "huggingface", "key": "token"}}
+        assert container["env"] == [{"name": "HF_TOKEN", "valueFrom": reference}]
+        assert {mount["mountPath"] for mount in container["volumeMounts"]} == {"/results", "/etc/gmt/user_config"}
+    assert workers["template"]["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "4"
+    items = workers["template"]["spec"]["volumes"][1]["configMap"]["items"]
+    assert {item["path"] for item in items} == {"study/tiny.yaml", "task/tiny.yaml"}
+    assert {item["key"] for item in items} == set(configs["data"])
+
+
+REFUSED = [
+    ("ray", "cluster.address=localhost:8265", "cluster.address must be the Ray dashboard's address"),
+    ("ray", "cluster.address=http://me:w0rd@host:8265", "cluster.address must carry no user and no password"),
+    ("ray", "cluster.code=sent", "cluster.code must be one of shipped, installed, got 'sent'"),
+    ("ray", "+cluster.env_vars.HF_TOKEN=abc", "cluster.env_vars must hold no secrets"),
+    ("slurm", "cluster.nodes=0", "cluster.nodes must be a whole number of at least 1, got 0"),
+    ("slurm", "cluster.setup=['export X=http://me:w0rd@host']", "cluster.setup must hold no secret"),
+    ("kuberay", "cluster.mount=results", "cluster.mount must be an absolute path, got 'results'"),
+    ("kuberay", "+cluster.env_vars.API_KEY=abc", "name it in cluster.secrets"),
+    ("kuberay", "+cluster.secrets.HF_TOKEN=abc", "cluster.secrets.HF_TOKEN must be {name: SECRET, key: KEY}"),
+    ("slurm", "cluster.nods=1", "cluster has no setting 'nods'; did you mean 'nodes'?"),
+    ("ray", "cluster=slum", "there is no cluster 'slum'; did you mean 'slurm'?"),
+]
+
+
+@pytest.mark.parametrize(("name", "wrong", "sentence"), REFUSED, ids=[wrong[:40] for _, wrong, _ in REFUSED])
+def test_a_wrong_setting_is_one_sentence(name: str, wrong: str, sentence: str) -> None:
+    key = wrong.partition("=")[0]
+    others = [text for text in (f"cluster={name}", *NEEDED[name]) if text.partition("=")[0] != key]
+    with pytest.raises(UserError) as caught:
+        cluster_of([*others, wrong], None)
+    assert sentence in str(caught.value)
+    assert len(caught.value.sentences) == 1
+    assert "w0rd" not in str(caught.value)
+
+
+def test_records_that_the_cluster_would_lose_are_refused() -> None:
+    lost = SweepJob(name="gmt-tiny-0", overrides=(), config_dir=None, record_root="gmt-results")
+    with pytest.raises(UserError, match=r"record\.root must be an absolute path on a file system that all nodes"):
+        cluster("ray").preview(lost)
+    with pytest.raises(UserError, match=r"record\.root must lie in cluster\.mount /results"):
+        cluster("kuberay").preview(lost)
