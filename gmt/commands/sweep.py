@@ -48,6 +48,8 @@ def by_overrides(launch: Callable[[Sequence[Sequence[str]]], object]) -> RunLaun
     """Makes a RunLauncher of a launcher that knows Hydra's jobs only: each job takes its run from the frozen plan."""
 
     def launch_runs(todo: Sequence[PlannedRun], folder: Path) -> None:
+        if todo[0].run.config.get("search") is not None:
+            raise UserError("search needs hydra/launcher=ray_tune: no other launcher can stop a run early")
         left = list(todo)
         while left and not (folder / STOP).exists():
             free = [planned for planned in left if planned.record.state() != "running"]

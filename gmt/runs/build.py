@@ -19,6 +19,7 @@ from gmt.tasks.protocol import Task
 from gmt.training.settings import TrainSettings
 
 GROUPS = ("model", "task", "method", "train", "seed", "record", "resources", "tracking")
+_OF_SWEEPS = ("study", "search")  # may stand in a config, and say nothing about a single run
 T = TypeVar("T")
 _LARGEST_SEED = 2**32 - 1  # what numpy's generator takes
 
@@ -57,7 +58,7 @@ def build(config: Mapping[str, Any]) -> Run:
     faults: list[str] = [
         f"there is no config group or setting {key!r}; {choices(key, GROUPS)}"
         for key in config
-        if key not in (*GROUPS, "study")
+        if key not in (*GROUPS, *_OF_SWEEPS)
     ]
     faults += [f"the config lacks {key!r}" for key in GROUPS if key not in config]
     if faults:
@@ -72,6 +73,8 @@ def build(config: Mapping[str, Any]) -> Run:
         "record_settings": lambda: settings_of("record", RecordSettings, config["record"]),
         "resources": lambda: settings_of("resources", ResourceSettings, config["resources"]),
     }
+    if config.get("search") is not None:
+        makers["search"] = lambda: plug_in("search", config["search"])
     for name, make in makers.items():
         try:
             parts[name] = make()
@@ -79,6 +82,8 @@ def build(config: Mapping[str, Any]) -> Run:
             faults += error.sentences
     if not faults:
         faults += _faults_between(parts["train"], parts["resources"])
+        if parts.pop("search", None) is not None and not parts["record_settings"].evaluate_every:
+            faults.append("search needs record.evaluate_every to be at least 1, got 0")
     if faults:
         raise UserError(*faults)
     fingerprints = {"model": parts["model"].fingerprint(), "task": parts["task"].fingerprint()}

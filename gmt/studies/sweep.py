@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from gmt.errors import RunFailed, UserError
+from gmt.records.record import State
 from gmt.studies.frozen import STOP, freeze
 from gmt.studies.plan import STATES, Plan, PlannedRun, runs_at_once
 from gmt.studies.stopping import stops_in_order
@@ -56,8 +57,9 @@ def run_sweep(plan: Plan, tracking: TrackingSettings, launch: RunLauncher, progr
         KeyboardInterrupt: Ctrl-C was pressed; what was running has written a checkpoint.
     """
     states = plan.states()
-    todo = [planned for planned in plan.runs if states[planned.run.id] != "done"]
-    say(f"study {plan.study.name}: {len(plan.runs)} runs, {len(plan.runs) - len(todo)} done, {len(todo)} to do")
+    todo = [planned for planned in plan.runs if states[planned.run.id] not in _over(plan)]
+    num_done = sum(state == "done" for state in states.values())
+    say(f"study {plan.study.name}: {len(plan.runs)} runs, {num_done} done, {len(todo)} to do")
     if not todo:
         say("nothing to do")
         return
@@ -67,6 +69,11 @@ def run_sweep(plan: Plan, tracking: TrackingSettings, launch: RunLauncher, progr
     with stops_in_order(folder / STOP, say), _watched(plan, todo, view, progress, say):
         launch(todo, folder)
     _conclude(plan, folder, say)
+
+
+def _over(plan: Plan) -> tuple[State, ...]:
+    """The states in which a run is left alone: what a search gave up stays so as long as the search is asked for."""
+    return ("done",) if plan.runs[0].run.config.get("search") is None else ("done", "stopped")
 
 
 def _preflight(todo: Sequence[PlannedRun]) -> None:
@@ -120,7 +127,7 @@ def _watched(
         if view is not None and parent is not None:
             states = list(plan.states().values())
             counts = {f"runs/{state.replace(' ', '_')}": float(states.count(state)) for state in set(states)}
-            view.close_parent(parent, failed=any(state != "done" for state in states), metrics=counts)
+            view.close_parent(parent, failed=any(state not in _over(plan) for state in states), metrics=counts)
             view.close()
 
 
@@ -153,13 +160,16 @@ def _description(plan: Plan) -> str:
 
 def _conclude(plan: Plan, folder: Path, say: Say) -> None:
     states = plan.states()
-    broken = [planned for planned in plan.runs if states[planned.run.id] != "done"]
-    if not broken:
+    broken = [planned for planned in plan.runs if states[planned.run.id] not in _over(plan)]
+    counts = {state: list(states.values()).count(state) for state in STATES}
+    if counts["done"] == len(plan.runs):
         say(f"study {plan.study.name}: all {len(plan.runs)} runs are done")
         return
-    if (folder / STOP).exists():
-        counts = {state: list(states.values()).count(state) for state in STATES}
+    if not broken or (folder / STOP).exists():
         say(f"study {plan.study.name}: " + ", ".join(f"{n} {state}" for state, n in counts.items() if n))
+    if not broken:
+        return
+    if (folder / STOP).exists():
         raise KeyboardInterrupt
     raise RunFailed(
         f"study {plan.study.name}: {len(broken)} of {len(plan.runs)} runs are not done: "

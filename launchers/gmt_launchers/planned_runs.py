@@ -5,17 +5,20 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gmt.records.record import State
 from gmt.runs.attempt import Outcome, attempt
-from gmt.runs.build import Run
+from gmt.runs.build import Run, plug_in
 from gmt.runs.failures import RETRIES, is_tried_again
 from gmt_launchers.cluster import check_fits, connected
 from gmt_launchers.deaths import kind_of_death
 from gmt_launchers.job_queue import Job, Ready
 from gmt_launchers.node_check import check_nodes
 from gmt_launchers.ray_tune import run_jobs
+
+if TYPE_CHECKING:
+    from ray.tune.schedulers import TrialScheduler
 
 _AGAIN_AFTER_S = 5.0  # a disk or a network may need a moment
 _BUSY_AFTER_S = 1.0
@@ -47,7 +50,15 @@ def launch_runs(
             check_nodes(address, runs[0].record_settings.runs)
         at_once = check_fits([(dict(worker), number) for worker, number in {_shape(run) for run in runs}])
         several = any(run.resources.workers > 1 for run in runs)
-        run_jobs(jobs, _Runs(runs, stop), head, at_once=at_once if several else None)
+        owner = _Runs(runs, stop)
+        run_jobs(jobs, owner, head, at_once=at_once if several else None, scheduler=_scheduler(runs[0]))
+    owner.mark_given_up()
+
+
+def _scheduler(run: Run) -> "TrialScheduler | None":
+    """What stops runs early, if anything: the same for all runs of a sweep."""
+    search = run.config.get("search")
+    return None if search is None else plug_in("search", search).scheduler()
 
 
 def _shape(run: Run) -> tuple[tuple[tuple[str, float], ...], int]:
@@ -73,6 +84,7 @@ class _Runs:
     def __init__(self, runs: Sequence[Run], stop: Path):
         self._records = [run.record for run in runs]
         self._runs, self._stop = runs, stop
+        self._given_up: list[int] = []
         self._failures: Counter[tuple[int, str]] = Counter()
 
     def ready(self, index: int) -> Ready:
@@ -98,9 +110,14 @@ class _Runs:
         return self._again(index, kind, sentence)
 
     def given_up(self, index: int) -> None:
-        """Marks a run that the scheduler stopped before its worker could."""
-        if self._records[index].state() == "interrupted":
-            self._records[index].set_status("stopped")
+        """The worker writes a checkpoint and marks the run itself, if it comes to that."""
+        self._given_up.append(index)
+
+    def mark_given_up(self) -> None:
+        """Marks the runs that were stopped early and whose workers ended before they had marked them."""
+        for record in (self._records[index] for index in self._given_up):
+            if record.state() == "interrupted":
+                record.set_status("stopped", error="stopped early")
 
     def stopped(self) -> bool:
         """Whether Ctrl-C was pressed."""

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Sequence
@@ -60,7 +61,11 @@ def run_jobs(
         os.environ |= _OF_WORKERS
         with contextlib.suppress(FileNotFoundError):  # on another node the driver's folder may not exist
             os.chdir(folder)  # a job's relative paths mean what they mean in the driver, not in Tune's folder
-        tune.report({RESULT: config["job"].work(_report)})
+        reporter = _Reporter()
+        result = config["job"].work(reporter.report)
+        if reporter.stopped:
+            sys.exit(0)  # nobody listens any more, and a report would wait for ever
+        tune.report({RESULT: result})
 
     with tempfile.TemporaryDirectory(prefix="gmt-tune-") as storage:
         tuner = Tuner(
@@ -97,13 +102,19 @@ def _until_lost(head: Head, do: Callable[[], object]) -> None:
     future.result()
 
 
-def _report(step: int, score: float) -> bool:
-    """Runs in the worker: whether to go on, by what the scheduler thinks of the score."""
-    try:
-        tune.report({"step": step, "score": score})
-    except SystemExit:  # so Tune ends the thread of a trial that it stops
-        return False
-    return True
+class _Reporter:
+    """Runs in the worker: tells the scheduler of scores, and learns whether it has stopped the job."""
+
+    def __init__(self) -> None:
+        self.stopped = False
+
+    def report(self, step: int, score: float) -> bool:
+        """Whether to go on."""
+        try:
+            tune.report({"step": step, "score": score})
+        except SystemExit:  # so Tune ends the thread of a trial that it stops
+            self.stopped = True
+        return not self.stopped
 
 
 def _resources(job: Job) -> PlacementGroupFactory:
