@@ -48,7 +48,7 @@ def test_a_run_that_stands_twice_in_a_study_is_refused() -> None:
     ("code", "forbidden"),
     [
         (
-            "from gmt.commands.plan import plan; plan(['study=quickstart'], None)",
+            "from gmt.commands.plan import plan; plan(['study=quickstart'], None, every_run=False)",
             "torch transformers ray mlflow pandas",
         ),
         ("from gmt.tracking.table import read_table; read_table([])", "torch transformers ray mlflow"),

@@ -19,6 +19,8 @@ from gmt.runs.build import build
 from gmt.runs.execute import execute
 from tests.conftest import CONF
 
+pytestmark = pytest.mark.slow  # Ray Train takes some 25 s to start a run
+
 
 @dataclass(frozen=True, kw_only=True)
 class FailsOnSecondWorker:

@@ -51,3 +51,21 @@ def test_a_wrong_override_is_one_sentence(override: str, sentence: str) -> None:
         Composer().compose_plain([override])
     assert len(caught.value.sentences) == 1
     assert "\n" not in str(caught.value)
+
+
+def test_a_value_that_an_interpolation_reads_reaches_it() -> None:
+    composer = Composer()
+    for root in ("/a", "/b", "/c"):
+        plain = composer.compose_plain([f"record.root={root}", "seed=2"])
+        assert plain["tracking"]["uri"] == f"sqlite:///{root}/mlflow.db"
+
+
+def test_runs_of_one_kind_differ_in_their_values_only() -> None:
+    composer = Composer()
+    made = [composer.compose_plain(["method=gmt", f"method.mask_ratio={r}", f"seed={r * 10:g}"]) for r in (0.1, 0.5)]
+    assert [config["method"]["mask_ratio"] for config in made] == [0.1, 0.5]
+    assert [config["seed"] for config in made] == [1, 5]
+    assert made == [
+        to_plain(compose("config", overrides=["method=gmt", f"method.mask_ratio={r}", f"seed={r * 10:g}"]))
+        for r in (0.1, 0.5)
+    ]

@@ -1,0 +1,54 @@
+"""A plan's cost comes from runs of the same kind, of this study or another, and says when there are none."""
+
+from pathlib import Path
+
+import pytest
+
+from gmt.commands.plan import cost_in_words
+from gmt.composition import Composer, hydra_on
+from gmt.studies.estimate import estimate
+from gmt.studies.grid import StudySettings
+from gmt.studies.plan import Plan, PlannedRun, make_plan
+
+
+def plan(root: Path, **shared: object) -> Plan:
+    arms = {"sft": {"method": "sft"}, "gmt": {"method": "gmt", "method.mask_ratio": [0.5, 0.9]}}
+    study = StudySettings(name="s", question="q", shared={"seed": [1, 2], **shared}, arms=arms)
+    with hydra_on(None):
+        return make_plan(Composer(), study, {"record.root": [str(root)], "resources.gpus": ["0.5"]})
+
+
+def finish(planned: PlannedRun, seconds: float, memory: int) -> None:
+    planned.record.create(planned.run.science, planned.run.config)
+    planned.record.write("result.json", {"seconds": seconds, "training": {"peak_memory_bytes": memory}})
+    planned.record.set_status("done")
+
+
+def test_nothing_is_known_at_first(tmp_path: Path) -> None:
+    made = plan(tmp_path)
+    cost = estimate(made, made.states())
+    assert (cost.num_left, cost.num_known, cost.run_seconds) == (6, 0, 0)
+    assert "there is nothing to estimate" in cost_in_words(cost, 2)
+
+
+def test_another_ratio_and_seed_are_the_same_kind_and_another_method_is_none(tmp_path: Path) -> None:
+    made = plan(tmp_path)
+    gmt = [planned for planned in made.runs if planned.point.arm == "gmt"]
+    finish(gmt[0], 100.0, 3_000)
+    finish(gmt[1], 300.0, 5_000)
+    cost = estimate(made, made.states())
+    assert (cost.num_left, cost.num_known, cost.num_measured) == (4, 2, 2)
+    assert cost.run_seconds == pytest.approx(400)
+    assert cost.gpu_hours == pytest.approx(400 * 0.5 / 3600)
+    assert cost.peak_memory_bytes == 5_000
+    assert "nothing is known of 2 runs of other kinds" in cost_in_words(cost, 1)
+
+
+def test_runs_of_another_study_count_and_longer_ones_do_not(tmp_path: Path) -> None:
+    for planned in plan(tmp_path, **{"seed": [7], "train.learning_rate": 1e-4}).runs:
+        finish(planned, 60.0, 1)
+    for planned in plan(tmp_path, **{"seed": [7], "train.num_epochs": 9}).runs:
+        finish(planned, 600.0, 1)
+    made = plan(tmp_path)
+    cost = estimate(made, made.states())
+    assert (cost.num_known, cost.run_seconds) == (6, pytest.approx(360))
