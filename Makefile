@@ -31,6 +31,7 @@ test-faults: $(INSTALLED)  ## kills workers, drivers and nodes of real sweeps, f
 	$(BIN)/python -m pytest -m faults tests/faults
 
 test-cluster: $(INSTALLED)  ## submission to a real Ray cluster, to real Slurm (needs slurm-wlm), against KubeRay's schema
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,cluster]"
 	$(BIN)/python -m pytest -m cluster
 
 nano: $(INSTALLED)  ## trains the shipped model again, in about twenty minutes on two cores
