@@ -7,7 +7,7 @@ stable form is an error, so that two different runs never share an id. (marin's 
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from gmt.errors import UserError
@@ -39,14 +39,19 @@ def canonical(value: object, where: str = "config") -> object:
     raise UserError(f"{where} has no stable form to hash: {value!r} of type {type(value).__name__}")
 
 
-def science_of(config: Mapping[str, Any], fingerprints: Mapping[str, str]) -> dict[str, Any]:
+def science_of(
+    config: Mapping[str, Any],
+    fingerprints: Mapping[str, str],
+    canonical_of: Callable[[object, str], object] = canonical,
+) -> dict[str, Any]:
     """The part of a resolved config that decides a run's result, in canonical form.
 
     Args:
         config: the resolved config; its groups of science are taken, the others left.
         fingerprints: names of weights and data beyond the config, e.g. `{"model": "sha256:...", "task": "..."}`.
+        canonical_of: `canonical`, or what remembers its answers.
     """
-    groups = {group: canonical(config[group], group) for group in SCIENCE_GROUPS}
+    groups = {group: canonical_of(config[group], group) for group in SCIENCE_GROUPS}
     return groups | {"fingerprints": canonical(fingerprints, "fingerprints")}
 
 

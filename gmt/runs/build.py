@@ -12,7 +12,7 @@ from gmt import settings
 from gmt.errors import UserError, choices
 from gmt.methods.protocol import Method
 from gmt.models.protocol import Model
-from gmt.records.identity import run_id, science_of
+from gmt.records.identity import canonical, run_id, science_of
 from gmt.records.record import RunRecord
 from gmt.runs.settings import RecordSettings, ResourceSettings
 from gmt.tasks.protocol import Task
@@ -20,6 +20,7 @@ from gmt.training.settings import TrainSettings
 
 GROUPS = ("model", "task", "method", "train", "seed", "record", "resources", "tracking")
 _OF_SWEEPS = ("study", "search")  # may stand in a config, and say nothing about a single run
+_LARGE_GROUPS = ("model", "task")  # and seldom varied
 T = TypeVar("T")
 _LARGEST_SEED = 2**32 - 1  # what numpy's generator takes
 
@@ -55,6 +56,39 @@ def build(config: Mapping[str, Any]) -> Run:
     Raises:
         UserError: with a sentence for every setting that is wrong, in all groups.
     """
+    return Builder().build(config)
+
+
+class Builder:
+    """Builds many runs; parts of their configs that are one and the same object are checked and hashed once.
+
+    The runs of a plan share what does not vary between them, and nothing changes a config while it is planned.
+    """
+
+    def __init__(self) -> None:
+        self._made: dict[tuple[str, int], tuple[object, Any]] = {}
+
+    def build(self, config: Mapping[str, Any]) -> Run:
+        """Builds a run; see `build`."""
+        parts = _parts(config, self._once)
+        fingerprints = {
+            group: self._once("fingerprint", config[group], parts[group].fingerprint) for group in _LARGE_GROUPS
+        }
+        return Run(config=config, science=science_of(config, fingerprints, self._canonical), **parts)
+
+    def _canonical(self, value: object, group: str) -> object:
+        if group not in _LARGE_GROUPS:
+            return canonical(value, group)
+        return self._once("canonical", value, lambda: canonical(value, group))
+
+    def _once(self, what: str, value: object, make: Callable[[], Any]) -> Any:
+        key = (what, id(value))
+        if key not in self._made:
+            self._made[key] = (value, make())  # the value is held, so that no other gets its id
+        return self._made[key][1]
+
+
+def _parts(config: Mapping[str, Any], once: Callable[[str, object, Callable[[], Any]], Any]) -> dict[str, Any]:
     faults: list[str] = [
         f"there is no config group or setting {key!r}; {choices(key, GROUPS)}"
         for key in config
@@ -65,13 +99,17 @@ def build(config: Mapping[str, Any]) -> Run:
         raise UserError(*faults)
     parts: dict[str, Any] = {}
     makers: dict[str, Callable[[], object]] = {
-        "model": lambda: plug_in("model", config["model"]),
-        "task": lambda: plug_in("task", config["task"]),
+        "model": lambda: once("model", config["model"], lambda: plug_in("model", config["model"])),
+        "task": lambda: once("task", config["task"], lambda: plug_in("task", config["task"])),
         "method": lambda: plug_in("method", config["method"]),
         "train": lambda: settings_of("train", TrainSettings, config["train"]),
         "seed": lambda: _seed(config["seed"]),
-        "record_settings": lambda: settings_of("record", RecordSettings, config["record"]),
-        "resources": lambda: settings_of("resources", ResourceSettings, config["resources"]),
+        "record_settings": lambda: once(
+            "record", config["record"], lambda: settings_of("record", RecordSettings, config["record"])
+        ),
+        "resources": lambda: once(
+            "resources", config["resources"], lambda: settings_of("resources", ResourceSettings, config["resources"])
+        ),
     }
     if config.get("search") is not None:
         makers["search"] = lambda: plug_in("search", config["search"])
@@ -86,8 +124,7 @@ def build(config: Mapping[str, Any]) -> Run:
             faults.append("search needs record.evaluate_every to be at least 1, got 0")
     if faults:
         raise UserError(*faults)
-    fingerprints = {"model": parts["model"].fingerprint(), "task": parts["task"].fingerprint()}
-    return Run(config=config, science=science_of(config, fingerprints), **parts)
+    return parts
 
 
 def _faults_between(train: TrainSettings, resources: ResourceSettings) -> list[str]:

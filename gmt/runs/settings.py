@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from gmt import settings
@@ -39,12 +40,12 @@ class RecordSettings:
         if not nearest.is_dir() or not os.access(nearest, os.W_OK):
             raise UserError(f"record.root must be a folder that can be written, got {self.root!r}")
 
-    @property
+    @cached_property
     def runs(self) -> Path:
         """The folder of the run records."""
         return Path(self.root).expanduser().resolve() / "runs"
 
-    @property
+    @cached_property
     def studies(self) -> Path:
         """The folder of plans and reports."""
         return Path(self.root).expanduser().resolve() / "studies"

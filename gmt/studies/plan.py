@@ -10,7 +10,7 @@ from typing import Any
 from gmt.composition import Composer
 from gmt.errors import UserError
 from gmt.records.record import RunRecord, State
-from gmt.runs.build import Run, build
+from gmt.runs.build import Builder, Run
 from gmt.studies.grid import Axes, Point, StudySettings, expand
 
 STATES: tuple[State, ...] = ("done", "running", "interrupted", "stopped", "failed", "to do")
@@ -74,9 +74,10 @@ def make_plan(composer: Composer, study: StudySettings, cli: Axes) -> Plan:
     """
     faults: dict[str, None] = {}
     runs: list[PlannedRun] = []
+    builder = Builder()
     for point in expand(study, cli):
         try:
-            runs.append(PlannedRun(point=point, run=build(composer.compose_plain(point.overrides))))
+            runs.append(PlannedRun(point=point, run=builder.build(composer.compose_plain(point.overrides))))
         except UserError as error:
             faults |= dict.fromkeys(f"arm {point.arm}: {sentence}" for sentence in error.sentences)
     faults |= dict.fromkeys(_twice(runs))
