@@ -1,5 +1,6 @@
 """`gmt sweep`, and `gmt run -m`: from Hydra's multirun to a planned sweep."""
 
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from gmt.errors import UserError
 from gmt.runs.build import settings_of
 from gmt.studies.frozen import STOP, job_of
 from gmt.studies.grid import StudySettings
+from gmt.studies.guard import SweepSettings, confirm
 from gmt.studies.plan import PlannedRun, axes_of, make_plan
 from gmt.studies.sweep import RunLauncher, run_sweep
 from gmt.tracking.settings import TrackingSettings
@@ -37,6 +39,8 @@ def multirun(master: DictConfig, arguments: Sequence[str], launch: RunLauncher) 
     composer = Composer()
     plan = make_plan(composer, study_of(config, required=False), axes_of(composer, arguments))
     tracking = settings_of("tracking", TrackingSettings, config["tracking"])
+    limit = settings_of("sweep", SweepSettings, config["sweep"])
+    confirm(plan, limit, input if sys.stdin.isatty() else None)
     told = progress()
     try:
         run_sweep(plan, tracking, launch, told, say=say)

@@ -19,7 +19,7 @@ from gmt.tasks.protocol import Task
 from gmt.training.settings import TrainSettings
 
 GROUPS = ("model", "task", "method", "train", "seed", "record", "resources", "tracking")
-_OF_SWEEPS = ("study", "search")  # may stand in a config, and say nothing about a single run
+_OF_SWEEPS = ("study", "search", "sweep")  # may stand in a config, and say nothing about a single run
 _LARGE_GROUPS = ("model", "task")  # and seldom varied
 T = TypeVar("T")
 _LARGEST_SEED = 2**32 - 1  # what numpy's generator takes

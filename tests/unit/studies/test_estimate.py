@@ -1,13 +1,16 @@
 """A plan's cost comes from runs of the same kind, of this study or another, and says when there are none."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from gmt.commands.plan import cost_in_words
 from gmt.composition import Composer, hydra_on
+from gmt.errors import UserError
 from gmt.studies.estimate import estimate
 from gmt.studies.grid import StudySettings
+from gmt.studies.guard import SweepSettings, confirm
 from gmt.studies.plan import Plan, PlannedRun, make_plan
 
 
@@ -52,3 +55,22 @@ def test_runs_of_another_study_count_and_longer_ones_do_not(tmp_path: Path) -> N
     made = plan(tmp_path)
     cost = estimate(made, made.states())
     assert (cost.num_known, cost.run_seconds) == (6, pytest.approx(360))
+
+
+def test_a_dear_sweep_starts_only_if_somebody_agrees(tmp_path: Path) -> None:
+    made = plan(tmp_path)
+    for planned in made.runs[::2]:
+        finish(planned, 7200.0, 1)  # three are left, of two hours on half a GPU
+    asked: list[str] = []
+
+    def answer(text: str) -> Callable[[str], str]:
+        return lambda question: asked.append(question) or text
+
+    confirm(made, SweepSettings(confirm_above_gpu_hours=3.0), None)
+    confirm(made, SweepSettings(confirm_above_gpu_hours=None), None)
+    assert not asked
+    confirm(made, SweepSettings(confirm_above_gpu_hours=2.9), answer("y"))
+    assert "about 3.0 GPU-hours, by 3 runs" in asked[0]
+    for ask in (answer(""), answer("n"), None):
+        with pytest.raises(UserError, match=r"sweep\.confirm_above_gpu_hours must be at least that"):
+            confirm(made, SweepSettings(confirm_above_gpu_hours=2.9), ask)
