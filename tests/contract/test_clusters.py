@@ -96,7 +96,7 @@ def test_the_rayjob_carries_what_is_set() -> None:
         assert {mount["mountPath"] for mount in container["volumeMounts"]} == {"/results", "/etc/gmt/user_config"}
     assert workers["template"]["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "4"
     items = workers["template"]["spec"]["volumes"][1]["configMap"]["items"]
-    assert {item["path"] for item in items} == {"study/tiny.yaml", "task/tiny.yaml"}
+    assert {item["path"] for item in items} == {f"{path.parent.name}/{path.name}" for path in CONF.glob("*/*.yaml")}
     assert {item["key"] for item in items} == set(configs["data"])
 
 
