@@ -3,3 +3,9 @@
 The interface is Hydra's Launcher: a list of override lists in, a list of JobReturns out. Debugging in process is
 Hydra's own basic launcher (`hydra/launcher=basic`).
 """
+
+import os
+
+# Read by Ray as it is imported. A sweep that ends leaves Ray; a call of Tune's thread that comes after that must fail,
+# and not start a new Ray that nobody ends.
+os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"

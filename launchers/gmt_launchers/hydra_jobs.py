@@ -123,9 +123,6 @@ class _HydraJobs:
         """Every job is done."""
         return Ready.GO
 
-    def started(self, index: int) -> None:
-        """Of no interest."""
-
     def ended(self, index: int, result: bytes) -> float | None:
         """Keeps a job's return."""
         self.returns[index] = pickle.loads(result)

@@ -1,6 +1,7 @@
 """Hands jobs to Ray Tune one by one, and takes back what has to be done again. Knows nothing of what a job is."""
 
 import pickle
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -56,10 +57,6 @@ class Owner(Protocol):
         """Asked before a job is started."""
         ...
 
-    def started(self, index: int) -> None:
-        """A worker was asked for it."""
-        ...
-
     def ended(self, index: int, result: Any) -> float | None:
         """A job returned; seconds after which it is to be begun again, None if it is over."""
         ...
@@ -86,6 +83,11 @@ class JobQueue(Searcher):  # type: ignore[misc]  # Ray ships no types
         self._waiting = deque(range(len(jobs)))
         self._not_before: dict[int, float] = {}
         self._running: dict[str, int] = {}
+        self.abandoned = False
+
+    def abandon(self) -> None:
+        """Tune is to end now, with whatever is going on."""
+        self.abandoned = True
 
     def suggest(self, trial_id: str) -> Any:
         """The config of the next trial, None to be asked again, FINISHED when all is over."""
@@ -98,7 +100,6 @@ class JobQueue(Searcher):  # type: ignore[misc]  # Ray ships no types
             ready = Ready.LATER if self._not_before.get(index, 0) > time.monotonic() else self._owner.ready(index)
             if ready is Ready.GO:
                 self._running[trial_id] = index
-                self._owner.started(index)
                 return {"job": self._jobs[index]}
             if ready is Ready.LATER:
                 self._not_before.setdefault(index, 0)
@@ -146,6 +147,11 @@ class QueueCallback(Callback):  # type: ignore[misc]  # Ray ships no types
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
+
+    def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        """Tune's loop begins another round, ten a second; on an error it would first end each worker in order."""
+        if self._queue.abandoned:
+            sys.exit()
 
     def on_trial_result(self, iteration: int, trials: list[Trial], trial: Trial, result: Any, **info: Any) -> None:
         """A worker has reported; only its last report holds a job's result."""

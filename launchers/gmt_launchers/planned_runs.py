@@ -92,9 +92,6 @@ class _Runs:
         state: State = self._records[index].state()
         return Ready.NEVER if state == "done" else Ready.LATER if state == "running" else Ready.GO
 
-    def started(self, index: int) -> None:
-        """Leaves it to the record."""
-
     def ended(self, index: int, result: Outcome) -> float | None:
         """An attempt has ended in its worker, which has written what became of it."""
         if result.state == "busy":

@@ -7,12 +7,10 @@ and it keeps nothing: what became of the run is in its record.
 import logging
 import os
 import tempfile
-import threading
 import traceback
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import ray
 from ray.train import RunConfig, ScalingConfig, WorkerGroupError
@@ -23,8 +21,7 @@ from gmt.records.record import RecordBusy
 from gmt.runs.attempt import Outcome, outcome_of
 from gmt.runs.build import build
 from gmt.runs.failures import kind_of
-
-T = TypeVar("T")
+from gmt_launchers.aside import aside
 
 # The others wait in a collective while the first worker evaluates, and that is no hang.
 _TIMEOUT_S = 24 * 3600
@@ -70,7 +67,8 @@ def run_on_workers(config: Mapping[str, Any], stop: Path) -> None:
             run_config=RunConfig(name=run.id, storage_path=storage),
         )
         try:
-            _in_thread(trainer.fit)
+            # In the main thread Ray Train takes Ctrl-C over, and exits with code 0 on it.
+            aside(trainer.fit, "gmt-ray-train").result()
         except WorkerGroupError as error:
             raise _cause(run.id, error) from None
 
@@ -97,17 +95,3 @@ def _cause(run_id: str, error: WorkerGroupError) -> Exception:
     lost = RunFailed(f"run {run_id} failed on worker {index}: {' '.join(str(cause).split())[:300]}", kind)
     lost.add_note(str(failure))
     return lost
-
-
-def _in_thread(do: Callable[[], T]) -> T:
-    """Calls it in another thread: in the main one Ray Train takes Ctrl-C over, and exits with code 0 on it."""
-    future: Future[T] = Future()
-
-    def work() -> None:
-        try:
-            future.set_result(do())
-        except BaseException as error:
-            future.set_exception(error)
-
-    threading.Thread(target=work, name="gmt-ray-train", daemon=True).start()
-    return future.result()

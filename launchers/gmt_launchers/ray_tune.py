@@ -4,9 +4,8 @@ import contextlib
 import os
 import sys
 import tempfile
-import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, wait
+from concurrent.futures import wait
 from typing import Any
 
 from ray import tune
@@ -14,6 +13,7 @@ from ray.tune import FailureConfig, PlacementGroupFactory, RunConfig, TuneConfig
 from ray.tune.schedulers import TrialScheduler
 
 from gmt.errors import RunFailed
+from gmt_launchers.aside import aside
 from gmt_launchers.cluster import Head
 from gmt_launchers.job_queue import RESULT, Job, JobQueue, Owner, QueueCallback
 
@@ -28,6 +28,7 @@ _OF_DRIVER = {
     "TUNE_WARN_SLOW_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "1000000",
 }
 _LOOK_EVERY_S = 0.5
+_ABANDON_S = 10.0
 
 # Read by Tune in its workers; a run that is stopped early writes a checkpoint before its worker is free.
 _OF_WORKERS = {"TUNE_FUNCTION_THREAD_TIMEOUT_S": "600"}
@@ -81,24 +82,21 @@ def run_jobs(
                 failure_config=FailureConfig(max_failures=0),  # what is done again is the queue's to say
             ),
         )
-        _until_lost(head, tuner.fit)
+        _wait_for(tuner.fit, queue, head)
 
 
-def _until_lost(head: Head, do: Callable[[], object]) -> None:
-    """Calls it in a thread of its own: where the head is lost, Ray's calls never come back."""
-    future: Future[object] = Future()
-
-    def work() -> None:
-        try:
-            future.set_result(do())
-        except BaseException as error:
-            future.set_exception(error)
-
-    threading.Thread(target=work, name="gmt-tune", daemon=True).start()
-    while not future.done():
-        wait([future], timeout=_LOOK_EVERY_S)
-        if head.lost is not None:
-            raise RunFailed(head.lost)
+def _wait_for(fit: Callable[[], object], queue: JobQueue, head: Head) -> None:
+    """Calls it aside: where the head is lost, Ray's calls never come back."""
+    future = aside(fit, "gmt-tune")
+    try:
+        while not future.done():
+            wait([future], timeout=_LOOK_EVERY_S)
+            if head.lost is not None:
+                raise RunFailed(head.lost)
+    except KeyboardInterrupt:
+        queue.abandon()
+        wait([future], timeout=_ABANDON_S)  # Ray must not be left while a call of Tune's is inside it: that crashes
+        raise
     future.result()
 
 

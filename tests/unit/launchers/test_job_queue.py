@@ -26,10 +26,8 @@ class Script:
         if self.left[index][0] == "never":
             self.over[index] = "never"
             return Ready.NEVER
-        return Ready.GO
-
-    def started(self, index: int) -> None:
         self.running.add(index)
+        return Ready.GO
 
     def _next(self, index: int, how: str) -> float | None:
         self.running.discard(index)
