@@ -46,6 +46,7 @@ class RunRecord:
     def __init__(self, runs: Path, id: str):
         self.id = id
         self.folder = runs / id
+        self.checkpoints = self.folder / "checkpoint"
 
     def create(self, science: Mapping[str, Any], config: Mapping[str, Any]) -> None:
         """Writes config.json if it isn't there.
@@ -151,7 +152,7 @@ class RunRecord:
 
     def drop_checkpoints(self) -> None:
         """Deletes the checkpoints: a run that is done is not resumed."""
-        shutil.rmtree(self.folder / "checkpoint", ignore_errors=True)
+        shutil.rmtree(self.checkpoints, ignore_errors=True)
 
     @contextmanager
     def at_work(self) -> Iterator[None]:

@@ -25,11 +25,12 @@ from gmt.runs.build import Run
 from gmt.runs.environment import environment
 from gmt.runs.failures import RETRIES, kind_of
 from gmt.runs.prepare import Prepared, prepare
+from gmt.runs.train import train_run
 from gmt.training.checkpoints import last_whole_checkpoint
-from gmt.training.control import Control, ControlCallback
+from gmt.training.control import Control
 from gmt.training.gather import gather
 from gmt.training.settings import TrainSettings
-from gmt.training.train import TrainFacts, moved_fraction, train
+from gmt.training.train import TrainFacts, moved_fraction
 from gmt.training.workers import agreed, num_workers
 
 _NOBODY = Control()
@@ -153,8 +154,7 @@ def _train_once(
     run: Run, record: RunRecord, prepared: Prepared, control: Control, device: str, settings: TrainSettings
 ) -> tuple[PreTrainedModel, TrainFacts]:
     model = _model_on(run, device)
-    checkpoints = record.folder / "checkpoint"
-    resumed = last_whole_checkpoint(checkpoints)
+    resumed = last_whole_checkpoint(record.checkpoints)
     record.keep_metrics_until(int(resumed.name.rpartition("-")[2]) if resumed else 0)
 
     def target_score(step: int) -> float:
@@ -164,20 +164,15 @@ def _train_once(
         return scores["target"]["mean"]
 
     agreed((device, settings))  # the other workers wait for it, and train along (gmt/runs/workers.py)
-    facts = train(
+    facts = train_run(
+        run,
+        prepared,
         model,
-        prepared.tokenizer,
-        prepared.training.examples,
         settings,
-        run.method,
-        seed=run.seed,
-        device=device,
-        sharding=run.resources.sharding,
-        checkpoints=checkpoints,
-        checkpoint_every=run.record_settings.checkpoint_every,
-        log_every=run.record_settings.log_every,
+        device,
+        control=control,
+        evaluate=target_score,
         on_metrics=record.append_metrics,
-        control=ControlCallback(control, target_score, run.record_settings.evaluate_every),
     )
     return _whole(run, model, device), facts
 

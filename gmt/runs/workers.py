@@ -13,10 +13,10 @@ from gmt.runs.execute import execute, record_failure
 from gmt.runs.failures import kind_of
 from gmt.runs.prepare import Prepared, prepare
 from gmt.runs.stall import no_longer_than
-from gmt.training.control import Control, ControlCallback
+from gmt.runs.train import train_run
+from gmt.training.control import Control
 from gmt.training.gather import gather
 from gmt.training.settings import TrainSettings
-from gmt.training.train import train
 from gmt.training.workers import agreed, index
 
 
@@ -73,19 +73,14 @@ def _train_once(run: Run, prepared: Prepared, device: str, settings: TrainSettin
         gather(model, run.model.load_model)
         return 0.0
 
-    train(
+    train_run(
+        run,
+        prepared,
         model,
-        prepared.tokenizer,
-        prepared.training.examples,
         settings,
-        run.method,
-        seed=run.seed,
-        device=device,
-        sharding=run.resources.sharding,
-        checkpoints=run.record.folder / "checkpoint",
-        checkpoint_every=run.record_settings.checkpoint_every,
-        log_every=run.record_settings.log_every,
+        device,
+        control=Control(),
+        evaluate=gather_only,
         on_metrics=lambda step, metrics: None,
-        control=ControlCallback(Control(), gather_only, run.record_settings.evaluate_every),
     )
     gather(model, run.model.load_model)

@@ -13,6 +13,7 @@ from transformers import (
     DataCollatorForSeq2Seq,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    TrainerCallback,
     TrainerState,
     TrainingArguments,
 )
@@ -55,6 +56,30 @@ class TrainFacts:
     peak_memory_bytes: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class Execution:
+    """Where a training is carried out and what it keeps on the way; none of it changes what is learnt.
+
+    Args:
+        device: `cpu` or `cuda`.
+        sharding: `none`: each process holds all weights (DDP); `fsdp`: its shards (FSDP2). `gather` makes them whole.
+        checkpoints: folder of the checkpoints, which all processes must see.
+        checkpoint_every: optimizer steps between checkpoints.
+        log_every: optimizer steps between calls of `on_metrics`, and between facts that take time.
+    """
+
+    device: str
+    sharding: str
+    checkpoints: Path
+    checkpoint_every: int
+    log_every: int
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether a process holds only its shards of the weights."""
+        return self.sharding == "fsdp"
+
+
 def train(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -63,18 +88,14 @@ def train(
     method: Method,
     *,
     seed: int,
-    device: str,
-    sharding: str,
-    checkpoints: Path,
-    checkpoint_every: int,
-    log_every: int,
+    execution: Execution,
     on_metrics: OnMetrics,
     control: ControlCallback,
 ) -> TrainFacts:
-    """Trains `model` in place, going on from the last whole checkpoint below `checkpoints` if there is one.
+    """Trains `model` in place, going on from the last whole checkpoint if there is one.
 
     In a process group of torch.distributed each process must call it, and takes its share of every step's
-    mini-batches; `checkpoints` must be a folder that all of them see.
+    mini-batches.
 
     Args:
         model: in float32, on any device.
@@ -83,11 +104,7 @@ def train(
         settings: the train group.
         method: what is updated, and how.
         seed: of the data order, dropout, and the method's draws.
-        device: `cpu` or `cuda`.
-        sharding: `none`: each process holds all weights (DDP); `fsdp`: its shards (FSDP2). `gather` makes them whole.
-        checkpoints: folder of the checkpoints.
-        checkpoint_every: optimizer steps between checkpoints.
-        log_every: optimizer steps between calls of `on_metrics`, and between facts that take time.
+        execution: where, and what is kept.
         on_metrics: called with the step and its metrics.
         control: asked after each step whether to go on.
 
@@ -97,24 +114,13 @@ def train(
         UserError: the method can't work with this model, or the checkpoint not with these workers.
     """
     reset_peak()
-    resume = agreed(last_whole_checkpoint(checkpoints))
-    is_sharded = sharding == "fsdp"
-    state = load_method(resume, is_sharded=is_sharded) if resume else None
-    attachment = Attachment(method, seed=seed, facts_every=log_every, state=state, is_sharded=is_sharded)
-    meter = Meter(attachment, on_metrics)
-    if is_sharded:
-        model.to("cpu")  # type: ignore[arg-type]  # each layer goes to its device as it is sharded, never all at once
-    trainer = WorkersTrainer(
-        autocast_sharded=is_sharded and settings.precision == "bf16",
-        model=model,
-        args=_arguments(settings, seed, device, sharding, checkpoints, checkpoint_every, log_every),
-        train_dataset=list(examples),
-        data_collator=DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=IGNORED),
-        processing_class=tokenizer,
-        callbacks=[attachment, meter],
+    resume = agreed(last_whole_checkpoint(execution.checkpoints))
+    state = load_method(resume, is_sharded=execution.is_sharded) if resume else None
+    attachment = Attachment(
+        method, seed=seed, facts_every=execution.log_every, state=state, is_sharded=execution.is_sharded
     )
-    trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(control)
+    meter = Meter(attachment, on_metrics)
+    trainer = _trainer(model, tokenizer, examples, settings, seed, execution, [attachment, meter, control])
     try:
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     except FloatingPointError as error:
@@ -133,21 +139,37 @@ def _refuse_nonfinite(model: PreTrainedModel) -> None:
         raise Diverged(f"the weights of {name} hold NaN or Inf after the last step")
 
 
-def _arguments(
+def _trainer(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    examples: Sequence[TokenExample],
     settings: TrainSettings,
     seed: int,
-    device: str,
-    sharding: str,
-    checkpoints: Path,
-    checkpoint_every: int,
-    log_every: int,
-) -> TrainingArguments:
-    is_sharded = sharding == "fsdp"
+    execution: Execution,
+    callbacks: list[TrainerCallback],
+) -> WorkersTrainer:
+    if execution.is_sharded:
+        model.to("cpu")  # type: ignore[arg-type]  # each layer goes to its device as it is sharded, never all at once
+    trainer = WorkersTrainer(
+        autocast_sharded=execution.is_sharded and settings.precision == "bf16",
+        model=model,
+        args=_arguments(settings, seed, execution),
+        train_dataset=list(examples),
+        data_collator=DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=IGNORED),
+        processing_class=tokenizer,
+        callbacks=callbacks,
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def _arguments(settings: TrainSettings, seed: int, execution: Execution) -> TrainingArguments:
+    is_sharded, on_cpu = execution.is_sharded, execution.device == "cpu"
     arguments = TrainingArguments(
-        output_dir=str(checkpoints),
+        output_dir=str(execution.checkpoints),
         seed=seed,
         data_seed=seed,
-        use_cpu=device == "cpu",
+        use_cpu=on_cpu,
         num_train_epochs=settings.num_epochs,
         per_device_train_batch_size=settings.micro_batch_size,
         gradient_accumulation_steps=settings.accumulation_steps // num_workers(),
@@ -163,19 +185,19 @@ def _arguments(
         fsdp=is_sharded,  # type: ignore[arg-type]  # annotated for a form that is deprecated
         fsdp_config={"version": 2, "state_dict_type": "SHARDED_STATE_DICT"} if is_sharded else None,
         save_strategy="steps",
-        save_steps=checkpoint_every,
+        save_steps=execution.checkpoint_every,
         save_total_limit=2,
         logging_strategy="steps",
-        logging_steps=log_every,
+        logging_steps=execution.log_every,
         logging_nan_inf_filter=False,  # the default hides a NaN loss behind the mean of the others
         include_num_input_tokens_seen="non_padding",
-        dataloader_pin_memory=device != "cpu",
+        dataloader_pin_memory=not on_cpu,
         remove_unused_columns=False,
         use_cache=True,  # False would be written into the config of the weights, and slow generation
         disable_tqdm=True,
         report_to="none",
     )
-    if is_sharded and device == "cpu":
+    if is_sharded and on_cpu:
         # accelerate shards where it says MULTI_GPU only, and would else train with DDP; the device stays the CPU.
         PartialState().distributed_type = DistributedType.MULTI_GPU
     return arguments

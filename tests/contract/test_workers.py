@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import socket
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
@@ -19,8 +18,9 @@ from gmt.runs.prepare import prepare
 from gmt.training.checkpoints import last_whole_checkpoint
 from gmt.training.control import Control, ControlCallback
 from gmt.training.gather import gather
-from gmt.training.train import train
+from gmt.training.train import Execution, train
 from tests.conftest import CONF
+from tests.processes import in_ranks
 
 METHODS = {path.stem for path in Path(config_dir() / "method").glob("*.yaml")}
 RESUMED = {"hft", "sift"}  # with frozen matrices, with a mask that outlives a step
@@ -64,11 +64,7 @@ def trained(run: Run, folder: Path, *, sharding: str = "none", stop_at: int | No
         run.train,
         run.method,
         seed=run.seed,
-        device="cpu",
-        sharding=sharding,
-        checkpoints=folder,
-        checkpoint_every=100,
-        log_every=1,
+        execution=Execution(device="cpu", sharding=sharding, checkpoints=folder, checkpoint_every=100, log_every=1),
         on_metrics=on_metrics,
         control=ControlCallback(Control(should_stop=should_stop), lambda step: 0.0, 0),
     )
@@ -76,14 +72,10 @@ def trained(run: Run, folder: Path, *, sharding: str = "none", stop_at: int | No
     return {"curve": curve, "facts": asdict(facts), "weights": {n: w.detach() for n, w in weights.items()}}
 
 
-def work(rank: int, port: int, root: Path, group: str) -> None:
+def work(root: Path, group: str) -> None:
     """One of two workers, which do everything by DDP and then by FSDP2."""
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-    torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
     for kind in KINDS:
         train_all(kind, root / kind, GROUPS[group])
-    torch.distributed.destroy_process_group()
 
 
 def train_all(kind: str, folder: Path, methods: list[str]) -> None:
@@ -111,18 +103,7 @@ def train_all(kind: str, folder: Path, methods: list[str]) -> None:
 def root(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with what two workers made, by kind and name."""
     root = tmp_path_factory.mktemp(request.param, numbered=False)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    context: Any = torch.multiprocessing.get_context("spawn")
-    processes = [context.Process(target=work, args=(rank, port, root, request.param)) for rank in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(timeout=240)
-        process.kill()  # one that waits for another that failed
-        process.join()
-    assert [process.exitcode for process in processes] == [0, 0]  # tracebacks are in the captured stderr
+    in_ranks(work, 2, root, request.param)
     return root
 
 

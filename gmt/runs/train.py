@@ -1,0 +1,54 @@
+"""The training of a run, as each of its workers calls it: they must train alike."""
+
+from collections.abc import Callable
+
+from transformers import PreTrainedModel
+
+from gmt.runs.build import Run
+from gmt.runs.prepare import Prepared
+from gmt.training.control import Control, ControlCallback
+from gmt.training.meter import OnMetrics
+from gmt.training.settings import TrainSettings
+from gmt.training.train import Execution, TrainFacts, train
+
+
+def train_run(
+    run: Run,
+    prepared: Prepared,
+    model: PreTrainedModel,
+    settings: TrainSettings,
+    device: str,
+    *,
+    control: Control,
+    evaluate: Callable[[int], float],
+    on_metrics: OnMetrics,
+) -> TrainFacts:
+    """Trains the model of a run in place; see `gmt.training.train.train`.
+
+    Args:
+        run: what is done, the same in each worker.
+        prepared: of the run.
+        model: its base, in float32.
+        settings: the run's, or the same with smaller micro-batches.
+        device: `cpu` or `cuda`.
+        control: who stands outside; nobody does for the other workers.
+        evaluate: called with the step at each intermediate evaluation, in each worker, for the target score in [0, 1].
+        on_metrics: called with the step and its metrics.
+    """
+    return train(
+        model,
+        prepared.tokenizer,
+        prepared.training.examples,
+        settings,
+        run.method,
+        seed=run.seed,
+        execution=Execution(
+            device=device,
+            sharding=run.resources.sharding,
+            checkpoints=run.record.checkpoints,
+            checkpoint_every=run.record_settings.checkpoint_every,
+            log_every=run.record_settings.log_every,
+        ),
+        on_metrics=on_metrics,
+        control=ControlCallback(control, evaluate, run.record_settings.evaluate_every),
+    )
