@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
-from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 
 from gmt.errors import UserError
+from gmt_launchers.token import use_token_if_there_is_one
 
 _ANSWER_S = 5.0
 _LEAVE_S = 15.0  # for the last words, and the last look of whoever watches
@@ -80,8 +80,7 @@ def connected(address: str | None, num_cpus: int | None) -> Iterator[Head]:
     logging.getLogger("ray").setLevel(logging.CRITICAL)  # what went wrong in a job is told by its record
     if address is not None:
         _check_answers(address)
-        # Ray does this itself only where it starts or finds a cluster on this machine.
-        maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+        use_token_if_there_is_one()
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         # An explicit "local": without it Ray silently joins a cluster that somebody left behind.

@@ -5,7 +5,6 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -43,13 +42,14 @@ def connect(address: str) -> "JobSubmissionClient":
         if os.environ.get(name, address) != address:
             raise UserError(f"{name} in the environment overrules cluster.address {address}: unset it")
     _require_an_answer(address)
-    if _has_token():
-        os.environ.setdefault("RAY_AUTH_MODE", "token")  # without it an explicit address goes without the token
     from ray.job_submission import JobSubmissionClient
+
+    from gmt_launchers.token import use_token_if_there_is_one
 
     # Each module of the client sets a level of its own.
     for name in ("ray", *(kind.__module__ for kind in JobSubmissionClient.__mro__)):
         logging.getLogger(name).setLevel(logging.ERROR)
+    use_token_if_there_is_one()
     with errors_of(address):
         return JobSubmissionClient(address)
 
@@ -81,14 +81,6 @@ def errors_of(address: str) -> Iterator[None]:
     except RuntimeError as error:
         last = str(error).strip().splitlines()[-1][:300]
         raise UserError(f"the Ray cluster at {address} refuses: {last}") from error
-
-
-def _has_token() -> bool:
-    """Whether Ray will find a token; in token mode its client refuses to go without, where a cluster may want none."""
-    named = os.environ.get("RAY_AUTH_TOKEN_PATH")
-    if named is not None and not Path(named).is_file():
-        raise UserError(f"RAY_AUTH_TOKEN_PATH must name the file with the cluster's token, got {named!r}")
-    return named is not None or "RAY_AUTH_TOKEN" in os.environ or (Path.home() / ".ray" / "auth_token").is_file()
 
 
 def _refusal(text: str) -> str:
