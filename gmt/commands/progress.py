@@ -70,10 +70,8 @@ def line(ended: Ended) -> str:
 
 
 def _drawn(snapshot: Snapshot) -> Group:
-    counts = (
-        f"{snapshot.num_waiting} waiting, {len(snapshot.running)} running, {snapshot.num_done} done, "
-        f"{snapshot.num_failed} failed"
-    )
+    numbers = {"waiting": snapshot.num_waiting, "running": len(snapshot.running), "done": 0, "failed": 0}
+    counts = ", ".join(f"{number} {state}" for state, number in (numbers | dict(snapshot.ended)).items())
     left = "" if snapshot.seconds_left is None else f"; about {duration(snapshot.seconds_left)} left"
     table = Table(box=None, pad_edge=False)
     for name in ("running", "attempt", "step", "loss", "tokens/s"):

@@ -1,6 +1,7 @@
 """Watches the records of a sweep: what ended, what is running and how fast, how long it will take."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -24,12 +25,18 @@ class Running:
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """A sweep at one moment; seconds_left is None as long as no run is done."""
+    """A sweep at one moment.
+
+    Args:
+        num_waiting: runs that nobody has begun.
+        running: runs at work.
+        ended: how many have ended in each state.
+        seconds_left: None as long as no run is done.
+    """
 
     num_waiting: int
     running: Sequence[Running]
-    num_done: int
-    num_failed: int
+    ended: Mapping[State, int]
     seconds_left: float | None
 
 
@@ -80,8 +87,9 @@ class Watch:
         self._ended: dict[str, State] = {}
         self._pace: dict[str, _Pace] = {}
         left = {planned.run.id for planned in todo}
+        others = [planned.record for planned in plan.runs if planned.run.id not in left]
         self._seconds: list[float] = [
-            p.record.read("result.json")["seconds"] for p in plan.runs if p.run.id not in left
+            record.read("result.json")["seconds"] for record in others if record.state() == "done"
         ]
 
     def look(self, *, final: bool = False) -> None:
@@ -118,8 +126,7 @@ class Watch:
         return Snapshot(
             num_waiting=len(self._todo) - len(states) - len(running),
             running=running,
-            num_done=states.count("done"),
-            num_failed=len(states) - states.count("done"),
+            ended=Counter(states),
             seconds_left=self._seconds_left(),
         )
 
