@@ -1,46 +1,46 @@
-"""A Ray cluster of several real nodes on this machine, made by `ray start` as people make theirs."""
+"""A Ray cluster of several real nodes on this machine, made by `ray start` as people make theirs.
+
+Each node has a temporary folder of its own, as two machines have: in a shared one, the second node unpacks a job's code
+over that of the first and takes the driver's working folder away; and Ray tells a job the address of the cluster that
+is named in that folder, or else of any Ray that it finds on the machine.
+"""
 
 import os
+import shutil
 import signal
-import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable
+import tempfile
 from pathlib import Path
 
 import psutil
 
+from tests.processes import free_ports, wait_for
+
+_ON_ANY_PORT = ("--dashboard-agent-listen-port=0", "--min-worker-port=0", "--max-worker-port=0")
+
 
 class Nodes:
-    """Nodes that can be killed one by one; the head runs no jobs.
+    """Nodes that can be killed one by one; the head is the first.
 
     Args:
         folder: for what the nodes write to their terminals.
+        head_cpus: cores for jobs on the head.
+        with_dashboard: serves Ray Jobs at `dashboard`, which may not answer yet.
     """
 
-    def __init__(self, folder: Path, *, head_cpus: int = 0):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        self.address = f"127.0.0.1:{port}"
+    def __init__(self, folder: Path, *, head_cpus: int = 0, with_dashboard: bool = False):
+        port, client, dashboard = free_ports(3)
+        self.address, self.dashboard = f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}"
+        self.started: list[subprocess.Popen[bytes]] = []
         self._folder = folder
-        head = (
-            "--head",
-            "--node-ip-address=127.0.0.1",
-            f"--port={port}",
-            f"--num-cpus={head_cpus}",
-            "--include-dashboard=false",
-        )
-        self.started = [self._start(*head)]
-        _wait(lambda: _answers(port))
+        self._own: list[str] = []
+        shown = f"--include-dashboard={str(with_dashboard).lower()}", f"--dashboard-port={dashboard}"
+        self._start("--head", f"--port={port}", f"--ray-client-server-port={client}", f"--num-cpus={head_cpus}", *shown)
 
     def add(self, *, num_cpus: int = 1) -> int:
         """Adds a node; returns its number."""
-        self.started.append(self._start(f"--address={self.address}", f"--num-cpus={num_cpus}"))
-        log = self._folder / f"node-{len(self.started) - 1}.log"
-        _wait(lambda: "Ray runtime started" in log.read_text())
-        return len(self.started) - 1
+        return self._start(f"--address={self.address}", f"--num-cpus={num_cpus}")
 
     def kill(self, number: int) -> None:
         """SIGKILLs everything that a node is, its raylet first, as a power cut does."""
@@ -58,24 +58,21 @@ class Nodes:
         for process in self.started:
             try:
                 process.wait(20)
-            except subprocess.TimeoutExpired:
+            except subprocess.TimeoutExpired:  # its GCS waits for nodes that are gone
                 os.killpg(process.pid, signal.SIGKILL)
+                process.wait(20)
+        for path in self._own:
+            shutil.rmtree(path, ignore_errors=True)
 
-    def _start(self, *arguments: str) -> "subprocess.Popen[bytes]":
+    def _start(self, *arguments: str) -> int:
+        number = len(self.started)
+        self._own.append(tempfile.mkdtemp(prefix="gmt-node-", dir="/tmp"))  # sockets want a short path
+        where = ("--node-ip-address=127.0.0.1", "--num-gpus=0", f"--temp-dir={self._own[-1]}", *_ON_ANY_PORT)
         ray = Path(sys.executable).with_name("ray")
-        log = (self._folder / f"node-{len(getattr(self, 'started', []))}.log").open("wb")
-        command = [str(ray), "start", *arguments, "--block", "--disable-usage-stats"]
+        command = [str(ray), "start", *arguments, *where, "--block", "--disable-usage-stats"]
         env = os.environ | {"RAY_AUTH_MODE": "token"}  # a head has it by itself, a node that joins must be told
-        return subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)
-
-
-def _answers(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-def _wait(met: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not met():
-        assert time.monotonic() < deadline, "the node did not start"
-        time.sleep(0.2)
+        log = self._folder / f"node-{number}.log"
+        with log.open("wb") as file:
+            self.started.append(subprocess.Popen(command, env=env, stdout=file, stderr=file, start_new_session=True))
+        wait_for(lambda: "Ray runtime started" in log.read_text(), 60)
+        return number

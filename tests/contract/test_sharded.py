@@ -1,9 +1,6 @@
 """DDP and FSDP2 on several gloo processes: each entry's mask is the one that a single process would make."""
 
 import itertools
-import os
-import socket
-from typing import Any
 
 import pytest
 import torch
@@ -11,6 +8,7 @@ from torch import Tensor, nn
 
 from gmt.masking import Mask, MaskSpec, NonFiniteGradientError, attach
 from gmt.masking.spec import MASK_ON, SCOPES, SIGNALS
+from tests.processes import in_ranks
 
 STEPS = 2
 
@@ -123,27 +121,7 @@ def nan_on_one_process_is_refused_on_all(kind: str) -> None:
             pair.optimizers[0].step()
 
 
-def work(rank: int, world_size: int, port: int, kind: str) -> None:
-    """One process; what goes wrong in it ends it, with its traceback."""
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", rank=rank, world_size=world_size)
-    check(kind)
-    torch.distributed.destroy_process_group()
-
-
 @pytest.mark.parametrize("world_size", [2, 3])
 @pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
 def test_masks_equal_those_of_a_single_process(kind: str, world_size: int) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    context: Any = torch.multiprocessing.get_context("spawn")
-    processes = [context.Process(target=work, args=(rank, world_size, port, kind)) for rank in range(world_size)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(timeout=240)
-        process.kill()  # one that waits for another that failed
-        process.join()
-    assert [process.exitcode for process in processes] == [0] * world_size  # tracebacks are in the captured stderr
+    in_ranks(check, world_size, kind)

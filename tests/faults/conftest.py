@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import CONF
+from tests.processes import wait_for
 
 SETTINGS = ("train.num_epochs=12", "record.log_every=2", "record.checkpoint_every=4", "tracking=none")
 STUDY = ("sweep", "study=tiny", *SETTINGS, "--config-dir", str(CONF))
@@ -48,14 +48,12 @@ class Sweeps:
         return {path.parent.name: json.loads(path.read_text()) for path in found}
 
     def wait_for(self, what: Callable[[], Any], *, timeout_s: float = 120) -> Any:
-        deadline = time.monotonic() + timeout_s
-        while time.monotonic() < deadline:
-            if found := what():
-                return found
+        def look() -> Any:
             for ended in (process for process in self._started if process.poll() not in (None, 0, -9, 130)):
                 raise AssertionError(ended.communicate()[0])
-            time.sleep(0.05)
-        raise AssertionError("what was waited for did not come")
+            return what()
+
+        return wait_for(look, timeout_s, every_s=0.05)
 
     def wait_for_checkpoint(self) -> str:
         """The id of a run that is at work and has a checkpoint."""

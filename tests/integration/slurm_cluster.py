@@ -5,12 +5,13 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from tests.processes import free_ports, wait_for
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch")
 NODES = ("n1", "n2")
@@ -61,10 +62,10 @@ def slurm(folder: Path) -> Iterator[Path]:
     daemons: list[subprocess.Popen[bytes]] = []
     try:
         daemons.append(_daemon(folder, conf, "munged", "--foreground", "--force", f"--key-file={key}", *munge))
-        _wait_until(lambda: (folder / "munge.socket").exists())
+        wait_for((folder / "munge.socket").exists, 30)
         daemons.append(_daemon(folder, conf, "slurmctld", "-D", "-i"))
         daemons += [_daemon(folder, conf, "slurmd", "-D", "-N", node) for node in NODES]
-        _wait_until(lambda: _idle(conf) == len(NODES))
+        wait_for(lambda: _idle(conf) == len(NODES), 30)
         yield conf
     finally:
         _cancel_all(conf)
@@ -72,17 +73,6 @@ def slurm(folder: Path) -> Iterator[Path]:
             daemon.send_signal(signal.SIGTERM)
         for daemon in daemons:
             daemon.wait(30)
-
-
-def free_ports(number: int) -> list[int]:
-    """Ports that nothing listens on."""
-    sockets = [socket.socket() for _ in range(number)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 def _daemon(folder: Path, conf: Path, *command: str) -> "subprocess.Popen[bytes]":
@@ -106,14 +96,6 @@ def _idle(conf: Path) -> int:
     command = ["sinfo", "--noheader", "--Node", "--format=%N %T"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, check=False)
     return sum(line.split()[1] == "idle" for line in done.stdout.splitlines())
-
-
-def _wait_until(met: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not met():
-        if time.monotonic() > deadline:
-            raise RuntimeError("Slurm did not come up")
-        time.sleep(0.2)
 
 
 def _search_path() -> str:

@@ -31,7 +31,7 @@ class FailsOnSecondWorker:
 
     def attach(self, *args: Any, **how: Any) -> Any:
         if os.environ["RANK"] == "1":
-            raise NotImplementedError("no such method on worker 1")
+            raise LookupError("no such method on worker 1")
         return Sft(name="sft").attach(*args, **how)
 
 
@@ -90,4 +90,4 @@ def test_a_worker_that_fails_ends_all_with_its_own_error(tmp_path: Path) -> None
     assert "in attach" in "".join(caught.value.__notes__)  # the worker's own traceback
     assert run.record.state() == "failed"
     status = json.loads((run.record.folder / "status.json").read_text())
-    assert status["error"] == "NotImplementedError: no such method on worker 1"
+    assert status["error"] == "LookupError: no such method on worker 1"

@@ -5,12 +5,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import CONF, Gmt
+from tests.processes import wait_for
 
 SETTINGS = ("task=tiny", "train.num_epochs=8", "record.log_every=2", "record.checkpoint_every=4", "tracking=none")
 
@@ -26,13 +26,9 @@ def start(cwd: Path, *arguments: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def wait_for_checkpoint(root: Path, *, timeout_s: float = 120) -> Path:
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        for state in root.glob("runs/*/checkpoint/checkpoint-*/method_state.pt"):
-            return state.parent
-        time.sleep(0.02)
-    raise AssertionError("no checkpoint was written")
+def wait_for_checkpoint(root: Path) -> Path:
+    found = wait_for(lambda: list(root.glob("runs/*/checkpoint/checkpoint-*/method_state.pt")), 120, every_s=0.02)
+    return found[0].parent
 
 
 @pytest.mark.parametrize("method", ["sft", "gmt", "rmt", "hft", "sift"])

@@ -3,16 +3,16 @@
 import importlib.util
 import json
 import os
-import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
 from tests.conftest import CONF, Gmt
-from tests.integration.ray_cluster import ray_cluster
+from tests.processes import results_in, wait_for
+from tests.ray_nodes import Nodes
 
 pytestmark = [
     pytest.mark.cluster,
@@ -23,9 +23,13 @@ STUDY = ("study=tiny", "tracking.experiment=submitted", "--config-dir", str(CONF
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with ray_cluster(tmp_path_factory.mktemp("nodes")) as url:
-        wait_for(lambda: num_nodes(url) == 2, 90)
-        yield url
+    nodes = Nodes(tmp_path_factory.mktemp("nodes"), head_cpus=1, with_dashboard=True)
+    try:
+        nodes.add()
+        wait_for(lambda: num_nodes(nodes.dashboard) == 2, 90)
+        yield nodes.dashboard
+    finally:
+        nodes.end()
 
 
 def num_nodes(url: str) -> int:
@@ -40,17 +44,6 @@ def num_nodes(url: str) -> int:
 
 def token() -> str:
     return Path(os.environ["RAY_AUTH_TOKEN_PATH"]).read_text()
-
-
-def wait_for(met: Callable[[], bool], timeout_s: float) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not met():
-        assert time.monotonic() < deadline, "what was waited for did not come"
-        time.sleep(0.2)
-
-
-def done_in(root: Path) -> dict[str, int]:
-    return {path.parent.name: path.stat().st_mtime_ns for path in root.glob("runs/*/result.json")}
 
 
 def drivers(root: Path) -> list[psutil.Process]:
@@ -83,7 +76,7 @@ def test_a_submitted_study_runs_and_its_token_is_nowhere_to_be_seen(gmt: Gmt, ad
     assert gmt("logs", job, *on).stdout.endswith(followed.stdout[-200:])
     listed = gmt("jobs", *on)
     assert [job, "SUCCEEDED"] == [listed.stdout.splitlines()[1].split()[i] for i in (0, 2)]
-    assert len(done_in(root)) == 4
+    assert len(results_in(root)) == 4
     written = [path for folder in (root, tmp_path) for path in folder.rglob("*") if path.is_file()]
     assert (root / "mlflow.db") in written
     assert not [path for path in written if token().encode() in path.read_bytes()]
@@ -106,10 +99,10 @@ def test_a_sweep_that_is_under_way_is_refused_and_one_that_was_preempted_goes_on
     second = gmt("submit", *STUDY, *on, f"record.root={root}")
     assert second.returncode == 2
     assert f"the same sweep is under way as job {first}" in second.stderr
-    wait_for(lambda: len(done_in(root)) >= 1, 120)
+    wait_for(lambda: len(results_in(root)) >= 1, 120)
     (driver,) = [process for process in drivers(root) if process.name().startswith("python")]
     driver.kill()  # as a spot machine goes away
-    before = done_in(root)
+    before = results_in(root)
     assert 0 < len(before) < 8
     wait_for(lambda: "FAILED" in gmt("jobs", *on).stdout, 60)
 
@@ -118,14 +111,14 @@ def test_a_sweep_that_is_under_way_is_refused_and_one_that_was_preempted_goes_on
     followed = gmt("logs", resubmitted, *on, "--follow")
     assert "all 8 runs are done" in followed.stdout
     assert f"study tiny: 8 runs, {len(before)} done" in followed.stdout
-    assert before.items() <= done_in(root).items()
+    assert before.items() <= results_in(root).items()
 
 
 def test_a_stopped_sweep_ends_as_with_ctrl_c(gmt: Gmt, address: str, tmp_path: Path) -> None:
     on = ("cluster=ray", f"cluster.address={address}")
     root = tmp_path / "shared"
     job = submitted(gmt, address, root, "seed=3,4")
-    wait_for(lambda: len(done_in(root)) >= 1, 120)
+    wait_for(lambda: len(results_in(root)) >= 1, 120)
     stopped = gmt("stop", job, *on)
     assert stopped.returncode == 0, stopped.stderr
     assert f"stopped {job}" in stopped.stdout

@@ -2,8 +2,7 @@
 
 import stat
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -11,6 +10,7 @@ import pytest
 
 from tests.conftest import CONF, Gmt
 from tests.integration.slurm_cluster import missing, slurm
+from tests.processes import results_in, wait_for
 
 pytestmark = [
     pytest.mark.cluster,
@@ -30,17 +30,6 @@ def on(conf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str
     monkeypatch.setenv("SLURM_CONF", str(conf))
     nodes = ("cluster.nodes=2", "cluster.cpus_per_node=1")
     return ("cluster=slurm", *nodes, f"cluster.private_folder={tmp_path}/private", f"cluster.folder={tmp_path}/jobs")
-
-
-def wait_for(met: Callable[[], bool], timeout_s: float) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not met():
-        assert time.monotonic() < deadline, "what was waited for did not come"
-        time.sleep(0.2)
-
-
-def done_in(root: Path) -> dict[str, int]:
-    return {path.parent.name: path.stat().st_mtime_ns for path in root.glob("gmt-results/runs/*/result.json")}
 
 
 def submitted(gmt: Gmt, on: tuple[str, ...], *more: str) -> str:
@@ -92,10 +81,10 @@ def test_a_job_whose_time_is_up_is_queued_again_and_goes_on(gmt: Gmt, on: tuple[
     twice = gmt("submit", *STUDY, *on)
     assert twice.returncode == 2
     assert f"the same sweep is under way as job {job}" in twice.stderr
-    wait_for(lambda: len(done_in(tmp_path)) >= 1, 180)
+    wait_for(lambda: len(results_in(tmp_path / "gmt-results")) >= 1, 180)
     subprocess.run(["scancel", "--batch", "--signal=INT", job], check=True)  # as Slurm does before the end
     wait_for(lambda: "queued again" in gmt("logs", job, *on).stdout, 60)
-    before = done_in(tmp_path)
+    before = results_in(tmp_path / "gmt-results")
     assert 0 < len(before) < 8
     wait_for(lambda: states(gmt, on)[job] == "PENDING", 60)
     subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], check=True)  # Slurm would wait two minutes
@@ -103,12 +92,12 @@ def test_a_job_whose_time_is_up_is_queued_again_and_goes_on(gmt: Gmt, on: tuple[
     assert "start 2" in followed.stdout
     assert f"study tiny: 8 runs, {len(before)} done" in followed.stdout
     assert "all 8 runs are done" in followed.stdout
-    assert before.items() <= done_in(tmp_path).items()
+    assert before.items() <= results_in(tmp_path / "gmt-results").items()
 
 
 def test_a_stopped_job_leaves_nothing_running(gmt: Gmt, on: tuple[str, ...], tmp_path: Path) -> None:
     job = submitted(gmt, on, "seed=3,4")
-    wait_for(lambda: len(done_in(tmp_path)) >= 1, 180)
+    wait_for(lambda: len(results_in(tmp_path / "gmt-results")) >= 1, 180)
     stopped = gmt("stop", job, *on)
     assert stopped.returncode == 0, stopped.stderr
     assert states(gmt, on)[job] == "CANCELLED"

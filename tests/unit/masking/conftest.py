@@ -1,8 +1,10 @@
-"""The ways of counting, each of which must give the same."""
+"""The ways of counting, each of which must give the same, and a small model to mask."""
 
 from collections.abc import Iterator
 
 import pytest
+import torch
+from torch import Tensor, nn
 
 from gmt.masking import counting, entries, native, random_bits
 
@@ -19,3 +21,8 @@ def counted_by(request: pytest.FixtureRequest) -> Iterator[str]:
         patch.setattr(module, "library", lambda: None)
     yield "torch"
     patch.undo()
+
+
+def model_and_batch() -> tuple[nn.Module, Tensor]:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3)), torch.randn(8, 6)
