@@ -28,10 +28,9 @@ USUAL = {"sft", "gmt", "gmt_update", "rmt"} | RESUMED
 GROUPS = {"usual": sorted(USUAL), "other": sorted(METHODS - USUAL)}
 KINDS = {"ddp": "none", "fsdp2": "fsdp"}
 
-# The workers add up the gradients of a step's mini-batches in another order, which changes their last bits. Seen over
-# all methods: losses to 5e-7, and no entry at all that moved here and not there, though one at that distance of the
-# threshold could. Weights to 1.4e-4 of the learning rate's 2e-3: AdamW's first steps divide a gradient by its own
-# size, which makes a share of the learning rate of the last bits of a tiny one.
+# The workers add up the gradients of a step's mini-batches in another order, which changes their last bits; an entry at
+# that distance of the threshold may then move here and not there. AdamW's first steps divide a gradient by its own size,
+# which makes a share of the learning rate (2e-3) of the last bits of a tiny one.
 LOSS_TOLERANCE = 2e-6
 WEIGHT_TOLERANCE = 5e-4
 NUM_OTHER_ENTRIES = 8  # of 836,736, that moved in one training and not in the other

@@ -19,7 +19,7 @@ from gmt.runs.build import build
 from gmt.runs.execute import execute
 from tests.conftest import CONF
 
-pytestmark = pytest.mark.slow  # Ray Train takes some 25 s to start a run
+pytestmark = pytest.mark.slow  # Ray Train starts its processes anew for each run
 
 
 @dataclass(frozen=True, kw_only=True)
