@@ -62,15 +62,15 @@ class PretrainedModel:
             tokenizer.pad_token = tokenizer.eos_token
         return tokenizer
 
-    def load_model(self) -> PreTrainedModel:
-        """The model by AutoModelForCausalLM, in float32 on the CPU, in eval mode."""
-        import torch
-        from transformers import AutoModelForCausalLM
+    def base(self) -> PreTrainedModel:
+        """The model by AutoModelForCausalLM, loaded once for a process; its weights are shared by those of a node."""
+        return _base(self._source(), self.revision, self.fingerprint())
 
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            self._source(), revision=self.revision, dtype=torch.float32, use_safetensors=True
-        )
-        return model
+    def load_model(self) -> PreTrainedModel:
+        """A copy of the base."""
+        from gmt.models.base_weights import fresh
+
+        return fresh(self.base())
 
     def _source(self) -> str:
         return str(self._folder() or self.path)
@@ -106,3 +106,11 @@ def _hash_files(files: tuple[tuple[Path, int, int], ...]) -> str:
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return f"sha256:{digest.hexdigest()[:32]}"
+
+
+@lru_cache(maxsize=2)
+def _base(source: str, revision: str | None, fingerprint: str) -> PreTrainedModel:
+    """Loads a base; the fingerprint is there to load a folder anew whose files have changed."""
+    from gmt.models.base_weights import load_base
+
+    return load_base(source, revision)

@@ -24,6 +24,10 @@ class Model(Protocol):
         """The tokenizer, with a pad token."""
         ...
 
+    def base(self) -> PreTrainedModel:
+        """The model on the CPU, in eval mode and in any float dtype: the same object for everybody, to be read only."""
+        ...
+
     def load_model(self) -> PreTrainedModel:
         """The model in float32 on the CPU, in eval mode; a fresh one at each call."""
         ...

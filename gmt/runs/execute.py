@@ -121,7 +121,7 @@ def _train_and_evaluate(run: Run, record: RunRecord, prepared: Prepared, control
         "micro_batch_size": settings.micro_batch_size,
         "accumulation_steps": settings.accumulation_steps,
         "density_asked": run.method.density_asked,
-        "moved_fraction": moved_fraction(model, run.model.load_model()),
+        "moved_fraction": moved_fraction(model, run.model.base()),
         "num_parameters": model.num_parameters(),
         "num_train_examples": len(prepared.training.examples),
         "num_dropped_examples": prepared.training.num_dropped,
