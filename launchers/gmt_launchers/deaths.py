@@ -1,10 +1,16 @@
 """Why a worker died, from what Ray says and from what the worker left in its record."""
 
+import socket
 from pathlib import Path
+from typing import Any
 
+import ray
 from ray.exceptions import ActorUnschedulableError, RayActorError, RayTaskError
 
 from gmt.runs import stall
+
+_NODES = "nodes.txt"
+_KNOCK_S = 5.0
 
 
 def kind_of_death(error: Exception, folder: Path) -> tuple[str, str]:
@@ -20,10 +26,38 @@ def kind_of_death(error: Exception, folder: Path) -> tuple[str, str]:
         return "infrastructure", f"no progress for resources.stall_limit_s; {hang} shows where it hung"
     if isinstance(error, RayTaskError):
         return "error", f"{type(error.cause).__name__}: {error.cause}"
-    if isinstance(error, RayActorError) and (error.preempted or ("node" in text and "died" in text)):
+    if isinstance(error, RayActorError) and (error.preempted or node_is_lost(folder)):
         return "preempted", "its node was lost"
     if "memory" in text.lower() and "oom" in text.lower():
         return "infrastructure", "Ray ended its worker because the node ran out of memory"
     if isinstance(error, ActorUnschedulableError):
         return "infrastructure", "Ray could not place it on any node"
     return "infrastructure", f"its worker died: {' '.join(text.split())[:300]}"
+
+
+def note_node(folder: Path, *, first: bool = True) -> None:
+    """Writes down, in the worker, on which of Ray's nodes a run is worked on.
+
+    Args:
+        folder: of the run's record.
+        first: the worker is the first of the attempt; the nodes of earlier ones are forgotten.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / _NODES).open("w" if first else "a") as file:
+        file.write(ray.get_runtime_context().get_node_id() + "\n")
+
+
+def node_is_lost(folder: Path) -> bool:
+    """Whether a node of a run's last attempt is gone; the head itself takes some time to find that out."""
+    path = folder / _NODES
+    ids = set(path.read_text().split()) if path.exists() else set()
+    known = {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}
+    return any(id not in known or not _answers(known[id]) for id in ids)
+
+
+def _answers(node: dict[str, Any]) -> bool:
+    try:
+        socket.create_connection((node["NodeManagerAddress"], node["NodeManagerPort"]), timeout=_KNOCK_S).close()
+    except OSError:
+        return False
+    return True

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gmt.records.record import State
-from gmt.runs.attempt import Outcome, attempt
+from gmt.runs.attempt import Outcome, attempt, outcome_of
 from gmt.runs.build import Run, plug_in
 from gmt.runs.failures import RETRIES, is_tried_again
 from gmt_launchers.cluster import check_fits, connected
-from gmt_launchers.deaths import kind_of_death
+from gmt_launchers.deaths import kind_of_death, note_node
 from gmt_launchers.job_queue import Job, Ready
 from gmt_launchers.node_check import check_nodes
 from gmt_launchers.ray_tune import run_jobs
@@ -75,7 +75,14 @@ def _job(run: Run, stop: Path, work: Work) -> Job:
 
         # Ray Train reserves what its workers need; the trial only waits for them.
         work, cpus, gpus, memory = attempt_on_workers, _WAITING_CPUS, 0, 0
-    return Job(work=functools.partial(work, run.config, stop), cpus=cpus, gpus=gpus, memory_bytes=int(memory) or None)
+    do = functools.partial(_on_node, run.record.folder, functools.partial(work, run.config, stop))
+    return Job(work=do, cpus=cpus, gpus=gpus, memory_bytes=int(memory) or None)
+
+
+def _on_node(folder: Path, do: Callable[[Callable[[int, float], bool]], Outcome], go_on: Any) -> Outcome:
+    """Runs in the worker."""
+    noted = outcome_of(lambda: note_node(folder))
+    return do(go_on) if noted.state == "done" else noted
 
 
 class _Runs:

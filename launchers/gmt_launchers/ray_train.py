@@ -19,9 +19,10 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from gmt.errors import Interrupted, RunFailed, UserError
 from gmt.records.record import RecordBusy
 from gmt.runs.attempt import Outcome, outcome_of
-from gmt.runs.build import build
+from gmt.runs.build import Run, build
 from gmt.runs.failures import kind_of
 from gmt_launchers.aside import aside
+from gmt_launchers.deaths import node_is_lost, note_node
 
 # The others wait in a collective while the first worker evaluates, and that is no hang.
 _TIMEOUT_S = 24 * 3600
@@ -70,7 +71,7 @@ def run_on_workers(config: Mapping[str, Any], stop: Path) -> None:
             # In the main thread Ray Train takes Ctrl-C over, and exits with code 0 on it.
             aside(trainer.fit, "gmt-ray-train").result()
         except WorkerGroupError as error:
-            raise _cause(run.id, error) from None
+            raise _cause(run, error) from None
 
 
 def _work(given: dict[str, Any]) -> None:
@@ -78,20 +79,25 @@ def _work(given: dict[str, Any]) -> None:
     from gmt.runs.workers import execute_on_worker
 
     os.chdir(given["folder"])
+    run = build(given["config"])
+    note_node(run.record.folder, first=False)
     try:
-        execute_on_worker(build(given["config"]), given["stop"])
+        execute_on_worker(run, given["stop"])
     except _OURS as error:
         error.add_note(traceback.format_exc())  # it travels; Ray's own rendering leaves the frames out
         raise
 
 
-def _cause(run_id: str, error: WorkerGroupError) -> Exception:
+def _cause(run: Run, error: WorkerGroupError) -> Exception:
     """What the first worker that failed raised; the others fail because it did."""
     index, failure = min(error.worker_failures.items())
     cause = getattr(failure, "_base_exc", failure)  # Ray wraps it with its traceback as text, and says no more of it
-    if isinstance(cause, _OURS):
+    died = isinstance(cause, ray.exceptions.RayError)
+    kind = "infrastructure" if died else kind_of(cause)
+    if (kind == "infrastructure" or getattr(cause, "kind", "") == "infrastructure") and node_is_lost(run.record.folder):
+        kind = "preempted"
+    elif isinstance(cause, _OURS):
         return cause
-    kind = "infrastructure" if isinstance(cause, ray.exceptions.RayError) else kind_of(cause)  # it died
-    lost = RunFailed(f"run {run_id} failed on worker {index}: {' '.join(str(cause).split())[:300]}", kind)
+    lost = RunFailed(f"run {run.id} failed on worker {index}: {' '.join(str(cause).split())[:300]}", kind)
     lost.add_note(str(failure))
     return lost

@@ -28,8 +28,8 @@ USUAL = {"sft", "gmt", "gmt_update", "rmt"} | RESUMED
 GROUPS = {"usual": sorted(USUAL), "other": sorted(METHODS - USUAL)}
 KINDS = {"ddp": "none", "fsdp2": "fsdp"}
 
-# The workers add up the gradients of a step's mini-batches in another order, which changes their last bits; an entry at
-# that distance of the threshold may then move here and not there. AdamW's first steps divide a gradient by its own size,
+# The workers add up the gradients of a step's mini-batches in another order, which changes their last bits; an entry
+# that near to the threshold may then move here and not there. AdamW's first steps divide a gradient by its own size,
 # which makes a share of the learning rate (2e-3) of the last bits of a tiny one.
 LOSS_TOLERANCE = 2e-6
 WEIGHT_TOLERANCE = 5e-4
