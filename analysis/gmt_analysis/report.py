@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader
 
 from gmt.errors import UserError
 from gmt.records.record import write_whole
-from gmt.studies.plan import Plan
+from gmt.studies.plan import Plan, Tuned
 from gmt.tracking.table import read_table
 from gmt_analysis.figures import as_svg, score_against_ratio
 from gmt_analysis.statistics import CONFIDENCE, summarise
@@ -41,7 +41,13 @@ def write_report(plan: Plan) -> list[Path]:
     Raises:
         UserError: no run of the study is done.
     """
-    table = read_table((p.point.arm, p.point.label, p.record) for p in plan.runs)
+    table = read_table((p.point.arm, p.point.label, p.record) for p in plan.comparison)
+    if plan.tuned and not (table["state"] == "done").any():
+        spent = sum(tuned.num_done for tuned in plan.tuned)
+        raise UserError(
+            f"study {plan.study.name} has no finished run to report on: {spent} of "
+            f"{sum(tuned.num_runs for tuned in plan.tuned)} runs that tune {plan.tuned[0].setting} are done"
+        )
     if not (table["state"] == "done").any():
         raise UserError(f"study {plan.study.name} has no finished run to report on; run `gmt sweep` with it first")
     summary = summarise(table, [*_SCORES, *_COSTS, "target_before", "source_before", "source_after", "density_asked"])
@@ -68,7 +74,8 @@ def _page(plan: Plan, table: pd.DataFrame, summary: pd.DataFrame) -> str:
         base=_base(summary),
         scores=_html_table(summary, _SCORES),
         costs=_html_table(summary, _COSTS),
-        limits=_limits(table, summary),
+        tuned=[_in_words(tuned) for tuned in plan.tuned],
+        limits=[*_limits(table, summary), *_limits_of_tuning(plan)],
         confidence=f"{CONFIDENCE:.0%}",
         environment=_environment(plan, done),
     )
@@ -112,6 +119,26 @@ def _shown(column: str) -> tuple[float, int, str]:
     return (1000, 2, "") if column.endswith("_s") else (100, 1, " %")
 
 
+def _in_words(tuned: Tuned) -> str:
+    found = "not found yet" if tuned.best is None else f"{tuned.best:g}"
+    searched = f"{tuned.num_done} of {tuned.num_runs} runs between {tuned.low:g} and {tuned.high:g}"
+    return f"{tuned.label}: {tuned.setting} {found}, by {searched}"
+
+
+def _limits_of_tuning(plan: Plan) -> list[str]:
+    if not plan.tuned:
+        return ["The learning rate is the same for every arm and was not tuned for each."]
+    limits = []
+    if waiting := [tuned.label for tuned in plan.tuned if tuned.best is None]:
+        limits.append(f"Not compared yet, since still being tuned: {', '.join(waiting)}.")
+    if at_end := [tuned.label for tuned in plan.tuned if tuned.is_at_an_end]:
+        limits.append(
+            f"The best {plan.tuned[0].setting} lies at an end of the interval that was searched, and a better one may "
+            f"lie beyond it: {', '.join(at_end)}."
+        )
+    return limits
+
+
 def _limits(table: pd.DataFrame, summary: pd.DataFrame) -> list[str]:
     """What the study can't say, from its own numbers."""
     limits = []
@@ -131,8 +158,7 @@ def _limits(table: pd.DataFrame, summary: pd.DataFrame) -> list[str]:
     if summary["task"].nunique() == 1:
         limits.append("There is one task: what holds for it need not hold for others.")
     limits.append(
-        "The learning rate is the same for every arm and was not tuned for each. Masking the gradient is not a sparse "
-        "update: momentum moves masked entries too, as the moved fraction shows."
+        "Masking the gradient is not a sparse update: momentum moves masked entries too, as the moved fraction shows."
     )
     if table["dirty"].fillna(False).any():
         limits.append("Some runs were made from a checkout with uncommitted changes.")

@@ -10,7 +10,7 @@ from gmt.composition import Composer, hydra_on
 from gmt.duration import duration
 from gmt.records.record import State
 from gmt.studies.estimate import Estimate, estimate
-from gmt.studies.plan import STATES, Plan, axes_of, make_plan, rows, runs_at_once
+from gmt.studies.plan import STATES, Plan, Tuned, axes_of, make_plan, rows, runs_at_once
 
 _LISTED = 200  # more runs than that are shown arm by arm
 
@@ -49,7 +49,11 @@ def plan(overrides: Sequence[str], config_dir: str | None, *, every_run: bool) -
     if not listed:
         say("`gmt plan ... --runs` lists every run.")
     counts = Counter(states.values())
+    if made.tuned:
+        say(_tuning(made.tuned) + "\n")
     say(", ".join(f"{counts[state]} {state}" for state in STATES if counts[state]))
+    if made.later:
+        say(f"{len(made.later)} more when these have told what to try")
     say(cost_in_words(estimate(made, states), runs_at_once(made)))
 
 
@@ -75,6 +79,21 @@ def _by_arm(made: Plan, states: Mapping[str, State]) -> str:
     shown = [state for state in STATES if any(count[state] for count in counts.values())]
     body = [[arm, str(count.total()), *(str(count[state]) for state in shown)] for arm, count in counts.items()]
     return table(["arm", "runs", *shown], body)
+
+
+def _tuning(tuned: Sequence[Tuned]) -> str:
+    """Each choice's budget, which is the same for all, and what it led to."""
+    body = [
+        [each.label, f"{each.low:g} .. {each.high:g}", f"{each.num_done} of {each.num_runs}", _best(each)]
+        for each in tuned
+    ]
+    return table([f"tuning {tuned[0].setting}", "between", "runs done", "best"], body)
+
+
+def _best(tuned: Tuned) -> str:
+    if tuned.best is None:
+        return ""
+    return f"{tuned.best:g}" + (" (at an end: a better one may lie beyond)" if tuned.is_at_an_end else "")
 
 
 def cost_in_words(cost: Estimate, at_once: int) -> str:

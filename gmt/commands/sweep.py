@@ -37,13 +37,17 @@ def multirun(master: DictConfig, arguments: Sequence[str], launch: RunLauncher) 
     """
     config = to_plain(master)
     composer = Composer()
-    plan = make_plan(composer, study_of(config, required=False), axes_of(composer, arguments))
+    study, axes = study_of(config, required=False), axes_of(composer, arguments)
+    plan = make_plan(composer, study, axes)
     tracking = settings_of("tracking", TrackingSettings, config["tracking"])
     limit = settings_of("sweep", SweepSettings, config["sweep"])
     confirm(plan, limit, input if sys.stdin.isatty() else None)
     told = progress()
     try:
         run_sweep(plan, tracking, launch, told, say=say)
+        while plan.later:
+            plan = make_plan(composer, study, axes)  # by the same templates: a config edited meanwhile changes nothing
+            run_sweep(plan, tracking, launch, told, say=say)
     finally:
         told.close()
 

@@ -33,7 +33,7 @@ _PROBE_S = 2.0  # `state` of another process holds the lock for an instant
 Position = tuple[int, int]  # which file, and how many of its bytes
 NOWHERE: Position = (0, 0)
 
-State = Literal["to do", "running", "interrupted", "stopped", "failed", "done"]
+State = Literal["to do", "running", "interrupted", "stopped", "failed", "diverged", "done"]
 
 
 class RecordBusy(Exception):

@@ -91,7 +91,7 @@ def _work(run: Run, record: RunRecord, prepared: Prepared, control: Control) -> 
 
 def record_failure(record: RunRecord, error: Exception, kind: str) -> None:
     """A failure that may pass leaves the run to be gone on with; a full disk leaves no trace but the raised error."""
-    state: State = "interrupted" if kind in RETRIES else "failed"
+    state: State = "interrupted" if kind in RETRIES else "diverged" if kind == "diverged" else "failed"
     try:
         (record.folder / "error.txt").write_text(traceback.format_exc())
         record.note_failure(state, kind, f"{type(error).__name__}: {error}")

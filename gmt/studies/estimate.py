@@ -51,6 +51,8 @@ def estimate(plan: Plan, states: Mapping[str, State]) -> Estimate:
             measured[kind].append(planned.record.read("result.json"))
         else:
             left[kind].append(float(planned.run.resources.gpus))
+    for planned in plan.later:
+        left[_kind(planned.run.science, planned.run.config["resources"])].append(float(planned.run.resources.gpus))
     missing = {kind for kind in left if kind not in measured}
     if missing:
         for kind, result in _of_other_studies(plan, missing):
@@ -71,7 +73,8 @@ def _kind(science: Mapping[str, Any], resources: Mapping[str, Any]) -> str:
     """The same for runs that cost the same: their seed, mask ratio and learning rate change nothing."""
     train = {key: value for key, value in science["train"].items() if key not in _NO_COST}
     machine = [resources.get(key) for key in ("device", "cpus", "gpus", "workers")]
-    parts = [science["model"], science["task"], train, science["method"]["name"], machine]
+    task = {key: value for key, value in science["task"].items() if key != "data_seed"}
+    parts = [science["model"], task, train, science["method"]["name"], machine]
     return json.dumps(parts, sort_keys=True)
 
 

@@ -27,12 +27,14 @@ class StudySettings:
         question: what it is to answer; shown on the report and in MLflow.
         shared: settings of every arm: override key -> value, or a list of values to cross.
         arms: arm -> its own settings, likewise; they win over shared ones.
+        tuning: see gmt.studies.tuning.TuningSettings; None compares at the settings that are given.
     """
 
     name: str
     question: str
     shared: Mapping[str, Any]
     arms: Mapping[str, Mapping[str, Any]]
+    tuning: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         settings.text("study.name", self.name)
@@ -53,17 +55,22 @@ class StudySettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """One run of a grid before it is composed: its arm, all its overrides, and those that vary within the study."""
+    """One run of a grid before it is composed: its arm, all its overrides, and those that vary within the study.
+
+    Its stage is `comparison`, or `tuning` for a run that only helps to choose a setting and enters no table.
+    """
 
     arm: str
     overrides: tuple[str, ...]
     varied: tuple[str, ...]
+    stage: str = "comparison"
 
     @property
     def label(self) -> str:
         """The run's name for people: the arm and what varies in it, e.g. `gmt mask_ratio=0.8 seed=1`."""
         pairs = (override.split("=", 1) for override in self.varied)
-        return " ".join([self.arm, *(f"{key.rpartition('.')[2]}={value}" for key, value in pairs)])
+        stage = [] if self.stage == "comparison" else [f"({self.stage})"]
+        return " ".join([self.arm, *(f"{key.rpartition('.')[2]}={value}" for key, value in pairs), *stage])
 
 
 def expand(study: StudySettings, cli: Axes) -> list[Point]:

@@ -10,10 +10,11 @@ from typing import Any
 from gmt.composition import Composer
 from gmt.errors import UserError
 from gmt.records.record import RunRecord, State
-from gmt.runs.build import Builder, Run
+from gmt.runs.build import Builder, Run, settings_of
 from gmt.studies.grid import Axes, Point, StudySettings, expand
+from gmt.studies.tuning import TuningSettings, ask, cells, choice, compared, refuse_what_is_tuned, trial
 
-STATES: tuple[State, ...] = ("done", "running", "interrupted", "stopped", "failed", "to do")
+STATES: tuple[State, ...] = ("done", "running", "interrupted", "stopped", "diverged", "failed", "to do")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,11 +31,52 @@ class PlannedRun:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Tuned:
+    """How far the tuning of one choice is.
+
+    Args:
+        label: of the choice, for people.
+        setting, low, high: what is searched, and where.
+        num_done, num_runs: of its budget.
+        best: the value that was found; None until the budget is spent.
+    """
+
+    label: str
+    setting: str
+    low: float
+    high: float
+    num_done: int
+    num_runs: int
+    best: float | None
+
+    @property
+    def is_at_an_end(self) -> bool:
+        """Whether the best value lies so near to an end of the interval that a better one may lie beyond."""
+        return self.best is not None and not 1.1 * self.low < self.best < self.high / 1.1
+
+
+@dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A study with all its runs, every one checked."""
+    """A study with its runs, every one checked.
+
+    Args:
+        study: what the runs are of.
+        runs: those that are known.
+        later: stand-ins, checked too, for those whose tuned setting is known only when others are done.
+        tuned: how far the tuning of each choice is.
+        ids: name the set of runs, whatever is tuned.
+    """
 
     study: StudySettings
     runs: Sequence[PlannedRun]
+    ids: Sequence[str]
+    later: Sequence[PlannedRun] = ()
+    tuned: Sequence[Tuned] = ()
+
+    @property
+    def comparison(self) -> list[PlannedRun]:
+        """The runs that enter tables: those that only helped to choose a setting don't."""
+        return [planned for planned in self.runs if planned.point.stage == "comparison"]
 
     @property
     def folder(self) -> Path:
@@ -72,16 +114,15 @@ def make_plan(composer: Composer, study: StudySettings, cli: Axes) -> Plan:
     Raises:
         UserError: with a sentence for every fault of every run, and for a run that stands in the study twice.
     """
-    faults: dict[str, None] = {}
-    runs: list[PlannedRun] = []
-    builder = Builder()
-    for point in expand(study, cli):
-        try:
-            runs.append(PlannedRun(point=point, run=builder.build(composer.compose_plain(point.overrides))))
-        except UserError as error:
-            faults |= dict.fromkeys(f"arm {point.arm}: {sentence}" for sentence in error.sentences)
-    faults |= dict.fromkeys(_twice(runs))
-    for planned in runs:
+    making = _Making(composer)
+    points = expand(study, cli)
+    if study.tuning is None:
+        runs = making.runs(points)
+        plan = Plan(study=study, runs=runs, ids=[planned.run.id for planned in runs])
+    else:
+        plan = _in_stages(study, settings_of("study.tuning", TuningSettings, study.tuning), points, making)
+    faults = making.faults | dict.fromkeys(_twice(plan.runs))
+    for planned in plan.runs:
         try:
             if planned.record.exists():
                 planned.record.check()
@@ -89,7 +130,97 @@ def make_plan(composer: Composer, study: StudySettings, cli: Axes) -> Plan:
             faults |= dict.fromkeys(error.sentences)
     if faults:
         raise UserError(*faults)
-    return Plan(study=study, runs=runs)
+    return plan
+
+
+class _Making:
+    """Composes and checks runs, and gathers what is wrong with them."""
+
+    def __init__(self, composer: Composer):
+        self.faults: dict[str, None] = {}
+        self._composer, self._builder = composer, Builder()
+
+    def run(self, point: Point) -> PlannedRun | None:
+        try:
+            run = self._builder.build(self._composer.compose_plain(point.overrides))
+        except UserError as error:
+            self.faults |= dict.fromkeys(f"arm {point.arm}: {sentence}" for sentence in error.sentences)
+            return None
+        return PlannedRun(point=point, run=run)
+
+    def runs(self, points: Iterable[Point]) -> list[PlannedRun]:
+        return [planned for planned in map(self.run, points) if planned is not None]
+
+
+def _in_stages(study: StudySettings, tuning: TuningSettings, points: Sequence[Point], making: _Making) -> Plan:
+    refuse_what_is_tuned(points, tuning)
+    # Every run is checked with some value before any other value is asked for.
+    checked = [
+        (
+            cell,
+            making.runs([trial(cell[0], tuning, tuning.low)]),
+            making.runs(compared(p, tuning, tuning.low) for p in cell),
+        )
+        for cell in cells(points)
+    ]
+    if making.faults:
+        raise UserError(*making.faults)
+    if checked[0][2][0].run.config.get("search") is not None:
+        raise UserError("study.tuning can't go with search: a run that is stopped early has no score to be tuned by")
+    runs: list[PlannedRun] = []
+    later: list[PlannedRun] = []
+    tuned: list[Tuned] = []
+    for cell, (tried,), stand_ins in checked:
+        _refuse_the_same_questions(tried, stand_ins[0])
+        progress, trials = _tuned(cell[0], tuning, making)
+        tuned.append(progress)
+        runs += trials
+        later += [tried] * (tuning.runs - len(trials))
+        if progress.best is None:
+            later += stand_ins
+        else:
+            runs += making.runs(compared(point, tuning, progress.best) for point in cell)
+    ids = [planned.run.id for _, _, stand_ins in checked for planned in stand_ins]
+    return Plan(study=study, runs=runs, ids=ids, later=later, tuned=tuned)
+
+
+def _tuned(point: Point, tuning: TuningSettings, making: _Making) -> tuple[Tuned, list[PlannedRun]]:
+    """How far the tuning of a point's choice is, and its runs so far."""
+
+    def tried(value: float) -> PlannedRun:
+        (planned,) = making.runs([trial(point, tuning, value)])
+        return planned
+
+    name = choice(point)
+    asked = ask(tuning, name, lambda value: _score(tried(value).record))
+    trials = [tried(value) for value in asked.values]
+    num_done = sum(_score(planned.record) is not None for planned in trials)
+    progress = Tuned(
+        label=name,
+        setting=tuning.setting,
+        low=tuning.low,
+        high=tuning.high,
+        num_done=num_done,
+        num_runs=tuning.runs,
+        best=asked.best,
+    )
+    return progress, trials
+
+
+def _refuse_the_same_questions(tried: PlannedRun, compared: PlannedRun) -> None:
+    if tried.run.science["task"] == compared.run.science["task"]:
+        raise UserError(
+            "study.tuning.overrides must choose other data than the comparison's, e.g. task.data_seed, "
+            f"got the same task for arm {tried.point.arm}"
+        )
+
+
+def _score(record: RunRecord) -> float | None:
+    """The target score that a run came to; the lowest for one that diverged, None for one that is not done."""
+    state = record.state()
+    if state == "diverged":
+        return 0.0
+    return float(record.read("result.json")["after"]["target"]["mean"]) if state == "done" else None
 
 
 def _twice(runs: Sequence[PlannedRun]) -> list[str]:

@@ -37,7 +37,7 @@ class RunLauncher(Protocol):
 
 def sweep_identity(plan: Plan) -> str:
     """The same for the same set of runs of a study, so that a sweep that goes on keeps its parent run."""
-    ids = ",".join(sorted(planned.run.id for planned in plan.runs))
+    ids = ",".join(sorted(plan.ids))
     return hashlib.sha256(f"{plan.study.name}:{ids}".encode()).hexdigest()[:16]
 
 
@@ -59,7 +59,8 @@ def run_sweep(plan: Plan, tracking: TrackingSettings, launch: RunLauncher, progr
     states = plan.states()
     todo = [planned for planned in plan.runs if states[planned.run.id] not in _over(plan)]
     num_done = sum(state == "done" for state in states.values())
-    say(f"study {plan.study.name}: {len(plan.runs)} runs, {num_done} done, {len(todo)} to do")
+    later = f", {len(plan.later)} more when these have told what to try" if plan.later else ""
+    say(f"study {plan.study.name}: {len(plan.runs)} runs, {num_done} done, {len(todo)} to do{later}")
     if not todo:
         say("nothing to do")
         return
@@ -72,8 +73,11 @@ def run_sweep(plan: Plan, tracking: TrackingSettings, launch: RunLauncher, progr
 
 
 def _over(plan: Plan) -> tuple[State, ...]:
-    """The states in which a run is left alone: what a search gave up stays so as long as the search is asked for."""
-    return ("done",) if plan.runs[0].run.config.get("search") is None else ("done", "stopped")
+    """The states in which a run is left alone.
+
+    A run that diverged would do so again. What a search gave up stays so as long as the search is asked for.
+    """
+    return ("done", "diverged") if plan.runs[0].run.config.get("search") is None else ("done", "diverged", "stopped")
 
 
 def _preflight(todo: Sequence[PlannedRun]) -> None:
@@ -127,7 +131,7 @@ def _watched(
         if view is not None and parent is not None:
             states = list(plan.states().values())
             counts = {f"runs/{state.replace(' ', '_')}": float(states.count(state)) for state in set(states)}
-            view.close_parent(parent, failed=any(state not in _over(plan) for state in states), metrics=counts)
+            view.close_parent(parent, failed=any(_is_broken(plan, state) for state in states), metrics=counts)
             view.close()
 
 
@@ -144,6 +148,7 @@ class _MlflowTracker:
             "gmt.study": self._plan.study.name,
             "gmt.arm": planned.point.arm,
             "gmt.method": str(method["name"]),
+            "gmt.stage": planned.point.stage,
         }
         try:
             self._view.sync(planned.record, name=planned.point.label, parent=self._parent, tags=tags, final=final)
@@ -160,7 +165,7 @@ def _description(plan: Plan) -> str:
 
 def _conclude(plan: Plan, folder: Path, say: Say) -> None:
     states = plan.states()
-    broken = [planned for planned in plan.runs if states[planned.run.id] not in _over(plan)]
+    broken = [planned for planned in plan.runs if _is_broken(plan, states[planned.run.id])]
     counts = {state: list(states.values()).count(state) for state in STATES}
     if counts["done"] == len(plan.runs):
         say(f"study {plan.study.name}: all {len(plan.runs)} runs are done")
@@ -176,3 +181,8 @@ def _conclude(plan: Plan, folder: Path, say: Say) -> None:
         + "; ".join(f"{p.point.label} ({states[p.run.id]}, {p.record.folder})" for p in broken)
         + ". Sweep again to go on with them."
     )
+
+
+def _is_broken(plan: Plan, state: State) -> bool:
+    """A run that diverged is over, and still no success; one that was tried with a bad value was tried well."""
+    return state not in _over(plan) or (state == "diverged" and not plan.later)

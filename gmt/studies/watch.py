@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from gmt.records.record import NOWHERE, State
 from gmt.studies.plan import Plan, PlannedRun
 
-_ENDS = ("done", "failed", "stopped")
+_ENDS = ("done", "failed", "diverged", "stopped")
 
 
 @dataclass(frozen=True, kw_only=True)

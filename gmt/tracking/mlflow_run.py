@@ -21,7 +21,13 @@ from gmt.tracking.table import final_metrics
 
 NOTE = "mlflow.note.content"  # what the page shows as the description
 PARENT = "mlflow.parentRunId"
-_STATUS: Mapping[State, str] = {"done": "FINISHED", "failed": "FAILED", "stopped": "KILLED", "interrupted": "KILLED"}
+_STATUS: Mapping[State, str] = {
+    "done": "FINISHED",
+    "failed": "FAILED",
+    "diverged": "FAILED",
+    "stopped": "KILLED",
+    "interrupted": "KILLED",
+}
 _FILES = ("config.json", "result.json", "environment.json", "answers_before.jsonl", "answers_after.jsonl", "error.txt")
 _METRICS = 900  # MLflow takes at most 1,000 metrics in one batch
 _OTHERS = 100  # and 100 params, 100 tags
@@ -141,7 +147,7 @@ class TrackedRun:
         assert self._run is not None
         artifacts = get_artifact_repository(self._run.info.artifact_uri)
         for name in _FILES:
-            if (self._record.folder / name).exists() and (name != "error.txt" or state == "failed"):
+            if (self._record.folder / name).exists() and (name != "error.txt" or state in ("failed", "diverged")):
                 artifacts.log_artifact(str(self._record.folder / name))  # type: ignore[no-untyped-call]
         self._client.set_terminated(self._run.info.run_id, _STATUS[state])
         self.ended = True

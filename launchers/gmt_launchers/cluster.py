@@ -95,6 +95,8 @@ def connected(address: str | None, num_cpus: int | None) -> Iterator[Head]:
     except (ray.exceptions.RayError, ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         raise UserError(_why_not(address, error)) from error
     _take_back_sigterm(on_sigterm)
+    # Ray prints the raylets' complaints whatever it is asked; they are in its logs, and their runs tell of them.
+    ray._private.worker.print_to_stdstream = lambda *_, **__: None
     head = Head(address)
     head.watch()
     try:

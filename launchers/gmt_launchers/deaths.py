@@ -28,11 +28,12 @@ def kind_of_death(error: Exception, folder: Path) -> tuple[str, str]:
         return "error", f"{type(error.cause).__name__}: {error.cause}"
     if isinstance(error, RayActorError) and (error.preempted or node_is_lost(folder)):
         return "preempted", "its node was lost"
-    if "memory" in text.lower() and "oom" in text.lower():
+    if "low on memory" in text:  # the words of its memory monitor
         return "infrastructure", "Ray ended its worker because the node ran out of memory"
     if isinstance(error, ActorUnschedulableError):
         return "infrastructure", "Ray could not place it on any node"
-    return "infrastructure", f"its worker died: {' '.join(text.split())[:300]}"
+    logs = ray._private.worker.global_worker.node.get_logs_dir_path()
+    return "infrastructure", f"its worker died: {' '.join(text.split())[:300]} (Ray's own logs are in {logs})"
 
 
 def note_node(folder: Path, *, first: bool = True) -> None:

@@ -9,6 +9,8 @@ from concurrent.futures import wait
 from typing import Any
 
 from ray import tune
+from ray.air.execution._internal.actor_manager import RayActorManager
+from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.tune import FailureConfig, PlacementGroupFactory, RunConfig, TuneConfig, Tuner
 from ray.tune.schedulers import TrialScheduler
 
@@ -55,6 +57,7 @@ def run_jobs(
         RunFailed: the cluster's head was lost.
     """
     os.environ |= _OF_DRIVER
+    _know_every_death()
     queue = JobQueue(jobs, owner, at_once)
     folder = os.getcwd()
 
@@ -83,6 +86,25 @@ def run_jobs(
             ),
         )
         _wait_for(tuner.fit, queue, head)
+
+
+def _know_every_death() -> None:
+    """Lets Tune take any error of Ray's for the death of a worker.
+
+    Tune 2.60 knows two kinds, and ends the whole sweep on another: what Ray raises when its memory monitor has killed a
+    worker is of neither.
+    """
+    failed = RayActorManager._actor_task_failed
+    if getattr(failed, "knows_every_death", False):
+        return
+
+    def actor_task_failed(self: RayActorManager, tracked_actor_task: object, exception: Exception) -> None:
+        if isinstance(exception, RayError) and not isinstance(exception, RayActorError | RayTaskError):
+            exception = RayActorError(error_msg=str(exception))
+        failed(self, tracked_actor_task, exception)
+
+    actor_task_failed.knows_every_death = True  # type: ignore[attr-defined]
+    RayActorManager._actor_task_failed = actor_task_failed
 
 
 def _wait_for(fit: Callable[[], object], queue: JobQueue, head: Head) -> None:

@@ -87,7 +87,9 @@ def test_one_run_that_diverges_is_recorded_and_the_others_finish(gmt: Gmt, tmp_p
     assert done.returncode == 1, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     assert len(results(tmp_path)) == 1
-    failed = [p for p in tmp_path.glob("gmt-results/runs/*/status.json") if '"failed"' in p.read_text()]
+    failed = [
+        p for p in tmp_path.glob("gmt-results/runs/*/status.json") if json.loads(p.read_text())["state"] == "diverged"
+    ]
     assert len(failed) == 1
     assert json.loads(failed[0].read_text())["error_kind"] == "diverged"
     assert "Traceback" in (failed[0].parent / "error.txt").read_text()
@@ -96,6 +98,8 @@ def test_one_run_that_diverges_is_recorded_and_the_others_finish(gmt: Gmt, tmp_p
     assert experiment is not None
     statuses = [run.info.status for run in client.search_runs([experiment.experiment_id])]
     assert sorted(statuses) == ["FAILED", "FAILED", "FINISHED"]  # the failed run and its parent
+    again = gmt("run", "-m", "task=tiny", "method=sft", "train.learning_rate=1e-3,1e30", "--config-dir", str(CONF))
+    assert (again.returncode, "nothing to do" in again.stdout) == (0, True)  # it would diverge again
 
 
 @pytest.mark.parametrize("launcher", ["basic", "ray_tune"])
