@@ -11,7 +11,9 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import psutil
 
@@ -38,9 +40,15 @@ class Nodes:
         shown = f"--include-dashboard={str(with_dashboard).lower()}", f"--dashboard-port={dashboard}"
         self._start("--head", f"--port={port}", f"--ray-client-server-port={client}", f"--num-cpus={head_cpus}", *shown)
 
-    def add(self, *, num_cpus: int = 1) -> int:
-        """Adds a node; returns its number."""
-        return self._start(f"--address={self.address}", f"--num-cpus={num_cpus}")
+    def add(self, *, num_cpus: int = 1, under: Sequence[str] = (), **env: str) -> int:
+        """Adds a node; returns its number.
+
+        Args:
+            num_cpus: for jobs.
+            under: a command that starts another, such as `unshare`.
+            env: of the node.
+        """
+        return self._start(f"--address={self.address}", f"--num-cpus={num_cpus}", under=under, env=env)
 
     def kill(self, number: int) -> None:
         """SIGKILLs everything that a node is, its raylet first, as a power cut does."""
@@ -64,15 +72,17 @@ class Nodes:
         for path in self._own:
             shutil.rmtree(path, ignore_errors=True)
 
-    def _start(self, *arguments: str) -> int:
+    def _start(self, *arguments: str, under: Sequence[str] = (), env: Mapping[str, str] = MappingProxyType({})) -> int:
         number = len(self.started)
         self._own.append(tempfile.mkdtemp(prefix="gmt-node-", dir="/tmp"))  # sockets want a short path
         where = ("--node-ip-address=127.0.0.1", "--num-gpus=0", f"--temp-dir={self._own[-1]}", *_ON_ANY_PORT)
         ray = Path(sys.executable).with_name("ray")
-        command = [str(ray), "start", *arguments, *where, "--block", "--disable-usage-stats"]
-        env = os.environ | {"RAY_AUTH_MODE": "token"}  # a head has it by itself, a node that joins must be told
+        command = [*under, str(ray), "start", *arguments, *where, "--block", "--disable-usage-stats"]
+        whole = (
+            os.environ | {"RAY_AUTH_MODE": "token"} | dict(env)
+        )  # a head has it by itself, a node that joins must be told
         log = self._folder / f"node-{number}.log"
         with log.open("wb") as file:
-            self.started.append(subprocess.Popen(command, env=env, stdout=file, stderr=file, start_new_session=True))
+            self.started.append(subprocess.Popen(command, env=whole, stdout=file, stderr=file, start_new_session=True))
         wait_for(lambda: "Ray runtime started" in log.read_text(), 60)
         return number

@@ -28,8 +28,9 @@ def check_nodes(address: str, runs: Path) -> None:
     runs.mkdir(parents=True, exist_ok=True)
     own = code_version()
     with FileLock(runs / _LOCK):
-        asked = {node["NodeManagerHostname"]: _ask(node["NodeID"], runs) for node in ray.nodes() if node["Alive"]}
-        for host, answer in asked.items():
+        nodes = [node for node in ray.nodes() if node["Alive"]]
+        asked = [(node["NodeManagerHostname"], _ask(node["NodeID"], runs.absolute())) for node in nodes]
+        for host, answer in asked:
             _judge(address, host, _answer(address, host, answer), own, runs)
 
 
