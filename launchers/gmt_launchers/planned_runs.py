@@ -132,7 +132,7 @@ class _Runs:
         self._failures[index, kind] += 1
         if again:
             return _AGAIN_AFTER_S if kind in RETRIES else None
-        if self._records[index].state() != "failed":
+        if self._records[index].state() not in ("failed", "diverged"):
             self._note(index, "failed", kind, sentence)
         return None
 
