@@ -160,12 +160,14 @@ def plug_in(group: str, values: object) -> Any:
 
 
 def settings_of(group: str, kind: type[T], values: object) -> T:
-    """Makes a settings dataclass; unknown and missing keys are sentences, not a TypeError."""
+    """Makes a settings dataclass; unknown keys, and missing ones without a default, are sentences, not a TypeError."""
     if not isinstance(values, Mapping):
         raise UserError(f"{group} must be a mapping of settings, got {values!r}")
-    known = [field.name for field in dataclasses.fields(cast(Any, kind))]
+    fields = dataclasses.fields(cast(Any, kind))
+    known = [field.name for field in fields]
+    needed = [field.name for field in fields if field.default is dataclasses.MISSING]
     faults = [f"{group} has no setting {key!r}; {choices(key, known)}" for key in values if key not in known]
-    faults += [f"{group}.{key} is missing" for key in known if key not in values]
+    faults += [f"{group}.{key} is missing" for key in needed if key not in values]
     if faults:
         raise UserError(*faults)
     return kind(**values)
