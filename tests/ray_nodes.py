@@ -78,11 +78,15 @@ class Nodes:
         where = ("--node-ip-address=127.0.0.1", "--num-gpus=0", f"--temp-dir={self._own[-1]}", *_ON_ANY_PORT)
         ray = Path(sys.executable).with_name("ray")
         command = [*under, str(ray), "start", *arguments, *where, "--block", "--disable-usage-stats"]
-        whole = (
-            os.environ | {"RAY_AUTH_MODE": "token"} | dict(env)
-        )  # a head has it by itself, a node that joins must be told
+        # A head has the mode by itself, a node that joins must be told.
+        whole = os.environ | {"RAY_AUTH_MODE": "token"} | dict(env)
         log = self._folder / f"node-{number}.log"
         with log.open("wb") as file:
             self.started.append(subprocess.Popen(command, env=whole, stdout=file, stderr=file, start_new_session=True))
-        wait_for(lambda: "Ray runtime started" in log.read_text(), 60)
+        try:
+            wait_for(lambda: "Ray runtime started" in log.read_text() or self.started[number].poll() is not None, 120)
+            assert self.started[number].poll() is None, "it ended"
+        except AssertionError as error:
+            self.end()
+            raise AssertionError(f"a node of Ray did not start ({error}): {log.read_text()[-2000:]}") from error
         return number

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
+from ray._raylet import GcsClient
 
 from gmt.errors import UserError
 from gmt_launchers.token import use_token_if_there_is_one
@@ -79,8 +80,8 @@ def connected(address: str | None, num_cpus: int | None) -> Iterator[Head]:
     """
     logging.getLogger("ray").setLevel(logging.CRITICAL)  # what went wrong in a job is told by its record
     if address is not None:
-        _check_answers(address)
         use_token_if_there_is_one()
+        _check_answers(address)
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         # An explicit "local": without it Ray silently joins a cluster that somebody left behind.
@@ -112,7 +113,7 @@ def _take_back_sigterm(handler: Any) -> None:
 
 
 def _check_answers(address: str) -> None:
-    """Asks before Ray does, which would wait for 20 s and then speak of something else."""
+    """Asks before Ray does, which would ask for 30 s and then not say why it was refused."""
     if address == "auto":
         return
     host, _, port = address.removeprefix("ray://").rpartition(":")
@@ -120,10 +121,10 @@ def _check_answers(address: str) -> None:
         raise UserError(f"hydra.launcher.address must be null, auto or HOST:PORT, got {address!r}")
     try:
         socket.create_connection((host, int(port)), timeout=_ANSWER_S).close()
-    except OSError as error:
-        raise UserError(
-            f"hydra.launcher.address must be a Ray cluster that answers, got {address!r}: {error}"
-        ) from error
+        if not address.startswith("ray://"):
+            GcsClient(address=address)
+    except (OSError, ray.exceptions.RayError) as error:
+        raise UserError(_why_not(address, error)) from error
 
 
 def _why_not(address: str | None, error: Exception) -> str:

@@ -17,7 +17,7 @@ from gmt.errors import RunFailed
 from gmt.methods.sft import Sft
 from gmt.runs.build import build
 from gmt.runs.execute import execute
-from tests.conftest import CONF
+from tests.conftest import CONF, Gmt
 
 pytestmark = pytest.mark.slow  # Ray Train starts its processes anew for each run
 
@@ -91,3 +91,17 @@ def test_a_worker_that_fails_ends_all_with_its_own_error(tmp_path: Path) -> None
     assert run.record.state() == "failed"
     status = json.loads((run.record.folder / "status.json").read_text())
     assert status["error"] == "LookupError: no such method on worker 1"
+
+
+def test_a_sweep_of_runs_with_two_workers_each(gmt: Gmt, tmp_path: Path) -> None:
+    """One run at a time: two workers and the trial that waits for them fill three cores."""
+    arguments = ("task=tiny", "method=sft,gmt", "tracking=none", "--config-dir", str(CONF))
+    done = gmt("run", "-m", *arguments, "resources.workers=2", "hydra.launcher.num_cpus=3", timeout_s=400)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "all 2 runs are done" in done.stdout
+    two = {path.parent.name: json.loads(path.read_text()) for path in tmp_path.glob("gmt-results/runs/*/result.json")}
+    one = gmt("run", "-m", *arguments, "record.root=one")
+    assert one.returncode == 0, one.stdout + one.stderr
+    for path in tmp_path.glob("one/runs/*/result.json"):
+        assert two[path.parent.name]["weights_sha256"] == json.loads(path.read_text())["weights_sha256"]
+    assert len(two) == 2
