@@ -26,7 +26,7 @@ SIZE = ("--cols", "120", "--rows", "24")
 
 def commands(address: str) -> str:
     """What is typed in the session, and shown before it is done."""
-    where = ("--config-dir", str(CONF), f"hydra.launcher.address={address}")
+    where = ("--config-dir", CONF.name, f"hydra.launcher.address={address}")
     typed = [shlex.join(["gmt", verb, *STUDY, *where]) for verb in ("sweep", "plan")]
     return "; ".join(f"echo {shlex.quote('$ ' + line)}; {line}" for line in typed)
 
@@ -47,6 +47,7 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="gmt-session-") as scratch:
         folder = Path(scratch)
+        (folder / CONF.name).symlink_to(CONF)
         (folder / "token").write_text(secrets.token_hex(32))
         os.environ["RAY_AUTH_TOKEN_PATH"] = str(folder / "token")
         os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])

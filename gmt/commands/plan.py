@@ -18,6 +18,10 @@ _LISTED = 200  # more runs than that are shown arm by arm
 def planned(overrides: Sequence[str], config_dir: str | None) -> tuple[Plan, Mapping[str, Any]]:
     """Plans a study outside a Hydra app.
 
+    Args:
+        overrides: the user's; those of `hydra`, which say how and not what, change nothing.
+        config_dir: a config folder of the user's own, or None.
+
     Returns:
         The plan, and the config with the study but without what is swept over.
 
@@ -26,11 +30,10 @@ def planned(overrides: Sequence[str], config_dir: str | None) -> tuple[Plan, Map
     """
     with hydra_on(config_dir):
         composer = Composer()
-        single = [
-            text for text, o in zip(overrides, composer.parse(overrides), strict=True) if not o.is_sweep_override()
-        ]
+        ours = [text for text in overrides if not text.startswith(("hydra.", "hydra/"))]
+        single = [text for text, o in zip(ours, composer.parse(ours), strict=True) if not o.is_sweep_override()]
         config = composer.compose_plain(single)
-        return make_plan(composer, study_of(config, required=True), axes_of(composer, overrides)), config
+        return make_plan(composer, study_of(config, required=True), axes_of(composer, ours)), config
 
 
 def plan(overrides: Sequence[str], config_dir: str | None, *, every_run: bool) -> None:

@@ -60,10 +60,9 @@ def _record_root(overrides: Sequence[str], config_dir: str | None) -> str:
 
 def _planned_where_records_are(overrides: Sequence[str], config_dir: str | None, root: str) -> Plan:
     """The plan; the records' folder may exist on the cluster alone, and is then taken for empty."""
-    ours = [text for text in overrides if not text.startswith(("hydra.", "hydra/"))]
     if Path(root).expanduser().is_dir():
-        return planned(ours, config_dir)[0]
-    elsewhere = [text for text in ours if not text.startswith("record.root=")]
+        return planned(overrides, config_dir)[0]
+    elsewhere = [text for text in overrides if not text.startswith("record.root=")]
     with tempfile.TemporaryDirectory() as empty:
         return planned([*elsewhere, f"record.root={empty}"], config_dir)[0]
 

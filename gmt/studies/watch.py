@@ -149,18 +149,22 @@ class _Pace:
         rows, self._position = self._planned.record.metrics(self._position)
         self._last = (*self._last, *(row for row in rows if "train/loss" in row))[-2:]
         last = self._last[-1] if self._last else {}
+        status = self._planned.record.status()
         return Running(
             label=self._planned.point.label,
-            attempt=self._planned.record.status().get("attempts", 0),
+            attempt=status.get("attempts", 0),
             step=last.get("step"),
             loss=last.get("train/loss"),
-            tokens_per_s=self._tokens_per_s(),
+            tokens_per_s=self._tokens_per_s(status.get("started_at", 0.0)),
         )
 
-    def _tokens_per_s(self) -> float | None:
+    def _tokens_per_s(self, since: float) -> float | None:
+        """Between the last two steps of this attempt."""
         if len(self._last) < 2:
             return None
         before, last = self._last
+        if before["time"] < since:
+            return None
         seconds, tokens = last["time"] - before["time"], last["train/tokens"] - before["train/tokens"]
         return tokens / seconds if seconds > 0 and tokens > 0 else None
 
