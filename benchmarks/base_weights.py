@@ -10,10 +10,13 @@ from typing import Any
 
 import psutil
 import torch
+import yaml
 from report import publish, table
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+from gmt.composition import config_dir
 from gmt.models.pretrained import SHIPPED, PretrainedModel
+from gmt.runs.build import plug_in
 
 NUM_RUNS = 5
 
@@ -33,14 +36,19 @@ def save(folder: Path, dtype: torch.dtype) -> None:
     AutoTokenizer.from_pretrained(SHIPPED / "nano").save_pretrained(folder)
 
 
+def _model(path: str) -> PretrainedModel:
+    settings = yaml.safe_load((config_dir() / "model" / "pretrained.yaml").read_text())
+    return plug_in("model", settings | {"name": "x", "path": path})
+
+
 def _worker(shared: bool, folder: str, here: Any, others: Any) -> None:
     """Loads a base, and then what each of some runs trains; tells of its memory while the other has a base too."""
-    model = PretrainedModel(name="x", path=folder, revision=None)
+    model = _model(folder)
 
     def load() -> Any:
         return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
 
-    small = PretrainedModel(name="nano", path="shipped:nano", revision=None)
+    small = _model("shipped:nano")
     small.load_model()  # imports, and what else comes once
     before = psutil.Process().memory_full_info().pss
     base = model.base() if shared else load()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -12,31 +13,54 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def load_base(source: str, revision: str | None) -> PreTrainedModel:
-    """The model by AutoModelForCausalLM, as it is in float32, with its parameters in the dtype of their files.
+def load_base(folder: Path, dtype: torch.dtype, **how: Any) -> PreTrainedModel:
+    """The model by AutoModelForCausalLM, as it is in `dtype`, with its parameters in the dtype of their files.
 
     transformers maps the safetensors files, whose pages are in memory once for all processes of a node, as long as no
-    dtype is asked for that they don't have. So the model is made in float32, and its parameters then lie in the files.
+    dtype is asked for that they don't have. So the model is made in `dtype`, and its parameters then lie in the files.
+
+    Args:
+        folder: with config and safetensors files.
+        dtype: of the parameters and of what is computed from the config.
+        **how: more for `from_pretrained`.
 
     Returns:
         The model on the CPU, in eval mode; it is to be read only.
     """
-    from transformers import AutoModelForCausalLM
-
-    def load(dtype: torch.dtype | str) -> PreTrainedModel:
-        loaded: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            source, revision=revision, dtype=dtype, use_safetensors=True
-        )
-        return loaded
-
-    model = load(torch.float32)
-    for parameter, stored in zip(model.parameters(), load("auto").parameters(), strict=True):
+    model = _load(folder, dtype, use_safetensors=True, **how)
+    for parameter, stored in zip(
+        model.parameters(), _load(folder, "auto", use_safetensors=True, **how).parameters(), strict=True
+    ):
         if torch.equal(parameter, stored.to(parameter.dtype)):
             parameter.data = stored.data
     return model
 
 
-def fresh(base: PreTrainedModel) -> PreTrainedModel:
-    """A copy of a base, in float32 and in memory of its own."""
-    copies = {id(p): nn.Parameter(p.detach().to(torch.float32, copy=True)) for p in base.parameters()}
+def load_gguf(file: Path, dtype: torch.dtype, **how: Any) -> PreTrainedModel:
+    """The model of a GGUF file, each quantised weight as the number that it stands for.
+
+    Args:
+        file: the .gguf file.
+        dtype: of the parameters.
+        **how: more for `from_pretrained`.
+
+    Returns:
+        The model on the CPU, in eval mode, as one that was never quantised: it can be trained and saved.
+    """
+    model = _load(file.parent, dtype, gguf_file=file.name, **how)
+    del model.config.quantization_config, model.hf_quantizer
+    model.is_quantized = False  # type: ignore[assignment]  # torch takes attributes for tensors
+    return model
+
+
+def _load(folder: Path, dtype: torch.dtype | str, **how: Any) -> PreTrainedModel:
+    from transformers import AutoModelForCausalLM
+
+    loaded: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **how)
+    return loaded
+
+
+def fresh(base: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
+    """A copy of a base, in `dtype` and in memory of its own."""
+    copies = {id(p): nn.Parameter(p.detach().to(dtype, copy=True)) for p in base.parameters()}
     return copy.deepcopy(base, copies)  # what it finds there is taken for the copy

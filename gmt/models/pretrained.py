@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gmt import settings
 from gmt.errors import UserError, choices
+from gmt.models import gguf
+from gmt.models.hub import download
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -17,63 +20,117 @@ if TYPE_CHECKING:
 SHIPPED = Path(__file__).parent / "shipped"
 _SHIPPED_PREFIX = "shipped:"
 _PARTS = {"config.json": "config.json", "*.safetensors": "*.safetensors", "a tokenizer": "tokenizer*"}
+SOURCES = ("files", "gguf")
+DTYPES = ("float32", "bfloat16")
+ATTENTION = ("sdpa", "eager", "flash_attention_2")
 _FINGERPRINTED = {".json", ".safetensors", ".model", ".txt", ".jinja"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainedModel:
-    """A pretrained causal LM, loaded from safetensors only, without remote code.
+    """A pretrained causal LM, loaded from safetensors, or from a GGUF file, without remote code.
 
     Args:
         name: the word for it in tables.
         path: a local folder, `shipped:NAME`, or a hub id such as `HuggingFaceTB/SmolLM2-135M`.
-        revision: for a hub id: the commit, branch or tag; null elsewhere.
+        revision: for a hub id the commit, branch or tag; null elsewhere.
+        source: `files`: what `path` names; `gguf`: what `gguf` names, and `path` is not looked at.
+        gguf: a .gguf file, or `package:NAME` for the only one in an installed Python package; null for none.
+        dtype: of the weights in training, `float32` or `bfloat16`.
+        attention: transformers' implementation: sdpa, eager or flash_attention_2.
+        gradient_checkpointing: whether activations are computed again in the backward pass instead of being kept.
+        trust_remote_code: whether code that comes with the model is run.
 
     Raises:
-        UserError: a local folder that lacks a config, weights or a tokenizer, or a shipped name that is none.
+        UserError: a local folder that lacks a config, weights or a tokenizer; a shipped name, GGUF file or package
+            that there is not.
     """
 
     name: str
     path: str
     revision: str | None
+    source: str
+    gguf: str | None
+    dtype: str
+    attention: str
+    gradient_checkpointing: bool
+    trust_remote_code: bool
 
     def __post_init__(self) -> None:
         settings.text("model.name", self.name)
         settings.text("model.path", self.path)
-        if (folder := self._folder()) is not None:
+        settings.one_of("model.source", self.source, SOURCES)
+        settings.one_of("model.dtype", self.dtype, DTYPES)
+        settings.one_of("model.attention", self.attention, ATTENTION)
+        settings.boolean("model.gradient_checkpointing", self.gradient_checkpointing)
+        settings.boolean("model.trust_remote_code", self.trust_remote_code)
+        if self.source == "gguf":
+            gguf.locate(self.gguf)
+        elif (folder := self._folder()) is not None:
             _check_folder(self.path, folder)
             if self.revision is not None:
                 raise UserError(f"model.revision must be null for a local folder, got {self.revision!r}")
+        else:
+            settings.text("model.revision", self.revision)
 
     def fingerprint(self) -> str:
-        """A hash of the files of a local folder, or id and revision of a hub model."""
+        """A hash of the files of a local folder or of the GGUF file, or id and revision of a hub model."""
+        if self.source == "gguf":
+            return _hash([gguf.locate(self.gguf)])
         folder = self._folder()
         if folder is None:
             return f"hub:{self.path}@{self.revision}"
-        files = sorted(p for p in folder.iterdir() if p.suffix in _FINGERPRINTED)
-        return _hash_files(tuple((p, p.stat().st_mtime_ns, p.stat().st_size) for p in files))
+        return _hash(sorted(p for p in folder.iterdir() if p.suffix in _FINGERPRINTED))
 
     def load_tokenizer(self) -> PreTrainedTokenizerBase:
-        """The tokenizer by AutoTokenizer; where it has no pad token, the end-of-sequence token pads."""
+        """The tokenizer by AutoTokenizer; where it has no pad token, the end-of-sequence token pads.
+
+        Raises:
+            UserError: the hub does not give it out, or it has no end-of-sequence token.
+        """
         from transformers import AutoTokenizer
 
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(self._source(), revision=self.revision)
+        where, how = self._files()
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(where, **how)
+        if tokenizer.eos_token is None:
+            raise UserError(
+                f"model.path must name a model whose tokenizer has an end-of-sequence token, got {self.path!r}"
+            )
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
         return tokenizer
 
     def base(self) -> PreTrainedModel:
-        """The model by AutoModelForCausalLM, loaded once for a process; its weights are shared by those of a node."""
-        return _base(self._source(), self.revision, self.fingerprint())
+        """The model by AutoModelForCausalLM, loaded once for a process; its weights are shared by those of a node.
+
+        Raises:
+            UserError: the hub does not give it out, or what is there is no causal LM in safetensors.
+        """
+        where, how = self._files()
+        return _base(where, self.dtype, self.fingerprint(), attn_implementation=self.attention, **how)
 
     def load_model(self) -> PreTrainedModel:
-        """A copy of the base."""
+        """A copy of the base, in `dtype`."""
+        import torch
+
         from gmt.models.base_weights import fresh
 
-        return fresh(self.base())
+        model = fresh(self.base(), getattr(torch, self.dtype))
+        if self.gradient_checkpointing:
+            model.activation_checkpointing_enable({"use_reentrant": False})
+        return model
 
-    def _source(self) -> str:
-        return str(self._folder() or self.path)
+    def _files(self) -> tuple[Path, dict[str, Any]]:
+        """The folder, on this machine, and what transformers must be told of it."""
+        if self.source == "gguf":
+            file = gguf.locate(self.gguf)
+            return file.parent, {"gguf_file": file.name}
+        folder = self._folder()
+        if folder is None:
+            assert self.revision is not None
+            folder = download(self.path, self.revision, with_code=self.trust_remote_code)
+            _check_folder(self.path, folder)
+        return folder, {"trust_remote_code": self.trust_remote_code}
 
     def _folder(self) -> Path | None:
         if self.path.startswith(_SHIPPED_PREFIX):
@@ -97,6 +154,10 @@ def _check_folder(path: str, folder: Path) -> None:
         )
 
 
+def _hash(files: Sequence[Path]) -> str:
+    return _hash_files(tuple((p, p.stat().st_mtime_ns, p.stat().st_size) for p in files))
+
+
 @lru_cache(maxsize=64)
 def _hash_files(files: tuple[tuple[Path, int, int], ...]) -> str:
     """Hashes names and contents; cached by modification time and size, since a plan asks once for each run."""
@@ -109,8 +170,18 @@ def _hash_files(files: tuple[tuple[Path, int, int], ...]) -> str:
 
 
 @lru_cache(maxsize=2)
-def _base(source: str, revision: str | None, fingerprint: str) -> PreTrainedModel:
+def _base(where: Path, dtype: str, fingerprint: str, **how: Any) -> PreTrainedModel:
     """Loads a base; the fingerprint is there to load a folder anew whose files have changed."""
-    from gmt.models.base_weights import load_base
+    import torch
 
-    return load_base(source, revision)
+    from gmt.models.base_weights import load_base, load_gguf
+
+    if file := how.pop("gguf_file", None):
+        return load_gguf(where / file, getattr(torch, dtype), **how)
+    try:
+        return load_base(where, getattr(torch, dtype), **how)
+    except (OSError, ValueError, ImportError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"model.path must name a causal LM that transformers can load, got {str(where)!r}: {reason[:400]}"
+        ) from error

@@ -29,5 +29,5 @@ class Model(Protocol):
         ...
 
     def load_model(self) -> PreTrainedModel:
-        """The model in float32 on the CPU, in eval mode; a fresh one at each call."""
+        """The model in the dtype in which it trains, on the CPU, in eval mode; a fresh one at each call."""
         ...

@@ -98,7 +98,7 @@ def train(
     mini-batches.
 
     Args:
-        model: in float32, on any device.
+        model: on any device.
         tokenizer: its pad token pads.
         examples: as `tokenize` gives them; shuffled anew each epoch by `seed`.
         settings: the train group.
@@ -223,6 +223,6 @@ def moved_fraction(model: PreTrainedModel, base: PreTrainedModel) -> float:
     base_parameters = dict(base.named_parameters())
     moved = total = 0
     for name, parameter in model.named_parameters():
-        moved += int((parameter.cpu() != base_parameters[name]).sum())
+        moved += int((parameter.cpu() != base_parameters[name].to(parameter.dtype)).sum())
         total += parameter.numel()
     return moved / total

@@ -15,6 +15,10 @@ from gmt.tracking.settings import TrackingSettings
 
 GROUPS = ("model", "task", "method", "train", "tracking")
 FILES = [(group, path.stem) for group in GROUPS for path in sorted((config_dir() / group).glob("*.yaml"))]
+NEEDED = {
+    ("tracking", "server"): ["tracking.uri=http://127.0.0.1:1"],
+    ("model", "pretrained"): ["model.name=x", "model.path=shipped:nano"],
+}
 STUDIES = sorted(path.stem for path in (config_dir() / "study").glob("*.yaml"))
 
 
@@ -26,7 +30,7 @@ def composer() -> Iterator[Composer]:
 
 @pytest.mark.parametrize(("group", "name"), FILES)
 def test_every_file_composes_and_builds(composer: Composer, group: str, name: str) -> None:
-    needed = ["tracking.uri=http://127.0.0.1:1"] if (group, name) == ("tracking", "server") else []
+    needed = NEEDED.get((group, name), [])
     config = composer.compose_plain([f"{group}={name}", *needed])
     assert build(config).science["seed"] == config["seed"]
     settings_of("tracking", TrackingSettings, config["tracking"])

@@ -9,17 +9,18 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from gmt.models.pretrained import SHIPPED, PretrainedModel
+from gmt.models.pretrained import SHIPPED
+from tests.models import pretrained
 
 MEASURE = """
 import json, sys
 from pathlib import Path
-from gmt.models.pretrained import PretrainedModel
-model = PretrainedModel(name="x", path=sys.argv[1], revision=None)
+from tests.models import pretrained
+model = pretrained(sys.argv[1])
 def own():
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return int(status["RssAnon"].split()[0]) * 1024
-PretrainedModel(name="small", path=sys.argv[2], revision=None).base()
+pretrained(sys.argv[2]).base()
 before = own()
 base = model.base()
 print(json.dumps([own() - before, sum(p.nbytes for p in base.parameters())]))
@@ -40,7 +41,7 @@ def saved(folder: Path, dtype: torch.dtype, *, tied: bool = True, hidden: int = 
 @pytest.mark.parametrize("tied", [True, False])
 def test_a_copy_is_what_a_plain_load_gives(tmp_path: Path, dtype: torch.dtype, tied: bool) -> None:
     path = saved(tmp_path / "model", dtype, tied=tied, shard="300KB")
-    model = PretrainedModel(name="x", path=path, revision=None)
+    model = pretrained(path)
     assert len(list(Path(path).glob("*.safetensors"))) > 1
     base, copied = model.base(), model.load_model()
     plain = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
@@ -61,7 +62,7 @@ def test_a_copy_is_what_a_plain_load_gives(tmp_path: Path, dtype: torch.dtype, t
 
 def test_training_a_copy_leaves_the_base_and_the_file_alone(tmp_path: Path) -> None:
     path = saved(tmp_path / "model", torch.float32)
-    model = PretrainedModel(name="x", path=path, revision=None)
+    model = pretrained(path)
     before: list[Tensor] = [p.clone() for p in model.base().parameters()]
     fingerprint = model.fingerprint()
     copied = model.load_model()
@@ -75,7 +76,7 @@ def test_training_a_copy_leaves_the_base_and_the_file_alone(tmp_path: Path) -> N
 
 
 def test_a_folder_whose_files_have_changed_is_loaded_anew(tmp_path: Path) -> None:
-    model = PretrainedModel(name="x", path=saved(tmp_path / "model", torch.float32, hidden=64), revision=None)
+    model = pretrained(saved(tmp_path / "model", torch.float32, hidden=64))
     assert model.load_model().config.hidden_size == 64
     (tmp_path / "model" / "model.safetensors").unlink()
     saved(tmp_path / "model", torch.float32, hidden=32)

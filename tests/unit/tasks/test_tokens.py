@@ -4,9 +4,9 @@ import pytest
 from transformers import PreTrainedTokenizerBase
 
 from gmt.errors import UserError
-from gmt.models.pretrained import PretrainedModel
 from gmt.tasks.protocol import Example
 from gmt.tasks.tokens import IGNORED, prompt_ids, tokenize
+from tests.models import pretrained
 
 EXAMPLES = [
     Example(prompt="Calculate 4 + 1.\n", completion="5"),
@@ -16,7 +16,7 @@ EXAMPLES = [
 
 @pytest.fixture(scope="module")
 def tokenizer() -> PreTrainedTokenizerBase:
-    return PretrainedModel(name="nano", path="shipped:nano", revision=None).load_tokenizer()
+    return pretrained().load_tokenizer()
 
 
 def test_labels_are_the_completion_and_its_end(tokenizer: PreTrainedTokenizerBase) -> None:

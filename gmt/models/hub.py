@@ -1,0 +1,55 @@
+"""Files of a hub's model on this machine: fetched once, by huggingface_hub, and kept in its cache. Imports no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gmt.errors import UserError
+
+_PATTERNS = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
+_OF_OTHERS = ("original/*", "onnx/*")  # the same weights once more, for other programs
+
+
+def download(repo: str, revision: str, *, with_code: bool) -> Path:
+    """The folder with a model's config, safetensors and tokenizer; without a network that of an earlier download.
+
+    Args:
+        repo: the hub id.
+        revision: commit, branch or tag.
+        with_code: whether its Python files are fetched too.
+
+    Raises:
+        UserError: there is none of that name or revision, it needs an agreement, or there is no network.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    named = f"model.path={repo} with model.revision={revision}"
+    patterns = [*_PATTERNS, "*.py"] if with_code else list(_PATTERNS)
+    try:
+        return Path(
+            snapshot_download(repo, revision=revision, allow_patterns=patterns, ignore_patterns=list(_OF_OTHERS))
+        )
+    except GatedRepoError as error:
+        raise UserError(
+            f"{named} needs an agreement: accept it on the model's page, then `hf auth login` or set HF_TOKEN"
+        ) from error
+    except RevisionNotFoundError as error:
+        raise UserError(f"{named}: the hub has that model, and not that revision") from error
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        raise UserError(
+            f"{named}: there is no such folder here, and no such model on the hub, or it is private (HF_TOKEN)"
+        ) from error
+    except LocalEntryNotFoundError as error:
+        raise UserError(
+            f"{named}: the hub can't be reached and its files aren't in the cache; model.path may be a local folder"
+        ) from error
+    except HfHubHTTPError as error:
+        raise UserError(f"{named}: the hub answers {error.response.status_code}; try again later") from error

