@@ -2,77 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from gmt.tasks.protocol import Suite
-from gmt.tasks.tokens import prompt_ids
+from gmt.tasks.protocol import Asked, Score, Suite
+from gmt.tasks.tokens import chat_ids, prompt_ids
 
 BATCH_SIZE = 256
 
 
-@dataclass(frozen=True, kw_only=True)
-class SuiteResult:
-    """The outcome of one suite.
+def ask(suite: Suite, asked: Asked) -> Score:
+    """Asks every question of a suite.
 
-    Args:
-        name: the suite's.
-        exact_match: fraction of the questions whose answer scores 1, in [0, 1].
-        answers: one row a question: prompt, answer, score.
+    Returns:
+        The fraction of the questions whose answer scores 1, and each answer: prompt, answer, score.
     """
-
-    name: str
-    exact_match: float
-    answers: Sequence[Mapping[str, Any]]
-
-
-def evaluate(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    suites: Sequence[Suite],
-    *,
-    max_new_tokens: int,
-    on_batch: Callable[[], None],
-) -> list[SuiteResult]:
-    """Asks every question of every suite; the model is left in eval mode.
-
-    Args:
-        model: on any device.
-        tokenizer: its pad token pads.
-        suites: the questions and their scorers.
-        max_new_tokens: of an answer.
-        on_batch: called after each batch of answers.
-    """
-    model.eval()  # type: ignore[no-untyped-call]
-    return [_ask(model, tokenizer, suite, max_new_tokens, on_batch) for suite in suites]
+    texts = generate(asked, suite.prompts, max_new_tokens=suite.max_new_tokens)
+    scores = [suite.score(i, text) for i, text in enumerate(texts)]
+    rows = [
+        {"prompt": prompt, "answer": text, "score": score}
+        for prompt, text, score in zip(suite.prompts, texts, scores, strict=True)
+    ]
+    return Score(metric="exact_match", value=sum(s == 1 for s in scores) / len(scores), answers=rows)
 
 
-def _ask(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    suite: Suite,
-    max_new_tokens: int,
-    on_batch: Callable[[], None],
-) -> SuiteResult:
-    ids = [prompt_ids(tokenizer, prompt) for prompt in suite.prompts]
+def generate(asked: Asked, prompts: Sequence[str], *, max_new_tokens: int) -> list[str]:
+    """What the model says to each prompt, without blanks around it."""
+    tokenizer = asked.tokenizer
+    ids = [
+        chat_ids(tokenizer, [{"role": "user", "content": prompt}], answer_follows=True)
+        if asked.is_chat
+        else prompt_ids(tokenizer, prompt)
+        for prompt in prompts
+    ]
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))  # batches of like length need little padding
     texts = [""] * len(ids)
     for start in range(0, len(order), BATCH_SIZE):
         batch = order[start : start + BATCH_SIZE]
-        answers = _generate_fitting(model, tokenizer, [ids[i] for i in batch], max_new_tokens)
+        answers = _generate_fitting(asked.model, tokenizer, [ids[i] for i in batch], max_new_tokens)
         for i, text in zip(batch, answers, strict=True):
             texts[i] = text.strip()
-        on_batch()
-    scores = [suite.score(i, text) for i, text in enumerate(texts)]
-    rows = [
-        {"suite": suite.name, "prompt": prompt, "answer": text, "score": score}
-        for prompt, text, score in zip(suite.prompts, texts, scores, strict=True)
-    ]
-    return SuiteResult(name=suite.name, exact_match=sum(s == 1 for s in scores) / len(scores), answers=rows)
+        asked.on_progress(min(start + BATCH_SIZE, len(order)), len(order))
+    return texts
 
 
 def _generate_fitting(
@@ -104,7 +77,14 @@ def _generate(
         max_new_tokens=max_new_tokens,
         do_sample=False,
         pad_token_id=pad,
-        eos_token_id=tokenizer.eos_token_id,
+        eos_token_id=_ends(model, tokenizer),
     )
     texts: list[str] = tokenizer.batch_decode(generated[:, width:], skip_special_tokens=True)
     return texts
+
+
+def _ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The tokens that end an answer: the tokenizer's, and those that the model was made to end turns with."""
+    of_model = model.generation_config.eos_token_id if model.generation_config is not None else None
+    listed = of_model if isinstance(of_model, list) else [of_model]
+    return sorted({tokenizer.eos_token_id, *(each for each in listed if each is not None)})

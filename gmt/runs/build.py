@@ -119,7 +119,7 @@ def _parts(config: Mapping[str, Any], once: Callable[[str, object, Callable[[], 
         except UserError as error:
             faults += error.sentences
     if not faults:
-        faults += _faults_between(parts["train"], parts["resources"])
+        faults += _faults_between(parts["task"], parts["train"], parts["resources"])
         if parts.pop("search", None) is not None and not parts["record_settings"].evaluate_every:
             faults.append("search needs record.evaluate_every to be at least 1, got 0")
     if faults:
@@ -127,14 +127,20 @@ def _parts(config: Mapping[str, Any], once: Callable[[str, object, Callable[[], 
     return parts
 
 
-def _faults_between(train: TrainSettings, resources: ResourceSettings) -> list[str]:
-    """A step is the same on any number of workers, so each must get as many of its mini-batches."""
-    if train.accumulation_steps % resources.workers == 0:
-        return []
-    return [
-        f"resources.workers must divide train.accumulation_steps={train.accumulation_steps}, since the workers share "
-        f"the mini-batches of a step, got {resources.workers}"
-    ]
+def _faults_between(task: Task, train: TrainSettings, resources: ResourceSettings) -> list[str]:
+    faults = []
+    if task.is_preference != (train.paradigm == "dpo"):
+        has = "two answers to choose between" if task.is_preference else "one completion"
+        fits = "dpo" if task.is_preference else "sft"
+        faults.append(
+            f"train.paradigm must be {fits} for task {task.name}, whose examples have {has} each, got {train.paradigm}"
+        )
+    if train.accumulation_steps % resources.workers:  # a step is the same on any number of workers
+        faults.append(
+            f"resources.workers must divide train.accumulation_steps={train.accumulation_steps}, since the workers "
+            f"share the mini-batches of a step, got {resources.workers}"
+        )
+    return faults
 
 
 def _seed(value: object) -> int:
@@ -156,7 +162,18 @@ def plug_in(group: str, values: object) -> Any:
         target = get_class(values["_target_"])
     except (ImportError, ValueError) as error:  # whatever an import raises, Hydra makes it an ImportError
         raise UserError(f"{group}._target_ names no class that can be imported: {values['_target_']!r}") from error
-    return settings_of(group, target, {k: v for k, v in values.items() if k != "_target_"})
+    return settings_of(group, target, _with_parts(group, {k: v for k, v in values.items() if k != "_target_"}))
+
+
+def _with_parts(group: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Makes what a plug-in's settings hold of other plug-ins, such as a task's evaluations."""
+
+    def part(name: str, value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            return value
+        return plug_in(name, value) if "_target_" in value else {k: part(f"{name}.{k}", v) for k, v in value.items()}
+
+    return {key: part(f"{group}.{key}", value) for key, value in values.items()}
 
 
 def settings_of(group: str, kind: type[T], values: object) -> T:

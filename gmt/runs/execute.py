@@ -7,11 +7,11 @@ import logging
 import math
 import os
 import platform
+import shutil
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from statistics import fmean
 from typing import Any
 
 import torch
@@ -19,10 +19,10 @@ from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from gmt.errors import Interrupted, RunFailed, StoppedEarly, UserError
-from gmt.evaluation.suites import SuiteResult, evaluate
 from gmt.records.record import RunRecord, State
 from gmt.runs.build import Run
 from gmt.runs.environment import environment
+from gmt.runs.evaluate import evaluate, folder_of_base
 from gmt.runs.failures import RETRIES, kind_of
 from gmt.runs.prepare import Prepared, prepare
 from gmt.runs.train import train_run
@@ -86,6 +86,7 @@ def _work(run: Run, record: RunRecord, prepared: Prepared, control: Control) -> 
             raise RunFailed(f"run {record.id} failed: {error}", kind) from error
     record.write("result.json", result)
     record.drop_checkpoints()
+    shutil.rmtree(record.folder / "evaluation", ignore_errors=True)  # its answers are in the record by now
     record.set_status("done", ended_at=time.time())
 
 
@@ -108,24 +109,27 @@ def _train_and_evaluate(run: Run, record: RunRecord, prepared: Prepared, control
     before = _before(run, record, prepared, control, device)
     model, facts, settings = _train(run, record, prepared, control, device)
     trained = time.perf_counter()
-    after = _keep(record, _ask(run, prepared, model, control), "after")
-    record.append_metrics(facts.num_steps, _as_metrics(after))
+    weights = _weights_sha256(model)
+    after = evaluate(run, prepared, model, record.folder / "evaluation" / weights[:16], control)
+    after.keep(record, "after")
+    record.append_metrics(facts.num_steps, after.metrics)
     if run.record_settings.keep_weights:
         model.save_pretrained(record.folder / "weights")
         prepared.tokenizer.save_pretrained(record.folder / "weights")
     return {
         "before": before,
-        "after": after,
-        "forgetting": before["source"]["mean"] - after["source"]["mean"],
+        "after": after.scores,
+        "forgetting": before["source"]["mean"] - after.scores["source"]["mean"],
         "training": dataclasses.asdict(facts),
         "micro_batch_size": settings.micro_batch_size,
         "accumulation_steps": settings.accumulation_steps,
         "density_asked": run.method.density_asked,
         "moved_fraction": moved_fraction(model, run.model.base()),
         "num_parameters": model.num_parameters(),
-        "num_train_examples": len(prepared.training.examples),
-        "num_dropped_examples": prepared.training.num_dropped,
-        "weights_sha256": _weights_sha256(model),
+        "num_train_examples": prepared.num_examples,
+        "num_dropped_examples": prepared.num_dropped,
+        "num_left_over_examples": prepared.num_left_over,
+        "weights_sha256": weights,
         "train_seconds": trained - started,
         "seconds": time.perf_counter() - started,
     }
@@ -159,9 +163,10 @@ def _train_once(
 
     def target_score(step: int) -> float:
         whole = _whole(run, model, device)
-        scores = _scores(_ask(run, prepared, whole, control, parts=("target",)))
-        record.append_metrics(step, _as_metrics(scores))
-        return scores["target"]["mean"]
+        kept = record.folder / "evaluation" / f"step-{step}-{_weights_sha256(whole)[:16]}"
+        found = evaluate(run, prepared, whole, kept, control, parts=("target",))
+        record.append_metrics(step, found.metrics)
+        return found.scores["target"]["mean"]
 
     agreed((device, settings))  # the other workers wait for it, and train along (gmt/runs/workers.py)
     facts = train_run(
@@ -194,46 +199,15 @@ def _before(run: Run, record: RunRecord, prepared: Prepared, control: Control, d
     """The base's scores; a resumed run has them already, and every run of a process has the same."""
     if (record.folder / "before.json").exists():
         return record.read("before.json")
-    if not prepared.base_answers:
-        prepared.base_answers.update(_ask(run, prepared, _model_on(run, device), control))
-    before = _keep(record, prepared.base_answers, "before")
+    if not prepared.of_base:
+        model = _model_on(run, device)
+        prepared.of_base.append(evaluate(run, prepared, model, folder_of_base(run), control))
+    before = prepared.of_base[0]
+    before.keep(record, "before")
     record.keep_metrics_until(-1)
-    record.append_metrics(0, _as_metrics(before))
-    record.write("before.json", before)
-    return before
-
-
-def _ask(
-    run: Run,
-    prepared: Prepared,
-    model: PreTrainedModel,
-    control: Control,
-    parts: Sequence[str] = ("target", "source"),
-) -> dict[str, Sequence[SuiteResult]]:
-    limit, on_batch = run.task.max_new_tokens, control.on_progress
-    return {
-        part: evaluate(model, prepared.tokenizer, prepared.suites[part], max_new_tokens=limit, on_batch=on_batch)
-        for part in parts
-    }
-
-
-def _keep(record: RunRecord, results: Mapping[str, Sequence[SuiteResult]], when: str) -> dict[str, dict[str, float]]:
-    """Keeps every answer in the record; returns the scores by part and suite."""
-    rows = [{"part": part, **row} for part, suites in results.items() for suite in suites for row in suite.answers]
-    record.write_lines(f"answers_{when}.jsonl", rows)
-    return _scores(results)
-
-
-def _scores(results: Mapping[str, Sequence[SuiteResult]]) -> dict[str, dict[str, float]]:
-    return {
-        part: {suite.name: suite.exact_match for suite in suites} | {"mean": fmean(s.exact_match for s in suites)}
-        for part, suites in results.items()
-    }
-
-
-def _as_metrics(scores: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    named = {f"eval/{part}/{suite}": score for part, suites in scores.items() for suite, score in suites.items()}
-    return {name.removesuffix("/mean") + "_exact_match": score for name, score in named.items()}
+    record.append_metrics(0, before.metrics)
+    record.write("before.json", before.scores)
+    return dict(before.scores)
 
 
 def _weights_sha256(model: PreTrainedModel) -> str:

@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from gmt.errors import UserError
 from gmt.models.protocol import Model
 from gmt.runs.build import Run
-from gmt.tasks.protocol import Suite, Task
-from gmt.tasks.tokens import TokenizedExamples, tokenize
+from gmt.tasks.chat import set_template
+from gmt.tasks.protocol import Benchmark, Suite, Task
+from gmt.tasks.tokens import tokenize
+from gmt.training.settings import TrainSettings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from gmt.evaluation.suites import SuiteResult
+    from gmt.runs.evaluate import Evaluated
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,10 +26,16 @@ class Prepared:
     """What training and evaluation need besides the model."""
 
     tokenizer: PreTrainedTokenizerBase
-    training: TokenizedExamples
-    suites: Mapping[str, Sequence[Suite]]
-    base_answers: dict[str, Sequence[SuiteResult]] = field(default_factory=dict)
-    """The base's answers by part, once a run of this process has asked: they are the same for every run."""
+    examples: Sequence[Mapping[str, Any]]
+    """Rows of tokens; a row may hold several examples where train.packing is on."""
+    num_examples: int
+    num_dropped: int
+    """Examples that are longer than train.max_length."""
+    num_left_over: int
+    """Preferences that fill no optimizer step."""
+    suites: Mapping[str, Mapping[str, Suite | Benchmark]]
+    of_base: list[Evaluated] = field(default_factory=list)
+    """What the base came to, once a run of this process has asked: it is the same for every run."""
 
 
 def prepare(run: Run) -> Prepared:
@@ -35,15 +44,16 @@ def prepare(run: Run) -> Prepared:
     Raises:
         UserError: there is no training example, or none that fits train.max_length.
     """
-    return _prepare(_Key(run.science["fingerprints"], run.model, run.task, run.train.max_length))
+    return _prepare(_Key(run.science["fingerprints"], run.model, run.task, run.train))
 
 
 class _Key:
-    """Model and task by value: their settings may hold mappings, which have no hash of their own."""
+    """Model, task and what of training decides the examples, by value: settings with mappings have no hash."""
 
-    def __init__(self, fingerprints: object, model: Model, task: Task, max_length: int):
-        self.model, self.task, self.max_length = model, task, max_length
-        self._value = repr((fingerprints, model, task, max_length))
+    def __init__(self, fingerprints: object, model: Model, task: Task, train: TrainSettings):
+        self.model, self.task, self.train = model, task, train
+        shape = (train.max_length, train.packing, _per_step(train) if train.paradigm == "dpo" else None)
+        self._value = repr((fingerprints, model, task, shape))
 
     def __hash__(self) -> int:
         return hash(self._value)
@@ -55,5 +65,35 @@ class _Key:
 @lru_cache(maxsize=4)
 def _prepare(key: _Key) -> Prepared:
     tokenizer = key.model.load_tokenizer()
-    training = tokenize(tokenizer, key.task.train_examples(), max_length=key.max_length)
-    return Prepared(tokenizer=tokenizer, training=training, suites=key.task.suites())
+    set_template(tokenizer, key.task.chat_template)
+    training = tokenize(tokenizer, key.task.train_examples(), max_length=key.train.max_length)
+    examples: Sequence[Mapping[str, Any]] = training.examples
+    if key.train.packing:
+        from gmt.training.packing import packed
+
+        examples = packed(training.examples, key.train.max_length)
+    if key.train.paradigm == "dpo":
+        examples = _in_whole_steps(examples, key.train)
+    return Prepared(
+        tokenizer=tokenizer,
+        examples=examples,
+        num_examples=len(training.examples) if key.train.packing else len(examples),
+        num_dropped=training.num_dropped,
+        num_left_over=0 if key.train.packing else len(training.examples) - len(examples),
+        suites=key.task.suites(),
+    )
+
+
+def _in_whole_steps(examples: Sequence[Mapping[str, Any]], train: TrainSettings) -> Sequence[Mapping[str, Any]]:
+    """As many as fill optimizer steps: DPO's loss is a mean over examples, so a step of fewer would weigh them more."""
+    whole = len(examples) - len(examples) % _per_step(train)
+    if not whole:
+        raise UserError(
+            f"train.micro_batch_size * train.accumulation_steps must be at most {len(examples)}, the number of "
+            f"preferences, got {_per_step(train)}"
+        )
+    return examples[:whole]
+
+
+def _per_step(train: TrainSettings) -> int:
+    return train.micro_batch_size * train.accumulation_steps

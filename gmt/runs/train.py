@@ -8,8 +8,9 @@ from gmt.runs.build import Run
 from gmt.runs.prepare import Prepared
 from gmt.training.control import Control, ControlCallback
 from gmt.training.meter import OnMetrics
+from gmt.training.paradigms import Execution
 from gmt.training.settings import TrainSettings
-from gmt.training.train import Execution, TrainFacts, train
+from gmt.training.train import TrainFacts, train
 
 
 def train_run(
@@ -28,7 +29,7 @@ def train_run(
     Args:
         run: what is done, the same in each worker.
         prepared: of the run.
-        model: its base, in float32.
+        model: its base.
         settings: the run's, or the same with smaller micro-batches.
         device: `cpu` or `cuda`.
         control: who stands outside; nobody does for the other workers.
@@ -38,9 +39,10 @@ def train_run(
     return train(
         model,
         prepared.tokenizer,
-        prepared.training.examples,
+        prepared.examples,
         settings,
         run.method,
+        base=run.model.load_model,
         seed=run.seed,
         execution=Execution(
             device=device,

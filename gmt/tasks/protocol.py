@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Message = Mapping[str, str]
+"""One turn of a conversation: `role` (system, user or assistant) and `content`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,6 +23,25 @@ class Example:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Conversation:
+    """One training example as turns, of which every one of the assistant is to be learnt."""
+
+    messages: Sequence[Message]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preference:
+    """One example of what is preferred: a prompt, as text or as turns, and two answers to it."""
+
+    prompt: str | Sequence[Message]
+    chosen: str
+    rejected: str
+
+
+TrainExample = Example | Conversation | Preference
+
+
+@dataclass(frozen=True, kw_only=True)
 class Suite:
     """Questions with a scorer.
 
@@ -23,11 +49,65 @@ class Suite:
         name: the word for it in tables and MLflow.
         prompts: what the model is given.
         score: scores an answer: `score(index, text)` with the index into `prompts`, in [0, 1]; 1 is an exact match.
+        max_new_tokens: how many tokens an answer may take.
     """
 
     name: str
     prompts: Sequence[str]
     score: Callable[[int, str], float]
+    max_new_tokens: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What a benchmark is given to work with.
+
+    Args:
+        model: on any device, in eval mode; it may not be changed.
+        tokenizer: its pad token pads; it has a chat template if the task asks for one.
+        is_chat: whether prompts are to be put as a user's turn.
+        scratch: a folder of the benchmark's own that outlives a killed run: what is kept there need not be asked again.
+        on_progress: to be called with the number of answers that are there and the number of all.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    is_chat: bool
+    scratch: Path
+    on_progress: Callable[[int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """What came out of a suite or a benchmark.
+
+    Args:
+        metric: the word for it, e.g. `exact_match`.
+        value: in [0, 1], more is better; or, for `perplexity`, at least 1 and less is better.
+        answers: one row for each question, of plain values: prompt, answer, score and what else there is to say.
+    """
+
+    metric: str
+    value: float
+    answers: Sequence[Mapping[str, Any]]
+
+
+@runtime_checkable
+class Benchmark(Protocol):
+    """An evaluation that asks in its own way: a frozen dataclass that checks its values in `__post_init__`."""
+
+    @property
+    def is_score(self) -> bool:
+        """Whether its value lies in [0, 1] and more is better, so that a mean over suites may hold it."""
+        ...
+
+    def fingerprint(self) -> str:
+        """Names what is asked beyond what the settings say, e.g. a file's hash or a version; enters the run id."""
+        ...
+
+    def evaluate(self, asked: Asked) -> Score:
+        """Asks and scores."""
+        ...
 
 
 class Task(Protocol):
@@ -39,18 +119,23 @@ class Task(Protocol):
         ...
 
     @property
-    def max_new_tokens(self) -> int:
-        """How many tokens an answer may take in evaluation."""
+    def chat_template(self) -> str | None:
+        """None where prompts are plain; `tokenizer` for the tokenizer's own template, or else a template file."""
+        ...
+
+    @property
+    def is_preference(self) -> bool:
+        """Whether its training examples are preferences."""
         ...
 
     def fingerprint(self) -> str:
         """Names the data beyond what the settings say, e.g. a file's hash; enters the run id."""
         ...
 
-    def train_examples(self) -> Sequence[Example]:
+    def train_examples(self) -> Sequence[TrainExample]:
         """The training examples, none of which asks a question of a target suite."""
         ...
 
-    def suites(self) -> Mapping[str, Sequence[Suite]]:
-        """The suites under `target` (what is learnt) and `source` (what the base could do before)."""
+    def suites(self) -> Mapping[str, Mapping[str, Suite | Benchmark]]:
+        """What is evaluated, by name, under `target` (what is learnt) and `source` (what the base could do before)."""
         ...

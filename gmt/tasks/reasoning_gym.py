@@ -10,7 +10,9 @@ from typing import Any
 
 from gmt import settings
 from gmt.errors import UserError, choices
-from gmt.tasks.protocol import Example, Suite
+from gmt.tasks.chat import check_template, template_fingerprint
+from gmt.tasks.evaluations import Evaluation, built, fingerprints, made
+from gmt.tasks.protocol import Benchmark, Conversation, Example, Suite, TrainExample
 
 _SUITE_SEED_OFFSET = 1_000_003  # suites are drawn from another seed than training examples
 _KEYS = {"family", "settings", "num_examples"}
@@ -24,8 +26,9 @@ class ReasoningGymTask:
         name: the word for it in tables.
         data_seed: seed of every generated question; the same data for every run of a study. reasoning-gym draws
             question i from seed + i: two seeds give data of their own only if they lie num_examples apart.
+        chat_template: as of a DatasetTask.
         train: name -> {family, settings, num_examples}: what is trained on.
-        target: likewise: what is to be learnt.
+        target: likewise, or an evaluation with a `_target_`: what is to be learnt.
         source: likewise: what the base could do before; forgetting is measured in it.
         max_new_tokens: how many tokens an answer may take.
 
@@ -35,42 +38,112 @@ class ReasoningGymTask:
 
     name: str
     data_seed: int
+    chat_template: str | None
     train: Mapping[str, Mapping[str, Any]]
-    target: Mapping[str, Mapping[str, Any]]
-    source: Mapping[str, Mapping[str, Any]]
+    target: Mapping[str, Mapping[str, Any] | Evaluation]
+    source: Mapping[str, Mapping[str, Any] | Evaluation]
     max_new_tokens: int
 
     def __post_init__(self) -> None:
         settings.text("task.name", self.name)
         settings.integer("task.data_seed", self.data_seed, low=0)
         settings.integer("task.max_new_tokens", self.max_new_tokens, low=1)
-        for part in ("train", "target", "source"):
-            mixture = getattr(self, part)
-            if not mixture:
-                raise UserError(f"task.{part} must name at least one family, got none")
-            for name, entry in mixture.items():
-                _check_entry(f"task.{part}.{name}", entry)
+        check_template(self.chat_template)
+        if not self.train:
+            raise UserError("task.train must name at least one family, got none")
+        for name, entry in self.train.items():
+            _check_entry(f"task.train.{name}", entry)
+        for part in ("target", "source"):
+            for name, entry in getattr(self, part).items():
+                if isinstance(entry, Mapping):
+                    _check_entry(f"task.{part}.{name}", entry)
+            built(f"task.{part}", self._evaluations(part))
+
+    @property
+    def is_preference(self) -> bool:
+        """Never: each question has one right answer."""
+        return False
 
     def fingerprint(self) -> str:
         """The generator's version: together with the settings it decides every question."""
-        return f"reasoning-gym=={_version()}"
+        others = fingerprints(*(self._others(part) for part in ("target", "source")))
+        version = f"reasoning-gym=={_version()}"
+        return "; ".join(filter(None, [version, template_fingerprint(self.chat_template), others]))
 
-    def train_examples(self) -> list[Example]:
+    def train_examples(self) -> list[TrainExample]:
         """The training examples; a question that a target suite asks is left out."""
-        asked = {prompt for suite in self.suites()["target"] for prompt in suite.prompts}
-        examples = [
+        suites = [suite for suite in self.suites()["target"].values() if isinstance(suite, Suite)]
+        asked = {prompt for suite in suites for prompt in suite.prompts}
+        drawn = [
             Example(prompt=_prompt(entry["question"]), completion=str(entry["answer"]))
             for mixed in self.train.values()
             for entry in _generate(mixed, self.data_seed)
         ]
-        return [example for example in examples if example.prompt not in asked]
+        return [self._put(example) for example in drawn if example.prompt not in asked]
 
-    def suites(self) -> dict[str, list[Suite]]:
-        """The target and the source suites."""
+    def suites(self) -> dict[str, dict[str, Suite | Benchmark]]:
+        """What is evaluated."""
+        return {part: made(self._evaluations(part)) for part in ("target", "source")}
+
+    def _put(self, example: Example) -> TrainExample:
+        if self.chat_template is None:
+            return example
+        turns = {"user": example.prompt, "assistant": example.completion}
+        return Conversation(messages=[{"role": role, "content": text} for role, text in turns.items()])
+
+    def _evaluations(self, part: str) -> dict[str, Evaluation]:
+        seed = self.data_seed + _SUITE_SEED_OFFSET
         return {
-            part: [_suite(name, entry, self.data_seed + _SUITE_SEED_OFFSET) for name, entry in mixture.items()]
-            for part, mixture in (("target", self.target), ("source", self.source))
+            name: Family(**entry, data_seed=seed, max_new_tokens=self.max_new_tokens)
+            if isinstance(entry, Mapping)
+            else entry
+            for name, entry in getattr(self, part).items()
         }
+
+    def _others(self, part: str) -> dict[str, Evaluation]:
+        return {name: entry for name, entry in getattr(self, part).items() if not isinstance(entry, Mapping)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """Questions of one family.
+
+    Args:
+        family: its name, e.g. `gsm_symbolic`.
+        settings: of the family; what isn't named is as reasoning-gym has it.
+        num_examples: how many questions.
+        data_seed: question i is drawn from data_seed + i.
+        max_new_tokens: how many tokens an answer may take.
+
+    Raises:
+        UserError: a number is out of its range. An unknown family or setting is found when questions are made.
+    """
+
+    family: str
+    settings: Mapping[str, Any]
+    num_examples: int
+    data_seed: int
+    max_new_tokens: int
+
+    def __post_init__(self) -> None:
+        for name, low in (("num_examples", 1), ("data_seed", 0), ("max_new_tokens", 1)):
+            settings.integer(name, getattr(self, name), low=low)
+
+    def fingerprint(self) -> str:
+        """The generator's version."""
+        return f"reasoning-gym=={_version()}"
+
+    def suite(self, name: str) -> Suite:
+        """The questions, scored by the family's own scorer."""
+        entry = {"family": self.family, "settings": self.settings, "num_examples": self.num_examples}
+        dataset = _dataset(entry, self.data_seed)
+        entries: Sequence[dict[str, Any]] = [dataset[i] for i in range(len(dataset))]
+
+        def score(index: int, text: str) -> float:
+            return float(dataset.score_answer(answer=text, entry=entries[index]))
+
+        prompts = [_prompt(each["question"]) for each in entries]
+        return Suite(name=name, prompts=prompts, score=score, max_new_tokens=self.max_new_tokens)
 
 
 @lru_cache(maxsize=1)
@@ -81,16 +154,6 @@ def _version() -> str:
 
 def _prompt(question: str) -> str:
     return question.strip() + "\n"
-
-
-def _suite(name: str, entry: Mapping[str, Any], seed: int) -> Suite:
-    dataset = _dataset(entry, seed)
-    entries: Sequence[dict[str, Any]] = [dataset[i] for i in range(len(dataset))]
-
-    def score(index: int, text: str) -> float:
-        return float(dataset.score_answer(answer=text, entry=entries[index]))
-
-    return Suite(name=name, prompts=[_prompt(e["question"]) for e in entries], score=score)
 
 
 def _generate(entry: Mapping[str, Any], seed: int) -> Iterator[dict[str, Any]]:

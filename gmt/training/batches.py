@@ -15,7 +15,7 @@ from typing import Any, cast
 import torch
 from accelerate.data_loader import DataLoaderShard
 from torch.utils.data import BatchSampler, DataLoader
-from transformers import Trainer
+from trl import DPOTrainer, SFTTrainer
 
 from gmt.tasks.tokens import IGNORED
 
@@ -38,31 +38,31 @@ class WorkerBatches(BatchSampler):
                 yield batch
 
 
-class WorkersTrainer(Trainer):
-    """transformers' Trainer, whose workers see in a step what a single one would see.
+class _Workers:
+    """What is ours in a trainer of TRL: its workers see in a step what a single one would see.
 
-    Args:
-        autocast_sharded: whether to compute in bf16 autocast over fp32 weights where FSDP2 shards them. accelerate
-            would cast the weights themselves there, and add up gradients in bf16: another training.
-        **of_trainer: what the Trainer takes.
+    TRL's trainers are changed by subclasses only, so this stands before each of them.
     """
 
-    def __init__(self, *, autocast_sharded: bool, **of_trainer: Any):
-        self._autocast_sharded = autocast_sharded
-        super().__init__(**of_trainer)
+    args: Any
+    train_dataset: Any
+    autocast_sharded = False
+    """Whether to compute in bf16 autocast over fp32 weights where FSDP2 shards them. accelerate would cast the weights
+    themselves there, and add up gradients in bf16: another training."""
 
     def autocast_smart_context_manager(self, cache_enabled: bool | None = True) -> AbstractContextManager[Any]:
         """Around forward and loss; without FSDP2 it is accelerate that casts."""
-        if not self._autocast_sharded:
-            return super().autocast_smart_context_manager(cache_enabled)
+        if not self.autocast_sharded:
+            plain: AbstractContextManager[Any] = super().autocast_smart_context_manager(cache_enabled)  # type: ignore[misc]
+            return plain
         return torch.autocast(self.args.device.type, dtype=torch.bfloat16)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """The mini-batches of this worker."""
-        loader: Any = super().get_train_dataloader()
+        loader: Any = super().get_train_dataloader()  # type: ignore[misc]
         if self.args.world_size == 1:
             return cast("DataLoader[Any]", loader)
-        examples: list[Any] = [*self.train_dataset, None]  # type: ignore[misc]  # ours is a list
+        examples: list[Any] = [*self.train_dataset, None]
         batches = WorkerBatches(
             loader.batch_sampler.batch_sampler,  # accelerate's share of them -> all of them
             index=self.args.process_index,
@@ -76,6 +76,22 @@ class WorkersTrainer(Trainer):
 
     def _collate(self, examples: list[Any]) -> dict[str, Any]:
         if examples != [None]:
-            return self.data_collator(examples)
-        pad = self.processing_class.pad_token_id  # type: ignore[union-attr]  # ours is a tokenizer
-        return {"input_ids": torch.tensor([[pad]]), "labels": torch.tensor([[IGNORED]])}
+            return self.data_collator(examples)  # type: ignore[attr-defined,no-any-return]
+        return self.blank()
+
+    def blank(self) -> dict[str, Any]:
+        """A mini-batch that weighs nothing."""
+        pad = self.processing_class.pad_token_id  # type: ignore[attr-defined]
+        one = torch.ones(1, 1, dtype=torch.long)
+        return {"input_ids": one * pad, "labels": one * IGNORED, "attention_mask": one}
+
+
+class WorkersSFTTrainer(_Workers, SFTTrainer):  # type: ignore[misc]
+    """TRL's SFTTrainer over rows of tokens."""
+
+
+class WorkersDPOTrainer(_Workers, DPOTrainer):  # type: ignore[misc]
+    """TRL's DPOTrainer over rows of tokens, which it would make itself."""
+
+    def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
+        return dataset

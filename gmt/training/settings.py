@@ -3,9 +3,11 @@
 from dataclasses import dataclass, replace
 
 from gmt import settings
+from gmt.errors import UserError
 
 SCHEDULES = ("constant", "linear", "cosine")
 PRECISIONS = ("fp32", "bf16")
+PARADIGMS = ("sft", "dpo")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,6 +16,9 @@ class TrainSettings:
 
     Args:
         name: the word for it in tables.
+        paradigm: `sft`: completions are learnt; `dpo`: which of two answers is preferred (Rafailov et al., 2023).
+        dpo_beta: how strongly DPO holds the model to the base, its beta; null for sft.
+        packing: whether several examples share a row of at most max_length tokens, none seeing another; sft only.
         num_epochs: passes over the training examples.
         micro_batch_size: examples in one forward and backward pass.
         accumulation_steps: mini-batches whose gradients are averaged before one masked optimizer step (the
@@ -25,11 +30,14 @@ class TrainSettings:
         adam_beta1: decay of AdamW's first moment, in [0, 1).
         adam_beta2: decay of AdamW's second moment, in [0, 1).
         max_grad_norm: gradients are clipped to this norm before they are masked; 0 clips nothing.
-        precision: fp32, or bf16 autocast over fp32 weights.
+        precision: fp32, or bf16 autocast; what the weights are kept in is model.dtype.
         max_length: tokens of a prompt and its completion; a longer example is dropped and counted.
     """
 
     name: str
+    paradigm: str
+    dpo_beta: float | None
+    packing: bool
     num_epochs: int
     micro_batch_size: int
     accumulation_steps: int
@@ -45,6 +53,14 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         settings.text("train.name", self.name)
+        settings.one_of("train.paradigm", self.paradigm, PARADIGMS)
+        settings.boolean("train.packing", self.packing)
+        if self.paradigm == "dpo":
+            settings.number("train.dpo_beta", self.dpo_beta, "must be above 0", low=0, open_low=True)
+            if self.packing:
+                raise UserError("train.packing must be false where train.paradigm=dpo, got true")
+        elif self.dpo_beta is not None:
+            raise UserError(f"train.dpo_beta must be null where train.paradigm=sft, got {self.dpo_beta}")
         for name in ("num_epochs", "micro_batch_size", "accumulation_steps"):
             settings.integer(f"train.{name}", getattr(self, name), low=1)
         settings.integer("train.max_length", self.max_length, low=2)

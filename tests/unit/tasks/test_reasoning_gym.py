@@ -15,14 +15,14 @@ SMALL_SUMS = {
 
 
 def task(**changes: Any) -> ReasoningGymTask:
-    settings = {"name": "t", "data_seed": 0, "max_new_tokens": 4}
+    settings = {"name": "t", "data_seed": 0, "chat_template": None, "max_new_tokens": 4}
     mixtures = {part: {"sums": SMALL_SUMS} for part in ("train", "target", "source")}
     return ReasoningGymTask(**(settings | mixtures | changes))
 
 
 def test_no_question_of_the_target_is_trained_on() -> None:
     examples = task().train_examples()
-    asked = set(task().suites()["target"][0].prompts)
+    asked = set(task().suites()["target"]["sums"].prompts)
     assert examples
     assert not asked & {example.prompt for example in examples}
 
@@ -33,7 +33,7 @@ def test_the_seed_decides_every_question() -> None:
 
 
 def test_the_right_answer_scores_one_and_a_wrong_one_less() -> None:
-    suite = task().suites()["source"][0]
+    suite = task().suites()["source"]["sums"]
     question = suite.prompts[0]
     assert question.endswith("\n")
     scores = [suite.score(0, str(number)) for number in range(-40, 40)]

@@ -4,8 +4,9 @@ import pytest
 from transformers import PreTrainedTokenizerBase
 
 from gmt.errors import UserError
-from gmt.tasks.protocol import Example
-from gmt.tasks.tokens import IGNORED, prompt_ids, tokenize
+from gmt.tasks.chat import set_template
+from gmt.tasks.protocol import Conversation, Example, Preference
+from gmt.tasks.tokens import IGNORED, chat_ids, prompt_ids, tokenize
 from tests.models import pretrained
 
 EXAMPLES = [
@@ -46,3 +47,64 @@ def test_nothing_left_to_train_on_is_refused_with_the_shortest_length(tokenizer:
 
 def test_digits_are_single_tokens(tokenizer: PreTrainedTokenizerBase) -> None:
     assert len(tokenizer("4711", add_special_tokens=False)["input_ids"]) == 4
+
+
+TURNS = [
+    {"role": "system", "content": "be short"},
+    {"role": "user", "content": "4 + 1"},
+    {"role": "assistant", "content": "5"},
+    {"role": "user", "content": "1 + 1"},
+    {"role": "assistant", "content": "2"},
+]
+
+
+@pytest.fixture
+def chatting() -> PreTrainedTokenizerBase:
+    tokenizer = pretrained().load_tokenizer()
+    set_template(tokenizer, "tulu")
+    return tokenizer
+
+
+def test_every_turn_of_the_assistant_is_learnt_and_nothing_else(chatting: PreTrainedTokenizerBase) -> None:
+    (tokens,) = tokenize(chatting, [Conversation(messages=TURNS)], max_length=200).examples
+    ids, labels = tokens["input_ids"], tokens["labels"]
+    assert ids == chat_ids(chatting, TURNS, answer_follows=False)
+    assert len(labels) == len(ids)
+    assert [i for i, label in zip(ids, labels, strict=True) if label != IGNORED] == [
+        *chatting("5", add_special_tokens=False)["input_ids"],
+        chatting.eos_token_id,
+        *chatting("2", add_special_tokens=False)["input_ids"],
+        chatting.eos_token_id,
+    ]
+
+
+def test_what_is_learnt_follows_what_evaluation_asks(chatting: PreTrainedTokenizerBase) -> None:
+    asked = chat_ids(chatting, TURNS[:2], answer_follows=True)
+    (tokens,) = tokenize(chatting, [Conversation(messages=TURNS[:3])], max_length=200).examples
+    assert tokens["input_ids"][: len(asked)] == asked
+    assert tokens["labels"][: len(asked)] == [IGNORED] * len(asked)
+
+
+@pytest.mark.parametrize("prompt", ["4 + 1\n", TURNS[:2]])
+def test_a_preference_is_a_prompt_and_two_answers(
+    chatting: PreTrainedTokenizerBase, prompt: str | list[dict[str, str]]
+) -> None:
+    (tokens,) = tokenize(chatting, [Preference(prompt=prompt, chosen="5", rejected="6")], max_length=200).examples
+    five, six = (chatting(text, add_special_tokens=False)["input_ids"] for text in "56")
+    assert tokens["chosen_ids"] == [*five, chatting.eos_token_id]
+    assert tokens["rejected_ids"] == [*six, chatting.eos_token_id]
+    expected = (
+        prompt_ids(chatting, prompt) if isinstance(prompt, str) else chat_ids(chatting, prompt, answer_follows=True)
+    )
+    assert tokens["prompt_ids"] == expected
+
+
+def test_a_template_that_changes_what_was_said_is_refused(chatting: PreTrainedTokenizerBase) -> None:
+    chatting.chat_template = "{{ messages | length }}{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    with pytest.raises(UserError, match=r"task\.chat_template must render a conversation's beginning"):
+        tokenize(chatting, [Conversation(messages=TURNS)], max_length=200)
+
+
+def test_a_tokenizer_without_a_template_is_named(tokenizer: PreTrainedTokenizerBase) -> None:
+    with pytest.raises(UserError, match=r"task\.chat_template=tokenizer needs a model .*ships inside \(tulu\)"):
+        set_template(tokenizer, "tokenizer")

@@ -1,0 +1,111 @@
+"""Asks a model all that a run's task evaluates, and keeps each part as soon as it is there."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from gmt.evaluation.suites import ask
+from gmt.records.identity import run_id
+from gmt.records.record import RunRecord, write_whole
+from gmt.runs.build import Run
+from gmt.runs.environment import environment
+from gmt.runs.prepare import Prepared
+from gmt.tasks.protocol import Asked, Benchmark, Score, Suite
+from gmt.training.control import Control
+
+PARTS = ("target", "source")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluated:
+    """What a model came to.
+
+    Args:
+        scores: by part and suite; `mean` is over those of a part that lie in [0, 1].
+        metrics: the same under the names by which they are logged, e.g. `eval/target/sums_exact_match`.
+        answers: one row for each question, with its part and suite.
+    """
+
+    scores: Mapping[str, Mapping[str, float]]
+    metrics: Mapping[str, float]
+    answers: Sequence[Mapping[str, Any]]
+
+    def keep(self, record: RunRecord, when: str) -> None:
+        """Writes every answer into the record."""
+        record.write_lines(f"answers_{when}.jsonl", self.answers)
+
+
+def evaluate(
+    run: Run, prepared: Prepared, model: PreTrainedModel, kept: Path, control: Control, parts: Sequence[str] = PARTS
+) -> Evaluated:
+    """Asks a model; what was asked already, by a run that was killed since, is read.
+
+    Args:
+        run: what is asked for.
+        prepared: of the run.
+        model: on any device; is left in eval mode.
+        kept: a folder for what these very weights came to.
+        control: told of progress.
+        parts: of the task.
+    """
+    model.eval()  # type: ignore[no-untyped-call]
+    scores: dict[str, dict[str, float]] = {}
+    metrics: dict[str, float] = {}
+    answers: list[dict[str, Any]] = []
+    for part in parts:
+        values = {}
+        for name, suite in prepared.suites[part].items():
+            score = _asked_once(suite, name, kept / part, run, prepared, model, control)
+            if isinstance(suite, Suite) or suite.is_score:
+                values[name] = score.value
+            metrics[f"eval/{part}/{name}_{score.metric}"] = score.value
+            answers += [{"part": part, "suite": name, **row} for row in score.answers]
+        scores[part] = values | {"mean": fmean(values.values())}
+        metrics[f"eval/{part}_mean"] = scores[part]["mean"]
+    return Evaluated(scores=scores, metrics=metrics, answers=answers)
+
+
+def folder_of_base(run: Run) -> Path:
+    """Where the base's answers to what the task asks are kept: for the same code they are the same for every run."""
+    known = environment()
+    asked = {key: run.science[key] for key in ("model", "task", "fingerprints")}
+    return (
+        run.record_settings.runs.parent / "base" / run_id(asked | {key: known[key] for key in ("versions", "commit")})
+    )
+
+
+def _asked_once(
+    suite: Suite | Benchmark,
+    name: str,
+    kept: Path,
+    run: Run,
+    prepared: Prepared,
+    model: PreTrainedModel,
+    control: Control,
+) -> Score:
+    """The score that is kept, or a new one; of processes that ask the same at once, each keeps the same."""
+    file = kept / f"{name}.json"
+    if file.exists():
+        return Score(**json.loads(file.read_text()))
+    scratch = kept / name
+    scratch.mkdir(parents=True, exist_ok=True)
+    asked = Asked(
+        model=model,
+        tokenizer=prepared.tokenizer,
+        is_chat=run.task.chat_template is not None,
+        scratch=scratch,
+        on_progress=lambda num_done, num_all: control.on_progress(),
+    )
+    score = ask(suite, asked) if isinstance(suite, Suite) else suite.evaluate(asked)
+    write_whole(file, json.dumps(dataclasses.asdict(score)))
+    shutil.rmtree(scratch, ignore_errors=True)
+    return score

@@ -1,0 +1,50 @@
+"""What a task evaluates: questions that are answered by generation, or benchmarks that ask in their own way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol, runtime_checkable
+
+from gmt.errors import UserError
+from gmt.tasks.protocol import Benchmark, Suite
+
+
+@runtime_checkable
+class Questions(Protocol):
+    """Makes a suite: a frozen dataclass that checks its values in `__post_init__`, and makes no question yet."""
+
+    def fingerprint(self) -> str:
+        """Names what is asked beyond what the settings say; enters the run id."""
+        ...
+
+    def suite(self, name: str) -> Suite:
+        """The questions and their scorer, under the name that the task gives them."""
+        ...
+
+
+Evaluation = Questions | Benchmark
+
+
+def built(setting: str, evaluations: Mapping[str, object]) -> None:
+    """Checks the evaluations of a part.
+
+    Raises:
+        UserError: there is none, one is none, or none has a score that a mean may hold.
+    """
+    if not isinstance(evaluations, Mapping) or not evaluations:
+        raise UserError(f"{setting} must name at least one evaluation, got none")
+    for name, evaluation in evaluations.items():
+        if not isinstance(evaluation, Questions | Benchmark):
+            raise UserError(f"{setting}.{name} must be an evaluation with a _target_, got {evaluation!r}")
+    if not any(isinstance(each, Questions) or each.is_score for each in evaluations.values()):  # type: ignore[attr-defined]
+        raise UserError(f"{setting} must name an evaluation with a score, got {', '.join(evaluations)} alone")
+
+
+def made(evaluations: Mapping[str, Evaluation]) -> dict[str, Suite | Benchmark]:
+    """The suites and benchmarks by name."""
+    return {name: each.suite(name) if isinstance(each, Questions) else each for name, each in evaluations.items()}
+
+
+def fingerprints(*parts: Mapping[str, Evaluation]) -> str:
+    """Of all evaluations, in their order."""
+    return ", ".join(f"{name}: {each.fingerprint()}" for part in parts for name, each in part.items())

@@ -1,0 +1,125 @@
+"""Rows of a dataset: of a JSONL, JSON or Parquet file, of a folder laid out as on the hub, or of the hub itself."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from gmt import settings
+from gmt.errors import UserError
+
+_FILES = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where rows come from.
+
+    Args:
+        setting: what the user calls it, e.g. `task.data`.
+        path: a .jsonl, .json or .parquet file, a folder laid out as a dataset of the hub, or a hub id.
+        subset: of a dataset that has several (the hub's config name), or null.
+        revision: for a hub id the commit, branch or tag; null elsewhere.
+        split: the part of it, e.g. `train`; a file is all of one part, whatever this says.
+
+    Raises:
+        UserError: a local path that there is not, a file of another kind, a hub id without a revision.
+    """
+
+    setting: str
+    path: str
+    subset: str | None
+    revision: str | None
+    split: str
+
+    def __post_init__(self) -> None:
+        settings.text(f"{self.setting}.path", self.path)
+        settings.text(f"{self.setting}.split", self.split)
+        here = self.local()
+        if here is None:
+            settings.text(f"{self.setting}.revision", self.revision)
+            return
+        if self.revision is not None:
+            raise UserError(f"{self.setting}.revision must be null for local data, got {self.revision!r}")
+        if not here.exists():
+            raise UserError(f"{self.setting}.path must be a file or folder, got {self.path!r}, which is none")
+        if here.is_file() and here.suffix not in _FILES:
+            raise UserError(f"{self.setting}.path must be a {', '.join(_FILES)} file, got {self.path!r}")
+
+    def local(self) -> Path | None:
+        """The path, if it is one of this machine."""
+        path = Path(self.path).expanduser()
+        looks_local = self.path.startswith((".", "/", "~")) or path.suffix in _FILES or path.exists()
+        return path if looks_local else None
+
+    def fingerprint(self) -> str:
+        """A hash of local files, or id and revision of a hub's dataset."""
+        here = self.local()
+        if here is None:
+            return f"hub:{self.path}@{self.revision}"
+        files = [here] if here.is_file() else sorted(p for p in here.rglob("*") if p.is_file())
+        return _hash(tuple((str(p), p.stat().st_mtime_ns, p.stat().st_size) for p in files), str(here))
+
+    def rows(self) -> Sequence[Mapping[str, Any]]:
+        """The rows, each a mapping of the same columns.
+
+        Raises:
+            UserError: a malformed or empty line, no such subset or split, or the hub does not give them out.
+        """
+        here = self.local()
+        if here is not None and here.suffix == ".jsonl":
+            return list(_jsonl(here))
+        found: Sequence[Mapping[str, Any]] = self._load(here)
+        if len(found) == 0:
+            raise UserError(f"{self.setting}.path must hold at least one row, got {self.path!r}, which has none")
+        return found
+
+    def _load(self, here: Path | None) -> Any:
+        from datasets import load_dataset
+        from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
+
+        try:
+            if here is not None and here.is_file():
+                return load_dataset(_FILES[here.suffix], data_files=str(here), split="train")
+            return load_dataset(str(here or self.path), self.subset, revision=self.revision, split=self.split)
+        except DatasetNotFoundError as error:
+            raise UserError(
+                f"{self.setting}.path must be a dataset, got {self.path!r}: there is no such file or folder here, and "
+                "on the hub none of that name or revision, or it needs an agreement (HF_TOKEN)"
+            ) from error
+        except (ValueError, DatasetGenerationError, ConnectionError, FileNotFoundError) as error:
+            reason = " ".join(str(error.__cause__ or error).split())
+            raise UserError(f"{self.setting} can't load {self.path!r}: {reason[:300]}") from error
+
+
+def _jsonl(file: Path) -> Iterator[Mapping[str, Any]]:
+    """Each line by itself, since a file's user wants to know which one is wrong."""
+    number = 0
+    with file.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                what = "is empty" if not line.strip() else f"is no JSON ({error})"
+                raise UserError(f"{file}, line {number}, {what}") from error
+            if not isinstance(row, dict):
+                raise UserError(f"{file}, line {number}, must hold a JSON object, got {line.strip()[:60]}")
+            yield row
+    if not number:
+        raise UserError(f"{file} must hold at least one row, and is empty")
+
+
+@lru_cache(maxsize=64)
+def _hash(files: tuple[tuple[str, int, int], ...], root: str) -> str:
+    """Hashes names and contents; cached by modification time and size, since a plan asks once for each run."""
+    digest = hashlib.sha256()
+    for path, _, _ in files:
+        digest.update(str(Path(path).relative_to(root)).encode())
+        with Path(path).open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return f"sha256:{digest.hexdigest()[:32]}"
