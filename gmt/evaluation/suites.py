@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from gmt.evaluation.context import check_fits
 from gmt.tasks.protocol import Asked, Score, Suite
 from gmt.tasks.tokens import chat_ids, prompt_ids
 
@@ -19,7 +18,7 @@ def ask(suite: Suite, asked: Asked) -> Score:
     Returns:
         The fraction of the questions whose answer scores 1, and each answer: prompt, answer, score.
     """
-    texts = generate(asked, suite.prompts, max_new_tokens=suite.max_new_tokens)
+    texts = generate(asked, suite)
     scores = [suite.score(i, text) for i, text in enumerate(texts)]
     rows = [
         {"prompt": prompt, "answer": text, "score": score}
@@ -28,24 +27,31 @@ def ask(suite: Suite, asked: Asked) -> Score:
     return Score(metric="exact_match", value=sum(s == 1 for s in scores) / len(scores), answers=rows)
 
 
-def generate(asked: Asked, prompts: Sequence[str], *, max_new_tokens: int) -> list[str]:
-    """What the model says to each prompt, without blanks around it."""
-    tokenizer = asked.tokenizer
-    ids = [
-        chat_ids(tokenizer, [{"role": "user", "content": prompt}], answer_follows=True)
-        if asked.is_chat
-        else prompt_ids(tokenizer, prompt)
-        for prompt in prompts
-    ]
+def generate(asked: Asked, suite: Suite) -> list[str]:
+    """What the model says to each prompt, without blanks around it.
+
+    Raises:
+        UserError: a prompt and its answer do not fit the model's context.
+    """
+    ids = [_prompt_ids(asked, prompt) for prompt in suite.prompts]
+    context = getattr(asked.model.config, "max_position_embeddings", None)
+    if context is not None:
+        check_fits(suite.name, max(map(len, ids)), context - suite.max_new_tokens)
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))  # batches of like length need little padding
     texts = [""] * len(ids)
     for start in range(0, len(order), BATCH_SIZE):
         batch = order[start : start + BATCH_SIZE]
-        answers = _generate_fitting(asked.model, tokenizer, [ids[i] for i in batch], max_new_tokens)
+        answers = _generate_fitting(asked.model, asked.tokenizer, [ids[i] for i in batch], suite.max_new_tokens)
         for i, text in zip(batch, answers, strict=True):
             texts[i] = text.strip()
         asked.on_progress(min(start + BATCH_SIZE, len(order)), len(order))
     return texts
+
+
+def _prompt_ids(asked: Asked, prompt: str) -> list[int]:
+    if asked.is_chat:
+        return chat_ids(asked.tokenizer, [{"role": "user", "content": prompt}], answer_follows=True)
+    return prompt_ids(asked.tokenizer, prompt)
 
 
 def _generate_fitting(

@@ -202,6 +202,17 @@ def origin(setting: str, data: Mapping[str, Any]) -> Source:
     return Source(setting=setting, **where)
 
 
+def texts_of(setting: str, data: Mapping[str, Any], column: str) -> list[str]:
+    """The texts in a column.
+
+    Raises:
+        UserError: there is no such column, or a row has no text in it.
+    """
+    rows, where = _drawn(setting, data), f"{setting}: {data['path']}"
+    _check_columns(where, rows, [column])
+    return [_text(row, column, f"{where}, row {number}") for number, row in enumerate(rows, start=1)]
+
+
 def _drawn(setting: str, data: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
     """All rows in their order, or as many as are asked for of the shuffled ones."""
     rows = origin(setting, data).rows()

@@ -1,0 +1,220 @@
+"""Benchmarks of lm-eval (EleutherAI's lm-evaluation-harness) with the model in memory."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import metadata, util
+from pathlib import Path
+from typing import Any
+
+from gmt import settings
+from gmt.errors import UserError, choices
+from gmt.evaluation.code_eval import code_runner
+from gmt.evaluation.context import check_fits
+from gmt.tasks.protocol import Asked, Score
+from gmt.tasks.rows import Source
+
+_RUNS_CODE = ("humaneval", "mbpp")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HarnessBenchmark:
+    """A task or group of lm-eval.
+
+    Args:
+        task: lm-eval's name, e.g. `gsm8k`.
+        metric: what of its results is the score, as lm-eval names it, e.g. `exact_match,flexible-extract`.
+        num_fewshot: examples before each question; null for lm-eval's own number.
+        num_examples: of each task the first so many; null for all.
+        max_new_tokens: how many tokens an answer may take; null for lm-eval's own number.
+        data: a local folder laid out as the hub's dataset of a single task; null for the hub.
+        batch_size: questions at once.
+        run_untrusted_code_without_sandbox: whether code that the model writes is run although this machine has no
+            sandbox (see gmt.evaluation.sandbox); only where the benchmark runs code.
+
+    Raises:
+        UserError: lm-eval is not installed, or a setting is wrong. An unknown task or metric is found when it is asked.
+    """
+
+    task: str
+    metric: str
+    num_fewshot: int | None
+    num_examples: int | None
+    max_new_tokens: int | None
+    data: str | None
+    batch_size: int
+    run_untrusted_code_without_sandbox: bool
+
+    def __post_init__(self) -> None:
+        settings.text("task", self.task)
+        settings.text("metric", self.metric)
+        if self.num_fewshot is not None:
+            settings.integer("num_fewshot", self.num_fewshot, low=0)
+        for name in ("num_examples", "max_new_tokens"):
+            if getattr(self, name) is not None:
+                settings.integer(name, getattr(self, name), low=1)
+        settings.integer("batch_size", self.batch_size, low=1)
+        settings.boolean("run_untrusted_code_without_sandbox", self.run_untrusted_code_without_sandbox)
+        if util.find_spec("lm_eval") is None:
+            raise UserError(f"benchmark {self.task} needs lm-eval: pip install 'gmt-lab[eval]'")
+        if self.data is not None:
+            self._source()
+
+    @property
+    def is_score(self) -> bool:
+        """Perplexities are not."""
+        return "perplexity" not in self.metric
+
+    def fingerprint(self) -> str:
+        """The harness's version, and local data."""
+        local = "" if self.data is None else f" {self._source().fingerprint()}"
+        return f"lm-eval=={_version()}{local}"
+
+    def evaluate(self, asked: Asked) -> Score:
+        """Asks by lm-eval; an answer that was given before a kill is not asked for again."""
+        from lm_eval import simple_evaluate
+
+        manager = _manager()
+        if self.task not in manager.all_tasks:
+            raise UserError(f"lm-eval has no task {self.task!r}; {_nearest(self.task, manager.all_tasks)}")
+        task: Any = self.task if self.data is None else self._on_local_data()
+        with code_runner(self._runs_code, without_sandbox=self.run_untrusted_code_without_sandbox):
+            results = _or_sentence(
+                self.task,
+                lambda: simple_evaluate(
+                    model=_in_memory(asked, self.task, self.batch_size),
+                    tasks=[task],
+                    num_fewshot=self.num_fewshot,
+                    limit=self.num_examples,
+                    use_cache=str(asked.scratch / "answers"),
+                    apply_chat_template=asked.is_chat,
+                    gen_kwargs=None if self.max_new_tokens is None else {"max_gen_toks": self.max_new_tokens},
+                    task_manager=manager,
+                    bootstrap_iters=0,
+                    confirm_run_unsafe_code=self._runs_code,
+                    # None leaves the generators alone, which a training goes on with
+                    random_seed=None,
+                    numpy_random_seed=None,
+                    torch_random_seed=None,
+                ),
+            )
+        found = {**results.get("groups", {}), **results["results"]}[self.task]
+        if self.metric not in found:
+            measured = [name for name, value in found.items() if isinstance(value, float) and "stderr" not in name]
+            raise UserError(f"lm-eval's {self.task} has no metric {self.metric!r}; {choices(self.metric, measured)}")
+        rows = [
+            row for name in sorted(results["samples"]) for row in _rows(name, results["samples"][name], self.metric)
+        ]
+        return Score(metric=self.metric.partition(",")[0], value=float(found[self.metric]), answers=rows)
+
+    @property
+    def _runs_code(self) -> bool:
+        return self.task.startswith(_RUNS_CODE)
+
+    def _source(self) -> Source:
+        return Source(setting="data", path=str(self.data), subset=None, revision=None, split="test")
+
+    def _on_local_data(self) -> dict[str, Any]:
+        """A group of the one task: only members of a group are lm-eval's own tasks with other settings."""
+        folder = str(Path(str(self.data)).expanduser().absolute())
+        members = [{"task": self.task, "dataset_path": folder, "dataset_name": None}]
+        return {"group": f"{self.task}_on_local_data", "task": members}
+
+
+@lru_cache(maxsize=1)
+def _version() -> str:
+    return metadata.version("lm-eval")
+
+
+@lru_cache(maxsize=1)
+def _manager() -> Any:
+    """Knows lm-eval's tasks; takes seconds to look for them."""
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager()
+
+
+def _nearest(wanted: str, names: Iterable[str]) -> str:
+    """There are thousands: those that are near."""
+    from difflib import get_close_matches
+
+    near = get_close_matches(wanted, list(names), n=5)
+    return f"did you mean {', '.join(near)}?" if near else "`lm_eval ls tasks` lists them"
+
+
+def _in_memory(asked: Asked, task: str, batch_size: int) -> Any:
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.models.utils import normalize_gen_kwargs
+
+    class InMemory(HFLM):  # type: ignore[misc]
+        """Tells of progress at each batch, and refuses what does not fit the context instead of cutting it."""
+
+        num_done = 0
+
+        def generate_until(self, requests: Any, *more: Any, **how: Any) -> Any:
+            for prompt, kwargs in (request.args for request in requests):
+                longest = self.max_length - normalize_gen_kwargs(dict(kwargs), self.max_gen_toks)["max_gen_toks"]
+                check_fits(task, len(self.tok_encode(prompt)), longest)
+            return super().generate_until(requests, *more, **how)
+
+        def _loglikelihood_tokens(self, requests: Any, *more: Any, **how: Any) -> Any:
+            for _, prompt, continuation in requests:
+                check_fits(task, len(prompt) + len(continuation) - 1, self.max_length)
+            return super()._loglikelihood_tokens(requests, *more, **how)
+
+        def _told(self, size: int) -> None:
+            self.num_done += size
+            asked.on_progress(self.num_done, self.num_done)
+
+        def _model_call(self, inps: Any, *more: Any, **how: Any) -> Any:
+            answer = super()._model_call(inps, *more, **how)
+            self._told(len(inps))
+            return answer
+
+        def _model_generate(self, context: Any, *more: Any, **how: Any) -> Any:
+            answer = super()._model_generate(context, *more, **how)
+            self._told(len(context))
+            return answer
+
+    # It changes the tokenizer's padding side, which the training has to find as it was.
+    return InMemory(pretrained=asked.model, tokenizer=copy.deepcopy(asked.tokenizer), batch_size=batch_size)
+
+
+def _or_sentence(task: str, ask: Callable[[], Any]) -> Any:
+    """What lm-eval gives, or a sentence where its data can't be had."""
+    from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
+
+    try:
+        return ask()
+    except (DatasetNotFoundError, DatasetGenerationError, ConnectionError, FileNotFoundError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(
+            f"the data of benchmark {task} can't be had ({reason}); `data` may name a local folder with it"
+        ) from error
+
+
+def _rows(task: str, samples: list[Mapping[str, Any]], metric: str) -> list[dict[str, Any]]:
+    """One row for each question; where lm-eval filters answers in several ways, those that the metric is of."""
+    name, _, kind = metric.partition(",")
+    return [
+        {
+            "task": task,
+            "prompt": str(sample["arguments"][0][0]),
+            "answer": _shown(sample["filtered_resps"]),
+            "score": float(sample[name]) if isinstance(sample.get(name), bool | int | float) else None,
+            "said": _shown(sample["resps"]),
+            "expected": _shown(sample["target"]),
+        }
+        for sample in samples
+        if sample.get("filter", kind) == kind
+    ]
+
+
+def _shown(value: Any) -> str:
+    """The text in what may be nested lists of one."""
+    while isinstance(value, list | tuple) and len(value) == 1:
+        value = value[0]
+    return str(value)

@@ -1,0 +1,79 @@
+"""Perplexity on texts that nobody trained on: forgetting without a benchmark's format in the way."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gmt import settings
+from gmt.errors import UserError
+from gmt.tasks.dataset import origin, texts_of
+from gmt.tasks.protocol import Asked, Score
+
+
+@dataclass(frozen=True, kw_only=True)
+class Perplexity:
+    """Perplexity of held-out texts, each seen from its beginning: exp of the mean negative log-likelihood of a token.
+
+    Args:
+        data: as of a DatasetTask.
+        column: holds the text.
+        max_length: tokens of a text that count; the rest is left out.
+        batch_size: texts in a forward pass.
+
+    Raises:
+        UserError: data that can't be had, or a number out of its range.
+    """
+
+    data: Mapping[str, Any]
+    column: str
+    max_length: int
+    batch_size: int
+
+    def __post_init__(self) -> None:
+        origin("data", self.data)
+        settings.text("column", self.column)
+        settings.integer("max_length", self.max_length, low=2)
+        settings.integer("batch_size", self.batch_size, low=1)
+
+    @property
+    def is_score(self) -> bool:
+        """Less is better, and there is no best."""
+        return False
+
+    def fingerprint(self) -> str:
+        """Of the data."""
+        return origin("data", self.data).fingerprint()
+
+    def evaluate(self, asked: Asked) -> Score:
+        """The perplexity, and that of each text."""
+        texts = texts_of("data", self.data, self.column)
+        ids = [asked.tokenizer(text)["input_ids"][: self.max_length] for text in texts]
+        if not (long := [i for i, row in enumerate(ids) if len(row) > 1]):
+            raise UserError(f"data must hold a text of at least 2 tokens, got {self.data['path']!r}")
+        rows: list[dict[str, Any]] = []
+        total, count = 0.0, 0
+        for start in range(0, len(long), self.batch_size):
+            batch = long[start : start + self.batch_size]
+            for i, loss in zip(batch, _losses(asked, [ids[i] for i in batch]), strict=True):
+                total, count = total + loss, count + len(ids[i]) - 1
+                mean = math.exp(loss / (len(ids[i]) - 1))
+                rows.append({"prompt": texts[i], "answer": "", "score": mean})
+            asked.on_progress(start + len(batch), len(long))
+        return Score(metric="perplexity", value=math.exp(total / count), answers=rows)
+
+
+def _losses(asked: Asked, ids: Sequence[Sequence[int]]) -> list[float]:
+    """The negative log-likelihood of each text's tokens behind its first, in nats, summed in float32."""
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    width, pad = max(map(len, ids)), asked.tokenizer.pad_token_id
+    tokens = torch.tensor([[*row, *[pad] * (width - len(row))] for row in ids], device=asked.model.device)
+    attention = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in ids], device=asked.model.device)
+    with torch.inference_mode():
+        logits = asked.model(input_ids=tokens, attention_mask=attention).logits[:, :-1].float()
+        each = cross_entropy(logits.transpose(1, 2), tokens[:, 1:], reduction="none")
+    return [float(loss) for loss in (each * attention[:, 1:]).sum(dim=1)]

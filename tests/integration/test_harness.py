@@ -1,0 +1,140 @@
+"""lm-eval's benchmarks with the model in memory, on local folders that are laid out as the hub's datasets."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+
+from gmt.errors import UserError
+from gmt.evaluation.harness import HarnessBenchmark
+from gmt.evaluation.perplexity import Perplexity
+from gmt.tasks.chat import set_template
+from gmt.tasks.protocol import Asked
+from tests.models import pretrained
+from tests.unit.tasks.test_dataset import data, write
+
+
+def benchmark(**changes: Any) -> HarnessBenchmark:
+    plain = {"num_fewshot": 1, "num_examples": None, "max_new_tokens": 8, "data": None, "batch_size": 4}
+    return HarnessBenchmark(**{"run_untrusted_code_without_sandbox": False, **plain, **changes})
+
+
+def dataset(folder: Path, splits: dict[str, list[dict[str, Any]]]) -> str:
+    (folder / "data").mkdir(parents=True)
+    for split, rows in splits.items():
+        Dataset.from_list(rows).to_parquet(str(folder / "data" / f"{split}-00000-of-00001.parquet"))
+    return str(folder)
+
+
+@pytest.fixture
+def gsm8k(tmp_path: Path) -> str:
+    rows = [{"question": f"What is {i} plus 1?", "answer": f"{i} + 1 = {i + 1}\n#### {i + 1}"} for i in range(6)]
+    return dataset(tmp_path / "gsm8k", {"train": rows[:3], "test": rows[3:]})
+
+
+def asked(scratch: Path, *, is_chat: bool = False, seen: list[int] | None = None) -> Asked:
+    model, tokenizer = pretrained().load_model(), pretrained().load_tokenizer()
+    set_template(tokenizer, "tulu" if is_chat else None)
+    scratch.mkdir(exist_ok=True)
+    told = [] if seen is None else seen
+    return Asked(
+        model=model,
+        tokenizer=tokenizer,
+        is_chat=is_chat,
+        scratch=scratch,
+        on_progress=lambda done, _: told.append(done),
+    )
+
+
+def test_answers_are_scored_and_kept_as_a_table(gsm8k: str, tmp_path: Path) -> None:
+    seen: list[int] = []
+    given = asked(tmp_path / "s", seen=seen)
+    side, state = given.tokenizer.padding_side, torch.random.get_rng_state()
+    score = benchmark(task="gsm8k", metric="exact_match,flexible-extract", data=gsm8k).evaluate(given)
+    assert score.metric == "exact_match"
+    assert 0 <= score.value <= 1
+    assert len(score.answers) == 3
+    row = score.answers[0]
+    assert row["prompt"].count("Question:") == 2  # one example before it
+    assert row["prompt"].rstrip().endswith("Answer:")
+    assert "#### 4" in row["expected"]
+    assert {row["score"] for row in score.answers} <= {0.0, 1.0}
+    assert seen[-1] == 3
+    assert given.tokenizer.padding_side == side
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_what_was_answered_before_a_kill_is_not_asked_again(gsm8k: str, tmp_path: Path) -> None:
+    made = benchmark(task="gsm8k", metric="exact_match,strict-match", data=gsm8k)
+    first = made.evaluate(asked(tmp_path / "s"))
+    again: list[int] = []
+    assert made.evaluate(asked(tmp_path / "s", seen=again)) == first
+    assert again == []
+
+
+def test_a_chat_model_is_asked_in_turns(gsm8k: str, tmp_path: Path) -> None:
+    made = benchmark(task="gsm8k", metric="exact_match,strict-match", data=gsm8k)
+    row = made.evaluate(asked(tmp_path / "s", is_chat=True)).answers[0]
+    assert "<|user|>" in row["prompt"]
+    assert row["prompt"].endswith("<|assistant|>\n")
+
+
+def test_choices_are_scored_by_likelihood(tmp_path: Path) -> None:
+    targets = {"choices": ["nothing happens", "you die"], "labels": [1, 0]}
+    rows = [{"question": "What happens if you eat seeds?", "mc1_targets": targets, "mc2_targets": targets}] * 2
+    folder = dataset(tmp_path / "truthful", {"validation": rows})
+    made = benchmark(task="truthfulqa_mc2", metric="acc,none", data=folder, num_fewshot=0)
+    given = asked(tmp_path / "s")
+    given.model.config.max_position_embeddings = 1024  # the benchmark's own examples take 426
+    score = made.evaluate(given)
+    assert 0 < score.value < 1
+    assert score.metric == "acc"
+    assert len(score.answers) == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"task": "gsm9k"}, "lm-eval has no task 'gsm9k'; did you mean"),
+        ({"metric": "accuracy"}, "lm-eval's gsm8k has no metric 'accuracy'; .*exact_match,flexible-extract"),
+    ],
+)
+def test_an_unknown_task_or_metric_is_named(gsm8k: str, tmp_path: Path, changes: dict[str, str], sentence: str) -> None:
+    made = benchmark(**{"task": "gsm8k", "metric": "exact_match,strict-match", "data": gsm8k, **changes})
+    with pytest.raises(UserError, match=sentence):
+        made.evaluate(asked(tmp_path / "s"))
+
+
+def test_data_that_cannot_be_had_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match=r"the data of benchmark gsm8k can't be had .*local folder"):
+        benchmark(task="gsm8k", metric="exact_match,strict-match").evaluate(asked(tmp_path / "s"))
+
+
+def test_a_prompt_that_does_not_fit_the_context_is_refused(gsm8k: str, tmp_path: Path) -> None:
+    made = benchmark(task="gsm8k", metric="exact_match,strict-match", data=gsm8k, max_new_tokens=120)
+    with pytest.raises(UserError, match=r"gsm8k asks a prompt of \d+ tokens, and the model's context has room for 8"):
+        made.evaluate(asked(tmp_path / "s"))
+
+
+def test_local_data_names_what_is_asked(gsm8k: str) -> None:
+    made = [benchmark(task="gsm8k", metric="x", data=folder) for folder in (gsm8k, None)]
+    assert made[0].fingerprint() != made[1].fingerprint()
+
+
+def test_perplexity_is_that_of_the_models_own_loss(tmp_path: Path) -> None:
+    rows = [{"text": text} for text in ("Calculate 4 + 1.\n5", "Calculate 1 + 1.\n", "nus")]
+    given = asked(tmp_path / "s")
+    score = Perplexity(data=data(write(tmp_path, rows)), column="text", max_length=64, batch_size=2).evaluate(given)
+    total = count = 0.0
+    for row in rows:
+        ids = given.tokenizer(row["text"], return_tensors="pt")["input_ids"]
+        number = ids.shape[1] - 1
+        total += given.model(input_ids=ids, labels=ids).loss.item() * number
+        count += number
+    assert score.value == pytest.approx(torch.tensor(total / count).exp().item(), rel=1e-4)
+    assert [row["prompt"] for row in score.answers] == [row["text"] for row in rows]
+    assert not Perplexity(data=data(write(tmp_path, rows)), column="text", max_length=64, batch_size=2).is_score
