@@ -8,10 +8,12 @@ from gmt.commands.sweep import study_of
 from gmt.commands.terminal import say, table
 from gmt.composition import Composer, hydra_on
 from gmt.duration import duration
+from gmt.errors import UserError
 from gmt.records.record import State
 from gmt.studies.estimate import Estimate, estimate
 from gmt.studies.plan import STATES, Plan, Tuned, axes_of, make_plan, rows, runs_at_once
 
+_NOTHING = object()
 _LISTED = 200  # more runs than that are shown arm by arm
 
 
@@ -54,10 +56,47 @@ def plan(overrides: Sequence[str], config_dir: str | None, *, every_run: bool) -
     counts = Counter(states.values())
     if made.tuned:
         say(_tuning(made.tuned) + "\n")
+    if made.study.provenance:
+        say(provenance(made) + "\n")
     say(", ".join(f"{counts[state]} {state}" for state in STATES if counts[state]))
     if made.later:
         say(f"{len(made.later)} more when these have told what to try")
     say(cost_in_words(estimate(made, states), runs_at_once(made)))
+
+
+def provenance(made: Plan) -> str:
+    """What each setting of a replication is, and where it comes from.
+
+    Raises:
+        UserError: a setting is named that no run has.
+    """
+    body = []
+    for key, word in (made.study.provenance or {}).items():
+        values = {_shown(_value(planned.run.config, key)): None for planned in made.runs}
+        known = [value for value in values if value is not None]
+        if not known:
+            raise UserError(f"study.provenance names {key!r}, which is no setting of any run")
+        body.append([key, word, ", ".join(known)])
+    return table(["setting", "provenance", "value"], body)
+
+
+def _value(config: Mapping[str, Any], key: str) -> Any:
+    value: Any = config
+    for name in key.split("."):
+        if not isinstance(value, Mapping) or name not in value:
+            return _NOTHING
+        value = value[name]
+    return value
+
+
+def _shown(value: Any) -> str | None:
+    """A value in few letters: a group by its name, evaluations by theirs."""
+    if value is _NOTHING:
+        return None
+    if isinstance(value, Mapping):
+        named = value.get("name") or value.get("path")
+        return str(named) if named else " ".join(value)
+    return repr(value) if isinstance(value, str) and not value.isidentifier() else str(value)
 
 
 def _by_run(made: Plan, states: Mapping[str, State]) -> str:

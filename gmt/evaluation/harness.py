@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib import metadata, util
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from gmt import settings
@@ -101,14 +102,20 @@ class HarnessBenchmark:
                     torch_random_seed=None,
                 ),
             )
-        found = {**results.get("groups", {}), **results["results"]}[self.task]
-        if self.metric not in found:
-            measured = [name for name, value in found.items() if isinstance(value, float) and "stderr" not in name]
-            raise UserError(f"lm-eval's {self.task} has no metric {self.metric!r}; {choices(self.metric, measured)}")
         rows = [
             row for name in sorted(results["samples"]) for row in _rows(name, results["samples"][name], self.metric)
         ]
-        return Score(metric=self.metric.partition(",")[0], value=float(found[self.metric]), answers=rows)
+        return Score(metric=self.metric.partition(",")[0], value=self._value(results), answers=rows)
+
+    def _value(self, results: Mapping[str, Any]) -> float:
+        """The metric of the task or group; of a tag, which lm-eval does not sum up, the mean over its tasks."""
+        tasks = results["results"]
+        found = {**tasks, **results.get("groups", {})}.get(self.task)
+        each = [found] if found is not None else [tasks[name] for name in results["samples"]]
+        if any(self.metric not in measured for measured in each):
+            known = [name for name, value in each[0].items() if isinstance(value, float) and "stderr" not in name]
+            raise UserError(f"lm-eval's {self.task} has no metric {self.metric!r}; {choices(self.metric, known)}")
+        return fmean(float(measured[self.metric]) for measured in each)
 
     @property
     def _runs_code(self) -> bool:

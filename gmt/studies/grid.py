@@ -15,6 +15,7 @@ from gmt.errors import UserError
 _PLAIN = re.compile(r"[A-Za-z0-9_./:@-]*[A-Za-z_./:@-][A-Za-z0-9_./:@-]*")
 _WORDS = {"true", "false", "null", "nan", "inf", "-inf"}
 
+PROVENANCE = ("verified", "secondary", "guessed")
 Axes = Mapping[str, Sequence[str]]
 
 
@@ -28,6 +29,8 @@ class StudySettings:
         shared: settings of every arm: override key -> value, or a list of values to cross.
         arms: arm -> its own settings, likewise; they win over shared ones.
         tuning: see gmt.studies.tuning.TuningSettings; None compares at the settings that are given.
+        provenance: of a study that replicates another: setting -> `verified` (read in its source), `secondary` (told by
+            others) or `guessed`; None for a study of its own.
     """
 
     name: str
@@ -35,6 +38,7 @@ class StudySettings:
     shared: Mapping[str, Any]
     arms: Mapping[str, Mapping[str, Any]]
     tuning: Mapping[str, Any] | None = None
+    provenance: Mapping[str, str] | None = None
 
     def __post_init__(self) -> None:
         settings.text("study.name", self.name)
@@ -51,6 +55,8 @@ class StudySettings:
             for key, value in axes.items():
                 if isinstance(value, list) and not value:
                     raise UserError(f"{where}.{key} must hold at least one value, got []")
+        for key, word in (self.provenance or {}).items():
+            settings.one_of(f"study.provenance.{key}", word, PROVENANCE)
 
 
 @dataclass(frozen=True, kw_only=True)

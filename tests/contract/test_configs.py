@@ -15,9 +15,13 @@ from gmt.tracking.settings import TrackingSettings
 
 GROUPS = ("model", "task", "method", "train", "tracking")
 FILES = [(group, path.stem) for group in GROUPS for path in sorted((config_dir() / group).glob("*.yaml"))]
+ROWS = Path(__file__).parents[1] / "data" / "sums.jsonl"
 NEEDED = {
     ("tracking", "server"): ["tracking.uri=http://127.0.0.1:1"],
     ("model", "pretrained"): ["model.name=x", "model.path=shipped:nano"],
+    ("task", "dataset"): ["task.name=x", f"task.data.path={ROWS}", f"task.target.held_out.data.path={ROWS}"],
+    ("task", "ultrafeedback"): ["train=dpo"],
+    ("train", "dpo"): ["task=ultrafeedback"],
 }
 STUDIES = sorted(path.stem for path in (config_dir() / "study").glob("*.yaml"))
 
