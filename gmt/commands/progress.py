@@ -74,8 +74,8 @@ def _drawn(snapshot: Snapshot) -> Group:
     counts = ", ".join(f"{number} {state}" for state, number in (numbers | dict(snapshot.ended)).items())
     left = "" if snapshot.seconds_left is None else f"; about {duration(snapshot.seconds_left)} left"
     table = Table(box=None, pad_edge=False)
-    for name in ("running", "attempt", "step", "loss", "tokens/s"):
-        table.add_column(name, justify="left" if name == "running" else "right")
+    for name in ("running", "attempt", "step", "loss", "tokens/s", "evaluating"):
+        table.add_column(name, justify="left" if name in ("running", "evaluating") else "right")
     for run in snapshot.running:
         table.add_row(*_cells(run))
     return Group(table, Text(counts + left)) if snapshot.running else Group(Text(counts + left))
@@ -84,4 +84,6 @@ def _drawn(snapshot: Snapshot) -> Group:
 def _cells(run: Running) -> list[str]:
     loss = "" if run.loss is None else f"{run.loss:.4f}"
     pace = "" if run.tokens_per_s is None else f"{run.tokens_per_s:,.0f}"
-    return [run.label, str(run.attempt), "starting" if run.step is None else str(run.step), loss, pace]
+    asking = run.asking or ""
+    step = "" if run.step is None and asking else "starting" if run.step is None else str(run.step)
+    return [run.label, str(run.attempt), step, loss, pace, asking]

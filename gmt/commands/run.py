@@ -105,10 +105,14 @@ def _told(run: Run, tracking: TrackingSettings, name: str) -> Iterator[None]:
 
         view = MlflowView(tracking)
     stop = threading.Event()
-    position = NOWHERE
+    position, asked = NOWHERE, ""
 
     def look(*, final: bool = False) -> None:
-        nonlocal position
+        nonlocal position, asked
+        asking = (run.record.asking() or "").partition(" ")[0]
+        if asking and asking != asked:
+            say(f"evaluating {asking}")
+        asked = asking or asked
         rows, position = run.record.metrics(position)
         for row in rows:
             if "train/loss" in row:

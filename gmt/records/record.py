@@ -9,6 +9,8 @@ answers_*.jsonl     what the model answered
 result.json         what came out; written last
 weights/            final weights as safetensors
 checkpoint/         while the run is not done
+evaluation/         likewise: suites that are asked already
+asking.txt          while something is being evaluated
 log.txt, error.txt  what the libraries said; the traceback of the last failure
 hang.txt            where the run stood when it was ended for making no progress
 """
@@ -28,6 +30,7 @@ from filelock import FileLock, Timeout
 from gmt.errors import UserError
 from gmt.records.identity import run_id
 
+_ASKING = "asking.txt"
 _PROBE_S = 2.0  # `state` of another process holds the lock for an instant
 
 Position = tuple[int, int]  # which file, and how many of its bytes
@@ -149,6 +152,20 @@ class RunRecord:
         """Drops the lines after `step`, so that a resumed run doesn't log a step twice."""
         rows, _ = self.metrics()
         self.write_lines("metrics.jsonl", (row for row in rows if row["step"] <= step))
+
+    def note_asking(self, asking: str | None) -> None:
+        """Says what is being evaluated, or that nothing is; soon out of date, so nothing waits for the disk."""
+        if asking is None:
+            (self.folder / _ASKING).unlink(missing_ok=True)
+        else:
+            (self.folder / _ASKING).write_text(asking)
+
+    def asking(self) -> str | None:
+        """What is being evaluated, e.g. `gsm8k 128 of 1,319`."""
+        try:
+            return (self.folder / _ASKING).read_text() or None
+        except FileNotFoundError:
+            return None
 
     def drop_checkpoints(self) -> None:
         """Deletes the checkpoints: a run that is done is not resumed."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from gmt.tasks.protocol import Asked, Benchmark, Score, Suite
 from gmt.training.control import Control
 
 PARTS = ("target", "source")
+_SHOWN_EVERY_S = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,16 +98,28 @@ def _asked_once(
     file = kept / f"{name}.json"
     if file.exists():
         return Score(**json.loads(file.read_text()))
-    scratch = kept / name
+    scratch, shown_at = kept / name, 0.0
+
+    def on_progress(num_done: int, num_all: int) -> None:
+        nonlocal shown_at
+        control.on_progress()
+        if time.monotonic() - shown_at >= _SHOWN_EVERY_S:
+            shown_at = time.monotonic()
+            run.record.note_asking(f"{name} {num_done:,}" + (f" of {num_all:,}" if num_all > num_done else ""))
+
+    run.record.note_asking(name)
     scratch.mkdir(parents=True, exist_ok=True)
     asked = Asked(
         model=model,
         tokenizer=prepared.tokenizer,
         is_chat=run.task.chat_template is not None,
         scratch=scratch,
-        on_progress=lambda num_done, num_all: control.on_progress(),
+        on_progress=on_progress,
     )
-    score = ask(suite, asked) if isinstance(suite, Suite) else suite.evaluate(asked)
+    try:
+        score = ask(suite, asked) if isinstance(suite, Suite) else suite.evaluate(asked)
+    finally:
+        run.record.note_asking(None)
     write_whole(file, json.dumps(dataclasses.asdict(score)))
     shutil.rmtree(scratch, ignore_errors=True)
     return score

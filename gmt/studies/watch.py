@@ -21,6 +21,8 @@ class Running:
     step: int | None
     loss: float | None
     tokens_per_s: float | None
+    asking: str | None
+    """What is being evaluated, if anything is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,6 +158,7 @@ class _Pace:
             step=last.get("step"),
             loss=last.get("train/loss"),
             tokens_per_s=self._tokens_per_s(status.get("started_at", 0.0)),
+            asking=self._planned.record.asking(),
         )
 
     def _tokens_per_s(self, since: float) -> float | None:

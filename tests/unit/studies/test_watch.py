@@ -52,9 +52,11 @@ def test_counts_pace_and_time_left(tmp_path: Path) -> None:
         second.record.set_status("running", attempts=1, started_at=1000.0)
         log(second, 2, 1001.0)
         log(second, 4, 1003.0)
+        second.record.note_asking("sums 3 of 8")
         watch.look()
     (running,) = seen.shown[-1].running
     assert (running.attempt, running.step, running.loss, running.tokens_per_s) == (1, 4, 0.25, 100.0)
+    assert running.asking == "sums 3 of 8"
     assert (seen.shown[-1].num_waiting, seen.shown[-1].ended, seen.shown[-1].seconds_left) == (1, {"done": 1}, 60.0)
     assert [end.planned for end in seen.ends] == [first]
 

@@ -1,0 +1,82 @@
+"""What was asked before a kill is not asked again, and the base is asked once for a whole study."""
+
+from pathlib import Path
+
+import pytest
+
+from gmt.composition import Composer, hydra_on
+from gmt.errors import RunFailed
+from gmt.runs import prepare
+from gmt.runs.build import Run, build
+from gmt.runs.execute import execute
+from gmt.tasks.protocol import Asked, Score
+from tests.conftest import CONF
+
+ASKED: list[str] = []
+BREAKS: set[str] = set()
+
+
+class Counted:
+    """A benchmark that tells when it is asked, and breaks on request."""
+
+    def __init__(self, name: str, is_score: bool = True):
+        self.name, self.is_score = name, is_score
+
+    def __repr__(self) -> str:
+        return f"Counted({self.name})"
+
+    def fingerprint(self) -> str:
+        return self.name
+
+    def evaluate(self, asked: Asked) -> Score:
+        ASKED.append(self.name)
+        if self.name in BREAKS:
+            raise RuntimeError("broken")
+        return Score(metric="points", value=0.5 if self.is_score else 40.0, answers=[{"prompt": "p", "answer": "a"}])
+
+
+@pytest.fixture(autouse=True)
+def _forget() -> None:
+    ASKED.clear()
+    BREAKS.clear()
+    prepare._prepare.cache_clear()
+
+
+def run_of(root: Path, seed: int = 1) -> Run:
+    with hydra_on(str(CONF)):
+        run = build(Composer().compose_plain(["task=tiny", f"seed={seed}", f"record.root={root}", "method=sft"]))
+    entries = {"target": {"one": Counted("one"), "two": Counted("two")}, "source": {"text": Counted("text", False)}}
+    for part, more in entries.items():
+        object.__setattr__(run.task, part, {**getattr(run.task, part), **more})
+    return run
+
+
+def test_the_base_is_asked_once_for_a_whole_study(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        prepare._prepare.cache_clear()  # as in another process
+        execute(run_of(tmp_path, seed))
+    assert ASKED == ["one", "two", "text"] * 3  # the base, and what two runs made of it
+
+
+def test_after_a_failure_only_what_is_missing_is_asked(tmp_path: Path) -> None:
+    run = run_of(tmp_path)
+    execute_base = ["one", "two", "text"]
+    BREAKS.add("two")
+    with pytest.raises(RunFailed, match="broken"):
+        execute(run)
+    BREAKS.clear()
+    record = execute(run)
+    assert ["one", "two", *execute_base[1:], *execute_base] == ASKED
+    assert not (record.folder / "evaluation").exists()
+    assert record.asking() is None
+
+
+def test_a_perplexity_is_recorded_and_enters_no_mean(tmp_path: Path) -> None:
+    record = execute(run_of(tmp_path))
+    after = record.read("result.json")["after"]
+    assert set(after["source"]) == {"words", "mean"}
+    assert after["source"]["mean"] == after["source"]["words"]
+    assert after["target"]["mean"] == pytest.approx((after["target"]["words"] + 0.5 + 0.5) / 3)
+    last = record.metrics()[0][-1]
+    assert last["eval/source/text_points"] == 40.0
+    assert last["eval/source_mean"] == after["source"]["mean"]
