@@ -1,0 +1,174 @@
+"""Starts a model-written program behind bubblewrap's walls; the command line here is the sandbox.
+
+Root needs more: its uid inside would still be root's outside, whom RLIMIT_NPROC does not hold and to whom files belong.
+So for root two uids are mapped: root's, to make the mounts, and one that nobody uses, which the runner takes for good.
+"""
+
+import json
+import os
+import random
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from io import FileIO
+from itertools import chain
+from pathlib import Path
+
+from gmt.evaluation.limits import Limits
+from gmt.evaluation.program_runner import NOBODY
+from gmt.evaluation.starting import NotStarted, Started, environment, runner_command
+from gmt.evaluation.system_calls import known, seccomp_filter
+
+_SCRATCH = "/tmp"
+_LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64")
+_LOADER_CACHE = "/etc/ld.so.cache"
+_DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
+_UNUSED_UIDS = range(60578, 61184)  # systemd.io/UIDS-GIDS; one a run, since kernels before 5.14 count by uid alone
+_END_S = 30  # for the kernel to end what is left
+
+
+def missing() -> str | None:
+    """What is wrong here that needs no trial, and what to do; None if a trial is worth it."""
+    if shutil.which("bwrap") is None:
+        return "bwrap is not on the PATH: install bubblewrap 0.7 or newer (apt install bubblewrap)"
+    if not known():
+        return "there is no filter of system calls for this processor: use x86_64 or aarch64"
+    return None
+
+
+@contextmanager
+def start(channel: socket.socket, limits: Limits) -> Iterator[Started]:
+    """Starts the runner in a sandbox, which ends with the context.
+
+    Raises:
+        NotStarted: its uids can't be mapped; bubblewrap's own reasons come on the process's stderr.
+    """
+    with ExitStack() as stack:
+        filter_out, filter_in = _pipe(stack)
+        info_out, info_in = _pipe(stack)
+        ready_out, ready_in = _pipe(stack)
+        filter_in.write(seccomp_filter())
+        filter_in.close()
+        handed = (filter_out.fileno(), info_in.fileno(), ready_out.fileno())
+        process = subprocess.Popen(
+            [*_walls(handed, limits.scratch_bytes), *runner_command(NOBODY, limits)],
+            stdin=channel.fileno(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            pass_fds=handed,
+            start_new_session=True,  # Ctrl-C is for the caller
+        )
+        stack.enter_context(process)
+        for file in (channel, filter_out, info_in, ready_out):
+            file.close()
+        sandbox = _Sandbox(process, info_out.readall())
+        stack.callback(sandbox.end)
+        with ready_in:  # bubblewrap waits until it is closed
+            if os.getuid() == 0:
+                sandbox.map_uids()
+        yield Started(process=process, kill=sandbox.kill)
+
+
+class _Sandbox:
+    """A sandbox by its first process: with that the kernel ends all others in its pid namespace."""
+
+    def __init__(self, bwrap: subprocess.Popen[bytes], info: bytes):
+        self._bwrap = bwrap
+        self._pid = int(json.loads(info)["child-pid"]) if info else 0  # bubblewrap gave up before
+        self._pidfd = -1
+        if self._pid:
+            with suppress(ProcessLookupError):
+                self._pidfd = os.pidfd_open(self._pid)
+
+    def map_uids(self) -> None:
+        """Maps root's uid and one that nobody uses."""
+        if self._pidfd < 0:
+            return
+        unused = random.choice(_UNUSED_UIDS)
+        try:
+            for name in ("uid_map", "gid_map"):
+                Path(f"/proc/{self._pid}/{name}").write_text(f"0 0 1\n{NOBODY} {unused} 1\n")
+        except OSError as error:
+            raise NotStarted(f"root can't map uid {unused}: {error}") from error
+
+    def kill(self) -> None:
+        """Ends every process inside, and by that bubblewrap."""
+        if self._pidfd < 0:
+            self._bwrap.kill()
+            return
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+
+    def end(self) -> None:
+        """Kills what is left and waits until it is gone."""
+        self.kill()
+        if self._pidfd >= 0:
+            poll = select.poll()
+            poll.register(self._pidfd, select.POLLIN)
+            gone = poll.poll(_END_S * 1000)
+            os.close(self._pidfd)
+            if not gone:
+                raise RuntimeError(f"process {self._pid} of a sandbox could not be ended")
+
+
+def _walls(handed: tuple[int, int, int], scratch_bytes: int) -> list[str]:
+    """bubblewrap's command line, up to the command inside."""
+    filter_fd, info_fd, ready_fd = handed
+    namespaces = [f"--unshare-{name}" for name in ("user", "pid", "net", "ipc", "uts", "cgroup")]
+    if os.getuid() == 0:
+        who = [
+            "--cap-drop",
+            "ALL",
+            "--cap-add",
+            "CAP_SETUID",
+            "--cap-add",
+            "CAP_SETGID",
+            "--userns-block-fd",
+            str(ready_fd),
+        ]
+    else:
+        who = ["--uid", str(NOBODY), "--gid", str(NOBODY)]
+    variables = (("--setenv", name, value) for name, value in environment(_SCRATCH).items())
+    return [
+        "bwrap", *namespaces, *who, "--hostname", "sandbox", "--as-pid-1", "--die-with-parent", "--new-session",
+        "--clearenv", *chain.from_iterable(variables),
+        "--perms", "1777", "--size", str(scratch_bytes), "--tmpfs", _SCRATCH, *_visible(), "--remount-ro", "/",
+        "--chdir", _SCRATCH, "--seccomp", str(filter_fd), "--info-fd", str(info_fd), "--",
+    ]  # fmt: skip
+
+
+def _visible() -> Iterator[str]:
+    """Shows what Python needs. No /proc: nothing in it is needed, and much of it tells of the machine."""
+    shown = sorted({*_LIBRARIES, *_interpreter()})  # a folder before what lies in it
+    for path in shown:
+        yield from _parents(path)
+        if path in _LIBRARIES and os.path.islink(path):
+            yield from ("--symlink", os.readlink(path), path)
+        else:
+            yield from ("--ro-bind-try", path, path)
+    yield from (*_parents(_LOADER_CACHE), "--ro-bind-try", _LOADER_CACHE, _LOADER_CACHE)
+    for device in _DEVICES:
+        yield from (*_parents(device), "--dev-bind", device, device)
+
+
+def _interpreter() -> set[str]:
+    """The folders of Python and its packages, by each of their names."""
+    folders = {sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix}
+    return folders | {os.path.realpath(folder) for folder in folders}
+
+
+def _parents(path: str) -> Iterator[str]:
+    """Folders on the way, which others than root must be able to enter."""
+    for parent in reversed(Path(path).parents):
+        if str(parent) not in ("/", _SCRATCH):
+            yield from ("--perms", "0755", "--dir", str(parent))
+
+
+def _pipe(stack: ExitStack) -> tuple[FileIO, FileIO]:
+    out, into = os.pipe()
+    return stack.enter_context(FileIO(out, "r")), stack.enter_context(FileIO(into, "w"))

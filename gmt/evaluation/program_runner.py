@@ -1,0 +1,104 @@
+"""What stands around a model-written program in its own process: sets the limits, runs it, tells of its end.
+
+Its text is given to an interpreter that can't import this project. By a socket, its stdin, come eight bytes with the
+program's length, the program, and a token. Back go STARTED and, behind the program's last line, the token, which is not
+read before.
+"""
+
+import os
+import resource
+import sys
+import types
+
+STARTED = b"+"
+OUT_OF_MEMORY = b"out of memory"
+TOKEN_BYTES = 32
+NOBODY = 65534  # the uid inside, whoever it is outside
+MODULE = "answer"
+_FILES_OF_BUBBLEWRAP = 2**16  # it leaves some open; more than these would be its caller's
+_OPEN_FILES = 64  # each pipe and socket holds memory of the kernel's
+
+
+def main() -> None:
+    """Runs the program; arguments: its uid, bytes of memory, CPU seconds, processes, bytes of a file."""
+    uid, memory, cpu_s, processes, file_size = (int(x) for x in sys.argv[1:])
+    del sys.argv[1:]
+    os.closerange(3, _FILES_OF_BUBBLEWRAP)
+    channel = os.dup(0)
+    with open("/dev/null") as nothing:
+        os.dup2(nothing.fileno(), 0)
+    if os.getpid() == 1:
+        stand_by()
+        processes += os.getuid() == uid  # the first one counts too, but as root
+    become(uid)
+    limit(memory, cpu_s, processes, file_size)
+    program = read(channel, int.from_bytes(read(channel, 8), "big")).decode(errors="surrogatepass")
+    os.write(channel, STARTED)
+    pid = os.getpid()
+    try:
+        run(program)
+    except MemoryError:
+        os.write(channel, OUT_OF_MEMORY)
+        os._exit(1)
+    if os.getpid() == pid:  # not a child that came to the last line too
+        os.write(channel, read(channel, TOKEN_BYTES))
+    os._exit(0)  # threads and exit handlers of a program that passed don't matter
+
+
+def become(uid: int) -> None:
+    """Takes another uid for good; root of a user namespace keeps no right over it."""
+    if os.getuid() != uid:
+        os.setgroups([])
+        os.setresgid(uid, uid, uid)
+        os.setresuid(uid, uid, uid)
+
+
+def stand_by() -> None:
+    """Goes on in a child and ends as it did; with this, a namespace's first process, the kernel ends all others.
+
+    bubblewrap's own would be left to the machine's init, which in many containers buries nobody. It keeps its uid: with
+    that would go what ends it when bubblewrap is killed.
+    """
+    child = os.fork()
+    while child:
+        ended, status = os.wait()
+        if ended == child:
+            code = os.waitstatus_to_exitcode(status)
+            os._exit(code if code >= 0 else 128 - code)
+
+
+def limit(memory: int, cpu_s: int, processes: int, file_size: int) -> None:
+    """Sets the limits on this process and its children; where the machine's own are lower, they stay."""
+    for name, soft, hard in (
+        (resource.RLIMIT_CORE, 1, 1),  # not 0: with 1 the kernel starts no core dump handler either, see fs/coredump.c
+        (resource.RLIMIT_CPU, cpu_s, cpu_s + 1),  # a signal, and a second later the end
+        (resource.RLIMIT_AS, memory, memory),
+        (resource.RLIMIT_NPROC, processes, processes),
+        (resource.RLIMIT_FSIZE, file_size, file_size),
+        (resource.RLIMIT_NOFILE, _OPEN_FILES, _OPEN_FILES),
+    ):
+        _, highest = resource.getrlimit(name)
+        if highest != resource.RLIM_INFINITY:
+            soft, hard = min(soft, highest), min(hard, highest)
+        resource.setrlimit(name, (soft, hard))
+
+
+def read(channel: int, size: int) -> bytes:
+    """Exactly `size` bytes."""
+    data = b""
+    while len(data) < size:
+        more = os.read(channel, size - len(data))
+        if not more:
+            sys.exit("the program did not arrive")
+        data += more
+    return data
+
+
+def run(program: str) -> None:
+    """Runs the program in a module of its own, which dataclasses and pickle look for by its name."""
+    module = sys.modules[MODULE] = types.ModuleType(MODULE)
+    exec(compile(program, f"<{MODULE}>", "exec"), module.__dict__)
+
+
+if __name__ == "__main__":
+    main()

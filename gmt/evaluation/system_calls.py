@@ -1,0 +1,82 @@
+"""The system calls that a sandbox refuses, as a seccomp filter: what namespaces and rlimits leave open.
+
+- Memory that RLIMIT_AS does not count: files without a name, System V IPC, io_uring.
+- AF_VSOCK, which no network namespace confines: it reaches the host of a virtual machine. With it go all families
+  but unix and internet.
+- Further namespaces, where a program would be root again, and calls with a history of holes that no answer needs.
+"""
+
+import platform
+import struct
+
+# AUDIT_ARCH_* of linux/audit.h, and the numbers of asm/unistd_64.h and asm-generic/unistd.h.
+_ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
+_REFUSED = {
+    "x86_64": {
+        "memfd_create": 319, "memfd_secret": 447, "shmget": 29, "msgget": 68, "semget": 64, "io_uring_setup": 425,
+        "unshare": 272, "ptrace": 101, "process_vm_readv": 310, "process_vm_writev": 311, "bpf": 321,
+        "perf_event_open": 298, "userfaultfd": 323, "add_key": 248, "request_key": 249, "keyctl": 250,
+    },
+    "aarch64": {
+        "memfd_create": 279, "memfd_secret": 447, "shmget": 194, "msgget": 186, "semget": 190, "io_uring_setup": 425,
+        "unshare": 97, "ptrace": 117, "process_vm_readv": 270, "process_vm_writev": 271, "bpf": 280,
+        "perf_event_open": 241, "userfaultfd": 282, "add_key": 217, "request_key": 218, "keyctl": 219,
+    },
+}  # fmt: skip
+_CLONE = {"x86_64": 56, "aarch64": 220}
+_SOCKET = {"x86_64": 41, "aarch64": 198}
+_CLONE3 = 435  # its flags lie in memory, out of a filter's reach; libc falls back to clone on ENOSYS
+_CLONE_NEWUSER = 0x10000000
+_FAMILIES = (1, 2, 10)  # AF_UNIX, AF_INET, AF_INET6
+_X32 = 0x40000000  # the same calls under other numbers
+
+_EPERM, _ENOSYS, _EAFNOSUPPORT = 1, 38, 97
+_LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06  # linux/bpf_common.h
+_NUMBER, _ARCHITECTURE, _ARGUMENT = 0, 4, 16  # offsets in struct seccomp_data; both machines are little-endian
+_ALLOW, _KILL, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
+
+
+def known() -> bool:
+    """Whether there is a filter for this machine's processor."""
+    return platform.machine() in _ARCHITECTURES
+
+
+def refused() -> dict[str, int]:
+    """The numbers of the calls that are refused whatever their arguments."""
+    return _REFUSED[platform.machine()]
+
+
+def seccomp_filter() -> bytes:
+    """The program for the kernel, for this machine's processor."""
+    machine = platform.machine()
+    return b"".join(
+        [
+            _op(_LOAD, _ARCHITECTURE),
+            _op(_EQUAL, _ARCHITECTURES[machine], skip_if=1),
+            _op(_RETURN, _KILL),
+            _op(_LOAD, _NUMBER),
+            _op(_AT_LEAST, _X32, skip_unless=1),
+            _op(_RETURN, _KILL),
+            *(_refuse(number, _EPERM) for number in refused().values()),
+            _refuse(_CLONE3, _ENOSYS),
+            _op(_EQUAL, _CLONE[machine], skip_unless=4),
+            _op(_LOAD, _ARGUMENT),
+            _op(_ANY_BIT, _CLONE_NEWUSER, skip_unless=1),
+            _op(_RETURN, _ERRNO | _EPERM),
+            _op(_RETURN, _ALLOW),
+            _op(_EQUAL, _SOCKET[machine], skip_unless=2 + len(_FAMILIES)),
+            _op(_LOAD, _ARGUMENT),
+            *(_op(_EQUAL, family, skip_if=len(_FAMILIES) - i) for i, family in enumerate(_FAMILIES)),
+            _op(_RETURN, _ERRNO | _EAFNOSUPPORT),
+            _op(_RETURN, _ALLOW),
+        ]
+    )
+
+
+def _refuse(number: int, errno: int) -> bytes:
+    return _op(_EQUAL, number, skip_unless=1) + _op(_RETURN, _ERRNO | errno)
+
+
+def _op(code: int, operand: int, *, skip_if: int = 0, skip_unless: int = 0) -> bytes:
+    """One instruction, struct sock_filter."""
+    return struct.pack("<HBBI", code, skip_if, skip_unless, operand)
