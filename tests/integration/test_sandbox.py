@@ -19,10 +19,10 @@ from pathlib import Path
 
 import pytest
 
-from gmt.evaluation import sandbox
-from gmt.evaluation.sandbox import run_all, run_python
-from gmt.evaluation.starting import NotStarted
-from gmt.evaluation.system_calls import refused
+from gmt.evaluation.sandboxing import sandbox
+from gmt.evaluation.sandboxing.sandbox import run_all, run_python
+from gmt.evaluation.sandboxing.starting import NotStarted
+from gmt.evaluation.sandboxing.system_calls import refused
 from tests.processes import wait_for
 from tests.sandboxing import (
     AS_NOBODY,
@@ -513,7 +513,7 @@ def telling(pid):
     print(pid, flush=True)
     return real(pid)
 os.pidfd_open = telling
-from gmt.evaluation.sandbox import run_python
+from gmt.evaluation.sandboxing.sandbox import run_python
 from tests.sandboxing import LIMITS
 from dataclasses import replace
 run_python("import time; time.sleep(60)", replace(LIMITS, wall_time_s=60))
@@ -607,7 +607,8 @@ def test_the_same_calls_under_other_numbers_kill(run: Run) -> None:
 
 
 def test_where_user_namespaces_are_off_the_refusal_says_so() -> None:
-    code = "from gmt.evaluation.sandbox import run_python; from tests.sandboxing import LIMITS; run_python('', LIMITS)"
+    imports = "from gmt.evaluation.sandboxing.sandbox import run_python; from tests.sandboxing import LIMITS"
+    code = f"{imports}; run_python('', LIMITS)"
     outside = ["bwrap", "--unshare-user", "--uid", "1000", "--disable-userns", "--dev-bind", "/", "/", "--"]
     done = subprocess.run(
         [*outside, sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=False

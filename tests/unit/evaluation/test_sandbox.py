@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from gmt.errors import UserError
-from gmt.evaluation import sandbox, system_calls
-from gmt.evaluation.sandbox import run_all, run_python
+from gmt.evaluation.sandboxing import sandbox, system_calls
+from gmt.evaluation.sandboxing.sandbox import run_all, run_python
 from tests.sandboxing import LIMITS
 
 

@@ -8,8 +8,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from gmt.evaluation import program_runner
-from gmt.evaluation.limits import Limits
+from gmt.evaluation.sandboxing import program_runner
+from gmt.evaluation.sandboxing.limits import Limits
 
 
 class NotStarted(Exception):

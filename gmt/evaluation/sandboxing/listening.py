@@ -8,9 +8,9 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 
-from gmt.evaluation.limits import Limits
-from gmt.evaluation.program_runner import STARTED
-from gmt.evaluation.starting import Started
+from gmt.evaluation.sandboxing.limits import Limits
+from gmt.evaluation.sandboxing.program_runner import STARTED
+from gmt.evaluation.sandboxing.starting import Started
 
 _START_S = 60.0  # for an interpreter on a busy machine; the program's own time begins behind it
 _END_S = 5.0  # for pipes to close once everything is killed

@@ -19,10 +19,10 @@ from io import FileIO
 from itertools import chain
 from pathlib import Path
 
-from gmt.evaluation.limits import Limits
-from gmt.evaluation.program_runner import NOBODY
-from gmt.evaluation.starting import NotStarted, Started, environment, runner_command
-from gmt.evaluation.system_calls import known, seccomp_filter
+from gmt.evaluation.sandboxing.limits import Limits
+from gmt.evaluation.sandboxing.program_runner import NOBODY
+from gmt.evaluation.sandboxing.starting import NotStarted, Started, environment, runner_command
+from gmt.evaluation.sandboxing.system_calls import known, seccomp_filter
 
 _SCRATCH = "/tmp"
 _LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64")

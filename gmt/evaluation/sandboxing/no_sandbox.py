@@ -13,8 +13,8 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from gmt.evaluation.limits import Limits
-from gmt.evaluation.starting import Started, environment, runner_command
+from gmt.evaluation.sandboxing.limits import Limits
+from gmt.evaluation.sandboxing.starting import Started, environment, runner_command
 
 
 @contextmanager

@@ -1,8 +1,8 @@
 """Runs programs that a model wrote: without a network, in a folder of their own, within limits. Linux only.
 
 What is defended: everything outside. A program sees the Python in use and its packages read-only, an empty /tmp, and no
-other file, process, variable or network; it ends with all that it started. `gmt.evaluation.bubblewrap` builds the
-walls, `gmt.evaluation.program_runner` sets the limits.
+other file, process, variable or network; it ends with all that it started. `bubblewrap` builds the walls,
+`program_runner` sets the limits.
 
 What is not:
 - The score against a program that was written to cheat. It passes when a token came back that the interpreter learns
@@ -24,11 +24,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gmt.errors import UserError
-from gmt.evaluation import bubblewrap, no_sandbox
-from gmt.evaluation.limits import Limits
-from gmt.evaluation.listening import Heard, listen
-from gmt.evaluation.program_runner import OUT_OF_MEMORY, STARTED, TOKEN_BYTES
-from gmt.evaluation.starting import NotStarted, Start
+from gmt.evaluation.sandboxing import bubblewrap, no_sandbox
+from gmt.evaluation.sandboxing.limits import Limits
+from gmt.evaluation.sandboxing.listening import Heard, listen
+from gmt.evaluation.sandboxing.program_runner import OUT_OF_MEMORY, STARTED, TOKEN_BYTES
+from gmt.evaluation.sandboxing.starting import NotStarted, Start
 from gmt.settings import integer
 
 _TRIAL = Limits(wall_time_s=60, cpu_time_s=60, memory_bytes=2**30, processes=1, output_bytes=2**16, scratch_bytes=2**20)
