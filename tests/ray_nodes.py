@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
 
@@ -38,7 +39,9 @@ class Nodes:
         self._folder = folder
         self._own: list[str] = []
         shown = f"--include-dashboard={str(with_dashboard).lower()}", f"--dashboard-port={dashboard}"
-        self._start("--head", f"--port={port}", f"--ray-client-server-port={client}", f"--num-cpus={head_cpus}", *shown)
+        # Where grpc is there, Ray starts its client's server too, and at a port of its own choice that may be taken.
+        ports = [f"--port={port}", *([f"--ray-client-server-port={client}"] if find_spec("grpc") else [])]
+        self._start("--head", *ports, f"--num-cpus={head_cpus}", *shown)
 
     def add(self, *, num_cpus: int = 1, under: Sequence[str] = (), **env: str) -> int:
         """Adds a node; returns its number.
@@ -65,7 +68,7 @@ class Nodes:
                 os.killpg(process.pid, signal.SIGTERM)
         for process in self.started:
             try:
-                process.wait(20)
+                process.wait(5)
             except subprocess.TimeoutExpired:  # its GCS waits for nodes that are gone
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait(20)
