@@ -2,10 +2,9 @@
 
 import pytest
 import ray
+from gmt_launchers.ray_tune import _know_every_death
 from ray.exceptions import OutOfMemoryError
 from ray.tune.experiment import Trial
-
-from gmt_launchers.ray_tune import _know_every_death
 
 
 def test_a_worker_may_be_ended_before_its_first_result(monkeypatch: pytest.MonkeyPatch) -> None:
