@@ -79,10 +79,11 @@ class Nodes:
         number = len(self.started)
         self._own.append(tempfile.mkdtemp(prefix="gmt-node-", dir="/tmp"))  # sockets want a short path
         where = ("--node-ip-address=127.0.0.1", "--num-gpus=0", f"--temp-dir={self._own[-1]}", *_ON_ANY_PORT)
-        ray = Path(sys.executable).with_name("ray")
-        command = [*under, str(ray), "start", *arguments, *where, "--block", "--disable-usage-stats"]
+        scripts = Path(sys.executable).parent
+        command = [*under, str(scripts / "ray"), "start", *arguments, *where, "--block", "--disable-usage-stats"]
         # A head has the mode by itself, a node that joins must be told.
-        whole = os.environ | {"RAY_AUTH_MODE": "token"} | dict(env)
+        path = os.pathsep.join([str(scripts), os.environ["PATH"]])  # a job's `python` is the node's
+        whole = os.environ | {"RAY_AUTH_MODE": "token", "PATH": path} | dict(env)
         log = self._folder / f"node-{number}.log"
         with log.open("wb") as file:
             self.started.append(subprocess.Popen(command, env=whole, stdout=file, stderr=file, start_new_session=True))
