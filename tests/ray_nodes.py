@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
 
@@ -38,7 +39,9 @@ class Nodes:
         self._folder = folder
         self._own: list[str] = []
         shown = f"--include-dashboard={str(with_dashboard).lower()}", f"--dashboard-port={dashboard}"
-        self._start("--head", f"--port={port}", f"--ray-client-server-port={client}", f"--num-cpus={head_cpus}", *shown)
+        # Where grpc is there, Ray starts its client's server too, and at a port of its own choice that may be taken.
+        ports = [f"--port={port}", *([f"--ray-client-server-port={client}"] if find_spec("grpc") else [])]
+        self._start("--head", *ports, f"--num-cpus={head_cpus}", *shown)
 
     def add(self, *, num_cpus: int = 1, under: Sequence[str] = (), **env: str) -> int:
         """Adds a node; returns its number.
@@ -65,7 +68,7 @@ class Nodes:
                 os.killpg(process.pid, signal.SIGTERM)
         for process in self.started:
             try:
-                process.wait(20)
+                process.wait(5)
             except subprocess.TimeoutExpired:  # its GCS waits for nodes that are gone
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait(20)
@@ -76,10 +79,11 @@ class Nodes:
         number = len(self.started)
         self._own.append(tempfile.mkdtemp(prefix="gmt-node-", dir="/tmp"))  # sockets want a short path
         where = ("--node-ip-address=127.0.0.1", "--num-gpus=0", f"--temp-dir={self._own[-1]}", *_ON_ANY_PORT)
-        ray = Path(sys.executable).with_name("ray")
-        command = [*under, str(ray), "start", *arguments, *where, "--block", "--disable-usage-stats"]
+        scripts = Path(sys.executable).parent
+        command = [*under, str(scripts / "ray"), "start", *arguments, *where, "--block", "--disable-usage-stats"]
         # A head has the mode by itself, a node that joins must be told.
-        whole = os.environ | {"RAY_AUTH_MODE": "token"} | dict(env)
+        path = os.pathsep.join([str(scripts), os.environ["PATH"]])  # a job's `python` is the node's
+        whole = os.environ | {"RAY_AUTH_MODE": "token", "PATH": path} | dict(env)
         log = self._folder / f"node-{number}.log"
         with log.open("wb") as file:
             self.started.append(subprocess.Popen(command, env=whole, stdout=file, stderr=file, start_new_session=True))

@@ -28,10 +28,21 @@ def check_nodes(address: str, runs: Path) -> None:
     runs.mkdir(parents=True, exist_ok=True)
     own = code_version()
     with FileLock(runs / _LOCK):
-        nodes = [node for node in ray.nodes() if node["Alive"]]
-        asked = [(node["NodeManagerHostname"], _ask(node["NodeID"], runs.absolute())) for node in nodes]
-        for host, answer in asked:
-            _judge(address, host, _answer(address, host, answer), own, runs)
+        alive = _alive()
+        asked = {node: _ask(node, runs.absolute()) for node in alive}
+        for node, answer in asked.items():
+            try:
+                told = _answer(address, alive[node], answer)
+            except UserError:
+                if node not in _alive():  # it is gone by now, and no run will come to it
+                    continue
+                raise
+            _judge(address, alive[node], told, own, runs)
+
+
+def _alive() -> dict[str, str]:
+    """The nodes' names by their ids."""
+    return {node["NodeID"]: node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]}
 
 
 def code_version() -> str:

@@ -12,6 +12,7 @@ from ray import tune
 from ray.air.execution._internal.actor_manager import RayActorManager
 from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.tune import FailureConfig, PlacementGroupFactory, RunConfig, TuneConfig, Tuner
+from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 
 from gmt.errors import RunFailed
@@ -89,12 +90,12 @@ def run_jobs(
 
 
 def _know_every_death() -> None:
-    """Lets Tune take any error of Ray's for the death of a worker.
+    """Lets Tune take any error of Ray's for the death of a worker, in its first moments too.
 
     Tune 2.60 knows two kinds, and ends the whole sweep on another: what Ray raises when its memory monitor has killed a
     worker is of neither.
     """
-    failed = RayActorManager._actor_task_failed
+    failed, first_result = RayActorManager._actor_task_failed, Trial._get_default_result_or_future
     if getattr(failed, "knows_every_death", False):
         return
 
@@ -103,8 +104,16 @@ def _know_every_death() -> None:
             exception = RayActorError(error_msg=str(exception))
         failed(self, tracked_actor_task, exception)
 
+    def first_result_or_none(self: Trial) -> Any:
+        try:
+            return first_result(self)
+        except RayError:
+            self._default_result_or_future = None
+            return None
+
     actor_task_failed.knows_every_death = True  # type: ignore[attr-defined]
     RayActorManager._actor_task_failed = actor_task_failed
+    Trial._get_default_result_or_future = first_result_or_none
 
 
 def _wait_for(fit: Callable[[], object], queue: JobQueue, head: Head) -> None:

@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.conftest import CONF, Gmt
 
 STUDY = ("study=tiny_tuned", "tracking=none", "--config-dir", str(CONF))
@@ -18,6 +20,7 @@ def rate(config: dict[str, Any]) -> float:
     return float(config["config"]["train"]["learning_rate"])
 
 
+@pytest.mark.slow
 def test_every_arm_is_tuned_alike_and_compared_at_its_best(gmt: Gmt, tmp_path: Path) -> None:
     early = gmt("report", *STUDY)
     assert (early.returncode, "0 of 8 runs that tune train.learning_rate are done" in early.stderr) == (2, True)

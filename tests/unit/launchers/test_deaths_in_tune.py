@@ -1,0 +1,19 @@
+"""Tune takes a worker that the memory monitor ended for dead, and goes on."""
+
+import pytest
+import ray
+from gmt_launchers.ray_tune import _know_every_death
+from ray.exceptions import OutOfMemoryError
+from ray.tune.experiment import Trial
+
+
+def test_a_worker_may_be_ended_before_its_first_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    def get(_: object) -> None:
+        raise OutOfMemoryError("the node is low on memory")
+
+    _know_every_death()
+    _know_every_death()  # a second sweep of the process
+    trial = Trial("x", stub=True)
+    trial._default_result_or_future = ray.ObjectRef.from_random()
+    monkeypatch.setattr("ray.get", get)
+    assert trial.last_result == {"trial_id": trial.trial_id}
