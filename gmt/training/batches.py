@@ -79,6 +79,11 @@ class _Workers:
             return self.data_collator(examples)  # type: ignore[attr-defined,no-any-return]
         return self.blank()
 
+    def _track_num_input_tokens(self, inputs: dict[str, Any]) -> None:
+        if inputs["input_ids"].numel() == 1:  # a blank: an example has a prompt and an end
+            inputs = {"input_ids": inputs["input_ids"][:, :0]}
+        super()._track_num_input_tokens(inputs)  # type: ignore[misc]
+
     def blank(self) -> dict[str, Any]:
         """A mini-batch that weighs nothing."""
         pad = self.processing_class.pad_token_id  # type: ignore[attr-defined]

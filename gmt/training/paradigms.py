@@ -138,7 +138,8 @@ def _arguments(settings: TrainSettings, seed: int, execution: Execution) -> dict
         "logging_strategy": "steps",
         "logging_steps": execution.log_every,
         "logging_nan_inf_filter": False,  # the default hides a NaN loss behind the mean of the others
-        "include_num_input_tokens_seen": "non_padding",
+        # packed rows have no padding, and no attention mask that could tell it from an end of the same token
+        "include_num_input_tokens_seen": "all" if settings.packing else "non_padding",
         "dataloader_pin_memory": not on_cpu,
         "remove_unused_columns": False,
         "use_cache": True,  # False would be written into the config of the weights, and slow generation
