@@ -6,12 +6,14 @@ import dataclasses
 import json
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from filelock import FileLock, Timeout
 from transformers import PreTrainedModel
 
 from gmt.evaluation.suites import ask
@@ -94,10 +96,8 @@ def _asked_once(
     model: PreTrainedModel,
     control: Control,
 ) -> Score:
-    """The score that is kept, or a new one; of processes that ask the same at once, each keeps the same."""
+    """The score that is kept, or a new one; of processes that want the same at once, one asks and the others wait."""
     file = kept / f"{name}.json"
-    if file.exists():
-        return Score(**json.loads(file.read_text()))
     scratch, shown_at = kept / name, 0.0
 
     def on_progress(num_done: int, num_all: int) -> None:
@@ -107,19 +107,35 @@ def _asked_once(
             shown_at = time.monotonic()
             run.record.note_asking(f"{name} {num_done:,}" + (f" of {num_all:,}" if num_all > num_done else ""))
 
-    run.record.note_asking(name)
     scratch.mkdir(parents=True, exist_ok=True)
-    asked = Asked(
-        model=model,
-        tokenizer=prepared.tokenizer,
-        is_chat=run.task.chat_template is not None,
-        scratch=scratch,
-        on_progress=on_progress,
-    )
-    try:
-        score = ask(suite, asked) if isinstance(suite, Suite) else suite.evaluate(asked)
-    finally:
-        run.record.note_asking(None)
-    write_whole(file, json.dumps(dataclasses.asdict(score)))
-    shutil.rmtree(scratch, ignore_errors=True)
+    with _alone(kept / f"{name}.lock", control):
+        if file.exists():
+            return Score(**json.loads(file.read_text()))
+        run.record.note_asking(name)
+        is_chat = run.task.chat_template is not None
+        asked = Asked(
+            model=model, tokenizer=prepared.tokenizer, is_chat=is_chat, scratch=scratch, on_progress=on_progress
+        )
+        try:
+            score = ask(suite, asked) if isinstance(suite, Suite) else suite.evaluate(asked)
+        finally:
+            run.record.note_asking(None)
+        write_whole(file, json.dumps(dataclasses.asdict(score)))
+        shutil.rmtree(scratch, ignore_errors=True)
     return score
+
+
+@contextmanager
+def _alone(lock: Path, control: Control) -> Iterator[None]:
+    """Holds a lock, which the kernel takes back from a process that dies; waiting for it is no hang."""
+    held = FileLock(lock)
+    while True:
+        try:
+            held.acquire(timeout=_SHOWN_EVERY_S)
+            break
+        except Timeout:
+            control.on_progress()
+    try:
+        yield
+    finally:
+        held.release()

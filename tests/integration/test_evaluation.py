@@ -1,5 +1,7 @@
 """What was asked before a kill is not asked again, and the base is asked once for a whole study."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -8,8 +10,10 @@ from gmt.composition import Composer, hydra_on
 from gmt.errors import RunFailed
 from gmt.runs import prepare
 from gmt.runs.build import Run, build
+from gmt.runs.evaluate import evaluate, folder_of_base
 from gmt.runs.execute import execute
 from gmt.tasks.protocol import Asked, Score
+from gmt.training.control import Control
 from tests.conftest import CONF
 
 ASKED: list[str] = []
@@ -30,6 +34,7 @@ class Counted:
 
     def evaluate(self, asked: Asked) -> Score:
         ASKED.append(self.name)
+        time.sleep(0.2)
         if self.name in BREAKS:
             raise RuntimeError("broken")
         return Score(metric="points", value=0.5 if self.is_score else 40.0, answers=[{"prompt": "p", "answer": "a"}])
@@ -56,6 +61,21 @@ def test_the_base_is_asked_once_for_a_whole_study(tmp_path: Path) -> None:
         prepare._prepare.cache_clear()  # as in another process
         execute(run_of(tmp_path, seed))
     assert ASKED == ["one", "two", "text"] * 3  # the base, and what two runs made of it
+
+
+def test_of_two_that_want_the_same_one_asks(tmp_path: Path) -> None:
+    runs = [run_of(tmp_path, seed) for seed in (1, 2)]
+    prepared = [prepare.prepare(run) for run in runs]
+    for run in runs:
+        run.record.create(run.science, run.config)
+    model = runs[0].model.load_model()
+    with ThreadPoolExecutor(2) as threads:  # a lock of files holds between threads as between processes
+        done = threads.map(
+            lambda i: evaluate(runs[i], prepared[i], model, folder_of_base(runs[i]), Control()).scores, (0, 1)
+        )
+    first, second = done
+    assert first == second
+    assert sorted(ASKED) == ["one", "text", "two"]
 
 
 def test_after_a_failure_only_what_is_missing_is_asked(tmp_path: Path) -> None:
