@@ -63,9 +63,15 @@ def _show_result(record: RunRecord) -> None:
         for suite, before in result["before"][part].items()
     ]
     say("\n" + table(["part", "suite", "before", "after"], scores) + "\n")
+    metrics = result["metrics"]
+    facts = {
+        name.removeprefix("eval/"): f"{before:.4g} -> {metrics['after'][name]:.4g}"
+        for name, before in metrics["before"].items()
+        if name.endswith("perplexity")
+    }
     training = result["training"]
     asked = result["density_asked"]
-    facts = {
+    facts |= {
         "density": f"{training['density']:.4f} (asked: {'no number' if asked is None else f'{asked:.4f}'})",
         "moved fraction": f"{result['moved_fraction']:.4f} of {result['num_parameters']:,} parameters",
         "step": " + ".join(

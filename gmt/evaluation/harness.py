@@ -81,6 +81,8 @@ class HarnessBenchmark:
         manager = _manager()
         if self.task not in manager.all_tasks:
             raise UserError(f"lm-eval has no task {self.task!r}; {_nearest(self.task, manager.all_tasks)}")
+        if self.data is not None and self.task in {*manager.all_groups, *manager.all_tags}:
+            raise UserError(f"data must be null for {self.task}, which is several tasks of lm-eval, got {self.data!r}")
         task: Any = self.task if self.data is None else self._on_local_data()
         with code_runner(self._runs_code, without_sandbox=self.run_untrusted_code_without_sandbox):
             results = _or_sentence(

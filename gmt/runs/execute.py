@@ -117,9 +117,10 @@ def _train_and_evaluate(run: Run, record: RunRecord, prepared: Prepared, control
         model.save_pretrained(record.folder / "weights")
         prepared.tokenizer.save_pretrained(record.folder / "weights")
     return {
-        "before": before,
+        "before": before["scores"],
         "after": after.scores,
-        "forgetting": before["source"]["mean"] - after.scores["source"]["mean"],
+        "metrics": {"before": before["metrics"], "after": after.metrics},
+        "forgetting": before["scores"]["source"]["mean"] - after.scores["source"]["mean"],
         "training": dataclasses.asdict(facts),
         "micro_batch_size": settings.micro_batch_size,
         "accumulation_steps": settings.accumulation_steps,
@@ -202,12 +203,13 @@ def _before(run: Run, record: RunRecord, prepared: Prepared, control: Control, d
     if not prepared.of_base:
         model = _model_on(run, device)
         prepared.of_base.append(evaluate(run, prepared, model, folder_of_base(run), control))
-    before = prepared.of_base[0]
-    before.keep(record, "before")
+    found = prepared.of_base[0]
+    found.keep(record, "before")
     record.keep_metrics_until(-1)
-    record.append_metrics(0, before.metrics)
-    record.write("before.json", before.scores)
-    return dict(before.scores)
+    record.append_metrics(0, found.metrics)
+    before = {"scores": found.scores, "metrics": found.metrics}
+    record.write("before.json", before)
+    return before
 
 
 def _weights_sha256(model: PreTrainedModel) -> str:

@@ -94,6 +94,7 @@ def test_after_a_failure_only_what_is_missing_is_asked(tmp_path: Path) -> None:
 def test_a_perplexity_is_recorded_and_enters_no_mean(tmp_path: Path) -> None:
     record = execute(run_of(tmp_path))
     after = record.read("result.json")["after"]
+    assert record.read("result.json")["metrics"]["before"]["eval/source/text_points"] == 40.0
     assert set(after["source"]) == {"words", "mean"}
     assert after["source"]["mean"] == after["source"]["words"]
     assert after["target"]["mean"] == pytest.approx((after["target"]["words"] + 0.5 + 0.5) / 3)

@@ -101,6 +101,7 @@ def test_choices_are_scored_by_likelihood(tmp_path: Path) -> None:
     ("changes", "sentence"),
     [
         ({"task": "gsm9k"}, "lm-eval has no task 'gsm9k'; did you mean"),
+        ({"task": "mmlu"}, "data must be null for mmlu, which is several tasks of lm-eval"),
         ({"metric": "accuracy"}, "lm-eval's gsm8k has no metric 'accuracy'; .*exact_match,flexible-extract"),
     ],
 )
