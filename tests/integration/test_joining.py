@@ -54,7 +54,13 @@ def test_another_token(gmt: Gmt, tmp_path: Path, nodes: Nodes, monkeypatch: pyte
     assert f"the cluster at {nodes.address} refuses the token" in refused(gmt, tmp_path, on(nodes))
 
 
-@pytest.mark.parametrize("setting", ["resources.gpus=2", "resources.cpus=64", "resources.memory_gb=100000"])
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "resources.gpus=2",
+        *(pytest.param(s, marks=pytest.mark.slow) for s in ("resources.cpus=64", "resources.memory_gb=100000")),
+    ],
+)
 def test_a_run_that_fits_on_no_node(gmt: Gmt, tmp_path: Path, nodes: Nodes, setting: str) -> None:
     sentence = refused(gmt, tmp_path, on(nodes), setting)
     assert "a run must fit on the cluster" in sentence

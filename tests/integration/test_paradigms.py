@@ -15,7 +15,11 @@ from gmt.runs.prepare import prepare
 from gmt.training.paradigms import Execution, Made, trainer_of
 from tests.conftest import CONF
 
-METHODS = sorted(path.stem for path in (config_dir() / "method").glob("*.yaml"))
+USUAL = {"sft", "gmt", "gmt_update", "hft"}
+METHODS = [
+    pytest.param(path.stem, marks=[] if path.stem in USUAL else pytest.mark.slow)
+    for path in sorted((config_dir() / "method").glob("*.yaml"))
+]
 PREFERENCES = [
     {"prompt": f"Calculate {a} + {b}.", "chosen": str(a + b), "rejected": str(a + b + 1)}
     for a in range(14, 19)

@@ -31,7 +31,9 @@ def wait_for_checkpoint(root: Path) -> Path:
     return found[0].parent
 
 
-@pytest.mark.parametrize("method", ["sft", "gmt", "rmt", "hft", "sift"])
+@pytest.mark.parametrize(
+    "method", ["sft", "gmt", "hft", *(pytest.param(m, marks=pytest.mark.slow) for m in ("rmt", "sift"))]
+)
 def test_a_killed_run_ends_with_the_same_bits(gmt: Gmt, tmp_path: Path, method: str) -> None:
     arguments = ("run", f"method={method}", *SETTINGS, "--config-dir", str(CONF))
     whole = gmt(*arguments, "record.root=whole")
@@ -53,6 +55,7 @@ def test_a_killed_run_ends_with_the_same_bits(gmt: Gmt, tmp_path: Path, method: 
     assert steps == list(range(2, 25, 2))
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_goes_on_and_ends_with_the_same_bits(gmt: Gmt, tmp_path: Path) -> None:
     arguments = ("sweep", "study=tiny", "seed=1", *SETTINGS[1:], "--config-dir", str(CONF))
     killed = start(tmp_path, *arguments, "record.root=killed")

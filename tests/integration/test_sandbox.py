@@ -45,7 +45,7 @@ PYTHONS = [sys.prefix, sys.base_prefix, os.path.realpath(sys.prefix), os.path.re
 LIBC = "import ctypes\nlibc = ctypes.CDLL(None, use_errno=True)\n"
 
 
-@pytest.fixture(params=["caller", "nobody"])
+@pytest.fixture(params=["caller", pytest.param("nobody", marks=pytest.mark.slow)])
 def run(request: pytest.FixtureRequest) -> Run:
     """Runs a program in the sandbox and sees that nothing is left of it."""
     if request.param == "caller":
