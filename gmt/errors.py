@@ -1,6 +1,7 @@
 """The errors that a user can cause, as sentences; everything else keeps its traceback."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 
 
@@ -39,6 +40,15 @@ class StoppedEarly(Exception):
 
 class Diverged(Exception):
     """Training left the finite numbers: a final outcome of the run, not a fault of the machine."""
+
+
+@contextmanager
+def within(setting: str) -> Iterator[None]:
+    """Says in a UserError's sentences of which part of the config they are, where they don't themselves."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(*(s if s.startswith(setting) else f"{setting}: {s}" for s in error.sentences)) from error
 
 
 def choices(wanted: str, valid: Iterable[str]) -> str:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar, cast
 from hydra.utils import get_class
 
 from gmt import settings
-from gmt.errors import UserError, choices
+from gmt.errors import UserError, choices, within
 from gmt.methods.protocol import Method
 from gmt.models.protocol import Model
 from gmt.records.identity import canonical, run_id, science_of
@@ -171,7 +171,10 @@ def _with_parts(group: str, values: Mapping[str, Any]) -> dict[str, Any]:
     def part(name: str, value: Any) -> Any:
         if not isinstance(value, Mapping):
             return value
-        return plug_in(name, value) if "_target_" in value else {k: part(f"{name}.{k}", v) for k, v in value.items()}
+        if "_target_" not in value:
+            return {key: part(f"{name}.{key}", each) for key, each in value.items()}
+        with within(name):  # its class does not know where it stands
+            return plug_in(name, value)
 
     return {key: part(f"{group}.{key}", value) for key, value in values.items()}
 

@@ -16,6 +16,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from transformers import PreTrainedModel
 
+from gmt.errors import within
 from gmt.evaluation.suites import ask
 from gmt.records.identity import run_id
 from gmt.records.record import RunRecord, write_whole
@@ -68,7 +69,8 @@ def evaluate(
     for part in parts:
         values = {}
         for name, suite in prepared.suites[part].items():
-            score = _asked_once(suite, name, kept / part, run, prepared, model, control)
+            with within(f"task.{part}.{name}"):
+                score = _asked_once(suite, name, kept / part, run, prepared, model, control)
             if isinstance(suite, Suite) or suite.is_score:
                 values[name] = score.value
             metrics[f"eval/{part}/{name}_{score.metric}"] = score.value

@@ -71,6 +71,7 @@ def _work(run: Run, record: RunRecord, prepared: Prepared, control: Control) -> 
         pid=os.getpid(),
         error=None,
     )
+    record.note_asking(None)  # of an attempt that was killed while it asked
     with _log_file(record):
         try:
             result = _train_and_evaluate(run, record, prepared, control)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gmt.errors import UserError
 from gmt.models.protocol import Model
@@ -16,6 +16,7 @@ from gmt.tasks.tokens import tokenize
 from gmt.training.settings import TrainSettings
 
 if TYPE_CHECKING:
+    from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
     from gmt.runs.evaluate import Evaluated
@@ -26,7 +27,7 @@ class Prepared:
     """What training and evaluation need besides the model."""
 
     tokenizer: PreTrainedTokenizerBase
-    examples: Sequence[Mapping[str, Any]]
+    examples: Dataset
     """Rows of tokens; a row may hold several examples where train.packing is on."""
     num_examples: int
     num_dropped: int
@@ -35,7 +36,10 @@ class Prepared:
     """Preferences that fill no optimizer step."""
     suites: Mapping[str, Mapping[str, Suite | Benchmark]]
     of_base: list[Evaluated] = field(default_factory=list)
-    """What the base came to, once a run of this process has asked: it is the same for every run."""
+    """What the base came to, once a run of this process has asked: it is the same for every run.
+
+    The record's folder of the base has it for other processes; this spares the model that asking there needs.
+    """
 
 
 def prepare(run: Run) -> Prepared:
@@ -64,35 +68,36 @@ class _Key:
 
 @lru_cache(maxsize=4)
 def _prepare(key: _Key) -> Prepared:
+    from datasets import Dataset
+
+    from gmt.training.packing import packed
+
     tokenizer = key.model.load_tokenizer()
     set_template(tokenizer, key.task.chat_template)
     training = tokenize(tokenizer, key.task.train_examples(), max_length=key.train.max_length)
-    examples: Sequence[Mapping[str, Any]] = training.examples
-    if key.train.packing:
-        from gmt.training.packing import packed
-
-        examples = packed(training.examples, key.train.max_length)
+    used = list(training.examples)
     if key.train.paradigm == "dpo":
-        examples = _in_whole_steps(examples, key.train)
+        used = used[: _in_whole_steps(len(used), key.train)]
+    rows = Dataset.from_list(used)
     return Prepared(
         tokenizer=tokenizer,
-        examples=examples,
-        num_examples=len(training.examples) if key.train.packing else len(examples),
+        examples=packed(rows, key.train.max_length) if key.train.packing else rows,
+        num_examples=len(used),
         num_dropped=training.num_dropped,
-        num_left_over=0 if key.train.packing else len(training.examples) - len(examples),
+        num_left_over=len(training.examples) - len(used),
         suites=key.task.suites(),
     )
 
 
-def _in_whole_steps(examples: Sequence[Mapping[str, Any]], train: TrainSettings) -> Sequence[Mapping[str, Any]]:
-    """As many as fill optimizer steps: DPO's loss is a mean over examples, so a step of fewer would weigh them more."""
-    whole = len(examples) - len(examples) % _per_step(train)
+def _in_whole_steps(number: int, train: TrainSettings) -> int:
+    """How many fill optimizer steps: DPO's loss is a mean over examples, so a step of fewer would weigh them more."""
+    whole = number - number % _per_step(train)
     if not whole:
         raise UserError(
-            f"train.micro_batch_size * train.accumulation_steps must be at most {len(examples)}, the number of "
+            f"train.micro_batch_size * train.accumulation_steps must be at most {number}, the number of "
             f"preferences, got {_per_step(train)}"
         )
-    return examples[:whole]
+    return whole
 
 
 def _per_step(train: TrainSettings) -> int:

@@ -35,6 +35,8 @@ class DatasetTask:
         columns: which column holds what: {prompt, completion}, {messages} or {prompt, chosen, rejected}; messages, and
             chosen and rejected where they hold turns, are lists of {role, content}.
         prompt_template: a text in which {prompt} stands for the prompt.
+        completion_template: a text in which {completion} stands for the completion, or either of two answers: where a
+            benchmark asks "Answer:", a model says " 4", and a blank that ends the prompt would make other tokens of it.
         chat_template: null for plain prompts; `tokenizer`, a file, or one that ships inside: prompts are then a user's
             turn, and completions the assistant's.
         target: what is to be learnt: evaluations by name, each a `_target_`.
@@ -48,6 +50,7 @@ class DatasetTask:
     data: Mapping[str, Any]
     columns: Mapping[str, str]
     prompt_template: str
+    completion_template: str
     chat_template: str | None
     target: Mapping[str, Evaluation]
     source: Mapping[str, Evaluation]
@@ -58,8 +61,8 @@ class DatasetTask:
         if frozenset(self.columns) not in _KINDS:
             kinds = " or ".join("{" + ", ".join(sorted(kind)) + "}" for kind in _KINDS)
             raise UserError(f"task.columns must name {kinds}, got {{{', '.join(sorted(self.columns))}}}")
-        if "{prompt}" not in settings.text("task.prompt_template", self.prompt_template):
-            raise UserError(f"task.prompt_template must hold {{prompt}}, got {self.prompt_template!r}")
+        for what in ("prompt", "completion"):
+            _check_template(f"task.{what}_template", what, getattr(self, f"{what}_template"))
         check_template(self.chat_template)
         if "messages" in self.columns and self.chat_template is None:
             raise UserError("task.chat_template must not be null where task.columns names messages")
@@ -93,11 +96,11 @@ class DatasetTask:
 
     def suites(self) -> dict[str, dict[str, Suite | Benchmark]]:
         """What is evaluated."""
-        return {"target": made(self.target), "source": made(self.source)}
+        return {"target": made("task.target", self.target), "source": made("task.source", self.source)}
 
     def _example(self, row: Mapping[str, Any], where: str) -> TrainExample:
         prompt = self._prompt(_text(row, self.columns["prompt"], where))
-        completion = _text(row, self.columns["completion"], where)
+        completion = self._completion(_text(row, self.columns["completion"], where))
         if self.chat_template is None:
             return Example(prompt=prompt, completion=completion)
         return Conversation(messages=[_turn("user", prompt), _turn("assistant", completion)])
@@ -114,7 +117,7 @@ class DatasetTask:
             value = row[self.columns[name]]
             if not value:
                 raise UserError(f"{where} must hold a {name} answer in column {self.columns[name]!r}, and has none")
-            answers.append(value if isinstance(value, str) else _turns(value, where)[-1]["content"])
+            answers.append(self._completion(value if isinstance(value, str) else _turns(value, where)[-1]["content"]))
         prompt: str | list[Message] = self._prompt(_text(row, self.columns["prompt"], where))
         if self.chat_template is not None:
             prompt = [_turn("user", str(prompt))]
@@ -122,6 +125,9 @@ class DatasetTask:
 
     def _prompt(self, text: str) -> str:
         return self.prompt_template.replace("{prompt}", text)
+
+    def _completion(self, text: str) -> str:
+        return self.completion_template.replace("{completion}", text)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,8 +157,7 @@ class HeldOut:
         settings.integer("max_new_tokens", self.max_new_tokens, low=1)
         if set(self.columns) != {"prompt", "answer"}:
             raise UserError(f"columns must name {{answer, prompt}}, got {{{', '.join(sorted(self.columns))}}}")
-        if "{prompt}" not in settings.text("prompt_template", self.prompt_template):
-            raise UserError(f"prompt_template must hold {{prompt}}, got {self.prompt_template!r}")
+        _check_template("prompt_template", "prompt", self.prompt_template)
         try:
             re.compile(self.answer_pattern or "")
         except re.error as error:
@@ -227,6 +232,11 @@ def _drawn(setting: str, data: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]
 def _check_columns(where: str, rows: Sequence[Mapping[str, Any]], wanted: Any) -> None:
     if missing := [column for column in wanted if column not in rows[0]]:
         raise UserError(f"{where} has no column {', '.join(missing)}; it has {', '.join(rows[0])}")
+
+
+def _check_template(setting: str, what: str, template: object) -> None:
+    if f"{{{what}}}" not in settings.text(setting, template):
+        raise UserError(f"{setting} must hold {{{what}}}, got {template!r}")
 
 
 def _text(row: Mapping[str, Any], column: str, where: str) -> str:

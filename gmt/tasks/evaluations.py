@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
 
-from gmt.errors import UserError
+from gmt.errors import UserError, within
 from gmt.tasks.protocol import Benchmark, Suite
 
 
@@ -40,9 +40,13 @@ def built(setting: str, evaluations: Mapping[str, object]) -> None:
         raise UserError(f"{setting} must name an evaluation with a score, got {', '.join(evaluations)} alone")
 
 
-def made(evaluations: Mapping[str, Evaluation]) -> dict[str, Suite | Benchmark]:
+def made(setting: str, evaluations: Mapping[str, Evaluation]) -> dict[str, Suite | Benchmark]:
     """The suites and benchmarks by name."""
-    return {name: each.suite(name) if isinstance(each, Questions) else each for name, each in evaluations.items()}
+    suites: dict[str, Suite | Benchmark] = {}
+    for name, each in evaluations.items():
+        with within(f"{setting}.{name}"):
+            suites[name] = each.suite(name) if isinstance(each, Questions) else each
+    return suites
 
 
 def fingerprints(*parts: Mapping[str, Evaluation]) -> str:

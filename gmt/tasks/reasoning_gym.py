@@ -9,7 +9,7 @@ from importlib import metadata
 from typing import Any
 
 from gmt import settings
-from gmt.errors import UserError, choices
+from gmt.errors import UserError, choices, within
 from gmt.tasks.chat import check_template, template_fingerprint
 from gmt.tasks.evaluations import Evaluation, built, fingerprints, made
 from gmt.tasks.protocol import Benchmark, Conversation, Example, Suite, TrainExample
@@ -76,14 +76,14 @@ class ReasoningGymTask:
         asked = {prompt for suite in suites for prompt in suite.prompts}
         drawn = [
             Example(prompt=_prompt(entry["question"]), completion=str(entry["answer"]))
-            for mixed in self.train.values()
-            for entry in _generate(mixed, self.data_seed)
+            for name, mixed in self.train.items()
+            for entry in _generate(f"task.train.{name}", mixed, self.data_seed)
         ]
         return [self._put(example) for example in drawn if example.prompt not in asked]
 
     def suites(self) -> dict[str, dict[str, Suite | Benchmark]]:
         """What is evaluated."""
-        return {part: made(self._evaluations(part)) for part in ("target", "source")}
+        return {part: made(f"task.{part}", self._evaluations(part)) for part in ("target", "source")}
 
     def _put(self, example: Example) -> TrainExample:
         if self.chat_template is None:
@@ -156,8 +156,9 @@ def _prompt(question: str) -> str:
     return question.strip() + "\n"
 
 
-def _generate(entry: Mapping[str, Any], seed: int) -> Iterator[dict[str, Any]]:
-    dataset = _dataset(entry, seed)
+def _generate(setting: str, entry: Mapping[str, Any], seed: int) -> Iterator[dict[str, Any]]:
+    with within(setting):
+        dataset = _dataset(entry, seed)
     for i in range(len(dataset)):
         yield dataset[i]
 
@@ -169,11 +170,11 @@ def _dataset(entry: Mapping[str, Any], seed: int) -> Any:
 
     family = entry["family"]
     if family not in DATASETS:
-        raise UserError(f"task: reasoning-gym has no family {family!r}; {choices(str(family), DATASETS)}")
+        raise UserError(f"reasoning-gym has no family {family!r}; {choices(str(family), DATASETS)}")
     try:
         return reasoning_gym.create_dataset(family, seed=seed, size=entry["num_examples"], **entry["settings"])
     except (TypeError, ValueError, AssertionError) as error:
-        raise UserError(f"task: reasoning-gym's family {family} refuses {dict(entry['settings'])}: {error}") from error
+        raise UserError(f"reasoning-gym's family {family} refuses {dict(entry['settings'])}: {error}") from error
 
 
 def _check_entry(setting: str, entry: Any) -> None:

@@ -1,4 +1,7 @@
-"""Rows of a dataset: of a JSONL, JSON or Parquet file, of a folder laid out as on the hub, or of the hub itself."""
+"""Rows of a dataset: of a JSONL, JSON or Parquet file, of a folder laid out as on the hub, or of the hub itself.
+
+`shipped:NAME` is a file that ships inside.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from gmt import settings
-from gmt.errors import UserError
+from gmt.errors import UserError, choices
 
+SHIPPED = Path(__file__).parent / "shipped"
+_SHIPPED_PREFIX = "shipped:"
 _FILES = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}
 
 
@@ -22,7 +27,7 @@ class Source:
 
     Args:
         setting: what the user calls it, e.g. `task.data`.
-        path: a .jsonl, .json or .parquet file, a folder laid out as a dataset of the hub, or a hub id.
+        path: a .jsonl, .json or .parquet file, `shipped:NAME`, a folder laid out as a dataset of the hub, or a hub id.
         subset: of a dataset that has several (the hub's config name), or null.
         revision: for a hub id the commit, branch or tag; null elsewhere.
         split: the part of it, e.g. `train`; a file is all of one part, whatever this says.
@@ -46,6 +51,12 @@ class Source:
             return
         if self.revision is not None:
             raise UserError(f"{self.setting}.revision must be null for local data, got {self.revision!r}")
+        if not here.exists() and here.parent == SHIPPED:
+            found = [file.name for file in SHIPPED.iterdir()]
+            raise UserError(
+                f"{self.setting}.path must be shipped:NAME of data that ships inside, got {self.path!r}; "
+                f"{choices(here.name, found)}"
+            )
         if not here.exists():
             raise UserError(f"{self.setting}.path must be a file or folder, got {self.path!r}, which is none")
         if here.is_file() and here.suffix not in _FILES:
@@ -53,6 +64,8 @@ class Source:
 
     def local(self) -> Path | None:
         """The path, if it is one of this machine."""
+        if self.path.startswith(_SHIPPED_PREFIX):
+            return SHIPPED / self.path.removeprefix(_SHIPPED_PREFIX)
         path = Path(self.path).expanduser()
         looks_local = self.path.startswith((".", "/", "~")) or path.suffix in _FILES or path.exists()
         return path if looks_local else None

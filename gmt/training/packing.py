@@ -1,13 +1,10 @@
 """Several examples in a row, for less padding."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
 from datasets import Dataset
 from trl.data_utils import pack_dataset
 
 
-def packed(examples: Sequence[Mapping[str, Any]], max_length: int) -> list[dict[str, Any]]:
+def packed(examples: Dataset, max_length: int) -> Dataset:
     """Puts examples together by TRL's best fit, which cuts none that is not longer than a row.
 
     Args:
@@ -17,5 +14,4 @@ def packed(examples: Sequence[Mapping[str, Any]], max_length: int) -> list[dict[
     Returns:
         Rows with input_ids and labels, and seq_lengths, the lengths of the examples in a row.
     """
-    rows: list[dict[str, Any]] = pack_dataset(Dataset.from_list(list(examples)), max_length, "bfd").to_list()
-    return rows
+    return pack_dataset(examples, max_length, "bfd")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from accelerate import PartialState
 from accelerate.utils import DistributedType
@@ -20,8 +20,6 @@ from gmt.tasks.tokens import IGNORED
 from gmt.training.batches import WorkersDPOTrainer, WorkersSFTTrainer
 from gmt.training.settings import TrainSettings
 from gmt.training.workers import num_workers
-
-C = TypeVar("C")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,13 +53,13 @@ class Made:
     Args:
         model: on any device; is trained in place.
         tokenizer: its pad token pads.
-        examples: rows of tokens.
+        examples: rows of tokens, as gmt.runs.prepare makes them.
         base: makes the model as it was before any training.
     """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-    examples: Sequence[Mapping[str, Any]]
+    examples: Dataset
     base: Callable[[], PreTrainedModel]
 
 
@@ -69,45 +67,45 @@ def trainer_of(
     made: Made, settings: TrainSettings, seed: int, execution: Execution, callbacks: list[TrainerCallback]
 ) -> Trainer:
     """The trainer of a paradigm, ready to train."""
+    arguments = _arguments(settings, seed, execution)
+    config: SFTConfig | DPOConfig = (
+        DPOConfig(**arguments, beta=settings.dpo_beta, max_length=None)
+        if settings.paradigm == "dpo"
+        else SFTConfig(**arguments, dataset_kwargs={"skip_prepare_dataset": True}, max_length=None)
+    )
     if execution.is_sharded:
         # each layer goes to its device as it is sharded, never all at once
         made.model.to("cpu")  # type: ignore[arg-type]
-    trainer: Any = (_dpo if settings.paradigm == "dpo" else _sft)(made, settings, seed, execution, callbacks)
+        if execution.device == "cpu":
+            # accelerate shards where it says MULTI_GPU only, and would else train with DDP; the device stays the CPU.
+            # To make a config is to set this anew, so that it comes after.
+            PartialState().distributed_type = DistributedType.MULTI_GPU
+    trainer: Any = (_dpo if settings.paradigm == "dpo" else _sft)(
+        made,
+        settings,
+        model=made.model,
+        args=config,
+        train_dataset=made.examples,
+        processing_class=made.tokenizer,
+        callbacks=callbacks,
+    )
     trainer.autocast_sharded = execution.is_sharded and settings.precision == "bf16"
     trainer.remove_callback(PrinterCallback)
     assert isinstance(trainer, Trainer)
     return trainer
 
 
-def _sft(made: Made, settings: TrainSettings, seed: int, execution: Execution, callbacks: list[TrainerCallback]) -> Any:
-    arguments, pad = _arguments(settings, seed, execution), made.tokenizer.pad_token_id
+def _sft(made: Made, settings: TrainSettings, **common: Any) -> WorkersSFTTrainer:
     if settings.packing:
-        collator: Any = DataCollatorForLanguageModeling(pad_token_id=pad, padding_free=True)
-    else:
-        collator = DataCollatorForSeq2Seq(made.tokenizer, label_pad_token_id=IGNORED)
-    return WorkersSFTTrainer(
-        model=made.model,
-        args=_sharding(
-            SFTConfig(**arguments, dataset_kwargs={"skip_prepare_dataset": True}, max_length=None), execution
-        ),
-        train_dataset=Dataset.from_list(list(made.examples)),
-        data_collator=collator,
-        processing_class=made.tokenizer,
-        callbacks=callbacks,
-    )
+        packs = DataCollatorForLanguageModeling(pad_token_id=made.tokenizer.pad_token_id, padding_free=True)
+        return WorkersSFTTrainer(data_collator=packs, **common)
+    pads = DataCollatorForSeq2Seq(made.tokenizer, label_pad_token_id=IGNORED)
+    return WorkersSFTTrainer(data_collator=pads, **common)
 
 
-def _dpo(made: Made, settings: TrainSettings, seed: int, execution: Execution, callbacks: list[TrainerCallback]) -> Any:
-    arguments = _arguments(settings, seed, execution)
-    return WorkersDPOTrainer(
-        model=made.model,
-        ref_model=made.base(),
-        args=_sharding(DPOConfig(**arguments, beta=settings.dpo_beta, max_length=None), execution),
-        train_dataset=Dataset.from_list(list(made.examples)),
-        data_collator=DataCollatorForPreference(pad_token_id=made.tokenizer.pad_token_id),
-        processing_class=made.tokenizer,
-        callbacks=callbacks,
-    )
+def _dpo(made: Made, _: TrainSettings, **common: Any) -> WorkersDPOTrainer:
+    collator = DataCollatorForPreference(pad_token_id=made.tokenizer.pad_token_id)
+    return WorkersDPOTrainer(ref_model=made.base(), data_collator=collator, **common)
 
 
 def _arguments(settings: TrainSettings, seed: int, execution: Execution) -> dict[str, Any]:
@@ -146,11 +144,3 @@ def _arguments(settings: TrainSettings, seed: int, execution: Execution) -> dict
         "disable_tqdm": True,
         "report_to": "none",
     }
-
-
-def _sharding(config: C, execution: Execution) -> C:
-    """The config, once accelerate knows that it shall shard on the CPU too."""
-    if execution.is_sharded and execution.device == "cpu":
-        # It shards where it says MULTI_GPU only, and would else train with DDP; the device stays the CPU.
-        PartialState().distributed_type = DistributedType.MULTI_GPU
-    return config

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
+from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerState
 
 from gmt.errors import Diverged
@@ -48,7 +48,7 @@ class TrainFacts:
 def train(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    examples: Sequence[Mapping[str, Any]],
+    examples: Dataset,
     settings: TrainSettings,
     method: Method,
     *,
@@ -66,7 +66,7 @@ def train(
     Args:
         model: on any device.
         tokenizer: its pad token pads.
-        examples: as `tokenize` gives them, packed or not; shuffled anew each epoch by `seed`.
+        examples: rows as `tokenize` gives them, packed or not; shuffled anew each epoch by `seed`.
         settings: the train group.
         method: what is updated, and how.
         base: makes the model as it was before any training, for the paradigms that hold on to it.

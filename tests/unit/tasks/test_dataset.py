@@ -33,7 +33,8 @@ def data(path: str, **changes: Any) -> dict[str, Any]:
 
 
 def task(path: str, columns: Mapping[str, str] | None = None, **changes: Any) -> DatasetTask:
-    plain = {"prompt_template": "{prompt}\n", "chat_template": None, "target": {"sums": SUMS}, "source": {"sums": SUMS}}
+    templates = {"prompt_template": "{prompt}\n", "completion_template": "{completion}", "chat_template": None}
+    plain = templates | {"target": {"sums": SUMS}, "source": {"sums": SUMS}}
     named = {"name": "t", "data": data(path), "columns": columns or {"prompt": "q", "completion": "a"}}
     return DatasetTask(**(named | plain | changes))
 
@@ -155,6 +156,7 @@ def test_a_preference_without_a_rejected_answer_is_named(tmp_path: Path, missing
     [
         ({"columns": {"prompt": "q"}}, r"task\.columns must name"),
         ({"prompt_template": "Q:"}, r"task\.prompt_template must hold \{prompt\}"),
+        ({"completion_template": "{prompt}"}, r"task\.completion_template must hold \{completion\}"),
         ({"chat_template": "tulip"}, "did you mean 'tulu'"),
         ({"columns": {"messages": "q"}}, r"task\.chat_template must not be null"),
         ({"target": {}}, r"task\.target must name at least one evaluation"),
