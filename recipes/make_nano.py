@@ -49,6 +49,7 @@ def make_tokenizer(examples: list[Example]) -> PreTrainedTokenizerFast:
         unk_token="<unk>",
         padding_side="left",
         clean_up_tokenization_spaces=False,
+        add_bos_token=True,
     )
 
 

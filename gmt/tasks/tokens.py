@@ -42,9 +42,10 @@ class TokenizedExamples:
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
-    """A prompt as token ids, behind the beginning-of-sequence token if the tokenizer has one."""
-    ids: list[int] = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-    return ids if tokenizer.bos_token_id is None else [tokenizer.bos_token_id, *ids]
+    """A prompt as token ids, behind what the tokenizer puts before a text: most have a beginning-of-sequence token,
+    and some declare one that their model has not seen at the beginning of plain text."""
+    ids: list[int] = tokenizer(prompt)["input_ids"]
+    return ids[:-1] if ids[-1:] == [tokenizer.eos_token_id] else ids  # few tokenizers end a text
 
 
 def chat_ids(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, answer_follows: bool) -> list[int]:
