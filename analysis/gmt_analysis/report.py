@@ -20,9 +20,11 @@ _SMALL_MODEL = 1_000_000_000
 _SCORES = {
     "target_after": "Target, exact match",
     "forgetting": "Forgetting (source before - after)",
+    "source_perplexity_after": "Perplexity of source texts",
     "density": "Density kept",
     "moved_fraction": "Moved fraction",
 }
+_BEFORE = ("target_before", "source_before", "source_perplexity_before")
 _COSTS = {
     "forward_backward_s": "Forward + backward, ms/step",
     "mask_s": "Mask, ms/step",
@@ -50,7 +52,7 @@ def write_report(plan: Plan) -> list[Path]:
         )
     if not (table["state"] == "done").any():
         raise UserError(f"study {plan.study.name} has no finished run to report on; run `gmt sweep` with it first")
-    summary = summarise(table, [*_SCORES, *_COSTS, "target_before", "source_before", "source_after", "density_asked"])
+    summary = summarise(table, [*_SCORES, *_COSTS, *_BEFORE, "source_after", "density_asked"])
     folder = plan.folder / "report"
     folder.mkdir(parents=True, exist_ok=True)
     page, runs, means = folder / "index.html", folder / "runs.csv", folder / "means.csv"
@@ -82,13 +84,16 @@ def _page(plan: Plan, table: pd.DataFrame, summary: pd.DataFrame) -> str:
 
 
 def _base(summary: pd.DataFrame) -> list[str]:
-    return [
-        f"{task}: target {group['target_before'].mean():.1%}, source {group['source_before'].mean():.1%}"
-        for task, group in summary.groupby("task", sort=False)
-    ]
+    lines = []
+    for task, group in summary.groupby("task", sort=False):
+        target, source, perplexity = (group[column].mean() for column in _BEFORE)
+        texts = "" if pd.isna(perplexity) else f", perplexity of source texts {perplexity:.1f}"
+        lines.append(f"{task}: target {target:.1%}, source {source:.1%}{texts}")
+    return lines
 
 
 def _html_table(summary: pd.DataFrame, columns: Mapping[str, str]) -> str:
+    columns = {column: name for column, name in columns.items() if summary[column].notna().any()}
     head = "".join(f"<th>{html.escape(name)}</th>" for name in ("Arm", "Task", "Mask ratio", "n", *columns.values()))
     body = "".join(
         "<tr>"
@@ -114,7 +119,7 @@ def _shown(column: str) -> tuple[float, int, str]:
     """Factor, digits and unit in which a column is shown."""
     if column == "peak_memory_bytes":
         return 2**-20, 0, ""
-    if column == "train_s":
+    if column in ("train_s", "source_perplexity_after"):
         return 1, 1, ""
     return (1000, 2, "") if column.endswith("_s") else (100, 1, " %")
 

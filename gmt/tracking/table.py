@@ -2,13 +2,15 @@
 
 import math
 from collections.abc import Iterable, Mapping
+from statistics import geometric_mean
 from typing import Any
 
 import pandas as pd
 
 from gmt.records.record import RunRecord
 
-# Column -> pandas dtype. Scores and fractions lie in [0, 1]; times are seconds; memory is bytes.
+# Column -> pandas dtype. Scores and fractions lie in [0, 1]; times are seconds; memory is bytes. A perplexity is the
+# geometric mean over the texts that the task has; where it has none, it is missing.
 COLUMNS: Mapping[str, str] = {
     "run_id": "string",
     "arm": "string",
@@ -25,6 +27,8 @@ COLUMNS: Mapping[str, str] = {
     "source_before": "Float64",
     "source_after": "Float64",
     "forgetting": "Float64",
+    "source_perplexity_before": "Float64",
+    "source_perplexity_after": "Float64",
     "density_asked": "Float64",
     "density": "Float64",
     "moved_fraction": "Float64",
@@ -54,6 +58,8 @@ def result_columns(result: Mapping[str, Any]) -> dict[str, Any]:
         "source_before": result["before"]["source"]["mean"],
         "source_after": result["after"]["source"]["mean"],
         "forgetting": result["forgetting"],
+        "source_perplexity_before": _perplexity(result["metrics"]["before"]),
+        "source_perplexity_after": _perplexity(result["metrics"]["after"]),
         "density_asked": result["density_asked"],
         "density": training["density"],
         "moved_fraction": result["moved_fraction"],
@@ -85,6 +91,11 @@ def read_table(runs: Iterable[tuple[str, str, RunRecord]]) -> pd.DataFrame:
     """
     rows = [_row(arm, label, record) for arm, label, record in runs]
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype(dict(COLUMNS))
+
+
+def _perplexity(metrics: Mapping[str, float]) -> float | None:
+    found = [v for k, v in metrics.items() if k.startswith("eval/source/") and k.endswith("perplexity")]
+    return geometric_mean(found) if found else None
 
 
 def _row(arm: str, label: str, record: RunRecord) -> dict[str, Any]:
