@@ -23,6 +23,24 @@ def test_a_mask_ratio_outside_its_interval_is_refused(config: dict[str, Any], ra
         build(config)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "sentence"),
+    [
+        ("max_new_tokens", 0, "task.source.facts: max_new_tokens must be a whole number of at least 1, got 0"),
+        ("data", {}, "task.source.facts: data must hold exactly"),
+        ("typo", 1, "task.source.facts has no setting 'typo'"),
+        ("_target_", "gmt.Nothing", "task.source.facts._target_ names no class"),
+    ],
+)
+def test_a_fault_of_an_evaluation_is_named_where_the_task_holds_it(key: str, value: object, sentence: str) -> None:
+    with hydra_on(None):
+        config = Composer().compose_plain(["task=chain_sum"])
+    config["task"]["source"]["facts"][key] = value
+    with pytest.raises(UserError) as caught:
+        build(config)
+    assert any(each.startswith(sentence) for each in caught.value.sentences)
+
+
 def test_independent_faults_are_shown_together(config: dict[str, Any]) -> None:
     config["seed"] = -1
     config["train"]["num_epochs"] = 0

@@ -45,6 +45,35 @@ def test_rows_become_examples_in_their_order(tmp_path: Path, kind: str) -> None:
     assert examples == [Example(prompt=row["q"] + "\n", completion=row["a"]) for row in ROWS]
 
 
+def test_completions_are_put_into_words_too(tmp_path: Path) -> None:
+    path = write(tmp_path, [{"prompt": "1 + 1?", "good": "2", "bad": "3"}])
+    words = {"prompt_template": "Q: {prompt}\nA:", "completion_template": " {completion}!"}
+    plain = task(path, {"prompt": "prompt", "completion": "good"}, **words)
+    assert plain.train_examples() == [Example(prompt="Q: 1 + 1?\nA:", completion=" 2!")]
+    preferred = task(path, {"prompt": "prompt", "chosen": "good", "rejected": "bad"}, **words)
+    assert preferred.train_examples() == [Preference(prompt="Q: 1 + 1?\nA:", chosen=" 2!", rejected=" 3!")]
+
+
+def test_data_that_ships_inside() -> None:
+    columns = {"prompt": "prompt", "completion": "answer"}
+    examples = task("shipped:facts.jsonl", columns).train_examples()
+    assert Example(prompt="The capital of France is\n", completion="Paris") in examples
+    with pytest.raises(UserError, match=r"task\.data\.path must be shipped:NAME .* did you mean 'facts\.jsonl'"):
+        task("shipped:fact.jsonl")
+
+
+def test_a_wrong_row_of_an_evaluation_says_of_which(tmp_path: Path) -> None:
+    asked = HeldOut(
+        data=data(write(tmp_path, ROWS)),
+        columns={"prompt": "question", "answer": "a"},
+        prompt_template="{prompt}",
+        answer_pattern=None,
+        max_new_tokens=4,
+    )
+    with pytest.raises(UserError, match=r"^task\.target\.own: columns: .* has no column question; it has q, a"):
+        task(write(tmp_path, ROWS), target={"own": asked}).suites()
+
+
 def test_a_folder_laid_out_as_on_the_hub(tmp_path: Path) -> None:
     for split, rows in (("train", ROWS[:15]), ("test", ROWS[15:])):
         (tmp_path / "set" / "data").mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,9 @@
 """Text to tokens: the loss is on the completion only, and what is left out is counted."""
 
+from pathlib import Path
+
 import pytest
-from transformers import PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from gmt.errors import UserError
 from gmt.tasks.chat import set_template
@@ -29,6 +31,16 @@ def test_labels_are_the_completion_and_its_end(tokenizer: PreTrainedTokenizerBas
         assert ids[0] == tokenizer.bos_token_id
         assert ids[-1] == tokenizer.eos_token_id
         assert tokenizer.decode(ids[len(prompt) : -1]) == example.completion
+
+
+def test_a_prompt_begins_as_its_tokenizer_begins_a_text(tmp_path: Path) -> None:
+    pretrained().load_tokenizer().save_pretrained(tmp_path)
+    for begins, ends in ((True, False), (False, False), (False, True)):
+        tokenizer = AutoTokenizer.from_pretrained(tmp_path, add_bos_token=begins, add_eos_token=ends)
+        assert tokenizer.bos_token_id is not None  # whether it is used or not
+        plain = tokenizer("4 + 1", add_special_tokens=False)["input_ids"]
+        assert prompt_ids(tokenizer, "4 + 1") == [tokenizer.bos_token_id] * begins + plain
+        assert tokenizer("4 + 1")["input_ids"][-1:] == ([tokenizer.eos_token_id] if ends else plain[-1:])
 
 
 def test_an_example_longer_than_the_context_is_dropped_and_counted(tokenizer: PreTrainedTokenizerBase) -> None:
