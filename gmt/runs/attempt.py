@@ -50,7 +50,11 @@ def attempt(config: Mapping[str, Any], stop: Path, go_on: Callable[[int, float],
         with no_longer_than(run.resources.stall_limit_s, run.record.folder) as on_progress:
             execute(run, Control(should_stop=seen(stop), on_progress=on_progress, go_on=go_on))
 
-    return outcome_of(do)
+    outcome = outcome_of(do)
+    from gmt.training.memory import give_back
+
+    give_back()  # the worker stays, and its next run may be larger
+    return outcome
 
 
 def outcome_of(do: Callable[[], None]) -> Outcome:

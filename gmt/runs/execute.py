@@ -1,7 +1,6 @@
 """Does one run, from its config to its finished record. A run that is done is not done again."""
 
 import dataclasses
-import gc
 import hashlib
 import logging
 import math
@@ -29,6 +28,7 @@ from gmt.runs.train import train_run
 from gmt.training.checkpoints import last_whole_checkpoint
 from gmt.training.control import Control
 from gmt.training.gather import gather
+from gmt.training.memory import give_back
 from gmt.training.settings import TrainSettings
 from gmt.training.train import TrainFacts, moved_fraction
 from gmt.training.workers import agreed, num_workers
@@ -152,8 +152,7 @@ def _train(
                 raise
             settings = settings.with_smaller_micro_batches()
             record.set_status("running", micro_batch_size=settings.micro_batch_size)
-        gc.collect()  # the failed attempt's tensors hang on its traceback
-        torch.cuda.empty_cache()
+        give_back()  # the failed attempt's tensors hung on its traceback
 
 
 def _train_once(
