@@ -1,7 +1,8 @@
-"""What several tests need: the program as users start it, and a config folder of the tests' own."""
+"""What several tests need: the program as users start it, a config folder of the tests' own, and bubblewrap."""
 
 import os
 import secrets
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,6 +12,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "tests" / "conf"
+
+needs_bubblewrap = pytest.mark.skipif(shutil.which("bwrap") is None, reason="needs bubblewrap: apt install bubblewrap")
 
 Gmt = Callable[..., "subprocess.CompletedProcess[str]"]
 

@@ -105,7 +105,7 @@ def train_all(kind: str, folder: Path, methods: list[str]) -> None:
 def root(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with what two workers made, by kind and name."""
     root = tmp_path_factory.mktemp(request.param, numbered=False)
-    in_ranks(work, 2, root, request.param)
+    assert in_ranks(work, 2, root, request.param) == [0, 0]
     return root
 
 

@@ -137,11 +137,10 @@ def test_a_hang_is_ended_and_tried_again(sweeps: Sweeps) -> None:
     assert "no progress for resources.stall_limit_s" in failures[0]["error"]
 
 
+@pytest.mark.skipif(psutil.virtual_memory().available < 6e9, reason="needs 6 GB of free memory")
 def test_rays_memory_monitor_kills_a_worker(sweeps: Sweeps) -> None:
     memory = psutil.virtual_memory()
     threshold = (memory.total - memory.available + 5e9) / memory.total
-    if threshold > 0.95:
-        pytest.skip("needs 6 GB of free memory")
     sweeps.run(
         *misbehaving("hog"),
         RAY_memory_usage_threshold=f"{threshold:.3f}",
@@ -169,7 +168,7 @@ def test_a_full_disk(sweeps: Sweeps, undisturbed: dict[str, str]) -> None:
     root = sweeps.folder / "gmt-results"
     root.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(root)], check=False)
-    if mounted.returncode:
+    if mounted.returncode:  # being root does not say whether mounting is allowed
         pytest.skip("needs the right to mount a small disk")
     try:
         output = sweeps.run(*STUDY, expect=1, timeout_s=400)

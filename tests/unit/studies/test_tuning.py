@@ -16,18 +16,18 @@ from gmt.studies.tuning import TuningSettings, ask, cells
 from tests.conftest import CONF
 
 LOW, HIGH = 1e-5, 1e-1
+TUNING: dict[str, Any] = {
+    "setting": "train.learning_rate",
+    "low": LOW,
+    "high": HIGH,
+    "runs": 8,
+    "sampler": "tpe",
+    "overrides": {"seed": 11, "task.data_seed": 5000},
+}
 
 
 def tuning(**changed: Any) -> TuningSettings:
-    given: dict[str, Any] = {
-        "setting": "train.learning_rate",
-        "low": LOW,
-        "high": HIGH,
-        "runs": 8,
-        "sampler": "tpe",
-        "overrides": {"seed": 11, "task.data_seed": 5000},
-    }
-    return TuningSettings(**(given | changed))
+    return TuningSettings(**(TUNING | changed))
 
 
 def score(value: float) -> float:
@@ -93,20 +93,12 @@ def test_bad_settings_are_refused(changed: dict[str, Any], sentence: str) -> Non
 
 
 def study(**tuned: Any) -> StudySettings:
-    values: dict[str, Any] = {
-        "setting": "train.learning_rate",
-        "low": LOW,
-        "high": HIGH,
-        "runs": 3,
-        "sampler": "grid",
-        "overrides": {"seed": 11, "task.data_seed": 5000},
-    }
     return StudySettings(
         name="x",
         question="?",
         shared={"task": "tiny", "seed": [1, 2]},
         arms={"sft": {"method": "sft"}, "gmt": {"method": "gmt", "method.mask_ratio": [0.5, 0.9]}},
-        tuning=values | tuned,
+        tuning=TUNING | {"runs": 3, "sampler": "grid"} | tuned,
     )
 
 
