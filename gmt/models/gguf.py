@@ -26,7 +26,10 @@ def locate(named: str | None) -> Path:
             raise UserError(f"model.gguf must be a file, got {named!r}, which is none")
         return file
     package = named.removeprefix(_PACKAGE_PREFIX)
-    spec = find_spec(package)
+    try:
+        spec = find_spec(package)
+    except (ImportError, ValueError):  # it would lie in a package that there is not, or is no name of one
+        spec = None
     if spec is None or not spec.submodule_search_locations:
         name = package.replace("_", "-")
         raise UserError(

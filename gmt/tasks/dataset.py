@@ -106,7 +106,7 @@ class DatasetTask:
         return Conversation(messages=[_turn("user", prompt), _turn("assistant", completion)])
 
     def _conversation(self, row: Mapping[str, Any], where: str) -> TrainExample:
-        messages = _turns(row[self.columns["messages"]], where)
+        messages = _turns(row.get(self.columns["messages"]), where)
         if not any(message["role"] == "assistant" for message in messages):
             raise UserError(f"{where} must hold an assistant's turn, of which to learn")
         return Conversation(messages=messages)
@@ -114,10 +114,11 @@ class DatasetTask:
     def _preference(self, row: Mapping[str, Any], where: str) -> TrainExample:
         answers = []
         for name in ("chosen", "rejected"):
-            value = row[self.columns[name]]
-            if not value:
+            value = row.get(self.columns[name])
+            last = _turns(value, where)[-1] if value and not isinstance(value, str) else _turn("assistant", value or "")
+            if last["role"] != "assistant" or not last["content"].strip():
                 raise UserError(f"{where} must hold a {name} answer in column {self.columns[name]!r}, and has none")
-            answers.append(self._completion(value if isinstance(value, str) else _turns(value, where)[-1]["content"]))
+            answers.append(self._completion(last["content"]))
         prompt: str | list[Message] = self._prompt(_text(row, self.columns["prompt"], where))
         if self.chat_template is not None:
             prompt = [_turn("user", str(prompt))]
@@ -177,6 +178,12 @@ class HeldOut:
             for kind, column in self.columns.items()
         }
         answers = [self._answer(text) for text in texts["answer"]]
+        if None in answers:
+            number = answers.index(None) + 1
+            raise UserError(
+                f"answer_pattern must find an answer in each row of {self.data['path']}, and {self.answer_pattern!r} "
+                f"finds none in row {number}: {texts['answer'][number - 1][:60]!r}"
+            )
         prompts = [self.prompt_template.replace("{prompt}", text) for text in texts["prompt"]]
 
         def score(index: int, text: str) -> float:

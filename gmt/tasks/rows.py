@@ -113,15 +113,17 @@ class Source:
 def _jsonl(file: Path) -> Iterator[Mapping[str, Any]]:
     """Each line by itself, since a file's user wants to know which one is wrong."""
     number = 0
-    with file.open(encoding="utf-8") as lines:
+    with file.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             try:
-                row = json.loads(line)
+                row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+            except UnicodeDecodeError as error:
+                raise UserError(f"{file}, line {number}, must be UTF-8 text ({error})") from error
             except ValueError as error:
                 what = "is empty" if not line.strip() else f"is no JSON ({error})"
                 raise UserError(f"{file}, line {number}, {what}") from error
             if not isinstance(row, dict):
-                raise UserError(f"{file}, line {number}, must hold a JSON object, got {line.strip()[:60]}")
+                raise UserError(f"{file}, line {number}, must hold a JSON object, got {str(row)[:60]}")
             yield row
     if not number:
         raise UserError(f"{file} must hold at least one row, and is empty")

@@ -50,11 +50,15 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
 
 def chat_ids(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, answer_follows: bool) -> list[int]:
     """Turns as token ids by the tokenizer's chat template, with what begins an answer if one is to follow."""
-    return _plain(
-        tokenizer.apply_chat_template(
+    from jinja2 import TemplateError
+
+    try:
+        rendered = tokenizer.apply_chat_template(
             [dict(message) for message in messages], add_generation_prompt=answer_follows, tokenize=True
         )
-    )
+    except TemplateError as error:
+        raise UserError(f"task.chat_template can't be rendered: {error}") from error
+    return _plain(rendered)
 
 
 def tokenize(
@@ -103,6 +107,10 @@ def _conversation(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message
             raise UserError(
                 "task.chat_template must render a conversation's beginning as the whole begins, so that it is known "
                 "what is to be learnt; this one does not"
+            )
+        if len(after) == len(before):
+            raise UserError(
+                "task.chat_template must render an assistant's turn, so that it can be learnt; this one does not"
             )
         labels += [IGNORED] * (len(before) - len(ids)) + after[len(before) :]
         ids = after

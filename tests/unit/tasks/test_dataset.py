@@ -142,6 +142,35 @@ def test_what_a_target_suite_asks_is_not_trained_on(tmp_path: Path) -> None:
     assert not prompts & set(suite.prompts)
 
 
+def test_a_pattern_that_finds_no_answer_in_a_row_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path, [{"q": "2 + 2", "a": "ANSWER: 4"}, {"q": "2 + 3", "a": "5"}])
+    columns = {"prompt": "q", "answer": "a"}
+    asked = HeldOut(
+        data=data(path), columns=columns, prompt_template="{prompt}", answer_pattern="ANSWER: (.*)", max_new_tokens=8
+    )
+    with pytest.raises(UserError, match=r"answer_pattern must find an answer in each row .* finds none in row 2: '5'"):
+        asked.suite("own")
+
+
+def test_a_file_of_another_encoding_is_named_and_a_mark_of_utf8_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_bytes(b'{"q": "a", "a": "b"}\n{"q": "\xe9", "a": "b"}\n')
+    with pytest.raises(UserError, match=r"rows\.jsonl, line 2, must be UTF-8 text"):
+        task(str(file)).train_examples()
+    file.write_bytes(b'\xef\xbb\xbf{"q": "a", "a": "b"}\n')
+    assert task(str(file)).train_examples() == [Example(prompt="a\n", completion="b")]
+
+
+def test_a_row_without_the_column_that_others_have_is_named(tmp_path: Path) -> None:
+    rows = [{"messages": [{"role": "assistant", "content": "a"}]}, {"other": 1}]
+    with pytest.raises(UserError, match="row 2 must hold a list of turns"):
+        task(write(tmp_path, rows), {"messages": "messages"}, chat_template="tulu").train_examples()
+    rows = [{"prompt": "a", "chosen": "b", "rejected": "c"}, {"prompt": "a", "chosen": "b"}]
+    columns = {name: name for name in ("prompt", "chosen", "rejected")}
+    with pytest.raises(UserError, match="row 2 must hold a rejected answer"):
+        task(write(tmp_path, rows), columns).train_examples()
+
+
 def test_held_out_answers_are_found_by_their_pattern(tmp_path: Path) -> None:
     path = write(tmp_path, [{"q": "2 + 2", "a": "2 + 2 = 4\n#### 4"}])
     suite = HeldOut(
@@ -172,7 +201,10 @@ def test_a_wrong_row_is_named(tmp_path: Path, lines: list[str], sentence: str) -
         task(str(tmp_path / "rows.jsonl")).train_examples()
 
 
-@pytest.mark.parametrize("missing", [None, "", []])
+@pytest.mark.parametrize(
+    "missing",
+    [None, "", "  ", [], [{"role": "assistant", "content": ""}], [{"role": "user", "content": "no"}]],
+)
 def test_a_preference_without_a_rejected_answer_is_named(tmp_path: Path, missing: object) -> None:
     rows = [{"prompt": "a", "chosen": "b", "rejected": "c"}, {"prompt": "a", "chosen": "b", "rejected": missing}]
     columns = {name: name for name in ("prompt", "chosen", "rejected")}

@@ -120,3 +120,19 @@ def test_a_template_that_changes_what_was_said_is_refused(chatting: PreTrainedTo
 def test_a_tokenizer_without_a_template_is_named(tokenizer: PreTrainedTokenizerBase) -> None:
     with pytest.raises(UserError, match=r"task\.chat_template=tokenizer needs a model .*ships inside \(tulu\)"):
         set_template(tokenizer, "tokenizer")
+
+
+@pytest.mark.parametrize(
+    ("template", "sentence"),
+    [
+        ("hello", "must render an assistant's turn"),
+        ("{% if %}", "can't be rendered"),
+        ("{{ raise_exception('no system turn') }}", "can't be rendered: no system turn"),
+    ],
+)
+def test_a_template_that_teaches_nothing_is_refused(
+    chatting: PreTrainedTokenizerBase, template: str, sentence: str
+) -> None:
+    chatting.chat_template = template
+    with pytest.raises(UserError, match=rf"task\.chat_template {sentence}"):
+        tokenize(chatting, [Conversation(messages=TURNS)], max_length=200)
