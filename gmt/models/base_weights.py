@@ -26,6 +26,9 @@ def load_base(folder: Path, dtype: torch.dtype, **how: Any) -> PreTrainedModel:
 
     Returns:
         The model on the CPU, in eval mode; it is to be read only.
+
+    Raises:
+        ValueError: the files lack a weight.
     """
     model = _load(folder, dtype, use_safetensors=True, **how)
     for parameter, stored in zip(
@@ -56,7 +59,10 @@ def load_gguf(file: Path, dtype: torch.dtype, **how: Any) -> PreTrainedModel:
 def _load(folder: Path, dtype: torch.dtype | str, **how: Any) -> PreTrainedModel:
     from transformers import AutoModelForCausalLM
 
-    loaded: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **how)
+    both: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, output_loading_info=True, **how)
+    loaded: PreTrainedModel = both[0]
+    if missing := sorted(both[1]["missing_keys"]):  # transformers would draw them at random
+        raise ValueError(f"its files lack {len(missing)} of its weights, {missing[0]} among them")
     return loaded
 
 

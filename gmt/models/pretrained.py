@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -91,7 +92,8 @@ class PretrainedModel:
         from transformers import AutoTokenizer
 
         where, how = self._files()
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(where, **how)
+        with _sentence("a model with a tokenizer", where, how):
+            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(where, **how)
         if tokenizer.eos_token is None:
             raise UserError(
                 f"model.path must name a model whose tokenizer has an end-of-sequence token, got {self.path!r}"
@@ -176,12 +178,23 @@ def _base(where: Path, dtype: str, fingerprint: str, **how: Any) -> PreTrainedMo
 
     from gmt.models.base_weights import load_base, load_gguf
 
-    if file := how.pop("gguf_file", None):
-        return load_gguf(where / file, getattr(torch, dtype), **how)
-    try:
+    with _sentence("a causal LM", where, how):
+        if file := how.pop("gguf_file", None):
+            return load_gguf(where / file, getattr(torch, dtype), **how)
         return load_base(where, getattr(torch, dtype), **how)
-    except (OSError, ValueError, ImportError) as error:
+
+
+@contextmanager
+def _sentence(what: str, where: Path, how: Mapping[str, Any]) -> Iterator[None]:
+    """Whatever transformers raises at files that are none of a model's, or not whole."""
+    from safetensors import SafetensorError
+
+    file = how.get("gguf_file")
+    setting, path = ("model.path", where) if file is None else ("model.gguf", where / file)
+    try:
+        yield
+    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())
         raise UserError(
-            f"model.path must name a causal LM that transformers can load, got {str(where)!r}: {reason[:400]}"
+            f"{setting} must name {what} that transformers can load, got {str(path)!r}: {reason[:400]}"
         ) from error

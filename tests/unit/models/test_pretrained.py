@@ -2,14 +2,16 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from gmt.errors import UserError
-from gmt.models.pretrained import SHIPPED
+from gmt.models.pretrained import SHIPPED, PretrainedModel
 from tests.models import pretrained
 
 REPO, COMMIT = "somebody/nano", "0123456789abcdef0123456789abcdef01234567"
@@ -48,6 +50,52 @@ def test_a_hub_model_without_safetensors_is_refused(cache: Path) -> None:
     (snapshot / "model.safetensors").rename(snapshot / "pytorch_model.bin")
     with pytest.raises(UserError, match=r"has no \*.safetensors"):
         pretrained(path=REPO, revision=COMMIT).base()
+
+
+def tokenizer_and_base(model: PretrainedModel) -> None:
+    model.load_tokenizer()
+    model.base()
+
+
+def without_a_weight(file: Path) -> None:
+    tensors = load_file(file)
+    tensors.pop("model.layers.2.mlp.down_proj.weight")
+    save_file(tensors, file, {"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil", "sentence"),
+    [
+        (
+            "model.safetensors",
+            without_a_weight,
+            r"lack 1 of its weights, model\.layers\.2\.mlp\.down_proj\.weight among",
+        ),
+        ("model.safetensors", lambda file: file.write_bytes(file.read_bytes()[:1000]), "header"),
+        ("config.json", lambda file: file.write_text("{"), "is not a valid JSON file"),
+        ("config.json", lambda file: file.write_text(file.read_text().replace("128", "64")), "mismatch"),
+        ("tokenizer.json", lambda file: file.write_text("{"), "with a tokenizer .*Expecting property name"),
+    ],
+)
+def test_files_that_are_not_whole_are_refused(
+    tmp_path: Path, name: str, spoil: Callable[[Path], object], sentence: str
+) -> None:
+    folder = shutil.copytree(SHIPPED / "nano", tmp_path / "model")
+    spoil(folder / name)
+    model = pretrained(path=str(folder))
+    with pytest.raises(UserError, match=rf"model\.path must name a .*{sentence}"):
+        tokenizer_and_base(model)
+
+
+def test_a_gguf_file_that_is_none_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "weights.gguf"
+    file.write_text("no weights")
+    with pytest.raises(UserError, match=r"model\.gguf must name a model with a tokenizer"):
+        pretrained(source="gguf", gguf=str(file)).load_tokenizer()
+    with pytest.raises(UserError, match=r"model\.gguf must name a causal LM"):
+        pretrained(source="gguf", gguf=str(file)).base()
+    with pytest.raises(UserError, match=r"needs the Python package a\.b"):
+        pretrained(source="gguf", gguf="package:a.b")
 
 
 def test_a_hub_model_needs_a_revision() -> None:
