@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gmt import settings
 from gmt.errors import UserError, choices
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ def check_template(named: str | None) -> None:
         UserError: it is neither null, `tokenizer`, a file, nor the name of a template that ships inside.
     """
     if named not in (None, OF_TOKENIZER):
-        _file(named)
+        _text(settings.text("task.chat_template", named))
 
 
 def set_template(tokenizer: PreTrainedTokenizerBase, named: str | None) -> None:
@@ -33,7 +34,7 @@ def set_template(tokenizer: PreTrainedTokenizerBase, named: str | None) -> None:
     if named is None:
         return
     if named != OF_TOKENIZER:
-        tokenizer.chat_template = _file(named).read_text()
+        tokenizer.chat_template = _text(named)
     elif tokenizer.chat_template is None:
         raise UserError(
             "task.chat_template=tokenizer needs a model whose tokenizer has a chat template, and this one has none; "
@@ -43,7 +44,14 @@ def set_template(tokenizer: PreTrainedTokenizerBase, named: str | None) -> None:
 
 def template_fingerprint(named: str | None) -> str:
     """The text of a template that is a file."""
-    return "" if named in (None, OF_TOKENIZER) else _file(named).read_text()
+    return "" if named in (None, OF_TOKENIZER) else _text(named)
+
+
+def _text(named: str) -> str:
+    try:
+        return _file(named).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"task.chat_template must be a file of UTF-8 text, got {named!r}") from error
 
 
 def _file(named: str) -> Path:

@@ -9,10 +9,12 @@ import pytest
 from datasets import Dataset
 
 from gmt.errors import UserError
+from gmt.models.pretrained import SHIPPED
 from gmt.tasks.dataset import DatasetTask, HeldOut
 from gmt.tasks.protocol import Conversation, Example, Preference, Suite
 from gmt.tasks.reasoning_gym import Family
 
+NANO = SHIPPED / "nano"
 ROWS = [{"q": f"What is {i} + 1?", "a": str(i + 1)} for i in range(20)]
 SUMS = Family(family="basic_arithmetic", settings={"max_terms": 2}, num_examples=3, data_seed=0, max_new_tokens=4)
 
@@ -219,6 +221,8 @@ def test_a_preference_without_a_rejected_answer_is_named(tmp_path: Path, missing
         ({"prompt_template": "Q:"}, r"task\.prompt_template must hold \{prompt\}"),
         ({"completion_template": "{prompt}"}, r"task\.completion_template must hold \{completion\}"),
         ({"chat_template": "tulip"}, "did you mean 'tulu'"),
+        ({"chat_template": 3}, r"task\.chat_template must be a text that is not empty, got 3"),
+        ({"chat_template": str(NANO / "model.safetensors")}, r"task\.chat_template must be a file of UTF-8 text"),
         ({"columns": {"messages": "q"}}, r"task\.chat_template must not be null"),
         ({"target": {}}, r"task\.target must name at least one evaluation"),
         ({"source": {"sums": {"family": "sums"}}}, "must be an evaluation with a _target_"),
