@@ -116,7 +116,7 @@ def _jsonl(file: Path) -> Iterator[Mapping[str, Any]]:
     with file.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             try:
-                row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+                row = json.loads(line.decode("utf-8-sig"))
             except UnicodeDecodeError as error:
                 raise UserError(f"{file}, line {number}, must be UTF-8 text ({error})") from error
             except ValueError as error:
