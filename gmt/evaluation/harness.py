@@ -18,7 +18,7 @@ from gmt.evaluation.context import check_fits
 from gmt.tasks.protocol import Asked, Score
 from gmt.tasks.rows import Source
 
-_RUNS_CODE = ("humaneval", "mbpp")  # by name, and not what asks for it: of no other task is code run
+_RUNS_CODE = ("humaneval", "mbpp")  # a list of names: another task that wants to run code may not
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -70,8 +70,6 @@ class _Key:
 def _prepare(key: _Key) -> Prepared:
     from datasets import Dataset
 
-    from gmt.training.packing import packed
-
     tokenizer = key.model.load_tokenizer()
     set_template(tokenizer, key.task.chat_template)
     training = tokenize(tokenizer, key.task.train_examples(), max_length=key.train.max_length)
@@ -79,9 +77,13 @@ def _prepare(key: _Key) -> Prepared:
     if key.train.paradigm == "dpo":
         used = used[: _in_whole_steps(len(used), key.train)]
     rows = Dataset.from_list(used)
+    if key.train.packing:
+        from gmt.training.packing import packed  # TRL takes seconds, and a sweep's driver comes here too
+
+        rows = packed(rows, key.train.max_length)
     return Prepared(
         tokenizer=tokenizer,
-        examples=packed(rows, key.train.max_length) if key.train.packing else rows,
+        examples=rows,
         num_examples=len(used),
         num_dropped=training.num_dropped,
         num_left_over=len(training.examples) - len(used),
