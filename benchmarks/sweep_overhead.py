@@ -82,13 +82,20 @@ def recorded(config: Mapping[str, Any], stop: Path, go_on: object) -> Any:
 
 def _result() -> dict[str, Any]:
     scores = {"target": {"mean": 0.5}, "source": {"mean": 0.5}}
-    of_training = "num_steps num_tokens timed_steps density forward_backward_s mask_s optimizer_s peak_memory_bytes"
+    of_training = "num_steps num_tokens seconds density forward_backward_s mask_s optimizer_s peak_memory_bytes"
     of_run = (
         "forgetting density_asked moved_fraction num_parameters num_train_examples num_dropped_examples "
         "train_seconds seconds"
     )
     training = dict.fromkeys(of_training.split(), 1)
-    return {"before": scores, "after": scores, "training": training, **dict.fromkeys(of_run.split(), 1)}
+    metrics: dict[str, dict[str, float]] = {"before": {}, "after": {}}
+    return {
+        "before": scores,
+        "after": scores,
+        "metrics": metrics,
+        "training": training,
+        **dict.fromkeys(of_run.split(), 1),
+    }
 
 
 def hydra_app(launcher: str, num: int) -> None:

@@ -9,3 +9,8 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def took(seconds: float | None) -> str:
+    """For behind `done`: ` in 23 s`, or nothing where nobody knows."""
+    return "" if seconds is None else f" in {duration(seconds)}"

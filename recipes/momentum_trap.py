@@ -41,7 +41,7 @@ def measure(run: Run, spec: MaskSpec, weight_decay: float, num_steps: int) -> li
     """The facts of each step of a plain loop over the quickstart's task, with its learning rate, constant."""
     torch.manual_seed(1)
     model, prepared = run.model.load_model(), prepare(run)
-    collate = DataCollatorForSeq2Seq(prepared.tokenizer, label_pad_token_id=IGNORED)
+    collate = DataCollatorForSeq2Seq(prepared.reader.tokenizer, label_pad_token_id=IGNORED)
     loader = torch.utils.data.DataLoader(list(prepared.examples), 32, shuffle=True, collate_fn=collate)
     betas = (run.train.adam_beta1, run.train.adam_beta2)
     lr = run.train.learning_rate

@@ -29,7 +29,7 @@ _COSTS = {
     "forward_backward_s": "Forward + backward, ms/step",
     "mask_s": "Mask, ms/step",
     "optimizer_s": "Optimizer, ms/step",
-    "train_s": "Training, s/run",
+    "train_s": "Training steps, s/run",
     "peak_memory_bytes": "Peak memory, MiB",
 }
 

@@ -7,7 +7,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from gmt.duration import duration
+from gmt.duration import duration, took
 from gmt.studies.watch import Ended, Progress, Running, Snapshot
 
 
@@ -66,7 +66,7 @@ def line(ended: Ended) -> str:
     left = f", about {duration(ended.seconds_left)} left" if ended.seconds_left else ""
     attempts = record.status().get("attempts", 1)
     again = f", attempt {attempts}" if attempts > 1 else ""
-    return f"{number} done    {label}: {scores} in {duration(result['seconds'])}{again}{left}"
+    return f"{number} done    {label}: {scores}{took(result['seconds'])}{again}{left}"
 
 
 def _drawn(snapshot: Snapshot) -> Group:

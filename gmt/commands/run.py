@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from gmt.commands.terminal import say
 from gmt.composition import to_plain
-from gmt.duration import duration
+from gmt.duration import took
 from gmt.errors import Interrupted, UserError
 from gmt.records.record import NOWHERE, RecordBusy, RunRecord
 from gmt.runs.build import Run, build, settings_of
@@ -81,7 +81,7 @@ def _run_and_tell(run: Run, config: Mapping[str, Any]) -> RunRecord:
     result = record.read("result.json")
     for part in ("target", "source"):
         say(f"{part}: {result['before'][part]['mean']:.1%} -> {result['after'][part]['mean']:.1%}")
-    say(f"done in {duration(result['seconds'])}; `gmt show {run.id}` shows all of it")
+    say(f"done{took(result['seconds'])}; `gmt show {run.id}` shows all of it")
     return record
 
 

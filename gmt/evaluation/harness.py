@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import metadata, util
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from gmt import settings
 from gmt.errors import UserError, choices
+from gmt.evaluation import harness_tasks
 from gmt.evaluation.code_eval import code_runner
 from gmt.evaluation.context import check_fits
-from gmt.tasks.protocol import Asked, Score
+from gmt.tasks.protocol import Asked, Reader, Score
 from gmt.tasks.rows import Source
 
 _RUNS_CODE = ("humaneval", "mbpp")  # a list of names: another task that wants to run code may not
@@ -37,7 +38,7 @@ class HarnessBenchmark:
             sandbox (see gmt.evaluation.sandboxing.sandbox); only where the benchmark runs code.
 
     Raises:
-        UserError: lm-eval is not installed, or a setting is wrong. An unknown task or metric is found when it is asked.
+        UserError: lm-eval is not installed, or a setting is wrong. An unknown task or metric is found by `check`.
     """
 
     task: str
@@ -74,35 +75,39 @@ class HarnessBenchmark:
         local = "" if self.data is None else f" {self._source().fingerprint()}"
         return f"lm-eval=={_version()}{local}"
 
+    def check(self, reader: Reader) -> None:
+        """Loads the data; refuses an unknown task or metric, numbers beyond the data, and code without a sandbox.
+
+        Prompts that do not fit the context are refused when the base is asked: lm-eval makes them then.
+        """
+        with self._code_runner():
+            loaded = harness_tasks.load(self.task, self.data)
+        with harness_tasks.data_or_sentence(self.task, self.data):
+            harness_tasks.check_metric(self.task, self.metric, loaded)
+            harness_tasks.check_numbers(self.task, self.num_fewshot, self.num_examples, loaded)
+            if self.data is not None:
+                harness_tasks.check_targets(self.data, loaded)
+
     def evaluate(self, asked: Asked) -> Score:
         """Asks by lm-eval; an answer that was given before a kill is not asked for again."""
         from lm_eval import simple_evaluate
 
-        manager = _manager()
-        if self.task not in manager.all_tasks:
-            raise UserError(f"lm-eval has no task {self.task!r}; {_nearest(self.task, manager.all_tasks)}")
-        if self.data is not None and self.task in {*manager.all_groups, *manager.all_tags}:
-            raise UserError(f"data must be null for {self.task}, which is several tasks of lm-eval, got {self.data!r}")
-        task: Any = self.task if self.data is None else self._on_local_data()
-        with code_runner(self._runs_code, without_sandbox=self.run_untrusted_code_without_sandbox):
-            results = _or_sentence(
-                self.task,
-                lambda: simple_evaluate(
-                    model=_in_memory(asked, self.task, self.batch_size),
-                    tasks=[task],
-                    num_fewshot=self.num_fewshot,
-                    limit=self.num_examples,
-                    use_cache=str(asked.scratch / "answers"),
-                    apply_chat_template=asked.is_chat,
-                    gen_kwargs=None if self.max_new_tokens is None else {"max_gen_toks": self.max_new_tokens},
-                    task_manager=manager,
-                    bootstrap_iters=0,
-                    confirm_run_unsafe_code=self._runs_code,
-                    # None leaves the generators alone, which a training goes on with
-                    random_seed=None,
-                    numpy_random_seed=None,
-                    torch_random_seed=None,
-                ),
+        with self._code_runner():
+            results = simple_evaluate(
+                model=_in_memory(asked, self.task, self.batch_size),
+                tasks=[harness_tasks.named(self.task, self.data)],
+                num_fewshot=self.num_fewshot,
+                limit=self.num_examples,
+                use_cache=str(asked.scratch / "answers"),
+                apply_chat_template=asked.is_chat,
+                gen_kwargs=None if self.max_new_tokens is None else {"max_gen_toks": self.max_new_tokens},
+                task_manager=harness_tasks.manager(),
+                bootstrap_iters=0,
+                confirm_run_unsafe_code=self._runs_code,
+                # None leaves the generators alone, which a training goes on with
+                random_seed=None,
+                numpy_random_seed=None,
+                torch_random_seed=None,
             )
         rows = [
             row for name in sorted(results["samples"]) for row in _rows(name, results["samples"][name], self.metric)
@@ -123,35 +128,16 @@ class HarnessBenchmark:
     def _runs_code(self) -> bool:
         return self.task.startswith(_RUNS_CODE)
 
+    def _code_runner(self) -> AbstractContextManager[None]:
+        return code_runner(self._runs_code, without_sandbox=self.run_untrusted_code_without_sandbox)
+
     def _source(self) -> Source:
         return Source(setting="data", path=str(self.data), subset=None, revision=None, split="test")
-
-    def _on_local_data(self) -> dict[str, Any]:
-        """A group of the one task: only members of a group are lm-eval's own tasks with other settings."""
-        folder = str(Path(str(self.data)).expanduser().absolute())
-        members = [{"task": self.task, "dataset_path": folder, "dataset_name": None}]
-        return {"group": f"{self.task}_on_local_data", "task": members}
 
 
 @lru_cache(maxsize=1)
 def _version() -> str:
     return metadata.version("lm-eval")
-
-
-@lru_cache(maxsize=1)
-def _manager() -> Any:
-    """Knows lm-eval's tasks; takes seconds to look for them."""
-    from lm_eval.tasks import TaskManager
-
-    return TaskManager()
-
-
-def _nearest(wanted: str, names: Iterable[str]) -> str:
-    """There are thousands: those that are near."""
-    from difflib import get_close_matches
-
-    near = get_close_matches(wanted, list(names), n=5)
-    return f"did you mean {', '.join(near)}?" if near else "`lm_eval ls tasks` lists them"
 
 
 def _in_memory(asked: Asked, task: str, batch_size: int) -> Any:
@@ -190,19 +176,6 @@ def _in_memory(asked: Asked, task: str, batch_size: int) -> Any:
 
     # It changes the tokenizer's padding side, which the training has to find as it was.
     return InMemory(pretrained=asked.model, tokenizer=copy.deepcopy(asked.tokenizer), batch_size=batch_size)
-
-
-def _or_sentence(task: str, ask: Callable[[], Any]) -> Any:
-    """What lm-eval gives, or a sentence where its data can't be had."""
-    from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
-
-    try:
-        return ask()
-    except (DatasetNotFoundError, DatasetGenerationError, ConnectionError, FileNotFoundError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(
-            f"the data of benchmark {task} can't be had ({reason}); `data` may name a local folder with it"
-        ) from error
 
 
 def _rows(task: str, samples: list[Mapping[str, Any]], metric: str) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from typing import Any
 from gmt import settings
 from gmt.errors import UserError
 from gmt.tasks.dataset import origin, texts_of
-from gmt.tasks.protocol import Asked, Score
+from gmt.tasks.protocol import Asked, Reader, Score
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,15 +47,18 @@ class Perplexity:
         """Of the data."""
         return origin("data", self.data).fingerprint()
 
+    def check(self, reader: Reader) -> None:
+        """Refuses data without a text, and texts beyond the model's context."""
+        longest = max(len(row) for _, row in self._texts(reader))
+        if longest < 2:
+            raise UserError(f"data must hold a text of at least 2 tokens, got {self.data['path']!r}")
+        if reader.context is not None and longest > reader.context:
+            raise UserError(f"max_length must be at most {reader.context}, the model's context, got {self.max_length}")
+
     def evaluate(self, asked: Asked) -> Score:
         """The perplexity, and that of each text."""
-        texts = texts_of("data", self.data, self.column)
-        ids = [asked.tokenizer(text)["input_ids"][: self.max_length] for text in texts]
-        if not (long := [i for i, row in enumerate(ids) if len(row) > 1]):
-            raise UserError(f"data must hold a text of at least 2 tokens, got {self.data['path']!r}")
-        context = getattr(asked.model.config, "max_position_embeddings", None)
-        if context is not None and max(map(len, ids)) > context:
-            raise UserError(f"max_length must be at most {context}, the model's context, got {self.max_length}")
+        texts, ids = zip(*self._texts(asked), strict=True)
+        long = [i for i, row in enumerate(ids) if len(row) > 1]
         rows: list[dict[str, Any]] = []
         total, count = 0.0, 0
         for start in range(0, len(long), self.batch_size):
@@ -66,6 +69,10 @@ class Perplexity:
                 rows.append({"prompt": texts[i], "answer": "", "score": mean})
             asked.on_progress(start + len(batch), len(long))
         return Score(metric="perplexity", value=math.exp(total / count), answers=rows)
+
+    def _texts(self, reader: Reader) -> list[tuple[str, list[int]]]:
+        texts = texts_of("data", self.data, self.column)
+        return [(text, reader.tokenizer(text)["input_ids"][: self.max_length]) for text in texts]
 
 
 def _losses(asked: Asked, ids: Sequence[Sequence[int]]) -> list[float]:

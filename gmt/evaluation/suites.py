@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
-from gmt.evaluation.context import check_fits
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
+
+from gmt.evaluation.context import token_ids
 from gmt.tasks.protocol import Asked, Score, Suite
-from gmt.tasks.tokens import chat_ids, prompt_ids
 
 BATCH_SIZE = 256
+_ANSWERS = "answers.jsonl"
 
 
 def ask(suite: Suite, asked: Asked) -> Score:
-    """Asks every question of a suite.
+    """Asks every question of a suite that is checked.
 
     Returns:
         The fraction of the questions whose answer scores 1, and each answer: prompt, answer, score.
@@ -28,50 +33,70 @@ def ask(suite: Suite, asked: Asked) -> Score:
 
 
 def generate(asked: Asked, suite: Suite) -> list[str]:
-    """What the model says to each prompt, without blanks around it.
+    """What the model says to each prompt, without blanks around it; batches answered before a kill are read."""
+    ids = [token_ids(asked, prompt) for prompt in suite.prompts]
+    kept = asked.scratch / _ANSWERS
+    texts = _answers(kept)
+    left = sorted(set(range(len(ids))) - texts.keys(), key=lambda i: len(ids[i]))  # like lengths need little padding
 
-    Raises:
-        UserError: a prompt and its answer do not fit the model's context.
-    """
-    ids = [_prompt_ids(asked, prompt) for prompt in suite.prompts]
-    context = getattr(asked.model.config, "max_position_embeddings", None)
-    if context is not None:
-        check_fits(suite.name, max(map(len, ids)), context - suite.max_new_tokens)
-    order = sorted(range(len(ids)), key=lambda i: len(ids[i]))  # batches of like length need little padding
-    texts = [""] * len(ids)
-    for start in range(0, len(order), BATCH_SIZE):
-        batch = order[start : start + BATCH_SIZE]
-        answers = _generate_fitting(asked.model, asked.tokenizer, [ids[i] for i in batch], suite.max_new_tokens)
-        for i, text in zip(batch, answers, strict=True):
-            texts[i] = text.strip()
-        asked.on_progress(min(start + BATCH_SIZE, len(order)), len(order))
-    return texts
+    def on_token() -> None:
+        asked.on_progress(len(texts), len(ids))
+
+    for start in range(0, len(left), BATCH_SIZE):
+        batch = left[start : start + BATCH_SIZE]
+        said = _generate_fitting(asked, [ids[i] for i in batch], suite.max_new_tokens, on_token)
+        answers = {i: text.strip() for i, text in zip(batch, said, strict=True)}
+        with kept.open("a") as file:
+            file.writelines(json.dumps({"index": i, "answer": text}) + "\n" for i, text in answers.items())
+        texts |= answers
+        on_token()
+    return [texts[i] for i in range(len(ids))]
 
 
-def _prompt_ids(asked: Asked, prompt: str) -> list[int]:
-    if asked.is_chat:
-        return chat_ids(asked.tokenizer, [{"role": "user", "content": prompt}], answer_follows=True)
-    return prompt_ids(asked.tokenizer, prompt)
+def _answers(kept: Path) -> dict[int, str]:
+    """By question; a line that a kill cut short is left out, and its end begins a new one."""
+    if not kept.exists():
+        return {}
+    *lines, cut = kept.read_text().split("\n")
+    if cut:
+        kept.write_text("".join(line + "\n" for line in lines))
+    rows = [json.loads(line) for line in lines]
+    return {row["index"]: row["answer"] for row in rows}
 
 
 def _generate_fitting(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ids: list[list[int]], max_new_tokens: int
+    asked: Asked, ids: list[list[int]], max_new_tokens: int, on_token: Callable[[], None]
 ) -> list[str]:
     """Answers in one batch, or in halves where the GPU's memory does not hold it."""
     try:
-        return _generate(model, tokenizer, ids, max_new_tokens)
+        return _generate(asked.model, asked.tokenizer, ids, max_new_tokens, on_token)
     except torch.OutOfMemoryError:
         if len(ids) == 1:
             raise
     half = len(ids) // 2
     return [
-        text for part in (ids[:half], ids[half:]) for text in _generate_fitting(model, tokenizer, part, max_new_tokens)
+        text for part in (ids[:half], ids[half:]) for text in _generate_fitting(asked, part, max_new_tokens, on_token)
     ]
+
+
+class _Telling(StoppingCriteria):
+    """Stops nothing; told of each token of a batch, since a batch may take minutes."""
+
+    def __init__(self, on_token: Callable[[], None]):
+        self._on_token = on_token
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:
+        self._on_token()
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
 
 @torch.inference_mode()
 def _generate(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ids: list[list[int]], max_new_tokens: int
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    ids: list[list[int]],
+    max_new_tokens: int,
+    on_token: Callable[[], None],
 ) -> list[str]:
     width = max(len(row) for row in ids)
     pad = tokenizer.pad_token_id
@@ -84,6 +109,7 @@ def _generate(
         do_sample=False,
         pad_token_id=pad,
         eos_token_id=_ends(model, tokenizer),
+        stopping_criteria=StoppingCriteriaList([_Telling(on_token)]),
     )
     texts: list[str] = tokenizer.batch_decode(generated[:, width:], skip_special_tokens=True)
     return texts

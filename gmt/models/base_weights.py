@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +30,7 @@ def load_base(folder: Path, dtype: torch.dtype, **how: Any) -> PreTrainedModel:
         The model on the CPU, in eval mode; it is to be read only.
 
     Raises:
-        ValueError: the files lack a weight.
+        ValueError: the files lack a weight, or have some of more layers.
     """
     model = _load(folder, dtype, use_safetensors=True, **how)
     for parameter, stored in zip(
@@ -63,7 +65,17 @@ def _load(folder: Path, dtype: torch.dtype | str, **how: Any) -> PreTrainedModel
     loaded: PreTrainedModel = both[0]
     if missing := sorted(both[1]["missing_keys"]):  # transformers would draw them at random
         raise ValueError(f"its files lack {len(missing)} of its weights, {missing[0]} among them")
+    if more := _of_more_layers(loaded, both[1]["unexpected_keys"]):  # and leave these out
+        raise ValueError(
+            f"its files have {len(more)} weights of layers that its config does not have, such as {more[0]}"
+        )
     return loaded
+
+
+def _of_more_layers(model: nn.Module, unexpected: Iterable[str]) -> list[str]:
+    """Of the weights that found no place, those that are called like the model's own but for a number."""
+    own = {re.sub(r"\d+", "N", name) for name, _ in model.named_parameters()}
+    return sorted(name for name in unexpected if re.sub(r"\d+", "N", name) in own)
 
 
 def fresh(base: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:

@@ -16,7 +16,7 @@ from gmt.models import gguf
 from gmt.models.hub import download
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 SHIPPED = Path(__file__).parent / "shipped"
 _SHIPPED_PREFIX = "shipped:"
@@ -102,12 +102,33 @@ class PretrainedModel:
             tokenizer.pad_token = tokenizer.eos_token
         return tokenizer
 
+    def load_config(self) -> PreTrainedConfig:
+        """The config by AutoConfig.
+
+        Raises:
+            UserError: the hub does not give it out, or it is that of no causal LM.
+        """
+        from transformers import AutoConfig
+
+        where, how = self._files()
+        with _sentence("a causal LM", where, how):
+            config: PreTrainedConfig = AutoConfig.from_pretrained(where, **how)
+        if not self.trust_remote_code:
+            _check_causal(config, self.path)
+        return config
+
     def base(self) -> PreTrainedModel:
         """The model by AutoModelForCausalLM, loaded once for a process; its weights are shared by those of a node.
 
         Raises:
             UserError: the hub does not give it out, or what is there is no causal LM in safetensors.
         """
+        from transformers.utils.import_utils import is_flash_attn_2_available
+
+        if self.attention == "flash_attention_2" and not is_flash_attn_2_available():
+            raise UserError(
+                "model.attention must be sdpa or eager here, got flash_attention_2, which needs a GPU and flash-attn"
+            )
         where, how = self._files()
         return _base(where, self.dtype, self.fingerprint(), attn_implementation=self.attention, **how)
 
@@ -154,6 +175,19 @@ def _check_folder(path: str, folder: Path) -> None:
         raise UserError(
             f"model.path must be a model folder with {', '.join(_PARTS)}; {path!r} has no {', '.join(missing)}"
         )
+
+
+def _check_causal(config: PreTrainedConfig, path: str) -> None:
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    )
+
+    kind = config.model_type
+    if config.is_encoder_decoder or kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise UserError(f"model.path must name a causal LM, got {path!r}, which is a {kind}")
+    if kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not config.is_decoder:
+        raise UserError(f"model.path must name a causal LM, got {path!r}, a {kind} that sees what comes after a token")
 
 
 def _hash(files: Sequence[Path]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
 class Model(Protocol):
@@ -22,6 +22,10 @@ class Model(Protocol):
 
     def load_tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer, with a pad token."""
+        ...
+
+    def load_config(self) -> PreTrainedConfig:
+        """The model's config, without its weights."""
         ...
 
     def base(self) -> PreTrainedModel:

@@ -16,14 +16,14 @@ from typing import Any
 from filelock import FileLock, Timeout
 from transformers import PreTrainedModel
 
-from gmt.errors import within
+from gmt.errors import Interrupted, within
 from gmt.evaluation.suites import ask
 from gmt.records.identity import run_id
 from gmt.records.record import RunRecord, write_whole
 from gmt.runs.build import Run
 from gmt.runs.environment import environment
 from gmt.runs.prepare import Prepared
-from gmt.tasks.protocol import Asked, Benchmark, Score, Suite
+from gmt.tasks.protocol import Asked, Benchmark, Reader, Score, Suite
 from gmt.training.control import Control
 
 PARTS = ("target", "source")
@@ -59,8 +59,11 @@ def evaluate(
         prepared: of the run.
         model: on any device; is left in eval mode.
         kept: a folder for what these very weights came to.
-        control: told of progress.
+        control: told of progress, and asked whether to go on.
         parts: of the task.
+
+    Raises:
+        Interrupted: `control` asked for it; what was answered is kept.
     """
     model.eval()  # type: ignore[no-untyped-call]
     scores: dict[str, dict[str, float]] = {}
@@ -104,7 +107,7 @@ def _asked_once(
 
     def on_progress(num_done: int, num_all: int) -> None:
         nonlocal shown_at
-        control.on_progress()
+        _go_on(control)
         if time.monotonic() - shown_at >= _SHOWN_EVERY_S:
             shown_at = time.monotonic()
             run.record.note_asking(f"{name} {num_done:,}" + (f" of {num_all:,}" if num_all > num_done else ""))
@@ -114,10 +117,8 @@ def _asked_once(
         if file.exists():
             return Score(**json.loads(file.read_text()))
         run.record.note_asking(name)
-        is_chat = run.task.chat_template is not None
-        asked = Asked(
-            model=model, tokenizer=prepared.tokenizer, is_chat=is_chat, scratch=scratch, on_progress=on_progress
-        )
+        reader = {field.name: getattr(prepared.reader, field.name) for field in dataclasses.fields(Reader)}
+        asked = Asked(**reader, model=model, scratch=scratch, on_progress=on_progress)
         try:
             score = ask(suite, asked) if isinstance(suite, Suite) else suite.evaluate(asked)
         finally:
@@ -125,6 +126,12 @@ def _asked_once(
         write_whole(file, json.dumps(dataclasses.asdict(score)))
         shutil.rmtree(scratch, ignore_errors=True)
     return score
+
+
+def _go_on(control: Control) -> None:
+    control.on_progress()
+    if control.should_stop():
+        raise Interrupted("stopped on request while it was evaluated")
 
 
 @contextmanager
@@ -136,7 +143,7 @@ def _alone(lock: Path, control: Control) -> Iterator[None]:
             held.acquire(timeout=_SHOWN_EVERY_S)
             break
         except Timeout:
-            control.on_progress()
+            _go_on(control)
     try:
         yield
     finally:

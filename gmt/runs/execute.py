@@ -9,7 +9,7 @@ import platform
 import shutil
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -43,11 +43,12 @@ def execute(run: Run, control: Control = _NOBODY) -> RunRecord:
         The record, in the state `done`.
 
     Raises:
-        UserError: what was asked can't be done; nothing was started.
+        UserError: what was asked can't be done; if that showed only when the base was asked, the record says `failed`.
         RecordBusy: another process is at work on it.
-        Interrupted, StoppedEarly: `control` asked for it; a checkpoint was written.
+        Interrupted, StoppedEarly: `control` asked for it; what is there so far is kept.
         RunFailed: it broke; the record holds the traceback.
     """
+    _device(run)
     if num_workers() != (workers := run.resources.workers):
         raise UserError(f"resources.workers must be {num_workers()} here, got {workers}: a launcher starts the workers")
     record = run.record
@@ -62,10 +63,12 @@ def execute(run: Run, control: Control = _NOBODY) -> RunRecord:
 
 
 def _work(run: Run, record: RunRecord, prepared: Prepared, control: Control) -> None:
-    attempts = record.status().get("attempts", 0) + 1
+    started, before = time.perf_counter(), record.status()
+    seconds_before = _seconds(before)
     record.set_status(
         "running",
-        attempts=attempts,
+        attempts=before.get("attempts", 0) + 1,
+        seconds_before=seconds_before,
         started_at=time.time(),
         host=platform.node(),
         pid=os.getpid(),
@@ -76,7 +79,7 @@ def _work(run: Run, record: RunRecord, prepared: Prepared, control: Control) -> 
         try:
             result = _train_and_evaluate(run, record, prepared, control)
         except (KeyboardInterrupt, Interrupted):
-            record.set_status("interrupted")
+            record.set_status("interrupted", ended_at=time.time())
             raise
         except StoppedEarly as stopped:
             record.set_status("stopped", ended_at=time.time(), error=str(stopped))
@@ -84,11 +87,23 @@ def _work(run: Run, record: RunRecord, prepared: Prepared, control: Control) -> 
         except Exception as error:  # the run's boundary: one run's failure is that run's outcome
             kind = kind_of(error)
             record_failure(record, error, kind)
+            if isinstance(error, UserError):
+                raise
             raise RunFailed(f"run {record.id} failed: {error}", kind) from error
-    record.write("result.json", result)
+    seconds = None if seconds_before is None else seconds_before + time.perf_counter() - started
+    record.write("result.json", result | {"seconds": seconds})
     record.drop_checkpoints()
     shutil.rmtree(record.folder / "evaluation", ignore_errors=True)  # its answers are in the record by now
     record.set_status("done", ended_at=time.time())
+
+
+def _seconds(status: Mapping[str, Any]) -> float | None:
+    """What all attempts so far took; None after a kill, since nobody knows when that attempt died."""
+    if status.get("state") == "running" or status.get("seconds_before", 0.0) is None:
+        return None
+    if "started_at" not in status:
+        return 0.0
+    return float(status["seconds_before"] + status["ended_at"] - status["started_at"])
 
 
 def record_failure(record: RunRecord, error: Exception, kind: str) -> None:
@@ -102,21 +117,19 @@ def record_failure(record: RunRecord, error: Exception, kind: str) -> None:
 
 
 def _train_and_evaluate(run: Run, record: RunRecord, prepared: Prepared, control: Control) -> dict[str, Any]:
-    started = time.perf_counter()
-    device = _device(run.resources.device)
+    device = _device(run)
     torch.set_num_threads(run.resources.cpus)
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # a bar for each checkpoint would bury our own lines
     record.write("environment.json", environment() | {"device": device})
     before = _before(run, record, prepared, control, device)
     model, facts, settings = _train(run, record, prepared, control, device)
-    trained = time.perf_counter()
     weights = _weights_sha256(model)
     after = evaluate(run, prepared, model, record.folder / "evaluation" / weights[:16], control)
     after.keep(record, "after")
     record.append_metrics(facts.num_steps, after.metrics)
     if run.record_settings.keep_weights:
         model.save_pretrained(record.folder / "weights")
-        prepared.tokenizer.save_pretrained(record.folder / "weights")
+        prepared.reader.tokenizer.save_pretrained(record.folder / "weights")
     return {
         "before": before["scores"],
         "after": after.scores,
@@ -132,8 +145,7 @@ def _train_and_evaluate(run: Run, record: RunRecord, prepared: Prepared, control
         "num_dropped_examples": prepared.num_dropped,
         "num_left_over_examples": prepared.num_left_over,
         "weights_sha256": weights,
-        "train_seconds": trained - started,
-        "seconds": time.perf_counter() - started,
+        "train_seconds": facts.seconds,
     }
 
 
@@ -165,7 +177,9 @@ def _train_once(
     def target_score(step: int) -> float:
         whole = _whole(run, model, device)
         kept = record.folder / "evaluation" / f"step-{step}-{_weights_sha256(whole)[:16]}"
-        found = evaluate(run, prepared, whole, kept, control, parts=("target",))
+        # ended halfway it would be missing: there is no checkpoint of this step yet
+        to_its_end = dataclasses.replace(control, should_stop=lambda: False)
+        found = evaluate(run, prepared, whole, kept, to_its_end, parts=("target",))
         record.append_metrics(step, found.metrics)
         return found.scores["target"]["mean"]
 
@@ -221,8 +235,8 @@ def _weights_sha256(model: PreTrainedModel) -> str:
     return digest.hexdigest()
 
 
-def _device(asked: str) -> str:
-    available = torch.cuda.is_available()
+def _device(run: Run) -> str:
+    asked, available = run.resources.device, torch.cuda.is_available()
     if asked == "cuda" and not available:
         raise UserError("resources.device must be cpu or auto here, got cuda: torch finds no GPU")
     return "cuda" if asked != "cpu" and available else "cpu"

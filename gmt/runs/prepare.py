@@ -1,23 +1,24 @@
-"""Everything of a run that can be found wrong before it starts: its tokenizer, examples and suites."""
+"""Everything of a run that can be found wrong before it starts: its tokenizer, examples and what it asks."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from gmt.errors import UserError
+from gmt.errors import UserError, within
+from gmt.evaluation.context import check_suite, context_of
 from gmt.models.protocol import Model
 from gmt.runs.build import Run
 from gmt.tasks.chat import set_template
-from gmt.tasks.protocol import Benchmark, Suite, Task
-from gmt.tasks.tokens import tokenize
+from gmt.tasks.protocol import Benchmark, Reader, Suite, Task
+from gmt.tasks.tokens import Tokens, tokenize
 from gmt.training.settings import TrainSettings
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
     from gmt.runs.evaluate import Evaluated
 
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
 class Prepared:
     """What training and evaluation need besides the model."""
 
-    tokenizer: PreTrainedTokenizerBase
+    reader: Reader
+    """Of the model, its tokenizer among it."""
     examples: Dataset
     """Rows of tokens; a row may hold several examples where train.packing is on."""
     num_examples: int
@@ -46,7 +48,7 @@ def prepare(run: Run) -> Prepared:
     """Makes or loads examples and suites; runs of one process that share them make them once.
 
     Raises:
-        UserError: there is no training example, or none that fits train.max_length.
+        UserError: no causal LM, no training example or none that fits, or an evaluation that can't be asked.
     """
     return _prepare(_Key(run.science["fingerprints"], run.model, run.task, run.train))
 
@@ -70,10 +72,19 @@ class _Key:
 def _prepare(key: _Key) -> Prepared:
     from datasets import Dataset
 
-    tokenizer = key.model.load_tokenizer()
+    config, tokenizer = key.model.load_config(), key.model.load_tokenizer()
     set_template(tokenizer, key.task.chat_template)
+    reader = Reader(tokenizer=tokenizer, context=context_of(config), is_chat=key.task.chat_template is not None)
+    if reader.context is not None and key.train.max_length > reader.context:
+        raise UserError(
+            f"train.max_length must be at most {reader.context}, the context of model {key.model.name}, "
+            f"got {key.train.max_length}"
+        )
     training = tokenize(tokenizer, key.task.train_examples(), max_length=key.train.max_length)
     used = list(training.examples)
+    _check_vocabulary(key.model.name, config, tokenizer, used)
+    suites = key.task.suites()
+    _check(suites, reader)
     if key.train.paradigm == "dpo":
         used = used[: _in_whole_steps(len(used), key.train)]
     rows = Dataset.from_list(used)
@@ -82,13 +93,39 @@ def _prepare(key: _Key) -> Prepared:
 
         rows = packed(rows, key.train.max_length)
     return Prepared(
-        tokenizer=tokenizer,
+        reader=reader,
         examples=rows,
         num_examples=len(used),
         num_dropped=training.num_dropped,
         num_left_over=len(training.examples) - len(used),
-        suites=key.task.suites(),
+        suites=suites,
     )
+
+
+def _check_vocabulary(
+    model: str, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Tokens]
+) -> None:
+    """A token without an embedding breaks a forward pass in the middle of it, on a GPU without a word of why."""
+    largest = max(max(ids, default=0) for each in examples for name, ids in each.items() if name != "labels")  # type: ignore[call-overload]
+    for what, token in {"a token": largest, "its pad token": tokenizer.pad_token_id}.items():
+        if token >= config.get_text_config().vocab_size:
+            raise UserError(
+                f"model {model} must have an embedding for every token, and its tokenizer gives {what} the number "
+                f"{token}, where there are {config.get_text_config().vocab_size}"
+            )
+
+
+def _check(suites: Mapping[str, Mapping[str, Suite | Benchmark]], reader: Reader) -> None:
+    faults: list[str] = []
+    for part, named in suites.items():
+        for name, each in named.items():
+            try:
+                with within(f"task.{part}.{name}"):
+                    check_suite(each, reader) if isinstance(each, Suite) else each.check(reader)
+            except UserError as error:
+                faults += error.sentences
+    if faults:
+        raise UserError(*faults)
 
 
 def _in_whole_steps(number: int, train: TrainSettings) -> int:

@@ -38,7 +38,7 @@ def train_run(
     """
     return train(
         model,
-        prepared.tokenizer,
+        prepared.reader.tokenizer,
         prepared.examples,
         settings,
         run.method,

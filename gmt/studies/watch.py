@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from gmt.records.record import NOWHERE, State
+from gmt.records.record import NOWHERE, RunRecord, State
 from gmt.studies.plan import Plan, PlannedRun
 
 _ENDS = ("done", "failed", "diverged", "stopped")
@@ -90,9 +90,7 @@ class Watch:
         self._pace: dict[str, _Pace] = {}
         left = {planned.run.id for planned in todo}
         others = [planned.record for planned in plan.runs if planned.run.id not in left]
-        self._seconds: list[float] = [
-            record.read("result.json")["seconds"] for record in others if record.state() == "done"
-        ]
+        self._seconds = [seconds for record in others if record.state() == "done" for seconds in _measured(record)]
 
     def look(self, *, final: bool = False) -> None:
         """One round over the records.
@@ -118,7 +116,7 @@ class Watch:
         self._ended[planned.run.id] = state
         self._pace.pop(planned.run.id, None)
         if state == "done":
-            self._seconds.append(planned.record.read("result.json")["seconds"])
+            self._seconds += _measured(planned.record)
         number, total = len(self._ended), len(self._todo)
         ended = Ended(planned=planned, state=state, number=number, total=total, seconds_left=self._seconds_left())
         self._progress.ended(ended)
@@ -170,6 +168,12 @@ class _Pace:
             return None
         seconds, tokens = last["time"] - before["time"], last["train/tokens"] - before["train/tokens"]
         return tokens / seconds if seconds > 0 and tokens > 0 else None
+
+
+def _measured(record: RunRecord) -> list[float]:
+    """The seconds of a run that is done; nothing where an attempt of it was killed."""
+    seconds: float | None = record.read("result.json")["seconds"]
+    return [] if seconds is None else [seconds]
 
 
 def _stamp(planned: PlannedRun) -> float:

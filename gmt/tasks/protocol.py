@@ -59,20 +59,32 @@ class Suite:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class Reader:
+    """What is known of a model before its weights are there: how a prompt reaches it, and how much of it.
+
+    Args:
+        tokenizer: its pad token pads; it has a chat template if the task asks for one.
+        context: the most tokens that the model takes; None where nothing limits them.
+        is_chat: whether prompts are to be put as a user's turn.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    context: int | None
+    is_chat: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked(Reader):
     """What a benchmark is given to work with.
 
     Args:
         model: on any device, in eval mode; it may not be changed.
-        tokenizer: its pad token pads; it has a chat template if the task asks for one.
-        is_chat: whether prompts are to be put as a user's turn.
         scratch: a folder of the benchmark's own that outlives a killed run: what is kept there need not be asked again.
-        on_progress: to be called with the number of answers that are there and the number of all.
+        on_progress: to be called with the number of answers that are there and the number of all, as often as may be:
+            it raises where the run is to end.
     """
 
     model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    is_chat: bool
     scratch: Path
     on_progress: Callable[[int, int], None]
 
@@ -105,8 +117,13 @@ class Benchmark(Protocol):
         """Names what is asked beyond what the settings say, e.g. a file's hash or a version; enters the run id."""
         ...
 
+    def check(self, reader: Reader) -> None:
+        """Refuses with a UserError, before anything is trained, what can't be asked: data that can't be had, a prompt
+        that does not fit."""
+        ...
+
     def evaluate(self, asked: Asked) -> Score:
-        """Asks and scores."""
+        """Asks and scores, once it is checked."""
         ...
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +14,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from gmt.errors import Diverged
 from gmt.training.attachment import Attachment
+from gmt.training.workers import index
 
 OnMetrics = Callable[[int, Mapping[str, float]], None]
 
@@ -23,24 +26,30 @@ _TRAINER_METRICS = {
     "epoch": "train/epoch",
     "num_input_tokens_seen": "train/tokens",
 }
+_PARTS = ("forward_backward", "mask", "optimizer")
+_SUMS = "meter.json"
 
 
 class Meter(TrainerCallback):
     """Times each part of a step and hands on the metrics of every logged one.
 
     A step is forward and backward (with accumulation and clipping), mask, optimizer. Means over the steps since
-    the last log, in seconds. Reading a batch is not in it.
+    the last log, in seconds. Reading a batch is not in it. Sums over the whole training lie in each checkpoint.
+
+    Args:
+        method: at work.
+        on_metrics: called with the step and its metrics.
+        resume: the checkpoint that the training goes on from, if there is one.
     """
 
-    def __init__(self, method: Attachment, on_metrics: OnMetrics):
+    def __init__(self, method: Attachment, on_metrics: OnMetrics, resume: Path | None):
         self._method = method
         self._on_metrics = on_metrics
         self._marks: list[float] = []
-        self._since_log = {"forward_backward": 0.0, "mask": 0.0, "optimizer": 0.0}
+        self._since_log = dict.fromkeys(_PARTS, 0.0)
         self._steps_since_log = 0
-        self.totals = dict(self._since_log)
-        self.density_sum = 0.0
-        self.num_steps = 0
+        nothing = dict.fromkeys((*_PARTS, "density"), 0.0)
+        self.sums: dict[str, float] = nothing if resume is None else json.loads((resume / _SUMS).read_text())
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
         """The first micro-batch of a step is about to run."""
@@ -58,10 +67,9 @@ class Meter(TrainerCallback):
         parts = {"forward_backward": before - begin, "mask": mask, "optimizer": after - before - mask}
         for name, seconds in parts.items():
             self._since_log[name] += seconds
-            self.totals[name] += seconds
+            self.sums[name] += seconds
         self._steps_since_log += 1
-        self.num_steps += 1
-        self.density_sum += facts["density"]
+        self.sums["density"] += facts["density"]
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -91,8 +99,14 @@ class Meter(TrainerCallback):
         if not math.isfinite(metrics["train/loss"]):
             raise Diverged(f"the training loss is {metrics['train/loss']} at step {state.global_step}")
         self._on_metrics(state.global_step, metrics | facts | times)
-        self._since_log = dict.fromkeys(self._since_log, 0.0)
+        self._since_log = dict.fromkeys(_PARTS, 0.0)
         self._steps_since_log = 0
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """The Trainer has written its part of a checkpoint, and the method has not yet made it whole."""
+        assert args.output_dir is not None
+        if index() == 0:
+            (Path(args.output_dir) / f"checkpoint-{state.global_step}" / _SUMS).write_text(json.dumps(self.sums))
 
 
 def _now() -> float:

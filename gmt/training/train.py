@@ -24,24 +24,24 @@ from gmt.training.workers import agreed, gathered
 
 @dataclass(frozen=True, kw_only=True)
 class TrainFacts:
-    """What a training did, in this process: after a resume, times and steps are of the part after it.
+    """What a training did, over all its attempts; steps that a kill threw away are not in it.
 
     Args:
-        num_steps: optimizer steps of the whole training.
-        num_tokens: tokens of the whole training, without padding.
-        timed_steps: optimizer steps in this process, over which the times and the density are means.
+        num_steps: optimizer steps.
+        num_tokens: without padding.
         density: mean fraction of entries that was kept.
         forward_backward_s, mask_s, optimizer_s: mean seconds of a step's parts.
-        peak_memory_bytes: of the GPU if there is one, else the process's resident set.
+        seconds: in optimizer steps altogether, without reading batches, checkpoints and evaluation.
+        peak_memory_bytes: of the GPU if there is one, else of the process's resident set, in this attempt.
     """
 
     num_steps: int
     num_tokens: int
-    timed_steps: int
     density: float
     forward_backward_s: float
     mask_s: float
     optimizer_s: float
+    seconds: float
     peak_memory_bytes: int
 
 
@@ -86,9 +86,9 @@ def train(
     attachment = Attachment(
         method, seed=seed, facts_every=execution.log_every, state=state, is_sharded=execution.is_sharded
     )
-    meter = Meter(attachment, on_metrics)
+    meter = Meter(attachment, on_metrics, resume)
     made = Made(model=model, tokenizer=tokenizer, examples=examples, base=base)
-    trainer = trainer_of(made, settings, seed, execution, [attachment, meter, control])
+    trainer = trainer_of(made, settings, seed, execution, [meter, attachment, control])  # the second ends a checkpoint
     try:
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     except FloatingPointError as error:
@@ -108,15 +108,14 @@ def _refuse_nonfinite(model: PreTrainedModel) -> None:
 
 
 def _facts(state: TrainerState, meter: Meter) -> TrainFacts:
-    steps = max(meter.num_steps, 1)
+    means = {name: total / state.global_step for name, total in meter.sums.items()}
+    seconds = {f"{name}_s": mean for name, mean in means.items() if name != "density"}
     return TrainFacts(
         num_steps=state.global_step,
         num_tokens=int(state.num_input_tokens_seen),
-        timed_steps=meter.num_steps,
-        density=meter.density_sum / steps,
-        forward_backward_s=meter.totals["forward_backward"] / steps,
-        mask_s=meter.totals["mask"] / steps,
-        optimizer_s=meter.totals["optimizer"] / steps,
+        density=means["density"],
+        **seconds,
+        seconds=sum(seconds.values()) * state.global_step,
         peak_memory_bytes=peak_bytes(),
     )
 

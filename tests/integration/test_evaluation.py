@@ -12,7 +12,7 @@ from gmt.runs import prepare
 from gmt.runs.build import Run, build
 from gmt.runs.evaluate import evaluate, folder_of_base
 from gmt.runs.execute import execute
-from gmt.tasks.protocol import Asked, Score
+from gmt.tasks.protocol import Asked, Reader, Score
 from gmt.training.control import Control
 from tests.conftest import CONF
 
@@ -31,6 +31,9 @@ class Counted:
 
     def fingerprint(self) -> str:
         return self.name
+
+    def check(self, reader: Reader) -> None:
+        assert reader.context == 128
 
     def evaluate(self, asked: Asked) -> Score:
         ASKED.append(self.name)

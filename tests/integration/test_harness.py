@@ -44,6 +44,7 @@ def asked(scratch: Path, *, is_chat: bool = False, seen: list[int] | None = None
     told = [] if seen is None else seen
     return Asked(
         model=model,
+        context=model.config.max_position_embeddings,
         tokenizer=tokenizer,
         is_chat=is_chat,
         scratch=scratch,
@@ -102,20 +103,53 @@ def test_choices_are_scored_by_likelihood(tmp_path: Path) -> None:
     [
         ({"task": "gsm9k"}, "lm-eval has no task 'gsm9k'; did you mean"),
         ({"task": "mmlu"}, "data must be null for mmlu, which is several tasks of lm-eval"),
-        ({"metric": "accuracy"}, "lm-eval's gsm8k has no metric 'accuracy'; .*exact_match,flexible-extract"),
+        (
+            {"metric": "accuracy"},
+            "metric must be one that lm-eval has for gsm8k, got 'accuracy' .*exact_match,flexible-extract",
+        ),
+        ({"num_fewshot": 4}, "num_fewshot must be at most 3 for gsm8k, the examples to show, got 4"),
+        ({"num_examples": 4}, "num_examples must be at most 3 for gsm8k, the questions there are, got 4"),
     ],
 )
-def test_an_unknown_task_or_metric_is_named(gsm8k: str, tmp_path: Path, changes: dict[str, str], sentence: str) -> None:
+def test_what_cannot_be_asked_is_refused(gsm8k: str, tmp_path: Path, changes: dict[str, Any], sentence: str) -> None:
     made = benchmark(**{"task": "gsm8k", "metric": "exact_match,strict-match", "data": gsm8k, **changes})
     with pytest.raises(UserError, match=sentence):
-        made.evaluate(asked(tmp_path / "s"))
+        made.check(asked(tmp_path / "s"))
+
+
+@pytest.mark.parametrize(
+    ("rows", "sentence"),
+    [
+        ([{"question": "1 + 1?", "answer": None}], "data must hold an answer to each question, and row 1 of .*gsm8k"),
+        ([{"query": "1 + 1?", "reply": "2"}], "data must be laid out as the hub's dataset of lm-eval's task gsm8k is"),
+    ],
+)
+def test_data_of_another_layout_is_refused(tmp_path: Path, rows: list[dict[str, Any]], sentence: str) -> None:
+    whole = [{"question": "2 + 2?", "answer": "4"}, *rows] if "answer" in rows[0] else rows
+    folder = dataset(tmp_path / "gsm8k", {"train": whole, "test": whole[::-1]})
+    with pytest.raises(UserError, match=sentence):
+        benchmark(task="gsm8k", metric="exact_match,strict-match", data=folder).check(asked(tmp_path / "s"))
+
+
+def test_data_without_its_split_is_refused(tmp_path: Path) -> None:
+    folder = dataset(tmp_path / "gsm8k", {"train": [{"question": "1 + 1?", "answer": "2"}]})
+    with pytest.raises(UserError, match="data must be laid out as the hub's dataset of lm-eval's task gsm8k is"):
+        benchmark(task="gsm8k", metric="exact_match,strict-match", data=folder).check(asked(tmp_path / "s"))
+
+
+@needs_bubblewrap
+def test_a_benchmark_without_examples_takes_none(tmp_path: Path) -> None:
+    folder = dataset(tmp_path / "humaneval", {"test": problems(2)})
+    made = benchmark(task="humaneval", metric="pass@1,create_test", data=folder, num_fewshot=3)
+    with pytest.raises(UserError, match="num_fewshot must be 0 or null for humaneval"):
+        made.check(asked(tmp_path / "s"))
 
 
 def test_data_that_cannot_be_had_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match=r"the data of benchmark gsm8k can't be had .*local folder"):
-        benchmark(task="gsm8k", metric="exact_match,strict-match").evaluate(asked(tmp_path / "s"))
+        benchmark(task="gsm8k", metric="exact_match,strict-match").check(asked(tmp_path / "s"))
 
 
 def test_a_prompt_that_does_not_fit_the_context_is_refused(gsm8k: str, tmp_path: Path) -> None:
@@ -147,7 +181,7 @@ def test_perplexity_is_that_of_the_models_own_loss(tmp_path: Path) -> None:
 def test_no_perplexity_is_taken_beyond_the_context(tmp_path: Path) -> None:
     made = Perplexity(data=data(write(tmp_path, [{"text": "a" * 200}])), column="text", max_length=150, batch_size=2)
     with pytest.raises(UserError, match="max_length must be at most 128, the model's context, got 150"):
-        made.evaluate(asked(tmp_path / "s"))
+        made.check(asked(tmp_path / "s"))
 
 
 def problems(number: int) -> list[dict[str, Any]]:
@@ -183,6 +217,6 @@ def test_without_a_sandbox_nothing_is_run(tmp_path: Path, monkeypatch: pytest.Mo
     sandbox._fault.cache_clear()
     try:
         with pytest.raises(UserError, match=r"bwrap is not on the PATH.*run_untrusted_code_without_sandbox: true"):
-            benchmark(task="humaneval", metric="pass@1,create_test").evaluate(asked(tmp_path / "s"))
+            benchmark(task="humaneval", metric="pass@1,create_test").check(asked(tmp_path / "s"))
     finally:
         sandbox._fault.cache_clear()

@@ -65,7 +65,7 @@ def test_preferences_that_fill_no_step_are_left_over(tmp_path: Path) -> None:
 def gradients(run: Run, tmp_path: Path) -> tuple[dict[str, torch.Tensor], Mapping[str, Any]]:
     """The gradient of the first step, whatever the order of the examples: the batch holds all."""
     prepared, model = prepare(run), run.model.load_model()
-    made = Made(model=model, tokenizer=prepared.tokenizer, examples=prepared.examples, base=run.model.load_model)
+    made = Made(model=model, tokenizer=prepared.reader.tokenizer, examples=prepared.examples, base=run.model.load_model)
     where = Execution(device="cpu", sharding="none", checkpoints=tmp_path / "c", checkpoint_every=9, log_every=1)
     trainer = trainer_of(made, run.train, 1, where, [])
     batch = next(iter(trainer.get_train_dataloader()))
