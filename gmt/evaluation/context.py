@@ -18,13 +18,14 @@ def context_of(config: PreTrainedConfig) -> int | None:
     return context
 
 
-def check_fits(suite: str, num_tokens: int, longest: int) -> None:
+def check_fits(suite: str, num_tokens: int, longest: int, advice: str) -> None:
     """Refuses a prompt.
 
     Args:
         suite: the word for what asks it.
         num_tokens: of the prompt.
         longest: tokens that the context has left beside the answer.
+        advice: what would make it fit.
 
     Raises:
         UserError: there are more.
@@ -32,7 +33,7 @@ def check_fits(suite: str, num_tokens: int, longest: int) -> None:
     if num_tokens > longest:
         raise UserError(
             f"{suite} asks a prompt of {num_tokens} tokens, and the model's context has room for {max(longest, 0)} "
-            "beside the answer; ask with fewer examples (num_fewshot) or for a shorter answer (max_new_tokens)"
+            f"beside the answer; ask {advice}"
         )
 
 
@@ -44,7 +45,7 @@ def check_suite(suite: Suite, reader: Reader) -> None:
     """
     longest = max(len(token_ids(reader, prompt)) for prompt in suite.prompts)
     if reader.context is not None:
-        check_fits(suite.name, longest, reader.context - suite.max_new_tokens)
+        check_fits(suite.name, longest, reader.context - suite.max_new_tokens, "for a shorter one (max_new_tokens)")
 
 
 def token_ids(reader: Reader, prompt: str) -> list[int]:

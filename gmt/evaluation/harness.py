@@ -19,6 +19,7 @@ from gmt.evaluation.context import check_fits
 from gmt.tasks.protocol import Asked, Reader, Score
 from gmt.tasks.rows import Source
 
+_SHORTER = "with fewer examples (num_fewshot) or for a shorter one (max_new_tokens)"
 _RUNS_CODE = ("humaneval", "mbpp")  # a list of names: another task that wants to run code may not
 
 
@@ -152,12 +153,12 @@ def _in_memory(asked: Asked, task: str, batch_size: int) -> Any:
         def generate_until(self, requests: Any, *more: Any, **how: Any) -> Any:
             for prompt, kwargs in (request.args for request in requests):
                 longest = self.max_length - normalize_gen_kwargs(dict(kwargs), self.max_gen_toks)["max_gen_toks"]
-                check_fits(task, len(self.tok_encode(prompt)), longest)
+                check_fits(task, len(self.tok_encode(prompt)), longest, _SHORTER)
             return super().generate_until(requests, *more, **how)
 
         def _loglikelihood_tokens(self, requests: Any, *more: Any, **how: Any) -> Any:
             for _, prompt, continuation in requests:
-                check_fits(task, len(prompt) + len(continuation) - 1, self.max_length)
+                check_fits(task, len(prompt) + len(continuation) - 1, self.max_length, _SHORTER)
             return super()._loglikelihood_tokens(requests, *more, **how)
 
         def _told(self, size: int) -> None:

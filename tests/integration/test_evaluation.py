@@ -7,17 +7,19 @@ from pathlib import Path
 import pytest
 
 from gmt.composition import Composer, hydra_on
-from gmt.errors import RunFailed
+from gmt.errors import Interrupted, RunFailed
 from gmt.runs import prepare
 from gmt.runs.build import Run, build
 from gmt.runs.evaluate import evaluate, folder_of_base
 from gmt.runs.execute import execute
 from gmt.tasks.protocol import Asked, Reader, Score
+from gmt.training.checkpoints import last_whole_checkpoint
 from gmt.training.control import Control
 from tests.conftest import CONF
 
 ASKED: list[str] = []
 BREAKS: set[str] = set()
+STOPS_AT: set[int] = set()  # questions of which number are asked when the run is to end
 
 
 class Counted:
@@ -38,6 +40,7 @@ class Counted:
     def evaluate(self, asked: Asked) -> Score:
         ASKED.append(self.name)
         time.sleep(0.2)
+        asked.on_progress(1, 2)
         if self.name in BREAKS:
             raise RuntimeError("broken")
         return Score(metric="points", value=0.5 if self.is_score else 40.0, answers=[{"prompt": "p", "answer": "a"}])
@@ -47,6 +50,7 @@ class Counted:
 def _forget() -> None:
     ASKED.clear()
     BREAKS.clear()
+    STOPS_AT.clear()
     prepare._prepare.cache_clear()
 
 
@@ -92,6 +96,25 @@ def test_after_a_failure_only_what_is_missing_is_asked(tmp_path: Path) -> None:
     assert ["one", "two", *execute_base[1:], *execute_base] == ASKED
     assert not (record.folder / "evaluation").exists()
     assert record.asking() is None
+
+
+def test_ctrl_c_does_not_wait_for_an_evaluation(tmp_path: Path) -> None:
+    whole = execute(run_of(tmp_path / "whole")).read("result.json")
+    ASKED.clear()
+    prepare._prepare.cache_clear()
+    run, control = run_of(tmp_path), Control(should_stop=lambda: len(ASKED) in STOPS_AT)
+    STOPS_AT.update({2, 6})
+    for _ in STOPS_AT:
+        with pytest.raises(Interrupted, match="while it was evaluated"):
+            execute(run, control)
+    assert last_whole_checkpoint(run.record.checkpoints) is not None
+    result = execute(run, control).read("result.json")
+    assert ASKED == ["one", "two", "two", "text"] * 2
+    assert result["weights_sha256"] == whole["weights_sha256"]
+    assert result["after"] == whole["after"]
+    assert result["training"]["density"] == whole["training"]["density"] == 1
+    assert result["training"]["forward_backward_s"] > 0
+    assert result["seconds"] > 0.2 * len(ASKED)  # of all three attempts: none asked more than four
 
 
 def test_a_perplexity_is_recorded_and_enters_no_mean(tmp_path: Path) -> None:

@@ -67,7 +67,9 @@ def test_mmlu(keep: Keep, tmp_path: Path) -> None:
     assert len(subsets) == 57
     for subset in subsets:
         keep("cais/mmlu", subset, {"test": [question] * (2 if subset == "virology" else 1), "dev": [question]})
-    score = benchmark("mmlu").evaluate(asked(tmp_path / "s"))
+    made, given = benchmark("mmlu"), asked(tmp_path / "s")
+    made.check(given)
+    score = made.evaluate(given)
     assert score.metric == "acc"
     assert len(score.answers) == 58
     assert score.value == pytest.approx(
@@ -83,7 +85,9 @@ def test_big_bench_hard(keep: Keep, tmp_path: Path) -> None:
         keep("SaylorTwift/bbh", subset, {"test": [{"input": "not True is", "target": "False"}]})
     given = asked(tmp_path / "s")
     given.model.config.max_position_embeddings = 16_384  # three worked examples, and a letter is a token of nano
-    score = benchmark("bbh", max_new_tokens=4).evaluate(given)
+    made = benchmark("bbh", max_new_tokens=4)
+    made.check(given)
+    score = made.evaluate(given)
     assert (score.metric, score.value) == ("exact_match", 0.0)
     assert len(score.answers) == 27
     assert all("Let's think step by step" in row["prompt"] for row in score.answers)

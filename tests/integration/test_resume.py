@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,9 +16,9 @@ from tests.processes import wait_for
 SETTINGS = ("task=tiny", "train.num_epochs=8", "record.log_every=2", "record.checkpoint_every=4", "tracking=none")
 
 
-def result(root: Path) -> dict[str, object]:
+def result(root: Path) -> dict[str, Any]:
     path = next(root.glob("runs/*/result.json"))
-    loaded: dict[str, object] = json.loads(path.read_text())
+    loaded: dict[str, Any] = json.loads(path.read_text())
     return loaded
 
 
@@ -48,6 +49,9 @@ def test_a_killed_run_ends_with_the_same_bits(gmt: Gmt, tmp_path: Path, method: 
     a, b = result(tmp_path / "whole"), result(tmp_path / "killed")
     assert a["weights_sha256"] == b["weights_sha256"]
     assert a["after"] == b["after"]
+    assert a["training"]["density"] == b["training"]["density"]
+    assert a["seconds"] > a["train_seconds"] > 0
+    assert b["seconds"] is None  # nobody knows when it was killed
     status = json.loads(next((tmp_path / "killed").glob("runs/*/status.json")).read_text())
     assert status["attempts"] == 2
     lines = next((tmp_path / "killed").glob("runs/*/metrics.jsonl")).read_text().splitlines()

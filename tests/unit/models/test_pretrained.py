@@ -87,6 +87,35 @@ def test_files_that_are_not_whole_are_refused(
         tokenizer_and_base(model)
 
 
+@pytest.mark.parametrize(
+    ("name", "changes", "sentence"),
+    [
+        (
+            "base",
+            {"num_hidden_layers": 3},
+            r"weights of layers that its config does not have, such as model\.layers\.3",
+        ),
+        ("load_config", {"model_type": "bert"}, "a bert that sees what comes after a token"),
+        ("load_config", {"model_type": "t5"}, "must name a causal LM, got .*, which is a t5"),
+        ("load_config", {"model_type": "unheard_of"}, "must name a causal LM that transformers can load"),
+    ],
+)
+def test_another_config_than_that_of_the_weights_is_refused(
+    tmp_path: Path, name: str, changes: dict[str, Any], sentence: str
+) -> None:
+    folder = shutil.copytree(SHIPPED / "nano", tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | changes))
+    with pytest.raises(UserError, match=sentence):
+        getattr(pretrained(path=str(folder)), name)()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="flash-attn may be there")
+def test_an_attention_that_is_not_here_is_named() -> None:
+    with pytest.raises(UserError, match=r"model\.attention must be sdpa or eager here, got flash_attention_2"):
+        pretrained(attention="flash_attention_2").base()
+
+
 def test_a_gguf_file_that_is_none_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "weights.gguf"
     file.write_text("no weights")

@@ -1,0 +1,76 @@
+"""What a run can't do is refused before it begins: no record is made, and the exit code is 2."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from gmt.composition import Composer, hydra_on
+from gmt.errors import UserError
+from gmt.models.pretrained import SHIPPED
+from gmt.runs.build import Run, build
+from gmt.runs.prepare import prepare
+from tests.conftest import CONF, Gmt
+from tests.unit.tasks.test_dataset import write
+
+
+def run_of(root: Path, *overrides: str) -> Run:
+    with hydra_on(str(CONF)):
+        return build(Composer().compose_plain(["task=tiny", "method=sft", f"record.root={root}", *overrides]))
+
+
+def held_out(file: Path) -> list[str]:
+    plain = {
+        "_target_": "gmt.tasks.dataset.HeldOut",
+        "columns": "{prompt: prompt, answer: answer}",
+        "prompt_template": "'{prompt}'",
+        "answer_pattern": "null",
+        "max_new_tokens": "100",
+        "data": f"{{path: {file}, subset: null, revision: null, split: train, num_examples: null, seed: 0}}",
+    }
+    return ["+task.source.mine={" + ", ".join(f"{key}: {value}" for key, value in plain.items()) + "}"]
+
+
+def test_examples_longer_than_the_context_are_not_asked_for(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"train\.max_length must be at most 128, the context of model nano, got 129"):
+        prepare(run_of(tmp_path, "train.max_length=129"))
+    assert prepare(run_of(tmp_path, "train.max_length=128")).reader.context == 128
+
+
+def test_questions_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    file = write(tmp_path, [{"prompt": "a" * 27, "answer": "b"}])
+    prepare(run_of(tmp_path, *held_out(file)))
+    file = write(tmp_path, [{"prompt": "a" * 40, "answer": "b"}])
+    with pytest.raises(
+        UserError, match=r"task\.source\.mine: mine asks a prompt of 41 tokens.* has room for 28 .*for a shorter"
+    ):
+        prepare(run_of(tmp_path, *held_out(file)))
+
+
+def test_a_tokenizer_beyond_the_embeddings_is_refused(tmp_path: Path) -> None:
+    folder = shutil.copytree(SHIPPED / "nano", tmp_path / "model")
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    vocabulary["e"] = 10_000
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(UserError, match=r"must have an embedding for every token, .* gives a token the number 10000"):
+        prepare(run_of(tmp_path, f"model.path={folder}"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["resources.device=cuda"], "error: resources.device must be cpu or auto here, got cuda"),
+        (["train.max_length=4096"], "error: train.max_length must be at most 128"),
+        (
+            ["+benchmark@task.target.gsm=gsm8k", "task.target.gsm.task=gsm9k"],
+            "error: task.target.gsm: lm-eval has no task 'gsm9k'",
+        ),
+    ],
+)
+def test_it_costs_no_record(gmt: Gmt, tmp_path: Path, overrides: list[str], sentence: str) -> None:
+    ended = gmt("run", "task=tiny", "tracking=none", *overrides, "--config-dir", str(CONF))
+    assert ended.returncode == 2, ended.stderr
+    assert sentence in ended.stderr
+    assert not list((tmp_path / "gmt-results" / "runs").glob("*/config.json"))
