@@ -81,15 +81,13 @@ def _sweep(rest: Sequence[str]) -> None:
 
 
 def _hydra_app(name: str, rest: Sequence[str]) -> None:
-    """Hands over to Hydra; its errors come back as exceptions instead of its own exit."""
+    """Hands over to Hydra; its errors come back as ours instead of its own exit."""
     import hydra
     from hydra.core.hydra_config import HydraConfig
-    from hydra.errors import HydraException
     from hydra.types import RunMode
-    from omegaconf.errors import OmegaConfBaseException
 
     from gmt.commands.run import run_job
-    from gmt.composition import CONFIG_NAME, VERSION_BASE, config_dir, explain
+    from gmt.composition import CONFIG_NAME, VERSION_BASE, config_dir, user_errors
 
     os.environ["HYDRA_FULL_ERROR"] = "1"
     # Hydra's parser wants its flags before all overrides; users shouldn't have to.
@@ -107,10 +105,8 @@ def _hydra_app(name: str, rest: Sequence[str]) -> None:
             return None
 
     app = hydra.main(version_base=VERSION_BASE, config_path=str(config_dir()), config_name=CONFIG_NAME)(job)
-    try:
+    with user_errors():
         app()
-    except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(explain(error)) from error
     for failure in failures:
         raise failure
 

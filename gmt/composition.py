@@ -31,6 +31,7 @@ from gmt.errors import UserError, choices
 
 CONFIG_NAME = "config"
 VERSION_BASE = "1.3"
+_GROUP_OF_NO_NAME = "Config group override must be"  # Hydra's ValueError
 
 
 def config_dir() -> Path:
@@ -233,6 +234,10 @@ def user_errors() -> Iterator[None]:
         yield
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(explain(error)) from error
+    except ValueError as error:
+        if not str(error).startswith(_GROUP_OF_NO_NAME):
+            raise
+        raise UserError("a config group must be set to the name of one of its files, and left out by ~GROUP") from error
 
 
 def explain(error: HydraException | OmegaConfBaseException) -> str:
@@ -245,8 +250,12 @@ def explain(error: HydraException | OmegaConfBaseException) -> str:
         return f"{error.full_key} is missing; set it with {error.full_key}=VALUE"
     if isinstance(error, ConfigCompositionException) and isinstance(cause, ConfigAttributeError | ConfigKeyError):
         return _unknown_key(error, cause)
-    text = str(error).strip().split("\n")
-    return re.sub(r"\s+", " ", " ".join(text[:2])).strip()
+    lines = str(error).strip().split("\n")
+    if lines[0].startswith("Ambiguous value"):
+        return (
+            f"{lines[0]}: write a text with commas as KEY=\\'A,B\\', a list as KEY=[A,B]; several runs need --multirun"
+        )
+    return re.sub(r"\s+", " ", " ".join(lines[:2])).strip()
 
 
 def _unknown_key(error: ConfigCompositionException, cause: ConfigAttributeError | ConfigKeyError) -> str:

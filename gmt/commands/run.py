@@ -69,7 +69,7 @@ def _run_and_tell(run: Run, config: Mapping[str, Any]) -> RunRecord:
         say(f"run {run.id} is done already: {run.record.folder}\n`gmt show {run.id}` shows it")
         return run.record
     tracking = settings_of("tracking", TrackingSettings, config["tracking"])
-    say(f"run {run.id}: {name} on {run.task.name}, recorded in {run.record.folder}")
+    say(f"run {run.id}: {name} on {run.task.name}")
     with _told(run, tracking, name):
         try:
             record = _stoppable(run)
@@ -81,7 +81,7 @@ def _run_and_tell(run: Run, config: Mapping[str, Any]) -> RunRecord:
     result = record.read("result.json")
     for part in ("target", "source"):
         say(f"{part}: {result['before'][part]['mean']:.1%} -> {result['after'][part]['mean']:.1%}")
-    say(f"done{took(result['seconds'])}; `gmt show {run.id}` shows all of it")
+    say(f"done{took(result['seconds'])}; recorded in {record.folder}, `gmt show {run.id}` shows all of it")
     return record
 
 

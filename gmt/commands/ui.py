@@ -11,6 +11,7 @@ from gmt.commands.terminal import say
 from gmt.composition import Composer, hydra_on
 from gmt.errors import UserError
 from gmt.runs.build import settings_of
+from gmt.runs.settings import RecordSettings
 from gmt.tracking.settings import TrackingSettings
 
 _HOST = "127.0.0.1"
@@ -27,6 +28,7 @@ def serve(overrides: Sequence[str], config_dir: str | None, port: int | None) ->
     """
     with hydra_on(config_dir):
         config = Composer().compose_plain(overrides)
+    settings_of("record", RecordSettings, config["record"])  # the store of conf/tracking/sqlite lies below its root
     tracking = settings_of("tracking", TrackingSettings, config["tracking"])
     if tracking.uri is None:
         raise UserError("gmt ui needs tracking.uri, got null (tracking=none)")

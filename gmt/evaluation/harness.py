@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import metadata, util
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -63,8 +64,8 @@ class HarnessBenchmark:
         settings.boolean("run_untrusted_code_without_sandbox", self.run_untrusted_code_without_sandbox)
         if util.find_spec("lm_eval") is None:
             raise UserError(f"benchmark {self.task} needs lm-eval: pip install 'gmt-lab[eval]'")
-        if self.data is not None:
-            self._source()
+        if self.data is not None and not Path(self.data).expanduser().is_dir():
+            raise UserError(f"data must be null or a folder of this machine, got {self.data!r}, which is none")
 
     @property
     def is_score(self) -> bool:
@@ -133,7 +134,13 @@ class HarnessBenchmark:
         return code_runner(self._runs_code, without_sandbox=self.run_untrusted_code_without_sandbox)
 
     def _source(self) -> Source:
-        return Source(setting="data", path=str(self.data), subset=None, revision=None, split="test")
+        return Source(
+            setting="data",
+            path=str(Path(str(self.data)).expanduser().absolute()),
+            subset=None,
+            revision=None,
+            split="test",
+        )
 
 
 @lru_cache(maxsize=1)

@@ -52,4 +52,6 @@ def download(repo: str, revision: str, *, with_code: bool) -> Path:
             f"{named}: the hub can't be reached and its files aren't in the cache; model.path may be a local folder"
         ) from error
     except HfHubHTTPError as error:
-        raise UserError(f"{named}: the hub answers {error.response.status_code}; try again later") from error
+        code = error.response.status_code
+        advice = "HF_TOKEN must hold a token that may read it" if code in (401, 403) else "try again later"
+        raise UserError(f"{named}: the hub answers {code}; {advice}") from error

@@ -173,7 +173,7 @@ def _check_folder(path: str, folder: Path) -> None:
     missing = [what for what, pattern in _PARTS.items() if not any(folder.glob(pattern))]
     if missing:
         raise UserError(
-            f"model.path must be a model folder with {', '.join(_PARTS)}; {path!r} has no {', '.join(missing)}"
+            f"model.path must be a model folder with {', '.join(_PARTS)}; {path!r} lacks {', '.join(missing)}"
         )
 
 

@@ -115,7 +115,8 @@ class DatasetTask:
         answers = []
         for name in ("chosen", "rejected"):
             value = row.get(self.columns[name])
-            last = _turns(value, where)[-1] if value and not isinstance(value, str) else _turn("assistant", value or "")
+            is_text = isinstance(value, str) or not value
+            last = _turn("assistant", _unicode(value or "", where)) if is_text else _turns(value, where)[-1]
             if last["role"] != "assistant" or not last["content"].strip():
                 raise UserError(f"{where} must hold a {name} answer in column {self.columns[name]!r}, and has none")
             answers.append(self._completion(last["content"]))
@@ -250,7 +251,18 @@ def _text(row: Mapping[str, Any], column: str, where: str) -> str:
     value = row.get(column)
     if not isinstance(value, str) or not value.strip():
         raise UserError(f"{where} must hold a text in column {column!r}, got {value!r}")
-    return value
+    return _unicode(value, where)
+
+
+def _unicode(text: str, where: str) -> str:
+    """JSON may hold half of a surrogate pair, which no tokenizer takes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{where} must hold Unicode text, and has a lone surrogate at character {error.start}"
+        ) from error
+    return text
 
 
 def _turns(value: Any, where: str) -> list[Message]:
@@ -261,7 +273,7 @@ def _turns(value: Any, where: str) -> list[Message]:
             raise UserError(
                 f"{where} must hold turns with a role of {', '.join(_ROLES)} and a content, got {dict(turn)}"
             )
-    return [_turn(turn["role"], turn["content"]) for turn in value]
+    return [_turn(turn["role"], _unicode(turn["content"], where)) for turn in value]
 
 
 def _turn(role: str, content: str) -> Message:

@@ -47,6 +47,11 @@ class Source:
         settings.text(f"{self.setting}.split", self.split)
         here = self.local()
         if here is None:
+            if self.revision is None:
+                raise UserError(
+                    f"{self.setting}.path must be a file or folder of this machine, or a hub id with "
+                    f"{self.setting}.revision, got {self.path!r}, which is not here, and no revision"
+                )
             settings.text(f"{self.setting}.revision", self.revision)
             return
         if self.revision is not None:
@@ -89,13 +94,18 @@ class Source:
             return list(_jsonl(here))
         found: Sequence[Mapping[str, Any]] = self._load(here)
         if len(found) == 0:
-            raise UserError(f"{self.setting}.path must hold at least one row, got {self.path!r}, which has none")
+            raise UserError(self._no_row())
         return found
+
+    def _no_row(self) -> str:
+        return f"{self.setting}.path must hold at least one row, got {self.path!r}, which has none"
 
     def _load(self, here: Path | None) -> Any:
         from datasets import load_dataset
         from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 
+        if here is not None and here.is_file() and not here.stat().st_size:
+            raise UserError(self._no_row())
         try:
             if here is not None and here.is_file():
                 return load_dataset(_FILES[here.suffix], data_files=str(here), split="train")
@@ -107,6 +117,8 @@ class Source:
             ) from error
         except (ValueError, DatasetGenerationError, ConnectionError, FileNotFoundError) as error:
             reason = " ".join(str(error.__cause__ or error).split())
+            if reason.endswith("corresponds to no data!"):
+                raise UserError(self._no_row()) from error
             raise UserError(f"{self.setting} can't load {self.path!r}: {reason[:300]}") from error
 
 

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.conftest import CONF, Gmt
 
@@ -35,6 +36,16 @@ CASES = [
     ),
     (["sweep", "study=quickstart", "method.mask_ratio=0.5,0.50"], "the same run stands in the study 2 times"),
     (["sweep", "study=quickstart", "train.max_length=3"], "train.max_length must leave a training example"),
+    (["run", "train.max_length=129"], "train.max_length must be at most 128, the context of model nano, got 129"),
+    (
+        ["run", "+benchmark@task.target.gsm=gsm8k", "task.target.gsm.task=gsm9k"],
+        "task.target.gsm: lm-eval has no task 'gsm9k'; did you mean",
+    ),
+    (["run", "record.root=/dev/null"], "record.root must be a folder that can be written, got '/dev/null'"),
+    (["ui", "record.root=/dev/null"], "record.root must be a folder that can be written, got '/dev/null'"),
+    (["run", "search=null"], "a config group must be set to the name of one of its files"),
+    (["plan", "study=quickstart", "search=null"], "a config group must be set to the name of one of its files"),
+    (["run", "task.metric=acc,none"], r"write a text with commas as KEY=\'A,B\'"),
     (["show", "123"], "no run below"),
     (["report", "study=quickstart"], "has no finished run to report on"),
 ]
@@ -47,6 +58,14 @@ def test_one_sentence_and_exit_code_two(gmt: Gmt, tmp_path: Path, arguments: lis
     assert sentence in done.stderr
     assert "Traceback" not in done.stderr
     assert all(line.startswith("error: ") for line in done.stderr.splitlines())
+    assert not list(tmp_path.glob("gmt-results/runs/*"))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU to be had")
+def test_a_gpu_that_is_not_there_costs_no_record(gmt: Gmt, tmp_path: Path) -> None:
+    done = gmt("run", "resources.device=cuda", "tracking=none")
+    assert done.returncode == 2
+    assert done.stderr == "error: resources.device must be cpu or auto here, got cuda: torch finds no GPU\n"
     assert not list(tmp_path.glob("gmt-results/runs/*"))
 
 

@@ -48,7 +48,7 @@ def test_without_a_network_only_what_is_in_the_cache_is_there(cache: Path, path:
 def test_a_hub_model_without_safetensors_is_refused(cache: Path) -> None:
     snapshot = cache / "snapshots" / COMMIT
     (snapshot / "model.safetensors").rename(snapshot / "pytorch_model.bin")
-    with pytest.raises(UserError, match=r"has no \*.safetensors"):
+    with pytest.raises(UserError, match=r"lacks \*.safetensors"):
         pretrained(path=REPO, revision=COMMIT).base()
 
 

@@ -58,7 +58,7 @@ def test_independent_faults_are_shown_together(config: dict[str, Any]) -> None:
     [
         ("model", "path", "./nowhere", "is no folder"),
         ("model", "path", "shipped:nanoo", "did you mean 'nano'"),
-        ("model", "path", ".", r"has no config\.json"),
+        ("model", "path", ".", r"lacks config\.json"),
         ("task", "_target_", "gmt.tasks.nothing.Task", "names no class"),
         ("train", "precision", "fp8", "must be one of fp32, bf16"),
         ("resources", "device", "tpu", "must be one of auto, cpu, cuda"),

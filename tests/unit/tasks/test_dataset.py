@@ -195,12 +195,25 @@ def test_held_out_answers_are_found_by_their_pattern(tmp_path: Path) -> None:
         (['{"question": "a", "a": "b"}'], r"has no column q; it has question, a"),
         (['{"q": "a", "a": "b"}', '{"q": "a", "a": 5}'], r"row 2 must hold a text in column 'a', got 5"),
         (['{"q": "a", "a": " "}'], "row 1 must hold a text in column 'a'"),
+        (['{"q": "a", "a": "b\\ud800"}'], "row 1 must hold Unicode text, and has a lone surrogate at character 1"),
     ],
 )
 def test_a_wrong_row_is_named(tmp_path: Path, lines: list[str], sentence: str) -> None:
     (tmp_path / "rows.jsonl").write_text("".join(line + "\n" for line in lines))
     with pytest.raises(UserError, match=sentence):
         task(str(tmp_path / "rows.jsonl")).train_examples()
+
+
+@pytest.mark.parametrize("text", ["", "[]"])
+def test_a_json_file_without_a_row_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "rows.json").write_text(text)
+    with pytest.raises(UserError, match=r"task\.data\.path must hold at least one row, got .*rows\.json"):
+        task(str(tmp_path / "rows.json")).train_examples()
+
+
+def test_a_path_that_is_neither_here_nor_a_hub_id_with_a_revision() -> None:
+    with pytest.raises(UserError, match=r"hub id with task\.data\.revision, got 'data', which is not here"):
+        task("data")
 
 
 @pytest.mark.parametrize(
@@ -226,7 +239,8 @@ def test_a_preference_without_a_rejected_answer_is_named(tmp_path: Path, missing
         ({"columns": {"messages": "q"}}, r"task\.chat_template must not be null"),
         ({"target": {}}, r"task\.target must name at least one evaluation"),
         ({"source": {"sums": {"family": "sums"}}}, "must be an evaluation with a _target_"),
-        ({"data": data("rows.csv")}, r"task\.data\.revision must be a text"),
+        ({"data": data("rows.csv")}, r"hub id with task\.data\.revision, got 'rows.csv'"),
+        ({"data": data("a/b", revision=3)}, r"task\.data\.revision must be a text"),
         ({"data": data("./rows.csv")}, "must be a file or folder, got './rows.csv', which is none"),
         ({"data": data("rows.jsonl", revision="main")}, "must be null for local data"),
         ({"data": {"path": "x"}}, r"task\.data must hold exactly"),
