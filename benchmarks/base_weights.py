@@ -43,6 +43,7 @@ def _model(path: str) -> PretrainedModel:
 
 def _worker(shared: bool, folder: str, here: Any, others: Any) -> None:
     """Loads a base, and then what each of some runs trains; tells of its memory while the other has a base too."""
+    torch.set_num_threads(1)  # as a run has it: two workers on two cores
     model = _model(folder)
 
     def load() -> Any:

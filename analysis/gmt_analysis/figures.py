@@ -66,3 +66,10 @@ def as_svg(figure: Figure) -> str:
     figure.savefig(buffer, format="svg", metadata={"Date": None})
     text = buffer.getvalue()
     return text[text.index("<svg") :]
+
+
+def as_pdf(figure: Figure) -> bytes:
+    """The figure as a PDF for a paper, the same bytes each time."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="pdf", metadata={"CreationDate": None})
+    return buffer.getvalue()

@@ -12,7 +12,8 @@ from gmt.errors import UserError
 from gmt.records.record import write_whole
 from gmt.studies.plan import Plan, Tuned
 from gmt.tracking.table import read_table
-from gmt_analysis.figures import as_svg, score_against_ratio
+from gmt_analysis.figures import as_pdf, as_svg, score_against_ratio
+from gmt_analysis.findings import Findings, as_table, findings
 from gmt_analysis.statistics import CONFIDENCE, summarise
 
 _FEW_SEEDS = 5
@@ -38,7 +39,7 @@ def write_report(plan: Plan) -> list[Path]:
     """Writes the report of a study from its run records; what is missing is said in it.
 
     Returns:
-        The page first, then the CSV files: one row a run, and the means.
+        The page first, then the numbers behind it as CSV and LaTeX, and its figures as PDF.
 
     Raises:
         UserError: no run of the study is done.
@@ -52,27 +53,47 @@ def write_report(plan: Plan) -> list[Path]:
         )
     if not (table["state"] == "done").any():
         raise UserError(f"study {plan.study.name} has no finished run to report on; run `gmt sweep` with it first")
-    summary = summarise(table, [*_SCORES, *_COSTS, *_BEFORE, "source_after", "density_asked"])
+    columns = [*_SCORES, *_COSTS, *_BEFORE, "source_after", "density_asked"]
+    summary = summarise(table, columns, bootstrapped=("target_after", "forgetting"))
+    found = findings(table, baseline=plan.study.baseline, margin=plan.study.margin)
+    figures = {
+        "target": score_against_ratio(
+            summary, "target_after", title="Target score", unit="exact match after training, %"
+        ),
+        "forgetting": score_against_ratio(
+            summary, "forgetting", title="Forgetting", unit="source score lost, percentage points"
+        ),
+    }
     folder = plan.folder / "report"
     folder.mkdir(parents=True, exist_ok=True)
-    page, runs, means = folder / "index.html", folder / "runs.csv", folder / "means.csv"
-    write_whole(page, _page(plan, table, summary))
-    write_whole(runs, table.to_csv(index=False))
-    write_whole(means, summary.to_csv(index=False))
-    return [page, runs, means]
+    texts = {
+        "index.html": _page(plan, table, summary, found, [as_svg(figure) for figure in figures.values()]),
+        "runs.csv": table.to_csv(index=False),
+        "means.csv": summary.to_csv(index=False),
+        "means.tex": _latex(summary),
+        "differences.csv": pd.concat([f.to_baseline.assign(measure=f.measure.column) for f in found]).to_csv(
+            index=False
+        ),
+    }
+    for name, text in texts.items():
+        write_whole(folder / name, text)
+    for name, figure in figures.items():
+        (folder / f"{name}.pdf").write_bytes(as_pdf(figure))
+    return [folder / name for name in (*texts, *(f"{name}.pdf" for name in figures))]
 
 
-def _page(plan: Plan, table: pd.DataFrame, summary: pd.DataFrame) -> str:
-    figures = [
-        score_against_ratio(summary, "target_after", title="Target score", unit="exact match after training, %"),
-        score_against_ratio(summary, "forgetting", title="Forgetting", unit="source score lost, percentage points"),
-    ]
+def _page(
+    plan: Plan, table: pd.DataFrame, summary: pd.DataFrame, found: Sequence[Findings], figures: Sequence[str]
+) -> str:
     template = Environment(loader=PackageLoader("gmt_analysis", "."), autoescape=True).get_template("report.html.j2")
     done = table[table["state"] == "done"]
     return template.render(
         study=plan.study,
         made=time.strftime("%Y-%m-%d %H:%M"),
-        figures=[as_svg(figure) for figure in figures],
+        figures=figures,
+        findings=[(f.measure.name, f.sentences, _differences(f)) for f in found],
+        baseline=plan.study.baseline,
+        margin=f"{100 * plan.study.margin:g}",
         base=_base(summary),
         scores=_html_table(summary, _SCORES),
         costs=_html_table(summary, _COSTS),
@@ -104,6 +125,47 @@ def _html_table(summary: pd.DataFrame, columns: Mapping[str, str]) -> str:
         for _, row in summary.iterrows()
     )
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _differences(found: Findings) -> str:
+    if found.to_baseline.empty:
+        return ""
+    head = ("Arm", "Task", "Mask ratio", "n", "Difference, points", "p (Holm)", "In words")
+    body = "".join(
+        f"<tr><td>{html.escape(str(row['arm']))}</td><td>{html.escape(str(row['task']))}</td>"
+        f"<td>{'' if pd.isna(row['mask_ratio']) else format(row['mask_ratio'], 'g')}</td><td>{row['n']}</td>"
+        f"<td>{row['difference']:+.1f}{_bounds(row)}</td>"
+        f"<td>{'' if pd.isna(row['p_holm']) else format(row['p_holm'], '.3g')}</td><td>{row['words']}</td></tr>"
+        for row in as_table(found).to_dict("records")
+    )
+    return f"<table><thead><tr>{''.join(f'<th>{name}</th>' for name in head)}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _bounds(row: Mapping[str, float]) -> str:
+    return "" if pd.isna(row["low"]) else f" <small>[{row['low']:+.1f}, {row['high']:+.1f}]</small>"
+
+
+def _latex(summary: pd.DataFrame) -> str:
+    """The scores as a table of booktabs: means with the half width of their t interval."""
+    columns = {c: name for c, name in _SCORES.items() if summary[c].notna().any()}
+    rows = [
+        [row["arm"], row["task"], "" if pd.isna(row["mask_ratio"]) else f"{row['mask_ratio']:g}", row["n"]]
+        + [_plus_minus(row, column) for column in columns]
+        for row in summary.to_dict("records")
+    ]
+    heads = [name.replace("%", "\\%") for name in ("Arm", "Task", "Mask ratio", "n", *columns.values())]
+    shown = pd.DataFrame(rows, columns=heads).astype(str)
+    shown = shown.map(lambda text: text.replace("_", "\\_"))
+    return str(shown.style.hide(axis="index").to_latex(hrules=True, column_format="ll" + "r" * (shown.shape[1] - 2)))
+
+
+def _plus_minus(row: Mapping[str, float], column: str) -> str:
+    mean, high = row[column], row[f"{column}_high"]
+    factor, digits, _ = _shown(column)
+    if pd.isna(mean):
+        return ""
+    half = "" if pd.isna(high) else f" \\pm {factor * (high - mean):.{digits}f}"
+    return f"${factor * mean:.{digits}f}{half}$"
 
 
 def _cell(row: "pd.Series[float]", column: str) -> str:

@@ -8,6 +8,7 @@ import pandas as pd
 from scipy import stats
 
 CONFIDENCE = 0.95
+_RESAMPLES = 9999
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,12 +39,36 @@ def mean_interval(values: Sequence[float]) -> Mean:
     return Mean(mean=mean, low=mean - half, high=mean + half, n=len(x))
 
 
-def summarise(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+def bootstrap_interval(values: Sequence[float]) -> tuple[float, float]:
+    """The two-sided 95 % bootstrap interval of the mean (BCa: Efron, 1987), drawn by a fixed seed.
+
+    It assumes no normal distribution, and is too narrow for few values: over five seeds read the t interval first.
+
+    Returns:
+        The bounds; NaN for fewer than two values.
+
+    Raises:
+        ValueError: there is no value, or one is not finite.
+    """
+    x = np.asarray(values, dtype=float)
+    mean = mean_interval(values).mean
+    if len(x) == 1:
+        return float("nan"), float("nan")
+    if not np.ptp(x):
+        return mean, mean
+    found = stats.bootstrap(
+        (x,), np.mean, confidence_level=CONFIDENCE, n_resamples=_RESAMPLES, rng=np.random.default_rng(0)
+    )
+    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+
+
+def summarise(table: pd.DataFrame, columns: Sequence[str], *, bootstrapped: Sequence[str] = ()) -> pd.DataFrame:
     """Means over seeds: a row for each arm, task and mask ratio, with `COLUMN`, `COLUMN_low`, `_high` and `n`.
 
     Args:
         table: the typed table of a study; only finished runs count.
         columns: what to average; a column that holds nothing for a group gives NaN.
+        bootstrapped: those of them for which `COLUMN_boot_low` and `COLUMN_boot_high` are computed too.
     """
     done = table[table["state"] == "done"]
     rows = []
@@ -54,5 +79,8 @@ def summarise(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
             nothing = Mean(mean=float("nan"), low=float("nan"), high=float("nan"), n=0)
             mean = mean_interval(values) if values else nothing
             row |= {column: mean.mean, f"{column}_low": mean.low, f"{column}_high": mean.high}
+            if column in bootstrapped:
+                low, high = bootstrap_interval(values) if values else (float("nan"), float("nan"))
+                row |= {f"{column}_boot_low": low, f"{column}_boot_high": high}
         rows.append(row)
     return pd.DataFrame(rows)

@@ -29,6 +29,9 @@ class StudySettings:
         shared: settings of every arm: override key -> value, or a list of values to cross.
         arms: arm -> its own settings, likewise; they win over shared ones.
         tuning: see gmt.studies.tuning.TuningSettings; None compares at the settings that are given.
+        baseline: the arm that the report holds the others against.
+        margin: a difference of scores below this does not matter to the question: what equivalence is tested within. A
+            fraction in (0, 1).
         provenance: of a study that replicates another: setting -> `verified` (read in its source), `secondary` (told by
             others) or `guessed`; None for a study of its own.
     """
@@ -38,11 +41,15 @@ class StudySettings:
     shared: Mapping[str, Any]
     arms: Mapping[str, Mapping[str, Any]]
     tuning: Mapping[str, Any] | None = None
+    baseline: str = "sft"
+    margin: float = 0.02
     provenance: Mapping[str, str] | None = None
 
     def __post_init__(self) -> None:
         settings.text("study.name", self.name)
         settings.text("study.question", self.question)
+        settings.text("study.baseline", self.baseline)
+        settings.number("study.margin", self.margin, "must lie in (0, 1)", low=0, high=1, open_low=True)
         if not isinstance(self.arms, Mapping) or not self.arms:
             raise UserError(f"study.arms must name at least one arm, got {self.arms!r}")
         for arm, axes in self.arms.items():

@@ -59,6 +59,12 @@ def test_a_study_runs_is_tracked_reported_and_not_run_again(gmt: Gmt, tmp_path: 
         "http://creativecommons.org", ""
     )
     assert "What this can't say" in page
+    assert "tiny: target score of gmt against sft: " in page
+    folder = tmp_path / "gmt-results/studies/tiny/report"
+    assert r"\toprule" in (folder / "means.tex").read_text()
+    assert (folder / "target.pdf").read_bytes().startswith(b"%PDF")
+    differences = (folder / "differences.csv").read_text().splitlines()
+    assert differences[0] == "arm,task,mask_ratio,difference,low,high,n,p,p_holm,measure"
     assert {f.path for f in client.list_artifacts(parent.info.run_id, "report")} >= {"report/index.html"}
 
     one_more = gmt("sweep", *STUDY, "seed=1,3", "hydra/launcher=basic")

@@ -1,0 +1,141 @@
+"""What the tests of a study say, in words that follow them: no difference shown is not no difference."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from gmt_analysis.comparison import ALPHA, POWER, Verdict, differences, over_tasks, sensitivity
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measure:
+    """A column that is compared: in fractions, shown in percentage points."""
+
+    column: str
+    name: str
+    more_is_better: bool
+
+
+MEASURES = (
+    Measure(column="target_after", name="target score", more_is_better=True),
+    Measure(column="forgetting", name="forgetting", more_is_better=False),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Findings:
+    """What is shown of one measure.
+
+    Args:
+        measure: of which.
+        sentences: what the tests say, and what they could have seen.
+        to_baseline: from `differences`; empty without a baseline.
+        in_common: from `over_tasks`; empty for one task.
+        verdicts: from `sensitivity`.
+    """
+
+    measure: Measure
+    sentences: tuple[str, ...]
+    to_baseline: pd.DataFrame
+    in_common: pd.DataFrame
+    verdicts: tuple[Verdict, ...]
+
+
+def findings(table: pd.DataFrame, *, baseline: str, margin: float) -> list[Findings]:
+    """Of each of MEASURES.
+
+    Args:
+        table: the typed table of a study.
+        baseline: the arm that all are held against.
+        margin: a smaller difference of scores does not matter; a fraction.
+    """
+    return [_of(table, measure, baseline, margin) for measure in MEASURES]
+
+
+def as_table(found: Findings) -> pd.DataFrame:
+    """The differences to the baseline with what they are called, for a page: in percentage points."""
+    rows = found.to_baseline
+    shown = rows[["arm", "task", "mask_ratio", "n"]].assign(
+        **{name: 100 * rows[name] for name in ("difference", "low", "high")},
+        p_holm=rows["p_holm"],
+        words=[_direction(row, found.measure) for row in rows.to_dict("records")],
+    )
+    return shown.reset_index(drop=True)
+
+
+def _of(table: pd.DataFrame, measure: Measure, baseline: str, margin: float) -> Findings:
+    done = table[(table["state"] == "done") & table[measure.column].notna()]
+    has_baseline = baseline in set(done["arm"]) and done["arm"].nunique() > 1
+    pairs = differences(table, measure.column, baseline=baseline) if has_baseline else pd.DataFrame()
+    several = has_baseline and done["task"].nunique() > 1
+    common = over_tasks(table, measure.column, baseline=baseline) if several else pd.DataFrame()
+    verdicts = sensitivity(table, measure.column, margin=margin, more_is_better=measure.more_is_better)
+    sentences = [
+        *_on_baseline(pairs, measure, baseline),
+        *_on_tasks(common, measure, baseline),
+        *(_on_ratios(verdict, measure) for verdict in verdicts),
+    ]
+    return Findings(
+        measure=measure,
+        sentences=tuple(sentences),
+        to_baseline=pairs,
+        in_common=common,
+        verdicts=tuple(verdicts),
+    )
+
+
+def _on_baseline(pairs: pd.DataFrame, measure: Measure, baseline: str) -> list[str]:
+    sentences = []
+    for (arm, task), group in pairs.groupby(["arm", "task"], sort=False) if len(pairs) else ():
+        rows = group.to_dict("records")
+        if len(rows) == 1:
+            (row,) = rows
+            size = "" if np.isnan(row["low"]) else f" ({_points(row)})"
+            sentences.append(f"{task}: {measure.name} of {arm} against {baseline}: {_direction(row, measure)}{size}.")
+            continue
+        counts = {words: [r["mask_ratio"] for r in rows if _direction(r, measure) == words] for words in _WORDS}
+        told = [f"{words} at {_listed(ratios)}" for words, ratios in counts.items() if ratios]
+        sentences.append(f"{task}: {measure.name} of {arm} against {baseline}: {'; '.join(told)}.")
+    return sentences
+
+
+def _on_tasks(common: pd.DataFrame, measure: Measure, baseline: str) -> list[str]:
+    if common.empty:
+        return []
+    told = [f"{row['choice']} {_points(row)}" for row in common.to_dict("records") if row["p_holm"] < ALPHA]
+    shown = "; ".join(told) if told else "no difference is shown"
+    return [f"Over all tasks, by a mixed model, {measure.name} less that of {baseline}: {shown}."]
+
+
+def _on_ratios(verdict: Verdict, measure: Measure) -> str:
+    index = "" if np.isnan(verdict.index) else f"; the range over ratios is {verdict.index:.1f} seed deviations"
+    could = (
+        f". With {verdict.num_seeds} seeds a difference of {100 * verdict.detectable:.1f} points is found with a power "
+        f"of {POWER:.0%}"
+        if np.isfinite(verdict.detectable)
+        else ""
+    )
+    several = f" over {verdict.num_ratios} ratios" if verdict.num_ratios > 1 else ""
+    return f"{verdict.task}: {measure.name} of {verdict.arm}{several}: {verdict.words}{index}{could}."
+
+
+_BETTER, _WORSE, _NONE = "better", "worse", "no difference shown"
+_WORDS = (_BETTER, _WORSE, _NONE)
+
+
+def _direction(row: Mapping[str, float], measure: Measure) -> str:
+    if not row["p_holm"] < ALPHA:
+        return _NONE
+    return _BETTER if (row["difference"] > 0) == measure.more_is_better else _WORSE
+
+
+def _points(row: Mapping[str, float]) -> str:
+    return f"{100 * row['difference']:+.1f} points [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]"
+
+
+def _listed(ratios: list[float]) -> str:
+    return ", ".join(f"{ratio:g}" for ratio in ratios)

@@ -1,0 +1,119 @@
+"""How soon a study's records are a typed table, beside mlflow.search_runs on an sqlite store of the same runs.
+
+The runs are made up; their records hold what a finished run's hold but for weights and answers.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from mlflow.entities import Metric, Param
+from mlflow.tracking import MlflowClient
+from report import publish, table
+
+from gmt.records.record import RunRecord
+from gmt.tracking.mlflow_run import _flat
+from gmt.tracking.sqlite import writes_without_waiting
+from gmt.tracking.table import final_metrics, read_table
+
+LIMITS_S = {1_000: 1.0, 10_000: 10.0}
+SCIENCE = {
+    "model": {"name": "nano", "path": "shipped:nano", "dtype": "float32", "attention": "sdpa"},
+    "task": {"name": "long_words", "train": {"long_words": {"family": "spell_backward", "num_examples": 4000}}},
+    "method": {"name": "gmt", "mask_ratio": 0.5, "signal": "gradient", "scope": "tensor", "refresh": 1},
+    "train": {"name": "quickstart", "learning_rate": 0.002, "num_epochs": 1, "micro_batch_size": 16},
+}
+
+
+def result(seed: int) -> dict[str, Any]:
+    """What a run came to."""
+    scores = {"target": {"mean": 0.5 + seed / 1e6}, "source": {"mean": 0.6}}
+    training = "num_steps num_tokens density seconds forward_backward_s mask_s optimizer_s peak_memory_bytes"
+    counts = "num_parameters num_train_examples num_dropped_examples"
+    run = f"forgetting density_asked moved_fraction {counts} train_seconds seconds"
+    metrics = {"eval/target_mean": 0.5, "eval/source_mean": 0.6}
+    return {
+        "before": scores,
+        "after": scores,
+        "metrics": {"before": metrics, "after": metrics},
+        "training": dict.fromkeys(training.split(), 1),
+        **dict.fromkeys(run.split(), 1),
+    }
+
+
+def records(folder: Path, number: int) -> list[RunRecord]:
+    """Records of runs that are done, written without waiting for the disk."""
+    made = []
+    for seed in range(number):
+        record = RunRecord(folder, f"{seed:016x}")
+        record.folder.mkdir(parents=True)
+        science = SCIENCE | {"seed": seed}
+        files = {
+            "config.json": {"run_id": record.id, "science": science, "config": science},
+            "environment.json": {"commit": "0" * 40, "dirty": False, "versions": {"torch": "2.13.0"}},
+            "result.json": result(seed),
+            "status.json": {"state": "done", "attempts": 1},
+        }
+        for name, value in files.items():
+            (record.folder / name).write_text(json.dumps(value, indent=2))
+        made.append(record)
+    return made
+
+
+def store(uri: str, made: list[RunRecord]) -> str:
+    """An MLflow experiment with the same runs."""
+    writes_without_waiting()
+    client = MlflowClient(tracking_uri=uri)
+    experiment = client.create_experiment("reading")
+    now = int(time.time() * 1000)
+    for record in made:
+        run = client.create_run(experiment).info.run_id
+        science, values = record.read("config.json")["science"], final_metrics(record.read("result.json"))
+        params = [Param(key, value) for key, value in _flat(science).items()]
+        client.log_batch(run, [Metric(key, value, now, 1) for key, value in values.items()], params)
+        client.set_terminated(run)
+    return str(experiment)
+
+
+def best_s(do: Callable[[], object], rounds: int) -> float:
+    """The shortest wall-clock seconds of a call."""
+    times = []
+    for _ in range(rounds):
+        started = time.perf_counter()
+        do()
+        times.append(time.perf_counter() - started)
+    return min(times)
+
+
+def measured(size: int, folder: Path, rounds: int) -> tuple[float, float]:
+    """Seconds until the typed table is there, and until MLflow's is."""
+    made = records(folder / "runs", size)
+    uri = f"sqlite:///{folder}/mlflow.db"
+    experiment = store(uri, made)
+    mlflow.set_tracking_uri(uri)
+    ours = best_s(lambda: read_table(("gmt", "gmt", record) for record in made), rounds)
+    return ours, best_s(lambda: mlflow.search_runs([experiment], max_results=size), rounds)
+
+
+def main() -> None:
+    """Measures and reports."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, help="a Markdown file for the result")
+    parser.add_argument("--rounds", type=int, default=3)
+    args = parser.parse_args()
+    rows = []
+    for size, limit_s in LIMITS_S.items():
+        with tempfile.TemporaryDirectory() as scratch:
+            ours, theirs = measured(size, Path(scratch), args.rounds)
+        rows.append([f"{size:,}", f"{ours:.2f}", f"{limit_s:g}", f"{theirs:.2f}", f"{theirs / ours:.1f}"])
+    head = ["runs", "gmt.tracking, s", "limit, s", "mlflow.search_runs, s", "ratio"]
+    publish((__doc__ or "").strip().split("\n")[0], [table(head, rows)], args.out)
+
+
+if __name__ == "__main__":
+    main()

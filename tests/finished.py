@@ -1,0 +1,43 @@
+"""Records as finished runs leave them, with results that a test chooses."""
+
+from pathlib import Path
+from typing import Any
+
+from gmt.composition import Composer, hydra_on
+from gmt.studies.grid import StudySettings
+from gmt.studies.plan import Plan, PlannedRun, make_plan
+
+_TRAINING = {"num_steps": 100, "num_tokens": 10_000, "seconds": 20.0, "peak_memory_bytes": 2**29}
+_TIMES = {"forward_backward_s": 0.12, "mask_s": 0.006, "optimizer_s": 0.01}
+_COUNTS = {"num_parameters": 836_736, "num_train_examples": 4000, "num_dropped_examples": 0}
+
+
+def plan_of(root: Path, arms: dict[str, dict[str, Any]], seeds: list[int], **settings: Any) -> Plan:
+    """A study of nano's quickstart with its records below `root`."""
+    study = StudySettings(name="made", question="What if?", shared={"seed": seeds}, arms=arms, **settings)
+    with hydra_on(None):
+        return make_plan(Composer(), study, {"record.root": [str(root)]})
+
+
+def finish(planned: PlannedRun, target: float, source: float = 0.9, *, dirty: bool = False) -> None:
+    """Leaves the record of a run that went from 10 % to `target`, and from 95 % to `source`."""
+    record, ratio = planned.record, planned.run.config["method"].get("mask_ratio")
+    record.create(planned.run.science, planned.run.config)
+    density = None if ratio is None else 1 - ratio
+    result = {
+        "before": {"target": {"mean": 0.1}, "source": {"mean": 0.95}},
+        "after": {"target": {"mean": target}, "source": {"mean": source}},
+        "metrics": {"before": {}, "after": {}},
+        "forgetting": 0.95 - source,
+        "training": {**_TRAINING, **_TIMES, "density": density or 1.0},
+        "density_asked": density,
+        "moved_fraction": 0.9,
+        "train_seconds": 20.0,
+        "seconds": 23.0,
+        **_COUNTS,
+    }
+    record.write("result.json", result)
+    versions = dict.fromkeys(("gmt-lab", "torch", "transformers"), "1")
+    machine = {"device": "cpu", "gpus": [], "torch_threads": 1, "cpu": "a core"}
+    record.write("environment.json", {**machine, "versions": versions, "commit": "0" * 40, "dirty": dirty})
+    record.set_status("done", attempts=1, started_at=0.0, ended_at=23.0)

@@ -1,0 +1,157 @@
+"""Comparisons against published and hand-computed ones."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import pytest
+from gmt_analysis.comparison import against_best, detectable_difference, differences, over_tasks, sensitivity
+from scipy import stats
+
+from gmt.errors import UserError
+
+# Student (1908), "The probable error of a mean": hours of sleep gained with two drugs by the same ten patients.
+DRUG_1 = (0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0)
+DRUG_2 = (1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4)
+NONE = float("nan")
+
+
+def table(*choices: tuple[str, float, Sequence[float]], task: str = "t") -> pd.DataFrame:
+    """Runs that are done: arm, ratio, and a score for each seed."""
+    rows = [
+        {"arm": arm, "task": task, "mask_ratio": ratio, "seed": seed, "state": "done", "score": score}
+        for arm, ratio, scores in choices
+        for seed, score in enumerate(scores)
+    ]
+    types = {"mask_ratio": "Float64", "seed": "Int64", "score": "Float64"}
+    return pd.DataFrame(rows).astype(types)
+
+
+def test_students_sleep_data() -> None:
+    (row,) = differences(table(("sft", NONE, DRUG_1), ("gmt", 0.5, DRUG_2)), "score", baseline="sft").to_dict("records")
+    # R 4: t.test(drug2, drug1, paired = TRUE): t = 4.0621, df = 9, p-value = 0.002833, 0.7001142 to 2.4598858
+    assert (row["arm"], row["mask_ratio"], row["n"]) == ("gmt", 0.5, 10)
+    assert row["difference"] == pytest.approx(1.58)
+    assert row["p"] == pytest.approx(0.002833, abs=5e-7)
+    assert (row["low"], row["high"]) == (pytest.approx(0.7001142, abs=1e-6), pytest.approx(2.4598858, abs=1e-6))
+
+
+def test_only_the_same_seed_is_a_pair() -> None:
+    made = table(("sft", NONE, [1, 2, 3]), ("gmt", 0.5, [2, 3, 9]))
+    made.loc[(made["arm"] == "sft") & (made["seed"] == 2), "state"] = "failed"
+    (row,) = differences(made, "score", baseline="sft").to_dict("records")
+    assert (row["difference"], row["n"]) == (1, 2)
+
+
+def test_a_choice_without_a_pair_has_no_difference() -> None:
+    made = table(("sft", NONE, [1]), ("gmt", 0.5, [2]))
+    made["seed"] = [1, 2]
+    (row,) = differences(made, "score", baseline="sft").to_dict("records")
+    assert row["n"] == 0
+    assert math.isnan(row["difference"])
+    assert math.isnan(row["p_holm"])
+
+
+def test_many_comparisons_are_corrected_as_holm_does() -> None:
+    rng = np.random.default_rng(0)
+    base = rng.normal(size=8)
+    made = table(("sft", NONE, base), *(("gmt", r, base + rng.normal(r, 1, size=8)) for r in (0.1, 0.8, 2.0)))
+    rows = differences(made, "score", baseline="sft").sort_values("p")
+    # by hand: the smallest p times 3, the next times 2, the largest times 1, never less than the one before
+    p = rows["p"].to_numpy()
+    by_hand = np.maximum.accumulate(np.minimum(p * [3, 2, 1], 1))
+    assert rows["p_holm"].to_numpy() == pytest.approx(by_hand)
+
+
+def test_a_baseline_that_is_not_there_is_named() -> None:
+    with pytest.raises(UserError, match="baseline must be an arm with finished runs, got 'lora'"):
+        differences(table(("sft", NONE, [1, 2])), "score", baseline="lora")
+
+
+def test_equivalence_by_hand() -> None:
+    # differences to the best: -1, 0, -1, 0: mean -0.5, s = 0.57735, standard error 0.288675, 3 degrees of freedom.
+    # Against -1.5: t = 1 / 0.288675 = 3.464102, P(T > t) = 0.020245. Against 1.5: t = -6.9282, P = 0.003082.
+    made = table(("gmt", 0.3, [5, 5, 5, 5]), ("gmt", 0.9, [4, 5, 4, 5]))
+    (row,) = against_best(made, "score", margin=1.5).to_dict("records")
+    assert (row["best"], row["mask_ratio"], row["difference"]) == (0.3, 0.9, -0.5)
+    assert row["p_equivalent"] == pytest.approx(0.020245, abs=2e-5)
+    assert row["p"] == pytest.approx(2 * stats.t.sf(0.5 / 0.288675, 3), abs=1e-5)
+
+
+def test_the_best_may_be_the_least() -> None:
+    made = table(("gmt", 0.3, [5, 5.5]), ("gmt", 0.9, [4, 5]))
+    assert against_best(made, "score", margin=1, more_is_better=False)["best"].tolist() == [0.9]
+
+
+@pytest.mark.parametrize("margin", [0, -0.1, NONE])
+def test_a_margin_is_above_nothing(margin: float) -> None:
+    with pytest.raises(UserError, match="margin of equivalence must be above 0"):
+        against_best(table(("gmt", 0.3, [1, 2])), "score", margin=margin)
+
+
+def flat(spread: float, drop: float = 0.0) -> pd.DataFrame:
+    rng = np.random.default_rng(1)
+    ratios = (0.1, 0.5, 0.9)
+    return table(*(("gmt", r, 0.7 - drop * (r == 0.9) + rng.normal(0, spread, size=10)) for r in ratios))
+
+
+@pytest.mark.parametrize(
+    ("made", "words"),
+    [
+        (flat(0.002), "every ratio is equivalent to the best within the margin"),
+        (flat(0.002, drop=0.1), "sensitive: worse than the best at 0.9"),
+        (flat(0.1), "no difference to the best shown at any ratio, nor equivalence within the margin at every ratio"),
+        (table(("gmt", 0.5, [1, 2, 3])), "one ratio: nothing is said of sensitivity"),
+        (table(("gmt", 0.3, [1]), ("gmt", 0.5, [2])), "one seed: nothing is said of sensitivity"),
+    ],
+)
+def test_words_follow_the_tests(made: pd.DataFrame, words: str) -> None:
+    (verdict,) = sensitivity(made, "score", margin=0.02)
+    assert verdict.words == words
+
+
+def test_the_index_is_the_range_in_seed_deviations() -> None:
+    # means 2, 4, 3; variances 1, 4, 1, whose mean is 2: the index is 2 / sqrt(2)
+    made = table(("gmt", 0.1, [1, 2, 3]), ("gmt", 0.5, [2, 4, 6]), ("gmt", 0.9, [2, 3, 4]))
+    (verdict,) = sensitivity(made, "score", margin=1)
+    assert (verdict.num_ratios, verdict.num_seeds, verdict.best) == (3, 3, 0.5)
+    assert verdict.index == pytest.approx(2 / math.sqrt(2))
+
+
+def test_what_a_study_could_have_seen() -> None:
+    # R 4, pwr: pwr.t.test(n = 20, power = 0.8, type = "paired"): d = 0.6604413
+    assert detectable_difference(1, 20) == pytest.approx(0.66044, abs=1e-4)
+    assert detectable_difference(0.03, 20) == pytest.approx(0.03 * 0.66044, abs=1e-5)
+    assert detectable_difference(1, 20, num_comparisons=8) > 0.66044
+    assert math.isnan(detectable_difference(1, 1))
+    # by its definition: a noncentral t with that difference is beyond the critical value in 80 % of studies
+    size, n = detectable_difference(1, 5), 5
+    critical = stats.t.ppf(0.975, n - 1)
+    beyond = stats.nct.sf(critical, n - 1, size * math.sqrt(n)) + stats.nct.cdf(-critical, n - 1, size * math.sqrt(n))
+    assert beyond == pytest.approx(0.8, abs=1e-4)
+
+
+def test_a_balanced_mixed_model_gives_the_mean_difference() -> None:
+    rng = np.random.default_rng(3)
+    tasks = []
+    for task, level in (("t", 0.0), ("u", 5.0)):
+        seeds = rng.normal(0, 2, size=6)
+        base, moved = (level + seeds + rng.normal(0, 0.5, size=6) for _ in range(2))
+        tasks.append(table(("sft", NONE, base), ("gmt", 0.5, moved + 1), task=task))
+    made = pd.concat(tasks, ignore_index=True)
+    (row,) = over_tasks(made, "score", baseline="sft").to_dict("records")
+    pairs = differences(made, "score", baseline="sft")
+    assert row["choice"] == "gmt 0.5"
+    assert row["n"] == 12
+    assert row["difference"] == pytest.approx(pairs["difference"].mean(), abs=1e-6)
+    # balanced, so that the variance of the difference is twice the residual variance over the pairs
+    each = (made[made["arm"] == "gmt"]["score"].to_numpy() - made[made["arm"] == "sft"]["score"].to_numpy()).astype(
+        float
+    )
+    error = math.sqrt(each.var(ddof=1) / len(each))
+    assert (row["high"] - row["low"]) / (2 * stats.norm.ppf(0.975)) == pytest.approx(error, rel=0.1)
+
+
+def test_no_mixed_model_of_one_seed() -> None:
+    assert over_tasks(table(("sft", NONE, [1]), ("gmt", 0.5, [2])), "score", baseline="sft").empty

@@ -1,0 +1,73 @@
+"""The words on a report follow the tests: better, worse, or no difference shown."""
+
+import numpy as np
+import pandas as pd
+from gmt_analysis.findings import as_table, findings
+
+NONE = float("nan")
+
+
+def table(*choices: tuple[str, str, float, float, float]) -> pd.DataFrame:
+    """Ten seeds of each choice: arm, task, ratio, mean target and mean forgetting, with seeds that are alike in all."""
+    rng = np.random.default_rng(0)
+    seeds = rng.normal(0, 0.05, size=10)
+    rows = [
+        {
+            "arm": arm,
+            "task": task,
+            "mask_ratio": ratio,
+            "seed": seed,
+            "state": "done",
+            "target_after": target + seeds[seed] + rng.normal(0, 0.003),
+            "forgetting": forgetting + rng.normal(0, 0.003),
+        }
+        for arm, task, ratio, target, forgetting in choices
+        for seed in range(10)
+    ]
+    return pd.DataFrame(rows).astype({"mask_ratio": "Float64", "seed": "Int64"})
+
+
+def test_better_worse_and_no_difference_shown() -> None:
+    made = table(
+        ("sft", "t", NONE, 0.7, 0.1),
+        ("gmt", "t", 0.1, 0.7, 0.05),
+        ("gmt", "t", 0.5, 0.75, 0.1),
+        ("gmt", "t", 0.9, 0.6, 0.2),
+        ("hft", "t", NONE, 0.65, 0.1),
+    )
+    target, forgetting = findings(made, baseline="sft", margin=0.02)
+    assert target.sentences[0] == (
+        "t: target score of gmt against sft: better at 0.5; worse at 0.9; no difference shown at 0.1."
+    )
+    assert target.sentences[1].startswith("t: target score of hft against sft: worse (-4.9 points [")
+    assert target.sentences[2].startswith(
+        "t: target score of gmt over 3 ratios: sensitive: worse than the best at 0.1, 0.9"
+    )
+    assert "With 10 seeds a difference of" in target.sentences[2]
+    # less forgetting is better
+    assert forgetting.sentences[0] == (
+        "t: forgetting of gmt against sft: better at 0.1; worse at 0.9; no difference shown at 0.5."
+    )
+    assert as_table(forgetting)["words"].tolist() == ["better", "no difference shown", "worse", "no difference shown"]
+    assert len(as_table(target)) == 4
+
+
+def test_several_tasks_are_spoken_of_together() -> None:
+    made = table(*((arm, task, ratio, 0.6 + 0.1 * (arm == "gmt"), 0.1) for task in ("t", "u") for arm, ratio in ARMS))
+    (target, _) = findings(made, baseline="sft", margin=0.02)
+    over = next(sentence for sentence in target.sentences if sentence.startswith("Over all tasks"))
+    assert over.startswith("Over all tasks, by a mixed model, target score less that of sft: gmt 0.5 +10.")
+
+
+ARMS = (("sft", NONE), ("gmt", 0.5))
+
+
+def test_what_is_missing_is_not_spoken_of() -> None:
+    only = table(("sft", "t", NONE, 0.7, 0.1))
+    assert [f.sentences for f in findings(only, baseline="sft", margin=0.02)] == [(), ()]
+    without = table(("gmt", "t", 0.5, 0.7, 0.1))
+    (target, _) = findings(without, baseline="sft", margin=0.02)
+    assert target.sentences == ("t: target score of gmt: one ratio: nothing is said of sensitivity.",)
+    one_seed = table(("sft", "t", NONE, 0.7, 0.1), ("gmt", "t", 0.5, 0.9, 0.1))
+    (target, _) = findings(one_seed[one_seed["seed"] == 0], baseline="sft", margin=0.02)
+    assert target.sentences[0] == "t: target score of gmt against sft: no difference shown."

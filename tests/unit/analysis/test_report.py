@@ -1,0 +1,66 @@
+"""A report is made of whatever runs there are, and says what is missing."""
+
+import csv
+from pathlib import Path
+
+import pytest
+from gmt_analysis.report import write_report
+
+from gmt.errors import UserError
+from tests.finished import finish, plan_of
+
+ARMS = {"sft": {"method": "sft"}, "gmt": {"method": "gmt", "method.mask_ratio": [0.5, 0.9]}}
+
+
+def test_all_that_a_paper_needs(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, ARMS, [1, 2, 3], margin=0.05)
+    for planned in plan.runs:
+        is_best = planned.run.config["method"].get("mask_ratio") == 0.5
+        finish(planned, 0.7 + 0.1 * is_best + planned.run.seed / 1000 * (1 + is_best))
+    files = {path.name: path for path in write_report(plan)}
+    page = files["index.html"].read_text()
+    assert "long_words: target score of gmt against sft: better at 0.5; no difference shown at 0.9." in page
+    assert "within 5 points" in page
+    assert page.count("<svg") == 2
+    rows = list(csv.DictReader(files["differences.csv"].open()))
+    assert [row["measure"] for row in rows] == ["target_after"] * 2 + ["forgetting"] * 2
+    assert float(rows[0]["difference"]) == pytest.approx(0.102)
+    means = list(csv.DictReader(files["means.csv"].open()))
+    assert means[0]["arm"] == "sft"
+    assert float(means[0]["target_after_boot_low"]) == pytest.approx(0.701, abs=1e-6)
+    assert r"sft & long_words &  & 3 & $70.2 \pm 0.2$" in files["means.tex"].read_text().replace(r"\_", "_")
+    assert files["target.pdf"].read_bytes().startswith(b"%PDF")
+    before = {name: path.read_bytes() for name, path in files.items() if name != "index.html"}
+    assert {p.name: p.read_bytes() for p in write_report(plan) if p.name != "index.html"} == before
+
+
+def test_a_study_without_a_finished_run_has_no_report(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="study made has no finished run to report on"):
+        write_report(plan_of(tmp_path, ARMS, [1]))
+
+
+def test_one_seed_and_one_ratio_are_said(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, {"sft": {"method": "sft"}, "gmt": {"method": "gmt"}}, [1])
+    for planned in plan.runs:
+        finish(planned, 0.7, dirty=True)
+    page = write_report(plan)[0].read_text()
+    assert "one ratio: nothing is said of sensitivity" in page
+    assert "Some arm has 1 seed" in page
+    assert "uncommitted changes" in page
+
+
+def test_what_is_not_done_is_said(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, ARMS, [1, 2])
+    for planned in plan.runs[1:]:
+        finish(planned, 0.7)
+    page = write_report(plan)[0].read_text()
+    assert "1 of 6 runs are not done and not in any number here." in page
+
+
+def test_a_study_without_its_baseline_is_reported(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, ARMS, [1, 2], baseline="hft")
+    for planned in plan.runs:
+        finish(planned, 0.7)
+    page = write_report(plan)[0].read_text()
+    assert "against hft" not in page
+    assert "target score of gmt over 2 ratios: every ratio is equivalent to the best within the margin" in page
