@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -99,16 +100,13 @@ def against_best(table: pd.DataFrame, column: str, *, margin: float, more_is_bet
         raise UserError(f"the margin of equivalence must be above 0, got {margin}")
     found = []
     for (arm, task), group in _with_ratios(table, column):
-        wide = group.pivot_table(index="seed", columns="mask_ratio", values=column).dropna()
+        wide = _seeds_by_ratios(group, column)
         if wide.empty:
             continue
-        means = wide.mean()
-        best = float(means.idxmax() if more_is_better else means.idxmin())
+        best = _best(wide, more_is_better)
         rows = [
-            {"arm": arm, "task": task, "mask_ratio": ratio, "best": best}
-            | _tested((wide[ratio] - wide[best]).to_numpy(), margin)
-            for ratio in wide.columns
-            if ratio != best
+            {"arm": arm, "task": task, "mask_ratio": ratio, "best": best} | _tested(each, margin)
+            for ratio, each in _to_best(wide, best).items()
         ]
         if rows:
             found.append(_corrected(_corrected(pd.DataFrame(rows), "p"), "p_equivalent"))
@@ -120,14 +118,13 @@ def sensitivity(table: pd.DataFrame, column: str, *, margin: float, more_is_bett
     tests = against_best(table, column, margin=margin, more_is_better=more_is_better)
     verdicts = []
     for (arm, task), group in _with_ratios(table, column):
-        wide = group.pivot_table(index="seed", columns="mask_ratio", values=column).dropna()
+        wide = _seeds_by_ratios(group, column)
         if wide.empty:
             continue
         own = tests[(tests["arm"] == arm) & (tests["task"] == task)] if len(tests) else tests
         spread = float(np.sqrt(wide.var(ddof=1).mean())) if len(wide) > 1 else float("nan")
-        means = wide.mean()
-        best = float(means.idxmax() if more_is_better else means.idxmin())
-        others = [(wide[ratio] - wide[best]).std(ddof=1) for ratio in wide.columns if ratio != best]
+        means, best = wide.mean(), _best(wide, more_is_better)
+        others = [each.var(ddof=1) for each in _to_best(wide, best).values()] if len(wide) > 1 else []
         verdicts.append(
             Verdict(
                 arm=str(arm),
@@ -137,7 +134,7 @@ def sensitivity(table: pd.DataFrame, column: str, *, margin: float, more_is_bett
                 best=best,
                 index=float(means.max() - means.min()) / spread if spread and others else float("nan"),
                 detectable=detectable_difference(
-                    float(np.sqrt(np.mean(np.square(others)))) if others else float("nan"),
+                    float(np.sqrt(np.mean(others))) if others else float("nan"),
                     len(wide),
                     num_comparisons=max(len(others), 1),
                 ),
@@ -210,9 +207,25 @@ def _scores(table: pd.DataFrame, column: str) -> pd.DataFrame:
     return done[[*CHOICE, "seed", column]].astype({column: float, "mask_ratio": float, "seed": int})
 
 
-def _with_ratios(table: pd.DataFrame, column: str) -> Iterator[tuple[tuple[object, object], pd.DataFrame]]:
+def _with_ratios(table: pd.DataFrame, column: str) -> Iterator[tuple[tuple[Any, ...], pd.DataFrame]]:
     scores = _scores(table, column)
     yield from scores[scores["mask_ratio"].notna()].groupby(["arm", "task"], sort=False)
+
+
+def _seeds_by_ratios(group: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Only seeds that every ratio has."""
+    return group.pivot_table(index="seed", columns="mask_ratio", values=column).dropna()
+
+
+def _best(wide: pd.DataFrame, more_is_better: bool) -> float:
+    means = wide.mean().to_numpy()
+    return float(wide.columns.to_numpy()[means.argmax() if more_is_better else means.argmin()])
+
+
+def _to_best(wide: pd.DataFrame, best: float) -> dict[float, np.ndarray]:
+    """Each other ratio less the best, by seed."""
+    of_best = wide[best].to_numpy()
+    return {ratio: wide[ratio].to_numpy() - of_best for ratio in wide.columns.to_numpy() if ratio != best}
 
 
 def _paired(pairs: pd.DataFrame, column: str) -> dict[str, float]:

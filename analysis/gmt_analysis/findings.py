@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -127,13 +128,13 @@ _BETTER, _WORSE, _NONE = "better", "worse", "no difference shown"
 _WORDS = (_BETTER, _WORSE, _NONE)
 
 
-def _direction(row: Mapping[str, float], measure: Measure) -> str:
+def _direction(row: Mapping[Any, Any], measure: Measure) -> str:
     if not row["p_holm"] < ALPHA:
         return _NONE
     return _BETTER if (row["difference"] > 0) == measure.more_is_better else _WORSE
 
 
-def _points(row: Mapping[str, float]) -> str:
+def _points(row: Mapping[Any, Any]) -> str:
     return f"{100 * row['difference']:+.1f} points [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]"
 
 

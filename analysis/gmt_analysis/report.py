@@ -4,6 +4,7 @@ import html
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from jinja2 import Environment, PackageLoader
@@ -141,7 +142,7 @@ def _differences(found: Findings) -> str:
     return f"<table><thead><tr>{''.join(f'<th>{name}</th>' for name in head)}</tr></thead><tbody>{body}</tbody></table>"
 
 
-def _bounds(row: Mapping[str, float]) -> str:
+def _bounds(row: Mapping[Any, Any]) -> str:
     return "" if pd.isna(row["low"]) else f" <small>[{row['low']:+.1f}, {row['high']:+.1f}]</small>"
 
 
@@ -159,7 +160,7 @@ def _latex(summary: pd.DataFrame) -> str:
     return str(shown.style.hide(axis="index").to_latex(hrules=True, column_format="ll" + "r" * (shown.shape[1] - 2)))
 
 
-def _plus_minus(row: Mapping[str, float], column: str) -> str:
+def _plus_minus(row: Mapping[Any, Any], column: str) -> str:
     mean, high = row[column], row[f"{column}_high"]
     factor, digits, _ = _shown(column)
     if pd.isna(mean):

@@ -99,11 +99,12 @@ def _work(run: Run, record: RunRecord, prepared: Prepared, control: Control) -> 
 
 def _seconds(status: Mapping[str, Any]) -> float | None:
     """What all attempts so far took; None after a kill, since nobody knows when that attempt died."""
-    if status.get("state") == "running" or status.get("seconds_before", 0.0) is None:
-        return None
     if "started_at" not in status:
         return 0.0
-    return float(status["seconds_before"] + status["ended_at"] - status["started_at"])
+    before, ended_at = status.get("seconds_before"), status.get("ended_at")
+    if status["state"] == "running" or before is None or ended_at is None:
+        return None
+    return float(before + ended_at - status["started_at"])
 
 
 def record_failure(record: RunRecord, error: Exception, kind: str) -> None:
