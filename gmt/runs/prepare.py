@@ -75,12 +75,12 @@ def _prepare(key: _Key) -> Prepared:
     config, tokenizer = key.model.load_config(), key.model.load_tokenizer()
     set_template(tokenizer, key.task.chat_template)
     reader = Reader(tokenizer=tokenizer, context=context_of(config), is_chat=key.task.chat_template is not None)
-    if reader.context is not None and key.train.max_length > reader.context:
-        raise UserError(
-            f"train.max_length must be at most {reader.context}, the context of model {key.model.name}, "
-            f"got {key.train.max_length}"
-        )
     training = tokenize(tokenizer, key.task.train_examples(), max_length=key.train.max_length)
+    if reader.context is not None and training.longest > reader.context:
+        raise UserError(
+            f"train.max_length must be at most {reader.context}, the context of model {key.model.name}, got "
+            f"{key.train.max_length}: an example has {training.longest} tokens"
+        )
     used = list(training.examples)
     _check_vocabulary(key.model.name, config, tokenizer, used)
     suites = key.task.suites()

@@ -35,10 +35,15 @@ Tokens = TokenExample | TokenPreference
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizedExamples:
-    """The training examples as tokens, and how many were dropped because they are longer than the context."""
+    """The training examples as tokens, and how many were dropped because they are longer than is asked for."""
 
     examples: Sequence[Tokens]
     num_dropped: int
+
+    @property
+    def longest(self) -> int:
+        """The most tokens of an example."""
+        return max(map(_length, self.examples))
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:

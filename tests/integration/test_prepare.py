@@ -33,9 +33,15 @@ def held_out(file: Path) -> list[str]:
 
 
 def test_examples_longer_than_the_context_are_not_asked_for(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"train\.max_length must be at most 128, the context of model nano, got 129"):
-        prepare(run_of(tmp_path, "train.max_length=129"))
-    assert prepare(run_of(tmp_path, "train.max_length=128")).reader.context == 128
+    settings = ["task=dataset", "task.name=x", "task.target.held_out.data.path=shipped:facts.jsonl", "train=sft"]
+    settings += ["task.target.held_out.columns.answer=answer"]
+    file = write(tmp_path, [{"prompt": "a" * length, "completion": "b"} for length in (5, 100, 150, 3000)])
+    with pytest.raises(
+        UserError, match=r"train\.max_length must be at most 128, .* got 2048: an example has 154 tokens"
+    ):
+        prepare(run_of(tmp_path, *settings, f"task.data.path={file}", "train.max_length=2048"))
+    prepared = prepare(run_of(tmp_path, *settings, f"task.data.path={file}", "train.max_length=128"))
+    assert (prepared.num_examples, prepared.num_dropped) == (2, 2)
 
 
 def test_questions_that_do_not_fit_are_refused(tmp_path: Path) -> None:
