@@ -54,6 +54,11 @@ def test_questions_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         prepare(run_of(tmp_path, *held_out(file)))
 
 
+def test_a_benchmark_that_there_is_not_is_refused_by_the_name_it_has_in_the_task(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"task\.target\.gsm: lm-eval has no task 'gsm9k'; did you mean"):
+        prepare(run_of(tmp_path, "+benchmark@task.target.gsm=gsm8k", "task.target.gsm.task=gsm9k"))
+
+
 def test_a_tokenizer_beyond_the_embeddings_is_refused(tmp_path: Path) -> None:
     folder = shutil.copytree(SHIPPED / "nano", tmp_path / "model")
     tokenizer = json.loads((folder / "tokenizer.json").read_text())

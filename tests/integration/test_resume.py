@@ -33,7 +33,7 @@ def wait_for_checkpoint(root: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "method", ["sft", "gmt", "hft", *(pytest.param(m, marks=pytest.mark.slow) for m in ("rmt", "sift"))]
+    "method", ["sft", "gmt", *(pytest.param(m, marks=pytest.mark.slow) for m in ("hft", "rmt", "sift"))]
 )
 def test_a_killed_run_ends_with_the_same_bits(gmt: Gmt, tmp_path: Path, method: str) -> None:
     arguments = ("run", f"method={method}", *SETTINGS, "--config-dir", str(CONF))
