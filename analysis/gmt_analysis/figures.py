@@ -11,8 +11,8 @@ from matplotlib.axes import Axes  # pyplot's backend must be set first
 from matplotlib.figure import Figure
 
 # Okabe and Ito's colours, told apart by colour-blind readers and in grey print with the markers.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_MARKERS = "osD^vP*"
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = "osD^vP*"
 _DODGE = 0.006  # arms side by side, so that no interval hides another
 _BAND_STYLES = ("--", ":", "-.")
 
@@ -45,14 +45,14 @@ def _draw(axis: Axes, rows: pd.DataFrame, column: str) -> None:
         own = rows[rows["arm"] == arm].sort_values("mask_ratio")
         mean, low, high = (100 * own[c].astype(float) for c in (column, f"{column}_low", f"{column}_high"))
         label = f"{arm} (n = {_seeds(own)})"
-        colour = _COLOURS[number % len(_COLOURS)]
+        colour = COLOURS[number % len(COLOURS)]
         if arm in bands:
             axis.axhline(mean.iloc[0], color=colour, linestyle=_BAND_STYLES[bands.index(arm) % 3], label=label)
             axis.axhspan(low.iloc[0], high.iloc[0], color=colour, alpha=0.12, linewidth=0)
         else:
             x = own["mask_ratio"].astype(float) + _DODGE * (number - len(arms) / 2)
             error = [(mean - low).fillna(0), (high - mean).fillna(0)]
-            axis.errorbar(x, mean, yerr=error, color=colour, marker=_MARKERS[number % 7], capsize=3, label=label)
+            axis.errorbar(x, mean, yerr=error, color=colour, marker=MARKERS[number % 7], capsize=3, label=label)
 
 
 def _seeds(rows: pd.DataFrame) -> str:

@@ -1,0 +1,83 @@
+"""Figures of what arms cost: the parts of a step, and the score that a cost buys."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from gmt_analysis.figures import COLOURS, MARKERS
+
+_PARTS: Mapping[str, str] = {
+    "forward_backward_s": "forward and backward",
+    "mask_s": "mask",
+    "optimizer_s": "optimizer",
+}
+
+
+def time_of_a_step(summary: pd.DataFrame) -> Figure:
+    """Milliseconds of a step's parts, a bar for each choice; means over the seeds.
+
+    Args:
+        summary: from `summarise`, with the parts' columns.
+    """
+    rows = [row for row in summary.to_dict("records") if not pd.isna(row["forward_backward_s"])]
+    figure = Figure(figsize=(7.2, 1.4 + 0.28 * len(rows)), layout="constrained")
+    axis = figure.subplots()
+    left = np.zeros(len(rows))
+    for number, (column, name) in enumerate(_PARTS.items()):
+        each = np.array([1000 * float(row[column]) for row in rows])
+        axis.barh(range(len(rows)), each, left=left, color=COLOURS[number], label=name, height=0.7)
+        left += each
+    axis.set_yticks(range(len(rows)), [_choice(row) for row in rows], fontsize=8)
+    axis.invert_yaxis()
+    axis.set_xlabel("ms a step, mean over steps and seeds")
+    axis.legend(fontsize=9, frameon=False, loc="upper center", bbox_to_anchor=(0.5, 1.12), ncols=3)
+    axis.grid(alpha=0.25, axis="x")
+    return figure
+
+
+def score_against_cost(summary: pd.DataFrame, *, cost: str, label: str) -> Figure:
+    """Target score against a cost, a panel for each task, with the Pareto front: what nothing cheaper beats.
+
+    Args:
+        summary: from `summarise`, with `target_after` and the cost.
+        cost: the column.
+        label: of the x axis, with the unit.
+    """
+    tasks = list(dict.fromkeys(summary["task"]))
+    figure = Figure(figsize=(5.6 * len(tasks), 4.2), layout="constrained")
+    for axis, task in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks, strict=True):
+        own = summary[(summary["task"] == task) & summary[cost].notna() & summary["target_after"].notna()]
+        for number, (arm, group) in enumerate(own.groupby("arm", sort=False)):
+            axis.plot(
+                group[cost].astype(float),
+                100 * group["target_after"].astype(float),
+                linestyle="none",
+                marker=MARKERS[number % len(MARKERS)],
+                color=COLOURS[number % len(COLOURS)],
+                label=str(arm),
+            )
+        best = own[pareto_front(own[cost].to_numpy(float), own["target_after"].to_numpy(float))].sort_values(cost)
+        axis.step(best[cost], 100 * best["target_after"], where="post", color="0.4", linewidth=1, label="Pareto front")
+        axis.set_title(str(task), fontsize=11)
+        axis.set_xlabel(label)
+        axis.set_ylabel("target score after training, %")
+        axis.grid(alpha=0.25)
+        axis.legend(fontsize=9, frameon=False)
+    return figure
+
+
+def pareto_front(cost_N: np.ndarray, score_N: np.ndarray) -> np.ndarray:
+    """Which of N choices no other beats: at most as dear and at least as good, and better in one of them."""
+    beaten = [
+        bool(np.any((cost_N <= cost) & (score_N >= score) & ((cost_N < cost) | (score_N > score))))
+        for cost, score in zip(cost_N, score_N, strict=True)
+    ]
+    return ~np.array(beaten, dtype=bool)
+
+
+def _choice(row: Mapping[Any, Any]) -> str:
+    ratio = "" if pd.isna(row["mask_ratio"]) else f" {row['mask_ratio']:g}"
+    return f"{row['arm']}{ratio}, {row['task']}"

@@ -1,0 +1,58 @@
+"""What a study's runs logged on their way, as a tidy table. Imports no MLflow."""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Any
+
+import pandas as pd
+
+from gmt.records.record import RunRecord
+
+# Column -> pandas dtype. `layer` is missing for what is of the whole model; `name` is the metric's without its layer,
+# e.g. `mask/energy_kept`.
+COLUMNS: Mapping[str, str] = {
+    "run_id": "string",
+    "arm": "string",
+    "task": "string",
+    "mask_ratio": "Float64",
+    "seed": "Int64",
+    "step": "Int64",
+    "layer": "string",
+    "name": "string",
+    "value": "Float64",
+}
+_LAYERS = "mask/layers/"
+
+
+def read_series(runs: Iterable[tuple[str, str, RunRecord]], names: Collection[str]) -> pd.DataFrame:
+    """Reads logged metrics of finished runs, a row for each value.
+
+    Args:
+        runs: arm, label and record of each; others than those that are done are left out.
+        names: of the metrics, e.g. `mask/energy_kept`, of the whole model and of its layers.
+    """
+    rows = [row for arm, _, record in runs if record.state() == "done" for row in _rows(arm, record, names)]
+    return pd.DataFrame(rows, columns=list(COLUMNS)).astype(dict(COLUMNS))
+
+
+def _rows(arm: str, record: RunRecord, names: Collection[str]) -> Iterator[dict[str, Any]]:
+    science = record.read("config.json")["science"]
+    run = {
+        "run_id": record.id,
+        "arm": arm,
+        "task": science["task"]["name"],
+        "mask_ratio": science["method"].get("mask_ratio"),
+        "seed": science["seed"],
+    }
+    for logged in record.metrics()[0]:
+        for key, value in logged.items():
+            name, layer = _split(key)
+            if name in names:
+                yield {**run, "step": logged["step"], "layer": layer, "name": name, "value": value}
+
+
+def _split(key: str) -> tuple[str, str | None]:
+    """`mask/layers/model.layers.0/overlap` -> `mask/overlap`, `model.layers.0`; others have no layer."""
+    if not key.startswith(_LAYERS):
+        return key, None
+    layer, _, fact = key.removeprefix(_LAYERS).rpartition("/")
+    return f"mask/{fact}", layer

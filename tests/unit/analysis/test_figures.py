@@ -1,0 +1,88 @@
+"""Figures hold what the tables say."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from gmt_analysis.cost_figures import pareto_front, score_against_cost, time_of_a_step
+from gmt_analysis.mask_figures import (
+    density_against_asked,
+    facts_by_layer,
+    facts_over_steps,
+    score_against_dropped,
+)
+from gmt_analysis.statistics import summarise
+
+from gmt.tracking.series import read_series
+from gmt.tracking.table import read_table
+from tests.finished import finish, plan_of
+
+
+@pytest.fixture
+def plan(tmp_path: Path):  # type: ignore[no-untyped-def]
+    made = plan_of(
+        tmp_path, {"sft": {"method": "sft"}, "gmt": {"method": "gmt", "method.mask_ratio": [0.5, 0.9]}}, [1, 2]
+    )
+    for number, planned in enumerate(made.runs):
+        finish(planned, 0.5 + number / 20)
+        for step in (10, 20):
+            layers = {f"mask/layers/model.layers.{i}/overlap": 0.1 * i for i in range(2)}
+            facts = {"mask/overlap": step / 100, "mask/energy_kept": 0.9, "mask/moved_fraction": 0.5, **layers}
+            if planned.point.arm == "gmt":
+                planned.record.append_metrics(step, facts)
+    return [(p.point.arm, p.point.label, p.record) for p in made.runs]
+
+
+def test_facts_are_lines_over_steps_and_layers(plan: list) -> None:  # type: ignore[type-arg]
+    series = read_series(plan, {"mask/overlap", "mask/energy_kept", "mask/moved_fraction"})
+    figure = facts_over_steps(series, task="long_words")
+    assert figure is not None
+    overlap = figure.axes[1].get_lines()
+    assert [line.get_label() for line in overlap] == ["0.5", "0.9"]
+    assert overlap[0].get_xydata().tolist() == [[10, 0.1], [20, 0.2]]
+    layers = facts_by_layer(series, task="long_words")
+    assert layers is not None
+    assert [label.get_text() for label in layers.axes[2].get_xticklabels()] == ["layer 0", "layer 1"]
+    assert layers.axes[1].get_lines()[0].get_ydata().tolist() == [0, 0.1]
+    assert facts_over_steps(series, task="other") is None
+    assert facts_by_layer(series[series["layer"].isna()], task="long_words") is None
+
+
+def test_density_is_drawn_against_what_was_asked(plan: list) -> None:  # type: ignore[type-arg]
+    axis = density_against_asked(read_table(plan)).axes[0]
+    assert [line.get_label() for line in axis.get_lines()] == ["as asked", "gmt"]
+    assert sorted(axis.get_lines()[1].get_xdata()) == pytest.approx([0.1, 0.1, 0.5, 0.5])
+
+
+def test_the_parts_of_a_step_add_up(plan: list) -> None:  # type: ignore[type-arg]
+    summary = summarise(read_table(plan), ["forward_backward_s", "mask_s", "optimizer_s", "target_after"])
+    axis = time_of_a_step(summary).axes[0]
+    ends = {round(patch.get_x() + patch.get_width(), 6) for patch in axis.patches}
+    assert ends == {120, 126, 136}
+    assert [label.get_text() for label in axis.get_yticklabels()] == [
+        "sft, long_words",
+        "gmt 0.5, long_words",
+        "gmt 0.9, long_words",
+    ]
+
+
+def test_the_front_holds_what_nothing_beats(plan: list) -> None:  # type: ignore[type-arg]
+    assert pareto_front(np.array([1, 2, 3, 3]), np.array([5, 4, 6, 7])).tolist() == [True, False, False, True]
+    assert pareto_front(np.array([1, 1]), np.array([5, 5])).tolist() == [True, True]
+    summary = summarise(read_table(plan), ["train_s", "target_after"])
+    axis = score_against_cost(summary, cost="train_s", label="s").axes[0]
+    assert axis.get_lines()[-1].get_label() == "Pareto front"
+    assert axis.get_lines()[-1].get_ydata().tolist() == pytest.approx([72.5])  # all cost the same: the best alone
+
+
+def test_a_drop_is_drawn_by_way() -> None:
+    rows = [
+        {"task": "t", "way": way, "fraction": f, "seed": s, "target": 1 - f * n / 10}
+        for n, way in enumerate(("random", "smallest"))
+        for f in (0.0, 0.5)
+        for s in (1, 2)
+    ]
+    axis = score_against_dropped(pd.DataFrame(rows), column="target", unit="score, %").axes[0]
+    assert [container.get_label() for container in axis.containers] == ["random", "smallest"]
+    assert axis.get_lines()[0].get_ydata().tolist() == [100, 100]
