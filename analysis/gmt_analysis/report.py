@@ -8,14 +8,14 @@ from typing import Any
 
 import pandas as pd
 from jinja2 import Environment, PackageLoader
+from matplotlib.figure import Figure
 
-from gmt.errors import UserError
 from gmt.records.record import write_whole
 from gmt.studies.plan import Plan, Tuned
-from gmt.tracking.table import read_table
-from gmt_analysis.figures import as_pdf, as_svg, score_against_ratio
-from gmt_analysis.findings import Findings, as_table, findings
-from gmt_analysis.statistics import CONFIDENCE, summarise
+from gmt_analysis.figures import as_pdf, as_svg
+from gmt_analysis.findings import Findings, as_table
+from gmt_analysis.results import BEFORE, Results
+from gmt_analysis.statistics import CONFIDENCE
 
 _FEW_SEEDS = 5
 _SMALL_MODEL = 1_000_000_000
@@ -26,11 +26,11 @@ _SCORES = {
     "density": "Density kept",
     "moved_fraction": "Moved fraction",
 }
-_BEFORE = ("target_before", "source_before", "source_perplexity_before")
 _COSTS = {
     "forward_backward_s": "Forward + backward, ms/step",
     "mask_s": "Mask, ms/step",
     "optimizer_s": "Optimizer, ms/step",
+    "tokens_per_s": "Tokens/s in steps",
     "train_s": "Training steps, s/run",
     "peak_memory_bytes": "Peak memory, MiB",
 }
@@ -45,55 +45,38 @@ def write_report(plan: Plan) -> list[Path]:
     Raises:
         UserError: no run of the study is done.
     """
-    table = read_table((p.point.arm, p.point.label, p.record) for p in plan.comparison)
-    if plan.tuned and not (table["state"] == "done").any():
-        spent = sum(tuned.num_done for tuned in plan.tuned)
-        raise UserError(
-            f"study {plan.study.name} has no finished run to report on: {spent} of "
-            f"{sum(tuned.num_runs for tuned in plan.tuned)} runs that tune {plan.tuned[0].setting} are done"
-        )
-    if not (table["state"] == "done").any():
-        raise UserError(f"study {plan.study.name} has no finished run to report on; run `gmt sweep` with it first")
-    columns = [*_SCORES, *_COSTS, *_BEFORE, "source_after", "density_asked"]
-    summary = summarise(table, columns, bootstrapped=("target_after", "forgetting"))
-    found = findings(table, baseline=plan.study.baseline, margin=plan.study.margin)
+    results = Results(plan)
     figures = {
-        "target": score_against_ratio(
-            summary, "target_after", title="Target score", unit="exact match after training, %"
-        ),
-        "forgetting": score_against_ratio(
-            summary, "forgetting", title="Forgetting", unit="source score lost, percentage points"
-        ),
+        "scores": results.score_figures(),
+        "masks": results.mask_figures(),
+        "costs": results.cost_figures(),
     }
     folder = plan.folder / "report"
     folder.mkdir(parents=True, exist_ok=True)
+    pairs = [found.to_baseline.assign(measure=found.measure.column) for found in results.findings]
     texts = {
-        "index.html": _page(plan, table, summary, found, [as_svg(figure) for figure in figures.values()]),
-        "runs.csv": table.to_csv(index=False),
-        "means.csv": summary.to_csv(index=False),
-        "means.tex": _latex(summary),
-        "differences.csv": pd.concat([f.to_baseline.assign(measure=f.measure.column) for f in found]).to_csv(
-            index=False
-        ),
+        "index.html": _page(results, figures),
+        "runs.csv": results.table.to_csv(index=False),
+        "means.csv": results.summary.to_csv(index=False),
+        "means.tex": _latex(results.summary),
+        "differences.csv": pd.concat(pairs).to_csv(index=False),
     }
     for name, text in texts.items():
         write_whole(folder / name, text)
-    for name, figure in figures.items():
-        (folder / f"{name}.pdf").write_bytes(as_pdf(figure))
-    return [folder / name for name in (*texts, *(f"{name}.pdf" for name in figures))]
+    drawn = {f"{name}.pdf": figure for part in figures.values() for name, figure in part.items()}
+    for name, figure in drawn.items():
+        (folder / name).write_bytes(as_pdf(figure))
+    return [folder / name for name in (*texts, *drawn)]
 
 
-def _page(
-    plan: Plan, table: pd.DataFrame, summary: pd.DataFrame, found: Sequence[Findings], figures: Sequence[str]
-) -> str:
+def _page(results: Results, figures: Mapping[str, Mapping[str, Figure]]) -> str:
+    plan, table, summary = results.plan, results.table, results.summary
     template = Environment(loader=PackageLoader("gmt_analysis", "."), autoescape=True).get_template("report.html.j2")
-    done = table[table["state"] == "done"]
     return template.render(
         study=plan.study,
         made=time.strftime("%Y-%m-%d %H:%M"),
-        figures=figures,
-        findings=[(f.measure.name, f.sentences, _differences(f)) for f in found],
-        baseline=plan.study.baseline,
+        figures={part: [as_svg(figure) for figure in drawn.values()] for part, drawn in figures.items()},
+        findings=[(f.measure.name, f.sentences, _differences(f)) for f in results.findings],
         margin=f"{100 * plan.study.margin:g}",
         base=_base(summary),
         scores=_html_table(summary, _SCORES),
@@ -101,14 +84,14 @@ def _page(
         tuned=[_in_words(tuned) for tuned in plan.tuned],
         limits=[*_limits(table, summary), *_limits_of_tuning(plan)],
         confidence=f"{CONFIDENCE:.0%}",
-        environment=_environment(plan, done),
+        environment=_environment(plan, table[table["state"] == "done"]),
     )
 
 
 def _base(summary: pd.DataFrame) -> list[str]:
     lines = []
     for task, group in summary.groupby("task", sort=False):
-        target, source, perplexity = (group[column].mean() for column in _BEFORE)
+        target, source, perplexity = (group[column].mean() for column in BEFORE)
         texts = "" if pd.isna(perplexity) else f", perplexity of source texts {perplexity:.1f}"
         lines.append(f"{task}: target {target:.1%}, source {source:.1%}{texts}")
     return lines
@@ -184,6 +167,8 @@ def _shown(column: str) -> tuple[float, int, str]:
         return 2**-20, 0, ""
     if column in ("train_s", "source_perplexity_after"):
         return 1, 1, ""
+    if column == "tokens_per_s":
+        return 1, 0, ""
     return (1000, 2, "") if column.endswith("_s") else (100, 1, " %")
 
 

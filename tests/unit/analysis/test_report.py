@@ -21,7 +21,7 @@ def test_all_that_a_paper_needs(tmp_path: Path) -> None:
     page = files["index.html"].read_text()
     assert "long_words: target score of gmt against sft: better at 0.5; no difference shown at 0.9." in page
     assert "within 5 points" in page
-    assert page.count("<svg") == 2
+    assert page.count("<svg") == 5  # scores, density, costs
     rows = list(csv.DictReader(files["differences.csv"].open()))
     assert [row["measure"] for row in rows] == ["target_after"] * 2 + ["forgetting"] * 2
     assert float(rows[0]["difference"]) == pytest.approx(0.102)

@@ -1,0 +1,116 @@
+"""All that is read and computed of a study's runs, once: what the report and the notebooks show."""
+
+from __future__ import annotations
+
+import json
+from functools import cached_property
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from gmt.errors import UserError
+from gmt.studies.plan import Plan
+from gmt.tracking.series import read_series
+from gmt.tracking.table import read_table
+from gmt_analysis.cost_figures import score_against_cost, time_of_a_step
+from gmt_analysis.figures import score_against_ratio
+from gmt_analysis.findings import Findings, findings
+from gmt_analysis.mask_figures import (
+    FACTS,
+    density_against_asked,
+    facts_by_layer,
+    facts_over_steps,
+    score_against_dropped,
+)
+from gmt_analysis.statistics import summarise
+
+SCORES = ("target_after", "forgetting", "source_perplexity_after", "density", "moved_fraction")
+COSTS = ("forward_backward_s", "mask_s", "optimizer_s", "train_s", "peak_memory_bytes")
+BEFORE = ("target_before", "source_before", "source_perplexity_before")
+_OTHERS = ("source_after", "density_asked", "tokens_per_s")
+
+
+class Results:
+    """Of a study with at least one finished run.
+
+    Args:
+        plan: of the study; what is not done is missing in all numbers.
+
+    Raises:
+        UserError: no run of the study is done.
+    """
+
+    def __init__(self, plan: Plan):
+        self.plan = plan
+        if (self.table["state"] == "done").any():
+            return
+        name = plan.study.name
+        if plan.tuned:
+            spent, all_ = (sum(getattr(tuned, key) for tuned in plan.tuned) for key in ("num_done", "num_runs"))
+            raise UserError(
+                f"study {name} has no finished run to report on: {spent} of {all_} runs that tune "
+                f"{plan.tuned[0].setting} are done"
+            )
+        raise UserError(f"study {name} has no finished run to report on; run `gmt sweep` with it first")
+
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """A row for each run; see gmt.tracking.table."""
+        return read_table((p.point.arm, p.point.label, p.record) for p in self.plan.comparison)
+
+    @cached_property
+    def summary(self) -> pd.DataFrame:
+        """Means over seeds with their intervals; `tokens_per_s` counts the time in optimizer steps alone."""
+        speed = self.table.assign(tokens_per_s=self.table["num_tokens"] / self.table["train_s"])
+        return summarise(speed, [*SCORES, *COSTS, *BEFORE, *_OTHERS], bootstrapped=("target_after", "forgetting"))
+
+    @cached_property
+    def findings(self) -> list[Findings]:
+        """What the tests say."""
+        return findings(self.table, baseline=self.plan.study.baseline, margin=self.plan.study.margin)
+
+    @cached_property
+    def series(self) -> pd.DataFrame:
+        """What masks did, by step and layer."""
+        runs = ((p.point.arm, p.point.label, p.record) for p in self.plan.comparison)
+        return read_series(runs, FACTS)
+
+    @cached_property
+    def drops(self) -> pd.DataFrame:
+        """Of the runs that were evaluated with part of their delta dropped (gmt.runs.drop)."""
+        rows = [
+            {"arm": p.point.arm, "task": p.run.task.name, "seed": p.run.seed, **json.loads(line)}
+            for p in self.plan.comparison
+            if (file := p.record.folder / "drops.jsonl").exists()
+            for line in file.read_text().splitlines()
+        ]
+        return pd.DataFrame(rows, columns=["arm", "task", "seed", "way", "fraction", "target", "source"])
+
+    def score_figures(self) -> dict[str, Figure]:
+        """Target and forgetting against the ratio, with the arms without one as bands."""
+        target, lost = "exact match after training, %", "source score lost, percentage points"
+        return {
+            "target": score_against_ratio(self.summary, "target_after", title="Target score", unit=target),
+            "forgetting": score_against_ratio(self.summary, "forgetting", title="Forgetting", unit=lost),
+        }
+
+    def mask_figures(self) -> dict[str, Figure]:
+        """Density, energy, overlap and movement, where masks were at work; one-off drops where there are some."""
+        figures = {}
+        if self.table["density_asked"].notna().any():
+            figures["density"] = density_against_asked(self.table)
+        for task in dict.fromkeys(self.series["task"]):
+            for name, draw in (("facts", facts_over_steps), ("layers", facts_by_layer)):
+                if (figure := draw(self.series, task=str(task))) is not None:
+                    figures[f"{name}_{task}"] = figure
+        if len(self.drops):
+            figures["drops"] = score_against_dropped(self.drops, column="target", unit="target score, %")
+        return figures
+
+    def cost_figures(self) -> dict[str, Figure]:
+        """The parts of a step, and the score that the time buys."""
+        label = "seconds in optimizer steps, mean over seeds"
+        return {
+            "step_time": time_of_a_step(self.summary),
+            "pareto": score_against_cost(self.summary, cost="train_s", label=label),
+        }

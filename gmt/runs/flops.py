@@ -1,0 +1,37 @@
+"""Floating-point operations of a training step, counted by PyTorch as they are dispatched, backward included."""
+
+from __future__ import annotations
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import DataCollatorForSeq2Seq
+
+from gmt.errors import UserError
+from gmt.runs.build import Run
+from gmt.runs.prepare import prepare
+from gmt.tasks.tokens import IGNORED
+
+
+def step_flops(run: Run) -> int:
+    """The operations of the forward and backward passes of one optimizer step, on the first examples in their order.
+
+    Matrix products and attention are counted, as PyTorch's counter does; elementwise work, the optimizer and the mask
+    are not, since it knows no number for them: what they cost is in the times. What a method freezes costs no gradient.
+
+    Raises:
+        UserError: the run trains on preferences, packed rows or several workers, whose batches are made elsewhere.
+    """
+    if run.train.paradigm != "sft" or run.train.packing or run.resources.workers > 1:
+        raise UserError("operations are counted for train.paradigm=sft without packing on one worker only")
+    prepared, model = prepare(run), run.model.load_model().train()
+    optimizer = torch.optim.AdamW(model.parameters())
+    attached = run.method.attach(model, optimizer, seed=run.seed, facts_every=0)
+    attached.begin_epoch(0)
+    collate = DataCollatorForSeq2Seq(prepared.reader.tokenizer, label_pad_token_id=IGNORED)
+    size, total = run.train.micro_batch_size, 0
+    for i in range(run.train.accumulation_steps):
+        rows = [prepared.examples[j % prepared.num_examples] for j in range(i * size, (i + 1) * size)]
+        with FlopCounterMode(display=False) as counter:
+            model(**collate(rows)).loss.backward()
+        total += counter.get_total_flops()
+    return total

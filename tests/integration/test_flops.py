@@ -1,0 +1,37 @@
+"""Operations of a step against those of the model's matrices by hand."""
+
+from pathlib import Path
+
+import pytest
+from transformers import DataCollatorForSeq2Seq
+
+from gmt.errors import UserError
+from gmt.runs.flops import step_flops
+from gmt.runs.prepare import prepare
+from tests.integration.test_prepare import run_of
+
+
+def test_forward_is_two_operations_an_entry_and_backward_twice_as_much(tmp_path: Path) -> None:
+    run = run_of(tmp_path, "train.accumulation_steps=1", "train.micro_batch_size=4")
+    prepared = prepare(run)
+    batch = DataCollatorForSeq2Seq(prepared.reader.tokenizer)([prepared.examples[i] for i in range(4)])
+    tokens = batch["input_ids"].numel()
+    matrices = [p for name, p in run.model.base().named_parameters() if p.ndim == 2]  # the embedding is the head too
+    linear = 3 * 2 * tokens * sum(p.numel() for p in matrices)
+    # of the input, only the first layer's needs no gradient; attention's own products come on top
+    assert step_flops(run) == pytest.approx(linear, rel=0.1)
+
+
+def test_what_is_frozen_costs_no_gradient_and_what_is_masked_does(tmp_path: Path) -> None:
+    sft, gmt, hft = (step_flops(run_of(tmp_path, f"method={method}")) for method in ("sft", "gmt", "hft"))
+    assert sft == gmt > hft
+
+
+def test_more_accumulation_is_more_operations(tmp_path: Path) -> None:
+    one, two = (step_flops(run_of(tmp_path, f"train.accumulation_steps={n}")) for n in (1, 2))
+    assert two == pytest.approx(2 * one, rel=0.2)
+
+
+def test_packed_rows_are_not_counted(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="without packing"):
+        step_flops(run_of(tmp_path, "train.packing=true"))
