@@ -1,0 +1,88 @@
+"""What the notebooks call: a study by its name, and figures and sentences as a notebook shows them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+from matplotlib.figure import Figure
+from transformers.utils import logging
+
+from gmt.commands.plan import planned
+from gmt.runs.drop import drop
+from gmt.runs.flops import step_flops
+from gmt_analysis.figures import as_svg
+from gmt_analysis.results import Results
+
+
+def open_study(study: str, overrides: Sequence[str] = (), config_dir: str | None = None) -> Results:
+    """The results of a study, from the run records below `record.root` of this folder.
+
+    Args:
+        study: its name, as `study=NAME` on the command line.
+        overrides: those that it was swept with.
+        config_dir: a config folder of your own.
+
+    Raises:
+        UserError: there is no such study, or no run of it is done.
+    """
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # one for each model that is loaded
+    plan, _ = planned([f"study={study}", *overrides], config_dir)
+    return Results(plan)
+
+
+def drop_deltas(results: Results, *, arm: str, fractions: Sequence[float]) -> None:
+    """Evaluates every finished run of an arm with part of its delta dropped, once; `results.drops` then holds them."""
+    for planned_run in results.plan.comparison:
+        if planned_run.point.arm == arm and planned_run.record.state() == "done":
+            drop(planned_run.run, fractions)
+    vars(results).pop("drops", None)
+
+
+def operations(results: Results) -> pd.DataFrame:
+    """The operations of a step and of a whole training, of each arm and task, by its first finished run.
+
+    Returns:
+        arm, task, mask_ratio, gflops_a_step (10^9 operations) and tflops_a_run (10^12).
+    """
+    runs = {planned_run.run.id: planned_run.run for planned_run in results.plan.comparison}
+    choice = ["arm", "task", "mask_ratio"]
+    firsts = results.table[results.table["state"] == "done"].drop_duplicates(choice)
+    flops = [step_flops(runs[id_]) for id_ in firsts["run_id"]]
+    counts = {
+        "gflops_a_step": [each / 1e9 for each in flops],
+        "tflops_a_run": [each * steps / 1e12 for each, steps in zip(flops, firsts["num_steps"], strict=True)],
+    }
+    return firsts[choice].assign(**counts).reset_index(drop=True)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Figures as a notebook shows them."""
+
+    figures: Sequence[Figure]
+
+    def _repr_html_(self) -> str:
+        return "".join(f"<div>{as_svg(figure)}</div>" for figure in self.figures)
+
+
+@dataclass(frozen=True)
+class Said:
+    """Sentences as a notebook shows them."""
+
+    sentences: Sequence[str]
+
+    def _repr_markdown_(self) -> str:
+        return "\n".join(f"- {sentence}" for sentence in self.sentences) or "- Nothing."
+
+
+def show(figures: Iterable[Figure]) -> Drawn:
+    """Figures one below the other."""
+    return Drawn(list(figures))
+
+
+def say(results: Results, column: str) -> Said:
+    """What the tests say of a measure: `target_after` or `forgetting`."""
+    (found,) = (f for f in results.findings if f.measure.column == column)
+    return Said(found.sentences)
