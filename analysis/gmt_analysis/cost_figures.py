@@ -33,7 +33,7 @@ def time_of_a_step(summary: pd.DataFrame) -> Figure:
     axis.set_yticks(range(len(rows)), [_choice(row) for row in rows], fontsize=8)
     axis.invert_yaxis()
     axis.set_xlabel("ms a step, mean over steps and seeds")
-    axis.legend(fontsize=9, frameon=False, loc="upper center", bbox_to_anchor=(0.5, 1.12), ncols=3)
+    figure.legend(fontsize=9, frameon=False, loc="outside upper center", ncols=3)
     axis.grid(alpha=0.25, axis="x")
     return figure
 

@@ -113,11 +113,10 @@ def _grid(series: pd.DataFrame, task: str, across: str, label: str) -> Figure | 
         for axis, arm in zip(row, arms, strict=True):
             _lines(axis, own[(own["name"] == name) & (own["arm"] == arm)], across, ratios)
             axis.grid(alpha=0.25)
-            if row is axes[0]:
-                axis.set_title(f"{arm}, {task}", fontsize=10)
-            if row is axes[-1]:
-                axis.set_xlabel(label)
         row[0].set_ylabel(title, fontsize=8)
+    for top, bottom, arm in zip(axes[0], axes[-1], arms, strict=True):
+        top.set_title(f"{arm}, {task}", fontsize=10)
+        bottom.set_xlabel(label)
     handles, labels = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, title="mask ratio", loc="outside right upper", frameon=False, fontsize=8)
     return figure

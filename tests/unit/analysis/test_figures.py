@@ -38,6 +38,8 @@ def test_facts_are_lines_over_steps_and_layers(plan: list) -> None:  # type: ign
     series = read_series(plan, {"mask/overlap", "mask/energy_kept", "mask/moved_fraction"})
     figure = facts_over_steps(series, task="long_words")
     assert figure is not None
+    assert figure.axes[0].get_title() == "gmt, long_words"
+    assert figure.axes[2].get_xlabel() == "optimizer step"
     overlap = figure.axes[1].get_lines()
     assert [line.get_label() for line in overlap] == ["0.5", "0.9"]
     assert overlap[0].get_xydata().tolist() == [[10, 0.1], [20, 0.2]]
