@@ -31,7 +31,7 @@ class RunFailed(Exception):
 
 
 class Interrupted(Exception):
-    """A run that ended on request, with a checkpoint from which it goes on."""
+    """A run that ended on request; it goes on from its checkpoint, or from the answers that it kept."""
 
 
 class StoppedEarly(Exception):

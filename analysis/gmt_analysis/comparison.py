@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy import optimize, stats
 
 from gmt.errors import UserError
 from gmt_analysis.statistics import CONFIDENCE, mean_interval
@@ -21,7 +21,9 @@ from gmt_analysis.statistics import CONFIDENCE, mean_interval
 ALPHA = 1 - CONFIDENCE
 POWER = 0.8
 CHOICE = ["arm", "task", "mask_ratio"]
-_FEWEST = 2  # pairs: one has no spread
+_FEWEST = 3  # pairs that are tested: scores come in steps of one question, and two pairs often differ all by the same
+_SLICES = 20_000
+_NO_SPREAD = 1e-12  # of scores in [0, 1]: what rounding leaves
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +36,8 @@ class Verdict:
         best: the ratio with the best mean.
         index: the range of the means over ratios, in units of the seeds' standard deviation at a ratio; NaN where
             there is none.
-        detectable: the smallest difference between a ratio and the best that the study finds with a power of POWER,
-            after the correction for all ratios.
+        detectable: the smallest difference between two ratios that the study finds with a power of POWER, with the
+            level shared out over all pairs.
         words: what the tests say, and no more.
     """
 
@@ -59,15 +61,17 @@ def differences(table: pd.DataFrame, column: str, *, baseline: str) -> pd.DataFr
 
     Returns:
         A row for each other arm, task and ratio: `difference`, its bounds `low` and `high`, `n` pairs, `p` of the
-        two-sided paired t test, and `p_holm`, corrected for all rows (Holm, 1979). With fewer than two pairs the
-        bounds and p are missing.
+        two-sided paired t test, and `p_holm`, corrected for all rows (Holm, 1979). With fewer than three pairs, or
+        pairs that all differ by the same, there is no test and p is missing.
 
     Raises:
-        UserError: the study has no such arm.
+        UserError: the study has no such arm, or it has mask ratios.
     """
     scores = _scores(table, column)
     if baseline not in set(scores["arm"]):
-        raise UserError(f"the baseline must be an arm with finished runs, got {baseline!r}")
+        raise UserError(f"study.baseline must be an arm with finished runs, got {baseline!r}")
+    if scores.loc[scores["arm"] == baseline, "mask_ratio"].notna().any():
+        raise UserError(f"study.baseline must be an arm without mask ratios, got {baseline!r}")
     rows = []
     for (arm, task, ratio), group in scores[scores["arm"] != baseline].groupby(CHOICE, dropna=False, sort=False):
         base = scores[(scores["arm"] == baseline) & (scores["task"] == task)]
@@ -79,8 +83,8 @@ def differences(table: pd.DataFrame, column: str, *, baseline: str) -> pd.DataFr
 def against_best(table: pd.DataFrame, column: str, *, margin: float, more_is_better: bool = True) -> pd.DataFrame:
     """Every ratio of an arm against the arm's best on the same seed: is it worse, is it equivalent within the margin?
 
-    The best is chosen by the same data. That makes the others look worse by chance, so that equivalence is claimed too
-    seldom rather than too often, and a difference too often: its p is no proof where the index is small.
+    The best is chosen by the same data, which makes the others look worse by chance: equivalence is claimed too seldom
+    rather than too often, and for differences the level is shared out over all pairs of ratios, whichever is the best.
 
     Args:
         table: of a study.
@@ -90,8 +94,9 @@ def against_best(table: pd.DataFrame, column: str, *, margin: float, more_is_bet
 
     Returns:
         A row for each arm with ratios, task and ratio but the best: `best`, `difference` with `low` and `high`, `n`,
-        `p` as in `differences`, `p_equivalent` of two one-sided paired t tests (Schuirmann, 1987), and both corrected
-        for all ratios of the arm and task (Holm, 1979) as `p_holm` and `p_equivalent_holm`.
+        `p` as in `differences`, `p_pairs`: p times the number of pairs of ratios (Bonferroni), and `p_equivalent` of
+        two one-sided paired t tests (Schuirmann, 1987). That all ratios are equivalent is shown where each one's is
+        below the level, uncorrected (Berger, 1982).
 
     Raises:
         UserError: the margin is not above 0.
@@ -109,7 +114,8 @@ def against_best(table: pd.DataFrame, column: str, *, margin: float, more_is_bet
             for ratio, each in _to_best(wide, best).items()
         ]
         if rows:
-            found.append(_corrected(_corrected(pd.DataFrame(rows), "p"), "p_equivalent"))
+            tests, num_pairs = pd.DataFrame(rows), wide.shape[1] * (wide.shape[1] - 1) / 2
+            found.append(tests.assign(p_pairs=(tests["p"] * num_pairs).clip(upper=1)))
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
 
 
@@ -136,9 +142,9 @@ def sensitivity(table: pd.DataFrame, column: str, *, margin: float, more_is_bett
                 detectable=detectable_difference(
                     float(np.sqrt(np.mean(others))) if others else float("nan"),
                     len(wide),
-                    num_comparisons=max(len(others), 1),
+                    num_comparisons=wide.shape[1] * (wide.shape[1] - 1) // 2 or 1,
                 ),
-                words=_words(own, wide),
+                words=_words(own, wide) + _left_out(table, arm, task),
             )
         )
     return verdicts
@@ -150,17 +156,25 @@ def detectable_difference(deviation: float, num_pairs: int, *, num_comparisons: 
     Args:
         deviation: the standard deviation of a pair's difference.
         num_pairs: how many there are.
-        num_comparisons: among how many tests the level is shared, as Bonferroni does, which Holm's first step is.
+        num_comparisons: among how many tests the level is shared (Bonferroni).
 
     Returns:
-        In the units of the deviation; NaN for fewer than two pairs.
+        In the units of the deviation; NaN for fewer than three pairs, which are not tested.
     """
-    from statsmodels.stats.power import TTestPower
-
     if num_pairs < _FEWEST or not np.isfinite(deviation):
         return float("nan")
-    size = TTestPower().solve_power(nobs=num_pairs, alpha=ALPHA / num_comparisons, power=POWER)
-    return float(size) * deviation
+    freedom, level = num_pairs - 1, ALPHA / num_comparisons
+    critical = stats.t.isf(level / 2, freedom)
+    # statsmodels' power fails for few pairs: this is the mean over the deviation that a study estimates, which is
+    # distributed as chi, at the middles of equally likely slices
+    middles = (np.arange(_SLICES) + 0.5) / _SLICES
+    limit_S = critical * stats.chi.ppf(middles, freedom) / np.sqrt(freedom)
+
+    def lacking(size: float) -> float:
+        shift = size * np.sqrt(num_pairs)
+        return float((stats.norm.sf(limit_S - shift) + stats.norm.cdf(-limit_S - shift)).mean()) - POWER
+
+    return float(optimize.brentq(lacking, 0, 10 * critical)) * deviation
 
 
 def over_tasks(table: pd.DataFrame, column: str, *, baseline: str) -> pd.DataFrame:
@@ -170,8 +184,9 @@ def over_tasks(table: pd.DataFrame, column: str, *, baseline: str) -> pd.DataFra
     own means are fixed effects.
 
     Returns:
-        A row for each arm and ratio but the baseline: `difference`, `low`, `high` (Wald), `p`, `p_holm`, `n` runs.
-        Empty where the study has one seed, one choice or no spread, for which there is no such model.
+        A row for each arm and ratio but the baseline: `difference`, `low`, `high`, `p` (by t with the degrees of
+        freedom that are left within groups), `p_holm`, `n` runs. Empty where
+        the study has fewer than three seeds, one choice or no spread, for which there is no such model.
     """
     import statsmodels.formula.api as smf
 
@@ -186,19 +201,25 @@ def over_tasks(table: pd.DataFrame, column: str, *, baseline: str) -> pd.DataFra
     if baseline not in set(scores["choice"]) or not names or scores["seed"].nunique() < _FEWEST:
         return empty
     formula = f"score ~ C(choice, Treatment({baseline!r}))" + (" + C(task)" if scores["task"].nunique() > 1 else "")
+    model = smf.mixedlm(formula, scores, groups=scores["group"])
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that a variance is at its bound of 0, which the estimates don't mind
+        warnings.simplefilter("ignore")  # that a variance is at its bound of 0, or that a method did not converge
         try:
-            fitted = smf.mixedlm(formula, scores, groups=scores["group"]).fit(reml=True)
+            tried = (model.fit(reml=True, method=[method]) for method in ("lbfgs", "powell", "nm"))
+            fitted = next((each for each in tried if each.converged), None)
         except np.linalg.LinAlgError:
-            return empty
-    bounds, rows = fitted.conf_int(alpha=ALPHA), []
+            fitted = None
+    if fitted is None:
+        return empty
+    freedom = len(scores) - scores["group"].nunique() - len(names)
+    quantile, rows = stats.t.isf(ALPHA / 2, freedom), []
     for name in names:
         term = f"C(choice, Treatment({baseline!r}))[T.{name}]"
-        low, high = bounds.loc[term]
+        estimate, error = fitted.params[term], fitted.bse[term]
+        bounds = {"low": estimate - quantile * error, "high": estimate + quantile * error}
+        p = 2 * stats.t.sf(abs(estimate) / error, freedom)
         number = int((scores["choice"] == name).sum())
-        estimate = {"difference": fitted.params[term], "low": low, "high": high, "p": fitted.pvalues[term]}
-        rows.append({"choice": name, **estimate, "n": number})
+        rows.append({"choice": name, "difference": estimate, **bounds, "p": p, "n": number})
     return _corrected(pd.DataFrame(rows), "p")
 
 
@@ -244,24 +265,21 @@ def _tested(each: np.ndarray, margin: float) -> dict[str, float]:
 
 
 def _p(each: np.ndarray) -> float:
-    """Of Student's two-sided test that the mean difference is 0; 1 where every pair is equal."""
-    if len(each) < _FEWEST:
-        return float("nan")
-    if not each.any():
-        return 1.0
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # of pairs that differ all by the same
-        return float(stats.ttest_1samp(each, 0).pvalue)
+    """Of Student's two-sided test that the mean difference is 0; NaN where there is no test."""
+    return float(stats.ttest_1samp(each, 0).pvalue) if _is_tested(each) else float("nan")
 
 
 def _p_equivalent(each: np.ndarray, margin: float) -> float:
-    if len(each) < _FEWEST:
+    if not _is_tested(each):
         return float("nan")
-    if not np.ptp(each):  # no spread, for which there is no t
-        return float(abs(each[0]) >= margin)
     below = stats.ttest_1samp(each, -margin, alternative="greater").pvalue
     above = stats.ttest_1samp(each, margin, alternative="less").pvalue
     return float(max(below, above))
+
+
+def _is_tested(each: np.ndarray) -> bool:
+    """There is no t of a few pairs, nor of pairs that all differ by the same."""
+    return len(each) >= _FEWEST and float(np.ptp(each)) > _NO_SPREAD
 
 
 def _corrected(rows: pd.DataFrame, p: str) -> pd.DataFrame:
@@ -278,14 +296,29 @@ def _words(tests: pd.DataFrame, wide: pd.DataFrame) -> str:
     if wide.shape[1] < 2:
         return "one ratio: nothing is said of sensitivity"
     if len(wide) < _FEWEST:
-        return "one seed: nothing is said of sensitivity"
-    equivalent, worse = (tests[f"{p}_holm"] < ALPHA for p in ("p_equivalent", "p"))
+        return f"{len(wide)} seed{'s' if len(wide) > 1 else ''}: nothing is said of sensitivity"
+    if tests["p"].isna().all():
+        return "no spread between seeds: nothing is tested"
+    equivalent, worse = tests["p_equivalent"] < ALPHA, tests["p_pairs"] < ALPHA
     if equivalent.all():
         return "every ratio is equivalent to the best within the margin"
     different = ", ".join(f"{ratio:g}" for ratio in tests.loc[worse & ~equivalent, "mask_ratio"])
     if different:
         return f"sensitive: worse than the best at {different}"
     return "no difference to the best shown at any ratio, nor equivalence within the margin at every ratio"
+
+
+def _left_out(table: pd.DataFrame, arm: object, task: object) -> str:
+    """What the words before do not speak of: ratios whose runs diverged, or are not done."""
+    own = table[(table["arm"] == arm) & (table["task"] == task) & table["mask_ratio"].notna()]
+    told = []
+    for words, rows in {
+        "diverged": own[own["state"] == "diverged"],
+        "not done": own[~own["state"].isin(["done", "diverged"])],
+    }.items():
+        if len(rows):
+            told.append(f"{words} at {', '.join(f'{ratio:g}' for ratio in sorted(rows['mask_ratio'].unique()))}")
+    return f" (left out: runs that are {'; '.join(told)})" if told else ""
 
 
 def _named(arm: str, ratio: float) -> str:

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from gmt_analysis.figures import COLOURS, MARKERS
 
+_LINE = ["arm", "mask_ratio", "way"]
 FACTS: Mapping[str, str] = {
     "mask/energy_kept": "gradient energy kept",
     "mask/overlap": "overlap with the mask before (Jaccard)",
@@ -74,7 +75,7 @@ def score_against_dropped(drops: pd.DataFrame, *, column: str, unit: str) -> Fig
     """A score against the fraction of the fine-tuned delta that is dropped after training, a panel for each task.
 
     Args:
-        drops: from gmt.runs.drop: task, way, fraction, seed and scores.
+        drops: from gmt.runs.drop: arm, task, mask_ratio, way, fraction, seed and scores.
         column: of the score, a fraction; shown in per cent.
         unit: the label of the y axis.
     """
@@ -82,7 +83,7 @@ def score_against_dropped(drops: pd.DataFrame, *, column: str, unit: str) -> Fig
     figure = Figure(figsize=(5.2 * len(tasks), 4), layout="constrained")
     for axis, task in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks, strict=True):
         own = drops[drops["task"] == task]
-        for number, (way, group) in enumerate(own.groupby("way", sort=False)):
+        for number, ((arm, ratio, way), group) in enumerate(own.groupby(_LINE, sort=False, dropna=False)):
             means = (100 * group.groupby("fraction")[column].mean()).astype(float)
             spread = (100 * group.groupby("fraction")[column].std(ddof=1)).astype(float).fillna(0)
             axis.errorbar(
@@ -92,7 +93,7 @@ def score_against_dropped(drops: pd.DataFrame, *, column: str, unit: str) -> Fig
                 marker=MARKERS[number % len(MARKERS)],
                 color=COLOURS[number % len(COLOURS)],
                 capsize=3,
-                label=str(way),
+                label=f"{arm}{'' if pd.isna(ratio) else f' {ratio:g}'}, {way}",
             )
         axis.set_title(str(task), fontsize=11)
         axis.set_xlabel("fraction of the delta dropped after training")

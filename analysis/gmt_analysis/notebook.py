@@ -10,6 +10,8 @@ from matplotlib.figure import Figure
 from transformers.utils import logging
 
 from gmt.commands.plan import planned
+from gmt.errors import UserError, choices
+from gmt.runs.build import Run
 from gmt.runs.drop import drop
 from gmt.runs.flops import step_flops
 from gmt_analysis.figures import as_svg
@@ -33,7 +35,14 @@ def open_study(study: str, overrides: Sequence[str] = (), config_dir: str | None
 
 
 def drop_deltas(results: Results, *, arm: str, fractions: Sequence[float]) -> None:
-    """Evaluates every finished run of an arm with part of its delta dropped, once; `results.drops` then holds them."""
+    """Evaluates every finished run of an arm with part of its delta dropped, once; `results.drops` then holds them.
+
+    Raises:
+        UserError: the study has no such arm, or a run of it has no weights.
+    """
+    arms = {planned_run.point.arm for planned_run in results.plan.comparison}
+    if arm not in arms:
+        raise UserError(f"drop_arm must be an arm of the study, got {arm!r}; {choices(arm, arms)}")
     for planned_run in results.plan.comparison:
         if planned_run.point.arm == arm and planned_run.record.state() == "done":
             drop(planned_run.run, fractions)
@@ -44,17 +53,25 @@ def operations(results: Results) -> pd.DataFrame:
     """The operations of a step and of a whole training, of each arm and task, by its first finished run.
 
     Returns:
-        arm, task, mask_ratio, gflops_a_step (10^9 operations) and tflops_a_run (10^12).
+        arm, task, mask_ratio, gflops_a_step (10^9 operations) and tflops_a_run (10^12); NaN where they can't be counted
+        (see step_flops).
     """
     runs = {planned_run.run.id: planned_run.run for planned_run in results.plan.comparison}
     choice = ["arm", "task", "mask_ratio"]
     firsts = results.table[results.table["state"] == "done"].drop_duplicates(choice)
-    flops = [step_flops(runs[id_]) for id_ in firsts["run_id"]]
+    flops = [_counted(runs[id_]) for id_ in firsts["run_id"]]
     counts = {
         "gflops_a_step": [each / 1e9 for each in flops],
         "tflops_a_run": [each * steps / 1e12 for each, steps in zip(flops, firsts["num_steps"], strict=True)],
     }
     return firsts[choice].assign(**counts).reset_index(drop=True)
+
+
+def _counted(run: Run) -> float:
+    try:
+        return step_flops(run)
+    except UserError:
+        return float("nan")
 
 
 @dataclass(frozen=True)

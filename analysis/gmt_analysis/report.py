@@ -56,7 +56,7 @@ def write_report(plan: Plan) -> list[Path]:
     pairs = [found.to_baseline.assign(measure=found.measure.column) for found in results.findings]
     texts = {
         "index.html": _page(results, figures),
-        "runs.csv": results.table.to_csv(index=False),
+        "runs.csv": results.runs.to_csv(index=False),
         "means.csv": results.summary.to_csv(index=False),
         "means.tex": _latex(results.summary),
         "differences.csv": pd.concat(pairs).to_csv(index=False),
@@ -200,8 +200,8 @@ def _limits(table: pd.DataFrame, summary: pd.DataFrame) -> list[str]:
         limits.append(f"{missing} of {len(table)} runs are not done and not in any number here.")
     if (fewest := int(summary["n"].min())) < _FEW_SEEDS:
         limits.append(
-            f"Some arm has {fewest} seed{'s' if fewest > 1 else ''}: the intervals are wide, and no difference between "
-            "two arms whose intervals overlap is shown to exist or not to exist."
+            f"Some arm has {fewest} seed{'s' if fewest > 1 else ''}: the intervals are wide, and only large "
+            "differences could have been seen."
         )
     if (largest := int(table["num_parameters"].max())) < _SMALL_MODEL:
         limits.append(

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from functools import cached_property
+from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
 
 from gmt.errors import UserError
-from gmt.studies.plan import Plan
+from gmt.studies.grid import Point
+from gmt.studies.plan import Plan, PlannedRun
 from gmt.tracking.series import read_series
 from gmt.tracking.table import read_table
+from gmt_analysis.comparison import CHOICE
 from gmt_analysis.cost_figures import score_against_cost, time_of_a_step
 from gmt_analysis.figures import score_against_ratio
 from gmt_analysis.findings import Findings, findings
@@ -27,7 +30,24 @@ from gmt_analysis.statistics import summarise
 SCORES = ("target_after", "forgetting", "source_perplexity_after", "density", "moved_fraction")
 COSTS = ("forward_backward_s", "mask_s", "optimizer_s", "train_s", "peak_memory_bytes")
 BEFORE = ("target_before", "source_before", "source_perplexity_before")
+_COLUMNS_OF_THEIR_OWN = ("model", "model.name", "task", "method.mask_ratio", "seed")
 _OTHERS = ("source_after", "density_asked", "tokens_per_s")
+
+
+def arm_of(point: Point) -> str:
+    """The arm, and what varies in it besides what a table has columns for, e.g. `gmt learning_rate=0.001`."""
+    pairs = (override.split("=", 1) for override in point.varied)
+    more = [f"{key.rpartition('.')[2]}={value}" for key, value in pairs if key not in _COLUMNS_OF_THEIR_OWN]
+    return " ".join([point.arm, *more])
+
+
+def _of(planned: PlannedRun) -> dict[str, Any]:
+    return {
+        "arm": arm_of(planned.point),
+        "task": planned.run.task.name,
+        "mask_ratio": planned.run.config["method"].get("mask_ratio"),
+        "seed": planned.run.seed,
+    }
 
 
 class Results:
@@ -54,9 +74,23 @@ class Results:
         raise UserError(f"study {name} has no finished run to report on; run `gmt sweep` with it first")
 
     @cached_property
-    def table(self) -> pd.DataFrame:
+    def runs(self) -> pd.DataFrame:
         """A row for each run; see gmt.tracking.table."""
-        return read_table((p.point.arm, p.point.label, p.record) for p in self.plan.comparison)
+        return read_table((arm_of(p.point), p.point.label, p.record) for p in self.plan.comparison)
+
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """`runs` as they are compared: of several models each makes tasks of its own."""
+        task = self.runs["task"] + ", " + self.runs["model"] if self.runs["model"].nunique() > 1 else self.runs["task"]
+        table = self.runs.assign(task=task)
+        done = table[table["state"] == "done"]
+        if (twice := done[done.duplicated([*CHOICE, "seed"], keep=False)]).shape[0]:
+            named = ", ".join(twice["label"].head(2))
+            raise UserError(
+                f"the runs of study {self.plan.study.name} must differ in arm, model, task, mask_ratio or seed to be "
+                f"compared, and {len(twice)} don't, such as {named}"
+            )
+        return table
 
     @cached_property
     def summary(self) -> pd.DataFrame:
@@ -72,19 +106,20 @@ class Results:
     @cached_property
     def series(self) -> pd.DataFrame:
         """What masks did, by step and layer."""
-        runs = ((p.point.arm, p.point.label, p.record) for p in self.plan.comparison)
+        runs = ((arm_of(p.point), p.point.label, p.record) for p in self.plan.comparison)
         return read_series(runs, FACTS)
 
     @cached_property
     def drops(self) -> pd.DataFrame:
         """Of the runs that were evaluated with part of their delta dropped (gmt.runs.drop)."""
         rows = [
-            {"arm": p.point.arm, "task": p.run.task.name, "seed": p.run.seed, **json.loads(line)}
+            {**_of(p), **json.loads(line)}
             for p in self.plan.comparison
             if (file := p.record.folder / "drops.jsonl").exists()
             for line in file.read_text().splitlines()
         ]
-        return pd.DataFrame(rows, columns=["arm", "task", "seed", "way", "fraction", "target", "source"])
+        columns = ["arm", "task", "mask_ratio", "seed", "way", "fraction", "target", "source"]
+        return pd.DataFrame(rows, columns=columns).astype({"mask_ratio": "Float64"})
 
     def score_figures(self) -> dict[str, Figure]:
         """Target and forgetting against the ratio, with the arms without one as bands."""

@@ -14,6 +14,7 @@ from gmt.composition import to_plain
 from gmt.duration import took
 from gmt.errors import Interrupted, UserError
 from gmt.records.record import NOWHERE, RecordBusy, RunRecord
+from gmt.runs.attempt import seen
 from gmt.runs.build import Run, build, settings_of
 from gmt.studies.frozen import STOP, thaw
 from gmt.studies.stopping import stops_in_order
@@ -58,7 +59,7 @@ def _run_planned(reference: str) -> RunRecord:
     from gmt.runs.execute import execute
     from gmt.training.control import Control
 
-    return execute(run, Control(should_stop=stop.exists))
+    return execute(run, Control(should_stop=seen(stop)))
 
 
 def _run_and_tell(run: Run, config: Mapping[str, Any]) -> RunRecord:
@@ -86,14 +87,14 @@ def _run_and_tell(run: Run, config: Mapping[str, Any]) -> RunRecord:
 
 
 def _stoppable(run: Run) -> RunRecord:
-    """Does the run in this process; Ctrl-C ends it after its next step, with a checkpoint."""
+    """Does the run in this process; Ctrl-C ends it after its next step or answer; what is there is kept."""
     from gmt.runs.execute import execute
     from gmt.training.control import Control
 
     with tempfile.TemporaryDirectory(prefix="gmt-run-") as folder:
         stop = Path(folder) / STOP
         with stops_in_order(stop, say):
-            return execute(run, Control(should_stop=stop.exists))
+            return execute(run, Control(should_stop=seen(stop)))
 
 
 @contextmanager

@@ -80,7 +80,7 @@ def _show_result(record: RunRecord) -> None:
         "tokens": f"{training['num_tokens']:,} in {training['num_steps']:,} steps",
         "examples": f"{result['num_train_examples']:,}, {result['num_dropped_examples']:,} dropped as too long",
         "peak memory": f"{training['peak_memory_bytes'] / 2**20:,.0f} MiB",
-        "time": "unknown: an attempt was killed" if result["seconds"] is None else duration(result["seconds"]),
+        "time": "unknown: nobody saw an attempt end" if result["seconds"] is None else duration(result["seconds"]),
     }
     say(table(["fact", "value"], [[k, v] for k, v in facts.items()]) + "\n")
     lines = (record.folder / "answers_after.jsonl").read_text().splitlines()[:_SAMPLES]

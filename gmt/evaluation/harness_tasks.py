@@ -107,9 +107,10 @@ def check_numbers(task: str, num_fewshot: int | None, num_examples: int | None, 
     """
     tasks = loaded["tasks"].values()
     if num_fewshot:
-        if all(each.config.num_fewshot == 0 for each in tasks):
+        if fixed := [each.task_name for each in tasks if each.config.num_fewshot == 0]:
             raise UserError(
-                f"num_fewshot must be 0 or null for {task}, whose prompts lm-eval asks as they are, got {num_fewshot}"
+                f"num_fewshot must be 0 or null for {task}, since lm-eval shows {fixed[0]} no examples, whatever "
+                f"is set, got {num_fewshot}"
             )
         fewest = min(len(list(each.fewshot_docs() or ())) for each in tasks)
         if num_fewshot > fewest:

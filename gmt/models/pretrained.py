@@ -186,7 +186,7 @@ def _check_causal(config: PreTrainedConfig, path: str) -> None:
     kind = config.model_type
     if config.is_encoder_decoder or kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise UserError(f"model.path must name a causal LM, got {path!r}, which is a {kind}")
-    if kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not config.is_decoder:
+    if kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False):
         raise UserError(f"model.path must name a causal LM, got {path!r}, a {kind} that sees what comes after a token")
 
 

@@ -100,10 +100,11 @@ class RunRecord:
         self.write("status.json", self.status() | {"state": state, "updated_at": time.time()} | details)
 
     def note_failure(self, state: State, kind: str, error: str) -> None:
-        """Sets the status after a failure, and adds it to the list of all."""
-        failure = {"kind": kind, "error": error, "at": time.time()}
-        failures = [*self.status().get("failures", []), failure]
-        self.set_status(state, ended_at=time.time(), error=error, error_kind=kind, failures=failures)
+        """Sets the status after a failure, and adds it to the list of all; an attempt that had not begun has no end."""
+        status, now = self.status(), time.time()
+        failures = [*status.get("failures", []), {"kind": kind, "error": error, "at": now}]
+        ended = {"ended_at": now} if status.get("state") == "running" else {}
+        self.set_status(state, error=error, error_kind=kind, failures=failures, **ended)
 
     def read(self, name: str) -> dict[str, Any]:
         """A JSON file of the record.

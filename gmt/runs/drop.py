@@ -6,6 +6,7 @@ Yu et al. (2024, arXiv 2311.03099, DARE) drop entries of the delta at random and
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from gmt.errors import UserError
 from gmt.masking.selection import num_masked
 from gmt.records.record import RunRecord
 from gmt.runs.build import Run
+from gmt.runs.device import device_of
 from gmt.runs.evaluate import evaluate
 from gmt.runs.prepare import prepare
 from gmt.training.control import Control
@@ -44,15 +46,18 @@ def drop(
 
     Raises:
         UserError: the run is not done, has no weights, or a fraction or way is none.
+        RecordBusy: another process is at it.
     """
     record = run.record
     _check(record, fractions, ways)
     torch.set_num_threads(run.resources.cpus)
-    known = {(row["way"], row["fraction"]): row for row in _kept(record)}
-    for way, fraction in _wanted(fractions, ways):
-        if (way, fraction) not in known:
-            known[way, fraction] = _evaluated(run, way, fraction, control)
-            record.write_lines(_FILE, known.values())
+    with record.at_work():
+        known = {(row["way"], row["fraction"]): row for row in _kept(record)}
+        for way, fraction in _wanted(fractions, ways):
+            if (way, fraction) not in known:
+                known[way, fraction] = _evaluated(run, way, fraction, control)
+                record.write_lines(_FILE, known.values())
+        shutil.rmtree(record.folder / "evaluation", ignore_errors=True)
     return [known[each] for each in _wanted(fractions, ways)]
 
 
@@ -78,6 +83,7 @@ def _kept(record: RunRecord) -> list[dict[str, Any]]:
 def _evaluated(run: Run, way: str, fraction: float, control: Control) -> dict[str, Any]:
     model = run.model.load_model()
     drop_(model, _weights(run.record), way, fraction, seed=run.seed)
+    model.to(device_of(run.resources))  # type: ignore[arg-type]  # transformers wraps the method and loses its signature
     kept = run.record.folder / "evaluation" / f"{way.replace(', ', '-')}-{fraction:g}"
     found = evaluate(run, prepare(run), model, kept, control)
     means = {part: found.scores[part]["mean"] for part in ("target", "source")}

@@ -20,6 +20,7 @@ from transformers.utils import logging as transformers_logging
 from gmt.errors import Interrupted, RunFailed, StoppedEarly, UserError
 from gmt.records.record import RunRecord, State
 from gmt.runs.build import Run
+from gmt.runs.device import device_of
 from gmt.runs.environment import environment
 from gmt.runs.evaluate import evaluate, folder_of_base
 from gmt.runs.failures import RETRIES, kind_of
@@ -48,7 +49,7 @@ def execute(run: Run, control: Control = _NOBODY) -> RunRecord:
         Interrupted, StoppedEarly: `control` asked for it; what is there so far is kept.
         RunFailed: it broke; the record holds the traceback.
     """
-    _device(run)
+    device_of(run.resources)
     if num_workers() != (workers := run.resources.workers):
         raise UserError(f"resources.workers must be {num_workers()} here, got {workers}: a launcher starts the workers")
     record = run.record
@@ -118,7 +119,7 @@ def record_failure(record: RunRecord, error: Exception, kind: str) -> None:
 
 
 def _train_and_evaluate(run: Run, record: RunRecord, prepared: Prepared, control: Control) -> dict[str, Any]:
-    device = _device(run)
+    device = device_of(run.resources)
     torch.set_num_threads(run.resources.cpus)
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # a bar for each checkpoint would bury our own lines
     record.write("environment.json", environment() | {"device": device})
@@ -234,13 +235,6 @@ def _weights_sha256(model: PreTrainedModel) -> str:
         digest.update(name.encode())
         digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def _device(run: Run) -> str:
-    asked, available = run.resources.device, torch.cuda.is_available()
-    if asked == "cuda" and not available:
-        raise UserError("resources.device must be cpu or auto here, got cuda: torch finds no GPU")
-    return "cuda" if asked != "cpu" and available else "cpu"
 
 
 @contextmanager

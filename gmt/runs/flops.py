@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import DataCollatorForSeq2Seq
 
@@ -15,8 +16,9 @@ from gmt.tasks.tokens import IGNORED
 def step_flops(run: Run) -> int:
     """The operations of the forward and backward passes of one optimizer step, on the first examples in their order.
 
-    Matrix products and attention are counted, as PyTorch's counter does; elementwise work, the optimizer and the mask
-    are not, since it knows no number for them: what they cost is in the times. What a method freezes costs no gradient.
+    Matrix products are counted, those of attention as its formula has them, whatever kernel trains; elementwise work,
+    the optimizer and the mask are not, since PyTorch's counter knows no number for them: what they cost is in the
+    times. What a method freezes costs no gradient.
 
     Raises:
         UserError: the run trains on preferences, packed rows or several workers, whose batches are made elsewhere.
@@ -31,7 +33,8 @@ def step_flops(run: Run) -> int:
     size, total = run.train.micro_batch_size, 0
     for i in range(run.train.accumulation_steps):
         rows = [prepared.examples[j % prepared.num_examples] for j in range(i * size, (i + 1) * size)]
-        with FlopCounterMode(display=False) as counter:
+        # the counter knows no operations of the CPU's fused attention
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
             model(**collate(rows)).loss.backward()
         total += counter.get_total_flops()
     return total

@@ -32,7 +32,7 @@ def execute_on_worker(run: Run, stop: Path) -> None:
     Raises:
         UserError: what was asked can't be done; nothing was started.
         RecordBusy: another process is at work on it.
-        Interrupted: the stop file was there; a checkpoint was written.
+        Interrupted: the stop file was there; what there was is kept.
         RunFailed: it broke here; the record holds the traceback.
     """
     os.environ.setdefault("OMP_NUM_THREADS", str(run.resources.cpus))  # or accelerate would choose, with a warning

@@ -21,7 +21,7 @@ class Estimate:
 
     Args:
         num_left: runs that are not done.
-        num_known: those of a kind that was measured: a run none of whose attempts was killed.
+        num_known: those of a kind that was measured: a run whose every attempt was seen to end.
         num_measured: over how many finished runs.
         run_seconds: of all known runs, one after the other.
         gpu_hours: of all known runs.
@@ -48,7 +48,7 @@ def estimate(plan: Plan, states: Mapping[str, State]) -> Estimate:
     for planned in plan.runs:
         kind = _kind(planned.run.science, planned.run.config["resources"])
         if states[planned.run.id] == "done":
-            measured[kind] += _measured(planned.record)
+            measured[kind] += measured_result(planned.record)
         else:
             left[kind].append(float(planned.run.resources.gpus))
     for planned in plan.later:
@@ -82,8 +82,8 @@ def _memory(result: Mapping[str, Any]) -> int:
     return int(result["training"]["peak_memory_bytes"])
 
 
-def _measured(record: RunRecord) -> list[Mapping[str, Any]]:
-    """The result of a run that is done; nothing where an attempt was killed, so that nobody knows how long it took."""
+def measured_result(record: RunRecord) -> list[Mapping[str, Any]]:
+    """The result of a run that is done; nothing where nobody saw an attempt end, and so knows how long it took."""
     result = record.read("result.json")
     return [] if result["seconds"] is None else [result]
 
@@ -96,7 +96,7 @@ def _of_other_studies(plan: Plan, kinds: set[str]) -> Iterator[tuple[str, Mappin
         stored = record.read("config.json")
         kind = _kind(stored["science"], stored["config"]["resources"])
         if kind in kinds:
-            yield from ((kind, result) for result in _measured(record))
+            yield from ((kind, result) for result in measured_result(record))
 
 
 def _newest(results: Iterable[Path]) -> list[Path]:

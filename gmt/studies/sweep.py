@@ -54,7 +54,7 @@ def run_sweep(plan: Plan, tracking: TrackingSettings, launch: RunLauncher, progr
     Raises:
         UserError: something is wrong that would stop a run; nothing was started.
         RunFailed: some runs failed; the others are done.
-        KeyboardInterrupt: Ctrl-C was pressed; what was running has written a checkpoint.
+        KeyboardInterrupt: Ctrl-C was pressed; what was running has kept where it was.
     """
     states = plan.states()
     todo = [planned for planned in plan.runs if states[planned.run.id] not in _over(plan)]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from gmt.records.record import NOWHERE, RunRecord, State
+from gmt.studies.estimate import measured_result
 from gmt.studies.plan import Plan, PlannedRun
 
 _ENDS = ("done", "failed", "diverged", "stopped")
@@ -171,9 +172,7 @@ class _Pace:
 
 
 def _measured(record: RunRecord) -> list[float]:
-    """The seconds of a run that is done; nothing where an attempt of it was killed."""
-    seconds: float | None = record.read("result.json")["seconds"]
-    return [] if seconds is None else [seconds]
+    return [float(result["seconds"]) for result in measured_result(record)]
 
 
 def _stamp(planned: PlannedRun) -> float:

@@ -11,7 +11,7 @@ from gmt.records.record import RunRecord
 
 # Column -> pandas dtype. Scores and fractions lie in [0, 1]; times are seconds; memory is bytes. A perplexity is the
 # geometric mean over the texts that the task has; where it has none, it is missing. train_s is the time in optimizer
-# steps, run_s that of all attempts; the latter is missing where an attempt was killed.
+# steps, run_s that of all attempts; the latter is missing where nobody saw an attempt end.
 COLUMNS: Mapping[str, str] = {
     "run_id": "string",
     "arm": "string",

@@ -1,7 +1,7 @@
 """The method's state beside each of the Trainer's checkpoints, and which of these are whole.
 
 A mask over sharded weights is sharded as they are, so each worker keeps its part. The first worker writes its file
-last, when everything else is there: a checkpoint without it was cut short.
+last, when everything else is there, the meter's sums among it: a checkpoint without these was cut short.
 """
 
 from pathlib import Path
@@ -13,12 +13,13 @@ from torch.optim import Optimizer
 from gmt.errors import UserError
 from gmt.training import workers
 
+METER_SUMS = "meter.json"
 _METHOD_STATE = "method_state.pt"
 
 
 def last_whole_checkpoint(checkpoints: Path) -> Path | None:
     """The newest checkpoint that was written to its end, or None."""
-    whole = [p.parent for p in checkpoints.glob(f"checkpoint-*/{_METHOD_STATE}")]
+    whole = [p.parent for p in checkpoints.glob(f"checkpoint-*/{_METHOD_STATE}") if (p.parent / METER_SUMS).exists()]
     return max(whole, key=lambda p: int(p.name.rpartition("-")[2]), default=None)
 
 

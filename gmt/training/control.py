@@ -17,7 +17,8 @@ class Control:
     """What a run asks and tells while it goes on; by default nobody stands outside.
 
     Args:
-        should_stop: asked after each optimizer step; True ends the run with a checkpoint, to be gone on with later.
+        should_stop: asked after each optimizer step, and while the run is evaluated before and after its training; True
+            ends it, with a checkpoint or with the answers so far, to be gone on with later.
         on_progress: called after each micro-batch of training and each batch of evaluation.
         go_on: called after each intermediate evaluation with the step and the target score in [0, 1]; False ends the
             run with a checkpoint, as one that was stopped early.

@@ -14,6 +14,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from gmt.errors import Diverged
 from gmt.training.attachment import Attachment
+from gmt.training.checkpoints import METER_SUMS
 from gmt.training.workers import index
 
 OnMetrics = Callable[[int, Mapping[str, float]], None]
@@ -27,7 +28,6 @@ _TRAINER_METRICS = {
     "num_input_tokens_seen": "train/tokens",
 }
 _PARTS = ("forward_backward", "mask", "optimizer")
-_SUMS = "meter.json"
 
 
 class Meter(TrainerCallback):
@@ -49,7 +49,7 @@ class Meter(TrainerCallback):
         self._since_log = dict.fromkeys(_PARTS, 0.0)
         self._steps_since_log = 0
         nothing = dict.fromkeys((*_PARTS, "density"), 0.0)
-        self.sums: dict[str, float] = nothing if resume is None else json.loads((resume / _SUMS).read_text())
+        self.sums: dict[str, float] = nothing if resume is None else json.loads((resume / METER_SUMS).read_text())
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
         """The first micro-batch of a step is about to run."""
@@ -106,7 +106,7 @@ class Meter(TrainerCallback):
         """The Trainer has written its part of a checkpoint, and the method has not yet made it whole."""
         assert args.output_dir is not None
         if index() == 0:
-            (Path(args.output_dir) / f"checkpoint-{state.global_step}" / _SUMS).write_text(json.dumps(self.sums))
+            (Path(args.output_dir) / f"checkpoint-{state.global_step}" / METER_SUMS).write_text(json.dumps(self.sums))
 
 
 def _now() -> float:

@@ -102,13 +102,48 @@ def flat(spread: float, drop: float = 0.0) -> pd.DataFrame:
         (flat(0.002), "every ratio is equivalent to the best within the margin"),
         (flat(0.002, drop=0.1), "sensitive: worse than the best at 0.9"),
         (flat(0.1), "no difference to the best shown at any ratio, nor equivalence within the margin at every ratio"),
+        (table(("gmt", 0.3, [1, 2, 3]), ("gmt", 0.5, [1, 2, 3])), "no spread between seeds: nothing is tested"),
         (table(("gmt", 0.5, [1, 2, 3])), "one ratio: nothing is said of sensitivity"),
-        (table(("gmt", 0.3, [1]), ("gmt", 0.5, [2])), "one seed: nothing is said of sensitivity"),
+        (table(("gmt", 0.3, [1]), ("gmt", 0.5, [2])), "1 seed: nothing is said of sensitivity"),
     ],
 )
 def test_words_follow_the_tests(made: pd.DataFrame, words: str) -> None:
     (verdict,) = sensitivity(made, "score", margin=0.02)
     assert verdict.words == words
+
+
+def test_runs_that_diverged_are_spoken_of() -> None:
+    made = flat(0.002)
+    made["state"] = ["diverged" if ratio == 0.9 else "done" for ratio in made["mask_ratio"]]
+    made.loc[0, "state"] = "failed"
+    (verdict,) = sensitivity(made, "score", margin=0.02)
+    assert (verdict.num_ratios, verdict.num_seeds) == (2, 9)
+    left_out = "(left out: runs that are diverged at 0.9; not done at 0.1)"
+    assert verdict.words == f"every ratio is equivalent to the best within the margin {left_out}"
+
+
+def test_a_flat_arm_is_seldom_called_sensitive() -> None:
+    """Though the best of nine ratios is chosen by the same runs; scores in steps of one question of 200."""
+    rng = np.random.default_rng(0)
+    called = 0
+    for _ in range(200):
+        seeds = rng.normal(0.7, 0.01, size=4)
+        scores = [np.round((seeds + rng.normal(0, 0.01, size=4)) * 200) / 200 for _ in range(9)]
+        made = table(*(("gmt", (i + 1) / 10, each) for i, each in enumerate(scores)))
+        called += sensitivity(made, "score", margin=0.02)[0].words.startswith("sensitive")
+    assert called <= 0.05 * 200
+
+
+def test_pairs_that_differ_all_by_the_same_are_not_tested() -> None:
+    made = table(("sft", NONE, [0.5, 0.6, 0.7]), ("gmt", 0.5, [0.505, 0.605, 0.705]))
+    (row,) = differences(made, "score", baseline="sft").to_dict("records")
+    assert row["difference"] == pytest.approx(0.005)
+    assert math.isnan(row["p"])
+
+
+def test_a_baseline_with_ratios_is_refused() -> None:
+    with pytest.raises(UserError, match="must be an arm without mask ratios, got 'gmt'"):
+        differences(table(("gmt", 0.3, [1, 2]), ("rmt", 0.3, [1, 2])), "score", baseline="gmt")
 
 
 def test_the_index_is_the_range_in_seed_deviations() -> None:
@@ -124,12 +159,17 @@ def test_what_a_study_could_have_seen() -> None:
     assert detectable_difference(1, 20) == pytest.approx(0.66044, abs=1e-4)
     assert detectable_difference(0.03, 20) == pytest.approx(0.03 * 0.66044, abs=1e-5)
     assert detectable_difference(1, 20, num_comparisons=8) > 0.66044
-    assert math.isnan(detectable_difference(1, 1))
-    # by its definition: a noncentral t with that difference is beyond the critical value in 80 % of studies
-    size, n = detectable_difference(1, 5), 5
-    critical = stats.t.ppf(0.975, n - 1)
-    beyond = stats.nct.sf(critical, n - 1, size * math.sqrt(n)) + stats.nct.cdf(-critical, n - 1, size * math.sqrt(n))
-    assert beyond == pytest.approx(0.8, abs=1e-4)
+    assert math.isnan(detectable_difference(1, 2))
+
+
+@pytest.mark.parametrize("num_pairs", [3, 4, 5, 10])
+@pytest.mark.parametrize("num_comparisons", [1, 3, 36])
+def test_what_is_detectable_is_found_in_four_studies_of_five(num_pairs: int, num_comparisons: int) -> None:
+    size = detectable_difference(1, num_pairs, num_comparisons=num_comparisons)
+    rng = np.random.default_rng(0)
+    studies = rng.normal(size, 1, size=(200_000, num_pairs))
+    found = stats.ttest_1samp(studies, 0, axis=1).pvalue < 0.05 / num_comparisons
+    assert found.mean() == pytest.approx(0.8, abs=0.004)
 
 
 def test_a_balanced_mixed_model_gives_the_mean_difference() -> None:
@@ -150,7 +190,7 @@ def test_a_balanced_mixed_model_gives_the_mean_difference() -> None:
         float
     )
     error = math.sqrt(each.var(ddof=1) / len(each))
-    assert (row["high"] - row["low"]) / (2 * stats.norm.ppf(0.975)) == pytest.approx(error, rel=0.1)
+    assert (row["high"] - row["low"]) / (2 * stats.t.ppf(0.975, 24 - 12 - 1)) == pytest.approx(error, rel=0.1)
 
 
 def test_no_mixed_model_of_one_seed() -> None:

@@ -80,11 +80,11 @@ def test_the_front_holds_what_nothing_beats(plan: list) -> None:  # type: ignore
 
 def test_a_drop_is_drawn_by_way() -> None:
     rows = [
-        {"task": "t", "way": way, "fraction": f, "seed": s, "target": 1 - f * n / 10}
+        {"arm": "sft", "mask_ratio": None, "task": "t", "way": way, "fraction": f, "seed": s, "target": 1 - f * n / 10}
         for n, way in enumerate(("random", "smallest"))
         for f in (0.0, 0.5)
         for s in (1, 2)
     ]
     axis = score_against_dropped(pd.DataFrame(rows), column="target", unit="score, %").axes[0]
-    assert [container.get_label() for container in axis.containers] == ["random", "smallest"]
+    assert [container.get_label() for container in axis.containers] == ["sft, random", "sft, smallest"]
     assert axis.get_lines()[0].get_ydata().tolist() == [100, 100]

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from gmt_analysis.report import write_report
+from gmt_analysis.results import Results
 
 from gmt.errors import UserError
 from tests.finished import finish, plan_of
@@ -63,4 +64,27 @@ def test_a_study_without_its_baseline_is_reported(tmp_path: Path) -> None:
         finish(planned, 0.7)
     page = write_report(plan)[0].read_text()
     assert "against hft" not in page
-    assert "target score of gmt over 2 ratios: every ratio is equivalent to the best within the margin" in page
+    assert "target score of gmt over 2 ratios: 2 seeds: nothing is said of sensitivity." in page
+
+
+def test_models_are_compared_each_by_itself(tmp_path: Path) -> None:
+    arms = {arm: {**settings, "model.name": ["one", "two"]} for arm, settings in ARMS.items()}
+    plan = plan_of(tmp_path, arms, [1, 2, 3])
+    for planned in plan.runs:
+        is_two = planned.run.model.name == "two"
+        finish(planned, 0.5 + 0.2 * is_two + planned.run.seed / 100)
+    results = Results(plan)
+    assert set(results.summary["n"]) == {3}
+    assert set(results.table["task"]) == {"long_words, one", "long_words, two"}
+    (found, _) = results.findings
+    assert set(found.to_baseline["n"]) == {3}
+
+
+def test_what_else_varies_makes_arms(tmp_path: Path) -> None:
+    arms = {"sft": {"method": "sft", "train.learning_rate": [1e-3, 2e-3]}}
+    plan = plan_of(tmp_path, arms, [1, 2])
+    for planned in plan.runs:
+        finish(planned, 0.5 + planned.run.train.learning_rate)
+    means = list(csv.DictReader(next(p for p in write_report(plan) if p.name == "means.csv").open()))
+    assert [row["arm"] for row in means] == ["sft learning_rate=0.001", "sft learning_rate=0.002"]
+    assert [row["n"] for row in means] == ["2", "2"]

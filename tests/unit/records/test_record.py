@@ -112,3 +112,15 @@ def test_two_processes_never_work_on_one_run_and_a_killed_one_frees_it(tmp_path:
         other.join()
     with record.at_work():
         assert json.loads((record.folder / "config.json").read_text())["run_id"] == record.id
+
+
+def test_an_attempt_that_had_not_begun_has_no_end(tmp_path: Path) -> None:
+    record = RunRecord(tmp_path, "a" * 16)
+    record.folder.mkdir()
+    record.set_status("interrupted", started_at=10.0, ended_at=20.0)
+    record.note_failure("interrupted", "infrastructure", "its worker died while it prepared")
+    assert record.status()["ended_at"] == 20.0
+    record.set_status("running", started_at=30.0)
+    record.note_failure("interrupted", "infrastructure", "its worker died")
+    assert record.status()["ended_at"] > 30.0
+    assert len(record.status()["failures"]) == 2
