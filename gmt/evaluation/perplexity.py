@@ -9,6 +9,7 @@ from typing import Any
 
 from gmt import settings
 from gmt.errors import UserError
+from gmt.evaluation.kept import Kept
 from gmt.tasks.dataset import origin, texts_of
 from gmt.tasks.protocol import Asked, Reader, Score
 
@@ -56,18 +57,20 @@ class Perplexity:
             raise UserError(f"max_length must be at most {reader.context}, the model's context, got {self.max_length}")
 
     def evaluate(self, asked: Asked) -> Score:
-        """The perplexity, and that of each text."""
+        """The perplexity, and that of each text; batches that were asked before a kill are read."""
         texts, ids = zip(*self._texts(asked), strict=True)
         long = [i for i, row in enumerate(ids) if len(row) > 1]
-        rows: list[dict[str, Any]] = []
-        total, count = 0.0, 0
-        for start in range(0, len(long), self.batch_size):
-            batch = long[start : start + self.batch_size]
-            for i, loss in zip(batch, _losses(asked, [ids[i] for i in batch]), strict=True):
-                total, count = total + loss, count + len(ids[i]) - 1
-                mean = math.exp(loss / (len(ids[i]) - 1))
-                rows.append({"prompt": texts[i], "answer": "", "score": mean})
-            asked.on_progress(start + len(batch), len(long))
+        kept = Kept(asked.scratch / "losses.jsonl")
+        losses = kept.read()
+        left = [i for i in long if i not in losses]
+        for start in range(0, len(left), self.batch_size):
+            batch = left[start : start + self.batch_size]
+            found = dict(zip(batch, _losses(asked, [ids[i] for i in batch]), strict=True))
+            kept.add(found)
+            losses |= found
+            asked.on_progress(len(losses), len(long))
+        rows = [{"prompt": texts[i], "answer": "", "score": math.exp(losses[i] / (len(ids[i]) - 1))} for i in long]
+        total, count = sum(losses[i] for i in long), sum(len(ids[i]) - 1 for i in long)
         return Score(metric="perplexity", value=math.exp(total / count), answers=rows)
 
     def _texts(self, reader: Reader) -> list[tuple[str, list[int]]]:

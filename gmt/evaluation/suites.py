@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
 
 from gmt.evaluation.context import token_ids
+from gmt.evaluation.kept import Kept
 from gmt.tasks.protocol import Asked, Score, Suite
 
 BATCH_SIZE = 256
-_ANSWERS = "answers.jsonl"
 
 
 def ask(suite: Suite, asked: Asked) -> Score:
@@ -35,8 +33,8 @@ def ask(suite: Suite, asked: Asked) -> Score:
 def generate(asked: Asked, suite: Suite) -> list[str]:
     """What the model says to each prompt, without blanks around it; batches answered before a kill are read."""
     ids = [token_ids(asked, prompt) for prompt in suite.prompts]
-    kept = asked.scratch / _ANSWERS
-    texts = _answers(kept)
+    kept = Kept(asked.scratch / "answers.jsonl")
+    texts = kept.read()
     left = sorted(set(range(len(ids))) - texts.keys(), key=lambda i: len(ids[i]))  # like lengths need little padding
 
     def on_token() -> None:
@@ -46,22 +44,10 @@ def generate(asked: Asked, suite: Suite) -> list[str]:
         batch = left[start : start + BATCH_SIZE]
         said = _generate_fitting(asked, [ids[i] for i in batch], suite.max_new_tokens, on_token)
         answers = {i: text.strip() for i, text in zip(batch, said, strict=True)}
-        with kept.open("a") as file:
-            file.writelines(json.dumps({"index": i, "answer": text}) + "\n" for i, text in answers.items())
+        kept.add(answers)
         texts |= answers
         on_token()
     return [texts[i] for i in range(len(ids))]
-
-
-def _answers(kept: Path) -> dict[int, str]:
-    """By question; a line that a kill cut short is left out, and its end begins a new one."""
-    if not kept.exists():
-        return {}
-    *lines, cut = kept.read_text().split("\n")
-    if cut:
-        kept.write_text("".join(line + "\n" for line in lines))
-    rows = [json.loads(line) for line in lines]
-    return {row["index"]: row["answer"] for row in rows}
 
 
 def _generate_fitting(

@@ -27,19 +27,15 @@ from gmt.training.control import Control
 RANDOM, RESCALED, SMALLEST = "random", "random, rescaled", "smallest"
 WAYS = (RANDOM, RESCALED, SMALLEST)
 _FILE = "drops.jsonl"
-_NOBODY = Control()
 
 
-def drop(
-    run: Run, fractions: Sequence[float], ways: Sequence[str] = WAYS, *, control: Control = _NOBODY
-) -> list[dict[str, Any]]:
+def drop(run: Run, fractions: Sequence[float], ways: Sequence[str] = WAYS) -> list[dict[str, Any]]:
     """Evaluates a finished run with part of its delta dropped; what was evaluated before is read from its record.
 
     Args:
         run: done, with its weights kept.
         fractions: of each tensor's entries that are set back to the base's, in [0, 1), by floor as a mask's.
         ways: `random`; `random, rescaled`: what stays is divided by 1 - fraction; `smallest`: those of least magnitude.
-        control: told of progress.
 
     Returns:
         A row for each way and fraction: way, fraction, and target and source, the means of the suites' scores.
@@ -55,7 +51,7 @@ def drop(
         known = {(row["way"], row["fraction"]): row for row in _kept(record)}
         for way, fraction in _wanted(fractions, ways):
             if (way, fraction) not in known:
-                known[way, fraction] = _evaluated(run, way, fraction, control)
+                known[way, fraction] = _evaluated(run, way, fraction)
                 record.write_lines(_FILE, known.values())
         shutil.rmtree(record.folder / "evaluation", ignore_errors=True)
     return [known[each] for each in _wanted(fractions, ways)]
@@ -80,12 +76,12 @@ def _kept(record: RunRecord) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
-def _evaluated(run: Run, way: str, fraction: float, control: Control) -> dict[str, Any]:
+def _evaluated(run: Run, way: str, fraction: float) -> dict[str, Any]:
     model = run.model.load_model()
     drop_(model, _weights(run.record), way, fraction, seed=run.seed)
     model.to(device_of(run.resources))  # type: ignore[arg-type]  # transformers wraps the method and loses its signature
     kept = run.record.folder / "evaluation" / f"{way.replace(', ', '-')}-{fraction:g}"
-    found = evaluate(run, prepare(run), model, kept, control)
+    found = evaluate(run, prepare(run), model, kept, Control())
     means = {part: found.scores[part]["mean"] for part in ("target", "source")}
     return {"way": way, "fraction": fraction, **means}
 

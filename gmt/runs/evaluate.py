@@ -23,7 +23,7 @@ from gmt.records.record import RunRecord, write_whole
 from gmt.runs.build import Run
 from gmt.runs.environment import environment
 from gmt.runs.prepare import Prepared
-from gmt.tasks.protocol import Asked, Benchmark, Reader, Score, Suite
+from gmt.tasks.protocol import Asked, Benchmark, Score, Suite
 from gmt.training.control import Control
 
 PARTS = ("target", "source")
@@ -117,8 +117,7 @@ def _asked_once(
         if file.exists():
             return Score(**json.loads(file.read_text()))
         run.record.note_asking(name)
-        reader = {field.name: getattr(prepared.reader, field.name) for field in dataclasses.fields(Reader)}
-        asked = Asked(**reader, model=model, scratch=scratch, on_progress=on_progress)
+        asked = Asked(**vars(prepared.reader), model=model, scratch=scratch, on_progress=on_progress)
         try:
             score = ask(suite, asked) if isinstance(suite, Suite) else suite.evaluate(asked)
         finally:

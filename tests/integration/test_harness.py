@@ -1,5 +1,6 @@
 """lm-eval's benchmarks with the model in memory, on local folders that are laid out as the hub's datasets."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 from datasets import Dataset
 
-from gmt.errors import UserError
+from gmt.errors import Interrupted, UserError
 from gmt.evaluation.code_eval import CodeEval
 from gmt.evaluation.harness import HarnessBenchmark
 from gmt.evaluation.perplexity import Perplexity
@@ -176,6 +177,22 @@ def test_perplexity_is_that_of_the_models_own_loss(tmp_path: Path) -> None:
     assert score.value == pytest.approx(torch.tensor(total / count).exp().item(), rel=1e-4)
     assert [row["prompt"] for row in score.answers] == [row["text"] for row in rows]
     assert not Perplexity(data=data(write(tmp_path, rows)), column="text", max_length=64, batch_size=2).is_score
+
+
+def test_texts_that_were_read_before_a_kill_are_not_read_again(tmp_path: Path) -> None:
+    rows = [{"text": text} for text in ("Calculate 4 + 1.\n5", "Calculate 1 + 1.\n", "nus", "sun")]
+    made = Perplexity(data=data(write(tmp_path, rows)), column="text", max_length=64, batch_size=2)
+    whole = made.evaluate(asked(tmp_path / "whole"))
+    given = asked(tmp_path / "s")
+
+    def stop(done: int, _: int) -> None:
+        raise Interrupted("enough")
+
+    with pytest.raises(Interrupted):
+        made.evaluate(replace(given, on_progress=stop))
+    seen: list[int] = []
+    assert made.evaluate(asked(tmp_path / "s", seen=seen)) == whole
+    assert seen == [4]
 
 
 def test_no_perplexity_is_taken_beyond_the_context(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def test_answers_before_a_kill_are_kept(suite: Suite, tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         suites.ask(suite, asked(tmp_path, Stopped(2)))
     with (tmp_path / "answers.jsonl").open("a") as file:
-        file.write('{"index": 3, "ans')  # what a kill cuts short
+        file.write('[3, "ans')  # what a kill cuts short
     again = Stopped(99)
     assert suites.ask(suite, asked(tmp_path, again)) == whole
     assert min(again.seen[1:]) == 2

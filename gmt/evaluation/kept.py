@@ -1,0 +1,33 @@
+"""What is known of single questions already, kept batch by batch, so that a kill costs no more than a batch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+class Kept:
+    """A file of one line for each question.
+
+    Args:
+        file: need not be there; a line that a kill cut short is left out of it.
+    """
+
+    def __init__(self, file: Path):
+        self._file = file
+
+    def read(self) -> dict[int, Any]:
+        """What is kept, by the question's index."""
+        if not self._file.exists():
+            return {}
+        *lines, cut = self._file.read_text().split("\n")
+        if cut:
+            self._file.write_text("".join(line + "\n" for line in lines))
+        return dict(json.loads(line) for line in lines)
+
+    def add(self, known: Mapping[int, Any]) -> None:
+        """Keeps a batch, by index; plain values."""
+        with self._file.open("a") as file:
+            file.writelines(json.dumps([index, value]) + "\n" for index, value in known.items())
