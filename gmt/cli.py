@@ -22,7 +22,8 @@ gmt: a laboratory for sparse fine-tuning of language models
   gmt sweep study=NAME [KEY=VALUE]    every run of a study that is not done yet, side by side on this machine
   gmt plan study=NAME [KEY=VALUE]     the study's runs, what became of them and what is left; starts nothing
   gmt report study=NAME [KEY=VALUE]   figures and tables of the study as one HTML page and CSV files
-  gmt ui [KEY=VALUE]                  the MLflow dashboard on the project's store
+  gmt ui [study=NAME] [KEY=VALUE]     the MLflow dashboard on the project's store, opened at the study
+  gmt sync study=NAME [KEY=VALUE]     brings MLflow level with the run records, after an outage or a loss
   gmt show RUN [KEY=VALUE]            one run record: what was asked, what happened
 
   gmt submit study=NAME cluster=NAME [KEY=VALUE] [--dry-run]   hands the sweep to a cluster (ray, slurm, kuberay)
@@ -122,8 +123,8 @@ def _plan(rest: Sequence[str]) -> None:
 def _report(rest: Sequence[str]) -> None:
     from gmt.commands.report import report
 
-    options = _parse("report", "Figures and tables of a study, from its run records.", rest)
-    report(options.overrides, options.config_dir)
+    options = _parse("report", "Figures and tables of a study, from its run records.", rest, _DIRTY)
+    report(options.overrides, options.config_dir, dirty=options.dirty)
 
 
 def _show(rest: Sequence[str]) -> None:
@@ -136,8 +137,23 @@ def _show(rest: Sequence[str]) -> None:
 def _ui(rest: Sequence[str]) -> None:
     from gmt.commands.ui import serve
 
-    options = _parse("ui", "The MLflow dashboard on the project's store, on this machine only.", rest, _PORT)
-    serve(options.overrides, options.config_dir, options.port)
+    about = (
+        "The MLflow dashboard on the project's store, on this machine only; with study=NAME it opens at that study. "
+        "docs/dashboard.md says how to serve it to others."
+    )
+    options = _parse("ui", about, rest, _PORT, _BROWSER)
+    serve(options.overrides, options.config_dir, options.port, browser=options.browser)
+
+
+def _sync(rest: Sequence[str]) -> None:
+    from gmt.commands.sync import sync
+
+    about = (
+        "Brings MLflow level with the run records: after its server was away, or to make a lost store again. Each "
+        "value is written once, however often this is called. Besides study=NAME it takes the ids of single runs."
+    )
+    options = _parse("sync", about, rest)
+    sync(options.overrides, options.config_dir)
 
 
 def _submit(rest: Sequence[str]) -> None:
@@ -181,6 +197,11 @@ _RUNS: _Argument = (
     {"action": "store_true", "help": "a line for each run, however many there are"},
 )
 _PORT: _Argument = ("--port", {"type": int, "default": None, "help": "default: 5000, or the next free one"})
+_BROWSER: _Argument = ("--browser", {"action": "store_true", "help": "open a browser at the page"})
+_DIRTY: _Argument = (
+    "--dirty",
+    {"action": "store_true", "help": "take runs that were made from a checkout with uncommitted changes, too"},
+)
 _DRY_RUN: _Argument = ("--dry-run", {"action": "store_true", "help": "show what would be submitted; start nothing"})
 _FOLLOW: _Argument = ("--follow", {"action": "store_true", "help": "go on until the job ends"})
 
@@ -201,6 +222,7 @@ _COMMANDS: dict[str, Callable[[Sequence[str]], Any]] = {
     "report": _report,
     "show": _show,
     "ui": _ui,
+    "sync": _sync,
     "submit": _submit,
     "jobs": _jobs,
     "logs": _logs,

@@ -2,13 +2,15 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar, cast
 
 from gmt.errors import UserError
 
 _PASSWORD_IN_URI = re.compile(r"(://[^:/@\s]*:)[^@/\s]+(@)")
 _SECRET_NAME = re.compile(r"(TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|ACCESS_?KEY|CREDENTIALS?)$", re.IGNORECASE)
+T = TypeVar("T")
 _SHORTEST_SECRET = 8  # what is shorter is found in harmless text by chance
 
 
@@ -23,11 +25,26 @@ def refuse_secrets(what: str, text: str, remedy: str) -> None:
     Raises:
         UserError: with the secret left out of its sentence.
     """
-    masked = _PASSWORD_IN_URI.sub(r"\1***\2", text)
-    for secret in _secrets_of(os.environ):
-        masked = masked.replace(secret, "***")
-    if masked != text:
+    if (masked := without_secrets(text)) != text:
         raise UserError(f"{what} must hold no secret, got {masked!r}; {remedy}")
+
+
+def without_secrets(value: T) -> T:
+    """A text, or a mapping or list of plain values, with passwords of URIs and this environment's secrets as ***."""
+    return cast(T, _masked(value, _secrets_of(os.environ)))
+
+
+def _masked(value: object, secrets: Sequence[str]) -> object:
+    if isinstance(value, Mapping):
+        return {key: _masked(item, secrets) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_masked(item, secrets) for item in value]
+    if not isinstance(value, str):
+        return value
+    value = _PASSWORD_IN_URI.sub(r"\1***\2", value)
+    for secret in secrets:
+        value = value.replace(secret, "***")
+    return value
 
 
 def names_a_secret(variable: str) -> bool:

@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from gmt_analysis.figures import COLOURS, MARKERS
+from gmt_analysis.statistics import mean_interval
 
 _PARTS: Mapping[str, str] = {
     "forward_backward_s": "forward and backward",
@@ -69,6 +70,45 @@ def score_against_cost(summary: pd.DataFrame, *, cost: str, label: str) -> Figur
     return figure
 
 
+def cost_against_size(table: pd.DataFrame, *, baseline: str) -> Figure:
+    """A step's time against the number of parameters, and as a ratio to the baseline on the same model, task and seed.
+
+    Args:
+        table: the typed table of a study of several models.
+        baseline: an arm without ratios, e.g. `sft`.
+    """
+    done = table[table["state"] == "done"].assign(
+        step_s=lambda rows: rows[list(_PARTS)].sum(axis=1).astype(float),
+        choice=lambda rows: [_named(arm, ratio) for arm, ratio in zip(rows["arm"], rows["mask_ratio"], strict=True)],
+    )
+    same = ["num_parameters", "task", "seed"]
+    of_baseline = done[done["choice"] == baseline].groupby(same)["step_s"].mean().rename("of_baseline")
+    done = done.join(of_baseline, on=same).assign(relative=lambda rows: rows["step_s"] / rows["of_baseline"])
+    figure = Figure(figsize=(9.6, 4.0), layout="constrained")
+    times, ratios = figure.subplots(1, 2)
+    for number, (choice, group) in enumerate(done.groupby("choice", sort=False)):
+        style = {
+            "marker": MARKERS[number % len(MARKERS)],
+            "color": COLOURS[number % len(COLOURS)],
+            "label": str(choice),
+        }
+        by_size = group.groupby("num_parameters")
+        sizes = by_size["num_parameters"].first().tolist()
+        times.plot(sizes, 1000 * by_size["step_s"].mean(), **style)
+        if choice == baseline:
+            continue
+        means = [mean_interval(rows["relative"].dropna().tolist()) for _, rows in by_size]
+        half_widths = [mean.high - mean.mean for mean in means]
+        ratios.errorbar(sizes, [mean.mean for mean in means], yerr=half_widths, capsize=3, **style)
+    times.set(xscale="log", yscale="log", xlabel="parameters of the model", ylabel="ms a step, mean over seeds")
+    ratios.set(xscale="log", xlabel="parameters of the model", ylabel=f"time of a step, as a multiple of {baseline}'s")
+    ratios.axhline(1, color="0.4", linewidth=1)
+    for axis in (times, ratios):
+        axis.grid(alpha=0.25)
+        axis.legend(fontsize=9, frameon=False)
+    return figure
+
+
 def pareto_front(cost_N: np.ndarray, score_N: np.ndarray) -> np.ndarray:
     """Which of N choices no other beats: at most as dear and at least as good, and better in one of them."""
     beaten = [
@@ -79,5 +119,8 @@ def pareto_front(cost_N: np.ndarray, score_N: np.ndarray) -> np.ndarray:
 
 
 def _choice(row: Mapping[Any, Any]) -> str:
-    ratio = "" if pd.isna(row["mask_ratio"]) else f" {row['mask_ratio']:g}"
-    return f"{row['arm']}{ratio}, {row['task']}"
+    return f"{_named(row['arm'], row['mask_ratio'])}, {row['task']}"
+
+
+def _named(arm: object, ratio: Any) -> str:
+    return str(arm) if pd.isna(ratio) else f"{arm} {ratio:g}"

@@ -9,6 +9,7 @@ matplotlib.use("Agg")  # no window system is needed
 
 from matplotlib.axes import Axes  # pyplot's backend must be set first
 from matplotlib.figure import Figure
+from PIL import Image
 
 # Okabe and Ito's colours, told apart by colour-blind readers and in grey print with the markers.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -73,3 +74,10 @@ def as_pdf(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="pdf", metadata={"CreationDate": None})
     return buffer.getvalue()
+
+
+def as_image(figure: Figure) -> Image.Image:
+    """The figure as pixels, for pages that take no vectors."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=150)
+    return Image.open(buffer)

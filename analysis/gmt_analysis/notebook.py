@@ -18,20 +18,23 @@ from gmt_analysis.figures import as_svg
 from gmt_analysis.results import Results
 
 
-def open_study(study: str, overrides: Sequence[str] = (), config_dir: str | None = None) -> Results:
+def open_study(
+    study: str, overrides: Sequence[str] = (), config_dir: str | None = None, *, dirty: bool = False
+) -> Results:
     """The results of a study, from the run records below `record.root` of this folder.
 
     Args:
         study: its name, as `study=NAME` on the command line.
         overrides: those that it was swept with.
         config_dir: a config folder of your own.
+        dirty: whether runs of a checkout with uncommitted changes count.
 
     Raises:
         UserError: there is no such study, or no run of it is done.
     """
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # one for each model that is loaded
     plan, _ = planned([f"study={study}", *overrides], config_dir)
-    return Results(plan)
+    return Results(plan, dirty=dirty)
 
 
 def drop_deltas(results: Results, *, arm: str, fractions: Sequence[float]) -> None:
@@ -43,8 +46,8 @@ def drop_deltas(results: Results, *, arm: str, fractions: Sequence[float]) -> No
     arms = {planned_run.point.arm for planned_run in results.plan.comparison}
     if arm not in arms:
         raise UserError(f"drop_arm must be an arm of the study, got {arm!r}; {choices(arm, arms)}")
-    for planned_run in results.plan.comparison:
-        if planned_run.point.arm == arm and planned_run.record.state() == "done":
+    for planned_run in results.done:
+        if planned_run.point.arm == arm:
             drop(planned_run.run, fractions)
     vars(results).pop("drops", None)
 
@@ -56,7 +59,7 @@ def operations(results: Results) -> pd.DataFrame:
         arm, task, mask_ratio, gflops_a_step (10^9 operations) and tflops_a_run (10^12); NaN where they can't be counted
         (see step_flops).
     """
-    runs = {planned_run.run.id: planned_run.run for planned_run in results.plan.comparison}
+    runs = {planned_run.run.id: planned_run.run for planned_run in results.done}
     choice = ["arm", "task", "mask_ratio"]
     firsts = results.table[results.table["state"] == "done"].drop_duplicates(choice)
     flops = [_counted(runs[id_]) for id_ in firsts["run_id"]]

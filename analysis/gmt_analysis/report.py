@@ -3,16 +3,19 @@
 import html
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from jinja2 import Environment, PackageLoader
 from matplotlib.figure import Figure
+from PIL.Image import Image
 
 from gmt.records.record import write_whole
 from gmt.studies.plan import Plan, Tuned
-from gmt_analysis.figures import as_pdf, as_svg
+from gmt.tracking.table import left_out
+from gmt_analysis.figures import as_image, as_pdf, as_svg
 from gmt_analysis.findings import Findings, as_table
 from gmt_analysis.results import BEFORE, Results
 from gmt_analysis.statistics import CONFIDENCE
@@ -36,16 +39,32 @@ _COSTS = {
 }
 
 
-def write_report(plan: Plan) -> list[Path]:
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What was written of a study.
+
+    Args:
+        files: the page first, then the numbers behind it as CSV and LaTeX, and its figures as PDF.
+        figures: the figures as images, by name.
+        sentences: what the tests say.
+    """
+
+    files: Sequence[Path]
+    figures: Mapping[str, Image]
+    sentences: Sequence[str]
+
+
+def write_report(plan: Plan, *, dirty: bool = False) -> Report:
     """Writes the report of a study from its run records; what is missing is said in it.
 
-    Returns:
-        The page first, then the numbers behind it as CSV and LaTeX, and its figures as PDF.
+    Args:
+        plan: of the study.
+        dirty: whether runs of a checkout with uncommitted changes count.
 
     Raises:
-        UserError: no run of the study is done.
+        UserError: no run of the study is done, or none that counts.
     """
-    results = Results(plan)
+    results = Results(plan, dirty=dirty)
     figures = {
         "scores": results.score_figures(),
         "masks": results.mask_figures(),
@@ -63,10 +82,14 @@ def write_report(plan: Plan) -> list[Path]:
     }
     for name, text in texts.items():
         write_whole(folder / name, text)
-    drawn = {f"{name}.pdf": figure for part in figures.values() for name, figure in part.items()}
+    drawn = {name: figure for part in figures.values() for name, figure in part.items()}
     for name, figure in drawn.items():
-        (folder / name).write_bytes(as_pdf(figure))
-    return [folder / name for name in (*texts, *drawn)]
+        (folder / f"{name}.pdf").write_bytes(as_pdf(figure))
+    return Report(
+        files=[folder / name for name in (*texts, *(f"{name}.pdf" for name in drawn))],
+        figures={name: as_image(figure) for name, figure in drawn.items()},
+        sentences=[sentence for found in results.findings for sentence in found.sentences],
+    )
 
 
 def _page(results: Results, figures: Mapping[str, Mapping[str, Figure]]) -> str:
@@ -84,7 +107,7 @@ def _page(results: Results, figures: Mapping[str, Mapping[str, Figure]]) -> str:
         tuned=[_in_words(tuned) for tuned in plan.tuned],
         limits=[*_limits(table, summary), *_limits_of_tuning(plan)],
         confidence=f"{CONFIDENCE:.0%}",
-        environment=_environment(plan, table[table["state"] == "done"]),
+        environment=_environment(results),
     )
 
 
@@ -195,9 +218,8 @@ def _limits_of_tuning(plan: Plan) -> list[str]:
 def _limits(table: pd.DataFrame, summary: pd.DataFrame) -> list[str]:
     """What the study can't say, from its own numbers."""
     limits = []
-    counts = table["state"].value_counts()
-    if (missing := len(table) - int(counts.get("done", 0))) > 0:
-        limits.append(f"{missing} of {len(table)} runs are not done and not in any number here.")
+    if missing := left_out(table):
+        limits.append(f"{missing}.")
     if (fewest := int(summary["n"].min())) < _FEW_SEEDS:
         limits.append(
             f"Some arm has {fewest} seed{'s' if fewest > 1 else ''}: the intervals are wide, and only large "
@@ -218,14 +240,13 @@ def _limits(table: pd.DataFrame, summary: pd.DataFrame) -> list[str]:
     return limits
 
 
-def _environment(plan: Plan, done: pd.DataFrame) -> Sequence[str]:
+def _environment(results: Results) -> Sequence[str]:
     """On what the runs ran; several lines if they ran on several machines."""
+    hardware = results.table.set_index("run_id")["hardware"]
     lines: dict[str, None] = {}
-    finished = set(done["run_id"])
-    for planned in plan.runs:
-        if planned.run.id in finished:
-            e = planned.record.read("environment.json")
-            what = ", ".join(e["gpus"]) if e["device"] == "cuda" else f"{e['torch_threads']} thread of {e['cpu']}"
-            versions = ", ".join(f"{p} {e['versions'][p]}" for p in ("gmt-lab", "torch", "transformers"))
-            lines[f"{what}; {versions}; commit {(e['commit'] or 'none')[:12]}{' (dirty)' if e['dirty'] else ''}"] = None
+    for planned in results.done:
+        e = planned.record.read("environment.json")
+        versions = ", ".join(f"{p} {e['versions'][p]}" for p in ("gmt-lab", "torch", "transformers"))
+        commit = f"commit {(e['commit'] or 'none')[:12]}{' (dirty)' if e['dirty'] else ''}"
+        lines[f"{hardware[planned.run.id]}; {versions}; {commit}"] = None
     return list(lines)

@@ -13,9 +13,9 @@ from gmt.errors import UserError
 from gmt.studies.grid import Point
 from gmt.studies.plan import Plan, PlannedRun
 from gmt.tracking.series import read_series
-from gmt.tracking.table import read_table
+from gmt.tracking.table import DIRTY, read_table
 from gmt_analysis.comparison import CHOICE
-from gmt_analysis.cost_figures import score_against_cost, time_of_a_step
+from gmt_analysis.cost_figures import cost_against_size, score_against_cost, time_of_a_step
 from gmt_analysis.figures import score_against_ratio
 from gmt_analysis.findings import Findings, findings
 from gmt_analysis.mask_figures import (
@@ -55,16 +55,22 @@ class Results:
 
     Args:
         plan: of the study; what is not done is missing in all numbers.
+        dirty: whether runs of a checkout with uncommitted changes count.
 
     Raises:
-        UserError: no run of the study is done.
+        UserError: no run of the study is done, or none that counts.
     """
 
-    def __init__(self, plan: Plan):
-        self.plan = plan
+    def __init__(self, plan: Plan, *, dirty: bool = False):
+        self.plan, self._dirty = plan, dirty
         if (self.table["state"] == "done").any():
             return
         name = plan.study.name
+        if number := int((self.table["state"] == DIRTY).sum()):
+            raise UserError(
+                f"the finished runs of study {name} must be of a committed checkout to be reported, and all {number} "
+                "are of one with uncommitted changes; --dirty takes them all the same"
+            )
         if plan.tuned:
             spent, all_ = (sum(getattr(tuned, key) for tuned in plan.tuned) for key in ("num_done", "num_runs"))
             raise UserError(
@@ -76,7 +82,8 @@ class Results:
     @cached_property
     def runs(self) -> pd.DataFrame:
         """A row for each run; see gmt.tracking.table."""
-        return read_table((arm_of(p.point), p.point.label, p.record) for p in self.plan.comparison)
+        runs = ((arm_of(p.point), p.point.label, p.record) for p in self.plan.comparison)
+        return read_table(runs, dirty=self._dirty)
 
     @cached_property
     def table(self) -> pd.DataFrame:
@@ -93,6 +100,12 @@ class Results:
         return table
 
     @cached_property
+    def done(self) -> list[PlannedRun]:
+        """The runs that the numbers are of."""
+        ids = set(self.table.loc[self.table["state"] == "done", "run_id"])
+        return [planned for planned in self.plan.comparison if planned.run.id in ids]
+
+    @cached_property
     def summary(self) -> pd.DataFrame:
         """Means over seeds with their intervals; `tokens_per_s` counts the time in optimizer steps alone."""
         speed = self.table.assign(tokens_per_s=self.table["num_tokens"] / self.table["train_s"])
@@ -106,15 +119,14 @@ class Results:
     @cached_property
     def series(self) -> pd.DataFrame:
         """What masks did, by step and layer."""
-        runs = ((arm_of(p.point), p.point.label, p.record) for p in self.plan.comparison)
-        return read_series(runs, FACTS)
+        return read_series(((arm_of(p.point), p.point.label, p.record) for p in self.done), FACTS)
 
     @cached_property
     def drops(self) -> pd.DataFrame:
         """Of the runs that were evaluated with part of their delta dropped (gmt.runs.drop)."""
         rows = [
             {**_of(p), **json.loads(line)}
-            for p in self.plan.comparison
+            for p in self.done
             if (file := p.record.folder / "drops.jsonl").exists()
             for line in file.read_text().splitlines()
         ]
@@ -143,9 +155,12 @@ class Results:
         return figures
 
     def cost_figures(self) -> dict[str, Figure]:
-        """The parts of a step, and the score that the time buys."""
+        """The parts of a step, the score that the time buys, and, of several sizes, the time against the size."""
         label = "seconds in optimizer steps, mean over seeds"
-        return {
+        figures = {
             "step_time": time_of_a_step(self.summary),
             "pareto": score_against_cost(self.summary, cost="train_s", label=label),
         }
+        if self.runs["num_parameters"].nunique() > 1:
+            figures["size"] = cost_against_size(self.runs, baseline=self.plan.study.baseline)
+        return figures

@@ -2,8 +2,8 @@
 
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -100,38 +100,43 @@ def _stoppable(run: Run) -> RunRecord:
 @contextmanager
 def _told(run: Run, tracking: TrackingSettings, name: str) -> Iterator[None]:
     """Prints the steps as they are logged, and keeps MLflow level, until the run has ended."""
-    view = None
-    if tracking.uri is not None:
-        from gmt.tracking.mlflow_view import MlflowView
+    with nullcontext() if tracking.uri is None else _mirrored(run, tracking, name) as changed:
+        stop = threading.Event()
+        position, asked = NOWHERE, ""
 
-        view = MlflowView(tracking)
-    stop = threading.Event()
-    position, asked = NOWHERE, ""
+        def look(*, final: bool = False) -> None:
+            nonlocal position, asked
+            asking = (run.record.asking() or "").partition(" ")[0]
+            if asking and asking != asked:
+                say(f"evaluating {asking}")
+            asked = asking or asked
+            rows, position = run.record.metrics(position)
+            for row in rows:
+                if "train/loss" in row:
+                    say(f"step {row['step']:>6}  epoch {row['train/epoch']:.2f}  loss {row['train/loss']:.4f}")
+            if changed is not None:
+                changed(final)
 
-    def look(*, final: bool = False) -> None:
-        nonlocal position, asked
-        asking = (run.record.asking() or "").partition(" ")[0]
-        if asking and asking != asked:
-            say(f"evaluating {asking}")
-        asked = asking or asked
-        rows, position = run.record.metrics(position)
-        for row in rows:
-            if "train/loss" in row:
-                say(f"step {row['step']:>6}  epoch {row['train/epoch']:.2f}  loss {row['train/loss']:.4f}")
-        if view is not None:
-            view.sync(run.record, name=name, parent=None, tags={"gmt.method": run.method.name}, final=final)
+        def loop() -> None:
+            while not stop.wait(_POLL_S):
+                look()
 
-    def loop() -> None:
-        while not stop.wait(_POLL_S):
-            look()
+        thread = threading.Thread(target=loop, name="gmt-watch", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+            look(final=True)
 
-    thread = threading.Thread(target=loop, name="gmt-watch", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
-        look(final=True)
-        if view is not None:
-            view.close()
+
+@contextmanager
+def _mirrored(run: Run, tracking: TrackingSettings, name: str) -> Iterator[Callable[[bool], None]]:
+    from gmt.tracking.mirror import Mirror, Mirrored
+    from gmt.tracking.mlflow_view import MlflowView
+
+    tags = {"gmt.method": run.method.name, "gmt.task": run.task.name, "gmt.seed": str(run.seed)}
+    mirrored = Mirrored(record=run.record, name=name, tags=tags)
+    with Mirror(MlflowView(tracking), None, say, remedy=f"gmt sync {run.id}") as mirror:
+        yield lambda final: mirror.look(mirrored, final=final)

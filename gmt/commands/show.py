@@ -29,7 +29,7 @@ def show(run: str, overrides: Sequence[str], config_dir: str | None) -> None:
     """
     with hydra_on(config_dir):
         config = Composer().compose_plain(overrides)
-    record = _find(settings_of("record", RecordSettings, config["record"]).runs, run)
+    record = find(settings_of("record", RecordSettings, config["record"]).runs, run)
     record.check()
     stored, status = record.read("config.json"), record.status()
     say(f"run {record.id}: {record.state()}, attempt {status.get('attempts', 0)}\nrecord: {record.folder}\n")
@@ -40,7 +40,12 @@ def show(run: str, overrides: Sequence[str], config_dir: str | None) -> None:
         _show_result(record)
 
 
-def _find(runs: Path, begin: str) -> RunRecord:
+def find(runs: Path, begin: str) -> RunRecord:
+    """The record of the run whose id begins so.
+
+    Raises:
+        UserError: no run, or more than one, begins so.
+    """
     found = sorted(path.name for path in runs.glob(f"{begin}*")) if begin.isalnum() else []
     if len(found) != 1:
         what = "no run" if not found else f"{len(found)} runs"

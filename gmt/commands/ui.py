@@ -5,23 +5,37 @@ import signal
 import socket
 import subprocess
 import sys
+import time
+import urllib.request
+import webbrowser
 from collections.abc import Sequence
 
+from gmt.commands.plan import planned
 from gmt.commands.terminal import say
 from gmt.composition import Composer, hydra_on
+from gmt.credentials import without_secrets
 from gmt.errors import UserError
 from gmt.runs.build import settings_of
 from gmt.runs.settings import RecordSettings
+from gmt.studies.sweep import sweep_identity
 from gmt.tracking.settings import TrackingSettings
 
 _HOST = "127.0.0.1"
 _FIRST_PORT = 5000  # MLflow's own default
 _TRIES = 100
 _PATIENCE_S = 10.0
+_START_S = 60.0
+_POLL_S = 0.2
 
 
-def serve(overrides: Sequence[str], config_dir: str | None, port: int | None) -> None:
+def serve(overrides: Sequence[str], config_dir: str | None, port: int | None, *, browser: bool) -> None:
     """Serves the dashboard until it is stopped.
+
+    Args:
+        overrides: with `study=NAME` the page opens at that study.
+        config_dir: a config folder of the user's own, or None.
+        port: None takes the first free one from 5000 on.
+        browser: whether a browser is opened at the page.
 
     Raises:
         UserError: nothing is tracked, the store is a server already, or the port is taken.
@@ -33,19 +47,48 @@ def serve(overrides: Sequence[str], config_dir: str | None, port: int | None) ->
     if tracking.uri is None:
         raise UserError("gmt ui needs tracking.uri, got null (tracking=none)")
     if tracking.uri.startswith(("http://", "https://")):
-        raise UserError(f"tracking.uri is a server already: open {tracking.uri} in a browser")
+        raise UserError(f"tracking.uri is a server already: open {without_secrets(tracking.uri)} in a browser")
+    page = _page(overrides, config_dir, tracking)
     chosen = _free_port(port)
-    command = [sys.executable, "-m", "mlflow", "server", "--host", _HOST, "--port", str(chosen)]
-    command += ["--backend-store-uri", tracking.absolute_uri, "--workers", "1"]
-    say(f"dashboard: http://{_HOST}:{chosen}   (Ctrl-C stops it)")
+    command = [sys.executable, "-m", "mlflow", "server", "--host", _HOST, "--port", str(chosen), "--workers", "1"]
+    # in the environment, where no process list shows a password that the URI may hold
+    environment = os.environ | {"MLFLOW_BACKEND_STORE_URI": tracking.absolute_uri}
+    address = f"http://{_HOST}:{chosen}/{page}"
+    say(f"dashboard: {address}   (Ctrl-C stops it)")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # end the server whichever way we are ended
-    server = subprocess.Popen(command, start_new_session=True)
+    server = subprocess.Popen(command, start_new_session=True, env=environment)
     try:
+        if browser:
+            _open(address, server)
         code = server.wait()
     except KeyboardInterrupt:
         code = _stop(server)
     if code not in (0, -signal.SIGTERM, -signal.SIGINT):
         raise UserError(f"the MLflow server ended with code {code}; its own words stand above")
+
+
+def _page(overrides: Sequence[str], config_dir: str | None, tracking: TrackingSettings) -> str:
+    """The page of the study that is asked for."""
+    if not any(each.startswith("study=") for each in overrides):
+        return ""
+    from gmt.tracking.mlflow_view import MlflowView
+
+    plan, _ = planned(overrides, config_dir)
+    return MlflowView(tracking).page(sweep_identity(plan))
+
+
+def _open(address: str, server: "subprocess.Popen[bytes]") -> None:
+    """Opens a browser as soon as the server answers."""
+    deadline = time.monotonic() + _START_S
+    while server.poll() is None and time.monotonic() < deadline:
+        try:
+            urllib.request.urlopen(address.partition("#")[0], timeout=1).close()
+        except OSError:
+            time.sleep(_POLL_S)
+            continue
+        if not webbrowser.open(address):
+            say("there is no browser to open here; the address stands above")
+        return
 
 
 def _stop(server: "subprocess.Popen[bytes]") -> int:

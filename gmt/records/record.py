@@ -28,6 +28,7 @@ from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
+from gmt.credentials import without_secrets
 from gmt.errors import UserError
 from gmt.records.identity import run_id
 
@@ -53,7 +54,7 @@ class RunRecord:
         self.checkpoints = self.folder / "checkpoint"
 
     def create(self, science: Mapping[str, Any], config: Mapping[str, Any]) -> None:
-        """Writes config.json if it isn't there.
+        """Writes config.json if it isn't there, with passwords and tokens of the config as ***.
 
         Raises:
             UserError: what is there no longer matches its id.
@@ -62,7 +63,8 @@ class RunRecord:
             self.check()
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.write("config.json", {"run_id": self.id, "science": science, "config": config})
+        shown = {"run_id": self.id, "science": science, "config": without_secrets(config)}
+        self.write("config.json", shown)
 
     def exists(self) -> bool:
         """Whether the run was ever begun."""
@@ -101,7 +103,7 @@ class RunRecord:
 
     def note_failure(self, state: State, kind: str, error: str) -> None:
         """Sets the status after a failure, and adds it to the list of all; an attempt that had not begun has no end."""
-        status, now = self.status(), time.time()
+        status, now, error = self.status(), time.time(), without_secrets(error)
         failures = [*status.get("failures", []), {"kind": kind, "error": error, "at": now}]
         ended = {"ended_at": now} if status.get("state") == "running" else {}
         self.set_status(state, error=error, error_kind=kind, failures=failures, **ended)

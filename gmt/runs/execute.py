@@ -17,6 +17,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
+from gmt.credentials import without_secrets
 from gmt.errors import Interrupted, RunFailed, StoppedEarly, UserError
 from gmt.records.record import RunRecord, State
 from gmt.runs.build import Run
@@ -112,7 +113,7 @@ def record_failure(record: RunRecord, error: Exception, kind: str) -> None:
     """A failure that may pass leaves the run to be gone on with; a full disk leaves no trace but the raised error."""
     state: State = "interrupted" if kind in RETRIES else "diverged" if kind == "diverged" else "failed"
     try:
-        (record.folder / "error.txt").write_text(traceback.format_exc())
+        (record.folder / "error.txt").write_text(without_secrets(traceback.format_exc()))
         record.note_failure(state, kind, f"{type(error).__name__}: {error}")
     except OSError as full:
         logging.getLogger(__name__).error("the failure of run %s can't be recorded: %s", record.id, full)

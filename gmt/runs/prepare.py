@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from gmt.credentials import refuse_secrets
 from gmt.errors import UserError, within
 from gmt.evaluation.context import check_suite, context_of
 from gmt.models.protocol import Model
@@ -48,8 +50,10 @@ def prepare(run: Run) -> Prepared:
     """Makes or loads examples and suites; runs of one process that share them make them once.
 
     Raises:
-        UserError: no causal LM, no training example or none that fits, or an evaluation that can't be asked.
+        UserError: no causal LM, no training example or none that fits, an evaluation that can't be asked, or a secret
+            among the settings that a run id covers, where it can't be masked.
     """
+    refuse_secrets("the config", json.dumps(run.science), "the hub's token belongs into HF_TOKEN")
     return _prepare(_Key(run.science["fingerprints"], run.model, run.task, run.train))
 
 

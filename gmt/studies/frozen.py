@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from gmt.credentials import without_secrets
 from gmt.errors import UserError
 from gmt.studies.plan import Plan, PlannedRun
 
@@ -25,7 +26,7 @@ def freeze(plan: Plan, todo: Sequence[PlannedRun]) -> Path:
     with (folder / _PLAN).open("w") as file:
         for planned in todo:
             row = {"run_id": planned.run.id, "label": planned.point.label, "config": planned.run.config}
-            file.write(json.dumps(row) + "\n")
+            file.write(without_secrets(json.dumps(row)) + "\n")
     return folder
 
 

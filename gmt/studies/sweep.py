@@ -5,9 +5,8 @@ Progress and MLflow are read from the run records by one thread of the driver, w
 
 import hashlib
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -16,10 +15,11 @@ from gmt.records.record import State
 from gmt.studies.frozen import STOP, freeze
 from gmt.studies.plan import STATES, Plan, PlannedRun, runs_at_once
 from gmt.studies.stopping import stops_in_order
-from gmt.studies.watch import Progress, Watch
+from gmt.studies.watch import Progress, Tracker, Watch
 from gmt.tracking.settings import TrackingSettings
 
 if TYPE_CHECKING:
+    from gmt.tracking.mirror import Mirror, Mirrored
     from gmt.tracking.mlflow_view import MlflowView
 
 Say = Callable[[str], None]
@@ -107,60 +107,103 @@ def _watched(
     plan: Plan, todo: Sequence[PlannedRun], view: "MlflowView | None", progress: Progress, say: Say
 ) -> Iterator[None]:
     """Reports progress and keeps MLflow level while the runs go on; a last look follows when they have ended."""
-    parent = None
-    if view is not None:
-        parent = view.open_parent(
-            plan.study.name, sweep_identity(plan), _description(plan), {"gmt.study": plan.study.name}
-        )
-    tracker = None if view is None else _MlflowTracker(plan, view, parent, say)
-    watch = Watch(plan, todo, tracker, progress, runs_at_once(plan))
-    stop = threading.Event()
+    with nullcontext() if view is None else _mirrored(plan, view, say) as tracker:
+        watch = Watch(plan, todo, tracker, progress, runs_at_once(plan))
+        stop = threading.Event()
 
-    def loop() -> None:
-        while not stop.wait(_POLL_S):
-            watch.look()
+        def loop() -> None:
+            while not stop.wait(_POLL_S):
+                watch.look()
 
-    thread = threading.Thread(target=loop, name="gmt-watch", daemon=True)
-    thread.start()
+        thread = threading.Thread(target=loop, name="gmt-watch", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+            watch.look(final=True)
+
+
+@contextmanager
+def _mirrored(plan: Plan, view: "MlflowView", say: Say) -> Iterator[Tracker]:
+    from gmt.tracking.mirror import Mirror
+
+    parent, remedy = open_parent(plan, view), f"gmt sync study={plan.study.name}"
     try:
-        yield
+        with Mirror(view, parent, say, remedy) as mirror:
+            yield _PlanMirror(plan, mirror)
     finally:
-        stop.set()
-        thread.join()
-        watch.look(final=True)
-        if view is not None and parent is not None:
-            states = list(plan.states().values())
-            counts = {f"runs/{state.replace(' ', '_')}": float(states.count(state)) for state in set(states)}
-            view.close_parent(parent, failed=any(_is_broken(plan, state) for state in states), metrics=counts)
-            view.close()
+        try:
+            close_parent(plan, view, parent)
+        except UserError as error:
+            say(f"warning: {error}; `{remedy}` brings it level")
 
 
-class _MlflowTracker:
-    """Brings MLflow level with a record."""
+def open_parent(plan: Plan, view: "MlflowView") -> str:
+    """The MLflow id of the parent run of a plan's sweeps."""
+    return view.open_parent(plan.study.name, sweep_identity(plan), describe(plan), {"gmt.study": plan.study.name})
 
-    def __init__(self, plan: Plan, view: "MlflowView", parent: str | None, say: Say):
-        self._plan, self._view, self._parent, self._say = plan, view, parent, say
-        self._broken = False
+
+def close_parent(plan: Plan, view: "MlflowView", parent: str) -> None:
+    """Ends the parent run with how many runs are in which state.
+
+    Raises:
+        UserError: the store doesn't answer.
+    """
+    states = list(plan.states().values())
+    counts = {f"runs/{state.replace(' ', '_')}": float(states.count(state)) for state in set(states)}
+    failed = any(_is_broken(plan, state) for state in states)
+    view.close_parent(parent, failed=failed, metrics=counts, description=describe(plan))
+
+
+def mirrored(plan: Plan, planned: PlannedRun) -> "Mirrored":
+    """A run of a plan as MLflow shows it."""
+    from gmt.tracking.mirror import Mirrored
+
+    science, point = planned.run.science, planned.point
+    ratio = science["method"].get("mask_ratio")
+    tags = {
+        "gmt.study": plan.study.name,
+        "gmt.arm": point.arm,
+        "gmt.method": str(science["method"]["name"]),
+        "gmt.task": str(science["task"]["name"]),
+        "gmt.model": str(science["model"]["name"]),
+        "gmt.seed": str(science["seed"]),
+        "gmt.stage": point.stage,
+    }
+    if ratio is not None:
+        tags["gmt.mask_ratio"] = str(ratio)
+    return Mirrored(record=planned.record, name=point.label, tags=tags)
+
+
+class _PlanMirror:
+    """Hands on which runs of a plan have changed."""
+
+    def __init__(self, plan: Plan, mirror: "Mirror"):
+        self._plan, self._mirror = plan, mirror
 
     def look(self, planned: PlannedRun, *, final: bool) -> None:
-        method = planned.run.science["method"]
-        tags = {
-            "gmt.study": self._plan.study.name,
-            "gmt.arm": planned.point.arm,
-            "gmt.method": str(method["name"]),
-            "gmt.stage": planned.point.stage,
-        }
-        try:
-            self._view.sync(planned.record, name=planned.point.label, parent=self._parent, tags=tags, final=final)
-        except Exception as error:  # MLflow is a view: whatever it does must not cost a run
-            if not self._broken:
-                self._say(f"warning: MLflow does not keep up ({type(error).__name__}); the run records hold everything")
-            self._broken = True
+        self._mirror.look(mirrored(self._plan, planned), final=final)
 
 
-def _description(plan: Plan) -> str:
-    arms = "\n".join(f"- `{arm}`" for arm in plan.study.arms)
-    return f"**{plan.study.question.strip()}**\n\n{len(plan.runs)} runs, {time.strftime('%Y-%m-%d')}. Arms:\n{arms}"
+def describe(plan: Plan, said: Sequence[str] = ()) -> str:
+    """Question, plan and result of a study, as Markdown.
+
+    Args:
+        plan: of the study.
+        said: what its report says, a sentence each.
+    """
+    arms = "\n".join(
+        f"- `{arm}`" + "".join(f", {k}: {v}" for k, v in axes.items()) for arm, axes in plan.study.arms.items()
+    )
+    states = list(plan.states().values())
+    counts = ", ".join(f"{states.count(state)} {state}" for state in STATES if state in states)
+    found = "\n".join(f"- {sentence}" for sentence in said) or f"`gmt report study={plan.study.name}` puts it here."
+    return (
+        f"**{plan.study.question.strip()}**\n\n## Plan\n{len(plan.runs)} runs: {counts}. Arms:\n{arms}\n\n"
+        f"Baseline {plan.study.baseline}, margin {100 * plan.study.margin:g} points.\n\n## Result\n{found}"
+    )
 
 
 def _conclude(plan: Plan, folder: Path, say: Say) -> None:

@@ -6,17 +6,21 @@ go to the artifact store directly. One process at a time follows a record, under
 
 import hashlib
 import json
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.entities import LifecycleStage, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.tracking import MlflowClient
 
+from gmt.credentials import without_secrets
 from gmt.records.record import NOWHERE, RunRecord, State, write_whole
+from gmt.tracking.links import Links
 from gmt.tracking.table import final_metrics
 
 NOTE = "mlflow.note.content"  # what the page shows as the description
@@ -41,11 +45,12 @@ class TrackedRun:
     Args:
         client: of the store.
         experiment_id: where a new MLflow run is made.
+        links: of the experiment.
         record: of the run; it exists.
     """
 
-    def __init__(self, client: MlflowClient, experiment_id: str, record: RunRecord):
-        self._client, self._experiment_id, self._record = client, experiment_id, record
+    def __init__(self, client: MlflowClient, experiment_id: str, links: Links, record: RunRecord):
+        self._client, self._experiment_id, self._links, self._record = client, experiment_id, links, record
         self._lock = FileLock(record.folder / "mlflow.lock", timeout=0, thread_local=False)
         self._run: Run | None = None
         self._position = NOWHERE
@@ -53,23 +58,45 @@ class TrackedRun:
         self._params: list[Param] = []
         self.ended = False
 
-    def update(self, *, name: str, parent: str | None, tags: Mapping[str, str], final: bool) -> None:
-        """Writes what the record holds and MLflow does not yet; leaves it to another process that follows the record.
+    def update(self, *, name: str, parent: str | None, tags: Mapping[str, str], final: bool) -> bool:
+        """Writes what the record holds and MLflow does not yet.
 
         Args:
             name: shown as the run's name.
             parent: the MLflow id of the sweep's parent run, or None.
             tags: to filter by.
             final: nobody will go on with the run now; until then an interrupted one may be resumed at any moment.
+
+        Returns:
+            Whether it is level; False if another process follows the record.
         """
         if self.ended:
-            return
+            return True
         try:
             self._lock.acquire()
         except Timeout:
-            return
+            return False
+        try:
+            is_over = self._bring_level(name, parent, tags, final)
+        except Exception:
+            # nobody knows what of it was written: the next call asks the store
+            self._run, self._position = None, NOWHERE
+            raise
+        if is_over:
+            self.ended = True
+            self.close()
+        return True
+
+    def close(self) -> None:
+        """Lets another process follow the record."""
+        self._lock.release(force=True)
+
+    def _bring_level(self, name: str, parent: str | None, tags: Mapping[str, str], final: bool) -> bool:
+        """Writes what is new; whether the run is over and MLflow holds all of it."""
         if self._run is None:
             self._run = self._found(parent, tags) or self._created(name, parent, tags)
+        if self._is_level(self._run):
+            return True
         state = self._record.state()
         rows, position = self._record.metrics(self._position)
         ends = state in _STATUS and (final or state != "interrupted")
@@ -77,41 +104,71 @@ class TrackedRun:
         self._write([*rows, *last], self._last_tags(state) if ends else [])
         self._position = position
         if ends:
-            self._end(state)
-
-    def close(self) -> None:
-        """Lets another process follow the record."""
-        self._lock.release(force=True)
+            self._end(self._run, state)
+        return ends
 
     def _found(self, parent: str | None, tags: Mapping[str, str]) -> Run | None:
-        """The MLflow run that an earlier process made for the record, if the store still has it."""
+        """The MLflow run that was made for the record before, if the store still has it."""
+        run = self._known()
+        if run is None:
+            return None
+        wanted = dict(tags) | ({PARENT: parent} if parent else {})
+        new = [RunTag(key, value) for key, value in wanted.items() if run.data.tags.get(key) != value]
+        if new:
+            self._client.log_batch(run.info.run_id, tags=new)
+        if self._is_level(run):
+            return run
+        if run.info.lifecycle_stage == LifecycleStage.DELETED:
+            self._client.restore_run(run.info.run_id)
+        self._client.update_run(run.info.run_id, status="RUNNING")
+        keys = run.data.metrics
+        self._held = {(k, m.step) for k in keys for m in self._client.get_metric_history(run.info.run_id, k)}
+        self._params = [param for param in self._all_params() if param.key not in run.data.params]
+        return run
+
+    def _known(self) -> Run | None:
         path = self._id_file()
         if not path.exists():
             return None
+        id_ = json.loads(path.read_text())["mlflow_run_id"]
+        if id_ is None:  # announced, and then a kill or a lost answer: it may be there or not
+            own = f"tags.`gmt.run_id` = '{self._record.id}'"
+            runs = self._client.search_runs([self._experiment_id], own, max_results=1)
+            if runs:
+                write_whole(path, json.dumps({"mlflow_run_id": runs[0].info.run_id}))
+            return runs[0] if runs else None
         try:
-            run = self._client.get_run(json.loads(path.read_text())["mlflow_run_id"])
-        except MlflowException:
+            return self._client.get_run(id_)
+        except MlflowException as error:
+            if error.error_code != ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
+                raise
             return None
-        self._client.update_run(run.info.run_id, status="RUNNING")
-        new = dict(tags) | ({PARENT: parent} if parent else {})
-        self._client.log_batch(run.info.run_id, tags=[RunTag(key, value) for key, value in new.items()])
-        keys = run.data.metrics
-        self._held = {(k, m.step) for k in keys for m in self._client.get_metric_history(run.info.run_id, k)}
-        return run
+
+    def _is_level(self, run: Run) -> bool:
+        """Whether it ended when the record did, which is written after all else."""
+        ended_at = self._record.status().get("ended_at")
+        state = _STATUS.get(self._record.state())
+        return state == run.info.status and ended_at is not None and run.info.end_time == int(1000 * ended_at)
 
     def _created(self, name: str, parent: str | None, tags: Mapping[str, str]) -> Run:
         own = {"gmt.run_id": self._record.id, "gmt.kind": "run"}
+        write_whole(self._id_file(), json.dumps({"mlflow_run_id": None}))
         run = self._client.create_run(
-            self._experiment_id, run_name=name, tags={**own, **tags, **({PARENT: parent} if parent else {})}
+            self._experiment_id,
+            start_time=int(1000 * self._record.status().get("started_at", time.time())),
+            run_name=name,
+            tags={**own, **tags, **({PARENT: parent} if parent else {})},
         )
         write_whole(self._id_file(), json.dumps({"mlflow_run_id": run.info.run_id}))
-        science = self._record.read("config.json")["science"]
-        self._params = [Param(key, value) for key, value in _flat(science).items()]
+        self._params = self._all_params()
         return run
 
+    def _all_params(self) -> list[Param]:
+        return [Param(key, value) for key, value in _flat(self._record.read("config.json")["science"]).items()]
+
     def _id_file(self) -> Path:
-        store = hashlib.sha256(f"{self._client.tracking_uri}#{self._experiment_id}".encode()).hexdigest()[:12]
-        return self._record.folder / f"mlflow-{store}.json"
+        store = f"{without_secrets(self._client.tracking_uri)}#{self._experiment_id}"
+        return self._record.folder / f"mlflow-{hashlib.sha256(store.encode()).hexdigest()[:12]}.json"
 
     def _write(self, rows: Sequence[Mapping[str, Any]], tags: Sequence[RunTag]) -> None:
         assert self._run is not None
@@ -122,16 +179,15 @@ class TrackedRun:
             if key not in ("step", "time") and (key, int(row["step"])) not in self._held
         ]
         while metrics or tags or self._params:
-            batch, metrics = metrics[:_METRICS], metrics[_METRICS:]
-            params, self._params = self._params[:_OTHERS], self._params[_OTHERS:]
+            batch, params = metrics[:_METRICS], self._params[:_OTHERS]
             self._client.log_batch(self._run.info.run_id, metrics=batch, params=params, tags=tags)
             self._held |= {(m.key, m.step) for m in batch}
-            tags = []
+            metrics, self._params, tags = metrics[_METRICS:], self._params[_OTHERS:], []
 
     def _last_row(self) -> list[dict[str, Any]]:
         result = self._record.read("result.json")
-        time, step = self._record.status()["ended_at"], result["training"]["num_steps"]
-        return [{"step": step, "time": time, **final_metrics(result)}]
+        ended_at, step = self._record.status()["ended_at"], result["training"]["num_steps"]
+        return [{"step": step, "time": ended_at, **final_metrics(result)}]
 
     def _last_tags(self, state: State) -> list[RunTag]:
         status = self._record.status()
@@ -143,15 +199,14 @@ class TrackedRun:
             tags.append(RunTag(NOTE, f"**{state}:** {status['error']}\n\nA traceback is the artifact `error.txt`."))
         return tags
 
-    def _end(self, state: State) -> None:
-        assert self._run is not None
-        artifacts = get_artifact_repository(self._run.info.artifact_uri)
+    def _end(self, run: Run, state: State) -> None:
+        artifacts = get_artifact_repository(run.info.artifact_uri)
         for name in _FILES:
             if (self._record.folder / name).exists() and (name != "error.txt" or state in ("failed", "diverged")):
                 artifacts.log_artifact(str(self._record.folder / name))  # type: ignore[no-untyped-call]
-        self._client.set_terminated(self._run.info.run_id, _STATUS[state])
-        self.ended = True
-        self.close()
+        self._links.link(run, self._record)
+        ended_at = self._record.status().get("ended_at", time.time())
+        self._client.set_terminated(run.info.run_id, _STATUS[state], end_time=int(1000 * ended_at))
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

@@ -7,21 +7,28 @@ again from the records, and a value that the store holds already is not written 
 import logging
 import os
 import re
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+from PIL.Image import Image
+from sqlalchemy import create_engine
+from sqlalchemy.exc import SQLAlchemyError
 
+from gmt.credentials import without_secrets
 from gmt.errors import UserError
 from gmt.records.record import RunRecord
+from gmt.tracking.links import Links
 from gmt.tracking.mlflow_run import NOTE, TrackedRun
-from gmt.tracking.settings import TrackingSettings
-from gmt.tracking.sqlite import writes_without_waiting
+from gmt.tracking.settings import DATABASES, TrackingSettings
+from gmt.tracking.sqlite import alone, writes_without_waiting
 
 # The page then opens on training runs, and not on traces of language model calls.
 _KIND = {"mlflow.experimentKind": "custom_model_development"}
+_OF_DATABASE = re.compile(r"\([\w.]+Error\) ")
 _CREDENTIALS = re.compile(r"://[^/@\s]*@")
 
 
@@ -33,15 +40,22 @@ class MlflowView:
     """
 
     def __init__(self, settings: TrackingSettings):
+        # By default MLflow asks a server for minutes before it gives up; whoever calls here goes on and asks again.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-        for noisy in ("mlflow.store.db.utils", "alembic"):  # they tell of each migration of a new database
-            logging.getLogger(noisy).setLevel(logging.WARNING)
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+        for noisy in (
+            "mlflow.store.db.utils",
+            "alembic",
+        ):  # of each migration of a new database, and faults as tracebacks
+            logging.getLogger(noisy).setLevel(logging.CRITICAL)
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # it would tell its makers of each call
         self.uri = settings.absolute_uri
         writes_without_waiting()
-        self._client = MlflowClient(tracking_uri=self.uri)
-        with _fails_fast(), _answers(self.uri):
+        with _answers(self.uri), alone(self.uri):
+            _connect_once(self.uri)
+            self._client = MlflowClient(tracking_uri=self.uri)
             self._experiment_id = self._experiment(settings)
+        self._links = Links(self._client, self._experiment_id)
         self._tracked: dict[str, TrackedRun] = {}
 
     def open_parent(self, name: str, identity: str, description: str, tags: Mapping[str, str]) -> str:
@@ -56,37 +70,67 @@ class MlflowView:
         Returns:
             The MLflow id of the parent.
         """
-        if (held := self._find("gmt.sweep", identity)) is not None:
-            self._client.update_run(held, status="RUNNING")
-            return held
-        run = self._client.create_run(
-            self._experiment_id,
-            run_name=name,
-            tags={"gmt.sweep": identity, "gmt.kind": "sweep", NOTE: description, **tags},
-        )
-        return str(run.info.run_id)
+        with _answers(self.uri):
+            if (held := self._find("gmt.sweep", identity)) is not None:
+                self._client.update_run(held, status="RUNNING")
+                return held
+            own = {"gmt.sweep": identity, "gmt.kind": "sweep", NOTE: description}
+            return str(self._client.create_run(self._experiment_id, run_name=name, tags={**own, **tags}).info.run_id)
 
-    def close_parent(self, parent: str, *, failed: bool, metrics: Mapping[str, float]) -> None:
-        """Ends a parent run with its counts."""
-        for key, value in metrics.items():
-            self._client.log_metric(parent, key, value)
-        self._client.set_terminated(parent, "FAILED" if failed else "FINISHED")
+    def close_parent(self, parent: str, *, failed: bool, metrics: Mapping[str, float], description: str) -> None:
+        """Ends a parent run with its counts.
 
-    def log_report(self, identity: str, files: Sequence[Path]) -> str | None:
-        """Puts a study's report on its parent run; returns the parent's id, None if there is none."""
-        if (parent := self._find("gmt.sweep", identity)) is None:
-            return None
-        for path in files:
-            self._client.log_artifact(parent, str(path), "report")
+        Raises:
+            UserError: the store doesn't answer.
+        """
+        with _answers(self.uri):
+            for key, value in metrics.items():
+                self._client.log_metric(parent, key, value)
+            self._client.set_tag(parent, NOTE, description)
+            self._client.set_terminated(parent, "FAILED" if failed else "FINISHED")
+
+    def log_report(
+        self, identity: str, files: Sequence[Path], figures: Mapping[str, Image], description: str
+    ) -> str | None:
+        """Puts a study's report on its parent run: as files, and its figures as images that the page shows.
+
+        Returns:
+            The parent's id, None if there is none.
+
+        Raises:
+            UserError: the store doesn't answer.
+        """
+        with _answers(self.uri):
+            if (parent := self._find("gmt.sweep", identity)) is None:
+                return None
+            for path in files:
+                self._client.log_artifact(parent, str(path), "report")
+            now = int(1000 * time.time())
+            for name, image in figures.items():
+                self._client.log_image(parent, image, key=name, step=0, timestamp=now, synchronous=True)
+            self._client.set_tag(parent, NOTE, description)
         return parent
 
-    def sync(self, record: RunRecord, *, name: str, parent: str | None, tags: Mapping[str, str], final: bool) -> None:
+    def page(self, identity: str) -> str:
+        """Where the MLflow page shows a sweep, behind the server's address: its parent run, or else the experiment."""
+        parent = self._find("gmt.sweep", identity)
+        return f"#/experiments/{self._experiment_id}/runs" + (f"/{parent}" if parent else "")
+
+    def answers(self) -> bool:
+        """Whether the store answers a short question."""
+        try:
+            self._client.get_experiment(self._experiment_id)
+        except (MlflowException, SQLAlchemyError, OSError):
+            return False
+        return True
+
+    def sync(self, record: RunRecord, *, name: str, parent: str | None, tags: Mapping[str, str], final: bool) -> bool:
         """Brings MLflow level with a record; see TrackedRun.update."""
         if not record.exists():
-            return
+            return True
         if record.id not in self._tracked:
-            self._tracked[record.id] = TrackedRun(self._client, self._experiment_id, record)
-        self._tracked[record.id].update(name=name, parent=parent, tags=tags, final=final)
+            self._tracked[record.id] = TrackedRun(self._client, self._experiment_id, self._links, record)
+        return self._tracked[record.id].update(name=name, parent=parent, tags=tags, final=final)
 
     def close(self) -> None:
         """Lets other processes follow what this one has followed."""
@@ -102,27 +146,34 @@ class MlflowView:
         if held is not None:
             return str(held.experiment_id)
         location = settings.artifact_location
-        return str(self._client.create_experiment(settings.experiment, artifact_location=location, tags=_KIND))
+        try:
+            return str(self._client.create_experiment(settings.experiment, artifact_location=location, tags=_KIND))
+        except MlflowException:  # another process may have made it meanwhile
+            if (held := self._client.get_experiment_by_name(settings.experiment)) is None:
+                raise
+            return str(held.experiment_id)
+
+
+def _connect_once(uri: str) -> None:
+    """Opens a database that may not be there; MLflow itself would try for minutes before it says so."""
+    if uri.startswith(DATABASES):
+        engine = create_engine(uri)
+        try:
+            engine.connect().close()
+        finally:
+            engine.dispose()
 
 
 @contextmanager
 def _answers(uri: str) -> Iterator[None]:
     try:
         yield
-    except (MlflowException, OSError) as error:
+    except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:
         shown = _CREDENTIALS.sub("://", uri)
-        reason = _CREDENTIALS.sub("://", str(error).strip().split("\n")[0])[:300]
-        raise UserError(f"tracking.uri must be a store that answers, got {shown}: {reason}") from error
+        raise UserError(f"tracking.uri must be a store that answers, got {shown}: {reason(error)}") from error
 
 
-@contextmanager
-def _fails_fast() -> Iterator[None]:
-    """Asks a server once: by default MLflow asks for minutes before it gives up."""
-    before = os.environ.get("MLFLOW_HTTP_REQUEST_MAX_RETRIES")
-    os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
-    try:
-        yield
-    finally:
-        os.environ.pop("MLFLOW_HTTP_REQUEST_MAX_RETRIES")
-        if before is not None:
-            os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = before
+def reason(error: Exception) -> str:
+    """The line in which a database says what is the matter, or the first one; without passwords."""
+    lines = without_secrets(_CREDENTIALS.sub("://", str(error))).strip().split("\n")
+    return next((line for line in lines if _OF_DATABASE.match(line)), lines[0])[:300]

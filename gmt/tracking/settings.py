@@ -6,8 +6,9 @@ from pathlib import Path
 from gmt import settings
 from gmt.errors import UserError
 
-_SQLITE = "sqlite:///"
-_SCHEMES = (_SQLITE, "http://", "https://", "postgresql", "mysql", "databricks")
+SQLITE = "sqlite:///"
+DATABASES = (SQLITE, "postgresql", "mysql")
+_SCHEMES = (*DATABASES, "http://", "https://", "databricks")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,11 +39,11 @@ class TrackingSettings:
     def absolute_uri(self) -> str:
         """The URI; a relative path to a database is taken from the current folder."""
         assert self.uri is not None
-        if not self.uri.startswith(_SQLITE):
+        if not self.uri.startswith(SQLITE):
             return self.uri
-        path = Path(self.uri.removeprefix(_SQLITE)).expanduser().resolve()
+        path = Path(self.uri.removeprefix(SQLITE)).expanduser().resolve()
         path.parent.mkdir(parents=True, exist_ok=True)
-        return f"{_SQLITE}{path}"
+        return f"{SQLITE}{path}"
 
     @property
     def artifact_location(self) -> str | None:

@@ -1,11 +1,18 @@
 """MLflow's sqlite databases without a wait for the disk at each commit, and with readers beside the writer."""
 
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
+from filelock import FileLock
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
+
+from gmt.tracking.settings import SQLITE
+
+_PATIENCE_MS = 20_000  # for another process that is writing; sqlite lets one write at a time
 
 
 @lru_cache(maxsize=1)
@@ -22,3 +29,14 @@ def _on_connect(connection: Any, record: object) -> None:
     if isinstance(connection, sqlite3.Connection):
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=NORMAL")
+        connection.execute(f"PRAGMA busy_timeout={_PATIENCE_MS}")
+
+
+@contextmanager
+def alone(uri: str) -> Iterator[None]:
+    """Holds a lock beside an sqlite database: MLflow makes its tables without one. Any other store is let be."""
+    if not uri.startswith(SQLITE):
+        yield
+        return
+    with FileLock(f"{uri.removeprefix(SQLITE)}.lock"):
+        yield

@@ -7,7 +7,13 @@ from typing import Any
 
 import pandas as pd
 
+from gmt.errors import UserError
 from gmt.records.record import RunRecord
+
+DIRTY = "dirty"  # the state of a run whose code nobody can get again
+UNSCORED = "without a score"  # and of one whose scores are no numbers
+_SCORES = ("target_before", "target_after", "source_before", "source_after")
+_NAMED = 5  # labels that a sentence names
 
 # Column -> pandas dtype. Scores and fractions lie in [0, 1]; times are seconds; memory is bytes. A perplexity is the
 # geometric mean over the texts that the task has; where it has none, it is missing. train_s is the time in optimizer
@@ -46,6 +52,7 @@ COLUMNS: Mapping[str, str] = {
     "num_dropped_examples": "Int64",
     "commit": "string",
     "dirty": "boolean",
+    "hardware": "string",
     "error": "string",
 }
 
@@ -84,14 +91,38 @@ def final_metrics(result: Mapping[str, Any]) -> dict[str, float]:
     return {name: float(value) for name, value in values.items() if math.isfinite(value)}
 
 
-def read_table(runs: Iterable[tuple[str, str, RunRecord]]) -> pd.DataFrame:
+def read_table(runs: Iterable[tuple[str, str, RunRecord]], *, dirty: bool = False) -> pd.DataFrame:
     """Reads runs as a table with COLUMNS; what a run has not (yet) is missing there.
 
     Args:
         runs: arm, label and record of each.
+        dirty: whether a run of a checkout with uncommitted changes counts; otherwise its state is DIRTY, and what came
+            out is missing. The same holds of a run whose scores are no finite numbers, which is UNSCORED.
+
+    Raises:
+        UserError: a run is there twice.
     """
-    rows = [_row(arm, label, record) for arm, label, record in runs]
-    return pd.DataFrame(rows, columns=list(COLUMNS)).astype(dict(COLUMNS))
+    rows = [_row(arm, label, record, dirty) for arm, label, record in runs]
+    table = pd.DataFrame(rows, columns=list(COLUMNS)).astype(dict(COLUMNS))
+    if (twice := table["run_id"].duplicated()).any():
+        id_ = table.loc[twice, "run_id"].iloc[0]
+        labels = " and ".join(table.loc[table["run_id"] == id_, "label"])
+        raise UserError(f"a run must stand in a table once, got {id_} as {labels}")
+    return table
+
+
+def left_out(table: pd.DataFrame) -> str:
+    """Which runs of a table have no result, in words; empty if all have one."""
+    without = table[table["state"] != "done"]
+    if without.empty:
+        return ""
+    told = [f"{len(rows)} {state} ({_some(rows['label'].tolist())})" for state, rows in without.groupby("state")]
+    return f"{len(without)} of {len(table)} runs are in no number here: {'; '.join(told)}"
+
+
+def _some(labels: list[str]) -> str:
+    more = len(labels) - _NAMED
+    return "; ".join(labels[:_NAMED]) + (f"; and {more} more" if more > 0 else "")
 
 
 def _perplexity(metrics: Mapping[str, float]) -> float | None:
@@ -99,7 +130,13 @@ def _perplexity(metrics: Mapping[str, float]) -> float | None:
     return geometric_mean(found) if found else None
 
 
-def _row(arm: str, label: str, record: RunRecord) -> dict[str, Any]:
+def _hardware(environment: Mapping[str, Any]) -> str:
+    if environment["device"] == "cuda":
+        return ", ".join(environment["gpus"])
+    return f"{environment['torch_threads']} thread of {environment['cpu']}"
+
+
+def _row(arm: str, label: str, record: RunRecord, dirty: bool) -> dict[str, Any]:
     state = record.state()
     row: dict[str, Any] = {"run_id": record.id, "arm": arm, "label": label, "state": state}
     if not record.exists():
@@ -116,6 +153,12 @@ def _row(arm: str, label: str, record: RunRecord) -> dict[str, Any]:
     }
     if state == "done":
         environment = record.read("environment.json")
-        row |= result_columns(record.read("result.json"))
-        row |= {"commit": environment["commit"], "dirty": environment["dirty"]}
+        found = result_columns(record.read("result.json"))
+        if environment["dirty"] and not dirty:
+            row["state"] = DIRTY
+        elif not all(math.isfinite(found[score]) for score in _SCORES):
+            row["state"] = UNSCORED
+        else:
+            row |= found
+        row |= {"commit": environment["commit"], "dirty": environment["dirty"], "hardware": _hardware(environment)}
     return row

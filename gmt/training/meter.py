@@ -15,6 +15,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from gmt.errors import Diverged
 from gmt.training.attachment import Attachment
 from gmt.training.checkpoints import METER_SUMS
+from gmt.training.system import system_metrics
 from gmt.training.workers import index
 
 OnMetrics = Callable[[int, Mapping[str, float]], None]
@@ -98,7 +99,7 @@ class Meter(TrainerCallback):
         times = {f"time/{k}_s": v / self._steps_since_log for k, v in self._since_log.items()}
         if not math.isfinite(metrics["train/loss"]):
             raise Diverged(f"the training loss is {metrics['train/loss']} at step {state.global_step}")
-        self._on_metrics(state.global_step, metrics | facts | times)
+        self._on_metrics(state.global_step, metrics | facts | times | system_metrics())
         self._since_log = dict.fromkeys(_PARTS, 0.0)
         self._steps_since_log = 0
 

@@ -23,7 +23,10 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def shown(name: str, folder: Path, **parameters: Any) -> str:
     """All that the cells of a notebook show, as text and HTML."""
-    out, given = folder / f"{name}.ipynb", {"study": "tiny", "overrides": ["seed=1"], "config_dir": str(CONF)}
+    out, given = (
+        folder / f"{name}.ipynb",
+        {"study": "tiny", "overrides": ["seed=1"], "config_dir": str(CONF), "dirty": True},
+    )
     papermill.execute_notebook(
         str(ROOT / "analysis" / f"{name}.ipynb"), str(out), given | parameters, cwd=str(folder), progress_bar=False
     )

@@ -8,6 +8,7 @@ from mlflow.tracking import MlflowClient
 
 from tests.conftest import CONF, Gmt
 
+CPU = "system/cpu_utilization_percentage"
 STUDY = ("study=tiny", "--config-dir", str(CONF))
 
 
@@ -41,7 +42,7 @@ def test_a_study_runs_is_tracked_reported_and_not_run_again(gmt: Gmt, tmp_path: 
         history = client.get_metric_history(child.info.run_id, "train/loss")
         steps = [metric.step for metric in history]
         assert steps == sorted(set(steps))
-        for name in ("time/forward_backward_s", "time/mask_s", "time/optimizer_s", "mask/density", "train/tokens"):
+        for name in ("time/forward_backward_s", "time/mask_s", "time/optimizer_s", "mask/density", "train/tokens", CPU):
             assert name in child.data.metrics
         artifacts = {file.path for file in client.list_artifacts(child.info.run_id)}
         assert {"config.json", "result.json", "environment.json", "answers_after.jsonl"} <= artifacts
@@ -50,7 +51,7 @@ def test_a_study_runs_is_tracked_reported_and_not_run_again(gmt: Gmt, tmp_path: 
     assert (again.returncode, "nothing to do" in again.stdout) == (0, True)
     assert "8 done" in gmt("plan", *STUDY).stdout
 
-    reported = gmt("report", *STUDY)
+    reported = gmt("report", *STUDY, "--dirty")
     assert reported.returncode == 0, reported.stderr
     page = (tmp_path / "gmt-results/studies/tiny/report/index.html").read_text()
     assert page.count("<svg") == 5  # scores, density, costs: too few steps for facts
@@ -66,6 +67,11 @@ def test_a_study_runs_is_tracked_reported_and_not_run_again(gmt: Gmt, tmp_path: 
     differences = (folder / "differences.csv").read_text().splitlines()
     assert differences[0] == "arm,task,mask_ratio,difference,low,high,n,p,p_holm,measure"
     assert {f.path for f in client.list_artifacts(parent.info.run_id, "report")} >= {"report/index.html"}
+    described = client.get_run(parent.info.run_id).data.tags
+    assert "Does the machine work?" in described["mlflow.note.content"]
+    assert "- tiny: target score of gmt against sft: " in described["mlflow.note.content"]
+    images = [f.path for f in client.list_artifacts(parent.info.run_id, "images")]
+    assert any("target" in path and path.endswith(".png") for path in images)
 
     one_more = gmt("sweep", *STUDY, "seed=1,3", "hydra/launcher=basic")
     assert one_more.returncode == 0, one_more.stdout + one_more.stderr

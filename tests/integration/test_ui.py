@@ -8,12 +8,37 @@ import time
 import urllib.request
 from pathlib import Path
 
+import pytest
+from mlflow.tracking import MlflowClient
 
-def test_it_serves_and_stops_on_ctrl_c(tmp_path: Path) -> None:
+from gmt.commands.plan import planned
+from gmt.commands.sync import sync
+from gmt.tracking.settings import TrackingSettings
+from tests.conftest import CONF
+from tests.finished import finish
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Where the page of the tiny study is, whose runs MLflow holds."""
+    monkeypatch.chdir(tmp_path)
+    plan, config = planned(["study=tiny"], str(CONF))
+    for each in plan.runs:
+        finish(each, 0.5)
+    sync(["study=tiny"], str(CONF))
+    tracking = TrackingSettings(**config["tracking"])
+    client = MlflowClient(tracking.absolute_uri)
+    experiment = client.get_experiment_by_name("tiny")
+    assert experiment is not None
+    (parent,) = client.search_runs([experiment.experiment_id], "tags.`gmt.kind` = 'sweep'")
+    return f"#/experiments/{experiment.experiment_id}/runs/{parent.info.run_id}"
+
+
+def test_it_serves_at_the_study_and_stops_on_ctrl_c(tmp_path: Path, store: str) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "gmt", "ui", "--port", str(port)]
+    command = [sys.executable, "-m", "gmt", "ui", "study=tiny", "-cd", str(CONF), "--port", str(port)]
     ui = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     deadline = time.monotonic() + 90
     page = b""
@@ -26,7 +51,7 @@ def test_it_serves_and_stops_on_ctrl_c(tmp_path: Path) -> None:
     ui.send_signal(signal.SIGINT)
     output, _ = ui.communicate(timeout=30)
     assert ui.returncode == 0, output
-    assert f"dashboard: http://127.0.0.1:{port}" in output
+    assert f"dashboard: http://127.0.0.1:{port}/{store} " in output
     assert "dashboard stopped" in output
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

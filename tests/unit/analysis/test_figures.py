@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from gmt_analysis.cost_figures import pareto_front, score_against_cost, time_of_a_step
+from gmt_analysis.cost_figures import cost_against_size, pareto_front, score_against_cost, time_of_a_step
 from gmt_analysis.mask_figures import (
     density_against_asked,
     facts_by_layer,
@@ -76,6 +76,18 @@ def test_the_front_holds_what_nothing_beats(plan: list) -> None:  # type: ignore
     axis = score_against_cost(summary, cost="train_s", label="s").axes[0]
     assert axis.get_lines()[-1].get_label() == "Pareto front"
     assert axis.get_lines()[-1].get_ydata().tolist() == pytest.approx([72.5])  # all cost the same: the best alone
+
+
+def test_a_steps_time_is_held_against_the_baselines_on_the_same_model(plan: list) -> None:  # type: ignore[type-arg]
+    small = read_table(plan)
+    large = small.assign(
+        num_parameters=10 * small["num_parameters"], mask_s=small["mask_s"].where(small["arm"] == "sft", 0.06)
+    )
+    times, ratios = cost_against_size(pd.concat([small, large]), baseline="sft").axes
+    assert [line.get_label() for line in times.get_lines()] == ["sft", "gmt 0.5", "gmt 0.9"]
+    assert times.get_lines()[0].get_ydata().tolist() == pytest.approx([136, 136])
+    assert [container.get_label() for container in ratios.containers] == ["gmt 0.5", "gmt 0.9"]
+    assert ratios.containers[0].lines[0].get_ydata().tolist() == pytest.approx([1, 190 / 136])
 
 
 def test_a_drop_is_drawn_by_way() -> None:

@@ -18,7 +18,7 @@ def test_all_that_a_paper_needs(tmp_path: Path) -> None:
     for planned in plan.runs:
         is_best = planned.run.config["method"].get("mask_ratio") == 0.5
         finish(planned, 0.7 + 0.1 * is_best + planned.run.seed / 1000 * (1 + is_best))
-    files = {path.name: path for path in write_report(plan)}
+    files = {path.name: path for path in write_report(plan).files}
     page = files["index.html"].read_text()
     assert "long_words: target score of gmt against sft: better at 0.5; no difference shown at 0.9." in page
     assert "within 5 points" in page
@@ -32,7 +32,7 @@ def test_all_that_a_paper_needs(tmp_path: Path) -> None:
     assert r"sft & long_words &  & 3 & $70.2 \pm 0.2$" in files["means.tex"].read_text().replace(r"\_", "_")
     assert files["target.pdf"].read_bytes().startswith(b"%PDF")
     before = {name: path.read_bytes() for name, path in files.items() if name != "index.html"}
-    assert {p.name: p.read_bytes() for p in write_report(plan) if p.name != "index.html"} == before
+    assert {p.name: p.read_bytes() for p in write_report(plan).files if p.name != "index.html"} == before
 
 
 def test_a_study_without_a_finished_run_has_no_report(tmp_path: Path) -> None:
@@ -44,7 +44,9 @@ def test_one_seed_and_one_ratio_are_said(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, {"sft": {"method": "sft"}, "gmt": {"method": "gmt"}}, [1])
     for planned in plan.runs:
         finish(planned, 0.7, dirty=True)
-    page = write_report(plan)[0].read_text()
+    with pytest.raises(UserError, match="study made must be of a committed checkout to be reported, and all 2 are of"):
+        write_report(plan)
+    page = write_report(plan, dirty=True).files[0].read_text()
     assert "one ratio: nothing is said of sensitivity" in page
     assert "Some arm has 1 seed" in page
     assert "uncommitted changes" in page
@@ -54,15 +56,16 @@ def test_what_is_not_done_is_said(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, ARMS, [1, 2])
     for planned in plan.runs[1:]:
         finish(planned, 0.7)
-    page = write_report(plan)[0].read_text()
-    assert "1 of 6 runs are not done and not in any number here." in page
+    finish(plan.runs[1], 0.7, dirty=True)
+    page = write_report(plan).files[0].read_text()
+    assert "2 of 6 runs are in no number here: 1 dirty (sft seed=2); 1 to do (sft seed=1)." in page
 
 
 def test_a_study_without_its_baseline_is_reported(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, ARMS, [1, 2], baseline="hft")
     for planned in plan.runs:
         finish(planned, 0.7)
-    page = write_report(plan)[0].read_text()
+    page = write_report(plan).files[0].read_text()
     assert "against hft" not in page
     assert "target score of gmt over 2 ratios: 2 seeds: nothing is said of sensitivity." in page
 
@@ -85,6 +88,26 @@ def test_what_else_varies_makes_arms(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, arms, [1, 2])
     for planned in plan.runs:
         finish(planned, 0.5 + planned.run.train.learning_rate)
-    means = list(csv.DictReader(next(p for p in write_report(plan) if p.name == "means.csv").open()))
+    means = list(csv.DictReader(next(p for p in write_report(plan).files if p.name == "means.csv").open()))
     assert [row["arm"] for row in means] == ["sft learning_rate=0.001", "sft learning_rate=0.002"]
     assert [row["n"] for row in means] == ["2", "2"]
+
+
+def test_a_score_that_is_no_number_is_left_out_and_said(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, ARMS, [1, 2, 3])
+    for planned in plan.runs:
+        is_broken = planned.run.seed == 1 and planned.run.config["method"].get("mask_ratio") == 0.5
+        finish(planned, float("nan") if is_broken else 0.5 + planned.run.seed / 100)
+    page = write_report(plan).files[0].read_text()
+    assert "1 of 9 runs are in no number here: 1 without a score (gmt mask_ratio=0.5 seed=1)." in page
+    assert "nan" not in page.partition("<svg")[0]
+
+
+def test_what_mlflow_is_given(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, ARMS, [1, 2, 3])
+    for planned in plan.runs:
+        finish(planned, 0.5 + planned.run.seed / 100)
+    made = write_report(plan)
+    assert set(made.figures) == {"target", "forgetting", "density", "step_time", "pareto"}
+    assert min(figure.size[0] for figure in made.figures.values()) > 500
+    assert any(sentence.startswith("long_words: target score of gmt against sft") for sentence in made.sentences)

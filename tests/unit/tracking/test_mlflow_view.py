@@ -11,7 +11,13 @@ from gmt.records.record import RunRecord
 from gmt.tracking.mlflow_view import MlflowView
 from gmt.tracking.settings import TrackingSettings
 
-SCIENCE = {"model": {"name": "m"}, "method": {"name": "gmt", "mask_ratio": 0.5}, "seed": 1}
+SCIENCE = {
+    "model": {"name": "m"},
+    "task": {"_target_": "a.Task", "name": "t"},
+    "method": {"name": "gmt", "mask_ratio": 0.5},
+    "seed": 1,
+    "fingerprints": {"model": "f", "task": "g"},
+}
 
 
 def settings_for(folder: Path) -> TrackingSettings:

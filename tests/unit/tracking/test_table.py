@@ -1,10 +1,13 @@
 """The typed table's columns, made from results as runs write them."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gmt.tracking.table import final_metrics, result_columns
+from gmt.errors import UserError
+from gmt.tracking.table import final_metrics, left_out, read_table, result_columns
+from tests.finished import finish, plan_of
 
 TRAINING = dict.fromkeys(("density", "forward_backward_s", "mask_s", "optimizer_s", "peak_memory_bytes"), 1)
 
@@ -36,3 +39,21 @@ def test_what_a_run_does_not_have_is_missing_and_no_metric() -> None:
     made = result(source__facts_exact_match=0.5)
     assert result_columns(made)["source_perplexity_after"] is None
     assert not {"result/source_perplexity_after", "result/density_asked"} & set(final_metrics(made))
+
+
+def test_no_run_stands_in_a_table_twice(tmp_path: Path) -> None:
+    (planned,) = plan_of(tmp_path, {"sft": {"method": "sft"}}, [1]).runs
+    with pytest.raises(UserError, match=f"a run must stand in a table once, got {planned.run.id} as a and b"):
+        read_table([("x", "a", planned.record), ("y", "b", planned.record)])
+
+
+def test_a_dirty_run_has_numbers_only_if_they_are_asked_for(tmp_path: Path) -> None:
+    (planned,) = plan_of(tmp_path, {"sft": {"method": "sft"}}, [1]).runs
+    finish(planned, 0.5, dirty=True)
+    runs = [("sft", "sft seed=1", planned.record)]
+    without, with_it = read_table(runs), read_table(runs, dirty=True)
+    assert (without["state"][0], with_it["state"][0]) == ("dirty", "done")
+    assert without["target_after"].isna().all()
+    assert with_it["target_after"][0] == 0.5
+    assert left_out(without) == "1 of 1 runs are in no number here: 1 dirty (sft seed=1)"
+    assert left_out(with_it) == ""

@@ -1,0 +1,96 @@
+"""What a run was made from and what it left, as MLflow's own datasets and models, so that its pages link them.
+
+Weights stay in the run record: a model of MLflow's here is a name, a fingerprint and the folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelInput, LoggedModelOutput, Run
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import ENDPOINT_NOT_FOUND, ErrorCode
+from mlflow.tracking import MlflowClient
+from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
+
+from gmt.records.record import RunRecord
+
+_FINGERPRINT = "gmt.fingerprint"
+_DIGEST_LENGTH = 32  # MLflow takes at most 36 characters
+
+
+class Links:
+    """Links the runs of an experiment with datasets and models; a store that knows none is left as it is.
+
+    Args:
+        client: of the store.
+        experiment_id: of the runs.
+    """
+
+    def __init__(self, client: MlflowClient, experiment_id: str):
+        self._client, self._experiment_id = client, experiment_id
+        self._bases: dict[str, str] = {}
+
+    def link(self, run: Run, record: RunRecord) -> None:
+        """Links training data, base and final weights.
+
+        Args:
+            run: as the store had it when it was last asked; what is linked there stays.
+            record: of the run, which has ended.
+        """
+        try:
+            self._link(run, record)
+        except MlflowException as error:
+            if error.error_code != ErrorCode.Name(ENDPOINT_NOT_FOUND):  # a server older than these links
+                raise
+
+    def _link(self, run: Run, record: RunRecord) -> None:
+        science, id_ = record.read("config.json")["science"], run.info.run_id
+        if not (run.inputs and run.inputs.dataset_inputs):
+            data = DatasetInput(_dataset(science, record), [InputTag(MLFLOW_DATASET_CONTEXT, "training")])
+            self._client.log_inputs(id_, [data], [LoggedModelInput(self._base(science))])
+        weights, is_done = record.folder / "weights", (record.folder / "result.json").exists()
+        if weights.exists() and is_done and not (run.outputs and run.outputs.model_outputs):
+            result = record.read("result.json")
+            tags = {_FINGERPRINT: str(result.get("weights_sha256")), "gmt.weights": str(weights.resolve())}
+            model = self._model(f"{science['method']['name']}-{record.id}", tags, id_)
+            self._client.log_outputs(id_, [LoggedModelOutput(model, int(result["training"]["num_steps"]))])
+
+    def _base(self, science: Mapping[str, Any]) -> str:
+        """The id of the base model, one for all runs of the experiment."""
+        fingerprint = str(science["fingerprints"]["model"])
+        if fingerprint not in self._bases:
+            models = self._client.search_logged_models(
+                [self._experiment_id], f"tags.`{_FINGERPRINT}` = '{fingerprint}'"
+            )
+            tags = {_FINGERPRINT: fingerprint, "gmt.path": str(science["model"].get("path"))}
+            name = _named(str(science["model"]["name"]))
+            self._bases[fingerprint] = models[0].model_id if models else self._model(name, tags, None)
+        return self._bases[fingerprint]
+
+    def _model(self, name: str, tags: Mapping[str, str], source: str | None) -> str:
+        made = self._client.create_logged_model(self._experiment_id, name, source, dict(tags), model_type="causal LM")
+        self._client.finalize_logged_model(made.model_id, "READY")
+        return str(made.model_id)
+
+
+def _dataset(science: Mapping[str, Any], record: RunRecord) -> Dataset:
+    task, done = science["task"], (record.folder / "result.json").exists()
+    source = {key: value for key, value in task.items() if key not in ("target", "source")}
+    text = json.dumps([source, science["fingerprints"]["task"]], sort_keys=True)
+    rows = record.read("result.json")["num_train_examples"] if done else None
+    return Dataset(
+        name=_named(str(task["name"])),
+        digest=hashlib.sha256(text.encode()).hexdigest()[:_DIGEST_LENGTH],
+        source_type=str(task["_target_"]).rpartition(".")[2],
+        source=json.dumps(source),
+        profile=None if rows is None else json.dumps({"num_rows": rows}),
+    )
+
+
+def _named(name: str) -> str:
+    """Without what MLflow forbids in the name of a model."""
+    return "".join("-" if character in "/:.%\"'" else character for character in name)

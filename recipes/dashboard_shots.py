@@ -1,0 +1,63 @@
+"""Takes the screenshots of docs/dashboard.md: `python -m recipes.dashboard_shots study=NAME FOLDER`.
+
+Needs Chromium (`apt install chromium`), and a study of this folder that `gmt report` has written.
+"""
+
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from mlflow.tracking import MlflowClient
+
+from gmt.commands.plan import planned
+from gmt.studies.sweep import sweep_identity
+from gmt.tracking.mlflow_view import MlflowView
+from gmt.tracking.settings import TrackingSettings
+
+PORT = 5599
+ADDRESS = f"http://127.0.0.1:{PORT}/"
+RENDER_MS = 30_000  # of the page's own time
+
+
+def shoot(page: str, out: Path, height: int) -> None:
+    """One page as a PNG, as a new user's browser shows it."""
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    assert browser is not None, "needs Chromium"
+    with tempfile.TemporaryDirectory() as profile:
+        command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
+        command += [f"--user-data-dir={profile}", f"--window-size=1500,{height}"]
+        command += [f"--virtual-time-budget={RENDER_MS}", f"--screenshot={out}", ADDRESS + page]
+        subprocess.run(command, check=True, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, timeout=180)
+    print(out)
+
+
+def main(study: str, folder: Path) -> None:
+    """Serves the study's dashboard and takes its pictures."""
+    plan, config = planned([study], None)
+    tracking = TrackingSettings(**config["tracking"])
+    parent = MlflowView(tracking).page(sweep_identity(plan))
+    runs = parent.rpartition("/")[0]
+    client, experiment = MlflowClient(tracking.absolute_uri), runs.split("/")[2]
+    of_gmt = "tags.`gmt.kind` = 'run' AND tags.`gmt.arm` = 'gmt'"
+    child = client.search_runs([experiment], of_gmt, max_results=1)[0]
+    ui = subprocess.Popen([sys.executable, "-m", "gmt", "ui", study, "--port", str(PORT)], stdout=subprocess.DEVNULL)
+    try:
+        time.sleep(15)
+        folder.mkdir(parents=True, exist_ok=True)
+        shoot(runs, folder / "dashboard_runs.png", 1000)
+        shoot(f"{runs}?compareRunsMode=CHART", folder / "dashboard_charts.png", 1200)
+        shoot(parent, folder / "dashboard_parent.png", 1500)
+        shoot(f"{parent}/model-metrics", folder / "dashboard_figures.png", 1200)
+        shoot(f"{runs}/{child.info.run_id}", folder / "dashboard_run.png", 1500)
+        shoot(f"{runs}/{child.info.run_id}/system-metrics", folder / "dashboard_system.png", 1000)
+    finally:
+        ui.send_signal(signal.SIGINT)
+        ui.wait()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))

@@ -1,0 +1,82 @@
+"""What an MLflow server can do to a sweep: nothing. And `gmt sync` makes good what it missed, each value once."""
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from gmt.records.record import RunRecord
+from tests.conftest import CONF
+from tests.faults.conftest import SETTINGS, Sweeps, finish, weights
+from tests.mlflow_server import Server, assert_level
+
+pytestmark = pytest.mark.faults
+TRAINING = tuple(setting for setting in SETTINGS if not setting.startswith("tracking"))
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    made = Server(tmp_path)
+    made.start()
+    yield made
+    made.kill()
+
+
+class _Wrong(BaseHTTPRequestHandler):
+    """Answers everything with an error."""
+
+    def _answer(self) -> None:
+        self.send_response(500)
+        self.end_headers()
+
+    do_GET = do_POST = do_PUT = do_PATCH = _answer
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Quietly."""
+
+
+def records(sweeps: Sweeps) -> list[RunRecord]:
+    folder = sweeps.folder / "gmt-results/runs"
+    return [RunRecord(folder, path.name) for path in sorted(folder.iterdir())]
+
+
+@pytest.mark.parametrize("fault", ["killed and restarted", "killed", "frozen", "frozen for a while", "wrong"])
+def test_training_goes_on_and_nothing_is_lost(
+    sweeps: Sweeps, undisturbed: dict[str, str], server: Server, fault: str
+) -> None:
+    tracked = ("study=tiny", "tracking=server", f"tracking.uri={server.uri}", *TRAINING, "--config-dir", str(CONF))
+    sweep = sweeps.start("sweep", *tracked)
+    sweeps.wait_for_checkpoint()
+    if fault.startswith("frozen"):
+        server.signal(signal.SIGSTOP)
+    else:
+        server.kill()
+    if fault == "wrong":
+        wrong = ThreadingHTTPServer(("127.0.0.1", server.port), _Wrong)
+        threading.Thread(target=wrong.serve_forever, daemon=True).start()
+    elif fault == "killed and restarted":
+        time.sleep(2)
+        server.start()
+    elif fault == "frozen for a while":
+        time.sleep(12)
+        server.signal(signal.SIGCONT)
+    output = finish(sweep)
+    assert "all 8 runs are done" in output
+    assert weights(sweeps) == undisturbed
+    if fault in ("killed", "frozen", "wrong"):
+        assert "warning: MLflow does not answer" in output
+        assert "`gmt sync study=tiny` brings it level" in output
+    if fault == "wrong":
+        wrong.shutdown()
+        wrong.server_close()
+    if fault in ("killed", "wrong"):
+        server.start()
+    if fault == "frozen":
+        server.signal(signal.SIGCONT)
+    for _ in range(2):
+        assert "MLflow holds 8 runs as the records do" in sweeps.run("sync", *tracked)
+        assert_level(server.uri, "tiny", records(sweeps))

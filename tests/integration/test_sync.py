@@ -1,0 +1,131 @@
+"""`gmt sync` on a real sqlite store: a lost store is made again, and a second call changes nothing."""
+
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow.tracking import MlflowClient
+
+from gmt.commands.plan import planned
+from gmt.commands.sync import sync
+from gmt.errors import RunFailed, UserError
+from gmt.records.record import RunRecord
+from gmt.studies.plan import Plan
+from gmt.tracking.mlflow_view import MlflowView
+from tests.conftest import CONF, Gmt
+from tests.finished import finish
+from tests.mlflow_server import assert_level
+
+
+@pytest.fixture
+def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Plan:
+    """The tiny study, done."""
+    monkeypatch.chdir(tmp_path)
+    plan, _ = planned(["study=tiny"], str(CONF))
+    for number, each in enumerate(plan.runs):
+        finish(each, 0.5 + number / 100)
+        for step in (10, 20):
+            each.record.append_metrics(step, {"train/loss": 1 / step})
+    return plan
+
+
+def uri(folder: Path) -> str:
+    return f"sqlite:///{folder}/gmt-results/mlflow.db"
+
+
+def records(plan: Plan) -> list[RunRecord]:
+    return [each.record for each in plan.runs]
+
+
+def test_a_lost_store_is_made_again_and_each_value_is_there_once(study: Plan, tmp_path: Path, gmt: Gmt) -> None:
+    for number in range(4):
+        if number == 2:
+            for file in (tmp_path / "gmt-results").glob("mlflow.db*"):
+                file.unlink()
+        done = gmt("sync", "study=tiny", "--config-dir", str(CONF))
+        assert (done.returncode, done.stdout) == (0, "MLflow holds 8 runs as the records do\n"), done.stderr
+        copy = tmp_path / f"copy{number}.db"  # MLflow keeps a file open that it has once read
+        with sqlite3.connect(tmp_path / "gmt-results/mlflow.db") as held, sqlite3.connect(copy) as copied:
+            held.backup(copied)
+        assert_level(f"sqlite:///{copy}", "tiny", records(study))
+
+
+def test_what_is_level_is_not_written_again(study: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    sync(["study=tiny"], str(CONF))
+    written: list[str] = []
+    monkeypatch.setattr(MlflowClient, "log_batch", lambda self, run_id, **_: written.append(run_id))
+    sync(["study=tiny"], str(CONF))
+    assert written == []
+
+
+def test_an_answer_that_was_lost_makes_no_second_run(
+    study: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create = MlflowClient.create_run
+    lost: list[object] = []
+
+    def unheard(self: MlflowClient, *args: Any, **kwargs: Any) -> object:
+        made = create(self, *args, **kwargs)
+        if "gmt.run_id" in kwargs["tags"] and len(lost) < 3:
+            lost.append(made)
+            raise ConnectionError("the answer was lost")
+        return made
+
+    monkeypatch.setattr(MlflowClient, "create_run", unheard)
+    with pytest.raises(RunFailed, match=r"MLflow lacks values of 3 of 8 runs: .* is not taken \(the answer was lost\)"):
+        sync(["study=tiny"], str(CONF))
+    sync(["study=tiny"], str(CONF))
+    assert_level(uri(tmp_path), "tiny", records(study))
+
+
+def test_what_a_broken_call_did_not_write_is_written_by_the_next(
+    study: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, calls = MlflowClient.log_batch, iter(range(1000))
+
+    def fails_twice(self: MlflowClient, *args: Any, **kwargs: Any) -> object:
+        number = next(calls)
+        if number == 0:
+            raise ConnectionError("before it was written")
+        done = write(self, *args, **kwargs)
+        if number == 1:
+            raise ConnectionError("after it was written")
+        return done
+
+    monkeypatch.setattr(MlflowClient, "log_batch", fails_twice)
+    with pytest.raises(RunFailed):
+        sync(["study=tiny"], str(CONF))
+    sync(["study=tiny"], str(CONF))
+    assert_level(uri(tmp_path), "tiny", records(study))
+
+
+def test_a_store_that_stops_answering_is_one_sentence(study: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(self: MlflowClient, *args: Any, **kwargs: Any) -> object:
+        raise ConnectionError("gone")
+
+    monkeypatch.setattr(MlflowClient, "log_batch", gone)
+    monkeypatch.setattr(MlflowView, "answers", lambda self: False)
+    with pytest.raises(UserError, match=r"MLflow stopped answering at sft seed=1 .*; sync again"):
+        sync(["study=tiny"], str(CONF))
+
+
+def test_single_runs_are_named_by_their_ids(study: Plan, tmp_path: Path) -> None:
+    one = study.runs[0].record
+    sync([one.id[:8], "tracking.experiment=some"], None)
+    assert_level(uri(tmp_path), "some", [one])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([], "gmt sync needs study=NAME, or the ids of single runs"),
+        (["study=tiny", "0123"], "takes a study or single runs, got both study=... and 0123"),
+        (["study=tiny", "tracking=none"], "gmt sync needs tracking.uri, got null"),
+        (["study=tiny", "record.root=elsewhere"], "study tiny has no run record yet"),
+        (["ffffff"], "no run below .* begins with 'ffffff'"),
+    ],
+)
+def test_what_cannot_be_synced_is_one_sentence(study: Plan, arguments: list[str], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        sync(arguments, str(CONF))

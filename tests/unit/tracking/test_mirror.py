@@ -1,0 +1,77 @@
+"""The mirror waits for no store, goes on after an outage, and says once what is the matter."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from gmt.records.record import RunRecord
+from gmt.tracking import mirror
+from gmt.tracking.mirror import Mirror, Mirrored
+from gmt.tracking.mlflow_view import MlflowView
+from gmt.tracking.settings import TrackingSettings
+from tests.processes import wait_for
+
+
+class Store(MlflowView):
+    """An sqlite store that can be away, and that can refuse a run."""
+
+    def __init__(self, folder: Path):
+        super().__init__(TrackingSettings(uri=f"sqlite:///{folder}/m.db", artifacts=None, experiment="e"))
+        self.is_away, self.refused = False, ""
+        self.written: list[tuple[str, bool]] = []
+
+    def sync(self, record: RunRecord, *, name: str, parent: str | None, tags: Mapping[str, str], final: bool) -> bool:
+        if self.is_away or name == self.refused:
+            raise ConnectionError(name)
+        self.written.append((name, final))
+        return True
+
+    def answers(self) -> bool:
+        return not self.is_away
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_POLL_S", "_FIRST_PAUSE_S", "_LONGEST_PAUSE_S"):
+        monkeypatch.setattr(mirror, name, 0.01)
+
+
+def run(folder: Path, name: str) -> Mirrored:
+    return Mirrored(record=RunRecord(folder, name), name=name, tags={})
+
+
+def test_what_changed_while_a_store_was_away_is_written_when_it_is_back(tmp_path: Path) -> None:
+    store, said = Store(tmp_path), list[str]()
+    store.is_away = True
+    with Mirror(store, None, said.append, "gmt sync") as made:
+        made.look(run(tmp_path, "a"), final=False)
+        made.look(run(tmp_path, "b"), final=True)
+        wait_for(lambda: said, 5)
+        made.look(run(tmp_path, "a"), final=True)
+        store.is_away = False
+        wait_for(lambda: len(store.written) == 2, 5)
+    assert sorted(store.written) == [("a", True), ("b", True)]
+    assert said == ["warning: MLflow does not answer (a); the run records hold everything"]
+
+
+def test_one_runs_fault_costs_no_other_run(tmp_path: Path) -> None:
+    store, said = Store(tmp_path), list[str]()
+    store.refused = "a"
+    with Mirror(store, None, said.append, "gmt sync study=x") as made:
+        for name in ("a", "b"):
+            made.look(run(tmp_path, name), final=True)
+        wait_for(lambda: store.written, 5)
+    assert set(store.written) == {("b", True)}
+    assert said == [
+        "warning: MLflow does not take the values of a (a); the run records hold everything",
+        "warning: MLflow lacks values of 1 run; the records hold them, `gmt sync study=x` brings it level",
+    ]
+
+
+def test_a_store_that_stays_away_is_left_behind(tmp_path: Path) -> None:
+    store, said = Store(tmp_path), list[str]()
+    store.is_away = True
+    with Mirror(store, None, said.append, "gmt sync") as made:
+        made.look(run(tmp_path, "a"), final=True)
+    assert "lacks values of 1 run; " in said[-1]
