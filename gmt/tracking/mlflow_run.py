@@ -200,7 +200,7 @@ class TrackedRun:
         return tags
 
     def _end(self, run: Run, state: State) -> None:
-        artifacts = get_artifact_repository(run.info.artifact_uri)
+        artifacts = get_artifact_repository(run.info.artifact_uri, tracking_uri=self._client.tracking_uri)
         for name in _FILES:
             if (self._record.folder / name).exists() and (name != "error.txt" or state in ("failed", "diverged")):
                 artifacts.log_artifact(str(self._record.folder / name))  # type: ignore[no-untyped-call]

@@ -49,6 +49,7 @@ class MlflowView:
         ):  # of each migration of a new database, and faults as tracebacks
             logging.getLogger(noisy).setLevel(logging.CRITICAL)
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # it would tell its makers of each call
+        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # of each run, passwords included
         self.uri = settings.absolute_uri
         writes_without_waiting()
         with _answers(self.uri), alone(self.uri):
