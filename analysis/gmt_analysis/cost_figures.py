@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from gmt_analysis.figures import COLOURS, MARKERS
+from gmt_analysis.figures import COLOURS, MARKERS, legend_above
 from gmt_analysis.statistics import mean_interval
 
 _PARTS: Mapping[str, str] = {
@@ -66,7 +66,7 @@ def score_against_cost(summary: pd.DataFrame, *, cost: str, label: str) -> Figur
         axis.set_xlabel(label)
         axis.set_ylabel("target score after training, %")
         axis.grid(alpha=0.25)
-        axis.legend(fontsize=9, frameon=False)
+    legend_above(figure)
     return figure
 
 
@@ -105,7 +105,7 @@ def cost_against_size(table: pd.DataFrame, *, baseline: str) -> Figure:
     ratios.axhline(1, color="0.4", linewidth=1)
     for axis in (times, ratios):
         axis.grid(alpha=0.25)
-        axis.legend(fontsize=9, frameon=False)
+    legend_above(figure)
     return figure
 
 

@@ -35,8 +35,23 @@ def score_against_ratio(summary: pd.DataFrame, column: str, *, title: str, unit:
         axis.set_xlabel("mask ratio (fraction of gradient entries masked)")
         axis.set_ylabel(unit)
         axis.grid(alpha=0.25)
-        axis.legend(fontsize=9, frameon=False)
+    legend_above(figure)
     return figure
+
+
+def legend_above(figure: Figure) -> None:
+    """One legend for all axes, where it hides no point."""
+    named = {
+        label: handle for axis in figure.axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(
+        list(named.values()),
+        list(named),
+        fontsize=9,
+        frameon=False,
+        loc="outside upper center",
+        ncols=min(len(named), 5),
+    )
 
 
 def _draw(axis: Axes, rows: pd.DataFrame, column: str) -> None:
