@@ -5,10 +5,14 @@ import secrets
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.mlflow_server import Server
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "tests" / "conf"
@@ -41,3 +45,14 @@ def gmt(tmp_path: Path) -> Gmt:
         )
 
     return run
+
+
+@pytest.fixture
+def mlflow_server(tmp_path: Path) -> "Iterator[Server]":
+    """A real MLflow server that answers; it ends with the test."""
+    from tests.mlflow_server import Server  # MLflow takes seconds
+
+    made = Server(tmp_path)
+    made.start()
+    yield made
+    made.kill()

@@ -70,24 +70,23 @@ def score_against_cost(summary: pd.DataFrame, *, cost: str, label: str) -> Figur
     return figure
 
 
-def cost_against_size(table: pd.DataFrame, *, baseline: str) -> Figure:
-    """A step's time against the number of parameters, and as a ratio to the baseline on the same model, task and seed.
+def cost_against_size(table: pd.DataFrame) -> Figure:
+    """A step's time against the number of parameters, and how much the mask adds to the rest of its own step.
+
+    The share is of steps of one and the same run, so that what goes on beside it on the machine falls out.
 
     Args:
         table: the typed table of a study of several models.
-        baseline: an arm without ratios, e.g. `sft`.
     """
     done = table[table["state"] == "done"].assign(
         step_s=lambda rows: rows[list(_PARTS)].sum(axis=1).astype(float),
+        added=lambda rows: 100 * rows["mask_s"] / (rows["forward_backward_s"] + rows["optimizer_s"]),
         choice=lambda rows: [_named(arm, ratio) for arm, ratio in zip(rows["arm"], rows["mask_ratio"], strict=True)],
     )
-    same = ["num_parameters", "task", "seed"]
-    of_baseline = done[done["choice"] == baseline].groupby(same)["step_s"].mean().rename("of_baseline")
-    done = done.join(of_baseline, on=same).assign(relative=lambda rows: rows["step_s"] / rows["of_baseline"])
     figure = Figure(figsize=(9.6, 4.0), layout="constrained")
-    times, ratios = figure.subplots(1, 2)
+    times, shares = figure.subplots(1, 2)
     for number, (choice, group) in enumerate(done.groupby("choice", sort=False)):
-        style = {
+        style: dict[str, Any] = {
             "marker": MARKERS[number % len(MARKERS)],
             "color": COLOURS[number % len(COLOURS)],
             "label": str(choice),
@@ -95,15 +94,15 @@ def cost_against_size(table: pd.DataFrame, *, baseline: str) -> Figure:
         by_size = group.groupby("num_parameters")
         sizes = by_size["num_parameters"].first().tolist()
         times.plot(sizes, 1000 * by_size["step_s"].mean(), **style)
-        if choice == baseline:
-            continue
-        means = [mean_interval(rows["relative"].dropna().tolist()) for _, rows in by_size]
+        if not group["added"].any():
+            continue  # no mask
+        means = [mean_interval(rows["added"].tolist()) for _, rows in by_size]
         half_widths = [mean.high - mean.mean for mean in means]
-        ratios.errorbar(sizes, [mean.mean for mean in means], yerr=half_widths, capsize=3, **style)
+        shares.errorbar(sizes, [mean.mean for mean in means], yerr=half_widths, capsize=3, **style)
     times.set(xscale="log", yscale="log", xlabel="parameters of the model", ylabel="ms a step, mean over seeds")
-    ratios.set(xscale="log", xlabel="parameters of the model", ylabel=f"time of a step, as a multiple of {baseline}'s")
-    ratios.axhline(1, color="0.4", linewidth=1)
-    for axis in (times, ratios):
+    shares.set(xscale="log", xlabel="parameters of the model", ylabel="time of the mask, % of the rest of the step")
+    shares.set_ylim(bottom=0)
+    for axis in (times, shares):
         axis.grid(alpha=0.25)
     legend_above(figure)
     return figure

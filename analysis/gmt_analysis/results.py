@@ -162,5 +162,5 @@ class Results:
             "pareto": score_against_cost(self.summary, cost="train_s", label=label),
         }
         if self.runs["num_parameters"].nunique() > 1:
-            figures["size"] = cost_against_size(self.runs, baseline=self.plan.study.baseline)
+            figures["size"] = cost_against_size(self.runs)
         return figures

@@ -1,7 +1,6 @@
 """`gmt run`: one training with its evaluation, told as it goes."""
 
 import tempfile
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -18,9 +17,8 @@ from gmt.runs.attempt import seen
 from gmt.runs.build import Run, build, settings_of
 from gmt.studies.frozen import STOP, thaw
 from gmt.studies.stopping import stops_in_order
+from gmt.studies.watch import each_second
 from gmt.tracking.settings import TrackingSettings
-
-_POLL_S = 1.0
 
 
 def run_job(config: DictConfig) -> float:
@@ -101,7 +99,6 @@ def _stoppable(run: Run) -> RunRecord:
 def _told(run: Run, tracking: TrackingSettings, name: str) -> Iterator[None]:
     """Prints the steps as they are logged, and keeps MLflow level, until the run has ended."""
     with nullcontext() if tracking.uri is None else _mirrored(run, tracking, name) as changed:
-        stop = threading.Event()
         position, asked = NOWHERE, ""
 
         def look(*, final: bool = False) -> None:
@@ -117,17 +114,10 @@ def _told(run: Run, tracking: TrackingSettings, name: str) -> Iterator[None]:
             if changed is not None:
                 changed(final)
 
-        def loop() -> None:
-            while not stop.wait(_POLL_S):
-                look()
-
-        thread = threading.Thread(target=loop, name="gmt-watch", daemon=True)
-        thread.start()
         try:
-            yield
+            with each_second(look):
+                yield
         finally:
-            stop.set()
-            thread.join()
             look(final=True)
 
 

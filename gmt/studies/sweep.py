@@ -4,7 +4,6 @@ Progress and MLflow are read from the run records by one thread of the driver, w
 """
 
 import hashlib
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -15,7 +14,7 @@ from gmt.records.record import State
 from gmt.studies.frozen import STOP, freeze
 from gmt.studies.plan import STATES, Plan, PlannedRun, runs_at_once
 from gmt.studies.stopping import stops_in_order
-from gmt.studies.watch import Progress, Tracker, Watch
+from gmt.studies.watch import Progress, Tracker, Watch, each_second
 from gmt.tracking.settings import TrackingSettings
 
 if TYPE_CHECKING:
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
     from gmt.tracking.mlflow_view import MlflowView
 
 Say = Callable[[str], None]
-
-_POLL_S = 1.0
 
 
 class RunLauncher(Protocol):
@@ -109,19 +106,10 @@ def _watched(
     """Reports progress and keeps MLflow level while the runs go on; a last look follows when they have ended."""
     with nullcontext() if view is None else _mirrored(plan, view, say) as tracker:
         watch = Watch(plan, todo, tracker, progress, runs_at_once(plan))
-        stop = threading.Event()
-
-        def loop() -> None:
-            while not stop.wait(_POLL_S):
-                watch.look()
-
-        thread = threading.Thread(target=loop, name="gmt-watch", daemon=True)
-        thread.start()
         try:
-            yield
+            with each_second(watch.look):
+                yield
         finally:
-            stop.set()
-            thread.join()
             watch.look(final=True)
 
 

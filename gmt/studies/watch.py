@@ -1,8 +1,10 @@
 """Watches the records of a sweep: what ended, what is running and how fast, how long it will take."""
 
 import math
+import threading
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -10,6 +12,7 @@ from gmt.records.record import NOWHERE, RunRecord, State
 from gmt.studies.estimate import measured_result
 from gmt.studies.plan import Plan, PlannedRun
 
+_POLL_S = 1.0
 _ENDS = ("done", "failed", "diverged", "stopped")
 
 
@@ -76,6 +79,24 @@ class Tracker(Protocol):
     def look(self, planned: PlannedRun, *, final: bool) -> None:
         """A record has changed; after `final` nobody will go on with the run."""
         ...
+
+
+@contextmanager
+def each_second(look: Callable[[], None]) -> Iterator[None]:
+    """Calls `look` in a thread of its own about once a second, and not any more when it returns."""
+    stop = threading.Event()
+
+    def loop() -> None:
+        while not stop.wait(_POLL_S):
+            look()
+
+    thread = threading.Thread(target=loop, name="gmt-watch", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
 
 
 class Watch:

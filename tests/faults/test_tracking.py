@@ -3,9 +3,7 @@
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import pytest
 
@@ -16,14 +14,6 @@ from tests.mlflow_server import Server, assert_level
 
 pytestmark = pytest.mark.faults
 TRAINING = tuple(setting for setting in SETTINGS if not setting.startswith("tracking"))
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    made = Server(tmp_path)
-    made.start()
-    yield made
-    made.kill()
 
 
 class _Wrong(BaseHTTPRequestHandler):
@@ -46,24 +36,31 @@ def records(sweeps: Sweeps) -> list[RunRecord]:
 
 @pytest.mark.parametrize("fault", ["killed and restarted", "killed", "frozen", "frozen for a while", "wrong"])
 def test_training_goes_on_and_nothing_is_lost(
-    sweeps: Sweeps, undisturbed: dict[str, str], server: Server, fault: str
+    sweeps: Sweeps, undisturbed: dict[str, str], mlflow_server: Server, fault: str
 ) -> None:
-    tracked = ("study=tiny", "tracking=server", f"tracking.uri={server.uri}", *TRAINING, "--config-dir", str(CONF))
+    tracked = (
+        "study=tiny",
+        "tracking=server",
+        f"tracking.uri={mlflow_server.uri}",
+        *TRAINING,
+        "--config-dir",
+        str(CONF),
+    )
     sweep = sweeps.start("sweep", *tracked)
     sweeps.wait_for_checkpoint()
     if fault.startswith("frozen"):
-        server.signal(signal.SIGSTOP)
+        mlflow_server.signal(signal.SIGSTOP)
     else:
-        server.kill()
+        mlflow_server.kill()
     if fault == "wrong":
-        wrong = ThreadingHTTPServer(("127.0.0.1", server.port), _Wrong)
+        wrong = ThreadingHTTPServer(("127.0.0.1", mlflow_server.port), _Wrong)
         threading.Thread(target=wrong.serve_forever, daemon=True).start()
     elif fault == "killed and restarted":
         time.sleep(2)
-        server.start()
+        mlflow_server.start()
     elif fault == "frozen for a while":
         time.sleep(12)
-        server.signal(signal.SIGCONT)
+        mlflow_server.signal(signal.SIGCONT)
     output = finish(sweep)
     assert "all 8 runs are done" in output
     assert weights(sweeps) == undisturbed
@@ -74,9 +71,9 @@ def test_training_goes_on_and_nothing_is_lost(
         wrong.shutdown()
         wrong.server_close()
     if fault in ("killed", "wrong"):
-        server.start()
+        mlflow_server.start()
     if fault == "frozen":
-        server.signal(signal.SIGCONT)
+        mlflow_server.signal(signal.SIGCONT)
     for _ in range(2):
         assert "MLflow holds 8 runs as the records do" in sweeps.run("sync", *tracked)
-        assert_level(server.uri, "tiny", records(sweeps))
+        assert_level(mlflow_server.uri, "tiny", records(sweeps))

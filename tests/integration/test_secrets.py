@@ -1,6 +1,5 @@
 """No password and no token of a real sweep is in its records, its plan, its output, or the store of a real server."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,20 +16,12 @@ SECRETS = {"HF_TOKEN": "hf-s3cret-s3cret", "MLFLOW_TRACKING_PASSWORD": "tracking
 PASSWORD = "uri-s3cret"
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    made = Server(tmp_path)
-    made.start()
-    yield made
-    made.kill()
-
-
 def test_a_sweep_writes_no_secret_anywhere(
-    gmt: Gmt, tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+    gmt: Gmt, tmp_path: Path, mlflow_server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in SECRETS.items():
         monkeypatch.setenv(name, value)
-    uri = server.uri.replace("://", f"://me:{PASSWORD}@")
+    uri = mlflow_server.uri.replace("://", f"://me:{PASSWORD}@")
     tracked = ("study=tiny", "seed=1", "tracking=server", f"tracking.uri={uri}", "--config-dir", str(CONF))
     output = ""
     for command in ("sweep", "report", "sync"):

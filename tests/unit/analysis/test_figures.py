@@ -78,16 +78,15 @@ def test_the_front_holds_what_nothing_beats(plan: list) -> None:  # type: ignore
     assert axis.get_lines()[-1].get_ydata().tolist() == pytest.approx([72.5])  # all cost the same: the best alone
 
 
-def test_a_steps_time_is_held_against_the_baselines_on_the_same_model(plan: list) -> None:  # type: ignore[type-arg]
+def test_what_a_mask_adds_to_a_step_is_drawn_against_the_size(plan: list) -> None:  # type: ignore[type-arg]
     small = read_table(plan)
-    large = small.assign(
-        num_parameters=10 * small["num_parameters"], mask_s=small["mask_s"].where(small["arm"] == "sft", 0.06)
-    )
-    times, ratios = cost_against_size(pd.concat([small, large]), baseline="sft").axes
+    small = small.assign(mask_s=small["mask_s"].where(small["arm"] != "sft", 0.0))
+    large = small.assign(num_parameters=10 * small["num_parameters"], mask_s=small["mask_s"] / 2)
+    times, shares = cost_against_size(pd.concat([small, large])).axes
     assert [line.get_label() for line in times.get_lines()] == ["sft", "gmt 0.5", "gmt 0.9"]
-    assert times.get_lines()[0].get_ydata().tolist() == pytest.approx([136, 136])
-    assert [container.get_label() for container in ratios.containers] == ["gmt 0.5", "gmt 0.9"]
-    assert ratios.containers[0].lines[0].get_ydata().tolist() == pytest.approx([1, 190 / 136])
+    assert times.get_lines()[1].get_ydata().tolist() == pytest.approx([136, 133])
+    assert [container.get_label() for container in shares.containers] == ["gmt 0.5", "gmt 0.9"]
+    assert shares.containers[0].lines[0].get_ydata().tolist() == pytest.approx([600 / 130, 300 / 130])
 
 
 def test_a_drop_is_drawn_by_way() -> None:
