@@ -14,7 +14,6 @@ from pathlib import Path
 from mlflow.tracking import MlflowClient
 
 from gmt.commands.plan import planned
-from gmt.studies.sweep import sweep_identity
 from gmt.tracking.mlflow_view import MlflowView
 from gmt.tracking.settings import TrackingSettings
 
@@ -39,7 +38,7 @@ def main(study: str, folder: Path) -> None:
     """Serves the study's dashboard and takes its pictures."""
     plan, config = planned([study], None)
     tracking = TrackingSettings(**config["tracking"])
-    parent = MlflowView(tracking).page(sweep_identity(plan))
+    parent = MlflowView(tracking).page(plan.identity)
     runs = parent.rpartition("/")[0]
     client, experiment = MlflowClient(tracking.absolute_uri), runs.split("/")[2]
     of_gmt = "tags.`gmt.kind` = 'run' AND tags.`gmt.arm` = 'gmt'"

@@ -8,7 +8,7 @@ from gmt.commands.terminal import say
 from gmt.errors import UserError
 from gmt.runs.build import settings_of
 from gmt.studies.plan import Plan
-from gmt.studies.sweep import describe, sweep_identity
+from gmt.studies.tracked import describe
 from gmt.tracking.settings import TrackingSettings
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def _track(plan: Plan, config: Mapping[str, Any], made: "Report") -> bool:
 
     try:
         view, text = MlflowView(tracking), describe(plan, made.sentences)
-        return view.log_report(sweep_identity(plan), made.files, made.figures, text) is not None
+        return view.log_report(plan.identity, made.files, made.figures, text) is not None
     except UserError as error:
         say(f"warning: the report is not in MLflow: {error}")
         return False

@@ -12,7 +12,6 @@ from gmt.commands.terminal import say
 from gmt.composition import Composer, hydra_on
 from gmt.credentials import refuse_secrets
 from gmt.studies.plan import Plan
-from gmt.studies.sweep import sweep_identity
 
 _STUDY_LETTERS = 20  # Kubernetes takes 47 for a RayJob's name; the identity and the attempt need some
 
@@ -69,7 +68,7 @@ def _planned_where_records_are(overrides: Sequence[str], config_dir: str | None,
 
 def _name(made: Plan) -> str:
     study = re.sub(r"[^a-z0-9]+", "-", made.study.name.lower())[:_STUDY_LETTERS].strip("-")
-    return f"gmt-{study}-{sweep_identity(made)[:12]}"
+    return f"gmt-{study}-{made.identity[:12]}"
 
 
 def _counted(made: Plan) -> str:

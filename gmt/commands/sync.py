@@ -12,7 +12,7 @@ from gmt.records.record import RunRecord
 from gmt.runs.build import settings_of
 from gmt.runs.settings import RecordSettings
 from gmt.studies.plan import Plan
-from gmt.studies.sweep import close_parent, mirrored, open_parent
+from gmt.studies.tracked import close_parent, mirrored, open_parent
 from gmt.tracking.settings import TrackingSettings
 
 

@@ -17,7 +17,6 @@ from gmt.credentials import without_secrets
 from gmt.errors import UserError
 from gmt.runs.build import settings_of
 from gmt.runs.settings import RecordSettings
-from gmt.studies.sweep import sweep_identity
 from gmt.tracking.settings import TrackingSettings
 
 _HOST = "127.0.0.1"
@@ -74,7 +73,7 @@ def _page(overrides: Sequence[str], config_dir: str | None, tracking: TrackingSe
     from gmt.tracking.mlflow_view import MlflowView
 
     plan, _ = planned(overrides, config_dir)
-    return MlflowView(tracking).page(sweep_identity(plan))
+    return MlflowView(tracking).page(plan.identity)
 
 
 def _open(address: str, server: "subprocess.Popen[bytes]") -> None:

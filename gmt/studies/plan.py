@@ -1,5 +1,6 @@
 """The plan of a study: its runs with their ids, what became of each, and what is left to do."""
 
+import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -77,6 +78,12 @@ class Plan:
     def comparison(self) -> list[PlannedRun]:
         """The runs that enter tables: those that only helped to choose a setting don't."""
         return [planned for planned in self.runs if planned.point.stage == "comparison"]
+
+    @property
+    def identity(self) -> str:
+        """The same for the same set of runs of a study, so that a sweep that goes on keeps its parent run."""
+        ids = ",".join(sorted(self.ids))
+        return hashlib.sha256(f"{self.study.name}:{ids}".encode()).hexdigest()[:16]
 
     @property
     def folder(self) -> Path:
@@ -255,3 +262,16 @@ def rows(plan: Plan, states: Mapping[str, State]) -> list[dict[str, Any]]:
             }
         )
     return table
+
+
+def over(plan: Plan) -> tuple[State, ...]:
+    """The states in which a run is left alone.
+
+    A run that diverged would do so again. What a search gave up stays so as long as the search is asked for.
+    """
+    return ("done", "diverged") if plan.runs[0].run.config.get("search") is None else ("done", "diverged", "stopped")
+
+
+def is_broken(plan: Plan, state: State) -> bool:
+    """A run that diverged is over, and still no success; one that was tried with a bad value was tried well."""
+    return state not in over(plan) or (state == "diverged" and not plan.later)

@@ -1,0 +1,109 @@
+"""A plan as MLflow shows it: its parent run, a run for each of its runs, and what follows their records."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from gmt.errors import UserError
+from gmt.studies.plan import STATES, Plan, PlannedRun, is_broken
+from gmt.studies.watch import Tracker
+from gmt.tracking.settings import TrackingSettings
+
+if TYPE_CHECKING:
+    from gmt.tracking.mirror import Mirror, Mirrored, Say
+    from gmt.tracking.mlflow_view import MlflowView
+
+
+def open_view(tracking: TrackingSettings) -> "MlflowView | None":
+    """MLflow, or None where nothing is tracked.
+
+    Raises:
+        UserError: the store doesn't answer.
+    """
+    if tracking.uri is None:
+        return None
+    from gmt.tracking.mlflow_view import MlflowView
+
+    return MlflowView(tracking)
+
+
+@contextmanager
+def mirror_of(plan: Plan, view: "MlflowView", say: "Say") -> Iterator[Tracker]:
+    """Keeps MLflow level with what is told to have changed, and the parent run with the plan."""
+    from gmt.tracking.mirror import Mirror
+
+    parent, remedy = open_parent(plan, view), f"gmt sync study={plan.study.name}"
+    try:
+        with Mirror(view, parent, say, remedy) as mirror:
+            yield _PlanMirror(plan, mirror)
+    finally:
+        try:
+            close_parent(plan, view, parent)
+        except UserError as error:
+            say(f"warning: {error}; `{remedy}` brings it level")
+
+
+def open_parent(plan: Plan, view: "MlflowView") -> str:
+    """The MLflow id of the parent run of a plan's sweeps."""
+    return view.open_parent(plan.study.name, plan.identity, describe(plan), {"gmt.study": plan.study.name})
+
+
+def close_parent(plan: Plan, view: "MlflowView", parent: str) -> None:
+    """Ends the parent run with how many runs are in which state.
+
+    Raises:
+        UserError: the store doesn't answer.
+    """
+    states = list(plan.states().values())
+    counts = {f"runs/{state.replace(' ', '_')}": float(states.count(state)) for state in set(states)}
+    failed = any(is_broken(plan, state) for state in states)
+    view.close_parent(parent, failed=failed, metrics=counts, description=describe(plan))
+
+
+def mirrored(plan: Plan, planned: PlannedRun) -> "Mirrored":
+    """A run of a plan as MLflow shows it."""
+    from gmt.tracking.mirror import Mirrored
+
+    science, point = planned.run.science, planned.point
+    ratio = science["method"].get("mask_ratio")
+    tags = {
+        "gmt.study": plan.study.name,
+        "gmt.arm": point.arm,
+        "gmt.method": str(science["method"]["name"]),
+        "gmt.task": str(science["task"]["name"]),
+        "gmt.model": str(science["model"]["name"]),
+        "gmt.seed": str(science["seed"]),
+        "gmt.stage": point.stage,
+    }
+    if ratio is not None:
+        tags["gmt.mask_ratio"] = str(ratio)
+    return Mirrored(record=planned.record, name=point.label, tags=tags)
+
+
+class _PlanMirror:
+    """Hands on which runs of a plan have changed."""
+
+    def __init__(self, plan: Plan, mirror: "Mirror"):
+        self._plan, self._mirror = plan, mirror
+
+    def look(self, planned: PlannedRun, *, final: bool) -> None:
+        self._mirror.look(mirrored(self._plan, planned), final=final)
+
+
+def describe(plan: Plan, said: Sequence[str] = ()) -> str:
+    """Question, plan and result of a study, as Markdown.
+
+    Args:
+        plan: of the study.
+        said: what its report says, a sentence each.
+    """
+    arms = "\n".join(
+        f"- `{arm}`" + "".join(f", {k}: {v}" for k, v in axes.items()) for arm, axes in plan.study.arms.items()
+    )
+    states = list(plan.states().values())
+    counts = ", ".join(f"{states.count(state)} {state}" for state in STATES if state in states)
+    found = "\n".join(f"- {sentence}" for sentence in said) or f"`gmt report study={plan.study.name}` puts it here."
+    return (
+        f"**{plan.study.question.strip()}**\n\n## Plan\n{len(plan.runs)} runs: {counts}. Arms:\n{arms}\n\n"
+        f"Baseline {plan.study.baseline}, margin {100 * plan.study.margin:g} points.\n\n## Result\n{found}"
+    )
