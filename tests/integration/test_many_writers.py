@@ -21,6 +21,7 @@ WRITER = """
 import sys
 from pathlib import Path
 from gmt.records.record import RunRecord
+from gmt.tracking.mirror import Mirror, Mirrored
 from gmt.tracking.mlflow_view import MlflowView
 from gmt.tracking.settings import TrackingSettings
 
@@ -28,16 +29,17 @@ uri, artifacts, runs, *ids = sys.argv[1:]
 view = MlflowView(TrackingSettings(uri=uri, artifacts=artifacts or None, experiment="writers"))
 print("ready", flush=True)
 sys.stdin.readline()
-for id_ in ids:
-    record = RunRecord(Path(runs), id_)
-    record.set_status("running")
-    for step in range(30):
-        record.append_metrics(step, {"train/loss": 1 / (1 + step), "train/tokens": float(step)})
-        if step % 10 == 9:
+with Mirror(view, None, print, "gmt sync") as mirror:
+    for id_ in ids:
+        record = RunRecord(Path(runs), id_)
+        mirrored = Mirrored(record=record, name=id_, tags={})
+        record.set_status("running")
+        for step in range(30):
+            record.append_metrics(step, {"train/loss": 1 / (1 + step), "train/tokens": float(step)})
             with record.at_work():
-                view.sync(record, name=id_, parent=None, tags={}, final=False)
-    record.set_status("done")
-    view.sync(record, name=id_, parent=None, tags={}, final=True)
+                mirror.look(mirrored, final=False)
+        record.set_status("done")
+        mirror.look(mirrored, final=True)
 """
 
 
