@@ -89,7 +89,8 @@ class Mirror:
         self._stop.set()
         self._thread.join()
         for number in range(_LAST_TRIES):
-            if self.level():
+            self.level()
+            if not self._pending:
                 break
             if number + 1 < _LAST_TRIES:
                 threading.Event().wait(_FIRST_PAUSE_S)
