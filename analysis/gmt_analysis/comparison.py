@@ -192,7 +192,7 @@ def over_tasks(table: pd.DataFrame, column: str, *, baseline: str) -> pd.DataFra
 
     scores = _scores(table, column)
     scores = scores.assign(
-        choice=[_named(arm, ratio) for arm, ratio in zip(scores["arm"], scores["mask_ratio"], strict=True)],
+        choice=[named(arm, ratio) for arm, ratio in zip(scores["arm"], scores["mask_ratio"], strict=True)],
         group=scores["task"].astype(str) + " " + scores["seed"].astype(str),
         score=scores[column],
     )
@@ -321,5 +321,6 @@ def _left_out(table: pd.DataFrame, arm: object, task: object) -> str:
     return f" (left out: runs that are {'; '.join(told)})" if told else ""
 
 
-def _named(arm: str, ratio: float) -> str:
-    return str(arm) if np.isnan(ratio) else f"{arm} {ratio:g}"
+def named(arm: object, ratio: float) -> str:
+    """An arm at a mask ratio, e.g. `gmt 0.5`; without one, the arm."""
+    return str(arm) if pd.isna(ratio) else f"{arm} {ratio:g}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -51,9 +50,8 @@ def prepare(run: Run) -> Prepared:
 
     Raises:
         UserError: no causal LM, no training example or none that fits, an evaluation that can't be asked, or a secret
-            among the settings that a run id covers, where it can't be masked.
+            among the settings of model and task, which a run id covers so that it can't be masked.
     """
-    refuse_secrets("the config", json.dumps(run.science), "the hub's token belongs into HF_TOKEN")
     return _prepare(_Key(run.science["fingerprints"], run.model, run.task, run.train))
 
 
@@ -63,19 +61,20 @@ class _Key:
     def __init__(self, fingerprints: object, model: Model, task: Task, train: TrainSettings):
         self.model, self.task, self.train = model, task, train
         shape = (train.max_length, train.packing, _per_step(train) if train.paradigm == "dpo" else None)
-        self._value = repr((fingerprints, model, task, shape))
+        self.text = repr((fingerprints, model, task, shape))
 
     def __hash__(self) -> int:
-        return hash(self._value)
+        return hash(self.text)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Key) and self._value == other._value
+        return isinstance(other, _Key) and self.text == other.text
 
 
 @lru_cache(maxsize=4)
 def _prepare(key: _Key) -> Prepared:
     from datasets import Dataset
 
+    refuse_secrets("the config", key.text, "the hub's token belongs into HF_TOKEN")
     config, tokenizer = key.model.load_config(), key.model.load_tokenizer()
     set_template(tokenizer, key.task.chat_template)
     reader = Reader(tokenizer=tokenizer, context=context_of(config), is_chat=key.task.chat_template is not None)

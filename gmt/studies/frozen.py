@@ -23,10 +23,8 @@ def freeze(plan: Plan, todo: Sequence[PlannedRun]) -> Path:
     """
     folder = plan.folder / "sweeps" / f"{time.strftime('%Y%m%dT%H%M%S')}-{secrets.token_hex(4)}"
     folder.mkdir(parents=True)
-    with (folder / _PLAN).open("w") as file:
-        for planned in todo:
-            row = {"run_id": planned.run.id, "label": planned.point.label, "config": planned.run.config}
-            file.write(without_secrets(json.dumps(row)) + "\n")
+    rows = ({"run_id": each.run.id, "label": each.point.label, "config": each.run.config} for each in todo)
+    (folder / _PLAN).write_text(without_secrets("".join(json.dumps(row) + "\n" for row in rows)))
     return folder
 
 

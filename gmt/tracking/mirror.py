@@ -12,7 +12,7 @@ from rich.progress import track
 
 from gmt.errors import UserError
 from gmt.records.record import RunRecord
-from gmt.tracking.mlflow_view import MlflowView, reason
+from gmt.tracking.mlflow_view import STORE_ERRORS, MlflowView, reason
 
 Say = Callable[[str], None]
 
@@ -56,7 +56,7 @@ def write(view: MlflowView, runs: Sequence[Mirrored], parent: str | None) -> lis
         try:
             if not view.sync(each.record, name=each.name, parent=parent, tags=each.tags, final=True):
                 lacking.append(f"{each.name} is followed by another process")
-        except Exception as error:  # of one run; the others are written
+        except STORE_ERRORS as error:  # of one run; the others are written
             if not view.answers():
                 raise UserError(f"MLflow stopped answering at {each.name} ({reason(error)}); sync again") from error
             lacking.append(f"{each.name} is not taken ({reason(error)})")

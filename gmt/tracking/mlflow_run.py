@@ -76,13 +76,7 @@ class TrackedRun:
             self._lock.acquire()
         except Timeout:
             return False
-        try:
-            is_over = self._bring_level(name, parent, tags, final)
-        except Exception:
-            # nobody knows what of it was written: the next call asks the store
-            self._run, self._position = None, NOWHERE
-            raise
-        if is_over:
+        if self._bring_level(name, parent, tags, final):
             self.ended = True
             self.close()
         return True
@@ -93,18 +87,20 @@ class TrackedRun:
 
     def _bring_level(self, name: str, parent: str | None, tags: Mapping[str, str], final: bool) -> bool:
         """Writes what is new; whether the run is over and MLflow holds all of it."""
-        if self._run is None:
-            self._run = self._found(parent, tags) or self._created(name, parent, tags)
-        if self._is_level(self._run):
-            return True
-        state = self._record.state()
-        rows, position = self._record.metrics(self._position)
-        ends = state in _STATUS and (final or state != "interrupted")
-        last = self._last_row() if ends and state == "done" else []
-        self._write([*rows, *last], self._last_tags(state) if ends else [])
-        self._position = position
-        if ends:
-            self._end(self._run, state)
+        run, self._run = self._run, None  # a fault leaves open what was written: the next call then asks the store
+        if run is None:
+            run, self._position = self._found(parent, tags) or self._created(name, parent, tags), NOWHERE
+        ends = self._is_level(run)
+        if not ends:
+            state = self._record.state()
+            rows, position = self._record.metrics(self._position)
+            ends = state in _STATUS and (final or state != "interrupted")
+            last = self._last_row() if ends and state == "done" else []
+            self._write(run, [*rows, *last], self._last_tags(state) if ends else [])
+            self._position = position
+            if ends:
+                self._end(run, state)
+        self._run = run
         return ends
 
     def _found(self, parent: str | None, tags: Mapping[str, str]) -> Run | None:
@@ -170,8 +166,7 @@ class TrackedRun:
         store = f"{without_secrets(self._client.tracking_uri)}#{self._experiment_id}"
         return self._record.folder / f"mlflow-{hashlib.sha256(store.encode()).hexdigest()[:12]}.json"
 
-    def _write(self, rows: Sequence[Mapping[str, Any]], tags: Sequence[RunTag]) -> None:
-        assert self._run is not None
+    def _write(self, run: Run, rows: Sequence[Mapping[str, Any]], tags: Sequence[RunTag]) -> None:
         metrics = [
             Metric(key, float(value), int(row["time"] * 1000), int(row["step"]))
             for row in rows
@@ -180,7 +175,7 @@ class TrackedRun:
         ]
         while metrics or tags or self._params:
             batch, params = metrics[:_METRICS], self._params[:_OTHERS]
-            self._client.log_batch(self._run.info.run_id, metrics=batch, params=params, tags=tags)
+            self._client.log_batch(run.info.run_id, metrics=batch, params=params, tags=tags)
             self._held |= {(m.key, m.step) for m in batch}
             metrics, self._params, tags = metrics[_METRICS:], self._params[_OTHERS:], []
 

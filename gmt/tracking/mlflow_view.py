@@ -29,6 +29,7 @@ from gmt.tracking.sqlite import alone, writes_without_waiting
 # The page then opens on training runs, and not on traces of language model calls.
 _KIND = {"mlflow.experimentKind": "custom_model_development"}
 _OF_DATABASE = re.compile(r"\([\w.]+Error\) ")
+STORE_ERRORS = (MlflowException, SQLAlchemyError, OSError)
 _CREDENTIALS = re.compile(r"://[^/@\s]*@")
 
 
@@ -121,7 +122,7 @@ class MlflowView:
         """Whether the store answers a short question."""
         try:
             self._client.get_experiment(self._experiment_id)
-        except (MlflowException, SQLAlchemyError, OSError):
+        except STORE_ERRORS:
             return False
         return True
 
@@ -169,7 +170,7 @@ def _connect_once(uri: str) -> None:
 def _answers(uri: str) -> Iterator[None]:
     try:
         yield
-    except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:
+    except (*STORE_ERRORS, ImportError) as error:
         shown = _CREDENTIALS.sub("://", uri)
         raise UserError(f"tracking.uri must be a store that answers, got {shown}: {reason(error)}") from error
 

@@ -46,8 +46,6 @@ with Mirror(view, None, lambda line: print(line, file=sys.stderr), "gmt sync") a
 @pytest.fixture
 def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URI of a database of PostgreSQL's, whose server ends with the test."""
-    if not POSTGRESQL:
-        pytest.skip("needs PostgreSQL: apt install postgresql")
     folder, bin_ = tmp_path_factory.mktemp("postgresql"), POSTGRESQL[-1]
     user = "postgres" if os.geteuid() == 0 else None  # its server refuses to run as root
     if user is not None:
@@ -98,6 +96,7 @@ def test_on_one_sqlite_file(tmp_path: Path) -> None:
     assert_level(uri, "writers", write_at_once(uri, artifacts, tmp_path))
 
 
+@pytest.mark.skipif(not POSTGRESQL, reason="needs PostgreSQL: apt install postgresql")
 def test_on_a_server_with_postgresql(tmp_path: Path, postgresql: str) -> None:
     server = Server(tmp_path, postgresql)
     server.start()
