@@ -30,14 +30,13 @@ def _own_ray_token(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
 
 
-@pytest.fixture
-def gmt(tmp_path: Path) -> Gmt:
-    """Runs `gmt` in a scratch folder, where its results then lie below gmt-results."""
+def gmt_in(folder: Path) -> Gmt:
+    """Runs `gmt` in a folder, where its results then lie below gmt-results."""
 
     def run(*arguments: str, timeout_s: float = 240) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
             [sys.executable, "-m", "gmt", *arguments],
-            cwd=tmp_path,
+            cwd=folder,
             capture_output=True,
             text=True,
             timeout=timeout_s,
@@ -45,6 +44,12 @@ def gmt(tmp_path: Path) -> Gmt:
         )
 
     return run
+
+
+@pytest.fixture
+def gmt(tmp_path: Path) -> Gmt:
+    """Runs `gmt` in a scratch folder."""
+    return gmt_in(tmp_path)
 
 
 @pytest.fixture

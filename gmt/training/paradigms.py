@@ -118,7 +118,7 @@ def _arguments(settings: TrainSettings, seed: int, execution: Execution) -> dict
         "num_train_epochs": settings.num_epochs,
         "per_device_train_batch_size": settings.micro_batch_size,
         "gradient_accumulation_steps": settings.accumulation_steps // num_workers(),
-        "optim": "adamw_torch",
+        "optim": "adamw_torch_fused",
         "learning_rate": settings.learning_rate,
         "lr_scheduler_type": settings.schedule,
         "warmup_steps": settings.warmup_ratio,

@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from gmt.commands.plan import planned
 from gmt.commands.sync import sync
 from tests.conftest import CONF, Gmt
-from tests.finished import finish
+from tests.finished import done_study
 
 STUDY = ("study=tiny", "--config-dir", str(CONF))
 
@@ -17,9 +16,7 @@ STUDY = ("study=tiny", "--config-dir", str(CONF))
 def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Of the tiny study, done and tracked."""
     monkeypatch.chdir(tmp_path)
-    plan, _ = planned(["study=tiny"], str(CONF))
-    for number, each in enumerate(plan.runs):
-        finish(each, 0.5 + number / 100)
+    done_study()
     sync(["study=tiny"], str(CONF))
     return tmp_path / "gmt-results/mlflow.db"
 

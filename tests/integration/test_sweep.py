@@ -1,84 +1,125 @@
 """A study from its start to its report, with real Ray, real sqlite MLflow, real training."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
+from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
-from tests.conftest import CONF, Gmt
+from tests.conftest import CONF, Gmt, gmt_in
 
 CPU = "system/cpu_utilization_percentage"
 STUDY = ("study=tiny", "--config-dir", str(CONF))
+ELSEWHERE = ("http://www.w3.org", "http://purl.org", "http://creativecommons.org")  # names in SVG, which nothing loads
 
 
 def results(folder: Path) -> dict[str, dict[str, float]]:
     return {p.parent.name: json.loads(p.read_text()) for p in folder.glob("gmt-results/runs/*/result.json")}
 
 
-def test_a_study_runs_is_tracked_reported_and_not_run_again(gmt: Gmt, tmp_path: Path) -> None:
-    swept = gmt("sweep", *STUDY)
-    assert swept.returncode == 0, swept.stdout + swept.stderr
-    assert "[8/8] done" in swept.stdout
-    assert "all 8 runs are done" in swept.stdout
-    first = results(tmp_path)
-    assert len(first) == 8
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the tiny study, swept once for this file; no test changes it but for its report."""
+    folder = tmp_path_factory.mktemp("swept")
+    done = gmt_in(folder)("sweep", *STUDY)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "[8/8] done" in done.stdout
+    assert "all 8 runs are done" in done.stdout
+    return folder
 
-    client = MlflowClient(f"sqlite:///{tmp_path}/gmt-results/mlflow.db")
+
+@pytest.fixture(scope="module")
+def report(swept: Path) -> Path:
+    """Where the study's report is."""
+    reported = gmt_in(swept)("report", *STUDY, "--dirty")
+    assert reported.returncode == 0, reported.stderr
+    return swept / "gmt-results/studies/tiny/report"
+
+
+@pytest.fixture
+def client(swept: Path) -> MlflowClient:
+    return MlflowClient(f"sqlite:///{swept}/gmt-results/mlflow.db")
+
+
+def tracked(client: MlflowClient, kind: str) -> list[Run]:
+    """The study's runs in MLflow of one kind, sweeps or runs."""
     experiment = client.get_experiment_by_name("tiny")
     assert experiment is not None
-    runs = client.search_runs([experiment.experiment_id])
-    parent = next(run for run in runs if run.data.tags["gmt.kind"] == "sweep")
-    children = [run for run in runs if run.data.tags["gmt.kind"] == "run"]
+    return list(client.search_runs([experiment.experiment_id], f"tags.`gmt.kind` = '{kind}'"))
+
+
+def test_mlflow_has_every_run_below_the_sweep(swept: Path, client: MlflowClient) -> None:
+    (parent,), children = tracked(client, "sweep"), tracked(client, "run")
     assert parent.info.status == "FINISHED"
     assert parent.data.metrics == {"runs/done": 8}
-    assert {run.data.tags["gmt.run_id"] for run in children} == set(first)
-    for child in children:
-        result = first[child.data.tags["gmt.run_id"]]
-        assert child.info.status == "FINISHED"
-        assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    assert len(children) == 8
+    assert {run.data.tags["gmt.run_id"] for run in children} == set(results(swept))
+    assert {run.info.status for run in children} == {"FINISHED"}
+    assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
+    assert {run.data.params["seed"] for run in children} == {"1", "2"}
+
+
+def test_a_run_in_mlflow_has_what_its_record_has(swept: Path, client: MlflowClient) -> None:
+    measured = ("time/forward_backward_s", "time/mask_s", "time/optimizer_s", "mask/density", "train/tokens", CPU)
+    for child in tracked(client, "run"):
+        result = results(swept)[child.data.tags["gmt.run_id"]]
         assert child.data.metrics["result/forgetting"] == result["forgetting"]
-        assert child.data.params["seed"] in ("1", "2")
-        history = client.get_metric_history(child.info.run_id, "train/loss")
-        steps = [metric.step for metric in history]
+        assert set(measured) <= set(child.data.metrics)
+        steps = [metric.step for metric in client.get_metric_history(child.info.run_id, "train/loss")]
         assert steps == sorted(set(steps))
-        for name in ("time/forward_backward_s", "time/mask_s", "time/optimizer_s", "mask/density", "train/tokens", CPU):
-            assert name in child.data.metrics
         artifacts = {file.path for file in client.list_artifacts(child.info.run_id)}
         assert {"config.json", "result.json", "environment.json", "answers_after.jsonl"} <= artifacts
 
-    again = gmt("sweep", *STUDY)
-    assert (again.returncode, "nothing to do" in again.stdout) == (0, True)
-    assert "8 done" in gmt("plan", *STUDY).stdout
 
-    reported = gmt("report", *STUDY, "--dirty")
-    assert reported.returncode == 0, reported.stderr
-    page = (tmp_path / "gmt-results/studies/tiny/report/index.html").read_text()
+def test_a_study_that_is_done_is_not_run_again(swept: Path) -> None:
+    again = gmt_in(swept)("sweep", *STUDY)
+    assert (again.returncode, "nothing to do" in again.stdout) == (0, True)
+    assert "8 done" in gmt_in(swept)("plan", *STUDY).stdout
+
+
+def test_the_report_is_one_page_that_loads_nothing(report: Path) -> None:
+    page = (report / "index.html").read_text()
     assert page.count("<svg") == 5  # scores, density, costs: too few steps for facts
     assert "<script" not in page
-    assert "http://" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
-        "http://creativecommons.org", ""
-    )
+    for name in ELSEWHERE:
+        page = page.replace(name, "")
+    assert "http://" not in page
     assert "What this can't say" in page
     assert "tiny: target score of gmt against sft: " in page
-    folder = tmp_path / "gmt-results/studies/tiny/report"
-    assert r"\toprule" in (folder / "means.tex").read_text()
-    assert (folder / "target.pdf").read_bytes().startswith(b"%PDF")
-    differences = (folder / "differences.csv").read_text().splitlines()
+
+
+def test_the_report_has_tables_and_figures_for_papers(report: Path) -> None:
+    assert r"\toprule" in (report / "means.tex").read_text()
+    assert (report / "target.pdf").read_bytes().startswith(b"%PDF")
+    differences = (report / "differences.csv").read_text().splitlines()
     assert differences[0] == "arm,task,mask_ratio,difference,low,high,n,p,p_holm,measure"
-    assert {f.path for f in client.list_artifacts(parent.info.run_id, "report")} >= {"report/index.html"}
-    described = client.get_run(parent.info.run_id).data.tags
-    assert "Does the machine work?" in described["mlflow.note.content"]
-    assert "- tiny: target score of gmt against sft: " in described["mlflow.note.content"]
-    images = [f.path for f in client.list_artifacts(parent.info.run_id, "images")]
+
+
+@pytest.mark.usefixtures("report")
+def test_the_report_is_on_the_page_of_the_sweep(client: MlflowClient) -> None:
+    (parent,) = tracked(client, "sweep")
+    assert "report/index.html" in {file.path for file in client.list_artifacts(parent.info.run_id, "report")}
+    description = parent.data.tags["mlflow.note.content"]
+    assert "Does the machine work?" in description
+    assert "- tiny: target score of gmt against sft: " in description
+    images = [file.path for file in client.list_artifacts(parent.info.run_id, "images")]
     assert any("target" in path and path.endswith(".png") for path in images)
 
+
+def test_runs_that_are_done_are_not_run_again_in_a_larger_study(swept: Path, gmt: Gmt, tmp_path: Path) -> None:
+    shutil.copytree(swept / "gmt-results", tmp_path / "gmt-results")
     one_more = gmt("sweep", *STUDY, "seed=1,3", "hydra/launcher=basic")
     assert one_more.returncode == 0, one_more.stdout + one_more.stderr
     assert "8 runs, 4 done, 4 to do" in one_more.stdout
-    assert {id_: r for id_, r in results(tmp_path).items() if id_ in first} == first
+    after, before = results(tmp_path), results(swept)
+    assert len(after) == 12
+    assert {id_: after[id_] for id_ in before} == before
 
-    shown = gmt("show", next(iter(first)))
+
+def test_a_run_is_shown(swept: Path) -> None:
+    shown = gmt_in(swept)("show", next(iter(results(swept))))
     assert (shown.returncode, "moved fraction" in shown.stdout) == (0, True)
 
 

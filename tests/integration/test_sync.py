@@ -7,14 +7,13 @@ from typing import Any
 import pytest
 from mlflow.tracking import MlflowClient
 
-from gmt.commands.plan import planned
 from gmt.commands.sync import sync
 from gmt.errors import RunFailed, UserError
 from gmt.records.record import RunRecord
 from gmt.studies.plan import Plan
 from gmt.tracking.mlflow_view import MlflowView
 from tests.conftest import CONF, Gmt
-from tests.finished import finish
+from tests.finished import done_study
 from tests.mlflow_server import assert_level
 
 
@@ -22,9 +21,8 @@ from tests.mlflow_server import assert_level
 def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Plan:
     """The tiny study, done."""
     monkeypatch.chdir(tmp_path)
-    plan, _ = planned(["study=tiny"], str(CONF))
-    for number, each in enumerate(plan.runs):
-        finish(each, 0.5 + number / 100)
+    plan = done_study()
+    for each in plan.runs:
         for step in (10, 20):
             each.record.append_metrics(step, {"train/loss": 1 / step})
     return plan

@@ -11,23 +11,18 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 
-from gmt.commands.plan import planned
 from gmt.commands.sync import sync
-from gmt.tracking.settings import TrackingSettings
 from tests.conftest import CONF
-from tests.finished import finish
+from tests.finished import done_study
 
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """Where the page of the tiny study is, whose runs MLflow holds."""
     monkeypatch.chdir(tmp_path)
-    plan, config = planned(["study=tiny"], str(CONF))
-    for each in plan.runs:
-        finish(each, 0.5)
+    done_study()
     sync(["study=tiny"], str(CONF))
-    tracking = TrackingSettings(**config["tracking"])
-    client = MlflowClient(tracking.absolute_uri)
+    client = MlflowClient(f"sqlite:///{tmp_path}/gmt-results/mlflow.db")
     experiment = client.get_experiment_by_name("tiny")
     assert experiment is not None
     (parent,) = client.search_runs([experiment.experiment_id], "tags.`gmt.kind` = 'sweep'")
