@@ -73,13 +73,16 @@ def write_report(plan: Plan, *, dirty: bool = False) -> Report:
     folder = plan.folder / "report"
     folder.mkdir(parents=True, exist_ok=True)
     pairs = [found.to_baseline.assign(measure=found.measure.column) for found in results.findings]
-    texts = {
-        "index.html": _page(results, figures),
-        "runs.csv": results.runs.to_csv(index=False),
-        "means.csv": results.summary.to_csv(index=False),
-        "means.tex": _latex(results.summary),
-        "differences.csv": pd.concat(pairs).to_csv(index=False),
+    common = [found.in_common.assign(measure=found.measure.column) for found in results.findings]
+    tables = {
+        "runs.csv": results.runs,
+        "means.csv": results.summary,
+        "differences.csv": pd.concat(pairs),
+        "over_tasks.csv": pd.concat(common),
+        "drops.csv": results.drops,
     }
+    texts = {"index.html": _page(results, figures), "means.tex": _latex(results.summary)}
+    texts |= {name: rows.to_csv(index=False) for name, rows in tables.items() if len(rows)}
     for name, text in texts.items():
         write_whole(folder / name, text)
     drawn = {name: figure for part in figures.values() for name, figure in part.items()}

@@ -83,6 +83,23 @@ def test_models_are_compared_each_by_itself(tmp_path: Path) -> None:
     assert set(found.to_baseline["n"]) == {3}
 
 
+def test_tasks_together_and_drops_are_tables(tmp_path: Path) -> None:
+    arms = {arm: {**settings, "task": ["long_words", "three_sums"]} for arm, settings in ARMS.items()}
+    plan = plan_of(tmp_path, arms, [1, 2, 3])
+    for planned in plan.runs:
+        is_three_sums = planned.run.task.name == "three_sums"
+        finish(planned, 0.5 + planned.run.seed / 100 * (1 + is_three_sums))
+    row = {"way": "smallest", "fraction": 0.5, "target": 0.4, "source": 0.9}
+    plan.runs[0].record.write_lines("drops.jsonl", [row])
+    files = {path.name: path for path in write_report(plan).files}
+    common = list(csv.DictReader(files["over_tasks.csv"].open()))
+    assert {(row["choice"], row["n"]) for row in common} == {("gmt 0.5", "6"), ("gmt 0.9", "6")}
+    (dropped,) = csv.DictReader(files["drops.csv"].open())
+    assert dropped == {"arm": "sft", "task": "long_words", "mask_ratio": "", "seed": "1"} | {
+        key: str(value) for key, value in row.items()
+    }
+
+
 def test_what_else_varies_makes_arms(tmp_path: Path) -> None:
     arms = {"sft": {"method": "sft", "train.learning_rate": [1e-3, 2e-3]}}
     plan = plan_of(tmp_path, arms, [1, 2])
