@@ -7,6 +7,7 @@ the wall-clock time from one logged step to the next. A fault and the recovery f
 
 import argparse
 import asyncio
+import itertools
 import json
 import signal
 import statistics
@@ -84,7 +85,7 @@ def train(folder: Path, cycles: int, window_s: float) -> tuple[list[tuple[str, f
     server = Server(folder)
     server.start()
     relay = Relay(server)
-    command = [sys.executable, "-m", "gmt", "sweep", "study=quickstart", "arms={gmt: {method: gmt}}", "seed=1"]
+    command = [sys.executable, "-m", "gmt", "run", "-m", "method=gmt", "seed=1"]
     command += ["train.num_epochs=10000", "record.checkpoint_every=100000", f"record.log_every={LOG_EVERY}"]
     command += ["tracking=server", f"tracking.uri={relay.uri}"]
     sweep = subprocess.Popen(command, cwd=folder)
@@ -111,7 +112,7 @@ def train(folder: Path, cycles: int, window_s: float) -> tuple[list[tuple[str, f
 def step_times(windows: list[tuple[str, float, float]], metrics: Path) -> list[tuple[str, float]]:
     """The median seconds per step of each window, in order."""
     times = [row["time"] for row in map(json.loads, metrics.read_text().splitlines()) if "train/loss" in row]
-    spans = list(zip(times, times[1:], strict=False))
+    spans = list(itertools.pairwise(times))
     medians = []
     for name, begin, end in windows:
         own = [(after - before) / LOG_EVERY for before, after in spans if before >= begin and after <= end]
