@@ -55,7 +55,13 @@ def records(folder: Path, number: int) -> list[RunRecord]:
         science = SCIENCE | {"seed": seed}
         files = {
             "config.json": {"run_id": record.id, "science": science, "config": science},
-            "environment.json": {"commit": "0" * 40, "dirty": False, "versions": {"torch": "2.13.0"}},
+            "environment.json": {
+                "commit": "0" * 40,
+                "dirty": False,
+                "device": "cpu",
+                "torch_threads": 1,
+                "cpu": "a core",
+            },
             "result.json": result(seed),
             "status.json": {"state": "done", "attempts": 1},
         }

@@ -7,7 +7,6 @@ the wall-clock time from one logged step to the next. A fault and the recovery f
 
 import argparse
 import asyncio
-import itertools
 import json
 import signal
 import statistics
@@ -19,6 +18,7 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
+import numpy as np
 from report import publish, table
 from scipy.stats import bootstrap
 
@@ -101,6 +101,7 @@ def train(folder: Path, cycles: int, window_s: float) -> tuple[list[tuple[str, f
                     time.sleep(window_s)
                     windows.append((name, begin, time.time()))
                     assert sweep.poll() is None, "the sweep ended by itself"
+        time.sleep(5)  # for what is logged after the last window
     finally:
         relay.become(WELL)
         sweep.send_signal(signal.SIGINT)
@@ -110,28 +111,27 @@ def train(folder: Path, cycles: int, window_s: float) -> tuple[list[tuple[str, f
 
 
 def step_times(windows: list[tuple[str, float, float]], metrics: Path) -> list[tuple[str, float]]:
-    """The median seconds per step of each window, in order."""
-    times = [row["time"] for row in map(json.loads, metrics.read_text().splitlines()) if "train/loss" in row]
-    spans = list(itertools.pairwise(times))
-    medians = []
-    for name, begin, end in windows:
-        own = [(after - before) / LOG_EVERY for before, after in spans if before >= begin and after <= end]
-        assert own, f"no step was logged while the server was {name}"
-        medians.append((name, statistics.median(own)))
-    return medians
+    """Seconds per step in each window, in order: its length over the steps done in it, standstills included."""
+    rows = [row for row in map(json.loads, metrics.read_text().splitlines()) if "train/loss" in row]
+    times, steps = [row["time"] for row in rows], [row["step"] for row in rows]
+    assert times[-1] > windows[-1][2], "the training stopped before the last window was over"
+    done = [np.interp([begin, end], times, steps) for _, begin, end in windows]
+    return [
+        (name, (end - begin) / float(np.diff(num)[0])) for (name, begin, end), num in zip(windows, done, strict=True)
+    ]
 
 
 def main() -> None:
     """Measures and reports."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="a Markdown file for the result")
-    parser.add_argument("--cycles", type=int, default=4, help="of nine windows each (default: 4)")
-    parser.add_argument("--window", type=float, default=20.0, help="seconds of a window (default: 20)")
+    parser.add_argument("--cycles", type=int, default=2, help="of nine windows each (default: 2)")
+    parser.add_argument("--window", type=float, default=60.0, help="seconds of a window (default: 60)")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        medians = step_times(*train(Path(scratch), args.cycles, args.window))
+        measured = step_times(*train(Path(scratch), args.cycles, args.window))
     ratios: dict[str, list[float]] = defaultdict(list)
-    for (_, well), (fault, during), (recovery, after) in zip(*[iter(medians)] * 3, strict=True):
+    for (_, well), (fault, during), (recovery, after) in zip(*[iter(measured)] * 3, strict=True):
         ratios[fault].append(during / well)
         ratios[recovery].append(after / well)
     ratios["all of these"] = [ratio for own in list(ratios.values()) for ratio in own]
@@ -139,11 +139,9 @@ def main() -> None:
     for name, own in ratios.items():
         low, high = bootstrap((own,), statistics.fmean, vectorized=False, rng=0).confidence_interval
         rows.append([name, str(len(own)), f"{statistics.fmean(own):.3f} ({low:.3f} to {high:.3f})"])
-    well = statistics.median(each for name, each in medians if name == WELL)
+    well = statistics.fmean(each for name, each in measured if name == WELL)
     head = ["the server", "windows", "step, times that of the window before, when it was well"]
-    note = (
-        f"A step while it was well: {1000 * well:.0f} ms. Means of windows of {args.window:g} s, with 95 % bootstrap "
-    )
+    note = f"A step while it was well: {1000 * well:.0f} ms. Windows of {args.window:g} s, with 95 % bootstrap "
     publish(
         (__doc__ or "").strip().split("\n")[0],
         [table(head, rows), note + f"intervals. Limit: {LIMIT} times."],

@@ -123,8 +123,8 @@ def _plan(rest: Sequence[str]) -> None:
 def _report(rest: Sequence[str]) -> None:
     from gmt.commands.report import report
 
-    options = _parse("report", "Figures and tables of a study, from its run records.", rest, _DIRTY)
-    report(options.overrides, options.config_dir, dirty=options.dirty)
+    options = _parse("report", "Figures and tables of a study, from its run records.", rest, _DIRTY, _OPERATIONS)
+    report(options.overrides, options.config_dir, dirty=options.dirty, operations=options.operations)
 
 
 def _show(rest: Sequence[str]) -> None:
@@ -201,6 +201,13 @@ _BROWSER: _Argument = ("--browser", {"action": "store_true", "help": "open a bro
 _DIRTY: _Argument = (
     "--dirty",
     {"action": "store_true", "help": "take runs that were made from a checkout with uncommitted changes, too"},
+)
+_OPERATIONS: _Argument = (
+    "--operations",
+    {
+        "action": "store_true",
+        "help": "count the floating-point operations of a step first: a second or two for each choice",
+    },
 )
 _DRY_RUN: _Argument = ("--dry-run", {"action": "store_true", "help": "show what would be submitted; start nothing"})
 _FOLLOW: _Argument = ("--follow", {"action": "store_true", "help": "go on until the job ends"})

@@ -67,6 +67,13 @@ def hydra_on(extra_config_dir: str | None) -> Iterator[None]:
         GlobalHydra.instance().clear()
 
 
+def extra_config_dir() -> str | None:
+    """The folder of the user's own that --config-dir named, or None; within Hydra."""
+    path = GlobalHydra.instance().config_loader().get_search_path().get_path()
+    found = (each.path for each in path if each.provider == "command-line" and each.path is not None)
+    return next((each.removeprefix("file://") for each in found), None)
+
+
 class Composer:
     """Composes the configs of many runs; one for each sweep or plan.
 

@@ -8,8 +8,15 @@ from typing import TypeVar, cast
 
 from gmt.errors import UserError
 
-_PASSWORD_IN_URI = re.compile(r"(://[^:/@\s]*:)[^@/\s]+(@)")
-_SECRET_NAME = re.compile(r"(TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|ACCESS_?KEY|CREDENTIALS?)$", re.IGNORECASE)
+_KINDS = r"TOKEN|SECRET|PASSWORD|PASSWD|(?:API|ACCESS|SECRET|PRIVATE)_?KEY|CREDENTIALS?"
+_SECRET_NAME = re.compile(rf"({_KINDS})$", re.IGNORECASE)
+_IN_URIS = (
+    re.compile(r"(://[^:/@\s]*:)[^@/\s]+(?=@)"),
+    # a database's, which takes / and @ in a password
+    re.compile(r"((?:postgres|mysql|mssql|oracle)\w*(?:\+\w+)?://[^:/@\s]*:)\S+(?=@)"),
+    re.compile(r"(https?://)[^:/@\s]+(?=@)"),  # a token as the user's name
+    re.compile(rf"([?&](?:[\w-]*[_-])?(?:{_KINDS})=)[^&\s]+", re.IGNORECASE),
+)
 T = TypeVar("T")
 _SHORTEST_SECRET = 8  # what is shorter is found in harmless text by chance
 
@@ -41,7 +48,8 @@ def _masked(value: object, secrets: Sequence[str]) -> object:
         return [_masked(item, secrets) for item in value]
     if not isinstance(value, str):
         return value
-    value = _PASSWORD_IN_URI.sub(r"\1***\2", value)
+    for pattern in _IN_URIS:
+        value = pattern.sub(r"\1***", value)
     for secret in secrets:
         value = value.replace(secret, "***")
     return value

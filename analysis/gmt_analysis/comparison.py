@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -61,8 +62,9 @@ def differences(table: pd.DataFrame, column: str, *, baseline: str) -> pd.DataFr
 
     Returns:
         A row for each other arm, task and ratio: `difference`, its bounds `low` and `high`, `n` pairs, `p` of the
-        two-sided paired t test, and `p_holm`, corrected for all rows (Holm, 1979). With fewer than three pairs, or
-        pairs that all differ by the same, there is no test and p is missing.
+        two-sided paired t test, `p_holm`, corrected for all rows (Holm, 1979), and `detectable`: the smallest
+        difference found with a power of POWER, with the level shared out over all rows. With fewer than three pairs,
+        or pairs that all differ by the same, there is no test and p is missing.
 
     Raises:
         UserError: the study has no such arm, or it has mask ratios.
@@ -77,7 +79,12 @@ def differences(table: pd.DataFrame, column: str, *, baseline: str) -> pd.DataFr
         base = scores[(scores["arm"] == baseline) & (scores["task"] == task)]
         pairs = group.merge(base, on="seed", suffixes=("", "_of_baseline"))
         rows.append({"arm": arm, "task": task, "mask_ratio": ratio, **_paired(pairs, column)})
-    return _corrected(pd.DataFrame(rows, columns=[*CHOICE, "difference", "low", "high", "n", "p"]), "p")
+    made = pd.DataFrame(rows, columns=[*CHOICE, "difference", "low", "high", "n", "p", "deviation"])
+    detectable = [
+        detectable_difference(float(each), int(n), num_comparisons=len(made))
+        for each, n in zip(made["deviation"], made["n"], strict=True)
+    ]
+    return _corrected(made.drop(columns="deviation"), "p").assign(detectable=detectable)
 
 
 def against_best(table: pd.DataFrame, column: str, *, margin: float, more_is_better: bool = True) -> pd.DataFrame:
@@ -163,6 +170,12 @@ def detectable_difference(deviation: float, num_pairs: int, *, num_comparisons: 
     """
     if num_pairs < _FEWEST or not np.isfinite(deviation):
         return float("nan")
+    return _detectable_size(num_pairs, num_comparisons) * deviation
+
+
+@cache
+def _detectable_size(num_pairs: int, num_comparisons: int) -> float:
+    """In units of the deviation."""
     freedom, level = num_pairs - 1, ALPHA / num_comparisons
     critical = stats.t.isf(level / 2, freedom)
     # statsmodels' power fails for few pairs: this is the mean over the deviation that a study estimates, which is
@@ -174,7 +187,7 @@ def detectable_difference(deviation: float, num_pairs: int, *, num_comparisons: 
         shift = size * np.sqrt(num_pairs)
         return float((stats.norm.sf(limit_S - shift) + stats.norm.cdf(-limit_S - shift)).mean()) - POWER
 
-    return float(optimize.brentq(lacking, 0, 10 * critical)) * deviation
+    return float(optimize.brentq(lacking, 0, 10 * critical))
 
 
 def over_tasks(table: pd.DataFrame, column: str, *, baseline: str) -> pd.DataFrame:
@@ -185,8 +198,8 @@ def over_tasks(table: pd.DataFrame, column: str, *, baseline: str) -> pd.DataFra
 
     Returns:
         A row for each arm and ratio but the baseline: `difference`, `low`, `high`, `p` (by t with the degrees of
-        freedom that are left within groups), `p_holm`, `n` runs. Empty where
-        the study has fewer than three seeds, one choice or no spread, for which there is no such model.
+        freedom that are left within groups), `p_holm`, `n` runs, and `detectable`, as in `differences`. Empty where the
+        study has fewer than three seeds, one choice or no spread, for which there is no such model.
     """
     import statsmodels.formula.api as smf
 
@@ -197,7 +210,7 @@ def over_tasks(table: pd.DataFrame, column: str, *, baseline: str) -> pd.DataFra
         score=scores[column],
     )
     names = [name for name in dict.fromkeys(scores["choice"]) if name != baseline]
-    empty = pd.DataFrame(columns=["choice", "difference", "low", "high", "p", "p_holm", "n"])
+    empty = pd.DataFrame(columns=["choice", "difference", "low", "high", "p", "n", "detectable", "p_holm"])
     if baseline not in set(scores["choice"]) or not names or scores["seed"].nunique() < _FEWEST:
         return empty
     formula = f"score ~ C(choice, Treatment({baseline!r}))" + (" + C(task)" if scores["task"].nunique() > 1 else "")
@@ -219,7 +232,8 @@ def over_tasks(table: pd.DataFrame, column: str, *, baseline: str) -> pd.DataFra
         bounds = {"low": estimate - quantile * error, "high": estimate + quantile * error}
         p = 2 * stats.t.sf(abs(estimate) / error, freedom)
         number = int((scores["choice"] == name).sum())
-        rows.append({"choice": name, "difference": estimate, **bounds, "p": p, "n": number})
+        found = (stats.t.isf(ALPHA / len(names) / 2, freedom) + stats.t.isf(1 - POWER, freedom)) * error
+        rows.append({"choice": name, "difference": estimate, **bounds, "p": p, "n": number, "detectable": found})
     return _corrected(pd.DataFrame(rows), "p")
 
 
@@ -252,10 +266,12 @@ def _to_best(wide: pd.DataFrame, best: float) -> dict[float, np.ndarray]:
 def _paired(pairs: pd.DataFrame, column: str) -> dict[str, float]:
     each = (pairs[column] - pairs[f"{column}_of_baseline"]).to_numpy()
     if not len(each):
-        nothing = dict.fromkeys(("difference", "low", "high", "p"), float("nan"))
+        nothing = dict.fromkeys(("difference", "low", "high", "p", "deviation"), float("nan"))
         return {**nothing, "n": 0}
     mean = mean_interval(each.tolist())
-    return {"difference": mean.mean, "low": mean.low, "high": mean.high, "n": mean.n, "p": _p(each)}
+    deviation = float(each.std(ddof=1)) if _is_tested(each) else float("nan")
+    both = {"difference": mean.mean, "low": mean.low, "high": mean.high, "n": mean.n, "p": _p(each)}
+    return both | {"deviation": deviation}
 
 
 def _tested(each: np.ndarray, margin: float) -> dict[str, float]:

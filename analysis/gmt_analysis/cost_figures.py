@@ -48,11 +48,12 @@ def score_against_cost(summary: pd.DataFrame, *, cost: str, label: str) -> Figur
         cost: the column.
         label: of the x axis, with the unit.
     """
-    tasks = list(dict.fromkeys(summary["task"]))
+    tasks, arms = list(dict.fromkeys(summary["task"])), list(dict.fromkeys(summary["arm"]))
     figure = Figure(figsize=(5.6 * len(tasks), 4.2), layout="constrained")
     for axis, task in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks, strict=True):
         own = summary[(summary["task"] == task) & summary[cost].notna() & summary["target_after"].notna()]
-        for number, (arm, group) in enumerate(own.groupby("arm", sort=False)):
+        for arm, group in own.groupby("arm", sort=False):
+            number = arms.index(arm)
             axis.plot(
                 group[cost].astype(float),
                 100 * group["target_after"].astype(float),

@@ -1,6 +1,7 @@
 """Figures of a score against the mask ratio: arms with a ratio as lines, the others as bands."""
 
 import io
+from collections.abc import Sequence
 
 import matplotlib
 import pandas as pd
@@ -27,10 +28,10 @@ def score_against_ratio(summary: pd.DataFrame, column: str, *, title: str, unit:
         title: of the figure.
         unit: the label of the y axis.
     """
-    tasks = list(dict.fromkeys(summary["task"]))
+    tasks, arms = list(dict.fromkeys(summary["task"])), list(dict.fromkeys(summary["arm"]))
     figure = Figure(figsize=(6.4 * len(tasks), 4.2), layout="constrained")
     for axis, task in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks, strict=True):
-        _draw(axis, summary[summary["task"] == task], column)
+        _draw(axis, summary[summary["task"] == task], column, arms)
         axis.set_title(f"{title}: {task}", fontsize=11)
         axis.set_xlabel("mask ratio (fraction of gradient entries masked)")
         axis.set_ylabel(unit)
@@ -40,7 +41,7 @@ def score_against_ratio(summary: pd.DataFrame, column: str, *, title: str, unit:
 
 
 def legend_above(figure: Figure) -> None:
-    """One legend for all axes, where it hides no point."""
+    """One legend for all axes, where it hides no point; what has the same label looks the same on all of them."""
     named = {
         label: handle for axis in figure.axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
     }
@@ -54,11 +55,12 @@ def legend_above(figure: Figure) -> None:
     )
 
 
-def _draw(axis: Axes, rows: pd.DataFrame, column: str) -> None:
-    arms = list(dict.fromkeys(rows["arm"]))
+def _draw(axis: Axes, rows: pd.DataFrame, column: str, arms: Sequence[str]) -> None:
     bands = [arm for arm in arms if rows[rows["arm"] == arm]["mask_ratio"].isna().all()]
     for number, arm in enumerate(arms):
         own = rows[rows["arm"] == arm].sort_values("mask_ratio")
+        if own.empty:
+            continue
         mean, low, high = (100 * own[c].astype(float) for c in (column, f"{column}_low", f"{column}_high"))
         label = f"{arm} (n = {_seeds(own)})"
         colour = COLOURS[number % len(COLOURS)]

@@ -96,12 +96,22 @@ def _on_baseline(pairs: pd.DataFrame, measure: Measure, baseline: str) -> list[s
         if len(rows) == 1:
             (row,) = rows
             size = "" if np.isnan(row["low"]) else f" ({_points(row)})"
-            sentences.append(f"{task}: {measure.name} of {arm} against {baseline}: {_direction(row, measure)}{size}.")
+            found = f"{_direction(row, measure)}{size}{_could(group)}"
+            sentences.append(f"{task}: {measure.name} of {arm} against {baseline}: {found}.")
             continue
         counts = {words: [r["mask_ratio"] for r in rows if _direction(r, measure) == words] for words in _WORDS}
         told = [f"{words} at {_listed(ratios)}" for words, ratios in counts.items() if ratios]
-        sentences.append(f"{task}: {measure.name} of {arm} against {baseline}: {'; '.join(told)}.")
+        sentences.append(f"{task}: {measure.name} of {arm} against {baseline}: {'; '.join(told)}{_could(group)}.")
     return sentences
+
+
+def _could(rows: pd.DataFrame) -> str:
+    """What these comparisons could have found."""
+    sizes = 100 * rows["detectable"].dropna()
+    if sizes.empty:
+        return ""
+    low, high = f"{sizes.min():.1f}", f"{sizes.max():.1f}"
+    return f". Differences of {low if low == high else f'{low} to {high}'} points are found with a power of {POWER:.0%}"
 
 
 def _on_tasks(common: pd.DataFrame, measure: Measure, baseline: str) -> list[str]:
@@ -109,7 +119,7 @@ def _on_tasks(common: pd.DataFrame, measure: Measure, baseline: str) -> list[str
         return []
     told = [f"{row['choice']} {_points(row)}" for row in common.to_dict("records") if row["p_holm"] < ALPHA]
     shown = "; ".join(told) if told else "no difference is shown"
-    return [f"Over all tasks, by a mixed model, {measure.name} less that of {baseline}: {shown}."]
+    return [f"Over all tasks, by a mixed model, {measure.name} less that of {baseline}: {shown}{_could(common)}."]
 
 
 def _on_ratios(verdict: Verdict, measure: Measure) -> str:
@@ -124,11 +134,13 @@ def _on_ratios(verdict: Verdict, measure: Measure) -> str:
     return f"{verdict.task}: {measure.name} of {verdict.arm}{several}: {verdict.words}{index}{could}."
 
 
-_BETTER, _WORSE, _NONE = "better", "worse", "no difference shown"
-_WORDS = (_BETTER, _WORSE, _NONE)
+_BETTER, _WORSE, _NONE, _UNTESTED = "better", "worse", "no difference shown", "not tested"
+_WORDS = (_BETTER, _WORSE, _NONE, _UNTESTED)
 
 
 def _direction(row: Mapping[Any, Any], measure: Measure) -> str:
+    if np.isnan(row["p_holm"]):
+        return _UNTESTED  # too few pairs, or all differ by the same
     if not row["p_holm"] < ALPHA:
         return _NONE
     return _BETTER if (row["difference"] > 0) == measure.more_is_better else _WORSE

@@ -1,14 +1,17 @@
 """Figures of what masks did: density, energy, overlap, movement, over steps and layers; and of a one-off drop."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from gmt_analysis.comparison import named
 from gmt_analysis.figures import COLOURS, MARKERS
 
+_WAYS = ("-", "--", ":")
 _LINE = ["arm", "mask_ratio", "way"]
 FACTS: Mapping[str, str] = {
     "mask/energy_kept": "gradient energy kept",
@@ -79,27 +82,38 @@ def score_against_dropped(drops: pd.DataFrame, *, column: str, unit: str) -> Fig
         column: of the score, a fraction; shown in per cent.
         unit: the label of the y axis.
     """
-    tasks = list(dict.fromkeys(drops["task"]))
+    tasks, ways = list(dict.fromkeys(drops["task"])), list(dict.fromkeys(drops["way"]))
+    names = [named(arm, ratio) for arm, ratio in zip(drops["arm"], drops["mask_ratio"], strict=True)]
+    colours = _colours(list(dict.fromkeys(names)))
     figure = Figure(figsize=(5.2 * len(tasks), 4), layout="constrained")
     for axis, task in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks, strict=True):
         own = drops[drops["task"] == task]
-        for number, ((arm, ratio, way), group) in enumerate(own.groupby(_LINE, sort=False, dropna=False)):
+        for (arm, ratio, way), group in own.groupby(_LINE, sort=False, dropna=False):
             means = (100 * group.groupby("fraction")[column].mean()).astype(float)
             spread = (100 * group.groupby("fraction")[column].std(ddof=1)).astype(float).fillna(0)
             axis.errorbar(
                 means.index,
                 means,
                 yerr=spread,
-                marker=MARKERS[number % len(MARKERS)],
-                color=COLOURS[number % len(COLOURS)],
+                marker=MARKERS[ways.index(way)],
+                linestyle=_WAYS[ways.index(way)],
+                color=colours[named(arm, ratio)],
                 capsize=3,
-                label=f"{arm}{'' if pd.isna(ratio) else f' {ratio:g}'}, {way}",
+                label=f"{named(arm, ratio)}, {way}",
             )
         axis.set_title(str(task), fontsize=11)
         axis.set_xlabel("fraction of the delta dropped after training")
         axis.set_ylabel(f"{unit}; bars: 1 standard deviation over seeds")
         _finish(axis)
     return figure
+
+
+def _colours(names: Sequence[str]) -> dict[str, Any]:
+    """A colour for each; shades where there are more than colours that are told apart."""
+    if len(names) <= len(COLOURS):
+        return dict(zip(names, COLOURS, strict=False))
+    shades = matplotlib.colormaps["viridis"]
+    return {name: shades(number / len(names)) for number, name in enumerate(names)}
 
 
 def _grid(series: pd.DataFrame, task: str, across: str, label: str) -> Figure | None:

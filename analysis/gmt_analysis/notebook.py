@@ -11,9 +11,7 @@ from transformers.utils import logging
 
 from gmt.commands.plan import planned
 from gmt.errors import UserError, choices
-from gmt.runs.build import Run
 from gmt.runs.drop import drop
-from gmt.runs.flops import step_flops
 from gmt_analysis.figures import as_svg
 from gmt_analysis.results import Results
 
@@ -53,28 +51,9 @@ def drop_deltas(results: Results, *, arm: str, fractions: Sequence[float]) -> No
 
 
 def operations(results: Results) -> pd.DataFrame:
-    """The operations of a step and of a whole training, of each arm and task, by its first finished run.
-
-    Returns:
-        arm, task, mask_ratio, gflops_a_step (10^9 operations) and tflops_a_run (10^12); NaN where they can't be counted
-        (see step_flops).
-    """
-    runs = {planned_run.run.id: planned_run.run for planned_run in results.done}
-    choice = ["arm", "task", "mask_ratio"]
-    firsts = results.table[results.table["state"] == "done"].drop_duplicates(choice)
-    flops = [_counted(runs[id_]) for id_ in firsts["run_id"]]
-    counts = {
-        "gflops_a_step": [each / 1e9 for each in flops],
-        "tflops_a_run": [each * steps / 1e12 for each, steps in zip(flops, firsts["num_steps"], strict=True)],
-    }
-    return firsts[choice].assign(**counts).reset_index(drop=True)
-
-
-def _counted(run: Run) -> float:
-    try:
-        return step_flops(run)
-    except UserError:
-        return float("nan")
+    """The operations of a step and of a whole training, of each arm and task; see Results.operations."""
+    results.count_operations()
+    return results.operations
 
 
 @dataclass(frozen=True)

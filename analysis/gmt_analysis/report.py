@@ -15,6 +15,7 @@ from PIL.Image import Image
 from gmt.records.record import write_whole
 from gmt.studies.plan import Plan, Tuned
 from gmt.tracking.table import left_out
+from gmt_analysis.comparison import CHOICE
 from gmt_analysis.figures import as_image, as_pdf, as_svg
 from gmt_analysis.findings import Findings, as_table
 from gmt_analysis.results import BEFORE, Results
@@ -36,6 +37,7 @@ _COSTS = {
     "tokens_per_s": "Tokens/s in steps",
     "train_s": "Training steps, s/run",
     "peak_memory_bytes": "Peak memory, MiB",
+    "gflops_a_step": "Operations, 10⁹/step",
 }
 
 
@@ -54,17 +56,20 @@ class Report:
     sentences: Sequence[str]
 
 
-def write_report(plan: Plan, *, dirty: bool = False) -> Report:
+def write_report(plan: Plan, *, dirty: bool = False, operations: bool = False) -> Report:
     """Writes the report of a study from its run records; what is missing is said in it.
 
     Args:
         plan: of the study.
         dirty: whether runs of a checkout with uncommitted changes count.
+        operations: whether those of a step of each choice are counted now; what was counted before is shown anyway.
 
     Raises:
         UserError: no run of the study is done, or none that counts.
     """
     results = Results(plan, dirty=dirty)
+    if operations:
+        results.count_operations()
     figures = {
         "scores": results.score_figures(),
         "masks": results.mask_figures(),
@@ -80,6 +85,7 @@ def write_report(plan: Plan, *, dirty: bool = False) -> Report:
         "differences.csv": pd.concat(pairs),
         "over_tasks.csv": pd.concat(common),
         "drops.csv": results.drops,
+        "operations.csv": results.operations,
     }
     texts = {"index.html": _page(results, figures), "means.tex": _latex(results.summary)}
     texts |= {name: rows.to_csv(index=False) for name, rows in tables.items() if len(rows)}
@@ -106,7 +112,7 @@ def _page(results: Results, figures: Mapping[str, Mapping[str, Figure]]) -> str:
         margin=f"{100 * plan.study.margin:g}",
         base=_base(summary),
         scores=_html_table(summary, _SCORES),
-        costs=_html_table(summary, _COSTS),
+        costs=_html_table(summary.merge(results.operations, on=CHOICE, how="left"), _COSTS),
         tuned=[_in_words(tuned) for tuned in plan.tuned],
         limits=[*_limits(table, summary), *_limits_of_tuning(plan)],
         confidence=f"{CONFIDENCE:.0%}",
@@ -144,7 +150,7 @@ def _differences(found: Findings) -> str:
     body = "".join(
         f"<tr><td>{html.escape(str(row['arm']))}</td><td>{html.escape(str(row['task']))}</td>"
         f"<td>{'' if pd.isna(row['mask_ratio']) else format(row['mask_ratio'], 'g')}</td><td>{row['n']}</td>"
-        f"<td>{row['difference']:+.1f}{_bounds(row)}</td>"
+        f"<td>{'' if pd.isna(row['difference']) else format(row['difference'], '+.1f')}{_bounds(row)}</td>"
         f"<td>{'' if pd.isna(row['p_holm']) else format(row['p_holm'], '.3g')}</td><td>{row['words']}</td></tr>"
         for row in as_table(found).to_dict("records")
     )
@@ -163,10 +169,16 @@ def _latex(summary: pd.DataFrame) -> str:
         + [_plus_minus(row, column) for column in columns]
         for row in summary.to_dict("records")
     ]
-    heads = [name.replace("%", "\\%") for name in ("Arm", "Task", "Mask ratio", "n", *columns.values())]
+    heads = ["Arm", "Task", "Mask ratio", "n", *(_with_unit(column, name) for column, name in columns.items())]
+    heads = [name.replace("%", "\\%") for name in heads]
     shown = pd.DataFrame(rows, columns=heads).astype(str)
     shown = shown.map(lambda text: text.replace("_", "\\_"))
     return str(shown.style.hide(axis="index").to_latex(hrules=True, column_format="ll" + "r" * (shown.shape[1] - 2)))
+
+
+def _with_unit(column: str, name: str) -> str:
+    unit = _shown(column)[2].strip()
+    return f"{name}, {unit}" if unit else name
 
 
 def _plus_minus(row: Mapping[Any, Any], column: str) -> str:
@@ -179,7 +191,8 @@ def _plus_minus(row: Mapping[Any, Any], column: str) -> str:
 
 
 def _cell(row: "pd.Series[float]", column: str) -> str:
-    mean, low, high = row[column], row[f"{column}_low"], row[f"{column}_high"]
+    mean = row[column]
+    low, high = (row[bound] if bound in row else float("nan") for bound in (f"{column}_low", f"{column}_high"))
     factor, digits, unit = _shown(column)
     if pd.isna(mean):
         return ""
@@ -195,6 +208,8 @@ def _shown(column: str) -> tuple[float, int, str]:
         return 1, 1, ""
     if column == "tokens_per_s":
         return 1, 0, ""
+    if column == "gflops_a_step":
+        return 1, 2, ""
     return (1000, 2, "") if column.endswith("_s") else (100, 1, " %")
 
 

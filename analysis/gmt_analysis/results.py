@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from functools import cached_property
 from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
+from rich.console import Console
+from rich.progress import track
 
 from gmt.errors import UserError
 from gmt.studies.grid import Point
@@ -31,6 +34,7 @@ SCORES = ("target_after", "forgetting", "source_perplexity_after", "density", "m
 COSTS = ("forward_backward_s", "mask_s", "optimizer_s", "train_s", "peak_memory_bytes")
 BEFORE = ("target_before", "source_before", "source_perplexity_before")
 _COLUMNS_OF_THEIR_OWN = ("model", "model.name", "task", "method.mask_ratio", "seed")
+_PLANNED = ("model", "task", "mask_ratio", "seed")
 _OTHERS = ("source_after", "density_asked", "tokens_per_s")
 
 
@@ -47,6 +51,7 @@ def _of(planned: PlannedRun) -> dict[str, Any]:
         "task": planned.run.task.name,
         "mask_ratio": planned.run.config["method"].get("mask_ratio"),
         "seed": planned.run.seed,
+        "model": planned.run.model.name,
     }
 
 
@@ -81,9 +86,11 @@ class Results:
 
     @cached_property
     def runs(self) -> pd.DataFrame:
-        """A row for each run; see gmt.tracking.table."""
+        """A row for each run, see gmt.tracking.table; of one that is not begun it holds what the plan knows."""
         runs = ((arm_of(p.point), p.point.label, p.record) for p in self.plan.comparison)
-        return read_table(runs, dirty=self._dirty)
+        table = read_table(runs, dirty=self._dirty)
+        planned = pd.DataFrame([_of(p) for p in self.plan.comparison]).astype({c: table[c].dtype for c in _PLANNED})
+        return table.assign(**{column: table[column].fillna(planned[column]) for column in _PLANNED})
 
     @cached_property
     def table(self) -> pd.DataFrame:
@@ -119,19 +126,52 @@ class Results:
     @cached_property
     def series(self) -> pd.DataFrame:
         """What masks did, by step and layer."""
-        return read_series(((arm_of(p.point), p.point.label, p.record) for p in self.done), FACTS)
+        series = read_series(((arm_of(p.point), p.point.label, p.record) for p in self.done), FACTS)
+        return series.assign(task=series["run_id"].map(self._tasks()))
 
     @cached_property
     def drops(self) -> pd.DataFrame:
         """Of the runs that were evaluated with part of their delta dropped (gmt.runs.drop)."""
+        tasks = self._tasks()
         rows = [
-            {**_of(p), **json.loads(line)}
+            {**_of(p), "task": tasks[p.run.id], **json.loads(line)}
             for p in self.done
             if (file := p.record.folder / "drops.jsonl").exists()
             for line in file.read_text().splitlines()
         ]
         columns = ["arm", "task", "mask_ratio", "seed", "way", "fraction", "target", "source"]
         return pd.DataFrame(rows, columns=columns).astype({"mask_ratio": "Float64"})
+
+    @property
+    def operations(self) -> pd.DataFrame:
+        """Of each choice one run of which was counted (`count_operations`).
+
+        Returns:
+            arm, task, mask_ratio, gflops_a_step (10^9 operations) and tflops_a_run (10^12); missing where they can't be
+            counted (gmt.runs.flops).
+        """
+        firsts = self._firsts()
+        counted = [p for p in self.done if (p.record.folder / "operations.json").exists()]
+        found = {p.run.id: p.record.read("operations.json")["step_flops"] for p in counted}
+        own = firsts[firsts["run_id"].isin(list(found))]
+        step = own["run_id"].map(found).astype(float)
+        counts = {"gflops_a_step": step / 1e9, "tflops_a_run": step * own["num_steps"].astype(float) / 1e12}
+        return own[CHOICE].assign(**counts).reset_index(drop=True)
+
+    def count_operations(self) -> None:
+        """Counts the operations of a step of each choice, by its first finished run; its record keeps them."""
+        from gmt.runs.flops import count_flops
+
+        runs = {planned.run.id: planned.run for planned in self.done}
+        ids = self._firsts()["run_id"]
+        for id_ in track(ids, "operations", disable=not sys.stderr.isatty(), console=Console(stderr=True)):
+            count_flops(runs[id_])
+
+    def _firsts(self) -> pd.DataFrame:
+        return self.table[self.table["state"] == "done"].drop_duplicates(CHOICE)
+
+    def _tasks(self) -> dict[str, str]:
+        return dict(zip(self.table["run_id"], self.table["task"], strict=True))
 
     def score_figures(self) -> dict[str, Figure]:
         """Target and forgetting against the ratio, with the arms without one as bands."""
@@ -161,6 +201,10 @@ class Results:
             "step_time": time_of_a_step(self.summary),
             "pareto": score_against_cost(self.summary, cost="train_s", label=label),
         }
+        if (counted := self.operations)["tflops_a_run"].notna().any():
+            bought = self.summary.merge(counted, on=CHOICE)
+            label = "matrix operations of the training, 10^12"
+            figures["pareto_operations"] = score_against_cost(bought, cost="tflops_a_run", label=label)
         if self.runs["num_parameters"].nunique() > 1:
             figures["size"] = cost_against_size(self.runs)
         return figures

@@ -83,4 +83,5 @@ def summarise(table: pd.DataFrame, columns: Sequence[str], *, bootstrapped: Sequ
                 low, high = bootstrap_interval(values) if values else (float("nan"), float("nan"))
                 row |= {f"{column}_boot_low": low, f"{column}_boot_high": high}
         rows.append(row)
-    return pd.DataFrame(rows)
+    summary = pd.DataFrame(rows)
+    return summary.astype({"mask_ratio": "Float64"}) if rows else summary

@@ -8,19 +8,19 @@ from gmt.commands.terminal import say
 from gmt.errors import UserError
 from gmt.runs.build import settings_of
 from gmt.studies.plan import Plan
-from gmt.studies.tracked import describe
+from gmt.studies.tracked import bring_level, describe, reported
 from gmt.tracking.settings import TrackingSettings
 
 if TYPE_CHECKING:
     from gmt_analysis.report import Report
 
 
-def report(overrides: Sequence[str], config_dir: str | None, *, dirty: bool) -> None:
+def report(overrides: Sequence[str], config_dir: str | None, *, dirty: bool, operations: bool) -> None:
     """Writes the report and names its files."""
     plan, config = planned(overrides, config_dir)
     from gmt_analysis.report import write_report
 
-    made = write_report(plan, dirty=dirty)
+    made = write_report(plan, dirty=dirty, operations=operations)
     say(f"report: {made.files[0]}")
     for path in made.files[1:]:
         say(f"        {path}")
@@ -35,7 +35,9 @@ def _track(plan: Plan, config: Mapping[str, Any], made: "Report") -> bool:
     from gmt.tracking.mlflow_view import MlflowView
 
     try:
-        view, text = MlflowView(tracking), describe(plan, made.sentences)
+        view, text = MlflowView(tracking), describe(plan, reported(plan, made.sentences))
+        if not view.description(plan.identity) and (lacking := bring_level(plan, view)):
+            say(f"warning: MLflow lacks values of {len(lacking)} runs: {'; '.join(lacking)}")
         return view.log_report(plan.identity, made.files, made.figures, text) is not None
     except UserError as error:
         say(f"warning: the report is not in MLflow: {error}")

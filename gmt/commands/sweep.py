@@ -1,5 +1,6 @@
 """`gmt sweep`, and `gmt run -m`: from Hydra's multirun to a planned sweep."""
 
+import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -10,17 +11,19 @@ from omegaconf import DictConfig
 
 from gmt.commands.progress import progress
 from gmt.commands.terminal import say
-from gmt.composition import Composer, to_plain
+from gmt.composition import Composer, extra_config_dir, to_plain
+from gmt.credentials import without_secrets
 from gmt.errors import UserError
 from gmt.runs.build import settings_of
 from gmt.studies.frozen import STOP, job_of
 from gmt.studies.grid import StudySettings
 from gmt.studies.guard import SweepSettings, confirm
-from gmt.studies.plan import PlannedRun, axes_of, make_plan
+from gmt.studies.plan import Plan, PlannedRun, axes_of, make_plan
 from gmt.studies.sweep import RunLauncher, run_sweep
 from gmt.tracking.settings import TrackingSettings
 
 _BUSY_S = 1.0
+_SHORT_ID = 8
 
 
 def multirun(master: DictConfig, arguments: Sequence[str], launch: RunLauncher) -> None:
@@ -42,12 +45,12 @@ def multirun(master: DictConfig, arguments: Sequence[str], launch: RunLauncher) 
     tracking = settings_of("tracking", TrackingSettings, config["tracking"])
     limit = settings_of("sweep", SweepSettings, config["sweep"])
     confirm(plan, limit, input if sys.stdin.isatty() else None)
-    told = progress()
+    told, remedy = progress(), _sync_command(plan, arguments, is_study=config.get("study") is not None)
     try:
-        run_sweep(plan, tracking, launch, told, say=say)
+        run_sweep(plan, tracking, launch, told, say=say, remedy=remedy)
         while plan.later:
             plan = make_plan(composer, study, axes)  # by the same templates: a config edited meanwhile changes nothing
-            run_sweep(plan, tracking, launch, told, say=say)
+            run_sweep(plan, tracking, launch, told, say=say, remedy=remedy)
     finally:
         told.close()
 
@@ -67,6 +70,18 @@ def by_overrides(launch: Callable[[Sequence[Sequence[str]]], object]) -> RunLaun
                 time.sleep(_BUSY_S)
 
     return launch_runs
+
+
+def _sync_command(plan: Plan, arguments: Sequence[str], *, is_study: bool) -> str:
+    """What brings MLflow level with this sweep's records later; without secrets, which the user knows."""
+    if is_study:
+        words = [*arguments]
+    else:
+        where = [each for each in arguments if each.startswith(("tracking", "record"))]
+        words = [*(planned.run.id[:_SHORT_ID] for planned in plan.runs), *where]
+    if (folder := extra_config_dir()) is not None:
+        words += ["--config-dir", folder]
+    return f"gmt sync {shlex.join(without_secrets(words))}"
 
 
 def study_of(config: Mapping[str, Any], *, required: bool) -> StudySettings:

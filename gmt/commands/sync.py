@@ -12,7 +12,7 @@ from gmt.records.record import RunRecord
 from gmt.runs.build import settings_of
 from gmt.runs.settings import RecordSettings
 from gmt.studies.plan import Plan
-from gmt.studies.tracked import close_parent, mirrored, open_parent
+from gmt.studies.tracked import bring_level
 from gmt.tracking.settings import TrackingSettings
 
 
@@ -51,16 +51,12 @@ def _tracking(config: Mapping[str, Any]) -> TrackingSettings:
 
 
 def _sync_study(plan: Plan, tracking: TrackingSettings) -> None:
-    from gmt.tracking.mirror import write
     from gmt.tracking.mlflow_view import MlflowView
 
     begun = [each for each in plan.runs if each.record.exists()]
     if not begun:
         raise UserError(f"study {plan.study.name} has no run record yet; run `gmt sweep` with it first")
-    view = MlflowView(tracking)
-    parent = open_parent(plan, view)
-    _tell(write(view, [mirrored(plan, each) for each in begun], parent), len(begun))
-    close_parent(plan, view, parent)
+    _tell(bring_level(plan, MlflowView(tracking)), len(begun))
 
 
 def _sync_runs(records: Sequence[RunRecord], tracking: TrackingSettings) -> None:

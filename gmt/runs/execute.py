@@ -119,11 +119,18 @@ def record_failure(record: RunRecord, error: Exception, kind: str) -> None:
         logging.getLogger(__name__).error("the failure of run %s can't be recorded: %s", record.id, full)
 
 
+def _environment(record: RunRecord) -> dict[str, Any]:
+    """Of this attempt; that an earlier one had uncommitted changes still counts."""
+    now, path = environment(), record.folder / "environment.json"
+    was_dirty = path.exists() and record.read("environment.json")["dirty"]
+    return now | {"dirty": True if was_dirty else now["dirty"]}
+
+
 def _train_and_evaluate(run: Run, record: RunRecord, prepared: Prepared, control: Control) -> dict[str, Any]:
     device = device_of(run.resources)
     torch.set_num_threads(run.resources.cpus)
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # a bar for each checkpoint would bury our own lines
-    record.write("environment.json", environment() | {"device": device})
+    record.write("environment.json", _environment(record) | {"device": device})
     before = _before(run, record, prepared, control, device)
     model, facts, settings = _train(run, record, prepared, control, device)
     weights = _weights_sha256(model)

@@ -12,6 +12,17 @@ from gmt.runs.build import Run
 from gmt.runs.prepare import prepare
 from gmt.tasks.tokens import IGNORED
 
+_FILE = "operations.json"
+
+
+def count_flops(run: Run) -> None:
+    """Counts `step_flops` of a finished run and keeps them in its record, once; nothing where they can't be counted."""
+    if not (run.record.folder / _FILE).exists():
+        try:
+            run.record.write(_FILE, {"step_flops": step_flops(run)})
+        except UserError:
+            run.record.write(_FILE, {"step_flops": None})
+
 
 def step_flops(run: Run) -> int:
     """The operations of the forward and backward passes of one optimizer step, on the first examples in their order.

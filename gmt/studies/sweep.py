@@ -12,7 +12,7 @@ from gmt.errors import RunFailed, UserError
 from gmt.studies.frozen import STOP, freeze
 from gmt.studies.plan import STATES, Plan, PlannedRun, is_broken, over, runs_at_once
 from gmt.studies.stopping import stops_in_order
-from gmt.studies.tracked import mirror_of, open_view
+from gmt.studies.tracked import bring_level, mirror_of, open_view
 from gmt.studies.watch import Progress, Watch, each_second
 from gmt.tracking.settings import TrackingSettings
 
@@ -30,7 +30,9 @@ class RunLauncher(Protocol):
         ...
 
 
-def run_sweep(plan: Plan, tracking: TrackingSettings, launch: RunLauncher, progress: Progress, *, say: Say) -> None:
+def run_sweep(
+    plan: Plan, tracking: TrackingSettings, launch: RunLauncher, progress: Progress, *, say: Say, remedy: str
+) -> None:
     """Does every run of a plan that is not done.
 
     Args:
@@ -39,6 +41,7 @@ def run_sweep(plan: Plan, tracking: TrackingSettings, launch: RunLauncher, progr
         launch: see RunLauncher.
         progress: tells of runs that end.
         say: prints a line.
+        remedy: a command that brings MLflow level later.
 
     Raises:
         UserError: something is wrong that would stop a run; nothing was started.
@@ -52,13 +55,25 @@ def run_sweep(plan: Plan, tracking: TrackingSettings, launch: RunLauncher, progr
     say(f"study {plan.study.name}: {len(plan.runs)} runs, {num_done} done, {len(todo)} to do{later}")
     if not todo:
         say("nothing to do")
+        _bring_level(plan, tracking, say, remedy)
         return
     _preflight(todo)
     view = open_view(tracking)
     folder = freeze(plan, todo)
-    with stops_in_order(folder / STOP, say), _watched(plan, todo, view, progress, say):
+    with stops_in_order(folder / STOP, say), _watched(plan, todo, view, progress, say, remedy):
         launch(todo, folder)
     _conclude(plan, folder, say)
+
+
+def _bring_level(plan: Plan, tracking: TrackingSettings, say: Say, remedy: str) -> None:
+    """Of runs that all are over: a driver may have been killed, or a store been away, when they ended."""
+    try:
+        view = open_view(tracking)
+        lacking = [] if view is None else bring_level(plan, view)
+    except UserError as error:
+        lacking = [str(error)]
+    if lacking:
+        say(f"warning: MLflow is not level ({lacking[0]}); the records hold everything, `{remedy}` brings it level")
 
 
 def _preflight(todo: Sequence[PlannedRun]) -> None:
@@ -77,10 +92,14 @@ def _preflight(todo: Sequence[PlannedRun]) -> None:
 
 @contextmanager
 def _watched(
-    plan: Plan, todo: Sequence[PlannedRun], view: "MlflowView | None", progress: Progress, say: Say
+    plan: Plan, todo: Sequence[PlannedRun], view: "MlflowView | None", progress: Progress, say: Say, remedy: str
 ) -> Iterator[None]:
     """Reports progress and keeps MLflow level while the runs go on; a last look follows when they have ended."""
-    with nullcontext() if view is None else mirror_of(plan, view, say) as tracker:
+    with nullcontext() if view is None else mirror_of(plan, view, say, remedy) as tracker:
+        started = {planned.run.id for planned in todo}
+        for planned in plan.runs:
+            if tracker is not None and planned.run.id not in started:
+                tracker.look(planned, final=True)  # it may have ended when nobody was there to follow it
         watch = Watch(plan, todo, tracker, progress, runs_at_once(plan))
         try:
             with each_second(watch.look):

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from gmt.tracking.mirror import Mirror, Mirrored, Say
     from gmt.tracking.mlflow_view import MlflowView
 
+_RESULT = "\n\n## Result\n"
+
 
 def open_view(tracking: TrackingSettings) -> "MlflowView | None":
     """MLflow, or None where nothing is tracked.
@@ -28,36 +30,57 @@ def open_view(tracking: TrackingSettings) -> "MlflowView | None":
 
 
 @contextmanager
-def mirror_of(plan: Plan, view: "MlflowView", say: "Say") -> Iterator[Tracker]:
-    """Keeps MLflow level with what is told to have changed, and the parent run with the plan."""
+def mirror_of(plan: Plan, view: "MlflowView", say: "Say", remedy: str) -> Iterator[Tracker]:
+    """Keeps MLflow level with what is told to have changed, and the parent run with the plan.
+
+    Args:
+        plan: of the study.
+        view: of the store.
+        say: prints a line.
+        remedy: a command that brings MLflow level later.
+    """
     from gmt.tracking.mirror import Mirror
 
-    parent, remedy = open_parent(plan, view), f"gmt sync study={plan.study.name}"
+    parent = _open_parent(plan, view)
     try:
         with Mirror(view, parent, say, remedy) as mirror:
             yield _PlanMirror(plan, mirror)
     finally:
         try:
-            close_parent(plan, view, parent)
+            _close_parent(plan, view, parent)
         except UserError as error:
             say(f"warning: {error}; `{remedy}` brings it level")
 
 
-def open_parent(plan: Plan, view: "MlflowView") -> str:
-    """The MLflow id of the parent run of a plan's sweeps."""
+def bring_level(plan: Plan, view: "MlflowView") -> list[str]:
+    """Writes all that a plan's records hold and MLflow does not, and its parent run; nobody else is at the plan.
+
+    Returns:
+        A clause for each run of which MLflow still lacks something.
+
+    Raises:
+        UserError: the store stopped answering.
+    """
+    from gmt.tracking.mirror import write
+
+    parent = _open_parent(plan, view)
+    try:
+        return write(view, [mirrored(plan, each) for each in plan.runs if each.record.exists()], parent)
+    finally:
+        _close_parent(plan, view, parent)
+
+
+def _open_parent(plan: Plan, view: "MlflowView") -> str:
     return view.open_parent(plan.study.name, plan.identity, describe(plan), {"gmt.study": plan.study.name})
 
 
-def close_parent(plan: Plan, view: "MlflowView", parent: str) -> None:
-    """Ends the parent run with how many runs are in which state.
-
-    Raises:
-        UserError: the store doesn't answer.
-    """
+def _close_parent(plan: Plan, view: "MlflowView", parent: str) -> None:
     states = list(plan.states().values())
-    counts = {f"runs/{state.replace(' ', '_')}": float(states.count(state)) for state in set(states)}
+    counts = {f"runs/{state.replace(' ', '_')}": float(states.count(state)) for state in STATES}
     failed = any(is_broken(plan, state) for state in states)
-    view.close_parent(parent, failed=failed, metrics=counts, description=describe(plan))
+    _, _, reported = view.description(plan.identity).partition(_RESULT)
+    text = describe(plan, reported)
+    view.close_parent(parent, failed=failed, metrics=counts, description=text)
 
 
 def mirrored(plan: Plan, planned: PlannedRun) -> "Mirrored":
@@ -90,20 +113,26 @@ class _PlanMirror:
         self._mirror.look(mirrored(self._plan, planned), final=final)
 
 
-def describe(plan: Plan, said: Sequence[str] = ()) -> str:
+def reported(plan: Plan, sentences: Sequence[str]) -> str:
+    """What a report of a plan says, as Markdown."""
+    num_done = sum(state == "done" for state in plan.states().values())
+    return "\n".join([f"Of {num_done} finished runs:\n", *(f"- {sentence}" for sentence in sentences)])
+
+
+def describe(plan: Plan, result: str = "") -> str:
     """Question, plan and result of a study, as Markdown.
 
     Args:
         plan: of the study.
-        said: what its report says, a sentence each.
+        result: what was reported; empty where nothing was.
     """
     arms = "\n".join(
         f"- `{arm}`" + "".join(f", {k}: {v}" for k, v in axes.items()) for arm, axes in plan.study.arms.items()
     )
     states = list(plan.states().values())
     counts = ", ".join(f"{states.count(state)} {state}" for state in STATES if state in states)
-    found = "\n".join(f"- {sentence}" for sentence in said) or f"`gmt report study={plan.study.name}` puts it here."
+    result = result or f"`gmt report study={plan.study.name}` puts it here."
     return (
         f"**{plan.study.question.strip()}**\n\n## Plan\n{len(plan.runs)} runs: {counts}. Arms:\n{arms}\n\n"
-        f"Baseline {plan.study.baseline}, margin {100 * plan.study.margin:g} points.\n\n## Result\n{found}"
+        f"Baseline {plan.study.baseline}, margin {100 * plan.study.margin:g} points.{_RESULT}{result}"
     )

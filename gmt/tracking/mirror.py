@@ -60,7 +60,8 @@ def write(view: MlflowView, runs: Sequence[Mirrored], parent: str | None) -> lis
             if not view.answers():
                 raise UserError(f"MLflow stopped answering at {each.name} ({reason(error)}); sync again") from error
             lacking.append(f"{each.name} is not taken ({reason(error)})")
-    view.close()
+        finally:
+            view.release(each.record)
     return lacking
 
 
@@ -114,10 +115,11 @@ class Mirror:
         try:
             for id_, (mirrored, final) in todo.items():
                 try:
-                    self._view.sync(
+                    is_ours = self._view.sync(
                         mirrored.record, name=mirrored.name, parent=self._parent, tags=mirrored.tags, final=final
                     )
-                    del kept[id_]
+                    if is_ours or mirrored.record.state() == "running":  # another process may leave one that is over
+                        del kept[id_]
                 except Exception as error:  # MLflow is a view: whatever it does must not cost a run
                     if not self._view.answers():
                         self._tell("", f"MLflow does not answer ({reason(error)})")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from mlflow.entities import LifecycleStage, Metric, Param, Run, RunTag
+from mlflow.entities import LifecycleStage, Metric, Param, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
@@ -33,8 +33,8 @@ _STATUS: Mapping[State, str] = {
     "interrupted": "KILLED",
 }
 _FILES = ("config.json", "result.json", "environment.json", "answers_before.jsonl", "answers_after.jsonl", "error.txt")
-_METRICS = 900  # MLflow takes at most 1,000 metrics in one batch
-_OTHERS = 100  # and 100 params, 100 tags
+_AT_ONCE = 1000  # MLflow takes at most so many metrics, params and tags together in one batch
+_PARAMS = 100  # and so many params
 _VALUE_LENGTH = 6000
 _KEY_LENGTH = 250
 
@@ -108,14 +108,14 @@ class TrackedRun:
         run = self._known()
         if run is None:
             return None
+        if run.info.lifecycle_stage == LifecycleStage.DELETED:
+            self._client.restore_run(run.info.run_id)
         wanted = dict(tags) | ({PARENT: parent} if parent else {})
         new = [RunTag(key, value) for key, value in wanted.items() if run.data.tags.get(key) != value]
         if new:
             self._client.log_batch(run.info.run_id, tags=new)
         if self._is_level(run):
             return run
-        if run.info.lifecycle_stage == LifecycleStage.DELETED:
-            self._client.restore_run(run.info.run_id)
         self._client.update_run(run.info.run_id, status="RUNNING")
         keys = run.data.metrics
         self._held = {(k, m.step) for k in keys for m in self._client.get_metric_history(run.info.run_id, k)}
@@ -124,12 +124,13 @@ class TrackedRun:
 
     def _known(self) -> Run | None:
         path = self._id_file()
-        if not path.exists():
+        is_announced = path.exists()
+        if not is_announced and not any(self._record.folder.glob("mlflow-*.json")):
             return None
-        id_ = json.loads(path.read_text())["mlflow_run_id"]
-        if id_ is None:  # announced, and then a kill or a lost answer: it may be there or not
+        id_ = json.loads(path.read_text())["mlflow_run_id"] if is_announced else None
+        if id_ is None:  # a kill or a lost answer came between, or the store is known by another address
             own = f"tags.`gmt.run_id` = '{self._record.id}'"
-            runs = self._client.search_runs([self._experiment_id], own, max_results=1)
+            runs = self._client.search_runs([self._experiment_id], own, ViewType.ALL, max_results=1)
             if runs:
                 write_whole(path, json.dumps({"mlflow_run_id": runs[0].info.run_id}))
             return runs[0] if runs else None
@@ -174,10 +175,11 @@ class TrackedRun:
             if key not in ("step", "time") and (key, int(row["step"])) not in self._held
         ]
         while metrics or tags or self._params:
-            batch, params = metrics[:_METRICS], self._params[:_OTHERS]
+            params = self._params[:_PARAMS]
+            batch = metrics[: _AT_ONCE - len(params) - len(tags)]
             self._client.log_batch(run.info.run_id, metrics=batch, params=params, tags=tags)
             self._held |= {(m.key, m.step) for m in batch}
-            metrics, self._params, tags = metrics[_METRICS:], self._params[_OTHERS:], []
+            metrics, self._params, tags = metrics[len(batch) :], self._params[len(params) :], []
 
     def _last_row(self) -> list[dict[str, Any]]:
         result = self._record.read("result.json")

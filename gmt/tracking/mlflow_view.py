@@ -80,14 +80,22 @@ class MlflowView:
             return str(self._client.create_run(self._experiment_id, run_name=name, tags={**own, **tags}).info.run_id)
 
     def close_parent(self, parent: str, *, failed: bool, metrics: Mapping[str, float], description: str) -> None:
-        """Ends a parent run with its counts.
+        """Ends a parent run.
+
+        Args:
+            parent: its MLflow id.
+            failed: whether some run of the sweep is.
+            metrics: its counts; of those that it holds, what has changed is written.
+            description: markdown.
 
         Raises:
             UserError: the store doesn't answer.
         """
         with _answers(self.uri):
+            held = self._client.get_run(parent).data.metrics
             for key, value in metrics.items():
-                self._client.log_metric(parent, key, value)
+                if held.get(key, 0.0) != value:
+                    self._client.log_metric(parent, key, value)
             self._client.set_tag(parent, NOTE, description)
             self._client.set_terminated(parent, "FAILED" if failed else "FINISHED")
 
@@ -113,6 +121,12 @@ class MlflowView:
             self._client.set_tag(parent, NOTE, description)
         return parent
 
+    def description(self, identity: str) -> str:
+        """What the page of a sweep's parent run shows as its description; empty if there is none."""
+        with _answers(self.uri):
+            parent = self._find("gmt.sweep", identity)
+            return "" if parent is None else str(self._client.get_run(parent).data.tags.get(NOTE, ""))
+
     def page(self, identity: str) -> str:
         """Where the MLflow page shows a sweep, behind the server's address: its parent run, or else the experiment."""
         parent = self._find("gmt.sweep", identity)
@@ -133,6 +147,11 @@ class MlflowView:
         if record.id not in self._tracked:
             self._tracked[record.id] = TrackedRun(self._client, self._experiment_id, self._links, record)
         return self._tracked[record.id].update(name=name, parent=parent, tags=tags, final=final)
+
+    def release(self, record: RunRecord) -> None:
+        """Lets another process follow a record."""
+        if (tracked := self._tracked.pop(record.id, None)) is not None:
+            tracked.close()
 
     def close(self) -> None:
         """Lets other processes follow what this one has followed."""
@@ -171,11 +190,11 @@ def _answers(uri: str) -> Iterator[None]:
     try:
         yield
     except (*STORE_ERRORS, ImportError) as error:
-        shown = _CREDENTIALS.sub("://", uri)
+        shown = _CREDENTIALS.sub("://", without_secrets(uri))
         raise UserError(f"tracking.uri must be a store that answers, got {shown}: {reason(error)}") from error
 
 
 def reason(error: Exception) -> str:
     """The line in which a database says what is the matter, or the first one; without passwords."""
-    lines = without_secrets(_CREDENTIALS.sub("://", str(error))).strip().split("\n")
+    lines = _CREDENTIALS.sub("://", without_secrets(str(error))).strip().split("\n")
     return next((line for line in lines if _OF_DATABASE.match(line)), lines[0])[:300]

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gmt import settings
+from gmt.credentials import without_secrets
 from gmt.errors import UserError
 
 SQLITE = "sqlite:///"
@@ -30,8 +31,9 @@ class TrackingSettings:
         if self.uri is not None:
             settings.text("tracking.uri", self.uri)
             if not self.uri.startswith(_SCHEMES):
+                schemes, shown = ", ".join(_SCHEMES), without_secrets(self.uri)
                 raise UserError(
-                    f"tracking.uri must be a database or a server ({', '.join(_SCHEMES)}...), got {self.uri!r}; "
+                    f"tracking.uri must be a database or a server ({schemes}...), got {shown!r}; "
                     "MLflow no longer writes to a plain folder"
                 )
 

@@ -5,8 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from gmt.commands.report import report
 from gmt.commands.sync import sync
 from gmt.errors import RunFailed, UserError
 from gmt.records.record import RunRecord
@@ -47,6 +50,63 @@ def test_a_lost_store_is_made_again_and_each_value_is_there_once(study: Plan, tm
         with sqlite3.connect(tmp_path / "gmt-results/mlflow.db") as held, sqlite3.connect(copy) as copied:
             held.backup(copied)
         assert_level(f"sqlite:///{copy}", "tiny", records(study))
+
+
+def test_a_run_of_many_values_is_written_in_batches_that_mlflow_takes(study: Plan, tmp_path: Path) -> None:
+    each = study.runs[-1].record
+    for step in range(30, 130):
+        each.append_metrics(step, {f"mask/{i}": step * i for i in range(20)})
+    sync(["study=tiny"], str(CONF))
+    assert_level(uri(tmp_path), "tiny", records(study))
+
+
+def test_the_same_store_under_another_address_gets_no_second_run(study: Plan, tmp_path: Path) -> None:
+    sync(["study=tiny"], str(CONF))
+    database = tmp_path / "gmt-results/other.db"
+    with sqlite3.connect(tmp_path / "gmt-results/mlflow.db") as held, sqlite3.connect(database) as copied:
+        held.backup(copied)
+    sync(["study=tiny", f"tracking.uri=sqlite:///{database}"], str(CONF))
+    assert_level(f"sqlite:///{database}", "tiny", records(study))
+
+
+def test_a_run_that_was_deleted_in_mlflow_is_there_again(study: Plan, tmp_path: Path) -> None:
+    sync(["study=tiny"], str(CONF))
+    client = MlflowClient(uri(tmp_path))
+    experiment = client.get_experiment_by_name("tiny")
+    assert experiment is not None
+    for run in client.search_runs([experiment.experiment_id], max_results=4):
+        client.delete_run(run.info.run_id)
+    sync(["study=tiny"], str(CONF))
+    assert_level(uri(tmp_path), "tiny", records(study))
+
+
+def parent_of(folder: Path) -> Run:
+    client = MlflowClient(uri(folder))
+    experiment = client.get_experiment_by_name("tiny")
+    assert experiment is not None
+    (parent,) = client.search_runs([experiment.experiment_id], "tags.`gmt.kind` = 'sweep'")
+    return parent
+
+
+def test_the_parent_keeps_what_was_reported_and_counts_once(study: Plan, tmp_path: Path) -> None:
+    report(["study=tiny"], str(CONF), dirty=False, operations=False)
+    assert_level(uri(tmp_path), "tiny", records(study))  # nothing had been tracked before
+    for _ in range(2):
+        sync(["study=tiny"], str(CONF))
+    parent = parent_of(tmp_path)
+    assert "Of 8 finished runs:\n\n- tiny: target score of gmt against sft" in parent.data.tags["mlflow.note.content"]
+    history = MlflowClient(uri(tmp_path)).get_metric_history(parent.info.run_id, "runs/done")
+    assert [metric.value for metric in history] == [8]
+
+
+def test_the_parent_ends_though_a_run_is_refused(study: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(self: MlflowClient, *args: Any, **kwargs: Any) -> object:
+        raise MlflowException("no")
+
+    monkeypatch.setattr(MlflowClient, "log_batch", refused)
+    with pytest.raises(RunFailed):
+        sync(["study=tiny"], str(CONF))
+    assert parent_of(tmp_path).info.status == "FINISHED"
 
 
 def test_what_is_level_is_not_written_again(study: Plan, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from gmt.credentials import names_a_secret, refuse_secrets
+from gmt.credentials import names_a_secret, refuse_secrets, without_secrets
 from gmt.errors import UserError
 
 SECRET = "s3cret-s3cret"
@@ -14,7 +14,9 @@ def test_a_password_in_an_address_is_refused_and_not_repeated() -> None:
     assert SECRET not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["HF_TOKEN", "WANDB_API_KEY", "RAY_AUTH_TOKEN", "AWS_SECRET_ACCESS_KEY", "PGPASSWORD"])
+@pytest.mark.parametrize(
+    "name", ["HF_TOKEN", "WANDB_API_KEY", "RAY_AUTH_TOKEN", "AWS_SECRET_ACCESS_KEY", "PGPASSWORD", "FLASK_SECRET_KEY"]
+)
 def test_a_secret_of_the_environment_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, SECRET)
     assert names_a_secret(name)
@@ -30,7 +32,29 @@ def test_the_token_in_rays_file_is_refused(tmp_path: Path, monkeypatch: pytest.M
         refuse_secrets("an override", f"x={SECRET}", "")
 
 
-@pytest.mark.parametrize("text", ["tracking.uri=http://host:5000", "task.name=tokens", "method.mask_ratio=0.5"])
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("postgresql+psycopg://me:s3/cr@t@host/db", "postgresql+psycopg://me:***@host/db"),
+        ("https://s3cret@host/", "https://***@host/"),
+        ("https://host/x?user=me&access_token=s3cret&b=1", "https://host/x?user=me&access_token=***&b=1"),
+        ("postgresql://host/db?user=me&password=s3cret", "postgresql://host/db?user=me&password=***"),
+    ],
+)
+def test_a_secret_in_an_address_is_masked(text: str, shown: str) -> None:
+    assert without_secrets({"uri": [text]}) == {"uri": [shown]}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "postgresql://me@host/db",
+        "https://host:80/owner/name@main",
+        "tracking.uri=http://host:5000",
+        "task.name=tokens",
+        "method.mask_ratio=0.5",
+    ],
+)
 def test_what_holds_no_secret_passes(text: str) -> None:
     refuse_secrets("an override", text, "")
     assert not names_a_secret("TOKENIZERS_PARALLELISM")

@@ -1,11 +1,13 @@
 """Figures hold what the tables say."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from gmt_analysis.cost_figures import cost_against_size, pareto_front, score_against_cost, time_of_a_step
+from gmt_analysis.figures import score_against_ratio
 from gmt_analysis.mask_figures import (
     density_against_asked,
     facts_by_layer,
@@ -32,6 +34,26 @@ def plan(tmp_path: Path):  # type: ignore[no-untyped-def]
             if planned.point.arm == "gmt":
                 planned.record.append_metrics(step, facts)
     return [(p.point.arm, p.point.label, p.record) for p in made.runs]
+
+
+def test_an_arm_looks_the_same_on_every_task() -> None:
+    """Also where another has no finished run."""
+    rows = [("sft", "t", None), ("gmt", "t", 0.5), ("rmt", "t", 0.5), ("sft", "u", None), ("rmt", "u", 0.5)]
+    summary = pd.DataFrame(rows, columns=["arm", "task", "mask_ratio"]).assign(
+        n=3, score=0.5, score_low=0.4, score_high=0.6, target_after=0.5, cost=1.0
+    )
+    scores = score_against_ratio(summary, "score", title="", unit="")
+    for figure in (scores, score_against_cost(summary, cost="cost", label="")):
+        one, other = (
+            {label.split()[0]: handle for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+            for axis in figure.axes
+        )
+        assert _colour(one["rmt"]) == _colour(other["rmt"]) != _colour(one["gmt"])
+
+
+def _colour(handle: Any) -> str:
+    line = handle[0] if isinstance(handle, tuple) else handle
+    return str(line.get_color())
 
 
 def test_facts_are_lines_over_steps_and_layers(plan: list) -> None:  # type: ignore[type-arg]

@@ -37,7 +37,8 @@ def test_better_worse_and_no_difference_shown() -> None:
     )
     target, forgetting = findings(made, baseline="sft", margin=0.02)
     assert target.sentences[0] == (
-        "t: target score of gmt against sft: better at 0.5; worse at 0.9; no difference shown at 0.1."
+        "t: target score of gmt against sft: better at 0.5; worse at 0.9; no difference shown at 0.1. "
+        "Differences of 0.5 to 0.6 points are found with a power of 80%."
     )
     assert target.sentences[1].startswith("t: target score of hft against sft: worse (-4.9 points [")
     assert target.sentences[2].startswith(
@@ -46,7 +47,8 @@ def test_better_worse_and_no_difference_shown() -> None:
     assert "With 10 seeds a difference of" in target.sentences[2]
     # less forgetting is better
     assert forgetting.sentences[0] == (
-        "t: forgetting of gmt against sft: better at 0.1; worse at 0.9; no difference shown at 0.5."
+        "t: forgetting of gmt against sft: better at 0.1; worse at 0.9; no difference shown at 0.5. "
+        "Differences of 0.4 to 0.6 points are found with a power of 80%."
     )
     assert as_table(forgetting)["words"].tolist() == ["better", "no difference shown", "worse", "no difference shown"]
     assert len(as_table(target)) == 4
@@ -70,4 +72,4 @@ def test_what_is_missing_is_not_spoken_of() -> None:
     assert target.sentences == ("t: target score of gmt: one ratio: nothing is said of sensitivity.",)
     one_seed = table(("sft", "t", NONE, 0.7, 0.1), ("gmt", "t", 0.5, 0.9, 0.1))
     (target, _) = findings(one_seed[one_seed["seed"] == 0], baseline="sft", margin=0.02)
-    assert target.sentences[0] == "t: target score of gmt against sft: no difference shown."
+    assert target.sentences[0] == "t: target score of gmt against sft: not tested."

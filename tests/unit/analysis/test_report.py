@@ -20,7 +20,10 @@ def test_all_that_a_paper_needs(tmp_path: Path) -> None:
         finish(planned, 0.7 + 0.1 * is_best + planned.run.seed / 1000 * (1 + is_best))
     files = {path.name: path for path in write_report(plan).files}
     page = files["index.html"].read_text()
-    assert "long_words: target score of gmt against sft: better at 0.5; no difference shown at 0.9." in page
+    assert (
+        "long_words: target score of gmt against sft: better at 0.5; not tested at 0.9. Differences of 0.5 points"
+        in page
+    )
     assert "within 5 points" in page
     assert page.count("<svg") == 5  # scores, density, costs
     rows = list(csv.DictReader(files["differences.csv"].open()))
@@ -59,6 +62,32 @@ def test_what_is_not_done_is_said(tmp_path: Path) -> None:
     finish(plan.runs[1], 0.7, dirty=True)
     page = write_report(plan).files[0].read_text()
     assert "2 of 6 runs are in no number here: 1 dirty (sft seed=2); 1 to do (sft seed=1)." in page
+
+
+def test_a_ratio_that_was_not_begun_is_not_spoken_for(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, {"gmt": {"method": "gmt", "method.mask_ratio": [0.3, 0.5, 0.9]}}, [1, 2, 3])
+    for planned in plan.runs:
+        if planned.run.config["method"]["mask_ratio"] != 0.9:
+            finish(planned, 0.5 + planned.run.seed / 1000)
+    (verdict, _) = (verdict for found in Results(plan).findings for verdict in found.verdicts)
+    assert verdict.words.endswith("(left out: runs that are not done at 0.9)")
+
+
+def test_operations_are_shown_once_they_were_counted(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, ARMS, [1, 2, 3])
+    for planned in plan.runs:
+        finish(planned, 0.5 + planned.run.seed / 100)
+        if planned.run.seed == 1:
+            planned.record.write("operations.json", {"step_flops": 2 * 10**9})
+    made = write_report(plan)
+    assert "pareto_operations" in made.figures
+    assert "Operations, 10⁹/step" in made.files[0].read_text()
+    (rows,) = (list(csv.DictReader(path.open())) for path in made.files if path.name == "operations.csv")
+    assert [(row["arm"], row["gflops_a_step"], row["tflops_a_run"]) for row in rows] == [
+        ("sft", "2.0", "0.2"),
+        ("gmt", "2.0", "0.2"),
+        ("gmt", "2.0", "0.2"),
+    ]
 
 
 def test_a_study_without_its_baseline_is_reported(tmp_path: Path) -> None:

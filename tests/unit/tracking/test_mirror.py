@@ -1,5 +1,6 @@
 """The mirror waits for no store, goes on after an outage, and says once what is the matter."""
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,12 +19,14 @@ class Store(MlflowView):
 
     def __init__(self, folder: Path):
         super().__init__(TrackingSettings(uri=f"sqlite:///{folder}/m.db", artifacts=None, experiment="e"))
-        self.is_away, self.refused = False, ""
+        self.is_away, self.refused, self.followed_elsewhere = False, "", False
         self.written: list[tuple[str, bool]] = []
 
     def sync(self, record: RunRecord, *, name: str, parent: str | None, tags: Mapping[str, str], final: bool) -> bool:
         if self.is_away or name == self.refused:
             raise ConnectionError(name)
+        if self.followed_elsewhere:
+            return False
         self.written.append((name, final))
         return True
 
@@ -53,6 +56,17 @@ def test_what_changed_while_a_store_was_away_is_written_when_it_is_back(tmp_path
         wait_for(lambda: len(store.written) == 2, 5)
     assert sorted(store.written) == [("a", True), ("b", True)]
     assert said == ["warning: MLflow does not answer (a); the run records hold everything"]
+
+
+def test_what_another_process_leaves_is_gone_on_with(tmp_path: Path) -> None:
+    store, said = Store(tmp_path), list[str]()
+    store.followed_elsewhere = True
+    with Mirror(store, None, said.append, "gmt sync") as made:
+        made.look(run(tmp_path, "a"), final=False)
+        time.sleep(0.1)
+        store.followed_elsewhere = False
+        wait_for(lambda: store.written, 5)
+    assert (store.written, said) == ([("a", False)], [])
 
 
 def test_one_runs_fault_costs_no_other_run(tmp_path: Path) -> None:

@@ -1,0 +1,42 @@
+"""Puts a study of this folder into docs: its runs and drops as CSV, some of its figures as one picture.
+
+python -m recipes.recorded_study docs target,forgetting study=ratio_insensitivity
+"""
+
+import argparse
+from pathlib import Path
+
+from gmt_analysis.report import write_report
+from PIL import Image
+
+from gmt.commands.plan import planned
+
+WIDTH = 1400  # pixels
+
+
+def main() -> None:
+    """Writes NAME.csv, NAME_drops.csv and NAME.png."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("figures", help="names of the report's figures, top to bottom, with commas between")
+    parser.add_argument("overrides", nargs="+", help="the study, as it was swept")
+    parser.add_argument("--config-dir")
+    args = parser.parse_args()
+    plan, _ = planned(args.overrides, args.config_dir)
+    made = write_report(plan)
+    tables = {path.name: path for path in made.files if path.suffix == ".csv"}
+    for table, ending in (("runs.csv", ".csv"), ("drops.csv", "_drops.csv")):
+        if table in tables:
+            (args.folder / f"{plan.study.name}{ending}").write_text(tables[table].read_text())
+    pictures = [made.figures[name].convert("RGB") for name in args.figures.split(",")]
+    pictures = [each.resize((WIDTH, each.height * WIDTH // each.width), Image.Resampling.LANCZOS) for each in pictures]
+    page = Image.new("RGB", (WIDTH, sum(each.height for each in pictures)), "white")
+    top = 0
+    for each in pictures:
+        page.paste(each, (0, top))
+        top += each.height
+    page.save(args.folder / f"{plan.study.name}.png", optimize=True)
+
+
+if __name__ == "__main__":
+    main()
