@@ -50,6 +50,7 @@ def run_sweep(
     """
     states = plan.states()
     todo = [planned for planned in plan.runs if states[planned.run.id] not in over(plan)]
+    todo.sort(key=lambda planned: planned.run.seed)  # all arms early, and in turns: what drifts on a machine hits each
     num_done = sum(state == "done" for state in states.values())
     later = f", {len(plan.later)} more when these have told what to try" if plan.later else ""
     say(f"study {plan.study.name}: {len(plan.runs)} runs, {num_done} done, {len(todo)} to do{later}")

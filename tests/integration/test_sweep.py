@@ -8,6 +8,12 @@ import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
+from gmt.commands.plan import planned
+from gmt.commands.progress import progress
+from gmt.errors import RunFailed
+from gmt.studies.plan import PlannedRun
+from gmt.studies.sweep import run_sweep
+from gmt.tracking.settings import TrackingSettings
 from tests.conftest import CONF, Gmt, gmt_in
 
 CPU = "system/cpu_utilization_percentage"
@@ -48,6 +54,18 @@ def tracked(client: MlflowClient, kind: str) -> list[Run]:
     experiment = client.get_experiment_by_name("tiny")
     assert experiment is not None
     return list(client.search_runs([experiment.experiment_id], f"tags.`gmt.kind` = '{kind}'"))
+
+
+def test_seeds_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    plan, _ = planned(["study=tiny"], str(CONF))
+    begun: list[PlannedRun] = []
+    untracked = TrackingSettings(uri=None, artifacts=None, experiment="tiny")
+    with pytest.raises(RunFailed, match="8 of 8 runs are not done"):
+        run_sweep(plan, untracked, lambda todo, _: begun.extend(todo), progress(), say=print, remedy="")
+    assert [(each.run.seed, each.point.arm) for each in begun] == [
+        (seed, arm) for seed in (1, 2) for arm in ("sft", "gmt", "gmt", "hft")
+    ]
 
 
 def test_mlflow_has_every_run_below_the_sweep(swept: Path, client: MlflowClient) -> None:
