@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from pathlib import Path
 
 from mlflow.tracking import MlflowClient
@@ -19,7 +20,20 @@ from gmt.tracking.settings import TrackingSettings
 
 PORT = 5599
 ADDRESS = f"http://127.0.0.1:{PORT}/"
+PATIENCE_S = 120
 RENDER_MS = 30_000  # of the page's own time
+
+
+def wait_until_up() -> None:
+    """Until the server answers."""
+    for _ in range(PATIENCE_S):
+        try:
+            urllib.request.urlopen(f"{ADDRESS}health", timeout=5)
+        except OSError:
+            time.sleep(1)
+        else:
+            return
+    raise TimeoutError(ADDRESS)
 
 
 def shoot(page: str, out: Path, height: int) -> None:
@@ -29,8 +43,9 @@ def shoot(page: str, out: Path, height: int) -> None:
     with tempfile.TemporaryDirectory() as profile:
         command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
         command += [f"--user-data-dir={profile}", f"--window-size=1500,{height}"]
-        command += [f"--virtual-time-budget={RENDER_MS}", f"--screenshot={out}", ADDRESS + page]
+        command += [f"--virtual-time-budget={RENDER_MS}", f"--screenshot={out.resolve()}", ADDRESS + page]
         subprocess.run(command, check=True, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, timeout=180)
+    assert out.exists(), f"Chromium took no picture of {page}"
     print(out)
 
 
@@ -45,7 +60,7 @@ def main(study: str, folder: Path) -> None:
     child = client.search_runs([experiment], of_gmt, max_results=1)[0]
     ui = subprocess.Popen([sys.executable, "-m", "gmt", "ui", study, "--port", str(PORT)], stdout=subprocess.DEVNULL)
     try:
-        time.sleep(15)
+        wait_until_up()
         folder.mkdir(parents=True, exist_ok=True)
         shoot(runs, folder / "dashboard_runs.png", 1000)
         shoot(f"{runs}?compareRunsMode=CHART", folder / "dashboard_charts.png", 1200)

@@ -112,7 +112,7 @@ def test_the_report_has_tables_and_figures_for_papers(report: Path) -> None:
     assert r"\toprule" in (report / "means.tex").read_text()
     assert (report / "target.pdf").read_bytes().startswith(b"%PDF")
     differences = (report / "differences.csv").read_text().splitlines()
-    assert differences[0] == "arm,task,mask_ratio,difference,low,high,n,p,p_holm,measure"
+    assert differences[0] == "arm,task,mask_ratio,difference,low,high,n,p,p_holm,detectable,measure"
 
 
 @pytest.mark.usefixtures("report")
