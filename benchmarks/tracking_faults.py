@@ -121,6 +121,13 @@ def step_times(windows: list[tuple[str, float, float]], metrics: Path) -> list[t
     ]
 
 
+def _interval(ratios: list[float]) -> str:
+    if len(ratios) < 3:
+        return ""
+    low, high = bootstrap((ratios,), statistics.fmean, vectorized=False, rng=0).confidence_interval
+    return f" ({low:.3f} to {high:.3f})"
+
+
 def main() -> None:
     """Measures and reports."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -137,8 +144,7 @@ def main() -> None:
     ratios["all of these"] = [ratio for own in list(ratios.values()) for ratio in own]
     rows = []
     for name, own in ratios.items():
-        low, high = bootstrap((own,), statistics.fmean, vectorized=False, rng=0).confidence_interval
-        rows.append([name, str(len(own)), f"{statistics.fmean(own):.3f} ({low:.3f} to {high:.3f})"])
+        rows.append([name, str(len(own)), f"{statistics.fmean(own):.3f}{_interval(own)}"])
     well = statistics.fmean(each for name, each in measured if name == WELL)
     head = ["the server", "windows", "step, times that of the window before, when it was well"]
     note = f"A step while it was well: {1000 * well:.0f} ms. Windows of {args.window:g} s, with 95 % bootstrap "

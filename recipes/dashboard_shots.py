@@ -9,10 +9,12 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.parse
 import urllib.request
 from pathlib import Path
 
 from mlflow.tracking import MlflowClient
+from PIL import Image
 
 from gmt.commands.plan import planned
 from gmt.tracking.mlflow_view import MlflowView
@@ -21,6 +23,7 @@ from gmt.tracking.settings import TrackingSettings
 PORT = 5599
 ADDRESS = f"http://127.0.0.1:{PORT}/"
 PATIENCE_S = 120
+WIDTH, PANEL = 1300, 390  # pixels
 RENDER_MS = 30_000  # of the page's own time
 
 
@@ -42,10 +45,13 @@ def shoot(page: str, out: Path, height: int) -> None:
     assert browser is not None, "needs Chromium"
     with tempfile.TemporaryDirectory() as profile:
         command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
-        command += [f"--user-data-dir={profile}", f"--window-size=1500,{height}"]
+        command += [f"--user-data-dir={profile}", f"--window-size={WIDTH + PANEL},{height}"]
         command += [f"--virtual-time-budget={RENDER_MS}", f"--screenshot={out.resolve()}", ADDRESS + page]
         subprocess.run(command, check=True, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, timeout=180)
     assert out.exists(), f"Chromium took no picture of {page}"
+    with Image.open(out) as picture:
+        left = picture.convert("RGB").crop((0, 0, WIDTH, height)).quantize(128)  # the assistant's panel fills the rest
+    left.save(out, optimize=True)
     print(out)
 
 
@@ -58,12 +64,14 @@ def main(study: str, folder: Path) -> None:
     client, experiment = MlflowClient(tracking.absolute_uri), runs.split("/")[2]
     of_gmt = "tags.`gmt.kind` = 'run' AND tags.`gmt.arm` = 'gmt'"
     child = client.search_runs([experiment], of_gmt, max_results=1)[0]
+    alike = f"tags.`gmt.task` = '{child.data.tags['gmt.task']}' AND tags.`gmt.seed` = '{child.data.tags['gmt.seed']}'"
+    alike = urllib.parse.urlencode({"searchFilter": alike})
     ui = subprocess.Popen([sys.executable, "-m", "gmt", "ui", study, "--port", str(PORT)], stdout=subprocess.DEVNULL)
     try:
         wait_until_up()
         folder.mkdir(parents=True, exist_ok=True)
-        shoot(runs, folder / "dashboard_runs.png", 1000)
-        shoot(f"{runs}?compareRunsMode=CHART", folder / "dashboard_charts.png", 1200)
+        shoot(f"{runs}?{alike}", folder / "dashboard_runs.png", 1000)
+        shoot(f"{runs}?{alike}&compareRunsMode=CHART", folder / "dashboard_charts.png", 1400)
         shoot(parent, folder / "dashboard_parent.png", 1500)
         shoot(f"{parent}/model-metrics", folder / "dashboard_figures.png", 1200)
         shoot(f"{runs}/{child.info.run_id}", folder / "dashboard_run.png", 1500)
