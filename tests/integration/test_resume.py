@@ -10,7 +10,11 @@ from typing import Any
 
 import pytest
 
+from gmt.runs import execute as execution
+from gmt.runs.environment import environment
+from gmt.runs.execute import execute
 from tests.conftest import CONF, Gmt
+from tests.integration.test_prepare import run_of
 from tests.processes import wait_for
 
 SETTINGS = ("task=tiny", "train.num_epochs=8", "record.log_every=2", "record.checkpoint_every=4", "tracking=none")
@@ -30,6 +34,14 @@ def start(cwd: Path, *arguments: str) -> "subprocess.Popen[str]":
 def wait_for_checkpoint(root: Path) -> Path:
     found = wait_for(lambda: list(root.glob("runs/*/checkpoint/checkpoint-*/method_state.pt")), 120, every_s=0.02)
     return found[0].parent
+
+
+def test_an_attempt_with_uncommitted_changes_still_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = run_of(tmp_path)
+    run.record.create(run.science, run.config)
+    run.record.write("environment.json", {"dirty": True})
+    monkeypatch.setattr(execution, "environment", lambda: environment() | {"dirty": False})
+    assert execute(run).read("environment.json")["dirty"] is True
 
 
 @pytest.mark.parametrize(
