@@ -23,7 +23,7 @@ from gmt.tracking.settings import TrackingSettings
 PORT = 5599
 ADDRESS = f"http://127.0.0.1:{PORT}/"
 PATIENCE_S = 120
-WIDTH, PANEL = 1300, 390  # pixels
+WIDTH, PANEL = 1250, 440  # pixels
 RENDER_MS = 30_000  # of the page's own time
 
 
@@ -65,7 +65,10 @@ def main(study: str, folder: Path) -> None:
     of_gmt = "tags.`gmt.kind` = 'run' AND tags.`gmt.arm` = 'gmt'"
     child = client.search_runs([experiment], of_gmt, max_results=1)[0]
     alike = f"tags.`gmt.task` = '{child.data.tags['gmt.task']}' AND tags.`gmt.seed` = '{child.data.tags['gmt.seed']}'"
-    alike = urllib.parse.urlencode({"searchFilter": alike})
+    # by a metric, and not by time, MLflow shows runs without the sweeps that they are below
+    alike = urllib.parse.urlencode(
+        {"searchFilter": alike, "orderByKey": "metrics.`result/target_after`", "orderByAsc": "false"}
+    )
     ui = subprocess.Popen([sys.executable, "-m", "gmt", "ui", study, "--port", str(PORT)], stdout=subprocess.DEVNULL)
     try:
         wait_until_up()
