@@ -24,7 +24,7 @@ PORT = 5599
 ADDRESS = f"http://127.0.0.1:{PORT}/"
 PATIENCE_S = 120
 WIDTH, PANEL = 1250, 440  # pixels
-RENDER_MS = 30_000  # of the page's own time
+RENDER_MS = 120_000  # of the page's own time
 
 
 def wait_until_up() -> None:
