@@ -8,13 +8,12 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 import urllib.parse
-import urllib.request
 from pathlib import Path
 
 from mlflow.tracking import MlflowClient
 from PIL import Image
+from urllib3 import PoolManager, Retry
 
 from gmt.commands.plan import planned
 from gmt.tracking.mlflow_view import MlflowView
@@ -22,21 +21,9 @@ from gmt.tracking.settings import TrackingSettings
 
 PORT = 5599
 ADDRESS = f"http://127.0.0.1:{PORT}/"
-PATIENCE_S = 120
+UNTIL_UP = Retry(connect=120, backoff_factor=1, backoff_max=1)  # once a second
 WIDTH, PANEL = 1250, 440  # pixels
 RENDER_MS = 120_000  # of the page's own time
-
-
-def wait_until_up() -> None:
-    """Until the server answers."""
-    for _ in range(PATIENCE_S):
-        try:
-            urllib.request.urlopen(f"{ADDRESS}health", timeout=5)
-        except OSError:
-            time.sleep(1)
-        else:
-            return
-    raise TimeoutError(ADDRESS)
 
 
 def shoot(page: str, out: Path, height: int) -> None:
@@ -71,7 +58,7 @@ def main(study: str, folder: Path) -> None:
     )
     ui = subprocess.Popen([sys.executable, "-m", "gmt", "ui", study, "--port", str(PORT)], stdout=subprocess.DEVNULL)
     try:
-        wait_until_up()
+        PoolManager(retries=UNTIL_UP).request("GET", ADDRESS)
         folder.mkdir(parents=True, exist_ok=True)
         shoot(f"{runs}?{alike}", folder / "dashboard_runs.png", 1000)
         shoot(f"{runs}?{alike}&compareRunsMode=CHART", folder / "dashboard_charts.png", 1400)

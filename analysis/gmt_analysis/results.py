@@ -142,7 +142,7 @@ class Results:
         columns = ["arm", "task", "mask_ratio", "seed", "way", "fraction", "target", "source"]
         return pd.DataFrame(rows, columns=columns).astype({"mask_ratio": "Float64"})
 
-    @property
+    @cached_property
     def operations(self) -> pd.DataFrame:
         """Of each choice one run of which was counted (`count_operations`).
 
@@ -166,6 +166,7 @@ class Results:
         ids = self._firsts()["run_id"]
         for id_ in track(ids, "operations", disable=not sys.stderr.isatty(), console=Console(stderr=True)):
             count_flops(runs[id_])
+        vars(self).pop("operations", None)
 
     def _firsts(self) -> pd.DataFrame:
         return self.table[self.table["state"] == "done"].drop_duplicates(CHOICE)

@@ -78,9 +78,8 @@ def _close_parent(plan: Plan, view: "MlflowView", parent: str) -> None:
     states = list(plan.states().values())
     counts = {f"runs/{state.replace(' ', '_')}": float(states.count(state)) for state in STATES}
     failed = any(is_broken(plan, state) for state in states)
-    _, _, reported = view.description(plan.identity).partition(_RESULT)
-    text = describe(plan, reported)
-    view.close_parent(parent, failed=failed, metrics=counts, description=text)
+    _, _, result = view.description(plan.identity).partition(_RESULT)
+    view.close_parent(parent, failed=failed, metrics=counts, description=describe(plan, result))
 
 
 def mirrored(plan: Plan, planned: PlannedRun) -> "Mirrored":
