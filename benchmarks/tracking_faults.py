@@ -107,14 +107,17 @@ def train(folder: Path, cycles: int, window_s: float) -> tuple[list[Window], Pat
         (metrics,) = wait_for(lambda: [*folder.glob("gmt-results/runs/*/metrics.jsonl")], 120)
         time.sleep(window_s)  # the first steps are slow
         windows = []
-        for _ in range(cycles):
-            for fault in FAULTS:
-                for name, state in ((WELL, WELL), (fault, fault), (f"after {fault}", WELL)):
-                    relay.become(state)
-                    begin, before_s = time.time(), _cpu_s(sweep.pid)
-                    time.sleep(window_s)
-                    windows.append(Window(name, begin, time.time(), _cpu_s(sweep.pid) - before_s))
-                    assert sweep.poll() is None, "the sweep ended by itself"
+        order = [
+            (name, state)
+            for fault in FAULTS
+            for name, state in ((WELL, WELL), (fault, fault), (f"after {fault}", WELL))
+        ]
+        for name, state in [*cycles * order, (WELL, WELL)]:
+            relay.become(state)
+            begin, before_s = time.time(), _cpu_s(sweep.pid)
+            time.sleep(window_s)
+            windows.append(Window(name, begin, time.time(), _cpu_s(sweep.pid) - before_s))
+            assert sweep.poll() is None, "the sweep ended by itself"
         time.sleep(5)  # for what is logged after the last window
     finally:
         relay.become(WELL)
@@ -155,19 +158,22 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         windows, metrics = train(Path(scratch), args.cycles, args.window)
         steps_s = step_times(windows, metrics)
+    numbers = np.arange(len(windows))
+    well = [number for number in numbers if windows[number].name == WELL]
+    expected_s = np.interp(numbers, well, [steps_s[number] for number in well])  # the machine's own speed drifts
     shares, ratios = defaultdict(list), defaultdict(list)
     for number, window in enumerate(windows):
         shares[window.name].append(100 * window.driver_s / (window.end - window.begin))
         if window.name != WELL:
-            ratios[window.name].append(steps_s[number] / steps_s[number - 1 - (number % 3 == 2)])
+            ratios[window.name].append(steps_s[number] / expected_s[number])
     ratios["all of these"] = [ratio for own in list(ratios.values()) for ratio in own]
     shares["all of these"] = [share for name, own in list(shares.items()) if name != WELL for share in own]
     rows = [[WELL, str(len(shares[WELL])), f"{statistics.fmean(shares[WELL]):.1f}", "1"]]
     for name, own in ratios.items():
         driver = f"{statistics.fmean(shares[name]):.1f}"
         rows.append([name, str(len(own)), driver, f"{statistics.fmean(own):.3f}{_interval(own)}"])
-    well_s = statistics.fmean(each for window, each in zip(windows, steps_s, strict=True) if window.name == WELL)
-    head = ["the server", "windows", "driver's CPU, % of a core", "step, times that of the window before the fault"]
+    well_s = statistics.fmean(steps_s[number] for number in well)
+    head = ["the server", "windows", "driver's CPU, % of a core", "step, times that of the well windows around it"]
     note = f"A step while it was well: {1000 * well_s:.0f} ms. Windows of {args.window:g} s, with 95 % bootstrap "
     publish(
         (__doc__ or "").strip().split("\n")[0],
