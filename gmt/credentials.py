@@ -11,10 +11,10 @@ from gmt.errors import UserError
 _KINDS = r"TOKEN|SECRET|PASSWORD|PASSWD|(?:API|ACCESS|SECRET|PRIVATE)_?KEY|CREDENTIALS?"
 _SECRET_NAME = re.compile(rf"({_KINDS})$", re.IGNORECASE)
 _IN_URIS = (
-    re.compile(r"(://[^:/@\s]*:)[^@/\s]+(?=@)"),
+    re.compile(r"(://[^:/@\s]*:)[^/\s]+(?=@)"),
     # a database's, which takes / and @ in a password
     re.compile(r"((?:postgres|mysql|mssql|oracle)\w*(?:\+\w+)?://[^:/@\s]*:)\S+(?=@)"),
-    re.compile(r"(https?://)[^:/@\s]+(?=@)"),  # a token as the user's name
+    re.compile(r"(https?://)[^:/\s]+(?=@)"),  # a token as the user's name
     re.compile(rf"([?&](?:[\w-]*[_-])?(?:{_KINDS})=)[^&\s]+", re.IGNORECASE),
 )
 T = TypeVar("T")

@@ -194,15 +194,14 @@ def over_tasks(table: pd.DataFrame, column: str, *, baseline: str) -> pd.DataFra
     """Each choice less the baseline over all tasks: a linear mixed model with a random intercept for each task's seed.
 
     `column ~ choice + task`, by restricted maximum likelihood; what tasks have in common is what is asked for, so their
-    own means are fixed effects.
+    own means are fixed effects. Each choice has a model of its own with the baseline: some vary far more over seeds
+    than others, and one residual variance for all would be too small for these and too large for the rest.
 
     Returns:
         A row for each arm and ratio but the baseline: `difference`, `low`, `high`, `p` (by t with the degrees of
-        freedom that are left within groups), `p_holm`, `n` runs, and `detectable`, as in `differences`. Empty where the
-        study has fewer than three seeds, one choice or no spread, for which there is no such model.
+        freedom that are left within groups), `p_holm`, `n` runs, and `detectable`, as in `differences`. A choice with
+        fewer than three pairs, or no spread, for which there is no such model, has `n` only. Empty without a baseline.
     """
-    import statsmodels.formula.api as smf
-
     scores = _scores(table, column)
     scores = scores.assign(
         choice=[named(arm, ratio) for arm, ratio in zip(scores["arm"], scores["mask_ratio"], strict=True)],
@@ -210,31 +209,48 @@ def over_tasks(table: pd.DataFrame, column: str, *, baseline: str) -> pd.DataFra
         score=scores[column],
     )
     names = [name for name in dict.fromkeys(scores["choice"]) if name != baseline]
-    empty = pd.DataFrame(columns=["choice", "difference", "low", "high", "p", "n", "detectable", "p_holm"])
-    if baseline not in set(scores["choice"]) or not names or scores["seed"].nunique() < _FEWEST:
-        return empty
-    formula = f"score ~ C(choice, Treatment({baseline!r}))" + (" + C(task)" if scores["task"].nunique() > 1 else "")
-    model = smf.mixedlm(formula, scores, groups=scores["group"])
+    is_baseline = scores["choice"] == baseline
+    rows = [_mixed(scores[is_baseline | (scores["choice"] == name)], name, len(names)) for name in names]
+    made = pd.DataFrame(
+        rows if is_baseline.any() else [], columns=["choice", "difference", "low", "high", "p", "n", "detectable"]
+    )
+    return _corrected(made, "p")
+
+
+def _mixed(pair: pd.DataFrame, name: str, num_comparisons: int) -> dict[str, Any]:
+    """Of the rows of a choice and the baseline."""
+    import statsmodels.formula.api as smf
+
+    own = pair["choice"] == name
+    found = {"choice": name, "n": int(own.sum())}
+    num_pairs = len(pair) - pair["group"].nunique()
+    if num_pairs < _FEWEST:
+        return found
+    formula = "score ~ chosen" + (" + C(task)" if pair["task"].nunique() > 1 else "")
+    model = smf.mixedlm(formula, pair.assign(chosen=own.astype(float)), groups=pair["group"])
+    fitted = next((each for method in ("lbfgs", "powell", "nm") if (each := _fitted(model, method)) is not None), None)
+    if fitted is None or not fitted.bse["chosen"] > _NO_SPREAD:
+        return found
+    estimate, error = float(fitted.params["chosen"]), float(fitted.bse["chosen"])
+    half = stats.t.isf(ALPHA / 2, num_pairs - 1) * error
+    return found | {
+        "difference": estimate,
+        "low": estimate - half,
+        "high": estimate + half,
+        "p": 2 * stats.t.sf(abs(estimate) / error, num_pairs - 1),
+        "detectable": detectable_difference(error * num_pairs**0.5, num_pairs, num_comparisons=num_comparisons),
+    }
+
+
+def _fitted(model: Any, method: str) -> Any:
+    """By restricted maximum likelihood; None if the method does not converge."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that a variance is at its bound of 0, or that a method did not converge
+        warnings.simplefilter("ignore")  # that a variance is at its bound of 0, or that the method did not converge
         try:
-            tried = (model.fit(reml=True, method=[method]) for method in ("lbfgs", "powell", "nm"))
-            fitted = next((each for each in tried if each.converged), None)
+            fitted = model.fit(reml=True, method=[method])
         except np.linalg.LinAlgError:
-            fitted = None
-    if fitted is None:
-        return empty
-    freedom = len(scores) - scores["group"].nunique() - len(names)
-    quantile, rows = stats.t.isf(ALPHA / 2, freedom), []
-    for name in names:
-        term = f"C(choice, Treatment({baseline!r}))[T.{name}]"
-        estimate, error = fitted.params[term], fitted.bse[term]
-        bounds = {"low": estimate - quantile * error, "high": estimate + quantile * error}
-        p = 2 * stats.t.sf(abs(estimate) / error, freedom)
-        number = int((scores["choice"] == name).sum())
-        found = (stats.t.isf(ALPHA / len(names) / 2, freedom) + stats.t.isf(1 - POWER, freedom)) * error
-        rows.append({"choice": name, "difference": estimate, **bounds, "p": p, "n": number, "detectable": found})
-    return _corrected(pd.DataFrame(rows), "p")
+            return None
+    return fitted if fitted.converged else None
 
 
 def _scores(table: pd.DataFrame, column: str) -> pd.DataFrame:

@@ -12,6 +12,9 @@ import pandas as pd
 from gmt_analysis.comparison import ALPHA, POWER, Verdict, differences, over_tasks, sensitivity
 
 
+_TOLD_WITH_SIZE = 5  # of more choices a sentence names the direction, and the table the size
+
+
 @dataclass(frozen=True, kw_only=True)
 class Measure:
     """A column that is compared: in fractions, shown in percentage points."""
@@ -57,15 +60,10 @@ def findings(table: pd.DataFrame, *, baseline: str, margin: float) -> list[Findi
     return [_of(table, measure, baseline, margin) for measure in MEASURES]
 
 
-def as_table(found: Findings) -> pd.DataFrame:
-    """The differences to the baseline with what they are called, for a page: in percentage points."""
-    rows = found.to_baseline
-    shown = rows[["arm", "task", "mask_ratio", "n"]].assign(
-        **{name: 100 * rows[name] for name in ("difference", "low", "high")},
-        p_holm=rows["p_holm"],
-        words=[_direction(row, found.measure) for row in rows.to_dict("records")],
-    )
-    return shown.reset_index(drop=True)
+def as_table(rows: pd.DataFrame, measure: Measure) -> pd.DataFrame:
+    """Rows of `to_baseline` or `in_common` for a page: in percentage points, and with the `words` they are called."""
+    points = {name: 100 * rows[name] for name in ("difference", "low", "high", "detectable")}
+    return rows.assign(**points, words=[_direction(row, measure) for row in rows.to_dict("records")])
 
 
 def _of(table: pd.DataFrame, measure: Measure, baseline: str, margin: float) -> Findings:
@@ -76,6 +74,7 @@ def _of(table: pd.DataFrame, measure: Measure, baseline: str, margin: float) -> 
     common = over_tasks(table, measure.column, baseline=baseline) if several else pd.DataFrame()
     verdicts = sensitivity(table, measure.column, margin=margin, more_is_better=measure.more_is_better)
     sentences = [
+        *([] if has_baseline else [_nothing_to_hold(set(done["arm"]), baseline)]),
         *_on_baseline(pairs, measure, baseline),
         *_on_tasks(common, measure, baseline),
         *(_on_ratios(verdict, measure) for verdict in verdicts),
@@ -87,6 +86,12 @@ def _of(table: pd.DataFrame, measure: Measure, baseline: str, margin: float) -> 
         in_common=common,
         verdicts=tuple(verdicts),
     )
+
+
+def _nothing_to_hold(arms: set[str], baseline: str) -> str:
+    if baseline in arms:
+        return f"All finished runs are of {baseline}: there is nothing to hold against it."
+    return f"No finished run is of the baseline, {baseline}: nothing is held against it."
 
 
 def _on_baseline(pairs: pd.DataFrame, measure: Measure, baseline: str) -> list[str]:
@@ -117,8 +122,14 @@ def _could(rows: pd.DataFrame) -> str:
 def _on_tasks(common: pd.DataFrame, measure: Measure, baseline: str) -> list[str]:
     if common.empty:
         return []
-    told = [f"{row['choice']} {_points(row)}" for row in common.to_dict("records") if row["p_holm"] < ALPHA]
-    shown = "; ".join(told) if told else "no difference is shown"
+    rows = [row for row in common.to_dict("records") if row["p_holm"] < ALPHA]
+    if not rows:
+        shown = _NONE if common["p"].notna().any() else _UNTESTED
+    elif len(rows) <= _TOLD_WITH_SIZE:
+        shown = "; ".join(f"{row['choice']} {_points(row)}" for row in rows)
+    else:
+        ways = {way: [row["choice"] for row in rows if _direction(row, measure) == way] for way in (_BETTER, _WORSE)}
+        shown = "; ".join(f"{way} {', '.join(choices)}" for way, choices in ways.items() if choices)
     return [f"Over all tasks, by a mixed model, {measure.name} less that of {baseline}: {shown}{_could(common)}."]
 
 

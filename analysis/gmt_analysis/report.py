@@ -2,7 +2,7 @@
 
 import html
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from PIL.Image import Image
 from gmt.records.record import write_whole
 from gmt.studies.plan import Plan, Tuned
 from gmt.tracking.table import left_out
-from gmt_analysis.comparison import CHOICE
+from gmt_analysis.comparison import CHOICE, POWER
 from gmt_analysis.figures import as_image, as_pdf, as_svg
 from gmt_analysis.findings import Findings, as_table
 from gmt_analysis.results import BEFORE, Results
@@ -23,6 +23,7 @@ from gmt_analysis.statistics import CONFIDENCE
 
 _FEW_SEEDS = 5
 _SMALL_MODEL = 1_000_000_000
+_CHOICES = dict(zip(CHOICE, ("Arm", "Task", "Mask ratio"), strict=True))
 _SCORES = {
     "target_after": "Target, exact match",
     "forgetting": "Forgetting (source before - after)",
@@ -49,11 +50,13 @@ class Report:
         files: the page first, then the numbers behind it as CSV and LaTeX, and its figures as PDF.
         figures: the figures as images, by name.
         sentences: what the tests say.
+        num_runs: of how many finished runs.
     """
 
     files: Sequence[Path]
     figures: Mapping[str, Image]
     sentences: Sequence[str]
+    num_runs: int
 
 
 def write_report(plan: Plan, *, dirty: bool = False, operations: bool = False) -> Report:
@@ -98,6 +101,7 @@ def write_report(plan: Plan, *, dirty: bool = False, operations: bool = False) -
         files=[folder / name for name in (*texts, *(f"{name}.pdf" for name in drawn))],
         figures={name: as_image(figure) for name, figure in drawn.items()},
         sentences=[sentence for found in results.findings for sentence in found.sentences],
+        num_runs=len(results.done),
     )
 
 
@@ -131,30 +135,45 @@ def _base(summary: pd.DataFrame) -> list[str]:
 
 def _html_table(summary: pd.DataFrame, columns: Mapping[str, str]) -> str:
     columns = {column: name for column, name in columns.items() if summary[column].notna().any()}
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in ("Arm", "Task", "Mask ratio", "n", *columns.values()))
     body = "".join(
         "<tr>"
-        f"<td>{html.escape(str(row['arm']))}</td><td>{html.escape(str(row['task']))}</td>"
-        f"<td>{'' if pd.isna(row['mask_ratio']) else format(row['mask_ratio'], 'g')}</td><td>{row['n']}</td>"
+        + "".join(f"<td>{_text(row[column])}</td>" for column in _CHOICES)
+        + f"<td>{row['n']}</td>"
         + "".join(f"<td>{_cell(row, column)}</td>" for column in columns)
         + "</tr>"
         for _, row in summary.iterrows()
     )
+    return _html((*_CHOICES.values(), "n", *columns.values()), body)
+
+
+def _differences(found: Findings) -> list[tuple[str, str]]:
+    """Tables of differences to the baseline: what they are of, and the table."""
+    rows = {
+        "on each task": (found.to_baseline, _CHOICES),
+        "over all tasks": (found.in_common, {"choice": "Arm, ratio"}),
+    }
+    return [(name, _table_of(as_table(own, found.measure), heads)) for name, (own, heads) in rows.items() if len(own)]
+
+
+def _table_of(rows: pd.DataFrame, heads: Mapping[str, str]) -> str:
+    names = (*heads.values(), "n", "Difference, points", "p (Holm)", f"Found with a power of {POWER:.0%}", "In words")
+    body = "".join(
+        "<tr>" + "".join(f"<td>{_text(row[column])}</td>" for column in heads) + f"<td>{row['n']}</td>"
+        f"<td>{'' if pd.isna(row['difference']) else format(row['difference'], '+.1f')}{_bounds(row)}</td>"
+        f"<td>{'' if pd.isna(row['p_holm']) else format(row['p_holm'], '.3g')}</td>"
+        f"<td>{'' if pd.isna(row['detectable']) else format(row['detectable'], '.1f')}</td><td>{row['words']}</td></tr>"
+        for row in rows.to_dict("records")
+    )
+    return _html(names, body)
+
+
+def _html(heads: Iterable[str], body: str) -> str:
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in heads)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
-def _differences(found: Findings) -> str:
-    if found.to_baseline.empty:
-        return ""
-    head = ("Arm", "Task", "Mask ratio", "n", "Difference, points", "p (Holm)", "In words")
-    body = "".join(
-        f"<tr><td>{html.escape(str(row['arm']))}</td><td>{html.escape(str(row['task']))}</td>"
-        f"<td>{'' if pd.isna(row['mask_ratio']) else format(row['mask_ratio'], 'g')}</td><td>{row['n']}</td>"
-        f"<td>{'' if pd.isna(row['difference']) else format(row['difference'], '+.1f')}{_bounds(row)}</td>"
-        f"<td>{'' if pd.isna(row['p_holm']) else format(row['p_holm'], '.3g')}</td><td>{row['words']}</td></tr>"
-        for row in as_table(found).to_dict("records")
-    )
-    return f"<table><thead><tr>{''.join(f'<th>{name}</th>' for name in head)}</tr></thead><tbody>{body}</tbody></table>"
+def _text(value: Any) -> str:
+    return "" if pd.isna(value) else html.escape(value if isinstance(value, str) else format(value, "g"))
 
 
 def _bounds(row: Mapping[Any, Any]) -> str:

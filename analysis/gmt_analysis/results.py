@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from functools import cached_property
 from typing import Any
@@ -35,6 +36,7 @@ COSTS = ("forward_backward_s", "mask_s", "optimizer_s", "train_s", "peak_memory_
 BEFORE = ("target_before", "source_before", "source_perplexity_before")
 _COLUMNS_OF_THEIR_OWN = ("model", "model.name", "task", "method.mask_ratio", "seed")
 _PLANNED = ("model", "task", "mask_ratio", "seed")
+_NO_WORD = re.compile(r"[^\w.-]+", re.ASCII)  # MLflow takes no other image names, and LaTeX no blanks in those of files
 _OTHERS = ("source_after", "density_asked", "tokens_per_s")
 
 
@@ -89,7 +91,8 @@ class Results:
         """A row for each run, see gmt.tracking.table; of one that is not begun it holds what the plan knows."""
         runs = ((arm_of(p.point), p.point.label, p.record) for p in self.plan.comparison)
         table = read_table(runs, dirty=self._dirty)
-        planned = pd.DataFrame([_of(p) for p in self.plan.comparison]).astype({c: table[c].dtype for c in _PLANNED})
+        dtypes = {column: table[column].dtype for column in _PLANNED}
+        planned = pd.DataFrame([_of(p) for p in self.plan.comparison], columns=list(dtypes)).astype(dtypes)
         return table.assign(**{column: table[column].fillna(planned[column]) for column in _PLANNED})
 
     @cached_property
@@ -190,7 +193,7 @@ class Results:
         for task in dict.fromkeys(self.series["task"]):
             for name, draw in (("facts", facts_over_steps), ("layers", facts_by_layer)):
                 if (figure := draw(self.series, task=str(task))) is not None:
-                    figures[f"{name}_{task}"] = figure
+                    figures[f"{name}_{_NO_WORD.sub('_', str(task))}"] = figure
         if len(self.drops):
             figures["drops"] = score_against_dropped(self.drops, column="target", unit="target score, %")
         return figures

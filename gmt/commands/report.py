@@ -35,7 +35,7 @@ def _track(plan: Plan, config: Mapping[str, Any], made: "Report") -> bool:
     from gmt.tracking.mlflow_view import MlflowView
 
     try:
-        view, text = MlflowView(tracking), describe(plan, reported(plan, made.sentences))
+        view, text = MlflowView(tracking), describe(plan, reported(made.num_runs, made.sentences))
         if not view.description(plan.identity) and (lacking := bring_level(plan, view)):
             say(f"warning: MLflow lacks values of {len(lacking)} runs: {'; '.join(lacking)}")
         return view.log_report(plan.identity, made.files, made.figures, text) is not None

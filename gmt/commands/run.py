@@ -123,10 +123,12 @@ def _told(run: Run, tracking: TrackingSettings, name: str) -> Iterator[None]:
 
 @contextmanager
 def _mirrored(run: Run, tracking: TrackingSettings, name: str) -> Iterator[Callable[[bool], None]]:
-    from gmt.tracking.mirror import Mirror, Mirrored
+    from gmt.tracking.mirror import Mirror, Mirrored, Opened
     from gmt.tracking.mlflow_view import MlflowView
 
     tags = {"gmt.method": run.method.name, "gmt.task": run.task.name, "gmt.seed": str(run.seed)}
     mirrored = Mirrored(record=run.record, name=name, tags=tags)
-    with Mirror(MlflowView(tracking), None, say, remedy=f"gmt sync {run.id}") as mirror:
+    mirror = Mirror(lambda: Opened(view=MlflowView(tracking)), say, remedy=f"gmt sync {run.id}")
+    mirror.open()
+    with mirror:
         yield lambda final: mirror.look(mirrored, final=final)

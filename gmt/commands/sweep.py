@@ -50,7 +50,7 @@ def multirun(master: DictConfig, arguments: Sequence[str], launch: RunLauncher) 
         run_sweep(plan, tracking, launch, told, say=say, remedy=remedy)
         while plan.later:
             plan = make_plan(composer, study, axes)  # by the same templates: a config edited meanwhile changes nothing
-            run_sweep(plan, tracking, launch, told, say=say, remedy=remedy)
+            run_sweep(plan, tracking, launch, told, say=say, remedy=remedy, is_under_way=True)
     finally:
         told.close()
 

@@ -72,6 +72,7 @@ def _work(run: Run, record: RunRecord, prepared: Prepared, control: Control) -> 
         attempts=before.get("attempts", 0) + 1,
         seconds_before=seconds_before,
         started_at=time.time(),
+        ended_at=None,
         host=platform.node(),
         pid=os.getpid(),
         error=None,

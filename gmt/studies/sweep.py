@@ -4,20 +4,17 @@ Progress and MLflow are read from the run records by one thread of the driver, w
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from gmt.errors import RunFailed, UserError
 from gmt.studies.frozen import STOP, freeze
 from gmt.studies.plan import STATES, Plan, PlannedRun, is_broken, over, runs_at_once
 from gmt.studies.stopping import stops_in_order
 from gmt.studies.tracked import bring_level, mirror_of, open_view
-from gmt.studies.watch import Progress, Watch, each_second
+from gmt.studies.watch import Progress, Tracker, Watch, each_second
 from gmt.tracking.settings import TrackingSettings
-
-if TYPE_CHECKING:
-    from gmt.tracking.mlflow_view import MlflowView
 
 Say = Callable[[str], None]
 
@@ -31,7 +28,14 @@ class RunLauncher(Protocol):
 
 
 def run_sweep(
-    plan: Plan, tracking: TrackingSettings, launch: RunLauncher, progress: Progress, *, say: Say, remedy: str
+    plan: Plan,
+    tracking: TrackingSettings,
+    launch: RunLauncher,
+    progress: Progress,
+    *,
+    say: Say,
+    remedy: str,
+    is_under_way: bool = False,
 ) -> None:
     """Does every run of a plan that is not done.
 
@@ -42,6 +46,7 @@ def run_sweep(
         progress: tells of runs that end.
         say: prints a line.
         remedy: a command that brings MLflow level later.
+        is_under_way: whether runs were done for this plan already: then a store that does not answer is waited for.
 
     Raises:
         UserError: something is wrong that would stop a run; nothing was started.
@@ -59,9 +64,12 @@ def run_sweep(
         _bring_level(plan, tracking, say, remedy)
         return
     _preflight(todo)
-    view = open_view(tracking)
     folder = freeze(plan, todo)
-    with stops_in_order(folder / STOP, say), _watched(plan, todo, view, progress, say, remedy):
+    with (
+        stops_in_order(folder / STOP, say),
+        mirror_of(plan, tracking, say, remedy, must_answer=not is_under_way) as tracker,
+        _watched(plan, todo, tracker, progress),
+    ):
         launch(todo, folder)
     _conclude(plan, folder, say)
 
@@ -92,21 +100,18 @@ def _preflight(todo: Sequence[PlannedRun]) -> None:
 
 
 @contextmanager
-def _watched(
-    plan: Plan, todo: Sequence[PlannedRun], view: "MlflowView | None", progress: Progress, say: Say, remedy: str
-) -> Iterator[None]:
-    """Reports progress and keeps MLflow level while the runs go on; a last look follows when they have ended."""
-    with nullcontext() if view is None else mirror_of(plan, view, say, remedy) as tracker:
-        started = {planned.run.id for planned in todo}
-        for planned in plan.runs:
-            if tracker is not None and planned.run.id not in started:
-                tracker.look(planned, final=True)  # it may have ended when nobody was there to follow it
-        watch = Watch(plan, todo, tracker, progress, runs_at_once(plan))
-        try:
-            with each_second(watch.look):
-                yield
-        finally:
-            watch.look(final=True)
+def _watched(plan: Plan, todo: Sequence[PlannedRun], tracker: Tracker | None, progress: Progress) -> Iterator[None]:
+    """Reports progress and tells the tracker while the runs go on; a last look follows when they have ended."""
+    started = {planned.run.id for planned in todo}
+    for planned in plan.runs:
+        if tracker is not None and planned.run.id not in started:
+            tracker.look(planned, final=True)  # it may have ended when nobody was there to follow it
+    watch = Watch(plan, todo, tracker, progress, runs_at_once(plan))
+    try:
+        with each_second(watch.look):
+            yield
+    finally:
+        watch.look(final=True)
 
 
 def _conclude(plan: Plan, folder: Path, say: Say) -> None:

@@ -30,26 +30,43 @@ def open_view(tracking: TrackingSettings) -> "MlflowView | None":
 
 
 @contextmanager
-def mirror_of(plan: Plan, view: "MlflowView", say: "Say", remedy: str) -> Iterator[Tracker]:
-    """Keeps MLflow level with what is told to have changed, and the parent run with the plan.
+def mirror_of(
+    plan: Plan, tracking: TrackingSettings, say: "Say", remedy: str, *, must_answer: bool
+) -> Iterator[Tracker | None]:
+    """Keeps MLflow level with what is told to have changed, and the parent run with the plan; None: nothing is tracked.
 
     Args:
         plan: of the study.
-        view: of the store.
+        tracking: where MLflow is.
         say: prints a line.
         remedy: a command that brings MLflow level later.
-    """
-    from gmt.tracking.mirror import Mirror
+        must_answer: whether a store that does not answer now is refused; or else it is asked again.
 
-    parent = _open_parent(plan, view)
+    Raises:
+        UserError: the store doesn't answer.
+    """
+    if tracking.uri is None:
+        yield None
+        return
+    from gmt.tracking.mirror import Mirror, Opened
+    from gmt.tracking.mlflow_view import MlflowView
+
+    def opening() -> Opened:
+        view = MlflowView(tracking)
+        return Opened(view=view, parent=_open_parent(plan, view))
+
+    mirror = Mirror(opening, say, remedy)
+    if must_answer:
+        mirror.open()
     try:
-        with Mirror(view, parent, say, remedy) as mirror:
+        with mirror:
             yield _PlanMirror(plan, mirror)
     finally:
-        try:
-            _close_parent(plan, view, parent)
-        except UserError as error:
-            say(f"warning: {error}; `{remedy}` brings it level")
+        if mirror.opened is not None and mirror.opened.parent is not None:
+            try:
+                _close_parent(plan, mirror.opened.view, mirror.opened.parent)
+            except UserError as error:
+                say(f"warning: {error}; `{remedy}` brings it level")
 
 
 def bring_level(plan: Plan, view: "MlflowView") -> list[str]:
@@ -112,10 +129,9 @@ class _PlanMirror:
         self._mirror.look(mirrored(self._plan, planned), final=final)
 
 
-def reported(plan: Plan, sentences: Sequence[str]) -> str:
-    """What a report of a plan says, as Markdown."""
-    num_done = sum(state == "done" for state in plan.states().values())
-    return "\n".join([f"Of {num_done} finished runs:\n", *(f"- {sentence}" for sentence in sentences)])
+def reported(num_runs: int, sentences: Sequence[str]) -> str:
+    """What a report of so many finished runs says, as Markdown."""
+    return "\n".join([f"Of {num_runs} finished runs:\n", *(f"- {sentence}" for sentence in sentences)])
 
 
 def describe(plan: Plan, result: str = "") -> str:

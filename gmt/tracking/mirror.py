@@ -65,22 +65,45 @@ def write(view: MlflowView, runs: Sequence[Mirrored], parent: str | None) -> lis
     return lacking
 
 
-class Mirror:
-    """Follows records; as a context manager it begins a thread, and ends it when MLflow is level or doesn't answer.
+@dataclass(frozen=True, kw_only=True)
+class Opened:
+    """A store that has answered.
 
     Args:
         view: of the store.
         parent: the MLflow id of the sweep's parent run, or None.
+    """
+
+    view: MlflowView
+    parent: str | None = None
+
+
+class Mirror:
+    """Follows records; as a context manager it begins a thread, and ends it when MLflow is level or doesn't answer.
+
+    Args:
+        opening: opens the store; asked again until it answers.
         say: prints a line.
         remedy: a command that brings MLflow level later.
     """
 
-    def __init__(self, view: MlflowView, parent: str | None, say: Say, remedy: str):
-        self._view, self._parent, self._say, self._remedy = view, parent, say, remedy
+    def __init__(self, opening: Callable[[], Opened], say: Say, remedy: str):
+        self._opening, self._say, self._remedy = opening, say, remedy
+        self.opened: Opened | None = None
         self._pending: dict[str, tuple[Mirrored, bool]] = {}
         self._told: set[str] = set()
         self._lock, self._stop = threading.Lock(), threading.Event()
         self._thread = threading.Thread(target=self._follow, name="gmt-mlflow", daemon=True)
+
+    def open(self) -> Opened:
+        """The store, opened if it isn't.
+
+        Raises:
+            UserError: it doesn't answer.
+        """
+        if self.opened is None:
+            self.opened = self._opening()
+        return self.opened
 
     def __enter__(self) -> Mirror:
         self._thread.start()
@@ -100,7 +123,8 @@ class Mirror:
             self._say(
                 f"warning: MLflow lacks values of {behind}; the records hold them, `{self._remedy}` brings it level"
             )
-        self._view.close()
+        if self.opened is not None:
+            self.opened.view.close()
 
     def look(self, mirrored: Mirrored, *, final: bool) -> None:
         """A record has changed; after `final` nobody will go on with the run. Returns at once."""
@@ -109,19 +133,25 @@ class Mirror:
 
     def level(self) -> bool:
         """Writes what has changed; False if the store doesn't answer, and what is left waits for the next call."""
+        try:
+            opened = self.open()
+        except UserError as error:
+            self._tell("", str(error))
+            return False
+        view = opened.view
         with self._lock:
             todo, self._pending = self._pending, {}
         kept = dict(todo)
         try:
             for id_, (mirrored, final) in todo.items():
                 try:
-                    is_ours = self._view.sync(
-                        mirrored.record, name=mirrored.name, parent=self._parent, tags=mirrored.tags, final=final
+                    is_ours = view.sync(
+                        mirrored.record, name=mirrored.name, parent=opened.parent, tags=mirrored.tags, final=final
                     )
                     if is_ours or mirrored.record.state() == "running":  # another process may leave one that is over
                         del kept[id_]
                 except Exception as error:  # MLflow is a view: whatever it does must not cost a run
-                    if not self._view.answers():
+                    if not view.answers():
                         self._tell("", f"MLflow does not answer ({reason(error)})")
                         return False
                     self._tell(id_, f"MLflow does not take the values of {mirrored.name} ({reason(error)})")

@@ -37,6 +37,7 @@ _AT_ONCE = 1000  # MLflow takes at most so many metrics, params and tags togethe
 _PARAMS = 100  # and so many params
 _VALUE_LENGTH = 6000
 _KEY_LENGTH = 250
+Point = tuple[str, int, int]  # a value's name, step and time in ms
 
 
 class TrackedRun:
@@ -54,7 +55,7 @@ class TrackedRun:
         self._lock = FileLock(record.folder / "mlflow.lock", timeout=0, thread_local=False)
         self._run: Run | None = None
         self._position = NOWHERE
-        self._held: set[tuple[str, int]] = set()
+        self._held: set[Point] = set()
         self._params: list[Param] = []
         self.ended = False
 
@@ -95,8 +96,10 @@ class TrackedRun:
             state = self._record.state()
             rows, position = self._record.metrics(self._position)
             ends = state in _STATUS and (final or state != "interrupted")
-            last = self._last_row() if ends and state == "done" else []
-            self._write(run, [*rows, *last], self._last_tags(state) if ends else [])
+            metrics = _metrics([*rows, *(self._last_row() if state == "done" else [])])
+            if position[0] != self._position[0] and self._held - set(map(_point, metrics)):
+                run = self._made_anew(run, name, parent, tags)
+            self._write(run, metrics, self._last_tags(run, state) if ends else [])
             self._position = position
             if ends:
                 self._end(run, state)
@@ -117,10 +120,17 @@ class TrackedRun:
         if self._is_level(run):
             return run
         self._client.update_run(run.info.run_id, status="RUNNING")
-        keys = run.data.metrics
-        self._held = {(k, m.step) for k in keys for m in self._client.get_metric_history(run.info.run_id, k)}
+        histories = (self._client.get_metric_history(run.info.run_id, key) for key in run.data.metrics)
+        self._held = {_point(metric) for history in histories for metric in history}
         self._params = [param for param in self._all_params() if param.key not in run.data.params]
         return run
+
+    def _made_anew(self, run: Run, name: str, parent: str | None, tags: Mapping[str, str]) -> Run:
+        """In place of one that holds steps that the record dropped: a killed run was gone on with from a checkpoint."""
+        self._client.delete_tag(run.info.run_id, "gmt.run_id")  # so that nobody takes the old one for the record's
+        self._client.delete_run(run.info.run_id)
+        self._held = set()
+        return self._created(name, parent, tags)
 
     def _known(self) -> Run | None:
         path = self._id_file()
@@ -167,18 +177,13 @@ class TrackedRun:
         store = f"{without_secrets(self._client.tracking_uri)}#{self._experiment_id}"
         return self._record.folder / f"mlflow-{hashlib.sha256(store.encode()).hexdigest()[:12]}.json"
 
-    def _write(self, run: Run, rows: Sequence[Mapping[str, Any]], tags: Sequence[RunTag]) -> None:
-        metrics = [
-            Metric(key, float(value), int(row["time"] * 1000), int(row["step"]))
-            for row in rows
-            for key, value in row.items()
-            if key not in ("step", "time") and (key, int(row["step"])) not in self._held
-        ]
+    def _write(self, run: Run, metrics: Sequence[Metric], tags: Sequence[RunTag]) -> None:
+        metrics = [metric for metric in metrics if _point(metric) not in self._held]
         while metrics or tags or self._params:
             params = self._params[:_PARAMS]
             batch = metrics[: _AT_ONCE - len(params) - len(tags)]
             self._client.log_batch(run.info.run_id, metrics=batch, params=params, tags=tags)
-            self._held |= {(m.key, m.step) for m in batch}
+            self._held |= set(map(_point, batch))
             metrics, self._params, tags = metrics[len(batch) :], self._params[len(params) :], []
 
     def _last_row(self) -> list[dict[str, Any]]:
@@ -186,7 +191,7 @@ class TrackedRun:
         ended_at, step = self._record.status()["ended_at"], result["training"]["num_steps"]
         return [{"step": step, "time": ended_at, **final_metrics(result)}]
 
-    def _last_tags(self, state: State) -> list[RunTag]:
+    def _last_tags(self, run: Run, state: State) -> list[RunTag]:
         status = self._record.status()
         tags = [RunTag("gmt.state", state), RunTag("gmt.attempts", str(status.get("attempts", 0)))]
         if (self._record.folder / "environment.json").exists():
@@ -194,6 +199,8 @@ class TrackedRun:
             tags += [RunTag(f"gmt.{key}", str(environment[key])) for key in ("commit", "dirty")]
         if status.get("error") and state != "done":
             tags.append(RunTag(NOTE, f"**{state}:** {status['error']}\n\nA traceback is the artifact `error.txt`."))
+        elif NOTE in run.data.tags:
+            tags.append(RunTag(NOTE, ""))  # of an attempt that failed
         return tags
 
     def _end(self, run: Run, state: State) -> None:
@@ -202,8 +209,21 @@ class TrackedRun:
             if (self._record.folder / name).exists() and (name != "error.txt" or state in ("failed", "diverged")):
                 artifacts.log_artifact(str(self._record.folder / name))  # type: ignore[no-untyped-call]
         self._links.link(run, self._record)
-        ended_at = self._record.status().get("ended_at", time.time())
+        ended_at = self._record.status().get("ended_at") or time.time()  # nobody knows when a killed one ended
         self._client.set_terminated(run.info.run_id, _STATUS[state], end_time=int(1000 * ended_at))
+
+
+def _metrics(rows: Sequence[Mapping[str, Any]]) -> list[Metric]:
+    return [
+        Metric(key, float(value), int(row["time"] * 1000), int(row["step"]))
+        for row in rows
+        for key, value in row.items()
+        if key not in ("step", "time")
+    ]
+
+
+def _point(metric: Metric) -> Point:
+    return metric.key, metric.step, metric.timestamp
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

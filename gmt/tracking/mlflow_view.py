@@ -11,7 +11,9 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from textwrap import shorten
 
+from mlflow.entities import LifecycleStage
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from PIL.Image import Image
@@ -29,8 +31,9 @@ from gmt.tracking.sqlite import alone, writes_without_waiting
 # The page then opens on training runs, and not on traces of language model calls.
 _KIND = {"mlflow.experimentKind": "custom_model_development"}
 _OF_DATABASE = re.compile(r"\([\w.]+Error\) ")
+_OF_CONNECTION = re.compile(r"\(Caused by (.+)\)$")
 STORE_ERRORS = (MlflowException, SQLAlchemyError, OSError)
-_CREDENTIALS = re.compile(r"://[^/@\s]*@")
+_CREDENTIALS = re.compile(r"://[^/\s]*@")
 
 
 class MlflowView:
@@ -129,7 +132,8 @@ class MlflowView:
 
     def page(self, identity: str) -> str:
         """Where the MLflow page shows a sweep, behind the server's address: its parent run, or else the experiment."""
-        parent = self._find("gmt.sweep", identity)
+        with _answers(self.uri):
+            parent = self._find("gmt.sweep", identity)
         return f"#/experiments/{self._experiment_id}/runs" + (f"/{parent}" if parent else "")
 
     def answers(self) -> bool:
@@ -165,6 +169,8 @@ class MlflowView:
     def _experiment(self, settings: TrackingSettings) -> str:
         held = self._client.get_experiment_by_name(settings.experiment)
         if held is not None:
+            if held.lifecycle_stage == LifecycleStage.DELETED:
+                self._client.restore_experiment(held.experiment_id)
             return str(held.experiment_id)
         location = settings.artifact_location
         try:
@@ -195,6 +201,8 @@ def _answers(uri: str) -> Iterator[None]:
 
 
 def reason(error: Exception) -> str:
-    """The line in which a database says what is the matter, or the first one; without passwords."""
+    """What is the matter in a database's or a connection's own words, or else the first line; without passwords."""
     lines = _CREDENTIALS.sub("://", without_secrets(str(error))).strip().split("\n")
-    return next((line for line in lines if _OF_DATABASE.match(line)), lines[0])[:300]
+    line = next((line for line in lines if _OF_DATABASE.match(line)), lines[0])
+    cause = _OF_CONNECTION.search(line)
+    return shorten(cause[1] if cause else line, 300, placeholder=" …")

@@ -39,12 +39,19 @@ class TrackingSettings:
 
     @property
     def absolute_uri(self) -> str:
-        """The URI; a relative path to a database is taken from the current folder."""
+        """The URI; a relative path to a database is taken from the current folder, and its folder made.
+
+        Raises:
+            UserError: the folder can't be made.
+        """
         assert self.uri is not None
         if not self.uri.startswith(SQLITE):
             return self.uri
         path = Path(self.uri.removeprefix(SQLITE)).expanduser().resolve()
-        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"tracking.uri must be in a folder that can be made, got {self.uri}: {error}") from error
         return f"{SQLITE}{path}"
 
     @property

@@ -13,6 +13,7 @@ from gmt.records.record import RunRecord
 DIRTY = "dirty"  # the state of a run whose code nobody can get again
 UNSCORED = "without a score"  # and of one whose scores are no numbers
 _SCORES = ("target_before", "target_after", "source_before", "source_after")
+_PERPLEXITIES = ("source_perplexity_before", "source_perplexity_after")  # where the task has texts
 _NAMED = 5  # labels that a sentence names
 
 # Column -> pandas dtype. Scores and fractions lie in [0, 1]; times are seconds; memory is bytes. A perplexity is the
@@ -156,7 +157,7 @@ def _row(arm: str, label: str, record: RunRecord, dirty: bool) -> dict[str, Any]
         found = result_columns(record.read("result.json"))
         if environment["dirty"] and not dirty:
             row["state"] = DIRTY
-        elif not all(math.isfinite(found[score]) for score in _SCORES):
+        elif not all(math.isfinite(found[key]) for key in (*_SCORES, *_PERPLEXITIES) if found[key] is not None):
             row["state"] = UNSCORED
         else:
             row |= found

@@ -80,3 +80,16 @@ def test_training_goes_on_and_nothing_is_lost(
     for _ in range(2):
         assert "MLflow holds 8 runs as the records do" in sweeps.run("sync", *tracked)
         assert_level(mlflow_server.uri, "tiny", records(sweeps))
+
+
+def test_a_tuned_sweep_goes_on_without_its_server(sweeps: Sweeps, mlflow_server: Server) -> None:
+    study = ("study=tiny_tuned", "tracking=server", f"tracking.uri={mlflow_server.uri}", "--config-dir", str(CONF))
+    sweep = sweeps.start("sweep", *study)
+    sweeps.wait_for(lambda: sweeps.records("result.json"))
+    mlflow_server.kill()
+    output = finish(sweep, timeout_s=400)  # it begins several times, when it is known what to try next
+    assert len(sweeps.records("result.json")) == 12
+    assert "brings it level" in output
+    mlflow_server.start()
+    assert "MLflow holds 12 runs as the records do" in sweeps.run("sync", *study)
+    assert_level(mlflow_server.uri, "tiny_tuned", records(sweeps))

@@ -21,7 +21,7 @@ WRITER = """
 import sys
 from pathlib import Path
 from gmt.records.record import RunRecord
-from gmt.tracking.mirror import Mirror, Mirrored
+from gmt.tracking.mirror import Mirror, Mirrored, Opened
 from gmt.tracking.mlflow_view import MlflowView
 from gmt.tracking.settings import TrackingSettings
 
@@ -29,7 +29,7 @@ uri, artifacts, runs, *ids = sys.argv[1:]
 view = MlflowView(TrackingSettings(uri=uri, artifacts=artifacts or None, experiment="writers"))
 print("ready", flush=True)
 sys.stdin.readline()
-with Mirror(view, None, lambda line: print(line, file=sys.stderr), "gmt sync") as mirror:
+with Mirror(lambda: Opened(view=view), lambda line: print(line, file=sys.stderr), "gmt sync") as mirror:
     for id_ in ids:
         record = RunRecord(Path(runs), id_)
         mirrored = Mirrored(record=record, name=id_, tags={})

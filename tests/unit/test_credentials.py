@@ -37,6 +37,9 @@ def test_the_token_in_rays_file_is_refused(tmp_path: Path, monkeypatch: pytest.M
     [
         ("postgresql+psycopg://me:s3/cr@t@host/db", "postgresql+psycopg://me:***@host/db"),
         ("https://s3cret@host/", "https://***@host/"),
+        ("https://me:s3@cret@host/path", "https://me:***@host/path"),
+        ("https://s3@cret@host", "https://***@host"),
+        ("http://a:s3cret@x,http://b:s3cret@y", "http://a:***@x,http://b:***@y"),
         ("https://host/x?user=me&access_token=s3cret&b=1", "https://host/x?user=me&access_token=***&b=1"),
         ("postgresql://host/db?user=me&password=s3cret", "postgresql://host/db?user=me&password=***"),
     ],

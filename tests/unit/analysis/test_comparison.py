@@ -193,5 +193,26 @@ def test_a_balanced_mixed_model_gives_the_mean_difference() -> None:
     assert (row["high"] - row["low"]) / (2 * stats.t.ppf(0.975, 24 - 12 - 1)) == pytest.approx(error, rel=0.1)
 
 
-def test_no_mixed_model_of_one_seed() -> None:
-    assert over_tasks(table(("sft", NONE, [1]), ("gmt", 0.5, [2])), "score", baseline="sft").empty
+def test_a_choice_that_varies_more_over_seeds_makes_no_other_look_uncertain() -> None:
+    rng = np.random.default_rng(0)
+    base = rng.normal(0, 1, size=6)
+    steady, wild = base + 0.5 + rng.normal(0, 0.01, size=6), base + 0.5 + rng.normal(0, 3, size=6)
+    made = table(("sft", NONE, base), ("gmt", 0.5, steady), ("gmt", 0.9, wild))
+    common = over_tasks(made, "score", baseline="sft").set_index("choice")
+    pairs = differences(made, "score", baseline="sft").set_index("mask_ratio")
+    for column in ("low", "high", "p", "detectable"):  # of one task and whole pairs it is the paired t test
+        assert common.loc["gmt 0.5", column] == pytest.approx(pairs.loc[0.5, column], rel=0.02)
+    assert common.loc["gmt 0.9", "p"] > 0.05 > common.loc["gmt 0.5", "p"]
+
+
+def test_no_mixed_model_of_one_seed_or_without_spread() -> None:
+    (row,) = over_tasks(table(("sft", NONE, [1]), ("gmt", 0.5, [2])), "score", baseline="sft").to_dict("records")
+    assert (row["choice"], row["n"], math.isnan(row["difference"]), math.isnan(row["p_holm"])) == (
+        "gmt 0.5",
+        1,
+        True,
+        True,
+    )
+    alike = over_tasks(table(("sft", NONE, [1, 1, 1]), ("gmt", 0.5, [2, 2, 2])), "score", baseline="sft")
+    assert alike["p"].isna().all()
+    assert over_tasks(table(("gmt", 0.5, [1, 2, 3])), "score", baseline="sft").empty

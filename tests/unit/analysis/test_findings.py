@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+import pytest
 from gmt_analysis.findings import as_table, findings
 
 NONE = float("nan")
@@ -50,8 +51,9 @@ def test_better_worse_and_no_difference_shown() -> None:
         "t: forgetting of gmt against sft: better at 0.1; worse at 0.9; no difference shown at 0.5. "
         "Differences of 0.4 to 0.6 points are found with a power of 80%."
     )
-    assert as_table(forgetting)["words"].tolist() == ["better", "no difference shown", "worse", "no difference shown"]
-    assert len(as_table(target)) == 4
+    shown = as_table(forgetting.to_baseline, forgetting.measure)
+    assert shown["words"].tolist() == ["better", "no difference shown", "worse", "no difference shown"]
+    assert shown["difference"].tolist() == pytest.approx([-5, 0, 10, 0], abs=0.5)  # percentage points
 
 
 def test_several_tasks_are_spoken_of_together() -> None:
@@ -66,10 +68,14 @@ ARMS = (("sft", NONE), ("gmt", 0.5))
 
 def test_what_is_missing_is_not_spoken_of() -> None:
     only = table(("sft", "t", NONE, 0.7, 0.1))
-    assert [f.sentences for f in findings(only, baseline="sft", margin=0.02)] == [(), ()]
+    (sentence,) = findings(only, baseline="sft", margin=0.02)[0].sentences
+    assert sentence == "All finished runs are of sft: there is nothing to hold against it."
     without = table(("gmt", "t", 0.5, 0.7, 0.1))
     (target, _) = findings(without, baseline="sft", margin=0.02)
-    assert target.sentences == ("t: target score of gmt: one ratio: nothing is said of sensitivity.",)
+    assert target.sentences == (
+        "No finished run is of the baseline, sft: nothing is held against it.",
+        "t: target score of gmt: one ratio: nothing is said of sensitivity.",
+    )
     one_seed = table(("sft", "t", NONE, 0.7, 0.1), ("gmt", "t", 0.5, 0.9, 0.1))
     (target, _) = findings(one_seed[one_seed["seed"] == 0], baseline="sft", margin=0.02)
     assert target.sentences[0] == "t: target score of gmt against sft: not tested."

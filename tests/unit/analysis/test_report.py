@@ -1,6 +1,7 @@
 """A report is made of whatever runs there are, and says what is missing."""
 
 import csv
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from gmt_analysis.report import write_report
 from gmt_analysis.results import Results
 
 from gmt.errors import UserError
+from gmt.studies.plan import Tuned
 from tests.finished import finish, plan_of
 
 ARMS = {"sft": {"method": "sft"}, "gmt": {"method": "gmt", "method.mask_ratio": [0.5, 0.9]}}
@@ -96,6 +98,7 @@ def test_a_study_without_its_baseline_is_reported(tmp_path: Path) -> None:
         finish(planned, 0.7)
     page = write_report(plan).files[0].read_text()
     assert "against hft" not in page
+    assert "No finished run is of the baseline, hft: nothing is held against it." in page
     assert "target score of gmt over 2 ratios: 2 seeds: nothing is said of sensitivity." in page
 
 
@@ -112,6 +115,24 @@ def test_models_are_compared_each_by_itself(tmp_path: Path) -> None:
     assert set(found.to_baseline["n"]) == {3}
 
 
+def test_figures_have_names_that_files_and_mlflow_take(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, {"gmt": {"method": "gmt", "model.name": ["one/a", "two"]}}, [1, 2])
+    for planned in plan.runs:
+        finish(planned, 0.5)
+        planned.record.append_metrics(1, {"mask/energy_kept": 0.9, "mask/overlap": 0.9, "mask/moved_fraction": 0.1})
+        planned.record.append_metrics(2, {"mask/energy_kept": 0.9, "mask/overlap": 0.9, "mask/moved_fraction": 0.1})
+    figures = set(write_report(plan).figures)
+    assert {"facts_long_words_one_a", "facts_long_words_two"} <= figures
+
+
+def test_a_study_of_which_nothing_is_compared_yet_says_how_far_its_tuning_is(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, ARMS, [1])
+    tuned = Tuned(label="sft", setting="x", low=1, high=2, num_done=3, num_runs=8, best=None)
+    tuning = [dataclasses.replace(p, point=dataclasses.replace(p.point, stage="tuning")) for p in plan.runs]
+    with pytest.raises(UserError, match="has no finished run to report on: 3 of 8 runs that tune x are done"):
+        Results(dataclasses.replace(plan, runs=tuning, tuned=[tuned]))
+
+
 def test_tasks_together_and_drops_are_tables(tmp_path: Path) -> None:
     arms = {arm: {**settings, "task": ["long_words", "three_sums"]} for arm, settings in ARMS.items()}
     plan = plan_of(tmp_path, arms, [1, 2, 3])
@@ -121,6 +142,9 @@ def test_tasks_together_and_drops_are_tables(tmp_path: Path) -> None:
     row = {"way": "smallest", "fraction": 0.5, "target": 0.4, "source": 0.9}
     plan.runs[0].record.write_lines("drops.jsonl", [row])
     files = {path.name: path for path in write_report(plan).files}
+    page = files["index.html"].read_text()
+    assert page.count("<summary>Differences to sft over all tasks</summary>") == 2
+    assert "gmt 0.5" in page
     common = list(csv.DictReader(files["over_tasks.csv"].open()))
     assert {(row["choice"], row["n"]) for row in common} == {("gmt 0.5", "6"), ("gmt 0.9", "6")}
     (dropped,) = csv.DictReader(files["drops.csv"].open())
@@ -154,6 +178,7 @@ def test_what_mlflow_is_given(tmp_path: Path) -> None:
     for planned in plan.runs:
         finish(planned, 0.5 + planned.run.seed / 100)
     made = write_report(plan)
+    assert made.num_runs == 9
     assert set(made.figures) == {"target", "forgetting", "density", "step_time", "pareto"}
     assert min(figure.size[0] for figure in made.figures.values()) > 500
     assert any(sentence.startswith("long_words: target score of gmt against sft") for sentence in made.sentences)

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from gmt.errors import UserError
 from gmt.records.record import RunRecord
 from gmt.tracking import mirror
-from gmt.tracking.mirror import Mirror, Mirrored
+from gmt.tracking.mirror import Mirror, Mirrored, Opened
 from gmt.tracking.mlflow_view import MlflowView
 from gmt.tracking.settings import TrackingSettings
 from tests.processes import wait_for
@@ -47,7 +48,7 @@ def run(folder: Path, name: str) -> Mirrored:
 def test_what_changed_while_a_store_was_away_is_written_when_it_is_back(tmp_path: Path) -> None:
     store, said = Store(tmp_path), list[str]()
     store.is_away = True
-    with Mirror(store, None, said.append, "gmt sync") as made:
+    with Mirror(lambda: Opened(view=store), said.append, "gmt sync") as made:
         made.look(run(tmp_path, "a"), final=False)
         made.look(run(tmp_path, "b"), final=True)
         wait_for(lambda: said, 5)
@@ -61,7 +62,7 @@ def test_what_changed_while_a_store_was_away_is_written_when_it_is_back(tmp_path
 def test_what_another_process_leaves_is_gone_on_with(tmp_path: Path) -> None:
     store, said = Store(tmp_path), list[str]()
     store.followed_elsewhere = True
-    with Mirror(store, None, said.append, "gmt sync") as made:
+    with Mirror(lambda: Opened(view=store), said.append, "gmt sync") as made:
         made.look(run(tmp_path, "a"), final=False)
         time.sleep(0.1)
         store.followed_elsewhere = False
@@ -72,7 +73,7 @@ def test_what_another_process_leaves_is_gone_on_with(tmp_path: Path) -> None:
 def test_one_runs_fault_costs_no_other_run(tmp_path: Path) -> None:
     store, said = Store(tmp_path), list[str]()
     store.refused = "a"
-    with Mirror(store, None, said.append, "gmt sync study=x") as made:
+    with Mirror(lambda: Opened(view=store), said.append, "gmt sync study=x") as made:
         for name in ("a", "b"):
             made.look(run(tmp_path, name), final=True)
         wait_for(lambda: store.written, 5)
@@ -83,9 +84,25 @@ def test_one_runs_fault_costs_no_other_run(tmp_path: Path) -> None:
     ]
 
 
+def test_a_store_that_does_not_open_is_asked_again(tmp_path: Path) -> None:
+    store, said, asked = Store(tmp_path), list[str](), list[int]()
+
+    def opening() -> Opened:
+        asked.append(1)
+        if len(asked) < 3:
+            raise UserError("away")
+        return Opened(view=store)
+
+    with Mirror(opening, said.append, "gmt sync") as made:
+        made.look(run(tmp_path, "a"), final=True)
+        wait_for(lambda: store.written, 5)
+    assert (store.written, len(asked)) == ([("a", True)], 3)
+    assert said == ["warning: away; the run records hold everything"]
+
+
 def test_a_store_that_stays_away_is_left_behind(tmp_path: Path) -> None:
     store, said = Store(tmp_path), list[str]()
     store.is_away = True
-    with Mirror(store, None, said.append, "gmt sync") as made:
+    with Mirror(lambda: Opened(view=store), said.append, "gmt sync") as made:
         made.look(run(tmp_path, "a"), final=True)
     assert "lacks values of 1 run; " in said[-1]

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from mlflow.entities import ViewType
 from mlflow.tracking import MlflowClient
 
 from gmt.errors import UserError
@@ -49,6 +50,63 @@ def test_each_value_is_written_once_by_views_that_come_and_go(tmp_path: Path) ->
             with record.at_work():
                 view.sync(record, name="gmt seed=1", parent=None, tags={}, final=False)
     assert history(tmp_path) == [(1, 1.0), (2, 2.0), (3, 3.0)]
+
+
+def test_a_server_that_nobody_runs_is_told_in_the_connections_own_words(tmp_path: Path) -> None:
+    nobody = TrackingSettings(uri="http://127.0.0.1:1", artifacts=str(tmp_path), experiment="e")
+    with pytest.raises(UserError, match=r"that answers, got http://127.0.0.1:1: .*Connection refused") as raised:
+        MlflowView(nobody)
+    assert "retries" not in str(raised.value)
+
+
+def test_steps_that_a_resumed_run_repeats_are_the_records_alone(tmp_path: Path) -> None:
+    record, view = new_record(tmp_path), MlflowView(settings_for(tmp_path))
+
+    def sync(by: MlflowView) -> None:
+        with record.at_work():
+            by.sync(record, name="r", parent=None, tags={}, final=False)
+
+    for view_then in (view, MlflowView(settings_for(tmp_path))):  # who followed the run, and somebody new
+        for step in (1, 2, 3):
+            record.append_metrics(step, {"train/loss": float(step), "time/mask": 1.0})
+        sync(view)
+        view.release(record)
+        record.keep_metrics_until(1)
+        record.append_metrics(2, {"train/loss": 2.5})
+        sync(view_then)
+        assert history(tmp_path) == [(1, 1.0), (2, 2.5)]
+        view_then.release(record)
+        record.keep_metrics_until(0)
+    client = MlflowClient(f"sqlite:///{tmp_path}/m.db")
+    (only,) = client.search_runs(["1"], f"tags.`gmt.run_id` = '{record.id}'", ViewType.ALL)
+    assert [m.step for m in client.get_metric_history(only.info.run_id, "time/mask")] == [1]
+
+
+def test_a_run_that_failed_and_was_gone_on_with_is_not_shown_as_failed(tmp_path: Path) -> None:
+    record = new_record(tmp_path)
+    record.set_status("failed", error="ValueError: because", ended_at=1.0)
+    MlflowView(settings_for(tmp_path)).sync(record, name="r", parent=None, tags={}, final=True)
+    record.set_status("interrupted", error=None, ended_at=None)
+    MlflowView(settings_for(tmp_path)).sync(record, name="r", parent=None, tags={}, final=True)
+    (run,) = MlflowClient(f"sqlite:///{tmp_path}/m.db").search_runs(["1"])
+    assert (run.info.status, run.data.tags["mlflow.note.content"]) == ("KILLED", "")
+    assert run.info.end_time > 1_000_000
+
+
+def test_an_experiment_that_was_deleted_is_restored(tmp_path: Path) -> None:
+    record = new_record(tmp_path)
+    record.append_metrics(1, {"train/loss": 1.0})
+    for _ in range(2):
+        MlflowView(settings_for(tmp_path)).sync(record, name="r", parent=None, tags={}, final=False)
+        assert history(tmp_path) == [(1, 1.0)]
+        MlflowClient(f"sqlite:///{tmp_path}/m.db").delete_experiment("1")
+
+
+def test_a_database_in_no_folder_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    nowhere = TrackingSettings(uri=f"sqlite:///{tmp_path}/file/m.db", artifacts=None, experiment="e")
+    with pytest.raises(UserError, match=r"tracking.uri must be in a folder that can be made, got sqlite:///"):
+        MlflowView(nowhere)
 
 
 def test_a_lost_store_is_made_again_from_the_records(tmp_path: Path) -> None:

@@ -41,6 +41,17 @@ def test_what_a_run_does_not_have_is_missing_and_no_metric() -> None:
     assert not {"result/source_perplexity_after", "result/density_asked"} & set(final_metrics(made))
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_perplexity_that_is_no_number_leaves_the_run_without_a_score(tmp_path: Path, value: float) -> None:
+    (planned,) = plan_of(tmp_path, {"sft": {"method": "sft"}}, [1]).runs
+    finish(planned, 0.5)
+    result = planned.record.read("result.json")
+    result["metrics"]["after"]["eval/source/texts_perplexity"] = value
+    planned.record.write("result.json", result)
+    table = read_table([("sft", "sft seed=1", planned.record)])
+    assert (table["state"][0], table["target_after"].isna().all()) == ("without a score", True)
+
+
 def test_no_run_stands_in_a_table_twice(tmp_path: Path) -> None:
     (planned,) = plan_of(tmp_path, {"sft": {"method": "sft"}}, [1]).runs
     with pytest.raises(UserError, match=f"a run must stand in a table once, got {planned.run.id} as a and b"):
