@@ -11,7 +11,6 @@ import pandas as pd
 
 from gmt_analysis.comparison import ALPHA, POWER, Verdict, differences, over_tasks, sensitivity
 
-
 _TOLD_WITH_SIZE = 5  # of more choices a sentence names the direction, and the table the size
 
 
