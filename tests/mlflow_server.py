@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import urllib.error
@@ -54,6 +55,16 @@ class Server:
             self.signal(signal.SIGKILL)
             self._process.wait()
             self._process = None
+            wait_for(self._left_its_port, 10)  # its workers may outlive it by a moment
+
+    def _left_its_port(self) -> bool:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", self.port))
+            except OSError:
+                return False
+        return True
 
     def _is_up(self) -> bool:
         try:
