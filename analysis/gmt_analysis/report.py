@@ -22,6 +22,7 @@ from gmt_analysis.results import BEFORE, Results
 from gmt_analysis.statistics import CONFIDENCE
 
 _FEW_SEEDS = 5
+_NARROW = 72  # pixels an inch, of 96, down to which a figure shrinks to stand beside another
 _SMALL_MODEL = 1_000_000_000
 _CHOICES = dict(zip(CHOICE, ("Arm", "Task", "Mask ratio"), strict=True))
 _SCORES = {
@@ -111,7 +112,10 @@ def _page(results: Results, figures: Mapping[str, Mapping[str, Figure]]) -> str:
     return template.render(
         study=plan.study,
         made=time.strftime("%Y-%m-%d %H:%M"),
-        figures={part: [as_svg(figure) for figure in drawn.values()] for part, drawn in figures.items()},
+        figures={
+            part: [(as_svg(figure), round(_NARROW * figure.get_figwidth())) for figure in drawn.values()]
+            for part, drawn in figures.items()
+        },
         findings=[(f.measure.name, f.sentences, _differences(f)) for f in results.findings],
         margin=f"{100 * plan.study.margin:g}",
         base=_base(summary),
