@@ -12,7 +12,7 @@ from gmt.errors import RunFailed, UserError
 from gmt.studies.frozen import STOP, freeze
 from gmt.studies.plan import STATES, Plan, PlannedRun, is_broken, over, runs_at_once
 from gmt.studies.stopping import stops_in_order
-from gmt.studies.tracked import bring_level, mirror_of, open_view
+from gmt.studies.tracked import bring_level, mirror_of
 from gmt.studies.watch import Progress, Tracker, Watch, each_second
 from gmt.tracking.settings import TrackingSettings
 
@@ -76,9 +76,12 @@ def run_sweep(
 
 def _bring_level(plan: Plan, tracking: TrackingSettings, say: Say, remedy: str) -> None:
     """Of runs that all are over: a driver may have been killed, or a store been away, when they ended."""
+    if tracking.uri is None:
+        return
+    from gmt.tracking.mlflow_view import MlflowView
+
     try:
-        view = open_view(tracking)
-        lacking = [] if view is None else bring_level(plan, view)
+        lacking = bring_level(plan, MlflowView(tracking))
     except UserError as error:
         lacking = [str(error)]
     if lacking:

@@ -16,19 +16,6 @@ if TYPE_CHECKING:
 _RESULT = "\n\n## Result\n"
 
 
-def open_view(tracking: TrackingSettings) -> "MlflowView | None":
-    """MLflow, or None where nothing is tracked.
-
-    Raises:
-        UserError: the store doesn't answer.
-    """
-    if tracking.uri is None:
-        return None
-    from gmt.tracking.mlflow_view import MlflowView
-
-    return MlflowView(tracking)
-
-
 @contextmanager
 def mirror_of(
     plan: Plan, tracking: TrackingSettings, say: "Say", remedy: str, *, must_answer: bool
