@@ -21,7 +21,7 @@ from gmt.tracking.settings import TrackingSettings
 
 PORT = 5599
 ADDRESS = f"http://127.0.0.1:{PORT}/"
-UNTIL_UP = Retry(connect=120, backoff_factor=1, backoff_max=1)  # once a second
+UNTIL_UP = Retry(120, backoff_factor=1, backoff_max=1)  # once a second
 WIDTH, PANEL = 1250, 440  # pixels
 RENDER_MS = 120_000  # of the page's own time
 
