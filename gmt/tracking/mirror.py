@@ -133,25 +133,20 @@ class Mirror:
 
     def level(self) -> bool:
         """Writes what has changed; False if the store doesn't answer, and what is left waits for the next call."""
-        try:
-            opened = self.open()
-        except UserError as error:
-            self._tell("", str(error))
-            return False
-        view = opened.view
         with self._lock:
             todo, self._pending = self._pending, {}
         kept = dict(todo)
         try:
             for id_, (mirrored, final) in todo.items():
                 try:
-                    is_ours = view.sync(
-                        mirrored.record, name=mirrored.name, parent=opened.parent, tags=mirrored.tags, final=final
+                    to = self.open()
+                    is_ours = to.view.sync(
+                        mirrored.record, name=mirrored.name, parent=to.parent, tags=mirrored.tags, final=final
                     )
                     if is_ours or mirrored.record.state() == "running":  # another process may leave one that is over
                         del kept[id_]
                 except Exception as error:  # MLflow is a view: whatever it does must not cost a run
-                    if not view.answers():
+                    if self.opened is None or not self.opened.view.answers():
                         self._tell("", f"MLflow does not answer ({reason(error)})")
                         return False
                     self._tell(id_, f"MLflow does not take the values of {mirrored.name} ({reason(error)})")

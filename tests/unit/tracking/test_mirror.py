@@ -97,7 +97,7 @@ def test_a_store_that_does_not_open_is_asked_again(tmp_path: Path) -> None:
         made.look(run(tmp_path, "a"), final=True)
         wait_for(lambda: store.written, 5)
     assert (store.written, len(asked)) == ([("a", True)], 3)
-    assert said == ["warning: away; the run records hold everything"]
+    assert said == ["warning: MLflow does not answer (away); the run records hold everything"]
 
 
 def test_a_store_that_stays_away_is_left_behind(tmp_path: Path) -> None:
