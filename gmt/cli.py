@@ -1,6 +1,7 @@
 """The program `gmt`. Finds the command, speaks to the terminal, and turns errors into exit codes.
 
-0: all is done. 1: a run failed. 2: what was asked is wrong, and nothing was started. 130: stopped by Ctrl-C.
+0: all is done. 1: a run failed, or the machine did. 2: what was asked is wrong, and nothing was started.
+130: stopped by Ctrl-C.
 """
 
 import argparse
@@ -10,7 +11,8 @@ from collections.abc import Callable, Sequence
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from gmt.errors import RunFailed, UserError, choices
+from gmt.errors import MachineFault, RunFailed, UserError, choices
+from gmt.machine_faults import machine_fault
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -52,16 +54,22 @@ def _guarded(command: str, rest: Sequence[str]) -> int:
         if command not in _COMMANDS:
             raise UserError(f"gmt has no command {command!r}; {choices(command, _COMMANDS)}")
         _COMMANDS[command](rest)
-    except UserError as error:
-        for sentence in error.sentences:
-            print(f"error: {sentence}", file=sys.stderr)
-        return 2
-    except RunFailed as error:
+    except (RunFailed, MachineFault) as error:
         print(f"failed: {error}", file=sys.stderr)
         return 1
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has left, e.g. `| head`
         return 141
+    except UserError as error:
+        is_fault = machine_fault(error) is not None
+        for sentence in error.sentences:
+            print(f"{'failed' if is_fault else 'error'}: {sentence}", file=sys.stderr)
+        return 1 if is_fault else 2
+    except OSError as error:
+        if machine_fault(error) is None:
+            raise
+        print(f"failed: {type(error).__name__}: {error}; the same command goes on where this stopped", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("stopped; the same command goes on where this stopped", file=sys.stderr)
         return 130
@@ -101,7 +109,7 @@ def _hydra_app(name: str, rest: Sequence[str]) -> None:
             return run_job(config)
         try:
             return run_job(config)
-        except (UserError, RunFailed) as error:
+        except (UserError, RunFailed, MachineFault, OSError) as error:
             failures.append(error)  # raised below: Hydra would put a line of its own before ours
             return None
 

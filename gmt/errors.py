@@ -30,6 +30,10 @@ class RunFailed(Exception):
         self.kind = kind
 
 
+class MachineFault(Exception):
+    """A disk, a network, a device or a server failed while something was read; it may recover. Exit code 1."""
+
+
 class Interrupted(Exception):
     """A run that ended on request; it goes on from its checkpoint, or from the answers that it kept."""
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gmt.errors import UserError, choices
+from gmt.machine_faults import machine_faults_first
 
 
 @lru_cache(maxsize=1)
@@ -57,12 +58,14 @@ def data_or_sentence(task: str, data: str | None) -> Iterator[None]:
 
     Raises:
         UserError: with their reason.
+        MachineFault: the hub can't be reached, or the disk fails.
     """
     from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
     from jinja2 import TemplateError
 
     try:
-        yield
+        with machine_faults_first(f"the data of benchmark {task}"):
+            yield
     except (DatasetNotFoundError, DatasetGenerationError, OSError) as error:
         advice = (
             "it must be in the cache of datasets (HF_HOME) where the hub can't be reached"

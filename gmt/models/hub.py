@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gmt.errors import UserError
+from gmt.machine_faults import machine_faults_first
+
+if TYPE_CHECKING:
+    from huggingface_hub.errors import HfHubHTTPError
 
 _PATTERNS = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 _OF_OTHERS = ("original/*", "onnx/*")  # the same weights once more, for other programs
@@ -19,7 +24,9 @@ def download(repo: str, revision: str, *, with_code: bool) -> Path:
         with_code: whether its Python files are fetched too.
 
     Raises:
-        UserError: there is none of that name or revision, it needs an agreement, or there is no network.
+        UserError: there is none of that name or revision, it needs an agreement, or the hub may not be asked
+            (HF_HUB_OFFLINE) and its files aren't in the cache.
+        MachineFault: the hub can't be reached or answers that it is out of order, or the disk fails.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
@@ -34,9 +41,10 @@ def download(repo: str, revision: str, *, with_code: bool) -> Path:
     named = f"model.path={repo} with model.revision={revision}"
     patterns = [*_PATTERNS, "*.py"] if with_code else list(_PATTERNS)
     try:
-        return Path(
-            snapshot_download(repo, revision=revision, allow_patterns=patterns, ignore_patterns=list(_OF_OTHERS))
-        )
+        with machine_faults_first(named):
+            return Path(
+                snapshot_download(repo, revision=revision, allow_patterns=patterns, ignore_patterns=list(_OF_OTHERS))
+            )
     except GatedRepoError as error:
         raise UserError(
             f"{named} needs an agreement: accept it on the model's page, then `hf auth login` or set HF_TOKEN"
@@ -48,10 +56,16 @@ def download(repo: str, revision: str, *, with_code: bool) -> Path:
             f"{named}: there is no such folder here, and no such model on the hub, or it is private (HF_TOKEN)"
         ) from error
     except LocalEntryNotFoundError as error:
+        if isinstance(error.__cause__, HfHubHTTPError):
+            raise UserError(_refused(named, error.__cause__)) from error
         raise UserError(
             f"{named}: the hub can't be reached and its files aren't in the cache; model.path may be a local folder"
         ) from error
     except HfHubHTTPError as error:
-        code = error.response.status_code
-        advice = "HF_TOKEN must hold a token that may read it" if code in (401, 403) else "try again later"
-        raise UserError(f"{named}: the hub answers {code}; {advice}") from error
+        raise UserError(_refused(named, error)) from error
+
+
+def _refused(named: str, error: HfHubHTTPError) -> str:
+    code = error.response.status_code
+    advice = "HF_TOKEN must hold a token that may read it" if code in (401, 403) else "ask for something else"
+    return f"{named}: the hub answers {code}; {advice}"

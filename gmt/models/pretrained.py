@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from gmt import settings
 from gmt.errors import UserError, choices
+from gmt.machine_faults import is_out_of_gpu_memory, machine_faults_first
 from gmt.models import gguf
 from gmt.models.hub import download
 
@@ -220,14 +221,17 @@ def _base(where: Path, dtype: str, fingerprint: str, **how: Any) -> PreTrainedMo
 
 @contextmanager
 def _sentence(what: str, where: Path, how: Mapping[str, Any]) -> Iterator[None]:
-    """Whatever transformers raises at files that are none of a model's, or not whole."""
+    """Whatever transformers raises at files that are none of a model's, or not whole; a machine's faults are others."""
     from safetensors import SafetensorError
 
     file = how.get("gguf_file")
     setting, path = ("model.path", where) if file is None else ("model.gguf", where / file)
     try:
-        yield
+        with machine_faults_first(f"{setting}={str(path)!r}"):
+            yield
     except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
+        if is_out_of_gpu_memory(error):
+            raise
         reason = " ".join(str(error).split())
         raise UserError(
             f"{setting} must name {what} that transformers can load, got {str(path)!r}: {reason[:400]}"

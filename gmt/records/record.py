@@ -30,6 +30,7 @@ from filelock import FileLock, Timeout
 
 from gmt.credentials import without_secrets
 from gmt.errors import UserError
+from gmt.machine_faults import machine_faults_first
 from gmt.records.identity import run_id
 
 _ASKING = "asking.txt"
@@ -113,10 +114,12 @@ class RunRecord:
 
         Raises:
             UserError: the file can't be read as a JSON object.
+            MachineFault: the disk fails.
         """
         path = self.folder / name
         try:
-            value = json.loads(path.read_text())
+            with machine_faults_first(str(path)):  # nothing that would be mended by deleting the folder
+                value = json.loads(path.read_text())
         except (OSError, ValueError) as error:
             raise UserError(f"{path} can't be read: {error}; delete the run's folder to run it anew") from error
         if not isinstance(value, dict):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gmt.errors import Interrupted, RunFailed, StoppedEarly, UserError
+from gmt.errors import Interrupted, MachineFault, RunFailed, StoppedEarly, UserError
 from gmt.records.record import RecordBusy
 from gmt.runs.build import build
 from gmt.runs.failures import kind_of
@@ -66,9 +66,11 @@ def outcome_of(do: Callable[[], None]) -> Outcome:
     try:
         do()
     except UserError as error:
-        return Outcome(state="failed", kind="user", error="; ".join(error.sentences))
+        return Outcome(state="failed", kind=kind_of(error), error="; ".join(error.sentences))
     except RunFailed as error:
         return Outcome(state="failed", kind=error.kind, error=str(error))
+    except MachineFault as error:
+        return Outcome(state="failed", kind="infrastructure", error=str(error))
     except OSError as error:
         return Outcome(state="failed", kind=kind_of(error), error=f"{type(error).__name__}: {error}")
     except RecordBusy:

@@ -90,9 +90,9 @@ def _work(run: Run, record: RunRecord, prepared: Prepared, control: Control) -> 
         except Exception as error:  # the run's boundary: one run's failure is that run's outcome
             kind = kind_of(error)
             record_failure(record, error, kind)
-            if isinstance(error, UserError):
+            if kind == "user":
                 raise
-            raise RunFailed(f"run {record.id} failed: {error}", kind) from error
+            raise RunFailed(failure_in_words(f"run {record.id} failed", error, record.id), kind) from error
     seconds = None if seconds_before is None else seconds_before + time.perf_counter() - started
     record.write("result.json", result | {"seconds": seconds})
     record.drop_checkpoints()
@@ -108,6 +108,11 @@ def _seconds(status: Mapping[str, Any]) -> float | None:
     if status["state"] == "running" or before is None or ended_at is None:
         return None
     return float(before + ended_at - status["started_at"])
+
+
+def failure_in_words(what: str, error: Exception, run_id: str) -> str:
+    """Return a sentence that names a failure's type, says what it says, and where its traceback is shown."""
+    return f"{what}: {type(error).__name__}: {error}; `gmt show {run_id}` shows where"
 
 
 def record_failure(record: RunRecord, error: Exception, kind: str) -> None:

@@ -9,7 +9,7 @@ from transformers.utils import logging as transformers_logging
 from gmt.errors import Interrupted, RunFailed, StoppedEarly
 from gmt.runs.attempt import seen
 from gmt.runs.build import Run
-from gmt.runs.execute import execute, record_failure
+from gmt.runs.execute import execute, failure_in_words, record_failure
 from gmt.runs.failures import kind_of
 from gmt.runs.prepare import Prepared, prepare
 from gmt.runs.stall import no_longer_than
@@ -50,7 +50,7 @@ def execute_on_worker(run: Run, stop: Path) -> None:
         kind = kind_of(error)
         if run.record.state() == "running":  # else the first worker knows the cause, or is gone
             record_failure(run.record, error, kind)
-        raise RunFailed(f"run {run.id} failed on worker {index()}: {error}", kind) from error
+        raise RunFailed(failure_in_words(f"run {run.id} failed on worker {index()}", error, run.id), kind) from error
 
 
 def _train_along(run: Run) -> None:

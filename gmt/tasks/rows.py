@@ -15,6 +15,7 @@ from typing import Any
 
 from gmt import settings
 from gmt.errors import UserError, choices
+from gmt.machine_faults import machine_faults_first
 
 SHIPPED = Path(__file__).parent / "shipped"
 _SHIPPED_PREFIX = "shipped:"
@@ -88,6 +89,7 @@ class Source:
 
         Raises:
             UserError: a malformed or empty line, no such subset or split, or the hub does not give them out.
+            MachineFault: the hub can't be reached, or the disk fails.
         """
         here = self.local()
         if here is not None and here.suffix == ".jsonl":
@@ -107,15 +109,16 @@ class Source:
         if here is not None and here.is_file() and not here.stat().st_size:
             raise UserError(self._no_row())
         try:
-            if here is not None and here.is_file():
-                return load_dataset(_FILES[here.suffix], data_files=str(here), split="train")
-            return load_dataset(str(here or self.path), self.subset, revision=self.revision, split=self.split)
+            with machine_faults_first(f"{self.setting}.path={self.path!r}"):
+                if here is not None and here.is_file():
+                    return load_dataset(_FILES[here.suffix], data_files=str(here), split="train")
+                return load_dataset(str(here or self.path), self.subset, revision=self.revision, split=self.split)
         except DatasetNotFoundError as error:
             raise UserError(
                 f"{self.setting}.path must be a dataset, got {self.path!r}: there is no such file or folder here, and "
                 "on the hub none of that name or revision, or it needs an agreement (HF_TOKEN)"
             ) from error
-        except (ValueError, DatasetGenerationError, ConnectionError, FileNotFoundError) as error:
+        except (ValueError, DatasetGenerationError, OSError) as error:
             reason = " ".join(str(error.__cause__ or error).split())
             if reason.endswith("corresponds to no data!"):
                 raise UserError(self._no_row()) from error

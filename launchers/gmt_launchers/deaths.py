@@ -8,6 +8,7 @@ import ray
 from ray.exceptions import ActorUnschedulableError, RayActorError, RayTaskError
 
 from gmt.runs import stall
+from gmt.runs.failures import kind_of
 
 _NODES = "nodes.txt"
 _KNOCK_S = 5.0
@@ -25,7 +26,7 @@ def kind_of_death(error: Exception, folder: Path) -> tuple[str, str]:
     if hang.exists() and hang.stat().st_size:
         return "infrastructure", f"no progress for resources.stall_limit_s; {hang} shows where it hung"
     if isinstance(error, RayTaskError):
-        return "error", f"{type(error.cause).__name__}: {error.cause}"
+        return kind_of(error.cause), f"{type(error.cause).__name__}: {error.cause}"
     if isinstance(error, RayActorError) and (error.preempted or node_is_lost(folder)):
         return "preempted", "its node was lost"
     if "low on memory" in text:  # the words of its memory monitor

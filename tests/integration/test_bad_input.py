@@ -1,11 +1,13 @@
 """What is asked wrongly ends with exit code 2 and one clear sentence, and starts nothing."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
+from gmt.models.pretrained import SHIPPED
 from tests.conftest import CONF, Gmt
 
 CASES = [
@@ -84,3 +86,15 @@ def test_a_record_whose_config_was_changed_is_refused(gmt: Gmt, tmp_path: Path) 
     done = gmt(*arguments)
     assert done.returncode == 2
     assert "no longer hashes to the run id" in done.stderr
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="needs a file that answers a read with EIO")
+def test_a_broken_disk_is_one_sentence_and_exit_code_one(gmt: Gmt, tmp_path: Path) -> None:
+    folder = shutil.copytree(SHIPPED / "nano", tmp_path / "model")
+    (folder / "config.json").unlink()
+    (folder / "config.json").symlink_to("/proc/self/mem")
+    done = gmt("run", "model=pretrained", "model.name=m", "model.path=./model", "tracking=none")
+    assert done.returncode == 1
+    assert done.stderr.startswith("failed: ")
+    assert "Input/output error" in done.stderr
+    assert "Traceback" not in done.stderr

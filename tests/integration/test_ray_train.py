@@ -84,7 +84,7 @@ def test_a_worker_that_fails_ends_all_with_its_own_error(tmp_path: Path) -> None
     failing = config(tmp_path, "resources.workers=2")
     failing["method"] = {"_target_": f"{__name__}.FailsOnSecondWorker", "name": "fails", "density_asked": None}
     run = build(failing)
-    sentence = f"run {run.id} failed on worker 1: no such method on worker 1"
+    sentence = f"run {run.id} failed on worker 1: LookupError: no such method on worker 1"
     with pytest.raises(RunFailed, match=sentence) as caught:
         run_on_workers(failing, tmp_path / "stop")
     assert "in attach" in "".join(caught.value.__notes__)  # the worker's own traceback

@@ -1,0 +1,139 @@
+"""Tells faults of the machine (a disk, network, device or server failed, and may recover) from the user's mistakes.
+
+The cause decides, however deep it lies: libraries wrap it in errors of their own. Imports no library.
+"""
+
+import errno
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from gmt.errors import MachineFault, UserError
+
+# Not among them: what a wrong path or missing rights raise (ENOENT, EACCES, ENOTDIR, EISDIR, EINVAL, ...).
+ERRNOS = frozenset(
+    getattr(errno, name)
+    for name in (
+        # disks and file systems; EROFS since Linux remounts a broken disk read-only
+        *("ENOSPC", "EDQUOT", "EIO", "EREMOTEIO", "ESTALE", "EROFS", "EUCLEAN", "ENXIO", "ENODEV", "EBUSY", "ENOLCK"),
+        # memory and the tables of processes and files
+        *("ENOMEM", "ENOBUFS", "EMFILE", "ENFILE", "EAGAIN", "EINTR"),
+        # networks
+        *("ENETDOWN", "ENETUNREACH", "ENETRESET", "EHOSTDOWN", "EHOSTUNREACH", "ENOTCONN", "ESHUTDOWN", "EPIPE"),
+        *("ECONNABORTED", "ECONNREFUSED", "ECONNRESET", "ETIMEDOUT", "EADDRNOTAVAIL", "EPROTO", "ECOMM", "ENOLINK"),
+    )
+    if hasattr(errno, name)
+)
+# By name, with subclasses: the libraries may not be there, and which of torch's exist depends on its build.
+_NAMES = frozenset(
+    {
+        *("DistBackendError", "DistNetworkError", "DistStoreError", "AcceleratorError"),  # torch
+        *("TransportError", "RequestException", "ClientConnectionError", "ClientPayloadError"),  # HTTP clients
+        *("IncompleteRead", "ProtocolError", "MaxRetryError", "gaierror", "XetDownloadError"),
+    }
+)
+_NO_FAULT = frozenset({"InvalidURL", "UnsupportedProtocol", "MissingSchema", "InvalidSchema"})  # among the clients' own
+_STATUSES = frozenset({408, 425, 429})  # answers of a server that may differ next time, as those from 500 on
+# Libraries that pass on only the text of an error: safetensors, tokenizers, Arrow, CUDA, gloo, torch's allocator.
+_ERRNO_IN_TEXT = re.compile(r"(?:os error |\[?errno )(\d+)", re.IGNORECASE)
+_SAID = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EIO,
+    errno.ESTALE,
+    errno.ENOMEM,
+    errno.EMFILE,
+    errno.ECONNREFUSED,
+    errno.ECONNRESET,
+)
+_WORDS = re.compile(
+    "|".join(re.escape(os.strerror(number)) for number in _SAID)
+    + r"|CUDA (?:driver |initialization )?error|CUDA-capable device|CUBLAS_STATUS_|CUDNN_STATUS_"
+    r"|NCCL error|gloo/transport|DefaultCPUAllocator|can't start new thread",
+    re.IGNORECASE,
+)
+_BUGS = re.compile(
+    r"device-side assert|no kernel image|invalid device function", re.IGNORECASE
+)  # CUDA's words for them
+_OFFLINE = re.compile(r"OfflineModeIsEnabled|HF_HUB_OFFLINE|HF_DATASETS_OFFLINE|offline mode is enabled", re.IGNORECASE)
+
+
+def causes(error: BaseException, *, hidden: bool = False) -> Iterator[BaseException]:
+    """Yield an error, then those that it was raised from, or while they were handled, down to the first.
+
+    Args:
+        error: the last one.
+        hidden: whether those count that `raise ... from None` keeps out of a traceback.
+    """
+    seen: set[int] = set()
+    current: BaseException | None = error
+    while current is not None and id(current) not in seen:
+        yield current
+        seen.add(id(current))
+        leave_out = current.__suppress_context__ and not hidden
+        current = current.__cause__ or (None if leave_out else current.__context__)
+
+
+def names_of(error: BaseException) -> set[str]:
+    """Return the names of an error's class and of the classes that it derives from."""
+    return {kind.__name__ for kind in type(error).__mro__}
+
+
+def machine_fault(error: BaseException, *, hidden: bool = False) -> BaseException | None:
+    """Return the fault of the machine that an error comes from; None where it comes from none.
+
+    That the hub may not be asked (HF_HUB_OFFLINE) is a setting, and no fault of the network.
+
+    Args:
+        error: the last one raised.
+        hidden: see `causes`.
+    """
+    chain = list(causes(error, hidden=hidden))
+    is_offline = any(_OFFLINE.search(f"{type(each).__name__}: {each}") for each in chain)
+    return next((each for each in chain if _is_fault(each, is_offline)), None)
+
+
+def _is_fault(error: BaseException, is_offline: bool) -> bool:
+    names, text = names_of(error), str(error)
+    if _BUGS.search(text):
+        return False
+    if "MachineFault" in names or isinstance(error, MemoryError):
+        return True
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in ERRNOS or "gaierror" in names
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if isinstance(status, int):
+        return status >= 500 or status in _STATUSES
+    if isinstance(error, ConnectionError | TimeoutError) or (names & _NAMES and not names & _NO_FAULT):
+        return not is_offline
+    return bool(_WORDS.search(text)) or any(int(number) in ERRNOS for number in _ERRNO_IN_TEXT.findall(text))
+
+
+def is_out_of_gpu_memory(error: BaseException) -> bool:
+    """Whether an error comes from a GPU whose memory did not suffice; torch has several such classes."""
+    return any("OutOfMemoryError" in names_of(each) for each in causes(error))
+
+
+@contextmanager
+def machine_faults_first(what: str) -> Iterator[None]:
+    """Say of a fault of the machine what could not be read, before anybody takes it for a mistake of the user.
+
+    Put it inside the `try` whose `except` makes sentences of what a library raises.
+
+    Args:
+        what: is read, as the user knows it, e.g. `model.path='...'`.
+
+    Raises:
+        MachineFault: the disk, the network or the device failed. A GPU without enough memory is left as it is.
+    """
+    try:
+        yield
+    except (UserError, MachineFault):
+        raise
+    except Exception as error:
+        fault = machine_fault(error, hidden=True)  # datasets hides why it could not reach the hub
+        if fault is None or is_out_of_gpu_memory(error):
+            raise
+        reason = " ".join(str(fault).split())[:400]
+        raise MachineFault(f"{what} can't be read now: {type(fault).__name__}: {reason}") from error
