@@ -3,15 +3,18 @@
 import os
 import secrets
 import shutil
-import subprocess
-import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.warm import call_gmt
+
 if TYPE_CHECKING:
+    import subprocess
+
     from tests.mlflow_server import Server
 
 ROOT = Path(__file__).parents[1]
@@ -30,18 +33,23 @@ def _own_ray_token(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Shows what each file took, so that a file that grows slow is seen."""
+    reports = [r for found in terminalreporter.stats.values() for r in found if isinstance(r, pytest.TestReport)]
+    seconds: Counter[str] = Counter()
+    for report in reports:
+        seconds[report.nodeid.partition("::")[0]] += report.duration
+    terminalreporter.section("seconds by file")
+    for name, took in seconds.most_common():
+        if took >= 1:
+            terminalreporter.write_line(f"{took:7.1f}  {name}")
+
+
 def gmt_in(folder: Path) -> Gmt:
     """Runs `gmt` in a folder, where its results then lie below gmt-results."""
 
-    def run(*arguments: str, timeout_s: float = 240) -> "subprocess.CompletedProcess[str]":
-        return subprocess.run(
-            [sys.executable, "-m", "gmt", *arguments],
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            timeout=timeout_s,
-            check=False,
-        )
+    def run(*arguments: str, timeout_s: float = 240, is_warm: bool = True) -> "subprocess.CompletedProcess[str]":
+        return call_gmt(arguments, folder, timeout_s=timeout_s, is_warm=is_warm)
 
     return run
 

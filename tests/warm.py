@@ -1,0 +1,89 @@
+"""Starts `gmt` as `python -m gmt` does, in a fork of a process that has imported the large libraries already.
+
+Each call is a process with arguments, folder, environment, output and exit code of its own; what it is spared are the
+eight seconds of imports. Where the environment is not the one in which the libraries were imported, the process is a
+new one, since they may have read it then.
+"""
+
+import atexit
+import multiprocessing
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import traceback
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, NoReturn
+
+
+def call_gmt(
+    arguments: Sequence[str], folder: Path, *, timeout_s: float, is_warm: bool = True
+) -> "subprocess.CompletedProcess[str]":
+    """Run `gmt` in a folder and return its exit code and output.
+
+    Raises:
+        subprocess.TimeoutExpired: it takes longer than `timeout_s`.
+    """
+    context, environment = _fork_server()
+    if not is_warm or _environment() != environment:
+        command = [sys.executable, "-m", "gmt", *arguments]
+        return subprocess.run(
+            command,
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
+    with tempfile.TemporaryDirectory() as scratch:
+        out, err = Path(scratch) / "out", Path(scratch) / "err"
+        process = context.Process(target=_gmt, args=(list(arguments), folder, dict(os.environ), out, err))
+        process.start()
+        process.join(timeout_s)
+        if process.is_alive():
+            process.kill()
+            process.join()
+            raise subprocess.TimeoutExpired(["gmt", *arguments], timeout_s, out.read_text(), err.read_text())
+        return subprocess.CompletedProcess(["gmt", *arguments], process.exitcode or 0, out.read_text(), err.read_text())
+
+
+@cache
+def _fork_server() -> tuple[Any, Mapping[str, str]]:
+    """The server's context, and the environment in which it imported the libraries."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.preloaded"])
+    return context, _environment()
+
+
+def _environment() -> dict[str, str]:
+    """Without what pytest says of the test at hand."""
+    return {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
+
+
+def _gmt(arguments: list[str], folder: Path, environment: dict[str, str], out: Path, err: Path) -> NoReturn:
+    """The forked process; ends as the interpreter does."""
+    for path, number in ((out, 1), (err, 2)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    multiprocessing.set_start_method(None, force=True)  # the server's children would use forkserver too
+    sys.argv = ["gmt", *arguments]
+    code = 1
+    try:
+        from gmt.cli import main
+
+        main()
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
