@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeVar, cast
 
-from hydra.utils import get_class
-
 from gmt import settings
 from gmt.errors import UserError, choices, within
 from gmt.methods.protocol import Method
 from gmt.models.protocol import Model
+from gmt.plug_ins import check_protocol, class_of, faults_of
 from gmt.records.identity import canonical, run_id, science_of
 from gmt.records.record import RunRecord
 from gmt.runs.settings import RecordSettings, ResourceSettings
@@ -72,7 +71,8 @@ class Builder:
         """Builds a run; see `build`."""
         parts = _parts(config, self._once)
         fingerprints = {
-            group: self._once("fingerprint", config[group], parts[group].fingerprint) for group in _LARGE_GROUPS
+            group: self._once("fingerprint", config[group], lambda group=group: _fingerprint(group, parts[group]))  # type: ignore[misc]
+            for group in _LARGE_GROUPS
         }
         return Run(config=config, science=science_of(config, fingerprints, self._canonical), **parts)
 
@@ -99,9 +99,9 @@ def _parts(config: Mapping[str, Any], once: Callable[[str, object, Callable[[], 
         raise UserError(*faults)
     parts: dict[str, Any] = {}
     makers: dict[str, Callable[[], object]] = {
-        "model": lambda: once("model", config["model"], lambda: plug_in("model", config["model"])),
-        "task": lambda: once("task", config["task"], lambda: plug_in("task", config["task"])),
-        "method": lambda: plug_in("method", config["method"]),
+        "model": lambda: once("model", config["model"], lambda: plug_in("model", config["model"], Model)),
+        "task": lambda: once("task", config["task"], lambda: plug_in("task", config["task"], Task)),
+        "method": lambda: plug_in("method", config["method"], Method),
         "train": lambda: settings_of("train", TrainSettings, config["train"]),
         "seed": lambda: _seed(config["seed"]),
         "record_settings": lambda: once(
@@ -127,6 +127,11 @@ def _parts(config: Mapping[str, Any], once: Callable[[str, object, Callable[[], 
     return parts
 
 
+def _fingerprint(group: str, made: Model | Task) -> str:
+    with faults_of(group, made, "can't be asked for its fingerprint"):
+        return made.fingerprint()
+
+
 def _faults_between(task: Task, train: TrainSettings, resources: ResourceSettings) -> list[str]:
     faults = []
     if task.is_preference != (train.paradigm == "dpo"):
@@ -150,19 +155,29 @@ def _seed(value: object) -> int:
     return seed
 
 
-def plug_in(group: str, values: object) -> Any:
+def plug_in(group: str, values: object, protocol: type | None = None) -> Any:
     """Makes what a group's `_target_` names from the group's other settings.
+
+    Args:
+        group: the config key.
+        values: the group's config.
+        protocol: what the object must have; None where the caller looks.
 
     Raises:
         UserError: the target, or a setting, is wrong.
     """
     if not isinstance(values, Mapping) or not isinstance(values.get("_target_"), str):
         raise UserError(f"{group} must be a config with a _target_ that names its class, got {values!r}")
-    try:
-        target = get_class(values["_target_"])
-    except (ImportError, ValueError) as error:  # whatever an import raises, Hydra makes it an ImportError
-        raise UserError(f"{group}._target_ names no class that can be imported: {values['_target_']!r}") from error
-    return settings_of(group, target, _with_parts(group, {k: v for k, v in values.items() if k != "_target_"}))
+    target = class_of(group, values["_target_"])
+    settings = _with_parts(group, {k: v for k, v in values.items() if k != "_target_"})
+    with faults_of(group, target, "refuses its settings"):
+        made: Any = settings_of(group, target, settings)
+    if protocol is not None:
+        check_protocol(group, made, protocol)
+        with faults_of(group, made, "can't be asked for what it is"):
+            for name in (name for name, member in vars(protocol).items() if isinstance(member, property)):
+                getattr(made, name)  # now, and not when a run has been trained
+    return made
 
 
 def _with_parts(group: str, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -183,9 +198,9 @@ def settings_of(group: str, kind: type[T], values: object) -> T:
     """Makes a settings dataclass; unknown keys, and missing ones without a default, are sentences, not a TypeError."""
     if not isinstance(values, Mapping):
         raise UserError(f"{group} must be a mapping of settings, got {values!r}")
-    fields = dataclasses.fields(cast(Any, kind))
+    fields = [field for field in dataclasses.fields(cast(Any, kind)) if field.init]
     known = [field.name for field in fields]
-    needed = [field.name for field in fields if field.default is dataclasses.MISSING]
+    needed = [f.name for f in fields if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING]
     faults = [f"{group} has no setting {key!r}; {choices(key, known)}" for key in values if key not in known]
     faults += [f"{group}.{key} is missing" for key in needed if key not in values]
     if faults:

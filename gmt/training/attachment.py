@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from gmt.errors import UserError
 from gmt.masking.sharding import is_sharded
 from gmt.methods.protocol import Attached, Method
+from gmt.plug_ins import check_protocol
 from gmt.training.checkpoints import fill_adamw_state, save_method
+
+_FACTS = ("density", "mask_seconds")
 
 
 class Attachment(TrainerCallback):
@@ -38,6 +43,20 @@ class Attachment(TrainerCallback):
         assert self._attached is not None
         return self._attached
 
+    def facts(self) -> Mapping[str, float]:
+        """Return what happened at the last step.
+
+        Raises:
+            UserError: the method does not say what every method must.
+        """
+        facts = self.attached.facts()
+        if missing := [name for name in _FACTS if name not in facts]:
+            raise UserError(
+                f"method {self._method.name} must give {' and '.join(_FACTS)} among its facts at each step, and lacks "
+                f"{', '.join(missing)} (see {type(self.attached).__module__}.{type(self.attached).__qualname__}.facts)"
+            )
+        return facts
+
     def detach(self) -> None:
         """Takes the method off, if the training came so far as to attach it."""
         if self._attached is not None:
@@ -47,9 +66,9 @@ class Attachment(TrainerCallback):
         """Model and optimizer are as they will be at every step, and as the checkpoint left them."""
         # accelerate passes over what it can't shard without a word
         assert self._is_sharded == any(is_sharded(parameter) for parameter in of["model"].parameters())
-        self._attached = self._method.attach(
-            of["model"], of["optimizer"], seed=self._seed, facts_every=self._facts_every
-        )
+        attached = self._method.attach(of["model"], of["optimizer"], seed=self._seed, facts_every=self._facts_every)
+        check_protocol(f"method {self._method.name}", attached, Attached)
+        self._attached = attached
         if self._is_sharded:
             fill_adamw_state(of["optimizer"])
         if self._state is not None:

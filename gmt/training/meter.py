@@ -63,7 +63,7 @@ class Meter(TrainerCallback):
     def on_optimizer_step(self, *_: Any, **__: Any) -> None:
         """The optimizer, and the mask on its hook, are through."""
         begin, before, after = *self._marks, _now()
-        facts = self._method.attached.facts()
+        facts = self._method.facts()
         mask = facts["mask_seconds"]
         parts = {"forward_backward": before - begin, "mask": mask, "optimizer": after - before - mask}
         for name, seconds in parts.items():
@@ -95,7 +95,7 @@ class Meter(TrainerCallback):
         if logs is None or "loss" not in logs or not self._steps_since_log:
             return
         metrics = {ours: float(logs[name]) for name, ours in _TRAINER_METRICS.items() if name in logs}
-        facts = {f"mask/{k}": v for k, v in self._method.attached.facts().items() if k != "mask_seconds"}
+        facts = {f"mask/{k}": v for k, v in self._method.facts().items() if k != "mask_seconds"}
         times = {f"time/{k}_s": v / self._steps_since_log for k, v in self._since_log.items()}
         if not math.isfinite(metrics["train/loss"]):
             raise Diverged(f"the training loss is {metrics['train/loss']} at step {state.global_step}")

@@ -1,0 +1,174 @@
+"""What is wrong with a plug-in is told its author in a sentence: the class, the cause, and where it lies."""
+
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gmt.composition import Composer, hydra_on
+from gmt.errors import MachineFault, UserError
+from gmt.runs.build import build, plug_in
+
+HEAD = """
+from dataclasses import dataclass, field
+from abc import ABC, abstractmethod
+"""
+WHOLE = """
+@dataclass(frozen=True, kw_only=True)
+class Whole:
+    name: str
+    rank: int = 4
+    layers: list = field(default_factory=list)
+
+    @property
+    def density_asked(self):
+        return None
+
+    def attach(self, model, optimizer, *, seed, facts_every):
+        raise NotImplementedError
+"""
+
+Written = Callable[[str], str]
+
+
+@pytest.fixture
+def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Written:
+    """Writes a module of a user's own and returns its name, which is new each time."""
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def write(code: str) -> str:
+        name = f"plug_in_{abs(hash((code, str(tmp_path))))}"
+        (tmp_path / f"{name}.py").write_text(HEAD + textwrap.dedent(code))
+        return name
+
+    yield write  # type: ignore[misc]
+    for name in [name for name in sys.modules if name.startswith("plug_in_")]:
+        del sys.modules[name]
+
+
+def refused(target: str, **values: Any) -> str:
+    with hydra_on(None):
+        config = Composer().compose_plain([])
+    config["method"] = {"_target_": target, "name": "mine"} | values
+    with pytest.raises(UserError) as caught:
+        build(config)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("code", "sentence"),
+    [
+        ("import not_there", "ModuleNotFoundError: No module named 'not_there' ({file}, line 5)"),
+        ("from gmt.errors import NotThere", "ImportError: cannot import name 'NotThere' from 'gmt.errors'"),
+        ("1 / 0", "ZeroDivisionError: division by zero ({file}, line 5)"),
+        ("def f(:", "SyntaxError: "),
+        ("import sys; sys.exit(3)", "exits as it is imported"),
+    ],
+)
+def test_a_module_that_raises_is_no_typo_in_the_name_of_its_class(written: Written, code: str, sentence: str) -> None:
+    module = written(f"\n{code}\n")
+    found = refused(f"{module}.Whole")
+    file = sys.path[0] + f"/{module}.py"
+    assert f"method._target_={module}.Whole: module {module}" in found
+    assert sentence.format(file=file) in found
+
+
+def test_a_name_that_is_not_there_is_told_with_those_that_are(written: Written) -> None:
+    module = written(WHOLE)
+    assert "has no 'Whol'; did you mean 'Whole'?" in refused(f"{module}.Whol")
+    assert f"Python finds no module '{module}x'" in refused(f"{module}x.Whole")
+    assert "module gmt has no 'metods'" in refused("gmt.metods.sft.Sft")
+    assert "Python finds no module 'Whole'" in refused("Whole.x")
+    assert "_target_" in refused("")
+
+
+@pytest.mark.parametrize(
+    ("code", "sentence"),
+    [
+        ("def Whole(name): pass", "must name a class, got '{target}', which is a function"),
+        ("Whole = 3", "must name a class, got '{target}', which is a int"),
+        ("class Whole: pass", "must name a dataclass, whose fields are its settings, got class '{target}'"),
+        (
+            "@dataclass\nclass Whole(ABC):\n    name: str\n    @abstractmethod\n    def attach(self): ...",
+            "must name a class that is no abstract one, got '{target}': lacks attach",
+        ),
+    ],
+)
+def test_what_is_no_dataclass_is_refused_with_the_class(written: Written, code: str, sentence: str) -> None:
+    target = f"{written(code)}.Whole"
+    assert sentence.format(target=target) in refused(target)
+
+
+@pytest.mark.parametrize("raised", ["TypeError('no')", "KeyError('no')", "ValueError('no')", "AttributeError('no')"])
+@pytest.mark.parametrize("place", ["__post_init__", "density_asked"])
+def test_an_error_in_the_class_names_it_with_the_line(written: Written, raised: str, place: str) -> None:
+    code = WHOLE.replace("        return None", f"        raise {raised}") if place == "density_asked" else WHOLE
+    if place == "__post_init__":
+        code += f"\n    def __post_init__(self):\n        raise {raised}\n"
+    module = written(code)
+    found = refused(f"{module}.Whole")
+    assert f"method: class {module}.Whole " in found
+    assert raised.partition("(")[0] + ": " in found
+    assert f"/{module}.py, line " in found
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        ("def attach", "def attch", "lacks 'attach'"),
+        ("@property", "", "must have 'density_asked' as a property or a field, and it is a method"),
+        ("def density_asked", "def density", "lacks 'density_asked'"),
+        (", facts_every)", ")", "must have the method attach(self, model, optimizer, *, seed, facts_every)"),
+        ("def attach(self, model, optimizer, *, seed", "def attach(self, *, seed", "too many positional"),
+    ],
+)
+def test_a_member_of_the_protocol_that_is_missing_is_found_when_a_run_is_planned(
+    written: Written, old: str, new: str, sentence: str
+) -> None:
+    found = refused(f"{written(WHOLE.replace(old, new))}.Whole")
+    assert sentence in found
+    assert "(see gmt.methods.protocol.Method)" in found
+
+
+def test_a_whole_class_is_taken_and_a_setting_with_a_default_may_be_left_out(written: Written) -> None:
+    made = plug_in("method", {"_target_": f"{written(WHOLE)}.Whole", "name": "mine"})
+    assert (made.rank, made.layers) == (4, [])
+
+
+def test_a_broken_disk_below_a_module_is_no_fault_of_its_author(written: Written) -> None:
+    with pytest.raises(MachineFault):
+        plug_in("method", {"_target_": f"{written('raise OSError(5, str())')}.Whole"})
+
+
+def test_a_fact_that_is_missing_is_named_with_its_method(tmp_path: Path, written: Written) -> None:
+    from gmt.runs.execute import execute
+
+    module = written("""
+        from gmt.methods.sft import Dense
+        @dataclass(frozen=True, kw_only=True)
+        class Whole:
+            name: str
+            density_asked: float = 1.0
+            def attach(self, model, optimizer, *, seed, facts_every):
+                return Lacking()
+        class Lacking(Dense):
+            def facts(self):
+                return {"density": 1.0}
+        class Half:
+            def facts(self): ...
+        @dataclass(frozen=True, kw_only=True)
+        class WithHalf(Whole):
+            def attach(self, model, optimizer, *, seed, facts_every):
+                return Half()
+        """)
+    with hydra_on(str(Path(__file__).parents[1] / "conf")):
+        config = Composer().compose_plain(["task=tiny", f"record.root={tmp_path}"])
+    config["method"] = {"_target_": f"{module}.Whole", "name": "mine"}
+    with pytest.raises(UserError, match=r"method mine must give density and mask_seconds .* lacks mask_seconds"):
+        execute(build(config))
+    config["method"]["_target_"] = f"{module}.WithHalf"
+    with pytest.raises(UserError, match=r"method mine: class \w+\.Half lacks 'begin_epoch'"):
+        execute(build(config))
