@@ -46,7 +46,7 @@ def measure(run: Run, spec: MaskSpec, weight_decay: float, num_steps: int) -> li
     betas = (run.train.adam_beta1, run.train.adam_beta2)
     lr = run.train.learning_rate
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=betas, weight_decay=weight_decay)
-    mask = attach(model, optimizer, spec)
+    mask = attach(model, optimizer, spec, facts_every=1)
     rows = []
     for batch in itertools.islice(itertools.cycle(loader), num_steps):
         optimizer.zero_grad()

@@ -7,6 +7,7 @@ it ranks and masks the gradient, or puts aside what must not move; after the ste
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from types import FrameType
 from typing import Any
 
@@ -20,6 +21,7 @@ from gmt.masking.facts import MaskFacts, Measured, Sample
 from gmt.masking.packing import pack, unpack
 from gmt.masking.parameters import Ranked, is_excluded, layer_of, plain_name, ranked
 from gmt.masking.putting_back import Held
+from gmt.masking.sampling import pick
 from gmt.masking.selection import Selection, select
 from gmt.masking.sharding import local
 from gmt.masking.spec import MaskSpec
@@ -68,6 +70,13 @@ class Mask:
             optimizer.register_step_pre_hook(self._before_step),
             optimizer.register_step_post_hook(self._after_step),
         ]
+
+    def __repr__(self) -> str:
+        changed = ", ".join(
+            f"{f.name}={v!r}" for f in fields(MaskSpec) if (v := getattr(self.spec, f.name)) != f.default
+        )
+        kept = f", density {self._density:.4g}" if self._step else ""
+        return f"Mask({changed}; step {self._step}{kept})"
 
     def facts(self) -> MaskFacts | None:
         """What happened at the last step, or None before the first."""
@@ -280,12 +289,12 @@ class Mask:
         return self._facts_every > 0 and (step == 1 or step % self._facts_every == 0)
 
     def _kept_sample(self, r: Ranked, selection: Selection | None) -> Tensor:
-        stride = self._sample.stride
+        index = self._sample.index(r)
         if r.name in self._masks:
-            return self._masks[r.name][::stride]
+            return pick(self._masks[r.name], index)
         if selection is None:
-            return torch.ones_like(r.gradient_N[::stride], dtype=torch.bool)
-        return selection.keeps(as_bits(r.score(self.spec.signal, 0, len(r.gradient_N), stride)))
+            return torch.ones_like(pick(r.gradient_N, index), dtype=torch.bool)
+        return selection.keeps(as_bits(r.score_at(self.spec.signal, index)))
 
     def _apply(self, every: Sequence[Ranked], selections: dict[str, Selection]) -> None:
         """Zeroes masked gradients, or puts aside what masked entries must keep."""
@@ -350,7 +359,7 @@ def attach(
     spec: MaskSpec,
     *,
     seed: int = 0,
-    facts_every: int = 1,
+    facts_every: int = 10,
     facts_entries: int = 1 << 18,
 ) -> Mask:
     """Masks what `optimizer` does to the parameters of `model`, from its next step on.
@@ -363,7 +372,7 @@ def attach(
         spec: the mask's settings.
         seed: for `signal="random"`: the draw depends on seed, step and parameter name only.
         facts_every: every how many steps it is measured what moved (and at the first); 0 for never.
-        facts_entries: on how many entries, at least 1; all of a model that has no more.
+        facts_entries: on how many entries, over all shards, at least 1; all of a model that has no more.
 
     Returns:
         The attached mask; `detach()` removes it.

@@ -1,13 +1,12 @@
 """What really happened at a step, measured on a sample of entries.
 
 Masking a gradient is not a sparse update: momentum and weight decay move masked entries. So what moved is looked
-at, on every stride-th entry of each parameter: a copy of some weights before the step tells it without a copy of
-the model. A model of fewer entries than the sample is measured whole.
+at, on a fixed random sample of each parameter's entries (gmt/masking/sampling.py): a copy of some weights before the
+step tells it without a copy of the model. A model of fewer entries than the sample is measured whole.
 
 Shape suffixes: S sampled entries, of one parameter or of all; L layers.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 from gmt.masking.parameters import Ranked, layer_of
+from gmt.masking.sampling import Index, pick, sample_index
 from gmt.masking.sharding import ProcessGroups, local
 
 
@@ -76,6 +76,18 @@ class MaskFacts:
     seconds: float
     measured: Measured | None
 
+    def as_dict(self) -> dict[str, float]:
+        """Return the facts under flat names, for a logger; those of a layer as `layers/<layer>/<fact>`.
+
+        A fact that was not measured at this step, or does not exist yet, is missing.
+        """
+        found = {name: value for name, value in vars(self).items() if name != "measured"}
+        if self.measured is not None:
+            found |= vars(self.measured.model)
+            for layer, facts in self.measured.layers.items():
+                found |= {f"layers/{layer}/{name}": value for name, value in vars(facts).items()}
+        return {name: value for name, value in found.items() if value is not None}
+
 
 _SUMS = (
     "sampled",
@@ -93,20 +105,26 @@ _SUMS = (
 
 
 class Sample:
-    """The entries that are looked at, every `stride`-th of each parameter, and what is remembered of them."""
+    """The entries that are looked at, the same share of each parameter, and what is remembered of them."""
 
     def __init__(self, num_entries: int):
         self._num_entries = num_entries
-        self.stride = 0
+        self._share = 0.0
+        self._indices: dict[str, Index] = {}
         self._touched: dict[str, Tensor] = {}
         self._weights: dict[str, Tensor] = {}
         self._kept: dict[str, Tensor] = {}
 
     def choose(self, ranked: Sequence[Ranked]) -> None:
-        """Settles the stride when the parameters are first seen."""
-        if ranked and not self.stride:
-            total = sum(len(r.gradient_N) for r in ranked)
-            self.stride = max(1, math.ceil(total / self._num_entries)) | 1  # odd: matrices have even rows
+        """Settles the share when the parameters are first seen."""
+        if ranked and not self._share:
+            self._share = min(self._num_entries / sum(r.num_entries for r in ranked), 1.0)
+
+    def index(self, r: Ranked) -> Index:
+        """Return which of a parameter's entries here are looked at."""
+        if r.name not in self._indices:
+            self._indices[r.name] = sample_index(r.parameter, r.name, self._share)
+        return self._indices[r.name]
 
     def remember(self, kept: dict[str, Tensor]) -> None:
         """Keeps a step's mask for the overlap with the next."""
@@ -114,11 +132,20 @@ class Sample:
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint must hold."""
-        return {"stride": self.stride, "touched": self._touched, "weights": self._weights, "kept": self._kept}
+        return {"share": self._share, "touched": self._touched, "weights": self._weights, "kept": self._kept}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continues from a checkpoint's state."""
-        self.stride = state["stride"]
+        """Continues from a checkpoint's state.
+
+        Raises:
+            ValueError: an earlier version saved it, which looked at other entries.
+        """
+        if "share" not in state:
+            raise ValueError(
+                "the mask's state was saved by an earlier version of gmt, which measured other entries: "
+                "begin the training anew, or end it with the version that saved it"
+            )
+        self._share, self._indices = state["share"], {}
         self._touched, self._weights, self._kept = dict(state["touched"]), dict(state["weights"]), dict(state["kept"])
 
     def look(self, ranked: Sequence[Ranked], kept: dict[str, Tensor]) -> Callable[[], Measured]:
@@ -128,8 +155,8 @@ class Sample:
             ranked: the parameters, their gradients not yet masked.
             kept: the sample of each one's mask, bool of shape [S].
         """
-        gradients = {r.name: r.gradient_N[:: self.stride].clone() for r in ranked}
-        weights = {r.name: r.weight_N[:: self.stride].clone() for r in ranked}
+        gradients = {r.name: pick(r.gradient_N, self.index(r)) for r in ranked}
+        weights = {r.name: pick(r.weight_N, self.index(r)) for r in ranked}
         before, self._kept = self._kept, kept
 
         def again() -> Measured:
@@ -148,7 +175,7 @@ class Sample:
         layers = list(dict.fromkeys(layer_of(r.name) for r in ranked))
         sums: dict[ProcessGroups | None, Tensor] = {}
         for r in ranked:
-            after_S = local(r.parameter.detach()).reshape(-1)[:: self.stride].clone()
+            after_S = pick(local(r.parameter.detach()).reshape(-1), self.index(r))
             moved_S = self._touch(r.name, weights[r.name], after_S)
             row = _sums(
                 gradients[r.name],

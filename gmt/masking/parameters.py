@@ -6,13 +6,14 @@ Shape suffixes: N entries of a parameter that lie here, flattened.
 import fnmatch
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from gmt.masking.random_bits import MAX_ENTRIES, keys, random_bits
+from gmt.masking.random_bits import MAX_ENTRIES, hashed, keys, random_bits
+from gmt.masking.sampling import Index, pick
 from gmt.masking.selection import CHUNK, Scores
 from gmt.masking.sharding import ProcessGroups, first_index, local, shards_of
 from gmt.masking.spec import MaskSpec
@@ -72,9 +73,9 @@ class Ranked:
     num_entries: int
     shards: ProcessGroups | None
 
-    def score(self, signal: str, start: int, stop: int, stride: int = 1) -> Tensor:
-        """The scores of every stride-th entry here, by MaskSpec's signal; float, or int32 bits for `random`."""
-        part = slice(start, stop, stride)
+    def score(self, signal: str, start: int, stop: int) -> Tensor:
+        """The scores of a stretch of the entries here, by MaskSpec's signal; float, or int32 bits for `random`."""
+        part = slice(start, stop)
         gradient = self.gradient_N[part]
         match signal:
             case "gradient":
@@ -82,9 +83,7 @@ class Ranked:
             case "accumulated_gradient":
                 return gradient if self.accumulated_N is None else self.accumulated_N[part]
             case "random":
-                return random_bits(
-                    len(gradient), self.key, start=self.start + start, stride=stride, device=gradient.device
-                )
+                return random_bits(len(gradient), self.key, start=self.start + start, stride=1, device=gradient.device)
             case "first_moment":
                 moment = 0.0 if self.moment_N is None else self.moment_N[part].float() * self.decay
                 return gradient.float() * self.gain + moment
@@ -93,6 +92,16 @@ class Ranked:
             case "weight_times_gradient":
                 return self.weight_N[part].float() * gradient.float()
         raise AssertionError(signal)
+
+    def score_at(self, signal: str, index: Index) -> Tensor:
+        """The scores of the entries here at an index."""
+        if signal == "random" and index is not None:
+            return hashed((self.start + index).to(torch.int32), self.key)
+        names = ("weight_N", "gradient_N", "accumulated_N", "moment_N")
+        some: dict[str, Any] = {
+            name: None if (x_N := getattr(self, name)) is None else pick(x_N, index) for name in names
+        }
+        return replace(self, **some).score(signal, 0, len(some["gradient_N"]))
 
     def scores(self, signal: str) -> Scores:
         """All of them, for the selection."""

@@ -67,16 +67,18 @@ class GradientMask:
         from gmt.masking import attach
 
         try:
-            return AttachedMask(attach(model, optimizer, self.spec(), seed=seed, facts_every=facts_every))
+            mask = attach(model, optimizer, self.spec(), seed=seed, facts_every=facts_every)
         except ValueError as error:
             raise UserError(f"method={self.name}: {error}") from error
+        return AttachedMask(mask, self.name)
 
 
 class AttachedMask:
     """A mask at work."""
 
-    def __init__(self, mask: Mask):
+    def __init__(self, mask: Mask, name: str):
         self._mask = mask
+        self._name = name
 
     def begin_epoch(self, epoch: int) -> None:
         """Does nothing: the mask counts steps."""
@@ -100,8 +102,15 @@ class AttachedMask:
         return self._mask.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continues the mask from a checkpoint's state."""
-        self._mask.load_state_dict(state)
+        """Continues the mask from a checkpoint's state.
+
+        Raises:
+            UserError: the state is of another model or of an earlier version.
+        """
+        try:
+            self._mask.load_state_dict(state)
+        except ValueError as error:
+            raise UserError(f"method={self._name}: {error}") from error
 
     def detach(self) -> None:
         """Takes the mask off the optimizer."""

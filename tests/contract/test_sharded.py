@@ -41,9 +41,10 @@ def wrap(model: nn.Module, kind: str) -> nn.Module:
 class Pair:
     """The same model sharded and whole, the latter stepping with the former's gathered gradients."""
 
-    def __init__(self, spec: MaskSpec, kind: str):
+    def __init__(self, spec: MaskSpec, kind: str, facts_entries: int = 1 << 18):
         self.whole, self.sharded = a_model(), wrap(a_model(), kind)
         self.spec = spec
+        self.facts = {"facts_every": 1, "facts_entries": facts_entries}
         self.optimizers = [
             torch.optim.AdamW(m.parameters(), lr=0.1, weight_decay=0.1) for m in (self.sharded, self.whole)
         ]
@@ -52,7 +53,9 @@ class Pair:
 
     def attach(self) -> None:
         models = (self.sharded, self.whole)
-        self.masks = [attach(m, o, self.spec, seed=3) for m, o in zip(models, self.optimizers, strict=True)]
+        self.masks = [
+            attach(m, o, self.spec, seed=3, **self.facts) for m, o in zip(models, self.optimizers, strict=True)
+        ]
 
     def backward(self, step: int) -> None:
         torch.manual_seed(100 * step + torch.distributed.get_rank())  # other data on each process
@@ -84,6 +87,10 @@ class Pair:
 def check(kind: str) -> None:
     for signal, scope, mask_on in itertools.product(SIGNALS, SCOPES, MASK_ON):
         pair = Pair(MaskSpec(mask_ratio=0.7, signal=signal, scope=scope, mask_on=mask_on, moments="masked"), kind)
+        for step in range(STEPS):
+            pair.step(step)
+    for signal in SIGNALS:
+        pair = Pair(MaskSpec(mask_ratio=0.7, signal=signal), kind, facts_entries=40)  # of 131: the same 40 on each side
         for step in range(STEPS):
             pair.step(step)
     for signal, keep in (("gradient", "smallest"), ("accumulated_gradient", "largest")):

@@ -29,7 +29,7 @@ def train(spec: MaskSpec, *, steps: int = 4, width: int = 12, **facts: int) -> l
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, weight_decay=0.0)
     given: dict[str, Tensor] = {}
     optimizer.register_step_pre_hook(lambda *_: given.update({n: p.grad.clone() for n, p in model.named_parameters()}))
-    mask = attach(model, optimizer, spec, **facts)
+    mask = attach(model, optimizer, spec, **{"facts_every": 1, **facts})
     touched = {n: torch.zeros_like(p, dtype=torch.bool) for n, p in model.named_parameters()}
     last: dict[str, Tensor] = {}
     seen = []
