@@ -1,5 +1,6 @@
 """What a mask tells of itself: its repr, and its facts for a logger."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -8,31 +9,39 @@ from torch import nn
 from gmt.masking import LayerFacts, Mask, MaskFacts, MaskSpec, attach
 
 
-def stepped(num_steps: int, **settings: int) -> Mask:
+def attached(**settings: int) -> tuple[Mask, Callable[[], MaskFacts]]:
     torch.manual_seed(0)
     model = nn.ModuleDict({"layers": nn.ModuleList([nn.Linear(4, 4)]), "head": nn.Linear(4, 5)})
     optimizer = torch.optim.AdamW(model.parameters())
     mask = attach(model, optimizer, MaskSpec(mask_ratio=0.8, scope="layer"), **settings)
-    for _ in range(num_steps):
+
+    def step() -> MaskFacts:
         optimizer.zero_grad()
         model["head"](model["layers"][0](torch.randn(3, 4))).pow(2).sum().backward()
         optimizer.step()
-    return mask
+        facts = mask.facts()
+        assert facts is not None
+        return facts
+
+    return mask, step
 
 
 def test_a_mask_shows_its_settings_steps_and_density() -> None:
-    assert repr(stepped(0)) == "Mask(mask_ratio=0.8, scope='layer'; step 0)"
-    assert repr(stepped(3)) == "Mask(mask_ratio=0.8, scope='layer'; step 3, density 0.2)"
+    mask, step = attached()
+    assert repr(mask) == "Mask(mask_ratio=0.8, scope='layer'; step 0)"
+    step()
+    assert repr(mask) == "Mask(mask_ratio=0.8, scope='layer'; step 1, density 0.2)"
 
 
 def test_facts_are_measured_at_the_first_and_every_tenth_step_unless_asked() -> None:
-    measured = [facts.measured is not None for n in range(1, 12) if (facts := stepped(n).facts()) is not None]
-    assert [step for step, is_there in enumerate(measured, 1) if is_there] == [1, 10]
+    _, step = attached()
+    assert [n for n in range(1, 12) if step().measured is not None] == [1, 10]
 
 
 def test_facts_as_a_dict_are_flat_names_of_numbers() -> None:
-    facts = stepped(3, facts_every=1).facts()
-    assert facts is not None
+    _, step = attached(facts_every=1)
+    step()
+    facts = step()
     assert facts.measured is not None
     flat = facts.as_dict()
     assert all(type(value) in (int, float) for value in flat.values())
@@ -44,11 +53,9 @@ def test_facts_as_a_dict_are_flat_names_of_numbers() -> None:
 
 
 def test_a_fact_that_was_not_measured_is_missing_from_the_dict() -> None:
-    first, second = stepped(1).facts(), stepped(2).facts()
-    assert first is not None
-    assert second is not None
-    assert "overlap" not in first.as_dict()
-    assert set(second.as_dict()) == {"step", "num_entries", "density", "seconds"}
+    _, step = attached()
+    assert "overlap" not in step().as_dict()
+    assert set(step().as_dict()) == {"step", "num_entries", "density", "seconds"}
 
 
 def test_the_docs_name_every_fact() -> None:
