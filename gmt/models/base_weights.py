@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,7 +62,8 @@ def load_gguf(file: Path, dtype: torch.dtype, **how: Any) -> PreTrainedModel:
 def _load(folder: Path, dtype: torch.dtype | str, **how: Any) -> PreTrainedModel:
     from transformers import AutoModelForCausalLM
 
-    both: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, output_loading_info=True, **how)
+    with _forgets_code():
+        both: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, output_loading_info=True, **how)
     loaded: PreTrainedModel = both[0]
     if missing := sorted(both[1]["missing_keys"]):  # transformers would draw them at random
         raise ValueError(f"its files lack {len(missing)} of its weights, {missing[0]} among them")
@@ -70,6 +72,22 @@ def _load(folder: Path, dtype: torch.dtype | str, **how: Any) -> PreTrainedModel
             f"its files have {len(more)} weights of layers that its config does not have, such as {more[0]}"
         )
     return loaded
+
+
+@contextmanager
+def _forgets_code() -> Iterator[None]:
+    """Take back that transformers registers a model's own code for its config class.
+
+    Otherwise the next model whose config has the same code, of an edited folder or one of the same name, would get
+    the class of the first.
+    """
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING as mapping
+
+    before = dict(mapping._extra_content)
+    try:
+        yield
+    finally:
+        mapping._extra_content = before
 
 
 def _of_more_layers(model: nn.Module, unexpected: Iterable[str]) -> list[str]:

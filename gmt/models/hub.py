@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 from gmt.errors import UserError
 from gmt.machine_faults import machine_faults_first
+from gmt.models.model_files import PATTERNS
 
 if TYPE_CHECKING:
     from huggingface_hub.errors import HfHubHTTPError
 
-_PATTERNS = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 _OF_OTHERS = ("original/*", "onnx/*")  # the same weights once more, for other programs
 
 
@@ -39,7 +39,7 @@ def download(repo: str, revision: str, *, with_code: bool) -> Path:
     )
 
     named = f"model.path={repo} with model.revision={revision}"
-    patterns = [*_PATTERNS, "*.py"] if with_code else list(_PATTERNS)
+    patterns = [*PATTERNS, "*.py"] if with_code else list(PATTERNS)
     try:
         with machine_faults_first(named):
             return Path(

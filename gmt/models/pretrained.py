@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,6 +15,7 @@ from gmt.errors import UserError, choices
 from gmt.machine_faults import is_out_of_gpu_memory, machine_faults_first
 from gmt.models import gguf
 from gmt.models.hub import download
+from gmt.models.model_files import check_whole, files_beside, files_of, hash_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -25,7 +26,7 @@ _PARTS = {"config.json": "config.json", "*.safetensors": "*.safetensors", "a tok
 SOURCES = ("files", "gguf")
 DTYPES = ("float32", "bfloat16")
 ATTENTION = ("sdpa", "eager", "flash_attention_2")
-_FINGERPRINTED = {".json", ".safetensors", ".model", ".txt", ".jinja"}
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,22 +68,38 @@ class PretrainedModel:
         settings.boolean("model.gradient_checkpointing", self.gradient_checkpointing)
         settings.boolean("model.trust_remote_code", self.trust_remote_code)
         if self.source == "gguf":
-            gguf.locate(self.gguf)
+            check_whole("model.gguf", str(self.gguf), gguf.locate(self.gguf).parent, with_code=False)
         elif (folder := self._folder()) is not None:
-            _check_folder(self.path, folder)
+            _check_folder(self.path, folder, with_code=self.trust_remote_code)
             if self.revision is not None:
                 raise UserError(f"model.revision must be null for a local folder, got {self.revision!r}")
         else:
             settings.text("model.revision", self.revision)
 
     def fingerprint(self) -> str:
-        """A hash of the files of a local folder or of the GGUF file, or id and revision of a hub model."""
+        """A hash of the files that are read of a local folder or with a GGUF file, or id and revision of a hub model.
+
+        A branch or tag of the hub may move; `commit` says what it is now.
+        """
         if self.source == "gguf":
-            return _hash([gguf.locate(self.gguf)])
+            file = gguf.locate(self.gguf)
+            with machine_faults_first(f"model.gguf={self.gguf!r}"):
+                return hash_of(files_beside(file), file.parent)
         folder = self._folder()
         if folder is None:
             return f"hub:{self.path}@{self.revision}"
-        return _hash(sorted(p for p in folder.iterdir() if p.suffix in _FINGERPRINTED))
+        with machine_faults_first(f"model.path={self.path!r}"):
+            return hash_of(files_of(folder, with_code=self.trust_remote_code), folder)
+
+    def commit(self) -> str | None:
+        """The commit of a hub model whose revision is a branch or a tag, as it is on this machine; None for others.
+
+        Raises:
+            UserError, MachineFault: the hub does not give the model out.
+        """
+        if self.source == "gguf" or self._folder() is not None or _COMMIT.fullmatch(str(self.revision)):
+            return None
+        return self._files()[0].name  # the hub's cache calls a snapshot by its commit
 
     def load_tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer by AutoTokenizer; where it has no pad token, the end-of-sequence token pads.
@@ -153,7 +170,7 @@ class PretrainedModel:
         if folder is None:
             assert self.revision is not None
             folder = download(self.path, self.revision, with_code=self.trust_remote_code)
-            _check_folder(self.path, folder)
+            _check_folder(self.path, folder, with_code=self.trust_remote_code)
         return folder, {"trust_remote_code": self.trust_remote_code}
 
     def _folder(self) -> Path | None:
@@ -164,7 +181,7 @@ class PretrainedModel:
         return folder if looks_local else None
 
 
-def _check_folder(path: str, folder: Path) -> None:
+def _check_folder(path: str, folder: Path, *, with_code: bool) -> None:
     if path.startswith(_SHIPPED_PREFIX) and not folder.is_dir():
         shipped = [p.name for p in SHIPPED.iterdir() if p.is_dir()] if SHIPPED.is_dir() else []
         wanted = path.removeprefix(_SHIPPED_PREFIX)
@@ -176,6 +193,7 @@ def _check_folder(path: str, folder: Path) -> None:
         raise UserError(
             f"model.path must be a model folder with {', '.join(_PARTS)}; {path!r} lacks {', '.join(missing)}"
         )
+    check_whole("model.path", path, folder, with_code=with_code)
 
 
 def _check_causal(config: PreTrainedConfig, path: str) -> None:
@@ -189,21 +207,6 @@ def _check_causal(config: PreTrainedConfig, path: str) -> None:
         raise UserError(f"model.path must name a causal LM, got {path!r}, which is a {kind}")
     if kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False):
         raise UserError(f"model.path must name a causal LM, got {path!r}, a {kind} that sees what comes after a token")
-
-
-def _hash(files: Sequence[Path]) -> str:
-    return _hash_files(tuple((p, p.stat().st_mtime_ns, p.stat().st_size) for p in files))
-
-
-@lru_cache(maxsize=64)
-def _hash_files(files: tuple[tuple[Path, int, int], ...]) -> str:
-    """Hashes names and contents; cached by modification time and size, since a plan asks once for each run."""
-    digest = hashlib.sha256()
-    for path, _, _ in files:
-        digest.update(path.name.encode())
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return f"sha256:{digest.hexdigest()[:32]}"
 
 
 @lru_cache(maxsize=2)
