@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from gmt.errors import MachineFault, RunFailed, UserError, choices
 from gmt.machine_faults import machine_fault
+from gmt.runs.hermetic import in_words, take_out
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -91,6 +92,8 @@ def _sweep(rest: Sequence[str]) -> None:
 
 def _hydra_app(name: str, rest: Sequence[str]) -> None:
     """Hands over to Hydra; its errors come back as ours instead of its own exit."""
+    if ignored := take_out():  # before torch and its kin read them
+        print(in_words(ignored), file=sys.stderr)
     import hydra
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode

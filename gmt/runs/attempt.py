@@ -10,6 +10,7 @@ from gmt.errors import Interrupted, MachineFault, RunFailed, StoppedEarly, UserE
 from gmt.records.record import RecordBusy
 from gmt.runs.build import build
 from gmt.runs.failures import kind_of
+from gmt.runs.hermetic import take_out
 from gmt.runs.stall import no_longer_than
 
 _LOOK_EVERY_S = 0.5
@@ -40,6 +41,7 @@ def attempt(config: Mapping[str, Any], stop: Path, go_on: Callable[[int, float],
     """
 
     def do() -> None:
+        take_out()  # what the node sets where this worker runs; torch is not imported yet
         run = build(config)
         if run.record.state() == "done":
             return

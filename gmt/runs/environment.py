@@ -11,22 +11,19 @@ from typing import Any
 import psutil
 import torch
 
+from gmt.runs.hermetic import KERNELS
+
 _PACKAGES = (
-    "gmt-lab",
-    "torch",
-    "transformers",
-    "accelerate",
-    "reasoning-gym",
-    "numpy",
-    "ray",
-    "mlflow",
-    "hydra-core",
+    *("gmt-lab", "torch", "transformers", "trl", "accelerate", "peft", "datasets", "tokenizers", "safetensors"),
+    *("huggingface-hub", "lm-eval", "reasoning-gym", "numpy", "ray", "mlflow", "hydra-core"),
 )
 
 
 def environment() -> dict[str, Any]:
-    """What is the same for every run of this process, and the number of threads as it is now."""
-    return _of_process() | {"torch_threads": torch.get_num_threads()}
+    """What is the same for every run of this process, with threads and kernels as they are now."""
+    chosen = {name: os.environ[name] for name in KERNELS if name in os.environ}
+    kernels = {"cpu": torch.backends.cpu.get_cpu_capability(), **chosen}
+    return _of_process() | {"torch_threads": torch.get_num_threads(), "kernels": kernels}
 
 
 @lru_cache(maxsize=1)

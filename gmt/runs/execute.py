@@ -25,6 +25,7 @@ from gmt.runs.device import device_of
 from gmt.runs.environment import environment
 from gmt.runs.evaluate import evaluate, folder_of_base
 from gmt.runs.failures import RETRIES, kind_of
+from gmt.runs.hermetic import take_out
 from gmt.runs.prepare import Prepared, prepare
 from gmt.runs.train import train_run
 from gmt.training.checkpoints import last_whole_checkpoint
@@ -50,6 +51,7 @@ def execute(run: Run, control: Control = _NOBODY) -> RunRecord:
         Interrupted, StoppedEarly: `control` asked for it; what is there so far is kept.
         RunFailed: it broke; the record holds the traceback.
     """
+    take_out(in_group=num_workers() > 1)  # also what libraries have set in an earlier run of this process
     device_of(run.resources)
     if num_workers() != (workers := run.resources.workers):
         raise UserError(f"resources.workers must be {num_workers()} here, got {workers}: a launcher starts the workers")
@@ -135,6 +137,7 @@ def _environment(record: RunRecord) -> dict[str, Any]:
 def _train_and_evaluate(run: Run, record: RunRecord, prepared: Prepared, control: Control) -> dict[str, Any]:
     device = device_of(run.resources)
     torch.set_num_threads(run.resources.cpus)
+    torch.set_float32_matmul_precision("highest")  # an earlier run's method, or TORCH_ALLOW_TF32_..., may have set it
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # a bar for each checkpoint would bury our own lines
     record.write("environment.json", _environment(record) | {"device": device})
     before = _before(run, record, prepared, control, device)

@@ -11,6 +11,7 @@ from gmt.runs.attempt import seen
 from gmt.runs.build import Run
 from gmt.runs.execute import execute, failure_in_words, record_failure
 from gmt.runs.failures import kind_of
+from gmt.runs.hermetic import take_out
 from gmt.runs.prepare import Prepared, prepare
 from gmt.runs.stall import no_longer_than
 from gmt.runs.train import train_run
@@ -35,6 +36,7 @@ def execute_on_worker(run: Run, stop: Path) -> None:
         Interrupted: the stop file was there; what there was is kept.
         RunFailed: it broke here; the record holds the traceback.
     """
+    take_out(in_group=True)
     os.environ.setdefault("OMP_NUM_THREADS", str(run.resources.cpus))  # or accelerate would choose, with a warning
     if index() == 0:
         run.record.folder.mkdir(parents=True, exist_ok=True)
@@ -56,6 +58,7 @@ def execute_on_worker(run: Run, stop: Path) -> None:
 def _train_along(run: Run) -> None:
     prepared = prepare(run)
     torch.set_num_threads(run.resources.cpus)
+    torch.set_float32_matmul_precision("highest")
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     while (asked := _asked()) is not None:  # nothing is where the run is done already
         _train_once(run, prepared, *asked)

@@ -1,0 +1,192 @@
+"""No variable of the environment changes a result without changing the run id."""
+
+import importlib.util
+import os
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from gmt.composition import Composer, hydra_on
+from gmt.errors import UserError
+from gmt.records.record import RunRecord
+from gmt.runs.attempt import attempt
+from gmt.runs.build import build
+from gmt.runs.execute import execute
+from gmt.runs.hermetic import KERNELS, changes_results, in_words, take_out
+from tests.conftest import CONF, Gmt
+
+LIBRARIES = ("accelerate", "transformers", "trl", "datasets", "huggingface_hub", "peft", "lm_eval", "safetensors")
+_READS = re.compile(
+    r"""(?:environ(?:\.get|\.pop|\.setdefault)?[\[(]\s*|getenv\(\s*|parse_flag_from_env\(\s*|parse_choice_from_env\(\s*|"""
+    r"""get_int_from_env\(\s*\[\s*)f?["']([A-Z][A-Z0-9_]+)"""
+)
+# Looked through in the versions that are pinned: where files lie, trackers, tokens, logs, tests, other devices.
+_LOOKED_THROUGH = re.compile(
+    r"(AWS|AZURE|CLEARML|COMET|MLFLOW|WANDB|SWANLAB|HF|HUGGINGFACE|HUGGING_FACE|WATSONX|OPENAI|ANTHROPIC|OAUTH|OPENID|SPACE|"
+    r"KUBEFLOW|DATABRICKS|ACTIONS|GITHUB|PYTEST|RUN|CI|TQDM|XDG|RAY|TF|TEXTSYNTH|PERSPECTIVE|ECS|NETWORK|ASCEND|HCCL|NPU|"
+    r"DATASETS|TOKENIZERS|VLLM|CUDA|HIP|OPENREWARD|TENSORBOARD|DISABLE|SKIP|MODEL|API|NCCL)_\w+"
+    r"|FOO|VAR1|CI|BRANCH|NPROC|FORK_LAUNCHED|TRAINING_JOB_ARN|TRUST_REMOTE_CODE|TEMP|TMP|TMPDIR|DO_NOT_TRACK|EAGER_IMPORT|"
+    r"NO_COLOR|SHELL|VERTEX_PRODUCT|WEBHOOK_SECRET|ARABIC|COUNTRY|REGION|CLAUDE_CONFIG_DIR|JSONSCHEMA_BENCH_TIMEOUT_S|"
+    r"LM_HARNESS_CACHE_PATH|MEGATRON_PATH|PYTORCH_CNDEV_BASED_MLU_CHECK|PYTORCH_ENABLE_MPS_FALLBACK|"
+    r"(ACCELERATE|TRANSFORMERS|TRL|LMEVAL)_\w*(DEBUG|_FILE|_PATH|LOG_LEVEL|VERBOSITY|OFFLINE|WARNINGS|CHECK|SILENCE)\w*"
+)
+# Each would change a training or an evaluation, stop it or let it wait for ever, if a library read it.
+HARMFUL = {
+    "ACCELERATE_MIXED_PRECISION": "bf16",
+    "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4",
+    "ACCELERATE_GRADIENT_CLIPPING": "0.01",
+    "ACCELERATE_DYNAMO_BACKEND": "INDUCTOR",
+    "ACCELERATE_USE_FSDP": "true",
+    "ACCELERATE_USE_DEEPSPEED": "true",
+    "ACCELERATE_USE_MEGATRON_LM": "true",
+    "ACCELERATE_USE_PARALLELISM_CONFIG": "true",
+    "ACCELERATE_TORCH_DEVICE": "meta",
+    "ACCELERATE_DOWNCAST_BF16": "true",
+    "FSDP_OFFLOAD_PARAMS": "true",
+    "FSDP_CPU_RAM_EFFICIENT_LOADING": "true",
+    "PARALLELISM_CONFIG_TP_SIZE": "2",
+    "TRANSFORMERS_SDPA_FORCE_GQA": "1",
+    "USE_TORCH": "0",
+    "USE_TF": "1",
+    "USE_HUB_KERNELS": "no",
+    "SM_HP_MP_PARAMETERS": '{"partitions": 2}',
+    "SM_FRAMEWORK_PARAMS": '{"sagemaker_mpi_enabled": true}',
+    "XLA_USE_BF16": "1",
+    "PT_HPU_LAZY_MODE": "0",
+    "LMEVAL_MODEL_NONE_ANSWER_PLACEHOLDER": "1",
+    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": "1",
+    "NVIDIA_TF32_OVERRIDE": "1",
+    "TORCH_LINEAR_FLATTEN_3D": "1",
+    "TORCH_MKLDNN_MATMUL_MIN_DIM": "1",
+    "TORCH_COMPILE_BACKEND": "inductor",
+    "PYTORCH_JIT": "0",
+    "PYTORCH_TUNABLEOP_ENABLED": "1",
+    "ONEDNN_DEFAULT_FPMATH_MODE": "BF16",
+    "DNNL_DEFAULT_FPMATH_MODE": "BF16",
+    "MKL_NUM_THREADS": "2",
+    "MKL_DISABLE_FAST_MM": "1",
+    "OMP_DYNAMIC": "true",
+    "OMP_THREAD_LIMIT": "1",
+    "OMP_SCHEDULE": "dynamic,1",
+    "WORLD_SIZE": "2",
+    "RANK": "0",
+    "LOCAL_RANK": "0",
+    "LOCAL_WORLD_SIZE": "2",
+    "NODE_RANK": "0",
+    "MASTER_ADDR": "127.0.0.1",
+    "MASTER_PORT": "29777",
+    "TORCHELASTIC_RUN_ID": "x",
+    "PMI_SIZE": "2",
+    "OMPI_COMM_WORLD_SIZE": "2",
+    "OMPI_COMM_WORLD_RANK": "0",
+    "MV2_COMM_WORLD_SIZE": "2",
+}
+# Stay, and change nothing: threads are resources.cpus, masks are the same by any kernel, hashes give no order.
+NEUTRAL = {
+    "OMP_NUM_THREADS": "2",
+    "OMP_WAIT_POLICY": "passive",
+    "PYTHONHASHSEED": "7",
+    "PYTHONOPTIMIZE": "1",
+    "GMT_NATIVE": "0",
+    "TOKENIZERS_PARALLELISM": "true",
+    "HF_DATASETS_IN_MEMORY_MAX_SIZE": "1",
+    "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
+    "TORCH_LOGS": "-all",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "LC_ALL": "C",
+    "TZ": "Asia/Tokyo",
+}
+
+
+def test_every_variable_that_the_libraries_read_is_taken_out_or_was_looked_through() -> None:
+    read = set()
+    for name in LIBRARIES:
+        spec = importlib.util.find_spec(name)
+        assert spec is not None
+        assert spec.origin is not None
+        for path in Path(spec.origin).parent.rglob("*.py"):
+            read |= set(_READS.findall(path.read_text(errors="replace")))
+    assert len(read) > 200
+    undecided = {n for n in read if not changes_results(n) and n not in KERNELS and not _LOOKED_THROUGH.fullmatch(n)}
+    assert not undecided, "look where these are read, and decide in gmt/runs/hermetic.py"
+
+
+@pytest.mark.parametrize("name", HARMFUL)
+def test_what_changes_results_is_taken_out(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    environment = {name: HARMFUL[name], "PATH": "/bin", **NEUTRAL}
+    assert take_out(environment) == [name]
+    assert environment == {"PATH": "/bin", **NEUTRAL}
+
+
+@pytest.mark.parametrize("name", [*KERNELS, *NEUTRAL, "HOME", "HF_TOKEN", "CUDA_VISIBLE_DEVICES", "NCCL_SOCKET_IFNAME"])
+def test_kernels_and_what_does_not_matter_stay(name: str) -> None:
+    assert not changes_results(name)
+
+
+def test_a_worker_of_ray_train_keeps_what_ray_train_sets() -> None:
+    group = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "x", "ACCELERATE_TORCH_DEVICE": "cpu"}
+    environment = {**group, "ACCELERATE_MIXED_PRECISION": "bf16"}
+    assert take_out(environment, in_group=True) == ["ACCELERATE_MIXED_PRECISION"]
+    assert environment == group
+
+
+def test_what_torch_has_read_already_is_refused() -> None:
+    assert "torch" in sys.modules or __import__("torch")
+    with pytest.raises(
+        UserError, match="must not set OMP_THREAD_LIMIT, which changes results and which torch has read"
+    ):
+        take_out({"OMP_THREAD_LIMIT": "1"})
+    assert in_words(["RANK", "WORLD_SIZE"]).startswith("note: RANK, WORLD_SIZE of the environment are ignored")
+
+
+OVERRIDES = ("task=tiny", "method=gmt", "train.num_epochs=1", "resources.cpus=2")
+
+
+def done_in(root: Path) -> RunRecord:
+    """The record of the one run below a root."""
+    (folder,) = (root / "runs").iterdir()
+    return RunRecord(root / "runs", folder.name)
+
+
+def weights_without(root: Path) -> str:
+    with hydra_on(str(CONF)):
+        run = build(Composer().compose_plain([*OVERRIDES, f"record.root={root}"]))
+    return str(execute(run).read("result.json")["weights_sha256"])
+
+
+def test_a_run_with_every_harmful_variable_trains_the_same_bits_and_says_so(
+    gmt: Gmt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """WORLD_SIZE and RANK alone would make it wait for ever for a second process, deaf to SIGTERM."""
+    expected = weights_without(tmp_path / "without")
+    for name, value in (HARMFUL | NEUTRAL).items():
+        monkeypatch.setenv(name, value)
+    done = gmt("run", *OVERRIDES, "tracking=none", "--config-dir", str(CONF), is_warm=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stderr.startswith("note: ACCELERATE_DOWNCAST_BF16, ACCELERATE_DYNAMO_BACKEND, ")
+    record = done_in(tmp_path / "gmt-results")
+    kernels = record.read("environment.json")["kernels"]
+    assert kernels["OMP_NUM_THREADS"] == "2"
+    assert kernels["cpu"]
+    assert record.read("result.json")["weights_sha256"] == expected
+
+
+def test_a_sweeps_worker_takes_them_out_before_anything_else(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert attempt({}, tmp_path / "stop", lambda step, score: True).kind == "user"  # no config at all
+    assert "WORLD_SIZE" not in os.environ
+
+
+@pytest.mark.slow
+def test_a_sweep_with_every_harmful_variable_trains_the_same_bits(
+    gmt: Gmt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = weights_without(tmp_path / "without")
+    for name, value in (HARMFUL | NEUTRAL).items():
+        monkeypatch.setenv(name, value)
+    done = gmt("run", "-m", *OVERRIDES, "tracking=none", "--config-dir", str(CONF), is_warm=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done_in(tmp_path / "gmt-results").read("result.json")["weights_sha256"] == expected
