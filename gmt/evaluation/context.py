@@ -1,7 +1,9 @@
-"""Prompts that do not fit a model's context are refused: one that was cut asks something else. Imports no torch."""
+"""What can't be asked: prompts beyond the context, tokens without an embedding. Imports no torch."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from gmt.errors import UserError
@@ -13,9 +15,17 @@ if TYPE_CHECKING:
 
 
 def context_of(config: PreTrainedConfig) -> int | None:
-    """The most tokens that a model takes; None where its config names no limit."""
-    context: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
-    return context
+    """The most tokens that a model takes; None where its config names no limit.
+
+    Of a model with LongRoPE that it was pretrained on at first: a single text beyond it would change the positions of
+    all others in its batch.
+    """
+    text = config.get_text_config()
+    ropes = getattr(text, "rope_parameters", None) or {}
+    each = [ropes, *(rope for rope in ropes.values() if isinstance(rope, Mapping))]  # some have one for a kind of layer
+    long = [rope.get("original_max_position_embeddings") for rope in each if rope.get("rope_type") == "longrope"]
+    limits = [getattr(text, "max_position_embeddings", None), *long]
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
 def check_fits(suite: str, num_tokens: int, longest: int, advice: str) -> None:
@@ -37,13 +47,33 @@ def check_fits(suite: str, num_tokens: int, longest: int, advice: str) -> None:
         )
 
 
-def check_suite(suite: Suite, reader: Reader) -> None:
-    """Refuses a suite of which a prompt and its answer do not fit the model's context.
+def check_tokens(what: str, ids: Iterable[int], num_embeddings: int) -> None:
+    """Refuses a token without an embedding: it breaks a forward pass in its middle, on a GPU without a word of why.
+
+    Args:
+        what: where the tokens come from.
+        ids: their numbers.
+        num_embeddings: of the model.
 
     Raises:
-        UserError: with the number of tokens.
+        UserError: there is one.
     """
-    longest = max(len(token_ids(reader, prompt)) for prompt in suite.prompts)
+    if (largest := max(ids, default=0)) >= num_embeddings:
+        raise UserError(
+            f"model.path must name a model with an embedding for every token, and its tokenizer gives {what} the "
+            f"number {largest}, where there are {num_embeddings}"
+        )
+
+
+def check_suite(suite: Suite, reader: Reader) -> None:
+    """Refuses a suite of which a prompt and its answer do not fit the model's context, or a token has no embedding.
+
+    Raises:
+        UserError: with the number of tokens, or of the token.
+    """
+    prompts = [token_ids(reader, prompt) for prompt in suite.prompts]
+    check_tokens(f"a token of {suite.name}'s prompts", chain.from_iterable(prompts), reader.num_embeddings)
+    longest = max(map(len, prompts))
     if reader.context is not None:
         check_fits(suite.name, longest, reader.context - suite.max_new_tokens, "for a shorter one (max_new_tokens)")
 

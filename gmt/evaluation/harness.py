@@ -16,7 +16,7 @@ from gmt import settings
 from gmt.errors import UserError, choices
 from gmt.evaluation import harness_tasks
 from gmt.evaluation.code_eval import code_runner
-from gmt.evaluation.context import check_fits
+from gmt.evaluation.context import check_fits, check_tokens, token_ids
 from gmt.tasks.protocol import Asked, Reader, Score
 from gmt.tasks.rows import Source
 
@@ -94,7 +94,11 @@ class HarnessBenchmark:
         """Asks by lm-eval; an answer that was given before a kill is not asked for again."""
         from lm_eval import simple_evaluate
 
-        with self._code_runner():
+        from gmt.evaluation.greedy import answer_ends, greedy  # transformers takes seconds
+
+        self._check_batch(asked)
+        ends = answer_ends(asked.model, asked.tokenizer)
+        with self._code_runner(), greedy(asked.model, ends=ends, pad=asked.tokenizer.pad_token_id):
             results = simple_evaluate(
                 model=_in_memory(asked, self.task, self.batch_size),
                 tasks=[harness_tasks.named(self.task, self.data)],
@@ -115,6 +119,17 @@ class HarnessBenchmark:
             row for name in sorted(results["samples"]) for row in _rows(name, results["samples"][name], self.metric)
         ]
         return Score(metric=self.metric.partition(",")[0], value=self._value(results), answers=rows)
+
+    def _check_batch(self, asked: Asked) -> None:
+        """lm-eval pads its batches, which most models pass over."""
+        from gmt.evaluation.padding import sees_padding
+
+        tokens, pad = token_ids(asked, "One, two, three."), asked.tokenizer.pad_token_id
+        if self.batch_size > 1 and any(sees_padding(asked.model, tokens, pad, left=left) for left in (True, False)):
+            raise UserError(
+                f"batch_size must be 1 for a model of type {asked.model.config.model_type}, whose answers change with "
+                f"the padding of a batch, got {self.batch_size}"
+            )
 
     def _value(self, results: Mapping[str, Any]) -> float:
         """The metric of the task or group; of a tag, which lm-eval does not sum up, the mean over its tasks."""
@@ -160,12 +175,15 @@ def _in_memory(asked: Asked, task: str, batch_size: int) -> Any:
         def generate_until(self, requests: Any, *more: Any, **how: Any) -> Any:
             for prompt, kwargs in (request.args for request in requests):
                 longest = self.max_length - normalize_gen_kwargs(dict(kwargs), self.max_gen_toks)["max_gen_toks"]
-                check_fits(task, len(self.tok_encode(prompt)), longest, _SHORTER)
+                ids = self.tok_encode(prompt)
+                check_fits(task, len(ids), longest, _SHORTER)
+                check_tokens(f"a token of {task}'s prompts", ids, asked.num_embeddings)
             return super().generate_until(requests, *more, **how)
 
         def _loglikelihood_tokens(self, requests: Any, *more: Any, **how: Any) -> Any:
             for _, prompt, continuation in requests:
                 check_fits(task, len(prompt) + len(continuation) - 1, self.max_length, _SHORTER)
+                check_tokens(f"a token of {task}'s prompts", [*prompt, *continuation], asked.num_embeddings)
             return super()._loglikelihood_tokens(requests, *more, **how)
 
         def _told(self, size: int) -> None:
@@ -183,7 +201,12 @@ def _in_memory(asked: Asked, task: str, batch_size: int) -> Any:
             return answer
 
     # It changes the tokenizer's padding side, which the training has to find as it was.
-    return InMemory(pretrained=asked.model, tokenizer=copy.deepcopy(asked.tokenizer), batch_size=batch_size)
+    return InMemory(
+        pretrained=asked.model,
+        tokenizer=copy.deepcopy(asked.tokenizer),
+        batch_size=batch_size,
+        max_length=asked.context,
+    )
 
 
 def _rows(task: str, samples: list[Mapping[str, Any]], metric: str) -> list[dict[str, Any]]:

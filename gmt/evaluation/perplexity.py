@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from gmt import settings
 from gmt.errors import UserError
+from gmt.evaluation.context import check_tokens
 from gmt.evaluation.kept import Kept
 from gmt.tasks.dataset import origin, texts_of
 from gmt.tasks.protocol import Asked, Reader, Score
@@ -49,8 +51,10 @@ class Perplexity:
         return origin("data", self.data).fingerprint()
 
     def check(self, reader: Reader) -> None:
-        """Refuses data without a text, and texts beyond the model's context."""
-        longest = max(len(row) for _, row in self._texts(reader))
+        """Refuses data without a text, texts beyond the model's context, and tokens without an embedding."""
+        ids = [row for _, row in self._texts(reader)]
+        check_tokens("a token of the texts", chain.from_iterable(ids), reader.num_embeddings)
+        longest = max(map(len, ids))
         if longest < 2:
             raise UserError(f"data must hold a text of at least 2 tokens, got {self.data['path']!r}")
         if reader.context is not None and longest > reader.context:
@@ -58,13 +62,15 @@ class Perplexity:
 
     def evaluate(self, asked: Asked) -> Score:
         """The perplexity, and that of each text; batches that were asked before a kill are read."""
+        from gmt.evaluation.padding import batches, sees_padding  # they import torch, which planning does without
+
         texts, ids = zip(*self._texts(asked), strict=True)
         long = [i for i, row in enumerate(ids) if len(row) > 1]
         kept = Kept(asked.scratch / "losses.jsonl")
         losses = kept.read()
         left = [i for i in long if i not in losses]
-        for start in range(0, len(left), self.batch_size):
-            batch = left[start : start + self.batch_size]
+        padded = not (left and sees_padding(asked.model, ids[left[0]], asked.tokenizer.pad_token_id, left=False))
+        for batch in batches(ids, left, self.batch_size, padded=padded):
             found = dict(zip(batch, _losses(asked, [ids[i] for i in batch]), strict=True))
             kept.add(found)
             losses |= found
@@ -83,9 +89,9 @@ def _losses(asked: Asked, ids: Sequence[Sequence[int]]) -> list[float]:
     import torch
     from torch.nn.functional import cross_entropy
 
-    width, pad = max(map(len, ids)), asked.tokenizer.pad_token_id
-    tokens = torch.tensor([[*row, *[pad] * (width - len(row))] for row in ids], device=asked.model.device)
-    attention = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in ids], device=asked.model.device)
+    from gmt.evaluation.padding import tensors
+
+    tokens, attention = tensors(ids, asked.tokenizer.pad_token_id, asked.model.device, left=False)
     with torch.inference_mode():
         logits = asked.model(input_ids=tokens, attention_mask=attention).logits[:, :-1].float()
         each = cross_entropy(logits.transpose(1, 2), tokens[:, 1:], reduction="none")

@@ -9,7 +9,9 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
 
 from gmt.evaluation.context import token_ids
+from gmt.evaluation.greedy import answer_ends, greedy
 from gmt.evaluation.kept import Kept
+from gmt.evaluation.padding import batches, sees_padding, tensors
 from gmt.tasks.protocol import Asked, Score, Suite
 
 BATCH_SIZE = 256
@@ -40,13 +42,15 @@ def generate(asked: Asked, suite: Suite) -> list[str]:
     def on_token() -> None:
         asked.on_progress(len(texts), len(ids))
 
-    for start in range(0, len(left), BATCH_SIZE):
-        batch = left[start : start + BATCH_SIZE]
-        said = _generate_fitting(asked, [ids[i] for i in batch], suite.max_new_tokens, on_token)
-        answers = {i: text.strip() for i, text in zip(batch, said, strict=True)}
-        kept.add(answers)
-        texts |= answers
-        on_token()
+    pad, ends = asked.tokenizer.pad_token_id, answer_ends(asked.model, asked.tokenizer)
+    padded = not (left and sees_padding(asked.model, ids[left[0]], pad, left=True))
+    with greedy(asked.model, ends=ends, pad=pad):
+        for batch in batches(ids, left, BATCH_SIZE, padded=padded):
+            said = _generate_fitting(asked, [ids[i] for i in batch], suite.max_new_tokens, on_token)
+            answers = {i: text.strip() for i, text in zip(batch, said, strict=True)}
+            kept.add(answers)
+            texts |= answers
+            on_token()
     return [texts[i] for i in range(len(ids))]
 
 
@@ -84,25 +88,12 @@ def _generate(
     max_new_tokens: int,
     on_token: Callable[[], None],
 ) -> list[str]:
-    width = max(len(row) for row in ids)
-    pad = tokenizer.pad_token_id
-    tokens = torch.tensor([[pad] * (width - len(row)) + row for row in ids], device=model.device)
-    attention = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids], device=model.device)
+    tokens, attention = tensors(ids, tokenizer.pad_token_id, model.device, left=True)
     generated = model.generate(  # type: ignore[operator]
         input_ids=tokens,
         attention_mask=attention,
         max_new_tokens=max_new_tokens,
-        do_sample=False,
-        pad_token_id=pad,
-        eos_token_id=_ends(model, tokenizer),
         stopping_criteria=StoppingCriteriaList([_Telling(on_token)]),
     )
-    texts: list[str] = tokenizer.batch_decode(generated[:, width:], skip_special_tokens=True)
+    texts: list[str] = tokenizer.batch_decode(generated[:, tokens.shape[1] :], skip_special_tokens=True)
     return texts
-
-
-def _ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The tokens that end an answer: the tokenizer's, and those that the model was made to end turns with."""
-    of_model = model.generation_config.eos_token_id if model.generation_config is not None else None
-    listed = of_model if isinstance(of_model, list) else [of_model]
-    return sorted({tokenizer.eos_token_id, *(each for each in listed if each is not None)})

@@ -15,6 +15,13 @@ from torch import nn
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+_OUTPUTS = {
+    "return_dict": True,
+    "output_router_logits": False,
+    "output_attentions": False,
+    "output_hidden_states": False,
+}
+
 
 def load_base(folder: Path, dtype: torch.dtype, **how: Any) -> PreTrainedModel:
     """The model by AutoModelForCausalLM, as it is in `dtype`, with its parameters in the dtype of their files.
@@ -65,6 +72,7 @@ def _load(folder: Path, dtype: torch.dtype | str, **how: Any) -> PreTrainedModel
     with _forgets_code():
         both: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, output_loading_info=True, **how)
     loaded: PreTrainedModel = both[0]
+    _ask_for_logits_only(loaded)
     if missing := sorted(both[1]["missing_keys"]):  # transformers would draw them at random
         raise ValueError(f"its files lack {len(missing)} of its weights, {missing[0]} among them")
     if more := _of_more_layers(loaded, both[1]["unexpected_keys"]):  # and leave these out
@@ -88,6 +96,17 @@ def _forgets_code() -> Iterator[None]:
         yield
     finally:
         mapping._extra_content = before
+
+
+def _ask_for_logits_only(model: PreTrainedModel) -> None:
+    """What else a folder's config asks a forward pass for is nothing that a training or an evaluation reads.
+
+    A mixture of experts that gives out its router logits adds their loss to its own, and can't generate in a batch.
+    """
+    for config in (model.config, model.config.get_text_config()):
+        for name, value in _OUTPUTS.items():
+            if getattr(config, name, value) != value:
+                setattr(config, name, value)
 
 
 def _of_more_layers(model: nn.Module, unexpected: Iterable[str]) -> list[str]:

@@ -225,6 +225,7 @@ def _base(where: Path, dtype: str, fingerprint: str, **how: Any) -> PreTrainedMo
 @contextmanager
 def _sentence(what: str, where: Path, how: Mapping[str, Any]) -> Iterator[None]:
     """Whatever transformers raises at files that are none of a model's, or not whole; a machine's faults are others."""
+    from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
 
     file = how.get("gguf_file")
@@ -232,7 +233,7 @@ def _sentence(what: str, where: Path, how: Mapping[str, Any]) -> Iterator[None]:
     try:
         with machine_faults_first(f"{setting}={str(path)!r}"):
             yield
-    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError, StrictDataclassError) as error:
         if is_out_of_gpu_memory(error):
             raise
         reason = " ".join(str(error).split())

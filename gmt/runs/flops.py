@@ -5,12 +5,11 @@ from __future__ import annotations
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import DataCollatorForSeq2Seq
 
 from gmt.errors import UserError
 from gmt.runs.build import Run
 from gmt.runs.prepare import prepare
-from gmt.tasks.tokens import IGNORED
+from gmt.training.paradigms import collator
 
 _FILE = "operations.json"
 
@@ -40,7 +39,7 @@ def step_flops(run: Run) -> int:
     optimizer = torch.optim.AdamW(model.parameters())
     attached = run.method.attach(model, optimizer, seed=run.seed, facts_every=0)
     attached.begin_epoch(0)
-    collate = DataCollatorForSeq2Seq(prepared.reader.tokenizer, label_pad_token_id=IGNORED)
+    collate = collator(run.train, prepared.reader.tokenizer)
     size, total = run.train.micro_batch_size, 0
     for i in range(run.train.accumulation_steps):
         rows = [prepared.examples[j % prepared.num_examples] for j in range(i * size, (i + 1) * size)]

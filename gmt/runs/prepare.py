@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from gmt.credentials import refuse_secrets
 from gmt.errors import UserError, within
-from gmt.evaluation.context import check_suite, context_of
+from gmt.evaluation.context import check_suite, check_tokens, context_of
 from gmt.models.protocol import Model
 from gmt.runs.build import Run
 from gmt.tasks.chat import set_template
@@ -19,7 +19,6 @@ from gmt.training.settings import TrainSettings
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
     from gmt.runs.evaluate import Evaluated
 
@@ -77,7 +76,12 @@ def _prepare(key: _Key) -> Prepared:
     refuse_secrets("the config", key.text, "the hub's token belongs into HF_TOKEN")
     config, tokenizer = key.model.load_config(), key.model.load_tokenizer()
     set_template(tokenizer, key.task.chat_template)
-    reader = Reader(tokenizer=tokenizer, context=context_of(config), is_chat=key.task.chat_template is not None)
+    reader = Reader(
+        tokenizer=tokenizer,
+        context=context_of(config),
+        num_embeddings=config.get_text_config().vocab_size,
+        is_chat=key.task.chat_template is not None,
+    )
     training = tokenize(tokenizer, key.task.train_examples(), max_length=key.train.max_length)
     if reader.context is not None and training.longest > reader.context:
         raise UserError(
@@ -85,7 +89,7 @@ def _prepare(key: _Key) -> Prepared:
             f"{key.train.max_length}: an example has {training.longest} tokens"
         )
     used = list(training.examples)
-    _check_vocabulary(key.model.name, config, tokenizer, used)
+    _check_vocabulary(reader, used)
     suites = key.task.suites()
     _check(suites, reader)
     if key.train.paradigm == "dpo":
@@ -105,17 +109,11 @@ def _prepare(key: _Key) -> Prepared:
     )
 
 
-def _check_vocabulary(
-    model: str, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Tokens]
-) -> None:
-    """A token without an embedding breaks a forward pass in the middle of it, on a GPU without a word of why."""
-    largest = max(max(ids, default=0) for each in examples for name, ids in each.items() if name != "labels")  # type: ignore[call-overload]
-    for what, token in {"a token": largest, "its pad token": tokenizer.pad_token_id}.items():
-        if token >= config.get_text_config().vocab_size:
-            raise UserError(
-                f"model {model} must have an embedding for every token, and its tokenizer gives {what} the number "
-                f"{token}, where there are {config.get_text_config().vocab_size}"
-            )
+def _check_vocabulary(reader: Reader, examples: Sequence[Tokens]) -> None:
+    taught = (max(ids, default=0) for each in examples for name, ids in each.items() if name != "labels")  # type: ignore[call-overload]
+    tokens = {"an example's token": taught, "its pad token": [reader.tokenizer.pad_token_id]}
+    for what, ids in {**tokens, "its end-of-sequence token": [reader.tokenizer.eos_token_id]}.items():
+        check_tokens(what, ids, reader.num_embeddings)
 
 
 def _check(suites: Mapping[str, Mapping[str, Suite | Benchmark]], reader: Reader) -> None:

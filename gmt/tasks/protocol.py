@@ -65,11 +65,13 @@ class Reader:
     Args:
         tokenizer: its pad token pads; it has a chat template if the task asks for one.
         context: the most tokens that the model takes; None where nothing limits them.
+        num_embeddings: how many tokens the model knows; the number of a token must lie below.
         is_chat: whether prompts are to be put as a user's turn.
     """
 
     tokenizer: PreTrainedTokenizerBase
     context: int | None
+    num_embeddings: int
     is_chat: bool
 
 

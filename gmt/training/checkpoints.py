@@ -4,6 +4,8 @@ A mask over sharded weights is sharded as they are, so each worker keeps its par
 last, when everything else is there, the meter's sums among it: a checkpoint without these was cut short.
 """
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,25 @@ _METHOD_STATE = "method_state.pt"
 
 
 def last_whole_checkpoint(checkpoints: Path) -> Path | None:
-    """The newest checkpoint that was written to its end, or None."""
+    """The newest checkpoint that was written to its end and trained by the loss of today, or None."""
     whole = [p.parent for p in checkpoints.glob(f"checkpoint-*/{_METHOD_STATE}") if (p.parent / METER_SUMS).exists()]
+    whole = [each for each in whole if not _has_router_loss(each)]
     return max(whole, key=lambda p: int(p.name.rpartition("-")[2]), default=None)
+
+
+def drop_other_losses(checkpoints: Path) -> None:
+    """Deletes the checkpoints of a mixture of experts that gmt-lab 0.1 trained with the routers' auxiliary loss too."""
+    if workers.index() == 0:
+        for checkpoint in filter(_has_router_loss, checkpoints.glob("checkpoint-*")):
+            shutil.rmtree(checkpoint)
+    workers.meet()
+
+
+def _has_router_loss(checkpoint: Path) -> bool:
+    """Of what is trained today the coefficient is 0 (gmt.training.paradigms); older ones have the model's own."""
+    file = checkpoint / "config.json"
+    config = json.loads(file.read_text()) if file.exists() else {}
+    return any(each.get("router_aux_loss_coef") for each in (config, config.get("text_config") or {}))
 
 
 def save_method(checkpoint: Path, state: dict[str, Any], *, is_sharded: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +44,8 @@ class ControlCallback(TrainerCallback):
     def __init__(self, control: Control, evaluate: Callable[[int], float], evaluate_every: int):
         self._control, self._evaluate, self._every = control, evaluate, evaluate_every
         self.ended: Interrupted | StoppedEarly | None = None
+        self.bare: Callable[[], AbstractContextManager[None]] = nullcontext
+        """Around an evaluation: takes off the model what the trainer put on it."""
 
     def on_substep_end(self, *_: Any, **__: Any) -> None:
         """A micro-batch that ends no step is through."""
@@ -60,7 +63,8 @@ class ControlCallback(TrainerCallback):
 
     def _ask(self, step: int, max_steps: int) -> Interrupted | StoppedEarly | None:
         if self._every and step % self._every == 0 and step < max_steps:
-            score = self._evaluate(step)
+            with self.bare():
+                score = self._evaluate(step)
             if not self._control.go_on(step, score):
                 return StoppedEarly(f"stopped early at step {step} with target score {score:.1%}")
         return Interrupted(f"stopped on request at step {step}") if self._control.should_stop() else None

@@ -10,13 +10,12 @@ from typing import Any
 from accelerate import PartialState
 from accelerate.utils import DistributedType
 from datasets import Dataset
-from transformers import DataCollatorForSeq2Seq, PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 from trl import DPOConfig, SFTConfig
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from gmt.tasks.tokens import IGNORED
 from gmt.training.batches import WorkersDPOTrainer, WorkersSFTTrainer
 from gmt.training.settings import TrainSettings
 from gmt.training.workers import num_workers
@@ -89,6 +88,8 @@ def trainer_of(
         processing_class=made.tokenizer,
         callbacks=callbacks,
     )
+    if hasattr(text := made.model.config.get_text_config(), "router_aux_loss_coef"):
+        text.router_aux_loss_coef = 0.0  # TRL sets it for SFT only; it tells checkpoints from those of another loss
     trainer.autocast_sharded = execution.is_sharded and settings.precision == "bf16"
     trainer.remove_callback(PrinterCallback)
     assert isinstance(trainer, Trainer)
@@ -96,16 +97,19 @@ def trainer_of(
 
 
 def _sft(made: Made, settings: TrainSettings, **common: Any) -> WorkersSFTTrainer:
-    if settings.packing:
-        packs = DataCollatorForLanguageModeling(pad_token_id=made.tokenizer.pad_token_id, padding_free=True)
-        return WorkersSFTTrainer(data_collator=packs, **common)
-    pads = DataCollatorForSeq2Seq(made.tokenizer, label_pad_token_id=IGNORED)
-    return WorkersSFTTrainer(data_collator=pads, **common)
+    return WorkersSFTTrainer(data_collator=collator(settings, made.tokenizer), **common)
 
 
-def _dpo(made: Made, _: TrainSettings, **common: Any) -> WorkersDPOTrainer:
-    collator = DataCollatorForPreference(pad_token_id=made.tokenizer.pad_token_id)
-    return WorkersDPOTrainer(ref_model=made.base(), data_collator=collator, **common)
+def _dpo(made: Made, settings: TrainSettings, **common: Any) -> WorkersDPOTrainer:
+    return WorkersDPOTrainer(ref_model=made.base(), data_collator=collator(settings, made.tokenizer), **common)
+
+
+def collator(settings: TrainSettings, tokenizer: PreTrainedTokenizerBase) -> Any:
+    """Makes a batch of rows. Padding is on the right whatever the tokenizer says: positions are counted from there."""
+    pad = tokenizer.pad_token_id
+    if settings.paradigm == "dpo":
+        return DataCollatorForPreference(pad_token_id=pad)
+    return DataCollatorForLanguageModeling(pad_token_id=pad, padding_free=settings.packing)
 
 
 def _arguments(settings: TrainSettings, seed: int, execution: Execution) -> dict[str, Any]:
@@ -126,6 +130,8 @@ def _arguments(settings: TrainSettings, seed: int, execution: Execution) -> dict
         "adam_beta1": settings.adam_beta1,
         "adam_beta2": settings.adam_beta2,
         "max_grad_norm": settings.max_grad_norm,
+        # the loss is on what is to be said: routers learn by it alone, and no step depends on the tokens of a batch
+        "router_aux_loss_coef": 0.0,
         "bf16": settings.precision == "bf16" and not is_sharded,
         "activation_checkpointing": False,  # the model is made with it or without it
         "fsdp": is_sharded,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from datasets import Dataset
@@ -12,9 +13,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerState
 from gmt.errors import Diverged
 from gmt.masking.sharding import local
 from gmt.methods.protocol import Method
+from gmt.training.alike import check_alike
 from gmt.training.attachment import Attachment
-from gmt.training.checkpoints import last_whole_checkpoint, load_method
+from gmt.training.checkpoints import drop_other_losses, last_whole_checkpoint, load_method
 from gmt.training.control import ControlCallback
+from gmt.training.dressing import Dressing
 from gmt.training.memory import peak_bytes, reset_peak
 from gmt.training.meter import Meter, OnMetrics
 from gmt.training.paradigms import Execution, Made, trainer_of
@@ -78,9 +81,11 @@ def train(
     Raises:
         Interrupted, StoppedEarly: `control` asked for it; the last checkpoint is of the last step.
         Diverged: the loss or a gradient is no finite number any more.
-        UserError: the method can't work with this model, or the checkpoint not with these workers.
+        UserError: the method can't work with this model, the checkpoint not with these workers, or the model's loss
+            depends on how a step is cut into batches.
     """
     reset_peak()
+    drop_other_losses(execution.checkpoints)
     resume = agreed(last_whole_checkpoint(execution.checkpoints))
     state = load_method(resume, is_sharded=execution.is_sharded) if resume else None
     attachment = Attachment(
@@ -88,17 +93,28 @@ def train(
     )
     meter = Meter(attachment, on_metrics, resume)
     made = Made(model=model, tokenizer=tokenizer, examples=examples, base=base)
+    dressing = Dressing(model)
+    control.bare = dressing.off
     trainer = trainer_of(made, settings, seed, execution, [meter, attachment, control])  # the second ends a checkpoint
+    check_alike(model, trainer.data_collator, **_tried(examples, settings))
     try:
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     except FloatingPointError as error:
         raise Diverged(str(error)) from error
     finally:
         attachment.detach()
+        dressing.take_off()
     _refuse_nonfinite(model)
     if control.ended is not None:
         raise control.ended
     return _facts(trainer.state, meter)
+
+
+def _tried(examples: Dataset, settings: TrainSettings) -> dict[str, Any]:
+    rows = examples.select(range(min(4, len(examples)))).to_list()
+    tokens = [token for row in rows for name, ids in row.items() if name.endswith("_ids") for token in ids]
+    kind = "preferences" if settings.paradigm == "dpo" else "packed" if settings.packing else "padded"
+    return {"tokens": tokens, "batch_size": settings.micro_batch_size, "kind": kind}
 
 
 def _refuse_nonfinite(model: PreTrainedModel) -> None:

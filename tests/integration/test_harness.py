@@ -46,6 +46,7 @@ def asked(scratch: Path, *, is_chat: bool = False, seen: list[int] | None = None
     return Asked(
         model=model,
         context=model.config.max_position_embeddings,
+        num_embeddings=model.config.vocab_size,
         tokenizer=tokenizer,
         is_chat=is_chat,
         scratch=scratch,
@@ -237,3 +238,18 @@ def test_without_a_sandbox_nothing_is_run(tmp_path: Path, monkeypatch: pytest.Mo
             benchmark(task="humaneval", metric="pass@1,create_test").check(asked(tmp_path / "s"))
     finally:
         sandbox._fault.cache_clear()
+
+
+def test_a_folder_does_not_say_how_a_benchmark_generates(gsm8k: str, tmp_path: Path) -> None:
+    made = benchmark(task="gsm8k", metric="exact_match,strict-match", data=gsm8k)
+    plain = made.evaluate(asked(tmp_path / "plain"))
+    given = asked(tmp_path / "s")
+    for name, value in {"repetition_penalty": 5.0, "num_beams": 3, "min_new_tokens": 8, "max_new_tokens": 1}.items():
+        setattr(given.model.generation_config, name, value)
+    assert made.evaluate(given) == plain
+
+
+def test_a_benchmarks_token_without_an_embedding_is_named(gsm8k: str, tmp_path: Path) -> None:
+    given = replace(asked(tmp_path / "s"), num_embeddings=100)
+    with pytest.raises(UserError, match=r"gives a token of gsm8k's prompts the number \d+, where there are 100"):
+        benchmark(task="gsm8k", metric="exact_match,strict-match", data=gsm8k).evaluate(given)

@@ -59,11 +59,39 @@ def test_a_benchmark_that_there_is_not_is_refused_by_the_name_it_has_in_the_task
         prepare(run_of(tmp_path, "+benchmark@task.target.gsm=gsm8k", "task.target.gsm.task=gsm9k"))
 
 
-def test_a_tokenizer_beyond_the_embeddings_is_refused(tmp_path: Path) -> None:
+def with_token(tmp_path: Path, text: str, number: int) -> str:
+    """A folder whose tokenizer gives a text another number."""
     folder = shutil.copytree(SHIPPED / "nano", tmp_path / "model")
     tokenizer = json.loads((folder / "tokenizer.json").read_text())
-    vocabulary = tokenizer["model"]["vocab"]
-    vocabulary["e"] = 10_000
+    tokenizer["model"]["vocab"][text] = number
+    for added in tokenizer["added_tokens"]:
+        added["id"] = number if added["content"] == text else added["id"]
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
-    with pytest.raises(UserError, match=r"must have an embedding for every token, .* gives a token the number 10000"):
-        prepare(run_of(tmp_path, f"model.path={folder}"))
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [("e", "an example's token"), ("</s>", "an example's token"), ("<pad>", "its pad token")],
+)
+def test_a_tokenizer_beyond_the_embeddings_is_refused(tmp_path: Path, text: str, what: str) -> None:
+    with pytest.raises(UserError, match=rf"an embedding for every token, .* gives {what} the number 10000, .* are 256"):
+        prepare(run_of(tmp_path, f"model.path={with_token(tmp_path, text, 10_000)}"))
+
+
+def test_tokens_without_an_embedding_only_in_what_is_asked_are_refused(tmp_path: Path) -> None:
+    folder = with_token(tmp_path, "?", 256)
+    prepare(run_of(tmp_path, f"model.path={folder}"))
+    file = write(
+        tmp_path, [{"prompt": "a", "answer": "b", "text": "so"}, {"prompt": "a?", "answer": "b", "text": "so?"}]
+    )
+    text = "{_target_: gmt.evaluation.perplexity.Perplexity, column: text, max_length: 99, batch_size: 1, "
+    text += f"data: {{path: {file}, subset: null, revision: null, split: train, num_examples: null, seed: 0}}}}"
+    wanted = [*held_out(file), f"+task.source.text={text}"]
+    with pytest.raises(UserError) as refusal:
+        prepare(run_of(tmp_path, f"model.path={folder}", *wanted))
+    of_suite, of_text = sorted(refusal.value.sentences)
+    assert "task.source.mine: " in of_suite
+    assert "a token of mine's prompts the number 256, where there are 256" in of_suite
+    assert "task.source.text: " in of_text
+    assert "a token of the texts the number 256" in of_text

@@ -31,6 +31,7 @@ def asked(scratch: Path, on_progress: Stopped) -> Asked:
         model=model.load_model(),
         tokenizer=model.load_tokenizer(),
         context=128,
+        num_embeddings=256,
         is_chat=False,
         scratch=scratch,
         on_progress=on_progress,

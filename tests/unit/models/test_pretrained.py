@@ -103,6 +103,7 @@ def test_files_that_are_not_whole_are_refused(
         ),
         ("load_config", {"model_type": "bert"}, "a bert that sees what comes after a token"),
         ("load_config", {"model_type": "t5"}, "must name a causal LM, got .*, which is a t5"),
+        ("load_config", {"hidden_size": "wide"}, "must name a causal LM that transformers can load"),
         ("load_config", {"model_type": "unheard_of"}, "must name a causal LM that transformers can load"),
     ],
 )

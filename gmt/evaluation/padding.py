@@ -1,0 +1,101 @@
+"""Batches in which every text fares as if it were alone, for models that see padding too.
+
+Most attend to no padding. Some do all the same (RWKV when it pads on the left, models with learnt positions of which
+the code makes none from the mask, models that look ahead), so each kind of model is tried once, on a few tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import cycle, islice
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from gmt.evaluation.greedy import greedy
+
+_SHORT, _LONG, _NUM_NEW = 3, 8, 3
+_KNOWN: dict[tuple[Any, ...], bool] = {}
+
+
+def batches(ids: Sequence[Sequence[int]], indices: Sequence[int], size: int, *, padded: bool) -> Iterator[list[int]]:
+    """Cuts texts into batches.
+
+    Args:
+        ids: the tokens of every text.
+        indices: of the texts that are to be cut; their order is kept where a batch may be padded.
+        size: the most texts of a batch.
+        padded: whether a batch may hold texts of different lengths.
+    """
+    batch: list[int] = []
+    for i in indices if padded else sorted(indices, key=lambda i: len(ids[i])):
+        if batch and (len(batch) == size or (not padded and len(ids[i]) != len(ids[batch[0]]))):
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch
+
+
+def tensors(ids: Sequence[Sequence[int]], pad: int, device: Any, *, left: bool) -> tuple[Tensor, Tensor]:
+    """Return the padded tokens [batch, width] and their attention mask.
+
+    Args:
+        ids: a text each.
+        pad: the token that pads.
+        device: of the result.
+        left: whether padding comes before a text instead of behind it.
+    """
+    width = max(map(len, ids))
+    tokens, mask = [], []
+    for row in ids:
+        pads, ones = [pad] * (width - len(row)), [1] * len(row)
+        tokens.append([*pads, *row] if left else [*row, *pads])
+        mask.append([0] * len(pads) + ones if left else ones + [0] * len(pads))
+    return torch.tensor(tokens, device=device), torch.tensor(mask, device=device)
+
+
+def sees_padding(model: PreTrainedModel, tokens: Sequence[int], pad: int, *, left: bool) -> bool:
+    """Whether what a model says of a text changes with the padding beside it.
+
+    Args:
+        model: in eval mode.
+        tokens: some that it has an embedding for; they are repeated as need be.
+        pad: the token that pads.
+        left: whether the padding comes before the text, and tokens are generated behind it.
+    """
+    key = (type(model), model.device.type, model.dtype, model.config.to_json_string(), left)
+    if key not in _KNOWN:
+        long = list(islice(cycle(tokens), _LONG))
+        said = _continued if left else _read
+        alone, beside = (said(model, rows, pad) for rows in ([long[:_SHORT]], [long[:_SHORT], long]))
+        same = [a.argmax() == b.argmax() for a, b in zip(alone, beside, strict=True)] if left else []
+        until = same.index(False) + 1 if False in same else len(alone)  # from there on they go on from another token
+        rounding = 1e-3 if model.dtype == torch.float32 else 5e-2
+        difference = (alone - beside)[:until].abs().max()
+        _KNOWN[key] = not bool(difference <= rounding * (1 + alone[:until].abs().max()))
+    return _KNOWN[key]
+
+
+def _read(model: PreTrainedModel, rows: list[list[int]], pad: int) -> Tensor:
+    """The logits [position, vocabulary] of the first text's tokens."""
+    ids, mask = tensors(rows, pad, model.device, left=False)
+    with torch.inference_mode():
+        logits: Tensor = model(input_ids=ids, attention_mask=mask).logits[0, :_SHORT]
+    return logits.float()
+
+
+def _continued(model: PreTrainedModel, rows: list[list[int]], pad: int) -> Tensor:
+    """The logits [position, vocabulary] of what is generated behind the first text."""
+    ids, mask = tensors(rows, pad, model.device, left=True)
+    with torch.inference_mode(), greedy(model, ends=None, pad=pad):
+        said: Any = model.generate(  # type: ignore[operator]
+            input_ids=ids,
+            attention_mask=mask,
+            max_new_tokens=_NUM_NEW,
+            output_logits=True,
+            return_dict_in_generate=True,
+        )
+    return torch.stack([step[0].float() for step in said.logits])

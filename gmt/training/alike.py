@@ -1,0 +1,138 @@
+"""Refuses a training whose steps would depend on how their examples are cut into batches.
+
+A few tokens go through the very batches of the training (padded, or packed into a row) and TRL's loss, and each example
+alone through the model's own forward pass. Both must say the same. A list of models would be shorter than the truth:
+what is right depends on the model's code, the attention, the kernels that are installed, and on TRL.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import cycle, islice
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from gmt.errors import UserError
+
+_FIRST, _SECOND = 9, 6  # tokens of the two examples, of different lengths so that one is padded
+_ROUNDING = {torch.float32: 1e-2}  # nats a token, with room for TF32; what is wrong is wrong by more in a trained model
+_ROUNDING_OF_HALVES = 0.3
+_KNOWN: dict[tuple[Any, ...], tuple[str, ...]] = {}
+
+Collate = Callable[[list[dict[str, Any]]], dict[str, Any]]
+
+
+def check_alike(model: PreTrainedModel, collate: Collate, tokens: Sequence[int], *, batch_size: int, kind: str) -> None:
+    """Refuses a model of which an example's loss changes with the examples beside it; tried once in a process.
+
+    Args:
+        model: with TRL's fused head.
+        collate: makes a batch of rows.
+        tokens: some that the model has an embedding for; they are repeated as need be.
+        batch_size: rows of a batch.
+        kind: of the rows: `padded`, `packed` or `preferences`.
+
+    Raises:
+        UserError: with the setting that would help, if there is one.
+    """
+    config = model.config.to_json_string()
+    key = (type(model), model.device.type, model.dtype, config, batch_size > 1, kind)
+    if key not in _KNOWN:
+        _KNOWN[key] = tuple(_faults(model, collate, tokens, batch_size, kind))
+    if _KNOWN[key]:
+        raise UserError(*_KNOWN[key])
+
+
+def _faults(model: PreTrainedModel, collate: Collate, tokens: Sequence[int], batch_size: int, kind: str) -> list[str]:
+    examples = _examples(tokens)
+    was_training = model.training
+    model.eval()  # type: ignore[no-untyped-call]
+    try:
+        with torch.no_grad():
+            truth = [_own(model, ids) for ids in examples]
+            alone = _difference(lambda: [_fused(model, _padded([ids]))[0] for ids in examples], truth)
+            if alone is not None:
+                return [
+                    f"model.path must name a model whose loss TRL computes right, which it does not for type "
+                    f"{model.config.model_type}: {alone}"
+                ]
+            if kind == "padded" and batch_size == 1:
+                return []
+            together = _difference(lambda: _in_batch(model, collate, examples, kind), truth)
+    finally:
+        model.train(was_training)
+    if together is None:
+        return []
+    if kind == "packed":
+        return [
+            f"train.packing must be false for a model of type {model.config.model_type}, which does not keep the "
+            f"examples of a row apart: {together}"
+        ]
+    setting = "train.micro_batch_size must be 1" if kind == "padded" else "train.paradigm must be sft"
+    return [f"{setting} for a model of type {model.config.model_type}, which does not pass over padding: {together}"]
+
+
+def _examples(tokens: Sequence[int]) -> tuple[list[int], list[int]]:
+    many = list(islice(cycle(tokens), _FIRST + _SECOND))
+    return many[:_FIRST], many[: -_SECOND - 1 : -1]
+
+
+def _own(model: PreTrainedModel, ids: list[int]) -> Tensor:
+    """The log-probability of each token behind the first, by the model's own forward pass, with nothing beside it."""
+    one = torch.tensor([ids], device=model.device)
+    logits = model(input_ids=one, use_cache=False).logits[0, :-1].float()
+    said: Tensor = logits.log_softmax(-1).gather(1, one[0, 1:, None])[:, 0]
+    return said
+
+
+def _padded(examples: Sequence[list[int]]) -> dict[str, Tensor]:
+    (ids,) = examples
+    one = torch.tensor([ids])
+    return {"input_ids": one, "attention_mask": torch.ones_like(one), "labels": one}
+
+
+def _in_batch(
+    model: PreTrainedModel, collate: Collate, examples: tuple[list[int], list[int]], kind: str
+) -> list[Tensor]:
+    """The log-probabilities of both examples, from a batch as the training makes it."""
+    first, second = examples
+    if kind == "packed":
+        both = first + second
+        (row,) = _fused(model, collate([{"input_ids": both, "labels": both, "seq_lengths": [len(first), len(second)]}]))
+        return [row[: len(first) - 1], row[len(first) :]]
+    if kind == "preferences":
+        batch = collate(
+            [
+                {"prompt_ids": first[:1], "chosen_ids": first[1:], "rejected_ids": []},
+                {"prompt_ids": second[:1], "chosen_ids": second[1:], "rejected_ids": []},
+            ]
+        )
+        batch["labels"] = batch["input_ids"].masked_fill(batch.pop("completion_mask") == 0, -100)
+        rows = _fused(model, batch)
+    else:
+        rows = _fused(model, collate([{"input_ids": ids, "labels": ids} for ids in examples]))
+    return [row[: len(ids) - 1] for ids, row in zip(examples, rows, strict=False)]
+
+
+def _fused(model: PreTrainedModel, batch: dict[str, Any]) -> Tensor:
+    """The log-probabilities [row, position] of the labels behind the first, as TRL's losses take them."""
+    on_device = {k: v.to(model.device) if isinstance(v, Tensor) else v for k, v in batch.items()}
+    found: Tensor = model(**on_device, use_cache=False, fused_lm_head=True).log_probs
+    return found.float()
+
+
+def _difference(compute: Callable[[], Sequence[Tensor]], truth: Sequence[Tensor]) -> str | None:
+    """What is wrong with what is computed, or None."""
+    try:
+        found = compute()
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # of the model's code or TRL's, which were not made for each other
+        return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    largest = max(float((a - b).abs().max()) for a, b in zip(found, truth, strict=True))
+    if largest <= _ROUNDING.get(truth[0].dtype, _ROUNDING_OF_HALVES):
+        return None
+    return f"a token's log-probability is off by {largest:.2g}"

@@ -1,0 +1,75 @@
+"""What a trainer puts on a model for its training; neither an evaluation nor the saved weights may know of it.
+
+Seen in transformers 5.23, TRL 1.16 and accelerate 1.15: the forward pass under bf16 autocast, another one around the
+loss, tags, and in the config and the generation config use_cache, the tokenizer's special tokens and the settings of
+the router's auxiliary loss.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from transformers import PreTrainedConfig, PreTrainedModel
+
+_ATTRIBUTES = ("forward", "_original_forward", "model_tags", "warnings_issued")
+_Snapshot = tuple[dict[str, Any], list[tuple[Any, dict[str, Any]]]]
+
+
+class Dressing:
+    """Knows a model as it is now, so that what is put on it later can be taken off.
+
+    Args:
+        model: as it was loaded.
+    """
+
+    def __init__(self, model: PreTrainedModel):
+        self._model = model
+        self._bare = _snapshot(model)
+
+    def take_off(self) -> None:
+        """Makes the model what it was, but for its weights."""
+        _restore(self._model, self._bare)
+
+    @contextmanager
+    def off(self) -> Iterator[None]:
+        """Takes the dressing off for a while."""
+        dressed = _snapshot(self._model)
+        self.take_off()
+        try:
+            yield
+        finally:
+            _restore(self._model, dressed)
+
+
+def _snapshot(model: PreTrainedModel) -> _Snapshot:
+    attributes = vars(model)
+    configs = [*_configs(model.config), *([model.generation_config] if model.generation_config is not None else [])]
+    return {key: attributes[key] for key in _ATTRIBUTES if key in attributes}, [
+        (each, _values(each)) for each in configs
+    ]
+
+
+def _restore(model: PreTrainedModel, snapshot: _Snapshot) -> None:
+    attributes, configs = snapshot
+    for key in _ATTRIBUTES:
+        vars(model).pop(key, None)
+    vars(model).update(attributes)
+    for config, values in configs:
+        state: dict[str, Any] = config.__dict__
+        state.clear()
+        state.update(values)
+
+
+def _configs(config: PreTrainedConfig) -> Iterator[PreTrainedConfig]:
+    """A config and those in it, which the parts of a model hold on to."""
+    yield config
+    for value in vars(config).values():
+        if isinstance(value, PreTrainedConfig):
+            yield from _configs(value)
+
+
+def _values(config: Any) -> dict[str, Any]:
+    return {k: v if isinstance(v, PreTrainedConfig) else copy.deepcopy(v) for k, v in vars(config).items()}

@@ -1,0 +1,134 @@
+"""A step is the same however it is cut into batches, and so is an answer, for every architecture; or it is refused."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from transformers import PreTrainedModel
+
+from gmt.errors import UserError
+from gmt.evaluation import suites
+from gmt.evaluation.padding import sees_padding
+from gmt.tasks.protocol import Asked, Suite
+from gmt.tasks.tokens import IGNORED
+from gmt.training.alike import check_alike
+from gmt.training.packing import packed
+from gmt.training.paradigms import Execution, Made, trainer_of
+from tests.architectures import ALL, tiny_model
+from tests.models import pretrained, train_settings
+
+# learnt, rotary and linearly biased positions; sliding windows; experts; no attention at all; soft-capped logits
+FEW = ("bloom", "gemma2", "gpt2", "gpt_oss", "llama", "mamba", "mixtral", "opt")
+KINDS = [pytest.param(kind, marks=[] if kind in FEW else pytest.mark.slow) for kind in ALL]
+LEAKS_IN_A_ROW = {"bloom", "gpt_oss", "mamba", "opt"}
+LENGTHS = (5, 12, 8)
+ROUNDING = 1e-4
+
+
+def model_of(kind: str) -> PreTrainedModel:
+    try:
+        model = tiny_model(kind)
+        with torch.no_grad():
+            model(input_ids=torch.tensor([[3, 4, 5]]))
+    except Exception as error:  # what the architecture's code says to a config made by guessing
+        if kind in FEW:
+            raise
+        pytest.skip(f"{kind} can't be built small here: {error}")
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    return model
+
+
+def examples() -> list[dict[str, list[int]]]:
+    generator = torch.Generator().manual_seed(1)
+    rows = [torch.randint(3, 256, (length,), generator=generator).tolist() for length in LENGTHS]
+    return [{"input_ids": ids, "labels": [IGNORED] * 2 + ids[2:]} for ids in rows]
+
+
+def step(kind: str, tmp_path: Path, **train: Any) -> tuple[float, dict[str, torch.Tensor]]:
+    """Loss and gradient of the optimizer step over all examples, as the trainer cuts it."""
+    model, rows, tokenizer = model_of(kind), Dataset.from_list(examples()), pretrained().load_tokenizer()
+    tokenizer.padding_side = "left"
+    settings = train_settings(**train)
+    if settings.packing:
+        rows = packed(rows, 64)
+    where = Execution(device="cpu", sharding="none", checkpoints=tmp_path / "c", checkpoint_every=9, log_every=1)
+    trainer: Any = trainer_of(
+        Made(model=model, tokenizer=tokenizer, examples=rows, base=lambda: model), settings, 1, where, []
+    )
+    tokens = [token for row in examples() for token in row["input_ids"]]
+    how = "packed" if settings.packing else "padded"
+    check_alike(model, trainer.data_collator, tokens, batch_size=settings.micro_batch_size, kind=how)
+    batches, model = list(trainer.get_train_dataloader()), model.train()
+    number, total = sum((batch["labels"][:, 1:] >= 0).sum() for batch in batches), 0.0
+    for batch in batches:
+        loss = trainer.compute_loss(model, dict(batch), num_items_in_batch=number)
+        loss.backward()
+        total += float(loss.detach())
+    return total, {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+def truth(kind: str) -> tuple[float, dict[str, torch.Tensor]]:
+    """The same by the definition: the mean cross entropy of what is to be said, each example alone in the model."""
+    model, total = model_of(kind).train(), torch.zeros(())
+    number = sum(label >= 0 for row in examples() for label in row["labels"][1:])
+    for row in examples():
+        ids, labels = torch.tensor([row["input_ids"]]), torch.tensor(row["labels"])
+        logits = model(input_ids=ids, use_cache=False).logits[0, :-1].float()
+        total = total + torch.nn.functional.cross_entropy(logits, labels[1:], reduction="sum")
+    (total / number).backward()
+    return float(total.detach() / number), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_step_is_the_same_however_it_is_cut_or_it_is_refused(kind: str, tmp_path: Path) -> None:
+    loss, gradient = truth(kind)
+    scale = max(float(g.abs().max()) for g in gradient.values())
+    cuts = [{"micro_batch_size": 1}, {"micro_batch_size": 2}, {"micro_batch_size": 3}]
+    refused: list[tuple[bool, str]] = []
+    for cut in [*cuts, {"micro_batch_size": 1, "packing": True}]:
+        try:
+            found, its_gradient = step(kind, tmp_path, **cut)
+        except UserError as error:
+            refused.append(("packing" in cut, str(error)))
+            continue
+        assert found == pytest.approx(loss, abs=ROUNDING), cut
+        for name, expected in gradient.items():
+            torch.testing.assert_close(its_gradient[name], expected, rtol=ROUNDING, atol=ROUNDING * scale)
+    assert all(f"type {model_of(kind).config.model_type}" in sentence for _, sentence in refused)
+    if kind in FEW:
+        assert [packing for packing, _ in refused] == [True] * (kind in LEAKS_IN_A_ROW)
+
+
+def asked_of(model: PreTrainedModel, scratch: Path) -> Asked:
+    scratch.mkdir()
+    return Asked(
+        tokenizer=pretrained().load_tokenizer(),
+        context=128,
+        num_embeddings=256,
+        is_chat=False,
+        model=model,
+        scratch=scratch,
+        on_progress=lambda done, number: None,
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_answer_is_the_same_whatever_is_asked_beside_it(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, answers = model_of(kind), []
+    suite = Suite(name="s", prompts=["a", "bcdef", "ghi"], score=lambda i, text: 0.0, max_new_tokens=6)
+    for size in (1, 256):
+        monkeypatch.setattr(suites, "BATCH_SIZE", size)
+        try:
+            answers.append(suites.generate(asked_of(model, tmp_path / str(size)), suite))
+        except Exception as error:
+            if kind in FEW or size > 1:
+                raise
+            pytest.skip(f"{kind} can't generate: {error}")
+    assert answers[0] == answers[1]
+    assert kind not in FEW or not sees_padding(model, [5, 6, 7], 0, left=True)
