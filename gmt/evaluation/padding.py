@@ -66,7 +66,8 @@ def sees_padding(model: PreTrainedModel, tokens: Sequence[int], pad: int, *, lef
         pad: the token that pads.
         left: whether the padding comes before the text, and tokens are generated behind it.
     """
-    key = (type(model), model.device.type, model.dtype, model.config.to_json_string(), left)
+    how = (model.device.type, model.dtype, model.config._attn_implementation, left)
+    key = (type(model), model.config.to_json_string(), *how)
     if key not in _KNOWN:
         long = list(islice(cycle(tokens), _LONG))
         said = _continued if left else _read

@@ -18,7 +18,8 @@ from transformers import PreTrainedModel
 from gmt.errors import UserError
 
 _FIRST, _SECOND = 9, 6  # tokens of the two examples, of different lengths so that one is padded
-_ROUNDING = {torch.float32: 1e-2}  # nats a token, with room for TF32; what is wrong is wrong by more in a trained model
+# nats a token; on a GPU with room for TF32, which convolutions use. What is wrong is wrong by more in a trained model.
+_ROUNDING = {("cpu", torch.float32): 1e-3, ("cuda", torch.float32): 1e-2}
 _ROUNDING_OF_HALVES = 0.3
 _KNOWN: dict[tuple[Any, ...], tuple[str, ...]] = {}
 
@@ -38,8 +39,8 @@ def check_alike(model: PreTrainedModel, collate: Collate, tokens: Sequence[int],
     Raises:
         UserError: with the setting that would help, if there is one.
     """
-    config = model.config.to_json_string()
-    key = (type(model), model.device.type, model.dtype, config, batch_size > 1, kind)
+    how = (model.device.type, model.dtype, model.config._attn_implementation, batch_size > 1, kind)
+    key = (type(model), model.config.to_json_string(), *how)
     if key not in _KNOWN:
         _KNOWN[key] = tuple(_faults(model, collate, tokens, batch_size, kind))
     if _KNOWN[key]:
@@ -53,15 +54,18 @@ def _faults(model: PreTrainedModel, collate: Collate, tokens: Sequence[int], bat
     try:
         with torch.no_grad():
             truth = [_own(model, ids) for ids in examples]
-            alone = _difference(lambda: [_fused(model, _padded([ids]))[0] for ids in examples], truth)
+            if not all(bool(each.isfinite().all()) for each in truth):
+                return []  # a training that says so itself
+            rounding = _ROUNDING.get((model.device.type, model.dtype), _ROUNDING_OF_HALVES)
+            alone = _difference(lambda: [_fused(model, _padded([ids]))[0] for ids in examples], truth, rounding)
             if alone is not None:
                 return [
-                    f"model.path must name a model whose loss TRL computes right, which it does not for type "
-                    f"{model.config.model_type}: {alone}"
+                    f"model.path must name a model that TRL trains by the model's own loss, which it does not for "
+                    f"type {model.config.model_type}: {alone}"
                 ]
             if kind == "padded" and batch_size == 1:
                 return []
-            together = _difference(lambda: _in_batch(model, collate, examples, kind), truth)
+            together = _difference(lambda: _in_batch(model, collate, examples, kind), truth, rounding)
     finally:
         model.train(was_training)
     if together is None:
@@ -124,7 +128,7 @@ def _fused(model: PreTrainedModel, batch: dict[str, Any]) -> Tensor:
     return found.float()
 
 
-def _difference(compute: Callable[[], Sequence[Tensor]], truth: Sequence[Tensor]) -> str | None:
+def _difference(compute: Callable[[], Sequence[Tensor]], truth: Sequence[Tensor], rounding: float) -> str | None:
     """What is wrong with what is computed, or None."""
     try:
         found = compute()
@@ -132,7 +136,6 @@ def _difference(compute: Callable[[], Sequence[Tensor]], truth: Sequence[Tensor]
         raise
     except Exception as error:  # of the model's code or TRL's, which were not made for each other
         return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-    largest = max(float((a - b).abs().max()) for a, b in zip(found, truth, strict=True))
-    if largest <= _ROUNDING.get(truth[0].dtype, _ROUNDING_OF_HALVES):
-        return None
-    return f"a token's log-probability is off by {largest:.2g}"
+    # the mean of an example, since in half precision a near tie may send a single token to another expert
+    off = max(float((a - b).abs().mean()) for a, b in zip(found, truth, strict=True))
+    return None if off <= rounding else f"its tokens' log-probabilities are off by {off:.2g} in the mean"
