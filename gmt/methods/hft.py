@@ -1,13 +1,18 @@
 """Half fine-tuning (Hui et al., arXiv 2404.18466): half of the matrices of each block, chosen anew each epoch.
 
 Departures from the paper: it draws a new half for each of its training rounds, we for each epoch, as the GMT
-paper's baseline is described. Layer norms, embeddings and the output head always train.
+paper's baseline is described. It freezes one of two layer norms; here they always train. It draws the layers in which
+two of three feed-forward matrices are frozen; here these alternate. Embeddings and the output head always train.
+
+The paper has no mixture of experts. Here a matrix of all experts, which transformers holds as one tensor, is one
+matrix; shared experts are a feed-forward part of their own; the router always trains.
 """
 
 from __future__ import annotations
 
 import random
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +22,15 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.optim import Optimizer
 
-# The block's number and the kind of module, as transformers names them in Llama, Mistral, Qwen and their kin.
-_MATRIX = re.compile(r"\.(?P<block>\d+)\.(?P<kind>self_attn|mlp)\.\w+\.weight$")
+# A block's number, the part of the block, and the rest of the name, as transformers names them.
+_IN_BLOCK = re.compile(r"^(?P<stack>(?:.*?\.)?)(?P<block>\d+)\.(?P<rest>.+)$")
+_ATTENTION = ("self_attn", "attn", "attention", "self_attention")
+_FEED_FORWARD = ("mlp", "ffn", "feed_forward", "block_sparse_moe")
+_FEED_FORWARD_WITHOUT_PART = ("fc1", "fc2")  # OPT, XGLM, BioGPT
+_ROUTERS = ("gate", "router", "shared_expert_gate")  # of a mixture of experts
+_NAMED = 4  # matrices that a sentence names
+
+Group = tuple[str, str, int]  # of matrices: their stack of blocks, their part of the block, the block's number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,16 +48,63 @@ class HalfFineTuning:
         """Finds the matrices that can be frozen.
 
         Raises:
-            UserError: the model has no matrices under the names that are known.
+            UserError: a block holds matrices of which it is not known whether they are attention or feed-forward, or
+                the model has none of either.
         """
-        groups: dict[tuple[str, int], list[nn.Parameter]] = {}
-        for name, parameter in model.named_parameters():
-            if match := _MATRIX.search(name):
-                groups.setdefault((match["kind"], int(match["block"])), []).append(parameter)
-        if not groups:
-            raise UserError("method=hft needs a model whose blocks hold self_attn and mlp matrices; this one has none")
+        from gmt.masking.parameters import plain_name
+
         num_parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        return Halves(groups, num_parameters=num_parameters, seed=seed)
+        named = [(plain_name(name), parameter) for name, parameter in model.named_parameters()]
+        return Halves(_groups(named), num_parameters=num_parameters, seed=seed)
+
+
+def _groups(named: list[tuple[str, nn.Parameter]]) -> dict[Group, list[nn.Parameter]]:
+    """The matrices that can be frozen, by the module that holds them."""
+    has_experts = any("experts" in name.split(".") for name, _ in named)
+    groups: dict[Group, list[nn.Parameter]] = {}
+    kinds, unknown = set(), []
+    for name, parameter in named:
+        match = _IN_BLOCK.match(name)
+        if match is None or parameter.ndim < 2 or name.endswith("bias"):
+            continue
+        parts = match["rest"].removesuffix(".weight").split(".")
+        if has_experts and parts[-1] in _ROUTERS:
+            continue
+        kind = _kind(parts, is_weight=name.endswith(".weight"), num_dims=parameter.ndim)
+        if kind is None:
+            unknown.append(name)
+            continue
+        kinds.add(kind)
+        part = ".".join(parts[:-1]) or "mlp"
+        groups.setdefault((match["stack"], part, int(match["block"])), []).append(parameter)
+    _refuse(unknown, kinds)
+    return groups
+
+
+def _kind(parts: list[str], *, is_weight: bool, num_dims: int) -> str | None:
+    """Whether a matrix of a block is of its attention or of its feed-forward part; None if neither is known."""
+    is_expert = "experts" in parts
+    if (num_dims != 2 or not is_weight) and not is_expert:
+        return None
+    if parts[0] in _ATTENTION:
+        return "attention"
+    if parts[0] in _FEED_FORWARD or (len(parts) == 1 and parts[0] in _FEED_FORWARD_WITHOUT_PART):
+        return "feed-forward"
+    return None
+
+
+def _refuse(unknown: list[str], kinds: Iterable[str]) -> None:
+    if unknown:
+        more = f" and {len(unknown) - _NAMED} more" if len(unknown) > _NAMED else ""
+        raise UserError(
+            "method=hft must know of every matrix of a block whether it is attention or feed-forward, and does not of "
+            f"{', '.join(unknown[:_NAMED])}{more}"
+        )
+    if lacking := {"attention", "feed-forward"} - set(kinds):
+        raise UserError(
+            "method=hft needs a model whose blocks hold attention and feed-forward matrices under the names that "
+            f"transformers gives them; this one has no {' and no '.join(sorted(lacking))} matrices"
+        )
 
 
 class Halves:
@@ -55,16 +114,16 @@ class Halves:
     and its moments wait for the epoch in which it trains again.
     """
 
-    def __init__(self, groups: dict[tuple[str, int], list[nn.Parameter]], *, num_parameters: int, seed: int):
+    def __init__(self, groups: dict[Group, list[nn.Parameter]], *, num_parameters: int, seed: int):
         self._groups = groups
         self._num_parameters = num_parameters
         self._seed = seed
 
     def begin_epoch(self, epoch: int) -> None:
         """Draws the epoch's half, from seed and epoch alone: of three matrices one or two, block by block in turn."""
-        for (kind, block), matrices in self._groups.items():
+        for (_, part, block), matrices in self._groups.items():
             num_frozen = (len(matrices) + block % 2) // 2
-            frozen = random.Random(f"{self._seed}/{epoch}/{kind}/{block}").sample(range(len(matrices)), num_frozen)
+            frozen = random.Random(f"{self._seed}/{epoch}/{part}/{block}").sample(range(len(matrices)), num_frozen)
             for index, matrix in enumerate(matrices):
                 matrix.requires_grad_(index not in frozen)
 
