@@ -30,6 +30,10 @@ class Method(Protocol):
     def attach(self, model: nn.Module, optimizer: Optimizer, *, seed: int, facts_every: int) -> Attached:
         """Puts the method on a model and its optimizer, just before training; both are changed in place.
 
+        What may not change, here or later: the model's parameters, buffers and modules (neither added, removed nor
+        replaced), the optimizer's parameters, and what a module computes; gmt/training/structure.py refuses it. Values,
+        `requires_grad`, hooks on gradients and on the optimizer, and forward hooks that only look are the method's.
+
         Args:
             model: to be trained.
             optimizer: over its parameters.

@@ -33,7 +33,7 @@ from gmt.training.control import Control
 from gmt.training.gather import gather
 from gmt.training.memory import give_back
 from gmt.training.settings import TrainSettings
-from gmt.training.train import TrainFacts, moved_fraction
+from gmt.training.train import TrainFacts, check_comparable, moved_fraction
 from gmt.training.workers import agreed, num_workers
 
 _NOBODY = Control()
@@ -142,6 +142,7 @@ def _train_and_evaluate(run: Run, record: RunRecord, prepared: Prepared, control
     record.write("environment.json", _environment(record) | {"device": device})
     before = _before(run, record, prepared, control, device)
     model, facts, settings = _train(run, record, prepared, control, device)
+    moved = moved_fraction(model, run.model.base())  # before the evaluation, which takes long
     weights = _weights_sha256(model)
     after = evaluate(run, prepared, model, record.folder / "evaluation" / weights[:16], control)
     after.keep(record, "after")
@@ -158,7 +159,7 @@ def _train_and_evaluate(run: Run, record: RunRecord, prepared: Prepared, control
         "micro_batch_size": settings.micro_batch_size,
         "accumulation_steps": settings.accumulation_steps,
         "density_asked": run.method.density_asked,
-        "moved_fraction": moved_fraction(model, run.model.base()),
+        "moved_fraction": moved,
         "num_parameters": model.num_parameters(),
         "num_train_examples": prepared.num_examples,
         "num_dropped_examples": prepared.num_dropped,
@@ -190,6 +191,7 @@ def _train_once(
     run: Run, record: RunRecord, prepared: Prepared, control: Control, device: str, settings: TrainSettings
 ) -> tuple[PreTrainedModel, TrainFacts]:
     model = _model_on(run, device)
+    check_comparable(model, run.model.base())
     resumed = last_whole_checkpoint(record.checkpoints)
     record.keep_metrics_until(int(resumed.name.rpartition("-")[2]) if resumed else 0)
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from gmt.errors import UserError
@@ -13,6 +14,7 @@ from gmt.masking.sharding import is_sharded
 from gmt.methods.protocol import Attached, Method
 from gmt.plug_ins import check_protocol
 from gmt.training.checkpoints import fill_adamw_state, save_method
+from gmt.training.structure import Layout, check_layout, layout, unchanged
 
 _FACTS = ("density", "mask_seconds")
 
@@ -36,6 +38,9 @@ class Attachment(TrainerCallback):
         self._seed, self._facts_every = seed, facts_every
         self._state, self._is_sharded = state, is_sharded
         self._attached: Attached | None = None
+        self._model: nn.Module | None = None
+        self._layout: Layout = {}
+        self._has_stepped = False
 
     @property
     def attached(self) -> Attached:
@@ -66,17 +71,37 @@ class Attachment(TrainerCallback):
         """Model and optimizer are as they will be at every step, and as the checkpoint left them."""
         # accelerate passes over what it can't shard without a word
         assert self._is_sharded == any(is_sharded(parameter) for parameter in of["model"].parameters())
-        attached = self._method.attach(of["model"], of["optimizer"], seed=self._seed, facts_every=self._facts_every)
-        check_protocol(f"method {self._method.name}", attached, Attached)
-        self._attached = attached
+        self._model, self._layout = of["model"], layout(of["model"])
+        name = self._method.name
+        with unchanged(name, "attach", of["model"], of["optimizer"]):
+            attached = self._method.attach(of["model"], of["optimizer"], seed=self._seed, facts_every=self._facts_every)
+            check_protocol(f"method {name}", attached, Attached)
+            self._attached = attached
         if self._is_sharded:
             fill_adamw_state(of["optimizer"])
         if self._state is not None:
-            self._attached.load_state_dict(self._state)
+            with unchanged(name, "load_state_dict", of["model"], of["optimizer"]):
+                self._attached.load_state_dict(self._state)
 
-    def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **of: Any) -> None:
         """Some methods draw anew."""
-        self.attached.begin_epoch(int(state.epoch or 0))
+        with unchanged(self._method.name, "begin_epoch", of["model"], of["optimizer"]):
+            self.attached.begin_epoch(int(state.epoch or 0))
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **of: Any) -> None:
+        """What a method does at every step shows at the first."""
+        if not self._has_stepped:
+            check_layout(self._method.name, self._layout, of["model"], "in a step")
+            self._has_stepped = True
+
+    def check_detached(self) -> None:
+        """Refuse a method that leaves the model with other parts than it found.
+
+        Raises:
+            UserError: names the parts.
+        """
+        assert self._model is not None
+        check_layout(self._method.name, self._layout, self._model, "after detach")
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """The Trainer has written its part of a checkpoint."""

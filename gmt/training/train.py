@@ -10,7 +10,7 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerState
 
-from gmt.errors import Diverged
+from gmt.errors import Diverged, UserError
 from gmt.masking.sharding import local
 from gmt.methods.protocol import Method
 from gmt.training.alike import check_alike
@@ -104,6 +104,7 @@ def train(
     finally:
         attachment.detach()
         dressing.take_off()
+    attachment.check_detached()
     _refuse_nonfinite(model)
     if control.ended is not None:
         raise control.ended
@@ -134,6 +135,21 @@ def _facts(state: TrainerState, meter: Meter) -> TrainFacts:
         seconds=sum(seconds.values()) * state.global_step,
         peak_memory_bytes=peak_bytes(),
     )
+
+
+def check_comparable(model: PreTrainedModel, base: PreTrainedModel) -> None:
+    """Refuse a model plug-in that trains other parameters than its base has, before the training.
+
+    Raises:
+        UserError: names one; what moved could not be counted.
+    """
+    shapes, of_base = ({name: p.shape for name, p in m.named_parameters()} for m in (model, base))
+    if shapes != of_base:
+        other = next(name for name in [*shapes, *of_base] if shapes.get(name) != of_base.get(name))
+        raise UserError(
+            "model: load_model() must give a model with the parameters of base(), so that it is known what moved, and "
+            f"{other} is not the same in both"
+        )
 
 
 @torch.no_grad()

@@ -1,0 +1,116 @@
+"""What a method may not change: the parts of a model, and what they compute.
+
+The optimizer, the workers' copies and the loaded checkpoint are made before a method attaches. A parameter that it adds
+is synchronised by no worker and restored by no checkpoint, and an adapter that is taken off at the end was trained and
+is not evaluated. So such a method is refused, until it has a place to reshape a model before these are made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from gmt.errors import UserError
+from gmt.masking.parameters import plain_name
+
+_NAMED = 3  # parts that a sentence names
+_RULE = (
+    "a method may not add, remove or replace parameters, buffers or modules, or change what a module computes, since "
+    "the optimizer, the workers and the checkpoint are made before it attaches"
+)
+
+Layout = Mapping[str, object]
+
+
+def layout(model: nn.Module) -> Layout:
+    """Return the names of a model's parameters and buffers with their shapes, and of its modules with their classes."""
+    tensors: Iterator[tuple[str, object]] = (
+        (f"{kind} {plain_name(name)}", tuple(tensor.shape))
+        for kind, named in (("parameter", model.named_parameters()), ("buffer", model.named_buffers()))
+        for name, tensor in named
+    )
+    return dict(tensors) | {_module(name): type(module) for name, module in model.named_modules()}
+
+
+def check_layout(method: str, before: Layout, model: nn.Module, when: str) -> None:
+    """Refuse a method that has left a model with other parts than it found.
+
+    Raises:
+        UserError: names the parts.
+    """
+    _refuse(f"method {method} {when}", before, layout(model), lambda a, b: a == b)
+
+
+@contextmanager
+def unchanged(method: str, doing: str, model: nn.Module, optimizer: Any) -> Iterator[None]:
+    """Refuse a method that changes the parts of a model or an optimizer inside the `with` block.
+
+    A forward hook that is registered inside may look at what a module computes; it raises a UserError if it returns
+    something, as that would be computed instead. A hook that changes a tensor in place is not noticed.
+
+    Raises:
+        UserError: names the parts.
+    """
+    before, hooks = _parts(model, optimizer), [dict(table) for table in _hook_tables(model)]
+    yield
+    _refuse(f"method {method}: {doing}", before, _parts(model, optimizer), _is_same)
+    for table, earlier in zip(_hook_tables(model), hooks, strict=True):
+        for key in table.keys() - earlier.keys():
+            table[key] = _only_looking(table[key], f"method {method}: {doing}")
+
+
+def _refuse(what: str, before: Layout, after: Layout, is_same: Callable[[Any, Any], bool]) -> None:
+    changes = {
+        "adds": [name for name in after if name not in before],
+        "removes": [name for name in before if name not in after],
+        "replaces": [name for name in before if name in after and not is_same(before[name], after[name])],
+    }
+    said = [f"{verb} {_some(names)}" for verb, names in changes.items() if names]
+    if said:
+        raise UserError(f"{what} {' and '.join(said)}: {_RULE}")
+
+
+def _some(names: list[str]) -> str:
+    # A module's parameters say more than the modules around them.
+    shown = sorted(names, key=lambda name: name.startswith("module"))[:_NAMED]
+    return ", ".join(shown) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
+
+
+def _module(name: str) -> str:
+    return f"module {plain_name(name)}" if name else "the model"
+
+
+def _parts(model: nn.Module, optimizer: Any) -> dict[str, tuple[object, ...]]:
+    parts: dict[str, tuple[object, ...]] = {}
+    parts |= {f"parameter {plain_name(name)}": (p,) for name, p in model.named_parameters()}
+    parts |= {f"buffer {plain_name(name)}": (b,) for name, b in model.named_buffers()}
+    for name, module in model.named_modules():
+        computes = (type(module), type(module).forward, vars(module).get("forward"))
+        parts[_module(name)] = (module, *computes)
+    for number, group in enumerate(optimizer.param_groups):
+        parts |= {f"parameter {i} of the optimizer's group {number}": (p,) for i, p in enumerate(group["params"])}
+    return parts
+
+
+def _is_same(before: tuple[object, ...], after: tuple[object, ...]) -> bool:
+    return all(a is b for a, b in zip(before, after, strict=True))
+
+
+def _hook_tables(model: nn.Module) -> list[MutableMapping[int, Any]]:
+    of_all = torch.nn.modules.module
+    tables: list[MutableMapping[int, Any]] = [of_all._global_forward_hooks, of_all._global_forward_pre_hooks]
+    for module in model.modules():
+        tables += [module._forward_hooks, module._forward_pre_hooks]
+    return tables
+
+
+def _only_looking(hook: Callable[..., Any], what: str) -> Callable[..., None]:
+    def looks(*args: Any, **kwargs: Any) -> None:
+        if hook(*args, **kwargs) is not None:
+            raise UserError(f"{what} adds a forward hook that changes what {type(args[0]).__name__} computes: {_RULE}")
+
+    return looks
