@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -72,21 +73,30 @@ class Attachment(TrainerCallback):
         # accelerate passes over what it can't shard without a word
         assert self._is_sharded == any(is_sharded(parameter) for parameter in of["model"].parameters())
         self._model, self._layout = of["model"], layout(of["model"])
-        name = self._method.name
-        with unchanged(name, "attach", of["model"], of["optimizer"]):
+        with self._watched("attach", of):
             attached = self._method.attach(of["model"], of["optimizer"], seed=self._seed, facts_every=self._facts_every)
-            check_protocol(f"method {name}", attached, Attached)
+            check_protocol(f"method {self._method.name}", attached, Attached)
             self._attached = attached
         if self._is_sharded:
             fill_adamw_state(of["optimizer"])
         if self._state is not None:
-            with unchanged(name, "load_state_dict", of["model"], of["optimizer"]):
-                self._attached.load_state_dict(self._state)
+            with self._watched("load_state_dict", of):
+                self.attached.load_state_dict(self._state)
 
     def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **of: Any) -> None:
         """Some methods draw anew."""
-        with unchanged(self._method.name, "begin_epoch", of["model"], of["optimizer"]):
+        with self._watched("begin_epoch", of):
             self.attached.begin_epoch(int(state.epoch or 0))
+
+    @contextmanager
+    def _watched(self, doing: str, of: Mapping[str, Any]) -> Iterator[None]:
+        """Around a call of the method. One that is refused is not detached: that may fail, and hide why."""
+        try:
+            with unchanged(self._method.name, doing, of["model"], of["optimizer"]):
+                yield
+        except UserError:
+            self._attached = None
+            raise
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **of: Any) -> None:
         """What a method does at every step shows at the first."""

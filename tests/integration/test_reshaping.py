@@ -9,6 +9,8 @@ from gmt.errors import UserError
 from gmt.runs.build import build
 from gmt.runs.execute import execute
 from tests.conftest import CONF
+from tests.contract.test_workers import the_run, trained
+from tests.processes import in_ranks
 
 
 def test_adapters_that_a_method_adds_are_refused_and_not_trained(tmp_path: Path) -> None:
@@ -21,3 +23,16 @@ def test_adapters_that_a_method_adds_are_refused_and_not_trained(tmp_path: Path)
         execute(run)
     assert run.record.status()["error_kind"] == "user"
     assert not [row for row in run.record.metrics()[0] if "train/loss" in row]
+
+
+def refused_on_a_worker(folder: Path) -> None:
+    """One of two workers, by DDP and by FSDP2; a method that only freezes trains beside it."""
+    for kind, sharding in (("ddp", "none"), ("fsdp2", "fsdp")):
+        with pytest.raises(UserError, match=r"^method sft: attach adds parameter "):
+            trained(the_run("sft", "method._target_=tests.reshaping.Lora"), folder / kind, sharding=sharding)
+        assert trained(the_run("hft"), folder / f"{kind}-hft", sharding=sharding)["curve"]
+
+
+@pytest.mark.slow
+def test_adapters_that_a_method_adds_are_refused_on_two_workers(tmp_path: Path) -> None:
+    assert in_ranks(refused_on_a_worker, 2, tmp_path) == [0, 0]

@@ -130,6 +130,14 @@ def test_a_method_that_changes_the_parts_of_a_model_is_refused(change: str, call
         train({call: act}, tmp_path)
 
 
+def test_a_refused_method_is_not_detached_since_that_may_fail(tmp_path: Any) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError("nothing to merge")
+
+    with pytest.raises(UserError, match="attach adds buffer"):
+        train({"attach": CHANGES["a buffer"][0], "detach": fail}, tmp_path)
+
+
 def test_what_changes_in_a_step_is_refused_at_the_first(tmp_path: Any) -> None:
     with pytest.raises(UserError, match=r"^method reshaping in a step adds module late: a method may not"):
         train({"attach": in_a_step}, tmp_path)
