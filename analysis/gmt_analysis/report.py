@@ -16,6 +16,7 @@ from gmt.records.record import write_whole
 from gmt.studies.plan import Plan, Tuned
 from gmt.tracking.table import left_out
 from gmt_analysis.comparison import CHOICE, POWER
+from gmt_analysis.cost_words import costs_in_words
 from gmt_analysis.figures import as_image, as_pdf, as_svg
 from gmt_analysis.findings import Findings, as_table
 from gmt_analysis.results import BEFORE, Results
@@ -121,6 +122,7 @@ def _page(results: Results, figures: Mapping[str, Mapping[str, Figure]]) -> str:
         base=_base(summary),
         scores=_html_table(summary, _SCORES),
         costs=_html_table(summary.merge(results.operations, on=CHOICE, how="left"), _COSTS),
+        cost_words=costs_in_words(table),
         tuned=[_in_words(tuned) for tuned in plan.tuned],
         limits=[*_limits(table, summary), *_limits_of_tuning(plan)],
         confidence=f"{CONFIDENCE:.0%}",

@@ -54,8 +54,7 @@ def run_sweep(
         KeyboardInterrupt: Ctrl-C was pressed; what was running has kept where it was.
     """
     states = plan.states()
-    todo = [planned for planned in plan.runs if states[planned.run.id] not in over(plan)]
-    todo.sort(key=lambda planned: planned.run.seed)  # all arms early, and in turns: what drifts on a machine hits each
+    todo = [planned for planned in in_turns(plan.runs) if states[planned.run.id] not in over(plan)]
     num_done = sum(state == "done" for state in states.values())
     later = f", {len(plan.later)} more when these have told what to try" if plan.later else ""
     say(f"study {plan.study.name}: {len(plan.runs)} runs, {num_done} done, {len(todo)} to do{later}")
@@ -72,6 +71,22 @@ def run_sweep(
     ):
         launch(todo, folder)
     _conclude(plan, folder, say)
+
+
+def in_turns(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
+    """Return runs seed by seed, each seed beginning with another arm.
+
+    All arms come early and in turns, so that what drifts on a machine hits each; and none is always the first, whose
+    run is beside another worker's start.
+    """
+    by_seed: dict[int, list[PlannedRun]] = {}
+    for planned in sorted(runs, key=lambda planned: planned.run.seed):
+        by_seed.setdefault(planned.run.seed, []).append(planned)
+    ordered = []
+    for position, of_seed in enumerate(by_seed.values()):
+        first = position * max(len(of_seed) // len(by_seed), 1) % len(of_seed)
+        ordered += of_seed[first:] + of_seed[:first]
+    return ordered
 
 
 def _bring_level(plan: Plan, tracking: TrackingSettings, say: Say, remedy: str) -> None:

@@ -9,16 +9,20 @@ import pandas as pd
 
 from gmt.errors import UserError
 from gmt.records.record import RunRecord
+from gmt.tracking.beside import num_beside, span_of
 
 DIRTY = "dirty"  # the state of a run whose code nobody can get again
 UNSCORED = "without a score"  # and of one whose scores are no numbers
 _SCORES = ("target_before", "target_after", "source_before", "source_after")
 _PERPLEXITIES = ("source_perplexity_before", "source_perplexity_after")  # where the task has texts
+_SPAN = "span"  # of a row, until the runs beside it are counted
 _NAMED = 5  # labels that a sentence names
 
 # Column -> pandas dtype. Scores and fractions lie in [0, 1]; times are seconds; memory is bytes. A perplexity is the
-# geometric mean over the texts that the task has; where it has none, it is missing. train_s is the time in optimizer
-# steps, run_s that of all attempts; the latter is missing where nobody saw an attempt end.
+# geometric mean over the texts that the task has; where it has none, it is missing. Times of a step's parts are means
+# without num_cold_steps; records of before that number have none left out. train_s is the time in optimizer
+# steps, run_s that of all attempts; the latter is missing where nobody saw an attempt end. runs_beside counts the other
+# runs of the table that were at work on the same machine at some time of the run's last attempt.
 COLUMNS: Mapping[str, str] = {
     "run_id": "string",
     "arm": "string",
@@ -43,6 +47,7 @@ COLUMNS: Mapping[str, str] = {
     "forward_backward_s": "Float64",
     "mask_s": "Float64",
     "optimizer_s": "Float64",
+    "num_cold_steps": "Int64",
     "train_s": "Float64",
     "run_s": "Float64",
     "peak_memory_bytes": "Int64",
@@ -54,6 +59,7 @@ COLUMNS: Mapping[str, str] = {
     "commit": "string",
     "dirty": "boolean",
     "hardware": "string",
+    "runs_beside": "Int64",
     "error": "string",
 }
 
@@ -75,6 +81,7 @@ def result_columns(result: Mapping[str, Any]) -> dict[str, Any]:
         "forward_backward_s": training["forward_backward_s"],
         "mask_s": training["mask_s"],
         "optimizer_s": training["optimizer_s"],
+        "num_cold_steps": training.get("num_cold_steps"),
         "train_s": result["train_seconds"],
         "run_s": result["seconds"],
         "peak_memory_bytes": training["peak_memory_bytes"],
@@ -104,6 +111,9 @@ def read_table(runs: Iterable[tuple[str, str, RunRecord]], *, dirty: bool = Fals
         UserError: a run is there twice.
     """
     rows = [_row(arm, label, record, dirty) for arm, label, record in runs]
+    spans = [row.pop(_SPAN, None) for row in rows]
+    for row, number in zip(rows, num_beside(spans), strict=True):
+        row["runs_beside"] = number
     table = pd.DataFrame(rows, columns=list(COLUMNS)).astype(dict(COLUMNS))
     if (twice := table["run_id"].duplicated()).any():
         id_ = table.loc[twice, "run_id"].iloc[0]
@@ -151,6 +161,7 @@ def _row(arm: str, label: str, record: RunRecord, dirty: bool) -> dict[str, Any]
         "seed": science["seed"],
         "attempts": status.get("attempts"),
         "error": status.get("error"),
+        _SPAN: span_of(status, is_running=state == "running"),
     }
     if state == "done":
         environment = record.read("environment.json")

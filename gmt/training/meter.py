@@ -29,13 +29,17 @@ _TRAINER_METRICS = {
     "num_input_tokens_seen": "train/tokens",
 }
 _PARTS = ("forward_backward", "mask", "optimizer")
+# The first steps of each attempt, which load libraries and fill caches: the first takes 1.6 times a later one on nano,
+# and its mask 4 times; from the third on they are level.
+NUM_COLD_STEPS = 3
 
 
 class Meter(TrainerCallback):
     """Times each part of a step and hands on the metrics of every logged one.
 
     A step is forward and backward (with accumulation and clipping), mask, optimizer. Means over the steps since
-    the last log, in seconds. Reading a batch is not in it. Sums over the whole training lie in each checkpoint.
+    the last log, in seconds. Reading a batch is not in it. Sums over the whole training lie in each checkpoint: of all
+    steps, and, as `warm_...`, of those without the first NUM_COLD_STEPS of each attempt.
 
     Args:
         method: at work.
@@ -49,8 +53,11 @@ class Meter(TrainerCallback):
         self._marks: list[float] = []
         self._since_log = dict.fromkeys(_PARTS, 0.0)
         self._steps_since_log = 0
-        nothing = dict.fromkeys((*_PARTS, "density"), 0.0)
-        self.sums: dict[str, float] = nothing if resume is None else json.loads((resume / METER_SUMS).read_text())
+        self._num_cold = NUM_COLD_STEPS
+        nothing = dict.fromkeys((*_PARTS, "density", "warm_steps", *(f"warm_{part}" for part in _PARTS)), 0.0)
+        self.sums: dict[str, float] = nothing | (
+            {} if resume is None else json.loads((resume / METER_SUMS).read_text())
+        )
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
         """The first micro-batch of a step is about to run."""
@@ -66,11 +73,31 @@ class Meter(TrainerCallback):
         facts = self._method.facts()
         mask = facts["mask_seconds"]
         parts = {"forward_backward": before - begin, "mask": mask, "optimizer": after - before - mask}
+        is_warm = self._num_cold == 0
+        self._num_cold -= not is_warm
+        self.sums["warm_steps"] += is_warm
         for name, seconds in parts.items():
             self._since_log[name] += seconds
             self.sums[name] += seconds
+            self.sums[f"warm_{name}"] += seconds * is_warm
         self._steps_since_log += 1
         self.sums["density"] += facts["density"]
+
+    def mean_seconds(self, num_steps: int) -> tuple[dict[str, float], int]:
+        """Return the mean seconds of a step's parts, and how many cold steps are left out of these means.
+
+        Nothing is left out where no step is warm.
+
+        Args:
+            num_steps: of the whole training.
+        """
+        if num_warm := int(self.sums["warm_steps"]):
+            return {part: self.sums[f"warm_{part}"] / num_warm for part in _PARTS}, num_steps - num_warm
+        return {part: self.sums[part] / num_steps for part in _PARTS}, 0
+
+    def seconds(self) -> float:
+        """Return the seconds of all steps."""
+        return sum(self.sums[part] for part in _PARTS)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any

@@ -33,7 +33,8 @@ class TrainFacts:
         num_steps: optimizer steps.
         num_tokens: without padding.
         density: mean fraction of entries that was kept.
-        forward_backward_s, mask_s, optimizer_s: mean seconds of a step's parts.
+        forward_backward_s, mask_s, optimizer_s: mean seconds of a step's parts, without the cold steps.
+        num_cold_steps: how many these are: the first few of each attempt; 0 in a training that has no others.
         seconds: in optimizer steps altogether, without reading batches, checkpoints and evaluation.
         peak_memory_bytes: of the GPU if there is one, else of the process's resident set, in this attempt.
     """
@@ -44,6 +45,7 @@ class TrainFacts:
     forward_backward_s: float
     mask_s: float
     optimizer_s: float
+    num_cold_steps: int
     seconds: float
     peak_memory_bytes: int
 
@@ -125,14 +127,14 @@ def _refuse_nonfinite(model: PreTrainedModel) -> None:
 
 
 def _facts(state: TrainerState, meter: Meter) -> TrainFacts:
-    means = {name: total / state.global_step for name, total in meter.sums.items()}
-    seconds = {f"{name}_s": mean for name, mean in means.items() if name != "density"}
+    means, num_cold_steps = meter.mean_seconds(state.global_step)
     return TrainFacts(
         num_steps=state.global_step,
         num_tokens=int(state.num_input_tokens_seen),
-        density=means["density"],
-        **seconds,
-        seconds=sum(seconds.values()) * state.global_step,
+        density=meter.sums["density"] / state.global_step,
+        **{f"{part}_s": mean for part, mean in means.items()},
+        num_cold_steps=num_cold_steps,
+        seconds=meter.seconds(),
         peak_memory_bytes=peak_bytes(),
     )
 
