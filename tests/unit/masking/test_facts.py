@@ -102,6 +102,25 @@ def test_momentum_moves_what_a_gradient_mask_has_masked_and_an_update_mask_does_
     assert by_update.model.masked_update_energy == 0
 
 
+@pytest.mark.parametrize(("mask_on", "moved"), [("gradient", 1.0), ("update", 0.2)])
+def test_under_muon_a_masked_gradient_moves_every_entry_and_a_masked_update_does_not(
+    mask_on: str, moved: float
+) -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(16, 20, bias=False)
+    optimizer = torch.optim.Muon(model.parameters(), lr=0.1, weight_decay=0.0)
+    mask = attach(model, optimizer, MaskSpec(mask_ratio=0.8, mask_on=mask_on), facts_every=1)
+    for _ in range(2):
+        optimizer.zero_grad()
+        model(torch.randn(32, 16)).pow(2).sum().backward()
+        optimizer.step()
+    facts = mask.facts()
+    assert facts is not None
+    assert facts.measured is not None
+    assert facts.measured.model.moved_fraction == pytest.approx(moved)
+    assert (facts.measured.model.masked_update_energy > 0.2) == (mask_on == "gradient")
+
+
 def test_a_sample_of_a_larger_model_comes_close() -> None:
     for (sampled, _), (whole, _) in zip(
         train(MaskSpec(mask_ratio=0.8), width=96, facts_entries=4000),
