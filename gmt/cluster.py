@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from gmt.errors import UserError
+
 
 @dataclass(frozen=True, kw_only=True)
 class SweepJob:
@@ -18,12 +20,33 @@ class SweepJob:
         overrides: what the user gave to `gmt sweep`, that of the cluster left out.
         config_dir: the user's own config folder, or None.
         record_root: where the run records go, as the config says it.
+        gpus_needed: the most that a worker takes of a GPU where there are none: what only a GPU can give.
+        gpus_used: the most that a worker takes of a GPU where there are some.
     """
 
     name: str
     overrides: Sequence[str]
     config_dir: Path | None
     record_root: str
+    gpus_needed: float
+    gpus_used: float
+
+
+def check_gpus(job: SweepJob, setting: str, there: int) -> None:
+    """Refuse a place whose GPUs no run takes, or that lacks those that a run needs.
+
+    Args:
+        job: what is to be carried out.
+        setting: of the cluster, that says how many GPUs a node has.
+        there: its value.
+
+    Raises:
+        UserError: the GPUs of the cluster and those of the runs do not go together.
+    """
+    if there and not job.gpus_used:
+        raise UserError(f"{setting} must be 0 for runs that compute on the CPU (resources.gpus=0), got {there}")
+    if not there and job.gpus_needed:
+        raise UserError(f"{setting} must be at least 1 for runs with resources.gpus={job.gpus_needed:g}, got 0")
 
 
 @dataclass(frozen=True, kw_only=True)

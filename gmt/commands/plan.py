@@ -10,6 +10,7 @@ from gmt.composition import Composer, hydra_on
 from gmt.duration import duration
 from gmt.errors import UserError
 from gmt.records.record import State
+from gmt.runs.gpus import gpus_here
 from gmt.studies.estimate import Estimate, estimate
 from gmt.studies.plan import STATES, Plan, Tuned, axes_of, make_plan, rows, runs_at_once
 
@@ -61,7 +62,21 @@ def plan(overrides: Sequence[str], config_dir: str | None, *, every_run: bool) -
     say(", ".join(f"{counts[state]} {state}" for state in STATES if counts[state]))
     if made.later:
         say(f"{len(made.later)} more when these have told what to try")
-    say(cost_in_words(estimate(made, states), runs_at_once(made)))
+    say(cost_in_words(estimate(made, states, num_gpus=gpus_here()), runs_at_once(made)))
+    if (gpus := gpus_in_words(made)) is not None:
+        say(gpus)
+
+
+def gpus_in_words(made: Plan) -> str | None:
+    """Return what the runs take of this machine's GPUs; None where there are none."""
+    num_gpus = gpus_here()
+    takes = {planned.run.resources.num_gpus(num_gpus) * planned.run.resources.workers for planned in made.runs}
+    if not num_gpus:
+        return None
+    if takes == {0.0}:
+        return f"the runs compute on the CPU (resources.gpus=0), and the GPUs here, {num_gpus}, stay idle"
+    numbers = " or ".join(f"{gpus:g}" for gpus in sorted(takes))
+    return f"a run takes {numbers} of the GPUs here, of which there are {num_gpus}"
 
 
 def provenance(made: Plan) -> str:

@@ -15,6 +15,7 @@ from gmt.errors import Interrupted, UserError
 from gmt.records.record import NOWHERE, RecordBusy, RunRecord
 from gmt.runs.attempt import seen
 from gmt.runs.build import Run, build, settings_of
+from gmt.runs.gpus import gpus_here, hide_gpus, show_one_gpu
 from gmt.studies.frozen import STOP, thaw
 from gmt.studies.stopping import stops_in_order
 from gmt.studies.watch import each_second
@@ -34,7 +35,7 @@ def run_job(config: DictConfig) -> float:
     if reference is not None:
         return _score(_run_planned(str(reference)))
     plain = to_plain(config)
-    run = build(plain)
+    run = _here(build(plain))
     if HydraConfig.get().mode == RunMode.MULTIRUN:  # a sweeper of Hydra's own
         from gmt.runs.execute import execute
 
@@ -42,6 +43,13 @@ def run_job(config: DictConfig) -> float:
     if plain.get("study") is not None:
         raise UserError("study belongs to `gmt sweep`; `gmt run` does one run")
     return _score(_run_and_tell(run, plain))
+
+
+def _here(run: Run) -> Run:
+    """Return the run with the GPU that it takes of this machine, and show this process no other."""
+    placed = run.where(gpus_here())
+    show_one_gpu() if placed.resources.gpus else hide_gpus()
+    return placed
 
 
 def _score(record: RunRecord) -> float:
@@ -53,7 +61,7 @@ def _run_planned(reference: str) -> RunRecord:
     config, stop = thaw(reference)
     if stop.exists():
         raise Interrupted("stopped on request before it began")
-    run = build(config)
+    run = _here(build(config))
     from gmt.runs.execute import execute
     from gmt.training.control import Control
 

@@ -33,6 +33,8 @@ def submit(overrides: Sequence[str], config_dir: str | None, *, dry_run: bool) -
         overrides=of_sweep,
         config_dir=None if config_dir is None else Path(config_dir).resolve(),
         record_root=root,
+        gpus_needed=max(planned.run.resources.num_gpus(0) for planned in (*made.runs, *made.later)),
+        gpus_used=max(planned.run.resources.num_gpus(1) for planned in (*made.runs, *made.later)),
     )
     counted = _counted(made)
     if dry_run:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from gmt.commands.progress import progress
 from gmt.commands.terminal import say
@@ -15,6 +15,7 @@ from gmt.composition import Composer, extra_config_dir, to_plain
 from gmt.credentials import without_secrets
 from gmt.errors import UserError
 from gmt.runs.build import settings_of
+from gmt.runs.gpus import gpus_here
 from gmt.studies.frozen import STOP, job_of
 from gmt.studies.grid import StudySettings
 from gmt.studies.guard import SweepSettings, confirm
@@ -44,7 +45,7 @@ def multirun(master: DictConfig, arguments: Sequence[str], launch: RunLauncher) 
     plan = make_plan(composer, study, axes)
     tracking = settings_of("tracking", TrackingSettings, config["tracking"])
     limit = settings_of("sweep", SweepSettings, config["sweep"])
-    confirm(plan, limit, input if sys.stdin.isatty() else None)
+    confirm(plan, limit, input if sys.stdin.isatty() else None, num_gpus=_num_gpus(master))
     told, remedy = progress(), _sync_command(plan, arguments, is_study=config.get("study") is not None)
     try:
         run_sweep(plan, tracking, launch, told, say=say, remedy=remedy)
@@ -53,6 +54,12 @@ def multirun(master: DictConfig, arguments: Sequence[str], launch: RunLauncher) 
             run_sweep(plan, tracking, launch, told, say=say, remedy=remedy, is_under_way=True)
     finally:
         told.close()
+
+
+def _num_gpus(master: DictConfig) -> int:
+    """Return how many GPUs there are for the runs; a cluster that is to be joined is taken to have one."""
+    joined = OmegaConf.select(master, "hydra.launcher.address") is not None
+    return max(gpus_here(), 1) if joined else gpus_here()
 
 
 def by_overrides(launch: Callable[[Sequence[Sequence[str]]], object]) -> RunLauncher:

@@ -1,6 +1,7 @@
 """`gmt ui`: MLflow's own server on the project's store, on this machine only, until Ctrl-C."""
 
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -9,6 +10,8 @@ import time
 import urllib.request
 import webbrowser
 from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
 
 from gmt.commands.plan import planned
 from gmt.commands.terminal import say
@@ -50,8 +53,9 @@ def serve(overrides: Sequence[str], config_dir: str | None, port: int | None, *,
     page = _page(overrides, config_dir, tracking)
     chosen = _free_port(port)
     command = [sys.executable, "-m", "mlflow", "server", "--host", _HOST, "--port", str(chosen), "--workers", "1"]
+    command += ["--uvicorn-opts", f"--app-dir {shlex.quote(_installed())}"]  # by itself it imports from this folder
     # in the environment, where no process list shows a password that the URI may hold
-    environment = os.environ | {"MLFLOW_BACKEND_STORE_URI": tracking.absolute_uri}
+    environment = os.environ | {"MLFLOW_BACKEND_STORE_URI": tracking.absolute_uri, "PYTHONSAFEPATH": "1"}
     address = f"http://{_HOST}:{chosen}/{page}"
     say(f"dashboard: {address}   (Ctrl-C stops it)")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # end the server whichever way we are ended
@@ -64,6 +68,14 @@ def serve(overrides: Sequence[str], config_dir: str | None, port: int | None, *,
         code = _stop(server)
     if code not in (0, -signal.SIGTERM, -signal.SIGINT):
         raise UserError(f"the MLflow server ended with code {code}; its own words stand above")
+
+
+def _installed() -> str:
+    """Return the folder that MLflow is imported from."""
+    spec = find_spec("mlflow")
+    assert spec is not None
+    assert spec.origin is not None
+    return str(Path(spec.origin).parents[1])
 
 
 def _page(overrides: Sequence[str], config_dir: str | None, tracking: TrackingSettings) -> str:

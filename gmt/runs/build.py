@@ -48,6 +48,12 @@ class Run:
         """The run's record."""
         return RunRecord(self.record_settings.runs, self.id)
 
+    def where(self, num_gpus: float) -> "Run":
+        """Return the run with the GPUs that a worker takes where there are `num_gpus`, a number for `auto`."""
+        resources = {**self.config["resources"], "gpus": self.resources.num_gpus(num_gpus)}
+        made = settings_of("resources", ResourceSettings, resources)
+        return dataclasses.replace(self, resources=made, config={**self.config, "resources": resources})
+
 
 def build(config: Mapping[str, Any]) -> Run:
     """Builds every part of a run from its resolved config.

@@ -1,18 +1,26 @@
-"""On what a run computes."""
+"""Selects the device of a run."""
 
 import torch
 
 from gmt.errors import UserError
+from gmt.runs.gpus import gpus_here
 from gmt.runs.settings import ResourceSettings
+from gmt.training.workers import num_workers
 
 
 def device_of(resources: ResourceSettings) -> str:
-    """`cpu` or `cuda`, as `resources.device` asks and this machine has it.
+    """Return `cuda` for a run that takes a GPU and `cpu` for one that takes none.
 
     Raises:
-        UserError: a GPU is asked for, and there is none.
+        UserError: the run takes a GPU and torch finds none, or finds several, over which transformers would spread one
+            worker's batch.
     """
-    asked, available = resources.device, torch.cuda.is_available()
-    if asked == "cuda" and not available:
-        raise UserError("resources.device must be cpu or auto here, got cuda: torch finds no GPU")
-    return "cuda" if asked != "cpu" and available else "cpu"
+    if not resources.num_gpus(gpus_here()):
+        return "cpu"
+    if not torch.cuda.is_available():
+        if resources.device == "cuda":
+            raise UserError("resources.device must be cpu or auto here, got cuda: torch finds no GPU")
+        raise UserError(f"resources.gpus must be 0 here, got {resources.gpus}: torch finds no GPU")
+    if num_workers() == 1 and (seen := torch.cuda.device_count()) > 1:
+        raise UserError(f"CUDA_VISIBLE_DEVICES must name one GPU for a run with one worker, and torch sees {seen}")
+    return "cuda"

@@ -25,6 +25,7 @@ from gmt.runs.device import device_of
 from gmt.runs.environment import environment
 from gmt.runs.evaluate import evaluate, folder_of_base
 from gmt.runs.failures import RETRIES, kind_of
+from gmt.runs.gpus import gpus_here
 from gmt.runs.hermetic import take_out
 from gmt.runs.prepare import Prepared, prepare
 from gmt.runs.train import train_run
@@ -52,6 +53,7 @@ def execute(run: Run, control: Control = _NOBODY) -> RunRecord:
         RunFailed: it broke; the record holds the traceback.
     """
     take_out(in_group=num_workers() > 1)  # also what libraries have set in an earlier run of this process
+    run = run.where(gpus_here())
     device_of(run.resources)
     if num_workers() != (workers := run.resources.workers):
         raise UserError(f"resources.workers must be {num_workers()} here, got {workers}: a launcher starts the workers")

@@ -8,7 +8,8 @@ from pathlib import Path
 from gmt import settings
 from gmt.errors import UserError
 
-DEVICES = ("auto", "cpu", "cuda")
+AUTO = "auto"
+DEVICES = (AUTO, "cpu", "cuda")
 SHARDINGS = ("none", "fsdp")
 
 
@@ -56,9 +57,10 @@ class ResourceSettings:
     """What one run may use.
 
     Args:
-        device: `cpu`, `cuda`, or `auto`: cuda where there is one.
+        device: `cpu`, `cuda`, or `auto`, which `gpus` decides.
         cpus: threads of a run, and what a launcher reserves for it.
-        gpus: GPUs that a launcher reserves for a run; a fraction lets several runs share one.
+        gpus: what a worker takes of a GPU: 0 computes on the CPU, a fraction lets several runs share one, and `auto`
+            is 1 where there are GPUs, else 0.
         workers: processes that train the run together, each with the cpus and gpus above.
         sharding: `none`: each worker holds the whole model (DDP); `fsdp`: each holds its shards (FSDP2).
         memory_gb: main memory that a launcher reserves for a run, in 10^9 bytes; null reserves none.
@@ -68,7 +70,7 @@ class ResourceSettings:
 
     device: str
     cpus: int
-    gpus: float
+    gpus: float | str
     workers: int
     sharding: str
     memory_gb: float | None
@@ -77,11 +79,32 @@ class ResourceSettings:
     def __post_init__(self) -> None:
         settings.one_of("resources.device", self.device, DEVICES)
         settings.integer("resources.cpus", self.cpus, low=1)
-        settings.number("resources.gpus", self.gpus, "must be at least 0", low=0)
         settings.integer("resources.workers", self.workers, low=1)
+        self._check_gpus()
         settings.one_of("resources.sharding", self.sharding, SHARDINGS)
         if self.sharding != "none" and self.workers == 1:
             raise UserError(f"resources.sharding must be none for resources.workers=1, got {self.sharding!r}")
         for name in ("memory_gb", "stall_limit_s"):
             if (value := getattr(self, name)) is not None:
                 settings.number(f"resources.{name}", value, "must be above 0 or null", low=0, open_low=True)
+
+    def _check_gpus(self) -> None:
+        if self.gpus == AUTO:
+            return
+        rule = "must be auto or lie in [0, 1]: a worker computes on one GPU, and resources.workers on several"
+        gpus = settings.number("resources.gpus", self.gpus, rule, low=0, high=1, open_high=False)
+        if self.workers > 1 and gpus not in (0, 1):
+            raise UserError(
+                f"resources.gpus must be auto, 0 or 1 for resources.workers={self.workers}, got {self.gpus}"
+            )
+        if (gpus > 0) == (self.device == "cpu") and self.device != "auto":
+            fits = "0" if self.device == "cpu" else "above 0"
+            raise UserError(
+                f"resources.gpus must be auto or {fits} for resources.device={self.device}, got {self.gpus}"
+            )
+
+    def num_gpus(self, there: float) -> float:
+        """Return what a worker takes of the GPUs where the run will be; `there` is their number."""
+        if self.gpus != AUTO:
+            return float(self.gpus)
+        return float(self.device == "cuda" or (self.device == AUTO and there > 0))

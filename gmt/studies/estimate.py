@@ -9,6 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from gmt.records.record import RunRecord, State
+from gmt.runs.settings import AUTO
 from gmt.studies.plan import Plan
 
 _NO_COST = ("learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "schedule", "warmup_ratio", "name")
@@ -36,23 +37,23 @@ class Estimate:
     peak_memory_bytes: int
 
 
-def estimate(plan: Plan, states: Mapping[str, State]) -> Estimate:
+def estimate(plan: Plan, states: Mapping[str, State], *, num_gpus: int) -> Estimate:
     """Estimates what is left of a plan.
 
     Args:
         plan: the study.
         states: what became of its runs.
+        num_gpus: the GPUs where the runs will be, which `resources.gpus=auto` takes.
     """
     left: dict[str, list[float]] = defaultdict(list)
     measured: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
-    for planned in plan.runs:
-        kind = _kind(planned.run.science, planned.run.config["resources"])
-        if states[planned.run.id] == "done":
-            measured[kind] += measured_result(planned.record)
-        else:
-            left[kind].append(float(planned.run.resources.gpus))
-    for planned in plan.later:
-        left[_kind(planned.run.science, planned.run.config["resources"])].append(float(planned.run.resources.gpus))
+    done = [planned for planned in plan.runs if states[planned.run.id] == "done"]
+    for planned in done:
+        ran_with = planned.record.read("config.json")["config"]["resources"]
+        measured[_kind(planned.run.science, ran_with)] += measured_result(planned.record)
+    for planned in (*(each for each in plan.runs if states[each.run.id] != "done"), *plan.later):
+        run = planned.run.where(num_gpus)
+        left[_kind(run.science, run.config["resources"])].append(run.resources.num_gpus(0) * run.resources.workers)
     missing = {kind for kind in left if kind not in measured}
     if missing:
         for kind, result in _of_other_studies(plan, missing):
@@ -72,7 +73,11 @@ def estimate(plan: Plan, states: Mapping[str, State]) -> Estimate:
 def _kind(science: Mapping[str, Any], resources: Mapping[str, Any]) -> str:
     """The same for runs that cost the same: their seed, mask ratio and learning rate change nothing."""
     train = {key: value for key, value in science["train"].items() if key not in _NO_COST}
-    machine = [resources.get(key) for key in ("device", "cpus", "gpus", "workers")]
+    gpus = resources.get("gpus")
+    machine = [
+        *(resources.get(key) for key in ("device", "cpus", "workers")),
+        gpus if gpus in (None, AUTO) else float(gpus),
+    ]
     task = {key: value for key, value in science["task"].items() if key != "data_seed"}
     parts = [science["model"], task, train, science["method"]["name"], machine]
     return json.dumps(parts, sort_keys=True)

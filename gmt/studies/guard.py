@@ -26,21 +26,22 @@ class SweepSettings:
             )
 
 
-def confirm(plan: Plan, limit: SweepSettings, ask: Callable[[str], str] | None) -> None:
+def confirm(plan: Plan, limit: SweepSettings, ask: Callable[[str], str] | None, *, num_gpus: int) -> None:
     """Lets a cheap sweep pass, and asks about a dear one.
 
     Args:
         plan: what is about to be started.
         limit: the settings.
         ask: puts a question and returns the answer; None where nobody is there to answer.
+        num_gpus: the GPUs where the runs will be.
 
     Raises:
         UserError: nobody agreed; nothing was started.
     """
     hours = limit.confirm_above_gpu_hours
-    if hours is None or not any(planned.run.resources.gpus for planned in plan.runs):
+    if hours is None or not any(planned.run.resources.num_gpus(num_gpus) for planned in plan.runs):
         return
-    cost = estimate(plan, plan.states())
+    cost = estimate(plan, plan.states(), num_gpus=num_gpus)
     if cost.gpu_hours <= hours:
         return
     what = f"this sweep will take about {cost.gpu_hours:.1f} GPU-hours, by {cost.num_measured} runs of the same kind"

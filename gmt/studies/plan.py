@@ -12,6 +12,7 @@ from gmt.composition import Composer
 from gmt.errors import UserError
 from gmt.records.record import RunRecord, State
 from gmt.runs.build import Builder, Run, settings_of
+from gmt.runs.gpus import gpus_here
 from gmt.studies.grid import Axes, Point, StudySettings, expand
 from gmt.studies.tuning import TuningSettings, ask, cells, choice, compared, refuse_what_is_tuned, trial
 
@@ -241,8 +242,13 @@ def _twice(runs: Sequence[PlannedRun]) -> list[str]:
 
 
 def runs_at_once(plan: Plan) -> int:
-    """How many runs this machine's cores take side by side."""
-    return max((os.cpu_count() or 1) // plan.runs[0].run.resources.cpus, 1)
+    """How many runs this machine's cores and GPUs take side by side."""
+    resources, num_gpus = plan.runs[0].run.resources, gpus_here()
+    places = (os.cpu_count() or 1) // (resources.cpus * resources.workers)
+    gpus = resources.num_gpus(num_gpus) * resources.workers
+    if num_gpus and gpus:
+        places = min(places, int(num_gpus / gpus + 1e-9))
+    return max(places, 1)
 
 
 def rows(plan: Plan, states: Mapping[str, State]) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Ray on this machine, or a running cluster: joined only if it answers, fits and can do the work."""
+"""Ray on this machine, or a running cluster: joined only if it answers."""
 
 import atexit
 import logging
@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,12 +14,13 @@ import ray
 from ray._raylet import GcsClient  # type: ignore[attr-defined]  # a compiled module
 
 from gmt.errors import UserError
+from gmt.runs.gpus import gpus_here
+from gmt_launchers.import_paths import DriverImports
 from gmt_launchers.token import use_token_if_there_is_one
 
 _ANSWER_S = 5.0
 _LEAVE_S = 15.0  # for the last words, and the last look of whoever watches
 _MISSED = 5  # so often in a row, a second apart, the head must not answer to be taken for lost
-_UNITS = {"CPU": "resources.cpus", "GPU": "resources.gpus", "memory": "resources.memory_gb"}
 
 
 class Head:
@@ -83,15 +84,18 @@ def connected(address: str | None, num_cpus: int | None) -> Iterator[Head]:
         use_token_if_there_is_one()
         _check_answers(address)
     on_sigterm = signal.getsignal(signal.SIGTERM)
+    is_client = address is not None and address.startswith("ray://")  # the server makes the job
     try:
         # An explicit "local": without it Ray silently joins a cluster that somebody left behind.
         ray.init(
             address=address or "local",
             num_cpus=num_cpus if address is None else None,
+            num_gpus=gpus_here() if address is None else None,
             include_dashboard=False if address is None else None,
             log_to_driver=False,
             logging_level="CRITICAL",
             configure_logging=False,
+            job_config=None if is_client else DriverImports(joined=address is not None),
         )
     except (ray.exceptions.RayError, ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         raise UserError(_why_not(address, error)) from error
@@ -139,44 +143,3 @@ def _why_not(address: str | None, error: Exception) -> str:
             "~/.ray/auth_token must hold the cluster's)"
         )
     return f"hydra.launcher.address must be a Ray cluster that answers, got {address!r}: {reason[:300]}"
-
-
-def check_fits(wanted: Sequence[tuple[Mapping[str, float], int]]) -> int:
-    """Holds what runs reserve against the nodes: Ray waits for ever for a node that there is not.
-
-    Args:
-        wanted: the resources of a run's worker, by Ray's names (CPU, GPU, memory in bytes), and the number of its
-            workers, once for each kind of run.
-
-    Returns:
-        How many runs of the largest kind go on at once.
-
-    Raises:
-        UserError: the nodes don't have them; says what there is.
-    """
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    at_once = []
-    for worker, number in wanted:
-        amounts = [(name, amount) for name, amount in worker.items() if amount]
-        places = sum(
-            min((int(node.get(name, 0) / amount + 1e-9) for name, amount in amounts), default=number) for node in nodes
-        )
-        at_once.append(places // number)
-        if places >= number:
-            continue
-        asked = ", ".join(f"{_UNITS[name]}={_shown(name, amount)}" for name, amount in worker.items() if amount)
-        times = f" on each of resources.workers={number}" if number > 1 else ""
-        raise UserError(f"a run must fit on the cluster, got {asked}{times}; {_nodes_in_words(nodes)}")
-    return min(at_once)
-
-
-def _nodes_in_words(nodes: Sequence[Mapping[str, float]]) -> str:
-    counts: dict[str, int] = {}
-    for node in nodes:
-        words = ", ".join(f"{_shown(name, node.get(name, 0))} {name}" for name in _UNITS)
-        counts[words] = counts.get(words, 0) + 1
-    return "the cluster has " + "; ".join(f"{n} x ({words})" for words, n in counts.items())
-
-
-def _shown(name: str, amount: float) -> str:
-    return f"{amount / 1e9:.3g} GB" if name == "memory" else f"{amount:g}"

@@ -19,9 +19,11 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
 from gmt import settings
-from gmt_launchers.cluster import check_fits, connected
+from gmt.runs.gpus import hide_gpus
+from gmt_launchers.cluster import connected
 from gmt_launchers.job_queue import Job, Ready
 from gmt_launchers.ray_tune import run_jobs
+from gmt_launchers.room import check_fits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +73,7 @@ def launch(
         common = ray.put(cloudpickle.dumps((context, task_function, Singleton.get_state())))
         jobs = [
             Job(
-                work=functools.partial(_work, common, composed),
+                work=functools.partial(_work, common, composed, settings.gpus_per_job),
                 cpus=settings.cpus_per_job,
                 gpus=settings.gpus_per_job,
                 memory_bytes=None,
@@ -91,8 +93,10 @@ def _compose(context: HydraContext, config: DictConfig, overrides: list[str], nu
     return composed
 
 
-def _work(common: ray.ObjectRef, config: DictConfig, go_on: Callable[[int, float], bool]) -> bytes:
+def _work(common: ray.ObjectRef, config: DictConfig, gpus: float, go_on: Callable[[int, float], bool]) -> bytes:
     """Runs in the worker: one job, whose return or exception is its JobReturn."""
+    if not gpus:
+        hide_gpus()
     context, task_function, singletons = pickle.loads(ray.get(common))
     folder = os.getcwd()
     setup_globals()

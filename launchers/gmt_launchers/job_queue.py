@@ -83,11 +83,24 @@ class JobQueue(Searcher):  # type: ignore[misc]  # Ray ships no types
         self._waiting = deque(range(len(jobs)))
         self._not_before: dict[int, float] = {}
         self._running: dict[str, int] = {}
+        self._started: set[str] = set()
         self.abandoned = False
 
     def abandon(self) -> None:
         """Tune is to end now, with whatever is going on."""
         self.abandoned = True
+
+    def is_stopped(self) -> bool:
+        """Whether nothing more is to be started."""
+        return self._owner.stopped()
+
+    def started(self, trial_id: str) -> None:
+        """A job has come to a worker."""
+        self._started.add(trial_id)
+
+    def has_started(self) -> bool:
+        """Whether any job is with a worker now."""
+        return any(trial_id in self._started for trial_id in tuple(self._running))
 
     def suggest(self, trial_id: str) -> Any:
         """The config of the next trial, None to be asked again, FINISHED when all is over."""
@@ -152,6 +165,10 @@ class QueueCallback(Callback):  # type: ignore[misc]  # Ray ships no types
         """Tune's loop begins another round, ten a second; on an error it would first end each worker in order."""
         if self._queue.abandoned:
             sys.exit()
+
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """A worker has taken a job up."""
+        self._queue.started(trial.trial_id)
 
     def on_trial_result(self, iteration: int, trials: list[Trial], trial: Trial, result: Any, **info: Any) -> None:
         """A worker has reported; only its last report holds a job's result."""

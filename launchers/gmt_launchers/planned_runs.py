@@ -11,18 +11,19 @@ from gmt.records.record import State
 from gmt.runs.attempt import Outcome, attempt, outcome_of
 from gmt.runs.build import Run, plug_in
 from gmt.runs.failures import RETRIES, is_tried_again
-from gmt_launchers.cluster import check_fits, connected
+from gmt.runs.gpus import hide_gpus
+from gmt_launchers.cluster import connected
 from gmt_launchers.deaths import kind_of_death, note_node
 from gmt_launchers.job_queue import Job, Ready
 from gmt_launchers.node_check import check_nodes
 from gmt_launchers.ray_tune import run_jobs
+from gmt_launchers.room import all_nodes, check_fits
 
 if TYPE_CHECKING:
     from ray.tune.schedulers import TrialScheduler
 
 _AGAIN_AFTER_S = 5.0  # a disk or a network may need a moment
 _BUSY_AFTER_S = 1.0
-_WAITING_CPUS = 0.01
 
 log = logging.getLogger(__name__)
 
@@ -44,10 +45,12 @@ def launch_runs(
     Raises:
         UserError: there is no such cluster, or a run fits on none of its nodes; nothing was started.
     """
-    jobs = [_job(run, stop, work) for run in runs]
     with connected(address, num_cpus) as head:
         if address is not None:
             check_nodes(address, runs[0].record_settings.runs)
+        num_gpus = sum(node.get("GPU", 0) for node in all_nodes())
+        runs = [run.where(num_gpus) for run in runs]
+        jobs = [_job(run, stop, work) for run in runs]
         at_once = check_fits([(dict(worker), number) for worker, number in {_shape(run) for run in runs}])
         several = any(run.resources.workers > 1 for run in runs)
         owner = _Runs(runs, stop)
@@ -74,13 +77,15 @@ def _job(run: Run, stop: Path, work: Work) -> Job:
         from gmt_launchers.ray_train import attempt_on_workers  # takes 3 s
 
         # Ray Train reserves what its workers need; the trial only waits for them.
-        work, cpus, gpus, memory = attempt_on_workers, _WAITING_CPUS, 0, 0
-    do = functools.partial(_on_node, run.record.folder, functools.partial(work, run.config, stop))
+        work, cpus, gpus, memory = attempt_on_workers, 0, 0, 0
+    do = functools.partial(_on_node, run.record.folder, functools.partial(work, run.config, stop), gpus)
     return Job(work=do, cpus=cpus, gpus=gpus, memory_bytes=int(memory) or None)
 
 
-def _on_node(folder: Path, do: Callable[[Callable[[int, float], bool]], Outcome], go_on: Any) -> Outcome:
+def _on_node(folder: Path, do: Callable[[Callable[[int, float], bool]], Outcome], gpus: float, go_on: Any) -> Outcome:
     """Runs in the worker."""
+    if not gpus:
+        hide_gpus()
     noted = outcome_of(lambda: note_node(folder))
     return do(go_on) if noted.state == "done" else noted
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.train import RunConfig, ScalingConfig, WorkerGroupError
+from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from gmt.errors import Interrupted, RunFailed, UserError
@@ -21,12 +21,16 @@ from gmt.records.record import RecordBusy
 from gmt.runs.attempt import Outcome, outcome_of
 from gmt.runs.build import Run, build
 from gmt.runs.failures import kind_of
+from gmt.runs.gpus import hide_gpus
 from gmt_launchers.aside import aside
 from gmt_launchers.deaths import node_is_lost, note_node
 
 # The others wait in a collective while the first worker evaluates, and that is no hang.
 _TIMEOUT_S = 24 * 3600
 _OURS = (UserError, RunFailed, RecordBusy, Interrupted)
+# Ray Train would ask for its workers' places anew each minute, without a word, and for ever; asked for once, a place is
+# seen to be waited for (gmt_launchers.waiting), and what else goes wrong as they start is retried by our own rules.
+_ASKS_ONCE = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "1000000000"}
 
 
 def attempt_on_workers(config: Mapping[str, Any], stop: Path, go_on: Callable[[int, float], bool]) -> Outcome:
@@ -53,25 +57,32 @@ def run_on_workers(config: Mapping[str, Any], stop: Path) -> None:
     """
     assert ray.is_initialized()
     logging.getLogger("ray.train").setLevel(logging.CRITICAL)
-    os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"  # relative paths mean what they mean here
-    run = build(config)
+    os.environ |= {"RAY_CHDIR_TO_TRIAL_DIR": "0"} | _ASKS_ONCE  # 0: relative paths mean what they mean here
+    run = build(config).where(ray.cluster_resources().get("GPU", 0))
+    gpus = run.resources.num_gpus(0)
     with tempfile.TemporaryDirectory(prefix="gmt-train-") as storage:
         trainer = TorchTrainer(
             _work,
-            train_loop_config={"folder": os.getcwd(), "config": config, "stop": stop},
+            train_loop_config={"folder": os.getcwd(), "config": run.config, "stop": stop},
             scaling_config=ScalingConfig(
                 num_workers=run.resources.workers,
-                use_gpu=run.resources.gpus > 0,
-                resources_per_worker={"CPU": run.resources.cpus, "GPU": run.resources.gpus},
+                use_gpu=gpus > 0,
+                resources_per_worker={"CPU": run.resources.cpus, "GPU": gpus},
             ),
             torch_config=TorchConfig(timeout_s=_TIMEOUT_S),
-            run_config=RunConfig(name=run.id, storage_path=storage),
+            run_config=RunConfig(
+                name=run.id, storage_path=storage, failure_config=FailureConfig(controller_failure_limit=0)
+            ),
         )
         try:
             # In the main thread Ray Train takes Ctrl-C over, and exits with code 0 on it.
             aside(trainer.fit, "gmt-ray-train").result()
         except WorkerGroupError as error:
             raise _cause(run, error) from None
+        except ControllerError as error:
+            reason = " ".join(str(error.controller_failure).split())[:300]
+            kind = "preempted" if node_is_lost(run.record.folder) else "infrastructure"
+            raise RunFailed(f"run {run.id}: Ray Train can't start its workers: {reason}", kind) from error
 
 
 def _work(given: dict[str, Any]) -> None:
@@ -80,6 +91,8 @@ def _work(given: dict[str, Any]) -> None:
 
     os.chdir(given["folder"])
     run = build(given["config"])
+    if not run.resources.gpus:
+        hide_gpus()
     note_node(run.record.folder, first=False)
     try:
         execute_on_worker(run, given["stop"])

@@ -9,16 +9,19 @@ from concurrent.futures import wait
 from typing import Any
 
 from ray import tune
+from ray._common.constants import HEAD_NODE_RESOURCE_NAME
 from ray.air.execution._internal.actor_manager import RayActorManager
 from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.tune import FailureConfig, PlacementGroupFactory, RunConfig, TuneConfig, Tuner
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 
+from gmt.commands.terminal import say
 from gmt.errors import RunFailed
 from gmt_launchers.aside import aside
 from gmt_launchers.cluster import Head
 from gmt_launchers.job_queue import RESULT, Job, JobQueue, Owner, QueueCallback
+from gmt_launchers.waiting import Waiting
 
 # Read by Tune in the driver.
 _OF_DRIVER = {
@@ -31,6 +34,8 @@ _OF_DRIVER = {
     "TUNE_WARN_SLOW_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "1000000",
 }
 _LOOK_EVERY_S = 0.5
+# Tune takes no trial that reserves nothing; this takes from no run what it could use, on the node that must not go.
+_NEXT_TO_NOTHING = {HEAD_NODE_RESOURCE_NAME: 0.001}
 _ABANDON_S = 10.0
 
 # Read by Tune in its workers; a run that is stopped early writes a checkpoint before its worker is free.
@@ -86,7 +91,8 @@ def run_jobs(
                 failure_config=FailureConfig(max_failures=0),  # what is done again is the queue's to say
             ),
         )
-        _wait_for(tuner.fit, queue, head)
+        with Waiting(say, queue.has_started) as waiting:
+            _wait_for(tuner.fit, queue, head, waiting)
 
 
 def _know_every_death() -> None:
@@ -116,7 +122,7 @@ def _know_every_death() -> None:
     Trial._get_default_result_or_future = first_result_or_none
 
 
-def _wait_for(fit: Callable[[], object], queue: JobQueue, head: Head) -> None:
+def _wait_for(fit: Callable[[], object], queue: JobQueue, head: Head, waiting: Waiting) -> None:
     """Calls it aside: where the head is lost, Ray's calls never come back."""
     future = aside(fit, "gmt-tune")
     try:
@@ -124,6 +130,10 @@ def _wait_for(fit: Callable[[], object], queue: JobQueue, head: Head) -> None:
             wait([future], timeout=_LOOK_EVERY_S)
             if head.lost is not None:
                 raise RunFailed(head.lost)
+            if queue.is_stopped() and waiting.is_silent:  # nothing is at work that could end
+                queue.abandon()
+                wait([future], timeout=_ABANDON_S)
+                return
     except KeyboardInterrupt:
         queue.abandon()
         wait([future], timeout=_ABANDON_S)  # Ray must not be left while a call of Tune's is inside it: that crashes
@@ -148,7 +158,8 @@ class _Reporter:
 
 def _resources(job: Job) -> PlacementGroupFactory:
     wanted = {"CPU": job.cpus, "GPU": job.gpus, "memory": job.memory_bytes or 0}
-    return PlacementGroupFactory([{name: float(amount) for name, amount in wanted.items() if amount}])
+    reserved = {name: float(amount) for name, amount in wanted.items() if amount}
+    return PlacementGroupFactory([reserved or _NEXT_TO_NOTHING])
 
 
 def _name(trial: Any) -> str:

@@ -25,12 +25,14 @@ def cluster(name: str, *more: str) -> Cluster:
     return cluster_of([f"cluster={name}", *NEEDED[name], *more], None)
 
 
-def job(*overrides: str, config: bool = False) -> SweepJob:
+def job(*overrides: str, config: bool = False, gpus_needed: float = 0, gpus_used: float = 1) -> SweepJob:
     return SweepJob(
         name="gmt-tiny-0123456789ab",
         overrides=("study=tiny", *overrides),
         config_dir=CONF if config else None,
         record_root="/results/gmt",
+        gpus_needed=gpus_needed,
+        gpus_used=gpus_used,
     )
 
 
@@ -127,8 +129,20 @@ def test_a_wrong_setting_is_one_sentence(name: str, wrong: str, sentence: str) -
     assert "w0rd" not in str(caught.value)
 
 
+@pytest.mark.parametrize(("name", "setting"), [("slurm", "cluster.gpus_per_node"), ("kuberay", "cluster.worker_gpus")])
+def test_gpus_that_no_run_takes_and_gpus_that_are_not_there_are_refused(name: str, setting: str) -> None:
+    with pytest.raises(UserError, match=rf"^{setting} must be 0 for runs that compute on the CPU .*, got 4$"):
+        cluster(name, f"{setting}=4").preview(job(gpus_used=0))
+    with pytest.raises(UserError, match=rf"^{setting} must be at least 1 for runs with resources\.gpus=0\.5, got 0$"):
+        cluster(name).preview(job(gpus_needed=0.5))
+    cluster(name).preview(job(gpus_used=0))
+    cluster(name, f"{setting}=4").preview(job(gpus_needed=1))
+
+
 def test_records_that_the_cluster_would_lose_are_refused() -> None:
-    lost = SweepJob(name="gmt-tiny-0", overrides=(), config_dir=None, record_root="gmt-results")
+    lost = SweepJob(
+        name="gmt-tiny-0", overrides=(), config_dir=None, record_root="gmt-results", gpus_needed=0, gpus_used=1
+    )
     with pytest.raises(UserError, match=r"record\.root must be an absolute path on a file system that all nodes"):
         cluster("ray").preview(lost)
     with pytest.raises(UserError, match=r"record\.root must lie in cluster\.mount /results"):

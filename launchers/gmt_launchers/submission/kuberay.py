@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from gmt import settings
-from gmt.cluster import JobState, SweepJob
+from gmt.cluster import JobState, SweepJob, check_gpus
 from gmt.credentials import names_a_secret
 from gmt.errors import UserError
 from gmt_launchers.submission import versions
@@ -119,6 +119,7 @@ class KubeRay:
 
     def _manifest(self, job: SweepJob, job_id: str) -> str:
         self._require_mounted(job)
+        check_gpus(job, "cluster.worker_gpus", self.worker_gpus)
         metadata = {"name": job_id, "namespace": self.namespace, "labels": dict(_LABEL)}
         files = {} if job.config_dir is None else _files(job.config_dir)
         keys = {f"file-{number}": path for number, path in enumerate(sorted(files))}

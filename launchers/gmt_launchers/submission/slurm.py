@@ -4,6 +4,7 @@ Submitted from a machine of the cluster; the code, the environment and the recor
 nodes share.
 """
 
+import os
 import shlex
 import sys
 import time
@@ -14,7 +15,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from gmt import settings
-from gmt.cluster import JobState, SweepJob
+from gmt.cluster import JobState, SweepJob, check_gpus
 from gmt.credentials import refuse_secrets
 from gmt.errors import UserError
 from gmt_launchers.submission.attempts import refuse_if_active
@@ -82,6 +83,7 @@ class Slurm:
     def preview(self, job: SweepJob) -> str:
         """The sbatch script."""
         settings.integer("cluster.cpus_per_node", self.cpus_per_node, low=1)
+        check_gpus(job, "cluster.gpus_per_node", self.gpus_per_node)
         python = self.python or sys.executable
         config_dir = None if job.config_dir is None else str(job.config_dir)
         environment = Environment(
@@ -94,6 +96,7 @@ class Slurm:
             python=python,
             folder=str(self._folder),
             chdir=str(Path.cwd()),
+            imports_from_here=any(os.path.abspath(path) == os.getcwd() for path in sys.path),
             private_folder=str(Path(self.private_folder).expanduser()),
             command=sweep_command(job, python=python, config_dir=config_dir, address='"$address"'),
         )

@@ -29,7 +29,7 @@ def finish(planned: PlannedRun, seconds: float, memory: int) -> None:
 
 def test_nothing_is_known_at_first(tmp_path: Path) -> None:
     made = plan(tmp_path)
-    cost = estimate(made, made.states())
+    cost = estimate(made, made.states(), num_gpus=0)
     assert (cost.num_left, cost.num_known, cost.run_seconds) == (6, 0, 0)
     assert "there is nothing to estimate" in cost_in_words(cost, 2)
 
@@ -39,7 +39,7 @@ def test_another_ratio_and_seed_are_the_same_kind_and_another_method_is_none(tmp
     gmt = [planned for planned in made.runs if planned.point.arm == "gmt"]
     finish(gmt[0], 100.0, 3_000)
     finish(gmt[1], 300.0, 5_000)
-    cost = estimate(made, made.states())
+    cost = estimate(made, made.states(), num_gpus=0)
     assert (cost.num_left, cost.num_known, cost.num_measured) == (4, 2, 2)
     assert cost.run_seconds == pytest.approx(400)
     assert cost.gpu_hours == pytest.approx(400 * 0.5 / 3600)
@@ -53,7 +53,7 @@ def test_runs_of_another_study_count_and_longer_ones_do_not(tmp_path: Path) -> N
     for planned in plan(tmp_path, **{"seed": [7], "train.num_epochs": 9}).runs:
         finish(planned, 600.0, 1)
     made = plan(tmp_path)
-    cost = estimate(made, made.states())
+    cost = estimate(made, made.states(), num_gpus=0)
     assert (cost.num_known, cost.run_seconds) == (6, pytest.approx(360))
 
 
@@ -66,11 +66,11 @@ def test_a_dear_sweep_starts_only_if_somebody_agrees(tmp_path: Path) -> None:
     def answer(text: str) -> Callable[[str], str]:
         return lambda question: asked.append(question) or text
 
-    confirm(made, SweepSettings(confirm_above_gpu_hours=3.0), None)
-    confirm(made, SweepSettings(confirm_above_gpu_hours=None), None)
+    confirm(made, SweepSettings(confirm_above_gpu_hours=3.0), None, num_gpus=0)
+    confirm(made, SweepSettings(confirm_above_gpu_hours=None), None, num_gpus=0)
     assert not asked
-    confirm(made, SweepSettings(confirm_above_gpu_hours=2.9), answer("y"))
+    confirm(made, SweepSettings(confirm_above_gpu_hours=2.9), answer("y"), num_gpus=0)
     assert "about 3.0 GPU-hours, by 3 runs" in asked[0]
     for ask in (answer(""), answer("n"), None):
         with pytest.raises(UserError, match=r"sweep\.confirm_above_gpu_hours must be at least that"):
-            confirm(made, SweepSettings(confirm_above_gpu_hours=2.9), ask)
+            confirm(made, SweepSettings(confirm_above_gpu_hours=2.9), ask, num_gpus=0)

@@ -4,7 +4,7 @@ from gmt_launchers.submission.attempts import next_id, sweep_of
 from gmt.cluster import JobState, SweepJob
 from gmt.errors import UserError
 
-JOB = SweepJob(name="gmt-tiny-abc", overrides=(), config_dir=None, record_root="/results")
+JOB = SweepJob(name="gmt-tiny-abc", overrides=(), config_dir=None, record_root="/results", gpus_needed=0, gpus_used=1)
 
 
 def state(id_: str, *, active: bool = False) -> JobState:

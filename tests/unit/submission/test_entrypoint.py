@@ -7,7 +7,9 @@ from gmt.cluster import SweepJob
 
 
 def job(*overrides: str) -> SweepJob:
-    return SweepJob(name="gmt-tiny-0", overrides=overrides, config_dir=None, record_root="/results")
+    return SweepJob(
+        name="gmt-tiny-0", overrides=overrides, config_dir=None, record_root="/results", gpus_needed=0, gpus_used=1
+    )
 
 
 def test_an_override_reaches_the_sweep_as_it_was_typed() -> None:

@@ -1,0 +1,66 @@
+"""Whether the cluster's nodes have what runs reserve, and what they have in words. Counts as Ray counts."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import ray
+from ray._private.state import state
+
+from gmt.errors import UserError
+
+Amounts = Mapping[str, float]  # by Ray's names: CPU, GPU, memory in bytes
+UNITS = {"CPU": "resources.cpus", "GPU": "resources.gpus", "memory": "resources.memory_gb"}
+
+
+def check_fits(wanted: Sequence[tuple[Amounts, int]]) -> int:
+    """Holds what runs reserve against the nodes: Ray waits for ever for a node that there is not.
+
+    Args:
+        wanted: the resources of a run's worker and the number of its workers, once for each kind of run.
+
+    Returns:
+        How many runs of the largest kind go on at once.
+
+    Raises:
+        UserError: the nodes don't have them; says what there is.
+    """
+    nodes = all_nodes()
+    at_once = []
+    for worker, number in wanted:
+        there = num_places(nodes, worker, at_most=number)
+        at_once.append(there // number)
+        if there >= number:
+            continue
+        asked = ", ".join(f"{UNITS[name]}={_shown(name, amount)}" for name, amount in worker.items() if amount)
+        times = f" on each of resources.workers={number}" if number > 1 else ""
+        raise UserError(f"a run must fit on the cluster, got {asked}{times}; the cluster has {in_words(nodes)}")
+    return min(at_once)
+
+
+def all_nodes() -> list[Amounts]:
+    """Return what each living node has."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def free_nodes() -> list[Amounts]:
+    """Return what each living node has left."""
+    free = state.available_resources_per_node()
+    return [free.get(node["NodeID"], {}) for node in ray.nodes() if node["Alive"]]
+
+
+def num_places(nodes: Sequence[Amounts], worker: Amounts, *, at_most: int) -> int:
+    """Return how many workers the nodes hold; `at_most` each where a worker reserves nothing."""
+    amounts = [(name, amount) for name, amount in worker.items() if amount]
+    return sum(
+        min((int(node.get(name, 0) / amount + 1e-9) for name, amount in amounts), default=at_most) for node in nodes
+    )
+
+
+def in_words(nodes: Sequence[Amounts], names: Sequence[str] = tuple(UNITS)) -> str:
+    """Return e.g. `2 x (8 CPU, 1 GPU); 1 x (4 CPU, 0 GPU)`; equal nodes are counted."""
+    counts = Counter(", ".join(f"{_shown(name, node.get(name, 0))} {name}" for name in names) for node in nodes)
+    return "; ".join(f"{number} x ({words})" for words, number in counts.items()) or "no node"
+
+
+def _shown(name: str, amount: float) -> str:
+    return f"{amount / 1e9:.3g} GB" if name == "memory" else f"{amount:g}"

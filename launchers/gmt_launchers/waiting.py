@@ -1,0 +1,112 @@
+"""Says what a sweep waits for: Ray waits for cores and GPUs, for nodes and for processes without a word."""
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import ray
+from ray.util.placement_group import placement_group_table
+
+from gmt_launchers.room import UNITS, Amounts, all_nodes, free_nodes, in_words, num_places
+
+_PATIENCE_S = {"room": 10.0, "process": 60.0}  # a process that starts imports Ray, from a slow disk perhaps
+_SAY_AGAIN_S = 600.0
+_LOOK_EVERY_S = 1.0
+_LEAVE_S = 5.0
+_NOT_GRANTED = ("PENDING", "RESCHEDULING")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reservations:
+    """What the runs of this driver reserve.
+
+    Args:
+        refused: the workers of the first run that has not got what it reserves; empty if each has.
+        num_granted: how many runs have got it.
+    """
+
+    refused: Sequence[Amounts]
+    num_granted: int
+
+
+class Waiting:
+    """Watches from a thread of its own whether any run goes on, and says why when none does.
+
+    Args:
+        say: prints a line.
+        has_started: whether Ray has brought a run to a process.
+    """
+
+    def __init__(self, say: Callable[[str], None], has_started: Callable[[], bool]):
+        self._say, self._has_started = say, has_started
+        self._awaited: str | None = None
+        self._since = time.monotonic()
+        self._said_at: float | None = None
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._loop, name="gmt-waiting", daemon=True)
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether no run goes on."""
+        return self._awaited is not None
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join(_LEAVE_S)  # a lost head never answers
+
+    def _loop(self) -> None:
+        while not self._ended.wait(_LOOK_EVERY_S):
+            with contextlib.suppress(ray.exceptions.RayError):  # whoever waits for the runs says so
+                self._look()
+
+    def _look(self) -> None:
+        now, reserved = time.monotonic(), reservations()
+        awaited = self._what_is_awaited(reserved)
+        if awaited != self._awaited:
+            if self._said_at is not None and awaited != "room":
+                self._say("the sweep goes on")
+            self._awaited, self._since, self._said_at = awaited, now, None
+        if awaited is None or now - self._since < _PATIENCE_S[awaited]:
+            return
+        if self._said_at is None or now - self._said_at >= _SAY_AGAIN_S:
+            self._said_at = now
+            seconds = now - self._since
+            self._say(f"no run has gone on for {seconds:.0f} s: {_reason(awaited, reserved)}; Ctrl-C ends the sweep")
+
+    def _what_is_awaited(self, reserved: Reservations) -> str | None:
+        if reserved.num_granted:
+            return None if self._has_started() else "process"
+        return "room" if reserved.refused else None
+
+
+def reservations() -> Reservations:
+    """Return what Ray has granted to the runs of this driver, and what it has not."""
+    job = ray.get_runtime_context().get_job_id()
+    groups = [(group, _workers(group)) for id_, group in placement_group_table().items() if id_.endswith(job)]
+    refused = [workers for group, workers in groups if workers and group["state"] in _NOT_GRANTED]
+    granted = [workers for group, workers in groups if workers and group["state"] == "CREATED"]
+    return Reservations(refused=refused[0] if refused else (), num_granted=len(granted))
+
+
+def _workers(group: Mapping[str, Any]) -> list[Amounts]:
+    """The shares of a run's workers; none for a trial that only waits for them (`gmt_launchers.ray_tune`)."""
+    shares = [{name: float(b[name]) for name in UNITS if name in b} for b in group["bundles"].values()]
+    return [share for share in shares if share]
+
+
+def _reason(awaited: str, reserved: Reservations) -> str:
+    if awaited == "process":
+        logs = ray._private.worker.global_worker.node.get_logs_dir_path()
+        return f"Ray has room for one and is still starting its process (Ray's own logs are in {logs})"
+    worker, number, nodes = reserved.refused[0], len(reserved.refused), all_nodes()
+    if num_places(nodes, worker, at_most=number) < number:
+        return f"a run needs {in_words(reserved.refused, list(worker))}, and the cluster has {in_words(nodes)} in all"
+    free = in_words(free_nodes(), list(worker))
+    return f"a run needs {in_words(reserved.refused, list(worker))}, and free on the cluster's nodes are {free}"

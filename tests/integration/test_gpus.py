@@ -1,0 +1,77 @@
+"""Each run of a sweep gets the GPU that it takes, and no other. Ray pretends the GPUs, and torch is faked."""
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gmt_launchers.planned_runs import launch_runs
+
+from gmt.composition import Composer, hydra_on
+from gmt.errors import UserError
+from gmt.runs import gpus
+from gmt.runs.attempt import Outcome
+from gmt.runs.build import Run, build
+from tests.conftest import CONF
+
+CORES = 6
+
+
+def look(config: Mapping[str, Any], stop: Path, go_on: Callable[[int, float], bool]) -> Outcome:
+    """What a worker does here: it writes down what it sees, and stays until all have come."""
+    import torch
+
+    from gmt.runs.device import device_of
+    from tests.processes import wait_for
+
+    shown = [each for each in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if each not in ("", "-1")]
+    torch.cuda.is_available = lambda: bool(shown)
+    torch.cuda.device_count = lambda: len(shown)
+    run = build(config)
+    seen = {"shown": shown, "gpus": run.resources.gpus, "device": device_of(run.resources)}
+    (stop.parent / f"{run.seed}.json").write_text(json.dumps(seen))
+    wait_for(lambda: len(list(stop.parent.glob("*.json"))) == CORES, 120)
+    return Outcome(state="done")
+
+
+def runs(root: Path, *asked: str) -> list[Run]:
+    with hydra_on(CONF):
+        composer = Composer()
+        common = ["task=tiny", f"record.root={root}"]
+        return [
+            build(composer.compose_plain([*common, f"seed={seed}", f"resources.gpus={gpus}"]))
+            for seed, gpus in enumerate(asked)
+        ]
+
+
+@pytest.fixture
+def four_gpus(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr(gpus, "_build_of_torch", lambda: "cuda")
+    monkeypatch.setattr(gpus, "_num_nvidia", lambda: 4)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    gpus.gpus_here.cache_clear()
+    yield
+    gpus.gpus_here.cache_clear()
+
+
+@pytest.mark.usefixtures("four_gpus")
+def test_a_run_sees_its_own_gpu_and_one_with_none_sees_none(tmp_path: Path) -> None:
+    todo = runs(tmp_path, "auto", "auto", "0.5", "0.5", "0", "0")
+    launch_runs(todo, tmp_path / "stop", address=None, num_cpus=CORES, work=look)
+    found = [json.loads((tmp_path / f"{seed}.json").read_text()) for seed in range(CORES)]
+    assert [each["gpus"] for each in found] == [1, 1, 0.5, 0.5, 0, 0]
+    assert [each["device"] for each in found] == ["cuda"] * 4 + ["cpu"] * 2
+    assert [len(each["shown"]) for each in found] == [1, 1, 1, 1, 0, 0]
+    whole, shared = ({each["shown"][0] for each in some} for some in (found[:2], found[2:4]))
+    assert len(whole) == 2
+    assert not whole & shared
+
+
+def test_a_gpu_that_no_node_has_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"got resources\.cpus=1, resources\.gpus=1; the cluster has 1 x \(1 CPU, 0 GPU"
+    ):
+        launch_runs(runs(tmp_path, "1"), tmp_path / "stop", address=None, num_cpus=1, work=look)
+    assert not (tmp_path / "runs").exists()

@@ -1,0 +1,74 @@
+"""The code that runs is the code that was asked: workers import what the driver imports, wherever one stands."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import CONF, ROOT
+
+GMT = str(Path(sys.executable).with_name("gmt"))
+MODULE = (sys.executable, "-m", "gmt")
+RUN = ("run", "-m", "task=tiny", "tracking=none", "hydra.launcher.num_cpus=1", "--config-dir", str(CONF))
+PLUGIN = """
+from dataclasses import dataclass
+from gmt.methods.sft import Sft
+@dataclass(frozen=True, kw_only=True)
+class Mine:
+    name: str
+    density_asked: None = None
+    def attach(self, *args, **how):
+        return Sft(name="sft").attach(*args, **how)
+"""
+METHOD = ("~method", "+method={_target_:mine.Mine,name:mine}")
+
+
+def own_folder(parent: Path) -> Path:
+    """A folder with what breaks a run that imports from it: another checkout, and files named like libraries."""
+    folder = parent / "own"
+    shutil.copytree(ROOT / "gmt", folder / "gmt", ignore=shutil.ignore_patterns("__pycache__", "shipped"))
+    (folder / "gmt" / "runs" / "execute.py").write_text("raise RuntimeError('code of the current folder ran')\n")
+    for name in ("datasets", "torch", "ray", "yaml", "gmt_launchers"):
+        (folder / f"{name}.py").write_text(f"raise RuntimeError('{name}.py of the current folder ran')\n")
+    return folder
+
+
+def plugin_in(folder: Path) -> Path:
+    """A package of the user's own with a method in it."""
+    (folder / "mine").mkdir(parents=True)
+    (folder / "mine" / "__init__.py").write_text(PLUGIN)
+    return folder
+
+
+def swept(command: Sequence[str], folder: Path, **env: str) -> dict[str, object]:
+    """The result of the one run of a sweep on Ray."""
+    done = subprocess.run(
+        [*command], cwd=folder, env=os.environ | env, capture_output=True, text=True, timeout=240, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    (path,) = folder.glob("gmt-results/runs/*/result.json")
+    result: dict[str, object] = json.loads(path.read_text())
+    return result
+
+
+def test_nothing_in_the_current_folder_is_imported_and_a_package_on_pythonpath_is(tmp_path: Path) -> None:
+    plugin_in(tmp_path / "plugins")
+    result = swept([GMT, *RUN, *METHOD], own_folder(tmp_path), PYTHONPATH=str(tmp_path / "plugins"))
+    assert result["density_asked"] is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("command", "paths"),
+    [(MODULE, {}), ([GMT], {"PYTHONPATH": "."}), ([GMT], {"PYTHONPATH": "../other:"})],
+    ids=["python-m", "relative", "an-empty-entry"],
+)
+def test_a_package_in_the_current_folder_is_imported_where_the_driver_does(
+    tmp_path: Path, command: Sequence[str], paths: dict[str, str]
+) -> None:
+    swept([*command, *RUN, *METHOD], plugin_in(tmp_path / "own"), **paths)
