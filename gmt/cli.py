@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import metadata
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from gmt.errors import MachineFault, RunFailed, UserError, choices
@@ -54,6 +55,7 @@ def _guarded(command: str, rest: Sequence[str]) -> int:
     try:
         if command not in _COMMANDS:
             raise UserError(f"gmt has no command {command!r}; {choices(command, _COMMANDS)}")
+        _require_home()
         _COMMANDS[command](rest)
     except (RunFailed, MachineFault) as error:
         print(f"failed: {error}", file=sys.stderr)
@@ -75,6 +77,16 @@ def _guarded(command: str, rest: Sequence[str]) -> int:
         print("stopped; the same command goes on where this stopped", file=sys.stderr)
         return 130
     return 0
+
+
+def _require_home() -> None:
+    """Refuse a user without a home folder, whom Ray, MLflow and the hub's library answer with tracebacks."""
+    try:
+        Path.home()
+    except RuntimeError as error:
+        raise UserError(
+            f"HOME must name a folder, and is not set: user {os.getuid()} has no entry in the list of users"
+        ) from error
 
 
 def _run(rest: Sequence[str]) -> None:

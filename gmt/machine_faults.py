@@ -96,7 +96,7 @@ def machine_fault(error: BaseException, *, hidden: bool = False) -> BaseExceptio
 
 def _is_fault(error: BaseException, is_offline: bool) -> bool:
     names, text = names_of(error), str(error)
-    if _BUGS.search(text):
+    if _BUGS.search(text) or isinstance(error, UserError):  # a sentence of ours, which may quote its cause
         return False
     if "MachineFault" in names or isinstance(error, MemoryError):
         return True

@@ -1,7 +1,7 @@
 """The C of kernels.c, compiled on first use into the user's cache. Without a compiler there is None.
 
 `GMT_NATIVE=0` in the environment turns it off, and Triton too; the torch ops give the same masks. The cache is
-`GMT_CACHE`, else `XDG_CACHE_HOME/gmt`, else `~/.cache/gmt`.
+`GMT_CACHE`, else `XDG_CACHE_HOME/gmt`, else `~/.cache/gmt`; where it can't be written, each process compiles anew.
 """
 
 import ctypes
@@ -68,7 +68,7 @@ def library() -> ctypes.CDLL | None:
     if os.environ.get("GMT_NATIVE", "1") == "0":
         return None
     try:
-        compiled = ctypes.CDLL(str(_compiled()))
+        compiled = _loaded()
     except (OSError, subprocess.SubprocessError) as error:
         detail = getattr(error, "stderr", None) or error
         _log.info("masks are made with torch ops, several times slower than by the C of kernels.c: %s", detail)
@@ -89,9 +89,18 @@ def _is_triton_wanted() -> bool:
     return os.environ.get("GMT_NATIVE", "1") != "0" and find_spec("triton") is not None
 
 
-def _compiled() -> Path:
+def _loaded() -> ctypes.CDLL:
+    try:
+        path = _compiled(_cache())
+    except (OSError, RuntimeError):  # RuntimeError: the user has no home
+        with tempfile.TemporaryDirectory(prefix="gmt-kernels-") as folder:
+            return ctypes.CDLL(str(_compiled(Path(folder))))  # once loaded, it needs no file
+    return ctypes.CDLL(str(path))
+
+
+def _compiled(cache: Path) -> Path:
     key = hashlib.sha256(_SOURCE.read_bytes() + repr((_FLAGS, platform.machine(), platform.system())).encode())
-    path = _cache() / f"kernels-{key.hexdigest()[:16]}.so"
+    path = cache / f"kernels-{key.hexdigest()[:16]}.so"
     if path.exists():
         return path
     compiler = shutil.which(os.environ.get("CC", "cc")) or shutil.which("gcc") or shutil.which("clang")

@@ -1,6 +1,8 @@
 """The settings of a run that are no science: they never enter the run id. Imports no torch."""
 
+import errno
 import os
+import tempfile
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +13,17 @@ from gmt.errors import UserError
 AUTO = "auto"
 DEVICES = (AUTO, "cpu", "cuda")
 SHARDINGS = ("none", "fsdp")
+
+
+def _can_be_written(folder: Path) -> bool:
+    """Whether a folder can be made in another; root's rights do not tell, in /proc or on another machine's disk."""
+    if not os.access(folder, os.W_OK):
+        return False
+    try:
+        os.rmdir(tempfile.mkdtemp(prefix=".gmt-", dir=folder))
+    except OSError as error:
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)  # a fault of the machine, whenever a run meets it
+    return True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +51,7 @@ class RecordSettings:
         settings.integer("record.evaluate_every", self.evaluate_every, low=0)
         settings.boolean("record.keep_weights", self.keep_weights)
         nearest = next(p for p in (self.runs, *self.runs.parents) if p.exists())
-        if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        if not nearest.is_dir() or not _can_be_written(nearest):
             raise UserError(f"record.root must be a folder that can be written, got {self.root!r}")
 
     @cached_property

@@ -120,6 +120,8 @@ class Source:
             ) from error
         except (ValueError, DatasetGenerationError, OSError) as error:
             reason = " ".join(str(error.__cause__ or error).split())
+            if isinstance(error, PermissionError):
+                reason += "; it is read through a cache, and HF_HOME must name a folder for it that can be written"
             if reason.endswith("corresponds to no data!"):
                 raise UserError(self._no_row()) from error
             raise UserError(f"{self.setting} can't load {self.path!r}: {reason[:300]}") from error

@@ -7,7 +7,7 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import ray
@@ -16,6 +16,7 @@ from ray._raylet import GcsClient  # type: ignore[attr-defined]  # a compiled mo
 from gmt.errors import UserError
 from gmt.runs.gpus import gpus_here
 from gmt_launchers.import_paths import DriverImports
+from gmt_launchers.ray_files import ray_files
 from gmt_launchers.token import use_token_if_there_is_one
 
 _ANSWER_S = 5.0
@@ -83,6 +84,15 @@ def connected(address: str | None, num_cpus: int | None) -> Iterator[Head]:
     if address is not None:
         use_token_if_there_is_one()
         _check_answers(address)
+    with nullcontext() if address is not None else ray_files() as folder:
+        head = _started(address, num_cpus, folder)
+        try:
+            yield head
+        finally:
+            head.end()
+
+
+def _started(address: str | None, num_cpus: int | None, folder: str | None) -> Head:
     on_sigterm = signal.getsignal(signal.SIGTERM)
     is_client = address is not None and address.startswith("ray://")  # the server makes the job
     try:
@@ -95,19 +105,17 @@ def connected(address: str | None, num_cpus: int | None) -> Iterator[Head]:
             log_to_driver=False,
             logging_level="CRITICAL",
             configure_logging=False,
+            _temp_dir=folder,
             job_config=None if is_client else DriverImports(joined=address is not None),
         )
-    except (ray.exceptions.RayError, ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+    except (ray.exceptions.RayError, RuntimeError, ValueError, OSError) as error:
         raise UserError(_why_not(address, error)) from error
     _take_back_sigterm(on_sigterm)
     # Ray prints the raylets' complaints whatever it is asked; they are in its logs, and their runs tell of them.
     ray._private.worker.print_to_stdstream = lambda *_, **__: None
     head = Head(address)
     head.watch()
-    try:
-        yield head
-    finally:
-        head.end()
+    return head
 
 
 def _take_back_sigterm(handler: Any) -> None:
@@ -128,7 +136,7 @@ def _check_answers(address: str) -> None:
         if not address.startswith("ray://"):
             GcsClient(address=address)
     except (OSError, ray.exceptions.RayError) as error:
-        raise UserError(_why_not(address, error)) from error
+        raise UserError(_why_not(address, error)) from None  # a wrong address, and no fault of the machine
 
 
 def _why_not(address: str | None, error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import sys
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,17 @@ def test_the_sbatch_script_is_bash_and_asks_for_what_is_set(nodes: int, tmp_path
     assert script.index("module load cuda") < script.index("start --head")
     assert ("start --block --address" in script) == (nodes > 1)
     assert "ray stop" not in script
+
+
+def test_a_slurm_job_imports_from_the_current_folder_only_where_its_submitter_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [path for path in sys.path if path])
+    assert "\nexport PYTHONSAFEPATH=1" in cluster("slurm").preview(job())
+    for path in ("", str(tmp_path)):
+        monkeypatch.setattr("sys.path", [path, *sys.path])
+        assert "PYTHONSAFEPATH" not in cluster("slurm").preview(job())
 
 
 def test_the_rayjob_carries_what_is_set() -> None:

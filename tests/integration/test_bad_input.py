@@ -42,6 +42,7 @@ CASES = [
         "train.max_length must leave a training",
     ),
     (["run", "record.root=/dev/null"], "record.root must be a folder that can be written, got '/dev/null'"),
+    (["run", "record.root=/proc/x"], "record.root must be a folder that can be written, got '/proc/x'"),
     (["ui", "record.root=/dev/null"], "record.root must be a folder that can be written, got '/dev/null'"),
     (["run", "search=null"], "a config group must be set to the name of one of its files"),
     (["plan", "study=quickstart", "search=null"], "a config group must be set to the name of one of its files"),

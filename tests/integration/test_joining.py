@@ -57,7 +57,7 @@ def test_another_token(gmt: Gmt, tmp_path: Path, nodes: Nodes, monkeypatch: pyte
 @pytest.mark.parametrize(
     "setting",
     [
-        "resources.gpus=2",
+        "resources.gpus=1",
         *(pytest.param(s, marks=pytest.mark.slow) for s in ("resources.cpus=64", "resources.memory_gb=100000")),
     ],
 )

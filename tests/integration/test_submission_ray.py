@@ -131,10 +131,10 @@ def test_a_stopped_sweep_ends_as_with_ctrl_c(gmt: Gmt, address: str, tmp_path: P
 
 def test_a_run_that_fits_on_no_node_is_told_by_the_sweep(gmt: Gmt, address: str, tmp_path: Path) -> None:
     on = ("cluster=ray", f"cluster.address={address}")
-    job = submitted(gmt, address, tmp_path / "shared", "resources.gpus=8")
+    job = submitted(gmt, address, tmp_path / "shared", "resources.gpus=1")
     told = gmt("logs", job, *on, "--follow").stdout.splitlines()[-1]
     assert told.startswith("error: a run must fit")
-    assert "resources.gpus=8; the cluster has" in told
+    assert "resources.gpus=1; the cluster has" in told
     assert not list((tmp_path / "shared" / "runs").glob("*/status.json"))
 
 

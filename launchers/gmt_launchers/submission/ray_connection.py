@@ -96,4 +96,4 @@ def _require_an_answer(address: str) -> None:
         raise UserError(
             "cluster.address must be the dashboard of a running Ray cluster, but nothing answers at "
             f"{address} ({error.strerror or error})"
-        ) from error
+        ) from None  # a wrong address, and no fault of the machine
