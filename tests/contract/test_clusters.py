@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import sys
 from pathlib import Path
 
 import pytest
