@@ -18,10 +18,10 @@ test: $(INSTALLED)  ## every check and every test but the slow ones
 	$(MAKE) check
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) tests/contract tests/integration -m "not slow and not cluster"
 
-check: $(INSTALLED)  ## format, lint, types, import contracts, unit tests: under two minutes
+check: $(INSTALLED)  ## format, lint, types, import contracts, unit tests: about a minute
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy
+	$(BIN)/mypy --num-workers 2
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) tests/unit
 
