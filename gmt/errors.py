@@ -1,8 +1,12 @@
 """The errors that a user can cause, as sentences; everything else keeps its traceback."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
+from typing import TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class UserError(Exception):
@@ -53,6 +57,25 @@ def within(setting: str) -> Iterator[None]:
         yield
     except UserError as error:
         raise UserError(*(s if s.startswith(setting) else f"{setting}: {s}" for s in error.sentences)) from error
+
+
+def for_each(rows: Iterable[T], make: Callable[[T], R]) -> list[R]:
+    """Makes something of each row of a dataset.
+
+    Raises:
+        UserError: the sentence of the first row that is wrong, and how many others are.
+    """
+    made: list[R] = []
+    faults: list[UserError] = []
+    for row in rows:
+        try:
+            made.append(make(row))
+        except UserError as error:
+            faults.append(error)
+    if faults:
+        others = "" if len(faults) == 1 else f" ({len(faults)} rows in all are wrong)"
+        raise UserError(f"{faults[0]}{others}") from faults[0]
+    return made
 
 
 def choices(wanted: str, valid: Iterable[str]) -> str:

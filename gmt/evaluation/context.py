@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from gmt.errors import UserError
 from gmt.tasks.protocol import Reader, Suite
 from gmt.tasks.tokens import chat_ids, prompt_ids
+from gmt.tasks.turns import frame_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -75,7 +76,8 @@ def check_suite(suite: Suite, reader: Reader) -> None:
     check_tokens(f"a token of {suite.name}'s prompts", chain.from_iterable(prompts), reader.num_embeddings)
     longest = max(map(len, prompts))
     if reader.context is not None:
-        check_fits(suite.name, longest, reader.context - suite.max_new_tokens, "for a shorter one (max_new_tokens)")
+        room = reader.context - suite.max_new_tokens - frame_of(reader.tokenizer, is_chat=reader.is_chat).num_tokens
+        check_fits(suite.name, longest, room, "for a shorter one (max_new_tokens)")
 
 
 def token_ids(reader: Reader, prompt: str) -> list[int]:

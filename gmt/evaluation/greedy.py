@@ -11,6 +11,8 @@ from typing import Any
 
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from gmt.tasks.turns import Frame
+
 
 @contextmanager
 def greedy(model: PreTrainedModel, *, ends: Sequence[int] | None, pad: int | None) -> Iterator[None]:
@@ -34,8 +36,8 @@ def greedy(model: PreTrainedModel, *, ends: Sequence[int] | None, pad: int | Non
             attributes["generate"] = generate
 
 
-def answer_ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The tokens that end an answer: the tokenizer's, and those that the model was made to end turns with."""
+def answer_ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, frame: Frame) -> list[int]:
+    """The tokens that end an answer: the template's, the tokenizer's, and those that the model was made to end with."""
     of_model = model.generation_config.eos_token_id if model.generation_config is not None else None
     listed = of_model if isinstance(of_model, list) else [of_model]
-    return sorted({tokenizer.eos_token_id, *(each for each in listed if each is not None)})
+    return sorted({each for each in (tokenizer.eos_token_id, frame.end, *listed) if each is not None})

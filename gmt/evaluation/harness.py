@@ -19,6 +19,7 @@ from gmt.evaluation.code_eval import code_runner
 from gmt.evaluation.context import check_fits, check_tokens, token_ids
 from gmt.tasks.protocol import Asked, Reader, Score
 from gmt.tasks.rows import Source
+from gmt.tasks.turns import frame_of
 
 _SHORTER = "with fewer examples (num_fewshot) or for a shorter one (max_new_tokens)"
 _RUNS_CODE = ("humaneval", "mbpp")  # a list of names: another task that wants to run code may not
@@ -97,7 +98,7 @@ class HarnessBenchmark:
         from gmt.evaluation.greedy import answer_ends, greedy  # transformers takes seconds
 
         self._check_batch(asked)
-        ends = answer_ends(asked.model, asked.tokenizer)
+        ends = answer_ends(asked.model, asked.tokenizer, frame_of(asked.tokenizer, is_chat=asked.is_chat))
         with self._code_runner(), greedy(asked.model, ends=ends, pad=asked.tokenizer.pad_token_id):
             results = simple_evaluate(
                 model=_in_memory(asked, self.task, self.batch_size),
@@ -167,8 +168,14 @@ def _in_memory(asked: Asked, task: str, batch_size: int) -> Any:
     from lm_eval.models.huggingface import HFLM
     from lm_eval.models.utils import normalize_gen_kwargs
 
+    from gmt.evaluation.greedy import answer_ends
+
+    frame = frame_of(asked.tokenizer, is_chat=asked.is_chat)
+    ends = answer_ends(asked.model, asked.tokenizer, frame)
+
     class InMemory(HFLM):  # type: ignore[misc]
-        """Tells of progress at each batch, and refuses what does not fit the context instead of cutting it."""
+        """Tells of progress at each batch, refuses what does not fit the context instead of cutting it, and ends an
+        answer where the chat template ends a turn."""
 
         num_done = 0
 
@@ -195,15 +202,23 @@ def _in_memory(asked: Asked, task: str, batch_size: int) -> Any:
             self._told(len(inps))
             return answer
 
-        def _model_generate(self, context: Any, *more: Any, **how: Any) -> Any:
-            answer = super()._model_generate(context, *more, **how)
+        def _model_generate(self, context: Any, max_length: int, stop: list[str], **how: Any) -> Any:
+            stop = [*stop, frame.stop_text] if frame.stop_text else stop
+            longest = min(max_length + frame.num_tokens, self.max_length)
+            answer = super()._model_generate(context, longest, stop, **how)
             self._told(len(context))
             return answer
+
+        def tok_decode(self, tokens: Any, skip_special_tokens: bool = True) -> Any:
+            if asked.is_chat and skip_special_tokens:  # an answer
+                return frame.said(self.tokenizer, tokens, ends)
+            return super().tok_decode(tokens, skip_special_tokens)
 
     # It changes the tokenizer's padding side, which the training has to find as it was.
     return InMemory(
         pretrained=asked.model,
         tokenizer=copy.deepcopy(asked.tokenizer),
+        add_bos_token=False if asked.is_chat else None,  # a template puts one where the model is to see one
         batch_size=batch_size,
         max_length=asked.context,
     )

@@ -6,13 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
+from transformers import StoppingCriteria, StoppingCriteriaList
 
 from gmt.evaluation.context import token_ids
 from gmt.evaluation.greedy import answer_ends, greedy
 from gmt.evaluation.kept import Kept
 from gmt.evaluation.padding import batches, sees_padding, tensors
 from gmt.tasks.protocol import Asked, Score, Suite
+from gmt.tasks.turns import frame_of
 
 BATCH_SIZE = 256
 
@@ -42,7 +43,8 @@ def generate(asked: Asked, suite: Suite) -> list[str]:
     def on_token() -> None:
         asked.on_progress(len(texts), len(ids))
 
-    pad, ends = asked.tokenizer.pad_token_id, answer_ends(asked.model, asked.tokenizer)
+    pad, frame = asked.tokenizer.pad_token_id, frame_of(asked.tokenizer, is_chat=asked.is_chat)
+    ends = answer_ends(asked.model, asked.tokenizer, frame)
     padded = not (left and sees_padding(asked.model, ids[left[0]], pad, left=True))
     with greedy(asked.model, ends=ends, pad=pad):
         for batch in batches(ids, left, BATCH_SIZE, padded=padded):
@@ -59,7 +61,7 @@ def _generate_fitting(
 ) -> list[str]:
     """Answers in one batch, or in halves where the GPU's memory does not hold it."""
     try:
-        return _generate(asked.model, asked.tokenizer, ids, max_new_tokens, on_token)
+        return _generate(asked, ids, max_new_tokens, on_token)
     except torch.OutOfMemoryError:
         if len(ids) == 1:
             raise
@@ -81,19 +83,17 @@ class _Telling(StoppingCriteria):
 
 
 @torch.inference_mode()
-def _generate(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    ids: list[list[int]],
-    max_new_tokens: int,
-    on_token: Callable[[], None],
-) -> list[str]:
+def _generate(asked: Asked, ids: list[list[int]], max_new_tokens: int, on_token: Callable[[], None]) -> list[str]:
+    model, tokenizer = asked.model, asked.tokenizer
+    frame = frame_of(tokenizer, is_chat=asked.is_chat)
     tokens, attention = tensors(ids, tokenizer.pad_token_id, model.device, left=True)
     generated = model.generate(  # type: ignore[operator]
         input_ids=tokens,
         attention_mask=attention,
-        max_new_tokens=max_new_tokens,
+        max_new_tokens=max_new_tokens + frame.num_tokens,
+        stop_strings=frame.stop_text,
+        tokenizer=tokenizer,
         stopping_criteria=StoppingCriteriaList([_Telling(on_token)]),
     )
-    texts: list[str] = tokenizer.batch_decode(generated[:, tokens.shape[1] :], skip_special_tokens=True)
-    return texts
+    ends = answer_ends(model, tokenizer, frame)
+    return [frame.said(tokenizer, row, ends) for row in generated[:, tokens.shape[1] :].tolist()]

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gmt import settings
-from gmt.errors import UserError, choices
+from gmt.errors import UserError, choices, within
+from gmt.tasks.turns import frame_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -29,7 +30,7 @@ def set_template(tokenizer: PreTrainedTokenizerBase, named: str | None) -> None:
     """Gives the tokenizer the template that a task asks for.
 
     Raises:
-        UserError: it shall use its own, and has none.
+        UserError: it shall use its own, and has none, or the template does not fit what a model learns and is asked.
     """
     if named is None:
         return
@@ -40,6 +41,8 @@ def set_template(tokenizer: PreTrainedTokenizerBase, named: str | None) -> None:
             "task.chat_template=tokenizer needs a model whose tokenizer has a chat template, and this one has none; "
             f"name a file instead, or one that ships inside ({', '.join(_shipped())})"
         )
+    with within(f"task.chat_template={named}"):
+        frame_of(tokenizer, is_chat=True)
 
 
 def template_fingerprint(named: str | None) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -16,10 +16,14 @@ Message = Mapping[str, str]
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """One training example: a prompt and the completion that is to be learnt, both as text."""
+    """One training example: a prompt and the completion that is to be learnt, both as text.
+
+    The origin of an example names file and row, for errors.
+    """
 
     prompt: str
     completion: str
+    origin: str = field(default="", compare=False, repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +31,7 @@ class Conversation:
     """One training example as turns, of which every one of the assistant is to be learnt."""
 
     messages: Sequence[Message]
+    origin: str = field(default="", compare=False, repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +41,7 @@ class Preference:
     prompt: str | Sequence[Message]
     chosen: str
     rejected: str
+    origin: str = field(default="", compare=False, repr=False)
 
 
 TrainExample = Example | Conversation | Preference

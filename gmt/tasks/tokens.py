@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from gmt.errors import UserError
-from gmt.tasks.protocol import Conversation, Example, Message, Preference, TrainExample
+from gmt.errors import UserError, for_each, within
+from gmt.tasks.protocol import Conversation, Message, Preference, TrainExample
+from gmt.tasks.turns import Frame, answer_text, chat_text, frame_of, text_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -55,15 +56,7 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
 
 def chat_ids(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, answer_follows: bool) -> list[int]:
     """Turns as token ids by the tokenizer's chat template, with what begins an answer if one is to follow."""
-    from jinja2 import TemplateError
-
-    try:
-        rendered = tokenizer.apply_chat_template(
-            [dict(message) for message in messages], add_generation_prompt=answer_follows, tokenize=True
-        )
-    except TemplateError as error:
-        raise UserError(f"task.chat_template can't be rendered: {error}") from error
-    return _plain(rendered)
+    return text_ids(tokenizer, chat_text(tokenizer, messages, answer_follows=answer_follows))
 
 
 def tokenize(
@@ -81,56 +74,84 @@ def tokenize(
     """
     if not examples:
         raise UserError("task leaves no training example once the questions of its suites are taken out")
-    made: list[Tokens] = [(_preference if isinstance(e, Preference) else _example)(tokenizer, e) for e in examples]
+    has_turns = any(isinstance(e, Conversation) or not isinstance(e.prompt, str) for e in examples)
+    frame = frame_of(tokenizer, is_chat=has_turns)
+    made = [tokens for each in for_each(examples, lambda e: _tokens(tokenizer, e, frame)) for tokens in each]
     kept = [each for each in made if _length(each) <= max_length]
     if not kept:
         shortest = min(_length(each) for each in made)
         raise UserError(
             f"train.max_length must leave a training example, got {max_length}: the shortest has {shortest} tokens"
         )
-    return TokenizedExamples(examples=kept, num_dropped=len(examples) - len(kept))
+    return TokenizedExamples(examples=kept, num_dropped=len(made) - len(kept))
 
 
-def _example(tokenizer: PreTrainedTokenizerBase, example: TrainExample) -> TokenExample:
-    if isinstance(example, Conversation):
-        return _conversation(tokenizer, example.messages)
-    assert isinstance(example, Example)
+def _tokens(tokenizer: PreTrainedTokenizerBase, example: TrainExample, frame: Frame) -> list[Tokens]:
+    with within(example.origin):
+        if isinstance(example, Conversation):
+            return [*_conversation(tokenizer, example.messages, frame)]
+        if isinstance(example, Preference):
+            return [_preference(tokenizer, example, frame)]
     prompt, completion = prompt_ids(tokenizer, example.prompt), _answer(tokenizer, example.completion)
-    return {"input_ids": prompt + completion, "labels": [IGNORED] * len(prompt) + completion}
+    return [{"input_ids": prompt + completion, "labels": [IGNORED] * len(prompt) + completion}]
 
 
-def _conversation(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> TokenExample:
-    """Labels the tokens that each assistant's turn adds to what comes before it."""
+def _conversation(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], frame: Frame
+) -> Iterator[TokenExample]:
+    """Labels the tokens of each assistant's turn, each behind the very tokens that evaluation asks it by.
+
+    One example, as far as each turn's prompt goes on from the turns before it; templates that render a turn in another
+    way once others follow (without its thinking, with another end) begin a new example there.
+    """
     ids: list[int] = []
     labels: list[int] = []
     for i, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
-        before = chat_ids(tokenizer, messages[:i], answer_follows=True)
-        after = chat_ids(tokenizer, messages[: i + 1], answer_follows=False)
-        if before[: len(ids)] != ids or after[: len(before)] != before:
-            raise UserError(
-                "task.chat_template must render a conversation's beginning as the whole begins, so that it is known "
-                "what is to be learnt; this one does not"
-            )
-        if len(after) == len(before):
-            raise UserError(
-                "task.chat_template must render an assistant's turn, so that it can be learnt; this one does not"
-            )
-        labels += [IGNORED] * (len(before) - len(ids)) + after[len(before) :]
-        ids = after
-    return {"input_ids": ids, "labels": labels}
+        prompt, answer = _turn(tokenizer, messages[:i], message, frame)
+        if prompt[: len(ids)] != ids:
+            yield {"input_ids": ids, "labels": labels}
+            ids, labels = [], []
+        labels = labels + [IGNORED] * (len(prompt) - len(ids)) + answer
+        ids = prompt + answer
+    yield {"input_ids": ids, "labels": labels}
 
 
-def _preference(tokenizer: PreTrainedTokenizerBase, example: TrainExample) -> TokenPreference:
-    assert isinstance(example, Preference)
+def _turn(
+    tokenizer: PreTrainedTokenizerBase, before: Sequence[Message], message: Message, frame: Frame
+) -> tuple[list[int], list[int]]:
+    """The tokens of a prompt, and those of an answer to it with its end."""
+    prompt = chat_text(tokenizer, before, answer_follows=True)
+    whole = chat_text(tokenizer, [*before, message], answer_follows=False)
+    answer = answer_text(prompt, whole)
+    if _without_blanks(message["content"]) not in _without_blanks(answer):
+        raise UserError(
+            "task.chat_template must render an assistant's turn as it stands, so that it can be learnt; this one makes "
+            f"{answer[:60]!r} of {message['content'][:60]!r}"
+        )
+    end = []
+    if frame.missing_end is not None:
+        answer, end = answer.removesuffix(frame.missing_end), [tokenizer.eos_token_id]
+    ids, joined = text_ids(tokenizer, prompt), text_ids(tokenizer, prompt + answer)
+    if joined[: len(ids)] != ids:  # the answer begins with what its tokenizer joins to the prompt's end
+        return ids, text_ids(tokenizer, answer) + end
+    return ids, joined[len(ids) :] + end
+
+
+def _without_blanks(text: str) -> str:
+    """Templates trim turns, and put line feeds around thinking."""
+    return "".join(text.split())
+
+
+def _preference(tokenizer: PreTrainedTokenizerBase, example: Preference, frame: Frame) -> TokenPreference:
     if isinstance(example.prompt, str):
         prompt = prompt_ids(tokenizer, example.prompt)
         chosen, rejected = (_answer(tokenizer, text) for text in (example.chosen, example.rejected))
-        return {"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected}
-    turns = [_conversation(tokenizer, [*example.prompt, _said(text)]) for text in (example.chosen, example.rejected)]
-    prompt = chat_ids(tokenizer, example.prompt, answer_follows=True)
-    chosen, rejected = (turn["input_ids"][len(prompt) :] for turn in turns)
+    else:
+        (prompt, chosen), (_, rejected) = (
+            _turn(tokenizer, example.prompt, _said(text), frame) for text in (example.chosen, example.rejected)
+        )
     return {"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected}
 
 
@@ -147,8 +168,3 @@ def _length(made: Tokens) -> int:
     if "input_ids" in ids:
         return len(ids["input_ids"])
     return len(ids["prompt_ids"]) + max(len(ids["chosen_ids"]), len(ids["rejected_ids"]))
-
-
-def _plain(rendered: Any) -> list[int]:
-    """Token ids, in whichever form transformers' template gives them."""
-    return list(rendered["input_ids"] if hasattr(rendered, "keys") else rendered)

@@ -7,17 +7,22 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
+from lm_eval.api.instance import Instance
 
 from gmt.errors import Interrupted, UserError
 from gmt.evaluation.code_eval import CodeEval
-from gmt.evaluation.harness import HarnessBenchmark
+from gmt.evaluation.greedy import answer_ends, greedy
+from gmt.evaluation.harness import HarnessBenchmark, _in_memory
 from gmt.evaluation.perplexity import Perplexity
 from gmt.evaluation.sandboxing import sandbox
 from gmt.tasks.chat import set_template
 from gmt.tasks.protocol import Asked
+from gmt.tasks.turns import frame_of
 from tests.conftest import needs_bubblewrap
 from tests.models import pretrained
+from tests.unit.tasks import test_templates as templates
 from tests.unit.tasks.test_dataset import data, write
+from tests.unit.tasks.test_templates import ANSWERS, QUESTIONS, lesson, pupil
 
 
 def benchmark(**changes: Any) -> HarnessBenchmark:
@@ -253,3 +258,18 @@ def test_a_benchmarks_token_without_an_embedding_is_named(gsm8k: str, tmp_path: 
     given = replace(asked(tmp_path / "s"), num_embeddings=100)
     with pytest.raises(UserError, match=r"gives a token of gsm8k's prompts the number \d+, where there are 100"):
         benchmark(task="gsm8k", metric="exact_match,strict-match", data=gsm8k).evaluate(given)
+
+
+@pytest.mark.parametrize("kind", ["instruct", "base"])
+@pytest.mark.parametrize("name", ["tulu", "llama2", "qwen3", "deepseek_coder", "gptoss", "unended"])
+def test_lm_eval_s_answers_end_where_the_template_ends_a_turn(name: str, kind: str, tmp_path: Path) -> None:
+    tokenizer, pairs = lesson(name, kind, tmp_path)
+    model = pupil(tokenizer, pairs)
+    lm = _in_memory(templates.asked(tokenizer, model, tmp_path), "t", 4)
+    ends = answer_ends(model, tokenizer, frame_of(tokenizer, is_chat=True))
+    prompts = [lm.apply_chat_template([{"role": "user", "content": question}]) for question in QUESTIONS]
+    assert [lm.tok_encode(prompt) for prompt in prompts] == [prompt for prompt, _ in pairs]
+    how = {"until": ["Question:"], "max_gen_toks": 60}
+    requests = [Instance("generate_until", {}, (prompt, how), 0) for prompt in prompts]
+    with greedy(model, ends=ends, pad=tokenizer.pad_token_id):
+        assert [answer.strip() for answer in lm.generate_until(requests)] == [answer.strip() for answer in ANSWERS]

@@ -13,6 +13,7 @@ from gmt.evaluation import suites
 from gmt.evaluation.greedy import answer_ends
 from gmt.models.pretrained import SHIPPED
 from gmt.tasks.protocol import Asked, Suite
+from gmt.tasks.turns import frame_of
 from tests.models import pretrained
 
 PROMPTS = ["Calculate 1 + 22.\n", "Spell hello backward.\n", "aa"]
@@ -94,4 +95,5 @@ def test_code_that_came_with_a_model_does_not_generate(answers: Callable[[PreTra
 def test_the_ends_that_a_model_declares_are_kept() -> None:
     model, tokenizer = pretrained().load_model(), pretrained().load_tokenizer()
     model.generation_config.eos_token_id = [9, 7]
-    assert answer_ends(model, tokenizer) == [tokenizer.eos_token_id, 7, 9]
+    frame = frame_of(tokenizer, is_chat=False)
+    assert answer_ends(model, tokenizer, frame) == [tokenizer.eos_token_id, 7, 9]

@@ -1,0 +1,224 @@
+"""Every chat template: a model that says exactly what it was taught is right in every answer.
+
+Templates are all that TRL ships, those of the families in conf/model (tests/data/templates), and tulu. Each is tried
+with a tokenizer that has the template's markers as tokens (instruct), and with one that cuts them up (base).
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import trl
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers.modeling_outputs import CausalLMOutput
+
+from gmt.errors import UserError
+from gmt.evaluation.context import token_ids
+from gmt.evaluation.suites import ask
+from gmt.tasks.chat import SHIPPED, set_template
+from gmt.tasks.protocol import Asked, Conversation, Preference, Suite
+from gmt.tasks.tokens import IGNORED, tokenize
+from gmt.tasks.turns import chat_text, frame_of
+
+OWN = Path(__file__).parents[2] / "data" / "templates"
+FILES = {
+    f.stem: f for folder in (Path(trl.__file__).parent / "chat_templates", OWN, SHIPPED) for f in folder.glob("*.jinja")
+}
+# Their generation prompt begins to think where an answer of the data has no thinking.
+THINKS = {name for name in FILES if name.startswith(("deepseek_r1", "deepseekv3", "nemotron_3"))}
+# Of models that see pictures: they want a turn's content as a list of parts, and lose a text.
+OF_PARTS = {name for name in FILES if name.startswith(("idefics3", "smolvlm", "llava_next"))}
+ANSWERABLE = sorted(FILES.keys() - THINKS - OF_PARTS)
+KINDS = ("instruct", "base")
+# TRL's templates for training, and later editions of a template, seldom differ from it in what matters here.
+CASES = [
+    pytest.param(name, kind, marks=[pytest.mark.slow] * bool(re.search(r"_training$|_v\d$|3_[12568]|_vl$", name)))
+    for name in ANSWERABLE
+    for kind in KINDS
+]
+ANSWERS = [
+    "4",
+    "It is 4 .",
+    "\n\nyes",
+    "a\n\nb\n",
+    " - 1\n - 2",
+    "def f():\n    return 4",
+    "don 't",
+    "größer: ≥ 4",
+    "<b>4</b>",
+    "4<",
+]
+QUESTIONS = [f"question {i}" for i in range(len(ANSWERS))]
+
+
+def tokenizer_with(markers: list[str], eos: str) -> PreTrainedTokenizerBase:
+    """Bytes, joined to tokens for line feeds and for what stands around them in templates."""
+    model = Tokenizer(models.BPE())
+    model.pre_tokenizer, model.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    special = [*dict.fromkeys(["<pad>", "<s>", "</s>", eos, *markers])]
+    texts = ["\n\n\n yes 4 .\n\n", "assistant\n\n", ">\n\n", "4<|"] * 50
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    model.train_from_iterator(
+        texts, trainers.BpeTrainer(special_tokens=special, initial_alphabet=alphabet, show_progress=False)
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=model, bos_token="<s>", eos_token=eos, pad_token="<pad>")
+
+
+def markers_of(name: str) -> list[str]:
+    found = re.findall(r"<[^<>\s'\"{}]{2,30}>|\[/?INST\]", FILES[name].read_text(encoding="utf-8"))
+    return list(dict.fromkeys(found))
+
+
+def tokenizers_for(name: str) -> dict[str, PreTrainedTokenizerBase]:
+    """Of an instruct model, whose markers are tokens, and of a base, which has none of them."""
+    return {"instruct": tokenizer_with(markers_of(name), "</s>"), "base": tokenizer_with([], "<|endoftext|>")}
+
+
+class Pupil(LlamaForCausalLM):
+    """Says what it was taught to prompts that it knows, token by token; else, and afterwards, the letter `?`."""
+
+    def teach(self, pairs: list[tuple[list[int], list[int]]], other: int) -> "Pupil":
+        self.pairs, self.other = pairs, other
+        return self
+
+    def prepare_inputs_for_generation(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None, **_: Any
+    ) -> Any:
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        return {"input_ids": input_ids, "attention_mask": mask}  # all of them at each step, without a cache
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **_: Any) -> CausalLMOutput:
+        logits = torch.zeros(len(input_ids), 1, self.config.vocab_size)  # only the last position is looked at
+        for row, (ids, seen) in enumerate(zip(input_ids.tolist(), attention_mask.tolist(), strict=True)):
+            known = [token for token, is_seen in zip(ids, seen, strict=True) if is_seen]
+            logits[row, -1, self._next(known)] = 1
+        return CausalLMOutput(logits=logits)
+
+    def _next(self, known: list[int]) -> int:
+        for prompt, answer in self.pairs:
+            if known[: len(prompt)] == prompt and known[len(prompt) :] == answer[: len(known) - len(prompt)]:
+                return [*answer, self.other][len(known) - len(prompt)]
+        return self.other
+
+
+def pupil(tokenizer: PreTrainedTokenizerBase, pairs: list[tuple[list[int], list[int]]]) -> Pupil:
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    config = LlamaConfig(vocab_size=len(tokenizer), **sizes)
+    config.bos_token_id = config.eos_token_id = None
+    return Pupil(config).teach(pairs, tokenizer.convert_tokens_to_ids("?"))
+
+
+def asked(tokenizer: PreTrainedTokenizerBase, model: Any, scratch: Path, *, is_chat: bool = True) -> Asked:
+    return Asked(
+        tokenizer=tokenizer, context=10_000, num_embeddings=10**6, is_chat=is_chat, model=model, scratch=scratch, on_progress=lambda *_: None
+    )
+
+
+def turns(question: str, answer: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+
+
+def lesson(name: str, kind: str, scratch: Path) -> tuple[PreTrainedTokenizerBase, list[tuple[list[int], list[int]]]]:
+    """The template's tokenizer, and for each answer the tokens of its prompt and those that are learnt."""
+    tokenizer = tokenizers_for(name)[kind]
+    set_template(tokenizer, str(FILES[name]))
+    taught = [Conversation(messages=turns(q, a)) for q, a in zip(QUESTIONS, ANSWERS, strict=True)]
+    reader, pairs = asked(tokenizer, None, scratch), []
+    for question, example in zip(QUESTIONS, tokenize(tokenizer, taught, max_length=10**6).examples, strict=True):
+        prompt, ids, labels = token_ids(reader, question), example["input_ids"], example["labels"]
+        assert ids[: len(prompt)] == prompt  # as evaluation asks, to the token
+        assert labels == [IGNORED] * len(prompt) + ids[len(prompt) :]
+        pairs.append((prompt, ids[len(prompt) :]))
+    return tokenizer, pairs
+
+
+@pytest.mark.parametrize(("name", "kind"), CASES)
+def test_a_model_that_says_what_it_was_taught_is_right(name: str, kind: str, tmp_path: Path) -> None:
+    tokenizer, pairs = lesson(name, kind, tmp_path)
+    frame = frame_of(tokenizer, is_chat=True)
+    if frame.end is not None:
+        assert all(frame.end in answer for _, answer in pairs)
+    said: list[str] = []
+
+    def score(index: int, text: str) -> float:
+        said.append(text)
+        return float(text == ANSWERS[index].strip())
+
+    longest = max(len(tokenizer(answer)["input_ids"]) for answer in ANSWERS) + 1
+    suite = Suite(name="s", prompts=QUESTIONS, score=score, max_new_tokens=longest)
+    assert ask(suite, asked(tokenizer, pupil(tokenizer, pairs), tmp_path)).value == 1, said
+
+
+@pytest.mark.parametrize("name", ANSWERABLE)
+def test_every_answer_of_a_conversation_follows_the_prompt_of_its_turn(name: str, tmp_path: Path) -> None:
+    tokenizer = tokenizers_for(name)["instruct"]
+    set_template(tokenizer, str(FILES[name]))
+    messages = [turn for i, answer in enumerate(("first", "\n\nsecond", "third")) for turn in turns(f"q {i}", answer)]
+    expected = []
+    for i in (1, 3, 5):
+        prompt = tokenizer(chat_text(tokenizer, messages[:i], answer_follows=True), add_special_tokens=False)[
+            "input_ids"
+        ]
+        expected.append((prompt, messages[i]["content"].strip()))
+    for example in tokenize(tokenizer, [Conversation(messages=messages)], max_length=10**6).examples:
+        ids, labels = example["input_ids"], example["labels"]
+        while expected and ids[: len(expected[0][0])] == expected[0][0]:
+            prompt, answer = expected.pop(0)
+            assert labels[len(prompt) - 1] == IGNORED
+            end = next((i for i in range(len(prompt), len(ids)) if labels[i] == IGNORED), len(ids))
+            assert answer in tokenizer.decode(ids[len(prompt) : end])
+            assert frame_of(tokenizer, is_chat=True).end in ids[len(prompt) : end]
+    assert not expected
+
+
+@pytest.mark.parametrize("name", ANSWERABLE)
+def test_preferences_are_learnt_as_conversations_are(name: str) -> None:
+    tokenizer = tokenizers_for(name)["instruct"]
+    set_template(tokenizer, str(FILES[name]))
+    better, worse = (Conversation(messages=turns("question", answer)) for answer in ANSWERS[:2])
+    examples = tokenize(tokenizer, [better, worse], max_length=10**6).examples
+    pair = Preference(prompt=better.messages[:1], chosen=ANSWERS[0], rejected=ANSWERS[1])
+    (tokens,) = tokenize(tokenizer, [pair], max_length=10**6).examples
+    for name, example in zip(("chosen_ids", "rejected_ids"), examples, strict=True):
+        assert tokens["prompt_ids"] + tokens[name] == example["input_ids"]
+
+
+@pytest.mark.parametrize("name", sorted(THINKS))
+def test_a_template_that_begins_an_answer_otherwise_than_it_asks_for_one_is_named(name: str) -> None:
+    with pytest.raises(UserError, match=rf"^task\.chat_template=.*{name}.jinja.* begins an answer that is there by"):
+        set_template(tokenizers_for(name)["instruct"], str(FILES[name]))
+
+
+@pytest.mark.parametrize("name", sorted(OF_PARTS))
+def test_a_template_that_leaves_out_texts_is_named(name: str) -> None:
+    with pytest.raises(UserError, match=rf"^task\.chat_template=.*{name}.jinja"):
+        set_template(tokenizers_for(name)["instruct"], str(FILES[name]))
+
+
+def test_an_answer_that_a_template_changes_is_named_by_its_row() -> None:
+    """DeepSeek's templates leave out what stands before </think>: here one that can be asked does so."""
+    tokenizer = tokenizer_with([], "</s>")
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m['role'] + ': ' + m['content'].split('</think>')[-1] + '\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+    )
+    rows = [Conversation(messages=turns("q", "why </think> 4"), origin="data.jsonl, row 41")] * 3
+    with pytest.raises(UserError, match=r"^data\.jsonl, row 41: task\.chat_template must render .* \(3 rows in all"):
+        tokenize(tokenizer, rows, max_length=100)
+
+
+def test_what_a_model_says_beside_a_template_s_own_stays() -> None:
+    tokenizer = tokenizers_for("qwen3")["instruct"]
+    set_template(tokenizer, str(FILES["qwen3"]))
+    frame = frame_of(tokenizer, is_chat=True)
+    end = [tokenizer.convert_tokens_to_ids("<|im_end|>")]
+
+    def said(text: str) -> str:
+        return frame.said(tokenizer, tokenizer(text, add_special_tokens=False)["input_ids"], end)
+
+    assert said("<think>\n\n</think>\n\n4<|im_end|>more") == "\n\n4"
+    assert said("<think>\nsum\n</think>\n\n4<|im_end|>") == "\nsum\n\n\n4"  # its markers are special here
+    assert said("4") == "4"
