@@ -28,6 +28,7 @@ from omegaconf.errors import (
 )
 
 from gmt.errors import UserError, choices
+from gmt.tasks.inherited import settled
 
 CONFIG_NAME = "config"
 VERSION_BASE = "1.3"
@@ -131,7 +132,7 @@ class Composer:
         template = self._templates[kind]
         if isinstance(template, UserError):
             raise template
-        return to_plain(self.compose(overrides)) if template is None else _with_values(template, varied)
+        return to_plain(self.compose(overrides)) if template is None else _settled(_with_values(template, varied))
 
     def _split(self, overrides: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """What only Hydra can compose, and plain values of single keys."""
@@ -164,7 +165,7 @@ class Composer:
         except UserError:
             return None  # without the values something is missing
         # repr, since NaN does not equal itself
-        return template if repr(_with_values(template, varied)) == repr(by_hydra) else None
+        return template if repr(_settled(_with_values(template, varied))) == repr(by_hydra) else None
 
     def _is_plain_value(self, override: Override) -> bool:
         if override.type != OverrideType.CHANGE or override.package is not None or override.is_sweep_override():
@@ -231,7 +232,13 @@ def to_plain(config: DictConfig) -> dict[str, Any]:
     with user_errors():
         plain = OmegaConf.to_container(ours, resolve=True, throw_on_missing=True)
     assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items()}
+    return _settled({str(key): value for key, value in plain.items()})
+
+
+def _settled(plain: dict[str, Any]) -> dict[str, Any]:
+    """A config whose task has no dropped entry."""
+    task = settled(plain.get("task"))
+    return plain if task is plain.get("task") else {**plain, "task": task}
 
 
 @contextmanager

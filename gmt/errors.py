@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -75,6 +75,24 @@ def for_each(rows: Iterable[T], make: Callable[[T], R]) -> list[R]:
     if faults:
         others = "" if len(faults) == 1 else f" ({len(faults)} rows in all are wrong)"
         raise UserError(f"{faults[0]}{others}") from faults[0]
+    return made
+
+
+def together(*makers: Callable[[], Any]) -> list[Any]:
+    """Makes several things.
+
+    Raises:
+        UserError: with the sentences of all that can't be made.
+    """
+    made: list[Any] = []
+    faults: list[str] = []
+    for make in makers:
+        try:
+            made.append(make())
+        except UserError as error:
+            faults += [sentence for sentence in error.sentences if sentence not in faults]
+    if faults:
+        raise UserError(*faults)
     return made
 
 

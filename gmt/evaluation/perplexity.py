@@ -12,7 +12,7 @@ from gmt import settings
 from gmt.errors import UserError
 from gmt.evaluation.context import check_tokens
 from gmt.evaluation.kept import Kept
-from gmt.tasks.dataset import origin, texts_of
+from gmt.tasks.columns import origin, texts_of
 from gmt.tasks.protocol import Asked, Reader, Score
 
 

@@ -175,7 +175,11 @@ def plug_in(group: str, values: object, protocol: type | None = None) -> Any:
     if not isinstance(values, Mapping) or not isinstance(values.get("_target_"), str):
         raise UserError(f"{group} must be a config with a _target_ that names its class, got {values!r}")
     target = class_of(group, values["_target_"])
-    settings = _with_parts(group, {k: v for k, v in values.items() if k != "_target_"})
+    own = {key: value for key, value in values.items() if key != "_target_"}
+    faults: list[str] = []
+    settings = _with_parts(group, own, faults)
+    if faults:
+        raise UserError(*_faults_of_keys(group, target, own), *faults)
     with faults_of(group, target, "refuses its settings"):
         made: Any = settings_of(group, target, settings)
     if protocol is not None:
@@ -186,16 +190,20 @@ def plug_in(group: str, values: object, protocol: type | None = None) -> Any:
     return made
 
 
-def _with_parts(group: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Makes what a plug-in's settings hold of other plug-ins, such as a task's evaluations."""
+def _with_parts(group: str, values: Mapping[str, Any], faults: list[str]) -> dict[str, Any]:
+    """Makes what a plug-in's settings hold of other plug-ins, such as a task's evaluations; adds what is wrong."""
 
     def part(name: str, value: Any) -> Any:
         if not isinstance(value, Mapping):
             return value
         if "_target_" not in value:
             return {key: part(f"{name}.{key}", each) for key, each in value.items()}
-        with within(name):  # its class does not know where it stands
-            return plug_in(name, value)
+        try:
+            with within(name):  # its class does not know where it stands
+                return plug_in(name, value)
+        except UserError as error:
+            faults.extend(error.sentences)
+        return None
 
     return {key: part(f"{group}.{key}", value) for key, value in values.items()}
 
@@ -204,11 +212,14 @@ def settings_of(group: str, kind: type[T], values: object) -> T:
     """Makes a settings dataclass; unknown keys, and missing ones without a default, are sentences, not a TypeError."""
     if not isinstance(values, Mapping):
         raise UserError(f"{group} must be a mapping of settings, got {values!r}")
+    if faults := _faults_of_keys(group, kind, values):
+        raise UserError(*faults)
+    return kind(**values)
+
+
+def _faults_of_keys(group: str, kind: type, values: Mapping[str, Any]) -> list[str]:
     fields = [field for field in dataclasses.fields(cast(Any, kind)) if field.init]
     known = [field.name for field in fields]
     needed = [f.name for f in fields if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING]
     faults = [f"{group} has no setting {key!r}; {choices(key, known)}" for key in values if key not in known]
-    faults += [f"{group}.{key} is missing" for key in needed if key not in values]
-    if faults:
-        raise UserError(*faults)
-    return kind(**values)
+    return faults + [f"{group}.{key} is missing" for key in needed if key not in values]

@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from gmt.credentials import refuse_secrets
-from gmt.errors import UserError, within
+from gmt.errors import UserError, together, within
 from gmt.evaluation.context import check_suite, check_tokens, context_of
 from gmt.models.protocol import Model
 from gmt.runs.build import Run
@@ -82,7 +82,10 @@ def _prepare(key: _Key) -> Prepared:
         num_embeddings=config.get_text_config().vocab_size,
         is_chat=key.task.chat_template is not None,
     )
-    training = tokenize(tokenizer, key.task.train_examples(), max_length=key.train.max_length)
+    training, suites = together(
+        lambda: tokenize(tokenizer, key.task.train_examples(), max_length=key.train.max_length),
+        lambda: _suites(key.task, reader),
+    )
     if reader.context is not None and training.longest > reader.context:
         raise UserError(
             f"train.max_length must be at most {reader.context}, the context of model {key.model.name}, got "
@@ -90,8 +93,6 @@ def _prepare(key: _Key) -> Prepared:
         )
     used = list(training.examples)
     _check_vocabulary(reader, used)
-    suites = key.task.suites()
-    _check(suites, reader)
     if key.train.paradigm == "dpo":
         used = used[: _in_whole_steps(len(used), key.train)]
     rows = Dataset.from_list(used)
@@ -116,7 +117,9 @@ def _check_vocabulary(reader: Reader, examples: Sequence[Tokens]) -> None:
         check_tokens(what, ids, reader.num_embeddings)
 
 
-def _check(suites: Mapping[str, Mapping[str, Suite | Benchmark]], reader: Reader) -> None:
+def _suites(task: Task, reader: Reader) -> Mapping[str, Mapping[str, Suite | Benchmark]]:
+    """What is evaluated, once it is checked."""
+    suites = task.suites()
     faults: list[str] = []
     for part, named in suites.items():
         for name, each in named.items():
@@ -127,6 +130,7 @@ def _check(suites: Mapping[str, Mapping[str, Suite | Benchmark]], reader: Reader
                 faults += error.sentences
     if faults:
         raise UserError(*faults)
+    return suites
 
 
 def _in_whole_steps(number: int, train: TrainSettings) -> int:

@@ -70,18 +70,23 @@ class StudySettings:
 class Point:
     """One run of a grid before it is composed: its arm, all its overrides, and those that vary within the study.
 
-    Its stage is `comparison`, or `tuning` for a run that only helps to choose a setting and enters no table.
+    Its stage is `comparison`, or `tuning` for a run that only helps to choose a setting and enters no table. What the
+    study gives as a list of one stands in the label, and varies not.
     """
 
     arm: str
     overrides: tuple[str, ...]
     varied: tuple[str, ...]
+    lists_of_one: tuple[str, ...] = ()
     stage: str = "comparison"
 
     @property
     def label(self) -> str:
-        """The run's name for people: the arm and what varies in it, e.g. `gmt mask_ratio=0.8 seed=1`."""
-        pairs = (override.split("=", 1) for override in self.varied)
+        """The run's name for people: the arm and what is listed for it, e.g. `gmt mask_ratio=0.8 seed=1`."""
+        listed = (*self.varied, *self.lists_of_one)
+        in_order = [each for each in self.overrides if each in listed]
+        in_order += [each for each in self.varied if each not in in_order]
+        pairs = (override.split("=", 1) for override in in_order)
         stage = [] if self.stage == "comparison" else [f"({self.stage})"]
         return " ".join([self.arm, *(f"{key.rpartition('.')[2]}={value}" for key, value in pairs), *stage])
 
@@ -102,7 +107,7 @@ def expand(study: StudySettings, cli: Axes) -> list[Point]:
         owners = [arm for arm in grids if key in grids[arm]] or list(grids)
         for arm in owners:
             grids[arm][key] = list(values)
-    return [point for arm, axes in grids.items() for point in _points(arm, axes)]
+    return [point for arm, axes in grids.items() for point in _points(arm, axes, {**study.shared, **study.arms[arm]})]
 
 
 def _axes(values: Mapping[str, Any]) -> dict[str, list[str]]:
@@ -112,14 +117,16 @@ def _axes(values: Mapping[str, Any]) -> dict[str, list[str]]:
     }
 
 
-def _points(arm: str, axes: Axes) -> Iterator[Point]:
+def _points(arm: str, axes: Axes, written: Mapping[str, Any]) -> Iterator[Point]:
     varied = {key for key, values in axes.items() if len(values) > 1}
+    listed = {key for key, value in written.items() if isinstance(value, list)} - varied
     for combination in itertools.product(*axes.values()):
-        pairs = list(zip(axes, combination, strict=True))
+        pairs = {key: f"{key}={value}" for key, value in zip(axes, combination, strict=True)}
         yield Point(
             arm=arm,
-            overrides=tuple(f"{key}={value}" for key, value in pairs),
-            varied=tuple(f"{key}={value}" for key, value in pairs if key in varied),
+            overrides=tuple(pairs.values()),
+            varied=tuple(text for key, text in pairs.items() if key in varied),
+            lists_of_one=tuple(text for key, text in pairs.items() if key in listed),
         )
 
 

@@ -74,7 +74,8 @@ def cells(points: Sequence[Point]) -> list[list[Point]]:
 
 def choice(point: Point) -> str:
     """What is tuned by itself, for people: the arm and what varies in it beside the seed."""
-    return replace(point, varied=_without(point.varied, (_SEED,))).label
+    lists = _without(point.lists_of_one, (_SEED,))
+    return replace(point, varied=_without(point.varied, (_SEED,)), lists_of_one=lists).label
 
 
 def refuse_what_is_tuned(points: Sequence[Point], tuning: TuningSettings) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Protocol, runtime_checkable
 
-from gmt.errors import UserError, within
+from gmt.errors import UserError, together, within
 from gmt.tasks.protocol import Benchmark, Suite
 
 
@@ -42,11 +43,13 @@ def built(setting: str, evaluations: Mapping[str, object]) -> None:
 
 def made(setting: str, evaluations: Mapping[str, Evaluation]) -> dict[str, Suite | Benchmark]:
     """The suites and benchmarks by name."""
-    suites: dict[str, Suite | Benchmark] = {}
-    for name, each in evaluations.items():
+
+    def make(name: str, each: Evaluation) -> Suite | Benchmark:
         with within(f"{setting}.{name}"):
-            suites[name] = each.suite(name) if isinstance(each, Questions) else each
-    return suites
+            return each.suite(name) if isinstance(each, Questions) else each
+
+    suites = together(*(partial(make, name, each) for name, each in evaluations.items()))
+    return dict(zip(evaluations, suites, strict=True))
 
 
 def fingerprints(*parts: Mapping[str, Evaluation]) -> str:

@@ -7,19 +7,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import reprlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from gmt import settings
-from gmt.errors import UserError, choices
+from gmt.errors import UserError, choices, for_each
 from gmt.machine_faults import machine_faults_first
 
 SHIPPED = Path(__file__).parent / "shipped"
 _SHIPPED_PREFIX = "shipped:"
-_FILES = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}
+_FILES = (".jsonl", ".json", ".parquet")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,9 +93,8 @@ class Source:
             MachineFault: the hub can't be reached, or the disk fails.
         """
         here = self.local()
-        if here is not None and here.suffix == ".jsonl":
-            return list(_jsonl(here))
-        found: Sequence[Mapping[str, Any]] = self._load(here)
+        read = {".jsonl": _jsonl, ".json": _json}.get(here.suffix) if here is not None and here.is_file() else None
+        found: Sequence[Mapping[str, Any]] = self._load(here) if read is None or here is None else read(here)
         if len(found) == 0:
             raise UserError(self._no_row())
         return found
@@ -111,7 +111,7 @@ class Source:
         try:
             with machine_faults_first(f"{self.setting}.path={self.path!r}"):
                 if here is not None and here.is_file():
-                    return load_dataset(_FILES[here.suffix], data_files=str(here), split="train")
+                    return load_dataset("parquet", data_files=str(here), split="train")
                 return load_dataset(str(here or self.path), self.subset, revision=self.revision, split=self.split)
         except DatasetNotFoundError as error:
             raise UserError(
@@ -127,23 +127,50 @@ class Source:
             raise UserError(f"{self.setting} can't load {self.path!r}: {reason[:300]}") from error
 
 
-def _jsonl(file: Path) -> Iterator[Mapping[str, Any]]:
+def _jsonl(file: Path) -> list[Mapping[str, Any]]:
     """Each line by itself, since a file's user wants to know which one is wrong."""
-    number = 0
     with file.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            try:
-                row = json.loads(line.decode("utf-8-sig"))
-            except UnicodeDecodeError as error:
-                raise UserError(f"{file}, line {number}, must be UTF-8 text ({error})") from error
-            except ValueError as error:
-                what = "is empty" if not line.strip() else f"is no JSON ({error})"
-                raise UserError(f"{file}, line {number}, {what}") from error
-            if not isinstance(row, dict):
-                raise UserError(f"{file}, line {number}, must hold a JSON object, got {str(row)[:60]}")
-            yield row
-    if not number:
-        raise UserError(f"{file} must hold at least one row, and is empty")
+        return for_each(enumerate(lines, start=1), lambda line: _object(f"{file}, line {line[0]},", line[1]))
+
+
+def _json(file: Path) -> list[Mapping[str, Any]]:
+    """A list of objects, a single one, or one in each line; by Python's reader, which makes no dates of texts."""
+    text = file.read_bytes()
+    if not text.strip():
+        return []
+    try:
+        whole = _loads(str(file), text)
+    except UserError as error:
+        try:
+            _object("", text.lstrip().partition(b"\n")[0])
+        except UserError:
+            raise error from error.__cause__
+        return _jsonl(file)
+    rows = whole if isinstance(whole, list) else [whole]
+    return for_each(enumerate(rows, start=1), lambda row: _mapping(f"{file}, row {row[0]},", row[1]))
+
+
+def _object(where: str, text: bytes) -> Mapping[str, Any]:
+    if not text.strip():
+        raise UserError(f"{where} is empty")
+    return _mapping(where, _loads(where, text))
+
+
+def _loads(where: str, text: bytes) -> Any:
+    try:
+        return json.loads(text.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{where} must be UTF-8 text ({error})") from error
+    except ValueError as error:
+        raise UserError(f"{where} is no JSON ({error})") from error
+    except RecursionError as error:
+        raise UserError(f"{where} must not be nested so deep that Python can't read it") from error
+
+
+def _mapping(where: str, row: Any) -> Mapping[str, Any]:
+    if not isinstance(row, dict):
+        raise UserError(f"{where} must hold a JSON object, got {reprlib.repr(row)}")
+    return row
 
 
 @lru_cache(maxsize=64)

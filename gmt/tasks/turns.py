@@ -103,7 +103,10 @@ def frame_of(tokenizer: PreTrainedTokenizerBase, *, is_chat: bool) -> Frame:
         after=after if behind.strip() else "",
         end=end,
         missing_end=None if behind.strip() else behind,
-        num_tokens=len(beginning) + len(text_ids(tokenizer, after)),
+        num_tokens=max(
+            len(beginning) + len(text_ids(tokenizer, after)),
+            len(text_ids(tokenizer, before + _ANSWER + after)) - len(text_ids(tokenizer, _ANSWER)),
+        ),
     )
 
 

@@ -1,6 +1,8 @@
 """What README and docs show is true: code runs, commands exist, links lead somewhere."""
 
+import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +12,9 @@ import yaml
 
 from gmt.cli import _COMMANDS
 from gmt.commands.plan import planned
+from gmt.composition import Composer, hydra_on
+from gmt.runs.build import build
+from gmt.runs.prepare import prepare
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -81,6 +86,28 @@ def test_the_guides_study_plans(tmp_path: Path) -> None:
     plan, _ = planned(["study=my_study", f"record.root={tmp_path}"], str(tmp_path))
     assert {run.point.arm for run in plan.runs} == set(yaml.safe_load(text)["arms"])
     assert len(plan.runs) == 15
+
+
+@pytest.mark.parametrize("how", ["yaml", "bash"])
+def test_the_guides_own_data_is_read_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    page = ROOT / "docs" / "real_models.md"
+    (text,) = blocks(page, "yaml")
+    (command,) = [line for block in blocks(page, "bash") for line in block.splitlines() if "task=dataset" in line]
+    (tmp_path / "task").mkdir()
+    (tmp_path / "task" / "mine.yaml").write_text(text)
+    names = ("question", "answer") if how == "yaml" else ("prompt", "completion")
+    for file, rows in (("train.jsonl", 32), ("test.jsonl", 2)):
+        lines = [json.dumps(dict(zip(names, (f"{i} + {rows}", str(i + rows)), strict=True))) for i in range(rows)]
+        (tmp_path / file).write_text("\n".join(lines))
+    monkeypatch.chdir(tmp_path)
+    overrides = ["task=mine", "train=sft"] if how == "yaml" else shlex.split(command)[2:]
+    with hydra_on(str(tmp_path)):
+        prepared = prepare(build(Composer().compose_plain([*overrides, f"record.root={tmp_path}"])))
+    assert prepared.num_examples == 32
+    assert {part: set(suites) for part, suites in prepared.suites.items()} == {
+        "target": {"held_out"},
+        "source": {"sums"},
+    }
 
 
 def test_nothing_names_a_registry_or_a_path_of_a_machine() -> None:

@@ -40,6 +40,14 @@ def test_arms_are_a_union_and_own_settings_win() -> None:
     assert all("x=1" in p.overrides for p in points[2:])
 
 
+def test_a_label_shows_what_the_study_lists_be_it_a_list_of_one() -> None:
+    points = expand(study({"seed": [1], "x": 0}, {"sft": {}, "rmt": {"mask_ratio": [0.5]}}), {})
+    assert [p.label for p in points] == ["sft seed=1", "rmt mask_ratio=0.5 seed=1"]
+    assert [p.varied for p in points] == [(), ()]  # a report has no column for it
+    typed = expand(study({"seed": [1, 2]}, {"gmt": {"mask_ratio": [0.5, 0.8]}}), {"mask_ratio": ["0.9"], "lr": ["1"]})
+    assert [p.label for p in typed] == ["gmt mask_ratio=0.9 seed=1", "gmt mask_ratio=0.9 seed=2"]
+
+
 def test_a_typed_key_replaces_the_axis_where_there_is_one_and_holds_for_all_where_there_is_none() -> None:
     arms = {"sft": {"method": "sft"}, "gmt": {"method": "gmt", "method.mask_ratio": [0.5, 0.8]}}
     points = expand(study({"seed": [1, 2]}, arms), {"method.mask_ratio": ["0.9"], "seed": ["7"], "train.lr": ["1"]})

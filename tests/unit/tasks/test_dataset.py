@@ -150,7 +150,7 @@ def test_a_pattern_that_finds_no_answer_in_a_row_is_refused(tmp_path: Path) -> N
     asked = HeldOut(
         data=data(path), columns=columns, prompt_template="{prompt}", answer_pattern="ANSWER: (.*)", max_new_tokens=8
     )
-    with pytest.raises(UserError, match=r"answer_pattern must find an answer in each row .* finds none in row 2: '5'"):
+    with pytest.raises(UserError, match=r"row 2 must hold an answer that answer_pattern 'ANSWER: .*' finds, got '5'"):
         asked.suite("own")
 
 

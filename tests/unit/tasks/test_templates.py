@@ -72,16 +72,16 @@ def markers_of(name: str) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def tokenizers_for(name: str) -> dict[str, PreTrainedTokenizerBase]:
-    """Of an instruct model, whose markers are tokens, and of a base, which has none of them."""
-    return {"instruct": tokenizer_with(markers_of(name), "</s>"), "base": tokenizer_with([], "<|endoftext|>")}
+def tokenizer_for(name: str, kind: str = "instruct") -> PreTrainedTokenizerBase:
+    """Of an instruct model, whose markers are tokens, or of a base, which has none of them."""
+    return tokenizer_with(markers_of(name), "</s>") if kind == "instruct" else tokenizer_with([], "<|endoftext|>")
 
 
 class Pupil(LlamaForCausalLM):
     """Says what it was taught to prompts that it knows, token by token; else, and afterwards, the letter `?`."""
 
     def teach(self, pairs: list[tuple[list[int], list[int]]], other: int) -> "Pupil":
-        self.pairs, self.other = pairs, other
+        self.pairs, self.other, self.num_calls = pairs, other, 0
         return self
 
     def prepare_inputs_for_generation(
@@ -91,6 +91,7 @@ class Pupil(LlamaForCausalLM):
         return {"input_ids": input_ids, "attention_mask": mask}  # all of them at each step, without a cache
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **_: Any) -> CausalLMOutput:
+        self.num_calls += 1
         logits = torch.zeros(len(input_ids), 1, self.config.vocab_size)  # only the last position is looked at
         for row, (ids, seen) in enumerate(zip(input_ids.tolist(), attention_mask.tolist(), strict=True)):
             known = [token for token, is_seen in zip(ids, seen, strict=True) if is_seen]
@@ -112,9 +113,8 @@ def pupil(tokenizer: PreTrainedTokenizerBase, pairs: list[tuple[list[int], list[
 
 
 def asked(tokenizer: PreTrainedTokenizerBase, model: Any, scratch: Path, *, is_chat: bool = True) -> Asked:
-    return Asked(
-        tokenizer=tokenizer, context=10_000, num_embeddings=10**6, is_chat=is_chat, model=model, scratch=scratch, on_progress=lambda *_: None
-    )
+    more = {"context": 10_000, "num_embeddings": 10**6, "on_progress": lambda *_: None}
+    return Asked(tokenizer=tokenizer, is_chat=is_chat, model=model, scratch=scratch, **more)
 
 
 def turns(question: str, answer: str) -> list[dict[str, str]]:
@@ -123,7 +123,7 @@ def turns(question: str, answer: str) -> list[dict[str, str]]:
 
 def lesson(name: str, kind: str, scratch: Path) -> tuple[PreTrainedTokenizerBase, list[tuple[list[int], list[int]]]]:
     """The template's tokenizer, and for each answer the tokens of its prompt and those that are learnt."""
-    tokenizer = tokenizers_for(name)[kind]
+    tokenizer = tokenizer_for(name, kind)
     set_template(tokenizer, str(FILES[name]))
     taught = [Conversation(messages=turns(q, a)) for q, a in zip(QUESTIONS, ANSWERS, strict=True)]
     reader, pairs = asked(tokenizer, None, scratch), []
@@ -147,14 +147,18 @@ def test_a_model_that_says_what_it_was_taught_is_right(name: str, kind: str, tmp
         said.append(text)
         return float(text == ANSWERS[index].strip())
 
-    longest = max(len(tokenizer(answer)["input_ids"]) for answer in ANSWERS) + 1
-    suite = Suite(name="s", prompts=QUESTIONS, score=score, max_new_tokens=longest)
-    assert ask(suite, asked(tokenizer, pupil(tokenizer, pairs), tmp_path)).value == 1, said
+    model = pupil(tokenizer, pairs)
+    suite = Suite(name="s", prompts=QUESTIONS, score=score, max_new_tokens=100)
+    assert ask(suite, asked(tokenizer, model, tmp_path)).value == 1, said
+    assert model.num_calls <= max(len(answer) for _, answer in pairs)  # it stops where the answer ends
+    tight = Suite(name="s", prompts=["question 0"], score=lambda _, text: text == ANSWERS[0], max_new_tokens=1)
+    (tmp_path / "tight").mkdir()
+    assert ask(tight, asked(tokenizer, model, tmp_path / "tight")).value == 1  # its frame takes no room of the answer's
 
 
 @pytest.mark.parametrize("name", ANSWERABLE)
 def test_every_answer_of_a_conversation_follows_the_prompt_of_its_turn(name: str, tmp_path: Path) -> None:
-    tokenizer = tokenizers_for(name)["instruct"]
+    tokenizer = tokenizer_for(name)
     set_template(tokenizer, str(FILES[name]))
     messages = [turn for i, answer in enumerate(("first", "\n\nsecond", "third")) for turn in turns(f"q {i}", answer)]
     expected = []
@@ -176,7 +180,7 @@ def test_every_answer_of_a_conversation_follows_the_prompt_of_its_turn(name: str
 
 @pytest.mark.parametrize("name", ANSWERABLE)
 def test_preferences_are_learnt_as_conversations_are(name: str) -> None:
-    tokenizer = tokenizers_for(name)["instruct"]
+    tokenizer = tokenizer_for(name)
     set_template(tokenizer, str(FILES[name]))
     better, worse = (Conversation(messages=turns("question", answer)) for answer in ANSWERS[:2])
     examples = tokenize(tokenizer, [better, worse], max_length=10**6).examples
@@ -189,13 +193,13 @@ def test_preferences_are_learnt_as_conversations_are(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(THINKS))
 def test_a_template_that_begins_an_answer_otherwise_than_it_asks_for_one_is_named(name: str) -> None:
     with pytest.raises(UserError, match=rf"^task\.chat_template=.*{name}.jinja.* begins an answer that is there by"):
-        set_template(tokenizers_for(name)["instruct"], str(FILES[name]))
+        set_template(tokenizer_for(name), str(FILES[name]))
 
 
 @pytest.mark.parametrize("name", sorted(OF_PARTS))
 def test_a_template_that_leaves_out_texts_is_named(name: str) -> None:
     with pytest.raises(UserError, match=rf"^task\.chat_template=.*{name}.jinja"):
-        set_template(tokenizers_for(name)["instruct"], str(FILES[name]))
+        set_template(tokenizer_for(name), str(FILES[name]))
 
 
 def test_an_answer_that_a_template_changes_is_named_by_its_row() -> None:
@@ -211,7 +215,7 @@ def test_an_answer_that_a_template_changes_is_named_by_its_row() -> None:
 
 
 def test_what_a_model_says_beside_a_template_s_own_stays() -> None:
-    tokenizer = tokenizers_for("qwen3")["instruct"]
+    tokenizer = tokenizer_for("qwen3")
     set_template(tokenizer, str(FILES["qwen3"]))
     frame = frame_of(tokenizer, is_chat=True)
     end = [tokenizer.convert_tokens_to_ids("<|im_end|>")]

@@ -3,10 +3,11 @@
 from pathlib import Path
 
 import pytest
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from gmt.errors import UserError
-from gmt.tasks.chat import set_template
+from gmt.tasks.chat import SHIPPED, set_template
 from gmt.tasks.protocol import Conversation, Example, Preference
 from gmt.tasks.tokens import IGNORED, chat_ids, prompt_ids, tokenize
 from tests.models import pretrained
@@ -109,6 +110,42 @@ def test_a_preference_is_a_prompt_and_two_answers(
         prompt_ids(chatting, prompt) if isinstance(prompt, str) else chat_ids(chatting, prompt, answer_follows=True)
     )
     assert tokens["prompt_ids"] == expected
+
+
+@pytest.mark.parametrize("begins", ["\n\nyes", "\n", "\nyes", " yes", "yes\n\n"])
+@pytest.mark.parametrize("template", ["tulu", "chatml"])
+def test_an_answer_that_begins_with_what_its_tokenizer_joins_to_the_prompt_is_learnt(
+    template: str, begins: str
+) -> None:
+    tokenizer = joining()
+    tokenizer.chat_template = (SHIPPED / "tulu.jinja").read_text() if template == "tulu" else CHATML
+    rows = [Conversation(messages=[TURNS[1], {"role": "assistant", "content": text}]) for text in ("yes", begins)]
+    plain, joined = tokenize(tokenizer, rows, max_length=200).examples
+    asked = chat_ids(tokenizer, TURNS[1:2], answer_follows=True)
+    for tokens, text in ((plain, "yes"), (joined, begins)):
+        assert tokens["input_ids"][: len(asked)] == asked
+        assert tokens["labels"][: len(asked)] == [IGNORED] * len(asked)
+        learnt = tokenizer.decode([i for i in tokens["labels"] if i != IGNORED], skip_special_tokens=True)
+        assert learnt == text + ("\n" if template == "chatml" else "")
+
+
+CHATML = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+def joining() -> PreTrainedTokenizerBase:
+    """A tokenizer that makes one token of several line feeds."""
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    special, alphabet = ["</s>", "<pad>", "<|im_start|>", "<|im_end|>"], pre_tokenizers.ByteLevel.alphabet()
+    made.train_from_iterator(
+        ["\n\n\n yes\n\n"] * 50,
+        trainers.BpeTrainer(special_tokens=special, initial_alphabet=alphabet, show_progress=False),
+    )
+    special_ones = {"eos_token": "</s>", "pad_token": "<pad>", "extra_special_tokens": special[2:]}
+    return PreTrainedTokenizerFast(tokenizer_object=made, **special_ones)
 
 
 def test_a_template_that_changes_what_was_said_is_refused(chatting: PreTrainedTokenizerBase) -> None:

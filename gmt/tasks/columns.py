@@ -1,0 +1,138 @@
+"""What the columns of a dataset hold: texts and turns; what is wrong with a row names its file and number."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from reprlib import Repr
+from typing import Any
+
+from gmt import settings
+from gmt.errors import UserError, for_each
+from gmt.tasks.protocol import Message
+from gmt.tasks.rows import Source
+
+_DATA_KEYS = {"path", "subset", "revision", "split", "num_examples", "seed"}
+_ROLES = ("system", "user", "assistant")
+_UNHEARD = ("tool_calls", "function_call", "reasoning_content", "reasoning", "thinking")
+_SHOWN = Repr()
+_SHOWN.maxstring = _SHOWN.maxother = 60
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A row, and the words for where it stands: file and number, counted from 1."""
+
+    values: Mapping[str, Any]
+    where: str
+
+    def text(self, column: str) -> str:
+        """The text in a column.
+
+        Raises:
+            UserError: there is none, or nothing but blanks.
+        """
+        value = self.values.get(column)
+        if not isinstance(value, str) or not value.strip():
+            raise UserError(f"{self.where} must hold a text in column {column!r}, got {shown(value)}")
+        return self.unicode(value)
+
+    def turns(self, column: str) -> list[Message]:
+        """The turns in a column.
+
+        Raises:
+            UserError: it holds no list of turns, or one says what no template is given.
+        """
+        value = self.values.get(column)
+        if not isinstance(value, Sequence) or not value or not all(isinstance(turn, Mapping) for turn in value):
+            raise UserError(
+                f"{self.where} must hold a list of turns, each with role and content, in column {column!r}, got "
+                f"{shown(value)}"
+            )
+        return [self._turn(turn) for turn in value]
+
+    def _turn(self, turn: Mapping[str, Any]) -> Message:
+        if turn.get("role") not in _ROLES or not isinstance(turn.get("content"), str):
+            raise UserError(
+                f"{self.where} must hold turns with a role of {', '.join(_ROLES)} and a content, got "
+                f"{shown(dict(turn))}"
+            )
+        if unheard := [key for key in _UNHEARD if turn.get(key)]:
+            raise UserError(
+                f"{self.where} must say in a turn's content all that is to be learnt, and has {unheard[0]} beside it"
+            )
+        if turn.get("weight") not in (None, 1):
+            raise UserError(f"{self.where} must weigh its turns alike, since all answers are learnt, and has a weight")
+        return message(turn["role"], self.unicode(turn["content"]))
+
+    def unicode(self, text: str) -> str:
+        """The text itself; JSON may hold half of a surrogate pair, which no tokenizer takes."""
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise UserError(
+                f"{self.where} must hold Unicode text, and has a lone surrogate at character {error.start}"
+            ) from error
+        return text
+
+
+def message(role: str, content: str) -> Message:
+    """A turn."""
+    return {"role": role, "content": content}
+
+
+def shown(value: object) -> str:
+    """A value for an error, however long or nested it is."""
+    return _SHOWN.repr(value)
+
+
+def origin(setting: str, data: Mapping[str, Any]) -> Source:
+    """Where the rows come from.
+
+    Raises:
+        UserError: a key is missing or unknown, or a value is wrong.
+    """
+    if not isinstance(data, Mapping):
+        raise UserError(f"{setting} must hold {', '.join(sorted(_DATA_KEYS))}, got {data!r}")
+    if wrong := sorted(_DATA_KEYS ^ set(data)):
+        missing, unknown = [key for key in wrong if key in _DATA_KEYS], [key for key in wrong if key in data]
+        faults = [f"lacks {', '.join(missing)}"] * bool(missing) + [f"has {', '.join(unknown)}"] * bool(unknown)
+        raise UserError(f"{setting} must hold exactly {', '.join(sorted(_DATA_KEYS))}, and {' and '.join(faults)}")
+    settings.integer(f"{setting}.seed", data["seed"], low=0)
+    if data["num_examples"] is not None:
+        settings.integer(f"{setting}.num_examples", data["num_examples"], low=1)
+    where = {key: data[key] for key in ("path", "subset", "revision", "split")}
+    return Source(setting=setting, **where)
+
+
+def drawn(setting: str, data: Mapping[str, Any], columns: Iterable[str], said_by: str) -> Iterator[Row]:
+    """All rows in their order, or as many as are asked for of the shuffled ones.
+
+    Args:
+        setting: what the user calls the data, e.g. `task.data`.
+        data: as of a DatasetTask.
+        columns: must be there.
+        said_by: the setting that names the columns.
+
+    Raises:
+        UserError: too few rows, or a column that there is not.
+    """
+    rows, number, where = origin(setting, data).rows(), data["num_examples"], f"{said_by}: {data['path']}"
+    if number is not None and number > len(rows):
+        raise UserError(f"{setting}.num_examples must be at most {len(rows)}, the rows that there are, got {number}")
+    if missing := [column for column in columns if column not in rows[0]]:
+        raise UserError(f"{where} has no column {', '.join(missing)}; it has {', '.join(rows[0])}")
+    if number is None:
+        return (Row(values=row, where=f"{where}, row {i}") for i, row in enumerate(rows, start=1))
+    sample = random.Random(data["seed"]).sample(range(len(rows)), number)
+    return (Row(values=rows[i], where=f"{where}, row {i + 1}") for i in sample)
+
+
+def texts_of(setting: str, data: Mapping[str, Any], column: str) -> list[str]:
+    """The texts in a column.
+
+    Raises:
+        UserError: there is no such column, or a row has no text in it.
+    """
+    return for_each(drawn(setting, data, [column], setting), lambda row: row.text(column))

@@ -1,0 +1,120 @@
+"""Files of any kind give the same rows, and what is wrong with one is said with file and row."""
+
+import json
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from datasets import Dataset
+
+from gmt.errors import UserError
+from gmt.tasks.columns import drawn
+from gmt.tasks.protocol import Example
+from gmt.tasks.rows import Source
+from tests.unit.tasks.test_dataset import data, task, write
+
+# Each is a text that some reader of JSON takes for something else.
+TEXTS = [
+    "2021-02-01",
+    "2021-02-01T10:00:00Z",
+    "10:30",
+    "007",
+    "1e5",
+    "true",
+    "null",
+    "NaN",
+    "1,5",
+    "½",
+    " x ",
+    "a\u2028b",
+    "[1]",
+]
+COLUMNS = {"prompt": "q", "completion": "a"}
+
+
+def source(path: Path) -> Source:
+    return Source(setting="task.data", path=str(path), subset=None, revision=None, split="train")
+
+
+def in_lines(rows: list[dict[str, Any]]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+@pytest.mark.parametrize("layout", [json.dumps, in_lines, lambda rows: json.dumps(rows, indent=2)])
+@pytest.mark.parametrize("name", ["rows.json", "rows.jsonl"])
+def test_json_and_jsonl_are_read_alike(tmp_path: Path, name: str, layout: Any) -> None:
+    rows = [
+        {"q": f"day {i}", "a": text, "n": i, "f": 0.1, "none": None, "turns": [{"role": "user"}]}
+        for i, text in enumerate(TEXTS)
+    ]
+    (tmp_path / name).write_text(layout(rows))
+    if name == "rows.jsonl" and layout is not in_lines:
+        with pytest.raises(UserError, match=r"rows\.jsonl, line 1, "):
+            source(tmp_path / name).rows()
+    else:
+        assert source(tmp_path / name).rows() == rows
+
+
+def test_a_json_file_of_a_single_object_is_one_row(tmp_path: Path) -> None:
+    (tmp_path / "rows.json").write_text(json.dumps(row := {"q": "a", "a": "b"}, indent=1))
+    assert source(tmp_path / "rows.json").rows() == [row]
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "json", "parquet"])
+def test_every_text_is_a_text_in_every_kind(tmp_path: Path, kind: str) -> None:
+    examples = task(write(tmp_path, [{"q": "?", "a": text} for text in TEXTS], kind), COLUMNS).train_examples()
+    assert examples == [Example(prompt="?\n", completion=text) for text in TEXTS]
+
+
+@pytest.mark.parametrize("wrong", [4, 0.5, True, None, [], {"x": 1}])
+@pytest.mark.parametrize("kind", ["jsonl", "json"])
+def test_the_row_that_is_wrong_is_named_and_not_another(tmp_path: Path, kind: str, wrong: object) -> None:
+    rows: list[dict[str, Any]] = [{"q": "?", "a": f"{i:03d}"} for i in range(60)]
+    rows[40]["a"] = rows[50]["a"] = wrong
+    with pytest.raises(UserError, match=rf"rows\.{kind}, row 41 must hold a text .* \(2 rows in all are wrong\)$"):
+        task(write(tmp_path, rows, kind), COLUMNS).train_examples()
+
+
+def test_a_null_or_a_date_of_a_parquet_file_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path, [{"q": "?", "a": text} for text in ("a", None, "b")], "parquet")
+    with pytest.raises(UserError, match=r"rows\.parquet, row 2 must hold a text in column 'a', got None"):
+        task(path, COLUMNS).train_examples()
+    Dataset.from_list([{"q": "?", "a": datetime(2021, 2, 1)}]).to_parquet(path)
+    with pytest.raises(UserError, match=r"row 1 must hold a text in column 'a', got datetime"):
+        task(path, COLUMNS).train_examples()
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "json", "parquet"])
+def test_a_row_of_a_sample_is_named_by_its_place_in_the_file(tmp_path: Path, kind: str) -> None:
+    path = write(tmp_path, [{"q": str(i)} for i in range(1, 101)], kind)
+    rows = list(drawn("task.data", data(path, num_examples=10), ["q"], "task.columns"))
+    assert len(rows) == 10
+    assert all(row.where == f"task.columns: {path}, row {row.values['q']}" for row in rows)
+
+
+DEEP = '{"q": "a", "a": ' + "[" * 100_000 + "]" * 100_000 + "}"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "sentence"),
+    [
+        ("rows.jsonl", '{"q": "a", "a": "b"}\n' + DEEP, "line 2, must not be nested so deep"),
+        ("rows.json", f"[{DEEP}]", r"rows\.json must not be nested so deep"),
+        ("rows.json", '{"q": "a", "a": "b"}\n' + DEEP, "line 2, must not be nested so deep"),
+        ("rows.jsonl", '{"q": "a"\n{"q": "a", "a": "b"}\nx\n\n', r"line 1, is no JSON .* \(3 rows in all are wrong\)"),
+        ("rows.json", '[{"q": "a", "a": "b"}, 3, []]', r"row 2, must hold a JSON object, got 3 \(2 rows in all"),
+        ("rows.json", '[{"q": "a", "a": "b"},\n {"q" "a"}]', r"rows\.json is no JSON .*line 2 column 7"),
+        ("rows.json", '{"data": [{"q": "a", "a": "b"}]}', "has no column q, a; it has data"),
+        (
+            "rows.jsonl",
+            '{"q": "a", "a": ' + "[" * 900 + "]" * 900 + "}",
+            r"row 1 must hold a text in column 'a', got \[",
+        ),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_a_sentence(tmp_path: Path, name: str, text: str, sentence: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=sentence) as caught:
+        task(str(tmp_path / name), COLUMNS).train_examples()
+    assert len(str(caught.value)) < 600
