@@ -14,7 +14,7 @@ from gmt.models.protocol import Model
 from gmt.runs.build import Run
 from gmt.tasks.chat import set_template
 from gmt.tasks.protocol import Benchmark, Reader, Suite, Task
-from gmt.tasks.tokens import Tokens, tokenize
+from gmt.tasks.tokens import TokenizedExamples, Tokens, tokenize
 from gmt.training.settings import TrainSettings
 
 if TYPE_CHECKING:
@@ -82,17 +82,8 @@ def _prepare(key: _Key) -> Prepared:
         num_embeddings=config.get_text_config().vocab_size,
         is_chat=key.task.chat_template is not None,
     )
-    training, suites = together(
-        lambda: tokenize(tokenizer, key.task.train_examples(), max_length=key.train.max_length),
-        lambda: _suites(key.task, reader),
-    )
-    if reader.context is not None and training.longest > reader.context:
-        raise UserError(
-            f"train.max_length must be at most {reader.context}, the context of model {key.model.name}, got "
-            f"{key.train.max_length}: an example has {training.longest} tokens"
-        )
+    training, suites = together(lambda: _training(key, reader), lambda: _suites(key.task, reader))
     used = list(training.examples)
-    _check_vocabulary(reader, used)
     if key.train.paradigm == "dpo":
         used = used[: _in_whole_steps(len(used), key.train)]
     rows = Dataset.from_list(used)
@@ -108,6 +99,18 @@ def _prepare(key: _Key) -> Prepared:
         num_left_over=len(training.examples) - len(used),
         suites=suites,
     )
+
+
+def _training(key: _Key, reader: Reader) -> TokenizedExamples:
+    """The training examples, once they are checked."""
+    training = tokenize(reader.tokenizer, key.task.train_examples(), max_length=key.train.max_length)
+    if reader.context is not None and training.longest > reader.context:
+        raise UserError(
+            f"train.max_length must be at most {reader.context}, the context of model {key.model.name}, got "
+            f"{key.train.max_length}: an example has {training.longest} tokens"
+        )
+    _check_vocabulary(reader, training.examples)
+    return training
 
 
 def _check_vocabulary(reader: Reader, examples: Sequence[Tokens]) -> None:
