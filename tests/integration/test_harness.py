@@ -97,8 +97,7 @@ def test_choices_are_scored_by_likelihood(tmp_path: Path) -> None:
     rows = [{"question": "What happens if you eat seeds?", "mc1_targets": targets, "mc2_targets": targets}] * 2
     folder = dataset(tmp_path / "truthful", {"validation": rows})
     made = benchmark(task="truthfulqa_mc2", metric="acc,none", data=folder, num_fewshot=0)
-    given = asked(tmp_path / "s")
-    given.model.config.max_position_embeddings = 1024  # the benchmark's own examples take 426
+    given = replace(asked(tmp_path / "s"), context=1024)  # the benchmark's own examples take 426
     score = made.evaluate(given)
     assert 0 < score.value < 1
     assert score.metric == "acc"
@@ -217,8 +216,7 @@ def problems(number: int) -> list[dict[str, Any]]:
 def test_code_that_a_model_writes_is_scored_in_the_sandbox(tmp_path: Path) -> None:
     rows = problems(2)
     folder = dataset(tmp_path / "humaneval", {"test": rows})
-    given = asked(tmp_path / "s")
-    given.model.config.max_position_embeddings = 2048  # a letter is a token of nano
+    given = replace(asked(tmp_path / "s"), context=2048)  # a letter is a token of nano
     made = benchmark(task="humaneval", metric="pass@1,create_test", data=folder, num_fewshot=0)
     score = made.evaluate(given)
     assert (score.metric, score.value) == ("pass@1", 0.0)
