@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gmt.errors import UserError
 from gmt.masking.parameters import plain_name
@@ -50,7 +50,7 @@ def unchanged(method: str, doing: str, model: nn.Module, optimizer: Any) -> Iter
     """Refuse a method that changes the parts of a model or an optimizer inside the `with` block.
 
     A forward hook that is registered inside may look at what a module computes; it raises a UserError if it returns
-    something, as that would be computed instead. A hook that changes a tensor in place is not noticed.
+    something, as that would be computed instead, or changes an input or an output in place.
 
     Raises:
         UserError: names the parts.
@@ -109,8 +109,20 @@ def _hook_tables(model: nn.Module) -> list[MutableMapping[int, Any]]:
 
 
 def _only_looking(hook: Callable[..., Any], what: str) -> Callable[..., None]:
-    def looks(*args: Any, **kwargs: Any) -> None:
-        if hook(*args, **kwargs) is not None:
-            raise UserError(f"{what} adds a forward hook that changes what {type(args[0]).__name__} computes: {_RULE}")
+    def looks(module: nn.Module, *args: Any, **kwargs: Any) -> None:
+        tensors = [t for t in _tensors((args, kwargs)) if not t.is_inference()]  # an inference tensor has no version
+        versions = [tensor._version for tensor in tensors]
+        if hook(module, *args, **kwargs) is not None or versions != [tensor._version for tensor in tensors]:
+            raise UserError(f"{what} adds a forward hook that changes what {type(module).__name__} computes: {_RULE}")
 
     return looks
+
+
+def _tensors(values: object) -> Iterator[Tensor]:
+    if isinstance(values, Tensor):
+        yield values
+    elif isinstance(values, Mapping):
+        yield from _tensors(tuple(values.values()))
+    elif isinstance(values, list | tuple):
+        for value in values:
+            yield from _tensors(value)

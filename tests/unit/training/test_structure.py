@@ -86,6 +86,10 @@ def new_weight(model: Any, _: Any) -> None:
     model["inner"].weight = nn.Parameter(torch.zeros(3, 3))
 
 
+def double_in_place(module: nn.Module, x: object, y: Tensor) -> None:
+    y.mul_(2)
+
+
 CHANGES: dict[str, tuple[Act, str]] = {
     "a parameter": (
         lambda m, _: m["inner"].register_parameter("extra", nn.Parameter(torch.zeros(2))),
@@ -111,6 +115,10 @@ CHANGES: dict[str, tuple[Act, str]] = {
     "a bound forward": (replace_forward, "replaces module inner"),
     "a hook": (
         lambda m, _: m["inner"].register_forward_hook(lambda module, x, y: 2 * y),
+        "adds a forward hook that changes what Linear computes",
+    ),
+    "a hook in place": (
+        lambda m, _: m["inner"].register_forward_hook(double_in_place),
         "adds a forward hook that changes what Linear computes",
     ),
     "a hook before": (
