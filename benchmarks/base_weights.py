@@ -37,7 +37,7 @@ def save(folder: Path, dtype: torch.dtype) -> None:
 
 
 def _model(path: str) -> PretrainedModel:
-    settings = yaml.safe_load((config_dir() / "model" / "pretrained.yaml").read_text())
+    settings = yaml.safe_load((config_dir() / "model" / "pretrained.yaml").read_text(encoding="utf-8"))
     return plug_in("model", settings | {"name": "x", "path": path})
 
 

@@ -40,7 +40,7 @@ def model_and_tokens(num_tokens: int) -> tuple[nn.Module, Tensor]:
     name = next(folder.glob("*.gguf")).name
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name)
     model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.float32)
-    source = Path(__file__).with_name("mask_step.py").read_text() + TEXT * 100
+    source = Path(__file__).with_name("mask_step.py").read_text(encoding="utf-8") + TEXT * 100
     tokens = torch.tensor(tokenizer(source)["input_ids"][:num_tokens]).view(-1, 128)
     return model.train(), tokens
 
@@ -163,7 +163,7 @@ def selection_alone(gradients: list[Tensor]) -> dict[str, float]:
 def peak_of(name: str, num_tokens: int) -> int:
     """Peak bytes of two whole steps, in a process of its own."""
     command = [sys.executable, __file__, "--only-memory-of", name, "--tokens", str(num_tokens)]
-    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+    return int(subprocess.run(command, check=True, capture_output=True, text=True, encoding="utf-8").stdout.split()[-1])
 
 
 def steps_for_memory(name: str, num_tokens: int) -> None:

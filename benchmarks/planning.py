@@ -43,7 +43,7 @@ def written(made: StudySettings, folder: Path) -> list[str]:
     path = folder / "study" / f"{made.name}.yaml"
     path.parent.mkdir(exist_ok=True)
     values = {"name": made.name, "question": made.question, "shared": dict(made.shared), "arms": dict(made.arms)}
-    path.write_text(yaml.safe_dump(values))
+    path.write_text(yaml.safe_dump(values), encoding="utf-8")
     return [f"study={made.name}", "--config-dir", str(folder)]
 
 

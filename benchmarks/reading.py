@@ -66,7 +66,7 @@ def records(folder: Path, number: int) -> list[RunRecord]:
             "status.json": {"state": "done", "attempts": 1},
         }
         for name, value in files.items():
-            (record.folder / name).write_text(json.dumps(value, indent=2))
+            (record.folder / name).write_text(json.dumps(value, indent=2), encoding="utf-8")
         made.append(record)
     return made
 

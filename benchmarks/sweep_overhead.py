@@ -154,11 +154,13 @@ def seconds(way: str, num: int) -> float:
     """Wall-clock seconds of a sweep of `num` runs in a process and a folder of its own."""
     with tempfile.TemporaryDirectory(prefix="sweep-overhead-") as folder:
         token = Path(folder) / "token"
-        token.write_text("0" * 64)
+        token.write_text("0" * 64, encoding="utf-8")
         command = [sys.executable, str(Path(__file__).resolve()), "--one", way, str(num)]
         started = time.perf_counter()
         env = os.environ | {"RAY_AUTH_TOKEN_PATH": str(token)}
-        done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command, cwd=folder, env=env, capture_output=True, text=True, encoding="utf-8", check=False
+        )
         if done.returncode:
             raise SystemExit(f"{way} with {num} runs failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
         return time.perf_counter() - started

@@ -134,7 +134,7 @@ def _cpu_s(process: int) -> float:
 
 def step_times(windows: list[Window], metrics: Path) -> list[float]:
     """Seconds per step in each window, in order: its length over the steps done in it, standstills included."""
-    rows = [row for row in map(json.loads, metrics.read_text().splitlines()) if "train/loss" in row]
+    rows = [row for row in map(json.loads, metrics.read_text(encoding="utf-8").splitlines()) if "train/loss" in row]
     times, steps = [row["time"] for row in rows], [row["step"] for row in rows]
     assert times[-1] > windows[-1].end, "the training stopped before the last window was over"
     done = (np.interp([window.begin, window.end], times, steps) for window in windows)

@@ -10,14 +10,12 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
+from gmt.credentials import without_secrets
 from gmt.errors import MachineFault, RunFailed, UserError, choices
 from gmt.machine_faults import machine_fault
 from gmt.runs.hermetic import in_words, take_out
-
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
 
 _HELP = """\
 gmt: a laboratory for sparse fine-tuning of language models
@@ -41,14 +39,27 @@ Start with `gmt plan study=quickstart`. Every command takes Hydra overrides, and
 
 def main() -> NoReturn:
     """Entry point of `gmt` and `python -m gmt`."""
-    arguments = sys.argv[1:]
+    if sys.getfilesystemencoding() != "utf-8":  # an old locale: paths and output then break at the first umlaut
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | {"PYTHONUTF8": "1"})
+    sys.exit(run_command(sys.argv[1:]))
+
+
+def run_command(arguments: Sequence[str]) -> int:
+    """Carries out one command line.
+
+    Args:
+        arguments: what follows `gmt`.
+
+    Returns:
+        The exit code.
+    """
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_HELP, end="")
-        sys.exit(0)
+        return 0
     if arguments[0] == "--version":
         print(metadata.version("gmt-lab"))
-        sys.exit(0)
-    sys.exit(_guarded(arguments[0], arguments[1:]))
+        return 0
+    return _guarded(arguments[0], arguments[1:])
 
 
 def _guarded(command: str, rest: Sequence[str]) -> int:
@@ -58,7 +69,7 @@ def _guarded(command: str, rest: Sequence[str]) -> int:
         _require_home()
         _COMMANDS[command](rest)
     except (RunFailed, MachineFault) as error:
-        print(f"failed: {error}", file=sys.stderr)
+        _say("failed", str(error))
         return 1
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has left, e.g. `| head`
@@ -66,12 +77,11 @@ def _guarded(command: str, rest: Sequence[str]) -> int:
     except UserError as error:
         is_fault = machine_fault(error) is not None
         for sentence in error.sentences:
-            print(f"{'failed' if is_fault else 'error'}: {sentence}", file=sys.stderr)
+            _say("failed" if is_fault else "error", sentence)
         return 1 if is_fault else 2
-    except OSError as error:
-        if machine_fault(error) is None:
-            raise
-        print(f"failed: {type(error).__name__}: {error}; the same command goes on where this stopped", file=sys.stderr)
+    except OSError as error:  # a disk that is full, a folder without the right to write
+        goes_on = "" if machine_fault(error) is None else "; the same command goes on where this stopped"
+        _say("failed", f"{type(error).__name__}: {error}{goes_on}")
         return 1
     except KeyboardInterrupt:
         print("stopped; the same command goes on where this stopped", file=sys.stderr)
@@ -89,50 +99,24 @@ def _require_home() -> None:
         ) from error
 
 
+def _say(word: str, sentence: str) -> None:
+    print(f"{word}: {without_secrets(sentence)}", file=sys.stderr)
+
+
 def _run(rest: Sequence[str]) -> None:
     _hydra_app("gmt run", rest)
 
 
 def _sweep(rest: Sequence[str]) -> None:
-    if not any(argument.startswith("study=") for argument in rest) and not {"-h", "--help"} & set(rest):
-        from gmt.composition import config_dir
-
-        names = sorted(path.stem for path in (config_dir() / "study").glob("*.yaml"))
-        raise UserError(f"gmt sweep needs study=NAME; choices: {', '.join(names)}")
-    _hydra_app("gmt sweep", ["--multirun", *rest])
+    _hydra_app("gmt sweep", rest)
 
 
 def _hydra_app(name: str, rest: Sequence[str]) -> None:
-    """Hands over to Hydra; its errors come back as ours instead of its own exit."""
     if ignored := take_out():  # before torch and its kin read them
         print(in_words(ignored), file=sys.stderr)
-    import hydra
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
+    from gmt.commands.hydra_app import hydra_app
 
-    from gmt.commands.run import run_job
-    from gmt.composition import CONFIG_NAME, VERSION_BASE, config_dir, user_errors
-
-    os.environ["HYDRA_FULL_ERROR"] = "1"
-    # Hydra's parser wants its flags before all overrides; users shouldn't have to.
-    flags = [argument for argument in rest if argument.startswith("-") or "=" not in argument]
-    sys.argv = [name, *flags, *(argument for argument in rest if argument not in flags)]
-    failures: list[Exception] = []
-
-    def job(config: "DictConfig") -> float | None:
-        if HydraConfig.get().mode == RunMode.MULTIRUN:
-            return run_job(config)
-        try:
-            return run_job(config)
-        except (UserError, RunFailed, MachineFault, OSError) as error:
-            failures.append(error)  # raised below: Hydra would put a line of its own before ours
-            return None
-
-    app = hydra.main(version_base=VERSION_BASE, config_path=str(config_dir()), config_name=CONFIG_NAME)(job)
-    with user_errors():
-        app()
-    for failure in failures:
-        raise failure
+    hydra_app(name, rest)
 
 
 def _plan(rest: Sequence[str]) -> None:
@@ -236,11 +220,21 @@ _DRY_RUN: _Argument = ("--dry-run", {"action": "store_true", "help": "show what 
 _FOLLOW: _Argument = ("--follow", {"action": "store_true", "help": "go on until the job ends"})
 
 
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one sentence."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises a UserError in place of usage and exit."""
+        raise UserError(f"{message}; `{self.prog} --help` shows what the command takes")
+
+
 def _parse(command: str, about: str, rest: Sequence[str], *arguments: _Argument) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog=f"gmt {command}", description=about)
+    parser = Parser(prog=f"gmt {command}", description=about)
     for name, options in arguments:
         parser.add_argument(name, **options)
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="Hydra overrides, e.g. study=quickstart")
+    parser.add_argument(
+        "overrides", nargs="*", default=[], metavar="KEY=VALUE", help="Hydra overrides, e.g. study=quickstart"
+    )
     parser.add_argument("--config-dir", "-cd", default=None, help="a config folder of your own, searched first")
     return parser.parse_intermixed_args(list(rest))
 

@@ -6,6 +6,7 @@ Hydra's own composition.
 
 import copy
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,12 +18,14 @@ from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, OverrideType
+from hydra.core.override_parser.types import Override, OverrideType, Quote, QuotedString, ValueType
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import (
     ConfigAttributeError,
     ConfigKeyError,
+    GrammarParseError,
+    InterpolationKeyError,
     MissingMandatoryValue,
     OmegaConfBaseException,
 )
@@ -97,10 +100,9 @@ class Composer:
         Raises:
             UserError: a text breaks Hydra's grammar.
         """
-        with user_errors():
-            for text in overrides:
-                if text not in self._parsed:
-                    (self._parsed[text],) = self._parser.parse_overrides([text])
+        for text in overrides:
+            if text not in self._parsed:
+                self._parsed[text] = parse_override(self._parser, text)
         return [self._parsed[text] for text in overrides]
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
@@ -241,6 +243,39 @@ def _settled(plain: dict[str, Any]) -> dict[str, Any]:
     return plain if task is plain.get("task") else {**plain, "task": task}
 
 
+def parse_override(parser: OverridesParser, text: str) -> Override:
+    """Parses one override.
+
+    Raises:
+        UserError: Hydra's grammar does not take it, or drops blanks at an end of its value; says how it is written.
+    """
+    key, equals, value = text.partition("=")
+    if not equals and not text.startswith("~"):
+        raise UserError(f"an override must be KEY=VALUE or ~KEY, got {text!r}")
+    try:
+        (parsed,) = parser.parse_overrides([text])
+        is_whole = (
+            parsed.value_type != ValueType.ELEMENT or not isinstance(parsed.value(), str) or value == value.strip(" \t")
+        )
+    except (HydraException, ValueError, RecursionError) as error:
+        quoted = f"{key}={as_text(value)}"
+        try:
+            parser.parse_overrides([quoted])
+        except HydraException:
+            raise UserError(f"an override must be KEY=VALUE with a setting's name as KEY, got {text!r}") from error
+        raise UserError(f"Hydra can't read {text!r}; write the text as {shlex.quote(quoted)}") from error
+    if not is_whole:
+        quoted = f"{key}={as_text(value)}"
+        raise UserError(f"Hydra drops blanks at the ends of {text!r}; write the text as {shlex.quote(quoted)}")
+    return parsed
+
+
+def as_text(value: str) -> str:
+    """A text in Hydra's override grammar such that it arrives letter by letter."""
+    plain = re.sub(r"(\\*)\$\{", lambda found: 2 * found[1] + r"\${", value)  # no interpolation
+    return QuotedString(text=plain, quote=Quote.double).with_quotes()
+
+
 @contextmanager
 def user_errors() -> Iterator[None]:
     """Turns the errors of Hydra and OmegaConf, which are the user's mistakes, into sentences."""
@@ -260,6 +295,8 @@ def explain(error: HydraException | OmegaConfBaseException) -> str:
         group, _, wanted = error.missing_cfg_file.rpartition("/")
         return f"there is no {group} {wanted!r}; {choices(wanted, error.options)}"
     cause = error.__cause__
+    if isinstance(error, InterpolationKeyError | GrammarParseError):
+        return f"{_first_lines(error)}; a text that holds ${{ is written with \\${{"
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key} is missing; set it with {error.full_key}=VALUE"
     if isinstance(error, ConfigCompositionException) and isinstance(cause, ConfigAttributeError | ConfigKeyError):
@@ -269,7 +306,11 @@ def explain(error: HydraException | OmegaConfBaseException) -> str:
         return (
             f"{lines[0]}: write a text with commas as KEY=\\'A,B\\', a list as KEY=[A,B]; several runs need --multirun"
         )
-    return re.sub(r"\s+", " ", " ".join(lines[:2])).strip()
+    return _first_lines(error)
+
+
+def _first_lines(error: Exception) -> str:
+    return re.sub(r"\s+", " ", " ".join(str(error).strip().split("\n")[:2])).strip()
 
 
 def _unknown_key(error: ConfigCompositionException, cause: ConfigAttributeError | ConfigKeyError) -> str:

@@ -10,13 +10,17 @@ from gmt.errors import UserError
 
 _KINDS = r"TOKEN|SECRET|PASSWORD|PASSWD|(?:API|ACCESS|SECRET|PRIVATE)_?KEY|CREDENTIALS?"
 _SECRET_NAME = re.compile(rf"({_KINDS})$", re.IGNORECASE)
+# A password may hold any letter, so that one ends at the last @ of its line. Behind a host's name a few digits are a
+# port, but not in a database's address, which has no @ behind its host, nor in the address of our store.
+_PORT = r"""(?!\d{1,5}(?:[/?#\s,;'")\]}\\]|$))"""
 _IN_URIS = (
-    re.compile(r"(://[^:/@\s]*:)[^/\s]+(?=@)"),
-    # a database's, which takes / and @ in a password
-    re.compile(r"((?:postgres|mysql|mssql|oracle)\w*(?:\+\w+)?://[^:/@\s]*:)\S+(?=@)"),
+    re.compile(rf"(://[^:/@\s]*:){_PORT}[^\n]+(?=@)"),
+    re.compile(r"((?:postgres|mysql|mssql|oracle)\w*(?:\+\w+)?://[^:/@\n]*:)[^\n]+(?=@)"),
+    re.compile(r"(tracking\.uri=\W*\w[\w+]*://)(?![^:/@\s]*:\*{3}@)[^\n]+(?=@)"),
     re.compile(r"(https?://)[^:/\s]+(?=@)"),  # a token as the user's name
     re.compile(rf"([?&](?:[\w-]*[_-])?(?:{_KINDS})=)[^&\s]+", re.IGNORECASE),
 )
+_USER_AND_PASSWORD = re.compile(r"(\w://)[^\n]*@")
 T = TypeVar("T")
 _SHORTEST_SECRET = 8  # what is shorter is found in harmless text by chance
 
@@ -39,6 +43,11 @@ def refuse_secrets(what: str, text: str, remedy: str) -> None:
 def without_secrets(value: T) -> T:
     """A text, or a mapping or list of plain values, with passwords of URIs and this environment's secrets as ***."""
     return cast(T, _masked(value, _secrets_of(os.environ)))
+
+
+def without_user(address: str) -> str:
+    """One address without its user and password, whatever letters they hold."""
+    return _USER_AND_PASSWORD.sub(r"\1", without_secrets(address))
 
 
 def _masked(value: object, secrets: Sequence[str]) -> object:
@@ -64,5 +73,5 @@ def _secrets_of(environment: Mapping[str, str]) -> list[str]:
     values = [value for name, value in environment.items() if names_a_secret(name)]
     token_file = environment.get("RAY_AUTH_TOKEN_PATH")
     if token_file and Path(token_file).is_file():
-        values.append(Path(token_file).read_text().strip())
+        values.append(Path(token_file).read_text(encoding="utf-8").strip())
     return [value for value in values if len(value) >= _SHORTEST_SECRET]

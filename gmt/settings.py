@@ -5,8 +5,14 @@ Every plug-in (model, task, method) and every settings group is a frozen datacla
 """
 
 import math
+import os
+import re
+from pathlib import Path
 
 from gmt.errors import UserError
+
+_NAME = re.compile(r"[A-Za-z0-9_.-]+")
+_LONGEST_NAME = 100  # with what we put around it, below the 250 of MLflow's keys and the 255 of a file's name
 
 
 def number(
@@ -65,8 +71,30 @@ def one_of(setting: str, value: object, valid: tuple[str, ...]) -> str:
 def text(setting: str, value: object) -> str:
     """Returns `value` if it is a text that is not empty, or raises one sentence."""
     if not isinstance(value, str) or not value:
-        raise UserError(f"{setting} must be a text that is not empty, got {_shown(value)}")
+        is_value = value is not None and not isinstance(value, str)
+        hint = "; on the command line such a text is written KEY='\"VALUE\"'" if is_value else ""
+        raise UserError(f"{setting} must be a text that is not empty, got {_shown(value)}{hint}")
     return value
+
+
+def name(setting: str, value: object) -> str:
+    """Returns `value` if it can name a folder and a key in MLflow, or raises one sentence."""
+    if not isinstance(value, str) or not _NAME.fullmatch(value) or value in (".", "..") or len(value) > _LONGEST_NAME:
+        raise UserError(
+            f"{setting} must be of at most {_LONGEST_NAME} of the letters A-Z, a-z, 0-9, _, . and -, and not . or .., "
+            f"got {_shown(value)[:_LONGEST_NAME]}"
+        )
+    return value
+
+
+def path(setting: str, value: object) -> Path:
+    """Returns the absolute path that a text names, ~ as the home folder, or raises one sentence."""
+    whole = Path(os.path.expanduser(text(setting, value))).absolute()
+    try:
+        str(whole).encode()
+        return whole.resolve()
+    except (ValueError, OSError, RuntimeError) as error:  # bytes that are no UTF-8, a zero byte, a loop of links
+        raise UserError(f"{setting} must be a path that can be read as UTF-8, got {value!a}: {error}") from error
 
 
 def _shown(value: object) -> str:

@@ -34,7 +34,7 @@ def commands(address: str) -> str:
 def working(runs: Path) -> int | None:
     """The process that is at work on a run which has a checkpoint."""
     for path in runs.glob("*/checkpoint/checkpoint-*/method_state.pt"):
-        status = json.loads((path.parents[2] / "status.json").read_text())
+        status = json.loads((path.parents[2] / "status.json").read_text(encoding="utf-8"))
         if status["state"] == "running":
             return int(status["pid"])
     return None
@@ -48,7 +48,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="gmt-session-") as scratch:
         folder = Path(scratch)
         (folder / CONF.name).symlink_to(CONF)
-        (folder / "token").write_text(secrets.token_hex(32))
+        (folder / "token").write_text(secrets.token_hex(32), encoding="utf-8")
         os.environ["RAY_AUTH_TOKEN_PATH"] = str(folder / "token")
         os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
         nodes = Nodes(folder)
@@ -70,10 +70,10 @@ def main() -> None:
 
 def mark(path: Path, at_s: float) -> None:
     """Puts a marker into the recording."""
-    head, *lines = path.read_text().splitlines()
+    head, *lines = path.read_text(encoding="utf-8").splitlines()
     events = [*map(json.loads, lines), [at_s, "m", "a node is killed"]]
     events.sort(key=lambda event: event[0])
-    path.write_text("\n".join([head, *map(json.dumps, events)]) + "\n")
+    path.write_text("\n".join([head, *map(json.dumps, events)]) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

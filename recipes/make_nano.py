@@ -95,7 +95,7 @@ def main(work: Path) -> None:
     for path in (record.folder / "weights").iterdir():
         shutil.copyfile(path, shipped / path.name)
     rows, _ = record.metrics()
-    (shipped / "training_curve.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (shipped / "training_curve.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     print(json.dumps(record.read("result.json"), indent=2))
 
 

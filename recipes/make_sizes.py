@@ -38,7 +38,9 @@ def main(folder: Path) -> None:
         model, path = LlamaForCausalLM(config), (folder / name).resolve()
         model.save_pretrained(path)
         tokenizer.save_pretrained(path)
-        (folder / "model" / f"{name}.yaml").write_text(f"defaults: [pretrained]\nname: {name}\npath: {path}\n")
+        (folder / "model" / f"{name}.yaml").write_text(
+            f"defaults: [pretrained]\nname: {name}\npath: {path}\n", encoding="utf-8"
+        )
         print(f"{name}: {model.num_parameters():,} parameters in {path}")
 
 

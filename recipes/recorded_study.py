@@ -27,7 +27,9 @@ def main() -> None:
     tables = {path.name: path for path in made.files if path.suffix == ".csv"}
     for table, ending in (("runs.csv", ".csv"), ("drops.csv", "_drops.csv")):
         if table in tables:
-            (args.folder / f"{plan.study.name}{ending}").write_text(tables[table].read_text())
+            (args.folder / f"{plan.study.name}{ending}").write_text(
+                tables[table].read_text(encoding="utf-8"), encoding="utf-8"
+            )
     pictures = [made.figures[name].convert("RGB") for name in args.figures.split(",")]
     pictures = [each.resize((WIDTH, each.height * WIDTH // each.width), Image.Resampling.LANCZOS) for each in pictures]
     page = Image.new("RGB", (WIDTH, sum(each.height for each in pictures)), "white")

@@ -140,7 +140,7 @@ class Results:
             {**_of(p), "task": tasks[p.run.id], **json.loads(line)}
             for p in self.done
             if (file := p.record.folder / "drops.jsonl").exists()
-            for line in file.read_text().splitlines()
+            for line in file.read_text(encoding="utf-8").splitlines()
         ]
         columns = ["arm", "task", "mask_ratio", "seed", "way", "fraction", "target", "source"]
         return pd.DataFrame(rows, columns=columns).astype({"mask_ratio": "Float64"})

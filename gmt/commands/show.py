@@ -35,7 +35,7 @@ def show(run: str, overrides: Sequence[str], config_dir: str | None) -> None:
     say(f"run {record.id}: {record.state()}, attempt {status.get('attempts', 0)}\nrecord: {record.folder}\n")
     say(table(["setting", "value"], [[k, v] for k, v in _flat(stored["science"])]))
     if status.get("error"):
-        say(f"\n{status['error']}\n{(record.folder / 'error.txt').read_text()}")
+        say(f"\n{status['error']}\n{(record.folder / 'error.txt').read_text(encoding='utf-8')}")
     if record.state() == "done":
         _show_result(record)
 
@@ -88,7 +88,7 @@ def _show_result(record: RunRecord) -> None:
         "time": "unknown: nobody saw an attempt end" if result["seconds"] is None else duration(result["seconds"]),
     }
     say(table(["fact", "value"], [[k, v] for k, v in facts.items()]) + "\n")
-    lines = (record.folder / "answers_after.jsonl").read_text().splitlines()[:_SAMPLES]
+    lines = (record.folder / "answers_after.jsonl").read_text(encoding="utf-8").splitlines()[:_SAMPLES]
     answers = [json.loads(line) for line in lines]
     say(
         table(

@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from gmt import settings
 from gmt.cluster import SweepJob
 from gmt.commands.clusters import cluster_of, split
 from gmt.commands.plan import planned
@@ -61,7 +62,7 @@ def _record_root(overrides: Sequence[str], config_dir: str | None) -> str:
 
 def _planned_where_records_are(overrides: Sequence[str], config_dir: str | None, root: str) -> Plan:
     """The plan; the records' folder may exist on the cluster alone, and is then taken for empty."""
-    if Path(root).expanduser().is_dir():
+    if settings.path("record.root", root).is_dir():
         return planned(overrides, config_dir)[0]
     elsewhere = [text for text in overrides if not text.startswith("record.root=")]
     with tempfile.TemporaryDirectory() as empty:

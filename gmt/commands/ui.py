@@ -16,7 +16,7 @@ from pathlib import Path
 from gmt.commands.plan import planned
 from gmt.commands.terminal import say
 from gmt.composition import Composer, hydra_on
-from gmt.credentials import without_secrets
+from gmt.credentials import without_user
 from gmt.errors import UserError
 from gmt.runs.build import settings_of
 from gmt.runs.settings import RecordSettings
@@ -28,6 +28,8 @@ _TRIES = 100
 _PATIENCE_S = 10.0
 _START_S = 60.0
 _POLL_S = 0.2
+# Of the server only errors are shown, which it writes to the standard error output; its greetings go to the other.
+_QUIET = {"MLFLOW_LOGGING_LEVEL": "ERROR", "PYTHONWARNINGS": "ignore", "MLFLOW_DISABLE_TELEMETRY": "true"}
 
 
 def serve(overrides: Sequence[str], config_dir: str | None, port: int | None, *, browser: bool) -> None:
@@ -49,17 +51,18 @@ def serve(overrides: Sequence[str], config_dir: str | None, port: int | None, *,
     if tracking.uri is None:
         raise UserError("gmt ui needs tracking.uri, got null (tracking=none)")
     if tracking.uri.startswith(("http://", "https://")):
-        raise UserError(f"tracking.uri is a server already: open {without_secrets(tracking.uri)} in a browser")
+        raise UserError(f"tracking.uri is a server already: open {without_user(tracking.uri)} in a browser")
     page = _page(overrides, config_dir, tracking)
     chosen = _free_port(port)
     command = [sys.executable, "-m", "mlflow", "server", "--host", _HOST, "--port", str(chosen), "--workers", "1"]
-    command += ["--uvicorn-opts", f"--app-dir {shlex.quote(_installed())}"]  # by itself it imports from this folder
+    # it imports from this folder by itself, and writes a line for each request
+    command += ["--uvicorn-opts", f"--log-level warning --app-dir {shlex.quote(_installed())}"]
     # in the environment, where no process list shows a password that the URI may hold
-    environment = os.environ | {"MLFLOW_BACKEND_STORE_URI": tracking.absolute_uri, "PYTHONSAFEPATH": "1"}
+    environment = os.environ | {"MLFLOW_BACKEND_STORE_URI": tracking.absolute_uri, "PYTHONSAFEPATH": "1"} | _QUIET
     address = f"http://{_HOST}:{chosen}/{page}"
     say(f"dashboard: {address}   (Ctrl-C stops it)")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # end the server whichever way we are ended
-    server = subprocess.Popen(command, start_new_session=True, env=environment)
+    server = subprocess.Popen(command, start_new_session=True, env=environment, stdout=subprocess.DEVNULL)
     try:
         if browser:
             _open(address, server)

@@ -22,12 +22,12 @@ class Kept:
         """What is kept, by the question's index."""
         if not self._file.exists():
             return {}
-        *lines, cut = self._file.read_text().split("\n")
+        *lines, cut = self._file.read_text(encoding="utf-8").split("\n")
         if cut:
-            self._file.write_text("".join(line + "\n" for line in lines))
+            self._file.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
         return dict(json.loads(line) for line in lines)
 
     def add(self, known: Mapping[int, Any]) -> None:
         """Keeps a batch, by index; plain values."""
-        with self._file.open("a") as file:
+        with self._file.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps([index, value]) + "\n" for index, value in known.items())

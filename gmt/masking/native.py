@@ -110,7 +110,7 @@ def _compiled(cache: Path) -> Path:
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:  # beside it: the last move must be atomic
         fresh = Path(folder) / path.name
         command = [compiler, *_FLAGS, "-o", str(fresh), str(_SOURCE)]
-        subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
+        subprocess.run(command, check=True, capture_output=True, text=True, encoding="utf-8", timeout=60)
         fresh.replace(path)
     return path
 

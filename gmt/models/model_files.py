@@ -47,7 +47,7 @@ def files_beside(file: Path) -> list[Path]:
 
 def _shards(index: Path) -> set[str]:
     try:
-        return {str(name) for name in json.loads(index.read_text())["weight_map"].values()}
+        return {str(name) for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()}
     except (ValueError, LookupError, AttributeError, TypeError):
         return set()  # transformers refuses it when the weights are loaded
 
@@ -100,7 +100,7 @@ def check_whole(setting: str, path: str, folder: Path, *, with_code: bool) -> No
 def _code_elsewhere(config: Path) -> list[str]:
     """Return the references of an `auto_map` to other repositories, e.g. `owner/name--modeling.Class`."""
     try:
-        mapped = json.loads(config.read_text()).get("auto_map") or {}
+        mapped = json.loads(config.read_text(encoding="utf-8")).get("auto_map") or {}
     except (OSError, ValueError, AttributeError):
         return []  # transformers refuses what is no JSON when it is loaded
     listed = mapped.values() if isinstance(mapped, dict) else [mapped]

@@ -119,7 +119,7 @@ class RunRecord:
         path = self.folder / name
         try:
             with machine_faults_first(str(path)):  # nothing that would be mended by deleting the folder
-                value = json.loads(path.read_text())
+                value = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise UserError(f"{path} can't be read: {error}; delete the run's folder to run it anew") from error
         if not isinstance(value, dict):
@@ -137,7 +137,7 @@ class RunRecord:
     def append_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         """Adds a line to metrics.jsonl; a line that a kill cut short is left out by `metrics`."""
         line = json.dumps({"step": step, "time": time.time(), **metrics}) + "\n"
-        with (self.folder / "metrics.jsonl").open("a") as file:
+        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(line)
 
     def metrics(self, position: Position = NOWHERE) -> tuple[list[dict[str, Any]], Position]:
@@ -165,12 +165,12 @@ class RunRecord:
         if asking is None:
             (self.folder / _ASKING).unlink(missing_ok=True)
         else:
-            (self.folder / _ASKING).write_text(asking)
+            (self.folder / _ASKING).write_text(asking, encoding="utf-8")
 
     def asking(self) -> str | None:
         """What is being evaluated, e.g. `gsm8k 128 of 1,319`."""
         try:
-            return (self.folder / _ASKING).read_text() or None
+            return (self.folder / _ASKING).read_text(encoding="utf-8") or None
         except FileNotFoundError:
             return None
 
@@ -203,7 +203,7 @@ def write_whole(path: Path, text: str) -> None:
     """Writes a file whole or not at all, by renaming a finished and synced one into place."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        with temporary.open("w") as file:
+        with temporary.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

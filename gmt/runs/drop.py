@@ -73,7 +73,7 @@ def _check(record: RunRecord, fractions: Sequence[float], ways: Sequence[str]) -
 
 def _kept(record: RunRecord) -> list[dict[str, Any]]:
     file = record.folder / _FILE
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
 
 
 def _evaluated(run: Run, way: str, fraction: float) -> dict[str, Any]:

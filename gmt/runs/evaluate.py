@@ -103,7 +103,7 @@ def _asked_once(
 ) -> Score:
     """The score that is kept, or a new one; of processes that want the same at once, one asks and the others wait."""
     file = kept / f"{name}.json"
-    scratch, shown_at = kept / name, 0.0
+    scratch, shown_at = kept / "scratch" / name, 0.0
 
     def on_progress(num_done: int, num_all: int) -> None:
         nonlocal shown_at
@@ -115,7 +115,7 @@ def _asked_once(
     scratch.mkdir(parents=True, exist_ok=True)
     with _alone(kept / f"{name}.lock", control):
         if file.exists():
-            return Score(**json.loads(file.read_text()))
+            return Score(**json.loads(file.read_text(encoding="utf-8")))
         run.record.note_asking(name)
         asked = Asked(**vars(prepared.reader), model=model, scratch=scratch, on_progress=on_progress)
         try:

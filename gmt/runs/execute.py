@@ -123,7 +123,9 @@ def record_failure(record: RunRecord, error: Exception, kind: str) -> None:
     """A failure that may pass leaves the run to be gone on with; a full disk leaves no trace but the raised error."""
     state: State = "interrupted" if kind in RETRIES else "diverged" if kind == "diverged" else "failed"
     try:
-        (record.folder / "error.txt").write_text(without_secrets(traceback.format_exc()))
+        (record.folder / "error.txt").write_text(
+            without_secrets(traceback.format_exc()), "utf-8", "backslashreplace", encoding="utf-8"
+        )
         record.note_failure(state, kind, f"{type(error).__name__}: {error}")
     except OSError as full:
         logging.getLogger(__name__).error("the failure of run %s can't be recorded: %s", record.id, full)

@@ -78,4 +78,4 @@ def _num_nvidia() -> int:
 
 def _num_amd() -> int:
     """Count the nodes of the kernel's driver that have a GPU."""
-    return sum(path.read_text().strip() not in ("", "0") for path in _AMD_NODES.glob("*/gpu_id"))
+    return sum(path.read_text(encoding="utf-8").strip() not in ("", "0") for path in _AMD_NODES.glob("*/gpu_id"))

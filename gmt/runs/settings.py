@@ -45,24 +45,41 @@ class RecordSettings:
     keep_weights: bool
 
     def __post_init__(self) -> None:
-        settings.text("record.root", self.root)
         settings.integer("record.log_every", self.log_every, low=1)
         settings.integer("record.checkpoint_every", self.checkpoint_every, low=1)
         settings.integer("record.evaluate_every", self.evaluate_every, low=0)
         settings.boolean("record.keep_weights", self.keep_weights)
-        nearest = next(p for p in (self.runs, *self.runs.parents) if p.exists())
+        try:
+            nearest = next(p for p in (self.runs, *self.runs.parents) if p.exists())
+        except OSError as error:  # a name that is too long, or no right to look
+            raise self._unusable(error) from error
         if not nearest.is_dir() or not _can_be_written(nearest):
-            raise UserError(f"record.root must be a folder that can be written, got {self.root!r}")
+            raise self._unusable(None)
+
+    def make(self) -> None:
+        """Makes the folder of the run records.
+
+        Raises:
+            UserError: it can't be made.
+        """
+        try:
+            self.runs.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise self._unusable(error) from error
+
+    def _unusable(self, error: OSError | None) -> UserError:
+        why = f": {error.strerror}" if error is not None else ""
+        return UserError(f"record.root must be a folder that can be written, got {self.root!r}{why}")
 
     @cached_property
     def runs(self) -> Path:
         """The folder of the run records."""
-        return Path(self.root).expanduser().resolve() / "runs"
+        return settings.path("record.root", self.root) / "runs"
 
     @cached_property
     def studies(self) -> Path:
         """The folder of plans and reports."""
-        return Path(self.root).expanduser().resolve() / "studies"
+        return settings.path("record.root", self.root) / "studies"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,7 +28,7 @@ def no_longer_than(limit_s: float | None, folder: Path) -> Iterator[Callable[[],
         return
     path = folder / FILE
     armed = 0.0
-    with path.open("w") as file:
+    with path.open("w", encoding="utf-8") as file:
 
         def progress() -> None:
             nonlocal armed

@@ -21,10 +21,12 @@ def freeze(plan: Plan, todo: Sequence[PlannedRun]) -> Path:
     Returns:
         The sweep's folder, in which the file STOP stops it.
     """
+    todo[0].run.record_settings.make()
     folder = plan.folder / "sweeps" / f"{time.strftime('%Y%m%dT%H%M%S')}-{secrets.token_hex(4)}"
     folder.mkdir(parents=True)
     rows = ({"run_id": each.run.id, "label": each.point.label, "config": each.run.config} for each in todo)
-    (folder / _PLAN).write_text(without_secrets("".join(json.dumps(row) + "\n" for row in rows)))
+    lines = (json.dumps(without_secrets(row)) + "\n" for row in rows)
+    (folder / _PLAN).write_text("".join(lines), encoding="utf-8")
     return folder
 
 
@@ -42,7 +44,7 @@ def thaw(reference: str) -> tuple[Mapping[str, Any], Path]:
     folder, _, run_id = reference.rpartition("#")
     path = Path(folder) / _PLAN
     if path.exists():
-        with path.open() as file:
+        with path.open(encoding="utf-8") as file:
             for line in file:
                 if run_id in line and (row := json.loads(line))["run_id"] == run_id:
                     return row["config"], Path(folder) / STOP

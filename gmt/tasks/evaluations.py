@@ -6,8 +6,11 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Protocol, runtime_checkable
 
+from gmt import settings
 from gmt.errors import UserError, together, within
 from gmt.tasks.protocol import Benchmark, Suite
+
+_MEAN = "mean"  # beside the evaluations in a result
 
 
 @runtime_checkable
@@ -35,6 +38,9 @@ def built(setting: str, evaluations: Mapping[str, object]) -> None:
     if not isinstance(evaluations, Mapping) or not evaluations:
         raise UserError(f"{setting} must name at least one evaluation, got none")
     for name, evaluation in evaluations.items():
+        settings.name(f"the name of an evaluation in {setting}", name)
+        if name == _MEAN:
+            raise UserError(f"the name of an evaluation in {setting} must not be {_MEAN}, which is that of all of them")
         if not isinstance(evaluation, Questions | Benchmark):
             raise UserError(f"{setting}.{name} must be an evaluation with a _target_, got {evaluation!r}")
     if not any(isinstance(each, Questions) or each.is_score for each in evaluations.values()):  # type: ignore[attr-defined]

@@ -19,6 +19,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 from gmt.records.record import RunRecord
 
 _FINGERPRINT = "gmt.fingerprint"
+_NAME_LENGTH = 250
 _DIGEST_LENGTH = 32  # MLflow takes at most 36 characters
 
 
@@ -56,7 +57,7 @@ class Links:
         if weights.exists() and is_done and not (run.outputs and run.outputs.model_outputs):
             result = record.read("result.json")
             tags = {_FINGERPRINT: str(result.get("weights_sha256")), "gmt.weights": str(weights.resolve())}
-            model = self._model(f"{science['method']['name']}-{record.id}", tags, id_)
+            model = self._model(_named(f"{science['method']['name']}-{record.id}"), tags, id_)
             self._client.log_outputs(id_, [LoggedModelOutput(model, int(result["training"]["num_steps"]))])
 
     def _base(self, science: Mapping[str, Any]) -> str:
@@ -92,5 +93,5 @@ def _dataset(science: Mapping[str, Any], record: RunRecord) -> Dataset:
 
 
 def _named(name: str) -> str:
-    """Without what MLflow forbids in the name of a model."""
-    return "".join("-" if character in "/:.%\"'" else character for character in name)
+    """Without what MLflow forbids in the name of a model, and not longer than it allows."""
+    return "".join("-" if character in "/:.%\"'" else character for character in name)[-_NAME_LENGTH:]

@@ -6,6 +6,8 @@ go to the artifact store directly. One process at a time follows a record, under
 
 import hashlib
 import json
+import posixpath
+import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -37,6 +39,8 @@ _AT_ONCE = 1000  # MLflow takes at most so many metrics, params and tags togethe
 _PARAMS = 100  # and so many params
 _VALUE_LENGTH = 6000
 _KEY_LENGTH = 250
+_DIGEST_LENGTH = 8
+_TAKEN, _NOT_TAKEN = re.compile(r"[/\w.\- :]+"), re.compile(r"[^/\w.\- :]")
 Point = tuple[str, int, int]  # a value's name, step and time in ms
 
 
@@ -137,7 +141,7 @@ class TrackedRun:
         is_announced = path.exists()
         if not is_announced and not any(self._record.folder.glob("mlflow-*.json")):
             return None
-        id_ = json.loads(path.read_text())["mlflow_run_id"] if is_announced else None
+        id_ = json.loads(path.read_text(encoding="utf-8"))["mlflow_run_id"] if is_announced else None
         if id_ is None:  # a kill or a lost answer came between, or the store is known by another address
             own = f"tags.`gmt.run_id` = '{self._record.id}'"
             runs = self._client.search_runs([self._experiment_id], own, ViewType.ALL, max_results=1)
@@ -163,7 +167,7 @@ class TrackedRun:
         run = self._client.create_run(
             self._experiment_id,
             start_time=int(1000 * self._record.status().get("started_at", time.time())),
-            run_name=name,
+            run_name=name[:_KEY_LENGTH],
             tags={**own, **tags, **({PARENT: parent} if parent else {})},
         )
         write_whole(self._id_file(), json.dumps({"mlflow_run_id": run.info.run_id}))
@@ -215,7 +219,7 @@ class TrackedRun:
 
 def _metrics(rows: Sequence[Mapping[str, Any]]) -> list[Metric]:
     return [
-        Metric(key, float(value), int(row["time"] * 1000), int(row["step"]))
+        Metric(key_of(key), float(value), int(row["time"] * 1000), int(row["step"]))
         for row in rows
         for key, value in row.items()
         if key not in ("step", "time")
@@ -232,5 +236,15 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         if isinstance(item, Mapping):
             flat |= _flat(item, f"{prefix}{key}.")
         else:
-            flat[f"{prefix}{key}"[:_KEY_LENGTH]] = str(item)[:_VALUE_LENGTH]
+            flat[key_of(f"{prefix}{key}")] = str(item)[:_VALUE_LENGTH]
     return flat
+
+
+def key_of(name: str) -> str:
+    """The key of a metric or a param in MLflow's letters: its name where MLflow takes it, or else one with a digest."""
+    is_path = posixpath.normpath(name) == name != "." and not name.startswith(("..", "/"))
+    if is_path and len(name) <= _KEY_LENGTH and _TAKEN.fullmatch(name):
+        return name
+    digest = hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest()[:_DIGEST_LENGTH]
+    parts = [part for part in _NOT_TAKEN.sub("_", name).split("/") if part.strip(".")]
+    return "/".join(parts)[: _KEY_LENGTH - _DIGEST_LENGTH - 1].rstrip("/") + f"-{digest}"

@@ -20,7 +20,7 @@ from PIL.Image import Image
 from sqlalchemy import create_engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from gmt.credentials import without_secrets
+from gmt.credentials import without_user
 from gmt.errors import UserError
 from gmt.records.record import RunRecord
 from gmt.tracking.links import Links
@@ -33,7 +33,6 @@ _KIND = {"mlflow.experimentKind": "custom_model_development"}
 _OF_DATABASE = re.compile(r"\([\w.]+Error\) ")
 _OF_CONNECTION = re.compile(r"\(Caused by (.+)\)$")
 STORE_ERRORS = (MlflowException, SQLAlchemyError, OSError)
-_CREDENTIALS = re.compile(r"://[^/\s]*@")
 
 
 class MlflowView:
@@ -56,7 +55,7 @@ class MlflowView:
         os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # of each run, passwords included
         self.uri = settings.absolute_uri
         writes_without_waiting()
-        with _answers(self.uri), alone(self.uri):
+        with _answers(self.uri), alone(settings.database):
             _connect_once(self.uri)
             self._client = MlflowClient(tracking_uri=self.uri)
             self._experiment_id = self._experiment(settings)
@@ -183,7 +182,7 @@ class MlflowView:
 
 def _connect_once(uri: str) -> None:
     """Opens a database that may not be there; MLflow itself would try for minutes before it says so."""
-    if uri.startswith(DATABASES):
+    if uri.startswith((*DATABASES, "sqlite+")):
         engine = create_engine(uri)
         try:
             engine.connect().close()
@@ -196,13 +195,14 @@ def _answers(uri: str) -> Iterator[None]:
     try:
         yield
     except (*STORE_ERRORS, ImportError) as error:
-        shown = _CREDENTIALS.sub("://", without_secrets(uri))
-        raise UserError(f"tracking.uri must be a store that answers, got {shown}: {reason(error)}") from error
+        raise UserError(
+            f"tracking.uri must be a store that answers, got {without_user(uri)}: {reason(error)}"
+        ) from error
 
 
 def reason(error: Exception) -> str:
     """What is the matter in a database's or a connection's own words, or else the first line; without passwords."""
-    lines = _CREDENTIALS.sub("://", without_secrets(str(error))).strip().split("\n")
+    lines = [without_user(line) for line in str(error).strip().split("\n")]
     line = next((line for line in lines if _OF_DATABASE.match(line)), lines[0])
     cause = _OF_CONNECTION.search(line)
     return shorten(cause[1] if cause else line, 300, placeholder=" …")

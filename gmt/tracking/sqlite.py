@@ -4,13 +4,12 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
-
-from gmt.tracking.settings import SQLITE
 
 _PATIENCE_MS = 20_000  # for another process that is writing; sqlite lets one write at a time
 
@@ -33,10 +32,10 @@ def _on_connect(connection: Any, record: object) -> None:
 
 
 @contextmanager
-def alone(uri: str) -> Iterator[None]:
-    """Holds a lock beside an sqlite database: MLflow makes its tables without one. Any other store is let be."""
-    if not uri.startswith(SQLITE):
+def alone(database: Path | None) -> Iterator[None]:
+    """Holds a lock beside an sqlite database: MLflow makes its tables without one. Any other store has none."""
+    if database is None:
         yield
         return
-    with FileLock(f"{uri.removeprefix(SQLITE)}.lock"):
+    with FileLock(f"{database}.lock"):
         yield

@@ -37,7 +37,7 @@ def drop_other_losses(checkpoints: Path) -> None:
 def _has_router_loss(checkpoint: Path) -> bool:
     """Of what is trained today the coefficient is 0 (gmt.training.paradigms); older ones have the model's own."""
     file = checkpoint / "config.json"
-    config = json.loads(file.read_text()) if file.exists() else {}
+    config = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     return any(each.get("router_aux_loss_coef") for each in (config, config.get("text_config") or {}))
 
 

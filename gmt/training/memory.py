@@ -18,7 +18,7 @@ def reset_peak() -> None:
         torch.cuda.reset_peak_memory_stats()
     elif _CLEAR_REFS.exists():
         try:
-            _CLEAR_REFS.write_text("5")
+            _CLEAR_REFS.write_text("5", encoding="utf-8")
         except PermissionError:
             return  # the peak then is the process's, an upper bound of the run's
 
@@ -28,7 +28,7 @@ def peak_bytes() -> int:
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_allocated())
     if _STATUS.exists():
-        line = next(line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM:"))
+        line = next(line for line in _STATUS.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM:"))
         return int(line.split()[1]) * 1024
     unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss: bytes on macOS, kilobytes elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -56,7 +56,7 @@ class Meter(TrainerCallback):
         self._num_cold = NUM_COLD_STEPS
         nothing = dict.fromkeys((*_PARTS, "density", "warm_steps", *(f"warm_{part}" for part in _PARTS)), 0.0)
         self.sums: dict[str, float] = nothing | (
-            {} if resume is None else json.loads((resume / METER_SUMS).read_text())
+            {} if resume is None else json.loads((resume / METER_SUMS).read_text(encoding="utf-8"))
         )
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
@@ -134,7 +134,9 @@ class Meter(TrainerCallback):
         """The Trainer has written its part of a checkpoint, and the method has not yet made it whole."""
         assert args.output_dir is not None
         if index() == 0:
-            (Path(args.output_dir) / f"checkpoint-{state.global_step}" / METER_SUMS).write_text(json.dumps(self.sums))
+            (Path(args.output_dir) / f"checkpoint-{state.global_step}" / METER_SUMS).write_text(
+                json.dumps(self.sums), encoding="utf-8"
+            )
 
 
 def _now() -> float:

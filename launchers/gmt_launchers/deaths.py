@@ -45,14 +45,14 @@ def note_node(folder: Path, *, first: bool = True) -> None:
         first: the worker is the first of the attempt; the nodes of earlier ones are forgotten.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / _NODES).open("w" if first else "a") as file:
+    with (folder / _NODES).open("w" if first else "a", encoding="utf-8") as file:
         file.write(ray.get_runtime_context().get_node_id() + "\n")
 
 
 def node_is_lost(folder: Path) -> bool:
     """Whether a node of a run's last attempt is gone; the head itself takes some time to find that out."""
     path = folder / _NODES
-    ids = set(path.read_text().split()) if path.exists() else set()
+    ids = set(path.read_text(encoding="utf-8").split()) if path.exists() else set()
     known = {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}
     return any(id not in known or not _answers(known[id]) for id in ids)
 

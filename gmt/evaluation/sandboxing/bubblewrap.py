@@ -92,7 +92,7 @@ class _Sandbox:
         unused = random.choice(_UNUSED_UIDS)
         try:
             for name in ("uid_map", "gid_map"):
-                Path(f"/proc/{self._pid}/{name}").write_text(f"0 0 1\n{NOBODY} {unused} 1\n")
+                Path(f"/proc/{self._pid}/{name}").write_text(f"0 0 1\n{NOBODY} {unused} 1\n", encoding="utf-8")
         except OSError as error:
             raise NotStarted(f"root can't map uid {unused}: {error}") from error
 

@@ -25,7 +25,7 @@ def main() -> None:
     del sys.argv[1:]
     os.closerange(3, _FILES_OF_BUBBLEWRAP)
     channel = os.dup(0)
-    with open("/dev/null") as nothing:
+    with open("/dev/null", encoding="utf-8") as nothing:
         os.dup2(nothing.fileno(), 0)
     if os.getpid() == 1:
         stand_by()

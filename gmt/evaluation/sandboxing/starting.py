@@ -41,6 +41,6 @@ def environment(home: str) -> dict[str, str]:
 
 def runner_command(uid: int, limits: Limits) -> list[str]:
     """The command that takes a program from its stdin; `uid` is what it becomes."""
-    text = Path(program_runner.__file__).read_text()
+    text = Path(program_runner.__file__).read_text(encoding="utf-8")
     numbers = (uid, limits.memory_bytes, limits.cpu_time_s, limits.processes, limits.scratch_bytes)
     return [sys.executable, "-s", "-P", "-B", "-X", "utf8", "-c", text, *map(str, numbers)]

@@ -108,7 +108,7 @@ class KubeRay:
             yield self._kubectl("logs", f"job/{job_id}")
             return
         command = ["kubectl", "--namespace", self.namespace, "logs", f"job/{job_id}", "--follow"]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as following:
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, encoding="utf-8") as following:
             assert following.stdout is not None
             yield from following.stdout
 
@@ -192,4 +192,4 @@ def _state(item: Mapping[str, Any]) -> JobState:
 
 
 def _files(folder: Path) -> dict[str, str]:
-    return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*.yaml")}
+    return {str(path.relative_to(folder)): path.read_text(encoding="utf-8") for path in folder.rglob("*.yaml")}

@@ -20,7 +20,9 @@ def output_of(command: Sequence[str], *, needs: str, text: str | None = None) ->
         UserError: it isn't installed, takes too long, or fails.
     """
     try:
-        done = subprocess.run(command, input=text, capture_output=True, text=True, check=True, timeout=_PATIENCE_S)
+        done = subprocess.run(
+            command, input=text, capture_output=True, text=True, encoding="utf-8", check=True, timeout=_PATIENCE_S
+        )
     except FileNotFoundError as error:
         raise UserError(f"{command[0]} isn't on this machine: submit from where {needs} is installed") from error
     except subprocess.TimeoutExpired as error:

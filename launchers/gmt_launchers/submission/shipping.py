@@ -43,4 +43,6 @@ def _name_the_version(folder: Path) -> None:
     distribution = metadata.distribution("gmt-lab")
     about = folder / f"gmt_lab-{distribution.version}.dist-info"
     about.mkdir()
-    (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: gmt-lab\nVersion: {distribution.version}\n")
+    (about / "METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: gmt-lab\nVersion: {distribution.version}\n", encoding="utf-8"
+    )

@@ -109,7 +109,7 @@ class Slurm:
                 refuse_if_active(state)
         self._folder.mkdir(parents=True, exist_ok=True)
         script = self._folder / f"{job.name}.sh"
-        script.write_text(text)
+        script.write_text(text, encoding="utf-8")
         return _slurm("sbatch", "--parsable", str(script)).strip().partition(";")[0]
 
     def jobs(self) -> Sequence[JobState]:
@@ -125,11 +125,11 @@ class Slurm:
     def logs(self, job_id: str, *, follow: bool) -> Iterator[str]:
         """The job's output file; a job that was queued again goes on in the same one."""
         if not follow:
-            yield self._output(job_id).read_text(errors="replace")
+            yield self._output(job_id).read_text(errors="replace", encoding="utf-8")
             return
         while not self._outputs(job_id) and self._active(job_id):
             time.sleep(_POLL_S)
-        with self._output(job_id).open(errors="replace") as output:
+        with self._output(job_id).open(errors="replace", encoding="utf-8") as output:
             while True:
                 active = self._active(job_id)  # asked first, so that what is written last is read too
                 while piece := output.read(_PIECE_BYTES):

@@ -1,0 +1,129 @@
+"""`gmt run` and `gmt sweep` as a Hydra app: reads Hydra's flags, refuses what can't work, and hands over to Hydra."""
+
+import argparse
+import io
+import os
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr
+from typing import NoReturn
+
+import hydra
+from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from gmt.commands.run import run_job
+from gmt.composition import CONFIG_NAME, VERSION_BASE, config_dir, parse_override, user_errors
+from gmt.errors import RunFailed, UserError
+
+_SHOWING = ("cfg", "info")
+_REFUSED = {
+    "config_name": "what is composed is conf/config.yaml; --config-dir names a folder of your own beside conf/",
+    "config_path": "--config-dir names a folder of your own beside conf/",
+    "experimental_rerun": "the same overrides repeat a run, and `gmt show RUN` shows the settings of one",
+    "shell_completion": "Hydra's completion knows programs of one word, and not gmt's commands",
+}
+
+
+def hydra_app(name: str, arguments: Sequence[str]) -> None:
+    """Does what a command line of `gmt run` or `gmt sweep` says.
+
+    Args:
+        name: `gmt run` or `gmt sweep`.
+        arguments: flags and overrides, in any order.
+
+    Raises:
+        UserError: a flag or an override is wrong; nothing was started.
+        RunFailed: see the commands.
+        SystemExit: Hydra has shown its help.
+    """
+    given = _parsed(name, arguments)
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    sys.argv = [name, *_flags(given), *given.overrides]
+    failures: list[Exception] = []
+    app = hydra.main(version_base=VERSION_BASE, config_path=str(config_dir()), config_name=CONFIG_NAME)(_job(failures))
+    with user_errors():
+        _handed_over(app, given.package)
+    for failure in failures:
+        raise failure
+
+
+def _job(failures: list[Exception]) -> Callable[[DictConfig], float | None]:
+    """The task function; of a single run the error is put into `failures`: Hydra would print a line before ours."""
+
+    def job(config: DictConfig) -> float | None:
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            return run_job(config)
+        try:
+            return run_job(config)
+        except (UserError, RunFailed) as error:
+            failures.append(error)
+            return None
+
+    return job
+
+
+def _handed_over(app: Callable[[], None], package: str | None) -> None:
+    if package is None:
+        app()
+        return
+    said = io.StringIO()
+    try:
+        with redirect_stderr(said):
+            app()
+    except SystemExit as error:
+        if error.code:
+            raise UserError(f"--package must name a part of the config, got {package!r}") from error
+        raise
+
+
+def _parsed(name: str, arguments: Sequence[str]) -> argparse.Namespace:
+    def refuse(message: str) -> NoReturn:
+        raise UserError(f"{message}; `{name} --help` shows what the command takes")
+
+    parser = get_args_parser()
+    parser.error = refuse  # type: ignore[method-assign]  # Hydra's would print all its flags first
+    given = parser.parse_intermixed_args(list(arguments))
+    for flag, why in _REFUSED.items():
+        if getattr(given, flag):
+            raise UserError(f"{name} takes no --{flag.replace('_', '-')}: {why}")
+    is_help = given.help or given.hydra_help
+    if given.resolve and not (given.cfg or given.help):
+        raise UserError("--resolve needs --cfg job, or --help: it resolves what they show")
+    if given.package is not None and not given.cfg:
+        raise UserError("--package needs --cfg job: it names the part of the config that is shown")
+    if all(getattr(given, flag) for flag in _SHOWING):
+        raise UserError("--cfg and --info show different things: give one of them")
+    if given.run and (given.multirun or name == "gmt sweep"):
+        raise UserError("--run is for one run, and --multirun and `gmt sweep` are for several: give one of them")
+    _check_overrides(name, given, is_help=is_help)
+    return given
+
+
+def _check_overrides(name: str, given: argparse.Namespace, *, is_help: bool) -> None:
+    parser = OverridesParser.create()
+    parsed = [parse_override(parser, text) for text in given.overrides]
+    is_shown = any(getattr(given, flag) for flag in _SHOWING)
+    several = [override.input_line for override in parsed if override.is_sweep_override()]
+    if (is_shown or is_help) and several:
+        raise UserError(f"what is shown is one config: every setting needs one value here, got {several[0]}")
+    if is_shown or is_help:
+        given.multirun = False
+    if name == "gmt sweep" and not (is_shown or is_help):
+        given.multirun = True
+        if not any(override.key_or_group == "study" for override in parsed):
+            names = sorted(path.stem for path in (config_dir() / "study").glob("*.yaml"))
+            raise UserError(f"gmt sweep needs study=NAME; choices: {', '.join(names)}")
+    if given.hydra_help:  # of Hydra alone: it would look for the settings of conf/ in vain
+        given.overrides = [text for text in given.overrides if text.startswith(("hydra.", "hydra/"))]
+    if name == "gmt sweep" and given.help:
+        given.overrides.append("hydra/help=gmt_sweep")
+
+
+def _flags(given: argparse.Namespace) -> list[str]:
+    """Hydra's flags as it wants them, before all overrides."""
+    values = {key.replace("_", "-"): value for key, value in vars(given).items() if key != "overrides" and value}
+    return [f"--{flag}" if value is True else f"--{flag}={value}" for flag, value in values.items()]
