@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from gmt.credentials import without_secrets
-from gmt.errors import MachineFault, RunFailed, UserError, choices
+from gmt.errors import MachineFault, NoAnswer, RunFailed, UserError, choices
 from gmt.machine_faults import machine_fault
 from gmt.runs.hermetic import in_words, take_out
 
@@ -75,7 +75,7 @@ def _guarded(command: str, rest: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has left, e.g. `| head`
         return 141
     except UserError as error:
-        is_fault = machine_fault(error) is not None
+        is_fault = machine_fault(error) is not None and not isinstance(error, NoAnswer)
         for sentence in error.sentences:
             _say("failed" if is_fault else "error", sentence)
         return 1 if is_fault else 2
@@ -137,8 +137,9 @@ def _report(rest: Sequence[str]) -> None:
 def _show(rest: Sequence[str]) -> None:
     from gmt.commands.show import show
 
-    options = _parse("show", "One run record. RUN is a run id or its first digits.", rest, _RUN)
-    show(options.run, options.overrides, options.config_dir)
+    about = "One run record: what came out, then its settings. RUN is a run id or its first digits."
+    options = _parse("show", about, rest, _RUN, _BRIEF)
+    show(options.run, options.overrides, options.config_dir, brief=options.brief)
 
 
 def _ui(rest: Sequence[str]) -> None:
@@ -203,6 +204,7 @@ _RUNS: _Argument = (
     "--runs",
     {"action": "store_true", "help": "a line for each run, however many there are"},
 )
+_BRIEF: _Argument = ("--brief", {"action": "store_true", "help": "leave the settings out"})
 _PORT: _Argument = ("--port", {"type": int, "default": None, "help": "default: 5000, or the next free one"})
 _BROWSER: _Argument = ("--browser", {"action": "store_true", "help": "open a browser at the page"})
 _DIRTY: _Argument = (

@@ -21,6 +21,10 @@ class UserError(Exception):
         self.sentences: Sequence[str] = sentences
 
 
+class NoAnswer(UserError):
+    """A store that was named does not answer: shown as any mistake in what was asked, since nothing was started."""
+
+
 class RunFailed(Exception):
     """A run that started and did not finish; its record holds the traceback. Exit code 1.
 

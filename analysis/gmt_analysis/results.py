@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from functools import cached_property
@@ -137,10 +136,10 @@ class Results:
         """Of the runs that were evaluated with part of their delta dropped (gmt.runs.drop)."""
         tasks = self._tasks()
         rows = [
-            {**_of(p), "task": tasks[p.run.id], **json.loads(line)}
+            {**_of(p), "task": tasks[p.run.id], **row}
             for p in self.done
-            if (file := p.record.folder / "drops.jsonl").exists()
-            for line in file.read_text(encoding="utf-8").splitlines()
+            if (p.record.folder / "drops.jsonl").exists()
+            for row in p.record.read_lines("drops.jsonl")
         ]
         columns = ["arm", "task", "mask_ratio", "seed", "way", "fraction", "target", "source"]
         return pd.DataFrame(rows, columns=columns).astype({"mask_ratio": "Float64"})

@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 
 from gmt.commands.run import run_job
 from gmt.composition import CONFIG_NAME, VERSION_BASE, config_dir, parse_override, user_errors
-from gmt.errors import RunFailed, UserError
+from gmt.errors import MachineFault, RunFailed, UserError
 
 _SHOWING = ("cfg", "info")
 _REFUSED = {
@@ -59,7 +59,7 @@ def _job(failures: list[Exception]) -> Callable[[DictConfig], float | None]:
             return run_job(config)
         try:
             return run_job(config)
-        except (UserError, RunFailed) as error:
+        except (UserError, RunFailed, MachineFault, OSError) as error:
             failures.append(error)
             return None
 

@@ -1,6 +1,5 @@
 """`gmt show RUN`: one run record for people."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,16 +15,17 @@ from gmt.runs.settings import RecordSettings
 _SAMPLES = 5
 
 
-def show(run: str, overrides: Sequence[str], config_dir: str | None) -> None:
-    """Prints a record.
+def show(run: str, overrides: Sequence[str], config_dir: str | None, *, brief: bool) -> None:
+    """Prints a record: what came out, then its settings.
 
     Args:
         run: a run id or its first digits.
         overrides: the user's, for `record.root`.
         config_dir: a config folder of the user's own, or None.
+        brief: whether the settings are left out.
 
     Raises:
-        UserError: no run, or more than one, begins so.
+        UserError: no run, or more than one, begins so, or its record was cut or edited.
     """
     with hydra_on(config_dir):
         config = Composer().compose_plain(overrides)
@@ -33,11 +33,17 @@ def show(run: str, overrides: Sequence[str], config_dir: str | None) -> None:
     record.check()
     stored, status = record.read("config.json"), record.status()
     say(f"run {record.id}: {record.state()}, attempt {status.get('attempts', 0)}\nrecord: {record.folder}\n")
-    say(table(["setting", "value"], [[k, v] for k, v in _flat(stored["science"])]))
     if status.get("error"):
-        say(f"\n{status['error']}\n{(record.folder / 'error.txt').read_text(encoding='utf-8')}")
+        say(f"{status['error']}\n{_traceback(record)}")
     if record.state() == "done":
         _show_result(record)
+    if not brief:
+        say(table(["setting", "value"], [[k, v] for k, v in _flat(stored["science"])]))
+
+
+def _traceback(record: RunRecord) -> str:
+    path = record.folder / "error.txt"
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
 
 
 def find(runs: Path, begin: str) -> RunRecord:
@@ -67,7 +73,7 @@ def _show_result(record: RunRecord) -> None:
         for part in ("target", "source")
         for suite, before in result["before"][part].items()
     ]
-    say("\n" + table(["part", "suite", "before", "after"], scores) + "\n")
+    say(table(["part", "suite", "before", "after"], scores) + "\n")
     metrics = result["metrics"]
     facts = {
         name.removeprefix("eval/"): f"{before:.4g} -> {metrics['after'][name]:.4g}"
@@ -88,11 +94,11 @@ def _show_result(record: RunRecord) -> None:
         "time": "unknown: nobody saw an attempt end" if result["seconds"] is None else duration(result["seconds"]),
     }
     say(table(["fact", "value"], [[k, v] for k, v in facts.items()]) + "\n")
-    lines = (record.folder / "answers_after.jsonl").read_text(encoding="utf-8").splitlines()[:_SAMPLES]
-    answers = [json.loads(line) for line in lines]
+    answers = record.read_lines("answers_after.jsonl")[:_SAMPLES]
     say(
         table(
             ["prompt", "answer", "score"],
             [[repr(a["prompt"]), repr(a["answer"]), str(a["score"])] for a in answers],
         )
+        + "\n"
     )

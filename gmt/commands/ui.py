@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 import webbrowser
@@ -16,7 +17,7 @@ from pathlib import Path
 from gmt.commands.plan import planned
 from gmt.commands.terminal import say
 from gmt.composition import Composer, hydra_on
-from gmt.credentials import without_user
+from gmt.credentials import without_secrets, without_user
 from gmt.errors import UserError
 from gmt.runs.build import settings_of
 from gmt.runs.settings import RecordSettings
@@ -28,7 +29,8 @@ _TRIES = 100
 _PATIENCE_S = 10.0
 _START_S = 60.0
 _POLL_S = 0.2
-# Of the server only errors are shown, which it writes to the standard error output; its greetings go to the other.
+# Of the server only errors are shown, which it writes to the standard error output.
+_GREETING = b"[MLflow] Security middleware enabled"
 _QUIET = {"MLFLOW_LOGGING_LEVEL": "ERROR", "PYTHONWARNINGS": "ignore", "MLFLOW_DISABLE_TELEMETRY": "true"}
 
 
@@ -62,13 +64,18 @@ def serve(overrides: Sequence[str], config_dir: str | None, port: int | None, *,
     address = f"http://{_HOST}:{chosen}/{page}"
     say(f"dashboard: {address}   (Ctrl-C stops it)")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # end the server whichever way we are ended
-    server = subprocess.Popen(command, start_new_session=True, env=environment, stdout=subprocess.DEVNULL)
+    server = subprocess.Popen(
+        command, start_new_session=True, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+    complaints = threading.Thread(target=_pass_on, args=[server], name="gmt-ui", daemon=True)
+    complaints.start()
     try:
         if browser:
             _open(address, server)
         code = server.wait()
     except KeyboardInterrupt:
         code = _stop(server)
+    complaints.join(_POLL_S)
     if code not in (0, -signal.SIGTERM, -signal.SIGINT):
         raise UserError(f"the MLflow server ended with code {code}; its own words stand above")
 
@@ -79,6 +86,15 @@ def _installed() -> str:
     assert spec is not None
     assert spec.origin is not None
     return str(Path(spec.origin).parents[1])
+
+
+def _pass_on(server: "subprocess.Popen[bytes]") -> None:
+    """Shows what the server complains of, without passwords, until its last process has ended."""
+    assert server.stderr is not None
+    for line in server.stderr:
+        if not line.startswith(_GREETING):
+            sys.stderr.write(without_secrets(line.decode(errors="replace")))
+            sys.stderr.flush()
 
 
 def _page(overrides: Sequence[str], config_dir: str | None, tracking: TrackingSettings) -> str:

@@ -24,7 +24,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from filelock import FileLock, Timeout
 
@@ -32,6 +32,7 @@ from gmt.credentials import without_secrets
 from gmt.errors import UserError
 from gmt.machine_faults import machine_faults_first
 from gmt.records.identity import run_id
+from gmt.records.reading import object_of, objects_of
 
 _ASKING = "asking.txt"
 _PROBE_S = 2.0  # `state` of another process holds the lock for an instant
@@ -92,6 +93,8 @@ class RunRecord:
         if not (self.folder / "status.json").exists():
             return "interrupted"
         state: State = self.read("status.json")["state"]
+        if state not in get_args(State):
+            raise UserError(f"{self.folder / 'status.json'} must hold a state, got {state!r}")
         return "interrupted" if state == "running" and not self._locked() else state
 
     def status(self) -> dict[str, Any]:
@@ -119,12 +122,23 @@ class RunRecord:
         path = self.folder / name
         try:
             with machine_faults_first(str(path)):  # nothing that would be mended by deleting the folder
-                value = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+                return object_of(path.read_bytes(), path)
+        except OSError as error:
             raise UserError(f"{path} can't be read: {error}; delete the run's folder to run it anew") from error
-        if not isinstance(value, dict):
-            raise UserError(f"{path} must hold a JSON object, got {type(value).__name__}")
-        return value
+
+    def read_lines(self, name: str) -> list[dict[str, Any]]:
+        """A JSON-lines file of the record.
+
+        Raises:
+            UserError: the file can't be read as JSON objects.
+            MachineFault: the disk fails.
+        """
+        path = self.folder / name
+        try:
+            with machine_faults_first(str(path)):
+                return objects_of(path.read_bytes().splitlines(), path)
+        except OSError as error:
+            raise UserError(f"{path} can't be read: {error}; delete the run's folder to run it anew") from error
 
     def write(self, name: str, value: Mapping[str, Any]) -> None:
         """Writes a JSON file of the record, whole or not at all."""
@@ -153,7 +167,7 @@ class RunRecord:
             offset = position[1] if position[0] == inode else 0
             file.seek(offset)
             whole = file.read().split(b"\n")[:-1]
-        return [json.loads(line) for line in whole], (inode, offset + sum(len(line) + 1 for line in whole))
+        return objects_of(whole, path), (inode, offset + sum(len(line) + 1 for line in whole))
 
     def keep_metrics_until(self, step: int) -> None:
         """Drops the lines after `step`, so that a resumed run doesn't log a step twice."""

@@ -124,7 +124,7 @@ def record_failure(record: RunRecord, error: Exception, kind: str) -> None:
     state: State = "interrupted" if kind in RETRIES else "diverged" if kind == "diverged" else "failed"
     try:
         (record.folder / "error.txt").write_text(
-            without_secrets(traceback.format_exc()), "utf-8", "backslashreplace", encoding="utf-8"
+            without_secrets(traceback.format_exc()), encoding="utf-8", errors="backslashreplace"
         )
         record.note_failure(state, kind, f"{type(error).__name__}: {error}")
     except OSError as full:

@@ -9,6 +9,7 @@ from typing import Any
 
 from gmt.credentials import without_secrets
 from gmt.errors import UserError
+from gmt.records.reading import object_of
 from gmt.studies.plan import Plan, PlannedRun
 
 _PLAN = "plan.jsonl"
@@ -43,9 +44,9 @@ def thaw(reference: str) -> tuple[Mapping[str, Any], Path]:
     """
     folder, _, run_id = reference.rpartition("#")
     path = Path(folder) / _PLAN
-    if path.exists():
-        with path.open(encoding="utf-8") as file:
+    if path.is_file():
+        with path.open("rb") as file:
             for line in file:
-                if run_id in line and (row := json.loads(line))["run_id"] == run_id:
+                if run_id.encode() in line and (row := object_of(line, path))["run_id"] == run_id:
                     return row["config"], Path(folder) / STOP
     raise UserError(f"planned_run must name a run of a sweep's plan, got {reference!r}")

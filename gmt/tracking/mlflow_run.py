@@ -141,7 +141,7 @@ class TrackedRun:
         is_announced = path.exists()
         if not is_announced and not any(self._record.folder.glob("mlflow-*.json")):
             return None
-        id_ = json.loads(path.read_text(encoding="utf-8"))["mlflow_run_id"] if is_announced else None
+        id_ = self._record.read(path.name)["mlflow_run_id"] if is_announced else None
         if id_ is None:  # a kill or a lost answer came between, or the store is known by another address
             own = f"tags.`gmt.run_id` = '{self._record.id}'"
             runs = self._client.search_runs([self._experiment_id], own, ViewType.ALL, max_results=1)

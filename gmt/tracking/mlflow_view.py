@@ -21,7 +21,7 @@ from sqlalchemy import create_engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from gmt.credentials import without_user
-from gmt.errors import UserError
+from gmt.errors import NoAnswer
 from gmt.records.record import RunRecord
 from gmt.tracking.links import Links
 from gmt.tracking.mlflow_run import NOTE, TrackedRun
@@ -39,7 +39,7 @@ class MlflowView:
     """An experiment of an MLflow store, brought level with run records by `sync`.
 
     Raises:
-        UserError: the store doesn't answer.
+        NoAnswer: the store doesn't.
     """
 
     def __init__(self, settings: TrackingSettings):
@@ -91,7 +91,7 @@ class MlflowView:
             description: markdown.
 
         Raises:
-            UserError: the store doesn't answer.
+            NoAnswer: the store doesn't.
         """
         with _answers(self.uri):
             held = self._client.get_run(parent).data.metrics
@@ -110,7 +110,7 @@ class MlflowView:
             The parent's id, None if there is none.
 
         Raises:
-            UserError: the store doesn't answer.
+            NoAnswer: the store doesn't.
         """
         with _answers(self.uri):
             if (parent := self._find("gmt.sweep", identity)) is None:
@@ -195,7 +195,7 @@ def _answers(uri: str) -> Iterator[None]:
     try:
         yield
     except (*STORE_ERRORS, ImportError) as error:
-        raise UserError(
+        raise NoAnswer(
             f"tracking.uri must be a store that answers, got {without_user(uri)}: {reason(error)}"
         ) from error
 

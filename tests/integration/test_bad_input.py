@@ -1,15 +1,20 @@
 """What is asked wrongly ends with exit code 2 and one clear sentence, and starts nothing."""
 
 import json
+import re
 import shutil
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 import torch
 
+from gmt.cli import run_command
+from gmt.composition import as_text
 from gmt.models.pretrained import SHIPPED
 from tests.conftest import CONF, Gmt
 
+WORDS = "{family:spell_backward,settings:{},num_examples:3}"
 CASES = [
     (["swep"], "gmt has no command 'swep'; did you mean 'sweep'?"),
     (["sweep"], "gmt sweep needs study=NAME"),
@@ -48,8 +53,43 @@ CASES = [
     (["plan", "study=quickstart", "search=null"], "a config group must be set to the name of one of its files"),
     (["run", "task.metric=acc,none"], r"write a text with commas as KEY=\'A,B\'"),
     (["show", "123"], "no run below"),
+    (["sweep", "study=quickstart", "study.name=a/b"], "study.name must be of at most 100 of the letters A-Z"),
+    (["run", "task.data.path=größe.jsonl"], "write the text as 'task.data.path=\"größe.jsonl\"'"),
+    (["run", "~task.target", f"+task.target={{acc@1:{WORDS}}}"], "the name of an evaluation in task.target must be"),
     (["report", "study=quickstart"], "has no finished run to report on"),
 ]
+
+
+@pytest.mark.parametrize("scheme", ["http", "postgresql"])
+def test_no_letter_of_a_password_is_shown(scheme: str, gmt: Gmt, tmp_path: Path) -> None:
+    raw = "Zq/ b@#%\"'ü:?=qZ"
+    for password in (quote(raw, safe=""), raw, raw.replace("@", "")):  # the last is a database's right one
+        uri = f"{scheme}://me:{password}@127.0.0.1:1/x"  # nobody listens there
+        done = gmt("run", "task=tiny", f"tracking.uri={as_text(uri)}", "--config-dir", str(CONF))
+        assert done.returncode == 2
+        assert "tracking.uri" in done.stderr
+        assert not re.search("Zq|qZ", done.stdout + done.stderr)
+        assert all(line.startswith("error: ") for line in done.stderr.splitlines())
+    assert not list(tmp_path.glob("gmt-results/runs/*"))
+
+
+@pytest.mark.parametrize(
+    "letters", ["/b", " b", "@b", "#b", "%b", "'b", 'b"b', "ü中", "?b=", "://b:b@", "80/b", "=", "\\"]
+)
+def test_no_letter_of_a_password_is_shown_however_it_is_typed(
+    letters: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for uri in (
+        f"http://me:Zq{letters}qZ@host:1",
+        f"http://me:{letters}ZqqZ@host",
+        f"postgresql://me:Zq@{letters}qZ@host",
+    ):
+        for typed in (uri, as_text(uri), f"[{uri}"):
+            assert run_command(["ui", f"tracking.uri={typed}"]) == 2
+            output, errors = capsys.readouterr()
+            assert not re.search("Zq|qZ", output + errors)
+            assert errors.startswith("error: ")
 
 
 @pytest.mark.parametrize(("arguments", "sentence"), CASES, ids=[" ".join(a)[:60] for a, _ in CASES])

@@ -1,0 +1,59 @@
+"""JSON of a run record, such that a file that was cut or edited is a sentence and no traceback."""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from gmt.errors import UserError
+
+_REMEDY = "delete the run's folder to run it anew"
+
+
+class Fields(dict[str, Any]):
+    """A JSON object that knows its file.
+
+    Args:
+        values: of the object.
+        path: of the file.
+    """
+
+    def __init__(self, values: Mapping[str, Any], path: Path):
+        super().__init__(values)
+        self._path = path
+
+    def __missing__(self, key: str) -> Any:
+        """Raises a UserError: whoever asks by [] can't go on without the value."""
+        raise UserError(f"{self._path} lacks {key!r}; {_REMEDY}")
+
+    def __reduce__(self) -> tuple[type, tuple[Mapping[str, Any], Path]]:
+        return Fields, (dict(self), self._path)
+
+
+def object_of(text: str | bytes, path: Path, where: str = "") -> Fields:
+    """The JSON object that a text is.
+
+    Args:
+        text: of the file, or of a line of it.
+        path: of the file.
+        where: which line it is, e.g. `, line 3,`.
+
+    Raises:
+        UserError: it is none.
+    """
+    try:
+        value = json.loads(text, object_hook=lambda each: Fields(each, path))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}{where} can't be read: {error}; {_REMEDY}") from error
+    if not isinstance(value, Fields):
+        raise UserError(f"{path}{where} must hold a JSON object, got {type(value).__name__}; {_REMEDY}")
+    return value
+
+
+def objects_of(lines: Iterable[str | bytes], path: Path) -> list[dict[str, Any]]:
+    """The JSON objects of a file with one on each line.
+
+    Raises:
+        UserError: a line is none.
+    """
+    return [object_of(line, path, f", line {number},") for number, line in enumerate(lines, start=1)]
