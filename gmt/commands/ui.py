@@ -139,7 +139,7 @@ def _free_port(asked: int | None) -> int:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((_HOST, port))
-            except OSError:
+            except (OSError, OverflowError):  # taken, or no port at all
                 continue
             return port
     raise UserError(f"--port must be free on {_HOST}, got {asked if asked is not None else 'none from 5000 on'}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -65,7 +66,7 @@ class HarnessBenchmark:
         settings.boolean("run_untrusted_code_without_sandbox", self.run_untrusted_code_without_sandbox)
         if util.find_spec("lm_eval") is None:
             raise UserError(f"benchmark {self.task} needs lm-eval: pip install 'gmt-lab[eval]'")
-        if self.data is not None and not Path(self.data).expanduser().is_dir():
+        if self.data is not None and not Path(os.path.expanduser(self.data)).is_dir():
             raise UserError(f"data must be null or a folder of this machine, got {self.data!r}, which is none")
 
     @property
@@ -152,7 +153,7 @@ class HarnessBenchmark:
     def _source(self) -> Source:
         return Source(
             setting="data",
-            path=str(Path(str(self.data)).expanduser().absolute()),
+            path=str(Path(os.path.expanduser(str(self.data))).absolute()),
             subset=None,
             revision=None,
             split="test",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
@@ -34,7 +35,7 @@ def named(task: str, data: str | None) -> str | dict[str, Any]:
     if _is_several(task):
         raise UserError(f"data must be null for {task}, which is several tasks of lm-eval, got {data!r}")
     # a group of the one task: only members of a group are lm-eval's own tasks with other settings
-    folder = str(Path(data).expanduser().absolute())
+    folder = str(Path(os.path.expanduser(data)).absolute())
     return {
         "group": f"{task}_on_local_data",
         "task": [{"task": task, "dataset_path": folder, "dataset_name": None}],

@@ -1,5 +1,6 @@
 """Where a GGUF file lies: a path, or the only such file in an installed Python package. Imports no torch."""
 
+import os
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,7 +22,7 @@ def locate(named: str | None) -> Path:
     if find_spec("gguf") is None:
         raise UserError("model.source=gguf needs the Python package gguf: pip install gguf")
     if not named.startswith(_PACKAGE_PREFIX):
-        file = Path(named).expanduser()
+        file = Path(os.path.expanduser(named))
         if not file.is_file():
             raise UserError(f"model.gguf must be a file, got {named!r}, which is none")
         return file

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -176,7 +177,7 @@ class PretrainedModel:
     def _folder(self) -> Path | None:
         if self.path.startswith(_SHIPPED_PREFIX):
             return SHIPPED / self.path.removeprefix(_SHIPPED_PREFIX)
-        folder = Path(self.path).expanduser()
+        folder = Path(os.path.expanduser(self.path))
         looks_local = self.path.startswith((".", "/", "~")) or folder.exists()
         return folder if looks_local else None
 

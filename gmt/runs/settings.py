@@ -56,17 +56,6 @@ class RecordSettings:
         if not nearest.is_dir() or not _can_be_written(nearest):
             raise self._unusable(None)
 
-    def make(self) -> None:
-        """Makes the folder of the run records.
-
-        Raises:
-            UserError: it can't be made.
-        """
-        try:
-            self.runs.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise self._unusable(error) from error
-
     def _unusable(self, error: OSError | None) -> UserError:
         why = f": {error.strerror}" if error is not None else ""
         return UserError(f"record.root must be a folder that can be written, got {self.root!r}{why}")

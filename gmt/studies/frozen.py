@@ -22,7 +22,6 @@ def freeze(plan: Plan, todo: Sequence[PlannedRun]) -> Path:
     Returns:
         The sweep's folder, in which the file STOP stops it.
     """
-    todo[0].run.record_settings.make()
     folder = plan.folder / "sweeps" / f"{time.strftime('%Y%m%dT%H%M%S')}-{secrets.token_hex(4)}"
     folder.mkdir(parents=True)
     rows = ({"run_id": each.run.id, "label": each.point.label, "config": each.run.config} for each in todo)

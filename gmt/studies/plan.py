@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+
 from gmt.composition import Composer
 from gmt.errors import UserError
 from gmt.records.record import RunRecord, State
@@ -105,15 +108,32 @@ def axes_of(composer: Composer, overrides: Iterable[str]) -> dict[str, list[str]
     axes: dict[str, list[str]] = {}
     for override in composer.parse(list(overrides)):
         key: str = override.get_key_element()
+        if key == "study" and override.is_sweep_override():
+            raise UserError(f"a sweep is of one study, got {override.input_line}; sweep them one after the other")
         if key == "study" or key.startswith(("study.", "hydra.", "hydra/")):
             continue
         if not override.is_sweep_override():
             axes[key] = [override.get_value_element_as_str()]
         elif override.is_discrete_sweep():
-            axes[key] = list(override.sweep_string_iterator())
+            axes[key] = _listed(override)
         else:
             raise UserError(f"{key} must list the values to sweep over, got {override.input_line}")
     return axes
+
+
+def _listed(override: Override) -> list[str]:
+    """The values of a sweep.
+
+    Raises:
+        UserError: there are none.
+    """
+    try:
+        values = list(override.sweep_string_iterator())
+    except (ValueError, ArithmeticError, HydraException) as error:  # range(1,2,0)
+        raise UserError(f"{override.input_line} lists no values: {error}") from error
+    if not values:
+        raise UserError(f"{override.input_line} lists no values")
+    return values
 
 
 def make_plan(composer: Composer, study: StudySettings, cli: Axes) -> Plan:

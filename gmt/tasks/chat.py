@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,7 +61,7 @@ def _text(named: str) -> str:
 def _file(named: str) -> Path:
     if named in _shipped():
         return SHIPPED / f"{named}.jinja"
-    file = Path(named).expanduser()
+    file = Path(os.path.expanduser(named))
     if not file.is_file():
         raise UserError(
             f"task.chat_template must be null, {OF_TOKENIZER}, a file, or a template that ships inside, got {named!r}; "

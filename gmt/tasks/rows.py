@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -73,7 +74,7 @@ class Source:
         """The path, if it is one of this machine."""
         if self.path.startswith(_SHIPPED_PREFIX):
             return SHIPPED / self.path.removeprefix(_SHIPPED_PREFIX)
-        path = Path(self.path).expanduser()
+        path = Path(os.path.expanduser(self.path))
         looks_local = self.path.startswith((".", "/", "~")) or path.suffix in _FILES or path.exists()
         return path if looks_local else None
 

@@ -97,7 +97,7 @@ class Slurm:
             folder=str(self._folder),
             chdir=str(Path.cwd()),
             imports_from_here=any(os.path.abspath(path) == os.getcwd() for path in sys.path),
-            private_folder=str(Path(self.private_folder).expanduser()),
+            private_folder=os.path.expanduser(self.private_folder),
             command=sweep_command(job, python=python, config_dir=config_dir, address='"$address"'),
         )
 
@@ -153,7 +153,7 @@ class Slurm:
 
     @property
     def _folder(self) -> Path:
-        return Path(self.folder).expanduser().resolve()
+        return Path(os.path.expanduser(self.folder)).resolve()
 
     def _state(self, job_id: str) -> JobState | None:
         return next((job for job in self.jobs() if job.id == job_id), None)
