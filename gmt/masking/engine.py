@@ -14,17 +14,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gmt.masking import refusals
+from gmt.masking import copies, refusals
 from gmt.masking.counting import as_bits
 from gmt.masking.entries import keep_mask, zero_masked_, zero_unkept_
 from gmt.masking.facts import MaskFacts, Measured, Sample
 from gmt.masking.packing import pack, unpack
-from gmt.masking.parameters import Ranked, is_excluded, layer_of, plain_name, ranked
-from gmt.masking.putting_back import Held
+from gmt.masking.parameters import Ranked, first_nonfinite, is_excluded, layer_of, names_of, ranked
+from gmt.masking.putting_back import Held, MaskedGradients
 from gmt.masking.sampling import pick
 from gmt.masking.selection import Selection, select
 from gmt.masking.sharding import local
 from gmt.masking.spec import MaskSpec
+from gmt.masking.trial import FirstMoments
 
 _RANKS_ZEROS = ("random", "weight_magnitude")  # a zero of the others says that there is no gradient
 _SEES_GRADIENT = ("gradient", "first_moment", "weight_times_gradient")  # a NaN gradient makes a NaN score
@@ -53,7 +54,6 @@ class Mask:
         self._seed = seed
         self._facts_every = facts_every
         self._sample = Sample(facts_entries)
-        self._names = _names(model)
         self._step = 0
         self._masks: dict[str, Tensor] = {}  # kept entries of masks that outlive a step, bool of shape [N]
         self._sums: dict[str, Tensor] = {}  # of gradients since the masks were made, float32 of shape [N]
@@ -61,15 +61,17 @@ class Mask:
         self._num_entries = 0
         self._facts: MaskFacts | None = None
         self._held: Held | None = None
+        self._gradients = MaskedGradients()
         self._look_again: Callable[[], Measured] | None = None
         self._is_skipped = False
         self._stepping: FrameType | None = None  # of torch's call of the hooks, while the step runs
         self._seconds = 0.0
-        refusals.check_parameters(optimizer, self._names, spec)
+        self._learn_parameters()
         self._handles = [
             optimizer.register_step_pre_hook(self._before_step),
             optimizer.register_step_post_hook(self._after_step),
         ]
+        copies.mark(optimizer)
 
     def __repr__(self) -> str:
         changed = ", ".join(
@@ -114,6 +116,7 @@ class Mask:
         """Takes the mask off the optimizer; what it put into the moments of past steps stays."""
         for handle in self._handles:
             handle.remove()
+        copies.unmark(self._optimizer)
         self._masks, self._sums, self._held, self._look_again = {}, {}, None, None
 
     def _before_step(self, optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -121,6 +124,10 @@ class Mask:
         caller = sys._getframe(1)
         if _is_running(self._stepping, caller):
             return None  # an optimizer's step that calls its parent's: torch calls the hooks of both
+        if kwargs.get("grad_scaler") is not None:
+            raise ValueError(
+                "a step with grad_scaler= hides the gradients' scale from the mask: unscale them before it"
+            )
         self._stepping = caller
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
         if closure is None:
@@ -145,6 +152,7 @@ class Mask:
     def _mask(self) -> None:
         started = time.perf_counter()
         self._held = self._look_again = None  # there if the step before broke off
+        self._gradients.put_back()
         found_inf = getattr(self._optimizer, "found_inf", None)  # of a GradScaler, for optimizers that skip themselves
         self._is_skipped = found_inf is not None and bool(found_inf)
         if self._is_skipped:
@@ -169,6 +177,7 @@ class Mask:
         if self._is_skipped:
             return
         started = time.perf_counter()
+        self._gradients.put_back()
         if self._held is not None:
             self._held.put_back()
             self._held = None
@@ -182,13 +191,19 @@ class Mask:
             measured=measured,
         )
 
+    def _learn_parameters(self) -> None:
+        """Looks at what the optimizer holds: when the mask is attached, and when a group was added."""
+        self._names = names_of(self._model)
+        refusals.check_parameters(self._optimizer, self._names, self.spec)
+        self._moment_keys = refusals.moment_keys(self._optimizer, self._names, self.spec)
+
     def _ranked(self) -> list[Ranked]:
         """The parameters with a gradient that are ranked at this step; takes the frozen ones from the optimizer."""
         groups = [(group, p) for group in self._optimizer.param_groups for p in group["params"]]
         if any(p not in self._names for _, p in groups):  # a group was added
-            self._names = _names(self._model)
-            refusals.check_parameters(self._optimizer, self._names, self.spec)
+            self._learn_parameters()
         scale = getattr(self._optimizer, "grad_scale", None)
+        moments = FirstMoments(self._optimizer) if self.spec.signal == "first_moment" and self.spec.mask_ratio else None
         found = []
         for group, p in groups:
             name = self._names[p]
@@ -200,13 +215,12 @@ class Mask:
                     ranked(
                         name,
                         p,
-                        self._optimizer,
-                        group,
                         self.spec,
                         seed=self._seed,
                         draw=self._step,
                         scale=1.0 if scale is None else float(scale),
                         accumulated_N=self._sums.get(name),
+                        first_moment=moments.before_step(group, p) if moments else None,
                     )
                 )
         self._num_entries = sum(r.num_entries for r in found)
@@ -215,7 +229,7 @@ class Mask:
     def _refuse_nonfinite(self, every: Sequence[Ranked]) -> None:
         """Looks for NaN and Inf, where the ranking itself will not come across them."""
         is_seen = self.spec.signal in _SEES_GRADIENT and self.spec.mask_ratio > 0 and not self.spec.outlives_a_step
-        if not is_seen and (bad := _nonfinite(every)):
+        if not is_seen and (bad := first_nonfinite(every)):
             raise self._refusal(bad)
 
     def _refusal(self, name: str) -> NonFiniteGradientError:
@@ -230,7 +244,7 @@ class Mask:
         for r in every:
             if r.accumulated_N is None:
                 r.accumulated_N = self._sums[r.name] = torch.zeros_like(r.gradient_N, dtype=torch.float32)
-            r.accumulated_N.add_(r.gradient_N, alpha=r.gain)
+            r.accumulated_N.add_(r.gradient_N, alpha=1 / r.scale)
 
     def _select(self, every: Sequence[Ranked]) -> dict[str, Selection]:
         """Ranks what has no mask, or everything if it is time; puts new masks that outlive the step into place."""
@@ -268,7 +282,7 @@ class Mask:
         return name if self.spec.scope == "tensor" else ""
 
     def _refuse_scores(self, members: Sequence[Ranked]) -> None:
-        if bad := _nonfinite(members):
+        if bad := first_nonfinite(members):
             raise self._refusal(bad)
         names = ", ".join(r.name for r in members[:3])
         raise NonFiniteGradientError(f"{self.spec.signal} is NaN or Inf at step {self._step + 1}, in {names}")
@@ -301,9 +315,8 @@ class Mask:
         spec, masks = self.spec, self._masks
         if spec.mask_on == "update" or spec.moments == "masked":
             masks = masks or {r.name: keep_mask(r, spec.signal, selections[r.name]) for r in every}
-            keeps = {r.parameter: masks[r.name] for r in every}
             self._held = Held(
-                self._optimizer, keeps, weights=spec.mask_on == "update", moments=spec.moments == "masked"
+                self._optimizer, every, masks, weights=spec.mask_on == "update", moment_keys=self._moment_keys
             )
         if spec.mask_on == "gradient":
             for r in every:
@@ -311,6 +324,7 @@ class Mask:
                     zero_unkept_(r.gradient_N, masks[r.name])
                 else:
                     zero_masked_(r, spec.signal, selections[r.name])
+                self._gradients.write(r)
 
 
 def _is_running(frame: FrameType | None, innermost: FrameType) -> bool:
@@ -319,27 +333,6 @@ def _is_running(frame: FrameType | None, innermost: FrameType) -> bool:
     while at is not None and at is not frame:
         at = at.f_back
     return at is not None
-
-
-def _names(model: nn.Module) -> dict[nn.Parameter, str]:
-    """The parameters' plain names; a tied weight has its first."""
-    named = {p: plain_name(name) for name, p in model.named_parameters()}
-    return named if len(set(named.values())) == len(named) else {p: name for name, p in model.named_parameters()}
-
-
-def _nonfinite(every: Sequence[Ranked]) -> str | None:
-    """The name of the first gradient that holds NaN or Inf, on any shard."""
-    if not every:
-        return None
-    # A norm is cheap and finite but for huge gradients: only those are looked at entry by entry.
-    norms = [torch.linalg.vector_norm(r.gradient_N, dtype=torch.float32) for r in every]
-    bad = torch.stack([norm.to(norms[0].device) for norm in norms]).isfinite().logical_not()
-    for i in bad.nonzero().flatten().tolist():
-        bad[i] = bool(every[i].gradient_N.isfinite().all().logical_not())
-    counts = bad.to(torch.int64)
-    for shards in dict.fromkeys(r.shards for r in every if r.shards is not None):
-        shards.sum_(counts)  # each kind of sharding: counts may be taken twice, which doesn't matter here
-    return next((r.name for r, count in zip(every, counts.tolist(), strict=True) if count), None)
 
 
 def _density(every: Sequence[Ranked], masks: dict[str, Tensor]) -> float:
@@ -389,5 +382,7 @@ def attach(
             f"facts_every must be at least 0 and facts_entries at least 1, got {facts_every}, {facts_entries}"
         )
     inner = refusals.unwrapped(optimizer)
+    if any(isinstance(getattr(hook, "__self__", None), Mask) for hook in inner._optimizer_step_pre_hooks.values()):
+        raise ValueError("this optimizer has a mask already: call detach() of the first mask before you attach another")
     refusals.check_model(model)
     return Mask(model, inner, spec, seed=seed, facts_every=facts_every, facts_entries=facts_entries)

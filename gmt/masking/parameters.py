@@ -4,8 +4,9 @@ Shape suffixes: N entries of a parameter that lie here, flattened.
 """
 
 import fnmatch
+import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +18,7 @@ from gmt.masking.sampling import Index, pick
 from gmt.masking.selection import CHUNK, Scores
 from gmt.masking.sharding import ProcessGroups, first_index, local, shards_of
 from gmt.masking.spec import MaskSpec
+from gmt.masking.trial import MomentRule
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 CUDA_CHUNK = 1 << 26  # entries, where scores are views: a launch costs as much as reading some millions of entries
@@ -31,6 +33,12 @@ def plain_name(name: str) -> str:
     return _WRAPPERS.sub("", name)
 
 
+def names_of(model: nn.Module) -> dict[nn.Parameter, str]:
+    """The parameters' plain names; a tied weight has its first."""
+    named = {p: plain_name(name) for name, p in model.named_parameters()}
+    return named if len(set(named.values())) == len(named) else {p: name for name, p in model.named_parameters()}
+
+
 def layer_of(name: str) -> str:
     """The layer of a parameter: its name up to the first number, or else the name itself."""
     match = _LAYER.match(name)
@@ -42,6 +50,11 @@ def is_excluded(name: str, patterns: tuple[str, ...]) -> bool:
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
+def flat(tensor: Tensor) -> Tensor:
+    """The entries in the order of their indices, contiguous, shape [N]; shares memory if the tensor is contiguous."""
+    return tensor.contiguous().view(-1)
+
+
 @dataclass(kw_only=True)
 class Ranked:
     """A parameter at an optimizer step, as it is ranked.
@@ -49,11 +62,12 @@ class Ranked:
     Args:
         name: its plain name.
         parameter: itself.
-        weight_N, gradient_N: what lies here of it and of its gradient; the gradient shares memory.
+        gradient: the part of its gradient that lies here, in its own layout.
+        gradient_N: its entries in the order of their indices; shares memory with a contiguous gradient, else a copy.
         accumulated_N: the sum of gradients that is ranked instead of the gradient, if there is one.
-        moment_N: its first moment before this step, if there is one yet.
-        decay: the share of the first moment that stays at a step.
-        gain: the share of the gradient that is added to it, divided by a GradScaler's scale.
+        moment_N: its first moment before this step, if there is one yet and it is ranked.
+        rule: how the first moment is made at this step, if it is ranked.
+        scale: by which a GradScaler has multiplied the gradient.
         key: of the random draw.
         start: index of the first entry here in the whole tensor, if the draw needs it.
         num_entries: of the whole tensor, over all shards.
@@ -62,16 +76,21 @@ class Ranked:
 
     name: str
     parameter: nn.Parameter
-    weight_N: Tensor
+    gradient: Tensor
     gradient_N: Tensor
     accumulated_N: Tensor | None
     moment_N: Tensor | None
-    decay: float
-    gain: float
+    rule: MomentRule | None
+    scale: float
     key: tuple[int, int]
     start: int
     num_entries: int
     shards: ProcessGroups | None
+
+    @functools.cached_property
+    def weight_N(self) -> Tensor:
+        """The weights that lie here, to be read: a copy if they are not contiguous."""
+        return flat(local(self.parameter.detach()))
 
     def score(self, signal: str, start: int, stop: int) -> Tensor:
         """The scores of a stretch of the entries here, by MaskSpec's signal; float, or int32 bits for `random`."""
@@ -85,8 +104,7 @@ class Ranked:
             case "random":
                 return random_bits(len(gradient), self.key, start=self.start + start, stride=1, device=gradient.device)
             case "first_moment":
-                moment = 0.0 if self.moment_N is None else self.moment_N[part].float() * self.decay
-                return gradient.float() * self.gain + moment
+                return self._first_moment(part)
             case "weight_magnitude":
                 return self.weight_N[part]
             case "weight_times_gradient":
@@ -97,11 +115,22 @@ class Ranked:
         """The scores of the entries here at an index."""
         if signal == "random" and index is not None:
             return hashed((self.start + index).to(torch.int32), self.key)
-        names = ("weight_N", "gradient_N", "accumulated_N", "moment_N")
-        some: dict[str, Any] = {
+        names = ("gradient_N", "accumulated_N", "moment_N")
+        fields: dict[str, Any] = {
             name: None if (x_N := getattr(self, name)) is None else pick(x_N, index) for name in names
         }
-        return replace(self, **some).score(signal, 0, len(some["gradient_N"]))
+        some = replace(self, **fields)
+        some.weight_N = pick(self.weight_N, index)
+        return some.score(signal, 0, len(some.gradient_N))
+
+    def _first_moment(self, part: slice) -> Tensor:
+        assert self.rule is not None
+        moment = self.gradient_N[part].float() * (self.rule.gain / self.scale)
+        if self.moment_N is not None:
+            moment += self.moment_N[part].float() * self.rule.decay
+        if self.rule.pull:
+            moment += self.weight_N[part].float() * self.rule.pull
+        return moment
 
     def scores(self, signal: str) -> Scores:
         """All of them, for the selection."""
@@ -127,39 +156,24 @@ class Ranked:
             yield start, min(start + chunk, len(self.gradient_N))
 
 
-def first_moment(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> Tensor | None:
-    """The optimizer's first moment of a parameter, or None before it has one."""
-    state = optimizer.state.get(parameter, {})
-    moment = state.get("exp_avg", state.get("momentum_buffer"))
-    return moment if isinstance(moment, Tensor) else None
-
-
-def moment_weights(group: dict[str, Any]) -> tuple[float, float] | None:
-    """How a group's optimizer makes its first moment: (share of the old one, share of the gradient); None if not."""
-    if "betas" in group:
-        return float(group["betas"][0]), 1 - float(group["betas"][0])
-    if group.get("momentum"):
-        return float(group["momentum"]), 1 - float(group.get("dampening", 0))
-    return None
-
-
 def ranked(
     name: str,
     parameter: nn.Parameter,
-    optimizer: torch.optim.Optimizer,
-    group: dict[str, Any],
     spec: MaskSpec,
     *,
     seed: int,
     draw: int,
     scale: float,
     accumulated_N: Tensor | None,
+    first_moment: tuple[Tensor | None, MomentRule] | None,
 ) -> Ranked:
-    """Gathers what is ranked of a parameter; makes its gradient contiguous if it is not.
+    """Gathers what is ranked of a parameter; its gradient stays the tensor that it is.
 
     Args:
         draw: the step, from 0, for which a random mask is drawn.
         scale: by which a GradScaler has multiplied the gradient.
+        accumulated_N: as `Ranked` has it.
+        first_moment: the one before this step, if there is one yet, in the parameter's shape; and its rule.
 
     Raises:
         ValueError: the gradient can't be ranked; names the parameter.
@@ -171,27 +185,38 @@ def ranked(
     if gradient.dtype not in DTYPES:
         raise ValueError(f"the gradient of {name} must be float32, bfloat16 or float16, got {gradient.dtype}")
     here = local(gradient.detach())
-    if not here.is_contiguous():
-        parameter.grad = gradient = gradient.contiguous()
-        here = local(gradient.detach())
     start = first_index(gradient) if spec.signal == "random" else 0
     if start is None:
         raise ValueError(f"signal=random needs parameters that are cut by rows alone, {name} is {gradient.placements}")  # type: ignore[attr-defined]
     if spec.signal == "random" and gradient.numel() >= MAX_ENTRIES:
         raise ValueError(f"signal=random takes tensors below 2^31 entries, {name} has {gradient.numel()}")
-    moment = first_moment(optimizer, parameter) if spec.signal == "first_moment" else None
-    decay, gain = (moment_weights(group) or (0.0, 1.0)) if moment is not None else (0.0, 1.0)
+    moment, rule = first_moment or (None, None)
     return Ranked(
         name=name,
         parameter=parameter,
-        weight_N=local(parameter.detach()).reshape(-1),
-        gradient_N=here.view(-1),
+        gradient=here,
+        gradient_N=flat(here),
         accumulated_N=accumulated_N,
-        moment_N=None if moment is None else local(moment).reshape(-1),
-        decay=decay,
-        gain=gain / scale,
+        moment_N=None if moment is None else flat(local(moment)),
+        rule=rule,
+        scale=scale,
         key=keys(seed, draw, name) if spec.signal == "random" else (0, 0),
         start=start,
         num_entries=gradient.numel(),
         shards=shards_of(gradient),
     )
+
+
+def first_nonfinite(every: Sequence[Ranked]) -> str | None:
+    """The name of the first gradient that holds NaN or Inf, on any shard."""
+    if not every:
+        return None
+    # A norm is cheap and finite but for huge gradients: only those are looked at entry by entry.
+    norms = [torch.linalg.vector_norm(r.gradient_N, dtype=torch.float32) for r in every]
+    bad = torch.stack([norm.to(norms[0].device) for norm in norms]).isfinite().logical_not()
+    for i in bad.nonzero().flatten().tolist():
+        bad[i] = bool(every[i].gradient_N.isfinite().all().logical_not())
+    counts = bad.to(torch.int64)
+    for shards in dict.fromkeys(r.shards for r in every if r.shards is not None):
+        shards.sum_(counts)  # each kind of sharding: counts may be taken twice, which doesn't matter here
+    return next((r.name for r, count in zip(every, counts.tolist(), strict=True) if count), None)

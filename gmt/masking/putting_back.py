@@ -3,57 +3,108 @@
 The optimizer is left alone, whatever it is and however it is fused; a copy from before its step undoes the rest.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from gmt.masking.entries import restore_unkept_
+from gmt.masking.parameters import Ranked
 from gmt.masking.sharding import local
+from gmt.masking.trial import begin_state, entry_states
+
+
+class MaskedGradients:
+    """Masked copies of gradients that are not contiguous, on their way back into the gradients' own layout."""
+
+    def __init__(self) -> None:
+        self._replaced: list[tuple[nn.Parameter, Tensor, Tensor]] = []
+
+    def write(self, r: Ranked) -> None:
+        """Writes the masked entries of a parameter into its gradient, in place.
+
+        Where entries of a gradient share memory, as in an expanded one, they can't be masked apart: a dense tensor in
+        the parameter's layout replaces the gradient for this step.
+        """
+        if r.gradient.is_contiguous():
+            return  # masked already: `r.gradient_N` shares its memory
+        gradient = r.parameter.grad
+        assert gradient is not None
+        masked = r.gradient_N.view(r.gradient.shape)
+        if not entries_share_memory(r.gradient):
+            r.gradient.copy_(masked)
+            return
+        dense = torch.empty_like(r.parameter.detach(), dtype=gradient.dtype)
+        local(dense).copy_(masked)
+        self._replaced.append((r.parameter, gradient, dense))
+        r.parameter.grad = dense
+
+    def put_back(self) -> None:
+        """Puts replaced gradients back, after the step or where it broke off."""
+        for p, gradient, dense in self._replaced:
+            if p.grad is dense:
+                p.grad = gradient
+        self._replaced = []
+
+
+def entries_share_memory(tensor: Tensor) -> bool:
+    """Return False only if every entry has an address of its own, whatever the order of the strides."""
+    reach = 0
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size > 1:
+            if stride <= reach:
+                return True
+            reach += stride * (size - 1)
+    return False
 
 
 class Held:
     """What masked entries keep over one step."""
 
     def __init__(
-        self, optimizer: torch.optim.Optimizer, kept: dict[nn.Parameter, Tensor], *, weights: bool, moments: bool
+        self,
+        optimizer: torch.optim.Optimizer,
+        every: Sequence[Ranked],
+        kept: dict[str, Tensor],
+        *,
+        weights: bool,
+        moment_keys: dict[nn.Parameter, frozenset[str]],
     ):
         """Copies it.
 
         Args:
             optimizer: about to step.
-            kept: for each parameter the entries that stay free to move, bool of shape [N].
+            every: the parameters that are ranked.
+            kept: by name, the entries that stay free to move, bool of shape [N].
             weights: whether masked weights keep their values.
-            moments: whether the moments of masked entries keep theirs.
+            moment_keys: of the state whose masked entries keep their values, for each parameter; empty for none.
         """
         self._optimizer = optimizer
-        self._kept = kept
-        self._weights = {p: local(p.detach()).clone() for p in kept} if weights else {}
-        self._moments = {p: {k: local(m).clone() for k, m in self._moments_of(p)} for p in kept} if moments else {}
+        self._kept = {r.parameter: kept[r.name] for r in every}
+        self._names = {r.parameter: r.name for r in every}
+        self._keys = moment_keys
+        self._weights = {p: local(p.detach()).clone() for p in self._kept} if weights else {}
+        if moment_keys:
+            begin_state(optimizer)
+        self._moments = {
+            p: {k: local(m).clone() for k, m in self._moments_of(p)} for p in self._kept if p in moment_keys
+        }
 
     def put_back(self) -> None:
-        """Puts it back, after the step. A moment that did not exist before it is zero where masked.
+        """Puts it back, after the step. A moment that can't be begun before its first step is zero where masked.
 
         Raises:
-            ValueError: the optimizer keeps no moments that could be masked.
+            ValueError: the state is not of the moments that the optimizer was seen to keep at `attach`.
         """
         for p, old in self._weights.items():
             restore_unkept_(local(p.detach()), old, self._kept[p])
-        num_moments = 0
         for p, olds in self._moments.items():
             for key, moment in self._moments_of(p):
                 new = local(moment)
                 restore_unkept_(new, olds[key] if key in olds else torch.zeros_like(new), self._kept[p])
-                num_moments += 1
-        if self._moments and not num_moments:
-            kind = type(self._optimizer).__name__
-            raise ValueError(f"moments=masked needs an optimizer that keeps moments entry by entry, {kind} keeps none")
 
     def _moments_of(self, p: nn.Parameter) -> list[tuple[str, Tensor]]:
-        """The state that the optimizer keeps of each entry; its count of steps may have the shape of a scalar."""
         state: dict[str, Any] = self._optimizer.state.get(p, {})
-        return [
-            (key, value)
-            for key, value in state.items()
-            if isinstance(value, Tensor) and value.shape == p.shape and value.is_floating_point() and key != "step"
-        ]
+        kind = type(self._optimizer).__name__
+        return list(entry_states(state, p.shape, kind, self._names[p], self._keys[p]))

@@ -1,11 +1,13 @@
 """What a mask can't work with, found out before the first step, each in one sentence."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import nn
 
-from gmt.masking.parameters import DTYPES, is_excluded, moment_weights
+from gmt.masking import trial
+from gmt.masking.parameters import DTYPES, is_excluded
 from gmt.masking.spec import MaskSpec
 
 
@@ -23,6 +25,11 @@ def unwrapped(optimizer: Any) -> torch.optim.Optimizer:
         raise ValueError("DeepSpeed hides the gradients of its parameters, so that they can't be masked: use FSDP2")
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise ValueError(f"optimizer must be a torch.optim.Optimizer, got {kind.__module__}.{kind.__qualname__}")
+    hooks = ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")
+    if not all(hasattr(optimizer, name) for name in hooks) or not getattr(kind.step, "hooked", False):
+        raise ValueError(
+            f"{kind.__name__} never calls torch's step hooks: its __init__ must call super().__init__ first"
+        )
     if isinstance(optimizer, torch.optim.LBFGS):
         raise ValueError("LBFGS evaluates the gradient several times in a step, so that no one mask fits it")
     if isinstance(optimizer, torch.optim.SparseAdam):
@@ -52,8 +59,8 @@ def check_parameters(optimizer: torch.optim.Optimizer, names: dict[nn.Parameter,
     """Refuses settings that this optimizer and these parameters can't follow.
 
     Raises:
-        ValueError: a parameter has no name or a dtype that can't be ranked, a pattern fits no parameter, or the
-            signal is a first moment that the optimizer does not keep.
+        ValueError: a parameter has no name or a dtype that can't be ranked, a pattern fits no parameter, the signal is
+            a first moment that the optimizer does not keep, or the optimizer steps for autograd to see.
     """
     held = [(group, p) for group in optimizer.param_groups for p in group["params"]]
     if nameless := sum(p not in names for _, p in held):
@@ -67,6 +74,50 @@ def check_parameters(optimizer: torch.optim.Optimizer, names: dict[nn.Parameter,
             continue
         if p.dtype not in DTYPES:
             raise ValueError(f"{name} must be float32, bfloat16 or float16 to be ranked, got {p.dtype}")
-        if spec.signal == "first_moment" and moment_weights(group) is None:
-            kind = type(optimizer).__name__
-            raise ValueError(f"signal=first_moment needs an optimizer with betas or momentum, got {kind} without")
+        if group.get("differentiable"):
+            raise ValueError(
+                "differentiable=True records a step for autograd, which the mask does not enter: leave it out"
+            )
+    if spec.mask_ratio and spec.signal == "first_moment":
+        for group, p, _ in _one_of_each_kind(optimizer, names, spec):
+            trial.first_moment(optimizer, group, p)
+
+
+def moment_keys(
+    optimizer: torch.optim.Optimizer, names: dict[nn.Parameter, str], spec: MaskSpec
+) -> dict[nn.Parameter, frozenset[str]]:
+    """Return the keys of the optimizer's state whose masked entries keep their values, for each ranked parameter.
+
+    Raises:
+        ValueError: the optimizer's state is such that masked entries can't keep it, or their weights.
+    """
+    kind = type(optimizer).__name__
+    holds = [f"{s}={v}" for s, v in (("mask_on", spec.mask_on), ("moments", spec.moments)) if v in ("update", "masked")]
+    if not spec.mask_ratio or not holds:
+        return {}
+    if isinstance(optimizer, torch.optim.ASGD) or all(hasattr(optimizer, mode) for mode in ("train", "eval")):
+        raise ValueError(
+            f"{holds[0]} can't hold with {kind}, which averages the weights apart from the mask: "
+            "use mask_on=gradient and moments=dense"
+        )
+    if spec.moments == "dense":
+        return {}
+    found: dict[nn.Parameter, frozenset[str]] = {}
+    for group, like, members in _one_of_each_kind(optimizer, names, spec):
+        found |= dict.fromkeys(members, trial.moment_keys(optimizer, group, like, names[like]))
+    if found and not any(found.values()):
+        raise ValueError(f"moments=masked needs an optimizer that keeps moments entry by entry, {kind} keeps none")
+    return found
+
+
+def _one_of_each_kind(
+    optimizer: torch.optim.Optimizer, names: dict[nn.Parameter, str], spec: MaskSpec
+) -> Iterator[tuple[dict[str, Any], nn.Parameter, list[nn.Parameter]]]:
+    """Gives the ranked parameters of each group by their number of dimensions: (group, the first, all)."""
+    for group in optimizer.param_groups:
+        kinds: dict[int, list[nn.Parameter]] = {}
+        for p in group["params"]:
+            if not is_excluded(names[p], spec.exclude):
+                kinds.setdefault(p.ndim, []).append(p)
+        for members in kinds.values():
+            yield group, members[0], members

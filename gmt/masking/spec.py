@@ -25,7 +25,8 @@ class MaskSpec:
             `accumulated_gradient`: the sum of these gradients since the mask was last made, so that with
             `refresh=M` the paper's mean over N mini-batches reaches over M steps. Keeps one more buffer.
             `random`: a uniform draw at every refresh; the paper's baseline RMT.
-            `first_moment`: the optimizer's first moment with this step's gradient in it.
+            `first_moment`: the optimizer's first moment as it is after this step, with this step's gradient in it and,
+            where the optimizer adds weight decay to the gradient, that too. Refused where there is no such moment.
             `weight_magnitude`: the weight.
             `weight_times_gradient`: the first-order saliency |w * g|.
         scope: over what the ratio holds: each `tensor` by itself, each `layer` (the parameters under one number

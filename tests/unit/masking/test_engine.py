@@ -335,12 +335,3 @@ def test_a_nan_gradient_is_refused_under_every_signal(signal: str, refresh: int)
                 optimizer.step()
         else:
             optimizer.step()
-
-
-def test_moments_of_an_optimizer_without_any_are_refused() -> None:
-    model, batch = model_and_batch()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    attach(model, optimizer, MaskSpec(mask_ratio=0.5, moments="masked"))
-    model(batch).pow(2).sum().backward()
-    with pytest.raises(ValueError, match="moments=masked needs an optimizer that keeps moments"):
-        optimizer.step()

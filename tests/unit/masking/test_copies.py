@@ -1,0 +1,119 @@
+"""One mask for an optimizer, and a copy of a masked optimizer says that it has none."""
+
+import copy
+import io
+import pickle
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from gmt.masking import MaskSpec, attach
+from tests.unit.masking.conftest import model_and_batch
+
+SPEC = MaskSpec(mask_ratio=0.5)
+Pair = tuple[nn.Module, torch.optim.Optimizer]
+
+
+def pickled(pair: Pair) -> Pair:
+    found: Pair = pickle.loads(pickle.dumps(pair))
+    return found
+
+
+def pickled_in_python(pair: Pair) -> Pair:
+    file = io.BytesIO()
+    pickle._Pickler(file, protocol=2).dump(pair)  # type: ignore[attr-defined]
+    found: Pair = pickle.loads(file.getvalue())
+    return found
+
+
+def saved(pair: Pair) -> Pair:
+    file = io.BytesIO()
+    torch.save(pair, file)
+    file.seek(0)
+    found: Pair = torch.load(file, weights_only=False)
+    return found
+
+
+def shipped(pair: Pair) -> Pair:
+    import cloudpickle
+
+    found: Pair = pickle.loads(cloudpickle.dumps(pair))
+    return found
+
+
+COPIES: list[Callable[[Pair], Pair]] = [
+    copy.deepcopy,
+    pickled,
+    pickled_in_python,
+    saved,
+    shipped,
+    lambda pair: copy.deepcopy(pickled(pair)),
+    lambda pair: (pair[0], copy.copy(pair[1])),
+]
+
+
+def a_pair() -> Pair:
+    model, _ = model_and_batch()
+    return model, torch.optim.AdamW(model.parameters(), lr=0.1)
+
+
+def step(pair: Pair) -> list[torch.Tensor]:
+    model, optimizer = pair
+    optimizer.zero_grad()
+    model(model_and_batch()[1]).pow(2).sum().backward()
+    optimizer.step()
+    return [p.detach().clone() for p in model.parameters()]
+
+
+@pytest.mark.parametrize("copied", COPIES)
+@pytest.mark.parametrize("num_steps", [0, 2])
+def test_a_copy_of_a_masked_optimizer_steps_with_a_mask_of_its_own_only(
+    copied: Callable[[Pair], Pair], num_steps: int
+) -> None:
+    pair = a_pair()
+    attach(*pair, SPEC)
+    for _ in range(num_steps):
+        step(pair)
+    model, optimizer = copied(pair)
+    before = [p.detach().clone() for p in model.parameters()]
+    with pytest.raises(
+        ValueError, match="is a copy of one with a mask, and copies have none: attach a mask to the copy"
+    ):
+        step((model, optimizer))
+    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), before, strict=True))
+    mask = attach(model, optimizer, SPEC)
+    if model is not pair[0]:
+        assert all(torch.equal(p, q) for p, q in zip(step((model, optimizer)), step(pair), strict=True))
+    mask.detach()
+    step(copied((model, optimizer)))
+
+
+@pytest.mark.parametrize("copied", COPIES)
+def test_a_copy_of_an_optimizer_whose_mask_was_detached_is_a_plain_one(copied: Callable[[Pair], Pair]) -> None:
+    pair = a_pair()
+    attach(*pair, SPEC).detach()
+    step(copied(pair))
+
+
+def test_a_second_mask_is_refused_until_the_first_is_detached() -> None:
+    model, optimizer = a_pair()
+    first = attach(model, optimizer, SPEC)
+    for spec in (SPEC, MaskSpec(mask_ratio=0.5, exclude=("0.*",))):
+        with pytest.raises(ValueError, match="this optimizer has a mask already: call detach"):
+            attach(model, optimizer, spec)
+    first.detach()
+    second = attach(model, optimizer, SPEC)
+    step((model, optimizer))
+    facts = second.facts()
+    assert facts is not None
+    assert facts.density == pytest.approx(0.5, abs=0.05)
+
+
+def test_checkpoints_hold_nothing_of_the_mask() -> None:
+    plain, masked = a_pair(), a_pair()
+    attach(*masked, MaskSpec(mask_ratio=0))
+    step(plain)
+    step(masked)
+    assert str(plain[1].state_dict()) == str(masked[1].state_dict())
