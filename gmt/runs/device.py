@@ -12,8 +12,7 @@ def device_of(resources: ResourceSettings) -> str:
     """Return `cuda` for a run that takes a GPU and `cpu` for one that takes none.
 
     Raises:
-        UserError: the run takes a GPU and torch finds none, or finds several, over which transformers would spread one
-            worker's batch.
+        UserError: the run takes a GPU and torch finds none.
     """
     if not resources.num_gpus(gpus_here()):
         return "cpu"
@@ -21,6 +20,15 @@ def device_of(resources: ResourceSettings) -> str:
         if resources.device == "cuda":
             raise UserError("resources.device must be cpu or auto here, got cuda: torch finds no GPU")
         raise UserError(f"resources.gpus must be 0 here, got {resources.gpus}: torch finds no GPU")
-    if num_workers() == 1 and (seen := torch.cuda.device_count()) > 1:
-        raise UserError(f"CUDA_VISIBLE_DEVICES must name one GPU for a run with one worker, and torch sees {seen}")
     return "cuda"
+
+
+def check_device(resources: ResourceSettings) -> None:
+    """Refuse a device on which a run can't be trained, or would be trained with another batch.
+
+    Raises:
+        UserError: see `device_of`; or torch sees several GPUs, over which transformers would spread one worker's batch.
+    """
+    is_alone = device_of(resources) == "cuda" and num_workers() == 1
+    if is_alone and (seen := torch.cuda.device_count()) > 1:
+        raise UserError(f"CUDA_VISIBLE_DEVICES must name one GPU for a run with one worker, and torch sees {seen}")

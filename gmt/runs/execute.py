@@ -21,7 +21,7 @@ from gmt.credentials import without_secrets
 from gmt.errors import Interrupted, RunFailed, StoppedEarly, UserError
 from gmt.records.record import RunRecord, State
 from gmt.runs.build import Run
-from gmt.runs.device import device_of
+from gmt.runs.device import check_device, device_of
 from gmt.runs.environment import environment
 from gmt.runs.evaluate import evaluate, folder_of_base
 from gmt.runs.failures import RETRIES, kind_of
@@ -54,7 +54,7 @@ def execute(run: Run, control: Control = _NOBODY) -> RunRecord:
     """
     take_out(in_group=num_workers() > 1)  # also what libraries have set in an earlier run of this process
     run = run.where(gpus_here())
-    device_of(run.resources)
+    check_device(run.resources)
     if num_workers() != (workers := run.resources.workers):
         raise UserError(f"resources.workers must be {num_workers()} here, got {workers}: a launcher starts the workers")
     record = run.record

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import CONF, ROOT
+from tests.ray_nodes import Nodes
 
 GMT = str(Path(sys.executable).with_name("gmt"))
 MODULE = (sys.executable, "-m", "gmt")
@@ -60,6 +61,17 @@ def test_nothing_in_the_current_folder_is_imported_and_a_package_on_pythonpath_i
     plugin_in(tmp_path / "plugins")
     result = swept([GMT, *RUN, *METHOD], own_folder(tmp_path), PYTHONPATH=str(tmp_path / "plugins"))
     assert result["density_asked"] is None
+
+
+@pytest.mark.slow
+def test_nor_is_it_on_a_joined_cluster(tmp_path: Path) -> None:
+    plugin_in(tmp_path / "plugins")
+    folder, nodes = own_folder(tmp_path), Nodes(tmp_path, head_cpus=1)
+    joined = [word for word in RUN if "num_cpus" not in word] + [f"hydra.launcher.address={nodes.address}"]
+    try:
+        swept([GMT, *joined, *METHOD], folder, PYTHONPATH=str(tmp_path / "plugins"))
+    finally:
+        nodes.end()
 
 
 @pytest.mark.slow

@@ -88,6 +88,24 @@ def test_cores_that_others_hold_are_waited_for_in_words(head: Head, said: list[s
     assert said[1] == "the sweep goes on"
 
 
+@pytest.mark.usefixtures("head")
+def test_a_process_that_does_not_come_up_is_waited_for_in_words(
+    said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    granted = waiting.Reservations(refused=(), num_granted=1)
+    monkeypatch.setattr(waiting, "reservations", lambda: granted)
+    monkeypatch.setitem(waiting._PATIENCE_S, "process", 0.0)
+    has_started: list[bool] = []
+    watch = waiting.Waiting(said.append, lambda: bool(has_started))
+    watch._look()
+    watch._look()  # which says it once
+    has_started.append(True)
+    watch._look()
+    assert len(said) == 2
+    assert "Ray has room for one and is still starting its process (Ray's own logs are in /" in said[0]
+    assert said[1] == "the sweep goes on"
+
+
 def test_what_the_cluster_has_lost_is_waited_for_in_words_until_the_sweep_is_ended(head: Head, said: list[str]) -> None:
     owner = Once()
 

@@ -13,7 +13,7 @@ from gmt.commands.plan import gpus_in_words
 from gmt.composition import Composer, hydra_on
 from gmt.errors import UserError
 from gmt.runs import gpus
-from gmt.runs.device import device_of
+from gmt.runs.device import check_device, device_of
 from gmt.runs.settings import ResourceSettings
 from gmt.studies.estimate import estimate
 from gmt.studies.grid import StudySettings
@@ -132,7 +132,8 @@ def test_the_device_is_what_the_run_takes(monkeypatch: pytest.MonkeyPatch) -> No
         torch.cuda, "device_count", lambda: 4
     )  # transformers would train on all, with 4 times the batch
     with pytest.raises(UserError, match="CUDA_VISIBLE_DEVICES must name one GPU for a run with one worker, and torch"):
-        device_of(resources())
+        check_device(resources())
+    check_device(resources(gpus=0))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)  # a driver that is too old
     with pytest.raises(UserError, match=r"resources\.gpus must be 0 here, got auto: torch finds no GPU"):
         device_of(resources())
