@@ -37,7 +37,8 @@ def driver_paths() -> list[str]:
 
 def beyond_the_installation() -> list[str]:
     """Return the folders of this process that its interpreter would not search by itself."""
-    command = [sys.executable, "-E", "-P", "-c", "import sys; print(*sys.path, sep='\\0', end='')"]
-    own = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=True).stdout.split("\0")
+    command = [sys.executable, "-E", "-P", "-X", "utf8", "-c", "import sys; print(*sys.path, sep='\\0', end='')"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, encoding="utf-8", errors="surrogateescape", check=True)
+    own = done.stdout.split("\0")
     rays_own = os.path.join(os.path.dirname(ray.__file__), "thirdparty_files")  # which it adds in every process
     return [path for path in driver_paths() if path not in (*own, rays_own)]
