@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import track
 
 from gmt.errors import UserError
+from gmt.studies.differing import differing_code
 from gmt.studies.grid import Point
 from gmt.studies.plan import Plan, PlannedRun
 from gmt.tracking.series import read_series
@@ -113,6 +114,11 @@ class Results:
         """The runs that the numbers are of."""
         ids = set(self.table.loc[self.table["state"] == "done", "run_id"])
         return [planned for planned in self.plan.comparison if planned.run.id in ids]
+
+    @cached_property
+    def differing(self) -> list[str]:
+        """Sentences on runs that are averaged or compared, and were made by differing code."""
+        return differing_code(self.done)
 
     @cached_property
     def summary(self) -> pd.DataFrame:

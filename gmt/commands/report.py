@@ -21,6 +21,8 @@ def report(overrides: Sequence[str], config_dir: str | None, *, dirty: bool, ope
     from gmt_analysis.report import write_report
 
     made = write_report(plan, dirty=dirty, operations=operations)
+    for sentence in made.warnings:
+        say(f"warning: {sentence}")
     say(f"report: {made.files[0]}")
     for path in made.files[1:]:
         say(f"        {path}")

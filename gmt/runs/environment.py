@@ -2,15 +2,14 @@
 
 import os
 import platform
-import subprocess
 from functools import lru_cache
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
 
+from gmt.runs.code_versions import checkout, version_of
 from gmt.runs.hermetic import KERNELS
 
 _PACKAGES = (
@@ -28,11 +27,11 @@ def environment() -> dict[str, Any]:
 
 @lru_cache(maxsize=1)
 def _of_process() -> dict[str, Any]:
+    root = Path(__file__).parents[2]
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
-        "versions": {"python": platform.python_version()} | {p: _version(p) for p in _PACKAGES},
-        "commit": _git("rev-parse", "HEAD"),
-        "dirty": None if (changes := _git("status", "--porcelain")) is None else bool(changes),
+        "versions": {"python": platform.python_version()} | {p: version_of(p) for p in _PACKAGES},
+        **(checkout(root) if (root / ".git").exists() else {"commit": None, "dirty": None}),
         "platform": platform.platform(),
         "host": platform.node(),
         "cpu": _cpu(),
@@ -40,27 +39,6 @@ def _of_process() -> dict[str, Any]:
         "memory_bytes": psutil.virtual_memory().total,
         "gpus": gpus,
     }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _git(*arguments: str) -> str | None:
-    """What git says of the checkout that this code lies in; None if it lies in none."""
-    root = Path(__file__).parents[2]
-    if not (root / ".git").exists():
-        return None
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(root), *arguments], capture_output=True, text=True, encoding="utf-8", check=True
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.strip()
 
 
 def _cpu() -> str:

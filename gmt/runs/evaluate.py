@@ -18,9 +18,11 @@ from transformers import PreTrainedModel
 
 from gmt.errors import Interrupted, within
 from gmt.evaluation.suites import ask
+from gmt.models.protocol import MayMove
 from gmt.records.identity import run_id
 from gmt.records.record import RunRecord, write_whole
 from gmt.runs.build import Run
+from gmt.runs.code_versions import code_of
 from gmt.runs.environment import environment
 from gmt.runs.prepare import Prepared
 from gmt.tasks.protocol import Asked, Benchmark, Score, Suite
@@ -84,12 +86,21 @@ def evaluate(
 
 
 def folder_of_base(run: Run) -> Path:
-    """Where the base's answers to what the task asks are kept: for the same code they are the same for every run."""
-    known = environment()
+    """Where the base's answers to what the task asks are kept: for the same code they are the same for every run.
+
+    The code is this package as it lies there, uncommitted changes included, and that of a model or task from outside.
+    """
     asked = {key: run.science[key] for key in ("model", "task", "fingerprints")}
+    code = code_of(asked) | moving_of(run)
     return (
-        run.record_settings.runs.parent / "base" / run_id(asked | {key: known[key] for key in ("versions", "commit")})
+        run.record_settings.runs.parent / "base" / run_id(asked | {"code": code, "versions": environment()["versions"]})
     )
+
+
+def moving_of(run: Run) -> dict[str, str]:
+    """Return the commit of a hub model whose revision is a branch or a tag, which may move; empty for others."""
+    commit = run.model.commit() if isinstance(run.model, MayMove) else None
+    return {} if commit is None else {f"model {run.model.name}": f"commit {commit}"}
 
 
 def _asked_once(

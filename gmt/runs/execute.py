@@ -21,9 +21,14 @@ from gmt.credentials import without_secrets
 from gmt.errors import Interrupted, RunFailed, StoppedEarly, UserError
 from gmt.records.record import RunRecord, State
 from gmt.runs.build import Run
+<<<<<<< HEAD
 from gmt.runs.device import check_device, device_of
+=======
+from gmt.runs.code_versions import by_both, code_of, outside_of
+from gmt.runs.device import device_of
+>>>>>>> 3f1a123 (Record the code that made a run, and tell where a row mixes several)
 from gmt.runs.environment import environment
-from gmt.runs.evaluate import evaluate, folder_of_base
+from gmt.runs.evaluate import evaluate, folder_of_base, moving_of
 from gmt.runs.failures import RETRIES, kind_of
 from gmt.runs.gpus import gpus_here
 from gmt.runs.hermetic import take_out
@@ -131,11 +136,12 @@ def record_failure(record: RunRecord, error: Exception, kind: str) -> None:
         logging.getLogger(__name__).error("the failure of run %s can't be recorded: %s", record.id, full)
 
 
-def _environment(record: RunRecord) -> dict[str, Any]:
-    """Of this attempt; that an earlier one had uncommitted changes still counts."""
-    now, path = environment(), record.folder / "environment.json"
-    was_dirty = path.exists() and record.read("environment.json")["dirty"]
-    return now | {"dirty": True if was_dirty else now["dirty"]}
+def _environment(run: Run, record: RunRecord) -> dict[str, Any]:
+    """Of this attempt; that an earlier one had uncommitted changes, or other code, still counts."""
+    now, code = environment() | {"outside": outside_of(run.science)}, code_of(run.science) | moving_of(run)
+    before = record.read("environment.json") if (record.folder / "environment.json").exists() else {}
+    dirty = True if before.get("dirty") else now["dirty"]
+    return now | {"dirty": dirty, "code": by_both(before.get("code", {}), code)}
 
 
 def _train_and_evaluate(run: Run, record: RunRecord, prepared: Prepared, control: Control) -> dict[str, Any]:
@@ -143,7 +149,7 @@ def _train_and_evaluate(run: Run, record: RunRecord, prepared: Prepared, control
     torch.set_num_threads(run.resources.cpus)
     torch.set_float32_matmul_precision("highest")  # an earlier run's method, or TORCH_ALLOW_TF32_..., may have set it
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # a bar for each checkpoint would bury our own lines
-    record.write("environment.json", _environment(record) | {"device": device})
+    record.write("environment.json", _environment(run, record) | {"device": device})
     before = _before(run, record, prepared, control, device)
     model, facts, settings = _train(run, record, prepared, control, device)
     moved = moved_fraction(model, run.model.base())  # before the evaluation, which takes long

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from gmt.errors import UserError
+from gmt.records.identity import run_id
 from gmt.records.record import RunRecord
 from gmt.tracking.beside import num_beside, span_of
 
@@ -23,6 +24,8 @@ _NAMED = 5  # labels that a sentence names
 # without num_cold_steps; records of before that number have none left out. train_s is the time in optimizer
 # steps, run_s that of all attempts; the latter is missing where nobody saw an attempt end. runs_beside counts the other
 # runs of the table that were at work on the same machine at some time of the run's last attempt.
+# `code` is a short hash of all code that made the run: the package's, that of plug-ins from outside, and the
+# libraries' versions.
 COLUMNS: Mapping[str, str] = {
     "run_id": "string",
     "arm": "string",
@@ -58,6 +61,7 @@ COLUMNS: Mapping[str, str] = {
     "num_dropped_examples": "Int64",
     "commit": "string",
     "dirty": "boolean",
+    "code": "string",
     "hardware": "string",
     "runs_beside": "Int64",
     "error": "string",
@@ -141,6 +145,12 @@ def _perplexity(metrics: Mapping[str, float]) -> float | None:
     return geometric_mean(found) if found else None
 
 
+def _code(environment: Mapping[str, Any]) -> str | None:
+    """A short hash, the same for runs that were made by the same code."""
+    code = environment.get("code")
+    return None if code is None else run_id(code)[:8]
+
+
 def _hardware(environment: Mapping[str, Any]) -> str:
     if environment["device"] == "cuda":
         return ", ".join(environment["gpus"])
@@ -172,5 +182,6 @@ def _row(arm: str, label: str, record: RunRecord, dirty: bool) -> dict[str, Any]
             row["state"] = UNSCORED
         else:
             row |= found
-        row |= {"commit": environment["commit"], "dirty": environment["dirty"], "hardware": _hardware(environment)}
+        row |= {"commit": environment["commit"], "dirty": environment["dirty"], "code": _code(environment)}
+        row["hardware"] = _hardware(environment)
     return row

@@ -1,0 +1,126 @@
+"""The code by which a run is made: this package, plug-ins from outside of it, and the libraries. Imports no torch.
+
+Recorded beside the result, never part of the run id: the same run by other code is one that a table must not average
+without a word (gmt.studies.differing).
+"""
+
+import hashlib
+import subprocess
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+OWN = "gmt"
+# The libraries that train, evaluate or make examples.
+_LIBRARIES = (
+    *("torch", "transformers", "trl", "accelerate", "peft", "datasets", "tokenizers", "safetensors", "lm-eval"),
+    *("reasoning-gym", "numpy"),
+)
+_NO_RESULT = frozenset({"cli.py", "commands", "studies", "tracking"})  # of gmt: what plans, prints and follows runs
+
+
+def code_of(science: Mapping[str, Any]) -> dict[str, str]:
+    """Return by name what identifies the code that a part of a config is done by.
+
+    Args:
+        science: a run's config, or a part of it.
+
+    Returns:
+        A hash of the Python files of gmt and of each package outside of it that a `_target_` names, and the versions
+        of libraries.
+    """
+    outside = sorted({target.partition(".")[0] for target in _targets(science)} - {OWN})
+    libraries = {name: version for name in _LIBRARIES if (version := version_of(name)) is not None}
+    return {OWN: source_of(OWN), **{name: source_of(name) for name in outside}, **libraries}
+
+
+def outside_of(science: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return where the code of plug-ins from outside of gmt comes from: their packages' checkouts, by name."""
+    names = sorted({target.partition(".")[0] for target in _targets(science)} - {OWN})
+    return {name: checkout(_files(name)[0].parent) for name in names if _files(name)}
+
+
+def _targets(value: object) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            if key == "_target_" and isinstance(item, str):
+                yield item
+            yield from _targets(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _targets(item)
+
+
+@lru_cache(maxsize=64)
+def source_of(name: str) -> str:
+    """Return a hash of the Python files of a package or module, as they are when this process first asks.
+
+    A process runs what it has imported: what is edited later shows in the next one.
+    """
+    digest = hashlib.sha256()
+    files = _files(name)
+    for path in files:
+        digest.update(str(path.relative_to(files[0].anchor)).rpartition(f"/{name}/")[2].encode())
+        digest.update(path.read_bytes())
+    return f"sha256:{digest.hexdigest()[:16]}" if files else "unknown"
+
+
+def _files(name: str) -> list[Path]:
+    spec = find_spec(name)
+    if spec is None:
+        return []
+    if spec.submodule_search_locations is None:
+        return [Path(spec.origin)] if spec.origin is not None else []
+    found = [path for root in spec.submodule_search_locations for path in sorted(_below(Path(root)))]
+    return (
+        [path for path in found if path.relative_to(found[0].parent).parts[0] not in _NO_RESULT]
+        if name == OWN
+        else found
+    )
+
+
+def _below(root: Path) -> Iterator[Path]:
+    """Yield the Python files below a folder but those of hidden folders, such as a virtual environment."""
+    for path in root.rglob("*.py"):
+        if not any(part.startswith(".") or part == "site-packages" for part in path.relative_to(root).parts):
+            yield path
+
+
+@lru_cache(maxsize=64)
+def version_of(distribution: str) -> str | None:
+    """Return the version of an installed distribution, None if it is not installed."""
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+@lru_cache(maxsize=64)
+def checkout(folder: Path) -> dict[str, Any]:
+    """Return the commit of the git checkout that a folder lies in, and whether the folder has uncommitted changes."""
+    commit = _git(folder, "rev-parse", "HEAD")
+    changes = None if commit is None else _git(folder, "status", "--porcelain", "--", str(folder))
+    return {"commit": commit, "dirty": None if changes is None else bool(changes)}
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, encoding="utf-8", check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
+
+
+def by_both(before: Mapping[str, str], now: Mapping[str, str]) -> dict[str, str]:
+    """Return the code of a run whose attempts were made by several, e.g. `{"mine": "sha256:1, then sha256:2"}`."""
+    both = {
+        name: value if value.rpartition(", then ")[2] == now[name] else f"{value}, then {now[name]}"
+        for name, value in before.items()
+        if name in now
+    }
+    return {**before, **now, **both}

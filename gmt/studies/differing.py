@@ -1,0 +1,56 @@
+"""Which runs that a table averages were made by differing code. Reads records only."""
+
+from collections.abc import Mapping, Sequence
+
+from gmt.records.record import RunRecord
+from gmt.runs.code_versions import OWN
+from gmt.studies.plan import PlannedRun
+from gmt.studies.tuning import choice
+
+
+def differing_code(planned: Sequence[PlannedRun]) -> list[str]:
+    """Return a sentence for each package whose code differs among the finished runs of one row, or of the study.
+
+    Args:
+        planned: finished runs of a study.
+    """
+    rows: dict[str, list[tuple[PlannedRun, Mapping[str, str]]]] = {}
+    for each in planned:
+        rows.setdefault(choice(each.point), []).append((each, code_of_record(each.record)))
+    sentences, named = [], set()
+    for row, runs in rows.items():
+        for name in sorted({name for _, code in runs for name in code}):
+            seeds: dict[str, list[str]] = {}
+            for each, code in runs:
+                if name in code:
+                    seeds.setdefault(code[name], []).append(str(each.run.seed))
+            if len(seeds) > 1 or ", then " in next(iter(seeds)):
+                named.add(name)
+                values = "; ".join(f"{value} (seed {', '.join(given)})" for value, given in seeds.items())
+                sentences.append(
+                    f"The runs of {row} were made by differing code, which their mean hides: {name} {values}."
+                )
+    return [*sentences, *_over_rows(rows, named)]
+
+
+def _over_rows(rows: Mapping[str, Sequence[tuple[PlannedRun, Mapping[str, str]]]], named: set[str]) -> list[str]:
+    """Rows that each were made by one code, and are held against each other."""
+    sentences = []
+    for name in sorted({name for runs in rows.values() for _, code in runs for name in code} - named):
+        of_value: dict[str, list[str]] = {}
+        for row, runs in rows.items():
+            for value in dict.fromkeys(code[name] for _, code in runs if name in code):
+                of_value.setdefault(value, []).append(row)
+        if len(of_value) > 1:
+            values = "; ".join(f"{value} ({', '.join(given)})" for value, given in of_value.items())
+            sentences.append(f"Rows that are compared were made by differing code: {name} {values}.")
+    return sentences
+
+
+def code_of_record(record: RunRecord) -> Mapping[str, str]:
+    """Return the code that a finished run was made by; of a record of before that was written down, its commit."""
+    environment = record.read("environment.json")
+    code: Mapping[str, str] | None = environment.get("code")
+    if code is not None:
+        return code
+    return {OWN: f"commit {str(environment['commit'])[:12]}"} if environment["commit"] else {}

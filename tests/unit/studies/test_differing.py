@@ -1,0 +1,162 @@
+"""Runs by differing code are not averaged or compared without a word."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gmt.composition import Composer, hydra_on
+from gmt.runs.build import build
+from gmt.runs.code_versions import by_both, code_of, outside_of, source_of
+from gmt.runs.evaluate import folder_of_base
+from gmt.runs.execute import execute
+from gmt.studies.differing import differing_code
+from gmt.studies.plan import Plan
+from gmt.tracking.table import read_table
+from tests.conftest import CONF
+from tests.finished import finish, plan_of
+
+METHOD = """
+from dataclasses import dataclass
+from mine_helpers.numbers import DENSITY
+from gmt.methods.sft import Dense
+
+@dataclass(frozen=True, kw_only=True)
+class Mine:
+    name: str
+    density_asked: float = DENSITY
+
+    def attach(self, model, optimizer, *, seed, facts_every):
+        return Dense()
+"""
+
+
+def study(tmp_path: Path, codes: dict[str, list[dict[str, str] | None]]) -> Plan:
+    """A study with an arm for each key, and a finished run for each code."""
+    seeds = list(range(1, 1 + max(map(len, codes.values()))))
+    plan = plan_of(tmp_path, {arm: {"method": arm} for arm in codes}, seeds)
+    for each in plan.runs:
+        finish(each, 0.5)
+        if (code := codes[each.point.arm][each.run.seed - 1]) is not None:
+            each.record.write("environment.json", each.record.read("environment.json") | {"code": code})
+    return plan
+
+
+def test_one_code_is_worth_no_word(tmp_path: Path) -> None:
+    same = {"gmt": "sha256:1", "torch": "2.13.0"}
+    assert not differing_code(study(tmp_path, {"sft": [same, same], "hft": [same, same | {"mine": "a"}]}).runs)
+    assert not differing_code(study(tmp_path / "old", {"sft": [None, None]}).runs)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "sentence"),
+    [
+        ({"mine": "sha256:1"}, {"mine": "sha256:2"}, "mine sha256:1 (seed 1); sha256:2 (seed 2)."),
+        ({"torch": "2.13"}, {"torch": "2.12"}, "torch 2.13 (seed 1); 2.12 (seed 2)."),
+        ({"gmt": "1"}, {"gmt": "1, then 2"}, "gmt 1 (seed 1); 1, then 2 (seed 2)."),
+        ({"gmt": "1, then 2"}, {"gmt": "1, then 2"}, "gmt 1, then 2 (seed 1, 2)."),
+        ({"gmt": "1"}, None, "gmt 1 (seed 1); commit 000000000000 (seed 2)."),
+    ],
+)
+def test_a_row_of_runs_by_differing_code_is_told(
+    tmp_path: Path, first: dict[str, str], second: dict[str, str] | None, sentence: str
+) -> None:
+    found = differing_code(study(tmp_path, {"sft": [first, second]}).runs)
+    assert found == [f"The runs of sft were made by differing code, which their mean hides: {sentence}"]
+
+
+def test_rows_that_are_compared_and_differ_are_told(tmp_path: Path) -> None:
+    plan = study(tmp_path, {"sft": [{"gmt": "1"}] * 2, "hft": [{"gmt": "2"}] * 2})
+    assert differing_code(plan.runs) == ["Rows that are compared were made by differing code: gmt 1 (sft); 2 (hft)."]
+
+
+def test_the_report_and_the_table_tell_it(tmp_path: Path) -> None:
+    from gmt_analysis.report import write_report
+
+    plan = study(tmp_path, {"sft": [{"mine": "1"}, {"mine": "2"}], "hft": [{"mine": "1"}] * 2})
+    made = write_report(plan)
+    assert made.warnings == differing_code(plan.runs)
+    assert "made by differing code, which their mean hides" in made.files[0].read_text()
+    table = read_table((p.point.arm, p.point.label, p.record) for p in plan.runs)
+    assert table["code"].nunique() == 2
+
+
+def test_attempts_by_several_codes_are_both_told() -> None:
+    both = by_both({"gmt": "1", "mine": "a"}, {"gmt": "2", "mine": "a"})
+    assert both == {"gmt": "1, then 2", "mine": "a"}
+    assert by_both(both, {"gmt": "2", "mine": "a"}) == both
+    assert by_both({}, {"gmt": "1"}) == {"gmt": "1"}
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A package of a user's own, below git."""
+    folder = tmp_path / "own" / "mine_helpers"
+    folder.mkdir(parents=True)
+    (folder / "__init__.py").write_text("")
+    (folder / "numbers.py").write_text("DENSITY = 1.0\n")
+    (folder / "method.py").write_text(METHOD)
+    git = ["git", "-C", str(folder.parent), "-c", "user.name=a", "-c", "user.email=a@b"]
+    for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "a"]):
+        subprocess.run([*git, *words], check=True, capture_output=True)
+    monkeypatch.syspath_prepend(folder.parent)
+    source_of.cache_clear()
+    return folder
+
+
+def config_of(root: Path, target: str = "mine_helpers.method.Mine") -> dict[str, Any]:
+    with hydra_on(str(CONF)):
+        config = Composer().compose_plain(["task=tiny", f"record.root={root}", "train.num_epochs=1"])
+    return config | {"method": {"_target_": target, "name": "mine"}}
+
+
+def test_a_run_records_the_code_of_a_method_from_outside_and_where_it_lies(tmp_path: Path, package: Path) -> None:
+    run = build(config_of(tmp_path / "records"))
+    environment = execute(run).read("environment.json")
+    assert environment["code"]["mine_helpers"].startswith("sha256:")
+    assert set(environment["code"]) >= {"gmt", "torch", "transformers", "trl", "peft", "datasets"}
+    assert set(environment["versions"]) >= {"trl", "datasets", "tokenizers", "safetensors", "lm-eval", "peft"}
+    assert environment["outside"]["mine_helpers"]["dirty"] is False
+    assert len(environment["outside"]["mine_helpers"]["commit"]) == 40
+
+
+def test_any_edited_file_of_the_package_is_other_code(tmp_path: Path, package: Path) -> None:
+    science = config_of(tmp_path)["method"]
+    before = code_of(science)
+    (package / "numbers.py").write_text("DENSITY = 0.5\n")
+    assert code_of(science) == before  # this process runs what it has imported
+    script = "import sys, json; from gmt.runs.code_versions import *; s = json.loads(sys.argv[1]); print(code_of(s))"
+    script += "; print(outside_of(s))"
+    path = os.pathsep.join([str(package.parent), *sys.path])
+    done = subprocess.run(
+        [sys.executable, "-c", script, '{"_target_": "mine_helpers.method.Mine"}'],
+        env=dict(os.environ) | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    code, outside = done.stdout.splitlines()
+    assert before["gmt"] in code
+    assert before["mine_helpers"] not in code
+    assert "'dirty': True" in outside
+    assert outside_of({"_target_": "gmt.methods.sft.Sft"}) == {}
+
+
+def test_the_bases_answers_are_kept_by_the_code_that_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Uncommitted changes of this package count, and a task or model from outside; a method asks the base nothing."""
+    run = build(config_of(tmp_path, "gmt.methods.sft.Sft"))
+    before = folder_of_base(run)
+    assert folder_of_base(run) == before
+    real = source_of
+
+    def edited(name: str) -> str:
+        return "sha256:edited" if name == changed else real(name)
+
+    monkeypatch.setattr("gmt.runs.code_versions.source_of", edited)
+    changed = "gmt"
+    assert folder_of_base(run) != before
+    changed = "mine_helpers"
+    assert folder_of_base(run) == before
