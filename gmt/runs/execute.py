@@ -21,12 +21,8 @@ from gmt.credentials import without_secrets
 from gmt.errors import Interrupted, RunFailed, StoppedEarly, UserError
 from gmt.records.record import RunRecord, State
 from gmt.runs.build import Run
-<<<<<<< HEAD
-from gmt.runs.device import check_device, device_of
-=======
 from gmt.runs.code_versions import by_both, code_of, outside_of
-from gmt.runs.device import device_of
->>>>>>> 3f1a123 (Record the code that made a run, and tell where a row mixes several)
+from gmt.runs.device import check_device, device_of
 from gmt.runs.environment import environment
 from gmt.runs.evaluate import evaluate, folder_of_base, moving_of
 from gmt.runs.failures import RETRIES, kind_of
