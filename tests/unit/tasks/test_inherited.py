@@ -59,6 +59,24 @@ def test_columns_are_replaced(
     assert task["target"]["held_out"]["columns"] == asked
 
 
+def test_what_a_plain_data_set_says_is_hashed_as_ever() -> None:
+    """A run id is made of these values: no column that nobody named, no null of one."""
+    task = composed(*DATASET)
+    assert task["columns"] == PLAIN
+    assert task["target"] == {
+        "held_out": {
+            "_target_": "gmt.tasks.dataset.HeldOut",
+            "data": {
+                "path": "b.jsonl", "subset": None, "revision": None, "split": "test", "num_examples": None, "seed": 0,
+            },
+            "columns": {"prompt": "prompt", "answer": "completion"},
+            "prompt_template": "{prompt}\n",
+            "answer_pattern": None,
+            "max_new_tokens": 64,
+        }
+    }  # fmt: skip
+
+
 def test_columns_taken_out_and_put_in_again_are_replaced_too() -> None:
     task = composed(*DATASET, "~task.columns", "+task.columns={messages: m}")
     assert task["columns"] == {"messages": "m"}
