@@ -11,7 +11,7 @@ from gmt.duration import duration
 from gmt.errors import UserError
 from gmt.records.record import State
 from gmt.runs.gpus import gpus_here
-from gmt.studies.differing import differing_code
+from gmt.studies.differing import differing_code, moving_models
 from gmt.studies.estimate import Estimate, estimate
 from gmt.studies.plan import STATES, Plan, Tuned, axes_of, make_plan, rows, runs_at_once
 
@@ -63,7 +63,8 @@ def plan(overrides: Sequence[str], config_dir: str | None, *, every_run: bool) -
     say(", ".join(f"{counts[state]} {state}" for state in STATES if counts[state]))
     if made.later:
         say(f"{len(made.later)} more when these have told what to try")
-    for sentence in differing_code([each for each in made.comparison if states[each.run.id] == "done"]):
+    done = [each for each in made.comparison if states[each.run.id] == "done"]
+    for sentence in (*moving_models(made.runs), *differing_code(done)):
         say(f"warning: {sentence}")
     say(cost_in_words(estimate(made, states, num_gpus=gpus_here()), runs_at_once(made)))
     if (gpus := gpus_in_words(made)) is not None:

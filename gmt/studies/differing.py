@@ -1,11 +1,14 @@
 """Which runs that a table averages were made by differing code. Reads records only."""
 
+import re
 from collections.abc import Mapping, Sequence
 
 from gmt.records.record import RunRecord
 from gmt.runs.code_versions import OWN
 from gmt.studies.plan import PlannedRun
 from gmt.studies.tuning import choice
+
+COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def differing_code(planned: Sequence[PlannedRun]) -> list[str]:
@@ -45,6 +48,16 @@ def _over_rows(rows: Mapping[str, Sequence[tuple[PlannedRun, Mapping[str, str]]]
             values = "; ".join(f"{value} ({', '.join(given)})" for value, given in of_value.items())
             sentences.append(f"Rows that are compared were made by differing code: {name} {values}.")
     return sentences
+
+
+def moving_models(planned: Sequence[PlannedRun]) -> list[str]:
+    """Return a sentence for each model of the hub whose revision is no commit, so that its run ids may come to lie."""
+    named = {
+        f"model.revision={revision} of model {each.run.model.name} may move: pin the commit that the hub shows."
+        for each in planned
+        if (revision := each.run.config["model"].get("revision")) is not None and not COMMIT.fullmatch(str(revision))
+    }
+    return sorted(named)
 
 
 def code_of_record(record: RunRecord) -> Mapping[str, str]:

@@ -13,7 +13,7 @@ from gmt.runs.build import build
 from gmt.runs.code_versions import by_both, code_of, outside_of, source_of
 from gmt.runs.evaluate import folder_of_base
 from gmt.runs.execute import execute
-from gmt.studies.differing import differing_code
+from gmt.studies.differing import differing_code, moving_models
 from gmt.studies.plan import Plan
 from gmt.tracking.table import read_table
 from tests.conftest import CONF
@@ -82,6 +82,14 @@ def test_the_report_and_the_table_tell_it(tmp_path: Path) -> None:
     assert "made by differing code, which their mean hides" in made.files[0].read_text()
     table = read_table((p.point.arm, p.point.label, p.record) for p in plan.runs)
     assert table["code"].nunique() == 2
+
+
+def test_a_revision_that_may_move_is_told_when_it_is_planned(tmp_path: Path) -> None:
+    of_hub = {"method": "sft", "model": "smollm2_135m"}
+    plan = plan_of(tmp_path, {"pinned": of_hub, "main": {**of_hub, "model.revision": "main"}}, [1])
+    expected = "model.revision=main of model smollm2_135m may move: pin the commit that the hub shows."
+    assert moving_models(plan.runs) == [expected]
+    assert not moving_models(plan.runs[:1])
 
 
 def test_attempts_by_several_codes_are_both_told() -> None:
