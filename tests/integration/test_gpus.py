@@ -69,6 +69,7 @@ def test_a_run_sees_its_own_gpu_and_one_with_none_sees_none(tmp_path: Path) -> N
     assert not whole & shared
 
 
+@pytest.mark.slow  # tests/integration/test_joining.py holds the same of a joined cluster
 def test_a_gpu_that_no_node_has_is_refused_before_anything_starts(tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=r"got resources\.cpus=1, resources\.gpus=1; the cluster has 1 x \(1 CPU, 0 GPU"
