@@ -69,7 +69,7 @@ def sees_padding(model: PreTrainedModel, tokens: Sequence[int], pad: int, *, lef
     how = (model.device.type, model.dtype, model.config._attn_implementation, left)
     key = (type(model), model.config.to_json_string(), *how)
     if key not in _KNOWN:
-        long = list(islice(cycle(tokens), _LONG))
+        long = list(islice(cycle(tokens or [pad]), _LONG))
         said = _continued if left else _read
         alone, beside = (said(model, rows, pad) for rows in ([long[:_SHORT]], [long[:_SHORT], long]))
         same = [a.argmax() == b.argmax() for a, b in zip(alone, beside, strict=True)] if left else []

@@ -30,6 +30,7 @@ from gmt.runs.gpus import gpus_here
 from gmt.runs.hermetic import take_out
 from gmt.runs.prepare import Prepared, prepare
 from gmt.runs.train import train_run
+from gmt.training.alike import check_steps
 from gmt.training.checkpoints import last_whole_checkpoint
 from gmt.training.control import Control
 from gmt.training.gather import gather
@@ -243,6 +244,7 @@ def _before(run: Run, record: RunRecord, prepared: Prepared, control: Control, d
         return record.read("before.json")
     if not prepared.of_base:
         model = _model_on(run, device)
+        check_steps(model, prepared.reader.tokenizer, prepared.examples, run.train)  # not after hours of asking
         prepared.of_base.append(evaluate(run, prepared, model, folder_of_base(run), control))
     found = prepared.of_base[0]
     found.keep(record, "before")

@@ -12,10 +12,15 @@ from itertools import cycle, islice
 from typing import Any
 
 import torch
+from datasets import Dataset
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from trl.trainer.utils import add_fused_lm_head
 
 from gmt.errors import UserError
+from gmt.training.dressing import Dressing
+from gmt.training.paradigms import collator
+from gmt.training.settings import TrainSettings
 
 _FIRST, _SECOND = 9, 6  # tokens of the two examples, of different lengths so that one is padded
 # nats a token; on a GPU with room for TF32, which convolutions use. What is wrong is wrong by more in a trained model.
@@ -24,6 +29,31 @@ _ROUNDING_OF_HALVES = 0.3
 _KNOWN: dict[tuple[Any, ...], tuple[str, ...]] = {}
 
 Collate = Callable[[list[dict[str, Any]]], dict[str, Any]]
+
+
+def check_steps(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: Dataset, settings: TrainSettings
+) -> None:
+    """Refuses a training of which a step depends on its cut, by `check_alike` on tokens of its first examples.
+
+    Args:
+        model: as it was loaded, and as it is afterwards.
+        tokenizer: its pad token pads.
+        examples: rows as of `gmt.training.train.train`.
+        settings: the train group.
+
+    Raises:
+        UserError: as `check_alike`.
+    """
+    rows = examples.select(range(min(4, len(examples)))).to_list()
+    tokens = [token for row in rows for name, ids in row.items() if name.endswith("_ids") for token in ids]
+    kind = "preferences" if settings.paradigm == "dpo" else "packed" if settings.packing else "padded"
+    dressing = Dressing(model)
+    add_fused_lm_head(model)
+    try:
+        check_alike(model, collator(settings, tokenizer), tokens, batch_size=settings.micro_batch_size, kind=kind)
+    finally:
+        dressing.take_off()
 
 
 def check_alike(model: PreTrainedModel, collate: Collate, tokens: Sequence[int], *, batch_size: int, kind: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from datasets import Dataset
@@ -13,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerState
 from gmt.errors import Diverged, UserError
 from gmt.masking.sharding import local
 from gmt.methods.protocol import Method
-from gmt.training.alike import check_alike
+from gmt.training.alike import check_steps
 from gmt.training.attachment import Attachment
 from gmt.training.checkpoints import drop_other_losses, last_whole_checkpoint, load_method
 from gmt.training.control import ControlCallback
@@ -95,10 +94,10 @@ def train(
     )
     meter = Meter(attachment, on_metrics, resume)
     made = Made(model=model, tokenizer=tokenizer, examples=examples, base=base)
+    check_steps(model, tokenizer, examples, settings)
     dressing = Dressing(model)
     control.bare = dressing.off
     trainer = trainer_of(made, settings, seed, execution, [meter, attachment, control])  # the second ends a checkpoint
-    check_alike(model, trainer.data_collator, **_tried(examples, settings))
     try:
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     except FloatingPointError as error:
@@ -111,13 +110,6 @@ def train(
     if control.ended is not None:
         raise control.ended
     return _facts(trainer.state, meter)
-
-
-def _tried(examples: Dataset, settings: TrainSettings) -> dict[str, Any]:
-    rows = examples.select(range(min(4, len(examples)))).to_list()
-    tokens = [token for row in rows for name, ids in row.items() if name.endswith("_ids") for token in ids]
-    kind = "preferences" if settings.paradigm == "dpo" else "packed" if settings.packing else "padded"
-    return {"tokens": tokens, "batch_size": settings.micro_batch_size, "kind": kind}
 
 
 def _refuse_nonfinite(model: PreTrainedModel) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from gmt.errors import Interrupted
+from gmt.errors import Interrupted, UserError
 from gmt.models.pretrained import SHIPPED
 from gmt.records.record import RunRecord
 from gmt.runs import execute as execution
@@ -96,3 +96,12 @@ def test_a_model_is_evaluated_as_it_will_be_loaded(
     for name in ("config.json", "generation_config.json"):
         before, after = (json.loads((where / name).read_text()) for where in (folder, record.folder / "weights"))
         assert {key: after.get(key) for key in before if key in given} == given
+
+
+def test_a_model_that_sees_its_row_is_refused_before_the_base_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tiny_folder(tmp_path / "model", "opt")
+    monkeypatch.setattr(execution, "evaluate", lambda *_, **__: pytest.fail("asked"))
+    with pytest.raises(UserError, match=r"train\.packing must be false for a model of type opt, .* off by"):
+        execute(run_of(tmp_path, "task=tiny", f"model.path={folder}", "train.packing=true"))
