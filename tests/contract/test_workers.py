@@ -53,13 +53,13 @@ def the_run(method: str, *overrides: str) -> Run:
     """18 examples are 5 mini-batches: a step of 4 and one of 1, of which the second worker gets none.
 
     The seed is one of which no gradient of the first steps lies so near to a threshold that the order of a sum decides
-    (1 is not: an entry of step 2 moves 46 others by step 4; 2 to 4 are).
+    (1 is not: an entry of step 2 moves 46 others by step 4).
     """
     sizes = ("task.train.words.num_examples=18", "train.micro_batch_size=4", "train.accumulation_steps=4")
     with hydra_on(CONF):
         return build(
             Composer().compose_plain(
-                ["task=tiny", f"method={method}", "train.num_epochs=2", "seed=4", *sizes, *overrides]
+                ["task=tiny", f"method={method}", "train.num_epochs=2", "seed=2", *sizes, *overrides]
             )
         )
 
