@@ -118,7 +118,8 @@ def _check_overrides(name: str, given: argparse.Namespace, *, is_help: bool) -> 
             names = sorted(path.stem for path in (config_dir() / "study").glob("*.yaml"))
             raise UserError(f"gmt sweep needs study=NAME; choices: {', '.join(names)}")
     if given.hydra_help:  # of Hydra alone: it would look for the settings of conf/ in vain
-        given.overrides = [text for text in given.overrides if text.startswith(("hydra.", "hydra/"))]
+        own = [text for text in given.overrides if text.startswith(("hydra.", "hydra/"))]
+        given.overrides = ["hydra/job_logging=disabled", *own]  # by default it leaves a log file in this folder
     if name == "gmt sweep" and given.help:
         given.overrides.append("hydra/help=gmt_sweep")
 

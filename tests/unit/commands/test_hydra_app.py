@@ -85,13 +85,16 @@ def _pairs() -> Iterator[Any]:
 
 
 @pytest.mark.parametrize(("command", "flag"), list(_pairs()))
-def test_every_flag_of_hydra_works_or_is_refused(command: str, flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_flag_of_hydra_works_or_is_refused(
+    command: str, flag: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     code, output, errors = said(capsys, [*COMMANDS[command], *flag.split(), STARTS_NOTHING])
     wanted, words = FLAGS[flag]
     assert code == wanted, errors
     assert all(line.startswith("error: ") for line in errors)
     assert words in output if code == 0 else any(words in line for line in errors)
     assert bool(errors) == bool(code)
+    assert list(tmp_path.iterdir()) == []
     if flag == "--help":  # the command's own
         assert output.startswith(f"gmt {command.partition(' ')[0]}")
 
