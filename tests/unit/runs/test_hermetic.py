@@ -88,7 +88,6 @@ NEUTRAL = {
     "OMP_NUM_THREADS": "2",
     "OMP_WAIT_POLICY": "passive",
     "PYTHONHASHSEED": "7",
-    "PYTHONOPTIMIZE": "1",
     "GMT_NATIVE": "0",
     "TOKENIZERS_PARALLELISM": "true",
     "HF_DATASETS_IN_MEMORY_MAX_SIZE": "1",
