@@ -59,9 +59,14 @@ def _fork_server() -> tuple[Any, Mapping[str, str]]:
     return context, _environment()
 
 
+# What pytest says of the test at hand, what is read later than at an import, and what a run in the test's own process
+# hides: none of it was read when the server imported.
+_READ_LATER = ("PYTEST_", "RAY_", "TUNE_", "MLFLOW_", "HYDRA_", "CUDA_VISIBLE", "HIP_VISIBLE", "ROCR_VISIBLE", "KMP_")
+
+
 def _environment() -> dict[str, str]:
-    """Without what pytest says of the test at hand."""
-    return {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
+    """Without what makes no difference to a process that has imported the libraries."""
+    return {key: value for key, value in os.environ.items() if not key.startswith(_READ_LATER)}
 
 
 def _gmt(arguments: list[str], folder: Path, environment: dict[str, str], out: Path, err: Path) -> NoReturn:

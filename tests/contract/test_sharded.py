@@ -128,7 +128,14 @@ def nan_on_one_process_is_refused_on_all(kind: str) -> None:
             pair.optimizers[0].step()
 
 
-@pytest.mark.parametrize("world_size", [2, 3])
-@pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
+@pytest.mark.parametrize(
+    ("kind", "world_size"),
+    [
+        ("ddp", 2),
+        ("fsdp2", 3),
+        pytest.param("ddp", 3, marks=pytest.mark.slow),
+        pytest.param("fsdp2", 2, marks=pytest.mark.slow),
+    ],
+)
 def test_masks_equal_those_of_a_single_process(kind: str, world_size: int) -> None:
     assert in_ranks(check, world_size, kind) == [0] * world_size

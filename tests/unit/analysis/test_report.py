@@ -15,6 +15,13 @@ from tests.finished import finish, plan_of
 ARMS = {"sft": {"method": "sft"}, "gmt": {"method": "gmt", "method.mask_ratio": [0.5, 0.9]}}
 
 
+@pytest.fixture
+def _words_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are drawn for the page alone: to draw them as PDF and as pixels too is most of a report's time."""
+    monkeypatch.setattr("gmt_analysis.report.as_pdf", lambda figure: b"")
+    monkeypatch.setattr("gmt_analysis.report.as_image", lambda figure: None)
+
+
 def test_all_that_a_paper_needs(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, ARMS, [1, 2, 3], margin=0.05)
     for planned in plan.runs:
@@ -45,6 +52,7 @@ def test_a_study_without_a_finished_run_has_no_report(tmp_path: Path) -> None:
         write_report(plan_of(tmp_path, ARMS, [1]))
 
 
+@pytest.mark.usefixtures("_words_only")
 def test_one_seed_and_one_ratio_are_said(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, {"sft": {"method": "sft"}, "gmt": {"method": "gmt"}}, [1])
     for planned in plan.runs:
@@ -57,6 +65,7 @@ def test_one_seed_and_one_ratio_are_said(tmp_path: Path) -> None:
     assert "uncommitted changes" in page
 
 
+@pytest.mark.usefixtures("_words_only")
 def test_what_is_not_done_is_said(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, ARMS, [1, 2])
     for planned in plan.runs[1:]:
@@ -75,6 +84,7 @@ def test_a_ratio_that_was_not_begun_is_not_spoken_for(tmp_path: Path) -> None:
     assert verdict.words.endswith("(left out: runs that are not done at 0.9)")
 
 
+@pytest.mark.usefixtures("_words_only")
 def test_operations_are_shown_once_they_were_counted(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, ARMS, [1, 2, 3])
     for planned in plan.runs:
@@ -92,6 +102,7 @@ def test_operations_are_shown_once_they_were_counted(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.usefixtures("_words_only")
 def test_a_study_without_its_baseline_is_reported(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, ARMS, [1, 2], baseline="hft")
     for planned in plan.runs:
@@ -115,6 +126,7 @@ def test_models_are_compared_each_by_itself(tmp_path: Path) -> None:
     assert set(found.to_baseline["n"]) == {3}
 
 
+@pytest.mark.usefixtures("_words_only")
 def test_figures_have_names_that_files_and_mlflow_take(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, {"gmt": {"method": "gmt", "model.name": ["one/a", "two"]}}, [1, 2])
     for planned in plan.runs:
@@ -133,6 +145,7 @@ def test_a_study_of_which_nothing_is_compared_yet_says_how_far_its_tuning_is(tmp
         Results(dataclasses.replace(plan, runs=tuning, tuned=[tuned]))
 
 
+@pytest.mark.usefixtures("_words_only")
 def test_tasks_together_and_drops_are_tables(tmp_path: Path) -> None:
     arms = {arm: {**settings, "task": ["long_words", "three_sums"]} for arm, settings in ARMS.items()}
     plan = plan_of(tmp_path, arms, [1, 2, 3])
@@ -153,6 +166,7 @@ def test_tasks_together_and_drops_are_tables(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.usefixtures("_words_only")
 def test_what_else_varies_makes_arms(tmp_path: Path) -> None:
     arms = {"sft": {"method": "sft", "train.learning_rate": [1e-3, 2e-3]}}
     plan = plan_of(tmp_path, arms, [1, 2])
@@ -163,6 +177,7 @@ def test_what_else_varies_makes_arms(tmp_path: Path) -> None:
     assert [row["n"] for row in means] == ["2", "2"]
 
 
+@pytest.mark.usefixtures("_words_only")
 def test_a_score_that_is_no_number_is_left_out_and_said(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, ARMS, [1, 2, 3])
     for planned in plan.runs:
