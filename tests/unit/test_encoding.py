@@ -40,6 +40,7 @@ def _without_encoding(path: Path) -> Iterator[int]:
             yield node.lineno
 
 
+@pytest.mark.heavy
 def test_an_ascii_locale_changes_neither_ids_nor_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "größe → 模型"
     folder.mkdir()

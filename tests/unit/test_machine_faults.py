@@ -25,6 +25,8 @@ from gmt.runs.failures import kind_of
 from gmt.tasks.rows import Source
 from tests.models import pretrained
 
+pytestmark = pytest.mark.heavy
+
 BROKEN = Path("/proc/self/mem")  # opens, and answers a read with EIO and a mapping with ENODEV: a broken disk
 OF_THE_USER = ("ENOENT", "EACCES", "EPERM", "ENOTDIR", "EISDIR", "ENAMETOOLONG", "ELOOP", "EINVAL", "EEXIST", "EFBIG")
 

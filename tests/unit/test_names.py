@@ -106,6 +106,7 @@ def test_every_name_has_a_key_of_its_own_that_mlflow_takes(one: str, other: str)
     assert key_of("train/loss") == "train/loss"
 
 
+@pytest.mark.heavy
 def test_a_record_with_names_of_any_letters_reaches_mlflow_whole(tmp_path: Path) -> None:
     from gmt.tracking.mlflow_view import MlflowView
     from gmt.tracking.settings import TrackingSettings

@@ -143,6 +143,7 @@ def test_a_broken_disk_below_a_module_is_no_fault_of_its_author(written: Written
         plug_in("method", {"_target_": f"{written('raise OSError(5, str())')}.Whole"})
 
 
+@pytest.mark.heavy
 def test_a_fact_that_is_missing_is_named_with_its_method(tmp_path: Path, written: Written) -> None:
     from gmt.runs.execute import execute
 

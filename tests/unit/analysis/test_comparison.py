@@ -122,6 +122,7 @@ def test_runs_that_diverged_are_spoken_of() -> None:
     assert verdict.words == f"every ratio is equivalent to the best within the margin {left_out}"
 
 
+@pytest.mark.heavy
 def test_a_flat_arm_is_seldom_called_sensitive() -> None:
     """Though the best of nine ratios is chosen by the same runs; scores in steps of one question of 200."""
     rng = np.random.default_rng(0)

@@ -56,6 +56,7 @@ def test_better_worse_and_no_difference_shown() -> None:
     assert shown["difference"].tolist() == pytest.approx([-5, 0, 10, 0], abs=0.5)  # percentage points
 
 
+@pytest.mark.heavy
 def test_several_tasks_are_spoken_of_together() -> None:
     made = table(*((arm, task, ratio, 0.6 + 0.1 * (arm == "gmt"), 0.1) for task in ("t", "u") for arm, ratio in ARMS))
     (target, _) = findings(made, baseline="sft", margin=0.02)

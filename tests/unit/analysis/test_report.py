@@ -12,6 +12,8 @@ from gmt.errors import UserError
 from gmt.studies.plan import Tuned
 from tests.finished import finish, plan_of
 
+pytestmark = pytest.mark.heavy
+
 ARMS = {"sft": {"method": "sft"}, "gmt": {"method": "gmt", "method.mask_ratio": [0.5, 0.9]}}
 
 

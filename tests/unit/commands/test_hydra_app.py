@@ -18,6 +18,8 @@ from gmt.composition import as_text, parse_override
 from gmt.errors import UserError
 from gmt.settings import text as checked_text
 
+pytestmark = pytest.mark.heavy
+
 STARTS_NOTHING = "method.mask_ratio=1.5"  # refused wherever a run is built
 COMMANDS = {"run": ["run"], "run -m": ["run", "-m"], "sweep": ["sweep", "study=quickstart"]}
 FLAGS = {

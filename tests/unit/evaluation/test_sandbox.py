@@ -14,6 +14,8 @@ from gmt.evaluation.sandboxing import sandbox, system_calls
 from gmt.evaluation.sandboxing.sandbox import run_all, run_python
 from tests.sandboxing import LIMITS
 
+pytestmark = pytest.mark.heavy
+
 
 @pytest.fixture(autouse=True)
 def _probed_anew() -> Iterator[None]:

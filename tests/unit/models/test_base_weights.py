@@ -84,6 +84,7 @@ def test_a_folder_whose_files_have_changed_is_loaded_anew(tmp_path: Path) -> Non
     assert model.load_model().config.hidden_size == 32
 
 
+@pytest.mark.heavy
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells how much of a process's memory is no file's")
 def test_the_base_takes_no_memory_of_a_process_that_another_could_share(tmp_path: Path) -> None:
     dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16}

@@ -97,6 +97,7 @@ def _hold(folder: str, id_: str, ready: "multiprocessing.synchronize.Event") -> 
         multiprocessing.Event().wait(60)
 
 
+@pytest.mark.heavy
 def test_two_processes_never_work_on_one_run_and_a_killed_one_frees_it(tmp_path: Path) -> None:
     record = new_record(tmp_path)
     context = multiprocessing.get_context("spawn")

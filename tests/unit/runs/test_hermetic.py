@@ -156,6 +156,7 @@ def weights_without(root: Path) -> str:
     return str(execute(run).read("result.json")["weights_sha256"])
 
 
+@pytest.mark.heavy
 def test_a_run_with_every_harmful_variable_trains_the_same_bits_and_says_so(
     gmt: Gmt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -73,6 +73,7 @@ def test_rows_that_are_compared_and_differ_are_told(tmp_path: Path) -> None:
     assert differing_code(plan.runs) == ["Rows that are compared were made by differing code: gmt 1 (sft); 2 (hft)."]
 
 
+@pytest.mark.heavy
 def test_the_report_and_the_table_tell_it(tmp_path: Path) -> None:
     from gmt_analysis.report import write_report
 

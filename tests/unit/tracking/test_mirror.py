@@ -14,6 +14,8 @@ from gmt.tracking.mlflow_view import MlflowView
 from gmt.tracking.settings import TrackingSettings
 from tests.processes import wait_for
 
+pytestmark = pytest.mark.heavy
+
 
 class Store(MlflowView):
     """An sqlite store that can be away, and that can refuse a run."""

@@ -12,6 +12,8 @@ from gmt.records.record import RunRecord
 from gmt.tracking.mlflow_view import MlflowView
 from gmt.tracking.settings import TrackingSettings
 
+pytestmark = pytest.mark.heavy
+
 SCIENCE = {
     "model": {"name": "m"},
     "task": {"_target_": "a.Task", "name": "t"},
