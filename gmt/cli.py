@@ -39,7 +39,8 @@ Start with `gmt plan study=quickstart`. Every command takes Hydra overrides, and
 
 def main() -> NoReturn:
     """Entry point of `gmt` and `python -m gmt`."""
-    if sys.getfilesystemencoding() != "utf-8":  # an old locale: paths and output then break at the first umlaut
+    is_tried = os.environ.get("PYTHONUTF8") == "1"
+    if sys.getfilesystemencoding() != "utf-8" and not is_tried:  # paths and output break at the first umlaut
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | {"PYTHONUTF8": "1"})
     sys.exit(run_command(sys.argv[1:]))
 

@@ -21,28 +21,37 @@ _IN_URIS = (
     re.compile(rf"([?&](?:[\w-]*[_-])?(?:{_KINDS})=)[^&\s]+", re.IGNORECASE),
 )
 _USER_AND_PASSWORD = re.compile(r"(\w://)[^\n]*@")
+# In settings that a run id covers any text may follow an address, so that there a password holds no blank and no slash.
+_IN_DATA = (re.compile(rf"(://[^:/@\s]*:){_PORT}[^/\s]+(?=@)"), *_IN_URIS[1:])
 T = TypeVar("T")
 _SHORTEST_SECRET = 8  # what is shorter is found in harmless text by chance
 
 
-def refuse_secrets(what: str, text: str, remedy: str) -> None:
+def refuse_secrets(what: str, text: str, remedy: str, *, is_data: bool = False) -> None:
     """Refuses text that holds a password or a token of this environment.
 
     Args:
         what: the text as the user knows it, e.g. `the override`.
         text: what would be written down.
         remedy: how the secret gets there safely.
+        is_data: see `without_secrets`.
 
     Raises:
         UserError: with the secret left out of its sentence.
     """
-    if (masked := without_secrets(text)) != text:
+    if (masked := without_secrets(text, is_data=is_data)) != text:
         raise UserError(f"{what} must hold no secret, got {masked!r}; {remedy}")
 
 
-def without_secrets(value: T) -> T:
-    """A text, or a mapping or list of plain values, with passwords of URIs and this environment's secrets as ***."""
-    return cast(T, _masked(value, _secrets_of(os.environ)))
+def without_secrets(value: T, *, is_data: bool = False) -> T:
+    """Return a text, or a mapping or list of plain values, with passwords of URIs and the environment's secrets as ***.
+
+    Args:
+        value: what would be shown or written down.
+        is_data: whether it is what a run is made of, such as a prompt, where an @ may follow any address: a password
+            with a blank or a slash is then not found.
+    """
+    return cast(T, _masked(value, _secrets_of(os.environ), _IN_DATA if is_data else _IN_URIS))
 
 
 def without_user(address: str) -> str:
@@ -50,14 +59,14 @@ def without_user(address: str) -> str:
     return _USER_AND_PASSWORD.sub(r"\1", without_secrets(address))
 
 
-def _masked(value: object, secrets: Sequence[str]) -> object:
+def _masked(value: object, secrets: Sequence[str], patterns: Sequence[re.Pattern[str]]) -> object:
     if isinstance(value, Mapping):
-        return {key: _masked(item, secrets) for key, item in value.items()}
+        return {key: _masked(item, secrets, patterns) for key, item in value.items()}
     if isinstance(value, list):
-        return [_masked(item, secrets) for item in value]
+        return [_masked(item, secrets, patterns) for item in value]
     if not isinstance(value, str):
         return value
-    for pattern in _IN_URIS:
+    for pattern in patterns:
         value = pattern.sub(r"\1***", value)
     for secret in secrets:
         value = value.replace(secret, "***")

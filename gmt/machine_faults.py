@@ -54,8 +54,11 @@ _WORDS = re.compile(
     re.IGNORECASE,
 )
 _BUGS = re.compile(
-    r"device-side assert|no kernel image|invalid device function", re.IGNORECASE
+    r"device-side assert|no kernel image|invalid device function|CUBLAS_STATUS_(INVALID_VALUE|NOT_SUPPORTED)",
+    re.IGNORECASE,
 )  # CUDA's words for them
+# Errors about values, which may quote any text: a row of data that holds a log is no fault of the disk.
+_OF_VALUES = (ValueError, LookupError, TypeError, AssertionError, ArithmeticError)
 _OFFLINE = re.compile(r"OfflineModeIsEnabled|HF_HUB_OFFLINE|HF_DATASETS_OFFLINE|offline mode is enabled", re.IGNORECASE)
 
 
@@ -107,6 +110,8 @@ def _is_fault(error: BaseException, is_offline: bool) -> bool:
         return status >= 500 or status in _STATUSES
     if isinstance(error, ConnectionError | TimeoutError) or (names & _NAMES and not names & _NO_FAULT):
         return not is_offline
+    if isinstance(error, _OF_VALUES):
+        return False
     return bool(_WORDS.search(text)) or any(int(number) in ERRNOS for number in _ERRNO_IN_TEXT.findall(text))
 
 

@@ -84,7 +84,7 @@ def _gmt(arguments: list[str], folder: Path, environment: dict[str, str], out: P
 
         main()
     except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else 1
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
     except BaseException:
         traceback.print_exc()
     threading._shutdown()  # type: ignore[attr-defined]

@@ -41,7 +41,7 @@ def download(repo: str, revision: str, *, with_code: bool) -> Path:
     named = f"model.path={repo} with model.revision={revision}"
     patterns = [*PATTERNS, "*.py"] if with_code else list(PATTERNS)
     try:
-        with machine_faults_first(named):
+        with machine_faults_first(f"{named} (there is no such folder here, so that it is asked of the hub)"):
             return Path(
                 snapshot_download(repo, revision=revision, allow_patterns=patterns, ignore_patterns=list(_OF_OTHERS))
             )

@@ -63,7 +63,8 @@ def source_of(name: str) -> str:
     digest = hashlib.sha256()
     files = _files(name)
     for path in files:
-        digest.update(str(path.relative_to(files[0].anchor)).rpartition(f"/{name}/")[2].encode())
+        place = path.parts[len(path.parts) - path.parts[::-1].index(name) :] if name in path.parts else path.parts[-1:]
+        digest.update("/".join(place).encode())
         digest.update(path.read_bytes())
     return f"sha256:{digest.hexdigest()[:16]}" if files else "unknown"
 
@@ -114,6 +115,14 @@ def _git(folder: Path, *arguments: str) -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return done.stdout.strip()
+
+
+def code_of_environment(environment: Mapping[str, Any]) -> Mapping[str, str]:
+    """Return the code that environment.json names; of a record from before it was written down, the commit."""
+    code: Mapping[str, str] | None = environment.get("code")
+    if code is not None:
+        return code
+    return {OWN: f"commit {str(environment['commit'])[:12]}"} if environment.get("commit") else {}
 
 
 def by_both(before: Mapping[str, str], now: Mapping[str, str]) -> dict[str, str]:

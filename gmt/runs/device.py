@@ -19,7 +19,7 @@ def device_of(resources: ResourceSettings) -> str:
     if not torch.cuda.is_available():
         if resources.device == "cuda":
             raise UserError("resources.device must be cpu or auto here, got cuda: torch finds no GPU")
-        raise UserError(f"resources.gpus must be 0 here, got {resources.gpus}: torch finds no GPU")
+        raise UserError(f"resources.gpus must be 0 here, got {resources.gpus}: torch finds no GPU that it can use")
     return "cuda"
 
 

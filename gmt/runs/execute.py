@@ -21,7 +21,7 @@ from gmt.credentials import without_secrets
 from gmt.errors import Interrupted, RunFailed, StoppedEarly, UserError
 from gmt.records.record import RunRecord, State
 from gmt.runs.build import Run
-from gmt.runs.code_versions import by_both, code_of, outside_of
+from gmt.runs.code_versions import by_both, code_of, code_of_environment, outside_of
 from gmt.runs.device import check_device, device_of
 from gmt.runs.environment import environment
 from gmt.runs.evaluate import evaluate, folder_of_base, moving_of
@@ -138,7 +138,7 @@ def _environment(run: Run, record: RunRecord) -> dict[str, Any]:
     now, code = environment() | {"outside": outside_of(run.science)}, code_of(run.science) | moving_of(run)
     before = record.read("environment.json") if (record.folder / "environment.json").exists() else {}
     dirty = True if before.get("dirty") else now["dirty"]
-    return now | {"dirty": dirty, "code": by_both(before.get("code", {}), code)}
+    return now | {"dirty": dirty, "code": by_both(code_of_environment(before), code)}
 
 
 def _train_and_evaluate(run: Run, record: RunRecord, prepared: Prepared, control: Control) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from pathlib import Path
 _VARIABLES = {"cuda": "CUDA_VISIBLE_DEVICES", "hip": "HIP_VISIBLE_DEVICES"}
 _NONE = "-1"  # for CUDA and for ROCm, which takes an empty text for no choice
 _NVML = "libnvidia-ml.so.1"
+_HIDDEN: dict[str, list[str]] = {}  # the GPUs that the environment listed before all were hidden
+_DEVICES = Path("/dev")
 _AMD_NODES = Path("/sys/class/kfd/kfd/topology/nodes")
 
 
@@ -31,6 +33,8 @@ def gpus_here() -> int:
 
 def hide_gpus() -> None:
     """Hide every GPU from this process and its children; before CUDA is first used."""
+    if (build := _build_of_torch()) is not None and (shown := _shown(build)):
+        _HIDDEN[build] = shown  # a later run of this process may be shown one of them
     os.environ |= dict.fromkeys(_VARIABLES.values(), _NONE)
 
 
@@ -41,11 +45,14 @@ def show_one_gpu() -> None:
     """
     build = _build_of_torch()
     if build is not None and gpus_here() > 1:
-        os.environ[_VARIABLES[build]] = (_shown(build) or ["0"])[0]
+        shown = _shown(build)
+        if shown == []:
+            shown = _HIDDEN.get(build)
+        os.environ[_VARIABLES[build]] = (shown or ["0"])[0]
 
 
 def _shown(build: str) -> list[str] | None:
-    """The GPUs that the environment lists; CUDA itself stops at the first number that is none."""
+    """Return the GPUs that the environment lists; CUDA itself stops at the first number that is none."""
     text = os.environ.get(_VARIABLES[build])
     if text is None:
         return None
@@ -66,14 +73,16 @@ def _num_nvidia() -> int:
     """Ask NVIDIA's management library, as Ray does: unlike CUDA it takes no memory of a GPU."""
     try:
         nvml = ctypes.CDLL(_NVML)
-    except OSError:
-        return 0
+    except OSError:  # a container without it may have GPUs all the same
+        return len(list(_DEVICES.glob("nvidia[0-9]*")))
     number = ctypes.c_uint(0)
     if nvml.nvmlInit_v2() != 0:
         return 0
     nvml.nvmlDeviceGetCount_v2(ctypes.byref(number))
+    handle = ctypes.c_void_p()  # NVML gives none of a GPU that a container or a Slurm job may not use, and counts it
+    usable = sum(nvml.nvmlDeviceGetHandleByIndex_v2(i, ctypes.byref(handle)) == 0 for i in range(number.value))
     nvml.nvmlShutdown()
-    return number.value
+    return usable
 
 
 def _num_amd() -> int:

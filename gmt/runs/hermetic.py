@@ -74,13 +74,13 @@ def take_out(environment: MutableMapping[str, str] = os.environ, *, in_group: bo
         UserError: a library has read one of them already.
     """
     names = sorted(n for n in environment if changes_results(n) and not (in_group and n in _OF_RAY_TRAIN))
-    for name in names:
-        del environment[name]
     if "torch" in sys.modules and (late := [name for name in names if _AT_IMPORT.fullmatch(name)]):
         raise UserError(
             f"the environment must not set {', '.join(late)}, which changes results and which torch has read in this "
             "process already: unset it, on a cluster where its nodes are started, and start again"
         )
+    for name in names:
+        del environment[name]
     return names
 
 

@@ -73,7 +73,7 @@ class _Key:
 def _prepare(key: _Key) -> Prepared:
     from datasets import Dataset
 
-    refuse_secrets("the config", key.text, "the hub's token belongs into HF_TOKEN")
+    refuse_secrets("the config", key.text, "the hub's token belongs into HF_TOKEN", is_data=True)
     config, tokenizer = key.model.load_config(), key.model.load_tokenizer()
     set_template(tokenizer, key.task.chat_template)
     reader = Reader(

@@ -8,22 +8,27 @@ from functools import cached_property
 from pathlib import Path
 
 from gmt import settings
-from gmt.errors import UserError
+from gmt.errors import MachineFault, UserError
+from gmt.machine_faults import machine_fault
 
 AUTO = "auto"
 DEVICES = (AUTO, "cpu", "cuda")
 SHARDINGS = ("none", "fsdp")
 
 
-def _can_be_written(folder: Path) -> bool:
-    """Whether a folder can be made in another; root's rights do not tell, in /proc or on another machine's disk."""
+def _try_to_write(folder: Path) -> None:
+    """Make a folder in another and remove it; root's rights do not tell, in /proc or on another machine's disk.
+
+    Raises:
+        OSError: no folder can be made there. A disk that is full or fails raises nothing: a run meets it in time.
+    """
     if not os.access(folder, os.W_OK):
-        return False
+        raise PermissionError
     try:
         os.rmdir(tempfile.mkdtemp(prefix=".gmt-", dir=folder))
     except OSError as error:
-        return error.errno in (errno.ENOSPC, errno.EDQUOT)  # a fault of the machine, whenever a run meets it
-    return True
+        if machine_fault(error) is None or error.errno == errno.EROFS:
+            raise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,14 +56,14 @@ class RecordSettings:
         settings.boolean("record.keep_weights", self.keep_weights)
         try:
             nearest = next(p for p in (self.runs, *self.runs.parents) if p.exists())
-        except OSError as error:  # a name that is too long, or no right to look
-            raise self._unusable(error) from error
-        if not nearest.is_dir() or not _can_be_written(nearest):
-            raise self._unusable(None)
-
-    def _unusable(self, error: OSError | None) -> UserError:
-        why = f": {error.strerror}" if error is not None else ""
-        return UserError(f"record.root must be a folder that can be written, got {self.root!r}{why}")
+            if not nearest.is_dir():
+                raise NotADirectoryError
+            _try_to_write(nearest)
+        except OSError as error:  # also a name that is too long, or no right to look
+            why = f": {error.strerror}" if error.strerror else ""
+            if machine_fault(error) is not None and error.errno != errno.EROFS:
+                raise MachineFault(f"record.root={self.root!r} can't be looked at now{why}") from error
+            raise UserError(f"record.root must be a folder that can be written, got {self.root!r}{why}") from error
 
     @cached_property
     def runs(self) -> Path:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from gmt.records.record import RunRecord
-from gmt.runs.code_versions import OWN
+from gmt.runs.code_versions import code_of_environment
 from gmt.studies.plan import PlannedRun
 from gmt.studies.tuning import choice
 
@@ -62,8 +62,4 @@ def moving_models(planned: Sequence[PlannedRun]) -> list[str]:
 
 def code_of_record(record: RunRecord) -> Mapping[str, str]:
     """Return the code that a finished run was made by; of a record of before that was written down, its commit."""
-    environment = record.read("environment.json")
-    code: Mapping[str, str] | None = environment.get("code")
-    if code is not None:
-        return code
-    return {OWN: f"commit {str(environment['commit'])[:12]}"} if environment["commit"] else {}
+    return code_of_environment(record.read("environment.json"))

@@ -24,10 +24,15 @@ def freeze(plan: Plan, todo: Sequence[PlannedRun]) -> Path:
     """
     folder = plan.folder / "sweeps" / f"{time.strftime('%Y%m%dT%H%M%S')}-{secrets.token_hex(4)}"
     folder.mkdir(parents=True)
-    rows = ({"run_id": each.run.id, "label": each.point.label, "config": each.run.config} for each in todo)
-    lines = (json.dumps(without_secrets(row)) + "\n" for row in rows)
+    rows = ({"run_id": each.run.id, "label": each.point.label, "config": _masked(each.run.config)} for each in todo)
+    lines = (json.dumps(row) + "\n" for row in rows)
     (folder / _PLAN).write_text("".join(lines), encoding="utf-8")
     return folder
+
+
+def _masked(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a config without passwords; a task's texts stay as they are, since a job takes them from here."""
+    return {group: without_secrets(part, is_data=group != "tracking") for group, part in config.items()}
 
 
 def job_of(folder: Path, run_id: str) -> str:

@@ -41,7 +41,10 @@ def confirm(plan: Plan, limit: SweepSettings, ask: Callable[[str], str] | None, 
     hours = limit.confirm_above_gpu_hours
     if hours is None or not any(planned.run.resources.num_gpus(num_gpus) for planned in plan.runs):
         return
-    cost = estimate(plan, plan.states(), num_gpus=num_gpus)
+    states = plan.states()
+    if all(state == "done" for state in states.values()):
+        return  # a finished study costs nothing, and to estimate it takes seconds for ten thousand runs
+    cost = estimate(plan, states, num_gpus=num_gpus)
     if cost.gpu_hours <= hours:
         return
     what = f"this sweep will take about {cost.gpu_hours:.1f} GPU-hours, by {cost.num_measured} runs of the same kind"

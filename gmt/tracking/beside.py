@@ -32,6 +32,8 @@ def num_beside(spans: Sequence[Span | None]) -> list[int | None]:
     for times in (*starts.values(), *ends.values()):
         times.sort()
     return [
-        None if span is None else bisect_left(starts[span[0]], span[2]) - bisect_right(ends[span[0]], span[1]) - 1
+        None
+        if span is None
+        else max(bisect_left(starts[span[0]], span[2]) - bisect_right(ends[span[0]], span[1]) - 1, 0)
         for span in spans
     ]

@@ -119,3 +119,11 @@ def test_an_address_is_read_whole_or_refused_without_its_password(scheme: str, u
 def test_an_address_that_is_none_is_a_sentence(uri: str) -> None:
     with pytest.raises(UserError, match=r"^tracking\.uri must be an address"):
         TrackingSettings(uri=uri, artifacts=None, experiment="e")
+
+
+def test_a_prompt_with_an_address_and_an_at_sign_is_no_secret() -> None:
+    prompt = "Read http://example.org: {prompt} and answer with @end"
+    refuse_secrets("the config", prompt, "", is_data=True)
+    assert without_secrets({"task": {"template": prompt}}, is_data=True) == {"task": {"template": prompt}}
+    with pytest.raises(UserError):
+        refuse_secrets("the config", "data at http://me:s3cret@host", "", is_data=True)

@@ -17,11 +17,12 @@ import torch
 from safetensors import SafetensorError
 
 from gmt.errors import MachineFault, UserError
-from gmt.machine_faults import ERRNOS, machine_faults_first
+from gmt.machine_faults import ERRNOS, machine_fault, machine_faults_first
 from gmt.models.pretrained import SHIPPED
 from gmt.records.record import RunRecord
 from gmt.runs.attempt import outcome_of
 from gmt.runs.failures import kind_of
+from gmt.runs.settings import RecordSettings
 from gmt.tasks.rows import Source
 from tests.models import pretrained
 
@@ -274,3 +275,31 @@ def test_an_attempt_says_of_a_machines_fault_that_it_may_be_tried_again() -> Non
     outcome = outcome_of(faulty)
     assert outcome.kind == "infrastructure"
     assert outcome.error == "model.path='x' can't be read now: OSError: [Errno 116] Stale file handle"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("could not convert string to float: 'Connection refused'"),
+        KeyError("Input/output error"),
+        AssertionError("expected 'too many open files'"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_INVALID_VALUE when calling cublasGemmEx"),
+    ],
+)
+def test_what_quotes_a_fault_is_none(error: Exception) -> None:
+    assert machine_fault(error) is None
+
+
+@pytest.mark.parametrize("number", [errno.ESTALE, errno.EIO, errno.EMFILE])
+def test_a_disk_that_fails_below_record_root_is_no_mistake_in_it(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object, **__: object) -> str:
+        raise OSError(number, os.strerror(number))
+
+    settings: dict[str, Any] = {"log_every": 1, "checkpoint_every": 1, "evaluate_every": 0, "keep_weights": False}
+    monkeypatch.setattr("tempfile.mkdtemp", fails)
+    RecordSettings(root=str(tmp_path), **settings)  # a run meets it, and tries again
+    monkeypatch.setattr(Path, "exists", fails)
+    with pytest.raises(MachineFault, match=r"record\.root=.* can't be looked at now"):
+        RecordSettings(root=str(tmp_path), **settings)

@@ -22,7 +22,8 @@ from gmt.studies.plan import Plan, make_plan, runs_at_once
 NVML = """
 int nvmlInit_v2(void) { return 0; }
 int nvmlShutdown(void) { return 0; }
-int nvmlDeviceGetCount_v2(unsigned *number) { *number = 4; return 0; }
+int nvmlDeviceGetCount_v2(unsigned *number) { *number = 5; return 0; }
+int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **handle) { return index == 2 ? 4 : 0; }  /* no permission */
 """
 
 
@@ -37,6 +38,7 @@ def four_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     for name in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"):
         monkeypatch.setenv(name, "")  # so that it is put back
         monkeypatch.delenv(name)
+    monkeypatch.setattr(gpus, "_HIDDEN", {})
     gpus.gpus_here.cache_clear()
     yield
     gpus.gpus_here.cache_clear()
@@ -149,6 +151,25 @@ def test_a_process_is_shown_one_gpu_or_none(monkeypatch: pytest.MonkeyPatch) -> 
     gpus.hide_gpus()
     assert (os.environ["CUDA_VISIBLE_DEVICES"], os.environ["HIP_VISIBLE_DEVICES"]) == ("-1", "-1")
     assert torch.cuda.device_count() == 0
+
+
+@pytest.mark.usefixtures("four_gpus")
+def test_a_run_that_takes_a_gpu_after_one_that_took_none_is_shown_one_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
+    assert gpus.gpus_here() == 2
+    gpus.hide_gpus()
+    gpus.show_one_gpu()
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "2"
+
+
+def test_without_nvidias_library_the_devices_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("nvidia0", "nvidia1", "nvidiactl"):
+        (tmp_path / name).touch()
+    monkeypatch.setattr(gpus, "_DEVICES", tmp_path)
+    monkeypatch.setattr(gpus, "_NVML", "no-such-library.so")
+    assert gpus._num_nvidia() == 2
 
 
 def plan(root: Path, *gpus_of_arms: object, **shared: object) -> Plan:

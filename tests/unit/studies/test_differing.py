@@ -169,3 +169,16 @@ def test_the_bases_answers_are_kept_by_the_code_that_asked(tmp_path: Path, monke
     assert folder_of_base(run) != before
     changed = "mine_helpers"
     assert folder_of_base(run) == before
+
+
+def test_a_module_of_one_file_is_the_same_code_in_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for folder in (tmp_path / "a", tmp_path / "b" / "c"):
+        folder.mkdir(parents=True)
+        (folder / "one_file_module.py").write_text("x = 1\n")
+        with monkeypatch.context() as only_here:
+            only_here.syspath_prepend(folder)
+            source_of.cache_clear()
+            found.append(source_of("one_file_module"))
+    source_of.cache_clear()
+    assert found[0] == found[1] != "unknown"
