@@ -80,7 +80,7 @@ def _num_nvidia() -> int:
         return 0
     nvml.nvmlDeviceGetCount_v2(ctypes.byref(number))
     handle = ctypes.c_void_p()  # NVML gives none of a GPU that a container or a Slurm job may not use, and counts it
-    usable = sum(nvml.nvmlDeviceGetHandleByIndex_v2(i, ctypes.byref(handle)) == 0 for i in range(number.value))
+    usable: int = sum(nvml.nvmlDeviceGetHandleByIndex_v2(i, ctypes.byref(handle)) == 0 for i in range(number.value))
     nvml.nvmlShutdown()
     return usable
 
