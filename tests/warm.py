@@ -61,7 +61,18 @@ def _fork_server() -> tuple[Any, Mapping[str, str]]:
 
 # What pytest says of the test at hand, what is read later than at an import, and what a run in the test's own process
 # hides: none of it was read when the server imported.
-_READ_LATER = ("PYTEST_", "RAY_", "TUNE_", "MLFLOW_", "HYDRA_", "CUDA_VISIBLE", "HIP_VISIBLE", "ROCR_VISIBLE", "KMP_")
+_READ_LATER = (
+    "PYTEST_",
+    "RAY_",
+    "TUNE_",
+    "MLFLOW_",
+    "HYDRA_",
+    "CUDA_VISIBLE",
+    "HIP_VISIBLE",
+    "ROCR_VISIBLE",
+    "KMP_",
+    "PYTORCH_NVML",
+)
 
 
 def _environment() -> dict[str, str]:
