@@ -18,15 +18,20 @@ if TYPE_CHECKING:
 def context_of(config: PreTrainedConfig) -> int | None:
     """The most tokens that a model takes; None where its config names no limit.
 
-    Of a model with LongRoPE that it was pretrained on at first: a single text beyond it would change the positions of
-    all others in its batch.
+    For LongRoPE models: the context length of the original pretraining. A single text beyond it would change the
+    positions of all others in its batch.
     """
-    text = config.get_text_config()
-    ropes = getattr(text, "rope_parameters", None) or {}
+    ropes = getattr(config.get_text_config(), "rope_parameters", None) or {}
     each = [ropes, *(rope for rope in ropes.values() if isinstance(rope, Mapping))]  # some have one for a kind of layer
     long = [rope.get("original_max_position_embeddings") for rope in each if rope.get("rope_type") == "longrope"]
-    limits = [getattr(text, "max_position_embeddings", None), *long]
+    limits = [context_alone(config), *long]
     return min((limit for limit in limits if limit is not None), default=None)
+
+
+def context_alone(config: PreTrainedConfig) -> int | None:
+    """Return the most tokens of a text that is alone in its batch; None where the config names no limit."""
+    limit: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return limit
 
 
 def check_fits(suite: str, num_tokens: int, longest: int, advice: str) -> None:

@@ -71,8 +71,8 @@ def _generate_fitting(
     ]
 
 
-class _Telling(StoppingCriteria):
-    """Stops nothing; told of each token of a batch, since a batch may take minutes."""
+class _ProgressPerToken(StoppingCriteria):
+    """Report progress after each token."""
 
     def __init__(self, on_token: Callable[[], None]):
         self._on_token = on_token
@@ -93,7 +93,7 @@ def _generate(asked: Asked, ids: list[list[int]], max_new_tokens: int, on_token:
         max_new_tokens=max_new_tokens + frame.num_tokens,
         stop_strings=frame.stop_text,
         tokenizer=tokenizer,
-        stopping_criteria=StoppingCriteriaList([_Telling(on_token)]),
+        stopping_criteria=StoppingCriteriaList([_ProgressPerToken(on_token)]),
     )
     ends = answer_ends(model, tokenizer, frame)
     return [frame.said(tokenizer, row, ends) for row in generated[:, tokens.shape[1] :].tolist()]

@@ -202,7 +202,8 @@ class Mask:
         groups = [(group, p) for group in self._optimizer.param_groups for p in group["params"]]
         if any(p not in self._names for _, p in groups):  # a group was added
             self._learn_parameters()
-        scale = getattr(self._optimizer, "grad_scale", None)
+        grad_scale = getattr(self._optimizer, "grad_scale", None)
+        scale = 1.0 if grad_scale is None else float(grad_scale)  # of a GPU, which this waits for
         moments = FirstMoments(self._optimizer) if self.spec.signal == "first_moment" and self.spec.mask_ratio else None
         found = []
         for group, p in groups:
@@ -218,7 +219,7 @@ class Mask:
                         self.spec,
                         seed=self._seed,
                         draw=self._step,
-                        scale=1.0 if scale is None else float(scale),
+                        scale=scale,
                         accumulated_N=self._sums.get(name),
                         first_moment=moments.before_step(group, p) if moments else None,
                     )

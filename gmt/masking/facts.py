@@ -191,7 +191,9 @@ class Sample:
         for shards, sum_LF in sums.items():
             if shards is not None:
                 shards.sum_(sum_LF)
-        rows = sum((sum_LF.cpu() for sum_LF in sums.values()), torch.zeros(len(layers), len(_SUMS))).tolist()
+        rows = sum(
+            (sum_LF.cpu() for sum_LF in sums.values()), torch.zeros(len(layers), len(_SUMS), dtype=torch.float64)
+        ).tolist()
         facts = {layer: _facts(dict(zip(_SUMS, row, strict=True))) for layer, row in zip(layers, rows, strict=True)}
         whole = [sum(row[i] for row in rows) for i in range(len(_SUMS))]
         return Measured(model=_facts(dict(zip(_SUMS, whole, strict=True))), layers=facts)

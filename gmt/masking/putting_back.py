@@ -92,7 +92,9 @@ class Held:
         }
 
     def put_back(self) -> None:
-        """Puts it back, after the step. A moment that can't be begun before its first step is zero where masked.
+        """Puts it back, after the step.
+
+        A moment that the optimizer creates during this step is set to zero where masked.
 
         Raises:
             ValueError: the state is not of the moments that the optimizer was seen to keep at `attach`.

@@ -57,13 +57,14 @@ class Trial:
         kind = type(optimizer)
         self._name = kind.__name__
         shape = _SIZES[: max(like.ndim, 1)] + _SIZES[-1:] * (like.ndim - len(_SIZES))
-        self.parameter = nn.Parameter(torch.ones(shape, device=like.device))
+        self.parameter = nn.Parameter(torch.ones(shape, dtype=torch.float32, device=like.device))
         taken = {k: copy.deepcopy(v) for k, v in group.items() if k not in ("params", "param_names")}
         taken |= {k: v for k, v in settings.items() if k in taken}
         try:
             known = inspect.signature(kind).parameters
             given = {k: v for k, v in (optimizer.defaults | taken).items() if k in known}
-            self.optimizer = kind([self.parameter], **given)
+            group_settings = {k: v for k, v in taken.items() if k != "initial_lr"}  # which a scheduler adds later
+            self.optimizer = kind([{**group_settings, "params": [self.parameter]}], **given)
         except Exception as error:  # whatever a class of someone else raises
             raise self._failed(error) from error
         self.optimizer.param_groups[0].update(taken)
@@ -126,7 +127,7 @@ def first_moment(optimizer: torch.optim.Optimizer, group: dict[str, Any], like: 
 
 
 class FirstMoments:
-    """The first moments that an optimizer has before one step, and what becomes of them at it."""
+    """Looks up each parameter's first moment and its group's update rule for one step."""
 
     def __init__(self, optimizer: torch.optim.Optimizer):
         self._optimizer = optimizer
@@ -143,7 +144,7 @@ class FirstMoments:
 
 def _probes(p: nn.Parameter) -> tuple[Tensor, Tensor, Tensor]:
     """Moments, gradients and weights: three entries that have but one of these, and others that have all."""
-    at_P = torch.arange(p.numel(), device=p.device)
+    at_P = torch.arange(p.numel(), dtype=torch.float32, device=p.device)
     probes = [torch.sin(at_P * step + 1.0) for step in (0.7, 1.3, 2.1)]  # irregular, and no random state is touched
     for i, probe_P in enumerate(probes):
         probe_P[:3] = at_P[:3] == i

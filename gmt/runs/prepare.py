@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from gmt.credentials import refuse_secrets
 from gmt.errors import UserError, together, within
-from gmt.evaluation.context import check_suite, check_tokens, context_of
+from gmt.evaluation.context import check_suite, check_tokens, context_alone, context_of
 from gmt.models.protocol import Model
 from gmt.runs.build import Run
 from gmt.tasks.chat import set_template
@@ -59,7 +59,8 @@ class _Key:
 
     def __init__(self, fingerprints: object, model: Model, task: Task, train: TrainSettings):
         self.model, self.task, self.train = model, task, train
-        shape = (train.max_length, train.packing, _per_step(train) if train.paradigm == "dpo" else None)
+        per_step = _per_step(train) if train.paradigm == "dpo" else None
+        shape = (train.max_length, train.packing, _is_alone(train), per_step)
         self.text = repr((fingerprints, model, task, shape))
 
     def __hash__(self) -> int:
@@ -82,7 +83,9 @@ def _prepare(key: _Key) -> Prepared:
         num_embeddings=config.get_text_config().vocab_size,
         is_chat=key.task.chat_template is not None,
     )
-    training, suites = together(lambda: _training(key, reader), lambda: _suites(key.task, reader))
+    training, suites = together(
+        lambda: _training(key, reader, context_alone(config)), lambda: _suites(key.task, reader)
+    )
     used = list(training.examples)
     if key.train.paradigm == "dpo":
         used = used[: _in_whole_steps(len(used), key.train)]
@@ -101,13 +104,21 @@ def _prepare(key: _Key) -> Prepared:
     )
 
 
-def _training(key: _Key, reader: Reader) -> TokenizedExamples:
-    """The training examples, once they are checked."""
+def _training(key: _Key, reader: Reader, alone: int | None) -> TokenizedExamples:
+    """The training examples, once they are checked; `alone` is the context of an example without others beside it."""
     training = tokenize(reader.tokenizer, key.task.train_examples(), max_length=key.train.max_length)
-    if reader.context is not None and training.longest > reader.context:
+    context = alone if _is_alone(key.train) else reader.context
+    if context is not None and training.longest > context:
+        why = f"the context of model {key.model.name}"
+        if context != alone:
+            why = (
+                f"the original context of model {key.model.name}, since with LongRoPE a longer example changes the "
+                f"positions of the others in its batch (train.paradigm=sft with train.micro_batch_size=1 and without "
+                f"packing takes up to {alone})"
+            )
         raise UserError(
-            f"train.max_length must be at most {reader.context}, the context of model {key.model.name}, got "
-            f"{key.train.max_length}: an example has {training.longest} tokens"
+            f"train.max_length must be at most {context}, {why}, got {key.train.max_length}: an example has "
+            f"{training.longest} tokens"
         )
     _check_vocabulary(reader, training.examples)
     return training
@@ -145,6 +156,11 @@ def _in_whole_steps(number: int, train: TrainSettings) -> int:
             f"preferences, got {_per_step(train)}"
         )
     return whole
+
+
+def _is_alone(train: TrainSettings) -> bool:
+    """Whether each example has a batch of its own."""
+    return train.paradigm == "sft" and train.micro_batch_size == 1 and not train.packing
 
 
 def _per_step(train: TrainSettings) -> int:

@@ -15,6 +15,16 @@ if TYPE_CHECKING:
 
 SHIPPED = Path(__file__).parent / "templates"
 OF_TOKENIZER = "tokenizer"
+# The date that Llama 3.2's template shows where strftime_now is not defined, by the codes of strftime.
+_DATE = {
+    **{"%Y": "2024", "%y": "24", "%m": "07", "%-m": "7", "%B": "July", "%b": "Jul", "%d": "26", "%-d": "26"},
+    **{"%A": "Friday", "%a": "Fri", "%j": "208", "%H": "00", "%I": "12", "%p": "AM", "%M": "00", "%S": "00"},
+}
+_FIXED_DATE = (
+    "{% macro strftime_now(format) %}{{ format"
+    + "".join(f" | replace({code!r}, {text!r})" for code, text in _DATE.items())
+    + " }}{% endmacro %}\n"  # trim_blocks, which transformers sets, takes the line feed
+)
 
 
 def check_template(named: str | None) -> None:
@@ -30,6 +40,8 @@ def check_template(named: str | None) -> None:
 def set_template(tokenizer: PreTrainedTokenizerBase, named: str | None) -> None:
     """Gives the tokenizer the template that a task asks for.
 
+    A template that calls `strftime_now` gets a fixed date, since a run's prompts must not depend on the day.
+
     Raises:
         UserError: it shall use its own, and has none, or the template does not fit what a model learns and is asked.
     """
@@ -42,6 +54,12 @@ def set_template(tokenizer: PreTrainedTokenizerBase, named: str | None) -> None:
             "task.chat_template=tokenizer needs a model whose tokenizer has a chat template, and this one has none; "
             f"name a file instead, or one that ships inside ({', '.join(_shipped())})"
         )
+    templates = tokenizer.chat_template
+    tokenizer.chat_template = (
+        {name: _with_fixed_date(text) for name, text in templates.items()}
+        if isinstance(templates, dict)
+        else _with_fixed_date(templates)
+    )
     with within(f"task.chat_template={named}"):
         frame_of(tokenizer, is_chat=True)
 
@@ -49,6 +67,13 @@ def set_template(tokenizer: PreTrainedTokenizerBase, named: str | None) -> None:
 def template_fingerprint(named: str | None) -> str:
     """The text of a template that is a file."""
     return "" if named in (None, OF_TOKENIZER) else _text(named)
+
+
+def _with_fixed_date(template: str) -> str:
+    """Return a template that defines `strftime_now` itself if it uses it; jinja prefers a macro to a global."""
+    if "strftime_now" not in template or template.startswith(_FIXED_DATE):
+        return template
+    return _FIXED_DATE + template
 
 
 def _text(named: str) -> str:

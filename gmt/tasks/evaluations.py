@@ -33,7 +33,7 @@ def built(setting: str, evaluations: Mapping[str, object]) -> None:
     """Checks the evaluations of a part.
 
     Raises:
-        UserError: there is none, one is none, or none has a score that a mean may hold.
+        UserError: The mapping is empty, an entry is not an evaluation, or no entry yields a score in [0, 1].
     """
     if not isinstance(evaluations, Mapping) or not evaluations:
         raise UserError(f"{setting} must name at least one evaluation, got none")

@@ -18,10 +18,16 @@ def settled(task: Any) -> Any:
     changes: dict[str, Any] = {
         name: {key: _part(value) for key, value in task[name].items() if value is not None}
         for name in _OF_NAMES
-        if isinstance(task.get(name), Mapping)
+        if isinstance(task.get(name), Mapping) and (name != "train" or _has_only_mappings(task[name]))
     }
     changed = {**_part(task), **changes}
     return task if changed == task else changed
+
+
+def _has_only_mappings(train: Mapping[str, Any]) -> bool:
+    """Whether `task.train` lists entries; that of a plug-in may hold settings, for which `null` is a value."""
+    entries = [value for value in train.values() if value is not None]
+    return bool(entries) and all(isinstance(entry, Mapping) for entry in entries)
 
 
 def _part(value: Any) -> Any:

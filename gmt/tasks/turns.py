@@ -21,7 +21,7 @@ _QUESTION, _ANSWER = "qwzquestionzwq", "qwzanswerzwq"  # texts that no template 
 
 @dataclass(frozen=True, kw_only=True)
 class Frame:
-    """What stands around an answer.
+    """The text and the end token that a chat template adds to an answer.
 
     Args:
         before: text between the prompt and the answer.

@@ -18,9 +18,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl.trainer.utils import add_fused_lm_head
 
 from gmt.errors import UserError
+from gmt.machine_faults import machine_fault
 from gmt.training.dressing import Dressing
 from gmt.training.paradigms import collator
 from gmt.training.settings import TrainSettings
+from gmt.training.workers import agreed, index
 
 _FIRST, _SECOND = 9, 6  # tokens of the two examples, of different lengths so that one is padded
 # nats a token; on a GPU with room for TF32, which convolutions use. What is wrong is wrong by more in a trained model.
@@ -56,6 +58,27 @@ def check_steps(
         dressing.take_off()
 
 
+def check_steps_together(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: Dataset, settings: TrainSettings
+) -> None:
+    """Call `check_steps` on the first worker, and refuse on all if it refuses; each worker must call this.
+
+    The first worker's model is on the device that trains it. Those of the others may still be on the CPU, where some
+    attention kernels do not run.
+
+    Raises:
+        UserError: as `check_steps`, with the same sentences on every worker.
+    """
+    refusal: list[str] = []
+    if index() == 0:
+        try:
+            check_steps(model, tokenizer, examples, settings)
+        except UserError as error:
+            refusal = list(error.sentences)
+    if refusal := agreed(refusal):
+        raise UserError(*refusal)
+
+
 def check_alike(model: PreTrainedModel, collate: Collate, tokens: Sequence[int], *, batch_size: int, kind: str) -> None:
     """Refuses a model of which an example's loss changes with the examples beside it; tried once in a process.
 
@@ -83,11 +106,16 @@ def _faults(model: PreTrainedModel, collate: Collate, tokens: Sequence[int], bat
     model.eval()  # type: ignore[no-untyped-call]
     try:
         with torch.no_grad():
-            truth = [_own(model, ids) for ids in examples]
-            if not all(bool(each.isfinite().all()) for each in truth):
+            reference = _computed(lambda: [_log_probs_alone(model, ids) for ids in examples])
+            if isinstance(reference, str):
+                return [
+                    f"model.path and model.attention must name a model whose forward pass works on "
+                    f"{model.device.type}, which it does not for type {model.config.model_type}: {reference}"
+                ]
+            if not all(bool(each.isfinite().all()) for each in reference):
                 return []  # a training that says so itself
             rounding = _ROUNDING.get((model.device.type, model.dtype), _ROUNDING_OF_HALVES)
-            alone = _difference(lambda: [_fused(model, _padded([ids]))[0] for ids in examples], truth, rounding)
+            alone = _difference(lambda: [_fused(model, _padded([ids]))[0] for ids in examples], reference, rounding)
             if alone is not None:
                 return [
                     f"model.path must name a model that TRL trains by the model's own loss, which it does not for "
@@ -95,7 +123,7 @@ def _faults(model: PreTrainedModel, collate: Collate, tokens: Sequence[int], bat
                 ]
             if kind == "padded" and batch_size == 1:
                 return []
-            together = _difference(lambda: _in_batch(model, collate, examples, kind), truth, rounding)
+            together = _difference(lambda: _in_batch(model, collate, examples, kind), reference, rounding)
     finally:
         model.train(was_training)
     if together is None:
@@ -114,12 +142,12 @@ def _examples(tokens: Sequence[int]) -> tuple[list[int], list[int]]:
     return many[:_FIRST], many[: -_SECOND - 1 : -1]
 
 
-def _own(model: PreTrainedModel, ids: list[int]) -> Tensor:
+def _log_probs_alone(model: PreTrainedModel, ids: list[int]) -> Tensor:
     """The log-probability of each token behind the first, by the model's own forward pass, with nothing beside it."""
     one = torch.tensor([ids], device=model.device)
     logits = model(input_ids=one, use_cache=False).logits[0, :-1].float()
-    said: Tensor = logits.log_softmax(-1).gather(1, one[0, 1:, None])[:, 0]
-    return said
+    log_probs: Tensor = logits.log_softmax(-1).gather(1, one[0, 1:, None])[:, 0]
+    return log_probs
 
 
 def _padded(examples: Sequence[list[int]]) -> dict[str, Tensor]:
@@ -158,14 +186,21 @@ def _fused(model: PreTrainedModel, batch: dict[str, Any]) -> Tensor:
     return found.float()
 
 
-def _difference(compute: Callable[[], Sequence[Tensor]], truth: Sequence[Tensor], rounding: float) -> str | None:
-    """What is wrong with what is computed, or None."""
+def _computed(compute: Callable[[], Sequence[Tensor]]) -> Sequence[Tensor] | str:
+    """Return the log-probabilities, or the error of the model's code or TRL's, which were not made for each other."""
     try:
-        found = compute()
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as error:  # of the model's code or TRL's, which were not made for each other
+        return compute()
+    except Exception as error:
+        if isinstance(error, torch.OutOfMemoryError) or machine_fault(error) is not None:
+            raise
         return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
+def _difference(compute: Callable[[], Sequence[Tensor]], reference: Sequence[Tensor], rounding: float) -> str | None:
+    """Return how the computed log-probabilities differ from the reference, or None if they do not."""
+    found = _computed(compute)
+    if isinstance(found, str):
+        return found
     # the mean of an example, since in half precision a near tie may send a single token to another expert
-    off = max(float((a - b).abs().mean()) for a, b in zip(found, truth, strict=True))
+    off = max(float((a - b).abs().mean()) for a, b in zip(found, reference, strict=True))
     return None if off <= rounding else f"its tokens' log-probabilities are off by {off:.2g} in the mean"

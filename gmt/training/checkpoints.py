@@ -60,13 +60,13 @@ def save_method(checkpoint: Path, state: dict[str, Any], *, is_sharded: bool) ->
 
 
 def load_method(checkpoint: Path, *, is_sharded: bool) -> dict[str, Any]:
-    """The method's state of a whole checkpoint, or this worker's part of it.
+    """The method's state of a whole checkpoint, or this worker's part of it, with its tensors on the CPU.
 
     Raises:
         UserError: it was made by another number of shards.
     """
     num_shards = workers.num_workers() if is_sharded else 1
-    saved: dict[str, Any] = torch.load(checkpoint / _METHOD_STATE, weights_only=True)
+    saved: dict[str, Any] = torch.load(checkpoint / _METHOD_STATE, map_location="cpu", weights_only=True)
     if saved["num_shards"] != num_shards:
         asked = f"resources.workers={saved['num_shards']} resources.sharding=fsdp"
         raise UserError(
@@ -76,7 +76,7 @@ def load_method(checkpoint: Path, *, is_sharded: bool) -> dict[str, Any]:
     if workers.index() == 0 or not is_sharded:
         state: dict[str, Any] = saved["state"]
         return state
-    part: dict[str, Any] = torch.load(checkpoint / _part(workers.index()), weights_only=True)
+    part: dict[str, Any] = torch.load(checkpoint / _part(workers.index()), map_location="cpu", weights_only=True)
     return part
 
 
@@ -85,10 +85,12 @@ def fill_adamw_state(optimizer: Optimizer) -> None:
 
     Sharded checkpoints come back only if every parameter has a state, and one that was frozen until then has none.
     """
-    for parameter in (p for group in optimizer.param_groups for p in group["params"]):
+    for group, parameter in ((g, p) for g in optimizer.param_groups for p in g["params"]):
+        on_device = group.get("fused") or group.get("capturable")  # as torch.optim.AdamW begins it
         if not optimizer.state[parameter]:
             moments = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
-            optimizer.state[parameter] = {"step": torch.tensor(0.0), **moments}
+            step = torch.zeros((), dtype=torch.float32, device=parameter.device if on_device else "cpu")
+            optimizer.state[parameter] = {"step": step, **moments}
 
 
 def _part(index: int) -> str:

@@ -15,7 +15,7 @@ from gmt.training.workers import agreed
 
 @dataclass(frozen=True, kw_only=True)
 class Control:
-    """What a run asks and tells while it goes on; by default nobody stands outside.
+    """Callbacks between a run and its launcher; the defaults do nothing.
 
     Args:
         should_stop: asked after each optimizer step, and while the run is evaluated before and after its training; True

@@ -1,4 +1,4 @@
-"""The trainers of TRL that stand behind `train.paradigm`, told all that could change a result."""
+"""The trainers of TRL that stand behind `train.paradigm`, with every setting that affects the result explicit."""
 
 from __future__ import annotations
 

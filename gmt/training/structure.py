@@ -27,13 +27,23 @@ Layout = Mapping[str, object]
 
 
 def layout(model: nn.Module) -> Layout:
-    """Return the names of a model's parameters and buffers with their shapes, and of its modules with their classes."""
+    """Return the names of a model's parameters and buffers with their shapes, and of its modules with their classes.
+
+    Buffers that no checkpoint holds are left out: the caches of some models (rotary positions) grow in a forward pass.
+    """
     tensors: Iterator[tuple[str, object]] = (
         (f"{kind} {plain_name(name)}", tuple(tensor.shape))
-        for kind, named in (("parameter", model.named_parameters()), ("buffer", model.named_buffers()))
+        for kind, named in (("parameter", model.named_parameters()), ("buffer", _saved_buffers(model)))
         for name, tensor in named
     )
     return dict(tensors) | {_module(name): type(module) for name, module in model.named_modules()}
+
+
+def _saved_buffers(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    for prefix, module in model.named_modules():
+        for name, buffer in module.named_buffers(prefix, recurse=False):
+            if name.rpartition(".")[2] not in module._non_persistent_buffers_set:
+                yield name, buffer
 
 
 def check_layout(method: str, before: Layout, model: nn.Module, when: str) -> None:

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerState
 from gmt.errors import Diverged, UserError
 from gmt.masking.sharding import local
 from gmt.methods.protocol import Method
-from gmt.training.alike import check_steps
+from gmt.training.alike import check_steps_together
 from gmt.training.attachment import Attachment
 from gmt.training.checkpoints import drop_other_losses, last_whole_checkpoint, load_method
 from gmt.training.control import ControlCallback
@@ -94,7 +94,7 @@ def train(
     )
     meter = Meter(attachment, on_metrics, resume)
     made = Made(model=model, tokenizer=tokenizer, examples=examples, base=base)
-    check_steps(model, tokenizer, examples, settings)
+    check_steps_together(model, tokenizer, examples, settings)
     dressing = Dressing(model)
     control.bare = dressing.off
     trainer = trainer_of(made, settings, seed, execution, [meter, attachment, control])  # the second ends a checkpoint

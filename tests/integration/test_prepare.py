@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from transformers import Phi3Config
 
 from gmt.composition import Composer, hydra_on
 from gmt.errors import UserError
@@ -42,6 +43,40 @@ def test_examples_longer_than_the_context_are_not_asked_for(tmp_path: Path) -> N
         prepare(run_of(tmp_path, *settings, f"task.data.path={file}", "train.max_length=2048"))
     prepared = prepare(run_of(tmp_path, *settings, f"task.data.path={file}", "train.max_length=128"))
     assert (prepared.num_examples, prepared.num_dropped) == (2, 2)
+
+
+def with_longrope(tmp_path: Path) -> str:
+    """A folder whose model was pretrained on 32 tokens, and takes 128."""
+    folder = shutil.copytree(SHIPPED / "nano", tmp_path / "model")
+    rope = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
+    Phi3Config(
+        max_position_embeddings=128,
+        original_max_position_embeddings=32,
+        hidden_size=32,
+        num_attention_heads=4,
+        vocab_size=256,
+        pad_token_id=0,
+        rope_parameters={**rope, "original_max_position_embeddings": 32},
+    ).save_pretrained(folder)
+    return str(folder)
+
+
+def test_an_example_beyond_longropes_original_context_is_alone_in_its_batch(tmp_path: Path) -> None:
+    settings = ["task=dataset", "task.name=x", "task.target.held_out.data.path=shipped:facts.jsonl", "train=sft"]
+    settings += ["task.target.held_out.columns.answer=answer", "train.max_length=64", "~task.source.sums"]
+    settings += [f"model.path={with_longrope(tmp_path)}", "task.target.held_out.max_new_tokens=1"]
+    settings += ["+benchmark@task.source.mine=held_out", "task.source.mine.data.path=shipped:facts.jsonl"]
+    settings += ["task.source.mine.columns.answer=answer", "task.source.mine.max_new_tokens=1"]
+    file = write(tmp_path, [{"prompt": "a" * length, "completion": "b"} for length in (5, 50)])
+    alone = [*settings, f"task.data.path={file}", "train.micro_batch_size=1"]
+    assert prepare(run_of(tmp_path, *alone)).num_examples == 2
+    for together in ("train.micro_batch_size=2", "train.packing=true"):
+        with pytest.raises(UserError) as refusal:
+            prepare(run_of(tmp_path, *alone, together))
+        (sentence,) = refusal.value.sentences
+        assert "train.max_length must be at most 32, the original context of model" in sentence
+        assert "LongRoPE" in sentence
+        assert "takes up to 128), got 64: an example has 54 tokens" in sentence
 
 
 def test_questions_that_do_not_fit_are_refused(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import pytest
 from transformers import LlamaConfig, Phi3Config, PreTrainedConfig
 
-from gmt.evaluation.context import context_of
+from gmt.evaluation.context import context_alone, context_of
 
 LONG = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
 
@@ -27,3 +27,4 @@ LONG = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 4, "
 )
 def test_the_context_ends_where_a_text_would_change_others(config: PreTrainedConfig, context: int) -> None:
     assert context_of(config) == context
+    assert context_alone(config) == 128

@@ -1,10 +1,13 @@
 """How optimizers call their step: with a closure, through a parent class, and one that breaks off."""
 
+from typing import Any
+
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gmt.masking import MaskSpec, attach
+from gmt.masking.spec import SIGNALS
 from tests.unit.masking.conftest import model_and_batch
 
 pytestmark = pytest.mark.usefixtures("counted_by")
@@ -75,3 +78,67 @@ def test_an_optimizer_that_calls_its_parents_step_is_masked_once(mask_on: str) -
         facts = mask.facts()
         assert facts is not None
         assert facts.step == step
+
+
+@pytest.mark.parametrize("signal", SIGNALS)
+def test_the_default_dtype_changes_no_step(signal: str) -> None:
+    weights = []
+    for dtype in (torch.float32, torch.bfloat16):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 3))
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+        torch.set_default_dtype(dtype)
+        try:
+            mask = attach(model, optimizer, MaskSpec(mask_ratio=0.5, signal=signal), seed=1, facts_every=1)
+            for step in range(3):
+                for p in model.parameters():
+                    p.grad = torch.randn(p.shape, generator=torch.Generator().manual_seed(step), dtype=torch.float32)
+                optimizer.step()
+        finally:
+            torch.set_default_dtype(torch.float32)
+        facts = mask.facts()
+        assert facts is not None
+        weights.append(([p.detach() for p in model.parameters()], facts.measured))
+    assert all(torch.equal(a, b) for a, b in zip(weights[0][0], weights[1][0], strict=True))
+    assert weights[0][1] == weights[1][1]
+
+
+def test_a_gradients_scale_is_read_once_in_a_step() -> None:
+    """From a GPU's memory, which the host waits for."""
+    reads = []
+
+    class Scale:
+        def __float__(self) -> float:
+            reads.append(1)
+            return 2.0
+
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    attach(model, optimizer, MaskSpec(mask_ratio=0.5))
+    optimizer.grad_scale = Scale()
+    optimizer.register_step_pre_hook(lambda *_: setattr(optimizer, "grad_scale", None))  # which SGD itself refuses
+    model(torch.ones(2, 3)).sum().backward()
+    optimizer.step()
+    assert len(reads) == 1
+
+
+ADAMW = set(torch.optim.AdamW([nn.Parameter(torch.ones(1))]).defaults)
+
+
+class GroupsOnly(torch.optim.AdamW):
+    """Takes groups of exactly its own settings, as MuonWithAuxAdam does."""
+
+    def __init__(self, groups: list[dict[str, Any]], lr: float = 0.1):
+        assert all({"params", "role"} <= set(group) <= {"params", "role", *ADAMW} for group in groups)
+        super().__init__(groups, lr=lr)
+
+
+@pytest.mark.parametrize("spec", [{"signal": "first_moment"}, {"moments": "masked"}])
+def test_an_optimizer_that_takes_groups_only_is_tried(spec: dict[str, str]) -> None:
+    model = nn.Linear(3, 3)
+    optimizer = GroupsOnly([{"params": list(model.parameters()), "role": "adam"}])
+    torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)  # adds a setting to the groups
+    mask = attach(model, optimizer, MaskSpec(mask_ratio=0.5, **spec))
+    model(torch.ones(2, 3)).sum().backward()
+    optimizer.step()
+    assert mask.facts() is not None

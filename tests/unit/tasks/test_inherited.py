@@ -9,6 +9,7 @@ from gmt.composition import Composer, hydra_on
 from gmt.errors import UserError
 from gmt.runs.build import build
 from gmt.runs.prepare import prepare
+from gmt.tasks.inherited import settled
 from tests.unit.tasks.test_dataset import write
 
 PLAIN = {"prompt": "prompt", "completion": "completion"}
@@ -107,6 +108,20 @@ def test_null_drops_an_entry(tmp_path: Path) -> None:
     shipped = composed("task=long_words", "task.source.addition=null")
     assert "addition" not in shipped["source"]
     assert "spelling" in shipped["source"]
+
+
+@pytest.mark.parametrize(
+    ("train", "left"),
+    [
+        ({"words": {"num_examples": 3}, "sums": None}, {"words": {"num_examples": 3}}),
+        ({"num_examples": 3, "seed": None}, None),
+        ({"seed": None}, None),
+        ({"words": {"num_examples": 3}, "seed": None, "num_examples": 3}, None),
+    ],
+)
+def test_null_drops_training_data_and_no_setting_of_a_plug_in(train: Any, left: Any) -> None:
+    """A run id is made of what is left."""
+    assert settled({"_target_": "mine.Task", "train": train})["train"] == (train if left is None else left)
 
 
 def test_null_drops_in_every_run_of_a_sweep() -> None:

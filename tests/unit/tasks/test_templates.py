@@ -4,6 +4,7 @@ Templates are all that TRL ships, those of the families in conf/model (tests/dat
 with a tokenizer that has the template's markers as tokens (instruct), and with one that cuts them up (base).
 """
 
+import datetime
 import re
 from pathlib import Path
 from typing import Any
@@ -177,6 +178,43 @@ def test_every_answer_of_a_conversation_follows_the_prompt_of_its_turn(name: str
             assert answer in tokenizer.decode(ids[len(prompt) : end])
             assert frame_of(tokenizer, is_chat=True).end in ids[len(prompt) : end]
     assert not expected
+
+
+DATED = [name for name in ANSWERABLE if "strftime_now" in FILES[name].read_text(encoding="utf-8")]
+PLAIN = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+PLAIN += "{% if add_generation_prompt %}<assistant>{% endif %}"
+
+
+@pytest.mark.parametrize("name", [*DATED, "every part of a date"])
+@pytest.mark.parametrize("how", ["a file", "the tokenizer's", "one of the tokenizer's"])
+def test_a_prompt_is_the_same_on_any_day(name: str, how: str, tmp_path: Path) -> None:
+    formats = ("%Y-%m-%d", "%d %b %Y", "%d %B %Y", "%A, %-d %B %y %H:%M:%S")
+    every = "".join(f"{{{{ strftime_now({code!r}) }}}}; " for code in formats)
+    text = FILES[name].read_text(encoding="utf-8") if name in FILES else every + PLAIN
+    file = tmp_path / "own.jinja"
+    file.write_text(text, encoding="utf-8")
+    tokenizer = tokenizer_for(name if name in FILES else "smollm2")
+    tokenizer.chat_template = {"default": text, "tool_use": "x"} if how == "one of the tokenizer's" else text
+    today = chat_text(tokenizer, turns("q", "a"), answer_follows=False)
+    set_template(tokenizer, str(file) if how == "a file" else "tokenizer")
+    fixed = chat_text(tokenizer, turns("q", "a"), answer_follows=False)
+    now = datetime.datetime.now()
+    shown = [code for code in formats[:3] if now.strftime(code) in today]
+    for code in shown:
+        today = today.replace(now.strftime(code), datetime.datetime(2024, 7, 26).strftime(code))
+    assert shown
+    if name in FILES:
+        assert fixed == today
+    else:
+        assert fixed.startswith("2024-07-26; 26 Jul 2024; 26 July 2024; Friday, 26 July 24 00:00:00; <user>q")
+    set_template(tokenizer, "tokenizer")
+    assert chat_text(tokenizer, turns("q", "a"), answer_follows=False) == fixed
+
+
+def test_a_template_without_a_date_is_left_as_it_is() -> None:
+    tokenizer = tokenizer_for("smollm2")
+    set_template(tokenizer, str(FILES["smollm2"]))
+    assert tokenizer.chat_template == FILES["smollm2"].read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", ANSWERABLE)

@@ -12,6 +12,7 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 from gmt.errors import UserError
 from gmt.methods.sft import Dense
 from gmt.training.attachment import Attachment
+from gmt.training.structure import check_layout, layout
 from gmt.training.train import check_comparable
 
 Act = Callable[[nn.Module, Any], object]
@@ -88,6 +89,29 @@ def new_weight(model: Any, _: Any) -> None:
 
 def double_in_place(module: nn.Module, x: object, y: Tensor) -> None:
     y.mul_(2)
+
+
+class Growing(nn.Module):
+    """Keeps a cache that grows in its forward pass, as rotary positions of remote code do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("cache", torch.zeros(1), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.register_buffer("cache", torch.zeros(len(x)), persistent=False)
+        self.register_buffer("second", torch.zeros(len(x)), persistent=False)
+        return x
+
+
+def test_a_cache_that_grows_in_a_forward_pass_is_no_part_of_the_model() -> None:
+    model = nn.Sequential(Growing(), nn.BatchNorm1d(3))
+    before = layout(model)
+    model(torch.ones(4, 3))
+    check_layout("method", before, model, "in a step")
+    model[1].running_mean = torch.zeros(4)
+    with pytest.raises(UserError, match=r"replaces buffer 1\.running_mean"):
+        check_layout("method", before, model, "in a step")
 
 
 CHANGES: dict[str, tuple[Act, str]] = {
