@@ -2,6 +2,7 @@
 
 import errno
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,15 +14,17 @@ from gmt.composition import Composer, hydra_on
 from gmt.errors import UserError
 from gmt.runs.build import Run, build
 from gmt.runs.prepare import prepare
+from gmt.runs.train import train_run
 from gmt.training import alike
 from gmt.training.alike import check_steps, check_steps_together
+from gmt.training.control import Control
 from tests.conftest import CONF
 from tests.processes import in_ranks
 
 
-def the_run() -> Run:
+def the_run(root: Path) -> Run:
     with hydra_on(CONF):
-        return build(Composer().compose_plain(["task=tiny", "method=sft"]))
+        return build(Composer().compose_plain(["task=tiny", "method=sft", f"record.root={root}"]))
 
 
 def check(check: Callable[..., None], model: PreTrainedModel, run: Run) -> None:
@@ -47,8 +50,8 @@ def forgetful() -> Iterator[None]:
     alike._KNOWN.clear()
 
 
-def test_a_forward_pass_that_fails_is_a_sentence() -> None:
-    run = the_run()
+def test_a_forward_pass_that_fails_is_a_sentence(tmp_path: Path) -> None:
+    run = the_run(tmp_path)
     with pytest.raises(UserError) as refusal:
         check(check_steps, on_a_gpu_only(run.model.load_model()), run)
     (sentence,) = refusal.value.sentences
@@ -56,8 +59,8 @@ def test_a_forward_pass_that_fails_is_a_sentence() -> None:
     assert sentence.endswith("RuntimeError: FlashAttention only supports CUDA tensors")
 
 
-def test_a_fault_of_the_machine_is_no_fault_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    run = the_run()
+def test_a_fault_of_the_machine_is_no_fault_of_the_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    run = the_run(tmp_path)
     model = run.model.load_model()
 
     def broken(*_: Any, **__: Any) -> Any:
@@ -68,15 +71,25 @@ def test_a_fault_of_the_machine_is_no_fault_of_the_model(monkeypatch: pytest.Mon
         check(check_steps, model, run)
 
 
-def work() -> None:
+def work(root: Path) -> None:
     """One of two workers; the model of the second can't run where it lies."""
-    run, rank = the_run(), torch.distributed.get_rank()
+    run, rank = the_run(root), torch.distributed.get_rank()
     model = run.model.load_model()
     check(check_steps_together, on_a_gpu_only(model) if rank else model, run)  # the first finds nothing to refuse
     alike._KNOWN.clear()
+    model = run.model.load_model()
     with pytest.raises(UserError, match=r"^model\.path and model\.attention must name"):
-        check(check_steps_together, model if rank else on_a_gpu_only(model), run)
+        train_run(
+            run,
+            prepare(run),
+            model if rank else on_a_gpu_only(model),
+            run.train,
+            "cpu",
+            control=Control(),
+            evaluate=lambda step: 0.0,
+            on_metrics=lambda step, metrics: None,
+        )
 
 
-def test_the_first_worker_checks_for_all_and_all_refuse() -> None:
-    assert in_ranks(work, 2) == [0, 0]
+def test_the_first_worker_checks_for_all_and_all_refuse(tmp_path: Path) -> None:
+    assert in_ranks(work, 2, tmp_path) == [0, 0]
