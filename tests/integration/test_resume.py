@@ -31,9 +31,13 @@ def start(cwd: Path, *arguments: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def wait_for_checkpoint(root: Path) -> Path:
-    found = wait_for(lambda: list(root.glob("runs/*/checkpoint/checkpoint-*/method_state.pt")), 120, every_s=0.02)
-    return found[0].parent
+def wait_for_checkpoint(root: Path, started: "subprocess.Popen[str]") -> Path:
+    def checkpoints() -> list[Path]:
+        if started.poll() is not None:
+            raise AssertionError(f"it ended before its first checkpoint: {started.communicate()[0]}")
+        return list(root.glob("runs/*/checkpoint/checkpoint-*/method_state.pt"))
+
+    return wait_for(checkpoints, 300, every_s=0.02)[0].parent  # two busy cores beside it
 
 
 def test_an_attempt_with_uncommitted_changes_still_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,7 +56,7 @@ def test_a_killed_run_ends_with_the_same_bits(gmt: Gmt, tmp_path: Path, method: 
     whole = gmt(*arguments, "record.root=whole")
     assert whole.returncode == 0, whole.stderr
     killed = start(tmp_path, *arguments, "record.root=killed")
-    wait_for_checkpoint(tmp_path / "killed")
+    wait_for_checkpoint(tmp_path / "killed", killed)
     killed.kill()
     killed.wait()
     assert not list((tmp_path / "killed").glob("runs/*/result.json"))
@@ -75,7 +79,7 @@ def test_a_killed_run_ends_with_the_same_bits(gmt: Gmt, tmp_path: Path, method: 
 def test_a_killed_sweep_goes_on_and_ends_with_the_same_bits(gmt: Gmt, tmp_path: Path) -> None:
     arguments = ("sweep", "study=tiny", "seed=1", *SETTINGS[1:], "--config-dir", str(CONF))
     killed = start(tmp_path, *arguments, "record.root=killed")
-    wait_for_checkpoint(tmp_path / "killed")
+    wait_for_checkpoint(tmp_path / "killed", killed)
     os.kill(killed.pid, signal.SIGKILL)
     killed.wait()
     again = gmt(*arguments, "record.root=killed")
@@ -92,9 +96,9 @@ def test_a_killed_sweep_goes_on_and_ends_with_the_same_bits(gmt: Gmt, tmp_path: 
 
 def test_ctrl_c_stops_a_sweep_with_a_word_on_how_to_go_on(tmp_path: Path) -> None:
     sweep = start(tmp_path, "sweep", "study=tiny", *SETTINGS[1:], "--config-dir", str(CONF))
-    wait_for_checkpoint(tmp_path / "gmt-results")
+    wait_for_checkpoint(tmp_path / "gmt-results", sweep)
     sweep.send_signal(signal.SIGINT)
-    output, _ = sweep.communicate(timeout=60)
+    output, _ = sweep.communicate(timeout=240)
     assert sweep.returncode == 130, output
     assert "goes on where this stopped" in output
     assert "Traceback" not in output
