@@ -77,19 +77,21 @@ def trained(run: Run, folder: Path, *, sharding: str = "none", stop_at: int | No
     seen = register_optimizer_step_pre_hook(
         lambda optimizer, *_: gradients.append(beyond_bf16([p.grad for p in parameters_of(optimizer)]))
     )
-    facts = train(
-        model,
-        prepared.reader.tokenizer,
-        prepared.examples,
-        run.train,
-        run.method,
-        base=run.model.load_model,
-        seed=run.seed,
-        execution=Execution(device="cpu", sharding=sharding, checkpoints=folder, checkpoint_every=100, log_every=1),
-        on_metrics=on_metrics,
-        control=ControlCallback(Control(should_stop=should_stop), lambda step: 0.0, 0),
-    )
-    seen.remove()
+    try:
+        facts = train(
+            model,
+            prepared.reader.tokenizer,
+            prepared.examples,
+            run.train,
+            run.method,
+            base=run.model.load_model,
+            seed=run.seed,
+            execution=Execution(device="cpu", sharding=sharding, checkpoints=folder, checkpoint_every=100, log_every=1),
+            on_metrics=on_metrics,
+            control=ControlCallback(Control(should_stop=should_stop), lambda step: 0.0, 0),
+        )
+    finally:
+        seen.remove()
     weights = dict(gather(model, run.model.load_model).named_parameters())
     return {
         "curve": curve,
