@@ -12,11 +12,10 @@ import subprocess
 import sys
 import tempfile
 import threading
-import traceback
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 
 def call_gmt(
@@ -80,8 +79,8 @@ def _environment() -> dict[str, str]:
     return {key: value for key, value in os.environ.items() if not key.startswith(_READ_LATER)}
 
 
-def _gmt(arguments: list[str], folder: Path, environment: dict[str, str], out: Path, err: Path) -> NoReturn:
-    """The forked process; ends as the interpreter does."""
+def _gmt(arguments: list[str], folder: Path, environment: dict[str, str], out: Path, err: Path) -> None:
+    """Run `gmt` in the forked process, in which multiprocessing makes an exit code of what is raised."""
     for path, number in ((out, 1), (err, 2)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
     os.chdir(folder)
@@ -89,17 +88,10 @@ def _gmt(arguments: list[str], folder: Path, environment: dict[str, str], out: P
     os.environ.update(environment)
     multiprocessing.set_start_method(None, force=True)  # the server's children would use forkserver too
     sys.argv = ["gmt", *arguments]
-    code = 1
-    try:
-        from gmt.cli import main
+    from gmt.cli import main
 
+    try:
         main()
-    except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else int(end.code is not None)
-    except BaseException:
-        traceback.print_exc()
-    threading._shutdown()  # type: ignore[attr-defined]
-    atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+    finally:  # multiprocessing leaves out what the interpreter does at its end
+        threading._shutdown()  # type: ignore[attr-defined]
+        atexit._run_exitfuncs()

@@ -10,6 +10,7 @@ Shape suffixes: P entries of the small parameter.
 import copy
 import inspect
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,13 +61,11 @@ class Trial:
         self.parameter = nn.Parameter(torch.ones(shape, dtype=torch.float32, device=like.device))
         taken = {k: copy.deepcopy(v) for k, v in group.items() if k not in ("params", "param_names")}
         taken |= {k: v for k, v in settings.items() if k in taken}
-        try:
+        with self._code_of_others():
             known = inspect.signature(kind).parameters
             given = {k: v for k, v in (optimizer.defaults | taken).items() if k in known}
             group_settings = {k: v for k, v in taken.items() if k != "initial_lr"}  # which a scheduler adds later
             self.optimizer = kind([{**group_settings, "params": [self.parameter]}], **given)
-        except Exception as error:  # whatever a class of someone else raises
-            raise self._failed(error) from error
         self.optimizer.param_groups[0].update(taken)
 
     def step(self, weight_P: Tensor, gradient_P: Tensor) -> tuple[frozenset[str], dict[str, Any]]:
@@ -79,7 +78,7 @@ class Trial:
             ValueError: the step fails.
         """
         p = self.parameter
-        try:
+        with self._code_of_others():
             with torch.no_grad():
                 p.copy_(weight_P.view(p.shape))
                 p.grad = gradient_P.view(p.shape).clone()
@@ -88,16 +87,21 @@ class Trial:
             begin_state(self.optimizer)
             begun = frozenset(self.optimizer.state[p])
             self.optimizer.step()
-        except Exception as error:
-            raise self._failed(error) from error
         return begun, self.optimizer.state[p]
 
-    def _failed(self, error: Exception) -> ValueError:
-        why = next(iter(str(error).splitlines()), "")
-        return ValueError(
-            f"a trial step of {self._name} on a parameter of its own must show how it keeps its state, "
-            f"got {type(error).__name__}: {why}"
-        )
+    @contextmanager
+    def _code_of_others(self) -> Iterator[None]:
+        """Say of an error in an optimizer's code that the trial failed; a class of someone else may raise anything."""
+        try:
+            yield
+        except (torch.OutOfMemoryError, torch.AcceleratorError):
+            raise  # the device's fault, and not the optimizer's
+        except Exception as error:
+            why = next(iter(str(error).splitlines()), "")
+            raise ValueError(
+                f"a trial step of {self._name} on a parameter of its own must show how it keeps its state, "
+                f"got {type(error).__name__}: {why}"
+            ) from error
 
 
 def first_moment(optimizer: torch.optim.Optimizer, group: dict[str, Any], like: nn.Parameter) -> FirstMoment:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from gmt.runs.code_versions import source_of
 from tests.conftest import CONF, ROOT
 from tests.ray_nodes import Nodes
 
@@ -46,21 +47,21 @@ def plugin_in(folder: Path) -> Path:
     return folder
 
 
-def swept(command: Sequence[str], folder: Path, **env: str) -> dict[str, object]:
-    """The result of the one run of a sweep on Ray."""
+def assert_runs_the_drivers_code(command: Sequence[str], folder: Path, **env: str) -> None:
+    """Sweep one run on Ray, and hold the code that its worker ran against this process's."""
     done = subprocess.run(
         [*command], cwd=folder, env=os.environ | env, capture_output=True, text=True, timeout=240, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    (path,) = folder.glob("gmt-results/runs/*/result.json")
-    result: dict[str, object] = json.loads(path.read_text())
-    return result
+    (path,) = folder.glob("gmt-results/runs/*/environment.json")
+    code = json.loads(path.read_text())["code"]
+    assert code["gmt"] == source_of("gmt")
+    assert code["mine"].startswith("sha256:")
 
 
 def test_nothing_in_the_current_folder_is_imported_and_a_package_on_pythonpath_is(tmp_path: Path) -> None:
     plugin_in(tmp_path / "plugins")
-    result = swept([GMT, *RUN, *METHOD], own_folder(tmp_path), PYTHONPATH=str(tmp_path / "plugins"))
-    assert result["density_asked"] is None
+    assert_runs_the_drivers_code([GMT, *RUN, *METHOD], own_folder(tmp_path), PYTHONPATH=str(tmp_path / "plugins"))
 
 
 @pytest.mark.slow
@@ -69,7 +70,7 @@ def test_nor_is_it_on_a_joined_cluster(tmp_path: Path) -> None:
     folder, nodes = own_folder(tmp_path), Nodes(tmp_path, head_cpus=1)
     joined = [word for word in RUN if "num_cpus" not in word] + [f"hydra.launcher.address={nodes.address}"]
     try:
-        swept([GMT, *joined, *METHOD], folder, PYTHONPATH=str(tmp_path / "plugins"))
+        assert_runs_the_drivers_code([GMT, *joined, *METHOD], folder, PYTHONPATH=str(tmp_path / "plugins"))
     finally:
         nodes.end()
 
@@ -83,4 +84,4 @@ def test_nor_is_it_on_a_joined_cluster(tmp_path: Path) -> None:
 def test_a_package_in_the_current_folder_is_imported_where_the_driver_does(
     tmp_path: Path, command: Sequence[str], paths: dict[str, str]
 ) -> None:
-    swept([*command, *RUN, *METHOD], plugin_in(tmp_path / "own"), **paths)
+    assert_runs_the_drivers_code([*command, *RUN, *METHOD], plugin_in(tmp_path / "own"), **paths)
