@@ -1,4 +1,4 @@
-"""What measuring facts costs: the CPU time of a masked AdamW step for some choices of `facts_every`.
+"""Measures the CPU time of a masked AdamW step for several values of `facts_every`.
 
 CPU time on one thread, so that other work on the machine counts less. Each choice takes a step in turn.
 """

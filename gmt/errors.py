@@ -22,7 +22,7 @@ class UserError(Exception):
 
 
 class NoAnswer(UserError):
-    """A store that was named does not answer: shown as any mistake in what was asked, since nothing was started."""
+    """A tracking store does not answer. Exit code 2, since nothing was started."""
 
 
 class RunFailed(Exception):

@@ -93,8 +93,8 @@ def machine_fault(error: BaseException, *, hidden: bool = False) -> BaseExceptio
         hidden: see `causes`.
     """
     chain = list(causes(error, hidden=hidden))
-    is_offline = any(_OFFLINE.search(f"{type(each).__name__}: {each}") for each in chain)
-    return next((each for each in chain if _is_fault(each, is_offline)), None)
+    is_offline = any(_OFFLINE.search(f"{type(link).__name__}: {link}") for link in chain)
+    return next((link for link in chain if _is_fault(link, is_offline)), None)
 
 
 def _is_fault(error: BaseException, is_offline: bool) -> bool:
@@ -116,8 +116,8 @@ def _is_fault(error: BaseException, is_offline: bool) -> bool:
 
 
 def is_out_of_gpu_memory(error: BaseException) -> bool:
-    """Whether an error comes from a GPU whose memory did not suffice; torch has several such classes."""
-    return any("OutOfMemoryError" in names_of(each) for each in causes(error))
+    """Return whether a GPU ran out of memory; torch has several error classes for it."""
+    return any("OutOfMemoryError" in names_of(cause) for cause in causes(error))
 
 
 @contextmanager
@@ -136,7 +136,7 @@ def machine_faults_first(what: str) -> Iterator[None]:
         yield
     except (UserError, MachineFault):
         raise
-    except Exception as error:
+    except Exception as error:  # any class may wrap a fault of the machine; all others go on as they are
         fault = machine_fault(error, hidden=True)  # datasets hides why it could not reach the hub
         if fault is None or is_out_of_gpu_memory(error):
             raise

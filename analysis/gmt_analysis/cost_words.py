@@ -1,10 +1,10 @@
-"""What a report says of how the times in it were measured."""
+"""Sentences for the report on how its times were measured."""
 
 import pandas as pd
 
 
 def costs_in_words(table: pd.DataFrame) -> list[str]:
-    """Return sentences on the times of a study's finished runs: what is left out, and what went on beside them.
+    """Return sentences on the times of finished runs: which steps are left out, which runs shared a machine.
 
     Args:
         table: the typed table of the study.

@@ -63,7 +63,7 @@ def plan(overrides: Sequence[str], config_dir: str | None, *, every_run: bool) -
     say(", ".join(f"{counts[state]} {state}" for state in STATES if counts[state]))
     if made.later:
         say(f"{len(made.later)} more when these have told what to try")
-    done = [each for each in made.comparison if states[each.run.id] == "done"]
+    done = [planned for planned in made.comparison if states[planned.run.id] == "done"]
     for sentence in (*moving_models(made.runs), *differing_code(done)):
         say(f"warning: {sentence}")
     say(cost_in_words(estimate(made, states, num_gpus=gpus_here()), runs_at_once(made)))

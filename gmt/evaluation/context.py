@@ -1,4 +1,4 @@
-"""What can't be asked: prompts beyond the context, tokens without an embedding. Imports no torch."""
+"""Refuses prompts beyond the context and tokens without an embedding, before a run starts. Imports no torch."""
 
 from __future__ import annotations
 

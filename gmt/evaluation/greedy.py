@@ -40,4 +40,4 @@ def answer_ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fram
     """The tokens that end an answer: the template's, the tokenizer's, and those that the model was made to end with."""
     of_model = model.generation_config.eos_token_id if model.generation_config is not None else None
     listed = of_model if isinstance(of_model, list) else [of_model]
-    return sorted({each for each in (tokenizer.eos_token_id, frame.end, *listed) if each is not None})
+    return sorted({token for token in (tokenizer.eos_token_id, frame.end, *listed) if token is not None})

@@ -58,7 +58,7 @@ def tensors(ids: Sequence[Sequence[int]], pad: int, device: Any, *, left: bool) 
 
 
 def sees_padding(model: PreTrainedModel, tokens: Sequence[int], pad: int, *, left: bool) -> bool:
-    """Whether what a model says of a text changes with the padding beside it.
+    """Return whether the padding beside a text changes the model's logits for it.
 
     Args:
         model: in eval mode.

@@ -13,7 +13,7 @@ _HOOKS = "_optimizer_step_pre_hooks"
 
 
 class _State:
-    """What a copy of a masked optimizer is made from: as torch has it, and a hook that refuses to step."""
+    """The `__getstate__` of a masked optimizer: returns torch's own state, with a hook that refuses to step."""
 
     def __init__(self, optimizer: torch.optim.Optimizer):
         self._optimizer = optimizer

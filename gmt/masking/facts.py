@@ -105,7 +105,7 @@ _SUMS = (
 
 
 class Sample:
-    """The entries that are looked at, the same share of each parameter, and what is remembered of them."""
+    """The measured entries, the same share of each parameter, with their weights and masks of the last measurement."""
 
     def __init__(self, num_entries: int):
         self._num_entries = num_entries

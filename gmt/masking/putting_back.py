@@ -16,7 +16,7 @@ from gmt.masking.trial import begin_state, entry_states
 
 
 class MaskedGradients:
-    """Masked copies of gradients that are not contiguous, on their way back into the gradients' own layout."""
+    """Writes masked copies of gradients that are not contiguous back into the gradients' own layout."""
 
     def __init__(self) -> None:
         self._replaced: list[tuple[nn.Parameter, Tensor, Tensor]] = []

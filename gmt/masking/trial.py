@@ -1,4 +1,4 @@
-"""What an optimizer does to its state, learnt by a trial: one of its class steps on a small parameter of its own.
+"""Learns how an optimizer changes its state: another of the same class and settings steps on a small parameter.
 
 How a moment is made, and which state belongs to single entries, depends on the optimizer and each of its switches
 (weight decay, `maximize`, `dampening`, ...). So it is read off the optimizer's own steps instead of being written down
@@ -219,7 +219,7 @@ def entry_states(
 
 
 def _is_packed(value: Tensor) -> bool:
-    """Whether a tensor of a class of its own only looks like floats, as those of some 8-bit optimizers do."""
+    """Return whether a tensor subclass only looks like floats, as the states of some 8-bit optimizers do."""
     return type(value) not in (Tensor, nn.Parameter) and type(value).__name__ != "DTensor"
 
 

@@ -99,7 +99,7 @@ def _forgets_code() -> Iterator[None]:
 
 
 def _ask_for_logits_only(model: PreTrainedModel) -> None:
-    """What else a folder's config asks a forward pass for is nothing that a training or an evaluation reads.
+    """Switch off outputs besides logits that a folder's config asks for; no training or evaluation reads them.
 
     A mixture of experts that gives out its router logits adds their loss to its own, and can't generate in a batch.
     """

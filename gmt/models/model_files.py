@@ -104,5 +104,5 @@ def _code_elsewhere(config: Path) -> list[str]:
     except (OSError, ValueError, AttributeError):
         return []  # transformers refuses what is no JSON when it is loaded
     listed = mapped.values() if isinstance(mapped, dict) else [mapped]
-    references = [each for value in listed for each in (value if isinstance(value, list) else [value])]
-    return [each for each in references if isinstance(each, str) and "--" in each]
+    references = [name for value in listed for name in (value if isinstance(value, list) else [value])]
+    return [name for name in references if isinstance(name, str) and "--" in name]

@@ -225,7 +225,7 @@ def _base(where: Path, dtype: str, fingerprint: str, **how: Any) -> PreTrainedMo
 
 @contextmanager
 def _sentence(what: str, where: Path, how: Mapping[str, Any]) -> Iterator[None]:
-    """Whatever transformers raises at files that are none of a model's, or not whole; a machine's faults are others."""
+    """Turn what transformers raises for broken or foreign files into a sentence; faults of the machine stay apart."""
     from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
 

@@ -191,7 +191,7 @@ def plug_in(group: str, values: object, protocol: type | None = None) -> Any:
 
 
 def _with_parts(group: str, values: Mapping[str, Any], faults: list[str]) -> dict[str, Any]:
-    """Makes what a plug-in's settings hold of other plug-ins, such as a task's evaluations; adds what is wrong."""
+    """Build the plug-ins among a plug-in's settings, such as a task's evaluations; collect their faults."""
 
     def part(name: str, value: Any) -> Any:
         if not isinstance(value, Mapping):

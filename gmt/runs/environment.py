@@ -1,4 +1,4 @@
-"""On what a run ran: versions, commit, hardware. Recorded beside the result; never part of the run id."""
+"""Collects versions, commit and hardware for environment.json; they are never part of the run id."""
 
 import os
 import platform
@@ -19,7 +19,7 @@ _PACKAGES = (
 
 
 def environment() -> dict[str, Any]:
-    """What is the same for every run of this process, with threads and kernels as they are now."""
+    """Return the part that all runs of this process share, with threads and kernels as they are now."""
     chosen = {name: os.environ[name] for name in KERNELS if name in os.environ}
     kernels = {"cpu": torch.backends.cpu.get_cpu_capability(), **chosen}
     return _of_process() | {"torch_threads": torch.get_num_threads(), "kernels": kernels}

@@ -134,7 +134,7 @@ def record_failure(record: RunRecord, error: Exception, kind: str) -> None:
 
 
 def _environment(run: Run, record: RunRecord) -> dict[str, Any]:
-    """Of this attempt; that an earlier one had uncommitted changes, or other code, still counts."""
+    """Return this attempt's environment, with the code and the uncommitted changes of earlier attempts."""
     now, code = environment() | {"outside": outside_of(run.science)}, code_of(run.science) | moving_of(run)
     before = record.read("environment.json") if (record.folder / "environment.json").exists() else {}
     dirty = True if before.get("dirty") else now["dirty"]

@@ -33,7 +33,7 @@ _OF_LIBRARIES = re.compile(
     r"|MKL_\w+|OMP_(DYNAMIC|THREAD_LIMIT|SCHEDULE|NESTED|MAX_ACTIVE_LEVELS|CANCELLATION)"
     r"|KMP_(DYNAMIC_MODE|DETERMINISTIC_REDUCTION|FORCE_REDUCTION|ALL_THREADS|DEVICE_THREAD_LIMIT|TEAMS_THREAD_LIMIT)"
 )
-# Of these, what says where files lie, what is written or checked, how memory is allocated or nodes are reached.
+# Harmless ones among these: places of files, logs and checks, allocation of memory, addresses of nodes.
 _HARMLESS = re.compile(
     r".*(_VERSION|_HOME|_DIR|_PATH|_FILE|_FILENAME|_CONF|_LOGS?|_LOG_LEVEL|_LOGLEVEL|_VERBOSE|_VERBOSITY|_OFFLINE|_SILENCE)"
     r"|.*(_DEBUG(_\w+)?|_CACHE(_\w+)?|_TIMEOUT(_\w+)?|_STACKTRACES?|_WARNINGS|_CHECK|_ARCH(_LIST)?|_TRACE(_\w+)?)"
@@ -54,7 +54,7 @@ _AT_IMPORT = re.compile(
 
 
 def changes_results(name: str) -> bool:
-    """Whether an environment variable may change a result, and is no choice of kernels that is recorded."""
+    """Return whether a variable may change a result; choices of kernels are recorded instead and return False."""
     if name in KERNELS or (_HARMLESS.fullmatch(name) and name not in _OF_RAY_TRAIN):
         return False
     return bool(_GROUP.fullmatch(name) or _OF_LIBRARIES.fullmatch(name))

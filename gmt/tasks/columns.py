@@ -1,4 +1,4 @@
-"""What the columns of a dataset hold: texts and turns; what is wrong with a row names its file and number."""
+"""Reads texts and turns from the columns of a dataset; an error names the file and the row."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a task's config says once it is composed: entries that a user dropped, and columns of one kind.
+"""Completes a composed task's config: drops the entries that a user set to null, and keeps columns of one kind.
 
 A yaml or an override that builds on another can add to its mappings, and not take from them: `null` drops an entry.
 """

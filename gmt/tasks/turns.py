@@ -111,7 +111,7 @@ def frame_of(tokenizer: PreTrainedTokenizerBase, *, is_chat: bool) -> Frame:
 
 
 def answer_text(prompt: str, whole: str) -> str:
-    """What an answer adds to its prompt.
+    """Return the tokens that an answer adds to its prompt.
 
     Raises:
         UserError: the conversation does not begin as its prompt does.

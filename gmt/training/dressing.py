@@ -1,4 +1,4 @@
-"""What a trainer puts on a model for its training; neither an evaluation nor the saved weights may know of it.
+"""Takes off what a trainer puts on a model, before the model is evaluated or saved.
 
 Seen in transformers 5.23, TRL 1.16 and accelerate 1.15: the forward pass under bf16 autocast, another one around the
 loss, tags, and in the config and the generation config use_cache, the tokenizer's special tokens and the settings of

@@ -1,4 +1,4 @@
-"""What a method may not change: the parts of a model, and what they compute.
+"""Refuses a method that changes the parts of a model or what they compute.
 
 The optimizer, the workers' copies and the loaded checkpoint are made before a method attaches. A parameter that it adds
 is synchronised by no worker and restored by no checkpoint, and an adapter that is taken off at the end was trained and

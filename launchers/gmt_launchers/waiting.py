@@ -50,7 +50,7 @@ class Waiting:
 
     @property
     def is_silent(self) -> bool:
-        """Whether no run goes on."""
+        """Return True while no run makes progress."""
         return self._awaited is not None
 
     def __enter__(self) -> Self:
