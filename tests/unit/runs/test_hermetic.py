@@ -158,15 +158,17 @@ def weights_without(root: Path) -> str:
     return str(execute(run).read("result.json")["weights_sha256"])
 
 
-@pytest.mark.heavy
-def test_a_run_with_every_harmful_variable_trains_the_same_bits_and_says_so(
-    gmt: Gmt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "command", [pytest.param(["run"], marks=pytest.mark.heavy), pytest.param(["run", "-m"], marks=pytest.mark.slow)]
+)
+def test_every_harmful_variable_leaves_the_bits_of_a_training_and_is_said(
+    command: list[str], gmt: Gmt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """WORLD_SIZE and RANK alone would make it wait for ever for a second process, deaf to SIGTERM."""
     expected = weights_without(tmp_path / "without")
     for name, value in (HARMFUL | NEUTRAL).items():
         monkeypatch.setenv(name, value)
-    done = gmt("run", *OVERRIDES, "tracking=none", "--config-dir", str(CONF), is_warm=False)
+    done = gmt(*command, *OVERRIDES, "tracking=none", "--config-dir", str(CONF), is_warm=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr.startswith("note: ACCELERATE_DOWNCAST_BF16, ACCELERATE_DYNAMO_BACKEND, ")
     record = done_in(tmp_path / "gmt-results")
@@ -180,15 +182,3 @@ def test_a_sweeps_worker_takes_them_out_before_anything_else(monkeypatch: pytest
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert attempt({}, tmp_path / "stop", lambda step, score: True).kind == "user"  # no config at all
     assert "WORLD_SIZE" not in os.environ
-
-
-@pytest.mark.slow
-def test_a_sweep_with_every_harmful_variable_trains_the_same_bits(
-    gmt: Gmt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    expected = weights_without(tmp_path / "without")
-    for name, value in (HARMFUL | NEUTRAL).items():
-        monkeypatch.setenv(name, value)
-    done = gmt("run", "-m", *OVERRIDES, "tracking=none", "--config-dir", str(CONF), is_warm=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done_in(tmp_path / "gmt-results").read("result.json")["weights_sha256"] == expected
