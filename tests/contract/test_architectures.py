@@ -22,21 +22,21 @@ from tests.models import pretrained, train_settings
 # learnt, rotary and linearly biased positions; sliding windows; experts; no attention at all; soft-capped logits; a
 # model that sees padding on its left, and one with more behind its last layer than TRL's loss knows
 FEW = ("bloom", "gemma2", "gpt2", "gpt_oss", "llama", "mamba", "mixtral", "modernbert-decoder", "opt", "rwkv")
-KINDS = [pytest.param(kind, marks=[] if kind in FEW else pytest.mark.slow) for kind in ALL]
+# Types of transformers 5.23 that tests/architectures.py cuts to no size that works: a config that is guessed by names
+# of settings does not fit them, or a size has no setting. Not known to be right, and not known to be wrong.
+NOT_BUILT = {
+    *("blt", "cohere_compass_text", "dbrx", "dots3_note", "dots3_note_text", "gemma3n", "gemma4", "gemma4_assistant"),
+    *("gemma4_text", "gemma4_unified", "gemma4_unified_assistant", "gemma4_unified_text", "hrm_text", "longcat_flash"),
+    *("musicgen", "musicgen_melody", "qwen4_exp", "qwen4_exp_text", "xlstm", "zamba", "zamba2"),
+}
+KINDS = [pytest.param(kind, marks=[] if kind in FEW else pytest.mark.slow) for kind in ALL if kind not in NOT_BUILT]
 LEAKS_IN_A_ROW = {"bloom", "gpt_oss", "mamba", "opt", "rwkv"}
 LENGTHS = (5, 12, 8)
 ROUNDING = 1e-4
 
 
 def model_of(kind: str) -> PreTrainedModel:
-    try:
-        model = tiny_model(kind)
-        with torch.no_grad():
-            model(input_ids=torch.tensor([[3, 4, 5]]))
-    except Exception as error:  # what the architecture's code says to a config made by guessing
-        if kind in FEW:
-            raise
-        pytest.skip(f"{kind} can't be built small here: {error}")
+    model = tiny_model(kind)
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
@@ -126,12 +126,7 @@ def test_an_answer_is_the_same_whatever_is_asked_beside_it(
     suite = Suite(name="s", prompts=["a", "bcdef", "ghi"], score=lambda i, text: 0.0, max_new_tokens=6)
     for size in (1, 256):
         monkeypatch.setattr(suites, "BATCH_SIZE", size)
-        try:
-            answers.append(suites.generate(asked_of(model, tmp_path / str(size)), suite))
-        except Exception as error:
-            if kind in FEW or size > 1:
-                raise
-            pytest.skip(f"{kind} can't generate: {error}")
+        answers.append(suites.generate(asked_of(model, tmp_path / str(size)), suite))
     assert answers[0] == answers[1]
     assert kind not in FEW or sees_padding(model, [5, 6, 7], 0, left=True) == (kind == "rwkv")
 
