@@ -1,8 +1,8 @@
 """Starts `gmt` as `python -m gmt` does, in a fork of a process that has imported the large libraries already.
 
-Each call is a process with arguments, folder, environment, output and exit code of its own; what it is spared are the
-eight seconds of imports. Where the environment is not the one in which the libraries were imported, the process is a
-new one, since they may have read it then.
+Each call is a process with arguments, folder, environment, output and exit code of its own, and is spared the imports.
+Where the environment is not the one in which the libraries were imported, the process is a new one, since they may have
+read it then.
 """
 
 import atexit

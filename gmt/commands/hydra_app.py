@@ -70,9 +70,9 @@ def _handed_over(app: Callable[[], None], package: str | None) -> None:
     if package is None:
         app()
         return
-    said = io.StringIO()
+    errors = io.StringIO()
     try:
-        with redirect_stderr(said):
+        with redirect_stderr(errors):
             app()
     except SystemExit as error:
         if error.code:

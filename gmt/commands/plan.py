@@ -62,7 +62,7 @@ def plan(overrides: Sequence[str], config_dir: str | None, *, every_run: bool) -
         say(provenance(made) + "\n")
     say(", ".join(f"{counts[state]} {state}" for state in STATES if counts[state]))
     if made.later:
-        say(f"{len(made.later)} more when these have told what to try")
+        say(f"{len(made.later)} more runs will be scheduled once tuning has chosen their settings")
     done = [planned for planned in made.comparison if states[planned.run.id] == "done"]
     for sentence in (*moving_models(made.runs), *differing_code(done)):
         say(f"warning: {sentence}")

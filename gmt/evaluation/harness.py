@@ -212,7 +212,7 @@ def _in_memory(asked: Asked, task: str, batch_size: int) -> Any:
 
         def tok_decode(self, tokens: Any, skip_special_tokens: bool = True) -> Any:
             if asked.is_chat and skip_special_tokens:  # an answer
-                return frame.said(self.tokenizer, tokens, ends)
+                return frame.answer_in(self.tokenizer, tokens, ends)
             return super().tok_decode(tokens, skip_special_tokens)
 
     # It changes the tokenizer's padding side, which the training has to find as it was.

@@ -70,8 +70,8 @@ def sees_padding(model: PreTrainedModel, tokens: Sequence[int], pad: int, *, lef
     key = (type(model), model.config.to_json_string(), *how)
     if key not in _KNOWN:
         long = list(islice(cycle(tokens or [pad]), _LONG))
-        said = _continued if left else _read
-        alone, beside = (said(model, rows, pad) for rows in ([long[:_SHORT]], [long[:_SHORT], long]))
+        logits = _continued if left else _read
+        alone, beside = (logits(model, rows, pad) for rows in ([long[:_SHORT]], [long[:_SHORT], long]))
         same = [a.argmax() == b.argmax() for a, b in zip(alone, beside, strict=True)] if left else []
         until = same.index(False) + 1 if False in same else len(alone)  # from there on they go on from another token
         rounding = 1e-3 if model.dtype == torch.float32 else 5e-2
@@ -81,7 +81,7 @@ def sees_padding(model: PreTrainedModel, tokens: Sequence[int], pad: int, *, lef
 
 
 def _read(model: PreTrainedModel, rows: list[list[int]], pad: int) -> Tensor:
-    """The logits [position, vocabulary] of the first text's tokens."""
+    """Return the logits [position, vocabulary] of the first text's tokens."""
     ids, mask = tensors(rows, pad, model.device, left=False)
     with torch.inference_mode():
         logits: Tensor = model(input_ids=ids, attention_mask=mask).logits[0, :_SHORT]
@@ -89,14 +89,14 @@ def _read(model: PreTrainedModel, rows: list[list[int]], pad: int) -> Tensor:
 
 
 def _continued(model: PreTrainedModel, rows: list[list[int]], pad: int) -> Tensor:
-    """The logits [position, vocabulary] of what is generated behind the first text."""
+    """Return the logits [position, vocabulary] of the tokens that are generated after the first text."""
     ids, mask = tensors(rows, pad, model.device, left=True)
     with torch.inference_mode(), greedy(model, ends=None, pad=pad):
-        said: Any = model.generate(  # type: ignore[operator]
+        generated: Any = model.generate(  # type: ignore[operator]
             input_ids=ids,
             attention_mask=mask,
             max_new_tokens=_NUM_NEW,
             output_logits=True,
             return_dict_in_generate=True,
         )
-    return torch.stack([step[0].float() for step in said.logits])
+    return torch.stack([step[0].float() for step in generated.logits])

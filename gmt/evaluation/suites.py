@@ -96,4 +96,4 @@ def _generate(asked: Asked, ids: list[list[int]], max_new_tokens: int, on_token:
         stopping_criteria=StoppingCriteriaList([_ProgressPerToken(on_token)]),
     )
     ends = answer_ends(model, tokenizer, frame)
-    return [frame.said(tokenizer, row, ends) for row in generated[:, tokens.shape[1] :].tolist()]
+    return [frame.answer_in(tokenizer, row, ends) for row in generated[:, tokens.shape[1] :].tolist()]

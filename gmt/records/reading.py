@@ -31,7 +31,7 @@ class Fields(dict[str, Any]):
 
 
 def object_of(text: str | bytes, path: Path, where: str = "") -> Fields:
-    """The JSON object that a text is.
+    """Return the JSON object in a text.
 
     Args:
         text: of the file, or of a line of it.
@@ -39,10 +39,10 @@ def object_of(text: str | bytes, path: Path, where: str = "") -> Fields:
         where: which line it is, e.g. `, line 3,`.
 
     Raises:
-        UserError: it is none.
+        UserError: the text holds no JSON object.
     """
     try:
-        value = json.loads(text, object_hook=lambda each: Fields(each, path))
+        value = json.loads(text, object_hook=lambda values: Fields(values, path))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}{where} can't be read: {error}; {_REMEDY}") from error
     if not isinstance(value, Fields):
@@ -51,9 +51,9 @@ def object_of(text: str | bytes, path: Path, where: str = "") -> Fields:
 
 
 def objects_of(lines: Iterable[str | bytes], path: Path) -> list[dict[str, Any]]:
-    """The JSON objects of a file with one on each line.
+    """Return the JSON objects of a file with one on each line.
 
     Raises:
-        UserError: a line is none.
+        UserError: a line holds no JSON object.
     """
     return [object_of(line, path, f", line {number},") for number, line in enumerate(lines, start=1)]

@@ -15,7 +15,7 @@ from typing import Any
 
 OWN = "gmt"
 # The libraries that train, evaluate or make examples.
-_LIBRARIES = (
+LIBRARIES = (
     *("torch", "transformers", "trl", "accelerate", "peft", "datasets", "tokenizers", "safetensors", "lm-eval"),
     *("reasoning-gym", "numpy"),
 )
@@ -33,7 +33,7 @@ def code_of(science: Mapping[str, Any]) -> dict[str, str]:
         of libraries.
     """
     outside = sorted({target.partition(".")[0] for target in _targets(science)} - {OWN})
-    libraries = {name: version for name in _LIBRARIES if (version := version_of(name)) is not None}
+    libraries = {name: version for name in LIBRARIES if (version := version_of(name)) is not None}
     return {OWN: source_of(OWN), **{name: source_of(name) for name in outside}, **libraries}
 
 

@@ -9,13 +9,10 @@ from typing import Any
 import psutil
 import torch
 
-from gmt.runs.code_versions import checkout, version_of
+from gmt.runs.code_versions import LIBRARIES, checkout, version_of
 from gmt.runs.hermetic import KERNELS
 
-_PACKAGES = (
-    *("gmt-lab", "torch", "transformers", "trl", "accelerate", "peft", "datasets", "tokenizers", "safetensors"),
-    *("huggingface-hub", "lm-eval", "reasoning-gym", "numpy", "ray", "mlflow", "hydra-core"),
-)
+_PACKAGES = ("gmt-lab", *LIBRARIES, "huggingface-hub", "ray", "mlflow", "hydra-core")
 
 
 def environment() -> dict[str, Any]:

@@ -56,7 +56,7 @@ def run_sweep(
     states = plan.states()
     todo = [planned for planned in in_turns(plan.runs) if states[planned.run.id] not in over(plan)]
     num_done = sum(state == "done" for state in states.values())
-    later = f", {len(plan.later)} more when these have told what to try" if plan.later else ""
+    later = f", {len(plan.later)} more will be scheduled once tuning has chosen their settings" if plan.later else ""
     say(f"study {plan.study.name}: {len(plan.runs)} runs, {num_done} done, {len(todo)} to do{later}")
     if not todo:
         say("nothing to do")

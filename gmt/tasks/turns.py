@@ -43,7 +43,7 @@ class Frame:
         """The text that ends an answer where no token does."""
         return self.after.strip() if self.end is None else None
 
-    def said(self, tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], ends: Sequence[int]) -> str:
+    def answer_in(self, tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], ends: Sequence[int]) -> str:
         """The answer in what a model says: up to the first of `ends`, without what the template puts around it."""
         count = next((i for i, token in enumerate(ids) if token in ends), len(ids))
         before, after = self.before.strip(), self.after.strip()

@@ -19,9 +19,9 @@ from trl.trainer.utils import add_fused_lm_head
 
 from gmt.errors import UserError
 from gmt.machine_faults import machine_fault
-from gmt.training.dressing import Dressing
 from gmt.training.paradigms import collator
 from gmt.training.settings import TrainSettings
+from gmt.training.trainer_patches import TrainerPatches
 from gmt.training.workers import agreed, index
 
 _FIRST, _SECOND = 9, 6  # tokens of the two examples, of different lengths so that one is padded
@@ -50,12 +50,12 @@ def check_steps(
     rows = examples.select(range(min(4, len(examples)))).to_list()
     tokens = [token for row in rows for name, ids in row.items() if name.endswith("_ids") for token in ids]
     kind = "preferences" if settings.paradigm == "dpo" else "packed" if settings.packing else "padded"
-    dressing = Dressing(model)
+    patches = TrainerPatches(model)
     add_fused_lm_head(model)
     try:
         check_alike(model, collator(settings, tokenizer), tokens, batch_size=settings.micro_batch_size, kind=kind)
     finally:
-        dressing.take_off()
+        patches.remove()
 
 
 def check_steps_together(

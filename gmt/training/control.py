@@ -44,7 +44,7 @@ class ControlCallback(TrainerCallback):
     def __init__(self, control: Control, evaluate: Callable[[int], float], evaluate_every: int):
         self._control, self._evaluate, self._every = control, evaluate, evaluate_every
         self.ended: Interrupted | StoppedEarly | None = None
-        self.bare: Callable[[], AbstractContextManager[None]] = nullcontext
+        self.without_patches: Callable[[], AbstractContextManager[None]] = nullcontext
         """Around an evaluation: takes off the model what the trainer put on it."""
 
     def on_substep_end(self, *_: Any, **__: Any) -> None:
@@ -63,7 +63,7 @@ class ControlCallback(TrainerCallback):
 
     def _ask(self, step: int, max_steps: int) -> Interrupted | StoppedEarly | None:
         if self._every and step % self._every == 0 and step < max_steps:
-            with self.bare():
+            with self.without_patches():
                 score = self._evaluate(step)
             if not self._control.go_on(step, score):
                 return StoppedEarly(f"stopped early at step {step} with target score {score:.1%}")

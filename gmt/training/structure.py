@@ -79,9 +79,9 @@ def _refuse(what: str, before: Layout, after: Layout, is_same: Callable[[Any, An
         "removes": [name for name in before if name not in after],
         "replaces": [name for name in before if name in after and not is_same(before[name], after[name])],
     }
-    said = [f"{verb} {_some(names)}" for verb, names in changes.items() if names]
-    if said:
-        raise UserError(f"{what} {' and '.join(said)}: {_RULE}")
+    done = [f"{verb} {_some(names)}" for verb, names in changes.items() if names]
+    if done:
+        raise UserError(f"{what} {' and '.join(done)}: {_RULE}")
 
 
 def _some(names: list[str]) -> str:

@@ -16,11 +16,11 @@ from gmt.training.alike import check_steps_together
 from gmt.training.attachment import Attachment
 from gmt.training.checkpoints import drop_other_losses, last_whole_checkpoint, load_method
 from gmt.training.control import ControlCallback
-from gmt.training.dressing import Dressing
 from gmt.training.memory import peak_bytes, reset_peak
 from gmt.training.meter import Meter, OnMetrics
 from gmt.training.paradigms import Execution, Made, trainer_of
 from gmt.training.settings import TrainSettings
+from gmt.training.trainer_patches import TrainerPatches
 from gmt.training.workers import agreed, gathered
 
 
@@ -95,8 +95,8 @@ def train(
     meter = Meter(attachment, on_metrics, resume)
     made = Made(model=model, tokenizer=tokenizer, examples=examples, base=base)
     check_steps_together(model, tokenizer, examples, settings)
-    dressing = Dressing(model)
-    control.bare = dressing.off
+    patches = TrainerPatches(model)
+    control.without_patches = patches.removed
     trainer = trainer_of(made, settings, seed, execution, [meter, attachment, control])  # the second ends a checkpoint
     try:
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
@@ -104,7 +104,7 @@ def train(
         raise Diverged(str(error)) from error
     finally:
         attachment.detach()
-        dressing.take_off()
+        patches.remove()
     attachment.check_detached()
     _refuse_nonfinite(model)
     if control.ended is not None:

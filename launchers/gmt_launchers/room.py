@@ -1,4 +1,4 @@
-"""Whether the cluster's nodes have what runs reserve, and what they have in words. Counts as Ray counts."""
+"""Checks that runs fit on the cluster's nodes, and describes the nodes. Counts as Ray counts."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ UNITS = {"CPU": "resources.cpus", "GPU": "resources.gpus", "memory": "resources.
 
 
 def check_fits(wanted: Sequence[tuple[Amounts, int]]) -> int:
-    """Holds what runs reserve against the nodes: Ray waits for ever for a node that there is not.
+    """Raise UserError if a run fits on no node; Ray would wait for ever.
 
     Args:
         wanted: the resources of a run's worker and the number of its workers, once for each kind of run.

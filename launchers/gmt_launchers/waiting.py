@@ -103,8 +103,9 @@ def _workers(group: Mapping[str, Any]) -> list[Amounts]:
 
 def _reason(awaited: str, reserved: Reservations) -> str:
     if awaited == "process":
-        logs = ray._private.worker.global_worker.node.get_logs_dir_path()
-        return f"Ray has room for one and is still starting its process (Ray's own logs are in {logs})"
+        node = ray._private.worker.global_worker.node  # None behind Ray's client (ray://)
+        logs = f" (Ray's own logs are in {node.get_logs_dir_path()})" if node is not None else ""
+        return f"Ray has room for one and is still starting its process{logs}"
     worker, number, nodes = reserved.refused[0], len(reserved.refused), all_nodes()
     if num_places(nodes, worker, at_most=number) < number:
         return f"a run needs {in_words(reserved.refused, list(worker))}, and the cluster has {in_words(nodes)} in all"

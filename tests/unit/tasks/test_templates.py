@@ -260,7 +260,7 @@ def test_what_a_model_says_beside_a_template_s_own_stays() -> None:
     end = [tokenizer.convert_tokens_to_ids("<|im_end|>")]
 
     def said(text: str) -> str:
-        return frame.said(tokenizer, tokenizer(text, add_special_tokens=False)["input_ids"], end)
+        return frame.answer_in(tokenizer, tokenizer(text, add_special_tokens=False)["input_ids"], end)
 
     assert said("<think>\n\n</think>\n\n4<|im_end|>more") == "\n\n4"
     assert said("<think>\nsum\n</think>\n\n4<|im_end|>") == "\nsum\n\n\n4"  # its markers are special here

@@ -1,4 +1,4 @@
-"""Takes off what a trainer puts on a model, before the model is evaluated or saved.
+"""Removes what a trainer changes on a model, before the model is evaluated or saved.
 
 Seen in transformers 5.23, TRL 1.16 and accelerate 1.15: the forward pass under bf16 autocast, another one around the
 loss, tags, and in the config and the generation config use_cache, the tokenizer's special tokens and the settings of
@@ -18,8 +18,8 @@ _ATTRIBUTES = ("forward", "_original_forward", "model_tags", "warnings_issued")
 _Snapshot = tuple[dict[str, Any], list[tuple[Any, dict[str, Any]]]]
 
 
-class Dressing:
-    """Knows a model as it is now, so that what is put on it later can be taken off.
+class TrainerPatches:
+    """Remembers a model as it is now, so that what a trainer changes on it later can be removed.
 
     Args:
         model: as it was loaded.
@@ -27,28 +27,28 @@ class Dressing:
 
     def __init__(self, model: PreTrainedModel):
         self._model = model
-        self._bare = _snapshot(model)
+        self._original = _snapshot(model)
 
-    def take_off(self) -> None:
-        """Makes the model what it was, but for its weights."""
-        _restore(self._model, self._bare)
+    def remove(self) -> None:
+        """Restore the model as it was, but for its weights."""
+        _restore(self._model, self._original)
 
     @contextmanager
-    def off(self) -> Iterator[None]:
-        """Takes the dressing off for a while."""
-        dressed = _snapshot(self._model)
-        self.take_off()
+    def removed(self) -> Iterator[None]:
+        """Remove the patches for as long as the block runs."""
+        patched = _snapshot(self._model)
+        self.remove()
         try:
             yield
         finally:
-            _restore(self._model, dressed)
+            _restore(self._model, patched)
 
 
 def _snapshot(model: PreTrainedModel) -> _Snapshot:
     attributes = vars(model)
     configs = [*_configs(model.config), *([model.generation_config] if model.generation_config is not None else [])]
     return {key: attributes[key] for key in _ATTRIBUTES if key in attributes}, [
-        (each, _values(each)) for each in configs
+        (config, _values(config)) for config in configs
     ]
 
 
