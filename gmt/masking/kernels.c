@@ -167,13 +167,13 @@ void select_chunks(selection *all, int64_t num, int64_t *taken, uint32_t *scratc
     }
 }
 
-/* out[i] = a hash of index start + i * stride under two keys, a bijection of 31 bits; random_bits.py holds the
+/* out[i] = a hash of index start + i under two keys, a bijection of 31 bits; random_bits.py holds the
  * same in torch ops. Shifts and multipliers: Wellons, "Prospecting for Hash Functions" (2018), lowbias32, here on
  * 31 bits and with a key before each multiplication. */
 FOR_NEWER_PROCESSORS
-void random_bits(int32_t *out, int64_t size, uint32_t start, uint32_t stride, uint32_t key1, uint32_t key2) {
+void random_bits(int32_t *out, int64_t size, uint32_t start, uint32_t key1, uint32_t key2) {
     for (int64_t i = 0; i < size; i++) {
-        uint32_t h = ((start + (uint32_t)i * stride) ^ key1) & 0x7fffffffu;
+        uint32_t h = ((start + (uint32_t)i) ^ key1) & 0x7fffffffu;
         h ^= h >> 16;
         h = (h * 0x7feb352du) & 0x7fffffffu;
         h = (h ^ (h >> 15) ^ key2) & 0x7fffffffu;

@@ -28,7 +28,7 @@ _SIGNATURES = {
     "keep_inside": [_POINTER, _LONG, _LONG, _UINT, _UINT, _POINTER],
     "zero_unkept": [_POINTER, _LONG, _LONG, _POINTER],
     "restore_unkept": [_POINTER, _POINTER, _LONG, _LONG, _POINTER],
-    "random_bits": [_POINTER, _LONG, _UINT, _UINT, _UINT, _UINT],
+    "random_bits": [_POINTER, _LONG, _UINT, _UINT, _UINT],
 }
 _log = logging.getLogger(__name__)
 

@@ -102,7 +102,7 @@ class Ranked:
             case "accumulated_gradient":
                 return gradient if self.accumulated_N is None else self.accumulated_N[part]
             case "random":
-                return random_bits(len(gradient), self.key, start=self.start + start, stride=1, device=gradient.device)
+                return random_bits(len(gradient), self.key, start=self.start + start, device=gradient.device)
             case "first_moment":
                 return self._first_moment(part)
             case "weight_magnitude":

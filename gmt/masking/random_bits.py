@@ -17,22 +17,21 @@ def keys(seed: int, step: int, name: str) -> tuple[int, int]:
     return int.from_bytes(digest[:4], "big") & _MASK, int.from_bytes(digest[4:8], "big") & _MASK
 
 
-def random_bits(num: int, key: tuple[int, int], *, start: int, stride: int, device: torch.device) -> Tensor:
-    """Hashes of the indices start, start + stride, ..., as int32 of shape [num], each in [0, 2^31).
+def random_bits(num: int, key: tuple[int, int], *, start: int, device: torch.device) -> Tensor:
+    """Return hashes of the indices start, start + 1, ..., as int32 of shape [num], each in [0, 2^31).
 
     Args:
         num: how many.
         key: from `keys`.
         start: the first index in the whole tensor, flattened; every index must lie below `MAX_ENTRIES`.
-        stride: from one index to the next.
         device: where to make them; the values do not depend on it.
     """
     native = library()
     if device.type == "cpu" and native is not None:
         out = torch.empty(num, dtype=torch.int32)
-        native.random_bits(out.data_ptr(), num, start, stride, *key)
+        native.random_bits(out.data_ptr(), num, start, *key)
         return out
-    return hashed(torch.arange(start, start + num * stride, stride, dtype=torch.int32, device=device), key)
+    return hashed(torch.arange(start, start + num, dtype=torch.int32, device=device), key)
 
 
 def hashed(index_N: Tensor, key: tuple[int, int]) -> Tensor:

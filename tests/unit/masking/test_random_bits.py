@@ -11,14 +11,13 @@ KEY = keys(1, 2, "weight")
 pytestmark = pytest.mark.usefixtures("counted_by")
 
 
-def bits(num: int, key: tuple[int, int] = KEY, start: int = 0, stride: int = 1) -> torch.Tensor:
-    return random_bits(num, key, start=start, stride=stride, device=CPU)
+def bits(num: int, key: tuple[int, int] = KEY, start: int = 0) -> torch.Tensor:
+    return random_bits(num, key, start=start, device=CPU)
 
 
 def test_a_part_holds_what_the_whole_holds_there() -> None:
     whole = bits(1000)
     assert torch.equal(bits(100, start=317), whole[317:417])
-    assert torch.equal(bits(50, start=5, stride=7), whole[5 : 5 + 350 : 7])
 
 
 def test_c_and_torch_ops_agree() -> None:
