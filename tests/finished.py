@@ -1,6 +1,8 @@
 """Records as finished runs leave them, with results that a test chooses."""
 
 import shutil
+import subprocess
+import sys
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -15,6 +17,11 @@ from tests.conftest import CONF
 _TRAINING = {"num_steps": 100, "num_tokens": 10_000, "seconds": 20.0, "peak_memory_bytes": 2**29}
 _TIMES = {"forward_backward_s": 0.12, "mask_s": 0.006, "optimizer_s": 0.01}
 _COUNTS = {"num_parameters": 836_736, "num_train_examples": 4000, "num_dropped_examples": 0}
+_MAKE_STORE = """
+import sys
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+SqlAlchemyStore(f"sqlite:///{sys.argv[1]}/mlflow.db", sys.argv[1])
+"""
 
 
 def plan_of(root: Path, arms: dict[str, dict[str, Any]], seeds: list[int], **settings: Any) -> Plan:
@@ -35,11 +42,13 @@ def done_study() -> Plan:
 
 @cache
 def _made_store() -> "tempfile.TemporaryDirectory[str]":
-    """A folder with an empty MLflow database: to make its tables takes MLflow more than a second."""
-    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+    """A folder with an empty MLflow database: to make its tables takes MLflow more than a second.
 
+    It is made in a process of its own: the one at hand keeps connections open, and a copy of a database that is open
+    may lack what was written last.
+    """
     folder = tempfile.TemporaryDirectory()
-    SqlAlchemyStore(f"sqlite:///{folder.name}/mlflow.db", folder.name)
+    subprocess.run([sys.executable, "-c", _MAKE_STORE, folder.name], check=True, capture_output=True)
     return folder
 
 
