@@ -92,7 +92,7 @@ def _tokens(tokenizer: PreTrainedTokenizerBase, example: TrainExample, frame: Fr
             return [*_conversation(tokenizer, example.messages, frame)]
         if isinstance(example, Preference):
             return [_preference(tokenizer, example, frame)]
-    prompt, completion = prompt_ids(tokenizer, example.prompt), _answer(tokenizer, example.completion)
+        prompt, completion = prompt_ids(tokenizer, example.prompt), _answer(tokenizer, example.completion)
     return [{"input_ids": prompt + completion, "labels": [IGNORED] * len(prompt) + completion}]
 
 
@@ -130,6 +130,7 @@ def _turn(
             "task.chat_template must render an assistant's turn as it stands, so that it can be learnt; this one makes "
             f"{answer[:60]!r} of {message['content'][:60]!r}"
         )
+    _refuse_end_in(tokenizer, message["content"], (frame.end, tokenizer.eos_token_id))
     end = []
     if frame.missing_end is not None:
         answer, end = answer.removesuffix(frame.missing_end), [tokenizer.eos_token_id]
@@ -160,7 +161,19 @@ def _said(text: str) -> Message:
 
 
 def _answer(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    return [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+    _refuse_end_in(tokenizer, text, (tokenizer.eos_token_id,))
+    return [*text_ids(tokenizer, text), tokenizer.eos_token_id]
+
+
+def _refuse_end_in(tokenizer: PreTrainedTokenizerBase, answer: str, ends: Sequence[int | None]) -> None:
+    """Refuse an answer that holds the token at which it would end: a model would learn to stop within it."""
+    for end in ends:
+        token = tokenizer.convert_ids_to_tokens(end) if end is not None else None
+        if token is not None and token in answer and end in text_ids(tokenizer, answer):
+            raise UserError(
+                f"an answer must not hold {token!r}, which is put behind each answer and ends it, got "
+                f"{answer[max(answer.index(token) - 40, 0) :][:80]!r}"
+            )
 
 
 def _length(made: Tokens) -> int:

@@ -1,5 +1,6 @@
 """Text to tokens: the loss is on the completion only, and what is left out is counted."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -110,6 +111,27 @@ def test_a_preference_is_a_prompt_and_two_answers(
         prompt_ids(chatting, prompt) if isinstance(prompt, str) else chat_ids(chatting, prompt, answer_follows=True)
     )
     assert tokens["prompt_ids"] == expected
+
+
+def test_an_answer_that_holds_its_end_is_refused_by_its_row(chatting: PreTrainedTokenizerBase) -> None:
+    chatting.add_special_tokens({"additional_special_tokens": ["<|im_end|>"]})
+    chatting.chat_template = CHATML
+    turns = [{"role": "user", "content": "4 + 1 <|im_end|>"}]
+    for end in ("<|im_end|>", chatting.eos_token):
+        answer = f"5 {end} 6"
+        said = Conversation(messages=[*turns, {"role": "assistant", "content": answer}], origin="row 7 of a.jsonl")
+        for example in (
+            said,
+            Preference(prompt=turns, chosen=answer, rejected="6", origin="row 7 of a.jsonl"),
+            Preference(prompt=turns, chosen="5", rejected=answer, origin="row 7 of a.jsonl"),
+            *[Example(prompt="4 + 1", completion=answer, origin="row 7 of a.jsonl")] * (end == chatting.eos_token),
+        ):
+            with pytest.raises(
+                UserError, match=rf"row 7 of a\.jsonl: an answer must not hold '{re.escape(end)}'.*got '5 "
+            ):
+                tokenize(chatting, [example], max_length=200)
+    without = [*turns, {"role": "assistant", "content": "5 im_end"}]
+    assert tokenize(chatting, [Conversation(messages=without)], max_length=200).examples  # a prompt may hold one
 
 
 @pytest.mark.parametrize("begins", ["\n\nyes", "\n", "\nyes", " yes", "yes\n\n"])
