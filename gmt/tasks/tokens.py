@@ -168,8 +168,8 @@ def _answer(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 def _refuse_end_in(tokenizer: PreTrainedTokenizerBase, answer: str, ends: Sequence[int | None]) -> None:
     """Refuse an answer that holds the token at which it would end: a model would learn to stop within it."""
     for end in ends:
-        token = tokenizer.convert_ids_to_tokens(end) if end is not None else None
-        if token is not None and token in answer and end in text_ids(tokenizer, answer):
+        token = "" if end is None else str(tokenizer.convert_ids_to_tokens(end))
+        if token and token in answer and end in text_ids(tokenizer, answer):
             raise UserError(
                 f"an answer must not hold {token!r}, which is put behind each answer and ends it, got "
                 f"{answer[max(answer.index(token) - 40, 0) :][:80]!r}"

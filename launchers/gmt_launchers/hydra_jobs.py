@@ -23,7 +23,7 @@ from gmt.runs.gpus import hide_gpus
 from gmt_launchers.cluster import connected
 from gmt_launchers.job_queue import Job, Ready
 from gmt_launchers.ray_tune import run_jobs
-from gmt_launchers.room import check_fits
+from gmt_launchers.room import Amounts, all_nodes, check_fits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,14 +33,15 @@ class RayTuneSettings:
     Args:
         address: of a running cluster (`auto`, HOST:PORT); None starts Ray on this machine.
         num_cpus: cores that Ray may use on this machine; None for all there are.
-        cpus_per_job, gpus_per_job: of a job of another Hydra app; a run of a study has resources of its own.
+        cpus_per_job, gpus_per_job: of a job of Hydra's own sweepers; a run of a study has resources of its own. GPUs:
+            None for 1 where a node has any, else 0.
         max_failures: how often a job whose worker dies is begun again; likewise.
     """
 
     address: str | None
     num_cpus: int | None
     cpus_per_job: float
-    gpus_per_job: float
+    gpus_per_job: float | None
     max_failures: int
 
     def __post_init__(self) -> None:
@@ -48,9 +49,16 @@ class RayTuneSettings:
             settings.text("hydra.launcher.address", self.address)
         if self.num_cpus is not None:
             settings.integer("hydra.launcher.num_cpus", self.num_cpus, low=1)
-        for name in ("cpus_per_job", "gpus_per_job"):
-            settings.number(f"hydra.launcher.{name}", getattr(self, name), "must be at least 0", low=0)
+        for name, value in (("cpus_per_job", self.cpus_per_job), ("gpus_per_job", self.gpus_per_job)):
+            if value is not None or name == "cpus_per_job":
+                settings.number(f"hydra.launcher.{name}", value, "must be at least 0", low=0)
         settings.integer("hydra.launcher.max_failures", self.max_failures, low=0)
+
+    def gpus_among(self, nodes: Sequence[Amounts]) -> float:
+        """Return how many GPUs a job reserves: a job sees no others."""
+        if self.gpus_per_job is not None:
+            return self.gpus_per_job
+        return float(any(node.get("GPU", 0) >= 1 for node in nodes))
 
 
 def launch(
@@ -69,13 +77,14 @@ def launch(
     setup_globals()
     configs = [_compose(context, config, list(o), initial_job_idx + i) for i, o in enumerate(job_overrides)]
     with connected(settings.address, settings.num_cpus) as head:
-        check_fits([({"CPU": settings.cpus_per_job, "GPU": settings.gpus_per_job}, 1)])
+        gpus = settings.gpus_among(all_nodes())
+        check_fits([({"CPU": settings.cpus_per_job, "GPU": gpus}, 1)])
         common = ray.put(cloudpickle.dumps((context, task_function, Singleton.get_state())))
         jobs = [
             Job(
-                work=functools.partial(_work, common, composed, settings.gpus_per_job),
+                work=functools.partial(_work, common, composed, gpus),
                 cpus=settings.cpus_per_job,
-                gpus=settings.gpus_per_job,
+                gpus=gpus,
                 memory_bytes=None,
             )
             for composed in configs

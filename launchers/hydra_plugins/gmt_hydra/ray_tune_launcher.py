@@ -22,8 +22,8 @@ class RayTuneConf:
     _target_: str = "hydra_plugins.gmt_hydra.ray_tune_launcher.RayTuneLauncher"
     address: str | None = None  # of a running cluster: auto, HOST:PORT; null: Ray on this machine
     num_cpus: int | None = None  # cores that Ray may use on this machine; null: all there are
-    cpus_per_job: float = 1  # of a job of another Hydra app; the runs of a study say it by resources.*
-    gpus_per_job: float = 0
+    cpus_per_job: float = 1  # of a job of Hydra's own sweepers; the runs of a study say it by resources.*
+    gpus_per_job: float | None = None  # likewise; null: 1 where a node has any, else 0
     max_failures: int = 2
 
 
