@@ -7,11 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gmt.commands.terminal import say
 from gmt.records.record import State
 from gmt.runs.attempt import Outcome, attempt, outcome_of
 from gmt.runs.build import Run, plug_in
 from gmt.runs.failures import RETRIES, is_tried_again
 from gmt.runs.gpus import hide_gpus
+from gmt.runs.settings import AUTO
 from gmt_launchers.cluster import connected
 from gmt_launchers.deaths import kind_of_death, note_node
 from gmt_launchers.job_queue import Job, Ready
@@ -49,6 +51,9 @@ def launch_runs(
         if address is not None:
             check_nodes(address, runs[0].record_settings.runs)
         num_gpus = sum(node.get("GPU", 0) for node in all_nodes())
+        if address is not None and any(run.resources.gpus == AUTO for run in runs):
+            takes = "a run's worker takes one" if num_gpus else "runs compute on the CPU"
+            say(f"the cluster's nodes have {num_gpus:g} GPUs now: {takes} (resources.gpus=auto)")
         runs = [run.where(num_gpus) for run in runs]
         jobs = [_job(run, stop, work) for run in runs]
         at_once = check_fits([(dict(worker), number) for worker, number in {_shape(run) for run in runs}])

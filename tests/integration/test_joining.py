@@ -23,9 +23,10 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
     made.end()
 
 
-def refused(gmt: Gmt, tmp_path: Path, *arguments: str) -> str:
-    """The sentence."""
+def refused(gmt: Gmt, tmp_path: Path, *arguments: str, says: str = "") -> str:
+    """The sentence; before it `says` was printed."""
     done = gmt(*SWEEP, *arguments)
+    assert says in done.stdout
     assert done.returncode == 2, done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
     assert not list(tmp_path.glob("gmt-results/runs/*/status.json"))
@@ -62,7 +63,8 @@ def test_another_token(gmt: Gmt, tmp_path: Path, nodes: Nodes, monkeypatch: pyte
     ],
 )
 def test_a_run_that_fits_on_no_node(gmt: Gmt, tmp_path: Path, nodes: Nodes, setting: str) -> None:
-    sentence = refused(gmt, tmp_path, on(nodes), setting)
+    says = "the cluster's nodes have 0 GPUs now: runs compute on the CPU (resources.gpus=auto)\n"
+    sentence = refused(gmt, tmp_path, on(nodes), setting, says="" if "gpus" in setting else says)
     assert "a run must fit on the cluster" in sentence
     assert setting.split(".")[1].split("=")[0] in sentence
     assert "the cluster has 1 x (1 CPU, 0 GPU" in sentence
