@@ -75,6 +75,7 @@ def _run_and_tell(run: Run, config: Mapping[str, Any]) -> RunRecord:
     if run.record.state() == "done":
         say(f"run {run.id} is done already: {run.record.folder}\n`gmt show {run.id}` shows it")
         return run.record
+    run.record_settings.close_to_others()
     tracking = settings_of("tracking", TrackingSettings, config["tracking"])
     say(f"run {run.id}: {name} on {run.task.name}")
     with _told(run, tracking, name):

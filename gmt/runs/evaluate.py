@@ -66,7 +66,9 @@ def evaluate(
 
     Raises:
         Interrupted: `control` asked for it; what was answered is kept.
+        UserError: another user could have written what was asked already.
     """
+    run.record_settings.refuse_foreign(kept)  # forged scores, and lm-eval keeps pickles
     model.eval()  # type: ignore[no-untyped-call]
     scores: dict[str, dict[str, float]] = {}
     metrics: dict[str, float] = {}

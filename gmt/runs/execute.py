@@ -60,6 +60,7 @@ def execute(run: Run, control: Control = _NOBODY) -> RunRecord:
     if num_workers() != (workers := run.resources.workers):
         raise UserError(f"resources.workers must be {num_workers()} here, got {workers}: a launcher starts the workers")
     record = run.record
+    run.record_settings.close_to_others()
     if record.exists():
         record.check()
     prepared = prepare(run)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from gmt import settings
+from gmt import ownership, settings
 from gmt.errors import MachineFault, UserError
 from gmt.machine_faults import machine_fault
 
@@ -41,6 +41,7 @@ class RecordSettings:
         checkpoint_every: optimizer steps between checkpoints; what a kill costs at most.
         evaluate_every: optimizer steps between evaluations of the target suites; 0 for none before the last step.
         keep_weights: whether the final weights stay in the record, as safetensors.
+        trust_others: whether a run goes on from checkpoints, and believes scores, that others could have written.
     """
 
     root: str
@@ -48,12 +49,14 @@ class RecordSettings:
     checkpoint_every: int
     evaluate_every: int
     keep_weights: bool
+    trust_others: bool = False
 
     def __post_init__(self) -> None:
         settings.integer("record.log_every", self.log_every, low=1)
         settings.integer("record.checkpoint_every", self.checkpoint_every, low=1)
         settings.integer("record.evaluate_every", self.evaluate_every, low=0)
         settings.boolean("record.keep_weights", self.keep_weights)
+        settings.boolean("record.trust_others", self.trust_others)
         try:
             nearest = next(p for p in (self.runs, *self.runs.parents) if p.exists())
             if not nearest.is_dir():
@@ -74,6 +77,35 @@ class RecordSettings:
     def studies(self) -> Path:
         """The folder of plans and reports."""
         return settings.path("record.root", self.root) / "studies"
+
+    def close_to_others(self) -> None:
+        """Make the folder of the run records; from now on nobody else may write what this process makes.
+
+        Raises:
+            UserError: others can write there already.
+        """
+        if self.trust_others:
+            return
+        ownership.close_to_others()
+        self.runs.mkdir(parents=True, exist_ok=True)
+        self._refuse(ownership.foreign_folder(self.runs, self.runs.parent))
+
+    def refuse_foreign(self, path: Path) -> None:
+        """Refuse a file or folder below `root` before it is loaded, if another user could have written it.
+
+        Raises:
+            UserError: it names the file, and its owner or mode.
+        """
+        if not self.trust_others:
+            self._refuse(ownership.foreign(path, self.runs.parent))
+
+    def _refuse(self, fault: str | None) -> None:
+        if fault is not None:
+            raise UserError(
+                f"record.root must hold only what nobody but you and root can write, since runs load files from it, "
+                f"but {fault}; `chmod -R go-w` or chown what is yours, delete what is not, take a folder of your own, "
+                "or set record.trust_others=true (docs/records.md)"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

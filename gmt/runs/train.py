@@ -35,7 +35,11 @@ def train_run(
         control: who stands outside; nobody does for the other workers.
         evaluate: called with the step at each intermediate evaluation, in each worker, for the target score in [0, 1].
         on_metrics: called with the step and its metrics.
+
+    Raises:
+        UserError: another user could have written a checkpoint; and as `train` does.
     """
+    run.record_settings.refuse_foreign(run.record.checkpoints)  # FSDP's hold a pickle
     return train(
         model,
         prepared.reader.tokenizer,

@@ -104,9 +104,10 @@ def _bring_level(plan: Plan, tracking: TrackingSettings, say: Say, remedy: str) 
 
 
 def _preflight(todo: Sequence[PlannedRun]) -> None:
-    """Makes examples and suites once, so that a fault in them is found before anything starts."""
+    """Looks at the records' folder and makes examples and suites, so that a fault is found before anything starts."""
     from gmt.runs.prepare import prepare
 
+    todo[0].run.record_settings.close_to_others()
     faults: dict[str, None] = {}
     for planned in todo:
         try:

@@ -13,7 +13,7 @@ from gmt.runs.attempt import Outcome, attempt, outcome_of
 from gmt.runs.build import Run, plug_in
 from gmt.runs.failures import RETRIES, is_tried_again
 from gmt.runs.gpus import hide_gpus
-from gmt.runs.settings import AUTO
+from gmt.runs.settings import AUTO, RecordSettings
 from gmt_launchers.cluster import connected
 from gmt_launchers.deaths import kind_of_death, note_node
 from gmt_launchers.job_queue import Job, Ready
@@ -83,15 +83,27 @@ def _job(run: Run, stop: Path, work: Work) -> Job:
 
         # Ray Train reserves what its workers need; the trial only waits for them.
         work, cpus, gpus, memory = attempt_on_workers, 0, 0, 0
-    do = functools.partial(_on_node, run.record.folder, functools.partial(work, run.config, stop), gpus)
+    settings, work_on_run = run.record_settings, functools.partial(work, run.config, stop)
+    do = functools.partial(_on_node, settings, run.record.folder, work_on_run, gpus)
     return Job(work=do, cpus=cpus, gpus=gpus, memory_bytes=int(memory) or None)
 
 
-def _on_node(folder: Path, do: Callable[[Callable[[int, float], bool]], Outcome], gpus: float, go_on: Any) -> Outcome:
+def _on_node(
+    settings: RecordSettings,
+    folder: Path,
+    do: Callable[[Callable[[int, float], bool]], Outcome],
+    gpus: float,
+    go_on: Any,
+) -> Outcome:
     """Runs in the worker."""
+
+    def note() -> None:
+        settings.close_to_others()
+        note_node(folder)
+
     if not gpus:
         hide_gpus()
-    noted = outcome_of(lambda: note_node(folder))
+    noted = outcome_of(note)
     return do(go_on) if noted.state == "done" else noted
 
 

@@ -93,6 +93,7 @@ def _work(given: dict[str, Any]) -> None:
     run = build(given["config"])
     if not run.resources.gpus:
         hide_gpus()
+    run.record_settings.close_to_others()
     note_node(run.record.folder, first=False)
     try:
         execute_on_worker(run, given["stop"])
