@@ -58,14 +58,19 @@ def _score(record: RunRecord) -> float:
 
 def _run_planned(reference: str) -> RunRecord:
     """A run of a frozen plan, quietly: the sweep that planned it tells of it."""
-    config, stop = thaw(reference)
+    run_id, config, stop = thaw(reference)
     if stop.exists():
         raise Interrupted("stopped on request before it began")
-    run = _here(build(config))
+    run = build(config)
+    if run.id != run_id:
+        raise UserError(
+            f"run {run_id} of a sweep's plan has the id {run.id} here: its model, its data or this code was changed "
+            "since the sweep began; sweep again"
+        )
     from gmt.runs.execute import execute
     from gmt.training.control import Control
 
-    return execute(run, Control(should_stop=seen(stop)))
+    return execute(_here(run), Control(should_stop=seen(stop)))
 
 
 def _run_and_tell(run: Run, config: Mapping[str, Any]) -> RunRecord:

@@ -71,7 +71,7 @@ def by_overrides(launch: Callable[[Sequence[Sequence[str]]], object]) -> RunLaun
         left = list(todo)
         while left and not (folder / STOP).exists():
             free = [planned for planned in left if planned.record.state() != "running"]
-            launch([[job_of(folder, planned.run.id)] for planned in free])
+            launch([[job_of(folder, planned)] for planned in free])
             left = [planned for planned in left if planned not in free and planned.record.state() != "done"]
             if left:  # another driver is at work on these
                 time.sleep(_BUSY_S)

@@ -1,6 +1,12 @@
-"""The frozen plan of a sweep: every run's config as it was at the start, so that an edit meanwhile changes nothing."""
+"""The frozen plan of a sweep: every run's config as it was at the start, so that an edit meanwhile changes nothing.
 
+A plan is read from disk, and what it names is imported, so a job is given the digest of its line beside its run id: the
+id covers no settings of where and how a run runs.
+"""
+
+import hashlib
 import json
+import os
 import secrets
 import time
 from collections.abc import Mapping, Sequence
@@ -24,10 +30,18 @@ def freeze(plan: Plan, todo: Sequence[PlannedRun]) -> Path:
     """
     folder = plan.folder / "sweeps" / f"{time.strftime('%Y%m%dT%H%M%S')}-{secrets.token_hex(4)}"
     folder.mkdir(parents=True)
-    rows = ({"run_id": each.run.id, "label": each.point.label, "config": _masked(each.run.config)} for each in todo)
-    lines = (json.dumps(row) + "\n" for row in rows)
-    (folder / _PLAN).write_text("".join(lines), encoding="utf-8")
+    with open(os.open(folder / _PLAN, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+        file.writelines(map(_line, todo))
     return folder
+
+
+def _line(planned: PlannedRun) -> str:
+    row = {"run_id": planned.run.id, "label": planned.point.label, "config": _masked(planned.run.config)}
+    return json.dumps(row) + "\n"
+
+
+def _digest(line: bytes) -> str:
+    return hashlib.sha256(line).hexdigest()
 
 
 def _masked(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -35,22 +49,24 @@ def _masked(config: Mapping[str, Any]) -> dict[str, Any]:
     return {group: without_secrets(part, is_data=group != "tracking") for group, part in config.items()}
 
 
-def job_of(folder: Path, run_id: str) -> str:
+def job_of(folder: Path, planned: PlannedRun) -> str:
     """The one override of a job that is to do a run of a frozen plan."""
-    return f"+planned_run='{folder}#{run_id}'"
+    return f"+planned_run='{folder}#{planned.run.id}#{_digest(_line(planned).encode())}'"
 
 
-def thaw(reference: str) -> tuple[Mapping[str, Any], Path]:
-    """The config of a run of a frozen plan, and the path of the file that stops its sweep.
+def thaw(reference: str) -> tuple[str, Mapping[str, Any], Path]:
+    """The id and the config of a run of a frozen plan, and the path of the file that stops its sweep.
 
     Raises:
-        UserError: there is no such plan, or no such run in it.
+        UserError: there is no such plan, no such run in it, or it was changed since the sweep began.
     """
-    folder, _, run_id = reference.rpartition("#")
+    folder, run_id, digest = [*reference.rsplit("#", 2), "", ""][:3]
     path = Path(folder) / _PLAN
     if path.is_file():
         with path.open("rb") as file:
             for line in file:
                 if run_id.encode() in line and (row := object_of(line, path))["run_id"] == run_id:
-                    return row["config"], Path(folder) / STOP
+                    if _digest(line) != digest:
+                        raise UserError(f"{path} must be as the sweep wrote it, but run {run_id} in it was changed")
+                    return run_id, row["config"], Path(folder) / STOP
     raise UserError(f"planned_run must name a run of a sweep's plan, got {reference!r}")

@@ -10,7 +10,7 @@ import pytest
 
 from gmt.cli import run_command
 from gmt.errors import UserError
-from gmt.studies.frozen import freeze, thaw
+from gmt.studies.frozen import freeze, job_of, thaw
 from gmt.studies.plan import Plan, rows
 from gmt.tracking.series import read_series
 from gmt.tracking.table import read_table
@@ -107,6 +107,7 @@ def test_a_damaged_plan_is_one_sentence(
 ) -> None:
     monkeypatch.chdir(finished[0])
     sweep = freeze(finished[1], finished[1].runs)
+    reference = job_of(sweep, finished[1].runs[-1]).partition("=")[2].strip("'")
     path = sweep / "plan.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     last = rows[-1]["run_id"]
@@ -115,7 +116,7 @@ def test_a_damaged_plan_is_one_sentence(
     else:
         DAMAGES[damage](path)
     with pytest.raises(UserError) as refused:
-        thaw(f"{sweep}#{last}")
+        thaw(reference)
     assert "plan.jsonl" in str(refused.value) or "planned_run must name" in str(refused.value)
 
 
