@@ -1,7 +1,8 @@
 """The C of kernels.c, compiled on first use into the user's cache. Without a compiler there is None.
 
 `GMT_NATIVE=0` in the environment turns it off, and Triton too; the torch ops give the same masks. The cache is
-`GMT_CACHE`, else `XDG_CACHE_HOME/gmt`, else `~/.cache/gmt`; where it can't be written, each process compiles anew.
+`GMT_CACHE`, else `XDG_CACHE_HOME/gmt`, else `~/.cache/gmt`, with a folder for each user; where that can't be written,
+or others could have written there, each process compiles anew.
 """
 
 import ctypes
@@ -11,6 +12,7 @@ import logging
 import os
 import platform
 import shutil
+import stat
 import subprocess
 import tempfile
 from importlib.util import find_spec
@@ -73,9 +75,6 @@ def library() -> ctypes.CDLL | None:
         detail = getattr(error, "stderr", None) or error
         _log.info("masks are made with torch ops, several times slower than by the C of kernels.c: %s", detail)
         return None
-    for name, arguments in _SIGNATURES.items():
-        function = getattr(compiled, name)
-        function.argtypes, function.restype = arguments, None
     return compiled
 
 
@@ -91,28 +90,67 @@ def _is_triton_wanted() -> bool:
 
 def _loaded() -> ctypes.CDLL:
     try:
-        path = _compiled(_cache())
-    except (OSError, RuntimeError):  # RuntimeError: the user has no home
+        return _from_cache(_cache() / f"kernels-of-{os.geteuid()}")
+    except (OSError, RuntimeError) as error:  # RuntimeError: the user has no home
+        _log.info("kernels.c is compiled for this process alone: %s", error)
         with tempfile.TemporaryDirectory(prefix="gmt-kernels-") as folder:
-            return ctypes.CDLL(str(_compiled(Path(folder))))  # once loaded, it needs no file
-    return ctypes.CDLL(str(path))
+            return _opened(_compiled(Path(folder)))  # once loaded, it needs no file
 
 
-def _compiled(cache: Path) -> Path:
-    key = hashlib.sha256(_SOURCE.read_bytes() + repr((_FLAGS, platform.machine(), platform.system())).encode())
-    path = cache / f"kernels-{key.hexdigest()[:16]}.so"
-    if path.exists():
-        return path
+def _from_cache(folder: Path) -> ctypes.CDLL:
+    """Load the library from a folder that only this user can write, where it is compiled first if it is not there.
+
+    Raises:
+        OSError: it can't be loaded, or others could have written it.
+    """
+    folder.mkdir(parents=True, mode=0o700, exist_ok=True)
+    _check_own(folder, folder.lstat())
+    path = folder / f"kernels-{_key()}.so"
+    if not path.exists():
+        with tempfile.TemporaryDirectory(dir=folder) as beside:  # the last move must be atomic
+            _compiled(Path(beside)).replace(path)
+    file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    try:
+        _check_own(path, os.fstat(file))
+        opened = Path(f"/proc/self/fd/{file}")  # this very file, whatever the path names by now
+        return _opened(opened if opened.exists() else path)
+    finally:
+        os.close(file)
+
+
+def _check_own(path: Path, about: os.stat_result) -> None:
+    if about.st_uid != os.geteuid() or about.st_mode & 0o022 or stat.S_ISLNK(about.st_mode):
+        raise PermissionError(
+            f"{path} must belong to uid {os.geteuid()} and be written by nobody else, got uid {about.st_uid} and mode "
+            f"{stat.S_IMODE(about.st_mode):o}; delete it, or name a folder of your own in GMT_CACHE"
+        )
+
+
+def _opened(path: Path) -> ctypes.CDLL:
+    compiled = ctypes.CDLL(str(path))
+    for name, arguments in _SIGNATURES.items():
+        if not hasattr(compiled, name):
+            raise OSError(f"the library {path} lacks {name}")
+        function = getattr(compiled, name)
+        function.argtypes, function.restype = arguments, None
+    return compiled
+
+
+def _key() -> str:
+    """Name the source and how it is compiled."""
+    what = _SOURCE.read_bytes() + repr((_FLAGS, platform.machine(), platform.system())).encode()
+    return hashlib.sha256(what).hexdigest()[:16]
+
+
+def _compiled(folder: Path) -> Path:
     compiler = shutil.which(os.environ.get("CC", "cc")) or shutil.which("gcc") or shutil.which("clang")
     if compiler is None:
         raise OSError("there is no C compiler")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:  # beside it: the last move must be atomic
-        fresh = Path(folder) / path.name
-        command = [compiler, *_FLAGS, "-o", str(fresh), str(_SOURCE)]
-        subprocess.run(command, check=True, capture_output=True, text=True, encoding="utf-8", timeout=60)
-        fresh.replace(path)
-    return path
+    fresh = folder / "kernels.so"
+    command = [compiler, *_FLAGS, "-o", str(fresh), str(_SOURCE)]
+    subprocess.run(command, check=True, capture_output=True, text=True, encoding="utf-8", timeout=60)
+    fresh.chmod(0o700)  # the umask may let a group write
+    return fresh
 
 
 def _cache() -> Path:
