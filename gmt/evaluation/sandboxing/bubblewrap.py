@@ -12,21 +12,19 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from io import FileIO
 from itertools import chain
 from pathlib import Path
 
+from gmt.evaluation.sandboxing import visible
 from gmt.evaluation.sandboxing.limits import Limits
 from gmt.evaluation.sandboxing.program_runner import NOBODY
 from gmt.evaluation.sandboxing.starting import NotStarted, Started, environment, runner_command
 from gmt.evaluation.sandboxing.system_calls import known, seccomp_filter
 
 _SCRATCH = "/tmp"
-_LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64")
-_LOADER_CACHE = "/etc/ld.so.cache"
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
 _UNUSED_UIDS = range(60578, 61184)  # systemd.io/UIDS-GIDS; one a run, since kernels before 5.14 count by uid alone
 _END_S = 30  # for the kernel to end what is left
@@ -38,7 +36,7 @@ def missing() -> str | None:
         return "bwrap is not on the PATH: install bubblewrap 0.7 or newer (apt install bubblewrap)"
     if not known():
         return "there is no filter of system calls for this processor: use x86_64 or aarch64"
-    return None
+    return visible.fault()
 
 
 @contextmanager
@@ -144,29 +142,9 @@ def _walls(handed: tuple[int, int, int], scratch_bytes: int) -> list[str]:
 
 def _visible() -> Iterator[str]:
     """Shows what Python needs. No /proc: nothing in it is needed, and much of it tells of the machine."""
-    shown = sorted({*_LIBRARIES, *_interpreter()})  # a folder before what lies in it
-    for path in shown:
-        yield from _parents(path)
-        if path in _LIBRARIES and os.path.islink(path):
-            yield from ("--symlink", os.readlink(path), path)
-        else:
-            yield from ("--ro-bind-try", path, path)
-    yield from (*_parents(_LOADER_CACHE), "--ro-bind-try", _LOADER_CACHE, _LOADER_CACHE)
+    yield from visible.arguments()
     for device in _DEVICES:
-        yield from (*_parents(device), "--dev-bind", device, device)
-
-
-def _interpreter() -> set[str]:
-    """The folders of Python and its packages, by each of their names."""
-    folders = {sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix}
-    return folders | {os.path.realpath(folder) for folder in folders}
-
-
-def _parents(path: str) -> Iterator[str]:
-    """Folders on the way, which others than root must be able to enter."""
-    for parent in reversed(Path(path).parents):
-        if str(parent) not in ("/", _SCRATCH):
-            yield from ("--perms", "0755", "--dir", str(parent))
+        yield from (*visible.parents(device), "--dev-bind", device, device)
 
 
 def _pipe(stack: ExitStack) -> tuple[FileIO, FileIO]:

@@ -2,8 +2,9 @@
 
 - Memory that RLIMIT_AS does not count: files without a name, System V IPC, io_uring.
 - AF_VSOCK, which no network namespace confines: it reaches the host of a virtual machine. With it go all families
-  but unix and internet.
-- Further namespaces, where a program would be root again, and calls with a history of holes that no answer needs.
+  but unix and internet, for pairs of sockets too.
+- Further namespaces, where a program would be root again, and others' namespaces; mounts; and calls with a history of
+  holes that no answer needs.
 """
 
 import platform
@@ -11,20 +12,27 @@ import struct
 
 # AUDIT_ARCH_* of linux/audit.h, and the numbers of asm/unistd_64.h and asm-generic/unistd.h.
 _ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
+_MOUNTS = {  # newer calls have one number everywhere
+    "open_tree": 428, "move_mount": 429, "fsopen": 430, "fsconfig": 431, "fsmount": 432, "fspick": 433,
+    "mount_setattr": 442, "open_tree_attr": 467,
+}  # fmt: skip
 _REFUSED = {
     "x86_64": {
         "memfd_create": 319, "memfd_secret": 447, "shmget": 29, "msgget": 68, "semget": 64, "io_uring_setup": 425,
         "unshare": 272, "ptrace": 101, "process_vm_readv": 310, "process_vm_writev": 311, "bpf": 321,
-        "perf_event_open": 298, "userfaultfd": 323, "add_key": 248, "request_key": 249, "keyctl": 250,
+        "perf_event_open": 298, "userfaultfd": 323, "add_key": 248, "request_key": 249, "keyctl": 250, "setns": 308,
+        "mount": 165, "umount2": 166, "pivot_root": 155, "modify_ldt": 154, **_MOUNTS,
     },
     "aarch64": {
         "memfd_create": 279, "memfd_secret": 447, "shmget": 194, "msgget": 186, "semget": 190, "io_uring_setup": 425,
         "unshare": 97, "ptrace": 117, "process_vm_readv": 270, "process_vm_writev": 271, "bpf": 280,
-        "perf_event_open": 241, "userfaultfd": 282, "add_key": 217, "request_key": 218, "keyctl": 219,
+        "perf_event_open": 241, "userfaultfd": 282, "add_key": 217, "request_key": 218, "keyctl": 219, "setns": 268,
+        "mount": 40, "umount2": 39, "pivot_root": 41, **_MOUNTS,
     },
 }  # fmt: skip
 _CLONE = {"x86_64": 56, "aarch64": 220}
 _SOCKET = {"x86_64": 41, "aarch64": 198}
+_SOCKETPAIR = {"x86_64": 53, "aarch64": 199}
 _CLONE3 = 435  # its flags lie in memory, out of a filter's reach; libc falls back to clone on ENOSYS
 _CLONE_NEWUSER = 0x10000000
 _FAMILIES = (1, 2, 10)  # AF_UNIX, AF_INET, AF_INET6
@@ -64,7 +72,8 @@ def seccomp_filter() -> bytes:
             _op(_ANY_BIT, _CLONE_NEWUSER, skip_unless=1),
             _op(_RETURN, _ERRNO | _EPERM),
             _op(_RETURN, _ALLOW),
-            _op(_EQUAL, _SOCKET[machine], skip_unless=2 + len(_FAMILIES)),
+            _op(_EQUAL, _SOCKET[machine], skip_if=1),
+            _op(_EQUAL, _SOCKETPAIR[machine], skip_unless=2 + len(_FAMILIES)),
             _op(_LOAD, _ARGUMENT),
             *(_op(_EQUAL, family, skip_if=len(_FAMILIES) - i) for i, family in enumerate(_FAMILIES)),
             _op(_RETURN, _ERRNO | _EAFNOSUPPORT),

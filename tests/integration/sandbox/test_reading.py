@@ -1,7 +1,9 @@
 """Programs that look for what is not theirs: files, variables, other processes, networks."""
 
 import os
+import shutil
 import socket
+import subprocess
 import sys
 import tempfile
 import threading
@@ -17,9 +19,6 @@ from tests.integration.sandbox.attacks import works_without_walls
 from tests.sandboxing import REPOSITORY, Run
 
 pytestmark = needs_bubblewrap
-
-PYTHONS = [sys.prefix, sys.base_prefix, os.path.realpath(sys.prefix), os.path.realpath(sys.base_prefix)]
-
 
 # What it reads.
 
@@ -63,19 +62,71 @@ def test_the_repository_is_not_read(run: Run) -> None:
 
 def test_only_pythons_folders_are_seen(run: Run) -> None:
     program = """
-import os
+import os, sys
 def seen(folder, depth):
     for entry in os.scandir(folder):
         yield entry.path
         if depth and entry.is_dir(follow_symlinks=False): yield from seen(entry.path, depth - 1)
-raise SystemExit(' '.join(seen('/', 1)))
+pythons = {os.path.dirname(os.__file__), sys.executable, *sys.path}
+pythons |= {os.path.realpath(path) for path in pythons}
+raise SystemExit(' '.join(pythons) + ' : ' + ' '.join(seen('/', 1)))
 """
-    paths = run(program).stderr_end.split()
+    pythons, _, paths = (part.split() for part in run(program).stderr_end.partition(" : "))
     assert "/usr/lib" in paths
-    ours = ("/dev", "/etc/ld.so.cache", "/lib", "/lib64", "/usr")
+    ours = ("/dev", "/etc/ld.so.cache", "/lib", "/lib64", "/usr/lib", "/usr/share/zoneinfo")
     for path in paths:
-        to_python = any(Path(p).is_relative_to(path) or Path(path).is_relative_to(p) for p in PYTHONS)
-        assert to_python or path in ("/etc", "/tmp") or path.startswith(ours), path
+        to_python = any(Path(p).is_relative_to(path) for p in (*pythons, "/etc", "/tmp", "/usr/share/zoneinfo"))
+        assert to_python or path.startswith(ours), path
+
+
+def python_in(prefix: Path) -> Path:
+    """A Python with this prefix, as if it were built for it, among other files of its owner."""
+    for folder in ("bin", "lib"):
+        (prefix / folder).mkdir(parents=True)
+    python, version = Path(os.path.realpath(sys.executable)), f"python{sys.version_info[0]}.{sys.version_info[1]}"
+    shutil.copy(python, prefix / "bin" / version)
+    (prefix / "lib" / version).symlink_to(Path(os.__file__).parent)
+    return prefix / "bin" / version
+
+
+def run_by(python: Path, home: Path, program: str) -> subprocess.CompletedProcess[str]:
+    """A program in the sandbox of another Python, for a user with this home."""
+    code = "import sys; from tests.sandboxing import run_and_look; print(run_and_look(sys.argv[1]))"
+    variables = os.environ | {"HOME": str(home), "PYTHONPATH": str(REPOSITORY)}
+    command = [str(python), "-c", code, program]
+    return subprocess.run(command, cwd=REPOSITORY, env=variables, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("is_virtual", [False, True])
+def test_what_lies_beside_python_in_its_prefix_is_not_read(tmp_path: Path, is_virtual: bool) -> None:
+    home = tmp_path / "home"
+    prefix = home / ".local"
+    python = python_in(prefix)
+    if is_virtual:
+        prefix = home / "project" / ".venv"
+        subprocess.run([python, "-m", "venv", "--without-pip", prefix], check=True)
+        python = prefix / "bin" / "python"
+    names = ("secret", "bin/secret", "bin/python-secret", "lib/secret", "pip.conf", "share/secret", "../.netrc")
+    for path in (prefix / name for name in names):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("secret")
+    program = f"""
+import os, sys
+assert sys.prefix == {str(prefix)!r}, sys.prefix
+for name in {names!r}: assert not os.path.lexists(os.path.join(sys.prefix, name)), name
+"""
+    done = run_by(python, home, program)
+    assert "status='passed'" in done.stdout, (done.stdout, done.stderr)
+
+
+@pytest.mark.parametrize(("prefix", "home"), [("home", "home"), ("apps", "apps/people/me"), ("linked", "home")])
+def test_a_python_whose_prefix_holds_the_home_is_refused(tmp_path: Path, prefix: str, home: str) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "linked").symlink_to("home")
+    done = run_by(python_in(tmp_path / prefix), tmp_path / home, "pass")
+    refusal = f"the prefix of this Python, {tmp_path / prefix}"
+    assert done.stderr.splitlines()[-1].startswith("gmt.errors.UserError: model-written programs run in a sandbox")
+    assert refusal in done.stderr or refusal.replace("linked", "home") in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -150,9 +201,28 @@ def test_an_abstract_socket_of_this_machine_is_not_reached(run: Run) -> None:
         ),
         ("import socket; socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)", "Address family not supported"),
         ("import socket; socket.socket(socket.AF_NETLINK, socket.SOCK_RAW)", "Address family not supported"),
+        ("import socket; socket.socketpair(socket.AF_TIPC)", "Address family not supported"),
     ],
 )
 def test_nothing_beyond_is_reached(run: Run, program: str, reason: str) -> None:
     outcome = run(program)
     assert outcome.status == "failed"
     assert reason in outcome.stderr_end
+
+
+def test_no_family_of_sockets_but_unix_and_internet_is_had(run: Run) -> None:
+    program = """
+import ctypes, socket
+libc = ctypes.CDLL(None, use_errno=True)
+had = set()
+for family in range(64):
+    for kind in (1, 2, 3, 5):
+        for sockets in (lambda: libc.socket(family, kind, 0), lambda: libc.socketpair(family, kind, 0, pair)):
+            pair = (ctypes.c_int * 2)()
+            if sockets() != -1: had.add(family)
+            elif family not in (1, 2, 10): assert ctypes.get_errno() == 97, (family, kind, ctypes.get_errno())
+assert had <= {1, 2, 10} and 1 in had, had
+"""
+    outcome = run(program)
+    assert outcome.status == "passed", outcome.stderr_end
+    assert run("import socket; a, b = socket.socketpair(); a.send(b'x'); assert b.recv(1) == b'x'").status == "passed"

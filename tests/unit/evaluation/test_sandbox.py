@@ -88,7 +88,7 @@ def test_one_trial_serves_a_process(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_both_processors_refuse_the_same_calls() -> None:
     x86, arm = system_calls._REFUSED.values()
-    assert x86.keys() == arm.keys()
+    assert x86.keys() - {"modify_ldt"} == arm.keys()  # only x86 has segments
 
 
 def bare(program: str, **changed: float) -> sandbox.Outcome:
