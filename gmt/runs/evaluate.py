@@ -130,7 +130,13 @@ def _asked_once(
         if file.exists():
             return Score(**json.loads(file.read_text(encoding="utf-8")))
         run.record.note_asking(name)
-        asked = Asked(**vars(prepared.reader), model=model, scratch=scratch, on_progress=on_progress)
+        asked = Asked(
+            **vars(prepared.reader),
+            model=model,
+            cpus=run.resources.cpus,
+            scratch=scratch,
+            on_progress=on_progress,
+        )
         try:
             score = ask(suite, asked) if isinstance(suite, Suite) else suite.evaluate(asked)
         finally:

@@ -87,12 +87,14 @@ class Asked(Reader):
 
     Args:
         model: on any device, in eval mode; it may not be changed.
+        cpus: how many cores the run has.
         scratch: a folder of the benchmark's own that outlives a killed run: what is kept there need not be asked again.
         on_progress: to be called with the number of answers that are there and the number of all, as often as may be:
             it raises where the run is to end.
     """
 
     model: PreTrainedModel
+    cpus: int
     scratch: Path
     on_progress: Callable[[int, int], None]
 

@@ -113,6 +113,7 @@ def asked_of(model: PreTrainedModel, scratch: Path) -> Asked:
         num_embeddings=256,
         is_chat=False,
         model=model,
+        cpus=1,
         scratch=scratch,
         on_progress=lambda done, number: None,
     )

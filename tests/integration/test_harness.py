@@ -54,6 +54,7 @@ def asked(scratch: Path, *, is_chat: bool = False, seen: list[int] | None = None
         num_embeddings=model.config.vocab_size,
         tokenizer=tokenizer,
         is_chat=is_chat,
+        cpus=1,
         scratch=scratch,
         on_progress=lambda done, _: told.append(done),
     )

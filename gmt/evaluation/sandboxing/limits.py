@@ -13,9 +13,9 @@ class Limits:
     """What one program may use; with all that it starts, unless said otherwise.
 
     Args:
-        wall_time_s: from its first line on.
+        wall_time_s: from its first line on, without the time in which it waits for a core or a disk.
         cpu_time_s: whole seconds, of each of its processes.
-        memory_bytes: addresses of each of its processes.
+        memory_bytes: addresses of each of its processes, and resident memory of all of them together.
         processes: at one time, itself and threads among them; without a sandbox counted over all that its user runs,
             and not for root. So it is by kernels before 5.14 for a user who is not root.
         output_bytes: on stdout and stderr together.

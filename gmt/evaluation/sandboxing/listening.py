@@ -1,4 +1,8 @@
-"""Follows one running program: what it says, and the end of its time."""
+"""Follows one running program: what it says, and the end of its time and memory.
+
+A program's time is its own: on a core, or asleep. While it waits for a core or a disk, which others take, it stands
+still, so that nobody beside a program decides what becomes of it.
+"""
 
 import os
 import selectors
@@ -11,9 +15,12 @@ from dataclasses import dataclass
 from gmt.evaluation.sandboxing.limits import Limits
 from gmt.evaluation.sandboxing.program_runner import STARTED
 from gmt.evaluation.sandboxing.starting import Started
+from gmt.evaluation.sandboxing.usage import proportional_bytes, usage_of
 
 _START_S = 60.0  # for an interpreter on a busy machine; the program's own time begins behind it
 _END_S = 5.0  # for pipes to close once everything is killed
+_LOOK_EVERY_S = 0.1
+_PATIENCE = 10  # of its wall time, for a program that hardly gets a core
 _KEPT_BYTES = 4000
 _CHUNK_BYTES = 2**16
 
@@ -27,6 +34,8 @@ class Heard:
         output_bytes: written to stdout and stderr.
         stderr_end: the last of it.
         timed_out: its time was over before it ended.
+        cpu_s: what it had of a core when its time was over, if others had most of it; else None.
+        out_of_memory: its processes took more memory together than a program may.
         exit_code: 128 and the number of the signal that ended it.
     """
 
@@ -34,6 +43,8 @@ class Heard:
     output_bytes: int = 0
     stderr_end: bytes = b""
     timed_out: bool = False
+    cpu_s: float | None = None
+    out_of_memory: bool = False
     exit_code: int = 0
 
 
@@ -55,6 +66,9 @@ class _Listener:
         self._limits = limits
         self._deadline = time.monotonic() + _START_S
         self._killed = False
+        self._started_at: float | None = None
+        self._looked_at = time.monotonic()
+        self._asleep_s = self._cpu_s = 0.0
 
     def follow(self) -> None:
         process = self._started.process
@@ -68,7 +82,7 @@ class _Listener:
             ):
                 selector.register(source, selectors.EVENT_READ, take)
             while selector.get_map() and not self._over():
-                for key, _ in selector.select(self._left_s()):
+                for key, _ in selector.select(min(self._left_s(), _LOOK_EVERY_S)):
                     if data := _read(key.fd):
                         key.data(data)
                     else:
@@ -80,12 +94,38 @@ class _Listener:
 
     def _over(self) -> bool:
         """Whether nothing more will come; a program whose time is over is killed first, and its pipes emptied."""
+        now = time.monotonic()
+        if now - self._looked_at >= _LOOK_EVERY_S and not self._killed:
+            self._look(now)
         if self._left_s() > 0:
             return False
         if self._killed:
             return True
+        if self._is_held_up(now):
+            self._deadline = now + _LOOK_EVERY_S
+            return False
         self.heard.timed_out = True
         self._kill()
+        return False
+
+    def _look(self, now: float) -> None:
+        usage = usage_of(self._started.process.pid)
+        if usage.is_asleep:
+            self._asleep_s += now - self._looked_at
+        self._looked_at, self._cpu_s = now, max(usage.cpu_s, self._cpu_s)
+        most = self._limits.memory_bytes
+        if usage.memory_bytes > most and proportional_bytes(self._started.process.pid) > most:
+            self.heard.out_of_memory = True
+            self._kill()
+
+    def _is_held_up(self, now: float) -> bool:
+        """Whether a program whose wall time is over has its own before it; after a long time that is told."""
+        limit = self._limits.wall_time_s
+        if self._started_at is None or self._asleep_s + self._cpu_s >= limit:
+            return False
+        if now - self._started_at < limit * _PATIENCE:
+            return True
+        self.heard.cpu_s = self._cpu_s
         return False
 
     def _kill(self) -> None:
@@ -106,17 +146,19 @@ class _Listener:
     def _take_report(self, data: bytes) -> None:
         self.heard.report += data
         if self.heard.report == STARTED:
-            self._deadline = time.monotonic() + self._limits.wall_time_s
+            self._started_at = self._looked_at = time.monotonic()
+            self._deadline = self._started_at + self._limits.wall_time_s
         else:
             self._kill()
 
     def _wait(self, process: subprocess.Popen[bytes]) -> None:
-        try:
-            code = process.wait(self._left_s())
-        except subprocess.TimeoutExpired:  # it closed its pipes and went on
-            self.heard.timed_out = True
-            self._kill()
-            code = process.wait(_END_S)
+        while True:
+            try:
+                code = process.wait(min(self._left_s(), _LOOK_EVERY_S))
+                break
+            except subprocess.TimeoutExpired:  # it closed its pipes and went on
+                if self._over():
+                    raise
         self.heard.exit_code = code if code >= 0 else 128 - code
 
 

@@ -9,8 +9,9 @@ What is not:
   only behind the program's last line, so leaving early passes nothing. But answer and tests share one interpreter: who
   knows program_runner.py can ask for the token, and any program can change what the tests compare with.
 - A test suite with its solutions among the installed packages, which a program can read.
-- The machine's memory to the byte: `memory_bytes` holds for each process, so a run takes at most `processes` times that
-  and `scratch_bytes`; what the kernel itself keeps for files, pipes and sockets comes on top.
+- The machine's memory to the byte: a program whose processes hold more than `memory_bytes` together is ended a tenth of
+  a second later, and until then can take more; `scratch_bytes`, and what the kernel itself keeps for files, pipes and
+  sockets, come on top.
 - The kernel: a hole in it is a hole in the sandbox.
 """
 
@@ -28,7 +29,7 @@ from gmt.evaluation.sandboxing import bubblewrap, no_sandbox
 from gmt.evaluation.sandboxing.limits import Limits
 from gmt.evaluation.sandboxing.listening import Heard, listen
 from gmt.evaluation.sandboxing.program_runner import OUT_OF_MEMORY, STARTED, TOKEN_BYTES
-from gmt.evaluation.sandboxing.starting import NotStarted, Start
+from gmt.evaluation.sandboxing.starting import HeldUp, NotStarted, Start
 from gmt.settings import integer
 
 _TRIAL = Limits(wall_time_s=60, cpu_time_s=60, memory_bytes=2**30, processes=1, output_bytes=2**16, scratch_bytes=2**20)
@@ -62,6 +63,7 @@ def run_python(program: str, limits: Limits, *, run_untrusted_code_without_sandb
     Raises:
         UserError: there is no sandbox here.
         NotStarted: the machine could not start it; that says nothing of the program.
+        HeldUp: the machine did not let it run; nor does that.
     """
     start = _start(run_untrusted_code_without_sandbox)
     return _run(program, limits, start)
@@ -77,10 +79,13 @@ def run_all(
 ) -> list[Outcome]:
     """Runs programs side by side; ends after those under way if anything raises.
 
+    A program that its neighbours may have ended (its time or memory was over, or it was killed) is run again behind all
+    others, alone; that decides.
+
     Args:
         programs: as in `run_python`.
         limits: of each.
-        at_once: programs running at a time; more than cores stretch wall times.
+        at_once: programs running at a time.
         on_done: called in this thread with a program's index and outcome, in the order in which they end.
         run_untrusted_code_without_sandbox: as in `run_python`.
 
@@ -90,17 +95,37 @@ def run_all(
     Raises:
         UserError: there is no sandbox here, or `at_once` is below 1.
         NotStarted: the machine could not start one.
+        HeldUp: the machine did not let one run, although it was alone.
     """
     integer("at_once", at_once, low=1)
     start = _start(run_untrusted_code_without_sandbox)
+    is_alone = min(at_once, len(programs)) <= 1
+    outcomes: dict[int, Outcome] = {}
     with ThreadPoolExecutor(at_once) as threads:
-        runs = {threads.submit(_run, program, limits, start): i for i, program in enumerate(programs)}
+        run = _run if is_alone else _run_beside_others
+        runs = {threads.submit(run, program, limits, start): i for i, program in enumerate(programs)}
         try:
-            for run in as_completed(runs):
-                on_done(runs[run], run.result())
+            for done in as_completed(runs):
+                outcome = done.result()
+                if outcome is not None:
+                    outcomes[runs[done]] = outcome
+                    on_done(runs[done], outcome)
         finally:
             threads.shutdown(wait=False, cancel_futures=True)
-    return [run.result() for run in runs]
+    for index in (index for index in range(len(programs)) if index not in outcomes):
+        outcomes[index] = _run(programs[index], limits, start)
+        on_done(index, outcomes[index])
+    return [outcomes[index] for index in range(len(programs))]
+
+
+def _run_beside_others(program: str, limits: Limits, start: Start) -> Outcome | None:
+    """Return what became of a program; None where others may have decided that."""
+    try:
+        outcome = _run(program, limits, start)
+    except HeldUp:
+        return None
+    is_open = outcome.status in ("timed out", "out of memory") or outcome.exit_code == 128 + signal.SIGKILL
+    return None if is_open else outcome
 
 
 def _start(without_sandbox: bool) -> Start:
@@ -141,6 +166,11 @@ def _run(program: str, limits: Limits, start: Start) -> Outcome:
     if not heard.report.startswith(STARTED):
         raise NotStarted(stderr_end or "it did not answer")
     status = _status(heard, heard.report.removeprefix(STARTED), token, limits)
+    if status == "timed out" and heard.cpu_s is not None:
+        raise HeldUp(
+            f"this machine is too busy to judge a model-written program: it had {heard.cpu_s:.1f} s of a core, and "
+            f"needs {limits.wall_time_s:g} s before it counts as too slow"
+        )
     return Outcome(status=status, exit_code=heard.exit_code if status == "failed" else None, stderr_end=stderr_end)
 
 
@@ -149,6 +179,8 @@ def _status(heard: Heard, report: bytes, token: bytes, limits: Limits) -> Status
         return "too much output"
     if report == token:
         return "passed"
+    if heard.out_of_memory:
+        return "out of memory"
     if heard.timed_out or heard.exit_code == 128 + signal.SIGXCPU:
         return "timed out"
     return "out of memory" if report == OUT_OF_MEMORY else "failed"

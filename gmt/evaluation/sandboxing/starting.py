@@ -8,12 +8,17 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
+from gmt.errors import MachineFault
 from gmt.evaluation.sandboxing import program_runner
 from gmt.evaluation.sandboxing.limits import Limits
 
 
-class NotStarted(Exception):
+class NotStarted(MachineFault):
     """The machine could not start a program; that says nothing about the program."""
+
+
+class HeldUp(MachineFault):
+    """The machine gave a program too little of a core to judge it."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -122,3 +122,20 @@ for name in (resource.RLIMIT_AS, resource.RLIMIT_CPU, resource.RLIMIT_NPROC, res
     raise SystemExit('raised')
 """
     assert run(program).status == "passed"
+
+
+FAMILY = """
+import os, time
+held = b'x' * {before}
+for _ in range(4):
+    if os.fork() == 0:
+        more = b'y' * {behind}
+        time.sleep(60)
+time.sleep({until})
+"""
+
+
+def test_memory_is_counted_over_all_processes(run: Run) -> None:
+    limits = replace(LIMITS, memory_bytes=2**27)
+    assert run(FAMILY.format(before=0, behind=50 * 2**20, until=60), limits).status == "out of memory"
+    assert run(FAMILY.format(before=50 * 2**20, behind=0, until=0.5), limits).status == "passed"  # the four share it

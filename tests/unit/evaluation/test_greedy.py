@@ -43,7 +43,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> Callable[[PreTrainedMod
     def ask(model: PreTrainedModel) -> list[str]:
         scratch = tmp_path_factory.mktemp("asked")
         known = {"tokenizer": tokenizer, "context": 128, "num_embeddings": 256, "is_chat": False}
-        asked = Asked(**known, model=model, scratch=scratch, on_progress=lambda *_: None)
+        asked = Asked(**known, model=model, cpus=1, scratch=scratch, on_progress=lambda *_: None)
         return suites.generate(asked, suite)
 
     return ask

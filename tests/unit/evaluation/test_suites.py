@@ -33,6 +33,7 @@ def asked(scratch: Path, on_progress: Stopped) -> Asked:
         context=128,
         num_embeddings=256,
         is_chat=False,
+        cpus=1,
         scratch=scratch,
         on_progress=on_progress,
     )

@@ -115,7 +115,7 @@ def pupil(tokenizer: PreTrainedTokenizerBase, pairs: list[tuple[list[int], list[
 
 def asked(tokenizer: PreTrainedTokenizerBase, model: Any, scratch: Path, *, is_chat: bool = True) -> Asked:
     more = {"context": 10_000, "num_embeddings": 10**6, "on_progress": lambda *_: None}
-    return Asked(tokenizer=tokenizer, is_chat=is_chat, model=model, scratch=scratch, **more)
+    return Asked(tokenizer=tokenizer, is_chat=is_chat, model=model, cpus=1, scratch=scratch, **more)
 
 
 def turns(question: str, answer: str) -> list[dict[str, str]]:

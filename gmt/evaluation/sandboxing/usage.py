@@ -1,0 +1,70 @@
+"""What a running program, with all that it started, uses of the machine, as /proc says it.
+
+Where there is no /proc, or a kernel lists no children there, a program seems to be asleep and to use nothing.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+_WANTS_TO_GO_ON = ("R", "D")  # on a core or waiting for one, or for a disk: see proc_pid_stat(5)
+_STATE, _TIMES, _RESIDENT = 0, slice(11, 15), 21  # fields behind the name; own and reaped children's times
+
+
+@dataclass(frozen=True, kw_only=True)
+class Usage:
+    """Of all its processes together.
+
+    Args:
+        cpu_s: on a core so far, with that of children that have ended.
+        memory_bytes: resident now; a page that several hold counts for each.
+        is_asleep: each thread waits, and neither for a core nor for a disk.
+    """
+
+    cpu_s: float
+    memory_bytes: int
+    is_asleep: bool
+
+
+def usage_of(pid: int) -> Usage:
+    """Return what a process and its descendants use; those that end meanwhile are left out."""
+    cpu_s, pages, is_asleep = 0.0, 0, True
+    for each in _with_descendants(pid):
+        with suppress(OSError):
+            fields = _fields(Path(f"/proc/{each}/stat"))
+            cpu_s += sum(map(int, fields[_TIMES])) / _TICKS_PER_S
+            pages += int(fields[_RESIDENT])
+            is_asleep = is_asleep and all(
+                _fields(thread / "stat")[_STATE] not in _WANTS_TO_GO_ON
+                for thread in Path(f"/proc/{each}/task").iterdir()
+            )
+    return Usage(cpu_s=cpu_s, memory_bytes=pages * _PAGE_BYTES, is_asleep=is_asleep)
+
+
+def proportional_bytes(pid: int) -> int:
+    """Return the resident memory of a process and its descendants, a page that several hold counted once; slow."""
+    total = 0
+    for each in _with_descendants(pid):
+        with suppress(OSError):
+            rollup = Path(f"/proc/{each}/smaps_rollup").read_text(encoding="ascii")
+            total += sum(int(line.split()[1]) * 1024 for line in rollup.splitlines() if line.startswith("Pss:"))
+    return total
+
+
+def _with_descendants(pid: int) -> Iterator[int]:
+    todo = [pid]
+    while todo:
+        current = todo.pop()
+        yield current
+        with suppress(OSError):
+            for thread in Path(f"/proc/{current}/task").iterdir():
+                todo += map(int, (thread / "children").read_text(encoding="ascii").split())
+
+
+def _fields(stat: Path) -> list[str]:
+    """Return what stands behind the program's name, which may hold anything."""
+    return stat.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
