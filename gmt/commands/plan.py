@@ -10,6 +10,7 @@ from gmt.composition import Composer, hydra_on
 from gmt.duration import duration
 from gmt.errors import UserError
 from gmt.records.record import State
+from gmt.runs.foreign_code import foreign_code
 from gmt.runs.gpus import gpus_here
 from gmt.studies.differing import differing_code, moving_models
 from gmt.studies.estimate import Estimate, estimate
@@ -64,7 +65,8 @@ def plan(overrides: Sequence[str], config_dir: str | None, *, every_run: bool) -
     if made.later:
         say(f"{len(made.later)} more runs will be scheduled once tuning has chosen their settings")
     done = [planned for planned in made.comparison if states[planned.run.id] == "done"]
-    for sentence in (*moving_models(made.runs), *differing_code(done)):
+    foreign = foreign_code(planned.run.config for planned in made.runs)
+    for sentence in (*foreign, *moving_models(made.runs), *differing_code(done)):
         say(f"warning: {sentence}")
     say(cost_in_words(estimate(made, states, num_gpus=gpus_here()), runs_at_once(made)))
     if (gpus := gpus_in_words(made)) is not None:

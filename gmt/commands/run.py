@@ -15,6 +15,7 @@ from gmt.errors import Interrupted, UserError
 from gmt.records.record import NOWHERE, RecordBusy, RunRecord
 from gmt.runs.attempt import seen
 from gmt.runs.build import Run, build, settings_of
+from gmt.runs.foreign_code import foreign_code
 from gmt.runs.gpus import gpus_here, hide_gpus, show_one_gpu
 from gmt.studies.frozen import STOP, thaw
 from gmt.studies.stopping import stops_in_order
@@ -82,6 +83,8 @@ def _run_and_tell(run: Run, config: Mapping[str, Any]) -> RunRecord:
         return run.record
     run.record_settings.close_to_others()
     tracking = settings_of("tracking", TrackingSettings, config["tracking"])
+    for sentence in foreign_code([config]):
+        say(f"warning: {sentence}")
     say(f"run {run.id}: {name} on {run.task.name}")
     with _told(run, tracking, name):
         try:

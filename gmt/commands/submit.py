@@ -12,6 +12,7 @@ from gmt.commands.plan import planned
 from gmt.commands.terminal import say
 from gmt.composition import Composer, hydra_on
 from gmt.credentials import refuse_secrets
+from gmt.runs.foreign_code import foreign_code
 from gmt.studies.plan import Plan
 
 _STUDY_LETTERS = 20  # Kubernetes takes 47 for a RayJob's name; the identity and the attempt need some
@@ -38,11 +39,12 @@ def submit(overrides: Sequence[str], config_dir: str | None, *, dry_run: bool) -
         gpus_used=max(planned.run.resources.num_gpus(1) for planned in (*made.runs, *made.later)),
     )
     counted = _counted(made)
+    warnings = [f"warning: {each}" for each in foreign_code(run.run.config for run in (*made.runs, *made.later))]
     if dry_run:
-        say(f"# {counted}; this would be submitted:")
+        say("".join(f"# {line}\n" for line in warnings) + f"# {counted}; this would be submitted:")
         say(cluster.preview(job).rstrip())
         return
-    say(counted)
+    say("\n".join([*warnings, counted]))
     if set(made.states().values()) == {"done"}:
         say("nothing to do")
         return

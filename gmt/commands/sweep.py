@@ -15,6 +15,7 @@ from gmt.composition import Composer, extra_config_dir, to_plain
 from gmt.credentials import without_secrets
 from gmt.errors import UserError
 from gmt.runs.build import settings_of
+from gmt.runs.foreign_code import foreign_code
 from gmt.runs.gpus import gpus_here
 from gmt.studies.frozen import STOP, job_of
 from gmt.studies.grid import StudySettings
@@ -45,6 +46,8 @@ def multirun(master: DictConfig, arguments: Sequence[str], launch: RunLauncher) 
     plan = make_plan(composer, study, axes)
     tracking = settings_of("tracking", TrackingSettings, config["tracking"])
     limit = settings_of("sweep", SweepSettings, config["sweep"])
+    for sentence in foreign_code(planned.run.config for planned in plan.runs):
+        say(f"warning: {sentence}")
     confirm(plan, limit, input if sys.stdin.isatty() else None, num_gpus=_num_gpus(master))
     told, remedy = progress(), _sync_command(plan, arguments, is_study=config.get("study") is not None)
     try:

@@ -1,0 +1,42 @@
+"""Who lets code of others run with the own rights is told so, before it runs."""
+
+import pytest
+
+from gmt.composition import Composer, hydra_on
+from gmt.runs.foreign_code import foreign_code
+from tests.conftest import CONF, Gmt
+
+REMOTE = "warning: model.trust_remote_code=true lets code that comes with the model run with your own rights"
+BENCHMARK = "+benchmark@task.target.code=humaneval"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["plan", "study=tiny"],
+        ["run", "task=tiny", "train.max_length=3"],  # refused behind the line: nothing is trained
+        ["sweep", "study=tiny", "train.max_length=3"],
+        ["submit", "study=tiny", "cluster=slurm", "--dry-run"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_plan_run_sweep_and_submit_say_that_code_of_others_has_no_walls(gmt: Gmt, command: list[str]) -> None:
+    done = gmt(*command, "model.trust_remote_code=true", "--config-dir", str(CONF))
+    assert REMOTE in done.stdout, done.stderr
+    assert done.stdout.count("warning: ") == 1, "once for all runs"
+
+
+@pytest.mark.parametrize("code_setting", ["task.target.code", "task.source.code"])
+def test_the_setting_is_named_where_it_stands(code_setting: str) -> None:
+    with hydra_on(None):
+        add = BENCHMARK.replace("task.target.code", code_setting)
+        config = Composer().compose_plain(["task=chain_sum", add])
+        walled = foreign_code([config])
+        config = Composer().compose_plain(
+            ["task=chain_sum", add, f"{code_setting}.run_untrusted_code_without_sandbox=true"]
+        )
+    assert walled == []
+    (sentence,) = foreign_code([config, config])
+    assert sentence.startswith(
+        f"{code_setting}.run_untrusted_code_without_sandbox=true lets code that the model writes"
+    )
