@@ -4,15 +4,30 @@ Every plug-in (model, task, method) and every settings group is a frozen datacla
 `__post_init__`, so that a bad value is found when a study is planned and not when a run reaches it.
 """
 
+import dataclasses
 import math
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 from gmt.errors import UserError
 
+NEUTRAL = "neutral"
 _NAME = re.compile(r"[A-Za-z0-9_.-]+")
 _LONGEST_NAME = 100  # with what we put around it, below the 250 of MLflow's keys and the 255 of a file's name
+
+
+def neutral(value: Any) -> Any:
+    """Return the field of a setting that an older class did not have.
+
+    At its neutral value everything is as it was without the setting, and so is the run id. It is no default: a yaml
+    names every value.
+
+    Example:
+        momentum: float = settings.neutral(0.0)
+    """
+    return dataclasses.field(metadata={NEUTRAL: value})
 
 
 def number(

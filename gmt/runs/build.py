@@ -13,6 +13,7 @@ from gmt.models.protocol import Model
 from gmt.plug_ins import check_protocol, class_of, faults_of
 from gmt.records.identity import canonical, run_id, science_of
 from gmt.records.record import RunRecord
+from gmt.runs.id_form import id_form
 from gmt.runs.settings import RecordSettings, ResourceSettings
 from gmt.tasks.protocol import Task
 from gmt.training.settings import TrainSettings
@@ -84,14 +85,19 @@ class Builder:
 
     def _canonical(self, value: object, group: str) -> object:
         if group not in _LARGE_GROUPS:
-            return canonical(value, group)
-        return self._once("canonical", value, lambda: canonical(value, group))
+            return _canonical(value, group)
+        return self._once("canonical", value, lambda: _canonical(value, group))
 
     def _once(self, what: str, value: object, make: Callable[[], Any]) -> Any:
         key = (what, id(value))
         if key not in self._made:
             self._made[key] = (value, make())  # the value is held, so that no other gets its id
         return self._made[key][1]
+
+
+def _canonical(value: Any, group: str) -> object:
+    kinds = {"train": TrainSettings}
+    return canonical(id_form(group, value, kinds.get(group)) if isinstance(value, Mapping) else value, group)
 
 
 def _parts(config: Mapping[str, Any], once: Callable[[str, object, Callable[[], Any]], Any]) -> dict[str, Any]:

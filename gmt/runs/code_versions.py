@@ -13,6 +13,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from gmt.records.identity import SCIENCE_GROUPS
+
 OWN = "gmt"
 # The libraries that train, evaluate or make examples.
 LIBRARIES = (
@@ -22,25 +24,30 @@ LIBRARIES = (
 _NO_RESULT = frozenset({"cli.py", "commands", "studies", "tracking"})  # of gmt: what plans, prints and follows runs
 
 
-def code_of(science: Mapping[str, Any]) -> dict[str, str]:
+def code_of(config: Mapping[str, Any]) -> dict[str, str]:
     """Return by name what identifies the code that a part of a config is done by.
 
     Args:
-        science: a run's config, or a part of it.
+        config: a run's config, or some of its groups; those that decide no result are passed by.
 
     Returns:
         A hash of the Python files of gmt and of each package outside of it that a `_target_` names, and the versions
         of libraries.
     """
-    outside = sorted({target.partition(".")[0] for target in _targets(science)} - {OWN})
+    outside = _outside(config)
     libraries = {name: version for name in LIBRARIES if (version := version_of(name)) is not None}
     return {OWN: source_of(OWN), **{name: source_of(name) for name in outside}, **libraries}
 
 
-def outside_of(science: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def outside_of(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Return where the code of plug-ins from outside of gmt comes from: their packages' checkouts, by name."""
-    names = sorted({target.partition(".")[0] for target in _targets(science)} - {OWN})
-    return {name: checkout(_files(name)[0].parent) for name in names if _files(name)}
+    return {name: checkout(_files(name)[0].parent) for name in _outside(config) if _files(name)}
+
+
+def _outside(config: Mapping[str, Any]) -> list[str]:
+    """The packages of plug-ins, but ours; by the config, since a run id names a class that has moved as before."""
+    groups = {group: config.get(group) for group in SCIENCE_GROUPS}
+    return sorted({target.partition(".")[0] for target in _targets(groups)} - {OWN})
 
 
 def _targets(value: object) -> Iterator[str]:

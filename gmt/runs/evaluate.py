@@ -93,7 +93,7 @@ def folder_of_base(run: Run) -> Path:
     The code is this package as it lies there, uncommitted changes included, and that of a model or task from outside.
     """
     asked = {key: run.science[key] for key in ("model", "task", "fingerprints")}
-    code = code_of(asked) | moving_of(run)
+    code = code_of({key: run.config[key] for key in ("model", "task")}) | moving_of(run)
     return (
         run.record_settings.runs.parent / "base" / run_id(asked | {"code": code, "versions": environment()["versions"]})
     )

@@ -136,7 +136,7 @@ def record_failure(record: RunRecord, error: Exception, kind: str) -> None:
 
 def _environment(run: Run, record: RunRecord) -> dict[str, Any]:
     """Return this attempt's environment, with the code and the uncommitted changes of earlier attempts."""
-    now, code = environment() | {"outside": outside_of(run.science)}, code_of(run.science) | moving_of(run)
+    now, code = environment() | {"outside": outside_of(run.config)}, code_of(run.config) | moving_of(run)
     before = record.read("environment.json") if (record.folder / "environment.json").exists() else {}
     dirty = True if before.get("dirty") else now["dirty"]
     return now | {"dirty": dirty, "code": by_both(code_of_environment(before), code)}

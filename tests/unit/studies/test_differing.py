@@ -133,15 +133,15 @@ def test_a_run_records_the_code_of_a_method_from_outside_and_where_it_lies(tmp_p
 
 
 def test_any_edited_file_of_the_package_is_other_code(tmp_path: Path, package: Path) -> None:
-    science = config_of(tmp_path)["method"]
-    before = code_of(science)
+    config = config_of(tmp_path)
+    before = code_of(config)
     (package / "numbers.py").write_text("DENSITY = 0.5\n")
-    assert code_of(science) == before  # this process runs what it has imported
+    assert code_of(config) == before  # this process runs what it has imported
     script = "import sys, json; from gmt.runs.code_versions import *; s = json.loads(sys.argv[1]); print(code_of(s))"
     script += "; print(outside_of(s))"
     path = os.pathsep.join([str(package.parent), *sys.path])
     done = subprocess.run(
-        [sys.executable, "-c", script, '{"_target_": "mine_helpers.method.Mine"}'],
+        [sys.executable, "-c", script, '{"method": {"_target_": "mine_helpers.method.Mine"}}'],
         env=dict(os.environ) | {"PYTHONPATH": path},
         capture_output=True,
         text=True,
@@ -151,7 +151,7 @@ def test_any_edited_file_of_the_package_is_other_code(tmp_path: Path, package: P
     assert before["gmt"] in code
     assert before["mine_helpers"] not in code
     assert "'dirty': True" in outside
-    assert outside_of({"_target_": "gmt.methods.sft.Sft"}) == {}
+    assert outside_of({"method": {"_target_": "gmt.methods.sft.Sft"}}) == {}
 
 
 def test_the_bases_answers_are_kept_by_the_code_that_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
