@@ -40,7 +40,7 @@ class Server:
         self._process = subprocess.Popen(
             command, env=environment, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        wait_for(self._is_up, 120)
+        wait_for(self._is_up, 300)
 
     def signal(self, number: signal.Signals) -> None:
         assert self._process is not None
@@ -55,7 +55,7 @@ class Server:
             self.signal(signal.SIGKILL)
             self._process.wait()
             self._process = None
-            wait_for(self._left_its_port, 10)  # its workers may outlive it by a moment
+            wait_for(self._left_its_port, 120)  # its workers may outlive it by a moment
 
     def _left_its_port(self) -> bool:
         with socket.socket() as probe:

@@ -88,7 +88,7 @@ class Nodes:
         with log.open("wb") as file:
             self.started.append(subprocess.Popen(command, env=whole, stdout=file, stderr=file, start_new_session=True))
         try:
-            wait_for(lambda: "Ray runtime started" in log.read_text() or self.started[number].poll() is not None, 120)
+            wait_for(lambda: "Ray runtime started" in log.read_text() or self.started[number].poll() is not None, 300)
             assert self.started[number].poll() is None, "it ended"
         except AssertionError as error:
             self.end()

@@ -32,7 +32,7 @@ def look(config: Mapping[str, Any], stop: Path, go_on: Callable[[int, float], bo
     run = build(config)
     seen = {"shown": shown, "gpus": run.resources.gpus, "device": device_of(run.resources)}
     (stop.parent / f"{run.seed}.json").write_text(json.dumps(seen))
-    wait_for(lambda: len(list(stop.parent.glob("*.json"))) == CORES, 120)
+    wait_for(lambda: len(list(stop.parent.glob("*.json"))) == CORES, 300)
     return Outcome(state="done")
 
 

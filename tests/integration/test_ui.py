@@ -45,7 +45,7 @@ def test_it_serves_at_the_study_and_stops_on_ctrl_c(tmp_path: Path, store: str) 
         except OSError:
             time.sleep(0.3)
     ui.send_signal(signal.SIGINT)  # before the page is looked at, so that no server is left behind
-    output, _ = ui.communicate(timeout=60)
+    output, _ = ui.communicate(timeout=240)
     assert b"<title>MLflow</title>" in page, output
     assert ui.returncode == 0, output
     first, *last = output.splitlines()

@@ -77,7 +77,7 @@ def test_cores_that_others_hold_are_waited_for_in_words(head: Head, said: list[s
     others, owner = holding(1), Once()
 
     def end_others() -> None:
-        wait_for(lambda: said, 60)
+        wait_for(lambda: said, 240)
         ray.kill(others)
 
     threading.Thread(target=end_others).start()
@@ -110,7 +110,7 @@ def test_what_the_cluster_has_lost_is_waited_for_in_words_until_the_sweep_is_end
     owner = Once()
 
     def end_it() -> None:
-        wait_for(lambda: said, 60)
+        wait_for(lambda: said, 240)
         owner.stop = True
 
     threading.Thread(target=end_it).start()

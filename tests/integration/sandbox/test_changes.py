@@ -128,11 +128,11 @@ run_python("import time; time.sleep(60)", replace(LIMITS, wall_time_s=60))
             assert caller.stdout is not None
             caller.stdout.readline()  # the trial's
             namespace = namespace_of(int(caller.stdout.readline()))
-            wait_for(lambda: len(processes_in([namespace])) == 2, timeout_s=20, every_s=0.01)
+            wait_for(lambda: len(processes_in([namespace])) == 2, timeout_s=120, every_s=0.01)
             time.sleep(0.2)  # the program's own time
         finally:
             caller.kill()
     try:
-        wait_for(lambda: not processes_in([namespace]), timeout_s=20)
+        wait_for(lambda: not processes_in([namespace]), timeout_s=120)
     finally:
         os.close(namespace)

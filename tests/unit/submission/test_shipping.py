@@ -16,7 +16,7 @@ def test_what_is_shipped_plans_the_users_study_without_the_checkout(tmp_path: Pa
     code = "import gmt, gmt_launchers; print(gmt.__file__, gmt_launchers.__file__); import gmt.cli; gmt.cli.main()"
     done = subprocess.run(
         [sys.executable, "-c", code, "plan", "study=tiny", "--config-dir", "user_config"],
-        cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, timeout=60, check=False,
+        cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, timeout=240, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[0].count(str(tmp_path)) == 2

@@ -8,7 +8,7 @@ from gmt.errors import UserError
 
 
 def shell(command: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(command, shell=True, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, shell=True, capture_output=True, text=True, timeout=240, check=False)
 
 
 def test_the_same_environment_is_the_same() -> None:

@@ -53,10 +53,10 @@ def test_what_changed_while_a_store_was_away_is_written_when_it_is_back(tmp_path
     with Mirror(lambda: Opened(view=store), said.append, "gmt sync") as made:
         made.look(run(tmp_path, "a"), final=False)
         made.look(run(tmp_path, "b"), final=True)
-        wait_for(lambda: said, 5)
+        wait_for(lambda: said, 120)
         made.look(run(tmp_path, "a"), final=True)
         store.is_away = False
-        wait_for(lambda: len(store.written) == 2, 5)
+        wait_for(lambda: len(store.written) == 2, 120)
     assert sorted(store.written) == [("a", True), ("b", True)]
     assert said == ["warning: MLflow does not answer (a); the run records hold everything"]
 
@@ -68,7 +68,7 @@ def test_what_another_process_leaves_is_gone_on_with(tmp_path: Path) -> None:
         made.look(run(tmp_path, "a"), final=False)
         time.sleep(0.1)
         store.followed_elsewhere = False
-        wait_for(lambda: store.written, 5)
+        wait_for(lambda: store.written, 120)
     assert (store.written, said) == ([("a", False)], [])
 
 
@@ -78,7 +78,7 @@ def test_one_runs_fault_costs_no_other_run(tmp_path: Path) -> None:
     with Mirror(lambda: Opened(view=store), said.append, "gmt sync study=x") as made:
         for name in ("a", "b"):
             made.look(run(tmp_path, name), final=True)
-        wait_for(lambda: store.written, 5)
+        wait_for(lambda: store.written, 120)
     assert set(store.written) == {("b", True)}
     assert said == [
         "warning: MLflow does not take the values of a (a); the run records hold everything",
@@ -97,7 +97,7 @@ def test_a_store_that_does_not_open_is_asked_again(tmp_path: Path) -> None:
 
     with Mirror(opening, said.append, "gmt sync") as made:
         made.look(run(tmp_path, "a"), final=True)
-        wait_for(lambda: store.written, 5)
+        wait_for(lambda: store.written, 120)
     assert (store.written, len(asked)) == ([("a", True)], 3)
     assert said == ["warning: MLflow does not answer (away); the run records hold everything"]
 
