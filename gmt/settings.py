@@ -8,6 +8,7 @@ import dataclasses
 import math
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -92,14 +93,27 @@ def text(setting: str, value: object) -> str:
     return value
 
 
-def name(setting: str, value: object) -> str:
-    """Returns `value` if it can name a folder and a key in MLflow, or raises one sentence."""
+def folder_name(setting: str, value: object) -> str:
+    """Returns `value` if it can name a folder and a key in MLflow, or raises one sentence.
+
+    Each name of a config that becomes a file, a folder or a key is checked here before anything is planned by it.
+    """
     if not isinstance(value, str) or not _NAME.fullmatch(value) or value in (".", "..") or len(value) > _LONGEST_NAME:
         raise UserError(
             f"{setting} must be of at most {_LONGEST_NAME} of the letters A-Z, a-z, 0-9, _, . and -, and not . or .., "
             f"got {_shown(value)[:_LONGEST_NAME]}"
         )
     return value
+
+
+def folder_names(setting: str, values: Iterable[object]) -> list[str]:
+    """Returns names for one place, where no two are the same on a disk that ignores case, or raises one sentence."""
+    names = [folder_name(setting, value) for value in values]
+    by_letters: dict[str, str] = {}
+    for each in names:
+        if (other := by_letters.setdefault(each.lower(), each)) != each:
+            raise UserError(f"{setting} must differ from the others by more than case, got {other} and {each}")
+    return names
 
 
 def path(setting: str, value: object) -> Path:

@@ -18,11 +18,10 @@ hang.txt            where the run stood when it was ended for making no progress
 
 import json
 import os
-import shutil
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -33,6 +32,7 @@ from gmt.errors import UserError
 from gmt.machine_faults import machine_faults_first
 from gmt.records.identity import run_id
 from gmt.records.reading import object_of, objects_of
+from gmt.removal import remove
 
 _ASKING = "asking.txt"
 _PROBE_S = 2.0  # `state` of another process holds the lock for an instant
@@ -177,7 +177,7 @@ class RunRecord:
     def note_asking(self, asking: str | None) -> None:
         """Says what is being evaluated, or that nothing is; soon out of date, so nothing waits for the disk."""
         if asking is None:
-            (self.folder / _ASKING).unlink(missing_ok=True)
+            remove(self.folder / _ASKING, self.folder)
         else:
             (self.folder / _ASKING).write_text(asking, encoding="utf-8")
 
@@ -190,7 +190,13 @@ class RunRecord:
 
     def drop_checkpoints(self) -> None:
         """Deletes the checkpoints: a run that is done is not resumed."""
-        shutil.rmtree(self.checkpoints, ignore_errors=True)
+        with suppress(OSError):
+            remove(self.checkpoints, self.folder)
+
+    def drop_evaluation(self) -> None:
+        """Deletes what was asked already, once the record holds its answers."""
+        with suppress(OSError):
+            remove(self.folder / "evaluation", self.folder)
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
@@ -222,5 +228,6 @@ def write_whole(path: Path, text: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)  # there is none any more but after an error
+    except BaseException:
+        remove(temporary, path.parent)
+        raise

@@ -6,7 +6,6 @@ Yu et al. (2024, arXiv 2311.03099, DARE) drop entries of the delta at random and
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -53,7 +52,7 @@ def drop(run: Run, fractions: Sequence[float], ways: Sequence[str] = WAYS) -> li
             if (way, fraction) not in known:
                 known[way, fraction] = _evaluated(run, way, fraction)
                 record.write_lines(_FILE, known.values())
-        shutil.rmtree(record.folder / "evaluation", ignore_errors=True)
+        record.drop_evaluation()
     return [known[each] for each in _wanted(fractions, ways)]
 
 

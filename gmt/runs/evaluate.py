@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -21,6 +20,7 @@ from gmt.evaluation.suites import ask
 from gmt.models.protocol import MayMove
 from gmt.records.identity import run_id
 from gmt.records.record import RunRecord, write_whole
+from gmt.removal import remove
 from gmt.runs.build import Run
 from gmt.runs.code_versions import code_of
 from gmt.runs.environment import environment
@@ -142,7 +142,8 @@ def _asked_once(
         finally:
             run.record.note_asking(None)
         write_whole(file, json.dumps(dataclasses.asdict(score)))
-        shutil.rmtree(scratch, ignore_errors=True)
+        with suppress(OSError):
+            remove(scratch, kept)
     return score
 
 

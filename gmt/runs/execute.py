@@ -6,7 +6,6 @@ import logging
 import math
 import os
 import platform
-import shutil
 import time
 import traceback
 from collections.abc import Iterator, Mapping
@@ -103,7 +102,7 @@ def _work(run: Run, record: RunRecord, prepared: Prepared, control: Control) -> 
     seconds = None if seconds_before is None else seconds_before + time.perf_counter() - started
     record.write("result.json", result | {"seconds": seconds})
     record.drop_checkpoints()
-    shutil.rmtree(record.folder / "evaluation", ignore_errors=True)  # its answers are in the record by now
+    record.drop_evaluation()
     record.set_status("done", ended_at=time.time())
 
 

@@ -13,6 +13,7 @@ from gmt.evaluation.context import check_suite, check_tokens, context_alone, con
 from gmt.models.protocol import Model
 from gmt.runs.build import Run
 from gmt.tasks.chat import set_template
+from gmt.tasks.evaluations import check_names
 from gmt.tasks.protocol import Benchmark, Reader, Suite, Task
 from gmt.tasks.tokens import TokenizedExamples, Tokens, tokenize
 from gmt.training.settings import TrainSettings
@@ -136,6 +137,7 @@ def _suites(task: Task, reader: Reader) -> Mapping[str, Mapping[str, Suite | Ben
     suites = task.suites()
     faults: list[str] = []
     for part, named in suites.items():
+        check_names(f"task.{part}", named)  # a task plug-in's may be its own
         for name, each in named.items():
             try:
                 with within(f"task.{part}.{name}"):

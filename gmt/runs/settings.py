@@ -25,7 +25,7 @@ def _try_to_write(folder: Path) -> None:
     if not os.access(folder, os.W_OK):
         raise PermissionError
     try:
-        os.rmdir(tempfile.mkdtemp(prefix=".gmt-", dir=folder))
+        tempfile.TemporaryDirectory(prefix=".gmt-", dir=folder).cleanup()
     except OSError as error:
         if machine_fault(error) is None or error.errno == errno.EROFS:
             raise

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from gmt.removal import remove
+
 FILE = "hang.txt"
 _ARM_EVERY_S = 1.0
 
@@ -41,4 +43,4 @@ def no_longer_than(limit_s: float | None, folder: Path) -> Iterator[Callable[[],
             yield progress
         finally:
             faulthandler.cancel_dump_traceback_later()
-            path.unlink(missing_ok=True)
+            remove(path, folder)

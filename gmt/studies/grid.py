@@ -46,14 +46,14 @@ class StudySettings:
     provenance: Mapping[str, str] | None = None
 
     def __post_init__(self) -> None:
-        settings.name("study.name", self.name)
+        settings.folder_name("study.name", self.name)
         settings.text("study.question", self.question)
         settings.text("study.baseline", self.baseline)
         settings.number("study.margin", self.margin, "must lie in (0, 1)", low=0, high=1, open_low=True)
         if not isinstance(self.arms, Mapping) or not self.arms:
             raise UserError(f"study.arms must name at least one arm, got {self.arms!r}")
+        settings.folder_names("the name of an arm in study.arms", self.arms)
         for arm, axes in self.arms.items():
-            settings.name("the name of an arm in study.arms", arm)
             if not isinstance(axes, Mapping):
                 raise UserError(f"study.arms.{arm} must be a mapping of settings, got {axes!r}")
         for where, axes in {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Protocol, runtime_checkable
 
@@ -37,14 +37,22 @@ def built(setting: str, evaluations: Mapping[str, object]) -> None:
     """
     if not isinstance(evaluations, Mapping) or not evaluations:
         raise UserError(f"{setting} must name at least one evaluation, got none")
+    check_names(setting, evaluations)
     for name, evaluation in evaluations.items():
-        settings.name(f"the name of an evaluation in {setting}", name)
-        if name == _MEAN:
-            raise UserError(f"the name of an evaluation in {setting} must not be {_MEAN}, which is that of all of them")
         if not isinstance(evaluation, Questions | Benchmark):
             raise UserError(f"{setting}.{name} must be an evaluation with a _target_, got {evaluation!r}")
     if not any(isinstance(each, Questions) or each.is_score for each in evaluations.values()):  # type: ignore[attr-defined]
         raise UserError(f"{setting} must name an evaluation with a score, got {', '.join(evaluations)} alone")
+
+
+def check_names(setting: str, names: Iterable[object]) -> None:
+    """Check the names of a part's evaluations, each of which names files of its own.
+
+    Raises:
+        UserError: A name is no name of a folder, differs from another by case only, or is that of the mean.
+    """
+    if _MEAN in settings.folder_names(f"the name of an evaluation in {setting}", names):
+        raise UserError(f"the name of an evaluation in {setting} must not be {_MEAN}, which is that of all of them")
 
 
 def made(setting: str, evaluations: Mapping[str, Evaluation]) -> dict[str, Suite | Benchmark]:

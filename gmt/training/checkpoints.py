@@ -5,7 +5,6 @@ last, when everything else is there, the meter's sums among it: a checkpoint wit
 """
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import torch
 from torch.optim import Optimizer
 
 from gmt.errors import UserError
+from gmt.removal import remove
 from gmt.training import workers
 
 METER_SUMS = "meter.json"
@@ -30,7 +30,7 @@ def drop_other_losses(checkpoints: Path) -> None:
     """Deletes the checkpoints of a mixture of experts that gmt-lab 0.1 trained with the routers' auxiliary loss too."""
     if workers.index() == 0:
         for checkpoint in filter(_has_router_loss, checkpoints.glob("checkpoint-*")):
-            shutil.rmtree(checkpoint)
+            remove(checkpoint, checkpoints)
     workers.meet()
 
 

@@ -47,7 +47,7 @@ def _serves(folder: str) -> bool:
         return False
     try:
         os.makedirs(folder, exist_ok=True)
-        os.rmdir(tempfile.mkdtemp(dir=folder))  # another user's, or a full disk, can't be told by its rights
+        tempfile.TemporaryDirectory(dir=folder).cleanup()  # another user's, or a full disk, can't be told by its rights
     except OSError:
         return False
     return True
@@ -62,7 +62,7 @@ def _home_has_a_token() -> bool:
         if (folder / "auth_token").exists():
             return os.access(folder / "auth_token", os.R_OK)
         nearest = folder if folder.exists() else folder.parent
-        os.rmdir(tempfile.mkdtemp(dir=nearest))
+        tempfile.TemporaryDirectory(dir=nearest).cleanup()
     except (OSError, RuntimeError):  # RuntimeError: the user has no home
         return False
     return True

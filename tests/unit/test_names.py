@@ -4,6 +4,7 @@ import os
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -36,6 +37,10 @@ HOSTILE = [
     "a=b",
     "größe",
     "a\n",
+    "a\0",
+    "．．",  # noqa: RUF001
+    "\\",
+    "а",  # noqa: RUF001  a Cyrillic letter
     "x" * 300,
     1,
 ]
@@ -67,6 +72,23 @@ def test_a_hostile_name_is_refused_by_the_rule(place: str, name: object) -> None
     assert len(str(refused.value)) < 300
 
 
+@pytest.mark.parametrize(
+    ("setting", "make"),
+    [
+        ("the name of an arm in study.arms", lambda names: study(arms={key: {} for key in names})),
+        (
+            "the name of an evaluation in task.target",
+            lambda names: built("task.target", dict.fromkeys(names, object())),
+        ),
+    ],
+)
+def test_names_that_a_disk_may_take_for_one_are_refused(setting: str, make: Callable[[list[str]], object]) -> None:
+    with pytest.raises(
+        UserError, match=rf"^{setting} must differ from the others by more than case, got Sums and sums$"
+    ):
+        make(["other", "Sums", "sums"])
+
+
 def test_the_name_of_the_mean_is_no_evaluations() -> None:
     with pytest.raises(UserError, match=r"^the name of an evaluation in task\.target must not be mean"):
         evaluation("mean")
@@ -78,7 +100,7 @@ def test_the_name_of_the_mean_is_no_evaluations() -> None:
 @example(name="-")
 def test_a_name_that_is_taken_is_one_folder_and_one_key(name: str) -> None:
     try:
-        settings.name("a name", name)
+        settings.folder_name("a name", name)
     except UserError:
         return
     with tempfile.TemporaryDirectory() as folder:
@@ -129,3 +151,12 @@ def test_a_record_with_names_of_any_letters_reaches_mlflow_whole(tmp_path: Path)
     assert sorted(run.data.metrics.values()) == [1.0, 2.0, 3.0]
     assert run.data.params[key_of("task.train.long (words)." + "x" * 300)] == "1"
     assert len(run.inputs.dataset_inputs) == 1
+
+
+@pytest.mark.parametrize("name", ["/victim", "a/b", "mean"])
+def test_a_task_plug_ins_own_suites_are_held_to_the_rule_before_a_run(name: str) -> None:
+    from gmt.runs.prepare import _suites
+
+    task: Any = SimpleNamespace(suites=lambda: {"target": {name: object()}, "source": {}})
+    with pytest.raises(UserError, match=r"^the name of an evaluation in task\.target must "):
+        _suites(task, None)  # type: ignore[arg-type]

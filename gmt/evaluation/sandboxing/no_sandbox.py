@@ -5,16 +5,17 @@ session of its own. One that fails while a child of it holds its pipes is `timed
 """
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from gmt.evaluation.sandboxing.limits import Limits
 from gmt.evaluation.sandboxing.starting import Started, environment, runner_command
+from gmt.removal import remove
 
 
 @contextmanager
@@ -43,4 +44,5 @@ def start(channel: socket.socket, limits: Limits) -> Iterator[Started]:
             finally:
                 kill()
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):  # the program may have left what can't be removed
+            remove(Path(folder), Path(folder).parent)
