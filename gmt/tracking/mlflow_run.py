@@ -247,4 +247,6 @@ def key_of(name: str) -> str:
         return name
     digest = hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest()[:_DIGEST_LENGTH]
     parts = [part for part in _NOT_TAKEN.sub("_", name).split("/") if part.strip(".")]
-    return "/".join(parts)[: _KEY_LENGTH - _DIGEST_LENGTH - 1].rstrip("/") + f"-{digest}"
+    key = "/".join(parts)
+    key = key.lstrip(".") if key.startswith("..") else key
+    return key[: _KEY_LENGTH - _DIGEST_LENGTH - 1].rstrip("/") + f"-{digest}"

@@ -118,6 +118,8 @@ KEYS = st.one_of(st.text(min_size=1, max_size=300), st.text("ab/.:@(),'= -", min
 @example(one="a//b", other="a/b")
 @example(one="x" * 251, other="x" * 252)
 @example(one="..", other="/")
+@example(one="0", other="..0")
+@example(one="....a/..b", other="//..0")
 @profile(deadline=None)
 def test_every_name_has_a_key_of_its_own_that_mlflow_takes(one: str, other: str) -> None:
     assume(one != other)
