@@ -4,6 +4,7 @@ Every plug-in (model, task, method) and every settings group is a frozen datacla
 `__post_init__`, so that a bad value is found when a study is planned and not when a run reaches it.
 """
 
+import copy
 import dataclasses
 import math
 import os
@@ -22,13 +23,13 @@ _LONGEST_NAME = 100  # with what we put around it, below the 250 of MLflow's key
 def neutral(value: Any) -> Any:
     """Return the field of a setting that an older class did not have.
 
-    At its neutral value everything is as it was without the setting, and so is the run id. It is no default: a yaml
-    names every value.
+    At its neutral value everything is as it was without the setting, and so is the run id. It is the default too, so
+    that configs that were recorded before are still complete.
 
     Example:
         momentum: float = settings.neutral(0.0)
     """
-    return dataclasses.field(metadata={NEUTRAL: value})
+    return dataclasses.field(default_factory=lambda: copy.deepcopy(value), metadata={NEUTRAL: value})
 
 
 def number(

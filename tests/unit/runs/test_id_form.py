@@ -107,10 +107,14 @@ def test_a_new_setting_at_its_neutral_value_leaves_an_id_as_it_was(package: Path
     assert [run_of("idform_first.Mine", parts=value).id == before for value in ({"a": [1]}, {})] == [True, False]
 
 
-def test_a_neutral_value_is_no_default(package: Path) -> None:
-    write(package, "idform_first.Mine", "momentum: float = settings.neutral(0.0)")
-    with pytest.raises(UserError, match=r"method\.momentum is missing"):
-        run_of("idform_first.Mine")
+def test_a_config_from_before_a_setting_is_complete_and_keeps_its_id(package: Path) -> None:
+    write(package, "idform_first.Mine")
+    before = run_of("idform_first.Mine")
+    write(package, "idform_first.Mine", "parts: dict = settings.neutral({'a': [1.0]})")
+    assert build(before.config).id == before.id
+    made, other = build(before.config).method, build(before.config).method
+    assert made.parts == {"a": [1.0]}  # type: ignore[attr-defined]
+    assert made.parts is not other.parts  # type: ignore[attr-defined]
 
 
 def test_plug_ins_within_plug_ins_keep_their_names_too(package: Path) -> None:
