@@ -147,7 +147,8 @@ def _ui(rest: Sequence[str]) -> None:
     from gmt.commands.ui import serve
 
     about = (
-        "The MLflow dashboard on the project's store, on this machine only; with study=NAME it opens at that study. "
+        "The MLflow dashboard on the project's store. It prints a link that logs your browser in; nobody else on this "
+        "machine can open it. With study=NAME the link leads to that study. "
         "docs/dashboard.md says how to serve it to others."
     )
     options = _parse("ui", about, rest, _PORT, _BROWSER)

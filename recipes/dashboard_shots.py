@@ -13,29 +13,25 @@ from pathlib import Path
 
 from mlflow.tracking import MlflowClient
 from PIL import Image
-from urllib3 import PoolManager, Retry
 
 from gmt.commands.plan import planned
 from gmt.tracking.mlflow_view import MlflowView
 from gmt.tracking.settings import TrackingSettings
 
-PORT = 5599
-ADDRESS = f"http://127.0.0.1:{PORT}/"
-UNTIL_UP = Retry(120, backoff_factor=1, backoff_max=1)  # once a second
 WIDTH, PANEL = 1250, 440  # pixels
 RENDER_MS = 120_000  # of the page's own time
 
 
-def shoot(page: str, out: Path, height: int) -> None:
+def shoot(address: str, out: Path, height: int) -> None:
     """One page as a PNG, as a new user's browser shows it."""
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     assert browser is not None, "needs Chromium"
     with tempfile.TemporaryDirectory() as profile:
         command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
         command += [f"--user-data-dir={profile}", f"--window-size={WIDTH + PANEL},{height}"]
-        command += [f"--virtual-time-budget={RENDER_MS}", f"--screenshot={out.resolve()}", ADDRESS + page]
+        command += [f"--virtual-time-budget={RENDER_MS}", f"--screenshot={out.resolve()}", address]
         subprocess.run(command, check=True, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, timeout=180)
-    assert out.exists(), f"Chromium took no picture of {page}"
+    assert out.exists(), f"Chromium took no picture for {out}"
     with Image.open(out) as picture:
         left = picture.convert("RGB").crop((0, 0, WIDTH, height)).quantize(128)  # the assistant's panel fills the rest
     left.save(out, optimize=True)
@@ -56,16 +52,17 @@ def main(study: str, folder: Path) -> None:
     alike = urllib.parse.urlencode(
         {"searchFilter": alike, "orderByKey": "metrics.`result/target_after`", "orderByAsc": "false"}
     )
-    ui = subprocess.Popen([sys.executable, "-m", "gmt", "ui", study, "--port", str(PORT)], stdout=subprocess.DEVNULL)
+    ui = subprocess.Popen([sys.executable, "-m", "gmt", "ui", study], stdout=subprocess.PIPE, text=True)
+    assert ui.stdout is not None
+    login = ui.stdout.readline().split()[1].partition("#")[0]
     try:
-        PoolManager(retries=UNTIL_UP).request("GET", ADDRESS)
         folder.mkdir(parents=True, exist_ok=True)
-        shoot(f"{runs}?{alike}", folder / "dashboard_runs.png", 1000)
-        shoot(f"{runs}?{alike}&compareRunsMode=CHART", folder / "dashboard_charts.png", 1400)
-        shoot(parent, folder / "dashboard_parent.png", 1500)
-        shoot(f"{parent}/model-metrics", folder / "dashboard_figures.png", 1200)
-        shoot(f"{runs}/{child.info.run_id}", folder / "dashboard_run.png", 1500)
-        shoot(f"{runs}/{child.info.run_id}/system-metrics", folder / "dashboard_system.png", 1000)
+        shoot(f"{login}{runs}?{alike}", folder / "dashboard_runs.png", 1000)
+        shoot(f"{login}{runs}?{alike}&compareRunsMode=CHART", folder / "dashboard_charts.png", 1400)
+        shoot(login + parent, folder / "dashboard_parent.png", 1500)
+        shoot(f"{login}{parent}/model-metrics", folder / "dashboard_figures.png", 1200)
+        shoot(f"{login}{runs}/{child.info.run_id}", folder / "dashboard_run.png", 1500)
+        shoot(f"{login}{runs}/{child.info.run_id}/system-metrics", folder / "dashboard_system.png", 1000)
     finally:
         ui.send_signal(signal.SIGINT)
         ui.wait()

@@ -1,17 +1,20 @@
-"""`gmt ui`: MLflow's own server on the project's store, on this machine only, until Ctrl-C."""
+"""`gmt ui`: MLflow's own server on the project's store, for the user who starts it alone, until Ctrl-C."""
 
+import html
+import json
 import os
-import shlex
+import secrets
 import signal
 import socket
+import stat
 import subprocess
 import sys
+import tempfile
 import threading
-import time
-import urllib.request
 import webbrowser
 from collections.abc import Sequence
-from importlib.util import find_spec
+from contextlib import suppress
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
 from gmt.commands.plan import planned
@@ -28,10 +31,16 @@ _FIRST_PORT = 5000  # MLflow's own default
 _TRIES = 100
 _PATIENCE_S = 10.0
 _START_S = 60.0
-_POLL_S = 0.2
-# Of the server only errors are shown, which it writes to the standard error output.
-_GREETING = b"[MLflow] Security middleware enabled"
-_QUIET = {"MLFLOW_LOGGING_LEVEL": "ERROR", "PYTHONWARNINGS": "ignore", "MLFLOW_DISABLE_TELEMETRY": "true"}
+_JOIN_S = 0.2
+# The server imports what this process imports. A pipe carries its secrets, which no list of processes shows.
+_SERVER = """
+import json, sys
+start = json.load(sys.stdin)
+sys.path[:] = start.pop("imports")
+from gmt.tracking.ui_server import serve
+serve(**start)
+"""
+_SHORTCUT = '<!doctype html><meta http-equiv="refresh" content="0; url={link}"><a href="{link}">{link}</a>\n'
 
 
 def serve(overrides: Sequence[str], config_dir: str | None, port: int | None, *, browser: bool) -> None:
@@ -55,46 +64,52 @@ def serve(overrides: Sequence[str], config_dir: str | None, port: int | None, *,
     if tracking.uri.startswith(("http://", "https://")):
         raise UserError(f"tracking.uri is a server already: open {without_user(tracking.uri)} in a browser")
     page = _page(overrides, config_dir, tracking)
-    chosen = _free_port(port)
-    command = [sys.executable, "-m", "mlflow", "server", "--host", _HOST, "--port", str(chosen), "--workers", "1"]
-    # it imports from this folder by itself, and writes a line for each request
-    command += ["--uvicorn-opts", f"--log-level warning --app-dir {shlex.quote(_installed())}"]
-    # in the environment, where no process list shows a password that the URI may hold
-    environment = os.environ | {"MLFLOW_BACKEND_STORE_URI": tracking.absolute_uri, "PYTHONSAFEPATH": "1"} | _QUIET
-    address = f"http://{_HOST}:{chosen}/{page}"
-    say(f"dashboard: {address}   (Ctrl-C stops it)")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # end the server whichever way we are ended
-    server = subprocess.Popen(
-        command, start_new_session=True, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    )
-    complaints = threading.Thread(target=_pass_on, args=[server], name="gmt-ui", daemon=True)
-    complaints.start()
-    try:
-        if browser:
-            _open(address, server)
-        code = server.wait()
-    except KeyboardInterrupt:
-        code = _stop(server)
-    complaints.join(_POLL_S)
+    token = secrets.token_hex(16)
+    with _listening(port) as listener, tempfile.TemporaryDirectory(prefix="gmt-ui-") as folder:  # of mode 0700
+        address = listener.getsockname()
+        link = f"http://{_HOST}:{address[1]}/login/{token}{page}"
+        shortcut = _shortcut(Path(folder), link)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # end the server whichever way we are ended
+        server = _start(listener, tracking.absolute_uri, token)
+        complaints = threading.Thread(target=_pass_on, args=[server], name="gmt-ui", daemon=True)
+        complaints.start()
+        try:
+            listener.close()  # the server's own copy is the one that answers
+            _announce(link, shortcut)
+            if browser and _answers(address) and not webbrowser.open(shortcut.as_uri()):
+                say("there is no browser to open here; the address stands above")
+            code = server.wait()
+        except KeyboardInterrupt:
+            code = _stop(server)
+        complaints.join(_JOIN_S)
     if code not in (0, -signal.SIGTERM, -signal.SIGINT):
         raise UserError(f"the MLflow server ended with code {code}; its own words stand above")
 
 
-def _installed() -> str:
-    """Return the folder that MLflow is imported from."""
-    spec = find_spec("mlflow")
-    assert spec is not None
-    assert spec.origin is not None
-    return str(Path(spec.origin).parents[1])
+def _start(listener: socket.socket, store: str, token: str) -> "subprocess.Popen[bytes]":
+    """Starts the server, which takes over the socket and the secrets."""
+    start = {"store": store, "listener": listener.fileno(), "token": token, "path": secrets.token_hex(8)}
+    start["imports"] = [os.path.abspath(path) for path in sys.path]
+    server = subprocess.Popen(
+        [sys.executable, "-P", "-W", "ignore", "-c", _SERVER],
+        start_new_session=True,
+        pass_fds=[listener.fileno()],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+    assert server.stdin is not None
+    with suppress(BrokenPipeError), server.stdin:  # one that has ended says why by itself
+        server.stdin.write(json.dumps(start).encode())
+    return server
 
 
 def _pass_on(server: "subprocess.Popen[bytes]") -> None:
     """Shows what the server complains of, without passwords, until its last process has ended."""
     assert server.stderr is not None
     for line in server.stderr:
-        if not line.startswith(_GREETING):
-            sys.stderr.write(without_secrets(line.decode(errors="replace")))
-            sys.stderr.flush()
+        sys.stderr.write(without_secrets(line.decode(errors="replace")))
+        sys.stderr.flush()
 
 
 def _page(overrides: Sequence[str], config_dir: str | None, tracking: TrackingSettings) -> str:
@@ -107,22 +122,38 @@ def _page(overrides: Sequence[str], config_dir: str | None, tracking: TrackingSe
     return MlflowView(tracking).page(plan.identity)
 
 
-def _open(address: str, server: "subprocess.Popen[bytes]") -> None:
-    """Opens a browser as soon as the server answers."""
-    deadline = time.monotonic() + _START_S
-    while server.poll() is None and time.monotonic() < deadline:
-        try:
-            urllib.request.urlopen(address.partition("#")[0], timeout=1).close()
-        except OSError:
-            time.sleep(_POLL_S)
-            continue
-        if not webbrowser.open(address):
-            say("there is no browser to open here; the address stands above")
-        return
+def _shortcut(folder: Path, link: str) -> Path:
+    """Write a page that leads to the link: a browser is started with it, since any user can read its arguments."""
+    page = folder / "open.html"
+    page.touch(mode=0o600)
+    page.write_text(_SHORTCUT.format(link=html.escape(link)), encoding="utf-8")
+    return page
+
+
+def _announce(link: str, shortcut: Path) -> None:
+    """Print the link, or where it is if other users can read what is printed."""
+    output = os.fstat(sys.stdout.fileno()).st_mode
+    if stat.S_ISREG(output) and output & 0o077:
+        say(f"dashboard: {shortcut} holds the link, as others can read this output   (Ctrl-C stops the dashboard)")
+    else:
+        say(f"dashboard: {link}   (Ctrl-C stops it)")
+
+
+def _answers(address: tuple[str, int]) -> bool:
+    """Wait until the server answers; return whether it does."""
+    knock = HTTPConnection(*address, timeout=_START_S)  # goes past a proxy
+    try:
+        knock.request("GET", "/")
+        knock.getresponse()
+    except (OSError, HTTPException):
+        return False
+    finally:
+        knock.close()
+    return True
 
 
 def _stop(server: "subprocess.Popen[bytes]") -> int:
-    os.killpg(server.pid, signal.SIGTERM)  # MLflow's server is several processes, in a session of their own
+    os.killpg(server.pid, signal.SIGTERM)
     try:
         server.wait(_PATIENCE_S)
     except subprocess.TimeoutExpired:
@@ -132,14 +163,9 @@ def _stop(server: "subprocess.Popen[bytes]") -> int:
     return 0
 
 
-def _free_port(asked: int | None) -> int:
-    candidates = [asked] if asked is not None else range(_FIRST_PORT, _FIRST_PORT + _TRIES)
-    for port in candidates:
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((_HOST, port))
-            except (OSError, OverflowError):  # taken, or no port at all
-                continue
-            return port
+def _listening(asked: int | None) -> socket.socket:
+    """Return a socket that listens: from then on nobody else can take its port."""
+    for port in [asked] if asked is not None else range(_FIRST_PORT, _FIRST_PORT + _TRIES):
+        with suppress(OSError, OverflowError):  # taken, or no port at all
+            return socket.create_server((_HOST, port))
     raise UserError(f"--port must be free on {_HOST}, got {asked if asked is not None else 'none from 5000 on'}")

@@ -1,56 +1,229 @@
-"""The dashboard serves on this machine and leaves nothing behind."""
+"""The dashboard serves its owner alone, on this machine, and leaves nothing behind."""
 
+import json
+import os
+import secrets
 import signal
 import socket
 import subprocess
 import sys
-import time
+import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from email.message import Message
+from http.cookies import SimpleCookie
 from pathlib import Path
 
 import pytest
 from mlflow.tracking import MlflowClient
 
+from gmt.commands import ui
 from gmt.commands.sync import sync
+from gmt.errors import UserError
 from tests.conftest import CONF
 from tests.finished import done_study
+from tests.processes import free_ports
+
+# What MLflow reads to open its server to others.
+OPEN = {"MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE": "true", "MLFLOW_SERVER_ALLOWED_HOSTS": "*"}
+# Another user: asks for each [method, address, cookie], tries to read each file, and to listen on the port.
+STRANGER = """
+import encodings.idna, json, os, socket, sys, urllib.error, urllib.request
+os.setgroups([]), os.setgid(65534), os.setuid(65534)
+requests, files, port = json.load(sys.stdin)
+ask = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
+statuses, read, taken = [], [], []
+for method, address, cookie in requests:
+    headers = {"Cookie": cookie, "Content-Type": "application/json"}
+    try:
+        statuses.append(ask(urllib.request.Request(address, b"{}", headers, method=method)).status)
+    except urllib.error.HTTPError as error:
+        statuses.append(error.code)
+for file in files:
+    try:
+        read.append(open(file, "rb").read())
+    except PermissionError:
+        pass
+for host, family in (("127.0.0.1", socket.AF_INET), ("0.0.0.0", socket.AF_INET), ("::", socket.AF_INET6)):
+    mine = socket.socket(family)
+    mine.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    mine.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    try:
+        mine.bind((host, port))
+        mine.listen()
+        taken.append(host)
+    except OSError:
+        pass
+print(json.dumps([statuses, len(read), taken]))
+"""
 
 
-@pytest.fixture
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Where the page of the tiny study is, whose runs MLflow holds."""
-    monkeypatch.chdir(tmp_path)
-    done_study()
-    sync(["study=tiny"], str(CONF))
-    client = MlflowClient(f"sqlite:///{tmp_path}/gmt-results/mlflow.db")
+class Dashboard:
+    """`gmt ui` on the tiny study, whose runs MLflow holds.
+
+    Args:
+        folder: where it is started; a home for MLflow is made there.
+        page: where its link should lead to, behind the #.
+    """
+
+    def __init__(self, folder: Path, page: str):
+        self.folder, self.page = folder, page
+        (self.port,) = free_ports(1)
+        self.root = f"http://127.0.0.1:{self.port}"
+        command = [Path(sys.executable).with_name("gmt"), "ui", "study=tiny", "-cd", CONF, "--port", str(self.port)]
+        environment = os.environ | OPEN | {"HOME": str(folder), "TMPDIR": str(folder)}
+        self.process = subprocess.Popen(
+            command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        assert self.process.stdout is not None
+        self.said = self.process.stdout.readline()
+        self.link = self.said.split()[1]
+        _, headers, text = self.ask("GET", self.link)  # the server answers as soon as it can
+        self.path = text.partition("replace('")[2].partition("'")[0]
+        self.cookie = headers["Set-Cookie"].partition(";")[0]
+
+    def ask(self, method: str, address: str, cookie: str = "", **headers: str) -> tuple[int, Message, str]:
+        """Return status, headers and text of an answer, as a browser without a proxy gets it."""
+        request = urllib.request.Request(address, b"{}" if method != "GET" else None, headers, method=method)
+        request.add_header("Cookie", cookie)
+        request.add_header("Content-Type", "application/json")
+        try:
+            with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=180) as answer:
+                return answer.status, answer.headers, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.headers, error.read().decode()
+
+    def own(self, method: str, path: str, **headers: str) -> tuple[int, str]:
+        """Return status and text of an answer to the owner's browser."""
+        status, _, text = self.ask(method, f"{self.root}{self.path}{path}", self.cookie, **headers)
+        return status, text
+
+    def processes(self) -> list[Path]:
+        """Return the /proc folders of `gmt ui` and of its server."""
+        server = next(Path("/proc").glob(f"{self.process.pid}/task/{self.process.pid}/children")).read_text().split()
+        return [Path("/proc", pid) for pid in [str(self.process.pid), *server]]
+
+
+@pytest.fixture(scope="module")
+def dashboard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dashboard]:
+    folder = tmp_path_factory.mktemp("ui")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        done_study()
+        sync(["study=tiny"], str(CONF))
+    client = MlflowClient(f"sqlite:///{folder}/gmt-results/mlflow.db")
     experiment = client.get_experiment_by_name("tiny")
     assert experiment is not None
     (parent,) = client.search_runs([experiment.experiment_id], "tags.`gmt.kind` = 'sweep'")
-    return f"#/experiments/{experiment.experiment_id}/runs/{parent.info.run_id}"
-
-
-def test_it_serves_at_the_study_and_stops_on_ctrl_c(tmp_path: Path, store: str) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     for name in ("mlflow", "fastapi", "flask", "datasets"):  # the server imports nothing from the current folder
-        (tmp_path / f"{name}.py").write_text("raise RuntimeError('a file of the current folder ran')\n")
-    command = [Path(sys.executable).with_name("gmt"), "ui", "study=tiny", "-cd", CONF, "--port", str(port)]
-    ui = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    deadline = time.monotonic() + 180  # on a machine that is busy with other tests
-    page = b""
-    while not page and time.monotonic() < deadline:
-        try:
-            page = urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5).read()
-        except OSError:
-            time.sleep(0.3)
-    ui.send_signal(signal.SIGINT)  # before the page is looked at, so that no server is left behind
-    output, _ = ui.communicate(timeout=240)
-    assert b"<title>MLflow</title>" in page, output
-    assert ui.returncode == 0, output
-    first, *last = output.splitlines()
-    assert first.startswith(f"dashboard: http://127.0.0.1:{port}/{store} ")
-    assert last == ["dashboard stopped"]  # no line for a request, no warning of a library
+        (folder / f"{name}.py").write_text("raise RuntimeError('a file of the current folder ran')\n")
+    started = Dashboard(folder, f"/experiments/{experiment.experiment_id}/runs/{parent.info.run_id}")
+    yield started
+    if started.process.poll() is None:
+        started.process.send_signal(signal.SIGINT)
+        started.process.wait(60)
+
+
+def test_its_link_logs_in_at_the_study(dashboard: Dashboard) -> None:
+    assert dashboard.said.startswith(f"dashboard: {dashboard.root}/login/")
+    assert dashboard.link.partition("#")[2] == dashboard.page
+    status, page = dashboard.own("GET", "")
+    assert status == 200
+    assert "<title>MLflow</title>" in page
+    script = page.partition('src="')[2].partition('"')[0]
+    assert dashboard.own("GET", script)[0] == 200
+    run = dashboard.page.rpartition("/")[2]
+    status, text = dashboard.own("GET", f"ajax-api/2.0/mlflow/runs/get?run_id={run}")
+    assert json.loads(text)["run"]["data"]["tags"][0]["key"].startswith("gmt.")
+    _, text = dashboard.own("POST", "ajax-api/2.0/mlflow/runs/search")
+    child = MlflowClient(f"sqlite:///{dashboard.folder}/gmt-results/mlflow.db").search_runs(["1"])[0].info.run_id
+    status, text = dashboard.own("GET", f"get-artifact?path=result.json&run_uuid={child}")
+    assert (status, "before" in json.loads(text)) == (200, True)
+    _, headers, _ = dashboard.ask("GET", dashboard.link)  # in a second browser
+    assert SimpleCookie(headers["Set-Cookie"])["gmt-ui"]["path"] == dashboard.path
+
+
+def test_mlflow_still_checks_host_and_origin(dashboard: Dashboard) -> None:
+    assert dashboard.own("GET", "", Host="evil.example")[1].startswith("Invalid Host header")
+    status, text = dashboard.own("POST", "ajax-api/2.0/mlflow/runs/search", Origin="http://evil.example")
+    assert (status, text) == (403, "Cross-origin request blocked")
+
+
+def test_mlflows_assistant_is_closed_to_the_owner_too(dashboard: Dashboard) -> None:
+    from mlflow.server.assistant.api import assistant_router
+
+    for route in assistant_router.routes:
+        for method in route.methods:
+            status, text = dashboard.own(method, route.path.removeprefix("/"))
+            assert (status, text) == (403, "gmt ui: MLflow's Assistant is closed.\n"), route.path
+    assert not (dashboard.folder / ".mlflow").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to act as a second user")
+def test_nobody_else_gets_anything(dashboard: Dashboard) -> None:
+    run = dashboard.page.rpartition("/")[2]
+    paths = ["", "health", "version", "static-files/favicon.ico", "login/", f"login/{secrets.token_hex(16)}", "graphql"]
+    paths += ["ajax-api/2.0/mlflow/experiments/search?max_results=1", f"get-artifact?path=result.json&run_uuid={run}"]
+    paths += ["api/2.0/mlflow-artifacts/artifacts/x", "ajax-api/3.0/mlflow/assistant/config", "gateway/x", "metrics"]
+    addresses = [f"{dashboard.root}{folder}{path}" for folder in ("/", dashboard.path) for path in paths]
+    cookies = ("", f"gmt-ui={secrets.token_hex(16)}", f"gmt-ui={dashboard.path.strip('/')}")
+    requests = [[method, at, c] for method in ("GET", "POST", "PUT", "DELETE") for at in addresses for c in cookies]
+    (shortcut,) = dashboard.folder.glob("gmt-ui-*/open.html")
+    assert dashboard.link in shortcut.read_text()
+    dashboard.folder.chmod(0o755)
+    for folder in (dashboard.folder.parent, dashboard.folder.parents[1]):
+        folder.chmod(folder.stat().st_mode | 0o011)  # to reach the shortcut is up to its own folder
+    files = [str(shortcut), *(str(each / "environ") for each in dashboard.processes())]
+    done = subprocess.run(
+        [sys.executable, "-c", STRANGER],
+        input=json.dumps([requests, files, dashboard.port]),
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    assert json.loads(done.stdout) == [[403] * len(requests), 0, []]
+    assert dashboard.own("GET", f"ajax-api/2.0/mlflow/runs/get?run_id={run}")[0] == 200
+
+
+def test_its_token_is_in_no_argument_and_no_environment(dashboard: Dashboard) -> None:
+    token = dashboard.cookie.partition("=")[2]
+    assert token in dashboard.link
+    owners, server = dashboard.processes()
+    for process in (owners, server):
+        for file in ("cmdline", "environ"):
+            assert token.encode() not in (process / file).read_bytes()
+    (shortcut,) = dashboard.folder.glob("gmt-ui-*/open.html")
+    assert [path.stat().st_mode & 0o777 for path in (shortcut.parent, shortcut)] == [0o700, 0o600]
+
+
+def test_it_stops_on_ctrl_c(dashboard: Dashboard) -> None:
+    dashboard.process.send_signal(signal.SIGINT)
+    output, _ = dashboard.process.communicate(timeout=60)
+    assert dashboard.process.returncode == 0, output
+    assert output == "dashboard stopped\n"  # no line for a request, no warning of a library
+    assert not list(dashboard.folder.glob("gmt-ui-*"))
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind(("127.0.0.1", port))
+        probe.bind(("127.0.0.1", dashboard.port))
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+def test_it_takes_no_port_on_which_somebody_listens(host: str) -> None:
+    refusal = pytest.raises(UserError, match=r"--port must be free on 127\.0\.0\.1")
+    with socket.create_server((host, 0), reuse_port=True) as taken, refusal:
+        ui._listening(taken.getsockname()[1])
+
+
+@pytest.mark.parametrize(("mode", "shown"), [(0o644, "FILE holds the link"), (0o640, "FILE holds"), (0o600, "LINK ")])
+def test_output_that_others_can_read_holds_no_link(
+    mode: int, shown: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "ui.log"
+    output.touch()
+    output.chmod(mode)
+    with output.open("w") as file:
+        monkeypatch.setattr(sys, "stdout", file)
+        ui._announce("LINK", Path("FILE"))
+    assert output.read_text().startswith(f"dashboard: {shown}")
+    assert ("LINK" in output.read_text()) == (mode == 0o600)

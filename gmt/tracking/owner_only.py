@@ -1,0 +1,51 @@
+"""Opens a web application to the owner of a secret link, and to nobody else. Knows nothing of MLflow.
+
+The link sets a cookie, and the application then lies below a path that nobody else knows, to which the cookie is tied.
+Browsers send the cookies of 127.0.0.1 to each of its ports: without that path, another user's server would get ours.
+"""
+
+from secrets import compare_digest
+
+from starlette.requests import HTTPConnection
+from starlette.responses import HTMLResponse, PlainTextResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+_COOKIE = "gmt-ui"
+_REFUSAL = "Only the link that `gmt ui` printed when it started opens this page. Another start prints another link.\n"
+# By a script: where a page of another site leads to the link, browsers hold a strict cookie back from a redirect.
+_ENTER = "<!doctype html><title>gmt ui</title><script>location.replace('/{path}/' + location.hash)</script>"
+_UNSEEN = {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
+
+
+class OwnerOnly:
+    """An ASGI application that answers 403 to whoever has not opened `/login/TOKEN`.
+
+    Args:
+        app: what the owner reaches, below `/PATH/`; it sees its paths without that.
+        token: grants everything; of ASCII letters and digits.
+        path: one part of a path; of ASCII letters and digits.
+    """
+
+    def __init__(self, app: ASGIApp, *, token: str, path: str):
+        self._app, self._token, self._path = app, token, path
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        assert scope["type"] == "http", scope["type"]  # the server is told to do nothing else
+        first, slash, rest = scope["path"].removeprefix("/").partition("/")
+        if first == "login" and _same(rest, self._token):
+            await self._login()(scope, receive, send)
+        elif slash and _same(first, self._path) and _same(HTTPConnection(scope).cookies.get(_COOKIE, ""), self._token):
+            await self._app({**scope, "path": f"/{rest}", "raw_path": None}, receive, send)
+        else:
+            await PlainTextResponse(_REFUSAL, status_code=403)(scope, receive, send)
+
+    def _login(self) -> HTMLResponse:
+        page = HTMLResponse(_ENTER.format(path=self._path), headers=_UNSEEN)
+        page.set_cookie(_COOKIE, self._token, path=f"/{self._path}/", httponly=True, samesite="strict")
+        return page
+
+
+def _same(got: str, wanted: str) -> bool:
+    """Compare in a time that does not tell how much of the text is right."""
+    return compare_digest(got.encode(errors="replace"), wanted.encode())

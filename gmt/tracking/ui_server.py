@@ -1,0 +1,78 @@
+"""The server behind `gmt ui`: MLflow's application for its owner alone, and without MLflow's Assistant.
+
+MLflow asks nobody for a password. Its Assistant runs shell commands for whoever connects from the same machine, and
+can't be switched off.
+"""
+
+import os
+import socket
+import sys
+
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from gmt.credentials import without_user
+from gmt.tracking.owner_only import OwnerOnly
+
+_ASSISTANT = "/mlflow/assistant"
+# MLflow's server reads these from the environment as it is imported. A user's own values could switch its checks off.
+_OF_SERVERS = ("_MLFLOW_", "MLFLOW_SERVER_")
+_QUIET = {"MLFLOW_LOGGING_LEVEL": "ERROR", "MLFLOW_DISABLE_TELEMETRY": "true"}
+_NO_JOBS = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # their processes would ask this server without a cookie
+_UPLOADS = "./mlartifacts"  # MLflow's own default
+
+
+def serve(*, store: str, listener: int, token: str, path: str) -> None:
+    """Serves a store until a signal ends the process.
+
+    Args:
+        store: the URI of a database.
+        listener: the file descriptor of a socket that listens.
+        token: see `OwnerOnly`.
+        path: see `OwnerOnly`.
+    """
+    _set_environment(store)
+    import uvicorn
+    from mlflow.server.fastapi_app import app
+    from mlflow.server.handlers import initialize_backend_stores
+
+    from gmt.tracking.mlflow_view import STORE_ERRORS, reason
+
+    try:
+        initialize_backend_stores()
+    except (*STORE_ERRORS, ImportError) as error:
+        sys.exit(f"tracking.uri must be a store that answers, got {without_user(store)}: {reason(error)}")
+
+    owned = OwnerOnly(without_assistant(app), token=token, path=path)
+    config = uvicorn.Config(
+        owned,
+        log_level="warning",
+        access_log=False,  # it would hold the token
+        lifespan="off",  # MLflow's clears up after its Assistant
+        ws="none",
+        proxy_headers=False,
+    )
+    uvicorn.Server(config).run(sockets=[socket.socket(fileno=listener)])
+
+
+def without_assistant(app: ASGIApp) -> ASGIApp:
+    """Return MLflow's application with its Assistant closed to everybody."""
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        if _ASSISTANT in scope["path"]:
+            await PlainTextResponse("gmt ui: MLflow's Assistant is closed.\n", status_code=403)(scope, receive, send)
+        else:
+            await app(scope, receive, send)
+
+    return answer
+
+
+def _set_environment(store: str) -> None:
+    """Set what `mlflow server` sets: `mlflow.server.constants` names it, and can't be imported before."""
+    for name in [name for name in os.environ if name.startswith(_OF_SERVERS)]:
+        del os.environ[name]
+    os.environ |= _QUIET | _NO_JOBS
+    os.environ["_MLFLOW_SERVER_FILE_STORE"] = os.environ["_MLFLOW_SERVER_REGISTRY_STORE"] = store
+    os.environ["_MLFLOW_SERVER_SERVE_ARTIFACTS"] = "true"
+    os.environ["_MLFLOW_SERVER_ARTIFACT_ROOT"] = "mlflow-artifacts:/"
+    os.environ["_MLFLOW_SERVER_ARTIFACT_DESTINATION"] = os.environ.get("MLFLOW_ARTIFACTS_DESTINATION", _UPLOADS)
