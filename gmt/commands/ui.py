@@ -35,7 +35,7 @@ _JOIN_S = 0.2
 # The server imports what this process imports. A pipe carries its secrets, which no list of processes shows.
 _SERVER = """
 import json, sys
-start = json.load(sys.stdin)
+start = json.loads(sys.stdin.readline())
 sys.path[:] = start.pop("imports")
 from gmt.tracking.ui_server import serve
 serve(**start)
@@ -99,8 +99,9 @@ def _start(listener: socket.socket, store: str, token: str) -> "subprocess.Popen
         stderr=subprocess.PIPE,
     )
     assert server.stdin is not None
-    with suppress(BrokenPipeError), server.stdin:  # one that has ended says why by itself
-        server.stdin.write(json.dumps(start).encode())
+    with suppress(BrokenPipeError):  # one that has ended says why by itself
+        server.stdin.write(json.dumps(start).encode() + b"\n")
+        server.stdin.flush()  # and stays open: the server ends when it closes
     return server
 
 

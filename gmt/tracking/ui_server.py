@@ -5,8 +5,10 @@ can't be switched off.
 """
 
 import os
+import signal
 import socket
 import sys
+import threading
 
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -23,7 +25,7 @@ _UPLOADS = "./mlartifacts"  # MLflow's own default
 
 
 def serve(*, store: str, listener: int, token: str, path: str) -> None:
-    """Serves a store until a signal ends the process.
+    """Serves a store until a signal ends the process, or the standard input ends.
 
     Args:
         store: the URI of a database.
@@ -31,6 +33,7 @@ def serve(*, store: str, listener: int, token: str, path: str) -> None:
         token: see `OwnerOnly`.
         path: see `OwnerOnly`.
     """
+    threading.Thread(target=_end_with_starter, name="gmt-ui-starter", daemon=True).start()
     _set_environment(store)
     import uvicorn
     from mlflow.server.fastapi_app import app
@@ -65,6 +68,12 @@ def without_assistant(app: ASGIApp) -> ASGIApp:
             await app(scope, receive, send)
 
     return answer
+
+
+def _end_with_starter() -> None:
+    """End this process when `gmt ui` has ended, be it by SIGKILL: its end of the standard input then closes."""
+    os.read(sys.stdin.fileno(), 1)  # and not sys.stdin.read(), which an interpreter that ends stumbles over
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _set_environment(store: str) -> None:

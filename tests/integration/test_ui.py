@@ -22,7 +22,7 @@ from gmt.commands.sync import sync
 from gmt.errors import UserError
 from tests.conftest import CONF
 from tests.finished import done_study
-from tests.processes import free_ports
+from tests.processes import free_ports, wait_for
 
 # What MLflow reads to open its server to others.
 OPEN = {"MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE": "true", "MLFLOW_SERVER_ALLOWED_HOSTS": "*"}
@@ -107,6 +107,14 @@ class Dashboard:
 
 @pytest.fixture(scope="module")
 def dashboard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dashboard]:
+    started = _start(tmp_path_factory)
+    yield started
+    if started.process.poll() is None:
+        started.process.send_signal(signal.SIGINT)
+        started.process.wait(60)
+
+
+def _start(tmp_path_factory: pytest.TempPathFactory) -> Dashboard:
     folder = tmp_path_factory.mktemp("ui")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -118,11 +126,7 @@ def dashboard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dashboard]:
     (parent,) = client.search_runs([experiment.experiment_id], "tags.`gmt.kind` = 'sweep'")
     for name in ("mlflow", "fastapi", "flask", "datasets"):  # the server imports nothing from the current folder
         (folder / f"{name}.py").write_text("raise RuntimeError('a file of the current folder ran')\n")
-    started = Dashboard(folder, f"/experiments/{experiment.experiment_id}/runs/{parent.info.run_id}")
-    yield started
-    if started.process.poll() is None:
-        started.process.send_signal(signal.SIGINT)
-        started.process.wait(60)
+    return Dashboard(folder, f"/experiments/{experiment.experiment_id}/runs/{parent.info.run_id}")
 
 
 def test_its_link_logs_in_at_the_study(dashboard: Dashboard) -> None:
@@ -169,12 +173,7 @@ def test_nobody_else_gets_anything(dashboard: Dashboard) -> None:
     addresses = [f"{dashboard.root}{folder}{path}" for folder in ("/", dashboard.path) for path in paths]
     cookies = ("", f"gmt-ui={secrets.token_hex(16)}", f"gmt-ui={dashboard.path.strip('/')}")
     requests = [[method, at, c] for method in ("GET", "POST", "PUT", "DELETE") for at in addresses for c in cookies]
-    (shortcut,) = dashboard.folder.glob("gmt-ui-*/open.html")
-    assert dashboard.link in shortcut.read_text()
-    dashboard.folder.chmod(0o755)
-    for folder in (dashboard.folder.parent, dashboard.folder.parents[1]):
-        folder.chmod(folder.stat().st_mode | 0o011)  # to reach the shortcut is up to its own folder
-    files = [str(shortcut), *(str(each / "environ") for each in dashboard.processes())]
+    files = [str(each / "environ") for each in dashboard.processes()]
     done = subprocess.run(
         [sys.executable, "-c", STRANGER],
         input=json.dumps([requests, files, dashboard.port]),
@@ -194,6 +193,7 @@ def test_its_token_is_in_no_argument_and_no_environment(dashboard: Dashboard) ->
         for file in ("cmdline", "environ"):
             assert token.encode() not in (process / file).read_bytes()
     (shortcut,) = dashboard.folder.glob("gmt-ui-*/open.html")
+    assert dashboard.link in shortcut.read_text()
     assert [path.stat().st_mode & 0o777 for path in (shortcut.parent, shortcut)] == [0o700, 0o600]
 
 
@@ -203,9 +203,15 @@ def test_it_stops_on_ctrl_c(dashboard: Dashboard) -> None:
     assert dashboard.process.returncode == 0, output
     assert output == "dashboard stopped\n"  # no line for a request, no warning of a library
     assert not list(dashboard.folder.glob("gmt-ui-*"))
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind(("127.0.0.1", dashboard.port))
+    socket.create_server(("127.0.0.1", dashboard.port)).close()
+
+
+@pytest.mark.slow
+def test_the_server_ends_with_gmt_ui_however_that_ends(tmp_path_factory: pytest.TempPathFactory) -> None:
+    started = _start(tmp_path_factory)
+    _, server = started.processes()
+    started.process.kill()
+    wait_for(lambda: not server.exists(), 60)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
