@@ -88,7 +88,7 @@ class Dashboard:
         request.add_header("Cookie", cookie)
         request.add_header("Content-Type", "application/json")
         try:
-            with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=180) as answer:
+            with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=240) as answer:
                 return answer.status, answer.headers, answer.read().decode()
         except urllib.error.HTTPError as error:
             with error:
@@ -111,7 +111,7 @@ def dashboard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dashboard]:
     yield started
     if started.process.poll() is None:
         started.process.send_signal(signal.SIGINT)
-        started.process.wait(60)
+        started.process.wait(240)
 
 
 def _start(tmp_path_factory: pytest.TempPathFactory) -> Dashboard:
@@ -199,7 +199,7 @@ def test_its_token_is_in_no_argument_and_no_environment(dashboard: Dashboard) ->
 
 def test_it_stops_on_ctrl_c(dashboard: Dashboard) -> None:
     dashboard.process.send_signal(signal.SIGINT)
-    output, _ = dashboard.process.communicate(timeout=60)
+    output, _ = dashboard.process.communicate(timeout=240)
     assert dashboard.process.returncode == 0, output
     assert output == "dashboard stopped\n"  # no line for a request, no warning of a library
     assert not list(dashboard.folder.glob("gmt-ui-*"))
@@ -211,7 +211,7 @@ def test_the_server_ends_with_gmt_ui_however_that_ends(tmp_path_factory: pytest.
     started = _start(tmp_path_factory)
     _, server = started.processes()
     started.process.kill()
-    wait_for(lambda: not server.exists(), 60)
+    wait_for(lambda: not server.exists(), 240)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
