@@ -67,7 +67,7 @@ def finish(plan: Plan) -> None:
     for planned in plan.runs:
         planned.record.create(planned.run.science, planned.run.config)
         planned.record.write("result.json", {"seconds": 1.0, "training": {"peak_memory_bytes": 1}})
-        planned.record.set_status("done", attempts=1)
+        planned.record.finish(attempts=1)
 
 
 def main() -> None:

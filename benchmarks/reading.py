@@ -16,6 +16,7 @@ from mlflow.entities import Metric, Param
 from mlflow.tracking import MlflowClient
 from report import publish, table
 
+from gmt.records.digests import digests_at_the_end
 from gmt.records.record import RunRecord
 from gmt.tracking.mlflow_run import _flat
 from gmt.tracking.sqlite import writes_without_waiting
@@ -35,14 +36,15 @@ def result(seed: int) -> dict[str, Any]:
     scores = {"target": {"mean": 0.5 + seed / 1e6}, "source": {"mean": 0.6}}
     training = "num_steps num_tokens density seconds forward_backward_s mask_s optimizer_s peak_memory_bytes"
     counts = "num_parameters num_train_examples num_dropped_examples"
-    run = f"forgetting density_asked moved_fraction {counts} train_seconds seconds"
-    metrics = {"eval/target_mean": 0.5, "eval/source_mean": 0.6}
+    run = f"density_asked moved_fraction {counts} train_seconds seconds"
+    metrics = {"eval/target_mean": scores["target"]["mean"], "eval/source_mean": 0.6}
     return {
         "before": scores,
         "after": scores,
         "metrics": {"before": metrics, "after": metrics},
         "training": dict.fromkeys(training.split(), 1),
         **dict.fromkeys(run.split(), 1),
+        "forgetting": 0.0,
     }
 
 
@@ -63,10 +65,11 @@ def records(folder: Path, number: int) -> list[RunRecord]:
                 "cpu": "a core",
             },
             "result.json": result(seed),
-            "status.json": {"state": "done", "attempts": 1},
         }
         for name, value in files.items():
             (record.folder / name).write_text(json.dumps(value, indent=2), encoding="utf-8")
+        status = {"state": "done", "attempts": 1, "digests": digests_at_the_end(record.folder)}
+        (record.folder / "status.json").write_text(json.dumps(status), encoding="utf-8")
         made.append(record)
     return made
 

@@ -76,7 +76,7 @@ def recorded(config: Mapping[str, Any], stop: Path, go_on: object) -> Any:
         for step in range(NUM_METRICS):
             record.append_metrics(step, {"train/loss": 1.0, "train/tokens": step, "train/epoch": 0.0})
         record.write("result.json", _result())
-        record.set_status("done", ended_at=time.time())
+        record.finish(ended_at=time.time())
     return Outcome(state="done")
 
 

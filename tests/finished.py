@@ -73,4 +73,4 @@ def finish(run: PlannedRun, target: float, source: float = 0.9, *, dirty: bool =
     versions = dict.fromkeys(("gmt-lab", "torch", "transformers"), "1")
     machine = {"device": "cpu", "gpus": [], "torch_threads": 1, "cpu": "a core"}
     record.write("environment.json", {**machine, "versions": versions, "commit": "0" * 40, "dirty": dirty})
-    record.set_status("done", attempts=1, started_at=0.0, ended_at=23.0)
+    record.finish(attempts=1, started_at=0.0, ended_at=23.0)

@@ -53,7 +53,7 @@ class Report:
         figures: the figures as images, by name.
         sentences: what the tests say.
         num_runs: of how many finished runs.
-        warnings: that runs were made by differing code.
+        warnings: on runs that were changed since they ended, and on those that were made by differing code.
     """
 
     files: Sequence[Path]
@@ -106,7 +106,7 @@ def write_report(plan: Plan, *, dirty: bool = False, operations: bool = False) -
         figures={name: as_image(figure) for name, figure in drawn.items()},
         sentences=[sentence for found in results.findings for sentence in found.sentences],
         num_runs=len(results.done),
-        warnings=results.differing,
+        warnings=[*results.changed, *results.differing],
     )
 
 
@@ -127,7 +127,13 @@ def _page(results: Results, figures: Mapping[str, Mapping[str, Figure]]) -> str:
         costs=_html_table(summary.merge(results.operations, on=CHOICE, how="left"), _COSTS),
         cost_words=costs_in_words(table),
         tuned=[_in_words(tuned) for tuned in plan.tuned],
-        limits=[*results.differing, *_limits(table, summary), *_limits_of_tuning(plan)],
+        limits=[
+            *results.changed,
+            *results.unverified,
+            *results.differing,
+            *_limits(table, summary),
+            *_limits_of_tuning(plan),
+        ],
         confidence=f"{CONFIDENCE:.0%}",
         environment=_environment(results),
     )

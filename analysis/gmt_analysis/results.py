@@ -17,7 +17,7 @@ from gmt.studies.differing import differing_code
 from gmt.studies.grid import Point
 from gmt.studies.plan import Plan, PlannedRun
 from gmt.tracking.series import read_series
-from gmt.tracking.table import DIRTY, read_table
+from gmt.tracking.table import DIRTY, changes, read_table
 from gmt_analysis.comparison import CHOICE
 from gmt_analysis.cost_figures import cost_against_size, score_against_cost, time_of_a_step
 from gmt_analysis.figures import score_against_ratio
@@ -73,6 +73,8 @@ class Results:
         if (self.table["state"] == "done").any():
             return
         name = plan.study.name
+        if self.changed:
+            raise UserError(f"study {name} has no finished run to report on that is as it ended", *self.changed)
         if number := int((self.table["state"] == DIRTY).sum()):
             raise UserError(
                 f"the finished runs of study {name} must be of a committed checkout to be reported, and all {number} "
@@ -119,6 +121,19 @@ class Results:
     def differing(self) -> list[str]:
         """Sentences on runs that are averaged or compared, and were made by differing code."""
         return differing_code(self.done)
+
+    @cached_property
+    def changed(self) -> list[str]:
+        """Sentences on runs that count in no number, since their records are not what they were when they ended."""
+        return changes(self.table)
+
+    @cached_property
+    def unverified(self) -> list[str]:
+        """A sentence on the runs that count and were made before digests were written, if there are any."""
+        if not (number := sum(not planned.record.has_digests() for planned in self.done)):
+            return []
+        made = "1 run was" if number == 1 else f"{number} runs were"
+        return [f"{made} made before records held digests of their files: a change of these can't be seen."]
 
     @cached_property
     def summary(self) -> pd.DataFrame:

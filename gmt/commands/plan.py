@@ -14,7 +14,7 @@ from gmt.runs.foreign_code import foreign_code
 from gmt.runs.gpus import gpus_here
 from gmt.studies.differing import differing_code, moving_models
 from gmt.studies.estimate import Estimate, estimate
-from gmt.studies.plan import STATES, Plan, Tuned, axes_of, make_plan, rows, runs_at_once
+from gmt.studies.plan import STATES, Plan, Tuned, axes_of, changes, make_plan, rows, runs_at_once
 
 _NOTHING = object()
 _LISTED = 200  # more runs than that are shown arm by arm
@@ -66,7 +66,7 @@ def plan(overrides: Sequence[str], config_dir: str | None, *, every_run: bool) -
         say(f"{len(made.later)} more runs will be scheduled once tuning has chosen their settings")
     done = [planned for planned in made.comparison if states[planned.run.id] == "done"]
     foreign = foreign_code(planned.run.config for planned in made.runs)
-    for sentence in (*foreign, *moving_models(made.runs), *differing_code(done)):
+    for sentence in (*changes(made, states), *foreign, *moving_models(made.runs), *differing_code(done)):
         say(f"warning: {sentence}")
     say(cost_in_words(estimate(made, states, num_gpus=gpus_here()), runs_at_once(made)))
     if (gpus := gpus_in_words(made)) is not None:

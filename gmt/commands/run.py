@@ -78,6 +78,7 @@ def _run_and_tell(run: Run, config: Mapping[str, Any]) -> RunRecord:
     name = f"{run.method.name} seed={run.seed}"
     if run.record.exists():
         run.record.check()
+        run.record.check_unchanged()
     if run.record.state() == "done":
         say(f"run {run.id} is done already: {run.record.folder}\n`gmt show {run.id}` shows it")
         return run.record

@@ -8,6 +8,8 @@ from gmt.commands.terminal import say, table
 from gmt.composition import Composer, hydra_on
 from gmt.duration import duration
 from gmt.errors import UserError
+from gmt.records.derived import contradiction_in, contradiction_of_answers
+from gmt.records.digests import LARGE
 from gmt.records.record import RunRecord
 from gmt.runs.build import settings_of
 from gmt.runs.settings import RecordSettings
@@ -32,13 +34,31 @@ def show(run: str, overrides: Sequence[str], config_dir: str | None, *, brief: b
     record = find(settings_of("record", RecordSettings, config["record"]).runs, run)
     record.check()
     stored, status = record.read("config.json"), record.status()
-    say(f"run {record.id}: {record.state()}, attempt {status.get('attempts', 0)}\nrecord: {record.folder}\n")
+    state = record.state(also=LARGE)
+    say(f"run {record.id}: {state}, attempt {status.get('attempts', 0)}\nrecord: {record.folder}\n")
     if status.get("error"):
         say(f"{status['error']}\n{_traceback(record)}")
-    if record.state() == "done":
+    if state in ("done", "changed"):
+        for sentence in _doubts(record):
+            say(f"warning: {sentence}\n")
         _show_result(record)
     if not brief:
         say(table(["setting", "value"], [[k, v] for k, v in _flat(stored["science"])]))
+
+
+def _doubts(record: RunRecord) -> list[str]:
+    """What speaks against a finished run's numbers, the answers included."""
+    if (change := record.change(also=LARGE)) is not None:
+        return [change]
+    result, found = record.read("result.json"), [contradiction_in(record)]
+    task = record.read("config.json")["science"]["task"]
+    for when in ("before", "after"):
+        if (record.folder / (name := f"answers_{when}.jsonl")).exists():
+            found.append(contradiction_of_answers(task, result[when], record.read_lines(name)))
+    doubts = [record.changed_in_words(clause) for clause in found if clause is not None]
+    if not record.has_digests():
+        doubts.append("this record was made before digests were written: a change of its files can't be seen")
+    return doubts
 
 
 def _traceback(record: RunRecord) -> str:

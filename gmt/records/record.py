@@ -1,7 +1,7 @@
 """The run record: a folder that holds all there is to know of a run. Every file is written whole or not at all.
 
 config.json         run id, science, and the whole resolved config
-status.json         state, attempts, times, error, the failures of all attempts
+status.json         state, attempts, times, error, the failures of all attempts; at the end, digests of the other files
 environment.json    versions, commit, hardware
 metrics.jsonl       one line for each logged step
 before.json         evaluation of the base
@@ -20,7 +20,7 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -30,6 +30,7 @@ from filelock import FileLock, Timeout
 from gmt.credentials import without_secrets
 from gmt.errors import UserError
 from gmt.machine_faults import machine_faults_first
+from gmt.records.digests import change_in, digest_of, digests_at_the_end
 from gmt.records.identity import run_id
 from gmt.records.reading import object_of, objects_of
 from gmt.removal import remove
@@ -40,7 +41,7 @@ _PROBE_S = 2.0  # `state` of another process holds the lock for an instant
 Position = tuple[int, int]  # which file, and how many of its bytes
 NOWHERE: Position = (0, 0)
 
-State = Literal["to do", "running", "interrupted", "stopped", "failed", "diverged", "done"]
+State = Literal["to do", "running", "interrupted", "stopped", "failed", "diverged", "changed", "done"]
 
 
 class RecordBusy(Exception):
@@ -86,16 +87,64 @@ class RunRecord:
                 "restore it, or delete the folder to run it anew"
             )
 
-    def state(self) -> State:
-        """What became of the run; `interrupted` if it was running and nobody is at work on it."""
+    def state(self, also: Collection[str] = ()) -> State:
+        """What became of the run; `interrupted` if it was running and nobody is at work on it.
+
+        Args:
+            also: which of the large files are hashed to tell whether a run that is done is `changed`; see `change`.
+        """
         if not self.exists():
             return "to do"
         if not (self.folder / "status.json").exists():
             return "interrupted"
-        state: State = self.read("status.json")["state"]
+        status = self.read("status.json")
+        state: State = status["state"]
         if state not in get_args(State):
             raise UserError(f"{self.folder / 'status.json'} must hold a state, got {state!r}")
-        return "interrupted" if state == "running" and not self._locked() else state
+        if state == "running" and not self._locked():
+            return "interrupted"
+        return "changed" if self._change(status, also) is not None else state
+
+    def change(self, also: Collection[str] = ()) -> str | None:
+        """Return a sentence on a file of a finished run that is not what it was when the run ended, None without one.
+
+        The record of a run that ended before digests were written has nothing to be held against.
+
+        Args:
+            also: which of the files in gmt.records.digests.LARGE are hashed; of the others, the sizes are compared.
+
+        Raises:
+            MachineFault: the disk fails.
+        """
+        change = self._change(self.status(), also)
+        return None if change is None else self.changed_in_words(change)
+
+    def changed_in_words(self, change: str) -> str:
+        """Return the sentence on a change, with the remedy."""
+        remedy = f"restore the file, or delete {self.folder} to run it anew"
+        return f"run {self.id} was changed since it ended: {change}; {remedy}"
+
+    def check_unchanged(self, also: Collection[str] = ()) -> None:
+        """Refuse a finished run that is not what it was when it ended; see `change`.
+
+        Raises:
+            UserError: with the sentence.
+        """
+        if (sentence := self.change(also)) is not None:
+            raise UserError(sentence)
+
+    def _change(self, status: Mapping[str, Any], also: Collection[str]) -> str | None:
+        if status.get("state") != "done" or "digests" not in status:
+            return None
+        return change_in(self.folder, status["digests"], also)
+
+    def finish(self, **details: Any) -> None:
+        """Sets the state `done`, with the digests of all that the run has written, in one piece."""
+        self.set_status("done", digests=digests_at_the_end(self.folder), **details)
+
+    def has_digests(self) -> bool:
+        """Whether a run that is done was made after digests were written, so that a change of its files is seen."""
+        return "digests" in self.status()
 
     def status(self) -> dict[str, Any]:
         """status.json, empty if there is none."""
@@ -147,6 +196,18 @@ class RunRecord:
     def write_lines(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
         """Writes a JSON-lines file of the record, whole or not at all."""
         write_whole(self.folder / name, "".join(json.dumps(row) + "\n" for row in rows))
+
+    def write_later(self, name: str, text: str) -> None:
+        """Writes a file into the record of a run that is done and locked, whole or not at all, and its digest.
+
+        The digest comes first, beside that of the file that is there, so that a crash in between changes nothing.
+        """
+        status, path = self.status(), self.folder / name
+        if "digests" in status:
+            now = [digest_of(path.read_bytes())] if path.exists() else []
+            digests = status["digests"] | {name: [*now, digest_of(text.encode())]}
+            self.set_status(status["state"], digests=digests)
+        write_whole(path, text)
 
     def append_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         """Adds a line to metrics.jsonl; a line that a kill cut short is left out by `metrics`."""

@@ -22,10 +22,12 @@ from gmt.runs.device import device_of
 from gmt.runs.evaluate import evaluate
 from gmt.runs.prepare import prepare
 from gmt.training.control import Control
+from gmt.training.weights import weights_sha256
 
 RANDOM, RESCALED, SMALLEST = "random", "random, rescaled", "smallest"
 WAYS = (RANDOM, RESCALED, SMALLEST)
 _FILE = "drops.jsonl"
+_WEIGHTS = "weights_sha256"
 
 
 def drop(run: Run, fractions: Sequence[float], ways: Sequence[str] = WAYS) -> list[dict[str, Any]]:
@@ -40,7 +42,7 @@ def drop(run: Run, fractions: Sequence[float], ways: Sequence[str] = WAYS) -> li
         A row for each way and fraction: way, fraction, and target and source, the means of the suites' scores.
 
     Raises:
-        UserError: the run is not done, has no weights, or a fraction or way is none.
+        UserError: the run is not done, was changed since, has no weights, or a fraction or way is none.
         RecordBusy: another process is at it.
     """
     record = run.record
@@ -51,7 +53,7 @@ def drop(run: Run, fractions: Sequence[float], ways: Sequence[str] = WAYS) -> li
         for way, fraction in _wanted(fractions, ways):
             if (way, fraction) not in known:
                 known[way, fraction] = _evaluated(run, way, fraction)
-                record.write_lines(_FILE, known.values())
+                record.write_later(_FILE, "".join(json.dumps(row) + "\n" for row in known.values()))
         record.drop_evaluation()
     return [known[each] for each in _wanted(fractions, ways)]
 
@@ -61,6 +63,7 @@ def _wanted(fractions: Sequence[float], ways: Sequence[str]) -> Iterator[tuple[s
 
 
 def _check(record: RunRecord, fractions: Sequence[float], ways: Sequence[str]) -> None:
+    record.check_unchanged()
     if record.state() != "done" or not (record.folder / "weights").is_dir():
         raise UserError(f"a one-off drop needs a finished run with record.keep_weights=true, got {record.folder}")
     for fraction in fractions:
@@ -77,7 +80,7 @@ def _kept(record: RunRecord) -> list[dict[str, Any]]:
 
 def _evaluated(run: Run, way: str, fraction: float) -> dict[str, Any]:
     model = run.model.load_model()
-    drop_(model, _weights(run.record), way, fraction, seed=run.seed)
+    drop_(model, _weights(run.record, model), way, fraction, seed=run.seed)
     model.to(device_of(run.resources))  # type: ignore[arg-type]  # transformers wraps the method and loses its signature
     kept = run.record.folder / "evaluation" / f"{way.replace(', ', '-')}-{fraction:g}"
     found = evaluate(run, prepare(run), model, kept, Control())
@@ -106,6 +109,19 @@ def drop_(base: PreTrainedModel, tuned: dict[str, Tensor], way: str, fraction: f
         parameter.copy_(base_N.index_copy(0, keep, tuned_N[keep]).view_as(parameter))
 
 
-def _weights(record: RunRecord) -> dict[str, Tensor]:
+def _weights(record: RunRecord, base: PreTrainedModel) -> dict[str, Tensor]:
+    """The weights that a run ended with.
+
+    Raises:
+        UserError: they are others.
+    """
     files = sorted((record.folder / "weights").glob("*.safetensors"))
-    return {name: tensor for file in files for name, tensor in load_file(file).items()}
+    found = {name: tensor for file in files for name, tensor in load_file(file).items()}
+    names = [name for name, _ in base.named_parameters()]
+    is_whole = set(names) <= set(found)
+    if not is_whole or weights_sha256((name, found[name]) for name in names) != record.read("result.json")[_WEIGHTS]:
+        raise UserError(
+            f"{record.folder / 'weights'} must hold the weights that run {record.id} ended with, and does not: "
+            f"restore them, or delete {record.folder} to run it anew"
+        )
+    return found

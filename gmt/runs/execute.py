@@ -1,7 +1,6 @@
 """Does one run, from its config to its finished record. A run that is done is not done again."""
 
 import dataclasses
-import hashlib
 import logging
 import math
 import os
@@ -36,6 +35,7 @@ from gmt.training.gather import gather
 from gmt.training.memory import give_back
 from gmt.training.settings import TrainSettings
 from gmt.training.train import TrainFacts, check_comparable, moved_fraction
+from gmt.training.weights import weights_sha256
 from gmt.training.workers import agreed, num_workers
 
 _NOBODY = Control()
@@ -49,6 +49,7 @@ def execute(run: Run, control: Control = _NOBODY) -> RunRecord:
 
     Raises:
         UserError: what was asked can't be done; if that showed only when the base was asked, the record says `failed`.
+            Or the run is done, and its record was changed since.
         RecordBusy: another process is at work on it.
         Interrupted, StoppedEarly: `control` asked for it; what is there so far is kept.
         RunFailed: it broke; the record holds the traceback.
@@ -65,6 +66,7 @@ def execute(run: Run, control: Control = _NOBODY) -> RunRecord:
     prepared = prepare(run)
     record.create(run.science, run.config)
     with record.at_work():
+        record.check_unchanged()
         if record.state() != "done":
             _work(run, record, prepared, control)
     return record
@@ -103,7 +105,7 @@ def _work(run: Run, record: RunRecord, prepared: Prepared, control: Control) -> 
     record.write("result.json", result | {"seconds": seconds})
     record.drop_checkpoints()
     record.drop_evaluation()
-    record.set_status("done", ended_at=time.time())
+    record.finish(ended_at=time.time())
 
 
 def _seconds(status: Mapping[str, Any]) -> float | None:
@@ -150,7 +152,7 @@ def _train_and_evaluate(run: Run, record: RunRecord, prepared: Prepared, control
     before = _before(run, record, prepared, control, device)
     model, facts, settings = _train(run, record, prepared, control, device)
     moved = moved_fraction(model, run.model.base())  # before the evaluation, which takes long
-    weights = _weights_sha256(model)
+    weights = weights_sha256(model.named_parameters())
     after = evaluate(run, prepared, model, record.folder / "evaluation" / weights[:16], control)
     after.keep(record, "after")
     record.append_metrics(facts.num_steps, after.metrics)
@@ -204,7 +206,7 @@ def _train_once(
 
     def target_score(step: int) -> float:
         whole = _whole(run, model, device)
-        kept = record.folder / "evaluation" / f"step-{step}-{_weights_sha256(whole)[:16]}"
+        kept = record.folder / "evaluation" / f"step-{step}-{weights_sha256(whole.named_parameters())[:16]}"
         # ended halfway it would be missing: there is no checkpoint of this step yet
         to_its_end = dataclasses.replace(control, should_stop=lambda: False)
         found = evaluate(run, prepared, whole, kept, to_its_end, parts=("target",))
@@ -253,15 +255,6 @@ def _before(run: Run, record: RunRecord, prepared: Prepared, control: Control, d
     before = {"scores": found.scores, "metrics": found.metrics}
     record.write("before.json", before)
     return before
-
-
-def _weights_sha256(model: PreTrainedModel) -> str:
-    """Names the final weights, tied ones once: equal for two runs only if every bit is."""
-    digest = hashlib.sha256()
-    for name, parameter in sorted(model.named_parameters()):
-        digest.update(name.encode())
-        digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 @contextmanager

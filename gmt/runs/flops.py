@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from gmt.errors import UserError
+from gmt.records.record import RecordBusy
 from gmt.runs.build import Run
 from gmt.runs.prepare import prepare
 from gmt.training.paradigms import collator
@@ -15,12 +18,21 @@ _FILE = "operations.json"
 
 
 def count_flops(run: Run) -> None:
-    """Counts `step_flops` of a finished run and keeps them in its record, once; nothing where they can't be counted."""
+    """Counts `step_flops` of a finished run and keeps them in its record, once; nothing where they can't be counted.
+
+    Raises:
+        UserError: another process is at work on the record.
+    """
     if not (run.record.folder / _FILE).exists():
         try:
-            run.record.write(_FILE, {"step_flops": step_flops(run)})
+            counted = step_flops(run)
         except UserError:
-            run.record.write(_FILE, {"step_flops": None})
+            counted = None
+        try:
+            with run.record.at_work():
+                run.record.write_later(_FILE, json.dumps({"step_flops": counted}) + "\n")
+        except RecordBusy as error:
+            raise UserError(str(error)) from error
 
 
 def step_flops(run: Run) -> int:

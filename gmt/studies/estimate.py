@@ -100,7 +100,7 @@ def _of_other_studies(plan: Plan, kinds: set[str]) -> Iterator[tuple[str, Mappin
         record = RunRecord(runs, folder.name)
         stored = record.read("config.json")
         kind = _kind(stored["science"], stored["config"]["resources"])
-        if kind in kinds:
+        if kind in kinds and record.state() == "done":
             yield from ((kind, result) for result in measured_result(record))
 
 

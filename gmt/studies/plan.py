@@ -19,7 +19,7 @@ from gmt.runs.gpus import gpus_here
 from gmt.studies.grid import Axes, Point, StudySettings, expand
 from gmt.studies.tuning import TuningSettings, ask, cells, choice, compared, refuse_what_is_tuned, trial
 
-STATES: tuple[State, ...] = ("done", "running", "interrupted", "stopped", "diverged", "failed", "to do")
+STATES: tuple[State, ...] = ("done", "running", "interrupted", "stopped", "diverged", "failed", "changed", "to do")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -293,11 +293,19 @@ def rows(plan: Plan, states: Mapping[str, State]) -> list[dict[str, Any]]:
 def over(plan: Plan) -> tuple[State, ...]:
     """The states in which a run is left alone.
 
-    A run that diverged would do so again. What a search gave up stays so as long as the search is asked for.
+    A run that diverged would do so again. One that was changed is done anew only if its folder is deleted. What a
+    search gave up stays so as long as the search is asked for.
     """
-    return ("done", "diverged") if plan.runs[0].run.config.get("search") is None else ("done", "diverged", "stopped")
+    ends: tuple[State, ...] = ("done", "diverged", "changed")
+    return ends if plan.runs[0].run.config.get("search") is None else (*ends, "stopped")
 
 
 def is_broken(plan: Plan, state: State) -> bool:
     """A run that diverged is over, and still no success; one that was tried with a bad value was tried well."""
-    return state not in over(plan) or (state == "diverged" and not plan.later)
+    return state not in over(plan) or state == "changed" or (state == "diverged" and not plan.later)
+
+
+def changes(plan: Plan, states: Mapping[str, State]) -> list[str]:
+    """Return a sentence on each run that was changed since it ended."""
+    changed = [planned for planned in plan.runs if states[planned.run.id] == "changed"]
+    return [f"{planned.point.label}: {planned.record.change()}" for planned in changed]

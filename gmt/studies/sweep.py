@@ -10,7 +10,7 @@ from typing import Protocol
 
 from gmt.errors import RunFailed, UserError
 from gmt.studies.frozen import STOP, freeze
-from gmt.studies.plan import STATES, Plan, PlannedRun, is_broken, over, runs_at_once
+from gmt.studies.plan import STATES, Plan, PlannedRun, changes, is_broken, over, runs_at_once
 from gmt.studies.stopping import stops_in_order
 from gmt.studies.tracked import bring_level, mirror_of
 from gmt.studies.watch import Progress, Tracker, Watch, each_second
@@ -58,9 +58,13 @@ def run_sweep(
     num_done = sum(state == "done" for state in states.values())
     later = f", {len(plan.later)} more will be scheduled once tuning has chosen their settings" if plan.later else ""
     say(f"study {plan.study.name}: {len(plan.runs)} runs, {num_done} done, {len(todo)} to do{later}")
+    for sentence in (changed := changes(plan, states)):
+        say(f"warning: {sentence}")
     if not todo:
         say("nothing to do")
         _bring_level(plan, tracking, say, remedy)
+        if changed:
+            raise RunFailed(f"study {plan.study.name}: {'; '.join(changed)}")
         return
     _preflight(todo)
     folder = freeze(plan, todo)
@@ -146,6 +150,8 @@ def _conclude(plan: Plan, folder: Path, say: Say) -> None:
         return
     if (folder / STOP).exists():
         raise KeyboardInterrupt
+    if len(changed := changes(plan, states)) == len(broken):
+        raise RunFailed(f"study {plan.study.name}: {'; '.join(changed)}")
     raise RunFailed(
         f"study {plan.study.name}: {len(broken)} of {len(plan.runs)} runs are not done: "
         + "; ".join(f"{p.point.label} ({states[p.run.id]}, {p.record.folder})" for p in broken)

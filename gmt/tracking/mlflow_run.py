@@ -21,6 +21,7 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from mlflow.tracking import MlflowClient
 
 from gmt.credentials import without_secrets
+from gmt.records.digests import LARGE
 from gmt.records.record import NOWHERE, RunRecord, State, write_whole
 from gmt.tracking.links import Links
 from gmt.tracking.table import final_metrics
@@ -31,6 +32,7 @@ _STATUS: Mapping[State, str] = {
     "done": "FINISHED",
     "failed": "FAILED",
     "diverged": "FAILED",
+    "changed": "FAILED",
     "stopped": "KILLED",
     "interrupted": "KILLED",
 }
@@ -97,8 +99,10 @@ class TrackedRun:
             run, self._position = self._found(parent, tags) or self._created(name, parent, tags), NOWHERE
         ends = self._is_level(run)
         if not ends:
-            state = self._record.state()
-            rows, position = self._record.metrics(self._position)
+            state = self._record.state(also=LARGE)
+            # What MLflow holds of a record that was changed since is what the record was before.
+            is_changed = state == "changed"
+            rows, position = ([], self._position) if is_changed else self._record.metrics(self._position)
             ends = state in _STATUS and (final or state != "interrupted")
             metrics = _metrics([*rows, *(self._last_row() if state == "done" else [])])
             if position[0] != self._position[0] and self._held - set(map(_point, metrics)):
@@ -198,6 +202,8 @@ class TrackedRun:
     def _last_tags(self, run: Run, state: State) -> list[RunTag]:
         status = self._record.status()
         tags = [RunTag("gmt.state", state), RunTag("gmt.attempts", str(status.get("attempts", 0)))]
+        if state == "changed":
+            return [*tags, RunTag(NOTE, f"**changed:** {self._record.change(also=LARGE)}")]
         if (self._record.folder / "environment.json").exists():
             environment = self._record.read("environment.json")
             tags += [RunTag(f"gmt.{key}", str(environment[key])) for key in ("commit", "dirty")]
@@ -208,11 +214,12 @@ class TrackedRun:
         return tags
 
     def _end(self, run: Run, state: State) -> None:
-        artifacts = get_artifact_repository(run.info.artifact_uri, tracking_uri=self._client.tracking_uri)
-        for name in _FILES:
-            if (self._record.folder / name).exists() and (name != "error.txt" or state in ("failed", "diverged")):
-                artifacts.log_artifact(str(self._record.folder / name))  # type: ignore[no-untyped-call]
-        self._links.link(run, self._record)
+        if state != "changed":
+            artifacts = get_artifact_repository(run.info.artifact_uri, tracking_uri=self._client.tracking_uri)
+            for name in _FILES:
+                if (self._record.folder / name).exists() and (name != "error.txt" or state in ("failed", "diverged")):
+                    artifacts.log_artifact(str(self._record.folder / name))  # type: ignore[no-untyped-call]
+            self._links.link(run, self._record)
         ended_at = self._record.status().get("ended_at") or time.time()  # nobody knows when a killed one ended
         self._client.set_terminated(run.info.run_id, _STATUS[state], end_time=int(1000 * ended_at))
 

@@ -27,10 +27,12 @@ def read_series(runs: Iterable[tuple[str, str, RunRecord]], names: Collection[st
     """Reads logged metrics of finished runs, a row for each value.
 
     Args:
-        runs: arm, label and record of each; others than those that are done are left out.
+        runs: arm, label and record of each; others than those that are done are left out, and so are those whose
+            metrics.jsonl has changed since they ended.
         names: of the metrics, e.g. `mask/energy_kept`, of the whole model and of its layers.
     """
-    rows = [row for arm, _, record in runs if record.state() == "done" for row in _rows(arm, record, names)]
+    done = ((arm, record) for arm, _, record in runs if record.state(also=("metrics.jsonl",)) == "done")
+    rows = [row for arm, record in done for row in _rows(arm, record, names)]
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype(dict(COLUMNS))
 
 

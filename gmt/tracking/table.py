@@ -8,12 +8,14 @@ from typing import Any
 import pandas as pd
 
 from gmt.errors import UserError
+from gmt.records.derived import contradiction_in
 from gmt.records.identity import run_id
 from gmt.records.record import RunRecord
 from gmt.tracking.beside import num_beside, span_of
 
 DIRTY = "dirty"  # the state of a run whose code nobody can get again
 UNSCORED = "without a score"  # and of one whose scores are no numbers
+CHANGED = "changed"  # and of one whose record is not what it was when the run ended, or contradicts itself
 _SCORES = ("target_before", "target_after", "source_before", "source_after")
 _PERPLEXITIES = ("source_perplexity_before", "source_perplexity_after")  # where the task has texts
 _SPAN = "span"  # of a row, until the runs beside it are counted
@@ -109,7 +111,8 @@ def read_table(runs: Iterable[tuple[str, str, RunRecord]], *, dirty: bool = Fals
     Args:
         runs: arm, label and record of each.
         dirty: whether a run of a checkout with uncommitted changes counts; otherwise its state is DIRTY, and what came
-            out is missing. The same holds of a run whose scores are no finite numbers, which is UNSCORED.
+            out is missing. The same holds of a run whose scores are no finite numbers, which is UNSCORED, and of one
+            that is CHANGED, whose `error` says what was changed.
 
     Raises:
         UserError: a run is there twice.
@@ -135,6 +138,12 @@ def left_out(table: pd.DataFrame) -> str:
     return f"{len(without)} of {len(table)} runs are in no number here: {'; '.join(told)}"
 
 
+def changes(table: pd.DataFrame) -> list[str]:
+    """Return a sentence on each run of a table that is CHANGED."""
+    rows = table[table["state"] == CHANGED]
+    return [f"{label}: {error}." for label, error in zip(rows["label"], rows["error"], strict=True)]
+
+
 def _some(labels: list[str]) -> str:
     more = len(labels) - _NAMED
     return "; ".join(labels[:_NAMED]) + (f"; and {more} more" if more > 0 else "")
@@ -158,7 +167,7 @@ def _hardware(environment: Mapping[str, Any]) -> str:
 
 
 def _row(arm: str, label: str, record: RunRecord, dirty: bool) -> dict[str, Any]:
-    state = record.state()
+    state = record.state(also=("metrics.jsonl",))
     row: dict[str, Any] = {"run_id": record.id, "arm": arm, "label": label, "state": state}
     if not record.exists():
         return row
@@ -173,9 +182,13 @@ def _row(arm: str, label: str, record: RunRecord, dirty: bool) -> dict[str, Any]
         "error": status.get("error"),
         _SPAN: span_of(status, is_running=state == "running"),
     }
+    if state == CHANGED:
+        return row | {"error": record.change(also=("metrics.jsonl",))}
     if state == "done":
-        environment = record.read("environment.json")
-        found = result_columns(record.read("result.json"))
+        environment, result = record.read("environment.json"), record.read("result.json")
+        if (change := contradiction_in(record)) is not None:
+            return row | {"state": CHANGED, "error": record.changed_in_words(change)}
+        found = result_columns(result)
         if environment["dirty"] and not dirty:
             row["state"] = DIRTY
         elif not all(math.isfinite(found[key]) for key in (*_SCORES, *_PERPLEXITIES) if found[key] is not None):

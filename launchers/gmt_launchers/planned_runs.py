@@ -119,7 +119,7 @@ class _Runs:
     def ready(self, index: int) -> Ready:
         """A run that another driver has done is over, and one that it is at work on may be left by it."""
         state: State = self._records[index].state()
-        return Ready.NEVER if state == "done" else Ready.LATER if state == "running" else Ready.GO
+        return Ready.NEVER if state in ("done", "changed") else Ready.LATER if state == "running" else Ready.GO
 
     def ended(self, index: int, result: Outcome) -> float | None:
         """An attempt has ended in its worker, which has written what became of it."""
@@ -154,7 +154,7 @@ class _Runs:
         self._failures[index, kind] += 1
         if again:
             return _AGAIN_AFTER_S if kind in RETRIES else None
-        if self._records[index].state() not in ("failed", "diverged"):
+        if self._records[index].state() not in ("failed", "diverged", "changed"):
             self._note(index, "failed", kind, sentence)
         return None
 

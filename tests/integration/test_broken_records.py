@@ -40,6 +40,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "a folder": _a_folder,
     "gone": Path.unlink,
 }
+ANSWER = {"part": "target", "suite": "long_words", "prompt": "p", "answer": "a", "score": 1.0}
 FILES = (
     "config.json",
     "status.json",
@@ -60,8 +61,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Plan]:
         plan = done_study()
         for each in plan.runs:
             each.record.append_metrics(1, {"train/loss": 1.0})
-            each.record.write_lines("answers_after.jsonl", [{"prompt": "p", "answer": "a", "score": 1.0}])
+            each.record.write_lines("answers_after.jsonl", [ANSWER])
             (each.record.folder / "error.txt").write_text("of the first attempt")
+            each.record.finish()
     return folder, plan
 
 

@@ -28,6 +28,7 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Plan:
     for each in plan.runs:
         for step in (10, 20):
             each.record.append_metrics(step, {"train/loss": 1 / step})
+        each.record.finish()
     return plan
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -92,7 +93,7 @@ def test_operations_are_shown_once_they_were_counted(tmp_path: Path) -> None:
     for planned in plan.runs:
         finish(planned, 0.5 + planned.run.seed / 100)
         if planned.run.seed == 1:
-            planned.record.write("operations.json", {"step_flops": 2 * 10**9})
+            planned.record.write_later("operations.json", json.dumps({"step_flops": 2 * 10**9}))
     made = write_report(plan)
     assert "pareto_operations" in made.figures
     assert "Operations, 10⁹/step" in made.files[0].read_text()
@@ -135,6 +136,7 @@ def test_figures_have_names_that_files_and_mlflow_take(tmp_path: Path) -> None:
         finish(planned, 0.5)
         planned.record.append_metrics(1, {"mask/energy_kept": 0.9, "mask/overlap": 0.9, "mask/moved_fraction": 0.1})
         planned.record.append_metrics(2, {"mask/energy_kept": 0.9, "mask/overlap": 0.9, "mask/moved_fraction": 0.1})
+        planned.record.finish()
     figures = set(write_report(plan).figures)
     assert {"facts_long_words_one_a", "facts_long_words_two"} <= figures
 
@@ -155,7 +157,7 @@ def test_tasks_together_and_drops_are_tables(tmp_path: Path) -> None:
         is_three_sums = planned.run.task.name == "three_sums"
         finish(planned, 0.5 + planned.run.seed / 100 * (1 + is_three_sums))
     row = {"way": "smallest", "fraction": 0.5, "target": 0.4, "source": 0.9}
-    plan.runs[0].record.write_lines("drops.jsonl", [row])
+    plan.runs[0].record.write_later("drops.jsonl", json.dumps(row) + "\n")
     files = {path.name: path for path in write_report(plan).files}
     page = files["index.html"].read_text()
     assert page.count("<summary>Differences to sft over all tasks</summary>") == 2

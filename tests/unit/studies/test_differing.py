@@ -42,6 +42,7 @@ def study(tmp_path: Path, codes: dict[str, list[dict[str, str] | None]]) -> Plan
         finish(each, 0.5)
         if (code := codes[each.point.arm][each.run.seed - 1]) is not None:
             each.record.write("environment.json", each.record.read("environment.json") | {"code": code})
+            each.record.finish()
     return plan
 
 

@@ -12,6 +12,7 @@ def test_values_of_layers_and_of_the_model(tmp_path: Path) -> None:
         finish(planned, 0.7)
         layer = "mask/layers/model.layers.0/overlap"
         planned.record.append_metrics(10, {"train/loss": 1.0, "mask/overlap": 0.6, layer: 0.7})
+        planned.record.finish()
     plan.runs[1].record.set_status("failed")
     table = read_series(((p.point.arm, p.point.label, p.record) for p in plan.runs), {"mask/overlap"})
     assert list(table.columns) == list(COLUMNS)

@@ -48,6 +48,7 @@ def test_a_perplexity_that_is_no_number_leaves_the_run_without_a_score(tmp_path:
     result = planned.record.read("result.json")
     result["metrics"]["after"]["eval/source/texts_perplexity"] = value
     planned.record.write("result.json", result)
+    planned.record.finish()
     table = read_table([("sft", "sft seed=1", planned.record)])
     assert (table["state"][0], table["target_after"].isna().all()) == ("without a score", True)
 

@@ -1,0 +1,80 @@
+"""Digests of a finished record's files, and which file has changed since. Knows files, and nothing of runs.
+
+status.json holds them: it is written in one piece when the run ends, so that a record has either none or all.
+"""
+
+import hashlib
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TypedDict
+
+from gmt.machine_faults import machine_faults_first
+
+LARGE = ("metrics.jsonl", "answers_before.jsonl", "answers_after.jsonl")
+"""Files of up to gigabytes: hashed by who reads them; everybody else compares their sizes alone."""
+LATER = ("drops.jsonl", "operations.json")
+"""Files that commands add to a record that is done."""
+_FILES = ("config.json", "environment.json", "before.json", "result.json", *LARGE, *LATER)
+
+
+class Digest(TypedDict):
+    """What a file was when it was written."""
+
+    bytes: int
+    sha256: str
+
+
+Digests = Mapping[str, Sequence[Digest]]
+"""By file name; a file that was written again after the run's end has two, since a crash may have left either."""
+
+
+def digest_of(content: bytes) -> Digest:
+    """Return the digest of a file's content."""
+    return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def digests_at_the_end(folder: Path) -> Digests:
+    """Return the digests of what a run leaves in its folder."""
+    return {name: [_digest(folder / name)] for name in _FILES if (folder / name).exists()}
+
+
+def change_in(folder: Path, digests: Digests, also: Collection[str] = ()) -> str | None:
+    """Return a clause on the first file that is no longer what it was, e.g. `result.json is missing`.
+
+    Args:
+        folder: of the record.
+        digests: from its status.json.
+        also: which of the LARGE files are hashed; of the others, the sizes are compared.
+
+    Raises:
+        MachineFault: the disk fails.
+    """
+    if not isinstance(digests, Mapping) or not all(isinstance(known, list) for known in digests.values()):
+        return "status.json holds no digests that can be read"
+    for name, known in digests.items():
+        path = folder / name
+        try:
+            with machine_faults_first(str(path)):
+                if name in LARGE and name not in also:
+                    is_same = path.stat().st_size in [digest["bytes"] for digest in known]
+                else:
+                    is_same = _digest(path) in known
+        except FileNotFoundError:
+            if name in LATER:  # whoever takes it away takes no number away from the run
+                continue
+            return f"{name} is missing"
+        except OSError as error:
+            return f"{name} can't be read ({error.strerror})"
+        if not is_same:
+            return f"{name} is not what its digest in status.json says"
+    return next((f"{name} has no digest in status.json" for name in _added(folder, digests)), None)
+
+
+def _added(folder: Path, digests: Digests) -> Iterable[str]:
+    return (name for name in _FILES if name not in digests and (folder / name).exists())
+
+
+def _digest(path: Path) -> Digest:
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        return {"bytes": file.tell(), "sha256": sha256}
