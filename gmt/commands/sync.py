@@ -1,6 +1,6 @@
 """`gmt sync`: brings MLflow level with run records, each value once; makes a lost store again."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from gmt.commands.plan import planned
@@ -56,6 +56,7 @@ def _sync_study(plan: Plan, tracking: TrackingSettings) -> None:
     begun = [each for each in plan.runs if each.record.exists()]
     if not begun:
         raise UserError(f"study {plan.study.name} has no run record yet; run `gmt sweep` with it first")
+    _warn(each.record for each in begun)
     _tell(bring_level(plan, MlflowView(tracking)), len(begun))
 
 
@@ -69,7 +70,14 @@ def _sync_runs(records: Sequence[RunRecord], tracking: TrackingSettings) -> None
         method, task, seed = science["method"]["name"], science["task"]["name"], science["seed"]
         tags = {"gmt.method": str(method), "gmt.task": str(task), "gmt.seed": str(seed)}
         items.append(Mirrored(record=record, name=f"{method} seed={seed}", tags=tags))
+    _warn(records)
     _tell(write(view, items, None), len(items))
+
+
+def _warn(records: Iterable[RunRecord]) -> None:
+    for record in records:
+        if (sentence := record.change()) is not None:
+            say(f"warning: {sentence}; MLflow keeps what it holds of it")
 
 
 def _tell(faults: Sequence[str], number: int) -> None:

@@ -1,5 +1,6 @@
 """`gmt sync` on a real sqlite store: a lost store is made again, and a second call changes nothing."""
 
+import json
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,30 @@ def test_a_run_of_many_values_is_written_in_batches_that_mlflow_takes(study: Pla
     each = study.runs[-1].record
     for step in range(30, 130):
         each.append_metrics(step, {f"mask/{i}": step * i for i in range(20)})
+    each.finish()
+    sync(["study=tiny"], str(CONF))
+    assert_level(uri(tmp_path), "tiny", records(study))
+
+
+def test_a_changed_record_is_failed_in_mlflow_and_its_values_stay(
+    study: Plan, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sync(["study=tiny"], str(CONF))
+    record = study.runs[0].record
+    whole = {record.folder / name: (record.folder / name).read_bytes() for name in ("result.json", "metrics.jsonl")}
+    client = MlflowClient(uri(tmp_path))
+    held = json.loads(next(record.folder.glob("mlflow-*.json")).read_text())["mlflow_run_id"]
+    values = client.get_run(held).data.metrics
+    for path, content in whole.items():
+        path.write_bytes(content.replace(b"0.5", b"0.7"))
+    for _ in range(2):
+        sync(["study=tiny"], str(CONF))
+        run = client.get_run(held)
+        assert (run.info.status, run.data.tags["gmt.state"], run.data.metrics) == ("FAILED", "changed", values)
+        assert "is not what its digest" in run.data.tags["mlflow.note.content"]
+        assert f"warning: run {record.id} was changed since it ended" in capsys.readouterr().out
+    for path, content in whole.items():
+        path.write_bytes(content)
     sync(["study=tiny"], str(CONF))
     assert_level(uri(tmp_path), "tiny", records(study))
 
