@@ -12,8 +12,10 @@ import urllib.request
 from collections.abc import Iterator
 from email.message import Message
 from http.cookies import SimpleCookie
+from itertools import chain
 from pathlib import Path
 
+import psutil
 import pytest
 from mlflow.tracking import MlflowClient
 
@@ -62,7 +64,7 @@ class Dashboard:
     """`gmt ui` on the tiny study, whose runs MLflow holds.
 
     Args:
-        folder: where it is started; a home for MLflow is made there.
+        folder: where it is started; its home, its temporary files and a browser lie there, too.
         page: where its link should lead to, behind the #.
     """
 
@@ -71,7 +73,11 @@ class Dashboard:
         (self.port,) = free_ports(1)
         self.root = f"http://127.0.0.1:{self.port}"
         command = [Path(sys.executable).with_name("gmt"), "ui", "study=tiny", "-cd", CONF, "--port", str(self.port)]
-        environment = os.environ | OPEN | {"HOME": str(folder), "TMPDIR": str(folder)}
+        command += ["--browser"]
+        browser = folder / "browser"
+        browser.write_text('#!/bin/sh\necho "$@" > "$0.arguments"\n')
+        browser.chmod(0o700)
+        environment = os.environ | OPEN | {"HOME": str(folder), "TMPDIR": str(folder), "BROWSER": str(browser)}
         self.process = subprocess.Popen(
             command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
@@ -195,6 +201,16 @@ def test_its_token_is_in_no_argument_and_no_environment(dashboard: Dashboard) ->
     (shortcut,) = dashboard.folder.glob("gmt-ui-*/open.html")
     assert dashboard.link in shortcut.read_text()
     assert [path.stat().st_mode & 0o777 for path in (shortcut.parent, shortcut)] == [0o700, 0o600]
+    arguments = dashboard.folder / "browser.arguments"
+    wait_for(arguments.exists, 60)
+    assert wait_for(arguments.read_text, 10) == f"{shortcut.as_uri()}\n"
+
+
+def test_it_listens_on_one_port_of_this_machine_alone(dashboard: Dashboard) -> None:
+    everything = [psutil.Process(int(folder.name)).net_connections("all") for folder in dashboard.processes()]
+    listening = [tuple(each.laddr) for each in chain(*everything) if each.status == psutil.CONN_LISTEN]
+    assert listening == [("127.0.0.1", dashboard.port)]
+    assert not [each for each in chain(*everything) if each.family == socket.AF_UNIX and each.laddr]
 
 
 def test_it_stops_on_ctrl_c(dashboard: Dashboard) -> None:
