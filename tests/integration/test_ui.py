@@ -105,10 +105,11 @@ class Dashboard:
         status, _, text = self.ask(method, f"{self.root}{self.path}{path}", self.cookie, **headers)
         return status, text
 
-    def processes(self) -> list[Path]:
-        """Return the /proc folders of `gmt ui` and of its server."""
-        server = next(Path("/proc").glob(f"{self.process.pid}/task/{self.process.pid}/children")).read_text().split()
-        return [Path("/proc", pid) for pid in [str(self.process.pid), *server]]
+    def processes(self) -> tuple[psutil.Process, psutil.Process]:
+        """Return the processes of `gmt ui` and of its server."""
+        own = psutil.Process(self.process.pid)
+        (server,) = [each for each in own.children() if "gmt.tracking.ui_server" in str(each.cmdline())]
+        return own, server
 
 
 @pytest.fixture(scope="module")
@@ -179,7 +180,7 @@ def test_nobody_else_gets_anything(dashboard: Dashboard) -> None:
     addresses = [f"{dashboard.root}{folder}{path}" for folder in ("/", dashboard.path) for path in paths]
     cookies = ("", f"gmt-ui={secrets.token_hex(16)}", f"gmt-ui={dashboard.path.strip('/')}")
     requests = [[method, at, c] for method in ("GET", "POST", "PUT", "DELETE") for at in addresses for c in cookies]
-    files = [str(each / "environ") for each in dashboard.processes()]
+    files = [f"/proc/{each.pid}/environ" for each in dashboard.processes()]
     done = subprocess.run(
         [sys.executable, "-c", STRANGER],
         input=json.dumps([requests, files, dashboard.port]),
@@ -194,20 +195,19 @@ def test_nobody_else_gets_anything(dashboard: Dashboard) -> None:
 def test_its_token_is_in_no_argument_and_no_environment(dashboard: Dashboard) -> None:
     token = dashboard.cookie.partition("=")[2]
     assert token in dashboard.link
-    owners, server = dashboard.processes()
-    for process in (owners, server):
+    for process in dashboard.processes():
         for file in ("cmdline", "environ"):
-            assert token.encode() not in (process / file).read_bytes()
+            assert token.encode() not in Path(f"/proc/{process.pid}/{file}").read_bytes()
     (shortcut,) = dashboard.folder.glob("gmt-ui-*/open.html")
     assert dashboard.link in shortcut.read_text()
     assert [path.stat().st_mode & 0o777 for path in (shortcut.parent, shortcut)] == [0o700, 0o600]
     arguments = dashboard.folder / "browser.arguments"
-    wait_for(arguments.exists, 60)
+    wait_for(arguments.exists, 240)
     assert wait_for(arguments.read_text, 10) == f"{shortcut.as_uri()}\n"
 
 
 def test_it_listens_on_one_port_of_this_machine_alone(dashboard: Dashboard) -> None:
-    everything = [psutil.Process(int(folder.name)).net_connections("all") for folder in dashboard.processes()]
+    everything = [process.net_connections("all") for process in dashboard.processes()]
     listening = [tuple(each.laddr) for each in chain(*everything) if each.status == psutil.CONN_LISTEN]
     assert listening == [("127.0.0.1", dashboard.port)]
     assert not [each for each in chain(*everything) if each.family == socket.AF_UNIX and each.laddr]
@@ -227,7 +227,7 @@ def test_the_server_ends_with_gmt_ui_however_that_ends(tmp_path_factory: pytest.
     started = _start(tmp_path_factory)
     _, server = started.processes()
     started.process.kill()
-    wait_for(lambda: not server.exists(), 240)
+    wait_for(lambda: not server.is_running(), 240)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
