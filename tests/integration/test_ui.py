@@ -81,6 +81,13 @@ class Dashboard:
         self.process = subprocess.Popen(
             command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
+        try:
+            self._log_in()
+        except BaseException:
+            self.process.kill()  # its server ends with it
+            raise
+
+    def _log_in(self) -> None:
         assert self.process.stdout is not None
         self.said = self.process.stdout.readline()
         self.link = self.said.split()[1]
