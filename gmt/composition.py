@@ -7,6 +7,7 @@ Hydra's own composition.
 import copy
 import re
 import shlex
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,12 +30,14 @@ from omegaconf.errors import (
     MissingMandatoryValue,
     OmegaConfBaseException,
 )
+from yaml import YAMLError
 
 from gmt.errors import UserError, choices
 from gmt.tasks.inherited import settled
 
 CONFIG_NAME = "config"
 VERSION_BASE = "1.3"
+_READERS = frozenset({"antlr4", "hydra", "omegaconf", "yaml"})
 _GROUP_OF_NO_NAME = "Config group override must be"  # Hydra's ValueError
 
 
@@ -283,10 +286,29 @@ def user_errors() -> Iterator[None]:
         yield
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(explain(error)) from error
-    except ValueError as error:
-        if not str(error).startswith(_GROUP_OF_NO_NAME):
+    except (YAMLError, ValueError, RecursionError) as error:
+        if str(error).startswith(_GROUP_OF_NO_NAME):
+            sentence = "a config group must be set to the name of one of its files, and left out by ~GROUP"
+            raise UserError(sentence) from error
+        if not _is_of_reading(error):
             raise
-        raise UserError("a config group must be set to the name of one of its files, and left out by ~GROUP") from error
+        raise UserError(_unreadable(error)) from error
+
+
+def _is_of_reading(error: BaseException) -> bool:
+    """Return whether Hydra or a library below it raised an error, and not what it calls."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    innermost = 50 if isinstance(error, RecursionError) else 5  # a reader may end in Python's own library
+    modules = (str(frame.f_globals.get("__name__")) for frame in frames[-innermost:])
+    return any(module.partition(".")[0] in _READERS for module in modules)
+
+
+def _unreadable(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "a config must not be nested so deep that Python can't read it, nor name itself, directly or by others"
+    if isinstance(error, UnicodeDecodeError):
+        return f"a config must be UTF-8 text ({error})"
+    return f"a config can't be read: {' '.join(str(error).split())}"
 
 
 def explain(error: HydraException | OmegaConfBaseException) -> str:
@@ -295,6 +317,8 @@ def explain(error: HydraException | OmegaConfBaseException) -> str:
         group, _, wanted = error.missing_cfg_file.rpartition("/")
         return f"there is no {group} {wanted!r}; {choices(wanted, error.options)}"
     cause = error.__cause__
+    if not str(error).strip() and isinstance(cause, OmegaConfBaseException):
+        return explain(cause)
     if isinstance(error, InterpolationKeyError | GrammarParseError):
         return f"{_first_lines(error)}; a text that holds ${{ is written with \\${{"
     if isinstance(error, MissingMandatoryValue):
@@ -310,7 +334,7 @@ def explain(error: HydraException | OmegaConfBaseException) -> str:
 
 
 def _first_lines(error: Exception) -> str:
-    return re.sub(r"\s+", " ", " ".join(str(error).strip().split("\n")[:2])).strip()
+    return re.sub(r"\s+", " ", " ".join(str(error).strip().split("\n")[:2])).strip() or type(error).__name__
 
 
 def _unknown_key(error: ConfigCompositionException, cause: ConfigAttributeError | ConfigKeyError) -> str:

@@ -48,7 +48,7 @@ def files_beside(file: Path) -> list[Path]:
 def _shards(index: Path) -> set[str]:
     try:
         return {str(name) for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()}
-    except (ValueError, LookupError, AttributeError, TypeError):
+    except (ValueError, LookupError, AttributeError, TypeError, RecursionError):
         return set()  # transformers refuses it when the weights are loaded
 
 
@@ -101,7 +101,7 @@ def _code_elsewhere(config: Path) -> list[str]:
     """Return the references of an `auto_map` to other repositories, e.g. `owner/name--modeling.Class`."""
     try:
         mapped = json.loads(config.read_text(encoding="utf-8")).get("auto_map") or {}
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         return []  # transformers refuses what is no JSON when it is loaded
     listed = mapped.values() if isinstance(mapped, dict) else [mapped]
     references = [name for value in listed for name in (value if isinstance(value, list) else [value])]

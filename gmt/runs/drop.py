@@ -5,7 +5,6 @@ Yu et al. (2024, arXiv 2311.03099, DARE) drop entries of the delta at random and
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ from transformers import PreTrainedModel
 
 from gmt.errors import UserError
 from gmt.masking.selection import num_masked
+from gmt.records.reading import objects_of
 from gmt.records.record import RunRecord
 from gmt.runs.build import Run
 from gmt.runs.device import device_of
@@ -75,7 +75,7 @@ def _check(record: RunRecord, fractions: Sequence[float], ways: Sequence[str]) -
 
 def _kept(record: RunRecord) -> list[dict[str, Any]]:
     file = record.folder / _FILE
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
+    return objects_of(file.read_bytes().splitlines(), file) if file.exists() else []
 
 
 def _evaluated(run: Run, way: str, fraction: float) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from gmt.machine_faults import machine_faults_first
 
 SHIPPED = Path(__file__).parent / "shipped"
 _SHIPPED_PREFIX = "shipped:"
+_TOO_DEEP = "must not be nested so deep that Python can't read it"
 _FILES = (".jsonl", ".json", ".parquet")
 
 
@@ -126,6 +127,8 @@ class Source:
             if reason.endswith("corresponds to no data!"):
                 raise UserError(self._no_row()) from error
             raise UserError(f"{self.setting} can't load {self.path!r}: {reason[:300]}") from error
+        except RecursionError as error:
+            raise UserError(f"{self.setting} can't load {self.path!r}: a row {_TOO_DEEP}") from error
 
 
 def _jsonl(file: Path) -> list[Mapping[str, Any]]:
@@ -165,7 +168,7 @@ def _loads(where: str, text: bytes) -> Any:
     except ValueError as error:
         raise UserError(f"{where} is no JSON ({error})") from error
     except RecursionError as error:
-        raise UserError(f"{where} must not be nested so deep that Python can't read it") from error
+        raise UserError(f"{where} {_TOO_DEEP}") from error
 
 
 def _mapping(where: str, row: Any) -> Mapping[str, Any]:

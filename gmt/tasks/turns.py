@@ -68,7 +68,7 @@ def chat_text(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *
         text = tokenizer.apply_chat_template(
             [dict(message) for message in messages], add_generation_prompt=answer_follows, tokenize=False
         )
-    except (TemplateError, TypeError) as error:
+    except (TemplateError, TypeError, RecursionError) as error:
         raise UserError(f"task.chat_template can't be rendered: {error}") from error
     return str(text)
 
