@@ -9,6 +9,7 @@ from typing import Any
 
 from gmt import settings
 from gmt.errors import UserError, for_each, together
+from gmt.tasks.answers import TooSlow, find_answer
 from gmt.tasks.chat import check_template, template_fingerprint
 from gmt.tasks.columns import Row, drawn, message, origin
 from gmt.tasks.evaluations import Evaluation, built, fingerprints, made
@@ -216,12 +217,18 @@ class HeldOut:
 
     def suite(self, name: str) -> Suite:
         """The questions."""
-        asked = for_each(drawn("data", self.data, self.columns.values(), "columns"), self._question)
+        try:
+            asked = for_each(drawn("data", self.data, self.columns.values(), "columns"), self._question)
+        except TooSlow as error:  # at the first row: each of them takes seconds
+            raise UserError(error.sentence) from error
         answers = [answer for _, answer in asked]
         prompts = [self.prompt_template.replace("{prompt}", prompt) for prompt, _ in asked]
 
         def score(index: int, text: str) -> float:
-            return float(self._answer(text) == answers[index])
+            try:
+                return float(self._answer(text) == answers[index])
+            except TooSlow as error:
+                raise UserError(error.sentence) from error
 
         return Suite(name=name, prompts=prompts, score=score, max_new_tokens=self.max_new_tokens)
 
@@ -243,10 +250,7 @@ class HeldOut:
     def _answer(self, text: str) -> str | None:
         if self.answer_pattern is None:
             return text.strip()
-        found = list(re.finditer(self.answer_pattern, text))
-        if not found:
-            return None
-        return next((group for group in found[-1].groups() if group is not None), found[-1].group()).strip()
+        return find_answer(self.answer_pattern, text)
 
 
 def _check_template(setting: str, what: str, template: object) -> None:

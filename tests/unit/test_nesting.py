@@ -66,7 +66,7 @@ def test_an_error_of_ours_is_no_fault_of_a_config() -> None:
 def test_a_folder_of_rows(tmp_path: Path) -> None:
     (tmp_path / "train.jsonl").write_text(f'{{"a": {DEEP}}}\n')
     source = Source(setting="task.data", path=str(tmp_path), subset=None, revision=None, split="train")
-    with pytest.raises(UserError, match="task.data can't load .*: a row must not be nested so deep"):
+    with pytest.raises(UserError, match=r"task\.data can't load .*: a row must not be nested so deep"):
         source.rows()
 
 
@@ -74,7 +74,7 @@ def test_a_folder_of_rows(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["{{ " + "(" * 3000 + "1" + ")" * 3000 + " }}", "{% if 1 %}" * 3000])
 def test_a_chat_template(tmp_path: Path, text: str) -> None:
     (tmp_path / "own.jinja").write_text(text)
-    with pytest.raises(UserError, match="task.chat_template can't be rendered"):
+    with pytest.raises(UserError, match=r"task\.chat_template can't be rendered"):
         set_template(pretrained().load_tokenizer(), str(tmp_path / "own.jinja"))
 
 

@@ -1,11 +1,20 @@
 """Questions with one right answer: how the answer is found in what a model says."""
 
+import os
+import re
+import signal
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from gmt.errors import UserError
+from gmt.errors import MachineFault, UserError
+from gmt.tasks import answers
+from gmt.tasks.answer_search import answer_in
+from gmt.tasks.answers import find_answer
 from gmt.tasks.dataset import HeldOut
 from tests.unit.tasks.test_dataset import data, write
 
@@ -67,3 +76,80 @@ def test_all_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
     assert [sentence.partition(" ")[0] for sentence in caught.value.sentences] == [
         "data", "max_new_tokens", "columns", "answer_pattern",
     ]  # fmt: skip
+
+
+SLOW = r"(\w+\s?)+$"
+LETTERS = "a" * 40 + "."  # some days
+
+
+def test_a_pattern_that_takes_for_ever_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answers, "LIMIT_S", 0.2)
+    sentence = r"answer_pattern must find an answer within 0.2 s, and .* in a text of 41 letters that begins 'aaaa"
+    suite = held_out(write(tmp_path, [{"q": "?", "a": "b"}]), answer_pattern=SLOW).suite("own")
+    assert suite.score(0, "b") == 1.0
+    with pytest.raises(UserError, match=sentence):
+        suite.score(0, LETTERS)
+    assert suite.score(0, "b") == 1.0, "the next text is searched again"
+    with pytest.raises(UserError, match=sentence):
+        held_out(write(tmp_path, [{"q": "?", "a": LETTERS}] * 1000), answer_pattern=SLOW).suite("own")
+
+
+def test_other_threads_run_while_a_pattern_takes_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answers, "LIMIT_S", 0.3)
+    turns = 0
+
+    def search() -> None:
+        with pytest.raises(answers.TooSlow):
+            find_answer(SLOW, LETTERS)
+
+    thread = threading.Thread(target=search)
+    thread.start()
+    while thread.is_alive():
+        thread.join(0.01)
+        turns += 1
+    assert turns > 10
+
+
+def test_a_search_that_is_interrupted_answers_no_other_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        with pytest.raises(KeyboardInterrupt):
+            find_answer(SLOW, LETTERS)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert find_answer(r"\d+", "1 2") == "2"
+
+
+def test_a_search_that_was_killed_is_a_fault_of_the_machine() -> None:
+    find_answer("a", "a")
+    process = answers._search(os.getpid())._process
+    assert process is not None
+    process.kill()
+    process.wait()
+    with pytest.raises(MachineFault, match="exit code -9"):
+        find_answer("a", "a")
+    assert find_answer("a", "a") == "a"
+
+
+def test_a_forked_process_searches_by_itself() -> None:
+    find_answer("a", "a")
+    child = os.fork()
+    if not child:
+        os._exit(int(find_answer(r"\d", "3") or 9))
+    assert all(find_answer(r"\d", "4") == "4" for _ in range(100))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3
+
+
+@given(
+    pattern=st.sampled_from([r"\d+", r"(-)?\d+", r"(a)|(b)", r"\s*(\S+)\s*$", ".", "", r"(?s).*x", r"[\w ]+$"]),
+    text=st.text(st.characters(), max_size=40),
+)
+def test_the_answer_is_what_the_same_search_finds_here(pattern: str, text: str) -> None:
+    assert find_answer(pattern, text) == answer_in(pattern, text)
+    found = list(re.finditer(pattern, text))
+    groups = [group for match in found[-1:] for group in (*match.groups(), match.group()) if group is not None]
+    assert find_answer(pattern, text) == (groups[0].strip() if groups else None)
