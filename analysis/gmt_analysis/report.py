@@ -17,6 +17,7 @@ from gmt.studies.plan import Plan, Tuned
 from gmt.tracking.table import left_out
 from gmt_analysis.comparison import CHOICE, POWER
 from gmt_analysis.cost_words import costs_in_words
+from gmt_analysis.exports import as_csv, as_latex
 from gmt_analysis.figures import as_image, as_pdf, as_svg
 from gmt_analysis.findings import Findings, as_table
 from gmt_analysis.results import BEFORE, Results
@@ -95,7 +96,7 @@ def write_report(plan: Plan, *, dirty: bool = False, operations: bool = False) -
         "operations.csv": results.operations,
     }
     texts = {"index.html": _page(results, figures), "means.tex": _latex(results.summary)}
-    texts |= {name: rows.to_csv(index=False) for name, rows in tables.items() if len(rows)}
+    texts |= {name: as_csv(rows) for name, rows in tables.items() if len(rows)}
     for name, text in texts.items():
         write_whole(folder / name, text)
     drawn = {name: figure for part in figures.values() for name, figure in part.items()}
@@ -199,14 +200,17 @@ def _latex(summary: pd.DataFrame) -> str:
     """The scores as a table of booktabs: means with the half width of their t interval."""
     columns = {c: name for c, name in _SCORES.items() if summary[c].notna().any()}
     rows = [
-        [row["arm"], row["task"], "" if pd.isna(row["mask_ratio"]) else f"{row['mask_ratio']:g}", row["n"]]
+        [
+            as_latex(row["arm"]),
+            as_latex(row["task"]),
+            "" if pd.isna(row["mask_ratio"]) else f"{row['mask_ratio']:g}",
+            row["n"],
+        ]
         + [_plus_minus(row, column) for column in columns]
         for row in summary.to_dict("records")
     ]
     heads = ["Arm", "Task", "Mask ratio", "n", *(_with_unit(column, name) for column, name in columns.items())]
-    heads = [name.replace("%", "\\%") for name in heads]
-    shown = pd.DataFrame(rows, columns=heads).astype(str)
-    shown = shown.map(lambda text: text.replace("_", "\\_"))
+    shown = pd.DataFrame(rows, columns=list(map(as_latex, heads))).astype(str)
     return str(shown.style.hide(axis="index").to_latex(hrules=True, column_format="ll" + "r" * (shown.shape[1] - 2)))
 
 

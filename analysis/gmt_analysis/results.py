@@ -37,6 +37,7 @@ BEFORE = ("target_before", "source_before", "source_perplexity_before")
 _COLUMNS_OF_THEIR_OWN = ("model", "model.name", "task", "method.mask_ratio", "seed")
 _PLANNED = ("model", "task", "mask_ratio", "seed")
 _NO_WORD = re.compile(r"[^\w.-]+", re.ASCII)  # MLflow takes no other image names, and LaTeX no blanks in those of files
+_NAMES = ("arm", "task", "label", "model")
 _OTHERS = ("source_after", "density_asked", "tokens_per_s")
 
 
@@ -200,35 +201,43 @@ class Results:
     def score_figures(self) -> dict[str, Figure]:
         """Target and forgetting against the ratio, with the arms without one as bands."""
         target, lost = "exact match after training, %", "source score lost, percentage points"
+        summary = _drawn(self.summary)
         return {
-            "target": score_against_ratio(self.summary, "target_after", title="Target score", unit=target),
-            "forgetting": score_against_ratio(self.summary, "forgetting", title="Forgetting", unit=lost),
+            "target": score_against_ratio(summary, "target_after", title="Target score", unit=target),
+            "forgetting": score_against_ratio(summary, "forgetting", title="Forgetting", unit=lost),
         }
 
     def mask_figures(self) -> dict[str, Figure]:
         """Density, energy, overlap and movement, where masks were at work; one-off drops where there are some."""
         figures = {}
         if self.table["density_asked"].notna().any():
-            figures["density"] = density_against_asked(self.table)
-        for task in dict.fromkeys(self.series["task"]):
+            figures["density"] = density_against_asked(_drawn(self.table))
+        series = _drawn(self.series)
+        for task in dict.fromkeys(series["task"]):
             for name, draw in (("facts", facts_over_steps), ("layers", facts_by_layer)):
-                if (figure := draw(self.series, task=str(task))) is not None:
+                if (figure := draw(series, task=str(task))) is not None:
                     figures[f"{name}_{_NO_WORD.sub('_', str(task))}"] = figure
         if len(self.drops):
-            figures["drops"] = score_against_dropped(self.drops, column="target", unit="target score, %")
+            figures["drops"] = score_against_dropped(_drawn(self.drops), column="target", unit="target score, %")
         return figures
 
     def cost_figures(self) -> dict[str, Figure]:
         """The parts of a step, the score that the time buys, and, of several sizes, the time against the size."""
         label = "seconds in optimizer steps, mean over seeds"
         figures = {
-            "step_time": time_of_a_step(self.summary),
-            "pareto": score_against_cost(self.summary, cost="train_s", label=label),
+            "step_time": time_of_a_step(_drawn(self.summary)),
+            "pareto": score_against_cost(_drawn(self.summary), cost="train_s", label=label),
         }
         if (counted := self.operations)["tflops_a_run"].notna().any():
             bought = self.summary.merge(counted, on=CHOICE)
             label = "matrix operations of the training, 10^12"
-            figures["pareto_operations"] = score_against_cost(bought, cost="tflops_a_run", label=label)
+            figures["pareto_operations"] = score_against_cost(_drawn(bought), cost="tflops_a_run", label=label)
         if self.runs["num_parameters"].nunique() > 1:
-            figures["size"] = cost_against_size(self.runs)
+            figures["size"] = cost_against_size(_drawn(self.runs))
         return figures
+
+
+def _drawn(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return a table whose names matplotlib shows letter by letter: between two $ it reads a formula."""
+    names = [name for name in _NAMES if name in rows]
+    return rows.assign(**{name: rows[name].map(lambda text: str(text).replace("$", r"\$")) for name in names})
