@@ -5,6 +5,7 @@ Yu et al. (2024, arXiv 2311.03099, DARE) drop entries of the delta at random and
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
