@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NoReturn
 
-from gmt.credentials import without_secrets
+from gmt.credentials import refuse_secrets, without_secrets
 from gmt.errors import MachineFault, NoAnswer, RunFailed, UserError, choices
 from gmt.machine_faults import machine_fault
 from gmt.runs.hermetic import in_words, take_out
@@ -68,6 +68,7 @@ def _guarded(command: str, rest: Sequence[str]) -> int:
         if command not in _COMMANDS:
             raise UserError(f"gmt has no command {command!r}; {choices(command, _COMMANDS)}")
         _require_home()
+        _refuse_literal_secrets(rest)
         _COMMANDS[command](rest)
     except (RunFailed, MachineFault) as error:
         _say("failed", str(error))
@@ -98,6 +99,17 @@ def _require_home() -> None:
         raise UserError(
             f"HOME must name a folder, and is not set: user {os.getuid()} has no entry in the list of users"
         ) from error
+
+
+def _refuse_literal_secrets(arguments: Sequence[str]) -> None:
+    """Refuse an override with a token: everybody on the machine sees a command line, and a config is written down.
+
+    An address of the store may hold a password on this machine: it is masked wherever it is shown.
+    """
+    for text in arguments:
+        if "=" in text and not text.lstrip("+").startswith("tracking."):
+            remedy = "the hub's token belongs into HF_TOKEN, and docs/clusters.md says how others reach a cluster"
+            refuse_secrets("an override", text, remedy, is_data=True)
 
 
 def _say(word: str, sentence: str) -> None:

@@ -1,12 +1,13 @@
 """The config group `cluster`. It is composed by itself: where a sweep runs is no part of any run's config."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from hydra import compose
 from hydra.core.global_hydra import GlobalHydra
 
 from gmt.cluster import Cluster
 from gmt.composition import hydra_on, to_plain, user_errors
+from gmt.credentials import refuse_secrets
 from gmt.errors import UserError, choices
 from gmt.runs.build import plug_in
 
@@ -40,8 +41,22 @@ def cluster_of(overrides: Sequence[str], config_dir: str | None) -> Cluster:
             raise UserError(f"this command needs cluster=NAME once, got it {len(wanted)} times; {choices('', names)}")
         if wanted[0] not in names:
             raise UserError(f"there is no cluster {wanted[0]!r}; {choices(wanted[0], names)}")
-        values = [text for text in overrides if not text.startswith(f"{_GROUP}=")]
+        others = [text for text in overrides if not text.startswith(f"{_GROUP}=")]
         with user_errors():
-            config = compose(f"{_GROUP}/{wanted[0]}", overrides=values)
-        made: Cluster = plug_in(_GROUP, to_plain(config)[_GROUP])
+            config = compose(f"{_GROUP}/{wanted[0]}", overrides=others)
+        values = to_plain(config)[_GROUP]
+        made: Cluster = plug_in(_GROUP, values)
+        _refuse_secrets(_GROUP, values)
     return made
+
+
+def _refuse_secrets(setting: str, value: object) -> None:
+    """Refuse a cluster's setting that holds a secret: scripts, manifests and dashboards show it."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            _refuse_secrets(f"{setting}.{key}", item)
+    elif isinstance(value, list):
+        for item in value:
+            _refuse_secrets(setting, item)
+    elif isinstance(value, str):
+        refuse_secrets(setting, value, "docs/clusters.md says how secrets reach a cluster")

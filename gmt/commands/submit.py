@@ -15,6 +15,7 @@ from gmt.credentials import refuse_secrets
 from gmt.runs.foreign_code import foreign_code
 from gmt.studies.plan import Plan
 
+_REMEDY = "docs/clusters.md says how secrets reach a cluster"
 _STUDY_LETTERS = 20  # Kubernetes takes 47 for a RayJob's name; the identity and the attempt need some
 
 
@@ -26,7 +27,9 @@ def submit(overrides: Sequence[str], config_dir: str | None, *, dry_run: bool) -
     """
     of_cluster, of_sweep = split(overrides)
     for text in overrides:
-        refuse_secrets("an override", text, "docs/clusters.md says how secrets reach a cluster")
+        refuse_secrets("an override", text, _REMEDY)
+    for file in sorted(Path(config_dir).rglob("*.yaml")) if config_dir else []:  # they travel too
+        refuse_secrets(str(file), file.read_text(encoding="utf-8", errors="replace"), _REMEDY, is_data=True)
     cluster = cluster_of(of_cluster, config_dir)
     root = _record_root(of_sweep, config_dir)
     made = _planned_where_records_are(of_sweep, config_dir, root)

@@ -257,11 +257,17 @@ def _before(run: Run, record: RunRecord, prepared: Prepared, control: Control, d
     return before
 
 
+class _WithoutSecrets(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        """A line of log.txt, its traceback included."""
+        return without_secrets(super().format(record))
+
+
 @contextmanager
 def _log_file(record: RunRecord) -> Iterator[None]:
     """What the libraries log goes to the record, not to the terminal."""
-    handler = logging.FileHandler(record.folder / "log.txt")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler = logging.FileHandler(record.folder / "log.txt", encoding="utf-8", errors="backslashreplace")
+    handler.setFormatter(_WithoutSecrets("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger()
     root.addHandler(handler)
     try:

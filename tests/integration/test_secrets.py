@@ -13,6 +13,7 @@ from tests.finished import plan_of
 from tests.mlflow_server import Server
 
 SECRETS = {"HF_TOKEN": "hf-s3cret-s3cret", "MLFLOW_TRACKING_PASSWORD": "tracking-s3cret", "OTHER_API_KEY": "key-s3cret"}
+SECRETS |= {"GITHUB_PAT": "pat-s3cret", "OPENAI_KEY": "openai-s3cret", "MYSQL_PWD": "mysql-s3cret"}
 PASSWORD = "uri-s3cret"
 
 

@@ -6,6 +6,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from sqlalchemy import make_url
 
+from gmt.cli import run_command
+from gmt.commands.clusters import cluster_of
+from gmt.commands.submit import submit
 from gmt.credentials import names_a_secret, refuse_secrets, without_secrets
 from gmt.errors import UserError
 from gmt.tracking.settings import TrackingSettings
@@ -127,3 +130,255 @@ def test_a_prompt_with_an_address_and_an_at_sign_is_no_secret() -> None:
     assert without_secrets({"task": {"template": prompt}}, is_data=True) == {"task": {"template": prompt}}
     with pytest.raises(UserError):
         refuse_secrets("the config", "data at http://me:s3cret@host", "", is_data=True)
+
+
+NAMES = (
+    *("GITHUB_PAT", "MYSQL_PWD", "SSH_PASSPHRASE", "OPENAI_KEY", "AZURE_STORAGE_CONNECTION_STRING", "SENTRY_DSN"),
+    *("HF_TOKENS", "SLACK_WEBHOOK", "SLACK_WEBHOOK_URL", "DB_PASS", "DB_CONN_STR", "REGISTRY_AUTH", "session_cookie"),
+)
+HARMLESS_NAMES = (
+    *("NUM_TOKENS", "MAX_TOKENS", "max_new_tokens", "TOKENIZER", "TOKENIZERS_PARALLELISM", "PAD_TOKEN", "EOS_TOKEN"),
+    *("PWD", "OLDPWD", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH", "HF_TOKEN_PATH", "SSH_AUTH_SOCK", "GIT_ASKPASS", "KEY"),
+    *("MONKEY", "PATH", "HF_HOME", "KEYBOARD", "COMPASS", "KEYS", "PASSES", "BYPASS", "SECRETARY", "DSN_TIMEOUT"),
+)
+TOKENS = (
+    *(
+        "hf_" + "aB3" * 11,
+        "hf_" + "x" * 34,
+        "sk-" + "aB3" * 16,
+        "sk-proj-" + "aB3_" * 20,
+        "sk-ant-api03-" + "aB3-" * 20,
+    ),
+    *(
+        "ghp_" + "aB3" * 12,
+        "gho_" + "aB3" * 12,
+        "github_pat_" + "aB3_" * 20,
+        "glpat-" + "aB3-" * 5,
+        "AKIA" + "AB34" * 4,
+    ),
+    *(
+        "xoxb-12345678-aBcDeF",
+        "AIza" + "aB3_-" * 7,
+        "npm_" + "aB3" * 12,
+        "eyJhbGciOiJIUzI1.eyJzdWIiOiIxMjM0.SflKxwRJSMeKKF2Q",
+    ),
+)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_telling_name_makes_a_secret_of_its_value(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert names_a_secret(name)
+    monkeypatch.setenv(name, SECRET)
+    assert without_secrets(f"a line with {SECRET} in it") == "a line with *** in it"
+    if name.isupper():
+        monkeypatch.delenv(name)
+        for text in (
+            f"export {name}={SECRET}",
+            f"{name}='{SECRET}' run",
+            f'A=1 {name}="{SECRET} b"',
+            f"--{name}={SECRET}",
+        ):
+            assert SECRET not in without_secrets(text)
+            assert name in without_secrets(text)
+
+
+@pytest.mark.parametrize("name", HARMLESS_NAMES)
+def test_other_names_do_not(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not names_a_secret(name)
+    monkeypatch.setenv(name, "some harmless value")
+    refuse_secrets("an override", f"export {name}=harmless and some harmless value", "")
+
+
+@pytest.mark.parametrize("token", TOKENS)
+def test_a_token_of_a_known_kind_is_found_wherever_it_stands(token: str) -> None:
+    for text in (
+        token,
+        f"model.token={token}",
+        f"'{token}'",
+        f"https://host/{token}/x",
+        f"a {token}, and more",
+        f"({token})",
+    ):
+        for is_data in (False, True):
+            shown = without_secrets(text, is_data=is_data)
+            assert token not in shown
+            assert shown.replace("***", token) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        (
+            "https://b.s3.amazonaws.com/x?X-Amz-Credential=A&X-Amz-Signature=s3cret",
+            "https://b.s3.amazonaws.com/x?X-Amz-Credential=***&X-Amz-Signature=***",
+        ),
+        (
+            "https://a.blob.core.windows.net/c?sv=1&sig=s3%2Bcret&se=2",
+            "https://a.blob.core.windows.net/c?sv=1&sig=***&se=2",
+        ),
+        ("Authorization: Bearer s3cret-s3cret", "Authorization: Bearer ***"),
+        (
+            "post to https://hooks.slack.com/services/T0/B0/s3cret now",
+            "post to https://hooks.slack.com/services/*** now",
+        ),
+        ("AccountName=a;AccountKey=s3cret==;X=1", "AccountName=a;AccountKey=***;X=1"),
+        ("-----BEGIN RSA PRIVATE KEY-----\nMIIE\ns3cret\n-----END KEY-----", "***-----END KEY-----"),
+    ],
+)
+def test_a_secret_is_found_by_what_stands_before_it(text: str, shown: str) -> None:
+    assert without_secrets(text) == without_secrets(text, is_data=True) == shown
+
+
+HARMLESS = (
+    *(
+        "train.num_tokens=100000",
+        "max_tokens: 4096",
+        "model.tokenizer=meta-llama/Llama-3.2-1B",
+        "task.max_new_tokens=128",
+    ),
+    *(
+        "task.columns={prompt: question, answer: answer, key: id}",
+        "columns.key=primary_key",
+        "+pad_token='<|endoftext|>'",
+    ),
+    *(
+        "task-averyveryverylongnameofataskwithoutanend",
+        "risk-averse-and-long-enough-to-be-a-token",
+        "hf_model",
+        "sk-learn",
+    ),
+    *("the bearer of bad news", "a Standard Bearer of theirs", "Bearer {token}", "disk-1234567890123456789012"),
+    *(
+        "commit 0123456789abcdef0123456789abcdef01234567",
+        "run 7d5a9c4c7cf5d84d",
+        "https://host/x?max_tokens=12&key=id&page=2",
+    ),
+    *(
+        "export HF_TOKEN=$(cat ~/.hf)",
+        'export HF_TOKEN="$TOKEN"',
+        "+cluster.secrets.HF_TOKEN={name: huggingface, key: token}",
+    ),
+    *(
+        "RAY_AUTH_TOKEN_PATH=/home/me/.ray/auth_token",
+        "source ~/secrets.sh",
+        "module load cuda",
+        "gmt run [KEY=VALUE ...]",
+    ),
+    *(
+        "NUM_TOKENS=4096",
+        "PWD=/home/me/work",
+        "sha256:" + "ab" * 32,
+        "AKIA and ASIA",
+        "ghp_ and gho_",
+        "Signature of a method",
+    ),
+)
+
+
+@pytest.mark.parametrize("text", HARMLESS)
+def test_harmless_settings_and_sentences_pass(text: str) -> None:
+    refuse_secrets("an override", text, "")
+    refuse_secrets("the config", text, "", is_data=True)
+
+
+def test_a_program_in_a_prompt_may_assign_to_any_name() -> None:
+    refuse_secrets("the config", "Complete: API_KEY=abc", "", is_data=True)
+
+
+FILES = {
+    "Ray's own": (".ray/auth_token", {}, "{}"),
+    "Ray's that is named": ("x/ray", {"RAY_AUTH_TOKEN_PATH": "x/ray"}, "{}\n"),
+    "the hub's own": (".cache/huggingface/token", {}, "{}"),
+    "the hub's, below XDG_CACHE_HOME": ("c/huggingface/token", {"XDG_CACHE_HOME": "c"}, "{}"),
+    "the hub's, below HF_HOME": ("h/token", {"HF_HOME": "h"}, "{}"),
+    "the hub's that is named": ("t/of-hub", {"HF_TOKEN_PATH": "t/of-hub"}, "{}"),
+    "the hub's stored ones": (".cache/huggingface/stored_tokens", {}, "[mine]\nhf_token = {}\n"),
+    "the stored ones beside it": ("t/stored_tokens", {"HF_TOKEN_PATH": "t/of-hub"}, "[mine]\nhf_token = {}\n"),
+}
+
+
+@pytest.mark.parametrize("case", FILES)
+def test_the_tokens_in_the_files_of_ray_and_the_hub_are_known(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, variables, content = FILES[case]
+    for variable in ("RAY_AUTH_TOKEN_PATH", "HF_HOME", "HF_TOKEN_PATH", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for variable, value in variables.items():
+        monkeypatch.setenv(variable, str(tmp_path / value))
+    refuse_secrets("an override", SECRET, "")
+    (tmp_path / name).parent.mkdir(parents=True)
+    for secret in (SECRET, f"{SECRET}-too"):  # it is read anew when it changes
+        (tmp_path / name).write_text(content.format(secret))
+        assert without_secrets(f"x {secret} y") == "x *** y"
+
+
+@pytest.mark.parametrize("content", [b"", b"\n\n", b"\xff\xfe\x00", b"short"])
+def test_a_token_file_that_holds_none_masks_nothing(
+    content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "token").write_bytes(content)
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "token"))
+    refuse_secrets("an override", "a short text", "")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path))
+    refuse_secrets("an override", "a short text", "")
+
+
+def test_a_variable_that_names_a_secrets_file_is_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path))
+    refuse_secrets("an override", f"record.root={tmp_path}", "")
+
+
+def test_keys_tuples_and_sets_are_masked_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_TOKEN", SECRET)
+    value = {SECRET: [(SECRET, {"a": {SECRET}}), frozenset({SECRET}), 1, None, 2.5]}
+    assert without_secrets(value) == {"***": [("***", {"a": {"***"}}), frozenset({"***"}), 1, None, 2.5]}
+
+
+@pytest.mark.parametrize("command", ["run", "sweep", "plan", "submit", "report", "show"])
+@pytest.mark.parametrize("form", ["model.token={}", "+task.api='{}'", "model.path=https://me:{}@host/x"])
+def test_a_literal_token_in_an_override_is_one_sentence(
+    command: str, form: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_command([command, "study=tiny", form.format(TOKENS[0])]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: an override must hold no secret, got ")
+    assert error.count("\n") == 1
+    assert "HF_TOKEN" in error
+    assert "docs/clusters.md" in error
+    assert TOKENS[0] not in error
+
+
+CLUSTERS = {
+    "setup": ("slurm", "cluster.setup=['export HF_TOKEN={}']"),
+    "setup, a token of no known kind": ("slurm", "cluster.setup=['export HF_TOKEN=abcdef']"),
+    "sbatch_lines": ("slurm", "cluster.sbatch_lines=['--export=HF_TOKEN={}']"),
+    "env_vars, by the value": ("ray", "+cluster.env_vars.HARMLESS={}"),
+    "env_vars, by the name": ("ray", "+cluster.env_vars.OPENAI_KEY=abcdef"),
+    "env_vars of Kubernetes": ("kuberay", "+cluster.env_vars.MYSQL_PWD=abcdef"),
+    "pip": ("ray", "cluster.pip=['git+https://{}@github.com/x/y']"),
+}
+
+
+@pytest.mark.parametrize("case", CLUSTERS)
+def test_a_literal_token_in_a_clusters_settings_is_one_sentence(case: str) -> None:
+    name, text = CLUSTERS[case]
+    needed = ["cluster.address=http://host:1"] if name == "ray" else []
+    sentence = (
+        r"^[\w .]*cluster\.\w+\S* must hold no secrets?\b.*; (docs/clusters|read it from|set it where|name it in)"
+    )
+    with pytest.raises(UserError, match=sentence) as refused:
+        cluster_of([f"cluster={name}", *needed, text.format(TOKENS[0])], None)
+    assert len(refused.value.sentences) == 1
+    assert TOKENS[0] not in str(refused.value)
+    assert "abcdef" not in str(refused.value)
+
+
+def test_a_literal_token_in_a_config_folder_that_travels_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "task").mkdir()
+    file = tmp_path / "task/mine.yaml"
+    file.write_text(f"name: mine\ntoken: {TOKENS[0]}\n")
+    with pytest.raises(UserError, match=rf"^{file} must hold no secret, got .*; docs/clusters\.md says how") as refused:
+        submit(["study=tiny", "cluster=slurm"], str(tmp_path), dry_run=True)
+    assert TOKENS[0] not in str(refused.value)

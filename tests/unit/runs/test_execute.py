@@ -1,10 +1,15 @@
-"""What all attempts of a run took, by its status alone."""
+"""What all attempts of a run took, by its status alone, and that its log is masked."""
 
+import logging
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gmt.runs.execute import _seconds
+from gmt.records.record import RunRecord
+from gmt.runs.execute import _log_file, _seconds
+
+SECRET, TOKEN = "s3cret-s3cret", "hf_" + "aB3" * 11
 
 
 @pytest.mark.parametrize(
@@ -20,3 +25,19 @@ from gmt.runs.execute import _seconds
 )
 def test_seconds_add_up_or_are_unknown(status: dict[str, Any], seconds: float | None) -> None:
     assert _seconds(status) == seconds
+
+
+def test_a_log_of_a_run_is_masked_with_its_tracebacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_TOKEN", SECRET)
+    record = RunRecord(tmp_path, "id")
+    record.folder.mkdir()
+    with _log_file(record):
+        logging.getLogger("a.library").warning("GET https://me:%s@host with %s", "p4ssword", TOKEN)
+        try:
+            raise ValueError(f"no answer to {SECRET}")
+        except ValueError:
+            logging.getLogger("a.library").exception("it failed \udcff")
+    text = (record.folder / "log.txt").read_text(encoding="utf-8")
+    assert "GET https://me:***@host with ***" in text
+    assert "ValueError: no answer to ***" in text
+    assert SECRET not in text
