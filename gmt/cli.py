@@ -7,11 +7,14 @@
 import argparse
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
+from types import TracebackType
 from typing import Any, NoReturn
 
+from gmt.commands.terminal import printable
 from gmt.credentials import refuse_secrets, without_secrets
 from gmt.errors import MachineFault, NoAnswer, RunFailed, UserError, choices
 from gmt.machine_faults import machine_fault
@@ -42,7 +45,12 @@ def main() -> NoReturn:
     is_tried = os.environ.get("PYTHONUTF8") == "1"
     if sys.getfilesystemencoding() != "utf-8" and not is_tried:  # paths and output break at the first umlaut
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | {"PYTHONUTF8": "1"})
+    sys.excepthook = _show_traceback
     sys.exit(run_command(sys.argv[1:]))
+
+
+def _show_traceback(kind: type[BaseException], error: BaseException, frames: TracebackType | None) -> None:
+    sys.stderr.write(printable(without_secrets("".join(traceback.format_exception(kind, error, frames)))))
 
 
 def run_command(arguments: Sequence[str]) -> int:
@@ -113,7 +121,7 @@ def _refuse_literal_secrets(arguments: Sequence[str]) -> None:
 
 
 def _say(word: str, sentence: str) -> None:
-    print(f"{word}: {without_secrets(sentence)}", file=sys.stderr)
+    print(printable(f"{word}: {without_secrets(sentence)}"), file=sys.stderr)
 
 
 def _run(rest: Sequence[str]) -> None:
@@ -126,7 +134,7 @@ def _sweep(rest: Sequence[str]) -> None:
 
 def _hydra_app(name: str, rest: Sequence[str]) -> None:
     if ignored := take_out():  # before torch and its kin read them
-        print(in_words(ignored), file=sys.stderr)
+        print(printable(in_words(ignored)), file=sys.stderr)
     from gmt.commands.hydra_app import hydra_app
 
     hydra_app(name, rest)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from gmt.cluster import Cluster
 from gmt.commands.clusters import cluster_of, split
-from gmt.commands.terminal import say, table
+from gmt.commands.terminal import printable_log, say, table
 from gmt.errors import UserError
 
 
@@ -21,7 +21,7 @@ def jobs(overrides: Sequence[str], config_dir: str | None) -> None:
 def logs(job_id: str, overrides: Sequence[str], config_dir: str | None, *, follow: bool) -> None:
     """Prints what a job writes."""
     for piece in _cluster(overrides, config_dir).logs(job_id, follow=follow):
-        sys.stdout.write(piece)
+        sys.stdout.write(printable_log(piece))
         sys.stdout.flush()
 
 

@@ -7,6 +7,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from gmt.commands.terminal import printable, say
 from gmt.duration import duration, took
 from gmt.studies.watch import Ended, Progress, Running, Snapshot
 
@@ -21,7 +22,7 @@ class Lines:
 
     def ended(self, ended: Ended) -> None:
         """Prints the line."""
-        print(line(ended), flush=True)
+        say(line(ended))
 
     def now(self, snapshot: Snapshot) -> None:
         """Says nothing: a log has no room for it."""
@@ -43,7 +44,7 @@ class LiveTable:
 
     def ended(self, ended: Ended) -> None:
         """Prints the line above the table."""
-        self._live.console.print(line(ended), markup=False, highlight=False, soft_wrap=True)
+        self._live.console.print(printable(line(ended)), markup=False, highlight=False, soft_wrap=True)
 
     def now(self, snapshot: Snapshot) -> None:
         """Draws the table anew."""
@@ -77,7 +78,7 @@ def _drawn(snapshot: Snapshot) -> Group:
     for name in ("running", "attempt", "step", "loss", "tokens/s", "evaluating"):
         table.add_column(name, justify="left" if name in ("running", "evaluating") else "right")
     for run in snapshot.running:
-        table.add_row(*_cells(run))
+        table.add_row(*(Text(printable(cell)) for cell in _cells(run)))  # a str would be read as markup
     return Group(table, Text(counts + left)) if snapshot.running else Group(Text(counts + left))
 
 

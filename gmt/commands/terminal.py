@@ -1,13 +1,30 @@
-"""How the commands write to a terminal."""
+"""How the commands write to a terminal: texts of models, libraries and files can't steer it."""
+
+import re
+
+# C0 without tab and line feed, DEL, and C1 (ECMA-48), by their escapes in Python.
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n"}
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def say(line: str) -> None:
     """Prints a line at once, also into a pipe."""
-    print(line, flush=True)
+    print(printable(line), flush=True)
+
+
+def printable(text: str) -> str:
+    """Return a text with its control characters, but for tab and line feed, as escapes."""
+    return text.translate(_CONTROLS)
+
+
+def printable_log(text: str) -> str:
+    """Return what programs write to logs: without colours, and what a progress bar overwrites on lines of its own."""
+    return printable(_COLOURS.sub("", text).replace("\r\n", "\n").replace("\r", "\n"))
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
     """Columns of text, each as wide as its widest cell."""
+    rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
     return "\n".join(
         "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in [header, *rows]

@@ -18,7 +18,7 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
 from gmt.commands.plan import planned
-from gmt.commands.terminal import say
+from gmt.commands.terminal import printable_log, say
 from gmt.composition import Composer, hydra_on
 from gmt.credentials import without_secrets, without_user
 from gmt.errors import UserError
@@ -109,7 +109,7 @@ def _pass_on(server: "subprocess.Popen[bytes]") -> None:
     """Shows what the server complains of, without passwords, until its last process has ended."""
     assert server.stderr is not None
     for line in server.stderr:
-        sys.stderr.write(without_secrets(line.decode(errors="replace")))
+        sys.stderr.write(printable_log(without_secrets(line.decode(errors="replace"))))
         sys.stderr.flush()
 
 
