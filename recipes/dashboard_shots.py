@@ -52,7 +52,8 @@ def main(study: str, folder: Path) -> None:
     alike = urllib.parse.urlencode(
         {"searchFilter": alike, "orderByKey": "metrics.`result/target_after`", "orderByAsc": "false"}
     )
-    ui = subprocess.Popen([sys.executable, "-m", "gmt", "ui", study], stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, "-m", "gmt", "ui", study]
+    ui = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, encoding="utf-8")
     assert ui.stdout is not None
     login = ui.stdout.readline().split()[1].partition("#")[0]
     try:
