@@ -30,6 +30,8 @@ def class_of(setting: str, target: str) -> type:
         UserError: there is no such module or class, the module raises as it is imported, or what is there is no
             dataclass that can be made.
     """
+    if not all(part.isidentifier() for part in target.split(".")):
+        raise UserError(f"{setting}._target_ must be a class's path such as package.module.Class, got {target!r}")
     module, names = _module_of(setting, target)
     found: Any = module
     for name in names:

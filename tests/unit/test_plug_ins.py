@@ -8,9 +8,12 @@ from typing import Any
 
 import pytest
 
+from gmt.commands.show import show
 from gmt.composition import Composer, hydra_on
 from gmt.errors import MachineFault, UserError
 from gmt.runs.build import build, plug_in
+from gmt.studies.frozen import freeze, job_of, thaw
+from tests.finished import finish, plan_of
 
 HEAD = """
 from dataclasses import dataclass, field
@@ -100,6 +103,38 @@ def test_a_name_that_is_not_there_is_told_with_those_that_are(written: Written) 
 def test_what_is_no_dataclass_is_refused_with_the_class(written: Written, code: str, sentence: str) -> None:
     target = f"{written(code)}.Whole"
     assert sentence.format(target=target) in refused(target)
+
+
+@pytest.mark.parametrize("target", ["subprocess.Popen", "builtins.int", "json.JSONEncoder", "os.system", "os.path"])
+def test_what_python_ships_is_no_plug_in(target: str) -> None:
+    assert "method._target_ must name a" in refused(target)
+
+
+@pytest.mark.parametrize("target", [".{}.Whole", "{}..Whole", "{}.Whole ", "{}.Who-le", "{}/Whole", "{}.0"])
+def test_what_is_no_path_of_a_class_is_refused_before_anything_is_imported(written: Written, target: str) -> None:
+    module = written(WHOLE)
+    sentence = "method._target_ must be a class's path such as package.module.Class"
+    assert sentence in refused(target.format(module))
+    assert module not in sys.modules
+
+
+@pytest.mark.parametrize("reading", ["thaw", "show"])
+def test_what_a_changed_file_names_is_not_imported(tmp_path: Path, written: Written, reading: str) -> None:
+    plan = plan_of(tmp_path, {"sft": {"method": "sft"}}, [1])
+    (planned,) = plan.runs
+    finish(planned, 0.7)
+    folder = freeze(plan, [planned])
+    module, own = written(WHOLE), planned.run.config["method"]["_target_"]
+    for file in (folder / "plan.jsonl", planned.record.folder / "config.json"):
+        assert own in file.read_text()
+        file.write_text(file.read_text().replace(own, f"{module}.Whole"))
+    read = {
+        "thaw": lambda: thaw(job_of(folder, planned).partition("=")[2].strip("'")),
+        "show": lambda: show(planned.run.id, [f"record.root={tmp_path}"], None, brief=False),
+    }[reading]
+    with pytest.raises(UserError):
+        read()
+    assert module not in sys.modules
 
 
 @pytest.mark.parametrize("raised", ["TypeError('no')", "KeyError('no')", "ValueError('no')", "AttributeError('no')"])
