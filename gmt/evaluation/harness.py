@@ -22,9 +22,12 @@ from gmt.evaluation.context import check_fits, check_tokens, token_ids
 from gmt.tasks.protocol import Asked, Reader, Score
 from gmt.tasks.rows import Source
 from gmt.tasks.turns import frame_of
+from gmt.used_files import UsedFiles
 
 _SHORTER = "with fewer examples (num_fewshot) or for a shorter one (max_new_tokens)"
 _RUNS_CODE = ("humaneval", "mbpp")  # a list of names: another task that wants to run code may not
+
+_of_hub: dict[str, Mapping[str, UsedFiles]] = {}  # by lm-eval's name, as this process has loaded them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +83,10 @@ class HarnessBenchmark:
         local = "" if self.data is None else f" {self._source().fingerprint()}"
         return f"lm-eval=={_version()}{local}"
 
+    def used_files(self) -> Mapping[str, UsedFiles]:
+        """Those of the local data, or what `check` has loaded of the hub: loading a large group takes minutes."""
+        return _of_hub.get(self.task, {}) if self.data is None else {"data": self._source().used_files()}
+
     def check(self, reader: Reader) -> None:
         """Loads the data; refuses an unknown task or metric, numbers beyond the data, and code without a sandbox.
 
@@ -92,6 +99,7 @@ class HarnessBenchmark:
             harness_tasks.check_numbers(self.task, self.num_fewshot, self.num_examples, loaded)
             if self.data is not None:
                 harness_tasks.check_targets(self.data, loaded)
+        _of_hub[self.task] = {} if self.data is not None else harness_tasks.used_files(loaded)
 
     def evaluate(self, asked: Asked) -> Score:
         """Asks by lm-eval; an answer that was given before a kill is not asked for again."""

@@ -11,6 +11,8 @@ from typing import Any
 
 from gmt.errors import UserError, choices
 from gmt.machine_faults import machine_faults_first
+from gmt.tasks.rows import cached_of_hub
+from gmt.used_files import UsedFiles
 
 
 @lru_cache(maxsize=1)
@@ -81,6 +83,15 @@ def data_or_sentence(task: str, data: str | None) -> Iterator[None]:
             f"data must be laid out as the hub's dataset of lm-eval's task {task} is, got {data!r}: "
             f"{type(error).__name__}, {_reason(error)}"
         ) from error
+
+
+def used_files(loaded: Mapping[str, Any]) -> dict[str, UsedFiles]:
+    """The files in the cache of datasets that hold the data of the hub, by lm-eval's name of each task."""
+    return {
+        name: cached_of_hub(dataset.values())
+        for name, task in loaded["tasks"].items()
+        if isinstance(dataset := getattr(task, "dataset", None), Mapping)
+    }
 
 
 def check_metric(task: str, metric: str, loaded: Mapping[str, Any]) -> None:

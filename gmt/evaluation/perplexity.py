@@ -14,6 +14,7 @@ from gmt.evaluation.context import check_tokens
 from gmt.evaluation.kept import Kept
 from gmt.tasks.columns import origin, texts_of
 from gmt.tasks.protocol import Asked, Reader, Score
+from gmt.used_files import UsedFiles
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +50,10 @@ class Perplexity:
     def fingerprint(self) -> str:
         """Of the data."""
         return origin("data", self.data).fingerprint()
+
+    def used_files(self) -> dict[str, UsedFiles]:
+        """Those of the data."""
+        return {"data": origin("data", self.data).used_files()}
 
     def check(self, reader: Reader) -> None:
         """Refuses data without a text, texts beyond the model's context, and tokens without an embedding."""

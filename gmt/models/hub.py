@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gmt.errors import UserError
+from gmt.file_digests import git_sha1_of, sha256_of
 from gmt.machine_faults import machine_faults_first
 from gmt.models.model_files import PATTERNS
 
 if TYPE_CHECKING:
     from huggingface_hub.errors import HfHubHTTPError
 
+_SHA256, _SHA1 = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{40}")
 _OF_OTHERS = ("original/*", "onnx/*")  # the same weights once more, for other programs
 
 
@@ -63,6 +67,24 @@ def download(repo: str, revision: str, *, with_code: bool) -> Path:
         ) from error
     except HfHubHTTPError as error:
         raise UserError(_refused(named, error)) from error
+
+
+def check_blobs(files: Iterable[Path]) -> None:
+    """Refuse files of the hub's cache that are not what they were downloaded as: a cache may be shared.
+
+    The cache calls a large file by its SHA-256 and a small one by the SHA-1 that git gives it. Where a cache holds
+    copies in place of links, their names are not kept.
+
+    Raises:
+        UserError: a file's content is not what its name says.
+    """
+    for blob in (path.resolve() for path in files if path.is_symlink()):
+        name_of = sha256_of if _SHA256.fullmatch(blob.name) else git_sha1_of if _SHA1.fullmatch(blob.name) else None
+        if name_of is not None and name_of(blob) != blob.name:
+            raise UserError(
+                f"a file of the hub's cache must be what it was downloaded as, and {blob} was cut or changed: delete "
+                "it, and it is downloaded anew"
+            )
 
 
 def _refused(named: str, error: HfHubHTTPError) -> str:

@@ -9,6 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from gmt.errors import UserError
+from gmt.file_digests import sha256_of
 
 # What transformers 5.23 reads of a folder; tests/unit/models/test_model_files.py holds this against what it opens.
 _SUFFIXES = frozenset(
@@ -67,8 +68,7 @@ def _hash(files: tuple[tuple[Path, int, int], ...], root: Path) -> str:
     digest = hashlib.sha256()
     for path, _, _ in files:
         digest.update(path.relative_to(root).as_posix().encode())
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+        digest.update(bytes.fromhex(sha256_of(path)))
     return f"sha256:{digest.hexdigest()[:32]}"
 
 

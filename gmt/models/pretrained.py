@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,8 +14,9 @@ from gmt import settings
 from gmt.errors import UserError, choices
 from gmt.machine_faults import is_out_of_gpu_memory, machine_faults_first
 from gmt.models import gguf
-from gmt.models.hub import download
+from gmt.models.hub import check_blobs, download
 from gmt.models.model_files import check_whole, files_beside, files_of, hash_of
+from gmt.used_files import UsedFiles
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -27,7 +27,6 @@ _PARTS = {"config.json": "config.json", "*.safetensors": "*.safetensors", "a tok
 SOURCES = ("files", "gguf")
 DTYPES = ("float32", "bfloat16")
 ATTENTION = ("sdpa", "eager", "flash_attention_2")
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +79,7 @@ class PretrainedModel:
     def fingerprint(self) -> str:
         """A hash of the files that are read of a local folder or with a GGUF file, or id and revision of a hub model.
 
-        A branch or tag of the hub may move; `commit` says what it is now.
+        A branch or tag of the hub may move; `used_files` says what it is now.
         """
         if self.source == "gguf":
             file = gguf.locate(self.gguf)
@@ -92,15 +91,22 @@ class PretrainedModel:
         with machine_faults_first(f"model.path={self.path!r}"):
             return hash_of(files_of(folder, with_code=self.trust_remote_code), folder)
 
-    def commit(self) -> str | None:
-        """The commit of a hub model whose revision is a branch or a tag, as it is on this machine; None for others.
+    def used_files(self) -> dict[str, UsedFiles]:
+        """The files that are read, with the commit of a hub model as it is on this machine.
 
         Raises:
-            UserError, MachineFault: the hub does not give the model out.
+            UserError: the hub does not give the model out, or a file of its cache is not what it was downloaded as.
+            MachineFault: the hub can't be reached, or the disk fails.
         """
-        if self.source == "gguf" or self._folder() is not None or _COMMIT.fullmatch(str(self.revision)):
-            return None
-        return self._files()[0].name  # the hub's cache calls a snapshot by its commit
+        if self.source == "gguf":
+            file = gguf.locate(self.gguf)
+            return {"files": UsedFiles(root=file.parent, files=files_beside(file))}
+        folder, _ = self._files()
+        files = files_of(folder, with_code=self.trust_remote_code)
+        if self._folder() is not None:
+            return {"files": UsedFiles(root=folder, files=files)}
+        check_blobs(files)
+        return {"files": UsedFiles(root=folder, files=files, commit=folder.name)}  # the cache names it by its commit
 
     def load_tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer by AutoTokenizer; where it has no pad token, the end-of-sequence token pads.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -34,13 +34,4 @@ class Model(Protocol):
 
     def load_model(self) -> PreTrainedModel:
         """The model in the dtype in which it trains, on the CPU, in eval mode; a fresh one at each call."""
-        ...
-
-
-@runtime_checkable
-class MayMove(Protocol):
-    """An optional part of Model: its settings may name something that changes, such as a branch of the hub."""
-
-    def commit(self) -> str | None:
-        """Return the commit that is used now; None where the fingerprint says it."""
         ...

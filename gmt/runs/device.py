@@ -1,9 +1,12 @@
 """Selects the device of a run."""
 
+import os
+
 import torch
 
 from gmt.errors import UserError
 from gmt.runs.gpus import gpus_here
+from gmt.runs.hermetic import KERNELS
 from gmt.runs.settings import ResourceSettings
 from gmt.training.workers import num_workers
 
@@ -21,6 +24,19 @@ def device_of(resources: ResourceSettings) -> str:
             raise UserError("resources.device must be cpu or auto here, got cuda: torch finds no GPU")
         raise UserError(f"resources.gpus must be 0 here, got {resources.gpus}: torch finds no GPU that it can use")
     return "cuda"
+
+
+def kind_of_device(device: str, threads: int) -> list[str]:
+    """Return what of a device may change the last bits of a result, and with them an answer.
+
+    Args:
+        device: `cpu` or `cuda`.
+        threads: on the CPU.
+    """
+    if device == "cuda":
+        return [device, torch.cuda.get_device_name(), f"CUDA {torch.version.cuda or torch.version.hip}"]
+    kernels = {name: os.environ[name] for name in KERNELS if name in os.environ}
+    return [device, torch.backends.cpu.get_cpu_capability(), f"{threads} threads", repr(sorted(kernels.items()))]
 
 
 def check_device(resources: ResourceSettings) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -17,14 +15,16 @@ from transformers import PreTrainedModel
 
 from gmt.errors import Interrupted, within
 from gmt.evaluation.suites import ask
-from gmt.models.protocol import MayMove
 from gmt.records.identity import run_id
-from gmt.records.record import RunRecord, write_whole
+from gmt.records.record import RunRecord
 from gmt.removal import remove
 from gmt.runs.build import Run
 from gmt.runs.code_versions import code_of
+from gmt.runs.device import kind_of_device
 from gmt.runs.environment import environment
+from gmt.runs.kept_scores import read_score, write_score
 from gmt.runs.prepare import Prepared
+from gmt.runs.sources import Sources, of_hub
 from gmt.tasks.protocol import Asked, Benchmark, Score, Suite
 from gmt.training.control import Control
 
@@ -87,22 +87,22 @@ def evaluate(
     return Evaluated(scores=scores, metrics=metrics, answers=answers)
 
 
-def folder_of_base(run: Run) -> Path:
-    """Where the base's answers to what the task asks are kept: for the same code they are the same for every run.
+def folder_of_base(run: Run, sources: Sources, device: str) -> Path:
+    """Where the base's answers to what the task asks are kept: every run that would get the same ones reads them.
 
-    The code is this package as it lies there, uncommitted changes included, and that of a model or task from outside.
+    They are the same for the same model and task, the same files of the hub, the same code, the same versions of
+    libraries and the same kind of device. The code is this package as it lies there, uncommitted changes included, and
+    that of a model or task from outside.
+
+    Args:
+        run: of the base.
+        sources: of the run, see gmt.runs.sources.
+        device: `cpu` or `cuda`.
     """
     asked = {key: run.science[key] for key in ("model", "task", "fingerprints")}
-    code = code_of({key: run.config[key] for key in ("model", "task")}) | moving_of(run)
-    return (
-        run.record_settings.runs.parent / "base" / run_id(asked | {"code": code, "versions": environment()["versions"]})
-    )
-
-
-def moving_of(run: Run) -> dict[str, str]:
-    """Return the commit of a hub model whose revision is a branch or a tag, which may move; empty for others."""
-    commit = run.model.commit() if isinstance(run.model, MayMove) else None
-    return {} if commit is None else {f"model {run.model.name}": f"commit {commit}"}
+    code = code_of({key: run.config[key] for key in ("model", "task")}) | of_hub(sources)
+    ran_on = {"versions": environment()["versions"], "device": kind_of_device(device, run.resources.cpus)}
+    return run.record_settings.runs.parent / "base" / run_id(asked | {"code": code} | ran_on)
 
 
 def _asked_once(
@@ -127,8 +127,8 @@ def _asked_once(
 
     scratch.mkdir(parents=True, exist_ok=True)
     with _alone(kept / f"{name}.lock", control):
-        if file.exists():
-            return Score(**json.loads(file.read_text(encoding="utf-8")))
+        if file.exists() and (score := read_score(file)) is not None:
+            return score
         run.record.note_asking(name)
         asked = Asked(
             **vars(prepared.reader),
@@ -141,7 +141,7 @@ def _asked_once(
             score = ask(suite, asked) if isinstance(suite, Suite) else suite.evaluate(asked)
         finally:
             run.record.note_asking(None)
-        write_whole(file, json.dumps(dataclasses.asdict(score)))
+        write_score(file, score)
         with suppress(OSError):
             remove(scratch, kept)
     return score

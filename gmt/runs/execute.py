@@ -22,11 +22,12 @@ from gmt.runs.build import Run
 from gmt.runs.code_versions import by_both, code_of, code_of_environment, outside_of
 from gmt.runs.device import check_device, device_of
 from gmt.runs.environment import environment
-from gmt.runs.evaluate import evaluate, folder_of_base, moving_of
+from gmt.runs.evaluate import evaluate, folder_of_base
 from gmt.runs.failures import RETRIES, kind_of
 from gmt.runs.gpus import gpus_here
 from gmt.runs.hermetic import take_out
 from gmt.runs.prepare import Prepared, prepare
+from gmt.runs.sources import Sources, of_hub, sources_of
 from gmt.runs.train import train_run
 from gmt.training.alike import check_steps
 from gmt.training.checkpoints import last_whole_checkpoint
@@ -135,12 +136,12 @@ def record_failure(record: RunRecord, error: Exception, kind: str) -> None:
         logging.getLogger(__name__).error("the failure of run %s can't be recorded: %s", record.id, full)
 
 
-def _environment(run: Run, record: RunRecord) -> dict[str, Any]:
+def _environment(run: Run, record: RunRecord, sources: Sources) -> dict[str, Any]:
     """Return this attempt's environment, with the code and the uncommitted changes of earlier attempts."""
-    now, code = environment() | {"outside": outside_of(run.config)}, code_of(run.config) | moving_of(run)
+    now, code = environment() | {"outside": outside_of(run.config)}, code_of(run.config) | of_hub(sources)
     before = record.read("environment.json") if (record.folder / "environment.json").exists() else {}
     dirty = True if before.get("dirty") else now["dirty"]
-    return now | {"dirty": dirty, "code": by_both(code_of_environment(before), code)}
+    return now | {"dirty": dirty, "code": by_both(code_of_environment(before), code), "sources": sources}
 
 
 def _train_and_evaluate(run: Run, record: RunRecord, prepared: Prepared, control: Control) -> dict[str, Any]:
@@ -148,8 +149,9 @@ def _train_and_evaluate(run: Run, record: RunRecord, prepared: Prepared, control
     torch.set_num_threads(run.resources.cpus)
     torch.set_float32_matmul_precision("highest")  # an earlier run's method, or TORCH_ALLOW_TF32_..., may have set it
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # a bar for each checkpoint would bury our own lines
-    record.write("environment.json", _environment(run, record) | {"device": device})
-    before = _before(run, record, prepared, control, device)
+    sources = sources_of(run, prepared)
+    record.write("environment.json", _environment(run, record, sources) | {"device": device})
+    before = _before(run, record, prepared, control, device, sources)
     model, facts, settings = _train(run, record, prepared, control, device)
     moved = moved_fraction(model, run.model.base())  # before the evaluation, which takes long
     weights = weights_sha256(model.named_parameters())
@@ -240,15 +242,18 @@ def _model_on(run: Run, device: str) -> PreTrainedModel:
     return model
 
 
-def _before(run: Run, record: RunRecord, prepared: Prepared, control: Control, device: str) -> dict[str, Any]:
-    """The base's scores; a resumed run has them already, and every run of a process has the same."""
+def _before(
+    run: Run, record: RunRecord, prepared: Prepared, control: Control, device: str, sources: Sources
+) -> dict[str, Any]:
+    """The base's scores; a resumed run has them already, and runs of a process that would get the same share them."""
     if (record.folder / "before.json").exists():
         return record.read("before.json")
-    if not prepared.of_base:
+    kept = folder_of_base(run, sources, device)
+    if kept not in prepared.of_base:
         model = _model_on(run, device)
         check_steps(model, prepared.reader.tokenizer, prepared.examples, run.train)  # not after hours of asking
-        prepared.of_base.append(evaluate(run, prepared, model, folder_of_base(run), control))
-    found = prepared.of_base[0]
+        prepared.of_base[kept] = evaluate(run, prepared, model, kept, control)
+    found = prepared.of_base[kept]
     found.keep(record, "before")
     record.keep_metrics_until(-1)
     record.append_metrics(0, found.metrics)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gmt.credentials import refuse_secrets
@@ -17,6 +18,7 @@ from gmt.tasks.evaluations import check_names
 from gmt.tasks.protocol import Benchmark, Reader, Suite, Task
 from gmt.tasks.tokens import TokenizedExamples, Tokens, tokenize
 from gmt.training.settings import TrainSettings
+from gmt.used_files import KnowsItsFiles, UsedFiles
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -38,8 +40,10 @@ class Prepared:
     num_left_over: int
     """Preferences that fill no optimizer step."""
     suites: Mapping[str, Mapping[str, Suite | Benchmark]]
-    of_base: list[Evaluated] = field(default_factory=list)
-    """What the base came to, once a run of this process has asked: it is the same for every run.
+    used_files: Mapping[str, UsedFiles]
+    """Of the task, as they were read."""
+    of_base: dict[Path, Evaluated] = field(default_factory=dict)
+    """What the base came to, once a run of this process has asked, by the folder where it is kept.
 
     The record's folder of the base has it for other processes; this spares the model that asking there needs.
     """
@@ -102,6 +106,7 @@ def _prepare(key: _Key) -> Prepared:
         num_dropped=training.num_dropped,
         num_left_over=len(training.examples) - len(used),
         suites=suites,
+        used_files=key.task.used_files() if isinstance(key.task, KnowsItsFiles) else {},
     )
 
 

@@ -12,8 +12,9 @@ from gmt.errors import UserError, for_each, together
 from gmt.tasks.answers import TooSlow, find_answer
 from gmt.tasks.chat import check_template, template_fingerprint
 from gmt.tasks.columns import Row, drawn, message, origin
-from gmt.tasks.evaluations import Evaluation, built, fingerprints, made
+from gmt.tasks.evaluations import Evaluation, built, fingerprints, made, used_files
 from gmt.tasks.protocol import Benchmark, Conversation, Example, Message, Preference, Suite, TrainExample
+from gmt.used_files import UsedFiles
 
 _KINDS = {
     frozenset({"prompt", "completion"}): "examples",
@@ -81,6 +82,10 @@ class DatasetTask:
         """Of the data, the chat template, and what is asked."""
         data = origin("task.data", self.data).fingerprint()
         return "; ".join([data, template_fingerprint(self.chat_template), fingerprints(self.target, self.source)])
+
+    def used_files(self) -> dict[str, UsedFiles]:
+        """Those of the data, and of what is asked."""
+        return {"data": origin("task.data", self.data).used_files(), **used_files(self.target, self.source)}
 
     def train_examples(self) -> list[TrainExample]:
         """The training examples; one that asks what a target suite asks is left out."""
@@ -214,6 +219,10 @@ class HeldOut:
     def fingerprint(self) -> str:
         """Of the data."""
         return origin("data", self.data).fingerprint()
+
+    def used_files(self) -> dict[str, UsedFiles]:
+        """Those of the data."""
+        return {"data": origin("data", self.data).used_files()}
 
     def suite(self, name: str) -> Suite:
         """The questions."""

@@ -9,6 +9,7 @@ from typing import Protocol, runtime_checkable
 from gmt import settings
 from gmt.errors import UserError, together, within
 from gmt.tasks.protocol import Benchmark, Suite
+from gmt.used_files import KnowsItsFiles, UsedFiles
 
 _MEAN = "mean"  # beside the evaluations in a result
 
@@ -69,3 +70,14 @@ def made(setting: str, evaluations: Mapping[str, Evaluation]) -> dict[str, Suite
 def fingerprints(*parts: Mapping[str, Evaluation]) -> str:
     """Of all evaluations, in their order."""
     return ", ".join(f"{name}: {each.fingerprint()}" for part in parts for name, each in part.items())
+
+
+def used_files(target: Mapping[str, Evaluation], source: Mapping[str, Evaluation]) -> dict[str, UsedFiles]:
+    """The files that evaluations read, e.g. by `target.gsm8k.data`."""
+    return {
+        f"{part}.{name}.{word}": used
+        for part, named in (("target", target), ("source", source))
+        for name, each in named.items()
+        if isinstance(each, KnowsItsFiles)
+        for word, used in each.used_files().items()
+    }

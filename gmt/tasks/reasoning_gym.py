@@ -11,8 +11,9 @@ from typing import Any
 from gmt import settings
 from gmt.errors import UserError, choices, within
 from gmt.tasks.chat import check_template, template_fingerprint
-from gmt.tasks.evaluations import Evaluation, built, fingerprints, made
+from gmt.tasks.evaluations import Evaluation, built, fingerprints, made, used_files
 from gmt.tasks.protocol import Benchmark, Conversation, Example, Suite, TrainExample
+from gmt.used_files import UsedFiles
 
 _SUITE_SEED_OFFSET = 1_000_003  # suites are drawn from another seed than training examples
 _KEYS = {"family", "settings", "num_examples"}
@@ -69,6 +70,10 @@ class ReasoningGymTask:
         others = fingerprints(*(self._others(part) for part in ("target", "source")))
         version = f"reasoning-gym=={_version()}"
         return "; ".join(filter(None, [version, template_fingerprint(self.chat_template), others]))
+
+    def used_files(self) -> dict[str, UsedFiles]:
+        """Those of what is asked beside the families, which are generated."""
+        return used_files(*(self._others(part) for part in ("target", "source")))
 
     def train_examples(self) -> list[TrainExample]:
         """The training examples; a question that a target suite asks is left out."""

@@ -8,8 +8,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import reprlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -17,12 +18,16 @@ from typing import Any
 
 from gmt import settings
 from gmt.errors import UserError, choices, for_each
+from gmt.file_digests import sha256_of
 from gmt.machine_faults import machine_faults_first
+from gmt.used_files import UsedFiles
 
 SHIPPED = Path(__file__).parent / "shipped"
 _SHIPPED_PREFIX = "shipped:"
 _TOO_DEEP = "must not be nested so deep that Python can't read it"
 _FILES = (".jsonl", ".json", ".parquet")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_UNKNOWN = "unknown"  # in a cache that names folders otherwise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,8 +89,18 @@ class Source:
         here = self.local()
         if here is None:
             return f"hub:{self.path}@{self.revision}"
-        files = [here] if here.is_file() else sorted(p for p in here.rglob("*") if p.is_file())
-        return _hash(tuple((str(p), p.stat().st_mtime_ns, p.stat().st_size) for p in files), str(here))
+        return _hash(tuple((str(p), p.stat().st_mtime_ns, p.stat().st_size) for p in _files(here)), str(here))
+
+    def used_files(self) -> UsedFiles:
+        """The files that are read: local ones, or those that datasets has made of a hub's dataset, with its commit.
+
+        Raises:
+            UserError, MachineFault: as of `rows`.
+        """
+        here = self.local()
+        if here is not None:
+            return UsedFiles(root=here if here.is_dir() else here.parent, files=_files(here))
+        return cached_of_hub([self._load(None)])
 
     def rows(self) -> Sequence[Mapping[str, Any]]:
         """The rows, each a mapping of the same columns.
@@ -104,6 +119,15 @@ class Source:
     def _no_row(self) -> str:
         return f"{self.setting}.path must hold at least one row, got {self.path!r}, which has none"
 
+    def _check_revision(self, found: Any) -> None:
+        """Refuse another commit than the one that is asked for: without the hub, datasets takes what is cached last."""
+        commit = cached_of_hub([found]).commit
+        if _COMMIT.fullmatch(str(self.revision)) and commit not in (self.revision, _UNKNOWN):
+            raise UserError(
+                f"{self.setting}.revision must be a commit that the hub or its cache gives out, got {self.revision}: "
+                f"the hub can't be asked, and what is cached of {self.path!r} is commit {commit}"
+            )
+
     def _load(self, here: Path | None) -> Any:
         from datasets import load_dataset
         from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
@@ -114,7 +138,10 @@ class Source:
             with machine_faults_first(f"{self.setting}.path={self.path!r}"):
                 if here is not None and here.is_file():
                     return load_dataset("parquet", data_files=str(here), split="train")
-                return load_dataset(str(here or self.path), self.subset, revision=self.revision, split=self.split)
+                found = load_dataset(str(here or self.path), self.subset, revision=self.revision, split=self.split)
+            if here is None:
+                self._check_revision(found)
+            return found
         except DatasetNotFoundError as error:
             raise UserError(
                 f"{self.setting}.path must be a dataset, got {self.path!r}: there is no such file or folder here, and "
@@ -129,6 +156,17 @@ class Source:
             raise UserError(f"{self.setting} can't load {self.path!r}: {reason[:300]}") from error
         except RecursionError as error:
             raise UserError(f"{self.setting} can't load {self.path!r}: a row {_TOO_DEEP}") from error
+
+
+def _files(here: Path) -> list[Path]:
+    return [here] if here.is_file() else sorted(p for p in here.rglob("*") if p.is_file())
+
+
+def cached_of_hub(splits: Iterable[Any]) -> UsedFiles:
+    """The Arrow files that datasets has made of splits of a hub's dataset, in a folder that is called by the commit."""
+    files = sorted({Path(file["filename"]) for split in splits for file in getattr(split, "cache_files", ())})
+    root = files[0].parent if files else Path()
+    return UsedFiles(root=root, files=files, commit=root.name if _COMMIT.fullmatch(root.name) else _UNKNOWN)
 
 
 def _jsonl(file: Path) -> list[Mapping[str, Any]]:
@@ -183,6 +221,5 @@ def _hash(files: tuple[tuple[str, int, int], ...], root: str) -> str:
     digest = hashlib.sha256()
     for path, _, _ in files:
         digest.update(str(Path(path).relative_to(root)).encode())
-        with Path(path).open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+        digest.update(bytes.fromhex(sha256_of(Path(path))))
     return f"sha256:{digest.hexdigest()[:32]}"

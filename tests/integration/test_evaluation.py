@@ -76,10 +76,10 @@ def test_of_two_that_want_the_same_one_asks(tmp_path: Path) -> None:
     for run in runs:
         run.record.create(run.science, run.config)
     model = runs[0].model.load_model()
+    kept = folder_of_base(runs[0], {}, "cpu")
+    assert kept == folder_of_base(runs[1], {}, "cpu")
     with ThreadPoolExecutor(2) as threads:  # a lock of files holds between threads as between processes
-        done = threads.map(
-            lambda i: evaluate(runs[i], prepared[i], model, folder_of_base(runs[i]), Control()).scores, (0, 1)
-        )
+        done = threads.map(lambda i: evaluate(runs[i], prepared[i], model, kept, Control()).scores, (0, 1))
     first, second = done
     assert first == second
     assert sorted(ASKED) == ["one", "text", "two"]

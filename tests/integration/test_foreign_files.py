@@ -12,6 +12,8 @@ from torch.distributed.checkpoint import FileSystemReader
 from gmt.errors import UserError
 from gmt.runs.evaluate import folder_of_base
 from gmt.runs.execute import execute
+from gmt.runs.prepare import prepare
+from gmt.runs.sources import sources_of
 from tests.integration.test_evaluation import run_of
 from tests.second_user import as_root, open_to_all, second_user
 
@@ -51,7 +53,7 @@ def plant(file: Path, content: bytes) -> None:
 def test_a_forged_base_score_is_refused(tmp_path: Path, name: str) -> None:
     run = run_of(tmp_path)
     score = {"metric": "points", "value": 1.0, "answers": []}
-    plant(folder_of_base(run) / name, json.dumps(score).encode())
+    plant(folder_of_base(run, sources_of(run, prepare(run)), "cpu") / name, json.dumps(score).encode())
     with pytest.raises(UserError, match=SENTENCE.format(r"\S+")):
         execute(run)
     assert not (run.record.folder / "before.json").exists()

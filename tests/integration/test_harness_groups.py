@@ -69,6 +69,9 @@ def test_mmlu(keep: Keep, tmp_path: Path) -> None:
         keep("cais/mmlu", subset, {"test": [question] * (2 if subset == "virology" else 1), "dev": [question]})
     made, given = benchmark("mmlu"), asked(tmp_path / "s")
     made.check(given)
+    used = made.used_files()
+    assert used.keys() == {f"mmlu_{subset}" for subset in subsets}
+    assert {path.name for path in used["mmlu_virology"].files} == {"mmlu-test.arrow", "mmlu-dev.arrow"}
     score = made.evaluate(given)
     assert score.metric == "acc"
     assert len(score.answers) == 58

@@ -39,12 +39,6 @@ def test_a_hub_model_is_the_files_of_its_revision(cache: Path) -> None:
         assert each.load_tokenizer()("abc")["input_ids"] == pretrained().load_tokenizer()("abc")["input_ids"]
 
 
-def test_the_commit_of_a_branch_is_known(cache: Path) -> None:
-    assert pretrained(path=REPO, revision="main").commit() == COMMIT
-    assert pretrained(path=REPO, revision=COMMIT).commit() is None  # the revision says it
-    assert pretrained().commit() is None
-
-
 @pytest.mark.parametrize("path", ["somebody/else", REPO])
 def test_without_a_network_only_what_is_in_the_cache_is_there(cache: Path, path: str) -> None:
     with pytest.raises(UserError, match="the hub can't be reached and its files aren't in the cache"):

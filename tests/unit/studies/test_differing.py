@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from gmt.composition import Composer, hydra_on
 from gmt.runs.build import build
 from gmt.runs.code_versions import by_both, code_of, outside_of, source_of
+from gmt.runs.environment import environment
 from gmt.runs.evaluate import folder_of_base
 from gmt.runs.execute import execute
 from gmt.studies.differing import differing_code, moving_models
@@ -155,21 +157,40 @@ def test_any_edited_file_of_the_package_is_other_code(tmp_path: Path, package: P
     assert outside_of({"method": {"_target_": "gmt.methods.sft.Sft"}}) == {}
 
 
-def test_the_bases_answers_are_kept_by_the_code_that_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_bases_answers_are_kept_by_all_that_decides_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Uncommitted changes of this package count, and a task or model from outside; a method asks the base nothing."""
     run = build(config_of(tmp_path, "gmt.methods.sft.Sft"))
-    before = folder_of_base(run)
-    assert folder_of_base(run) == before
+    sources = {"model.files": {"commit": "a", "files": {"model.safetensors": "1"}}}
+    before = folder_of_base(run, sources, "cpu")
+    assert folder_of_base(run, sources, "cpu") == before
     real = source_of
 
     def edited(name: str) -> str:
         return "sha256:edited" if name == changed else real(name)
 
-    monkeypatch.setattr("gmt.runs.code_versions.source_of", edited)
-    changed = "gmt"
-    assert folder_of_base(run) != before
-    changed = "mine_helpers"
-    assert folder_of_base(run) == before
+    with monkeypatch.context() as patch:
+        patch.setattr("gmt.runs.code_versions.source_of", edited)
+        changed = "gmt"
+        assert folder_of_base(run, sources, "cpu") != before
+        changed = "mine_helpers"
+        assert folder_of_base(run, sources, "cpu") == before
+    others = [
+        folder_of_base(run, {"model.files": sources["model.files"] | {"commit": "b"}}, "cpu"),
+        folder_of_base(run, {"model.files": sources["model.files"] | {"files": {"model.safetensors": "2"}}}, "cpu"),
+        folder_of_base(replace(run, resources=replace(run.resources, cpus=run.resources.cpus + 1)), sources, "cpu"),
+    ]
+    with monkeypatch.context() as patch:
+        patch.setattr("torch.backends.cpu.get_cpu_capability", lambda: "another")
+        others.append(folder_of_base(run, sources, "cpu"))
+    for name in ("torch", "transformers", "trl", "tokenizers", "lm-eval", "datasets"):
+        with monkeypatch.context() as patch:
+            versions = environment()["versions"] | {name: "0"}
+            patch.setattr("gmt.runs.evaluate.environment", lambda versions=versions: {"versions": versions})
+            others.append(folder_of_base(run, sources, "cpu"))
+    for gpu in ("an H200", "an H100"):
+        monkeypatch.setattr("torch.cuda.get_device_name", lambda gpu=gpu: gpu)
+        others.append(folder_of_base(run, sources, "cuda"))
+    assert len({before, *others}) == 1 + len(others)
 
 
 def test_a_module_of_one_file_is_the_same_code_in_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,82 @@
+"""SHA-256 of files; a large file is read once for all processes of a user, as long as nothing about it changes.
+
+What is remembered lies in a folder that only this user can write. It is found by path, device, inode, size, and times
+of modification and of change: the last is set by the kernel alone, so that whatever writes to the file changes it.
+"""
+
+import hashlib
+import os
+import re
+import time
+import uuid
+from collections.abc import Iterable
+from pathlib import Path
+
+from gmt import ownership
+
+_LARGE_BYTES = 64 * 2**20  # below, a file is hashed sooner than its digest is looked up on a network
+_SETTLED_S = 2.0  # a file that was changed later than this may change again within the clock's next tick
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file's content in hex."""
+    before = path.stat()
+    if before.st_size < _LARGE_BYTES:
+        return _hashed(path)
+    entry = _entry(path, before)
+    if (known := _known(entry)) is not None:
+        return known
+    digest = _hashed(path)
+    if _state(path.stat()) == _state(before) and time.time() - before.st_ctime > _SETTLED_S:
+        _remember(entry, digest)
+    return digest
+
+
+def git_sha1_of(path: Path) -> str:
+    """Return the name that git gives a file's content, and the hub gives its small files."""
+    content = path.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+
+
+def hash_of_digests(digests: Iterable[tuple[str, str]]) -> str:
+    """Return a short hash of files' names and digests."""
+    text = "".join(f"{name} {digest}\n" for name, digest in sorted(digests))
+    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+def _hashed(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _state(about: os.stat_result) -> tuple[int, ...]:
+    return about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns
+
+
+def _entry(path: Path, about: os.stat_result) -> Path:
+    key = hashlib.sha256(repr((str(path.resolve()), *_state(about))).encode()).hexdigest()[:32]
+    cache = os.environ.get("GMT_CACHE")
+    folder = Path(cache) if cache else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gmt"
+    return folder / "digests" / key
+
+
+def _known(entry: Path) -> str | None:
+    try:
+        if any(ownership.fault_of(about) for about in (entry.parent.lstat(), entry.lstat())):
+            return None
+        text = entry.read_text(encoding="ascii")
+    except (OSError, ValueError):
+        return None
+    return text if _DIGEST.fullmatch(text) else None
+
+
+def _remember(entry: Path, digest: str) -> None:
+    temporary = entry.with_name(f".{uuid.uuid4().hex}")
+    try:
+        entry.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        temporary.write_text(digest, encoding="ascii")
+        temporary.chmod(0o600)
+        temporary.replace(entry)
+    except OSError:  # no room or no right to write: it is hashed again next time
+        temporary.unlink(missing_ok=True)

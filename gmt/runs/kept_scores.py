@@ -1,0 +1,40 @@
+"""Scores that a model came to, kept for runs that would ask the same, with a digest of score and place."""
+
+import dataclasses
+import hashlib
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from gmt.records.record import write_whole
+from gmt.tasks.protocol import Score
+
+_FOLDERS = 2  # above a file: the part of the task, and what was asked of whom
+
+log = logging.getLogger(__name__)
+
+
+def write_score(file: Path, score: Score) -> None:
+    """Write a score, whole or not at all."""
+    values = dataclasses.asdict(score)
+    write_whole(file, json.dumps({"score": values, "sha256": _digest(file, values)}))
+
+
+def read_score(file: Path) -> Score | None:
+    """Return the score that is kept; None, and a line in the log, if the file was cut, changed or lay elsewhere."""
+    try:
+        kept = json.loads(file.read_bytes())
+        values = kept["score"]
+        if kept["sha256"] == _digest(file, values):
+            return Score(**values)
+    except (ValueError, LookupError, TypeError, RecursionError):
+        pass
+    log.warning("%s is not the score that was written there: it is asked again", file)
+    return None
+
+
+def _digest(file: Path, values: Any) -> str:
+    """Of a score and its place: a file that is copied elsewhere is none."""
+    place = [*(folder.name for folder in file.parents[:_FOLDERS]), file.name]
+    return hashlib.sha256(json.dumps([place, values], sort_keys=True).encode()).hexdigest()
