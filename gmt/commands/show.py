@@ -86,6 +86,13 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     return pairs
 
 
+def _trained(result: Mapping[str, Any]) -> dict[str, str]:
+    """What is trained; a record from before it was counted says nothing of it."""
+    if "num_trainable" not in result:
+        return {}
+    return {"trained": f"{result['num_trainable']:,} parameters, of which the method has added {result['num_added']:,}"}
+
+
 def _show_result(record: RunRecord) -> None:
     result = record.read("result.json")
     scores = [
@@ -105,6 +112,7 @@ def _show_result(record: RunRecord) -> None:
     facts |= {
         "density": f"{training['density']:.4f} (asked: {'no number' if asked is None else f'{asked:.4f}'})",
         "moved fraction": f"{result['moved_fraction']:.4f} of {result['num_parameters']:,} parameters",
+        **_trained(result),
         "step": " + ".join(
             f"{k} {training[f'{k}_s'] * 1000:.1f} ms" for k in ("forward_backward", "mask", "optimizer")
         ),

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import nn
     from torch.optim import Optimizer
+    from transformers import PreTrainedModel
 
 
 class Method(Protocol):
@@ -31,7 +34,8 @@ class Method(Protocol):
         """Puts the method on a model and its optimizer, just before training; both are changed in place.
 
         What may not change, here or later: the model's parameters, buffers and modules (neither added, removed nor
-        replaced), the optimizer's parameters, and what a module computes; gmt/training/structure.py refuses it. Values,
+        replaced), the optimizer's parameters, and what a module computes; gmt/training/structure.py refuses it, and
+        `ReshapesModel` is where it can be done. Values,
         `requires_grad`, hooks on gradients and on the optimizer, and forward hooks that only look are the method's.
 
         Args:
@@ -39,6 +43,39 @@ class Method(Protocol):
             optimizer: over its parameters.
             seed: of the method's draws.
             facts_every: every how many steps facts that take time are asked for; 0 for never.
+        """
+        ...
+
+
+@runtime_checkable
+class ReshapesModel(Protocol):
+    """An optional part of Method: it puts parts of its own into the model, such as adapters, and trains those."""
+
+    def reshape(self, model: PreTrainedModel, *, seed: int) -> Reshaped:
+        """Puts them in, in place, before the optimizer, the workers' copies and the checkpoint know the model.
+
+        Args:
+            model: on the CPU; also tried without weights, on the device `meta`, before a run starts. Of its parameters,
+                those that require a gradient afterwards are trained.
+            seed: of the method's draws; torch's generator of the CPU has it already.
+
+        Raises:
+            UserError: the method can't work with this model.
+        """
+        ...
+
+
+class Reshaped(Protocol):
+    """A model with a method's parts in it."""
+
+    def save(self, folder: Path) -> None:
+        """Writes what was learnt, without the model's own weights, as safetensors."""
+        ...
+
+    def restore(self) -> None:
+        """Merges what was learnt into the model's own parameters, in place.
+
+        The model then has the modules and the names of parameters that it had before.
         """
         ...
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar, cast
 
 from gmt import settings
 from gmt.errors import UserError, choices, within
-from gmt.methods.protocol import Method
+from gmt.methods.protocol import Method, ReshapesModel
 from gmt.models.protocol import Model
 from gmt.plug_ins import check_protocol, class_of, faults_of
 from gmt.records.identity import canonical, run_id, science_of
@@ -131,7 +131,7 @@ def _parts(config: Mapping[str, Any], once: Callable[[str, object, Callable[[], 
         except UserError as error:
             faults += error.sentences
     if not faults:
-        faults += _faults_between(parts["task"], parts["train"], parts["resources"])
+        faults += _faults_between(parts["task"], parts["method"], parts["train"], parts["resources"])
         if parts.pop("search", None) is not None and not parts["record_settings"].evaluate_every:
             faults.append("search needs record.evaluate_every to be at least 1, got 0")
     if faults:
@@ -144,8 +144,13 @@ def _fingerprint(group: str, made: Model | Task) -> str:
         return made.fingerprint()
 
 
-def _faults_between(task: Task, train: TrainSettings, resources: ResourceSettings) -> list[str]:
+def _faults_between(task: Task, method: Method, train: TrainSettings, resources: ResourceSettings) -> list[str]:
     faults = []
+    if resources.sharding != "none" and isinstance(method, ReshapesModel):
+        faults.append(
+            f"resources.sharding must be none for method {method.name}, which puts parameters of its own into the "
+            f"model, got {resources.sharding}"
+        )
     if task.is_preference != (train.paradigm == "dpo"):
         has = "two answers to choose between" if task.is_preference else "one completion"
         fits = "dpo" if task.is_preference else "sft"

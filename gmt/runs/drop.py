@@ -65,6 +65,8 @@ def _wanted(fractions: Sequence[float], ways: Sequence[str]) -> Iterator[tuple[s
 
 def _check(record: RunRecord, fractions: Sequence[float], ways: Sequence[str]) -> None:
     record.check_unchanged()
+    if (record.folder / "adapter").is_dir():
+        raise UserError(f"a one-off drop needs the whole weights, and this run kept its adapter only: {record.folder}")
     if record.state() != "done" or not (record.folder / "weights").is_dir():
         raise UserError(f"a one-off drop needs a finished run with record.keep_weights=true, got {record.folder}")
     for fraction in fractions:

@@ -17,6 +17,7 @@ from transformers.utils import logging as transformers_logging
 
 from gmt.credentials import without_secrets
 from gmt.errors import Interrupted, RunFailed, StoppedEarly, UserError
+from gmt.methods.protocol import ReshapesModel
 from gmt.records.record import RunRecord, State
 from gmt.runs.build import Run
 from gmt.runs.code_versions import by_both, code_of, code_of_environment, outside_of
@@ -34,6 +35,7 @@ from gmt.training.checkpoints import last_whole_checkpoint
 from gmt.training.control import Control
 from gmt.training.gather import gather
 from gmt.training.memory import give_back
+from gmt.training.reshaping import Reshaping, Sizes, check_reshaping
 from gmt.training.settings import TrainSettings
 from gmt.training.train import TrainFacts, check_comparable, moved_fraction
 from gmt.training.weights import weights_sha256
@@ -65,6 +67,8 @@ def execute(run: Run, control: Control = _NOBODY) -> RunRecord:
     if record.exists():
         record.check()
     prepared = prepare(run)
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # a bar for each checkpoint would bury our own lines
+    check_reshaping(run.method, run.model.base, seed=run.seed)
     record.create(run.science, run.config)
     with record.at_work():
         record.check_unchanged()
@@ -148,17 +152,16 @@ def _train_and_evaluate(run: Run, record: RunRecord, prepared: Prepared, control
     device = device_of(run.resources)
     torch.set_num_threads(run.resources.cpus)
     torch.set_float32_matmul_precision("highest")  # an earlier run's method, or TORCH_ALLOW_TF32_..., may have set it
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # a bar for each checkpoint would bury our own lines
     sources = sources_of(run, prepared)
     record.write("environment.json", _environment(run, record, sources) | {"device": device})
     before = _before(run, record, prepared, control, device, sources)
-    model, facts, settings = _train(run, record, prepared, control, device)
+    model, sizes, facts, settings = _train(run, record, prepared, control, device)
     moved = moved_fraction(model, run.model.base())  # before the evaluation, which takes long
     weights = weights_sha256(model.named_parameters())
     after = evaluate(run, prepared, model, record.folder / "evaluation" / weights[:16], control)
     after.keep(record, "after")
     record.append_metrics(facts.num_steps, after.metrics)
-    if run.record_settings.keep_weights:
+    if run.record_settings.keep_weights and not isinstance(run.method, ReshapesModel):
         model.save_pretrained(record.folder / "weights")
         prepared.reader.tokenizer.save_pretrained(record.folder / "weights")
     return {
@@ -172,6 +175,7 @@ def _train_and_evaluate(run: Run, record: RunRecord, prepared: Prepared, control
         "density_asked": run.method.density_asked,
         "moved_fraction": moved,
         "num_parameters": model.num_parameters(),
+        **dataclasses.asdict(sizes),
         "num_train_examples": prepared.num_examples,
         "num_dropped_examples": prepared.num_dropped,
         "num_left_over_examples": prepared.num_left_over,
@@ -182,7 +186,7 @@ def _train_and_evaluate(run: Run, record: RunRecord, prepared: Prepared, control
 
 def _train(
     run: Run, record: RunRecord, prepared: Prepared, control: Control, device: str
-) -> tuple[PreTrainedModel, TrainFacts, TrainSettings]:
+) -> tuple[PreTrainedModel, Sizes, TrainFacts, TrainSettings]:
     """Trains with the largest micro-batch that the GPU's memory holds, of the same examples in each step."""
     settings = run.train
     while settings.micro_batch_size > record.status().get("micro_batch_size", math.inf):
@@ -200,9 +204,11 @@ def _train(
 
 def _train_once(
     run: Run, record: RunRecord, prepared: Prepared, control: Control, device: str, settings: TrainSettings
-) -> tuple[PreTrainedModel, TrainFacts]:
-    model = _model_on(run, device)
+) -> tuple[PreTrainedModel, Sizes, TrainFacts]:
+    model = run.model.load_model()
     check_comparable(model, run.model.base())
+    reshaping = Reshaping(run.method, model, seed=run.seed)
+    model.to(device)  # type: ignore[arg-type]
     resumed = last_whole_checkpoint(record.checkpoints)
     record.keep_metrics_until(int(resumed.name.rpartition("-")[2]) if resumed else 0)
 
@@ -226,7 +232,10 @@ def _train_once(
         evaluate=target_score,
         on_metrics=record.append_metrics,
     )
-    return _whole(run, model, device), facts
+    if run.record_settings.keep_weights:
+        reshaping.save(record.folder / "adapter")
+    reshaping.restore()
+    return _whole(run, model, device), reshaping.sizes, facts
 
 
 def _whole(run: Run, model: PreTrainedModel, device: str) -> PreTrainedModel:

@@ -13,6 +13,7 @@ from gmt.records.record import RecordBusy
 from gmt.runs.build import Run
 from gmt.runs.prepare import prepare
 from gmt.training.paradigms import collator
+from gmt.training.reshaping import Reshaping
 
 _FILE = "operations.json"
 
@@ -48,6 +49,7 @@ def step_flops(run: Run) -> int:
     if run.train.paradigm != "sft" or run.train.packing or run.resources.workers > 1:
         raise UserError("operations are counted for train.paradigm=sft without packing on one worker only")
     prepared, model = prepare(run), run.model.load_model().train()
+    Reshaping(run.method, model, seed=run.seed)
     optimizer = torch.optim.AdamW(model.parameters())
     attached = run.method.attach(model, optimizer, seed=run.seed, facts_every=0)
     attached.begin_epoch(0)

@@ -17,6 +17,7 @@ from gmt.runs.stall import no_longer_than
 from gmt.runs.train import train_run
 from gmt.training.control import Control
 from gmt.training.gather import gather
+from gmt.training.reshaping import Reshaping
 from gmt.training.settings import TrainSettings
 from gmt.training.workers import agreed, index
 
@@ -71,6 +72,7 @@ def _asked() -> tuple[str, TrainSettings] | None:
 
 def _train_once(run: Run, prepared: Prepared, device: str, settings: TrainSettings) -> None:
     model = run.model.load_model()
+    Reshaping(run.method, model, seed=run.seed)
 
     def gather_only(step: int) -> float:
         gather(model, run.model.load_model)

@@ -59,6 +59,8 @@ COLUMNS: Mapping[str, str] = {
     "num_steps": "Int64",
     "num_tokens": "Int64",
     "num_parameters": "Int64",
+    "num_trainable": "Int64",
+    "num_added": "Int64",
     "num_train_examples": "Int64",
     "num_dropped_examples": "Int64",
     "commit": "string",
@@ -94,6 +96,8 @@ def result_columns(result: Mapping[str, Any]) -> dict[str, Any]:
         "num_steps": training["num_steps"],
         "num_tokens": training["num_tokens"],
         "num_parameters": result["num_parameters"],
+        "num_trainable": result.get("num_trainable"),
+        "num_added": result.get("num_added"),
         "num_train_examples": result["num_train_examples"],
         "num_dropped_examples": result["num_dropped_examples"],
     }

@@ -2,7 +2,8 @@
 
 The optimizer, the workers' copies and the loaded checkpoint are made before a method attaches. A parameter that it adds
 is synchronised by no worker and restored by no checkpoint, and an adapter that is taken off at the end was trained and
-is not evaluated. So such a method is refused, until it has a place to reshape a model before these are made.
+is not evaluated. So such a method is refused; one that reshapes a model does so before these are made
+(gmt/training/reshaping.py).
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from gmt.masking.parameters import plain_name
 _NAMED = 3  # parts that a sentence names
 _RULE = (
     "a method may not add, remove or replace parameters, buffers or modules, or change what a module computes, since "
-    "the optimizer, the workers and the checkpoint are made before it attaches"
+    "the optimizer, the workers and the checkpoint are made before it attaches; `reshape` is the place for it "
+    "(gmt/methods/protocol.py, ReshapesModel)"
 )
 
 Layout = Mapping[str, object]

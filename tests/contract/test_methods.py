@@ -11,6 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from gmt.composition import Composer, config_dir, hydra_on
 from gmt.methods.protocol import Method
 from gmt.runs.build import plug_in
+from gmt.training.reshaping import Reshaping
 
 METHODS = sorted(path.stem for path in Path(config_dir() / "method").glob("*.yaml"))
 
@@ -41,7 +42,8 @@ def train(
 ) -> list[Tensor]:
     """Trains under a method; `resume_at` an epoch begins with a method attached anew from its state."""
     model = tiny_model()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.05, weight_decay=0.1)
+    reshaping = Reshaping(chosen, model, seed=seed)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.05, weight_decay=0.1)
     attached = chosen.attach(model, optimizer, seed=seed, facts_every=1)
     tokens = torch.arange(36).view(3, 12) % 20
     for epoch in range(epochs):
@@ -59,6 +61,7 @@ def train(
             assert 0 <= facts["density"] <= 1
             assert facts["mask_seconds"] >= 0
     attached.detach()
+    reshaping.restore()
     assert not optimizer._optimizer_step_pre_hooks
     assert all(p.requires_grad for p in model.parameters())
     return [p.detach().clone() for p in model.parameters()]

@@ -17,20 +17,27 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from gmt.composition import Composer, config_dir, hydra_on
 from gmt.errors import Interrupted, UserError
 from gmt.masking.sharding import local
+from gmt.methods.protocol import ReshapesModel
 from gmt.runs.build import Run, build
 from gmt.runs.prepare import prepare
 from gmt.training.checkpoints import last_whole_checkpoint
 from gmt.training.control import Control, ControlCallback
 from gmt.training.gather import gather
 from gmt.training.paradigms import Execution
+from gmt.training.reshaping import Reshaping
 from gmt.training.train import train
 from tests.conftest import CONF
 from tests.processes import in_ranks
 
 METHODS = {path.stem for path in Path(config_dir() / "method").glob("*.yaml")}
-RESUMED = {"hft", "sift"}  # with frozen matrices, with a mask that outlives a step
+RESUMED = {"hft", "sift", "lora"}  # with frozen matrices, with a mask that outlives a step, with parts of its own
 USUAL = {"sft", "gmt", "gmt_update", "rmt"} | RESUMED
 KINDS = {"ddp": "none", "fsdp2": "fsdp"}
+
+
+def can_be(kind: str, method: str) -> bool:
+    """A model with parts of a method's own is not sharded."""
+    return KINDS[kind] == "none" or not isinstance(the_run(method).method, ReshapesModel)
 
 
 def on_two_workers(methods: set[str]) -> pytest.MarkDecorator:
@@ -39,6 +46,7 @@ def on_two_workers(methods: set[str]) -> pytest.MarkDecorator:
         pytest.param((kind, method), marks=[] if method in USUAL else pytest.mark.slow, id=f"{kind}-{method}")
         for kind in KINDS
         for method in sorted(methods)
+        if can_be(kind, method)
     ]
     return pytest.mark.parametrize("two", cases, indirect=True)
 
@@ -66,6 +74,7 @@ def trained(run: Run, folder: Path, *, sharding: str = "none", stop_at: int | No
     """What a training leaves: its curve, its facts, its whole weights."""
     torch.set_num_threads(1)
     prepared, model, curve = prepare(run), run.model.load_model(), []
+    reshaping = Reshaping(run.method, model, seed=run.seed)
     gradients: list[float] = []
 
     def on_metrics(step: int, metrics: Any) -> None:
@@ -92,6 +101,7 @@ def trained(run: Run, folder: Path, *, sharding: str = "none", stop_at: int | No
         )
     finally:
         seen.remove()
+    reshaping.restore()
     weights = dict(gather(model, run.model.load_model).named_parameters())
     return {
         "curve": curve,
@@ -129,6 +139,7 @@ def train_all(kind: str, folder: Path, methods: list[str]) -> None:
     if "sft" in methods:  # not gmt: a last bit puts gradients of one magnitude in bf16 on both sides of a threshold
         with one_kernel_for_bf16():
             keep("bf16", the_run("sft", "train.precision=bf16"))
+    methods = [method for method in methods if can_be(kind, method)]
     for method in methods:
         keep(method, the_run(method))
     for method in sorted(RESUMED & {*methods}):

@@ -15,7 +15,7 @@ from gmt.runs.prepare import prepare
 from gmt.training.paradigms import Execution, Made, trainer_of
 from tests.conftest import CONF
 
-USUAL = {"sft", "gmt", "gmt_update", "hft"}
+USUAL = {"sft", "gmt", "gmt_update", "hft", "lora"}
 METHODS = [
     pytest.param(path.stem, marks=[] if path.stem in USUAL else pytest.mark.slow)
     for path in sorted((config_dir() / "method").glob("*.yaml"))
