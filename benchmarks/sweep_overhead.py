@@ -7,6 +7,7 @@ once (starting Ray, importing) falls out.
 
 import argparse
 import os
+import secrets
 import statistics
 import subprocess
 import sys
@@ -154,7 +155,7 @@ def seconds(way: str, num: int) -> float:
     """Wall-clock seconds of a sweep of `num` runs in a process and a folder of its own."""
     with tempfile.TemporaryDirectory(prefix="sweep-overhead-") as folder:
         token = Path(folder) / "token"
-        token.write_text("0" * 64, encoding="utf-8")
+        token.write_text(secrets.token_hex(32), encoding="utf-8")  # the peers' Ray listens on every interface
         command = [sys.executable, str(Path(__file__).resolve()), "--one", way, str(num)]
         started = time.perf_counter()
         env = os.environ | {"RAY_AUTH_TOKEN_PATH": str(token)}

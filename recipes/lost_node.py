@@ -49,6 +49,7 @@ def main() -> None:
         folder = Path(scratch)
         (folder / CONF.name).symlink_to(CONF)
         (folder / "token").write_text(secrets.token_hex(32), encoding="utf-8")
+        (folder / "token").chmod(0o600)
         os.environ["RAY_AUTH_TOKEN_PATH"] = str(folder / "token")
         os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
         nodes = Nodes(folder)

@@ -27,9 +27,10 @@ Gmt = Callable[..., "subprocess.CompletedProcess[str]"]
 
 @pytest.fixture(autouse=True, scope="session")
 def _own_ray_token(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Ray writes its token into the home folder at the first start, which changes what later ones do."""
+    """A token for the clusters that tests start and join; Ray would write one into the home folder."""
     token = tmp_path_factory.mktemp("ray") / "token"
     token.write_text(secrets.token_hex(32))
+    token.chmod(0o600)  # a joined cluster's token that others can read is refused
     os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
 
 

@@ -8,6 +8,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -16,7 +17,8 @@ from ray._raylet import GcsClient  # type: ignore[attr-defined]  # a compiled mo
 from gmt.errors import UserError
 from gmt.runs.gpus import gpus_here
 from gmt_launchers.import_paths import DriverImports
-from gmt_launchers.ray_files import ray_files
+from gmt_launchers.own_cluster import own_address
+from gmt_launchers.private_ray import private_ray
 from gmt_launchers.token import use_token_if_there_is_one
 
 _ANSWER_S = 5.0
@@ -74,17 +76,18 @@ def connected(address: str | None, num_cpus: int | None) -> Iterator[Head]:
     """Starts Ray on this machine, or joins a running cluster, until the block ends.
 
     Args:
-        address: None for Ray on this machine, `auto` for the cluster whose node this is, or its HOST:PORT.
+        address: None for Ray on this machine, `auto` for this user's cluster whose node this is, or its HOST:PORT.
         num_cpus: cores that Ray may use on this machine; None for all.
 
     Raises:
-        UserError: nothing answers there, the token is wrong, or the versions differ.
+        UserError: nothing answers there, the token is wrong or open to other users, or the versions differ.
     """
     logging.getLogger("ray").setLevel(logging.CRITICAL)  # what went wrong in a job is told by its record
     if address is not None:
         use_token_if_there_is_one()
+        address = own_address() if address == "auto" else address
         _check_answers(address)
-    with nullcontext() if address is not None else ray_files() as folder:
+    with nullcontext() if address is not None else private_ray() as folder:
         head = _started(address, num_cpus, folder)
         try:
             yield head
@@ -92,7 +95,7 @@ def connected(address: str | None, num_cpus: int | None) -> Iterator[Head]:
             head.end()
 
 
-def _started(address: str | None, num_cpus: int | None, folder: str | None) -> Head:
+def _started(address: str | None, num_cpus: int | None, folder: Path | None) -> Head:
     on_sigterm = signal.getsignal(signal.SIGTERM)
     is_client = address is not None and address.startswith("ray://")  # the server makes the job
     try:
@@ -105,11 +108,11 @@ def _started(address: str | None, num_cpus: int | None, folder: str | None) -> H
             log_to_driver=False,
             logging_level="CRITICAL",
             configure_logging=False,
-            _temp_dir=folder,
+            _temp_dir=None if folder is None else str(folder),
             job_config=None if is_client else DriverImports(joined=address is not None),
         )
     except (ray.exceptions.RayError, RuntimeError, ValueError, OSError) as error:
-        raise UserError(_why_not(address, error)) from error
+        raise UserError(_why_not(address, error, folder)) from error
     _take_back_sigterm(on_sigterm)
     # Ray prints the raylets' complaints whatever it is asked; they are in its logs, and their runs tell of them.
     ray._private.worker.print_to_stdstream = lambda *_, **__: None
@@ -126,8 +129,6 @@ def _take_back_sigterm(handler: Any) -> None:
 
 def _check_answers(address: str) -> None:
     """Asks before Ray does, which would ask for 30 s and then not say why it was refused."""
-    if address == "auto":
-        return
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdigit():
         raise UserError(f"hydra.launcher.address must be null, auto or HOST:PORT, got {address!r}")
@@ -139,10 +140,12 @@ def _check_answers(address: str) -> None:
         raise UserError(_why_not(address, error)) from None  # a wrong address, and no fault of the machine
 
 
-def _why_not(address: str | None, error: Exception) -> str:
+def _why_not(address: str | None, error: Exception, folder: Path | None = None) -> str:
     reason = " ".join(str(error).split())
     if address is None:
-        return f"hydra/launcher=ray_tune can't start Ray on this machine: {reason[:300]}"
+        return (
+            f"hydra/launcher=ray_tune can't start Ray on this machine: {reason[:300]} (Ray's own logs are in {folder})"
+        )
     if "ersion mismatch" in reason:
         return f"the cluster at {address} must have this machine's versions of Ray and Python: {reason[:400]}"
     if isinstance(error, ray.exceptions.AuthenticationError) or "auth" in reason.lower():

@@ -14,7 +14,7 @@ from typing import Any
 
 import ray
 from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchTrainer
 
 from gmt.errors import Interrupted, RunFailed, UserError
 from gmt.records.record import RecordBusy
@@ -24,6 +24,7 @@ from gmt.runs.failures import kind_of
 from gmt.runs.gpus import hide_gpus
 from gmt_launchers.aside import aside
 from gmt_launchers.deaths import node_is_lost, note_node
+from gmt_launchers.process_group import torch_config
 
 # The others wait in a collective while the first worker evaluates, and that is no hang.
 _TIMEOUT_S = 24 * 3600
@@ -69,7 +70,7 @@ def run_on_workers(config: Mapping[str, Any], stop: Path) -> None:
                 use_gpu=gpus > 0,
                 resources_per_worker={"CPU": run.resources.cpus, "GPU": gpus},
             ),
-            torch_config=TorchConfig(timeout_s=_TIMEOUT_S),
+            torch_config=torch_config(storage, _TIMEOUT_S),
             run_config=RunConfig(
                 name=run.id, storage_path=storage, failure_config=FailureConfig(controller_failure_limit=0)
             ),

@@ -1,11 +1,12 @@
 """The token with which a Ray cluster lets its users in."""
 
 import os
-from pathlib import Path
 
 from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 
 from gmt.errors import UserError
+
+_OF_OTHERS = 0o077
 
 
 def use_token_if_there_is_one() -> None:
@@ -14,9 +15,25 @@ def use_token_if_there_is_one() -> None:
     Ray does this itself only where it starts or finds a cluster on this machine.
 
     Raises:
-        UserError: RAY_AUTH_TOKEN_PATH names no file.
+        UserError: RAY_AUTH_TOKEN_PATH names no file, or other users can read or write the file.
     """
-    named = os.environ.get("RAY_AUTH_TOKEN_PATH")
-    if named is not None and not Path(named).is_file():
-        raise UserError(f"RAY_AUTH_TOKEN_PATH must name the file with the cluster's token, got {named!r}")
+    if "RAY_AUTH_TOKEN" not in os.environ:
+        _check_file()
     maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+
+
+def _check_file() -> None:
+    named = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    path = named or os.path.expanduser("~/.ray/auth_token")
+    if not os.path.isfile(path):
+        if named is not None:
+            raise UserError(f"RAY_AUTH_TOKEN_PATH must name the file with the cluster's token, got {named!r}")
+        return
+    about = os.stat(path)
+    if about.st_uid not in (os.getuid(), 0):
+        raise UserError(f"the file with Ray's token must be yours, but {path} is user {about.st_uid}'s: copy it")
+    if about.st_mode & _OF_OTHERS:
+        raise UserError(
+            f"the file with Ray's token must be closed to other users, got mode {about.st_mode & 0o777:o}: "
+            f"chmod 600 {path}"
+        )

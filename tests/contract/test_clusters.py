@@ -1,5 +1,6 @@
 """Laws over every file of conf/cluster."""
 
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -82,6 +83,29 @@ def test_the_sbatch_script_is_bash_and_asks_for_what_is_set(nodes: int, tmp_path
     assert script.index("module load cuda") < script.index("start --head")
     assert ("start --block --address" in script) == (nodes > 1)
     assert "ray stop" not in script
+
+
+def test_on_every_node_of_slurm_rays_files_lie_in_a_folder_that_others_cannot_enter(tmp_path: Path) -> None:
+    script = cluster("slurm", "cluster.nodes=2").preview(job())
+    assert '--temp-dir="$temporary/ray"' in script  # Ray opens its own folder to all users
+    assert 'bash -c "$closed" "$temporary" "$python" -m ray.scripts.scripts start --block --address' in script
+    start, end = script.index("closed='"), script.index('exec "$@"\'')
+    code = script[start:end] + 'exec "$@"\'\nbash -c "$closed" "$1" echo started'
+
+    def node(folder: Path) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(["bash", "-c", code, "sh", str(folder)], capture_output=True, text=True, check=False)
+
+    folder, link = tmp_path / "a b", tmp_path / "link"
+    for _ in range(2):  # nodes on one machine share it
+        assert node(folder).stdout == "started\n"
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    link.symlink_to(folder)
+    open_to_others = tmp_path / "open"
+    open_to_others.mkdir(mode=0o755)
+    for refused in (link, open_to_others):
+        done = node(refused)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.startswith(f"error: {refused} on ")
 
 
 def test_a_slurm_job_imports_from_the_current_folder_only_where_its_submitter_does(

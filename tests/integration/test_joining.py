@@ -51,6 +51,7 @@ def test_an_address_that_is_none(gmt: Gmt, tmp_path: Path) -> None:
 def test_another_token(gmt: Gmt, tmp_path: Path, nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
     other = tmp_path / "token"
     other.write_text(secrets.token_hex(32))
+    other.chmod(0o600)
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(other))
     assert f"the cluster at {nodes.address} refuses the token" in refused(gmt, tmp_path, on(nodes))
 

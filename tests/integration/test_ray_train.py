@@ -2,11 +2,15 @@
 
 import json
 import os
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import ray
 from gmt_launchers.ray_train import attempt_on_workers, run_on_workers
@@ -18,6 +22,7 @@ from gmt.methods.sft import Sft
 from gmt.runs.build import build
 from gmt.runs.execute import execute
 from tests.conftest import CONF, Gmt
+from tests.listening import Listening, driver_in, family_of, listening
 
 pytestmark = pytest.mark.slow  # Ray Train starts its processes anew for each run
 
@@ -94,9 +99,22 @@ def test_a_worker_that_fails_ends_all_with_its_own_error(tmp_path: Path) -> None
 
 
 def test_a_sweep_of_runs_with_two_workers_each(gmt: Gmt, tmp_path: Path) -> None:
-    """As many workers as there are cores: the trial that waits for them takes no share of one."""
+    """As many workers as there are cores: the trial that waits for them takes no share of one.
+
+    Nothing of it listens on an interface that another machine reaches.
+    """
     arguments = ("task=tiny", "method=sft,gmt", "tracking=none", "--config-dir", str(CONF))
-    done = gmt("run", "-m", *arguments, "resources.workers=2", "hydra.launcher.num_cpus=2", timeout_s=400)
+    two_workers = ("resources.workers=2", "hydra.launcher.num_cpus=2")
+    sockets: set[Listening] = set()
+    with ThreadPoolExecutor(1) as beside:
+        ended = beside.submit(gmt, "run", "-m", *arguments, *two_workers, timeout_s=400)
+        while not ended.done():
+            if (driver := driver_in(tmp_path)) is not None:
+                with suppress(psutil.Error):  # what has ended
+                    sockets |= listening(family_of(driver), Path("/nowhere"))
+            time.sleep(0.2)
+    done = ended.result()
+    assert {each.where for each in sockets} == {"127.0.0.1"}
     assert done.returncode == 0, done.stdout + done.stderr
     assert "all 2 runs are done" in done.stdout
     two = {path.parent.name: json.loads(path.read_text()) for path in tmp_path.glob("gmt-results/runs/*/result.json")}

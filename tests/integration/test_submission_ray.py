@@ -144,6 +144,7 @@ def test_a_wrong_token_and_no_token_are_told_apart(
     command = ("submit", *STUDY, "cluster=ray", f"cluster.address={address}", f"record.root={tmp_path}/shared")
     wrong = tmp_path / "wrong"
     wrong.write_text("0" * 64)
+    wrong.chmod(0o600)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(wrong))
     for got in ("another token", "no token"):

@@ -1,0 +1,139 @@
+"""What keeps other users out of a Ray that a sweep starts on this machine: a folder, a token, the loopback."""
+
+import contextlib
+import fcntl
+import os
+import re
+import secrets
+import stat
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ray._common.utils import get_default_system_temp_dir
+from ray._private import ray_constants
+from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]  # a compiled module
+
+from gmt.errors import UserError
+from gmt.removal import remove
+
+_PREFIX = "gmt-"
+_OURS = re.compile(_PREFIX + r"[a-z0-9_]{8}")  # as tempfile.mkdtemp names it
+_RAY = "ray"
+_TOKEN = "token"
+# A socket's path may have 107 bytes; below Ray's folder it is session_YYYY-MM-DD_HH-MM-SS_UUUUUU_PID/sockets/NAME.
+_MOST_BYTES = 40 - len(f"/{_PREFIX}XXXXXXXX/{_RAY}")
+_SHORT = ("/tmp", "/var/tmp", "/dev/shm")
+_KEPT_S = 7 * 24 * 3600
+_OF_TOKEN = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")  # Ray prefers the first
+
+
+@contextmanager
+def private_ray() -> Iterator[Path]:
+    """Give the Ray that the block starts a token of its own, a folder that nobody else can enter, and the loopback.
+
+    The token ends with the block. Ray's logs stay for a week after it, until a later call with the same place for
+    temporary files removes them.
+
+    Yields:
+        The folder for Ray's files, which Ray makes and opens to all users, below the private one.
+
+    Raises:
+        UserError: RAY_AUTH_MODE switches tokens off, or no folder with a short path can be written.
+    """
+    mode = os.environ.get("RAY_AUTH_MODE", "token")
+    if mode.lower() != "token":
+        raise UserError(
+            "RAY_AUTH_MODE must be token, or not set, where a sweep starts Ray on this machine, since otherwise every "
+            f"user of the machine could run code as you, got {mode!r}; other values are for a cluster that you join"
+        )
+    private = _private_folder()
+    with _in_use(private), _own_token(private / _TOKEN), _on_the_loopback():
+        yield private / _RAY
+
+
+def _private_folder() -> Path:
+    for place in (get_default_system_temp_dir(), *_SHORT):
+        with contextlib.suppress(OSError):  # another user's folder, or a full disk, can't be told by its rights
+            if _serves(place):
+                _remove_old(place)
+                return Path(tempfile.mkdtemp(prefix=_PREFIX, dir=place))
+    raise UserError(
+        f"hydra/launcher=ray_tune needs a folder that can be written, with a path of at most {_MOST_BYTES} bytes, for "
+        f"Ray's sockets: RAY_TMPDIR must name one, got {get_default_system_temp_dir()!r}, and there is none of "
+        f"{', '.join(_SHORT)}"
+    )
+
+
+def _serves(place: str) -> bool:
+    """Whether Ray's sockets fit below a folder in which no other user can put one of theirs in place of ours."""
+    if not os.path.isabs(place) or len(os.fsencode(place)) > _MOST_BYTES:
+        return False
+    os.makedirs(place, exist_ok=True)
+    mode = os.stat(place).st_mode
+    return not mode & (stat.S_IWGRP | stat.S_IWOTH) or bool(mode & stat.S_ISVTX)
+
+
+def _remove_old(place: str) -> None:
+    """Remove the folders of sweeps of this user that ended, or were killed, a week ago."""
+    for path in Path(place).glob(_PREFIX + "*"):
+        with contextlib.suppress(OSError):
+            about = path.lstat()
+            is_private = stat.S_ISDIR(about.st_mode) and about.st_uid == os.getuid() and not about.st_mode & 0o077
+            is_ours = is_private and _OURS.fullmatch(path.name) is not None and (path / _RAY).is_dir()
+            if is_ours and time.time() - about.st_mtime > _KEPT_S:
+                with _in_use(path, alone=True):
+                    remove(path, Path(place))
+
+
+@contextmanager
+def _in_use(folder: Path, *, alone: bool = False) -> Iterator[None]:
+    """Lock a folder, which keeps other sweeps and systemd-tmpfiles from removing it.
+
+    Raises:
+        OSError: `alone` is asked for, and another process holds the lock.
+    """
+    number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        try:
+            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            if alone:
+                raise
+        yield
+    finally:
+        os.close(number)
+
+
+@contextmanager
+def _own_token(path: Path) -> Iterator[None]:
+    """Let Ray take a new token from a file that only this user can read, in place of the token that the user names."""
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
+        file.write(secrets.token_hex(32))
+    before = {name: os.environ.pop(name) for name in _OF_TOKEN if name in os.environ}
+    os.environ["RAY_AUTH_TOKEN_PATH"] = str(path)
+    loader = AuthenticationTokenLoader.instance()
+    loader.reset_cache()
+    try:
+        yield
+    finally:
+        remove(path, path.parent)
+        del os.environ["RAY_AUTH_TOKEN_PATH"]
+        os.environ.update(before)
+        loader.reset_cache()
+
+
+@contextmanager
+def _on_the_loopback() -> Iterator[None]:
+    """Let the Ray that the block starts listen on 127.0.0.1 alone, as it does on Windows and macOS.
+
+    On Linux Ray 2.60 has no setting for it: of `_node_ip_address="127.0.0.1"` it makes an address that others reach.
+    """
+    own = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = own

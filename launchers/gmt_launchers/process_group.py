@@ -1,0 +1,72 @@
+"""How the workers of a run find each other: on one machine in a file that no other user can open.
+
+torch's own meeting point is a server on every interface that lets in everybody. Whoever writes to it can turn a
+worker's connections to themselves, and what workers send each other may be pickled.
+"""
+
+import os
+import uuid
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import ray
+import torch
+from ray.train.torch import TorchConfig
+from ray.train.torch.config import _set_torch_distributed_env_vars, _TorchBackend
+
+_LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo"}  # by itself gloo listens where the host's name points
+_LOCAL = ("127.", "[::1]")
+
+
+def torch_config(folder: str, timeout_s: int) -> TorchConfig:
+    """Return how Ray Train makes the process group.
+
+    Args:
+        folder: of the machine at hand, closed to other users.
+        timeout_s: of the group's operations.
+    """
+    if str(ray.get_runtime_context().gcs_address).startswith(_LOCAL):  # this machine is all there is
+        return OneMachine(timeout_s=timeout_s, folder=folder)
+    return TorchConfig(timeout_s=timeout_s)
+
+
+@dataclass
+class OneMachine(TorchConfig):  # type: ignore[misc]  # Ray ships no types
+    """Workers on one machine, which meet in a file.
+
+    Args:
+        folder: of the file.
+    """
+
+    folder: str = ""
+
+    @property
+    def backend_cls(self) -> type:
+        """The class that makes the process group."""
+        return _MeetingInAFile
+
+
+class _MeetingInAFile(_TorchBackend):  # type: ignore[misc]
+    def on_start(self, worker_group: Any, backend_config: OneMachine) -> None:
+        """Do what Ray Train's own does, with another meeting point."""
+        worker_group.execute(_set_torch_distributed_env_vars)
+        group = {
+            "path": os.path.join(backend_config.folder, f"store-{uuid.uuid4().hex}"),  # an attempt must see no other's
+            "backend": "nccl" if worker_group.get_resources_per_worker().get("GPU", 0) else "gloo",
+            "size": len(worker_group),
+            "timeout_s": backend_config.timeout_s,
+        }
+        ray.get([worker_group.execute_single_async(i, _join, worker=i, **group) for i in range(len(worker_group))])
+
+
+def _join(*, path: str, backend: str, worker: int, size: int, timeout_s: int) -> None:
+    """Runs in each worker."""
+    timeout = timedelta(seconds=timeout_s)
+    if backend == "gloo":
+        os.environ |= _LOOPBACK
+    else:
+        os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1")  # as Ray Train sets it
+    store = torch.distributed.FileStore(path, size)  # type: ignore[attr-defined]  # documented, and not in __all__
+    store.set_timeout(timeout)
+    torch.distributed.init_process_group(backend, store=store, rank=worker, world_size=size, timeout=timeout)
