@@ -10,9 +10,11 @@ import re
 import time
 import uuid
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from gmt import ownership
+from gmt.removal import remove
 
 _LARGE_BYTES = 64 * 2**20  # below, a file is hashed sooner than its digest is looked up on a network
 _SETTLED_S = 2.0  # a file that was changed later than this may change again within the clock's next tick
@@ -79,4 +81,5 @@ def _remember(entry: Path, digest: str) -> None:
         temporary.chmod(0o600)
         temporary.replace(entry)
     except OSError:  # no room or no right to write: it is hashed again next time
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            remove(temporary, entry.parent)
