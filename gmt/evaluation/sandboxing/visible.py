@@ -4,12 +4,13 @@ A prefix such as ~/.local holds far more than Python, and a virtual environment 
 a prefix is never shown as a whole, and no home folder, by whatever path.
 """
 
+import functools
 import os
 import pwd
 import site
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -35,8 +36,13 @@ def fault() -> str | None:
     return None
 
 
-def arguments() -> Iterator[str]:
-    """Yield what makes bubblewrap show the files, read-only."""
+@functools.cache
+def arguments() -> Sequence[str]:
+    """Return what makes bubblewrap show the files, read-only; looked up once, since each program needs it."""
+    return tuple(_arguments())
+
+
+def _arguments() -> Iterator[str]:
     links: dict[str, str] = {}
     files = {_LOADER_CACHE, *_executables(links), *_settings(), *_shared_libraries(links)}
     folders = _folders()
@@ -104,7 +110,7 @@ def _settings() -> Iterator[str]:
 def _shared_libraries(links: dict[str, str]) -> Iterator[str]:
     """Yield the libraries beside Python's own folder, and note the links to them: each file is a mount, which costs."""
     for prefix in _prefixes():
-        for folder in {Path(prefix, "lib"), Path(prefix, sys.platlibdir)}:
+        for folder in {Path(prefix, "lib"), Path(prefix, sys.platlibdir)} - set(map(Path, _SYSTEM)):
             for path in folder.glob("*.so*"):
                 if path.is_symlink() and path.resolve().parent == folder.resolve():
                     links[str(path)] = path.resolve().name
