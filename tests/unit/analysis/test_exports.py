@@ -49,7 +49,7 @@ def test_a_report_of_hostile_names_holds_them_as_text(tmp_path: Path, monkeypatc
     monkeypatch.setattr("gmt_analysis.report.as_pdf", lambda figure: b"")  # most of a report's time
     monkeypatch.setattr("gmt_analysis.report.as_image", lambda figure: None)
     arms = {name: {"method": name, "task.name": [HOSTILE], "model.name": ["=1+1"]} for name in ("sft", "gmt")}
-    plan = plan_of(tmp_path, arms, [1, 2])
+    plan = plan_of(tmp_path, arms, [1])
     assert {planned.run.task.name for planned in plan.runs} == {HOSTILE}
     for planned in plan.runs:
         finish(planned, 0.7 + planned.run.seed / 100)
