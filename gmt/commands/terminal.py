@@ -13,8 +13,8 @@ def say(line: str) -> None:
 
 
 def printable(text: str) -> str:
-    """Return a text with its control characters, but for tab and line feed, as escapes."""
-    return text.translate(_CONTROLS)
+    """Return a text with its control characters, but for tab and line feed, as escapes; halves of letters likewise."""
+    return text.translate(_CONTROLS).encode(errors="backslashreplace").decode()
 
 
 def printable_log(text: str) -> str:
