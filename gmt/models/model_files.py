@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -51,6 +52,15 @@ def _shards(index: Path) -> set[str]:
         return {str(name) for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()}
     except (ValueError, LookupError, AttributeError, TypeError, RecursionError):
         return set()  # transformers refuses it when the weights are loaded
+
+
+def no_object_in(folder: Path) -> Path | None:
+    """Return a JSON file of a model's folder that holds no JSON object, as each must; None if there is none."""
+    for file in sorted(folder.glob("*.json")):
+        with suppress(ValueError, RecursionError):  # which transformers refuses by itself
+            if not isinstance(json.loads(file.read_text(encoding="utf-8")), dict):
+                return file
+    return None
 
 
 def _is_hidden(path: Path, folder: Path) -> bool:

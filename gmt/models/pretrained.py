@@ -15,7 +15,7 @@ from gmt.errors import UserError, choices
 from gmt.machine_faults import is_out_of_gpu_memory, machine_faults_first
 from gmt.models import gguf
 from gmt.models.hub import check_blobs, download
-from gmt.models.model_files import check_whole, files_beside, files_of, hash_of
+from gmt.models.model_files import check_whole, files_beside, files_of, hash_of, no_object_in
 from gmt.used_files import UsedFiles
 
 if TYPE_CHECKING:
@@ -246,4 +246,11 @@ def _sentence(what: str, where: Path, how: Mapping[str, Any]) -> Iterator[None]:
         reason = " ".join(str(error).split())
         raise UserError(
             f"{setting} must name {what} that transformers can load, got {str(path)!r}: {reason[:400]}"
+        ) from error
+    except (TypeError, AttributeError) as error:  # a fault of the model's own code keeps its traceback
+        if (wrong := no_object_in(where)) is None:
+            raise
+        raise UserError(
+            f"{setting} must name {what} that transformers can load, got {str(path)!r}: {wrong.name} holds no JSON "
+            "object"
         ) from error

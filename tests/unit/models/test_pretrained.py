@@ -176,3 +176,17 @@ def test_a_model_of_another_kind_is_one_sentence(tmp_path: Path) -> None:
 def test_wrong_settings_are_named(settings: dict[str, Any], sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         pretrained(**settings)
+
+
+@pytest.mark.parametrize("text", ["[]", '"x"', "3"])
+@pytest.mark.parametrize(
+    "name",
+    ["config.json", "tokenizer_config.json", "generation_config.json", "tokenizer.json", "special_tokens_map.json"],
+)
+def test_a_file_that_holds_no_json_object_is_named(tmp_path: Path, name: str, text: str) -> None:
+    shutil.copytree(SHIPPED / "nano", tmp_path, dirs_exist_ok=True)
+    (tmp_path / name).write_text(text)
+    model = pretrained(str(tmp_path))
+    load = model.load_model if name == "generation_config.json" else model.load_tokenizer
+    with pytest.raises(UserError, match=rf"that transformers can load, got .*: {name} holds no JSON object"):
+        load()
