@@ -56,15 +56,15 @@ def foreign_folder(folder: Path, boundary: Path) -> str | None:
 def _faults_below(path: Path) -> Iterator[str]:
     try:
         about = path.lstat()
-    except FileNotFoundError:
+        names = sorted(os.listdir(path)) if stat.S_ISDIR(about.st_mode) and not fault_of(about) else []
+    except FileNotFoundError:  # a run beside this one removes its scratch
         return
     if stat.S_ISLNK(about.st_mode):
         yield f"{path} is a link"
     elif fault := fault_of(about):
         yield f"{path} {fault}"
-    elif stat.S_ISDIR(about.st_mode):
-        for each in sorted(path.iterdir()):
-            yield from _faults_below(each)
+    for name in names:
+        yield from _faults_below(path / name)
 
 
 def close_to_others() -> None:

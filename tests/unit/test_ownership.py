@@ -12,6 +12,7 @@ import pytest
 
 from gmt import ownership
 from gmt.errors import UserError
+from gmt.removal import remove
 from gmt.runs.settings import RecordSettings
 from tests.second_user import NOBODY, as_root, open_to_all, second_user
 
@@ -63,6 +64,21 @@ def test_what_others_can_write_is_refused_wherever_it_lies(
     changed.chmod(mode)
     with pytest.raises(UserError, match=rf"but {changed} can be written by {who}.* \(mode {mode:o}\)"):
         record_settings(tmp_path).refuse_foreign(tmp_path / "runs/id/checkpoint")
+
+
+def test_a_folder_that_goes_while_it_is_looked_at_is_no_fault(
+    tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = os.listdir
+
+    def listdir(path: Path) -> list[str]:
+        if path == checkpoint.parent:
+            remove(checkpoint.parent, tmp_path)  # by a run beside this one
+        return whole(path)
+
+    monkeypatch.setattr(os, "listdir", listdir)
+    record_settings(tmp_path).refuse_foreign(tmp_path / "runs/id/checkpoint")
+    assert not checkpoint.parent.exists()
 
 
 def test_a_link_below_is_refused_and_one_of_ours_above_is_followed(tmp_path: Path) -> None:
