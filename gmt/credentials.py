@@ -38,16 +38,16 @@ _IN_URIS = (
 )
 # Each issuer's prefix, and fewer letters than its tokens have; after GitHub's and gitleaks' lists of patterns.
 _SHAPES = re.compile(
-    r"(?<![A-Za-z0-9])(?:hf_[A-Za-z0-9]{16,}|sk-(?:[a-z0-9]+-)*\w{16,}[\w-]*"
-    r"|sk-(?=[\w-]*[A-Z])(?=[\w-]*\d)[\w-]{20,}|gh[opsur]_[A-Za-z0-9]{16,}"
+    r"(?<![A-Za-z0-9])(?:hf_[A-Za-z0-9]{16,}|sk-(?:[a-z0-9]{1,20}-){0,3}\w{16,}[\w-]*"
+    r"|sk-(?=[\w-]{0,200}[A-Z])(?=[\w-]{0,200}\d)[\w-]{20,}|gh[opsur]_[A-Za-z0-9]{16,}"
     r"|github_pat_\w{16,}|glpat-[\w-]{16,}|(?:AKIA|ASIA)[A-Z0-9]{12,}|xox[a-z]-[\w-]{8,}|xapp-[\w-]{8,}"
-    r"|AIza[\w-]{30,}|npm_[A-Za-z0-9]{30,}|pypi-[\w-]{30,}|eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]{8,})"
+    r"|AIza[\w-]{30,}|npm_[A-Za-z0-9]{30,}|pypi-[\w-]{30,}|eyJ[\w-]{8,999}\.[\w-]{8,}\.[\w-]{8,})"
     r"|-----BEGIN [A-Z ]*PRIVATE KEY-----(?:(?!-----END)[\s\S])*"
 )
 _BEHIND = (
     re.compile(r"((?:hooks\.slack\.com/\w+|discord(?:app)?\.com/api/webhooks|\.webhook\.office\.com)/)[^\s'\"]+"),
     re.compile(r"\b((?:Account|SharedAccess)Key=)[^;\s'\"]+"),
-    re.compile(r"\b([Bb]earer\s+)(?=[\w.~+/-]*\d)[\w.~+/-]{12,}=*"),
+    re.compile(r"\b([Bb]earer\s+)(?=[\w.~+/-]{0,200}\d)[\w.~+/-]{12,}=*"),
     re.compile(r"\b([Bb]earer\s+)[\w.~+/-]{24,}=*"),
 )
 _IN_QUERY = re.compile(r"([?&]([\w.-]+)=)[^&\s]+")
