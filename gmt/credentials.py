@@ -111,7 +111,8 @@ def _masked(value: object, secrets: tuple[str, ...], is_data: bool) -> object:
 
 @lru_cache(maxsize=8192)  # the configs of a plan's runs are of the same texts
 def _masked_text(text: str, secrets: tuple[str, ...], is_data: bool) -> str:
-    for pattern in (*(_IN_DATA if is_data else _IN_URIS), *_BEHIND):
+    in_addresses = (_IN_DATA if is_data else _IN_URIS) if "@" in text else ()  # each ends at an @
+    for pattern in (*in_addresses, *_BEHIND):
         text = pattern.sub(r"\1***", text)
     text = _IN_QUERY.sub(_mask_if_named, text)
     if not is_data:

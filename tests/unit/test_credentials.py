@@ -283,7 +283,7 @@ def test_harmless_settings_and_sentences_pass(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "piece", ["sk-", "sk-a", "eyJ-", "eyJa.", "Bearer ", "A_KEY", "A_KEY='", "?a_key", "-----BEGIN "]
+    "piece", ["sk-", "sk-a", "eyJ-", "eyJa.", "Bearer ", "A_KEY", "A_KEY='", "?a_key", "-----BEGIN ", "://a:b "]
 )
 def test_a_text_of_any_letters_takes_no_long_time(piece: str) -> None:
     started = time.process_time()
