@@ -10,7 +10,7 @@ from typing import Any
 
 from gmt.records.record import RunRecord, State
 from gmt.runs.settings import AUTO
-from gmt.studies.plan import Plan
+from gmt.studies.plan import Plan, over
 
 _NO_COST = ("learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "schedule", "warmup_ratio", "name")
 _OTHERS_LOOKED_AT = 2000  # records of other studies, newest first: enough to find a kind, and within seconds
@@ -21,7 +21,7 @@ class Estimate:
     """What is left of a plan.
 
     Args:
-        num_left: runs that are not done.
+        num_left: runs that a sweep would do.
         num_known: those of a kind that was measured: a run whose every attempt was seen to end.
         num_measured: over how many finished runs.
         run_seconds: of all known runs, one after the other.
@@ -51,7 +51,8 @@ def estimate(plan: Plan, states: Mapping[str, State], *, num_gpus: int) -> Estim
     for planned in done:
         ran_with = planned.record.read("config.json")["config"]["resources"]
         measured[_kind(planned.run.science, ran_with)] += measured_result(planned.record)
-    for planned in (*(each for each in plan.runs if states[each.run.id] != "done"), *plan.later):
+    todo = [each for each in plan.runs if states[each.run.id] not in over(plan)]
+    for planned in (*todo, *plan.later):
         run = planned.run.where(num_gpus)
         left[_kind(run.science, run.config["resources"])].append(run.resources.num_gpus(0) * run.resources.workers)
     missing = {kind for kind in left if kind not in measured}

@@ -58,14 +58,15 @@ def run_sweep(
     num_done = sum(state == "done" for state in states.values())
     later = f", {len(plan.later)} more will be scheduled once tuning has chosen their settings" if plan.later else ""
     say(f"study {plan.study.name}: {len(plan.runs)} runs, {num_done} done, {len(todo)} to do{later}")
-    for sentence in (changed := changes(plan, states)):
-        say(f"warning: {sentence}")
+    changed = changes(plan, states)
     if not todo:
         say("nothing to do")
         _bring_level(plan, tracking, say, remedy)
         if changed:
             raise RunFailed(f"study {plan.study.name}: {'; '.join(changed)}")
         return
+    for sentence in changed:
+        say(f"warning: {sentence}")
     _preflight(todo)
     folder = freeze(plan, todo)
     with (

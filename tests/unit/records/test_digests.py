@@ -20,6 +20,7 @@ from gmt.records.digests import LARGE
 from gmt.records.record import RunRecord
 from gmt.runs.drop import drop
 from gmt.runs.execute import execute
+from gmt.studies.estimate import estimate
 from gmt.studies.grid import StudySettings
 from gmt.studies.plan import Plan, changes, make_plan
 from gmt.studies.sweep import run_sweep
@@ -230,7 +231,8 @@ def test_a_sweep_passes_over_a_changed_run_and_fails(plan: Plan) -> None:
     nowhere = TrackingSettings(uri=None, artifacts="x", experiment="x")
     with pytest.raises(RunFailed, match=r"sft seed=1: run \w+ was changed since it ended"):
         run_sweep(plan, nowhere, launch, None, say=lines.append, remedy="")  # type: ignore[arg-type]
-    assert any(line.startswith("warning: sft seed=1: run") for line in lines)
+    assert "nothing to do" in lines
+    assert estimate(plan, plan.states(), num_gpus=0).num_left == 0
 
 
 def test_a_kill_before_the_status_leaves_a_run_that_goes_on(plan: Plan) -> None:
