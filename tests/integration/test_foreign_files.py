@@ -49,7 +49,9 @@ def plant(file: Path, content: bytes) -> None:
 
 
 @as_root
-@pytest.mark.parametrize("name", ["target/one.json", "target/scratch/one/answers.db"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("target/one.json", marks=pytest.mark.slow), "target/scratch/one/answers.db"]
+)
 def test_a_forged_base_score_is_refused(tmp_path: Path, name: str) -> None:
     run = run_of(tmp_path)
     score = {"metric": "points", "value": 1.0, "answers": []}

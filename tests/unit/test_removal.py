@@ -75,7 +75,7 @@ def tree(folder: Path) -> set[Path]:
 @example(name="b/out/a")
 @example(name="in/b")
 @example(name="a\0")
-@profile(deadline=None, max_examples=30)
+@profile(deadline=None, max_examples=20)
 def test_no_name_leads_a_removal_out_of_its_folder(name: str) -> None:
     with world() as top:
         own = top / "own"
