@@ -62,6 +62,9 @@ def test_ray_comes_up_over_the_allocation_and_the_token_is_nowhere_to_be_seen(
     token = file.read_text()
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
+    (rays,) = Path("/tmp").glob(f"gmt-ray-{job}-*")
+    assert stat.S_IMODE(rays.stat().st_mode) == 0o700  # what Ray opens to all users lies below
+    assert (rays / "ray" / "session_latest").is_symlink()
     assert processes_with(f"/tmp/gmt-ray-{job}-")  # Ray's own processes are among those that are looked at
     assert not processes_with(token)
     followed = gmt("logs", job, *on, "--follow")
@@ -70,6 +73,7 @@ def test_ray_comes_up_over_the_allocation_and_the_token_is_nowhere_to_be_seen(
     ray_log = next((tmp_path / "jobs").glob(f"*-{job}-ray.out")).read_text()
     assert ray_log.count("Ray runtime started") == 2
     assert not file.exists()
+    assert not rays.exists()
     assert not processes_with(f"/tmp/gmt-ray-{job}-")
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert {"mlflow.db", "status.json"} <= {path.name for path in written}
