@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import secrets
 import signal
 import socket
@@ -22,7 +23,7 @@ from mlflow.tracking import MlflowClient
 from gmt.commands import ui
 from gmt.commands.sync import sync
 from gmt.errors import UserError
-from tests.conftest import CONF
+from tests.conftest import CONF, ROOT
 from tests.finished import done_study
 from tests.processes import free_ports, wait_for
 
@@ -216,7 +217,9 @@ def test_its_token_is_in_no_argument_and_no_environment(dashboard: Dashboard) ->
 def test_it_listens_on_one_port_of_this_machine_alone(dashboard: Dashboard) -> None:
     everything = [process.net_connections("all") for process in dashboard.processes()]
     listening = [tuple(each.laddr) for each in chain(*everything) if each.status == psutil.CONN_LISTEN]
-    assert listening == [("127.0.0.1", dashboard.port)]
+    page = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
+    (where,) = re.findall(r"^\| `gmt ui` \| `server`, one port \| ([^|]+) \|", page, re.MULTILINE)
+    assert listening == [(where, dashboard.port)]
     assert not [each for each in chain(*everything) if each.family == socket.AF_UNIX and each.laddr]
 
 
