@@ -86,6 +86,13 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     return pairs
 
 
+def _density(kept: float | None, asked: float | None) -> dict[str, str]:
+    """What a mask kept; nothing for a method without one."""
+    if kept is None:
+        return {}
+    return {"density": f"{kept:.4f} (asked: {'no number' if asked is None else f'{asked:.4f}'})"}
+
+
 def _trained(result: Mapping[str, Any]) -> dict[str, str]:
     """What is trained; a record from before it was counted says nothing of it."""
     if "num_trainable" not in result:
@@ -110,7 +117,7 @@ def _show_result(record: RunRecord) -> None:
     training = result["training"]
     asked = result["density_asked"]
     facts |= {
-        "density": f"{training['density']:.4f} (asked: {'no number' if asked is None else f'{asked:.4f}'})",
+        **_density(training["density"], asked),
         "moved fraction": f"{result['moved_fraction']:.4f} of {result['num_parameters']:,} parameters",
         **_trained(result),
         "step": " + ".join(

@@ -121,9 +121,9 @@ class PeftAdapter:
         self._check_rank(model)
         return MergeableAdapter(adapted)
 
-    def attach(self, model: nn.Module, optimizer: Optimizer, *, seed: int, facts_every: int) -> Dense:
+    def attach(self, model: nn.Module, optimizer: Optimizer, *, seed: int, facts_every: int) -> Unmasked:
         """Changes nothing: the adapter is in the model."""
-        return Dense()
+        return Unmasked()
 
     def _config(self) -> Any:
         import peft
@@ -149,6 +149,14 @@ class PeftAdapter:
                 least, rank = min(layer.get_base_layer().weight.shape), max(layer.r.values())
                 if least < rank:
                     raise UserError(f"method.rank must be at most {least}, the smaller side of {name}, got {rank}")
+
+
+class Unmasked(Dense):
+    """A training without a mask at work."""
+
+    def facts(self) -> dict[str, float]:
+        """Has none."""
+        return {}
 
 
 class MergeableAdapter:

@@ -92,7 +92,7 @@ class Attached(Protocol):
         ...
 
     def facts(self) -> Mapping[str, float]:
-        """What happened at the last optimizer step, as metrics; `density` and `mask_seconds` always.
+        """What happened at the last optimizer step, as metrics; of a mask `density` and `mask_seconds` always.
 
         Facts that take time are there every `facts_every` steps.
         """

@@ -17,7 +17,7 @@ from gmt.plug_ins import check_protocol
 from gmt.training.checkpoints import fill_adamw_state, save_method
 from gmt.training.structure import Layout, check_layout, layout, unchanged
 
-_FACTS = ("density", "mask_seconds")
+_FACTS = ("density", "mask_seconds")  # of a mask
 
 
 class Attachment(TrainerCallback):
@@ -56,10 +56,12 @@ class Attachment(TrainerCallback):
             UserError: the method does not say what every method must.
         """
         facts = self.attached.facts()
-        if missing := [name for name in _FACTS if name not in facts]:
+        missing = [name for name in _FACTS if name not in facts]
+        if missing and (len(missing) < len(_FACTS) or self._method.density_asked is not None):
             raise UserError(
-                f"method {self._method.name} must give {' and '.join(_FACTS)} among its facts at each step, and lacks "
-                f"{', '.join(missing)} (see {type(self.attached).__module__}.{type(self.attached).__qualname__}.facts)"
+                f"method {self._method.name} must give {' and '.join(_FACTS)} among its facts at each step, since it "
+                f"masks, and lacks {', '.join(missing)} (see {type(self.attached).__module__}."
+                f"{type(self.attached).__qualname__}.facts)"
             )
         return facts
 

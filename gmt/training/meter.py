@@ -71,7 +71,7 @@ class Meter(TrainerCallback):
         """The optimizer, and the mask on its hook, are through."""
         begin, before, after = *self._marks, _now()
         facts = self._method.facts()
-        mask = facts["mask_seconds"]
+        mask = facts.get("mask_seconds", 0.0)
         parts = {"forward_backward": before - begin, "mask": mask, "optimizer": after - before - mask}
         is_warm = self._num_cold == 0
         self._num_cold -= not is_warm
@@ -81,7 +81,7 @@ class Meter(TrainerCallback):
             self.sums[name] += seconds
             self.sums[f"warm_{name}"] += seconds * is_warm
         self._steps_since_log += 1
-        self.sums["density"] += facts["density"]
+        self.sums["density"] += facts.get("density", math.nan)
 
     def mean_seconds(self, num_steps: int) -> tuple[dict[str, float], int]:
         """Return the mean seconds of a step's parts, and how many cold steps are left out of these means.
@@ -94,6 +94,11 @@ class Meter(TrainerCallback):
         if num_warm := int(self.sums["warm_steps"]):
             return {part: self.sums[f"warm_{part}"] / num_warm for part in _PARTS}, num_steps - num_warm
         return {part: self.sums[part] / num_steps for part in _PARTS}, 0
+
+    def density(self, num_steps: int) -> float | None:
+        """Return the mean fraction of entries that was kept in a training's steps; None for a method without a mask."""
+        mean = self.sums["density"] / num_steps
+        return None if math.isnan(mean) else mean
 
     def seconds(self) -> float:
         """Return the seconds of all steps."""

@@ -31,7 +31,7 @@ class TrainFacts:
     Args:
         num_steps: optimizer steps.
         num_tokens: without padding.
-        density: mean fraction of entries that was kept.
+        density: mean fraction of entries that was kept; None for a method without a mask.
         forward_backward_s, mask_s, optimizer_s: mean seconds of a step's parts, without the cold steps.
         num_cold_steps: how many these are: the first few of each attempt; 0 in a training that has no others.
         seconds: in optimizer steps altogether, without reading batches, checkpoints and evaluation.
@@ -40,7 +40,7 @@ class TrainFacts:
 
     num_steps: int
     num_tokens: int
-    density: float
+    density: float | None
     forward_backward_s: float
     mask_s: float
     optimizer_s: float
@@ -123,7 +123,7 @@ def _facts(state: TrainerState, meter: Meter) -> TrainFacts:
     return TrainFacts(
         num_steps=state.global_step,
         num_tokens=int(state.num_input_tokens_seen),
-        density=meter.sums["density"] / state.global_step,
+        density=meter.density(state.global_step),
         **{f"{part}_s": mean for part, mean in means.items()},
         num_cold_steps=num_cold_steps,
         seconds=meter.seconds(),

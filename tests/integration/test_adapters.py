@@ -46,6 +46,7 @@ def test_what_is_evaluated_is_what_peft_makes_of_the_saved_adapter(name: str, tm
     assert 0 < result["num_trainable"] < 0.15 * result["num_parameters"]
     assert result["num_added"] == result["num_trainable"]
     assert 0 < result["moved_fraction"] < 1
+    assert result["training"]["density"] is None
     merged = PeftModel.from_pretrained(run.model.load_model(), run.record.folder / "adapter").merge_and_unload()
     assert weights_sha256(merged.named_parameters()) == result["weights_sha256"]
     (kept,) = run.record.folder.rglob("*.safetensors")
