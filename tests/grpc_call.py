@@ -4,13 +4,14 @@ import encodings.idna  # noqa: F401  # a connection needs it, and the second use
 import socket
 
 UNIMPLEMENTED, UNAUTHENTICATED = "12", "16"
+NO_GRPC = "no gRPC"
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _DATA, _HEADERS, _SETTINGS = 0, 1, 4
 _END_STREAM, _END_HEADERS = 1, 4
 
 
 def grpc_status(port: int, method: str, *, token: str = "", timeout_s: float = 10) -> str:
-    """Return the status with which a server of this machine refuses an empty request, or `answered`.
+    """Return the status with which a server of this machine refuses an empty request, `answered`, or NO_GRPC.
 
     Args:
         port: on the loopback.
@@ -32,6 +33,8 @@ def grpc_status(port: int, method: str, *, token: str = "", timeout_s: float = 1
         with connection.makefile("rb") as answer:
             while True:
                 head = answer.read(9)
+                if len(head) < 9 or head.startswith(b"HTTP/"):
+                    return NO_GRPC
                 kind, flags = head[3], head[4]
                 body = answer.read(int.from_bytes(head[:3], "big"))
                 if kind == _DATA:

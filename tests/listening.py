@@ -9,6 +9,7 @@ from pathlib import Path
 import psutil
 
 PRIVATE = "the private folder"
+_RAYS = {"ray::RuntimeEnv": "runtime_env_agent", "ray::DashboardA": "dashboard_agent", "ray::": "worker"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,9 +67,11 @@ def listening(family: Sequence[psutil.Process], private: Path) -> set[Listening]
 
 def _name(process: psutil.Process) -> str:
     try:
-        name = process.name()
+        name, words = process.name(), process.cmdline()
     except psutil.Error:  # it has ended
         return "worker"
-    if name.startswith("ray::RuntimeEnv"):
-        return "runtime_env_agent"
-    return "worker" if name.startswith("ray::") else name
+    for start, meaning in _RAYS.items():
+        if name.startswith(start):
+            return meaning
+    scripts = [Path(word).stem for word in words if word.endswith(".py")]  # Ray's, beside the driver
+    return scripts[0] if name.startswith("python") and scripts else name

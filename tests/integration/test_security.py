@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from tests.conftest import CONF, ROOT, gmt_in
-from tests.grpc_call import UNAUTHENTICATED, UNIMPLEMENTED, grpc_status
+from tests.grpc_call import NO_GRPC, UNAUTHENTICATED, UNIMPLEMENTED, grpc_status
 from tests.listening import PRIVATE, Listening, driver_in, family_of, listening, private_folder
 from tests.processes import wait_for
 from tests.second_user import as_root, second_user
@@ -26,6 +26,7 @@ METHODS = {
     "driver": ["/ray.rpc.CoreWorkerService/PushTask"],
     "worker": ["/ray.rpc.CoreWorkerService/PushTask"],
 }
+AGENT = ["/ray.rpc.ReporterService/GetTraceback"]  # it serves gRPC where ray[default] is installed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,8 +72,11 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sweep]:
 
 def test_what_listens_is_what_the_page_says(sweep: Sweep) -> None:
     page = (ROOT / "docs" / "security.md").read_text()
-    rows = re.findall(r"^\| `gmt sweep` \| `(\w+)`[^|]* \| ([^|]+) \|", page, re.MULTILINE)
-    assert {(each.process, each.where) for each in sweep.listening} == set(rows)
+    rows = re.findall(r"^\| `gmt sweep` \| `(\w+)`([^|]*) \| ([^|]+) \|", page, re.MULTILINE)
+    said = {(process, where): "the extra `cluster`" in rest for process, rest, where in rows}
+    found = {(each.process, each.where) for each in sweep.listening}
+    assert found <= set(said)
+    assert {row for row, is_extra in said.items() if not is_extra} <= found
     assert {each.where for each in sweep.listening} == {"127.0.0.1", PRIVATE}
 
 
@@ -113,12 +117,14 @@ def test_another_user_can_read_no_file_of_it(sweep: Sweep) -> None:
 @as_root
 @pytest.mark.parametrize("token", ["", "0" * 64], ids=["no_token", "another_token"])
 def test_another_user_is_refused_by_every_server(sweep: Sweep, token: str) -> None:
-    assert {each.process for each in sweep.listening if each.port} == {*METHODS, "runtime_env_agent"}
-    for process, methods in METHODS.items():
+    assert {each.process for each in sweep.listening if each.port} >= {*METHODS, "runtime_env_agent"}
+    for process, methods in (METHODS | {"dashboard_agent": AGENT}).items():
         for port in sweep.ports(process):
             with second_user():
-                answers = [grpc_status(port, method, token=token) for method in methods]
-            assert set(answers) - {UNIMPLEMENTED} == {UNAUTHENTICATED}, (process, answers)
+                answers = {grpc_status(port, method, token=token) for method in methods}
+            assert answers - {UNIMPLEMENTED} == {UNAUTHENTICATED} or (methods is AGENT and answers == {NO_GRPC}), (
+                process
+            )
 
 
 @as_root
