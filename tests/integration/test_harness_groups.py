@@ -1,5 +1,6 @@
 """Groups of lm-eval, whose members ask subsets of one dataset, from datasets' cache as on a node without a network."""
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -88,6 +89,7 @@ def test_big_bench_hard(keep: Keep, tmp_path: Path) -> None:
         keep("SaylorTwift/bbh", subset, {"test": [{"input": "not True is", "target": "False"}]})
     given = asked(tmp_path / "s")
     given.model.config.max_position_embeddings = 16_384  # three worked examples, and a letter is a token of nano
+    given = dataclasses.replace(given, context=16_384)
     made = benchmark("bbh", max_new_tokens=4)
     made.check(given)
     score = made.evaluate(given)

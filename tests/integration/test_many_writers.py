@@ -38,7 +38,7 @@ with Mirror(lambda: Opened(view=view), lambda line: print(line, file=sys.stderr)
             record.append_metrics(step, {"train/loss": 1 / (1 + step), "train/tokens": float(step)})
             with record.at_work():
                 mirror.look(mirrored, final=False)
-        record.set_status("done")
+        record.finish()
         mirror.look(mirrored, final=True)
 """
 
@@ -49,7 +49,7 @@ def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder, bin_ = tmp_path_factory.mktemp("postgresql"), POSTGRESQL[-1]
     user = "postgres" if os.geteuid() == 0 else None  # its server refuses to run as root
     if user is not None:
-        for parent in (folder, *folder.parents[:2]):
+        for parent in (folder, *folder.parents[:3]):  # with a folder for each of xdist's workers
             parent.chmod(0o755)
         shutil.chown(folder, user)
     (port,) = free_ports(1)
