@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
@@ -49,7 +50,7 @@ def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder, bin_ = tmp_path_factory.mktemp("postgresql"), POSTGRESQL[-1]
     user = "postgres" if os.geteuid() == 0 else None  # its server refuses to run as root
     if user is not None:
-        for parent in (folder, *folder.parents[:3]):  # with a folder for each of xdist's workers
+        for parent in takewhile(lambda each: not each.stat().st_mode & 0o001, (folder, *folder.parents)):
             parent.chmod(0o755)
         shutil.chown(folder, user)
     (port,) = free_ports(1)
