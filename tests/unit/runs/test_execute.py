@@ -31,6 +31,7 @@ def test_a_log_of_a_run_is_masked_with_its_tracebacks(tmp_path: Path, monkeypatc
     monkeypatch.setenv("SOME_TOKEN", SECRET)
     record = RunRecord(tmp_path, "id")
     record.folder.mkdir()
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])  # xdist can't pass on half a letter that pytest captured
     with _log_file(record):
         logging.getLogger("a.library").warning("GET https://me:%s@host with %s", "p4ssword", TOKEN)
         try:
