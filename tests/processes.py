@@ -1,9 +1,11 @@
 """Processes that tests start and wait for."""
 
 import os
+import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,6 +21,19 @@ def wait_for(what: Callable[[], T], timeout_s: float, *, every_s: float = 0.1) -
         assert time.monotonic() < deadline, "what was waited for did not come"
         time.sleep(every_s)
     return found
+
+
+@contextmanager
+def sigint_as_in_a_terminal() -> Iterator[None]:
+    """Processes that are started in the block end by SIGINT, also where a shell runs the tests in the background.
+
+    Such a shell lets SIGINT be ignored, and processes inherit that.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def free_ports(number: int) -> list[int]:

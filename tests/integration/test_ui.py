@@ -25,7 +25,7 @@ from gmt.commands.sync import sync
 from gmt.errors import UserError
 from tests.conftest import CONF, ROOT
 from tests.finished import done_study
-from tests.processes import free_ports, wait_for
+from tests.processes import free_ports, sigint_as_in_a_terminal, wait_for
 
 # What MLflow reads to open its server to others.
 OPEN = {"MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE": "true", "MLFLOW_SERVER_ALLOWED_HOSTS": "*"}
@@ -79,9 +79,10 @@ class Dashboard:
         browser.write_text('#!/bin/sh\necho "$@" > "$0.arguments"\n')
         browser.chmod(0o700)
         environment = os.environ | OPEN | {"HOME": str(folder), "TMPDIR": str(folder), "BROWSER": str(browser)}
-        self.process = subprocess.Popen(
-            command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
+        with sigint_as_in_a_terminal():
+            self.process = subprocess.Popen(
+                command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            )
         try:
             self._log_in()
         except BaseException:

@@ -33,6 +33,7 @@ def plan(tmp_path: Path):  # type: ignore[no-untyped-def]
             facts = {"mask/overlap": step / 100, "mask/energy_kept": 0.9, "mask/moved_fraction": 0.5, **layers}
             if planned.point.arm == "gmt":
                 planned.record.append_metrics(step, facts)
+        planned.record.finish()
     return [(p.point.arm, p.point.label, p.record) for p in made.runs]
 
 
