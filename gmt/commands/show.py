@@ -47,7 +47,7 @@ def show(run: str, overrides: Sequence[str], config_dir: str | None, *, brief: b
 
 
 def _doubts(record: RunRecord) -> list[str]:
-    """What speaks against a finished run's numbers, the answers included."""
+    """Return a sentence for each reason to doubt a finished run's numbers."""
     if (change := record.change(also=LARGE)) is not None:
         return [change]
     result, found = record.read("result.json"), [contradiction_in(record)]
@@ -87,14 +87,14 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
 
 
 def _density(kept: float | None, asked: float | None) -> dict[str, str]:
-    """What a mask kept; nothing for a method without one."""
+    """Return the row on a mask's density; no row for a method that does not mask."""
     if kept is None:
         return {}
     return {"density": f"{kept:.4f} (asked: {'no number' if asked is None else f'{asked:.4f}'})"}
 
 
 def _trained(result: Mapping[str, Any]) -> dict[str, str]:
-    """What is trained; a record from before it was counted says nothing of it."""
+    """Return the row on the number of trained parameters; no row for a record made before they were counted."""
     if "num_trainable" not in result:
         return {}
     return {"trained": f"{result['num_trainable']:,} parameters, of which the method has added {result['num_added']:,}"}

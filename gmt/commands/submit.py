@@ -42,7 +42,8 @@ def submit(overrides: Sequence[str], config_dir: str | None, *, dry_run: bool) -
         gpus_used=max(planned.run.resources.num_gpus(1) for planned in (*made.runs, *made.later)),
     )
     counted = _counted(made)
-    warnings = [f"warning: {each}" for each in foreign_code(run.run.config for run in (*made.runs, *made.later))]
+    configs = (planned.run.config for planned in (*made.runs, *made.later))
+    warnings = [f"warning: {sentence}" for sentence in foreign_code(configs)]
     if dry_run:
         say("".join(f"# {line}\n" for line in warnings) + f"# {counted}; this would be submitted:")
         say(cluster.preview(job).rstrip())

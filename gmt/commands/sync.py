@@ -53,10 +53,10 @@ def _tracking(config: Mapping[str, Any]) -> TrackingSettings:
 def _sync_study(plan: Plan, tracking: TrackingSettings) -> None:
     from gmt.tracking.mlflow_view import MlflowView
 
-    begun = [each for each in plan.runs if each.record.exists()]
+    begun = [planned.record for planned in plan.runs if planned.record.exists()]
     if not begun:
         raise UserError(f"study {plan.study.name} has no run record yet; run `gmt sweep` with it first")
-    _warn(each.record for each in begun)
+    _warn(begun)
     _tell(bring_level(plan, MlflowView(tracking)), len(begun))
 
 
@@ -75,6 +75,7 @@ def _sync_runs(records: Sequence[RunRecord], tracking: TrackingSettings) -> None
 
 
 def _warn(records: Iterable[RunRecord]) -> None:
+    """Name each record that was changed since its run ended."""
     for record in records:
         if (sentence := record.change()) is not None:
             say(f"warning: {sentence}; MLflow keeps what it holds of it")

@@ -84,7 +84,7 @@ class HarnessBenchmark:
         return f"lm-eval=={_version()}{local}"
 
     def used_files(self) -> Mapping[str, UsedFiles]:
-        """Those of the local data, or what `check` has loaded of the hub: loading a large group takes minutes."""
+        """The files of the local data, or those of the hub that `check` has loaded: loading takes minutes."""
         return _of_hub.get(self.task, {}) if self.data is None else {"data": self._source().used_files()}
 
     def check(self, reader: Reader) -> None:

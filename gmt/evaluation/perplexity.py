@@ -52,7 +52,7 @@ class Perplexity:
         return origin("data", self.data).fingerprint()
 
     def used_files(self) -> dict[str, UsedFiles]:
-        """Those of the data."""
+        """The files that hold the texts."""
         return {"data": origin("data", self.data).used_files()}
 
     def check(self, reader: Reader) -> None:

@@ -289,6 +289,5 @@ def write_whole(path: Path, text: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except BaseException:
-        remove(temporary, path.parent)
-        raise
+    finally:
+        remove(temporary, path.parent)  # it is there only if something failed

@@ -11,6 +11,7 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import ExitStack
 from email.message import Message
 from http.cookies import SimpleCookie
 from itertools import chain
@@ -83,11 +84,10 @@ class Dashboard:
             self.process = subprocess.Popen(
                 command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
             )
-        try:
+        with ExitStack() as on_failure:
+            on_failure.callback(self.process.kill)  # its server ends with it
             self._log_in()
-        except BaseException:
-            self.process.kill()  # its server ends with it
-            raise
+            on_failure.pop_all()
 
     def _log_in(self) -> None:
         assert self.process.stdout is not None
@@ -238,7 +238,8 @@ def test_the_server_ends_with_gmt_ui_however_that_ends(tmp_path_factory: pytest.
     started = _start(tmp_path_factory)
     _, server = started.processes()
     started.process.kill()
-    wait_for(lambda: not server.is_running(), 240)
+    server.wait(240)
+    assert not server.is_running()
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])

@@ -280,6 +280,7 @@ HARMLESS = (
 def test_harmless_settings_and_sentences_pass(text: str) -> None:
     refuse_secrets("an override", text, "")
     refuse_secrets("the config", text, "", is_data=True)
+    assert without_secrets(text) == text
 
 
 @pytest.mark.parametrize(
@@ -292,7 +293,9 @@ def test_a_text_of_any_letters_takes_no_long_time(piece: str) -> None:
 
 
 def test_a_program_in_a_prompt_may_assign_to_any_name() -> None:
-    refuse_secrets("the config", "Complete: API_KEY=abc", "", is_data=True)
+    prompt = "Complete: API_KEY=abc"
+    refuse_secrets("the config", prompt, "", is_data=True)
+    assert without_secrets(prompt, is_data=True) == prompt
 
 
 FILES = {
@@ -329,15 +332,16 @@ def test_a_token_file_that_holds_none_masks_nothing(
     content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "token").write_bytes(content)
-    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "token"))
-    refuse_secrets("an override", "a short text", "")
-    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path))
-    refuse_secrets("an override", "a short text", "")
+    for path in (tmp_path / "token", tmp_path):
+        monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(path))
+        refuse_secrets("an override", "a short text", "")
+        assert without_secrets("a short text") == "a short text"
 
 
 def test_a_variable_that_names_a_secrets_file_is_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path))
     refuse_secrets("an override", f"record.root={tmp_path}", "")
+    assert without_secrets(f"record.root={tmp_path}") == f"record.root={tmp_path}"
 
 
 def test_keys_tuples_and_sets_are_masked_too(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,8 +37,9 @@ def checkpoint(tmp_path: Path) -> Path:
 
 
 def test_our_own_files_are_ours(tmp_path: Path, checkpoint: Path) -> None:
-    record_settings(tmp_path).refuse_foreign(tmp_path / "runs/id/checkpoint")
-    record_settings(tmp_path).refuse_foreign(tmp_path / "runs/id/not/there/yet")
+    for path in (tmp_path / "runs/id/checkpoint", tmp_path / "runs/id/not/there/yet"):
+        record_settings(tmp_path).refuse_foreign(path)
+        assert ownership.foreign(path, tmp_path) is None
 
 
 @as_root

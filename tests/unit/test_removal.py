@@ -144,7 +144,7 @@ def test_a_mount_is_not_entered(tmp_path: Path) -> None:
         (tmp_path / each).mkdir(parents=True)
     mount = ["mount", "--bind", str(tmp_path / "elsewhere"), str(tmp_path / "own/mounted")]
     if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("needs the right to mount")
+        pytest.skip("needs the right to mount; the next test holds the rule without it")
     try:
         with pytest.raises(PermissionError, match="the folder mounted is not removed: another file system"):
             remove(tmp_path / "own", tmp_path)

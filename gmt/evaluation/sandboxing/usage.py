@@ -1,6 +1,6 @@
-"""What a running program, with all that it started, uses of the machine, as /proc says it.
+"""CPU time and memory of a running program and its child processes, read from /proc.
 
-Where there is no /proc, or a kernel lists no children there, a program seems to be asleep and to use nothing.
+Where there is no /proc, or the kernel lists no children there, a program seems to be asleep and to use nothing.
 """
 
 import os
@@ -17,12 +17,12 @@ _STATE, _TIMES, _RESIDENT = 0, slice(11, 15), 21  # fields behind the name; own 
 
 @dataclass(frozen=True, kw_only=True)
 class Usage:
-    """Of all its processes together.
+    """What all processes of a program use together.
 
     Args:
-        cpu_s: on a core so far, with that of children that have ended.
-        memory_bytes: resident now; a page that several hold counts for each.
-        is_asleep: each thread waits, and neither for a core nor for a disk.
+        cpu_s: seconds of CPU time so far, those of children that have ended included.
+        memory_bytes: resident memory now; a page that several processes share counts for each of them.
+        is_asleep: whether every thread waits for something other than a core or a disk.
     """
 
     cpu_s: float
@@ -33,14 +33,14 @@ class Usage:
 def usage_of(pid: int) -> Usage:
     """Return what a process and its descendants use; those that end meanwhile are left out."""
     cpu_s, pages, is_asleep = 0.0, 0, True
-    for each in _with_descendants(pid):
+    for process in _with_descendants(pid):
         with suppress(OSError):
-            fields = _fields(Path(f"/proc/{each}/stat"))
+            fields = _fields(Path(f"/proc/{process}/stat"))
             cpu_s += sum(map(int, fields[_TIMES])) / _TICKS_PER_S
             pages += int(fields[_RESIDENT])
             is_asleep = is_asleep and all(
                 _fields(thread / "stat")[_STATE] not in _WANTS_TO_GO_ON
-                for thread in Path(f"/proc/{each}/task").iterdir()
+                for thread in Path(f"/proc/{process}/task").iterdir()
             )
     return Usage(cpu_s=cpu_s, memory_bytes=pages * _PAGE_BYTES, is_asleep=is_asleep)
 
@@ -48,9 +48,9 @@ def usage_of(pid: int) -> Usage:
 def proportional_bytes(pid: int) -> int:
     """Return the resident memory of a process and its descendants, a page that several hold counted once; slow."""
     total = 0
-    for each in _with_descendants(pid):
+    for process in _with_descendants(pid):
         with suppress(OSError):
-            rollup = Path(f"/proc/{each}/smaps_rollup").read_text(encoding="ascii")
+            rollup = Path(f"/proc/{process}/smaps_rollup").read_text(encoding="ascii")
             total += sum(int(line.split()[1]) * 1024 for line in rollup.splitlines() if line.startswith("Pss:"))
     return total
 

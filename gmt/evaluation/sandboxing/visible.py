@@ -89,7 +89,7 @@ def _homes() -> set[str]:
     homes = {os.path.expanduser("~")}
     with suppress(KeyError):  # a user without an entry
         homes.add(pwd.getpwuid(os.getuid()).pw_dir)
-    return {os.path.abspath(each) for home in homes for each in (home, os.path.realpath(home))}
+    return {os.path.abspath(home) for home in homes} | {os.path.realpath(home) for home in homes}
 
 
 def _executables(links: dict[str, str]) -> Iterator[str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from gmt_launchers.cluster import connected
 from gmt_launchers.token import use_token_if_there_is_one
+from ray._raylet import AuthenticationTokenLoader
 
 from gmt.errors import UserError
 from tests.second_user import NOBODY, as_root
@@ -27,6 +28,13 @@ def token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixtu
     return path
 
 
+def shown() -> str | None:
+    """The token that Ray would show to a cluster."""
+    loader = AuthenticationTokenLoader.instance()
+    loader.reset_cache()
+    return loader.get_raw_token() if loader.has_token(ignore_auth_mode=True) else None
+
+
 @pytest.mark.parametrize("mode", [0o644, 0o640, 0o620, 0o602, 0o604, 0o660])
 def test_a_token_that_others_can_read_or_write_is_refused(token: Path, mode: int) -> None:
     token.chmod(mode)
@@ -37,14 +45,16 @@ def test_a_token_that_others_can_read_or_write_is_refused(token: Path, mode: int
     for closed in (0o600, 0o400):
         token.chmod(closed)
         use_token_if_there_is_one()
+        assert shown() == "a" * 64
 
 
 def test_a_token_in_the_environment_is_used_and_no_file_is_looked_at(
     token: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     token.chmod(0o644)
-    monkeypatch.setenv("RAY_AUTH_TOKEN", "a" * 64)
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "b" * 64)
     use_token_if_there_is_one()
+    assert shown() == "b" * 64
 
 
 @as_root
@@ -60,3 +70,4 @@ def test_where_no_token_is_there_nothing_is_refused(monkeypatch: pytest.MonkeyPa
         monkeypatch.setenv("HOME", home)
         monkeypatch.setenv("RAY_AUTH_MODE", "token")
         use_token_if_there_is_one()
+        assert shown() is None
