@@ -15,7 +15,6 @@ from gmt.composition import Composer, hydra_on
 from gmt.errors import UserError
 from gmt.file_digests import git_sha1_of, sha256_of
 from gmt.models.pretrained import SHIPPED
-from gmt.runs import kept_scores
 from gmt.runs.build import Run, build
 from gmt.runs.execute import execute
 from gmt.runs.kept_scores import read_score, write_score
@@ -214,11 +213,7 @@ def test_a_file_that_may_change_within_a_tick_of_the_clock_is_not_remembered(
     assert not (tmp_path / "cache").exists()
 
 
-def test_a_kept_score_that_is_not_whole_is_asked_again(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(kept_scores.log, "disabled", False)  # Hydra, in an earlier test, disables what is there
-    caplog.set_level("WARNING", kept_scores.log.name)
+def test_a_kept_score_that_is_not_whole_is_asked_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     file = tmp_path / "base" / "target" / "sums.json"
     file.parent.mkdir(parents=True)
     score = Score(metric="exact_match", value=0.25, answers=[{"prompt": "p", "answer": "a", "score": 0.25}])
