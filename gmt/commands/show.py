@@ -50,7 +50,8 @@ def _doubts(record: RunRecord) -> list[str]:
     """Return a sentence for each reason to doubt a finished run's numbers."""
     if (change := record.change(also=LARGE)) is not None:
         return [change]
-    result, found = record.read("result.json"), [contradiction_in(record)]
+    result = record.read("result.json")
+    found = [contradiction_in(record, result)]
     task = record.read("config.json")["science"]["task"]
     for when in ("before", "after"):
         if (record.folder / (name := f"answers_{when}.jsonl")).exists():

@@ -6,7 +6,7 @@ Merged into the model's own weights when the training ends, so that what is eval
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -138,12 +138,9 @@ class PeftAdapter:
             raise UserError(f"method.options must fit {family.config}: {' '.join(str(error).split())}") from error
 
     def _check_rank(self, model: nn.Module) -> None:
-        if self.family != "lora" or self.rank is None:
-            return
         from peft.tuners.lora import LoraLayer
 
-        modules: Iterable[tuple[str, Any]] = model.named_modules()
-        for name, module in modules:
+        for name, module in model.named_modules():
             if isinstance(module, LoraLayer):
                 layer: Any = module
                 least, rank = min(layer.get_base_layer().weight.shape), max(layer.r.values())

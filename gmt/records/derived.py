@@ -13,13 +13,16 @@ _TOLERANCE = 1e-9  # scores are exact, and a sum in another order differs by far
 _OWN = "gmt."
 
 
-def contradiction_in(record: RunRecord) -> str | None:
+def contradiction_in(record: RunRecord, result: Mapping[str, Any]) -> str | None:
     """Return a clause on the first number in result.json that does not follow from those that it derives from.
 
+    Args:
+        record: of a run that is done.
+        result: what its result.json holds.
+
     Raises:
-        UserError: result.json or before.json can't be read.
+        UserError: before.json can't be read.
     """
-    result = record.read("result.json")
     before = record.read("before.json") if (record.folder / "before.json").exists() else None
     for what, written, computed in (*_means(result), *_forgetting(result)):
         if not _same(written, computed):

@@ -96,8 +96,8 @@ class Builder:
 
 
 def _canonical(value: Any, group: str) -> object:
-    kinds = {"train": TrainSettings}
-    return canonical(id_form(group, value, kinds.get(group)) if isinstance(value, Mapping) else value, group)
+    kind = TrainSettings if group == "train" else None  # the other groups name their class by a _target_
+    return canonical(id_form(group, value, kind) if isinstance(value, Mapping) else value, group)
 
 
 def _parts(config: Mapping[str, Any], once: Callable[[str, object, Callable[[], Any]], Any]) -> dict[str, Any]:

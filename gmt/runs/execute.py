@@ -68,7 +68,8 @@ def execute(run: Run, control: Control = _NOBODY) -> RunRecord:
         record.check()
     prepared = prepare(run)
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # a bar for each checkpoint would bury our own lines
-    check_reshaping(run.method, run.model.base, seed=run.seed)
+    if record.state() != "done":
+        check_reshaping(run.method, run.model.base, seed=run.seed)
     record.create(run.science, run.config)
     with record.at_work():
         record.check_unchanged()

@@ -1,8 +1,8 @@
 """Finds the answer in a text by a user's regular expression, within a time.
 
-`re` tries every way to repeat what is repeated: `(\\w+\\s?)+$` takes 8 s for 26 letters and a full stop, and four times
-as long for two more, while no other thread of the process runs. So it searches in a process of its own, always, since
-no glance at a pattern tells; that costs some 50 microseconds a text.
+`re` tries every way to repeat what is repeated: `(\\w+\\s?)+$` takes seconds for a few dozen letters, and
+a multiple for each letter more, while no other thread of the process runs. So it searches in a process of its own,
+always, since no glance at a pattern tells.
 """
 
 from __future__ import annotations

@@ -190,7 +190,7 @@ def _row(arm: str, label: str, record: RunRecord, dirty: bool) -> dict[str, Any]
         return row | {"error": record.change(also=("metrics.jsonl",))}
     if state == "done":
         environment, result = record.read("environment.json"), record.read("result.json")
-        if (change := contradiction_in(record)) is not None:
+        if (change := contradiction_in(record, result)) is not None:
             return row | {"state": CHANGED, "error": record.changed_in_words(change)}
         found = result_columns(result)
         if environment["dirty"] and not dirty:

@@ -49,9 +49,9 @@ class RayTuneSettings:
             settings.text("hydra.launcher.address", self.address)
         if self.num_cpus is not None:
             settings.integer("hydra.launcher.num_cpus", self.num_cpus, low=1)
-        for name, value in (("cpus_per_job", self.cpus_per_job), ("gpus_per_job", self.gpus_per_job)):
-            if value is not None or name == "cpus_per_job":
-                settings.number(f"hydra.launcher.{name}", value, "must be at least 0", low=0)
+        settings.number("hydra.launcher.cpus_per_job", self.cpus_per_job, "must be at least 0", low=0)
+        if self.gpus_per_job is not None:
+            settings.number("hydra.launcher.gpus_per_job", self.gpus_per_job, "must be at least 0", low=0)
         settings.integer("hydra.launcher.max_failures", self.max_failures, low=0)
 
     def gpus_among(self, nodes: Sequence[Amounts]) -> float:
