@@ -9,9 +9,9 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import mlflow
+from finished_result import finished_result
 from mlflow.entities import Metric, Param
 from mlflow.tracking import MlflowClient
 from report import publish, table
@@ -31,23 +31,6 @@ SCIENCE = {
 }
 
 
-def result(seed: int) -> dict[str, Any]:
-    """What a run came to."""
-    scores = {"target": {"mean": 0.5 + seed / 1e6}, "source": {"mean": 0.6}}
-    training = "num_steps num_tokens density seconds forward_backward_s mask_s optimizer_s peak_memory_bytes"
-    counts = "num_parameters num_train_examples num_dropped_examples"
-    run = f"density_asked moved_fraction {counts} train_seconds seconds"
-    metrics = {"eval/target_mean": scores["target"]["mean"], "eval/source_mean": 0.6}
-    return {
-        "before": scores,
-        "after": scores,
-        "metrics": {"before": metrics, "after": metrics},
-        "training": dict.fromkeys(training.split(), 1),
-        **dict.fromkeys(run.split(), 1),
-        "forgetting": 0.0,
-    }
-
-
 def records(folder: Path, number: int) -> list[RunRecord]:
     """Records of runs that are done, written without waiting for the disk."""
     made = []
@@ -64,7 +47,7 @@ def records(folder: Path, number: int) -> list[RunRecord]:
                 "torch_threads": 1,
                 "cpu": "a core",
             },
-            "result.json": result(seed),
+            "result.json": finished_result(0.5 + seed / 1e6).to_json(),
         }
         for name, value in files.items():
             (record.folder / name).write_text(json.dumps(value, indent=2), encoding="utf-8")
@@ -82,7 +65,7 @@ def store(uri: str, made: list[RunRecord]) -> str:
     now = int(time.time() * 1000)
     for record in made:
         run = client.create_run(experiment).info.run_id
-        science, values = record.read("config.json")["science"], final_metrics(record.read("result.json"))
+        science, values = record.read("config.json")["science"], final_metrics(record.result())
         params = [Param(key, value) for key, value in _flat(science).items()]
         client.log_batch(run, [Metric(key, value, now, 1) for key, value in values.items()], params)
         client.set_terminated(run)

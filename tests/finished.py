@@ -1,5 +1,6 @@
 """Records as finished runs leave them, with results that a test chooses."""
 
+import dataclasses
 import shutil
 import subprocess
 import sys
@@ -10,13 +11,34 @@ from typing import Any
 
 from gmt.commands.plan import planned
 from gmt.composition import Composer, hydra_on
+from gmt.records.result import Result, TrainFacts
 from gmt.studies.grid import StudySettings
 from gmt.studies.plan import Plan, PlannedRun, make_plan
 from tests.conftest import CONF
 
-_TRAINING = {"num_steps": 100, "num_tokens": 10_000, "seconds": 20.0, "peak_memory_bytes": 2**29}
-_TIMES = {"forward_backward_s": 0.12, "mask_s": 0.006, "optimizer_s": 0.01}
-_COUNTS = {"num_parameters": 836_736, "num_train_examples": 4000, "num_dropped_examples": 0}
+RESULT = Result(
+    before={"target": {"mean": 0.1}, "source": {"mean": 0.95}},
+    after={"target": {"mean": 0.5}, "source": {"mean": 0.9}},
+    metrics={"before": {}, "after": {}},
+    forgetting=0.05,
+    training=TrainFacts(
+        num_steps=100,
+        num_tokens=10_000,
+        density=None,
+        forward_backward_s=0.12,
+        mask_s=0.006,
+        optimizer_s=0.01,
+        seconds=20.0,
+        peak_memory_bytes=2**29,
+    ),
+    density_asked=None,
+    moved_fraction=0.9,
+    num_parameters=836_736,
+    num_train_examples=4000,
+    num_dropped_examples=0,
+    weights_sha256="0" * 64,
+    seconds=23.0,
+)
 _MAKE_STORE = """
 import sys
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
@@ -57,19 +79,14 @@ def finish(run: PlannedRun, target: float, source: float = 0.9, *, dirty: bool =
     record, ratio = run.record, run.run.config["method"].get("mask_ratio")
     record.create(run.run.science, run.run.config)
     density = None if ratio is None else 1 - ratio
-    result = {
-        "before": {"target": {"mean": 0.1}, "source": {"mean": 0.95}},
-        "after": {"target": {"mean": target}, "source": {"mean": source}},
-        "metrics": {"before": {}, "after": {}},
-        "forgetting": 0.95 - source,
-        "training": {**_TRAINING, **_TIMES, "density": density or 1.0},
-        "density_asked": density,
-        "moved_fraction": 0.9,
-        "train_seconds": 20.0,
-        "seconds": 23.0,
-        **_COUNTS,
-    }
-    record.write("result.json", result)
+    result = dataclasses.replace(
+        RESULT,
+        after={"target": {"mean": target}, "source": {"mean": source}},
+        forgetting=0.95 - source,
+        training=dataclasses.replace(RESULT.training, density=density or 1.0),
+        density_asked=density,
+    )
+    record.write("result.json", result.to_json())
     versions = dict.fromkeys(("gmt-lab", "torch", "transformers"), "1")
     machine = {"device": "cpu", "gpus": [], "torch_threads": 1, "cpu": "a core"}
     record.write("environment.json", {**machine, "versions": versions, "commit": "0" * 40, "dirty": dirty})

@@ -95,7 +95,7 @@ def _assert_one_level(client: MlflowClient, run: Run, record: RunRecord) -> None
         for key, value in row.items()
         if key not in ("step", "time")
     )
-    final = final_metrics(record.read("result.json"))
+    final = final_metrics(record.result())
     held = [
         (m.key, m.step, m.timestamp, m.value)
         for key in run.data.metrics

@@ -62,12 +62,12 @@ def line(ended: Ended) -> str:
     if ended.state != "done":
         error = record.status().get("error") or "stopped before its end"
         return f"{number} {ended.state:<7} {label}: {error} ({record.folder})"
-    result = record.read("result.json")
-    scores = f"target {result['after']['target']['mean']:.1%}, source {result['after']['source']['mean']:.1%}"
+    result = record.result()
+    scores = f"target {result.after['target']['mean']:.1%}, source {result.after['source']['mean']:.1%}"
     left = f", about {duration(ended.seconds_left)} left" if ended.seconds_left else ""
     attempts = record.status().get("attempts", 1)
     again = f", attempt {attempts}" if attempts > 1 else ""
-    return f"{number} done    {label}: {scores}{took(result['seconds'])}{again}{left}"
+    return f"{number} done    {label}: {scores}{took(result.seconds)}{again}{left}"
 
 
 def _drawn(snapshot: Snapshot) -> Group:

@@ -54,7 +54,7 @@ def _here(run: Run) -> Run:
 
 
 def _score(record: RunRecord) -> float:
-    return float(record.read("result.json")["after"]["target"]["mean"])
+    return float(record.result().after["target"]["mean"])
 
 
 def _run_planned(reference: str) -> RunRecord:
@@ -95,10 +95,10 @@ def _run_and_tell(run: Run, config: Mapping[str, Any]) -> RunRecord:
         except Interrupted as error:
             say(str(error))
             raise KeyboardInterrupt from error
-    result = record.read("result.json")
+    result = record.result()
     for part in ("target", "source"):
-        say(f"{part}: {result['before'][part]['mean']:.1%} -> {result['after'][part]['mean']:.1%}")
-    say(f"done{took(result['seconds'])}; recorded in {record.folder}, `gmt show {run.id}` shows all of it")
+        say(f"{part}: {result.before[part]['mean']:.1%} -> {result.after[part]['mean']:.1%}")
+    say(f"done{took(result.seconds)}; recorded in {record.folder}, `gmt show {run.id}` shows all of it")
     return record
 
 

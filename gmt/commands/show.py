@@ -11,6 +11,7 @@ from gmt.errors import UserError
 from gmt.records.derived import contradiction_in, contradiction_of_answers
 from gmt.records.digests import LARGE
 from gmt.records.record import RunRecord
+from gmt.records.result import Result
 from gmt.runs.build import settings_of
 from gmt.runs.settings import RecordSettings
 
@@ -50,12 +51,12 @@ def _doubts(record: RunRecord) -> list[str]:
     """Return a sentence for each reason to doubt a finished run's numbers."""
     if (change := record.change(also=LARGE)) is not None:
         return [change]
-    result = record.read("result.json")
+    result = record.result()
     found = [contradiction_in(record, result)]
     task = record.read("config.json")["science"]["task"]
-    for when in ("before", "after"):
+    for when, scores in (("before", result.before), ("after", result.after)):
         if (record.folder / (name := f"answers_{when}.jsonl")).exists():
-            found.append(contradiction_of_answers(task, result[when], record.read_lines(name)))
+            found.append(contradiction_of_answers(task, scores, record.read_lines(name)))
     doubts = [record.changed_in_words(clause) for clause in found if clause is not None]
     if not record.has_digests():
         doubts.append("this record was made before digests were written: a change of its files can't be seen")
@@ -94,40 +95,42 @@ def _density(kept: float | None, asked: float | None) -> dict[str, str]:
     return {"density": f"{kept:.4f} (asked: {'no number' if asked is None else f'{asked:.4f}'})"}
 
 
-def _trained(result: Mapping[str, Any]) -> dict[str, str]:
+def _trained(result: Result) -> dict[str, str]:
     """Return the row on the number of trained parameters; no row for a record made before they were counted."""
-    if "num_trainable" not in result:
+    if result.num_trainable is None:
         return {}
-    return {"trained": f"{result['num_trainable']:,} parameters, of which the method has added {result['num_added']:,}"}
+    return {"trained": f"{result.num_trainable:,} parameters, of which the method has added {result.num_added:,}"}
 
 
 def _show_result(record: RunRecord) -> None:
-    result = record.read("result.json")
+    result = record.result()
     scores = [
-        [part, suite, f"{before:.1%}", f"{result['after'][part][suite]:.1%}"]
+        [part, suite, f"{before:.1%}", f"{result.after[part][suite]:.1%}"]
         for part in ("target", "source")
-        for suite, before in result["before"][part].items()
+        for suite, before in result.before[part].items()
     ]
     say(table(["part", "suite", "before", "after"], scores) + "\n")
-    metrics = result["metrics"]
+    metrics = result.metrics
     facts = {
         name.removeprefix("eval/"): f"{before:.4g} -> {metrics['after'][name]:.4g}"
         for name, before in metrics["before"].items()
         if name.endswith("perplexity")
     }
-    training = result["training"]
-    asked = result["density_asked"]
+    training = result.training
+    times = {
+        "forward_backward": training.forward_backward_s,
+        "mask": training.mask_s,
+        "optimizer": training.optimizer_s,
+    }
     facts |= {
-        **_density(training["density"], asked),
-        "moved fraction": f"{result['moved_fraction']:.4f} of {result['num_parameters']:,} parameters",
+        **_density(training.density, result.density_asked),
+        "moved fraction": f"{result.moved_fraction:.4f} of {result.num_parameters:,} parameters",
         **_trained(result),
-        "step": " + ".join(
-            f"{k} {training[f'{k}_s'] * 1000:.1f} ms" for k in ("forward_backward", "mask", "optimizer")
-        ),
-        "tokens": f"{training['num_tokens']:,} in {training['num_steps']:,} steps",
-        "examples": f"{result['num_train_examples']:,}, {result['num_dropped_examples']:,} dropped as too long",
-        "peak memory": f"{training['peak_memory_bytes'] / 2**20:,.0f} MiB",
-        "time": "unknown: nobody saw an attempt end" if result["seconds"] is None else duration(result["seconds"]),
+        "step": " + ".join(f"{part} {seconds * 1000:.1f} ms" for part, seconds in times.items()),
+        "tokens": f"{training.num_tokens:,} in {training.num_steps:,} steps",
+        "examples": f"{result.num_train_examples:,}, {result.num_dropped_examples:,} dropped as too long",
+        "peak memory": f"{training.peak_memory_bytes / 2**20:,.0f} MiB",
+        "time": "unknown: nobody saw an attempt end" if result.seconds is None else duration(result.seconds),
     }
     say(table(["fact", "value"], [[k, v] for k, v in facts.items()]) + "\n")
     answers = record.read_lines("answers_after.jsonl")[:_SAMPLES]

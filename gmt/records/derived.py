@@ -6,6 +6,7 @@ from statistics import fmean
 from typing import Any
 
 from gmt.records.record import RunRecord
+from gmt.records.result import Result
 
 PARTS = ("target", "source")
 _MEAN = "mean"
@@ -13,12 +14,12 @@ _TOLERANCE = 1e-9  # scores are exact, and a sum in another order differs by far
 _OWN = "gmt."
 
 
-def contradiction_in(record: RunRecord, result: Mapping[str, Any]) -> str | None:
+def contradiction_in(record: RunRecord, result: Result) -> str | None:
     """Return a clause on the first number in result.json that does not follow from those that it derives from.
 
     Args:
         record: of a run that is done.
-        result: what its result.json holds.
+        result: of that run.
 
     Raises:
         UserError: before.json can't be read.
@@ -62,25 +63,25 @@ def _is_own(task: Mapping[str, Any], part: str, suite: str) -> bool:
     return all(str(each.get("_target_", _OWN)).startswith(_OWN) for each in targets if isinstance(each, Mapping))
 
 
-def _means(result: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
-    for when in ("before", "after"):
+def _means(result: Result) -> Iterator[tuple[str, Any, Any]]:
+    for when, of_part in (("before", result.before), ("after", result.after)):
         for part in PARTS:
-            scores = result[when][part]
+            scores = of_part[part]
             if values := [value for name, value in scores.items() if name != _MEAN]:
                 yield f"the mean of {part} {when} training", scores[_MEAN], fmean(values)
-            logged = result["metrics"][when].get(f"eval/{part}_mean", scores[_MEAN])
+            logged = result.metrics[when].get(f"eval/{part}_mean", scores[_MEAN])
             yield f"eval/{part}_mean {when} training", logged, scores[_MEAN]
 
 
-def _forgetting(result: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
-    lost = result["before"]["source"][_MEAN] - result["after"]["source"][_MEAN]
-    yield "forgetting", result["forgetting"], lost
+def _forgetting(result: Result) -> Iterator[tuple[str, Any, Any]]:
+    lost = result.before["source"][_MEAN] - result.after["source"][_MEAN]
+    yield "forgetting", result.forgetting, lost
 
 
-def _of_base(result: Mapping[str, Any], before: Mapping[str, Any] | None) -> Iterator[tuple[str, Any, Any]]:
+def _of_base(result: Result, before: Mapping[str, Any] | None) -> Iterator[tuple[str, Any, Any]]:
     for part, scores in (before or {}).get("scores", {}).items():
         for name, value in scores.items():
-            written = result["before"].get(part, {}).get(name)
+            written = result.before.get(part, {}).get(name)
             yield f"the score of {part} {name} before training", written, value
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from gmt.errors import UserError
 
 SCIENCE_GROUPS = ("model", "task", "method", "train", "seed")
+OPTIONAL_GROUPS = ("selection", "merge")  # of science too; where one is null, or not there, the id is without it
 _ID_LENGTH = 16  # hex digits: 64 bits, a collision among a million runs has odds of 3e-8
 
 
@@ -51,7 +52,8 @@ def science_of(
         fingerprints: names of weights and data beyond the config, e.g. `{"model": "sha256:...", "task": "..."}`.
         canonical_of: `canonical`, or what remembers its answers.
     """
-    groups = {group: canonical_of(config[group], group) for group in SCIENCE_GROUPS}
+    chosen = [group for group in OPTIONAL_GROUPS if config.get(group) is not None]
+    groups = {group: canonical_of(config[group], group) for group in (*SCIENCE_GROUPS, *chosen)}
     return groups | {"fingerprints": canonical(fingerprints, "fingerprints")}
 
 

@@ -33,6 +33,7 @@ from gmt.machine_faults import machine_faults_first
 from gmt.records.digests import change_in, digest_of, digests_at_the_end
 from gmt.records.identity import run_id
 from gmt.records.reading import object_of, objects_of
+from gmt.records.result import Result
 from gmt.removal import remove
 
 _ASKING = "asking.txt"
@@ -188,6 +189,15 @@ class RunRecord:
                 return objects_of(path.read_bytes().splitlines(), path)
         except OSError as error:
             raise UserError(f"{path} can't be read: {error}; delete the run's folder to run it anew") from error
+
+    def result(self) -> Result:
+        """What came out of a run that is done.
+
+        Raises:
+            UserError: result.json can't be read, or lacks what every run writes.
+            MachineFault: the disk fails.
+        """
+        return Result.from_json(self.read("result.json"))
 
     def write(self, name: str, value: Mapping[str, Any]) -> None:
         """Writes a JSON file of the record, whole or not at all."""

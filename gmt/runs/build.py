@@ -3,11 +3,12 @@
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, TypeVar, cast
 
 from gmt import settings
 from gmt.errors import UserError, choices, within
+from gmt.merges.protocol import Merge
 from gmt.methods.protocol import Method, ReshapesModel
 from gmt.models.protocol import Model
 from gmt.plug_ins import check_protocol, class_of, faults_of
@@ -15,10 +16,12 @@ from gmt.records.identity import canonical, run_id, science_of
 from gmt.records.record import RunRecord
 from gmt.runs.id_form import id_form
 from gmt.runs.settings import RecordSettings, ResourceSettings
+from gmt.selections.protocol import Selection
 from gmt.tasks.protocol import Task
 from gmt.training.settings import TrainSettings
 
 GROUPS = ("model", "task", "method", "train", "seed", "record", "resources", "tracking")
+_OPTIONAL: Mapping[str, type] = {"selection": Selection, "merge": Merge}
 _OF_SWEEPS = ("study", "search", "sweep")  # may stand in a config, and say nothing about a single run
 _LARGE_GROUPS = ("model", "task")  # and seldom varied
 T = TypeVar("T")
@@ -38,6 +41,8 @@ class Run:
     record_settings: RecordSettings
     resources: ResourceSettings
     science: Mapping[str, Any]
+    selection: Selection | None = None
+    merge: Merge | None = None
 
     @cached_property
     def id(self) -> str:
@@ -102,9 +107,9 @@ def _canonical(value: Any, group: str) -> object:
 
 def _parts(config: Mapping[str, Any], once: Callable[[str, object, Callable[[], Any]], Any]) -> dict[str, Any]:
     faults: list[str] = [
-        f"there is no config group or setting {key!r}; {choices(key, GROUPS)}"
+        f"there is no config group or setting {key!r}; {choices(key, (*GROUPS, *_OPTIONAL))}"
         for key in config
-        if key not in (*GROUPS, *_OF_SWEEPS)
+        if key not in (*GROUPS, *_OPTIONAL, *_OF_SWEEPS)
     ]
     faults += [f"the config lacks {key!r}" for key in GROUPS if key not in config]
     if faults:
@@ -123,6 +128,9 @@ def _parts(config: Mapping[str, Any], once: Callable[[str, object, Callable[[], 
             "resources", config["resources"], lambda: settings_of("resources", ResourceSettings, config["resources"])
         ),
     }
+    for group, protocol in _OPTIONAL.items():
+        if config.get(group) is not None:
+            makers[group] = partial(plug_in, group, config[group], protocol)
     if config.get("search") is not None:
         makers["search"] = lambda: plug_in("search", config["search"])
     for name, make in makers.items():

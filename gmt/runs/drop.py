@@ -28,7 +28,6 @@ from gmt.training.weights import weights_sha256
 RANDOM, RESCALED, SMALLEST = "random", "random, rescaled", "smallest"
 WAYS = (RANDOM, RESCALED, SMALLEST)
 _FILE = "drops.jsonl"
-_WEIGHTS = "weights_sha256"
 
 
 def drop(run: Run, fractions: Sequence[float], ways: Sequence[str] = WAYS) -> list[dict[str, Any]]:
@@ -122,7 +121,7 @@ def _weights(record: RunRecord, base: PreTrainedModel) -> dict[str, Tensor]:
     found = {name: tensor for file in files for name, tensor in load_file(file).items()}
     names = [name for name, _ in base.named_parameters()]
     is_whole = set(names) <= set(found)
-    if not is_whole or weights_sha256((name, found[name]) for name in names) != record.read("result.json")[_WEIGHTS]:
+    if not is_whole or weights_sha256((name, found[name]) for name in names) != record.result().weights_sha256:
         raise UserError(
             f"{record.folder / 'weights'} must hold the weights that run {record.id} ended with, and does not: "
             f"restore them, or delete {record.folder} to run it anew"

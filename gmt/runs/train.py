@@ -4,13 +4,14 @@ from collections.abc import Callable
 
 from transformers import PreTrainedModel
 
+from gmt.records.result import TrainFacts
 from gmt.runs.build import Run
 from gmt.runs.prepare import Prepared
 from gmt.training.control import Control, ControlCallback
 from gmt.training.meter import OnMetrics
 from gmt.training.paradigms import Execution
 from gmt.training.settings import TrainSettings
-from gmt.training.train import TrainFacts, train
+from gmt.training.train import train
 
 
 def train_run(

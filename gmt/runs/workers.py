@@ -9,10 +9,11 @@ from transformers.utils import logging as transformers_logging
 from gmt.errors import Interrupted, RunFailed, StoppedEarly
 from gmt.runs.attempt import seen
 from gmt.runs.build import Run
-from gmt.runs.execute import execute, failure_in_words, record_failure
+from gmt.runs.execute import execute
 from gmt.runs.failures import kind_of
 from gmt.runs.hermetic import take_out
 from gmt.runs.prepare import Prepared, prepare
+from gmt.runs.recorded_failure import failure_in_words, record_failure
 from gmt.runs.stall import no_longer_than
 from gmt.runs.train import train_run
 from gmt.training.control import Control

@@ -37,6 +37,19 @@ class Estimate:
     peak_memory_bytes: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What a finished run took.
+
+    Args:
+        seconds: of all its attempts.
+        peak_memory_bytes: of the GPU if there is one, else of the process.
+    """
+
+    seconds: float
+    peak_memory_bytes: int
+
+
 def estimate(plan: Plan, states: Mapping[str, State], *, num_gpus: int) -> Estimate:
     """Estimates what is left of a plan.
 
@@ -46,28 +59,28 @@ def estimate(plan: Plan, states: Mapping[str, State], *, num_gpus: int) -> Estim
         num_gpus: the GPUs where the runs will be, which `resources.gpus=auto` takes.
     """
     left: dict[str, list[float]] = defaultdict(list)
-    measured: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    measured: dict[str, list[Cost]] = defaultdict(list)
     done = [planned for planned in plan.runs if states[planned.run.id] == "done"]
     for planned in done:
         ran_with = planned.record.read("config.json")["config"]["resources"]
-        measured[_kind(planned.run.science, ran_with)] += measured_result(planned.record)
+        measured[_kind(planned.run.science, ran_with)] += measured_cost(planned.record)
     todo = [each for each in plan.runs if states[each.run.id] not in over(plan)]
     for planned in (*todo, *plan.later):
         run = planned.run.where(num_gpus)
         left[_kind(run.science, run.config["resources"])].append(run.resources.num_gpus(0) * run.resources.workers)
     missing = {kind for kind in left if kind not in measured}
     if missing:
-        for kind, result in _of_other_studies(plan, missing):
-            measured[kind].append(result)
+        for kind, cost in _of_other_studies(plan, missing):
+            measured[kind].append(cost)
     known = [kind for kind in left if measured.get(kind)]
-    mean = {kind: fmean(result["seconds"] for result in measured[kind]) for kind in known}
+    mean = {kind: fmean(cost.seconds for cost in measured[kind]) for kind in known}
     return Estimate(
         num_left=sum(map(len, left.values())),
         num_known=sum(len(left[kind]) for kind in known),
         num_measured=sum(len(measured[kind]) for kind in known),
         run_seconds=sum(mean[kind] * len(left[kind]) for kind in known),
         gpu_hours=sum(mean[kind] * sum(left[kind]) for kind in known) / 3600,
-        peak_memory_bytes=max((_memory(r) for kind in known for r in measured[kind]), default=0),
+        peak_memory_bytes=max((cost.peak_memory_bytes for kind in known for cost in measured[kind]), default=0),
     )
 
 
@@ -84,17 +97,15 @@ def _kind(science: Mapping[str, Any], resources: Mapping[str, Any]) -> str:
     return json.dumps(parts, sort_keys=True)
 
 
-def _memory(result: Mapping[str, Any]) -> int:
-    return int(result["training"]["peak_memory_bytes"])
+def measured_cost(record: RunRecord) -> list[Cost]:
+    """What a run that is done has cost; nothing where nobody saw an attempt end, and so knows how long it took."""
+    result = record.result()
+    if result.seconds is None:
+        return []
+    return [Cost(seconds=result.seconds, peak_memory_bytes=result.training.peak_memory_bytes)]
 
 
-def measured_result(record: RunRecord) -> list[Mapping[str, Any]]:
-    """The result of a run that is done; nothing where nobody saw an attempt end, and so knows how long it took."""
-    result = record.read("result.json")
-    return [] if result["seconds"] is None else [result]
-
-
-def _of_other_studies(plan: Plan, kinds: set[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _of_other_studies(plan: Plan, kinds: set[str]) -> Iterator[tuple[str, Cost]]:
     own = {planned.run.id for planned in plan.runs}
     runs = plan.runs[0].run.record_settings.runs
     for folder in _newest(path for path in runs.glob("*/result.json") if path.parent.name not in own):
@@ -102,7 +113,7 @@ def _of_other_studies(plan: Plan, kinds: set[str]) -> Iterator[tuple[str, Mappin
         stored = record.read("config.json")
         kind = _kind(stored["science"], stored["config"]["resources"])
         if kind in kinds and record.state() == "done":
-            yield from ((kind, result) for result in measured_result(record))
+            yield from ((kind, cost) for cost in measured_cost(record))
 
 
 def _newest(results: Iterable[Path]) -> list[Path]:

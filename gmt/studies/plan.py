@@ -248,7 +248,7 @@ def _score(record: RunRecord) -> float | None:
     state = record.state()
     if state == "diverged":
         return 0.0
-    return float(record.read("result.json")["after"]["target"]["mean"]) if state == "done" else None
+    return float(record.result().after["target"]["mean"]) if state == "done" else None
 
 
 def _twice(runs: Sequence[PlannedRun]) -> list[str]:
@@ -283,7 +283,7 @@ def rows(plan: Plan, states: Mapping[str, State]) -> list[dict[str, Any]]:
                 "run_id": planned.run.id,
                 "state": states[planned.run.id],
                 "attempts": status.get("attempts", 0),
-                "seconds": planned.record.read("result.json")["seconds"] if done else None,
+                "seconds": planned.record.result().seconds if done else None,
                 "error": status.get("error") or "",
             }
         )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from gmt.records.record import NOWHERE, RunRecord, State
-from gmt.studies.estimate import measured_result
+from gmt.studies.estimate import measured_cost
 from gmt.studies.plan import Plan, PlannedRun
 
 _POLL_S = 1.0
@@ -193,7 +193,7 @@ class _Pace:
 
 
 def _measured(record: RunRecord) -> list[float]:
-    return [float(result["seconds"]) for result in measured_result(record)]
+    return [cost.seconds for cost in measured_cost(record)]
 
 
 def _stamp(planned: PlannedRun) -> float:

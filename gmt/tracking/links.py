@@ -55,10 +55,10 @@ class Links:
             self._client.log_inputs(id_, [data], [LoggedModelInput(self._base(science))])
         weights, is_done = record.folder / "weights", (record.folder / "result.json").exists()
         if weights.exists() and is_done and not (run.outputs and run.outputs.model_outputs):
-            result = record.read("result.json")
-            tags = {_FINGERPRINT: str(result.get("weights_sha256")), "gmt.weights": str(weights.resolve())}
+            result = record.result()
+            tags = {_FINGERPRINT: result.weights_sha256, "gmt.weights": str(weights.resolve())}
             model = self._model(_named(f"{science['method']['name']}-{record.id}"), tags, id_)
-            self._client.log_outputs(id_, [LoggedModelOutput(model, int(result["training"]["num_steps"]))])
+            self._client.log_outputs(id_, [LoggedModelOutput(model, result.training.num_steps)])
 
     def _base(self, science: Mapping[str, Any]) -> str:
         """The id of the base model, one for all runs of the experiment."""
@@ -82,7 +82,7 @@ def _dataset(science: Mapping[str, Any], record: RunRecord) -> Dataset:
     task, done = science["task"], (record.folder / "result.json").exists()
     source = {key: value for key, value in task.items() if key not in ("target", "source")}
     text = json.dumps([source, science["fingerprints"]["task"]], sort_keys=True)
-    rows = record.read("result.json")["num_train_examples"] if done else None
+    rows = record.result().num_train_examples if done else None
     return Dataset(
         name=_named(str(task["name"])),
         digest=hashlib.sha256(text.encode()).hexdigest()[:_DIGEST_LENGTH],

@@ -195,8 +195,8 @@ class TrackedRun:
             metrics, self._params, tags = metrics[len(batch) :], self._params[len(params) :], []
 
     def _last_row(self) -> list[dict[str, Any]]:
-        result = self._record.read("result.json")
-        ended_at, step = self._record.status()["ended_at"], result["training"]["num_steps"]
+        result = self._record.result()
+        ended_at, step = self._record.status()["ended_at"], result.training.num_steps
         return [{"step": step, "time": ended_at, **final_metrics(result)}]
 
     def _last_tags(self, run: Run, state: State) -> list[RunTag]:

@@ -11,6 +11,7 @@ from gmt.errors import UserError
 from gmt.records.derived import contradiction_in
 from gmt.records.identity import run_id
 from gmt.records.record import RunRecord
+from gmt.records.result import Result
 from gmt.tracking.beside import num_beside, span_of
 
 DIRTY = "dirty"  # the state of a run whose code nobody can get again
@@ -72,38 +73,38 @@ COLUMNS: Mapping[str, str] = {
 }
 
 
-def result_columns(result: Mapping[str, Any]) -> dict[str, Any]:
-    """A run's result.json under the table's names."""
-    training = result["training"]
+def result_columns(result: Result) -> dict[str, Any]:
+    """A run's result under the table's names."""
+    training = result.training
     return {
-        "target_before": result["before"]["target"]["mean"],
-        "target_after": result["after"]["target"]["mean"],
-        "source_before": result["before"]["source"]["mean"],
-        "source_after": result["after"]["source"]["mean"],
-        "forgetting": result["forgetting"],
-        "source_perplexity_before": _perplexity(result["metrics"]["before"]),
-        "source_perplexity_after": _perplexity(result["metrics"]["after"]),
-        "density_asked": result["density_asked"],
-        "density": training["density"],
-        "moved_fraction": result["moved_fraction"],
-        "forward_backward_s": training["forward_backward_s"],
-        "mask_s": training["mask_s"],
-        "optimizer_s": training["optimizer_s"],
-        "num_cold_steps": training.get("num_cold_steps"),
-        "train_s": result["train_seconds"],
-        "run_s": result["seconds"],
-        "peak_memory_bytes": training["peak_memory_bytes"],
-        "num_steps": training["num_steps"],
-        "num_tokens": training["num_tokens"],
-        "num_parameters": result["num_parameters"],
-        "num_trainable": result.get("num_trainable"),
-        "num_added": result.get("num_added"),
-        "num_train_examples": result["num_train_examples"],
-        "num_dropped_examples": result["num_dropped_examples"],
+        "target_before": result.before["target"]["mean"],
+        "target_after": result.after["target"]["mean"],
+        "source_before": result.before["source"]["mean"],
+        "source_after": result.after["source"]["mean"],
+        "forgetting": result.forgetting,
+        "source_perplexity_before": _perplexity(result.metrics["before"]),
+        "source_perplexity_after": _perplexity(result.metrics["after"]),
+        "density_asked": result.density_asked,
+        "density": training.density,
+        "moved_fraction": result.moved_fraction,
+        "forward_backward_s": training.forward_backward_s,
+        "mask_s": training.mask_s,
+        "optimizer_s": training.optimizer_s,
+        "num_cold_steps": training.num_cold_steps,
+        "train_s": training.seconds,
+        "run_s": result.seconds,
+        "peak_memory_bytes": training.peak_memory_bytes,
+        "num_steps": training.num_steps,
+        "num_tokens": training.num_tokens,
+        "num_parameters": result.num_parameters,
+        "num_trainable": result.num_trainable,
+        "num_added": result.num_added,
+        "num_train_examples": result.num_train_examples,
+        "num_dropped_examples": result.num_dropped_examples,
     }
 
 
-def final_metrics(result: Mapping[str, Any]) -> dict[str, float]:
+def final_metrics(result: Result) -> dict[str, float]:
     """The same as metrics for MLflow; what a method does not ask for is left out."""
     values = {f"result/{name}": value for name, value in result_columns(result).items() if value is not None}
     return {name: float(value) for name, value in values.items() if math.isfinite(value)}
@@ -189,7 +190,7 @@ def _row(arm: str, label: str, record: RunRecord, dirty: bool) -> dict[str, Any]
     if state == CHANGED:
         return row | {"error": record.change(also=("metrics.jsonl",))}
     if state == "done":
-        environment, result = record.read("environment.json"), record.read("result.json")
+        environment, result = record.read("environment.json"), record.result()
         if (change := contradiction_in(record, result)) is not None:
             return row | {"state": CHANGED, "error": record.changed_in_words(change)}
         found = result_columns(result)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from datasets import Dataset
@@ -12,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerState
 from gmt.errors import Diverged, UserError
 from gmt.masking.sharding import local
 from gmt.methods.protocol import Method
+from gmt.records.result import TrainFacts
 from gmt.training.alike import check_steps_together
 from gmt.training.attachment import Attachment
 from gmt.training.checkpoints import drop_other_losses, last_whole_checkpoint, load_method
@@ -22,31 +22,6 @@ from gmt.training.paradigms import Execution, Made, trainer_of
 from gmt.training.settings import TrainSettings
 from gmt.training.trainer_patches import TrainerPatches
 from gmt.training.workers import agreed, gathered
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainFacts:
-    """What a training did, over all its attempts; steps that a kill threw away are not in it.
-
-    Args:
-        num_steps: optimizer steps.
-        num_tokens: without padding.
-        density: mean fraction of entries that was kept; None for a method without a mask.
-        forward_backward_s, mask_s, optimizer_s: mean seconds of a step's parts, without the cold steps.
-        num_cold_steps: how many these are: the first few of each attempt; 0 in a training that has no others.
-        seconds: in optimizer steps altogether, without reading batches, checkpoints and evaluation.
-        peak_memory_bytes: of the GPU if there is one, else of the process's resident set, in this attempt.
-    """
-
-    num_steps: int
-    num_tokens: int
-    density: float | None
-    forward_backward_s: float
-    mask_s: float
-    optimizer_s: float
-    num_cold_steps: int
-    seconds: float
-    peak_memory_bytes: int
 
 
 def train(

@@ -193,7 +193,7 @@ CONTRADICTIONS: dict[str, Callable[[dict[str, Any]], object]] = {
 
 @pytest.mark.parametrize("what", CONTRADICTIONS)
 def test_a_number_that_does_not_follow_from_its_scores_is_seen(plan: Plan, what: str) -> None:
-    assert contradiction_in(plan.runs[0].record, plan.runs[0].record.read("result.json")) is None
+    assert contradiction_in(plan.runs[0].record, plan.runs[0].record.result()) is None
     edit(plan.runs[0].record, CONTRADICTIONS[what], forged=True)
     table = table_of(plan)
     assert table["state"].tolist() == ["changed", "done"]

@@ -7,6 +7,7 @@ import pytest
 
 from gmt.composition import Composer, hydra_on
 from gmt.errors import UserError
+from gmt.records.identity import OPTIONAL_GROUPS
 from gmt.runs.build import build
 
 
@@ -89,3 +90,13 @@ def test_the_id_ignores_record_resources_and_tracking(config: dict[str, Any]) ->
     config["resources"] |= {"cpus": 2, "workers": 2, "sharding": "fsdp"}
     config["tracking"]["uri"] = None
     assert build(config).id == before
+
+
+@pytest.mark.parametrize("group", OPTIONAL_GROUPS)
+def test_a_group_that_is_null_or_not_there_leaves_the_run_id_as_it_was(config: dict[str, Any], group: str) -> None:
+    with_null = build(config | {group: None})
+    without = build({key: value for key, value in config.items() if key != group})
+    assert with_null.id == without.id
+    assert group not in with_null.science
+    with pytest.raises(UserError, match=f"{group}._target_ names no class"):
+        build(config | {group: {"_target_": "gmt.Nothing"}})

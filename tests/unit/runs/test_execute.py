@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from gmt.records.record import RunRecord
-from gmt.runs.execute import _log_file, _seconds
+from gmt.runs.execute import _seconds
+from gmt.runs.log_file import log_file
 
 SECRET, TOKEN = "s3cret-s3cret", "hf_" + "aB3" * 11
 
@@ -32,7 +33,7 @@ def test_a_log_of_a_run_is_masked_with_its_tracebacks(tmp_path: Path, monkeypatc
     record = RunRecord(tmp_path, "id")
     record.folder.mkdir()
     monkeypatch.setattr(logging.getLogger(), "handlers", [])  # xdist can't pass on half a letter that pytest captured
-    with _log_file(record):
+    with log_file(record):
         logging.getLogger("a.library").warning("GET https://me:%s@host with %s", "p4ssword", TOKEN)
         try:
             raise ValueError(f"no answer to {SECRET}")

@@ -1,5 +1,6 @@
 """A run takes a GPU where there are any, and only then; each process sees what its run takes. There is no GPU here."""
 
+import dataclasses
 import os
 import subprocess
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from gmt.runs.settings import ResourceSettings
 from gmt.studies.estimate import estimate
 from gmt.studies.grid import StudySettings
 from gmt.studies.plan import Plan, make_plan, runs_at_once
+from tests.finished import RESULT
 
 NVML = """
 int nvmlInit_v2(void) { return 0; }
@@ -202,7 +204,7 @@ def test_an_estimate_counts_the_gpus_of_every_worker(tmp_path: Path) -> None:
     assert placed.config["resources"]["gpus"] == 1
     assert placed.id == done.run.id
     done.record.create(placed.science, placed.config)
-    done.record.write("result.json", {"seconds": 3600.0, "training": {"peak_memory_bytes": 1}})
+    done.record.write("result.json", dataclasses.replace(RESULT, seconds=3600.0).to_json())
     done.record.set_status("done")
     made = plan(tmp_path, "auto", "auto", **{"resources.workers": 2, "train.accumulation_steps": 2})
     assert estimate(made, made.states(), num_gpus=8).gpu_hours == 2

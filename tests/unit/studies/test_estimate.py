@@ -1,5 +1,6 @@
 """A plan's cost comes from runs of the same kind, of this study or another, and says when there are none."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from gmt.studies.estimate import estimate
 from gmt.studies.grid import StudySettings
 from gmt.studies.guard import SweepSettings, confirm
 from gmt.studies.plan import Plan, PlannedRun, make_plan
+from tests.finished import RESULT
 
 
 def plan(root: Path, **shared: object) -> Plan:
@@ -22,8 +24,10 @@ def plan(root: Path, **shared: object) -> Plan:
 
 
 def finish(planned: PlannedRun, seconds: float, memory: int) -> None:
+    training = dataclasses.replace(RESULT.training, peak_memory_bytes=memory)
+    made = dataclasses.replace(RESULT, seconds=seconds, training=training)
     planned.record.create(planned.run.science, planned.run.config)
-    planned.record.write("result.json", {"seconds": seconds, "training": {"peak_memory_bytes": memory}})
+    planned.record.write("result.json", made.to_json())
     planned.record.set_status("done")
 
 

@@ -1,5 +1,6 @@
 """Tuning: the same budget for each choice, values that a replay finds again, nothing that a table could mistake."""
 
+import dataclasses
 import math
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from gmt.studies.grid import StudySettings, expand
 from gmt.studies.plan import Plan, make_plan
 from gmt.studies.tuning import TuningSettings, ask, cells
 from tests.conftest import CONF
+from tests.finished import RESULT
 
 LOW, HIGH = 1e-5, 1e-1
 TUNING: dict[str, Any] = {
@@ -123,7 +125,8 @@ def test_the_comparison_follows_at_the_best_values(tmp_path: Path) -> None:
         rate = planned.run.train.learning_rate
         if planned.point.arm == "gmt" or rate < 1e-2:
             planned.record.create(planned.run.science, planned.run.config)
-            planned.record.write("result.json", {"after": {"target": {"mean": score(rate)}}})
+            after = {"target": {"mean": score(rate)}, "source": {"mean": 0.9}}
+            planned.record.write("result.json", dataclasses.replace(RESULT, after=after).to_json())
             planned.record.set_status("done")
         else:
             planned.record.create(planned.run.science, planned.run.config)

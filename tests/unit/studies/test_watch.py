@@ -1,5 +1,6 @@
 """What a sweep shows of its runs is read from their records."""
 
+import dataclasses
 import time
 from pathlib import Path
 
@@ -7,6 +8,7 @@ from gmt.composition import Composer, hydra_on
 from gmt.studies.grid import StudySettings
 from gmt.studies.plan import Plan, PlannedRun, make_plan
 from gmt.studies.watch import Ended, Snapshot, Watch
+from tests.finished import RESULT
 
 
 class Seen:
@@ -46,7 +48,7 @@ def test_counts_pace_and_time_left(tmp_path: Path) -> None:
     first, second, _ = made.runs
     for planned in (first, second):
         planned.record.create(planned.run.science, planned.run.config)
-    first.record.write("result.json", {"seconds": 60.0})
+    first.record.write("result.json", dataclasses.replace(RESULT, seconds=60.0).to_json())
     first.record.set_status("done")
     with second.record.at_work():
         second.record.set_status("running", attempts=1, started_at=1000.0)

@@ -1,0 +1,100 @@
+"""What came out of a run: the layout of result.json, for all that read or write it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+Scores = Mapping[str, Mapping[str, float]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainFacts:
+    """What a training did, over all its attempts; steps that a kill threw away are not in it.
+
+    Args:
+        num_steps: optimizer steps.
+        num_tokens: without padding.
+        density: mean fraction of entries that was kept; None for a method without a mask.
+        forward_backward_s, mask_s, optimizer_s: mean seconds of a step's parts, without the cold steps.
+        num_cold_steps: how many these are: the first few of each attempt; 0 in a training that has no others. None in
+            records from before the number was kept, which left none out.
+        seconds: in optimizer steps altogether, without reading batches, checkpoints and evaluation.
+        peak_memory_bytes: of the GPU if there is one, else of the process's resident set, in this attempt.
+    """
+
+    num_steps: int
+    num_tokens: int
+    density: float | None
+    forward_backward_s: float
+    mask_s: float
+    optimizer_s: float
+    num_cold_steps: int | None = None
+    seconds: float
+    peak_memory_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What came out of a run.
+
+    Args:
+        before, after: the scores of the base and of the run's weights, by part (target, source) and suite; `mean` is
+            over the suites of a part whose scores lie in [0, 1].
+        metrics: by `before` and `after`, all numbers under the names by which they are logged.
+        forgetting: the mean source score before less that after.
+        training: what the training did.
+        micro_batch_size, accumulation_steps: of the training; other than the config's where memory was short.
+        density_asked: the fraction of entries that the method was asked to keep at a step; None without a mask.
+        moved_fraction: the fraction of the base's entries, tied weights counted once, that differ from the base's.
+        num_parameters: of the model that was evaluated, tied ones counted once.
+        num_trainable: that the optimizer was given; None in records from before the number was kept.
+        num_added: that the method put in beside the model's own; None likewise.
+        num_train_examples: that were trained on, in each epoch.
+        num_dropped_examples: that were longer than train.max_length.
+        num_left_over_examples: preferences that filled no optimizer step; None likewise.
+        weights_sha256: a hash of the weights that were evaluated.
+        seconds: what all attempts took; None where nobody saw one end.
+    """
+
+    before: Scores
+    after: Scores
+    metrics: Mapping[str, Mapping[str, float]]
+    forgetting: float
+    training: TrainFacts
+    micro_batch_size: int | None = None
+    accumulation_steps: int | None = None
+    density_asked: float | None
+    moved_fraction: float
+    num_parameters: int
+    num_trainable: int | None = None
+    num_added: int | None = None
+    num_train_examples: int
+    num_dropped_examples: int
+    num_left_over_examples: int | None = None
+    weights_sha256: str
+    seconds: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what result.json holds."""
+        return vars(self) | {"training": vars(self.training), "train_seconds": self.training.seconds}
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Result:
+        """Return the result in a parsed result.json; what records of older versions lack is None.
+
+        Raises:
+            UserError: something is missing that every version wrote, where `stored` knows its file
+                (gmt.records.reading.Fields).
+        """
+        values = _values_of(cls, stored)
+        return cls(**values | {"training": TrainFacts(**_values_of(TrainFacts, values["training"]))})
+
+
+def _values_of(kind: type[Any], stored: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        field.name: stored[field.name] if field.default is dataclasses.MISSING else stored.get(field.name)
+        for field in dataclasses.fields(kind)
+    }

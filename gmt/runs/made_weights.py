@@ -1,0 +1,34 @@
+"""The weights that a run makes, however they are made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import PreTrainedModel
+
+from gmt.records.result import TrainFacts
+from gmt.training.reshaping import Sizes
+from gmt.training.settings import TrainSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class MadeWeights:
+    """A model with the weights of a run, before it is evaluated.
+
+    Args:
+        model: what is evaluated, whole, on the run's device.
+        moved_fraction: the fraction of the base's entries that differ from the base's, in [0, 1].
+        sizes: numbers of trained and of added parameters.
+        training: what the training did.
+        settings: the run's train group, perhaps with smaller micro-batches.
+        save: writes what is kept into the run's folder.
+    """
+
+    model: PreTrainedModel
+    moved_fraction: float
+    sizes: Sizes
+    training: TrainFacts
+    settings: TrainSettings
+    save: Callable[[Path], None]

@@ -1,0 +1,44 @@
+"""What every stage of a run reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from transformers import PreTrainedModel
+
+from gmt.records.record import RunRecord
+from gmt.runs.build import Run
+from gmt.runs.prepare import Prepared
+from gmt.runs.sources import Sources
+from gmt.training.control import Control
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunContext:
+    """One attempt at a run.
+
+    Args:
+        run: what is done.
+        record: where it is recorded.
+        prepared: of the run.
+        control: told of progress, and asked whether to go on.
+        device: `cpu` or `cuda`.
+        sources: the files that the run is made of.
+    """
+
+    run: Run
+    record: RunRecord
+    prepared: Prepared
+    control: Control
+    device: str
+    sources: Sources
+
+    def model(self) -> PreTrainedModel:
+        """Load the run's model onto the device."""
+        return on(self.run.model.load_model(), self.device)
+
+
+def on(model: PreTrainedModel, device: str) -> PreTrainedModel:
+    """Move a model to a device, in place, and return it."""
+    model.to(device)  # type: ignore[arg-type]  # transformers wraps the method and loses its signature
+    return model

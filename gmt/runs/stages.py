@@ -1,0 +1,104 @@
+"""The stages of a run: the base is asked, weights are made, the weights are asked.
+
+Each stage is a function of the run's context and of what earlier stages returned. What an earlier attempt has finished
+is read from the record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from gmt.records.result import Result, Scores
+from gmt.runs.evaluate import Evaluated, evaluate, folder_of_base
+from gmt.runs.made_weights import MadeWeights
+from gmt.runs.run_context import RunContext
+from gmt.runs.train_stage import train_weights
+from gmt.training.alike import check_steps
+from gmt.training.weights import weights_sha256
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Before:
+    """What the base came to; as in `Evaluated`."""
+
+    scores: Scores
+    metrics: Mapping[str, float]
+
+
+def do_stages(context: RunContext) -> Callable[[float | None], Result]:
+    """Do what is left of a run; its record then holds all but the result.
+
+    Returns:
+        Makes the result of the seconds that all attempts took, None where they are not known.
+    """
+    before = _ask_base(context)
+    made = train_weights(context)
+    sha256 = weights_sha256(made.model.named_parameters())
+    after = _ask_weights(context, made, sha256)
+    if context.run.record_settings.keep_weights:
+        made.save(context.record.folder)
+
+    def result(seconds: float | None) -> Result:
+        return _result(context, before, made, sha256, after, seconds)
+
+    return result
+
+
+def _ask_base(context: RunContext) -> _Before:
+    """Return the base's scores and metrics; runs of a process that would get the same share them."""
+    run, record = context.run, context.record
+    if (record.folder / "before.json").exists():
+        stored = record.read("before.json")
+        return _Before(scores=stored["scores"], metrics=stored["metrics"])
+    of_base, kept = context.prepared.of_base, folder_of_base(run, context.sources, context.device)
+    if kept not in of_base:
+        model = context.model()
+        # now, and not after hours of asking
+        check_steps(model, context.prepared.reader.tokenizer, context.prepared.examples, run.train)
+        of_base[kept] = evaluate(run, context.prepared, model, kept, context.control)
+    found = of_base[kept]
+    found.keep(record, "before")
+    record.keep_metrics_until(-1)
+    record.append_metrics(0, found.metrics)
+    before = _Before(scores=found.scores, metrics=found.metrics)
+    record.write("before.json", vars(before))
+    return before
+
+
+def _ask_weights(context: RunContext, made: MadeWeights, sha256: str) -> Evaluated:
+    folder = context.record.folder / "evaluation" / sha256[:16]
+    after = evaluate(context.run, context.prepared, made.model, folder, context.control)
+    after.keep(context.record, "after")
+    context.record.append_metrics(made.training.num_steps, after.metrics)
+    return after
+
+
+def _result(
+    context: RunContext,
+    before: _Before,
+    made: MadeWeights,
+    sha256: str,
+    after: Evaluated,
+    seconds: float | None,
+) -> Result:
+    prepared = context.prepared
+    return Result(
+        before=before.scores,
+        after=after.scores,
+        metrics={"before": before.metrics, "after": after.metrics},
+        forgetting=before.scores["source"]["mean"] - after.scores["source"]["mean"],
+        training=made.training,
+        micro_batch_size=made.settings.micro_batch_size,
+        accumulation_steps=made.settings.accumulation_steps,
+        density_asked=context.run.method.density_asked,
+        moved_fraction=made.moved_fraction,
+        num_parameters=made.model.num_parameters(),
+        num_trainable=made.sizes.num_trainable,
+        num_added=made.sizes.num_added,
+        num_train_examples=prepared.num_examples,
+        num_dropped_examples=prepared.num_dropped,
+        num_left_over_examples=prepared.num_left_over,
+        weights_sha256=sha256,
+        seconds=seconds,
+    )

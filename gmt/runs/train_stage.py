@@ -1,0 +1,96 @@
+"""The stage of a run that trains its weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel
+
+from gmt.methods.protocol import ReshapesModel
+from gmt.runs.build import Run
+from gmt.runs.evaluate import evaluate
+from gmt.runs.made_weights import MadeWeights
+from gmt.runs.run_context import RunContext, on
+from gmt.runs.train import train_run
+from gmt.training.checkpoints import last_whole_checkpoint
+from gmt.training.gather import gather
+from gmt.training.memory import give_back
+from gmt.training.reshaping import Reshaping
+from gmt.training.settings import TrainSettings
+from gmt.training.train import check_comparable, moved_fraction
+from gmt.training.weights import weights_sha256
+from gmt.training.workers import agreed, num_workers
+
+
+def train_weights(context: RunContext) -> MadeWeights:
+    """Train with the largest micro-batches that the GPU's memory holds, of the same examples in each step."""
+    settings, record = context.run.train, context.record
+    while settings.micro_batch_size > record.status().get("micro_batch_size", math.inf):
+        settings = settings.with_smaller_micro_batches()
+    while True:
+        try:
+            return _train_once(context, settings)
+        except torch.OutOfMemoryError:
+            if settings.micro_batch_size == 1 or num_workers() > 1:  # the others may have room, and wait
+                raise
+            settings = settings.with_smaller_micro_batches()
+            record.set_status("running", micro_batch_size=settings.micro_batch_size)
+        give_back()  # the failed attempt's tensors hung on its traceback
+
+
+def _train_once(context: RunContext, settings: TrainSettings) -> MadeWeights:
+    run, record, device = context.run, context.record, context.device
+    model = run.model.load_model()
+    check_comparable(model, run.model.base())
+    reshaping = Reshaping(run.method, model, seed=run.seed)
+    on(model, device)
+    resumed = last_whole_checkpoint(record.checkpoints)
+    record.keep_metrics_until(int(resumed.name.rpartition("-")[2]) if resumed else 0)
+    agreed((device, settings))  # the other workers wait for it, and train along (gmt/runs/workers.py)
+    facts = train_run(
+        run,
+        context.prepared,
+        model,
+        settings,
+        device,
+        control=context.control,
+        evaluate=lambda step: _target_score(context, model, step),
+        on_metrics=record.append_metrics,
+    )
+    if run.record_settings.keep_weights:
+        reshaping.save(record.folder / "adapter")
+    reshaping.restore()
+    whole = _whole(run, model, device)
+
+    def save(folder: Path) -> None:
+        if not isinstance(run.method, ReshapesModel):  # its adapter is there already
+            whole.save_pretrained(folder / "weights")
+            context.prepared.reader.tokenizer.save_pretrained(folder / "weights")
+
+    return MadeWeights(
+        model=whole,
+        moved_fraction=moved_fraction(whole, run.model.base()),  # before the evaluation, which takes long
+        sizes=reshaping.sizes,
+        training=facts,
+        settings=settings,
+        save=save,
+    )
+
+
+def _target_score(context: RunContext, model: PreTrainedModel, step: int) -> float:
+    """Ask a model on the way; each worker must call it where weights are in shards."""
+    whole = _whole(context.run, model, context.device)
+    folder = context.record.folder / "evaluation" / f"step-{step}-{weights_sha256(whole.named_parameters())[:16]}"
+    # ended halfway it would be missing: there is no checkpoint of this step yet
+    to_its_end = dataclasses.replace(context.control, should_stop=lambda: False)
+    found = evaluate(context.run, context.prepared, whole, folder, to_its_end, parts=("target",))
+    context.record.append_metrics(step, found.metrics)
+    return found.scores["target"]["mean"]
+
+
+def _whole(run: Run, model: PreTrainedModel, device: str) -> PreTrainedModel:
+    """The model itself, or, of shards, a copy with the weights of all workers, each of which must gather."""
+    return on(gather(model, run.model.load_model), device)
