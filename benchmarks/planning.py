@@ -17,7 +17,8 @@ from report import publish, table
 
 from gmt.composition import Composer, hydra_on, to_plain
 from gmt.studies.grid import StudySettings, expand
-from gmt.studies.plan import Plan, make_plan
+from gmt.studies.make_plan import make_plan
+from gmt.studies.plan import Plan
 
 LARGE, FINISHED, SAMPLE = 10_000, 1_000, 200
 LIMITS_S = {"plan": 10.0, "again": 3.0, "start": 0.5}

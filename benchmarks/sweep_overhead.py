@@ -43,11 +43,11 @@ def ours(num: int) -> None:
     """A sweep of ours over seeds, whose worker leaves out training and evaluation alone."""
     from gmt_launchers.planned_runs import launch_runs
 
-    from gmt.commands.progress import Lines
     from gmt.composition import Composer, hydra_on
     from gmt.studies.frozen import STOP
     from gmt.studies.grid import StudySettings
-    from gmt.studies.plan import make_plan
+    from gmt.studies.make_plan import make_plan
+    from gmt.studies.progress import Lines
     from gmt.studies.sweep import run_sweep
     from gmt.tracking.settings import TrackingSettings
 

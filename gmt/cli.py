@@ -14,11 +14,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
 
-from gmt.commands.terminal import printable
 from gmt.credentials import refuse_secrets, without_secrets
 from gmt.errors import MachineFault, NoAnswer, RunFailed, UserError, choices
 from gmt.machine_faults import machine_fault
 from gmt.runs.hermetic import in_words, take_out
+from gmt.terminal import printable
 
 _HELP = """\
 gmt: a laboratory for sparse fine-tuning of language models

@@ -9,7 +9,7 @@ from pathlib import Path
 from gmt_analysis.report import write_report
 from PIL import Image
 
-from gmt.commands.plan import planned
+from gmt.studies.opened import planned
 
 WIDTH = 1400  # pixels
 

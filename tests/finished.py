@@ -9,11 +9,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from gmt.commands.plan import planned
 from gmt.composition import Composer, hydra_on
 from gmt.records.result import Result, TrainFacts
 from gmt.studies.grid import StudySettings
-from gmt.studies.plan import Plan, PlannedRun, make_plan
+from gmt.studies.make_plan import make_plan
+from gmt.studies.opened import planned
+from gmt.studies.plan import Plan, PlannedRun
 from tests.conftest import CONF
 
 RESULT = Result(

@@ -9,9 +9,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 from transformers.utils import logging
 
-from gmt.commands.plan import planned
 from gmt.errors import UserError, choices
 from gmt.runs.drop import drop
+from gmt.studies.opened import planned
 from gmt_analysis.figures import as_svg
 from gmt_analysis.results import Results
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 from gmt.cluster import Cluster
 from gmt.commands.clusters import cluster_of, split
-from gmt.commands.terminal import printable_log, say, table
 from gmt.errors import UserError
+from gmt.terminal import printable_log, say, table
 
 
 def jobs(overrides: Sequence[str], config_dir: str | None) -> None:

@@ -4,9 +4,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gmt.commands.sweep import study_of
-from gmt.commands.terminal import say, table
-from gmt.composition import Composer, hydra_on
 from gmt.duration import duration
 from gmt.errors import UserError
 from gmt.records.record import State
@@ -14,31 +11,12 @@ from gmt.runs.foreign_code import foreign_code
 from gmt.runs.gpus import gpus_here
 from gmt.studies.differing import differing_code, moving_models
 from gmt.studies.estimate import Estimate, estimate
-from gmt.studies.plan import STATES, Plan, Tuned, axes_of, changes, make_plan, rows, runs_at_once
+from gmt.studies.opened import planned
+from gmt.studies.plan import STATES, Plan, Tuned, changes, rows, runs_at_once
+from gmt.terminal import say, table
 
 _NOTHING = object()
 _LISTED = 200  # more runs than that are shown arm by arm
-
-
-def planned(overrides: Sequence[str], config_dir: str | None) -> tuple[Plan, Mapping[str, Any]]:
-    """Plans a study outside a Hydra app.
-
-    Args:
-        overrides: the user's; those of `hydra`, which say how and not what, change nothing.
-        config_dir: a config folder of the user's own, or None.
-
-    Returns:
-        The plan, and the config with the study but without what is swept over.
-
-    Raises:
-        UserError: the study or a run in it is wrong.
-    """
-    with hydra_on(config_dir):
-        composer = Composer()
-        ours = [text for text in overrides if not text.startswith(("hydra.", "hydra/"))]
-        single = [text for text, o in zip(ours, composer.parse(ours), strict=True) if not o.is_sweep_override()]
-        config = composer.compose_plain(single)
-        return make_plan(composer, study_of(config, required=True), axes_of(composer, ours)), config
 
 
 def plan(overrides: Sequence[str], config_dir: str | None, *, every_run: bool) -> None:

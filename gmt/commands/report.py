@@ -3,12 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from gmt.commands.plan import planned
-from gmt.commands.terminal import say
 from gmt.errors import UserError
 from gmt.runs.build import settings_of
+from gmt.studies.opened import planned
 from gmt.studies.plan import Plan
 from gmt.studies.tracked import bring_level, describe, reported
+from gmt.terminal import say
 from gmt.tracking.settings import TrackingSettings
 
 if TYPE_CHECKING:

@@ -8,7 +8,6 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from gmt.commands.terminal import say
 from gmt.composition import to_plain
 from gmt.duration import took
 from gmt.errors import Interrupted, UserError
@@ -20,6 +19,7 @@ from gmt.runs.gpus import gpus_here, hide_gpus, show_one_gpu
 from gmt.studies.frozen import STOP, thaw
 from gmt.studies.stopping import stops_in_order
 from gmt.studies.watch import each_second
+from gmt.terminal import say
 from gmt.tracking.settings import TrackingSettings
 
 

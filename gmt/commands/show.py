@@ -1,19 +1,18 @@
 """`gmt show RUN`: one run record for people."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from gmt.commands.terminal import say, table
 from gmt.composition import Composer, hydra_on
 from gmt.duration import duration
-from gmt.errors import UserError
 from gmt.records.derived import contradiction_in, contradiction_of_answers
 from gmt.records.digests import LARGE
+from gmt.records.finding import find_record
 from gmt.records.record import RunRecord
 from gmt.records.result import Result
 from gmt.runs.build import settings_of
 from gmt.runs.settings import RecordSettings
+from gmt.terminal import say, table
 
 _SAMPLES = 5
 
@@ -32,7 +31,7 @@ def show(run: str, overrides: Sequence[str], config_dir: str | None, *, brief: b
     """
     with hydra_on(config_dir):
         config = Composer().compose_plain(overrides)
-    record = find(settings_of("record", RecordSettings, config["record"]).runs, run)
+    record = find_record(settings_of("record", RecordSettings, config["record"]).runs, run)
     record.check()
     stored, status = record.read("config.json"), record.status()
     state = record.state(also=LARGE)
@@ -66,19 +65,6 @@ def _doubts(record: RunRecord) -> list[str]:
 def _traceback(record: RunRecord) -> str:
     path = record.folder / "error.txt"
     return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-
-
-def find(runs: Path, begin: str) -> RunRecord:
-    """The record of the run whose id begins so.
-
-    Raises:
-        UserError: no run, or more than one, begins so.
-    """
-    found = sorted(path.name for path in runs.glob(f"{begin}*")) if begin.isalnum() else []
-    if len(found) != 1:
-        what = "no run" if not found else f"{len(found)} runs"
-        raise UserError(f"{what} below {runs} begins with {begin!r}; `gmt plan study=NAME` lists the ids")
-    return RunRecord(runs, found[0])
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

@@ -8,12 +8,12 @@ from pathlib import Path
 from gmt import settings
 from gmt.cluster import SweepJob
 from gmt.commands.clusters import cluster_of, split
-from gmt.commands.plan import planned
-from gmt.commands.terminal import say
 from gmt.composition import Composer, hydra_on
 from gmt.credentials import refuse_secrets
 from gmt.runs.foreign_code import foreign_code
+from gmt.studies.opened import planned
 from gmt.studies.plan import Plan
+from gmt.terminal import say
 
 _REMEDY = "docs/clusters.md says how secrets reach a cluster"
 _STUDY_LETTERS = 20  # Kubernetes takes 47 for a RayJob's name; the identity and the attempt need some

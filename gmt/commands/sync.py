@@ -3,16 +3,16 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from gmt.commands.plan import planned
-from gmt.commands.show import find
-from gmt.commands.terminal import say
 from gmt.composition import Composer, hydra_on
 from gmt.errors import RunFailed, UserError
+from gmt.records.finding import find_record
 from gmt.records.record import RunRecord
 from gmt.runs.build import settings_of
 from gmt.runs.settings import RecordSettings
+from gmt.studies.opened import planned
 from gmt.studies.plan import Plan
 from gmt.studies.tracked import bring_level
+from gmt.terminal import say
 from gmt.tracking.settings import TrackingSettings
 
 
@@ -40,7 +40,7 @@ def sync(arguments: Sequence[str], config_dir: str | None) -> None:
     with hydra_on(config_dir):
         config = Composer().compose_plain(overrides)
     folder = settings_of("record", RecordSettings, config["record"]).runs
-    _sync_runs([find(folder, run) for run in runs], _tracking(config))
+    _sync_runs([find_record(folder, run) for run in runs], _tracking(config))
 
 
 def _tracking(config: Mapping[str, Any]) -> TrackingSettings:

@@ -17,13 +17,13 @@ from contextlib import suppress
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
-from gmt.commands.plan import planned
-from gmt.commands.terminal import printable_log, say
 from gmt.composition import Composer, hydra_on
 from gmt.credentials import without_secrets, without_user
 from gmt.errors import UserError
 from gmt.runs.build import settings_of
 from gmt.runs.settings import RecordSettings
+from gmt.studies.opened import planned
+from gmt.terminal import printable_log, say
 from gmt.tracking.settings import TrackingSettings
 
 _HOST = "127.0.0.1"

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -16,12 +15,12 @@ from transformers import PreTrainedModel
 from gmt.errors import Interrupted, within
 from gmt.evaluation.suites import ask
 from gmt.records.identity import run_id
-from gmt.records.record import RunRecord
 from gmt.removal import remove
 from gmt.runs.build import Run
 from gmt.runs.code_versions import code_of
 from gmt.runs.device import kind_of_device
 from gmt.runs.environment import environment
+from gmt.runs.evaluated import Evaluated
 from gmt.runs.kept_scores import read_score, write_score
 from gmt.runs.prepare import Prepared
 from gmt.runs.sources import Sources, of_hub
@@ -30,25 +29,6 @@ from gmt.training.control import Control
 
 PARTS = ("target", "source")
 _SHOWN_EVERY_S = 1.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evaluated:
-    """What a model came to.
-
-    Args:
-        scores: by part and suite; `mean` is over those of a part that lie in [0, 1].
-        metrics: the same under the names by which they are logged, e.g. `eval/target/sums_exact_match`.
-        answers: one row for each question, with its part and suite.
-    """
-
-    scores: Mapping[str, Mapping[str, float]]
-    metrics: Mapping[str, float]
-    answers: Sequence[Mapping[str, Any]]
-
-    def keep(self, record: RunRecord, when: str) -> None:
-        """Writes every answer into the record."""
-        record.write_lines(f"answers_{when}.jsonl", self.answers)
 
 
 def evaluate(

@@ -13,6 +13,7 @@ from gmt.errors import UserError, together, within
 from gmt.evaluation.context import check_suite, check_tokens, context_alone, context_of
 from gmt.models.protocol import Model
 from gmt.runs.build import Run
+from gmt.runs.evaluated import Evaluated
 from gmt.tasks.chat import set_template
 from gmt.tasks.evaluations import check_names
 from gmt.tasks.protocol import Benchmark, Reader, Suite, Task
@@ -22,8 +23,6 @@ from gmt.used_files import KnowsItsFiles, UsedFiles
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-    from gmt.runs.evaluate import Evaluated
 
 
 @dataclass(frozen=True, kw_only=True)

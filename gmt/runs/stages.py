@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from gmt.records.result import Result, Scores
-from gmt.runs.evaluate import Evaluated, evaluate, folder_of_base
+from gmt.runs.evaluate import evaluate, folder_of_base
+from gmt.runs.evaluated import Evaluated
 from gmt.runs.made_weights import MadeWeights
 from gmt.runs.run_context import RunContext
 from gmt.runs.train_stage import train_weights

@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gmt.commands.terminal import say
 from gmt.records.record import State
 from gmt.runs.attempt import Outcome, attempt, outcome_of
 from gmt.runs.build import Run, plug_in
 from gmt.runs.failures import RETRIES, is_tried_again
 from gmt.runs.gpus import hide_gpus
 from gmt.runs.settings import AUTO, RecordSettings
+from gmt.terminal import say
 from gmt_launchers.cluster import connected
 from gmt_launchers.deaths import kind_of_death, note_node
 from gmt_launchers.job_queue import Job, Ready

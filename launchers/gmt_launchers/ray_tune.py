@@ -16,8 +16,8 @@ from ray.tune import FailureConfig, PlacementGroupFactory, RunConfig, TuneConfig
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 
-from gmt.commands.terminal import say
 from gmt.errors import RunFailed
+from gmt.terminal import say
 from gmt_launchers.aside import aside
 from gmt_launchers.cluster import Head
 from gmt_launchers.job_queue import RESULT, Job, JobQueue, Owner, QueueCallback

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from gmt.commands.plan import planned
 from gmt.composition import Composer, config_dir, hydra_on
 from gmt.errors import UserError
 from gmt.runs.build import build, settings_of
+from gmt.studies.opened import planned
 from gmt.tracking.settings import TrackingSettings
 
 GROUPS = ("model", "task", "method", "train", "tracking")

@@ -11,10 +11,10 @@ import pytest
 import yaml
 
 from gmt.cli import _COMMANDS
-from gmt.commands.plan import planned
 from gmt.composition import Composer, hydra_on
 from gmt.runs.build import build
 from gmt.runs.prepare import prepare
+from gmt.studies.opened import planned
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

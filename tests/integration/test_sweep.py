@@ -8,11 +8,11 @@ import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
-from gmt.commands.plan import planned
-from gmt.commands.progress import progress
 from gmt.composition import config_dir
 from gmt.errors import RunFailed
+from gmt.studies.opened import planned
 from gmt.studies.plan import PlannedRun
+from gmt.studies.progress import progress
 from gmt.studies.sweep import run_sweep
 from gmt.tracking.settings import TrackingSettings
 from tests.conftest import CONF, Gmt, gmt_in

@@ -20,7 +20,7 @@ class StudySweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Does every run that is not done."""
-        from gmt.commands.sweep import by_overrides, multirun
+        from gmt.studies.multirun import by_overrides, multirun
 
         assert self.launcher is not None
         launch_runs = getattr(self.launcher, "launch_runs", None)

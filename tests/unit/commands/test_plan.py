@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from gmt.commands.plan import planned
+from gmt.studies.opened import planned
 
 
 def test_how_a_sweep_is_brought_to_machines_changes_no_plan(tmp_path: Path) -> None:

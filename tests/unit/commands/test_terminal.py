@@ -14,11 +14,11 @@ from rich.console import Console
 from gmt import cli
 from gmt.commands import jobs, ui
 from gmt.commands.plan import _by_run
-from gmt.commands.progress import Lines, LiveTable
 from gmt.commands.show import show
-from gmt.commands.terminal import printable, printable_log, say, table
 from gmt.studies.plan import PlannedRun
+from gmt.studies.progress import Lines, LiveTable
 from gmt.studies.watch import Ended, Running, Snapshot
+from gmt.terminal import printable, printable_log, say, table
 from tests.finished import plan_of
 
 CONTROLS = [chr(code) for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n"]

@@ -12,7 +12,6 @@ from gmt_analysis.report import write_report
 from gmt_analysis.results import Results
 
 from gmt.commands.show import show
-from gmt.commands.sweep import by_overrides
 from gmt.composition import Composer, hydra_on
 from gmt.errors import RunFailed, UserError
 from gmt.records.derived import contradiction_in, contradiction_of_answers
@@ -22,7 +21,9 @@ from gmt.runs.drop import drop
 from gmt.runs.execute import execute
 from gmt.studies.estimate import estimate
 from gmt.studies.grid import StudySettings
-from gmt.studies.plan import Plan, changes, make_plan
+from gmt.studies.make_plan import make_plan
+from gmt.studies.multirun import by_overrides
+from gmt.studies.plan import Plan, changes
 from gmt.studies.sweep import run_sweep
 from gmt.tracking.series import read_series
 from gmt.tracking.settings import TrackingSettings

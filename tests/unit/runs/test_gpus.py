@@ -18,7 +18,8 @@ from gmt.runs.device import check_device, device_of
 from gmt.runs.settings import ResourceSettings
 from gmt.studies.estimate import estimate
 from gmt.studies.grid import StudySettings
-from gmt.studies.plan import Plan, make_plan, runs_at_once
+from gmt.studies.make_plan import make_plan
+from gmt.studies.plan import Plan, runs_at_once
 from tests.finished import RESULT
 
 NVML = """

@@ -12,7 +12,8 @@ from gmt.errors import UserError
 from gmt.studies.estimate import estimate
 from gmt.studies.grid import StudySettings
 from gmt.studies.guard import SweepSettings, confirm
-from gmt.studies.plan import Plan, PlannedRun, make_plan
+from gmt.studies.make_plan import make_plan
+from gmt.studies.plan import Plan, PlannedRun
 from tests.finished import RESULT
 
 

@@ -10,7 +10,8 @@ from gmt.errors import UserError
 from gmt.models.pretrained import PretrainedModel as Nano
 from gmt.studies.frozen import STOP, freeze, job_of, thaw
 from gmt.studies.grid import StudySettings
-from gmt.studies.plan import Plan, PlannedRun, make_plan
+from gmt.studies.make_plan import make_plan
+from gmt.studies.plan import Plan, PlannedRun
 
 
 def plan(root: Path) -> Plan:

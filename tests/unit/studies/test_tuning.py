@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from gmt.composition import Composer, hydra_on
 from gmt.errors import UserError
 from gmt.studies.grid import StudySettings, expand
-from gmt.studies.plan import Plan, make_plan
+from gmt.studies.make_plan import make_plan
+from gmt.studies.plan import Plan
 from gmt.studies.tuning import TuningSettings, ask, cells
 from tests.conftest import CONF
 from tests.finished import RESULT

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from gmt.composition import Composer, hydra_on
 from gmt.studies.grid import StudySettings
-from gmt.studies.plan import Plan, PlannedRun, make_plan
+from gmt.studies.make_plan import make_plan
+from gmt.studies.plan import Plan, PlannedRun
 from gmt.studies.watch import Ended, Snapshot, Watch
 from tests.finished import RESULT
 

@@ -7,9 +7,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from gmt.commands.terminal import printable, say
 from gmt.duration import duration, took
 from gmt.studies.watch import Ended, Progress, Running, Snapshot
+from gmt.terminal import printable, say
 
 
 def progress() -> Progress:

@@ -3,14 +3,11 @@
 import shlex
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from gmt.commands.progress import progress
-from gmt.commands.terminal import say
 from gmt.composition import Composer, extra_config_dir, to_plain
 from gmt.credentials import without_secrets
 from gmt.errors import UserError
@@ -18,10 +15,13 @@ from gmt.runs.build import settings_of
 from gmt.runs.foreign_code import foreign_code
 from gmt.runs.gpus import gpus_here
 from gmt.studies.frozen import STOP, job_of
-from gmt.studies.grid import StudySettings
 from gmt.studies.guard import SweepSettings, confirm
-from gmt.studies.plan import Plan, PlannedRun, axes_of, make_plan
+from gmt.studies.make_plan import make_plan
+from gmt.studies.opened import axes_of, study_of
+from gmt.studies.plan import Plan, PlannedRun
+from gmt.studies.progress import progress
 from gmt.studies.sweep import RunLauncher, run_sweep
+from gmt.terminal import say
 from gmt.tracking.settings import TrackingSettings
 
 _BUSY_S = 1.0
@@ -92,17 +92,3 @@ def _sync_command(plan: Plan, arguments: Sequence[str], *, is_study: bool) -> st
     if (folder := extra_config_dir()) is not None:
         words += ["--config-dir", folder]
     return f"gmt sync {shlex.join(without_secrets(words))}"
-
-
-def study_of(config: Mapping[str, Any], *, required: bool) -> StudySettings:
-    """The study that a config names; a multirun without one is a study of its listed values.
-
-    Raises:
-        UserError: there is none and one is required, or it is wrong.
-    """
-    values = config.get("study")
-    if values is not None:
-        return settings_of("study", StudySettings, values)
-    if required:
-        raise UserError("this command needs study=NAME; `gmt run --help` lists the studies")
-    return StudySettings(name="multirun", question="gmt run -m", shared={}, arms={"run": {}})

@@ -1,0 +1,20 @@
+"""Hydra at the root: where conf/ lies, how a run's config is composed, and Hydra's errors in the user's words."""
+
+from gmt.composition.composer import Composer, to_plain
+from gmt.composition.config_dir import config_dir
+from gmt.composition.config_errors import user_errors
+from gmt.composition.overrides import as_text, parse_override
+from gmt.composition.session import CONFIG_NAME, VERSION_BASE, extra_config_dir, hydra_on
+
+__all__ = [
+    "CONFIG_NAME",
+    "VERSION_BASE",
+    "Composer",
+    "as_text",
+    "config_dir",
+    "extra_config_dir",
+    "hydra_on",
+    "parse_override",
+    "to_plain",
+    "user_errors",
+]

@@ -1,0 +1,43 @@
+"""Single overrides in Hydra's grammar."""
+
+import re
+import shlex
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, Quote, QuotedString, ValueType
+from hydra.errors import HydraException
+
+from gmt.errors import UserError
+
+
+def parse_override(parser: OverridesParser, text: str) -> Override:
+    """Parses one override.
+
+    Raises:
+        UserError: Hydra's grammar does not take it, or drops blanks at an end of its value; says how it is written.
+    """
+    key, equals, value = text.partition("=")
+    if not equals and not text.startswith("~"):
+        raise UserError(f"an override must be KEY=VALUE or ~KEY, got {text!r}")
+    try:
+        (parsed,) = parser.parse_overrides([text])
+        is_whole = (
+            parsed.value_type != ValueType.ELEMENT or not isinstance(parsed.value(), str) or value == value.strip(" \t")
+        )
+    except (HydraException, ValueError, RecursionError) as error:
+        quoted = f"{key}={as_text(value)}"
+        try:
+            parser.parse_overrides([quoted])
+        except HydraException:
+            raise UserError(f"an override must be KEY=VALUE with a setting's name as KEY, got {text!r}") from error
+        raise UserError(f"Hydra can't read {text!r}; write the text as {shlex.quote(quoted)}") from error
+    if not is_whole:
+        quoted = f"{key}={as_text(value)}"
+        raise UserError(f"Hydra drops blanks at the ends of {text!r}; write the text as {shlex.quote(quoted)}")
+    return parsed
+
+
+def as_text(value: str) -> str:
+    """A text in Hydra's override grammar such that it arrives letter by letter."""
+    plain = re.sub(r"(\\*)\$\{", lambda found: 2 * found[1] + r"\${", value)  # no interpolation
+    return QuotedString(text=plain, quote=Quote.double).with_quotes()

@@ -1,0 +1,48 @@
+"""Makes the plan of a study."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from gmt.composition import Composer
+from gmt.errors import UserError
+from gmt.runs.build import settings_of
+from gmt.studies.grid import Axes, StudySettings, expand
+from gmt.studies.plan import Plan, PlannedRun
+from gmt.studies.run_maker import RunMaker
+from gmt.studies.tuned_plan import tuned_plan
+from gmt.studies.tuning import TuningSettings
+
+
+def make_plan(composer: Composer, study: StudySettings, cli: Axes) -> Plan:
+    """Composes and checks every run of a study.
+
+    Raises:
+        UserError: with a sentence for every fault of every run, and for a run that stands in the study twice.
+    """
+    making = RunMaker(composer)
+    points = expand(study, cli)
+    if study.tuning is None:
+        runs = making.runs(points)
+        plan = Plan(study=study, runs=runs, ids=[planned.run.id for planned in runs])
+    else:
+        plan = tuned_plan(study, settings_of("study.tuning", TuningSettings, study.tuning), points, making)
+    faults = making.faults | dict.fromkeys(_twice(plan.runs))
+    for planned in plan.runs:
+        try:
+            if planned.record.exists():
+                planned.record.check()
+        except UserError as error:
+            faults |= dict.fromkeys(error.sentences)
+    if faults:
+        raise UserError(*faults)
+    return plan
+
+
+def _twice(runs: Sequence[PlannedRun]) -> list[str]:
+    count = Counter(planned.run.id for planned in runs)
+    return [
+        f"study {id_}: the same run stands in the study {number} times: "
+        + " and ".join(f"'{p.point.label}'" for p in runs if p.run.id == id_)
+        for id_, number in count.items()
+        if number > 1
+    ]

@@ -1,0 +1,86 @@
+"""A study as the user names it: by overrides of the config, whose lists of values are axes."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+
+from gmt.composition import Composer, hydra_on
+from gmt.errors import UserError
+from gmt.runs.build import settings_of
+from gmt.studies.grid import StudySettings
+from gmt.studies.make_plan import make_plan
+from gmt.studies.plan import Plan
+
+
+def planned(overrides: Sequence[str], config_dir: str | None) -> tuple[Plan, Mapping[str, Any]]:
+    """Plans a study outside a Hydra app.
+
+    Args:
+        overrides: the user's; those of `hydra`, which say how and not what, change nothing.
+        config_dir: a config folder of the user's own, or None.
+
+    Returns:
+        The plan, and the config with the study but without what is swept over.
+
+    Raises:
+        UserError: the study or a run in it is wrong.
+    """
+    with hydra_on(config_dir):
+        composer = Composer()
+        ours = [text for text in overrides if not text.startswith(("hydra.", "hydra/"))]
+        single = [text for text, o in zip(ours, composer.parse(ours), strict=True) if not o.is_sweep_override()]
+        config = composer.compose_plain(single)
+        return make_plan(composer, study_of(config, required=True), axes_of(composer, ours)), config
+
+
+def study_of(config: Mapping[str, Any], *, required: bool) -> StudySettings:
+    """The study that a config names; a multirun without one is a study of its listed values.
+
+    Raises:
+        UserError: there is none and one is required, or it is wrong.
+    """
+    values = config.get("study")
+    if values is not None:
+        return settings_of("study", StudySettings, values)
+    if required:
+        raise UserError("this command needs study=NAME; `gmt run --help` lists the studies")
+    return StudySettings(name="multirun", question="gmt run -m", shared={}, arms={"run": {}})
+
+
+def axes_of(composer: Composer, overrides: Iterable[str]) -> dict[str, list[str]]:
+    """The user's overrides as axes, those of the study itself and of Hydra left out.
+
+    Raises:
+        UserError: an override can't be parsed, or is no choice among listed values.
+    """
+    axes: dict[str, list[str]] = {}
+    for override in composer.parse(list(overrides)):
+        key: str = override.get_key_element()
+        if key == "study" and override.is_sweep_override():
+            raise UserError(f"a sweep is of one study, got {override.input_line}; sweep them one after the other")
+        if key == "study" or key.startswith(("study.", "hydra.", "hydra/")):
+            continue
+        if not override.is_sweep_override():
+            axes[key] = [override.get_value_element_as_str()]
+        elif override.is_discrete_sweep():
+            axes[key] = _listed(override)
+        else:
+            raise UserError(f"{key} must list the values to sweep over, got {override.input_line}")
+    return axes
+
+
+def _listed(override: Override) -> list[str]:
+    """The values of a sweep.
+
+    Raises:
+        UserError: there are none.
+    """
+    try:
+        values = list(override.sweep_string_iterator())
+    except (ValueError, ArithmeticError, HydraException) as error:  # range(1,2,0)
+        raise UserError(f"{override.input_line} lists no values: {error}") from error
+    if not values:
+        raise UserError(f"{override.input_line} lists no values")
+    return values
