@@ -21,7 +21,8 @@ from report import publish, table
 from torch import Tensor, nn
 
 from gmt.masking import MaskSpec, attach, counting, entries, random_bits
-from gmt.masking.selection import CHUNK, Scores, select
+from gmt.masking.rule import CHUNK, Scores
+from gmt.masking.selection import select
 from gmt.training.memory import peak_bytes
 
 LIMIT_TIME, LIMIT_MEMORY, LIMIT_READS = 1.05, 1.01, 3.0

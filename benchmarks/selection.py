@@ -9,7 +9,8 @@ import torch
 from report import publish, table
 from torch import Tensor
 
-from gmt.masking.selection import CHUNK, Scores, num_masked, select
+from gmt.masking.rule import CHUNK, Scores, num_masked
+from gmt.masking.selection import select
 
 RATIO = 0.8
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

@@ -1,30 +1,30 @@
 """The mask on a torch optimizer: it masks once, at the real optimizer step, after accumulation and clipping.
 
-`torch.optim.Optimizer` calls its step hooks in any loop, so the engine needs to know nothing of it. Before a step
-it ranks and masks the gradient, or puts aside what must not move; after the step it puts that back.
+Before a step (gmt/masking/step_hook.py) it ranks and masks the gradient, or puts aside what must not move; after the
+step it puts that back.
 """
 
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import fields
-from types import FrameType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from gmt.masking import copies, refusals
+from gmt.masking import refusals
 from gmt.masking.counting import as_bits
 from gmt.masking.entries import keep_mask, zero_masked_, zero_unkept_
 from gmt.masking.facts import MaskFacts, Measured, Sample
 from gmt.masking.packing import pack, unpack
 from gmt.masking.parameters import Ranked, first_nonfinite, is_excluded, layer_of, names_of, ranked
 from gmt.masking.putting_back import Held, MaskedGradients
+from gmt.masking.rule import Selection
 from gmt.masking.sampling import pick
-from gmt.masking.selection import Selection, select
+from gmt.masking.selection import select
 from gmt.masking.sharding import local
 from gmt.masking.spec import MaskSpec
+from gmt.masking.step_hook import StepHook, is_hooked
 from gmt.masking.trial import FirstMoments
 
 _RANKS_ZEROS = ("random", "weight_magnitude")  # a zero of the others says that there is no gradient
@@ -64,14 +64,9 @@ class Mask:
         self._gradients = MaskedGradients()
         self._look_again: Callable[[], Measured] | None = None
         self._is_skipped = False
-        self._stepping: FrameType | None = None  # of torch's call of the hooks, while the step runs
         self._seconds = 0.0
         self._learn_parameters()
-        self._handles = [
-            optimizer.register_step_pre_hook(self._before_step),
-            optimizer.register_step_post_hook(self._after_step),
-        ]
-        copies.mark(optimizer)
+        self._hook = StepHook(optimizer, self._mask, self._finish)
 
     def __repr__(self) -> str:
         changed = ", ".join(
@@ -114,39 +109,8 @@ class Mask:
 
     def detach(self) -> None:
         """Takes the mask off the optimizer; what it put into the moments of past steps stays."""
-        for handle in self._handles:
-            handle.remove()
-        copies.unmark(self._optimizer)
+        self._hook.remove()
         self._masks, self._sums, self._held, self._look_again = {}, {}, None, None
-
-    def _before_step(self, optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Masks, or, if the optimizer is to compute the gradients itself by a closure, sees to it that they are."""
-        caller = sys._getframe(1)
-        if _is_running(self._stepping, caller):
-            return None  # an optimizer's step that calls its parent's: torch calls the hooks of both
-        if kwargs.get("grad_scaler") is not None:
-            raise ValueError(
-                "a step with grad_scaler= hides the gradients' scale from the mask: unscale them before it"
-            )
-        self._stepping = caller
-        closure = args[1] if len(args) > 1 else kwargs.get("closure")
-        if closure is None:
-            self._mask()
-            return None
-        calls = 0
-
-        def masked_closure() -> Any:
-            nonlocal calls
-            calls += 1
-            if calls > 1:
-                raise ValueError("this optimizer evaluates the gradient several times in a step: no one mask fits it")
-            loss = closure()
-            self._mask()
-            return loss
-
-        if len(args) > 1:
-            return (args[0], masked_closure, *args[2:]), kwargs
-        return args, {**kwargs, "closure": masked_closure}
 
     @torch.no_grad()
     def _mask(self) -> None:
@@ -166,11 +130,6 @@ class Mask:
             self._apply(every, selections)
         self._step += 1
         self._seconds = time.perf_counter() - started
-
-    def _after_step(self, *_: Any) -> None:
-        if sys._getframe(1) is self._stepping:
-            self._stepping = None
-            self._finish()
 
     @torch.no_grad()
     def _finish(self) -> None:
@@ -328,14 +287,6 @@ class Mask:
                 self._gradients.write(r)
 
 
-def _is_running(frame: FrameType | None, innermost: FrameType) -> bool:
-    """Whether a call is still under way; that of a step that broke off is not."""
-    at: FrameType | None = innermost if frame is not None else None
-    while at is not None and at is not frame:
-        at = at.f_back
-    return at is not None
-
-
 def _density(every: Sequence[Ranked], masks: dict[str, Tensor]) -> float:
     """The share of entries that masks keep, over all shards."""
     kept = 0
@@ -383,7 +334,7 @@ def attach(
             f"facts_every must be at least 0 and facts_entries at least 1, got {facts_every}, {facts_entries}"
         )
     inner = refusals.unwrapped(optimizer)
-    if any(isinstance(getattr(hook, "__self__", None), Mask) for hook in inner._optimizer_step_pre_hooks.values()):
+    if is_hooked(inner):
         raise ValueError("this optimizer has a mask already: call detach() of the first mask before you attach another")
     refusals.check_model(model)
     return Mask(model, inner, spec, seed=seed, facts_every=facts_every, facts_entries=facts_entries)

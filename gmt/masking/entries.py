@@ -14,7 +14,7 @@ from torch import Tensor
 from gmt.masking.counting import as_bits
 from gmt.masking.native import has_triton, library
 from gmt.masking.parameters import Ranked
-from gmt.masking.selection import LARGEST_BITS, Selection
+from gmt.masking.rule import LARGEST_BITS, Selection
 
 _WIDTHS = (2, 4)  # bytes of the entries that the C knows
 

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from gmt.masking.random_bits import MAX_ENTRIES, hashed, keys, random_bits
+from gmt.masking.rule import CHUNK, Scores
 from gmt.masking.sampling import Index, pick
-from gmt.masking.selection import CHUNK, Scores
 from gmt.masking.sharding import ProcessGroups, first_index, local, shards_of
 from gmt.masking.spec import MaskSpec
 from gmt.masking.trial import MomentRule

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from gmt.errors import UserError
-from gmt.masking.selection import num_masked
+from gmt.masking.rule import num_masked
 from gmt.records.reading import objects_of
 from gmt.records.record import RunRecord
 from gmt.runs.build import Run

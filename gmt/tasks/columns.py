@@ -136,3 +136,32 @@ def texts_of(setting: str, data: Mapping[str, Any], column: str) -> list[str]:
         UserError: there is no such column, or a row has no text in it.
     """
     return for_each(drawn(setting, data, [column], setting), lambda row: row.text(column))
+
+
+def check_placeholder(setting: str, what: str, template: object) -> None:
+    """Refuse a template without `{what}`, in whose place a text is put.
+
+    Raises:
+        UserError: names the setting.
+    """
+    if f"{{{what}}}" not in settings.text(setting, template):
+        raise UserError(f"{setting} must hold {{{what}}}, got {template!r}")
+
+
+def check_columns(setting: str, columns: object, kinds: Iterable[frozenset[str]]) -> None:
+    """Refuse columns that name none of the kinds.
+
+    Args:
+        setting: the config key.
+        columns: which column holds what.
+        kinds: the sets of what can be named together.
+
+    Raises:
+        UserError: names the setting, and the kinds.
+    """
+    listed = " or ".join("{" + ", ".join(sorted(kind)) + "}" for kind in kinds)
+    if not isinstance(columns, Mapping) or frozenset(columns) not in kinds:
+        got = f"{{{', '.join(sorted(columns))}}}" if isinstance(columns, Mapping) else repr(columns)
+        raise UserError(f"{setting} must name {listed}, got {got}")
+    for name, column in columns.items():
+        settings.text(f"{setting}.{name}", column)

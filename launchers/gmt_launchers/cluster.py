@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray._raylet import GcsClient  # type: ignore[attr-defined]  # a compiled module
 
 from gmt.errors import UserError
 from gmt.runs.gpus import gpus_here
 from gmt_launchers.import_paths import DriverImports
 from gmt_launchers.own_cluster import own_address
 from gmt_launchers.private_ray import private_ray
+from gmt_launchers.ray_internals import ask_head, silence_nodes
 from gmt_launchers.token import use_token_if_there_is_one
 
 _ANSWER_S = 5.0
@@ -114,8 +114,7 @@ def _started(address: str | None, num_cpus: int | None, folder: Path | None) -> 
     except (ray.exceptions.RayError, RuntimeError, ValueError, OSError) as error:
         raise UserError(_why_not(address, error, folder)) from error
     _take_back_sigterm(on_sigterm)
-    # Ray prints the raylets' complaints whatever it is asked; they are in its logs, and their runs tell of them.
-    ray._private.worker.print_to_stdstream = lambda *_, **__: None
+    silence_nodes()  # their complaints are in Ray's logs, and their runs tell of them
     head = Head(address)
     head.watch()
     return head
@@ -135,7 +134,7 @@ def _check_answers(address: str) -> None:
     try:
         socket.create_connection((host, int(port)), timeout=_ANSWER_S).close()
         if not address.startswith("ray://"):
-            GcsClient(address=address)
+            ask_head(address)
     except (OSError, ray.exceptions.RayError) as error:
         raise UserError(_why_not(address, error)) from None  # a wrong address, and no fault of the machine
 

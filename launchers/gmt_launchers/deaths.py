@@ -9,6 +9,7 @@ from ray.exceptions import ActorUnschedulableError, RayActorError, RayTaskError
 
 from gmt.runs import stall
 from gmt.runs.failures import kind_of
+from gmt_launchers.ray_internals import logs_folder
 
 _NODES = "nodes.txt"
 _KNOCK_S = 5.0
@@ -33,8 +34,7 @@ def kind_of_death(error: Exception, folder: Path) -> tuple[str, str]:
         return "infrastructure", "Ray ended its worker because the node ran out of memory"
     if isinstance(error, ActorUnschedulableError):
         return "infrastructure", "Ray could not place it on any node"
-    logs = ray._private.worker.global_worker.node.get_logs_dir_path()
-    return "infrastructure", f"its worker died: {' '.join(text.split())[:300]} (Ray's own logs are in {logs})"
+    return "infrastructure", f"its worker died: {' '.join(text.split())[:300]} (Ray's own logs are in {logs_folder()})"
 
 
 def note_node(folder: Path, *, first: bool = True) -> None:

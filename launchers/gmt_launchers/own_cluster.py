@@ -4,9 +4,9 @@ import os
 from collections import defaultdict
 
 import psutil
-from ray._private import services
 
 from gmt.errors import UserError
+from gmt_launchers.ray_internals import is_node, latest_started
 
 _FLAG = "--gcs-address="
 
@@ -27,7 +27,7 @@ def own_address() -> str:
         return named
     found = {named: users[named]} if named else users
     own = sorted(address for address, uids in found.items() if me in uids)
-    if len(own) > 1 and (latest := services.find_bootstrap_address(None)) in own:  # that of the last `ray start`
+    if len(own) > 1 and (latest := latest_started()) in own:  # that of the last `ray start`
         return str(latest)
     if len(own) > 1:
         raise UserError(f"hydra.launcher.address=auto must find one Ray of yours here, got {', '.join(own)}: name one")
@@ -45,7 +45,7 @@ def _users_of_clusters() -> dict[str, set[int]]:
     users = defaultdict(set)
     for process in psutil.process_iter(["cmdline", "uids"]):
         words, uids = process.info["cmdline"], process.info["uids"]
-        if uids is not None and services._is_raylet_process(words):
+        if uids is not None and is_node(words):
             addresses = [word.removeprefix(_FLAG) for word in " ".join(words).split() if word.startswith(_FLAG)]
             for address in addresses:
                 users[address].add(uids.real)

@@ -12,12 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ray._common.utils import get_default_system_temp_dir
-from ray._private import ray_constants
-from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]  # a compiled module
-
 from gmt.errors import UserError
 from gmt.removal import remove
+from gmt_launchers.ray_internals import forget_token, on_the_loopback, temporary_folder
 
 _PREFIX = "gmt-"
 _OURS = re.compile(_PREFIX + r"[a-z0-9_]{8}")  # as tempfile.mkdtemp names it
@@ -50,19 +47,19 @@ def private_ray() -> Iterator[Path]:
             f"user of the machine could run code as you, got {mode!r}; other values are for a cluster that you join"
         )
     private = _private_folder()
-    with _in_use(private), _own_token(private / _TOKEN), _on_the_loopback():
+    with _in_use(private), _own_token(private / _TOKEN), on_the_loopback():
         yield private / _RAY
 
 
 def _private_folder() -> Path:
-    for place in (get_default_system_temp_dir(), *_SHORT):
+    for place in (temporary_folder(), *_SHORT):
         with contextlib.suppress(OSError):  # another user's folder, or a full disk, can't be told by its rights
             if _serves(place):
                 _remove_old(place)
                 return Path(tempfile.mkdtemp(prefix=_PREFIX, dir=place))
     raise UserError(
         f"hydra/launcher=ray_tune needs a folder that can be written, with a path of at most {_MOST_BYTES} bytes, for "
-        f"Ray's sockets: RAY_TMPDIR must name one, got {get_default_system_temp_dir()!r}, and there is none of "
+        f"Ray's sockets: RAY_TMPDIR must name one, got {temporary_folder()!r}, and there is none of "
         f"{', '.join(_SHORT)}"
     )
 
@@ -114,26 +111,11 @@ def _own_token(path: Path) -> Iterator[None]:
         file.write(secrets.token_hex(32))
     before = {name: os.environ.pop(name) for name in _OF_TOKEN if name in os.environ}
     os.environ["RAY_AUTH_TOKEN_PATH"] = str(path)
-    loader = AuthenticationTokenLoader.instance()
-    loader.reset_cache()
+    forget_token()
     try:
         yield
     finally:
         remove(path, path.parent)
         del os.environ["RAY_AUTH_TOKEN_PATH"]
         os.environ.update(before)
-        loader.reset_cache()
-
-
-@contextmanager
-def _on_the_loopback() -> Iterator[None]:
-    """Let the Ray that the block starts listen on 127.0.0.1 alone, as it does on Windows and macOS.
-
-    On Linux Ray 2.60 has no setting for it: of `_node_ip_address="127.0.0.1"` it makes an address that others reach.
-    """
-    own = ray_constants.ENABLE_RAY_CLUSTER
-    ray_constants.ENABLE_RAY_CLUSTER = False
-    try:
-        yield
-    finally:
-        ray_constants.ENABLE_RAY_CLUSTER = own
+        forget_token()

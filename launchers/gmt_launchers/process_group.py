@@ -13,7 +13,8 @@ from typing import Any
 import ray
 import torch
 from ray.train.torch import TorchConfig
-from ray.train.torch.config import _set_torch_distributed_env_vars, _TorchBackend
+
+from gmt_launchers.ray_internals import set_group_variables, torch_backend
 
 _LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo"}  # by itself gloo listens where the host's name points
 _LOCAL = ("127.", "[::1]")
@@ -47,10 +48,10 @@ class OneMachine(TorchConfig):  # type: ignore[misc]  # Ray ships no types
         return _MeetingInAFile
 
 
-class _MeetingInAFile(_TorchBackend):  # type: ignore[misc]
+class _MeetingInAFile(torch_backend()):  # type: ignore[misc]
     def on_start(self, worker_group: Any, backend_config: OneMachine) -> None:
         """Do what Ray Train's own does, with another meeting point."""
-        worker_group.execute(_set_torch_distributed_env_vars)
+        worker_group.execute(set_group_variables)
         group = {
             "path": os.path.join(backend_config.folder, f"store-{uuid.uuid4().hex}"),  # an attempt must see no other's
             "backend": "nccl" if worker_group.get_resources_per_worker().get("GPU", 0) else "gloo",

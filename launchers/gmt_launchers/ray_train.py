@@ -25,6 +25,7 @@ from gmt.runs.gpus import hide_gpus
 from gmt_launchers.aside import aside
 from gmt_launchers.deaths import node_is_lost, note_node
 from gmt_launchers.process_group import torch_config
+from gmt_launchers.ray_internals import raised_on_worker
 
 # The others wait in a collective while the first worker evaluates, and that is no hang.
 _TIMEOUT_S = 24 * 3600
@@ -106,7 +107,7 @@ def _work(given: dict[str, Any]) -> None:
 def _cause(run: Run, error: WorkerGroupError) -> Exception:
     """What the first worker that failed raised; the others fail because it did."""
     index, failure = min(error.worker_failures.items())
-    cause = getattr(failure, "_base_exc", failure)  # Ray wraps it with its traceback as text, and says no more of it
+    cause = raised_on_worker(failure)
     died = isinstance(cause, ray.exceptions.RayError)
     kind = "infrastructure" if died else kind_of(cause)
     if (kind == "infrastructure" or getattr(cause, "kind", "") == "infrastructure") and node_is_lost(run.record.folder):

@@ -9,11 +9,7 @@ from concurrent.futures import wait
 from typing import Any
 
 from ray import tune
-from ray._common.constants import HEAD_NODE_RESOURCE_NAME
-from ray.air.execution._internal.actor_manager import RayActorManager
-from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.tune import FailureConfig, PlacementGroupFactory, RunConfig, TuneConfig, Tuner
-from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 
 from gmt.errors import RunFailed
@@ -21,6 +17,7 @@ from gmt.terminal import say
 from gmt_launchers.aside import aside
 from gmt_launchers.cluster import Head
 from gmt_launchers.job_queue import RESULT, Job, JobQueue, Owner, QueueCallback
+from gmt_launchers.ray_internals import know_every_death, resource_of_head
 from gmt_launchers.waiting import Waiting
 
 # Read by Tune in the driver.
@@ -34,8 +31,7 @@ _OF_DRIVER = {
     "TUNE_WARN_SLOW_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "1000000",
 }
 _LOOK_EVERY_S = 0.5
-# Tune takes no trial that reserves nothing; this takes from no run what it could use, on the node that must not go.
-_NEXT_TO_NOTHING = {HEAD_NODE_RESOURCE_NAME: 0.001}
+_NEXT_TO_NOTHING = 0.001
 _ABANDON_S = 10.0
 
 # Read by Tune in its workers; a run that is stopped early writes a checkpoint before its worker is free.
@@ -63,7 +59,7 @@ def run_jobs(
         RunFailed: the cluster's head was lost.
     """
     os.environ |= _OF_DRIVER
-    _know_every_death()
+    know_every_death()
     queue = JobQueue(jobs, owner, at_once)
     folder = os.getcwd()
 
@@ -93,33 +89,6 @@ def run_jobs(
         )
         with Waiting(say, queue.has_started) as waiting:
             _wait_for(tuner.fit, queue, head, waiting)
-
-
-def _know_every_death() -> None:
-    """Lets Tune take any error of Ray's for the death of a worker, in its first moments too.
-
-    Tune 2.60 knows two kinds, and ends the whole sweep on another: what Ray raises when its memory monitor has killed a
-    worker is of neither.
-    """
-    failed, first_result = RayActorManager._actor_task_failed, Trial._get_default_result_or_future
-    if getattr(failed, "knows_every_death", False):
-        return
-
-    def actor_task_failed(self: RayActorManager, tracked_actor_task: object, exception: Exception) -> None:
-        if isinstance(exception, RayError) and not isinstance(exception, RayActorError | RayTaskError):
-            exception = RayActorError(error_msg=str(exception))
-        failed(self, tracked_actor_task, exception)
-
-    def first_result_or_none(self: Trial) -> Any:
-        try:
-            return first_result(self)
-        except RayError:
-            self._default_result_or_future = None
-            return None
-
-    actor_task_failed.knows_every_death = True  # type: ignore[attr-defined]
-    RayActorManager._actor_task_failed = actor_task_failed
-    Trial._get_default_result_or_future = first_result_or_none
 
 
 def _wait_for(fit: Callable[[], object], queue: JobQueue, head: Head, waiting: Waiting) -> None:
@@ -159,7 +128,8 @@ class _Reporter:
 def _resources(job: Job) -> PlacementGroupFactory:
     wanted = {"CPU": job.cpus, "GPU": job.gpus, "memory": job.memory_bytes or 0}
     reserved = {name: float(amount) for name, amount in wanted.items() if amount}
-    return PlacementGroupFactory([reserved or _NEXT_TO_NOTHING])
+    # Tune takes no trial that reserves nothing; this takes from no run what it could use, on the node that must not go.
+    return PlacementGroupFactory([reserved or {resource_of_head(): _NEXT_TO_NOTHING}])
 
 
 def _name(trial: Any) -> str:

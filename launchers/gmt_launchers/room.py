@@ -4,9 +4,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import ray
-from ray._private.state import state
 
 from gmt.errors import UserError
+from gmt_launchers.ray_internals import free_by_node
 
 Amounts = Mapping[str, float]  # by Ray's names: CPU, GPU, memory in bytes
 UNITS = {"CPU": "resources.cpus", "GPU": "resources.gpus", "memory": "resources.memory_gb"}
@@ -44,7 +44,7 @@ def all_nodes() -> list[Amounts]:
 
 def free_nodes() -> list[Amounts]:
     """Return what each living node has left."""
-    free = state.available_resources_per_node()
+    free = free_by_node()
     return [free.get(node["NodeID"], {}) for node in ray.nodes() if node["Alive"]]
 
 

@@ -2,9 +2,8 @@
 
 import os
 
-from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
-
 from gmt.errors import UserError
+from gmt_launchers.ray_internals import show_token
 
 _OF_OTHERS = 0o077
 
@@ -19,7 +18,7 @@ def use_token_if_there_is_one() -> None:
     """
     if "RAY_AUTH_TOKEN" not in os.environ:
         _check_file()
-    maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+    show_token()
 
 
 def _check_file() -> None:

@@ -10,6 +10,7 @@ from typing import Any, Self
 import ray
 from ray.util.placement_group import placement_group_table
 
+from gmt_launchers.ray_internals import logs_folder
 from gmt_launchers.room import UNITS, Amounts, all_nodes, free_nodes, in_words, num_places
 
 _PATIENCE_S = {"room": 10.0, "process": 60.0}  # a process that starts imports Ray, from a slow disk perhaps
@@ -103,8 +104,8 @@ def _workers(group: Mapping[str, Any]) -> list[Amounts]:
 
 def _reason(awaited: str, reserved: Reservations) -> str:
     if awaited == "process":
-        node = ray._private.worker.global_worker.node  # None behind Ray's client (ray://)
-        logs = f" (Ray's own logs are in {node.get_logs_dir_path()})" if node is not None else ""
+        folder = logs_folder()
+        logs = f" (Ray's own logs are in {folder})" if folder is not None else ""
         return f"Ray has room for one and is still starting its process{logs}"
     worker, number, nodes = reserved.refused[0], len(reserved.refused), all_nodes()
     if num_places(nodes, worker, at_most=number) < number:

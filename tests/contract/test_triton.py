@@ -17,9 +17,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gmt.masking import MaskSpec, attach, entries, selection
+from gmt.masking import MaskSpec, attach, entries, select_alone, select_by_fields
 from gmt.masking.counting import as_bits, fields
-from gmt.masking.selection import LARGEST_BITS, Scores, Selection, select
+from gmt.masking.rule import LARGEST_BITS, Rule, Scores, Selection
+from gmt.masking.select_by_fields import find_by_fields
+from gmt.masking.selection import select
 from gmt.masking.spec import KEEP, SIGNALS
 
 triton = pytest.importorskip("triton")
@@ -45,7 +47,7 @@ def kernels(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     module = loaded(monkeypatch, interpreted=True)
     monkeypatch.setattr(module, "BLOCK", 64)
     monkeypatch.setattr(module, "num_programs", lambda device: 3)
-    monkeypatch.setattr(selection, "CHUNK", 1500)
+    monkeypatch.setattr(select_alone, "CHUNK", 1500)
     return module
 
 
@@ -61,8 +63,8 @@ def by_triton(kernels: ModuleType) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kernels, "_launch", counted)
         patch.setattr(entries, "has_triton", lambda device: True)
-        patch.setattr(selection, "has_triton", lambda device: True)
-        patch.setattr(selection, "_is_alone", lambda group: False)
+        patch.setattr(select_by_fields, "has_triton", lambda device: True)
+        patch.setattr(select_alone, "_is_alone", lambda group: False)
         yield
     assert launched
 
@@ -77,7 +79,7 @@ class Doubled:
 def scores(*tensors: Tensor, shards: Doubled | None = None) -> list[Scores]:
     return [
         Scores(
-            chunks=lambda t=t: iter(t.split(selection.CHUNK)),
+            chunks=lambda t=t: iter(t.split(select_alone.CHUNK)),
             dtype=t.dtype,
             num_entries=len(t) * (2 if shards else 1),
             shards=shards,
@@ -176,8 +178,8 @@ def test_the_walk_never_waits_for_the_device(kernels: ModuleType, monkeypatch: p
     )
     groups = [scores(torch.zeros(5, device="meta")), scores(torch.zeros(6, device="meta"), shards=Doubled())]
     for smallest, rank_zeros in itertools.product((False, True), repeat=2):
-        rule = selection._Rule(mask_ratio=0.5, smallest=smallest, rank_zeros=rank_zeros)
-        assert selection._find_by_fields(groups, rule).shape == (2, 5)
+        rule = Rule(mask_ratio=0.5, smallest=smallest, rank_zeros=rank_zeros)
+        assert find_by_fields(groups, rule).shape == (2, 5)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -277,11 +279,11 @@ def machine_code(kernel: Any, types: dict[str, str], constants: dict[str, int]) 
 def test_a_gpu_gives_the_cpus_selection_without_waiting(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     xs = [torch.randn(n, device="cuda").to(dtype)[1:] for n in (2, 5000, 10_000_000)]  # [1:]: not aligned to 16 bytes
-    rule = selection._Rule(mask_ratio=0.8, smallest=False, rank_zeros=False)
-    selection._find_by_fields([scores(*xs)], rule)  # compiles
+    rule = Rule(mask_ratio=0.8, smallest=False, rank_zeros=False)
+    find_by_fields([scores(*xs)], rule)  # compiles
     torch.cuda.set_sync_debug_mode("error")
     try:
-        selection._find_by_fields([scores(*xs)], rule)
+        find_by_fields([scores(*xs)], rule)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     groups = [list(xs), *([x] for x in xs)]

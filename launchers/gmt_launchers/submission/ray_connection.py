@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from gmt.errors import UserError
+from gmt_launchers.ray_internals import get_from_dashboard
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -57,7 +58,7 @@ def connect(address: str) -> "JobSubmissionClient":
 def fetched(client: "JobSubmissionClient", address: str, endpoint: str) -> dict[str, Any]:
     """What the dashboard answers at an endpoint that the client has no method for."""
     with errors_of(address):
-        answer = client._do_request("GET", endpoint)
+        answer = get_from_dashboard(client, endpoint)
         answer.raise_for_status()
         found: dict[str, Any] = answer.json()["data"]
     return found

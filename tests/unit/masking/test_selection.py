@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis.extra.numpy import arrays
 from torch import Tensor
 
-from gmt.masking import counting, selection
+from gmt.masking import counting, select_alone
 from gmt.masking.counting import as_bits
-from gmt.masking.selection import Scores, Selection, num_masked, select
+from gmt.masking.rule import Scores, Selection, num_masked
+from gmt.masking.selection import select
 
 pytestmark = pytest.mark.usefixtures("counted_by")
 
@@ -26,7 +27,7 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 KEEPS = st.sampled_from(["largest", "smallest"])
 
 
-def scores(*tensors: Tensor, chunk: int = selection.CHUNK) -> list[Scores]:
+def scores(*tensors: Tensor, chunk: int = select_alone.CHUNK) -> list[Scores]:
     return [
         Scores(chunks=lambda t=t: iter(t.split(chunk)), dtype=t.dtype, num_entries=len(t), shards=None, device=t.device)
         for t in tensors
@@ -78,8 +79,8 @@ def test_one_threshold_over_tensors_of_several_dtypes_equals_a_full_sorts(
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_groups_large_and_small_are_each_ranked_alone(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(selection, "CHUNK", 1000)
-    monkeypatch.setattr(selection, "_ENTRIES_AT_ONCE", 3000)
+    monkeypatch.setattr(select_alone, "CHUNK", 1000)
+    monkeypatch.setattr(select_alone, "_ENTRIES_AT_ONCE", 3000)
     monkeypatch.setattr(counting, "_AT_ONCE", 2500)
     torch.manual_seed(0)
     tensors = [
@@ -152,7 +153,7 @@ def test_all_in_one_bin_is_still_exact(bits: int) -> None:
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("size", [3, 2000])
 def test_nan_and_inf_are_found(dtype: torch.dtype, value: float, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(selection, "CHUNK", 1000)
+    monkeypatch.setattr(select_alone, "CHUNK", 1000)
     x = torch.ones(size, dtype=dtype)
     x[-1] = value
     fine, bad = select([scores(torch.ones(3)), scores(x, chunk=1000)], 0.5)

@@ -1,0 +1,62 @@
+"""Counts by bins, and the bin that holds a rank.
+
+Counts add up, over the tensors of a group and over the shards of a tensor: one threshold over many costs no more than
+many thresholds, and shards agree on it by exchanging counts.
+
+Shape suffixes: G groups, each with one threshold; K bins; B blocks of b bins.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from gmt.masking.counting import Chunks
+from gmt.masking.rule import Scores, Shards
+
+_CPU = torch.device("cpu")
+Place = tuple[torch.device, Shards | None]
+
+
+def over_places(groups: Sequence[Sequence[Scores]], count: Callable[[Sequence[Chunks], Place], Tensor]) -> Tensor:
+    """Counts here, device by device and sharding by sharding, and adds up, over shards too.
+
+    A tensor that is whole here is the same on every process, and counted once.
+    """
+    counted = []
+    for place in dict.fromkeys((s.device, s.shards) for group in groups for s in group) or [(_CPU, None)]:
+        parts = [_chunks([s for s in group if (s.device, s.shards) == place]) for group in groups]
+        counts = count(parts, place)
+        if place[1] is not None:
+            place[1].sum_(counts)
+        counted.append(counts)
+    return sum((counts.to(counted[0].device) for counts in counted[1:]), start=counted[0])
+
+
+def _chunks(group: Sequence[Scores]) -> Chunks:
+    def chunks() -> Iterator[Tensor]:
+        for scores in group:
+            yield from scores.chunks()
+
+    return chunks
+
+
+def find(counts_GK: Tensor, ranks: Sequence[int]) -> tuple[list[int], list[int], list[int]]:
+    """The bin that holds each group's rank, the rank inside that bin, and the bin's count.
+
+    In two steps, blocks of 256 bins and bins, since running sums over all bins would cost more than counting them.
+    """
+    groups_G = torch.arange(len(ranks), device=counts_GK.device)
+    blocks_GBb = counts_GK.reshape(len(ranks), -1, 256)
+    rank_G = torch.tensor(ranks, device=counts_GK.device)
+    block_G, rank_G, _ = find_flat(blocks_GBb.sum(2), rank_G)
+    bin_G, rank_G, count_G = find_flat(blocks_GBb[groups_G, block_G], rank_G)
+    return (block_G * 256 + bin_G).tolist(), rank_G.tolist(), count_G.tolist()
+
+
+def find_flat(counts_GK: Tensor, rank_G: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """`find` in one step, on the counts' device, without waiting for it."""
+    running_GK = counts_GK.cumsum(1)
+    bin_G1 = torch.searchsorted(running_GK, rank_G[:, None], right=True).clamp_(max=counts_GK.shape[1] - 1)
+    count_G = counts_GK.gather(1, bin_G1)[:, 0]
+    return bin_G1[:, 0], rank_G - (running_GK.gather(1, bin_G1)[:, 0] - count_G), count_G

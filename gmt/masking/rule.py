@@ -1,0 +1,132 @@
+"""The rule of a selection: what is ranked, how many entries stay, and what a threshold means.
+
+The magnitude of an IEEE float orders like its bits with the sign cleared, so that a threshold is a number of bits.
+
+Shape suffix: G groups, each with one threshold.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from gmt.masking.counting import Chunks
+
+LARGEST_BITS = 0x7FFFFFFF
+CHUNK = 1 << 20  # entries of the largest chunk of scores on the CPU
+
+
+class Shards(Protocol):
+    """Where the parts of a tensor lie; see sharding.py."""
+
+    def sum_(self, counts: Tensor) -> None:
+        """Adds up `counts` over all shards, in place."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """What is ranked of one tensor.
+
+    Args:
+        chunks: gives the scores, flattened, in contiguous pieces, on the CPU of `CHUNK` entries, the last one shorter.
+        dtype: of all chunks: float32, bfloat16, float16, or int32 for bits; the same on every shard.
+        num_entries: of the whole tensor, over all shards.
+        shards: how to add up over the other shards; None if the tensor is whole.
+        device: where the chunks are.
+    """
+
+    chunks: Chunks
+    dtype: torch.dtype
+    num_entries: int
+    shards: Shards | None
+    device: torch.device
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """Which entries of a group stay: those whose magnitude's bits lie in [lowest, highest].
+
+    Args:
+        lowest, highest: bounds in bits, both included; empty if the first is above the second.
+        num_entries: of the group, over all shards.
+        num_kept: entries that stay.
+        is_finite: whether no score was NaN or Inf; otherwise the bounds mean nothing.
+    """
+
+    lowest: int
+    highest: int
+    num_entries: int
+    num_kept: int
+    is_finite: bool
+
+    def keeps(self, bits: Tensor) -> Tensor:
+        """Which entries stay, as bool of the shape of `bits`."""
+        kept = bits >= self.lowest
+        return kept if self.highest == LARGEST_BITS else kept.logical_and_(bits <= self.highest)
+
+
+def num_masked(mask_ratio: float, num_entries: int) -> int:
+    """The number of entries that a ratio masks: the floor of `mask_ratio * num_entries`, always below the latter.
+
+    The ratio is taken as the decimal that was written: 0.29 of 100 entries are 29, though in floating point
+    the product is 28.999999999999996.
+    """
+    return math.floor(Fraction(repr(float(mask_ratio))) * num_entries)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """Which entries stay.
+
+    Args:
+        mask_ratio: the fraction that is masked, in [0, 1).
+        smallest: whether those of least magnitude stay, in the place of the largest.
+        rank_zeros: whether zero is a score like others.
+    """
+
+    mask_ratio: float
+    smallest: bool
+    rank_zeros: bool
+
+    def ranks(self, sizes: Sequence[int], zeros_G: Tensor) -> Tensor:
+        """The rank, from 0, of each group's threshold among all its magnitudes; `zeros_G` are those not ranked."""
+        masked = [num_masked(self.mask_ratio, size) for size in sizes]
+        if not self.smallest:
+            return sent(masked, zeros_G.device)
+        size_G = sent(sizes, zeros_G.device)
+        return (zeros_G + size_G - sent(masked, zeros_G.device)).minimum(size_G).sub_(1).clamp_(min=0)
+
+    def selection(self, size: int, threshold: int, below: int, ties: int, zeros: int, nonfinite: int) -> Selection:
+        """What a threshold means.
+
+        Args:
+            size: entries of the group.
+            threshold: in bits.
+            below, ties: entries below the threshold and at it.
+            zeros: entries that are not ranked, since they are zero.
+            nonfinite: entries that are NaN or Inf.
+        """
+        floor = 0 if self.rank_zeros else 1
+        return Selection(
+            lowest=floor if self.smallest else max(threshold, floor),
+            highest=threshold if self.smallest else LARGEST_BITS,
+            num_entries=size,
+            num_kept=max(below + ties - zeros, 0) if self.smallest else size - max(below, zeros),
+            is_finite=nonfinite == 0,
+        )
+
+
+def size_of(group: Sequence[Scores]) -> int:
+    """The number of entries of a group, over all shards."""
+    return sum(scores.num_entries for scores in group)
+
+
+def sent(numbers: Sequence[int], device: torch.device) -> Tensor:
+    """On a device, as int64; from pinned memory, since a copy from other memory waits for the device."""
+    here = torch.tensor(numbers, dtype=torch.int64, pin_memory=device.type == "cuda")
+    return here.to(device, non_blocking=True)

@@ -1,0 +1,72 @@
+"""The selection by counts that add up over the tensors of a group and the shards of a tensor, wherever they lie.
+
+The upper 15 bits are counted first, then eight, then eight more of the entries whose upper bits are the threshold's.
+
+Shape suffixes: G groups, each with one threshold; U upper bins and one more for exact zeros.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from gmt.masking.bins import Place, find, over_places
+from gmt.masking.counting import NUM_UPPER, UPPER_OF_INF, Chunks, lower_bits, upper_counts
+from gmt.masking.rule import Rule, Scores, Selection, size_of
+
+_GROUPS_AT_ONCE = 8  # their counts, 2 MB, stay in the cache
+
+
+def select_by_counts(groups: Sequence[Sequence[Scores]], rule: Rule) -> list[Selection]:
+    """Select in each group.
+
+    Args:
+        groups: the tensors that share a threshold.
+        rule: which entries stay.
+    """
+    done: list[Selection] = []
+    for first in range(0, len(groups), _GROUPS_AT_ONCE):
+        done += _select_together(groups[first : first + _GROUPS_AT_ONCE], rule)
+    return done
+
+
+def _select_together(groups: Sequence[Sequence[Scores]], rule: Rule) -> list[Selection]:
+    sizes = [size_of(group) for group in groups]
+    upper_GU = over_places(groups, lambda parts, place: upper_counts(parts, place[0]))
+    zeros_G = upper_GU[:, -1] * (not rule.rank_zeros)
+    zeros, ranks = zeros_G.tolist(), rule.ranks(sizes, zeros_G).tolist()
+    nonfinite = upper_GU[:, UPPER_OF_INF:-1].sum(1).tolist()
+    uppers, left, ties = find(upper_GU[:, :NUM_UPPER], ranks)
+    lowers = [0] * len(groups)
+    # A bfloat16's magnitude is nothing but upper bits: where all are of that dtype, the threshold is found.
+    deeper = [i for i, group in enumerate(groups) if any(s.dtype != torch.bfloat16 for s in group)]
+    for i, *found in zip(deeper, *_find_lower(groups, deeper, uppers, left), strict=True):
+        lowers[i], left[i], ties[i] = found
+    thresholds = [upper << 16 | lower for upper, lower in zip(uppers, lowers, strict=True)]
+    belows = [rank - rest for rank, rest in zip(ranks, left, strict=True)]
+    return [rule.selection(*found) for found in zip(sizes, thresholds, belows, ties, zeros, nonfinite, strict=True)]
+
+
+def _find_lower(
+    groups: Sequence[Sequence[Scores]], chosen: Sequence[int], uppers: list[int], ranks: list[int]
+) -> tuple[list[int], list[int], list[int]]:
+    """`find` over the lower 16 bits of the entries whose upper bits are known: eight bits, then eight more.
+
+    Only of the groups of the indices `chosen`.
+    """
+    if not chosen:
+        return [], [], []
+    groups, uppers, ranks = ([values[i] for i in chosen] for values in (groups, uppers, ranks))  # type: ignore[assignment]
+    found: dict[Place, list[Tensor]] = {}
+
+    def high_counts(parts: Sequence[Chunks], place: Place) -> Tensor:
+        found[place] = lower_bits(parts, uppers, place[0])
+        return torch.stack([torch.bincount(bits >> 8, minlength=256) for bits in found[place]])
+
+    def low_counts(parts: Sequence[Chunks], place: Place) -> Tensor:
+        inside = [bits[(bits >> 8) == high] & 0xFF for bits, high in zip(found[place], highs, strict=True)]
+        return torch.stack([torch.bincount(bits, minlength=256) for bits in inside])
+
+    highs, ranks, _ = find(over_places(groups, high_counts), ranks)
+    lows, ranks, ties = find(over_places(groups, low_counts), ranks)
+    return [high << 8 | low for high, low in zip(highs, lows, strict=True)], ranks, ties

@@ -1,0 +1,70 @@
+"""The selection on a GPU, by Triton: fields of 11, 10 and 10 bits are counted one after the other, without waiting.
+
+Shape suffixes: G groups, each with one threshold; K bins; F numbers that were found.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from gmt.masking.bins import Place, find_flat, over_places
+from gmt.masking.counting import Chunks, fields
+from gmt.masking.native import has_triton
+from gmt.masking.rule import LARGEST_BITS, Rule, Scores, Selection, size_of
+
+_BITS_OF_INF = 0x7F800000
+
+
+def select_by_fields(groups: Sequence[Sequence[Scores]], rule: Rule) -> dict[int, Selection]:
+    """Select in the groups that lie on one GPU; the others are left.
+
+    Args:
+        groups: the tensors that share a threshold.
+        rule: which entries stay.
+
+    Returns:
+        By index into `groups`.
+    """
+    launched = [(some, find_by_fields([groups[i] for i in some], rule)) for some in _for_triton(groups)]
+    done: dict[int, Selection] = {}
+    for some, found_GF in launched:  # only here is the device waited for
+        done |= {
+            i: rule.selection(size_of(groups[i]), *found) for i, found in zip(some, found_GF.tolist(), strict=True)
+        }
+    return done
+
+
+def _for_triton(groups: Sequence[Sequence[Scores]]) -> list[list[int]]:
+    """The groups that Triton counts, by index, those together that are on one device and have the same fields.
+
+    An empty group has no threshold, and one over several devices no place for its counts: they are not among them.
+    """
+    alike: dict[object, list[int]] = {}
+    for i, group in enumerate(groups):
+        devices = {scores.device for scores in group}
+        if len(devices) == 1 and all(map(has_triton, devices)) and size_of(group):
+            alike.setdefault((devices.pop(), fields(scores.dtype for scores in group)), []).append(i)
+    return list(alike.values())
+
+
+def find_by_fields(groups: Sequence[Sequence[Scores]], rule: Rule) -> Tensor:
+    """Return what `Rule.selection` needs after the size, int64 of shape [G, F], without waiting for the device."""
+    prefix_G = torch.zeros(len(groups), dtype=torch.int64, device=groups[0][0].device)
+    for shift, width in fields(scores.dtype for group in groups for scores in group):
+        is_first = shift + width == LARGEST_BITS.bit_length()
+        counts_GK = over_places(groups, partial(_field_counts, prefix_G, shift, width))
+        if is_first:
+            zeros_G = counts_GK[:, -1] * (not rule.rank_zeros)
+            nonfinite_G = counts_GK[:, _BITS_OF_INF >> shift : -1].sum(1)
+            ranks_G = left_G = rule.ranks([size_of(group) for group in groups], zeros_G)
+        bin_G, left_G, ties_G = find_flat(counts_GK[:, :-1], left_G)
+        prefix_G = prefix_G << width | bin_G
+    return torch.stack([prefix_G << shift, ranks_G - left_G, ties_G, zeros_G, nonfinite_G], 1)
+
+
+def _field_counts(prefix_G: Tensor, shift: int, width: int, parts: Sequence[Chunks], _: Place) -> Tensor:
+    from gmt.masking.triton_kernels import field_counts
+
+    return field_counts(parts, prefix_G, shift, width)

@@ -1,0 +1,106 @@
+"""Questions of a dataset with one right answer each: of the hub, or the user's own files."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from gmt import settings
+from gmt.errors import UserError, for_each, together
+from gmt.tasks.answers import TooSlow, find_answer
+from gmt.tasks.columns import Row, check_columns, check_placeholder, drawn, origin
+from gmt.tasks.protocol import Suite
+from gmt.used_files import UsedFiles
+
+_ASKED = (frozenset({"prompt", "answer"}), frozenset({"messages"}))
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOut:
+    """Questions of a dataset with one right answer each, asked by greedy generation.
+
+    Args:
+        data: as of a DatasetTask.
+        columns: which column holds what: {prompt, answer}, or {messages} of a user's turn and an answer each.
+        prompt_template: a text in which {prompt} stands for the prompt.
+        answer_pattern: a regular expression whose last match is the answer, in what the model says and in the column:
+            the first of its groups that takes part, or all of it; null for the whole text without blanks around it.
+        max_new_tokens: how many tokens an answer may take.
+
+    Raises:
+        UserError: data that can't be had, other columns, a pattern that is none.
+    """
+
+    name_in_ids: ClassVar[str] = "gmt.tasks.dataset.HeldOut"  # where it stood before
+
+    data: Mapping[str, Any]
+    columns: Mapping[str, str]
+    prompt_template: str
+    answer_pattern: str | None
+    max_new_tokens: int
+
+    def __post_init__(self) -> None:
+        together(
+            lambda: origin("data", self.data),
+            lambda: settings.integer("max_new_tokens", self.max_new_tokens, low=1),
+            lambda: check_columns("columns", self.columns, _ASKED),
+            lambda: check_placeholder("prompt_template", "prompt", self.prompt_template),
+            self._check_pattern,
+        )
+
+    def _check_pattern(self) -> None:
+        if self.answer_pattern is None:
+            return
+        try:
+            re.compile(settings.text("answer_pattern", self.answer_pattern))
+        except (re.error, OverflowError, RecursionError) as error:
+            raise UserError(
+                f"answer_pattern must be a regular expression, got {self.answer_pattern!r} ({error})"
+            ) from error
+
+    def fingerprint(self) -> str:
+        """Of the data."""
+        return origin("data", self.data).fingerprint()
+
+    def used_files(self) -> dict[str, UsedFiles]:
+        """Those of the data."""
+        return {"data": origin("data", self.data).used_files()}
+
+    def suite(self, name: str) -> Suite:
+        """The questions."""
+        try:
+            asked = for_each(drawn("data", self.data, self.columns.values(), "columns"), self._question)
+        except TooSlow as error:  # at the first row: each of them takes seconds
+            raise UserError(error.sentence) from error
+        answers = [answer for _, answer in asked]
+        prompts = [self.prompt_template.replace("{prompt}", prompt) for prompt, _ in asked]
+
+        def score(index: int, text: str) -> float:
+            try:
+                return float(self._answer(text) == answers[index])
+            except TooSlow as error:
+                raise UserError(error.sentence) from error
+
+        return Suite(name=name, prompts=prompts, score=score, max_new_tokens=self.max_new_tokens)
+
+    def _question(self, row: Row) -> tuple[str, str]:
+        """A prompt and the answer that is right."""
+        if "messages" in self.columns:
+            turns = row.turns(self.columns["messages"])
+            if [turn["role"] for turn in turns] != ["user", "assistant"]:
+                raise UserError(f"{row.where} must hold a user's turn and an answer, since it is asked in one turn")
+            prompt, text = (turn["content"] for turn in turns)
+        else:
+            prompt, text = (row.text(self.columns[name]) for name in ("prompt", "answer"))
+        if not (answer := self._answer(text)):
+            raise UserError(
+                f"{row.where} must hold an answer that answer_pattern {self.answer_pattern!r} finds, got {text[:60]!r}"
+            )
+        return prompt, answer
+
+    def _answer(self, text: str) -> str | None:
+        if self.answer_pattern is None:
+            return text.strip()
+        return find_answer(self.answer_pattern, text)

@@ -1,0 +1,163 @@
+"""All that is taken from Ray's private parts, a function for each; tests/contract/test_ray_internals.py holds them.
+
+Imports happen in the functions: some of these modules take seconds, and each process needs one or two of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import ray
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
+
+
+def temporary_folder() -> str:
+    """Return where Ray puts its files unless it is told otherwise; RAY_TMPDIR names it."""
+    from ray._common.utils import get_default_system_temp_dir
+
+    return str(get_default_system_temp_dir())
+
+
+@contextmanager
+def on_the_loopback() -> Iterator[None]:
+    """Let the Ray that the block starts listen on 127.0.0.1 alone, as it does on Windows and macOS.
+
+    On Linux Ray 2.60 has no setting for it: of `_node_ip_address="127.0.0.1"` it makes an address that others reach.
+    """
+    from ray._private import ray_constants
+
+    own = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = own
+
+
+def forget_token() -> None:
+    """Make Ray read its token anew, by the environment as it is now."""
+    from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]  # a compiled module
+
+    AuthenticationTokenLoader.instance().reset_cache()
+
+
+def show_token() -> None:
+    """Make Ray show the token that it finds, as it does where it starts a cluster on this machine, or finds one."""
+    from ray._private.authentication import authentication_token_setup
+
+    authentication_token_setup.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+
+
+def ask_head(address: str) -> None:
+    """Connect to a cluster's head.
+
+    Args:
+        address: HOST:PORT.
+
+    Raises:
+        RayError: it does not answer, or refuses the token.
+    """
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]  # a compiled module
+
+    GcsClient(address=address)
+
+
+def is_node(command: Sequence[str] | None) -> bool:
+    """Return whether a process's command line is that of one of Ray's nodes."""
+    from ray._private import services
+
+    return bool(services._is_raylet_process(command))
+
+
+def latest_started() -> str | None:
+    """Return the address of the cluster that the last `ray start` on this machine has made or joined."""
+    from ray._private import services
+
+    address: str | None = services.find_bootstrap_address(None)
+    return address
+
+
+def silence_nodes() -> None:
+    """Print nothing of what the nodes' processes complain of, which Ray prints whatever it is asked."""
+    ray._private.worker.print_to_stdstream = lambda *_, **__: None
+
+
+def logs_folder() -> str | None:
+    """Return where Ray's own logs are on this machine; None behind Ray's client (ray://)."""
+    node = ray._private.worker.global_worker.node
+    return None if node is None else str(node.get_logs_dir_path())
+
+
+def free_by_node() -> Mapping[str, Mapping[str, float]]:
+    """Return what is left of each node's resources, by the node's id."""
+    from ray._private.state import state
+
+    free: Mapping[str, Mapping[str, float]] = state.available_resources_per_node()
+    return free
+
+
+def resource_of_head() -> str:
+    """Return the name of the resource that the head's node alone has."""
+    from ray._common.constants import HEAD_NODE_RESOURCE_NAME
+
+    return str(HEAD_NODE_RESOURCE_NAME)
+
+
+def know_every_death() -> None:
+    """Let Tune take any error of Ray's for the death of a worker, in its first moments too.
+
+    Tune 2.60 knows two kinds, and ends the whole sweep on another: what Ray raises when its memory monitor has killed a
+    worker is of neither.
+    """
+    from ray.air.execution._internal.actor_manager import RayActorManager
+    from ray.exceptions import RayActorError, RayError, RayTaskError
+    from ray.tune.experiment import Trial
+
+    failed, first_result = RayActorManager._actor_task_failed, Trial._get_default_result_or_future
+    if getattr(failed, "knows_every_death", False):
+        return
+
+    def actor_task_failed(self: Any, tracked_actor_task: object, exception: Exception) -> None:
+        if isinstance(exception, RayError) and not isinstance(exception, RayActorError | RayTaskError):
+            exception = RayActorError(error_msg=str(exception))
+        failed(self, tracked_actor_task, exception)
+
+    def first_result_or_none(self: Any) -> Any:
+        try:
+            return first_result(self)
+        except RayError:
+            self._default_result_or_future = None
+            return None
+
+    actor_task_failed.knows_every_death = True  # type: ignore[attr-defined]
+    RayActorManager._actor_task_failed = actor_task_failed
+    Trial._get_default_result_or_future = first_result_or_none
+
+
+def raised_on_worker(failure: Exception) -> Exception:
+    """Return what a worker of Ray Train raised: Ray wraps it with its traceback as text, and says no more of it."""
+    cause: Exception = getattr(failure, "_base_exc", failure)
+    return cause
+
+
+def torch_backend() -> type[Any]:
+    """Return the class by which Ray Train makes torch's process group."""
+    from ray.train.torch.config import _TorchBackend
+
+    return _TorchBackend  # type: ignore[no-any-return]
+
+
+def set_group_variables() -> None:
+    """Set, in a worker of Ray Train, the variables that torch's process group reads."""
+    from ray.train.torch.config import _set_torch_distributed_env_vars
+
+    _set_torch_distributed_env_vars()
+
+
+def get_from_dashboard(client: JobSubmissionClient, endpoint: str) -> Any:
+    """Return a dashboard's response at an endpoint that Ray's client has no method for."""
+    return client._do_request("GET", endpoint)

@@ -1,0 +1,53 @@
+"""Ray's private parts are still there, and are what gmt_launchers/ray_internals.py takes them for."""
+
+import inspect
+import re
+from pathlib import Path
+
+import ray
+from gmt_launchers import ray_internals
+from ray._private import ray_constants, services
+from ray._private.state import state
+from ray._raylet import AuthenticationTokenLoader, GcsClient
+from ray.air.execution._internal.actor_manager import RayActorManager
+from ray.job_submission import JobSubmissionClient
+from ray.train.torch.config import _set_torch_distributed_env_vars, _TorchBackend
+from ray.tune.experiment import Trial
+
+PRIVATE = re.compile(r"ray\.(_|[a-z_.]+\._)|from ray[a-z_.]* import _|\b(client|self|error|failure)\._(do_|base_exc)")
+
+
+def parameters(function: object) -> list[str]:
+    return list(inspect.signature(function).parameters)  # type: ignore[arg-type]
+
+
+def test_what_is_replaced_is_called_as_before() -> None:
+    assert parameters(RayActorManager._actor_task_failed) == ["self", "tracked_actor_task", "exception"]
+    assert parameters(Trial._get_default_result_or_future) == ["self"]
+    assert callable(ray._private.worker.print_to_stdstream)
+    assert isinstance(ray_constants.ENABLE_RAY_CLUSTER, bool)
+
+
+def test_what_is_called_takes_what_it_is_given() -> None:
+    assert parameters(JobSubmissionClient._do_request)[:3] == ["self", "method", "endpoint"]
+    assert parameters(_TorchBackend.on_start) == ["self", "worker_group", "backend_config"]
+    assert parameters(_set_torch_distributed_env_vars) == []
+    assert parameters(state.available_resources_per_node) == []
+    assert callable(AuthenticationTokenLoader.instance().reset_cache)
+    assert callable(GcsClient)
+    assert services._is_raylet_process(["/x/raylet/raylet", "--node_ip_address=127.0.0.1"])
+    assert not ray_internals.is_node(["python", "train.py"])
+    assert parameters(services.find_bootstrap_address) == ["temp_dir"]
+
+
+def test_the_loopback_ends_with_its_block() -> None:
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    with ray_internals.on_the_loopback():
+        assert ray_constants.ENABLE_RAY_CLUSTER is False
+    assert ray_constants.ENABLE_RAY_CLUSTER is before
+
+
+def test_nobody_else_takes_rays_private_parts() -> None:
+    folder = Path(ray_internals.__file__).parent
+    others = [path for path in folder.rglob("*.py") if path.name != "ray_internals.py"]
+    assert [path.name for path in others if PRIVATE.search(path.read_text(encoding="utf-8"))] == []
