@@ -85,11 +85,21 @@ class Nodes:
         path = os.pathsep.join([str(scripts), os.environ["PATH"]])  # a job's `python` is the node's
         whole = os.environ | {"RAY_AUTH_MODE": "token", "PATH": path} | dict(env)
         log = self._folder / f"node-{number}.log"
-        with log.open("wb") as file:
-            self.started.append(subprocess.Popen(command, env=whole, stdout=file, stderr=file, start_new_session=True))
+
+        def start() -> subprocess.Popen[bytes]:
+            with log.open("wb") as file:
+                return subprocess.Popen(command, env=whole, stdout=file, stderr=file, start_new_session=True)
+
+        def has_ended() -> bool:
+            return self.started[number].poll() is not None
+
+        self.started.append(start())
         try:
-            wait_for(lambda: "Ray runtime started" in log.read_text() or self.started[number].poll() is not None, 300)
-            assert self.started[number].poll() is None, "it ended"
+            wait_for(lambda: "Ray runtime started" in log.read_text() or has_ended(), 300)
+            while has_ended() and "Deadline Exceeded" in log.read_text():  # too busy a machine for Ray's own patience
+                self.started[number] = start()
+                wait_for(lambda: "Ray runtime started" in log.read_text() or has_ended(), 300)
+            assert not has_ended(), "it ended"
         except AssertionError as error:
             self.end()
             raise AssertionError(f"a node of Ray did not start ({error}): {log.read_text()[-2000:]}") from error

@@ -10,11 +10,14 @@ from ray._private import ray_constants, services
 from ray._private.state import state
 from ray._raylet import AuthenticationTokenLoader, GcsClient
 from ray.air.execution._internal.actor_manager import RayActorManager
+from ray.job_config import JobConfig
 from ray.job_submission import JobSubmissionClient
 from ray.train.torch.config import _set_torch_distributed_env_vars, _TorchBackend
 from ray.tune.experiment import Trial
 
-PRIVATE = re.compile(r"ray\.(_|[a-z_.]+\._)|from ray[a-z_.]* import _|\b(client|self|error|failure)\._(do_|base_exc)")
+PRIVATE = re.compile(
+    r"ray\.(_(?!_)|[a-z_.]+\._)|from ray[a-z_.]* import _|\b(client|self|error|failure)\._(do_|base_exc)"
+)
 
 
 def parameters(function: object) -> list[str]:
@@ -37,6 +40,7 @@ def test_what_is_called_takes_what_it_is_given() -> None:
     assert callable(GcsClient)
     assert services._is_raylet_process(["/x/raylet/raylet", "--node_ip_address=127.0.0.1"])
     assert not ray_internals.is_node(["python", "train.py"])
+    assert "_py_driver_sys_path" in parameters(JobConfig)
     assert parameters(services.find_bootstrap_address) == ["temp_dir"]
 
 

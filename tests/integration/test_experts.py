@@ -12,7 +12,7 @@ from transformers import AutoConfig, PreTrainedModel
 from gmt.errors import Interrupted, UserError
 from gmt.models.pretrained import SHIPPED
 from gmt.records.record import RunRecord
-from gmt.runs import execute as execution
+from gmt.runs import stages, train_stage
 from gmt.runs.build import Run
 from gmt.runs.execute import execute
 from gmt.training.checkpoints import last_whole_checkpoint
@@ -80,7 +80,7 @@ def test_a_model_is_evaluated_as_it_will_be_loaded(
     for name in ("config.json", "generation_config.json"):
         file = folder / name
         file.write_text(json.dumps(json.loads(file.read_text()) | given))
-    seen, evaluate = [], execution.evaluate
+    seen, evaluate = [], stages.evaluate
 
     def spy(run: Run, prepared: Any, model: PreTrainedModel, *more: Any, **how: Any) -> Any:
         logits = model(input_ids=torch.tensor([[3, 4, 5]])).logits
@@ -90,7 +90,8 @@ def test_a_model_is_evaluated_as_it_will_be_loaded(
         seen.append((model.config.to_dict(), model.generation_config.to_dict()))
         return evaluate(run, prepared, model, *more, **how)
 
-    monkeypatch.setattr(execution, "evaluate", spy)
+    for module in (stages, train_stage):
+        monkeypatch.setattr(module, "evaluate", spy)
     settings = [f"model.path={folder}", f"train.precision={precision}", "record.evaluate_every=2", *KEEPS]
     record = execute(run_of(tmp_path, "task=tiny", *settings))
     assert len(seen) == 3
@@ -104,6 +105,6 @@ def test_a_model_that_sees_its_row_is_refused_before_the_base_is_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tiny_folder(tmp_path / "model", "opt")
-    monkeypatch.setattr(execution, "evaluate", lambda *_, **__: pytest.fail("asked"))
+    monkeypatch.setattr(stages, "evaluate", lambda *_, **__: pytest.fail("asked"))
     with pytest.raises(UserError, match=r"train\.packing must be false for a model of type opt, .* off by"):
         execute(run_of(tmp_path, "task=tiny", f"model.path={folder}", "train.packing=true"))
