@@ -15,9 +15,7 @@ from ray.job_submission import JobSubmissionClient
 from ray.train.torch.config import _set_torch_distributed_env_vars, _TorchBackend
 from ray.tune.experiment import Trial
 
-PRIVATE = re.compile(
-    r"ray\.(_(?!_)|[a-z_.]+\._)|from ray[a-z_.]* import _|\b(client|self|error|failure)\._(do_|base_exc)"
-)
+PRIVATE = re.compile(r"ray\.(_(?!_)|[a-z_.]+\._)|from ray[a-z_.]* import _|client\._do_|\b_base_exc\b")
 
 
 def parameters(function: object) -> list[str]:
