@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 _AGAIN_AFTER_S = 5.0  # a disk or a network may need a moment
 _BUSY_AFTER_S = 1.0
+_WORKER_LEAVES_S = 60.0  # Ray ends a worker that still writes its checkpoint, and does not wait for that end
+_LOOK_EVERY_S = 0.1
 
 log = logging.getLogger(__name__)
 
@@ -141,7 +144,10 @@ class _Runs:
 
     def mark_given_up(self) -> None:
         """Marks the runs that were stopped early and whose workers ended before they had marked them."""
+        deadline = time.monotonic() + _WORKER_LEAVES_S
         for record in (self._records[index] for index in self._given_up):
+            while record.state() == "running" and time.monotonic() < deadline:
+                time.sleep(_LOOK_EVERY_S)
             if record.state() == "interrupted":
                 record.set_status("stopped", error="stopped early")
 
