@@ -7,6 +7,7 @@ import psutil
 import pytest
 from gmt_launchers import own_cluster
 from gmt_launchers.own_cluster import own_address
+from ray._private import services
 
 from gmt.errors import UserError
 from tests.processes import wait_for
@@ -19,7 +20,7 @@ Node = Callable[..., None]
 def node(monkeypatch: pytest.MonkeyPatch) -> Iterator[Node]:
     """Starts a process that looks like a node of Ray; no other process of this machine is seen."""
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr(own_cluster.services, "find_bootstrap_address", lambda _: None)
+    monkeypatch.setattr(services, "find_bootstrap_address", lambda _: None)
     started: list[subprocess.Popen[bytes]] = []
 
     def start(address: str, user: int | None = None) -> None:
@@ -72,7 +73,7 @@ def test_what_ray_says_in_a_file_that_all_can_write_is_not_believed(
 ) -> None:
     node("10.0.0.1:1", NOBODY)
     node("10.0.0.2:2")
-    monkeypatch.setattr(own_cluster.services, "find_bootstrap_address", lambda _: "10.0.0.1:1")
+    monkeypatch.setattr(services, "find_bootstrap_address", lambda _: "10.0.0.1:1")
     assert own_address() == "10.0.0.2:2"
 
 
@@ -96,7 +97,7 @@ def test_of_several_the_last_started_is_taken_or_one_must_be_named(node: Node, m
     assert (
         refused() == "hydra.launcher.address=auto must find one Ray of yours here, got 10.0.0.1:1, 10.0.0.2:2: name one"
     )
-    monkeypatch.setattr(own_cluster.services, "find_bootstrap_address", lambda _: "10.0.0.2:2")
+    monkeypatch.setattr(services, "find_bootstrap_address", lambda _: "10.0.0.2:2")
     assert own_address() == "10.0.0.2:2"
 
 
@@ -109,7 +110,7 @@ def test_an_address_in_the_environment_that_is_none(node: Node, monkeypatch: pyt
 def test_processes_are_found_as_ray_finds_them(monkeypatch: pytest.MonkeyPatch) -> None:
     """The flag by which Ray 2.60 itself finds the clusters of a machine."""
     flags: list[str] = []
-    monkeypatch.setattr(own_cluster.services, "_find_address_from_flag", lambda flag: flags.append(flag) or set())
-    own_cluster.services._cached_find_gcs_addresses.cache_clear()
-    own_cluster.services.find_gcs_addresses()
+    monkeypatch.setattr(services, "_find_address_from_flag", lambda flag: flags.append(flag) or set())
+    services._cached_find_gcs_addresses.cache_clear()
+    services.find_gcs_addresses()
     assert [f"{flag}=" for flag in flags] == [own_cluster._FLAG]
