@@ -3,6 +3,7 @@
 import os
 import secrets
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -32,6 +33,14 @@ def _own_ray_token(tmp_path_factory: pytest.TempPathFactory) -> None:
     token.write_text(secrets.token_hex(32))
     token.chmod(0o600)  # a joined cluster's token that others can read is refused
     os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _absl_closes_no_capture() -> None:
+    """Hydra closes every handler of logging, and absl's would close the stream by which pytest captures."""
+    from absl import logging  # which lm-eval's metrics import in some test, and then takes the stream of that moment
+
+    logging.get_absl_handler().python_handler.stream = sys.__stderr__
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

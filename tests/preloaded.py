@@ -1,5 +1,6 @@
 """What the fork server of tests/warm.py imports once: whatever `gmt` takes seconds to import."""
 
+import gc
 from importlib import import_module
 
 for _name in (
@@ -23,3 +24,5 @@ for _name in (
     "statsmodels.formula.api",
 ):
     import_module(_name)
+gc.collect()
+gc.freeze()  # or each fork's first collection would copy the pages of every object

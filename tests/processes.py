@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 
 import torch
 
+from tests.warm import fork_server
+
 T = TypeVar("T")
 
 
@@ -53,9 +55,12 @@ def results_in(root: Path) -> dict[str, int]:
 
 
 def in_ranks(work: Callable[..., None], num_ranks: int, *args: Any, timeout_s: float = 240) -> list[int | None]:
-    """The exit codes of processes of one gloo group, each with one thread, that call `work(*args)`."""
+    """The exit codes of processes of one gloo group, each with one thread, that call `work(*args)`.
+
+    Each is a fork of the server of tests/warm.py, since imports would take longer than the work.
+    """
     (port,) = free_ports(1)
-    context: Any = torch.multiprocessing.get_context("spawn")
+    context = fork_server()
     ranks = [context.Process(target=_rank, args=(rank, num_ranks, port, work, args)) for rank in range(num_ranks)]
     for rank in ranks:
         rank.start()

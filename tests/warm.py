@@ -15,7 +15,10 @@ import threading
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from multiprocessing.process import BaseProcess
 
 
 def call_gmt(
@@ -26,8 +29,8 @@ def call_gmt(
     Raises:
         subprocess.TimeoutExpired: it takes longer than `timeout_s`.
     """
-    context, environment = _fork_server()
-    if not is_warm or _environment() != environment:
+    fork_server()
+    if not is_warm or _environment() != _server_environment():
         command = [sys.executable, "-m", "gmt", *arguments]
         return subprocess.run(
             command,
@@ -40,8 +43,7 @@ def call_gmt(
         )
     with tempfile.TemporaryDirectory() as scratch:
         out, err = Path(scratch) / "out", Path(scratch) / "err"
-        process = context.Process(target=_gmt, args=(list(arguments), folder, dict(os.environ), out, err))
-        process.start()
+        process = start_gmt(arguments, folder, out, err)
         process.join(timeout_s)
         if process.is_alive():
             process.kill()
@@ -50,12 +52,28 @@ def call_gmt(
         return subprocess.CompletedProcess(["gmt", *arguments], process.exitcode or 0, out.read_text(), err.read_text())
 
 
+def start_gmt(arguments: Sequence[str], folder: Path, out: Path, err: Path) -> "BaseProcess":
+    """Start `gmt` in a folder, as a fork with the environment at hand, and write what it prints to two files."""
+    process: BaseProcess = fork_server().Process(
+        target=_gmt, args=(list(arguments), folder, dict(os.environ), out, err)
+    )
+    process.start()
+    return process
+
+
 @cache
-def _fork_server() -> tuple[Any, Mapping[str, str]]:
-    """The server's context, and the environment in which it imported the libraries."""
+def fork_server() -> Any:
+    """Return multiprocessing's context of a server that has imported the libraries."""
+    _server_environment()
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.preloaded"])
-    return context, _environment()
+    return context
+
+
+@cache
+def _server_environment() -> Mapping[str, str]:
+    """The environment in which the server imports the libraries."""
+    return _environment()
 
 
 # What pytest says of the test at hand, what is read later than at an import, and what a run in the test's own process
@@ -71,6 +89,7 @@ _READ_LATER = (
     "ROCR_VISIBLE",
     "KMP_",
     "PYTORCH_NVML",
+    *("HF_TOKEN", "OTHER_API_KEY", "GITHUB_PAT", "OPENAI_KEY", "MYSQL_PWD"),  # of tests/integration/test_secrets.py
 )
 
 

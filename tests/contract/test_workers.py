@@ -31,7 +31,7 @@ from tests.processes import in_ranks
 
 METHODS = {path.stem for path in Path(config_dir() / "method").glob("*.yaml")}
 RESUMED = {"hft", "sift", "lora"}  # with frozen matrices, with a mask that outlives a step, with parts of its own
-USUAL = {"sft", "gmt", "gmt_update", "rmt"} | RESUMED
+USUAL = {"sft", "gmt", "gmt_update"} | RESUMED
 KINDS = {"ddp": "none", "fsdp2": "fsdp"}
 
 

@@ -3,8 +3,7 @@
 import json
 import os
 import signal
-import subprocess
-import sys
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,9 @@ from gmt.runs.execute import execute
 from tests.conftest import CONF, Gmt
 from tests.integration.test_prepare import run_of
 from tests.processes import wait_for
+from tests.warm import start_gmt
 
+OUTPUT = "output.txt"
 SETTINGS = ("task=tiny", "train.num_epochs=8", "record.log_every=2", "record.checkpoint_every=4", "tracking=none")
 
 
@@ -26,15 +27,14 @@ def result(root: Path) -> dict[str, Any]:
     return loaded
 
 
-def start(cwd: Path, *arguments: str) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-m", "gmt", *arguments]
-    return subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+def start(cwd: Path, *arguments: str) -> BaseProcess:
+    return start_gmt(arguments, cwd, cwd / OUTPUT, cwd / OUTPUT)
 
 
-def wait_for_checkpoint(root: Path, started: "subprocess.Popen[str]") -> Path:
+def wait_for_checkpoint(root: Path, started: BaseProcess) -> Path:
     def checkpoints() -> list[Path]:
-        if started.poll() is not None:
-            raise AssertionError(f"it ended before its first checkpoint: {started.communicate()[0]}")
+        if not started.is_alive():
+            raise AssertionError(f"it ended before its first checkpoint: {(root.parent / OUTPUT).read_text()}")
         return list(root.glob("runs/*/checkpoint/checkpoint-*/method_state.pt"))
 
     return wait_for(checkpoints, 300, every_s=0.02)[0].parent  # two busy cores beside it
@@ -58,7 +58,7 @@ def test_a_killed_run_ends_with_the_same_bits(gmt: Gmt, tmp_path: Path, method: 
     killed = start(tmp_path, *arguments, "record.root=killed")
     wait_for_checkpoint(tmp_path / "killed", killed)
     killed.kill()
-    killed.wait()
+    killed.join()
     assert not list((tmp_path / "killed").glob("runs/*/result.json"))
     resumed = gmt(*arguments, "record.root=killed")
     assert resumed.returncode == 0, resumed.stderr
@@ -80,8 +80,8 @@ def test_a_killed_sweep_goes_on_and_ends_with_the_same_bits(gmt: Gmt, tmp_path: 
     arguments = ("sweep", "study=tiny", "seed=1", *SETTINGS[1:], "--config-dir", str(CONF))
     killed = start(tmp_path, *arguments, "record.root=killed")
     wait_for_checkpoint(tmp_path / "killed", killed)
-    os.kill(killed.pid, signal.SIGKILL)
-    killed.wait()
+    killed.kill()
+    killed.join()
     again = gmt(*arguments, "record.root=killed")
     assert again.returncode == 0, again.stdout + again.stderr
     whole = gmt(*arguments, "record.root=whole", "hydra/launcher=basic")
@@ -97,8 +97,10 @@ def test_a_killed_sweep_goes_on_and_ends_with_the_same_bits(gmt: Gmt, tmp_path: 
 def test_ctrl_c_stops_a_sweep_with_a_word_on_how_to_go_on(tmp_path: Path) -> None:
     sweep = start(tmp_path, "sweep", "study=tiny", *SETTINGS[1:], "--config-dir", str(CONF))
     wait_for_checkpoint(tmp_path / "gmt-results", sweep)
-    sweep.send_signal(signal.SIGINT)
-    output, _ = sweep.communicate(timeout=240)
-    assert sweep.returncode == 130, output
+    assert sweep.pid is not None
+    os.kill(sweep.pid, signal.SIGINT)
+    sweep.join(240)
+    output = (tmp_path / OUTPUT).read_text()
+    assert sweep.exitcode == 130, output
     assert "goes on where this stopped" in output
     assert "Traceback" not in output

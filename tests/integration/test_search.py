@@ -14,11 +14,11 @@ RUNS = (
     "task=known",
     "train.learning_rate=1e-5,1e-1,2e-1,3e-1",
     "record.evaluate_every=2",
-    "hydra.launcher.num_cpus=1",  # one after the other: the good one has set the mark when the others come
     "tracking=none",
     "--config-dir",
     str(CONF),
 )
+ONE_BY_ONE = "hydra.launcher.num_cpus=1"  # the good one has set the mark when the others come
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ RUNS = (
     ids=["asha", "median"],
 )
 def test_a_run_that_is_stopped_early_is_no_finished_run(gmt: Gmt, tmp_path: Path, search: tuple[str, ...]) -> None:
-    done = gmt(*RUNS, *search)
+    done = gmt(*RUNS, *search, ONE_BY_ONE)
     assert done.returncode == 0, done.stdout + done.stderr
     statuses = [json.loads(path.read_text()) for path in tmp_path.glob("gmt-results/runs/*/status.json")]
     states = [status["state"] for status in statuses]
@@ -40,9 +40,9 @@ def test_a_run_that_is_stopped_early_is_no_finished_run(gmt: Gmt, tmp_path: Path
     assert len(list(tmp_path.glob("gmt-results/runs/*/result.json"))) == 4 - num_stopped
     assert "stopped early at step" in done.stdout
     assert f"{4 - num_stopped} done, {num_stopped} stopped" in done.stdout
-    again = gmt(*RUNS, *search)
+    again = gmt(*RUNS, *search, ONE_BY_ONE)
     assert (again.returncode, "nothing to do" in again.stdout) == (0, True)
-    whole = gmt(*RUNS)
+    whole = gmt(*RUNS, "hydra/launcher=basic")
     assert whole.returncode == 0, whole.stdout + whole.stderr
     assert len(list(tmp_path.glob("gmt-results/runs/*/result.json"))) == 4
 
