@@ -16,6 +16,7 @@ from mlflow.entities import Metric, Param
 from mlflow.tracking import MlflowClient
 from report import publish, table
 
+from gmt.axis import Axis
 from gmt.records.digests import digests_at_the_end
 from gmt.records.record import RunRecord
 from gmt.tracking.mlflow_run import _flat
@@ -88,7 +89,7 @@ def measured(size: int, folder: Path, rounds: int) -> tuple[float, float]:
     uri = f"sqlite:///{folder}/mlflow.db"
     experiment = store(uri, made)
     mlflow.set_tracking_uri(uri)
-    ours = best_s(lambda: read_table(("gmt", "gmt", record) for record in made), rounds)
+    ours = best_s(lambda: read_table((("gmt", "gmt", record) for record in made), axis=Axis()), rounds)
     return ours, best_s(lambda: mlflow.search_runs([experiment], max_results=size), rounds)
 
 

@@ -1,7 +1,8 @@
-"""Figures of a score against the mask ratio: arms with a ratio as lines, the others as bands."""
+"""Figures of a score along a study's axis: arms that have the axis as lines, the others as bands."""
 
 import io
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import matplotlib
 import pandas as pd
@@ -12,28 +13,32 @@ from matplotlib.axes import Axes  # pyplot's backend must be set first
 from matplotlib.figure import Figure
 from PIL import Image
 
+from gmt.axis import Axis
+
 # Okabe and Ito's colours, told apart by colour-blind readers and in grey print with the markers.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^vP*"
-_DODGE = 0.006  # arms side by side, so that no interval hides another
+_DODGE = 0.01  # of the axis's span, between arms side by side, so that no interval hides another
 _BAND_STYLES = ("--", ":", "-.")
 
 
-def score_against_ratio(summary: pd.DataFrame, column: str, *, title: str, unit: str) -> Figure:
+def score_along(summary: pd.DataFrame, column: str, *, along: Axis, title: str, unit: str) -> Figure:
     """One axis for each task.
 
     Args:
         summary: from `summarise`, with `column` and its bounds.
         column: what is drawn, a fraction; shown in per cent.
+        along: the study's axis.
         title: of the figure.
         unit: the label of the y axis.
     """
     tasks, arms = list(dict.fromkeys(summary["task"])), list(dict.fromkeys(summary["arm"]))
+    values = sorted(summary["axis"].dropna().astype(float).unique())
     figure = Figure(figsize=(6.4 * len(tasks), 4.2), layout="constrained")
     for axis, task in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks, strict=True):
-        _draw(axis, summary[summary["task"] == task], column, arms)
+        _draw(axis, summary[summary["task"] == task], column, arms, _Places(values, along.is_logarithmic(values)))
         axis.set_title(f"{title}: {task}", fontsize=11)
-        axis.set_xlabel("mask ratio (fraction of gradient entries masked)")
+        axis.set_xlabel(along.label)
         axis.set_ylabel(unit)
         axis.grid(alpha=0.25)
     legend_above(figure)
@@ -55,10 +60,38 @@ def legend_above(figure: Figure) -> None:
     )
 
 
-def _draw(axis: Axes, rows: pd.DataFrame, column: str, arms: Sequence[str]) -> None:
-    bands = [arm for arm in arms if rows[rows["arm"] == arm]["mask_ratio"].isna().all()]
+@dataclass(frozen=True)
+class _Places:
+    """Where values of the axis lie on a figure, whose arms stand side by side.
+
+    Args:
+        values: that some arm has, in order.
+        is_logarithmic: whether the figure shows them on a logarithmic scale.
+    """
+
+    values: Sequence[float]
+    is_logarithmic: bool
+
+    def beside(self, values: pd.Series, offset: float) -> pd.Series:
+        """Return values moved by `offset` times _DODGE of the span."""
+        low, high = self.values[0], self.values[-1]
+        if self.is_logarithmic:
+            return values * (high / low) ** (_DODGE * offset)
+        return values + _DODGE * ((high - low) or abs(high) or 1) * offset
+
+    def scale(self, axis: Axes) -> None:
+        """Set the scale of the x axis, and its ticks where it is logarithmic."""
+        if self.is_logarithmic:
+            axis.set_xscale("log")
+            axis.set_xticks(self.values, [f"{value:g}" for value in self.values])
+            axis.minorticks_off()
+
+
+def _draw(axis: Axes, rows: pd.DataFrame, column: str, arms: Sequence[str], places: _Places) -> None:
+    bands = [arm for arm in arms if rows[rows["arm"] == arm]["axis"].isna().all()]
+    places.scale(axis)
     for number, arm in enumerate(arms):
-        own = rows[rows["arm"] == arm].sort_values("mask_ratio")
+        own = rows[rows["arm"] == arm].sort_values("axis")
         if own.empty:
             continue
         mean, low, high = (100 * own[c].astype(float) for c in (column, f"{column}_low", f"{column}_high"))
@@ -68,7 +101,7 @@ def _draw(axis: Axes, rows: pd.DataFrame, column: str, arms: Sequence[str]) -> N
             axis.axhline(mean.iloc[0], color=colour, linestyle=_BAND_STYLES[bands.index(arm) % 3], label=label)
             axis.axhspan(low.iloc[0], high.iloc[0], color=colour, alpha=0.12, linewidth=0)
         else:
-            x = own["mask_ratio"].astype(float) + _DODGE * (number - len(arms) / 2)
+            x = places.beside(own["axis"].astype(float), number - len(arms) / 2)
             error = [(mean - low).fillna(0), (high - mean).fillna(0)]
             axis.errorbar(x, mean, yerr=error, color=colour, marker=MARKERS[number % 7], capsize=3, label=label)
 

@@ -9,7 +9,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gmt_analysis.comparison import ALPHA, POWER, Verdict, differences, over_tasks, sensitivity
+from gmt.axis import Axis
+from gmt_analysis.choices import Baseline, listed
+from gmt_analysis.equivalence import Verdict, sensitivity
+from gmt_analysis.mixed_model import over_tasks
+from gmt_analysis.paired import differences
+from gmt_analysis.power import ALPHA, POWER
 
 _TOLD_WITH_SIZE = 5  # of more choices a sentence names the direction, and the table the size
 
@@ -35,6 +40,7 @@ class Findings:
 
     Args:
         measure: of which.
+        baseline: in words, e.g. `sft` or `sft at the same learning rate`.
         sentences: what the tests say, and what they could have seen.
         to_baseline: from `differences`; empty without a baseline.
         in_common: from `over_tasks`; empty for one task.
@@ -42,21 +48,23 @@ class Findings:
     """
 
     measure: Measure
+    baseline: str
     sentences: tuple[str, ...]
     to_baseline: pd.DataFrame
     in_common: pd.DataFrame
     verdicts: tuple[Verdict, ...]
 
 
-def findings(table: pd.DataFrame, *, baseline: str, margin: float) -> list[Findings]:
+def findings(table: pd.DataFrame, *, axis: Axis, baseline: str, margin: float) -> list[Findings]:
     """Of each of MEASURES.
 
     Args:
         table: the typed table of a study.
+        axis: of the study.
         baseline: the arm that all are held against.
         margin: a smaller difference of scores does not matter; a fraction.
     """
-    return [_of(table, measure, baseline, margin) for measure in MEASURES]
+    return [_of(table, measure, axis, baseline, margin) for measure in MEASURES]
 
 
 def as_table(rows: pd.DataFrame, measure: Measure) -> pd.DataFrame:
@@ -65,21 +73,23 @@ def as_table(rows: pd.DataFrame, measure: Measure) -> pd.DataFrame:
     return rows.assign(**points, words=[_direction(row, measure) for row in rows.to_dict("records")])
 
 
-def _of(table: pd.DataFrame, measure: Measure, baseline: str, margin: float) -> Findings:
+def _of(table: pd.DataFrame, measure: Measure, axis: Axis, baseline: str, margin: float) -> Findings:
     done = table[(table["state"] == "done") & table[measure.column].notna()]
     has_baseline = baseline in set(done["arm"]) and done["arm"].nunique() > 1
     pairs = differences(table, measure.column, baseline=baseline) if has_baseline else pd.DataFrame()
     several = has_baseline and done["task"].nunique() > 1
     common = over_tasks(table, measure.column, baseline=baseline) if several else pd.DataFrame()
-    verdicts = sensitivity(table, measure.column, margin=margin, more_is_better=measure.more_is_better)
+    verdicts = sensitivity(table, measure.column, axis=axis, margin=margin, more_is_better=measure.more_is_better)
+    held = Baseline.of(table, baseline).name(axis) if has_baseline else baseline
     sentences = [
         *([] if has_baseline else [_nothing_to_hold(set(done["arm"]), baseline)]),
-        *_on_baseline(pairs, measure, baseline),
-        *_on_tasks(common, measure, baseline),
-        *(_on_ratios(verdict, measure) for verdict in verdicts),
+        *_on_baseline(pairs, measure, axis, held),
+        *_on_tasks(common, measure, held),
+        *(_on_axis(verdict, measure, axis) for verdict in verdicts),
     ]
     return Findings(
         measure=measure,
+        baseline=held,
         sentences=tuple(sentences),
         to_baseline=pairs,
         in_common=common,
@@ -93,7 +103,7 @@ def _nothing_to_hold(arms: set[str], baseline: str) -> str:
     return f"No finished run is of the baseline, {baseline}: nothing is held against it."
 
 
-def _on_baseline(pairs: pd.DataFrame, measure: Measure, baseline: str) -> list[str]:
+def _on_baseline(pairs: pd.DataFrame, measure: Measure, axis: Axis, baseline: str) -> list[str]:
     sentences = []
     for (arm, task), group in pairs.groupby(["arm", "task"], sort=False) if len(pairs) else ():
         rows = group.to_dict("records")
@@ -103,9 +113,10 @@ def _on_baseline(pairs: pd.DataFrame, measure: Measure, baseline: str) -> list[s
             found = f"{_direction(row, measure)}{size}{_could(group)}"
             sentences.append(f"{task}: {measure.name} of {arm} against {baseline}: {found}.")
             continue
-        counts = {words: [r["mask_ratio"] for r in rows if _direction(r, measure) == words] for words in _WORDS}
-        told = [f"{words} at {_listed(ratios)}" for words, ratios in counts.items() if ratios]
-        sentences.append(f"{task}: {measure.name} of {arm} against {baseline}: {'; '.join(told)}{_could(group)}.")
+        counts = {words: [r["axis"] for r in rows if _direction(r, measure) == words] for words in _WORDS}
+        told = "; ".join(f"{words} at {listed(values)}" for words, values in counts.items() if values)
+        told = told.replace(" at ", f" at {axis.name} ", 1)
+        sentences.append(f"{task}: {measure.name} of {arm} against {baseline}: {told}{_could(group)}.")
     return sentences
 
 
@@ -132,15 +143,15 @@ def _on_tasks(common: pd.DataFrame, measure: Measure, baseline: str) -> list[str
     return [f"Over all tasks, by a mixed model, {measure.name} less that of {baseline}: {shown}{_could(common)}."]
 
 
-def _on_ratios(verdict: Verdict, measure: Measure) -> str:
-    index = "" if np.isnan(verdict.index) else f"; the range over ratios is {verdict.index:.1f} seed deviations"
+def _on_axis(verdict: Verdict, measure: Measure, axis: Axis) -> str:
+    index = "" if np.isnan(verdict.index) else f"; the range over {axis.plural} is {verdict.index:.1f} seed deviations"
     could = (
         f". With {verdict.num_seeds} seeds a difference of {100 * verdict.detectable:.1f} points is found with a power "
         f"of {POWER:.0%}"
         if np.isfinite(verdict.detectable)
         else ""
     )
-    several = f" over {verdict.num_ratios} ratios" if verdict.num_ratios > 1 else ""
+    several = f" over {verdict.num_values} {axis.plural}" if verdict.num_values > 1 else ""
     return f"{verdict.task}: {measure.name} of {verdict.arm}{several}: {verdict.words}{index}{could}."
 
 
@@ -158,7 +169,3 @@ def _direction(row: Mapping[Any, Any], measure: Measure) -> str:
 
 def _points(row: Mapping[Any, Any]) -> str:
     return f"{100 * row['difference']:+.1f} points [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]"
-
-
-def _listed(ratios: list[float]) -> str:
-    return ", ".join(f"{ratio:g}" for ratio in ratios)

@@ -8,11 +8,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from gmt_analysis.comparison import named
+from gmt.axis import Axis
+from gmt_analysis.choices import named
 from gmt_analysis.figures import COLOURS, MARKERS
 
 _WAYS = ("-", "--", ":")
-_LINE = ["arm", "mask_ratio", "way"]
+_LINE = ["arm", "axis", "way"]
 FACTS: Mapping[str, str] = {
     "mask/energy_kept": "gradient energy kept",
     "mask/overlap": "overlap with the mask before (Jaccard)",
@@ -47,27 +48,28 @@ def density_against_asked(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def facts_over_steps(series: pd.DataFrame, *, task: str) -> Figure | None:
-    """FACTS of the whole model over the steps: a row for each fact, a column for each arm, a line for each ratio.
+def facts_over_steps(series: pd.DataFrame, *, task: str, along: Axis) -> Figure | None:
+    """FACTS of the whole model over the steps: a row for each fact, a column for each arm, a line for each value.
 
     Args:
         series: from gmt.tracking.series.read_series; lines are means over seeds.
         task: which one is drawn.
+        along: the study's axis, of whose values there are lines.
 
     Returns:
         None where nothing was logged.
     """
-    return _grid(series[series["layer"].isna()], task, "step", "optimizer step")
+    return _grid(series[series["layer"].isna()], task, along, "step", "optimizer step")
 
 
-def facts_by_layer(series: pd.DataFrame, *, task: str) -> Figure | None:
+def facts_by_layer(series: pd.DataFrame, *, task: str, along: Axis) -> Figure | None:
     """FACTS of each layer at the last step that they were logged at; as `facts_over_steps`."""
     own = series[series["layer"].notna() & (series["task"] == task)]
     if own.empty:
         return None
     last = own[own["step"] == own.groupby("run_id")["step"].transform("max")]
     order = {layer: number for number, layer in enumerate(dict.fromkeys(last["layer"]))}
-    figure = _grid(last.assign(place=last["layer"].map(order)), task, "place", "")
+    figure = _grid(last.assign(place=last["layer"].map(order)), task, along, "place", "")
     if figure is not None:
         for axis in figure.axes:
             axis.set_xticks(range(len(order)), [_short(layer) for layer in order], rotation=60, fontsize=7)
@@ -78,17 +80,17 @@ def score_against_dropped(drops: pd.DataFrame, *, column: str, unit: str) -> Fig
     """A score against the fraction of the fine-tuned delta that is dropped after training, a panel for each task.
 
     Args:
-        drops: from gmt.runs.drop: arm, task, mask_ratio, way, fraction, seed and scores.
+        drops: from gmt.runs.drop: arm, task, axis, way, fraction, seed and scores.
         column: of the score, a fraction; shown in per cent.
         unit: the label of the y axis.
     """
     tasks, ways = list(dict.fromkeys(drops["task"])), list(dict.fromkeys(drops["way"]))
-    names = [named(arm, ratio) for arm, ratio in zip(drops["arm"], drops["mask_ratio"], strict=True)]
+    names = [named(arm, value) for arm, value in zip(drops["arm"], drops["axis"], strict=True)]
     colours = _colours(list(dict.fromkeys(names)))
     figure = Figure(figsize=(5.2 * len(tasks), 4), layout="constrained")
     for axis, task in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks, strict=True):
         own = drops[drops["task"] == task]
-        for (arm, ratio, way), group in own.groupby(_LINE, sort=False, dropna=False):
+        for (arm, value, way), group in own.groupby(_LINE, sort=False, dropna=False):
             means = (100 * group.groupby("fraction")[column].mean()).astype(float)
             spread = (100 * group.groupby("fraction")[column].std(ddof=1)).astype(float).fillna(0)
             axis.errorbar(
@@ -97,9 +99,9 @@ def score_against_dropped(drops: pd.DataFrame, *, column: str, unit: str) -> Fig
                 yerr=spread,
                 marker=MARKERS[ways.index(way)],
                 linestyle=_WAYS[ways.index(way)],
-                color=colours[named(arm, ratio)],
+                color=colours[named(arm, value)],
                 capsize=3,
-                label=f"{named(arm, ratio)}, {way}",
+                label=f"{named(arm, value)}, {way}",
             )
         axis.set_title(str(task), fontsize=11)
         axis.set_xlabel("fraction of the delta dropped after training")
@@ -116,32 +118,38 @@ def _colours(names: Sequence[str]) -> dict[str, Any]:
     return {name: shades(number / len(names)) for number, name in enumerate(names)}
 
 
-def _grid(series: pd.DataFrame, task: str, across: str, label: str) -> Figure | None:
+def _grid(series: pd.DataFrame, task: str, along: Axis, across: str, label: str) -> Figure | None:
     own = series[(series["task"] == task) & series["name"].isin(FACTS)]
     arms = list(dict.fromkeys(own["arm"]))
     if not arms:
         return None
     figure = Figure(figsize=(3.6 * len(arms) + 1.2, 2.5 * len(FACTS)), layout="constrained")
     axes = figure.subplots(len(FACTS), len(arms), squeeze=False, sharex=True, sharey="row")
-    ratios = sorted(own["mask_ratio"].dropna().unique())
+    values = sorted(own["axis"].dropna().unique())
     for row, (name, title) in zip(axes, FACTS.items(), strict=True):
         for axis, arm in zip(row, arms, strict=True):
-            _lines(axis, own[(own["name"] == name) & (own["arm"] == arm)], across, ratios)
+            _lines(axis, own[(own["name"] == name) & (own["arm"] == arm)], across, values)
             axis.grid(alpha=0.25)
         row[0].set_ylabel(title, fontsize=8)
     for top, bottom, arm in zip(axes[0], axes[-1], arms, strict=True):
         top.set_title(f"{arm}, {task}", fontsize=10)
         bottom.set_xlabel(label)
-    handles, labels = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, title="mask ratio", loc="outside right upper", frameon=False, fontsize=8)
+    shown = {label: line for axis in axes[0] for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    figure.legend(
+        list(shown.values()), list(shown), title=along.name, loc="outside right upper", frameon=False, fontsize=8
+    )
     return figure
 
 
-def _lines(axis: Axes, rows: pd.DataFrame, across: str, ratios: Sequence[float]) -> None:
+def _lines(axis: Axes, rows: pd.DataFrame, across: str, values: Sequence[float]) -> None:
+    """Draw a line for each value of the study's axis that an arm has; one for an arm without the axis."""
     colours = matplotlib.colormaps["viridis"]
-    for number, ratio in enumerate(ratios):
-        means = rows[rows["mask_ratio"] == ratio].groupby(across)["value"].mean().astype(float)
-        axis.plot(means.index, means, color=colours(number / max(len(ratios) - 1, 1) * 0.9), label=f"{ratio:g}")
+    for number, value in enumerate(values):
+        means = rows[rows["axis"] == value].groupby(across)["value"].mean().astype(float)
+        axis.plot(means.index, means, color=colours(number / max(len(values) - 1, 1) * 0.9), label=f"{value:g}")
+    constant = rows[rows["axis"].isna()].groupby(across)["value"].mean().astype(float)
+    if len(constant):
+        axis.plot(constant.index, constant, color="0.4", linestyle="--", label="none")
 
 
 def _short(layer: str) -> str:

@@ -12,15 +12,16 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import track
 
+from gmt.axis import Axis
 from gmt.errors import UserError
 from gmt.studies.differing import differing_code
 from gmt.studies.grid import Point
 from gmt.studies.plan import Plan, PlannedRun
 from gmt.tracking.series import read_series
 from gmt.tracking.table import DIRTY, changes, read_table
-from gmt_analysis.comparison import CHOICE
+from gmt_analysis.choices import CHOICE
 from gmt_analysis.cost_figures import cost_against_size, score_against_cost, time_of_a_step
-from gmt_analysis.figures import score_against_ratio
+from gmt_analysis.figures import score_along
 from gmt_analysis.findings import Findings, findings
 from gmt_analysis.mask_figures import (
     FACTS,
@@ -34,25 +35,26 @@ from gmt_analysis.statistics import summarise
 SCORES = ("target_after", "forgetting", "source_perplexity_after", "density", "moved_fraction")
 COSTS = ("forward_backward_s", "mask_s", "optimizer_s", "train_s", "peak_memory_bytes")
 BEFORE = ("target_before", "source_before", "source_perplexity_before")
-_COLUMNS_OF_THEIR_OWN = ("model", "model.name", "task", "method.mask_ratio", "seed")
-_PLANNED = ("model", "task", "mask_ratio", "seed")
+_COLUMNS_OF_THEIR_OWN = ("model", "model.name", "task", "seed")
+_PLANNED = ("model", "task", "axis", "seed")
 _NO_WORD = re.compile(r"[^\w.-]+", re.ASCII)  # MLflow takes no other image names, and LaTeX no blanks in those of files
 _NAMES = ("arm", "task", "label", "model")
 _OTHERS = ("source_after", "density_asked", "tokens_per_s")
 
 
-def arm_of(point: Point) -> str:
+def arm_of(point: Point, axis: Axis) -> str:
     """The arm, and what varies in it besides what a table has columns for, e.g. `gmt learning_rate=0.001`."""
-    pairs = (override.split("=", 1) for override in point.varied)
-    more = [f"{key.rpartition('.')[2]}={value}" for key, value in pairs if key not in _COLUMNS_OF_THEIR_OWN]
+    pairs = (override.lstrip("+").split("=", 1) for override in point.varied)
+    own = (*_COLUMNS_OF_THEIR_OWN, axis.setting)
+    more = [f"{key.rpartition('.')[2]}={value}" for key, value in pairs if key not in own]
     return " ".join([point.arm, *more])
 
 
-def _of(planned: PlannedRun) -> dict[str, Any]:
+def _of(planned: PlannedRun, axis: Axis) -> dict[str, Any]:
     return {
-        "arm": arm_of(planned.point),
+        "arm": arm_of(planned.point, axis),
         "task": planned.run.task.name,
-        "mask_ratio": planned.run.config["method"].get("mask_ratio"),
+        "axis": axis.value(planned.run.config),
         "seed": planned.run.seed,
         "model": planned.run.model.name,
     }
@@ -70,7 +72,7 @@ class Results:
     """
 
     def __init__(self, plan: Plan, *, dirty: bool = False):
-        self.plan, self._dirty = plan, dirty
+        self.plan, self.axis, self._dirty = plan, plan.study.along, dirty
         if (self.table["state"] == "done").any():
             return
         name = plan.study.name
@@ -92,10 +94,10 @@ class Results:
     @cached_property
     def runs(self) -> pd.DataFrame:
         """A row for each run, see gmt.tracking.table; of one that is not begun it holds what the plan knows."""
-        runs = ((arm_of(p.point), p.point.label, p.record) for p in self.plan.comparison)
-        table = read_table(runs, dirty=self._dirty)
+        runs = ((arm_of(p.point, self.axis), p.point.label, p.record) for p in self.plan.comparison)
+        table = read_table(runs, axis=self.axis, dirty=self._dirty)
         dtypes = {column: table[column].dtype for column in _PLANNED}
-        planned = pd.DataFrame([_of(p) for p in self.plan.comparison], columns=list(dtypes)).astype(dtypes)
+        planned = pd.DataFrame([_of(p, self.axis) for p in self.plan.comparison], columns=list(dtypes)).astype(dtypes)
         return table.assign(**{column: table[column].fillna(planned[column]) for column in _PLANNED})
 
     @cached_property
@@ -107,8 +109,8 @@ class Results:
         if (twice := done[done.duplicated([*CHOICE, "seed"], keep=False)]).shape[0]:
             named = ", ".join(twice["label"].head(2))
             raise UserError(
-                f"the runs of study {self.plan.study.name} must differ in arm, model, task, mask_ratio or seed to be "
-                f"compared, and {len(twice)} don't, such as {named}"
+                f"the runs of study {self.plan.study.name} must differ in arm, model, task, {self.axis.key} or seed "
+                f"to be compared, and {len(twice)} don't, such as {named}"
             )
         return table
 
@@ -145,33 +147,35 @@ class Results:
     @cached_property
     def findings(self) -> list[Findings]:
         """What the tests say."""
-        return findings(self.table, baseline=self.plan.study.baseline, margin=self.plan.study.margin)
+        study = self.plan.study
+        return findings(self.table, axis=self.axis, baseline=study.baseline, margin=study.margin)
 
     @cached_property
     def series(self) -> pd.DataFrame:
         """What masks did, by step and layer."""
-        series = read_series(((arm_of(p.point), p.point.label, p.record) for p in self.done), FACTS)
-        return series.assign(task=series["run_id"].map(self._tasks()))
+        runs = ((arm_of(p.point, self.axis), p.point.label, p.record) for p in self.done)
+        series = read_series(runs, FACTS, axis=self.axis)
+        return series.assign(**{name: series["run_id"].map(self._by_run(name)) for name in ("task", "axis")})
 
     @cached_property
     def drops(self) -> pd.DataFrame:
         """Of the runs that were evaluated with part of their delta dropped (gmt.runs.drop)."""
-        tasks = self._tasks()
+        tasks = self._by_run("task")
         rows = [
-            {**_of(p), "task": tasks[p.run.id], **row}
+            {**_of(p, self.axis), "task": tasks[p.run.id], **row}
             for p in self.done
             if (p.record.folder / "drops.jsonl").exists()
             for row in p.record.read_lines("drops.jsonl")
         ]
-        columns = ["arm", "task", "mask_ratio", "seed", "way", "fraction", "target", "source"]
-        return pd.DataFrame(rows, columns=columns).astype({"mask_ratio": "Float64"})
+        columns = ["arm", "task", "axis", "seed", "way", "fraction", "target", "source"]
+        return pd.DataFrame(rows, columns=columns).astype({"axis": "Float64"})
 
     @cached_property
     def operations(self) -> pd.DataFrame:
         """Of each choice one run of which was counted (`count_operations`).
 
         Returns:
-            arm, task, mask_ratio, gflops_a_step (10^9 operations) and tflops_a_run (10^12); missing where they can't be
+            arm, task, axis, gflops_a_step (10^9 operations) and tflops_a_run (10^12); missing where they can't be
             counted (gmt.runs.flops).
         """
         firsts = self._firsts()
@@ -195,16 +199,16 @@ class Results:
     def _firsts(self) -> pd.DataFrame:
         return self.table[self.table["state"] == "done"].drop_duplicates(CHOICE)
 
-    def _tasks(self) -> dict[str, str]:
-        return dict(zip(self.table["run_id"], self.table["task"], strict=True))
+    def _by_run(self, column: str) -> dict[str, Any]:
+        return dict(zip(self.table["run_id"], self.table[column], strict=True))
 
     def score_figures(self) -> dict[str, Figure]:
-        """Target and forgetting against the ratio, with the arms without one as bands."""
+        """Target and forgetting along the axis, with the arms that do not have it as bands."""
         target, lost = "exact match after training, %", "source score lost, percentage points"
         summary = _drawn(self.summary)
         return {
-            "target": score_against_ratio(summary, "target_after", title="Target score", unit=target),
-            "forgetting": score_against_ratio(summary, "forgetting", title="Forgetting", unit=lost),
+            "target": score_along(summary, "target_after", along=self.axis, title="Target score", unit=target),
+            "forgetting": score_along(summary, "forgetting", along=self.axis, title="Forgetting", unit=lost),
         }
 
     def mask_figures(self) -> dict[str, Figure]:
@@ -215,7 +219,7 @@ class Results:
         series = _drawn(self.series)
         for task in dict.fromkeys(series["task"]):
             for name, draw in (("facts", facts_over_steps), ("layers", facts_by_layer)):
-                if (figure := draw(series, task=str(task))) is not None:
+                if (figure := draw(series, task=str(task), along=self.axis)) is not None:
                     figures[f"{name}_{_NO_WORD.sub('_', str(task))}"] = figure
         if len(self.drops):
             figures["drops"] = score_against_dropped(_drawn(self.drops), column="target", unit="target score, %")

@@ -63,7 +63,7 @@ def bootstrap_interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def summarise(table: pd.DataFrame, columns: Sequence[str], *, bootstrapped: Sequence[str] = ()) -> pd.DataFrame:
-    """Means over seeds: a row for each arm, task and mask ratio, with `COLUMN`, `COLUMN_low`, `_high` and `n`.
+    """Means over seeds: a row for each arm, task and value of the axis, with `COLUMN`, `COLUMN_low`, `_high` and `n`.
 
     Args:
         table: the typed table of a study; only finished runs count.
@@ -72,8 +72,8 @@ def summarise(table: pd.DataFrame, columns: Sequence[str], *, bootstrapped: Sequ
     """
     done = table[table["state"] == "done"]
     rows = []
-    for (arm, task, ratio), group in done.groupby(["arm", "task", "mask_ratio"], dropna=False, sort=False):
-        row: dict[str, object] = {"arm": arm, "task": task, "mask_ratio": ratio, "n": len(group)}
+    for (arm, task, value), group in done.groupby(["arm", "task", "axis"], dropna=False, sort=False):
+        row: dict[str, object] = {"arm": arm, "task": task, "axis": value, "n": len(group)}
         for column in columns:
             values = group[column].dropna().astype(float).tolist()
             nothing = Mean(mean=float("nan"), low=float("nan"), high=float("nan"), n=0)
@@ -84,4 +84,4 @@ def summarise(table: pd.DataFrame, columns: Sequence[str], *, bootstrapped: Sequ
                 row |= {f"{column}_boot_low": low, f"{column}_boot_high": high}
         rows.append(row)
     summary = pd.DataFrame(rows)
-    return summary.astype({"mask_ratio": "Float64"}) if rows else summary
+    return summary.astype({"axis": "Float64"}) if rows else summary

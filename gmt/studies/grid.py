@@ -9,6 +9,7 @@ from typing import Any
 from hydra.core.override_parser.types import Quote, QuotedString
 
 from gmt import settings
+from gmt.axis import Axis
 from gmt.errors import UserError
 
 # What needs no quotes in Hydra's override grammar.
@@ -32,6 +33,8 @@ class StudySettings:
         baseline: the arm that the report holds the others against.
         margin: a difference of scores below this does not matter to the question: what equivalence is tested within. A
             fraction in (0, 1).
+        axis: the setting along which figures and tests run, e.g. `method.rank`; its values are numbers. None:
+            gmt.axis.DEFAULT, whether or not it varies. Arms without the setting are constant.
         provenance: of a study that replicates another: setting -> `verified` (read in its source), `secondary` (told by
             others) or `guessed`; None for a study of its own.
     """
@@ -43,6 +46,7 @@ class StudySettings:
     tuning: Mapping[str, Any] | None = None
     baseline: str = "sft"
     margin: float = 0.02
+    axis: str | None = None
     provenance: Mapping[str, str] | None = None
 
     def __post_init__(self) -> None:
@@ -50,6 +54,7 @@ class StudySettings:
         settings.text("study.question", self.question)
         settings.text("study.baseline", self.baseline)
         settings.number("study.margin", self.margin, "must lie in (0, 1)", low=0, high=1, open_low=True)
+        self._check_axis()
         if not isinstance(self.arms, Mapping) or not self.arms:
             raise UserError(f"study.arms must name at least one arm, got {self.arms!r}")
         settings.folder_names("the name of an arm in study.arms", self.arms)
@@ -65,6 +70,20 @@ class StudySettings:
                     raise UserError(f"{where}.{key} must hold at least one value, got []")
         for key, word in (self.provenance or {}).items():
             settings.one_of(f"study.provenance.{key}", word, PROVENANCE)
+
+    def _check_axis(self) -> None:
+        if self.axis is None:
+            return
+        settings.text("study.axis", self.axis)
+        if self.axis == "seed":
+            raise UserError("study.axis must not be seed: runs are compared on the same seed")
+        if self.tuning is not None and self.tuning.get("setting") == self.axis:
+            raise UserError(f"study.axis must not be the setting that study.tuning looks for, got {self.axis}")
+
+    @property
+    def along(self) -> Axis:
+        """The axis."""
+        return Axis() if self.axis is None else Axis(self.axis)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +102,7 @@ class Point:
 
     @property
     def label(self) -> str:
-        """The run's name for people: the arm and what is listed for it, e.g. `gmt mask_ratio=0.8 seed=1`."""
+        """The run's name for people: the arm and what is listed for it, e.g. `lora rank=8 seed=1`."""
         listed = (*self.varied, *self.lists_of_one)
         in_order = [each for each in self.overrides if each in listed]
         in_order += [each for each in self.varied if each not in in_order]

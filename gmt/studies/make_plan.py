@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from gmt.composition import Composer
 from gmt.errors import UserError
 from gmt.runs.build import settings_of
+from gmt.studies.axis_faults import faults_of_axis
 from gmt.studies.grid import Axes, StudySettings, expand
 from gmt.studies.plan import Plan, PlannedRun
 from gmt.studies.run_maker import RunMaker
@@ -17,7 +18,7 @@ def make_plan(composer: Composer, study: StudySettings, cli: Axes) -> Plan:
     """Composes and checks every run of a study.
 
     Raises:
-        UserError: with a sentence for every fault of every run, and for a run that stands in the study twice.
+        UserError: with a sentence for every fault of every run and of the axis, and for a run that stands in the study twice.
     """
     making = RunMaker(composer)
     points = expand(study, cli)
@@ -27,6 +28,9 @@ def make_plan(composer: Composer, study: StudySettings, cli: Axes) -> Plan:
     else:
         plan = tuned_plan(study, settings_of("study.tuning", TuningSettings, study.tuning), points, making)
     faults = making.faults | dict.fromkeys(_twice(plan.runs))
+    if not making.faults:
+        known = [each for each in (*plan.runs, *plan.later) if each.point.stage == "comparison"]
+        faults |= dict.fromkeys(faults_of_axis(study, [(p.point, p.run.config) for p in known], cli))
     for planned in plan.runs:
         try:
             if planned.record.exists():

@@ -60,7 +60,7 @@ def axes_of(composer: Composer, overrides: Iterable[str]) -> dict[str, list[str]
         key: str = override.get_key_element()
         if key == "study" and override.is_sweep_override():
             raise UserError(f"a sweep is of one study, got {override.input_line}; sweep them one after the other")
-        if key == "study" or key.startswith(("study.", "hydra.", "hydra/")):
+        if key == "study" or key.lstrip("+").startswith(("study.", "hydra.", "hydra/")):
             continue
         if not override.is_sweep_override():
             axes[key] = [override.get_value_element_as_str()]

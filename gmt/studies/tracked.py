@@ -91,8 +91,10 @@ def mirrored(plan: Plan, planned: PlannedRun) -> "Mirrored":
     from gmt.tracking.mirror import Mirrored
 
     science, point = planned.run.science, planned.point
-    ratio = science["method"].get("mask_ratio")
+    axis = plan.study.along
+    value = axis.value(planned.run.config)
     tags = {
+        **({} if value is None else {f"gmt.{axis.key}": str(value)}),
         "gmt.study": plan.study.name,
         "gmt.arm": point.arm,
         "gmt.method": str(science["method"]["name"]),
@@ -101,8 +103,6 @@ def mirrored(plan: Plan, planned: PlannedRun) -> "Mirrored":
         "gmt.seed": str(science["seed"]),
         "gmt.stage": point.stage,
     }
-    if ratio is not None:
-        tags["gmt.mask_ratio"] = str(ratio)
     return Mirrored(record=planned.record, name=point.label, tags=tags)
 
 
@@ -133,8 +133,9 @@ def describe(plan: Plan, result: str = "") -> str:
     )
     states = list(plan.states().values())
     counts = ", ".join(f"{states.count(state)} {state}" for state in STATES if state in states)
+    axis = "" if plan.study.axis is None else f", along the {plan.study.along.name} ({plan.study.axis})"
     result = result or f"`gmt report study={plan.study.name}` puts it here."
     return (
         f"**{plan.study.question.strip()}**\n\n## Plan\n{len(plan.runs)} runs: {counts}. Arms:\n{arms}\n\n"
-        f"Baseline {plan.study.baseline}, margin {100 * plan.study.margin:g} points.{_RESULT}{result}"
+        f"Baseline {plan.study.baseline}, margin {100 * plan.study.margin:g} points{axis}.{_RESULT}{result}"
     )

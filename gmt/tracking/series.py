@@ -5,15 +5,16 @@ from typing import Any
 
 import pandas as pd
 
+from gmt.axis import Axis
 from gmt.records.record import RunRecord
 
-# Column -> pandas dtype. `layer` is missing for what is of the whole model; `name` is the metric's without its layer,
-# e.g. `mask/energy_kept`.
+# Column -> pandas dtype. `axis` is the value of the study's axis; missing if the run does not have the setting. `layer`
+# is missing for what is of the whole model; `name` is the metric's without its layer, e.g. `mask/energy_kept`.
 COLUMNS: Mapping[str, str] = {
     "run_id": "string",
     "arm": "string",
     "task": "string",
-    "mask_ratio": "Float64",
+    "axis": "Float64",
     "seed": "Int64",
     "step": "Int64",
     "layer": "string",
@@ -23,26 +24,28 @@ COLUMNS: Mapping[str, str] = {
 _LAYERS = "mask/layers/"
 
 
-def read_series(runs: Iterable[tuple[str, str, RunRecord]], names: Collection[str]) -> pd.DataFrame:
+def read_series(runs: Iterable[tuple[str, str, RunRecord]], names: Collection[str], *, axis: Axis) -> pd.DataFrame:
     """Reads logged metrics of finished runs, a row for each value.
 
     Args:
         runs: arm, label and record of each; others than those that are done are left out, and so are those whose
             metrics.jsonl has changed since they ended.
         names: of the metrics, e.g. `mask/energy_kept`, of the whole model and of its layers.
+        axis: of the study.
     """
     done = ((arm, record) for arm, _, record in runs if record.state(also=("metrics.jsonl",)) == "done")
-    rows = [row for arm, record in done for row in _rows(arm, record, names)]
+    rows = [row for arm, record in done for row in _rows(arm, record, names, axis)]
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype(dict(COLUMNS))
 
 
-def _rows(arm: str, record: RunRecord, names: Collection[str]) -> Iterator[dict[str, Any]]:
-    science = record.read("config.json")["science"]
+def _rows(arm: str, record: RunRecord, names: Collection[str], axis: Axis) -> Iterator[dict[str, Any]]:
+    stored = record.read("config.json")
+    science = stored["science"]
     run = {
         "run_id": record.id,
         "arm": arm,
         "task": science["task"]["name"],
-        "mask_ratio": science["method"].get("mask_ratio"),
+        "axis": axis.value(stored["config"]),
         "seed": science["seed"],
     }
     for logged in record.metrics()[0]:

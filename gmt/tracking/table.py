@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from gmt.axis import Axis
 from gmt.errors import UserError
 from gmt.records.derived import contradiction_in
 from gmt.records.identity import run_id
@@ -27,6 +28,7 @@ _NAMED = 5  # labels that a sentence names
 # without num_cold_steps; records of before that number have none left out. train_s is the time in optimizer
 # steps, run_s that of all attempts; the latter is missing where nobody saw an attempt end. runs_beside counts the other
 # runs of the table that were at work on the same machine at some time of the run's last attempt.
+# `axis` is the value of the study's axis; missing if the run does not have the setting.
 # `code` is a short hash of all code that made the run: the package's, that of plug-ins from outside, and the
 # libraries' versions.
 COLUMNS: Mapping[str, str] = {
@@ -36,7 +38,7 @@ COLUMNS: Mapping[str, str] = {
     "model": "string",
     "task": "string",
     "method": "string",
-    "mask_ratio": "Float64",
+    "axis": "Float64",
     "seed": "Int64",
     "state": "string",
     "attempts": "Int64",
@@ -110,11 +112,12 @@ def final_metrics(result: Result) -> dict[str, float]:
     return {name: float(value) for name, value in values.items() if math.isfinite(value)}
 
 
-def read_table(runs: Iterable[tuple[str, str, RunRecord]], *, dirty: bool = False) -> pd.DataFrame:
+def read_table(runs: Iterable[tuple[str, str, RunRecord]], *, axis: Axis, dirty: bool = False) -> pd.DataFrame:
     """Reads runs as a table with COLUMNS; what a run has not (yet) is missing there.
 
     Args:
         runs: arm, label and record of each.
+        axis: of the study, whose values the column `axis` holds.
         dirty: whether a run of a checkout with uncommitted changes counts; otherwise its state is DIRTY, and what came
             out is missing. The same holds of a run whose scores are no finite numbers, which is UNSCORED, and of one
             that is CHANGED, whose `error` says what was changed.
@@ -122,7 +125,7 @@ def read_table(runs: Iterable[tuple[str, str, RunRecord]], *, dirty: bool = Fals
     Raises:
         UserError: a run is there twice.
     """
-    rows = [_row(arm, label, record, dirty) for arm, label, record in runs]
+    rows = [_row(arm, label, record, axis, dirty) for arm, label, record in runs]
     spans = [row.pop(_SPAN, None) for row in rows]
     for row, number in zip(rows, num_beside(spans), strict=True):
         row["runs_beside"] = number
@@ -171,17 +174,18 @@ def _hardware(environment: Mapping[str, Any]) -> str:
     return f"{environment['torch_threads']} thread of {environment['cpu']}"
 
 
-def _row(arm: str, label: str, record: RunRecord, dirty: bool) -> dict[str, Any]:
+def _row(arm: str, label: str, record: RunRecord, axis: Axis, dirty: bool) -> dict[str, Any]:
     state = record.state(also=("metrics.jsonl",))
     row: dict[str, Any] = {"run_id": record.id, "arm": arm, "label": label, "state": state}
     if not record.exists():
         return row
-    science, status = record.read("config.json")["science"], record.status()
+    stored, status = record.read("config.json"), record.status()
+    science = stored["science"]
     row |= {
         "model": science["model"]["name"],
         "task": science["task"]["name"],
         "method": science["method"]["name"],
-        "mask_ratio": science["method"].get("mask_ratio"),
+        "axis": axis.value(stored["config"]),
         "seed": science["seed"],
         "attempts": status.get("attempts"),
         "error": status.get("error"),

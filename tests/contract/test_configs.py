@@ -62,7 +62,10 @@ def test_a_run_that_stands_twice_in_a_study_is_refused() -> None:
             "from gmt.commands.plan import plan; plan(['study=quickstart'], None, every_run=False)",
             "torch transformers ray mlflow pandas",
         ),
-        ("from gmt.tracking.table import read_table; read_table([])", "torch transformers ray mlflow"),
+        (
+            "from gmt.axis import Axis; from gmt.tracking.table import read_table; read_table([], axis=Axis())",
+            "torch transformers ray mlflow",
+        ),
         ("import gmt.masking", "transformers ray mlflow hydra omegaconf gmt.errors"),
         ("import gmt.runs.execute, gmt.training.train, gmt.methods.gradient_mask", "ray mlflow"),
         ("from hydra.core.plugins import Plugins; Plugins.instance()", "torch transformers ray mlflow"),

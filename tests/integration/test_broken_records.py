@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from gmt.axis import Axis
 from gmt.cli import run_command
 from gmt.errors import UserError
 from gmt.studies.frozen import freeze, job_of, thaw
@@ -86,8 +87,8 @@ def test_a_damaged_record_is_one_sentence(
         code = run_command(["show", record.id])
         for read in (
             lambda: rows(plan, plan.states()),  # gmt plan
-            lambda: read_table([("a", "a", record)]),  # gmt report
-            lambda: read_series([("a", "a", record)], ["train/loss"]),
+            lambda: read_table([("a", "a", record)], axis=Axis()),  # gmt report
+            lambda: read_series([("a", "a", record)], ["train/loss"], axis=Axis()),
         ):
             with suppress(UserError, OSError):  # which the program shows as sentences
                 read()

@@ -41,7 +41,7 @@ def test_ratio_insensitivity(results: Path) -> None:
     page = shown("ratio_insensitivity", results, drop_arm="sft", drop_fractions=[0.0, 0.5])
     assert "Does the machine work?" in page
     assert page.count("<svg") == 2 + 3 + 1  # scores; density, facts, layers; drops
-    assert "tiny: target score of gmt against sft: not tested at 0.5, 0.9." in page
+    assert "tiny: target score of gmt against sft: not tested at mask ratio 0.5, 0.9." in page
     assert "random, rescaled" in page
 
 

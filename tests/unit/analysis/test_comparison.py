@@ -6,9 +6,14 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 import pytest
-from gmt_analysis.comparison import against_best, detectable_difference, differences, over_tasks, sensitivity
+from gmt_analysis.choices import Baseline
+from gmt_analysis.equivalence import against_best, sensitivity
+from gmt_analysis.mixed_model import over_tasks
+from gmt_analysis.paired import differences
+from gmt_analysis.power import detectable_difference
 from scipy import stats
 
+from gmt.axis import Axis
 from gmt.errors import UserError
 
 # Student (1908), "The probable error of a mean": hours of sleep gained with two drugs by the same ten patients.
@@ -18,20 +23,20 @@ NONE = float("nan")
 
 
 def table(*choices: tuple[str, float, Sequence[float]], task: str = "t") -> pd.DataFrame:
-    """Runs that are done: arm, ratio, and a score for each seed."""
+    """Runs that are done: arm, value of the axis, and a score for each seed."""
     rows = [
-        {"arm": arm, "task": task, "mask_ratio": ratio, "seed": seed, "state": "done", "score": score}
-        for arm, ratio, scores in choices
+        {"arm": arm, "task": task, "axis": value, "seed": seed, "state": "done", "score": score}
+        for arm, value, scores in choices
         for seed, score in enumerate(scores)
     ]
-    types = {"mask_ratio": "Float64", "seed": "Int64", "score": "Float64"}
+    types = {"axis": "Float64", "seed": "Int64", "score": "Float64"}
     return pd.DataFrame(rows).astype(types)
 
 
 def test_students_sleep_data() -> None:
     (row,) = differences(table(("sft", NONE, DRUG_1), ("gmt", 0.5, DRUG_2)), "score", baseline="sft").to_dict("records")
     # R 4: t.test(drug2, drug1, paired = TRUE): t = 4.0621, df = 9, p-value = 0.002833, 0.7001142 to 2.4598858
-    assert (row["arm"], row["mask_ratio"], row["n"]) == ("gmt", 0.5, 10)
+    assert (row["arm"], row["axis"], row["n"]) == ("gmt", 0.5, 10)
     assert row["difference"] == pytest.approx(1.58)
     assert row["p"] == pytest.approx(0.002833, abs=5e-7)
     assert (row["low"], row["high"]) == (pytest.approx(0.7001142, abs=1e-6), pytest.approx(2.4598858, abs=1e-6))
@@ -74,7 +79,7 @@ def test_equivalence_by_hand() -> None:
     # Against -1.5: t = 1 / 0.288675 = 3.464102, P(T > t) = 0.020245. Against 1.5: t = -6.9282, P = 0.003082.
     made = table(("gmt", 0.3, [5, 5, 5, 5]), ("gmt", 0.9, [4, 5, 4, 5]))
     (row,) = against_best(made, "score", margin=1.5).to_dict("records")
-    assert (row["best"], row["mask_ratio"], row["difference"]) == (0.3, 0.9, -0.5)
+    assert (row["best"], row["axis"], row["difference"]) == (0.3, 0.9, -0.5)
     assert row["p_equivalent"] == pytest.approx(0.020245, abs=2e-5)
     assert row["p"] == pytest.approx(2 * stats.t.sf(0.5 / 0.288675, 3), abs=1e-5)
 
@@ -99,27 +104,30 @@ def flat(spread: float, drop: float = 0.0) -> pd.DataFrame:
 @pytest.mark.parametrize(
     ("made", "words"),
     [
-        (flat(0.002), "every ratio is equivalent to the best within the margin"),
-        (flat(0.002, drop=0.1), "sensitive: worse than the best at 0.9"),
-        (flat(0.1), "no difference to the best shown at any ratio, nor equivalence within the margin at every ratio"),
+        (flat(0.002), "every mask ratio is equivalent to the best within the margin"),
+        (flat(0.002, drop=0.1), "sensitive: worse than the best at mask ratio 0.9"),
+        (
+            flat(0.1),
+            "no difference to the best shown at any mask ratio, nor equivalence within the margin at every mask ratio",
+        ),
         (table(("gmt", 0.3, [1, 2, 3]), ("gmt", 0.5, [1, 2, 3])), "no spread between seeds: nothing is tested"),
-        (table(("gmt", 0.5, [1, 2, 3])), "one ratio: nothing is said of sensitivity"),
+        (table(("gmt", 0.5, [1, 2, 3])), "one mask ratio: nothing is said of sensitivity"),
         (table(("gmt", 0.3, [1]), ("gmt", 0.5, [2])), "1 seed: nothing is said of sensitivity"),
     ],
 )
 def test_words_follow_the_tests(made: pd.DataFrame, words: str) -> None:
-    (verdict,) = sensitivity(made, "score", margin=0.02)
+    (verdict,) = sensitivity(made, "score", margin=0.02, axis=Axis())
     assert verdict.words == words
 
 
 def test_runs_that_diverged_are_spoken_of() -> None:
     made = flat(0.002)
-    made["state"] = ["diverged" if ratio == 0.9 else "done" for ratio in made["mask_ratio"]]
+    made["state"] = ["diverged" if ratio == 0.9 else "done" for ratio in made["axis"]]
     made.loc[0, "state"] = "failed"
-    (verdict,) = sensitivity(made, "score", margin=0.02)
-    assert (verdict.num_ratios, verdict.num_seeds) == (2, 9)
+    (verdict,) = sensitivity(made, "score", margin=0.02, axis=Axis())
+    assert (verdict.num_values, verdict.num_seeds) == (2, 9)
     left_out = "(left out: runs that are diverged at 0.9; not done at 0.1)"
-    assert verdict.words == f"every ratio is equivalent to the best within the margin {left_out}"
+    assert verdict.words == f"every mask ratio is equivalent to the best within the margin {left_out}"
 
 
 @pytest.mark.heavy
@@ -131,7 +139,7 @@ def test_a_flat_arm_is_seldom_called_sensitive() -> None:
         seeds = rng.normal(0.7, 0.01, size=4)
         scores = [np.round((seeds + rng.normal(0, 0.01, size=4)) * 200) / 200 for _ in range(9)]
         made = table(*(("gmt", (i + 1) / 10, each) for i, each in enumerate(scores)))
-        called += sensitivity(made, "score", margin=0.02)[0].words.startswith("sensitive")
+        called += sensitivity(made, "score", margin=0.02, axis=Axis())[0].words.startswith("sensitive")
     assert called <= 0.05 * 200
 
 
@@ -142,16 +150,37 @@ def test_pairs_that_differ_all_by_the_same_are_not_tested() -> None:
     assert math.isnan(row["p"])
 
 
-def test_a_baseline_with_ratios_is_refused() -> None:
-    with pytest.raises(UserError, match="must be an arm without mask ratios, got 'gmt'"):
-        differences(table(("gmt", 0.3, [1, 2]), ("rmt", 0.3, [1, 2])), "score", baseline="gmt")
+def test_a_baseline_at_several_values_is_held_against_the_same_value() -> None:
+    rates = {1e-3: ([1, 2, 3], [2, 3, 5]), 2e-3: ([5, 6, 7], [5, 7, 9])}
+    made = table(*((arm, rate, each) for rate, both in rates.items() for arm, each in zip("sg", both, strict=True)))
+    alone = table(("g", 3e-3, [1, 2, 3]))  # no run of the baseline has this value
+    rows = differences(pd.concat([made, alone]), "score", baseline="s").to_dict("records")
+    assert [(row["axis"], row["n"]) for row in rows] == [(1e-3, 3), (2e-3, 3), (3e-3, 0)]
+    assert [row["difference"] for row in rows[:2]] == [pytest.approx(4 / 3), pytest.approx(1)]
+    common = over_tasks(made, "score", baseline="s").set_index("choice")
+    assert common["difference"].to_dict() == {"g 0.001": pytest.approx(4 / 3), "g 0.002": pytest.approx(1)}
+    assert Baseline.of(made, "s").name(Axis("train.learning_rate")) == "s at the same learning rate"
+
+
+def test_a_baseline_at_one_value_is_held_against_every_value() -> None:
+    made = table(("rmt", 0.3, [1, 2]), ("gmt", 0.3, [2, 3]), ("gmt", 0.9, [4, 5]))
+    rows = differences(made, "score", baseline="rmt").to_dict("records")
+    assert [(row["axis"], row["difference"], row["n"]) for row in rows] == [(0.3, 1, 2), (0.9, 3, 2)]
+    assert Baseline.of(made, "rmt").name(Axis()) == "rmt 0.3"
+
+
+def test_an_unfinished_run_of_the_baseline_counts_among_its_values() -> None:
+    made = table(("s", 1e-3, [1, 2]), ("s", 2e-3, [1, 2]), ("g", 2e-3, [4, 5]))
+    made.loc[(made["arm"] == "s") & (made["axis"] == 2e-3), "state"] = "to do"
+    (row,) = differences(made, "score", baseline="s").to_dict("records")
+    assert row["n"] == 0
 
 
 def test_the_index_is_the_range_in_seed_deviations() -> None:
     # means 2, 4, 3; variances 1, 4, 1, whose mean is 2: the index is 2 / sqrt(2)
     made = table(("gmt", 0.1, [1, 2, 3]), ("gmt", 0.5, [2, 4, 6]), ("gmt", 0.9, [2, 3, 4]))
-    (verdict,) = sensitivity(made, "score", margin=1)
-    assert (verdict.num_ratios, verdict.num_seeds, verdict.best) == (3, 3, 0.5)
+    (verdict,) = sensitivity(made, "score", margin=1, axis=Axis())
+    assert (verdict.num_values, verdict.num_seeds, verdict.best) == (3, 3, 0.5)
     assert verdict.index == pytest.approx(2 / math.sqrt(2))
 
 
@@ -200,7 +229,7 @@ def test_a_choice_that_varies_more_over_seeds_makes_no_other_look_uncertain() ->
     steady, wild = base + 0.5 + rng.normal(0, 0.01, size=6), base + 0.5 + rng.normal(0, 3, size=6)
     made = table(("sft", NONE, base), ("gmt", 0.5, steady), ("gmt", 0.9, wild))
     common = over_tasks(made, "score", baseline="sft").set_index("choice")
-    pairs = differences(made, "score", baseline="sft").set_index("mask_ratio")
+    pairs = differences(made, "score", baseline="sft").set_index("axis")
     for column in ("low", "high", "p", "detectable"):  # of one task and whole pairs it is the paired t test
         assert common.loc["gmt 0.5", column] == pytest.approx(pairs.loc[0.5, column], rel=0.02)
     assert common.loc["gmt 0.9", "p"] > 0.05 > common.loc["gmt 0.5", "p"]

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from gmt_analysis.cost_figures import cost_against_size, pareto_front, score_against_cost, time_of_a_step
-from gmt_analysis.figures import score_against_ratio
+from gmt_analysis.figures import score_along
 from gmt_analysis.mask_figures import (
     density_against_asked,
     facts_by_layer,
@@ -16,6 +16,7 @@ from gmt_analysis.mask_figures import (
 )
 from gmt_analysis.statistics import summarise
 
+from gmt.axis import Axis
 from gmt.tracking.series import read_series
 from gmt.tracking.table import read_table
 from tests.finished import finish, plan_of
@@ -40,10 +41,10 @@ def plan(tmp_path: Path):  # type: ignore[no-untyped-def]
 def test_an_arm_looks_the_same_on_every_task() -> None:
     """Also where another has no finished run."""
     rows = [("sft", "t", None), ("gmt", "t", 0.5), ("rmt", "t", 0.5), ("sft", "u", None), ("rmt", "u", 0.5)]
-    summary = pd.DataFrame(rows, columns=["arm", "task", "mask_ratio"]).assign(
+    summary = pd.DataFrame(rows, columns=["arm", "task", "axis"]).assign(
         n=3, score=0.5, score_low=0.4, score_high=0.6, target_after=0.5, cost=1.0
     )
-    scores = score_against_ratio(summary, "score", title="", unit="")
+    scores = score_along(summary, "score", along=Axis(), title="", unit="")
     for figure in (scores, score_against_cost(summary, cost="cost", label="")):
         one, other = (
             {label.split()[0]: handle for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
@@ -58,30 +59,30 @@ def _colour(handle: Any) -> str:
 
 
 def test_facts_are_lines_over_steps_and_layers(plan: list) -> None:  # type: ignore[type-arg]
-    series = read_series(plan, {"mask/overlap", "mask/energy_kept", "mask/moved_fraction"})
-    figure = facts_over_steps(series, task="long_words")
+    series = read_series(plan, {"mask/overlap", "mask/energy_kept", "mask/moved_fraction"}, axis=Axis())
+    figure = facts_over_steps(series, task="long_words", along=Axis())
     assert figure is not None
     assert figure.axes[0].get_title() == "gmt, long_words"
     assert figure.axes[2].get_xlabel() == "optimizer step"
     overlap = figure.axes[1].get_lines()
     assert [line.get_label() for line in overlap] == ["0.5", "0.9"]
     assert overlap[0].get_xydata().tolist() == [[10, 0.1], [20, 0.2]]
-    layers = facts_by_layer(series, task="long_words")
+    layers = facts_by_layer(series, task="long_words", along=Axis())
     assert layers is not None
     assert [label.get_text() for label in layers.axes[2].get_xticklabels()] == ["layer 0", "layer 1"]
     assert layers.axes[1].get_lines()[0].get_ydata().tolist() == [0, 0.1]
-    assert facts_over_steps(series, task="other") is None
-    assert facts_by_layer(series[series["layer"].isna()], task="long_words") is None
+    assert facts_over_steps(series, task="other", along=Axis()) is None
+    assert facts_by_layer(series[series["layer"].isna()], task="long_words", along=Axis()) is None
 
 
 def test_density_is_drawn_against_what_was_asked(plan: list) -> None:  # type: ignore[type-arg]
-    axis = density_against_asked(read_table(plan)).axes[0]
+    axis = density_against_asked(read_table(plan, axis=Axis())).axes[0]
     assert [line.get_label() for line in axis.get_lines()] == ["as asked", "gmt"]
     assert sorted(axis.get_lines()[1].get_xdata()) == pytest.approx([0.1, 0.1, 0.5, 0.5])
 
 
 def test_the_parts_of_a_step_add_up(plan: list) -> None:  # type: ignore[type-arg]
-    summary = summarise(read_table(plan), ["forward_backward_s", "mask_s", "optimizer_s", "target_after"])
+    summary = summarise(read_table(plan, axis=Axis()), ["forward_backward_s", "mask_s", "optimizer_s", "target_after"])
     axis = time_of_a_step(summary).axes[0]
     ends = {round(patch.get_x() + patch.get_width(), 6) for patch in axis.patches}
     assert ends == {120, 126, 136}
@@ -95,14 +96,14 @@ def test_the_parts_of_a_step_add_up(plan: list) -> None:  # type: ignore[type-ar
 def test_the_front_holds_what_nothing_beats(plan: list) -> None:  # type: ignore[type-arg]
     assert pareto_front(np.array([1, 2, 3, 3]), np.array([5, 4, 6, 7])).tolist() == [True, False, False, True]
     assert pareto_front(np.array([1, 1]), np.array([5, 5])).tolist() == [True, True]
-    summary = summarise(read_table(plan), ["train_s", "target_after"])
+    summary = summarise(read_table(plan, axis=Axis()), ["train_s", "target_after"])
     axis = score_against_cost(summary, cost="train_s", label="s").axes[0]
     assert axis.get_lines()[-1].get_label() == "Pareto front"
     assert axis.get_lines()[-1].get_ydata().tolist() == pytest.approx([72.5])  # all cost the same: the best alone
 
 
 def test_what_a_mask_adds_to_a_step_is_drawn_against_the_size(plan: list) -> None:  # type: ignore[type-arg]
-    small = read_table(plan)
+    small = read_table(plan, axis=Axis())
     small = small.assign(mask_s=small["mask_s"].where(small["arm"] != "sft", 0.0))
     large = small.assign(num_parameters=10 * small["num_parameters"], mask_s=small["mask_s"] / 2)
     times, shares = cost_against_size(pd.concat([small, large])).axes
@@ -114,7 +115,7 @@ def test_what_a_mask_adds_to_a_step_is_drawn_against_the_size(plan: list) -> Non
 
 def test_a_drop_is_drawn_by_way() -> None:
     rows = [
-        {"arm": "sft", "mask_ratio": None, "task": "t", "way": way, "fraction": f, "seed": s, "target": 1 - f * n / 10}
+        {"arm": "sft", "axis": None, "task": "t", "way": way, "fraction": f, "seed": s, "target": 1 - f * n / 10}
         for n, way in enumerate(("random", "smallest"))
         for f in (0.0, 0.5)
         for s in (1, 2)

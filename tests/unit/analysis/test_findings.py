@@ -5,6 +5,8 @@ import pandas as pd
 import pytest
 from gmt_analysis.findings import as_table, findings
 
+from gmt.axis import Axis
+
 NONE = float("nan")
 
 
@@ -16,7 +18,7 @@ def table(*choices: tuple[str, str, float, float, float]) -> pd.DataFrame:
         {
             "arm": arm,
             "task": task,
-            "mask_ratio": ratio,
+            "axis": ratio,
             "seed": seed,
             "state": "done",
             "target_after": target + seeds[seed] + rng.normal(0, 0.003),
@@ -25,7 +27,7 @@ def table(*choices: tuple[str, str, float, float, float]) -> pd.DataFrame:
         for arm, task, ratio, target, forgetting in choices
         for seed in range(10)
     ]
-    return pd.DataFrame(rows).astype({"mask_ratio": "Float64", "seed": "Int64"})
+    return pd.DataFrame(rows).astype({"axis": "Float64", "seed": "Int64"})
 
 
 def test_better_worse_and_no_difference_shown() -> None:
@@ -36,19 +38,19 @@ def test_better_worse_and_no_difference_shown() -> None:
         ("gmt", "t", 0.9, 0.6, 0.2),
         ("hft", "t", NONE, 0.65, 0.1),
     )
-    target, forgetting = findings(made, baseline="sft", margin=0.02)
+    target, forgetting = findings(made, axis=Axis(), baseline="sft", margin=0.02)
     assert target.sentences[0] == (
-        "t: target score of gmt against sft: better at 0.5; worse at 0.9; no difference shown at 0.1. "
+        "t: target score of gmt against sft: better at mask ratio 0.5; worse at 0.9; no difference shown at 0.1. "
         "Differences of 0.5 to 0.6 points are found with a power of 80%."
     )
     assert target.sentences[1].startswith("t: target score of hft against sft: worse (-4.9 points [")
     assert target.sentences[2].startswith(
-        "t: target score of gmt over 3 ratios: sensitive: worse than the best at 0.1, 0.9"
+        "t: target score of gmt over 3 mask ratios: sensitive: worse than the best at mask ratio 0.1, 0.9"
     )
     assert "With 10 seeds a difference of" in target.sentences[2]
     # less forgetting is better
     assert forgetting.sentences[0] == (
-        "t: forgetting of gmt against sft: better at 0.1; worse at 0.9; no difference shown at 0.5. "
+        "t: forgetting of gmt against sft: better at mask ratio 0.1; worse at 0.9; no difference shown at 0.5. "
         "Differences of 0.4 to 0.6 points are found with a power of 80%."
     )
     shown = as_table(forgetting.to_baseline, forgetting.measure)
@@ -59,7 +61,7 @@ def test_better_worse_and_no_difference_shown() -> None:
 @pytest.mark.heavy
 def test_several_tasks_are_spoken_of_together() -> None:
     made = table(*((arm, task, ratio, 0.6 + 0.1 * (arm == "gmt"), 0.1) for task in ("t", "u") for arm, ratio in ARMS))
-    (target, _) = findings(made, baseline="sft", margin=0.02)
+    (target, _) = findings(made, axis=Axis(), baseline="sft", margin=0.02)
     over = next(sentence for sentence in target.sentences if sentence.startswith("Over all tasks"))
     assert over.startswith("Over all tasks, by a mixed model, target score less that of sft: gmt 0.5 +10.")
 
@@ -69,14 +71,14 @@ ARMS = (("sft", NONE), ("gmt", 0.5))
 
 def test_what_is_missing_is_not_spoken_of() -> None:
     only = table(("sft", "t", NONE, 0.7, 0.1))
-    (sentence,) = findings(only, baseline="sft", margin=0.02)[0].sentences
+    (sentence,) = findings(only, axis=Axis(), baseline="sft", margin=0.02)[0].sentences
     assert sentence == "All finished runs are of sft: there is nothing to hold against it."
     without = table(("gmt", "t", 0.5, 0.7, 0.1))
-    (target, _) = findings(without, baseline="sft", margin=0.02)
+    (target, _) = findings(without, axis=Axis(), baseline="sft", margin=0.02)
     assert target.sentences == (
         "No finished run is of the baseline, sft: nothing is held against it.",
-        "t: target score of gmt: one ratio: nothing is said of sensitivity.",
+        "t: target score of gmt: one mask ratio: nothing is said of sensitivity.",
     )
     one_seed = table(("sft", "t", NONE, 0.7, 0.1), ("gmt", "t", 0.5, 0.9, 0.1))
-    (target, _) = findings(one_seed[one_seed["seed"] == 0], baseline="sft", margin=0.02)
+    (target, _) = findings(one_seed[one_seed["seed"] == 0], axis=Axis(), baseline="sft", margin=0.02)
     assert target.sentences[0] == "t: target score of gmt against sft: not tested."

@@ -32,10 +32,8 @@ def test_all_that_a_paper_needs(tmp_path: Path) -> None:
         finish(planned, 0.7 + 0.1 * is_best + planned.run.seed / 1000 * (1 + is_best))
     files = {path.name: path for path in write_report(plan).files}
     page = files["index.html"].read_text()
-    assert (
-        "long_words: target score of gmt against sft: better at 0.5; not tested at 0.9. Differences of 0.5 points"
-        in page
-    )
+    differences = "better at mask ratio 0.5; not tested at 0.9. Differences of 0.5 points"
+    assert f"long_words: target score of gmt against sft: {differences}" in page
     assert "within 5 points" in page
     assert page.count("<svg") == 5  # scores, density, costs
     rows = list(csv.DictReader(files["differences.csv"].open()))
@@ -63,7 +61,7 @@ def test_one_seed_and_one_ratio_are_said(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="study made must be of a committed checkout to be reported, and all 2 are of"):
         write_report(plan)
     page = write_report(plan, dirty=True).files[0].read_text()
-    assert "one ratio: nothing is said of sensitivity" in page
+    assert "one mask ratio: nothing is said of sensitivity" in page
     assert "Some arm has 1 seed" in page
     assert "uncommitted changes" in page
 
@@ -113,7 +111,7 @@ def test_a_study_without_its_baseline_is_reported(tmp_path: Path) -> None:
     page = write_report(plan).files[0].read_text()
     assert "against hft" not in page
     assert "No finished run is of the baseline, hft: nothing is held against it." in page
-    assert "target score of gmt over 2 ratios: 2 seeds: nothing is said of sensitivity." in page
+    assert "target score of gmt over 2 mask ratios: 2 seeds: nothing is said of sensitivity." in page
 
 
 def test_models_are_compared_each_by_itself(tmp_path: Path) -> None:

@@ -53,12 +53,12 @@ def test_no_mean_of_nothing_or_of_what_is_not_finite(values: list[float]) -> Non
         mean_interval(values)
 
 
-def test_only_finished_runs_are_averaged_by_arm_and_ratio() -> None:
+def test_only_finished_runs_are_averaged_by_arm_and_value() -> None:
     table = pd.DataFrame(
         {
             "arm": ["sft", "sft", "gmt", "gmt", "gmt"],
             "task": ["t"] * 5,
-            "mask_ratio": [None, None, 0.5, 0.5, 0.9],
+            "axis": [None, None, 0.5, 0.5, 0.9],
             "state": ["done", "done", "done", "failed", "done"],
             "score": [0.2, 0.4, 0.5, 0.9, 0.7],
         }

@@ -11,6 +11,7 @@ import pytest
 from gmt_analysis.report import write_report
 from gmt_analysis.results import Results
 
+from gmt.axis import Axis
 from gmt.commands.show import show
 from gmt.composition import Composer, hydra_on
 from gmt.errors import RunFailed, UserError
@@ -82,7 +83,7 @@ def edit(record: RunRecord, change: Callable[[dict[str, Any]], object], *, forge
 
 
 def table_of(plan: Plan) -> Any:
-    return read_table((p.point.arm, p.point.label, p.record) for p in plan.runs)
+    return read_table(((p.point.arm, p.point.label, p.record) for p in plan.runs), axis=Axis())
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -176,7 +177,7 @@ def test_what_a_report_reads_is_hashed(plan: Plan, name: str) -> None:
     path = plan.runs[0].record.folder / name
     path.write_bytes(path.read_bytes().replace(b"0", b"1"))
     assert table_of(plan)["state"].tolist() == ["changed", "done"]
-    assert len(read_series([("a", "a", p.record) for p in plan.runs], ["mask/overlap"])) == 1
+    assert len(read_series([("a", "a", p.record) for p in plan.runs], ["mask/overlap"], axis=Axis())) == 1
 
 
 CONTRADICTIONS: dict[str, Callable[[dict[str, Any]], object]] = {

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from gmt.axis import Axis
 from gmt.composition import Composer, hydra_on
 from gmt.runs.build import build
 from gmt.runs.code_versions import by_both, code_of, outside_of, source_of
@@ -84,7 +85,7 @@ def test_the_report_and_the_table_tell_it(tmp_path: Path) -> None:
     made = write_report(plan)
     assert made.warnings == differing_code(plan.runs)
     assert "made by differing code, which their mean hides" in made.files[0].read_text()
-    table = read_table((p.point.arm, p.point.label, p.record) for p in plan.runs)
+    table = read_table(((p.point.arm, p.point.label, p.record) for p in plan.runs), axis=Axis())
     assert table["code"].nunique() == 2
 
 

@@ -4,6 +4,7 @@ import random
 
 import pytest
 
+from gmt.axis import Axis
 from gmt.tracking.beside import Span, num_beside, span_of
 from gmt.tracking.table import read_table
 from tests.finished import finish, plan_of
@@ -45,7 +46,7 @@ def test_the_table_says_how_many_were_beside(tmp_path: pytest.TempPathFactory) -
         finish(planned, 0.5)
         if started_at is not None:
             planned.record.set_status("done", host="here", started_at=started_at, ended_at=started_at + 15)
-    table = read_table((p.point.arm, p.point.label, p.record) for p in plan.runs)
+    table = read_table(((p.point.arm, p.point.label, p.record) for p in plan.runs), axis=Axis())
     assert table["runs_beside"].astype(object).tolist()[:3] == [1, 1, 0]
     assert table["runs_beside"].isna().tolist() == [False, False, False, True]  # of a record without a machine
     assert table["num_cold_steps"].isna().all()  # of records from before the number

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from gmt.axis import Axis
 from gmt.errors import UserError
 from gmt.tracking.table import final_metrics, left_out, read_table, result_columns
 from tests.finished import finish, plan_of
@@ -49,21 +50,21 @@ def test_a_perplexity_that_is_no_number_leaves_the_run_without_a_score(tmp_path:
     result["metrics"]["after"]["eval/source/texts_perplexity"] = value
     planned.record.write("result.json", result)
     planned.record.finish()
-    table = read_table([("sft", "sft seed=1", planned.record)])
+    table = read_table([("sft", "sft seed=1", planned.record)], axis=Axis())
     assert (table["state"][0], table["target_after"].isna().all()) == ("without a score", True)
 
 
 def test_no_run_stands_in_a_table_twice(tmp_path: Path) -> None:
     (planned,) = plan_of(tmp_path, {"sft": {"method": "sft"}}, [1]).runs
     with pytest.raises(UserError, match=f"a run must stand in a table once, got {planned.run.id} as a and b"):
-        read_table([("x", "a", planned.record), ("y", "b", planned.record)])
+        read_table([("x", "a", planned.record), ("y", "b", planned.record)], axis=Axis())
 
 
 def test_a_dirty_run_has_numbers_only_if_they_are_asked_for(tmp_path: Path) -> None:
     (planned,) = plan_of(tmp_path, {"sft": {"method": "sft"}}, [1]).runs
     finish(planned, 0.5, dirty=True)
     runs = [("sft", "sft seed=1", planned.record)]
-    without, with_it = read_table(runs), read_table(runs, dirty=True)
+    without, with_it = read_table(runs, axis=Axis()), read_table(runs, axis=Axis(), dirty=True)
     assert (without["state"][0], with_it["state"][0]) == ("dirty", "done")
     assert without["target_after"].isna().all()
     assert with_it["target_after"][0] == 0.5

@@ -1,0 +1,51 @@
+"""What a study could have seen: the power of Student's paired test.
+
+Each function takes differences of pairs: the runs of two choices on the same seed.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+from scipy import optimize, stats
+
+from gmt_analysis.statistics import CONFIDENCE
+
+ALPHA = 1 - CONFIDENCE
+POWER = 0.8
+FEWEST = 3  # pairs that are tested: scores come in steps of one question, and two pairs often differ all by the same
+_SLICES = 20_000
+
+
+def detectable_difference(deviation: float, num_pairs: int, *, num_comparisons: int = 1) -> float:
+    """The smallest mean difference that a paired t test finds with a power of POWER.
+
+    Args:
+        deviation: the standard deviation of a pair's difference.
+        num_pairs: how many there are.
+        num_comparisons: among how many tests the level is shared (Bonferroni).
+
+    Returns:
+        In the units of the deviation; NaN for fewer than three pairs, which are not tested.
+    """
+    if num_pairs < FEWEST or not np.isfinite(deviation):
+        return float("nan")
+    return _detectable_size(num_pairs, num_comparisons) * deviation
+
+
+@cache
+def _detectable_size(num_pairs: int, num_comparisons: int) -> float:
+    """In units of the deviation."""
+    freedom, level = num_pairs - 1, ALPHA / num_comparisons
+    critical = stats.t.isf(level / 2, freedom)
+    # statsmodels' power fails for few pairs: this is the mean over the deviation that a study estimates, which is
+    # distributed as chi, at the middles of equally likely slices
+    middles = (np.arange(_SLICES) + 0.5) / _SLICES
+    limit_S = critical * stats.chi.ppf(middles, freedom) / np.sqrt(freedom)
+
+    def lacking(size: float) -> float:
+        shift = size * np.sqrt(num_pairs)
+        return float((stats.norm.sf(limit_S - shift) + stats.norm.cdf(-limit_S - shift)).mean()) - POWER
+
+    return float(optimize.brentq(lacking, 0, 10 * critical))

@@ -1,0 +1,71 @@
+"""The axis of a study: the setting along which its figures and tests run, and how it is called."""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from gmt.errors import UserError
+
+DEFAULT = "method.mask_ratio"
+# What a number on the axis is, and a sentence for the reader of a figure.
+_MEANINGS: Mapping[str, str] = {DEFAULT: "fraction of gradient entries masked"}
+_NOTES: Mapping[str, str] = {DEFAULT: "A mask ratio of 0 would be plain SFT."}
+_BY_FACTORS = ("learning_rate", "rank")  # settings that people vary by factors
+_DECADE = 10
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A numeric setting of runs, by its dotted path in their configs, e.g. `method.rank`."""
+
+    setting: str = DEFAULT
+
+    @property
+    def key(self) -> str:
+        """The setting without its group, e.g. `learning_rate`: a column of CSV files and a tag in MLflow."""
+        return self.setting.rpartition(".")[2]
+
+    @property
+    def name(self) -> str:
+        """The setting in plain words, e.g. `learning rate`."""
+        words = self.key.replace("_", " ")
+        return f"number of {words.removeprefix('num ')}" if words.startswith("num ") else words
+
+    @property
+    def plural(self) -> str:
+        """The name of several values, e.g. `learning rates`."""
+        return self.name.replace("number of", "numbers of") if self.name.startswith("number of") else f"{self.name}s"
+
+    @property
+    def label(self) -> str:
+        """The name and what it means, for an axis of a figure."""
+        return f"{self.name} ({_MEANINGS[self.setting]})" if self.setting in _MEANINGS else self.name
+
+    @property
+    def note(self) -> str:
+        """A sentence that helps to read a figure; empty for most settings."""
+        return _NOTES.get(self.setting, "")
+
+    def value(self, config: Mapping[str, Any]) -> int | float | None:
+        """Return the value in a run's resolved config; None if the config does not have the setting, or it is null.
+
+        Raises:
+            UserError: the value is not a finite number.
+        """
+        value: Any = config
+        for part in self.setting.split("."):
+            if not isinstance(value, Mapping) or part not in value:
+                return None
+            value = value[part]
+        if value is None:
+            return None
+        if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+            shown = "a group of settings" if isinstance(value, Mapping) else repr(value)
+            raise UserError(f"study.axis must name a setting whose values are numbers, got {self.setting}={shown}")
+        return value
+
+    def is_logarithmic(self, values: Iterable[float]) -> bool:
+        """Return whether a figure shows these values on a logarithmic scale."""
+        known = [value for value in values if not math.isnan(value)]
+        return self.key in _BY_FACTORS and bool(known) and 0 < _DECADE * min(known) < max(known)
