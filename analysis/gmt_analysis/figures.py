@@ -76,7 +76,8 @@ class _Places:
         """Return values moved by `offset` times _DODGE of the span."""
         low, high = self.values[0], self.values[-1]
         if self.is_logarithmic:
-            return values * (high / low) ** (_DODGE * offset)
+            factor: float = (high / low) ** (_DODGE * offset)
+            return values * factor
         return values + _DODGE * ((high - low) or abs(high) or 1) * offset
 
     def scale(self, axis: Axes) -> None:

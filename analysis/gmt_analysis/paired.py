@@ -37,7 +37,7 @@ def differences(table: pd.DataFrame, column: str, *, baseline: str) -> pd.DataFr
     scores, held = scores_of(table, column), Baseline.of(table, baseline)
     rows = []
     for (arm, task, value), group in scores[scores["arm"] != baseline].groupby(CHOICE, dropna=False, sort=False):
-        base = held.runs(scores[scores["task"] == task], value)
+        base = held.runs(scores[scores["task"] == task], group["axis"].iloc[0])
         pairs = group.merge(base, on="seed", suffixes=("", "_of_baseline"))
         rows.append({"arm": arm, "task": task, "axis": value, **_paired(pairs, column)})
     made = pd.DataFrame(rows, columns=[*CHOICE, "difference", "low", "high", "n", "p", "deviation"])

@@ -18,7 +18,7 @@ def make_plan(composer: Composer, study: StudySettings, cli: Axes) -> Plan:
     """Composes and checks every run of a study.
 
     Raises:
-        UserError: with a sentence for every fault of every run and of the axis, and for a run that stands in the study twice.
+        UserError: with a sentence for every fault of a run or the axis, and for a run that stands in the study twice.
     """
     making = RunMaker(composer)
     points = expand(study, cli)

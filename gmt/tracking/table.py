@@ -185,7 +185,7 @@ def _row(arm: str, label: str, record: RunRecord, axis: Axis, dirty: bool) -> di
         "model": science["model"]["name"],
         "task": science["task"]["name"],
         "method": science["method"]["name"],
-        "axis": axis.value(stored["config"]),
+        "axis": None if state == CHANGED else axis.value(stored["config"]),
         "seed": science["seed"],
         "attempts": status.get("attempts"),
         "error": status.get("error"),
