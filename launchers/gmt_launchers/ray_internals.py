@@ -9,8 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import ray
-
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
@@ -83,11 +81,15 @@ def latest_started() -> str | None:
 
 def silence_nodes() -> None:
     """Print nothing of what the nodes' processes complain of, which Ray prints whatever it is asked."""
+    import ray
+
     ray._private.worker.print_to_stdstream = lambda *_, **__: None
 
 
 def logs_folder() -> str | None:
     """Return where Ray's own logs are on this machine; None behind Ray's client (ray://)."""
+    import ray
+
     node = ray._private.worker.global_worker.node
     return None if node is None else str(node.get_logs_dir_path())
 

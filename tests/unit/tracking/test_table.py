@@ -1,33 +1,33 @@
 """The typed table's columns, made from results as runs write them."""
 
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from gmt.axis import Axis
 from gmt.errors import UserError
+from gmt.records.result import Result, TrainFacts
 from gmt.tracking.table import final_metrics, left_out, read_table, result_columns
 from tests.finished import finish, plan_of
 
-TRAINING = dict.fromkeys(("density", "forward_backward_s", "mask_s", "optimizer_s", "peak_memory_bytes"), 1)
 
-
-def result(**metrics: float) -> dict[str, Any]:
+def result(**metrics: float) -> Result:
     scores = {"target": {"mean": 0.5}, "source": {"mean": 0.5}}
     counts = dict.fromkeys(("num_parameters", "num_train_examples", "num_dropped_examples", "moved_fraction"), 1)
     named = {f"eval/{name.replace('__', '/')}": value for name, value in metrics.items()}
-    return {
+    made = {
         "before": scores,
         "after": scores,
         "metrics": {"before": named, "after": {name: 2 * value for name, value in named.items()}},
-        "training": TRAINING | {"num_steps": 1, "num_tokens": 1},
+        "training": dict.fromkeys((field.name for field in fields(TrainFacts)), 1),
         "forgetting": 0.0,
         "density_asked": None,
-        "train_seconds": 1.0,
+        "weights_sha256": "0" * 64,
         "seconds": 1.0,
         **counts,
     }
+    return Result.from_json(made)
 
 
 def test_perplexities_of_source_texts_are_one_number() -> None:
