@@ -46,7 +46,7 @@ def outside_of(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 def _outside(config: Mapping[str, Any]) -> list[str]:
     """The packages of plug-ins, but ours; by the config, since a run id names a class that has moved as before."""
-    groups = {group: config.get(group) for group in (*SCIENCE_GROUPS, *OPTIONAL_GROUPS)}
+    groups = {group: config.get(group) for group in (*SCIENCE_GROUPS, *OPTIONAL_GROUPS, "diagnostic")}
     return sorted({target.partition(".")[0] for target in _targets(groups)} - {OWN})
 
 
