@@ -7,13 +7,13 @@ mask = attach(model, optimizer, MaskSpec(mask_ratio=0.8))
 
 from typing import TYPE_CHECKING, Any
 
-from gmt.masking.spec import MaskSpec
+from gmt.masking.spec import MaskSpec, Signal
 
 if TYPE_CHECKING:
     from gmt.masking.engine import Mask, NonFiniteGradientError, attach
     from gmt.masking.facts import LayerFacts, MaskFacts, Measured
 
-__all__ = ["LayerFacts", "Mask", "MaskFacts", "MaskSpec", "Measured", "NonFiniteGradientError", "attach"]
+__all__ = ["LayerFacts", "Mask", "MaskFacts", "MaskSpec", "Measured", "NonFiniteGradientError", "Signal", "attach"]
 
 
 def __getattr__(name: str) -> Any:

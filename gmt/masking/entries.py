@@ -15,6 +15,7 @@ from gmt.masking.counting import as_bits
 from gmt.masking.native import has_triton, library
 from gmt.masking.parameters import Ranked
 from gmt.masking.rule import LARGEST_BITS, Selection
+from gmt.masking.spec import Signal
 
 _WIDTHS = (2, 4)  # bytes of the entries that the C knows
 
@@ -39,7 +40,7 @@ def kept(score_N: Tensor, selection: Selection) -> Tensor:
     return keep_N
 
 
-def keep_mask(r: Ranked, signal: str, selection: Selection) -> Tensor:
+def keep_mask(r: Ranked, signal: str | Signal, selection: Selection) -> Tensor:
     """Which entries stay, bool of shape [N]."""
     keep_N = torch.empty(len(r.gradient_N), dtype=torch.bool, device=r.gradient_N.device)
     for start, stop in r.stretches(signal):
@@ -47,7 +48,7 @@ def keep_mask(r: Ranked, signal: str, selection: Selection) -> Tensor:
     return keep_N
 
 
-def zero_masked_(r: Ranked, signal: str, selection: Selection) -> None:
+def zero_masked_(r: Ranked, signal: str | Signal, selection: Selection) -> None:
     """Zeroes what does not stay, in place."""
     g_N = r.gradient_N
     if signal == "gradient" and has_triton(g_N.device):

@@ -17,7 +17,7 @@ from gmt.masking.random_bits import MAX_ENTRIES, hashed, keys, random_bits
 from gmt.masking.rule import CHUNK, Scores
 from gmt.masking.sampling import Index, pick
 from gmt.masking.sharding import ProcessGroups, first_index, local, shards_of
-from gmt.masking.spec import MaskSpec
+from gmt.masking.spec import MaskSpec, Signal
 from gmt.masking.trial import MomentRule
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -92,10 +92,12 @@ class Ranked:
         """The weights that lie here, to be read: a copy if they are not contiguous."""
         return flat(local(self.parameter.detach()))
 
-    def score(self, signal: str, start: int, stop: int) -> Tensor:
+    def score(self, signal: str | Signal, start: int, stop: int) -> Tensor:
         """The scores of a stretch of the entries here, by MaskSpec's signal; float, or int32 bits for `random`."""
         part = slice(start, stop)
         gradient = self.gradient_N[part]
+        if not isinstance(signal, str):
+            return _checked(signal.score(self.weight_N[part], gradient), gradient, signal)
         match signal:
             case "gradient":
                 return gradient
@@ -111,7 +113,7 @@ class Ranked:
                 return self.weight_N[part].float() * gradient.float()
         raise AssertionError(signal)
 
-    def score_at(self, signal: str, index: Index) -> Tensor:
+    def score_at(self, signal: str | Signal, index: Index) -> Tensor:
         """The scores of the entries here at an index."""
         if signal == "random" and index is not None:
             return hashed((self.start + index).to(torch.int32), self.key)
@@ -132,7 +134,7 @@ class Ranked:
             moment += self.weight_N[part].float() * self.rule.pull
         return moment
 
-    def scores(self, signal: str) -> Scores:
+    def scores(self, signal: str | Signal) -> Scores:
         """All of them, for the selection."""
 
         def chunks() -> Iterator[Tensor]:
@@ -147,13 +149,22 @@ class Ranked:
             device=self.gradient_N.device,
         )
 
-    def stretches(self, signal: str) -> Iterator[tuple[int, int]]:
+    def stretches(self, signal: str | Signal) -> Iterator[tuple[int, int]]:
         """Where the chunks of scores start and stop."""
         chunk = CHUNK
         if self.gradient_N.device.type == "cuda":
-            chunk = CUDA_COMPUTED_CHUNK if signal in _COMPUTED else CUDA_CHUNK
+            chunk = CUDA_COMPUTED_CHUNK if signal in _COMPUTED or not isinstance(signal, str) else CUDA_CHUNK
         for start in range(0, len(self.gradient_N), chunk):
             yield start, min(start + chunk, len(self.gradient_N))
+
+
+def _checked(scores: Tensor, gradient: Tensor, signal: Signal) -> Tensor:
+    if scores.shape != gradient.shape or scores.is_complex():
+        raise ValueError(
+            f"signal: {type(signal).__name__}.score must give one number for each of {len(gradient)} entries, got "
+            f"{scores.dtype} of shape {tuple(scores.shape)}"
+        )
+    return scores.detach().float().contiguous()
 
 
 def ranked(

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SIGNALS = ("gradient", "accumulated_gradient", "random", "first_moment", "weight_magnitude", "weight_times_gradient")
 SCOPES = ("tensor", "layer", "global")
@@ -12,6 +16,25 @@ MOMENTS = ("dense", "masked")
 KEEP = ("largest", "smallest")
 EXCLUDED = ("dense", "frozen")
 ONCE = "once"
+
+
+@runtime_checkable
+class Signal(Protocol):
+    """A signal of one's own: a frozen dataclass, whose fields are its settings."""
+
+    def score(self, weight_N: Tensor, gradient_N: Tensor) -> Tensor:
+        """Return what entries are ranked by, each by its magnitude; a score of zero is never kept.
+
+        It is asked for a stretch of a parameter's entries, so a score may depend on its own entry only.
+
+        Args:
+            weight_N: entries of a parameter, flattened; to be read only.
+            gradient_N: of the same entries, as the optimizer sees it; to be read only.
+
+        Returns:
+            A score for each entry, finite, in any float dtype.
+        """
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +52,7 @@ class MaskSpec:
             where the optimizer adds weight decay to the gradient, that too. Refused where there is no such moment.
             `weight_magnitude`: the weight.
             `weight_times_gradient`: the first-order saliency |w * g|.
+            Or a `Signal` of one's own.
         scope: over what the ratio holds: each `tensor` by itself, each `layer` (the parameters under one number
             in their names; others by themselves), or all together (`global`). The paper does not say which.
         refresh: the mask is made anew every that many steps, at least 1, or `once`.
@@ -45,7 +69,7 @@ class MaskSpec:
     """
 
     mask_ratio: float
-    signal: str = "gradient"
+    signal: str | Signal = "gradient"
     scope: str = "tensor"
     refresh: int | str = 1
     mask_on: str = "gradient"
@@ -59,7 +83,8 @@ class MaskSpec:
         real = isinstance(ratio, int | float) and not isinstance(ratio, bool) and math.isfinite(ratio)
         if not real or not 0 <= ratio < 1:
             raise ValueError(f"mask_ratio must lie in [0, 1), got {ratio!r}")
-        self._one_of("signal", SIGNALS)
+        if not isinstance(self.signal, Signal):
+            self._one_of("signal", SIGNALS)
         self._one_of("scope", SCOPES)
         whole = isinstance(self.refresh, int) and not isinstance(self.refresh, bool) and self.refresh >= 1
         if not whole and self.refresh != ONCE:

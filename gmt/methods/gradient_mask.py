@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from gmt.errors import UserError
-from gmt.masking import MaskSpec
+from gmt.masking import MaskSpec, Signal
 
 if TYPE_CHECKING:
     from torch import nn
@@ -34,7 +34,7 @@ class GradientMask:
 
     name: str
     mask_ratio: float
-    signal: str
+    signal: str | Signal
     scope: str
     refresh: int | str
     mask_on: str
