@@ -4,9 +4,12 @@ Recorded beside the result, never part of the run id: the same run by other code
 without a word (gmt.studies.differing).
 """
 
+import ast
 import hashlib
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from functools import lru_cache
 from importlib import metadata
 from importlib.util import find_spec
@@ -21,6 +24,7 @@ LIBRARIES = (
     *("torch", "transformers", "trl", "accelerate", "peft", "datasets", "tokenizers", "safetensors", "lm-eval"),
     *("reasoning-gym", "numpy"),
 )
+_INSTALLED = {"site-packages", "dist-packages"}
 _NO_RESULT = frozenset({"cli.py", "commands", "studies", "tracking"})  # of gmt: what plans, prints and follows runs
 
 
@@ -40,14 +44,41 @@ def code_of(config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def outside_of(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return where the code of plug-ins from outside of gmt comes from: their packages' checkouts, by name."""
-    return {name: checkout(_files(name)[0].parent) for name in _outside(config) if _files(name)}
+    """Return where the code of plug-ins from outside of gmt comes from: their packages' versions and checkouts."""
+    return {
+        name: {"version": _version_of_package(name), **checkout(_files(name)[0].parent)}
+        for name in _outside(config)
+        if _files(name)
+    }
 
 
 def _outside(config: Mapping[str, Any]) -> list[str]:
-    """The packages of plug-ins, but ours; by the config, since a run id names a class that has moved as before."""
-    groups = {group: config.get(group) for group in (*SCIENCE_GROUPS, *OPTIONAL_GROUPS, "diagnostic")}
-    return sorted({target.partition(".")[0] for target in _targets(groups)} - {OWN})
+    """The packages of plug-ins, but ours; by the config, since a run id names a class that has moved as before.
+
+    With them the modules that they import, unless they are installed: such have versions, and libraries are named.
+    """
+    groups = {group: config.get(group) for group in (*SCIENCE_GROUPS, *OPTIONAL_GROUPS)}
+    found: set[str] = set()
+    to_do = {target.partition(".")[0] for target in _targets(groups)} - {OWN}
+    while to_do:
+        found.add(name := to_do.pop())
+        to_do |= _imported(name) - found
+    return sorted(found)
+
+
+@lru_cache(maxsize=64)
+def _imported(name: str) -> frozenset[str]:
+    """Return the top-level modules that a package imports and that lie in folders of somebody's own."""
+    names: set[str] = set()
+    for path in _files(name):
+        with suppress(SyntaxError):  # a file that nobody imports
+            for node in ast.walk(ast.parse(path.read_bytes())):
+                if isinstance(node, ast.Import):
+                    names |= {each.name.partition(".")[0] for each in node.names}
+                elif isinstance(node, ast.ImportFrom) and node.module is not None and not node.level:
+                    names.add(node.module.partition(".")[0])
+    others = names - {OWN, name, "__main__"} - sys.stdlib_module_names
+    return frozenset(each for each in others if (files := _files(each)) and not _INSTALLED & set(files[0].parts))
 
 
 def _targets(value: object) -> Iterator[str]:
@@ -104,6 +135,13 @@ def version_of(distribution: str) -> str | None:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
         return None
+
+
+@lru_cache(maxsize=64)
+def _version_of_package(name: str) -> str | None:
+    """Return the version of the distribution that a package was installed by, None without one."""
+    distributions = metadata.packages_distributions().get(name, [])
+    return version_of(distributions[0]) if distributions else None
 
 
 @lru_cache(maxsize=64)

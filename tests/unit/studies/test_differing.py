@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +193,23 @@ def test_the_bases_answers_are_kept_by_all_that_decides_them(tmp_path: Path, mon
         monkeypatch.setattr("torch.cuda.get_device_name", lambda gpu=gpu: gpu)
         others.append(folder_of_base(run, sources, "cuda"))
     assert len({before, *others}) == 1 + len(others)
+
+
+def test_what_a_plug_in_imports_from_folders_is_its_code_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_signal.py").write_text("import json, numpy, not_there\nfrom own_numbers import X\n")
+    (tmp_path / "own_numbers.py").write_text("import own_signal\nimport gmt.errors\nX = 1\n")
+    (tmp_path / "own_stranger.py").write_text("X = 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    config = {"method": {"_target_": "gmt.methods.sft.Sft", "signal": {"_target_": "own_signal.Signal"}}}
+    code = code_of(config)
+    assert {name for name in code if name.startswith("own_")} == {"own_signal", "own_numbers"}
+    assert outside_of(config)["own_signal"] == {"version": None, "commit": None, "dirty": None}
+
+
+def test_the_version_of_an_installed_plug_in_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = outside_of({"method": {"_target_": "peft.tuners.lora.LoraConfig"}})  # in the place of somebody's package
+    assert found["peft"]["version"] == metadata.version("peft")
+    assert "torch" not in found
 
 
 def test_a_module_of_one_file_is_the_same_code_in_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
