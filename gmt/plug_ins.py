@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import inspect
+import sys
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -115,13 +116,39 @@ def faults_of(setting: str, found: object, doing: str) -> Iterator[None]:
 def check_protocol(setting: str, made: object, protocol: type) -> None:
     """Refuse a plug-in that lacks something of its protocol, or has it in another shape.
 
+    The optional parts that a plug-in has are held to their shape likewise: those protocols of the same module that
+    `isinstance` finds.
+
     Raises:
         UserError: with a sentence for each member.
     """
     kind: Any = type(made)
-    if faults := _faults_of_class(kind, protocol):
-        where = f"(see {protocol.__module__}.{protocol.__name__})"
-        raise UserError(*(f"{setting}: class {_path(made)} {fault} {where}" for fault in faults))
+    sentences = [
+        f"{setting}: class {_path(made)} {fault} (see {each.__module__}.{each.__name__})"
+        for each in (protocol, *_parts_of_class(kind, protocol))
+        for fault in _faults_of_class(kind, each)
+    ]
+    if sentences:
+        raise UserError(*sentences)
+
+
+@lru_cache(maxsize=64)
+def _parts_of_class(kind: type, protocol: type) -> list[type]:
+    """Return the optional protocols beside a protocol whose members a class has."""
+    beside = [each for each in vars(sys.modules[protocol.__module__]).values() if each is not protocol]
+    return [
+        each
+        for each in beside
+        if isinstance(each, type)
+        and each.__module__ == protocol.__module__
+        and getattr(each, "_is_runtime_protocol", False)
+        and all(_has(kind, name) for name in vars(each) if not name.startswith("_"))
+    ]
+
+
+def _has(kind: Any, name: str) -> bool:
+    fields = {field.name for field in dataclasses.fields(kind)} if dataclasses.is_dataclass(kind) else set()
+    return name in fields or inspect.getattr_static(kind, name, None) is not None
 
 
 @lru_cache(maxsize=64)  # a plan asks once for each run
@@ -131,10 +158,10 @@ def _faults_of_class(kind: type, protocol: type) -> list[str]:
 
 
 def _fault(kind: type, name: str, member: object) -> str | None:
+    if not _has(kind, name):
+        return f"lacks {name!r}"
     fields = {field.name for field in dataclasses.fields(kind)} if dataclasses.is_dataclass(kind) else set()
     of_class = inspect.getattr_static(kind, name, None)
-    if of_class is None and name not in fields:
-        return f"lacks {name!r}"
     if isinstance(member, property):
         is_method = inspect.isfunction(of_class)
         return f"must have {name!r} as a property or a field, and it is a method" if is_method else None

@@ -10,6 +10,7 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from gmt.errors import Interrupted, RunFailed, StoppedEarly, UserError
+from gmt.plug_ins import faults_of
 from gmt.records.record import RunRecord
 from gmt.runs.build import Run
 from gmt.runs.code_versions import by_both, code_of, code_of_environment, outside_of
@@ -56,7 +57,8 @@ def execute(run: Run, control: Control = _NOBODY) -> RunRecord:
     prepared = prepare(run)
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # a bar for each checkpoint would bury our own lines
     if record.state() != "done":
-        check_reshaping(run.method, run.model.base, seed=run.seed)
+        with faults_of("method", run.method, "can't reshape the model"):
+            check_reshaping(run.method, run.model.base, seed=run.seed)
     record.create(run.science, run.config)
     with record.at_work():
         record.check_unchanged()

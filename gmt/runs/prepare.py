@@ -14,6 +14,7 @@ from gmt.evaluation.context import check_suite, check_tokens, context_alone, con
 from gmt.models.protocol import Model
 from gmt.runs.build import Run
 from gmt.runs.evaluated import Evaluated
+from gmt.runs.of_plug_ins import config_and_tokenizer, suites_of, train_examples
 from gmt.tasks.chat import set_template
 from gmt.tasks.evaluations import check_names
 from gmt.tasks.protocol import Benchmark, Reader, Suite, Task
@@ -79,7 +80,7 @@ def _prepare(key: _Key) -> Prepared:
     from datasets import Dataset
 
     refuse_secrets("the config", key.text, "the hub's token belongs into HF_TOKEN", is_data=True)
-    config, tokenizer = key.model.load_config(), key.model.load_tokenizer()
+    config, tokenizer = config_and_tokenizer(key.model)
     set_template(tokenizer, key.task.chat_template)
     reader = Reader(
         tokenizer=tokenizer,
@@ -111,7 +112,7 @@ def _prepare(key: _Key) -> Prepared:
 
 def _training(key: _Key, reader: Reader, alone: int | None) -> TokenizedExamples:
     """The training examples, once they are checked; `alone` is the context of an example without others beside it."""
-    training = tokenize(reader.tokenizer, key.task.train_examples(), max_length=key.train.max_length)
+    training = tokenize(reader.tokenizer, train_examples(key.task), max_length=key.train.max_length)
     context = alone if _is_alone(key.train) else reader.context
     if context is not None and training.longest > context:
         why = f"the context of model {key.model.name}"
@@ -138,7 +139,7 @@ def _check_vocabulary(reader: Reader, examples: Sequence[Tokens]) -> None:
 
 def _suites(task: Task, reader: Reader) -> Mapping[str, Mapping[str, Suite | Benchmark]]:
     """What is evaluated, once it is checked."""
-    suites = task.suites()
+    suites = suites_of(task)
     faults: list[str] = []
     for part, named in suites.items():
         check_names(f"task.{part}", named)  # a task plug-in's may be its own

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
@@ -17,6 +19,7 @@ from gmt.plug_ins import check_protocol
 from gmt.training.checkpoints import fill_adamw_state, save_method
 from gmt.training.structure import Layout, check_layout, layout, unchanged
 
+_OF_TORCH = (torch.Tensor, torch.Size, torch.dtype, torch.device)
 _FACTS = ("density", "mask_seconds")  # of a mask
 
 
@@ -56,6 +59,11 @@ class Attachment(TrainerCallback):
             UserError: the method does not say what every method must.
         """
         facts = self.attached.facts()
+        for name, value in facts.items():
+            if not isinstance(value, int | float):  # a tensor would be written to no record
+                raise UserError(
+                    f"method {self._method.name} must give numbers as facts, got a {type(value).__name__} as {name!r}"
+                )
         missing = [name for name in _FACTS if name not in facts]
         if missing and (len(missing) < len(_FACTS) or self._method.density_asked is not None):
             raise UserError(
@@ -74,6 +82,7 @@ class Attachment(TrainerCallback):
         """Model and optimizer are as they will be at every step, and as the checkpoint left them."""
         # accelerate passes over what it can't shard without a word
         assert self._is_sharded == any(is_sharded(parameter) for parameter in of["model"].parameters())
+        of["optimizer"] = getattr(of["optimizer"], "optimizer", of["optimizer"])  # torch's own, without accelerate's
         self._model, self._layout = of["model"], layout(of["model"])
         with self._watched("attach", of):
             attached = self._method.attach(of["model"], of["optimizer"], seed=self._seed, facts_every=self._facts_every)
@@ -119,4 +128,22 @@ class Attachment(TrainerCallback):
         """The Trainer has written its part of a checkpoint."""
         assert args.output_dir is not None
         checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        save_method(checkpoint, self.attached.state_dict(), is_sharded=self._is_sharded)
+        of_method = self.attached.state_dict()
+        if (fault := _not_plain(of_method, "state_dict()")) is not None:  # or the run fails for ever once it was killed
+            raise UserError(f"method {self._method.name} must give a checkpoint plain values and tensors, got {fault}")
+        save_method(checkpoint, of_method, is_sharded=self._is_sharded)
+
+
+def _not_plain(value: object, where: str) -> str | None:
+    """Return what of a state can't be loaded again without running code, None if nothing."""
+    if value is None or type(value) in (bool, int, float, complex, str, bytes) or isinstance(value, _OF_TORCH):
+        return None
+    if type(value) in (dict, OrderedDict):
+        assert isinstance(value, dict)
+        inner = [(f"{where}[{key!r}]", each) for key, each in value.items()] + [(where, key) for key in value]
+    elif type(value) in (list, tuple, set):
+        assert isinstance(value, list | tuple | set)
+        inner = [(f"{where}[{number}]", each) for number, each in enumerate(value)]
+    else:
+        return f"a {type(value).__name__} in {where}"
+    return next(filter(None, (_not_plain(each, place) for place, each in inner)), None)

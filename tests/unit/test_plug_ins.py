@@ -199,6 +199,20 @@ def test_a_fact_that_is_missing_is_named_with_its_method(tmp_path: Path, written
         class WithHalf(Whole):
             def attach(self, model, optimizer, *, seed, facts_every):
                 return Half()
+        @dataclass(frozen=True, kw_only=True)
+        class WithTensor(Whole):
+            def attach(self, model, optimizer, *, seed, facts_every):
+                return Tensors()
+        class Tensors(Dense):
+            def facts(self):
+                return {"density": next(iter(__import__("torch").ones(1)))}
+        @dataclass(frozen=True, kw_only=True)
+        class WithArray(Whole):
+            def attach(self, model, optimizer, *, seed, facts_every):
+                return Arrays()
+        class Arrays(Dense):
+            def state_dict(self):
+                return {"a": [__import__("numpy").ones(1)]}
         """)
     with hydra_on(str(Path(__file__).parents[1] / "conf")):
         config = Composer().compose_plain(["task=tiny", f"record.root={tmp_path}"])
@@ -207,4 +221,83 @@ def test_a_fact_that_is_missing_is_named_with_its_method(tmp_path: Path, written
         execute(build(config))
     config["method"]["_target_"] = f"{module}.WithHalf"
     with pytest.raises(UserError, match=r"method mine: class \w+\.Half lacks 'begin_epoch'"):
+        execute(build(config))
+    config["method"]["_target_"] = f"{module}.WithTensor"
+    with pytest.raises(UserError, match=r"method mine must give numbers as facts, got a Tensor as 'density'"):
+        execute(build(config))
+    config["method"]["_target_"] = f"{module}.WithArray"
+    sentence = (
+        r"method mine must give a checkpoint plain values and tensors, got a ndarray in state_dict\(\)\['a'\]\[0\]"
+    )
+    with pytest.raises(UserError, match=sentence):
+        execute(build(config))
+
+
+TASK = """
+from gmt.tasks.protocol import Example, Suite
+@dataclass(frozen=True, kw_only=True)
+class Whole:
+    name: str
+    chat_template: None = None
+    is_preference: bool = False
+    def fingerprint(self):
+        return "1"
+    def train_examples(self):
+        return [Example(prompt="a", completion="b")]
+    def suites(self):
+        suite = Suite(name="s", prompts=["a"], score=lambda i, text: 1.0, max_new_tokens=1)
+        return {"target": {"s": suite}, "source": {"s": suite}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        (
+            'return [Example(prompt="a", completion="b")]',
+            "return {}['rows']",
+            "can't make its training examples: KeyError",
+        ),
+        (
+            'return [Example(prompt="a", completion="b")]',
+            "return [('a', 'b')]",
+            "must give Example, .* got \\('a', 'b'\\) at 0",
+        ),
+        ('"source": {"s": suite}', "", "must give suites or benchmarks by name under 'target' and under 'source'"),
+        ('"source": {"s": suite}', '"source": {"s": 3}', "must give suites or benchmarks by name"),
+        (
+            "return {",
+            "suite.x; return {",
+            "can't make its suites: AttributeError: 'Suite' object has no attribute 'x' .*line",
+        ),
+    ],
+)
+def test_what_a_task_gives_wrongly_names_its_class(written: Written, old: str, new: str, sentence: str) -> None:
+    from gmt.runs.prepare import prepare
+
+    with hydra_on(None):
+        config = Composer().compose_plain([])
+    target = f"{written(TASK.replace(old, new))}.Whole"
+    with pytest.raises(UserError, match=rf"task: class {target} {sentence}"):
+        prepare(build(config | {"task": {"_target_": target, "name": "mine"}}))
+
+
+def test_an_optional_part_in_another_shape_is_found_when_a_run_is_planned(written: Written) -> None:
+    module = written(WHOLE + "\n    def reshape(self, model):\n        raise NotImplementedError\n")
+    found = refused(f"{module}.Whole")
+    assert "must have the method reshape(self, model, *, seed)" in found
+    assert "(see gmt.methods.protocol.ReshapesModel)" in found
+
+
+@pytest.mark.heavy
+def test_an_error_while_a_model_is_reshaped_names_its_cause(written: Written, tmp_path: Path) -> None:
+    from gmt.runs.execute import execute
+
+    module = written(WHOLE + "\n    def reshape(self, model, *, seed):\n        model.not_there\n")
+    with hydra_on(str(Path(__file__).parents[1] / "conf")):
+        config = Composer().compose_plain(["task=tiny", f"record.root={tmp_path}"])
+    config["method"] = {"_target_": f"{module}.Whole", "name": "mine"}
+    with pytest.raises(
+        UserError, match=r"class .*Whole can't reshape the model: AttributeError: .* 'not_there' .*line"
+    ):
         execute(build(config))

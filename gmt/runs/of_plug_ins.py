@@ -1,0 +1,63 @@
+"""What a model and a task give before a run starts; an error of their classes is a sentence that names its cause."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from gmt.errors import UserError
+from gmt.models.protocol import Model
+from gmt.plug_ins import faults_of
+from gmt.tasks.protocol import Benchmark, Conversation, Example, Preference, Suite, Task, TrainExample
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+_PARTS = {"target", "source"}
+
+
+def config_and_tokenizer(model: Model) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase]:
+    """Return a model's config and its tokenizer.
+
+    Raises:
+        UserError: its class raises something else.
+    """
+    with faults_of("model", model, "can't load its config or its tokenizer"):
+        return model.load_config(), model.load_tokenizer()
+
+
+def train_examples(task: Task) -> Sequence[TrainExample]:
+    """Return a task's training examples.
+
+    Raises:
+        UserError: its class raises something else, or gives something else.
+    """
+    with faults_of("task", task, "can't make its training examples"):
+        examples = list(task.train_examples())
+    for number, each in enumerate(examples):
+        if not isinstance(each, Example | Conversation | Preference):
+            raise UserError(
+                f"task: class {type(task).__module__}.{type(task).__qualname__} must give Example, Conversation or "
+                f"Preference from train_examples (see gmt.tasks.protocol), got {each!r:.200} at {number}"
+            )
+    return examples
+
+
+def suites_of(task: Task) -> Mapping[str, Mapping[str, Suite | Benchmark]]:
+    """Return what a task evaluates.
+
+    Raises:
+        UserError: its class raises something else, or gives something else.
+    """
+    with faults_of("task", task, "can't make its suites"):
+        suites = task.suites()
+        is_whole = isinstance(suites, Mapping) and set(suites) == _PARTS
+        if is_whole and all(
+            isinstance(named, Mapping) and named and all(isinstance(each, Suite | Benchmark) for each in named.values())
+            for named in suites.values()
+        ):
+            return suites
+    raise UserError(
+        f"task: class {type(task).__module__}.{type(task).__qualname__} must give suites or benchmarks by name under "
+        f"'target' and under 'source' from suites (see gmt.tasks.protocol), got {suites!r:.200}"
+    )
