@@ -7,7 +7,6 @@
 import argparse
 import os
 import sys
-import textwrap
 import traceback
 from collections.abc import Callable, Sequence
 from importlib import metadata
@@ -28,10 +27,11 @@ gmt: a laboratory for sparse fine-tuning of language models
   gmt sweep study=NAME [KEY=VALUE]    every run of a study that is not done yet, side by side on this machine
   gmt plan study=NAME [KEY=VALUE]     the study's runs, what became of them and what is left; starts nothing
   gmt report study=NAME [KEY=VALUE]   figures and tables of the study as one HTML page and CSV files
-  gmt diagnose study=NAME diagnostic=NAME   measures finished runs and their base: drift, overlap, sharpness, ...
   gmt ui [study=NAME] [KEY=VALUE]     the MLflow dashboard on the project's store, opened at the study
   gmt sync study=NAME [KEY=VALUE]     brings MLflow level with the run records, after an outage or a loss
   gmt show RUN [KEY=VALUE]            one run record: what was asked, what happened
+  gmt new method NAME                 writes the few lines that a method (task, model, study) of your own begins with
+  gmt check method=NAME [KEY=VALUE]   tries the laws on a method, model or task, e.g. one of your own: seconds
 
   gmt submit study=NAME cluster=NAME [KEY=VALUE] [--dry-run]   hands the sweep to a cluster (ray, slurm, kuberay)
   gmt jobs cluster=NAME               what was submitted and what became of it
@@ -157,27 +157,6 @@ def _report(rest: Sequence[str]) -> None:
     report(options.overrides, options.config_dir, dirty=options.dirty, operations=options.operations)
 
 
-def _diagnose(rest: Sequence[str]) -> None:
-    if ignored := take_out():  # before torch and its kin read them
-        print(printable(in_words(ignored)), file=sys.stderr)
-    from gmt.commands.diagnose import diagnose_study, names_with_words
-
-    about = (
-        "Measures the finished runs of a study, and their base. Each result is kept in its run's record and not "
-        "measured again; after Ctrl-C or a kill the same command goes on. `gmt report` shows what was measured."
-    )
-    words = "".join(f"  {name:<20} {what}\n" for name, what in names_with_words().items())
-    more = (
-        f"diagnostics:\n{words}\ndiagnostic.KEY=VALUE changes a setting (conf/diagnostic/NAME.yaml lists them); "
-        "commas list several:\n"
-        "  gmt diagnose study=quickstart diagnostic=drift,mask_overlap\n"
-        "  gmt diagnose study=quickstart diagnostic=sharpness diagnostic.rho=0.001,0.002\n"
-        "The weights must have been kept (record.keep_weights=true); operations needs none.\n"
-    )
-    options = _parse("diagnose", about, rest, more=more)
-    diagnose_study(options.overrides, options.config_dir)
-
-
 def _show(rest: Sequence[str]) -> None:
     from gmt.commands.show import show
 
@@ -207,6 +186,33 @@ def _sync(rest: Sequence[str]) -> None:
     )
     options = _parse("sync", about, rest)
     sync(options.overrides, options.config_dir)
+
+
+def _check(rest: Sequence[str]) -> None:
+    if ignored := take_out():  # before torch and its kin read them
+        print(printable(in_words(ignored)), file=sys.stderr)
+    from gmt.commands.check import print_checks
+
+    options = _parse("check", _ABOUT_CHECK, rest)
+    print_checks(options.overrides, options.config_dir)
+
+
+def _new(rest: Sequence[str]) -> None:
+    from gmt.commands.new import new
+    from gmt.starts.start import KINDS
+
+    about = (
+        "Writes the few lines to start from (a class where one is needed, its yaml, its test) into the current folder "
+        "or that of --config-dir, and says what comes next; what is written passes `gmt check` as it is. Nothing is "
+        "overwritten. At the root of a checkout of this repository the files lie where its own do. "
+        f"KIND is one of {', '.join(KINDS)}."
+    )
+    parser = Parser(prog="gmt new", description=about)
+    parser.add_argument("kind", metavar="KIND")
+    parser.add_argument("name", metavar="NAME", help="in configs, and of the module: small letters, digits and _")
+    parser.add_argument("--config-dir", "-cd", default=None, help="a config folder of your own")
+    options = parser.parse_args(list(rest))
+    new(options.kind, options.name, options.config_dir)
 
 
 def _submit(rest: Sequence[str]) -> None:
@@ -242,7 +248,13 @@ def _stop(rest: Sequence[str]) -> None:
     stop(options.job, options.overrides, options.config_dir)
 
 
-_HELP_WIDTH = 100
+_ABOUT_CHECK = (
+    "Tries on a few steps of a small model what every plug-in must do, and says a line for each law: it composes and "
+    "builds, planning imports no torch, its run id is stable; it trains, saves, and goes on after kill -9 to the same "
+    "bits; evaluations on the way and smaller micro-batches change nothing; bf16, DPO and two workers work, or are "
+    "refused in a sentence. Name what is checked as GROUP=NAME (method, task, model, train, study), with --config-dir "
+    "for one of your own; other settings are overrides. All runs are on the CPU. Exit code 1 where a law is broken."
+)
 _Argument = tuple[str, dict[str, Any]]
 _RUN: _Argument = ("run", {"metavar": "RUN"})
 _JOB: _Argument = ("job", {"metavar": "JOB"})
@@ -276,13 +288,8 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message}; `{self.prog} --help` shows what the command takes")
 
 
-def _parse(
-    command: str, about: str, rest: Sequence[str], *arguments: _Argument, more: str | None = None
-) -> argparse.Namespace:
+def _parse(command: str, about: str, rest: Sequence[str], *arguments: _Argument) -> argparse.Namespace:
     parser = Parser(prog=f"gmt {command}", description=about)
-    if more is not None:  # behind the options, in its own lines
-        parser.description, parser.epilog = textwrap.fill(about, _HELP_WIDTH), more
-        parser.formatter_class = argparse.RawDescriptionHelpFormatter
     for name, options in arguments:
         parser.add_argument(name, **options)
     parser.add_argument(
@@ -297,8 +304,9 @@ _COMMANDS: dict[str, Callable[[Sequence[str]], Any]] = {
     "sweep": _sweep,
     "plan": _plan,
     "report": _report,
-    "diagnose": _diagnose,
     "show": _show,
+    "check": _check,
+    "new": _new,
     "ui": _ui,
     "sync": _sync,
     "submit": _submit,

@@ -1,0 +1,49 @@
+"""The laws of whatever the user names: composes it, makes it short, and goes through them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from gmt.checks.planning import laws_of_planning, shortened
+from gmt.checks.short_runs import ShortRuns, changed
+from gmt.checks.study import laws_of_study
+from gmt.checks.training import laws_of_training
+from gmt.checks.verdict import Verdict
+from gmt.composition import Composer, as_text, hydra_on
+from gmt.errors import UserError, choices
+
+GROUPS = ("method", "task", "model", "train", "study")
+# Where the user names no task: one whose examples are made in an instant.
+_TASK = ("task=long_words", "task.train.long_words.num_examples=64", "task.target.long_words.num_examples=8")
+
+
+def check(overrides: Sequence[str], config_dir: str | None, folder: Path) -> Iterator[Verdict]:
+    """Yield a verdict on each law as it is tried.
+
+    Args:
+        overrides: the user's; those of a group name what is checked.
+        config_dir: a config folder of the user's own, or None.
+        folder: an empty one for what the runs leave.
+
+    Raises:
+        UserError: nothing is named, or what is named does not compose.
+    """
+    with hydra_on(config_dir):
+        composer = Composer()
+        named = [override.get_key_element() for override in composer.parse(list(overrides))]
+        groups = [group for group in GROUPS if group in named]
+        if not groups:
+            given = named[0] if named else ""
+            raise UserError(f"gmt check needs what is to be checked as GROUP=NAME; {choices(given, GROUPS)}")
+        if "study" in groups:
+            with_root = [*overrides, f"record.root={as_text(str(folder))}"]
+            yield from laws_of_study(composer, composer.compose_plain(with_root), with_root, folder)
+            return
+        config = composer.compose_plain([*(() if "task" in groups else _TASK), *overrides])
+    config = changed(config, {"record.root": str(folder)})
+    verdicts = list(laws_of_planning(config, groups))
+    yield from verdicts
+    if len(verdicts) > 1:
+        short = shortened(config)
+        yield from laws_of_training(short, ShortRuns(short, folder))

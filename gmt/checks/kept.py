@@ -1,0 +1,69 @@
+"""What a run leaves of its weights: whether it can be read again, and how far it is from another's."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from gmt.records.record import RunRecord
+
+_PICKLED = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}
+
+
+def what_is_kept(record: RunRecord) -> str:
+    """Return the files of weights with their sizes."""
+    files = _files(record)
+    size = sum(path.stat().st_size for path in files)
+    return f"{', '.join(path.relative_to(record.folder).as_posix() for path in files)}, {size / 1e6:.1f} MB"
+
+
+def faults_of_kept(record: RunRecord, config: Mapping[str, Any]) -> list[str]:
+    """Return what is wrong with the saved weights, a sentence each."""
+    pickled = [path for path in record.folder.rglob("*") if path.suffix in _PICKLED]
+    if pickled:
+        return [f"{_name(pickled[0], record)} may run code when it is loaded: save() must write safetensors"]
+    if not _files(record):
+        return ["record.keep_weights=true has left no safetensors: save() must write what was learnt"]
+    if (record.folder / "weights").is_dir():
+        return _faults_of_weights(record)
+    return []
+
+
+def _faults_of_weights(record: RunRecord) -> list[str]:
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    from gmt.training.weights import weights_sha256
+
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    model = AutoModelForCausalLM.from_pretrained(record.folder / "weights", dtype="auto")
+    if weights_sha256(model.named_parameters()) != record.result().weights_sha256:
+        return ["weights/ loads as other weights than those that were evaluated"]
+    return []
+
+
+def difference(one: RunRecord, other: RunRecord) -> float:
+    """Return the Euclidean norm of the difference of all weights that two runs have saved; inf for other shapes."""
+    import torch
+    from safetensors.torch import load_file
+
+    total = 0.0
+    files = [{_name(path, record): path for path in _files(record)} for record in (one, other)]
+    if files[0].keys() != files[1].keys():
+        return math.inf
+    for name, path in files[0].items():
+        a, b = load_file(path), load_file(files[1][name])
+        if {k: t.shape for k, t in a.items()} != {k: t.shape for k, t in b.items()}:
+            return math.inf
+        total += sum(float(torch.sum((a[key].double() - b[key].double()) ** 2)) for key in a)
+    return math.sqrt(total)
+
+
+def _files(record: RunRecord) -> list[Path]:
+    return sorted(record.folder.rglob("*.safetensors"))
+
+
+def _name(path: Path, record: RunRecord) -> str:
+    return path.relative_to(record.folder).as_posix()

@@ -1,0 +1,175 @@
+"""Laws of what is known before a run starts: config, class, run id. Imports no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from gmt.checks.short_runs import changed
+from gmt.checks.verdict import Verdict
+from gmt.errors import UserError
+from gmt.plug_ins import class_of
+from gmt.runs.build import Run, build
+from gmt.settings import NEUTRAL
+from gmt.training.settings import TrainSettings
+
+BUILDS = "it composes and builds"
+LIGHT = "planning imports no torch"
+SAME_ID = "its run id is the same in every process"
+NEUTRAL_IDS = "a setting at its neutral value leaves the run id as it was"
+IN_YAML = "every setting that an id must hold is in its yaml"
+# Says the run id in a process that has imported nothing of the plug-in's yet.
+_PLANS = """
+import json, sys
+config, sys.path[:] = json.load(sys.stdin)
+from gmt.runs.build import build
+print(json.dumps({"id": build(config).id, "heavy": [n for n in ("torch", "transformers", "ray") if n in sys.modules]}))
+"""
+
+
+def laws_of_planning(config: Mapping[str, Any], groups: Sequence[str]) -> Iterator[Verdict]:
+    """Yield a verdict on each law; only the first, if what it is about is broken.
+
+    Args:
+        config: resolved, as the user asks for it.
+        groups: the config keys of what is checked.
+    """
+    verdicts = laws_of_settings(config, groups)
+    yield (builds := next(verdicts))
+    if builds.state != "broken":
+        yield from _in_another_process(config, build(config))
+        yield from verdicts
+
+
+def laws_of_settings(config: Mapping[str, Any], groups: Sequence[str]) -> Iterator[Verdict]:
+    """Yield a verdict on each law that takes no process; only the first, if what it is about is broken."""
+    try:
+        run = build(config)
+    except UserError as error:
+        yield Verdict(law=BUILDS, state="broken", detail="; ".join(error.sentences))
+        return
+    classes = {group: _class_of(group, config[group]) for group in groups}
+    paths = ", ".join(f"{kind.__module__}.{kind.__qualname__}" for kind in classes.values())
+    yield Verdict(law=BUILDS, state="holds", detail=f"{paths}, run {run.id}")
+    yield _neutral(config, classes)
+    yield _in_yaml(config, classes)
+
+
+def _class_of(group: str, values: Mapping[str, Any]) -> type:
+    return TrainSettings if group == "train" else class_of(group, values["_target_"])
+
+
+def _in_another_process(config: Mapping[str, Any], run: Run) -> Iterator[Verdict]:
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", _PLANS],
+        input=json.dumps([config, sys.path]),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        lines = done.stderr.strip().splitlines()
+        yield Verdict(
+            law=SAME_ID, state="broken", detail=f"another process can't build it: {lines[-1] if lines else 'it died'}"
+        )
+        return
+    said = json.loads(done.stdout.splitlines()[-1])
+    if said["heavy"]:
+        yield Verdict(
+            law=LIGHT,
+            state="broken",
+            detail=f"{', '.join(said['heavy'])} is imported when a run is planned, which takes seconds: import it in "
+            "the method that needs it, and for types below `if TYPE_CHECKING:`",
+        )
+    else:
+        yield Verdict(law=LIGHT, state="holds")
+    if said["id"] == run.id:
+        yield Verdict(law=SAME_ID, state="holds", detail=run.id)
+        return
+    yield Verdict(
+        law=SAME_ID,
+        state="broken",
+        detail=f"it is {run.id} here and {said['id']} in another process: fingerprint() must depend on the settings "
+        "and the content of files alone, not on time, memory addresses or the order of a set",
+    )
+
+
+def _neutral(config: Mapping[str, Any], classes: Mapping[str, type]) -> Verdict:
+    names = []
+    for group, kind in classes.items():
+        for field in _fields(kind):
+            if NEUTRAL not in field.metadata:
+                continue
+            names.append(f"{group}.{field.name}")
+            without = {key: value for key, value in config[group].items() if key != field.name}
+            written = {**without, field.name: field.metadata[NEUTRAL]}
+            try:
+                ids = {build({**config, group: values}).id for values in (without, written)}
+            except UserError as error:
+                ids, why = set(), f"; {'; '.join(error.sentences)}"
+            else:
+                why = ""
+            if len(ids) != 1:
+                return Verdict(
+                    law=NEUTRAL_IDS,
+                    state="broken",
+                    detail=f"{names[-1]} at its neutral value {field.metadata[NEUTRAL]!r} must be taken, and give the "
+                    f"id that the config has without it{why}",
+                )
+    return Verdict(law=NEUTRAL_IDS, state="holds", detail=", ".join(names) or "it has no such setting")
+
+
+def _in_yaml(config: Mapping[str, Any], classes: Mapping[str, type]) -> Verdict:
+    hidden = [
+        f"{group}.{field.name}"
+        for group, kind in classes.items()
+        for field in _fields(kind)
+        if NEUTRAL not in field.metadata and field.name not in config[group]
+    ]
+    if not hidden:
+        return Verdict(law=IN_YAML, state="holds")
+    return Verdict(
+        law=IN_YAML,
+        state="broken",
+        detail=f"{', '.join(hidden)} has a default in Python and stands in no yaml, so that another default would give "
+        "other results under the same run id: write the value into the yaml, or declare the setting by "
+        "settings.neutral(VALUE)",
+    )
+
+
+def _fields(kind: Any) -> list[dataclasses.Field[Any]]:
+    return [field for field in dataclasses.fields(kind) if field.init]
+
+
+def shortened(config: Mapping[str, Any], num_steps_an_epoch: int = 3) -> dict[str, Any]:
+    """Return the config of a run of seconds on the CPU: two epochs of three steps, four questions of each suite."""
+    train = config["train"]
+    short = {
+        "train.num_epochs": 2,  # some methods draw anew in each
+        "train.micro_batch_size": min(2, train["micro_batch_size"]),
+        "train.accumulation_steps": 2,
+        "record.log_every": 1,
+        "record.checkpoint_every": 2,
+        "record.evaluate_every": 0,
+        "record.keep_weights": True,
+        "resources.device": "cpu",
+        "resources.gpus": 0,
+        "resources.cpus": 1,
+        "resources.sharding": "none",
+    }
+    made = changed(config, short)
+    num_examples = num_steps_an_epoch * 2 * made["train"]["micro_batch_size"]
+    if train["packing"]:
+        num_examples *= 8  # share a row
+    made["task"] = {
+        "_target_": "gmt.checks.short_task.ShortTask",
+        "task": config["task"],
+        "num_examples": num_examples,
+        "num_questions": 4,
+        "as_preferences": False,
+    }
+    return {key: value for key, value in made.items() if key not in ("study", "search", "sweep")}

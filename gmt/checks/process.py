@@ -1,0 +1,81 @@
+"""What a process of a check does: one run, or one worker's part of it. Its parent has imported no torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from gmt.runs.attempt import outcome_of
+from gmt.runs.build import Run, build
+
+_TIMEOUT_S = 300
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """What one process does of a run.
+
+    Args:
+        kill_after: the process kills itself with SIGKILL in the step after the checkpoint of this one; None never.
+        worker: which of the workers it is, from 0.
+        workers: how many there are; 1 needs no process group.
+        meeting: a file that is not there yet, in which the workers meet.
+        outcome: a file that is written when the run ends, however it ends.
+        output: a file for what the process prints.
+    """
+
+    kill_after: int | None
+    worker: int
+    workers: int
+    meeting: Path
+    outcome: Path
+    output: Path
+
+
+def do_part(config: Mapping[str, Any], part: Part) -> None:
+    """Do a run, or a worker's part of it, and write how it ended."""
+    with part.output.open("ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    outcome = outcome_of(lambda: _alone(build(config), part) if part.workers == 1 else _together(build(config), part))
+    part.outcome.write_text(json.dumps(vars(outcome)), encoding="utf-8")
+    if outcome.state != "done":
+        raise SystemExit(1)  # the other workers would wait for this one
+
+
+def _alone(run: Run, part: Part) -> None:
+    from gmt.runs.execute import execute
+    from gmt.training.checkpoints import last_whole_checkpoint
+    from gmt.training.control import Control
+
+    def die() -> None:
+        if part.kill_after is None:
+            return
+        last = last_whole_checkpoint(run.record.checkpoints)
+        if last is not None and int(last.name.rpartition("-")[2]) >= part.kill_after:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    execute(run, Control(on_progress=die))
+
+
+def _together(run: Run, part: Part) -> None:
+    import torch
+    from torch import distributed
+
+    from gmt.runs.workers import execute_on_worker
+
+    os.environ |= {"RANK": str(part.worker), "LOCAL_RANK": str(part.worker), "GLOO_SOCKET_IFNAME": "lo"}
+    os.environ |= {"WORLD_SIZE": str(part.workers), "LOCAL_WORLD_SIZE": str(part.workers)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}  # nobody asks there: the group is made already
+    torch.set_num_threads(1)
+    store = distributed.FileStore(str(part.meeting), part.workers)  # type: ignore[attr-defined]  # not in __all__
+    timeout = timedelta(seconds=_TIMEOUT_S)
+    distributed.init_process_group("gloo", store=store, rank=part.worker, world_size=part.workers, timeout=timeout)
+    execute_on_worker(run, part.outcome.parent / "nobody-stops")
+    distributed.destroy_process_group()

@@ -1,0 +1,181 @@
+"""Laws of a run, each tried by a short one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from gmt.checks.kept import difference, faults_of_kept, what_is_kept
+from gmt.checks.short_runs import Done, ShortRuns
+from gmt.checks.verdict import Verdict
+
+TRAINS = "it trains"
+FINITE = "its facts are finite numbers"
+SAVES = "what it saves is safetensors, and loads again"
+RESUMES = "killed with SIGKILL, it goes on from its checkpoint to the same weights, bit for bit"
+WATCHED = "an evaluation on the way changes nothing"
+CUT = "a step cut into smaller micro-batches is the same step"
+BF16 = "it trains in bf16"
+DPO = "it trains by DPO against its base"
+DDP = "two workers (DDP) make of it what one makes"
+FSDP = "two workers with a shard of the weights each (FSDP2) make of it what one makes"
+_ROUNDING = 0.1  # of what a training changes, in the Euclidean norm: an entry at a threshold is kept here and not there
+_OURS = ("train/", "time/", "eval/", "system/")  # what every run logs
+_NOT_DRAWN = "draw from a generator that `seed` alone decides, and put all that a later step needs into state_dict()"
+
+
+def laws_of_training(config: Mapping[str, Any], runs: ShortRuns) -> Iterator[Verdict]:
+    """Yield a verdict on each law; only the first two, if the run can't be done.
+
+    Args:
+        config: of the short run.
+        runs: does it.
+    """
+    whole = runs.do()
+    yield (verdict := trains(whole))
+    if verdict.state == "broken":
+        return
+    yield _finite(whole)
+    yield _saves(whole, config)
+    yield _resumes(whole, runs)
+    yield from (law(whole, runs) for law in (_watched, _cut, _bf16, _dpo, _ddp, _fsdp))
+
+
+def trains(whole: Done, law: str = TRAINS) -> Verdict:
+    """Return whether a run came to its end and has moved something."""
+    if whole.state != "done":
+        return Verdict(law=law, state="broken", detail=f"the run is {whole.state}: {whole.sentence}")
+    result, losses = whole.record.result(), _losses(whole)
+    if not result.moved_fraction and not result.num_added:
+        detail = "no entry of the model moved: its parameters must reach the optimizer, and get gradients"
+        return Verdict(law=law, state="broken", detail=detail)
+    return Verdict(
+        law=law,
+        state="holds",
+        detail=f"{result.training.num_steps} steps, loss {losses[0]:.3f} to {losses[-1]:.3f}; trains "
+        f"{result.num_trainable:,} parameters, adds {result.num_added:,}, and moves {result.moved_fraction:.1%}",
+    )
+
+
+def _finite(whole: Done) -> Verdict:
+    rows, _ = whole.record.metrics()
+    values = [(row["step"], name, value) for row in rows for name, value in row.items() if name not in ("step", "time")]
+    for step, name, value in values:
+        if not isinstance(value, int | float) or not math.isfinite(value):
+            detail = f"{name} is {value!r} at step {step}: facts() must give finite numbers"
+            return Verdict(law=FINITE, state="broken", detail=detail)
+        if name == "mask/density" and not 0 <= value <= 1:
+            return Verdict(law=FINITE, state="broken", detail=f"density is {value} at step {step}, outside [0, 1]")
+    own = dict.fromkeys(name for _, name, _ in values if not name.startswith(_OURS) and "/layers/" not in name)
+    return Verdict(law=FINITE, state="holds", detail=", ".join(own) or "it gives none of its own")
+
+
+def _saves(whole: Done, config: Mapping[str, Any]) -> Verdict:
+    if faults := faults_of_kept(whole.record, config):
+        return Verdict(law=SAVES, state="broken", detail="; ".join(faults))
+    return Verdict(law=SAVES, state="holds", detail=what_is_kept(whole.record))
+
+
+def _resumes(whole: Done, runs: ShortRuns) -> Verdict:
+    last = whole.record.result().training.num_steps - 2
+    kill_after = last - last % 2
+    if kill_after < 2:
+        return Verdict(law=RESUMES, state="skipped", detail="the run has fewer than four steps")
+    killed = runs.do(kill_after=kill_after)
+    resumed = runs.do() if killed.state == "killed" else killed
+    if resumed.state != "done":
+        detail = f"the run is {resumed.state} when it goes on after step {kill_after}: {resumed.sentence}"
+        return Verdict(law=RESUMES, state="broken", detail=detail)
+    if _same(whole, resumed):
+        return Verdict(law=RESUMES, state="holds", detail=f"killed in the step after {kill_after}")
+    again = runs.do()
+    if not _same(whole, again):
+        detail = f"two runs that nobody kills differ already: {_NOT_DRAWN}"
+        return Verdict(law=RESUMES, state="broken", detail=detail)
+    detail = f"{_difference_in_words(whole, resumed)} after a kill in the step after {kill_after}: {_NOT_DRAWN}"
+    return Verdict(law=RESUMES, state="broken", detail=detail)
+
+
+def _watched(whole: Done, runs: ShortRuns) -> Verdict:
+    found = runs.do({"record.evaluate_every": 2})
+    return _verdict(WATCHED, found, lambda: None if _same(whole, found) else _difference_in_words(whole, found))
+
+
+def _cut(whole: Done, runs: ShortRuns) -> Verdict:
+    size, steps = (runs.config["train"][name] for name in ("micro_batch_size", "accumulation_steps"))
+    if size == 1 or runs.config["train"]["packing"]:
+        return Verdict(law=CUT, state="skipped", detail="its micro-batches are of one row, or of packed ones")
+    found = runs.do({"train.micro_batch_size": size // 2, "train.accumulation_steps": steps * 2})
+    remedy = "act at the optimizer's step, and not on the gradient of each backward pass"
+    return _verdict(CUT, found, lambda: _beyond_rounding(whole, found, runs, remedy))
+
+
+def _bf16(whole: Done, runs: ShortRuns) -> Verdict:
+    found = runs.do({"train.precision": "bf16"})
+    return _verdict(BF16, found, lambda: None)
+
+
+def _dpo(whole: Done, runs: ShortRuns) -> Verdict:
+    if runs.config["train"]["paradigm"] == "dpo":
+        return Verdict(law=DPO, state="skipped", detail="it does already")
+    changes = {"train.paradigm": "dpo", "train.dpo_beta": 0.1, "train.packing": False, "task.as_preferences": True}
+    found = runs.do(changes)
+
+    def fault() -> str | None:
+        losses = _losses(found)
+        if len(losses) > 1 and max(losses) - min(losses) < 1e-9:
+            return f"its loss stays at {losses[0]:.6f}: the model that it is held against changes along with it"
+        return None
+
+    return _verdict(DPO, found, fault)
+
+
+def _ddp(whole: Done, runs: ShortRuns) -> Verdict:
+    found = runs.do(workers=2)
+    return _verdict(DDP, found, lambda: _beyond_rounding(whole, found, runs, _NOT_DRAWN))
+
+
+def _fsdp(whole: Done, runs: ShortRuns) -> Verdict:
+    found = runs.do({"resources.sharding": "fsdp"}, workers=2)
+    remedy = "work on the local shard (gmt.masking.sharding), or be refused when the run is planned"
+    return _verdict(FSDP, found, lambda: _beyond_rounding(whole, found, runs, remedy))
+
+
+def _verdict(law: str, found: Done, fault: Callable[[], str | None]) -> Verdict:
+    """Return the verdict on a run, whose fault is looked for where it is done."""
+    if found.state == "refused":
+        return Verdict(law=law, state="refused", detail=found.sentence)
+    if found.state != "done":
+        return Verdict(law=law, state="broken", detail=f"the run is {found.state}: {found.sentence}")
+    if (sentence := fault()) is not None:
+        return Verdict(law=law, state="broken", detail=sentence)
+    return Verdict(law=law, state="holds")
+
+
+def _losses(done: Done) -> list[float]:
+    return [row["train/loss"] for row in done.record.metrics()[0] if "train/loss" in row]
+
+
+def _same(one: Done, other: Done) -> bool:
+    a, b = one.record.result(), other.record.result()
+    return (a.weights_sha256, a.after) == (b.weights_sha256, b.after) and not difference(one.record, other.record)
+
+
+def _difference_in_words(one: Done, other: Done) -> str:
+    for step, (a, b) in enumerate(zip(_losses(one), _losses(other), strict=False), start=1):
+        if a != b:
+            return f"the weights differ, and the loss from step {step} on ({a:.6f} and {b:.6f})"
+    return "the weights differ, and no loss before the last step"
+
+
+def _beyond_rounding(whole: Done, found: Done, runs: ShortRuns, remedy: str) -> str | None:
+    if _same(whole, found):
+        return None
+    begun = runs.do({"train.learning_rate": 1e-30})  # the same shapes before anything is learnt
+    if begun.state != "done":
+        return f"a run with train.learning_rate=1e-30 is {begun.state}: {begun.sentence}"
+    off = difference(whole.record, found.record) / (difference(begun.record, whole.record) or math.nan)
+    if off <= _ROUNDING:
+        return None
+    return f"{_difference_in_words(whole, found)}, by {off:.0%} of what the training changes: {remedy}"

@@ -1,0 +1,89 @@
+"""Writes the few lines from which a plug-in begins. Imports no library."""
+
+from __future__ import annotations
+
+import keyword
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import invalidate_caches
+from importlib.util import find_spec
+from pathlib import Path
+from string import Template
+
+from gmt import settings
+from gmt.errors import UserError
+
+KINDS = tuple(sorted(path.name for path in Path(__file__).parent.iterdir() if (path / "config.txt").exists()))
+# Where a file of each sort lies: in a folder of one's own, and in this repository, whose packages bear the plural.
+_OWN = {"code": "{name}.py", "config": "{kind}/{name}.yaml", "test": "test_{name}.py"}
+_REPOSITORY = {
+    "code": "gmt/{kinds}/{name}.py",
+    "config": "conf/{kind}/{name}.yaml",
+    "test": "tests/unit/{kinds}/test_{name}.py",
+}
+_PLURALS = {"study": "studies"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Started:
+    """What was written.
+
+    Args:
+        files: in the order in which they are to be read.
+        commands: that come next, for a shell in the current folder.
+    """
+
+    files: Sequence[Path]
+    commands: Sequence[str]
+
+
+def start(kind: str, name: str, folder: Path) -> Started:
+    """Write what a plug-in begins with.
+
+    Args:
+        kind: one of KINDS.
+        name: in configs, and of the module.
+        folder: a config folder of the user's own, or a checkout of this repository.
+
+    Raises:
+        UserError: the name can't be that of a module or is taken, or a file is there.
+    """
+    settings.one_of("KIND", kind, KINDS)
+    _check_name(name)
+    is_repository = (folder / "conf" / kind).is_dir() and (folder / "gmt" / "checks").is_dir()
+    templates = {path.stem: path.read_text(encoding="utf-8") for path in (Path(__file__).parent / kind).glob("*.txt")}
+    places = {
+        sort: folder / place.format(kind=kind, kinds=_PLURALS.get(kind, f"{kind}s"), name=name)
+        for sort, place in (_REPOSITORY if is_repository else _OWN).items()
+        if sort in templates
+    }
+    has_code = "code" in templates and not is_repository
+    if has_code and find_spec(name) is not None:
+        raise UserError(f"NAME must not be that of a module that Python finds already, got {name!r}")
+    if taken := [str(path) for path in places.values() if path.exists()]:
+        raise UserError(f"nothing is overwritten, and {', '.join(taken)} is there: choose another name, or remove it")
+    words = {
+        "name": name,
+        "class_name": "".join(part.capitalize() for part in name.split("_")),
+        "module": f"gmt.{kind}s.{name}" if is_repository else name,
+        "config_dir": "None" if is_repository else "str(Path(__file__).parent)",
+    }
+    for sort, path in places.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(Template(templates[sort]).substitute(words), encoding="utf-8")
+    invalidate_caches()  # this process has looked for the module
+    commands = _commands(kind, name, folder, places["test"], is_repository, has_code)
+    return Started(files=list(places.values()), commands=commands)
+
+
+def _check_name(name: str) -> None:
+    if not name.isidentifier() or name != name.lower() or not name.isascii() or keyword.iskeyword(name):
+        raise UserError(f"NAME must be of the letters a-z, 0-9 and _, and begin with a letter, got {name!r}")
+    settings.folder_name("NAME", name)
+
+
+def _commands(kind: str, name: str, folder: Path, test: Path, is_repository: bool, has_code: bool) -> list[str]:
+    path = f"PYTHONPATH={folder} " if has_code else ""
+    place = "" if is_repository else f" --config-dir {folder}"
+    does = f"gmt sweep study={name}" if kind == "study" else f"gmt run {kind}={name}"
+    return [f"{path}gmt check {kind}={name}{place}", f"{path}python -m pytest {test}", f"{path}{does}{place}"]

@@ -1,0 +1,159 @@
+"""README's "Add a method" and docs/adding.md, followed word for word: what they show is what is written and run.
+
+A block that begins with `# mine/...` is that file. The default suite tries it by a short run in this process, the slow
+one types the page's commands.
+"""
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import pytest
+
+from gmt.checks.check import check
+from gmt.checks.planning import laws_of_settings, shortened
+from gmt.checks.short_runs import changed
+from gmt.checks.training import RESUMES
+from gmt.composition import Composer, hydra_on
+from gmt.runs.build import build
+from gmt.starts.start import KINDS, start
+from tests.conftest import ROOT, Gmt
+
+PAGE = ROOT / "docs" / "adding.md"
+SECTIONS = re.split(r"^## ", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
+BLOCK = re.compile(r"```(python|yaml)\n# (mine/\S+)\n(.*?)```", re.DOTALL)
+SHOWN = {section.partition("\n")[0]: section for section in SECTIONS if BLOCK.search(section)}
+
+
+@pytest.fixture
+def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder of a user's own, on Python's path."""
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+    before = set(sys.modules)
+    yield folder
+    for name in set(sys.modules) - before:
+        if str(folder) in str(getattr(sys.modules[name], "__file__", "")):
+            del sys.modules[name]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """For runs that share what the base came to."""
+    return tmp_path_factory.mktemp("results")
+
+
+def write(section: str, folder: Path) -> list[Path]:
+    """Writes the files that a section shows, and returns the yamls."""
+    files = {folder.parent / path: text for _, path, text in BLOCK.findall(SHOWN[section])}
+    for path, text in files.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    return [path for path in files if path.suffix == ".yaml"]
+
+
+def commands(text: str) -> list[list[str]]:
+    """What the bash blocks of a text type, without what they say of it."""
+    lines = [
+        line.partition("  #")[0]
+        for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
+        for line in block.splitlines()
+    ]
+    return [shlex.split(line)[1:] for line in lines if line.startswith("gmt ")]
+
+
+@pytest.mark.parametrize("section", SHOWN)
+def test_what_the_page_shows_keeps_the_laws_of_settings_and_trains(section: str, mine: Path, results: Path) -> None:
+    (yaml,) = write(section, mine)
+    group = yaml.parent.name
+    assert [f"{group}={yaml.stem}", "--config-dir", "mine"] in [words[1:] for words in commands(SHOWN[section])]
+    with hydra_on(str(mine)):
+        config = Composer().compose_plain(
+            ["task=long_words", "task.train.long_words.num_examples=16", f"{group}={yaml.stem}"]
+        )
+    config = changed(shortened(config), {"record.root": str(results)})
+    assert not [verdict for verdict in laws_of_settings(config, [group]) if verdict.state == "broken"]
+    from gmt.runs.execute import execute
+
+    assert execute(build(config)).result().moved_fraction > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("section", SHOWN)
+def test_the_pages_commands_do_what_it_says(section: str, mine: Path, gmt: Gmt) -> None:
+    write(section, mine)
+    for words in commands(SHOWN[section]):
+        done = gmt(*words, is_warm=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "broken" not in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", ["README.md", "docs/adding.md"])
+def test_the_first_commands_make_a_method_and_compare_it(page: str, mine: Path, gmt: Gmt) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    typed = commands(text.partition("## Add a method")[2].partition("\n## ")[0] or text.partition("\n## ")[0])
+    assert [words[0] for words in typed] == ["new", "check", "run"]
+    for words in typed:
+        done = gmt(*words, is_warm=False, timeout_s=900)
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert "all 6 runs are done" in done.stdout
+
+
+def test_what_gmt_new_writes_for_a_method_is_resumed_bit_for_bit(mine: Path, tmp_path: Path) -> None:
+    """The laws as far as this one, which `check` tries as they are asked for."""
+    start("method", "centred_gradient", mine)
+    verdicts = list(islice(check(["method=centred_gradient"], str(mine), tmp_path / "scratch"), 9))
+    assert verdicts[-1].law == RESUMES
+    assert not [verdict for verdict in verdicts if verdict.state != "holds"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_gmt_new_writes_keeps_every_law(kind: str, mine: Path, tmp_path: Path) -> None:
+    start(kind, "begun", mine)
+    verdicts = list(check([f"{kind}=begun"], str(mine), tmp_path / "scratch"))
+    assert not [verdict for verdict in verdicts if verdict.state == "broken"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_gmt_new_writes_passes_its_own_first_test(kind: str, mine: Path) -> None:
+    started = start(kind, "begun", mine)
+    test = next(path for path in started.files if path.name == "test_begun.py")
+    code = compile(test.read_text(encoding="utf-8"), str(test), "exec")
+    names: dict[str, object] = {"__file__": str(test)}
+    exec(code, names)
+    for name, function in names.items():
+        if name.startswith("test_") and "laws" not in name:
+            function()  # type: ignore[operator]
+
+
+def test_nothing_is_overwritten_and_in_a_checkout_the_files_lie_where_ours_do(tmp_path: Path) -> None:
+    from gmt.errors import UserError
+
+    for folder in ("conf/method", "gmt/checks"):
+        (tmp_path / folder).mkdir(parents=True)
+    for file in ("gmt/__init__.py", "gmt/checks/__init__.py", "gmt/checks/check.py"):
+        (tmp_path / file).write_text('"""In the place of ours."""\n')
+    started = start("method", "begun", tmp_path)
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    ruff = [sys.executable, "-m", "ruff", "check", "."]
+    lint = subprocess.run(ruff, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert lint.returncode == 0, lint.stdout
+    shown = [path.relative_to(tmp_path).as_posix() for path in started.files]
+    assert shown == ["gmt/methods/begun.py", "conf/method/begun.yaml", "tests/unit/methods/test_begun.py"]
+    assert "_target_: gmt.methods.begun.Begun" in (tmp_path / "conf/method/begun.yaml").read_text()
+    assert started.commands[0] == "gmt check method=begun"
+    with pytest.raises(UserError, match=r"nothing is overwritten, and .*begun\.py, .* is there"):
+        start("method", "begun", tmp_path)
+    for name in ("json", "2x", "Begun", "be-gun", "class", ""):
+        with pytest.raises(UserError, match="NAME must"):
+            start("task", name, tmp_path / "own")
+    assert not (tmp_path / "own").exists()

@@ -1,0 +1,186 @@
+"""`gmt check`: every yaml keeps its laws, and what breaks one is told so in a sentence.
+
+The default suite tries the laws that take a process on the first yaml of one class; the slow one on all of them.
+"""
+
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gmt.checks import training
+from gmt.checks.check import check
+from gmt.checks.planning import IN_YAML, LIGHT, NEUTRAL_IDS, SAME_ID, laws_of_settings
+from gmt.checks.verdict import Verdict
+from gmt.composition import Composer, hydra_on
+from gmt.errors import UserError
+from tests.contract.test_configs import FILES as ALL
+from tests.contract.test_configs import NEEDED
+
+FILES = [(group, name) for group, name in ALL if group != "tracking"]
+METHODS = [name for group, name in FILES if group == "method"]
+
+
+def composed(group: str, name: str) -> dict[str, Any]:
+    with hydra_on(None):
+        return Composer().compose_plain([f"{group}={name}", *NEEDED.get((group, name), [])])
+
+
+def broken(verdicts: Sequence[Verdict]) -> dict[str, str]:
+    return {verdict.law: verdict.detail for verdict in verdicts if verdict.state == "broken"}
+
+
+@pytest.mark.parametrize(("group", "name"), FILES)
+def test_the_settings_of_every_yaml_keep_the_laws(group: str, name: str) -> None:
+    assert not broken(list(laws_of_settings(composed(group, name), [group])))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_keeps_the_laws(name: str, tmp_path: Path) -> None:
+    verdicts = list(check([f"method={name}"], None, tmp_path))
+    assert not broken(verdicts)
+    assert training.RESUMES in {verdict.law for verdict in verdicts if verdict.state == "holds"}
+
+
+HEAD = """
+from __future__ import annotations
+from dataclasses import dataclass
+from gmt import settings
+from gmt.methods.sft import Dense, Sft
+"""
+YAML = "_target_: {module}.Mine\nname: mine\n{more}"
+
+
+@pytest.fixture
+def checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Any:
+    """Checks a method that a user has written."""
+    module = f"checked_{abs(hash(request.node.name))}"
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def written(code: str, more: str = "") -> dict[str, str]:
+        (tmp_path / f"{module}.py").write_text(HEAD + textwrap.dedent(code))
+        (tmp_path / "method").mkdir()
+        (tmp_path / "method" / "mine.yaml").write_text(YAML.format(module=module, more=more))
+        return broken(list(check(["method=mine"], str(tmp_path), tmp_path / "scratch")))
+
+    return written
+
+
+def test_what_does_not_build_is_told_with_its_cause(checked: Any) -> None:
+    (sentence,) = checked("import not_there").values()
+    assert "ModuleNotFoundError: No module named 'not_there'" in sentence
+
+
+def test_what_breaks_a_law_of_planning_is_told_by_all_of_them(checked: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gmt.checks.check.laws_of_training", lambda config, runs: iter(()))
+    found = checked(
+        """
+        import torch
+        import os
+        @dataclass(frozen=True, kw_only=True)
+        class Mine(Sft):
+            hidden: float = 0.5
+            new: int = settings.neutral(3)
+            def __post_init__(self):
+                if self.new == 3:
+                    raise ValueError("no")
+        """,
+        more="new: 4\n",
+    )
+    assert found.keys() == {LIGHT, NEUTRAL_IDS, IN_YAML}
+    assert "torch is imported when a run is planned" in found[LIGHT]
+    assert "method.new at its neutral value 3 must be taken" in found[NEUTRAL_IDS]
+    assert "method.hidden has a default in Python" in found[IN_YAML]
+
+
+def test_a_fingerprint_that_another_process_does_not_give_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "checked_fingerprint.py").write_text(
+        "import os\nfrom dataclasses import dataclass\nfrom gmt.models.pretrained import PretrainedModel\n"
+        "@dataclass(frozen=True, kw_only=True)\nclass Mine(PretrainedModel):\n"
+        "    def fingerprint(self):\n        return str(os.getpid())\n"
+    )
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "mine.yaml").write_text("defaults: [nano]\n_target_: checked_fingerprint.Mine\nname: mine\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("gmt.checks.check.laws_of_training", lambda config, runs: iter(()))
+    found = broken(list(check(["model=mine"], str(tmp_path), tmp_path / "scratch")))
+    assert found.keys() == {SAME_ID}
+    assert "fingerprint() must depend on the settings and the content of files alone" in found[SAME_ID]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("body", "laws"),
+    [
+        pytest.param(
+            """
+            def before(self, optimizer, *_):  # nothing of it in the checkpoint
+                self.step = getattr(self, "step", 0) + 1
+                for p in optimizer.param_groups[0]["params"]:
+                    p.grad.mul_(self.step)
+            """,
+            {training.RESUMES},
+            id="state-that-no-checkpoint-holds",
+        ),
+        pytest.param(
+            """
+            def before(self, optimizer, *_):
+                for p in optimizer.param_groups[0]["params"]:
+                    p.grad.mul_(torch.rand(()) * random.random())
+            """,
+            {training.RESUMES, training.WATCHED, training.CUT, training.DDP, training.FSDP},
+            id="draws-of-no-seed",
+        ),
+        pytest.param("def facts(self):\n                return {'gain': float('nan')}", {training.FINITE}, id="nan"),
+        pytest.param("def detach(self):\n                raise LookupError('gone')", {training.TRAINS}, id="raises"),
+    ],
+)
+def test_what_breaks_a_law_of_training_is_told(checked: Any, body: str, laws: set[str]) -> None:
+    code = """
+        @dataclass(frozen=True, kw_only=True)
+        class Mine(Sft):
+            @property
+            def density_asked(self):
+                return None
+            def attach(self, model, optimizer, *, seed, facts_every):
+                return AtWork(optimizer)
+        class AtWork(Dense):
+            def __init__(self, optimizer):
+                global torch, random
+                import torch, random
+                if hasattr(self, "before"):
+                    self.hook = optimizer.register_step_pre_hook(self.before)
+            def facts(self):
+                return {}
+        """
+    method = textwrap.indent(textwrap.dedent(body).strip(), "    ") if "\n" in body else body
+    found = checked(textwrap.dedent(code) + method)
+    assert found.keys() == laws, found
+
+
+def test_nothing_named_is_a_question_that_is_wrong(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"gmt check needs what is to be checked as GROUP=NAME; choices: method"):
+        next(check(["seed=3"], None, tmp_path))
+    with pytest.raises(UserError, match=r"there is no method 'gmtt'; did you mean 'gmt'"):
+        next(check(["method=gmtt"], None, tmp_path))
+
+
+def test_a_study_is_checked_by_its_arms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[Any] = []
+    monkeypatch.setattr("gmt.checks.study.ShortRuns", lambda config, folder: done.append(config) or Stub())
+    monkeypatch.setattr("gmt.checks.study.trains", lambda run, law: Verdict(law=law, state="holds"))
+    verdicts = list(check(["study=quickstart"], None, tmp_path))
+    arms = ["sft", "gmt", "rmt", "hft"]
+    assert [verdict.law for verdict in verdicts[2:]] == [f"the first run of arm {arm} trains" for arm in arms]
+    assert [config["method"]["name"] for config in done] == arms
+    assert not broken(verdicts)
+
+
+class Stub:
+    def do(self) -> None:
+        """In place of a run."""
