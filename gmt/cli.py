@@ -7,6 +7,7 @@
 import argparse
 import os
 import sys
+import textwrap
 import traceback
 from collections.abc import Callable, Sequence
 from importlib import metadata
@@ -27,6 +28,7 @@ gmt: a laboratory for sparse fine-tuning of language models
   gmt sweep study=NAME [KEY=VALUE]    every run of a study that is not done yet, side by side on this machine
   gmt plan study=NAME [KEY=VALUE]     the study's runs, what became of them and what is left; starts nothing
   gmt report study=NAME [KEY=VALUE]   figures and tables of the study as one HTML page and CSV files
+  gmt diagnose study=NAME diagnostic=NAME   measures finished runs and their base: drift, overlap, sharpness, ...
   gmt ui [study=NAME] [KEY=VALUE]     the MLflow dashboard on the project's store, opened at the study
   gmt sync study=NAME [KEY=VALUE]     brings MLflow level with the run records, after an outage or a loss
   gmt show RUN [KEY=VALUE]            one run record: what was asked, what happened
@@ -157,6 +159,27 @@ def _report(rest: Sequence[str]) -> None:
     report(options.overrides, options.config_dir, dirty=options.dirty, operations=options.operations)
 
 
+def _diagnose(rest: Sequence[str]) -> None:
+    if ignored := take_out():  # before torch and its kin read them
+        print(printable(in_words(ignored)), file=sys.stderr)
+    from gmt.commands.diagnose import diagnose_study, names_with_words
+
+    about = (
+        "Measures the finished runs of a study, and their base. Each result is kept in its run's record and not "
+        "measured again; after Ctrl-C or a kill the same command goes on. `gmt report` shows what was measured."
+    )
+    words = "".join(f"  {name:<20} {what}\n" for name, what in names_with_words().items())
+    more = (
+        f"diagnostics:\n{words}\ndiagnostic.KEY=VALUE changes a setting (conf/diagnostic/NAME.yaml lists them); "
+        "commas list several:\n"
+        "  gmt diagnose study=quickstart diagnostic=drift,mask_overlap\n"
+        "  gmt diagnose study=quickstart diagnostic=sharpness diagnostic.rho=0.001,0.002\n"
+        "The weights must have been kept (record.keep_weights=true); operations needs none.\n"
+    )
+    options = _parse("diagnose", about, rest, more=more)
+    diagnose_study(options.overrides, options.config_dir)
+
+
 def _show(rest: Sequence[str]) -> None:
     from gmt.commands.show import show
 
@@ -248,6 +271,7 @@ def _stop(rest: Sequence[str]) -> None:
     stop(options.job, options.overrides, options.config_dir)
 
 
+_HELP_WIDTH = 100
 _ABOUT_CHECK = (
     "Tries on a few steps of a small model what every plug-in must do, and says a line for each law: it composes and "
     "builds, planning imports no torch, its run id is stable; it trains, saves, and goes on after kill -9 to the same "
@@ -288,8 +312,13 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message}; `{self.prog} --help` shows what the command takes")
 
 
-def _parse(command: str, about: str, rest: Sequence[str], *arguments: _Argument) -> argparse.Namespace:
+def _parse(
+    command: str, about: str, rest: Sequence[str], *arguments: _Argument, more: str | None = None
+) -> argparse.Namespace:
     parser = Parser(prog=f"gmt {command}", description=about)
+    if more is not None:  # behind the options, in its own lines
+        parser.description, parser.epilog = textwrap.fill(about, _HELP_WIDTH), more
+        parser.formatter_class = argparse.RawDescriptionHelpFormatter
     for name, options in arguments:
         parser.add_argument(name, **options)
     parser.add_argument(
@@ -304,6 +333,7 @@ _COMMANDS: dict[str, Callable[[Sequence[str]], Any]] = {
     "sweep": _sweep,
     "plan": _plan,
     "report": _report,
+    "diagnose": _diagnose,
     "show": _show,
     "check": _check,
     "new": _new,

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gmt.composition import Composer, hydra_on
+from gmt.records.diagnoses import Diagnosis, file_of, write_diagnosis
 from gmt.records.result import Result, TrainFacts
 from gmt.studies.grid import StudySettings
 from gmt.studies.make_plan import make_plan
@@ -92,3 +93,22 @@ def finish(run: PlannedRun, target: float, source: float = 0.9, *, dirty: bool =
     machine = {"device": "cpu", "gpus": [], "torch_threads": 1, "cpu": "a core"}
     record.write("environment.json", {**machine, "versions": versions, "commit": "0" * 40, "dirty": dirty})
     record.finish(attempts=1, started_at=0.0, ended_at=23.0)
+
+
+def measured(run: PlannedRun, values: dict[str, float], diagnostic: str = "operations") -> None:
+    """Leaves in a finished run's record what a diagnostic found on it."""
+    settings = {"name": diagnostic}
+    file = file_of(run.record, diagnostic, settings)
+    file.parent.mkdir(exist_ok=True)
+    found = Diagnosis(
+        diagnostic=diagnostic,
+        settings=settings,
+        code={},
+        weights={run.run.id: run.record.result().weights_sha256},
+        other=None,
+        shown={"title": diagnostic, "panels": dict.fromkeys(values, "a value")},
+        rows=[{"layer": None, "matrix": None, "name": name, "value": value} for name, value in values.items()],
+        seconds=1.0,
+        device="cpu",
+    )
+    write_diagnosis(file, found)

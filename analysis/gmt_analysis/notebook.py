@@ -51,8 +51,7 @@ def drop_deltas(results: Results, *, arm: str, fractions: Sequence[float]) -> No
 
 
 def operations(results: Results) -> pd.DataFrame:
-    """The operations of a step and of a whole training, of each arm and task; see Results.operations."""
-    results.count_operations()
+    """The operations of a step and of a whole training, where they were counted; see Results.operations."""
     return results.operations
 
 

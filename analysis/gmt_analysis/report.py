@@ -44,24 +44,22 @@ class Report:
     warnings: Sequence[str]
 
 
-def write_report(plan: Plan, *, dirty: bool = False, operations: bool = False) -> Report:
+def write_report(plan: Plan, *, dirty: bool = False) -> Report:
     """Writes the report of a study from its run records; what is missing is said in it.
 
     Args:
         plan: of the study.
         dirty: whether runs of a checkout with uncommitted changes count.
-        operations: whether those of a step of each choice are counted now; what was counted before is shown anyway.
 
     Raises:
         UserError: no run of the study is done, or none that counts.
     """
     results = Results(plan, dirty=dirty)
-    if operations:
-        results.count_operations()
     figures = {
         "scores": results.score_figures(),
         "masks": results.mask_figures(),
         "costs": results.cost_figures(),
+        "diagnostics": results.diagnostic_figures(),
     }
     folder = plan.folder / "report"
     folder.mkdir(parents=True, exist_ok=True)
@@ -74,6 +72,7 @@ def write_report(plan: Plan, *, dirty: bool = False, operations: bool = False) -
         "over_tasks.csv": pd.concat(common),
         "drops.csv": results.drops,
         "operations.csv": results.operations,
+        **{f"diagnostic_{name}.csv": found.rows for name, found in results.diagnoses.items()},
     }
     texts = {"index.html": _page(results, figures), "means.tex": latex_table(results.summary, results.axis)}
     texts |= {name: as_csv(_for_files(rows, results.axis)) for name, rows in tables.items() if len(rows)}
@@ -93,7 +92,8 @@ def write_report(plan: Plan, *, dirty: bool = False, operations: bool = False) -
 
 def _for_files(rows: pd.DataFrame, axis: Axis) -> pd.DataFrame:
     """Name the column `axis` by its setting without the group, e.g. `rank`; by all of it if another has that name."""
-    return rows.rename(columns={"axis": axis.setting if axis.key in rows else axis.key})
+    name = axis.setting if axis.key in rows else axis.key
+    return rows.rename(columns={"axis": name, "other_axis": f"other_{name}"})
 
 
 def _page(results: Results, figures: Mapping[str, Mapping[str, Figure]]) -> str:
@@ -118,6 +118,7 @@ def _page(results: Results, figures: Mapping[str, Mapping[str, Figure]]) -> str:
             *results.changed,
             *results.unverified,
             *results.differing,
+            *(found.differing for found in results.diagnoses.values() if found.differing is not None),
             *limits(table, summary),
             *limits_of_tuning(plan),
         ],

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import re
-import sys
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
-from rich.console import Console
-from rich.progress import track
 
 from gmt.axis import Axis
 from gmt.errors import UserError
@@ -19,8 +17,10 @@ from gmt.studies.grid import Point
 from gmt.studies.plan import Plan, PlannedRun
 from gmt.tracking.series import read_series
 from gmt.tracking.table import DIRTY, changes, read_table
-from gmt_analysis.choices import CHOICE
+from gmt_analysis.choices import CHOICE, named
 from gmt_analysis.cost_figures import cost_against_size, score_against_cost, time_of_a_step
+from gmt_analysis.diagnoses import Diagnosed, read_diagnoses
+from gmt_analysis.diagnostic_figures import figure_of
 from gmt_analysis.figures import score_along
 from gmt_analysis.findings import Findings, findings
 from gmt_analysis.mask_figures import (
@@ -38,7 +38,8 @@ BEFORE = ("target_before", "source_before", "source_perplexity_before")
 _COLUMNS_OF_THEIR_OWN = ("model", "model.name", "task", "seed")
 _PLANNED = ("model", "task", "axis", "seed")
 _NO_WORD = re.compile(r"[^\w.-]+", re.ASCII)  # MLflow takes no other image names, and LaTeX no blanks in those of files
-_NAMES = ("arm", "task", "label", "model")
+_NAMES = ("arm", "task", "label", "other_label", "model")
+_LABELS = {"label": "", "other_label": "other_"}
 _OTHERS = ("source_after", "density_asked", "tokens_per_s")
 
 
@@ -171,33 +172,26 @@ class Results:
         return pd.DataFrame(rows, columns=columns).astype({"axis": "Float64"})
 
     @cached_property
+    def diagnoses(self) -> Mapping[str, Diagnosed]:
+        """What `gmt diagnose` measured, by diagnostic."""
+        tasks = self._by_run("task")
+        return read_diagnoses(self.done, lambda p: {**_of(p, self.axis), "task": tasks[p.run.id]})
+
+    @cached_property
     def operations(self) -> pd.DataFrame:
-        """Of each choice one run of which was counted (`count_operations`).
+        """Of each choice one run of which was counted (`gmt diagnose diagnostic=operations`).
 
         Returns:
-            arm, task, axis, gflops_a_step (10^9 operations) and tflops_a_run (10^12); missing where they can't be
-            counted (gmt.runs.flops).
+            arm, task, axis, gflops_a_step (10^9 operations) and tflops_a_run (10^12).
         """
-        firsts = self._firsts()
-        counted = [p for p in self.done if (p.record.folder / "operations.json").exists()]
-        found = {p.run.id: p.record.read("operations.json")["step_flops"] for p in counted}
-        own = firsts[firsts["run_id"].isin(list(found))]
-        step = own["run_id"].map(found).astype(float)
-        counts = {"gflops_a_step": step / 1e9, "tflops_a_run": step * own["num_steps"].astype(float) / 1e12}
-        return own[CHOICE].assign(**counts).reset_index(drop=True)
-
-    def count_operations(self) -> None:
-        """Counts the operations of a step of each choice, by its first finished run; its record keeps them."""
-        from gmt.runs.flops import count_flops
-
-        runs = {planned.run.id: planned.run for planned in self.done}
-        ids = self._firsts()["run_id"]
-        for id_ in track(ids, "operations", disable=not sys.stderr.isatty(), console=Console(stderr=True)):
-            count_flops(runs[id_])
-        vars(self).pop("operations", None)
-
-    def _firsts(self) -> pd.DataFrame:
-        return self.table[self.table["state"] == "done"].drop_duplicates(CHOICE)
+        columns = {"step": ("gflops_a_step", 1e9), "training": ("tflops_a_run", 1e12)}
+        found = pd.DataFrame(columns=[*CHOICE, *(column for column, _ in columns.values())], dtype=float)
+        if (diagnosed := self.diagnoses.get("operations")) is not None and len(diagnosed.rows):
+            by_run = diagnosed.rows.pivot(index="run_id", columns="name", values="value").reset_index()
+            own = self.table[[*CHOICE, "run_id"]].merge(by_run, on="run_id").drop_duplicates(CHOICE)
+            counts = {column: own[name] / unit for name, (column, unit) in columns.items()}
+            found = own[CHOICE].assign(**counts).reset_index(drop=True)
+        return found.astype({"arm": "string", "task": "string", "axis": "Float64"})
 
     def _by_run(self, column: str) -> dict[str, Any]:
         return dict(zip(self.table["run_id"], self.table[column], strict=True))
@@ -225,6 +219,15 @@ class Results:
             figures["drops"] = score_against_dropped(_drawn(self.drops), column="target", unit="target score, %")
         return figures
 
+    def diagnostic_figures(self) -> dict[str, Figure]:
+        """One of each diagnostic, by its name."""
+        figures = {}
+        for name, found in self.diagnoses.items():
+            rows = found.rows.assign(**{column: _labels(found.rows, prefix) for column, prefix in _LABELS.items()})
+            if (figure := figure_of(_drawn(rows), found.shown)) is not None:
+                figures[f"diagnostic_{name}"] = figure
+        return figures
+
     def cost_figures(self) -> dict[str, Figure]:
         """The parts of a step, the score that the time buys, and, of several sizes, the time against the size."""
         label = "seconds in optimizer steps, mean over seeds"
@@ -241,7 +244,21 @@ class Results:
         return figures
 
 
+def _labels(rows: pd.DataFrame, prefix: str) -> pd.Series[Any]:
+    """Name the choice of each row's run, with its task where there are several; None without a run."""
+    several = rows["task"].nunique() > 1 if len(rows) else False
+    return pd.Series(
+        [
+            None if arm is None else named(arm, value) + (f", {task}" if several else "")
+            for arm, value, task in rows[[f"{prefix}{column}" for column in ("arm", "axis", "task")]].values
+        ],
+        index=rows.index,
+        dtype=object,
+    )
+
+
 def _drawn(rows: pd.DataFrame) -> pd.DataFrame:
     """Return a table whose names matplotlib shows letter by letter: between two $ it reads a formula."""
     names = [name for name in _NAMES if name in rows]
-    return rows.assign(**{name: rows[name].map(lambda text: str(text).replace("$", r"\$")) for name in names})
+    shown = {name: rows[name].map(lambda text: str(text).replace("$", r"\$"), na_action="ignore") for name in names}
+    return rows.assign(**shown)

@@ -18,9 +18,13 @@ if TYPE_CHECKING:
 def report(overrides: Sequence[str], config_dir: str | None, *, dirty: bool, operations: bool) -> None:
     """Writes the report and names its files."""
     plan, config = planned(overrides, config_dir)
+    if operations:
+        from gmt.commands.diagnose import count_operations
+
+        count_operations(plan)
     from gmt_analysis.report import write_report
 
-    made = write_report(plan, dirty=dirty, operations=operations)
+    made = write_report(plan, dirty=dirty)
     for sentence in made.warnings:
         say(f"warning: {sentence}")
     say(f"report: {made.files[0]}")

@@ -10,6 +10,7 @@ result.json         what came out; written last
 weights/            final weights as safetensors
 checkpoint/         while the run is not done
 evaluation/         likewise: suites that are asked already
+diagnostics/        what was measured on it later; see gmt.records.diagnoses
 drops.jsonl         scores with a part of the delta dropped, if that was asked for
 asking.txt          while something is being evaluated
 log.txt, error.txt  what the libraries said; the traceback of the last failure

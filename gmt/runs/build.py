@@ -22,7 +22,7 @@ from gmt.training.settings import TrainSettings
 
 GROUPS = ("model", "task", "method", "train", "seed", "record", "resources", "tracking")
 _OPTIONAL: Mapping[str, type] = {"selection": Selection, "merge": Merge}
-_OF_SWEEPS = ("study", "search", "sweep")  # may stand in a config, and say nothing about a single run
+_OF_SWEEPS = ("study", "search", "sweep", "diagnostic")  # may stand in a config, and say nothing about a single run
 _LARGE_GROUPS = ("model", "task")  # and seldom varied
 T = TypeVar("T")
 _LARGEST_SEED = 2**32 - 1  # what numpy's generator takes
@@ -112,6 +112,8 @@ def _parts(config: Mapping[str, Any], once: Callable[[str, object, Callable[[], 
         if key not in (*GROUPS, *_OPTIONAL, *_OF_SWEEPS)
     ]
     faults += [f"the config lacks {key!r}" for key in GROUPS if key not in config]
+    if config.get("diagnostic") is not None:
+        faults.append("a diagnostic is measured on finished runs, by `gmt diagnose study=NAME diagnostic=NAME`")
     if faults:
         raise UserError(*faults)
     parts: dict[str, Any] = {}

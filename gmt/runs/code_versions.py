@@ -57,7 +57,7 @@ def _outside(config: Mapping[str, Any]) -> list[str]:
 
     With them the modules that they import, unless they are installed: such have versions, and libraries are named.
     """
-    groups = {group: config.get(group) for group in (*SCIENCE_GROUPS, *OPTIONAL_GROUPS)}
+    groups = {group: config.get(group) for group in (*SCIENCE_GROUPS, *OPTIONAL_GROUPS, "diagnostic")}
     found: set[str] = set()
     to_do = {target.partition(".")[0] for target in _targets(groups)} - {OWN}
     while to_do:

@@ -9,12 +9,13 @@ from peft import PeftModel
 from safetensors.torch import load_file
 
 from gmt.composition import config_dir
+from gmt.diagnostics.operations import step_flops
 from gmt.errors import Interrupted, UserError
 from gmt.methods.protocol import ReshapesModel
 from gmt.runs.build import Run
+from gmt.runs.diagnose import finished
 from gmt.runs.drop import drop
 from gmt.runs.execute import execute
-from gmt.runs.flops import step_flops
 from gmt.training.checkpoints import last_whole_checkpoint
 from gmt.training.control import Control
 from gmt.training.weights import weights_sha256
@@ -91,7 +92,7 @@ def test_in_bf16_and_with_evaluations_on_the_way(tmp_path: Path) -> None:
 
 
 def test_operations_are_counted_with_the_adapter_in_place(tmp_path: Path) -> None:
-    plain, with_adapter = (step_flops(run_of(tmp_path, f"method={name}")) for name in ("sft", "lora"))
+    plain, with_adapter = (step_flops(finished(run_of(tmp_path, f"method={name}"))) for name in ("sft", "lora"))
     assert plain / 2 < with_adapter < plain  # frozen weights cost no gradient of their own
 
 

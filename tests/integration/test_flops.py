@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 from transformers import DataCollatorForSeq2Seq
 
+from gmt.diagnostics.operations import step_flops
 from gmt.errors import UserError
-from gmt.runs.flops import step_flops
+from gmt.runs.diagnose import finished
 from gmt.runs.prepare import prepare
 from tests.integration.test_prepare import run_of
 
@@ -20,19 +21,19 @@ def test_forward_is_two_operations_an_entry_and_backward_twice_as_much(tmp_path:
     linear = 3 * 2 * tokens * sum(p.numel() for p in matrices)
     config, (rows, width) = run.model.base().config, batch["input_ids"].shape
     attention = 3 * 2 * 2 * rows * width**2 * config.hidden_size * config.num_hidden_layers
-    assert step_flops(run) == pytest.approx(linear + attention, rel=0.005)
+    assert step_flops(finished(run)) == pytest.approx(linear + attention, rel=0.005)
 
 
 def test_what_is_frozen_costs_no_gradient_and_what_is_masked_does(tmp_path: Path) -> None:
-    sft, gmt, hft = (step_flops(run_of(tmp_path, f"method={method}")) for method in ("sft", "gmt", "hft"))
+    sft, gmt, hft = (step_flops(finished(run_of(tmp_path, f"method={method}"))) for method in ("sft", "gmt", "hft"))
     assert sft == gmt > hft
 
 
 def test_more_accumulation_is_more_operations(tmp_path: Path) -> None:
-    one, two = (step_flops(run_of(tmp_path, f"train.accumulation_steps={n}")) for n in (1, 2))
+    one, two = (step_flops(finished(run_of(tmp_path, f"train.accumulation_steps={n}"))) for n in (1, 2))
     assert two == pytest.approx(2 * one, rel=0.2)
 
 
 def test_packed_rows_are_not_counted(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="without packing"):
-        step_flops(run_of(tmp_path, "train.packing=true"))
+        step_flops(finished(run_of(tmp_path, "train.packing=true")))

@@ -11,7 +11,7 @@ from gmt_analysis.results import Results
 
 from gmt.errors import UserError
 from gmt.studies.plan import Tuned
-from tests.finished import finish, plan_of
+from tests.finished import finish, measured, plan_of
 
 pytestmark = pytest.mark.heavy
 
@@ -91,7 +91,7 @@ def test_operations_are_shown_once_they_were_counted(tmp_path: Path) -> None:
     for planned in plan.runs:
         finish(planned, 0.5 + planned.run.seed / 100)
         if planned.run.seed == 1:
-            planned.record.write_later("operations.json", json.dumps({"step_flops": 2 * 10**9}))
+            measured(planned, {"step": 2e9, "training": 2e11})
     made = write_report(plan)
     assert "pareto_operations" in made.figures
     assert "Operations, 10⁹/step" in made.files[0].read_text()

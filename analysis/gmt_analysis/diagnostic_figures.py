@@ -1,0 +1,114 @@
+"""The default figure of a diagnostic: its form follows from its rows, so that a new diagnostic needs no figure code."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from gmt_analysis.figures import COLOURS, MARKERS, legend_above
+from gmt_analysis.statistics import mean_interval
+
+_PANEL = (4.8, 3.8)  # inches
+_COLUMNS = 2
+
+
+def figure_of(rows: pd.DataFrame, shown: Mapping[str, Any]) -> Figure | None:
+    """Draw a panel for each value that there is.
+
+    Args:
+        rows: long form, see gmt_analysis.diagnoses, with `label` and `other_label` naming the choices of the runs.
+        shown: title and panels.
+
+    Returns:
+        Lines over layers where a value has layers; a matrix of choices for pairs; else points with 95 % intervals.
+        None without any value.
+    """
+    panels = {name: label for name, label in shown["panels"].items() if len(rows) and (rows["name"] == name).any()}
+    if not panels:
+        return None
+    columns = min(len(panels), _COLUMNS)
+    lines = -(-len(panels) // columns)
+    figure = Figure(figsize=(_PANEL[0] * columns, _PANEL[1] * lines + 0.6), layout="constrained")
+    axes = figure.subplots(lines, columns, squeeze=False).flatten()
+    labels = list(dict.fromkeys(rows["label"]))
+    for axis, (name, text) in zip(axes, panels.items(), strict=False):
+        own = rows[rows["name"] == name]
+        if own["other_label"].notna().any():
+            _matrix(axis, own)
+        elif own["layer"].notna().any():
+            _over_layers(axis, own[own["layer"].notna()], labels)
+        else:
+            _points(axis, own, labels)
+        axis.set_title(text, fontsize=9)
+    for axis in axes[len(panels) :]:
+        axis.set_visible(False)
+    if any(axis.get_legend_handles_labels()[0] for axis in figure.axes):
+        legend_above(figure)
+    figure.suptitle(str(shown["title"]), fontsize=11)
+    return figure
+
+
+def _over_layers(axis: Axes, rows: pd.DataFrame, labels: Sequence[str]) -> None:
+    for number, label in enumerate(labels):
+        own = rows[rows["label"] == label]
+        if own.empty:
+            continue
+        means = own.groupby("layer")["value"].mean()
+        axis.plot(
+            means.index.astype(int),
+            means.astype(float),
+            marker=MARKERS[number % len(MARKERS)],
+            color=_colour(number, len(labels)),
+            markersize=4,
+            label=label,
+        )
+    axis.set_xlabel("layer")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.set_ylim(bottom=min(0.0, axis.get_ylim()[0]))
+    axis.grid(alpha=0.25)
+
+
+def _points(axis: Axes, rows: pd.DataFrame, labels: Sequence[str]) -> None:
+    own = {label: group.groupby("run_id")["value"].mean().tolist() for label, group in rows.groupby("label")}
+    shown = [label for label in labels if label in own]
+    for place, label in enumerate(shown):
+        mean = mean_interval(own[label])
+        error = None if mean.n == 1 else mean.high - mean.mean
+        colour = _colour(labels.index(label), len(labels))
+        axis.errorbar(mean.mean, place, xerr=error, color=colour, marker="o", capsize=3)
+    axis.set_yticks(range(len(shown)), shown, fontsize=8)
+    axis.set_ylim(len(shown) - 0.5, -0.5)
+    axis.grid(alpha=0.25, axis="x")
+
+
+def _matrix(axis: Axes, rows: pd.DataFrame) -> None:
+    """Draw means over pairs; on the diagonal those between the seeds of one choice."""
+    pairs = rows.groupby(["label", "other_label"])["value"].mean()
+    labels = list(dict.fromkeys([*rows["label"], *rows["other_label"]]))
+    labels.sort()
+    means = np.full((len(labels), len(labels)), np.nan)
+    for i, one in enumerate(labels):
+        for j, other in enumerate(labels):
+            both = [pairs[key] for key in ((one, other), (other, one)) if key in pairs.index]
+            if both:
+                means[i, j] = float(np.mean(both))
+    axis.imshow(means, vmin=0, vmax=1, cmap="viridis")
+    for i, j in np.argwhere(~np.isnan(means)):
+        axis.text(j, i, f"{means[i, j]:.2f}", ha="center", va="center", fontsize=7, color=_ink(means[i, j]))
+    axis.set_xticks(range(len(labels)), labels, rotation=60, ha="right", fontsize=7)
+    axis.set_yticks(range(len(labels)), labels, fontsize=7)
+
+
+def _ink(value: float) -> str:
+    return "black" if value > 0.6 else "white"
+
+
+def _colour(number: int, of: int) -> Any:
+    return COLOURS[number] if of <= len(COLOURS) else matplotlib.colormaps["viridis"](number / of)

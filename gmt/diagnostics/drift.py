@@ -1,0 +1,152 @@
+"""How far training moved a model from its base: its weights by norm and spectrum, its activations on prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from gmt import settings
+from gmt.diagnostics.protocol import Row, Shown
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from gmt.diagnostics.changes import Change
+    from gmt.diagnostics.finished import FinishedRun
+
+PARTS = ("source", "target")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drift:
+    """Drift of every parameter. With D the change of a parameter and W0 the base's:
+
+    delta_norm, relative_norm: the Frobenius norm of D, and divided by that of W0.
+    For matrices, if D is not 0: singular_value_1, ...: the largest singular values of D; effective_rank (Roy and
+    Vetterli, 2007); stable_rank, ||D||_F^2 / sigma_1^2. Of experts that share one tensor there are only norms.
+    csd_source, csd_target: for each linear module, E||D h||^2 / E||W0 h||^2 over all tokens h that reach the module in
+    the base, from prompts of the task's source and target suites ("capability-conditioned spectral drift", PEFT-Arena,
+    arXiv 2605.28819). Departure: one forward pass for prompts of one length, without padding, and in float32.
+
+    Args:
+        name: the word for it in tables.
+        num_singular_values: how many of each matrix are written down.
+        num_prompts: of each part, evenly spread over all of them; 0 leaves activations out.
+        batch_size: the most prompts in a forward pass.
+    """
+
+    name: str
+    num_singular_values: int
+    num_prompts: int
+    batch_size: int
+
+    needs_weights = True
+    shown = Shown(
+        title="Drift from the base",
+        panels={
+            "relative_norm": "norm of the change / norm of the base's matrix",
+            "effective_rank": "effective rank of the change",
+            "csd_source": "activation drift on source prompts",
+            "csd_target": "activation drift on target prompts",
+        },
+    )
+
+    def __post_init__(self) -> None:
+        settings.folder_name("diagnostic.name", self.name)
+        settings.integer("diagnostic.num_singular_values", self.num_singular_values, low=0)
+        settings.integer("diagnostic.num_prompts", self.num_prompts, low=0)
+        settings.integer("diagnostic.batch_size", self.batch_size, low=1)
+
+    def rows(self, run: FinishedRun) -> Iterable[Row]:
+        """Measure the weights, then the activations."""
+        from gmt.diagnostics.changes import changes
+
+        for change in changes(run):
+            for name, value in self._of_weights(change).items():
+                yield Row(layer=change.layer, matrix=change.matrix, name=name, value=value)
+        if self.num_prompts:
+            yield from self._of_activations(run)
+
+    def _of_weights(self, change: Change) -> dict[str, float]:
+        from gmt.diagnostics.spectrum import effective_rank, singular_values, stable_rank
+
+        delta = change.delta
+        norm, base_norm = (float(x.double().norm()) for x in (delta, change.base))
+        found = {"delta_norm": norm} | ({"relative_norm": norm / base_norm} if base_norm else {})
+        if delta.ndim == 2 and norm:
+            sigma_R = singular_values(delta)
+            found |= {"effective_rank": effective_rank(sigma_R), "stable_rank": stable_rank(sigma_R)}
+            first = sigma_R[: self.num_singular_values].tolist()
+            found |= {f"singular_value_{i}": value for i, value in enumerate(first, start=1)}
+        return found
+
+    def _of_activations(self, run: FinishedRun) -> Iterator[Row]:
+        from gmt.diagnostics.changes import place_of
+
+        model, tuned = run.base_model(), run.tuned()
+        for part in PARTS:
+            prompts = _spread(run.prompts(part), self.num_prompts)
+            for name, value in activation_drift(model, tuned, prompts, self.batch_size, run.on_progress).items():
+                layer, matrix = place_of(f"{name}.weight")
+                yield Row(layer=layer, matrix=matrix, name=f"csd_{part}", value=value)
+
+
+def _spread(prompts: Sequence[Sequence[int]], number: int) -> list[Sequence[int]]:
+    """Return at most `number` prompts, evenly spread, so that every suite has its share."""
+    if len(prompts) <= number:
+        return list(prompts)
+    return [prompts[i * len(prompts) // number] for i in range(number)]
+
+
+def activation_drift(model: Any, tuned: Any, prompts: Any, batch_size: int, on_progress: Any) -> dict[str, float]:
+    """Return E||D h||^2 / E||W0 h||^2 of every linear module that a token reaches and that does not give out only 0.
+
+    Args:
+        model: the base; left as it is.
+        tuned: the trained weights, by parameter name.
+        prompts: token ids.
+        batch_size: the most prompts in a forward pass, which have one length.
+        on_progress: called with the numbers of prompts that are through, and of all.
+    """
+    import torch
+
+    from gmt.evaluation.padding import batches
+
+    sums: dict[str, Tensor] = {}
+    modules = [(name, m) for name, m in model.named_modules() if _is_linear(m) and f"{name}.weight" in tuned]
+    hooks = [m.register_forward_pre_hook(_adding(name, tuned, sums)) for name, m in modules]
+    done = 0
+    try:
+        with torch.inference_mode():
+            for batch in batches(prompts, list(range(len(prompts))), batch_size, padded=False):
+                model(input_ids=torch.tensor([list(prompts[i]) for i in batch], device=model.device))
+                done += len(batch)
+                on_progress(done, len(prompts))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return {name: float(moved / whole) for name, (moved, whole) in sums.items() if whole}
+
+
+def _is_linear(module: nn.Module) -> bool:
+    from torch import nn
+    from transformers.pytorch_utils import Conv1D
+
+    return isinstance(module, nn.Linear | Conv1D)
+
+
+def _adding(name: str, tuned: Any, sums: dict[str, Tensor]) -> Any:
+    """Return a hook that adds ||D h||^2 and ||W0 h||^2 over the tokens of a batch to `sums[name]`, in float64."""
+    import torch
+    from torch import nn
+
+    def add(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        weight: Any = module.weight
+        h, base = inputs[0].float(), weight.float()
+        delta = tuned[f"{name}.weight"].to(base) - base
+        outputs = (h @ w.T if isinstance(module, nn.Linear) else h @ w for w in (delta, base))
+        found = torch.stack([output.double().square().sum() for output in outputs])
+        sums[name] = sums.get(name, torch.zeros_like(found)) + found
+
+    return add

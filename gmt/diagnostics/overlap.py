@@ -1,0 +1,108 @@
+"""Whether trainings moved the same entries: between the seeds of an arm, and between arms on one seed.
+
+Shape suffix: N entries of a parameter, flattened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from gmt import settings
+from gmt.diagnostics.protocol import Row, Shown
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from gmt.diagnostics.changes import Change
+    from gmt.diagnostics.finished import FinishedRun
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskOverlap:
+    """Overlap of what two runs moved, by parameter. Rows of a run:
+
+    moved: the fraction of entries that differ from the base.
+
+    Rows of a pair, which is two seeds of one arm, or two arms on the same base, task and seed:
+
+    jaccard: of the entries in either run's support, the fraction in both. A support holds the entries that moved, and
+    of these at most `fraction` of the parameter, those with the largest change; ties at the threshold are all in it.
+    by_chance: what two random supports of these sizes would have, p q / (p + q - p q).
+
+    The record of a run keeps no masks: the support is what the training moved, and not what a mask kept at one step.
+
+    Args:
+        name: the word for it in tables.
+        fraction: of a parameter's entries, in (0, 1]; 1 takes all that moved.
+    """
+
+    name: str
+    fraction: float
+
+    needs_weights = True
+    shown = Shown(
+        title="Overlap of what two runs moved",
+        panels={"jaccard": "Jaccard index, mean over parameters", "by_chance": "of random supports of the same sizes"},
+    )
+
+    def __post_init__(self) -> None:
+        settings.folder_name("diagnostic.name", self.name)
+        settings.number(
+            "diagnostic.fraction", self.fraction, "must lie in (0, 1]", low=0, high=1, open_low=True, open_high=False
+        )
+
+    def rows(self, run: FinishedRun) -> Iterable[Row]:
+        """Count what moved."""
+        from gmt.diagnostics.changes import changes
+
+        for change in changes(run):
+            moved = float((change.tuned != change.base).double().mean())
+            yield Row(layer=change.layer, matrix=change.matrix, name="moved", value=moved)
+
+    def compares(self, one: FinishedRun, other: FinishedRun) -> bool:
+        """Seeds of one arm, or arms on one seed."""
+        return one.is_same_but_seed(other) or one.has_same_data(other)
+
+    def rows_of_pair(self, one: FinishedRun, other: FinishedRun) -> Iterable[Row]:
+        """Compare the supports, parameter by parameter; one without a support in both is left out."""
+        from gmt.diagnostics.changes import changes_of_both
+
+        for first, second in changes_of_both(one, other):
+            for name, value in overlap(self._support(first), self._support(second)).items():
+                yield Row(layer=first.layer, matrix=first.matrix, name=name, value=value)
+
+    def _support(self, change: Change) -> Tensor:
+        return support(change.delta.flatten(), self.fraction)
+
+
+def support(delta_N: Tensor, fraction: float) -> Tensor:
+    """Return which entries moved, and of these at most `fraction` of all, by magnitude; bool of shape [N]."""
+    import torch
+
+    from gmt.masking.entries import kept
+    from gmt.masking.rule import CHUNK, Scores
+    from gmt.masking.selection import select
+
+    moved_N = delta_N != 0
+    if fraction == 1:
+        return moved_N
+    scores = Scores(
+        chunks=lambda: iter(torch.split(delta_N, CHUNK)),
+        dtype=delta_N.dtype,
+        num_entries=len(delta_N),
+        shards=None,
+        device=delta_N.device,
+    )
+    (largest,) = select([[scores]], round(1 - fraction, 12))
+    return kept(delta_N, largest) & moved_N
+
+
+def overlap(one_N: Tensor, other_N: Tensor) -> dict[str, float]:
+    """Return the Jaccard index of two supports, and that of random ones of their sizes; empty if both are empty."""
+    either = int((one_N | other_N).sum())
+    if not either:
+        return {}
+    p, q = (float(support_N.double().mean()) for support_N in (one_N, other_N))
+    return {"jaccard": int((one_N & other_N).sum()) / either, "by_chance": p * q / (p + q - p * q)}

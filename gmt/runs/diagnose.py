@@ -1,0 +1,230 @@
+"""Measures a diagnostic on a finished run or on a pair, once: what was measured before by the same code is read."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
+
+from gmt.diagnostics.finished import FinishedRun
+from gmt.diagnostics.protocol import ComparesRuns, Diagnostic, Row
+from gmt.errors import UserError
+from gmt.plug_ins import faults_of
+from gmt.records.diagnoses import Diagnosis, file_of, read_diagnosis, weights_of, write_diagnosis
+from gmt.records.record import RecordBusy
+from gmt.runs.build import Run, plug_in
+from gmt.runs.code_versions import code_of
+from gmt.runs.id_form import id_form
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+OnProgress = Callable[[int, int], None]
+_ANSWERS = "answers_before.jsonl"
+_WEIGHTS = "weights"
+
+
+class Diagnosing:
+    """A diagnostic with its settings.
+
+    Args:
+        config: the config group `diagnostic`.
+
+    Raises:
+        UserError: its class or a setting is wrong.
+    """
+
+    def __init__(self, config: Mapping[str, Any]):
+        self.diagnostic: Diagnostic = plug_in("diagnostic", config, Diagnostic)
+        self.settings = id_form("diagnostic", config)
+        self._config = config
+
+    def refusal(self, run: Run) -> str | None:
+        """Return a clause on why a finished run can't be measured, None if it may be."""
+        return _lacks_weights(run) if self.diagnostic.needs_weights else None
+
+    def compares(self, one: Run, other: Run) -> bool:
+        """Whether the diagnostic measures this pair."""
+        if not isinstance(self.diagnostic, ComparesRuns):
+            return False
+        with faults_of("diagnostic", self.diagnostic, "can't be asked whether it compares two runs"):
+            return bool(self.diagnostic.compares(finished(one), finished(other)))
+
+    def known(self, run: Run, other: Run | None = None) -> Diagnosis | None:
+        """Return what was measured before by the code that is here, on the weights that are there."""
+        found = read_diagnosis(self._file(run, other))
+        return found if found is not None and found.code == self._code(run) else None
+
+    def measure(self, run: Run, other: Run | None = None, on_progress: OnProgress | None = None) -> Diagnosis:
+        """Measure and keep, unless another process has done so meanwhile.
+
+        Args:
+            run: done.
+            other: of a pair; the diagnosis is kept in the record of the first.
+            on_progress: called with the number of steps that are done, and of all.
+
+        Raises:
+            UserError: the run was changed since it ended, has no weights, or the diagnostic refuses it or breaks.
+            RecordBusy: another process is at it.
+        """
+        from gmt.runs.device import device_of
+
+        file = self._file(run, other)
+        file.parent.mkdir(exist_ok=True)
+        with _alone(file.with_suffix(".lock"), run):
+            if (found := self.known(run, other)) is not None:
+                return found
+            for each in (run, *([] if other is None else [other])):
+                each.record.check_unchanged()
+            started = time.perf_counter()
+            rows = self._rows(run, other, on_progress or (lambda done, total: None))
+            found = Diagnosis(
+                diagnostic=self.diagnostic.name,
+                settings=self.settings,
+                code=self._code(run),
+                weights={each.id: weights_of(each.record) for each in (run, other) if each is not None},
+                other=None if other is None else other.id,
+                shown=dataclasses.asdict(self.diagnostic.shown),
+                rows=[dataclasses.asdict(row) for row in rows],
+                seconds=time.perf_counter() - started,
+                device=device_of(run.resources),
+            )
+            write_diagnosis(file, found)
+        return found
+
+    def _file(self, run: Run, other: Run | None) -> Any:
+        return file_of(run.record, self.diagnostic.name, self.settings, None if other is None else other.id)
+
+    def _code(self, run: Run) -> dict[str, str]:
+        return code_of({**run.config, "diagnostic": self._config})
+
+    def _rows(self, run: Run, other: Run | None, on_progress: OnProgress) -> list[Row]:
+        import torch
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # a bar for each model would bury our own
+        torch.set_num_threads(run.resources.cpus)
+        torch.set_float32_matmul_precision("highest")
+        first = finished(run, on_progress)
+        with faults_of("diagnostic", self.diagnostic, f"fails on run {run.id}"):
+            if other is None:
+                return _checked(self.diagnostic.name, run.id, self.diagnostic.rows(first))
+            assert isinstance(self.diagnostic, ComparesRuns)
+            return _checked(self.diagnostic.name, run.id, self.diagnostic.rows_of_pair(first, finished(other)))
+
+
+def _checked(name: str, run_id: str, rows: Any) -> list[Row]:
+    """Return the rows once each is a number, and no two are of one thing."""
+    found: dict[tuple[int | None, str | None, str], Row] = {}
+    for row in rows:
+        place = (row.layer, row.matrix, row.name)
+        where = f"{row.name}" + (f" of {row.matrix}" if row.matrix else "") + f" of run {run_id}"
+        if not math.isfinite(row.value):
+            raise UserError(f"diagnostic {name} must give finite numbers, got {row.value} as {where}")
+        if place in found:
+            raise UserError(f"diagnostic {name} must give each value once, got two of {where}")
+        found[place] = dataclasses.replace(row, value=float(row.value))
+    return list(found.values())
+
+
+def finished(run: Run, on_progress: OnProgress = lambda done, total: None) -> FinishedRun:
+    """Return a run as a diagnostic is given it. Examples and tokenizer can be had before the run is done, too."""
+    from gmt.runs.device import device_of
+    from gmt.runs.prepare import prepare
+
+    record = run.record
+    return FinishedRun(
+        id=run.id,
+        model=run.model,
+        task=run.task,
+        method=run.method,
+        train=run.train,
+        seed=run.seed,
+        workers=run.resources.workers,
+        device=device_of(run.resources),
+        science=run.science,
+        result=record.result() if (record.folder / "result.json").exists() else None,
+        reader=lambda: prepare(run).reader,
+        examples=lambda: prepare(run).examples,
+        prompts=lambda part: _prompts(run, part),
+        tuned=lambda: _tuned(_ById(run)),
+        on_progress=on_progress,
+    )
+
+
+def _prompts(run: Run, part: str) -> list[list[int]]:
+    """The prompts that the base was asked, as the record keeps them, those of benchmarks among them."""
+    from gmt.evaluation.context import token_ids
+    from gmt.runs.prepare import prepare
+    from gmt.tasks.protocol import Suite
+
+    if not (run.record.folder / _ANSWERS).exists():
+        return []
+    run.record.check_unchanged(also=(_ANSWERS,))
+    prepared = prepare(run)
+    reader = prepared.reader
+    found = []
+    for row in run.record.read_lines(_ANSWERS):
+        if row["part"] == part:
+            is_question = isinstance(prepared.suites[part].get(row["suite"]), Suite)
+            ids = token_ids(reader, row["prompt"]) if is_question else reader.tokenizer(row["prompt"])["input_ids"]
+            found.append(list(ids)[: reader.context])
+    return [ids for ids in found if ids]
+
+
+class _ById:
+    """A run that is told from others by its id, so that its weights are opened and checked once for a few uses."""
+
+    def __init__(self, run: Run):
+        self.run = run
+
+    def __hash__(self) -> int:
+        return hash(str(self.run.record.folder))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _ById) and self.run.record.folder == other.run.record.folder
+
+
+@lru_cache(maxsize=2)  # of a pair
+def _tuned(by_id: _ById) -> Mapping[str, Tensor]:
+    from gmt.training.kept_weights import KeptWeights
+
+    run, record = by_id.run, by_id.run.record
+    if (lacking := _lacks_weights(run)) is not None:
+        raise UserError(f"of run {run.id} {lacking}")
+    names = [name for name, _ in run.model.base().named_parameters()]
+    weights = KeptWeights(record.folder / _WEIGHTS, names)
+    weights.check(weights_of(record))
+    return weights
+
+
+def _lacks_weights(run: Run) -> str | None:
+    if (run.record.folder / _WEIGHTS).is_dir():
+        return None
+    if (run.record.folder / "adapter").is_dir():
+        return "the adapter alone was kept"
+    return "no weights were kept (record.keep_weights=false)"
+
+
+@contextmanager
+def _alone(lock: Any, run: Run) -> Iterator[None]:
+    """Hold a lock, which the kernel takes back from a process that dies.
+
+    Raises:
+        RecordBusy: another process holds it.
+    """
+    held = FileLock(lock, timeout=0)
+    try:
+        held.acquire()
+    except Timeout as error:
+        raise RecordBusy(f"run {run.id} is being diagnosed by another process") from error
+    try:
+        yield
+    finally:
+        held.release()
