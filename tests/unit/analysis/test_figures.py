@@ -123,3 +123,30 @@ def test_a_drop_is_drawn_by_way() -> None:
     axis = score_against_dropped(pd.DataFrame(rows), column="target", unit="score, %").axes[0]
     assert [container.get_label() for container in axis.containers] == ["sft, random", "sft, smallest"]
     assert axis.get_lines()[0].get_ydata().tolist() == [100, 100]
+
+
+def test_ranks_over_more_than_a_decade_are_on_a_logarithmic_scale_with_the_arms_side_by_side() -> None:
+    ranks = (2, 8, 64)
+    rows = [("sft", None), *((arm, rank) for arm in ("lora", "dora") for rank in ranks)]
+    summary = pd.DataFrame(rows, columns=["arm", "axis"]).assign(
+        task="t", n=3, score=0.5, score_low=0.4, score_high=0.6
+    )
+    figure = score_along(summary, "score", along=Axis("method.rank"), title="", unit="")
+    (axis,) = figure.axes
+    assert (axis.get_xscale(), axis.get_xlabel()) == ("log", "rank")
+    assert [label.get_text() for label in axis.get_xticklabels()] == ["2", "8", "64"]
+    lora, dora = (container.lines[0].get_xdata() for container in axis.containers)
+    assert lora == pytest.approx(ranks, rel=0.1)
+    assert (dora / lora).tolist() == pytest.approx([(64 / 2) ** 0.01] * 3)  # the same distance at each rank
+    near = score_along(summary[summary["axis"] != 64], "score", along=Axis("method.rank"), title="", unit="")
+    assert near.axes[0].get_xscale() == "linear"
+
+
+def test_masks_of_an_arm_without_the_axis_are_one_line(plan: list) -> None:  # type: ignore[type-arg]
+    series = read_series(plan, {"mask/overlap", "mask/energy_kept", "mask/moved_fraction"}, axis=Axis("method.rank"))
+    figure = facts_over_steps(series, task="long_words", along=Axis("method.rank"))
+    assert figure is not None
+    (line,) = figure.axes[1].get_lines()
+    assert line.get_xydata().tolist() == [[10, 0.1], [20, 0.2]]
+    assert figure.legends[0].get_title().get_text() == "rank"
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["none"]

@@ -180,6 +180,49 @@ def test_what_else_varies_makes_arms(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("_words_only")
+def test_a_report_runs_along_any_setting(tmp_path: Path) -> None:
+    """The word for it is the setting's, and what else varies makes arms, as it does beside the mask ratio."""
+    arms = {"sft": {"method": "sft"}, "lora": {"method": "lora", "method.rank": [2, 4], "method.targets": ["a", "b"]}}
+    plan = plan_of(tmp_path, arms, [1, 2, 3], axis="method.rank")
+    for planned in plan.runs:
+        rank = planned.run.config["method"].get("rank", 0)
+        finish(planned, 0.5 + 0.05 * rank + 0.001 * planned.run.seed * (1 + rank))
+    files = {path.name: path for path in write_report(plan).files}
+    page = files["index.html"].read_text()
+    assert "<th>Rank</th>" in page
+    assert "long_words: target score of lora targets=a against sft: better at rank 2, 4" in page
+    assert "target score of lora targets=b over 2 ranks: sensitive: worse than the best at rank 2" in page
+    assert "an arm's best rank within 2 points" in page
+    assert "mask ratio" not in page
+    means = list(csv.DictReader(files["means.csv"].open()))
+    assert [(row["arm"], row["rank"]) for row in means] == [
+        ("sft", ""),
+        *((f"lora targets={targets}", rank) for rank in ("2.0", "4.0") for targets in "ab"),
+    ]
+    assert r"Arm & Task & Rank & n" in files["means.tex"].read_text()
+
+
+@pytest.mark.usefixtures("_words_only")
+def test_an_axis_that_all_arms_have_compares_the_baseline_at_the_same_value(tmp_path: Path) -> None:
+    rates = {"train.learning_rate": [1e-4, 1e-3, 1e-2]}
+    plan = plan_of(
+        tmp_path, {arm: {"method": arm, **rates} for arm in ("sft", "rmt")}, [1, 2], axis="train.learning_rate"
+    )
+    for planned in plan.runs:
+        better = 0.1 if planned.run.method.name == "rmt" else 0
+        finish(planned, 0.5 + 10 * planned.run.train.learning_rate + better)
+    files = {path.name: path for path in write_report(plan).files}
+    page = files["index.html"].read_text()
+    assert (
+        "target score of rmt against sft at the same learning rate: not tested at learning rate 0.0001, 0.001" in page
+    )
+    assert "Differences to sft at the same learning rate on each task" in page
+    assert "The learning rate is the same for every arm" not in page
+    rows = list(csv.DictReader(files["differences.csv"].open()))
+    assert [float(row["difference"]) for row in rows if row["measure"] == "target_after"] == pytest.approx([0.1] * 3)
+
+
+@pytest.mark.usefixtures("_words_only")
 def test_a_score_that_is_no_number_is_left_out_and_said(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, ARMS, [1, 2, 3])
     for planned in plan.runs:

@@ -9,6 +9,7 @@ from gmt.axis import Axis
 from gmt.errors import UserError
 from gmt.studies.axis_faults import faults_of_axis
 from gmt.studies.grid import Point, StudySettings
+from gmt.studies.opened import planned
 from gmt.studies.tracked import mirrored
 from tests.finished import plan_of
 
@@ -83,6 +84,14 @@ def test_an_axis_that_fits_no_run_is_refused_when_the_study_is_planned(
 ) -> None:
     with pytest.raises(UserError, match=rf"study\.axis {sentence}".replace("(", r"\(")):
         plan_of(tmp_path, GMT, [1], axis=axis)
+
+
+def test_the_axis_of_a_study_can_be_typed(tmp_path: Path) -> None:
+    root = f"record.root={tmp_path}"
+    plan, _ = planned(["study=lora_rank", "+study.baseline=lora", root], None)
+    assert (plan.study.axis, plan.study.baseline) == ("method.rank", "lora")
+    with pytest.raises(UserError, match=r"study\.axis must name a setting of some run, got 'method\.rank'"):
+        planned(["study=quickstart", "+study.axis=method.rank", root], None)
 
 
 def test_an_axis_that_nobody_named_may_be_constant(tmp_path: Path) -> None:
