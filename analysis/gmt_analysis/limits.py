@@ -50,7 +50,7 @@ def limits(table: pd.DataFrame, summary: pd.DataFrame) -> list[str]:
         )
     if summary["task"].nunique() == 1:
         limits.append("There is one task: what holds for it need not hold for others.")
-    if table["density_asked"].notna().any():
+    if (table["density_asked"] < 1).any():
         limits.append(
             "Masking the gradient is not a sparse update: momentum moves masked entries too, as the moved fraction "
             "shows."

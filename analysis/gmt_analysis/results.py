@@ -208,7 +208,7 @@ class Results:
     def mask_figures(self) -> dict[str, Figure]:
         """Density, energy, overlap and movement, where masks were at work; one-off drops where there are some."""
         figures = {}
-        if self.table["density_asked"].notna().any():
+        if (self.table["density_asked"] < 1).any():
             figures["density"] = density_against_asked(_drawn(self.table))
         series = _drawn(self.series)
         for task in dict.fromkeys(series["task"]):
