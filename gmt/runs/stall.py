@@ -9,18 +9,20 @@ from pathlib import Path
 from gmt.removal import remove
 
 FILE = "hang.txt"
+START_FILE = "hang-start.txt"  # of a process that waits for the workers of its run to start
 _ARM_EVERY_S = 1.0
 
 
 @contextmanager
-def no_longer_than(limit_s: float | None, folder: Path) -> Iterator[Callable[[], None]]:
-    """Ends this process when nothing happened for too long; where it hung is written below `folder` as FILE.
+def no_longer_than(limit_s: float | None, folder: Path, file_name: str = FILE) -> Iterator[Callable[[], None]]:
+    """Ends this process when nothing happened for too long; where it hung is written below `folder`.
 
     faulthandler watches from a thread of its own that needs no GIL, so that a hang inside C code is found too.
 
     Args:
         limit_s: seconds without progress; None watches nothing.
         folder: of the run's record.
+        file_name: of the file that shows where it hung.
 
     Yields:
         To be called at each progress.
@@ -28,7 +30,7 @@ def no_longer_than(limit_s: float | None, folder: Path) -> Iterator[Callable[[],
     if limit_s is None:
         yield lambda: None
         return
-    path = folder / FILE
+    path = folder / file_name
     armed = 0.0
     with path.open("w", encoding="utf-8") as file:
 

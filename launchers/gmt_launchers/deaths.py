@@ -26,6 +26,10 @@ def kind_of_death(error: Exception, folder: Path) -> tuple[str, str]:
     hang = folder / stall.FILE
     if hang.exists() and hang.stat().st_size:
         return "infrastructure", f"no progress for resources.stall_limit_s; {hang} shows where it hung"
+    start = folder / stall.START_FILE
+    if start.exists() and start.stat().st_size:
+        logs = f"Ray's own logs are in {logs_folder()}"
+        return "infrastructure", f"its workers did not start within resources.stall_limit_s ({logs})"
     if isinstance(error, RayTaskError):
         return kind_of(error.cause), f"{type(error.cause).__name__}: {error.cause}"
     if isinstance(error, RayActorError) and (error.preempted or node_is_lost(folder)):
@@ -47,6 +51,12 @@ def note_node(folder: Path, *, first: bool = True) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / _NODES).open("w" if first else "a", encoding="utf-8") as file:
         file.write(ray.get_runtime_context().get_node_id() + "\n")
+
+
+def num_noted(folder: Path) -> int:
+    """Return how many processes have noted their node for a run's last attempt."""
+    path = folder / _NODES
+    return len(path.read_text(encoding="utf-8").split()) if path.exists() else 0
 
 
 def node_is_lost(folder: Path) -> bool:

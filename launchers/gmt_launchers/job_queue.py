@@ -18,6 +18,10 @@ RESULT = "job_result"  # the key under which a worker reports what its job retur
 _LATER_S = 1.0
 
 
+def _at_once() -> bool:
+    return True
+
+
 class Ready(Enum):
     """Whether a job is to be started now."""
 
@@ -34,12 +38,14 @@ class Job:
         work: runs in the worker with a function that reports an intermediate step and score, and answers whether to
             go on; what it returns travels back pickled.
         cpus, gpus, memory_bytes: what Ray reserves for it.
+        has_begun: whether a job that is with a worker does its work by now; others may have to start first.
     """
 
     work: Callable[[Callable[[int, float], bool]], Any]
     cpus: float
     gpus: float
     memory_bytes: int | None
+    has_begun: Callable[[], bool] = _at_once
 
     def __deepcopy__(self, memo: object) -> "Job":
         """Itself: Tune copies the config of each trial, and a job is never changed."""
@@ -98,9 +104,10 @@ class JobQueue(Searcher):  # type: ignore[misc]  # Ray ships no types
         """A job has come to a worker."""
         self._started.add(trial_id)
 
-    def has_started(self) -> bool:
-        """Whether any job is with a worker now."""
-        return any(trial_id in self._started for trial_id in tuple(self._running))
+    def is_starting(self) -> bool:
+        """Return True if there are jobs to do now and none has begun."""
+        running = tuple(self._running.items())
+        return bool(running) and not any(id_ in self._started and self._jobs[i].has_begun() for id_, i in running)
 
     def suggest(self, trial_id: str) -> Any:
         """The config of the next trial, None to be asked again, FINISHED when all is over."""

@@ -5,6 +5,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from gmt.runs.gpus import hide_gpus
 from gmt.runs.settings import AUTO, RecordSettings
 from gmt.terminal import say
 from gmt_launchers.cluster import connected
-from gmt_launchers.deaths import kind_of_death, note_node
+from gmt_launchers.deaths import kind_of_death, note_node, num_noted
 from gmt_launchers.job_queue import Job, Ready
 from gmt_launchers.node_check import check_nodes
 from gmt_launchers.ray_tune import run_jobs
@@ -88,7 +89,11 @@ def _job(run: Run, stop: Path, work: Work) -> Job:
         work, cpus, gpus, memory = attempt_on_workers, 0, 0, 0
     settings, work_on_run = run.record_settings, functools.partial(work, run.config, stop)
     do = functools.partial(_on_node, settings, run.record.folder, work_on_run, gpus)
-    return Job(work=do, cpus=cpus, gpus=gpus, memory_bytes=int(memory) or None)
+    job = Job(work=do, cpus=cpus, gpus=gpus, memory_bytes=int(memory) or None)
+    if run.resources.workers == 1:
+        return job
+    folder = run.record.folder
+    return replace(job, has_begun=lambda: num_noted(folder) > 1)  # the first is where the trial waits for the others
 
 
 def _on_node(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
+    from ray.util.placement_group import PlacementGroup
 
 
 def temporary_folder() -> str:
@@ -100,6 +101,23 @@ def free_by_node() -> Mapping[str, Mapping[str, float]]:
 
     free: Mapping[str, Mapping[str, float]] = state.available_resources_per_node()
     return free
+
+
+def groups_of_dead_actors() -> list[PlacementGroup]:
+    """Return this driver's placement groups that an actor made which is dead by now.
+
+    Ray keeps them until the driver ends. Ray Train has an actor that removes them, and that asks Ray's dashboard.
+    """
+    import ray
+    from ray._private.state import state
+    from ray.core.generated.gcs_pb2 import PlacementGroupTableData as Data
+    from ray.util.placement_group import PlacementGroup
+
+    job = ray.get_runtime_context().get_job_id()
+    every = [Data.FromString(each) for each in state._connect_and_get_accessor().get_placement_group_table()]
+    made_by_actors = [each for each in every if each.creator_actor_id.strip(b"\xff")]  # all ones: a driver made it
+    ids = [each.placement_group_id for each in made_by_actors if each.creator_actor_dead and each.state != Data.REMOVED]
+    return [PlacementGroup(ray.PlacementGroupID(id_)) for id_ in ids if id_.hex().endswith(job)]
 
 
 def resource_of_head() -> str:

@@ -6,9 +6,12 @@ and it keeps nothing: what became of the run is in its record.
 
 import logging
 import os
+import re
 import tempfile
 import traceback
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, wait
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +25,16 @@ from gmt.runs.attempt import Outcome, outcome_of
 from gmt.runs.build import Run, build
 from gmt.runs.failures import kind_of
 from gmt.runs.gpus import hide_gpus
+from gmt.runs.stall import START_FILE, no_longer_than
 from gmt_launchers.aside import aside
-from gmt_launchers.deaths import node_is_lost, note_node
+from gmt_launchers.deaths import node_is_lost, note_node, num_noted
 from gmt_launchers.process_group import torch_config
 from gmt_launchers.ray_internals import raised_on_worker
+from gmt_launchers.waiting import reservations
 
 # The others wait in a collective while the first worker evaluates, and that is no hang.
 _TIMEOUT_S = 24 * 3600
+_LOOK_EVERY_S = 1.0
 _OURS = (UserError, RunFailed, RecordBusy, Interrupted)
 # Ray Train would ask for its workers' places anew each minute, without a word, and for ever; asked for once, a place is
 # seen to be waited for (gmt_launchers.waiting), and what else goes wrong as they start is retried by our own rules.
@@ -78,13 +84,39 @@ def run_on_workers(config: Mapping[str, Any], stop: Path) -> None:
         )
         try:
             # In the main thread Ray Train takes Ctrl-C over, and exits with code 0 on it.
-            aside(trainer.fit, "gmt-ray-train").result()
+            fit = aside(trainer.fit, "gmt-ray-train")
+            _see_workers_start(run, fit)
+            fit.result()
         except WorkerGroupError as error:
             raise _cause(run, error) from None
-        except ControllerError as error:
-            reason = " ".join(str(error.controller_failure).split())[:300]
+        except (ControllerError, ray.exceptions.RayError) as error:  # its controller failed, or was killed
+            reason = _in_short(str(getattr(error, "controller_failure", error)))
             kind = "preempted" if node_is_lost(run.record.folder) else "infrastructure"
             raise RunFailed(f"run {run.id}: Ray Train can't start its workers: {reason}", kind) from error
+
+
+def _in_short(failure: str) -> str:
+    """The last line instead of a traceback, which stands before it."""
+    said, _, rest = failure.partition("Traceback (most recent call last):")
+    last = re.findall(r"^(?:\w+\.)*\w+: .*", rest, re.MULTILINE)[-1:]
+    return " ".join([*said.split(), *last])[:300]
+
+
+def _see_workers_start(run: Run, fit: "Future[Any]") -> None:
+    """Wait until a worker has begun, or end this process, and so its workers, after resources.stall_limit_s.
+
+    A worker that is stuck, or that finds no way to the others, would be waited for as long as the slowest collective
+    may take. The time in which other jobs hold the cores or GPUs does not count.
+    """
+    folder = run.record.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    num_before = num_noted(folder)
+    with no_longer_than(run.resources.stall_limit_s, folder, START_FILE) as on_progress:
+        while num_noted(folder) == num_before and not fit.done():
+            wait([fit], timeout=_LOOK_EVERY_S)
+            with suppress(ray.exceptions.RayError):  # `fit` raises it too
+                if reservations().refused:
+                    on_progress()
 
 
 def _work(given: dict[str, Any]) -> None:

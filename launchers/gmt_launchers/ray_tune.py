@@ -87,7 +87,7 @@ def run_jobs(
                 failure_config=FailureConfig(max_failures=0),  # what is done again is the queue's to say
             ),
         )
-        with Waiting(say, queue.has_started) as waiting:
+        with Waiting(say, queue.is_starting) as waiting:
             _wait_for(tuner.fit, queue, head, waiting)
 
 

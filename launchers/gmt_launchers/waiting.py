@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import ray
-from ray.util.placement_group import placement_group_table
+from ray.util.placement_group import placement_group_table, remove_placement_group
 
-from gmt_launchers.ray_internals import logs_folder
+from gmt_launchers.ray_internals import groups_of_dead_actors, logs_folder
 from gmt_launchers.room import UNITS, Amounts, all_nodes, free_nodes, in_words, num_places
 
 _PATIENCE_S = {"room": 10.0, "process": 60.0}  # a process that starts imports Ray, from a slow disk perhaps
@@ -38,11 +38,11 @@ class Waiting:
 
     Args:
         say: prints a line.
-        has_started: whether Ray has brought a run to a process.
+        is_starting: whether there are runs, and Ray has brought none to its processes yet.
     """
 
-    def __init__(self, say: Callable[[str], None], has_started: Callable[[], bool]):
-        self._say, self._has_started = say, has_started
+    def __init__(self, say: Callable[[str], None], is_starting: Callable[[], bool]):
+        self._say, self._is_starting = say, is_starting
         self._awaited: str | None = None
         self._since = time.monotonic()
         self._said_at: float | None = None
@@ -65,6 +65,8 @@ class Waiting:
     def _loop(self) -> None:
         while not self._ended.wait(_LOOK_EVERY_S):
             with contextlib.suppress(ray.exceptions.RayError):  # whoever waits for the runs says so
+                for group in groups_of_dead_actors():
+                    remove_placement_group(group)  # or the run's next attempt would wait for its place
                 self._look()
 
     def _look(self) -> None:
@@ -82,9 +84,9 @@ class Waiting:
             self._say(f"no run has gone on for {seconds:.0f} s: {_reason(awaited, reserved)}; Ctrl-C ends the sweep")
 
     def _what_is_awaited(self, reserved: Reservations) -> str | None:
-        if reserved.num_granted:
-            return None if self._has_started() else "process"
-        return "room" if reserved.refused else None
+        if reserved.refused and not reserved.num_granted:
+            return "room"
+        return "process" if self._is_starting() else None
 
 
 def reservations() -> Reservations:
@@ -106,7 +108,7 @@ def _reason(awaited: str, reserved: Reservations) -> str:
     if awaited == "process":
         folder = logs_folder()
         logs = f" (Ray's own logs are in {folder})" if folder is not None else ""
-        return f"Ray has room for one and is still starting its process{logs}"
+        return f"Ray is still starting the processes of one{logs}"
     worker, number, nodes = reserved.refused[0], len(reserved.refused), all_nodes()
     if num_places(nodes, worker, at_most=number) < number:
         return f"a run needs {in_words(reserved.refused, list(worker))}, and the cluster has {in_words(nodes)} in all"

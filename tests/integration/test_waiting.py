@@ -10,6 +10,7 @@ from gmt_launchers import ray_tune, waiting
 from gmt_launchers.cluster import Head, connected
 from gmt_launchers.job_queue import Job, Ready
 from gmt_launchers.ray_tune import run_jobs
+from ray.util.placement_group import placement_group
 
 from tests.processes import wait_for
 
@@ -73,6 +74,21 @@ def test_a_run_that_waits_for_its_workers_takes_no_core_from_them(head: Head, sa
     assert (owner.results, said) == (["done"], [])
 
 
+class Controller:
+    """Holds places for others' processes, as Ray Train's does."""
+
+    def reserve(self, cores: float) -> bool:
+        return placement_group([{"CPU": cores}]).wait(240)
+
+
+def test_places_that_a_dead_controller_held_are_free_again(head: Head, said: list[str]) -> None:
+    controller, owner = ray.remote(Controller).options(num_cpus=0).remote(), Once()
+    assert ray.get(controller.reserve.remote(CORES))
+    ray.kill(controller)
+    run_jobs([job(CORES)], owner, head)
+    assert owner.results == ["done"]
+
+
 def test_cores_that_others_hold_are_waited_for_in_words(head: Head, said: list[str]) -> None:
     others, owner = holding(1), Once()
 
@@ -95,14 +111,14 @@ def test_a_process_that_does_not_come_up_is_waited_for_in_words(
     granted = waiting.Reservations(refused=(), num_granted=1)
     monkeypatch.setattr(waiting, "reservations", lambda: granted)
     monkeypatch.setitem(waiting._PATIENCE_S, "process", 0.0)
-    has_started: list[bool] = []
-    watch = waiting.Waiting(said.append, lambda: bool(has_started))
+    starting = [True]
+    watch = waiting.Waiting(said.append, lambda: starting[-1])
     watch._look()
     watch._look()  # which says it once
-    has_started.append(True)
+    starting.append(False)
     watch._look()
     assert len(said) == 2
-    assert "Ray has room for one and is still starting its process (Ray's own logs are in /" in said[0]
+    assert "Ray is still starting the processes of one (Ray's own logs are in /" in said[0]
     assert said[1] == "the sweep goes on"
 
 

@@ -98,3 +98,16 @@ def test_nothing_is_started_after_a_stop() -> None:
     queue.returned("a", None)
     assert queue.suggest("c") == Searcher.FINISHED
     assert owner.over == ["ended", ""]
+
+
+def test_a_job_that_waits_for_other_processes_has_not_begun() -> None:
+    begun: list[bool] = []
+    job = Job(work=lambda go_on: None, cpus=0, gpus=0, memory_bytes=None, has_begun=lambda: bool(begun))
+    queue = JobQueue([job], Script([["return"]]), None)
+    assert not queue.is_starting(), "there is no job to do yet"
+    queue.suggest("a")
+    assert queue.is_starting(), "no worker has it"
+    queue.started("a")
+    assert queue.is_starting(), "its worker waits for others"
+    begun.append(True)
+    assert not queue.is_starting()
