@@ -13,6 +13,8 @@ from gmt.records.diagnoses import Diagnosis, diagnoses_of
 from gmt.studies.plan import PlannedRun
 
 _OTHER = "other_"
+_NUMBER = ("layer", "matrix", "name", "value")
+_DTYPES = {"layer": "Int64", "seed": "Int64", "other_seed": "Int64", "value": "float64"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +62,7 @@ def read_diagnoses(
             name=name,
             settings=group[0][1].settings,
             shown=group[0][1].shown,
-            rows=pd.DataFrame(rows).astype({"layer": "Int64", "value": float}) if rows else pd.DataFrame(),
+            rows=pd.DataFrame(rows).astype(_DTYPES) if rows else pd.DataFrame(),
             differing=_differing(name, [diagnosis for _, diagnosis in group]),
         )
     return named
@@ -78,7 +80,7 @@ def _rows(
         second = by_id[diagnosis.other]
         other = {f"{_OTHER}{key}": value for key, value in {"run_id": second.run.id, **about(second)}.items()}
     for row in diagnosis.rows:
-        yield {**run, **other, **row}
+        yield {**run, **other, **{key: row[key] for key in _NUMBER}}
 
 
 def _differing(name: str, diagnoses: Sequence[Diagnosis]) -> str | None:

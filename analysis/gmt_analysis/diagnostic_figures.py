@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from gmt_analysis.figures import COLOURS, MARKERS, legend_above
+from gmt_analysis.figures import COLOURS, MARKERS
 from gmt_analysis.statistics import mean_interval
 
 _PANEL = (4.8, 3.8)  # inches
@@ -37,11 +37,11 @@ def figure_of(rows: pd.DataFrame, shown: Mapping[str, Any]) -> Figure | None:
     lines = -(-len(panels) // columns)
     figure = Figure(figsize=(_PANEL[0] * columns, _PANEL[1] * lines + 0.6), layout="constrained")
     axes = figure.subplots(lines, columns, squeeze=False).flatten()
-    labels = list(dict.fromkeys(rows["label"]))
+    labels = list(dict.fromkeys([*rows["label"], *rows["other_label"].dropna()]))
     for axis, (name, text) in zip(axes, panels.items(), strict=False):
         own = rows[rows["name"] == name]
         if own["other_label"].notna().any():
-            _matrix(axis, own)
+            _matrix(axis, own, labels)
         elif own["layer"].notna().any():
             _over_layers(axis, own[own["layer"].notna()], labels)
         else:
@@ -49,8 +49,7 @@ def figure_of(rows: pd.DataFrame, shown: Mapping[str, Any]) -> Figure | None:
         axis.set_title(text, fontsize=9)
     for axis in axes[len(panels) :]:
         axis.set_visible(False)
-    if any(axis.get_legend_handles_labels()[0] for axis in figure.axes):
-        legend_above(figure)
+    _legend_below(figure)
     figure.suptitle(str(shown["title"]), fontsize=11)
     return figure
 
@@ -71,7 +70,8 @@ def _over_layers(axis: Axes, rows: pd.DataFrame, labels: Sequence[str]) -> None:
         )
     axis.set_xlabel("layer")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axis.set_ylim(bottom=min(0.0, axis.get_ylim()[0]))
+    if (means := rows["value"]).min() >= 0:
+        axis.set_ylim(0, axis.get_ylim()[1] if means.max() else 1)
     axis.grid(alpha=0.25)
 
 
@@ -88,11 +88,11 @@ def _points(axis: Axes, rows: pd.DataFrame, labels: Sequence[str]) -> None:
     axis.grid(alpha=0.25, axis="x")
 
 
-def _matrix(axis: Axes, rows: pd.DataFrame) -> None:
+def _matrix(axis: Axes, rows: pd.DataFrame, order: Sequence[str]) -> None:
     """Draw means over pairs; on the diagonal those between the seeds of one choice."""
     pairs = rows.groupby(["label", "other_label"])["value"].mean()
-    labels = list(dict.fromkeys([*rows["label"], *rows["other_label"]]))
-    labels.sort()
+    own = {*rows["label"], *rows["other_label"]}
+    labels = [label for label in order if label in own]
     means = np.full((len(labels), len(labels)), np.nan)
     for i, one in enumerate(labels):
         for j, other in enumerate(labels):
@@ -104,6 +104,16 @@ def _matrix(axis: Axes, rows: pd.DataFrame) -> None:
         axis.text(j, i, f"{means[i, j]:.2f}", ha="center", va="center", fontsize=7, color=_ink(means[i, j]))
     axis.set_xticks(range(len(labels)), labels, rotation=60, ha="right", fontsize=7)
     axis.set_yticks(range(len(labels)), labels, fontsize=7)
+
+
+def _legend_below(figure: Figure) -> None:
+    """One legend for all panels with lines, each label once; the title is above."""
+    named = {
+        label: handle for axis in figure.axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
+    }
+    if named:
+        handles, columns = list(named.values()), min(len(named), 5)
+        figure.legend(handles, list(named), fontsize=9, frameon=False, loc="outside lower center", ncols=columns)
 
 
 def _ink(value: float) -> str:

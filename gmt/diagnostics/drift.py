@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from gmt import settings
+from gmt.diagnostics.prompts import PARTS, run_prompts, spread
 from gmt.diagnostics.protocol import Row, Shown
 
 if TYPE_CHECKING:
@@ -14,8 +15,6 @@ if TYPE_CHECKING:
 
     from gmt.diagnostics.changes import Change
     from gmt.diagnostics.finished import FinishedRun
-
-PARTS = ("source", "target")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,17 +85,10 @@ class Drift:
 
         model, tuned = run.base_model(), run.tuned()
         for part in PARTS:
-            prompts = _spread(run.prompts(part), self.num_prompts)
+            prompts = spread(run.prompts(part), self.num_prompts)
             for name, value in activation_drift(model, tuned, prompts, self.batch_size, run.on_progress).items():
                 layer, matrix = place_of(f"{name}.weight")
                 yield Row(layer=layer, matrix=matrix, name=f"csd_{part}", value=value)
-
-
-def _spread(prompts: Sequence[Sequence[int]], number: int) -> list[Sequence[int]]:
-    """Return at most `number` prompts, evenly spread, so that every suite has its share."""
-    if len(prompts) <= number:
-        return list(prompts)
-    return [prompts[i * len(prompts) // number] for i in range(number)]
 
 
 def activation_drift(model: Any, tuned: Any, prompts: Any, batch_size: int, on_progress: Any) -> dict[str, float]:
@@ -109,20 +101,11 @@ def activation_drift(model: Any, tuned: Any, prompts: Any, batch_size: int, on_p
         batch_size: the most prompts in a forward pass, which have one length.
         on_progress: called with the numbers of prompts that are through, and of all.
     """
-    import torch
-
-    from gmt.evaluation.padding import batches
-
     sums: dict[str, Tensor] = {}
     modules = [(name, m) for name, m in model.named_modules() if _is_linear(m) and f"{name}.weight" in tuned]
     hooks = [m.register_forward_pre_hook(_adding(name, tuned, sums)) for name, m in modules]
-    done = 0
     try:
-        with torch.inference_mode():
-            for batch in batches(prompts, list(range(len(prompts))), batch_size, padded=False):
-                model(input_ids=torch.tensor([list(prompts[i]) for i in batch], device=model.device))
-                done += len(batch)
-                on_progress(done, len(prompts))
+        run_prompts(model, prompts, batch_size, on_progress)
     finally:
         for hook in hooks:
             hook.remove()

@@ -39,9 +39,11 @@ class Operations:
         """Count on the CPU.
 
         Raises:
-            UserError: the run trains on preferences, packed rows or several workers, whose batches are made elsewhere.
+            UserError: the run trains on preferences, packed rows or several workers, whose batches are made elsewhere,
+                or not at all.
         """
-        assert run.result is not None
+        if run.result is None or run.result.training is None:
+            raise UserError("operations are counted of trainings, and this run has none")
         step = step_flops(run)
         yield Row(name="step", value=step)
         yield Row(name="training", value=step * run.result.training.num_steps)

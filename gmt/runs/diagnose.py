@@ -208,7 +208,7 @@ def _lacks_weights(run: Run) -> str | None:
     if (run.record.folder / _WEIGHTS).is_dir():
         return None
     if (run.record.folder / "adapter").is_dir():
-        return "the adapter alone was kept"
+        return "the adapter alone was kept, and not the weights into which it can be merged"
     return "no weights were kept (record.keep_weights=false)"
 
 

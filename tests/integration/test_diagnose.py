@@ -166,7 +166,10 @@ def test_runs_without_weights_are_named_before_anything_is_measured(plan: Plan) 
             (each.record.folder / folder).mkdir()
             whole = steps_of(plan, [SUMS])
             assert len(whole.steps) == 1
-            assert whole.refusals == ["sums passes over runs of which the adapter alone was kept: sft seed=1"]
+            assert whole.refusals == [
+                "sums passes over runs of which the adapter alone was kept, and not the weights into which it can be "
+                "merged: sft seed=1"
+            ]
     with pytest.raises(
         UserError, match=r"sums passes over runs of which no weights were kept \(record\.keep_weights=false\)"
     ):

@@ -1,0 +1,40 @@
+"""Prompts through a model, a few of one length at a time: there is no padding that a module could see."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+PARTS = ("source", "target")
+"""Of a task: what the base could do before, and what was to be learnt."""
+
+
+def spread(prompts: Sequence[Sequence[int]], number: int) -> list[Sequence[int]]:
+    """Return at most `number` prompts, evenly spread, so that every suite has its share."""
+    if len(prompts) <= number:
+        return list(prompts)
+    return [prompts[i * len(prompts) // number] for i in range(number)]
+
+
+def run_prompts(
+    model: Any, prompts: Sequence[Sequence[int]], batch_size: int, on_progress: Callable[[int, int], None]
+) -> None:
+    """Run prompts through a model for what its hooks see.
+
+    Args:
+        model: on any device, in eval mode.
+        prompts: token ids.
+        batch_size: the most prompts in a forward pass.
+        on_progress: called with the numbers of prompts that are through, and of all.
+    """
+    import torch
+
+    from gmt.evaluation.padding import batches
+
+    done = 0
+    with torch.inference_mode():
+        for batch in batches(prompts, list(range(len(prompts))), batch_size, padded=False):
+            ids = torch.tensor([list(prompts[i]) for i in batch], device=model.device)
+            model(input_ids=ids, use_cache=False)
+            done += len(batch)
+            on_progress(done, len(prompts))
