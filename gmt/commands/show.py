@@ -115,6 +115,7 @@ def _show_result(record: RunRecord) -> None:
         "step": " + ".join(f"{part} {seconds * 1000:.1f} ms" for part, seconds in times.items()),
         "tokens": f"{training.num_tokens:,} in {training.num_steps:,} steps",
         "examples": f"{result.num_train_examples:,}, {result.num_dropped_examples:,} dropped as too long",
+        **_selected(record, result),
         "peak memory": f"{training.peak_memory_bytes / 2**20:,.0f} MiB",
         "time": "unknown: nobody saw an attempt end" if result.seconds is None else duration(result.seconds),
     }
@@ -127,3 +128,17 @@ def _show_result(record: RunRecord) -> None:
         )
         + "\n"
     )
+
+
+def _selected(record: RunRecord, result: Result) -> dict[str, str]:
+    """Return how many examples a selection chose, and the range of their scores; nothing without a selection."""
+    if result.num_not_selected_examples is None:
+        return {}
+    rows = [row for row in record.read_lines("selection.jsonl") if row["chosen"]]
+    name, num_all = (
+        record.read("config.json")["science"]["selection"]["name"],
+        len(rows) + result.num_not_selected_examples,
+    )
+    scores = [row["score"] for row in rows if row["score"] is not None]
+    ranked = f", with scores from {min(scores):.4g} to {max(scores):.4g}" if scores else ""
+    return {"selected": f"{len(rows):,} of {num_all:,} examples by {name}{ranked}"}

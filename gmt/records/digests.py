@@ -10,7 +10,7 @@ from typing import TypedDict
 
 from gmt.machine_faults import machine_faults_first
 
-LARGE = ("metrics.jsonl", "answers_before.jsonl", "answers_after.jsonl")
+LARGE = ("metrics.jsonl", "answers_before.jsonl", "answers_after.jsonl", "selection.jsonl")
 """Files of up to gigabytes: hashed by who reads them; everybody else compares their sizes alone."""
 LATER = ("drops.jsonl", "operations.json")
 """Files that commands add to a record that is done."""

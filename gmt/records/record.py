@@ -5,6 +5,7 @@ status.json         state, attempts, times, error, the failures of all attempts;
 environment.json    versions, commit, hardware
 metrics.jsonl       one line for each logged step
 before.json         evaluation of the base
+selection.jsonl     which examples were trained on, and by what score, if not all were
 answers_*.jsonl     what the model answered
 result.json         what came out; written last
 weights/            final weights as safetensors

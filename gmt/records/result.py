@@ -55,6 +55,7 @@ class Result:
         num_train_examples: that were trained on, in each epoch.
         num_dropped_examples: that were longer than train.max_length.
         num_left_over_examples: preferences that filled no optimizer step; None likewise.
+        num_not_selected_examples: that were not too long and that the selection left out; None without a selection.
         weights_sha256: a hash of the weights that were evaluated.
         seconds: what all attempts took; None where nobody saw one end.
     """
@@ -74,6 +75,7 @@ class Result:
     num_train_examples: int
     num_dropped_examples: int
     num_left_over_examples: int | None = None
+    num_not_selected_examples: int | None = None
     weights_sha256: str
     seconds: float | None
 

@@ -16,7 +16,7 @@ from gmt.records.identity import canonical, run_id, science_of
 from gmt.records.record import RunRecord
 from gmt.runs.id_form import id_form
 from gmt.runs.settings import RecordSettings, ResourceSettings
-from gmt.selections.protocol import Selection
+from gmt.selections.protocol import HasFingerprint, MeasuresExamples, Selection
 from gmt.tasks.protocol import Task
 from gmt.training.settings import TrainSettings
 
@@ -86,6 +86,8 @@ class Builder:
             group: self._once("fingerprint", config[group], lambda group=group: _fingerprint(group, parts[group]))  # type: ignore[misc]
             for group in _LARGE_GROUPS
         }
+        if isinstance(selection := parts.get("selection"), HasFingerprint):
+            fingerprints["selection"] = _fingerprint("selection", selection)
         return Run(config=config, science=science_of(config, fingerprints, self._canonical), **parts)
 
     def _canonical(self, value: object, group: str) -> object:
@@ -142,6 +144,7 @@ def _parts(config: Mapping[str, Any], once: Callable[[str, object, Callable[[], 
             faults += error.sentences
     if not faults:
         faults += _faults_between(parts["task"], parts["method"], parts["train"], parts["resources"])
+        faults += _faults_of_selection(parts.get("selection"), parts["task"])
         if parts.pop("search", None) is not None and not parts["record_settings"].evaluate_every:
             faults.append("search needs record.evaluate_every to be at least 1, got 0")
     if faults:
@@ -149,7 +152,7 @@ def _parts(config: Mapping[str, Any], once: Callable[[str, object, Callable[[], 
     return parts
 
 
-def _fingerprint(group: str, made: Model | Task) -> str:
+def _fingerprint(group: str, made: HasFingerprint) -> str:
     with faults_of(group, made, "can't be asked for its fingerprint"):
         return made.fingerprint()
 
@@ -173,6 +176,15 @@ def _faults_between(task: Task, method: Method, train: TrainSettings, resources:
             f"share the mini-batches of a step, got {resources.workers}"
         )
     return faults
+
+
+def _faults_of_selection(selection: Selection | None, task: Task) -> list[str]:
+    if isinstance(selection, MeasuresExamples) and selection.needs_gradients and task.is_preference:
+        return [
+            f"selection must be one without gradients for task {task.name}, whose examples are preferences, got "
+            f"{selection.name}: DPO's loss is the same for all of them before the training"
+        ]
+    return []
 
 
 def _seed(value: object) -> int:

@@ -135,6 +135,7 @@ def _checked(name: str, run_id: str, rows: Any) -> list[Row]:
 
 def finished(run: Run, on_progress: OnProgress = lambda done, total: None) -> FinishedRun:
     """Return a run as a diagnostic is given it. Examples and tokenizer can be had before the run is done, too."""
+    from gmt.runs.choose import as_chosen
     from gmt.runs.device import device_of
     from gmt.runs.prepare import prepare
 
@@ -151,7 +152,7 @@ def finished(run: Run, on_progress: OnProgress = lambda done, total: None) -> Fi
         science=run.science,
         result=record.result() if (record.folder / "result.json").exists() else None,
         reader=lambda: prepare(run).reader,
-        examples=lambda: prepare(run).examples,
+        examples=lambda: as_chosen(run, prepare(run)).examples,
         prompts=lambda part: _prompts(run, part),
         tuned=lambda: _tuned(_ById(run)),
         on_progress=on_progress,

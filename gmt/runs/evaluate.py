@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from filelock import FileLock, Timeout
 from transformers import PreTrainedModel
 
-from gmt.errors import Interrupted, within
+from gmt.errors import within
 from gmt.evaluation.suites import ask
 from gmt.records.identity import run_id
 from gmt.removal import remove
+from gmt.runs.asking import alone, shown
 from gmt.runs.build import Run
 from gmt.runs.code_versions import code_of
 from gmt.runs.device import kind_of_device
@@ -28,7 +27,6 @@ from gmt.tasks.protocol import Asked, Benchmark, Score, Suite
 from gmt.training.control import Control
 
 PARTS = ("target", "source")
-_SHOWN_EVERY_S = 1.0
 
 
 def evaluate(
@@ -96,17 +94,9 @@ def _asked_once(
 ) -> Score:
     """The score that is kept, or a new one; of processes that want the same at once, one asks and the others wait."""
     file = kept / f"{name}.json"
-    scratch, shown_at = kept / "scratch" / name, 0.0
-
-    def on_progress(num_done: int, num_all: int) -> None:
-        nonlocal shown_at
-        _go_on(control)
-        if time.monotonic() - shown_at >= _SHOWN_EVERY_S:
-            shown_at = time.monotonic()
-            run.record.note_asking(f"{name} {num_done:,}" + (f" of {num_all:,}" if num_all > num_done else ""))
-
+    scratch = kept / "scratch" / name
     scratch.mkdir(parents=True, exist_ok=True)
-    with _alone(kept / f"{name}.lock", control):
+    with alone(kept / f"{name}.lock", control):
         if file.exists() and (score := read_score(file)) is not None:
             return score
         run.record.note_asking(name)
@@ -115,7 +105,7 @@ def _asked_once(
             model=model,
             cpus=run.resources.cpus,
             scratch=scratch,
-            on_progress=on_progress,
+            on_progress=shown(name, run.record, control),
         )
         try:
             score = ask(suite, asked) if isinstance(suite, Suite) else suite.evaluate(asked)
@@ -125,25 +115,3 @@ def _asked_once(
         with suppress(OSError):
             remove(scratch, kept)
     return score
-
-
-def _go_on(control: Control) -> None:
-    control.on_progress()
-    if control.should_stop():
-        raise Interrupted("stopped on request while it was evaluated")
-
-
-@contextmanager
-def _alone(lock: Path, control: Control) -> Iterator[None]:
-    """Holds a lock, which the kernel takes back from a process that dies; waiting for it is no hang."""
-    held = FileLock(lock)
-    while True:
-        try:
-            held.acquire(timeout=_SHOWN_EVERY_S)
-            break
-        except Timeout:
-            _go_on(control)
-    try:
-        yield
-    finally:
-        held.release()

@@ -20,6 +20,7 @@ from gmt.runs.failures import kind_of
 from gmt.runs.gpus import gpus_here
 from gmt.runs.hermetic import take_out
 from gmt.runs.log_file import log_file
+from gmt.runs.measure import check_measuring
 from gmt.runs.prepare import Prepared, prepare
 from gmt.runs.recorded_failure import failure_in_words, record_failure
 from gmt.runs.run_context import RunContext
@@ -59,6 +60,7 @@ def execute(run: Run, control: Control = _NOBODY) -> RunRecord:
     if record.state() != "done":
         with faults_of("method", run.method, "can't reshape the model"):
             check_reshaping(run.method, run.model.base, seed=run.seed)
+        check_measuring(run)
     record.create(run.science, run.config)
     with record.at_work():
         record.check_unchanged()

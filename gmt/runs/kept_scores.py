@@ -1,4 +1,4 @@
-"""Scores that a model came to, kept for runs that would ask the same, with a digest of score and place."""
+"""Scores, and other values of a model, kept for runs that would get the same, with a digest of value and place."""
 
 import dataclasses
 import hashlib
@@ -17,24 +17,33 @@ log = logging.getLogger(__name__)
 
 def write_score(file: Path, score: Score) -> None:
     """Write a score, whole or not at all."""
-    values = dataclasses.asdict(score)
-    write_whole(file, json.dumps({"score": values, "sha256": _digest(file, values)}))
+    write_value(file, dataclasses.asdict(score))
 
 
 def read_score(file: Path) -> Score | None:
     """Return the score that is kept; None, and a line in the log, if the file was cut, changed or lay elsewhere."""
+    values = read_value(file)
+    return None if values is None else Score(**values)
+
+
+def write_value(file: Path, value: Any) -> None:
+    """Write a plain value, whole or not at all."""
+    write_whole(file, json.dumps({"score": value, "sha256": _digest(file, value)}))
+
+
+def read_value(file: Path) -> Any | None:
+    """Return the value that is kept; None, and a line in the log, if the file was cut, changed or lay elsewhere."""
     try:
         kept = json.loads(file.read_bytes())
-        values = kept["score"]
-        if kept["sha256"] == _digest(file, values):
-            return Score(**values)
+        if kept["sha256"] == _digest(file, kept["score"]):
+            return kept["score"]
     except (ValueError, LookupError, TypeError, RecursionError):
         pass
-    log.warning("%s is not the score that was written there: it is asked again", file)
+    log.warning("%s is not what was written there: it is asked again", file)
     return None
 
 
 def _digest(file: Path, values: Any) -> str:
-    """Of a score and its place: a file that is copied elsewhere is none."""
+    """Of a value and its place: a file that is copied elsewhere is none."""
     place = [*(folder.name for folder in file.parents[:_FOLDERS]), file.name]
     return hashlib.sha256(json.dumps([place, values], sort_keys=True).encode()).hexdigest()

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from gmt.credentials import refuse_secrets
 from gmt.errors import UserError, together, within
 from gmt.evaluation.context import check_suite, check_tokens, context_alone, context_of
-from gmt.models.protocol import Model
+from gmt.plug_ins import faults_of
 from gmt.runs.build import Run
 from gmt.runs.evaluated import Evaluated
 from gmt.runs.of_plug_ins import config_and_tokenizer, suites_of, train_examples
+from gmt.selections.protocol import Selection
 from gmt.tasks.chat import set_template
 from gmt.tasks.evaluations import check_names
 from gmt.tasks.protocol import Benchmark, Reader, Suite, Task
@@ -33,7 +34,10 @@ class Prepared:
     reader: Reader
     """Of the model, its tokenizer among it."""
     examples: Dataset
-    """Rows of tokens; a row may hold several examples where train.packing is on."""
+    """Rows of tokens; a row may hold several examples where train.packing is on.
+
+    Of a run with a selection: first every example that fits, a row each, and once it is made (`only`) the chosen ones.
+    """
     num_examples: int
     num_dropped: int
     """Examples that are longer than train.max_length."""
@@ -42,6 +46,12 @@ class Prepared:
     suites: Mapping[str, Mapping[str, Suite | Benchmark]]
     used_files: Mapping[str, UsedFiles]
     """Of the task, as they were read."""
+    chosen: Sequence[int] | None = None
+    """Of a selection, once it is made: the indices of the chosen examples among those that fit, ascending."""
+    num_not_selected: int | None = None
+    """Likewise: the examples that fit and were not chosen."""
+    numbers: dict[str, int | None] = field(default_factory=dict)
+    """How many examples a selection will choose, by the selection."""
     of_base: dict[Path, Evaluated] = field(default_factory=dict)
     """What the base came to, once a run of this process has asked, by the folder where it is kept.
 
@@ -53,20 +63,72 @@ def prepare(run: Run) -> Prepared:
     """Makes or loads examples and suites; runs of one process that share them make them once.
 
     Raises:
-        UserError: no causal LM, no training example or none that fits, an evaluation that can't be asked, or a secret
-            among the settings of model and task, which a run id covers so that it can't be masked.
+        UserError: no causal LM, no training example or none that fits, a selection that leaves less than an optimizer
+            step takes, an evaluation that can't be asked, or a secret among the settings of model and task, which a run
+            id covers so that it can't be masked.
     """
-    return _prepare(_Key(run.science["fingerprints"], run.model, run.task, run.train))
+    prepared = _prepare(_Key(run))
+    if run.selection is not None:
+        _check_selection(run.selection, prepared, run.train)
+    return prepared
+
+
+def only(prepared: Prepared, indices: Sequence[int], train: TrainSettings) -> Prepared:
+    """Return what is trained on of a run with a selection, packed or cut as train asks for.
+
+    Args:
+        prepared: of the run.
+        indices: of the chosen among its examples, ascending.
+        train: of the run.
+    """
+    rows, num_left_over = _rows(prepared.examples.select(indices), train)
+    return replace(
+        prepared,
+        examples=rows,
+        num_examples=len(indices) - num_left_over,
+        num_left_over=num_left_over,
+        chosen=indices,
+        num_not_selected=len(prepared.examples) - len(indices),
+    )
+
+
+def _check_selection(selection: Selection, prepared: Prepared, train: TrainSettings) -> None:
+    key, num_examples = repr(selection), len(prepared.examples)
+    if key not in prepared.numbers:  # it may read every example, and a sweep prepares each run
+        with faults_of("selection", selection, "can't tell how many examples it will choose"):
+            prepared.numbers[key] = selection.number(cast("Sequence[Tokens]", prepared.examples))
+    if (number := prepared.numbers[key]) is not None:
+        check_number(number, num_examples, train)
+
+
+def check_number(number: int, num_examples: int, train: TrainSettings) -> None:
+    """Refuse a selection that leaves less than an optimizer step takes.
+
+    Args:
+        number: of chosen examples.
+        num_examples: of those that fit.
+        train: of the run.
+
+    Raises:
+        UserError: in a sentence.
+    """
+    if number < _per_step(train):
+        raise UserError(
+            f"selection must leave at least {_per_step(train)} examples, which an optimizer step takes "
+            f"(train.micro_batch_size * train.accumulation_steps), got {number} of {num_examples}"
+        )
 
 
 class _Key:
     """Model, task and what of training decides the examples, by value: settings with mappings have no hash."""
 
-    def __init__(self, fingerprints: object, model: Model, task: Task, train: TrainSettings):
-        self.model, self.task, self.train = model, task, train
-        per_step = _per_step(train) if train.paradigm == "dpo" else None
-        shape = (train.max_length, train.packing, _is_alone(train), per_step)
-        self.text = repr((fingerprints, model, task, shape))
+    def __init__(self, run: Run):
+        self.model, self.task, self.train = run.model, run.task, run.train
+        self.has_selection = run.selection is not None  # rows are made of the chosen examples then, and not here
+        per_step = _per_step(run.train) if run.train.paradigm == "dpo" else None
+        rows = (False, None) if self.has_selection else (run.train.packing, per_step)
+        shape = (run.train.max_length, _is_alone(run.train), *rows)
+        self.text = repr((run.science["fingerprints"], run.model, run.task, shape))
 
     def __hash__(self) -> int:
         return hash(self.text)
@@ -91,23 +153,29 @@ def _prepare(key: _Key) -> Prepared:
     training, suites = together(
         lambda: _training(key, reader, context_alone(config)), lambda: _suites(key.task, reader)
     )
-    used = list(training.examples)
-    if key.train.paradigm == "dpo":
-        used = used[: _in_whole_steps(len(used), key.train)]
-    rows = Dataset.from_list(used)
-    if key.train.packing:
-        from gmt.training.packing import packed  # TRL takes seconds, and a sweep's driver comes here too
-
-        rows = packed(rows, key.train.max_length)
+    examples = Dataset.from_list(list(training.examples))
+    rows, num_left_over = (examples, 0) if key.has_selection else _rows(examples, key.train)
     return Prepared(
         reader=reader,
         examples=rows,
-        num_examples=len(used),
+        num_examples=len(examples) - num_left_over,
         num_dropped=training.num_dropped,
-        num_left_over=len(training.examples) - len(used),
+        num_left_over=num_left_over,
         suites=suites,
         used_files=key.task.used_files() if isinstance(key.task, KnowsItsFiles) else {},
     )
+
+
+def _rows(examples: Dataset, train: TrainSettings) -> tuple[Dataset, int]:
+    """Return the rows that a training goes over, and how many preferences fill no optimizer step."""
+    if train.paradigm == "dpo":
+        whole = _in_whole_steps(len(examples), train)
+        return examples.select(range(whole)), len(examples) - whole
+    if train.packing:
+        from gmt.training.packing import packed  # TRL takes seconds, and a sweep's driver comes here too
+
+        return packed(examples, train.max_length), 0
+    return examples, 0
 
 
 def _training(key: _Key, reader: Reader, alone: int | None) -> TokenizedExamples:

@@ -1,4 +1,4 @@
-"""The stages of a run: the base is asked, weights are made, the weights are asked.
+"""The stages of a run: the base is asked, examples are chosen, weights are made, the weights are asked.
 
 Each stage is a function of the run's context and of what earlier stages returned. What an earlier attempt has finished
 is read from the record.
@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from gmt.records.result import Result, Scores
+from gmt.runs.choose import choose
 from gmt.runs.evaluate import evaluate, folder_of_base
 from gmt.runs.evaluated import Evaluated
 from gmt.runs.made_weights import MadeWeights
@@ -34,6 +35,7 @@ def do_stages(context: RunContext) -> Callable[[float | None], Result]:
         Makes the result of the seconds that all attempts took, None where they are not known.
     """
     before = _ask_base(context)
+    context = choose(context)
     made = train_weights(context)
     sha256 = weights_sha256(made.model.named_parameters())
     after = _ask_weights(context, made, sha256)
@@ -100,6 +102,7 @@ def _result(
         num_train_examples=prepared.num_examples,
         num_dropped_examples=prepared.num_dropped,
         num_left_over_examples=prepared.num_left_over,
+        num_not_selected_examples=prepared.num_not_selected,
         weights_sha256=sha256,
         seconds=seconds,
     )

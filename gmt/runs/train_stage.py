@@ -49,7 +49,9 @@ def _train_once(context: RunContext, settings: TrainSettings) -> MadeWeights:
     on(model, device)
     resumed = last_whole_checkpoint(record.checkpoints)
     record.keep_metrics_until(int(resumed.name.rpartition("-")[2]) if resumed else 0)
-    agreed((device, settings))  # the other workers wait for it, and train along (gmt/runs/workers.py)
+    agreed(
+        (device, settings, context.prepared.chosen)
+    )  # the other workers wait for it, and train along (gmt/runs/workers.py)
     facts = train_run(
         run,
         context.prepared,

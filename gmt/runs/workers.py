@@ -1,6 +1,7 @@
 """One run in several processes: the first does the run as ever, the others train along."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -12,7 +13,7 @@ from gmt.runs.build import Run
 from gmt.runs.execute import execute
 from gmt.runs.failures import kind_of
 from gmt.runs.hermetic import take_out
-from gmt.runs.prepare import Prepared, prepare
+from gmt.runs.prepare import Prepared, only, prepare
 from gmt.runs.recorded_failure import failure_in_words, record_failure
 from gmt.runs.stall import no_longer_than
 from gmt.runs.train import train_run
@@ -63,11 +64,16 @@ def _train_along(run: Run) -> None:
     torch.set_float32_matmul_precision("highest")
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     while (asked := _asked()) is not None:  # nothing is where the run is done already
-        _train_once(run, prepared, *asked)
+        device, settings, chosen = asked
+        _train_once(run, prepared if chosen is None else only(prepared, chosen, run.train), device, settings)
 
 
-def _asked() -> tuple[str, TrainSettings] | None:
-    nothing: tuple[str, TrainSettings] | None = None
+_Asked = tuple[str, TrainSettings, Sequence[int] | None]
+"""The device, the settings, and the chosen examples where not all are trained on."""
+
+
+def _asked() -> _Asked | None:
+    nothing: _Asked | None = None
     return agreed(nothing)
 
 

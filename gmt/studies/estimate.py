@@ -93,7 +93,7 @@ def _kind(science: Mapping[str, Any], resources: Mapping[str, Any]) -> str:
         gpus if gpus in (None, AUTO) else float(gpus),
     ]
     task = {key: value for key, value in science["task"].items() if key != "data_seed"}
-    parts = [science["model"], task, train, science["method"]["name"], machine]
+    parts = [science["model"], task, train, science["method"]["name"], machine, science.get("selection")]
     return json.dumps(parts, sort_keys=True)
 
 

@@ -66,6 +66,7 @@ COLUMNS: Mapping[str, str] = {
     "num_added": "Int64",
     "num_train_examples": "Int64",
     "num_dropped_examples": "Int64",
+    "num_not_selected_examples": "Int64",
     "commit": "string",
     "dirty": "boolean",
     "code": "string",
@@ -103,6 +104,7 @@ def result_columns(result: Result) -> dict[str, Any]:
         "num_added": result.num_added,
         "num_train_examples": result.num_train_examples,
         "num_dropped_examples": result.num_dropped_examples,
+        "num_not_selected_examples": result.num_not_selected_examples,
     }
 
 

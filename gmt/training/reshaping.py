@@ -81,10 +81,10 @@ def check_reshaping(method: Method, base: Callable[[], PreTrainedModel], *, seed
         UserError: it can't.
     """
     if isinstance(method, ReshapesModel):
-        Reshaping(method, _without_weights(base()), seed=seed)
+        Reshaping(method, without_weights(base()), seed=seed)
 
 
-def _without_weights(model: PreTrainedModel) -> PreTrainedModel:
+def without_weights(model: PreTrainedModel) -> PreTrainedModel:
     """Return a copy whose parameters and buffers take no memory."""
     tensors: list[torch.Tensor] = [*model.parameters(), *model.buffers()]
     memo: dict[int, object] = {}

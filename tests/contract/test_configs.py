@@ -13,7 +13,7 @@ from gmt.runs.build import build, settings_of
 from gmt.studies.opened import planned
 from gmt.tracking.settings import TrackingSettings
 
-GROUPS = ("model", "task", "method", "train", "tracking")
+GROUPS = ("model", "task", "method", "train", "selection", "tracking")
 FILES = [(group, path.stem) for group in GROUPS for path in sorted((config_dir() / group).glob("*.yaml"))]
 ROWS = Path(__file__).parents[1] / "data" / "sums.jsonl"
 NEEDED = {

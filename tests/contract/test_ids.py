@@ -15,7 +15,14 @@ from gmt.runs.build import build
 from tests.contract.test_configs import NEEDED, ROWS
 
 PINNED: dict[str, str] = json.loads((Path(__file__).parent / "ids.json").read_text(encoding="utf-8"))
-PART_OF = {"model": "model", "task": "task", "method": "method", "train": "train", "benchmark": "task"}
+PART_OF = {
+    "model": "model",
+    "task": "task",
+    "method": "method",
+    "train": "train",
+    "benchmark": "task",
+    "selection": "selection",
+}
 EVALUATIONS = {
     "held_out": [f"task.target.extra.data.path={ROWS}"],
     "lm_eval": ["task.target.extra.task=piqa", "task.target.extra.metric=acc"],

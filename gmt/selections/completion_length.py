@@ -1,0 +1,45 @@
+"""The examples with the longest or the shortest completions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gmt import settings
+from gmt.selections.completion import length_of
+from gmt.selections.fraction import check_fraction, number_of, ordered
+from gmt.selections.protocol import Choice, Measures
+from gmt.tasks.tokens import Tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompletionLength:
+    """Ranks examples by the number of tokens that are learnt.
+
+    The longest are a strong baseline of instruction tuning (Zhao et al., "Long Is More for Alignment",
+    arXiv 2402.04833). Of a preference, the answer that is preferred counts.
+
+    Args:
+        name: the word for it in tables.
+        keep: `longest` or `shortest`.
+        fraction: of the examples that fit, in (0, 1].
+    """
+
+    name: str
+    keep: str
+    fraction: float
+
+    def __post_init__(self) -> None:
+        settings.text("selection.name", self.name)
+        settings.one_of("selection.keep", self.keep, ("longest", "shortest"))
+        check_fraction(self.fraction)
+
+    def number(self, examples: Sequence[Tokens]) -> int:
+        """Return the fraction of the examples."""
+        return number_of(self.fraction, len(examples))
+
+    def choose(self, examples: Sequence[Tokens], measures: Sequence[Measures], *, seed: int) -> Choice:
+        """Rank by length."""
+        lengths = [length_of(example) for example in examples]
+        ranked = ordered(lengths, largest=self.keep == "longest")
+        return Choice(indices=ranked[: self.number(examples)], scores=lengths)
