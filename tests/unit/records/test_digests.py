@@ -54,6 +54,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Plan:
         record.append_metrics(1, {"mask/overlap": 0.5})
         for when in ("before", "after"):
             record.write_lines(f"answers_{when}.jsonl", ANSWERS)
+        record.write_lines("selection.jsonl", [{"index": 0, "chosen": True, "score": 0.5}])
         record.finish()
         with record.at_work():
             record.write_later("drops.jsonl", '{"way": "random", "fraction": 0.5}\n')
