@@ -184,6 +184,11 @@ def _faults_of_selection(selection: Selection | None, task: Task) -> list[str]:
             f"selection must be one without gradients for task {task.name}, whose examples are preferences, got "
             f"{selection.name}: DPO's loss is the same for all of them before the training"
         ]
+    if hasattr(selection, "measurer") and not isinstance(selection, MeasuresExamples):
+        return [
+            "selection must have needs_gradients and measured_by beside measurer (see gmt.selections.protocol."
+            f"MeasuresExamples), got class {type(selection).__qualname__}"
+        ]
     return []
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from gmt.errors import UserError
 from gmt.evaluation.kept import Kept
+from gmt.plug_ins import faults_of
 from gmt.records.identity import canonical, run_id
 from gmt.removal import remove
 from gmt.runs.asking import alone, shown
@@ -33,7 +34,8 @@ def check_measuring(run: Run) -> None:
         UserError: it can't.
     """
     if isinstance(run.selection, MeasuresExamples):
-        run.selection.measurer(without_weights(run.model.base()))
+        with faults_of("selection", run.selection, "can't measure examples under the model"):
+            run.selection.measurer(without_weights(run.model.base()))
 
 
 def measures_of(context: RunContext, selection: MeasuresExamples) -> Sequence[Measures]:

@@ -273,6 +273,22 @@ def test_a_wrong_choice_of_a_plug_in_is_refused(choice: Any, sentence: str, tmp_
         choose(context_of(run))
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HalfAMeasure(RandomFraction):
+    """A selection whose author forgot to name the measure."""
+
+    needs_gradients = False
+
+    def measurer(self, model: Any) -> Any:
+        return lambda example: (0.0,)
+
+
+def test_a_measurer_without_the_name_of_its_measure_is_refused(tmp_path: Path) -> None:
+    target = f"{HalfAMeasure.__module__}.{HalfAMeasure.__qualname__}"
+    with pytest.raises(UserError, match=r"must have needs_gradients and measured_by beside measurer .* HalfAMeasure"):
+        run_of(tmp_path, *tiny(), "selection=random", f"selection._target_={target}")
+
+
 def test_a_measure_that_is_no_number_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = run_of(tmp_path, *tiny(), "selection=base_loss")
     assert isinstance(run.selection, MeasuresExamples)
