@@ -32,7 +32,7 @@ gmt: a laboratory for sparse fine-tuning of language models
   gmt ui [study=NAME] [KEY=VALUE]     the MLflow dashboard on the project's store, opened at the study
   gmt sync study=NAME [KEY=VALUE]     brings MLflow level with the run records, after an outage or a loss
   gmt show RUN [KEY=VALUE]            one run record: what was asked, what happened
-  gmt new method NAME                 writes the few lines that a method (task, model, study) of your own begins with
+  gmt new method NAME                 writes the few lines that a method (task, diagnostic, ...) of your own begins with
   gmt check method=NAME [KEY=VALUE]   tries the laws on a method, model or task, e.g. one of your own: seconds
 
   gmt submit study=NAME cluster=NAME [KEY=VALUE] [--dry-run]   hands the sweep to a cluster (ray, slurm, kuberay)
@@ -214,9 +214,9 @@ def _sync(rest: Sequence[str]) -> None:
 def _check(rest: Sequence[str]) -> None:
     if ignored := take_out():  # before torch and its kin read them
         print(printable(in_words(ignored)), file=sys.stderr)
-    from gmt.commands.check import print_checks
+    from gmt.commands.check import ABOUT, print_checks
 
-    options = _parse("check", _ABOUT_CHECK, rest)
+    options = _parse("check", ABOUT, rest)
     print_checks(options.overrides, options.config_dir)
 
 
@@ -272,13 +272,6 @@ def _stop(rest: Sequence[str]) -> None:
 
 
 _HELP_WIDTH = 100
-_ABOUT_CHECK = (
-    "Tries on a few steps of a small model what every plug-in must do, and says a line for each law: it composes and "
-    "builds, planning imports no torch, its run id is stable; it trains, saves, and goes on after kill -9 to the same "
-    "bits; evaluations on the way and smaller micro-batches change nothing; bf16, DPO and two workers work, or are "
-    "refused in a sentence. Name what is checked as GROUP=NAME (method, task, model, train, study), with --config-dir "
-    "for one of your own; other settings are overrides. All runs are on the CPU. Exit code 1 where a law is broken."
-)
 _Argument = tuple[str, dict[str, Any]]
 _RUN: _Argument = ("run", {"metavar": "RUN"})
 _JOB: _Argument = ("job", {"metavar": "JOB"})

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from gmt.checks.planning import laws_of_planning, shortened
+from gmt.checks.measuring import laws_of_diagnostic
+from gmt.checks.planning import DIAGNOSTIC, laws_of_planning, shortened
 from gmt.checks.short_runs import ShortRuns, changed
 from gmt.checks.study import laws_of_study
 from gmt.checks.training import laws_of_training
@@ -13,7 +14,7 @@ from gmt.checks.verdict import Verdict
 from gmt.composition import Composer, as_text, hydra_on
 from gmt.errors import UserError, choices
 
-GROUPS = ("method", "task", "model", "train", "study")
+GROUPS = ("method", "task", "model", "train", "study", DIAGNOSTIC)
 # Where the user names no task: one whose examples are made in an instant.
 _TASK = ("task=long_words", "task.train.long_words.num_examples=64", "task.target.long_words.num_examples=8")
 
@@ -46,4 +47,8 @@ def check(overrides: Sequence[str], config_dir: str | None, folder: Path) -> Ite
     yield from verdicts
     if len(verdicts) > 1:
         short = shortened(config)
-        yield from laws_of_training(short, ShortRuns(short, folder))
+        runs = ShortRuns(short, folder)
+        if DIAGNOSTIC in groups:
+            yield from laws_of_diagnostic(config[DIAGNOSTIC], runs)
+        else:
+            yield from laws_of_training(short, runs)

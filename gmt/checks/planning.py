@@ -14,9 +14,11 @@ from gmt.checks.verdict import Verdict
 from gmt.errors import UserError
 from gmt.plug_ins import class_of
 from gmt.runs.build import Run, build
+from gmt.runs.diagnose import Diagnosing
 from gmt.settings import NEUTRAL
 from gmt.training.settings import TrainSettings
 
+DIAGNOSTIC = "diagnostic"
 BUILDS = "it composes and builds"
 LIGHT = "planning imports no torch"
 SAME_ID = "its run id is the same in every process"
@@ -27,6 +29,9 @@ _PLANS = """
 import json, sys
 config, sys.path[:] = json.load(sys.stdin)
 from gmt.runs.build import build
+if diagnostic := config.pop("diagnostic", None):
+    from gmt.runs.diagnose import Diagnosing
+    Diagnosing(diagnostic)
 print(json.dumps({"id": build(config).id, "heavy": [n for n in ("torch", "transformers", "ray") if n in sys.modules]}))
 """
 
@@ -41,22 +46,29 @@ def laws_of_planning(config: Mapping[str, Any], groups: Sequence[str]) -> Iterat
     verdicts = laws_of_settings(config, groups)
     yield (builds := next(verdicts))
     if builds.state != "broken":
-        yield from _in_another_process(config, build(config))
+        yield from _in_another_process(config, build(without_diagnostic(config)))
         yield from verdicts
 
 
 def laws_of_settings(config: Mapping[str, Any], groups: Sequence[str]) -> Iterator[Verdict]:
     """Yield a verdict on each law that takes no process; only the first, if what it is about is broken."""
     try:
-        run = build(config)
+        run = build(without_diagnostic(config))
+        if DIAGNOSTIC in groups:
+            Diagnosing(config[DIAGNOSTIC])
     except UserError as error:
         yield Verdict(law=BUILDS, state="broken", detail="; ".join(error.sentences))
         return
     classes = {group: _class_of(group, config[group]) for group in groups}
     paths = ", ".join(f"{kind.__module__}.{kind.__qualname__}" for kind in classes.values())
     yield Verdict(law=BUILDS, state="holds", detail=f"{paths}, run {run.id}")
-    yield _neutral(config, classes)
+    yield _neutral(without_diagnostic(config), {group: kind for group, kind in classes.items() if group != DIAGNOSTIC})
     yield _in_yaml(config, classes)
+
+
+def without_diagnostic(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the config of a run, which knows no diagnostic."""
+    return {key: value for key, value in config.items() if key != DIAGNOSTIC}
 
 
 def _class_of(group: str, values: Mapping[str, Any]) -> type:
@@ -172,4 +184,4 @@ def shortened(config: Mapping[str, Any], num_steps_an_epoch: int = 3) -> dict[st
         "num_questions": 4,
         "as_preferences": False,
     }
-    return {key: value for key, value in made.items() if key not in ("study", "search", "sweep")}
+    return {key: value for key, value in made.items() if key not in ("study", "search", "sweep", DIAGNOSTIC)}

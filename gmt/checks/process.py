@@ -14,6 +14,7 @@ from typing import Any
 from gmt.runs.attempt import outcome_of
 from gmt.runs.build import Run, build
 
+MEASURED = "measured.json"
 _TIMEOUT_S = 300
 
 
@@ -26,6 +27,7 @@ class Part:
         worker: which of the workers it is, from 0.
         workers: how many there are; 1 needs no process group.
         meeting: a file that is not there yet, in which the workers meet.
+        diagnostic: the config of a diagnostic, which is measured on the finished run in the place of doing it; None.
         outcome: a file that is written when the run ends, however it ends.
         output: a file for what the process prints.
     """
@@ -36,6 +38,7 @@ class Part:
     meeting: Path
     outcome: Path
     output: Path
+    diagnostic: Mapping[str, Any] | None = None
 
 
 def do_part(config: Mapping[str, Any], part: Part) -> None:
@@ -43,7 +46,8 @@ def do_part(config: Mapping[str, Any], part: Part) -> None:
     with part.output.open("ab") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    outcome = outcome_of(lambda: _alone(build(config), part) if part.workers == 1 else _together(build(config), part))
+    do = _alone if part.workers == 1 else _together
+    outcome = outcome_of(lambda: (do if part.diagnostic is None else _measure)(build(config), part))
     part.outcome.write_text(json.dumps(vars(outcome)), encoding="utf-8")
     if outcome.state != "done":
         raise SystemExit(1)  # the other workers would wait for this one
@@ -62,6 +66,14 @@ def _alone(run: Run, part: Part) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     execute(run, Control(on_progress=die))
+
+
+def _measure(run: Run, part: Part) -> None:
+    from gmt.runs.diagnose import Diagnosing
+
+    assert part.diagnostic is not None
+    found = Diagnosing(part.diagnostic).measure(run)
+    part.outcome.with_name(MEASURED).write_text(json.dumps(found.rows), encoding="utf-8")
 
 
 def _together(run: Run, part: Part) -> None:

@@ -11,7 +11,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from gmt.checks.process import Part, do_part
+from gmt.checks.process import MEASURED, Part, do_part
 from gmt.errors import UserError
 from gmt.records.record import RunRecord
 from gmt.runs.attempt import Outcome
@@ -36,6 +36,20 @@ class Done:
     record: RunRecord
 
 
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What came of a diagnostic.
+
+    Args:
+        state, sentence: as of `Done`.
+        rows: that were measured.
+    """
+
+    state: str
+    sentence: str
+    rows: Sequence[Mapping[str, Any]]
+
+
 class ShortRuns:
     """Does runs of one config, with changes.
 
@@ -50,36 +64,61 @@ class ShortRuns:
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["gmt.checks.preloaded"])
 
-    def do(self, changes: Mapping[str, Any] | None = None, *, workers: int = 1, kill_after: int | None = None) -> Done:
+    def do(
+        self,
+        changes: Mapping[str, Any] | None = None,
+        *,
+        workers: int = 1,
+        kill_after: int | None = None,
+        stays: bool = False,
+    ) -> Done:
         """Do a run to its end.
 
         Args:
             changes: values by their path in the config, e.g. `{"train.precision": "bf16"}`.
             workers: processes that train it together.
             kill_after: see `Part`; the next run of the same id goes on where this one was killed.
+            stays: whether the record is left where others find it by its id; else another run of this id begins anew.
         """
-        self._number += 1
-        scratch = self._folder / f"run{self._number}"
-        scratch.mkdir(parents=True)
-        root = self._folder / "results"
-        config = changed(self.config, {**(changes or {}), "record.root": str(root), "resources.workers": workers})
+        scratch = self._scratch()
+        config = self._config({**(changes or {}), "resources.workers": workers})
         try:
             run = build(config)
         except UserError as error:
             return Done(state="refused", sentence="; ".join(error.sentences), record=RunRecord(scratch, "none"))
-        state, sentence = self._in_processes(config, scratch, workers, kill_after)
-        record = RunRecord(root / "runs", run.id)
-        if state == "killed" or not record.folder.exists():
+        state, sentence = self._in_processes(config, scratch, workers, kill_after=kill_after)
+        record = run.record
+        if state == "killed" or stays or not record.folder.exists():
             return Done(state=state, sentence=sentence, record=record)
-        moved = record.folder.rename(scratch / "record")  # so that another run of this id begins anew
+        moved = record.folder.rename(scratch / "record")
         return Done(state=state, sentence=sentence + _where(state, moved), record=RunRecord(scratch, moved.name))
 
-    def _in_processes(
-        self, config: Mapping[str, Any], scratch: Path, workers: int, kill_after: int | None
-    ) -> tuple[str, str]:
+    def measure(self, diagnostic: Mapping[str, Any], changes: Mapping[str, Any] | None = None) -> Measured:
+        """Measure a diagnostic on a finished run whose record has stayed.
+
+        Args:
+            diagnostic: its config.
+            changes: of the run.
+        """
+        scratch = self._scratch()
+        state, sentence = self._in_processes(self._config(changes or {}), scratch, 1, diagnostic=diagnostic)
+        file = scratch / MEASURED
+        rows = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
+        return Measured(state=state, sentence=sentence, rows=rows)
+
+    def _scratch(self) -> Path:
+        self._number += 1
+        scratch = self._folder / f"run{self._number}"
+        scratch.mkdir(parents=True)
+        return scratch
+
+    def _config(self, changes: Mapping[str, Any]) -> dict[str, Any]:
+        return changed(self.config, {**changes, "record.root": str(self._folder / "results")})
+
+    def _in_processes(self, config: Mapping[str, Any], scratch: Path, workers: int, **how: Any) -> tuple[str, str]:
         parts = [
             Part(
-                kill_after=kill_after,
+                **{"kill_after": None, **how},
                 worker=worker,
                 workers=workers,
                 meeting=scratch / "meeting",

@@ -16,11 +16,12 @@ from pathlib import Path
 import pytest
 
 from gmt.checks.check import check
-from gmt.checks.planning import laws_of_settings, shortened
+from gmt.checks.planning import DIAGNOSTIC, laws_of_settings, shortened, without_diagnostic
 from gmt.checks.short_runs import changed
 from gmt.checks.training import RESUMES
 from gmt.composition import Composer, hydra_on
 from gmt.runs.build import build
+from gmt.runs.diagnose import Diagnosing
 from gmt.starts.start import KINDS, start
 from tests.conftest import ROOT, Gmt
 
@@ -78,11 +79,14 @@ def test_what_the_page_shows_keeps_the_laws_of_settings_and_trains(section: str,
         config = Composer().compose_plain(
             ["task=long_words", "task.train.long_words.num_examples=16", f"{group}={yaml.stem}"]
         )
-    config = changed(shortened(config), {"record.root": str(results)})
+    config = {**changed(shortened(config), {"record.root": str(results)}), DIAGNOSTIC: config[DIAGNOSTIC]}
     assert not [verdict for verdict in laws_of_settings(config, [group]) if verdict.state == "broken"]
     from gmt.runs.execute import execute
 
-    assert execute(build(config)).result().moved_fraction > 0
+    run = build(without_diagnostic(config))
+    assert execute(run).result().moved_fraction > 0
+    if group == DIAGNOSTIC:
+        assert Diagnosing(config[DIAGNOSTIC]).measure(run).rows
 
 
 @pytest.mark.slow

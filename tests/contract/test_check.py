@@ -14,12 +14,14 @@ from gmt.checks import training
 from gmt.checks.check import check
 from gmt.checks.planning import IN_YAML, LIGHT, NEUTRAL_IDS, SAME_ID, laws_of_settings
 from gmt.checks.verdict import Verdict
-from gmt.composition import Composer, hydra_on
+from gmt.composition import Composer, config_dir, hydra_on
 from gmt.errors import UserError
 from tests.contract.test_configs import FILES as ALL
 from tests.contract.test_configs import NEEDED
 
+DIAGNOSTICS = [path.stem for path in sorted((config_dir() / "diagnostic").glob("*.yaml"))]
 FILES = [(group, name) for group, name in ALL if group != "tracking"]
+FILES += [("diagnostic", name) for name in DIAGNOSTICS]
 METHODS = [name for group, name in FILES if group == "method"]
 
 
@@ -43,6 +45,12 @@ def test_every_method_keeps_the_laws(name: str, tmp_path: Path) -> None:
     verdicts = list(check([f"method={name}"], None, tmp_path))
     assert not broken(verdicts)
     assert training.RESUMES in {verdict.law for verdict in verdicts if verdict.state == "holds"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", DIAGNOSTICS)
+def test_every_diagnostic_keeps_the_laws(name: str, tmp_path: Path) -> None:
+    assert not broken(list(check([f"diagnostic={name}"], None, tmp_path)))
 
 
 HEAD = """
