@@ -110,7 +110,8 @@ def _show_result(record: RunRecord) -> None:
     }
     facts |= {
         **_density(training.density, result.density_asked),
-        "moved fraction": f"{result.moved_fraction:.4f} of {result.num_parameters:,} parameters",
+        "moved fraction": f"{result.moved_fraction:.4f} of the base's parameters",
+        "evaluated": f"a model of {result.num_parameters:,} parameters",
         **_trained(result),
         "step": " + ".join(f"{part} {seconds * 1000:.1f} ms" for part, seconds in times.items()),
         "tokens": f"{training.num_tokens:,} in {training.num_steps:,} steps",

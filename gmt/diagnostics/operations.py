@@ -60,13 +60,14 @@ def step_flops(run: FinishedRun) -> int:
     from torch.utils.flop_counter import FlopCounterMode
 
     from gmt.training.paradigms import collator
-    from gmt.training.reshaping import Reshaping
+    from gmt.training.reshaping import Examples, Reshaping
 
     if run.train.paradigm != "sft" or run.train.packing or run.workers > 1:
         raise UserError("operations are counted for train.paradigm=sft without packing on one worker only")
     examples, collate = run.examples(), collator(run.train, run.reader().tokenizer)
     model = run.model.load_model().train()
-    Reshaping(run.method, model, seed=run.seed)
+    read = Examples(rows=examples, collate=collate, device="cpu")
+    Reshaping(run.method, model, seed=run.seed, examples=read)
     optimizer = torch.optim.AdamW(model.parameters())
     attached = run.method.attach(model, optimizer, seed=run.seed, facts_every=0)
     attached.begin_epoch(0)

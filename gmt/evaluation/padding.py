@@ -67,7 +67,8 @@ def sees_padding(model: PreTrainedModel, tokens: Sequence[int], pad: int, *, lef
         left: whether the padding comes before the text, and tokens are generated behind it.
     """
     how = (model.device.type, model.dtype, model.config._attn_implementation, left)
-    key = (type(model), model.config.to_json_string(), *how)
+    names = tuple(name for name, _ in model.named_parameters())  # a method's own parts may stand before a text
+    key = (type(model), model.config.to_json_string(), names, *how)
     if key not in _KNOWN:
         long = list(islice(cycle(tokens or [pad]), _LONG))
         logits = _continued if left else _read

@@ -1,26 +1,39 @@
 """Adapters: small trained parts in a frozen model, by the peft library. Imports no library until a model is reshaped.
 
 Merged into the model's own weights when the training ends, so that what is evaluated has the base's parameters.
+Adapters that can't be merged: gmt/methods/prompts.py.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from gmt import settings
 from gmt.errors import UserError, choices
+from gmt.methods.adapter_beginnings import (
+    BEGINNINGS,
+    BY_EXAMPLES,
+    Batches,
+    adapted_by,
+    changes_base,
+    is_known,
+    largest_rank,
+)
+from gmt.methods.adapter_parts import ConvertedAdapter, MergeableAdapter
 from gmt.methods.sft import Dense
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from peft import PeftModel
-    from torch import nn
+    from torch import Tensor, nn
     from torch.optim import Optimizer
     from transformers import PreTrainedModel
+
+    from gmt.methods.protocol import Reshaped
 
 
 @dataclass(frozen=True)
@@ -30,15 +43,16 @@ class _Family:
     Args:
         config: the class of its settings.
         options: those of its settings that keep what is promised here: begun from a seed alone, merged bit for bit as
-            peft merges the saved adapter, the same on several workers. Dropout and beginnings by data or by a matrix's
-            singular values do not.
+            peft merges the saved adapter, the same on several workers. Dropout does not.
         rank, alpha: what it calls them; None where it has none.
+        seed: what it calls a seed of its own; None where it draws from torch's generator.
     """
 
     config: str
     options: tuple[str, ...]
     rank: str | None = None
     alpha: str | None = None
+    seed: str | None = None
 
 
 _PLACES = ("exclude_modules", "layers_to_transform", "layers_pattern")
@@ -48,6 +62,14 @@ _FAMILIES = {
     ),
     "ia3": _Family("IA3Config", ("feedforward_modules", "exclude_modules")),
     "ln_tuning": _Family("LNTuningConfig", ("exclude_modules",)),
+    "vera": _Family(
+        "VeraConfig", ("d_initial", "layers_to_transform", "layers_pattern"), "r", seed="projection_prng_key"
+    ),
+    "oft": _Family(
+        "OFTConfig",
+        ("oft_block_size", "coft", "eps", "block_share", "use_cayley_neumann", "num_cayley_neumann_terms", *_PLACES),
+    ),
+    "shira": _Family("ShiraConfig", (), "r", seed="random_seed"),
 }
 
 
@@ -57,13 +79,17 @@ class PeftAdapter:
 
     Args:
         name: the word for it in tables.
-        family: lora (Hu et al., arXiv 2106.09685), ia3 (Liu et al., 2205.05638) or ln_tuning (Zhao et al.,
-            2312.11420).
-        rank: of an adapter's matrices; null for a family that has none.
+        family: lora (Hu et al., arXiv 2106.09685), ia3 (Liu et al., 2205.05638), ln_tuning (Zhao et al., 2312.11420),
+            vera (Kopiczko et al., 2310.11454), oft (Qiu et al., 2306.07280) or shira (Bhardwaj et al., 2406.13175).
+        rank: of an adapter's matrices; of shira the number of entries over the sum of a matrix's sides; null for a
+            family that has none.
         alpha: what an adapter's output is scaled by, times 1/rank (rslora: 1/sqrt(rank)); null likewise.
         targets: the modules that get an adapter: `all-linear`, all linear layers but the output's; or a list of names
             or ends of names; null for peft's choice for the model's type.
         options: further settings of the family, by peft's names.
+        beginning: what a lora begins with (gmt/methods/adapter_beginnings.py); null: a random matrix beside zeros.
+        num_examples: training rows that the beginning is computed from; 0 for one that needs none.
+        beginning_options: settings of that computation, by peft's names.
     """
 
     name: str
@@ -72,6 +98,9 @@ class PeftAdapter:
     alpha: float | None
     targets: str | list[str] | None
     options: Mapping[str, Any]
+    beginning: str | None = settings.neutral(None)
+    num_examples: int = settings.neutral(0)
+    beginning_options: Mapping[str, Any] = settings.neutral({})
 
     def __post_init__(self) -> None:
         settings.text("method.name", self.name)
@@ -93,59 +122,157 @@ class PeftAdapter:
                 f"method.options has no setting {wrong[0]!r} for method.family={self.family}; "
                 f"{choices(wrong[0], family.options)}"
             )
+        self._check_beginning()
+
+    def _check_beginning(self) -> None:
+        if self.beginning is not None and self.family != "lora":
+            raise UserError(f"method.beginning must be null for method.family={self.family}, got {self.beginning!r}")
+        if self.beginning is not None and not is_known(self.beginning):
+            raise UserError(
+                f"method.beginning must be null, pissa_niter_N or one of {', '.join(BEGINNINGS)}, "
+                f"got {self.beginning!r}"
+            )
+        if changes_base(self.beginning) and self.options.get("use_dora"):
+            raise UserError(
+                f"method.options.use_dora must be false for method.beginning={self.beginning}, since peft converts no "
+                "adapter that has both, got true"
+            )
+        low = 1 if self.beginning in BY_EXAMPLES else 0
+        if settings.integer("method.num_examples", self.num_examples, low=low) and not low:
+            raise UserError(
+                f"method.num_examples must be 0 for method.beginning={self.beginning}, which reads none, got "
+                f"{self.num_examples}"
+            )
+        known = BY_EXAMPLES.get(self.beginning or "", ("", ()))[1]
+        if wrong := [key for key in self.beginning_options if key not in known]:
+            raise UserError(
+                f"method.beginning_options has no setting {wrong[0]!r} for method.beginning={self.beginning}"
+                + (f"; {choices(wrong[0], known)}" if known else "")
+            )
 
     @property
     def density_asked(self) -> None:
         """Nothing is masked."""
         return
 
-    def reshape(self, model: PreTrainedModel, *, seed: int) -> MergeableAdapter:
+    def reshape(self, model: PreTrainedModel, *, seed: int) -> Reshaped:
         """Freezes the model and puts the adapter in.
 
         Raises:
-            UserError: a setting that peft does not know, modules that the model does not have, or a rank above a
-                matrix's.
+            UserError: a setting that peft does not know, modules that the model does not have or that can have no
+                adapter, or a rank above a matrix's.
         """
-        from peft import get_peft_model
+        from peft import LoraConfig, get_peft_model
 
-        config = self._config()
+        has_weights = not next(model.parameters()).is_meta
+        if not has_weights or self.beginning in BY_EXAMPLES:  # only the shape matters
+            plain = dataclasses.replace(self, beginning=None, num_examples=0, beginning_options={})
+            config: Any = plain._config(seed)
+        else:
+            config = self._config(seed)
+        if self.family == "shira" and not has_weights:  # its entries can't be drawn there
+            config = LoraConfig(task_type="CAUSAL_LM", r=1, target_modules=self.targets)
+        return self._put_in(model, config, get_peft_model)
+
+    def reshape_by(self, model: PreTrainedModel, *, seed: int, batches: Batches) -> Reshaped:
+        """Does so with an adapter that begins by examples.
+
+        Raises:
+            UserError: as `reshape`, and for examples with too few tokens.
+        """
+        return self._put_in(model, self._config(seed), lambda model, config: adapted_by(model, config, batches))
+
+    def _put_in(
+        self, model: PreTrainedModel, config: Any, put_in: Callable[[PreTrainedModel, Any], PeftModel]
+    ) -> Reshaped:
+        import torch
+
+        is_converted = changes_base(getattr(config, "init_lora_weights", None))
+        linear, originals = _linear_layers(model), _matrices(model) if is_converted else {}
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of transformers' old names, and of norms of any class
-                adapted = get_peft_model(model, config)
+                adapted = put_in(model, config)
         except (ValueError, TypeError, KeyError) as error:
             raise UserError(
-                f"method.targets={self.targets} and method.options must fit the model: {' '.join(str(error).split())}; "
-                f"its linear layers are {', '.join(_linear_layers(model))}"
+                f"method.targets={self.targets}, method.rank and method.options must fit the model: "
+                f"{' '.join(str(error).split())}; its linear layers are {', '.join(linear)}"
             ) from error
-        self._check_rank(model)
-        return MergeableAdapter(adapted)
+        if self.family == "shira":
+            torch.sparse.check_sparse_tensor_invariants.disable()  # type: ignore[no-untyped-call]  # the default, said so that no run warns of it
+        self._check_layers(model)
+        if not is_converted:
+            return MergeableAdapter(adapted)
+        still = dict(model.named_parameters())  # an adapted layer's weight has another name now
+        return ConvertedAdapter(adapted, model, {name: w for name, w in originals.items() if name not in still})
 
     def attach(self, model: nn.Module, optimizer: Optimizer, *, seed: int, facts_every: int) -> Unmasked:
         """Changes nothing: the adapter is in the model."""
         return Unmasked()
 
-    def _config(self) -> Any:
+    def _config(self, seed: int) -> Any:
         import peft
 
         family = _FAMILIES[self.family]
         kind = getattr(peft, family.config)
-        ours = {family.rank: self.rank, family.alpha: self.alpha, "target_modules": self.targets}
-        values = {key: value for key, value in ours.items() if key is not None}
+        ours = {
+            family.rank: self.rank,
+            family.alpha: self.alpha,
+            family.seed: seed,
+            "target_modules": self.targets,
+        }
+        values = {key: value for key, value in ours.items() if key is not None} | dict(self.options)
+        if self.beginning is not None:
+            values["init_lora_weights"] = self.beginning
+            if self.beginning in BY_EXAMPLES:
+                values[BY_EXAMPLES[self.beginning][0]] = dict(self.beginning_options)
         try:
-            return kind(task_type="CAUSAL_LM", **values, **self.options)
+            return kind(task_type="CAUSAL_LM", **values)
         except (ValueError, TypeError) as error:
-            raise UserError(f"method.options must fit {family.config}: {' '.join(str(error).split())}") from error
+            raise UserError(
+                f"method.options and method.beginning_options must fit {family.config}: {' '.join(str(error).split())}"
+            ) from error
 
-    def _check_rank(self, model: nn.Module) -> None:
-        from peft.tuners.lora import LoraLayer
+    def _check_layers(self, model: Any) -> None:
+        """Refuse an adapter where it would be less than what was asked for, or trained other than evaluated."""
+        from peft.tuners.oft import OFTLayer
+        from peft.tuners.tuners_utils import BaseTunerLayer
 
+        places: dict[int, int] = {}
+        for _, parameter in model.named_parameters(remove_duplicate=False):
+            places[id(parameter)] = places.get(id(parameter), 0) + 1
         for name, module in model.named_modules():
-            if isinstance(module, LoraLayer):
-                layer: Any = module
-                least, rank = min(layer.get_base_layer().weight.shape), max(layer.r.values())
-                if least < rank:
-                    raise UserError(f"method.rank must be at most {least}, the smaller side of {name}, got {rank}")
+            layer: Any = module
+            if not isinstance(module, BaseTunerLayer):
+                continue
+            if module is model.get_output_embeddings():
+                raise UserError(
+                    f"method.targets must not name {name}, the output's layer, which TRL's loss computes by its weight "
+                    "alone"
+                )
+            if any(places[id(parameter)] > 1 for parameter in layer.get_base_layer().parameters(recurse=False)):
+                raise UserError(
+                    f"method.targets must not name {name}, whose weight is another layer's too: merged, the adapter "
+                    "would stand at both"
+                )
+            self._check_rank(name, layer)
+            asked = self.options.get("oft_block_size")
+            if isinstance(module, OFTLayer) and asked and (fits := layer.oft_block_size["default"]) != asked:
+                raise UserError(
+                    f"method.options.oft_block_size must divide the inputs of {name}, as {fits} does, got {asked}"
+                )
+
+    def _check_rank(self, name: str, layer: Any) -> None:
+        if self.family not in ("lora", "shira"):
+            return
+        rank, sides = max(layer.r.values()), tuple(layer.get_base_layer().weight.shape)
+        if self.family == "shira":  # as many entries as a lora has parameters
+            rank, largest, why = self.rank, math.prod(sides) // sum(sides), "for as many entries as there are in"
+        else:
+            largest = largest_rank(self.beginning, min(sides))
+            why = "the smaller side of" if largest == min(sides) else "half of the smaller side of"
+        if rank > largest:
+            raise UserError(f"method.rank must be at most {largest}, {why} {name}, got {rank}")
 
 
 class Unmasked(Dense):
@@ -156,23 +283,13 @@ class Unmasked(Dense):
         return {}
 
 
-class MergeableAdapter:
-    """A model with an adapter of peft's in it."""
-
-    def __init__(self, adapted: PeftModel):
-        self._adapted = adapted
-
-    def save(self, folder: Path) -> None:
-        """Write the adapter as `PeftModel.from_pretrained` reads it."""
-        self._adapted.save_pretrained(str(folder), save_embedding_layers=False)
-
-    def restore(self) -> None:
-        """Merge the adapter into the weights that it stands at."""
-        self._adapted.merge_and_unload()
-
-
 def _are_texts(value: object) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(each, str) and each for each in value)
+
+
+def _matrices(model: nn.Module) -> dict[str, Tensor]:
+    """Return copies, on the CPU, of what an adapter may take a part out of."""
+    return {name: p.detach().to("cpu", copy=True) for name, p in model.named_parameters() if p.ndim > 1}
 
 
 def _linear_layers(model: nn.Module) -> list[str]:

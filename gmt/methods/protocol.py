@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
@@ -65,18 +66,70 @@ class ReshapesModel(Protocol):
         ...
 
 
+@runtime_checkable
+class ReadsExamples(Protocol):
+    """An optional part of ReshapesModel: what its parts begin with depends on examples that are trained on."""
+
+    @property
+    def num_examples(self) -> int:
+        """How many rows of the training data it reads; 0 for none, and `reshape` is called."""
+        ...
+
+    def reshape_by(
+        self, model: PreTrainedModel, *, seed: int, batches: Callable[[int], Iterator[Mapping[str, Any]]]
+    ) -> Reshaped:
+        """Does what `reshape` does, called in its place on a model with weights; each attempt at a run calls it anew.
+
+        Each worker calls it with the same examples, and each must come to the same parts.
+
+        Args:
+            model: on the device that trains it.
+            seed: of the method's draws; torch's generators have it already.
+            batches: makes mini-batches of so many of the examples, as the model's forward pass takes them, each time in
+                the same order.
+
+        Raises:
+            UserError: the method can't work with this model or these examples.
+        """
+        ...
+
+
+@runtime_checkable
+class UsesContext(Protocol):
+    """An optional part of ReshapesModel: its parts stand before each text, where they take room in the context."""
+
+    @property
+    def num_tokens(self) -> int:
+        """How many of the model's positions they take."""
+        ...
+
+
 class Reshaped(Protocol):
-    """A model with a method's parts in it."""
+    """A model with a method's parts in it. One that is no `Mergeable` is evaluated with them in it."""
 
     def save(self, folder: Path) -> None:
         """Writes what was learnt, without the model's own weights, as safetensors."""
         ...
 
+
+@runtime_checkable
+class Mergeable(Protocol):
+    """An optional part of Reshaped: what was learnt can be written into the model's own parameters."""
+
     def restore(self) -> None:
         """Merges what was learnt into the model's own parameters, in place.
 
-        The model then has the modules and the names of parameters that it had before.
+        The model then has the modules and the names of parameters that it had before, and is evaluated as such.
         """
+        ...
+
+
+@runtime_checkable
+class SwitchesOff(Protocol):
+    """An optional part of Reshaped: it can be passed over, so that a training by preferences needs no second model."""
+
+    def switched_off(self) -> AbstractContextManager[None]:
+        """Around the block, the model computes what it did before it was reshaped, bit for bit."""
         ...
 
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar, cast
 from gmt import settings
 from gmt.errors import UserError, choices, within
 from gmt.merges.protocol import Merge
-from gmt.methods.protocol import Method, ReshapesModel
+from gmt.methods.protocol import Method, ReadsExamples, ReshapesModel, UsesContext
 from gmt.models.protocol import Model
 from gmt.plug_ins import check_protocol, class_of, faults_of
 from gmt.records.identity import canonical, run_id, science_of
@@ -161,8 +161,17 @@ def _faults_between(task: Task, method: Method, train: TrainSettings, resources:
     faults = []
     if resources.sharding != "none" and isinstance(method, ReshapesModel):
         faults.append(
-            f"resources.sharding must be none for method {method.name}, which puts parameters of its own into the "
-            f"model, got {resources.sharding}"
+            f"resources.sharding must be none for method {method.name}, which changes the model's parts or freezes "
+            f"some, got {resources.sharding}"
+        )
+    if isinstance(method, ReadsExamples) and method.num_examples and train.paradigm != "sft":
+        faults.append(
+            f"train.paradigm must be sft for method {method.name}, which begins by examples with one completion each, "
+            f"got {train.paradigm}"
+        )
+    if isinstance(method, UsesContext) and train.packing:
+        faults.append(
+            f"train.packing must be false for method {method.name}, whose parts stand before each text, got true"
         )
     if task.is_preference != (train.paradigm == "dpo"):
         has = "two answers to choose between" if task.is_preference else "one completion"

@@ -59,7 +59,14 @@ def execute(run: Run, control: Control = _NOBODY) -> RunRecord:
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # a bar for each checkpoint would bury our own lines
     if record.state() != "done":
         with faults_of("method", run.method, "can't reshape the model"):
-            check_reshaping(run.method, run.model.base, seed=run.seed)
+            check_reshaping(
+                run.method,
+                run.model.base,
+                seed=run.seed,
+                num_rows=len(prepared.examples),
+                must_merge=run.record_settings.keeps_whole,
+                is_checkpointed=getattr(run.model, "gradient_checkpointing", False),
+            )
         check_measuring(run)
     record.create(run.science, run.config)
     with record.at_work():

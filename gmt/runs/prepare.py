@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, cast
 from gmt.credentials import refuse_secrets
 from gmt.errors import UserError, together, within
 from gmt.evaluation.context import check_suite, check_tokens, context_alone, context_of
+from gmt.methods.protocol import Method, UsesContext
 from gmt.plug_ins import faults_of
 from gmt.runs.build import Run
 from gmt.runs.evaluated import Evaluated
@@ -57,6 +58,10 @@ class Prepared:
 
     The record's folder of the base has it for other processes; this spares the model that asking there needs.
     """
+
+    def for_method(self, method: Method) -> Prepared:
+        """Return the same for a model with a method's parts in it, which may take room in its context."""
+        return replace(self, reader=_beside(self.reader, _num_taken(method)))
 
 
 def prepare(run: Run) -> Prepared:
@@ -124,10 +129,11 @@ class _Key:
 
     def __init__(self, run: Run):
         self.model, self.task, self.train = run.model, run.task, run.train
+        self.num_taken = _num_taken(run.method)
         self.has_selection = run.selection is not None  # rows are made of the chosen examples then, and not here
         per_step = _per_step(run.train) if run.train.paradigm == "dpo" else None
         rows = (False, None) if self.has_selection else (run.train.packing, per_step)
-        shape = (run.train.max_length, _is_alone(run.train), *rows)
+        shape = (run.train.max_length, _is_alone(run.train), *rows, self.num_taken)
         self.text = repr((run.science["fingerprints"], run.model, run.task, shape))
 
     def __hash__(self) -> int:
@@ -150,8 +156,9 @@ def _prepare(key: _Key) -> Prepared:
         num_embeddings=config.get_text_config().vocab_size,
         is_chat=key.task.chat_template is not None,
     )
+    beside = _beside(reader, key.num_taken)
     training, suites = together(
-        lambda: _training(key, reader, context_alone(config)), lambda: _suites(key.task, reader)
+        lambda: _training(key, beside, _less(context_alone(config), key.num_taken)), lambda: _suites(key.task, beside)
     )
     examples = Dataset.from_list(list(training.examples))
     rows, num_left_over = (examples, 0) if key.has_selection else _rows(examples, key.train)
@@ -184,6 +191,8 @@ def _training(key: _Key, reader: Reader, alone: int | None) -> TokenizedExamples
     context = alone if _is_alone(key.train) else reader.context
     if context is not None and training.longest > context:
         why = f"the context of model {key.model.name}"
+        if key.num_taken:
+            why += f" less the {key.num_taken} tokens that the method puts before each text"
         if context != alone:
             why = (
                 f"the original context of model {key.model.name}, since with LongRoPE a longer example changes the "
@@ -231,6 +240,19 @@ def _in_whole_steps(number: int, train: TrainSettings) -> int:
             f"preferences, got {_per_step(train)}"
         )
     return whole
+
+
+def _num_taken(method: Method) -> int:
+    return method.num_tokens if isinstance(method, UsesContext) else 0
+
+
+def _less(context: int | None, num_taken: int) -> int | None:
+    return None if context is None else context - num_taken
+
+
+def _beside(reader: Reader, num_taken: int) -> Reader:
+    """Return what is known of a model of whose context a method's parts take so many tokens."""
+    return replace(reader, context=_less(reader.context, num_taken))
 
 
 def _is_alone(train: TrainSettings) -> bool:

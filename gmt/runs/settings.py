@@ -12,6 +12,7 @@ from gmt.errors import MachineFault, UserError
 from gmt.machine_faults import machine_fault
 
 AUTO = "auto"
+MERGED = "merged"
 DEVICES = (AUTO, "cpu", "cuda")
 SHARDINGS = ("none", "fsdp")
 
@@ -40,7 +41,8 @@ class RecordSettings:
         log_every: optimizer steps between logged metrics.
         checkpoint_every: optimizer steps between checkpoints; what a kill costs at most.
         evaluate_every: optimizer steps between evaluations of the target suites; 0 for none before the last step.
-        keep_weights: whether the final weights stay in the record, as safetensors.
+        keep_weights: what of the final weights stays in the record, as safetensors: nothing (false), the whole weights,
+            or of a method with parts of its own these alone (true), or both (`merged`), which merges need.
         trust_others: whether a run goes on from checkpoints, and believes scores, that others could have written.
     """
 
@@ -48,14 +50,15 @@ class RecordSettings:
     log_every: int
     checkpoint_every: int
     evaluate_every: int
-    keep_weights: bool
+    keep_weights: bool | str
     trust_others: bool = False
 
     def __post_init__(self) -> None:
         settings.integer("record.log_every", self.log_every, low=1)
         settings.integer("record.checkpoint_every", self.checkpoint_every, low=1)
         settings.integer("record.evaluate_every", self.evaluate_every, low=0)
-        settings.boolean("record.keep_weights", self.keep_weights)
+        if not isinstance(self.keep_weights, bool) and self.keep_weights != MERGED:
+            raise UserError(f"record.keep_weights must be true, false or {MERGED}, got {self.keep_weights!r}")
         settings.boolean("record.trust_others", self.trust_others)
         try:
             nearest = next(p for p in (self.runs, *self.runs.parents) if p.exists())
@@ -67,6 +70,11 @@ class RecordSettings:
             if machine_fault(error) is not None and error.errno != errno.EROFS:
                 raise MachineFault(f"record.root={self.root!r} can't be looked at now{why}") from error
             raise UserError(f"record.root must be a folder that can be written, got {self.root!r}{why}") from error
+
+    @property
+    def keeps_whole(self) -> bool:
+        """Whether whole weights are kept of every method, also of one with parts of its own."""
+        return self.keep_weights == MERGED
 
     @cached_property
     def runs(self) -> Path:

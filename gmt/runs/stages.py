@@ -71,7 +71,8 @@ def _ask_base(context: RunContext) -> _Before:
 
 def _ask_weights(context: RunContext, made: MadeWeights, sha256: str) -> Evaluated:
     folder = context.record.folder / "evaluation" / sha256[:16]
-    after = evaluate(context.run, context.prepared, made.model, folder, context.control)
+    prepared = context.prepared.for_method(context.run.method)
+    after = evaluate(context.run, prepared, made.model, folder, context.control)
     after.keep(context.record, "after")
     context.record.append_metrics(made.training.num_steps, after.metrics)
     return after

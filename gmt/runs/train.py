@@ -9,15 +9,33 @@ from gmt.runs.build import Run
 from gmt.runs.prepare import Prepared
 from gmt.training.control import Control, ControlCallback
 from gmt.training.meter import OnMetrics
-from gmt.training.paradigms import Execution
+from gmt.training.paradigms import Execution, collator
+from gmt.training.reshaping import Examples, Reshaping
 from gmt.training.settings import TrainSettings
 from gmt.training.train import train
+
+
+def reshaped(run: Run, prepared: Prepared, model: PreTrainedModel, device: str) -> Reshaping:
+    """Put the parts of a run's method into its model, in place; each worker must come to the same.
+
+    Args:
+        run: what is done, the same in each worker.
+        prepared: of the run.
+        model: its base, on the CPU; left on the device where the method looks at examples.
+        device: `cpu` or `cuda`.
+
+    Raises:
+        UserError: the method can't work with this model.
+    """
+    rows = Examples(rows=prepared.examples, collate=collator(run.train, prepared.reader.tokenizer), device=device)
+    return Reshaping(run.method, model, seed=run.seed, examples=rows)
 
 
 def train_run(
     run: Run,
     prepared: Prepared,
     model: PreTrainedModel,
+    reshaping: Reshaping,
     settings: TrainSettings,
     device: str,
     *,
@@ -30,7 +48,8 @@ def train_run(
     Args:
         run: what is done, the same in each worker.
         prepared: of the run.
-        model: its base.
+        model: its base, reshaped.
+        reshaping: of the model.
         settings: the run's, or the same with smaller micro-batches.
         device: `cpu` or `cuda`.
         control: who stands outside; nobody does for the other workers.
@@ -47,7 +66,7 @@ def train_run(
         prepared.examples,
         settings,
         run.method,
-        base=run.model.load_model,
+        reference=lambda: reshaping.reference() or run.model.load_model(),
         seed=run.seed,
         execution=Execution(
             device=device,

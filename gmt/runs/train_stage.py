@@ -9,16 +9,14 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
-from gmt.methods.protocol import ReshapesModel
 from gmt.runs.build import Run
 from gmt.runs.evaluate import evaluate
 from gmt.runs.made_weights import MadeWeights
 from gmt.runs.run_context import RunContext, on
-from gmt.runs.train import train_run
+from gmt.runs.train import reshaped, train_run
 from gmt.training.checkpoints import last_whole_checkpoint
 from gmt.training.gather import gather
 from gmt.training.memory import give_back
-from gmt.training.reshaping import Reshaping
 from gmt.training.settings import TrainSettings
 from gmt.training.train import check_comparable, moved_fraction
 from gmt.training.weights import weights_sha256
@@ -45,7 +43,7 @@ def _train_once(context: RunContext, settings: TrainSettings) -> MadeWeights:
     run, record, device = context.run, context.record, context.device
     model = run.model.load_model()
     check_comparable(model, run.model.base())
-    reshaping = Reshaping(run.method, model, seed=run.seed)
+    reshaping = reshaped(run, context.prepared, model, device)
     on(model, device)
     resumed = last_whole_checkpoint(record.checkpoints)
     record.keep_metrics_until(int(resumed.name.rpartition("-")[2]) if resumed else 0)
@@ -56,6 +54,7 @@ def _train_once(context: RunContext, settings: TrainSettings) -> MadeWeights:
         run,
         context.prepared,
         model,
+        reshaping,
         settings,
         device,
         control=context.control,
@@ -64,17 +63,18 @@ def _train_once(context: RunContext, settings: TrainSettings) -> MadeWeights:
     )
     if run.record_settings.keep_weights:
         reshaping.save(record.folder / "adapter")
-    reshaping.restore()
+    reshaping.finish()
     whole = _whole(run, model, device)
+    moved = moved_fraction(reshaping.base_parameters(whole), run.model.base())  # now, since the evaluation takes long
 
     def save(folder: Path) -> None:
-        if not isinstance(run.method, ReshapesModel):  # its adapter is there already
+        if not reshaping.has_parts or run.record_settings.keeps_whole:  # else the adapter is all, and there already
             whole.save_pretrained(folder / "weights")
             context.prepared.reader.tokenizer.save_pretrained(folder / "weights")
 
     return MadeWeights(
         model=whole,
-        moved_fraction=moved_fraction(whole, run.model.base()),  # before the evaluation, which takes long
+        moved_fraction=moved,
         sizes=reshaping.sizes,
         training=facts,
         settings=settings,
@@ -85,10 +85,11 @@ def _train_once(context: RunContext, settings: TrainSettings) -> MadeWeights:
 def _target_score(context: RunContext, model: PreTrainedModel, step: int) -> float:
     """Ask a model on the way; each worker must call it where weights are in shards."""
     whole = _whole(context.run, model, context.device)
+    prepared = context.prepared.for_method(context.run.method)
     folder = context.record.folder / "evaluation" / f"step-{step}-{weights_sha256(whole.named_parameters())[:16]}"
     # ended halfway it would be missing: there is no checkpoint of this step yet
     to_its_end = dataclasses.replace(context.control, should_stop=lambda: False)
-    found = evaluate(context.run, context.prepared, whole, folder, to_its_end, parts=("target",))
+    found = evaluate(context.run, prepared, whole, folder, to_its_end, parts=("target",))
     context.record.append_metrics(step, found.metrics)
     return found.scores["target"]["mean"]
 

@@ -16,10 +16,9 @@ from gmt.runs.hermetic import take_out
 from gmt.runs.prepare import Prepared, only, prepare
 from gmt.runs.recorded_failure import failure_in_words, record_failure
 from gmt.runs.stall import no_longer_than
-from gmt.runs.train import train_run
+from gmt.runs.train import reshaped, train_run
 from gmt.training.control import Control
 from gmt.training.gather import gather
-from gmt.training.reshaping import Reshaping
 from gmt.training.settings import TrainSettings
 from gmt.training.workers import agreed, index
 
@@ -79,7 +78,7 @@ def _asked() -> _Asked | None:
 
 def _train_once(run: Run, prepared: Prepared, device: str, settings: TrainSettings) -> None:
     model = run.model.load_model()
-    Reshaping(run.method, model, seed=run.seed)
+    reshaping = reshaped(run, prepared, model, device)
 
     def gather_only(step: int) -> float:
         gather(model, run.model.load_model)
@@ -89,6 +88,7 @@ def _train_once(run: Run, prepared: Prepared, device: str, settings: TrainSettin
         run,
         prepared,
         model,
+        reshaping,
         settings,
         device,
         control=Control(),

@@ -93,7 +93,8 @@ def check_alike(model: PreTrainedModel, collate: Collate, tokens: Sequence[int],
         UserError: with the setting that would help, if there is one.
     """
     how = (model.device.type, model.dtype, model.config._attn_implementation, batch_size > 1, kind)
-    key = (type(model), model.config.to_json_string(), *how)
+    names = tuple(name for name, _ in model.named_parameters())  # a method's own parts among them
+    key = (type(model), model.config.to_json_string(), names, *how)
     if key not in _KNOWN:
         _KNOWN[key] = tuple(_faults(model, collate, tokens, batch_size, kind))
     if _KNOWN[key]:

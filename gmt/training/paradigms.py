@@ -10,6 +10,7 @@ from typing import Any
 from accelerate import PartialState
 from accelerate.utils import DistributedType
 from datasets import Dataset
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 from trl import DPOConfig, SFTConfig
@@ -53,13 +54,13 @@ class Made:
         model: on any device; is trained in place.
         tokenizer: its pad token pads.
         examples: rows of tokens, as gmt.runs.prepare makes them.
-        base: makes the model as it was before any training.
+        reference: makes a model that computes what the model did before any training; its weights do not move.
     """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     examples: Dataset
-    base: Callable[[], PreTrainedModel]
+    reference: Callable[[], nn.Module]
 
 
 def trainer_of(
@@ -101,7 +102,7 @@ def _sft(made: Made, settings: TrainSettings, **common: Any) -> WorkersSFTTraine
 
 
 def _dpo(made: Made, settings: TrainSettings, **common: Any) -> WorkersDPOTrainer:
-    return WorkersDPOTrainer(ref_model=made.base(), data_collator=collator(settings, made.tokenizer), **common)
+    return WorkersDPOTrainer(ref_model=made.reference(), data_collator=collator(settings, made.tokenizer), **common)
 
 
 def collator(settings: TrainSettings, tokenizer: PreTrainedTokenizerBase) -> Any:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from datasets import Dataset
 from torch import nn
 from transformers import PreTrainedModel
 
-from gmt.methods.protocol import Method, Reshaped, ReshapesModel
+from gmt.errors import UserError
+from gmt.methods.protocol import Mergeable, Method, ReadsExamples, Reshaped, ReshapesModel, SwitchesOff
 from gmt.training.structure import check_layout, layout
 
 
@@ -29,6 +32,28 @@ class Sizes:
     num_added: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class Examples:
+    """What a method may look at before it puts its parts into a model.
+
+    Args:
+        rows: of tokens, as they are trained on.
+        collate: makes a mini-batch of rows.
+        device: that trains the model.
+    """
+
+    rows: Dataset | Sequence[Mapping[str, Any]]
+    collate: Callable[[list[dict[str, Any]]], Mapping[str, Any]]
+    device: str
+
+    def batches(self, num_rows: int, size: int, *, seed: int) -> Iterator[Mapping[str, Any]]:
+        """Make mini-batches of `size` rows, drawn by `seed` without regard to how the training cuts its steps."""
+        drawn = torch.randperm(len(self.rows), generator=torch.Generator().manual_seed(seed))[:num_rows].tolist()
+        for i in range(0, num_rows, size):
+            batch = self.collate([self.rows[j] for j in drawn[i : i + size]])
+            yield {key: value.to(self.device) for key, value in batch.items() if isinstance(value, torch.Tensor)}
+
+
 class Reshaping:
     """A model in the shape in which a method trains it.
 
@@ -36,52 +61,151 @@ class Reshaping:
         method: one that does not reshape leaves the model as it is.
         model: as it was loaded, on the CPU; changed in place.
         seed: of the method's draws.
+        examples: of the training, for a method that reads some; None where the model's shape alone matters.
 
     Raises:
         UserError: the method can't work with this model.
     """
 
-    def __init__(self, method: Method, model: PreTrainedModel, *, seed: int):
+    def __init__(self, method: Method, model: PreTrainedModel, *, seed: int, examples: Examples | None = None):
         self._method, self._model = method, model
         self._layout = layout(model)
-        self._is_trained = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+        base = dict(model.named_parameters())
+        self._has_base_names = not isinstance(method, ReshapesModel)
+        self._is_trained = {name: parameter.requires_grad for name, parameter in base.items()}
         before = model.num_parameters()
-        self._reshaped: Reshaped | None = None
-        if isinstance(method, ReshapesModel):
-            with _drawing(seed):
-                self._reshaped = method.reshape(model, seed=seed)
+        self._reshaped = _reshaped(method, model, seed, examples)
+        there = {id(parameter) for parameter in model.parameters()}
+        self._base = {name: parameter for name, parameter in base.items() if id(parameter) in there}
         self.sizes = Sizes(
             num_trainable=sum(p.numel() for p in model.parameters() if p.requires_grad),
             num_added=model.num_parameters() - before,
         )
 
+    @property
+    def has_parts(self) -> bool:
+        """Whether the method has put parts of its own into the model."""
+        return self._reshaped is not None
+
+    @property
+    def is_mergeable(self) -> bool:
+        """Whether the model can have the base's parameters again, with what was learnt in them."""
+        return self._reshaped is None or isinstance(self._reshaped, Mergeable)
+
+    def reference(self) -> nn.Module | None:
+        """Return a view of the model that passes over the method's parts and needs no memory.
+
+        Returns:
+            None where they can't be passed over.
+        """
+        return _Reference(self._model, self._reshaped) if isinstance(self._reshaped, SwitchesOff) else None
+
     def save(self, folder: Path) -> None:
-        """Write what the method has added, if it adds anything; before `restore`."""
+        """Write what the method has added, if it adds anything; before `finish`."""
         if self._reshaped is not None:
             self._reshaped.save(folder)
 
-    def restore(self) -> None:
-        """Merge what was learnt into the model's own parameters.
+    def finish(self) -> None:
+        """Merge what was learnt into the model's own parameters, if it can be merged; else leave the parts in.
 
         Raises:
             UserError: the method leaves the model with other parts than it had.
         """
-        if self._reshaped is None:
-            return
-        self._reshaped.restore()
-        check_layout(self._method.name, self._layout, self._model, "after restore")
-        for name, parameter in self._model.named_parameters():
+        if isinstance(self._reshaped, Mergeable):
+            self._reshaped.restore()
+            check_layout(self._method.name, self._layout, self._model, "after restore")
+            self._base, self._has_base_names = dict(self._model.named_parameters()), True
+        for name, parameter in self._base.items():
             parameter.requires_grad_(self._is_trained[name])
 
+    def base_parameters(self, whole: PreTrainedModel) -> Mapping[str, nn.Parameter]:
+        """Return the base's own parameters in the model by the names that the base has for them.
 
-def check_reshaping(method: Method, base: Callable[[], PreTrainedModel], *, seed: int) -> None:
+        Args:
+            whole: the model, with the weights of all workers.
+
+        Returns:
+            All that the base has; while the method's parts are in the model, without those that it has taken out.
+        """
+        return dict(whole.named_parameters()) if self._has_base_names else self._base
+
+
+class _Reference(nn.Module):
+    """What TRL asks of a reference model, answered by the trained model with the method's parts switched off."""
+
+    def __init__(self, model: PreTrainedModel, parts: SwitchesOff):
+        super().__init__()
+        self.config = model.config
+        self._held = (model, parts)  # in a tuple, so that this has no parameters of its own
+
+    def base_model(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the hidden states; TRL's head goes on from there."""
+        model, parts = self._held
+        is_training = model.training
+        model.eval()  # type: ignore[no-untyped-call]
+        try:
+            with parts.switched_off():
+                return model.base_model(*args, **kwargs)
+        finally:
+            model.train(is_training)
+
+    def get_output_embeddings(self) -> Any:
+        """Return the layer behind the hidden states, where no method of this kind has a part."""
+        model: Any = self._held[0]
+        return model.get_output_embeddings()
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Has no use: TRL puts its own in this place."""
+        raise NotImplementedError
+
+
+def _reshaped(method: Method, model: PreTrainedModel, seed: int, examples: Examples | None) -> Reshaped | None:
+    if not isinstance(method, ReshapesModel):
+        return None
+    if examples is None or not isinstance(method, ReadsExamples) or not method.num_examples:
+        with _drawing(seed, "cpu"):
+            return method.reshape(model, seed=seed)
+    number = method.num_examples
+    _check_number(number, len(examples.rows))  # again, since a selection may have left fewer
+    model.to(examples.device)  # type: ignore[arg-type]  # transformers wraps the method and loses its signature
+    with _drawing(seed, examples.device):
+        return method.reshape_by(model, seed=seed, batches=lambda size: examples.batches(number, size, seed=seed))
+
+
+def check_reshaping(
+    method: Method,
+    base: Callable[[], PreTrainedModel],
+    *,
+    seed: int,
+    num_rows: int,
+    must_merge: bool,
+    is_checkpointed: bool = False,
+) -> None:
     """Try on a copy without weights whether a method can work with a model, before anything that takes long.
+
+    Args:
+        method: of the run.
+        base: loads the model.
+        seed: of the method's draws.
+        num_rows: of the training data.
+        must_merge: whether whole weights are to be kept.
+        is_checkpointed: whether the model trains with activation checkpointing.
 
     Raises:
         UserError: it can't.
     """
-    if isinstance(method, ReshapesModel):
-        Reshaping(method, without_weights(base()), seed=seed)
+    if not isinstance(method, ReshapesModel):
+        return
+    if isinstance(method, ReadsExamples):
+        _check_number(method.num_examples, num_rows)
+    model: Any = without_weights(base())
+    if is_checkpointed:
+        model.activation_checkpointing_enable({"use_reentrant": False})
+    if not Reshaping(method, model, seed=seed).is_mergeable and must_merge:
+        raise UserError(
+            f"record.keep_weights must be true or false for method {method.name}, which can't be merged into the "
+            "model's own weights, got merged"
+        )
 
 
 def without_weights(model: PreTrainedModel) -> PreTrainedModel:
@@ -95,9 +219,17 @@ def without_weights(model: PreTrainedModel) -> PreTrainedModel:
     return copy.deepcopy(model, memo)
 
 
+def _check_number(number: int, num_rows: int) -> None:
+    if number > num_rows:
+        raise UserError(f"method.num_examples must be at most {num_rows}, the rows of the training data, got {number}")
+
+
 @contextmanager
-def _drawing(seed: int) -> Iterator[None]:
-    """Draw from a seed, on the CPU, and leave the generator as it was."""
-    with torch.random.fork_rng(devices=[]):
+def _drawing(seed: int, device: str) -> Iterator[None]:
+    """Draw from a seed, on the CPU and a device, and leave the generators as they were."""
+    devices = [] if device == "cpu" else [torch.cuda.current_device()]
+    with torch.random.fork_rng(devices=devices):
         torch.default_generator.manual_seed(seed)
+        if devices:
+            torch.cuda.manual_seed(seed)
         yield

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from datasets import Dataset
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerState
 
 from gmt.errors import Diverged, UserError
@@ -31,7 +32,7 @@ def train(
     settings: TrainSettings,
     method: Method,
     *,
-    base: Callable[[], PreTrainedModel],
+    reference: Callable[[], nn.Module],
     seed: int,
     execution: Execution,
     on_metrics: OnMetrics,
@@ -48,7 +49,7 @@ def train(
         examples: rows as `tokenize` gives them, packed or not; shuffled anew each epoch by `seed`.
         settings: the train group.
         method: what is updated, and how.
-        base: makes the model as it was before any training, for the paradigms that hold on to it.
+        reference: makes a model as it was before any training, for the paradigms that hold on to it.
         seed: of the data order, dropout, and the method's draws.
         execution: where, and what is kept.
         on_metrics: called with the step and its metrics.
@@ -68,7 +69,7 @@ def train(
         method, seed=seed, facts_every=execution.log_every, state=state, is_sharded=execution.is_sharded
     )
     meter = Meter(attachment, on_metrics, resume)
-    made = Made(model=model, tokenizer=tokenizer, examples=examples, base=base)
+    made = Made(model=model, tokenizer=tokenizer, examples=examples, reference=reference)
     check_steps_together(model, tokenizer, examples, settings)
     patches = TrainerPatches(model)
     control.without_patches = patches.removed
@@ -122,11 +123,17 @@ def check_comparable(model: PreTrainedModel, base: PreTrainedModel) -> None:
 
 
 @torch.no_grad()
-def moved_fraction(model: PreTrainedModel, base: PreTrainedModel) -> float:
-    """The fraction of a model's entries, tied weights counted once, that differ from the base's."""
-    base_parameters = dict(base.named_parameters())
+def moved_fraction(trained: PreTrainedModel | Mapping[str, Tensor], base: PreTrainedModel) -> float:
+    """Return the fraction of the base's entries, tied weights counted once, that differ in a trained model.
+
+    Args:
+        trained: the model, or its parameters by the names that the base has for them; one that is missing has moved.
+        base: as it was loaded.
+    """
+    parameters = dict(trained.named_parameters()) if isinstance(trained, nn.Module) else trained
     moved = total = 0
-    for name, parameter in model.named_parameters():
-        moved += int((parameter.cpu() != base_parameters[name].to(parameter.dtype)).sum())
-        total += parameter.numel()
+    for name, before in base.named_parameters():
+        after = parameters.get(name)
+        moved += before.numel() if after is None else int((after.cpu() != before.to(after.dtype)).sum())
+        total += before.numel()
     return moved / total

@@ -33,8 +33,8 @@ def method(name: str, *overrides: str) -> Method:
 
 def tiny_model() -> LlamaForCausalLM:
     torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 3, "num_attention_heads": 2}
-    return LlamaForCausalLM(LlamaConfig(vocab_size=20, tie_word_embeddings=True, **sizes))
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2}
+    return LlamaForCausalLM(LlamaConfig(vocab_size=20, tie_word_embeddings=True, attention_bias=True, **sizes))
 
 
 def train(
@@ -62,7 +62,7 @@ def train(
             assert 0 <= facts.get("density", 1) <= 1
             assert facts.get("mask_seconds", 0) >= 0
     attached.detach()
-    reshaping.restore()
+    reshaping.finish()
     assert not optimizer._optimizer_step_pre_hooks
     assert all(p.requires_grad for p in model.parameters())
     return [p.detach().clone() for p in model.parameters()]

@@ -7,32 +7,46 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
 from gmt.composition import config_dir
 from gmt.diagnostics.operations import step_flops
 from gmt.errors import Interrupted, UserError
-from gmt.methods.protocol import ReshapesModel
+from gmt.evaluation.context import token_ids
+from gmt.methods.prompts import PeftPrompt
+from gmt.methods.protocol import ReshapesModel, UsesContext
 from gmt.runs.build import Run
 from gmt.runs.diagnose import finished
 from gmt.runs.drop import drop
 from gmt.runs.execute import execute
+from gmt.runs.prepare import prepare
 from gmt.training.checkpoints import last_whole_checkpoint
 from gmt.training.control import Control
+from gmt.training.reshaping import Reshaping
 from gmt.training.weights import weights_sha256
+from tests.architectures import tiny_model
+from tests.integration.test_paradigms import preferences
 from tests.integration.test_prepare import run_of
+from tests.models import NEED_BIASES
 
 ALL = sorted(path.stem for path in Path(config_dir() / "method").glob("*.yaml"))
-USUAL = {"lora", "ia3"}
+USUAL = {"lora", "pissa", "eva", "prefix_tuning"}
+
+
+METHODS = {name: run_of(Path("unused"), f"method={name}").method for name in ALL if name not in NEED_BIASES}
+READING = {name for name, method in METHODS.items() if getattr(method, "num_examples", 0)}
+
 ADAPTERS = [
     pytest.param(name, marks=[] if name in USUAL else pytest.mark.slow)
     for name in ALL
-    if isinstance(run_of(Path("unused"), f"method={name}").method, ReshapesModel)
+    if isinstance(METHODS.get(name), ReshapesModel)
 ]
 
 
 def adapted(root: Path, name: str, *overrides: str) -> Run:
     settings = ("train.num_epochs=2", "record.keep_weights=true", "record.checkpoint_every=2")
-    return run_of(root, f"method={name}", *settings, *overrides)
+    few = ("task.train.words.num_examples=32", *(["method.num_examples=16"] if name in READING else []))
+    return run_of(root, f"method={name}", *settings, *few, *overrides)
 
 
 def done(run: Run) -> dict[str, Any]:
@@ -44,14 +58,39 @@ def done(run: Run) -> dict[str, Any]:
 def test_what_is_evaluated_is_what_peft_makes_of_the_saved_adapter(name: str, tmp_path: Path) -> None:
     run = adapted(tmp_path / "whole", name)
     result = done(run)
-    assert 0 < result["num_trainable"] < 0.15 * result["num_parameters"]
-    assert result["num_added"] == result["num_trainable"]
-    assert 0 < result["moved_fraction"] < 1
+    base = run.model.load_model()
+    assert 0 < result["num_added"] == result["num_trainable"] < 0.15 * result["num_parameters"]
     assert result["training"]["density"] is None
-    merged = PeftModel.from_pretrained(run.model.load_model(), run.record.folder / "adapter").merge_and_unload()
-    assert weights_sha256(merged.named_parameters()) == result["weights_sha256"]
     (kept,) = run.record.folder.rglob("*.safetensors")
-    assert kept.stat().st_size < 4 * result["num_added"] + 2**16
+    assert kept.stat().st_size < 16 * result["num_added"] + 2**18  # a third of the whole weights
+    loaded = PeftModel.from_pretrained(run.model.load_model(), kept.parent).eval()
+    if isinstance(run.method, UsesContext):  # nothing to merge: the base, with something before each text
+        assert result["moved_fraction"] == 0
+        assert result["num_parameters"] == base.num_parameters() + result["num_added"]
+        said = [row["answer"] for row in run.record.read_lines("answers_after.jsonl")]
+        assert said == answers_of(loaded, run)
+    else:
+        assert 0 < result["moved_fraction"] < 1
+        merged = loaded.merge_and_unload()
+        assert weights_sha256(merged.named_parameters()) == result["weights_sha256"]
+
+
+def answers_of(model: Any, run: Run) -> list[str]:
+    """What a model of peft's says to each question, asked one by one."""
+    prepared = prepare(run)
+    tokenizer, texts = prepared.reader.tokenizer, []
+    for part in ("target", "source"):
+        for suite in prepared.suites[part].values():
+            for prompt in suite.prompts:
+                ids = torch.tensor([token_ids(prepared.reader, prompt)])
+                how = {
+                    "max_new_tokens": suite.max_new_tokens,
+                    "do_sample": False,
+                    "pad_token_id": tokenizer.pad_token_id,
+                }
+                said = model.generate(input_ids=ids, eos_token_id=tokenizer.eos_token_id, **how)[0, ids.shape[1] :]
+                texts.append(tokenizer.decode(said, skip_special_tokens=True).strip())
+    return texts
 
 
 @pytest.mark.parametrize("name", ADAPTERS)
@@ -82,7 +121,7 @@ def adapter(run: Run) -> Path:
 
 
 def test_in_bf16_and_with_evaluations_on_the_way(tmp_path: Path) -> None:
-    run = adapted(tmp_path, "lora", "model.dtype=bfloat16", "train.precision=bf16", "record.evaluate_every=2")
+    run = adapted(tmp_path, "lora", "model.dtype=bfloat16", "train.precision=bf16", "record.evaluate_every=1")
     record = execute(run)
     scores = [row["eval/target_mean"] for row in record.metrics()[0] if "eval/target_mean" in row]
     assert len(scores) > 2
@@ -103,9 +142,77 @@ def test_a_one_off_drop_says_that_it_needs_whole_weights(tmp_path: Path) -> None
         drop(run, [0.5])
 
 
+def test_whole_weights_are_kept_beside_an_adapter_where_that_is_asked(tmp_path: Path) -> None:
+    run = adapted(tmp_path, "lora", "record.keep_weights=merged")
+    result = done(run)
+    whole = AutoModelForCausalLM.from_pretrained(run.record.folder / "weights")
+    assert weights_sha256(whole.named_parameters()) == result["weights_sha256"]
+    assert (run.record.folder / "adapter" / "adapter_model.safetensors").exists()
+
+
+def test_a_reference_for_preferences_is_the_model_with_its_adapter_switched_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = [*preferences(tmp_path), "train.learning_rate=1e-3", "train.accumulation_steps=1", "train.num_epochs=1"]
+    view = done(run_of(tmp_path / "view", "method=lora", *settings))
+    monkeypatch.setattr(Reshaping, "reference", lambda self: None)
+    assert done(run_of(tmp_path / "second", "method=lora", *settings))["weights_sha256"] == view["weights_sha256"]
+
+
+def test_a_text_fares_the_same_with_padding_beside_it_and_with_a_cache() -> None:
+    model = tiny_model("llama")
+    Reshaping(PeftPrompt(name="p", family="prefix_tuning", num_tokens=3, options={}), model, seed=1)
+    ids = torch.tensor([[5, 9, 33, 7]])
+    how = {"max_new_tokens": 4, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
+    with torch.no_grad():
+        stepwise = ids
+        for _ in range(4):
+            stepwise = torch.cat([stepwise, model(input_ids=stepwise).logits[:, -1:].argmax(-1)], dim=1)
+        padded = torch.tensor([[0, 0, 5, 9, 33, 7], [1, 2, 3, 4, 5, 6]])
+        together = model.generate(input_ids=padded, attention_mask=(padded > 0).long(), **how)
+    assert together[0, 2:].tolist() == stepwise[0].tolist()
+
+
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [
+        (["method.targets=[lm_head]"], r"method\.targets must not name .*lm_head"),
+        (
+            ["method.targets=[embed_tokens]"],
+            r"method\.targets must not name .*embed_tokens, whose weight is another layer's too",
+        ),
+        (["+method.beginning=svd"], r"method\.beginning must be null, pissa_niter_N or one of .*, got 'svd'"),
+        (["+method.beginning=eva"], r"method\.num_examples must be a whole number of at least 1, got 0"),
+        (
+            ["method=eva", "method.num_examples=9000"],
+            r"method\.num_examples must be at most \d+, .* got 9000",
+        ),
+        (
+            ["method=lora_ga", "method.num_examples=1", "method.rank=65"],
+            r"method\.rank must be at most 64, half of the smaller side of .*",
+        ),
+        (["method=pissa", "method.rank=129"], r"method\.rank must be at most 128, the smaller side of .*"),
+        (["method=oft", "method.options.oft_block_size=33"], r"method\.options\.oft_block_size must divide the inputs"),
+        (
+            ["method=shira", "method.rank=1000"],
+            r"method\.rank must be at most 64, for as many entries as there are in .*, got 1000",
+        ),
+        (["method=bitfit"], r"method bitfit trains biases, .* has none: its parameters are .*down_proj\.weight"),
+        (["method=prompt_tuning", "method.num_tokens=0"], r"method\.num_tokens must be a whole number of at least 1"),
+        (
+            ["method=prompt_tuning", "method.num_tokens=120"],
+            r"train\.max_length must be at most 8, the context .* 120 tok",
+        ),
+        (["method=prompt_tuning", "train.packing=true"], r"train\.packing must be false for method prompt_tuning"),
+        (
+            ["method=prefix_tuning", "record.keep_weights=merged"],
+            r"record\.keep_weights must be true or false for .*prefix",
+        ),
+        (
+            ["method=prefix_tuning", "model.gradient_checkpointing=true"],
+            r"method prefix_tuning can't work with .*checkpoin",
+        ),
+        (["record.keep_weights=some"], r"record\.keep_weights must be true, false or merged, got 'some'"),
         (
             ["method.targets=[none_such]"],
             r"method\.targets=\['none_such'\].*its linear layers are down_proj, gate_proj",

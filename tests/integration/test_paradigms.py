@@ -9,16 +9,20 @@ import pytest
 import torch
 
 from gmt.composition import Composer, config_dir, hydra_on
+from gmt.errors import UserError
+from gmt.methods.protocol import UsesContext
 from gmt.runs.build import Run, build
 from gmt.runs.execute import execute
 from gmt.runs.prepare import prepare
 from gmt.training.paradigms import Execution, Made, trainer_of
 from tests.conftest import CONF
+from tests.models import NEED_BIASES
 
 USUAL = {"sft", "gmt", "gmt_update", "hft", "lora"}
 METHODS = [
     pytest.param(path.stem, marks=[] if path.stem in USUAL else pytest.mark.slow)
     for path in sorted((config_dir() / "method").glob("*.yaml"))
+    if path.stem not in NEED_BIASES
 ]
 PREFERENCES = [
     {"prompt": f"Calculate {a} + {b}.", "chosen": str(a + b), "rejected": str(a + b + 1)}
@@ -47,13 +51,21 @@ def preferences(tmp_path: Path) -> list[str]:
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_learns_preferences(method: str, tmp_path: Path) -> None:
     wanted = ["train.learning_rate=1e-3", "train.num_epochs=6", "train.accumulation_steps=1", "record.log_every=1"]
+    if getattr(run_of(tmp_path, f"method={method}").method, "num_examples", 0):
+        with pytest.raises(
+            UserError, match=rf"train\.paradigm must be sft for method {method}, which begins by examples"
+        ):
+            run_of(tmp_path, *preferences(tmp_path), f"method={method}")
+        return
     run = run_of(tmp_path, *preferences(tmp_path), *wanted, f"method={method}")
     record = execute(run)
     losses = [row["train/loss"] for row in record.metrics()[0] if "train/loss" in row]
-    assert losses[0] == pytest.approx(0.6931, abs=1e-3)  # ln 2: at the start the model is its own reference
+    begins_as_base = not isinstance(run.method, UsesContext)
+    if begins_as_base:
+        assert losses[0] == pytest.approx(0.6931, abs=1e-3)  # ln 2: at the start the model is its own reference
     assert sum(losses[-5:]) / 5 < losses[0]  # how far a method comes in 30 steps is its own affair
     result = record.read("result.json")
-    assert 0 < result["moved_fraction"] <= 1
+    assert (0 < result["moved_fraction"] <= 1) == begins_as_base
     assert (result["num_train_examples"], result["num_left_over_examples"]) == (20, 0)
 
 
@@ -65,7 +77,9 @@ def test_preferences_that_fill_no_step_are_left_over(tmp_path: Path) -> None:
 def gradients(run: Run, tmp_path: Path) -> tuple[dict[str, torch.Tensor], Mapping[str, Any]]:
     """The gradient of the first step, whatever the order of the examples: the batch holds all."""
     prepared, model = prepare(run), run.model.load_model()
-    made = Made(model=model, tokenizer=prepared.reader.tokenizer, examples=prepared.examples, base=run.model.load_model)
+    made = Made(
+        model=model, tokenizer=prepared.reader.tokenizer, examples=prepared.examples, reference=run.model.load_model
+    )
     where = Execution(device="cpu", sharding="none", checkpoints=tmp_path / "c", checkpoint_every=9, log_every=1)
     trainer = trainer_of(made, run.train, 1, where, [])
     batch = next(iter(trainer.get_train_dataloader()))

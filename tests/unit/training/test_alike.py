@@ -18,6 +18,7 @@ from gmt.runs.train import train_run
 from gmt.training import alike
 from gmt.training.alike import check_steps, check_steps_together
 from gmt.training.control import Control
+from gmt.training.reshaping import Reshaping
 from tests.conftest import CONF
 from tests.processes import in_ranks
 
@@ -83,6 +84,7 @@ def work(root: Path) -> None:
             run,
             prepare(run),
             model if rank else on_a_gpu_only(model),
+            Reshaping(run.method, model, seed=1),
             run.train,
             "cpu",
             control=Control(),

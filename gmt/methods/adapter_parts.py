@@ -1,0 +1,97 @@
+"""Adapters of peft's in a model: saved as peft reads them, switched off, merged. Imports peft where it works."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+
+class MergeableAdapter:
+    """A model with an adapter beside its own weights, which stay the base's."""
+
+    def __init__(self, adapted: PeftModel):
+        from peft.tuners._buffer_dict import BufferDict
+
+        self._adapted = adapted
+        self._shared = [module for module in adapted.modules() if isinstance(module, BufferDict)]
+        self._set_saved(False)  # transformers saves no tensor that many layers share, and these are drawn from a seed
+
+    def save(self, folder: Path) -> None:
+        """Write the adapter as `PeftModel.from_pretrained` reads it."""
+        self._set_saved(True)
+        self._adapted.save_pretrained(str(folder), save_embedding_layers=False)
+        self._set_saved(False)
+
+    def _set_saved(self, is_saved: bool) -> None:
+        """Say whether VeRA's matrices, which all layers share, are among what is saved."""
+        for module in self._shared:
+            module._non_persistent_buffers_set = set() if is_saved else {name for name, _ in module.named_buffers()}
+
+    def restore(self) -> None:
+        """Merge the adapter into the weights that it stands at."""
+        self._adapted.merge_and_unload()
+
+    @contextmanager
+    def switched_off(self) -> Iterator[None]:
+        """Around the block, the model computes what it did without the adapter."""
+        with self._adapted.disable_adapter():
+            yield
+
+
+class ConvertedAdapter:
+    """A model with a LoRA that began as a part of its weights, which was taken out of them (PiSSA, OLoRA, ...).
+
+    What is saved is a LoRA of twice the rank that does the same to the base's own weights, as peft converts it. The
+    same LoRA is merged at the end, so that the saved adapter and the evaluated weights agree bit for bit. The adapter
+    as it was trained differs from it by rounding: in half precision, the weights without the part were rounded.
+
+    Args:
+        adapted: with the adapter as it begins.
+        model: below it.
+        originals: the base's weights by name, as they were before; held on the CPU until the end.
+    """
+
+    def __init__(self, adapted: PeftModel, model: PreTrainedModel, originals: dict[str, Tensor]):
+        from peft import get_peft_model_state_dict
+
+        self._adapted, self._model, self._originals = adapted, model, originals
+        config: Any = adapted.peft_config["default"]
+        config.corda_config = config.lora_ga_config = (
+            None  # of the beginning, which the converted adapter has behind it
+        )
+        state: dict[str, Tensor] = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+        self._begun = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in state.items()}
+
+    def save(self, folder: Path) -> None:
+        """Write the adapter as `PeftModel.from_pretrained` reads it, for the base as it was."""
+        from safetensors.torch import save_file
+
+        with TemporaryDirectory() as scratch:
+            begun = Path(scratch) / "begun"
+            begun.mkdir()
+            save_file(self._begun, begun / "adapter_model.safetensors", metadata={"format": "pt"})
+            self._adapted.save_pretrained(
+                str(folder), save_embedding_layers=False, path_initial_model_for_weight_conversion=str(begun)
+            )
+
+    def restore(self) -> None:
+        """Put the base's weights back and merge the saved shape of the adapter into them."""
+        import torch
+        from peft import PeftModel
+
+        with TemporaryDirectory() as scratch:
+            self.save(Path(scratch))
+            unloaded: Any = self._adapted.unload()
+            assert unloaded is self._model
+            with torch.no_grad():
+                for name, original in self._originals.items():
+                    self._model.get_parameter(name).copy_(original)
+            PeftModel.from_pretrained(self._model, scratch).merge_and_unload()

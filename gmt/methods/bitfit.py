@@ -1,0 +1,76 @@
+"""BitFit (Ben Zaken et al., arXiv 2106.10199): the biases are trained and nothing else.
+
+The paper trains a new head beside them, which a language model has already; it stays as it is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from gmt import settings
+from gmt.errors import UserError
+from gmt.methods.adapters import Unmasked
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import nn
+    from torch.optim import Optimizer
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class BitFit:
+    """Trains every parameter whose name ends with bias; it has no settings."""
+
+    name: str
+
+    def __post_init__(self) -> None:
+        settings.text("method.name", self.name)
+
+    @property
+    def density_asked(self) -> None:
+        """Nothing is masked."""
+        return
+
+    def reshape(self, model: PreTrainedModel, *, seed: int) -> Biases:
+        """Freezes all but the biases; adds nothing.
+
+        Raises:
+            UserError: the model has no biases.
+        """
+        named = dict(model.named_parameters())
+        biases = {name: parameter for name, parameter in named.items() if name.endswith("bias")}
+        if not biases:
+            kinds = sorted({".".join(name.split(".")[-2:]) for name in named})
+            raise UserError(
+                f"method {self.name} trains biases, and a model of type {model.config.model_type} has none: its "
+                f"parameters are {', '.join(kinds)}"
+            )
+        for name, parameter in named.items():
+            parameter.requires_grad_(name in biases)
+        return Biases(biases)
+
+    def attach(self, model: nn.Module, optimizer: Optimizer, *, seed: int, facts_every: int) -> Unmasked:
+        """Changes nothing: the optimizer has the biases only."""
+        return Unmasked()
+
+
+class Biases:
+    """A model of which the biases are trained."""
+
+    def __init__(self, biases: dict[str, nn.Parameter]):
+        self._biases = biases
+
+    def save(self, folder: Path) -> None:
+        """Write the biases by the model's names for them, for `load_state_dict(..., strict=False)`."""
+        from safetensors.torch import save_file
+
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(
+            {name: p.detach().cpu().contiguous() for name, p in self._biases.items()}, folder / "biases.safetensors"
+        )
+
+    def restore(self) -> None:
+        """Does nothing: the biases are the model's own."""
