@@ -14,7 +14,7 @@ from gmt.checks.verdict import Verdict
 from gmt.composition import Composer, as_text, hydra_on
 from gmt.errors import UserError, choices
 
-GROUPS = ("method", "task", "model", "train", "study", DIAGNOSTIC)
+GROUPS = ("method", "task", "model", "train", "study", "selection", DIAGNOSTIC)
 # Where the user names no task: one whose examples are made in an instant.
 _TASK = ("task=long_words", "task.train.long_words.num_examples=64", "task.target.long_words.num_examples=8")
 
@@ -51,4 +51,4 @@ def check(overrides: Sequence[str], config_dir: str | None, folder: Path) -> Ite
         if DIAGNOSTIC in groups:
             yield from laws_of_diagnostic(config[DIAGNOSTIC], runs)
         else:
-            yield from laws_of_training(short, runs)
+            yield from laws_of_training(runs)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from gmt.records.record import RunRecord
 
@@ -19,7 +17,7 @@ def what_is_kept(record: RunRecord) -> str:
     return f"{', '.join(path.relative_to(record.folder).as_posix() for path in files)}, {size / 1e6:.1f} MB"
 
 
-def faults_of_kept(record: RunRecord, config: Mapping[str, Any]) -> list[str]:
+def faults_of_kept(record: RunRecord) -> list[str]:
     """Return what is wrong with the saved weights, a sentence each."""
     pickled = [path for path in record.folder.rglob("*") if path.suffix in _PICKLED]
     if pickled:

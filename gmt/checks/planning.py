@@ -157,8 +157,11 @@ def _fields(kind: Any) -> list[dataclasses.Field[Any]]:
     return [field for field in dataclasses.fields(kind) if field.init]
 
 
-def shortened(config: Mapping[str, Any], num_steps_an_epoch: int = 3) -> dict[str, Any]:
-    """Return the config of a run of seconds on the CPU: two epochs of three steps, four questions of each suite."""
+def shortened(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the config of a run of seconds on the CPU: two epochs of three steps, four questions of each suite.
+
+    A selection is given four times as many examples, so that it may leave most of them out.
+    """
     train = config["train"]
     short = {
         "train.num_epochs": 2,  # some methods draw anew in each
@@ -174,7 +177,7 @@ def shortened(config: Mapping[str, Any], num_steps_an_epoch: int = 3) -> dict[st
         "resources.sharding": "none",
     }
     made = changed(config, short)
-    num_examples = num_steps_an_epoch * 2 * made["train"]["micro_batch_size"]
+    num_examples = (3 if config.get("selection") is None else 12) * 2 * made["train"]["micro_batch_size"]
     if train["packing"]:
         num_examples *= 8  # share a row
     made["task"] = {

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator
 
 from gmt.checks.kept import difference, faults_of_kept, what_is_kept
 from gmt.checks.short_runs import Done, ShortRuns
@@ -25,19 +24,14 @@ _OURS = ("train/", "time/", "eval/", "system/")  # what every run logs
 _NOT_DRAWN = "draw from a generator that `seed` alone decides, and put all that a later step needs into state_dict()"
 
 
-def laws_of_training(config: Mapping[str, Any], runs: ShortRuns) -> Iterator[Verdict]:
-    """Yield a verdict on each law; only the first two, if the run can't be done.
-
-    Args:
-        config: of the short run.
-        runs: does it.
-    """
+def laws_of_training(runs: ShortRuns) -> Iterator[Verdict]:
+    """Yield a verdict on each law; only the first, if the run can't be done."""
     whole = runs.do()
     yield (verdict := trains(whole))
     if verdict.state == "broken":
         return
-    yield _finite(whole)
-    yield _saves(whole, config)
+    yield finite(whole)
+    yield saves(whole)
     yield _resumes(whole, runs)
     yield from (law(whole, runs) for law in (_watched, _cut, _bf16, _dpo, _ddp, _fsdp))
 
@@ -58,7 +52,8 @@ def trains(whole: Done, law: str = TRAINS) -> Verdict:
     )
 
 
-def _finite(whole: Done) -> Verdict:
+def finite(whole: Done) -> Verdict:
+    """Return whether all that a run has logged is finite."""
     rows, _ = whole.record.metrics()
     values = [(row["step"], name, value) for row in rows for name, value in row.items() if name not in ("step", "time")]
     for step, name, value in values:
@@ -71,8 +66,9 @@ def _finite(whole: Done) -> Verdict:
     return Verdict(law=FINITE, state="holds", detail=", ".join(own) or "it gives none of its own")
 
 
-def _saves(whole: Done, config: Mapping[str, Any]) -> Verdict:
-    if faults := faults_of_kept(whole.record, config):
+def saves(whole: Done) -> Verdict:
+    """Return whether the weights that a run has kept can be read again."""
+    if faults := faults_of_kept(whole.record):
         return Verdict(law=SAVES, state="broken", detail="; ".join(faults))
     return Verdict(law=SAVES, state="holds", detail=what_is_kept(whole.record))
 
@@ -87,10 +83,10 @@ def _resumes(whole: Done, runs: ShortRuns) -> Verdict:
     if resumed.state != "done":
         detail = f"the run is {resumed.state} when it goes on after step {kill_after}: {resumed.sentence}"
         return Verdict(law=RESUMES, state="broken", detail=detail)
-    if _same(whole, resumed):
+    if same(whole, resumed):
         return Verdict(law=RESUMES, state="holds", detail=f"killed in the step after {kill_after}")
     again = runs.do()
-    if not _same(whole, again):
+    if not same(whole, again):
         detail = f"two runs that nobody kills differ already: {_NOT_DRAWN}"
         return Verdict(law=RESUMES, state="broken", detail=detail)
     detail = f"{_difference_in_words(whole, resumed)} after a kill in the step after {kill_after}: {_NOT_DRAWN}"
@@ -99,7 +95,7 @@ def _resumes(whole: Done, runs: ShortRuns) -> Verdict:
 
 def _watched(whole: Done, runs: ShortRuns) -> Verdict:
     found = runs.do({"record.evaluate_every": 2})
-    return _verdict(WATCHED, found, lambda: None if _same(whole, found) else _difference_in_words(whole, found))
+    return _verdict(WATCHED, found, lambda: None if same(whole, found) else _difference_in_words(whole, found))
 
 
 def _cut(whole: Done, runs: ShortRuns) -> Verdict:
@@ -157,7 +153,8 @@ def _losses(done: Done) -> list[float]:
     return [row["train/loss"] for row in done.record.metrics()[0] if "train/loss" in row]
 
 
-def _same(one: Done, other: Done) -> bool:
+def same(one: Done, other: Done) -> bool:
+    """Return whether two runs came to the same weights, bit for bit, and to the same scores."""
     a, b = one.record.result(), other.record.result()
     return (a.weights_sha256, a.after) == (b.weights_sha256, b.after) and not difference(one.record, other.record)
 
@@ -170,7 +167,7 @@ def _difference_in_words(one: Done, other: Done) -> str:
 
 
 def _beyond_rounding(whole: Done, found: Done, runs: ShortRuns, remedy: str) -> str | None:
-    if _same(whole, found):
+    if same(whole, found):
         return None
     begun = runs.do({"train.learning_rate": 1e-30})  # the same shapes before anything is learnt
     if begun.state != "done":

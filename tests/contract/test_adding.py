@@ -79,7 +79,8 @@ def test_what_the_page_shows_keeps_the_laws_of_settings_and_trains(section: str,
         config = Composer().compose_plain(
             ["task=long_words", "task.train.long_words.num_examples=16", f"{group}={yaml.stem}"]
         )
-    config = {**changed(shortened(config), {"record.root": str(results)}), DIAGNOSTIC: config[DIAGNOSTIC]}
+    diagnostic = {key: value for key, value in config.items() if key == DIAGNOSTIC}
+    config = changed(shortened(config), {"record.root": str(results)}) | diagnostic
     assert not [verdict for verdict in laws_of_settings(config, [group]) if verdict.state == "broken"]
     from gmt.runs.execute import execute
 

@@ -83,7 +83,7 @@ def test_what_does_not_build_is_told_with_its_cause(checked: Any) -> None:
 
 
 def test_what_breaks_a_law_of_planning_is_told_by_all_of_them(checked: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gmt.checks.check.laws_of_training", lambda config, runs: iter(()))
+    monkeypatch.setattr("gmt.checks.check.laws_of_training", lambda runs: iter(()))
     found = checked(
         """
         import torch
@@ -115,7 +115,7 @@ def test_a_fingerprint_that_another_process_does_not_give_is_told(
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "mine.yaml").write_text("defaults: [nano]\n_target_: checked_fingerprint.Mine\nname: mine\n")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr("gmt.checks.check.laws_of_training", lambda config, runs: iter(()))
+    monkeypatch.setattr("gmt.checks.check.laws_of_training", lambda runs: iter(()))
     found = broken(list(check(["model=mine"], str(tmp_path), tmp_path / "scratch")))
     assert found.keys() == {SAME_ID}
     assert "fingerprint() must depend on the settings and the content of files alone" in found[SAME_ID]
