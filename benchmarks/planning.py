@@ -16,7 +16,8 @@ from hydra import compose
 from report import publish, table
 
 from gmt.composition import Composer, hydra_on, to_plain
-from gmt.studies.grid import StudySettings, expand
+from gmt.studies.expansion import expand
+from gmt.studies.grid import StudySettings
 from gmt.studies.make_plan import make_plan
 from gmt.studies.plan import Plan
 

@@ -1,7 +1,7 @@
 """The axis of a study: the setting along which its figures and tests run, and how it is called."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,17 @@ _MEANINGS: Mapping[str, str] = {DEFAULT: "fraction of gradient entries masked"}
 _NOTES: Mapping[str, str] = {DEFAULT: "A mask ratio of 0 would be plain SFT."}
 _BY_FACTORS = ("learning_rate", "rank")  # settings that people vary by factors
 _DECADE = 10
+
+
+def over(config: Mapping[str, Any]) -> Sequence[str]:
+    """Return the settings that the parents of a merge differ in, by its config; empty for other runs."""
+    settings: Sequence[str] = config.get("over") or ()
+    return settings
+
+
+def seed_of(config: Mapping[str, Any]) -> int | None:
+    """Return the seed of a run; None for a merge over seeds, which is a pair of no single one."""
+    return None if "seed" in over(config) else int(config["seed"])
 
 
 @dataclass(frozen=True)
@@ -50,9 +61,13 @@ class Axis:
     def value(self, config: Mapping[str, Any]) -> int | float | None:
         """Return the value in a run's resolved config; None if the config does not have the setting, or it is null.
 
+        A merge has no value of what its parents differ in.
+
         Raises:
             UserError: the value is not a finite number.
         """
+        if self.setting in over(config):
+            return None
         value: Any = config
         for part in self.setting.split("."):
             if not isinstance(value, Mapping) or part not in value:

@@ -1,4 +1,4 @@
-"""Puts a study of this folder into docs: its runs and drops as CSV, some of its figures as one picture.
+"""Puts a study of this folder into docs: its runs as CSV, some of its figures as one picture.
 
 python -m recipes.recorded_study docs target,forgetting study=ratio_insensitivity
 """
@@ -15,7 +15,7 @@ WIDTH = 1400  # pixels
 
 
 def main() -> None:
-    """Writes NAME.csv, NAME_drops.csv and NAME.png."""
+    """Writes NAME.csv and NAME.png."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("figures", help="names of the report's figures, top to bottom, with commas between")
@@ -25,11 +25,8 @@ def main() -> None:
     plan, _ = planned(args.overrides, args.config_dir)
     made = write_report(plan)
     tables = {path.name: path for path in made.files if path.suffix == ".csv"}
-    for table, ending in (("runs.csv", ".csv"), ("drops.csv", "_drops.csv")):
-        if table in tables:
-            (args.folder / f"{plan.study.name}{ending}").write_text(
-                tables[table].read_text(encoding="utf-8"), encoding="utf-8"
-            )
+    runs = tables["runs.csv"].read_text(encoding="utf-8")
+    (args.folder / f"{plan.study.name}.csv").write_text(runs, encoding="utf-8")
     pictures = [made.figures[name].convert("RGB") for name in args.figures.split(",")]
     pictures = [each.resize((WIDTH, each.height * WIDTH // each.width), Image.Resampling.LANCZOS) for each in pictures]
     page = Image.new("RGB", (WIDTH, sum(each.height for each in pictures)), "white")

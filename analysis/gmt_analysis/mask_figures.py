@@ -1,4 +1,4 @@
-"""Figures of what masks did: density, energy, overlap, movement, over steps and layers; and of a one-off drop."""
+"""Figures of what masks did: density, energy, overlap, movement, over steps and layers."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,11 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from gmt.axis import Axis
-from gmt_analysis.choices import named
 from gmt_analysis.figures import COLOURS, MARKERS
 
-_WAYS = ("-", "--", ":")
-_LINE = ["arm", "axis", "way"]
 FACTS: Mapping[str, str] = {
     "mask/energy_kept": "gradient energy kept",
     "mask/overlap": "overlap with the mask before (Jaccard)",
@@ -73,40 +70,6 @@ def facts_by_layer(series: pd.DataFrame, *, task: str, along: Axis) -> Figure | 
     if figure is not None:
         for axis in figure.axes:
             axis.set_xticks(range(len(order)), [_short(layer) for layer in order], rotation=60, fontsize=7)
-    return figure
-
-
-def score_against_dropped(drops: pd.DataFrame, *, column: str, unit: str) -> Figure:
-    """A score against the fraction of the fine-tuned delta that is dropped after training, a panel for each task.
-
-    Args:
-        drops: from gmt.runs.drop: arm, task, axis, way, fraction, seed and scores.
-        column: of the score, a fraction; shown in per cent.
-        unit: the label of the y axis.
-    """
-    tasks, ways = list(dict.fromkeys(drops["task"])), list(dict.fromkeys(drops["way"]))
-    names = [named(arm, value) for arm, value in zip(drops["arm"], drops["axis"], strict=True)]
-    colours = _colours(list(dict.fromkeys(names)))
-    figure = Figure(figsize=(5.2 * len(tasks), 4), layout="constrained")
-    for axis, task in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks, strict=True):
-        own = drops[drops["task"] == task]
-        for (arm, value, way), group in own.groupby(_LINE, sort=False, dropna=False):
-            means = (100 * group.groupby("fraction")[column].mean()).astype(float)
-            spread = (100 * group.groupby("fraction")[column].std(ddof=1)).astype(float).fillna(0)
-            axis.errorbar(
-                means.index,
-                means,
-                yerr=spread,
-                marker=MARKERS[ways.index(way)],
-                linestyle=_WAYS[ways.index(way)],
-                color=colours[named(arm, value)],
-                capsize=3,
-                label=f"{named(arm, value)}, {way}",
-            )
-        axis.set_title(str(task), fontsize=11)
-        axis.set_xlabel("fraction of the delta dropped after training")
-        axis.set_ylabel(f"{unit}; bars: 1 standard deviation over seeds")
-        _finish(axis)
     return figure
 
 

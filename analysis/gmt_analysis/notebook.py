@@ -9,8 +9,6 @@ import pandas as pd
 from matplotlib.figure import Figure
 from transformers.utils import logging
 
-from gmt.errors import UserError, choices
-from gmt.runs.drop import drop
 from gmt.studies.opened import planned
 from gmt_analysis.figures import as_svg
 from gmt_analysis.results import Results
@@ -33,21 +31,6 @@ def open_study(
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # one for each model that is loaded
     plan, _ = planned([f"study={study}", *overrides], config_dir)
     return Results(plan, dirty=dirty)
-
-
-def drop_deltas(results: Results, *, arm: str, fractions: Sequence[float]) -> None:
-    """Evaluates every finished run of an arm with part of its delta dropped, once; `results.drops` then holds them.
-
-    Raises:
-        UserError: the study has no such arm, or a run of it has no weights.
-    """
-    arms = {planned_run.point.arm for planned_run in results.plan.comparison}
-    if arm not in arms:
-        raise UserError(f"drop_arm must be an arm of the study, got {arm!r}; {choices(arm, arms)}")
-    for planned_run in results.done:
-        if planned_run.point.arm == arm:
-            drop(planned_run.run, fractions)
-    vars(results).pop("drops", None)
 
 
 def operations(results: Results) -> pd.DataFrame:

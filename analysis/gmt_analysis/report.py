@@ -70,7 +70,6 @@ def write_report(plan: Plan, *, dirty: bool = False) -> Report:
         "means.csv": results.summary,
         "differences.csv": pd.concat(pairs),
         "over_tasks.csv": pd.concat(common),
-        "drops.csv": results.drops,
         "operations.csv": results.operations,
         **{f"diagnostic_{name}.csv": found.rows for name, found in results.diagnoses.items()},
     }

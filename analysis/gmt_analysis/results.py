@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from gmt.axis import Axis
+from gmt.axis import Axis, seed_of
 from gmt.errors import UserError
 from gmt.studies.differing import differing_code
 from gmt.studies.grid import Point
@@ -23,13 +23,7 @@ from gmt_analysis.diagnoses import Diagnosed, read_diagnoses
 from gmt_analysis.diagnostic_figures import figure_of
 from gmt_analysis.figures import score_along
 from gmt_analysis.findings import Findings, findings
-from gmt_analysis.mask_figures import (
-    FACTS,
-    density_against_asked,
-    facts_by_layer,
-    facts_over_steps,
-    score_against_dropped,
-)
+from gmt_analysis.mask_figures import FACTS, density_against_asked, facts_by_layer, facts_over_steps
 from gmt_analysis.statistics import summarise
 
 SCORES = ("target_after", "forgetting", "source_perplexity_after", "density", "moved_fraction")
@@ -56,7 +50,7 @@ def _of(planned: PlannedRun, axis: Axis) -> dict[str, Any]:
         "arm": arm_of(planned.point, axis),
         "task": planned.run.task.name,
         "axis": axis.value(planned.run.config),
-        "seed": planned.run.seed,
+        "seed": seed_of(planned.run.config),
         "model": planned.run.model.name,
     }
 
@@ -159,19 +153,6 @@ class Results:
         return series.assign(**{name: series["run_id"].map(self._by_run(name)) for name in ("task", "axis")})
 
     @cached_property
-    def drops(self) -> pd.DataFrame:
-        """Of the runs that were evaluated with part of their delta dropped (gmt.runs.drop)."""
-        tasks = self._by_run("task")
-        rows = [
-            {**_of(p, self.axis), "task": tasks[p.run.id], **row}
-            for p in self.done
-            if (p.record.folder / "drops.jsonl").exists()
-            for row in p.record.read_lines("drops.jsonl")
-        ]
-        columns = ["arm", "task", "axis", "seed", "way", "fraction", "target", "source"]
-        return pd.DataFrame(rows, columns=columns).astype({"axis": "Float64"})
-
-    @cached_property
     def diagnoses(self) -> Mapping[str, Diagnosed]:
         """What `gmt diagnose` measured, by diagnostic."""
         tasks = self._by_run("task")
@@ -206,7 +187,7 @@ class Results:
         }
 
     def mask_figures(self) -> dict[str, Figure]:
-        """Density, energy, overlap and movement, where masks were at work; one-off drops where there are some."""
+        """Density, energy, overlap and movement, where masks were at work."""
         figures = {}
         if (self.table["density_asked"] < 1).any():
             figures["density"] = density_against_asked(_drawn(self.table))
@@ -215,8 +196,6 @@ class Results:
             for name, draw in (("facts", facts_over_steps), ("layers", facts_by_layer)):
                 if (figure := draw(series, task=str(task), along=self.axis)) is not None:
                     figures[f"{name}_{_NO_WORD.sub('_', str(task))}"] = figure
-        if len(self.drops):
-            figures["drops"] = score_against_dropped(_drawn(self.drops), column="target", unit="target score, %")
         return figures
 
     def diagnostic_figures(self) -> dict[str, Figure]:

@@ -47,7 +47,7 @@ def trains(whole: Done, law: str = TRAINS) -> Verdict:
     return Verdict(
         law=law,
         state="holds",
-        detail=f"{result.training.num_steps} steps, loss {losses[0]:.3f} to {losses[-1]:.3f}; trains "
+        detail=f"{result.num_steps} steps, loss {losses[0]:.3f} to {losses[-1]:.3f}; trains "
         f"{result.num_trainable:,} parameters, adds {result.num_added:,}, and moves {result.moved_fraction:.1%}",
     )
 
@@ -74,7 +74,7 @@ def saves(whole: Done) -> Verdict:
 
 
 def _resumes(whole: Done, runs: ShortRuns) -> Verdict:
-    last = whole.record.result().training.num_steps - 2
+    last = whole.record.result().num_steps - 2
     kill_after = last - last % 2
     if kill_after < 2:
         return Verdict(law=RESUMES, state="skipped", detail="the run has fewer than four steps")

@@ -9,7 +9,7 @@ from gmt.records.derived import contradiction_in, contradiction_of_answers
 from gmt.records.digests import LARGE
 from gmt.records.finding import find_record
 from gmt.records.record import RunRecord
-from gmt.records.result import Result
+from gmt.records.result import Result, TrainFacts
 from gmt.runs.build import settings_of
 from gmt.runs.settings import RecordSettings
 from gmt.terminal import say, table
@@ -88,6 +88,23 @@ def _trained(result: Result) -> dict[str, str]:
     return {"trained": f"{result.num_trainable:,} parameters, of which the method has added {result.num_added:,}"}
 
 
+def _of_training(result: Result, training: TrainFacts) -> dict[str, str]:
+    """Return the rows on a training."""
+    times = {
+        "forward_backward": training.forward_backward_s,
+        "mask": training.mask_s,
+        "optimizer": training.optimizer_s,
+    }
+    return {
+        **_density(training.density, result.density_asked),
+        **_trained(result),
+        "step": " + ".join(f"{part} {seconds * 1000:.1f} ms" for part, seconds in times.items()),
+        "tokens": f"{training.num_tokens:,} in {training.num_steps:,} steps",
+        "examples": f"{result.num_train_examples:,}, {result.num_dropped_examples:,} dropped as too long",
+        "peak memory": f"{training.peak_memory_bytes / 2**20:,.0f} MiB",
+    }
+
+
 def _show_result(record: RunRecord) -> None:
     result = record.result()
     scores = [
@@ -102,22 +119,11 @@ def _show_result(record: RunRecord) -> None:
         for name, before in metrics["before"].items()
         if name.endswith("perplexity")
     }
-    training = result.training
-    times = {
-        "forward_backward": training.forward_backward_s,
-        "mask": training.mask_s,
-        "optimizer": training.optimizer_s,
-    }
     facts |= {
-        **_density(training.density, result.density_asked),
         "moved fraction": f"{result.moved_fraction:.4f} of the base's parameters",
         "evaluated": f"a model of {result.num_parameters:,} parameters",
-        **_trained(result),
-        "step": " + ".join(f"{part} {seconds * 1000:.1f} ms" for part, seconds in times.items()),
-        "tokens": f"{training.num_tokens:,} in {training.num_steps:,} steps",
-        "examples": f"{result.num_train_examples:,}, {result.num_dropped_examples:,} dropped as too long",
+        **({} if result.training is None else _of_training(result, result.training)),
         **_selected(record, result),
-        "peak memory": f"{training.peak_memory_bytes / 2**20:,.0f} MiB",
         "time": "unknown: nobody saw an attempt end" if result.seconds is None else duration(result.seconds),
     }
     say(table(["fact", "value"], [[k, v] for k, v in facts.items()]) + "\n")

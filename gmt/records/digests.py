@@ -13,7 +13,7 @@ from gmt.machine_faults import machine_faults_first
 LARGE = ("metrics.jsonl", "answers_before.jsonl", "answers_after.jsonl", "selection.jsonl")
 """Files of up to gigabytes: hashed by who reads them; everybody else compares their sizes alone."""
 LATER = ("drops.jsonl", "operations.json")
-"""Files that commands add to a record that is done."""
+"""Files that commands of older versions added to a record that was done."""
 _FILES = ("config.json", "environment.json", "before.json", "result.json", *LARGE, *LATER)
 
 

@@ -13,7 +13,11 @@ from typing import Any
 from gmt.errors import UserError
 
 SCIENCE_GROUPS = ("model", "task", "method", "train", "seed")
-OPTIONAL_GROUPS = ("selection", "merge")  # of science too; where one is null, or not there, the id is without it
+OPTIONAL_GROUPS = (
+    "selection",
+    "merge",
+    "parents",
+)  # of science too; where one is null, or not there, the id is without it
 _ID_LENGTH = 16  # hex digits: 64 bits, a collision among a million runs has odds of 3e-8
 
 

@@ -12,7 +12,6 @@ weights/            final weights as safetensors
 checkpoint/         while the run is not done
 evaluation/         likewise: suites that are asked already
 diagnostics/        what was measured on it later; see gmt.records.diagnoses
-drops.jsonl         scores with a part of the delta dropped, if that was asked for
 asking.txt          while something is being evaluated
 log.txt, error.txt  what the libraries said; the traceback of the last failure
 hang.txt            where the run stood when it was ended for making no progress (hang-start.txt: as workers started)

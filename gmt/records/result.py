@@ -45,9 +45,11 @@ class Result:
             over the suites of a part whose scores lie in [0, 1].
         metrics: by `before` and `after`, all numbers under the names by which they are logged.
         forgetting: the mean source score before less that after.
-        training: what the training did.
-        micro_batch_size, accumulation_steps: of the training; other than the config's where memory was short.
-        density_asked: the fraction of entries that the method was asked to keep at a step; None without a mask.
+        training: what the training did; None for a merge.
+        micro_batch_size, accumulation_steps: of the training; other than the config's where memory was short; None for
+            a merge.
+        density_asked: the fraction of entries that the method was asked to keep at a step; None without a mask, and for
+            a merge.
         moved_fraction: the fraction of the base's entries, tied weights counted once, that differ from the base's.
         num_parameters: of the model that was evaluated, tied ones counted once.
         num_trainable: that the optimizer was given; None in records from before the number was kept.
@@ -64,7 +66,7 @@ class Result:
     after: Scores
     metrics: Mapping[str, Mapping[str, float]]
     forgetting: float
-    training: TrainFacts
+    training: TrainFacts | None
     micro_batch_size: int | None = None
     accumulation_steps: int | None = None
     density_asked: float | None
@@ -81,7 +83,13 @@ class Result:
 
     def to_json(self) -> dict[str, Any]:
         """Return what result.json holds."""
-        return vars(self) | {"training": vars(self.training), "train_seconds": self.training.seconds}
+        training = None if self.training is None else vars(self.training)
+        return vars(self) | {"training": training, "train_seconds": None if training is None else training["seconds"]}
+
+    @property
+    def num_steps(self) -> int:
+        """The step at which what came out is logged: the last of the training, or 1 for a merge."""
+        return 1 if self.training is None else self.training.num_steps
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Result:
@@ -92,7 +100,8 @@ class Result:
                 (gmt.records.reading.Fields).
         """
         values = _values_of(cls, stored)
-        return cls(**values | {"training": TrainFacts(**_values_of(TrainFacts, values["training"]))})
+        training = values["training"]
+        return cls(**values | {"training": training and TrainFacts(**_values_of(TrainFacts, training))})
 
 
 def _values_of(kind: type[Any], stored: Mapping[str, Any]) -> dict[str, Any]:

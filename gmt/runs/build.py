@@ -1,7 +1,7 @@
 """Turns a resolved plain config into checked objects and a run id. Imports no torch, so that planning is cheap."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, TypeVar, cast
@@ -15,6 +15,7 @@ from gmt.plug_ins import check_protocol, class_of, faults_of
 from gmt.records.identity import canonical, run_id, science_of
 from gmt.records.record import RunRecord
 from gmt.runs.id_form import id_form
+from gmt.runs.merge_faults import faults_of_merge, run_ids
 from gmt.runs.settings import RecordSettings, ResourceSettings
 from gmt.selections.protocol import HasFingerprint, MeasuresExamples, Selection
 from gmt.tasks.protocol import Task
@@ -22,15 +23,17 @@ from gmt.training.settings import TrainSettings
 
 GROUPS = ("model", "task", "method", "train", "seed", "record", "resources", "tracking")
 _OPTIONAL: Mapping[str, type] = {"selection": Selection, "merge": Merge}
-_OF_SWEEPS = ("study", "search", "sweep", "diagnostic")  # may stand in a config, and say nothing about a single run
+_OF_SWEEPS = ("study", "search", "sweep", "diagnostic", "over")  # may be there, and say nothing about a single run
 _LARGE_GROUPS = ("model", "task")  # and seldom varied
 T = TypeVar("T")
+
+
 _LARGEST_SEED = 2**32 - 1  # what numpy's generator takes
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One training with its evaluation: checked settings, and what identifies it."""
+    """One training, or merge, with its evaluation: checked settings, and what identifies it."""
 
     config: Mapping[str, Any]
     model: Model
@@ -43,11 +46,24 @@ class Run:
     science: Mapping[str, Any]
     selection: Selection | None = None
     merge: Merge | None = None
+    parents: Sequence[str] = ()
+    """Ids of the runs that a merge is of; empty for the run with the same settings but the merge."""
 
     @cached_property
     def id(self) -> str:
         """The run id."""
         return run_id(self.science)
+
+    @property
+    def parent_ids(self) -> Sequence[str]:
+        """Ids of the runs that a merge is of; empty for a run that is trained."""
+        if self.merge is None:
+            return ()
+        if self.parents:
+            return self.parents
+        science = {group: part for group, part in self.science.items() if group != "merge"}
+        fingerprints = {group: each for group, each in science["fingerprints"].items() if group != "merge"}
+        return (run_id(science | {"fingerprints": fingerprints}),)
 
     @property
     def record(self) -> RunRecord:
@@ -88,6 +104,8 @@ class Builder:
         }
         if isinstance(selection := parts.get("selection"), HasFingerprint):
             fingerprints["selection"] = _fingerprint("selection", selection)
+        if isinstance(merge := parts.get("merge"), HasFingerprint):
+            fingerprints["merge"] = _fingerprint("merge", merge)
         return Run(config=config, science=science_of(config, fingerprints, self._canonical), **parts)
 
     def _canonical(self, value: object, group: str) -> object:
@@ -108,10 +126,11 @@ def _canonical(value: Any, group: str) -> object:
 
 
 def _parts(config: Mapping[str, Any], once: Callable[[str, object, Callable[[], Any]], Any]) -> dict[str, Any]:
+    known = (*GROUPS, *_OPTIONAL, "parents")
     faults: list[str] = [
-        f"there is no config group or setting {key!r}; {choices(key, (*GROUPS, *_OPTIONAL))}"
+        f"there is no config group or setting {key!r}; {choices(key, known)}"
         for key in config
-        if key not in (*GROUPS, *_OPTIONAL, *_OF_SWEEPS)
+        if key not in (*known, *_OF_SWEEPS)
     ]
     faults += [f"the config lacks {key!r}" for key in GROUPS if key not in config]
     if config.get("diagnostic") is not None:
@@ -135,6 +154,8 @@ def _parts(config: Mapping[str, Any], once: Callable[[str, object, Callable[[], 
     for group, protocol in _OPTIONAL.items():
         if config.get(group) is not None:
             makers[group] = partial(plug_in, group, config[group], protocol)
+    if config.get("parents") is not None:
+        makers["parents"] = lambda: run_ids(config["parents"])
     if config.get("search") is not None:
         makers["search"] = lambda: plug_in("search", config["search"])
     for name, make in makers.items():
@@ -145,8 +166,10 @@ def _parts(config: Mapping[str, Any], once: Callable[[str, object, Callable[[], 
     if not faults:
         faults += _faults_between(parts["task"], parts["method"], parts["train"], parts["resources"])
         faults += _faults_of_selection(parts.get("selection"), parts["task"])
-        if parts.pop("search", None) is not None and not parts["record_settings"].evaluate_every:
+        is_searched = parts.pop("search", None) is not None
+        if is_searched and not parts["record_settings"].evaluate_every:
             faults.append("search needs record.evaluate_every to be at least 1, got 0")
+        faults += faults_of_merge(parts.get("merge"), parts.get("parents", ()), is_searched=is_searched)
     if faults:
         raise UserError(*faults)
     return parts

@@ -10,6 +10,7 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from gmt.errors import Interrupted, RunFailed, StoppedEarly, UserError
+from gmt.merges.protocol import ChoosesParents
 from gmt.plug_ins import faults_of
 from gmt.records.record import RunRecord
 from gmt.runs.build import Run
@@ -21,11 +22,14 @@ from gmt.runs.gpus import gpus_here
 from gmt.runs.hermetic import take_out
 from gmt.runs.log_file import log_file
 from gmt.runs.measure import check_measuring
+from gmt.runs.parent_weights import bases
+from gmt.runs.parents import check_parents
 from gmt.runs.prepare import Prepared, prepare
 from gmt.runs.recorded_failure import failure_in_words, record_failure
 from gmt.runs.run_context import RunContext
 from gmt.runs.sources import Sources, of_hub, sources_of
 from gmt.runs.stages import do_stages
+from gmt.runs.validation import validation_suites
 from gmt.training.control import Control
 from gmt.training.reshaping import check_reshaping
 from gmt.training.workers import num_workers
@@ -58,6 +62,18 @@ def execute(run: Run, control: Control = _NOBODY) -> RunRecord:
     prepared = prepare(run)
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # a bar for each checkpoint would bury our own lines
     if record.state() != "done":
+        _check_work(run, prepared)
+    record.create(run.science, run.config)
+    with record.at_work():
+        record.check_unchanged()
+        if record.state() != "done":
+            _work(run, record, prepared, control)
+    return record
+
+
+def _check_work(run: Run, prepared: Prepared) -> None:
+    """Refuse what can't be done, before the record says that it was begun."""
+    if run.merge is None:
         with faults_of("method", run.method, "can't reshape the model"):
             check_reshaping(
                 run.method,
@@ -68,12 +84,11 @@ def execute(run: Run, control: Control = _NOBODY) -> RunRecord:
                 is_checkpointed=getattr(run.model, "gradient_checkpointing", False),
             )
         check_measuring(run)
-    record.create(run.science, run.config)
-    with record.at_work():
-        record.check_unchanged()
-        if record.state() != "done":
-            _work(run, record, prepared, control)
-    return record
+        return
+    check_parents(run)
+    bases(run, {})
+    if isinstance(run.merge, ChoosesParents):
+        validation_suites(run.merge.validation, prepared)
 
 
 def _work(run: Run, record: RunRecord, prepared: Prepared, control: Control) -> None:

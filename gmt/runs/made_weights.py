@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from gmt.records.result import TrainFacts
 from gmt.training.reshaping import Sizes
@@ -21,14 +21,20 @@ class MadeWeights:
         model: what is evaluated, whole, on the run's device.
         moved_fraction: the fraction of the base's entries that differ from the base's, in [0, 1].
         sizes: numbers of trained and of added parameters.
-        training: what the training did.
-        settings: the run's train group, perhaps with smaller micro-batches.
+        training: what the training did; None where there was none.
+        settings: the run's train group, perhaps with smaller micro-batches; None likewise.
         save: writes what is kept into the run's folder.
     """
 
     model: PreTrainedModel
     moved_fraction: float
     sizes: Sizes
-    training: TrainFacts
-    settings: TrainSettings
+    training: TrainFacts | None
+    settings: TrainSettings | None
     save: Callable[[Path], None]
+
+
+def save_whole(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write a model into a run's folder as safetensors, with its tokenizer, as transformers loads it."""
+    model.save_pretrained(folder / "weights")
+    tokenizer.save_pretrained(folder / "weights")

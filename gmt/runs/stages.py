@@ -14,6 +14,7 @@ from gmt.runs.choose import choose
 from gmt.runs.evaluate import evaluate, folder_of_base
 from gmt.runs.evaluated import Evaluated
 from gmt.runs.made_weights import MadeWeights
+from gmt.runs.merge_stage import STEP, merge_weights
 from gmt.runs.run_context import RunContext
 from gmt.runs.train_stage import train_weights
 from gmt.training.alike import check_steps
@@ -35,8 +36,8 @@ def do_stages(context: RunContext) -> Callable[[float | None], Result]:
         Makes the result of the seconds that all attempts took, None where they are not known.
     """
     before = _ask_base(context)
-    context = choose(context)
-    made = train_weights(context)
+    context = choose(context) if context.run.merge is None else context
+    made = train_weights(context) if context.run.merge is None else merge_weights(context)
     sha256 = weights_sha256(made.model.named_parameters())
     after = _ask_weights(context, made, sha256)
     if context.run.record_settings.keep_weights:
@@ -57,8 +58,8 @@ def _ask_base(context: RunContext) -> _Before:
     of_base, kept = context.prepared.of_base, folder_of_base(run, context.sources, context.device)
     if kept not in of_base:
         model = context.model()
-        # now, and not after hours of asking
-        check_steps(model, context.prepared.reader.tokenizer, context.prepared.examples, run.train)
+        if run.merge is None:  # now, and not after hours of asking
+            check_steps(model, context.prepared.reader.tokenizer, context.prepared.examples, run.train)
         of_base[kept] = evaluate(run, context.prepared, model, kept, context.control)
     found = of_base[kept]
     found.keep(record, "before")
@@ -74,7 +75,7 @@ def _ask_weights(context: RunContext, made: MadeWeights, sha256: str) -> Evaluat
     prepared = context.prepared.for_method(context.run.method)
     after = evaluate(context.run, prepared, made.model, folder, context.control)
     after.keep(context.record, "after")
-    context.record.append_metrics(made.training.num_steps, after.metrics)
+    context.record.append_metrics(STEP if made.training is None else made.training.num_steps, after.metrics)
     return after
 
 
@@ -86,24 +87,25 @@ def _result(
     after: Evaluated,
     seconds: float | None,
 ) -> Result:
-    prepared = context.prepared
+    prepared, settings = context.prepared, made.settings
+    is_trained = made.training is not None
     return Result(
         before=before.scores,
         after=after.scores,
         metrics={"before": before.metrics, "after": after.metrics},
         forgetting=before.scores["source"]["mean"] - after.scores["source"]["mean"],
         training=made.training,
-        micro_batch_size=made.settings.micro_batch_size,
-        accumulation_steps=made.settings.accumulation_steps,
-        density_asked=context.run.method.density_asked,
+        micro_batch_size=None if settings is None else settings.micro_batch_size,
+        accumulation_steps=None if settings is None else settings.accumulation_steps,
+        density_asked=context.run.method.density_asked if is_trained else None,
         moved_fraction=made.moved_fraction,
         num_parameters=made.model.num_parameters(),
         num_trainable=made.sizes.num_trainable,
         num_added=made.sizes.num_added,
-        num_train_examples=prepared.num_examples,
-        num_dropped_examples=prepared.num_dropped,
-        num_left_over_examples=prepared.num_left_over,
-        num_not_selected_examples=prepared.num_not_selected,
+        num_train_examples=prepared.num_examples if is_trained else 0,
+        num_dropped_examples=prepared.num_dropped if is_trained else 0,
+        num_left_over_examples=prepared.num_left_over if is_trained else 0,
+        num_not_selected_examples=prepared.num_not_selected if is_trained else None,
         weights_sha256=sha256,
         seconds=seconds,
     )

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from gmt.runs.build import Run
 from gmt.runs.evaluate import evaluate
-from gmt.runs.made_weights import MadeWeights
+from gmt.runs.made_weights import MadeWeights, save_whole
 from gmt.runs.run_context import RunContext, on
 from gmt.runs.train import reshaped, train_run
 from gmt.training.checkpoints import last_whole_checkpoint
@@ -69,8 +69,7 @@ def _train_once(context: RunContext, settings: TrainSettings) -> MadeWeights:
 
     def save(folder: Path) -> None:
         if not reshaping.has_parts or run.record_settings.keeps_whole:  # else the adapter is all, and there already
-            whole.save_pretrained(folder / "weights")
-            context.prepared.reader.tokenizer.save_pretrained(folder / "weights")
+            save_whole(whole, context.prepared.reader.tokenizer, folder)
 
     return MadeWeights(
         model=whole,

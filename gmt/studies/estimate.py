@@ -94,6 +94,8 @@ def _kind(science: Mapping[str, Any], resources: Mapping[str, Any]) -> str:
     ]
     task = {key: value for key, value in science["task"].items() if key != "data_seed"}
     parts = [science["model"], task, train, science["method"]["name"], machine, science.get("selection")]
+    if (merge := science.get("merge")) is not None:
+        parts.append(merge["name"])
     return json.dumps(parts, sort_keys=True)
 
 
@@ -102,7 +104,8 @@ def measured_cost(record: RunRecord) -> list[Cost]:
     result = record.result()
     if result.seconds is None:
         return []
-    return [Cost(seconds=result.seconds, peak_memory_bytes=result.training.peak_memory_bytes)]
+    peak = 0 if result.training is None else result.training.peak_memory_bytes  # nobody measures that of a merge
+    return [Cost(seconds=result.seconds, peak_memory_bytes=peak)]
 
 
 def _of_other_studies(plan: Plan, kinds: set[str]) -> Iterator[tuple[str, Cost]]:

@@ -1,8 +1,7 @@
 """A study as a union of grids: arm by arm, each setting a value or a list of values to cross."""
 
-import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +27,9 @@ class StudySettings:
         name: names the study's folder and its MLflow experiment.
         question: what it is to answer; shown on the report and in MLflow.
         shared: settings of every arm: override key -> value, or a list of values to cross.
-        arms: arm -> its own settings, likewise; they win over shared ones.
+        arms: arm -> its own settings, likewise; they win over shared ones. An arm that merges names the arm of its
+            parents as `from`, and as `over` the setting that these differ in, if each run has several
+            (gmt.studies.merge_arms).
         tuning: see gmt.studies.tuning.TuningSettings; None compares at the settings that are given.
         baseline: the arm that the report holds the others against.
         margin: a difference of scores below this does not matter to the question: what equivalence is tested within. A
@@ -91,7 +92,8 @@ class Point:
     """One run of a grid before it is composed: its arm, all its overrides, and those that vary within the study.
 
     Its stage is `comparison`, or `tuning` for a run that only helps to choose a setting and enters no table. What the
-    study gives as a list of one stands in the label, and varies not.
+    study gives as a list of one stands in the label, and varies not. A merge has the points of its parents, and `over`,
+    the settings that these, or their own parents, differ in: of these it has no value of its own.
     """
 
     arm: str
@@ -99,6 +101,8 @@ class Point:
     varied: tuple[str, ...]
     lists_of_one: tuple[str, ...] = ()
     stage: str = "comparison"
+    parents: tuple["Point", ...] = ()
+    over: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:
@@ -109,45 +113,6 @@ class Point:
         pairs = (override.split("=", 1) for override in in_order)
         stage = [] if self.stage == "comparison" else [f"({self.stage})"]
         return " ".join([self.arm, *(f"{key.rpartition('.')[2]}={value}" for key, value in pairs), *stage])
-
-
-def expand(study: StudySettings, cli: Axes) -> list[Point]:
-    """All runs of a study, arm by arm, the last setting varying fastest.
-
-    Args:
-        study: the grids.
-        cli: what the user typed: key -> values. A key that some grid has replaces its values there and leaves the
-            other arms alone; a key that no grid has holds for every run.
-    """
-    grids = {
-        arm: _axes({**own, **{key: value for key, value in study.shared.items() if key not in own}})
-        for arm, own in study.arms.items()
-    }
-    for key, values in cli.items():
-        owners = [arm for arm in grids if key in grids[arm]] or list(grids)
-        for arm in owners:
-            grids[arm][key] = list(values)
-    return [point for arm, axes in grids.items() for point in _points(arm, axes, {**study.shared, **study.arms[arm]})]
-
-
-def _axes(values: Mapping[str, Any]) -> dict[str, list[str]]:
-    return {
-        k: [to_override_value(x) for x in v] if isinstance(v, list) else [to_override_value(v)]
-        for k, v in values.items()
-    }
-
-
-def _points(arm: str, axes: Axes, written: Mapping[str, Any]) -> Iterator[Point]:
-    varied = {key for key, values in axes.items() if len(values) > 1}
-    listed = {key for key, value in written.items() if isinstance(value, list)} - varied
-    for combination in itertools.product(*axes.values()):
-        pairs = {key: f"{key}={value}" for key, value in zip(axes, combination, strict=True)}
-        yield Point(
-            arm=arm,
-            overrides=tuple(pairs.values()),
-            varied=tuple(text for key, text in pairs.items() if key in varied),
-            lists_of_one=tuple(text for key, text in pairs.items() if key in listed),
-        )
 
 
 def to_override_value(value: object) -> str:

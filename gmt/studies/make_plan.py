@@ -7,7 +7,9 @@ from gmt.composition import Composer
 from gmt.errors import UserError
 from gmt.runs.build import settings_of
 from gmt.studies.axis_faults import faults_of_axis
-from gmt.studies.grid import Axes, StudySettings, expand
+from gmt.studies.expansion import expand
+from gmt.studies.grid import Axes, StudySettings
+from gmt.studies.merge_faults import faults_of_parents, refuse_merges_of_what_is_tuned
 from gmt.studies.plan import Plan, PlannedRun
 from gmt.studies.run_maker import RunMaker
 from gmt.studies.tuned_plan import tuned_plan
@@ -26,8 +28,9 @@ def make_plan(composer: Composer, study: StudySettings, cli: Axes) -> Plan:
         runs = making.runs(points)
         plan = Plan(study=study, runs=runs, ids=[planned.run.id for planned in runs])
     else:
+        refuse_merges_of_what_is_tuned(points)
         plan = tuned_plan(study, settings_of("study.tuning", TuningSettings, study.tuning), points, making)
-    faults = making.faults | dict.fromkeys(_twice(plan.runs))
+    faults = making.faults | dict.fromkeys((*_twice(plan.runs), *faults_of_parents(plan.runs)))
     if not making.faults:
         known = [each for each in (*plan.runs, *plan.later) if each.point.stage == "comparison"]
         faults |= dict.fromkeys(faults_of_axis(study, [(p.point, p.run.config) for p in known], cli))

@@ -12,8 +12,10 @@ from gmt.composition import Composer, extra_config_dir, to_plain
 from gmt.credentials import without_secrets
 from gmt.errors import UserError
 from gmt.runs.build import settings_of
+from gmt.runs.failures import OF_PARENT
 from gmt.runs.foreign_code import foreign_code
 from gmt.runs.gpus import gpus_here
+from gmt.runs.parents import failure_of, not_done
 from gmt.studies.frozen import STOP, job_of
 from gmt.studies.guard import SweepSettings, confirm
 from gmt.studies.make_plan import make_plan
@@ -73,13 +75,30 @@ def by_overrides(launch: Callable[[Sequence[Sequence[str]]], object]) -> RunLaun
             raise UserError("search needs hydra/launcher=ray_tune: no other launcher can stop a run early")
         left = list(todo)
         while left and not (folder / STOP).exists():
-            free = [planned for planned in left if planned.record.state() != "running"]
-            launch([[job_of(folder, planned)] for planned in free])
+            left = _without_orphans(left)
+            free = [each for each in left if each.record.state() != "running" and not not_done(each.run)]
+            if free:
+                launch([[job_of(folder, planned)] for planned in free])
             left = [planned for planned in left if planned not in free and planned.record.state() != "done"]
-            if left:  # another driver is at work on these
+            if left and not free:  # another driver is at work on these
                 time.sleep(_BUSY_S)
 
     return launch_runs
+
+
+def _without_orphans(left: Sequence[PlannedRun]) -> list[PlannedRun]:
+    """Return the runs but the merges that can't be made, since a parent has ended and is not done; these fail."""
+    ids = {planned.run.id for planned in left}
+    kept = []
+    for planned in left:
+        lost = next((each for each in not_done(planned.run) if each.id not in ids and each.state() != "running"), None)
+        if lost is None:
+            kept.append(planned)
+        else:
+            planned.record.create(planned.run.science, planned.run.config)
+            planned.record.note_failure("failed", OF_PARENT, failure_of(planned.run, lost))
+            ids.discard(planned.run.id)
+    return kept
 
 
 def _sync_command(plan: Plan, arguments: Sequence[str], *, is_study: bool) -> str:

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Protocol
 
 from gmt.errors import RunFailed, UserError
+from gmt.merges.protocol import ChoosesParents
 from gmt.studies.frozen import STOP, freeze
+from gmt.studies.grid import Point
 from gmt.studies.plan import STATES, Plan, PlannedRun, changes, is_broken, over, runs_at_once
 from gmt.studies.stopping import stops_in_order
 from gmt.studies.tracked import bring_level, mirror_of
@@ -54,7 +56,7 @@ def run_sweep(
         KeyboardInterrupt: Ctrl-C was pressed; what was running has kept where it was.
     """
     states = plan.states()
-    todo = [planned for planned in in_turns(plan.runs) if states[planned.run.id] not in over(plan)]
+    todo = [planned for planned in in_order(plan.runs) if states[planned.run.id] not in over(plan)]
     num_done = sum(state == "done" for state in states.values())
     later = f", {len(plan.later)} more will be scheduled once tuning has chosen their settings" if plan.later else ""
     say(f"study {plan.study.name}: {len(plan.runs)} runs, {num_done} done, {len(todo)} to do{later}")
@@ -76,6 +78,19 @@ def run_sweep(
     ):
         launch(todo, folder)
     _conclude(plan, folder, say)
+
+
+def in_order(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
+    """Return runs in the order in which they are begun: trainings in turns, then merges, behind their parents."""
+    by_depth: dict[int, list[PlannedRun]] = {}
+    for planned in runs:
+        by_depth.setdefault(_depth(planned.point), []).append(planned)
+    return [planned for _, alike in sorted(by_depth.items()) for planned in in_turns(alike)]
+
+
+def _depth(point: Point) -> int:
+    """Return 0 for a training, 1 for a merge of trainings, 2 for a merge of merges, and so on."""
+    return 1 + max(map(_depth, point.parents)) if point.parents else 0
 
 
 def in_turns(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
@@ -110,13 +125,20 @@ def _bring_level(plan: Plan, tracking: TrackingSettings, say: Say, remedy: str) 
 
 def _preflight(todo: Sequence[PlannedRun]) -> None:
     """Looks at the records' folder and makes examples and suites, so that a fault is found before anything starts."""
+    from gmt.runs.parent_weights import bases
     from gmt.runs.prepare import prepare
+    from gmt.runs.validation import validation_suites
 
     todo[0].run.record_settings.close_to_others()
     faults: dict[str, None] = {}
+    by_id = {planned.run.id: planned.run for planned in todo}
     for planned in todo:
         try:
-            prepare(planned.run)
+            prepared = prepare(planned.run)
+            if isinstance(planned.run.merge, ChoosesParents):
+                validation_suites(planned.run.merge.validation, prepared)
+            if planned.run.merge is not None and planned.run.merge.takes_other_base:
+                bases(planned.run, by_id)
         except UserError as error:
             faults |= dict.fromkeys(error.sentences)
     if faults:

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from gmt.axis import seed_of
 from gmt.errors import UserError
 from gmt.studies.plan import STATES, Plan, PlannedRun, is_broken
 from gmt.studies.watch import Tracker
@@ -92,15 +93,18 @@ def mirrored(plan: Plan, planned: PlannedRun) -> "Mirrored":
 
     science, point = planned.run.science, planned.point
     axis = plan.study.along
-    value = axis.value(planned.run.config)
+    known = {
+        axis.key: axis.value(planned.run.config),
+        "seed": seed_of(planned.run.config),
+        "merge": None if planned.run.merge is None else planned.run.merge.name,
+    }
     tags = {
-        **({} if value is None else {f"gmt.{axis.key}": str(value)}),
+        **{f"gmt.{key}": str(value) for key, value in known.items() if value is not None},
         "gmt.study": plan.study.name,
         "gmt.arm": point.arm,
         "gmt.method": str(science["method"]["name"]),
         "gmt.task": str(science["task"]["name"]),
         "gmt.model": str(science["model"]["name"]),
-        "gmt.seed": str(science["seed"]),
         "gmt.stage": point.stage,
     }
     return Mirrored(record=planned.record, name=point.label, tags=tags)

@@ -58,7 +58,7 @@ class Links:
             result = record.result()
             tags = {_FINGERPRINT: result.weights_sha256, "gmt.weights": str(weights.resolve())}
             model = self._model(_named(f"{science['method']['name']}-{record.id}"), tags, id_)
-            self._client.log_outputs(id_, [LoggedModelOutput(model, result.training.num_steps)])
+            self._client.log_outputs(id_, [LoggedModelOutput(model, result.num_steps)])
 
     def _base(self, science: Mapping[str, Any]) -> str:
         """The id of the base model, one for all runs of the experiment."""

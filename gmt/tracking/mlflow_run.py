@@ -196,7 +196,7 @@ class TrackedRun:
 
     def _last_row(self) -> list[dict[str, Any]]:
         result = self._record.result()
-        ended_at, step = self._record.status()["ended_at"], result.training.num_steps
+        ended_at, step = self._record.status()["ended_at"], result.num_steps
         return [{"step": step, "time": ended_at, **final_metrics(result)}]
 
     def _last_tags(self, run: Run, state: State) -> list[RunTag]:

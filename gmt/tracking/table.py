@@ -7,12 +7,12 @@ from typing import Any
 
 import pandas as pd
 
-from gmt.axis import Axis
+from gmt.axis import Axis, seed_of
 from gmt.errors import UserError
 from gmt.records.derived import contradiction_in
 from gmt.records.identity import run_id
 from gmt.records.record import RunRecord
-from gmt.records.result import Result
+from gmt.records.result import Result, TrainFacts
 from gmt.tracking.beside import num_beside, span_of
 
 DIRTY = "dirty"  # the state of a run whose code nobody can get again
@@ -30,7 +30,8 @@ _NAMED = 5  # labels that a sentence names
 # runs of the table that were at work on the same machine at some time of the run's last attempt.
 # `axis` is the value of the study's axis; missing if the run does not have the setting.
 # `code` is a short hash of all code that made the run: the package's, that of plug-ins from outside, and the
-# libraries' versions.
+# libraries' versions. `merge` is missing for a run that is trained; what the training did is missing for a merge, whose
+# method is its parents'; `seed` is missing for a merge over seeds.
 COLUMNS: Mapping[str, str] = {
     "run_id": "string",
     "arm": "string",
@@ -38,6 +39,7 @@ COLUMNS: Mapping[str, str] = {
     "model": "string",
     "task": "string",
     "method": "string",
+    "merge": "string",
     "axis": "Float64",
     "seed": "Int64",
     "state": "string",
@@ -78,7 +80,6 @@ COLUMNS: Mapping[str, str] = {
 
 def result_columns(result: Result) -> dict[str, Any]:
     """A run's result under the table's names."""
-    training = result.training
     return {
         "target_before": result.before["target"]["mean"],
         "target_after": result.after["target"]["mean"],
@@ -88,23 +89,32 @@ def result_columns(result: Result) -> dict[str, Any]:
         "source_perplexity_before": _perplexity(result.metrics["before"]),
         "source_perplexity_after": _perplexity(result.metrics["after"]),
         "density_asked": result.density_asked,
-        "density": training.density,
         "moved_fraction": result.moved_fraction,
-        "forward_backward_s": training.forward_backward_s,
-        "mask_s": training.mask_s,
-        "optimizer_s": training.optimizer_s,
-        "num_cold_steps": training.num_cold_steps,
-        "train_s": training.seconds,
         "run_s": result.seconds,
-        "peak_memory_bytes": training.peak_memory_bytes,
-        "num_steps": training.num_steps,
-        "num_tokens": training.num_tokens,
+        **_training_columns(result.training),
         "num_parameters": result.num_parameters,
         "num_trainable": result.num_trainable,
         "num_added": result.num_added,
         "num_train_examples": result.num_train_examples,
         "num_dropped_examples": result.num_dropped_examples,
         "num_not_selected_examples": result.num_not_selected_examples,
+    }
+
+
+def _training_columns(training: TrainFacts | None) -> dict[str, Any]:
+    """What the training of a run did; a merge has none."""
+    if training is None:
+        return {}
+    return {
+        "density": training.density,
+        "forward_backward_s": training.forward_backward_s,
+        "mask_s": training.mask_s,
+        "optimizer_s": training.optimizer_s,
+        "num_cold_steps": training.num_cold_steps,
+        "train_s": training.seconds,
+        "peak_memory_bytes": training.peak_memory_bytes,
+        "num_steps": training.num_steps,
+        "num_tokens": training.num_tokens,
     }
 
 
@@ -187,8 +197,9 @@ def _row(arm: str, label: str, record: RunRecord, axis: Axis, dirty: bool) -> di
         "model": science["model"]["name"],
         "task": science["task"]["name"],
         "method": science["method"]["name"],
+        "merge": (science.get("merge") or {}).get("name"),
         "axis": None if state == CHANGED else axis.value(stored["config"]),
-        "seed": science["seed"],
+        "seed": seed_of(stored["config"]),
         "attempts": status.get("attempts"),
         "error": status.get("error"),
         _SPAN: span_of(status, is_running=state == "running"),

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 from gmt.records.record import State
 from gmt.runs.attempt import Outcome, attempt, outcome_of
 from gmt.runs.build import Run, plug_in
-from gmt.runs.failures import RETRIES, is_tried_again
+from gmt.runs.failures import OF_PARENT, RETRIES, is_tried_again
 from gmt.runs.gpus import hide_gpus
+from gmt.runs.parents import failure_of, not_done
 from gmt.runs.settings import AUTO, RecordSettings
 from gmt.terminal import say
 from gmt_launchers.cluster import connected
@@ -121,19 +122,31 @@ class _Runs:
     def __init__(self, runs: Sequence[Run], stop: Path):
         self._records = [run.record for run in runs]
         self._runs, self._stop = runs, stop
+        self._left = {record.id for record in self._records}  # of which something may still come
         self._given_up: list[int] = []
         self._failures: Counter[tuple[int, str]] = Counter()
 
     def ready(self, index: int) -> Ready:
-        """A run that another driver has done is over, and one that it is at work on may be left by it."""
+        """A run that another driver has done is over, and one that it is at work on may be left by it.
+
+        A merge waits for its parents, and fails with them.
+        """
         state: State = self._records[index].state()
-        return Ready.NEVER if state in ("done", "changed") else Ready.LATER if state == "running" else Ready.GO
+        if state in ("done", "changed"):
+            return Ready.NEVER
+        lacking = not_done(self._runs[index])
+        if (lost := next((parent for parent in lacking if parent.id not in self._left), None)) is not None:
+            self._is_over(index)
+            self._note(index, "failed", OF_PARENT, failure_of(self._runs[index], lost))
+            return Ready.NEVER
+        return Ready.LATER if lacking or state == "running" else Ready.GO
 
     def ended(self, index: int, result: Outcome) -> float | None:
         """An attempt has ended in its worker, which has written what became of it."""
         if result.state == "busy":
             return _BUSY_AFTER_S
         if result.state != "failed" or result.kind is None:
+            self._is_over(index)
             return None
         return self._again(index, result.kind, str(result.error))
 
@@ -165,9 +178,13 @@ class _Runs:
         self._failures[index, kind] += 1
         if again:
             return _AGAIN_AFTER_S if kind in RETRIES else None
+        self._is_over(index)
         if self._records[index].state() not in ("failed", "diverged", "changed"):
             self._note(index, "failed", kind, sentence)
         return None
+
+    def _is_over(self, index: int) -> None:
+        self._left.discard(self._records[index].id)
 
     def _note(self, index: int, state: State, kind: str, sentence: str) -> None:
         run, record = self._runs[index], self._records[index]

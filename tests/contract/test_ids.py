@@ -22,6 +22,7 @@ PART_OF = {
     "train": "train",
     "benchmark": "task",
     "selection": "selection",
+    "merge": "merge",
 }
 EVALUATIONS = {
     "held_out": [f"task.target.extra.data.path={ROWS}"],

@@ -17,7 +17,6 @@ from gmt.methods.prompts import PeftPrompt
 from gmt.methods.protocol import ReshapesModel, UsesContext
 from gmt.runs.build import Run
 from gmt.runs.diagnose import finished
-from gmt.runs.drop import drop
 from gmt.runs.execute import execute
 from gmt.runs.prepare import prepare
 from gmt.training.checkpoints import last_whole_checkpoint
@@ -133,13 +132,6 @@ def test_in_bf16_and_with_evaluations_on_the_way(tmp_path: Path) -> None:
 def test_operations_are_counted_with_the_adapter_in_place(tmp_path: Path) -> None:
     plain, with_adapter = (step_flops(finished(run_of(tmp_path, f"method={name}"))) for name in ("sft", "lora"))
     assert plain / 2 < with_adapter < plain  # frozen weights cost no gradient of their own
-
-
-def test_a_one_off_drop_says_that_it_needs_whole_weights(tmp_path: Path) -> None:
-    run = adapted(tmp_path, "lora")
-    execute(run)
-    with pytest.raises(UserError, match="needs the whole weights, and this run kept its adapter only"):
-        drop(run, [0.5])
 
 
 def test_whole_weights_are_kept_beside_an_adapter_where_that_is_asked(tmp_path: Path) -> None:

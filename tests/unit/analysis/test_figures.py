@@ -12,7 +12,6 @@ from gmt_analysis.mask_figures import (
     density_against_asked,
     facts_by_layer,
     facts_over_steps,
-    score_against_dropped,
 )
 from gmt_analysis.statistics import summarise
 
@@ -111,18 +110,6 @@ def test_what_a_mask_adds_to_a_step_is_drawn_against_the_size(plan: list) -> Non
     assert times.get_lines()[1].get_ydata().tolist() == pytest.approx([136, 133])
     assert [container.get_label() for container in shares.containers] == ["gmt 0.5", "gmt 0.9"]
     assert shares.containers[0].lines[0].get_ydata().tolist() == pytest.approx([600 / 130, 300 / 130])
-
-
-def test_a_drop_is_drawn_by_way() -> None:
-    rows = [
-        {"arm": "sft", "axis": None, "task": "t", "way": way, "fraction": f, "seed": s, "target": 1 - f * n / 10}
-        for n, way in enumerate(("random", "smallest"))
-        for f in (0.0, 0.5)
-        for s in (1, 2)
-    ]
-    axis = score_against_dropped(pd.DataFrame(rows), column="target", unit="score, %").axes[0]
-    assert [container.get_label() for container in axis.containers] == ["sft, random", "sft, smallest"]
-    assert axis.get_lines()[0].get_ydata().tolist() == [100, 100]
 
 
 def test_ranks_over_more_than_a_decade_are_on_a_logarithmic_scale_with_the_arms_side_by_side() -> None:

@@ -2,7 +2,6 @@
 
 import csv
 import dataclasses
-import json
 from pathlib import Path
 
 import pytest
@@ -148,24 +147,18 @@ def test_a_study_of_which_nothing_is_compared_yet_says_how_far_its_tuning_is(tmp
 
 
 @pytest.mark.usefixtures("_words_only")
-def test_tasks_together_and_drops_are_tables(tmp_path: Path) -> None:
+def test_tasks_together_are_a_table(tmp_path: Path) -> None:
     arms = {arm: {**settings, "task": ["long_words", "three_sums"]} for arm, settings in ARMS.items()}
     plan = plan_of(tmp_path, arms, [1, 2, 3])
     for planned in plan.runs:
         is_three_sums = planned.run.task.name == "three_sums"
         finish(planned, 0.5 + planned.run.seed / 100 * (1 + is_three_sums))
-    row = {"way": "smallest", "fraction": 0.5, "target": 0.4, "source": 0.9}
-    plan.runs[0].record.write_later("drops.jsonl", json.dumps(row) + "\n")
     files = {path.name: path for path in write_report(plan).files}
     page = files["index.html"].read_text()
     assert page.count("<summary>Differences to sft over all tasks</summary>") == 2
     assert "gmt 0.5" in page
     common = list(csv.DictReader(files["over_tasks.csv"].open()))
     assert {(row["choice"], row["n"]) for row in common} == {("gmt 0.5", "6"), ("gmt 0.9", "6")}
-    (dropped,) = csv.DictReader(files["drops.csv"].open())
-    assert dropped == {"arm": "sft", "task": "long_words", "mask_ratio": "", "seed": "1"} | {
-        key: str(value) for key, value in row.items()
-    }
 
 
 @pytest.mark.usefixtures("_words_only")

@@ -18,7 +18,6 @@ from gmt.errors import RunFailed, UserError
 from gmt.records.derived import contradiction_in, contradiction_of_answers
 from gmt.records.digests import LARGE
 from gmt.records.record import RunRecord
-from gmt.runs.drop import drop
 from gmt.runs.execute import execute
 from gmt.studies.estimate import estimate
 from gmt.studies.grid import StudySettings
@@ -32,7 +31,7 @@ from gmt.tracking.table import left_out, read_table
 from tests.finished import finish, plan_of
 
 FILES = (
-    *("config.json", "environment.json", "before.json", "result.json", "drops.jsonl", "operations.json"),
+    *("config.json", "environment.json", "before.json", "result.json", "operations.json"),
     *LARGE,
 )
 ANSWERS = [{"part": "target", "suite": "sums", "prompt": "1 + 1", "answer": "2", "score": 1.0}] * 4
@@ -57,7 +56,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Plan:
         record.write_lines("selection.jsonl", [{"index": 0, "chosen": True, "score": 0.5}])
         record.finish()
         with record.at_work():
-            record.write_later("drops.jsonl", '{"way": "random", "fraction": 0.5}\n')
             record.write_later("operations.json", '{"step_flops": 1}\n')
     return plan
 
@@ -112,7 +110,7 @@ def test_a_half_synced_copy_is_seen_without_reading_large_files(plan: Plan, name
     path.write_bytes(path.read_bytes()[:-1])
     assert record.state() == "changed"
     path.unlink()
-    is_extra = name in ("drops.jsonl", "operations.json")
+    is_extra = name == "operations.json"
     assert "is missing" in str(record.change()) or is_extra or name == "config.json"
     assert record.state() == ("done" if is_extra else "to do" if name == "config.json" else "changed")
     path.mkdir()
@@ -123,9 +121,9 @@ def test_a_half_synced_copy_is_seen_without_reading_large_files(plan: Plan, name
 def test_a_file_that_the_run_did_not_write_is_seen(plan: Plan) -> None:
     record = plan.runs[0].record
     status = record.status()
-    del status["digests"]["drops.jsonl"]
+    del status["digests"]["operations.json"]
     record.write("status.json", status)
-    assert "drops.jsonl has no digest" in str(record.change())
+    assert "operations.json has no digest" in str(record.change())
 
 
 @pytest.mark.parametrize("digests", [[], "x", {"result.json": "x"}, {"result.json": []}, {"result.json": [1]}])
@@ -222,8 +220,6 @@ def test_nothing_is_done_over_a_changed_record(plan: Plan) -> None:
     before = {path: path.read_bytes() for path in planned.record.folder.iterdir() if path.name != "lock"}
     with pytest.raises(UserError, match=r"was changed since it ended: result\.json .* to run it anew"):
         execute(planned.run)
-    with pytest.raises(UserError, match=r"was changed since it ended: result\.json"):
-        drop(planned.run, [0.5])
     assert {path: path.read_bytes() for path in before} == before
 
 
@@ -252,10 +248,10 @@ def test_a_kill_between_a_later_file_and_its_digest_changes_nothing(
     plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     record = plan.runs[0].record
-    whole = (record.folder / "drops.jsonl").read_bytes()
+    whole = (record.folder / "operations.json").read_bytes()
 
     def killed(source: Path, target: Path) -> None:
-        if Path(target).name == "drops.jsonl":
+        if Path(target).name == "operations.json":
             raise KeyboardInterrupt
         os.replace(source, target)
 
@@ -263,12 +259,12 @@ def test_a_kill_between_a_later_file_and_its_digest_changes_nothing(
         with monkeypatch.context() as patch:
             patch.setattr(Path, "replace", killed)
             with pytest.raises(KeyboardInterrupt):
-                record.write_later("drops.jsonl", '{"way": "other"}\n')
-        assert (record.folder / "drops.jsonl").read_bytes() == whole
+                record.write_later("operations.json", '{"step_flops": 2}\n')
+        assert (record.folder / "operations.json").read_bytes() == whole
         assert record.state() == "done"
-    record.write_later("drops.jsonl", '{"way": "other"}\n')
+    record.write_later("operations.json", '{"step_flops": 2}\n')
     assert record.state() == "done"
-    assert [row["way"] for row in record.read_lines("drops.jsonl")] == ["other"]
+    assert record.read("operations.json") == {"step_flops": 2}
 
 
 def test_a_record_of_before_digests_counts_and_says_so(plan: Plan, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given
 
 from gmt.errors import UserError
-from gmt.studies.grid import StudySettings, expand, to_override_value
+from gmt.studies.expansion import expand
+from gmt.studies.grid import StudySettings, to_override_value
 
 VALUES = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text("ab'\\\" ,=[]{}$().:/1e")
 KEYS = st.sampled_from(["method", "seed", "train.lr", "task", "method.mask_ratio"])

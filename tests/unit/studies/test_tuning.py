@@ -11,7 +11,8 @@ from hypothesis import given, settings
 
 from gmt.composition import Composer, hydra_on
 from gmt.errors import UserError
-from gmt.studies.grid import StudySettings, expand
+from gmt.studies.expansion import expand
+from gmt.studies.grid import StudySettings
 from gmt.studies.make_plan import make_plan
 from gmt.studies.plan import Plan
 from gmt.studies.tuning import TuningSettings, ask, cells

@@ -1,0 +1,46 @@
+"""Fine-tuning transfer (Lin et al., arXiv 2503.20110): a delta that was trained from one base is added to another.
+
+As in the authors' code (pjlintw/finetuning-transfer), rows of a larger vocabulary have a delta of 0. Departures:
+differences are taken in float32 and not in float64, and the sum is rounded once to the model's dtype.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from gmt import settings
+
+if TYPE_CHECKING:
+    from gmt.merges.protocol import Formula, Weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transfer:
+    """Adds scale times the parent's delta to the run's own base.
+
+    Args:
+        name: the word for it in tables.
+        scale: above 0.
+    """
+
+    name: str
+    scale: float
+
+    def __post_init__(self) -> None:
+        settings.text("merge.name", self.name)
+        settings.number("merge.scale", self.scale, "must be above 0", low=0, open_low=True)
+
+    @property
+    def num_parents(self) -> tuple[int, int | None]:
+        """One."""
+        return 1, 1
+
+    @property
+    def takes_other_base(self) -> bool:
+        """Yes: that is what it is for."""
+        return True
+
+    def formula(self, weights: Weights, *, seed: int) -> Formula:
+        """Return the sum."""
+        return lambda name: weights.base(name).add(weights.delta(0, name), alpha=self.scale)

@@ -1,0 +1,42 @@
+"""WiSE-FT (Wortsman et al., arXiv 2109.01903): between the base and the tuned weights, on a straight line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from gmt import settings
+
+if TYPE_CHECKING:
+    from gmt.merges.protocol import Formula, Weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class WiseFt:
+    """Computes (1 - alpha) base + alpha tuned; 0 is the base and 1 the tuned model, bit for bit.
+
+    Args:
+        name: the word for it in tables.
+        alpha: in [0, 1].
+    """
+
+    name: str
+    alpha: float
+
+    def __post_init__(self) -> None:
+        settings.text("merge.name", self.name)
+        settings.number("merge.alpha", self.alpha, "must lie in [0, 1]", low=0, high=1, open_high=False)
+
+    @property
+    def num_parents(self) -> tuple[int, int | None]:
+        """One."""
+        return 1, 1
+
+    @property
+    def takes_other_base(self) -> bool:
+        """No."""
+        return False
+
+    def formula(self, weights: Weights, *, seed: int) -> Formula:
+        """Return the interpolation."""
+        return lambda name: weights.base(name).lerp(weights.tuned(0, name), self.alpha)

@@ -1,0 +1,46 @@
+"""What of a merge's settings can be found wrong before its parents are looked at. Imports no torch."""
+
+import re
+from collections.abc import Iterator, Sequence
+
+from gmt.errors import UserError
+from gmt.merges.protocol import Merge
+
+_RUN_ID = re.compile(r"[0-9a-f]{16}")
+
+
+def run_ids(value: object) -> Sequence[str]:
+    """Return the run ids in the setting `parents`.
+
+    Raises:
+        UserError: it is no list of them.
+    """
+    if not isinstance(value, list) or not value:
+        raise UserError(f"parents must be null or a list of run ids, got {value!r}")
+    for each in value:
+        if not isinstance(each, str) or not _RUN_ID.fullmatch(each):
+            raise UserError(
+                f"parents must hold run ids, each of 16 of the letters 0-9 and a-f, got {each!r}; `gmt plan` lists "
+                "them, and one of digits alone is written as parents=['\"ID\"']"
+            )
+    if twice := next((each for each in value if value.count(each) > 1), None):
+        raise UserError(f"parents must name each run once, got {twice} twice")
+    return tuple(value)
+
+
+def faults_of_merge(merge: Merge | None, parents: Sequence[str], *, is_searched: bool) -> Iterator[str]:
+    """Yield a sentence for each fault of a run's merge and parents."""
+    if merge is None:
+        if parents:
+            yield f"parents must be null without a merge, got {', '.join(parents)}"
+        return
+    (least, most), number = merge.num_parents, max(len(parents), 1)
+    if number < least:
+        yield (
+            f"merge={merge.name} needs at least {least} parents, got {number}: name them by parents=[RUN,RUN], or in a "
+            "study by the arm's from and over"
+        )
+    if most is not None and number > most:
+        yield f"merge={merge.name} takes at most {most} parent{'s' if most > 1 else ''}, got {number}"
+    if is_searched:
+        yield f"merge={merge.name} can't go with search: a merge has no steps at which it could be stopped"

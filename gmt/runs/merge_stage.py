@@ -1,0 +1,101 @@
+"""The stage of a run that merges the weights of finished runs."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from transformers import PreTrainedModel
+
+from gmt.errors import Diverged, Interrupted
+from gmt.merges.protocol import ChoosesParents, Merge
+from gmt.runs.build import Run
+from gmt.runs.evaluate import evaluate
+from gmt.runs.made_weights import MadeWeights, save_whole
+from gmt.runs.parent_weights import StoredWeights, open_parents
+from gmt.runs.parents import check_parents, parents_of
+from gmt.runs.run_context import RunContext, on
+from gmt.runs.validation import validation_suites
+from gmt.training.reshaping import Sizes
+from gmt.training.train import moved_fraction
+from gmt.training.weights import weights_sha256
+
+STEP = 1  # at which a merge is logged: the base is at 0
+_PART = "validation"
+
+
+def merge_weights(context: RunContext) -> MadeWeights:
+    """Make the merged weights, tensor by tensor, in float32 on the CPU; after a kill they are made again, bit for bit.
+
+    Raises:
+        UserError: a parent is not done, its files are not the weights that it ended with, or the merge can't work with
+            the model.
+        Interrupted: it was asked for.
+    """
+    run, merge = context.run, context.run.merge
+    assert merge is not None
+    check_parents(run)
+    context.record.keep_metrics_until(0)
+    model = context.model()
+    weights = StoredWeights(
+        own=dict(run.model.base().named_parameters()),
+        dtype={name: parameter.dtype for name, parameter in model.named_parameters()},
+        parents=open_parents(run, parents_of(run)),
+    )
+    if isinstance(merge, ChoosesParents):
+        weights = weights.only(_chosen(context, merge, merge, model, weights))
+    _fill(context, merge, model, weights)
+    return MadeWeights(
+        model=model,
+        moved_fraction=moved_fraction(model, run.model.base()),
+        sizes=Sizes(num_trainable=0, num_added=0),
+        training=None,
+        settings=None,
+        save=lambda folder: save_whole(model, context.prepared.reader.tokenizer, folder),
+    )
+
+
+@torch.no_grad()
+def _fill(context: RunContext, merge: Merge, model: PreTrainedModel, weights: StoredWeights) -> None:
+    """Put merged tensors into a model, in place, each rounded once to the model's dtype."""
+    formula = merge.formula(weights, seed=_seed(context.run))
+    for name, parameter in model.named_parameters():
+        context.control.on_progress()
+        if context.control.should_stop():
+            raise Interrupted("stopped on request while weights were merged")
+        merged = formula(name).to(parameter.dtype)
+        if not bool(torch.isfinite(merged).all()):
+            raise Diverged(f"the merged weights of {name} hold NaN or Inf")
+        parameter.copy_(merged)
+
+
+def _seed(run: Run) -> int:
+    """Of the merge's draws: other runs' deltas are drawn from independently of each other."""
+    text = "/".join([str(run.seed), *run.parent_ids])
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4])
+
+
+def _chosen(
+    context: RunContext, merge: Merge, chooses: ChoosesParents, model: PreTrainedModel, weights: StoredWeights
+) -> Sequence[int]:
+    """Let the merge choose among its parents, and log what they scored alone and which were taken."""
+    suites = validation_suites(chooses.validation, context.prepared)
+    prepared = replace(context.prepared, suites={_PART: suites})
+    alone: dict[int, float] = {}
+
+    def score(members: Sequence[int]) -> float:
+        _fill(context, merge, model, weights.only(members))
+        on(model, context.device)
+        folder = context.record.folder / "evaluation" / f"{_PART}-{weights_sha256(model.named_parameters())[:16]}"
+        found = evaluate(context.run, prepared, model, folder, context.control, parts=(_PART,)).scores[_PART]["mean"]
+        if len(members) == 1:
+            alone[members[0]] = found
+        return found
+
+    chosen = chooses.choose(weights.num_parents, score)
+    facts = {f"merge/parent_{number}/validation": value for number, value in alone.items()}
+    facts |= {f"merge/parent_{number}/taken": float(number in chosen) for number in range(weights.num_parents)}
+    context.record.append_metrics(STEP, facts)
+    return chosen

@@ -1,0 +1,164 @@
+"""The weights that a merge reads, from its parents' safetensors files and the run's base: one tensor at a time."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from gmt.errors import UserError
+from gmt.models.protocol import Model
+from gmt.records.record import RunRecord
+from gmt.runs.build import Run, plug_in
+from gmt.runs.parents import parents_of
+from gmt.training.kept_weights import KeptWeights
+
+_IN_BLOCK = re.compile(r"^(?P<stack>(?:.*?\.)?)(?P<block>\d+)\.")
+
+
+@dataclass(frozen=True)
+class ParentWeights:
+    """The weights of a finished run, by name, and those of what it was trained from; to be read only."""
+
+    kept: Mapping[str, Tensor]
+    base: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class StoredWeights:
+    """What a merge reads (gmt.merges.protocol.Weights).
+
+    Args:
+        own: the run's base, by name; to be read only.
+        dtype: of the model that is made: the base is read as it trains.
+        parents: in the order of the run's parents.
+    """
+
+    own: Mapping[str, Tensor]
+    dtype: Mapping[str, torch.dtype]
+    parents: Sequence[ParentWeights]
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Of all tensors."""
+        return list(self.own)
+
+    @property
+    def num_parents(self) -> int:
+        """The number of parents."""
+        return len(self.parents)
+
+    @property
+    def num_blocks(self) -> int:
+        """The number of the model's blocks."""
+        return max(self._blocks.values(), default=-1) + 1
+
+    def block(self, name: str) -> int | None:
+        """Return the number of a tensor's block."""
+        return self._blocks.get(name)
+
+    def base(self, name: str) -> Tensor:
+        """Return a copy of the base's tensor."""
+        return self.own[name].detach().to(self.dtype[name]).to(torch.float32, copy=True)
+
+    def tuned(self, parent: int, name: str) -> Tensor:
+        """Return a parent's tensor."""
+        return self.parents[parent].kept[name].float()
+
+    def delta(self, parent: int, name: str) -> Tensor:
+        """Return what a parent's training changed."""
+        given = self.parents[parent]
+        tuned = given.kept[name]
+        delta = tuned.float() - given.base[name].detach().to(tuned.dtype).float()
+        if delta.shape == self.own[name].shape:
+            return delta
+        whole = torch.zeros(self.own[name].shape)
+        whole[: len(delta)] = delta
+        return whole
+
+    def only(self, members: Sequence[int]) -> StoredWeights:
+        """Return the weights with some of the parents, by number."""
+        return StoredWeights(self.own, self.dtype, [self.parents[each] for each in members])
+
+    @cached_property
+    def _blocks(self) -> Mapping[str, int]:
+        """By name: the first number in it, of those in the stack of blocks that has most tensors."""
+        found = {name: match for name in self.own if (match := _IN_BLOCK.match(name)) is not None}
+        stacks = Counter(match["stack"] for match in found.values())
+        (main, _), *_ = [*stacks.most_common(1), ("", 0)]
+        return {name: int(match["block"]) for name, match in found.items() if match["stack"] == main}
+
+
+def open_parents(run: Run, records: Sequence[RunRecord]) -> list[ParentWeights]:
+    """Open the weights of a merge's parents.
+
+    Raises:
+        UserError: a parent's files are not what its run ended with.
+    """
+    opened = []
+    for record, base in zip(records, bases(run, {}), strict=True):
+        of_base = dict(base.named_parameters())
+        kept = KeptWeights(record.folder / "weights", of_base)
+        kept.check(record.result().weights_sha256)
+        opened.append(ParentWeights(kept, of_base))
+    return opened
+
+
+def bases(run: Run, planned: Mapping[str, Run]) -> list[PreTrainedModel]:
+    """Return what the parents of a merge are trained from: its own base, wherever it is the same.
+
+    Args:
+        run: the merge.
+        planned: the parents that are not begun yet, by run id.
+
+    Raises:
+        UserError: a base has other tensors than the merge's own; a vocabulary may have fewer rows.
+    """
+    own, found = run.model.base(), []
+    for record in parents_of(run):
+        base = _base_of(run, record, planned)
+        if base is not own:
+            _check_architecture(run, own, record, base)
+        found.append(base)
+    return found
+
+
+def _base_of(run: Run, record: RunRecord, planned: Mapping[str, Run]) -> PreTrainedModel:
+    if record.id in planned:
+        return planned[record.id].model.base()
+    stored = record.read("config.json")
+    if stored["science"]["model"] == run.science["model"]:
+        return run.model.base()
+    model: Model = plug_in("model", dict(stored["config"]["model"]), Model)
+    return model.base()
+
+
+def _check_architecture(run: Run, own: PreTrainedModel, record: RunRecord, base: PreTrainedModel) -> None:
+    here, there = ({name: tuple(p.shape) for name, p in model.named_parameters()} for model in (own, base))
+    vocabulary = _vocabulary(base)
+    for name in dict.fromkeys([*here, *there]):
+        if not _fits(here.get(name), there.get(name), is_vocabulary=name in vocabulary):
+            raise UserError(
+                f"a merge needs parents of the architecture of its own model {run.model.name}, and {name} has the "
+                f"shape {here.get(name)} in it and {there.get(name)} in the model of run {record.id}"
+            )
+
+
+def _fits(here: tuple[int, ...] | None, there: tuple[int, ...] | None, *, is_vocabulary: bool) -> bool:
+    if here is None or there is None:
+        return False
+    return here == there or (is_vocabulary and here[1:] == there[1:] and here[0] > there[0])
+
+
+def _vocabulary(model: PreTrainedModel) -> set[str]:
+    """Return the names of the tensors with a row for each token."""
+    own: Any = model
+    layers = [layer for layer in (own.get_input_embeddings(), own.get_output_embeddings()) if layer is not None]
+    return {name for name, parameter in model.named_parameters() if any(parameter is layer.weight for layer in layers)}

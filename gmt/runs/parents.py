@@ -1,0 +1,96 @@
+"""A merge's parents: which runs they are, and whether their weights can be had. Imports no torch: a plan asks too."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from gmt.errors import UserError
+from gmt.methods.protocol import ReshapesModel
+from gmt.records.record import RunRecord
+from gmt.runs.build import Run
+
+
+def parents_of(run: Run) -> list[RunRecord]:
+    """Return the records of a merge's parents; of a run that is trained, none."""
+    return [RunRecord(run.record_settings.runs, id_) for id_ in run.parent_ids]
+
+
+def check_parents(run: Run) -> None:
+    """Refuse a merge that can't be made now.
+
+    Raises:
+        UserError: with a sentence for each parent that is not done, or has other weights than the merge needs.
+    """
+    if faults := [fault for record in parents_of(run) if (fault := fault_of(run, record, {})) is not None]:
+        raise UserError(*faults)
+
+
+def fault_of(run: Run, record: RunRecord, planned: Mapping[str, Run]) -> str | None:
+    """Return a sentence on why a merge can't be made of a parent, None if it can.
+
+    Args:
+        run: the merge.
+        record: of the parent.
+        planned: runs that will be done before the merge, by id; they need not be done yet.
+    """
+    assert run.merge is not None
+    needs, state = f"merge={run.merge.name} needs the weights of run {record.id}", record.state()
+    parent = planned.get(record.id)
+    if state == "changed":
+        return f"{needs}: {record.change()}"
+    if state != "done" and parent is None:
+        there = f"which is not done ({state})" if record.exists() else "which isn't there"
+        return f"{needs}, {there}; {_remedy(run)}"
+    to_come = parent if state != "done" else None
+    kept = _fault_of_files(record) if to_come is None else _fault_of_plan(to_come)
+    if kept is not None:
+        return f"{needs}, {kept}"
+    science = record.read("config.json")["science"] if to_come is None else to_come.science
+    if _model_of(science) != _model_of(run.science) and not run.merge.takes_other_base:
+        in_form = " in another form" if science["model"]["name"] == run.model.name else ""
+        return (
+            f"merge={run.merge.name} needs parents that were trained from its own model {run.model.name}, and run "
+            f"{record.id} is of {science['model']['name']}{in_form}"
+        )
+    return None
+
+
+def _model_of(science: Mapping[str, Any]) -> tuple[object, object]:
+    return science["model"], science["fingerprints"]["model"]
+
+
+def _remedy(run: Run) -> str:
+    return "parents must name finished runs" if run.parents else "the same command without merge does it first"
+
+
+def _fault_of_files(record: RunRecord) -> str | None:
+    if any((record.folder / "weights").glob("*.safetensors")):
+        return None
+    if (record.folder / "adapter").is_dir():
+        return f"which kept its adapter only: delete {record.folder} and run it anew with record.keep_weights=merged"
+    return f"which kept none: delete {record.folder} and run it anew with record.keep_weights=true"
+
+
+def _fault_of_plan(parent: Run) -> str | None:
+    if not parent.record_settings.keep_weights:
+        return "which must be kept: record.keep_weights must be true, got false"
+    if parent.merge is None and isinstance(parent.method, ReshapesModel) and not parent.record_settings.keeps_whole:
+        return f"of which method {parent.method.name} keeps the adapter only: record.keep_weights must be merged"
+    return None
+
+
+def not_done(run: Run) -> Sequence[RunRecord]:
+    """Return the parents of a merge that are not done."""
+    return [record for record in parents_of(run) if record.state() != "done"]
+
+
+def failure_of(run: Run, record: RunRecord) -> str:
+    """Return the sentence with which a merge fails, once a parent is over and not done."""
+    assert run.merge is not None
+    error = record.status().get("error")
+    return (
+        f"merge={run.merge.name} needs the weights of run {record.id}, which is {record.state()}"
+        + (f": {error}" if error else "")
+        + f" ({record.folder})"
+    )

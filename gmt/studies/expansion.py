@@ -1,0 +1,60 @@
+"""Expands a study: from its arms to the points of its grids."""
+
+import itertools
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from gmt.studies.grid import Axes, Point, StudySettings, to_override_value
+from gmt.studies.merge_arms import FROM, OVER, merge_arms, merge_points
+
+
+def expand(study: StudySettings, cli: Axes) -> list[Point]:
+    """All runs of a study, arm by arm, the last setting varying fastest.
+
+    Args:
+        study: the grids.
+        cli: what the user typed: key -> values. A key that some grid has replaces its values there and leaves the
+            other arms alone; a key that no grid has holds for every run. An arm that merges has the settings of its
+            parents: of keys that no grid has it is given only those of the merge, and the others are not.
+
+    Raises:
+        UserError: an arm merges what is not there.
+    """
+    merges = {merge.arm: merge for merge in merge_arms(study.arms)}
+    grids = {arm: _grid(study, arm, is_merge=arm in merges) for arm in study.arms}
+    for key, values in cli.items():
+        is_of_merge = key.partition(".")[0] == "merge" and bool(merges)
+        every = [arm for arm in grids if (arm in merges) == is_of_merge]
+        for arm in [arm for arm in grids if key in grids[arm]] or every:
+            grids[arm][key] = list(values)
+    points = {
+        arm: list(_points(arm, axes, {**study.shared, **study.arms[arm]}))
+        for arm, axes in grids.items()
+        if arm not in merges
+    }
+    for arm, merge in merges.items():
+        points[arm] = list(merge_points(merge, points[merge.parents], grids[arm]))
+    return [point for arm in study.arms for point in points[arm]]
+
+
+def _grid(study: StudySettings, arm: str, *, is_merge: bool) -> dict[str, list[str]]:
+    """Return the axes of an arm; those of its parents reach a merge by its parents."""
+    own = {key: value for key, value in study.arms[arm].items() if not (is_merge and key in (FROM, OVER))}
+    shared = {} if is_merge else {key: value for key, value in study.shared.items() if key not in own}
+    return {
+        key: [to_override_value(each) for each in value] if isinstance(value, list) else [to_override_value(value)]
+        for key, value in {**own, **shared}.items()
+    }
+
+
+def _points(arm: str, axes: Axes, written: Mapping[str, Any]) -> Iterator[Point]:
+    varied = {key for key, values in axes.items() if len(values) > 1}
+    listed = {key for key, value in written.items() if isinstance(value, list)} - varied
+    for combination in itertools.product(*axes.values()):
+        pairs = {key: f"{key}={value}" for key, value in zip(axes, combination, strict=True)}
+        yield Point(
+            arm=arm,
+            overrides=tuple(pairs.values()),
+            varied=tuple(text for key, text in pairs.items() if key in varied),
+            lists_of_one=tuple(text for key, text in pairs.items() if key in listed),
+        )

@@ -1,0 +1,137 @@
+"""Arms of a study that merge the runs of another arm: which runs they are of, and what settings they have.
+
+A merge's run has the settings of its parents and the arm's own besides. `over` names the setting whose values the
+parents differ in; in everything else, the seed among it, they are alike, so that runs of different arms stay pairs on
+the same seed.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from gmt import settings
+from gmt.errors import UserError, choices
+from gmt.studies.grid import Axes, Point
+
+FROM, OVER = "from", "over"
+_OF_PARENTS_ALONE = ("merge", "parents")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergeArm:
+    """What an arm says of its parents.
+
+    Args:
+        arm: its name.
+        parents: the arm whose runs are merged.
+        over: the setting that the parents of a run differ in; None where each run has one parent.
+    """
+
+    arm: str
+    parents: str
+    over: str | None
+
+
+def merge_arms(arms: Mapping[str, Mapping[str, Any]]) -> list[MergeArm]:
+    """Return the arms that merge, each behind that of its parents.
+
+    Raises:
+        UserError: an arm merges none that there is, or itself, or says `over` without `from`.
+    """
+    found = {arm: _merge_arm(arm, own, arms) for arm, own in arms.items() if FROM in own or OVER in own}
+    ordered: dict[str, MergeArm] = {}
+    while left := [each for arm, each in found.items() if arm not in ordered]:
+        ready = [each for each in left if each.parents not in found or each.parents in ordered]
+        if not ready:
+            arm = left[0]
+            raise UserError(f"study.arms.{arm.arm}.from must not lead back to the arm itself, got {arm.parents!r}")
+        ordered |= {each.arm: each for each in ready}
+    return list(ordered.values())
+
+
+def _merge_arm(arm: str, own: Mapping[str, Any], arms: Mapping[str, Mapping[str, Any]]) -> MergeArm:
+    where = f"study.arms.{arm}"
+    if FROM not in own:
+        raise UserError(f"{where}.over must go with {where}.from, which names the arm of the parents")
+    parents = settings.text(f"{where}.from", own[FROM])
+    if parents not in arms:
+        raise UserError(f"{where}.from must name an arm of the study, got {parents!r}; {choices(parents, arms)}")
+    if own.get("merge") is None:
+        raise UserError(f"{where} must name its merge, since it has from; got merge={own.get('merge')}")
+    over = None if own.get(OVER) is None else settings.text(f"{where}.over", own[OVER])
+    return MergeArm(arm=arm, parents=parents, over=over)
+
+
+def merge_points(merge: MergeArm, parents: Sequence[Point], axes: Axes) -> Iterator[Point]:
+    """Yield the runs of an arm that merges.
+
+    Args:
+        merge: what it is of.
+        parents: all runs of the parents' arm.
+        axes: the arm's own settings, each with its values. One that the parents differ in chooses among them; any other
+            holds for the merge alone.
+
+    Raises:
+        UserError: the parents have no two values of `over`.
+    """
+    values = {key: {_pairs(parent).get(key) for parent in parents} for key in axes}
+    chooses = [key for key in axes if key != merge.over and len(values[key]) > 1]
+    if merge.over is not None:
+        _check_over(merge, parents)
+    groups: dict[tuple[str, ...], list[Point]] = {}
+    for parent in parents:
+        groups.setdefault(_without(parent.overrides, merge.over), []).append(parent)
+    for group in groups.values():
+        inherited = _inherited(group[0], merge.over)
+        for combination in itertools.product(*axes.values()):
+            own = {key: f"{key}={value}" for key, value in zip(axes, combination, strict=True)}
+            if any(own[key] != _pairs(group[0]).get(key) for key in chooses):
+                continue
+            yield replace(
+                inherited,
+                arm=merge.arm,
+                overrides=(*own.values(), *_without(inherited.overrides, *own)),
+                varied=(
+                    *_without(inherited.varied, *own),
+                    *(text for key, text in own.items() if len(axes[key]) > 1),
+                ),
+                lists_of_one=_without(inherited.lists_of_one, *own),
+                parents=tuple(group),
+                over=tuple(key for key in (*group[0].over, merge.over) if key is not None and key not in own),
+            )
+
+
+def _check_over(merge: MergeArm, parents: Sequence[Point]) -> None:
+    assert merge.over is not None
+    if len({_pairs(parent).get(merge.over) for parent in parents}) < 2:
+        listed = dict.fromkeys(text.partition("=")[0] for parent in parents for text in parent.varied)
+        raise UserError(
+            f"study.arms.{merge.arm}.over must be a setting of which arm {merge.parents} has at least 2 values, got "
+            f"{merge.over!r}; {choices(merge.over, listed)}"
+        )
+
+
+def _inherited(parent: Point, over: str | None) -> Point:
+    """Return a parent's point as its merge takes it: without what makes the parent a merge itself."""
+    gone = [key for text in parent.overrides if _is_of_merge(key := text.partition("=")[0]) or key == over]
+    return replace(
+        parent,
+        overrides=_without(parent.overrides, *gone),
+        varied=_without(parent.varied, *gone),
+        lists_of_one=_without(parent.lists_of_one, *gone),
+    )
+
+
+def _is_of_merge(key: str) -> bool:
+    return key.partition(".")[0] in _OF_PARENTS_ALONE
+
+
+def _pairs(point: Point) -> dict[str, str]:
+    return {text.partition("=")[0]: text for text in point.overrides}
+
+
+def _without(overrides: Sequence[str], *keys: str | None) -> tuple[str, ...]:
+    return tuple(text for text in overrides if text.partition("=")[0] not in keys)
