@@ -93,5 +93,6 @@ def work(root: Path) -> None:
         )
 
 
+@pytest.mark.heavy
 def test_the_first_worker_checks_for_all_and_all_refuse(tmp_path: Path) -> None:
     assert in_ranks(work, 2, tmp_path) == [0, 0]
