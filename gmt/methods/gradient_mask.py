@@ -14,10 +14,16 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from gmt.masking import Mask
+    from gmt.methods.protocol import OptimizerFacts
 
 
 # Of each layer only what differs between layers is logged: a model has many of them.
 _OF_LAYERS = ("kept_fraction", "energy_kept", "moved_fraction", "overlap")
+_NOT_BY_ENTRY = {
+    "factored": "keeps its moments by rows and columns",
+    "packed": "keeps its moments in 8 bits",
+    "none": "keeps no moments",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +64,29 @@ class GradientMask:
         """What the ratio leaves."""
         return 1 - self.mask_ratio
 
+    def faults_with(self, optimizer: OptimizerFacts) -> list[str]:
+        """Say where masked entries can't keep their weights or moments, or there is nothing to rank by."""
+        if not self.mask_ratio:
+            return []
+        faults = []
+        where = f"train.optimizer={optimizer.name}"
+        if self.signal == "first_moment" and not optimizer.has_first_moment:
+            faults.append(
+                f"method.signal must not be first_moment where {where}, which keeps no running sum of its gradients"
+            )
+        if optimizer.averages_weights:
+            faults += [
+                f"method.{name} must be {fitting} where {where}, which averages the weights apart from the mask, "
+                f"got {value}"
+                for name, value, fitting in (("mask_on", self.mask_on, "gradient"), ("moments", self.moments, "dense"))
+                if value != fitting
+            ]
+        elif self.moments == "masked" and optimizer.moments in _NOT_BY_ENTRY:
+            faults.append(
+                f"method.moments must be dense where {where}, which {_NOT_BY_ENTRY[optimizer.moments]}, got masked"
+            )
+        return faults
+
     def attach(self, model: nn.Module, optimizer: Optimizer, *, seed: int, facts_every: int) -> AttachedMask:
         """Hooks the mask onto the optimizer.
 
@@ -77,7 +106,7 @@ class AttachedMask:
     """A mask at work."""
 
     def __init__(self, mask: Mask, name: str):
-        self._mask = mask
+        self.mask = mask
         self._name = name
 
     def begin_epoch(self, epoch: int) -> None:
@@ -85,7 +114,7 @@ class AttachedMask:
 
     def facts(self) -> dict[str, float]:
         """The mask's facts, under the metrics' names; those of layers as `layers/<layer>/<fact>`."""
-        facts = self._mask.facts()
+        facts = self.mask.facts()
         if facts is None:
             return {}
         metrics = {"density": facts.density, "mask_seconds": facts.seconds}
@@ -99,7 +128,7 @@ class AttachedMask:
 
     def state_dict(self) -> dict[str, Any]:
         """The mask's state."""
-        return self._mask.state_dict()
+        return self.mask.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continues the mask from a checkpoint's state.
@@ -108,13 +137,13 @@ class AttachedMask:
             UserError: the state is of another model or of an earlier version.
         """
         try:
-            self._mask.load_state_dict(state)
+            self.mask.load_state_dict(state)
         except ValueError as error:
             raise UserError(f"method={self._name}: {error}") from error
 
     def detach(self) -> None:
         """Takes the mask off the optimizer."""
-        self._mask.detach()
+        self.mask.detach()
 
 
 def _metrics(facts: dict[str, Any], chosen: Sequence[str], prefix: str = "") -> dict[str, float]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from torch import nn
+    from torch import Tensor, nn
     from torch.optim import Optimizer
     from transformers import PreTrainedModel
 
@@ -41,7 +42,7 @@ class Method(Protocol):
 
         Args:
             model: to be trained.
-            optimizer: over its parameters.
+            optimizer: over its parameters; torch's own, never another library's wrapper around it.
             seed: of the method's draws.
             facts_every: every how many steps facts that take time are asked for; 0 for never.
         """
@@ -104,6 +105,130 @@ class UsesContext(Protocol):
         ...
 
 
+@dataclass(frozen=True, kw_only=True)
+class OptimizerFacts:
+    """What a method needs to know of an optimizer before one is made.
+
+    Args:
+        name: as in train.optimizer.
+        has_first_moment: whether it keeps a running sum of its gradients.
+        moments: how it keeps its moments: `entries`: each shaped like its parameter; `factored`: by rows and columns;
+            `packed`: in 8 bits; `none`: it keeps none.
+        averages_weights: whether what is evaluated is an average of the weights that it has passed through.
+    """
+
+    name: str
+    has_first_moment: bool
+    moments: str
+    averages_weights: bool
+
+
+@runtime_checkable
+class FitsOptimizers(Protocol):
+    """An optional part of Method: it does not work with every optimizer."""
+
+    def faults_with(self, optimizer: OptimizerFacts) -> list[str]:
+        """Return a sentence for each setting that the optimizer can't follow; asked when a run is planned."""
+        ...
+
+
+ParameterGroup = dict[str, Any]
+"""Of an optimizer: `params`, a list of parameters, and their settings `lr`, `weight_decay`, `betas` and `eps`."""
+
+
+@runtime_checkable
+class MakesGroups(Protocol):
+    """An optional part of Method: settings of train.optimizer that differ between parameters."""
+
+    def groups(self, model: PreTrainedModel, groups: list[ParameterGroup]) -> list[ParameterGroup]:
+        """Return the groups that the optimizer of `train` is made with; called on every worker.
+
+        Args:
+            model: to be trained.
+            groups: of the parameters that train, as they would be without the method: with weight decay and without.
+
+        Returns:
+            Groups that hold each of these parameters once. A group's `lr` is its peak, which the schedule scales.
+        """
+        ...
+
+
+@runtime_checkable
+class MakesOptimizer(Protocol):
+    """An optional part of Method: it makes an optimizer of its own in the place of train.optimizer."""
+
+    def make_optimizer(self, model: PreTrainedModel, groups: list[ParameterGroup]) -> Optimizer:
+        """Return a torch optimizer over these parameters, whose state_dict is all that a checkpoint must hold of it.
+
+        Args:
+            model: to be trained.
+            groups: as for `MakesGroups`, with the settings that AdamW would have; `torch.optim.AdamW(groups)` is one.
+        """
+        ...
+
+
+LossTerm = Callable[[Mapping[str, Any]], "Tensor"]
+"""Makes the term of a batch: a scalar, a mean over the batch's labelled tokens or a function of the weights alone."""
+
+
+@runtime_checkable
+class AddsLoss(Protocol):
+    """An optional part of Method: it adds a term to the loss."""
+
+    def loss_term(self, model: PreTrainedModel, *, base: Callable[[], PreTrainedModel]) -> LossTerm:
+        """Return what is asked for each mini-batch, after its loss; called on every worker, before the first step.
+
+        The batch's term counts by the batch's share of the labelled tokens of its optimizer step (with DPO, of its
+        examples), so that a step adds a mean over its tokens, or a function of the weights, once, however it is cut.
+
+        Args:
+            model: to be trained, on its device. Its weights may change before the first step: a resumed training loads
+                those of its checkpoint.
+            base: makes the model as it was before any training, on the CPU.
+        """
+        ...
+
+
+@runtime_checkable
+class TrainsInPhases(Protocol):
+    """An optional part of Method: it trains several times, each with an optimizer and a schedule of its own.
+
+    `attach` of the method itself is not called, unless a phase is the method itself.
+    """
+
+    @property
+    def num_phases(self) -> int:
+        """How many trainings there are, at least 1; each takes train.num_epochs."""
+        ...
+
+    def begin_phase(
+        self,
+        number: int,
+        model: PreTrainedModel,
+        carried: Sequence[Mapping[str, Tensor]],
+        *,
+        base: Callable[[], PreTrainedModel],
+    ) -> Method:
+        """Set the weights that a phase begins with, in place, and return the method that trains it.
+
+        Called on every worker, for a phase that is begun or gone on with. What it sets must follow from its arguments
+        alone, and not from what the model's weights are: a resumed run has loaded the base's.
+
+        Args:
+            number: of the phase, from 0.
+            model: to be trained, on its device.
+            carried: what each earlier phase has handed on.
+            base: makes the model as it was before any training, on the CPU.
+        """
+        ...
+
+    def end_phase(
+        self, number: int, model: PreTrainedModel, *, base: Callable[[], PreTrainedModel]
+    ) -> Mapping[str, Tensor]:
+        """Return what a phase that has ended hands on to later ones, such as a mask; not called for the last one."""
+        ...
+
+
 class Reshaped(Protocol):
     """A model with a method's parts in it. One that is no `Mergeable` is evaluated with them in it."""
 
@@ -145,9 +270,9 @@ class Attached(Protocol):
         ...
 
     def facts(self) -> Mapping[str, float]:
-        """What happened at the last optimizer step, as metrics; of a mask `density` and `mask_seconds` always.
+        """What happened at the last optimizer step, as metrics: below `mask/` those of a mask, else below `method/`.
 
-        Facts that take time are there every `facts_every` steps.
+        A mask gives `density` and `mask_seconds` always. Facts that take time are there every `facts_every` steps.
         """
         ...
 

@@ -9,7 +9,16 @@ from typing import Any, TypeVar, cast
 from gmt import settings
 from gmt.errors import UserError, choices, within
 from gmt.merges.protocol import Merge
-from gmt.methods.protocol import Method, ReadsExamples, ReshapesModel, UsesContext
+from gmt.methods.protocol import (
+    AddsLoss,
+    FitsOptimizers,
+    MakesOptimizer,
+    Method,
+    ReadsExamples,
+    ReshapesModel,
+    TrainsInPhases,
+    UsesContext,
+)
 from gmt.models.protocol import Model
 from gmt.plug_ins import check_protocol, class_of, faults_of
 from gmt.records.identity import canonical, run_id, science_of
@@ -19,6 +28,7 @@ from gmt.runs.merge_faults import faults_of_merge, run_ids
 from gmt.runs.settings import RecordSettings, ResourceSettings
 from gmt.selections.protocol import HasFingerprint, MeasuresExamples, Selection
 from gmt.tasks.protocol import Task
+from gmt.training.optimizers import SHARDED, facts_of
 from gmt.training.settings import TrainSettings
 
 GROUPS = ("model", "task", "method", "train", "seed", "record", "resources", "tracking")
@@ -196,6 +206,12 @@ def _faults_between(task: Task, method: Method, train: TrainSettings, resources:
         faults.append(
             f"train.packing must be false for method {method.name}, whose parts stand before each text, got true"
         )
+    for part, does in ((AddsLoss, "adds a term to the loss"), (TrainsInPhases, "trains in phases")):
+        if resources.sharding != "none" and isinstance(method, part):
+            faults.append(
+                f"resources.sharding must be none for method {method.name}, which {does}, got {resources.sharding}"
+            )
+    faults += _faults_of_optimizer(method, train, resources)
     if task.is_preference != (train.paradigm == "dpo"):
         has = "two answers to choose between" if task.is_preference else "one completion"
         fits = "dpo" if task.is_preference else "sft"
@@ -222,6 +238,24 @@ def _faults_of_selection(selection: Selection | None, task: Task) -> list[str]:
             f"MeasuresExamples), got class {type(selection).__qualname__}"
         ]
     return []
+
+
+def _faults_of_optimizer(method: Method, train: TrainSettings, resources: ResourceSettings) -> list[str]:
+    faults = []
+    makes_its_own = isinstance(method, MakesOptimizer)
+    if makes_its_own and train.optimizer != "adamw":
+        faults.append(
+            f"train.optimizer must be adamw, which stands for none of them, for method {method.name}, which makes an "
+            f"optimizer of its own, got {train.optimizer}"
+        )
+    if resources.sharding != "none" and (makes_its_own or train.optimizer not in SHARDED):
+        which = (
+            f"method {method.name} with its own optimizer" if makes_its_own else f"train.optimizer={train.optimizer}"
+        )
+        faults.append(f"resources.sharding must be none for {which}, got {resources.sharding}")
+    if isinstance(method, FitsOptimizers):
+        faults += method.faults_with(facts_of(train.optimizer, train.momentum))
+    return faults
 
 
 def _seed(value: object) -> int:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from gmt.records.identity import OPTIONAL_GROUPS, SCIENCE_GROUPS
+from gmt.training.optimizers import OPTIMIZERS
 
 OWN = "gmt"
 # The libraries that train, evaluate or make examples.
@@ -26,6 +27,11 @@ LIBRARIES = (
 )
 _INSTALLED = {"site-packages", "dist-packages"}
 _NO_RESULT = frozenset({"cli.py", "commands", "studies", "tracking"})  # of gmt: what plans, prints and follows runs
+
+
+def _of_optimizer(train: Mapping[str, Any]) -> list[str]:
+    kind = OPTIMIZERS.get(train.get("optimizer", "adamw"))
+    return [kind.distribution] if kind is not None and kind.distribution is not None else []
 
 
 def code_of(config: Mapping[str, Any]) -> dict[str, str]:
@@ -39,7 +45,8 @@ def code_of(config: Mapping[str, Any]) -> dict[str, str]:
         of libraries.
     """
     outside = _outside(config)
-    libraries = {name: version for name in LIBRARIES if (version := version_of(name)) is not None}
+    used = [*LIBRARIES, *_of_optimizer(config.get("train") or {})]
+    libraries = {name: version for name in used if (version := version_of(name)) is not None}
     return {OWN: source_of(OWN), **{name: source_of(name) for name in outside}, **libraries}
 
 

@@ -21,6 +21,7 @@ from gmt.tasks.chat import set_template
 from gmt.tasks.evaluations import check_names
 from gmt.tasks.protocol import Benchmark, Reader, Suite, Task
 from gmt.tasks.tokens import TokenizedExamples, Tokens, tokenize
+from gmt.training.optimizers import check_installed
 from gmt.training.settings import TrainSettings
 from gmt.used_files import KnowsItsFiles, UsedFiles
 
@@ -70,8 +71,9 @@ def prepare(run: Run) -> Prepared:
     Raises:
         UserError: no causal LM, no training example or none that fits, a selection that leaves less than an optimizer
             step takes, an evaluation that can't be asked, or a secret among the settings of model and task, which a run
-            id covers so that it can't be masked.
+            id covers so that it can't be masked; or the optimizer's package is not installed.
     """
+    check_installed(run.train.optimizer)
     prepared = _prepare(_Key(run))
     if run.selection is not None:
         _check_selection(run.selection, prepared, run.train)

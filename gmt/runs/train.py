@@ -1,11 +1,15 @@
 """The training of a run, as each of its workers calls it: they must train alike."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 from transformers import PreTrainedModel
 
+from gmt.methods.protocol import Method, TrainsInPhases
 from gmt.records.result import TrainFacts
 from gmt.runs.build import Run
+from gmt.runs.phases import train_in_phases
 from gmt.runs.prepare import Prepared
 from gmt.training.control import Control, ControlCallback
 from gmt.training.meter import OnMetrics
@@ -60,21 +64,32 @@ def train_run(
         UserError: another user could have written a checkpoint; and as `train` does.
     """
     run.record_settings.refuse_foreign(run.record.checkpoints)  # FSDP's hold a pickle
-    return train(
-        model,
-        prepared.reader.tokenizer,
-        prepared.examples,
-        settings,
-        run.method,
-        reference=lambda: reshaping.reference() or run.model.load_model(),
-        seed=run.seed,
-        execution=Execution(
-            device=device,
-            sharding=run.resources.sharding,
-            checkpoints=run.record.checkpoints,
-            checkpoint_every=run.record_settings.checkpoint_every,
-            log_every=run.record_settings.log_every,
-        ),
-        on_metrics=on_metrics,
-        control=ControlCallback(control, evaluate, run.record_settings.evaluate_every),
-    )
+
+    def one(method: Method, checkpoints: Path, steps_before: int) -> TrainFacts:
+        go_on = replace(control, go_on=lambda step, score: control.go_on(steps_before + step, score))
+        on_the_way = ControlCallback(
+            go_on, lambda step: evaluate(steps_before + step), run.record_settings.evaluate_every
+        )
+        return train(
+            model,
+            prepared.reader.tokenizer,
+            prepared.examples,
+            settings,
+            method,
+            reference=lambda: reshaping.reference() or run.model.load_model(),
+            base=run.model.load_model,
+            seed=run.seed,
+            execution=Execution(
+                device=device,
+                sharding=run.resources.sharding,
+                checkpoints=checkpoints,
+                checkpoint_every=run.record_settings.checkpoint_every,
+                log_every=run.record_settings.log_every,
+            ),
+            on_metrics=lambda step, metrics: on_metrics(steps_before + step, metrics),
+            control=on_the_way,
+        )
+
+    if isinstance(run.method, TrainsInPhases):
+        return train_in_phases(run.method, model, run.model.load_model, run.record.checkpoints, one)
+    return one(run.method, run.record.checkpoints, 0)

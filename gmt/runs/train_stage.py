@@ -12,9 +12,9 @@ from transformers import PreTrainedModel
 from gmt.runs.build import Run
 from gmt.runs.evaluate import evaluate
 from gmt.runs.made_weights import MadeWeights, save_whole
+from gmt.runs.phases import num_steps_kept
 from gmt.runs.run_context import RunContext, on
 from gmt.runs.train import reshaped, train_run
-from gmt.training.checkpoints import last_whole_checkpoint
 from gmt.training.gather import gather
 from gmt.training.memory import give_back
 from gmt.training.settings import TrainSettings
@@ -45,11 +45,9 @@ def _train_once(context: RunContext, settings: TrainSettings) -> MadeWeights:
     check_comparable(model, run.model.base())
     reshaping = reshaped(run, context.prepared, model, device)
     on(model, device)
-    resumed = last_whole_checkpoint(record.checkpoints)
-    record.keep_metrics_until(int(resumed.name.rpartition("-")[2]) if resumed else 0)
-    agreed(
-        (device, settings, context.prepared.chosen)
-    )  # the other workers wait for it, and train along (gmt/runs/workers.py)
+    record.keep_metrics_until(num_steps_kept(run.method, record.checkpoints))
+    # the other workers wait for it, and train along (gmt/runs/workers.py)
+    agreed((device, settings, context.prepared.chosen))
     facts = train_run(
         run,
         context.prepared,

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.optimizer import AcceleratedOptimizer
 from torch import nn
+from torch.optim import Optimizer
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from gmt.errors import UserError
@@ -43,6 +45,7 @@ class Attachment(TrainerCallback):
         self._state, self._is_sharded = state, is_sharded
         self._attached: Attached | None = None
         self._model: nn.Module | None = None
+        self._optimizer: Optimizer | None = None
         self._layout: Layout = {}
         self._has_stepped = False
 
@@ -51,6 +54,12 @@ class Attachment(TrainerCallback):
         """The method at work."""
         assert self._attached is not None
         return self._attached
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """The optimizer itself, without accelerate's wrapper."""
+        assert self._optimizer is not None
+        return self._optimizer
 
     def facts(self) -> Mapping[str, float]:
         """Return what happened at the last step.
@@ -82,14 +91,15 @@ class Attachment(TrainerCallback):
         """Model and optimizer are as they will be at every step, and as the checkpoint left them."""
         # accelerate passes over what it can't shard without a word
         assert self._is_sharded == any(is_sharded(parameter) for parameter in of["model"].parameters())
-        of["optimizer"] = getattr(of["optimizer"], "optimizer", of["optimizer"])  # torch's own, without accelerate's
+        wrapped = of["optimizer"]
+        of["optimizer"] = self._optimizer = wrapped.optimizer if isinstance(wrapped, AcceleratedOptimizer) else wrapped
         self._model, self._layout = of["model"], layout(of["model"])
         with self._watched("attach", of):
             attached = self._method.attach(of["model"], of["optimizer"], seed=self._seed, facts_every=self._facts_every)
             check_protocol(f"method {self._method.name}", attached, Attached)
             self._attached = attached
         if self._is_sharded:
-            fill_adamw_state(of["optimizer"])
+            fill_adamw_state(self._optimizer)
         if self._state is not None:
             with self._watched("load_state_dict", of):
                 self.attached.load_state_dict(self._state)
@@ -103,7 +113,7 @@ class Attachment(TrainerCallback):
     def _watched(self, doing: str, of: Mapping[str, Any]) -> Iterator[None]:
         """Around a call of the method. One that is refused is not detached: that may fail, and hide why."""
         try:
-            with unchanged(self._method.name, doing, of["model"], of["optimizer"]):
+            with unchanged(self._method.name, doing, of["model"], self.optimizer):
                 yield
         except UserError:
             self._attached = None

@@ -7,16 +7,18 @@ without a label, which adds nothing to the loss, to the gradient or to the count
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from itertools import chain, repeat
 from typing import Any, cast
 
 import torch
 from accelerate.data_loader import DataLoaderShard
+from torch.optim import Optimizer
 from torch.utils.data import BatchSampler, DataLoader
 from trl import DPOTrainer, SFTTrainer
 
+from gmt.methods.protocol import LossTerm
 from gmt.tasks.tokens import IGNORED
 
 
@@ -46,6 +48,11 @@ class _Workers:
 
     args: Any
     train_dataset: Any
+    optimizer: Any
+    make_optimizer: Callable[[], Optimizer] | None = None
+    """Makes the optimizer; None for transformers' choice, AdamW."""
+    loss_term: LossTerm | None = None
+    """What the method adds to the loss of a batch."""
     autocast_sharded = False
     """Whether to compute in bf16 autocast over fp32 weights where FSDP2 shards them. accelerate would cast the weights
     themselves there, and add up gradients in bf16: another training."""
@@ -56,6 +63,45 @@ class _Workers:
             plain: AbstractContextManager[Any] = super().autocast_smart_context_manager(cache_enabled)  # type: ignore[misc]
             return plain
         return torch.autocast(self.args.device.type, dtype=torch.bfloat16)
+
+    def create_optimizer(self, model: Any = None) -> Optimizer:
+        """The optimizer over the parameters that train."""
+        if self.optimizer is None and self.make_optimizer is not None:
+            self.optimizer = self.make_optimizer()
+        made: Optimizer = super().create_optimizer(model)  # type: ignore[misc]
+        return made
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None) -> Any:
+        """The schedule of the learning rate; an optimizer that averages the weights must itself know of the warm-up."""
+        made: Any = self.optimizer if optimizer is None else optimizer
+        for group in made.param_groups:
+            if "warmup_steps" in group:
+                group["warmup_steps"] = self.args.get_warmup_steps(num_training_steps)
+        return super().create_scheduler(num_training_steps, optimizer)  # type: ignore[misc]
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The loss of a batch, with what the method adds."""
+        loss: Any = super().compute_loss(  # type: ignore[misc]
+            model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
+        )
+        if self.loss_term is None:
+            return loss
+        assert not return_outputs
+        if not (share := float(self._share(inputs, num_items_in_batch))):  # a blank, of which a mean is NaN
+            return loss
+        term = self.loss_term(inputs)
+        self._metrics["train"]["extra_loss"].append(term.item())  # type: ignore[attr-defined]
+        return loss + term * share
+
+    def _share(self, inputs: dict[str, Any], num_items: Any) -> Any:
+        """What a batch is of its step, as transformers has it: it counts the labelled tokens, if the loss does, or
+        divides by the number of batches later, as does DDP by the number of workers."""
+        if num_items is None:
+            return 1.0
+        labels = inputs["shift_labels"] if "shift_labels" in inputs else inputs["labels"][..., 1:]
+        return (labels != IGNORED).sum() * self.args.world_size / torch.as_tensor(num_items).clamp(min=1)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """The mini-batches of this worker."""

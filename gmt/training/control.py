@@ -44,8 +44,8 @@ class ControlCallback(TrainerCallback):
     def __init__(self, control: Control, evaluate: Callable[[int], float], evaluate_every: int):
         self._control, self._evaluate, self._every = control, evaluate, evaluate_every
         self.ended: Interrupted | StoppedEarly | None = None
-        self.without_patches: Callable[[], AbstractContextManager[None]] = nullcontext
-        """Around an evaluation: takes off the model what the trainer put on it."""
+        self.as_evaluated: Callable[[], AbstractContextManager[None]] = nullcontext
+        """Around an evaluation: without what the trainer puts on the model, with the weights that are evaluated."""
 
     def on_substep_end(self, *_: Any, **__: Any) -> None:
         """A micro-batch that ends no step is through."""
@@ -63,7 +63,7 @@ class ControlCallback(TrainerCallback):
 
     def _ask(self, step: int, max_steps: int) -> Interrupted | StoppedEarly | None:
         if self._every and step % self._every == 0 and step < max_steps:
-            with self.without_patches():
+            with self.as_evaluated():
                 score = self._evaluate(step)
             if not self._control.go_on(step, score):
                 return StoppedEarly(f"stopped early at step {step} with target score {score:.1%}")

@@ -23,6 +23,7 @@ OnMetrics = Callable[[int, Mapping[str, float]], None]
 # The Trainer's names -> ours. What isn't named here is not logged.
 _TRAINER_METRICS = {
     "loss": "train/loss",
+    "extra_loss": "train/extra_loss",
     "grad_norm": "train/grad_norm",
     "learning_rate": "train/learning_rate",
     "epoch": "train/epoch",
@@ -127,7 +128,9 @@ class Meter(TrainerCallback):
         if logs is None or "loss" not in logs or not self._steps_since_log:
             return
         metrics = {ours: float(logs[name]) for name, ours in _TRAINER_METRICS.items() if name in logs}
-        facts = {f"mask/{k}": v for k, v in self._method.facts().items() if k != "mask_seconds"}
+        facts = self._method.facts()
+        of = "mask" if "density" in facts else "method"
+        facts = {f"{of}/{k}": v for k, v in facts.items() if k != "mask_seconds"}
         times = {f"time/{k}_s": v / self._steps_since_log for k, v in self._since_log.items()}
         if not math.isfinite(metrics["train/loss"]):
             raise Diverged(f"the training loss is {metrics['train/loss']} at step {state.global_step}")

@@ -11,13 +11,16 @@ from accelerate import PartialState
 from accelerate.utils import DistributedType
 from datasets import Dataset
 from torch import nn
+from torch.optim import Optimizer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 from trl import DPOConfig, SFTConfig
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
+from gmt.methods.protocol import AddsLoss, MakesGroups, MakesOptimizer, Method
 from gmt.training.batches import WorkersDPOTrainer, WorkersSFTTrainer
+from gmt.training.optimizers import default_groups, make_optimizer
 from gmt.training.settings import TrainSettings
 from gmt.training.workers import num_workers
 
@@ -55,12 +58,16 @@ class Made:
         tokenizer: its pad token pads.
         examples: rows of tokens, as gmt.runs.prepare makes them.
         reference: makes a model that computes what the model did before any training; its weights do not move.
+        base: makes the model as it was before any training.
+        method: may make the optimizer or its groups.
     """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     examples: Dataset
     reference: Callable[[], nn.Module]
+    base: Callable[[], PreTrainedModel]
+    method: Method
 
 
 def trainer_of(
@@ -91,10 +98,25 @@ def trainer_of(
     )
     if hasattr(text := made.model.config.get_text_config(), "router_aux_loss_coef"):
         text.router_aux_loss_coef = 0.0  # TRL sets it for SFT only; it tells checkpoints from those of another loss
+    if settings.optimizer != "adamw" or isinstance(made.method, MakesGroups | MakesOptimizer):
+        trainer.make_optimizer = lambda: _optimizer(made, settings, trainer)
+    if isinstance(made.method, AddsLoss):
+        trainer.loss_term = made.method.loss_term(made.model, base=made.base)
     trainer.autocast_sharded = execution.is_sharded and settings.precision == "bf16"
     trainer.remove_callback(PrinterCallback)
     assert isinstance(trainer, Trainer)
     return trainer
+
+
+def _optimizer(made: Made, settings: TrainSettings, trainer: Trainer) -> Optimizer:
+    groups = default_groups(
+        made.model,
+        trainer.get_decay_parameter_names(made.model),
+        lr=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        betas=(settings.adam_beta1, settings.adam_beta2),
+    )
+    return make_optimizer(made.method, made.model, groups, name=settings.optimizer, momentum=settings.momentum)
 
 
 def _sft(made: Made, settings: TrainSettings, **common: Any) -> WorkersSFTTrainer:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 from gmt import settings
 from gmt.errors import UserError
+from gmt.training.optimizers import OPTIMIZERS
 
 SCHEDULES = ("constant", "linear", "cosine")
 PRECISIONS = ("fp32", "bf16")
@@ -23,12 +24,16 @@ class TrainSettings:
         micro_batch_size: examples in one forward and backward pass.
         accumulation_steps: mini-batches whose gradients are averaged before one masked optimizer step (the
             paper's N).
-        learning_rate: AdamW's peak learning rate.
+        optimizer: adamw; sgd; adafactor (Shazeer and Stern, arXiv 1804.04235; as torch has it, the learning rate is the
+            largest relative step); muon (gmt/optimizers/muon.py); lion (Chen et al., 2302.06675); schedulefree (Defazio
+            et al., 2405.15682; AdamW's); adamw_8bit (Dettmers et al., 2110.02861).
+        momentum: of sgd and muon, in [0, 1); null for the others.
+        learning_rate: the peak learning rate.
         schedule: of the learning rate after the warm-up.
         warmup_ratio: share of the steps in which the rate rises from 0, in [0, 1).
-        weight_decay: AdamW's decoupled weight decay; not on norms and biases.
-        adam_beta1: decay of AdamW's first moment, in [0, 1).
-        adam_beta2: decay of AdamW's second moment, in [0, 1).
+        weight_decay: decoupled from the gradient, but for sgd, which adds it to the gradient; not on norms and biases.
+        adam_beta1, adam_beta2: decays of AdamW's moments, in [0, 1); lion has these two too. No effect with sgd and
+            adafactor; with muon on the parameters that are AdamW's.
         max_grad_norm: gradients are clipped to this norm before they are masked; 0 clips nothing.
         precision: fp32, or bf16 autocast; what the weights are kept in is model.dtype.
         max_length: tokens of a prompt and its completion; a longer example is dropped and counted.
@@ -50,6 +55,8 @@ class TrainSettings:
     max_grad_norm: float
     precision: str
     max_length: int
+    optimizer: str = settings.neutral("adamw")
+    momentum: float | None = settings.neutral(None)
 
     def __post_init__(self) -> None:
         settings.text("train.name", self.name)
@@ -71,6 +78,23 @@ class TrainSettings:
         for name in ("weight_decay", "max_grad_norm"):
             settings.number(f"train.{name}", getattr(self, name), "must be at least 0", low=0)
         settings.one_of("train.precision", self.precision, PRECISIONS)
+        self._check_optimizer()
+
+    def _check_optimizer(self) -> None:
+        settings.one_of("train.optimizer", self.optimizer, tuple(OPTIMIZERS))
+        if OPTIMIZERS[self.optimizer].has_momentum:
+            rule = f"must lie in [0, 1) where train.optimizer={self.optimizer}"
+            settings.number("train.momentum", self.momentum, rule, low=0, high=1)
+        elif self.momentum is not None:
+            raise UserError(f"train.momentum must be null where train.optimizer={self.optimizer}, got {self.momentum}")
+        if OPTIMIZERS[self.optimizer].averages_weights:
+            if self.schedule != "constant":
+                raise UserError(
+                    f"train.schedule must be constant where train.optimizer={self.optimizer}, whose average stands in "
+                    f"the place of a schedule (the warm-up stays), got {self.schedule}"
+                )
+            if not self.adam_beta1:
+                raise UserError(f"train.adam_beta1 must be above 0 where train.optimizer={self.optimizer}, got 0")
 
     def with_smaller_micro_batches(self) -> "TrainSettings":
         """The same examples in each optimizer step, in the next smaller micro-batches that divide it evenly."""

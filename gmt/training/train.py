@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from datasets import Dataset
@@ -19,6 +20,7 @@ from gmt.training.checkpoints import drop_other_losses, last_whole_checkpoint, l
 from gmt.training.control import ControlCallback
 from gmt.training.memory import peak_bytes, reset_peak
 from gmt.training.meter import Meter, OnMetrics
+from gmt.training.optimizers import averages, evaluated_weights
 from gmt.training.paradigms import Execution, Made, trainer_of
 from gmt.training.settings import TrainSettings
 from gmt.training.trainer_patches import TrainerPatches
@@ -33,6 +35,7 @@ def train(
     method: Method,
     *,
     reference: Callable[[], nn.Module],
+    base: Callable[[], PreTrainedModel],
     seed: int,
     execution: Execution,
     on_metrics: OnMetrics,
@@ -50,6 +53,8 @@ def train(
         settings: the train group.
         method: what is updated, and how.
         reference: makes a model as it was before any training, for the paradigms that hold on to it.
+        base: makes the model as it was before any training and without a method's parts, for a method's term of the
+            loss.
         seed: of the data order, dropout, and the method's draws.
         execution: where, and what is kept.
         on_metrics: called with the step and its metrics.
@@ -69,11 +74,11 @@ def train(
         method, seed=seed, facts_every=execution.log_every, state=state, is_sharded=execution.is_sharded
     )
     meter = Meter(attachment, on_metrics, resume)
-    made = Made(model=model, tokenizer=tokenizer, examples=examples, reference=reference)
+    made = Made(model=model, tokenizer=tokenizer, examples=examples, reference=reference, base=base, method=method)
     check_steps_together(model, tokenizer, examples, settings)
     patches = TrainerPatches(model)
-    control.without_patches = patches.removed
     trainer = trainer_of(made, settings, seed, execution, [meter, attachment, control])  # the second ends a checkpoint
+    control.as_evaluated = lambda: _as_evaluated(patches, attachment)
     try:
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     except FloatingPointError as error:
@@ -82,10 +87,18 @@ def train(
         attachment.detach()
         patches.remove()
     attachment.check_detached()
+    if averages(attachment.optimizer):
+        attachment.optimizer.eval()  # type: ignore[attr-defined]
     _refuse_nonfinite(model)
     if control.ended is not None:
         raise control.ended
     return _facts(trainer.state, meter)
+
+
+@contextmanager
+def _as_evaluated(patches: TrainerPatches, attachment: Attachment) -> Iterator[None]:
+    with patches.removed(), evaluated_weights(attachment.optimizer):
+        yield
 
 
 def _refuse_nonfinite(model: PreTrainedModel) -> None:

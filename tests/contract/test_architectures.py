@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from gmt.errors import UserError
 from gmt.evaluation import suites
 from gmt.evaluation.padding import sees_padding
+from gmt.methods.sft import Sft
 from gmt.tasks.protocol import Asked, Suite
 from gmt.tasks.tokens import IGNORED
 from gmt.training.alike import check_alike
@@ -58,7 +59,18 @@ def step(kind: str, tmp_path: Path, **train: Any) -> tuple[float, dict[str, torc
         rows = packed(rows, 64)
     where = Execution(device="cpu", sharding="none", checkpoints=tmp_path / "c", checkpoint_every=9, log_every=1)
     trainer: Any = trainer_of(
-        Made(model=model, tokenizer=tokenizer, examples=rows, reference=lambda: model), settings, 1, where, []
+        Made(
+            model=model,
+            tokenizer=tokenizer,
+            examples=rows,
+            reference=lambda: model,
+            base=lambda: model,
+            method=Sft(name="sft"),
+        ),
+        settings,
+        1,
+        where,
+        [],
     )
     tokens = [token for row in examples() for token in row["input_ids"]]
     how = "packed" if settings.packing else "padded"
@@ -147,6 +159,8 @@ def test_a_step_of_preferences_is_the_same_however_it_is_cut(kind: str, tmp_path
             tokenizer=pretrained().load_tokenizer(),
             examples=Dataset.from_list(rows),
             reference=lambda: tiny_model(kind, hidden_act="gelu"),
+            base=lambda: tiny_model(kind, hidden_act="gelu"),
+            method=Sft(name="sft"),
         )
         trainer: Any = trainer_of(made, settings, 1, where, [])
         check_alike(model, trainer.data_collator, rows[0]["chosen_ids"], batch_size=size, kind="preferences")

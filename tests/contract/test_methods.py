@@ -11,6 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from gmt.composition import Composer, config_dir, hydra_on
 from gmt.methods.protocol import Method, ReshapesModel
 from gmt.runs.build import plug_in
+from gmt.training.optimizers import default_groups, make_optimizer
 from gmt.training.reshaping import Reshaping
 
 METHODS = sorted(path.stem for path in Path(config_dir() / "method").glob("*.yaml"))
@@ -43,7 +44,9 @@ def train(
     """Trains under a method; `resume_at` an epoch begins with a method attached anew from its state."""
     model = tiny_model()
     reshaping = Reshaping(chosen, model, seed=seed)
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.05, weight_decay=0.1)
+    names = [name for name, _ in model.named_parameters()]
+    groups = default_groups(model, names, lr=0.05, weight_decay=0.1, betas=(0.9, 0.999))
+    optimizer = make_optimizer(chosen, model, groups, name="adamw", momentum=None)
     attached = chosen.attach(model, optimizer, seed=seed, facts_every=1)
     tokens = torch.arange(36).view(3, 12) % 20
     for epoch in range(epochs):

@@ -17,7 +17,6 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from gmt.composition import Composer, config_dir, hydra_on
 from gmt.errors import Interrupted, UserError
 from gmt.masking.sharding import local
-from gmt.methods.protocol import ReshapesModel
 from gmt.runs.build import Run, build
 from gmt.runs.prepare import prepare
 from gmt.runs.train import reshaped
@@ -37,8 +36,14 @@ KINDS = {"ddp": "none", "fsdp2": "fsdp"}
 
 
 def can_be(kind: str, method: str) -> bool:
-    """A model with parts of a method's own is not sharded."""
-    return KINDS[kind] == "none" or not isinstance(the_run(method).method, ReshapesModel)
+    """What is not sharded is refused when a run is planned."""
+    if KINDS[kind] == "none":
+        return True
+    try:
+        the_run(method, f"resources.sharding={KINDS[kind]}", "resources.workers=2")
+    except UserError:
+        return False
+    return True
 
 
 def on_two_workers(methods: set[str]) -> pytest.MarkDecorator:
@@ -95,6 +100,7 @@ def trained(run: Run, folder: Path, *, sharding: str = "none", stop_at: int | No
             run.train,
             run.method,
             reference=lambda: reshaping.reference() or run.model.load_model(),
+            base=run.model.load_model,
             seed=run.seed,
             execution=Execution(device="cpu", sharding=sharding, checkpoints=folder, checkpoint_every=100, log_every=1),
             on_metrics=on_metrics,

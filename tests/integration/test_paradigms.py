@@ -78,7 +78,12 @@ def gradients(run: Run, tmp_path: Path) -> tuple[dict[str, torch.Tensor], Mappin
     """The gradient of the first step, whatever the order of the examples: the batch holds all."""
     prepared, model = prepare(run), run.model.load_model()
     made = Made(
-        model=model, tokenizer=prepared.reader.tokenizer, examples=prepared.examples, reference=run.model.load_model
+        model=model,
+        tokenizer=prepared.reader.tokenizer,
+        examples=prepared.examples,
+        reference=run.model.load_model,
+        base=run.model.load_model,
+        method=run.method,
     )
     where = Execution(device="cpu", sharding="none", checkpoints=tmp_path / "c", checkpoint_every=9, log_every=1)
     trainer = trainer_of(made, run.train, 1, where, [])

@@ -49,7 +49,11 @@ def test_an_attempt_with_uncommitted_changes_still_counts(tmp_path: Path, monkey
 
 
 @pytest.mark.parametrize(
-    "method", ["gmt", *(pytest.param(m, marks=pytest.mark.slow) for m in ("sft", "hft", "rmt", "sift", "lora"))]
+    "method",
+    [
+        "gmt",
+        *(pytest.param(m, marks=pytest.mark.slow) for m in ("sft", "hft", "rmt", "sift", "lora", "lt_sft", "cautious")),
+    ],
 )
 def test_a_killed_run_ends_with_the_same_bits(gmt: Gmt, tmp_path: Path, method: str) -> None:
     arguments = ("run", f"method={method}", *SETTINGS, "--config-dir", str(CONF))

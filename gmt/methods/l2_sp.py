@@ -1,0 +1,57 @@
+"""L2-SP (Li, Grandvalet and Davoine, arXiv 1802.01483, Section 3): the weights are drawn to where they started.
+
+All weights are the base's here, so the paper's second term, on weights that are new, has nothing to act on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from gmt import settings
+from gmt.methods.sft import Dense
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from torch.optim import Optimizer
+    from transformers import PreTrainedModel
+
+    from gmt.methods.protocol import LossTerm
+
+
+@dataclass(frozen=True, kw_only=True)
+class L2ToStartingPoint:
+    """Adds strength / 2 * ||w - w0||^2 to the loss, over all weights that train. Keeps a copy of them, w0.
+
+    Args:
+        name: the word for it in tables.
+        strength: the paper's alpha; 0 is sft.
+    """
+
+    name: str
+    strength: float
+
+    def __post_init__(self) -> None:
+        settings.number("method.strength", self.strength, "must be at least 0", low=0)
+
+    @property
+    def density_asked(self) -> float:
+        """Everything is updated."""
+        return 1.0
+
+    def loss_term(self, model: PreTrainedModel, *, base: Callable[[], PreTrainedModel]) -> LossTerm:
+        """Return the term; it is the same for every batch."""
+        start = dict(base().named_parameters())
+        pairs = [(p, start[name].detach().to(p.device)) for name, p in model.named_parameters() if p.requires_grad]
+
+        def term(_: Mapping[str, Any]) -> Tensor:
+            distance: Any = sum((p.float() - w0.float()).square().sum() for p, w0 in pairs)
+            half: Tensor = self.strength / 2 * distance
+            return half
+
+        return term
+
+    def attach(self, model: nn.Module, optimizer: Optimizer, *, seed: int, facts_every: int) -> Dense:
+        """Changes nothing more."""
+        return Dense()

@@ -1,0 +1,90 @@
+"""Layer-wise learning rates: a lower layer learns more slowly (Howard and Ruder, arXiv 1801.06146, Section 3.2).
+
+In the form of Clark et al. (ELECTRA, arXiv 2003.10555, Appendix B): the rate falls by one factor from layer to layer.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from gmt import settings
+from gmt.errors import UserError
+from gmt.methods.sft import Dense
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.optim import Optimizer
+    from transformers import PreTrainedModel
+
+    from gmt.methods.protocol import ParameterGroup
+
+_BLOCK = re.compile(r"^(?P<stack>(?:.*?\.)?)(?P<number>\d+)\.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerwiseRates:
+    """Trains every parameter by the optimizer of `train`, each layer at a rate of its own.
+
+    Args:
+        name: the word for it in tables.
+        rate_decay: a layer's rate as a share of the rate of the layer above, in (0, 1]; 1 is sft. The output head and
+            what else is in no block and no embedding have train.learning_rate, the embeddings the lowest rate; so has
+            a head that shares their weights.
+    """
+
+    name: str
+    rate_decay: float
+
+    def __post_init__(self) -> None:
+        settings.number(
+            "method.rate_decay", self.rate_decay, "must lie in (0, 1]", low=0, open_low=True, high=1, open_high=False
+        )
+
+    @property
+    def density_asked(self) -> float:
+        """Everything is updated."""
+        return 1.0
+
+    def groups(self, model: PreTrainedModel, groups: list[ParameterGroup]) -> list[ParameterGroup]:
+        """Return a group for each depth that a given group's parameters lie at.
+
+        Raises:
+            UserError: the model has no numbered blocks.
+        """
+        below = _layers_below_the_top(model)
+        found: list[ParameterGroup] = []
+        for group in groups:
+            by_depth: dict[int, list[nn.Parameter]] = defaultdict(list)
+            for p in group["params"]:
+                by_depth[below[p]].append(p)
+            found += [
+                {**group, "params": params, "lr": group["lr"] * self.rate_decay**depth}
+                for depth, params in sorted(by_depth.items())
+            ]
+        return found
+
+    def attach(self, model: nn.Module, optimizer: Optimizer, *, seed: int, facts_every: int) -> Dense:
+        """Changes nothing more."""
+        return Dense()
+
+
+def _layers_below_the_top(model: nn.Module) -> dict[nn.Parameter, int]:
+    """How many layers each parameter lies below the output head; a shared one as its first name says."""
+    from torch import nn
+
+    tables = {p for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
+    blocks = {name: match for name, _ in model.named_parameters() if (match := _BLOCK.match(name))}
+    if not blocks:
+        raise UserError("method=layerwise needs a model whose blocks are numbered; this one has none")
+    height: dict[str, int] = defaultdict(int)
+    for match in blocks.values():
+        height[match["stack"]] = max(height[match["stack"]], int(match["number"]) + 1)
+    return {
+        p: height[blocks[name]["stack"]] - int(blocks[name]["number"])
+        if name in blocks
+        else (max(height.values()) + 1 if p in tables else 0)
+        for name, p in model.named_parameters()
+    }

@@ -1,0 +1,73 @@
+"""AdamW that moves an entry only where its momentum and its gradient agree (Liang et al., arXiv 2411.16085)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+SMALLEST_SHARE = 1e-3  # the authors' floor: below it the steps of the few entries that agree grow no further
+
+
+class CautiousAdamW(Optimizer):
+    """AdamW whose step is multiplied by [m * g > 0], over the share of entries of the parameter where that holds.
+
+    One departure from the authors' code: weights decay before the step, as in torch's AdamW, and not after it.
+
+    Args:
+        params: groups of parameters with `lr`, `weight_decay`, `betas` and `eps`.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        *,
+        lr: float = 1e-3,
+        weight_decay: float = 0.0,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+    ):
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "betas": betas, "eps": eps})
+        self._kept: list[Tensor] = []
+        self._num_entries = 0
+
+    @property
+    def kept_fraction(self) -> float:
+        """The fraction of entries that the last step moved (but for weight decay); NaN before the first."""
+        return float(torch.stack(self._kept).sum()) / self._num_entries if self._kept else math.nan
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """One step."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        self._kept, self._num_entries = [], 0
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    self._step_of(p, p.grad, group)
+        return loss
+
+    def _step_of(self, p: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
+        state = self.state[p]
+        if not state:
+            state |= {"step": 0, "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
+        state["step"] += 1
+        (beta1, beta2), step, lr = group["betas"], state["step"], group["lr"]
+        first, second = state["exp_avg"], state["exp_avg_sq"]
+        first.lerp_(grad, 1 - beta1)
+        second.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
+        agrees = (first * grad > 0).to(p.dtype)
+        kept = agrees.sum(dtype=torch.float32)
+        self._kept.append(kept.cpu())
+        self._num_entries += p.numel()
+        scale = (kept / p.numel()).clamp(min=SMALLEST_SHARE).to(p.dtype)
+        denominator = (second.sqrt() / math.sqrt(1 - beta2**step)).add_(group["eps"])
+        p.mul_(1 - lr * group["weight_decay"])
+        p.addcdiv_(first * (agrees / scale), denominator, value=-lr / (1 - beta1**step))

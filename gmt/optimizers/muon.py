@@ -1,0 +1,97 @@
+"""Muon on the matrices of the hidden layers and AdamW on the rest, as one optimizer with one state.
+
+Muon (Jordan et al., 2024) makes the update of a matrix orthogonal. Its rate is scaled by 0.2 sqrt(max(rows, columns)),
+which gives its updates the size of AdamW's (Liu et al., arXiv 2502.16982, Section 2.2), so that one learning rate and
+one weight decay serve both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from transformers import PreTrainedModel
+
+from gmt.errors import UserError
+
+_ADJUST = "match_rms_adamw"
+
+
+def split_groups(model: PreTrainedModel, groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the groups cut in two: `is_matrix` says which are Muon's.
+
+    Args:
+        model: whose embeddings and output head are AdamW's, as are its norms, its biases and whatever is no matrix,
+            such as the experts that transformers holds in one tensor.
+        groups: of its parameters.
+
+    Raises:
+        UserError: no parameter is Muon's.
+    """
+    head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    tables = [m for m in model.modules() if isinstance(m, nn.Embedding) or m is head]
+    of_tables = {id(p) for table in tables for p in table.parameters()}
+
+    def is_matrix(p: nn.Parameter) -> bool:
+        return p.ndim == 2 and id(p) not in of_tables
+
+    cut = [
+        {**group, "params": params, "is_matrix": kind}
+        for group in groups
+        for kind in (True, False)
+        if (params := [p for p in group["params"] if is_matrix(p) == kind])
+    ]
+    if not any(group["is_matrix"] for group in cut):
+        raise UserError(
+            "train.optimizer=muon needs a matrix of a hidden layer among the parameters that train: use adamw"
+        )
+    return cut
+
+
+class MuonWithAdamW(Optimizer):
+    """torch's Muon on the groups that have `is_matrix`, torch's AdamW on the others.
+
+    Args:
+        params: groups with the settings of AdamW; `is_matrix` is True by default.
+        momentum: Muon's, of the Nesterov kind.
+        lr, weight_decay, betas, eps: of groups that have none; betas and eps are AdamW's.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        *,
+        momentum: float,
+        lr: float = 1e-3,
+        weight_decay: float = 0.0,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+    ):
+        defaults = {"lr": lr, "weight_decay": weight_decay, "betas": betas, "eps": eps, "momentum": momentum}
+        super().__init__(params, {**defaults, "is_matrix": True})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """One step of both."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            inner = _muon(group) if group["is_matrix"] else _adamw(group)
+            inner.state = self.state  # where each finds and leaves its own
+            inner.step()
+        return loss
+
+
+def _muon(group: dict[str, Any]) -> Optimizer:
+    settings = {key: group[key] for key in ("lr", "weight_decay", "momentum")}
+    return torch.optim.Muon(group["params"], adjust_lr_fn=_ADJUST, **settings)
+
+
+def _adamw(group: dict[str, Any]) -> Optimizer:
+    settings = {key: group[key] for key in ("lr", "weight_decay", "betas", "eps")}
+    return torch.optim.AdamW(group["params"], fused=True, **settings)

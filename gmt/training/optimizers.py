@@ -1,0 +1,245 @@
+"""The optimizers behind `train.optimizer`: how each is made, and what it is to a mask and to several workers.
+
+Imports no library until an optimizer is made, so that planning can read the table.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+from gmt.errors import UserError
+from gmt.methods.protocol import MakesGroups, MakesOptimizer, Method, OptimizerFacts, ParameterGroup
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.optim import Optimizer
+    from transformers import PreTrainedModel
+
+ADAM_EPS = 1e-8  # transformers' default, which every run so far had
+
+Make = Callable[[list[ParameterGroup], "float | None"], "Optimizer"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerKind:
+    """What is known of an optimizer before it is made.
+
+    Args:
+        make: from groups with all settings of AdamW, and train.momentum.
+        has_momentum: whether train.momentum is a setting of it.
+        package, distribution: what Python imports for it besides torch, and what pip calls that; None for nothing.
+        is_extra: whether that comes with gmt-lab[optimizers].
+        has_first_moment, moments, averages_weights: see OptimizerFacts; of sgd with a momentum above 0.
+    """
+
+    make: Make
+    has_momentum: bool = False
+    package: str | None = None
+    distribution: str | None = None
+    is_extra: bool = False
+    has_first_moment: bool = False
+    moments: str = "entries"
+    averages_weights: bool = False
+
+
+def _adamw(groups: list[ParameterGroup], _: float | None) -> Optimizer:
+    import torch
+
+    return torch.optim.AdamW(groups, fused=True)  # as transformers makes it
+
+
+def _sgd(groups: list[ParameterGroup], momentum: float | None) -> Optimizer:
+    import torch
+
+    assert momentum is not None
+    return torch.optim.SGD(_with(groups, "lr", "weight_decay"), momentum=momentum)
+
+
+def _adafactor(groups: list[ParameterGroup], _: float | None) -> Optimizer:
+    import torch
+
+    return torch.optim.Adafactor(_with(groups, "lr", "weight_decay"))
+
+
+def _muon(groups: list[ParameterGroup], momentum: float | None) -> Optimizer:
+    from gmt.optimizers.muon import MuonWithAdamW
+
+    assert momentum is not None
+    return MuonWithAdamW(groups, momentum=momentum)
+
+
+def _lion(groups: list[ParameterGroup], _: float | None) -> Optimizer:
+    from pytorch_optimizer import Lion
+
+    return cast("Optimizer", Lion(_with(groups, "lr", "weight_decay", "betas")))
+
+
+def _schedulefree(groups: list[ParameterGroup], _: float | None) -> Optimizer:
+    from schedulefree import AdamWScheduleFree
+
+    return cast("Optimizer", AdamWScheduleFree(groups))
+
+
+def _adamw_8bit(groups: list[ParameterGroup], _: float | None) -> Optimizer:
+    from bitsandbytes.optim import AdamW8bit
+
+    return cast("Optimizer", AdamW8bit(groups))
+
+
+OPTIMIZERS: Mapping[str, OptimizerKind] = {
+    "adamw": OptimizerKind(make=_adamw, has_first_moment=True),
+    "sgd": OptimizerKind(make=_sgd, has_momentum=True, has_first_moment=True),
+    "adafactor": OptimizerKind(make=_adafactor, moments="factored"),
+    "muon": OptimizerKind(make=_muon, has_momentum=True, has_first_moment=True),
+    "lion": OptimizerKind(
+        make=_lion, has_first_moment=True, package="pytorch_optimizer", distribution="pytorch-optimizer", is_extra=True
+    ),
+    "schedulefree": OptimizerKind(
+        make=_schedulefree, averages_weights=True, package="schedulefree", distribution="schedulefree", is_extra=True
+    ),
+    "adamw_8bit": OptimizerKind(
+        make=_adamw_8bit, moments="packed", package="bitsandbytes", distribution="bitsandbytes"
+    ),
+}
+SHARDED = ("adamw",)  # whose state goes through the sharded checkpoints of FSDP2 here
+
+
+def facts_of(name: str, momentum: float | None) -> OptimizerFacts:
+    """Return what a method is told of train.optimizer."""
+    kind = OPTIMIZERS[name]
+    has_none = name == "sgd" and not momentum
+    return OptimizerFacts(
+        name=name,
+        has_first_moment=kind.has_first_moment and not has_none,
+        moments="none" if has_none else kind.moments,
+        averages_weights=kind.averages_weights,
+    )
+
+
+def is_installed(name: str) -> bool:
+    """Return whether an optimizer's package is here."""
+    package = OPTIMIZERS[name].package
+    return package is None or importlib.util.find_spec(package) is not None
+
+
+def check_installed(name: str) -> None:
+    """Refuse an optimizer whose package is not here.
+
+    Raises:
+        UserError: says what to install.
+    """
+    kind = OPTIMIZERS[name]
+    if not is_installed(name):
+        asked = "gmt-lab[optimizers]" if kind.is_extra else kind.distribution
+        raise UserError(
+            f"train.optimizer={name} needs the package {kind.package}, which is not installed: pip install '{asked}'"
+        )
+
+
+def make_optimizer(
+    method: Method, model: PreTrainedModel, groups: list[ParameterGroup], *, name: str, momentum: float | None
+) -> Optimizer:
+    """Make the optimizer of a training, by the method where it does so.
+
+    Args:
+        method: may make groups, or the optimizer.
+        model: to be trained.
+        groups: of the parameters that train, with all settings of AdamW.
+        name, momentum: train.optimizer and train.momentum.
+
+    Raises:
+        UserError: the method leaves a parameter out, holds one twice or one that does not train, or makes no optimizer
+            of torch's.
+    """
+    from torch.optim import Optimizer
+
+    groups = [group for group in groups if group["params"]]
+    asked = [{**group, "params": [*group["params"]]} for group in groups]
+    if isinstance(method, MakesOptimizer):
+        made = method.make_optimizer(model, asked)
+        if not isinstance(made, Optimizer):
+            raise UserError(
+                f"method {method.name}: make_optimizer must return a torch.optim.Optimizer, got {type(made).__name__}"
+            )
+        _check_groups(method.name, model, groups, made.param_groups)
+        return made
+    if isinstance(method, MakesGroups):
+        asked = method.groups(model, asked)
+        _check_groups(method.name, model, groups, asked)
+    if name == "muon":
+        from gmt.optimizers.muon import split_groups
+
+        asked = split_groups(model, asked)
+    return OPTIMIZERS[name].make(asked, momentum)
+
+
+def default_groups(
+    model: nn.Module, decayed: list[str], *, lr: float, weight_decay: float, betas: tuple[float, float]
+) -> list[ParameterGroup]:
+    """Return the parameters that train in two groups, with weight decay and without.
+
+    Args:
+        model: to be trained.
+        decayed: the names of the parameters with weight decay.
+        lr, weight_decay, betas: of `train`.
+    """
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    settings = {"lr": lr, "betas": betas, "eps": ADAM_EPS}
+    of_both = ((True, weight_decay), (False, 0.0))
+    return [
+        {"params": [p for name, p in named if (name in decayed) == is_decayed], "weight_decay": decay, **settings}
+        for is_decayed, decay in of_both
+    ]
+
+
+@contextmanager
+def evaluated_weights(optimizer: Optimizer | None) -> Iterator[None]:
+    """Around an evaluation in a training: the model has the weights that are evaluated, then the training's own.
+
+    Only an optimizer that averages tells them apart. The training's are put back bit for bit, which computing them
+    again would not do.
+    """
+    if optimizer is None or not averages(optimizer):
+        yield
+        return
+    trained = [(p, p.detach().clone()) for group in optimizer.param_groups for p in group["params"]]
+    optimizer.eval()  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        optimizer.train()  # type: ignore[attr-defined]
+        for parameter, value in trained:
+            parameter.detach().copy_(value)
+
+
+def averages(optimizer: Optimizer) -> bool:
+    """Return whether an optimizer has a mode for training and one for evaluation, as the schedule-free ones have."""
+    return all(callable(getattr(optimizer, mode, None)) for mode in ("train", "eval"))
+
+
+def _with(groups: list[ParameterGroup], *settings: str) -> list[ParameterGroup]:
+    """The groups without the settings that an optimizer does not have."""
+    return [{key: group[key] for key in ("params", *settings)} for group in groups]
+
+
+def _check_groups(method: str, model: nn.Module, given: list[ParameterGroup], made: list[dict[str, Any]]) -> None:
+    names = {id(p): name for name, p in model.named_parameters()}
+    asked = [id(p) for group in given for p in group["params"]]
+    found = [id(p) for group in made for p in group["params"]]
+    counts = Counter(found)
+    faults = {
+        "leave out": [each for each in asked if each not in counts],
+        "hold more than once": [each for each, count in counts.items() if count > 1],
+        "hold, though it does not train,": [each for each in found if each not in set(asked)],
+    }
+    for fault, some in faults.items():
+        if some:
+            raise UserError(
+                f"method {method}: the optimizer's groups must hold each parameter that trains once, and {fault} "
+                f"{names.get(some[0], 'one that the model does not have')}"
+            )

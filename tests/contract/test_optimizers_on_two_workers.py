@@ -1,0 +1,57 @@
+"""Every optimizer, and what methods bring to a training: two gloo processes make what a single one makes."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from gmt.methods.cautious import Cautious
+from gmt.methods.l2_sp import L2ToStartingPoint
+from gmt.methods.layerwise import LayerwiseRates
+from gmt.methods.protocol import Method
+from gmt.training.optimizers import OPTIMIZERS, is_installed
+from tests.processes import in_ranks
+from tests.unit.training.test_loss_terms import LossAgain
+from tests.unit.training.test_optimizers import SFT, of, tiny_model, trained
+
+LAYERWISE = LayerwiseRates(name="layerwise", rate_decay=0.5)
+ARMS: dict[str, tuple[Method, dict[str, Any]]] = {
+    **{name: (SFT, of(name)) for name in OPTIMIZERS if is_installed(name)},
+    "cautious": (Cautious(name="cautious"), {}),
+    "layerwise": (LAYERWISE, {}),
+    "layerwise_sharded": (LAYERWISE, {"sharding": "fsdp"}),
+    "l2_sp": (L2ToStartingPoint(name="l2_sp", strength=3.0), {}),
+    "a_term_of_its_batches": (LossAgain(name="again"), {}),
+}
+# Of what the training changes, in the Euclidean norm. The workers add up in another order, and a last bit of a tiny
+# gradient turns a sign (lion, cautious) around; a wrong batch changes as much as the training.
+TOLERANCE = 0.1
+
+
+def work(root: Path) -> None:
+    """One of two workers, which train by every arm."""
+    for name, (method, changes) in ARMS.items():
+        weights = trained(root / "two" / name, method, **changes)
+        if torch.distributed.get_rank() == 0:
+            torch.save(weights, root / f"{name}.pt")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("two")
+    assert in_ranks(work, 2, folder) == [0, 0]
+    return folder
+
+
+@pytest.mark.parametrize("name", ARMS)
+def test_two_workers_train_as_one(name: str, root: Path) -> None:
+    method, changes = ARMS[name]
+    found: dict[str, Tensor] = torch.load(root / f"{name}.pt", weights_only=True)
+    expected = trained(root / "one" / name, method, **{**changes, "sharding": "none"})
+    start = dict(tiny_model().named_parameters())
+    off = sum(float((found[name] - weight).square().sum()) for name, weight in expected.items()) ** 0.5
+    moved = sum(float((weight - start[name]).square().sum()) for name, weight in expected.items()) ** 0.5
+    assert moved > 0
+    assert off < TOLERANCE * moved

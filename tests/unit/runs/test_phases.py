@@ -1,0 +1,150 @@
+"""A training in phases goes on in the phase that it stopped in, to the same bits; LT-SFT keeps what moved most."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from gmt.errors import Interrupted, UserError
+from gmt.methods.lt_sft import largest
+from gmt.runs.build import Run
+from gmt.runs.phases import num_steps_kept
+from gmt.runs.prepare import prepare
+from gmt.runs.train import reshaped, train_run
+from gmt.training.control import Control
+from tests.integration.test_prepare import run_of
+from tests.unit.training.test_optimizers import assert_same, tiny_model
+
+RATIO = 0.8
+STEPS = 5  # of a phase
+
+
+class Tiny:
+    """A model plug-in, as far as a training needs it."""
+
+    def load_model(self) -> Any:
+        return tiny_model()
+
+
+def a_run(root: Path, *overrides: str) -> Run:
+    steps = ["task.train.words.num_examples=20", "train.micro_batch_size=4", "train.accumulation_steps=1"]
+    return run_of(root, *steps, "train.weight_decay=0.1", "record.checkpoint_every=2", "record.log_every=1", *overrides)
+
+
+def trained(run: Run, *, stop_at: int | None = None) -> tuple[dict[str, Tensor], Any, list[int]]:
+    """Weights, facts, and the steps that were logged."""
+    torch.set_num_threads(1)
+    model, prepared, logged, asked = tiny_model(), prepare(run), [], []
+
+    def should_stop() -> bool:
+        asked.append(None)
+        return len(asked) == stop_at
+
+    facts = train_run(
+        dataclasses.replace(run, model=Tiny()),  # type: ignore[arg-type]
+        prepared,
+        model,
+        reshaped(run, prepared, model, "cpu"),
+        run.train,
+        "cpu",
+        control=Control(should_stop=should_stop),
+        evaluate=lambda step: 0.0,
+        on_metrics=lambda step, metrics: logged.append(step),
+    )
+    return {name: p.detach().clone() for name, p in model.named_parameters()}, facts, logged
+
+
+def lt_sft(root: Path, ratio: float = RATIO) -> Run:
+    return a_run(root, "method=lt_sft", f"method.mask_ratio={ratio}")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Tensor], Any, list[int]]:
+    return trained(lt_sft(tmp_path_factory.mktemp("whole")))
+
+
+def test_the_entries_that_moved_most_in_plain_training_train_and_no_others(whole: Any, tmp_path: Path) -> None:
+    weights, facts, logged = whole
+    start = dict(tiny_model().named_parameters())
+    plain, _, _ = trained(a_run(tmp_path, "method=sft"))
+    moves = torch.cat([(plain[name] - start[name]).abs().flatten() for name in plain]).detach()
+    num_kept = len(moves) - int(RATIO * len(moves))
+    support = torch.zeros(len(moves), dtype=torch.bool)
+    support[moves.argsort(descending=True, stable=True)[:num_kept]] = True
+    moved = torch.cat([(weights[name] != start[name]).flatten() for name in weights])
+    assert not bool((moved & ~support).any())  # weight decay or not
+    assert moved.sum() > 0.99 * num_kept
+    assert (facts.num_steps, logged) == (2 * STEPS, list(range(1, 2 * STEPS + 1)))
+    assert facts.density == pytest.approx((1 + num_kept / len(moves)) / 2)
+
+
+@pytest.mark.parametrize(("stop_at", "steps"), [(3, 3), (STEPS + 3, STEPS + 3)])
+def test_a_stopped_training_goes_on_in_its_phase_to_the_same_bits(
+    stop_at: int, steps: int, whole: Any, tmp_path: Path
+) -> None:
+    run = lt_sft(tmp_path)
+    with pytest.raises(Interrupted):
+        trained(run, stop_at=stop_at)
+    assert num_steps_kept(run.method, run.record.checkpoints) == steps
+    weights, facts, logged = trained(run)
+    assert_same(weights, whole[0])
+    assert logged == list(range(steps + 1, 2 * STEPS + 1))
+    assert (facts.num_steps, facts.num_tokens, facts.density) == (
+        whole[1].num_steps,
+        whole[1].num_tokens,
+        whole[1].density,
+    )
+
+
+def test_a_training_that_died_between_two_phases_goes_on_to_the_same_bits(
+    whole: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = lt_sft(tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr("gmt.runs.phases.load_file", _die)
+        with pytest.raises(ZeroDivisionError):
+            trained(run)
+    assert num_steps_kept(run.method, run.record.checkpoints) == STEPS
+    assert not list(run.record.checkpoints.glob("*/checkpoint-*"))
+    assert_same(trained(run)[0], whole[0])
+
+
+def _die(_: Path) -> None:
+    raise ZeroDivisionError
+
+
+def test_without_a_mask_the_second_phase_is_plain_training_bit_for_bit(tmp_path: Path) -> None:
+    assert_same(trained(lt_sft(tmp_path / "a", 0))[0], trained(a_run(tmp_path / "b", "method=sft"))[0])
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.3, 0.5, 0.9])
+def test_as_many_entries_stay_as_the_ratio_says_of_ties_the_first_and_never_a_zero(ratio: float) -> None:
+    moves = [torch.tensor([1.0, -2.0, 0.0, 2.0]), torch.tensor([2.0, -1.0, 3.0, 2.0, 0.0, 2.0])]
+    everything = torch.cat(moves)
+    num_kept = min(10 - int(ratio * 10), 8)
+    expected = torch.zeros(10, dtype=torch.bool)
+    expected[everything.abs().argsort(descending=True, stable=True)[:num_kept]] = True
+    assert torch.cat(largest(moves, ratio)).tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (
+            ["resources.sharding=fsdp", "resources.workers=2"],
+            r"resources\.sharding must be none for method lt_sft, which trains in phases, got fsdp",
+        ),
+        (["method.mask_ratio=1"], r"method\.mask_ratio must lie in \[0, 1\), got 1"),
+        (["method.scope=layer"], r"method\.scope must be one of tensor, global, got 'layer'"),
+        (
+            ["train.optimizer=schedulefree", "train.schedule=constant"],
+            r"train\.optimizer must not be schedulefree for method lt_sft",
+        ),
+    ],
+)
+def test_what_can_not_be_is_a_sentence_when_a_run_is_planned(overrides: list[str], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        run_of(Path("unused"), "method=lt_sft", *overrides)
