@@ -80,7 +80,7 @@ def _in_another_process(config: Mapping[str, Any], run: Run) -> Iterator[Verdict
         [sys.executable, "-P", "-c", _PLANS],
         input=json.dumps([config, sys.path]),
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=False,
     )
     if done.returncode:
@@ -113,26 +113,28 @@ def _in_another_process(config: Mapping[str, Any], run: Run) -> Iterator[Verdict
 def _neutral(config: Mapping[str, Any], classes: Mapping[str, type]) -> Verdict:
     names = []
     for group, kind in classes.items():
-        for field in _fields(kind):
-            if NEUTRAL not in field.metadata:
-                continue
-            names.append(f"{group}.{field.name}")
-            without = {key: value for key, value in config[group].items() if key != field.name}
-            written = {**without, field.name: field.metadata[NEUTRAL]}
-            try:
-                ids = {build({**config, group: values}).id for values in (without, written)}
-            except UserError as error:
-                ids, why = set(), f"; {'; '.join(error.sentences)}"
-            else:
-                why = ""
-            if len(ids) != 1:
+        values = {field.name: field.metadata[NEUTRAL] for field in _fields(kind) if NEUTRAL in field.metadata}
+        for name, value in values.items():
+            names.append(f"{group}.{name}")
+            faults = [_fault_of_neutral(config, group, some) for some in ({name: value}, values)]
+            if None not in faults:  # a value that others need is tried with them at their neutral values
                 return Verdict(
                     law=NEUTRAL_IDS,
                     state="broken",
-                    detail=f"{names[-1]} at its neutral value {field.metadata[NEUTRAL]!r} must be taken, and give the "
-                    f"id that the config has without it{why}",
+                    detail=f"{names[-1]} at its neutral value {value!r} must be taken, and give the id that the "
+                    f"config has without it{faults[0]}",
                 )
     return Verdict(law=NEUTRAL_IDS, state="holds", detail=", ".join(names) or "it has no such setting")
+
+
+def _fault_of_neutral(config: Mapping[str, Any], group: str, neutral: Mapping[str, Any]) -> str | None:
+    """Return a clause on what is wrong at some neutral values, empty if the ids differ; None if nothing is."""
+    without = {key: value for key, value in config[group].items() if key not in neutral}
+    try:
+        ids = {build({**config, group: values}).id for values in (without, {**without, **neutral})}
+    except UserError as error:
+        return f"; {'; '.join(error.sentences)}"
+    return None if len(ids) == 1 else ""
 
 
 def _in_yaml(config: Mapping[str, Any], classes: Mapping[str, type]) -> Verdict:

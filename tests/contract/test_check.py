@@ -172,7 +172,7 @@ def test_what_breaks_a_law_of_training_is_told(checked: Any, body: str, laws: se
 
 
 def test_nothing_named_is_a_question_that_is_wrong(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"gmt check needs what is to be checked as GROUP=NAME; choices: method"):
+    with pytest.raises(UserError, match=r"gmt check needs what is to be checked as GROUP=NAME; choices: diagnostic, "):
         next(check(["seed=3"], None, tmp_path))
     with pytest.raises(UserError, match=r"there is no method 'gmtt'; did you mean 'gmt'"):
         next(check(["method=gmtt"], None, tmp_path))

@@ -19,6 +19,7 @@ from gmt.records.identity import run_id
 from gmt.records.record import RunRecord
 from gmt.studies.grid import StudySettings
 from gmt.tasks.evaluations import built
+from gmt.tasks.protocol import Suite
 from gmt.tracking.mlflow_run import key_of
 
 RULE = "must be of at most 100 of the letters A-Z, a-z, 0-9, _, . and -, and not . or .., got "
@@ -159,6 +160,7 @@ def test_a_record_with_names_of_any_letters_reaches_mlflow_whole(tmp_path: Path)
 def test_a_task_plug_ins_own_suites_are_held_to_the_rule_before_a_run(name: str) -> None:
     from gmt.runs.prepare import _suites
 
-    task: Any = SimpleNamespace(suites=lambda: {"target": {name: object()}, "source": {}})
+    suite = Suite(name="sums", prompts=["1+1="], score=lambda index, text: 0.0, max_new_tokens=1)
+    task: Any = SimpleNamespace(suites=lambda: {"target": {name: suite}, "source": {"sums": suite}})
     with pytest.raises(UserError, match=r"^the name of an evaluation in task\.target must "):
         _suites(task, None)  # type: ignore[arg-type]
