@@ -13,6 +13,8 @@ from gmt.masking.putting_back import entries_share_memory
 from gmt.masking.spec import SIGNALS
 from tests.unit.masking.every_optimizer import case_id, cases
 
+pytestmark = pytest.mark.heavy
+
 SHAPE = (4, 6, 3, 2)
 STEPS = 3
 

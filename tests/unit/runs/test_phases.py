@@ -18,6 +18,8 @@ from gmt.training.control import Control
 from tests.integration.test_prepare import run_of
 from tests.unit.training.test_optimizers import assert_same, tiny_model
 
+pytestmark = pytest.mark.heavy
+
 RATIO = 0.8
 STEPS = 5  # of a phase
 

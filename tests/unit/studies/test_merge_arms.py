@@ -18,6 +18,8 @@ from gmt.tracking.settings import TrackingSettings
 from tests.conftest import CONF
 from tests.finished import finish, plan_of
 
+pytestmark = pytest.mark.heavy
+
 GMT = {"method": "gmt", "method.mask_ratio": [0.5, 0.9]}
 SOUP = {"from": "gmt", "over": "method.mask_ratio", "merge": "soup"}
 NOWHERE = TrackingSettings(uri=None, artifacts="x", experiment="x")

@@ -24,6 +24,8 @@ from gmt.tasks.protocol import Asked, Conversation, Preference, Suite
 from gmt.tasks.tokens import IGNORED, tokenize
 from gmt.tasks.turns import chat_text, frame_of
 
+pytestmark = pytest.mark.heavy
+
 OWN = Path(__file__).parents[2] / "data" / "templates"
 FILES = {
     f.stem: f for folder in (Path(trl.__file__).parent / "chat_templates", OWN, SHIPPED) for f in folder.glob("*.jinja")

@@ -18,6 +18,8 @@ from gmt.runs.settings import RecordSettings
 from gmt.tracking.mlflow_view import MlflowView
 from gmt.tracking.settings import TrackingSettings
 
+pytestmark = pytest.mark.heavy
+
 NAMES = st.text(st.characters(codec="utf-8", exclude_characters="/\0"), min_size=1, max_size=30).filter(
     lambda name: name not in (".", "..") and len(name.encode()) < 200
 )

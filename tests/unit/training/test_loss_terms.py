@@ -18,6 +18,8 @@ from gmt.methods.sft import Sft
 from tests.integration.test_prepare import run_of
 from tests.unit.training.test_optimizers import assert_same, trained
 
+pytestmark = pytest.mark.heavy
+
 PLAIN: dict[str, Any] = {
     "optimizer": "sgd",
     "momentum": 0.0,

@@ -35,6 +35,8 @@ from gmt.training.train import train
 from tests.integration.test_prepare import run_of
 from tests.models import train_settings
 
+pytestmark = pytest.mark.heavy
+
 NEEDED: dict[str, dict[str, Any]] = {
     "sgd": {"momentum": 0.9},
     "muon": {"momentum": 0.95},
