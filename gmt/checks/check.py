@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from gmt.checks.measuring import laws_of_diagnostic
+from gmt.checks.merging import MERGE, laws_of_merge, with_parents
 from gmt.checks.planning import DIAGNOSTIC, laws_of_planning, shortened
 from gmt.checks.short_runs import ShortRuns, changed
 from gmt.checks.study import laws_of_study
@@ -14,7 +15,7 @@ from gmt.checks.verdict import Verdict
 from gmt.composition import Composer, as_text, hydra_on
 from gmt.errors import UserError, choices
 
-GROUPS = ("method", "task", "model", "train", "study", "selection", DIAGNOSTIC)
+GROUPS = ("method", "task", "model", "train", "study", "selection", MERGE, DIAGNOSTIC)
 # Where the user names no task: one whose examples are made in an instant.
 _TASK = ("task=long_words", "task.train.long_words.num_examples=64", "task.target.long_words.num_examples=8")
 
@@ -43,6 +44,8 @@ def check(overrides: Sequence[str], config_dir: str | None, folder: Path) -> Ite
             return
         config = composer.compose_plain([*(() if "task" in groups else _TASK), *overrides])
     config = changed(config, {"record.root": str(folder)})
+    if MERGE in groups:
+        config = with_parents(config)
     verdicts = list(laws_of_planning(config, groups))
     yield from verdicts
     if len(verdicts) > 1:
@@ -50,5 +53,7 @@ def check(overrides: Sequence[str], config_dir: str | None, folder: Path) -> Ite
         runs = ShortRuns(short, folder)
         if DIAGNOSTIC in groups:
             yield from laws_of_diagnostic(config[DIAGNOSTIC], runs)
+        elif MERGE in groups:
+            yield from laws_of_merge(runs)
         else:
             yield from laws_of_training(runs)

@@ -23,7 +23,8 @@ class Part:
     """What one process does of a run.
 
     Args:
-        kill_after: the process kills itself with SIGKILL in the step after the checkpoint of this one; None never.
+        kill_after: the process kills itself with SIGKILL in the step after the checkpoint of this one; 0: as soon as it
+            trains or merges; None: never.
         worker: which of the workers it is, from 0.
         workers: how many there are; 1 needs no process group.
         meeting: a file that is not there yet, in which the workers meet.
@@ -62,7 +63,7 @@ def _alone(run: Run, part: Part) -> None:
         if part.kill_after is None:
             return
         last = last_whole_checkpoint(run.record.checkpoints)
-        if last is not None and int(last.name.rpartition("-")[2]) >= part.kill_after:
+        if (0 if last is None else int(last.name.rpartition("-")[2])) >= part.kill_after:
             os.kill(os.getpid(), signal.SIGKILL)
 
     execute(run, Control(on_progress=die))

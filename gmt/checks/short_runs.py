@@ -15,7 +15,7 @@ from gmt.checks.process import MEASURED, Part, do_part
 from gmt.errors import UserError
 from gmt.records.record import RunRecord
 from gmt.runs.attempt import Outcome
-from gmt.runs.build import build
+from gmt.runs.build import Run, build
 
 _LOOK_EVERY_S = 0.02
 _AFTER_ANOTHER_S = 5.0  # that a worker has left when another has failed
@@ -63,6 +63,10 @@ class ShortRuns:
         self._number = 0
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["gmt.checks.preloaded"])
+
+    def built(self, changes: Mapping[str, Any] | None = None) -> Run:
+        """Return the run that `do` does, unless it can't be built."""
+        return build(self._config(changes or {}))
 
     def do(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -39,11 +39,7 @@ def merge_weights(context: RunContext) -> MadeWeights:
     check_parents(run)
     context.record.keep_metrics_until(0)
     model = context.model()
-    weights = StoredWeights(
-        own=dict(run.model.base().named_parameters()),
-        dtype={name: parameter.dtype for name, parameter in model.named_parameters()},
-        parents=open_parents(run, parents_of(run)),
-    )
+    weights = weights_for(run, {name: parameter.dtype for name, parameter in model.named_parameters()})
     if isinstance(merge, ChoosesParents):
         weights = weights.only(_chosen(context, merge, merge, model, weights))
     _fill(context, merge, model, weights)
@@ -57,10 +53,24 @@ def merge_weights(context: RunContext) -> MadeWeights:
     )
 
 
+def weights_for(run: Run, dtype: Mapping[str, torch.dtype]) -> StoredWeights:
+    """Open what a merge reads.
+
+    Args:
+        run: the merge.
+        dtype: of the model that is made, by the name of a tensor.
+
+    Raises:
+        UserError: a parent's files are not the weights that it ended with.
+    """
+    own = dict(run.model.base().named_parameters())
+    return StoredWeights(own=own, dtype=dtype, parents=open_parents(run, parents_of(run)))
+
+
 @torch.no_grad()
 def _fill(context: RunContext, merge: Merge, model: PreTrainedModel, weights: StoredWeights) -> None:
     """Put merged tensors into a model, in place, each rounded once to the model's dtype."""
-    formula = merge.formula(weights, seed=_seed(context.run))
+    formula = merge.formula(weights, seed=seed_of(context.run))
     for name, parameter in model.named_parameters():
         context.control.on_progress()
         if context.control.should_stop():
@@ -71,8 +81,8 @@ def _fill(context: RunContext, merge: Merge, model: PreTrainedModel, weights: St
         parameter.copy_(merged)
 
 
-def _seed(run: Run) -> int:
-    """Of the merge's draws: other runs' deltas are drawn from independently of each other."""
+def seed_of(run: Run) -> int:
+    """Return the seed of a merge's draws: other runs' deltas are drawn from independently of each other."""
     text = "/".join([str(run.seed), *run.parent_ids])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4])
 

@@ -85,5 +85,7 @@ def _check_name(name: str) -> None:
 def _commands(kind: str, name: str, folder: Path, test: Path, is_repository: bool, has_code: bool) -> list[str]:
     path = f"PYTHONPATH={folder} " if has_code else ""
     place = "" if is_repository else f" --config-dir {folder}"
-    does = f"gmt sweep study={name}" if kind == "study" else f"gmt run {kind}={name}"
-    return [f"{path}gmt check {kind}={name}{place}", f"{path}python -m pytest {test}", f"{path}{does}{place}"]
+    does = {"study": "gmt sweep", "diagnostic": "gmt diagnose study=quickstart"}.get(kind, "gmt run")
+    before = ["gmt run"] if kind == "merge" else []  # what is merged
+    last = f"{path}{does} {kind}={name}{place}"
+    return [f"{path}gmt check {kind}={name}{place}", f"{path}python -m pytest {test}", *before, last]

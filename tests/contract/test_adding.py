@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from gmt.checks.check import check
+from gmt.checks.merging import MERGE
 from gmt.checks.planning import DIAGNOSTIC, laws_of_settings, shortened, without_diagnostic
 from gmt.checks.short_runs import changed
 from gmt.checks.training import RESUMES
@@ -84,6 +85,8 @@ def test_what_the_page_shows_keeps_the_laws_of_settings_and_trains(section: str,
     assert not [verdict for verdict in laws_of_settings(config, [group]) if verdict.state == "broken"]
     from gmt.runs.execute import execute
 
+    if group == MERGE:
+        execute(build({**config, MERGE: None}))
     run = build(without_diagnostic(config))
     result = execute(run).result()
     assert result.moved_fraction or result.num_added

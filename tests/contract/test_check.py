@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from gmt.checks import training
+from gmt.checks import merging, training
 from gmt.checks.check import check
 from gmt.checks.planning import IN_YAML, LIGHT, NEUTRAL_IDS, SAME_ID, laws_of_settings
 from gmt.checks.verdict import Verdict
@@ -23,6 +23,7 @@ DIAGNOSTICS = [path.stem for path in sorted((config_dir() / "diagnostic").glob("
 FILES = [(group, name) for group, name in ALL if group != "tracking"]
 FILES += [("diagnostic", name) for name in DIAGNOSTICS]
 METHODS = [name for group, name in FILES if group == "method"]
+MERGES = [name for group, name in FILES if group == "merge"]
 
 
 def composed(group: str, name: str) -> dict[str, Any]:
@@ -51,6 +52,23 @@ def test_every_method_keeps_the_laws(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", DIAGNOSTICS)
 def test_every_diagnostic_keeps_the_laws(name: str, tmp_path: Path) -> None:
     assert not broken(list(check([f"diagnostic={name}"], None, tmp_path)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MERGES)
+def test_every_merge_keeps_the_laws(name: str, tmp_path: Path) -> None:
+    verdicts = list(check([f"merge={name}", *NEEDED.get(("merge", name), [])], None, tmp_path))
+    assert not broken(verdicts)
+    assert merging.KILLED in {verdict.law for verdict in verdicts if verdict.state == "holds"}
+
+
+def test_a_merge_of_several_runs_is_checked_without_naming_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gmt.checks.check.laws_of_merge", lambda runs: iter(()))
+    verdicts = list(check(["merge=soup"], None, tmp_path))
+    assert SAME_ID in {verdict.law for verdict in verdicts}
+    assert not broken(verdicts)
 
 
 HEAD = """
@@ -169,6 +187,34 @@ def test_what_breaks_a_law_of_training_is_told(checked: Any, body: str, laws: se
     method = textwrap.indent(textwrap.dedent(body).strip(), "    ") if "\n" in body else body
     found = checked(textwrap.dedent(code) + method)
     assert found.keys() == laws, found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("formula", "laws"),
+    [
+        pytest.param("base + random.random()", {merging.KILLED, merging.ORDER}, id="draws-of-no-seed"),
+        pytest.param("base + torch.rand(base.shape, generator=drawn)", {merging.ORDER}, id="one-generator-for-all"),
+        pytest.param("base / 0", {merging.MERGES}, id="nan"),
+    ],
+)
+def test_what_breaks_a_law_of_merges_is_told(
+    formula: str, laws: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = f"checked_{abs(hash(formula))}"
+    (tmp_path / f"{module}.py").write_text(
+        "from dataclasses import dataclass\nfrom gmt.merges.soup import Soup\n"
+        "@dataclass(frozen=True, kw_only=True)\nclass Mine(Soup):\n"
+        "    num_parents = (1, 1)\n"
+        "    def formula(self, weights, *, seed):\n        import random, torch\n"
+        "        drawn = torch.Generator().manual_seed(seed)\n"
+        "        def made(name):\n            base = weights.base(name)\n"
+        f"            return {formula}\n        return made\n"
+    )
+    (tmp_path / "merge").mkdir()
+    (tmp_path / "merge" / "mine.yaml").write_text(YAML.format(module=module, more=""))
+    monkeypatch.syspath_prepend(tmp_path)
+    assert broken(list(check(["merge=mine"], str(tmp_path), tmp_path / "scratch"))).keys() == laws
 
 
 def test_nothing_named_is_a_question_that_is_wrong(tmp_path: Path) -> None:
