@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from gmt.cli import run_command
-from gmt.composition import as_text, parse_override
+from gmt.composition import as_text, parse_override, user_errors
 from gmt.errors import UserError
 from gmt.settings import text as checked_text
 
@@ -149,6 +149,7 @@ PATHS = st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs")), m
 @example(path="\\${a")
 @example(path="a\\")
 @example(path="a,b")
+@example(path="???")
 def test_a_path_arrives_whole_or_the_sentence_says_how_to_write_it(path: str) -> None:
     parser = OverridesParser.create()
 
@@ -157,6 +158,10 @@ def test_a_path_arrives_whole_or_the_sentence_says_how_to_write_it(path: str) ->
         parsed = parse_override(parser, override)
         return list(parsed.sweep_string_iterator()) if parsed.is_sweep_override() else parsed.value()
 
+    if path == "???":  # OmegaConf's word for a value that is missing, however it is quoted
+        with pytest.raises(UserError, match="x is missing; set it with x=VALUE"), user_errors():
+            OmegaConf.to_container(OmegaConf.create({"x": arrived(f"x={as_text(path)}")}), throw_on_missing=True)
+        return
     try:
         value = arrived(f"record.root={path}")
     except UserError as error:
