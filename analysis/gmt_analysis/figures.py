@@ -1,7 +1,7 @@
 """Figures of a score along a study's axis: arms that have the axis as lines, the others as bands."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import matplotlib
@@ -18,6 +18,8 @@ from gmt.axis import Axis
 # Okabe and Ito's colours, told apart by colour-blind readers and in grey print with the markers.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^vP*"
+_MOST_COLUMNS = 5  # of a legend
+_HANDLE_IN, _LETTER_IN = 0.6, 0.07  # of a legend in 9 points
 _DODGE = 0.01  # of the axis's span, between arms side by side, so that no interval hides another
 _BAND_STYLES = ("--", ":", "-.")
 
@@ -56,8 +58,13 @@ def legend_above(figure: Figure) -> None:
         fontsize=9,
         frameon=False,
         loc="outside upper center",
-        ncols=min(len(named), 5),
+        ncols=max(1, min(len(named), _MOST_COLUMNS, int(figure.get_figwidth() / _width_in(named)))),
     )
+
+
+def _width_in(labels: Iterable[str]) -> float:
+    """The inches that a column of the legend takes, by its longest label."""
+    return _HANDLE_IN + _LETTER_IN * max(map(len, labels), default=0)
 
 
 @dataclass(frozen=True)
