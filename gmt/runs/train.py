@@ -13,7 +13,7 @@ from gmt.runs.phases import train_in_phases
 from gmt.runs.prepare import Prepared
 from gmt.training.control import Control, ControlCallback
 from gmt.training.meter import OnMetrics
-from gmt.training.paradigms import Execution, collator
+from gmt.training.paradigms import Execution, TrainingInputs, collator
 from gmt.training.reshaping import Examples, Reshaping
 from gmt.training.settings import TrainSettings
 from gmt.training.train import train
@@ -71,13 +71,15 @@ def train_run(
             go_on, lambda step: evaluate(steps_before + step), run.record_settings.evaluate_every
         )
         return train(
-            model,
-            prepared.reader.tokenizer,
-            prepared.examples,
+            TrainingInputs(
+                model=model,
+                tokenizer=prepared.reader.tokenizer,
+                examples=prepared.examples,
+                reference=lambda: reshaping.reference() or run.model.load_model(),
+                base=run.model.load_model,
+                method=method,
+            ),
             settings,
-            method,
-            reference=lambda: reshaping.reference() or run.model.load_model(),
-            base=run.model.load_model,
             seed=run.seed,
             execution=Execution(
                 device=device,

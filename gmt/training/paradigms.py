@@ -50,16 +50,16 @@ class Execution:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Made:
-    """What is trained, on what.
+class TrainingInputs:
+    """The objects that a training works on.
 
     Args:
-        model: on any device; is trained in place.
+        model: on any device; the training changes it in place.
         tokenizer: its pad token pads.
-        examples: rows of tokens, as gmt.runs.prepare makes them.
-        reference: makes a model that computes what the model did before any training; its weights do not move.
-        base: makes the model as it was before any training.
-        method: may make the optimizer or its groups.
+        examples: rows as `tokenize` gives them, packed or not; shuffled anew each epoch.
+        reference: makes a model that computes as the model did before any training, for DPO; its weights do not move.
+        base: makes the model as it was before any training and without the method's parts, for the method's loss term.
+        method: decides which entries move, and may make the optimizer or its groups.
     """
 
     model: PreTrainedModel
@@ -71,7 +71,7 @@ class Made:
 
 
 def trainer_of(
-    made: Made, settings: TrainSettings, seed: int, execution: Execution, callbacks: list[TrainerCallback]
+    inputs: TrainingInputs, settings: TrainSettings, seed: int, execution: Execution, callbacks: list[TrainerCallback]
 ) -> Trainer:
     """The trainer of a paradigm, ready to train."""
     arguments = _arguments(settings, seed, execution)
@@ -82,49 +82,49 @@ def trainer_of(
     )
     if execution.is_sharded:
         # each layer goes to its device as it is sharded, never all at once
-        made.model.to("cpu")  # type: ignore[arg-type]
+        inputs.model.to("cpu")  # type: ignore[arg-type]
         if execution.device == "cpu":
             # accelerate shards where it says MULTI_GPU only, and would else train with DDP; the device stays the CPU.
             # To make a config is to set this anew, so that it comes after.
             PartialState().distributed_type = DistributedType.MULTI_GPU
     trainer: Any = (_dpo if settings.paradigm == "dpo" else _sft)(
-        made,
+        inputs,
         settings,
-        model=made.model,
+        model=inputs.model,
         args=config,
-        train_dataset=made.examples,
-        processing_class=made.tokenizer,
+        train_dataset=inputs.examples,
+        processing_class=inputs.tokenizer,
         callbacks=callbacks,
     )
-    if hasattr(text := made.model.config.get_text_config(), "router_aux_loss_coef"):
+    if hasattr(text := inputs.model.config.get_text_config(), "router_aux_loss_coef"):
         text.router_aux_loss_coef = 0.0  # TRL sets it for SFT only; it tells checkpoints from those of another loss
-    if settings.optimizer != "adamw" or isinstance(made.method, MakesGroups | MakesOptimizer):
-        trainer.make_optimizer = lambda: _optimizer(made, settings, trainer)
-    if isinstance(made.method, AddsLoss):
-        trainer.loss_term = made.method.loss_term(made.model, base=made.base)
+    if settings.optimizer != "adamw" or isinstance(inputs.method, MakesGroups | MakesOptimizer):
+        trainer.make_optimizer = lambda: _optimizer(inputs, settings, trainer)
+    if isinstance(inputs.method, AddsLoss):
+        trainer.loss_term = inputs.method.loss_term(inputs.model, base=inputs.base)
     trainer.autocast_sharded = execution.is_sharded and settings.precision == "bf16"
     trainer.remove_callback(PrinterCallback)
     assert isinstance(trainer, Trainer)
     return trainer
 
 
-def _optimizer(made: Made, settings: TrainSettings, trainer: Trainer) -> Optimizer:
+def _optimizer(inputs: TrainingInputs, settings: TrainSettings, trainer: Trainer) -> Optimizer:
     groups = default_groups(
-        made.model,
-        trainer.get_decay_parameter_names(made.model),
+        inputs.model,
+        trainer.get_decay_parameter_names(inputs.model),
         lr=settings.learning_rate,
         weight_decay=settings.weight_decay,
         betas=(settings.adam_beta1, settings.adam_beta2),
     )
-    return make_optimizer(made.method, made.model, groups, name=settings.optimizer, momentum=settings.momentum)
+    return make_optimizer(inputs.method, inputs.model, groups, name=settings.optimizer, momentum=settings.momentum)
 
 
-def _sft(made: Made, settings: TrainSettings, **common: Any) -> WorkersSFTTrainer:
-    return WorkersSFTTrainer(data_collator=collator(settings, made.tokenizer), **common)
+def _sft(inputs: TrainingInputs, settings: TrainSettings, **common: Any) -> WorkersSFTTrainer:
+    return WorkersSFTTrainer(data_collator=collator(settings, inputs.tokenizer), **common)
 
 
-def _dpo(made: Made, settings: TrainSettings, **common: Any) -> WorkersDPOTrainer:
-    return WorkersDPOTrainer(ref_model=made.reference(), data_collator=collator(settings, made.tokenizer), **common)
+def _dpo(inputs: TrainingInputs, settings: TrainSettings, **common: Any) -> WorkersDPOTrainer:
+    return WorkersDPOTrainer(ref_model=inputs.reference(), data_collator=collator(settings, inputs.tokenizer), **common)
 
 
 def collator(settings: TrainSettings, tokenizer: PreTrainedTokenizerBase) -> Any:

@@ -154,10 +154,6 @@ class _Reference(nn.Module):
         model: Any = self._held[0]
         return model.get_output_embeddings()
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Has no use: TRL puts its own in this place."""
-        raise NotImplementedError
-
 
 def _reshaped(method: Method, model: PreTrainedModel, seed: int, examples: Examples | None) -> Reshaped | None:
     if not isinstance(method, ReshapesModel):

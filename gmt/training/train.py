@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
-from datasets import Dataset
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerState
+from transformers import PreTrainedModel, TrainerState
 
 from gmt.errors import Diverged, UserError
 from gmt.masking.sharding import local
-from gmt.methods.protocol import Method
 from gmt.records.result import TrainFacts
 from gmt.training.alike import check_steps_together
 from gmt.training.attachment import Attachment
@@ -21,42 +19,31 @@ from gmt.training.control import ControlCallback
 from gmt.training.memory import peak_bytes, reset_peak
 from gmt.training.meter import Meter, OnMetrics
 from gmt.training.optimizers import averages, evaluated_weights
-from gmt.training.paradigms import Execution, Made, trainer_of
+from gmt.training.paradigms import Execution, TrainingInputs, trainer_of
 from gmt.training.settings import TrainSettings
 from gmt.training.trainer_patches import TrainerPatches
 from gmt.training.workers import agreed, gathered
 
 
 def train(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    examples: Dataset,
+    inputs: TrainingInputs,
     settings: TrainSettings,
-    method: Method,
     *,
-    reference: Callable[[], nn.Module],
-    base: Callable[[], PreTrainedModel],
     seed: int,
     execution: Execution,
     on_metrics: OnMetrics,
     control: ControlCallback,
 ) -> TrainFacts:
-    """Trains `model` in place, going on from the last whole checkpoint if there is one.
+    """Train the model in place, from the last whole checkpoint if there is one.
 
     In a process group of torch.distributed each process must call it, and takes its share of every step's
     mini-batches.
 
     Args:
-        model: on any device.
-        tokenizer: its pad token pads.
-        examples: rows as `tokenize` gives them, packed or not; shuffled anew each epoch by `seed`.
+        inputs: model, examples and method.
         settings: the train group.
-        method: what is updated, and how.
-        reference: makes a model as it was before any training, for the paradigms that hold on to it.
-        base: makes the model as it was before any training and without a method's parts, for a method's term of the
-            loss.
         seed: of the data order, dropout, and the method's draws.
-        execution: where, and what is kept.
+        execution: where the training runs, and what it keeps.
         on_metrics: called with the step and its metrics.
         control: asked after each step whether to go on.
 
@@ -71,13 +58,14 @@ def train(
     resume = agreed(last_whole_checkpoint(execution.checkpoints))
     state = load_method(resume, is_sharded=execution.is_sharded) if resume else None
     attachment = Attachment(
-        method, seed=seed, facts_every=execution.log_every, state=state, is_sharded=execution.is_sharded
+        inputs.method, seed=seed, facts_every=execution.log_every, state=state, is_sharded=execution.is_sharded
     )
     meter = Meter(attachment, on_metrics, resume)
-    made = Made(model=model, tokenizer=tokenizer, examples=examples, reference=reference, base=base, method=method)
-    check_steps_together(model, tokenizer, examples, settings)
-    patches = TrainerPatches(model)
-    trainer = trainer_of(made, settings, seed, execution, [meter, attachment, control])  # the second ends a checkpoint
+    check_steps_together(inputs.model, inputs.tokenizer, inputs.examples, settings)
+    patches = TrainerPatches(inputs.model)
+    trainer = trainer_of(
+        inputs, settings, seed, execution, [meter, attachment, control]
+    )  # the second ends a checkpoint
     control.as_evaluated = lambda: _as_evaluated(patches, attachment)
     try:
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
@@ -89,7 +77,7 @@ def train(
     attachment.check_detached()
     if averages(attachment.optimizer):
         attachment.optimizer.eval()  # type: ignore[attr-defined]
-    _refuse_nonfinite(model)
+    _refuse_nonfinite(inputs.model)
     if control.ended is not None:
         raise control.ended
     return _facts(trainer.state, meter)

@@ -16,7 +16,7 @@ from gmt.tasks.protocol import Asked, Suite
 from gmt.tasks.tokens import IGNORED
 from gmt.training.alike import check_alike
 from gmt.training.packing import packed
-from gmt.training.paradigms import Execution, Made, trainer_of
+from gmt.training.paradigms import Execution, TrainingInputs, trainer_of
 from tests.architectures import ALL, tiny_model
 from tests.models import pretrained, train_settings
 
@@ -59,7 +59,7 @@ def step(kind: str, tmp_path: Path, **train: Any) -> tuple[float, dict[str, torc
         rows = packed(rows, 64)
     where = Execution(device="cpu", sharding="none", checkpoints=tmp_path / "c", checkpoint_every=9, log_every=1)
     trainer: Any = trainer_of(
-        Made(
+        TrainingInputs(
             model=model,
             tokenizer=tokenizer,
             examples=rows,
@@ -154,7 +154,7 @@ def test_a_step_of_preferences_is_the_same_however_it_is_cut(kind: str, tmp_path
     for size in (1, 3):
         model, settings = model_of(kind), train_settings(paradigm="dpo", dpo_beta=0.1, micro_batch_size=size)
         where = Execution(device="cpu", sharding="none", checkpoints=tmp_path, checkpoint_every=9, log_every=1)
-        made = Made(
+        made = TrainingInputs(
             model=model,
             tokenizer=pretrained().load_tokenizer(),
             examples=Dataset.from_list(rows),

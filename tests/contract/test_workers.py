@@ -23,7 +23,7 @@ from gmt.runs.train import reshaped
 from gmt.training.checkpoints import last_whole_checkpoint
 from gmt.training.control import Control, ControlCallback
 from gmt.training.gather import gather
-from gmt.training.paradigms import Execution
+from gmt.training.paradigms import Execution, TrainingInputs
 from gmt.training.train import train
 from tests.conftest import CONF
 from tests.models import NEED_BIASES
@@ -94,13 +94,15 @@ def trained(run: Run, folder: Path, *, sharding: str = "none", stop_at: int | No
     )
     try:
         facts = train(
-            model,
-            prepared.reader.tokenizer,
-            prepared.examples,
+            TrainingInputs(
+                model=model,
+                tokenizer=prepared.reader.tokenizer,
+                examples=prepared.examples,
+                reference=lambda: reshaping.reference() or run.model.load_model(),
+                base=run.model.load_model,
+                method=run.method,
+            ),
             run.train,
-            run.method,
-            reference=lambda: reshaping.reference() or run.model.load_model(),
-            base=run.model.load_model,
             seed=run.seed,
             execution=Execution(device="cpu", sharding=sharding, checkpoints=folder, checkpoint_every=100, log_every=1),
             on_metrics=on_metrics,

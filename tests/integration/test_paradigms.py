@@ -14,7 +14,7 @@ from gmt.methods.protocol import UsesContext
 from gmt.runs.build import Run, build
 from gmt.runs.execute import execute
 from gmt.runs.prepare import prepare
-from gmt.training.paradigms import Execution, Made, trainer_of
+from gmt.training.paradigms import Execution, TrainingInputs, trainer_of
 from tests.conftest import CONF
 from tests.models import NEED_BIASES
 
@@ -77,7 +77,7 @@ def test_preferences_that_fill_no_step_are_left_over(tmp_path: Path) -> None:
 def gradients(run: Run, tmp_path: Path) -> tuple[dict[str, torch.Tensor], Mapping[str, Any]]:
     """The gradient of the first step, whatever the order of the examples: the batch holds all."""
     prepared, model = prepare(run), run.model.load_model()
-    made = Made(
+    made = TrainingInputs(
         model=model,
         tokenizer=prepared.reader.tokenizer,
         examples=prepared.examples,

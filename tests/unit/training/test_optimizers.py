@@ -30,7 +30,7 @@ from gmt.training.checkpoints import last_whole_checkpoint
 from gmt.training.control import Control, ControlCallback
 from gmt.training.gather import gather
 from gmt.training.optimizers import OPTIMIZERS, default_groups, facts_of, is_installed, make_optimizer
-from gmt.training.paradigms import Execution
+from gmt.training.paradigms import Execution, TrainingInputs
 from gmt.training.train import train
 from tests.integration.test_prepare import run_of
 from tests.models import train_settings
@@ -105,13 +105,15 @@ def trained(
         return len(steps) == stop_at
 
     train(
-        model,
-        prepared().reader.tokenizer,
-        prepared().examples,
+        TrainingInputs(
+            model=model,
+            tokenizer=prepared().reader.tokenizer,
+            examples=prepared().examples,
+            reference=tiny_model,
+            base=tiny_model,
+            method=method,
+        ),
         train_settings(**settings | changes),
-        method,
-        reference=tiny_model,
-        base=tiny_model,
         seed=1,
         execution=Execution(device="cpu", sharding=sharding, checkpoints=folder, checkpoint_every=4, log_every=1),
         on_metrics=on_metrics,
