@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from gmt.evaluation.greedy import greedy
+from gmt.models.forward_key import forward_key
 
 _SHORT, _LONG, _NUM_NEW = 3, 8, 3
 _KNOWN: dict[tuple[Any, ...], bool] = {}
@@ -66,9 +67,7 @@ def sees_padding(model: PreTrainedModel, tokens: Sequence[int], pad: int, *, lef
         pad: the token that pads.
         left: whether the padding comes before the text, and tokens are generated behind it.
     """
-    how = (model.device.type, model.dtype, model.config._attn_implementation, left)
-    names = tuple(name for name, _ in model.named_parameters())  # a method's own parts may stand before a text
-    key = (type(model), model.config.to_json_string(), names, *how)
+    key = (*forward_key(model), left)
     if key not in _KNOWN:
         long = list(islice(cycle(tokens or [pad]), _LONG))
         logits = _continued if left else _read

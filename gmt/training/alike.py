@@ -19,6 +19,7 @@ from trl.trainer.utils import add_fused_lm_head
 
 from gmt.errors import UserError
 from gmt.machine_faults import machine_fault
+from gmt.models.forward_key import forward_key
 from gmt.training.paradigms import collator
 from gmt.training.settings import TrainSettings
 from gmt.training.trainer_patches import TrainerPatches
@@ -92,9 +93,7 @@ def check_alike(model: PreTrainedModel, collate: Collate, tokens: Sequence[int],
     Raises:
         UserError: with the setting that would help, if there is one.
     """
-    how = (model.device.type, model.dtype, model.config._attn_implementation, batch_size > 1, kind)
-    names = tuple(name for name, _ in model.named_parameters())  # a method's own parts among them
-    key = (type(model), model.config.to_json_string(), names, *how)
+    key = (*forward_key(model), batch_size > 1, kind)
     if key not in _KNOWN:
         _KNOWN[key] = tuple(_faults(model, collate, tokens, batch_size, kind))
     if _KNOWN[key]:
@@ -191,7 +190,7 @@ def _computed(compute: Callable[[], Sequence[Tensor]]) -> Sequence[Tensor] | str
     """Return the log-probabilities, or the error of the model's code or TRL's, which were not made for each other."""
     try:
         return compute()
-    except Exception as error:  # code of any architecture may raise anything
+    except Exception as error:  # e.g. Triton's errors, which have no other base
         if isinstance(error, torch.OutOfMemoryError) or machine_fault(error) is not None:
             raise
         return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
