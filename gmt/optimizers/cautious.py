@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-SMALLEST_SHARE = 1e-3  # the authors' floor: below it the steps of the few entries that agree grow no further
+SMALLEST_SHARE = 1e-3  # the authors' floor, so that the steps of a few entries that agree don't grow without bound
 
 
 class CautiousAdamW(Optimizer):
@@ -32,29 +32,31 @@ class CautiousAdamW(Optimizer):
         eps: float = 1e-8,
     ):
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "betas": betas, "eps": eps})
-        self._kept: list[Tensor] = []
+        self._num_moved: list[Tensor] = []  # on their devices, which a step does not wait for
         self._num_entries = 0
 
     @property
     def kept_fraction(self) -> float:
         """The fraction of entries that the last step moved (but for weight decay); NaN before the first."""
-        return float(torch.stack(self._kept).sum()) / self._num_entries if self._kept else math.nan
+        if not self._num_moved:
+            return math.nan
+        return float(torch.stack([num.cpu() for num in self._num_moved]).sum()) / self._num_entries
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One step."""
+        """Take one step."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        self._kept, self._num_entries = [], 0
+        self._num_moved, self._num_entries = [], 0
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is not None:
-                    self._step_of(p, p.grad, group)
+                    self._update(p, p.grad, group)
         return loss
 
-    def _step_of(self, p: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
+    def _update(self, p: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
         state = self.state[p]
         if not state:
             state |= {"step": 0, "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
@@ -64,10 +66,10 @@ class CautiousAdamW(Optimizer):
         first.lerp_(grad, 1 - beta1)
         second.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
         agrees = (first * grad > 0).to(p.dtype)
-        kept = agrees.sum(dtype=torch.float32)
-        self._kept.append(kept.cpu())
+        num_moved = agrees.sum(dtype=torch.float32)
+        self._num_moved.append(num_moved)
         self._num_entries += p.numel()
-        scale = (kept / p.numel()).clamp(min=SMALLEST_SHARE).to(p.dtype)
+        scale = (num_moved / p.numel()).clamp(min=SMALLEST_SHARE).to(p.dtype)
         denominator = (second.sqrt() / math.sqrt(1 - beta2**step)).add_(group["eps"])
         p.mul_(1 - lr * group["weight_decay"])
         p.addcdiv_(first * (agrees / scale), denominator, value=-lr / (1 - beta1**step))
