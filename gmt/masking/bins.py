@@ -1,7 +1,7 @@
 """Counts by bins, and the bin that holds a rank.
 
-Counts add up, over the tensors of a group and over the shards of a tensor: one threshold over many costs no more than
-many thresholds, and shards agree on it by exchanging counts.
+Counts add up over the tensors of a group and over the shards of a tensor: one threshold over many tensors costs no more
+than many thresholds, and shards agree on it by exchanging counts.
 
 Shape suffixes: G groups, each with one threshold; K bins; B blocks of b bins.
 """
@@ -19,18 +19,23 @@ Place = tuple[torch.device, Shards | None]
 
 
 def over_places(groups: Sequence[Sequence[Scores]], count: Callable[[Sequence[Chunks], Place], Tensor]) -> Tensor:
-    """Counts here, device by device and sharding by sharding, and adds up, over shards too.
+    """Return the counts of all groups, summed over devices and shards.
 
-    A tensor that is whole here is the same on every process, and counted once.
+    A tensor that is whole here is the same on every process, and is counted once.
+
+    Args:
+        groups: the tensors that share a threshold.
+        count: counts the parts of the groups that lie at one place; its counts are summed in place.
     """
-    counted = []
+    counts_by_place = []
     for place in dict.fromkeys((s.device, s.shards) for group in groups for s in group) or [(_CPU, None)]:
         parts = [_chunks([s for s in group if (s.device, s.shards) == place]) for group in groups]
         counts = count(parts, place)
         if place[1] is not None:
             place[1].sum_(counts)
-        counted.append(counts)
-    return sum((counts.to(counted[0].device) for counts in counted[1:]), start=counted[0])
+        counts_by_place.append(counts)
+    first, *others = counts_by_place
+    return sum((counts.to(first.device) for counts in others), start=first)
 
 
 def _chunks(group: Sequence[Scores]) -> Chunks:
@@ -42,9 +47,9 @@ def _chunks(group: Sequence[Scores]) -> Chunks:
 
 
 def find(counts_GK: Tensor, ranks: Sequence[int]) -> tuple[list[int], list[int], list[int]]:
-    """The bin that holds each group's rank, the rank inside that bin, and the bin's count.
+    """Return the bin that holds each group's rank, the rank inside that bin, and the bin's count.
 
-    In two steps, blocks of 256 bins and bins, since running sums over all bins would cost more than counting them.
+    The block of 256 bins is found first, since running sums over all bins would cost more than counting them.
     """
     groups_G = torch.arange(len(ranks), device=counts_GK.device)
     blocks_GBb = counts_GK.reshape(len(ranks), -1, 256)
@@ -55,7 +60,7 @@ def find(counts_GK: Tensor, ranks: Sequence[int]) -> tuple[list[int], list[int],
 
 
 def find_flat(counts_GK: Tensor, rank_G: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """`find` in one step, on the counts' device, without waiting for it."""
+    """Return the numbers of `find` as tensors, without waiting for their device."""
     running_GK = counts_GK.cumsum(1)
     bin_G1 = torch.searchsorted(running_GK, rank_G[:, None], right=True).clamp_(max=counts_GK.shape[1] - 1)
     count_G = counts_GK.gather(1, bin_G1)[:, 0]

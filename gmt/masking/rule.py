@@ -94,15 +94,15 @@ class Rule:
     rank_zeros: bool
 
     def ranks(self, sizes: Sequence[int], zeros_G: Tensor) -> Tensor:
-        """The rank, from 0, of each group's threshold among all its magnitudes; `zeros_G` are those not ranked."""
+        """Return the rank, from 0, of each group's threshold among its magnitudes; `zeros_G` of them are not ranked."""
         masked = [num_masked(self.mask_ratio, size) for size in sizes]
         if not self.smallest:
-            return sent(masked, zeros_G.device)
-        size_G = sent(sizes, zeros_G.device)
-        return (zeros_G + size_G - sent(masked, zeros_G.device)).minimum(size_G).sub_(1).clamp_(min=0)
+            return to_device(masked, zeros_G.device)
+        size_G = to_device(sizes, zeros_G.device)
+        return (zeros_G + size_G - to_device(masked, zeros_G.device)).minimum(size_G).sub_(1).clamp_(min=0)
 
     def selection(self, size: int, threshold: int, below: int, ties: int, zeros: int, nonfinite: int) -> Selection:
-        """What a threshold means.
+        """Return the selection that a threshold makes.
 
         Args:
             size: entries of the group.
@@ -122,11 +122,11 @@ class Rule:
 
 
 def size_of(group: Sequence[Scores]) -> int:
-    """The number of entries of a group, over all shards."""
+    """Return the number of entries of a group, over all shards."""
     return sum(scores.num_entries for scores in group)
 
 
-def sent(numbers: Sequence[int], device: torch.device) -> Tensor:
-    """On a device, as int64; from pinned memory, since a copy from other memory waits for the device."""
+def to_device(numbers: Sequence[int], device: torch.device) -> Tensor:
+    """Return numbers as int64 on a device; pinned first, since a copy from other memory waits for the device."""
     here = torch.tensor(numbers, dtype=torch.int64, pin_memory=device.type == "cuda")
     return here.to(device, non_blocking=True)

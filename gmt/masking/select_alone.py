@@ -1,4 +1,4 @@
-"""The selection of small tensors on the CPU, each of which the C sees through in one go."""
+"""The selection in small tensors on the CPU, each by one call of the C code."""
 
 from collections.abc import Sequence
 
@@ -7,19 +7,11 @@ from torch import Tensor
 from gmt.masking.counting import select_chunks
 from gmt.masking.rule import CHUNK, Rule, Scores, Selection, num_masked
 
-_ENTRIES_AT_ONCE = 1 << 23  # which bounds what computed scores take
+_ENTRIES_AT_ONCE = 1 << 23  # bounds the memory of computed scores
 
 
 def select_alone(groups: Sequence[Sequence[Scores]], rule: Rule) -> dict[int, Selection]:
-    """Select in the groups that are one small tensor on the CPU; those that are not, or all without the C, are left.
-
-    Args:
-        groups: the tensors that share a threshold.
-        rule: which entries stay.
-
-    Returns:
-        By index into `groups`.
-    """
+    """Return the selections of the groups that are one small tensor on the CPU, by index; none without the C code."""
     done: dict[int, Selection] = {}
     batch: dict[int, Tensor] = {}
     batch_size = 0

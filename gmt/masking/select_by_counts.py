@@ -18,12 +18,7 @@ _GROUPS_AT_ONCE = 8  # their counts, 2 MB, stay in the cache
 
 
 def select_by_counts(groups: Sequence[Sequence[Scores]], rule: Rule) -> list[Selection]:
-    """Select in each group.
-
-    Args:
-        groups: the tensors that share a threshold.
-        rule: which entries stay.
-    """
+    """Return the selection of each group."""
     done: list[Selection] = []
     for first in range(0, len(groups), _GROUPS_AT_ONCE):
         done += _select_together(groups[first : first + _GROUPS_AT_ONCE], rule)

@@ -18,20 +18,12 @@ _BITS_OF_INF = 0x7F800000
 
 
 def select_by_fields(groups: Sequence[Sequence[Scores]], rule: Rule) -> dict[int, Selection]:
-    """Select in the groups that lie on one GPU; the others are left.
-
-    Args:
-        groups: the tensors that share a threshold.
-        rule: which entries stay.
-
-    Returns:
-        By index into `groups`.
-    """
-    launched = [(some, find_by_fields([groups[i] for i in some], rule)) for some in _for_triton(groups)]
+    """Return the selections of the groups that lie on one GPU, by index."""
+    launched = [(indices, find_by_fields([groups[i] for i in indices], rule)) for indices in _for_triton(groups)]
     done: dict[int, Selection] = {}
-    for some, found_GF in launched:  # only here is the device waited for
+    for indices, found_GF in launched:  # the first wait for the device
         done |= {
-            i: rule.selection(size_of(groups[i]), *found) for i, found in zip(some, found_GF.tolist(), strict=True)
+            i: rule.selection(size_of(groups[i]), *found) for i, found in zip(indices, found_GF.tolist(), strict=True)
         }
     return done
 
@@ -50,7 +42,7 @@ def _for_triton(groups: Sequence[Sequence[Scores]]) -> list[list[int]]:
 
 
 def find_by_fields(groups: Sequence[Sequence[Scores]], rule: Rule) -> Tensor:
-    """Return what `Rule.selection` needs after the size, int64 of shape [G, F], without waiting for the device."""
+    """Return the arguments of `Rule.selection` after the size, int64 of shape [G, F]; don't wait for the device."""
     prefix_G = torch.zeros(len(groups), dtype=torch.int64, device=groups[0][0].device)
     for shift, width in fields(scores.dtype for group in groups for scores in group):
         is_first = shift + width == LARGEST_BITS.bit_length()

@@ -20,16 +20,16 @@ ONCE = "once"
 
 @runtime_checkable
 class Signal(Protocol):
-    """A signal of one's own: a frozen dataclass, whose fields are its settings."""
+    """A plug-in that scores entries: a frozen dataclass whose fields are its settings."""
 
     def score(self, weight_N: Tensor, gradient_N: Tensor) -> Tensor:
-        """Return what entries are ranked by, each by its magnitude; a score of zero is never kept.
+        """Return a score for each entry; its magnitude ranks the entry, and an entry with score zero is never kept.
 
-        It is asked for a stretch of a parameter's entries, so a score may depend on its own entry only.
+        It is called with a stretch of a parameter's entries, so a score may depend on its own entry only.
 
         Args:
-            weight_N: entries of a parameter, flattened; to be read only.
-            gradient_N: of the same entries, as the optimizer sees it; to be read only.
+            weight_N: entries of a parameter, flattened; read only.
+            gradient_N: the gradient of the same entries, as the optimizer sees it; read only.
 
         Returns:
             A score for each entry, finite, in any float dtype.
@@ -52,7 +52,7 @@ class MaskSpec:
             where the optimizer adds weight decay to the gradient, that too. Refused where there is no such moment.
             `weight_magnitude`: the weight.
             `weight_times_gradient`: the first-order saliency |w * g|.
-            Or a `Signal` of one's own.
+            Or a `Signal` plug-in.
         scope: over what the ratio holds: each `tensor` by itself, each `layer` (the parameters under one number
             in their names; others by themselves), or all together (`global`). The paper does not say which.
         refresh: the mask is made anew every that many steps, at least 1, or `once`.

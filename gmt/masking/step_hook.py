@@ -11,17 +11,17 @@ from gmt.masking import copies
 
 
 class StepHook:
-    """Calls back before and after each real step, once, with the gradients there.
+    """Calls one function before and one after each real step of an optimizer.
 
-    A step within a step, as of an optimizer whose `step` calls its parent's, is no step of its own.
+    A step inside a step, where an optimizer's `step` calls its parent's, does not count.
 
     Args:
-        optimizer: any of torch's.
-        before: called when the gradients are there: as the step begins, or when the step's closure has computed them.
+        optimizer: a torch.optim.Optimizer.
+        before: called when the gradients are computed: as the step begins, or after the step's closure.
         after: called as the step ends.
 
     Raises:
-        ValueError: later, at a step that is given a GradScaler, or evaluates its closure twice.
+        ValueError: at a later step that gets a GradScaler, or evaluates its closure twice.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, before: Callable[[], None], after: Callable[[], None]):
@@ -74,13 +74,13 @@ class StepHook:
 
 
 def is_hooked(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether an optimizer has a StepHook."""
+    """Return whether an optimizer has a StepHook."""
     hooks = optimizer._optimizer_step_pre_hooks.values()
     return any(isinstance(getattr(hook, "__self__", None), StepHook) for hook in hooks)
 
 
 def _is_running(frame: FrameType | None, innermost: FrameType) -> bool:
-    """Whether a call is still under way; that of a step that broke off is not."""
+    """Return whether a call is still under way; the call of a step that raised is not."""
     at: FrameType | None = innermost if frame is not None else None
     while at is not None and at is not frame:
         at = at.f_back

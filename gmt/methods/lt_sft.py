@@ -1,9 +1,9 @@
 """Lottery-ticket sparse fine-tuning (Ansell et al., arXiv 2110.07560, Section 3): train, score, rewind, train again.
 
-The first phase trains everything. The entries that moved farthest from the base are kept, the weights go back to the
+The first phase trains everything. The entries that moved farthest from the base are chosen, the weights go back to the
 base's, and the second phase trains these entries alone, with an optimizer and a schedule of its own. One iteration, the
 authors' default. Departures: masked entries do not move at all, where the authors mask the gradient and AdamW's weight
-decay moves them; of entries that tie at the threshold the first are kept, so that no more train than are asked for;
+decay moves them; of entries that tie at the threshold the first are chosen, so that mask_ratio holds exactly;
 both phases take train.num_epochs. The authors freeze layer norms: method.exclude=['*norm*'] does so.
 """
 
@@ -45,30 +45,30 @@ class LotteryTicket:
 
     def __post_init__(self) -> None:
         settings.one_of("method.scope", self.scope, _SCOPES)
-        self._mask(self.mask_ratio)
+        self._gradient_mask(self.mask_ratio)
 
     @property
     def density_asked(self) -> float:
-        """What the ratio leaves in the second phase."""
+        """The share of entries that train in the second phase."""
         return 1 - self.mask_ratio
 
     @property
     def num_phases(self) -> int:
-        """Of everything, and of what it has found."""
+        """Two: all entries train, then the chosen ones."""
         return 2
 
     def faults_with(self, optimizer: OptimizerFacts) -> list[str]:
-        """Say where masked entries can't stand still."""
+        """Return a sentence if the optimizer would move masked entries."""
         if not optimizer.averages_weights:
             return []
         return [
-            f"train.optimizer must not be {optimizer.name} for method {self.name}, whose masked entries stand still, "
-            "since it averages the weights apart from the mask"
+            f"train.optimizer must not be {optimizer.name} for method {self.name}, since it averages the weights apart "
+            "from the mask, which moves masked entries"
         ]
 
     def attach(self, model: nn.Module, optimizer: Optimizer, *, seed: int, facts_every: int) -> AttachedMask:
-        """The first phase: everything trains that is not excluded."""
-        return self._mask(0.0).attach(model, optimizer, seed=seed, facts_every=facts_every)
+        """Attaches the first phase's mask, under which every entry trains that is not excluded."""
+        return self._gradient_mask(0.0).attach(model, optimizer, seed=seed, facts_every=facts_every)
 
     def begin_phase(
         self,
@@ -78,7 +78,7 @@ class LotteryTicket:
         *,
         base: Callable[[], PreTrainedModel],
     ) -> Method:
-        """Put the base's weights back for the second phase; it trains the entries that the first has found."""
+        """Put the base's weights back for the second phase and return the method that trains the chosen entries."""
         if number == 0:
             return self
         import torch
@@ -87,7 +87,7 @@ class LotteryTicket:
         with torch.no_grad():
             for name, p in model.named_parameters():
                 p.copy_(start[name])
-        return _Found(self._mask(self.mask_ratio), carried[0]) if self.mask_ratio else self
+        return _SecondPhase(self._gradient_mask(self.mask_ratio), carried[0]) if self.mask_ratio else self
 
     def end_phase(
         self, number: int, model: PreTrainedModel, *, base: Callable[[], PreTrainedModel]
@@ -103,16 +103,16 @@ class LotteryTicket:
             if not is_excluded(name, tuple(self.exclude))
         }
         groups = [list(moves)] if self.scope == "global" else [[name] for name in moves]
-        kept: dict[str, Tensor] = {}
+        chosen: dict[str, Tensor] = {}
         for names in groups:
-            kept |= dict(zip(names, largest([moves[name] for name in names], self.mask_ratio), strict=True))
-        return {name: pack(kept_N) for name, kept_N in kept.items()}
+            chosen |= dict(zip(names, largest([moves[name] for name in names], self.mask_ratio), strict=True))
+        return {name: pack(chosen_N) for name, chosen_N in chosen.items()}
 
-    def _mask(self, ratio: float) -> GradientMask:
+    def _gradient_mask(self, ratio: float) -> GradientMask:
         return GradientMask(
             name=self.name,
             mask_ratio=ratio,
-            signal="gradient",  # nothing is ranked: the mask is given
+            signal="gradient",  # has no effect: the entries are set
             scope=self.scope,
             refresh="once",
             mask_on="update",
@@ -124,39 +124,39 @@ class LotteryTicket:
 
 
 @dataclass(frozen=True)
-class _Found:
-    """The second phase: a mask that the first one has found, packed, by the name of each parameter."""
+class _SecondPhase:
+    """Trains the entries that the first phase chose: packed bool by the name of each parameter."""
 
-    settings: GradientMask
+    mask: GradientMask
     packed: Mapping[str, Tensor]
 
     @property
     def name(self) -> str:
-        """The method's."""
-        return self.settings.name
+        """The name of the method."""
+        return self.mask.name
 
     @property
     def density_asked(self) -> float:
-        """What the ratio leaves."""
-        return self.settings.density_asked
+        """The share of entries that train."""
+        return self.mask.density_asked
 
     def attach(self, model: nn.Module, optimizer: Optimizer, *, seed: int, facts_every: int) -> AttachedMask:
         """Hooks the mask onto the optimizer."""
-        from gmt.masking.given import give
+        from gmt.masking.given import set_keep_masks
         from gmt.masking.packing import unpack
         from gmt.masking.parameters import names_of
 
-        attached = self.settings.attach(model, optimizer, seed=seed, facts_every=facts_every)
+        attached = self.mask.attach(model, optimizer, seed=seed, facts_every=facts_every)
         sizes = {name: p.numel() for p, name in names_of(model).items()}
-        give(attached.mask, {name: unpack(bits, sizes[name]) for name, bits in self.packed.items()})
+        set_keep_masks(attached.mask, {name: unpack(bits, sizes[name]) for name, bits in self.packed.items()})
         return attached
 
 
 def largest(moves: Sequence[Tensor], mask_ratio: float) -> list[Tensor]:
-    """Return which entries stay when a ratio of all of them is masked: those of largest magnitude, never a zero.
+    """Return which entries are not masked when a ratio of them is: those of the largest magnitude, and never a zero.
 
-    Of entries that tie at the threshold the first stay, so that as many stay as the ratio says, or all that are not
-    zero.
+    Of entries that tie at the threshold the first are not masked, so that the ratio holds exactly unless there are more
+    zeros.
 
     Args:
         moves: float32 on the CPU, each of shape [N].
@@ -181,13 +181,14 @@ def largest(moves: Sequence[Tensor], mask_ratio: float) -> list[Tensor]:
         for x_N in moves
     ]
     (selection,) = select([scores], mask_ratio)
-    num_left = sum(len(x_N) for x_N in moves) - num_masked(mask_ratio, sum(len(x_N) for x_N in moves))
-    num_ties_left = num_left - sum(int((as_bits(x_N) > selection.lowest).sum()) for x_N in moves)
-    kept = []
+    num_entries = sum(map(len, moves))
+    num_chosen = num_entries - num_masked(mask_ratio, num_entries)
+    num_ties = num_chosen - sum(int((as_bits(x_N) > selection.lowest).sum()) for x_N in moves)
+    chosen = []
     for x_N in moves:
         bits_N = as_bits(x_N)
         tied_N = (bits_N == selection.lowest) & (bits_N > 0)
-        first_N = tied_N & (torch.cumsum(tied_N, dim=0) <= num_ties_left)
-        num_ties_left -= int(first_N.sum())
-        kept.append((bits_N > selection.lowest) | first_N)
-    return kept
+        first_N = tied_N & (torch.cumsum(tied_N, dim=0) <= num_ties)
+        num_ties -= int(first_N.sum())
+        chosen.append((bits_N > selection.lowest) | first_N)
+    return chosen
