@@ -1,4 +1,4 @@
-"""What a LoRA may begin with, other than a random matrix beside zeros: parts of the weights, also by examples."""
+"""How a LoRA begins, if not as a random matrix beside zeros: as a part of the weights, or by training examples."""
 
 from __future__ import annotations
 
@@ -18,38 +18,38 @@ BY_EXAMPLES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "corda": ("corda_config", ("corda_method", "use_float16_for_covariance")),
     "lora_ga": ("lora_ga_config", ("direction", "scale", "stable_gamma")),
 }
-"""Beginnings by examples: the part of LoraConfig that sets each, and which of its settings may be set."""
+"""Beginnings that are computed from examples: the field of LoraConfig for each, and the settings that users may set."""
 BEGINNINGS = ("gaussian", "orthogonal", *_BY_WEIGHTS, *BY_EXAMPLES)
-_TIMES_RANK = {"lora_ga": 2}  # it takes a gradient's first 2r singular vectors
-_BATCH_OF_EVA = 8  # rows: of a few short ones there are too few tokens for as many components
+_TIMES_RANK = {"lora_ga": 2}  # LoRA-GA takes a gradient's first 2r singular vectors
+_EVA_BATCH_SIZE = 8  # rows; a mini-batch needs at least as many tokens as EVA seeks components
 
 Batches = Callable[[int], Iterator[Mapping[str, Any]]]
 
 
 def is_known(beginning: object) -> bool:
-    """Return whether a LoRA can begin so; pissa_niter_N computes N rounds of a fast singular value decomposition."""
+    """Return whether a LoRA can begin this way; pissa_niter_N takes N rounds of a fast singular value decomposition."""
     return beginning in BEGINNINGS or (
         isinstance(beginning, str) and re.fullmatch(r"pissa_niter_[1-9]\d*", beginning) is not None
     )
 
 
 def changes_base(beginning: object) -> bool:
-    """Return whether the part that an adapter begins as is taken out of the base's weights."""
+    """Return whether the part of the base's weights that an adapter begins with is subtracted from them."""
     return isinstance(beginning, str) and beginning.startswith((*_BY_WEIGHTS, "corda", "lora_ga"))
 
 
 def largest_rank(beginning: str | None, side: int) -> int:
-    """Return the largest rank of an adapter at a matrix with a smaller side of `side` entries."""
+    """Return the largest rank of an adapter at a matrix whose smaller side has `side` entries."""
     return side // _TIMES_RANK.get(beginning or "", 1)
 
 
-def adapted_by(model: PreTrainedModel, config: Any, batches: Batches) -> Any:
-    """Put a LoRA into a model that begins with what examples say.
+def adapt_by_examples(model: PreTrainedModel, config: Any, batches: Batches) -> Any:
+    """Put a LoRA that begins by examples into a model.
 
     Args:
         model: on the device that trains it; changed in place.
         config: a LoraConfig whose `init_lora_weights` is one of BY_EXAMPLES.
-        batches: makes mini-batches of so many examples.
+        batches: returns the examples in mini-batches of the given size.
 
     Returns:
         The PeftModel around it.
@@ -64,29 +64,28 @@ def adapted_by(model: PreTrainedModel, config: Any, batches: Batches) -> Any:
     from peft.tuners.tuners_utils import _maybe_include_all_linear_layers
 
     if config.init_lora_weights == "eva":
-        several = list(batches(_BATCH_OF_EVA))
-        _check_tokens(config, several)
+        eva_batches = list(batches(_EVA_BATCH_SIZE))
+        _check_tokens(config, eva_batches)
         adapted: Any = get_peft_model(model, config)
-        initialize_lora_eva_weights(
-            adapted, several, gather_distributed_inputs=False, show_progress_bar=False
-        )  # each worker has the same
+        # every worker has the same examples, so none are gathered
+        initialize_lora_eva_weights(adapted, eva_batches, gather_distributed_inputs=False, show_progress_bar=False)
         return adapted
     config = _maybe_include_all_linear_layers(config, model)
 
-    def read() -> None:
+    def run_model() -> None:
         for batch in batches(1):  # one by one, without padding
             with torch.no_grad():
                 model(**batch, use_cache=False)
 
-    def differentiate() -> None:
+    def train_step() -> None:
         for batch in batches(1):
             model(**batch, use_cache=False).loss.backward()
 
     was_training = model.training
     if config.init_lora_weights == "corda":
-        preprocess_corda(model, config, run_model=read)
+        preprocess_corda(model, config, run_model=run_model)
     else:
-        preprocess_loraga(model, config, train_step=differentiate)
+        preprocess_loraga(model, config, train_step=train_step)
     model.train(was_training)
     adapted = get_peft_model(model, config)
     for module in model.modules():
@@ -95,13 +94,13 @@ def adapted_by(model: PreTrainedModel, config: Any, batches: Batches) -> Any:
 
 
 def _check_tokens(config: Any, batches: list[Mapping[str, Any]]) -> None:
-    """Refuse what peft would read for ever: it passes over mini-batches with fewer tokens than it seeks components."""
-    asked = max([config.r, *config.rank_pattern.values()])
-    needed = math.ceil(asked * config.eva_config.rho)
-    is_read = "labels" if config.eva_config.use_label_mask else "attention_mask"
-    counts = [int(((b[is_read] != -100) if is_read == "labels" else b[is_read].bool()).sum()) for b in batches]
+    """Refuse examples that peft would read for ever: it skips mini-batches with fewer tokens than components."""
+    largest = max([config.r, *config.rank_pattern.values()])
+    needed = math.ceil(largest * config.eva_config.rho)
+    uses_labels = config.eva_config.use_label_mask
+    counts = [int((b["labels"] != -100 if uses_labels else b["attention_mask"].bool()).sum()) for b in batches]
     if max(counts) < needed:
         raise UserError(
             f"method.rank * method.beginning_options.rho must be at most {max(counts)}, the tokens that are read of "
-            f"{_BATCH_OF_EVA} examples, got {needed}; method.beginning_options.use_label_mask=false reads prompts too"
+            f"{_EVA_BATCH_SIZE} examples, got {needed}; method.beginning_options.use_label_mask=false reads prompts too"
         )

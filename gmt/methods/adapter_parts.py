@@ -1,4 +1,4 @@
-"""Adapters of peft's in a model: saved as peft reads them, switched off, merged. Imports peft where it works."""
+"""peft's adapters in a model: saved as peft reads them, switched off and merged. Only functions import peft."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class MergeableAdapter:
-    """A model with an adapter beside its own weights, which stay the base's."""
+    """A model with an adapter beside its own weights, which do not change."""
 
     def __init__(self, adapted: PeftModel):
         from peft.tuners._buffer_dict import BufferDict
@@ -31,32 +31,32 @@ class MergeableAdapter:
         self._set_saved(False)
 
     def _set_saved(self, is_saved: bool) -> None:
-        """Say whether VeRA's matrices, which all layers share, are among what is saved."""
+        """Set whether state dicts hold VeRA's matrices, which all layers share."""
         for module in self._shared:
             module._non_persistent_buffers_set = set() if is_saved else {name for name, _ in module.named_buffers()}
 
     def restore(self) -> None:
-        """Merge the adapter into the weights that it stands at."""
+        """Merge the adapter into the model's weights."""
         self._adapted.merge_and_unload()
 
     @contextmanager
     def switched_off(self) -> Iterator[None]:
-        """Around the block, the model computes what it did without the adapter."""
+        """Switch the adapter off inside the block."""
         with self._adapted.disable_adapter():
             yield
 
 
 class ConvertedAdapter:
-    """A model with a LoRA that began as a part of its weights, which was taken out of them (PiSSA, OLoRA, ...).
+    """A model with a LoRA that began as a part of the weights and was subtracted from them (PiSSA, OLoRA, ...).
 
-    What is saved is a LoRA of twice the rank that does the same to the base's own weights, as peft converts it. The
-    same LoRA is merged at the end, so that the saved adapter and the evaluated weights agree bit for bit. The adapter
-    as it was trained differs from it by rounding: in half precision, the weights without the part were rounded.
+    peft saves it as a LoRA of twice the rank for the base's own weights. That LoRA is merged at the end, so that the
+    saved adapter and the evaluated weights agree bit for bit. It differs from the trained adapter by rounding: in half
+    precision, the subtraction was rounded.
 
     Args:
-        adapted: with the adapter as it begins.
-        model: below it.
-        originals: the base's weights by name, as they were before; held on the CPU until the end.
+        adapted: peft's model, with the adapter as it begins.
+        model: the model inside it.
+        originals: the base's weights by name, before the subtraction; on the CPU.
     """
 
     def __init__(self, adapted: PeftModel, model: PreTrainedModel, originals: dict[str, Tensor]):
@@ -64,26 +64,24 @@ class ConvertedAdapter:
 
         self._adapted, self._model, self._originals = adapted, model, originals
         config: Any = adapted.peft_config["default"]
-        config.corda_config = config.lora_ga_config = (
-            None  # of the beginning, which the converted adapter has behind it
-        )
+        config.corda_config = config.lora_ga_config = None  # they set a beginning, which a converted adapter lacks
         state: dict[str, Tensor] = get_peft_model_state_dict(adapted, save_embedding_layers=False)
-        self._begun = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in state.items()}
+        self._initial = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in state.items()}
 
     def save(self, folder: Path) -> None:
         """Write the adapter as `PeftModel.from_pretrained` reads it, for the base as it was."""
         from safetensors.torch import save_file
 
         with TemporaryDirectory() as scratch:
-            begun = Path(scratch) / "begun"
-            begun.mkdir()
-            save_file(self._begun, begun / "adapter_model.safetensors", metadata={"format": "pt"})
+            initial = Path(scratch) / "initial"
+            initial.mkdir()
+            save_file(self._initial, initial / "adapter_model.safetensors", metadata={"format": "pt"})
             self._adapted.save_pretrained(
-                str(folder), save_embedding_layers=False, path_initial_model_for_weight_conversion=str(begun)
+                str(folder), save_embedding_layers=False, path_initial_model_for_weight_conversion=str(initial)
             )
 
     def restore(self) -> None:
-        """Put the base's weights back and merge the saved shape of the adapter into them."""
+        """Put the base's weights back and merge the adapter into them, converted as it is saved."""
         import torch
         from peft import PeftModel
 

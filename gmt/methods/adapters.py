@@ -9,7 +9,8 @@ from __future__ import annotations
 import dataclasses
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from gmt.methods.adapter_beginnings import (
     BEGINNINGS,
     BY_EXAMPLES,
     Batches,
-    adapted_by,
+    adapt_by_examples,
     changes_base,
     is_known,
     largest_rank,
@@ -81,14 +82,14 @@ class PeftAdapter:
         name: the word for it in tables.
         family: lora (Hu et al., arXiv 2106.09685), ia3 (Liu et al., 2205.05638), ln_tuning (Zhao et al., 2312.11420),
             vera (Kopiczko et al., 2310.11454), oft (Qiu et al., 2306.07280) or shira (Bhardwaj et al., 2406.13175).
-        rank: of an adapter's matrices; of shira the number of entries over the sum of a matrix's sides; null for a
-            family that has none.
+        rank: of an adapter's matrices; for shira, its entries in a matrix divided by the sum of the matrix's sides;
+            null for a family that has none.
         alpha: what an adapter's output is scaled by, times 1/rank (rslora: 1/sqrt(rank)); null likewise.
         targets: the modules that get an adapter: `all-linear`, all linear layers but the output's; or a list of names
             or ends of names; null for peft's choice for the model's type.
         options: further settings of the family, by peft's names.
-        beginning: what a lora begins with (gmt/methods/adapter_beginnings.py); null: a random matrix beside zeros.
-        num_examples: training rows that the beginning is computed from; 0 for one that needs none.
+        beginning: how a lora begins (gmt/methods/adapter_beginnings.py); null: as a random matrix beside zeros.
+        num_examples: training rows from which the beginning is computed; 0 for a beginning that reads none.
         beginning_options: settings of that computation, by peft's names.
     """
 
@@ -115,13 +116,7 @@ class PeftAdapter:
             settings.number("method.alpha", self.alpha, "must be above 0", low=0, open_low=True)
         if not (self.targets is None or isinstance(self.targets, str) or _are_texts(self.targets)):
             raise UserError(f"method.targets must be null, a text or a list of texts, got {self.targets!r}")
-        if not isinstance(self.options, Mapping):
-            raise UserError(f"method.options must be a mapping of settings, got {self.options!r}")
-        if wrong := [key for key in self.options if key not in family.options]:
-            raise UserError(
-                f"method.options has no setting {wrong[0]!r} for method.family={self.family}; "
-                f"{choices(wrong[0], family.options)}"
-            )
+        check_options("method.options", self.options, family.options, f"method.family={self.family}")
         self._check_beginning()
 
     def _check_beginning(self) -> None:
@@ -144,11 +139,7 @@ class PeftAdapter:
                 f"{self.num_examples}"
             )
         known = BY_EXAMPLES.get(self.beginning or "", ("", ()))[1]
-        if wrong := [key for key in self.beginning_options if key not in known]:
-            raise UserError(
-                f"method.beginning_options has no setting {wrong[0]!r} for method.beginning={self.beginning}"
-                + (f"; {choices(wrong[0], known)}" if known else "")
-            )
+        check_options("method.beginning_options", self.beginning_options, known, f"method.beginning={self.beginning}")
 
     @property
     def density_asked(self) -> None:
@@ -170,17 +161,17 @@ class PeftAdapter:
             config: Any = plain._config(seed)
         else:
             config = self._config(seed)
-        if self.family == "shira" and not has_weights:  # its entries can't be drawn there
+        if self.family == "shira" and not has_weights:  # which peft can't draw without weights
             config = LoraConfig(task_type="CAUSAL_LM", r=1, target_modules=self.targets)
         return self._put_in(model, config, get_peft_model)
 
     def reshape_by(self, model: PreTrainedModel, *, seed: int, batches: Batches) -> Reshaped:
-        """Does so with an adapter that begins by examples.
+        """Freezes the model and puts in an adapter that begins by examples.
 
         Raises:
             UserError: as `reshape`, and for examples with too few tokens.
         """
-        return self._put_in(model, self._config(seed), lambda model, config: adapted_by(model, config, batches))
+        return self._put_in(model, self._config(seed), lambda model, config: adapt_by_examples(model, config, batches))
 
     def _put_in(
         self, model: PreTrainedModel, config: Any, put_in: Callable[[PreTrainedModel, Any], PeftModel]
@@ -199,12 +190,12 @@ class PeftAdapter:
                 f"{' '.join(str(error).split())}; its linear layers are {', '.join(linear)}"
             ) from error
         if self.family == "shira":
-            torch.sparse.check_sparse_tensor_invariants.disable()  # type: ignore[no-untyped-call]  # the default, said so that no run warns of it
+            torch.sparse.check_sparse_tensor_invariants.disable()  # type: ignore[no-untyped-call]  # the default; unset, torch warns
         self._check_layers(model)
         if not is_converted:
             return MergeableAdapter(adapted)
-        still = dict(model.named_parameters())  # an adapted layer's weight has another name now
-        return ConvertedAdapter(adapted, model, {name: w for name, w in originals.items() if name not in still})
+        unadapted = dict(model.named_parameters())  # an adapted layer's weight has another name now
+        return ConvertedAdapter(adapted, model, {name: w for name, w in originals.items() if name not in unadapted})
 
     def attach(self, model: nn.Module, optimizer: Optimizer, *, seed: int, facts_every: int) -> Unmasked:
         """Changes nothing: the adapter is in the model."""
@@ -234,13 +225,11 @@ class PeftAdapter:
             ) from error
 
     def _check_layers(self, model: Any) -> None:
-        """Refuse an adapter where it would be less than what was asked for, or trained other than evaluated."""
+        """Refuse an adapter that is smaller than its settings say, or that is evaluated otherwise than trained."""
         from peft.tuners.oft import OFTLayer
         from peft.tuners.tuners_utils import BaseTunerLayer
 
-        places: dict[int, int] = {}
-        for _, parameter in model.named_parameters(remove_duplicate=False):
-            places[id(parameter)] = places.get(id(parameter), 0) + 1
+        num_layers = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
         for name, module in model.named_modules():
             layer: Any = module
             if not isinstance(module, BaseTunerLayer):
@@ -250,16 +239,16 @@ class PeftAdapter:
                     f"method.targets must not name {name}, the output's layer, which TRL's loss computes by its weight "
                     "alone"
                 )
-            if any(places[id(parameter)] > 1 for parameter in layer.get_base_layer().parameters(recurse=False)):
+            if any(num_layers[id(p)] > 1 for p in layer.get_base_layer().parameters(recurse=False)):
                 raise UserError(
-                    f"method.targets must not name {name}, whose weight is another layer's too: merged, the adapter "
-                    "would stand at both"
+                    f"method.targets must not name {name}, whose weight another layer has too: merging the adapter "
+                    "would change both"
                 )
             self._check_rank(name, layer)
-            asked = self.options.get("oft_block_size")
-            if isinstance(module, OFTLayer) and asked and (fits := layer.oft_block_size["default"]) != asked:
+            size = self.options.get("oft_block_size")
+            if isinstance(module, OFTLayer) and size and (fits := layer.oft_block_size["default"]) != size:
                 raise UserError(
-                    f"method.options.oft_block_size must divide the inputs of {name}, as {fits} does, got {asked}"
+                    f"method.options.oft_block_size must divide the inputs of {name}, as {fits} does, got {size}"
                 )
 
     def _check_rank(self, name: str, layer: Any) -> None:
@@ -283,12 +272,28 @@ class Unmasked(Dense):
         return {}
 
 
+def check_options(setting: str, options: object, known: Collection[str], owner: str) -> None:
+    """Raise UserError if options are no mapping, or hold a setting that their owner does not have.
+
+    Args:
+        setting: the config key of the options.
+        options: by name.
+        known: the names that the owner has.
+        owner: the setting that the options belong to, with its value.
+    """
+    if not isinstance(options, Mapping):
+        raise UserError(f"{setting} must be a mapping of settings, got {options!r}")
+    if unknown := [key for key in options if key not in known]:
+        valid = f"; {choices(unknown[0], known)}" if known else ""
+        raise UserError(f"{setting} has no setting {unknown[0]!r} for {owner}{valid}")
+
+
 def _are_texts(value: object) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(each, str) and each for each in value)
 
 
 def _matrices(model: nn.Module) -> dict[str, Tensor]:
-    """Return copies, on the CPU, of what an adapter may take a part out of."""
+    """Return copies, on the CPU, of the parameters that an adapter may subtract a part from."""
     return {name: p.detach().to("cpu", copy=True) for name, p in model.named_parameters() if p.ndim > 1}
 
 

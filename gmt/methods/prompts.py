@@ -1,8 +1,8 @@
 """Prompt and prefix tuning: trained vectors before each text, by peft. No weights change, so nothing can be merged.
 
-peft puts a wrapper around the model, whose outputs are longer than the text. Here its vectors stand in the model,
-before the module that trainers and generation ask for hidden states: the outputs have the shape that they have for any
-model, and texts of different lengths can be padded. Imports no library until a model is reshaped.
+peft wraps the model, and the wrapper's outputs are longer than the text. Here hooks put peft's vectors before the input
+of the decoder instead, and cut the decoder's output: it has the same shape as without vectors, and texts of different
+lengths can be padded. Imports no library until a model is reshaped.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from gmt import settings
-from gmt.errors import UserError, choices
-from gmt.methods.adapters import Unmasked
+from gmt.errors import UserError
+from gmt.methods.adapters import Unmasked, check_options
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,18 +30,19 @@ _FAMILIES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "prompt_tuning": ("PromptTuningConfig", ("prompt_tuning_init",)),
     "prefix_tuning": ("PrefixTuningConfig", ("prefix_projection", "encoder_hidden_size", "init_weights")),
 }
+_INITS = ("RANDOM", "SAMPLE_VOCAB")  # peft's TEXT would need a text
 _NUM_TRIED = 8  # tokens
 
 
 @dataclass(frozen=True, kw_only=True)
 class PeftPrompt:
-    """Trains what stands before each text and nothing else.
+    """Trains vectors before each text and nothing else.
 
     Args:
         name: the word for it in tables.
         family: prompt_tuning, embeddings before those of the text (Lester et al., arXiv 2104.08691), or prefix_tuning,
             keys and values before those of each layer (Li and Liang, 2101.00190).
-        num_tokens: how many positions it takes; they count as the model's context.
+        num_tokens: positions of the model's context that the vectors take.
         options: further settings of the family, by peft's names.
     """
 
@@ -54,17 +55,9 @@ class PeftPrompt:
         settings.text("method.name", self.name)
         settings.one_of("method.family", self.family, tuple(_FAMILIES))
         settings.integer("method.num_tokens", self.num_tokens, low=1)
-        known = _FAMILIES[self.family][1]
-        if not isinstance(self.options, Mapping):
-            raise UserError(f"method.options must be a mapping of settings, got {self.options!r}")
-        if wrong := [key for key in self.options if key not in known]:
-            raise UserError(
-                f"method.options has no setting {wrong[0]!r} for method.family={self.family}; "
-                f"{choices(wrong[0], known)}"
-            )
-        inits = ("RANDOM", "SAMPLE_VOCAB")
-        if (init := self.options.get("prompt_tuning_init", inits[0])) not in inits:
-            raise UserError(f"method.options.prompt_tuning_init must be one of {', '.join(inits)}, got {init!r}")
+        check_options("method.options", self.options, _FAMILIES[self.family][1], f"method.family={self.family}")
+        init = self.options.get("prompt_tuning_init", _INITS[0])
+        settings.one_of("method.options.prompt_tuning_init", init, _INITS)
 
     @property
     def density_asked(self) -> None:
@@ -93,7 +86,8 @@ class PeftPrompt:
         for parameter in model.parameters():
             parameter.requires_grad_(False)
         prompt = Prompt(adapted, model)
-        if not next(model.parameters()).is_meta and "flash" not in str(model.config._attn_implementation):
+        is_flash = "flash" in str(model.config._attn_implementation)  # which does not run on the CPU
+        if not next(model.parameters()).is_meta and not is_flash:
             prompt.check(self.name)
         return prompt
 
@@ -122,8 +116,8 @@ class Prompt:
         backbone = whole.get_decoder()
         self._signature = inspect.signature(backbone.forward)
         self._is_on, self._is_longer, self._has_own_cache = True, False, False
-        backbone.register_forward_pre_hook(self._before, with_kwargs=True)
-        backbone.register_forward_hook(self._behind)
+        backbone.register_forward_pre_hook(self._prepend, with_kwargs=True)
+        backbone.register_forward_hook(self._cut)
 
     def save(self, folder: Path) -> None:
         """Write the vectors as `PeftModel.from_pretrained` reads them."""
@@ -131,7 +125,7 @@ class Prompt:
 
     @contextmanager
     def switched_off(self) -> Iterator[None]:
-        """Around the block, the model computes what it did without the vectors."""
+        """Leave the vectors out inside the block."""
         self._is_on = False
         try:
             yield
@@ -148,14 +142,14 @@ class Prompt:
 
         model = self._model
         ids = torch.arange(_NUM_TRIED, device=model.device)[None] % model.config.get_text_config().vocab_size
-        asked = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}
+        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}
         was_training = model.training
         model.eval()  # type: ignore[no-untyped-call]
         try:
             with torch.no_grad():
-                ours = model(**asked).logits
+                ours = model(**inputs).logits
                 with self.switched_off():
-                    theirs = self._adapted(**asked).logits[:, -_NUM_TRIED:]
+                    theirs = self._adapted(**inputs).logits[:, -_NUM_TRIED:]
             is_same = torch.allclose(ours, theirs, rtol=1e-3, atol=1e-3)
             fault = None if is_same else "its logits differ from peft's"
         except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
@@ -166,46 +160,47 @@ class Prompt:
             kind = model.config.model_type
             raise UserError(f"method {method} can't put vectors before a text for a model of type {kind}: {fault}")
 
-    def _before(self, backbone: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Put the vectors before a text, or, where they are in the cache already, go on behind them."""
+    def _prepend(self, backbone: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Put the vectors before a text; if the cache holds them already, only count their positions."""
         import torch
 
         self._is_longer = self._has_own_cache = False
         if not self._is_on:
             return None
-        given = self._signature.bind(*args, **kwargs).arguments
-        given |= given.pop("kwargs", {})
-        ids, embeddings, cache = (given.get(key) for key in ("input_ids", "inputs_embeds", "past_key_values"))
+        arguments = self._signature.bind(*args, **kwargs).arguments
+        arguments |= arguments.pop("kwargs", {})
+        ids, embeddings, cache = (arguments.get(key) for key in ("input_ids", "inputs_embeds", "past_key_values"))
         text: Any = ids if embeddings is None else embeddings
-        mask, positions = given.get("attention_mask"), given.get("position_ids")
+        mask, positions = arguments.get("attention_mask"), arguments.get("position_ids")
         if mask is not None:
             if getattr(mask, "ndim", None) != 2:
                 raise ValueError("an attention mask of tokens is needed, [batch, width]")
-            given["attention_mask"] = torch.cat([mask.new_ones(len(mask), self._num_tokens), mask], dim=1)
+            arguments["attention_mask"] = torch.cat([mask.new_ones(len(mask), self._num_tokens), mask], dim=1)
         if positions is not None:
-            given["position_ids"] = positions + self._num_tokens
-        given.pop("cache_position", None)
+            arguments["position_ids"] = positions + self._num_tokens
+        arguments.pop("cache_position", None)
         if cache is None or cache.get_seq_length() == 0:
-            self._begin(given, text)
-        return (), given
+            self._insert(arguments, text)
+        return (), arguments
 
-    def _begin(self, given: dict[str, Any], text: Tensor) -> None:
+    def _insert(self, arguments: dict[str, Any], text: Tensor) -> None:
+        """Put the vectors into the arguments: as a cache, or as embeddings before those of the text."""
         import torch
 
         if self._is_prefix:
-            self._has_own_cache = given.get("past_key_values") is None and not given.get("use_cache")
-            given["past_key_values"] = self._adapted.get_prompt(len(text), max_cache_len=-1)
+            self._has_own_cache = arguments.get("past_key_values") is None and not arguments.get("use_cache")
+            arguments["past_key_values"] = self._adapted.get_prompt(len(text), max_cache_len=-1)
             return
         embedded: Any = text if text.is_floating_point() else self._model.get_input_embeddings()(text)
         prompt = self._adapted.get_prompt(len(text)).to(embedded.dtype)
-        given |= {"input_ids": None, "inputs_embeds": torch.cat([prompt, embedded], dim=1)}
-        if (positions := given.get("position_ids")) is not None:
+        arguments |= {"input_ids": None, "inputs_embeds": torch.cat([prompt, embedded], dim=1)}
+        if (positions := arguments.get("position_ids")) is not None:
             first = torch.arange(self._num_tokens, device=positions.device)
-            given["position_ids"] = torch.cat([first.expand(*positions.shape[:-1], -1), positions], dim=-1)
+            arguments["position_ids"] = torch.cat([first.expand(*positions.shape[:-1], -1), positions], dim=-1)
         self._is_longer = True
 
-    def _behind(self, backbone: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        """Leave out the hidden states at the vectors, since nothing is said there, and a cache nobody asked for."""
+    def _cut(self, backbone: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        """Remove the hidden states of the vectors, and a cache that the caller did not request."""
         if self._is_longer:
             output.last_hidden_state = output.last_hidden_state[:, self._num_tokens :]
         if self._has_own_cache:

@@ -171,9 +171,10 @@ def test_a_text_fares_the_same_with_padding_beside_it_and_with_a_cache() -> None
         (["method.targets=[lm_head]"], r"method\.targets must not name .*lm_head"),
         (
             ["method.targets=[embed_tokens]"],
-            r"method\.targets must not name .*embed_tokens, whose weight is another layer's too",
+            r"method\.targets must not name .*embed_tokens, whose weight another layer has too",
         ),
         (["+method.beginning=svd"], r"method\.beginning must be null, pissa_niter_N or one of .*, got 'svd'"),
+        (["method=eva", "method.beginning_options=3"], r"method\.beginning_options must be a mapping of .*, got 3"),
         (["+method.beginning=eva"], r"method\.num_examples must be a whole number of at least 1, got 0"),
         (
             ["method=eva", "method.num_examples=9000"],
