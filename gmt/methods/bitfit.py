@@ -1,6 +1,6 @@
 """BitFit (Ben Zaken et al., arXiv 2106.10199): the biases are trained and nothing else.
 
-The paper trains a new head beside them, which a language model has already; it stays as it is.
+The paper trains a new output head too. A language model has one already, which is not trained here.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class BitFit:
 
 
 class Biases:
-    """A model of which the biases are trained."""
+    """A model whose biases are trained."""
 
     def __init__(self, biases: dict[str, nn.Parameter]):
         self._biases = biases

@@ -1,6 +1,6 @@
 """Cautious AdamW (Liang et al., arXiv 2411.16085): an entry moves only where its momentum and its gradient agree.
 
-A mask of the update that the data draws, without a ratio: a control for the masks that rank. The method makes its own
+The data decide how many entries move, and no ratio does: a control for the masks that rank. The method makes its own
 optimizer.
 """
 
@@ -28,7 +28,7 @@ class Cautious:
 
     @property
     def density_asked(self) -> None:
-        """It asks for no number: what agrees moves."""
+        """No share is set: every entry that agrees moves."""
         return None
 
     def make_optimizer(self, model: PreTrainedModel, groups: list[ParameterGroup]) -> Optimizer:
@@ -43,11 +43,11 @@ class Cautious:
 
 
 class CautiousAtWork(Dense):
-    """Says what the optimizer did; all state is the optimizer's."""
+    """Reports the optimizer's facts; all state is the optimizer's."""
 
     def __init__(self, optimizer: CautiousAdamW):
         self._optimizer = optimizer
 
     def facts(self) -> dict[str, float]:
-        """The fraction of entries that the last step moved."""
+        """Return the fraction of entries that the last step moved."""
         return {"kept_fraction": self._optimizer.kept_fraction}

@@ -65,7 +65,7 @@ class GradientMask:
         return 1 - self.mask_ratio
 
     def faults_with(self, optimizer: OptimizerFacts) -> list[str]:
-        """Say where masked entries can't keep their weights or moments, or there is nothing to rank by."""
+        """Return a sentence for each setting that can't hold with the optimizer: mask_on, moments or signal."""
         if not self.mask_ratio:
             return []
         faults = []

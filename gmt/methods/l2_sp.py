@@ -1,6 +1,6 @@
 """L2-SP (Li, Grandvalet and Davoine, arXiv 1802.01483, Section 3): the weights are drawn to where they started.
 
-All weights are the base's here, so the paper's second term, on weights that are new, has nothing to act on.
+All weights are the base's here, so the paper's second term, on new weights, is left out.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class L2ToStartingPoint:
-    """Adds strength / 2 * ||w - w0||^2 to the loss, over all weights that train. Keeps a copy of them, w0.
+    """Adds strength / 2 * ||w - w0||^2 to the loss, over all weights that train, where w0 is a copy of them.
 
     Args:
         name: the word for it in tables.
@@ -47,8 +47,8 @@ class L2ToStartingPoint:
 
         def term(_: Mapping[str, Any]) -> Tensor:
             distance: Any = sum((p.float() - w0.float()).square().sum() for p, w0 in pairs)
-            half: Tensor = self.strength / 2 * distance
-            return half
+            penalty: Tensor = self.strength / 2 * distance
+            return penalty
 
         return term
 

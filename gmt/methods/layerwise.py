@@ -30,9 +30,9 @@ class LayerwiseRates:
 
     Args:
         name: the word for it in tables.
-        rate_decay: a layer's rate as a share of the rate of the layer above, in (0, 1]; 1 is sft. The output head and
-            what else is in no block and no embedding have train.learning_rate, the embeddings the lowest rate; so has
-            a head that shares their weights.
+        rate_decay: a layer's rate as a share of the rate of the layer above, in (0, 1]; 1 is sft. Parameters in no
+            block and no embedding, such as an output head, have train.learning_rate. The embeddings have the lowest
+            rate, as has a head that shares their weights.
     """
 
     name: str
@@ -49,22 +49,22 @@ class LayerwiseRates:
         return 1.0
 
     def groups(self, model: PreTrainedModel, groups: list[ParameterGroup]) -> list[ParameterGroup]:
-        """Return a group for each depth that a given group's parameters lie at.
+        """Return each group cut into one group for each depth, with that depth's learning rate.
 
         Raises:
             UserError: the model has no numbered blocks.
         """
         below = _layers_below_the_top(model)
-        found: list[ParameterGroup] = []
+        cut: list[ParameterGroup] = []
         for group in groups:
             by_depth: dict[int, list[nn.Parameter]] = defaultdict(list)
             for p in group["params"]:
                 by_depth[below[p]].append(p)
-            found += [
+            cut += [
                 {**group, "params": params, "lr": group["lr"] * self.rate_decay**depth}
                 for depth, params in sorted(by_depth.items())
             ]
-        return found
+        return cut
 
     def attach(self, model: nn.Module, optimizer: Optimizer, *, seed: int, facts_every: int) -> Dense:
         """Changes nothing more."""
@@ -72,7 +72,7 @@ class LayerwiseRates:
 
 
 def _layers_below_the_top(model: nn.Module) -> dict[nn.Parameter, int]:
-    """How many layers each parameter lies below the output head; a shared one as its first name says."""
+    """Return the number of layers from each parameter up to the output head; a shared one counts by its first name."""
     from torch import nn
 
     tables = {p for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
@@ -82,9 +82,11 @@ def _layers_below_the_top(model: nn.Module) -> dict[nn.Parameter, int]:
     height: dict[str, int] = defaultdict(int)
     for match in blocks.values():
         height[match["stack"]] = max(height[match["stack"]], int(match["number"]) + 1)
-    return {
-        p: height[blocks[name]["stack"]] - int(blocks[name]["number"])
-        if name in blocks
-        else (max(height.values()) + 1 if p in tables else 0)
-        for name, p in model.named_parameters()
-    }
+    lowest = max(height.values()) + 1
+
+    def depth(name: str, p: nn.Parameter) -> int:
+        if (match := blocks.get(name)) is not None:
+            return height[match["stack"]] - int(match["number"])
+        return lowest if p in tables else 0
+
+    return {p: depth(name, p) for name, p in model.named_parameters()}

@@ -42,7 +42,7 @@ class Method(Protocol):
 
         Args:
             model: to be trained.
-            optimizer: over its parameters; torch's own, never another library's wrapper around it.
+            optimizer: a torch.optim.Optimizer over its parameters, without another library's wrapper.
             seed: of the method's draws.
             facts_every: every how many steps facts that take time are asked for; 0 for never.
         """
@@ -69,25 +69,25 @@ class ReshapesModel(Protocol):
 
 @runtime_checkable
 class ReadsExamples(Protocol):
-    """An optional part of ReshapesModel: what its parts begin with depends on examples that are trained on."""
+    """An optional part of ReshapesModel: its parts begin with values that are computed from training examples."""
 
     @property
     def num_examples(self) -> int:
-        """How many rows of the training data it reads; 0 for none, and `reshape` is called."""
+        """Number of rows of the training data that it reads; with 0, `reshape` is called instead of `reshape_by`."""
         ...
 
     def reshape_by(
         self, model: PreTrainedModel, *, seed: int, batches: Callable[[int], Iterator[Mapping[str, Any]]]
     ) -> Reshaped:
-        """Does what `reshape` does, called in its place on a model with weights; each attempt at a run calls it anew.
+        """Puts its parts into a model with weights; `reshape` puts them where the shape of the model alone matters.
 
-        Each worker calls it with the same examples, and each must come to the same parts.
+        Each attempt at a run calls it anew. Every worker calls it with the same examples, and must get the same parts.
 
         Args:
             model: on the device that trains it.
             seed: of the method's draws; torch's generators have it already.
-            batches: makes mini-batches of so many of the examples, as the model's forward pass takes them, each time in
-                the same order.
+            batches: returns the examples in mini-batches of the given size, as the model's forward pass takes them, and
+                in the same order at each call.
 
         Raises:
             UserError: the method can't work with this model or these examples.
@@ -97,24 +97,24 @@ class ReadsExamples(Protocol):
 
 @runtime_checkable
 class UsesContext(Protocol):
-    """An optional part of ReshapesModel: its parts stand before each text, where they take room in the context."""
+    """An optional part of ReshapesModel: its parts take positions of the context before each text."""
 
     @property
     def num_tokens(self) -> int:
-        """How many of the model's positions they take."""
+        """Number of positions that they take."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerFacts:
-    """What a method needs to know of an optimizer before one is made.
+    """Properties of an optimizer, known before it is made.
 
     Args:
         name: as in train.optimizer.
         has_first_moment: whether it keeps a running sum of its gradients.
         moments: how it keeps its moments: `entries`: each shaped like its parameter; `factored`: by rows and columns;
             `packed`: in 8 bits; `none`: it keeps none.
-        averages_weights: whether what is evaluated is an average of the weights that it has passed through.
+        averages_weights: whether an average of the weights of past steps is evaluated, and not those of the last step.
     """
 
     name: str
@@ -128,24 +128,24 @@ class FitsOptimizers(Protocol):
     """An optional part of Method: it does not work with every optimizer."""
 
     def faults_with(self, optimizer: OptimizerFacts) -> list[str]:
-        """Return a sentence for each setting that the optimizer can't follow; asked when a run is planned."""
+        """Return a sentence for each setting that the optimizer can't follow; called when a run is planned."""
         ...
 
 
 ParameterGroup = dict[str, Any]
-"""Of an optimizer: `params`, a list of parameters, and their settings `lr`, `weight_decay`, `betas` and `eps`."""
+"""An optimizer's group: `params`, a list of parameters, and their settings `lr`, `weight_decay`, `betas` and `eps`."""
 
 
 @runtime_checkable
 class MakesGroups(Protocol):
-    """An optional part of Method: settings of train.optimizer that differ between parameters."""
+    """An optional part of Method: it gives parameters different settings of train.optimizer."""
 
     def groups(self, model: PreTrainedModel, groups: list[ParameterGroup]) -> list[ParameterGroup]:
         """Return the groups that the optimizer of `train` is made with; called on every worker.
 
         Args:
             model: to be trained.
-            groups: of the parameters that train, as they would be without the method: with weight decay and without.
+            groups: the groups without the method: the parameters that train with weight decay, and those without.
 
         Returns:
             Groups that hold each of these parameters once. A group's `lr` is its peak, which the schedule scales.
@@ -155,20 +155,20 @@ class MakesGroups(Protocol):
 
 @runtime_checkable
 class MakesOptimizer(Protocol):
-    """An optional part of Method: it makes an optimizer of its own in the place of train.optimizer."""
+    """An optional part of Method: it makes an optimizer of its own instead of train.optimizer."""
 
     def make_optimizer(self, model: PreTrainedModel, groups: list[ParameterGroup]) -> Optimizer:
-        """Return a torch optimizer over these parameters, whose state_dict is all that a checkpoint must hold of it.
+        """Return a torch optimizer over these parameters; its state_dict must hold all its state.
 
         Args:
             model: to be trained.
-            groups: as for `MakesGroups`, with the settings that AdamW would have; `torch.optim.AdamW(groups)` is one.
+            groups: as for `MakesGroups`, with all settings of AdamW, so that `torch.optim.AdamW(groups)` works.
         """
         ...
 
 
 LossTerm = Callable[[Mapping[str, Any]], "Tensor"]
-"""Makes the term of a batch: a scalar, a mean over the batch's labelled tokens or a function of the weights alone."""
+"""Computes a batch's term: a scalar, a mean over the batch's labelled tokens or a function of the weights alone."""
 
 
 @runtime_checkable
@@ -176,10 +176,11 @@ class AddsLoss(Protocol):
     """An optional part of Method: it adds a term to the loss."""
 
     def loss_term(self, model: PreTrainedModel, *, base: Callable[[], PreTrainedModel]) -> LossTerm:
-        """Return what is asked for each mini-batch, after its loss; called on every worker, before the first step.
+        """Return the function that computes each mini-batch's term, after its loss; called on every worker.
 
-        The batch's term counts by the batch's share of the labelled tokens of its optimizer step (with DPO, of its
-        examples), so that a step adds a mean over its tokens, or a function of the weights, once, however it is cut.
+        Called before the first step. A term is weighted by its batch's share of the labelled tokens of the optimizer
+        step (with DPO, of the examples). So the terms of a step add up to a mean over its tokens, or to a function of
+        the weights, however the step is cut into batches.
 
         Args:
             model: to be trained, on its device. Its weights may change before the first step: a resumed training loads
@@ -193,12 +194,12 @@ class AddsLoss(Protocol):
 class TrainsInPhases(Protocol):
     """An optional part of Method: it trains several times, each with an optimizer and a schedule of its own.
 
-    `attach` of the method itself is not called, unless a phase is the method itself.
+    The method's own `attach` is called only for a phase whose method is the method itself.
     """
 
     @property
     def num_phases(self) -> int:
-        """How many trainings there are, at least 1; each takes train.num_epochs."""
+        """Number of trainings, at least 1; each takes train.num_epochs."""
         ...
 
     def begin_phase(
@@ -211,13 +212,13 @@ class TrainsInPhases(Protocol):
     ) -> Method:
         """Set the weights that a phase begins with, in place, and return the method that trains it.
 
-        Called on every worker, for a phase that is begun or gone on with. What it sets must follow from its arguments
-        alone, and not from what the model's weights are: a resumed run has loaded the base's.
+        Called on every worker, for a new phase and for a resumed one. The weights that it sets must follow from its
+        arguments alone and not from the weights in the model: a resumed run has loaded the base's.
 
         Args:
             number: of the phase, from 0.
             model: to be trained, on its device.
-            carried: what each earlier phase has handed on.
+            carried: the tensors that `end_phase` returned for each earlier phase.
             base: makes the model as it was before any training, on the CPU.
         """
         ...
@@ -225,12 +226,12 @@ class TrainsInPhases(Protocol):
     def end_phase(
         self, number: int, model: PreTrainedModel, *, base: Callable[[], PreTrainedModel]
     ) -> Mapping[str, Tensor]:
-        """Return what a phase that has ended hands on to later ones, such as a mask; not called for the last one."""
+        """Return the tensors of a phase for later ones, such as a mask; called after each phase but the last."""
         ...
 
 
 class Reshaped(Protocol):
-    """A model with a method's parts in it. One that is no `Mergeable` is evaluated with them in it."""
+    """A model with a method's parts in it. Unless it is `Mergeable`, it is evaluated with these parts."""
 
     def save(self, folder: Path) -> None:
         """Writes what was learnt, without the model's own weights, as safetensors."""
@@ -239,7 +240,7 @@ class Reshaped(Protocol):
 
 @runtime_checkable
 class Mergeable(Protocol):
-    """An optional part of Reshaped: what was learnt can be written into the model's own parameters."""
+    """An optional part of Reshaped: the trained parts can be merged into the model's own parameters."""
 
     def restore(self) -> None:
         """Merges what was learnt into the model's own parameters, in place.
@@ -251,10 +252,10 @@ class Mergeable(Protocol):
 
 @runtime_checkable
 class SwitchesOff(Protocol):
-    """An optional part of Reshaped: it can be passed over, so that a training by preferences needs no second model."""
+    """An optional part of Reshaped: its parts can be switched off, so that DPO needs no second model."""
 
     def switched_off(self) -> AbstractContextManager[None]:
-        """Around the block, the model computes what it did before it was reshaped, bit for bit."""
+        """Inside the block, the model computes the same as before it was reshaped, bit for bit."""
         ...
 
 
@@ -270,9 +271,9 @@ class Attached(Protocol):
         ...
 
     def facts(self) -> Mapping[str, float]:
-        """What happened at the last optimizer step, as metrics: below `mask/` those of a mask, else below `method/`.
+        """Return metrics of the last optimizer step; they are logged below `mask/` for a mask, else below `method/`.
 
-        A mask gives `density` and `mask_seconds` always. Facts that take time are there every `facts_every` steps.
+        A mask always gives `density` and `mask_seconds`. Facts that take time are given every `facts_every` steps.
         """
         ...
 

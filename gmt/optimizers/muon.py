@@ -21,11 +21,11 @@ _ADJUST = "match_rms_adamw"
 
 
 def split_groups(model: PreTrainedModel, groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the groups cut in two: `is_matrix` says which are Muon's.
+    """Return each group cut into one for Muon and one for AdamW, told apart by `is_matrix`.
 
     Args:
-        model: whose embeddings and output head are AdamW's, as are its norms, its biases and whatever is no matrix,
-            such as the experts that transformers holds in one tensor.
+        model: its embeddings, its output head and all parameters that are no matrix are AdamW's, such as norms, biases
+            and the experts that transformers holds in one tensor.
         groups: of its parameters.
 
     Raises:
@@ -33,10 +33,10 @@ def split_groups(model: PreTrainedModel, groups: list[dict[str, Any]]) -> list[d
     """
     head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
     tables = [m for m in model.modules() if isinstance(m, nn.Embedding) or m is head]
-    of_tables = {id(p) for table in tables for p in table.parameters()}
+    table_ids = {id(p) for table in tables for p in table.parameters()}
 
     def is_matrix(p: nn.Parameter) -> bool:
-        return p.ndim == 2 and id(p) not in of_tables
+        return p.ndim == 2 and id(p) not in table_ids
 
     cut = [
         {**group, "params": params, "is_matrix": kind}
@@ -75,14 +75,14 @@ class MuonWithAdamW(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One step of both."""
+        """Take one step of both."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
             inner = _muon(group) if group["is_matrix"] else _adamw(group)
-            inner.state = self.state  # where each finds and leaves its own
+            inner.state = self.state  # so that this optimizer's state_dict holds theirs
             inner.step()
         return loss
 
