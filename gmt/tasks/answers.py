@@ -1,8 +1,8 @@
 """Finds the answer in a text by a user's regular expression, within a time.
 
-`re` tries every way to repeat what is repeated: `(\\w+\\s?)+$` takes seconds for a few dozen letters, and
-a multiple for each letter more, while no other thread of the process runs. So it searches in a process of its own,
-always, since no glance at a pattern tells.
+`re` tries every way to split a text into repetitions: `(\\w+\\s?)+$` takes seconds for a few dozen letters, and many
+times as long for a few letters more, while no other thread of the process runs. So searches run in a process of their
+own: a pattern's looks don't tell how long it takes.
 """
 
 from __future__ import annotations

@@ -138,26 +138,22 @@ def texts_of(setting: str, data: Mapping[str, Any], column: str) -> list[str]:
     return for_each(drawn(setting, data, [column], setting), lambda row: row.text(column))
 
 
-def check_placeholder(setting: str, what: str, template: object) -> None:
-    """Refuse a template without `{what}`, in whose place a text is put.
-
-    Raises:
-        UserError: names the setting.
-    """
-    if f"{{{what}}}" not in settings.text(setting, template):
-        raise UserError(f"{setting} must hold {{{what}}}, got {template!r}")
+def check_placeholder(setting: str, placeholder: str, template: object) -> None:
+    """Raise UserError if a template lacks its placeholder, e.g. {prompt}; name the setting."""
+    if f"{{{placeholder}}}" not in settings.text(setting, template):
+        raise UserError(f"{setting} must hold {{{placeholder}}}, got {template!r}")
 
 
 def check_columns(setting: str, columns: object, kinds: Iterable[frozenset[str]]) -> None:
-    """Refuse columns that name none of the kinds.
+    """Refuse columns whose keys are none of the allowed sets.
 
     Args:
         setting: the config key.
-        columns: which column holds what.
-        kinds: the sets of what can be named together.
+        columns: the dataset's column for each key, such as prompt.
+        kinds: the allowed sets of keys.
 
     Raises:
-        UserError: names the setting, and the kinds.
+        UserError: names the setting and the allowed sets.
     """
     listed = " or ".join("{" + ", ".join(sorted(kind)) + "}" for kind in kinds)
     if not isinstance(columns, Mapping) or frozenset(columns) not in kinds:

@@ -14,7 +14,7 @@ from gmt.tasks.columns import Row, check_columns, check_placeholder, drawn, orig
 from gmt.tasks.protocol import Suite
 from gmt.used_files import UsedFiles
 
-_ASKED = (frozenset({"prompt", "answer"}), frozenset({"messages"}))
+_COLUMN_SETS = (frozenset({"prompt", "answer"}), frozenset({"messages"}))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ class HeldOut:
         UserError: data that can't be had, other columns, a pattern that is none.
     """
 
-    name_in_ids: ClassVar[str] = "gmt.tasks.dataset.HeldOut"  # where it stood before
+    name_in_ids: ClassVar[str] = "gmt.tasks.dataset.HeldOut"  # its path when the first run ids were made
 
     data: Mapping[str, Any]
     columns: Mapping[str, str]
@@ -45,7 +45,7 @@ class HeldOut:
         together(
             lambda: origin("data", self.data),
             lambda: settings.integer("max_new_tokens", self.max_new_tokens, low=1),
-            lambda: check_columns("columns", self.columns, _ASKED),
+            lambda: check_columns("columns", self.columns, _COLUMN_SETS),
             lambda: check_placeholder("prompt_template", "prompt", self.prompt_template),
             self._check_pattern,
         )

@@ -21,7 +21,7 @@ from gmt.plug_ins import check_protocol
 from gmt.training.checkpoints import fill_adamw_state, save_method
 from gmt.training.structure import Layout, check_layout, layout, unchanged
 
-_OF_TORCH = (torch.Tensor, torch.Size, torch.dtype, torch.device)
+_TORCH_TYPES = (torch.Tensor, torch.Size, torch.dtype, torch.device)
 _FACTS = ("density", "mask_seconds")  # of a mask
 
 
@@ -69,7 +69,7 @@ class Attachment(TrainerCallback):
         """
         facts = self.attached.facts()
         for name, value in facts.items():
-            if not isinstance(value, int | float):  # a tensor would be written to no record
+            if not isinstance(value, int | float):  # metrics.jsonl holds no tensor
                 raise UserError(
                     f"method {self._method.name} must give numbers as facts, got a {type(value).__name__} as {name!r}"
                 )
@@ -138,22 +138,22 @@ class Attachment(TrainerCallback):
         """The Trainer has written its part of a checkpoint."""
         assert args.output_dir is not None
         checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        of_method = self.attached.state_dict()
-        if (fault := _not_plain(of_method, "state_dict()")) is not None:  # or the run fails for ever once it was killed
+        method_state = self.attached.state_dict()
+        if (fault := _not_plain(method_state, "state_dict()")) is not None:  # a checkpoint that could not be loaded
             raise UserError(f"method {self._method.name} must give a checkpoint plain values and tensors, got {fault}")
-        save_method(checkpoint, of_method, is_sharded=self._is_sharded)
+        save_method(checkpoint, method_state, is_sharded=self._is_sharded)
 
 
 def _not_plain(value: object, where: str) -> str | None:
-    """Return what of a state can't be loaded again without running code, None if nothing."""
-    if value is None or type(value) in (bool, int, float, complex, str, bytes) or isinstance(value, _OF_TORCH):
+    """Return the first part of a state that can't be loaded without running code; None if there is no such part."""
+    if value is None or type(value) in (bool, int, float, complex, str, bytes) or isinstance(value, _TORCH_TYPES):
         return None
     if type(value) in (dict, OrderedDict):
         assert isinstance(value, dict)
-        inner = [(f"{where}[{key!r}]", each) for key, each in value.items()] + [(where, key) for key in value]
+        parts = [(f"{where}[{key!r}]", part) for key, part in value.items()] + [(where, key) for key in value]
     elif type(value) in (list, tuple, set):
         assert isinstance(value, list | tuple | set)
-        inner = [(f"{where}[{number}]", each) for number, each in enumerate(value)]
+        parts = [(f"{where}[{number}]", part) for number, part in enumerate(value)]
     else:
         return f"a {type(value).__name__} in {where}"
-    return next(filter(None, (_not_plain(each, place) for place, each in inner)), None)
+    return next(filter(None, (_not_plain(part, place) for place, part in parts)), None)

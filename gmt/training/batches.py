@@ -52,7 +52,7 @@ class _Workers:
     make_optimizer: Callable[[], Optimizer] | None = None
     """Makes the optimizer; None for transformers' choice, AdamW."""
     loss_term: LossTerm | None = None
-    """What the method adds to the loss of a batch."""
+    """Computes the term that the method adds to the loss of a batch."""
     autocast_sharded = False
     """Whether to compute in bf16 autocast over fp32 weights where FSDP2 shards them. accelerate would cast the weights
     themselves there, and add up gradients in bf16: another training."""
@@ -65,16 +65,16 @@ class _Workers:
         return torch.autocast(self.args.device.type, dtype=torch.bfloat16)
 
     def create_optimizer(self, model: Any = None) -> Optimizer:
-        """The optimizer over the parameters that train."""
+        """Return the optimizer over the parameters that train."""
         if self.optimizer is None and self.make_optimizer is not None:
             self.optimizer = self.make_optimizer()
-        made: Optimizer = super().create_optimizer(model)  # type: ignore[misc]
-        return made
+        optimizer: Optimizer = super().create_optimizer(model)  # type: ignore[misc]
+        return optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None) -> Any:
-        """The schedule of the learning rate; an optimizer that averages the weights must itself know of the warm-up."""
-        made: Any = self.optimizer if optimizer is None else optimizer
-        for group in made.param_groups:
+        """Return the schedule of the learning rate; set the warm-up of an optimizer that averages the weights."""
+        scheduled: Any = self.optimizer if optimizer is None else optimizer
+        for group in scheduled.param_groups:
             if "warmup_steps" in group:
                 group["warmup_steps"] = self.args.get_warmup_steps(num_training_steps)
         return super().create_scheduler(num_training_steps, optimizer)  # type: ignore[misc]
@@ -82,22 +82,25 @@ class _Workers:
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """The loss of a batch, with what the method adds."""
+        """Return the loss of a batch and the method's term."""
         loss: Any = super().compute_loss(  # type: ignore[misc]
             model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
         )
         if self.loss_term is None:
             return loss
         assert not return_outputs
-        if not (share := float(self._share(inputs, num_items_in_batch))):  # a blank, of which a mean is NaN
+        if not (share := float(self._share(inputs, num_items_in_batch))):  # a blank, whose mean is NaN
             return loss
         term = self.loss_term(inputs)
         self._metrics["train"]["extra_loss"].append(term.item())  # type: ignore[attr-defined]
         return loss + term * share
 
     def _share(self, inputs: dict[str, Any], num_items: Any) -> Any:
-        """What a batch is of its step, as transformers has it: it counts the labelled tokens, if the loss does, or
-        divides by the number of batches later, as does DDP by the number of workers."""
+        """Return a batch's share of its step before transformers and DDP average.
+
+        A loss that counts the step's labelled tokens is divided by the number of workers later, by DDP; any other is
+        divided by the number of batches too, by transformers.
+        """
         if num_items is None:
             return 1.0
         labels = inputs["shift_labels"] if "shift_labels" in inputs else inputs["labels"][..., 1:]

@@ -45,7 +45,7 @@ class ControlCallback(TrainerCallback):
         self._control, self._evaluate, self._every = control, evaluate, evaluate_every
         self.ended: Interrupted | StoppedEarly | None = None
         self.as_evaluated: Callable[[], AbstractContextManager[None]] = nullcontext
-        """Around an evaluation: without what the trainer puts on the model, with the weights that are evaluated."""
+        """Wraps an evaluation: takes the trainer's patches off the model and sets the weights to evaluate."""
 
     def on_substep_end(self, *_: Any, **__: Any) -> None:
         """A micro-batch that ends no step is through."""

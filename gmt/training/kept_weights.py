@@ -1,4 +1,4 @@
-"""The weights that a finished run kept, read tensor by tensor: a model of any size takes the memory of one tensor."""
+"""The saved weights of a finished run, read tensor by tensor: a model of any size takes the memory of one tensor."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class KeptWeights(Mapping[str, Tensor]):
 
     Args:
         folder: e.g. weights/ of a run record.
-        names: of the parameters that the files must hold, tied ones once; what else the files hold is passed over.
+        names: of the parameters that the files must hold, tied ones once; other tensors in the files are ignored.
 
     Raises:
         UserError: a file can't be read, or a parameter is missing.
@@ -40,7 +40,7 @@ class KeptWeights(Mapping[str, Tensor]):
         return len(self._names)
 
     def check(self, sha256: str) -> None:
-        """Hold every bit against the weights that the run ended with; reads all files once.
+        """Compare every bit with the weights that the run ended with; reads all files once.
 
         Args:
             sha256: `weights_sha256` of the run's result.json.
@@ -57,11 +57,11 @@ class KeptWeights(Mapping[str, Tensor]):
 
 def _files_by_name(folder: Path) -> dict[str, Any]:
     """Return for each tensor the open file that holds it."""
-    found: dict[str, Any] = {}
+    files: dict[str, Any] = {}
     for path in sorted(folder.glob("*.safetensors")):
         try:
             file = safe_open(path, framework="pt")
         except (SafetensorError, OSError) as error:
             raise UserError(f"{path} can't be read: {error}") from error
-        found |= dict.fromkeys(file.keys(), file)  # type: ignore[no-untyped-call]
-    return found
+        files |= dict.fromkeys(file.keys(), file)  # type: ignore[no-untyped-call]
+    return files

@@ -129,8 +129,8 @@ class Meter(TrainerCallback):
             return
         metrics = {ours: float(logs[name]) for name, ours in _TRAINER_METRICS.items() if name in logs}
         facts = self._method.facts()
-        of = "mask" if "density" in facts else "method"
-        facts = {f"{of}/{k}": v for k, v in facts.items() if k != "mask_seconds"}
+        prefix = "mask" if "density" in facts else "method"
+        facts = {f"{prefix}/{k}": v for k, v in facts.items() if k != "mask_seconds"}
         times = {f"time/{k}_s": v / self._steps_since_log for k, v in self._since_log.items()}
         if not math.isfinite(metrics["train/loss"]):
             raise Diverged(f"the training loss is {metrics['train/loss']} at step {state.global_step}")

@@ -1,4 +1,4 @@
-"""The optimizers behind `train.optimizer`: how each is made, and what it is to a mask and to several workers.
+"""The optimizers of `train.optimizer`: how each is made, and whether it works with masks and with several workers.
 
 Imports no library until an optimizer is made, so that planning can read the table.
 """
@@ -27,14 +27,14 @@ Make = Callable[[list[ParameterGroup], "float | None"], "Optimizer"]
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerKind:
-    """What is known of an optimizer before it is made.
+    """Properties of an optimizer, known before it is made.
 
     Args:
-        make: from groups with all settings of AdamW, and train.momentum.
+        make: makes it from groups with all settings of AdamW, and from train.momentum.
         has_momentum: whether train.momentum is a setting of it.
-        package, distribution: what Python imports for it besides torch, and what pip calls that; None for nothing.
-        is_extra: whether that comes with gmt-lab[optimizers].
-        has_first_moment, moments, averages_weights: see OptimizerFacts; of sgd with a momentum above 0.
+        package, distribution: the package that it needs besides torch, by Python's name and by pip's; None for none.
+        is_extra: whether gmt-lab[optimizers] installs the package.
+        has_first_moment, moments, averages_weights: see OptimizerFacts; for sgd, with a momentum above 0.
     """
 
     make: Make
@@ -106,11 +106,11 @@ OPTIMIZERS: Mapping[str, OptimizerKind] = {
         make=_adamw_8bit, moments="packed", package="bitsandbytes", distribution="bitsandbytes"
     ),
 }
-SHARDED = ("adamw",)  # whose state goes through the sharded checkpoints of FSDP2 here
+SHARDED = ("adamw",)  # optimizers whose state the sharded checkpoints of FSDP2 can hold
 
 
 def facts_of(name: str, momentum: float | None) -> OptimizerFacts:
-    """Return what a method is told of train.optimizer."""
+    """Return the properties of train.optimizer that a method may ask for."""
     kind = OPTIMIZERS[name]
     has_none = name == "sgd" and not momentum
     return OptimizerFacts(
@@ -122,29 +122,30 @@ def facts_of(name: str, momentum: float | None) -> OptimizerFacts:
 
 
 def is_installed(name: str) -> bool:
-    """Return whether an optimizer's package is here."""
+    """Return whether an optimizer's package is installed."""
     package = OPTIMIZERS[name].package
     return package is None or importlib.util.find_spec(package) is not None
 
 
 def check_installed(name: str) -> None:
-    """Refuse an optimizer whose package is not here.
+    """Refuse an optimizer whose package is not installed.
 
     Raises:
         UserError: says what to install.
     """
     kind = OPTIMIZERS[name]
     if not is_installed(name):
-        asked = "gmt-lab[optimizers]" if kind.is_extra else kind.distribution
+        requirement = "gmt-lab[optimizers]" if kind.is_extra else kind.distribution
         raise UserError(
-            f"train.optimizer={name} needs the package {kind.package}, which is not installed: pip install '{asked}'"
+            f"train.optimizer={name} needs the package {kind.package}, which is not installed: "
+            f"pip install '{requirement}'"
         )
 
 
 def make_optimizer(
     method: Method, model: PreTrainedModel, groups: list[ParameterGroup], *, name: str, momentum: float | None
 ) -> Optimizer:
-    """Make the optimizer of a training, by the method where it does so.
+    """Return the optimizer of a training, made by the method if it makes one.
 
     Args:
         method: may make groups, or the optimizer.
@@ -159,23 +160,24 @@ def make_optimizer(
     from torch.optim import Optimizer
 
     groups = [group for group in groups if group["params"]]
-    asked = [{**group, "params": [*group["params"]]} for group in groups]
+    copied = [{**group, "params": [*group["params"]]} for group in groups]
     if isinstance(method, MakesOptimizer):
-        made = method.make_optimizer(model, asked)
-        if not isinstance(made, Optimizer):
+        optimizer = method.make_optimizer(model, copied)
+        if not isinstance(optimizer, Optimizer):
             raise UserError(
-                f"method {method.name}: make_optimizer must return a torch.optim.Optimizer, got {type(made).__name__}"
+                f"method {method.name}: make_optimizer must return a torch.optim.Optimizer, "
+                f"got {type(optimizer).__name__}"
             )
-        _check_groups(method.name, model, groups, made.param_groups)
-        return made
+        _check_groups(method.name, model, groups, optimizer.param_groups)
+        return optimizer
     if isinstance(method, MakesGroups):
-        asked = method.groups(model, asked)
-        _check_groups(method.name, model, groups, asked)
+        copied = method.groups(model, copied)
+        _check_groups(method.name, model, groups, copied)
     if name == "muon":
         from gmt.optimizers.muon import split_groups
 
-        asked = split_groups(model, asked)
-    return OPTIMIZERS[name].make(asked, momentum)
+        copied = split_groups(model, copied)
+    return OPTIMIZERS[name].make(copied, momentum)
 
 
 def default_groups(
@@ -190,21 +192,20 @@ def default_groups(
     """
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     settings = {"lr": lr, "betas": betas, "eps": ADAM_EPS}
-    of_both = ((True, weight_decay), (False, 0.0))
     return [
         {"params": [p for name, p in named if (name in decayed) == is_decayed], "weight_decay": decay, **settings}
-        for is_decayed, decay in of_both
+        for is_decayed, decay in ((True, weight_decay), (False, 0.0))
     ]
 
 
 @contextmanager
-def evaluated_weights(optimizer: Optimizer | None) -> Iterator[None]:
-    """Around an evaluation in a training: the model has the weights that are evaluated, then the training's own.
+def evaluated_weights(optimizer: Optimizer) -> Iterator[None]:
+    """Give the model the weights to evaluate inside the block, and the weights of the training after it.
 
-    Only an optimizer that averages tells them apart. The training's are put back bit for bit, which computing them
-    again would not do.
+    They differ only where the optimizer averages. The training's weights are copied, since computing them again would
+    round them.
     """
-    if optimizer is None or not averages(optimizer):
+    if not averages(optimizer):
         yield
         return
     trained = [(p, p.detach().clone()) for group in optimizer.param_groups for p in group["params"]]
@@ -223,23 +224,23 @@ def averages(optimizer: Optimizer) -> bool:
 
 
 def _with(groups: list[ParameterGroup], *settings: str) -> list[ParameterGroup]:
-    """The groups without the settings that an optimizer does not have."""
+    """Return the groups with these settings alone."""
     return [{key: group[key] for key in ("params", *settings)} for group in groups]
 
 
-def _check_groups(method: str, model: nn.Module, given: list[ParameterGroup], made: list[dict[str, Any]]) -> None:
+def _check_groups(method: str, model: nn.Module, expected: list[ParameterGroup], actual: list[dict[str, Any]]) -> None:
+    """Raise UserError if the actual groups don't hold each parameter of the expected groups once, and no other."""
     names = {id(p): name for name, p in model.named_parameters()}
-    asked = [id(p) for group in given for p in group["params"]]
-    found = [id(p) for group in made for p in group["params"]]
-    counts = Counter(found)
+    trained = dict.fromkeys(id(p) for group in expected for p in group["params"])
+    counts = Counter(id(p) for group in actual for p in group["params"])
     faults = {
-        "leave out": [each for each in asked if each not in counts],
-        "hold more than once": [each for each, count in counts.items() if count > 1],
-        "hold, though it does not train,": [each for each in found if each not in set(asked)],
+        "leave out": [key for key in trained if key not in counts],
+        "hold more than once": [key for key, count in counts.items() if count > 1],
+        "hold, though it does not train,": [key for key in counts if key not in trained],
     }
-    for fault, some in faults.items():
-        if some:
+    for fault, keys in faults.items():
+        if keys:
             raise UserError(
                 f"method {method}: the optimizer's groups must hold each parameter that trains once, and {fault} "
-                f"{names.get(some[0], 'one that the model does not have')}"
+                f"{names.get(keys[0], 'one that the model does not have')}"
             )

@@ -34,12 +34,12 @@ class Sizes:
 
 @dataclass(frozen=True, kw_only=True)
 class Examples:
-    """What a method may look at before it puts its parts into a model.
+    """The training examples, for a method that reads some before it puts its parts into a model.
 
     Args:
-        rows: of tokens, as they are trained on.
+        rows: of tokens, as the training has them.
         collate: makes a mini-batch of rows.
-        device: that trains the model.
+        device: the device that trains the model.
     """
 
     rows: Dataset | Sequence[Mapping[str, Any]]
@@ -75,8 +75,8 @@ class Reshaping:
         self._is_trained = {name: parameter.requires_grad for name, parameter in base.items()}
         before = model.num_parameters()
         self._reshaped = _reshaped(method, model, seed, examples)
-        there = {id(parameter) for parameter in model.parameters()}
-        self._base = {name: parameter for name, parameter in base.items() if id(parameter) in there}
+        remaining = {id(parameter) for parameter in model.parameters()}
+        self._base = {name: parameter for name, parameter in base.items() if id(parameter) in remaining}
         self.sizes = Sizes(
             num_trainable=sum(p.numel() for p in model.parameters() if p.requires_grad),
             num_added=model.num_parameters() - before,
@@ -89,14 +89,14 @@ class Reshaping:
 
     @property
     def is_mergeable(self) -> bool:
-        """Whether the model can have the base's parameters again, with what was learnt in them."""
+        """Whether the trained parts, if any, can be merged into the model's own parameters."""
         return self._reshaped is None or isinstance(self._reshaped, Mergeable)
 
     def reference(self) -> nn.Module | None:
-        """Return a view of the model that passes over the method's parts and needs no memory.
+        """Return a view of the model without the method's parts, which takes no memory.
 
         Returns:
-            None where they can't be passed over.
+            None if the parts can't be switched off.
         """
         return _Reference(self._model, self._reshaped) if isinstance(self._reshaped, SwitchesOff) else None
 
@@ -106,7 +106,7 @@ class Reshaping:
             self._reshaped.save(folder)
 
     def finish(self) -> None:
-        """Merge what was learnt into the model's own parameters, if it can be merged; else leave the parts in.
+        """Merge the trained parts into the model's own parameters if they can be merged; else leave them in.
 
         Raises:
             UserError: the method leaves the model with other parts than it had.
@@ -119,13 +119,13 @@ class Reshaping:
             parameter.requires_grad_(self._is_trained[name])
 
     def base_parameters(self, whole: PreTrainedModel) -> Mapping[str, nn.Parameter]:
-        """Return the base's own parameters in the model by the names that the base has for them.
+        """Return the base's parameters that are in the model, by the base's names.
 
         Args:
             whole: the model, with the weights of all workers.
 
         Returns:
-            All that the base has; while the method's parts are in the model, without those that it has taken out.
+            All parameters of the base; but while the method's parts are in the model, not those that they replace.
         """
         return dict(whole.named_parameters()) if self._has_base_names else self._base
 
@@ -159,13 +159,13 @@ def _reshaped(method: Method, model: PreTrainedModel, seed: int, examples: Examp
     if not isinstance(method, ReshapesModel):
         return None
     if examples is None or not isinstance(method, ReadsExamples) or not method.num_examples:
-        with _drawing(seed, "cpu"):
+        with _seeded(seed, "cpu"):
             return method.reshape(model, seed=seed)
-    number = method.num_examples
-    _check_number(number, len(examples.rows))  # again, since a selection may have left fewer
+    num_examples = method.num_examples
+    _check_num_examples(num_examples, len(examples.rows))  # again, since a selection may have removed rows
     model.to(examples.device)  # type: ignore[arg-type]  # transformers wraps the method and loses its signature
-    with _drawing(seed, examples.device):
-        return method.reshape_by(model, seed=seed, batches=lambda size: examples.batches(number, size, seed=seed))
+    with _seeded(seed, examples.device):
+        return method.reshape_by(model, seed=seed, batches=lambda size: examples.batches(num_examples, size, seed=seed))
 
 
 def check_reshaping(
@@ -184,7 +184,7 @@ def check_reshaping(
         base: loads the model.
         seed: of the method's draws.
         num_rows: of the training data.
-        must_merge: whether whole weights are to be kept.
+        must_merge: whether record.keep_weights needs merged weights.
         is_checkpointed: whether the model trains with activation checkpointing.
 
     Raises:
@@ -193,7 +193,7 @@ def check_reshaping(
     if not isinstance(method, ReshapesModel):
         return
     if isinstance(method, ReadsExamples):
-        _check_number(method.num_examples, num_rows)
+        _check_num_examples(method.num_examples, num_rows)
     model: Any = without_weights(base())
     if is_checkpointed:
         model.activation_checkpointing_enable({"use_reentrant": False})
@@ -215,14 +215,16 @@ def without_weights(model: PreTrainedModel) -> PreTrainedModel:
     return copy.deepcopy(model, memo)
 
 
-def _check_number(number: int, num_rows: int) -> None:
-    if number > num_rows:
-        raise UserError(f"method.num_examples must be at most {num_rows}, the rows of the training data, got {number}")
+def _check_num_examples(num_examples: int, num_rows: int) -> None:
+    if num_examples > num_rows:
+        raise UserError(
+            f"method.num_examples must be at most {num_rows}, the rows of the training data, got {num_examples}"
+        )
 
 
 @contextmanager
-def _drawing(seed: int, device: str) -> Iterator[None]:
-    """Draw from a seed, on the CPU and a device, and leave the generators as they were."""
+def _seeded(seed: int, device: str) -> Iterator[None]:
+    """Seed torch's generators of the CPU and a device inside the block, and restore their states after it."""
     devices = [] if device == "cpu" else [torch.cuda.current_device()]
     with torch.random.fork_rng(devices=devices):
         torch.default_generator.manual_seed(seed)

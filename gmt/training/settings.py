@@ -32,8 +32,8 @@ class TrainSettings:
         schedule: of the learning rate after the warm-up.
         warmup_ratio: share of the steps in which the rate rises from 0, in [0, 1).
         weight_decay: decoupled from the gradient, but for sgd, which adds it to the gradient; not on norms and biases.
-        adam_beta1, adam_beta2: decays of AdamW's moments, in [0, 1); lion has these two too. No effect with sgd and
-            adafactor; with muon on the parameters that are AdamW's.
+        adam_beta1, adam_beta2: decays of AdamW's moments, in [0, 1); lion's too. No effect with sgd and adafactor; muon
+            uses them for AdamW's parameters.
         max_grad_norm: gradients are clipped to this norm before they are masked; 0 clips nothing.
         precision: fp32, or bf16 autocast; what the weights are kept in is model.dtype.
         max_length: tokens of a prompt and its completion; a longer example is dropped and counted.
@@ -90,8 +90,8 @@ class TrainSettings:
         if OPTIMIZERS[self.optimizer].averages_weights:
             if self.schedule != "constant":
                 raise UserError(
-                    f"train.schedule must be constant where train.optimizer={self.optimizer}, whose average stands in "
-                    f"the place of a schedule (the warm-up stays), got {self.schedule}"
+                    f"train.schedule must be constant where train.optimizer={self.optimizer}, whose average replaces "
+                    f"a schedule after the warm-up, got {self.schedule}"
                 )
             if not self.adam_beta1:
                 raise UserError(f"train.adam_beta1 must be above 0 where train.optimizer={self.optimizer}, got 0")
