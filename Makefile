@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
-# The long files come first, so that the last to end are short: in the order of the folders, which xdist would change.
+# The folders with the long files come first, so that the last files to end are short; xdist would reorder them.
 SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test test-slow test-faults test-cluster check lint nano clean

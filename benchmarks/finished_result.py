@@ -1,10 +1,10 @@
-"""A result such as a run leaves, for benchmarks that write records without training."""
+"""The result of a run, for benchmarks that write records without training."""
 
 from gmt.records.result import Result, TrainFacts
 
 
 def finished_result(target: float) -> Result:
-    """A result with a target score."""
+    """Return a result with a target score."""
     after = {"target": {"mean": target}, "source": {"mean": 0.6}}
     metrics = {"eval/target_mean": target, "eval/source_mean": 0.6}
     return Result(

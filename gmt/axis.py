@@ -1,4 +1,4 @@
-"""The axis of a study: the setting along which its figures and tests run, and how it is called."""
+"""The axis of a study: the setting along which its figures and tests run, and its names."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,7 +8,7 @@ from typing import Any
 from gmt.errors import UserError
 
 DEFAULT = "method.mask_ratio"
-# What a number on the axis is, and a sentence for the reader of a figure.
+# The meaning of a number on the axis, and a sentence for the reader of a figure.
 _MEANINGS: Mapping[str, str] = {DEFAULT: "fraction of gradient entries masked"}
 _NOTES: Mapping[str, str] = {DEFAULT: "A mask ratio of 0 would be plain SFT."}
 _BY_FACTORS = ("learning_rate", "rank")  # settings that people vary by factors
@@ -22,7 +22,7 @@ def over(config: Mapping[str, Any]) -> Sequence[str]:
 
 
 def seed_of(config: Mapping[str, Any]) -> int | None:
-    """Return the seed of a run; None for a merge over seeds, which is a pair of no single one."""
+    """Return the seed of a run; None for a merge over seeds, which belongs to no single seed."""
     return None if "seed" in over(config) else int(config["seed"])
 
 
@@ -45,12 +45,12 @@ class Axis:
 
     @property
     def plural(self) -> str:
-        """The name of several values, e.g. `learning rates`."""
+        """The name in the plural, e.g. `learning rates`."""
         return self.name.replace("number of", "numbers of") if self.name.startswith("number of") else f"{self.name}s"
 
     @property
     def label(self) -> str:
-        """The name and what it means, for an axis of a figure."""
+        """The name, with its meaning where it has one, for an axis of a figure."""
         return f"{self.name} ({_MEANINGS[self.setting]})" if self.setting in _MEANINGS else self.name
 
     @property
@@ -61,7 +61,7 @@ class Axis:
     def value(self, config: Mapping[str, Any]) -> int | float | None:
         """Return the value in a run's resolved config; None if the config does not have the setting, or it is null.
 
-        A merge has no value of what its parents differ in.
+        A merge has no value of a setting that its parents differ in.
 
         Raises:
             UserError: the value is not a finite number.

@@ -136,9 +136,14 @@ def _sweep(rest: Sequence[str]) -> None:
     _hydra_app("gmt sweep", rest)
 
 
-def _hydra_app(name: str, rest: Sequence[str]) -> None:
-    if ignored := take_out():  # before torch and its kin read them
+def _take_out_variables() -> None:
+    """Take out of the environment what changes results, before torch and its kin read it, and say so."""
+    if ignored := take_out():
         print(printable(in_words(ignored)), file=sys.stderr)
+
+
+def _hydra_app(name: str, rest: Sequence[str]) -> None:
+    _take_out_variables()
     from gmt.commands.hydra_app import hydra_app
 
     hydra_app(name, rest)
@@ -160,17 +165,16 @@ def _report(rest: Sequence[str]) -> None:
 
 
 def _diagnose(rest: Sequence[str]) -> None:
-    if ignored := take_out():  # before torch and its kin read them
-        print(printable(in_words(ignored)), file=sys.stderr)
+    _take_out_variables()
     from gmt.commands.diagnose import diagnose_study, names_with_words
 
     about = (
         "Measures the finished runs of a study, and their base. Each result is kept in its run's record and not "
         "measured again; after Ctrl-C or a kill the same command goes on. `gmt report` shows what was measured."
     )
-    words = "".join(f"  {name:<20} {what}\n" for name, what in names_with_words().items())
+    diagnostics = "".join(f"  {name:<20} {about}\n" for name, about in names_with_words().items())
     more = (
-        f"diagnostics:\n{words}\ndiagnostic.KEY=VALUE changes a setting (conf/diagnostic/NAME.yaml lists them); "
+        f"diagnostics:\n{diagnostics}\ndiagnostic.KEY=VALUE changes a setting (conf/diagnostic/NAME.yaml lists them); "
         "commas list several:\n"
         "  gmt diagnose study=quickstart diagnostic=drift,mask_overlap\n"
         "  gmt diagnose study=quickstart diagnostic=sharpness diagnostic.rho=0.001,0.002\n"
@@ -212,8 +216,7 @@ def _sync(rest: Sequence[str]) -> None:
 
 
 def _check(rest: Sequence[str]) -> None:
-    if ignored := take_out():  # before torch and its kin read them
-        print(printable(in_words(ignored)), file=sys.stderr)
+    _take_out_variables()
     from gmt.commands.check import ABOUT, print_checks
 
     options = _parse("check", ABOUT, rest)
@@ -226,13 +229,15 @@ def _new(rest: Sequence[str]) -> None:
 
     about = (
         "Writes the few lines to start from (a class where one is needed, its yaml, its test) into the current folder "
-        "or that of --config-dir, and says what comes next; what is written passes `gmt check` as it is. Nothing is "
-        "overwritten. At the root of a checkout of this repository the files lie where its own do. "
+        "or that of --config-dir, and says what comes next. The files pass `gmt check` as they are; no file is "
+        "overwritten. At the root of a checkout of this repository they go beside the repository's own. "
         f"KIND is one of {', '.join(KINDS)}."
     )
     parser = Parser(prog="gmt new", description=about)
     parser.add_argument("kind", metavar="KIND")
-    parser.add_argument("name", metavar="NAME", help="in configs, and of the module: small letters, digits and _")
+    parser.add_argument(
+        "name", metavar="NAME", help="its name, in configs and as a module: small letters, digits and _"
+    )
     parser.add_argument("--config-dir", "-cd", default=None, help="a config folder of your own")
     options = parser.parse_args(list(rest))
     new(options.kind, options.name, options.config_dir)
@@ -309,7 +314,7 @@ def _parse(
     command: str, about: str, rest: Sequence[str], *arguments: _Argument, more: str | None = None
 ) -> argparse.Namespace:
     parser = Parser(prog=f"gmt {command}", description=about)
-    if more is not None:  # behind the options, in its own lines
+    if more is not None:  # after the options, with its own line breaks
         parser.description, parser.epilog = textwrap.fill(about, _HELP_WIDTH), more
         parser.formatter_class = argparse.RawDescriptionHelpFormatter
     for name, options in arguments:

@@ -116,17 +116,16 @@ def faults_of(setting: str, found: object, doing: str) -> Iterator[None]:
 def check_protocol(setting: str, made: object, protocol: type) -> None:
     """Refuse a plug-in that lacks something of its protocol, or has it in another shape.
 
-    The optional parts that a plug-in has are held to their shape likewise: those protocols of the same module that
-    `isinstance` finds.
+    The optional protocols in the same module whose members the plug-in has are checked likewise.
 
     Raises:
         UserError: with a sentence for each member.
     """
     kind: Any = type(made)
     sentences = [
-        f"{setting}: class {_path(made)} {fault} (see {each.__module__}.{each.__name__})"
-        for each in (protocol, *_parts_of_class(kind, protocol))
-        for fault in _faults_of_class(kind, each)
+        f"{setting}: class {_path(made)} {fault} (see {part.__module__}.{part.__name__})"
+        for part in (protocol, *_parts_of_class(kind, protocol))
+        for fault in _faults_of_class(kind, part)
     ]
     if sentences:
         raise UserError(*sentences)
@@ -135,20 +134,23 @@ def check_protocol(setting: str, made: object, protocol: type) -> None:
 @lru_cache(maxsize=64)
 def _parts_of_class(kind: type, protocol: type) -> list[type]:
     """Return the optional protocols beside a protocol whose members a class has."""
-    beside = [each for each in vars(sys.modules[protocol.__module__]).values() if each is not protocol]
     return [
-        each
-        for each in beside
-        if isinstance(each, type)
-        and each.__module__ == protocol.__module__
-        and getattr(each, "_is_runtime_protocol", False)
-        and all(_has(kind, name) for name in vars(each) if not name.startswith("_"))
+        part
+        for part in vars(sys.modules[protocol.__module__]).values()
+        if isinstance(part, type)
+        and part is not protocol
+        and part.__module__ == protocol.__module__
+        and getattr(part, "_is_runtime_protocol", False)
+        and all(_has(kind, name) for name in vars(part) if not name.startswith("_"))
     ]
 
 
-def _has(kind: Any, name: str) -> bool:
-    fields = {field.name for field in dataclasses.fields(kind)} if dataclasses.is_dataclass(kind) else set()
-    return name in fields or inspect.getattr_static(kind, name, None) is not None
+def _has(kind: type, name: str) -> bool:
+    return name in _fields(kind) or inspect.getattr_static(kind, name, None) is not None
+
+
+def _fields(kind: Any) -> set[str]:
+    return {field.name for field in dataclasses.fields(kind)} if dataclasses.is_dataclass(kind) else set()
 
 
 @lru_cache(maxsize=64)  # a plan asks once for each run
@@ -160,12 +162,11 @@ def _faults_of_class(kind: type, protocol: type) -> list[str]:
 def _fault(kind: type, name: str, member: object) -> str | None:
     if not _has(kind, name):
         return f"lacks {name!r}"
-    fields = {field.name for field in dataclasses.fields(kind)} if dataclasses.is_dataclass(kind) else set()
     of_class = inspect.getattr_static(kind, name, None)
     if isinstance(member, property):
         is_method = inspect.isfunction(of_class)
         return f"must have {name!r} as a property or a field, and it is a method" if is_method else None
-    if not inspect.isfunction(member) or name in fields:
+    if not inspect.isfunction(member) or name in _fields(kind):
         return None
     if not inspect.isfunction(of_class):
         return None if callable(getattr(kind, name)) else f"must have {name!r} as a method"

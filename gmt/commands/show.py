@@ -88,7 +88,7 @@ def _trained(result: Result) -> dict[str, str]:
     return {"trained": f"{result.num_trainable:,} parameters, of which the method has added {result.num_added:,}"}
 
 
-def _of_training(result: Result, training: TrainFacts) -> dict[str, str]:
+def _training(result: Result, training: TrainFacts) -> dict[str, str]:
     """Return the rows on a training."""
     times = {
         "forward_backward": training.forward_backward_s,
@@ -122,7 +122,7 @@ def _show_result(record: RunRecord) -> None:
     facts |= {
         "moved fraction": f"{result.moved_fraction:.4f} of the base's parameters",
         "evaluated": f"a model of {result.num_parameters:,} parameters",
-        **({} if result.training is None else _of_training(result, result.training)),
+        **({} if result.training is None else _training(result, result.training)),
         **_selected(record, result),
         "time": "unknown: nobody saw an attempt end" if result.seconds is None else duration(result.seconds),
     }
@@ -138,14 +138,12 @@ def _show_result(record: RunRecord) -> None:
 
 
 def _selected(record: RunRecord, result: Result) -> dict[str, str]:
-    """Return how many examples a selection chose, and the range of their scores; nothing without a selection."""
+    """Return the row on the chosen examples and the range of their scores; no row for a run without a selection."""
     if result.num_not_selected_examples is None:
         return {}
     rows = [row for row in record.read_lines("selection.jsonl") if row["chosen"]]
-    name, num_all = (
-        record.read("config.json")["science"]["selection"]["name"],
-        len(rows) + result.num_not_selected_examples,
-    )
+    name = record.read("config.json")["science"]["selection"]["name"]
+    num_all = len(rows) + result.num_not_selected_examples
     scores = [row["score"] for row in rows if row["score"] is not None]
     ranked = f", with scores from {min(scores):.4g} to {max(scores):.4g}" if scores else ""
     return {"selected": f"{len(rows):,} of {num_all:,} examples by {name}{ranked}"}

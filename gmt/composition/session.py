@@ -19,7 +19,7 @@ VERSION_BASE = "1.3"
 
 @contextmanager
 def hydra_on(extra_config_dir: str | None) -> Iterator[None]:
-    """Makes `compose_run` work outside a Hydra app.
+    """Makes `Composer` work outside a Hydra app.
 
     Args:
         extra_config_dir: a folder of the user's own that is searched before conf/, or None.

@@ -157,6 +157,21 @@ class PretrainedModel:
         where, how = self._files()
         return _base(where, self.dtype, self.fingerprint(), attn_implementation=self.attention, **how)
 
+    def skeleton(self) -> PreTrainedModel | None:
+        """The model as its config describes it, without weights; None for a model with code of its own.
+
+        Raises:
+            UserError: as `load_config`.
+        """
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        if self.trust_remote_code:
+            return None
+        with torch.device("meta"):
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(self.load_config())
+        return model
+
     def load_model(self) -> PreTrainedModel:
         """A copy of the base, in `dtype`."""
         import torch

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -34,4 +34,13 @@ class Model(Protocol):
 
     def load_model(self) -> PreTrainedModel:
         """The model in the dtype in which it trains, on the CPU, in eval mode; a fresh one at each call."""
+        ...
+
+
+@runtime_checkable
+class HasSkeleton(Protocol):
+    """An optional part of Model: it can be made without weights, so that a sweep tries methods before it starts."""
+
+    def skeleton(self) -> PreTrainedModel | None:
+        """Return the model with its parameters on the device meta; None where only loading can tell its parts."""
         ...

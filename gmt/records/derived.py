@@ -18,8 +18,8 @@ def contradiction_in(record: RunRecord, result: Result) -> str | None:
     """Return a clause on the first number in result.json that does not follow from those that it derives from.
 
     Args:
-        record: of a run that is done.
-        result: of that run.
+        record: the record of a finished run.
+        result: the run's result.
 
     Raises:
         UserError: before.json can't be read.
@@ -64,9 +64,9 @@ def _is_own(task: Mapping[str, Any], part: str, suite: str) -> bool:
 
 
 def _means(result: Result) -> Iterator[tuple[str, Any, Any]]:
-    for when, of_part in (("before", result.before), ("after", result.after)):
+    for when, scores_by_part in (("before", result.before), ("after", result.after)):
         for part in PARTS:
-            scores = of_part[part]
+            scores = scores_by_part[part]
             if values := [value for name, value in scores.items() if name != _MEAN]:
                 yield f"the mean of {part} {when} training", scores[_MEAN], fmean(values)
             logged = result.metrics[when].get(f"eval/{part}_mean", scores[_MEAN])

@@ -1,7 +1,7 @@
-"""What was measured on a finished run: files in diagnostics/ of its record, which the run itself does not depend on.
+"""Measurements of finished runs: files in diagnostics/ of a run's record, on which the run itself does not depend.
 
-A file holds a digest of itself and of its place, and names the weights that it is of. One that was cut, changed or
-copied, or whose run has been done anew since, counts as if it were not there; the run stays what it is.
+A file holds a digest of its values and its place, and the hashes of the weights that were measured. A file that was
+cut, changed or copied, or whose run was done anew since, counts as missing; the run stays done.
 """
 
 import hashlib
@@ -20,18 +20,18 @@ _KEY_LENGTH = 16  # hex digits, as of a run id
 
 @dataclass(frozen=True, kw_only=True)
 class Diagnosis:
-    """What a diagnostic found on a run, or on a pair.
+    """The numbers that a diagnostic measured on a run, or on a pair of runs.
 
     Args:
-        diagnostic: its name.
-        settings: of the diagnostic, in the form that it is known by.
-        code: that it was made by, see gmt.runs.code_versions.
-        weights: run id -> hash of the trained weights, of the run and of the other of a pair.
+        diagnostic: the name of the diagnostic.
+        settings: the diagnostic's settings in the form that identifies them.
+        code: the versions of the code that measured, see gmt.runs.code_versions.
+        weights: run id -> hash of the trained weights, for the run and the other run of a pair.
         other: the id of the other run of a pair; None for one run.
         shown: title and panels of the default figure, see gmt.diagnostics.protocol.Shown.
         rows: layer, matrix, name and value of each number.
-        seconds: that it took.
-        device: where it was computed.
+        seconds: the time that the measurement took.
+        device: the device that measured.
     """
 
     diagnostic: str
@@ -46,7 +46,7 @@ class Diagnosis:
 
 
 def file_of(record: RunRecord, diagnostic: str, settings: Mapping[str, Any], other: str | None = None) -> Path:
-    """Return where a diagnosis lies: one file for each diagnostic, its settings and the other run of a pair."""
+    """Return the file of a diagnosis; there is one for each diagnostic, its settings and the other run of a pair."""
     key = hashlib.sha256(json.dumps(canonical(settings), sort_keys=True).encode()).hexdigest()[:_KEY_LENGTH]
     name = "-".join([diagnostic, key, *([] if other is None else [other])])
     return record.folder / _FOLDER / f"{name}.json"
@@ -58,33 +58,33 @@ def weights_of(record: RunRecord) -> str:
 
 
 def write_diagnosis(file: Path, diagnosis: Diagnosis) -> None:
-    """Write a diagnosis in its place, whole or not at all."""
+    """Write a diagnosis into its file, whole or not at all."""
     values = asdict(diagnosis)
     write_whole(file, json.dumps({"diagnosis": values, "sha256": _digest(file, values)}) + "\n")
 
 
 def read_diagnosis(file: Path) -> Diagnosis | None:
-    """Return what a file holds; None without one, or if it is not what was written there, or of other weights."""
+    """Return the diagnosis in a file; None if the file is missing or changed, or the run has other weights by now."""
     try:
-        kept = json.loads(file.read_bytes())
-        values = kept["diagnosis"]
-        if kept["sha256"] != _digest(file, values):
+        stored = json.loads(file.read_bytes())
+        values = stored["diagnosis"]
+        if stored["sha256"] != _digest(file, values):
             return None
-        found = Diagnosis(**values)
+        diagnosis = Diagnosis(**values)
     except (FileNotFoundError, ValueError, LookupError, TypeError, RecursionError):
         return None
     runs = file.parents[2]
     is_current = all(
         RunRecord(runs, id).exists() and weights_of(RunRecord(runs, id)) == sha256
-        for id, sha256 in found.weights.items()
+        for id, sha256 in diagnosis.weights.items()
     )
-    return found if is_current else None
+    return diagnosis if is_current else None
 
 
 def diagnoses_of(record: RunRecord) -> list[Diagnosis]:
-    """Return all that was measured on a run, pairs of which it is the first among them."""
+    """Return all diagnoses of a run, those of pairs whose first run it is included."""
     files = sorted((record.folder / _FOLDER).glob("*.json"))
-    return [found for file in files if (found := read_diagnosis(file)) is not None]
+    return [diagnosis for file in files if (diagnosis := read_diagnosis(file)) is not None]
 
 
 def _digest(file: Path, values: Any) -> str:

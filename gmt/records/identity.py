@@ -13,11 +13,7 @@ from typing import Any
 from gmt.errors import UserError
 
 SCIENCE_GROUPS = ("model", "task", "method", "train", "seed")
-OPTIONAL_GROUPS = (
-    "selection",
-    "merge",
-    "parents",
-)  # of science too; where one is null, or not there, the id is without it
+OPTIONAL_GROUPS = ("selection", "merge", "parents")  # enter the id too, but where one is null or missing
 _ID_LENGTH = 16  # hex digits: 64 bits, a collision among a million runs has odds of 3e-8
 
 

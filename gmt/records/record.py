@@ -11,7 +11,7 @@ result.json         what came out; written last
 weights/            final weights as safetensors
 checkpoint/         while the run is not done
 evaluation/         likewise: suites that are asked already
-diagnostics/        what was measured on it later; see gmt.records.diagnoses
+diagnostics/        measurements of the finished run; see gmt.records.diagnoses
 asking.txt          while something is being evaluated
 log.txt, error.txt  what the libraries said; the traceback of the last failure
 hang.txt            where the run stood when it was ended for making no progress (hang-start.txt: as workers started)
@@ -192,10 +192,10 @@ class RunRecord:
             raise UserError(f"{path} can't be read: {error}; delete the run's folder to run it anew") from error
 
     def result(self) -> Result:
-        """What came out of a run that is done.
+        """Return the result of a finished run.
 
         Raises:
-            UserError: result.json can't be read, or lacks what every run writes.
+            UserError: result.json can't be read, or lacks a value that every run writes.
             MachineFault: the disk fails.
         """
         return Result.from_json(self.read("result.json"))

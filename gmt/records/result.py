@@ -1,4 +1,4 @@
-"""What came out of a run: the layout of result.json, for all that read or write it."""
+"""The result of a run: the layout of result.json, for everything that reads or writes it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class TrainFacts:
         density: mean fraction of entries that was kept; None for a method without a mask.
         forward_backward_s, mask_s, optimizer_s: mean seconds of a step's parts, without the cold steps.
         num_cold_steps: how many these are: the first few of each attempt; 0 in a training that has no others. None in
-            records from before the number was kept, which left none out.
+            records from before it was counted, which left none out.
         seconds: in optimizer steps altogether, without reading batches, checkpoints and evaluation.
         peak_memory_bytes: of the GPU if there is one, else of the process's resident set, in this attempt.
     """
@@ -38,28 +38,29 @@ class TrainFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """What came out of a run.
+    """The result of a run.
 
     Args:
         before, after: the scores of the base and of the run's weights, by part (target, source) and suite; `mean` is
             over the suites of a part whose scores lie in [0, 1].
-        metrics: by `before` and `after`, all numbers under the names by which they are logged.
-        forgetting: the mean source score before less that after.
-        training: what the training did; None for a merge.
+        metrics: by `before` and `after`, every number of the evaluation under the name by which it is logged.
+        forgetting: the mean source score before, less the mean source score after.
+        training: the facts of the training; None for a merge.
         micro_batch_size, accumulation_steps: of the training; other than the config's where memory was short; None for
             a merge.
         density_asked: the fraction of entries that the method was asked to keep at a step; None without a mask, and for
             a merge.
         moved_fraction: the fraction of the base's entries, tied weights counted once, that differ from the base's.
-        num_parameters: of the model that was evaluated, tied ones counted once.
-        num_trainable: that the optimizer was given; None in records from before the number was kept.
-        num_added: that the method put in beside the model's own; None likewise.
-        num_train_examples: that were trained on, in each epoch.
-        num_dropped_examples: that were longer than train.max_length.
-        num_left_over_examples: preferences that filled no optimizer step; None likewise.
-        num_not_selected_examples: that were not too long and that the selection left out; None without a selection.
+        num_parameters: the parameters of the model that was evaluated, tied ones counted once.
+        num_trainable: the parameters that the optimizer was given; None in records from before they were counted.
+        num_added: the parameters that the method added to the model's own; None likewise.
+        num_train_examples: the examples of each epoch.
+        num_dropped_examples: the examples that were longer than train.max_length.
+        num_left_over_examples: the preferences that filled no optimizer step; None likewise.
+        num_not_selected_examples: the examples that fit and that the selection did not choose; None without a
+            selection.
         weights_sha256: a hash of the weights that were evaluated.
-        seconds: what all attempts took; None where nobody saw one end.
+        seconds: the time that all attempts took; None where the end of one went unseen.
     """
 
     before: Scores
@@ -88,15 +89,15 @@ class Result:
 
     @property
     def num_steps(self) -> int:
-        """The step at which what came out is logged: the last of the training, or 1 for a merge."""
+        """The step at which the result is logged: the last of the training, or 1 for a merge."""
         return 1 if self.training is None else self.training.num_steps
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Result:
-        """Return the result in a parsed result.json; what records of older versions lack is None.
+        """Return the result in a parsed result.json; values that records of older versions lack are None.
 
         Raises:
-            UserError: something is missing that every version wrote, where `stored` knows its file
+            UserError: a value that every version wrote is missing, where `stored` knows its file
                 (gmt.records.reading.Fields).
         """
         values = _values_of(cls, stored)

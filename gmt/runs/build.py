@@ -33,11 +33,14 @@ from gmt.training.settings import TrainSettings
 
 GROUPS = ("model", "task", "method", "train", "seed", "record", "resources", "tracking")
 _OPTIONAL: Mapping[str, type] = {"selection": Selection, "merge": Merge}
-_OF_SWEEPS = ("study", "search", "sweep", "diagnostic", "over")  # may be there, and say nothing about a single run
+_OF_SWEEPS = ("study", "search", "sweep", "diagnostic", "over")  # allowed, and without effect on a single run
 _LARGE_GROUPS = ("model", "task")  # and seldom varied
+_NOT_SHARDED = (
+    (ReshapesModel, "changes the model's parts or freezes some"),
+    (AddsLoss, "adds a term to the loss"),
+    (TrainsInPhases, "trains in phases"),
+)
 T = TypeVar("T")
-
-
 _LARGEST_SEED = 2**32 - 1  # what numpy's generator takes
 
 
@@ -57,7 +60,7 @@ class Run:
     selection: Selection | None = None
     merge: Merge | None = None
     parents: Sequence[str] = ()
-    """Ids of the runs that a merge is of; empty for the run with the same settings but the merge."""
+    """Ids of the runs that a merge combines; empty if its parent is the run with the same settings but the merge."""
 
     @cached_property
     def id(self) -> str:
@@ -66,13 +69,13 @@ class Run:
 
     @property
     def parent_ids(self) -> Sequence[str]:
-        """Ids of the runs that a merge is of; empty for a run that is trained."""
+        """Ids of the runs that a merge combines; empty for a run that is trained."""
         if self.merge is None:
             return ()
         if self.parents:
             return self.parents
         science = {group: part for group, part in self.science.items() if group != "merge"}
-        fingerprints = {group: each for group, each in science["fingerprints"].items() if group != "merge"}
+        fingerprints = {group: value for group, value in science["fingerprints"].items() if group != "merge"}
         return (run_id(science | {"fingerprints": fingerprints}),)
 
     @property
@@ -192,25 +195,21 @@ def _fingerprint(group: str, made: HasFingerprint) -> str:
 
 def _faults_between(task: Task, method: Method, train: TrainSettings, resources: ResourceSettings) -> list[str]:
     faults = []
-    if resources.sharding != "none" and isinstance(method, ReshapesModel):
-        faults.append(
-            f"resources.sharding must be none for method {method.name}, which changes the model's parts or freezes "
-            f"some, got {resources.sharding}"
-        )
+    if resources.sharding != "none":
+        faults += [
+            f"resources.sharding must be none for method {method.name}, which {does}, got {resources.sharding}"
+            for part, does in _NOT_SHARDED
+            if isinstance(method, part)
+        ]
     if isinstance(method, ReadsExamples) and method.num_examples and train.paradigm != "sft":
         faults.append(
-            f"train.paradigm must be sft for method {method.name}, which begins by examples with one completion each, "
+            f"train.paradigm must be sft for method {method.name}, which reads examples with one completion each, "
             f"got {train.paradigm}"
         )
     if isinstance(method, UsesContext) and train.packing:
         faults.append(
             f"train.packing must be false for method {method.name}, whose parts stand before each text, got true"
         )
-    for part, does in ((AddsLoss, "adds a term to the loss"), (TrainsInPhases, "trains in phases")):
-        if resources.sharding != "none" and isinstance(method, part):
-            faults.append(
-                f"resources.sharding must be none for method {method.name}, which {does}, got {resources.sharding}"
-            )
     faults += _faults_of_optimizer(method, train, resources)
     if task.is_preference != (train.paradigm == "dpo"):
         has = "two answers to choose between" if task.is_preference else "one completion"
@@ -245,8 +244,8 @@ def _faults_of_optimizer(method: Method, train: TrainSettings, resources: Resour
     makes_its_own = isinstance(method, MakesOptimizer)
     if makes_its_own and train.optimizer != "adamw":
         faults.append(
-            f"train.optimizer must be adamw, which stands for none of them, for method {method.name}, which makes an "
-            f"optimizer of its own, got {train.optimizer}"
+            f"train.optimizer must be left at adamw for method {method.name}, which makes an optimizer of its own, "
+            f"got {train.optimizer}"
         )
     if resources.sharding != "none" and (makes_its_own or train.optimizer not in SHARDED):
         which = (

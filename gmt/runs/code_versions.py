@@ -29,11 +29,6 @@ _INSTALLED = {"site-packages", "dist-packages"}
 _NO_RESULT = frozenset({"cli.py", "commands", "studies", "tracking"})  # of gmt: what plans, prints and follows runs
 
 
-def _of_optimizer(train: Mapping[str, Any]) -> list[str]:
-    kind = OPTIMIZERS.get(train.get("optimizer", "adamw"))
-    return [kind.distribution] if kind is not None and kind.distribution is not None else []
-
-
 def code_of(config: Mapping[str, Any]) -> dict[str, str]:
     """Return by name what identifies the code that a part of a config is done by.
 
@@ -45,9 +40,15 @@ def code_of(config: Mapping[str, Any]) -> dict[str, str]:
         of libraries.
     """
     outside = _outside(config)
-    used = [*LIBRARIES, *_of_optimizer(config.get("train") or {})]
+    used = [*LIBRARIES, *_optimizer_library(config.get("train") or {})]
     libraries = {name: version for name in used if (version := version_of(name)) is not None}
     return {OWN: source_of(OWN), **{name: source_of(name) for name in outside}, **libraries}
+
+
+def _optimizer_library(train: Mapping[str, Any]) -> list[str]:
+    """Return the distribution of the optimizer; none for an optimizer of torch's."""
+    kind = OPTIMIZERS.get(train.get("optimizer", "adamw"))
+    return [kind.distribution] if kind is not None and kind.distribution is not None else []
 
 
 def outside_of(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -62,30 +63,30 @@ def outside_of(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 def _outside(config: Mapping[str, Any]) -> list[str]:
     """The packages of plug-ins, but ours; by the config, since a run id names a class that has moved as before.
 
-    With them the modules that they import, unless they are installed: such have versions, and libraries are named.
+    The modules that they import are among them, but for installed ones, which have versions.
     """
     groups = {group: config.get(group) for group in (*SCIENCE_GROUPS, *OPTIONAL_GROUPS, "diagnostic")}
-    found: set[str] = set()
+    packages: set[str] = set()
     to_do = {target.partition(".")[0] for target in _targets(groups)} - {OWN}
     while to_do:
-        found.add(name := to_do.pop())
-        to_do |= _imported(name) - found
-    return sorted(found)
+        packages.add(name := to_do.pop())
+        to_do |= _imported(name) - packages
+    return sorted(packages)
 
 
 @lru_cache(maxsize=64)
 def _imported(name: str) -> frozenset[str]:
-    """Return the top-level modules that a package imports and that lie in folders of somebody's own."""
+    """Return the top-level modules that a package imports and that are not installed."""
     names: set[str] = set()
     for path in _files(name):
         with suppress(SyntaxError):  # a file that nobody imports
             for node in ast.walk(ast.parse(path.read_bytes())):
                 if isinstance(node, ast.Import):
-                    names |= {each.name.partition(".")[0] for each in node.names}
+                    names |= {alias.name.partition(".")[0] for alias in node.names}
                 elif isinstance(node, ast.ImportFrom) and node.module is not None and not node.level:
                     names.add(node.module.partition(".")[0])
     others = names - {OWN, name, "__main__"} - sys.stdlib_module_names
-    return frozenset(each for each in others if (files := _files(each)) and not _INSTALLED & set(files[0].parts))
+    return frozenset(other for other in others if (files := _files(other)) and not _INSTALLED & set(files[0].parts))
 
 
 def _targets(value: object) -> Iterator[str]:

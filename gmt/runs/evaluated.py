@@ -1,4 +1,4 @@
-"""What a model came to when it was asked all that a run's task evaluates."""
+"""The scores and answers of a model in the evaluations of a run's task."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

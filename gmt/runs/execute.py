@@ -4,6 +4,7 @@ import os
 import platform
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,7 +12,6 @@ from transformers.utils import logging as transformers_logging
 
 from gmt.errors import Interrupted, RunFailed, StoppedEarly, UserError
 from gmt.merges.protocol import ChoosesParents
-from gmt.plug_ins import faults_of
 from gmt.records.record import RunRecord
 from gmt.runs.build import Run
 from gmt.runs.code_versions import by_both, code_of, code_of_environment, outside_of
@@ -26,12 +26,12 @@ from gmt.runs.parent_weights import bases
 from gmt.runs.parents import check_parents
 from gmt.runs.prepare import Prepared, prepare
 from gmt.runs.recorded_failure import failure_in_words, record_failure
+from gmt.runs.reshape_check import check_method
 from gmt.runs.run_context import RunContext
 from gmt.runs.sources import Sources, of_hub, sources_of
 from gmt.runs.stages import do_stages
 from gmt.runs.validation import validation_suites
 from gmt.training.control import Control
-from gmt.training.reshaping import check_reshaping
 from gmt.training.workers import num_workers
 
 _NOBODY = Control()
@@ -72,17 +72,9 @@ def execute(run: Run, control: Control = _NOBODY) -> RunRecord:
 
 
 def _check_work(run: Run, prepared: Prepared) -> None:
-    """Refuse what can't be done, before the record says that it was begun."""
+    """Refuse a run that can't be done, before its record says that it has begun."""
     if run.merge is None:
-        with faults_of("method", run.method, "can't reshape the model"):
-            check_reshaping(
-                run.method,
-                run.model.base,
-                seed=run.seed,
-                num_rows=len(prepared.examples),
-                must_merge=run.record_settings.keeps_whole,
-                is_checkpointed=getattr(run.model, "gradient_checkpointing", False),
-            )
+        check_method(run, prepared, run.model.base)
         check_measuring(run)
         return
     check_parents(run)
@@ -107,7 +99,7 @@ def _work(run: Run, record: RunRecord, prepared: Prepared, control: Control) -> 
     record.note_asking(None)  # of an attempt that was killed while it asked
     with log_file(record):
         try:
-            result = do_stages(_begun(run, record, prepared, control))
+            result = do_stages(_begin(run, record, prepared, control))
         except (KeyboardInterrupt, Interrupted):
             record.set_status("interrupted", ended_at=time.time())
             raise
@@ -121,7 +113,7 @@ def _work(run: Run, record: RunRecord, prepared: Prepared, control: Control) -> 
                 raise
             raise RunFailed(failure_in_words(f"run {record.id} failed", error, record.id), kind) from error
     seconds = None if seconds_before is None else seconds_before + time.perf_counter() - started
-    record.write("result.json", result(seconds).to_json())
+    record.write("result.json", replace(result, seconds=seconds).to_json())
     record.drop_checkpoints()
     record.drop_evaluation()
     record.finish(ended_at=time.time())
@@ -137,8 +129,8 @@ def _seconds(status: Mapping[str, Any]) -> float | None:
     return float(before + ended_at - status["started_at"])
 
 
-def _begun(run: Run, record: RunRecord, prepared: Prepared, control: Control) -> RunContext:
-    """Settle what this process computes with, and write down by what code and on what machine."""
+def _begin(run: Run, record: RunRecord, prepared: Prepared, control: Control) -> RunContext:
+    """Set up torch, and record the code and the machine of this attempt."""
     device = device_of(run.resources)
     torch.set_num_threads(run.resources.cpus)
     torch.set_float32_matmul_precision("highest")  # an earlier run's method, or TORCH_ALLOW_TF32_..., may have set it

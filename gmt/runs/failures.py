@@ -6,7 +6,7 @@ from gmt.errors import Diverged, UserError
 from gmt.machine_faults import is_out_of_gpu_memory, machine_fault
 
 OF_PARENT = "parent"
-"""The kind of the failure of a merge whose parent has failed; it was never begun."""
+"""The kind of failure of a merge whose parent has failed; the merge itself never began."""
 
 # How often a run is begun again, from its last checkpoint, after a failure of each kind; None: without limit.
 # What isn't named here is never tried again: it would end the same way.

@@ -1,4 +1,4 @@
-"""Scores, and other values of a model, kept for runs that would get the same, with a digest of value and place."""
+"""Scores and other values of a model, stored for runs that would get the same, with a digest of value and place."""
 
 import dataclasses
 import hashlib
@@ -39,7 +39,7 @@ def read_value(file: Path) -> Any | None:
             return kept["score"]
     except (ValueError, LookupError, TypeError, RecursionError):
         pass
-    log.warning("%s is not what was written there: it is asked again", file)
+    log.warning("%s was changed or copied since it was written: its value is computed again", file)
     return None
 
 

@@ -1,4 +1,4 @@
-"""The weights that a run makes, however they are made."""
+"""The weights that a run makes, by training or by merging."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class MadeWeights:
     """A model with the weights of a run, before it is evaluated.
 
     Args:
-        model: what is evaluated, whole, on the run's device.
+        model: the model that is evaluated, whole, on the run's device.
         moved_fraction: the fraction of the base's entries that differ from the base's, in [0, 1].
         sizes: numbers of trained and of added parameters.
-        training: what the training did; None where there was none.
-        settings: the run's train group, perhaps with smaller micro-batches; None likewise.
-        save: writes what is kept into the run's folder.
+        training: the facts of the training; None for a merge.
+        settings: the run's train group, perhaps with smaller micro-batches; None for a merge.
+        save: writes the weights for which record.keep_weights asks into the run's folder.
     """
 
     model: PreTrainedModel

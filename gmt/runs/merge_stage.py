@@ -16,7 +16,7 @@ from gmt.runs.evaluate import evaluate
 from gmt.runs.made_weights import MadeWeights, save_whole
 from gmt.runs.parent_weights import StoredWeights, open_parents
 from gmt.runs.parents import check_parents, parents_of
-from gmt.runs.run_context import RunContext, on
+from gmt.runs.run_context import RunContext, to_device
 from gmt.runs.validation import validation_suites
 from gmt.training.reshaping import Sizes
 from gmt.training.train import moved_fraction
@@ -97,7 +97,7 @@ def _chosen(
 
     def score(members: Sequence[int]) -> float:
         _fill(context, merge, model, weights.only(members))
-        on(model, context.device)
+        to_device(model, context.device)
         folder = context.record.folder / "evaluation" / f"{_PART}-{weights_sha256(model.named_parameters())[:16]}"
         found = evaluate(context.run, prepared, model, folder, context.control, parts=(_PART,)).scores[_PART]["mean"]
         if len(members) == 1:

@@ -1,7 +1,7 @@
 """A training in phases, each with an optimizer, a schedule and checkpoints of its own.
 
-The folder of the checkpoints holds the facts of each phase that has ended, and what it hands on. So a training goes on
-in the phase in which it stopped.
+The folder of the checkpoints holds the facts of each phase that has ended, and the tensors that it hands on. So a
+training goes on in the phase in which it stopped.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from gmt.training.checkpoints import last_whole_checkpoint
 from gmt.training.workers import agreed, index, meet
 
 Train = Callable[[Method, Path, int], TrainFacts]
-"""Trains by a method, with checkpoints in a folder, after so many steps of earlier phases."""
+"""Trains one phase: a method, the folder of its checkpoints, and the number of steps of earlier phases."""
 
 
 def train_in_phases(
@@ -37,11 +37,11 @@ def train_in_phases(
     """Train phase after phase; every worker must call it.
 
     Args:
-        method: says what each phase begins with, and what it hands on.
+        method: begins each phase, and makes the tensors that it hands on.
         model: the base's weights; trained in place.
         base: makes the model as it was before any training.
         checkpoints: a folder that all workers see.
-        train: does one phase.
+        train: trains one phase.
 
     Returns:
         The facts of all phases together: sums, and means over all steps.
@@ -52,7 +52,7 @@ def train_in_phases(
         if not agreed(_facts_file(checkpoints, number).exists()):
             phase = method.begin_phase(number, model, carried, base=base)
             check_protocol(f"phase {number} of the method", phase, Method)
-            of_phase = train(phase, _folder(checkpoints, number), sum(each.num_steps for each in facts))
+            of_phase = train(phase, _folder(checkpoints, number), sum(ended.num_steps for ended in facts))
             if number == method.num_phases - 1:
                 return _together([*facts, of_phase])
             if index() == 0:
@@ -60,11 +60,11 @@ def train_in_phases(
             meet()
         facts.append(_facts(checkpoints, number))
         carried.append(load_file(_tensors_file(checkpoints, number)))
-    raise AssertionError("the last phase hands nothing on, and is gone on with from its checkpoints")
+    raise AssertionError("the last phase leaves no facts, so that it is always trained above")
 
 
-def num_steps_kept(method: Method, checkpoints: Path) -> int:
-    """Return after how many steps a training goes on."""
+def num_steps_done(method: Method, checkpoints: Path) -> int:
+    """Return the number of steps after which a training goes on."""
     steps = 0
     if isinstance(method, TrainsInPhases):
         for number in range(method.num_phases):
@@ -77,7 +77,7 @@ def num_steps_kept(method: Method, checkpoints: Path) -> int:
 
 
 def _keep(checkpoints: Path, number: int, tensors: Mapping[str, Tensor], facts: TrainFacts) -> None:
-    """Write what a phase hands on, its facts last, which say that it has ended; its checkpoints go."""
+    """Write the tensors that a phase hands on, then its facts, which mark it as ended; remove its checkpoints."""
     checkpoints.mkdir(parents=True, exist_ok=True)
     whole = _tensors_file(checkpoints, number)
     part = whole.with_suffix(".part")
@@ -88,22 +88,22 @@ def _keep(checkpoints: Path, number: int, tensors: Mapping[str, Tensor], facts: 
 
 
 def _together(facts: list[TrainFacts]) -> TrainFacts:
-    steps = [each.num_steps for each in facts]
+    steps = [phase.num_steps for phase in facts]
 
     def mean(values: list[float]) -> float:
         return sum(value * number for value, number in zip(values, steps, strict=True)) / sum(steps)
 
-    densities = [each.density for each in facts if each.density is not None]
+    densities = [phase.density for phase in facts if phase.density is not None]
     return TrainFacts(
         num_steps=sum(steps),
-        num_tokens=sum(each.num_tokens for each in facts),
+        num_tokens=sum(phase.num_tokens for phase in facts),
         density=mean(densities) if len(densities) == len(facts) else None,
-        forward_backward_s=mean([each.forward_backward_s for each in facts]),
-        mask_s=mean([each.mask_s for each in facts]),
-        optimizer_s=mean([each.optimizer_s for each in facts]),
-        num_cold_steps=sum(each.num_cold_steps or 0 for each in facts),
-        seconds=sum(each.seconds for each in facts),
-        peak_memory_bytes=max(each.peak_memory_bytes for each in facts),
+        forward_backward_s=mean([phase.forward_backward_s for phase in facts]),
+        mask_s=mean([phase.mask_s for phase in facts]),
+        optimizer_s=mean([phase.optimizer_s for phase in facts]),
+        num_cold_steps=sum(phase.num_cold_steps or 0 for phase in facts),
+        seconds=sum(phase.seconds for phase in facts),
+        peak_memory_bytes=max(phase.peak_memory_bytes for phase in facts),
     )
 
 

@@ -15,7 +15,7 @@ from gmt.methods.protocol import Method, UsesContext
 from gmt.plug_ins import faults_of
 from gmt.runs.build import Run
 from gmt.runs.evaluated import Evaluated
-from gmt.runs.of_plug_ins import config_and_tokenizer, suites_of, train_examples
+from gmt.runs.plug_in_calls import config_and_tokenizer, suites_of, train_examples
 from gmt.selections.protocol import Selection
 from gmt.tasks.chat import set_template
 from gmt.tasks.evaluations import check_names
@@ -38,7 +38,7 @@ class Prepared:
     examples: Dataset
     """Rows of tokens; a row may hold several examples where train.packing is on.
 
-    Of a run with a selection: first every example that fits, a row each, and once it is made (`only`) the chosen ones.
+    Of a run with a selection: every example that fits, a row each; once the selection is made (`only`), those chosen.
     """
     num_examples: int
     num_dropped: int
@@ -51,9 +51,9 @@ class Prepared:
     chosen: Sequence[int] | None = None
     """Of a selection, once it is made: the indices of the chosen examples among those that fit, ascending."""
     num_not_selected: int | None = None
-    """Likewise: the examples that fit and were not chosen."""
-    numbers: dict[str, int | None] = field(default_factory=dict)
-    """How many examples a selection will choose, by the selection."""
+    """Likewise: the number of examples that fit and were not chosen."""
+    nums_to_choose: dict[str, int | None] = field(default_factory=dict)
+    """The number of examples that a selection will choose, by the selection."""
     of_base: dict[Path, Evaluated] = field(default_factory=dict)
     """What the base came to, once a run of this process has asked, by the folder where it is kept.
 
@@ -61,17 +61,17 @@ class Prepared:
     """
 
     def for_method(self, method: Method) -> Prepared:
-        """Return the same for a model with a method's parts in it, which may take room in its context."""
-        return replace(self, reader=_beside(self.reader, _num_taken(method)))
+        """Return the same for a model with a method's parts in it, which may take tokens of its context."""
+        return replace(self, reader=_with_less_context(self.reader, _num_taken(method)))
 
 
 def prepare(run: Run) -> Prepared:
     """Makes or loads examples and suites; runs of one process that share them make them once.
 
     Raises:
-        UserError: no causal LM, no training example or none that fits, a selection that leaves less than an optimizer
-            step takes, an evaluation that can't be asked, or a secret among the settings of model and task, which a run
-            id covers so that it can't be masked; or the optimizer's package is not installed.
+        UserError: the model is no causal LM; no training example fits; the selection chooses fewer examples than an
+            optimizer step takes; an evaluation can't be asked; the settings of model and task, which a run id covers so
+            that they can't be masked, hold a secret; or the optimizer's package is not installed.
     """
     check_installed(run.train.optimizer)
     prepared = _prepare(_Key(run))
@@ -81,12 +81,12 @@ def prepare(run: Run) -> Prepared:
 
 
 def only(prepared: Prepared, indices: Sequence[int], train: TrainSettings) -> Prepared:
-    """Return what is trained on of a run with a selection, packed or cut as train asks for.
+    """Return a run with its chosen examples alone, in rows as its training goes over them.
 
     Args:
-        prepared: of the run.
-        indices: of the chosen among its examples, ascending.
-        train: of the run.
+        prepared: the run with every example that fits.
+        indices: the indices of the chosen examples, ascending.
+        train: the run's train group.
     """
     rows, num_left_over = _rows(prepared.examples.select(indices), train)
     return replace(
@@ -101,23 +101,23 @@ def only(prepared: Prepared, indices: Sequence[int], train: TrainSettings) -> Pr
 
 def _check_selection(selection: Selection, prepared: Prepared, train: TrainSettings) -> None:
     key, num_examples = repr(selection), len(prepared.examples)
-    if key not in prepared.numbers:  # it may read every example, and a sweep prepares each run
+    if key not in prepared.nums_to_choose:  # the selection may read every example, and a sweep prepares each run
         with faults_of("selection", selection, "can't tell how many examples it will choose"):
-            prepared.numbers[key] = selection.number(cast("Sequence[Tokens]", prepared.examples))
-    if (number := prepared.numbers[key]) is not None:
+            prepared.nums_to_choose[key] = selection.number(cast("Sequence[Tokens]", prepared.examples))
+    if (number := prepared.nums_to_choose[key]) is not None:
         check_number(number, num_examples, train)
 
 
 def check_number(number: int, num_examples: int, train: TrainSettings) -> None:
-    """Refuse a selection that leaves less than an optimizer step takes.
+    """Refuse a selection that chooses too few examples.
 
     Args:
-        number: of chosen examples.
-        num_examples: of those that fit.
-        train: of the run.
+        number: the number of chosen examples.
+        num_examples: the number of examples that fit.
+        train: the run's train group.
 
     Raises:
-        UserError: in a sentence.
+        UserError: an optimizer step takes more examples than were chosen.
     """
     if number < _per_step(train):
         raise UserError(
@@ -132,7 +132,7 @@ class _Key:
     def __init__(self, run: Run):
         self.model, self.task, self.train = run.model, run.task, run.train
         self.num_taken = _num_taken(run.method)
-        self.has_selection = run.selection is not None  # rows are made of the chosen examples then, and not here
+        self.has_selection = run.selection is not None  # then `only` makes the rows, of the chosen examples
         per_step = _per_step(run.train) if run.train.paradigm == "dpo" else None
         rows = (False, None) if self.has_selection else (run.train.packing, per_step)
         shape = (run.train.max_length, _is_alone(run.train), *rows, self.num_taken)
@@ -158,10 +158,9 @@ def _prepare(key: _Key) -> Prepared:
         num_embeddings=config.get_text_config().vocab_size,
         is_chat=key.task.chat_template is not None,
     )
-    beside = _beside(reader, key.num_taken)
-    training, suites = together(
-        lambda: _training(key, beside, _less(context_alone(config), key.num_taken)), lambda: _suites(key.task, beside)
-    )
+    shorter = _with_less_context(reader, key.num_taken)
+    alone = _less(context_alone(config), key.num_taken)
+    training, suites = together(lambda: _training(key, shorter, alone), lambda: _suites(key.task, shorter))
     examples = Dataset.from_list(list(training.examples))
     rows, num_left_over = (examples, 0) if key.has_selection else _rows(examples, key.train)
     return Prepared(
@@ -176,7 +175,7 @@ def _prepare(key: _Key) -> Prepared:
 
 
 def _rows(examples: Dataset, train: TrainSettings) -> tuple[Dataset, int]:
-    """Return the rows that a training goes over, and how many preferences fill no optimizer step."""
+    """Return the rows that a training goes over, and the number of preferences that fill no optimizer step."""
     if train.paradigm == "dpo":
         whole = _in_whole_steps(len(examples), train)
         return examples.select(range(whole)), len(examples) - whole
@@ -252,8 +251,8 @@ def _less(context: int | None, num_taken: int) -> int | None:
     return None if context is None else context - num_taken
 
 
-def _beside(reader: Reader, num_taken: int) -> Reader:
-    """Return what is known of a model of whose context a method's parts take so many tokens."""
+def _with_less_context(reader: Reader, num_taken: int) -> Reader:
+    """Return a model's reader for a model of whose context a method's parts take `num_taken` tokens."""
     return replace(reader, context=_less(reader.context, num_taken))
 
 

@@ -19,9 +19,9 @@ def record_failure(record: RunRecord, error: Exception, kind: str) -> None:
     A failure that may pass leaves the run to be gone on with; a full disk leaves no trace but the raised error.
 
     Args:
-        record: of the run.
-        error: that ended it.
-        kind: of the failure, see gmt.runs.failures.
+        record: the run's record.
+        error: the error that ended the run.
+        kind: the kind of failure, see gmt.runs.failures.
     """
     state: State = "interrupted" if kind in RETRIES else "diverged" if kind == "diverged" else "failed"
     try:

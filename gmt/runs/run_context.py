@@ -1,4 +1,4 @@
-"""What every stage of a run reads."""
+"""The context that every stage of a run reads."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class RunContext:
     """One attempt at a run.
 
     Args:
-        run: what is done.
-        record: where it is recorded.
-        prepared: of the run.
-        control: told of progress, and asked whether to go on.
+        run: the run.
+        record: the run's record.
+        prepared: the run's examples, suites and reader.
+        control: learns of progress, and says whether to go on.
         device: `cpu` or `cuda`.
         sources: the files that the run is made of.
     """
@@ -35,10 +35,10 @@ class RunContext:
 
     def model(self) -> PreTrainedModel:
         """Load the run's model onto the device."""
-        return on(self.run.model.load_model(), self.device)
+        return to_device(self.run.model.load_model(), self.device)
 
 
-def on(model: PreTrainedModel, device: str) -> PreTrainedModel:
+def to_device(model: PreTrainedModel, device: str) -> PreTrainedModel:
     """Move a model to a device, in place, and return it."""
     model.to(device)  # type: ignore[arg-type]  # transformers wraps the method and loses its signature
     return model

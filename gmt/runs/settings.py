@@ -41,8 +41,9 @@ class RecordSettings:
         log_every: optimizer steps between logged metrics.
         checkpoint_every: optimizer steps between checkpoints; what a kill costs at most.
         evaluate_every: optimizer steps between evaluations of the target suites; 0 for none before the last step.
-        keep_weights: what of the final weights stays in the record, as safetensors: nothing (false), the whole weights,
-            or of a method with parts of its own these alone (true), or both (`merged`), which merges need.
+        keep_weights: which final weights the record keeps, as safetensors: none (false); the whole weights, or, of a
+            method with parts of its own, these parts alone (true); the whole weights, and such parts too (`merged`),
+            which merges need.
         trust_others: whether a run goes on from checkpoints, and believes scores, that others could have written.
     """
 
@@ -73,7 +74,7 @@ class RecordSettings:
 
     @property
     def keeps_whole(self) -> bool:
-        """Whether whole weights are kept of every method, also of one with parts of its own."""
+        """Whether the record keeps whole weights of every method, also of one with parts of its own."""
         return self.keep_weights == MERGED
 
     @cached_property

@@ -1,4 +1,4 @@
-"""The stages of a run: the base is asked, examples are chosen, weights are made, the weights are asked.
+"""The stages of a run: evaluate the base, choose examples, make weights, evaluate the weights.
 
 Each stage is a function of the run's context and of what earlier stages returned. What an earlier attempt has finished
 is read from the record.
@@ -6,7 +6,7 @@ is read from the record.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from gmt.records.result import Result, Scores
@@ -23,54 +23,50 @@ from gmt.training.weights import weights_sha256
 
 @dataclass(frozen=True, kw_only=True)
 class _Before:
-    """What the base came to; as in `Evaluated`."""
+    """The scores and metrics of the base, as in `Evaluated`."""
 
     scores: Scores
     metrics: Mapping[str, float]
 
 
-def do_stages(context: RunContext) -> Callable[[float | None], Result]:
-    """Do what is left of a run; its record then holds all but the result.
+def do_stages(context: RunContext) -> Result:
+    """Do the stages of a run that are left to do; its record then holds all but the result.
 
     Returns:
-        Makes the result of the seconds that all attempts took, None where they are not known.
+        The result, without the seconds that the run took.
     """
-    before = _ask_base(context)
+    before = _evaluate_base(context)
     context = choose(context) if context.run.merge is None else context
     made = train_weights(context) if context.run.merge is None else merge_weights(context)
     sha256 = weights_sha256(made.model.named_parameters())
-    after = _ask_weights(context, made, sha256)
+    after = _evaluate_weights(context, made, sha256)
     if context.run.record_settings.keep_weights:
         made.save(context.record.folder)
-
-    def result(seconds: float | None) -> Result:
-        return _result(context, before, made, sha256, after, seconds)
-
-    return result
+    return _result(context, before, made, sha256, after)
 
 
-def _ask_base(context: RunContext) -> _Before:
-    """Return the base's scores and metrics; runs of a process that would get the same share them."""
+def _evaluate_base(context: RunContext) -> _Before:
+    """Return the base's scores and metrics; the runs of a process share them where they would be the same."""
     run, record = context.run, context.record
     if (record.folder / "before.json").exists():
         stored = record.read("before.json")
         return _Before(scores=stored["scores"], metrics=stored["metrics"])
-    of_base, kept = context.prepared.of_base, folder_of_base(run, context.sources, context.device)
-    if kept not in of_base:
+    of_base, folder = context.prepared.of_base, folder_of_base(run, context.sources, context.device)
+    if folder not in of_base:
         model = context.model()
-        if run.merge is None:  # now, and not after hours of asking
+        if run.merge is None:  # now, and not after hours of evaluation
             check_steps(model, context.prepared.reader.tokenizer, context.prepared.examples, run.train)
-        of_base[kept] = evaluate(run, context.prepared, model, kept, context.control)
-    found = of_base[kept]
-    found.keep(record, "before")
+        of_base[folder] = evaluate(run, context.prepared, model, folder, context.control)
+    evaluated = of_base[folder]
+    evaluated.keep(record, "before")
     record.keep_metrics_until(-1)
-    record.append_metrics(0, found.metrics)
-    before = _Before(scores=found.scores, metrics=found.metrics)
+    record.append_metrics(0, evaluated.metrics)
+    before = _Before(scores=evaluated.scores, metrics=evaluated.metrics)
     record.write("before.json", vars(before))
     return before
 
 
-def _ask_weights(context: RunContext, made: MadeWeights, sha256: str) -> Evaluated:
+def _evaluate_weights(context: RunContext, made: MadeWeights, sha256: str) -> Evaluated:
     folder = context.record.folder / "evaluation" / sha256[:16]
     prepared = context.prepared.for_method(context.run.method)
     after = evaluate(context.run, prepared, made.model, folder, context.control)
@@ -79,14 +75,7 @@ def _ask_weights(context: RunContext, made: MadeWeights, sha256: str) -> Evaluat
     return after
 
 
-def _result(
-    context: RunContext,
-    before: _Before,
-    made: MadeWeights,
-    sha256: str,
-    after: Evaluated,
-    seconds: float | None,
-) -> Result:
+def _result(context: RunContext, before: _Before, made: MadeWeights, sha256: str, after: Evaluated) -> Result:
     prepared, settings = context.prepared, made.settings
     is_trained = made.training is not None
     return Result(
@@ -107,5 +96,5 @@ def _result(
         num_left_over_examples=prepared.num_left_over if is_trained else 0,
         num_not_selected_examples=prepared.num_not_selected if is_trained else None,
         weights_sha256=sha256,
-        seconds=seconds,
+        seconds=None,
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 from gmt.removal import remove
 
 FILE = "hang.txt"
-START_FILE = "hang-start.txt"  # of a process that waits for the workers of its run to start
+START_FILE = "hang-start.txt"  # written by the process that waits until the workers of its run start
 _ARM_EVERY_S = 1.0
 
 
@@ -22,7 +22,7 @@ def no_longer_than(limit_s: float | None, folder: Path, file_name: str = FILE) -
     Args:
         limit_s: seconds without progress; None watches nothing.
         folder: of the run's record.
-        file_name: of the file that shows where it hung.
+        file_name: the name of the file that shows where the process hung.
 
     Yields:
         To be called at each progress.

@@ -12,8 +12,8 @@ from transformers import PreTrainedModel
 from gmt.runs.build import Run
 from gmt.runs.evaluate import evaluate
 from gmt.runs.made_weights import MadeWeights, save_whole
-from gmt.runs.phases import num_steps_kept
-from gmt.runs.run_context import RunContext, on
+from gmt.runs.phases import num_steps_done
+from gmt.runs.run_context import RunContext, to_device
 from gmt.runs.train import reshaped, train_run
 from gmt.training.gather import gather
 from gmt.training.memory import give_back
@@ -44,10 +44,9 @@ def _train_once(context: RunContext, settings: TrainSettings) -> MadeWeights:
     model = run.model.load_model()
     check_comparable(model, run.model.base())
     reshaping = reshaped(run, context.prepared, model, device)
-    on(model, device)
-    record.keep_metrics_until(num_steps_kept(run.method, record.checkpoints))
-    # the other workers wait for it, and train along (gmt/runs/workers.py)
-    agreed((device, settings, context.prepared.chosen))
+    to_device(model, device)
+    record.keep_metrics_until(num_steps_done(run.method, record.checkpoints))
+    agreed((device, settings, context.prepared.chosen))  # the other workers wait for it (gmt/runs/workers.py)
     facts = train_run(
         run,
         context.prepared,
@@ -66,7 +65,7 @@ def _train_once(context: RunContext, settings: TrainSettings) -> MadeWeights:
     moved = moved_fraction(reshaping.base_parameters(whole), run.model.base())  # now, since the evaluation takes long
 
     def save(folder: Path) -> None:
-        if not reshaping.has_parts or run.record_settings.keeps_whole:  # else the adapter is all, and there already
+        if not reshaping.has_parts or run.record_settings.keeps_whole:  # else the adapter is enough, and is saved
             save_whole(whole, context.prepared.reader.tokenizer, folder)
 
     return MadeWeights(
@@ -80,7 +79,7 @@ def _train_once(context: RunContext, settings: TrainSettings) -> MadeWeights:
 
 
 def _target_score(context: RunContext, model: PreTrainedModel, step: int) -> float:
-    """Ask a model on the way; each worker must call it where weights are in shards."""
+    """Return the target score of a model in training; each worker must call it where the weights are in shards."""
     whole = _whole(context.run, model, context.device)
     prepared = context.prepared.for_method(context.run.method)
     folder = context.record.folder / "evaluation" / f"step-{step}-{weights_sha256(whole.named_parameters())[:16]}"
@@ -93,4 +92,4 @@ def _target_score(context: RunContext, model: PreTrainedModel, step: int) -> flo
 
 def _whole(run: Run, model: PreTrainedModel, device: str) -> PreTrainedModel:
     """The model itself, or, of shards, a copy with the weights of all workers, each of which must gather."""
-    return on(gather(model, run.model.load_model), device)
+    return to_device(gather(model, run.model.load_model), device)

@@ -15,22 +15,22 @@ _SETTING = "merge.validation"
 
 
 def validation_suites(validation: Any, prepared: Prepared) -> Mapping[str, Suite | Benchmark]:
-    """Make what a merge asks, once it is checked.
+    """Make and check the suites and benchmarks of a merge.
 
     Raises:
-        UserError: a question can't be asked of the model, or the target asks it too.
+        UserError: the model can't be asked a question, or the target asks it too.
     """
     suites = made(_SETTING, validation)
-    targets = (each for each in prepared.suites["target"].values() if isinstance(each, Suite))
-    asked = {prompt for suite in targets for prompt in suite.prompts}
+    targets = (suite for suite in prepared.suites["target"].values() if isinstance(suite, Suite))
+    prompts = {prompt for suite in targets for prompt in suite.prompts}
     for name, suite in suites.items():
         if isinstance(suite, Benchmark):
             suite.check(prepared.reader)
             continue
         check_suite(suite, prepared.reader)
-        if (shared := len(asked.intersection(suite.prompts))) > 0:
+        if (shared := len(prompts.intersection(suite.prompts))) > 0:
             raise UserError(
-                f"{_SETTING}.{name} must ask other questions than the target, which would judge what they chose, and "
-                f"shares {shared} of {len(suite.prompts)} with it"
+                f"{_SETTING}.{name} must ask other questions than the target, which evaluates the merge that they "
+                f"choose, and shares {shared} of {len(suite.prompts)} with it"
             )
     return suites

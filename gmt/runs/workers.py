@@ -62,17 +62,17 @@ def _train_along(run: Run) -> None:
     torch.set_num_threads(run.resources.cpus)
     torch.set_float32_matmul_precision("highest")
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    while (asked := _asked()) is not None:  # nothing is where the run is done already
-        device, settings, chosen = asked
+    while (training := _next_training()) is not None:  # none comes where the run is done already
+        device, settings, chosen = training
         _train_once(run, prepared if chosen is None else only(prepared, chosen, run.train), device, settings)
 
 
-_Asked = tuple[str, TrainSettings, Sequence[int] | None]
+_Training = tuple[str, TrainSettings, Sequence[int] | None]
 """The device, the settings, and the chosen examples where not all are trained on."""
 
 
-def _asked() -> _Asked | None:
-    nothing: _Asked | None = None
+def _next_training() -> _Training | None:
+    nothing: _Training | None = None
     return agreed(nothing)
 
 

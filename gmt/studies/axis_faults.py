@@ -1,4 +1,4 @@
-"""What makes a study's axis unusable, found when the study is planned."""
+"""Faults of a study's axis, found when the study is planned."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
@@ -19,7 +19,7 @@ def faults_of_axis(
     value. A line of a figure needs a number in all of its runs, or in none.
 
     Args:
-        study: names the axis.
+        study: the study that names the axis.
         runs: point and resolved config of each run that is compared.
         typed: the settings that the user typed values for.
     """
@@ -51,7 +51,7 @@ def faults_of_axis(
 
 
 def _line(point: Point, setting: str) -> tuple[str, ...]:
-    """What the runs of one line of a figure have in common: their arm, and what varies besides seed and axis."""
+    """Return what identifies a run's line in a figure: the arm, and the varied settings but the seed and the axis."""
     varied = (*point.varied, *point.lists_of_one)
     return point.arm, *(text for text in varied if text.lstrip("+").partition("=")[0] not in (setting, "seed"))
 

@@ -39,11 +39,11 @@ class Estimate:
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What a finished run took.
+    """The time and memory that a finished run took.
 
     Args:
-        seconds: of all its attempts.
-        peak_memory_bytes: of the GPU if there is one, else of the process.
+        seconds: the time of all attempts.
+        peak_memory_bytes: the memory of the GPU if there is one, else of the process.
     """
 
     seconds: float
@@ -100,11 +100,11 @@ def _kind(science: Mapping[str, Any], resources: Mapping[str, Any]) -> str:
 
 
 def measured_cost(record: RunRecord) -> list[Cost]:
-    """What a run that is done has cost; nothing where nobody saw an attempt end, and so knows how long it took."""
+    """Return the cost of a finished run; an empty list if its time is unknown, since an attempt's end went unseen."""
     result = record.result()
     if result.seconds is None:
         return []
-    peak = 0 if result.training is None else result.training.peak_memory_bytes  # nobody measures that of a merge
+    peak = 0 if result.training is None else result.training.peak_memory_bytes  # a merge's is not measured
     return [Cost(seconds=result.seconds, peak_memory_bytes=peak)]
 
 

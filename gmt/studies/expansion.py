@@ -14,18 +14,18 @@ def expand(study: StudySettings, cli: Axes) -> list[Point]:
     Args:
         study: the grids.
         cli: what the user typed: key -> values. A key that some grid has replaces its values there and leaves the
-            other arms alone; a key that no grid has holds for every run. An arm that merges has the settings of its
-            parents: of keys that no grid has it is given only those of the merge, and the others are not.
+            other arms alone. A key that no grid has holds for every arm that does not merge, and merges inherit it;
+            a key of the group merge holds for the arms that merge, if there are any.
 
     Raises:
-        UserError: an arm merges what is not there.
+        UserError: an arm names its parents wrongly, see gmt.studies.merge_arms.
     """
     merges = {merge.arm: merge for merge in merge_arms(study.arms)}
     grids = {arm: _grid(study, arm, is_merge=arm in merges) for arm in study.arms}
     for key, values in cli.items():
         is_of_merge = key.partition(".")[0] == "merge" and bool(merges)
-        every = [arm for arm in grids if (arm in merges) == is_of_merge]
-        for arm in [arm for arm in grids if key in grids[arm]] or every:
+        alike = [arm for arm in grids if (arm in merges) == is_of_merge]
+        for arm in [arm for arm in grids if key in grids[arm]] or alike:
             grids[arm][key] = list(values)
     points = {
         arm: list(_points(arm, axes, {**study.shared, **study.arms[arm]}))
@@ -38,11 +38,11 @@ def expand(study: StudySettings, cli: Axes) -> list[Point]:
 
 
 def _grid(study: StudySettings, arm: str, *, is_merge: bool) -> dict[str, list[str]]:
-    """Return the axes of an arm; those of its parents reach a merge by its parents."""
+    """Return the axes of an arm; a merge inherits the shared ones through its parents."""
     own = {key: value for key, value in study.arms[arm].items() if not (is_merge and key in (FROM, OVER))}
     shared = {} if is_merge else {key: value for key, value in study.shared.items() if key not in own}
     return {
-        key: [to_override_value(each) for each in value] if isinstance(value, list) else [to_override_value(value)]
+        key: [to_override_value(item) for item in value] if isinstance(value, list) else [to_override_value(value)]
         for key, value in {**own, **shared}.items()
     }
 

@@ -92,8 +92,8 @@ class Point:
     """One run of a grid before it is composed: its arm, all its overrides, and those that vary within the study.
 
     Its stage is `comparison`, or `tuning` for a run that only helps to choose a setting and enters no table. What the
-    study gives as a list of one stands in the label, and varies not. A merge has the points of its parents, and `over`,
-    the settings that these, or their own parents, differ in: of these it has no value of its own.
+    study gives as a list of one stands in the label, and varies not. `parents` are the points that a merge
+    combines, and `over` the settings in which these, or their own parents, differ: the merge has no value of them.
     """
 
     arm: str

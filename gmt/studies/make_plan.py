@@ -22,18 +22,18 @@ def make_plan(composer: Composer, study: StudySettings, cli: Axes) -> Plan:
     Raises:
         UserError: with a sentence for every fault of a run or the axis, and for a run that stands in the study twice.
     """
-    making = RunMaker(composer)
+    maker = RunMaker(composer)
     points = expand(study, cli)
     if study.tuning is None:
-        runs = making.runs(points)
+        runs = maker.runs(points)
         plan = Plan(study=study, runs=runs, ids=[planned.run.id for planned in runs])
     else:
         refuse_merges_of_what_is_tuned(points)
-        plan = tuned_plan(study, settings_of("study.tuning", TuningSettings, study.tuning), points, making)
-    faults = making.faults | dict.fromkeys((*_twice(plan.runs), *faults_of_parents(plan.runs)))
-    if not making.faults:
-        known = [each for each in (*plan.runs, *plan.later) if each.point.stage == "comparison"]
-        faults |= dict.fromkeys(faults_of_axis(study, [(p.point, p.run.config) for p in known], cli))
+        plan = tuned_plan(study, settings_of("study.tuning", TuningSettings, study.tuning), points, maker)
+    faults = maker.faults | dict.fromkeys((*_twice(plan.runs), *faults_of_parents(plan.runs)))
+    if not maker.faults:
+        compared = [(p.point, p.run.config) for p in (*plan.runs, *plan.later) if p.point.stage == "comparison"]
+        faults |= dict.fromkeys(faults_of_axis(study, compared, cli))
     for planned in plan.runs:
         try:
             if planned.record.exists():

@@ -1,4 +1,4 @@
-"""Arms of a study that merge the runs of another arm: which runs they are of, and what settings they have.
+"""Arms of a study that merge the runs of another arm: their parents and their settings.
 
 A merge's run has the settings of its parents and the arm's own besides. `over` names the setting whose values the
 parents differ in; in everything else, the seed among it, they are alike, so that runs of different arms stay pairs on
@@ -17,15 +17,15 @@ from gmt.errors import UserError, choices
 from gmt.studies.grid import Axes, Point
 
 FROM, OVER = "from", "over"
-_OF_PARENTS_ALONE = ("merge", "parents")
+_NOT_INHERITED = ("merge", "parents")
 
 
 @dataclass(frozen=True, kw_only=True)
 class MergeArm:
-    """What an arm says of its parents.
+    """An arm that merges, and the arm of its parents.
 
     Args:
-        arm: its name.
+        arm: the name of the arm.
         parents: the arm whose runs are merged.
         over: the setting that the parents of a run differ in; None where each run has one parent.
     """
@@ -36,19 +36,19 @@ class MergeArm:
 
 
 def merge_arms(arms: Mapping[str, Mapping[str, Any]]) -> list[MergeArm]:
-    """Return the arms that merge, each behind that of its parents.
+    """Return the arms that merge, each after the arm of its parents.
 
     Raises:
-        UserError: an arm merges none that there is, or itself, or says `over` without `from`.
+        UserError: `from` names no arm or leads back to its own, or an arm has `over` without `from`.
     """
-    found = {arm: _merge_arm(arm, own, arms) for arm, own in arms.items() if FROM in own or OVER in own}
+    merges = {arm: _merge_arm(arm, own, arms) for arm, own in arms.items() if FROM in own or OVER in own}
     ordered: dict[str, MergeArm] = {}
-    while left := [each for arm, each in found.items() if arm not in ordered]:
-        ready = [each for each in left if each.parents not in found or each.parents in ordered]
+    while rest := [merge for arm, merge in merges.items() if arm not in ordered]:
+        ready = [merge for merge in rest if merge.parents not in merges or merge.parents in ordered]
         if not ready:
-            arm = left[0]
-            raise UserError(f"study.arms.{arm.arm}.from must not lead back to the arm itself, got {arm.parents!r}")
-        ordered |= {each.arm: each for each in ready}
+            merge = rest[0]
+            raise UserError(f"study.arms.{merge.arm}.from must not lead back to the arm itself, got {merge.parents!r}")
+        ordered |= {merge.arm: merge for merge in ready}
     return list(ordered.values())
 
 
@@ -66,16 +66,16 @@ def _merge_arm(arm: str, own: Mapping[str, Any], arms: Mapping[str, Mapping[str,
 
 
 def merge_points(merge: MergeArm, parents: Sequence[Point], axes: Axes) -> Iterator[Point]:
-    """Yield the runs of an arm that merges.
+    """Yield the points of an arm that merges.
 
     Args:
-        merge: what it is of.
-        parents: all runs of the parents' arm.
+        merge: the arm.
+        parents: all points of the parents' arm.
         axes: the arm's own settings, each with its values. One that the parents differ in chooses among them; any other
             holds for the merge alone.
 
     Raises:
-        UserError: the parents have no two values of `over`.
+        UserError: the parents have fewer than two values of `over`.
     """
     values = {key: {_pairs(parent).get(key) for parent in parents} for key in axes}
     chooses = [key for key in axes if key != merge.over and len(values[key]) > 1]
@@ -115,7 +115,7 @@ def _check_over(merge: MergeArm, parents: Sequence[Point]) -> None:
 
 
 def _inherited(parent: Point, over: str | None) -> Point:
-    """Return a parent's point as its merge takes it: without what makes the parent a merge itself."""
+    """Return a parent's point without `over`, and without the settings that make the parent a merge itself."""
     gone = [key for text in parent.overrides if _is_of_merge(key := text.partition("=")[0]) or key == over]
     return replace(
         parent,
@@ -126,7 +126,7 @@ def _inherited(parent: Point, over: str | None) -> Point:
 
 
 def _is_of_merge(key: str) -> bool:
-    return key.partition(".")[0] in _OF_PARENTS_ALONE
+    return key.partition(".")[0] in _NOT_INHERITED
 
 
 def _pairs(point: Point) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""What is wrong with the merges of a plan, before anything starts."""
+"""Faults of the merges of a plan, found before anything starts."""
 
 from collections.abc import Iterator, Sequence
 
@@ -27,11 +27,11 @@ def _is_merge(point: Point) -> bool:
 
 
 def faults_of_parents(runs: Sequence[PlannedRun]) -> Iterator[str]:
-    """Yield a sentence for each parent that a merge of the plan can't be made of, whatever is done first."""
-    planned = {each.run.id: each.run for each in runs}
-    for each in runs:
-        if each.run.merge is None or each.record.state() == "done":  # whose parents may be gone
+    """Yield a sentence for each parent whose weights a merge of the plan can't get, in whatever order the runs go."""
+    by_id = {planned.run.id: planned.run for planned in runs}
+    for planned in runs:
+        if planned.run.merge is None or planned.record.state() == "done":  # the parents of a finished merge may be gone
             continue
-        for record in parents_of(each.run):
-            if (fault := fault_of(each.run, record, planned)) is not None:
-                yield f"arm {each.point.arm}: {fault}"
+        for record in parents_of(planned.run):
+            if (fault := fault_of(planned.run, record, by_id)) is not None:
+                yield f"arm {planned.point.arm}: {fault}"

@@ -76,7 +76,7 @@ def by_overrides(launch: Callable[[Sequence[Sequence[str]]], object]) -> RunLaun
         left = list(todo)
         while left and not (folder / STOP).exists():
             left = _without_orphans(left)
-            free = [each for each in left if each.record.state() != "running" and not not_done(each.run)]
+            free = [planned for planned in left if planned.record.state() != "running" and not not_done(planned.run)]
             if free:
                 launch([[job_of(folder, planned)] for planned in free])
             left = [planned for planned in left if planned not in free and planned.record.state() != "done"]
@@ -87,18 +87,18 @@ def by_overrides(launch: Callable[[Sequence[Sequence[str]]], object]) -> RunLaun
 
 
 def _without_orphans(left: Sequence[PlannedRun]) -> list[PlannedRun]:
-    """Return the runs but the merges that can't be made, since a parent has ended and is not done; these fail."""
+    """Record each merge as failed of which a parent has ended and is not done; return the other runs."""
     ids = {planned.run.id for planned in left}
-    kept = []
+    rest = []
     for planned in left:
-        lost = next((each for each in not_done(planned.run) if each.id not in ids and each.state() != "running"), None)
-        if lost is None:
-            kept.append(planned)
+        lacking = (parent for parent in not_done(planned.run) if parent.id not in ids and parent.state() != "running")
+        if (lost := next(lacking, None)) is None:
+            rest.append(planned)
         else:
             planned.record.create(planned.run.science, planned.run.config)
             planned.record.note_failure("failed", OF_PARENT, failure_of(planned.run, lost))
             ids.discard(planned.run.id)
-    return kept
+    return rest
 
 
 def _sync_command(plan: Plan, arguments: Sequence[str], *, is_study: bool) -> str:

@@ -11,7 +11,7 @@ from gmt.studies.plan import PlannedRun
 
 
 class RunMaker:
-    """Composes and checks runs, and gathers what is wrong with them."""
+    """Composes and checks runs, and collects their faults."""
 
     def __init__(self, composer: Composer):
         self.faults: dict[str, None] = {}
@@ -19,7 +19,7 @@ class RunMaker:
         self._parents: dict[Point, PlannedRun | None] = {}
 
     def run(self, point: Point) -> PlannedRun | None:
-        """Return the run of a point; None, and its faults are gathered, if it or a parent of it is wrong."""
+        """Return the run of a point; None, with the faults collected, if the run or one of its parents is wrong."""
         parents = [self._parent(parent) for parent in point.parents]
         if None in parents:
             return None
@@ -37,7 +37,7 @@ class RunMaker:
         return self._parents[point]
 
     def _merge(self, config: dict[str, Any], point: Point, parents: Sequence[PlannedRun | None]) -> Run:
-        """Return the run of a merge; its parents are named where they are not the same settings without it."""
+        """Return the run of a merge; its config names the parents unless the only one is the run without the merge."""
         ids = [parent.run.id for parent in parents if parent is not None]
         if len(ids) == 1 and (run := self._builder.build(config)).parent_ids == tuple(ids):
             return run

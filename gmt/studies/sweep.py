@@ -6,10 +6,12 @@ Progress and MLflow are read from the run records by one thread of the driver, w
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from gmt.errors import RunFailed, UserError
 from gmt.merges.protocol import ChoosesParents
+from gmt.methods.protocol import ReshapesModel
+from gmt.runs.build import Run
 from gmt.studies.frozen import STOP, freeze
 from gmt.studies.grid import Point
 from gmt.studies.plan import STATES, Plan, PlannedRun, changes, is_broken, over, runs_at_once
@@ -17,6 +19,9 @@ from gmt.studies.stopping import stops_in_order
 from gmt.studies.tracked import bring_level, mirror_of
 from gmt.studies.watch import Progress, Tracker, Watch, each_second
 from gmt.tracking.settings import TrackingSettings
+
+if TYPE_CHECKING:
+    from gmt.runs.prepare import Prepared
 
 Say = Callable[[str], None]
 
@@ -81,7 +86,7 @@ def run_sweep(
 
 
 def in_order(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
-    """Return runs in the order in which they are begun: trainings in turns, then merges, behind their parents."""
+    """Return runs in the order in which they begin: trainings in turns, then merges, after their parents."""
     by_depth: dict[int, list[PlannedRun]] = {}
     for planned in runs:
         by_depth.setdefault(_depth(planned.point), []).append(planned)
@@ -124,7 +129,7 @@ def _bring_level(plan: Plan, tracking: TrackingSettings, say: Say, remedy: str) 
 
 
 def _preflight(todo: Sequence[PlannedRun]) -> None:
-    """Looks at the records' folder and makes examples and suites, so that a fault is found before anything starts."""
+    """Looks at the folder, makes examples and suites and tries methods: a fault is found before anything starts."""
     from gmt.runs.parent_weights import bases
     from gmt.runs.prepare import prepare
     from gmt.runs.validation import validation_suites
@@ -132,9 +137,11 @@ def _preflight(todo: Sequence[PlannedRun]) -> None:
     todo[0].run.record_settings.close_to_others()
     faults: dict[str, None] = {}
     by_id = {planned.run.id: planned.run for planned in todo}
+    tried: set[str] = set()
     for planned in todo:
         try:
             prepared = prepare(planned.run)
+            _try_method(planned.run, prepared, tried)
             if isinstance(planned.run.merge, ChoosesParents):
                 validation_suites(planned.run.merge.validation, prepared)
             if planned.run.merge is not None and planned.run.merge.takes_other_base:
@@ -143,6 +150,22 @@ def _preflight(todo: Sequence[PlannedRun]) -> None:
             faults |= dict.fromkeys(error.sentences)
     if faults:
         raise UserError(*faults)
+
+
+def _try_method(run: Run, prepared: "Prepared", tried: set[str]) -> None:
+    """Try a method that reshapes the model once for each distinct model, method and use of the weights.
+
+    Raises:
+        UserError: the method can't work with the model.
+    """
+    if run.merge is not None or not isinstance(run.method, ReshapesModel):
+        return
+    from gmt.runs.reshape_check import check_method_on_skeleton  # torch takes seconds
+
+    key = repr((run.model, run.method, run.record_settings.keeps_whole, len(prepared.examples)))
+    if key not in tried:
+        tried.add(key)
+        check_method_on_skeleton(run, prepared)
 
 
 @contextmanager

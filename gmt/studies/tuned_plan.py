@@ -10,14 +10,14 @@ from gmt.studies.run_maker import RunMaker
 from gmt.studies.tuning import TuningSettings, ask, cells, choice, compared, refuse_what_is_tuned, trial
 
 
-def tuned_plan(study: StudySettings, tuning: TuningSettings, points: Sequence[Point], making: RunMaker) -> Plan:
+def tuned_plan(study: StudySettings, tuning: TuningSettings, points: Sequence[Point], maker: RunMaker) -> Plan:
     """Plan what is known of a study whose setting is tuned first: the tuning runs, and the comparison of what is tuned.
 
     Args:
         study: with tuning.
         tuning: its tuning.
         points: of the comparison.
-        making: makes the runs.
+        maker: composes and checks the runs.
 
     Raises:
         UserError: a run is wrong, or can't be tuned.
@@ -27,13 +27,13 @@ def tuned_plan(study: StudySettings, tuning: TuningSettings, points: Sequence[Po
     checked = [
         (
             cell,
-            making.runs([trial(cell[0], tuning, tuning.low)]),
-            making.runs(compared(p, tuning, tuning.low) for p in cell),
+            maker.runs([trial(cell[0], tuning, tuning.low)]),
+            maker.runs(compared(p, tuning, tuning.low) for p in cell),
         )
         for cell in cells(points)
     ]
-    if making.faults:
-        raise UserError(*making.faults)
+    if maker.faults:
+        raise UserError(*maker.faults)
     if checked[0][2][0].run.config.get("search") is not None:
         raise UserError("study.tuning can't go with search: a run that is stopped early has no score to be tuned by")
     runs: list[PlannedRun] = []
@@ -41,23 +41,23 @@ def tuned_plan(study: StudySettings, tuning: TuningSettings, points: Sequence[Po
     tuned: list[Tuned] = []
     for cell, (tried,), stand_ins in checked:
         _refuse_the_same_questions(tried, stand_ins[0])
-        progress, trials = _tuned(cell[0], tuning, making)
+        progress, trials = _tuned(cell[0], tuning, maker)
         tuned.append(progress)
         runs += trials
         later += [tried] * (tuning.runs - len(trials))
         if progress.best is None:
             later += stand_ins
         else:
-            runs += making.runs(compared(point, tuning, progress.best) for point in cell)
+            runs += maker.runs(compared(point, tuning, progress.best) for point in cell)
     ids = [planned.run.id for _, _, stand_ins in checked for planned in stand_ins]
     return Plan(study=study, runs=runs, ids=ids, later=later, tuned=tuned)
 
 
-def _tuned(point: Point, tuning: TuningSettings, making: RunMaker) -> tuple[Tuned, list[PlannedRun]]:
+def _tuned(point: Point, tuning: TuningSettings, maker: RunMaker) -> tuple[Tuned, list[PlannedRun]]:
     """How far the tuning of a point's choice is, and its runs so far."""
 
     def tried(value: float) -> PlannedRun:
-        (planned,) = making.runs([trial(point, tuning, value)])
+        (planned,) = maker.runs([trial(point, tuning, value)])
         return planned
 
     name = choice(point)

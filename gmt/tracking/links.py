@@ -81,8 +81,8 @@ class Links:
 def _dataset(science: Mapping[str, Any], record: RunRecord) -> Dataset:
     task, done = science["task"], (record.folder / "result.json").exists()
     source = {key: value for key, value in task.items() if key not in ("target", "source")}
-    chosen = [science["selection"], science["seed"]] if "selection" in science else []  # a part is another dataset
-    text = json.dumps([source, science["fingerprints"]["task"], *chosen], sort_keys=True)
+    selection = [science["selection"], science["seed"]] if "selection" in science else []  # other examples
+    text = json.dumps([source, science["fingerprints"]["task"], *selection], sort_keys=True)
     rows = record.result().num_train_examples if done else None
     return Dataset(
         name=_named(str(task["name"])),

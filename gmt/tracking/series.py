@@ -31,7 +31,7 @@ def read_series(runs: Iterable[tuple[str, str, RunRecord]], names: Collection[st
         runs: arm, label and record of each; others than those that are done are left out, and so are those whose
             metrics.jsonl has changed since they ended.
         names: of the metrics, e.g. `mask/energy_kept`, of the whole model and of its layers.
-        axis: of the study.
+        axis: the study's axis.
     """
     done = ((arm, record) for arm, _, record in runs if record.state(also=("metrics.jsonl",)) == "done")
     rows = [row for arm, record in done for row in _rows(arm, record, names, axis)]

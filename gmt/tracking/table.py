@@ -30,8 +30,8 @@ _NAMED = 5  # labels that a sentence names
 # runs of the table that were at work on the same machine at some time of the run's last attempt.
 # `axis` is the value of the study's axis; missing if the run does not have the setting.
 # `code` is a short hash of all code that made the run: the package's, that of plug-ins from outside, and the
-# libraries' versions. `merge` is missing for a run that is trained; what the training did is missing for a merge, whose
-# method is its parents'; `seed` is missing for a merge over seeds.
+# libraries' versions. `merge` is missing for a run that is trained; the columns on the training are missing for a
+# merge, whose method is that of its parents; `seed` is missing for a merge over seeds.
 COLUMNS: Mapping[str, str] = {
     "run_id": "string",
     "arm": "string",
@@ -102,7 +102,7 @@ def result_columns(result: Result) -> dict[str, Any]:
 
 
 def _training_columns(training: TrainFacts | None) -> dict[str, Any]:
-    """What the training of a run did; a merge has none."""
+    """Return the columns on a run's training; none for a merge."""
     if training is None:
         return {}
     return {
@@ -129,7 +129,7 @@ def read_table(runs: Iterable[tuple[str, str, RunRecord]], *, axis: Axis, dirty:
 
     Args:
         runs: arm, label and record of each.
-        axis: of the study, whose values the column `axis` holds.
+        axis: the study's axis, whose values the column `axis` holds.
         dirty: whether a run of a checkout with uncommitted changes counts; otherwise its state is DIRTY, and what came
             out is missing. The same holds of a run whose scores are no finite numbers, which is UNSCORED, and of one
             that is CHANGED, whose `error` says what was changed.

@@ -18,7 +18,7 @@ RESULT = "job_result"  # the key under which a worker reports what its job retur
 _LATER_S = 1.0
 
 
-def _at_once() -> bool:
+def _begins_at_once() -> bool:
     return True
 
 
@@ -38,14 +38,14 @@ class Job:
         work: runs in the worker with a function that reports an intermediate step and score, and answers whether to
             go on; what it returns travels back pickled.
         cpus, gpus, memory_bytes: what Ray reserves for it.
-        has_begun: whether a job that is with a worker does its work by now; others may have to start first.
+        has_begun: returns whether a job that has a worker is at work; it may wait for further workers first.
     """
 
     work: Callable[[Callable[[int, float], bool]], Any]
     cpus: float
     gpus: float
     memory_bytes: int | None
-    has_begun: Callable[[], bool] = _at_once
+    has_begun: Callable[[], bool] = _begins_at_once
 
     def __deepcopy__(self, memo: object) -> "Job":
         """Itself: Tune copies the config of each trial, and a job is never changed."""

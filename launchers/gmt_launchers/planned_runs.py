@@ -122,7 +122,7 @@ class _Runs:
     def __init__(self, runs: Sequence[Run], stop: Path):
         self._records = [run.record for run in runs]
         self._runs, self._stop = runs, stop
-        self._left = {record.id for record in self._records}  # of which something may still come
+        self._unfinished = {record.id for record in self._records}  # may still become done
         self._given_up: list[int] = []
         self._failures: Counter[tuple[int, str]] = Counter()
 
@@ -135,8 +135,8 @@ class _Runs:
         if state in ("done", "changed"):
             return Ready.NEVER
         lacking = not_done(self._runs[index])
-        if (lost := next((parent for parent in lacking if parent.id not in self._left), None)) is not None:
-            self._is_over(index)
+        if (lost := next((parent for parent in lacking if parent.id not in self._unfinished), None)) is not None:
+            self._set_ended(index)
             self._note(index, "failed", OF_PARENT, failure_of(self._runs[index], lost))
             return Ready.NEVER
         return Ready.LATER if lacking or state == "running" else Ready.GO
@@ -146,7 +146,7 @@ class _Runs:
         if result.state == "busy":
             return _BUSY_AFTER_S
         if result.state != "failed" or result.kind is None:
-            self._is_over(index)
+            self._set_ended(index)
             return None
         return self._again(index, result.kind, str(result.error))
 
@@ -178,13 +178,13 @@ class _Runs:
         self._failures[index, kind] += 1
         if again:
             return _AGAIN_AFTER_S if kind in RETRIES else None
-        self._is_over(index)
+        self._set_ended(index)
         if self._records[index].state() not in ("failed", "diverged", "changed"):
             self._note(index, "failed", kind, sentence)
         return None
 
-    def _is_over(self, index: int) -> None:
-        self._left.discard(self._records[index].id)
+    def _set_ended(self, index: int) -> None:
+        self._unfinished.discard(self._records[index].id)
 
     def _note(self, index: int, state: State, kind: str, sentence: str) -> None:
         run, record = self._runs[index], self._records[index]

@@ -1,4 +1,4 @@
-"""All that is taken from Ray's private parts, a function for each; tests/contract/test_ray_internals.py holds them.
+"""All that is taken from Ray's private parts, a function for each; tests/contract/test_ray_internals.py tests them.
 
 Imports happen in the functions: some of these modules take seconds, and each process needs one or two of them.
 """
@@ -81,7 +81,7 @@ def latest_started() -> str | None:
 
 
 def silence_nodes() -> None:
-    """Print nothing of what the nodes' processes complain of, which Ray prints whatever it is asked."""
+    """Keep Ray from printing the complaints of the nodes' processes, for which it has no setting."""
     import ray
 
     ray._private.worker.print_to_stdstream = lambda *_, **__: None
@@ -96,7 +96,7 @@ def logs_folder() -> str | None:
 
 
 def free_by_node() -> Mapping[str, Mapping[str, float]]:
-    """Return what is left of each node's resources, by the node's id."""
+    """Return the free resources of each node, by the node's id."""
     from ray._private.state import state
 
     free: Mapping[str, Mapping[str, float]] = state.available_resources_per_node()
@@ -104,7 +104,7 @@ def free_by_node() -> Mapping[str, Mapping[str, float]]:
 
 
 def groups_of_dead_actors() -> list[PlacementGroup]:
-    """Return this driver's placement groups that an actor made which is dead by now.
+    """Return this driver's placement groups whose actor, which made them, is dead.
 
     Ray keeps them until the driver ends. Ray Train has an actor that removes them, and that asks Ray's dashboard.
     """
@@ -114,9 +114,10 @@ def groups_of_dead_actors() -> list[PlacementGroup]:
     from ray.util.placement_group import PlacementGroup
 
     job = ray.get_runtime_context().get_job_id()
-    every = [Data.FromString(each) for each in state._connect_and_get_accessor().get_placement_group_table()]
-    made_by_actors = [each for each in every if each.creator_actor_id.strip(b"\xff")]  # all ones: a driver made it
-    ids = [each.placement_group_id for each in made_by_actors if each.creator_actor_dead and each.state != Data.REMOVED]
+    groups = [Data.FromString(entry) for entry in state._connect_and_get_accessor().get_placement_group_table()]
+    made_by_actors = [group for group in groups if group.creator_actor_id.strip(b"\xff")]  # all ones: a driver made it
+    dead = [group for group in made_by_actors if group.creator_actor_dead and group.state != Data.REMOVED]
+    ids = [group.placement_group_id for group in dead]
     return [PlacementGroup(ray.PlacementGroupID(id_)) for id_ in ids if id_.hex().endswith(job)]
 
 
@@ -159,7 +160,7 @@ def know_every_death() -> None:
 
 
 def raised_on_worker(failure: Exception) -> Exception:
-    """Return what a worker of Ray Train raised: Ray wraps it with its traceback as text, and says no more of it."""
+    """Return the error that a worker of Ray Train raised, which Ray wraps in one that holds its traceback as text."""
     cause: Exception = getattr(failure, "_base_exc", failure)
     return cause
 

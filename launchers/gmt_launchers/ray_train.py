@@ -96,7 +96,7 @@ def run_on_workers(config: Mapping[str, Any], stop: Path) -> None:
 
 
 def _in_short(failure: str) -> str:
-    """The last line instead of a traceback, which stands before it."""
+    """Return a failure's text with the last line of its traceback in place of the whole."""
     said, _, rest = failure.partition("Traceback (most recent call last):")
     last = re.findall(r"^(?:\w+\.)*\w+: .*", rest, re.MULTILINE)[-1:]
     return " ".join([*said.split(), *last])[:300]
@@ -105,8 +105,8 @@ def _in_short(failure: str) -> str:
 def _see_workers_start(run: Run, fit: "Future[Any]") -> None:
     """Wait until a worker has begun, or end this process, and so its workers, after resources.stall_limit_s.
 
-    A worker that is stuck, or that finds no way to the others, would be waited for as long as the slowest collective
-    may take. The time in which other jobs hold the cores or GPUs does not count.
+    A worker that is stuck, or that can't reach the others, would be waited for as long as the slowest collective may
+    take. The time in which other jobs hold the cores or GPUs does not count.
     """
     folder = run.record.folder
     folder.mkdir(parents=True, exist_ok=True)

@@ -38,7 +38,7 @@ class Waiting:
 
     Args:
         say: prints a line.
-        is_starting: whether there are runs, and Ray has brought none to its processes yet.
+        is_starting: returns whether there are runs to do and none has begun.
     """
 
     def __init__(self, say: Callable[[str], None], is_starting: Callable[[], bool]):

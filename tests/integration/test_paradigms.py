@@ -52,9 +52,7 @@ def preferences(tmp_path: Path) -> list[str]:
 def test_every_method_learns_preferences(method: str, tmp_path: Path) -> None:
     wanted = ["train.learning_rate=1e-3", "train.num_epochs=6", "train.accumulation_steps=1", "record.log_every=1"]
     if getattr(run_of(tmp_path, f"method={method}").method, "num_examples", 0):
-        with pytest.raises(
-            UserError, match=rf"train\.paradigm must be sft for method {method}, which begins by examples"
-        ):
+        with pytest.raises(UserError, match=rf"train\.paradigm must be sft for method {method}, which reads examples"):
             run_of(tmp_path, *preferences(tmp_path), f"method={method}")
         return
     run = run_of(tmp_path, *preferences(tmp_path), *wanted, f"method={method}")

@@ -190,3 +190,13 @@ def test_a_file_that_holds_no_json_object_is_named(tmp_path: Path, name: str, te
     load = model.load_model if name == "generation_config.json" else model.load_tokenizer
     with pytest.raises(UserError, match=rf"that transformers can load, got .*: {name} holds no JSON object"):
         load()
+
+
+def test_a_skeleton_has_the_parts_of_its_model_and_no_weights() -> None:
+    model, skeleton = pretrained().base(), pretrained().skeleton()
+    assert skeleton is not None
+    assert all(parameter.is_meta for parameter in skeleton.parameters())
+    shapes = [{name: p.shape for name, p in each.named_parameters()} for each in (model, skeleton)]
+    assert shapes[0] == shapes[1]
+    assert [name for name, _ in model.named_modules()] == [name for name, _ in skeleton.named_modules()]
+    assert pretrained(trust_remote_code=True).skeleton() is None, "its own code may make other parts"

@@ -11,7 +11,7 @@ from torch import Tensor
 from gmt.errors import Interrupted, UserError
 from gmt.methods.lt_sft import largest
 from gmt.runs.build import Run
-from gmt.runs.phases import num_steps_kept
+from gmt.runs.phases import num_steps_done
 from gmt.runs.prepare import prepare
 from gmt.runs.train import reshaped, train_run
 from gmt.training.control import Control
@@ -90,7 +90,7 @@ def test_a_stopped_training_goes_on_in_its_phase_to_the_same_bits(
     run = lt_sft(tmp_path)
     with pytest.raises(Interrupted):
         trained(run, stop_at=stop_at)
-    assert num_steps_kept(run.method, run.record.checkpoints) == steps
+    assert num_steps_done(run.method, run.record.checkpoints) == steps
     weights, facts, logged = trained(run)
     assert_same(weights, whole[0])
     assert logged == list(range(steps + 1, 2 * STEPS + 1))
@@ -109,7 +109,7 @@ def test_a_training_that_died_between_two_phases_goes_on_to_the_same_bits(
         patched.setattr("gmt.runs.phases.load_file", _die)
         with pytest.raises(ZeroDivisionError):
             trained(run)
-    assert num_steps_kept(run.method, run.record.checkpoints) == STEPS
+    assert num_steps_done(run.method, run.record.checkpoints) == STEPS
     assert not list(run.record.checkpoints.glob("*/checkpoint-*"))
     assert_same(trained(run)[0], whole[0])
 

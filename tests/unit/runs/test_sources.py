@@ -225,7 +225,9 @@ def test_a_kept_score_that_is_not_whole_is_asked_again(tmp_path: Path, caplog: p
     for content in damaged:
         file.write_bytes(content)
         assert read_score(file) is None
-    assert caplog.messages == [f"{file} is not what was written there: it is asked again"] * len(damaged)
+    assert caplog.messages == [f"{file} was changed or copied since it was written: its value is computed again"] * len(
+        damaged
+    )
     other = tmp_path / "base" / "source" / "sums.json"
     other.parent.mkdir()
     other.write_bytes(whole)

@@ -1,4 +1,4 @@
-"""What a model and a task give before a run starts; an error of their classes is a sentence that names its cause."""
+"""Calls into models and tasks before a run starts: what their classes raise becomes a sentence for the user."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def config_and_tokenizer(model: Model) -> tuple[PreTrainedConfig, PreTrainedToke
     """Return a model's config and its tokenizer.
 
     Raises:
-        UserError: its class raises something else.
+        UserError: its class raises an error.
     """
     with faults_of("model", model, "can't load its config or its tokenizer"):
         return model.load_config(), model.load_tokenizer()
@@ -30,30 +30,30 @@ def train_examples(task: Task) -> Sequence[TrainExample]:
     """Return a task's training examples.
 
     Raises:
-        UserError: its class raises something else, or gives something else.
+        UserError: its class raises an error, or returns other than examples.
     """
     with faults_of("task", task, "can't make its training examples"):
         examples = list(task.train_examples())
-    for number, each in enumerate(examples):
-        if not isinstance(each, Example | Conversation | Preference):
+    for number, example in enumerate(examples):
+        if not isinstance(example, Example | Conversation | Preference):
             raise UserError(
                 f"task: class {type(task).__module__}.{type(task).__qualname__} must give Example, Conversation or "
-                f"Preference from train_examples (see gmt.tasks.protocol), got {each!r:.200} at {number}"
+                f"Preference from train_examples (see gmt.tasks.protocol), got {example!r:.200} at {number}"
             )
     return examples
 
 
 def suites_of(task: Task) -> Mapping[str, Mapping[str, Suite | Benchmark]]:
-    """Return what a task evaluates.
+    """Return a task's suites and benchmarks, by part and name.
 
     Raises:
-        UserError: its class raises something else, or gives something else.
+        UserError: its class raises an error, or returns other than suites and benchmarks.
     """
     with faults_of("task", task, "can't make its suites"):
         suites = task.suites()
         is_whole = isinstance(suites, Mapping) and set(suites) == _PARTS
         if is_whole and all(
-            isinstance(named, Mapping) and named and all(isinstance(each, Suite | Benchmark) for each in named.values())
+            isinstance(named, Mapping) and named and all(isinstance(item, Suite | Benchmark) for item in named.values())
             for named in suites.values()
         ):
             return suites
