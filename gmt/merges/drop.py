@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING
 
 from gmt import settings
 from gmt.errors import UserError
+from gmt.merges.protocol import ONE_PARENT, Formula, Weights
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from gmt.merges.protocol import Formula, Weights
 
 RANDOM, SMALLEST = "random", "smallest"
 
@@ -39,6 +38,9 @@ class Drop:
     which: str
     rescale: bool
 
+    num_parents = ONE_PARENT
+    takes_other_base = False
+
     def __post_init__(self) -> None:
         settings.text("merge.name", self.name)
         settings.number("merge.fraction", self.fraction, "must lie in [0, 1)", low=0, high=1)
@@ -47,16 +49,6 @@ class Drop:
             raise UserError(
                 f"merge.rescale must be false for merge.which={self.which}: only of random entries it keeps a mean"
             )
-
-    @property
-    def num_parents(self) -> tuple[int, int | None]:
-        """One."""
-        return 1, 1
-
-    @property
-    def takes_other_base(self) -> bool:
-        """No."""
-        return False
 
     def formula(self, weights: Weights, *, seed: int) -> Formula:
         """Return what drops a tensor's entries."""

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gmt import settings
+from gmt.merges.protocol import ONE_PARENT, Formula, Weights
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from gmt.merges.protocol import Formula, Weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,19 +28,12 @@ class Graft:
     name: str
     keep: float
 
+    num_parents = ONE_PARENT
+    takes_other_base = False
+
     def __post_init__(self) -> None:
         settings.text("merge.name", self.name)
         settings.number("merge.keep", self.keep, "must lie in (0, 1]", low=0, high=1, open_low=True, open_high=False)
-
-    @property
-    def num_parents(self) -> tuple[int, int | None]:
-        """One."""
-        return 1, 1
-
-    @property
-    def takes_other_base(self) -> bool:
-        """No."""
-        return False
 
     def formula(self, weights: Weights, *, seed: int) -> Formula:
         """Find the threshold, and return what grafts a tensor."""

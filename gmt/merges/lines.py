@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 
 from gmt import settings
 from gmt.errors import UserError
+from gmt.merges.protocol import ONE_PARENT, Formula, Weights
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from gmt.merges.protocol import Formula, Weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,21 +28,14 @@ class Lines:
     alpha: float
     beta: float | None
 
+    num_parents = ONE_PARENT
+    takes_other_base = False
+
     def __post_init__(self) -> None:
         settings.text("merge.name", self.name)
         settings.number("merge.alpha", self.alpha, "must be at least 0", low=0)
         if self.beta is not None:
             settings.number("merge.beta", self.beta, "must be at least 0 or null", low=0)
-
-    @property
-    def num_parents(self) -> tuple[int, int | None]:
-        """One; of several tasks it scales the run that has merged them."""
-        return 1, 1
-
-    @property
-    def takes_other_base(self) -> bool:
-        """No."""
-        return False
 
     def formula(self, weights: Weights, *, seed: int) -> Formula:
         """Return what scales a tensor's delta.

@@ -63,6 +63,9 @@ class Weights(Protocol):
 Formula = Callable[["str"], "Tensor"]
 """The merged tensor of a name, float32, in the shape of the base's; it is rounded once to the model's dtype."""
 
+ONE_PARENT = (1, 1)
+TWO_OR_MORE_PARENTS = (2, None)
+
 
 class Merge(Protocol):
     """The settings of a merge: a frozen dataclass that checks its values in `__post_init__`.

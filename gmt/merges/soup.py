@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gmt import settings
+from gmt.merges.protocol import TWO_OR_MORE_PARENTS, Formula, Weights
 from gmt.tasks.evaluations import Evaluation, built, fingerprints
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from gmt.merges.protocol import Formula, Weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,18 +29,11 @@ class Soup:
 
     name: str
 
+    num_parents = TWO_OR_MORE_PARENTS
+    takes_other_base = False
+
     def __post_init__(self) -> None:
         settings.text("merge.name", self.name)
-
-    @property
-    def num_parents(self) -> tuple[int, int | None]:
-        """Two or more."""
-        return 2, None
-
-    @property
-    def takes_other_base(self) -> bool:
-        """No."""
-        return False
 
     def formula(self, weights: Weights, *, seed: int) -> Formula:
         """Return the mean."""
@@ -60,19 +52,12 @@ class GreedySoup:
     name: str
     validation: Mapping[str, Evaluation]
 
+    num_parents = TWO_OR_MORE_PARENTS
+    takes_other_base = False
+
     def __post_init__(self) -> None:
         settings.text("merge.name", self.name)
         built("merge.validation", self.validation)
-
-    @property
-    def num_parents(self) -> tuple[int, int | None]:
-        """Two or more."""
-        return 2, None
-
-    @property
-    def takes_other_base(self) -> bool:
-        """No."""
-        return False
 
     def fingerprint(self) -> str:
         """Names what is asked beyond what the settings say."""

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gmt import settings
+from gmt.merges.protocol import TWO_OR_MORE_PARENTS, Formula, Weights
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from gmt.merges.protocol import Formula, Weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,20 +32,13 @@ class Ties:
     keep: float
     scale: float
 
+    num_parents = TWO_OR_MORE_PARENTS
+    takes_other_base = False
+
     def __post_init__(self) -> None:
         settings.text("merge.name", self.name)
         settings.number("merge.keep", self.keep, "must lie in (0, 1]", low=0, high=1, open_low=True, open_high=False)
         settings.number("merge.scale", self.scale, "must be above 0", low=0, open_low=True)
-
-    @property
-    def num_parents(self) -> tuple[int, int | None]:
-        """Two or more."""
-        return 2, None
-
-    @property
-    def takes_other_base(self) -> bool:
-        """No."""
-        return False
 
     def formula(self, weights: Weights, *, seed: int) -> Formula:
         """Find each parent's threshold and the sign of most entries, and return what merges a tensor."""

@@ -7,12 +7,9 @@ differences are taken in float32 and not in float64, and the sum is rounded once
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from gmt import settings
-
-if TYPE_CHECKING:
-    from gmt.merges.protocol import Formula, Weights
+from gmt.merges.protocol import ONE_PARENT, Formula, Weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,19 +24,12 @@ class Transfer:
     name: str
     scale: float
 
+    num_parents = ONE_PARENT
+    takes_other_base = True
+
     def __post_init__(self) -> None:
         settings.text("merge.name", self.name)
         settings.number("merge.scale", self.scale, "must be above 0", low=0, open_low=True)
-
-    @property
-    def num_parents(self) -> tuple[int, int | None]:
-        """One."""
-        return 1, 1
-
-    @property
-    def takes_other_base(self) -> bool:
-        """Yes: that is what it is for."""
-        return True
 
     def formula(self, weights: Weights, *, seed: int) -> Formula:
         """Return the sum."""

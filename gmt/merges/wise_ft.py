@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from gmt import settings
-
-if TYPE_CHECKING:
-    from gmt.merges.protocol import Formula, Weights
+from gmt.merges.protocol import ONE_PARENT, Formula, Weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,19 +20,12 @@ class WiseFt:
     name: str
     alpha: float
 
+    num_parents = ONE_PARENT
+    takes_other_base = False
+
     def __post_init__(self) -> None:
         settings.text("merge.name", self.name)
         settings.number("merge.alpha", self.alpha, "must lie in [0, 1]", low=0, high=1, open_high=False)
-
-    @property
-    def num_parents(self) -> tuple[int, int | None]:
-        """One."""
-        return 1, 1
-
-    @property
-    def takes_other_base(self) -> bool:
-        """No."""
-        return False
 
     def formula(self, weights: Weights, *, seed: int) -> Formula:
         """Return the interpolation."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -34,20 +34,13 @@ class BaseLoss:
     keep: str
     fraction: float
 
+    needs_gradients = False
+    measured_by = MEASURED_BY_LOSS
+
     def __post_init__(self) -> None:
         settings.text("selection.name", self.name)
         settings.one_of("selection.keep", self.keep, ("lowest", "highest", "middle"))
         check_fraction(self.fraction)
-
-    @property
-    def needs_gradients(self) -> bool:
-        """A forward pass is enough."""
-        return False
-
-    @property
-    def measured_by(self) -> Mapping[str, str]:
-        """No setting changes a loss."""
-        return MEASURED_BY_LOSS
 
     def measurer(self, model: PreTrainedModel) -> Callable[[Tokens], tuple[float]]:
         """Measure losses."""

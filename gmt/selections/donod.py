@@ -43,16 +43,13 @@ class Donod:
     don: str
     fraction: float
 
+    needs_gradients = True
+
     def __post_init__(self) -> None:
         settings.text("selection.name", self.name)
         settings.number("selection.step_size", self.step_size, "must be above 0", low=0, open_low=True)
         settings.one_of("selection.don", self.don, ("largest", "smallest"))
         check_fraction(self.fraction)
-
-    @property
-    def needs_gradients(self) -> bool:
-        """Of the loss by the output layer."""
-        return True
 
     @property
     def measured_by(self) -> Mapping[str, Any]:
