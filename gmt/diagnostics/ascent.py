@@ -58,6 +58,7 @@ def _ascend(
         raise FloatingPointError(f"the loss is {first}")
     largest, largest_before = first, first
     size, halved, rises, checked = 2.0, False, 0, 0
+    at_checkpoints = set(checkpoints(steps))
     for step in range(1, steps + 1):
         gradients = torch.autograd.grad(value, weights, allow_unused=True)
         alpha = 1.0 if step == 1 else _MOMENTUM
@@ -72,7 +73,7 @@ def _ascend(
         value = loss()
         if (found := value.item()) > largest:  # False for NaN
             largest, best, rises = found, [d.clone() for d in now], rises + 1
-        if step in checkpoints(steps):
+        if step in at_checkpoints:
             is_stuck = not halved and largest == largest_before
             halved = rises < _ENOUGH_RISES * (step - checked) or is_stuck
             if halved:

@@ -106,7 +106,7 @@ class Merge(Protocol):
 
 
 @runtime_checkable
-class ChoosesParents(Protocol):
+class ChoosesParents(Merge, Protocol):
     """An optional part of Merge: it merges some of its parents, by what their merges come to in questions of its
     own."""
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
@@ -98,7 +99,7 @@ class Diagnosing:
             write_diagnosis(file, found)
         return found
 
-    def _file(self, run: Run, other: Run | None) -> Any:
+    def _file(self, run: Run, other: Run | None) -> Path:
         return file_of(run.record, self.diagnostic.name, self.settings, None if other is None else other.id)
 
     def _code(self, run: Run) -> dict[str, str]:
@@ -154,7 +155,7 @@ def finished(run: Run, on_progress: OnProgress = lambda done, total: None) -> Fi
         reader=lambda: prepare(run).reader,
         examples=lambda: as_chosen(run, prepare(run)).examples,
         prompts=lambda part: _prompts(run, part),
-        tuned=lambda: _tuned(_ById(run)),
+        tuned=lambda: _tuned(run),
         on_progress=on_progress,
     )
 
@@ -179,29 +180,19 @@ def _prompts(run: Run, part: str) -> list[list[int]]:
     return [ids for ids in found if ids]
 
 
-class _ById:
-    """A run that is told from others by its id, so that its weights are opened and checked once for a few uses."""
-
-    def __init__(self, run: Run):
-        self.run = run
-
-    def __hash__(self) -> int:
-        return hash(str(self.run.record.folder))
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _ById) and self.run.record.folder == other.run.record.folder
-
-
-@lru_cache(maxsize=2)  # of a pair
-def _tuned(by_id: _ById) -> Mapping[str, Tensor]:
-    from gmt.training.kept_weights import KeptWeights
-
-    run, record = by_id.run, by_id.run.record
+def _tuned(run: Run) -> Mapping[str, Tensor]:
     if (lacking := _lacks_weights(run)) is not None:
         raise UserError(f"of run {run.id} {lacking}")
-    names = [name for name, _ in run.model.base().named_parameters()]
-    weights = KeptWeights(record.folder / _WEIGHTS, names)
-    weights.check(weights_of(record))
+    names = tuple(name for name, _ in run.model.base().named_parameters())
+    return _checked_weights(run.record.folder / _WEIGHTS, names, weights_of(run.record))
+
+
+@lru_cache(maxsize=2)  # the runs of a pair; checking reads every file
+def _checked_weights(folder: Path, names: Sequence[str], sha256: str) -> Mapping[str, Tensor]:
+    from gmt.training.kept_weights import KeptWeights
+
+    weights = KeptWeights(folder, names)
+    weights.check(sha256)
     return weights
 
 
@@ -214,7 +205,7 @@ def _lacks_weights(run: Run) -> str | None:
 
 
 @contextmanager
-def _alone(lock: Any, run: Run) -> Iterator[None]:
+def _alone(lock: Path, run: Run) -> Iterator[None]:
     """Hold a lock, which the kernel takes back from a process that dies.
 
     Raises:

@@ -41,7 +41,7 @@ def merge_weights(context: RunContext) -> MadeWeights:
     model = context.model()
     weights = weights_for(run, {name: parameter.dtype for name, parameter in model.named_parameters()})
     if isinstance(merge, ChoosesParents):
-        weights = weights.only(_chosen(context, merge, merge, model, weights))
+        weights = weights.only(_chosen(context, merge, model, weights))
     _fill(context, merge, model, weights)
     return MadeWeights(
         model=model,
@@ -88,10 +88,10 @@ def seed_of(run: Run) -> int:
 
 
 def _chosen(
-    context: RunContext, merge: Merge, chooses: ChoosesParents, model: PreTrainedModel, weights: StoredWeights
+    context: RunContext, merge: ChoosesParents, model: PreTrainedModel, weights: StoredWeights
 ) -> Sequence[int]:
     """Let the merge choose among its parents, and log what they scored alone and which were taken."""
-    suites = validation_suites(chooses.validation, context.prepared)
+    suites = validation_suites(merge.validation, context.prepared)
     prepared = replace(context.prepared, suites={_PART: suites})
     alone: dict[int, float] = {}
 
@@ -104,7 +104,7 @@ def _chosen(
             alone[members[0]] = found
         return found
 
-    chosen = chooses.choose(weights.num_parents, score)
+    chosen = merge.choose(weights.num_parents, score)
     facts = {f"merge/parent_{number}/validation": value for number, value in alone.items()}
     facts |= {f"merge/parent_{number}/taken": float(number in chosen) for number in range(weights.num_parents)}
     context.record.append_metrics(STEP, facts)

@@ -90,10 +90,10 @@ class StoredWeights:
     @cached_property
     def _blocks(self) -> Mapping[str, int]:
         """By name: the first number in it, of those in the stack of blocks that has most tensors."""
-        found = {name: match for name in self.own if (match := _IN_BLOCK.match(name)) is not None}
-        stacks = Counter(match["stack"] for match in found.values())
-        (main, _), *_ = [*stacks.most_common(1), ("", 0)]
-        return {name: int(match["block"]) for name, match in found.items() if match["stack"] == main}
+        matches = {name: match for name in self.own if (match := _IN_BLOCK.match(name)) is not None}
+        num_tensors = Counter(match["stack"] for match in matches.values())
+        largest = max(num_tensors, key=lambda stack: num_tensors[stack], default=None)
+        return {name: int(match["block"]) for name, match in matches.items() if match["stack"] == largest}
 
 
 def open_parents(run: Run, records: Sequence[RunRecord]) -> list[ParentWeights]:
