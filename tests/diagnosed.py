@@ -1,4 +1,4 @@
-"""Finished runs whose trained weights a test plants, so that what a diagnostic must find is known."""
+"""Finished runs with planted weights, so that the values of a diagnostic are known."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -27,13 +27,13 @@ ANSWERS = [
 
 
 def noise(name: str, base: Tensor, seed: int) -> Tensor:
-    """A small change of every entry."""
+    """Return a tensor with a small change of every entry."""
     generator = torch.Generator().manual_seed(crc32(f"{name}{seed}".encode()))
     return base + 0.01 * base.abs().mean() * torch.randn(base.shape, generator=generator)
 
 
 def planted(root: Path, change: Change = noise, arms: Mapping[str, dict[str, Any]] = ARMS, seeds: int = 2) -> Plan:
-    """A study of nano, all done; its trained weights are the base's with `change(name, tensor, number of the run)`."""
+    """Return a finished study of nano with the weights `change(name, tensor of the base, number of the run)`."""
     plan = plan_of(root, dict(arms), list(range(1, seeds + 1)))
     for number, each in enumerate(plan.runs):
         finish(each, 0.5 + number / 100)
@@ -42,7 +42,7 @@ def planted(root: Path, change: Change = noise, arms: Mapping[str, dict[str, Any
 
 
 def plant(planned: PlannedRun, change: Callable[[str, Tensor], Tensor]) -> None:
-    """Give a finished run weights, and the prompts that its base was asked."""
+    """Write the weights and the prompts of a finished run."""
     record = planned.record
     base = {name: p.detach() for name, p in planned.run.model.base().named_parameters()}
     weights = {name: change(name, tensor).contiguous() for name, tensor in base.items()}
@@ -54,12 +54,12 @@ def plant(planned: PlannedRun, change: Callable[[str, Tensor], Tensor]) -> None:
 
 
 def config_of(name: str, *overrides: str) -> dict[str, Any]:
-    """conf/diagnostic/NAME.yaml with some other settings."""
+    """Return the config conf/diagnostic/NAME.yaml with overrides."""
     with hydra_on(None):
         config: dict[str, Any] = Composer().compose_plain([f"diagnostic={name}", *overrides])["diagnostic"]
     return config
 
 
 def rows_of(run: FinishedRun, name: str, *overrides: str) -> list[Row]:
-    """What a diagnostic that ships inside finds."""
+    """Return the rows of a shipped diagnostic."""
     return list(plug_in("diagnostic", config_of(name, *overrides)).rows(run))

@@ -1,4 +1,4 @@
-"""Finished runs with weights of a test's own, to be merged."""
+"""Finished runs with planted weights, for tests that merge them."""
 
 import dataclasses
 from collections.abc import Callable
@@ -24,10 +24,10 @@ def tiny_model(folder: Path, *, seed: int = 0, rows: int = 0, **settings: int) -
     """Save a Llama of two blocks with nano's tokenizer, and return the overrides that name it.
 
     Args:
-        folder: where it is saved.
-        seed: of its weights.
-        rows: of the vocabulary that the tokenizer has no token for.
-        **settings: others of LlamaConfig.
+        folder: the folder to save it in.
+        seed: the seed of its weights.
+        rows: the number of rows of the vocabulary without a token.
+        **settings: other settings of LlamaConfig.
     """
     from transformers import AutoTokenizer
 
@@ -43,13 +43,13 @@ def tiny_model(folder: Path, *, seed: int = 0, rows: int = 0, **settings: int) -
 
 
 def run_with(root: Path, *overrides: str) -> Run:
-    """A run of the tests' tiny task by sft."""
+    """Return a run of the tests' tiny task by sft."""
     with hydra_on(str(CONF)):
         return build(Composer().compose_plain(["task=tiny", "method=sft", f"record.root={root}", *overrides]))
 
 
 def done(run: Run, change: Change) -> Run:
-    """Leave a run's record as if its training had changed each tensor of its base so."""
+    """Write a run's record as if its training had applied `change` to each tensor of its base."""
     model = run.model.load_model()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -67,16 +67,16 @@ def done(run: Run, change: Change) -> Run:
 
 
 def noise(seed: int) -> Change:
-    """Add numbers that no arithmetic keeps exactly."""
+    """Return a change that adds numbers with rounding errors in every operation."""
     generator = torch.Generator().manual_seed(seed)
     return lambda _, tensor: tensor + 0.1 * torch.randn(tensor.shape, generator=generator).to(tensor.dtype)
 
 
 def weights_of(run: Run) -> dict[str, Tensor]:
-    """The tensors that a run has kept."""
+    """Return the tensors of a run's stored weights."""
     return load_file(run.record.folder / "weights" / "model.safetensors")
 
 
 def base_of(run: Run) -> dict[str, Tensor]:
-    """The tensors of a run's base, as it trains."""
+    """Return the tensors of a run's base in the dtype of the training."""
     return {name: parameter.detach() for name, parameter in run.model.load_model().named_parameters()}

@@ -1,4 +1,4 @@
-"""`gmt diagnose study=NAME diagnostic=NAME`: measures finished runs, and says what came out."""
+"""`gmt diagnose study=NAME diagnostic=NAME`: measures finished runs and prints the means."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ GROUP = "diagnostic"
 
 
 def diagnose_study(overrides: Sequence[str], config_folder: str | None) -> None:
-    """Measures, prints a line for each run that was measured, and the means.
+    """Measure diagnostics on a study, and print a line for each diagnosis, then the means.
 
     Args:
-        overrides: the user's: those of `diagnostic` say what is measured, the others which study.
+        overrides: the user's overrides: those of `diagnostic` choose the diagnostics, the others the study.
         config_folder: a config folder of the user's own, or None.
 
     Raises:
         UserError: the study, a diagnostic or one of its settings is wrong, or no run can be measured.
-        RunFailed: a run could not be measured; what was is kept.
+        RunFailed: a run could not be measured; the other diagnoses are stored.
     """
     own = [text for text in overrides if _is_of_diagnostic(text)]
     plan, _ = planned([text for text in overrides if text not in own], config_folder)
@@ -48,57 +48,59 @@ def diagnose_study(overrides: Sequence[str], config_folder: str | None) -> None:
 
 
 def diagnostics(overrides: Sequence[str], config_folder: str | None) -> list[Mapping[str, Any]]:
-    """Return the config of each diagnostic that is chosen; values that are listed with commas are crossed.
+    """Return the config of each chosen diagnostic; comma-separated values are crossed.
 
     Raises:
-        UserError: none is chosen, or a setting is wrong.
+        UserError: no diagnostic is chosen, or a setting is wrong.
     """
     with hydra_on(config_folder):
         composer = Composer()
         parsed = composer.parse(list(overrides))
-        if not any(each.key_or_group == GROUP for each in parsed):
+        if not any(override.key_or_group == GROUP for override in parsed):
             raise UserError(f"gmt diagnose needs {GROUP}=NAME; choices: {', '.join(sorted(names_with_words()))}")
         axes = [
-            [f"{each.get_key_element()}={value}" for value in each.sweep_string_iterator()]
-            if each.is_discrete_sweep()
+            [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+            if override.is_discrete_sweep()
             else [text]
-            for each, text in zip(parsed, overrides, strict=True)
+            for override, text in zip(parsed, overrides, strict=True)
         ]
         return [composer.compose_plain(combination)[GROUP] for combination in product(*axes)]
 
 
 def names_with_words() -> dict[str, str]:
-    """Return for each diagnostic that ships inside what its yaml's first comment says."""
+    """Return the first comment of each shipped diagnostic's yaml, by the diagnostic's name."""
     files = sorted((config_dir() / GROUP).glob("*.yaml"))
     return {file.stem: file.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ") for file in files}
 
 
 def count_operations(plan: Plan) -> None:
-    """Counts the operations of one run of each choice of a study, for its report."""
+    """Count the operations of one run of each choice of a study, for its report."""
     steps = steps_of(plan, diagnostics([f"{GROUP}=operations"], None), one_seed=True)
     measured(steps, is_whole=False)
 
 
 def measured(todo: Steps, *, is_whole: bool = True) -> list[Diagnosed]:
-    """Measure all, and say how far it is.
+    """Measure all steps, and show the progress.
 
     Args:
-        todo: what.
-        is_whole: whether a run that can't be measured is a failure.
+        todo: the steps.
+        is_whole: whether to raise if a step fails.
 
     Raises:
-        RunFailed: see `is_whole`.
+        RunFailed: `is_whole` is set, and a step failed.
     """
     ended: list[Diagnosed] = []
     with _progress(len(todo.steps)) as (on_progress, on_end):
-        for each in diagnose(todo.steps, on_progress):
-            ended.append(each)
-            on_end(each, len(ended), len(todo.steps))
-    num_known = sum(not each.is_new for each in ended)
+        for diagnosed in diagnose(todo.steps, on_progress):
+            ended.append(diagnosed)
+            on_end(diagnosed, len(ended), len(todo.steps))
+    num_known = sum(not diagnosed.is_new for diagnosed in ended)
     if num_known:
         say(f"{num_known} of {len(ended)} were measured before, by the same code on the same weights.")
-    if is_whole and (faults := [each.fault for each in ended if each.fault is not None]):
-        raise RunFailed(f"{len(faults)} of {len(ended)} could not be measured; the others are: {faults[0]}")
+    if is_whole and (faults := [diagnosed.fault for diagnosed in ended if diagnosed.fault is not None]):
+        raise RunFailed(
+            f"{len(faults)} of {len(ended)} diagnoses failed, the others are stored; the first failure: {faults[0]}"
+        )
     return ended
 
 
@@ -108,17 +110,17 @@ _OnEnd = Callable[[Diagnosed, int, int], None]
 
 @contextmanager
 def _progress(total: int) -> Iterator[tuple[_OnProgress, _OnEnd]]:
-    """A bar in a terminal, and a line for each end everywhere."""
+    """Show bars in a terminal, and print a line for each diagnosis."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as bars:
-        every, each = bars.add_task("all", total=total), bars.add_task("", total=None)
+        all_steps, one_step = bars.add_task("all", total=total), bars.add_task("", total=None)
 
         def on_progress(step: Step, done: int, of: int) -> None:
-            bars.update(each, description=printable(step.label), completed=done, total=of)
+            bars.update(one_step, description=printable(step.label), completed=done, total=of)
 
         def on_end(ended: Diagnosed, number: int, of: int) -> None:
-            bars.update(every, completed=number)
+            bars.update(all_steps, completed=number)
             if ended.fault is not None:
                 say(f"warning: {ended.fault}")
             elif ended.is_new and ended.found is not None:
@@ -128,26 +130,26 @@ def _progress(total: int) -> Iterator[tuple[_OnProgress, _OnEnd]]:
 
 
 def _means(ended: Sequence[Diagnosed]) -> Iterator[str]:
-    """Yield a table for each diagnostic: of the values in its figure, the means over layers, matrices and seeds."""
+    """Yield a table for each diagnostic: the means over layers, matrices and seeds of the values in its figure."""
     by_diagnosing: dict[int, list[Diagnosed]] = {}
-    for each in ended:
-        if each.found is not None:
-            by_diagnosing.setdefault(id(each.step.diagnosing), []).append(each)
+    for diagnosed in ended:
+        if diagnosed.found is not None:
+            by_diagnosing.setdefault(id(diagnosed.step.diagnosing), []).append(diagnosed)
     for group in by_diagnosing.values():
         diagnostic = group[0].step.diagnosing.diagnostic
         panels = list(diagnostic.shown.panels)
         values: dict[str, dict[str, list[float]]] = {}
-        for each in group:
-            assert each.found is not None
-            of_row = values.setdefault(_row(each.step), {})
-            for row in each.found.rows:
+        for diagnosed in group:
+            assert diagnosed.found is not None
+            by_panel = values.setdefault(_row(diagnosed.step), {})
+            for row in diagnosed.found.rows:
                 if row["name"] in panels:
-                    of_row.setdefault(row["name"], []).append(row["value"])
-        shown = [panel for panel in panels if any(panel in of_row for of_row in values.values())]
+                    by_panel.setdefault(row["name"], []).append(row["value"])
+        shown = [panel for panel in panels if any(panel in by_panel for by_panel in values.values())]
         rows = [
-            [name, *(f"{fmean(of_row[panel]):.4g}" if panel in of_row else "" for panel in shown)]
-            for name, of_row in values.items()
-            if of_row
+            [name, *(f"{fmean(by_panel[panel]):.4g}" if panel in by_panel else "" for panel in shown)]
+            for name, by_panel in values.items()
+            if by_panel
         ]
         yield table([diagnostic.name, *shown], rows)
 

@@ -1,1 +1,1 @@
-"""What can be measured on finished runs, computed here and nowhere else; one file each."""
+"""Diagnostics measure finished runs. Each diagnostic is one file; a yaml's `_target_` names it."""

@@ -1,6 +1,6 @@
-"""The largest rise of a loss within a box around some weights, by gradient ascent; and the mean rise by noise.
+"""The largest rise of a loss within a box around the weights, by gradient ascent, and the mean rise under noise.
 
-Works on any tensors and any loss, so that it can be tested where the answer is known.
+The functions take any tensors and any loss, so that tests can use losses with a known answer.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 _MOMENTUM = 0.75
-_ENOUGH_RISES = 0.75  # of the steps since the last checkpoint
+_ENOUGH_RISES = 0.75  # as a fraction of the steps since the last checkpoint
 
 
 def checkpoints(num_steps: int) -> list[int]:
     """Return the steps at which the step size may be halved (Croce and Hein, arXiv 2003.01690, Section 3.2)."""
-    before, now, steps = 0, 22, []  # hundredths, so that 0.57 of 100 steps are 57
+    before, now, steps = 0, 22, []  # in hundredths, so that 0.57 of 100 steps are exactly 57
     while (step := -(-now * num_steps // 100)) < num_steps:
         steps.append(step)
         before, now = now, now + max(now - before - 3, 6)
@@ -25,20 +25,20 @@ def checkpoints(num_steps: int) -> list[int]:
 
 
 def largest_rise(loss: Callable[[], Tensor], weights: Sequence[Tensor], bounds: Sequence[Tensor], steps: int) -> float:
-    """Return max over |delta| <= bound of loss(w + delta) - loss(w) as far as the ascent finds it; never below 0.
+    """Return the largest rise loss(w + delta) - loss(w) with |delta| <= bound that the ascent finds; at least 0.
 
-    APGD of Croce and Hein (2020) with the sign of the gradient, momentum 0.75 and a first step of 2 bounds, as in
-    Andriushchenko et al., arXiv 2302.07011. Departure: it starts at delta = 0 and not at random, so that no seed is
-    needed.
+    The ascent is APGD of Croce and Hein (2020) with the sign of the gradient, momentum 0.75 and a first step of 2
+    bounds, as in Andriushchenko et al., arXiv 2302.07011. Departure: it starts at delta = 0 and not at a random point,
+    so that it needs no seed.
 
     Args:
-        loss: of the weights as they are; differentiable in them.
-        weights: changed on the way, and put back bit for bit at the end.
-        bounds: at least 0, each of its weight's shape: by entry, how far the weight may move.
-        steps: each takes a forward and a backward pass.
+        loss: computes the loss at the weights' current values, differentiably.
+        weights: tensors that the ascent changes in place and restores bit for bit.
+        bounds: for each weight a tensor of its shape: how far each entry may move, at least 0.
+        steps: the number of steps; each takes a forward and a backward pass.
 
     Raises:
-        FloatingPointError: the loss at the weights themselves is no finite number.
+        FloatingPointError: the loss at the weights themselves is NaN or Inf.
     """
     start = [w.detach().clone() for w in weights]
     try:
@@ -71,8 +71,8 @@ def _ascend(
                 before[i], now[i] = now[i], _clamped(moved, bound)
         _put(weights, [w + d for w, d in zip(start, now, strict=True)])
         value = loss()
-        if (found := value.item()) > largest:  # False for NaN
-            largest, best, rises = found, [d.clone() for d in now], rises + 1
+        if (current := value.item()) > largest:  # False for NaN
+            largest, best, rises = current, [d.clone() for d in now], rises + 1
         if step in at_checkpoints:
             is_stuck = not halved and largest == largest_before
             halved = rises < _ENOUGH_RISES * (step - checked) or is_stuck
@@ -91,14 +91,14 @@ def mean_rise(
     draws: int,
     generator: torch.Generator,
 ) -> float:
-    """Return the mean over draws of loss(w + scale * n) - loss(w) with n of the standard normal distribution.
+    """Return the mean over draws of loss(w + scale * n) - loss(w) with n from the standard normal distribution.
 
     Args:
-        loss: of the weights as they are.
-        weights: changed on the way, and put back bit for bit at the end.
-        scales: each of its weight's shape.
-        draws: how many.
-        generator: of the CPU.
+        loss: computes the loss at the weights' current values.
+        weights: tensors that each draw changes in place, restored bit for bit.
+        scales: for each weight a tensor of its shape.
+        draws: the number of draws.
+        generator: a generator on the CPU.
     """
     start = [w.detach().clone() for w in weights]
     try:

@@ -1,4 +1,4 @@
-"""What training changed, parameter by parameter: no more than one parameter of each run is in memory at a time."""
+"""The changes of training, parameter by parameter: memory holds one parameter of each run at a time."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Change:
     """One parameter before and after training.
 
     Args:
-        layer, matrix: as of a `Row`.
-        base, tuned: of one shape and in the dtype of the training, on the run's device.
+        layer, matrix: the parameter's place, as in a `Row`.
+        base, tuned: tensors of one shape, in the dtype of the training, on the run's device.
     """
 
     layer: int | None
@@ -34,10 +34,10 @@ class Change:
 
 
 def changes(run: FinishedRun) -> Iterator[Change]:
-    """Yield every parameter of a run; tells the run's `on_progress` of each.
+    """Yield every parameter of a run, and call the run's `on_progress` after each.
 
     Raises:
-        UserError: the run has no weights, or not those of its base.
+        UserError: the run stored no weights, or its weights lack a parameter of the base.
     """
     base, tuned = run.base(), run.tuned()
     for number, name in enumerate(base, start=1):
@@ -46,7 +46,7 @@ def changes(run: FinishedRun) -> Iterator[Change]:
 
 
 def changes_of_both(one: FinishedRun, other: FinishedRun) -> Iterator[tuple[Change, Change]]:
-    """Yield every parameter of two runs of one base; tells the first one's `on_progress` of each."""
+    """Yield every parameter of two runs of one base, and call the first run's `on_progress` after each."""
     base, tuned, tuned_other = one.base(), one.tuned(), other.tuned()
     for number, name in enumerate(base, start=1):
         yield _change(one, name, base[name], tuned[name]), _change(one, name, base[name], tuned_other[name])
@@ -60,8 +60,8 @@ def _change(run: FinishedRun, name: str, base: Tensor, tuned: Tensor) -> Change:
 
 
 def place_of(name: str) -> tuple[int | None, str]:
-    """Return a parameter's layer and matrix, e.g. 3 and `model.layers.*.mlp.up_proj.weight`; both give the name."""
-    found = _LAYER.search(name)
-    if found is None:
+    """Return a parameter's layer and matrix, e.g. 3 and `model.layers.*.mlp.up_proj.weight`; both identify it."""
+    number = _LAYER.search(name)
+    if number is None:
         return None, name
-    return int(found.group()), f"{name[: found.start()]}*{name[found.end() :]}"
+    return int(number.group()), f"{name[: number.start()]}*{name[number.end() :]}"

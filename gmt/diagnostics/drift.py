@@ -1,4 +1,4 @@
-"""How far training moved a model from its base: its weights by norm and spectrum, its activations on prompts."""
+"""How far training moved a model from its base: norm and spectrum of weights, and activations on prompts."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Drift:
-    """Drift of every parameter. With D the change of a parameter and W0 the base's:
+    """Drift of every parameter. D is the change of a parameter, and W0 its value in the base. Rows:
 
-    delta_norm, relative_norm: the Frobenius norm of D, and divided by that of W0.
+    delta_norm, relative_norm: the Frobenius norm of D, and this norm divided by the norm of W0.
     For matrices, if D is not 0: singular_value_1, ...: the largest singular values of D; effective_rank (Roy and
-    Vetterli, 2007); stable_rank, ||D||_F^2 / sigma_1^2. Of experts that share one tensor there are only norms.
+    Vetterli, 2007); stable_rank, ||D||_F^2 / sigma_1^2. Experts that share one tensor have norms only.
     csd_source, csd_target: for each linear module, E||D h||^2 / E||W0 h||^2 over all tokens h that reach the module in
     the base, from prompts of the task's source and target suites ("capability-conditioned spectral drift", PEFT-Arena,
-    arXiv 2605.28819). Departure: one forward pass for prompts of one length, without padding, and in float32.
+    arXiv 2605.28819). Departure: prompts of one length share a forward pass, without padding and in float32.
 
     Args:
-        name: the word for it in tables.
-        num_singular_values: how many of each matrix are written down.
-        num_prompts: of each part, evenly spread over all of them; 0 leaves activations out.
+        name: the diagnostic's name in tables.
+        num_singular_values: the number of singular values of each matrix to record.
+        num_prompts: the number of prompts of each part, evenly spread over all of them; 0 leaves activations out.
         batch_size: the most prompts in a forward pass.
     """
 
@@ -62,25 +62,25 @@ class Drift:
         from gmt.diagnostics.changes import changes
 
         for change in changes(run):
-            for name, value in self._of_weights(change).items():
+            for name, value in self._weight_values(change).items():
                 yield Row(layer=change.layer, matrix=change.matrix, name=name, value=value)
         if self.num_prompts:
-            yield from self._of_activations(run)
+            yield from self._activation_rows(run)
 
-    def _of_weights(self, change: Change) -> dict[str, float]:
+    def _weight_values(self, change: Change) -> dict[str, float]:
         from gmt.diagnostics.spectrum import effective_rank, singular_values, stable_rank
 
         delta = change.delta
         norm, base_norm = (float(x.double().norm()) for x in (delta, change.base))
-        found = {"delta_norm": norm} | ({"relative_norm": norm / base_norm} if base_norm else {})
+        values = {"delta_norm": norm} | ({"relative_norm": norm / base_norm} if base_norm else {})
         if delta.ndim == 2 and norm:
             sigma_R = singular_values(delta)
-            found |= {"effective_rank": effective_rank(sigma_R), "stable_rank": stable_rank(sigma_R)}
+            values |= {"effective_rank": effective_rank(sigma_R), "stable_rank": stable_rank(sigma_R)}
             first = sigma_R[: self.num_singular_values].tolist()
-            found |= {f"singular_value_{i}": value for i, value in enumerate(first, start=1)}
-        return found
+            values |= {f"singular_value_{i}": value for i, value in enumerate(first, start=1)}
+        return values
 
-    def _of_activations(self, run: FinishedRun) -> Iterator[Row]:
+    def _activation_rows(self, run: FinishedRun) -> Iterator[Row]:
         from gmt.diagnostics.changes import place_of
 
         model, tuned = run.base_model(), run.tuned()
@@ -92,14 +92,14 @@ class Drift:
 
 
 def activation_drift(model: Any, tuned: Any, prompts: Any, batch_size: int, on_progress: Any) -> dict[str, float]:
-    """Return E||D h||^2 / E||W0 h||^2 of every linear module that a token reaches and that does not give out only 0.
+    """Return E||D h||^2 / E||W0 h||^2 by linear module; modules without tokens or with zero output are left out.
 
     Args:
-        model: the base; left as it is.
+        model: the base, which does not change.
         tuned: the trained weights, by parameter name.
         prompts: token ids.
         batch_size: the most prompts in a forward pass, which have one length.
-        on_progress: called with the numbers of prompts that are through, and of all.
+        on_progress: called with the number of prompts done and of all prompts.
     """
     sums: dict[str, Tensor] = {}
     modules = [(name, m) for name, m in model.named_modules() if _is_linear(m) and f"{name}.weight" in tuned]
@@ -129,7 +129,7 @@ def _adding(name: str, tuned: Any, sums: dict[str, Tensor]) -> Any:
         h, base = inputs[0].float(), weight.float()
         delta = tuned[f"{name}.weight"].to(base) - base
         outputs = (h @ w.T if isinstance(module, nn.Linear) else h @ w for w in (delta, base))
-        found = torch.stack([output.double().square().sum() for output in outputs])
-        sums[name] = sums.get(name, torch.zeros_like(found)) + found
+        squares = torch.stack([output.double().square().sum() for output in outputs])
+        sums[name] = sums.get(name, torch.zeros_like(squares)) + squares
 
     return add

@@ -1,4 +1,4 @@
-"""A finished run and its base, as a diagnostic is given them. Nothing is loaded before it is asked for."""
+"""The argument of a diagnostic: a finished run and its base, which load their parts on demand."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ class FinishedRun:
     """One run.
 
     Args:
-        id: of the run.
-        model, task, method, train, seed: its settings.
-        workers: processes that trained it.
-        device: `cpu` or `cuda`, where to compute.
-        science: what the run id is made of, by group.
-        result: what came out of it; None before it is done.
-        reader: gives tokenizer and context of the model.
-        examples: gives the training examples as rows of tokens, in their order.
-        prompts: gives the token ids of every prompt of a part of the task, `target` or `source`, that the base was
-            asked; empty if none was kept.
-        tuned: gives the trained weights by the names of the base's parameters, on the CPU, tied ones once, each read
-            when it is asked for. Raises UserError if the run kept none, or others.
-        on_progress: to be called with the number of steps that are done and of all, as often as may be.
+        id: the run id.
+        model, task, method, train, seed: the run's settings.
+        workers: the number of processes that trained the run.
+        device: the device to compute on, `cpu` or `cuda`.
+        science: the settings that the run id hashes, by group.
+        result: the run's result; None before the run is done.
+        reader: returns the model's tokenizer and context.
+        examples: returns the training examples as rows of tokens, in their order.
+        prompts: returns the token ids of every prompt in the base's evaluation on a part of the task, `target` or
+            `source`; empty if the record stores no answers.
+        tuned: returns the trained weights on the CPU, by the names of the base's parameters, tied ones once; a mapping
+            that reads each tensor on access. Raises UserError if the run stored no weights or if they have changed.
+        on_progress: call it as often as you like, with the number of steps done and of all steps.
     """
 
     id: str
@@ -54,17 +54,17 @@ class FinishedRun:
     on_progress: Callable[[int, int], None] = lambda done, total: None
 
     def base(self) -> dict[str, Tensor]:
-        """The base's parameters by name, tied ones once, on the CPU, in the dtype of their files; to be read only."""
+        """Return the base's parameters by name, tied ones once, on the CPU, in the dtype of their files; read-only."""
         return {name: parameter.detach() for name, parameter in self.model.base().named_parameters()}
 
     def base_model(self) -> PreTrainedModel:
-        """A copy of the base on `device`, in eval mode and in the dtype in which it was trained."""
+        """Return a copy of the base on `device`, in eval mode and in the dtype of the training."""
         model = self.model.load_model()
         model.to(self.device)  # type: ignore[arg-type]  # transformers wraps the method and loses its signature
         return model.eval()  # type: ignore[no-untyped-call,no-any-return]
 
     def tuned_model(self) -> PreTrainedModel:
-        """The trained model, likewise."""
+        """Return the trained model on `device`, in eval mode and in the dtype of the training."""
         import torch
 
         tuned, model = self.tuned(), self.base_model()

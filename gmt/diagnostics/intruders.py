@@ -22,24 +22,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class IntruderDimensions:
-    """Intruders of every matrix in a layer. A trained matrix has singular vectors y_j, largest singular value first;
-    its base has x_i. Rows:
+    """Intruders of every matrix in a layer. The trained matrix has singular vectors y_j, largest singular value first;
+    the base's matrix has x_i. Rows:
 
-    intruders: how many of the first y_j have a similarity below `threshold`.
-    intruders_by_vector: the same with `gap` 0, as the paper counts.
+    intruders: the number of the first y_j with a similarity below `threshold`.
+    intruders_by_vector: this number with `gap` 0, as in the paper.
     least_similarity: the smallest similarity of the first y_j.
     least_gap: the smallest relative gap between neighbours of the base's first singular values.
 
-    The similarity of y_j is the largest |cos(y_j, x_i)| over all i. Singular vectors of (nearly) equal singular values
-    may turn freely within their subspace, and then differ although the matrix does not. Departure from the paper:
-    y_j is therefore held against the subspace of all x whose singular value lies within `gap` of that of x_i. The
-    base's vectors with singular value 0 are arbitrary and count as none.
+    In the paper, the similarity of y_j is the largest |cos(y_j, x_i)| over all i. Singular vectors of (nearly) equal
+    singular values may turn freely within their subspace, and then differ although the matrix does not. Departure: the
+    similarity therefore compares y_j with the subspace of all x whose singular value lies within `gap` of that of x_i.
+    The base's vectors with singular value 0 are arbitrary and ignored.
 
     Args:
-        name: the word for it in tables.
-        num_vectors: how many leading y_j are looked at; the paper's k.
-        threshold: below which similarity y_j is an intruder; the paper's epsilon.
-        gap: a fraction of a singular value.
+        name: the diagnostic's name in tables.
+        num_vectors: the number of leading y_j to compare; the paper's k.
+        threshold: the similarity below which y_j is an intruder; the paper's epsilon.
+        gap: the largest distance within a subspace, as a fraction of a singular value.
     """
 
     name: str
@@ -73,7 +73,7 @@ class IntruderDimensions:
                 yield Row(layer=change.layer, matrix=change.matrix, name=name, value=value)
 
     def compare(self, base_MN: Tensor, tuned_MN: Tensor) -> dict[str, float]:
-        """Return the values of one matrix; empty if one of the two is 0."""
+        """Return the values of one matrix; empty if either matrix is 0."""
         import torch
 
         if torch.equal(base_MN, tuned_MN):
@@ -93,13 +93,13 @@ class IntruderDimensions:
 
 
 def similarity(y_MK: Tensor, x_MR: Tensor, sigma_R: Tensor, gap: float) -> Tensor:
-    """Return, shape [K], how much of each y lies in the best of the base's subspaces, in [0, 1].
+    """Return the norm of each y's projection onto the best of the base's subspaces, in [0, 1], shape [K].
 
     Args:
         y_MK: unit vectors.
         x_MR: the base's singular vectors.
-        sigma_R: their singular values, largest first, all above 0.
-        gap: the subspace of x_i is spanned by all x whose singular value is within `gap * sigma_i` of sigma_i.
+        sigma_R: the base's singular values, largest first, all above 0.
+        gap: the subspace of x_i is spanned by all x whose singular value lies within `gap * sigma_i` of sigma_i.
     """
     import torch
 
@@ -112,7 +112,7 @@ def similarity(y_MK: Tensor, x_MR: Tensor, sigma_R: Tensor, gap: float) -> Tenso
 
 
 def _vectors(matrix_MN: Tensor) -> tuple[Tensor, Tensor]:
-    """Return left singular vectors and singular values that are not 0 but for rounding, float64, largest first."""
+    """Return left singular vectors and singular values above the rounding error, float64, largest first."""
     import torch
 
     u_MR, sigma_R, _ = torch.linalg.svd(matrix_MN.float(), full_matrices=False)

@@ -1,4 +1,4 @@
-"""Floating-point operations of a training step, counted by PyTorch as they are dispatched, backward included."""
+"""Floating-point operations of a training step with its backward pass, as PyTorch's dispatcher counts them."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class Operations:
     """Operations of the forward and backward passes. Rows: `step`, one optimizer step on the first examples in their
-    order; `training`, times the number of steps.
+    order; `training`, this number times the number of steps.
 
-    Matrix products are counted, those of attention as its formula has them, whatever kernel trains; elementwise work,
-    the optimizer and the mask are not, since PyTorch's counter knows no number for them: what they cost is in the
-    times. What a method freezes costs no gradient.
+    PyTorch counts matrix products, those of attention by its formula, whatever kernel trains. It does not count
+    elementwise work, the optimizer and the mask, whose cost is in the measured times. Gradients of frozen parameters
+    are not counted.
 
     Args:
-        name: the word for it in tables.
+        name: the diagnostic's name in tables.
     """
 
     name: str
@@ -39,8 +39,7 @@ class Operations:
         """Count on the CPU.
 
         Raises:
-            UserError: the run trains on preferences, packed rows or several workers, whose batches are made elsewhere,
-                or not at all.
+            UserError: the run did not train, or trained on preferences, packed rows or several workers.
         """
         if run.result is None or run.result.training is None:
             raise UserError("operations are counted of trainings, and this run has none")
@@ -50,7 +49,7 @@ class Operations:
 
 
 def step_flops(run: FinishedRun) -> int:
-    """The operations of one optimizer step; see `Operations`.
+    """Return the operations of one optimizer step; see `Operations`.
 
     Raises:
         UserError: see `Operations.rows`.

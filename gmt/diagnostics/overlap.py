@@ -1,4 +1,4 @@
-"""Whether trainings moved the same entries: between the seeds of an arm, and between arms on one seed.
+"""How far two trainings moved the same entries: two seeds of an arm, or two arms on one seed.
 
 Shape suffix: N entries of a parameter, flattened.
 """
@@ -21,21 +21,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class MaskOverlap:
-    """Overlap of what two runs moved, by parameter. Rows of a run:
+    """Overlap of the entries that two runs moved, by parameter. Rows of a run:
 
     moved: the fraction of entries that differ from the base.
 
     Rows of a pair, which is two seeds of one arm, or two arms on the same base, task and seed:
 
-    jaccard: of the entries in either run's support, the fraction in both. A support holds the entries that moved, and
-    of these at most `fraction` of the parameter, those with the largest change; ties at the threshold are all in it.
-    by_chance: what two random supports of these sizes would have, p q / (p + q - p q).
+    jaccard: the Jaccard index of the two runs' supports. A support holds the entries with the largest change, at most
+    `fraction` of the parameter and all ties at the threshold; entries that did not move are never in it.
+    by_chance: the Jaccard index of two random supports of these sizes, p q / (p + q - p q).
 
-    The record of a run keeps no masks: the support is what the training moved, and not what a mask kept at one step.
+    A run record stores no masks: the support follows from the whole training, and not from the mask of one step.
 
     Args:
-        name: the word for it in tables.
-        fraction: of a parameter's entries, in (0, 1]; 1 takes all that moved.
+        name: the diagnostic's name in tables.
+        fraction: the largest support, as a fraction of a parameter's entries, in (0, 1]; 1 takes all moved entries.
     """
 
     name: str
@@ -54,7 +54,7 @@ class MaskOverlap:
         )
 
     def rows(self, run: FinishedRun) -> Iterable[Row]:
-        """Count what moved."""
+        """Count the entries that moved."""
         from gmt.diagnostics.changes import changes
 
         for change in changes(run):
@@ -62,11 +62,11 @@ class MaskOverlap:
             yield Row(layer=change.layer, matrix=change.matrix, name="moved", value=moved)
 
     def compares(self, one: FinishedRun, other: FinishedRun) -> bool:
-        """Seeds of one arm, or arms on one seed."""
+        """Whether the runs are two seeds of one arm, or two arms on one seed."""
         return one.is_same_but_seed(other) or one.has_same_data(other)
 
     def rows_of_pair(self, one: FinishedRun, other: FinishedRun) -> Iterable[Row]:
-        """Compare the supports, parameter by parameter; one without a support in both is left out."""
+        """Compare the supports, parameter by parameter; parameters that neither run moved are left out."""
         from gmt.diagnostics.changes import changes_of_both
 
         for first, second in changes_of_both(one, other):
@@ -78,7 +78,7 @@ class MaskOverlap:
 
 
 def support(delta_N: Tensor, fraction: float) -> Tensor:
-    """Return which entries moved, and of these at most `fraction` of all, by magnitude; bool of shape [N]."""
+    """Return a mask of the entries that moved most, at most `fraction` of all entries; bool of shape [N]."""
     import torch
 
     from gmt.masking.entries import kept
@@ -100,7 +100,7 @@ def support(delta_N: Tensor, fraction: float) -> Tensor:
 
 
 def overlap(one_N: Tensor, other_N: Tensor) -> dict[str, float]:
-    """Return the Jaccard index of two supports, and that of random ones of their sizes; empty if both are empty."""
+    """Return the Jaccard index of two supports and of random supports of their sizes; empty if both are empty."""
     either = int((one_N | other_N).sum())
     if not either:
         return {}

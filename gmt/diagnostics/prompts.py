@@ -1,4 +1,4 @@
-"""Prompts through a model, a few of one length at a time: there is no padding that a module could see."""
+"""Runs prompts through a model in batches of one length, so that no module sees padding."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 PARTS = ("source", "target")
-"""Of a task: what the base could do before, and what was to be learnt."""
+"""The parts of a task: abilities of the base, and the training's aim."""
 
 
 def spread(prompts: Sequence[Sequence[int]], number: int) -> list[Sequence[int]]:
-    """Return at most `number` prompts, evenly spread, so that every suite has its share."""
+    """Return at most `number` prompts, evenly spread, so that every suite is represented."""
     if len(prompts) <= number:
         return list(prompts)
     return [prompts[i * len(prompts) // number] for i in range(number)]
@@ -19,13 +19,13 @@ def spread(prompts: Sequence[Sequence[int]], number: int) -> list[Sequence[int]]
 def run_prompts(
     model: Any, prompts: Sequence[Sequence[int]], batch_size: int, on_progress: Callable[[int, int], None]
 ) -> None:
-    """Run prompts through a model for what its hooks see.
+    """Run prompts through a model, for the hooks on its modules.
 
     Args:
-        model: on any device, in eval mode.
+        model: a model on any device, in eval mode.
         prompts: token ids.
         batch_size: the most prompts in a forward pass.
-        on_progress: called with the numbers of prompts that are through, and of all.
+        on_progress: called with the number of prompts done and of all prompts.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""What a diagnostic is to the rest of the program. Imports no library, so that a plan of diagnoses costs nothing."""
+"""The protocol of diagnostics. Imports no library, so that planning diagnoses costs little."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ class Row:
     """One number of a diagnosis.
 
     Args:
-        name: of the value, e.g. `relative_norm`.
-        value: must be finite. A value that is not defined, such as a ratio to 0, is left out.
-        layer: the number of the layer; None for a value of the whole model or of a parameter outside all layers.
-        matrix: the parameter, its layer's number written as `*`; None for a value of a layer or of the whole model.
+        name: the value's name, e.g. `relative_norm`.
+        value: a finite number. Leave out a row whose value is undefined, such as a ratio to 0.
+        layer: the layer's number; None for the whole model and for parameters outside all layers.
+        matrix: the parameter's name with `*` for the layer's number; None for a layer and for the whole model.
     """
 
     name: str
@@ -29,11 +29,11 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Shown:
-    """The default figure of a diagnostic. A panel's form follows from the rows: by layer, by arm, or by pair of arms.
+    """The default figure of a diagnostic. The rows decide the form of a panel: by layer, by arm, or by pair of arms.
 
     Args:
-        title: of the figure.
-        panels: value name -> label with its unit; a panel for each. Values without rows are left out.
+        title: the figure's title.
+        panels: a mapping from the name of a value to its label with unit; one panel for each value that has rows.
     """
 
     title: str
@@ -43,18 +43,18 @@ class Shown:
 class Diagnostic(Protocol):
     """The settings of a diagnostic: a frozen dataclass that checks its values in `__post_init__`.
 
-    The constructor's arguments are the config group `diagnostic`. It must be importable without torch: import it in
-    `rows`.
+    The constructor's arguments are the config group `diagnostic`. Its module must be importable without torch: import
+    torch in `rows`.
     """
 
     @property
     def name(self) -> str:
-        """The word for it in configs, tables and file names."""
+        """The diagnostic's name in configs, tables and file names."""
         ...
 
     @property
     def needs_weights(self) -> bool:
-        """Whether `rows` asks for the trained weights, so that a run without them is refused before anything starts."""
+        """Whether `rows` reads the trained weights; runs without weights are then refused before any measurement."""
         ...
 
     @property
@@ -66,22 +66,22 @@ class Diagnostic(Protocol):
         """Measure one finished run.
 
         Args:
-            run: must not be changed; the models that it gives may be.
+            run: the run; do not change it. The models that its methods return may be changed.
 
         Raises:
-            UserError: this run can't be measured; the sentence is shown, and the other runs are measured.
+            UserError: this run can't be measured. The command shows the message and measures the other runs.
         """
         ...
 
 
 @runtime_checkable
 class ComparesRuns(Protocol):
-    """An optional part of Diagnostic: it also measures pairs of runs of one base."""
+    """An optional part of Diagnostic: it also measures pairs of runs with the same base."""
 
     def compares(self, one: FinishedRun, other: FinishedRun) -> bool:
-        """Whether a pair is to be measured; asked for each pair of a study once, so it must be quick."""
+        """Whether to measure a pair; called once for each pair of a study, so it must be quick."""
         ...
 
     def rows_of_pair(self, one: FinishedRun, other: FinishedRun) -> Iterable[Row]:
-        """Measure a pair; the values must not depend on the order of the two."""
+        """Measure a pair; the values must not depend on the order of the runs."""
         ...

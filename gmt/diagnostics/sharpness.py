@@ -1,4 +1,4 @@
-"""Sharpness of the minimum that a training found: how much the training loss rises within a small box around it."""
+"""Sharpness: how much the training loss rises within a small box around the trained weights."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ class Sharpness:
     """Adaptive sharpness of the training loss, in nats a token, after Andriushchenko et al., arXiv 2302.07011: entries
     move by at most `rho` of their own magnitude. Rows, each a mean over batches of the first training examples:
 
-    loss: of the trained model on these.
+    loss: the loss of the trained model.
     worst_case: max over |delta| <= rho |w| of L(w + delta) - L(w), by gradient ascent for each batch.
     average_case: mean of L(w + rho |w| n) - L(w), n standard normal.
 
-    With `where: moved` or `unmoved` only entries that the training moved, or did not, are disturbed, and the rows are
-    called worst_case_moved and so on; they are left out if there are no such entries. Departures from the authors'
-    code: no normalisation of the logits, and the ascent starts at delta = 0. It computes in float32, and needs eight
-    times the memory of such weights.
+    `where: moved` perturbs only the entries that the training moved, `unmoved` only the others; the rows are then named
+    worst_case_moved and so on, and left out if there are no such entries. Departures from the authors' code: logits are
+    not normalised, and the ascent starts at delta = 0. The computation needs eight times the memory of the weights in
+    float32.
 
     Args:
-        name: the word for it in tables.
-        rho: a fraction of each weight, at least 0.
+        name: the diagnostic's name in tables.
+        rho: the half width of the box, as a fraction of each weight, at least 0.
         where: a list of all, moved, unmoved.
-        num_examples: how many training examples; all if there are fewer.
-        batch_size: examples of a batch, over which the loss is a mean over tokens.
-        steps: of the ascent, for each batch.
-        draws: of the noise, for each batch.
-        seed: of the noise.
+        num_examples: the number of training examples; all if there are fewer.
+        batch_size: the number of examples in a batch, whose loss is the mean over their tokens.
+        steps: the number of steps of the ascent, for each batch.
+        draws: the number of draws of the noise, for each batch.
+        seed: the seed of the noise.
     """
 
     name: str
@@ -70,7 +70,7 @@ class Sharpness:
 
     @property
     def shown(self) -> Shown:
-        """Both cases wherever entries are disturbed."""
+        """A panel for the worst and the average case of each entry of `where`."""
         words = {"all": "", "moved": ", moved entries only", "unmoved": ", unmoved entries only"}
         panels = {
             _row_name(case, place): f"{case.replace('_', ' ')} rise of the loss, nats a token{words[place]}"
@@ -83,8 +83,7 @@ class Sharpness:
         """Measure batch by batch.
 
         Raises:
-            UserError: the run trains on preferences or packed rows, whose loss is made elsewhere; or its loss is no
-                number.
+            UserError: the run trains on preferences or packed rows, or its loss is NaN or Inf.
         """
         import torch
 
@@ -92,7 +91,7 @@ class Sharpness:
             raise UserError("sharpness is measured for train.paradigm=sft without packing only")
         model, base = run.tuned_model(), run.base()
         moved = [w.detach() != base[name].to(w) for name, w in model.named_parameters()]
-        # a step of bfloat16 is larger than most of what is added here
+        # a rounding step of bfloat16 is larger than most perturbations here
         model.to(torch.float32)  # type: ignore[arg-type]  # transformers wraps the method and loses its signature
         for parameter in model.parameters():
             parameter.requires_grad_(True)
@@ -105,7 +104,7 @@ class Sharpness:
             run.on_progress(min(next(counted), passes), passes)
 
         for batch in batches:
-            for name, value in self._of_batch(model, moved, batch, on_pass).items():
+            for name, value in self._batch_values(model, moved, batch, on_pass).items():
                 sums[name] = sums.get(name, 0.0) + value
         for name, value in sums.items():
             yield Row(name=name, value=value / len(batches))
@@ -119,7 +118,7 @@ class Sharpness:
             rows = [examples[i] for i in range(first, min(first + self.batch_size, number))]
             yield {key: value.to(run.device) for key, value in collate(rows).items()}
 
-    def _of_batch(
+    def _batch_values(
         self, model: PreTrainedModel, moved: Sequence[Tensor], batch: Mapping[str, Any], on_pass: Callable[[], None]
     ) -> dict[str, float]:
         import torch
@@ -132,9 +131,9 @@ class Sharpness:
             return value
 
         with torch.no_grad():
-            found = {"loss": loss().item()}
-        if not math.isfinite(found["loss"]):
-            raise UserError(f"sharpness needs a finite loss on the training examples, got {found['loss']}")
+            values = {"loss": loss().item()}
+        if not math.isfinite(values["loss"]):
+            raise UserError(f"sharpness needs a finite loss on the training examples, got {values['loss']}")
         weights = list(model.parameters())
         for place in self.where:
             chosen = _chosen(moved, place)
@@ -142,9 +141,9 @@ class Sharpness:
                 continue
             bounds = [self.rho * w.detach().abs() * entries for w, entries in zip(weights, chosen, strict=True)]
             generator = torch.Generator().manual_seed(self.seed)
-            found[_row_name("worst_case", place)] = largest_rise(loss, weights, bounds, self.steps)
-            found[_row_name("average_case", place)] = mean_rise(loss, weights, bounds, self.draws, generator)
-        return found
+            values[_row_name("worst_case", place)] = largest_rise(loss, weights, bounds, self.steps)
+            values[_row_name("average_case", place)] = mean_rise(loss, weights, bounds, self.draws, generator)
+        return values
 
 
 def _chosen(moved: Sequence[Tensor], place: str) -> list[Tensor]:

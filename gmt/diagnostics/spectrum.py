@@ -1,4 +1,4 @@
-"""Singular values of a change, and numbers that sum them up. Pure functions of tensors.
+"""Singular values of a matrix and summaries of them. Pure functions of tensors.
 
 Shape suffixes: M, N sides of a matrix; R = min(M, N) singular values.
 """
@@ -8,15 +8,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-_BLOCK = 1 << 14  # rows that are converted to float64 at once
+_BLOCK = 1 << 14  # the number of rows that are converted to float64 at once
 
 
 def singular_values(matrix_MN: Tensor) -> Tensor:
     """Return the singular values, largest first, float64, shape [R].
 
-    They are the square roots of the eigenvalues of the smaller Gram matrix, in float64: a fraction of the time of a
-    singular value decomposition, and exact to about 1e-8 of the largest one. An embedding of 128,000 rows takes the
-    memory of its columns squared.
+    The singular values are the square roots of the eigenvalues of the smaller Gram matrix, in float64. They take a
+    fraction of the time of a singular value decomposition, and are exact to about 1e-8 of the largest one. The memory
+    grows with the square of the shorter side only, so that an embedding of 128,000 rows fits.
     """
     tall = matrix_MN if matrix_MN.shape[0] >= matrix_MN.shape[1] else matrix_MN.T
     gram = torch.zeros(tall.shape[1], tall.shape[1], dtype=torch.float64, device=tall.device)
@@ -29,10 +29,10 @@ def singular_values(matrix_MN: Tensor) -> Tensor:
 
 def effective_rank(sigma_R: Tensor) -> float:
     """Return exp of the entropy of the singular values' shares (Roy and Vetterli, EUSIPCO 2007): 1 for a matrix of rank
-    1, R for one whose singular values are all equal.
+    1, R for a matrix with equal singular values.
 
     Args:
-        sigma_R: largest first; the first one above 0.
+        sigma_R: singular values, largest first; the first one must be above 0.
     """
     share_R = sigma_R / sigma_R.sum()
     return float(torch.special.entr(share_R).sum().exp())

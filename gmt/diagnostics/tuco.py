@@ -1,4 +1,4 @@
-"""Tuning contribution: how much of what a model computes for a prompt comes from its fine-tuning.
+"""Tuning contribution: the share of fine-tuning in a model's computation for a prompt.
 
 Nuti et al., "TuCo: Measuring the Contribution of Fine-Tuning to Individual Responses of LLMs", arXiv 2506.23423.
 
@@ -25,14 +25,15 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class TuningContribution:
     """TuCo on source and target prompts. The trained model's residual stream is x_{l+1} = x_l + PTC_l + FTC_l with
-    PTC_l = f_base(x_l), what the base's layer adds to this x_l, and FTC_l what the trained layer adds beyond.
+    PTC_l = f_base(x_l), the addition of the base's layer to this x_l, and FTC_l the difference between the trained
+    layer's addition and PTC_l.
 
     Rows: tuco_source and tuco_target, the mean over prompts of ||sum FTC||_1 / (||sum PTC||_1 + ||sum FTC||_1) at the
-    last token, in [0, 1]. It is 0 where training changed no layer: the embedding is the trained one in both.
+    last token, in [0, 1]. The value is 0 if training changed no layer: both sums use the trained embedding.
 
     Args:
-        name: the word for it in tables.
-        num_prompts: of each part, evenly spread over all of them.
+        name: the diagnostic's name in tables.
+        num_prompts: the number of prompts of each part, evenly spread over all of them.
         batch_size: the most prompts in a forward pass, which have one length.
     """
 
@@ -52,10 +53,10 @@ class TuningContribution:
         settings.integer("diagnostic.batch_size", self.batch_size, low=1)
 
     def rows(self, run: FinishedRun) -> Iterable[Row]:
-        """Hold both models in memory, and measure.
+        """Measure with both models in memory.
 
         Raises:
-            UserError: the model has no list of as many layers as its config says.
+            UserError: see `layers_of`.
         """
         base, tuned = run.base_model(), run.tuned_model()
         contributions = Contributions(base, tuned)
@@ -70,7 +71,7 @@ class Contributions:
     """Hooks on the layers of a trained model that run the base's layers on the same inputs.
 
     Args:
-        base, tuned: of one architecture, on one device; left as they are once the `with` block ends.
+        base, tuned: models of one architecture, on one device; the hooks are removed when the `with` block ends.
 
     Raises:
         UserError: see `layers_of`.
@@ -93,7 +94,7 @@ class Contributions:
             hook.remove()
 
     def take(self) -> list[float]:
-        """Return TuCo of each prompt since the last call."""
+        """Return the TuCo of each prompt since the last call."""
         values, self._values = self._values, []
         return values
 
@@ -116,17 +117,17 @@ class Contributions:
 
 
 def contribution(pretrained_BD: Tensor, added_BD: Tensor) -> list[float]:
-    """Return TuCo of each prompt from the sums over layers; a prompt to which no layer adds anything is left out."""
-    of_base_B, of_tuning_B = pretrained_BD.abs().sum(dim=1), added_BD.abs().sum(dim=1)
-    all_B = of_base_B + of_tuning_B
-    return [float(value) for value in (of_tuning_B / all_B)[all_B > 0]]
+    """Return the TuCo of each prompt from the sums over layers; prompts whose two sums are 0 are left out."""
+    base_B, tuning_B = pretrained_BD.abs().sum(dim=1), added_BD.abs().sum(dim=1)
+    all_B = base_B + tuning_B
+    return [float(value) for value in (tuning_B / all_B)[all_B > 0]]
 
 
 def layers_of(model: Any) -> Sequence[nn.Module]:
     """Return the layers of a model.
 
     Raises:
-        UserError: it has no list of as many modules as its config says.
+        UserError: the model has no list of as many modules as its config has layers.
     """
     from torch import nn
 

@@ -1,1 +1,1 @@
-"""Merges: weights out of those of finished runs. Each is one file; a yaml's `_target_` names it."""
+"""Merges compute weights from the weights of finished runs. Each merge is one file; a yaml's `_target_` names it."""

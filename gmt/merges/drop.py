@@ -1,7 +1,7 @@
-"""Drops part of a fine-tuning's delta, once, after the training: the contrast to masking in it.
+"""Drops part of a fine-tuning's delta once, after the training; a baseline for masking during the training.
 
-DARE (Yu et al., arXiv 2311.03099) drops at random and rescales the rest. The GMT paper's "one-off drop" baseline does
-not rescale; whether it drops at random or the smallest, it does not say, so both are here.
+DARE (Yu et al., arXiv 2311.03099) drops random entries and rescales the others. The GMT paper's "one-off drop" baseline
+does not rescale. The paper does not say whether that baseline drops random or the smallest entries, so both are here.
 """
 
 from __future__ import annotations
@@ -22,15 +22,14 @@ RANDOM, SMALLEST = "random", "smallest"
 
 @dataclass(frozen=True, kw_only=True)
 class Drop:
-    """Sets a fraction of the entries back to the base's.
+    """Resets a fraction of the entries to the base's values.
 
     Args:
-        name: the word for it in tables.
-        fraction: of the entries that are dropped, in [0, 1).
-        which: `random`: each with that probability, whatever becomes of the others; `smallest`: of each tensor that
-            fraction, by floor as a mask's, with the smallest magnitude of the delta.
-        rescale: whether what stays of the delta is divided by 1 - fraction, so that its expectation stays; for
-            `random`.
+        name: the merge's name in tables.
+        fraction: the fraction of entries to drop, in [0, 1).
+        which: `random` drops each entry independently with probability `fraction`; `smallest` drops in each tensor the
+            entries with the smallest magnitude of the delta, and rounds their number down, as a mask does.
+        rescale: whether the remaining delta is divided by 1 - fraction, which keeps its expectation; only for `random`.
     """
 
     name: str
@@ -47,24 +46,24 @@ class Drop:
         settings.one_of("merge.which", self.which, (RANDOM, SMALLEST))
         if settings.boolean("merge.rescale", self.rescale) and self.which != RANDOM:
             raise UserError(
-                f"merge.rescale must be false for merge.which={self.which}: only of random entries it keeps a mean"
+                f"merge.rescale must be false for merge.which={self.which}: it keeps the mean only of a random drop"
             )
 
     def formula(self, weights: Weights, *, seed: int) -> Formula:
-        """Return what drops a tensor's entries."""
+        """Return the function that drops a tensor's entries."""
         import torch
 
         def dropped(name: str) -> Tensor:
             base, tuned = weights.base(name), weights.tuned(0, name)
-            kept = self._kept(tuned - base, f"{seed}/{name}")
+            staying = self._staying(tuned - base, f"{seed}/{name}")
             if self.rescale:
                 tuned = base + (tuned - base) / (1 - self.fraction)
-            return torch.where(kept, tuned, base)
+            return torch.where(staying, tuned, base)
 
         return dropped
 
-    def _kept(self, delta: Tensor, draw: str) -> Tensor:
-        """Return which entries stay; those of a smaller fraction hold those of a larger one."""
+    def _staying(self, delta: Tensor, draw: str) -> Tensor:
+        """Return a bool mask of the entries that stay; it includes the entries that stay at any larger fraction."""
         import torch
 
         from gmt.masking.rule import num_masked
@@ -72,7 +71,7 @@ class Drop:
         if self.which == RANDOM:
             number = int.from_bytes(hashlib.sha256(draw.encode()).digest()[:7])
             return torch.rand(delta.shape, generator=torch.Generator().manual_seed(number)) >= self.fraction
-        kept = torch.zeros(delta.numel(), dtype=torch.bool)
-        num_kept = delta.numel() - num_masked(self.fraction, delta.numel())
-        kept[delta.flatten().abs().topk(num_kept, sorted=False).indices] = True
-        return kept.view_as(delta)
+        staying = torch.zeros(delta.numel(), dtype=torch.bool)
+        num_staying = delta.numel() - num_masked(self.fraction, delta.numel())
+        staying[delta.flatten().abs().topk(num_staying, sorted=False).indices] = True
+        return staying.view_as(delta)

@@ -1,7 +1,7 @@
-"""Grafting (Panigrahi et al., arXiv 2302.06600): the tuned values of few entries in the base.
+"""Grafting (Panigrahi et al., arXiv 2302.06600): a few entries take their tuned values, the others the base's.
 
-The entries are those with the largest |delta| over all tensors together, which is where the paper's learning of the
-mask begins. Departure: the mask is not learned on from there.
+The few entries have the largest |delta| over all tensors together, which is the paper's initial mask. Departure: the
+paper then optimizes the mask, and this merge does not.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Graft:
-    """Takes the largest entries of the delta as they were trained, and all others as the base has them.
+    """Takes the tuned values of the entries with the largest delta, and the base's values of all others.
 
     Args:
-        name: the word for it in tables.
-        keep: the fraction of entries that is grafted, in (0, 1].
+        name: the merge's name in tables.
+        keep: the fraction of entries to graft, in (0, 1].
     """
 
     name: str
@@ -36,14 +36,14 @@ class Graft:
         settings.number("merge.keep", self.keep, "must lie in (0, 1]", low=0, high=1, open_low=True, open_high=False)
 
     def formula(self, weights: Weights, *, seed: int) -> Formula:
-        """Find the threshold, and return what grafts a tensor."""
+        """Find the threshold, and return the function that grafts a tensor."""
         import torch
 
         from gmt.merges.largest import largest
 
-        kept = largest(weights, 0, self.keep)
+        is_large = largest(weights, 0, self.keep)
 
         def grafted(name: str) -> Tensor:
-            return torch.where(kept(weights.delta(0, name)), weights.tuned(0, name), weights.base(name))
+            return torch.where(is_large(weights.delta(0, name)), weights.tuned(0, name), weights.base(name))
 
         return grafted

@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 
 
 def largest(weights: Weights, parent: int, keep: float) -> Callable[[Tensor], Tensor]:
-    """Return the function that says of a tensor's delta, as bool, which entries are among the parent's largest.
+    """Return the function that maps a tensor's delta to a bool mask of the parent's largest entries.
 
     Args:
-        weights: of base and parents; each delta is read twice, and none is held.
-        parent: counted from 0.
-        keep: the fraction of all entries that is kept, in (0, 1]: those of the largest magnitude, as a mask keeps
-            gradients. Ties at the threshold all stay, zeros never.
+        weights: the weights of base and parents; each delta is computed anew where it is needed.
+        parent: the parent's number, counted from 0.
+        keep: the fraction of all entries that counts as largest, by magnitude, in (0, 1]. All ties at the threshold
+            count; zeros never do.
 
     Raises:
-        UserError: a weight is no finite number.
+        UserError: a weight is NaN or Inf.
     """
     scores = [
         Scores(

@@ -1,4 +1,4 @@
-"""LiNeS (Wang et al., arXiv 2410.17146): a delta scaled layer by layer, little in the first and wholly in the last."""
+"""LiNeS (Wang et al., arXiv 2410.17146): scales the delta by a factor that grows from the first layer to the last."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Lines:
-    """Scales the delta of block l of L by alpha + beta l / (L - 1), and what lies outside of the blocks by alpha.
+    """Scales the delta of block l of L by alpha + beta l / (L - 1), and tensors outside the blocks by alpha.
+
+    For several tasks, the paper scales the merged model: name a merged run as the parent.
 
     Args:
-        name: the word for it in tables.
+        name: the merge's name in tables.
         alpha: the scale of the first block, at least 0.
-        beta: what the last block has more; null for 1 - alpha, which keeps the last block as it was trained (the
+        beta: the scale of the last block minus alpha; null for 1 - alpha, which leaves the last block as tuned (the
             paper's choice for one task).
     """
 
@@ -38,7 +40,7 @@ class Lines:
             settings.number("merge.beta", self.beta, "must be at least 0 or null", low=0)
 
     def formula(self, weights: Weights, *, seed: int) -> Formula:
-        """Return what scales a tensor's delta.
+        """Return the function that scales a tensor's delta.
 
         Raises:
             UserError: the model does not number at least two blocks.

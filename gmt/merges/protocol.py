@@ -1,8 +1,7 @@
-"""What a merge is to the rest of the program. Imports nothing, so that planning can read it for free.
+"""The protocol of merges. Imports no torch, so that planning costs little.
 
-A merge computes weights from those of finished runs, its parents, without training. It is a formula: it reads what it
-must of all tensors, and then gives the tensors one by one, so that of k models no more than one tensor each is in
-memory.
+A merge computes weights from the weights of finished runs, its parents, without training. It first reads the facts that
+depend on all tensors, and then computes the tensors one by one: memory holds one tensor of each model at a time.
 """
 
 from __future__ import annotations
@@ -15,14 +14,15 @@ if TYPE_CHECKING:
 
 
 class Weights(Protocol):
-    """The weights that a merge reads: of the run's own base, and of its parents.
+    """The weights that a merge reads: those of the run's own base, and those of its parents.
 
-    Each tensor is a copy in float32 on the CPU. It is named as the model names its parameters; tied ones have one name.
+    Each tensor is a copy in float32 on the CPU. Names are those of the model's parameters; tied parameters share one
+    name.
     """
 
     @property
     def names(self) -> Sequence[str]:
-        """Of all tensors, in the model's order."""
+        """The names of all tensors, in the model's order."""
         ...
 
     @property
@@ -32,11 +32,11 @@ class Weights(Protocol):
 
     @property
     def num_blocks(self) -> int:
-        """The number of the model's blocks, which it numbers from 0; 0 for a model that numbers none."""
+        """The number of the model's numbered blocks; 0 if the model numbers no blocks."""
         ...
 
     def block(self, name: str) -> int | None:
-        """Return the number of the block that a tensor is part of; None for one outside of the blocks."""
+        """Return the number of a tensor's block, counted from 0; None for a tensor outside the blocks."""
         ...
 
     def base(self, name: str) -> Tensor:
@@ -47,21 +47,23 @@ class Weights(Protocol):
         """Return a parent's tensor.
 
         Args:
-            parent: counted from 0.
-            name: of the tensor.
+            parent: the parent's number, counted from 0.
+            name: the tensor's name.
         """
         ...
 
     def delta(self, parent: int, name: str) -> Tensor:
-        """Return what a parent's training changed: its tensor less that of the base that it was trained from.
+        """Return a parent's delta: its tensor minus the tensor of the base that the parent was trained from.
 
-        It has the shape of the run's own base; rows of a vocabulary that the parent does not know are zero.
+        The delta has the shape of the run's own base. Where that base has more rows of the vocabulary than the
+        parent's base, the added rows are zero.
         """
         ...
 
 
 Formula = Callable[["str"], "Tensor"]
-"""The merged tensor of a name, float32, in the shape of the base's; it is rounded once to the model's dtype."""
+"""Returns the merged tensor of a name: float32, in the shape of the base's tensor. The run rounds it once, to the
+model's dtype."""
 
 ONE_PARENT = (1, 1)
 TWO_OR_MORE_PARENTS = (2, None)
@@ -70,34 +72,33 @@ TWO_OR_MORE_PARENTS = (2, None)
 class Merge(Protocol):
     """The settings of a merge: a frozen dataclass that checks its values in `__post_init__`.
 
-    It must be importable without torch: import it in `formula`.
+    Its module must be importable without torch: import torch in `formula`.
     """
 
     @property
     def name(self) -> str:
-        """The word for it in configs, tables and MLflow."""
+        """The merge's name in configs, tables and MLflow."""
         ...
 
     @property
     def num_parents(self) -> tuple[int, int | None]:
-        """The least and the most parents that it takes; None for no limit."""
+        """The fewest and the most parents that the merge takes, e.g. ONE_PARENT; None if their number has no limit."""
         ...
 
     @property
     def takes_other_base(self) -> bool:
-        """Whether its parents may be trained from another base than its own; it then reads nothing but their deltas."""
+        """Whether parents may come from another base than the run's own; the merge then reads only their deltas."""
         ...
 
     def formula(self, weights: Weights, *, seed: int) -> Formula:
-        """Read what must be known of all tensors, and return the function that makes one.
+        """Read the facts that depend on all tensors, and return the function that computes one tensor.
 
-        Each tensor may follow from the weights, the settings and the seed alone: not from the order in which tensors
-            are
-        made, nor from how often.
+        Each tensor must depend on the weights, the settings and the seed alone: neither the order in which tensors are
+        computed nor the number of calls may change it.
 
         Args:
-            weights: of base and parents.
-            seed: of the merge's draws; it differs between runs with other parents.
+            weights: the weights of base and parents.
+            seed: the seed of random draws; runs with different parents have different seeds.
 
         Raises:
             UserError: the merge can't work with this model.
@@ -107,19 +108,19 @@ class Merge(Protocol):
 
 @runtime_checkable
 class ChoosesParents(Merge, Protocol):
-    """An optional part of Merge: it merges some of its parents, by what their merges come to in questions of its
+    """An optional part of Merge: the merge chooses among its parents, by the scores of trial merges on questions of its
     own."""
 
     @property
     def validation(self) -> object:
-        """What is asked: a mapping from a name to an evaluation (gmt.tasks.evaluations)."""
+        """The questions: a mapping from a name to an evaluation (gmt.tasks.evaluations)."""
         ...
 
     def choose(self, num_parents: int, score: Callable[[Sequence[int]], float]) -> Sequence[int]:
-        """Return which parents are merged.
+        """Return the numbers of the parents to merge, counted from 0.
 
         Args:
-            num_parents: how many there are.
-            score: of the merge of some of them, by number: the mean over `validation`, in [0, 1].
+            num_parents: the number of parents.
+            score: merges the parents with the given numbers, and returns the mean score over `validation`, in [0, 1].
         """
         ...

@@ -1,8 +1,8 @@
 """Model soups (Wortsman et al., arXiv 2203.05482): the mean of several fine-tuned models.
 
-As in the authors' code (mlfoundations/model-soups, main.py): the greedy soup begins with the best model, tries the
-others from good to bad, and takes one in if the mean scores strictly better with it. Departure: the mean is taken in
-double precision, so that the mean of equal weights is those weights.
+As in the authors' code (mlfoundations/model-soups, main.py), the greedy soup begins with the best model, tries the
+others from the best to the worst, and adds a model if the mean then scores strictly better. Departure: the mean is
+computed in double precision, so that the mean of equal weights equals them bit for bit.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Soup:
     """The mean of all parents.
 
     Args:
-        name: the word for it in tables.
+        name: the merge's name in tables.
     """
 
     name: str
@@ -42,11 +42,11 @@ class Soup:
 
 @dataclass(frozen=True, kw_only=True)
 class GreedySoup:
-    """The mean of those parents that score better together, in questions that the target does not ask.
+    """The mean of the parents that improve the score on questions outside the target.
 
     Args:
-        name: the word for it in tables.
-        validation: name -> an evaluation with a `_target_`; the mean of the scores decides.
+        name: the merge's name in tables.
+        validation: a mapping from a name to an evaluation with a `_target_`; the mean of their scores decides.
     """
 
     name: str
@@ -60,22 +60,22 @@ class GreedySoup:
         built("merge.validation", self.validation)
 
     def fingerprint(self) -> str:
-        """Names what is asked beyond what the settings say."""
+        """Return the fingerprints of the validation questions."""
         return fingerprints(self.validation)
 
     def formula(self, weights: Weights, *, seed: int) -> Formula:
-        """Return the mean of those that are given."""
+        """Return the mean of the parents in `weights`, which the run has reduced to the chosen ones."""
         return lambda name: mean(weights, name)
 
     def choose(self, num_parents: int, score: Callable[[Sequence[int]], float]) -> Sequence[int]:
-        """Return the soup's members, the best first; equals stay in their order."""
+        """Return the members' numbers, the best single parent first; parents with equal scores keep their order."""
         alone = {parent: score([parent]) for parent in range(num_parents)}
         first, *others = sorted(alone, key=lambda parent: -alone[parent])
         members, best = [first], alone[first]
         for parent in others:
-            with_it = score([*members, parent])
-            if with_it > best:
-                members, best = [*members, parent], with_it
+            joint_score = score([*members, parent])
+            if joint_score > best:
+                members, best = [*members, parent], joint_score
         return members
 
 

@@ -1,8 +1,8 @@
-"""TIES (Yadav et al., arXiv 2306.01708): trim, elect a sign, average those that agree.
+"""TIES (Yadav et al., arXiv 2306.01708): trims each delta, elects a sign, and averages the deltas with that sign.
 
-As in the authors' code (prateeky2806/ties-merging), and not as in mergekit, which trims each tensor by itself and gives
-a sum of 0 the sign +. Departures: entries that tie at the threshold are all kept; an entry whose sum is 0 stays the
-base's where the signs of all entries together have no majority either.
+The merge follows the authors' code (prateeky2806/ties-merging); mergekit differs: it trims each tensor by itself and
+gives a sum of 0 the sign +. Departures: all entries that tie at the threshold survive the trim; an entry whose sum is 0
+keeps the base's value if the signs of all entries together have no majority.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Ties:
-    """Adds the mean of the deltas that agree in sign to the base.
+    """Adds to the base the mean of the deltas that agree in sign.
 
     Args:
-        name: the word for it in tables.
-        keep: the fraction of each parent's delta, of the largest magnitude over all tensors together, that is kept; in
-            (0, 1].
-        scale: what the merged delta is multiplied by; above 0. The paper's lambda.
+        name: the merge's name in tables.
+        keep: the fraction of each parent's delta that survives the trim, in (0, 1]: the entries of the largest
+            magnitude over all tensors together.
+        scale: the factor of the merged delta, above 0; the paper's lambda.
     """
 
     name: str
@@ -41,23 +41,23 @@ class Ties:
         settings.number("merge.scale", self.scale, "must be above 0", low=0, open_low=True)
 
     def formula(self, weights: Weights, *, seed: int) -> Formula:
-        """Find each parent's threshold and the sign of most entries, and return what merges a tensor."""
+        """Find each parent's threshold and the majority sign, and return the function that merges a tensor."""
         import torch
 
         from gmt.merges.largest import largest
 
         parents = range(weights.num_parents)
-        kept = [largest(weights, parent, self.keep) for parent in parents]
+        is_large = [largest(weights, parent, self.keep) for parent in parents]
 
         def trimmed(parent: int, name: str) -> Tensor:
             delta = weights.delta(parent, name)
-            return delta.mul_(kept[parent](delta))
+            return delta.mul_(is_large[parent](delta))
 
         def total(name: str) -> Tensor:
-            found = trimmed(0, name)
+            total_delta = trimmed(0, name)
             for parent in parents[1:]:
-                found += trimmed(parent, name)
-            return found
+                total_delta += trimmed(parent, name)
+            return total_delta
 
         majority = sum(int(total(name).sign().sum(dtype=torch.float64)) for name in weights.names)
 

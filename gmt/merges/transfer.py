@@ -1,7 +1,7 @@
-"""Fine-tuning transfer (Lin et al., arXiv 2503.20110): a delta that was trained from one base is added to another.
+"""Fine-tuning transfer (Lin et al., arXiv 2503.20110): adds the delta of a training from one base to another base.
 
-As in the authors' code (pjlintw/finetuning-transfer), rows of a larger vocabulary have a delta of 0. Departures:
-differences are taken in float32 and not in float64, and the sum is rounded once to the model's dtype.
+As in the authors' code (pjlintw/finetuning-transfer), added rows of a larger vocabulary have a delta of 0. Departures:
+differences are computed in float32 instead of float64, and the sum is rounded once, to the model's dtype.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ class Transfer:
     """Adds scale times the parent's delta to the run's own base.
 
     Args:
-        name: the word for it in tables.
-        scale: above 0.
+        name: the merge's name in tables.
+        scale: the factor of the delta, above 0.
     """
 
     name: str

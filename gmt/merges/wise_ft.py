@@ -1,4 +1,4 @@
-"""WiSE-FT (Wortsman et al., arXiv 2109.01903): between the base and the tuned weights, on a straight line."""
+"""WiSE-FT (Wortsman et al., arXiv 2109.01903): interpolates linearly between the base and the tuned weights."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from gmt.merges.protocol import ONE_PARENT, Formula, Weights
 
 @dataclass(frozen=True, kw_only=True)
 class WiseFt:
-    """Computes (1 - alpha) base + alpha tuned; 0 is the base and 1 the tuned model, bit for bit.
+    """Computes (1 - alpha) base + alpha tuned.
 
     Args:
-        name: the word for it in tables.
-        alpha: in [0, 1].
+        name: the merge's name in tables.
+        alpha: the share of the tuned weights, in [0, 1]: 0 gives the base and 1 the tuned model, bit for bit.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Asking a model for long: progress is shown, a stop is heeded, and of processes that want the same one asks."""
+"""Progress, stop requests and locks of a process that evaluates a model for a long time."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from gmt.training.control import Control
 _SHOWN_EVERY_S = 1.0
 
 
-def shown(name: str, record: RunRecord, control: Control) -> Callable[[int, int], None]:
-    """Return what is called with the number of answers that are there, and of all, after each batch.
+def progress_reporter(name: str, record: RunRecord, control: Control) -> Callable[[int, int], None]:
+    """Return a callback for each batch that takes the number of answers so far and of all answers.
 
     Args:
-        name: of what is asked.
-        record: says so to others, once a second.
-        control: told of progress, and asked whether to go on: the call raises Interrupted where not.
+        name: the name of the evaluation.
+        record: the run record, which shows the progress to other processes, at most once a second.
+        control: the run's control, which hears of the progress; the callback raises Interrupted if it demands a stop.
     """
     shown_at = 0.0
 
@@ -38,22 +38,22 @@ def shown(name: str, record: RunRecord, control: Control) -> Callable[[int, int]
 
 @contextmanager
 def alone(lock: Path, control: Control) -> Iterator[None]:
-    """Holds a lock, which the kernel takes back from a process that dies; waiting for it is no hang.
+    """Hold a lock, which the kernel releases if the process dies; waiting for it counts as progress.
 
     Raises:
-        Interrupted: `control` asked for it meanwhile.
+        Interrupted: `control` demanded a stop while the process waited.
     """
-    held = FileLock(lock)
+    file_lock = FileLock(lock)
     while True:
         try:
-            held.acquire(timeout=_SHOWN_EVERY_S)
+            file_lock.acquire(timeout=_SHOWN_EVERY_S)
             break
         except Timeout:
             _go_on(control)
     try:
         yield
     finally:
-        held.release()
+        file_lock.release()
 
 
 def _go_on(control: Control) -> None:

@@ -1,4 +1,4 @@
-"""The stage of a run that chooses the examples which are trained on, between the base's evaluation and the training."""
+"""The stage of a run that chooses its training examples, between the base's evaluation and the training."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from gmt.runs.run_context import RunContext
 from gmt.selections.protocol import Choice, MeasuresExamples, Selection
 
 FILE = "selection.jsonl"
-"""In the record: a row for each example that fits into train.max_length, in the order of the task."""
+"""A file in the record with a row for each example that fits into train.max_length, in the order of the task."""
 
 
 def choose(context: RunContext) -> RunContext:
-    """Return the context of a run with the examples that are chosen; an earlier attempt's choice is read."""
+    """Return the run's context with the chosen examples; the choice of an earlier attempt is read from the record."""
     selection = context.run.selection
     if selection is None:
         return context
@@ -30,14 +30,14 @@ def choose(context: RunContext) -> RunContext:
 
 
 def as_chosen(run: Run, prepared: Prepared) -> Prepared:
-    """Return what a run trains on, once its record holds its choice.
+    """Return the prepared run with the examples that its record says were chosen.
 
     Args:
-        run: with or without a selection.
-        prepared: of the run.
+        run: a run with or without a selection.
+        prepared: the run's task, with all examples.
 
     Raises:
-        UserError: the choice is of other examples, or too small for a step.
+        UserError: the recorded choice has another number of examples, can't be read, or is too small for a step.
     """
     if run.selection is None:
         return prepared
@@ -47,10 +47,10 @@ def as_chosen(run: Run, prepared: Prepared) -> Prepared:
 
 
 def indices_in(record: RunRecord, num_examples: int) -> list[int]:
-    """Return the indices of the examples that a record says were chosen, in the order of the task.
+    """Return the indices of the chosen examples in a record, in the order of the task.
 
     Raises:
-        UserError: the record's choice is of another number of examples, or can't be read.
+        UserError: the recorded choice has another number of examples, or can't be read.
     """
     rows = record.read_lines(FILE)
     if [row["index"] for row in rows] != list(range(num_examples)):
@@ -72,7 +72,7 @@ def _rows(context: RunContext, selection: Selection) -> list[dict[str, object]]:
 
 
 def _chosen(choice: Choice, num_examples: int) -> set[int]:
-    """Return the indices as a set, once they are checked."""
+    """Return the indices as a set; raise UserError if indices or scores are invalid."""
     chosen = set(choice.indices)
     if len(chosen) != len(choice.indices) or not chosen <= set(range(num_examples)):
         raise UserError(f"selection must choose each example at most once, by an index below {num_examples}")

@@ -1,4 +1,4 @@
-"""Measures a diagnostic on a finished run or on a pair, once: what was measured before by the same code is read."""
+"""Measures a diagnostic on a finished run or on a pair; a diagnosis that the same code made before is read instead."""
 
 from __future__ import annotations
 
@@ -47,57 +47,58 @@ class Diagnosing:
         self._config = config
 
     def refusal(self, run: Run) -> str | None:
-        """Return a clause on why a finished run can't be measured, None if it may be."""
+        """Return a clause that says why a finished run can't be measured; None if it can."""
         return _lacks_weights(run) if self.diagnostic.needs_weights else None
 
     def compares(self, one: Run, other: Run) -> bool:
         """Whether the diagnostic measures this pair."""
         if not isinstance(self.diagnostic, ComparesRuns):
             return False
-        with faults_of("diagnostic", self.diagnostic, "can't be asked whether it compares two runs"):
+        with faults_of("diagnostic", self.diagnostic, "can't decide whether it compares two runs"):
             return bool(self.diagnostic.compares(finished(one), finished(other)))
 
     def known(self, run: Run, other: Run | None = None) -> Diagnosis | None:
-        """Return what was measured before by the code that is here, on the weights that are there."""
-        found = read_diagnosis(self._file(run, other))
-        return found if found is not None and found.code == self._code(run) else None
+        """Return the stored diagnosis if today's code made it from the record's current weights; None otherwise."""
+        stored = read_diagnosis(self._file(run, other))
+        return stored if stored is not None and stored.code == self._code(run) else None
 
     def measure(self, run: Run, other: Run | None = None, on_progress: OnProgress | None = None) -> Diagnosis:
-        """Measure and keep, unless another process has done so meanwhile.
+        """Measure and store a diagnosis; return the stored one if another process has made it meanwhile.
 
         Args:
-            run: done.
-            other: of a pair; the diagnosis is kept in the record of the first.
-            on_progress: called with the number of steps that are done, and of all.
+            run: a finished run.
+            other: the other run of a pair; the diagnosis is stored in the record of `run`.
+            on_progress: called with the number of steps done and of all steps.
 
         Raises:
-            UserError: the run was changed since it ended, has no weights, or the diagnostic refuses it or breaks.
-            RecordBusy: another process is at it.
+            UserError: a run has changed since it ended or has no weights, or the diagnostic refuses it or fails.
+            RecordBusy: another process is measuring this diagnosis.
         """
         from gmt.runs.device import device_of
 
         file = self._file(run, other)
         file.parent.mkdir(exist_ok=True)
         with _alone(file.with_suffix(".lock"), run):
-            if (found := self.known(run, other)) is not None:
-                return found
-            for each in (run, *([] if other is None else [other])):
-                each.record.check_unchanged()
+            if (known := self.known(run, other)) is not None:
+                return known
+            runs = [run] if other is None else [run, other]
+            for measured in runs:
+                measured.record.check_unchanged()
             started = time.perf_counter()
             rows = self._rows(run, other, on_progress or (lambda done, total: None))
-            found = Diagnosis(
+            diagnosis = Diagnosis(
                 diagnostic=self.diagnostic.name,
                 settings=self.settings,
                 code=self._code(run),
-                weights={each.id: weights_of(each.record) for each in (run, other) if each is not None},
+                weights={measured.id: weights_of(measured.record) for measured in runs},
                 other=None if other is None else other.id,
                 shown=dataclasses.asdict(self.diagnostic.shown),
                 rows=[dataclasses.asdict(row) for row in rows],
                 seconds=time.perf_counter() - started,
                 device=device_of(run.resources),
             )
-            write_diagnosis(file, found)
-        return found
+            write_diagnosis(file, diagnosis)
+        return diagnosis
 
     def _file(self, run: Run, other: Run | None) -> Path:
         return file_of(run.record, self.diagnostic.name, self.settings, None if other is None else other.id)
@@ -121,21 +122,21 @@ class Diagnosing:
 
 
 def _checked(name: str, run_id: str, rows: Any) -> list[Row]:
-    """Return the rows once each is a number, and no two are of one thing."""
-    found: dict[tuple[int | None, str | None, str], Row] = {}
+    """Return the rows; raise UserError if a value is not finite or given twice."""
+    by_place: dict[tuple[int | None, str | None, str], Row] = {}
     for row in rows:
         place = (row.layer, row.matrix, row.name)
         where = f"{row.name}" + (f" of {row.matrix}" if row.matrix else "") + f" of run {run_id}"
         if not math.isfinite(row.value):
             raise UserError(f"diagnostic {name} must give finite numbers, got {row.value} as {where}")
-        if place in found:
+        if place in by_place:
             raise UserError(f"diagnostic {name} must give each value once, got two of {where}")
-        found[place] = dataclasses.replace(row, value=float(row.value))
-    return list(found.values())
+        by_place[place] = dataclasses.replace(row, value=float(row.value))
+    return list(by_place.values())
 
 
 def finished(run: Run, on_progress: OnProgress = lambda done, total: None) -> FinishedRun:
-    """Return a run as a diagnostic is given it. Examples and tokenizer can be had before the run is done, too."""
+    """Return the diagnostic's view of a run; examples and tokenizer are available before the run is done."""
     from gmt.runs.choose import as_chosen
     from gmt.runs.device import device_of
     from gmt.runs.prepare import prepare
@@ -161,7 +162,7 @@ def finished(run: Run, on_progress: OnProgress = lambda done, total: None) -> Fi
 
 
 def _prompts(run: Run, part: str) -> list[list[int]]:
-    """The prompts that the base was asked, as the record keeps them, those of benchmarks among them."""
+    """Return the prompts of the base's evaluation from the record, those of benchmarks included."""
     from gmt.evaluation.context import token_ids
     from gmt.runs.prepare import prepare
     from gmt.tasks.protocol import Suite
@@ -171,18 +172,18 @@ def _prompts(run: Run, part: str) -> list[list[int]]:
     run.record.check_unchanged(also=(_ANSWERS,))
     prepared = prepare(run)
     reader = prepared.reader
-    found = []
+    prompts = []
     for row in run.record.read_lines(_ANSWERS):
         if row["part"] == part:
             is_question = isinstance(prepared.suites[part].get(row["suite"]), Suite)
             ids = token_ids(reader, row["prompt"]) if is_question else reader.tokenizer(row["prompt"])["input_ids"]
-            found.append(list(ids)[: reader.context])
-    return [ids for ids in found if ids]
+            prompts.append(list(ids)[: reader.context])
+    return [ids for ids in prompts if ids]
 
 
 def _tuned(run: Run) -> Mapping[str, Tensor]:
     if (lacking := _lacks_weights(run)) is not None:
-        raise UserError(f"of run {run.id} {lacking}")
+        raise UserError(f"run {run.id} can't be measured, because {lacking}")
     names = tuple(name for name, _ in run.model.base().named_parameters())
     return _checked_weights(run.record.folder / _WEIGHTS, names, weights_of(run.record))
 
@@ -200,23 +201,23 @@ def _lacks_weights(run: Run) -> str | None:
     if (run.record.folder / _WEIGHTS).is_dir():
         return None
     if (run.record.folder / "adapter").is_dir():
-        return "the adapter alone was kept, and not the weights into which it can be merged"
-    return "no weights were kept (record.keep_weights=false)"
+        return "only an adapter was stored, and not the weights with the adapter merged in"
+    return "no weights were stored (record.keep_weights=false)"
 
 
 @contextmanager
 def _alone(lock: Path, run: Run) -> Iterator[None]:
-    """Hold a lock, which the kernel takes back from a process that dies.
+    """Hold a lock, which the kernel releases if the process dies.
 
     Raises:
         RecordBusy: another process holds it.
     """
-    held = FileLock(lock, timeout=0)
+    file_lock = FileLock(lock, timeout=0)
     try:
-        held.acquire()
+        file_lock.acquire()
     except Timeout as error:
         raise RecordBusy(f"run {run.id} is being diagnosed by another process") from error
     try:
         yield
     finally:
-        held.release()
+        file_lock.release()

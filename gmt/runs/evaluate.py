@@ -14,7 +14,7 @@ from gmt.errors import within
 from gmt.evaluation.suites import ask
 from gmt.records.identity import run_id
 from gmt.removal import remove
-from gmt.runs.asking import alone, shown
+from gmt.runs.asking import alone, progress_reporter
 from gmt.runs.build import Run
 from gmt.runs.code_versions import code_of
 from gmt.runs.device import kind_of_device
@@ -105,7 +105,7 @@ def _asked_once(
             model=model,
             cpus=run.resources.cpus,
             scratch=scratch,
-            on_progress=shown(name, run.record, control),
+            on_progress=progress_reporter(name, run.record, control),
         )
         try:
             score = ask(suite, asked) if isinstance(suite, Suite) else suite.evaluate(asked)

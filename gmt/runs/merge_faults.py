@@ -1,4 +1,4 @@
-"""What of a merge's settings can be found wrong before its parents are looked at. Imports no torch."""
+"""The faults of a merge's settings that need no look at its parents. Imports no torch."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -13,23 +13,23 @@ def run_ids(value: object) -> Sequence[str]:
     """Return the run ids in the setting `parents`.
 
     Raises:
-        UserError: it is no list of them.
+        UserError: the value is no list of different run ids.
     """
     if not isinstance(value, list) or not value:
         raise UserError(f"parents must be null or a list of run ids, got {value!r}")
-    for each in value:
-        if not isinstance(each, str) or not _RUN_ID.fullmatch(each):
+    for id_ in value:
+        if not isinstance(id_, str) or not _RUN_ID.fullmatch(id_):
             raise UserError(
-                f"parents must hold run ids, each of 16 of the letters 0-9 and a-f, got {each!r}; `gmt plan` lists "
-                "them, and one of digits alone is written as parents=['\"ID\"']"
+                f"parents must hold run ids, each 16 of the letters 0-9 and a-f, got {id_!r}; `gmt plan` lists the "
+                "ids, and an id of digits alone is written as parents=['\"ID\"']"
             )
-    if twice := next((each for each in value if value.count(each) > 1), None):
+    if twice := next((id_ for id_ in value if value.count(id_) > 1), None):
         raise UserError(f"parents must name each run once, got {twice} twice")
     return tuple(value)
 
 
 def faults_of_merge(merge: Merge | None, parents: Sequence[str], *, is_searched: bool) -> Iterator[str]:
-    """Yield a sentence for each fault of a run's merge and parents."""
+    """Yield a sentence for each fault of a merge and its parents, or of parents without a merge."""
     if merge is None:
         if parents:
             yield f"parents must be null without a merge, got {', '.join(parents)}"
@@ -43,4 +43,4 @@ def faults_of_merge(merge: Merge | None, parents: Sequence[str], *, is_searched:
     if most is not None and number > most:
         yield f"merge={merge.name} takes at most {most} parent{'s' if most > 1 else ''}, got {number}"
     if is_searched:
-        yield f"merge={merge.name} can't go with search: a merge has no steps at which it could be stopped"
+        yield f"merge={merge.name} can't go with search, which stops trainings early, and a merge does not train"

@@ -22,17 +22,17 @@ from gmt.training.reshaping import Sizes
 from gmt.training.train import moved_fraction
 from gmt.training.weights import weights_sha256
 
-STEP = 1  # at which a merge is logged: the base is at 0
+STEP = 1  # the step at which a merge's metrics are logged; those of the base are at step 0
 _PART = "validation"
 
 
 def merge_weights(context: RunContext) -> MadeWeights:
-    """Make the merged weights, tensor by tensor, in float32 on the CPU; after a kill they are made again, bit for bit.
+    """Compute the merged weights, tensor by tensor, in float32 on the CPU; a second attempt gives the same bits.
 
     Raises:
         UserError: a parent is not done, its files are not the weights that it ended with, or the merge can't work with
             the model.
-        Interrupted: it was asked for.
+        Interrupted: the run was told to stop.
     """
     run, merge = context.run, context.run.merge
     assert merge is not None
@@ -54,11 +54,11 @@ def merge_weights(context: RunContext) -> MadeWeights:
 
 
 def weights_for(run: Run, dtype: Mapping[str, torch.dtype]) -> StoredWeights:
-    """Open what a merge reads.
+    """Open the weights that a merge reads.
 
     Args:
         run: the merge.
-        dtype: of the model that is made, by the name of a tensor.
+        dtype: the dtype of each tensor of the merged model, by name.
 
     Raises:
         UserError: a parent's files are not the weights that it ended with.
@@ -82,7 +82,7 @@ def _fill(context: RunContext, merge: Merge, model: PreTrainedModel, weights: St
 
 
 def seed_of(run: Run) -> int:
-    """Return the seed of a merge's draws: other runs' deltas are drawn from independently of each other."""
+    """Return the seed of a merge's random draws; merges of different parents draw independently."""
     text = "/".join([str(run.seed), *run.parent_ids])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4])
 
@@ -90,7 +90,7 @@ def seed_of(run: Run) -> int:
 def _chosen(
     context: RunContext, merge: ChoosesParents, model: PreTrainedModel, weights: StoredWeights
 ) -> Sequence[int]:
-    """Let the merge choose among its parents, and log what they scored alone and which were taken."""
+    """Let the merge choose among its parents, and log each parent's score alone and whether it was chosen."""
     suites = validation_suites(merge.validation, context.prepared)
     prepared = replace(context.prepared, suites={_PART: suites})
     alone: dict[int, float] = {}
@@ -99,10 +99,10 @@ def _chosen(
         _fill(context, merge, model, weights.only(members))
         to_device(model, context.device)
         folder = context.record.folder / "evaluation" / f"{_PART}-{weights_sha256(model.named_parameters())[:16]}"
-        found = evaluate(context.run, prepared, model, folder, context.control, parts=(_PART,)).scores[_PART]["mean"]
+        mean = evaluate(context.run, prepared, model, folder, context.control, parts=(_PART,)).scores[_PART]["mean"]
         if len(members) == 1:
-            alone[members[0]] = found
-        return found
+            alone[members[0]] = mean
+        return mean
 
     chosen = merge.choose(weights.num_parents, score)
     facts = {f"merge/parent_{number}/validation": value for number, value in alone.items()}

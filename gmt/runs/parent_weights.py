@@ -1,4 +1,4 @@
-"""The weights that a merge reads, from its parents' safetensors files and the run's base: one tensor at a time."""
+"""The weights that a merge reads: those of its base and of its parents' safetensors files, tensor by tensor."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ _IN_BLOCK = re.compile(r"^(?P<stack>(?:.*?\.)?)(?P<block>\d+)\.")
 
 @dataclass(frozen=True)
 class ParentWeights:
-    """The weights of a finished run, by name, and those of what it was trained from; to be read only."""
+    """The weights of a finished run and of the base that it was trained from, by name; read-only."""
 
-    kept: Mapping[str, Tensor]
+    tuned: Mapping[str, Tensor]
     base: Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
 class StoredWeights:
-    """What a merge reads (gmt.merges.protocol.Weights).
+    """The weights that a merge reads (gmt.merges.protocol.Weights).
 
     Args:
-        own: the run's base, by name; to be read only.
-        dtype: of the model that is made: the base is read as it trains.
-        parents: in the order of the run's parents.
+        own: the weights of the run's base, by name; read-only.
+        dtype: the dtype of each tensor of the merged model, to which tensors of the base are rounded first.
+        parents: the parents' weights, in the order of the run's parents.
     """
 
     own: Mapping[str, Tensor]
@@ -47,7 +47,7 @@ class StoredWeights:
 
     @property
     def names(self) -> Sequence[str]:
-        """Of all tensors."""
+        """The names of all tensors."""
         return list(self.own)
 
     @property
@@ -70,13 +70,13 @@ class StoredWeights:
 
     def tuned(self, parent: int, name: str) -> Tensor:
         """Return a parent's tensor."""
-        return self.parents[parent].kept[name].float()
+        return self.parents[parent].tuned[name].float()
 
     def delta(self, parent: int, name: str) -> Tensor:
-        """Return what a parent's training changed."""
-        given = self.parents[parent]
-        tuned = given.kept[name]
-        delta = tuned.float() - given.base[name].detach().to(tuned.dtype).float()
+        """Return a parent's delta."""
+        weights = self.parents[parent]
+        tuned = weights.tuned[name]
+        delta = tuned.float() - weights.base[name].detach().to(tuned.dtype).float()
         if delta.shape == self.own[name].shape:
             return delta
         whole = torch.zeros(self.own[name].shape)
@@ -84,12 +84,12 @@ class StoredWeights:
         return whole
 
     def only(self, members: Sequence[int]) -> StoredWeights:
-        """Return the weights with some of the parents, by number."""
-        return StoredWeights(self.own, self.dtype, [self.parents[each] for each in members])
+        """Return the weights with only the parents of the given numbers."""
+        return StoredWeights(self.own, self.dtype, [self.parents[number] for number in members])
 
     @cached_property
     def _blocks(self) -> Mapping[str, int]:
-        """By name: the first number in it, of those in the stack of blocks that has most tensors."""
+        """The block numbers of tensors by name: the first number of a name, if it is in the stack with most tensors."""
         matches = {name: match for name in self.own if (match := _IN_BLOCK.match(name)) is not None}
         num_tensors = Counter(match["stack"] for match in matches.values())
         largest = max(num_tensors, key=lambda stack: num_tensors[stack], default=None)
@@ -100,34 +100,34 @@ def open_parents(run: Run, records: Sequence[RunRecord]) -> list[ParentWeights]:
     """Open the weights of a merge's parents.
 
     Raises:
-        UserError: a parent's files are not what its run ended with.
+        UserError: a parent's files are not the weights that its run ended with.
     """
     opened = []
     for record, base in zip(records, bases(run, {}), strict=True):
-        of_base = dict(base.named_parameters())
-        kept = KeptWeights(record.folder / "weights", of_base)
-        kept.check(record.result().weights_sha256)
-        opened.append(ParentWeights(kept, of_base))
+        parameters = dict(base.named_parameters())
+        tuned = KeptWeights(record.folder / "weights", parameters)
+        tuned.check(record.result().weights_sha256)
+        opened.append(ParentWeights(tuned, parameters))
     return opened
 
 
 def bases(run: Run, planned: Mapping[str, Run]) -> list[PreTrainedModel]:
-    """Return what the parents of a merge are trained from: its own base, wherever it is the same.
+    """Return the base of each parent of a merge; the merge's own base object where the parent's model is the same.
 
     Args:
         run: the merge.
-        planned: the parents that are not begun yet, by run id.
+        planned: the parents without a record yet, by run id.
 
     Raises:
-        UserError: a base has other tensors than the merge's own; a vocabulary may have fewer rows.
+        UserError: a base differs from the merge's own in a tensor's name or shape; its vocabulary may have fewer rows.
     """
-    own, found = run.model.base(), []
+    own, parents_bases = run.model.base(), []
     for record in parents_of(run):
         base = _base_of(run, record, planned)
         if base is not own:
             _check_architecture(run, own, record, base)
-        found.append(base)
-    return found
+        parents_bases.append(base)
+    return parents_bases
 
 
 def _base_of(run: Run, record: RunRecord, planned: Mapping[str, Run]) -> PreTrainedModel:
@@ -158,7 +158,7 @@ def _fits(here: tuple[int, ...] | None, there: tuple[int, ...] | None, *, is_voc
 
 
 def _vocabulary(model: PreTrainedModel) -> set[str]:
-    """Return the names of the tensors with a row for each token."""
+    """Return the names of the tensors with one row for each token."""
     own: Any = model
     layers = [layer for layer in (own.get_input_embeddings(), own.get_output_embeddings()) if layer is not None]
     return {name for name, parameter in model.named_parameters() if any(parameter is layer.weight for layer in layers)}

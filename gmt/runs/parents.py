@@ -1,4 +1,4 @@
-"""A merge's parents: which runs they are, and whether their weights can be had. Imports no torch: a plan asks too."""
+"""A merge's parents, and whether their weights are available. Imports no torch, so that planning costs little."""
 
 from __future__ import annotations
 
@@ -12,27 +12,23 @@ from gmt.runs.build import Run
 
 
 def parents_of(run: Run) -> list[RunRecord]:
-    """Return the records of a merge's parents; of a run that is trained, none."""
+    """Return the records of a merge's parents; empty for a run that trains."""
     return [RunRecord(run.record_settings.runs, id_) for id_ in run.parent_ids]
 
 
 def check_parents(run: Run) -> None:
-    """Refuse a merge that can't be made now.
-
-    Raises:
-        UserError: with a sentence for each parent that is not done, or has other weights than the merge needs.
-    """
+    """Raise UserError if a parent is not done or lacks the weights that the merge needs; one sentence for each."""
     if faults := [fault for record in parents_of(run) if (fault := fault_of(run, record, {})) is not None]:
         raise UserError(*faults)
 
 
 def fault_of(run: Run, record: RunRecord, planned: Mapping[str, Run]) -> str | None:
-    """Return a sentence on why a merge can't be made of a parent, None if it can.
+    """Return a sentence that says why a parent can't be merged; None if it can.
 
     Args:
         run: the merge.
-        record: of the parent.
-        planned: runs that will be done before the merge, by id; they need not be done yet.
+        record: the parent's record.
+        planned: the runs that will be done before the merge, by id; they may be unfinished.
     """
     assert run.merge is not None
     needs, state = f"merge={run.merge.name} needs the weights of run {record.id}", record.state()
@@ -42,16 +38,16 @@ def fault_of(run: Run, record: RunRecord, planned: Mapping[str, Run]) -> str | N
     if state != "done" and parent is None:
         there = f"which is not done ({state})" if record.exists() else "which isn't there"
         return f"{needs}, {there}; {_remedy(run)}"
-    to_come = parent if state != "done" else None
-    kept = _fault_of_files(record) if to_come is None else _fault_of_plan(to_come)
-    if kept is not None:
-        return f"{needs}, {kept}"
-    science = record.read("config.json")["science"] if to_come is None else to_come.science
+    pending = parent if state != "done" else None
+    fault = _fault_of_files(record) if pending is None else _fault_of_plan(pending)
+    if fault is not None:
+        return f"{needs}, {fault}"
+    science = record.read("config.json")["science"] if pending is None else pending.science
     if _model_of(science) != _model_of(run.science) and not run.merge.takes_other_base:
-        in_form = " in another form" if science["model"]["name"] == run.model.name else ""
+        form = " with other settings" if science["model"]["name"] == run.model.name else ""
         return (
             f"merge={run.merge.name} needs parents that were trained from its own model {run.model.name}, and run "
-            f"{record.id} is of {science['model']['name']}{in_form}"
+            f"{record.id} was trained from {science['model']['name']}{form}"
         )
     return None
 
@@ -81,12 +77,12 @@ def _fault_of_plan(parent: Run) -> str | None:
 
 
 def not_done(run: Run) -> Sequence[RunRecord]:
-    """Return the parents of a merge that are not done."""
+    """Return the records of a merge's unfinished parents."""
     return [record for record in parents_of(run) if record.state() != "done"]
 
 
 def failure_of(run: Run, record: RunRecord) -> str:
-    """Return the sentence with which a merge fails, once a parent is over and not done."""
+    """Return the error of a merge whose parent has ended without being done."""
     assert run.merge is not None
     error = record.status().get("error")
     return (

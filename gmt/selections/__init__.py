@@ -1,1 +1,1 @@
-"""Selections: which of the training examples are trained on. Each is one file; a yaml's `_target_` names it."""
+"""Selections choose the examples that a run trains on. Each selection is one file; a yaml's `_target_` names it."""

@@ -1,4 +1,4 @@
-"""The examples that the base finds easy, hard, or neither."""
+"""Chooses examples by their loss under the base: low, high or medium."""
 
 from __future__ import annotations
 
@@ -18,16 +18,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class BaseLoss:
-    """Ranks examples by the mean loss, a token, of their completions under the base.
+    """Ranks examples by the mean loss of their completions' tokens under the base.
 
     Marion et al., "When Less is More" (arXiv 2309.04564), rank pretraining data by perplexity, the exponential of this
-    loss, in the same three ways. Departure: the base itself measures, and completions only. Of a preference, the answer
-    that is preferred counts; DPO's own loss is log 2 for all before the training.
+    loss, and keep the same three parts. Departures: the base itself measures, and the loss covers completions only. The
+    loss of a preference is that of its preferred answer, because DPO's own loss is log 2 for every example before the
+    training.
 
     Args:
-        name: the word for it in tables.
-        keep: `lowest`, `highest`, or `middle`: as many are left out on both sides, and an odd one above.
-        fraction: of the examples that fit, in (0, 1].
+        name: the selection's name in tables.
+        keep: `lowest`, `highest`, or `middle`, which leaves out equally many examples below and above; if their
+            number is odd, one more above.
+        fraction: the fraction of the fitting examples to choose, in (0, 1].
     """
 
     name: str
@@ -43,11 +45,11 @@ class BaseLoss:
         check_fraction(self.fraction)
 
     def measurer(self, model: PreTrainedModel) -> Callable[[Tokens], tuple[float]]:
-        """Measure losses."""
+        """Return the function that measures an example's loss."""
         return loss_measurer(model)
 
     def number(self, examples: Sequence[Tokens]) -> int:
-        """Return the fraction of the examples."""
+        """Return the number that is nearest to the fraction."""
         return number_of(self.fraction, len(examples))
 
     def choose(self, examples: Sequence[Tokens], measures: Sequence[Measures], *, seed: int) -> Choice:

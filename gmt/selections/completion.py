@@ -1,4 +1,4 @@
-"""What is learnt of an example: the completion that is chosen, its length, and its loss under a model."""
+"""The completion of an example: its tokens, its length, and its loss under a model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def completion(example: Tokens) -> TokenExample:
-    """Return an example as it is; of a preference, the prompt with the answer that is preferred."""
+    """Return an example unchanged; for a preference, its prompt with the preferred answer."""
     if "input_ids" in example:
         return cast(TokenExample, example)
     prompt, chosen = example["prompt_ids"], example["chosen_ids"]
@@ -21,25 +21,25 @@ def completion(example: Tokens) -> TokenExample:
 
 
 def prompt_of(example: Tokens) -> tuple[int, ...]:
-    """Return the tokens before the first that is learnt."""
+    """Return the tokens before the completion's first token."""
     tokens = completion(example)
     labels = tokens["labels"]
     return tuple(tokens["input_ids"][: next((i for i, label in enumerate(labels) if label != IGNORED), len(labels))])
 
 
 def length_of(example: Tokens) -> int:
-    """Return the number of tokens that are learnt: of a conversation, over all turns; of a preference, see above."""
+    """Return the number of the completion's tokens, over all turns of a conversation."""
     return sum(label != IGNORED for label in completion(example)["labels"])
 
 
 def loss_of(model: PreTrainedModel, example: Tokens) -> Tensor:
-    """Return the mean negative log-likelihood of the tokens that are learnt, in nats a token, as a float32 scalar.
+    """Return the mean negative log-likelihood of the completion's tokens, in nats a token, as a float32 scalar.
 
-    Each token is conditioned on all before it, those of the prompt included, with nothing beside the example.
+    Each token is conditioned on all earlier tokens of the example, the prompt included, and on no other example.
 
     Args:
-        model: in eval mode.
-        example: of which at least one token behind the first is learnt.
+        model: a model in eval mode.
+        example: an example whose completion has at least one token after the example's first token.
     """
     import torch
     from torch.nn.functional import cross_entropy
@@ -52,7 +52,7 @@ def loss_of(model: PreTrainedModel, example: Tokens) -> Tensor:
 
 
 def loss_measurer(model: PreTrainedModel) -> Callable[[Tokens], tuple[float]]:
-    """Return the function that gives an example's loss under a model; see `loss_of`."""
+    """Return the function that measures an example's loss under a model; see `loss_of`."""
 
     def measure(example: Tokens) -> tuple[float]:
         import torch
@@ -64,4 +64,4 @@ def loss_measurer(model: PreTrainedModel) -> Callable[[Tokens], tuple[float]]:
 
 
 MEASURED_BY_LOSS = {"measure": "length-normalised loss"}
-"""Of every selection that uses `loss_measurer`: one pass over the examples serves them all."""
+"""`measured_by` of every selection that uses `loss_measurer`, so that they share their measures."""

@@ -1,4 +1,4 @@
-"""The examples with the longest or the shortest completions."""
+"""Chooses the examples with the longest or the shortest completions."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from gmt.tasks.tokens import Tokens
 
 @dataclass(frozen=True, kw_only=True)
 class CompletionLength:
-    """Ranks examples by the number of tokens that are learnt.
+    """Ranks examples by the number of tokens of their completions.
 
-    The longest are a strong baseline of instruction tuning (Zhao et al., "Long Is More for Alignment",
-    arXiv 2402.04833). Of a preference, the answer that is preferred counts.
+    The longest completions are a strong baseline of instruction tuning (Zhao et al., "Long Is More for Alignment",
+    arXiv 2402.04833). The completion of a preference is its preferred answer.
 
     Args:
-        name: the word for it in tables.
+        name: the selection's name in tables.
         keep: `longest` or `shortest`.
-        fraction: of the examples that fit, in (0, 1].
+        fraction: the fraction of the fitting examples to choose, in (0, 1].
     """
 
     name: str
@@ -35,7 +35,7 @@ class CompletionLength:
         check_fraction(self.fraction)
 
     def number(self, examples: Sequence[Tokens]) -> int:
-        """Return the fraction of the examples."""
+        """Return the number that is nearest to the fraction."""
         return number_of(self.fraction, len(examples))
 
     def choose(self, examples: Sequence[Tokens], measures: Sequence[Measures], *, seed: int) -> Choice:

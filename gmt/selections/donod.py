@@ -1,4 +1,4 @@
-"""The examples that change the output layer least, by one step of gradient descent on each alone."""
+"""Chooses the examples whose gradient step changes the output layer least."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ if TYPE_CHECKING:
 class Donod:
     """DONOD (arXiv 2504.14810): ranks examples by two norms of the output layer W around a step on one example.
 
-    With W' = W - step_size * gradient of the example's loss: the delta of norm DON = |W| - |W'|, and the norm of the
-    delta NOD = |W - W'|, both of Frobenius. TOPSIS ranks by both: each is divided by its norm over all examples, and an
-    example's score is its distance to the worst pair over the sum of its distances to the worst and to the best pair,
-    in [0, 1]. A small NOD is best. Whether the authors favour a large DON or a small one, and by which step, is
-    disputed (there is no code of theirs), so both are settings. Departures: only the output layer's own use of its
-    weight counts where the embedding shares it, and the step is one of plain gradient descent.
+    With W' = W - step_size * gradient of the example's loss, the norms are the delta of norm DON = |W| - |W'| and the
+    norm of the delta NOD = |W - W'|, both of Frobenius. TOPSIS ranks by both: it divides each by its norm over all
+    examples, and scores an example by its distance to the worst pair over the sum of its distances to the worst and to
+    the best pair, in [0, 1]. A small NOD is best. The authors published no code, and the paper leaves open whether they
+    favour a large or a small DON, and by which step, so both are settings. Departures: if the embedding shares the
+    weight, only the gradient of the output layer counts; and the step is one of plain gradient descent.
 
     Args:
-        name: the word for it in tables.
-        step_size: of the step, above 0; NOD is proportional to it, and so is DON nearly.
-        don: `largest` favours examples that shrink the weights, `smallest` those that let them grow.
-        fraction: of the examples that fit, in (0, 1]; the paper takes 0.2 to 0.3.
+        name: the selection's name in tables.
+        step_size: the size of the step, above 0; NOD is proportional to it, and DON nearly so.
+        don: `largest` favours examples that shrink the weight's norm, `smallest` examples that let it grow.
+        fraction: the fraction of the fitting examples to choose, in (0, 1]; the paper takes 0.2 to 0.3.
     """
 
     name: str
@@ -53,14 +53,14 @@ class Donod:
 
     @property
     def measured_by(self) -> Mapping[str, Any]:
-        """By the step."""
+        """The two norms and the size of the step."""
         return {"measure": "DON and NOD of the output layer", "step_size": self.step_size}
 
     def measurer(self, model: PreTrainedModel) -> Callable[[Tokens], tuple[float, float]]:
-        """Measure DON and NOD.
+        """Return the function that measures an example's DON and NOD.
 
         Raises:
-            UserError: the model has no output layer with a weight that has gradients.
+            UserError: the model has no output layer, or the layer has no floating-point weight.
         """
         layer: Any = model.get_output_embeddings()  # type: ignore[no-untyped-call]
         weight = getattr(layer, "weight", None)
@@ -80,11 +80,11 @@ class Donod:
         return measure
 
     def number(self, examples: Sequence[Tokens]) -> int:
-        """Return the fraction of the examples."""
+        """Return the number that is nearest to the fraction."""
         return number_of(self.fraction, len(examples))
 
     def choose(self, examples: Sequence[Tokens], measures: Sequence[Measures], *, seed: int) -> Choice:
-        """Rank by closeness to the best pair."""
+        """Choose the examples that are closest to the best pair."""
         dons = [don if self.don == "largest" else -don for don, _ in measures]
         scores = topsis([dons, [-nod for _, nod in measures]])
         return Choice(indices=ordered(scores, largest=True)[: self.number(examples)], scores=scores)
@@ -94,9 +94,9 @@ def don_and_nod(weight: Tensor, gradient: Tensor, step_size: float) -> tuple[flo
     """Return |W| - |W'| and |W - W'| for W' = W - step_size * gradient, without the rounding of a stored W'.
 
     Args:
-        weight: of any shape and float dtype.
-        gradient: of its shape.
-        step_size: above 0.
+        weight: a tensor W of any shape and float dtype.
+        gradient: a tensor of the same shape.
+        step_size: the size of the step, above 0.
     """
     w, g = weight.double().flatten(), gradient.double().flatten()
     norm, delta = float(w.norm()), step_size * float(g.norm())
@@ -106,10 +106,10 @@ def don_and_nod(weight: Tensor, gradient: Tensor, step_size: float) -> tuple[flo
 
 
 def topsis(criteria: Sequence[Sequence[float]]) -> list[float]:
-    """Return the closeness of alternatives to the best, in [0, 1], by TOPSIS (Hwang and Yoon, 1981) with equal weights.
+    """Return each alternative's closeness to the best, in [0, 1], by TOPSIS (Hwang and Yoon, 1981) with equal weights.
 
     Args:
-        criteria: by criterion, a number for each alternative, of which more is better.
+        criteria: for each criterion, a number for each alternative; larger numbers are better.
     """
     scaled = []
     for values in criteria:
@@ -125,7 +125,7 @@ def topsis(criteria: Sequence[Sequence[float]]) -> list[float]:
 
 @contextmanager
 def _gradient_of(layer: nn.Module, weight: Tensor) -> Iterator[None]:
-    """Let only a layer's use of its weight have gradients: the model below it is computed without."""
+    """Compute gradients in one layer only: the model below it runs without them."""
     import torch
 
     def from_here(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

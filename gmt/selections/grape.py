@@ -1,4 +1,4 @@
-"""Of several answers to the same prompt, the one that the base finds most likely."""
+"""Chooses the answer to each prompt that is most likely under the base."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Grape:
-    """GRAPE (arXiv 2502.04194): of the examples with one prompt, trains on that with the lowest loss under the base.
+    """GRAPE (arXiv 2502.04194): chooses for each prompt the example with the lowest loss under the base.
 
-    The loss is the mean over the completion's tokens, so that length plays no part; of equals the first is taken. An
-    example whose prompt stands alone is trained on.
+    The loss is the mean over the completion's tokens, so that it does not grow with their number. If two losses are
+    equal, the first example is chosen. An example with a prompt of its own is always chosen.
 
     Args:
-        name: the word for it in tables.
+        name: the selection's name in tables.
     """
 
     name: str
@@ -36,14 +36,14 @@ class Grape:
         settings.text("selection.name", self.name)
 
     def measurer(self, model: PreTrainedModel) -> Callable[[Tokens], tuple[float]]:
-        """Measure losses."""
+        """Return the function that measures an example's loss."""
         return loss_measurer(model)
 
     def number(self, examples: Sequence[Tokens]) -> int:
         """Return the number of different prompts.
 
         Raises:
-            UserError: each prompt stands alone, so that there is nothing to choose.
+            UserError: no two examples share a prompt.
         """
         number = len({prompt_of(example) for example in examples})
         if number == len(examples):
@@ -54,11 +54,11 @@ class Grape:
         return number
 
     def choose(self, examples: Sequence[Tokens], measures: Sequence[Measures], *, seed: int) -> Choice:
-        """Take the best of each prompt."""
+        """Choose the example with the lowest loss for each prompt."""
         losses = [loss for (loss,) in measures]
         best: dict[tuple[int, ...], int] = {}
         for i, example in enumerate(examples):
-            other = best.setdefault(prompt_of(example), i)
-            if losses[i] < losses[other]:
-                best[prompt_of(example)] = i
+            prompt = prompt_of(example)
+            if losses[i] < losses[best.setdefault(prompt, i)]:
+                best[prompt] = i
         return Choice(indices=list(best.values()), scores=losses)

@@ -1,4 +1,4 @@
-"""What a selection is to the rest of the program. Imports no library, so that planning can read it for free."""
+"""The protocol of selections. Imports no library, so that planning costs little."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Measures = Sequence[float]
-"""What was measured on one example: as many numbers for each."""
+"""The numbers that were measured on one example; equally many for every example."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """Which examples are trained on.
+    """The chosen examples.
 
     Args:
-        indices: of the chosen among all, each once, in any order: they are trained on in the order of the task.
-        scores: by example, what the examples were ranked by, for the record; None where they were not ranked.
+        indices: the chosen examples' indices, each once, in any order; the run trains on them in the task's order.
+        scores: the number that each example was ranked by, for the record; None if the examples were not ranked.
     """
 
     indices: Sequence[int]
@@ -29,67 +29,67 @@ class Choice:
 
 
 class Selection(Protocol):
-    """The settings of a choice among the training examples: a frozen dataclass that checks its values.
+    """The settings of a selection: a frozen dataclass that checks its values in `__post_init__`.
 
-    The examples are those that fit into train.max_length, as tokens, before they are packed; none asks a question of a
-    target suite. A choice depends on its arguments and settings alone.
+    It chooses among the examples that fit into train.max_length, as tokens, before they are packed; none of them asks a
+    question of a target suite. The choice must depend on the arguments and the settings alone.
     """
 
     @property
     def name(self) -> str:
-        """The word for it in configs, tables and MLflow."""
+        """The selection's name in configs, tables and MLflow."""
         ...
 
     def number(self, examples: Sequence[Tokens]) -> int | None:
-        """Return how many examples will be chosen, before anything is measured; None where only the measures tell."""
+        """Return how many examples `choose` will choose; None if that depends on the measures."""
         ...
 
     def choose(self, examples: Sequence[Tokens], measures: Sequence[Measures], *, seed: int) -> Choice:
         """Choose examples.
 
         Args:
-            examples: all, as they may be trained on.
-            measures: of each example; empty for a selection that measures nothing.
-            seed: of the run, for what is drawn.
+            examples: all examples that the run may train on.
+            measures: the measures of each example; empty for a selection that does not measure.
+            seed: the run's seed, for random draws.
         """
         ...
 
 
 @runtime_checkable
 class MeasuresExamples(Protocol):
-    """An optional part of Selection: numbers of each example under the base.
+    """An optional part of Selection: it measures numbers of each example under the base.
 
-    The base sees one example at a time, so that no number depends on the examples beside it. Numbers are kept as they
-    come: a run that was killed goes on where it was, and runs that would get the same numbers read them.
+    The base reads one example at a time, so that no number depends on other examples. The run stores each number at
+    once: after a kill it measures only the remaining examples, and runs that need the same numbers share them.
     """
 
     @property
     def needs_gradients(self) -> bool:
-        """Whether the measures take a gradient of an example's loss, which a preference has none of."""
+        """Whether the measures need the gradient of an example's loss; such a selection is refused for preferences."""
         ...
 
     @property
     def measured_by(self) -> Mapping[str, Any]:
-        """Names the measure, with the settings that change it: selections of which it is the same share the numbers."""
+        """The measure and the settings that change it; selections with equal values share their measures."""
         ...
 
     def measurer(self, model: PreTrainedModel) -> Callable[[Tokens], Measures]:
-        """Return the function that measures an example, as finite numbers.
+        """Return the function that measures an example; its numbers must be finite.
 
         Args:
-            model: the base, in eval mode, on the run's device; also tried without weights, on the device `meta`, before
-                a run starts.
+            model: the base, in eval mode, on the run's device. Before a run starts, `measurer` is also called with the
+                base without weights, on the device `meta`.
 
         Raises:
-            UserError: the model can't be measured so.
+            UserError: the measure can't be computed with this model.
         """
         ...
 
 
 @runtime_checkable
 class HasFingerprint(Protocol):
-    """An optional part of Selection: it reads data that its settings only name."""
+    """An optional part of Selection: it reads data from outside its settings, e.g. a file that they name."""
 
     def fingerprint(self) -> str:
-        """Name the data, e.g. by a file's hash; enters the run id."""
+        """Return a name of the data, e.g. a file's hash; the name enters the run id."""
         ...

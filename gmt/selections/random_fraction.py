@@ -1,4 +1,4 @@
-"""A random part of the examples: what every other selection has to beat."""
+"""Chooses a random part of the examples; the baseline of every other selection."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from gmt.tasks.tokens import Tokens
 class RandomFraction:
     """Draws examples without replacement, by the run's seed.
 
-    Each example's place in the draw is a hash of seed and index, so that the choice is the same on any machine and in
-    any version, and a smaller fraction is a part of a larger one.
+    Examples are drawn in the order of a hash of seed and index, so that the choice is the same on any machine and in
+    any version, and the choice of a smaller fraction is a part of the choice of a larger one.
 
     Args:
-        name: the word for it in tables.
-        fraction: of the examples that fit, in (0, 1].
+        name: the selection's name in tables.
+        fraction: the fraction of the fitting examples to choose, in (0, 1].
     """
 
     name: str
@@ -32,10 +32,10 @@ class RandomFraction:
         check_fraction(self.fraction)
 
     def number(self, examples: Sequence[Tokens]) -> int:
-        """Return the fraction of the examples."""
+        """Return the number that is nearest to the fraction."""
         return number_of(self.fraction, len(examples))
 
     def choose(self, examples: Sequence[Tokens], measures: Sequence[Measures], *, seed: int) -> Choice:
-        """Draw."""
+        """Choose the examples with the smallest hashes."""
         drawn = sorted(range(len(examples)), key=lambda i: hashlib.sha256(f"{seed}:{i}".encode()).digest())
         return Choice(indices=drawn[: self.number(examples)], scores=None)

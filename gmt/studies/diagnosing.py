@@ -1,4 +1,4 @@
-"""Measures diagnostics on all finished runs of a study; what was measured before is left as it is."""
+"""Measures diagnostics on all finished runs of a study, and reads the diagnoses that exist."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ class Step:
 
     @property
     def label(self) -> str:
-        """For people, e.g. `drift of gmt mask_ratio=0.8 seed=1`."""
+        """The step in words, e.g. `drift of gmt mask_ratio=0.8 seed=1`."""
         pair = "" if self.other is None else f" and {self.other.point.label}"
         return f"{self.diagnosing.diagnostic.name} of {self.planned.point.label}{pair}"
 
     def known(self) -> Diagnosis | None:
-        """What was measured before."""
+        """Return the stored diagnosis, None if it must be measured."""
         return self.diagnosing.known(self.planned.run, None if self.other is None else self.other.run)
 
     def measure(self, on_progress: Callable[[int, int], None]) -> Diagnosis:
@@ -45,13 +45,13 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True)
 class Diagnosed:
-    """The end of a step: what was found, or why nothing was.
+    """The outcome of a step.
 
     Args:
-        step: which one.
-        found: None if it failed.
-        fault: a sentence; None if it did not fail.
-        is_new: whether it was measured now.
+        step: the step.
+        found: the diagnosis; None if the step failed.
+        fault: a sentence that says why the step failed; None if it did not.
+        is_new: whether the diagnosis was measured now.
     """
 
     step: Step
@@ -62,11 +62,11 @@ class Diagnosed:
 
 @dataclass(frozen=True, kw_only=True)
 class Steps:
-    """What is to be measured.
+    """The steps of a study.
 
     Args:
-        steps: run by run for each diagnostic, then its pairs.
-        refusals: sentences on runs that can't be measured.
+        steps: for each diagnostic its runs, then its pairs.
+        refusals: sentences that say which runs can't be measured.
     """
 
     steps: Sequence[Step]
@@ -74,15 +74,15 @@ class Steps:
 
 
 def steps_of(plan: Plan, configs: Sequence[Mapping[str, Any]], *, one_seed: bool = False) -> Steps:
-    """Return what diagnostics measure on a study's finished runs.
+    """Return the steps that measure diagnostics on a study's finished runs.
 
     Args:
-        plan: of the study; runs that only tuned a setting are passed by.
-        configs: of the diagnostics.
-        one_seed: whether one run of each choice is enough.
+        plan: the study's plan; runs that only tuned a setting are left out.
+        configs: the configs of the diagnostics.
+        one_seed: whether to measure one run of each choice only.
 
     Raises:
-        UserError: a diagnostic's setting is wrong, no run is done, or none can be measured.
+        UserError: a diagnostic's setting is wrong, no run is done, or no run can be measured.
     """
     diagnosings = [Diagnosing(config) for config in configs]
     done = [planned for planned in plan.comparison if planned.record.state() == "done"]
@@ -96,7 +96,8 @@ def steps_of(plan: Plan, configs: Sequence[Mapping[str, Any]], *, one_seed: bool
         fit, sentences = _fit(diagnosing, done)
         refusals += sentences
         steps += [Step(diagnosing=diagnosing, planned=planned) for planned in fit]
-        for pair in combinations(sorted(fit, key=lambda planned: planned.run.id), 2):  # whatever else the study holds
+        by_id = sorted(fit, key=lambda planned: planned.run.id)  # a pair has the same order in every study
+        for pair in combinations(by_id, 2):
             if diagnosing.compares(pair[0].run, pair[1].run):
                 steps.append(Step(diagnosing=diagnosing, planned=pair[0], other=pair[1]))
     if not steps:
@@ -105,7 +106,7 @@ def steps_of(plan: Plan, configs: Sequence[Mapping[str, Any]], *, one_seed: bool
 
 
 def _fit(diagnosing: Diagnosing, done: Sequence[PlannedRun]) -> tuple[list[PlannedRun], list[str]]:
-    """Return the runs that can be measured, and a sentence for each reason against others."""
+    """Return the runs that can be measured, and a sentence for each reason why other runs can't be."""
     refused: dict[str, list[str]] = {}
     fit = []
     for planned in done:
@@ -114,21 +115,19 @@ def _fit(diagnosing: Diagnosing, done: Sequence[PlannedRun]) -> tuple[list[Plann
         else:
             refused.setdefault(clause, []).append(planned.point.label)
     name = diagnosing.diagnostic.name
-    return fit, [
-        f"{name} passes over runs of which {clause}: {', '.join(labels)}" for clause, labels in refused.items()
-    ]
+    return fit, [f"{name} skips runs, because {clause}: {', '.join(labels)}" for clause, labels in refused.items()]
 
 
 def diagnose(steps: Sequence[Step], on_progress: Callable[[Step, int, int], None]) -> Iterator[Diagnosed]:
-    """Measure step by step, and yield the end of each. Steps that another process is at are put off.
+    """Measure step by step, and yield the outcome of each. Steps of another process are postponed.
 
     Args:
-        steps: from `steps_of`.
-        on_progress: called with the step, and how much of it is done, and of how much.
+        steps: the steps from `steps_of`.
+        on_progress: called with the step, the number of its parts done and of all its parts.
     """
-    left, num_busy = deque(steps), 0
-    while left:
-        step = left.popleft()
+    remaining, num_busy = deque(steps), 0
+    while remaining:
+        step = remaining.popleft()
         if (known := step.known()) is not None:
             num_busy = 0
             yield Diagnosed(step=step, found=known, is_new=False)
@@ -136,9 +135,9 @@ def diagnose(steps: Sequence[Step], on_progress: Callable[[Step, int, int], None
         try:
             found = step.measure(lambda done, total, step=step: on_progress(step, done, total))  # type: ignore[misc]
         except RecordBusy:
-            left.append(step)
+            remaining.append(step)
             num_busy += 1
-            if num_busy >= len(left):  # nothing else is left to do meanwhile
+            if num_busy >= len(remaining):  # other processes measure all remaining steps
                 time.sleep(_BUSY_S)
                 num_busy = 0
             continue

@@ -1,4 +1,4 @@
-"""The saved weights of a finished run, read tensor by tensor: a model of any size takes the memory of one tensor."""
+"""Reads the weights of a finished run tensor by tensor, with the memory of one tensor for a model of any size."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from gmt.training.weights import weights_sha256
 
 
 class KeptWeights(Mapping[str, Tensor]):
-    """Tensors by name from a folder's safetensors files, which stay open, mapped into memory.
+    """Tensors by name from a folder's safetensors files, which stay open and mapped into memory.
 
     Args:
-        folder: e.g. weights/ of a run record.
-        names: of the parameters that the files must hold, tied ones once; other tensors in the files are ignored.
+        folder: the folder, e.g. weights/ of a run record.
+        names: the names of the parameters that the files must hold, tied ones once; other tensors are ignored.
 
     Raises:
         UserError: a file can't be read, or a parameter is missing.
@@ -40,13 +40,10 @@ class KeptWeights(Mapping[str, Tensor]):
         return len(self._names)
 
     def check(self, sha256: str) -> None:
-        """Compare every bit with the weights that the run ended with; reads all files once.
+        """Raise UserError if any bit differs from the weights that the run ended with; reads all files once.
 
         Args:
-            sha256: `weights_sha256` of the run's result.json.
-
-        Raises:
-            UserError: they differ.
+            sha256: `weights_sha256` from the run's result.json.
         """
         if weights_sha256((name, self[name]) for name in sorted(self._names)) != sha256:
             raise UserError(
@@ -56,7 +53,7 @@ class KeptWeights(Mapping[str, Tensor]):
 
 
 def _files_by_name(folder: Path) -> dict[str, Any]:
-    """Return for each tensor the open file that holds it."""
+    """Return the open file of each tensor, by the tensor's name."""
     files: dict[str, Any] = {}
     for path in sorted(folder.glob("*.safetensors")):
         try:

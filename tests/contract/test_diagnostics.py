@@ -1,4 +1,4 @@
-"""Laws over every yaml of conf/diagnostic: measured on planted runs, kept, read back, drawn; no diagnostic by name."""
+"""Laws of every yaml in conf/diagnostic: it measures planted runs, and its rows are stored, read back and drawn."""
 
 import math
 
@@ -25,11 +25,11 @@ def test_every_diagnostic_measures_keeps_and_draws(name: str, plan: Plan) -> Non
     config = config_of(name)
     config |= {key: value for key, value in SMALL.items() if key in config}
     steps = steps_of(plan, [config]).steps
-    told: list[tuple[int, int]] = []
-    ended = list(diagnose(steps, lambda step, done, total: told.append((done, total))))
+    progress: list[tuple[int, int]] = []
+    ended = list(diagnose(steps, lambda step, done, total: progress.append((done, total))))
     assert [each.fault for each in ended] == [None] * len(steps)
-    assert told
-    assert all(done <= total for done, total in told)
+    assert progress
+    assert all(done <= total for done, total in progress)
     parameters = {name for name, _ in plan.runs[0].run.model.base().named_parameters()}
     diagnostic = steps[0].diagnosing.diagnostic
     assert diagnostic.name == name

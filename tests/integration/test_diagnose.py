@@ -1,4 +1,4 @@
-"""`gmt diagnose`: what was measured is kept and never measured twice, and what can't be measured is said."""
+"""`gmt diagnose`: diagnoses are stored and measured once, and runs that can't be measured are named."""
 
 import json
 import shutil
@@ -61,7 +61,7 @@ def files_of(plan: Plan) -> list[Path]:
     return sorted(path for each in plan.runs for path in (each.record.folder / "diagnostics").glob("*.json"))
 
 
-def test_what_was_measured_is_not_measured_again(plan: Plan) -> None:
+def test_a_stored_diagnosis_is_not_measured_again(plan: Plan) -> None:
     first, again = measured(plan), measured(plan)
     assert len(SEEN) == 2
     assert [each.is_new for each in (*first, *again)] == [True, True, False, False]
@@ -111,7 +111,7 @@ def test_a_run_that_was_done_anew_is_measured_anew(plan: Plan) -> None:
     assert [len(diagnoses_of(each.record)) for each in sorted(plan.runs, key=lambda p: p.run.id)] == [1, 0]
 
 
-def test_a_kill_costs_what_was_being_measured_alone(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kill_costs_only_the_current_measurement(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = of_runs.write_diagnosis
 
     def killed(file: Path, found: Any) -> None:
@@ -128,7 +128,7 @@ def test_a_kill_costs_what_was_being_measured_alone(plan: Plan, monkeypatch: pyt
     assert SEEN[1] == SEEN[2]
 
 
-def test_another_process_is_left_at_its_work(plan: Plan) -> None:
+def test_a_step_of_another_process_is_postponed(plan: Plan) -> None:
     steps = steps_of(plan, [SUMS]).steps
     file = steps[0].diagnosing._file(steps[0].planned.run, None)
     file.parent.mkdir()
@@ -140,7 +140,7 @@ def test_another_process_is_left_at_its_work(plan: Plan) -> None:
     assert next(order).step is steps[0]
 
 
-def test_weights_that_are_not_the_runs_own_are_refused(plan: Plan) -> None:
+def test_weights_of_another_run_are_refused(plan: Plan) -> None:
     first, second = (each.record.folder / "weights" / "model.safetensors" for each in plan.runs)
     shutil.copy(second, first)
     faults = [each.fault for each in measured(plan)]
@@ -159,7 +159,7 @@ def test_weights_without_a_parameter_of_the_base_are_refused_by_name(tmp_path: P
     assert "must hold the parameters of the base, and lacks model." in str(measured(plan)[0].fault)
 
 
-def test_runs_without_weights_are_named_before_anything_is_measured(plan: Plan) -> None:
+def test_runs_without_weights_are_named_before_any_measurement(plan: Plan) -> None:
     for each, folder in zip(plan.runs, ("adapter", None), strict=True):
         shutil.rmtree(each.record.folder / "weights")
         if folder is not None:
@@ -167,11 +167,11 @@ def test_runs_without_weights_are_named_before_anything_is_measured(plan: Plan) 
             whole = steps_of(plan, [SUMS])
             assert len(whole.steps) == 1
             assert whole.refusals == [
-                "sums passes over runs of which the adapter alone was kept, and not the weights into which it can be "
-                "merged: sft seed=1"
+                "sums skips runs, because only an adapter was stored, and not the weights with the adapter merged in: "
+                "sft seed=1"
             ]
     with pytest.raises(
-        UserError, match=r"sums passes over runs of which no weights were kept \(record\.keep_weights=false\)"
+        UserError, match=r"sums skips runs, because no weights were stored \(record\.keep_weights=false\)"
     ):
         steps_of(plan, [SUMS])
     assert not SEEN
@@ -192,7 +192,7 @@ def test_a_study_without_a_finished_run_is_refused(tmp_path: Path) -> None:
         ("x", r"class .*Sums fails on run .*: TypeError: .*"),
     ],
 )
-def test_a_value_that_is_no_number_is_refused(plan: Plan, value: Any, sentence: str) -> None:
+def test_a_value_of_nan_is_refused(plan: Plan, value: Any, sentence: str) -> None:
     (step, _) = steps_of(plan, [SUMS]).steps
     object.__setattr__(step.diagnosing.diagnostic, "value", value)
     with pytest.raises(UserError, match=sentence):
@@ -218,7 +218,7 @@ def command(overrides: Sequence[str], root: Path) -> None:
         (["diagnostic=drift"], r"study quickstart has no finished run to diagnose"),
     ],
 )
-def test_what_can_not_be_asked_is_said_in_a_sentence(overrides: list[str], sentence: str, tmp_path: Path) -> None:
+def test_a_wrong_command_raises_one_sentence(overrides: list[str], sentence: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=sentence):
         command(overrides, tmp_path)
 
@@ -229,7 +229,7 @@ def test_a_run_takes_no_diagnostic() -> None:
         build({**plan.runs[0].run.config, "diagnostic": config_of("operations")})
 
 
-def test_the_command_says_what_came_out_and_the_report_shows_it(
+def test_the_command_prints_means_and_the_report_shows_them(
     plan: Plan, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gmt.commands.diagnose.planned", lambda *_: (plan, {}))
@@ -248,12 +248,14 @@ def test_the_command_says_what_came_out_and_the_report_shows_it(
     assert {"diagnostic_mask_overlap.csv", "diagnostic_mask_overlap_2.csv", "diagnostic_mask_overlap.pdf"} <= names
 
 
-def test_one_run_that_fails_costs_no_other_and_the_command_fails(
+def test_the_command_measures_the_other_runs_after_a_failure_and_fails(
     plan: Plan, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (plan.runs[0].record.folder / "weights" / "model.safetensors").write_bytes(b"x")
     monkeypatch.setattr("gmt.commands.diagnose.planned", lambda *_: (plan, {}))
-    with pytest.raises(RunFailed, match="2 of 3 could not be measured; the others are: mask_overlap of sft seed=1"):
+    with pytest.raises(
+        RunFailed, match="2 of 3 diagnoses failed, the others are stored; the first failure: mask_overlap of sft"
+    ):
         diagnose_study(["study=made", "diagnostic=mask_overlap"], None)
 
 

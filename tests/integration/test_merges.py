@@ -1,4 +1,4 @@
-"""Runs without training: what a merge makes of its parents' files, whatever happens meanwhile, and what is refused."""
+"""Merges of finished runs: their weights, their records, interruptions and refusals."""
 
 import dataclasses
 from pathlib import Path
@@ -97,12 +97,12 @@ def test_an_interrupted_merge_ends_with_the_same_bits(tmp_path: Path, model: lis
         done(run_with(tmp_path / name, *model), noise(1))
         runs.append(run_with(tmp_path / name, *model, "merge=dare"))
     execute(runs[0])
-    asked = 0
+    num_calls = 0
 
     def should_stop() -> bool:
-        nonlocal asked
-        asked += 1
-        return asked == 15  # in the midst of the tensors
+        nonlocal num_calls
+        num_calls += 1
+        return num_calls == 15  # while tensors are merged
 
     with pytest.raises(Interrupted, match="while weights were merged"):
         execute(runs[1], Control(should_stop=should_stop))
@@ -132,7 +132,7 @@ VALIDATION = (
 )
 
 
-def test_a_greedy_soup_asks_questions_of_its_own_and_logs_whom_it_took(
+def test_a_greedy_soup_scores_on_its_own_questions_and_logs_the_chosen_parents(
     tmp_path: Path, model: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from gmt.runs import merge_stage
@@ -161,7 +161,7 @@ def test_a_greedy_soup_asks_questions_of_its_own_and_logs_whom_it_took(
     assert [logged[f"merge/parent_{number}/validation"] for number in range(3)] == [0.1, 0.4, 0.2]
 
 
-def test_questions_that_the_target_asks_are_refused(tmp_path: Path, model: list[str]) -> None:
+def test_validation_questions_of_the_target_are_refused(tmp_path: Path, model: list[str]) -> None:
     parents = [done(run_with(tmp_path, *model, f"seed={seed}"), noise(seed)) for seed in (1, 2)]
     ids = ",".join(f"'{parent.id}'" for parent in parents)
     settings = [
@@ -171,7 +171,7 @@ def test_questions_that_the_target_asks_are_refused(tmp_path: Path, model: list[
         execute(run_with(tmp_path, *model, *settings, f"parents=[{ids}]"))
 
 
-def test_weights_that_the_parent_did_not_end_with_are_refused(tmp_path: Path, model: list[str]) -> None:
+def test_changed_weights_of_a_parent_are_refused(tmp_path: Path, model: list[str]) -> None:
     parent = done(run_with(tmp_path, *model), noise(1))
     path = parent.record.folder / "weights" / "model.safetensors"
     whole = path.read_bytes()
@@ -186,7 +186,7 @@ def test_weights_that_the_parent_did_not_end_with_are_refused(tmp_path: Path, mo
     assert execute(run).state() == "done"
 
 
-def test_what_is_no_number_is_never_done(tmp_path: Path, model: list[str]) -> None:
+def test_a_merge_with_infinite_weights_diverges(tmp_path: Path, model: list[str]) -> None:
     done(run_with(tmp_path, *model), lambda _, tensor: tensor + 1e38)
     run = run_with(tmp_path, *model, "merge=dare", "merge.fraction=0.9")
     with pytest.raises(RunFailed, match="hold NaN or Inf"):
@@ -194,7 +194,7 @@ def test_what_is_no_number_is_never_done(tmp_path: Path, model: list[str]) -> No
     assert run.record.state() == "diverged"
 
 
-def test_the_parent_must_be_there_done_and_with_its_weights(tmp_path: Path, model: list[str]) -> None:
+def test_the_parent_must_be_done_and_have_its_weights(tmp_path: Path, model: list[str]) -> None:
     run = run_with(tmp_path, *model, "merge=wise_ft")
 
     def refused(sentence: str, other: Run = run) -> None:
@@ -223,7 +223,11 @@ def test_the_parent_must_be_there_done_and_with_its_weights(tmp_path: Path, mode
 def test_a_parent_of_another_model_is_refused(tmp_path: Path, model: list[str]) -> None:
     parent = done(run_with(tmp_path, *model), noise(1))
     for name, settings, sentence in (
-        ("other", {"seed": 3}, "needs parents that were trained from its own model other, and run .* is of llama"),
+        (
+            "other",
+            {"seed": 3},
+            "needs parents that were trained from its own model other, and run .* was trained from llama",
+        ),
         (
             "wide",
             {"hidden_size": 32},

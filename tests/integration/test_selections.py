@@ -1,4 +1,4 @@
-"""The stage that chooses examples: made once, the same wherever it is made, kept over a kill, and in the record."""
+"""The stage that chooses examples: the same choice on any machine and after a kill, measured once and recorded."""
 
 import dataclasses
 import json
@@ -106,7 +106,7 @@ def test_grape_trains_on_one_answer_to_each_prompt(tmp_path: Path, rows: list[st
         assert best == min(row["score"] for row in same)
 
 
-def test_runs_that_would_get_the_same_measures_share_them(tmp_path: Path, rows: list[str], measured: list[int]) -> None:
+def test_runs_that_need_the_same_measures_share_them(tmp_path: Path, rows: list[str], measured: list[int]) -> None:
     wanted = [
         ["selection=base_loss"],
         ["selection=base_loss", "seed=2", "train.learning_rate=1e-5"],
@@ -120,7 +120,9 @@ def test_runs_that_would_get_the_same_measures_share_them(tmp_path: Path, rows: 
     assert len(measured) == 2 * NUM_EXAMPLES
 
 
-def test_a_choice_that_was_killed_measures_what_is_left(tmp_path: Path, rows: list[str], measured: list[int]) -> None:
+def test_a_killed_choice_measures_only_the_remaining_examples(
+    tmp_path: Path, rows: list[str], measured: list[int]
+) -> None:
     undisturbed = chosen(run_of(tmp_path / "whole", *rows, "selection=base_loss"))
     measured.clear()
     run = run_of(tmp_path / "killed", *rows, "selection=base_loss")
@@ -136,7 +138,7 @@ def test_a_choice_that_was_killed_measures_what_is_left(tmp_path: Path, rows: li
     assert not kept.exists()
 
 
-def test_measures_that_were_changed_are_measured_again(tmp_path: Path, rows: list[str], measured: list[int]) -> None:
+def test_changed_measures_are_measured_again(tmp_path: Path, rows: list[str], measured: list[int]) -> None:
     undisturbed = chosen(run_of(tmp_path, *rows, "selection=base_loss"))
     (kept,) = tmp_path.glob("selections/*/measures.json")
     kept.write_text(kept.read_text().replace("[[", "[[1", 1))
@@ -155,7 +157,7 @@ def test_a_resumed_run_keeps_its_choice(tmp_path: Path, rows: list[str]) -> None
 
 
 @pytest.mark.parametrize("how", [[], ["train.packing=true"]])
-def test_all_examples_are_what_is_trained_on_without_a_selection(how: list[str], tmp_path: Path) -> None:
+def test_choosing_all_examples_equals_a_run_without_a_selection(how: list[str], tmp_path: Path) -> None:
     everything = choose(context_of(run_of(tmp_path, *tiny(*how), "selection=random", "selection.fraction=1"))).prepared
     plain = prepare(run_of(tmp_path, *tiny(*how)))
     assert everything.examples.to_list() == plain.examples.to_list()
@@ -174,7 +176,7 @@ def test_preferences_are_chosen_before_they_are_cut_into_steps(tmp_path: Path) -
         run_of(tmp_path, *wanted, "selection=donod")
 
 
-def test_a_run_records_what_it_was_trained_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_records_the_examples_that_it_trained_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = run_of(tmp_path, *tiny("train.accumulation_steps=1", "selection=base_loss", "selection.fraction=0.6"))
     record = execute(run)
     result = record.result()
@@ -247,7 +249,7 @@ def test_too_few_examples_are_refused_before_anything_is_measured(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Wrong(RandomFraction):
-    """A selection of somebody else's, with a fault."""
+    """A faulty selection from outside."""
 
     choice: Callable[[int], Choice]
 
@@ -289,7 +291,7 @@ def test_a_measurer_without_the_name_of_its_measure_is_refused(tmp_path: Path) -
         run_of(tmp_path, *tiny(), "selection=random", f"selection._target_={target}")
 
 
-def test_a_measure_that_is_no_number_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_measure_of_nan_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = run_of(tmp_path, *tiny(), "selection=base_loss")
     assert isinstance(run.selection, MeasuresExamples)
     measure.check_measuring(run)

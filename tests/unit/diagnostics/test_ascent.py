@@ -78,12 +78,12 @@ def test_noise_raises_a_quadratic_by_half_its_curvature_times_the_variance() -> 
     assert all(torch.equal(x, s) for x, s in zip(w, start, strict=True))
 
 
-def test_a_loss_that_is_no_number_is_refused() -> None:
+def test_a_loss_of_nan_is_refused() -> None:
     w, _, _ = weights()
     with pytest.raises(FloatingPointError):
         largest_rise(lambda: w[0].sum() * float("nan"), w, [torch.zeros_like(x) for x in w], 2)
 
 
-def test_the_step_is_looked_at_more_and_more_often() -> None:
+def test_checkpoints_become_more_frequent() -> None:
     assert checkpoints(100) == [22, 41, 57, 70, 80, 87, 93, 99]  # Croce and Hein's for 100 steps
     assert checkpoints(1) == []

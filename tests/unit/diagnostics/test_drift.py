@@ -1,4 +1,4 @@
-"""Drift of weights and activations where it was planted."""
+"""Drift of weights and activations equals the planted drift."""
 
 from pathlib import Path
 
@@ -22,10 +22,10 @@ def change(name: str, base: Tensor, _: int) -> Tensor:
     return 1.25 * base if name == SCALED else base
 
 
-def test_norms_ranks_and_activations_are_those_that_were_planted(tmp_path: Path) -> None:
+def test_norms_ranks_and_activations_equal_the_planted_ones(tmp_path: Path) -> None:
     plan = planted(tmp_path, change, {"sft": {"method": "sft"}}, seeds=1)
-    run, told = plan.runs[0].run, []
-    rows = rows_of(finished(run, lambda done, total: told.append((done, total))), "drift")
+    run, progress = plan.runs[0].run, []
+    rows = rows_of(finished(run, lambda done, total: progress.append((done, total))), "drift")
     found = {(row.layer, row.matrix, row.name): row.value for row in rows}
     up, q = "model.layers.*.mlp.up_proj.weight", "model.layers.*.self_attn.q_proj.weight"
     assert found[1, up, "relative_norm"] == pytest.approx(0.25, rel=1e-5)
@@ -38,11 +38,11 @@ def test_norms_ranks_and_activations_are_those_that_were_planted(tmp_path: Path)
     moved = {(layer, matrix) for (layer, matrix, name), value in found.items() if name == "delta_norm" and value}
     assert moved == {(0, q), (1, up)}
     assert not [key for key in found if key[2] == "effective_rank" and key[:2] not in moved]
-    assert told[-1][0] == told[-1][1]
+    assert progress[-1][0] == progress[-1][1]
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "mixtral"])
-def test_activation_drift_is_that_of_a_forward_pass_by_hand(kind: str) -> None:
+def test_activation_drift_equals_a_forward_pass_by_hand(kind: str) -> None:
     model = tiny_model(kind)
     inputs: dict[str, list[Tensor]] = {}
     linear = {n: m for n, m in model.named_modules() if type(m).__name__ in ("Linear", "Conv1D")}

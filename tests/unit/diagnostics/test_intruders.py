@@ -36,7 +36,7 @@ def test_small_noise_is_no_intruder() -> None:
     assert found["least_similarity"] > 0.9
 
 
-def test_what_did_not_move_has_no_intruder() -> None:
+def test_an_unmoved_matrix_has_no_intruder() -> None:
     assert compared(BASE, BASE.clone()) == {"intruders": 0, "intruders_by_vector": 0, "least_similarity": 1}
 
 

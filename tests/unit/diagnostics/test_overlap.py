@@ -30,7 +30,7 @@ def test_the_same_support_overlaps_wholly_and_disjoint_ones_not_at_all() -> None
     assert overlap(~some & some, ~some & some) == {}
 
 
-def test_random_supports_overlap_as_chance_has_it() -> None:
+def test_random_supports_overlap_by_chance() -> None:
     generator = torch.Generator().manual_seed(0)
     one, other = (torch.rand(200_000, generator=generator) < p for p in (0.1, 0.3))
     found = overlap(one, other)

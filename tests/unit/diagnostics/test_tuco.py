@@ -20,13 +20,13 @@ def tuco(base: torch.nn.Module, tuned: torch.nn.Module) -> list[float]:
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "qwen3_moe"])
-def test_a_model_that_did_not_move_owes_nothing_to_tuning(kind: str) -> None:
+def test_the_contribution_is_zero_for_an_unmoved_model(kind: str) -> None:
     model = tiny_model(kind)
     assert tuco(model, copy.deepcopy(model)) == [0, 0, 0]
     assert not any(layer._forward_hooks for layer in layers_of(model))
 
 
-def test_it_is_all_tuning_where_the_base_adds_nothing_and_between_where_both_do() -> None:
+def test_the_contribution_is_one_for_a_base_that_adds_nothing_and_between_otherwise() -> None:
     base, tuned = tiny_model("llama"), tiny_model("llama")
     with torch.no_grad():
         for name, parameter in tuned.named_parameters():

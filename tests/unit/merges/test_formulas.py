@@ -106,7 +106,7 @@ def test_a_tensor_follows_from_weights_settings_and_seed_alone(merge: Merge) -> 
 
 
 @pytest.mark.parametrize("merge", [*ONE_PARENT, *SEVERAL])
-def test_of_parents_that_did_not_move_every_merge_is_the_base(merge: Merge) -> None:
+def test_every_merge_of_unmoved_parents_is_the_base(merge: Merge) -> None:
     weights = drawn(0)
     still = Memory(weights.own, [weights.own] * merge.num_parents[0], num_blocks=3)
     assert_same(merged(merge, still), weights.own)
@@ -130,7 +130,7 @@ def test_the_smallest_are_dropped_by_the_floor_of_the_fraction(fraction: float) 
         assert fraction == 0 or size[moved].min() >= size[~moved].max()
 
 
-def test_what_is_dropped_at_random_is_the_fraction_within_binomial_bounds() -> None:
+def test_a_random_drop_drops_the_fraction_within_binomial_bounds() -> None:
     num, fraction = 100_000, 0.7
     made = merged(Drop(name="m", fraction=fraction, which="random", rescale=False), flat([0.0] * num, [1.0] * num))
     num_dropped = int((made["w"] == 0).sum())
@@ -146,7 +146,7 @@ def test_the_expectation_of_dare_is_the_delta() -> None:
     assert bool(((mean - weights.own["w"] - delta).abs() < 5 * delta.abs() / math.sqrt(seeds)).all())
 
 
-def test_a_random_drop_is_that_of_its_seed_and_its_tensor() -> None:
+def test_a_random_drop_depends_on_seed_and_tensor() -> None:
     drop = Drop(name="m", fraction=0.5, which="random", rescale=False)
     one = torch.ones(64)
     weights = Memory({"a": 0 * one, "b": 0 * one}, [{"a": one, "b": one}])
@@ -155,7 +155,7 @@ def test_a_random_drop_is_that_of_its_seed_and_its_tensor() -> None:
     assert not torch.equal(first["a"], other["a"])
 
 
-def test_what_a_larger_fraction_keeps_is_kept_by_a_smaller_one() -> None:
+def test_a_smaller_drop_keeps_all_entries_that_a_larger_one_keeps() -> None:
     weights = drawn(1)
     few, many = (merged(Drop(name="m", fraction=f, which="random", rescale=False), weights) for f in (0.8, 0.3))
     for name, base in weights.own.items():
@@ -169,7 +169,7 @@ def test_a_soup_is_the_mean_and_of_one_model_that_model() -> None:
     assert_close(Soup(name="m"), flat([9.0, 9.0], [1.0, 0.0], [2.0, -1.0], [6.0, 4.0]), [3.0, 1.0])
 
 
-def test_a_greedy_soup_takes_what_makes_it_better() -> None:
+def test_a_greedy_soup_adds_a_parent_only_if_the_score_improves() -> None:
     scores = {(0,): 0.5, (1,): 0.7, (2,): 0.7, (1, 2): 0.7, (1, 0): 0.8}
     asked = []
 
@@ -264,6 +264,6 @@ def test_a_wrong_setting_is_a_sentence(kind: Any, settings: dict[str, Any], sent
         kind(name="m", **settings)
 
 
-def test_weights_that_are_no_numbers_are_refused() -> None:
+def test_weights_with_nan_are_refused() -> None:
     with pytest.raises(UserError, match="finite numbers, got NaN or Inf"):
         merged(Graft(name="m", keep=0.5), flat([0.0, 0.0], [math.nan, 1.0]))

@@ -1,4 +1,4 @@
-"""What is measured of an example, against a model whose probabilities are known and against plain autograd."""
+"""Measures of an example against a model with known probabilities, and against plain autograd."""
 
 import math
 from types import SimpleNamespace
@@ -69,7 +69,7 @@ def test_a_tied_embedding_adds_nothing() -> None:
     assert donod().measurer(tied)(EXAMPLE) == donod().measurer(apart)(EXAMPLE)
 
 
-def test_a_measured_model_is_as_it_was() -> None:
+def test_measuring_does_not_change_the_model() -> None:
     model = tiny(is_tied=True).requires_grad_(False)
     measure = donod().measurer(model)
     assert measure(EXAMPLE) == measure(EXAMPLE)

@@ -73,7 +73,7 @@ def test_losses_are_ranked(keep: str, indices: list[int]) -> None:
     assert choice.scores == [loss for (loss,) in measures]
 
 
-def test_grape_takes_the_likeliest_answer_of_each_prompt_and_the_first_of_equals() -> None:
+def test_grape_chooses_the_likeliest_answer_to_each_prompt_and_the_first_of_equals() -> None:
     prompts = [[1], [2], [1], [3], [2], [1]]
     examples = [example(prompt, [5]) for prompt in prompts]
     grape = Grape(name="grape")
@@ -87,7 +87,7 @@ def test_grape_without_candidates_is_refused() -> None:
         Grape(name="grape").number([example([1], [5]), example([2], [5])])
 
 
-def test_topsis_is_what_a_hand_computes() -> None:
+def test_topsis_equals_a_computation_by_hand() -> None:
     # norms 5 and 13: (0.6, 5/13), (0.8, 12/13), (0, 0); best (0.8, 12/13), worst (0, 0)
     scores = topsis([[3, 4, 0], [5, 12, 0]])
     to_worst = math.hypot(0.6, 5 / 13)
@@ -97,7 +97,7 @@ def test_topsis_is_what_a_hand_computes() -> None:
 
 
 @pytest.mark.parametrize(("don", "best"), [("largest", 0), ("smallest", 1)])
-def test_donod_favours_a_small_change_and_the_don_that_is_asked_for(don: str, best: int) -> None:
+def test_donod_favours_a_small_change_and_the_configured_don(don: str, best: int) -> None:
     donod = Donod(name="donod", step_size=0.1, don=don, fraction=1 / 3)
     choice = donod.choose(EXAMPLES[:3], [(1.0, 0.1), (-1.0, 0.1), (0.0, 4.0)], seed=1)
     assert choice.indices == [best]
