@@ -37,7 +37,7 @@ def changes(run: FinishedRun) -> Iterator[Change]:
     """Yield every parameter of a run, and call the run's `on_progress` after each.
 
     Raises:
-        UserError: the run stored no weights, or its weights lack a parameter of the base.
+        UserError: the run stored no weights, the weights have changed, or they lack a parameter of the base.
     """
     base, tuned = run.base(), run.tuned()
     for number, name in enumerate(base, start=1):

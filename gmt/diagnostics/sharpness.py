@@ -32,8 +32,8 @@ class Sharpness:
 
     `where: moved` perturbs only the entries that the training moved, `unmoved` only the others; the rows are then named
     worst_case_moved and so on, and left out if there are no such entries. Departures from the authors' code: logits are
-    not normalised, and the ascent starts at delta = 0. The computation needs eight times the memory of the weights in
-    float32.
+    not normalised, and the ascent starts at delta = 0. The diagnostic computes in float32, and needs eight times the
+    memory of the weights in this type.
 
     Args:
         name: the diagnostic's name in tables.
