@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from gmt_analysis.choices import named
-from gmt_analysis.figures import COLOURS, MARKERS, legend_above
+from gmt_analysis.figures import COLOURS, MARKERS, legend_outside
 from gmt_analysis.statistics import mean_interval
 
 _PARTS: Mapping[str, str] = {
@@ -68,7 +68,7 @@ def score_against_cost(summary: pd.DataFrame, *, cost: str, label: str) -> Figur
         axis.set_xlabel(label)
         axis.set_ylabel("target score after training, %")
         axis.grid(alpha=0.25)
-    legend_above(figure)
+    legend_outside(figure)
     return figure
 
 
@@ -106,7 +106,7 @@ def cost_against_size(table: pd.DataFrame) -> Figure:
     shares.set_ylim(bottom=0)
     for axis in (times, shares):
         axis.grid(alpha=0.25)
-    legend_above(figure)
+    legend_outside(figure)
     return figure
 
 

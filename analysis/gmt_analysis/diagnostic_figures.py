@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from gmt_analysis.figures import COLOURS, MARKERS
+from gmt_analysis.figures import COLOURS, MARKERS, legend_outside
 from gmt_analysis.statistics import mean_interval
 
 _PANEL = (4.8, 3.8)  # inches
@@ -20,15 +20,15 @@ _COLUMNS = 2
 
 
 def figure_of(rows: pd.DataFrame, shown: Mapping[str, Any]) -> Figure | None:
-    """Draw a panel for each value that there is.
+    """Return a figure with a panel for each value that the rows hold.
 
     Args:
-        rows: long form, see gmt_analysis.diagnoses, with `label` and `other_label` naming the choices of the runs.
-        shown: title and panels.
+        rows: long form, see gmt_analysis.diagnoses; `label` and `other_label` name the choices of the runs.
+        shown: title and panels, see gmt.diagnostics.protocol.Shown.
 
     Returns:
-        Lines over layers where a value has layers; a matrix of choices for pairs; else points with 95 % intervals.
-        None without any value.
+        A panel has lines over layers where its value has layers, a matrix of choices for pairs, else points with 95 %
+        intervals. None if no row has a value of the panels.
     """
     panels = {name: label for name, label in shown["panels"].items() if len(rows) and (rows["name"] == name).any()}
     if not panels:
@@ -49,7 +49,7 @@ def figure_of(rows: pd.DataFrame, shown: Mapping[str, Any]) -> Figure | None:
         axis.set_title(text, fontsize=9)
     for axis in axes[len(panels) :]:
         axis.set_visible(False)
-    _legend_below(figure)
+    legend_outside(figure, "lower")  # the title is above
     figure.suptitle(str(shown["title"]), fontsize=11)
     return figure
 
@@ -89,16 +89,16 @@ def _points(axis: Axes, rows: pd.DataFrame, labels: Sequence[str]) -> None:
 
 
 def _matrix(axis: Axes, rows: pd.DataFrame, order: Sequence[str]) -> None:
-    """Draw means over pairs; on the diagonal those between the seeds of one choice."""
+    """Draw the means over pairs of runs; the diagonal holds the pairs of seeds of one choice."""
     pairs = rows.groupby(["label", "other_label"])["value"].mean()
     own = {*rows["label"], *rows["other_label"]}
     labels = [label for label in order if label in own]
     means = np.full((len(labels), len(labels)), np.nan)
     for i, one in enumerate(labels):
         for j, other in enumerate(labels):
-            both = [pairs[key] for key in ((one, other), (other, one)) if key in pairs.index]
-            if both:
-                means[i, j] = float(np.mean(both))
+            values = [pairs[key] for key in ((one, other), (other, one)) if key in pairs.index]
+            if values:
+                means[i, j] = float(np.mean(values))
     axis.imshow(means, vmin=0, vmax=1, cmap="viridis")
     for i, j in np.argwhere(~np.isnan(means)):
         axis.text(j, i, f"{means[i, j]:.2f}", ha="center", va="center", fontsize=7, color=_ink(means[i, j]))
@@ -106,19 +106,9 @@ def _matrix(axis: Axes, rows: pd.DataFrame, order: Sequence[str]) -> None:
     axis.set_yticks(range(len(labels)), labels, fontsize=7)
 
 
-def _legend_below(figure: Figure) -> None:
-    """One legend for all panels with lines, each label once; the title is above."""
-    named = {
-        label: handle for axis in figure.axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
-    }
-    if named:
-        handles, columns = list(named.values()), min(len(named), 5)
-        figure.legend(handles, list(named), fontsize=9, frameon=False, loc="outside lower center", ncols=columns)
-
-
 def _ink(value: float) -> str:
     return "black" if value > 0.6 else "white"
 
 
-def _colour(number: int, of: int) -> Any:
-    return COLOURS[number] if of <= len(COLOURS) else matplotlib.colormaps["viridis"](number / of)
+def _colour(number: int, num_colours: int) -> Any:
+    return COLOURS[number] if num_colours <= len(COLOURS) else matplotlib.colormaps["viridis"](number / num_colours)

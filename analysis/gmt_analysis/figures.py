@@ -3,6 +3,7 @@
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import matplotlib
 import pandas as pd
@@ -19,17 +20,17 @@ from gmt.axis import Axis
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^vP*"
 _MOST_COLUMNS = 5  # of a legend
-_HANDLE_IN, _LETTER_IN = 0.6, 0.07  # of a legend in 9 points
-_DODGE = 0.01  # of the axis's span, between arms side by side, so that no interval hides another
+_HANDLE_IN, _LETTER_IN = 0.6, 0.07  # widths in a legend of 9 points
+_DODGE = 0.01  # of the axis's span: the distance between arms, so that no interval hides another
 _BAND_STYLES = ("--", ":", "-.")
 
 
 def score_along(summary: pd.DataFrame, column: str, *, along: Axis, title: str, unit: str) -> Figure:
-    """One axis for each task.
+    """Return a figure of a score along the axis, a panel for each task.
 
     Args:
         summary: from `summarise`, with `column` and its bounds.
-        column: what is drawn, a fraction; shown in per cent.
+        column: the score, a fraction; shown in per cent.
         along: the study's axis.
         title: of the figure.
         unit: the label of the y axis.
@@ -43,44 +44,51 @@ def score_along(summary: pd.DataFrame, column: str, *, along: Axis, title: str, 
         axis.set_xlabel(along.label)
         axis.set_ylabel(unit)
         axis.grid(alpha=0.25)
-    legend_above(figure)
+    legend_outside(figure)
     return figure
 
 
-def legend_above(figure: Figure) -> None:
-    """One legend for all axes, where it hides no point; what has the same label looks the same on all of them."""
-    named = {
+def legend_outside(figure: Figure, place: Literal["upper", "lower"] = "upper") -> None:
+    """Draw one legend for all axes outside of them, each label once; none without a label.
+
+    Args:
+        figure: a label must look the same on all axes.
+        place: the edge of the figure.
+    """
+    handles = {
         label: handle for axis in figure.axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
     }
+    if not handles:
+        return
     figure.legend(
-        list(named.values()),
-        list(named),
+        list(handles.values()),
+        list(handles),
         fontsize=9,
         frameon=False,
-        loc="outside upper center",
-        ncols=max(1, min(len(named), _MOST_COLUMNS, int(figure.get_figwidth() / _width_in(named)))),
+        loc=f"outside {place} center",
+        ncols=max(1, min(len(handles), _MOST_COLUMNS, int(figure.get_figwidth() / _width_in(handles)))),
     )
 
 
 def _width_in(labels: Iterable[str]) -> float:
-    """The inches that a column of the legend takes, by its longest label."""
-    return _HANDLE_IN + _LETTER_IN * max(map(len, labels), default=0)
+    """Return the width in inches of a column of the legend with these labels."""
+    return _HANDLE_IN + _LETTER_IN * max(map(len, labels))
 
 
 @dataclass(frozen=True)
 class _Places:
-    """Where values of the axis lie on a figure, whose arms stand side by side.
+    """The x positions of the axis's values, with the arms side by side.
 
     Args:
-        values: that some arm has, in order.
-        is_logarithmic: whether the figure shows them on a logarithmic scale.
+        values: the values of all arms, sorted.
+        is_logarithmic: whether the figure has a logarithmic scale.
     """
 
     values: Sequence[float]
     is_logarithmic: bool
 
-    def beside(self, values: pd.Series, offset: float) -> pd.Series:
-        """Return values moved by `offset` times _DODGE of the span."""
+    def shifted(self, values: pd.Series, offset: float) -> pd.Series:
+        """Return values shifted by `offset` times _DODGE of the span."""
         low, high = self.values[0], self.values[-1]
         if self.is_logarithmic:
             factor: float = (high / low) ** (_DODGE * offset)
@@ -109,7 +117,7 @@ def _draw(axis: Axes, rows: pd.DataFrame, column: str, arms: Sequence[str], plac
             axis.axhline(mean.iloc[0], color=colour, linestyle=_BAND_STYLES[bands.index(arm) % 3], label=label)
             axis.axhspan(low.iloc[0], high.iloc[0], color=colour, alpha=0.12, linewidth=0)
         else:
-            x = places.beside(own["axis"].astype(float), number - len(arms) / 2)
+            x = places.shifted(own["axis"].astype(float), number - len(arms) / 2)
             error = [(mean - low).fillna(0), (high - mean).fillna(0)]
             axis.errorbar(x, mean, yerr=error, color=colour, marker=MARKERS[number % 7], capsize=3, label=label)
 

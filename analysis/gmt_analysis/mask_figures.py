@@ -1,7 +1,6 @@
 """Figures of what masks did: density, energy, overlap, movement, over steps and layers."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import matplotlib
 import pandas as pd
@@ -51,7 +50,7 @@ def facts_over_steps(series: pd.DataFrame, *, task: str, along: Axis) -> Figure 
     Args:
         series: from gmt.tracking.series.read_series; lines are means over seeds.
         task: which one is drawn.
-        along: the study's axis, of whose values there are lines.
+        along: the study's axis; each of its values is a line.
 
     Returns:
         None where nothing was logged.
@@ -71,14 +70,6 @@ def facts_by_layer(series: pd.DataFrame, *, task: str, along: Axis) -> Figure | 
         for axis in figure.axes:
             axis.set_xticks(range(len(order)), [_short(layer) for layer in order], rotation=60, fontsize=7)
     return figure
-
-
-def _colours(names: Sequence[str]) -> dict[str, Any]:
-    """A colour for each; shades where there are more than colours that are told apart."""
-    if len(names) <= len(COLOURS):
-        return dict(zip(names, COLOURS, strict=False))
-    shades = matplotlib.colormaps["viridis"]
-    return {name: shades(number / len(names)) for number, name in enumerate(names)}
 
 
 def _grid(series: pd.DataFrame, task: str, along: Axis, across: str, label: str) -> Figure | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-import pandas as pd
 from matplotlib.figure import Figure
 from transformers.utils import logging
 
@@ -31,11 +30,6 @@ def open_study(
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # one for each model that is loaded
     plan, _ = planned([f"study={study}", *overrides], config_dir)
     return Results(plan, dirty=dirty)
-
-
-def operations(results: Results) -> pd.DataFrame:
-    """The operations of a step and of a whole training, where they were counted; see Results.operations."""
-    return results.operations
 
 
 @dataclass(frozen=True)
