@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from gmt_analysis.choices import named
+from gmt_analysis.choices import choice_name
 from gmt_analysis.figures import COLOURS, MARKERS, legend_outside
 from gmt_analysis.statistics import mean_interval
 
@@ -83,7 +83,7 @@ def cost_against_size(table: pd.DataFrame) -> Figure:
     done = table[table["state"] == "done"].assign(
         step_s=lambda rows: rows[list(_PARTS)].sum(axis=1).astype(float),
         added=lambda rows: 100 * rows["mask_s"] / (rows["forward_backward_s"] + rows["optimizer_s"]),
-        choice=lambda rows: [named(arm, value) for arm, value in zip(rows["arm"], rows["axis"], strict=True)],
+        choice=lambda rows: [choice_name(arm, value) for arm, value in zip(rows["arm"], rows["axis"], strict=True)],
     )
     figure = Figure(figsize=(9.6, 4.0), layout="constrained")
     times, shares = figure.subplots(1, 2)
@@ -120,4 +120,4 @@ def pareto_front(cost_N: np.ndarray, score_N: np.ndarray) -> np.ndarray:
 
 
 def _choice(row: Mapping[Any, Any]) -> str:
-    return f"{named(row['arm'], row['axis'])}, {row['task']}"
+    return f"{choice_name(row['arm'], row['axis'])}, {row['task']}"

@@ -1,4 +1,4 @@
-"""What `gmt diagnose` measured on a study's runs, as long tables. Reads records and computes nothing."""
+"""The measurements of `gmt diagnose` on a study's runs, as long tables. Reads records and computes nothing."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ _DTYPES = {"layer": "Int64", "seed": "Int64", "other_seed": "Int64", "value": "f
 
 
 @dataclass(frozen=True, kw_only=True)
-class Diagnosed:
-    """What one diagnostic with one choice of settings came to.
+class DiagnosticTable:
+    """The numbers of one diagnostic with one choice of settings.
 
     Args:
-        name: of the diagnostic; followed by `_2` and so on for its further settings.
-        settings: of the diagnostic.
+        name: the diagnostic; its second choice of settings has `_2` behind it, and so on.
+        settings: the settings of the diagnostic.
         shown: title and panels of its figure.
-        rows: a row for each number: what is known of the run and, under other_..., of the other run of a pair; layer,
-            matrix, name, value.
-        differing: a sentence if the rows were made by differing code; else None.
+        rows: a row for each number. Its columns describe the run and, with the prefix `other_`, the other run of a
+            pair; then come layer, matrix, name and value.
+        differing: a sentence if the rows were measured by differing code; else None.
     """
 
     name: str
@@ -38,56 +38,56 @@ class Diagnosed:
 
 
 def read_diagnoses(
-    done: Sequence[PlannedRun], about: Callable[[PlannedRun], Mapping[str, Any]]
-) -> Mapping[str, Diagnosed]:
-    """Return what was measured on finished runs and on their pairs, by name.
+    done: Sequence[PlannedRun], describe: Callable[[PlannedRun], Mapping[str, Any]]
+) -> Mapping[str, DiagnosticTable]:
+    """Return the measurements on finished runs and on their pairs, by name.
 
     Args:
-        done: the runs; what was measured with others is left out.
-        about: what a row says of a run, e.g. its arm and seed.
+        done: the finished runs; pairs with any other run are left out.
+        describe: returns the columns that describe a run, e.g. its arm and seed.
     """
     by_id = {planned.run.id: planned for planned in done}
-    found: dict[tuple[str, str], list[tuple[PlannedRun, Diagnosis]]] = {}
+    groups: dict[tuple[str, str], list[tuple[PlannedRun, Diagnosis]]] = {}
     for planned in done:
         for diagnosis in diagnoses_of(planned.record):
             if diagnosis.other is None or diagnosis.other in by_id:
                 key = (diagnosis.diagnostic, json.dumps(diagnosis.settings, sort_keys=True))
-                found.setdefault(key, []).append((planned, diagnosis))
-    named: dict[str, Diagnosed] = {}
-    for (diagnostic, _), group in sorted(found.items(), key=lambda item: item[0]):
-        number = sum(each.settings["name"] == diagnostic for each in named.values()) + 1
+                groups.setdefault(key, []).append((planned, diagnosis))
+    tables: dict[str, DiagnosticTable] = {}
+    for (diagnostic, _), group in sorted(groups.items(), key=lambda item: item[0]):
+        number = sum(table.settings["name"] == diagnostic for table in tables.values()) + 1
         name = diagnostic if number == 1 else f"{diagnostic}_{number}"
-        rows = [row for planned, diagnosis in group for row in _rows(planned, diagnosis, by_id, about)]
-        named[name] = Diagnosed(
+        rows = [row for planned, diagnosis in group for row in _rows(planned, diagnosis, by_id, describe)]
+        tables[name] = DiagnosticTable(
             name=name,
             settings=group[0][1].settings,
             shown=group[0][1].shown,
             rows=pd.DataFrame(rows).astype(_DTYPES) if rows else pd.DataFrame(),
             differing=_differing(name, [diagnosis for _, diagnosis in group]),
         )
-    return named
+    return tables
 
 
 def _rows(
     planned: PlannedRun,
     diagnosis: Diagnosis,
     by_id: Mapping[str, PlannedRun],
-    about: Callable[[PlannedRun], Mapping[str, Any]],
+    describe: Callable[[PlannedRun], Mapping[str, Any]],
 ) -> Iterator[dict[str, Any]]:
-    run = {"run_id": planned.run.id, **about(planned)}
+    run = {"run_id": planned.run.id, **describe(planned)}
     other = dict.fromkeys((f"{_OTHER}{key}" for key in run), None)
     if diagnosis.other is not None:
         second = by_id[diagnosis.other]
-        other = {f"{_OTHER}{key}": value for key, value in {"run_id": second.run.id, **about(second)}.items()}
+        other = {f"{_OTHER}{key}": value for key, value in {"run_id": second.run.id, **describe(second)}.items()}
     for row in diagnosis.rows:
         yield {**run, **other, **{key: row[key] for key in _NUMBER}}
 
 
 def _differing(name: str, diagnoses: Sequence[Diagnosis]) -> str | None:
-    for package in sorted({package for each in diagnoses for package in each.code}):
-        values = list(dict.fromkeys(each.code.get(package, "none") for each in diagnoses))
-        if len(values) > 1:
+    for package in sorted({package for diagnosis in diagnoses for package in diagnosis.code}):
+        versions = list(dict.fromkeys(diagnosis.code.get(package, "none") for diagnosis in diagnoses))
+        if len(versions) > 1:
             return (
-                f"{name} was measured by differing code: {package} {', '.join(values)}; `gmt diagnose` measures anew."
+                f"{name} was measured by differing code: {package} {', '.join(versions)}; `gmt diagnose` measures anew."
             )
     return None

@@ -1,7 +1,7 @@
 """How an arm's score depends on the axis: is it worse than at its best value, is it equivalent within a margin?
 
-Everything here takes the typed table of a study (gmt.tracking.table), as gmt_analysis.paired does. Values are those of
-the study's axis, e.g. mask ratios.
+The functions take the typed table of a study (gmt.tracking.table), as those of gmt_analysis.paired do. Values are those
+of the study's axis, e.g. mask ratios.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from scipy import stats
 
 from gmt.axis import Axis
 from gmt.errors import UserError
-from gmt_analysis.choices import listed, scores_of
-from gmt_analysis.paired import is_tested, p_of
+from gmt_analysis.choices import join_values, scores_of
+from gmt_analysis.paired import is_tested, t_test
 from gmt_analysis.power import ALPHA, FEWEST, detectable_difference
-from gmt_analysis.statistics import mean_interval
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What a study shows of an arm's sensitivity to the axis on one task.
+    """The result of the tests on how sensitive one arm is to the axis on one task.
 
     Args:
-        arm, task: of which.
-        num_values, num_seeds: values of the axis that are compared, and seeds that every value has.
+        arm, task: the arm and the task.
+        num_values: the number of compared values of the axis.
+        num_seeds: the number of seeds that every value has.
         best: the value with the best mean.
-        index: the range of the means over values, in units of the seeds' standard deviation at a value; NaN where
-            there is none.
+        index: the range of the means over values, in units of the seeds' standard deviation at a value; NaN without
+            spread, or for one value or seed.
         detectable: the smallest difference between two values that the study finds with a power of POWER, with the
             level shared out over all pairs.
-        words: what the tests say, and no more.
+        words: the result of the tests in words.
     """
 
     arm: str
@@ -48,21 +48,21 @@ class Verdict:
 
 
 def against_best(table: pd.DataFrame, column: str, *, margin: float, more_is_better: bool = True) -> pd.DataFrame:
-    """Every value of an arm against the arm's best on the same seed: is it worse, is it equivalent within the margin?
+    """Test each value of an arm against its best on the same seed: is it worse, is it equivalent within the margin?
 
     The best is chosen by the same data, which makes the others look worse by chance: equivalence is claimed too seldom
     rather than too often, and for differences the level is shared out over all pairs of values, whichever is the best.
 
     Args:
         table: of a study.
-        column: what is compared.
+        column: the compared column.
         margin: differences smaller than this do not matter; in the units of the column, above 0.
         more_is_better: whether the best is the largest.
 
     Returns:
-        A row for each arm with the axis, task and value but the best: `best`, `difference` with `low` and `high`, `n`,
-        `p` as in `differences`, `p_pairs`: p times the number of pairs of values (Bonferroni), and `p_equivalent` of
-        two one-sided paired t tests (Schuirmann, 1987). That all values are equivalent is shown where each one's is
+        A row for each arm with the axis, task and value except the best: `best`, `difference` with `low` and `high`,
+        `n`, `p` as in `differences`, `p_pairs`: p times the number of pairs of values (Bonferroni), and `p_equivalent`
+        of two one-sided paired t tests (Schuirmann, 1987). All values are equivalent where every `p_equivalent` is
         below the level, uncorrected (Berger, 1982).
 
     Raises:
@@ -70,26 +70,31 @@ def against_best(table: pd.DataFrame, column: str, *, margin: float, more_is_bet
     """
     if not margin > 0:
         raise UserError(f"the margin of equivalence must be above 0, got {margin}")
-    found = []
+    tests_by_arm = []
     for (arm, task), group in _along_axis(table, column):
         wide = _seeds_by_values(group, column)
         if wide.empty:
             continue
         best = _best(wide, more_is_better)
         rows = [
-            {"arm": arm, "task": task, "axis": value, "best": best} | _tested(each, margin)
-            for value, each in _to_best(wide, best).items()
+            {"arm": arm, "task": task, "axis": value, "best": best} | _test(differences_N, margin)
+            for value, differences_N in _differences_to_best(wide, best).items()
         ]
         if rows:
             tests, num_pairs = pd.DataFrame(rows), wide.shape[1] * (wide.shape[1] - 1) / 2
-            found.append(tests.assign(p_pairs=(tests["p"] * num_pairs).clip(upper=1)))
-    return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
+            tests_by_arm.append(tests.assign(p_pairs=(tests["p"] * num_pairs).clip(upper=1)))
+    return pd.concat(tests_by_arm, ignore_index=True) if tests_by_arm else pd.DataFrame()
 
 
 def sensitivity(
     table: pd.DataFrame, column: str, *, axis: Axis, margin: float, more_is_better: bool = True
 ) -> list[Verdict]:
-    """What the study shows of each arm with the axis on each task; arguments as of `against_best`."""
+    """Return a verdict on each arm with the axis on each task.
+
+    Args:
+        table, column, margin, more_is_better: as in `against_best`.
+        axis: names the values.
+    """
     tests = against_best(table, column, margin=margin, more_is_better=more_is_better)
     verdicts = []
     for (arm, task), group in _along_axis(table, column):
@@ -99,7 +104,8 @@ def sensitivity(
         own = tests[(tests["arm"] == arm) & (tests["task"] == task)] if len(tests) else tests
         spread = float(np.sqrt(wide.var(ddof=1).mean())) if len(wide) > 1 else float("nan")
         means, best = wide.mean(), _best(wide, more_is_better)
-        others = [each.var(ddof=1) for each in _to_best(wide, best).values()] if len(wide) > 1 else []
+        to_best = _differences_to_best(wide, best).values() if len(wide) > 1 else ()
+        variances = [differences_N.var(ddof=1) for differences_N in to_best]
         verdicts.append(
             Verdict(
                 arm=str(arm),
@@ -107,13 +113,13 @@ def sensitivity(
                 num_values=wide.shape[1],
                 num_seeds=len(wide),
                 best=best,
-                index=float(means.max() - means.min()) / spread if spread and others else float("nan"),
+                index=float(means.max() - means.min()) / spread if spread and variances else float("nan"),
                 detectable=detectable_difference(
-                    float(np.sqrt(np.mean(others))) if others else float("nan"),
+                    float(np.sqrt(np.mean(variances))) if variances else float("nan"),
                     len(wide),
                     num_comparisons=wide.shape[1] * (wide.shape[1] - 1) // 2 or 1,
                 ),
-                words=_words(own, wide, axis) + _left_out(table, arm, task),
+                words=_words(own, wide, axis) + _untested_values(table, arm, task),
             )
         )
     return verdicts
@@ -125,7 +131,7 @@ def _along_axis(table: pd.DataFrame, column: str) -> Iterator[tuple[tuple[Any, .
 
 
 def _seeds_by_values(group: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Only seeds that every value has."""
+    """Return the scores, a row for each seed that every value has, a column for each value."""
     return group.pivot_table(index="seed", columns="axis", values=column).dropna()
 
 
@@ -134,23 +140,21 @@ def _best(wide: pd.DataFrame, more_is_better: bool) -> float:
     return float(wide.columns.to_numpy()[means.argmax() if more_is_better else means.argmin()])
 
 
-def _to_best(wide: pd.DataFrame, best: float) -> dict[float, np.ndarray]:
-    """Each other value less the best, by seed."""
+def _differences_to_best(wide: pd.DataFrame, best: float) -> dict[float, np.ndarray]:
+    """Return for each other value its scores less those of the best, by seed."""
     of_best = wide[best].to_numpy()
     return {value: wide[value].to_numpy() - of_best for value in wide.columns.to_numpy() if value != best}
 
 
-def _tested(each: np.ndarray, margin: float) -> dict[str, float]:
-    mean = mean_interval(each.tolist())
-    both = {"difference": mean.mean, "low": mean.low, "high": mean.high, "n": mean.n, "p": p_of(each)}
-    return both | {"p_equivalent": _p_equivalent(each, margin)}
+def _test(differences_N: np.ndarray, margin: float) -> dict[str, float]:
+    return t_test(differences_N) | {"p_equivalent": _p_equivalent(differences_N, margin)}
 
 
-def _p_equivalent(each: np.ndarray, margin: float) -> float:
-    if not is_tested(each):
+def _p_equivalent(differences_N: np.ndarray, margin: float) -> float:
+    if not is_tested(differences_N):
         return float("nan")
-    below = stats.ttest_1samp(each, -margin, alternative="greater").pvalue
-    above = stats.ttest_1samp(each, margin, alternative="less").pvalue
+    below = stats.ttest_1samp(differences_N, -margin, alternative="greater").pvalue
+    above = stats.ttest_1samp(differences_N, margin, alternative="less").pvalue
     return float(max(below, above))
 
 
@@ -164,19 +168,19 @@ def _words(tests: pd.DataFrame, wide: pd.DataFrame, axis: Axis) -> str:
     equivalent, worse = tests["p_equivalent"] < ALPHA, tests["p_pairs"] < ALPHA
     if equivalent.all():
         return f"every {axis.name} is equivalent to the best within the margin"
-    if different := listed(tests.loc[worse & ~equivalent, "axis"].tolist()):
+    if different := join_values(tests.loc[worse & ~equivalent, "axis"].tolist()):
         return f"sensitive: worse than the best at {axis.name} {different}"
     return f"no difference to the best shown at any {axis.name}, nor equivalence within the margin at every {axis.name}"
 
 
-def _left_out(table: pd.DataFrame, arm: object, task: object) -> str:
-    """What the words before do not speak of: values whose runs diverged, or are not done."""
+def _untested_values(table: pd.DataFrame, arm: object, task: object) -> str:
+    """Return a clause on the values with runs that diverged or are not done; empty if there are none."""
     own = table[(table["arm"] == arm) & (table["task"] == task) & table["axis"].notna()]
-    told = []
+    clauses = []
     for words, rows in {
         "diverged": own[own["state"] == "diverged"],
         "not done": own[~own["state"].isin(["done", "diverged"])],
     }.items():
         if len(rows):
-            told.append(f"{words} at {listed(sorted(rows['axis'].unique()))}")
-    return f" (left out: runs that are {'; '.join(told)})" if told else ""
+            clauses.append(f"{words} at {join_values(sorted(rows['axis'].unique()))}")
+    return f" (left out: runs that are {'; '.join(clauses)})" if clauses else ""

@@ -1,4 +1,4 @@
-"""What the tests of a study say, in words that follow them: no difference shown is not no difference."""
+"""The results of a study's tests, as tables and in words: "no difference shown" is not "no difference"."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import numpy as np
 import pandas as pd
 
 from gmt.axis import Axis
-from gmt_analysis.choices import Baseline, listed
+from gmt_analysis.choices import Baseline, join_values
 from gmt_analysis.equivalence import Verdict, sensitivity
 from gmt_analysis.mixed_model import over_tasks
 from gmt_analysis.paired import differences
 from gmt_analysis.power import ALPHA, POWER
 
-_TOLD_WITH_SIZE = 5  # of more choices a sentence names the direction, and the table the size
+_MOST_WITH_SIZE = 5  # choices in a sentence; of more it names the direction, and the table has the size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,12 +36,12 @@ MEASURES = (
 
 @dataclass(frozen=True, kw_only=True)
 class Findings:
-    """What is shown of one measure.
+    """The results of the tests on one measure.
 
     Args:
-        measure: of which.
-        baseline: in words, e.g. `sft` or `sft at the same learning rate`.
-        sentences: what the tests say, and what they could have seen.
+        measure: the measure.
+        baseline: the baseline in words, e.g. `sft` or `sft at the same learning rate`.
+        sentences: the results in words, each with the smallest difference that its test finds.
         to_baseline: from `differences`; empty without a baseline.
         in_common: from `over_tasks`; empty for one task.
         verdicts: from `sensitivity`.
@@ -56,15 +56,15 @@ class Findings:
 
 
 def findings(table: pd.DataFrame, *, axis: Axis, baseline: str, margin: float) -> list[Findings]:
-    """Of each of MEASURES.
+    """Return the findings on each of MEASURES.
 
     Args:
         table: the typed table of a study.
-        axis: of the study.
-        baseline: the arm that all are held against.
+        axis: the axis of the study.
+        baseline: the arm that all others are compared with.
         margin: a smaller difference of scores does not matter; a fraction.
     """
-    return [_of(table, measure, axis, baseline, margin) for measure in MEASURES]
+    return [_test(table, measure, axis, baseline, margin) for measure in MEASURES]
 
 
 def as_table(rows: pd.DataFrame, measure: Measure) -> pd.DataFrame:
@@ -73,23 +73,23 @@ def as_table(rows: pd.DataFrame, measure: Measure) -> pd.DataFrame:
     return rows.assign(**points, words=[_direction(row, measure) for row in rows.to_dict("records")])
 
 
-def _of(table: pd.DataFrame, measure: Measure, axis: Axis, baseline: str, margin: float) -> Findings:
+def _test(table: pd.DataFrame, measure: Measure, axis: Axis, baseline: str, margin: float) -> Findings:
     done = table[(table["state"] == "done") & table[measure.column].notna()]
     has_baseline = baseline in set(done["arm"]) and done["arm"].nunique() > 1
     pairs = differences(table, measure.column, baseline=baseline) if has_baseline else pd.DataFrame()
     several = has_baseline and done["task"].nunique() > 1
     common = over_tasks(table, measure.column, baseline=baseline) if several else pd.DataFrame()
     verdicts = sensitivity(table, measure.column, axis=axis, margin=margin, more_is_better=measure.more_is_better)
-    held = Baseline.of(table, baseline).name(axis) if has_baseline else baseline
+    shown = Baseline.from_table(table, baseline).name(axis) if has_baseline else baseline
     sentences = [
-        *([] if has_baseline else [_nothing_to_hold(set(done["arm"]), baseline)]),
-        *_on_baseline(pairs, measure, axis, held),
-        *_on_tasks(common, measure, held),
+        *([] if has_baseline else [_no_comparison(set(done["arm"]), baseline)]),
+        *_on_baseline(pairs, measure, axis, shown),
+        *_on_tasks(common, measure, shown),
         *(_on_axis(verdict, measure, axis) for verdict in verdicts),
     ]
     return Findings(
         measure=measure,
-        baseline=held,
+        baseline=shown,
         sentences=tuple(sentences),
         to_baseline=pairs,
         in_common=common,
@@ -97,10 +97,10 @@ def _of(table: pd.DataFrame, measure: Measure, axis: Axis, baseline: str, margin
     )
 
 
-def _nothing_to_hold(arms: set[str], baseline: str) -> str:
+def _no_comparison(arms: set[str], baseline: str) -> str:
     if baseline in arms:
-        return f"All finished runs are of {baseline}: there is nothing to hold against it."
-    return f"No finished run is of the baseline, {baseline}: nothing is held against it."
+        return f"All finished runs are of the baseline arm {baseline}, so no comparison is shown."
+    return f"The baseline arm {baseline} has no finished runs, so no comparison is shown."
 
 
 def _on_baseline(pairs: pd.DataFrame, measure: Measure, axis: Axis, baseline: str) -> list[str]:
@@ -110,18 +110,18 @@ def _on_baseline(pairs: pd.DataFrame, measure: Measure, axis: Axis, baseline: st
         if len(rows) == 1:
             (row,) = rows
             size = "" if np.isnan(row["low"]) else f" ({_points(row)})"
-            found = f"{_direction(row, measure)}{size}{_could(group)}"
-            sentences.append(f"{task}: {measure.name} of {arm} against {baseline}: {found}.")
+            outcome = f"{_direction(row, measure)}{size}{_could(group)}"
+            sentences.append(f"{task}: {measure.name} of {arm} against {baseline}: {outcome}.")
             continue
-        counts = {words: [r["axis"] for r in rows if _direction(r, measure) == words] for words in _WORDS}
-        told = "; ".join(f"{words} at {listed(values)}" for words, values in counts.items() if values)
-        told = told.replace(" at ", f" at {axis.name} ", 1)
-        sentences.append(f"{task}: {measure.name} of {arm} against {baseline}: {told}{_could(group)}.")
+        by_words = {words: [r["axis"] for r in rows if _direction(r, measure) == words] for words in _WORDS}
+        clauses = [f"{words} at {join_values(values)}" for words, values in by_words.items() if values]
+        clauses[0] = clauses[0].replace(" at ", f" at {axis.name} ")
+        sentences.append(f"{task}: {measure.name} of {arm} against {baseline}: {'; '.join(clauses)}{_could(group)}.")
     return sentences
 
 
 def _could(rows: pd.DataFrame) -> str:
-    """What these comparisons could have found."""
+    """Return a sentence on the differences that these comparisons find; empty without a test."""
     sizes = 100 * rows["detectable"].dropna()
     if sizes.empty:
         return ""
@@ -135,7 +135,7 @@ def _on_tasks(common: pd.DataFrame, measure: Measure, baseline: str) -> list[str
     rows = [row for row in common.to_dict("records") if row["p_holm"] < ALPHA]
     if not rows:
         shown = _NONE if common["p"].notna().any() else _UNTESTED
-    elif len(rows) <= _TOLD_WITH_SIZE:
+    elif len(rows) <= _MOST_WITH_SIZE:
         shown = "; ".join(f"{row['choice']} {_points(row)}" for row in rows)
     else:
         ways = {way: [row["choice"] for row in rows if _direction(row, measure) == way] for way in (_BETTER, _WORSE)}

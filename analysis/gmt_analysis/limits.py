@@ -10,51 +10,51 @@ _SMALL_MODEL = 1_000_000_000
 
 
 def tuned_in_words(tuned: Tuned) -> str:
-    """Return what the tuning of one choice came to."""
-    found = "not found yet" if tuned.best is None else f"{tuned.best:g}"
+    """Return a sentence on the tuning of one choice: its best value, the runs and the interval."""
+    best = "not found yet" if tuned.best is None else f"{tuned.best:g}"
     searched = f"{tuned.num_done} of {tuned.num_runs} runs between {tuned.low:g} and {tuned.high:g}"
-    return f"{tuned.label}: {tuned.setting} {found}, by {searched}"
+    return f"{tuned.label}: {tuned.setting} {best}, by {searched}"
 
 
 def limits_of_tuning(plan: Plan) -> list[str]:
-    """Return what the study can't say because of how its settings were tuned, or were not."""
+    """Return sentences on what the study can't say, given how its settings were tuned."""
     if not plan.tuned and len({planned.run.train.learning_rate for planned in plan.comparison}) > 1:
         return ["The learning rate was not tuned for each arm."]
     if not plan.tuned:
         return ["The learning rate is the same for every arm and was not tuned for each."]
-    limits = []
+    sentences = []
     if waiting := [tuned.label for tuned in plan.tuned if tuned.best is None]:
-        limits.append(f"Not compared yet, since still being tuned: {', '.join(waiting)}.")
+        sentences.append(f"Not compared yet, since still being tuned: {', '.join(waiting)}.")
     if at_end := [tuned.label for tuned in plan.tuned if tuned.is_at_an_end]:
-        limits.append(
+        sentences.append(
             f"The best {plan.tuned[0].setting} lies at an end of the interval that was searched, and a better one may "
             f"lie beyond it: {', '.join(at_end)}."
         )
-    return limits
+    return sentences
 
 
 def limits(table: pd.DataFrame, summary: pd.DataFrame) -> list[str]:
-    """Return what the study can't say, from its own numbers."""
-    limits = []
+    """Return sentences on what the study can't say, given its numbers."""
+    sentences = []
     if missing := left_out(table):
-        limits.append(f"{missing}.")
+        sentences.append(f"{missing}.")
     if (fewest := int(summary["n"].min())) < _FEW_SEEDS:
-        limits.append(
+        sentences.append(
             f"Some arm has {fewest} seed{'s' if fewest > 1 else ''}: the intervals are wide, and only large "
             "differences could have been seen."
         )
     if (largest := int(table["num_parameters"].max())) < _SMALL_MODEL:
-        limits.append(
+        sentences.append(
             f"The model has {largest:,} parameters. The claims of the GMT paper are about models of billions; nothing "
             "here confirms or refutes them at that size."
         )
     if summary["task"].nunique() == 1:
-        limits.append("There is one task: what holds for it need not hold for others.")
+        sentences.append("There is one task: what holds for it need not hold for others.")
     if (table["density_asked"] < 1).any():
-        limits.append(
+        sentences.append(
             "Masking the gradient is not a sparse update: momentum moves masked entries too, as the moved fraction "
             "shows."
         )
     if table["dirty"].fillna(False).any():
-        limits.append("Some runs were made from a checkout with uncommitted changes.")
-    return limits
+        sentences.append("Some runs were made from a checkout with uncommitted changes.")
+    return sentences

@@ -1,6 +1,6 @@
-"""What a study could have seen: the power of Student's paired test.
+"""The power of Student's paired test: the smallest difference that a study finds.
 
-Each function takes differences of pairs: the runs of two choices on the same seed.
+A pair is the runs of two choices on the same seed.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from gmt_analysis.statistics import CONFIDENCE
 
 ALPHA = 1 - CONFIDENCE
 POWER = 0.8
-FEWEST = 3  # pairs that are tested: scores come in steps of one question, and two pairs often differ all by the same
+FEWEST = 3  # pairs of a test: scores come in steps of one question, so that two pairs often differ by the same amount
 _SLICES = 20_000
 
 
 def detectable_difference(deviation: float, num_pairs: int, *, num_comparisons: int = 1) -> float:
-    """The smallest mean difference that a paired t test finds with a power of POWER.
+    """Return the smallest mean difference that a paired t test finds with a power of POWER.
 
     Args:
         deviation: the standard deviation of a pair's difference.
-        num_pairs: how many there are.
-        num_comparisons: among how many tests the level is shared (Bonferroni).
+        num_pairs: the number of pairs.
+        num_comparisons: the number of tests that share the level (Bonferroni).
 
     Returns:
-        In the units of the deviation; NaN for fewer than three pairs, which are not tested.
+        The difference in the units of the deviation; NaN for fewer than FEWEST pairs, which are not tested.
     """
     if num_pairs < FEWEST or not np.isfinite(deviation):
         return float("nan")
@@ -36,7 +36,7 @@ def detectable_difference(deviation: float, num_pairs: int, *, num_comparisons: 
 
 @cache
 def _detectable_size(num_pairs: int, num_comparisons: int) -> float:
-    """In units of the deviation."""
+    """Return the detectable difference in units of the deviation."""
     freedom, level = num_pairs - 1, ALPHA / num_comparisons
     critical = stats.t.isf(level / 2, freedom)
     # statsmodels' power fails for few pairs: this is the mean over the deviation that a study estimates, which is

@@ -27,14 +27,14 @@ _NARROW = 72  # pixels an inch, of 96, down to which a figure shrinks to stand b
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What was written of a study.
+    """The written report of a study.
 
     Args:
         files: the page first, then the numbers behind it as CSV and LaTeX, and its figures as PDF.
         figures: the figures as images, by name.
-        sentences: what the tests say.
-        num_runs: of how many finished runs.
-        warnings: on runs that were changed since they ended, and on those that were made by differing code.
+        sentences: the results of the tests in words.
+        num_runs: the number of finished runs behind the numbers.
+        warnings: sentences on runs that changed since they ended, and on runs by differing code.
     """
 
     files: Sequence[Path]
@@ -45,7 +45,7 @@ class Report:
 
 
 def write_report(plan: Plan, *, dirty: bool = False) -> Report:
-    """Writes the report of a study from its run records; what is missing is said in it.
+    """Write the report of a study from its run records; the report names the missing runs.
 
     Args:
         plan: of the study.
@@ -63,15 +63,15 @@ def write_report(plan: Plan, *, dirty: bool = False) -> Report:
     }
     folder = plan.folder / "report"
     folder.mkdir(parents=True, exist_ok=True)
-    pairs = [found.to_baseline.assign(measure=found.measure.column) for found in results.findings]
-    common = [found.in_common.assign(measure=found.measure.column) for found in results.findings]
+    pairs = [part.to_baseline.assign(measure=part.measure.column) for part in results.findings]
+    common = [part.in_common.assign(measure=part.measure.column) for part in results.findings]
     tables = {
         "runs.csv": results.runs,
         "means.csv": results.summary,
         "differences.csv": pd.concat(pairs),
         "over_tasks.csv": pd.concat(common),
         "operations.csv": results.operations,
-        **{f"diagnostic_{name}.csv": found.rows for name, found in results.diagnoses.items()},
+        **{f"diagnostic_{name}.csv": measured.rows for name, measured in results.diagnoses.items()},
     }
     texts = {"index.html": _page(results, figures), "means.tex": latex_table(results.summary, results.axis)}
     texts |= {name: as_csv(_for_files(rows, results.axis)) for name, rows in tables.items() if len(rows)}
@@ -83,14 +83,14 @@ def write_report(plan: Plan, *, dirty: bool = False) -> Report:
     return Report(
         files=[folder / name for name in (*texts, *(f"{name}.pdf" for name in drawn))],
         figures={name: as_image(figure) for name, figure in drawn.items()},
-        sentences=[sentence for found in results.findings for sentence in found.sentences],
+        sentences=[sentence for part in results.findings for sentence in part.sentences],
         num_runs=len(results.done),
         warnings=[*results.changed, *results.differing],
     )
 
 
 def _for_files(rows: pd.DataFrame, axis: Axis) -> pd.DataFrame:
-    """Name the column `axis` by its setting without the group, e.g. `rank`; by all of it if another has that name."""
+    """Return the rows with the column `axis` named after its setting, e.g. `rank`; with the group if that is taken."""
     name = axis.setting if axis.key in rows else axis.key
     return rows.rename(columns={"axis": name, "other_axis": f"other_{name}"})
 
@@ -106,6 +106,7 @@ def _page(results: Results, figures: Mapping[str, Mapping[str, Figure]]) -> str:
             part: [(as_svg(figure), round(_NARROW * figure.get_figwidth())) for figure in drawn.values()]
             for part, drawn in figures.items()
         },
+        baseline=results.findings[0].baseline,
         findings=[(f.measure.name, f.baseline, f.sentences, html_differences(f, axis)) for f in results.findings],
         margin=f"{100 * plan.study.margin:g}",
         base=_base(summary),
@@ -117,7 +118,7 @@ def _page(results: Results, figures: Mapping[str, Mapping[str, Figure]]) -> str:
             *results.changed,
             *results.unverified,
             *results.differing,
-            *(found.differing for found in results.diagnoses.values() if found.differing is not None),
+            *(measured.differing for measured in results.diagnoses.values() if measured.differing is not None),
             *limits(table, summary),
             *limits_of_tuning(plan),
         ],

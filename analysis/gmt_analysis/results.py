@@ -1,4 +1,4 @@
-"""All that is read and computed of a study's runs, once: what the report and the notebooks show."""
+"""The numbers and figures of a study, read and computed once, for the report and the notebooks."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from gmt.studies.grid import Point
 from gmt.studies.plan import Plan, PlannedRun
 from gmt.tracking.series import read_series
 from gmt.tracking.table import DIRTY, changes, read_table
-from gmt_analysis.choices import CHOICE, named
+from gmt_analysis.choices import CHOICE, choice_name
 from gmt_analysis.cost_figures import cost_against_size, score_against_cost, time_of_a_step
-from gmt_analysis.diagnoses import Diagnosed, read_diagnoses
+from gmt_analysis.diagnoses import DiagnosticTable, read_diagnoses
 from gmt_analysis.diagnostic_figures import figure_of
 from gmt_analysis.figures import score_along
 from gmt_analysis.findings import Findings, findings
@@ -33,19 +33,19 @@ _COLUMNS_OF_THEIR_OWN = ("model", "model.name", "task", "seed")
 _PLANNED = ("model", "task", "axis", "seed")
 _NO_WORD = re.compile(r"[^\w.-]+", re.ASCII)  # MLflow takes no other image names, and LaTeX no blanks in those of files
 _NAMES = ("arm", "task", "label", "other_label", "model")
-_LABELS = {"label": "", "other_label": "other_"}
+_LABELS = {"label": "", "other_label": "other_"}  # column -> prefix of the columns that name its run
 _OTHERS = ("source_after", "density_asked", "tokens_per_s")
 
 
 def arm_of(point: Point, axis: Axis) -> str:
-    """The arm, and what varies in it besides what a table has columns for, e.g. `gmt learning_rate=0.001`."""
+    """Return the arm with the varied settings that have no column of their own, e.g. `gmt learning_rate=0.001`."""
     pairs = (override.lstrip("+").split("=", 1) for override in point.varied)
     own = (*_COLUMNS_OF_THEIR_OWN, axis.setting)
     more = [f"{key.rpartition('.')[2]}={value}" for key, value in pairs if key not in own]
     return " ".join([point.arm, *more])
 
 
-def _of(planned: PlannedRun, axis: Axis) -> dict[str, Any]:
+def _describe(planned: PlannedRun, axis: Axis) -> dict[str, Any]:
     return {
         "arm": arm_of(planned.point, axis),
         "task": planned.run.task.name,
@@ -56,10 +56,10 @@ def _of(planned: PlannedRun, axis: Axis) -> dict[str, Any]:
 
 
 class Results:
-    """Of a study with at least one finished run.
+    """The results of a study with at least one finished run.
 
     Args:
-        plan: of the study; what is not done is missing in all numbers.
+        plan: of the study; its unfinished runs are missing in all numbers.
         dirty: whether runs of a checkout with uncommitted changes count.
 
     Raises:
@@ -88,24 +88,25 @@ class Results:
 
     @cached_property
     def runs(self) -> pd.DataFrame:
-        """A row for each run, see gmt.tracking.table; of one that is not begun it holds what the plan knows."""
+        """A row for each run, see gmt.tracking.table; the row of a run that has not begun holds what the plan knows."""
         runs = ((arm_of(p.point, self.axis), p.point.label, p.record) for p in self.plan.comparison)
         table = read_table(runs, axis=self.axis, dirty=self._dirty)
         dtypes = {column: table[column].dtype for column in _PLANNED}
-        planned = pd.DataFrame([_of(p, self.axis) for p in self.plan.comparison], columns=list(dtypes)).astype(dtypes)
+        rows = [_describe(p, self.axis) for p in self.plan.comparison]
+        planned = pd.DataFrame(rows, columns=list(dtypes)).astype(dtypes)
         return table.assign(**{column: table[column].fillna(planned[column]) for column in _PLANNED})
 
     @cached_property
     def table(self) -> pd.DataFrame:
-        """`runs` as they are compared: of several models each makes tasks of its own."""
+        """`runs` as they are compared; with several models, the name of a task includes the model."""
         task = self.runs["task"] + ", " + self.runs["model"] if self.runs["model"].nunique() > 1 else self.runs["task"]
         table = self.runs.assign(task=task)
         done = table[table["state"] == "done"]
         if (twice := done[done.duplicated([*CHOICE, "seed"], keep=False)]).shape[0]:
-            named = ", ".join(twice["label"].head(2))
+            examples = ", ".join(twice["label"].head(2))
             raise UserError(
                 f"the runs of study {self.plan.study.name} must differ in arm, model, task, {self.axis.key} or seed "
-                f"to be compared, and {len(twice)} don't, such as {named}"
+                f"to be compared, and {len(twice)} don't, such as {examples}"
             )
         return table
 
@@ -153,28 +154,30 @@ class Results:
         return series.assign(**{name: series["run_id"].map(self._by_run(name)) for name in ("task", "axis")})
 
     @cached_property
-    def diagnoses(self) -> Mapping[str, Diagnosed]:
-        """What `gmt diagnose` measured, by diagnostic."""
+    def diagnoses(self) -> Mapping[str, DiagnosticTable]:
+        """The measurements of `gmt diagnose`, by the name of the diagnostic."""
         tasks = self._by_run("task")
-        return read_diagnoses(self.done, lambda p: {**_of(p, self.axis), "task": tasks[p.run.id]})
+        return read_diagnoses(self.done, lambda p: {**_describe(p, self.axis), "task": tasks[p.run.id]})
 
     @cached_property
     def operations(self) -> pd.DataFrame:
-        """Of each choice one run of which was counted (`gmt diagnose diagnostic=operations`).
+        """The operations of each choice, counted on one of its runs by `gmt diagnose diagnostic=operations`.
 
         Returns:
-            arm, task, axis, gflops_a_step (10^9 operations) and tflops_a_run (10^12).
+            A row for each choice with a counted run: arm, task, axis, gflops_a_step (10^9 operations) and tflops_a_run
+            (10^12).
         """
         columns = {"step": ("gflops_a_step", 1e9), "training": ("tflops_a_run", 1e12)}
-        found = pd.DataFrame(columns=[*CHOICE, *(column for column, _ in columns.values())], dtype=float)
-        if (diagnosed := self.diagnoses.get("operations")) is not None and len(diagnosed.rows):
-            by_run = diagnosed.rows.pivot(index="run_id", columns="name", values="value").reset_index()
+        operations = pd.DataFrame(columns=[*CHOICE, *(column for column, _ in columns.values())], dtype=float)
+        if (counted := self.diagnoses.get("operations")) is not None and len(counted.rows):
+            by_run = counted.rows.pivot(index="run_id", columns="name", values="value").reset_index()
             own = self.table[[*CHOICE, "run_id"]].merge(by_run, on="run_id").drop_duplicates(CHOICE)
             counts = {column: own[name] / unit for name, (column, unit) in columns.items()}
-            found = own[CHOICE].assign(**counts).reset_index(drop=True)
-        return found.astype({"arm": "string", "task": "string", "axis": "Float64"})
+            operations = own[CHOICE].assign(**counts).reset_index(drop=True)
+        return operations.astype({"arm": "string", "task": "string", "axis": "Float64"})
 
     def _by_run(self, column: str) -> dict[str, Any]:
+        """Return the values of a column by run id."""
         return dict(zip(self.table["run_id"], self.table[column], strict=True))
 
     def score_figures(self) -> dict[str, Figure]:
@@ -199,11 +202,11 @@ class Results:
         return figures
 
     def diagnostic_figures(self) -> dict[str, Figure]:
-        """One of each diagnostic, by its name."""
+        """A figure of each diagnostic, by its name."""
         figures = {}
-        for name, found in self.diagnoses.items():
-            rows = found.rows.assign(**{column: _labels(found.rows, prefix) for column, prefix in _LABELS.items()})
-            if (figure := figure_of(_drawn(rows), found.shown)) is not None:
+        for name, measured in self.diagnoses.items():
+            labels = {column: _labels(measured.rows, prefix) for column, prefix in _LABELS.items()}
+            if (figure := figure_of(_drawn(measured.rows.assign(**labels)), measured.shown)) is not None:
                 figures[f"diagnostic_{name}"] = figure
         return figures
 
@@ -224,11 +227,11 @@ class Results:
 
 
 def _labels(rows: pd.DataFrame, prefix: str) -> pd.Series[Any]:
-    """Name the choice of each row's run, with its task where there are several; None without a run."""
+    """Return the name of the choice of each row's run, with its task if there are several; None without a run."""
     several = rows["task"].nunique() > 1 if len(rows) else False
     return pd.Series(
         [
-            None if arm is None else named(arm, value) + (f", {task}" if several else "")
+            None if arm is None else choice_name(arm, value) + (f", {task}" if several else "")
             for arm, value, task in rows[[f"{prefix}{column}" for column in ("arm", "axis", "task")]].values
         ],
         index=rows.index,

@@ -63,7 +63,7 @@ def bootstrap_interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def summarise(table: pd.DataFrame, columns: Sequence[str], *, bootstrapped: Sequence[str] = ()) -> pd.DataFrame:
-    """Means over seeds: a row for each arm, task and value of the axis, with `COLUMN`, `COLUMN_low`, `_high` and `n`.
+    """Return means over seeds, a row for each arm, task and value of the axis: `COLUMN`, `COLUMN_low`, `_high` and `n`.
 
     Args:
         table: the typed table of a study; only finished runs count.

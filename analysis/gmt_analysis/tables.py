@@ -35,12 +35,12 @@ def _heads(axis: Axis) -> dict[str, str]:
 
 
 def html_table(summary: pd.DataFrame, columns: Mapping[str, str], axis: Axis) -> str:
-    """Return the means of each choice as an HTML table, without columns that hold nothing.
+    """Return the means of each choice as an HTML table, without empty columns.
 
     Args:
         summary: from `summarise`, with the columns.
         columns: SCORES or COSTS.
-        axis: of the study.
+        axis: the axis of the study.
     """
     columns = {column: name for column, name in columns.items() if summary[column].notna().any()}
     heads = _heads(axis)
@@ -55,16 +55,20 @@ def html_table(summary: pd.DataFrame, columns: Mapping[str, str], axis: Axis) ->
     return _html((*heads.values(), "n", *columns.values()), body)
 
 
-def html_differences(found: Findings, axis: Axis) -> list[tuple[str, str]]:
-    """Return the tables of differences to the baseline: what each is of, and the table as HTML."""
+def html_differences(findings: Findings, axis: Axis) -> list[tuple[str, str]]:
+    """Return the tables of differences to the baseline: for each the end of its title, and the table as HTML."""
     rows = {
-        "on each task": (found.to_baseline, _heads(axis)),
-        "over all tasks": (found.in_common, {"choice": f"Arm, {axis.name}"}),
+        "on each task": (findings.to_baseline, _heads(axis)),
+        "over all tasks": (findings.in_common, {"choice": f"Arm, {axis.name}"}),
     }
-    return [(name, _table_of(as_table(own, found.measure), heads)) for name, (own, heads) in rows.items() if len(own)]
+    return [
+        (name, _differences_table(as_table(own, findings.measure), heads))
+        for name, (own, heads) in rows.items()
+        if len(own)
+    ]
 
 
-def _table_of(rows: pd.DataFrame, heads: Mapping[str, str]) -> str:
+def _differences_table(rows: pd.DataFrame, heads: Mapping[str, str]) -> str:
     names = (*heads.values(), "n", "Difference, points", "p (Holm)", f"Found with a power of {POWER:.0%}", "In words")
     body = "".join(
         "<tr>" + "".join(f"<td>{_text(row[column])}</td>" for column in heads) + f"<td>{row['n']}</td>"
@@ -90,7 +94,7 @@ def _bounds(row: Mapping[Any, Any]) -> str:
 
 
 def latex_table(summary: pd.DataFrame, axis: Axis) -> str:
-    """Return the scores as a table of booktabs: means with the half width of their t interval."""
+    """Return the scores as a LaTeX table for booktabs: means with the half width of their t interval."""
     columns = {c: name for c, name in SCORES.items() if summary[c].notna().any()}
     rows = [
         [

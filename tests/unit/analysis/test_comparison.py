@@ -150,23 +150,23 @@ def test_pairs_that_differ_all_by_the_same_are_not_tested() -> None:
     assert math.isnan(row["p"])
 
 
-def test_a_baseline_at_several_values_is_held_against_the_same_value() -> None:
+def test_a_baseline_at_several_values_is_compared_at_the_same_value() -> None:
     rates = {1e-3: ([1, 2, 3], [2, 3, 5]), 2e-3: ([5, 6, 7], [5, 7, 9])}
-    made = table(*((arm, rate, each) for rate, both in rates.items() for arm, each in zip("sg", both, strict=True)))
+    made = table(*((arm, rate, scores) for rate, both in rates.items() for arm, scores in zip("sg", both, strict=True)))
     alone = table(("g", 3e-3, [1, 2, 3]))  # no run of the baseline has this value
     rows = differences(pd.concat([made, alone]), "score", baseline="s").to_dict("records")
     assert [(row["axis"], row["n"]) for row in rows] == [(1e-3, 3), (2e-3, 3), (3e-3, 0)]
     assert [row["difference"] for row in rows[:2]] == [pytest.approx(4 / 3), pytest.approx(1)]
     common = over_tasks(made, "score", baseline="s").set_index("choice")
     assert common["difference"].to_dict() == {"g 0.001": pytest.approx(4 / 3), "g 0.002": pytest.approx(1)}
-    assert Baseline.of(made, "s").name(Axis("train.learning_rate")) == "s at the same learning rate"
+    assert Baseline.from_table(made, "s").name(Axis("train.learning_rate")) == "s at the same learning rate"
 
 
-def test_a_baseline_at_one_value_is_held_against_every_value() -> None:
+def test_a_baseline_at_one_value_is_compared_with_every_value() -> None:
     made = table(("rmt", 0.3, [1, 2]), ("gmt", 0.3, [2, 3]), ("gmt", 0.9, [4, 5]))
     rows = differences(made, "score", baseline="rmt").to_dict("records")
     assert [(row["axis"], row["difference"], row["n"]) for row in rows] == [(0.3, 1, 2), (0.9, 3, 2)]
-    assert Baseline.of(made, "rmt").name(Axis()) == "rmt 0.3"
+    assert Baseline.from_table(made, "rmt").name(Axis()) == "rmt 0.3"
 
 
 def test_an_unfinished_run_of_the_baseline_counts_among_its_values() -> None:

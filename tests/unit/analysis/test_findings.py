@@ -72,11 +72,11 @@ ARMS = (("sft", NONE), ("gmt", 0.5))
 def test_what_is_missing_is_not_spoken_of() -> None:
     only = table(("sft", "t", NONE, 0.7, 0.1))
     (sentence,) = findings(only, axis=Axis(), baseline="sft", margin=0.02)[0].sentences
-    assert sentence == "All finished runs are of sft: there is nothing to hold against it."
+    assert sentence == "All finished runs are of the baseline arm sft, so no comparison is shown."
     without = table(("gmt", "t", 0.5, 0.7, 0.1))
     (target, _) = findings(without, axis=Axis(), baseline="sft", margin=0.02)
     assert target.sentences == (
-        "No finished run is of the baseline, sft: nothing is held against it.",
+        "The baseline arm sft has no finished runs, so no comparison is shown.",
         "t: target score of gmt: one mask ratio: nothing is said of sensitivity.",
     )
     one_seed = table(("sft", "t", NONE, 0.7, 0.1), ("gmt", "t", 0.5, 0.9, 0.1))

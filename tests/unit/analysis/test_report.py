@@ -109,7 +109,7 @@ def test_a_study_without_its_baseline_is_reported(tmp_path: Path) -> None:
         finish(planned, 0.7)
     page = write_report(plan).files[0].read_text()
     assert "against hft" not in page
-    assert "No finished run is of the baseline, hft: nothing is held against it." in page
+    assert "The baseline arm hft has no finished runs, so no comparison is shown." in page
     assert "target score of gmt over 2 mask ratios: 2 seeds: nothing is said of sensitivity." in page
 
 
