@@ -8,11 +8,11 @@ from pathlib import Path
 from gmt.checks.measuring import laws_of_diagnostic
 from gmt.checks.merging import MERGE, laws_of_merge, with_parents
 from gmt.checks.planning import DIAGNOSTIC, laws_of_planning, shortened
-from gmt.checks.short_runs import ShortRuns, changed
+from gmt.checks.short_runs import ShortRuns
 from gmt.checks.study import laws_of_study
 from gmt.checks.training import laws_of_training
 from gmt.checks.verdict import Verdict
-from gmt.composition import Composer, as_text, hydra_on
+from gmt.composition import Composer, as_text, hydra_on, with_values
 from gmt.errors import UserError, choices
 
 GROUPS = ("method", "task", "model", "train", "study", "selection", MERGE, DIAGNOSTIC)
@@ -43,7 +43,7 @@ def check(overrides: Sequence[str], config_dir: str | None, folder: Path) -> Ite
             yield from laws_of_study(composer, composer.compose_plain(with_root), with_root, folder)
             return
         config = composer.compose_plain([*(() if "task" in groups else _TASK), *overrides])
-    config = changed(config, {"record.root": str(folder)})
+    config = with_values(config, {"record.root": str(folder)})
     if MERGE in groups:
         config = with_parents(config)
     verdicts = list(laws_of_planning(config, groups))

@@ -9,8 +9,8 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from gmt.checks.short_runs import changed
 from gmt.checks.verdict import Verdict
+from gmt.composition import with_values
 from gmt.errors import UserError
 from gmt.plug_ins import class_of
 from gmt.runs.build import Run, build
@@ -165,7 +165,7 @@ def shortened(config: Mapping[str, Any]) -> dict[str, Any]:
     A selection is given four times as many examples, so that it may leave most of them out.
     """
     train = config["train"]
-    short = {
+    values = {
         "train.num_epochs": 2,  # some methods draw anew in each
         "train.micro_batch_size": min(2, train["micro_batch_size"]),
         "train.accumulation_steps": 2,
@@ -178,15 +178,15 @@ def shortened(config: Mapping[str, Any]) -> dict[str, Any]:
         "resources.cpus": 1,
         "resources.sharding": "none",
     }
-    made = changed(config, short)
-    num_examples = (3 if config.get("selection") is None else 12) * 2 * made["train"]["micro_batch_size"]
+    short = with_values(config, values)
+    num_examples = (3 if config.get("selection") is None else 12) * 2 * short["train"]["micro_batch_size"]
     if train["packing"]:
         num_examples *= 8  # share a row
-    made["task"] = {
+    short["task"] = {
         "_target_": "gmt.checks.short_task.ShortTask",
         "task": config["task"],
         "num_examples": num_examples,
         "num_questions": 4,
         "as_preferences": False,
     }
-    return {key: value for key, value in made.items() if key not in ("study", "search", "sweep", DIAGNOSTIC)}
+    return {key: value for key, value in short.items() if key not in ("study", "search", "sweep", DIAGNOSTIC)}

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gmt.checks.process import MEASURED, Part, do_part
+from gmt.composition import with_values
 from gmt.errors import UserError
 from gmt.records.record import RunRecord
 from gmt.runs.attempt import Outcome
@@ -117,7 +118,7 @@ class ShortRuns:
         return scratch
 
     def _config(self, changes: Mapping[str, Any]) -> dict[str, Any]:
-        return changed(self.config, {**changes, "record.root": str(self._folder / "results")})
+        return with_values(self.config, {**changes, "record.root": str(self._folder / "results")})
 
     def _in_processes(self, config: Mapping[str, Any], scratch: Path, workers: int, **how: Any) -> tuple[str, str]:
         parts = [
@@ -137,19 +138,6 @@ class ShortRuns:
         _join(processes)
         ends = [_end(process, part) for process, part in zip(processes, parts, strict=True)]
         return next((end for end in ends if end[0] not in ("done", "killed", "ended")), ends[0])
-
-
-def changed(config: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a config with some values set; shares with `config` what lies beside their paths."""
-    made = dict(config)
-    for path, value in changes.items():
-        *parents, last = path.split(".")
-        node = made
-        for part in parents:
-            node[part] = dict(node[part])
-            node = node[part]
-        node[last] = value
-    return made
 
 
 def _join(processes: Sequence[BaseProcess]) -> None:

@@ -1,6 +1,6 @@
 """Hydra at the root: where conf/ lies, how a run's config is composed, and Hydra's errors in the user's words."""
 
-from gmt.composition.composer import Composer, to_plain
+from gmt.composition.composer import Composer, to_plain, with_values
 from gmt.composition.config_dir import config_dir
 from gmt.composition.config_errors import user_errors
 from gmt.composition.overrides import as_text, parse_override
@@ -17,4 +17,5 @@ __all__ = [
     "parse_override",
     "to_plain",
     "user_errors",
+    "with_values",
 ]

@@ -78,7 +78,7 @@ class Composer:
         template = self._templates[kind]
         if isinstance(template, UserError):
             raise template
-        return to_plain(self.compose(overrides)) if template is None else _settled(_with_values(template, varied))
+        return to_plain(self.compose(overrides)) if template is None else _settled(with_values(template, varied))
 
     def _split(self, overrides: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """What only Hydra can compose, and plain values of single keys."""
@@ -111,7 +111,7 @@ class Composer:
         except UserError:
             return None  # without the values something is missing
         # repr, since NaN does not equal itself
-        return template if repr(_settled(_with_values(template, varied))) == repr(by_hydra) else None
+        return template if repr(_settled(with_values(template, varied))) == repr(by_hydra) else None
 
     def _is_plain_value(self, override: Override) -> bool:
         if override.type != OverrideType.CHANGE or override.package is not None or override.is_sweep_override():
@@ -129,8 +129,13 @@ class Composer:
 _Template = dict[str, Any] | UserError | None
 
 
-def _with_values(template: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """A config with some values set; shares with the template what lies beside their paths."""
+def with_values(template: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a config with some values set; it shares with the template the parts beside their paths.
+
+    Args:
+        template: resolved.
+        values: by their path in the config, e.g. `{"train.precision": "bf16"}`.
+    """
     config = dict(template)
     for key, value in values.items():
         *parents, last = key.split(".")

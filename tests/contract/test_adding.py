@@ -18,9 +18,8 @@ import pytest
 from gmt.checks.check import check
 from gmt.checks.merging import MERGE
 from gmt.checks.planning import DIAGNOSTIC, laws_of_settings, shortened, without_diagnostic
-from gmt.checks.short_runs import changed
 from gmt.checks.training import RESUMES
-from gmt.composition import Composer, hydra_on
+from gmt.composition import Composer, hydra_on, with_values
 from gmt.runs.build import build
 from gmt.runs.diagnose import Diagnosing
 from gmt.starts.start import KINDS, start
@@ -81,7 +80,7 @@ def test_what_the_page_shows_keeps_the_laws_of_settings_and_trains(section: str,
             ["task=long_words", "task.train.long_words.num_examples=16", f"{group}={yaml.stem}"]
         )
     diagnostic = {key: value for key, value in config.items() if key == DIAGNOSTIC}
-    config = changed(shortened(config), {"record.root": str(results)}) | diagnostic
+    config = with_values(shortened(config), {"record.root": str(results)}) | diagnostic
     assert not [verdict for verdict in laws_of_settings(config, [group]) if verdict.state == "broken"]
     from gmt.runs.execute import execute
 
