@@ -1,4 +1,4 @@
-"""The laws of whatever the user names: composes it, makes it short, and goes through them."""
+"""Composes the user's config, shortens it, and tries the laws of the groups that the user names."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from gmt.checks.measuring import laws_of_diagnostic
 from gmt.checks.merging import MERGE, laws_of_merge, with_parents
-from gmt.checks.planning import DIAGNOSTIC, laws_of_planning, shortened
+from gmt.checks.planning import BUILDS, DIAGNOSTIC, laws_of_planning, shortened
 from gmt.checks.short_runs import ShortRuns
 from gmt.checks.study import laws_of_study
 from gmt.checks.training import laws_of_training
@@ -16,7 +16,7 @@ from gmt.composition import Composer, as_text, hydra_on, with_values
 from gmt.errors import UserError, choices
 
 GROUPS = ("method", "task", "model", "train", "study", "selection", MERGE, DIAGNOSTIC)
-# Where the user names no task: one whose examples are made in an instant.
+# The task of a config whose user names none: generating its examples takes an instant.
 _TASK = ("task=long_words", "task.train.long_words.num_examples=64", "task.target.long_words.num_examples=8")
 
 
@@ -24,20 +24,19 @@ def check(overrides: Sequence[str], config_dir: str | None, folder: Path) -> Ite
     """Yield a verdict on each law as it is tried.
 
     Args:
-        overrides: the user's; those of a group name what is checked.
+        overrides: the user's; those of GROUPS name the plug-ins or the study to check.
         config_dir: a config folder of the user's own, or None.
-        folder: an empty one for what the runs leave.
+        folder: an empty folder for the records of the runs.
 
     Raises:
-        UserError: nothing is named, or what is named does not compose.
+        UserError: no group is named, or the config does not compose.
     """
     with hydra_on(config_dir):
         composer = Composer()
-        named = [override.get_key_element() for override in composer.parse(list(overrides))]
-        groups = [group for group in GROUPS if group in named]
+        keys = [override.get_key_element() for override in composer.parse(list(overrides))]
+        groups = [group for group in GROUPS if group in keys]
         if not groups:
-            given = named[0] if named else ""
-            raise UserError(f"gmt check needs what is to be checked as GROUP=NAME; {choices(given, GROUPS)}")
+            raise UserError(f"gmt check needs a config to check as GROUP=NAME; {choices(next(iter(keys), ''), GROUPS)}")
         if "study" in groups:
             with_root = [*overrides, f"record.root={as_text(str(folder))}"]
             yield from laws_of_study(composer, composer.compose_plain(with_root), with_root, folder)
@@ -46,14 +45,14 @@ def check(overrides: Sequence[str], config_dir: str | None, folder: Path) -> Ite
     config = with_values(config, {"record.root": str(folder)})
     if MERGE in groups:
         config = with_parents(config)
-    verdicts = list(laws_of_planning(config, groups))
-    yield from verdicts
-    if len(verdicts) > 1:
-        short = shortened(config)
-        runs = ShortRuns(short, folder)
-        if DIAGNOSTIC in groups:
-            yield from laws_of_diagnostic(config[DIAGNOSTIC], runs)
-        elif MERGE in groups:
-            yield from laws_of_merge(runs)
-        else:
-            yield from laws_of_training(runs)
+    for verdict in laws_of_planning(config, groups):
+        yield verdict
+        if verdict.law == BUILDS and verdict.state == "broken":
+            return
+    runs = ShortRuns(shortened(config), folder)
+    if DIAGNOSTIC in groups:
+        yield from laws_of_diagnostic(config[DIAGNOSTIC], runs)
+    elif MERGE in groups:
+        yield from laws_of_merge(runs)
+    else:
+        yield from laws_of_training(runs)

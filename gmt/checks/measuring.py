@@ -1,11 +1,11 @@
-"""Laws of a diagnostic, tried on a short run that is done."""
+"""Laws of a diagnostic, tried on a finished short run."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from gmt.checks.short_runs import Measured, ShortRuns
+from gmt.checks.short_runs import Measurement, ShortRuns
 from gmt.checks.training import trains
 from gmt.checks.verdict import Verdict
 from gmt.errors import UserError
@@ -14,19 +14,19 @@ from gmt.removal import remove
 from gmt.runs.diagnose import Diagnosing
 
 MEASURES = "it measures a finished run, in finite numbers"
-AGAIN = "measured again in another process, it gives the same numbers"
-LEAVES = "it leaves the run as it was"
-DRAWN = "its figure shows values that it gives"
+REPEATS = "measured again in another process, it gives the same numbers"
+UNCHANGED = "it leaves the run as it was"
+FIGURE = "its figure shows values that it gives"
 
 
 def laws_of_diagnostic(config: Mapping[str, Any], runs: ShortRuns) -> Iterator[Verdict]:
-    """Yield a verdict on each law; only the first two, if nothing can be measured.
+    """Yield a verdict on each law; only the first two, if the diagnostic can't measure the run.
 
     Args:
-        config: the diagnostic's.
-        runs: does the run.
+        config: the config of the diagnostic.
+        runs: does the run that is measured.
     """
-    done = runs.do(stays=True)
+    done = runs.do(leave_record=True)
     yield (verdict := trains(done, "a run that it can measure is done"))
     if verdict.state == "broken":
         return
@@ -35,39 +35,35 @@ def laws_of_diagnostic(config: Mapping[str, Any], runs: ShortRuns) -> Iterator[V
     if verdict.state != "holds":
         return
     remove(done.record.folder / "diagnostics", done.record.folder)
-    again = runs.measure(config)
-    yield _again(first, again)
-    yield _leaves(done.record)
+    yield _repeats(first, runs.measure(config))
+    yield _unchanged(done.record)
     panels = Diagnosing(config).diagnostic.shown.panels
     if missing := [panel for panel in panels if panel not in {row["name"] for row in first.rows}]:
-        detail = f"no row has the name {', '.join(missing)} of `shown.panels`: a figure leaves it out"
-        yield Verdict(law=DRAWN, state="broken", detail=detail)
+        detail = f"no row has the name {', '.join(missing)}: give such rows, or remove the panel from `shown.panels`"
+        yield Verdict(law=FIGURE, state="broken", detail=detail)
     else:
-        yield Verdict(law=DRAWN, state="holds", detail=", ".join(panels))
+        yield Verdict(law=FIGURE, state="holds", detail=", ".join(panels))
 
 
-def _measures(first: Measured) -> Verdict:
-    if first.state == "refused":
-        return Verdict(law=MEASURES, state="broken", detail=first.sentence)
+def _measures(first: Measurement) -> Verdict:
     if first.state != "done" or not first.rows:
-        detail = first.sentence or "it gives no row"
-        return Verdict(law=MEASURES, state="broken", detail=detail)
+        return Verdict(law=MEASURES, state="broken", detail=first.sentence or "it gives no row")
     names = dict.fromkeys(row["name"] for row in first.rows)
     return Verdict(law=MEASURES, state="holds", detail=f"{len(first.rows)} numbers: {', '.join(names)}")
 
 
-def _again(first: Measured, again: Measured) -> Verdict:
-    if again.state == "done" and again.rows == first.rows:
-        return Verdict(law=AGAIN, state="holds")
-    pairs = zip(first.rows, again.rows, strict=False)
-    one = next((f"{a['name']} is {a['value']} and then {b['value']}" for a, b in pairs if a != b), again.sentence)
-    detail = f"{one or 'the rows differ'}: draw from a generator of its own, with a seed among its settings"
-    return Verdict(law=AGAIN, state="broken", detail=detail)
+def _repeats(first: Measurement, second: Measurement) -> Verdict:
+    if second.state == "done" and second.rows == first.rows:
+        return Verdict(law=REPEATS, state="holds")
+    pairs = zip(first.rows, second.rows, strict=False)
+    change = next((f"{a['name']} is {a['value']} and then {b['value']}" for a, b in pairs if a != b), second.sentence)
+    detail = f"{change or 'the rows differ'}: draw from a generator of its own, with a seed among its settings"
+    return Verdict(law=REPEATS, state="broken", detail=detail)
 
 
-def _leaves(record: RunRecord) -> Verdict:
+def _unchanged(record: RunRecord) -> Verdict:
     try:
         record.check_unchanged()
     except UserError as error:
-        return Verdict(law=LEAVES, state="broken", detail="; ".join(error.sentences))
-    return Verdict(law=LEAVES, state="holds")
+        return Verdict(law=UNCHANGED, state="broken", detail="; ".join(error.sentences))
+    return Verdict(law=UNCHANGED, state="holds")

@@ -1,11 +1,11 @@
-"""Laws of a merge, tried on short runs that are its parents."""
+"""Laws of a merge, tried with short runs as its parents."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from gmt.checks.short_runs import Done, ShortRuns
+from gmt.checks.short_runs import RunEnd, ShortRuns
 from gmt.checks.training import finite, same, saves, trains
 from gmt.checks.verdict import Verdict
 from gmt.errors import UserError
@@ -22,49 +22,49 @@ _ALONE = "a tensor must follow from the weights, the settings and `seed` alone"
 
 
 def with_parents(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a config whose merge has as many parents as it needs: if it names none, ids of runs that are not there."""
+    """Return the config with made-up run ids as the parents, if it names none and the merge needs several."""
     try:
         least, _ = plug_in(MERGE, config[MERGE], Merge).num_parents
     except UserError:
-        return dict(config)  # which is a law of planning
+        return dict(config)  # the laws of planning report it
     if config["parents"] is not None or least == 1:
         return dict(config)
     return {**config, "parents": [f"{number:016x}" for number in range(least)]}
 
 
 def laws_of_merge(runs: ShortRuns) -> Iterator[Verdict]:
-    """Yield a verdict on each law; only the first ones, if there is nothing to merge or it makes nothing."""
+    """Yield a verdict on each law; only the first ones, if a parent or the merge itself fails."""
     run = runs.built()
     assert run.merge is not None
     number = run.merge.num_parents[0]
-    rate, kept = run.train.learning_rate, "merged" if isinstance(run.method, ReshapesModel) else True
-    for_parents = {MERGE: None, "parents": None, "record.keep_weights": kept}
-    parents = [runs.do({**for_parents, "train.learning_rate": rate / 2**i}, stays=True) for i in range(number)]
+    rate, keep_weights = run.train.learning_rate, "merged" if isinstance(run.method, ReshapesModel) else True
+    for_parents = {MERGE: None, "parents": None, "record.keep_weights": keep_weights}
+    parents = [runs.do({**for_parents, "train.learning_rate": rate / 2**i}, leave_record=True) for i in range(number)]
     for parent in parents:
         if (verdict := trains(parent, PARENTS)).state == "broken":
             yield verdict
             return
     yield Verdict(law=PARENTS, state="holds", detail=f"{number} by {run.method.name}")
-    of_them = {"parents": None if number == 1 else [parent.record.id for parent in parents]}
-    merged = runs.do(of_them)
+    with_parent_ids = {"parents": None if number == 1 else [parent.record.id for parent in parents]}
+    merged = runs.do(with_parent_ids)
     yield (verdict := _merges(merged))
     if verdict.state == "broken":
         return
     yield finite(merged)
     yield saves(merged)
-    killed = runs.do(of_them, kill_after=0)
-    yield _made_anew(merged, runs.do(of_them) if killed.state == "killed" else killed)
-    yield _in_another_order(merged, runs.built(of_them))
+    killed = runs.do(with_parent_ids, kill_after=0)
+    yield _repeats(merged, runs.do(with_parent_ids) if killed.state == "killed" else killed)
+    yield _in_another_order(merged, runs.built(with_parent_ids))
 
 
-def _merges(merged: Done) -> Verdict:
+def _merges(merged: RunEnd) -> Verdict:
     if merged.state != "done":
         return Verdict(law=MERGES, state="broken", detail=f"the run is {merged.state}: {merged.sentence}")
     moved = merged.record.result().moved_fraction
-    return Verdict(law=MERGES, state="holds", detail=f"{moved:.1%} of the entries are others than the base's")
+    return Verdict(law=MERGES, state="holds", detail=f"{moved:.1%} of the entries differ from the base")
 
 
-def _made_anew(merged: Done, again: Done) -> Verdict:
+def _repeats(merged: RunEnd, again: RunEnd) -> Verdict:
     if again.state != "done":
         return Verdict(law=KILLED, state="broken", detail=f"the run is {again.state}: {again.sentence}")
     if same(merged, again):
@@ -72,19 +72,19 @@ def _made_anew(merged: Done, again: Done) -> Verdict:
     return Verdict(law=KILLED, state="broken", detail=f"the weights differ: {_ALONE}")
 
 
-def _in_another_order(merged: Done, run: Run) -> Verdict:
-    """Make the tensors from the last to the first, in this process, and hold them against those that were kept."""
+def _in_another_order(merged: RunEnd, run: Run) -> Verdict:
+    """Compute the tensors from the last to the first, in this process, and compare them with the saved ones."""
     from gmt.runs.merge_stage import seed_of, weights_for
     from gmt.training.kept_weights import KeptWeights
 
     assert run.merge is not None
     if isinstance(run.merge, ChoosesParents):
-        return Verdict(law=ORDER, state="skipped", detail="which parents it has chosen is known while it merges")
-    kept = KeptWeights(merged.record.folder / "weights", dict(run.model.base().named_parameters()))
-    weights = weights_for(run, {name: kept[name].dtype for name in kept})
+        return Verdict(law=ORDER, state="skipped", detail="its parents are known only while it merges")
+    saved = KeptWeights(merged.record.folder / "weights", dict(run.model.base().named_parameters()))
+    weights = weights_for(run, {name: saved[name].dtype for name in saved})
     formula = run.merge.formula(weights, seed=seed_of(run))
     for name in reversed(weights.names):
-        if not formula(name).to(kept[name].dtype).equal(kept[name]):
-            detail = f"{name} is another when the tensors are made from the last to the first: {_ALONE}"
+        if not formula(name).to(saved[name].dtype).equal(saved[name]):
+            detail = f"{name} differs when the tensors are computed from the last to the first: {_ALONE}"
             return Verdict(law=ORDER, state="broken", detail=detail)
     return Verdict(law=ORDER, state="holds")

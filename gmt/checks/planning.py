@@ -1,4 +1,4 @@
-"""Laws of what is known before a run starts: config, class, run id. Imports no torch."""
+"""Laws that are tried before a run starts, on config, class and run id. Imports no torch."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LIGHT = "planning imports no torch"
 SAME_ID = "its run id is the same in every process"
 NEUTRAL_IDS = "a setting at its neutral value leaves the run id as it was"
 IN_YAML = "every setting that an id must hold is in its yaml"
-# Says the run id in a process that has imported nothing of the plug-in's yet.
+# Prints the run id and the heavy libraries that planning imports, in a new process.
 _PLANS = """
 import json, sys
 config, sys.path[:] = json.load(sys.stdin)
@@ -37,11 +37,11 @@ print(json.dumps({"id": build(config).id, "heavy": [n for n in ("torch", "transf
 
 
 def laws_of_planning(config: Mapping[str, Any], groups: Sequence[str]) -> Iterator[Verdict]:
-    """Yield a verdict on each law; only the first, if what it is about is broken.
+    """Yield a verdict on each law; only the first, if the config does not build.
 
     Args:
-        config: resolved, as the user asks for it.
-        groups: the config keys of what is checked.
+        config: the user's, resolved.
+        groups: the config keys of the checked plug-ins.
     """
     verdicts = laws_of_settings(config, groups)
     yield (builds := next(verdicts))
@@ -51,7 +51,7 @@ def laws_of_planning(config: Mapping[str, Any], groups: Sequence[str]) -> Iterat
 
 
 def laws_of_settings(config: Mapping[str, Any], groups: Sequence[str]) -> Iterator[Verdict]:
-    """Yield a verdict on each law that takes no process; only the first, if what it is about is broken."""
+    """Yield a verdict on each law that needs no other process; only the first, if the config does not build."""
     try:
         run = build(without_diagnostic(config))
         if DIAGNOSTIC in groups:
@@ -67,7 +67,7 @@ def laws_of_settings(config: Mapping[str, Any], groups: Sequence[str]) -> Iterat
 
 
 def without_diagnostic(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the config of a run, which knows no diagnostic."""
+    """Return the config of the run alone, which has no diagnostic."""
     return {key: value for key, value in config.items() if key != DIAGNOSTIC}
 
 
@@ -89,23 +89,23 @@ def _in_another_process(config: Mapping[str, Any], run: Run) -> Iterator[Verdict
             law=SAME_ID, state="broken", detail=f"another process can't build it: {lines[-1] if lines else 'it died'}"
         )
         return
-    said = json.loads(done.stdout.splitlines()[-1])
-    if said["heavy"]:
+    answer = json.loads(done.stdout.splitlines()[-1])
+    if answer["heavy"]:
         yield Verdict(
             law=LIGHT,
             state="broken",
-            detail=f"{', '.join(said['heavy'])} is imported when a run is planned, which takes seconds: import it in "
+            detail=f"{', '.join(answer['heavy'])} is imported when a run is planned, which takes seconds: import it in "
             "the method that needs it, and for types below `if TYPE_CHECKING:`",
         )
     else:
         yield Verdict(law=LIGHT, state="holds")
-    if said["id"] == run.id:
+    if answer["id"] == run.id:
         yield Verdict(law=SAME_ID, state="holds", detail=run.id)
         return
     yield Verdict(
         law=SAME_ID,
         state="broken",
-        detail=f"it is {run.id} here and {said['id']} in another process: fingerprint() must depend on the settings "
+        detail=f"it is {run.id} here and {answer['id']} in another process: fingerprint() must depend on the settings "
         "and the content of files alone, not on time, memory addresses or the order of a set",
     )
 
@@ -116,8 +116,9 @@ def _neutral(config: Mapping[str, Any], classes: Mapping[str, type]) -> Verdict:
         values = {field.name: field.metadata[NEUTRAL] for field in _fields(kind) if NEUTRAL in field.metadata}
         for name, value in values.items():
             names.append(f"{group}.{name}")
-            faults = [_fault_of_neutral(config, group, some) for some in ({name: value}, values)]
-            if None not in faults:  # a value that others need is tried with them at their neutral values
+            # a setting may be valid only where the others are neutral too, so both are tried
+            faults = [_fault_of_neutral(config, group, neutral) for neutral in ({name: value}, values)]
+            if None not in faults:
                 return Verdict(
                     law=NEUTRAL_IDS,
                     state="broken",
@@ -128,7 +129,7 @@ def _neutral(config: Mapping[str, Any], classes: Mapping[str, type]) -> Verdict:
 
 
 def _fault_of_neutral(config: Mapping[str, Any], group: str, neutral: Mapping[str, Any]) -> str | None:
-    """Return a clause on what is wrong at some neutral values, empty if the ids differ; None if nothing is."""
+    """Return None if these neutral values leave the id as it is; else a clause on the error, empty without one."""
     without = {key: value for key, value in config[group].items() if key not in neutral}
     try:
         ids = {build({**config, group: values}).id for values in (without, {**without, **neutral})}
@@ -149,7 +150,7 @@ def _in_yaml(config: Mapping[str, Any], classes: Mapping[str, type]) -> Verdict:
     return Verdict(
         law=IN_YAML,
         state="broken",
-        detail=f"{', '.join(hidden)} has a default in Python and stands in no yaml, so that another default would give "
+        detail=f"{', '.join(hidden)} has a default in Python and is in no yaml, so that another default would give "
         "other results under the same run id: write the value into the yaml, or declare the setting by "
         "settings.neutral(VALUE)",
     )
@@ -162,7 +163,7 @@ def _fields(kind: Any) -> list[dataclasses.Field[Any]]:
 def shortened(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the config of a run of seconds on the CPU: two epochs of three steps, four questions of each suite.
 
-    A selection is given four times as many examples, so that it may leave most of them out.
+    A selection gets four times as many examples, so that it may leave most of them out.
     """
     train = config["train"]
     values = {
@@ -181,7 +182,7 @@ def shortened(config: Mapping[str, Any]) -> dict[str, Any]:
     short = with_values(config, values)
     num_examples = (3 if config.get("selection") is None else 12) * 2 * short["train"]["micro_batch_size"]
     if train["packing"]:
-        num_examples *= 8  # share a row
+        num_examples *= 8  # packed examples share a row
     short["task"] = {
         "_target_": "gmt.checks.short_task.ShortTask",
         "task": config["task"],

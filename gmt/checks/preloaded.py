@@ -1,3 +1,3 @@
-"""What the processes of a check import once, in the process that they are forked from: seconds of libraries."""
+"""Imports the libraries of a run, which takes seconds, once: in the process that a check forks its processes from."""
 
-import gmt.runs.workers  # noqa: F401  # and all of a run with it
+import gmt.runs.workers  # noqa: F401  # imports all that a run needs

@@ -1,4 +1,4 @@
-"""What a process of a check does: one run, or one worker's part of it. Its parent has imported no torch."""
+"""Does one run, or one worker's part of it, in a process of a check. Importing this module imports no torch."""
 
 from __future__ import annotations
 
@@ -20,64 +20,64 @@ _TIMEOUT_S = 300
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """What one process does of a run.
+    """The part of one process in a run.
 
     Args:
-        kill_after: the process kills itself with SIGKILL in the step after the checkpoint of this one; 0: as soon as it
-            trains or merges; None: never.
-        worker: which of the workers it is, from 0.
-        workers: how many there are; 1 needs no process group.
-        meeting: a file that is not there yet, in which the workers meet.
-        diagnostic: the config of a diagnostic, which is measured on the finished run in the place of doing it; None.
-        outcome: a file that is written when the run ends, however it ends.
-        output: a file for what the process prints.
+        worker: the number of this worker, from 0.
+        workers: the number of workers; 1 needs no process group.
+        meeting: a file for the rendezvous of the workers; it must not exist.
+        outcome: the file for the outcome, written unless the process dies.
+        output: the file for standard output and standard error.
+        kill_after: the process kills itself with SIGKILL in the step after the checkpoint of this step; 0: as soon as
+            it trains or merges; None: never.
+        diagnostic: the config of a diagnostic to measure on the finished run; None: do the run.
     """
 
-    kill_after: int | None
     worker: int
     workers: int
     meeting: Path
     outcome: Path
     output: Path
+    kill_after: int | None = None
     diagnostic: Mapping[str, Any] | None = None
 
 
 def do_part(config: Mapping[str, Any], part: Part) -> None:
-    """Do a run, or a worker's part of it, and write how it ended."""
+    """Do a run, or a worker's part of it, and write its outcome."""
     with part.output.open("ab") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    do = _alone if part.workers == 1 else _together
-    outcome = outcome_of(lambda: (do if part.diagnostic is None else _measure)(build(config), part))
+    action = _measure if part.diagnostic is not None else _do_alone if part.workers == 1 else _do_as_worker
+    outcome = outcome_of(lambda: action(build(config), part))
     part.outcome.write_text(json.dumps(vars(outcome)), encoding="utf-8")
     if outcome.state != "done":
         raise SystemExit(1)  # the other workers would wait for this one
 
 
-def _alone(run: Run, part: Part) -> None:
+def _do_alone(run: Run, part: Part) -> None:
     from gmt.runs.execute import execute
     from gmt.training.checkpoints import last_whole_checkpoint
     from gmt.training.control import Control
 
-    def die() -> None:
+    def kill_if_due() -> None:
         if part.kill_after is None:
             return
         last = last_whole_checkpoint(run.record.checkpoints)
         if (0 if last is None else int(last.name.rpartition("-")[2])) >= part.kill_after:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    execute(run, Control(on_progress=die))
+    execute(run, Control(on_progress=kill_if_due))
 
 
 def _measure(run: Run, part: Part) -> None:
     from gmt.runs.diagnose import Diagnosing
 
     assert part.diagnostic is not None
-    found = Diagnosing(part.diagnostic).measure(run)
-    part.outcome.with_name(MEASURED).write_text(json.dumps(found.rows), encoding="utf-8")
+    diagnosis = Diagnosing(part.diagnostic).measure(run)
+    part.outcome.with_name(MEASURED).write_text(json.dumps(diagnosis.rows), encoding="utf-8")
 
 
-def _together(run: Run, part: Part) -> None:
+def _do_as_worker(run: Run, part: Part) -> None:
     import torch
     from torch import distributed
 
@@ -85,7 +85,7 @@ def _together(run: Run, part: Part) -> None:
 
     os.environ |= {"RANK": str(part.worker), "LOCAL_RANK": str(part.worker), "GLOO_SOCKET_IFNAME": "lo"}
     os.environ |= {"WORLD_SIZE": str(part.workers), "LOCAL_WORLD_SIZE": str(part.workers)}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}  # nobody asks there: the group is made already
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}  # unused: the process group exists by then
     torch.set_num_threads(1)
     store = distributed.FileStore(str(part.meeting), part.workers)  # type: ignore[attr-defined]  # not in __all__
     timeout = timedelta(seconds=_TIMEOUT_S)

@@ -1,4 +1,4 @@
-"""Short runs of a config, each in a process of its own that is forked from one with the libraries in it."""
+"""Short runs of a config, each in a process of its own, forked from a process that has imported the libraries."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from gmt.runs.attempt import Outcome
 from gmt.runs.build import Run, build
 
 _LOOK_EVERY_S = 0.02
-_AFTER_ANOTHER_S = 5.0  # that a worker has left when another has failed
+_GRACE_S = 5.0  # for the other workers to end after one has failed
 
 
 @dataclass(frozen=True, kw_only=True)
-class Done:
+class RunEnd:
     """How a short run ended.
 
     Args:
-        state: `done`, `failed`, `refused` by a sentence, `killed`, or `died` without having been killed.
-        sentence: of a failure.
-        record: what is there of the run.
+        state: `done`, `failed`, `refused` (a sentence says why), `killed` as requested, `died` or `ended` otherwise.
+        sentence: the fault, empty without one.
+        record: the record of the run, as far as it exists.
     """
 
     state: str
@@ -38,12 +38,12 @@ class Done:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured:
-    """What came of a diagnostic.
+class Measurement:
+    """How the measurement of a diagnostic ended.
 
     Args:
-        state, sentence: as of `Done`.
-        rows: that were measured.
+        state, sentence: as in `RunEnd`.
+        rows: the measured rows.
     """
 
     state: str
@@ -55,8 +55,8 @@ class ShortRuns:
     """Does runs of one config, with changes.
 
     Args:
-        config: resolved; of a run of seconds.
-        folder: for records; runs share the base's answers in it.
+        config: resolved, of a run that takes seconds.
+        folder: the folder for records; the runs share the base's answers in it.
     """
 
     def __init__(self, config: Mapping[str, Any], folder: Path):
@@ -66,7 +66,11 @@ class ShortRuns:
         self._context.set_forkserver_preload(["gmt.checks.preloaded"])
 
     def built(self, changes: Mapping[str, Any] | None = None) -> Run:
-        """Return the run that `do` does, unless it can't be built."""
+        """Return the run that `do` would do.
+
+        Raises:
+            UserError: the config does not build.
+        """
         return build(self._config(changes or {}))
 
     def do(
@@ -75,41 +79,41 @@ class ShortRuns:
         *,
         workers: int = 1,
         kill_after: int | None = None,
-        stays: bool = False,
-    ) -> Done:
+        leave_record: bool = False,
+    ) -> RunEnd:
         """Do a run to its end.
 
         Args:
             changes: values by their path in the config, e.g. `{"train.precision": "bf16"}`.
-            workers: processes that train it together.
-            kill_after: see `Part`; the next run of the same id goes on where this one was killed.
-            stays: whether the record is left where others find it by its id; else another run of this id begins anew.
+            workers: the number of processes that train it together.
+            kill_after: see `Part`; the next run of the same id resumes the killed one.
+            leave_record: whether the record remains where other runs find it by its id; else it is moved away, so that
+                the next run of the same id starts anew.
         """
         scratch = self._scratch()
         config = self._config({**(changes or {}), "resources.workers": workers})
         try:
             run = build(config)
         except UserError as error:
-            return Done(state="refused", sentence="; ".join(error.sentences), record=RunRecord(scratch, "none"))
+            return RunEnd(state="refused", sentence="; ".join(error.sentences), record=RunRecord(scratch, "none"))
         state, sentence = self._in_processes(config, scratch, workers, kill_after=kill_after)
         record = run.record
-        if state == "killed" or stays or not record.folder.exists():
-            return Done(state=state, sentence=sentence, record=record)
+        if state == "killed" or leave_record or not record.folder.exists():
+            return RunEnd(state=state, sentence=sentence, record=record)
         moved = record.folder.rename(scratch / "record")
-        return Done(state=state, sentence=sentence + _where(state, moved), record=RunRecord(scratch, moved.name))
+        return RunEnd(state=state, sentence=sentence + _last_line(state, moved), record=RunRecord(scratch, moved.name))
 
-    def measure(self, diagnostic: Mapping[str, Any], changes: Mapping[str, Any] | None = None) -> Measured:
-        """Measure a diagnostic on a finished run whose record has stayed.
+    def measure(self, diagnostic: Mapping[str, Any]) -> Measurement:
+        """Measure a diagnostic on the run without changes, which `do` has finished with `leave_record`.
 
         Args:
-            diagnostic: its config.
-            changes: of the run.
+            diagnostic: the config of the diagnostic.
         """
         scratch = self._scratch()
-        state, sentence = self._in_processes(self._config(changes or {}), scratch, 1, diagnostic=diagnostic)
+        state, sentence = self._in_processes(self._config({}), scratch, 1, diagnostic=diagnostic)
         file = scratch / MEASURED
         rows = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
-        return Measured(state=state, sentence=sentence, rows=rows)
+        return Measurement(state=state, sentence=sentence, rows=rows)
 
     def _scratch(self) -> Path:
         self._number += 1
@@ -123,7 +127,7 @@ class ShortRuns:
     def _in_processes(self, config: Mapping[str, Any], scratch: Path, workers: int, **how: Any) -> tuple[str, str]:
         parts = [
             Part(
-                **{"kill_after": None, **how},
+                **how,
                 worker=worker,
                 workers=workers,
                 meeting=scratch / "meeting",
@@ -141,12 +145,12 @@ class ShortRuns:
 
 
 def _join(processes: Sequence[BaseProcess]) -> None:
-    """Wait for all; where one has failed, others wait for it in vain and are ended."""
+    """Wait for all processes; once one has failed, kill the others, which would wait for it in vain."""
     failed_at: float | None = None
     while any(process.is_alive() for process in processes):
         if failed_at is None and any(process.exitcode for process in processes):
             failed_at = time.monotonic()
-        if failed_at is not None and time.monotonic() - failed_at > _AFTER_ANOTHER_S:
+        if failed_at is not None and time.monotonic() - failed_at > _GRACE_S:
             for process in processes:
                 process.kill()
         time.sleep(_LOOK_EVERY_S)
@@ -163,13 +167,14 @@ def _end(process: BaseProcess, part: Part) -> tuple[str, str]:
     if part.kill_after is not None and process.exitcode == -9:
         return "killed", ""
     if part.worker > 0 or process.exitcode == -9:
-        return "ended", "the process was ended, since another had failed"
+        return "ended", "the process was killed, since another one had failed"
     lines = part.output.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    return "died", f"the process ended with exit code {process.exitcode}: {lines[-1] if lines else 'it said nothing'}"
+    last_line = lines[-1] if lines else "it printed nothing"
+    return "died", f"the process ended with exit code {process.exitcode}: {last_line}"
 
 
-def _where(state: str, record: Path) -> str:
-    """Return the line of code that a recorded traceback ends at, in brackets."""
+def _last_line(state: str, record: Path) -> str:
+    """Return the last line of code of a recorded traceback, in brackets; empty if the run did not fail."""
     if state != "failed" or not (record / "error.txt").exists():
         return ""
     text = (record / "error.txt").read_text(encoding="utf-8", errors="replace")

@@ -1,4 +1,4 @@
-"""A task made short, so that a law is tried in a second. Imports no library, so that planning can read it for free."""
+"""A short version of a task, so that a law is tried in a second. Imports no library, so that planning stays quick."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class ShortTask:
     """The first examples and questions of another task.
 
     Args:
-        task: the other.
-        num_examples: at most.
-        num_questions: at most, of each suite; benchmarks are asked whole.
-        as_preferences: whether examples become preferences, each over the answer of the next.
+        task: the full task.
+        num_examples: the most examples to take.
+        num_questions: the most questions to take of each suite; benchmarks run in full.
+        as_preferences: whether each example becomes a preference for its answer over that of the next example.
     """
 
     task: Task
@@ -29,12 +29,12 @@ class ShortTask:
 
     @property
     def name(self) -> str:
-        """As the other's."""
+        """The name of the full task."""
         return self.task.name
 
     @property
     def chat_template(self) -> str | None:
-        """As the other's."""
+        """The chat template of the full task."""
         return self.task.chat_template
 
     @property
@@ -43,24 +43,28 @@ class ShortTask:
         return self.as_preferences or self.task.is_preference
 
     def fingerprint(self) -> str:
-        """As the other's."""
+        """Return the fingerprint of the full task."""
         return self.task.fingerprint()
 
     def used_files(self) -> Mapping[str, UsedFiles]:
-        """As the other's."""
+        """Return the files of the full task."""
         return self.task.used_files() if isinstance(self.task, KnowsItsFiles) else {}
 
     def train_examples(self) -> Sequence[TrainExample]:
-        """The first ones."""
+        """Return the first examples.
+
+        Raises:
+            UserError: neighbours are of two kinds, so that they give no preference.
+        """
         examples = list(islice(self.task.train_examples(), self.num_examples))
         if not self.as_preferences or self.task.is_preference:
             return examples
         return [_preferred(a, b) for a, b in zip(examples, [*examples[1:], examples[0]], strict=True)]
 
     def suites(self) -> Mapping[str, Mapping[str, Suite | Benchmark]]:
-        """The first questions of each suite."""
+        """Return the suites with their first questions."""
         return {
-            part: {name: self._short(each) for name, each in suites.items()}
+            part: {name: self._short(suite) for name, suite in suites.items()}
             for part, suites in self.task.suites().items()
         }
 

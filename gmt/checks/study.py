@@ -25,10 +25,10 @@ def laws_of_study(
     """Yield a verdict on each law; only the first, if its runs can't be planned.
 
     Args:
-        composer: within Hydra.
+        composer: in Hydra's session.
         config: resolved, with the study.
         overrides: the user's.
-        folder: an empty one for what the runs leave.
+        folder: an empty folder for the records of the runs.
     """
     try:
         study = study_of(config, required=True)
@@ -43,7 +43,7 @@ def laws_of_study(
     else:
         detail = f"study.baseline is {study.baseline}, and the arms are {', '.join(study.arms)}"
         yield Verdict(law=BASELINE, state="broken", detail=detail)
-    first = {each.point.arm: each.run.config for each in reversed(planned)}
+    first = {run.point.arm: run.run.config for run in reversed(planned)}
     for number, arm in enumerate(study.arms):
         runs = ShortRuns(shortened(first[arm]), folder / f"arm{number}")
         yield trains(runs.do(), f"the first run of arm {arm} trains")

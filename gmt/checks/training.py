@@ -1,12 +1,12 @@
-"""Laws of a run, each tried by a short one."""
+"""Laws of a run, each tried by a short run."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
 
-from gmt.checks.kept import difference, faults_of_kept, what_is_kept
-from gmt.checks.short_runs import Done, ShortRuns
+from gmt.checks.saved_weights import difference, faults_of_saved, files_in_words
+from gmt.checks.short_runs import RunEnd, ShortRuns
 from gmt.checks.verdict import Verdict
 
 TRAINS = "it trains"
@@ -19,13 +19,13 @@ BF16 = "it trains in bf16"
 DPO = "it trains by DPO against its base"
 DDP = "two workers (DDP) make of it what one makes"
 FSDP = "two workers with a shard of the weights each (FSDP2) make of it what one makes"
-_ROUNDING = 0.1  # of what a training changes, in the Euclidean norm: an entry at a threshold is kept here and not there
+_ROUNDING = 0.1  # of the norm of a training's change: rounding decides whether an entry at a threshold is masked
 _OURS = ("train/", "time/", "eval/", "system/")  # what every run logs
-_NOT_DRAWN = "draw from a generator that `seed` alone decides, and put all that a later step needs into state_dict()"
+_DRAW_BY_SEED = "draw from a generator that `seed` alone decides, and put all that a later step needs into state_dict()"
 
 
 def laws_of_training(runs: ShortRuns) -> Iterator[Verdict]:
-    """Yield a verdict on each law; only the first, if the run can't be done."""
+    """Yield a verdict on each law; only the first, if the run does not finish or changes nothing."""
     whole = runs.do()
     yield (verdict := trains(whole))
     if verdict.state == "broken":
@@ -36,8 +36,8 @@ def laws_of_training(runs: ShortRuns) -> Iterator[Verdict]:
     yield from (law(whole, runs) for law in (_watched, _cut, _bf16, _dpo, _ddp, _fsdp))
 
 
-def trains(whole: Done, law: str = TRAINS) -> Verdict:
-    """Return whether a run came to its end and has moved something."""
+def trains(whole: RunEnd, law: str = TRAINS) -> Verdict:
+    """Return the verdict on whether a run finishes and changes the model."""
     if whole.state != "done":
         return Verdict(law=law, state="broken", detail=f"the run is {whole.state}: {whole.sentence}")
     result, losses = whole.record.result(), _losses(whole)
@@ -52,8 +52,8 @@ def trains(whole: Done, law: str = TRAINS) -> Verdict:
     )
 
 
-def finite(whole: Done) -> Verdict:
-    """Return whether all that a run has logged is finite."""
+def finite(whole: RunEnd) -> Verdict:
+    """Return the verdict on whether all values that a run logged are finite."""
     rows, _ = whole.record.metrics()
     values = [(row["step"], name, value) for row in rows for name, value in row.items() if name not in ("step", "time")]
     for step, name, value in values:
@@ -63,17 +63,17 @@ def finite(whole: Done) -> Verdict:
         if name == "mask/density" and not 0 <= value <= 1:
             return Verdict(law=FINITE, state="broken", detail=f"density is {value} at step {step}, outside [0, 1]")
     own = dict.fromkeys(name for _, name, _ in values if not name.startswith(_OURS) and "/layers/" not in name)
-    return Verdict(law=FINITE, state="holds", detail=", ".join(own) or "it gives none of its own")
+    return Verdict(law=FINITE, state="holds", detail=", ".join(own) or "it logs no facts of its own")
 
 
-def saves(whole: Done) -> Verdict:
-    """Return whether the weights that a run has kept can be read again."""
-    if faults := faults_of_kept(whole.record):
+def saves(whole: RunEnd) -> Verdict:
+    """Return the verdict on whether the saved weights of a run load again."""
+    if faults := faults_of_saved(whole.record):
         return Verdict(law=SAVES, state="broken", detail="; ".join(faults))
-    return Verdict(law=SAVES, state="holds", detail=what_is_kept(whole.record))
+    return Verdict(law=SAVES, state="holds", detail=files_in_words(whole.record))
 
 
-def _resumes(whole: Done, runs: ShortRuns) -> Verdict:
+def _resumes(whole: RunEnd, runs: ShortRuns) -> Verdict:
     last = whole.record.result().num_steps - 2
     kill_after = last - last % 2
     if kill_after < 2:
@@ -87,92 +87,92 @@ def _resumes(whole: Done, runs: ShortRuns) -> Verdict:
         return Verdict(law=RESUMES, state="holds", detail=f"killed in the step after {kill_after}")
     again = runs.do()
     if not same(whole, again):
-        detail = f"two runs that nobody kills differ already: {_NOT_DRAWN}"
+        detail = f"two runs without a kill differ already: {_DRAW_BY_SEED}"
         return Verdict(law=RESUMES, state="broken", detail=detail)
-    detail = f"{_difference_in_words(whole, resumed)} after a kill in the step after {kill_after}: {_NOT_DRAWN}"
+    detail = f"{_difference_in_words(whole, resumed)} after a kill in the step after {kill_after}: {_DRAW_BY_SEED}"
     return Verdict(law=RESUMES, state="broken", detail=detail)
 
 
-def _watched(whole: Done, runs: ShortRuns) -> Verdict:
-    found = runs.do({"record.evaluate_every": 2})
-    return _verdict(WATCHED, found, lambda: None if same(whole, found) else _difference_in_words(whole, found))
+def _watched(whole: RunEnd, runs: ShortRuns) -> Verdict:
+    run = runs.do({"record.evaluate_every": 2})
+    return _verdict(WATCHED, run, lambda: None if same(whole, run) else _difference_in_words(whole, run))
 
 
-def _cut(whole: Done, runs: ShortRuns) -> Verdict:
+def _cut(whole: RunEnd, runs: ShortRuns) -> Verdict:
     size, steps = (runs.config["train"][name] for name in ("micro_batch_size", "accumulation_steps"))
     if size == 1 or runs.config["train"]["packing"]:
-        return Verdict(law=CUT, state="skipped", detail="its micro-batches are of one row, or of packed ones")
-    found = runs.do({"train.micro_batch_size": size // 2, "train.accumulation_steps": steps * 2})
+        return Verdict(law=CUT, state="skipped", detail="its micro-batches have one row, or packed rows")
+    run = runs.do({"train.micro_batch_size": size // 2, "train.accumulation_steps": steps * 2})
     remedy = "act at the optimizer's step, and not on the gradient of each backward pass"
-    return _verdict(CUT, found, lambda: _beyond_rounding(whole, found, runs, remedy))
+    return _verdict(CUT, run, lambda: _beyond_rounding(whole, run, runs, remedy))
 
 
-def _bf16(whole: Done, runs: ShortRuns) -> Verdict:
-    found = runs.do({"train.precision": "bf16"})
-    return _verdict(BF16, found, lambda: None)
+def _bf16(whole: RunEnd, runs: ShortRuns) -> Verdict:
+    run = runs.do({"train.precision": "bf16"})
+    return _verdict(BF16, run, lambda: None)
 
 
-def _dpo(whole: Done, runs: ShortRuns) -> Verdict:
+def _dpo(whole: RunEnd, runs: ShortRuns) -> Verdict:
     if runs.config["train"]["paradigm"] == "dpo":
-        return Verdict(law=DPO, state="skipped", detail="it does already")
+        return Verdict(law=DPO, state="skipped", detail="it trains by DPO already")
     changes = {"train.paradigm": "dpo", "train.dpo_beta": 0.1, "train.packing": False, "task.as_preferences": True}
-    found = runs.do(changes)
+    run = runs.do(changes)
 
     def fault() -> str | None:
-        losses = _losses(found)
+        losses = _losses(run)
         if len(losses) > 1 and max(losses) - min(losses) < 1e-9:
-            return f"its loss stays at {losses[0]:.6f}: the model that it is held against changes along with it"
+            return f"its loss stays at {losses[0]:.6f}: the reference model changes too, and must stay the base"
         return None
 
-    return _verdict(DPO, found, fault)
+    return _verdict(DPO, run, fault)
 
 
-def _ddp(whole: Done, runs: ShortRuns) -> Verdict:
-    found = runs.do(workers=2)
-    return _verdict(DDP, found, lambda: _beyond_rounding(whole, found, runs, _NOT_DRAWN))
+def _ddp(whole: RunEnd, runs: ShortRuns) -> Verdict:
+    run = runs.do(workers=2)
+    return _verdict(DDP, run, lambda: _beyond_rounding(whole, run, runs, _DRAW_BY_SEED))
 
 
-def _fsdp(whole: Done, runs: ShortRuns) -> Verdict:
-    found = runs.do({"resources.sharding": "fsdp"}, workers=2)
+def _fsdp(whole: RunEnd, runs: ShortRuns) -> Verdict:
+    run = runs.do({"resources.sharding": "fsdp"}, workers=2)
     remedy = "work on the local shard (gmt.masking.sharding), or be refused when the run is planned"
-    return _verdict(FSDP, found, lambda: _beyond_rounding(whole, found, runs, remedy))
+    return _verdict(FSDP, run, lambda: _beyond_rounding(whole, run, runs, remedy))
 
 
-def _verdict(law: str, found: Done, fault: Callable[[], str | None]) -> Verdict:
-    """Return the verdict on a run, whose fault is looked for where it is done."""
-    if found.state == "refused":
-        return Verdict(law=law, state="refused", detail=found.sentence)
-    if found.state != "done":
-        return Verdict(law=law, state="broken", detail=f"the run is {found.state}: {found.sentence}")
+def _verdict(law: str, run: RunEnd, fault: Callable[[], str | None]) -> Verdict:
+    """Return the verdict on a run; `fault` returns the fault of a finished run, or None."""
+    if run.state == "refused":
+        return Verdict(law=law, state="refused", detail=run.sentence)
+    if run.state != "done":
+        return Verdict(law=law, state="broken", detail=f"the run is {run.state}: {run.sentence}")
     if (sentence := fault()) is not None:
         return Verdict(law=law, state="broken", detail=sentence)
     return Verdict(law=law, state="holds")
 
 
-def _losses(done: Done) -> list[float]:
+def _losses(done: RunEnd) -> list[float]:
     return [row["train/loss"] for row in done.record.metrics()[0] if "train/loss" in row]
 
 
-def same(one: Done, other: Done) -> bool:
-    """Return whether two runs came to the same weights, bit for bit, and to the same scores."""
+def same(one: RunEnd, other: RunEnd) -> bool:
+    """Return whether two runs have the same weights, bit for bit, and the same scores."""
     a, b = one.record.result(), other.record.result()
     return (a.weights_sha256, a.after) == (b.weights_sha256, b.after) and not difference(one.record, other.record)
 
 
-def _difference_in_words(one: Done, other: Done) -> str:
+def _difference_in_words(one: RunEnd, other: RunEnd) -> str:
     for step, (a, b) in enumerate(zip(_losses(one), _losses(other), strict=False), start=1):
         if a != b:
             return f"the weights differ, and the loss from step {step} on ({a:.6f} and {b:.6f})"
     return "the weights differ, and no loss before the last step"
 
 
-def _beyond_rounding(whole: Done, found: Done, runs: ShortRuns, remedy: str) -> str | None:
-    if same(whole, found):
+def _beyond_rounding(whole: RunEnd, run: RunEnd, runs: ShortRuns, remedy: str) -> str | None:
+    if same(whole, run):
         return None
-    begun = runs.do({"train.learning_rate": 1e-30})  # the same shapes before anything is learnt
-    if begun.state != "done":
-        return f"a run with train.learning_rate=1e-30 is {begun.state}: {begun.sentence}"
-    off = difference(whole.record, found.record) / (difference(begun.record, whole.record) or math.nan)
+    untrained = runs.do({"train.learning_rate": 1e-30})  # the same shapes before anything is learnt
+    if untrained.state != "done":
+        return f"a run with train.learning_rate=1e-30 is {untrained.state}: {untrained.sentence}"
+    off = difference(whole.record, run.record) / (difference(untrained.record, whole.record) or math.nan)
     if off <= _ROUNDING:
         return None
-    return f"{_difference_in_words(whole, found)}, by {off:.0%} of what the training changes: {remedy}"
+    return f"{_difference_in_words(whole, run)}, by {off:.0%} of the training's change: {remedy}"

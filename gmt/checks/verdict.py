@@ -1,4 +1,4 @@
-"""What came of a law. Imports no library."""
+"""The verdict on a law. Imports no library."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,13 +8,13 @@ State = Literal["holds", "refused", "skipped", "broken"]
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What came of one law.
+    """The verdict on one law.
 
     Args:
         law: a sentence on what must hold.
-        state: `holds`; `refused`: the plug-in says in a sentence that it can't, which is as good; `skipped`: it could
-            not be tried; `broken`.
-        detail: what was seen; of a broken law also what to do.
+        state: `holds`; `refused`: the plug-in says in a sentence that it does not support this, which is no fault;
+            `skipped`: the law can't be tried; `broken`.
+        detail: the observation; of a broken law also the remedy.
     """
 
     law: str

@@ -1,4 +1,4 @@
-"""`gmt check`: tries the laws on what the user names, and says a line for each."""
+"""`gmt check`: tries the laws of plug-ins on the user's config, and prints a line for each law."""
 
 import tempfile
 from collections.abc import Sequence
@@ -9,10 +9,10 @@ from gmt.errors import RunFailed
 from gmt.terminal import say
 
 ABOUT = (
-    "Tries on a few steps of a small model what every plug-in must do, and says a line for each law: it composes and "
+    "Tries on a few steps of a small model what every plug-in must do, and prints a line for each law: it composes and "
     "builds, planning imports no torch, its run id is stable; it trains, saves, and goes on after kill -9 to the same "
     "bits; evaluations on the way and smaller micro-batches change nothing; bf16, DPO and two workers work, or are "
-    f"refused in a sentence. Name what is checked as GROUP=NAME ({', '.join(GROUPS)}), with --config-dir for one of "
+    f"refused in a sentence. Name what to check as GROUP=NAME ({', '.join(GROUPS)}), with --config-dir for one of "
     "your own; other settings are overrides. All runs are on the CPU. Exit code 1 where a law is broken."
 )
 _WIDTH = len("skipped")
@@ -26,7 +26,7 @@ def print_checks(overrides: Sequence[str], config_dir: str | None) -> None:
         config_dir: a config folder of the user's own, or None.
 
     Raises:
-        UserError: nothing is named, or what is named does not compose.
+        UserError: no group is named, or the config does not compose.
         RunFailed: a law is broken.
     """
     num_broken = num_tried = 0

@@ -1,6 +1,6 @@
-"""`gmt check`: every yaml keeps its laws, and what breaks one is told so in a sentence.
+"""`gmt check`: every yaml keeps its laws, and a broken law is reported in a sentence.
 
-The default suite tries the laws that take a process on the first yaml of one class; the slow one on all of them.
+The default suite tries the laws of settings on every yaml; the slow suite tries all laws.
 """
 
 import textwrap
@@ -82,27 +82,27 @@ YAML = "_target_: {module}.Mine\nname: mine\n{more}"
 
 @pytest.fixture
 def checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Any:
-    """Checks a method that a user has written."""
+    """Writes a method of a user, checks it, and returns the broken laws."""
     module = f"checked_{abs(hash(request.node.name))}"
     monkeypatch.syspath_prepend(tmp_path)
 
-    def written(code: str, more: str = "") -> dict[str, str]:
+    def check_method(code: str, more: str = "") -> dict[str, str]:
         (tmp_path / f"{module}.py").write_text(HEAD + textwrap.dedent(code))
         (tmp_path / "method").mkdir()
         (tmp_path / "method" / "mine.yaml").write_text(YAML.format(module=module, more=more))
         return broken(list(check(["method=mine"], str(tmp_path), tmp_path / "scratch")))
 
-    return written
+    return check_method
 
 
-def test_what_does_not_build_is_told_with_its_cause(checked: Any) -> None:
+def test_a_module_that_fails_to_import_is_reported_with_its_cause(checked: Any) -> None:
     (sentence,) = checked("import not_there").values()
     assert "ModuleNotFoundError: No module named 'not_there'" in sentence
 
 
-def test_what_breaks_a_law_of_planning_is_told_by_all_of_them(checked: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_broken_laws_of_planning_are_reported(checked: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gmt.checks.check.laws_of_training", lambda runs: iter(()))
-    found = checked(
+    faults = checked(
         """
         import torch
         import os
@@ -116,13 +116,13 @@ def test_what_breaks_a_law_of_planning_is_told_by_all_of_them(checked: Any, monk
         """,
         more="new: 4\n",
     )
-    assert found.keys() == {LIGHT, NEUTRAL_IDS, IN_YAML}
-    assert "torch is imported when a run is planned" in found[LIGHT]
-    assert "method.new at its neutral value 3 must be taken" in found[NEUTRAL_IDS]
-    assert "method.hidden has a default in Python" in found[IN_YAML]
+    assert faults.keys() == {LIGHT, NEUTRAL_IDS, IN_YAML}
+    assert "torch is imported when a run is planned" in faults[LIGHT]
+    assert "method.new at its neutral value 3 must be taken" in faults[NEUTRAL_IDS]
+    assert "method.hidden has a default in Python" in faults[IN_YAML]
 
 
-def test_a_fingerprint_that_another_process_does_not_give_is_told(
+def test_a_fingerprint_that_differs_in_another_process_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "checked_fingerprint.py").write_text(
@@ -134,9 +134,9 @@ def test_a_fingerprint_that_another_process_does_not_give_is_told(
     (tmp_path / "model" / "mine.yaml").write_text("defaults: [nano]\n_target_: checked_fingerprint.Mine\nname: mine\n")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr("gmt.checks.check.laws_of_training", lambda runs: iter(()))
-    found = broken(list(check(["model=mine"], str(tmp_path), tmp_path / "scratch")))
-    assert found.keys() == {SAME_ID}
-    assert "fingerprint() must depend on the settings and the content of files alone" in found[SAME_ID]
+    faults = broken(list(check(["model=mine"], str(tmp_path), tmp_path / "scratch")))
+    assert faults.keys() == {SAME_ID}
+    assert "fingerprint() must depend on the settings and the content of files alone" in faults[SAME_ID]
 
 
 @pytest.mark.slow
@@ -166,7 +166,7 @@ def test_a_fingerprint_that_another_process_does_not_give_is_told(
         pytest.param("def detach(self):\n                raise LookupError('gone')", {training.TRAINS}, id="raises"),
     ],
 )
-def test_what_breaks_a_law_of_training_is_told(checked: Any, body: str, laws: set[str]) -> None:
+def test_a_broken_law_of_training_is_reported(checked: Any, body: str, laws: set[str]) -> None:
     code = """
         @dataclass(frozen=True, kw_only=True)
         class Mine(Sft):
@@ -185,8 +185,8 @@ def test_what_breaks_a_law_of_training_is_told(checked: Any, body: str, laws: se
                 return {}
         """
     method = textwrap.indent(textwrap.dedent(body).strip(), "    ") if "\n" in body else body
-    found = checked(textwrap.dedent(code) + method)
-    assert found.keys() == laws, found
+    faults = checked(textwrap.dedent(code) + method)
+    assert faults.keys() == laws, faults
 
 
 @pytest.mark.slow
@@ -198,7 +198,7 @@ def test_what_breaks_a_law_of_training_is_told(checked: Any, body: str, laws: se
         pytest.param("base / 0", {merging.MERGES}, id="nan"),
     ],
 )
-def test_what_breaks_a_law_of_merges_is_told(
+def test_a_broken_law_of_merges_is_reported(
     formula: str, laws: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = f"checked_{abs(hash(formula))}"
@@ -217,24 +217,24 @@ def test_what_breaks_a_law_of_merges_is_told(
     assert broken(list(check(["merge=mine"], str(tmp_path), tmp_path / "scratch"))).keys() == laws
 
 
-def test_nothing_named_is_a_question_that_is_wrong(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"gmt check needs what is to be checked as GROUP=NAME; choices: diagnostic, "):
+def test_a_check_without_a_group_or_with_an_unknown_name_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"gmt check needs a config to check as GROUP=NAME; choices: diagnostic, "):
         next(check(["seed=3"], None, tmp_path))
     with pytest.raises(UserError, match=r"there is no method 'gmtt'; did you mean 'gmt'"):
         next(check(["method=gmtt"], None, tmp_path))
 
 
-def test_a_study_is_checked_by_its_arms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    done: list[Any] = []
-    monkeypatch.setattr("gmt.checks.study.ShortRuns", lambda config, folder: done.append(config) or Stub())
+def test_a_check_of_a_study_trains_the_first_run_of_each_arm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    configs: list[Any] = []
+    monkeypatch.setattr("gmt.checks.study.ShortRuns", lambda config, folder: configs.append(config) or Stub())
     monkeypatch.setattr("gmt.checks.study.trains", lambda run, law: Verdict(law=law, state="holds"))
     verdicts = list(check(["study=quickstart"], None, tmp_path))
     arms = ["sft", "gmt", "rmt", "hft"]
     assert [verdict.law for verdict in verdicts[2:]] == [f"the first run of arm {arm} trains" for arm in arms]
-    assert [config["method"]["name"] for config in done] == arms
+    assert [config["method"]["name"] for config in configs] == arms
     assert not broken(verdicts)
 
 
 class Stub:
     def do(self) -> None:
-        """In place of a run."""
+        """Do nothing, in place of a run."""

@@ -1,4 +1,4 @@
-"""What a run leaves of its weights: whether it can be read again, and how far it is from another's."""
+"""The weights that a run saved: whether they load again, and how far they are from another run's."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from gmt.records.record import RunRecord
 _PICKLED = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}
 
 
-def what_is_kept(record: RunRecord) -> str:
-    """Return the files of weights with their sizes."""
+def files_in_words(record: RunRecord) -> str:
+    """Return the names of the files of weights and their size in all."""
     files = _files(record)
     size = sum(path.stat().st_size for path in files)
     return f"{', '.join(path.relative_to(record.folder).as_posix() for path in files)}, {size / 1e6:.1f} MB"
 
 
-def faults_of_kept(record: RunRecord) -> list[str]:
-    """Return what is wrong with the saved weights, a sentence each."""
+def faults_of_saved(record: RunRecord) -> list[str]:
+    """Return a sentence for each fault of the saved weights."""
     pickled = [path for path in record.folder.rglob("*") if path.suffix in _PICKLED]
     if pickled:
         return [f"{_name(pickled[0], record)} may run code when it is loaded: save() must write safetensors"]
     if not _files(record):
-        return ["record.keep_weights=true has left no safetensors: save() must write what was learnt"]
+        return ["record.keep_weights=true saved no safetensors: save() must write the trained weights"]
     if (record.folder / "weights").is_dir():
         return _faults_of_weights(record)
     return []
@@ -38,12 +38,12 @@ def _faults_of_weights(record: RunRecord) -> list[str]:
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     model = AutoModelForCausalLM.from_pretrained(record.folder / "weights", dtype="auto")
     if weights_sha256(model.named_parameters()) != record.result().weights_sha256:
-        return ["weights/ loads as other weights than those that were evaluated"]
+        return ["weights/ loads with other values than the evaluated weights: save() must write these"]
     return []
 
 
 def difference(one: RunRecord, other: RunRecord) -> float:
-    """Return the Euclidean norm of the difference of all weights that two runs have saved; inf for other shapes."""
+    """Return the Euclidean norm of the difference between two runs' saved weights; inf if names or shapes differ."""
     import torch
     from safetensors.torch import load_file
 
