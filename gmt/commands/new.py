@@ -1,4 +1,4 @@
-"""`gmt new`: writes the lines from which a plug-in begins, and says what comes next."""
+"""`gmt new`: writes the first files of a plug-in, and prints the commands that come next."""
 
 import os
 from pathlib import Path
@@ -11,17 +11,17 @@ def new(kind: str, name: str, config_dir: str | None) -> None:
     """Writes the files into a folder and prints the commands that come next.
 
     Args:
-        kind: of the plug-in, e.g. `method`.
-        name: in configs.
+        kind: the kind of the plug-in, e.g. `method`.
+        name: the name of the plug-in in configs.
         config_dir: a config folder of the user's own; None for the current folder.
 
     Raises:
-        UserError: a name or folder that can't be, or a file that is there.
+        UserError: the kind or the name is wrong, or a file exists already.
     """
-    started = start(kind, name, Path(os.path.expanduser(config_dir or ".")))
+    first = start(kind, name, Path(os.path.expanduser(config_dir or ".")))
     say("written:")
-    for path in started.files:
+    for path in first.files:
         say(f"  {path}")
     say("next:")
-    for command in started.commands:
+    for command in first.commands:
         say(f"  {command}")

@@ -1,1 +1,1 @@
-"""What `gmt new` writes: the few lines from which a plug-in of one's own begins."""
+"""Templates of `gmt new`: the first files of a plug-in."""

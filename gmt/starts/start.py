@@ -1,4 +1,4 @@
-"""Writes the few lines from which a plug-in begins. Imports no library."""
+"""Writes the first files of a plug-in from templates. Imports no library."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gmt import settings
 from gmt.errors import UserError
 
 KINDS = tuple(sorted(path.name for path in Path(__file__).parent.iterdir() if (path / "config.txt").exists()))
-# Where a file of each sort lies: in a folder of one's own, and in this repository, whose packages bear the plural.
+# The paths of the files: in a user's own folder, and in this repository, whose packages have plural names.
 _OWN = {"code": "{name}.py", "config": "{kind}/{name}.yaml", "test": "test_{name}.py"}
 _REPOSITORY = {
     "code": "gmt/{kinds}/{name}.py",
@@ -25,28 +25,28 @@ _PLURALS = {"study": "studies"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Started:
-    """What was written.
+class FirstFiles:
+    """The first files of a plug-in.
 
     Args:
-        files: in the order in which they are to be read.
-        commands: that come next, for a shell in the current folder.
+        files: the written files, in reading order.
+        commands: the commands that come next, for a shell in the current folder.
     """
 
     files: Sequence[Path]
     commands: Sequence[str]
 
 
-def start(kind: str, name: str, folder: Path) -> Started:
-    """Write what a plug-in begins with.
+def start(kind: str, name: str, folder: Path) -> FirstFiles:
+    """Write the first files of a plug-in.
 
     Args:
         kind: one of KINDS.
-        name: in configs, and of the module.
+        name: the name in configs, and of the module.
         folder: a config folder of the user's own, or a checkout of this repository.
 
     Raises:
-        UserError: the name can't be that of a module or is taken, or a file is there.
+        UserError: the kind is unknown, the name can't name a module or is taken, or a file exists already.
     """
     settings.one_of("KIND", kind, KINDS)
     _check_name(name)
@@ -59,9 +59,9 @@ def start(kind: str, name: str, folder: Path) -> Started:
     }
     has_code = "code" in templates and not is_repository
     if has_code and find_spec(name) is not None:
-        raise UserError(f"NAME must not be that of a module that Python finds already, got {name!r}")
+        raise UserError(f"NAME must not be the name of a module that Python finds already, got {name!r}")
     if taken := [str(path) for path in places.values() if path.exists()]:
-        raise UserError(f"nothing is overwritten, and {', '.join(taken)} is there: choose another name, or remove it")
+        raise UserError(f"gmt new overwrites no file, and {', '.join(taken)} exists: choose another name, or remove it")
     words = {
         "name": name,
         "class_name": "".join(part.capitalize() for part in name.split("_")),
@@ -71,21 +71,21 @@ def start(kind: str, name: str, folder: Path) -> Started:
     for sort, path in places.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(Template(templates[sort]).substitute(words), encoding="utf-8")
-    invalidate_caches()  # this process has looked for the module
+    invalidate_caches()  # find_spec has cached that the module does not exist
     commands = _commands(kind, name, folder, places["test"], is_repository, has_code)
-    return Started(files=list(places.values()), commands=commands)
+    return FirstFiles(files=list(places.values()), commands=commands)
 
 
 def _check_name(name: str) -> None:
     if not name.isidentifier() or name != name.lower() or not name.isascii() or keyword.iskeyword(name):
-        raise UserError(f"NAME must be of the letters a-z, 0-9 and _, and begin with a letter, got {name!r}")
+        raise UserError(f"NAME must consist of a-z, 0-9 and _, and begin with a letter, got {name!r}")
     settings.folder_name("NAME", name)
 
 
 def _commands(kind: str, name: str, folder: Path, test: Path, is_repository: bool, has_code: bool) -> list[str]:
     path = f"PYTHONPATH={folder} " if has_code else ""
     place = "" if is_repository else f" --config-dir {folder}"
-    does = {"study": "gmt sweep", "diagnostic": "gmt diagnose study=quickstart"}.get(kind, "gmt run")
-    before = ["gmt run"] if kind == "merge" else []  # what is merged
-    last = f"{path}{does} {kind}={name}{place}"
+    command = {"study": "gmt sweep", "diagnostic": "gmt diagnose study=quickstart"}.get(kind, "gmt run")
+    before = ["gmt run"] if kind == "merge" else []  # a run to merge
+    last = f"{path}{command} {kind}={name}{place}"
     return [f"{path}gmt check {kind}={name}{place}", f"{path}python -m pytest {test}", *before, last]

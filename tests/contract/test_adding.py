@@ -1,9 +1,10 @@
-"""README's "Add a method" and docs/adding.md, followed word for word: what they show is what is written and run.
+"""README's "Add a method" and docs/adding.md, followed word for word: the tests write the files and run the commands.
 
-A block that begins with `# mine/...` is that file. The default suite tries it by a short run in this process, the slow
-one types the page's commands.
+A block that begins with `# mine/...` is that file. The default suite tries the files by a short run in this process;
+the slow suite runs the page's commands.
 """
 
+import inspect
 import re
 import shlex
 import shutil
@@ -12,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -47,12 +49,12 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """For runs that share what the base came to."""
+    """A folder for runs that share the base's answers."""
     return tmp_path_factory.mktemp("results")
 
 
 def write(section: str, folder: Path) -> list[Path]:
-    """Writes the files that a section shows, and returns the yamls."""
+    """Write the files that a section shows, and return the yamls."""
     files = {folder.parent / path: text for _, path, text in BLOCK.findall(SHOWN[section])}
     for path, text in files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -61,7 +63,7 @@ def write(section: str, folder: Path) -> list[Path]:
 
 
 def commands(text: str) -> list[list[str]]:
-    """What the bash blocks of a text type, without what they say of it."""
+    """Return the gmt commands in the bash blocks of a text, without their comments."""
     lines = [
         line.partition("  #")[0]
         for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
@@ -71,7 +73,7 @@ def commands(text: str) -> list[list[str]]:
 
 
 @pytest.mark.parametrize("section", SHOWN)
-def test_what_the_page_shows_keeps_the_laws_of_settings_and_trains(section: str, mine: Path, results: Path) -> None:
+def test_the_files_of_the_page_keep_the_laws_of_settings_and_train(section: str, mine: Path, results: Path) -> None:
     (yaml,) = write(section, mine)
     group = yaml.parent.name
     assert [f"{group}={yaml.stem}", "--config-dir", "mine"] in [words[1:] for words in commands(SHOWN[section])]
@@ -95,7 +97,7 @@ def test_what_the_page_shows_keeps_the_laws_of_settings_and_trains(section: str,
 
 @pytest.mark.slow
 @pytest.mark.parametrize("section", SHOWN)
-def test_the_pages_commands_do_what_it_says(section: str, mine: Path, gmt: Gmt) -> None:
+def test_the_commands_of_the_page_succeed(section: str, mine: Path, gmt: Gmt) -> None:
     write(section, mine)
     for words in commands(SHOWN[section]):
         done = gmt(*words, is_warm=False)
@@ -115,8 +117,8 @@ def test_the_first_commands_make_a_method_and_compare_it(page: str, mine: Path, 
     assert "all 6 runs are done" in done.stdout
 
 
-def test_what_gmt_new_writes_for_a_method_is_resumed_bit_for_bit(mine: Path, tmp_path: Path) -> None:
-    """The laws as far as this one, which `check` tries as they are asked for."""
+def test_a_new_method_is_resumed_bit_for_bit(mine: Path, tmp_path: Path) -> None:
+    """Only the laws up to this one are tried, since `check` tries a law when its verdict is requested."""
     start("method", "centred_gradient", mine)
     verdicts = list(islice(check(["method=centred_gradient"], str(mine), tmp_path / "scratch"), 9))
     assert verdicts[-1].law == RESUMES
@@ -125,22 +127,34 @@ def test_what_gmt_new_writes_for_a_method_is_resumed_bit_for_bit(mine: Path, tmp
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_gmt_new_writes_keeps_every_law(kind: str, mine: Path, tmp_path: Path) -> None:
+def test_the_files_of_gmt_new_keep_every_law(kind: str, mine: Path, tmp_path: Path) -> None:
     start(kind, "begun", mine)
     verdicts = list(check([f"{kind}=begun"], str(mine), tmp_path / "scratch"))
     assert not [verdict for verdict in verdicts if verdict.state == "broken"]
 
 
+# The tests that `gmt new` writes beside the one of the laws.
+OWN_TESTS = {
+    "method": ["test_a_row_of_the_gradient_has_a_mean_of_zero"],
+    "task": ["test_no_question_is_trained_on_and_the_right_answer_scores"],
+}
+
+
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_gmt_new_writes_passes_its_own_first_test(kind: str, mine: Path) -> None:
-    started = start(kind, "begun", mine)
-    test = next(path for path in started.files if path.name == "test_begun.py")
-    code = compile(test.read_text(encoding="utf-8"), str(test), "exec")
-    names: dict[str, object] = {"__file__": str(test)}
-    exec(code, names)
-    for name, function in names.items():
-        if name.startswith("test_") and "laws" not in name:
-            function()  # type: ignore[operator]
+def test_the_tests_of_gmt_new_pass(kind: str, mine: Path, tmp_path: Path) -> None:
+    """The laws themselves take minutes and are tried by a slow test; here `check` is recorded and finds no fault."""
+    path = next(path for path in start(kind, "begun", mine).files if path.name == "test_begun.py")
+    names: dict[str, Any] = {"__file__": str(path)}
+    exec(compile(path.read_text(encoding="utf-8"), str(path), "exec"), names)
+    checks: list[tuple[Any, ...]] = []
+    names["check"] = lambda *arguments: checks.append(arguments) or ()
+    passed = []
+    for name, test in list(names.items()):
+        if name.startswith("test_"):
+            test(*([tmp_path] if "tmp_path" in inspect.signature(test).parameters else []))
+            passed.append(name)
+    assert passed == [*OWN_TESTS.get(kind, []), "test_it_keeps_the_laws"]
+    assert checks == [([f"{kind}=begun"], str(mine), tmp_path)]
 
 
 def test_nothing_is_overwritten_and_in_a_checkout_the_files_lie_where_ours_do(tmp_path: Path) -> None:
@@ -149,17 +163,17 @@ def test_nothing_is_overwritten_and_in_a_checkout_the_files_lie_where_ours_do(tm
     for folder in ("conf/method", "gmt/checks"):
         (tmp_path / folder).mkdir(parents=True)
     for file in ("gmt/__init__.py", "gmt/checks/__init__.py", "gmt/checks/check.py"):
-        (tmp_path / file).write_text('"""In the place of ours."""\n')
-    started = start("method", "begun", tmp_path)
+        (tmp_path / file).write_text('"""Stands for ours."""\n')
+    first = start("method", "begun", tmp_path)
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     ruff = [sys.executable, "-m", "ruff", "check", "."]
     lint = subprocess.run(ruff, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert lint.returncode == 0, lint.stdout
-    shown = [path.relative_to(tmp_path).as_posix() for path in started.files]
+    shown = [path.relative_to(tmp_path).as_posix() for path in first.files]
     assert shown == ["gmt/methods/begun.py", "conf/method/begun.yaml", "tests/unit/methods/test_begun.py"]
     assert "_target_: gmt.methods.begun.Begun" in (tmp_path / "conf/method/begun.yaml").read_text()
-    assert started.commands[0] == "gmt check method=begun"
-    with pytest.raises(UserError, match=r"nothing is overwritten, and .*begun\.py, .* is there"):
+    assert first.commands[0] == "gmt check method=begun"
+    with pytest.raises(UserError, match=r"gmt new overwrites no file, and .*begun\.py, .* exists"):
         start("method", "begun", tmp_path)
     for name in ("json", "2x", "Begun", "be-gun", "class", ""):
         with pytest.raises(UserError, match="NAME must"):
