@@ -1,4 +1,4 @@
-"""A file has one purpose: none is so long that it could have two."""
+"""No file is so long that it could have two purposes."""
 
 from pathlib import Path
 
