@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from gmt_analysis.cost_figures import cost_against_size, pareto_front, score_against_cost, time_of_a_step
+from gmt_analysis.diagnostic_figures import figure_of
 from gmt_analysis.figures import score_along
 from gmt_analysis.mask_figures import (
     density_against_asked,
@@ -137,3 +138,18 @@ def test_masks_of_an_arm_without_the_axis_are_one_line(plan: list) -> None:  # t
     assert line.get_xydata().tolist() == [[10, 0.1], [20, 0.2]]
     assert figure.legends[0].get_title().get_text() == "rank"
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["none"]
+
+
+def test_the_legend_of_a_diagnostic_is_no_wider_than_its_figure() -> None:
+    labels = [f"lora targets=attention_and_mlp learning_rate=0.00{i}" for i in range(1, 6)]
+    rows = pd.DataFrame(
+        {"label": label, "other_label": None, "run_id": label, "layer": layer, "name": "drift", "value": 0.1}
+        for label in labels
+        for layer in (0, 1)
+    )
+    figure = figure_of(rows, {"title": "Drift", "panels": {"drift": "relative norm"}})
+    assert figure is not None
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == labels
+    assert legend.get_window_extent().width <= figure.bbox.width
