@@ -37,8 +37,8 @@ def _own_ray_token(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def _absl_closes_no_capture() -> None:
-    """Hydra closes every handler of logging, and absl's would close the stream by which pytest captures."""
-    from absl import logging  # which lm-eval's metrics import in some test, and then takes the stream of that moment
+    """Have absl's handler write to the real stderr: Hydra closes every handler, which would close pytest's stream."""
+    from absl import logging  # some test imports it with lm-eval; its handler then takes the stderr of that moment
 
     logging.get_absl_handler().python_handler.stream = sys.__stderr__
 

@@ -96,7 +96,7 @@ def finish(run: PlannedRun, target: float, source: float = 0.9, *, dirty: bool =
 
 
 def measured(run: PlannedRun, values: dict[str, float], diagnostic: str = "operations") -> None:
-    """Leaves in a finished run's record what a diagnostic found on it."""
+    """Writes the values of a diagnostic into the record of a finished run."""
     settings = {"name": diagnostic}
     file = file_of(run.record, diagnostic, settings)
     file.parent.mkdir(exist_ok=True)

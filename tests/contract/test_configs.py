@@ -16,15 +16,15 @@ from gmt.tracking.settings import TrackingSettings
 GROUPS = ("model", "task", "method", "train", "selection", "merge", "tracking")
 FILES = [(group, path.stem) for group in GROUPS for path in sorted((config_dir() / group).glob("*.yaml"))]
 ROWS = Path(__file__).parents[1] / "data" / "sums.jsonl"
-_TWO = [f"parents=[{'a' * 16},{'b' * 16}]"]
-_ASKED = (
+_TWO_PARENTS = [f"parents=[{'a' * 16},{'b' * 16}]"]
+_VALIDATION = (
     "merge.validation={words: {_target_: gmt.tasks.reasoning_gym.Family, family: spell_backward, settings: {}, "
     "num_examples: 1, data_seed: 1, max_new_tokens: 1}}"
 )
 NEEDED = {
-    ("merge", "soup"): _TWO,
-    ("merge", "ties"): _TWO,
-    ("merge", "greedy_soup"): [*_TWO, _ASKED],
+    ("merge", "soup"): _TWO_PARENTS,
+    ("merge", "ties"): _TWO_PARENTS,
+    ("merge", "greedy_soup"): [*_TWO_PARENTS, _VALIDATION],
     ("tracking", "server"): ["tracking.uri=http://127.0.0.1:1"],
     ("model", "pretrained"): ["model.name=x", "model.path=shipped:nano"],
     ("task", "dataset"): ["task.name=x", f"task.data.path={ROWS}", f"task.target.held_out.data.path={ROWS}"],

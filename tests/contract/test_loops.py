@@ -52,7 +52,7 @@ class Watched:
                     assert int((p.grad == 0).sum()) >= int(0.7 * p.numel())  # 0.75, but for ties in bfloat16
                     assert bool(p.grad.any())
 
-    def check(self, num_steps: int) -> None:
+    def assert_masked(self, num_steps: int) -> None:
         facts = self._mask.facts()
         assert facts is not None
         assert self.num_steps == facts.step == num_steps
@@ -81,7 +81,7 @@ def plain_loop(
             optimizer.step()
             optimizer.zero_grad()
     if watched:
-        watched.check(NUM_BATCHES // accumulate)
+        watched.assert_masked(NUM_BATCHES // accumulate)
     return [p.detach().clone() for p in model.parameters()]
 
 
@@ -165,7 +165,7 @@ def test_accelerate(tmp_path: Path) -> None:
             accelerator.backward(loss_of(model, tokens))
             optimizer.step()
             optimizer.zero_grad()
-    watched.check(NUM_BATCHES // 2)
+    watched.assert_masked(NUM_BATCHES // 2)
     assert same([p.detach() for p in model.parameters()], plain_loop(accumulate=2))
 
 
@@ -181,7 +181,7 @@ def test_transformers_trainer(tmp_path: Path) -> None:
     mask = attach(trainer.model, trainer.create_optimizer(), SPEC)
     watched = Watched(trainer.optimizer, mask)
     trainer.train()
-    watched.check(len(examples) // 2)
+    watched.assert_masked(len(examples) // 2)
 
 
 def test_trl_sft_trainer(tmp_path: Path) -> None:
@@ -202,7 +202,7 @@ def test_trl_sft_trainer(tmp_path: Path) -> None:
     mask = attach(trainer.model, trainer.create_optimizer(), SPEC)
     watched = Watched(trainer.optimizer, mask)
     trainer.train()
-    watched.check(3)
+    watched.assert_masked(3)
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
@@ -230,7 +230,7 @@ def test_lightning(precision: str, tmp_path: Path) -> None:
         default_root_dir=tmp_path,
     )  # fmt: skip
     trainer.fit(module, DataLoader(batches(), batch_size=None))  # type: ignore[arg-type]
-    module.watched.check(NUM_BATCHES // 2)
+    module.watched.assert_masked(NUM_BATCHES // 2)
     if precision == "32-true":
         clipped: list[Tensor] = []
 

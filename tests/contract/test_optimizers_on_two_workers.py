@@ -1,4 +1,4 @@
-"""Every optimizer, and what methods bring to a training: two gloo processes make what a single one makes."""
+"""Two gloo processes train as one: by every optimizer, and by methods with groups, an optimizer or a loss term."""
 
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,11 @@ from gmt.methods.protocol import Method
 from gmt.training.optimizers import OPTIMIZERS, is_installed
 from tests.processes import in_ranks
 from tests.unit.training.test_loss_terms import LossAgain
-from tests.unit.training.test_optimizers import SFT, of, tiny_model, trained
+from tests.unit.training.test_optimizers import SFT, settings_of, tiny_model, trained
 
 LAYERWISE = LayerwiseRates(name="layerwise", rate_decay=0.5)
 ARMS: dict[str, tuple[Method, dict[str, Any]]] = {
-    **{name: (SFT, of(name)) for name in OPTIMIZERS if is_installed(name)},
+    **{name: (SFT, settings_of(name)) for name in OPTIMIZERS if is_installed(name)},
     "cautious": (Cautious(name="cautious"), {}),
     "layerwise": (LAYERWISE, {}),
     "layerwise_sharded": (LAYERWISE, {"sharding": "fsdp"}),
@@ -31,7 +31,7 @@ TOLERANCE = 0.1
 
 
 def work(root: Path) -> None:
-    """One of two workers, which train by every arm."""
+    """Train by every arm as one of two workers; the first saves the weights."""
     for name, (method, changes) in ARMS.items():
         weights = trained(root / "two" / name, method, **changes)
         if torch.distributed.get_rank() == 0:

@@ -1,4 +1,4 @@
-"""Ray's private parts are still there, and are what gmt_launchers/ray_internals.py takes them for."""
+"""Ray still has the private names that gmt_launchers/ray_internals.py uses, with the parameters that it knows."""
 
 import inspect
 import re
@@ -22,14 +22,14 @@ def parameters(function: object) -> list[str]:
     return list(inspect.signature(function).parameters)  # type: ignore[arg-type]
 
 
-def test_what_is_replaced_is_called_as_before() -> None:
+def test_functions_that_we_replace_have_the_parameters_that_we_know() -> None:
     assert parameters(RayActorManager._actor_task_failed) == ["self", "tracked_actor_task", "exception"]
     assert parameters(Trial._get_default_result_or_future) == ["self"]
     assert callable(ray._private.worker.print_to_stdstream)
     assert isinstance(ray_constants.ENABLE_RAY_CLUSTER, bool)
 
 
-def test_what_is_called_takes_what_it_is_given() -> None:
+def test_functions_that_we_call_take_our_arguments() -> None:
     assert parameters(JobSubmissionClient._do_request)[:3] == ["self", "method", "endpoint"]
     assert parameters(_TorchBackend.on_start) == ["self", "worker_group", "backend_config"]
     assert parameters(_set_torch_distributed_env_vars) == []
@@ -49,7 +49,7 @@ def test_the_loopback_ends_with_its_block() -> None:
     assert ray_constants.ENABLE_RAY_CLUSTER is before
 
 
-def test_nobody_else_takes_rays_private_parts() -> None:
+def test_no_other_file_uses_rays_private_names() -> None:
     folder = Path(ray_internals.__file__).parent
     others = [path for path in folder.rglob("*.py") if path.name != "ray_internals.py"]
     assert [path.name for path in others if PRIVATE.search(path.read_text(encoding="utf-8"))] == []

@@ -35,13 +35,16 @@ USUAL = {"sft", "gmt", "gmt_update"} | RESUMED
 KINDS = {"ddp": "none", "fsdp2": "fsdp"}
 
 
+@lru_cache
 def can_be(kind: str, method: str) -> bool:
-    """What is not sharded is refused when a run is planned."""
+    """Return whether a method works with the sharding of a kind; the others are refused when a run is planned."""
     if KINDS[kind] == "none":
         return True
     try:
         the_run(method, f"resources.sharding={KINDS[kind]}", "resources.workers=2")
-    except UserError:
+    except UserError as error:
+        if not str(error).startswith("resources.sharding must be none for "):
+            raise
         return False
     return True
 

@@ -1,4 +1,4 @@
-"""A run on two workers whose processes die or freeze as they start: it is begun again, and nothing waits for ever."""
+"""A run on two workers whose processes die or freeze as they start is started again, and nothing waits for ever."""
 
 import os
 import signal
@@ -16,7 +16,7 @@ RUN = ("run", "-m", "method=sft", "task=tiny", "resources.workers=2", "hydra.lau
 
 
 def process_of(sweep: "subprocess.Popen[str]", title: str) -> psutil.Process | None:
-    """The first of Ray's processes that does what its title says."""
+    """Return the first process below a sweep whose command line has a title of Ray's."""
     for process in psutil.Process(sweep.pid).children(recursive=True):
         try:
             if title in " ".join(process.cmdline()):
@@ -36,9 +36,9 @@ def process_of(sweep: "subprocess.Popen[str]", title: str) -> psutil.Process | N
     ],
     ids=["a-frozen-worker", "a-killed-worker", "a-killed-controller", "a-killed-trial"],
 )
-def test_workers_that_do_not_start_are_begun_again(sweeps: Sweeps, title: str, fault: signal.Signals) -> None:
+def test_workers_that_do_not_start_are_started_again(sweeps: Sweeps, title: str, fault: signal.Signals) -> None:
     sweep = sweeps.start(*RUN, "resources.stall_limit_s=60", "--config-dir", str(CONF))
-    if title != "ray::RayTrainWorker":  # these end once the workers have their places
+    if title != "ray::RayTrainWorker":  # these are killed once the workers have started
         sweeps.wait_for(lambda: process_of(sweep, "ray::RayTrainWorker"))
     victim = sweeps.wait_for(lambda: process_of(sweep, title))
     os.kill(victim.pid, fault)

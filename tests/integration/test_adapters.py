@@ -30,8 +30,6 @@ from tests.models import NEED_BIASES
 
 ALL = sorted(path.stem for path in Path(config_dir() / "method").glob("*.yaml"))
 USUAL = {"lora", "pissa", "eva", "prefix_tuning"}
-
-
 METHODS = {name: run_of(Path("unused"), f"method={name}").method for name in ALL if name not in NEED_BIASES}
 READING = {name for name, method in METHODS.items() if getattr(method, "num_examples", 0)}
 
@@ -75,7 +73,7 @@ def test_what_is_evaluated_is_what_peft_makes_of_the_saved_adapter(name: str, tm
 
 
 def answers_of(model: Any, run: Run) -> list[str]:
-    """What a model of peft's says to each question, asked one by one."""
+    """Return the answers of a model of peft's to all questions, asked one by one."""
     prepared = prepare(run)
     tokenizer, texts = prepared.reader.tokenizer, []
     for part in ("target", "source"):
@@ -134,7 +132,7 @@ def test_operations_are_counted_with_the_adapter_in_place(tmp_path: Path) -> Non
     assert plain / 2 < with_adapter < plain  # frozen weights cost no gradient of their own
 
 
-def test_whole_weights_are_kept_beside_an_adapter_where_that_is_asked(tmp_path: Path) -> None:
+def test_keep_weights_merged_saves_whole_weights_beside_the_adapter(tmp_path: Path) -> None:
     run = adapted(tmp_path, "lora", "record.keep_weights=merged")
     result = done(run)
     whole = AutoModelForCausalLM.from_pretrained(run.record.folder / "weights")
@@ -151,7 +149,7 @@ def test_a_reference_for_preferences_is_the_model_with_its_adapter_switched_off(
     assert done(run_of(tmp_path / "second", "method=lora", *settings))["weights_sha256"] == view["weights_sha256"]
 
 
-def test_a_text_fares_the_same_with_padding_beside_it_and_with_a_cache() -> None:
+def test_padding_and_a_cache_do_not_change_an_answer_behind_a_prefix() -> None:
     model = tiny_model("llama")
     Reshaping(PeftPrompt(name="p", family="prefix_tuning", num_tokens=3, options={}), model, seed=1)
     ids = torch.tensor([[5, 9, 33, 7]])

@@ -1,4 +1,4 @@
-"""What libraries say while a run goes on is in its record, and not on the terminal."""
+"""Warnings that libraries log during a run are in its log.txt, and not on the terminal."""
 
 from pathlib import Path
 

@@ -75,13 +75,13 @@ def test_a_run_that_waits_for_its_workers_takes_no_core_from_them(head: Head, sa
 
 
 class Controller:
-    """Holds places for others' processes, as Ray Train's does."""
+    """Reserves cores for other processes, as Ray Train's controller does."""
 
     def reserve(self, cores: float) -> bool:
         return placement_group([{"CPU": cores}]).wait(240)
 
 
-def test_places_that_a_dead_controller_held_are_free_again(head: Head, said: list[str]) -> None:
+def test_cores_that_a_dead_controller_reserved_are_free_again(head: Head, said: list[str]) -> None:
     controller, owner = ray.remote(Controller).options(num_cpus=0).remote(), Once()
     assert ray.get(controller.reserve.remote(CORES))
     ray.kill(controller)

@@ -272,7 +272,7 @@ class Whole:
         ),
     ],
 )
-def test_what_a_task_gives_wrongly_names_its_class(written: Written, old: str, new: str, sentence: str) -> None:
+def test_a_fault_in_what_a_task_returns_names_its_class(written: Written, old: str, new: str, sentence: str) -> None:
     from gmt.runs.prepare import prepare
 
     with hydra_on(None):

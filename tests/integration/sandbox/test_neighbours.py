@@ -4,18 +4,17 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from gmt.evaluation.sandboxing import listening
-from gmt.evaluation.sandboxing.limits import Limits
 from gmt.evaluation.sandboxing.sandbox import Outcome, run_all, run_python
 from gmt.evaluation.sandboxing.starting import HeldUp
 from tests.conftest import needs_bubblewrap
-from tests.sandboxing import LIMITS
+from tests.sandboxing import LIMITS, run_until_judged
 
 pytestmark = needs_bubblewrap
 
@@ -37,19 +36,12 @@ def one_core_shared_with(number: int) -> Iterator[None]:
         os.sched_setaffinity(0, cores)
 
 
-def judged(program: str, limits: Limits) -> Outcome:
-    """What becomes of a program; asked again where others, beside the neighbours, keep it from being judged."""
-    while True:
-        with suppress(HeldUp):
-            return run_python(program, limits)
-
-
 def test_a_program_that_neighbours_hold_up_is_not_timed_out() -> None:
     limits = replace(LIMITS, wall_time_s=0.25)
     run_python("", LIMITS)  # the trial
     with one_core_shared_with(3):
-        assert judged(BUSY, limits).status == "passed"
-        assert judged("while True: pass", limits).status == "timed out"
+        assert run_until_judged(BUSY, limits).status == "passed"
+        assert run_until_judged("while True: pass", limits).status == "timed out"
 
 
 def test_a_program_that_gets_no_core_is_no_wrong_answer(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,6 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,8 +12,7 @@ import pytest
 from gmt.errors import UserError
 from gmt.evaluation.sandboxing import sandbox, system_calls
 from gmt.evaluation.sandboxing.sandbox import run_all, run_python
-from gmt.evaluation.sandboxing.starting import HeldUp
-from tests.sandboxing import LIMITS
+from tests.sandboxing import LIMITS, run_until_judged
 
 pytestmark = pytest.mark.heavy
 
@@ -94,11 +92,8 @@ def test_both_processors_refuse_the_same_calls() -> None:
 
 
 def bare(program: str, **changed: float) -> sandbox.Outcome:
-    """What becomes of a program; asked again while the machine is too busy to judge it."""
     limits = replace(LIMITS, **changed)  # type: ignore[arg-type]
-    while True:
-        with suppress(HeldUp):
-            return run_python(program, limits, run_untrusted_code_without_sandbox=True)
+    return run_until_judged(program, limits, run_untrusted_code_without_sandbox=True)
 
 
 @pytest.mark.parametrize(

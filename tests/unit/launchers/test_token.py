@@ -28,8 +28,8 @@ def token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixtu
     return path
 
 
-def shown() -> str | None:
-    """The token that Ray would show to a cluster."""
+def token_that_ray_sends() -> str | None:
+    """Return the token that Ray would send to a cluster; None where it has none."""
     loader = AuthenticationTokenLoader.instance()
     loader.reset_cache()
     return loader.get_raw_token() if loader.has_token(ignore_auth_mode=True) else None
@@ -45,7 +45,7 @@ def test_a_token_that_others_can_read_or_write_is_refused(token: Path, mode: int
     for closed in (0o600, 0o400):
         token.chmod(closed)
         use_token_if_there_is_one()
-        assert shown() == "a" * 64
+        assert token_that_ray_sends() == "a" * 64
 
 
 def test_a_token_in_the_environment_is_used_and_no_file_is_looked_at(
@@ -54,7 +54,7 @@ def test_a_token_in_the_environment_is_used_and_no_file_is_looked_at(
     token.chmod(0o644)
     monkeypatch.setenv("RAY_AUTH_TOKEN", "b" * 64)
     use_token_if_there_is_one()
-    assert shown() == "b" * 64
+    assert token_that_ray_sends() == "b" * 64
 
 
 @as_root
@@ -70,4 +70,4 @@ def test_where_no_token_is_there_nothing_is_refused(monkeypatch: pytest.MonkeyPa
         monkeypatch.setenv("HOME", home)
         monkeypatch.setenv("RAY_AUTH_MODE", "token")
         use_token_if_there_is_one()
-        assert shown() is None
+        assert token_that_ray_sends() is None

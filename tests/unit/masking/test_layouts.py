@@ -113,21 +113,21 @@ def test_each_entry_is_masked_as_in_a_contiguous_twin(case: Any, mask_on: str) -
     signals = itertools.cycle(signal for signal in SIGNALS if signal != "first_moment")  # which not all have
     for pair, signal in zip(PAIRS, signals, strict=False):
         spec = MaskSpec(mask_ratio=0.6, signal=signal, mask_on=mask_on, moments=moments, refresh=2)
-        check_twin(case, pair, spec)
+        assert_as_twin(case, pair, spec)
 
 
 @pytest.mark.parametrize("signal", SIGNALS)
 @pytest.mark.parametrize("pair", PAIRS, ids=" and ".join)
 def test_each_signal_ranks_by_index_whatever_the_layout(pair: tuple[str, str], signal: str) -> None:
     for fused, mask_on in itertools.product((False, True), ("gradient", "update")):
-        check_twin(
+        assert_as_twin(
             ("AdamW", {"lr": 0.1, "fused": fused, "foreach": False}),
             pair,
             MaskSpec(mask_ratio=0.6, signal=signal, mask_on=mask_on, moments="masked"),
         )
 
 
-def check_twin(case: Any, pair: tuple[str, str], spec: MaskSpec) -> None:
+def assert_as_twin(case: Any, pair: tuple[str, str], spec: MaskSpec) -> None:
     """Holds a run against one whose weight and gradients are contiguous; other strides may round otherwise."""
     if not fits(case, pair):
         return

@@ -110,10 +110,10 @@ def test_ratio_zero_is_the_optimizer_itself_bit_for_bit(case: tuple[str, dict[st
 def test_a_signal_is_what_the_optimizer_itself_has(name: str, signal: str) -> None:
     mine = [case for case in CASES if case[0] == name]
     for case in mine if signal == "first_moment" else mine[-1:]:  # the others need nothing of the optimizer
-        check_signal(case, signal)
+        assert_signal(case, signal)
 
 
-def check_signal(case: tuple[str, dict[str, Any]], signal: str) -> None:
+def assert_signal(case: tuple[str, dict[str, Any]], signal: str) -> None:
     spec = MaskSpec(mask_ratio=RATIO, signal=signal, refresh=2 if signal == "accumulated_gradient" else 1)
     if signal == "first_moment" and (
         case[0] not in HAS_FIRST_MOMENT or (case[0] == "SGD" and "momentum" not in case[1])

@@ -1,6 +1,7 @@
-"""A training in phases goes on in the phase that it stopped in, to the same bits; LT-SFT keeps what moved most."""
+"""A stopped training goes on in its phase, to the same bits; LT-SFT trains the entries that moved most."""
 
 import dataclasses
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +38,12 @@ def a_run(root: Path, *overrides: str) -> Run:
 
 
 def trained(run: Run, *, stop_at: int | None = None) -> tuple[dict[str, Tensor], Any, list[int]]:
-    """Weights, facts, and the steps that were logged."""
+    """Return the weights, the facts, and the logged steps."""
     torch.set_num_threads(1)
-    model, prepared, logged, asked = tiny_model(), prepare(run), [], []
+    model, prepared, logged, calls = tiny_model(), prepare(run), [], itertools.count(1)
 
     def should_stop() -> bool:
-        asked.append(None)
-        return len(asked) == stop_at
+        return next(calls) == stop_at
 
     facts = train_run(
         dataclasses.replace(run, model=Tiny()),  # type: ignore[arg-type]
@@ -123,7 +123,7 @@ def test_without_a_mask_the_second_phase_is_plain_training_bit_for_bit(tmp_path:
 
 
 @pytest.mark.parametrize("ratio", [0.0, 0.3, 0.5, 0.9])
-def test_as_many_entries_stay_as_the_ratio_says_of_ties_the_first_and_never_a_zero(ratio: float) -> None:
+def test_as_many_entries_train_as_the_ratio_says_the_first_of_ties_and_never_a_zero(ratio: float) -> None:
     moves = [torch.tensor([1.0, -2.0, 0.0, 2.0]), torch.tensor([2.0, -1.0, 3.0, 2.0, 0.0, 2.0])]
     everything = torch.cat(moves)
     num_kept = min(10 - int(ratio * 10), 8)
@@ -147,6 +147,6 @@ def test_as_many_entries_stay_as_the_ratio_says_of_ties_the_first_and_never_a_ze
         ),
     ],
 )
-def test_what_can_not_be_is_a_sentence_when_a_run_is_planned(overrides: list[str], sentence: str) -> None:
+def test_settings_that_do_not_fit_are_refused_when_a_run_is_planned(overrides: list[str], sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         run_of(Path("unused"), "method=lt_sft", *overrides)

@@ -1,4 +1,4 @@
-"""The axis of a study: refused where it can't be one, read by its path wherever it lies."""
+"""The axis of a study: read by its path in any group; a setting that can't be one is refused."""
 
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,7 @@ def test_rates_and_ranks_are_on_a_logarithmic_scale_over_more_than_a_decade() ->
         ("train.warmup_ratio", "must not be the setting that study.tuning looks for, got train.warmup_ratio"),
     ],
 )
-def test_an_axis_that_can_be_none_is_refused(axis: Any, sentence: str) -> None:
+def test_a_setting_that_can_be_no_axis_is_refused(axis: Any, sentence: str) -> None:
     tuning = {"setting": "train.warmup_ratio"}
     with pytest.raises(UserError, match=sentence):
         StudySettings(name="s", question="?", shared={}, arms=GMT, axis=axis, tuning=tuning)
@@ -94,7 +94,7 @@ def test_the_axis_of_a_study_can_be_typed(tmp_path: Path) -> None:
         planned(["study=quickstart", "+study.axis=method.rank", root], None)
 
 
-def test_an_axis_that_nobody_named_may_be_constant(tmp_path: Path) -> None:
+def test_the_default_axis_may_be_constant(tmp_path: Path) -> None:
     assert plan_of(tmp_path, {"sft": {"method": "sft"}}, [1, 2]).study.along == Axis("method.mask_ratio")
 
 

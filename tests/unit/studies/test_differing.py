@@ -195,7 +195,9 @@ def test_the_bases_answers_are_kept_by_all_that_decides_them(tmp_path: Path, mon
     assert len({before, *others}) == 1 + len(others)
 
 
-def test_what_a_plug_in_imports_from_folders_is_its_code_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_modules_that_a_plug_in_imports_from_folders_are_its_code_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "own_signal.py").write_text("import json, numpy, not_there\nfrom own_numbers import X\n")
     (tmp_path / "own_numbers.py").write_text("import own_signal\nimport gmt.errors\nX = 1\n")
     (tmp_path / "own_stranger.py").write_text("X = 1\n")
@@ -207,7 +209,7 @@ def test_what_a_plug_in_imports_from_folders_is_its_code_too(tmp_path: Path, mon
 
 
 def test_the_version_of_an_installed_plug_in_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = outside_of({"method": {"_target_": "peft.tuners.lora.LoraConfig"}})  # in the place of somebody's package
+    found = outside_of({"method": {"_target_": "peft.tuners.lora.LoraConfig"}})  # stands in for a user's package
     assert found["peft"]["version"] == metadata.version("peft")
     assert "torch" not in found
 

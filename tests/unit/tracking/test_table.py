@@ -1,33 +1,21 @@
 """The typed table's columns, made from results as runs write them."""
 
-from dataclasses import fields
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from gmt.axis import Axis
 from gmt.errors import UserError
-from gmt.records.result import Result, TrainFacts
+from gmt.records.result import Result
 from gmt.tracking.table import final_metrics, left_out, read_table, result_columns
-from tests.finished import finish, plan_of
+from tests.finished import RESULT, finish, plan_of
 
 
 def result(**metrics: float) -> Result:
-    scores = {"target": {"mean": 0.5}, "source": {"mean": 0.5}}
-    counts = dict.fromkeys(("num_parameters", "num_train_examples", "num_dropped_examples", "moved_fraction"), 1)
+    """Return a result with these metrics before a training, and with twice their values after it."""
     named = {f"eval/{name.replace('__', '/')}": value for name, value in metrics.items()}
-    made = {
-        "before": scores,
-        "after": scores,
-        "metrics": {"before": named, "after": {name: 2 * value for name, value in named.items()}},
-        "training": dict.fromkeys((field.name for field in fields(TrainFacts)), 1),
-        "forgetting": 0.0,
-        "density_asked": None,
-        "weights_sha256": "0" * 64,
-        "seconds": 1.0,
-        **counts,
-    }
-    return Result.from_json(made)
+    return replace(RESULT, metrics={"before": named, "after": {name: 2 * value for name, value in named.items()}})
 
 
 def test_perplexities_of_source_texts_are_one_number() -> None:

@@ -44,7 +44,9 @@ class LossAgain(Sft):
         return term
 
 
-def losses_of(folder: Path, method: Any, **changes: Any) -> tuple[dict[str, Tensor], list[Mapping[str, float]]]:
+def weights_and_metrics(
+    folder: Path, method: Any, **changes: Any
+) -> tuple[dict[str, Tensor], list[Mapping[str, float]]]:
     rows: list[Mapping[str, float]] = []
     weights = trained(folder, method, on_metrics=lambda step, metrics: rows.append(metrics), **{**PLAIN, **changes})
     return weights, rows
@@ -55,8 +57,8 @@ def losses_of(folder: Path, method: Any, **changes: Any) -> tuple[dict[str, Tens
 )
 def test_a_term_counts_once_however_its_step_is_cut(cut: dict[str, int], tmp_path: Path) -> None:
     """Learning a loss twice at a rate is learning it once at twice the rate."""
-    twice, rows = losses_of(tmp_path / "twice", LossAgain(name="again"), learning_rate=0.05, **cut)
-    once, plain = losses_of(tmp_path / "once", Sft(name="sft"), learning_rate=0.1)
+    twice, rows = weights_and_metrics(tmp_path / "twice", LossAgain(name="again"), learning_rate=0.05, **cut)
+    once, plain = weights_and_metrics(tmp_path / "once", Sft(name="sft"), learning_rate=0.1)
     for name, weight in once.items():
         torch.testing.assert_close(twice[name], weight, rtol=1e-4, atol=1e-5)
     assert [row["train/loss"] for row in rows] == pytest.approx([2 * row["train/loss"] for row in plain], rel=1e-4)
@@ -67,16 +69,16 @@ def test_a_term_counts_once_however_its_step_is_cut(cut: dict[str, int], tmp_pat
 
 
 def steps_of(method: Any, folder: Path) -> list[list[tuple[Tensor, Tensor]]]:
-    """Of each step the weights before it, and the gradients."""
+    """Return for each step the weights before it and their gradients."""
     seen: list[list[tuple[Tensor, Tensor]]] = []
 
     def see(optimizer: Any, *_: Any) -> None:
-        held = [p for group in optimizer.param_groups for p in group["params"]]
-        seen.append([(p.detach().clone(), p.grad.clone()) for p in held])
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        seen.append([(p.detach().clone(), p.grad.clone()) for p in parameters])
 
     handle = register_optimizer_step_pre_hook(see)
     try:
-        losses_of(folder, method, learning_rate=0.1)
+        weights_and_metrics(folder, method, learning_rate=0.1)
     finally:
         handle.remove()
     return seen
@@ -85,15 +87,15 @@ def steps_of(method: Any, folder: Path) -> list[list[tuple[Tensor, Tensor]]]:
 def test_l2_sp_adds_the_distance_to_the_base_to_the_gradient(tmp_path: Path) -> None:
     """strength * (w - w0), so that the first step is a plain one."""
     plain = steps_of(Sft(name="sft"), tmp_path / "sft")
-    drawn = steps_of(L2ToStartingPoint(name="l2_sp", strength=3.0), tmp_path / "l2_sp")
-    for (w0, g), (v0, h), (w1, g1), (v1, h1) in zip(plain[0], drawn[0], plain[1], drawn[1], strict=True):
+    pulled = steps_of(L2ToStartingPoint(name="l2_sp", strength=3.0), tmp_path / "l2_sp")
+    for (w0, g), (v0, h), (w1, g1), (v1, h1) in zip(plain[0], pulled[0], plain[1], pulled[1], strict=True):
         assert torch.equal(w0, v0)
         assert torch.equal(g, h)
         assert torch.equal(w1, v1)
         torch.testing.assert_close(h1, g1 + 3.0 * (w1 - w0), rtol=1e-4, atol=1e-6)
 
 
-def test_l2_sp_is_resumed_bit_for_bit_and_drawn_to_the_base_and_not_to_its_checkpoint(tmp_path: Path) -> None:
+def test_l2_sp_resumes_bit_for_bit_and_pulls_to_the_base_not_to_its_checkpoint(tmp_path: Path) -> None:
     method = L2ToStartingPoint(name="l2_sp", strength=3.0)
     whole = trained(tmp_path / "whole", method)
     with pytest.raises(Interrupted):

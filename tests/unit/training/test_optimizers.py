@@ -57,8 +57,8 @@ GMT: dict[str, Any] = {
 }
 
 
-def each_optimizer(*usual: str) -> pytest.MarkDecorator:
-    """Parametrizes a test by those that are installed; it runs by default with the usual ones, or with all."""
+def for_each_optimizer(*usual: str) -> pytest.MarkDecorator:
+    """Parametrizes a test by all optimizers; those not among `usual` are slow, unless none is named."""
 
     def marks(name: str) -> list[pytest.MarkDecorator]:
         missing = pytest.mark.skipif(not is_installed(name), reason="its package is not installed")
@@ -126,26 +126,25 @@ def assert_same(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
     assert [name for name in a if not torch.equal(a[name], b[name])] == []
 
 
-def of(name: str) -> dict[str, Any]:
+def settings_of(name: str) -> dict[str, Any]:
+    """Return the settings of `train` that an optimizer needs."""
     return {"optimizer": name, **NEEDED.get(name, {})}
 
 
-@each_optimizer("muon", "schedulefree")
-def test_a_stopped_training_ends_with_the_same_bits_also_when_it_is_evaluated_on_the_way(
-    name: str, tmp_path: Path
-) -> None:
+@for_each_optimizer("muon", "schedulefree")
+def test_a_stopped_and_evaluated_training_ends_with_the_same_bits(name: str, tmp_path: Path) -> None:
     mask = GradientMask(**GMT)
-    whole = trained(tmp_path / "whole", mask, **of(name))
+    whole = trained(tmp_path / "whole", mask, **settings_of(name))
     with pytest.raises(Interrupted):
-        trained(tmp_path / "stopped", mask, stop_at=5, **of(name))
+        trained(tmp_path / "stopped", mask, stop_at=5, **settings_of(name))
     assert last_whole_checkpoint(tmp_path / "stopped") == tmp_path / "stopped" / "checkpoint-5"
-    assert_same(trained(tmp_path / "stopped", mask, evaluate_every=2, **of(name)), whole)
+    assert_same(trained(tmp_path / "stopped", mask, evaluate_every=2, **settings_of(name)), whole)
     start = dict(tiny_model().named_parameters())
     assert all(bool(torch.isfinite(w).all()) and not torch.equal(w, start[n]) for n, w in whole.items())
 
 
 @pytest.mark.parametrize("method", [Cautious(name="cautious"), LayerwiseRates(name="layerwise", rate_decay=0.5)])
-def test_what_a_method_makes_of_the_optimizer_is_resumed_bit_for_bit(method: Method, tmp_path: Path) -> None:
+def test_a_methods_own_optimizer_or_groups_resume_bit_for_bit(method: Method, tmp_path: Path) -> None:
     whole = trained(tmp_path / "whole", method)
     with pytest.raises(Interrupted):
         trained(tmp_path / "stopped", method, stop_at=5)
@@ -159,7 +158,7 @@ def test_groups_that_change_nothing_are_plain_training_bit_for_bit(tmp_path: Pat
 
 
 @pytest.mark.skipif(not is_installed("schedulefree"), reason="its package is not installed")
-def test_what_is_evaluated_of_a_schedule_free_training_is_the_average_of_its_steps(tmp_path: Path) -> None:
+def test_a_schedule_free_training_is_evaluated_by_the_average_of_its_steps(tmp_path: Path) -> None:
     """The mean over steps of z, weighted by the square of the largest rate so far (arXiv 2405.15682, Algorithm 1)."""
     on_the_way: dict[int, dict[str, Tensor]] = {}
 
@@ -174,21 +173,17 @@ def test_what_is_evaluated_of_a_schedule_free_training_is_the_average_of_its_ste
 
     handle = register_optimizer_step_post_hook(keep_z)
     try:
-        final = trained(tmp_path, evaluate_every=4, see=see, **of("schedulefree"))
+        final = trained(tmp_path, evaluate_every=4, see=see, **settings_of("schedulefree"))
     finally:
         handle.remove()
     rates = [math.sqrt(weight) / after[-1][0] ** 0.5 for weight, _ in after]
     assert rates == pytest.approx([0.25, 0.5, 0.75, *[1.0] * 7])  # it warms up
-    by_shape = [p for decayed in (True, False) for p in decayed_of(final, decayed)]
+    in_groups = [name for is_decayed in (True, False) for name in final if ("norm" not in name) == is_decayed]
     for number, of_step in ((4, on_the_way[4]), (8, on_the_way[8]), (10, final)):
         total = sum(weight for weight, _ in after[:number])
-        for index, name in enumerate(by_shape):
+        for index, name in enumerate(in_groups):
             mean = sum(weight * zs[index] for weight, zs in after[:number]) / total
             torch.testing.assert_close(of_step[name], mean, rtol=1e-4, atol=1e-5)
-
-
-def decayed_of(weights: dict[str, Tensor], decayed: bool) -> list[str]:
-    return [name for name in weights if ("norm" not in name) == decayed]
 
 
 def batch_loss(model: LlamaForCausalLM) -> Tensor:
@@ -255,11 +250,11 @@ def test_layerwise_rates_fall_from_the_head_to_the_embeddings() -> None:
     assert {p["weight_decay"] for p in groups} == {0.1, 0.0}
 
 
-class Making(Sft):
+class WrongGroups(Sft):
     """A method whose groups are wrong."""
 
     def __init__(self, change: Callable[[list[Any]], list[Any]]):
-        object.__setattr__(self, "name", "making")
+        object.__setattr__(self, "name", "wrong")
         object.__setattr__(self, "change", change)
 
     def groups(self, model: Any, groups: list[Any]) -> list[Any]:
@@ -277,7 +272,7 @@ class Making(Sft):
 def test_groups_hold_each_parameter_that_trains_once(change: Any, sentence: str) -> None:
     model = tiny_model()
     with pytest.raises(UserError, match=sentence):
-        make_optimizer(Making(change), model, groups_of(model), name="adamw", momentum=None)
+        make_optimizer(WrongGroups(change), model, groups_of(model), name="adamw", momentum=None)
 
 
 def refusal_of_engine(name: str, momentum: float | None, spec: MaskSpec) -> bool:
@@ -295,13 +290,13 @@ def refusal_of_engine(name: str, momentum: float | None, spec: MaskSpec) -> bool
     return False
 
 
-@each_optimizer()
+@for_each_optimizer()
 def test_what_a_mask_refuses_of_an_optimizer_is_refused_when_a_run_is_planned(name: str) -> None:
     for given in (0.0, 0.9) if OPTIMIZERS[name].has_momentum else (None,):
-        check_refusals(name, given)
+        assert_same_refusals(name, given)
 
 
-def check_refusals(name: str, momentum: float | None) -> None:
+def assert_same_refusals(name: str, momentum: float | None) -> None:
     for signal, mask_on, how in itertools.product(("gradient", "first_moment"), MASK_ON, MOMENTS):
         chosen = {"signal": signal, "mask_on": mask_on, "moments": how}
         method = GradientMask(**GMT | chosen)
@@ -343,12 +338,12 @@ def check_refusals(name: str, momentum: float | None) -> None:
         (["method=layerwise", "method.rate_decay=0"], r"method\.rate_decay must lie in \(0, 1\], got 0"),
     ],
 )
-def test_what_can_not_be_is_a_sentence_when_a_run_is_planned(overrides: list[str], sentence: str) -> None:
+def test_settings_that_do_not_fit_are_refused_when_a_run_is_planned(overrides: list[str], sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         run_of(Path("unused"), *overrides)
 
 
-def test_an_optimizer_that_is_not_installed_is_a_sentence_before_anything_starts(
+def test_an_optimizer_that_is_not_installed_is_refused_before_anything_starts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(optimizers.importlib.util, "find_spec", lambda name: None)  # type: ignore[attr-defined]

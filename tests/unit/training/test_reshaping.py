@@ -1,4 +1,4 @@
-"""What of a model is the base's, whatever a method has put into it."""
+"""A reshaped model: the base's own parameters in it, and the biases that BitFit trains."""
 
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ class Wrapping(Sft):
         """Keeps nothing."""
 
 
-def test_what_moved_is_counted_by_the_bases_names_whatever_a_method_calls_its_parts() -> None:
+def test_moved_entries_are_counted_by_the_bases_own_parameters_whatever_their_names() -> None:
     model: Any = tiny_model("llama", tie_word_embeddings=False)
     total = model.num_parameters()
     reshaping = Reshaping(Wrapping(name="w"), model, seed=1)
