@@ -49,7 +49,7 @@ def figure_of(rows: pd.DataFrame, shown: Mapping[str, Any]) -> Figure | None:
         axis.set_title(text, fontsize=9)
     for axis in axes[len(panels) :]:
         axis.set_visible(False)
-    legend_outside(figure, "lower")  # the title is above
+    legend_outside(figure, "outside lower center")  # the title is above
     figure.suptitle(str(shown["title"]), fontsize=11)
     return figure
 

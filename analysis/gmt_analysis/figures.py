@@ -48,12 +48,14 @@ def score_along(summary: pd.DataFrame, column: str, *, along: Axis, title: str, 
     return figure
 
 
-def legend_outside(figure: Figure, place: Literal["upper", "lower"] = "upper") -> None:
+def legend_outside(
+    figure: Figure, place: Literal["outside upper center", "outside lower center"] = "outside upper center"
+) -> None:
     """Draw one legend for all axes outside of them, each label once; none without a label.
 
     Args:
         figure: a label must look the same on all axes.
-        place: the edge of the figure.
+        place: the edge of the figure, as matplotlib calls it.
     """
     handles = {
         label: handle for axis in figure.axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
@@ -65,7 +67,7 @@ def legend_outside(figure: Figure, place: Literal["upper", "lower"] = "upper") -
         list(handles),
         fontsize=9,
         frameon=False,
-        loc=f"outside {place} center",
+        loc=place,
         ncols=max(1, min(len(handles), _MOST_COLUMNS, int(figure.get_figwidth() / _width_in(handles)))),
     )
 

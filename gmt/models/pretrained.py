@@ -169,7 +169,7 @@ class PretrainedModel:
         if self.trust_remote_code:
             return None
         with torch.device("meta"):
-            model: PreTrainedModel = AutoModelForCausalLM.from_config(self.load_config())
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(self.load_config())  # type: ignore[no-untyped-call]
         return model
 
     def load_model(self) -> PreTrainedModel:
