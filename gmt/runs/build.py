@@ -244,7 +244,7 @@ def _faults_of_optimizer(method: Method, train: TrainSettings, resources: Resour
     makes_its_own = isinstance(method, MakesOptimizer)
     if makes_its_own and train.optimizer != "adamw":
         faults.append(
-            f"train.optimizer must be left at adamw for method {method.name}, which makes an optimizer of its own, "
+            f"train.optimizer must be adamw for method {method.name}, which makes an optimizer of its own, "
             f"got {train.optimizer}"
         )
     if resources.sharding != "none" and (makes_its_own or train.optimizer not in SHARDED):
