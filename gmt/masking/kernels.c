@@ -221,3 +221,38 @@ void restore_unkept(void *now, const void *before, int64_t size, int64_t width, 
             ((uint16_t *)now)[i] = (uint16_t)((((uint16_t *)now)[i] & mask) | (((const uint16_t *)before)[i] & ~mask));
         }
 }
+
+/* Eight bytes of bits, the first entry in the lowest bit; what lies behind the last byte is 0. */
+static inline uint64_t word_of(const uint8_t *bits, int64_t num_bytes) {
+    uint64_t word = 0;
+    for (int64_t i = 0; i < (num_bytes < 8 ? num_bytes : 8); i++) word |= (uint64_t)bits[i] << (8 * i);
+    return word;
+}
+
+/* out = the entries of x whose bits are set, in order; size: of x; of 16 or 32 bits. */
+FOR_NEWER_PROCESSORS
+void gather_set(const void *x, int64_t size, int64_t width, const uint8_t *bits, void *out) {
+    int64_t num_bytes = (size + 7) / 8, found = 0;
+    for (int64_t at = 0; at < num_bytes; at += 8)
+        for (uint64_t word = word_of(bits + at, num_bytes - at); word; word &= word - 1) {
+            int64_t i = 8 * at + __builtin_ctzll(word);
+            if (width == 32)
+                ((uint32_t *)out)[found++] = ((const uint32_t *)x)[i];
+            else
+                ((uint16_t *)out)[found++] = ((const uint16_t *)x)[i];
+        }
+}
+
+/* The reverse: the entries of x whose bits are set = in. */
+FOR_NEWER_PROCESSORS
+void scatter_set(void *x, int64_t size, int64_t width, const uint8_t *bits, const void *in) {
+    int64_t num_bytes = (size + 7) / 8, found = 0;
+    for (int64_t at = 0; at < num_bytes; at += 8)
+        for (uint64_t word = word_of(bits + at, num_bytes - at); word; word &= word - 1) {
+            int64_t i = 8 * at + __builtin_ctzll(word);
+            if (width == 32)
+                ((uint32_t *)x)[i] = ((const uint32_t *)in)[found++];
+            else
+                ((uint16_t *)x)[i] = ((const uint16_t *)in)[found++];
+        }
+}

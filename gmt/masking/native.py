@@ -30,6 +30,8 @@ _SIGNATURES = {
     "keep_inside": [_POINTER, _LONG, _LONG, _UINT, _UINT, _POINTER],
     "zero_unkept": [_POINTER, _LONG, _LONG, _POINTER],
     "restore_unkept": [_POINTER, _POINTER, _LONG, _LONG, _POINTER],
+    "gather_set": [_POINTER, _LONG, _LONG, _POINTER, _POINTER],
+    "scatter_set": [_POINTER, _LONG, _LONG, _POINTER, _POINTER],
     "random_bits": [_POINTER, _LONG, _UINT, _UINT, _UINT],
 }
 _log = logging.getLogger(__name__)

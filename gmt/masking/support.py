@@ -1,0 +1,104 @@
+"""The kept entries of a tensor in little memory: one bit an entry, or the index of each where that is smaller.
+
+C on the CPU (kernels.c) and torch ops anywhere read and write the same entries, in the order of their indices.
+
+Shape suffixes: N entries of a tensor, flattened; K of them that are kept.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gmt.masking.native import library
+from gmt.masking.packing import pack, unpack
+
+_BITS_OF_INDEX = 32
+_LARGEST_INDEX = (1 << 31) - 1
+_WIDTHS = (2, 4)  # bytes of the entries that the C knows
+
+
+@dataclass(frozen=True)
+class Support:
+    """The kept entries of a tensor.
+
+    Args:
+        stored: what takes the memory: uint8 of shape [ceil(N / 8)], as `pack` makes it, or ascending indices, int32 of
+            shape [K].
+        num_entries: N.
+        num_kept: K.
+    """
+
+    stored: Tensor
+    num_entries: int
+    num_kept: int
+
+    @property
+    def num_bytes(self) -> int:
+        """The memory that it takes."""
+        return self.stored.numel() * self.stored.element_size()
+
+    @property
+    def _has_indices(self) -> bool:
+        return self.stored.dtype == torch.int32
+
+    def mask(self) -> Tensor:
+        """Return whether each entry is kept, bool of shape [N]."""
+        if not self._has_indices:
+            return unpack(self.stored, self.num_entries)
+        keep_N = torch.zeros(self.num_entries, dtype=torch.bool, device=self.stored.device)
+        keep_N[self.stored] = True
+        return keep_N
+
+    def holds(self, index_S: Tensor) -> Tensor:
+        """Return whether the entries at some indices, int64 of shape [S], are kept."""
+        if not self._has_indices:
+            return ((self.stored[index_S >> 3] >> (index_S & 7).to(torch.uint8)) & 1).bool()
+        return torch.isin(index_S, self.stored)
+
+    def gather(self, x_N: Tensor) -> Tensor:
+        """Return a copy of the kept entries of a contiguous tensor, of shape [K]."""
+        if self._has_indices:
+            return x_N.index_select(0, self.stored)
+        if not self._is_for_c(x_N):
+            return x_N[self.mask()]
+        x_K = x_N.new_empty(self.num_kept)
+        self._call("gather_set", x_N, x_K)
+        return x_K
+
+    def scatter_(self, x_N: Tensor, x_K: Tensor) -> None:
+        """Set the kept entries of a contiguous tensor, in place; both of one dtype."""
+        if self._has_indices:
+            x_N[self.stored] = x_K
+        elif not self._is_for_c(x_N):
+            x_N[self.mask()] = x_K
+        else:
+            self._call("scatter_set", x_N, x_K.contiguous())
+
+    def _is_for_c(self, x_N: Tensor) -> bool:
+        return x_N.device.type == "cpu" and x_N.element_size() in _WIDTHS and library() is not None
+
+    def _call(self, name: str, x_N: Tensor, x_K: Tensor) -> None:
+        assert x_N.is_contiguous()
+        assert (len(x_N), x_N.dtype) == (self.num_entries, x_K.dtype)
+        native = library()
+        assert native is not None
+        width = 8 * x_N.element_size()
+        getattr(native, name)(x_N.data_ptr(), len(x_N), width, self.stored.data_ptr(), x_K.data_ptr())
+
+
+def support_of(keep_N: Tensor) -> Support:
+    """Return the support of a mask, bool of shape [N], in the smaller of its two forms."""
+    num_entries = len(keep_N)
+    num_kept = int(keep_N.sum())
+    if num_entries <= _LARGEST_INDEX and _BITS_OF_INDEX * num_kept < num_entries:
+        return Support(keep_N.nonzero().flatten().to(torch.int32), num_entries, num_kept)
+    return Support(pack(keep_N), num_entries, num_kept)
+
+
+def stored(values: Tensor, num_entries: int) -> Support:
+    """Return the support that another one has stored."""
+    has_indices = values.dtype == torch.int32
+    return Support(values, num_entries, len(values) if has_indices else int(unpack(values, num_entries).sum()))

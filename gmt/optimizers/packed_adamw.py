@@ -1,0 +1,251 @@
+"""AdamW whose moments and gradients exist for the kept entries of its parameters only.
+
+A parameter with a support holds its first and second moment as vectors of its K kept entries, and the support as bits
+or indices (gmt/masking/support.py): in float32 at most 8 K + N / 8 bytes, and 4 K more where entries have ages of their
+own. Its gradient is gathered as soon as autograd has added it up (a post-accumulate hook), the micro-batches of a step
+are added up in the vector, and the dense gradient is freed before that of the next parameter is made. A parameter
+without a support is trained whole, as by torch's AdamW.
+
+Shape suffixes: N entries of a parameter, flattened; K of them that are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
+from torch.optim import Optimizer
+
+from gmt.masking.parameters import flat
+from gmt.masking.sharding import is_sharded
+from gmt.masking.support import Support, stored, support_of
+from gmt.optimizers.packed_update import update, update_by_age
+
+AGES = ("global", "own")
+_KEPT_AS_THEY_ARE = ("support", "age")  # which torch's load_state_dict would round to the parameter's dtype
+
+
+class Chooser(Protocol):
+    """Chooses the supports: a mask."""
+
+    def arrived(self, p: nn.Parameter) -> bool:
+        """A micro-batch's gradient has been added to `p.grad`; return whether the support of `p` holds for this step.
+
+        The support may be set inside, by `PackedAdamW.keep`. Where it does not hold yet, the gradient stays dense until
+        `complete`.
+        """
+        ...
+
+    def complete(self) -> None:
+        """All gradients of a step have arrived: set the supports that are chosen from them."""
+        ...
+
+
+class PackedAdamW(Optimizer):
+    """AdamW with moments of kept entries alone; bit for bit what torch's fused AdamW does to these entries.
+
+    Args:
+        params: groups of parameters with `lr`, `weight_decay`, `betas` and `eps`.
+        age: which number of steps corrects the bias of the moments of an entry that has joined later: `global`: that
+            of its parameter, or `own`: that since the entry has joined.
+    """
+
+    _step_supports_amp_scaling = True  # so that a GradScaler hands its step over, which is then refused
+
+    def __init__(
+        self,
+        params: Any,
+        *,
+        lr: float = 1e-3,
+        weight_decay: float = 0.0,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        age: str = "global",
+    ):
+        if age not in AGES:
+            raise ValueError(f"age must be one of {', '.join(AGES)}, got {age!r}")
+        defaults = {"lr": lr, "weight_decay": weight_decay, "betas": betas, "eps": eps, "fused": True}
+        super().__init__(params, defaults)
+        self._age = age
+        self._chooser: Chooser | None = None
+        self._handles: list[torch.utils.hooks.RemovableHandle] = []
+        self._supports: dict[nn.Parameter, Support] = {}
+        self._gradients: dict[nn.Parameter, Tensor] = {}  # of kept entries, added up over micro-batches
+
+    def follow(self, chooser: Chooser) -> None:
+        """Let a mask choose the supports, and gather gradients as they arrive."""
+        self.unfollow()
+        self._chooser = chooser
+        register = torch.Tensor.register_post_accumulate_grad_hook
+        self._handles = [register(p, self._gather_one) for p in self._parameters()]  # type: ignore[no-untyped-call]
+
+    def unfollow(self) -> None:
+        """Gather gradients at the step alone, by the supports that there are."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles, self._chooser = [], None
+
+    def support(self, p: nn.Parameter) -> Support | None:
+        """Return the kept entries of a parameter; None if it is trained whole."""
+        return self._supports.get(p)
+
+    @torch.no_grad()
+    def keep(self, p: nn.Parameter, keep_N: Tensor) -> None:
+        """Set the kept entries of a parameter, before its gradient of this step is gathered.
+
+        Entries that were kept before keep their moments; the moments of the others begin at zero.
+
+        Args:
+            p: a parameter of a group, whole on this process.
+            keep_N: bool of shape [N].
+
+        Raises:
+            ValueError: the parameter is sharded.
+        """
+        if is_sharded(p):
+            raise ValueError("moments=packed needs parameters that are whole on each process, not shards of FSDP2")
+        assert p not in self._gradients, "a support changes between steps"
+        new, state = support_of(keep_N), self.state[p]
+        if "exp_avg" in state:
+            if self._age == "own" and p in self._supports:
+                self._carry_ages(p, new)
+            for key in ("exp_avg", "exp_avg_sq"):
+                state[key] = new.gather(self._whole(p, state[key]))
+        state["support"] = new.stored
+        self._supports[p] = new
+
+    def gathered(self) -> Iterator[tuple[nn.Parameter, Tensor]]:
+        """Give each parameter that has a gradient in this step, with its kept entries: shape [K], or whole."""
+        for p in self._parameters():
+            if p in self._gradients:
+                yield p, self._gradients[p]
+            elif p.grad is not None:
+                yield p, p.grad
+
+    @torch.no_grad()
+    def clip_grad_norm_(self, max_norm: float) -> Tensor:
+        """Scale the gradients of this step so that the norm over all kept entries is at most `max_norm`, in place.
+
+        torch.nn.utils.clip_grad_norm_ does not see them. Call this once all micro-batches of the step are through.
+
+        Returns:
+            The norm before it, of parameters without a support too.
+        """
+        self._complete()
+        gradients = [gradient for _, gradient in self.gathered()]
+        norm = get_total_norm(gradients)
+        scale = torch.clamp(max_norm / (norm + 1e-6), max=1.0)  # as torch does it
+        for gradient in gradients:
+            gradient.mul_(scale.to(gradient.device))
+        return norm
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Take one step, and forget the gradients of kept entries.
+
+        Raises:
+            ValueError: a GradScaler calls it.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        if getattr(self, "grad_scale", None) is not None or getattr(self, "found_inf", None) is not None:
+            raise ValueError(
+                "PackedAdamW works without a GradScaler, since it gathers gradients before they could be unscaled: "
+                "train in float32 or bfloat16"
+            )
+        self._complete()
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p in self._gradients:
+                    self._step_kept(p, self._gradients.pop(p), group)
+                elif p.grad is not None:
+                    state = self._begun(p, p)
+                    update(p, p.grad, state, group)
+        return loss
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients."""
+        self._gradients.clear()
+        super().zero_grad(set_to_none)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from a state_dict."""
+        super().load_state_dict(state_dict)
+        saved = [key for group in state_dict["param_groups"] for key in group["params"]]
+        for key, p in zip(saved, self._parameters(), strict=True):
+            for name in _KEPT_AS_THEY_ARE:
+                if (value := state_dict["state"].get(key, {}).get(name)) is not None:
+                    self.state[p][name] = value.to(p.device, copy=True)
+        states = {p: self.state[p] for p in self._parameters() if "support" in self.state.get(p, {})}
+        self._supports = {p: stored(state["support"], p.numel()) for p, state in states.items()}
+
+    def _parameters(self) -> Iterator[nn.Parameter]:
+        for group in self.param_groups:
+            yield from group["params"]
+
+    @torch.no_grad()
+    def _gather_one(self, p: nn.Parameter) -> None:
+        assert self._chooser is not None
+        if self._chooser.arrived(p):
+            self._gather(p)
+
+    def _complete(self) -> None:
+        if self._chooser is not None:
+            self._chooser.complete()
+        for p in self._parameters():
+            self._gather(p)
+
+    def _gather(self, p: nn.Parameter) -> None:
+        """Add the kept entries of a dense gradient, if there is one, to those that are gathered, and free it."""
+        if p.grad is None or p not in self._supports:
+            return
+        gradient_K = self._supports[p].gather(flat(p.grad))
+        p.grad = None
+        if p in self._gradients:
+            self._gradients[p] += gradient_K
+        else:
+            self._gradients[p] = gradient_K
+
+    def _step_kept(self, p: nn.Parameter, gradient_K: Tensor, group: dict[str, Any]) -> None:
+        support, weight_N = self._supports[p], flat(p.detach())
+        weight_K = support.gather(weight_N)
+        state = self._begun(p, weight_K)
+        if "age" in state:
+            update_by_age(weight_K, gradient_K, state, group)
+        else:
+            update(weight_K, gradient_K, state, group, support=support)
+        support.scatter_(weight_N, weight_K)
+        if not p.is_contiguous():  # a copy has the new values
+            p.copy_(weight_N.view(p.shape))
+
+    def _begun(self, p: nn.Parameter, like: Tensor) -> dict[str, Any]:
+        """Return a parameter's state, begun at its first step."""
+        state: dict[str, Any] = self.state[p]
+        if "step" not in state:
+            state["step"] = torch.zeros((), dtype=torch.float32, device=p.device)
+            state["exp_avg"] = torch.zeros_like(like, memory_format=torch.preserve_format)
+            state["exp_avg_sq"] = torch.zeros_like(like, memory_format=torch.preserve_format)
+        return state
+
+    def _whole(self, p: nn.Parameter, values: Tensor) -> Tensor:
+        """Return a state of kept entries, or of all of them, at the place of each entry; zero elsewhere."""
+        if p not in self._supports:
+            return flat(values)
+        whole_N = values.new_zeros(p.numel())
+        self._supports[p].scatter_(whole_N, values)
+        return whole_N
+
+    def _carry_ages(self, p: nn.Parameter, new: Support) -> None:
+        """Give newcomers age 0; ages are kept only where they differ from the parameter's number of steps."""
+        state, num_steps = self.state[p], int(self.state[p]["step"])
+        old_K = state.get("age")
+        if old_K is None:
+            old_K = torch.full((self._supports[p].num_kept,), num_steps, dtype=torch.int32, device=p.device)
+        state["age"] = new.gather(self._whole(p, old_K))
+        if bool((state["age"] == num_steps).all()):
+            del state["age"]

@@ -1,0 +1,101 @@
+"""One step of AdamW on vectors of kept entries.
+
+Shape suffix: K kept entries.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.adamw import adamw
+
+from gmt.masking.support import Support
+
+_LINE = 64  # bytes: a multiple of every vector that torch's CPU kernels use
+_VECTOR = {"AVX512": 64}  # bytes of torch's vectors by the processor's capability
+_OTHER_VECTOR = 32
+
+
+def update(
+    weight: Tensor, gradient: Tensor, state: dict[str, Any], group: dict[str, Any], *, support: Support | None = None
+) -> None:
+    """Let torch's fused AdamW step, in place, on a whole parameter or on its kept entries.
+
+    On the CPU that kernel rounds the last entries of a tensor, which fill no vector of the processor, otherwise than
+    all others. So kept entries are handed over in pieces, in which each is rounded as it would be in the whole
+    parameter.
+
+    Args:
+        weight, gradient: of the same shape.
+        state: `step`, `exp_avg` and `exp_avg_sq`.
+        group: settings of AdamW.
+        support: which entries of the parameter these are; None for all.
+    """
+    whole = [weight, gradient, state["exp_avg"], state["exp_avg_sq"]]
+    if support is None or weight.device.type != "cpu":
+        _fused([whole], state["step"], group)
+        return
+    per_line = _LINE // weight.element_size()
+    num_body = support.num_kept - _num_in_tail(support, weight.element_size())
+    num_full = num_body - num_body % per_line
+    rest = [x[num_full:num_body] for x in whole]
+    padded = [torch.nn.functional.pad(x, (0, per_line - len(x))) for x in rest]  # zeros
+    pieces = [[x[:num_full] for x in whole], padded, [x[num_body:] for x in whole]]
+    _fused(pieces, state["step"], group)
+    for x, new in zip(rest, padded, strict=True):
+        x.copy_(new[: len(x)])
+
+
+def _num_in_tail(support: Support, element_size: int) -> int:
+    """Return the number of kept entries among the last ones of the parameter that fill no vector."""
+    per_vector = _VECTOR.get(torch.backends.cpu.get_cpu_capability(), _OTHER_VECTOR) // element_size
+    num_entries = support.num_entries
+    tail = torch.arange(num_entries - num_entries % per_vector, num_entries)
+    return int(support.holds(tail).sum()) if len(tail) else 0
+
+
+def _fused(pieces: list[list[Tensor]], step: Tensor, group: dict[str, Any]) -> None:
+    weights, gradients, firsts, seconds = (list(each) for each in zip(*pieces, strict=True))
+    steps = [step, *(step.clone() for _ in pieces[1:])]
+    adamw(
+        weights,
+        gradients,
+        firsts,
+        seconds,
+        [],
+        steps,
+        fused=True,
+        amsgrad=False,
+        beta1=group["betas"][0],
+        beta2=group["betas"][1],
+        lr=group["lr"],
+        weight_decay=group["weight_decay"],
+        eps=group["eps"],
+        maximize=False,
+    )
+
+
+def update_by_age(weight_K: Tensor, gradient_K: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
+    """Take a step of AdamW, in place, with the bias of each entry's moments corrected by the entry's own age.
+
+    It is computed in float32, as torch's fused AdamW does, and rounds otherwise in the last bits.
+
+    Args:
+        weight_K, gradient_K: kept entries.
+        state: `step`, `exp_avg`, `exp_avg_sq`, and `age`, the steps that each entry has taken, int32 of shape [K].
+        group: settings of AdamW.
+    """
+    (beta1, beta2), lr = group["betas"], group["lr"]
+    state["step"] += 1
+    age_K = state["age"].add_(1).double()
+    correction1_K, correction2_K = ((1 - torch.pow(beta, age_K)).float() for beta in (beta1, beta2))
+    gradient_K = gradient_K.float()
+    first_K = state["exp_avg"].float().lerp(gradient_K, 1 - beta1)
+    second_K = (state["exp_avg_sq"].float() * beta2).addcmul_(gradient_K, gradient_K, value=1 - beta2)
+    state["exp_avg"].copy_(first_K)
+    state["exp_avg_sq"].copy_(second_K)
+    denominator_K = second_K.sqrt_().div_(correction2_K.sqrt_()).add_(group["eps"])
+    decayed_K = weight_K.float() * (1 - lr * group["weight_decay"])
+    weight_K.copy_(decayed_K.addcdiv_(first_K / correction1_K, denominator_K, value=-lr))
