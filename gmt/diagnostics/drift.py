@@ -101,22 +101,17 @@ def activation_drift(model: Any, tuned: Any, prompts: Any, batch_size: int, on_p
         batch_size: the most prompts in a forward pass, which have one length.
         on_progress: called with the number of prompts done and of all prompts.
     """
+    from gmt.diagnostics.linear_modules import linear_modules
+
     sums: dict[str, Tensor] = {}
-    modules = [(name, m) for name, m in model.named_modules() if _is_linear(m) and f"{name}.weight" in tuned]
-    hooks = [m.register_forward_pre_hook(_adding(name, tuned, sums)) for name, m in modules]
+    modules = linear_modules(model, tuned)
+    hooks = [m.register_forward_pre_hook(_adding(name, tuned, sums)) for name, m in modules.items()]
     try:
         run_prompts(model, prompts, batch_size, on_progress)
     finally:
         for hook in hooks:
             hook.remove()
     return {name: float(moved / whole) for name, (moved, whole) in sums.items() if whole}
-
-
-def _is_linear(module: nn.Module) -> bool:
-    from torch import nn
-    from transformers.pytorch_utils import Conv1D
-
-    return isinstance(module, nn.Linear | Conv1D)
 
 
 def _adding(name: str, tuned: Any, sums: dict[str, Tensor]) -> Any:
