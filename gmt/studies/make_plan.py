@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from gmt.composition import Composer
 from gmt.errors import UserError
+from gmt.records.identity import run_id
 from gmt.runs.build import settings_of
 from gmt.studies.axis_faults import faults_of_axis
 from gmt.studies.expansion import expand
@@ -20,7 +21,8 @@ def make_plan(composer: Composer, study: StudySettings, cli: Axes) -> Plan:
     """Composes and checks every run of a study.
 
     Raises:
-        UserError: with a sentence for every fault of a run or the axis, and for a run that stands in the study twice.
+        UserError: with a sentence for every fault of a run or the axis, for a run that stands in the study twice, and
+            for runs that differ only in settings without effect.
     """
     maker = RunMaker(composer)
     points = expand(study, cli)
@@ -30,7 +32,8 @@ def make_plan(composer: Composer, study: StudySettings, cli: Axes) -> Plan:
     else:
         refuse_merges_of_what_is_tuned(points)
         plan = tuned_plan(study, settings_of("study.tuning", TuningSettings, study.tuning), points, maker)
-    faults = maker.faults | dict.fromkeys((*_twice(plan.runs), *faults_of_parents(plan.runs)))
+    of_plan = (*_twice(plan.runs), *_same_training(plan.runs), *faults_of_parents(plan.runs))
+    faults = maker.faults | dict.fromkeys(of_plan)
     if not maker.faults:
         compared = [(p.point, p.run.config) for p in (*plan.runs, *plan.later) if p.point.stage == "comparison"]
         faults |= dict.fromkeys(faults_of_axis(study, compared, cli))
@@ -53,3 +56,22 @@ def _twice(runs: Sequence[PlannedRun]) -> list[str]:
         for id_, number in count.items()
         if number > 1
     ]
+
+
+def _same_training(runs: Sequence[PlannedRun]) -> list[str]:
+    """Return a sentence for each pair of runs with one training: they differ only in settings without effect."""
+    first: dict[str, PlannedRun] = {}
+    faults = []
+    for planned in runs:
+        run = planned.run
+        if not (names := run.train.without_effect):
+            continue
+        train = {name: value for name, value in run.science["train"].items() if name not in names}
+        other = first.setdefault(run_id({**run.science, "train": train}), planned)
+        if other.run.id != run.id:
+            settings = " and ".join(f"train.{name}" for name in names)
+            faults.append(
+                f"'{other.point.label}' and '{planned.point.label}' must differ in more than {settings}, which have no "
+                f"effect where train.optimizer={run.train.optimizer}"
+            )
+    return faults

@@ -32,6 +32,7 @@ class OptimizerKind:
     Args:
         make: makes it from groups with all settings of AdamW, and from train.momentum.
         has_momentum: whether train.momentum is a setting of it.
+        has_betas: whether train.adam_beta1 and train.adam_beta2 are settings of it.
         package, distribution: the package that it needs besides torch, by Python's name and by pip's; None for none.
         is_extra: whether gmt-lab[optimizers] installs the package.
         has_first_moment, moments, averages_weights: see OptimizerFacts; for sgd, with a momentum above 0.
@@ -39,6 +40,7 @@ class OptimizerKind:
 
     make: Make
     has_momentum: bool = False
+    has_betas: bool = True
     package: str | None = None
     distribution: str | None = None
     is_extra: bool = False
@@ -93,8 +95,8 @@ def _adamw_8bit(groups: list[ParameterGroup], _: float | None) -> Optimizer:
 
 OPTIMIZERS: Mapping[str, OptimizerKind] = {
     "adamw": OptimizerKind(make=_adamw, has_first_moment=True),
-    "sgd": OptimizerKind(make=_sgd, has_momentum=True, has_first_moment=True),
-    "adafactor": OptimizerKind(make=_adafactor, moments="factored"),
+    "sgd": OptimizerKind(make=_sgd, has_momentum=True, has_betas=False, has_first_moment=True),
+    "adafactor": OptimizerKind(make=_adafactor, has_betas=False, moments="factored"),
     "muon": OptimizerKind(make=_muon, has_momentum=True, has_first_moment=True),
     "lion": OptimizerKind(
         make=_lion, has_first_moment=True, package="pytorch_optimizer", distribution="pytorch-optimizer", is_extra=True

@@ -6,7 +6,7 @@ from gmt import settings
 from gmt.errors import UserError
 from gmt.training.optimizers import OPTIMIZERS
 
-SCHEDULES = ("constant", "linear", "cosine")
+SCHEDULES = ("constant", "constant_with_warmup", "linear", "cosine")
 PRECISIONS = ("fp32", "bf16")
 PARADIGMS = ("sft", "dpo")
 
@@ -29,11 +29,13 @@ class TrainSettings:
             et al., 2405.15682; AdamW's); adamw_8bit (Dettmers et al., 2110.02861).
         momentum: of sgd and muon, in [0, 1); null for the others.
         learning_rate: the peak learning rate.
-        schedule: of the learning rate after the warm-up.
-        warmup_ratio: share of the steps in which the rate rises from 0, in [0, 1).
+        schedule: of the learning rate. It rises from 0 during the warm-up; after it, it stays (constant_with_warmup),
+            falls to 0 along a line (linear) or along half a cosine (cosine). constant has no warm-up.
+        warmup_ratio: share of the steps in which the rate rises, in [0, 1), rounded up to whole steps; 0 for constant,
+            unless the optimizer is schedulefree, which warms up by itself.
         weight_decay: decoupled from the gradient, but for sgd, which adds it to the gradient; not on norms and biases.
-        adam_beta1, adam_beta2: decays of AdamW's moments, in [0, 1); lion's too. No effect with sgd and adafactor; muon
-            uses them for AdamW's parameters.
+        adam_beta1, adam_beta2: decays of AdamW's moments, in [0, 1); lion's too. No effect with sgd and adafactor, see
+            `without_effect`; muon uses them for AdamW's parameters.
         max_grad_norm: gradients are clipped to this norm before they are masked; 0 clips nothing.
         precision: fp32, or bf16 autocast; what the weights are kept in is model.dtype.
         max_length: tokens of a prompt and its completion; a longer example is dropped and counted.
@@ -79,6 +81,16 @@ class TrainSettings:
             settings.number(f"train.{name}", getattr(self, name), "must be at least 0", low=0)
         settings.one_of("train.precision", self.precision, PRECISIONS)
         self._check_optimizer()
+        if self.schedule == "constant" and self.warmup_ratio and not OPTIMIZERS[self.optimizer].averages_weights:
+            raise UserError(
+                "train.warmup_ratio must be 0 where train.schedule=constant, which has no warm-up "
+                f"(train.schedule=constant_with_warmup has one), got {self.warmup_ratio}"
+            )
+
+    @property
+    def without_effect(self) -> tuple[str, ...]:
+        """The names of the settings that change nothing with this optimizer."""
+        return () if OPTIMIZERS[self.optimizer].has_betas else ("adam_beta1", "adam_beta2")
 
     def _check_optimizer(self) -> None:
         settings.one_of("train.optimizer", self.optimizer, tuple(OPTIMIZERS))
