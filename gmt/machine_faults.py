@@ -136,7 +136,7 @@ def machine_faults_first(what: str) -> Iterator[None]:
         yield
     except (UserError, MachineFault):
         raise
-    except Exception as error:  # any class may wrap a fault of the machine; all others go on as they are
+    except Exception as error:  # libraries wrap faults of the machine in any class; others are raised again
         fault = machine_fault(error, hidden=True)  # datasets hides why it could not reach the hub
         if fault is None or is_out_of_gpu_memory(error):
             raise

@@ -70,7 +70,7 @@ def _module_of(setting: str, target: str) -> tuple[ModuleType, list[str]]:
                 return importlib.import_module(name), parts[number:]
         except MachineFault:
             raise
-        except Exception as error:  # a module of somebody else's may raise anything as it is imported
+        except Exception as error:  # third-party code, which may raise anything as it is imported
             lost = error.name if isinstance(error, ModuleNotFoundError) else None
             if lost is None or not f"{name}.".startswith(f"{lost}."):  # what the module itself imports, or does
                 raise UserError(
@@ -109,7 +109,7 @@ def faults_of(setting: str, found: object, doing: str) -> Iterator[None]:
             yield
     except (UserError, MachineFault):
         raise
-    except Exception as error:  # code of somebody else's may raise anything
+    except Exception as error:  # third-party code, which may raise anything
         raise UserError(f"{setting}: class {_path(found)} {doing}: {in_words(error)}") from error
 
 

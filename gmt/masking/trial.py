@@ -96,7 +96,7 @@ class Trial:
             yield
         except (torch.OutOfMemoryError, torch.AcceleratorError):
             raise  # the device's fault, and not the optimizer's
-        except Exception as error:  # e.g. Triton's errors, which have no other base
+        except Exception as error:  # third-party code, where Triton's errors have no narrower base class
             why = next(iter(str(error).splitlines()), "")
             raise ValueError(
                 f"a trial step of {self._name} on a parameter of its own must show how it keeps its state, "

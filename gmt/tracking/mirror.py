@@ -145,7 +145,7 @@ class Mirror:
                     )
                     if is_ours or mirrored.record.state() == "running":  # another process may leave one that is over
                         del kept[id_]
-                except Exception as error:  # MLflow is a view: whatever it does must not cost a run
+                except Exception as error:  # third-party code and a server; an error of MLflow must not end the runs
                     if self.opened is None or not self.opened.view.answers():
                         self._tell("", f"MLflow does not answer ({reason(error)})")
                         return False

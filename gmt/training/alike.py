@@ -190,7 +190,7 @@ def _computed(compute: Callable[[], Sequence[Tensor]]) -> Sequence[Tensor] | str
     """Return the log-probabilities, or the error of the model's code or TRL's, which were not made for each other."""
     try:
         return compute()
-    except Exception as error:  # e.g. Triton's errors, which have no other base
+    except Exception as error:  # third-party code, where Triton's errors have no narrower base class
         if isinstance(error, torch.OutOfMemoryError) or machine_fault(error) is not None:
             raise
         return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

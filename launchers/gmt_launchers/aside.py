@@ -23,7 +23,7 @@ def aside(do: Callable[[], T], name: str) -> "Future[T]":
     def work() -> None:
         try:
             future.set_result(do())
-        except BaseException as error:  # raised again where it is waited for
+        except BaseException as error:  # the thread's boundary: the error is raised again in the thread that waits
             future.set_exception(error)
 
     threading.Thread(target=work, name=name, daemon=True).start()
