@@ -39,6 +39,7 @@ def change(name: str, base: Tensor, _: int) -> Tensor:
     return 1.25 * base if name == f"{UP}.weight" else base
 
 
+@pytest.mark.heavy
 def test_rows_equal_the_planted_change(tmp_path: Path) -> None:
     plan = planted(tmp_path, change, {"sft": {"method": "sft"}}, seeds=1)
     progress: list[tuple[int, int]] = []
@@ -61,6 +62,7 @@ def test_rows_equal_the_planted_change(tmp_path: Path) -> None:
     assert all(done <= total for done, total in progress)
 
 
+@pytest.mark.heavy
 def test_rows_of_chosen_modules(tmp_path: Path) -> None:
     plan = planted(tmp_path, arms={"sft": {"method": "sft"}}, seeds=1)
     run = finished(plan.runs[0].run)
