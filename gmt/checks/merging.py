@@ -53,7 +53,7 @@ def laws_of_merge(runs: ShortRuns) -> Iterator[Verdict]:
     yield finite(merged)
     yield saves(merged)
     killed = runs.do(with_parent_ids, kill_after=0)
-    yield _repeats(merged, runs.do(with_parent_ids) if killed.state == "killed" else killed)
+    yield repeats(merged, killed, runs.do(with_parent_ids) if killed.state == "killed" else killed)
     yield _in_another_order(merged, runs.built(with_parent_ids))
 
 
@@ -64,7 +64,10 @@ def _merges(merged: RunEnd) -> Verdict:
     return Verdict(law=MERGES, state="holds", detail=f"{moved:.1%} of the entries differ from the base")
 
 
-def _repeats(merged: RunEnd, again: RunEnd) -> Verdict:
+def repeats(merged: RunEnd, killed: RunEnd, again: RunEnd) -> Verdict:
+    """Return the verdict on whether a merge, killed and begun again, makes the same weights."""
+    if killed.state == "done":
+        return Verdict(law=KILLED, state="broken", detail="the run ended before it was killed")
     if again.state != "done":
         return Verdict(law=KILLED, state="broken", detail=f"the run is {again.state}: {again.sentence}")
     if same(merged, again):

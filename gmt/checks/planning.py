@@ -163,12 +163,15 @@ def _fields(kind: Any) -> list[dataclasses.Field[Any]]:
 def shortened(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the config of a run of seconds on the CPU: two epochs of three steps, four questions of each suite.
 
-    A selection gets four times as many examples, so that it may leave most of them out.
+    A selection gets four times as many examples, so that it may leave most of them out. A method that reads examples
+    before it trains reads those of an epoch at most.
     """
     train = config["train"]
+    micro_batch_size = min(2, train["micro_batch_size"])
+    num_rows = 3 * 2 * micro_batch_size
     values = {
         "train.num_epochs": 2,  # some methods draw anew in each
-        "train.micro_batch_size": min(2, train["micro_batch_size"]),
+        "train.micro_batch_size": micro_batch_size,
         "train.accumulation_steps": 2,
         "record.log_every": 1,
         "record.checkpoint_every": 2,
@@ -179,8 +182,10 @@ def shortened(config: Mapping[str, Any]) -> dict[str, Any]:
         "resources.cpus": 1,
         "resources.sharding": "none",
     }
+    if (config["method"].get("num_examples") or 0) > num_rows:
+        values["method.num_examples"] = num_rows
     short = with_values(config, values)
-    num_examples = (3 if config.get("selection") is None else 12) * 2 * short["train"]["micro_batch_size"]
+    num_examples = num_rows * (1 if config.get("selection") is None else 4)
     if train["packing"]:
         num_examples *= 8  # packed examples share a row
     short["task"] = {

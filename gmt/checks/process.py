@@ -56,14 +56,11 @@ def do_part(config: Mapping[str, Any], part: Part) -> None:
 
 def _do_alone(run: Run, part: Part) -> None:
     from gmt.runs.execute import execute
-    from gmt.training.checkpoints import last_whole_checkpoint
+    from gmt.runs.phases import num_steps_done
     from gmt.training.control import Control
 
     def kill_if_due() -> None:
-        if part.kill_after is None:
-            return
-        last = last_whole_checkpoint(run.record.checkpoints)
-        if (0 if last is None else int(last.name.rpartition("-")[2])) >= part.kill_after:
+        if part.kill_after is not None and num_steps_done(run.method, run.record.checkpoints) >= part.kill_after:
             os.kill(os.getpid(), signal.SIGKILL)
 
     execute(run, Control(on_progress=kill_if_due))

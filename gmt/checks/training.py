@@ -32,7 +32,7 @@ def laws_of_training(runs: ShortRuns) -> Iterator[Verdict]:
         return
     yield finite(whole)
     yield saves(whole)
-    yield _resumes(whole, runs)
+    yield resumes(whole, runs)
     yield from (law(whole, runs) for law in (_watched, _cut, _bf16, _dpo, _ddp, _fsdp))
 
 
@@ -73,12 +73,16 @@ def saves(whole: RunEnd) -> Verdict:
     return Verdict(law=SAVES, state="holds", detail=files_in_words(whole.record))
 
 
-def _resumes(whole: RunEnd, runs: ShortRuns) -> Verdict:
+def resumes(whole: RunEnd, runs: ShortRuns) -> Verdict:
+    """Return the verdict on whether a run that is killed with SIGKILL ends as the whole run did."""
     last = whole.record.result().num_steps - 2
     kill_after = last - last % 2
     if kill_after < 2:
         return Verdict(law=RESUMES, state="skipped", detail="the run has fewer than four steps")
     killed = runs.do(kill_after=kill_after)
+    if killed.state == "done":
+        detail = f"the run ended before the kill that was due in the step after {kill_after}: it saved no checkpoint"
+        return Verdict(law=RESUMES, state="broken", detail=detail)
     resumed = runs.do() if killed.state == "killed" else killed
     if resumed.state != "done":
         detail = f"the run is {resumed.state} when it goes on after step {kill_after}: {resumed.sentence}"

@@ -1,0 +1,92 @@
+"""The arms of conf/method, told apart by what each is able to: tests over all of them know none by its name."""
+
+from functools import cache
+from pathlib import Path
+
+import yaml
+
+from gmt.composition import config_dir
+from gmt.errors import UserError
+from gmt.methods.protocol import (
+    AddsLoss,
+    FitsOptimizers,
+    MakesGroups,
+    MakesOptimizer,
+    Method,
+    ReadsExamples,
+    ReshapesModel,
+    TrainsInPhases,
+)
+from gmt.runs.build import plug_in
+from tests.merging import tiny_model
+from tests.models import pretrained
+
+_FOLDER = Path(config_dir() / "method")
+ARMS = sorted(path.stem for path in _FOLDER.glob("*.yaml"))
+_PARTS = (ReshapesModel, FitsOptimizers, MakesGroups, MakesOptimizer, AddsLoss, TrainsInPhases)
+
+
+@cache
+def method_of(arm: str) -> Method:
+    """Return the method of conf/method/ARM.yaml."""
+    return plug_in("method", yaml.safe_load((_FOLDER / f"{arm}.yaml").read_text(encoding="utf-8")), Method)
+
+
+def default_arm() -> str:
+    """Return the arm of a config that names none."""
+    defaults = yaml.safe_load(Path(config_dir() / "config.yaml").read_text(encoding="utf-8"))["defaults"]
+    return next(entry["method"] for entry in defaults if isinstance(entry, dict) and "method" in entry)
+
+
+def reads_examples(arm: str) -> bool:
+    """Return whether an arm reads training examples before it trains."""
+    method = method_of(arm)
+    return isinstance(method, ReadsExamples) and method.num_examples > 0
+
+
+def first_with(*parts: type) -> str:
+    """Return the first arm whose method has these optional parts and reads no examples."""
+    return next(arm for arm in ARMS if not reads_examples(arm) and all(isinstance(method_of(arm), p) for p in parts))
+
+
+def plain_arm() -> str:
+    """Return the arm that trains all entries, and whose method has no optional part."""
+    (arm,) = (
+        arm
+        for arm in ARMS
+        if method_of(arm).density_asked == 1 and not any(isinstance(method_of(arm), p) for p in _PARTS)
+    )
+    return arm
+
+
+@cache
+def fits_shipped_model(arm: str) -> bool:
+    """Return whether the arm works with the shipped model; one that does not refuses it before a run starts."""
+    from gmt.training.reshaping import check_reshaping
+
+    try:
+        check_reshaping(method_of(arm), pretrained().load_model, seed=1, num_rows=10**6, must_merge=False)
+    except UserError:
+        return False
+    return True
+
+
+def overrides_of(arm: str, folder: Path) -> list[str]:
+    """Return the overrides of a small run of an arm: of a model that it works with, and of few examples to read.
+
+    Args:
+        arm: the name of its yaml.
+        folder: where a model with biases is written, unless the shipped model will do.
+    """
+    few = ["method.num_examples=16"] if reads_examples(arm) else []
+    return [f"method={arm}", *few, *([] if fits_shipped_model(arm) else with_biases(folder))]
+
+
+def with_biases(folder: Path) -> list[str]:
+    """Return the overrides of a tiny model with biases; write it into the folder unless it is there.
+
+    Workers of one process group can't write it, since transformers saves no model on most of them.
+    """
+    if not (model := folder / "with-biases").exists():
+        tiny_model(model, attention_bias=True, mlp_bias=True)
+    return ["model=pretrained", f"model.name={model.name}", f"model.path={model}"]
