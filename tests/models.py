@@ -8,8 +8,6 @@ from gmt.composition import config_dir
 from gmt.models.pretrained import PretrainedModel
 from gmt.training.settings import TrainSettings
 
-NEED_BIASES = {"bitfit"}  # methods that can't train the shipped nano, which has none
-
 
 def pretrained(path: str = "shipped:nano", **settings: Any) -> PretrainedModel:
     """conf/model/pretrained.yaml with a path and some other settings."""

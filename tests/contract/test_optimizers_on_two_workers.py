@@ -7,22 +7,24 @@ import pytest
 import torch
 from torch import Tensor
 
-from gmt.methods.cautious import Cautious
 from gmt.methods.l2_sp import L2ToStartingPoint
 from gmt.methods.layerwise import LayerwiseRates
-from gmt.methods.protocol import Method
+from gmt.methods.protocol import AddsLoss, MakesGroups, MakesOptimizer, Method
 from gmt.training.optimizers import OPTIMIZERS, is_installed
+from tests.arms import ARMS, method_of
 from tests.processes import in_ranks
 from tests.unit.training.test_loss_terms import LossAgain
 from tests.unit.training.test_optimizers import SFT, settings_of, tiny_model, trained
 
-LAYERWISE = LayerwiseRates(name="layerwise", rate_decay=0.5)
-ARMS: dict[str, tuple[Method, dict[str, Any]]] = {
+GROUPS = LayerwiseRates(name="groups", rate_decay=0.5)
+CASES: dict[str, tuple[Method, dict[str, Any]]] = {
     **{name: (SFT, settings_of(name)) for name in OPTIMIZERS if is_installed(name)},
-    "cautious": (Cautious(name="cautious"), {}),
-    "layerwise": (LAYERWISE, {}),
-    "layerwise_sharded": (LAYERWISE, {"sharding": "fsdp"}),
-    "l2_sp": (L2ToStartingPoint(name="l2_sp", strength=3.0), {}),
+    **{
+        arm: (method_of(arm), {}) for arm in ARMS if isinstance(method_of(arm), MakesGroups | MakesOptimizer | AddsLoss)
+    },
+    "groups": (GROUPS, {}),
+    "groups_sharded": (GROUPS, {"sharding": "fsdp"}),
+    "a_term_of_its_weights": (L2ToStartingPoint(name="pull", strength=3.0), {}),
     "a_term_of_its_batches": (LossAgain(name="again"), {}),
 }
 # Of what the training changes, in the Euclidean norm. The workers add up in another order, and a last bit of a tiny
@@ -31,8 +33,8 @@ TOLERANCE = 0.1
 
 
 def work(root: Path) -> None:
-    """Train by every arm as one of two workers; the first saves the weights."""
-    for name, (method, changes) in ARMS.items():
+    """Train every case as one of two workers; the first saves the weights."""
+    for name, (method, changes) in CASES.items():
         weights = trained(root / "two" / name, method, **changes)
         if torch.distributed.get_rank() == 0:
             torch.save(weights, root / f"{name}.pt")
@@ -45,9 +47,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", ARMS)
+@pytest.mark.parametrize("name", CASES)
 def test_two_workers_train_as_one(name: str, root: Path) -> None:
-    method, changes = ARMS[name]
+    method, changes = CASES[name]
     found: dict[str, Tensor] = torch.load(root / f"{name}.pt", weights_only=True)
     expected = trained(root / "one" / name, method, **{**changes, "sharding": "none"})
     start = dict(tiny_model().named_parameters())

@@ -1,8 +1,9 @@
-"""One training on two gloo processes, by DDP and by FSDP2: what a single process makes, for every method."""
+"""One training on two gloo processes, by DDP and by FSDP2: what a single process makes, for every arm."""
 
+import dataclasses
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -14,34 +15,40 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from gmt.composition import Composer, config_dir, hydra_on
+from gmt.composition import Composer, hydra_on
 from gmt.errors import Interrupted, UserError
 from gmt.masking.sharding import local
+from gmt.methods.protocol import FitsOptimizers, ReadsExamples, ReshapesModel, TrainsInPhases
 from gmt.runs.build import Run, build
 from gmt.runs.prepare import prepare
-from gmt.runs.train import reshaped
+from gmt.runs.train import reshaped, train_run
 from gmt.training.checkpoints import last_whole_checkpoint
-from gmt.training.control import Control, ControlCallback
+from gmt.training.control import Control
 from gmt.training.gather import gather
-from gmt.training.paradigms import Execution, TrainingInputs
-from gmt.training.train import train
+from tests.arms import ARMS, default_arm, first_with, method_of, overrides_of, plain_arm
 from tests.conftest import CONF
-from tests.models import NEED_BIASES
+from tests.merging import run_with
 from tests.processes import in_ranks
 
-METHODS = {path.stem for path in Path(config_dir() / "method").glob("*.yaml")} - NEED_BIASES
-RESUMED = {"hft", "sift", "lora"}  # with frozen matrices, with a mask that outlives a step, with parts of its own
-USUAL = {"sft", "gmt", "gmt_update"} | RESUMED
 KINDS = {"ddp": "none", "fsdp2": "fsdp"}
+STEPS = 4  # of a training, or of each phase
+PLAIN = plain_arm()
+# The default suite's: no mask, the mask of a config without a method, a mask on the update, phases, an adapter.
+USUAL = {
+    PLAIN,
+    default_arm(),
+    *map(first_with, (FitsOptimizers, TrainsInPhases)),
+    first_with(ReshapesModel, ReadsExamples),
+}
 
 
 @lru_cache
-def can_be(kind: str, method: str) -> bool:
-    """Return whether a method works with the sharding of a kind; the others are refused when a run is planned."""
+def can_be(kind: str, arm: str) -> bool:
+    """Return whether an arm works with the sharding of a kind; the others are refused when a run is planned."""
     if KINDS[kind] == "none":
         return True
     try:
-        the_run(method, f"resources.sharding={KINDS[kind]}", "resources.workers=2")
+        run_with(Path("unused"), f"method={arm}", *two_workers(kind))
     except UserError as error:
         if not str(error).startswith("resources.sharding must be none for "):
             raise
@@ -49,13 +56,13 @@ def can_be(kind: str, method: str) -> bool:
     return True
 
 
-def on_two_workers(methods: set[str]) -> pytest.MarkDecorator:
-    """Parametrizes a test by what two workers made of each method, by each kind."""
+def on_two_workers(arms: Iterable[str]) -> pytest.MarkDecorator:
+    """Parametrizes a test by what two workers made of each arm, by each kind."""
     cases = [
-        pytest.param((kind, method), marks=[] if method in USUAL else pytest.mark.slow, id=f"{kind}-{method}")
+        pytest.param((kind, arm), marks=[] if arm in USUAL else pytest.mark.slow, id=f"{kind}-{arm}")
         for kind in KINDS
-        for method in sorted(methods)
-        if can_be(kind, method)
+        for arm in arms
+        if can_be(kind, arm)
     ]
     return pytest.mark.parametrize("two", cases, indirect=True)
 
@@ -70,17 +77,36 @@ WEIGHT_TOLERANCE = 5e-4
 NUM_OTHER_ENTRIES = 400
 
 
-def the_run(method: str, *overrides: str) -> Run:
-    """18 examples are 5 mini-batches: a step of 4 and one of 1, of which the second worker gets none."""
+def the_run(root: Path, arm: str, *overrides: str, models: Path | None = None) -> Run:
+    """18 examples are 5 mini-batches: a step of 4 and one of 1, of which the second worker gets none.
+
+    Args:
+        root: of the records.
+        arm: the name of its yaml.
+        overrides: further ones.
+        models: the folder of a model that only some arms need (`overrides_of`); None: root.
+    """
     sizes = ("task.train.words.num_examples=18", "train.micro_batch_size=4", "train.accumulation_steps=4")
+    recorded = (f"record.root={root}", "record.checkpoint_every=100", "record.log_every=1")
     with hydra_on(CONF):
-        return build(
-            Composer().compose_plain(["task=tiny", f"method={method}", "train.num_epochs=2", *sizes, *overrides])
-        )
+        arguments = [
+            "task=tiny",
+            "train.num_epochs=2",
+            *sizes,
+            *recorded,
+            *overrides_of(arm, models or root),
+            *overrides,
+        ]
+        return build(Composer().compose_plain(arguments))
 
 
-def trained(run: Run, folder: Path, *, sharding: str = "none", stop_at: int | None = None) -> dict[str, Any]:
-    """What a training leaves: its curve, its facts, its whole weights."""
+def two_workers(kind: str) -> list[str]:
+    """Return the overrides of a run on two workers."""
+    return ["resources.workers=2", f"resources.sharding={KINDS[kind]}"]
+
+
+def trained(run: Run, *, stop_after: int | None = None) -> dict[str, Any]:
+    """Train a run and return its curve, its facts and its whole weights; its record holds checkpoints alone."""
     torch.set_num_threads(1)
     prepared, model, curve = prepare(run), run.model.load_model(), []
     reshaping = reshaped(run, prepared, model, "cpu")
@@ -90,26 +116,22 @@ def trained(run: Run, folder: Path, *, sharding: str = "none", stop_at: int | No
         curve.append({"step": step} | dict(metrics))
 
     def should_stop() -> bool:  # only the first worker is asked
-        return len(curve) + 1 == stop_at and int(os.environ.get("RANK", 0)) == 0
+        return len(curve) + 1 == stop_after and int(os.environ.get("RANK", 0)) == 0
 
     seen = register_optimizer_step_pre_hook(
         lambda optimizer, *_: gradients.append(beyond_bf16([p.grad for p in parameters_of(optimizer)]))
     )
     try:
-        facts = train(
-            TrainingInputs(
-                model=model,
-                tokenizer=prepared.reader.tokenizer,
-                examples=prepared.examples,
-                reference=lambda: reshaping.reference() or run.model.load_model(),
-                base=run.model.load_model,
-                method=run.method,
-            ),
+        facts = train_run(
+            run,
+            prepared,
+            model,
+            reshaping,
             run.train,
-            seed=run.seed,
-            execution=Execution(device="cpu", sharding=sharding, checkpoints=folder, checkpoint_every=100, log_every=1),
+            "cpu",
+            control=Control(should_stop=should_stop),
+            evaluate=lambda step: 0.0,
             on_metrics=on_metrics,
-            control=ControlCallback(Control(should_stop=should_stop), lambda step: 0.0, 0),
         )
     finally:
         seen.remove()
@@ -123,6 +145,12 @@ def trained(run: Run, folder: Path, *, sharding: str = "none", stop_at: int | No
     }
 
 
+def stop_at(arm: str) -> int:
+    """Return the step after which the workers stop: the last but one, in the last phase of an arm with phases."""
+    method = method_of(arm)
+    return STEPS * (method.num_phases if isinstance(method, TrainsInPhases) else 1) - 1
+
+
 def parameters_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
     return [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
 
@@ -134,63 +162,78 @@ def beyond_bf16(tensors: Sequence[Tensor | None]) -> float:
     return num_beyond / max(sum(int((t != 0).sum()) for t in whole), 1)
 
 
-def work(root: Path, methods: list[str]) -> None:
-    """One of two workers, which do everything by DDP and then by FSDP2."""
+def work(root: Path, arms: list[str]) -> None:
+    """Do everything as one of two workers, by DDP and then by FSDP2."""
     for kind in KINDS:
-        train_all(kind, root / kind, methods)
+        train_all(kind, root / kind, arms)
 
 
-def train_all(kind: str, folder: Path, methods: list[str]) -> None:
-    """Trains under every method, and some again with a stop between; the first worker keeps what comes out."""
+def train_all(kind: str, folder: Path, arms: list[str]) -> None:
+    """Train by every arm, and again with a stop between; the first worker saves what comes out."""
 
-    def keep(name: str, run: Run, **how: Any) -> None:
-        outcome = trained(run, folder / name, sharding=KINDS[kind], **how)
+    def run_of(name: str, arm: str, *overrides: str) -> Run:
+        return the_run(folder / name, arm, *two_workers(kind), *overrides, models=folder.parent)
+
+    def keep(name: str, arm: str, *overrides: str, stop_after: int | None = None) -> None:
+        outcome = trained(run_of(name, arm, *overrides), stop_after=stop_after)
         if torch.distributed.get_rank() == 0:
             torch.save(outcome, folder / f"{name}.pt")
 
-    if "sft" in methods:  # not gmt: a last bit puts gradients of one magnitude in bf16 on both sides of a threshold
+    if PLAIN in arms:  # no mask: a last bit puts gradients of one magnitude in bf16 on both sides of a threshold
         with one_kernel_for_bf16():
-            keep("bf16", the_run("sft", "train.precision=bf16"))
-    methods = [method for method in methods if can_be(kind, method)]
-    for method in methods:
-        keep(method, the_run(method))
-    for method in sorted(RESUMED & {*methods}):
+            keep("bf16", PLAIN, "train.precision=bf16")
+    for arm in filter(lambda arm: can_be(kind, arm), arms):
+        keep(arm, arm)
+        stopped = run_of(f"resumed_{arm}", arm)
         with pytest.raises(Interrupted):
-            keep(f"resumed_{method}", the_run(method), stop_at=3)
+            keep(f"resumed_{arm}", arm, stop_after=stop_at(arm))
         torch.distributed.barrier()
         if torch.distributed.get_rank() == 0:
-            shutil.copytree(folder / f"resumed_{method}", folder / f"checkpoints_{method}")
+            shutil.copytree(stopped.record.checkpoints, folder / f"checkpoints_{arm}")
         torch.distributed.barrier()
-        keep(f"resumed_{method}", the_run(method))
+        keep(f"resumed_{arm}", arm)
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Makes the folder with what two workers made of a method; the usual methods share two workers."""
+    """Makes the folder with what two workers made of an arm; the usual arms share two workers."""
 
     @lru_cache
-    def made(*methods: str) -> Path:
+    def made(*arms: str) -> Path:
         folder = tmp_path_factory.mktemp("two")
-        exit_codes = in_ranks(work, 2, folder, list(methods))
-        assert exit_codes == [0, 0], f"two workers failed on one of {', '.join(methods)}; the output says on which"
+        for arm in arms:
+            overrides_of(arm, folder)  # writes the model
+        exit_codes = in_ranks(work, 2, folder, list(arms))
+        assert exit_codes == [0, 0], f"two workers failed on one of {', '.join(arms)}; the output says on which"
         return folder
 
-    return lambda method: made(*sorted(USUAL)) if method in USUAL else made(method)
+    return lambda arm: made(*sorted(USUAL)) if arm in USUAL else made(arm)
 
 
 @dataclass(frozen=True)
 class Two:
-    """What two workers made of a method by one kind."""
+    """What two workers made of an arm by one kind."""
 
     kind: str
-    method: str
+    arm: str
     folder: Path
+
+    def outcome(self, prefix: str = "") -> dict[str, Any]:
+        """Return what the first worker saved."""
+        found: dict[str, Any] = torch.load(self.folder / f"{prefix}{self.arm}.pt", weights_only=True)
+        return found
+
+    def run_from_its_checkpoints(self, root: Path) -> Run:
+        """Return a run of one worker that finds copies of the stopped workers' checkpoints in its record."""
+        run = the_run(root, self.arm)
+        shutil.copytree(self.folder / f"checkpoints_{self.arm}", run.record.checkpoints)
+        return run
 
 
 @pytest.fixture
 def two(request: pytest.FixtureRequest, root: Callable[[str], Path]) -> Two:
-    kind, method = request.param
-    return Two(kind, method, root(method) / kind)
+    kind, arm = request.param
+    return Two(kind, arm, root(arm) / kind)
 
 
 @contextmanager
@@ -204,19 +247,14 @@ def one_kernel_for_bf16() -> Iterator[None]:
 
 
 @lru_cache
-def one(folder: Path, method: str, *overrides: str) -> dict[str, Any]:
+def one(folder: Path, arm: str, *overrides: str) -> dict[str, Any]:
     """What a single process makes."""
-    return trained(the_run(method, *overrides), folder / "-".join([method, *overrides]))
+    return trained(the_run(folder / f"{arm}-{len(overrides)}", arm, *overrides))
 
 
 @lru_cache
-def base() -> dict[str, Tensor]:
-    return dict(the_run("sft").model.load_model().named_parameters())
-
-
-def loaded(folder: Path, name: str) -> dict[str, Any]:
-    outcome: dict[str, Any] = torch.load(folder / f"{name}.pt", weights_only=True)
-    return outcome
+def base(folder: Path, arm: str) -> dict[str, Tensor]:
+    return dict(the_run(folder, arm).model.load_model().named_parameters())
 
 
 def losses(outcome: dict[str, Any]) -> list[float]:
@@ -234,9 +272,9 @@ def singles(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("one")
 
 
-@on_two_workers(METHODS)
+@on_two_workers(ARMS)
 def test_two_workers_train_as_one(two: Two, singles: Path) -> None:
-    found, expected = loaded(two.folder, two.method), one(singles, two.method)
+    found, expected = two.outcome(), one(singles, two.arm)
     assert_same_training(found, expected)
     for fact in ("num_steps", "num_tokens"):
         assert found["facts"][fact] == expected["facts"][fact], fact
@@ -247,22 +285,22 @@ def test_two_workers_train_as_one(two: Two, singles: Path) -> None:
     assert densities[0] == pytest.approx(densities[1], abs=1e-5)
 
 
-@on_two_workers(METHODS)
+@on_two_workers(ARMS)
 def test_two_workers_move_the_same_entries(two: Two, singles: Path) -> None:
-    found, expected = loaded(two.folder, two.method)["weights"], one(singles, two.method)["weights"]
-    other = sum(int(((found[n] != w) != (expected[n] != w)).sum()) for n, w in base().items())
+    found, expected = two.outcome()["weights"], one(singles, two.arm)["weights"]
+    other = sum(int(((found[n] != w) != (expected[n] != w)).sum()) for n, w in base(singles, two.arm).items())
     assert other <= NUM_OTHER_ENTRIES
 
 
-@on_two_workers({"sft"})
+@on_two_workers([PLAIN])
 def test_two_workers_compute_in_bf16_what_one_does(two: Two, singles: Path) -> None:
     """In bf16 autocast over weights and sums of gradients in float32, and by the same first steps.
 
     Later losses differ by roundings of bf16 (4e-3): a last bit of a weight in float32 decides how bf16 rounds it.
     """
     with one_kernel_for_bf16():
-        expected = one(singles, "sft", "train.precision=bf16")
-    found = loaded(two.folder, "bf16")
+        expected = one(singles, PLAIN, "train.precision=bf16")
+    found = dataclasses.replace(two, arm="bf16").outcome()
     assert losses(found)[:2] == pytest.approx(losses(expected)[:2], rel=LOSS_TOLERANCE)
     assert losses(found) == pytest.approx(losses(expected), rel=0.02)
     for outcome in (found, expected):
@@ -270,30 +308,31 @@ def test_two_workers_compute_in_bf16_what_one_does(two: Two, singles: Path) -> N
         assert beyond_bf16(list(outcome["weights"].values())) > 0.9
 
 
-@on_two_workers(RESUMED)
+@on_two_workers(ARMS)
 def test_as_many_workers_go_on_to_the_same_bits(two: Two) -> None:
-    found, expected = loaded(two.folder, f"resumed_{two.method}"), loaded(two.folder, two.method)
-    assert losses(found) == losses(expected)[3:]
+    found, expected = two.outcome("resumed_"), two.outcome()
+    assert losses(found) == losses(expected)[stop_at(two.arm) :]
     for name, weight in expected["weights"].items():
         assert torch.equal(found["weights"][name], weight), name
 
 
-@on_two_workers(RESUMED)
+@on_two_workers(ARMS)
 def test_one_worker_goes_on_where_two_stopped_unless_they_held_shards(two: Two, singles: Path, tmp_path: Path) -> None:
-    checkpoints = shutil.copytree(two.folder / f"checkpoints_{two.method}", tmp_path / two.method)
+    run = two.run_from_its_checkpoints(tmp_path)
     if two.kind == "ddp":
-        found, expected = trained(the_run(two.method), checkpoints), one(singles, two.method)
-        assert_same_training({**found, "curve": expected["curve"][:3] + found["curve"]}, expected)
+        found, expected = trained(run), one(singles, two.arm)
+        assert_same_training({**found, "curve": expected["curve"][: stop_at(two.arm)] + found["curve"]}, expected)
     else:
         with pytest.raises(UserError, match=r"goes on with resources\.workers=2 resources\.sharding=fsdp only"):
-            trained(the_run(two.method), checkpoints)
+            trained(run)
 
 
-@on_two_workers(RESUMED)
+@on_two_workers(ARMS)
 def test_a_checkpoint_without_its_mark_is_none(two: Two, tmp_path: Path) -> None:
-    checkpoints = shutil.copytree(two.folder / f"checkpoints_{two.method}", tmp_path / two.method)
+    checkpoints = two.run_from_its_checkpoints(tmp_path).record.checkpoints
+    checkpoints = next(checkpoints.glob("phase-*/"), checkpoints)
     whole = last_whole_checkpoint(checkpoints)
     assert whole is not None
-    assert whole.name == "checkpoint-3"
+    assert whole.name == f"checkpoint-{STEPS - 1}"
     (whole / "method_state.pt").unlink()
     assert last_whole_checkpoint(checkpoints) is None

@@ -9,10 +9,10 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from gmt.composition import config_dir
 from gmt.diagnostics.operations import step_flops
 from gmt.errors import Interrupted, UserError
 from gmt.evaluation.context import token_ids
+from gmt.methods.adapters import PeftAdapter
 from gmt.methods.prompts import PeftPrompt
 from gmt.methods.protocol import ReshapesModel, UsesContext
 from gmt.runs.build import Run
@@ -24,26 +24,28 @@ from gmt.training.control import Control
 from gmt.training.reshaping import Reshaping
 from gmt.training.weights import weights_sha256
 from tests.architectures import tiny_model
+from tests.arms import ARMS, method_of, overrides_of
 from tests.integration.test_paradigms import preferences
 from tests.integration.test_prepare import run_of
-from tests.models import NEED_BIASES
 
-ALL = sorted(path.stem for path in Path(config_dir() / "method").glob("*.yaml"))
 USUAL = {"lora", "pissa", "eva", "prefix_tuning"}
-METHODS = {name: run_of(Path("unused"), f"method={name}").method for name in ALL if name not in NEED_BIASES}
-READING = {name for name, method in METHODS.items() if getattr(method, "num_examples", 0)}
-
-ADAPTERS = [
-    pytest.param(name, marks=[] if name in USUAL else pytest.mark.slow)
-    for name in ALL
-    if isinstance(METHODS.get(name), ReshapesModel)
-]
 
 
-def adapted(root: Path, name: str, *overrides: str) -> Run:
+def each_of(arms: list[str]) -> pytest.MarkDecorator:
+    """Parametrizes a test by arms; those not among the usual ones are slow."""
+    return pytest.mark.parametrize(
+        "arm", [pytest.param(arm, marks=[] if arm in USUAL else pytest.mark.slow) for arm in arms]
+    )
+
+
+ADAPTERS = [arm for arm in ARMS if isinstance(method_of(arm), ReshapesModel)]
+OF_PEFT = [arm for arm in ADAPTERS if isinstance(method_of(arm), PeftAdapter | PeftPrompt)]
+
+
+def adapted(root: Path, arm: str, *overrides: str) -> Run:
     settings = ("train.num_epochs=2", "record.keep_weights=true", "record.checkpoint_every=2")
-    few = ("task.train.words.num_examples=32", *(["method.num_examples=16"] if name in READING else []))
-    return run_of(root, f"method={name}", *settings, *few, *overrides)
+    few = "task.train.words.num_examples=32"
+    return run_of(root, *overrides_of(arm, root), *settings, few, *overrides)
 
 
 def done(run: Run) -> dict[str, Any]:
@@ -51,9 +53,9 @@ def done(run: Run) -> dict[str, Any]:
     return result
 
 
-@pytest.mark.parametrize("name", ADAPTERS)
-def test_what_is_evaluated_is_what_peft_makes_of_the_saved_adapter(name: str, tmp_path: Path) -> None:
-    run = adapted(tmp_path / "whole", name)
+@each_of(OF_PEFT)
+def test_what_is_evaluated_is_what_peft_makes_of_the_saved_adapter(arm: str, tmp_path: Path) -> None:
+    run = adapted(tmp_path / "whole", arm)
     result = done(run)
     base = run.model.load_model()
     assert 0 < result["num_added"] == result["num_trainable"] < 0.15 * result["num_parameters"]
@@ -90,10 +92,23 @@ def answers_of(model: Any, run: Run) -> list[str]:
     return texts
 
 
-@pytest.mark.parametrize("name", ADAPTERS)
-def test_a_stopped_run_ends_with_the_same_bits(name: str, tmp_path: Path) -> None:
-    whole = done(adapted(tmp_path / "whole", name))
-    stopped = adapted(tmp_path / "stopped", name)
+@each_of([arm for arm in ADAPTERS if arm not in OF_PEFT])
+def test_parameters_of_the_models_own_are_saved_by_its_names_for_them(arm: str, tmp_path: Path) -> None:
+    run = adapted(tmp_path, arm)
+    result, model = done(run), run.model.load_model()
+    assert 0 < result["num_trainable"] < 0.15 * result["num_parameters"]
+    assert (result["num_added"], 0 < result["moved_fraction"] < 1) == (0, True)
+    (kept,) = run.record.folder.rglob("*.safetensors")
+    saved = load_file(kept)
+    assert model.load_state_dict(saved, strict=False).unexpected_keys == []
+    assert sum(tensor.numel() for tensor in saved.values()) == result["num_trainable"]
+    assert weights_sha256(model.named_parameters()) == result["weights_sha256"]
+
+
+@each_of(ADAPTERS)
+def test_a_stopped_run_ends_with_the_same_bits(arm: str, tmp_path: Path) -> None:
+    whole = done(adapted(tmp_path / "whole", arm))
+    stopped = adapted(tmp_path / "stopped", arm)
     with pytest.raises(Interrupted):
         execute(stopped, Control(should_stop=lambda: last_whole_checkpoint(stopped.record.checkpoints) is not None))
     resumed = done(stopped)

@@ -8,22 +8,18 @@ from typing import Any
 import pytest
 import torch
 
-from gmt.composition import Composer, config_dir, hydra_on
+from gmt.composition import Composer, hydra_on
 from gmt.errors import UserError
 from gmt.methods.protocol import UsesContext
 from gmt.runs.build import Run, build
 from gmt.runs.execute import execute
 from gmt.runs.prepare import prepare
 from gmt.training.paradigms import Execution, TrainingInputs, trainer_of
+from tests.arms import ARMS, overrides_of, reads_examples
 from tests.conftest import CONF
-from tests.models import NEED_BIASES
 
 USUAL = {"sft", "gmt", "gmt_update", "hft", "lora"}
-METHODS = [
-    pytest.param(path.stem, marks=[] if path.stem in USUAL else pytest.mark.slow)
-    for path in sorted((config_dir() / "method").glob("*.yaml"))
-    if path.stem not in NEED_BIASES
-]
+METHODS = [pytest.param(arm, marks=[] if arm in USUAL else pytest.mark.slow) for arm in ARMS]
 PREFERENCES = [
     {"prompt": f"Calculate {a} + {b}.", "chosen": str(a + b), "rejected": str(a + b + 1)}
     for a in range(14, 19)
@@ -51,11 +47,11 @@ def preferences(tmp_path: Path) -> list[str]:
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_learns_preferences(method: str, tmp_path: Path) -> None:
     wanted = ["train.learning_rate=1e-3", "train.num_epochs=6", "train.accumulation_steps=1", "record.log_every=1"]
-    if getattr(run_of(tmp_path, f"method={method}").method, "num_examples", 0):
+    if reads_examples(method):
         with pytest.raises(UserError, match=rf"train\.paradigm must be sft for method {method}, which reads examples"):
             run_of(tmp_path, *preferences(tmp_path), f"method={method}")
         return
-    run = run_of(tmp_path, *preferences(tmp_path), *wanted, f"method={method}")
+    run = run_of(tmp_path, *preferences(tmp_path), *wanted, *overrides_of(method, tmp_path))
     record = execute(run)
     losses = [row["train/loss"] for row in record.metrics()[0] if "train/loss" in row]
     begins_as_base = not isinstance(run.method, UsesContext)

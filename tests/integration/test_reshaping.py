@@ -9,7 +9,7 @@ from gmt.errors import UserError
 from gmt.runs.build import build
 from gmt.runs.execute import execute
 from tests.conftest import CONF
-from tests.contract.test_workers import the_run, trained
+from tests.contract.test_workers import KINDS, the_run, trained, two_workers
 from tests.processes import in_ranks
 
 
@@ -27,10 +27,10 @@ def test_adapters_that_a_method_adds_are_refused_and_not_trained(tmp_path: Path)
 
 def refused_on_a_worker(folder: Path) -> None:
     """One of two workers, by DDP and by FSDP2; a method that only freezes trains beside it."""
-    for kind, sharding in (("ddp", "none"), ("fsdp2", "fsdp")):
+    for kind in KINDS:
         with pytest.raises(UserError, match=r"^method sft: attach adds parameter "):
-            trained(the_run("sft", "method._target_=tests.reshaping.Lora"), folder / kind, sharding=sharding)
-        assert trained(the_run("hft"), folder / f"{kind}-hft", sharding=sharding)["curve"]
+            trained(the_run(folder / kind, "sft", "method._target_=tests.reshaping.Lora", *two_workers(kind)))
+        assert trained(the_run(folder / f"{kind}-hft", "hft", *two_workers(kind)))["curve"]
 
 
 @pytest.mark.slow
