@@ -8,10 +8,12 @@ import pytest
 import torch
 
 from gmt.errors import Interrupted, RunFailed, UserError
-from gmt.runs.build import Run
+from gmt.runs.build import Run, build
 from gmt.runs.execute import execute
+from gmt.runs.workers import execute_on_worker
 from gmt.training.control import Control
 from tests.merging import base_of, done, noise, run_with, tiny_model, weights_of
+from tests.processes import in_ranks
 
 
 @pytest.fixture
@@ -89,6 +91,39 @@ def test_a_merge_of_a_merge(tmp_path: Path, model: list[str]) -> None:
     run = merged(tmp_path, *model, "merge=wise_ft", "merge.alpha=1", f"parents=['{half.id}']")
     assert_same(weights_of(run), weights_of(half))
     assert run.id not in (half.id, parent.id)
+
+
+def do_on_worker(configs: list[dict[str, Any]], folder: Path) -> None:
+    """Do runs one after another, as one of two workers."""
+    for config in configs:
+        execute_on_worker(build(config), folder / "nobody-stops")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sharding", ["none", "fsdp"])
+def test_parents_that_two_workers_trained_are_merged_as_those_of_one(
+    sharding: str, tmp_path: Path, model: list[str]
+) -> None:
+    """The workers add up gradients in another order, which changes last bits; a wrong batch changes as much as all."""
+    few = ["task.train.words.num_examples=32", "train.micro_batch_size=4", "train.accumulation_steps=2"]
+    runs: dict[str, list[Run]] = {}
+    for name, workers in (("one", []), ("two", ["resources.workers=2", f"resources.sharding={sharding}"])):
+        settings = [*model, *few, *workers, "train.num_epochs=1"]
+        parents = [run_with(tmp_path / name, *settings, f"seed={seed}") for seed in (1, 2)]
+        ids = ",".join(f"'{parent.id}'" for parent in parents)
+        runs[name] = [*parents, run_with(tmp_path / name, *settings, "merge=soup", f"parents=[{ids}]")]
+    for run in runs["one"]:
+        execute(run)
+    assert in_ranks(do_on_worker, 2, [dict(run.config) for run in runs["two"]], tmp_path) == [0, 0]
+    for one, two in zip(runs["one"], runs["two"], strict=True):
+        assert (two.id, two.record.state()) == (one.id, "done")
+        found, expected, start = weights_of(two), weights_of(one), base_of(one)
+        off = sum(float((found[name] - expected[name]).square().sum()) for name in start) ** 0.5
+        moved = sum(float((expected[name] - start[name]).square().sum()) for name in start) ** 0.5
+        assert moved > 0
+        assert off < 0.1 * moved
+    mean = {n: torch.stack([weights_of(p)[n] for p in runs["two"][:2]]).double().mean(0).float() for n in start}
+    assert_same(weights_of(runs["two"][2]), mean)
 
 
 def test_an_interrupted_merge_ends_with_the_same_bits(tmp_path: Path, model: list[str]) -> None:
