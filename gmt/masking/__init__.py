@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from gmt.masking.spec import MaskSpec, Signal
 
 if TYPE_CHECKING:
-    from gmt.masking.engine import Mask, NonFiniteGradientError, attach
+    from gmt.masking.attaching import attach
+    from gmt.masking.engine import Mask, NonFiniteGradientError
     from gmt.masking.facts import LayerFacts, MaskFacts, Measured
 
 __all__ = ["LayerFacts", "Mask", "MaskFacts", "MaskSpec", "Measured", "NonFiniteGradientError", "Signal", "attach"]
@@ -22,6 +23,8 @@ def __getattr__(name: str) -> Any:
 
     if name in ("LayerFacts", "MaskFacts", "Measured"):
         return getattr(import_module("gmt.masking.facts"), name)
+    if name == "attach":
+        return import_module("gmt.masking.attaching").attach
     if name in __all__:
         return getattr(import_module("gmt.masking.engine"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -148,19 +148,22 @@ class Sample:
         self._share, self._indices = state["share"], {}
         self._touched, self._weights, self._kept = dict(state["touched"]), dict(state["weights"]), dict(state["kept"])
 
-    def look(self, ranked: Sequence[Ranked], kept: dict[str, Tensor]) -> Callable[[], Measured]:
+    def look(
+        self, ranked: Sequence[Ranked], kept: dict[str, Tensor], *, gradients: dict[str, Tensor] | None = None
+    ) -> Callable[[], Measured]:
         """Looks at the entries before a step; what it returns looks again after it.
 
         Args:
             ranked: the parameters, their gradients not yet masked.
             kept: the sample of each one's mask, bool of shape [S].
+            gradients: the samples of the gradients, where the gradients themselves are gone.
         """
-        gradients = {r.name: pick(r.gradient_N, self.index(r)) for r in ranked}
+        samples = {r.name: pick(r.gradient_N, self.index(r)) for r in ranked} if gradients is None else gradients
         weights = {r.name: pick(r.weight_N, self.index(r)) for r in ranked}
         before, self._kept = self._kept, kept
 
         def again() -> Measured:
-            return self._compare(ranked, gradients, weights, kept, before)
+            return self._compare(ranked, samples, weights, kept, before)
 
         return again
 

@@ -177,6 +177,7 @@ def ranked(
     scale: float,
     accumulated_N: Tensor | None,
     first_moment: tuple[Tensor | None, MomentRule] | None,
+    gradient: Tensor | None = None,
 ) -> Ranked:
     """Gathers what is ranked of a parameter; its gradient stays the tensor that it is.
 
@@ -185,11 +186,12 @@ def ranked(
         scale: by which a GradScaler has multiplied the gradient.
         accumulated_N: as `Ranked` has it.
         first_moment: the one before this step, if there is one yet, in the parameter's shape; and its rule.
+        gradient: in the place of the parameter's own, where no gradient is read.
 
     Raises:
         ValueError: the gradient can't be ranked; names the parameter.
     """
-    gradient = parameter.grad
+    gradient = parameter.grad if gradient is None else gradient
     assert gradient is not None
     if gradient.is_sparse:
         raise ValueError(f"the gradient of {name} is sparse, which can't be masked: use dense gradients")

@@ -100,7 +100,7 @@ def moment_keys(
             f"{holds[0]} can't hold with {kind}, which averages the weights apart from the mask: "
             "use mask_on=gradient and moments=dense"
         )
-    if spec.moments == "dense":
+    if spec.moments != "masked":
         return {}
     found: dict[nn.Parameter, frozenset[str]] = {}
     for group, like, members in _one_of_each_kind(optimizer, names, spec):

@@ -12,7 +12,10 @@ if TYPE_CHECKING:
 SIGNALS = ("gradient", "accumulated_gradient", "random", "first_moment", "weight_magnitude", "weight_times_gradient")
 SCOPES = ("tensor", "layer", "global")
 MASK_ON = ("gradient", "update")
-MOMENTS = ("dense", "masked")
+MOMENTS = ("dense", "masked")  # by any optimizer
+PACKED = "packed"  # by gmt.optimizers.packed_adamw alone
+FROM_WEIGHTS = ("random", "weight_magnitude")  # signals that need no gradient
+_NOT_PACKED = ("accumulated_gradient", "first_moment")  # signals that need a dense sum of gradients
 KEEP = ("largest", "smallest")
 EXCLUDED = ("dense", "frozen")
 ONCE = "once"
@@ -59,10 +62,13 @@ class MaskSpec:
         mask_on: `gradient`, as in the paper: the optimizer sees zeros, and momentum and weight decay still move
             masked entries. `update`: masked entries do not move at all.
         moments: `dense`: the optimizer updates the moments of every entry. `masked`: those of masked entries
-            are left as they are.
+            are left as they are. `packed`: there are none of masked entries, nor gradients but at a step that ranks
+            by them; see gmt/optimizers/packed_adamw.py. Entries that leave the mask lose theirs.
         keep: which end stays, the `largest` scores or the `smallest` (other than zero).
         exclude: patterns (as in a shell: *, ?, [..]) of names of parameters that are not ranked.
         excluded: what happens to them: `dense`, trained as without a mask, or `frozen`, not trained.
+        first_micro_batch: with moments=packed, whether the gradient that ranks is that of a step's first micro-batch,
+            so that no gradient is dense for longer than its tensor; needs scope=tensor.
 
     Raises:
         ValueError: a setting breaks its rule; the sentence begins with the setting's name.
@@ -77,6 +83,7 @@ class MaskSpec:
     keep: str = "largest"
     exclude: tuple[str, ...] = ()
     excluded: str = "dense"
+    first_micro_batch: bool = False
 
     def __post_init__(self) -> None:
         ratio = self.mask_ratio
@@ -90,7 +97,7 @@ class MaskSpec:
         if not whole and self.refresh != ONCE:
             raise ValueError(f"refresh must be a whole number of steps from 1 on, or once, got {self.refresh!r}")
         self._one_of("mask_on", MASK_ON)
-        self._one_of("moments", MOMENTS)
+        self._one_of("moments", (*MOMENTS, PACKED))
         self._one_of("keep", KEEP)
         self._one_of("excluded", EXCLUDED)
         if isinstance(self.exclude, str) or not all(isinstance(p, str) and p for p in self.exclude):
@@ -98,6 +105,30 @@ class MaskSpec:
         object.__setattr__(self, "exclude", tuple(self.exclude))
         if self.excluded == "frozen" and not self.exclude:
             raise ValueError("excluded=frozen needs patterns in exclude: there is nothing to freeze")
+        self._check_packed()
+
+    def _check_packed(self) -> None:
+        if not isinstance(self.first_micro_batch, bool):
+            raise ValueError(f"first_micro_batch must be true or false, got {self.first_micro_batch!r}")
+        if self.moments != PACKED:
+            if self.first_micro_batch:
+                raise ValueError(f"first_micro_batch must be false where moments={self.moments}, got True")
+            return
+        if self.mask_on != "update":
+            raise ValueError(f"mask_on must be update where moments=packed, got {self.mask_on!r}")
+        if self.refresh == 1:
+            raise ValueError(
+                "refresh must be above 1 or once where moments=packed, or no moments last longer than a step, got 1"
+            )
+        if self.signal in _NOT_PACKED:
+            raise ValueError(
+                f"signal must not be {self.signal} where moments=packed, since it adds up gradients of all entries"
+            )
+        if self.first_micro_batch and (self.scope != "tensor" or self.signal in FROM_WEIGHTS):
+            raise ValueError(
+                "first_micro_batch needs scope=tensor and a signal that reads the gradient, "
+                f"got scope={self.scope} and signal={self.signal}"
+            )
 
     def _one_of(self, name: str, choices: tuple[str, ...]) -> None:
         value = getattr(self, name)

@@ -6,19 +6,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
+from gmt import settings
 from gmt.errors import UserError
 from gmt.masking import MaskSpec, Signal
+from gmt.masking.spec import PACKED
 
 if TYPE_CHECKING:
     from torch import nn
     from torch.optim import Optimizer
+    from transformers import PreTrainedModel
 
     from gmt.masking import Mask
-    from gmt.methods.protocol import OptimizerFacts
+    from gmt.methods.protocol import OptimizerFacts, ParameterGroup
 
 
 # Of each layer only what differs between layers is logged: a model has many of them.
 _OF_LAYERS = ("kept_fraction", "energy_kept", "moved_fraction", "overlap")
+_AGES = ("global", "own")
 _NOT_BY_ENTRY = {
     "factored": "keeps its moments by rows and columns",
     "packed": "keeps its moments in 8 bits",
@@ -32,7 +36,10 @@ class GradientMask:
 
     Args:
         name: the word for this setting of it, e.g. `gmt` or `rmt`.
-        mask_ratio, signal, scope, refresh, mask_on, moments, keep, exclude, excluded: see gmt.masking.MaskSpec.
+        mask_ratio, signal, scope, refresh, mask_on, moments, keep, exclude, excluded, first_micro_batch: see
+            gmt.masking.MaskSpec.
+        age: with moments=packed, the number of steps that corrects the bias of the moments of an entry that joins
+            later: that of its parameter (`global`), or its `own`.
 
     Raises:
         UserError: a setting breaks its rule.
@@ -48,9 +55,14 @@ class GradientMask:
     keep: str
     exclude: Sequence[str]
     excluded: str
+    first_micro_batch: bool = settings.neutral(False)
+    age: str = settings.neutral("global")
 
     def __post_init__(self) -> None:
         self.spec()
+        settings.one_of("method.age", self.age, _AGES)
+        if self.age != "global" and self.moments != PACKED:
+            raise UserError(f"method.age must be global where method.moments={self.moments}, got {self.age!r}")
 
     def spec(self) -> MaskSpec:
         """The mask's settings."""
@@ -63,6 +75,26 @@ class GradientMask:
     def density_asked(self) -> float:
         """What the ratio leaves."""
         return 1 - self.mask_ratio
+
+    @property
+    def makes_optimizer(self) -> bool:
+        """Whether the optimizer is the method's own, whose state is of kept entries alone."""
+        return self.moments == PACKED
+
+    def make_optimizer(self, model: PreTrainedModel, groups: list[ParameterGroup]) -> Optimizer:
+        """Return AdamW whose moments and gradients are of kept entries alone."""
+        from gmt.optimizers.packed_adamw import PackedAdamW
+
+        return PackedAdamW(groups, age=self.age)
+
+    def faults_with_workers(self, num_workers: int) -> list[str]:
+        """Return a sentence if gradients are gathered before several workers could average them."""
+        if self.moments != PACKED:
+            return []
+        return [
+            f"resources.workers must be 1 where method.moments=packed, which gathers gradients before workers average "
+            f"them, got {num_workers}"
+        ]
 
     def faults_with(self, optimizer: OptimizerFacts) -> list[str]:
         """Return a sentence for each setting that can't hold with the optimizer: mask_on, moments or signal."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -155,7 +155,10 @@ class MakesGroups(Protocol):
 
 @runtime_checkable
 class MakesOptimizer(Protocol):
-    """An optional part of Method: it makes an optimizer of its own instead of train.optimizer."""
+    """An optional part of Method: it makes an optimizer of its own instead of train.optimizer.
+
+    Where the settings of a method decide whether it does, its attribute `makes_optimizer` says so.
+    """
 
     def make_optimizer(self, model: PreTrainedModel, groups: list[ParameterGroup]) -> Optimizer:
         """Return a torch optimizer over these parameters; its state_dict must hold all its state.
@@ -164,6 +167,33 @@ class MakesOptimizer(Protocol):
             model: to be trained.
             groups: as for `MakesGroups`, with all settings of AdamW, so that `torch.optim.AdamW(groups)` works.
         """
+        ...
+
+
+def maker_of_optimizer(method: object) -> MakesOptimizer | None:
+    """Return a method that makes its own optimizer; None for another one."""
+    makes_one = isinstance(method, MakesOptimizer) and bool(getattr(method, "makes_optimizer", True))
+    return cast("MakesOptimizer", method) if makes_one else None
+
+
+@runtime_checkable
+class ClipsGradients(Protocol):
+    """An optional part of the optimizer that a method makes: it holds gradients elsewhere than in `parameter.grad`."""
+
+    def clip_grad_norm_(self, max_norm: float) -> Tensor:
+        """Scale the gradients of a step so that their norm is at most `max_norm`, in place; return the norm before.
+
+        Called once in each step, when all its micro-batches are through; with infinity where nothing is clipped.
+        """
+        ...
+
+
+@runtime_checkable
+class FitsWorkers(Protocol):
+    """An optional part of Method: some of its settings need a single worker."""
+
+    def faults_with_workers(self, num_workers: int) -> list[str]:
+        """Return a sentence for each setting that can't hold; called when a run on several workers is planned."""
         ...
 
 

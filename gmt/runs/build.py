@@ -12,12 +12,13 @@ from gmt.merges.protocol import Merge
 from gmt.methods.protocol import (
     AddsLoss,
     FitsOptimizers,
-    MakesOptimizer,
+    FitsWorkers,
     Method,
     ReadsExamples,
     ReshapesModel,
     TrainsInPhases,
     UsesContext,
+    maker_of_optimizer,
 )
 from gmt.models.protocol import Model
 from gmt.plug_ins import check_protocol, class_of, faults_of
@@ -241,7 +242,7 @@ def _faults_of_selection(selection: Selection | None, task: Task) -> list[str]:
 
 def _faults_of_optimizer(method: Method, train: TrainSettings, resources: ResourceSettings) -> list[str]:
     faults = []
-    makes_its_own = isinstance(method, MakesOptimizer)
+    makes_its_own = maker_of_optimizer(method) is not None
     if makes_its_own and train.optimizer != "adamw":
         faults.append(
             f"train.optimizer must be adamw for method {method.name}, which makes an optimizer of its own, "
@@ -252,6 +253,8 @@ def _faults_of_optimizer(method: Method, train: TrainSettings, resources: Resour
             f"method {method.name} with its own optimizer" if makes_its_own else f"train.optimizer={train.optimizer}"
         )
         faults.append(f"resources.sharding must be none for {which}, got {resources.sharding}")
+    if resources.workers > 1 and isinstance(method, FitsWorkers):
+        faults += method.faults_with_workers(resources.workers)
     if isinstance(method, FitsOptimizers):
         faults += method.faults_with(facts_of(train.optimizer, train.momentum))
     return faults

@@ -7,6 +7,7 @@ without a label, which adds nothing to the loss, to the gradient or to the count
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from itertools import chain, repeat
@@ -18,7 +19,7 @@ from torch.optim import Optimizer
 from torch.utils.data import BatchSampler, DataLoader
 from trl import DPOTrainer, SFTTrainer
 
-from gmt.methods.protocol import LossTerm
+from gmt.methods.protocol import ClipsGradients, LossTerm
 from gmt.tasks.tokens import IGNORED
 
 
@@ -78,6 +79,23 @@ class _Workers:
             if "warmup_steps" in group:
                 group["warmup_steps"] = self.args.get_warmup_steps(num_training_steps)
         return super().create_scheduler(num_training_steps, optimizer)  # type: ignore[misc]
+
+    def _clip_grad_norm(self, model: Any) -> Any:
+        """Clip to train.max_grad_norm and return the norm before it."""
+        if (own := self._own_clipping()) is None:
+            return super()._clip_grad_norm(model)  # type: ignore[misc]
+        return own.clip_grad_norm_(self.args.max_grad_norm)
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        """Return the norm of a step's gradients, which nothing has clipped if it is not known yet."""
+        if grad_norm is None and (own := self._own_clipping()) is not None:
+            grad_norm = own.clip_grad_norm_(math.inf)
+        return super()._get_grad_norm(model, grad_norm=grad_norm)  # type: ignore[misc]
+
+    def _own_clipping(self) -> ClipsGradients | None:
+        """Return the optimizer if it holds the gradients itself, where transformers' clipping does not see them."""
+        inner = getattr(self.optimizer, "optimizer", self.optimizer)  # inside accelerate's wrapper
+        return inner if isinstance(inner, ClipsGradients) else None
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None

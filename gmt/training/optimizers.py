@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from gmt.errors import UserError
-from gmt.methods.protocol import MakesGroups, MakesOptimizer, Method, OptimizerFacts, ParameterGroup
+from gmt.methods.protocol import MakesGroups, Method, OptimizerFacts, ParameterGroup, maker_of_optimizer
 
 if TYPE_CHECKING:
     from torch import nn
@@ -163,8 +163,8 @@ def make_optimizer(
 
     groups = [group for group in groups if group["params"]]
     copied = [{**group, "params": [*group["params"]]} for group in groups]
-    if isinstance(method, MakesOptimizer):
-        optimizer = method.make_optimizer(model, copied)
+    if (maker := maker_of_optimizer(method)) is not None:
+        optimizer = maker.make_optimizer(model, copied)
         if not isinstance(optimizer, Optimizer):
             raise UserError(
                 f"method {method.name}: make_optimizer must return a torch.optim.Optimizer, "

@@ -18,7 +18,7 @@ from trl import DPOConfig, SFTConfig
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from gmt.methods.protocol import AddsLoss, MakesGroups, MakesOptimizer, Method
+from gmt.methods.protocol import AddsLoss, MakesGroups, Method, maker_of_optimizer
 from gmt.training.batches import WorkersDPOTrainer, WorkersSFTTrainer
 from gmt.training.optimizers import default_groups, make_optimizer
 from gmt.training.settings import TrainSettings
@@ -98,7 +98,8 @@ def trainer_of(
     )
     if hasattr(text := inputs.model.config.get_text_config(), "router_aux_loss_coef"):
         text.router_aux_loss_coef = 0.0  # TRL sets it for SFT only; it tells checkpoints from those of another loss
-    if settings.optimizer != "adamw" or isinstance(inputs.method, MakesGroups | MakesOptimizer):
+    is_own = isinstance(inputs.method, MakesGroups) or maker_of_optimizer(inputs.method) is not None
+    if settings.optimizer != "adamw" or is_own:
         trainer.make_optimizer = lambda: _optimizer(inputs, settings, trainer)
     if isinstance(inputs.method, AddsLoss):
         trainer.loss_term = inputs.method.loss_term(inputs.model, base=inputs.base)

@@ -50,6 +50,13 @@ def test_the_masking_guides_first_code_runs_by_itself() -> None:
     assert "density=0.2" in done.stdout
 
 
+def test_the_memory_guides_code_runs_by_itself() -> None:
+    (code,) = blocks(ROOT / "docs" / "memory.md", "python")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "step=3" in done.stdout
+
+
 @pytest.mark.parametrize("code", GUIDE[1:], ids=["accelerate", "trainer", "trl", "lightning", "scaler"])
 def test_the_masking_guides_loops_run(code: str, tmp_path: Path) -> None:
     import torch

@@ -23,7 +23,7 @@ def test_a_ratio_outside_its_interval_is_refused(ratio: Any) -> None:
         ("refresh", True, "refresh must be a whole number"),
         ("refresh", "never", "refresh must be a whole number"),
         ("mask_on", "weights", "mask_on must be one of gradient, update, got 'weights'"),
-        ("moments", "none", "moments must be one of dense, masked, got 'none'"),
+        ("moments", "none", "moments must be one of dense, masked, packed, got 'none'"),
         ("keep", "top", "keep must be one of largest, smallest, got 'top'"),
         ("exclude", "*.bias", "exclude must be a list of name patterns, got"),
         ("exclude", [1], "exclude must be a list of name patterns, got"),

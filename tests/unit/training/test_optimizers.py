@@ -143,13 +143,56 @@ def test_a_stopped_and_evaluated_training_ends_with_the_same_bits(name: str, tmp
     assert all(bool(torch.isfinite(w).all()) and not torch.equal(w, start[n]) for n, w in whole.items())
 
 
-@pytest.mark.parametrize("method", [Cautious(name="cautious"), LayerwiseRates(name="layerwise", rate_decay=0.5)])
+PACKED = GradientMask(**GMT | {"refresh": 3, "mask_on": "update", "moments": "packed", "age": "own"})
+
+
+@pytest.mark.parametrize(
+    "method",
+    [Cautious(name="cautious"), LayerwiseRates(name="layerwise", rate_decay=0.5), PACKED],
+    ids=lambda m: m.name,
+)
 def test_a_methods_own_optimizer_or_groups_resume_bit_for_bit(method: Method, tmp_path: Path) -> None:
     whole = trained(tmp_path / "whole", method)
     with pytest.raises(Interrupted):
         trained(tmp_path / "stopped", method, stop_at=5)
     assert_same(trained(tmp_path / "stopped", method), whole)
     assert any(not torch.equal(w, whole[n]) for n, w in trained(tmp_path / "sft").items())
+
+
+def test_packed_moments_have_the_bits_of_masked_ones_in_a_training(tmp_path: Path) -> None:
+    """Without clipping, whose norm is that of the kept entries."""
+    fixed = {"refresh": "once", "mask_on": "update"}
+    ours, theirs = (
+        trained(tmp_path / moments, GradientMask(**GMT | fixed | {"moments": moments}), max_grad_norm=0.0)
+        for moments in ("packed", "masked")
+    )
+    assert_same(ours, theirs)
+
+
+def test_packed_gradients_are_clipped_by_the_norm_of_kept_entries(tmp_path: Path) -> None:
+    """The two trainings differ in their first step, by a factor: SGD would show it in the weights, Adam in moments."""
+    norms: dict[float, list[float]] = {}
+    states: dict[float, list[Tensor]] = {}
+    for limit in (0.0, 1e-3):
+        norms[limit], states[limit] = [], []
+
+        def see(optimizer: Any, *_: Any, limit: float = limit) -> None:
+            states[limit].append(torch.cat([s["exp_avg"] for s in optimizer.state.values()]).norm())
+
+        handle = register_optimizer_step_post_hook(see)
+        try:
+            trained(
+                tmp_path / str(limit),
+                PACKED,
+                max_grad_norm=limit,
+                on_metrics=lambda _, metrics, limit=limit: norms[limit].append(metrics["train/grad_norm"]),
+            )
+        finally:
+            handle.remove()
+    assert norms[0.0][0] == norms[1e-3][0]
+    beta1 = train_settings().adam_beta1
+    assert states[0.0][0].item() == pytest.approx((1 - beta1) * norms[0.0][0], rel=1e-4)
+    assert states[1e-3][0].item() == pytest.approx((1 - beta1) * 1e-3, rel=1e-2)
 
 
 def test_groups_that_change_nothing_are_plain_training_bit_for_bit(tmp_path: Path) -> None:
@@ -323,6 +366,16 @@ def assert_same_refusals(name: str, momentum: float | None) -> None:
             ["method=cautious", "resources.sharding=fsdp", "resources.workers=2"],
             r"resources\.sharding must be none for method cautious with its own optimizer, got fsdp",
         ),
+        (
+            ["method=sift", "method.moments=packed", "resources.workers=2"],
+            r"resources\.workers must be 1 where method\.moments=packed.*, got 2",
+        ),
+        (
+            ["method=sift", "method.moments=packed", "train.optimizer=adafactor"],
+            r"train\.optimizer must be adamw for method sift, which makes an optimizer of its own",
+        ),
+        (["method=gmt", "method.moments=packed"], r"method\.mask_on must be update where moments=packed"),
+        (["method=sift", "+method.age=own"], r"method\.age must be global where method\.moments=masked, got 'own'"),
         (
             ["method=cautious", "train.optimizer=adafactor"],
             r"train\.optimizer must be adamw.* for method cautious, which makes an optimizer of its own, got adafactor",

@@ -1,0 +1,54 @@
+"""Attaches a mask to an optimizer."""
+
+import torch
+from torch import nn
+
+from gmt.masking import refusals
+from gmt.masking.engine import Mask
+from gmt.masking.packed_mask import PackedMask
+from gmt.masking.spec import PACKED, MaskSpec
+from gmt.masking.step_hook import is_hooked
+
+
+def attach(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    spec: MaskSpec,
+    *,
+    seed: int = 0,
+    facts_every: int = 10,
+    facts_entries: int = 1 << 18,
+) -> Mask:
+    """Masks what `optimizer` does to the parameters of `model`, from its next step on.
+
+    The gradients are masked in place, once, when the optimizer steps: after accumulation, unscaling and clipping.
+
+    Args:
+        model: names the parameters; a tied weight is ranked once. Plain, compiled, or under DDP or FSDP2.
+        optimizer: any torch optimizer over parameters of `model`, also inside accelerate's or Lightning's.
+        spec: the mask's settings.
+        seed: for `signal="random"`: the draw depends on seed, step and parameter name only.
+        facts_every: every how many steps it is measured what moved (and at the first); 0 for never.
+        facts_entries: on how many entries, over all shards, at least 1; all of a model that has no more.
+
+    Returns:
+        The attached mask; `detach()` removes it.
+
+    Raises:
+        ValueError: the mask can't work with this model or optimizer: DeepSpeed, FSDP1, LBFGS, sparse gradients,
+            parameters that the model does not name, float64, a pattern that fits nothing. Later, at a step:
+            a group of such parameters was added, or the optimizer calls its closure twice.
+        NonFiniteGradientError: later, at a step whose gradient holds NaN or Inf. Where a GradScaler skips the step,
+            nothing is raised and the mask does not count it.
+    """
+    if facts_every < 0 or facts_entries < 1:
+        raise ValueError(
+            f"facts_every must be at least 0 and facts_entries at least 1, got {facts_every}, {facts_entries}"
+        )
+    inner = refusals.unwrapped(optimizer)
+    if is_hooked(inner):
+        raise ValueError("this optimizer has a mask already: call detach() of the first mask before you attach another")
+    refusals.check_model(model)
+    if spec.moments == PACKED:
+        return PackedMask(model, inner, spec, seed=seed, facts_every=facts_every, facts_entries=facts_entries)
+    return Mask(model, inner, spec, seed=seed, facts_every=facts_every, facts_entries=facts_entries)
