@@ -22,6 +22,7 @@ def change(name: str, base: Tensor, _: int) -> Tensor:
     return 1.25 * base if name == SCALED else base
 
 
+@pytest.mark.heavy
 def test_norms_ranks_and_activations_equal_the_planted_ones(tmp_path: Path) -> None:
     plan = planted(tmp_path, change, {"sft": {"method": "sft"}}, seeds=1)
     run, progress = plan.runs[0].run, []

@@ -49,6 +49,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> Callable[[PreTrainedMod
     return ask
 
 
+@pytest.mark.heavy
 def test_no_field_of_a_generation_config_changes_an_answer(answers: Callable[[PreTrainedModel], list[str]]) -> None:
     model = pretrained().load_model()
     plain, own = answers(model), model.generation_config

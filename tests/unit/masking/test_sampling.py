@@ -71,6 +71,7 @@ def test_a_sample_has_the_size_that_was_asked_whatever_the_model_has() -> None:
     assert sample_index(nn.Parameter(torch.empty(5)), "w", 1.0) is None
 
 
+@pytest.mark.heavy
 def test_every_entry_is_drawn_as_often_as_any_other() -> None:
     for num_entries in (1, 2, 3, 7, 12, 65, 100):
         times = torch.zeros(num_entries)

@@ -157,6 +157,7 @@ def test_a_branch_that_moved_between_two_runs_is_told(hub: Hub, tmp_path: Path) 
         assert f"commit {SECOND}, files sha256:" in sentence
 
 
+@pytest.mark.heavy
 def test_a_run_records_what_it_was_made_of(hub: Hub, tmp_path: Path) -> None:
     hub.move_model(FIRST)
     run = run_of(tmp_path / "records", f"model.path={REPO}", "model.revision=main")

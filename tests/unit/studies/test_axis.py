@@ -115,6 +115,7 @@ def test_a_line_with_a_number_at_some_points_only_is_refused() -> None:
     assert not faults_of_axis(StudySettings(name="s", question="?", shared={}, arms={"a": {}}), runs, [])
 
 
+@pytest.mark.heavy
 def test_mlflow_has_the_value_of_the_axis_as_a_tag(tmp_path: Path) -> None:
     sft, two, _ = plan_of(tmp_path, GMT, [1]).runs
     plan = plan_of(tmp_path, GMT, [1])

@@ -127,6 +127,7 @@ def config_of(root: Path, target: str = "mine_helpers.method.Mine") -> dict[str,
     return config | {"method": {"_target_": target, "name": "mine"}}
 
 
+@pytest.mark.heavy
 def test_a_run_records_the_code_of_a_method_from_outside_and_where_it_lies(tmp_path: Path, package: Path) -> None:
     run = build(config_of(tmp_path / "records"))
     environment = execute(run).read("environment.json")

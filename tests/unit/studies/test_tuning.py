@@ -57,6 +57,7 @@ def test_the_whole_budget_is_spent_and_the_best_value_wins(sampler: str) -> None
     assert best == max(values, key=score)
 
 
+@pytest.mark.heavy
 def test_what_is_asked_late_learns_from_what_came_before() -> None:
     late = [v for name in "abcdefgh" for v in spent(tuning(runs=16), name)[0][8:]]
     early = [v for name in "abcdefgh" for v in spent(tuning(runs=16), name)[0][:8]]

@@ -14,6 +14,7 @@ from gmt.training.memory import give_back
 HELD = 240_000_000
 
 
+@pytest.mark.heavy
 @pytest.mark.skipif(sys.platform != "linux", reason="what glibc keeps is glibc's")
 def test_what_a_thread_leaves_behind_goes_back_to_the_system() -> None:
     def resident() -> int:
