@@ -7,14 +7,25 @@ mask = attach(model, optimizer, MaskSpec(mask_ratio=0.8))
 
 from typing import TYPE_CHECKING, Any
 
-from gmt.masking.spec import MaskSpec, Signal
+from gmt.masking.signals import MatrixSignal, Signal
+from gmt.masking.spec import MaskSpec
 
 if TYPE_CHECKING:
     from gmt.masking.attaching import attach
     from gmt.masking.engine import Mask, NonFiniteGradientError
     from gmt.masking.facts import LayerFacts, MaskFacts, Measured
 
-__all__ = ["LayerFacts", "Mask", "MaskFacts", "MaskSpec", "Measured", "NonFiniteGradientError", "Signal", "attach"]
+__all__ = [
+    "LayerFacts",
+    "Mask",
+    "MaskFacts",
+    "MaskSpec",
+    "MatrixSignal",
+    "Measured",
+    "NonFiniteGradientError",
+    "Signal",
+    "attach",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from gmt.masking import refusals
+from gmt.masking.activations import Batches
 from gmt.masking.engine import Mask
 from gmt.masking.packed_mask import PackedMask
 from gmt.masking.spec import PACKED, MaskSpec
@@ -18,6 +19,7 @@ def attach(
     seed: int = 0,
     facts_every: int = 10,
     facts_entries: int = 1 << 18,
+    source: Batches | None = None,
 ) -> Mask:
     """Masks what `optimizer` does to the parameters of `model`, from its next step on.
 
@@ -30,6 +32,8 @@ def attach(
         seed: for `signal="random"`: the draw depends on seed, step and parameter name only.
         facts_every: every how many steps it is measured what moved (and at the first); 0 for never.
         facts_entries: on how many entries, over all shards, at least 1; all of a model that has no more.
+        source: for `calibration="source"`: gives batches of source data, as the model's forward pass takes them. The
+            first step reads them, in eval mode, and every process must give the same.
 
     Returns:
         The attached mask; `detach()` removes it.
@@ -49,6 +53,7 @@ def attach(
     if is_hooked(inner):
         raise ValueError("this optimizer has a mask already: call detach() of the first mask before you attach another")
     refusals.check_model(model)
-    if spec.moments == PACKED:
-        return PackedMask(model, inner, spec, seed=seed, facts_every=facts_every, facts_entries=facts_entries)
-    return Mask(model, inner, spec, seed=seed, facts_every=facts_every, facts_entries=facts_entries)
+    if (spec.calibration == "source") != (source is not None):
+        raise ValueError(f"source must be given with calibration=source and else left out, got {spec.calibration}")
+    kind = PackedMask if spec.moments == PACKED else Mask
+    return kind(model, inner, spec, seed=seed, facts_every=facts_every, facts_entries=facts_entries, source=source)

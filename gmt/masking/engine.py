@@ -13,22 +13,22 @@ import torch
 from torch import Tensor, nn
 
 from gmt.masking import refusals
+from gmt.masking.activations import Activations, Batches
+from gmt.masking.choosing import NonFiniteScoreError, choose_entries, choose_units, density, groups_of
 from gmt.masking.counting import as_bits
 from gmt.masking.entries import keep_mask, zero_masked_, zero_unkept_
 from gmt.masking.facts import MaskFacts, Measured, Sample
+from gmt.masking.grains import Units, units_of
 from gmt.masking.packing import pack, unpack
-from gmt.masking.parameters import Ranked, first_nonfinite, is_excluded, layer_of, names_of, ranked
+from gmt.masking.parameters import Ranked, excluded_parameters, first_nonfinite, names_of, ranked
 from gmt.masking.putting_back import Held, MaskedGradients
 from gmt.masking.rule import Selection
 from gmt.masking.sampling import pick
-from gmt.masking.selection import select
 from gmt.masking.sharding import local
+from gmt.masking.signals import FIRST_MOMENT, row_of
 from gmt.masking.spec import MaskSpec
 from gmt.masking.step_hook import StepHook
 from gmt.masking.trial import FirstMoments
-
-_RANKS_ZEROS = ("random", "weight_magnitude")  # a zero of the others says that there is no gradient
-_SEES_GRADIENT = ("gradient", "first_moment", "weight_times_gradient")  # a NaN gradient makes a NaN score
 
 
 class NonFiniteGradientError(FloatingPointError):
@@ -47,8 +47,11 @@ class Mask:
         seed: int,
         facts_every: int,
         facts_entries: int,
+        source: Batches | None,
     ):
         self.spec = spec
+        self._signal = row_of(spec.signal)
+        self._is_chosen_whole = spec.needs_whole_parameters  # and so are its masks, even where they last one step
         self._model = model
         self._optimizer = optimizer
         self._seed = seed
@@ -65,6 +68,8 @@ class Mask:
         self._look_again: Callable[[], Measured] | None = None
         self._is_skipped = False
         self._seconds = 0.0
+        needs_activations = self._signal.needs_activations and spec.mask_ratio > 0
+        self._activations = Activations(model, self._signal, source) if needs_activations else None
         self._learn_parameters()
         self._hook = StepHook(optimizer, self._mask, self._finish)
 
@@ -87,8 +92,9 @@ class Mask:
         return {
             "step": self._step,
             "density": self._density,
-            "masks": {name: pack(mask) for name, mask in self._masks.items()},
+            "masks": {n: pack(mask) for n, mask in self._masks.items()} if self.spec.outlives_a_step else {},
             "sums": dict(self._sums),
+            "activations": self._activations.state_dict() if self._activations else {},
             "sample": self._sample.state_dict(),
         }
 
@@ -106,10 +112,14 @@ class Mask:
         self._masks = {n: unpack(m, here[n].numel()).to(here[n].device) for n, m in state["masks"].items()}
         self._sums = {n: s.to(here[n].device) for n, s in state["sums"].items()}
         self._sample.load_state_dict(state["sample"])
+        if self._activations:
+            self._activations.load_state_dict(state["activations"])
 
     def detach(self) -> None:
         """Takes the mask off the optimizer; what it put into the moments of past steps stays."""
         self._hook.remove()
+        if self._activations:
+            self._activations.remove()
         self._masks, self._sums, self._held, self._look_again = {}, {}, None, None
 
     @torch.no_grad()
@@ -153,8 +163,15 @@ class Mask:
     def _learn_parameters(self) -> None:
         """Looks at what the optimizer holds: when the mask is attached, and when a group was added."""
         self._names = names_of(self._model)
-        refusals.check_parameters(self._optimizer, self._names, self.spec)
-        self._moment_keys = refusals.moment_keys(self._optimizer, self._names, self.spec)
+        self._excluded = excluded_parameters(self._model, self._names, self.spec)
+        refusals.check_parameters(self._optimizer, self._names, self.spec, self._excluded)
+        self._moment_keys = refusals.moment_keys(self._optimizer, self._names, self.spec, self._excluded)
+        chosen = {p: self._names[p] for p in refusals.ranked_parameters(self._optimizer, self._excluded)}
+        self._units: dict[nn.Parameter, Units] = {}
+        if self.spec.mask_ratio and self.spec.grain != "entry":
+            self._units = units_of(self._model, chosen, self.spec.grain)
+        if self._activations:
+            self._activations.watch(chosen)
 
     def _ranked(self) -> list[Ranked]:
         """The parameters with a gradient that are ranked at this step; takes the frozen ones from the optimizer."""
@@ -163,11 +180,12 @@ class Mask:
             self._learn_parameters()
         grad_scale = getattr(self._optimizer, "grad_scale", None)
         scale = 1.0 if grad_scale is None else float(grad_scale)  # of a GPU, which this waits for
-        moments = FirstMoments(self._optimizer) if self.spec.signal == "first_moment" and self.spec.mask_ratio else None
+        needs_moments = FIRST_MOMENT in self._signal.needs and self.spec.mask_ratio > 0
+        moments = FirstMoments(self._optimizer) if needs_moments else None
         found = []
         for group, p in groups:
             name = self._names[p]
-            if is_excluded(name, self.spec.exclude):
+            if p in self._excluded:
                 if self.spec.excluded == "frozen":
                     p.grad = None  # the optimizer passes it by, momentum, weight decay and all
             elif p.grad is not None:
@@ -175,7 +193,7 @@ class Mask:
                     ranked(
                         name,
                         p,
-                        self.spec,
+                        self._signal,
                         seed=self._seed,
                         draw=self._step,
                         scale=scale,
@@ -188,7 +206,8 @@ class Mask:
 
     def _refuse_nonfinite(self, every: Sequence[Ranked]) -> None:
         """Looks for NaN and Inf, where the ranking itself will not come across them."""
-        is_seen = self.spec.signal in _SEES_GRADIENT and self.spec.mask_ratio > 0 and not self.spec.outlives_a_step
+        is_made = self.spec.mask_ratio > 0 and not self.spec.outlives_a_step
+        is_seen = is_made and self._signal.shows_nonfinite_gradients
         if not is_seen and (bad := first_nonfinite(every)):
             raise self._refusal(bad)
 
@@ -197,55 +216,50 @@ class Mask:
 
     def _add_up(self, every: Sequence[Ranked]) -> None:
         """Adds the gradients to their sums, if it is these that are ranked."""
-        if self.spec.signal != "accumulated_gradient" or not self.spec.outlives_a_step:
+        add = self._signal.add
+        if add is None or not self.spec.outlives_a_step:
             return
         if self.spec.refresh == "once" and self._step:
             return
         for r in every:
             if r.accumulated_N is None:
                 r.accumulated_N = self._sums[r.name] = torch.zeros_like(r.gradient_N, dtype=torch.float32)
-            r.accumulated_N.add_(r.gradient_N, alpha=1 / r.scale)
+            add(r.accumulated_N, r.gradient_N, r.scale)
 
     def _select(self, every: Sequence[Ranked]) -> dict[str, Selection]:
         """Ranks what has no mask, or everything if it is time; puts new masks that outlive the step into place."""
         if self.spec.is_refreshed_at(self._step):
             self._masks = {}
         new = [r for r in every if r.name not in self._masks]
-        groups: dict[str, list[Ranked]] = {}
-        for r in new:
-            groups.setdefault(self._group(r.name), []).append(r)
-        found = select(
-            [[r.scores(self.spec.signal) for r in members] for members in groups.values()],
-            self.spec.mask_ratio,
-            keep=self.spec.keep,
-            rank_zeros=self.spec.signal in _RANKS_ZEROS,
-        )
+        if self._activations and (new or self.spec.refresh != "once"):
+            self._activations.give(new)
+        groups = groups_of(new, self.spec.scope)
         selections: dict[str, Selection] = {}
-        for members, selection in zip(groups.values(), found, strict=True):
-            if self.spec.signal != "random" and not selection.is_finite:
-                self._refuse_scores(members)
-            selections |= {r.name: selection for r in members}
+        found: list[Selection] = []
+        try:
+            if self._is_chosen_whole:
+                self._masks |= choose_units(groups, self.spec, self._signal, self._units)
+            else:
+                found = choose_entries(groups, self.spec, self._signal)
+                for members, selection in zip(groups, found, strict=True):
+                    selections |= {r.name: selection for r in members}
+        except NonFiniteScoreError as error:
+            raise self._refusal_of_scores(error.members) from None
         if self.spec.outlives_a_step:
-            self._masks |= {r.name: keep_mask(r, self.spec.signal, selections[r.name]) for r in new}
+            self._masks |= {r.name: keep_mask(r, self._signal, selections[r.name]) for r in new if r.name in selections}
             for r in new:
                 self._sums.pop(r.name, None)
-        if len(new) == len(every):
+        if found and len(new) == len(every):
             self._density = sum(s.num_kept for s in found) / max(self._num_entries, 1)
         elif new:
-            self._density = _density(every, self._masks)
+            self._density = density(every, self._masks)
         return selections
 
-    def _group(self, name: str) -> str:
-        """What shares a threshold with a parameter has the same."""
-        if self.spec.scope == "layer":
-            return layer_of(name)
-        return name if self.spec.scope == "tensor" else ""
-
-    def _refuse_scores(self, members: Sequence[Ranked]) -> None:
+    def _refusal_of_scores(self, members: Sequence[Ranked]) -> NonFiniteGradientError:
         if bad := first_nonfinite(members):
-            raise self._refusal(bad)
+            return self._refusal(bad)
         names = ", ".join(r.name for r in members[:3])
-        raise NonFiniteGradientError(f"{self.spec.signal} is NaN or Inf at step {self._step + 1}, in {names}")
+        return NonFiniteGradientError(f"{self.spec.signal} is NaN or Inf at step {self._step + 1}, in {names}")
 
     def _prepare_facts(self, every: Sequence[Ranked], selections: dict[str, Selection]) -> None:
         """Looks at the sample if this step is one to look at, and at its mask alone if the next one is."""
@@ -268,13 +282,13 @@ class Mask:
             return pick(self._masks[r.name], index)
         if selection is None:
             return torch.ones_like(pick(r.gradient_N, index), dtype=torch.bool)
-        return selection.keeps(as_bits(r.score_at(self.spec.signal, index)))
+        return selection.keeps(as_bits(r.score_at(self._signal, index)))
 
     def _apply(self, every: Sequence[Ranked], selections: dict[str, Selection]) -> None:
         """Zeroes masked gradients, or puts aside what masked entries must keep."""
         spec, masks = self.spec, self._masks
         if spec.mask_on == "update" or spec.moments == "masked":
-            masks = masks or {r.name: keep_mask(r, spec.signal, selections[r.name]) for r in every}
+            masks = masks or {r.name: keep_mask(r, self._signal, selections[r.name]) for r in every}
             self._held = Held(
                 self._optimizer, every, masks, weights=spec.mask_on == "update", moment_keys=self._moment_keys
             )
@@ -283,16 +297,5 @@ class Mask:
                 if r.name in masks:
                     zero_unkept_(r.gradient_N, masks[r.name])
                 else:
-                    zero_masked_(r, spec.signal, selections[r.name])
+                    zero_masked_(r, self._signal, selections[r.name])
                 self._gradients.write(r)
-
-
-def _density(every: Sequence[Ranked], masks: dict[str, Tensor]) -> float:
-    """The share of entries that masks keep, over all shards."""
-    kept = 0
-    for shards in dict.fromkeys(r.shards for r in every):
-        counts = torch.stack([masks[r.name].sum() for r in every if r.shards == shards]).sum()
-        if shards is not None:
-            shards.sum_(counts)
-        kept += int(counts)
-    return kept / sum(r.num_entries for r in every)

@@ -15,7 +15,7 @@ from gmt.masking.counting import as_bits
 from gmt.masking.native import has_triton, library
 from gmt.masking.parameters import Ranked
 from gmt.masking.rule import LARGEST_BITS, Selection
-from gmt.masking.spec import Signal
+from gmt.masking.signals import Row
 
 _WIDTHS = (2, 4)  # bytes of the entries that the C knows
 
@@ -40,23 +40,23 @@ def kept(score_N: Tensor, selection: Selection) -> Tensor:
     return keep_N
 
 
-def keep_mask(r: Ranked, signal: str | Signal, selection: Selection) -> Tensor:
+def keep_mask(r: Ranked, row: Row, selection: Selection) -> Tensor:
     """Which entries stay, bool of shape [N]."""
     keep_N = torch.empty(len(r.gradient_N), dtype=torch.bool, device=r.gradient_N.device)
-    for start, stop in r.stretches(signal):
-        keep_N[start:stop] = kept(r.score(signal, start, stop), selection)
+    for part in r.stretches(row):
+        keep_N[part] = kept(row.score(r, part), selection)
     return keep_N
 
 
-def zero_masked_(r: Ranked, signal: str | Signal, selection: Selection) -> None:
+def zero_masked_(r: Ranked, row: Row, selection: Selection) -> None:
     """Zeroes what does not stay, in place."""
     g_N = r.gradient_N
-    if signal == "gradient" and has_triton(g_N.device):
+    if row.name == "gradient" and has_triton(g_N.device):
         from gmt.masking.triton_kernels import zero_outside
 
         zero_outside(g_N, selection.lowest, selection.highest)
         return
-    if signal == "gradient" and selection.highest == LARGEST_BITS and g_N.dtype != torch.float16:
+    if row.name == "gradient" and selection.highest == LARGEST_BITS and g_N.dtype != torch.float16:
         # hardshrink keeps |g| > x: one pass over memory. x is the largest value below the threshold in g's dtype.
         bits = selection.lowest - 1
         bits = bits >> 16 << 16 if g_N.dtype == torch.bfloat16 else bits
@@ -64,8 +64,8 @@ def zero_masked_(r: Ranked, signal: str | Signal, selection: Selection) -> None:
         if math.isfinite(below):
             torch.ops.aten.hardshrink.out(g_N, below, out=g_N)
             return
-    for start, stop in r.stretches(signal):
-        zero_unkept_(g_N[start:stop], kept(r.score(signal, start, stop), selection))
+    for part in r.stretches(row):
+        zero_unkept_(g_N[part], kept(row.score(r, part), selection))
 
 
 def zero_unkept_(x_N: Tensor, keep_N: Tensor) -> None:

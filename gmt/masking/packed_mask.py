@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 from gmt.masking.engine import Mask
 from gmt.masking.facts import Sample
-from gmt.masking.parameters import Ranked, flat, is_excluded, ranked
+from gmt.masking.parameters import Ranked, flat, ranked
 from gmt.masking.sampling import pick
-from gmt.masking.spec import FROM_WEIGHTS, MaskSpec
+from gmt.masking.spec import MaskSpec
 from gmt.masking.support import Support
 
 
@@ -72,7 +72,7 @@ class PackedMask(Mask):
 
     def arrived(self, p: nn.Parameter) -> bool:
         """A micro-batch's gradient of a parameter is there; return whether its support holds for this step."""
-        if is_excluded(self._names[p], self.spec.exclude):
+        if p in self._excluded:
             if self.spec.excluded == "frozen":
                 p.grad = None
             return False
@@ -103,7 +103,7 @@ class PackedMask(Mask):
             self._packed.follow(self)
             self._due |= {p for p in self._kept() if self._packed.support(p) is None}
         self.complete()
-        gradients = {p: g for p, g in self._packed.gathered() if not is_excluded(self._names[p], self.spec.exclude)}
+        gradients = {p: g for p, g in self._packed.gathered() if p not in self._excluded}
         self._refuse_nonfinite_of(gradients)
         supports = {p: support for p in gradients if (support := self._packed.support(p)) is not None}
         self._num_entries = sum(support.num_entries for support in supports.values())
@@ -121,7 +121,7 @@ class PackedMask(Mask):
     @property
     def _is_early(self) -> bool:
         """Whether a support is chosen when a first gradient arrives."""
-        return self.spec.scope == "tensor" and (self.spec.first_micro_batch or self.spec.signal in FROM_WEIGHTS)
+        return self.spec.scope == "tensor" and (self.spec.first_micro_batch or not self._signal.reads_gradient)
 
     def _held_by_optimizer(self) -> Iterator[nn.Parameter]:
         for group in self._optimizer.param_groups:
@@ -129,7 +129,7 @@ class PackedMask(Mask):
 
     def _kept(self) -> list[nn.Parameter]:
         """The parameters that have a support, in the optimizer's order."""
-        return [p for p in self._held_by_optimizer() if not is_excluded(self._names[p], self.spec.exclude)]
+        return [p for p in self._held_by_optimizer() if p not in self._excluded]
 
     def _due_at_next_step(self) -> set[nn.Parameter]:
         is_new = self.spec.is_refreshed_at(self._step)
@@ -138,7 +138,7 @@ class PackedMask(Mask):
     @torch.no_grad()
     def _choose(self, parameters: Iterable[nn.Parameter]) -> None:
         """Choose the supports of parameters, and hand them over; those of one tensor after the other if they can be."""
-        reads_gradients = self.spec.signal not in FROM_WEIGHTS
+        reads_gradients = self._signal.reads_gradient
         every = [self._as_ranked(p, p.grad if reads_gradients else p.detach()) for p in parameters]
         for some in [[r] for r in every] if self.spec.scope == "tensor" else [every]:
             self._select(some)
@@ -192,7 +192,7 @@ class PackedMask(Mask):
         return ranked(
             self._names[p],
             p,
-            self.spec,
+            self._signal,
             seed=self._seed,
             draw=self._step,
             scale=1.0,

@@ -6,24 +6,24 @@ Shape suffixes: N entries of a parameter that lie here, flattened.
 import fnmatch
 import functools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from gmt.masking.random_bits import MAX_ENTRIES, hashed, keys, random_bits
+from gmt.masking.random_bits import MAX_ENTRIES, hashed, keys
 from gmt.masking.rule import CHUNK, Scores
 from gmt.masking.sampling import Index, pick
 from gmt.masking.sharding import ProcessGroups, first_index, local, shards_of
-from gmt.masking.spec import MaskSpec, Signal
+from gmt.masking.signals import DRAW, Row
+from gmt.masking.spec import MaskSpec
 from gmt.masking.trial import MomentRule
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 CUDA_CHUNK = 1 << 26  # entries, where scores are views: a launch costs as much as reading some millions of entries
 CUDA_COMPUTED_CHUNK = 1 << 24  # where they are computed, which takes their memory several times over
-_COMPUTED = ("first_moment", "weight_times_gradient", "random")
 _WRAPPERS = re.compile(r"^module\.|_orig_mod\.|_checkpoint_wrapped_module\.")
 _LAYER = re.compile(r"^(?:.*?\.)?\d+(?=\.)")
 
@@ -50,6 +50,20 @@ def is_excluded(name: str, patterns: tuple[str, ...]) -> bool:
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
+def is_linear(module: nn.Module) -> bool:
+    """Return whether a module multiplies by a matrix: torch's Linear, or the Conv1D of transformers."""
+    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
+
+
+def excluded_parameters(model: nn.Module, names: Mapping[nn.Parameter, str], spec: MaskSpec) -> frozenset[nn.Parameter]:
+    """Return the parameters of a model that are not ranked."""
+    excluded = {p for p, name in names.items() if is_excluded(name, spec.exclude)}
+    if spec.parameters == "linear":
+        linear = {module.weight for module in model.modules() if is_linear(module)}
+        excluded |= {p for p, name in names.items() if p not in linear or layer_of(name) == name}
+    return frozenset(excluded)
+
+
 def flat(tensor: Tensor) -> Tensor:
     """The entries in the order of their indices, contiguous, shape [N]; shares memory if the tensor is contiguous."""
     return tensor.contiguous().view(-1)
@@ -72,6 +86,8 @@ class Ranked:
         start: index of the first entry here in the whole tensor, if the draw needs it.
         num_entries: of the whole tensor, over all shards.
         shards: the processes that hold its parts; None if it is whole.
+        whole_N: its scores while it is ranked, float32, by a signal that scores a parameter as a whole.
+        activity: the sums over what its layer reads or writes, if they are ranked, shaped to spread over its entries.
     """
 
     name: str
@@ -86,36 +102,22 @@ class Ranked:
     start: int
     num_entries: int
     shards: ProcessGroups | None
+    whole_N: Tensor | None = None
+    activity: Tensor | None = None
 
     @functools.cached_property
     def weight_N(self) -> Tensor:
         """The weights that lie here, to be read: a copy if they are not contiguous."""
         return flat(local(self.parameter.detach()))
 
-    def score(self, signal: str | Signal, start: int, stop: int) -> Tensor:
-        """The scores of a stretch of the entries here, by MaskSpec's signal; float, or int32 bits for `random`."""
-        part = slice(start, stop)
-        gradient = self.gradient_N[part]
-        if not isinstance(signal, str):
-            return _checked(signal.score(self.weight_N[part], gradient), gradient, signal)
-        match signal:
-            case "gradient":
-                return gradient
-            case "accumulated_gradient":
-                return gradient if self.accumulated_N is None else self.accumulated_N[part]
-            case "random":
-                return random_bits(len(gradient), self.key, start=self.start + start, device=gradient.device)
-            case "first_moment":
-                return self._first_moment(part)
-            case "weight_magnitude":
-                return self.weight_N[part]
-            case "weight_times_gradient":
-                return self.weight_N[part].float() * gradient.float()
-        raise AssertionError(signal)
+    @property
+    def shape(self) -> torch.Size:
+        """The parameter's shape."""
+        return self.parameter.shape
 
-    def score_at(self, signal: str | Signal, index: Index) -> Tensor:
+    def score_at(self, row: Row, index: Index) -> Tensor:
         """The scores of the entries here at an index."""
-        if signal == "random" and index is not None:
+        if DRAW in row.needs and index is not None:
             return hashed((self.start + index).to(torch.int32), self.key)
         names = ("gradient_N", "accumulated_N", "moment_N")
         fields: dict[str, Any] = {
@@ -123,54 +125,36 @@ class Ranked:
         }
         some = replace(self, **fields)
         some.weight_N = pick(self.weight_N, index)
-        return some.score(signal, 0, len(some.gradient_N))
+        return row.score(some, slice(0, len(some.gradient_N)))
 
-    def _first_moment(self, part: slice) -> Tensor:
-        assert self.rule is not None
-        moment = self.gradient_N[part].float() * (self.rule.gain / self.scale)
-        if self.moment_N is not None:
-            moment += self.moment_N[part].float() * self.rule.decay
-        if self.rule.pull:
-            moment += self.weight_N[part].float() * self.rule.pull
-        return moment
-
-    def scores(self, signal: str | Signal) -> Scores:
-        """All of them, for the selection."""
+    def scores(self, row: Row) -> Scores:
+        """The scores of all entries here by a signal's row, for the selection."""
 
         def chunks() -> Iterator[Tensor]:
-            for start, stop in self.stretches(signal):
-                yield self.score(signal, start, stop)
+            for part in self.stretches(row):
+                yield row.score(self, part)
 
         return Scores(
             chunks=chunks,
-            dtype=self.score(signal, 0, 0).dtype,
+            dtype=row.score(self, slice(0, 0)).dtype,
             num_entries=self.num_entries,
             shards=self.shards,
             device=self.gradient_N.device,
         )
 
-    def stretches(self, signal: str | Signal) -> Iterator[tuple[int, int]]:
-        """Where the chunks of scores start and stop."""
+    def stretches(self, row: Row) -> Iterator[slice]:
+        """Where the chunks of scores lie."""
         chunk = CHUNK
         if self.gradient_N.device.type == "cuda":
-            chunk = CUDA_COMPUTED_CHUNK if signal in _COMPUTED or not isinstance(signal, str) else CUDA_CHUNK
+            chunk = CUDA_CHUNK if row.is_view else CUDA_COMPUTED_CHUNK
         for start in range(0, len(self.gradient_N), chunk):
-            yield start, min(start + chunk, len(self.gradient_N))
-
-
-def _checked(scores: Tensor, gradient: Tensor, signal: Signal) -> Tensor:
-    if scores.shape != gradient.shape or scores.is_complex():
-        raise ValueError(
-            f"signal: {type(signal).__name__}.score must give one number for each of {len(gradient)} entries, got "
-            f"{scores.dtype} of shape {tuple(scores.shape)}"
-        )
-    return scores.detach().float().contiguous()
+            yield slice(start, min(start + chunk, len(self.gradient_N)))
 
 
 def ranked(
     name: str,
     parameter: nn.Parameter,
-    spec: MaskSpec,
+    row: Row,
     *,
     seed: int,
     draw: int,
@@ -182,6 +166,7 @@ def ranked(
     """Gathers what is ranked of a parameter; its gradient stays the tensor that it is.
 
     Args:
+        row: of the signal.
         draw: the step, from 0, for which a random mask is drawn.
         scale: by which a GradScaler has multiplied the gradient.
         accumulated_N: as `Ranked` has it.
@@ -198,10 +183,11 @@ def ranked(
     if gradient.dtype not in DTYPES:
         raise ValueError(f"the gradient of {name} must be float32, bfloat16 or float16, got {gradient.dtype}")
     here = local(gradient.detach())
-    start = first_index(gradient) if spec.signal == "random" else 0
+    is_drawn = DRAW in row.needs
+    start = first_index(gradient) if is_drawn else 0
     if start is None:
         raise ValueError(f"signal=random needs parameters that are cut by rows alone, {name} is {gradient.placements}")  # type: ignore[attr-defined]
-    if spec.signal == "random" and gradient.numel() >= MAX_ENTRIES:
+    if is_drawn and gradient.numel() >= MAX_ENTRIES:
         raise ValueError(f"signal=random takes tensors below 2^31 entries, {name} has {gradient.numel()}")
     moment, rule = first_moment or (None, None)
     return Ranked(
@@ -213,7 +199,7 @@ def ranked(
         moment_N=None if moment is None else flat(local(moment)),
         rule=rule,
         scale=scale,
-        key=keys(seed, draw, name) if spec.signal == "random" else (0, 0),
+        key=keys(seed, draw, name) if is_drawn else (0, 0),
         start=start,
         num_entries=gradient.numel(),
         shards=shards_of(gradient),

@@ -8,6 +8,8 @@ from torch import nn
 
 from gmt.masking import trial
 from gmt.masking.parameters import DTYPES, is_excluded
+from gmt.masking.sharding import is_sharded
+from gmt.masking.signals import FIRST_MOMENT, ChecksShapes, row_of
 from gmt.masking.spec import MaskSpec
 
 
@@ -55,12 +57,23 @@ def check_model(model: nn.Module) -> None:
             raise ValueError(f"the embedding {name} has sparse=True, and a sparse gradient can't be masked")
 
 
-def check_parameters(optimizer: torch.optim.Optimizer, names: dict[nn.Parameter, str], spec: MaskSpec) -> None:
+def ranked_parameters(optimizer: torch.optim.Optimizer, excluded: frozenset[nn.Parameter]) -> list[nn.Parameter]:
+    """Return the parameters that an optimizer holds and that are not excluded."""
+    return [p for group in optimizer.param_groups for p in group["params"] if p not in excluded]
+
+
+def check_parameters(
+    optimizer: torch.optim.Optimizer,
+    names: dict[nn.Parameter, str],
+    spec: MaskSpec,
+    excluded: frozenset[nn.Parameter],
+) -> None:
     """Refuses settings that this optimizer and these parameters can't follow.
 
     Raises:
         ValueError: a parameter has no name or a dtype that can't be ranked, a pattern fits no parameter, the signal is
-            a first moment that the optimizer does not keep, or the optimizer steps for autograd to see.
+            a first moment that the optimizer does not keep, the signal can't score a parameter's shape, a parameter is
+            sharded and must be whole, or the optimizer steps for autograd to see.
     """
     held = [(group, p) for group in optimizer.param_groups for p in group["params"]]
     if nameless := sum(p not in names for _, p in held):
@@ -68,23 +81,36 @@ def check_parameters(optimizer: torch.optim.Optimizer, names: dict[nn.Parameter,
     for pattern in spec.exclude:
         if not any(is_excluded(names[p], (pattern,)) for _, p in held):
             raise ValueError(f"exclude: no parameter of the optimizer has a name like {pattern}")
+    if spec.parameters == "linear" and not ranked_parameters(optimizer, excluded):
+        raise ValueError("parameters=linear: the optimizer holds no weight of a linear layer inside a numbered layer")
     for group, p in held:
         name = names[p]
-        if is_excluded(name, spec.exclude):
+        if p in excluded:
             continue
         if p.dtype not in DTYPES:
             raise ValueError(f"{name} must be float32, bfloat16 or float16 to be ranked, got {p.dtype}")
+        if spec.mask_ratio and spec.needs_whole_parameters and is_sharded(p):
+            which = f"grain={spec.grain}" if spec.grain != "entry" else f"signal={row_of(spec.signal).name}"
+            raise ValueError(f"{which} needs parameters that are whole, and {name} is sharded: use DDP")
+        if spec.mask_ratio and isinstance(spec.signal, ChecksShapes):
+            try:
+                spec.signal.check_shape(tuple(p.shape))
+            except ValueError as error:
+                raise ValueError(f"signal: {name}: {error}") from error
         if group.get("differentiable"):
             raise ValueError(
                 "differentiable=True records a step for autograd, which the mask does not enter: leave it out"
             )
-    if spec.mask_ratio and spec.signal == "first_moment":
-        for group, p, _ in _one_of_each_kind(optimizer, names, spec):
+    if spec.mask_ratio and FIRST_MOMENT in row_of(spec.signal).needs:
+        for group, p, _ in _one_of_each_kind(optimizer, excluded):
             trial.first_moment(optimizer, group, p)
 
 
 def moment_keys(
-    optimizer: torch.optim.Optimizer, names: dict[nn.Parameter, str], spec: MaskSpec
+    optimizer: torch.optim.Optimizer,
+    names: dict[nn.Parameter, str],
+    spec: MaskSpec,
+    excluded: frozenset[nn.Parameter],
 ) -> dict[nn.Parameter, frozenset[str]]:
     """Return the keys of the optimizer's state whose masked entries keep their values, for each ranked parameter.
 
@@ -103,7 +129,7 @@ def moment_keys(
     if spec.moments != "masked":
         return {}
     found: dict[nn.Parameter, frozenset[str]] = {}
-    for group, like, members in _one_of_each_kind(optimizer, names, spec):
+    for group, like, members in _one_of_each_kind(optimizer, excluded):
         found |= dict.fromkeys(members, trial.moment_keys(optimizer, group, like, names[like]))
     if found and not any(found.values()):
         raise ValueError(f"moments=masked needs an optimizer that keeps moments entry by entry, {kind} keeps none")
@@ -111,13 +137,13 @@ def moment_keys(
 
 
 def _one_of_each_kind(
-    optimizer: torch.optim.Optimizer, names: dict[nn.Parameter, str], spec: MaskSpec
+    optimizer: torch.optim.Optimizer, excluded: frozenset[nn.Parameter]
 ) -> Iterator[tuple[dict[str, Any], nn.Parameter, list[nn.Parameter]]]:
     """Gives the ranked parameters of each group by their number of dimensions: (group, the first, all)."""
     for group in optimizer.param_groups:
         kinds: dict[int, list[nn.Parameter]] = {}
         for p in group["params"]:
-            if not is_excluded(names[p], spec.exclude):
+            if p not in excluded:
                 kinds.setdefault(p.ndim, []).append(p)
         for members in kinds.values():
             yield group, members[0], members

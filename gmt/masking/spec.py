@@ -4,40 +4,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-if TYPE_CHECKING:
-    from torch import Tensor
+from gmt.masking.signals import TABLE, MatrixSignal, Signal, row_of
 
-SIGNALS = ("gradient", "accumulated_gradient", "random", "first_moment", "weight_magnitude", "weight_times_gradient")
+SIGNALS = tuple(TABLE)
 SCOPES = ("tensor", "layer", "global")
 MASK_ON = ("gradient", "update")
 MOMENTS = ("dense", "masked")  # by any optimizer
 PACKED = "packed"  # by gmt.optimizers.packed_adamw alone
-FROM_WEIGHTS = ("random", "weight_magnitude")  # signals that need no gradient
-_NOT_PACKED = ("accumulated_gradient", "first_moment")  # signals that need a dense sum of gradients
 KEEP = ("largest", "smallest")
 EXCLUDED = ("dense", "frozen")
+GRAINS = ("entry", "row", "column", "head", "tensor")
+PARAMETERS = ("all", "linear")
+CALIBRATION = ("training", "source")
 ONCE = "once"
-
-
-@runtime_checkable
-class Signal(Protocol):
-    """A plug-in that scores entries: a frozen dataclass whose fields are its settings."""
-
-    def score(self, weight_N: Tensor, gradient_N: Tensor) -> Tensor:
-        """Return a score for each entry; its magnitude ranks the entry, and an entry with score zero is never kept.
-
-        It is called with a stretch of a parameter's entries, so a score may depend on its own entry only.
-
-        Args:
-            weight_N: entries of a parameter, flattened; read only.
-            gradient_N: the gradient of the same entries, as the optimizer sees it; read only.
-
-        Returns:
-            A score for each entry, finite, in any float dtype.
-        """
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +35,7 @@ class MaskSpec:
             where the optimizer adds weight decay to the gradient, that too. Refused where there is no such moment.
             `weight_magnitude`: the weight.
             `weight_times_gradient`: the first-order saliency |w * g|.
-            Or a `Signal` plug-in.
+            Or a plug-in: `Signal` or `MatrixSignal`.
         scope: over what the ratio holds: each `tensor` by itself, each `layer` (the parameters under one number
             in their names; others by themselves), or all together (`global`). The paper does not say which.
         refresh: the mask is made anew every that many steps, at least 1, or `once`.
@@ -69,13 +49,20 @@ class MaskSpec:
         excluded: what happens to them: `dense`, trained as without a mask, or `frozen`, not trained.
         first_micro_batch: with moments=packed, whether the gradient that ranks is that of a step's first micro-batch,
             so that no gradient is dense for longer than its tensor; needs scope=tensor.
+        grain: what is kept or masked as a whole: single entries (`entry`), or `row`, `column`, `head` or `tensor`; see
+            gmt/masking/grains.py. The mean magnitude of a unit's entries' scores ranks it, `random` draws once for
+            each, and `mask_ratio` is a fraction of units. Units that tie at the threshold all stay.
+        parameters: which are ranked: `all`, or the weights of `linear` layers inside numbered layers. The others, such
+            as embeddings, the output head, norms and biases, are then excluded.
+        calibration: over what activations are summed up for a signal that needs them: the `training`'s own passes
+            since the mask was last made, or once over `source` data, before the first step.
 
     Raises:
         ValueError: a setting breaks its rule; the sentence begins with the setting's name.
     """
 
     mask_ratio: float
-    signal: str | Signal = "gradient"
+    signal: str | Signal | MatrixSignal = "gradient"
     scope: str = "tensor"
     refresh: int | str = 1
     mask_on: str = "gradient"
@@ -84,13 +71,16 @@ class MaskSpec:
     exclude: tuple[str, ...] = ()
     excluded: str = "dense"
     first_micro_batch: bool = False
+    grain: str = "entry"
+    parameters: str = "all"
+    calibration: str = "training"
 
     def __post_init__(self) -> None:
         ratio = self.mask_ratio
         real = isinstance(ratio, int | float) and not isinstance(ratio, bool) and math.isfinite(ratio)
         if not real or not 0 <= ratio < 1:
             raise ValueError(f"mask_ratio must lie in [0, 1), got {ratio!r}")
-        if not isinstance(self.signal, Signal):
+        if not isinstance(self.signal, Signal | MatrixSignal):
             self._one_of("signal", SIGNALS)
         self._one_of("scope", SCOPES)
         whole = isinstance(self.refresh, int) and not isinstance(self.refresh, bool) and self.refresh >= 1
@@ -103,8 +93,18 @@ class MaskSpec:
         if isinstance(self.exclude, str) or not all(isinstance(p, str) and p for p in self.exclude):
             raise ValueError(f"exclude must be a list of name patterns, got {self.exclude!r}")
         object.__setattr__(self, "exclude", tuple(self.exclude))
-        if self.excluded == "frozen" and not self.exclude:
+        self._one_of("grain", GRAINS)
+        self._one_of("parameters", PARAMETERS)
+        self._one_of("calibration", CALIBRATION)
+        row = row_of(self.signal)
+        if row.only_grain not in (None, self.grain):
+            raise ValueError(f"grain must be {row.only_grain} where signal={row.name}, got {self.grain!r}")
+        if self.calibration == "source" and not row.needs_activations:
+            raise ValueError(f"calibration must be training where signal={row.name}, which needs no data, got 'source'")
+        if self.excluded == "frozen" and not self.exclude and self.parameters == "all":
             raise ValueError("excluded=frozen needs patterns in exclude: there is nothing to freeze")
+        if self.grain == "tensor" and self.scope == "tensor":
+            raise ValueError("scope must be layer or global where grain=tensor, or no tensor is ranked, got 'tensor'")
         self._check_packed()
 
     def _check_packed(self) -> None:
@@ -120,14 +120,15 @@ class MaskSpec:
             raise ValueError(
                 "refresh must be above 1 or once where moments=packed, or no moments last longer than a step, got 1"
             )
-        if self.signal in _NOT_PACKED:
+        row = row_of(self.signal)
+        if row.needs_every_step:
             raise ValueError(
-                f"signal must not be {self.signal} where moments=packed, since it adds up gradients of all entries"
+                f"signal must not be {row.name} where moments=packed, since it adds up over all entries' steps"
             )
-        if self.first_micro_batch and (self.scope != "tensor" or self.signal in FROM_WEIGHTS):
+        if self.first_micro_batch and (self.scope != "tensor" or not row.reads_gradient):
             raise ValueError(
                 "first_micro_batch needs scope=tensor and a signal that reads the gradient, "
-                f"got scope={self.scope} and signal={self.signal}"
+                f"got scope={self.scope} and signal={row.name}"
             )
 
     def _one_of(self, name: str, choices: tuple[str, ...]) -> None:
@@ -143,3 +144,8 @@ class MaskSpec:
     def outlives_a_step(self) -> bool:
         """Whether a mask is used for more steps than the one that makes it."""
         return self.refresh != 1
+
+    @property
+    def needs_whole_parameters(self) -> bool:
+        """Whether a parameter can't be ranked stretch by stretch, so that none may be sharded."""
+        return self.grain != "entry" or row_of(self.signal).whole is not None

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from gmt import settings
 from gmt.errors import UserError
-from gmt.masking import MaskSpec, Signal
+from gmt.masking import MaskSpec, MatrixSignal, Signal
+from gmt.masking.signals import FIRST_MOMENT, row_of
 from gmt.masking.spec import PACKED
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from gmt.masking import Mask
     from gmt.methods.protocol import OptimizerFacts, ParameterGroup
+    from gmt.methods.source_prompts import Prompts
 
 
 # Of each layer only what differs between layers is logged: a model has many of them.
@@ -36,8 +38,8 @@ class GradientMask:
 
     Args:
         name: the word for this setting of it, e.g. `gmt` or `rmt`.
-        mask_ratio, signal, scope, refresh, mask_on, moments, keep, exclude, excluded, first_micro_batch: see
-            gmt.masking.MaskSpec.
+        mask_ratio, signal, scope, refresh, mask_on, moments, keep, exclude, excluded, grain, parameters, calibration,
+            first_micro_batch: see gmt.masking.MaskSpec.
         age: with moments=packed, the number of steps that corrects the bias of the moments of an entry that joins
             later: that of its parameter (`global`), or its `own`.
 
@@ -47,7 +49,7 @@ class GradientMask:
 
     name: str
     mask_ratio: float
-    signal: str | Signal
+    signal: str | Signal | MatrixSignal
     scope: str
     refresh: int | str
     mask_on: str
@@ -57,6 +59,9 @@ class GradientMask:
     excluded: str
     first_micro_batch: bool = settings.neutral(False)
     age: str = settings.neutral("global")
+    grain: str = settings.neutral("entry")
+    parameters: str = settings.neutral("all")
+    calibration: str = settings.neutral("training")
 
     def __post_init__(self) -> None:
         self.spec()
@@ -102,9 +107,9 @@ class GradientMask:
             return []
         faults = []
         where = f"train.optimizer={optimizer.name}"
-        if self.signal == "first_moment" and not optimizer.has_first_moment:
+        if FIRST_MOMENT in row_of(self.signal).needs and not optimizer.has_first_moment:
             faults.append(
-                f"method.signal must not be first_moment where {where}, which keeps no running sum of its gradients"
+                f"method.signal must not be {self.signal} where {where}, which keeps no running sum of its gradients"
             )
         if optimizer.averages_weights:
             faults += [
@@ -119,16 +124,40 @@ class GradientMask:
             )
         return faults
 
+    def faults_when_sharded(self) -> list[str]:
+        """Return a clause if the mask ranks whole parameters."""
+        if not self.mask_ratio or not self.spec().needs_whole_parameters:
+            return []
+        which = f"method.grain={self.grain}" if self.grain != "entry" else f"method.signal={row_of(self.signal).name}"
+        return [f"{which}, which ranks whole parameters"]
+
+    @property
+    def reads_source(self) -> bool:
+        """Whether the mask is made from source data."""
+        return self.calibration == "source" and self.mask_ratio > 0
+
     def attach(self, model: nn.Module, optimizer: Optimizer, *, seed: int, facts_every: int) -> AttachedMask:
         """Hooks the mask onto the optimizer.
 
         Raises:
             UserError: the mask can't work with this model or optimizer.
         """
+        return self.attach_with_source(model, optimizer, seed=seed, facts_every=facts_every, source=lambda: iter(()))
+
+    def attach_with_source(
+        self, model: nn.Module, optimizer: Optimizer, *, seed: int, facts_every: int, source: Prompts
+    ) -> AttachedMask:
+        """Hooks a mask that is made from source data onto the optimizer.
+
+        Raises:
+            UserError: the mask can't work with this model or optimizer.
+        """
         from gmt.masking import attach
 
+        spec = self.spec()
+        given = source if spec.calibration == "source" else None
         try:
-            mask = attach(model, optimizer, self.spec(), seed=seed, facts_every=facts_every)
+            mask = attach(model, optimizer, spec, seed=seed, facts_every=facts_every, source=given)
         except ValueError as error:
             raise UserError(f"method={self.name}: {error}") from error
         return AttachedMask(mask, self.name)

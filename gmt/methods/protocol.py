@@ -132,6 +132,15 @@ class FitsOptimizers(Protocol):
         ...
 
 
+@runtime_checkable
+class FitsSharding(Protocol):
+    """An optional part of Method: some of its settings need parameters that are whole on each worker."""
+
+    def faults_when_sharded(self) -> list[str]:
+        """Return a clause for each such setting, which says what it needs; called when a sharded run is planned."""
+        ...
+
+
 ParameterGroup = dict[str, Any]
 """An optimizer's group: `params`, a list of parameters, and their settings `lr`, `weight_decay`, `betas` and `eps`."""
 

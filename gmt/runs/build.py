@@ -12,6 +12,7 @@ from gmt.merges.protocol import Merge
 from gmt.methods.protocol import (
     AddsLoss,
     FitsOptimizers,
+    FitsSharding,
     FitsWorkers,
     Method,
     ReadsExamples,
@@ -202,6 +203,11 @@ def _faults_between(task: Task, method: Method, train: TrainSettings, resources:
             for part, does in _NOT_SHARDED
             if isinstance(method, part)
         ]
+        if isinstance(method, FitsSharding):
+            faults += [
+                f"resources.sharding must be none for {fault}, got {resources.sharding}"
+                for fault in method.faults_when_sharded()
+            ]
     if isinstance(method, ReadsExamples) and method.num_examples and train.paradigm != "sft":
         faults.append(
             f"train.paradigm must be sft for method {method.name}, which reads examples with one completion each, "

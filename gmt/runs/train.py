@@ -1,16 +1,20 @@
 """The training of a run, as each of its workers calls it: they must train alike."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
+from gmt.evaluation.context import token_ids
 from gmt.methods.protocol import Method, TrainsInPhases
 from gmt.records.result import TrainFacts
 from gmt.runs.build import Run
 from gmt.runs.phases import train_in_phases
 from gmt.runs.prepare import Prepared
+from gmt.tasks.protocol import Suite
 from gmt.training.control import Control, ControlCallback
 from gmt.training.meter import OnMetrics
 from gmt.training.paradigms import Execution, TrainingInputs, collator
@@ -33,6 +37,13 @@ def reshaped(run: Run, prepared: Prepared, model: PreTrainedModel, device: str) 
     """
     rows = Examples(rows=prepared.examples, collate=collator(run.train, prepared.reader.tokenizer), device=device)
     return Reshaping(run.method, model, seed=run.seed, examples=rows)
+
+
+def source_prompts(prepared: Prepared, device: str) -> Iterator[dict[str, Tensor]]:
+    """Give the prompts of a run's source suites, each a batch of its own, as the evaluation gives them to the model."""
+    for suite in prepared.suites["source"].values():
+        for prompt in suite.prompts if isinstance(suite, Suite) else ():
+            yield {"input_ids": torch.tensor([token_ids(prepared.reader, prompt)], device=device)}
 
 
 def train_run(
@@ -78,6 +89,7 @@ def train_run(
                 reference=lambda: reshaping.reference() or run.model.load_model(),
                 base=run.model.load_model,
                 method=method,
+                source=lambda: source_prompts(prepared, device),
             ),
             settings,
             seed=run.seed,

@@ -17,6 +17,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from gmt.errors import UserError
 from gmt.masking.sharding import is_sharded
 from gmt.methods.protocol import Attached, Method
+from gmt.methods.source_prompts import Prompts, ReadsSource
 from gmt.plug_ins import check_protocol
 from gmt.training.checkpoints import fill_adamw_state, save_method
 from gmt.training.structure import Layout, check_layout, layout, unchanged
@@ -37,10 +38,21 @@ class Attachment(TrainerCallback):
         facts_every: optimizer steps between facts that take time.
         state: what it goes on from, as `load_method` gives it.
         is_sharded: whether its state is this worker's part.
+        source: for a method that reads source prompts.
     """
 
-    def __init__(self, method: Method, *, seed: int, facts_every: int, state: dict[str, Any] | None, is_sharded: bool):
+    def __init__(
+        self,
+        method: Method,
+        *,
+        seed: int,
+        facts_every: int,
+        state: dict[str, Any] | None,
+        is_sharded: bool,
+        source: Prompts | None = None,
+    ):
         self._method = method
+        self._source = source
         self._seed, self._facts_every = seed, facts_every
         self._state, self._is_sharded = state, is_sharded
         self._attached: Attached | None = None
@@ -95,7 +107,7 @@ class Attachment(TrainerCallback):
         of["optimizer"] = self._optimizer = wrapped.optimizer if isinstance(wrapped, AcceleratedOptimizer) else wrapped
         self._model, self._layout = of["model"], layout(of["model"])
         with self._watched("attach", of):
-            attached = self._method.attach(of["model"], of["optimizer"], seed=self._seed, facts_every=self._facts_every)
+            attached = self._attach(of["model"], of["optimizer"])
             check_protocol(f"method {self._method.name}", attached, Attached)
             self._attached = attached
         if self._is_sharded:
@@ -103,6 +115,13 @@ class Attachment(TrainerCallback):
         if self._state is not None:
             with self._watched("load_state_dict", of):
                 self.attached.load_state_dict(self._state)
+
+    def _attach(self, model: nn.Module, optimizer: Optimizer) -> Attached:
+        common: dict[str, Any] = {"seed": self._seed, "facts_every": self._facts_every}
+        if isinstance(self._method, ReadsSource) and self._method.reads_source:
+            assert self._source is not None
+            return self._method.attach_with_source(model, optimizer, source=self._source, **common)
+        return self._method.attach(model, optimizer, **common)
 
     def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **of: Any) -> None:
         """Some methods draw anew."""

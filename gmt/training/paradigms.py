@@ -19,6 +19,7 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from gmt.methods.protocol import AddsLoss, MakesGroups, Method, maker_of_optimizer
+from gmt.methods.source_prompts import Prompts
 from gmt.training.batches import WorkersDPOTrainer, WorkersSFTTrainer
 from gmt.training.optimizers import default_groups, make_optimizer
 from gmt.training.settings import TrainSettings
@@ -60,6 +61,7 @@ class TrainingInputs:
         reference: makes a model that computes as the model did before any training, for DPO; its weights do not move.
         base: makes the model as it was before any training and without the method's parts, for the method's loss term.
         method: decides which entries move, and may make the optimizer or its groups.
+        source: gives the prompts of the source suites, for a method that reads them.
     """
 
     model: PreTrainedModel
@@ -68,6 +70,7 @@ class TrainingInputs:
     reference: Callable[[], nn.Module]
     base: Callable[[], PreTrainedModel]
     method: Method
+    source: Prompts | None = None
 
 
 def trainer_of(

@@ -58,7 +58,12 @@ def train(
     resume = agreed(last_whole_checkpoint(execution.checkpoints))
     state = load_method(resume, is_sharded=execution.is_sharded) if resume else None
     attachment = Attachment(
-        inputs.method, seed=seed, facts_every=execution.log_every, state=state, is_sharded=execution.is_sharded
+        inputs.method,
+        seed=seed,
+        facts_every=execution.log_every,
+        state=state,
+        is_sharded=execution.is_sharded,
+        source=inputs.source,
     )
     meter = Meter(attachment, on_metrics, resume)
     check_steps_together(inputs.model, inputs.tokenizer, inputs.examples, settings)

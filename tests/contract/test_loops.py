@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from gmt.masking import Mask, MaskSpec, attach
-from gmt.masking.spec import SIGNALS
+from tests.signals import BY_STRETCHES
 
 SPEC = MaskSpec(mask_ratio=0.75)
 NUM_BATCHES = 4
@@ -106,7 +106,7 @@ def test_weights_and_gradients_in_bf16() -> None:
     assert not same(masked, dense)  # and `Watched` looked at each step
 
 
-@pytest.mark.parametrize("signal", SIGNALS)
+@pytest.mark.parametrize("signal", BY_STRETCHES)
 @pytest.mark.parametrize("fused", [False, True])
 def test_a_grad_scaler_changes_nothing_and_skips_steps_that_overflow(signal: str, fused: bool) -> None:
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)

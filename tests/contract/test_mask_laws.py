@@ -1,4 +1,6 @@
-"""The laws of the mask, for every signal x scope x mask_on x moments, against a reference that sorts and copies."""
+"""The laws of the mask, for every signal x scope x mask_on x moments, against a reference that sorts and copies.
+
+Those of rows, columns, heads and tensors: test_grain_laws.py."""
 
 import copy
 import io
@@ -13,9 +15,11 @@ from torch import Tensor, nn
 
 from gmt.masking import MaskSpec, attach
 from gmt.masking.random_bits import hashed, keys
-from gmt.masking.spec import KEEP, MASK_ON, MOMENTS, SCOPES, SIGNALS
+from gmt.masking.signals import row_of
+from gmt.masking.spec import KEEP, MASK_ON, MOMENTS, SCOPES
+from tests.signals import WITHOUT_ACTIVATIONS
 
-AXES = list(itertools.product(SIGNALS, SCOPES, MASK_ON, MOMENTS))
+AXES = list(itertools.product(WITHOUT_ACTIVATIONS, SCOPES, MASK_ON, MOMENTS))
 LOOPS = [{"fused": True}, {"foreach": True}, {"foreach": False, "fused": False}]
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adamw": lambda p, **loop: torch.optim.AdamW(p, lr=0.1, weight_decay=0.2, **loop),
@@ -25,23 +29,30 @@ STEPS = 5
 SEED = 7
 
 
-def a_model() -> nn.Module:
+class Model(nn.Module):
+    """Row 8 of the embedding never gets a gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers = nn.ModuleList(nn.Sequential(nn.Linear(6, 6), nn.LayerNorm(6), nn.Tanh()) for _ in range(2))
+        self.embed, self.layers, self.unused = nn.Embedding(9, 6), layers, nn.Linear(3, 3)
+        self.register_parameter("tied", self.embed.weight)
+        self.scale = nn.Parameter(torch.tensor(1.5))  # of the shape of an optimizer's count of steps
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.embed(tokens)
+        for layer in self.layers:
+            x = layer(x)
+        return self.scale * x @ self.tied.t()
+
+
+def a_model() -> Model:
     torch.manual_seed(0)
-    layers = nn.ModuleList(nn.Sequential(nn.Linear(6, 6), nn.LayerNorm(6), nn.Tanh()) for _ in range(2))
-    model = nn.Module()
-    model.embed, model.layers, model.unused = nn.Embedding(9, 6), layers, nn.Linear(3, 3)
-    model.register_parameter("tied", model.embed.weight)
-    model.scale = nn.Parameter(torch.tensor(1.5))  # of the shape of an optimizer's count of steps
-    return model
+    return Model()
 
 
 def backward(model: nn.Module, step: int) -> None:
-    """Row 8 of the embedding never gets a gradient."""
-    tokens = torch.arange(12).view(3, 4).add(step) % 8
-    x = model.embed(tokens)
-    for layer in model.layers:
-        x = layer(x)
-    (model.scale * x @ model.tied.t()).logsumexp(-1).sum().backward()
+    model(torch.arange(12).view(3, 4).add(step) % 8).logsumexp(-1).sum().backward()
 
 
 def optimizer_of(model: nn.Module, kind: str, loop: dict[str, bool]) -> torch.optim.Optimizer:
@@ -83,20 +94,28 @@ def reference(spec: MaskSpec, kind: str) -> tuple[nn.Module, torch.optim.Optimiz
     optimizer = optimizer_of(model, kind, LOOPS[2])
     names = {p: name for name, p in model.named_parameters()}
     sums: dict[nn.Parameter, Tensor] = {}
+    squares: dict[nn.Parameter, Tensor] = {}
     keeps: dict[nn.Parameter, Tensor] = {}
+    seen: dict[nn.Parameter, Tensor] = {}
+    for layer in model.layers:
+        layer[0].register_forward_hook(lambda m, x, y: add_activations(spec, seen, m, x[0], y))
     for step in range(STEPS):
         optimizer.zero_grad()
         backward(model, step)
-        ranked = [p for p in model.parameters() if p.grad is not None]
+        ranked = [p for p in model.parameters() if p.grad is not None and is_ranked(spec, names[p])]
         for p in ranked:
             sums[p] = sums.get(p, torch.zeros_like(p)) + p.grad
+            squares[p] = squares.get(p, torch.zeros_like(p)) + p.grad**2
         if step == 0 or (isinstance(spec.refresh, int) and step % spec.refresh == 0):
             moments = first_moments(optimizer, ranked) if spec.signal == "first_moment" else {}
-            scores = {p: score(spec, p, names[p], moments.get(p), sums[p], step) for p in ranked}
+            totals = squares if spec.signal == "squared_gradient" else seen if needs_activations(spec) else sums
+            scores = {p: score(spec, p, names[p], moments.get(p), totals[p], step) for p in ranked}
             for p in ranked:
                 members = [q for q in ranked if group(spec, names[q]) == group(spec, names[p])]
-                keeps[p] = keep(spec, scores[p], torch.cat([scores[q].flatten() for q in members]))
-            sums = {}
+                kept = keep(spec, scores[p], torch.cat([scores[q].flatten() for q in members]))
+                keeps[p] = in_entries(spec, kept, p)
+            sums, squares = {}, {}
+            seen.clear()
         old = {p: p.detach().clone() for p in ranked}
         old_moments = {p: copy.deepcopy(dict(optimizer.state.get(p, {}))) for p in ranked}
         if spec.mask_on == "gradient":
@@ -120,19 +139,69 @@ def group(spec: MaskSpec, name: str) -> str:
     return {"tensor": name, "layer": layer, "global": ""}[spec.scope]
 
 
+def is_ranked(spec: MaskSpec, name: str) -> bool:
+    return spec.parameters == "all" or (name.startswith("layers") and name.endswith(".0.weight"))
+
+
+def needs_activations(spec: MaskSpec) -> bool:
+    return row_of(spec.signal).needs_activations
+
+
+def add_activations(spec: MaskSpec, seen: dict[nn.Parameter, Tensor], layer: nn.Linear, x: Tensor, y: Tensor) -> None:
+    """Adds what a layer takes or gives to the sum for each entry of its weight."""
+    of_inputs = spec.signal == "weight_times_input"
+    values = (x.detach().double().square() if of_inputs else y.detach().double().abs()).sum((0, 1))
+    values = values[None, :] if of_inputs else values[:, None]
+    seen[layer.weight] = seen.get(layer.weight, 0) + values.expand(layer.weight.shape)
+
+
+def in_entries(spec: MaskSpec, kept: Tensor, p: nn.Parameter) -> Tensor:
+    """The units that stay, as entries of the parameter's shape."""
+    if spec.grain == "entry" or kept.numel() == p.numel():
+        return kept.view(p.shape)
+    return (kept[:, None] if spec.grain == "row" else kept).expand(p.shape)
+
+
 def score(spec: MaskSpec, p: nn.Parameter, name: str, moment: Tensor | None, total: Tensor, step: int) -> Tensor:
+    """Of each unit, by the mean over its entries; a random score is one draw for each."""
+    if spec.signal == "random":
+        num = {"entry": p.numel(), "row": len(p) if p.ndim else 1, "column": p.shape[-1] if p.ndim else 1, "tensor": 1}
+        bits = hashed(torch.arange(num[spec.grain], dtype=torch.int32), keys(SEED, step, name)).double()
+        return bits.view(p.shape) if spec.grain == "entry" else bits
+    scores = score_of_entries(spec, p, moment, total)
+    if spec.grain == "entry" or (spec.grain == "row" and p.ndim < 2):
+        return scores if scores.ndim or spec.grain == "entry" else scores.view(1)
+    dims = {"row": (1,), "column": (0,), "tensor": tuple(range(p.ndim))}[spec.grain]
+    return scores.double().mean(dims).float().view(-1)
+
+
+def score_of_entries(spec: MaskSpec, p: nn.Parameter, moment: Tensor | None, total: Tensor) -> Tensor:
     assert p.grad is not None
     match spec.signal:
         case "gradient":
             return p.grad.abs()
         case "accumulated_gradient":
             return total.abs()
-        case "random":
-            return hashed(torch.arange(p.numel(), dtype=torch.int32), keys(SEED, step, name)).view(p.shape).double()
+        case "squared_gradient":
+            return total
+        case "output_magnitude":
+            return total.float()
+        case "weight_times_input":
+            return p.detach().abs() * total.sqrt().float()
         case "weight_magnitude":
             return p.detach().abs()
         case "weight_times_gradient":
             return (p.detach() * p.grad).abs()
+        case "gradient_over_weight":
+            return p.grad.abs() / (p.detach().abs() + 1e-8)
+        case "large_gradient_small_weight":
+            places = torch.zeros(p.numel(), dtype=torch.float64)
+            by_gradient = sorted(range(p.numel()), key=lambda i: float(p.grad.abs().flatten()[i]))
+            by_weight = sorted(range(p.numel()), key=lambda i: -float(p.detach().abs().flatten()[i]))
+            for order in (by_gradient, by_weight):
+                for place, i in enumerate(order, start=1):
+                    places[i] += place
+            return (places / (2 * p.numel())).float().view(p.shape) * (p.grad != 0)
     assert moment is not None
     return moment.abs()
 
@@ -148,7 +217,7 @@ def first_moments(optimizer: torch.optim.Optimizer, ranked: list[nn.Parameter]) 
 
 
 def keep(spec: MaskSpec, scores: Tensor, everything: Tensor) -> Tensor:
-    zeros_count = spec.signal in ("random", "weight_magnitude")
+    zeros_count = row_of(spec.signal).ranks_zeros
     stay = len(everything) - math.floor(spec.mask_ratio * len(everything) + 1e-9)
     ranked = (everything if zeros_count else everything[everything > 0]).sort(descending=spec.keep == "largest").values
     if not len(ranked):
@@ -214,7 +283,7 @@ def test_ratio_zero_is_the_plain_optimizer_bit_for_bit_for_every_spec(loop: dict
 @pytest.mark.parametrize("loop", LOOPS, ids=["fused", "foreach", "plain"])
 @pytest.mark.parametrize("kind", OPTIMIZERS)
 def test_what_an_update_mask_holds_never_moves(loop: dict[str, bool], kind: str) -> None:
-    for signal, scope, moments in itertools.product(SIGNALS, SCOPES, MOMENTS):
+    for signal, scope, moments in itertools.product(WITHOUT_ACTIVATIONS, SCOPES, MOMENTS):
         spec = MaskSpec(mask_ratio=0.9, signal=signal, scope=scope, mask_on="update", moments=moments, refresh="once")
         model, _ = train(spec, kind, loop)
         ranked = [(p, q) for p, q in zip(model.parameters(), a_model().parameters(), strict=True) if p.grad is not None]
@@ -224,7 +293,7 @@ def test_what_an_update_mask_holds_never_moves(loop: dict[str, bool], kind: str)
         ties = 24 if signal == "weight_magnitude" else 0
         assert 0 < num_moved <= total - math.floor(0.9 * total) + len(moved) + ties, spec
         decay_ranks = signal == "first_moment" and kind == "sgd"  # which adds it to its moment
-        if signal not in ("random", "weight_magnitude") and not decay_ranks:
+        if not row_of(signal).ranks_zeros and not decay_ranks:
             assert torch.equal(model.embed.weight[8], a_model().embed.weight[8])  # no gradient, so never kept
 
 

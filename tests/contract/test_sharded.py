@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from gmt.masking import Mask, MaskSpec, NonFiniteGradientError, attach
-from gmt.masking.spec import MASK_ON, SCOPES, SIGNALS
+from gmt.masking.spec import MASK_ON, SCOPES
 from tests.processes import in_ranks
+from tests.signals import BY_STRETCHES, WITHOUT_ACTIVATIONS
 
 STEPS = 2
 
@@ -85,11 +86,11 @@ class Pair:
 
 
 def check(kind: str) -> None:
-    for signal, scope, mask_on in itertools.product(SIGNALS, SCOPES, MASK_ON):
+    for signal, scope, mask_on in itertools.product(BY_STRETCHES, SCOPES, MASK_ON):
         pair = Pair(MaskSpec(mask_ratio=0.7, signal=signal, scope=scope, mask_on=mask_on, moments="masked"), kind)
         for step in range(STEPS):
             pair.step(step)
-    for signal in SIGNALS:
+    for signal in BY_STRETCHES:
         pair = Pair(MaskSpec(mask_ratio=0.7, signal=signal), kind, facts_entries=40)  # of 131: the same 40 on each side
         for step in range(STEPS):
             pair.step(step)
@@ -106,6 +107,24 @@ def check(kind: str) -> None:
     nan_on_one_process_is_refused_on_all(kind)
     if kind == "fsdp2":
         fsdp1_is_refused()
+        masks_of_whole_parameters_are_refused()
+    else:
+        units_are_those_of_one_process()
+
+
+def units_are_those_of_one_process() -> None:
+    for grain, signal in itertools.product(("row", "column", "tensor"), WITHOUT_ACTIVATIONS):
+        scope, parameters = ("global", "all") if grain == "tensor" else ("tensor", "linear")
+        pair = Pair(MaskSpec(mask_ratio=0.6, grain=grain, signal=signal, scope=scope, parameters=parameters), "ddp")
+        for step in range(STEPS):
+            pair.step(step)
+
+
+def masks_of_whole_parameters_are_refused() -> None:
+    for settings, which in (({"grain": "row"}, "grain=row"), ({"signal": "large_gradient_small_weight"}, "signal=")):
+        model = wrap(a_model(), "fsdp2")
+        with pytest.raises(ValueError, match=rf"{which}.* needs parameters that are whole, and .* is sharded: use DDP"):
+            attach(model, torch.optim.AdamW(model.parameters()), MaskSpec(mask_ratio=0.5, **settings))
 
 
 def fsdp1_is_refused() -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from gmt.masking import MaskSpec, attach
 from gmt.masking.putting_back import entries_share_memory
-from gmt.masking.spec import SIGNALS
+from tests.signals import WITHOUT_ACTIVATIONS
 from tests.unit.masking.every_optimizer import case_id, cases
 
 pytestmark = pytest.mark.heavy
@@ -110,13 +110,15 @@ def test_ratio_zero_is_no_mask_bit_for_bit_in_any_layout(case: Any) -> None:
 @pytest.mark.parametrize("case", ALL_TOGETHER, ids=case_id)
 def test_each_entry_is_masked_as_in_a_contiguous_twin(case: Any, mask_on: str) -> None:
     moments = "dense" if case[0] == "Adafactor" else "masked"
-    signals = itertools.cycle(signal for signal in SIGNALS if signal != "first_moment")  # which not all have
+    signals = itertools.cycle(
+        signal for signal in WITHOUT_ACTIVATIONS if signal != "first_moment"
+    )  # which not all have
     for pair, signal in zip(PAIRS, signals, strict=False):
         spec = MaskSpec(mask_ratio=0.6, signal=signal, mask_on=mask_on, moments=moments, refresh=2)
         assert_as_twin(case, pair, spec)
 
 
-@pytest.mark.parametrize("signal", SIGNALS)
+@pytest.mark.parametrize("signal", WITHOUT_ACTIVATIONS)
 @pytest.mark.parametrize("pair", PAIRS, ids=" and ".join)
 def test_each_signal_ranks_by_index_whatever_the_layout(pair: tuple[str, str], signal: str) -> None:
     for fused, mask_on in itertools.product((False, True), ("gradient", "update")):

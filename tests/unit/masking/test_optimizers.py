@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from gmt.masking import MaskSpec, attach
-from gmt.masking.spec import MASK_ON, MOMENTS, SIGNALS
+from gmt.masking.spec import MASK_ON, MOMENTS
+from tests.signals import WITHOUT_ACTIVATIONS
 from tests.unit.masking.every_optimizer import case_id, cases, optimizer_classes
 
 CASES = cases()
@@ -96,7 +97,7 @@ def test_ratio_zero_is_the_optimizer_itself_bit_for_bit(case: tuple[str, dict[st
     plain = Run(case, None)
     for step in range(2):
         plain.step(step)
-    for signal, (mask_on, moments) in zip(SIGNALS, itertools.cycle(itertools.product(MASK_ON, MOMENTS))):
+    for signal, (mask_on, moments) in zip(WITHOUT_ACTIVATIONS, itertools.cycle(itertools.product(MASK_ON, MOMENTS))):
         masked = Run(case, MaskSpec(mask_ratio=0, signal=signal, mask_on=mask_on, moments=moments))
         for step in range(2):
             masked.step(step)
@@ -105,7 +106,7 @@ def test_ratio_zero_is_the_optimizer_itself_bit_for_bit(case: tuple[str, dict[st
             assert all(torch.equal(v, masked.state(name)[k]) for k, v in plain.state(name).items())
 
 
-@pytest.mark.parametrize("signal", [s for s in SIGNALS if s != "random"])
+@pytest.mark.parametrize("signal", [s for s in WITHOUT_ACTIVATIONS if s != "random"])
 @pytest.mark.parametrize("name", optimizer_classes())
 def test_a_signal_is_what_the_optimizer_itself_has(name: str, signal: str) -> None:
     mine = [case for case in CASES if case[0] == name]

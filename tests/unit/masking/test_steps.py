@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from gmt.masking import MaskSpec, attach
-from gmt.masking.spec import SIGNALS
+from tests.signals import WITHOUT_ACTIVATIONS
 from tests.unit.masking.conftest import model_and_batch
 
 pytestmark = pytest.mark.usefixtures("counted_by")
@@ -80,7 +80,7 @@ def test_an_optimizer_that_calls_its_parents_step_is_masked_once(mask_on: str) -
         assert facts.step == step
 
 
-@pytest.mark.parametrize("signal", SIGNALS)
+@pytest.mark.parametrize("signal", WITHOUT_ACTIVATIONS)
 def test_the_default_dtype_changes_no_step(signal: str) -> None:
     weights = []
     for dtype in (torch.float32, torch.bfloat16):
