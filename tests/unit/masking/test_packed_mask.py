@@ -12,6 +12,7 @@ from torch import nn
 from gmt.masking import Mask, MaskSpec, attach
 from gmt.masking.engine import NonFiniteGradientError
 from gmt.masking.given import set_keep_masks
+from gmt.masking.low_rank import LowRankWeight
 from gmt.optimizers.packed_adamw import PackedAdamW
 
 SETTINGS: dict[str, Any] = {"lr": 0.02, "weight_decay": 0.1}
@@ -230,3 +231,20 @@ def test_what_can_not_be_packed_is_refused(settings: dict[str, Any], sentence: s
 
 def test_it_is_a_mask() -> None:
     assert isinstance(Training(spec_of()).mask, Mask)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"grain": "row", "signal": "gradient"},
+        {"grain": "row", "signal": "random"},
+        {"grain": "tensor", "signal": "weight_magnitude", "scope": "global"},
+        {"parameters": "linear", "signal": LowRankWeight(rank=2, svd="exact")},
+        {"parameters": "linear", "grain": "column", "signal": "large_gradient_small_weight", "excluded": "frozen"},
+    ],
+)
+def test_units_and_signals_of_whole_parameters_can_be_packed(more: dict[str, Any]) -> None:
+    assert_same(Training(spec_of(**more)).run(), Training(spec_of(**more, moments="masked")).run())
+    cut = Training(spec_of(**more, refresh=2)).run(last=3)
+    cut.through_a_checkpoint()
+    assert_same(cut.run(first=3), Training(spec_of(**more, refresh=2)).run())
