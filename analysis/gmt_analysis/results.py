@@ -27,7 +27,8 @@ from gmt_analysis.mask_figures import FACTS, density_against_asked, facts_by_lay
 from gmt_analysis.statistics import summarise
 
 SCORES = ("target_after", "forgetting", "source_perplexity_after", "density", "moved_fraction")
-COSTS = ("forward_backward_s", "mask_s", "optimizer_s", "train_s", "peak_memory_bytes")
+_SIZES = ("optimizer_state_bytes", "num_trained", "num_touched")
+COSTS = ("forward_backward_s", "mask_s", "optimizer_s", "train_s", "peak_memory_bytes", *_SIZES)
 BEFORE = ("target_before", "source_before", "source_perplexity_before")
 _COLUMNS_OF_THEIR_OWN = ("model", "model.name", "task", "seed")
 _PLANNED = ("model", "task", "axis", "seed")

@@ -26,6 +26,9 @@ COSTS = {
     "tokens_per_s": "Tokens/s in steps",
     "train_s": "Training steps, s/run",
     "peak_memory_bytes": "Peak memory, MiB",
+    "optimizer_state_bytes": "Optimizer state, MiB",
+    "num_trained": "Entries trained a step",
+    "num_touched": "Entries ever trained",
     "gflops_a_step": "Operations, 10⁹/step",
 }
 
@@ -139,6 +142,10 @@ def _shown(column: str) -> tuple[float, int, str]:
     """Factor, digits and unit in which a column is shown."""
     if column == "peak_memory_bytes":
         return 2**-20, 0, ""
+    if column == "optimizer_state_bytes":
+        return 2**-20, 2, ""
+    if column in ("num_trained", "num_touched"):
+        return 1, 0, ""
     if column in ("train_s", "source_perplexity_after"):
         return 1, 1, ""
     if column == "tokens_per_s":

@@ -81,11 +81,17 @@ def _density(kept: float | None, asked: float | None) -> dict[str, str]:
     return {"density": f"{kept:.4f} (asked: {'no number' if asked is None else f'{asked:.4f}'})"}
 
 
-def _trained(result: Result) -> dict[str, str]:
-    """Return the row on the number of trained parameters; no row for a record made before they were counted."""
-    if result.num_trainable is None:
-        return {}
-    return {"trained": f"{result.num_trainable:,} parameters, of which the method has added {result.num_added:,}"}
+def _trained(result: Result, training: TrainFacts) -> dict[str, str]:
+    """Return the rows on trained parameters and the optimizer's state; none of what a record of before lacks."""
+    rows = {}
+    if result.num_trainable is not None:
+        rows["trainable"] = f"{result.num_trainable:,} parameters, of which the method has added {result.num_added:,}"
+    if training.num_trained is not None:
+        touched = "an unknown number" if training.num_touched is None else f"{training.num_touched:,}"
+        rows["trained"] = f"{training.num_trained:,.0f} entries at a step, {touched} at some step"
+    if training.optimizer_state_bytes is not None:
+        rows["optimizer state"] = f"{training.optimizer_state_bytes / 2**20:,.1f} MiB"
+    return rows
 
 
 def _training(result: Result, training: TrainFacts) -> dict[str, str]:
@@ -97,7 +103,7 @@ def _training(result: Result, training: TrainFacts) -> dict[str, str]:
     }
     return {
         **_density(training.density, result.density_asked),
-        **_trained(result),
+        **_trained(result, training),
         "step": " + ".join(f"{part} {seconds * 1000:.1f} ms" for part, seconds in times.items()),
         "tokens": f"{training.num_tokens:,} in {training.num_steps:,} steps",
         "examples": f"{result.num_train_examples:,}, {result.num_dropped_examples:,} dropped as too long",

@@ -62,6 +62,7 @@ class Mask:
         self._sums: dict[str, Tensor] = {}  # of gradients since the masks were made, float32 of shape [N]
         self._density = 1.0
         self._num_entries = 0
+        self._num_whole = 0  # entries of parameters that train without a mask, with a gradient at the last step
         self._facts: MaskFacts | None = None
         self._held: Held | None = None
         self._gradients = MaskedGradients()
@@ -83,6 +84,22 @@ class Mask:
     def facts(self) -> MaskFacts | None:
         """What happened at the last step, or None before the first."""
         return self._facts
+
+    def num_trained(self) -> int:
+        """Return how many entries the last step trained: those that the mask kept, and excluded ones that are dense."""
+        return round(self._density * self._num_entries) + self._num_whole
+
+    def num_touched(self) -> int | None:
+        """Return how many entries have trained; None if that is unknown.
+
+        Where the masked entries change from step to step, or move though they are masked, it is the number of entries
+        that have moved, by the sample of the facts; unknown where none were taken (`facts_every`).
+        """
+        if not self.spec.mask_ratio or (self.spec.refresh == "once" and self.spec.mask_on == "update"):
+            return self.num_trained()
+        parameters = {name: p for p, name in self._names.items()}
+        num = self._sample.num_touched(parameters)
+        return None if num is None else num + self._num_whole
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint must hold: plain values and tensors; those of sharded parameters are this process's part.
@@ -183,6 +200,7 @@ class Mask:
         needs_moments = FIRST_MOMENT in self._signal.needs and self.spec.mask_ratio > 0
         moments = FirstMoments(self._optimizer) if needs_moments else None
         found = []
+        self._num_whole = self._trained_whole()
         for group, p in groups:
             name = self._names[p]
             if p in self._excluded:
@@ -203,6 +221,12 @@ class Mask:
                 )
         self._num_entries = sum(r.num_entries for r in found)
         return found
+
+    def _trained_whole(self) -> int:
+        """Return the number of entries of excluded parameters that have a gradient and are not frozen."""
+        if self.spec.excluded == "frozen":
+            return 0
+        return sum(p.numel() for p in self._excluded if p.grad is not None)
 
     def _refuse_nonfinite(self, every: Sequence[Ranked]) -> None:
         """Looks for NaN and Inf, where the ranking itself will not come across them."""

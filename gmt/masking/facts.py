@@ -7,16 +7,16 @@ step tells it without a copy of the model. A model of fewer entries than the sam
 Shape suffixes: S sampled entries, of one parameter or of all; L layers.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gmt.masking.parameters import Ranked, layer_of
 from gmt.masking.sampling import Index, pick, sample_index
-from gmt.masking.sharding import ProcessGroups, local
+from gmt.masking.sharding import ProcessGroups, local, shards_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,6 +166,27 @@ class Sample:
             return self._compare(ranked, samples, weights, kept, before)
 
         return again
+
+    def num_touched(self, parameters: Mapping[str, nn.Parameter]) -> int | None:
+        """Return how many entries were seen to have moved by now, the share of the sample; None if it was never looked.
+
+        Of sharded parameters every process must call it.
+
+        Args:
+            parameters: by name.
+        """
+        if not self._touched:
+            return None
+        total = 0.0
+        for name, touched_S in self._touched.items():
+            p = parameters[name]
+            now_S = pick(local(p.detach()).reshape(-1), sample_index(p, name, self._share))
+            moved_S = touched_S.to(now_S.device) | (now_S != self._weights[name].to(now_S.device))
+            counts = torch.stack([moved_S.sum().double(), moved_S.new_tensor(len(moved_S), dtype=torch.float64)])
+            if (shards := shards_of(p)) is not None:
+                shards.sum_(counts)
+            total += p.numel() * float(counts[0] / counts[1].clamp(min=1))
+        return round(total)
 
     def _compare(
         self,

@@ -103,6 +103,7 @@ class PackedMask(Mask):
             self._packed.follow(self)
             self._due |= {p for p in self._kept() if self._packed.support(p) is None}
         self.complete()
+        self._num_whole = self._trained_whole()
         gradients = {p: g for p, g in self._packed.gathered() if p not in self._excluded}
         self._refuse_nonfinite_of(gradients)
         supports = {p: support for p in gradients if (support := self._packed.support(p)) is not None}

@@ -187,6 +187,14 @@ class AttachedMask:
             metrics |= _metrics(vars(measured), _OF_LAYERS, prefix=f"layers/{layer}/")
         return metrics
 
+    def num_trained(self) -> int:
+        """The entries that the mask kept at the last step, and excluded ones that train."""
+        return self.mask.num_trained()
+
+    def num_touched(self) -> int | None:
+        """The entries that were ever kept; of masks that change, those that moved, by the sample of the facts."""
+        return self.mask.num_touched()
+
     def state_dict(self) -> dict[str, Any]:
         """The mask's state."""
         return self.mask.state_dict()

@@ -118,19 +118,41 @@ class Halves:
         self._groups = groups
         self._num_parameters = num_parameters
         self._seed = seed
+        self._epoch = 0
 
     def begin_epoch(self, epoch: int) -> None:
         """Draws the epoch's half, from seed and epoch alone: of three matrices one or two, block by block in turn."""
-        for (_, part, block), matrices in self._groups.items():
-            num_frozen = (len(matrices) + block % 2) // 2
-            frozen = random.Random(f"{self._seed}/{epoch}/{part}/{block}").sample(range(len(matrices)), num_frozen)
+        self._epoch = epoch
+        for group, matrices in self._groups.items():
+            frozen = self._frozen(group, epoch)
             for index, matrix in enumerate(matrices):
                 matrix.requires_grad_(index not in frozen)
 
+    def _frozen(self, group: Group, epoch: int) -> list[int]:
+        """Return which of a group's matrices are frozen in an epoch."""
+        _, part, block = group
+        num_matrices = len(self._groups[group])
+        draw = random.Random(f"{self._seed}/{epoch}/{part}/{block}")
+        return draw.sample(range(num_matrices), (num_matrices + block % 2) // 2)
+
     def facts(self) -> dict[str, float]:
         """The fraction of entries that trains in this epoch; masking takes no time."""
-        frozen = sum(p.numel() for group in self._groups.values() for p in group if not p.requires_grad)
-        return {"density": 1 - frozen / self._num_parameters, "mask_seconds": 0.0}
+        return {"density": 1 - self._num_frozen() / self._num_parameters, "mask_seconds": 0.0}
+
+    def num_trained(self) -> int:
+        """Return the number of entries that train in this epoch."""
+        return self._num_parameters - self._num_frozen()
+
+    def _num_frozen(self) -> int:
+        return sum(p.numel() for group in self._groups.values() for p in group if not p.requires_grad)
+
+    def num_touched(self) -> int:
+        """Return the number of entries that have trained in some epoch so far."""
+        never = 0
+        for group, matrices in self._groups.items():
+            frozen = set.intersection(*(set(self._frozen(group, epoch)) for epoch in range(self._epoch + 1)))
+            never += sum(matrices[index].numel() for index in frozen)
+        return self._num_parameters - never
 
     def state_dict(self) -> dict[str, Any]:
         """Holds nothing: the half follows from seed and epoch."""

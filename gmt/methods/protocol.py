@@ -327,3 +327,16 @@ class Attached(Protocol):
     def detach(self) -> None:
         """Leaves model and optimizer without a trace of the method."""
         ...
+
+
+@runtime_checkable
+class CountsEntries(Protocol):
+    """An optional part of Attached: a step does not train all entries of the optimizer's parameters."""
+
+    def num_trained(self) -> int:
+        """Return how many entries the last step trained."""
+        ...
+
+    def num_touched(self) -> int | None:
+        """Return how many entries the steps so far have trained, also of earlier attempts; None if it is unknown."""
+        ...

@@ -23,6 +23,11 @@ class TrainFacts:
             records from before it was counted, which left none out.
         seconds: in optimizer steps altogether, without reading batches, checkpoints and evaluation.
         peak_memory_bytes: of the GPU if there is one, else of the process's resident set, in this attempt.
+        optimizer_state_bytes: the optimizer's state at the end, on the first worker; None in records from before it was
+            counted.
+        num_trained: entries that a step trains, the mean over the steps; None likewise.
+        num_touched: entries that some step trained. Of masks that change from step to step, the entries that moved, by
+            the sample of the mask's facts. None likewise.
     """
 
     num_steps: int
@@ -34,6 +39,9 @@ class TrainFacts:
     num_cold_steps: int | None = None
     seconds: float
     peak_memory_bytes: int
+    optimizer_state_bytes: int | None = None
+    num_trained: float | None = None
+    num_touched: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

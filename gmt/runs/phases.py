@@ -94,6 +94,8 @@ def _together(facts: list[TrainFacts]) -> TrainFacts:
         return sum(value * number for value, number in zip(values, steps, strict=True)) / sum(steps)
 
     densities = [phase.density for phase in facts if phase.density is not None]
+    trained = [phase.num_trained for phase in facts if phase.num_trained is not None]
+    touched = [phase.num_touched for phase in facts if phase.num_touched is not None]
     return TrainFacts(
         num_steps=sum(steps),
         num_tokens=sum(phase.num_tokens for phase in facts),
@@ -104,6 +106,9 @@ def _together(facts: list[TrainFacts]) -> TrainFacts:
         num_cold_steps=sum(phase.num_cold_steps or 0 for phase in facts),
         seconds=sum(phase.seconds for phase in facts),
         peak_memory_bytes=max(phase.peak_memory_bytes for phase in facts),
+        optimizer_state_bytes=max(phase.optimizer_state_bytes or 0 for phase in facts) or None,
+        num_trained=mean(trained) if len(trained) == len(facts) else None,
+        num_touched=max(touched) if len(touched) == len(facts) else None,  # the later phases train some of the same
     )
 
 

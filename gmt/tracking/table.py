@@ -26,8 +26,10 @@ _NAMED = 5  # labels that a sentence names
 # Column -> pandas dtype. Scores and fractions lie in [0, 1]; times are seconds; memory is bytes. A perplexity is the
 # geometric mean over the texts that the task has; where it has none, it is missing. Times of a step's parts are means
 # without num_cold_steps; records of before that number have none left out. train_s is the time in optimizer
-# steps, run_s that of all attempts; the latter is missing where nobody saw an attempt end. runs_beside counts the other
-# runs of the table that were at work on the same machine at some time of the run's last attempt.
+# steps, run_s that of all attempts; the latter is missing where nobody saw an attempt end. num_trainable counts the
+# parameters that the optimizer was given, num_trained the entries that a step trained, in the mean, and num_touched
+# those that some step trained; missing where a record does not hold them. runs_beside counts the other runs of the
+# table that were at work on the same machine at some time of the run's last attempt.
 # `axis` is the value of the study's axis; missing if the run does not have the setting.
 # `code` is a short hash of all code that made the run: the package's, that of plug-ins from outside, and the
 # libraries' versions. `merge` is missing for a run that is trained; the columns on the training are missing for a
@@ -65,6 +67,9 @@ COLUMNS: Mapping[str, str] = {
     "num_tokens": "Int64",
     "num_parameters": "Int64",
     "num_trainable": "Int64",
+    "num_trained": "Float64",
+    "num_touched": "Int64",
+    "optimizer_state_bytes": "Int64",
     "num_added": "Int64",
     "num_train_examples": "Int64",
     "num_dropped_examples": "Int64",
@@ -113,6 +118,9 @@ def _training_columns(training: TrainFacts | None) -> dict[str, Any]:
         "num_cold_steps": training.num_cold_steps,
         "train_s": training.seconds,
         "peak_memory_bytes": training.peak_memory_bytes,
+        "optimizer_state_bytes": training.optimizer_state_bytes,
+        "num_trained": training.num_trained,
+        "num_touched": training.num_touched,
         "num_steps": training.num_steps,
         "num_tokens": training.num_tokens,
     }

@@ -16,7 +16,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from gmt.errors import UserError
 from gmt.masking.sharding import is_sharded
-from gmt.methods.protocol import Attached, Method
+from gmt.methods.protocol import Attached, CountsEntries, Method
 from gmt.methods.source_prompts import Prompts, ReadsSource
 from gmt.plug_ins import check_protocol
 from gmt.training.checkpoints import fill_adamw_state, save_method
@@ -60,6 +60,7 @@ class Attachment(TrainerCallback):
         self._optimizer: Optimizer | None = None
         self._layout: Layout = {}
         self._has_stepped = False
+        self._num_entries = 0  # of the optimizer's parameters
 
     @property
     def attached(self) -> Attached:
@@ -94,6 +95,16 @@ class Attachment(TrainerCallback):
             )
         return facts
 
+    def num_trained(self) -> int:
+        """Return how many entries the last step trained."""
+        attached = self.attached
+        return attached.num_trained() if isinstance(attached, CountsEntries) else self._num_entries
+
+    def num_touched(self) -> int | None:
+        """Return how many entries the steps have trained; None if it is unknown."""
+        attached = self.attached
+        return attached.num_touched() if isinstance(attached, CountsEntries) else self._num_entries
+
     def detach(self) -> None:
         """Takes the method off, if the training came so far as to attach it."""
         if self._attached is not None:
@@ -106,6 +117,7 @@ class Attachment(TrainerCallback):
         wrapped = of["optimizer"]
         of["optimizer"] = self._optimizer = wrapped.optimizer if isinstance(wrapped, AcceleratedOptimizer) else wrapped
         self._model, self._layout = of["model"], layout(of["model"])
+        self._num_entries = sum(p.numel() for group in self._optimizer.param_groups for p in group["params"])
         with self._watched("attach", of):
             attached = self._attach(of["model"], of["optimizer"])
             check_protocol(f"method {self._method.name}", attached, Attached)

@@ -7,6 +7,10 @@ import sys
 from pathlib import Path
 
 import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from gmt.masking.sharding import local
 
 _CLEAR_REFS = Path("/proc/self/clear_refs")  # Linux: writing 5 resets the peak of the resident set
 _STATUS = Path("/proc/self/status")
@@ -32,6 +36,12 @@ def peak_bytes() -> int:
         return int(line.split()[1]) * 1024
     unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss: bytes on macOS, kilobytes elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def state_bytes(optimizer: Optimizer) -> int:
+    """Return the bytes of an optimizer's state; of sharded state, those on this process."""
+    tensors = [value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor)]
+    return sum(local(tensor).numel() * tensor.element_size() for tensor in tensors)
 
 
 def give_back() -> None:

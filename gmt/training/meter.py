@@ -56,9 +56,10 @@ class Meter(TrainerCallback):
         self._steps_since_log = 0
         self._num_cold = NUM_COLD_STEPS
         nothing = dict.fromkeys((*_PARTS, "density", "warm_steps", *(f"warm_{part}" for part in _PARTS)), 0.0)
-        self.sums: dict[str, float] = nothing | (
-            {} if resume is None else json.loads((resume / METER_SUMS).read_text(encoding="utf-8"))
-        )
+        self.sums: dict[str, float] = nothing | {"num_trained": 0.0}
+        if resume is not None:  # from before it was counted, the number of the steps so far is unknown
+            stored = json.loads((resume / METER_SUMS).read_text(encoding="utf-8"))
+            self.sums |= {"num_trained": math.nan} | stored
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
         """The first micro-batch of a step is about to run."""
@@ -83,6 +84,7 @@ class Meter(TrainerCallback):
             self.sums[f"warm_{name}"] += seconds * is_warm
         self._steps_since_log += 1
         self.sums["density"] += facts.get("density", math.nan)
+        self.sums["num_trained"] += self._method.num_trained()
 
     def mean_seconds(self, num_steps: int) -> tuple[dict[str, float], int]:
         """Return the mean seconds of a step's parts, and how many cold steps are left out of these means.
@@ -99,6 +101,11 @@ class Meter(TrainerCallback):
     def density(self, num_steps: int) -> float | None:
         """Return the mean fraction of entries that was kept in a training's steps; None for a method without a mask."""
         mean = self.sums["density"] / num_steps
+        return None if math.isnan(mean) else mean
+
+    def num_trained(self, num_steps: int) -> float | None:
+        """Return the mean number of entries that a step of a training trained; None if it is unknown."""
+        mean = self.sums["num_trained"] / num_steps
         return None if math.isnan(mean) else mean
 
     def seconds(self) -> float:

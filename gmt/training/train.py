@@ -16,7 +16,7 @@ from gmt.training.alike import check_steps_together
 from gmt.training.attachment import Attachment
 from gmt.training.checkpoints import drop_other_losses, last_whole_checkpoint, load_method
 from gmt.training.control import ControlCallback
-from gmt.training.memory import peak_bytes, reset_peak
+from gmt.training.memory import peak_bytes, reset_peak, state_bytes
 from gmt.training.meter import Meter, OnMetrics
 from gmt.training.optimizers import averages, evaluated_weights
 from gmt.training.paradigms import Execution, TrainingInputs, trainer_of
@@ -74,6 +74,7 @@ def train(
     control.as_evaluated = lambda: _as_evaluated(patches, attachment)
     try:
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+        num_touched = attachment.num_touched()
     except FloatingPointError as error:
         raise Diverged(str(error)) from error
     finally:
@@ -85,7 +86,7 @@ def train(
     _refuse_nonfinite(inputs.model)
     if control.ended is not None:
         raise control.ended
-    return _facts(trainer.state, meter)
+    return _facts(trainer.state, meter, state_bytes(attachment.optimizer), num_touched)
 
 
 @contextmanager
@@ -100,7 +101,7 @@ def _refuse_nonfinite(model: PreTrainedModel) -> None:
         raise Diverged(f"the weights of {name} hold NaN or Inf after the last step")
 
 
-def _facts(state: TrainerState, meter: Meter) -> TrainFacts:
+def _facts(state: TrainerState, meter: Meter, optimizer_state_bytes: int, num_touched: int | None) -> TrainFacts:
     means, num_cold_steps = meter.mean_seconds(state.global_step)
     return TrainFacts(
         num_steps=state.global_step,
@@ -110,6 +111,9 @@ def _facts(state: TrainerState, meter: Meter) -> TrainFacts:
         num_cold_steps=num_cold_steps,
         seconds=meter.seconds(),
         peak_memory_bytes=peak_bytes(),
+        optimizer_state_bytes=optimizer_state_bytes,
+        num_trained=meter.num_trained(state.global_step),
+        num_touched=num_touched,
     )
 
 

@@ -130,3 +130,14 @@ def test_hft_frozen_matrices_do_not_move_in_their_epoch_even_with_momentum_and_d
         optimizer.step()
         for name, p in model.named_parameters():
             assert torch.equal(p, before[name]) != p.requires_grad, name
+
+
+def test_hft_counts_the_entries_of_this_epoch_and_of_all_so_far() -> None:
+    model = tiny_llama()
+    attached, sizes = hft(model), {name: p.numel() for name, p in model.named_parameters()}
+    total, never = sum(sizes.values()), set(sizes)
+    for epoch in range(3):
+        attached.begin_epoch(epoch)
+        never &= frozen(model)
+        assert attached.num_trained() == total - sum(sizes[name] for name in frozen(model))
+        assert attached.num_touched() == total - sum(sizes[name] for name in never)

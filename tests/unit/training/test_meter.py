@@ -14,6 +14,9 @@ from gmt.training.meter import NUM_COLD_STEPS, Meter
 class Facts:
     """A method at work that masks for a tenth of a second."""
 
+    def num_trained(self) -> int:
+        return 1
+
     def facts(self) -> dict[str, float]:
         return {"density": 0.5, "mask_seconds": 0.1}
 
