@@ -180,7 +180,7 @@ class Mask:
     def _learn_parameters(self) -> None:
         """Looks at what the optimizer holds: when the mask is attached, and when a group was added."""
         self._names = names_of(self._model)
-        self._excluded = excluded_parameters(self._model, self._names, self.spec)
+        self._excluded, self._frozen = excluded_parameters(self._model, self._names, self.spec)
         refusals.check_parameters(self._optimizer, self._names, self.spec, self._excluded)
         self._moment_keys = refusals.moment_keys(self._optimizer, self._names, self.spec, self._excluded)
         chosen = {p: self._names[p] for p in refusals.ranked_parameters(self._optimizer, self._excluded)}
@@ -204,7 +204,7 @@ class Mask:
         for group, p in groups:
             name = self._names[p]
             if p in self._excluded:
-                if self.spec.excluded == "frozen":
+                if p in self._frozen:
                     p.grad = None  # the optimizer passes it by, momentum, weight decay and all
             elif p.grad is not None:
                 found.append(

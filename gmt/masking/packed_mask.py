@@ -73,7 +73,7 @@ class PackedMask(Mask):
     def arrived(self, p: nn.Parameter) -> bool:
         """A micro-batch's gradient of a parameter is there; return whether its support holds for this step."""
         if p in self._excluded:
-            if self.spec.excluded == "frozen":
+            if p in self._frozen:
                 p.grad = None
             return False
         if p in self._due and self._is_early:

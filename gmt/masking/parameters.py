@@ -55,13 +55,17 @@ def is_linear(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
 
 
-def excluded_parameters(model: nn.Module, names: Mapping[nn.Parameter, str], spec: MaskSpec) -> frozenset[nn.Parameter]:
-    """Return the parameters of a model that are not ranked."""
-    excluded = {p for p, name in names.items() if is_excluded(name, spec.exclude)}
-    if spec.parameters == "linear":
+def excluded_parameters(
+    model: nn.Module, names: Mapping[nn.Parameter, str], spec: MaskSpec
+) -> tuple[frozenset[nn.Parameter], frozenset[nn.Parameter]]:
+    """Return the parameters of a model that are not ranked, and those among them that are not trained."""
+    named = {p for p, name in names.items() if is_excluded(name, spec.exclude)}
+    others: set[nn.Parameter] = set()
+    if spec.parameters != "all":
         linear = {module.weight for module in model.modules() if is_linear(module)}
-        excluded |= {p for p, name in names.items() if p not in linear or layer_of(name) == name}
-    return frozenset(excluded)
+        others = {p for p, name in names.items() if p not in linear or layer_of(name) == name}
+    frozen = named if spec.excluded == "frozen" else set()
+    return frozenset(named | others), frozenset(frozen | (others if spec.parameters == "linear_alone" else set()))
 
 
 def flat(tensor: Tensor) -> Tensor:

@@ -81,8 +81,10 @@ def check_parameters(
     for pattern in spec.exclude:
         if not any(is_excluded(names[p], (pattern,)) for _, p in held):
             raise ValueError(f"exclude: no parameter of the optimizer has a name like {pattern}")
-    if spec.parameters == "linear" and not ranked_parameters(optimizer, excluded):
-        raise ValueError("parameters=linear: the optimizer holds no weight of a linear layer inside a numbered layer")
+    if spec.parameters != "all" and not ranked_parameters(optimizer, excluded):
+        raise ValueError(
+            f"parameters={spec.parameters}: the optimizer holds no weight of a linear layer inside a numbered layer"
+        )
     for group, p in held:
         name = names[p]
         if p in excluded:

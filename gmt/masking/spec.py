@@ -15,7 +15,7 @@ PACKED = "packed"  # by gmt.optimizers.packed_adamw alone
 KEEP = ("largest", "smallest")
 EXCLUDED = ("dense", "frozen")
 GRAINS = ("entry", "row", "column", "head", "tensor")
-PARAMETERS = ("all", "linear")
+PARAMETERS = ("all", "linear", "linear_alone")
 CALIBRATION = ("training", "source")
 ONCE = "once"
 
@@ -52,8 +52,9 @@ class MaskSpec:
         grain: what is kept or masked as a whole: single entries (`entry`), or `row`, `column`, `head` or `tensor`; see
             gmt/masking/grains.py. The mean magnitude of a unit's entries' scores ranks it, `random` draws once for
             each, and `mask_ratio` is a fraction of units. Units that tie at the threshold all stay.
-        parameters: which are ranked: `all`, or the weights of `linear` layers inside numbered layers. The others, such
-            as embeddings, the output head, norms and biases, are then excluded.
+        parameters: which are ranked: `all`, or the weights of `linear` layers inside numbered layers, so that the
+            others, such as embeddings, the output head, norms and biases, train as without a mask. With
+            `linear_alone` the others are not trained.
         calibration: over what activations are summed up for a signal that needs them: the `training`'s own passes
             since the mask was last made, or once over `source` data, before the first step.
 
@@ -97,11 +98,13 @@ class MaskSpec:
         self._one_of("parameters", PARAMETERS)
         self._one_of("calibration", CALIBRATION)
         row = row_of(self.signal)
-        if row.only_grain not in (None, self.grain):
-            raise ValueError(f"grain must be {row.only_grain} where signal={row.name}, got {self.grain!r}")
+        if self.grain == row.blind_grain:
+            raise ValueError(
+                f"grain must not be {self.grain} where signal={row.name}, which scores all {self.grain}s alike"
+            )
         if self.calibration == "source" and not row.needs_activations:
             raise ValueError(f"calibration must be training where signal={row.name}, which needs no data, got 'source'")
-        if self.excluded == "frozen" and not self.exclude and self.parameters == "all":
+        if self.excluded == "frozen" and not self.exclude:
             raise ValueError("excluded=frozen needs patterns in exclude: there is nothing to freeze")
         if self.grain == "tensor" and self.scope == "tensor":
             raise ValueError("scope must be layer or global where grain=tensor, or no tensor is ranked, got 'tensor'")

@@ -34,7 +34,7 @@ def specs(ratio: float) -> list[MaskSpec]:
         for grain, signal, scope, mask_on, moments, refresh, keep in axes
         if (grain != "entry" or TABLE[signal].needs_activations)  # the others: test_mask_laws.py
         and not grain == scope == "tensor"
-        and TABLE[signal].only_grain in (None, grain)
+        and TABLE[signal].blind_grain != grain
     ]  # fmt: skip
 
 
@@ -87,7 +87,7 @@ def test_state_goes_through_a_checkpoint_for_every_spec(first: int) -> None:
 
 @pytest.mark.parametrize("grain", ["row", "column"])
 def test_masked_units_never_move_under_update(grain: str) -> None:
-    fitting = [row.name for row in TABLE.values() if row.only_grain in (None, grain)]
+    fitting = [row.name for row in TABLE.values() if row.blind_grain != grain]
     for signal, kind in itertools.product(fitting, OPTIMIZERS):
         spec = MaskSpec(
             mask_ratio=0.5, grain=grain, parameters="linear", signal=signal, mask_on="update", refresh="once"
@@ -156,7 +156,7 @@ def units_moved(grain: str, signal: str, num_batches: int) -> list[Tensor]:
 
 @pytest.mark.parametrize("grain", ["row", "column", "head", "tensor"])
 def test_a_step_chooses_the_same_units_however_it_is_cut_into_batches(grain: str) -> None:
-    for signal in [row.name for row in TABLE.values() if row.only_grain in (None, grain)]:
+    for signal in [row.name for row in TABLE.values() if row.blind_grain != grain]:
         if grain == "head" and TABLE[signal].needs_activations:
             continue  # parameters=linear ranks feed-forward matrices too
         once, in_four = units_moved(grain, signal, 1), units_moved(grain, signal, 4)
@@ -201,18 +201,20 @@ def test_units_that_tie_all_stay_and_units_of_zeros_never_do() -> None:
     assert facts.density == 0.75
 
 
-def test_parameters_linear_leaves_out_embeddings_head_norms_and_biases() -> None:
+@pytest.mark.parametrize("parameters", ["linear", "linear_alone"])
+def test_parameters_linear_leaves_out_embeddings_head_norms_and_biases(parameters: str) -> None:
     model = tiny_llama()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    mask = attach(model, optimizer, MaskSpec(mask_ratio=0.5, parameters="linear", excluded="frozen"))
+    mask = attach(model, optimizer, MaskSpec(mask_ratio=0.5, parameters=parameters))
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     model(input_ids=torch.arange(8)[None], labels=torch.arange(8)[None]).loss.backward()
     optimizer.step()
     moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
-    assert moved == {name for name in before if "_proj" in name}
+    linear = {name for name in before if "_proj" in name}
+    assert moved == (linear if parameters == "linear_alone" else set(before))
     facts = mask.facts()
     assert facts is not None
-    assert facts.num_entries == sum(before[name].numel() for name in moved)
+    assert facts.num_entries == sum(before[name].numel() for name in linear)
     lone = nn.Linear(2, 2)
     with pytest.raises(ValueError, match="parameters=linear: the optimizer holds no weight of a linear layer"):
         attach(lone, torch.optim.SGD(lone.parameters()), MaskSpec(mask_ratio=0.5, parameters="linear"))

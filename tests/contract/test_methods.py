@@ -90,7 +90,7 @@ def test_it_goes_on_from_its_state(arm: str) -> None:
 def test_ratio_zero_is_the_plain_arm_bit_for_bit(arm: str) -> None:
     """But for parameters that the method freezes whatever the ratio: those of no linear layer."""
     without_mask: Any = dataclasses.replace(method_of(arm), mask_ratio=0)  # type: ignore[type-var]
-    is_frozen = getattr(without_mask, "excluded", "dense") == "frozen"
+    is_frozen = getattr(without_mask, "parameters", "all") == "linear_alone"
     assert same(train(without_mask), train(method_of(plain_arm()), trained="_proj.weight" if is_frozen else ""))
 
 

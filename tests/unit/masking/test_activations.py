@@ -204,8 +204,8 @@ def test_what_does_not_fit_is_refused_in_a_sentence(settings: dict[str, Any], se
 
 
 def test_settings_that_have_no_effect_together_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"^grain must be row where signal=output_magnitude, got 'entry'"):
-        MaskSpec(mask_ratio=0.5, signal="output_magnitude")
+    with pytest.raises(ValueError, match=r"^grain must not be column where signal=output_magnitude, which scores all"):
+        MaskSpec(mask_ratio=0.5, signal="output_magnitude", grain="column")
     with pytest.raises(ValueError, match=r"^calibration must be training where signal=gradient, which needs no data"):
         MaskSpec(mask_ratio=0.5, calibration="source")
 

@@ -92,6 +92,13 @@ def kept(scores: Tensor) -> Tensor:
     return (scores.abs() >= threshold) & (scores != 0)
 
 
+def places(values: Tensor) -> Tensor:
+    """From 1 on, of the smallest value first."""
+    place_N = torch.empty(values.numel())
+    place_N[values.flatten().sort(stable=True).indices] = torch.arange(1.0, values.numel() + 1)
+    return place_N.view(values.shape)
+
+
 @pytest.mark.parametrize("case", CASES, ids=case_id)
 def test_ratio_zero_is_the_optimizer_itself_bit_for_bit(case: tuple[str, dict[str, Any]]) -> None:
     plain = Run(case, None)
@@ -138,6 +145,10 @@ def assert_signal(case: tuple[str, dict[str, Any]], signal: str) -> None:
                 "weight_magnitude": weights[name],
                 "weight_times_gradient": weights[name] * gradient,
                 "first_moment": moment,
+                "squared_gradient": gradient**2,
+                "gradient_over_weight": gradient.abs() / (weights[name].abs() + 1e-8),
+                "large_gradient_small_weight": (places(gradient.abs()) + places(-weights[name].abs()))
+                * (gradient != 0),
             }[signal]
             assert score is not None
             if step % spec.refresh == 0:

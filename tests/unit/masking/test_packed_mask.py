@@ -240,7 +240,7 @@ def test_it_is_a_mask() -> None:
         {"grain": "row", "signal": "random"},
         {"grain": "tensor", "signal": "weight_magnitude", "scope": "global"},
         {"parameters": "linear", "signal": LowRankWeight(rank=2, svd="exact")},
-        {"parameters": "linear", "grain": "column", "signal": "large_gradient_small_weight", "excluded": "frozen"},
+        {"parameters": "linear_alone", "grain": "column", "signal": "large_gradient_small_weight"},
     ],
 )
 def test_units_and_signals_of_whole_parameters_can_be_packed(more: dict[str, Any]) -> None:
