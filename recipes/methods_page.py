@@ -11,6 +11,7 @@ from pathlib import Path
 import yaml
 
 from gmt.composition import config_dir
+from gmt.masking.signals import row_of
 from gmt.masking.spec import PACKED
 from gmt.methods.adapters import PeftAdapter
 from gmt.methods.gradient_mask import GradientMask
@@ -141,7 +142,7 @@ def _settings_cells(method: Method) -> dict[str, str]:
 
 def _mask_cells(method: GradientMask) -> dict[str, str]:
     """Return the cells that follow from a mask's settings."""
-    tensor = "linear layer" if method.parameters == "linear" else "tensor"
+    tensor = "tensor" if method.parameters == "all" else "linear layer"
     where = {"tensor": f"each {tensor}", "layer": "each block", "global": "all entries"}[method.scope]
     units = where if method.grain == "entry" else f"the {method.grain}s of {where}"
     signal = method.signal if isinstance(method.signal, str) else _in_words(type(method.signal).__name__)
@@ -152,9 +153,9 @@ def _mask_cells(method: GradientMask) -> dict[str, str]:
     when = {1: "at every step", "once": "once"}.get(method.refresh, f"every {method.refresh} steps")
     masked = {"gradient": "gradients", "update": "updates"}[method.mask_on]
     moments = "8 bytes a kept entry, 1 bit an entry" if method.moments == PACKED else "8 bytes an entry"
-    if signal == "accumulated_gradient" and method.refresh != 1:
+    if row_of(method.signal).add is not None and method.refresh != 1:
         moments = "12 bytes an entry"
-    frozen = " of linear layers" if tensor == "linear layer" and method.excluded == "frozen" else ""
+    frozen = " of linear layers" if method.parameters == "linear_alone" else ""
     return {
         "Chooses": f"{100 * method.density_asked:.3g} % of {units} {ranked}, {when}; masks {masked}",
         "Memory": moments + frozen,
