@@ -224,9 +224,7 @@ class Mask:
 
     def _trained_whole(self) -> int:
         """Return the number of entries of excluded parameters that have a gradient and are not frozen."""
-        if self.spec.excluded == "frozen":
-            return 0
-        return sum(p.numel() for p in self._excluded if p.grad is not None)
+        return sum(p.numel() for p in self._excluded - self._frozen if p.grad is not None)
 
     def _refuse_nonfinite(self, every: Sequence[Ranked]) -> None:
         """Looks for NaN and Inf, where the ranking itself will not come across them."""

@@ -117,6 +117,28 @@ class PackedAdamW(Optimizer):
         state["support"] = new.stored
         self._supports[p] = new
 
+    @torch.no_grad()
+    def begin(self, p: nn.Parameter, index_J: Tensor, *, first_J: Tensor, second_J: Tensor, age: int) -> None:
+        """Begin kept entries as if they had taken some steps already; needs own ages.
+
+        Args:
+            p: a parameter with a support that has stepped.
+            index_J: ascending indices of kept entries, int64.
+            first_J, second_J: means of their gradients and of the squares, which the moments are once their bias is
+                corrected.
+            age: the number of steps.
+        """
+        assert self._age == "own"
+        state, support = self.state[p], self._supports[p]
+        at_J = torch.searchsorted(support.mask().nonzero().flatten(), index_J)
+        (group,) = [group for group in self.param_groups if any(q is p for q in group["params"])]
+        for key, values_J, beta in zip(("exp_avg", "exp_avg_sq"), (first_J, second_J), group["betas"], strict=True):
+            state[key][at_J] = (values_J * (1 - beta**age)).to(state[key].dtype)
+        if "age" not in state:
+            num_steps = int(state["step"])
+            state["age"] = torch.full((support.num_kept,), num_steps, dtype=torch.int32, device=p.device)
+        state["age"][at_J] = age
+
     def gathered(self) -> Iterator[tuple[nn.Parameter, Tensor]]:
         """Give each parameter that has a gradient in this step, with its kept entries: shape [K], or whole."""
         for p in self._parameters():

@@ -21,7 +21,7 @@ def composed(*overrides: str) -> dict[str, Any]:
     ("overrides", "which"),
     [
         (["method=rmt", "method.grain=row"], "method.grain=row"),
-        (["method=lift"], "method.signal=LowRankWeight"),
+        (["method=lift", "method.moments=masked", "method.age=global"], "method.signal=LowRankWeight"),
         (["method=wanda"], "method.signal=weight_times_input"),
     ],
 )

@@ -21,6 +21,7 @@ from gmt.methods.gradient_mask import GradientMask
 from gmt.methods.layerwise import LayerwiseRates
 from gmt.methods.protocol import Method
 from gmt.methods.sft import Sft
+from gmt.methods.spiel import Spiel
 from gmt.optimizers.cautious import CautiousAdamW
 from gmt.optimizers.muon import MuonWithAdamW, split_groups
 from gmt.runs.build import Run
@@ -146,9 +147,12 @@ def test_a_stopped_and_evaluated_training_ends_with_the_same_bits(name: str, tmp
 PACKED = GradientMask(**GMT | {"refresh": 3, "mask_on": "update", "moments": "packed", "age": "own"})
 
 
+SPIEL = Spiel(name="spiel", mask_ratio=0.8, refresh=3, collected=2, replaced=0.5, replaced_first=1.0, exclude=[])
+
+
 @pytest.mark.parametrize(
     "method",
-    [Cautious(name="cautious"), LayerwiseRates(name="layerwise", rate_decay=0.5), PACKED],
+    [Cautious(name="cautious"), LayerwiseRates(name="layerwise", rate_decay=0.5), PACKED, SPIEL],
     ids=lambda m: m.name,
 )
 def test_a_methods_own_optimizer_or_groups_resume_bit_for_bit(method: Method, tmp_path: Path) -> None:
