@@ -30,7 +30,7 @@ def tuned_plan(study: StudySettings, tuning: TuningSettings, points: Sequence[Po
             maker.runs([trial(cell[0], tuning, tuning.low)]),
             maker.runs(compared(p, tuning, tuning.low) for p in cell),
         )
-        for cell in cells(points)
+        for cell in cells(points, tuning)
     ]
     if maker.faults:
         raise UserError(*maker.faults)
@@ -40,7 +40,7 @@ def tuned_plan(study: StudySettings, tuning: TuningSettings, points: Sequence[Po
     later: list[PlannedRun] = []
     tuned: list[Tuned] = []
     for cell, (tried,), stand_ins in checked:
-        _refuse_the_same_questions(tried, stand_ins[0])
+        _refuse_the_same_questions(tried, stand_ins)
         progress, trials = _tuned(cell[0], tuning, maker)
         tuned.append(progress)
         runs += trials
@@ -60,7 +60,7 @@ def _tuned(point: Point, tuning: TuningSettings, maker: RunMaker) -> tuple[Tuned
         (planned,) = maker.runs([trial(point, tuning, value)])
         return planned
 
-    name = choice(point)
+    name = choice(point, fixed=tuning.overrides)
     asked = ask(tuning, name, lambda value: _score(tried(value).record))
     trials = [tried(value) for value in asked.values]
     num_done = sum(_score(planned.record) is not None for planned in trials)
@@ -76,8 +76,8 @@ def _tuned(point: Point, tuning: TuningSettings, maker: RunMaker) -> tuple[Tuned
     return progress, trials
 
 
-def _refuse_the_same_questions(tried: PlannedRun, compared: PlannedRun) -> None:
-    if tried.run.science["task"] == compared.run.science["task"]:
+def _refuse_the_same_questions(tried: PlannedRun, comparison: Sequence[PlannedRun]) -> None:
+    if any(tried.run.science["task"] == planned.run.science["task"] for planned in comparison):
         raise UserError(
             "study.tuning.overrides must choose other data than the comparison's, e.g. task.data_seed, "
             f"got the same task for arm {tried.point.arm}"

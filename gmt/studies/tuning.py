@@ -6,7 +6,7 @@ the run records: there is no other state that a killed sweep could lose.
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,7 +20,7 @@ _SEED = "seed"
 
 @dataclass(frozen=True, kw_only=True)
 class TuningSettings:
-    """What is tuned before the comparison, for each choice of everything but the seed.
+    """What is tuned before the comparison, for each choice of everything but the seed and what `overrides` fix.
 
     Args:
         setting: a positive number, e.g. `train.learning_rate`; on a logarithmic scale.
@@ -29,7 +29,8 @@ class TuningSettings:
         sampler: `tpe`: Optuna's tree-structured Parzen estimator, half of the runs drawn at random and together, then
             one after the other; `grid`: evenly spaced, all together.
         overrides: of the tuning runs: data other than the comparison's, since a setting that was chosen by the
-            comparison's own questions would be judged by them too.
+            comparison's own questions would be judged by them too. Where the comparison varies one of these settings,
+            its values share the tuning: with `task`, all tasks are compared at the value that is best on one.
     """
 
     setting: str
@@ -64,18 +65,19 @@ class Asked:
     best: float | None
 
 
-def cells(points: Sequence[Point]) -> list[list[Point]]:
-    """The points of each choice that is tuned by itself: those that differ in their seed only."""
+def cells(points: Sequence[Point], tuning: TuningSettings) -> list[list[Point]]:
+    """The points of each choice that is tuned by itself: those that differ in their seed and fixed settings only."""
     found: dict[tuple[str, tuple[str, ...]], list[Point]] = {}
     for point in points:
-        found.setdefault((point.arm, _without(point.overrides, (_SEED,))), []).append(point)
+        found.setdefault((point.arm, _without(point.overrides, (_SEED, *tuning.overrides))), []).append(point)
     return list(found.values())
 
 
-def choice(point: Point) -> str:
-    """What is tuned by itself, for people: the arm and what varies in it beside the seed."""
-    lists = _without(point.lists_of_one, (_SEED,))
-    return replace(point, varied=_without(point.varied, (_SEED,)), lists_of_one=lists).label
+def choice(point: Point, *, fixed: Iterable[str] = ()) -> str:
+    """What is tuned by itself, for people: the arm and what varies in it beside the seed and fixed settings."""
+    keys = (_SEED, *fixed)
+    lists = _without(point.lists_of_one, keys)
+    return replace(point, varied=_without(point.varied, keys), lists_of_one=lists).label
 
 
 def refuse_what_is_tuned(points: Sequence[Point], tuning: TuningSettings) -> None:

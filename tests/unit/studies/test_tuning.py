@@ -113,13 +113,27 @@ def plan(root: Path, made: StudySettings, **cli: list[str]) -> Plan:
 
 
 def test_each_choice_has_the_same_budget_and_the_seed_makes_none(tmp_path: Path) -> None:
-    assert [len(cell) for cell in cells(expand(study(), {}))] == [2, 2, 2]
+    assert [len(cell) for cell in cells(expand(study(), {}), tuning())] == [2, 2, 2]
     made = plan(tmp_path, study())
     assert [tuned.label for tuned in made.tuned] == ["sft", "gmt mask_ratio=0.5", "gmt mask_ratio=0.9"]
     assert len(made.runs) == 9
     assert made.comparison == []
     assert {planned.run.seed for planned in made.runs} == {11}
     assert [planned.run.seed for planned in made.later] == [1, 2] * 3
+
+
+def test_a_setting_that_the_tuning_fixes_is_not_tuned_by_itself(tmp_path: Path) -> None:
+    fixed = TUNING["overrides"] | {"train.weight_decay": 0.1}
+    made = plan(tmp_path, study(overrides=fixed), **{"train.weight_decay": ["0.0", "0.1"]})
+    assert [tuned.label for tuned in made.tuned] == ["sft", "gmt mask_ratio=0.5", "gmt mask_ratio=0.9"]
+    assert len(made.runs) == 9
+    assert {planned.run.train.weight_decay for planned in made.runs} == {0.1}
+    assert [planned.run.train.weight_decay for planned in made.later] == [0.0, 0.1] * 6
+
+
+def test_a_tuning_on_the_questions_of_one_task_of_several_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"must choose other data than the comparison's"):
+        plan(tmp_path, study(overrides={"seed": 11, "task.max_new_tokens": 9}), **{"task.max_new_tokens": ["8", "9"]})
 
 
 def test_the_comparison_follows_at_the_best_values(tmp_path: Path) -> None:
