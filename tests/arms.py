@@ -10,6 +10,7 @@ from gmt.errors import UserError
 from gmt.methods.protocol import (
     AddsLoss,
     FitsOptimizers,
+    FitsWorkers,
     MakesGroups,
     MakesOptimizer,
     Method,
@@ -30,6 +31,12 @@ _PARTS = (ReshapesModel, FitsOptimizers, MakesGroups, MakesOptimizer, AddsLoss, 
 def method_of(arm: str) -> Method:
     """Return the method of conf/method/ARM.yaml."""
     return plug_in("method", yaml.safe_load((_FOLDER / f"{arm}.yaml").read_text(encoding="utf-8")), Method)
+
+
+def works_on_two_workers(arm: str) -> bool:
+    """Return whether an arm is not refused on two workers, whatever the sharding."""
+    method = method_of(arm)
+    return not (isinstance(method, FitsWorkers) and method.faults_with_workers(2))
 
 
 def default_arm() -> str:

@@ -9,19 +9,25 @@ from torch import Tensor
 
 from gmt.methods.l2_sp import L2ToStartingPoint
 from gmt.methods.layerwise import LayerwiseRates
-from gmt.methods.protocol import AddsLoss, MakesGroups, MakesOptimizer, Method
+from gmt.methods.protocol import AddsLoss, MakesGroups, Method, maker_of_optimizer
 from gmt.training.optimizers import OPTIMIZERS, is_installed
-from tests.arms import ARMS, method_of
+from tests.arms import ARMS, method_of, works_on_two_workers
 from tests.processes import in_ranks
 from tests.unit.training.test_loss_terms import LossAgain
 from tests.unit.training.test_optimizers import SFT, settings_of, tiny_model, trained
 
 GROUPS = LayerwiseRates(name="groups", rate_decay=0.5)
+
+
+def changes_the_step(arm: str) -> bool:
+    """Return whether an arm makes an optimizer or its groups, or adds to the loss."""
+    method = method_of(arm)
+    return isinstance(method, MakesGroups | AddsLoss) or maker_of_optimizer(method) is not None
+
+
 CASES: dict[str, tuple[Method, dict[str, Any]]] = {
     **{name: (SFT, settings_of(name)) for name in OPTIMIZERS if is_installed(name)},
-    **{
-        arm: (method_of(arm), {}) for arm in ARMS if isinstance(method_of(arm), MakesGroups | MakesOptimizer | AddsLoss)
-    },
+    **{arm: (method_of(arm), {}) for arm in ARMS if changes_the_step(arm) and works_on_two_workers(arm)},
     "groups": (GROUPS, {}),
     "groups_sharded": (GROUPS, {"sharding": "fsdp"}),
     "a_term_of_its_weights": (L2ToStartingPoint(name="pull", strength=3.0), {}),

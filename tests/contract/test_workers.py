@@ -25,7 +25,7 @@ from gmt.runs.train import reshaped, train_run
 from gmt.training.checkpoints import last_whole_checkpoint
 from gmt.training.control import Control
 from gmt.training.gather import gather
-from tests.arms import ARMS, default_arm, first_with, method_of, overrides_of, plain_arm
+from tests.arms import ARMS, default_arm, first_with, method_of, overrides_of, plain_arm, works_on_two_workers
 from tests.conftest import CONF
 from tests.merging import run_with
 from tests.processes import in_ranks
@@ -44,7 +44,9 @@ USUAL = {
 
 @lru_cache
 def can_be(kind: str, arm: str) -> bool:
-    """Return whether an arm works with the sharding of a kind; the others are refused when a run is planned."""
+    """Return whether an arm works on two workers of a kind; the others are refused when a run is planned."""
+    if not works_on_two_workers(arm):
+        return False
     if KINDS[kind] == "none":
         return True
     try:
