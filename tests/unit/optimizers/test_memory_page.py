@@ -1,0 +1,51 @@
+"""docs/memory.md says what the formula says, and the formula what a training takes."""
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from gmt.training.memory import state_bytes
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(scope="module")
+def memory() -> ModuleType:
+    """The module benchmarks/memory.py, which imports its neighbours by their bare names."""
+    spec = importlib.util.spec_from_file_location("memory_benchmark", ROOT / "benchmarks" / "memory.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(ROOT / "benchmarks"))
+    return module
+
+
+@pytest.mark.parametrize("name", ["SmolLM2-135M", "Llama-3.2-1B", "Llama-2-7B"])
+def test_the_page_holds_the_formulas_table(memory: ModuleType, name: str) -> None:
+    assert memory.formula_table(name) in (ROOT / "docs" / "memory.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("way", ["plain AdamW", "packed", "packed, first micro-batch"])
+def test_the_formula_is_the_state_of_a_training(memory: ModuleType, way: str) -> None:
+    model, optimizer, gradient_bytes = memory.stepper(way, memory.model_of("nano", "cpu"))
+    need = memory.needs([p.numel() for p in model.parameters()])[way]
+    tokens = torch.arange(16).view(2, 8)
+    for _ in range(2):
+        optimizer.zero_grad()
+        model(input_ids=tokens, labels=tokens).loss.backward()
+        held = gradient_bytes()
+        optimizer.step()
+    if way == "plain AdamW":
+        assert (state_bytes(optimizer), held) == (need.state, need.gradients)
+    else:  # zero gradients of unseen tokens are never kept, so that a support may be smaller
+        assert 0.9 * need.state < state_bytes(optimizer) <= need.state
+        assert 0 < held <= 4 * need.trained
