@@ -1,5 +1,5 @@
-"""The mask itself: exact selection and the engine on optimizer hooks. Imports torch and nothing else, and
-Triton where there is CUDA.
+"""The mask itself: exact selection and the engine on optimizer hooks; sparse deltas of what it trained. Imports torch
+and nothing else, and Triton where there is CUDA.
 
 from gmt.masking import MaskSpec, attach
 mask = attach(model, optimizer, MaskSpec(mask_ratio=0.8))
@@ -13,9 +13,12 @@ from gmt.masking.spec import MaskSpec
 if TYPE_CHECKING:
     from gmt.masking.attaching import attach
     from gmt.masking.engine import Mask, NonFiniteGradientError
+    from gmt.masking.deltas import Composition, SparseDelta, TensorDelta, apply_delta, compose_deltas, sparse_delta
     from gmt.masking.facts import LayerFacts, MaskFacts, Measured
 
+_DELTAS = ("Composition", "SparseDelta", "TensorDelta", "apply_delta", "compose_deltas", "sparse_delta")
 __all__ = [
+    "Composition",
     "LayerFacts",
     "Mask",
     "MaskFacts",
@@ -24,7 +27,12 @@ __all__ = [
     "Measured",
     "NonFiniteGradientError",
     "Signal",
+    "SparseDelta",
+    "TensorDelta",
+    "apply_delta",
     "attach",
+    "compose_deltas",
+    "sparse_delta",
 ]
 
 
@@ -36,6 +44,8 @@ def __getattr__(name: str) -> Any:
         return getattr(import_module("gmt.masking.facts"), name)
     if name == "attach":
         return import_module("gmt.masking.attaching").attach
+    if name in _DELTAS:
+        return getattr(import_module("gmt.masking.deltas"), name)
     if name in __all__:
         return getattr(import_module("gmt.masking.engine"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

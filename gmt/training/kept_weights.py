@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from gmt.errors import UserError
-from gmt.training.weights import weights_sha256
+from gmt.masking.bits import weights_sha256
 
 
 class KeptWeights(Mapping[str, Tensor]):
@@ -45,7 +45,7 @@ class KeptWeights(Mapping[str, Tensor]):
         Args:
             sha256: `weights_sha256` from the run's result.json.
         """
-        if weights_sha256((name, self[name]) for name in sorted(self._names)) != sha256:
+        if weights_sha256(self) != sha256:
             raise UserError(
                 f"{self._folder} must hold the weights that its run ended with, and does not: restore them, or delete "
                 f"{self._folder.parent} to run it anew"
