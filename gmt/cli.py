@@ -32,6 +32,7 @@ gmt: a laboratory for sparse fine-tuning of language models
   gmt ui [study=NAME] [KEY=VALUE]     the MLflow dashboard on the project's store, opened at the study
   gmt sync study=NAME [KEY=VALUE]     brings MLflow level with the run records, after an outage or a loss
   gmt show RUN [KEY=VALUE]            one run record: what was asked, what happened
+  gmt export RUN --merged FOLDER      a finished run for other programs; --delta: what changed; --peft: an adapter
   gmt new method NAME                 writes the few lines that a method (task, diagnostic, ...) of your own begins with
   gmt check method=NAME [KEY=VALUE]   tries the laws on a method, model or task, e.g. one of your own: seconds
 
@@ -192,6 +193,19 @@ def _show(rest: Sequence[str]) -> None:
     show(options.run, options.overrides, options.config_dir, brief=options.brief)
 
 
+def _export(rest: Sequence[str]) -> None:
+    _take_out_variables()
+    from gmt.commands.export import KINDS, export
+
+    about = (
+        "Writes a finished run for other programs, whole or not at all. RUN is a run id or its first digits. The run "
+        "must have kept its weights (record.keep_weights=true). docs/exporting.md says how each is loaded."
+    )
+    options = _parse("export", about, rest, _RUN, _DELTA, _PEFT, _MERGED, _FORCE)
+    paths = {kind: getattr(options, kind) for kind in KINDS}
+    export(options.run, options.overrides, options.config_dir, paths=paths, force=options.force)
+
+
 def _ui(rest: Sequence[str]) -> None:
     from gmt.commands.ui import serve
 
@@ -285,6 +299,22 @@ _RUNS: _Argument = (
     {"action": "store_true", "help": "a line for each run, however many there are"},
 )
 _BRIEF: _Argument = ("--brief", {"action": "store_true", "help": "leave the settings out"})
+_DELTA: _Argument = (
+    "--delta",
+    {
+        "metavar": "FILE",
+        "help": "indices and values of the changed entries, as safetensors; in a folder: delta.safetensors",
+    },
+)
+_PEFT: _Argument = (
+    "--peft",
+    {
+        "metavar": "FOLDER",
+        "help": "an adapter for peft: the run's own, or Super-Tuning for a run that changed linear layers alone",
+    },
+)
+_MERGED: _Argument = ("--merged", {"metavar": "FOLDER", "help": "whole weights with tokenizer, for transformers"})
+_FORCE: _Argument = ("--force", {"action": "store_true", "help": "replace an export that is there"})
 _PORT: _Argument = ("--port", {"type": int, "default": None, "help": "default: 5000, or the next free one"})
 _BROWSER: _Argument = ("--browser", {"action": "store_true", "help": "open a browser at the page"})
 _DIRTY: _Argument = (
@@ -333,6 +363,7 @@ _COMMANDS: dict[str, Callable[[Sequence[str]], Any]] = {
     "report": _report,
     "diagnose": _diagnose,
     "show": _show,
+    "export": _export,
     "check": _check,
     "new": _new,
     "ui": _ui,

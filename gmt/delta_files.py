@@ -13,9 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from gmt.errors import UserError
-from gmt.masking.bits import bits_of
-from gmt.masking.deltas import SparseDelta, TensorDelta, index_dtype, tensor_delta
-from gmt.masking.parameters import flat
+from gmt.masking.deltas import SparseDelta, TensorDelta, changed_entries, index_dtype, tensor_delta
 from gmt.tensor_files import write_vectors
 
 _VERSION_KEY, _VERSION, _BASE_KEY = "gmt_delta_version", "1", "base_sha256"
@@ -60,7 +58,7 @@ def save_difference(
     vectors: dict[str, tuple[torch.dtype, torch.dtype, int]] = {}
     for name in tuned:
         tensor = tuned[name]
-        if num_changed := int((bits_of(flat(tensor)) != bits_of(flat(base[name]))).sum()):
+        if num_changed := int(changed_entries(tensor, base[name]).sum()):
             vectors[name] = (index_dtype(tensor.numel()), tensor.dtype, num_changed)
         on_progress()
 

@@ -12,8 +12,8 @@ from gmt.masking.spec import MaskSpec
 
 if TYPE_CHECKING:
     from gmt.masking.attaching import attach
-    from gmt.masking.engine import Mask, NonFiniteGradientError
     from gmt.masking.deltas import Composition, SparseDelta, TensorDelta, apply_delta, compose_deltas, sparse_delta
+    from gmt.masking.engine import Mask, NonFiniteGradientError
     from gmt.masking.facts import LayerFacts, MaskFacts, Measured
 
 _DELTAS = ("Composition", "SparseDelta", "TensorDelta", "apply_delta", "compose_deltas", "sparse_delta")

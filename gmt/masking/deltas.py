@@ -87,11 +87,15 @@ def index_dtype(num_entries: int) -> torch.dtype:
     return torch.int32 if num_entries < _INT32_ENTRIES else torch.int64
 
 
+def changed_entries(tuned: Tensor, base: Tensor) -> Tensor:
+    """Return whether the bits of each entry differ, shape [N]; both tensors must have one shape and dtype."""
+    return bits_of(flat(tuned.detach())) != bits_of(flat(base.detach())).to(tuned.device)
+
+
 def tensor_delta(tuned: Tensor, base: Tensor) -> TensorDelta:
     """Return the entries of a tensor whose bits differ from the base's; both must have one shape and dtype."""
     tuned_N = flat(tuned.detach())
-    changed_N = bits_of(tuned_N) != bits_of(flat(base.detach())).to(tuned_N.device)
-    indices_K = changed_N.nonzero().view(-1)
+    indices_K = changed_entries(tuned, base).nonzero().view(-1)
     return TensorDelta(indices_K=indices_K.to(index_dtype(len(tuned_N))), values_K=tuned_N[indices_K])
 
 

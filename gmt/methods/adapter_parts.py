@@ -83,7 +83,6 @@ class ConvertedAdapter:
     def restore(self) -> None:
         """Put the base's weights back and merge the adapter into them, converted as it is saved."""
         import torch
-        from peft import PeftModel
 
         with TemporaryDirectory() as scratch:
             self.save(Path(scratch))
@@ -92,4 +91,11 @@ class ConvertedAdapter:
             with torch.no_grad():
                 for name, original in self._originals.items():
                     self._model.get_parameter(name).copy_(original)
-            PeftModel.from_pretrained(self._model, scratch).merge_and_unload()
+            merge_saved(self._model, Path(scratch))
+
+
+def merge_saved(model: PreTrainedModel, folder: Path) -> None:
+    """Merge a saved adapter into the weights of its base, in place."""
+    from peft import PeftModel
+
+    PeftModel.from_pretrained(model, str(folder)).merge_and_unload()

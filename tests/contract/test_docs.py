@@ -86,6 +86,17 @@ def test_the_masking_guides_loops_run(code: str, tmp_path: Path) -> None:
     assert facts.density == pytest.approx(0.2, abs=0.01)
 
 
+EXPORTING = blocks(ROOT / "docs" / "exporting.md", "python")
+
+
+def test_the_exporting_guides_first_code_runs_by_itself(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", EXPORTING[0]]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    shown = re.findall(r"print\(.*\)  # (.*)", EXPORTING[0])
+    assert done.stdout.splitlines() == shown == ["1", "2 0"]
+
+
 def test_the_guides_study_plans(tmp_path: Path) -> None:
     text = blocks(ROOT / "docs" / "studies.md", "yaml")[0]
     (tmp_path / "study").mkdir()

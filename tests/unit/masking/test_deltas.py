@@ -55,7 +55,7 @@ def same_bits(one: nn.Module, other: nn.Module) -> bool:
 
 
 @given(seed=SEEDS, dtype=DTYPES, fraction=st.sampled_from([0.0, 0.1, 1.0]))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=12, deadline=None)
 def test_apply_gives_the_tuned_bits_and_revert_the_base(seed: int, dtype: torch.dtype, fraction: float) -> None:
     base = Tied(dtype)
     model, applied = tuned(base, seed, fraction), tuned(base, seed, 0.0)
@@ -90,7 +90,7 @@ def test_indices_are_wide_from_2_to_the_31_entries_on() -> None:
 
 
 @given(seeds=st.lists(SEEDS, min_size=2, max_size=2, unique=True), dtype=DTYPES)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=12, deadline=None)
 def test_a_composition_is_the_union_and_adds_where_both_change(seeds: list[int], dtype: torch.dtype) -> None:
     base = Tied(dtype)
     models = [finite(tuned(base, seed)) for seed in seeds]
@@ -205,7 +205,7 @@ def test_models_and_deltas_that_do_not_belong_together_are_refused() -> None:
 
 
 @given(seed=SEEDS, dtype=DTYPES)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=6, deadline=None)
 def test_a_file_gives_the_delta_back(seed: int, dtype: torch.dtype, tmp_path_factory: pytest.TempPathFactory) -> None:
     base = Tied(dtype)
     model = tuned(base, seed)

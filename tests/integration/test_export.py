@@ -1,0 +1,273 @@
+"""Exports of finished runs, read by what they are for: gmt.masking, peft and transformers."""
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors import safe_open
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from gmt.cli import run_command
+from gmt.delta_files import load_delta
+from gmt.masking import apply_delta
+from gmt.masking.bits import weights_sha256
+from gmt.models.pretrained import SHIPPED
+from gmt.runs.build import Run
+from gmt.runs.execute import execute
+from tests.integration.test_adapters import adapted
+from tests.integration.test_prepare import run_of
+from tests.merging import done, noise, run_with, tiny_model
+
+KEPT = ("train.num_epochs=1", "task.train.words.num_examples=32", "record.keep_weights=true")
+LINEAR = ("method=gmt_update", "method.mask_ratio=0.9", "method.exclude=['*embed*','*norm*']", "method.excluded=frozen")
+TOKENS = torch.tensor([[1, 5, 9, 30, 7]])
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run that changed a tenth of each linear layer's weight."""
+    run = run_of(tmp_path_factory.mktemp("trained"), *LINEAR, *KEPT)
+    execute(run)
+    return run
+
+
+def export(run: Run, *arguments: object) -> int:
+    root = f"record.root={run.record_settings.root}"
+    return run_command(["export", run.id[:8], *map(str, arguments), root])
+
+
+def refusal(capsys: pytest.CaptureFixture[str], run: Run, *arguments: object) -> str:
+    assert export(run, *arguments) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    return line.removeprefix("error: ")
+
+
+def sha256_of(model: Any) -> str:
+    return weights_sha256(dict(model.named_parameters()))
+
+
+def logits(model: Any) -> torch.Tensor:
+    with torch.no_grad():
+        found: torch.Tensor = model.eval()(TOKENS).logits
+    return found
+
+
+def kept_model(run: Run) -> Any:
+    return AutoModelForCausalLM.from_pretrained(run.record.folder / "weights")
+
+
+def test_a_delta_makes_the_runs_weights_of_its_base_bit_for_bit(
+    trained: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert export(trained, "--delta", tmp_path / "new") == 0
+    assert capsys.readouterr().out.startswith(f"wrote {tmp_path}/new/delta.safetensors: ")
+    base = AutoModelForCausalLM.from_pretrained(SHIPPED / "nano")
+    before = sha256_of(base)
+    delta = load_delta(tmp_path / "new" / "delta.safetensors")
+    result = trained.record.result()
+    revert = apply_delta(base, delta)
+    assert sha256_of(base) == result.weights_sha256
+    assert torch.equal(logits(base), logits(kept_model(trained)))
+    assert delta.num_entries == round(result.moved_fraction * result.num_parameters)
+    apply_delta(base, revert)
+    assert sha256_of(base) == before == delta.base_sha256
+    with safe_open(tmp_path / "new" / "delta.safetensors", framework="pt") as file:
+        metadata = file.metadata()
+    assert (metadata["run_id"], metadata["weights_sha256"]) == (trained.id, result.weights_sha256)
+    assert "gmt" in json.loads(metadata["code"])
+
+
+def test_peft_loads_the_adapter_with_the_runs_logits(trained: Run, tmp_path: Path) -> None:
+    assert export(trained, "--peft", tmp_path / "adapter") == 0
+    config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert config["peft_type"] == "SUPERTUNING"
+    base = AutoModelForCausalLM.from_pretrained(SHIPPED / "nano")
+    plain = logits(base)
+    adapter = PeftModel.from_pretrained(base, tmp_path / "adapter")
+    assert torch.equal(logits(adapter), logits(kept_model(trained)))  # no difference of this run rounds
+    with adapter.disable_adapter():
+        assert torch.equal(logits(adapter), plain)
+    assert sha256_of(adapter.merge_and_unload()) == trained.record.result().weights_sha256
+
+
+def test_transformers_loads_the_folder_with_the_runs_weights(trained: Run, tmp_path: Path) -> None:
+    assert export(trained, "--merged", tmp_path / "model") == 0
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    assert sha256_of(model) == trained.record.result().weights_sha256
+    assert model.generation_config.eos_token_id == 2
+    text = AutoTokenizer.from_pretrained(SHIPPED / "nano")("1 + 1 = ")["input_ids"]
+    assert AutoTokenizer.from_pretrained(tmp_path / "model")("1 + 1 = ")["input_ids"] == text
+    about = json.loads((tmp_path / "model" / "gmt_export.json").read_text())
+    assert (about["run_id"], about["kind"]) == (trained.id, "merged")
+
+
+def test_the_guides_examples_give_the_runs_model(trained: Run, tmp_path: Path) -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "exporting.md").read_text()
+    by_delta, by_adapter = re.findall(r"```python\n(base = .*?)```", guide, re.DOTALL)
+    names: dict[str, Any] = {
+        "AutoModelForCausalLM": AutoModelForCausalLM, "PeftModel": PeftModel, "apply_delta": apply_delta,
+        "load_delta": load_delta, "base_path": SHIPPED / "nano", "delta_path": tmp_path / "delta.safetensors",
+        "adapter_path": tmp_path / "adapter",
+    }  # fmt: skip
+    assert export(trained, "--delta", tmp_path, "--peft", tmp_path / "adapter") == 0
+    exec(by_delta, names)
+    assert sha256_of(names["base"]) == trained.record.result().weights_sha256
+    exec(by_adapter, names)
+    assert torch.equal(logits(names["adapter"]), logits(kept_model(trained)))
+
+
+def test_bf16_an_untied_output_layer_and_unequal_layers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Layers with 0, 1, a tenth and all of their entries changed; differences of a far value round in bf16."""
+    model = [*tiny_model(tmp_path / "llama"), "model.dtype=bfloat16"]
+
+    def change(name: str, tensor: torch.Tensor) -> torch.Tensor:
+        new = tensor.clone()
+        if "lm_head" in name:
+            new[0, 0] += 1
+        elif "q_proj" in name:
+            new.view(-1)[::10] *= 1.5
+        elif "up_proj" in name:
+            new *= 1.5
+        return new
+
+    run = done(run_with(tmp_path, *model), change)
+    assert export(run, "--peft", tmp_path / "adapter", "--delta", tmp_path / "x.safetensors") == 0
+    assert "differ from" not in capsys.readouterr().out
+    base = AutoModelForCausalLM.from_pretrained(tmp_path / "llama", dtype=torch.bfloat16)
+    apply_delta(base, load_delta(tmp_path / "x.safetensors"))
+    assert sha256_of(base) == run.record.result().weights_sha256
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "llama", dtype=torch.bfloat16)
+    adapter = PeftModel.from_pretrained(again, tmp_path / "adapter")
+    assert torch.equal(logits(adapter), logits(base))
+
+
+def test_entries_whose_difference_rounds_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = [*tiny_model(tmp_path / "llama"), "model.dtype=bfloat16"]
+    far = noise(1)
+    run = done(run_with(tmp_path, *model), lambda name, x: far(name, x) if "q_proj" in name else x)
+    assert export(run, "--peft", tmp_path / "adapter") == 0
+    assert "of them differ from the run's in their last bits" in capsys.readouterr().out
+    base = AutoModelForCausalLM.from_pretrained(tmp_path / "llama", dtype=torch.bfloat16)
+    merged = PeftModel.from_pretrained(base, tmp_path / "adapter").merge_and_unload()
+    for (_, one), (_, other) in zip(
+        merged.named_parameters(), kept_model(run).named_parameters(), strict=True
+    ):  # at most half a unit in the last place of the base, which is below 1/2
+        torch.testing.assert_close(one, other, rtol=2**-7, atol=2**-9)
+
+
+def test_a_merge_of_runs_is_exported_like_a_training(tmp_path: Path) -> None:
+    model = tiny_model(tmp_path / "llama")
+    done(run_with(tmp_path, *model), noise(1))
+    run = run_with(tmp_path, *model, "merge=wise_ft", "merge.alpha=0.3")
+    execute(run)
+    assert export(run, "--delta", tmp_path / "x.safetensors", "--merged", tmp_path / "model") == 0
+    base = AutoModelForCausalLM.from_pretrained(tmp_path / "llama")
+    apply_delta(base, load_delta(tmp_path / "x.safetensors"))
+    exported = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    assert sha256_of(base) == sha256_of(exported) == run.record.result().weights_sha256
+
+
+def test_an_adapter_run_is_exported_as_its_adapter_and_merged(tmp_path: Path) -> None:
+    run = adapted(tmp_path, "lora")
+    execute(run)
+    places = ("--peft", tmp_path / "adapter", "--merged", tmp_path / "model", "--delta", tmp_path / "x.safetensors")
+    assert export(run, *places) == 0
+    for file in (run.record.folder / "adapter").iterdir():
+        assert (tmp_path / "adapter" / file.name).read_bytes() == file.read_bytes()
+    bases = [AutoModelForCausalLM.from_pretrained(SHIPPED / "nano") for _ in range(2)]
+    merged: Any = PeftModel.from_pretrained(bases[0], tmp_path / "adapter")
+    apply_delta(bases[1], load_delta(tmp_path / "x.safetensors"))
+    models = [merged.merge_and_unload(), bases[1], AutoModelForCausalLM.from_pretrained(tmp_path / "model")]
+    assert {sha256_of(each) for each in models} == {run.record.result().weights_sha256}
+    assert AutoTokenizer.from_pretrained(tmp_path / "model").pad_token_id == 0
+
+
+def test_a_run_with_vectors_before_the_text_is_exported_as_its_adapter_only(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = adapted(tmp_path, "prompt_tuning")
+    execute(run)
+    for kind in ("--delta", "--merged"):
+        assert "changed no weights: `gmt export RUN --peft FOLDER`" in refusal(capsys, run, kind, tmp_path / "x")
+    assert export(run, "--peft", tmp_path / "adapter") == 0
+    PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(SHIPPED / "nano"), tmp_path / "adapter")
+    assert not (tmp_path / "x").exists()
+
+
+def test_what_is_there_is_replaced_by_force_alone_and_only_if_it_is_an_export(
+    trained: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, folder, own = tmp_path / "x.safetensors", tmp_path / "model", tmp_path / "own"
+    file.write_text("mine")
+    own.mkdir()
+    (own / "thesis.txt").write_text("mine")
+    assert refusal(capsys, trained, "--delta", file) == (
+        f"{file} is there already: name another place, or add --force to replace it"
+    )
+    assert file.read_text() == "mine"
+    assert export(trained, "--delta", file, "--force", "--merged", folder) == 0
+    (folder / "config.json").write_text("{}")
+    assert "is there already" in refusal(capsys, trained, "--merged", folder)
+    assert export(trained, "--merged", folder, "--force") == 0
+    assert sha256_of(AutoModelForCausalLM.from_pretrained(folder)) == trained.record.result().weights_sha256
+    for kind in ("--merged", "--peft"):
+        assert "holds files that are no export" in refusal(capsys, trained, kind, own, "--force")
+        assert "is no folder" in refusal(capsys, trained, kind, file, "--force")
+    record = trained.record.folder
+    assert "outside of the run records" in refusal(capsys, trained, "--delta", record / "weights", "--force")
+    assert (own / "thesis.txt").read_text() == "mine"
+    assert {path.name for path in tmp_path.iterdir()} == {"x.safetensors", "model", "own"}
+
+
+def test_an_export_that_breaks_leaves_nothing(trained: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "model"
+    assert export(trained, "--merged", target) == 0
+    before = (target / "model.safetensors").stat().st_mtime_ns
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("gmt.runs.export.shutil.copyfile", full)
+    assert export(trained, "--merged", target, "--force") == 1
+    assert export(trained, "--merged", tmp_path / "other") == 1
+    assert (target / "model.safetensors").stat().st_mtime_ns == before
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_runs_that_can_not_be_exported_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = tiny_model(tmp_path / "llama")
+    run = run_with(tmp_path, *model)
+    place = tmp_path / "x"
+    assert refusal(capsys, run, "--delta", place).startswith("no run below")
+    run.record.create(run.science, run.config)
+    assert "can't be exported, since it is not done (interrupted)" in refusal(capsys, run, "--delta", place)
+    done(run, noise(1))
+    assert refusal(capsys, run) == "gmt export needs --delta FILE, --peft FOLDER or --merged FOLDER"
+    said = refusal(capsys, run, "--peft", place)
+    assert "holds the weights of linear layers that are not tied" in said
+    assert "changed model.embed_tokens.weight and 5 others: export it by --delta or --merged" in said
+    weights = run.record.folder / "weights" / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    for kind in ("--delta", "--merged", "--peft"):
+        assert "must hold the weights that its run ended with" in refusal(capsys, run, kind, place)
+    weights.unlink()
+    assert "it stored no weights (record.keep_weights=false)" in refusal(capsys, run, "--merged", place)
+    weights.write_bytes(whole)
+    tiny_model(tmp_path / "llama", seed=1)
+    assert "was trained from other files than model llama has now" in refusal(capsys, run, "--delta", place)
+    run.record.write("result.json", dataclasses.replace(run.record.result(), moved_fraction=0.5).to_json())
+    assert "was changed since it ended" in refusal(capsys, run, "--delta", place)
+    assert not place.exists()
+
+
+def test_a_run_that_changed_nothing_has_no_adapter(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = done(run_with(tmp_path, *tiny_model(tmp_path / "llama")), lambda _, tensor: tensor)
+    assert "changed no weights, so that an adapter of it" in refusal(capsys, run, "--peft", tmp_path / "x")
+    assert export(run, "--delta", tmp_path / "x") == 0
+    assert load_delta(tmp_path / "x" / "delta.safetensors").num_entries == 0
