@@ -55,8 +55,8 @@ def export_delta(run: ExportedRun, path: Path, *, force: bool, on_progress: OnPr
         UserError: the place is taken, or the run's weights can't be read.
     """
     path = delta_path(path)
+    tuned, base = run.tuned, run.base  # first, so that a refusal makes no folder
     with placed(path, force=force) as new:
-        tuned, base = run.tuned, run.base
         provenance = run.provenance()
         metadata = {key: value if isinstance(value, str) else json.dumps(value) for key, value in provenance.items()}
         step = Steps(3 * len(tuned), on_progress)
@@ -79,8 +79,8 @@ def export_merged(run: ExportedRun, path: Path, *, force: bool, on_progress: OnP
     Raises:
         UserError: the place is taken, or the run's weights can't be read.
     """
+    num_parameters = sum(tensor.numel() for tensor in run.tuned.values())  # first, since this checks the files
     with placed(path, force=force, marker=MARKER) as new:
-        num_parameters = sum(tensor.numel() for tensor in run.tuned.values())  # checks the files
         if run.weights is not None:
             _copy(run.weights, new, on_progress)
         else:

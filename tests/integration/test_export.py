@@ -23,7 +23,7 @@ from tests.integration.test_adapters import adapted
 from tests.integration.test_prepare import run_of
 from tests.merging import done, noise, run_with, tiny_model
 
-KEPT = ("train.num_epochs=1", "task.train.words.num_examples=32", "record.keep_weights=true")
+KEPT = ("train.num_epochs=3", "task.train.words.num_examples=32", "record.keep_weights=true")
 LINEAR = ("method=gmt_update", "method.mask_ratio=0.9", "method.exclude=['*embed*','*norm*']", "method.excluded=frozen")
 TOKENS = torch.tensor([[1, 5, 9, 30, 7]])
 
@@ -33,6 +33,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run that changed a tenth of each linear layer's weight."""
     run = run_of(tmp_path_factory.mktemp("trained"), *LINEAR, *KEPT)
     execute(run)
+    assert 0.05 < run.record.result().moved_fraction < 0.5
     return run
 
 
@@ -43,7 +44,7 @@ def export(run: Run, *arguments: object) -> int:
 
 def refusal(capsys: pytest.CaptureFixture[str], run: Run, *arguments: object) -> str:
     assert export(run, *arguments) == 2
-    (line,) = capsys.readouterr().err.splitlines()
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     return line.removeprefix("error: ")
 
 
@@ -89,10 +90,18 @@ def test_peft_loads_the_adapter_with_the_runs_logits(trained: Run, tmp_path: Pat
     base = AutoModelForCausalLM.from_pretrained(SHIPPED / "nano")
     plain = logits(base)
     adapter = PeftModel.from_pretrained(base, tmp_path / "adapter")
-    assert torch.equal(logits(adapter), logits(kept_model(trained)))  # no difference of this run rounds
+    assert not torch.allclose(logits(kept_model(trained)), plain, atol=1e-2)
+    close(logits(adapter), logits(kept_model(trained)))
     with adapter.disable_adapter():
         assert torch.equal(logits(adapter), plain)
-    assert sha256_of(adapter.merge_and_unload()) == trained.record.result().weights_sha256
+    merged = adapter.merge_and_unload()
+    for (_, one), (_, other) in zip(merged.named_parameters(), kept_model(trained).named_parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=2**-24)  # half a unit in the last place of a weight below 1
+
+
+def close(one: torch.Tensor, other: torch.Tensor) -> None:
+    """Assert that logits agree, but for some hundred weights that differ by half a unit in the last place."""
+    torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
 
 
 def test_transformers_loads_the_folder_with_the_runs_weights(trained: Run, tmp_path: Path) -> None:
@@ -118,7 +127,7 @@ def test_the_guides_examples_give_the_runs_model(trained: Run, tmp_path: Path) -
     exec(by_delta, names)
     assert sha256_of(names["base"]) == trained.record.result().weights_sha256
     exec(by_adapter, names)
-    assert torch.equal(logits(names["adapter"]), logits(kept_model(trained)))
+    close(logits(names["adapter"]), logits(kept_model(trained)))
 
 
 def test_bf16_an_untied_output_layer_and_unequal_layers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -149,7 +158,7 @@ def test_bf16_an_untied_output_layer_and_unequal_layers(tmp_path: Path, capsys: 
 def test_entries_whose_difference_rounds_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = [*tiny_model(tmp_path / "llama"), "model.dtype=bfloat16"]
     far = noise(1)
-    run = done(run_with(tmp_path, *model), lambda name, x: far(name, x) if "q_proj" in name else x)
+    run = done(run_with(tmp_path, *model), lambda name, x: far(name, 0 * x) if "q_proj" in name else x)
     assert export(run, "--peft", tmp_path / "adapter") == 0
     assert "of them differ from the run's in their last bits" in capsys.readouterr().out
     base = AutoModelForCausalLM.from_pretrained(tmp_path / "llama", dtype=torch.bfloat16)
