@@ -1,0 +1,200 @@
+"""SaRA (Hu et al., arXiv 2409.06633, Section 3): the entries that are nearly zero train, and no others.
+
+The optimizer holds state for these entries alone, and gradients too; with several workers these are dense until the
+step. At one step the entries that are still below the threshold are chosen again, so that the support shrinks.
+
+Departures from the authors' code: it writes |w| into the model for the chosen entries, so that its first gradient is
+taken at other weights, and its step of the second choice moves nothing; here neither happens, and entries that stay
+keep their moments. The nuclear norm is of the same matrix for all micro-batches of a step. Its gradient is added at the
+optimizer's step, after clipping: so it takes one decomposition a step and not one for each micro-batch, and the loss
+that is logged does not hold it.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from gmt import settings
+from gmt.errors import UserError
+from gmt.methods.sft import Dense
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from torch.optim import Optimizer
+    from transformers import PreTrainedModel
+
+    from gmt.methods.protocol import ParameterGroup
+    from gmt.optimizers.packed_adamw import PackedAdamW
+
+_SMALLEST_SIDE = 64  # the authors take matrices whose sides are both above it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sara:
+    """Trains the entries of all parameters whose magnitude is below a threshold.
+
+    Args:
+        name: the word for it in tables.
+        threshold: above 0.
+        strength: of the nuclear norm of the trained entries of one matrix, drawn anew at each step; 0 for none.
+        reselect_at: the optimizer step after which the entries that train and are below the threshold are the only
+            ones that go on; null for never.
+    """
+
+    name: str
+    threshold: float
+    strength: float
+    reselect_at: int | None
+
+    def __post_init__(self) -> None:
+        settings.text("method.name", self.name)
+        settings.number("method.threshold", self.threshold, "must be above 0", low=0, open_low=True)
+        settings.number("method.strength", self.strength, "must be at least 0", low=0)
+        if self.reselect_at is not None:
+            settings.integer("method.reselect_at", self.reselect_at, low=1)
+
+    @property
+    def density_asked(self) -> None:
+        """No share is set: the weights decide how many entries train."""
+        return None
+
+    def make_optimizer(self, model: PreTrainedModel, groups: list[ParameterGroup]) -> Optimizer:
+        """Return AdamW with state for the entries that train."""
+        from gmt.optimizers.packed_adamw import PackedAdamW
+
+        return PackedAdamW(groups)
+
+    def attach(self, model: nn.Module, optimizer: PackedAdamW, *, seed: int, facts_every: int) -> SaraAtWork:
+        """Choose the entries, unless the optimizer has them from a checkpoint.
+
+        Raises:
+            UserError: no entry is below the threshold.
+        """
+        from gmt.masking.parameters import flat, names_of
+
+        named = [(name, p) for p, name in names_of(model).items() if p.requires_grad]
+        for _, p in named:
+            if optimizer.support(p) is None:
+                optimizer.keep(p, flat(p.detach()).abs() < self.threshold)
+        work = SaraAtWork(self, optimizer, [p for _, p in named], seed=seed)
+        if not work.num_kept:
+            work.detach()
+            smallest = min(float(p.detach().abs().min()) for _, p in named)
+            raise UserError(
+                f"method.threshold must be above {smallest:.3g}, the smallest magnitude of the model's weights, got "
+                f"{self.threshold}"
+            )
+        return work
+
+
+class SaraAtWork(Dense):
+    """The entries that train, and the nuclear norm at each step."""
+
+    def __init__(self, method: Sara, optimizer: PackedAdamW, parameters: Sequence[nn.Parameter], *, seed: int):
+        self._method, self._optimizer, self._seed = method, optimizer, seed
+        self._parameters = parameters
+        self._matrices = [p for p in parameters if p.ndim == 2 and min(p.shape) > _SMALLEST_SIDE]
+        self._num_steps = 0
+        self._num_trained = self._num_touched = self.num_kept
+        self._norm: Tensor | None = None
+        if not _has_other_workers():
+            optimizer.follow(self)
+        self._hooks = [
+            optimizer.register_step_pre_hook(self._before_step),
+            optimizer.register_step_post_hook(self._after_step),
+        ]
+
+    def arrived(self, p: nn.Parameter) -> bool:
+        """Return that the entries are known before a gradient is."""
+        return True
+
+    def complete(self) -> None:
+        """Choose nothing at a step."""
+
+    @property
+    def num_kept(self) -> int:
+        """The number of entries that train."""
+        supports = [self._optimizer.support(p) for p in self._parameters]
+        return sum(support.num_kept for support in supports if support is not None)
+
+    def num_trained(self) -> int:
+        """Return how many entries the last step trained."""
+        return self._num_trained
+
+    def num_touched(self) -> int:
+        """Return how many entries the first choice has; later ones are among them."""
+        return self._num_touched
+
+    def facts(self) -> dict[str, float]:
+        """Return the fraction of entries that train, and the nuclear norm before the last step."""
+        facts = {"kept_fraction": self.num_kept / sum(p.numel() for p in self._parameters)}
+        return facts if self._norm is None else facts | {"nuclear_norm": float(self._norm)}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the numbers of steps and of entries so far; which ones train is the optimizer's state."""
+        return {"num_steps": self._num_steps, "num_touched": self._num_touched}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a number of steps."""
+        self._num_steps, self._num_touched = state["num_steps"], state["num_touched"]
+
+    def detach(self) -> None:
+        """Remove the hooks; the optimizer goes on with the entries."""
+        self._optimizer.unfollow()
+        for hook in self._hooks:
+            hook.remove()
+
+    def _before_step(self, *_: Any) -> None:
+        """Add the nuclear norm's gradient to that of one matrix."""
+        self._num_trained = self.num_kept
+        if not self._method.strength or not self._matrices:
+            return
+        import torch
+
+        draw = random.Random(f"{self._seed} {self._num_steps}")  # the same on every worker
+        p = draw.choice(self._matrices)
+        support = self._optimizer.support(p)
+        assert support is not None
+        with torch.no_grad():
+            trained = p.detach().float() * support.mask().view(p.shape)
+            self._norm, gradient = nuclear_norm(trained)
+            gradient = gradient.mul_(self._method.strength).to(p.dtype)
+            for q, arrived in self._optimizer.gathered():
+                if q is p:  # gathered already, or still dense
+                    of_arrived = gradient if arrived.shape == p.shape else support.gather(gradient.flatten())
+                    arrived.add_(of_arrived)
+
+    def _after_step(self, *_: Any) -> None:
+        """Leave out the entries that have grown, once."""
+        self._num_steps += 1
+        if self._num_steps != self._method.reselect_at:
+            return
+        from gmt.masking.parameters import flat
+
+        for p in self._parameters:
+            support = self._optimizer.support(p)
+            assert support is not None
+            self._optimizer.keep(p, support.mask() & (flat(p.detach()).abs() < self._method.threshold))
+
+
+def _has_other_workers() -> bool:
+    """Return whether DDP averages gradients, which it can do only while they are dense."""
+    from torch import distributed
+
+    return distributed.is_initialized() and distributed.get_world_size() > 1
+
+
+def nuclear_norm(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the sum of the singular values of a matrix, and its gradient U V^T, without directions of value zero.
+
+    Args:
+        x: float32.
+    """
+    import torch
+
+    u, values, vt = torch.linalg.svd(x, full_matrices=False)
+    is_positive = values > values.max() * max(x.shape) * torch.finfo(x.dtype).eps
+    return values.sum(), (u * is_positive) @ vt
