@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING
 from gmt import settings
 from gmt.errors import UserError
 from gmt.methods.adapters import Unmasked
+from gmt.methods.trained_part import TrainedPart
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from torch import nn
     from torch.optim import Optimizer
     from transformers import PreTrainedModel
@@ -34,7 +33,7 @@ class BitFit:
         """Nothing is masked."""
         return
 
-    def reshape(self, model: PreTrainedModel, *, seed: int) -> Biases:
+    def reshape(self, model: PreTrainedModel, *, seed: int) -> TrainedPart:
         """Freezes all but the biases; adds nothing.
 
         Raises:
@@ -48,29 +47,8 @@ class BitFit:
                 f"method {self.name} trains biases, and a model of type {model.config.model_type} has none: its "
                 f"parameters are {', '.join(kinds)}"
             )
-        for name, parameter in named.items():
-            parameter.requires_grad_(name in biases)
-        return Biases(biases)
+        return TrainedPart(model, biases, file_name="biases.safetensors")
 
     def attach(self, model: nn.Module, optimizer: Optimizer, *, seed: int, facts_every: int) -> Unmasked:
         """Changes nothing: the optimizer has the biases only."""
         return Unmasked()
-
-
-class Biases:
-    """A model whose biases are trained."""
-
-    def __init__(self, biases: dict[str, nn.Parameter]):
-        self._biases = biases
-
-    def save(self, folder: Path) -> None:
-        """Write the biases by the model's names for them, for `load_state_dict(..., strict=False)`."""
-        from safetensors.torch import save_file
-
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file(
-            {name: p.detach().cpu().contiguous() for name, p in self._biases.items()}, folder / "biases.safetensors"
-        )
-
-    def restore(self) -> None:
-        """Does nothing: the biases are the model's own."""

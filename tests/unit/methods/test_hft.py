@@ -80,6 +80,58 @@ def test_hft_refuses_blocks_that_are_not_what_it_halves(change: Callable[[Any], 
         hft(model)
 
 
+@pytest.mark.parametrize("num_layers", [4, 5])
+def test_hft_as_its_paper_draws_it_freezes_the_larger_half_in_drawn_layers_and_half_of_the_norms(
+    num_layers: int,
+) -> None:
+    config = AutoConfig.for_model("llama", **LIKE_LLAMA | {"num_hidden_layers": num_layers})
+    model = AutoModelForCausalLM.from_config(config)
+    paper = HalfFineTuning(name="hft_paper", larger_half="drawn", norms="half")
+    halves = paper.attach(model, torch.optim.SGD(model.parameters()), seed=1, facts_every=1)
+    larger, norms = set(), set()
+    for epoch in range(8):
+        halves.begin_epoch(epoch)
+        chosen = frozen(model)
+        counts = Counter(
+            re.sub(r"^model\.layers\.(\d+)\.(self_attn|mlp|\w+norm)\b.*", r"\2 \1", name) for name in chosen
+        )
+        of_feed_forward = [counts[f"mlp {layer}"] for layer in range(num_layers)]
+        assert set(of_feed_forward) == {1, 2}
+        assert abs(of_feed_forward.count(2) - num_layers / 2) <= 0.5
+        for layer in range(num_layers):
+            assert counts[f"self_attn {layer}"] == 2
+            assert counts[f"input_layernorm {layer}"] + counts[f"post_attention_layernorm {layer}"] == 1
+        larger.add(tuple(of_feed_forward))
+        norms.add(frozenset(name for name in chosen if "norm" in name))
+    assert min(len(larger), len(norms)) > 2  # drawn anew each epoch
+    assert not {"model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"} & chosen
+    halves.detach()
+    assert not frozen(model)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_half_of_the_norms_of_a_block_are_frozen_each_with_its_bias(family: str) -> None:
+    model = model_of(family)
+    every = {
+        name
+        for name, p in model.named_parameters()
+        if re.search(r"\.\d+\.", name) and p.ndim == 1 and re.search(r"(norm|ln)[\w.]*\.(weight|bias)$", name)
+    }
+    paper = HalfFineTuning(name="hft_paper", larger_half="drawn", norms="half")
+    if not every:
+        with pytest.raises(UserError, match=r"method\.norms must be trained for this model"):
+            paper.attach(model, torch.optim.SGD(model.parameters()), seed=1, facts_every=1)
+        return
+    halves = paper.attach(model, torch.optim.SGD(model.parameters()), seed=1, facts_every=1)
+    halves.begin_epoch(0)
+    modules = {name.rpartition(".")[0] for name in every}
+    chosen = {name.rpartition(".")[0] for name in frozen(model) & every}
+    assert {name for name in every if name.rpartition(".")[0] in chosen} == frozen(model) & every
+    assert abs(len(chosen) - len(modules) / 2) <= 1  # of two blocks
+    assert {name for name in frozen(model) - every if name not in matrices(model)} == set()
+    halves.detach()
+
+
 def test_what_hft_draws_for_llama_has_not_changed() -> None:
     model = model_of("llama")
     groups: dict[tuple[str, int], list[str]] = defaultdict(list)

@@ -1,19 +1,26 @@
-"""A reshaped model: the base's own parameters in it, and the biases that BitFit trains."""
+"""A reshaped model: the base's own parameters in it, and the parts of it that BitFit and localized train."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from gmt.errors import UserError
 from gmt.methods.bitfit import BitFit
+from gmt.methods.localized import LocalizedTuning
 from gmt.methods.sft import Sft
 from gmt.training.reshaping import Reshaping, check_reshaping
 from gmt.training.train import moved_fraction
 from gmt.training.weights import weights_sha256
 from tests.architectures import tiny_model
+
+
+def localized(patterns: Any, layers: Any) -> LocalizedTuning:
+    return LocalizedTuning(name="localized", patterns=patterns, layers=layers)
 
 
 class Wrapped(nn.Module):
@@ -64,24 +71,56 @@ def test_moved_entries_are_counted_by_the_bases_own_parameters_whatever_their_na
         check_reshaping(Wrapping(name="w"), lambda: base, seed=1, num_rows=1, must_merge=True)
 
 
-def test_bitfit_trains_the_biases_and_keeps_them(tmp_path: Path) -> None:
-    from safetensors.torch import load_file
-
+@pytest.mark.parametrize(
+    ("method", "pattern", "file"),
+    [
+        (BitFit(name="bitfit"), r"bias$", "biases"),
+        (localized(["*.down_proj.weight"], [-1]), r"layers\.1\.mlp\.down_proj\.weight$", "trained"),
+        (localized(["*.down_proj.weight"], [0, -1]), r"mlp\.down_proj\.weight$", "trained"),
+        (localized(["*_proj.*", "*norm*"], [0]), r"layers\.0\.", "trained"),
+        (localized(["*norm*", "*embed*"], None), r"norm|embed", "trained"),
+    ],
+)
+def test_the_chosen_parameters_train_and_are_saved_and_no_others(
+    method: BitFit | LocalizedTuning, pattern: str, file: str, tmp_path: Path
+) -> None:
     model = tiny_model("qwen2")
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    reshaping = Reshaping(BitFit(name="bitfit"), model, seed=1)
-    biases = {name for name in before if name.endswith("bias")}
-    assert reshaping.sizes.num_trainable == sum(before[name].numel() for name in biases) > 0
+    reshaping = Reshaping(method, model, seed=1)
+    trained = {name for name in before if re.search(pattern, name)}
+    assert reshaping.sizes.num_trainable == sum(before[name].numel() for name in trained) > 0
     assert reshaping.sizes.num_added == 0
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.1, weight_decay=0.1)
     ids = torch.arange(12)[None]
     model(input_ids=ids, labels=ids).loss.backward()
     optimizer.step()
     reshaping.save(tmp_path)
     reshaping.finish()
     for name, parameter in model.named_parameters():
-        assert torch.equal(parameter, before[name]) == (name not in biases), name
+        assert torch.equal(parameter, before[name]) == (name not in trained), name
         assert parameter.requires_grad
     again = tiny_model("qwen2")
-    again.load_state_dict(load_file(tmp_path / "biases.safetensors"), strict=False)
+    again.load_state_dict(load_file(tmp_path / f"{file}.safetensors"), strict=False)
     assert weights_sha256(again.named_parameters()) == weights_sha256(model.named_parameters())
+
+
+@pytest.mark.parametrize(
+    ("patterns", "layers", "sentence"),
+    [
+        ([], None, r"method\.patterns must be a list of at least one name pattern, got \[\]"),
+        ("*norm*", None, r"method\.patterns must be a list of at least one name pattern, got '\*norm\*'"),
+        (["*"], [], r"method\.layers must be null or a list of at least one layer's number, got \[\]"),
+        (["*"], [True], r"method\.layers must be null or a list .*, got \[True\]"),
+        (["*"], [2], r"method\.layers must be numbers from -2 to 1, the layers of this model, got 2"),
+        (["*"], [-3], r"method\.layers must be numbers from -2 to 1, .* got -3"),
+        (
+            ["*.wi"],
+            [0],
+            r"method\.patterns must fit names of parameters of layers 0, .*gate_proj\.weight.*, got '\*\.wi'",
+        ),
+        (["*.wi"], None, r"method\.patterns must fit names of parameters of the model, .*, got '\*\.wi'"),
+    ],
+)
+def test_what_a_model_does_not_have_is_refused(patterns: Any, layers: Any, sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        Reshaping(localized(patterns, layers), tiny_model("qwen2"), seed=1)

@@ -1,0 +1,117 @@
+"""Localized fine-tuning (LocFT-BF; github.com/ICT-STAR/LocFT): one module or some layers train, and all else is frozen.
+
+A control for the sparse arms: the place of the parameters that train is chosen by hand, and no score chooses them.
+Departures: the authors edit facts and stop at a mean loss below 0.01; here every training takes train.num_epochs. Their
+settings for a 7B or 8B model are Adam (train.weight_decay=0) at 5e-4, batches of 100 and 25 epochs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from gmt import settings
+from gmt.errors import UserError
+from gmt.methods.adapters import Unmasked
+from gmt.methods.trained_part import TrainedPart
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.optim import Optimizer
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalizedTuning:
+    """Trains the parameters that have one of the names and lie in one of the layers.
+
+    Args:
+        name: the word for it in tables.
+        patterns: patterns (as in a shell) of the names of parameters that train.
+        layers: the numbers of their layers, from 0; -1 is the last layer. null: any layer, and parameters outside
+            the layers too.
+    """
+
+    name: str
+    patterns: Sequence[str]
+    layers: Sequence[int] | None
+
+    def __post_init__(self) -> None:
+        settings.text("method.name", self.name)
+        is_list = isinstance(self.patterns, Sequence) and not isinstance(self.patterns, str)
+        if not is_list or not self.patterns or not all(isinstance(p, str) and p for p in self.patterns):
+            raise UserError(f"method.patterns must be a list of at least one name pattern, got {self.patterns!r}")
+        if self.layers is None:
+            return
+        is_list = isinstance(self.layers, Sequence) and not isinstance(self.layers, str)
+        if not is_list or not self.layers or not all(type(number) is int for number in self.layers):
+            raise UserError(f"method.layers must be null or a list of at least one layer's number, got {self.layers!r}")
+
+    @property
+    def density_asked(self) -> None:
+        """Nothing is masked."""
+        return
+
+    def reshape(self, model: PreTrainedModel, *, seed: int) -> TrainedPart:
+        """Freeze all parameters but the chosen ones.
+
+        Raises:
+            UserError: the model lacks a layer, or a pattern fits no parameter of the layers.
+        """
+        named = dict(model.named_parameters())
+        if self.layers is not None:
+            named = _in_layers(named, self.layers)
+        chosen: dict[str, nn.Parameter] = {}
+        for pattern in self.patterns:
+            fitting = _fitting(named, pattern)
+            if not fitting:
+                kinds = sorted({".".join(name.split(".")[-2:]) for name in named})
+                where = "the model" if self.layers is None else f"layers {', '.join(map(str, self.layers))}"
+                raise UserError(
+                    f"method.patterns must fit names of parameters of {where}, which end in {', '.join(kinds)}, "
+                    f"got {pattern!r}"
+                )
+            chosen |= fitting
+        return TrainedPart(model, chosen, file_name="trained.safetensors")
+
+    def attach(self, model: nn.Module, optimizer: Optimizer, *, seed: int, facts_every: int) -> Unmasked:
+        """Change nothing: the optimizer has the chosen parameters only."""
+        return Unmasked()
+
+
+def _fitting(named: dict[str, nn.Parameter], pattern: str) -> dict[str, nn.Parameter]:
+    from gmt.masking.parameters import is_excluded
+
+    return {name: p for name, p in named.items() if is_excluded(name, (pattern,))}
+
+
+def _in_layers(named: dict[str, nn.Parameter], layers: Sequence[int]) -> dict[str, nn.Parameter]:
+    """Return the parameters in layers of these numbers, of any stack of layers that has them.
+
+    Raises:
+        UserError: no stack has a layer of such a number.
+    """
+    from gmt.masking.parameters import layer_of
+
+    numbers: dict[str, int] = {}
+    heights: dict[str, int] = {}
+    for name in named:
+        stack, _, number = layer_of(name).rpartition(".")
+        if number.isdecimal():
+            numbers[name] = int(number)
+            heights[stack] = max(heights.get(stack, 0), int(number) + 1)
+    chosen: dict[str, nn.Parameter] = {}
+    for layer in layers:
+        in_layer = {
+            name: named[name]
+            for name, number in numbers.items()
+            if number == (layer if layer >= 0 else layer + heights[layer_of(name).rpartition(".")[0]])
+        }
+        if not in_layer:
+            height = max(heights.values(), default=0)
+            raise UserError(
+                f"method.layers must be numbers from {-height} to {height - 1}, the layers of this model, got {layer}"
+            )
+        chosen |= in_layer
+    return chosen

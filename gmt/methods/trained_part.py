@@ -1,0 +1,39 @@
+"""A part of a model's own parameters that trains alone, while the rest is frozen. Planning imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import nn
+    from transformers import PreTrainedModel
+
+
+class TrainedPart:
+    """A model of which only some parameters train; the others are frozen when it is made.
+
+    Args:
+        model: changed in place.
+        parameters: those that train, by the model's names for them.
+        file_name: of the safetensors file that holds their trained values.
+    """
+
+    def __init__(self, model: PreTrainedModel, parameters: Mapping[str, nn.Parameter], *, file_name: str):
+        self._parameters, self._file_name = parameters, file_name
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name in parameters)
+
+    def save(self, folder: Path) -> None:
+        """Write the parameters that trained, for `load_state_dict(..., strict=False)`."""
+        from safetensors.torch import save_file
+
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(
+            {name: p.detach().cpu().contiguous() for name, p in self._parameters.items()}, folder / self._file_name
+        )
+
+    def restore(self) -> None:
+        """Do nothing: the parameters are the model's own."""
