@@ -1,10 +1,16 @@
 """Lottery-ticket sparse fine-tuning (Ansell et al., arXiv 2110.07560, Section 3): train, score, rewind, train again.
 
-The first phase trains everything. The entries that moved farthest from the base are chosen, the weights go back to the
-base's, and the second phase trains these entries alone, with an optimizer and a schedule of its own. One iteration, the
-authors' default. Departures: masked entries do not move at all, where the authors mask the gradient and AdamW's weight
-decay moves them; of entries that tie at the threshold the first are chosen, so that mask_ratio holds exactly;
-both phases take train.num_epochs. The authors freeze layer norms: method.exclude=['*norm*'] does so.
+In each iteration a first phase trains everything. The entries that moved farthest from the base are chosen, the weights
+go back to those before the iteration, and a second phase trains the chosen entries alone, with an optimizer and a
+schedule of its own. A later iteration chooses among the entries that no earlier one has chosen.
+
+LoTA (Panda et al., arXiv 2406.16797) is one iteration that ranks the matrices of attention and feed-forward parts.
+
+Departures: masked entries do not move at all, where the authors mask the gradient and AdamW's weight decay moves them;
+of entries that tie at the threshold the first are chosen, so that mask_ratio holds exactly; each phase takes
+train.num_epochs. The authors of LT-SFT freeze layer norms: method.exclude=['*norm*'] does so. LoTA's authors train all
+parameters in the first phase, and step RMSprop inside the backward pass; here the parameters that are not ranked train
+in neither phase, and train.optimizer decides.
 """
 
 from __future__ import annotations
@@ -36,15 +42,21 @@ class LotteryTicket:
         mask_ratio: fraction of the entries that do not train in the second phase, in [0, 1).
         scope: over what the ratio holds: all entries together (`global`, as in the paper) or each `tensor`.
         exclude: patterns (as in a shell) of names of parameters that train in neither phase.
+        num_iterations: how often the entries are chosen, an equal part of them each time, at least 1.
+        parameters: which parameters are ranked: `all`, or the weights of `linear` layers inside numbered layers. The
+            others train in neither phase.
     """
 
     name: str
     mask_ratio: float
     scope: str
     exclude: Sequence[str]
+    num_iterations: int = settings.neutral(1)
+    parameters: str = settings.neutral("all")
 
     def __post_init__(self) -> None:
         settings.one_of("method.scope", self.scope, _SCOPES)
+        settings.integer("method.num_iterations", self.num_iterations, low=1)
         self._gradient_mask(self.mask_ratio)
 
     @property
@@ -54,8 +66,8 @@ class LotteryTicket:
 
     @property
     def num_phases(self) -> int:
-        """Two: all entries train, then the chosen ones."""
-        return 2
+        """Two for each iteration: all entries train, then the chosen ones."""
+        return 2 * self.num_iterations
 
     def faults_with(self, optimizer: OptimizerFacts) -> list[str]:
         """Return a sentence if the optimizer would move masked entries."""
@@ -78,35 +90,75 @@ class LotteryTicket:
         *,
         base: Callable[[], PreTrainedModel],
     ) -> Method:
-        """Put the base's weights back for the second phase and return the method that trains the chosen entries."""
-        if number == 0:
-            return self
+        """Put back the weights before the iteration and return the method that trains all or the chosen entries."""
         import torch
 
+        if number == 0:
+            return self
+        iteration, is_second = divmod(number, 2)
         start = dict(base().named_parameters())
         with torch.no_grad():
             for name, p in model.named_parameters():
                 p.copy_(start[name])
-        return _SecondPhase(self._gradient_mask(self.mask_ratio), carried[0]) if self.mask_ratio else self
+                if iteration and name in carried[2 * iteration - 1]:
+                    chosen_N = _unpacked(carried[2 * iteration - 2], name, p)
+                    p.view(-1)[chosen_N] = carried[2 * iteration - 1][name].to(p.device)
+        if not is_second or (not self.mask_ratio and number == self.num_phases - 1):
+            return self
+        return _SecondPhase(self._gradient_mask(self._ratio_after(iteration)), carried[-1])
 
     def end_phase(
-        self, number: int, model: PreTrainedModel, *, base: Callable[[], PreTrainedModel]
+        self,
+        number: int,
+        model: PreTrainedModel,
+        carried: Sequence[Mapping[str, Tensor]],
+        *,
+        base: Callable[[], PreTrainedModel],
     ) -> Mapping[str, Tensor]:
-        """Return the entries that moved farthest, eight to a byte, by the name of their parameter."""
+        """Return the entries chosen so far, eight to a byte; of a second phase their weights; each by parameter."""
+        if number % 2:
+            named = dict(model.named_parameters())
+            return {
+                name: named[name].detach().view(-1)[_unpacked(carried[-1], name, named[name])] for name in carried[-1]
+            }
         from gmt.masking.packing import pack
-        from gmt.masking.parameters import is_excluded
 
-        start = dict(base().named_parameters())
-        moves = {
-            name: (p.detach().cpu().float() - start[name].detach().float()).flatten()
-            for name, p in model.named_parameters()
-            if not is_excluded(name, tuple(self.exclude))
-        }
+        moves = self._moves(model, base())
+        before = {name: _unpacked(carried[-2], name, moves[name]) for name in moves} if number else {}
+        for name, chosen_N in before.items():
+            moves[name][chosen_N] = 0  # which is never chosen
         groups = [list(moves)] if self.scope == "global" else [[name] for name in moves]
         chosen: dict[str, Tensor] = {}
         for names in groups:
-            chosen |= dict(zip(names, largest([moves[name] for name in names], self.mask_ratio), strict=True))
-        return {name: pack(chosen_N) for name, chosen_N in chosen.items()}
+            num_entries = sum(len(moves[name]) for name in names)
+            num_new = self._num_chosen(num_entries, number // 2 + 1) - self._num_chosen(num_entries, number // 2)
+            chosen |= dict(zip(names, largest([moves[name] for name in names], num_new), strict=True))
+        return {name: pack(chosen_N | before[name] if before else chosen_N) for name, chosen_N in chosen.items()}
+
+    def _moves(self, model: PreTrainedModel, base: PreTrainedModel) -> dict[str, Tensor]:
+        """Return how far each ranked entry is from the base: float32 on the CPU of shape [N], by parameter."""
+        from gmt.masking.parameters import excluded_parameters, names_of
+
+        start, names = dict(base.named_parameters()), names_of(model)
+        excluded = excluded_parameters(model, names, self._gradient_mask(self.mask_ratio).spec())
+        return {
+            name: (p.detach().cpu().float() - start[name].detach().float()).flatten()
+            for p, name in names.items()
+            if p not in excluded
+        }
+
+    def _num_chosen(self, num_entries: int, num_iterations: int) -> int:
+        """Return how many of a group's entries are chosen after a number of iterations."""
+        from gmt.masking.rule import num_masked
+
+        num_chosen = num_entries - num_masked(self.mask_ratio, num_entries)
+        return num_chosen * num_iterations // self.num_iterations
+
+    def _ratio_after(self, iteration: int) -> float:
+        """Return the fraction of the entries that do not train in the second phase of an iteration, from 0."""
+        if iteration == self.num_iterations - 1:
+            return self.mask_ratio
+        return 1 - (1 - self.mask_ratio) * (iteration + 1) / self.num_iterations
 
     def _gradient_mask(self, ratio: float) -> GradientMask:
         return GradientMask(
@@ -119,7 +171,8 @@ class LotteryTicket:
             moments="dense",
             keep="largest",
             exclude=self.exclude,
-            excluded="frozen" if self.exclude else "dense",
+            excluded="frozen" if self.exclude or self.parameters != "all" else "dense",
+            parameters=self.parameters,
         )
 
 
@@ -152,14 +205,22 @@ class _SecondPhase:
         return attached
 
 
-def largest(moves: Sequence[Tensor], mask_ratio: float) -> list[Tensor]:
-    """Return which entries are not masked when a ratio of them is: those of the largest magnitude, and never a zero.
+def _unpacked(packed: Mapping[str, Tensor], name: str, like: Tensor) -> Tensor:
+    """Return the chosen entries of a tensor, bool of shape [N] on its device."""
+    from gmt.masking.packing import unpack
 
-    Of entries that tie at the threshold the first are not masked, so that the ratio holds exactly unless there are more
-    zeros.
+    return unpack(packed[name], like.numel()).to(like.device)
+
+
+def largest(moves: Sequence[Tensor], num_chosen: int) -> list[Tensor]:
+    """Return which entries are chosen: those of the largest magnitude, and never a zero.
+
+    Of entries that tie at the threshold the first are chosen, so that their number holds exactly unless fewer entries
+    are no zeros.
 
     Args:
         moves: float32 on the CPU, each of shape [N].
+        num_chosen: of all entries together.
 
     Returns:
         bool of shape [N] for each.
@@ -167,9 +228,11 @@ def largest(moves: Sequence[Tensor], mask_ratio: float) -> list[Tensor]:
     import torch
 
     from gmt.masking.counting import as_bits
-    from gmt.masking.rule import CHUNK, Scores, num_masked
+    from gmt.masking.rule import CHUNK, Scores
     from gmt.masking.selection import select
 
+    if not num_chosen:
+        return [torch.zeros_like(x_N, dtype=torch.bool) for x_N in moves]
     scores = [
         Scores(
             chunks=lambda x_N=x_N: iter(x_N.split(CHUNK)),  # type: ignore[misc]
@@ -180,9 +243,8 @@ def largest(moves: Sequence[Tensor], mask_ratio: float) -> list[Tensor]:
         )
         for x_N in moves
     ]
-    (selection,) = select([scores], mask_ratio)
     num_entries = sum(map(len, moves))
-    num_chosen = num_entries - num_masked(mask_ratio, num_entries)
+    (selection,) = select([scores], (num_entries - num_chosen + 0.5) / num_entries)  # whose floor is taken
     num_ties = num_chosen - sum(int((as_bits(x_N) > selection.lowest).sum()) for x_N in moves)
     chosen = []
     for x_N in moves:

@@ -263,9 +263,18 @@ class TrainsInPhases(Protocol):
         ...
 
     def end_phase(
-        self, number: int, model: PreTrainedModel, *, base: Callable[[], PreTrainedModel]
+        self,
+        number: int,
+        model: PreTrainedModel,
+        carried: Sequence[Mapping[str, Tensor]],
+        *,
+        base: Callable[[], PreTrainedModel],
     ) -> Mapping[str, Tensor]:
-        """Return the tensors of a phase for later ones, such as a mask; called after each phase but the last."""
+        """Return the tensors of a phase for later ones, such as a mask; called after each phase but the last.
+
+        Args:
+            number, model, carried, base: as for `begin_phase`; the model is as the phase has trained it.
+        """
         ...
 
 

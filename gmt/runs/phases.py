@@ -56,7 +56,7 @@ def train_in_phases(
             if number == method.num_phases - 1:
                 return _together([*facts, of_phase])
             if index() == 0:
-                _keep(checkpoints, number, method.end_phase(number, model, base=base), of_phase)
+                _keep(checkpoints, number, method.end_phase(number, model, carried, base=base), of_phase)
             meet()
         facts.append(_facts(checkpoints, number))
         carried.append(load_file(_tensors_file(checkpoints, number)))

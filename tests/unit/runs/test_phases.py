@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gmt.errors import Interrupted, UserError
-from gmt.methods.lt_sft import largest
+from gmt.methods.lt_sft import LotteryTicket, largest
 from gmt.runs.build import Run
 from gmt.runs.phases import num_steps_done
 from gmt.runs.prepare import prepare
@@ -122,6 +122,75 @@ def test_without_a_mask_the_second_phase_is_plain_training_bit_for_bit(tmp_path:
     assert_same(trained(lt_sft(tmp_path / "a", 0))[0], trained(a_run(tmp_path / "b", "method=sft"))[0])
 
 
+def test_two_iterations_choose_as_many_entries_as_one_and_begin_where_the_first_ended(
+    whole: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Epochs of one step, so that what each phase does can be followed."""
+    phases: list[dict[str, Tensor]] = []
+    begin = LotteryTicket.begin_phase
+
+    def watched(self: LotteryTicket, number: int, model: Any, carried: Any, *, base: Any) -> Any:
+        phases.append({name: p.detach().clone() for name, p in model.named_parameters()})  # as the last phase left it
+        method = begin(self, number, model, carried, base=base)
+        phases.append({name: p.detach().clone() for name, p in model.named_parameters()})
+        return method
+
+    monkeypatch.setattr(LotteryTicket, "begin_phase", watched)
+    run = a_run(tmp_path, "method=lt_sft", f"method.mask_ratio={RATIO}", "method.num_iterations=2")
+    weights, facts, _ = trained(run)
+    (start, begun0, dense0, begun1, sparse1, begun2, dense2, begun3), end = phases, weights
+    assert_same(begun0, start)
+    assert_same(begun1, start)
+    assert_same(begun2, sparse1)
+    assert_same(begun3, sparse1)
+    num_entries = sum(p.numel() for p in start.values())
+    num_kept = num_entries - int(RATIO * num_entries)
+    first = support(dense0, start, num_kept // 2)
+    second = support(dense2, start, num_kept - num_kept // 2, without=first)
+    assert int(first.sum()) + int(second.sum()) == num_kept
+    assert not bool((moved(sparse1, start) & ~first).any())
+    assert not bool((moved(end, start) & ~(first | second)).any())
+    assert moved(end, sparse1)[second].float().mean() > 0.98
+    assert facts.num_steps == 4 * STEPS
+    assert facts.density == pytest.approx((2 + 1.5 * num_kept / num_entries) / 4, rel=1e-4)
+
+
+def moved(after: dict[str, Tensor], before: dict[str, Tensor]) -> Tensor:
+    return torch.cat([(after[name] != before[name]).flatten() for name in before])
+
+
+def support(
+    after: dict[str, Tensor], before: dict[str, Tensor], num_kept: int, *, without: Tensor | None = None
+) -> Tensor:
+    """Return the entries that moved farthest, by a full sort."""
+    moves = torch.cat([(after[name] - before[name]).abs().flatten() for name in before])
+    if without is not None:
+        moves[without] = 0
+    chosen = torch.zeros(len(moves), dtype=torch.bool)
+    chosen[moves.argsort(descending=True, stable=True)[:num_kept]] = True
+    return chosen
+
+
+@pytest.mark.slow
+def test_a_training_that_stopped_in_a_later_iteration_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+    arms = ("method=lt_sft", f"method.mask_ratio={RATIO}", "method.num_iterations=2")
+    unbroken, stopped = a_run(tmp_path / "a", *arms), a_run(tmp_path / "b", *arms)
+    with pytest.raises(Interrupted):
+        trained(stopped, stop_at=3 * STEPS + 2)
+    assert_same(trained(stopped)[0], trained(unbroken)[0])
+
+
+def test_lota_moves_weights_of_linear_layers_alone_and_as_many_of_them_as_the_ratio_says(tmp_path: Path) -> None:
+    start = dict(tiny_model().named_parameters())
+    weights, _, _ = trained(a_run(tmp_path, "method=lota"))
+    linear = {name for name in start if name.endswith("_proj.weight")}
+    num_moved = {name: int((weights[name] != start[name]).sum()) for name in start}
+    assert all(not num_moved[name] for name in start if name not in linear)
+    num_entries = sum(start[name].numel() for name in linear)
+    num_kept = num_entries - int(0.9 * num_entries)
+    assert 0.98 * num_kept < sum(num_moved.values()) <= num_kept
+
+
 @pytest.mark.parametrize("ratio", [0.0, 0.3, 0.5, 0.9])
 def test_as_many_entries_train_as_the_ratio_says_the_first_of_ties_and_never_a_zero(ratio: float) -> None:
     moves = [torch.tensor([1.0, -2.0, 0.0, 2.0]), torch.tensor([2.0, -1.0, 3.0, 2.0, 0.0, 2.0])]
@@ -129,7 +198,7 @@ def test_as_many_entries_train_as_the_ratio_says_the_first_of_ties_and_never_a_z
     num_kept = min(10 - int(ratio * 10), 8)
     expected = torch.zeros(10, dtype=torch.bool)
     expected[everything.abs().argsort(descending=True, stable=True)[:num_kept]] = True
-    assert torch.cat(largest(moves, ratio)).tolist() == expected.tolist()
+    assert torch.cat(largest(moves, 10 - int(ratio * 10))).tolist() == expected.tolist()
 
 
 @pytest.mark.parametrize(
@@ -140,6 +209,8 @@ def test_as_many_entries_train_as_the_ratio_says_the_first_of_ties_and_never_a_z
             r"resources\.sharding must be none for method lt_sft, which trains in phases, got fsdp",
         ),
         (["method.mask_ratio=1"], r"method\.mask_ratio must lie in \[0, 1\), got 1"),
+        (["method.num_iterations=0"], r"method\.num_iterations must be a whole number of at least 1, got 0"),
+        (["method.parameters=norms"], r"method\.parameters must be one of all, linear, got 'norms'"),
         (["method.scope=layer"], r"method\.scope must be one of tensor, global, got 'layer'"),
         (
             ["train.optimizer=schedulefree", "train.schedule=constant"],
