@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from gmt.methods.protocol import Method
 
 _SCOPES = ("tensor", "global")
+_PARAMETERS = ("all", "linear_alone")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +44,8 @@ class LotteryTicket:
         scope: over what the ratio holds: all entries together (`global`, as in the paper) or each `tensor`.
         exclude: patterns (as in a shell) of names of parameters that train in neither phase.
         num_iterations: how often the entries are chosen, an equal part of them each time, at least 1.
-        parameters: which parameters are ranked: `all`, or the weights of `linear` layers inside numbered layers. The
-            others train in neither phase.
+        parameters: which parameters are ranked: `all`, or the weights of linear layers inside numbered layers
+            (`linear_alone`), so that the others train in neither phase.
     """
 
     name: str
@@ -57,6 +58,7 @@ class LotteryTicket:
     def __post_init__(self) -> None:
         settings.one_of("method.scope", self.scope, _SCOPES)
         settings.integer("method.num_iterations", self.num_iterations, low=1)
+        settings.one_of("method.parameters", self.parameters, _PARAMETERS)
         self._gradient_mask(self.mask_ratio)
 
     @property
@@ -140,7 +142,7 @@ class LotteryTicket:
         from gmt.masking.parameters import excluded_parameters, names_of
 
         start, names = dict(base.named_parameters()), names_of(model)
-        excluded = excluded_parameters(model, names, self._gradient_mask(self.mask_ratio).spec())
+        excluded, _ = excluded_parameters(model, names, self._gradient_mask(self.mask_ratio).spec())
         return {
             name: (p.detach().cpu().float() - start[name].detach().float()).flatten()
             for p, name in names.items()
@@ -171,7 +173,7 @@ class LotteryTicket:
             moments="dense",
             keep="largest",
             exclude=self.exclude,
-            excluded="frozen" if self.exclude or self.parameters != "all" else "dense",
+            excluded="frozen" if self.exclude else "dense",
             parameters=self.parameters,
         )
 

@@ -210,7 +210,7 @@ def test_as_many_entries_train_as_the_ratio_says_the_first_of_ties_and_never_a_z
         ),
         (["method.mask_ratio=1"], r"method\.mask_ratio must lie in \[0, 1\), got 1"),
         (["method.num_iterations=0"], r"method\.num_iterations must be a whole number of at least 1, got 0"),
-        (["method.parameters=norms"], r"method\.parameters must be one of all, linear, got 'norms'"),
+        (["method.parameters=norms"], r"method\.parameters must be one of all, linear_alone, got 'norms'"),
         (["method.scope=layer"], r"method\.scope must be one of tensor, global, got 'layer'"),
         (
             ["train.optimizer=schedulefree", "train.schedule=constant"],
