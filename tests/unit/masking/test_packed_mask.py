@@ -18,7 +18,7 @@ from gmt.optimizers.packed_adamw import PackedAdamW
 SETTINGS: dict[str, Any] = {"lr": 0.02, "weight_decay": 0.1}
 SIGNALS = ("gradient", "weight_times_gradient", "random", "weight_magnitude")
 SCOPES = ("tensor", "layer", "global")
-STEPS = 6
+STEPS = 4
 
 
 def a_model() -> nn.Module:

@@ -10,6 +10,8 @@ from gmt.errors import UserError
 from gmt.methods.gradient_mask import GradientMask
 from gmt.methods.spiel import Spiel, SpielAtWork
 
+pytestmark = pytest.mark.heavy
+
 SETTINGS: dict[str, Any] = {"mask_ratio": 0.8, "refresh": 4, "collected": 2, "replaced": 0.5, "replaced_first": 0.5}
 NAME = "layers.0.weight"
 

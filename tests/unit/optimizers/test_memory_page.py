@@ -10,6 +10,8 @@ import torch
 
 from gmt.training.memory import state_bytes
 
+pytestmark = pytest.mark.heavy
+
 ROOT = Path(__file__).parents[3]
 
 
