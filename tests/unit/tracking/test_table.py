@@ -30,6 +30,15 @@ def test_what_a_run_does_not_have_is_missing_and_no_metric() -> None:
     assert not {"result/source_perplexity_after", "result/density_asked"} & set(final_metrics(made))
 
 
+def test_the_entries_that_train_and_the_optimizers_bytes_are_columns_and_metrics() -> None:
+    assert RESULT.training is not None
+    counts = {"optimizer_state_bytes": 400, "num_trained": 12.5, "num_touched": 30}
+    made = replace(RESULT, training=replace(RESULT.training, **counts))
+    assert counts.items() <= result_columns(made).items()
+    assert {f"result/{name}": value for name, value in counts.items()}.items() <= final_metrics(made).items()
+    assert Result.from_json(made.to_json()) == made
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_perplexity_that_is_no_number_leaves_the_run_without_a_score(tmp_path: Path, value: float) -> None:
     (planned,) = plan_of(tmp_path, {"sft": {"method": "sft"}}, [1]).runs
