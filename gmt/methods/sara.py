@@ -174,10 +174,8 @@ class SaraAtWork(Dense):
             return
         from gmt.masking.parameters import flat
 
-        for p in self._parameters:
-            support = self._optimizer.support(p)
-            assert support is not None
-            self._optimizer.keep(p, support.mask() & (flat(p.detach()).abs() < self._method.threshold))
+        for p in self._parameters:  # an entry that does not train stays at or above the threshold
+            self._optimizer.keep(p, flat(p.detach()).abs() < self._method.threshold)
 
 
 def _has_other_workers() -> bool:
