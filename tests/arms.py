@@ -78,6 +78,32 @@ def fits_shipped_model(arm: str) -> bool:
     return True
 
 
+@cache
+def num_added(arm: str) -> int:
+    """Return the number of parameters that the arm puts into a model; 0 if it reshapes none."""
+    from gmt.training.reshaping import Reshaping
+    from tests.architectures import tiny_model as of_kind
+
+    model = pretrained().load_model() if fits_shipped_model(arm) else of_kind("qwen2")  # which has biases
+    return Reshaping(method_of(arm), model, seed=1).sizes.num_added
+
+
+@cache
+def begins_as_base(arm: str) -> bool:
+    """Return whether the arm, once it has put its parts into the shipped model, computes as the base does."""
+    import torch
+
+    from gmt.training.reshaping import Reshaping
+
+    if not fits_shipped_model(arm):
+        return True  # it puts in nothing
+    model, ids = pretrained().load_model(), torch.arange(12)[None]
+    with torch.no_grad():
+        before = model(input_ids=ids).logits
+        Reshaping(method_of(arm), model, seed=1)
+        return torch.allclose(model(input_ids=ids).logits, before, atol=1e-3)
+
+
 def overrides_of(arm: str, folder: Path) -> list[str]:
     """Return the overrides of a small run of an arm: of a model that it works with, and of few examples to read.
 

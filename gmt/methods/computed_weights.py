@@ -1,0 +1,139 @@
+"""Weights of linear layers that are computed from the frozen weight and trained tensors, in every forward pass.
+
+It takes torch's parametrizations: the layer stays an nn.Linear, and the computed weight is what its code reads. Imports
+torch; methods import it in functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from gmt.errors import UserError
+from gmt.masking.parameters import layer_of
+
+
+class ComputedWeight(nn.Module):
+    """The weight of one layer. A subclass computes it, has its parameters, and says what is saved."""
+
+    is_on = True
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Return the weight that the layer computes with."""
+        return self.compute(weight) if self.is_on else weight
+
+    def compute(self, weight: Tensor) -> Tensor:
+        """Return the weight in the dtype of the frozen one."""
+        raise NotImplementedError
+
+    def learnt(self) -> dict[str, Tensor]:
+        """Return what is saved, by name."""
+        raise NotImplementedError
+
+
+class ComputedWeights:
+    """A model with computed weights in some of its linear layers; all other parameters are frozen.
+
+    Args:
+        model: changed in place.
+        layers: by name.
+        make: makes the part of a layer.
+        file: the name of the file that is saved.
+    """
+
+    def __init__(
+        self, model: nn.Module, layers: Mapping[str, nn.Linear], make: Callable[[nn.Linear], ComputedWeight], file: str
+    ):
+        for p in model.parameters():
+            p.requires_grad_(False)
+        self._layers, self._file = layers, file
+        self.parts = {name: make(layer) for name, layer in layers.items()}
+        for name, part in self.parts.items():
+            parametrize.register_parametrization(layers[name], "weight", part)
+
+    def save(self, folder: Path) -> None:
+        """Write what was learnt, by the names of the layers."""
+        folder.mkdir(parents=True, exist_ok=True)
+        learnt = {f"{name}.{key}": x for name, part in self.parts.items() for key, x in part.learnt().items()}
+        save_file({key: x.detach().cpu().contiguous() for key, x in learnt.items()}, folder / self._file)
+
+    def restore(self) -> None:
+        """Put the computed weights in the place of the frozen ones."""
+        for layer in self._layers.values():
+            parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
+
+    @contextmanager
+    def switched_off(self) -> Iterator[None]:
+        """Compute with the frozen weights inside the block."""
+        with switched_off(self.parts.values()):
+            yield
+
+
+@contextmanager
+def switched_off(parts: Any) -> Iterator[None]:
+    """Let parts compute nothing inside the block."""
+    for part in parts:
+        part.is_on = False
+    try:
+        yield
+    finally:
+        for part in parts:
+            part.is_on = True
+
+
+def parts_of(model: nn.Module, kind: type[ComputedWeight]) -> dict[str, Any]:
+    """Return the parts of a kind in a model, by the names of their layers."""
+    ending = ".parametrizations.weight.0"
+    return {name.removesuffix(ending): module for name, module in model.named_modules() if isinstance(module, kind)}
+
+
+def chosen_layers(
+    model: Any, targets: str | Sequence[str], numbers: Sequence[int] | None = None
+) -> dict[str, nn.Linear]:
+    """Return linear layers of a model, by name, without the output layer.
+
+    Args:
+        model: the base.
+        targets: `all-linear`, or names and ends of names.
+        numbers: of the blocks whose layers are chosen; None for all.
+
+    Raises:
+        UserError: a name or a number fits no layer, or a weight is another layer's too.
+    """
+    head = model.get_output_embeddings()
+    linear = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear) and m is not head}
+    ends = [""] if targets == "all-linear" else list(targets)
+
+    def fits(name: str, end: str) -> bool:
+        return not end or name == end or name.endswith(f".{end}")
+
+    for end in ends:
+        if not any(fits(name, end) for name in linear):
+            kinds = sorted({name.rpartition(".")[2] for name in linear})
+            raise UserError(f"method.targets must name linear layers of the model, {', '.join(kinds)}, got {end!r}")
+    chosen = {name: m for name, m in linear.items() if any(fits(name, end) for end in ends)}
+    of_block = {name: layer_of(name).rpartition(".")[2] for name in chosen}
+    for number in numbers or ():
+        if str(number) not in of_block.values():
+            known = [int(each) for each in of_block.values() if each.isdigit()]
+            raise UserError(
+                f"method.layers must be between {min(known, default=None)} and {max(known, default=None)}, the model's "
+                f"blocks, got {number}"
+            )
+    chosen = {name: m for name, m in chosen.items() if numbers is None or of_block[name] in map(str, numbers)}
+    _refuse_shared(model, chosen)
+    return chosen
+
+
+def _refuse_shared(model: nn.Module, chosen: Mapping[str, nn.Linear]) -> None:
+    owners: dict[int, str] = {}
+    for name, p in model.named_parameters(remove_duplicate=False):
+        layer = name.rpartition(".")[0]
+        if (other := owners.setdefault(id(p), layer)) != layer and (layer in chosen or other in chosen):
+            raise UserError(f"method.targets must not name {layer}, whose weight {other} has too")

@@ -1,0 +1,74 @@
+"""Mask fine-tuning (Zhang et al., arXiv 2503.22764, Section 3): a learnt mask over frozen weights.
+
+Each entry of the chosen linear layers has a score, and those with the largest |score| stay; the rest of the weights is
+set to zero. The straight-through estimator takes g * W * sign(S) for the gradient of the scores. Departures: of scores
+that tie at the threshold the first stay, so that the share holds exactly; the authors begin from a fully fine-tuned
+model, here from the model of the run (conf/method/mft.yaml says how to name another).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from gmt import settings
+from gmt.methods.adapters import Unmasked
+from gmt.methods.layer_settings import check_layers, check_targets
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.optim import Optimizer
+    from transformers import PreTrainedModel
+
+    from gmt.methods.protocol import Reshaped
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskFineTuning:
+    """Trains which entries of frozen weights are set to zero.
+
+    Args:
+        name: the word for it in tables.
+        sparsity: share of each chosen weight that is set to zero, in [0, 1); 0 leaves the model as it is.
+        spread: standard deviation of the scores at the start.
+        targets: `all-linear`, all linear layers but the output's, or a list of names or ends of names.
+        layers: numbers of the blocks whose layers are masked; null for all.
+    """
+
+    name: str
+    sparsity: float
+    spread: float
+    targets: str | Sequence[str]
+    layers: Sequence[int] | None
+
+    def __post_init__(self) -> None:
+        settings.text("method.name", self.name)
+        settings.number("method.sparsity", self.sparsity, "must lie in [0, 1)", low=0, high=1)
+        settings.number("method.spread", self.spread, "must be above 0", low=0, open_low=True)
+        check_targets(self.targets)
+        check_layers(self.layers)
+
+    @property
+    def density_asked(self) -> None:
+        """Every score moves."""
+        return None
+
+    def reshape(self, model: PreTrainedModel, *, seed: int) -> Reshaped:
+        """Freezes the model and puts masks over the chosen weights.
+
+        Raises:
+            UserError: the model has no such layers.
+        """
+        from gmt.methods.computed_weights import ComputedWeights, chosen_layers
+        from gmt.methods.weight_masks import LargestScores
+
+        def make(layer: nn.Linear) -> LargestScores:
+            return LargestScores(layer.weight, sparsity=self.sparsity, spread=self.spread)
+
+        layers = chosen_layers(model, self.targets, self.layers)
+        return ComputedWeights(model, layers, make, "masks.safetensors")
+
+    def attach(self, model: nn.Module, optimizer: Optimizer, *, seed: int, facts_every: int) -> Unmasked:
+        """Changes nothing: the masks are in the model."""
+        return Unmasked()
