@@ -1,0 +1,231 @@
+"""Regularized attention mask tuning, R-AMT (Zheng et al., arXiv 2307.15049, Section 3): masks under gradient dropout.
+
+Each entry of the chosen frozen weights has a score, and is set to zero where the score is not above a threshold; the
+straight-through estimator takes g * W for the gradient of the scores. Let a be the gradient of the task's loss and b
+that of the divergence KL(base || model). A score's gradient stays with the probability
+(1 + sign(a) (a + b) / (|a| + |b|)) / 2, so surely where both have the same sign. The loss has a small term on the norms
+of the scores.
+
+The divergence is computed in a second pass, over twins of the scores: a term of the loss with gradients of its own,
+which are weighted and added up over micro-batches as those of the scores are. Departures: conf/method/r_amt.yaml.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from gmt import settings
+from gmt.errors import UserError
+from gmt.methods.layer_settings import check_layers, check_targets
+from gmt.methods.sft import Dense
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from torch.optim import Optimizer
+    from transformers import PreTrainedModel
+
+    from gmt.methods.protocol import LossTerm, Reshaped
+    from gmt.methods.weight_masks import ScoresAboveThreshold
+
+_INPUTS = ("input_ids", "attention_mask", "position_ids")
+_TINY = 1e-8  # the authors'
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegularizedMaskTuning:
+    """Trains which entries of frozen weights are set to zero, and drops gradients that go against the base.
+
+    Args:
+        name: the word for it in tables.
+        initial: of all scores.
+        threshold: below `initial`.
+        dropout: share that is taken off a gradient that is dropped, in [0, 1].
+        strength: of the sum of the norms of the scores in the loss.
+        targets: `all-linear`, all linear layers but the output's, or a list of names or ends of names.
+        layers: numbers of the blocks whose layers are masked; null for all.
+    """
+
+    name: str
+    initial: float
+    threshold: float
+    dropout: float
+    strength: float
+    targets: str | Sequence[str]
+    layers: Sequence[int] | None
+
+    def __post_init__(self) -> None:
+        settings.text("method.name", self.name)
+        initial = settings.number("method.initial", self.initial, "must be above 0", low=0, open_low=True)
+        rule = f"must lie in [0, method.initial), so below {initial}"
+        settings.number("method.threshold", self.threshold, rule, low=0, high=initial)
+        settings.number("method.dropout", self.dropout, "must lie in [0, 1]", low=0, high=1, open_high=False)
+        settings.number("method.strength", self.strength, "must be at least 0", low=0)
+        check_targets(self.targets)
+        check_layers(self.layers)
+
+    @property
+    def density_asked(self) -> None:
+        """No share is set."""
+        return None
+
+    def reshape(self, model: PreTrainedModel, *, seed: int) -> Reshaped:
+        """Freezes the model and puts masks over the chosen weights.
+
+        Raises:
+            UserError: the model has no such layers, or would compute its second pass anew in the backward pass.
+        """
+        from gmt.methods.computed_weights import ComputedWeights, chosen_layers
+        from gmt.methods.weight_masks import ScoresAboveThreshold
+
+        if model.is_activation_checkpointing:
+            raise UserError(f"method {self.name} can't work with model.gradient_checkpointing=true: set it to false")
+
+        def make(layer: nn.Linear) -> ScoresAboveThreshold:
+            return ScoresAboveThreshold(layer.weight, initial=self.initial, threshold=self.threshold)
+
+        return ComputedWeights(model, chosen_layers(model, self.targets, self.layers), make, "masks.safetensors")
+
+    def loss_term(self, model: PreTrainedModel, *, base: Callable[[], PreTrainedModel]) -> LossTerm:
+        """Return the divergence from the base, over twins of the scores, and the norms of the scores."""
+        import torch
+
+        from gmt.methods.computed_weights import switched_off
+
+        parts = list(_parts(model).values())
+        for part in parts:
+            part.twin = part.scores.detach().requires_grad_()
+
+        def term(batch: Mapping[str, Any]) -> Tensor:
+            inputs = {key: batch[key] for key in _INPUTS if batch.get(key) is not None}
+            with torch.no_grad(), switched_off(parts):
+                of_base = model(**inputs, use_cache=False).logits
+            with _twins(parts):
+                logits = model(**inputs, use_cache=False).logits
+            norms = torch.stack([torch.linalg.vector_norm(part.scores) for part in parts])
+            return divergence(of_base, logits, _labelled(batch)) + self.strength * norms.sum()
+
+        return term
+
+    def attach(self, model: nn.Module, optimizer: Optimizer, *, seed: int, facts_every: int) -> GradientDropout:
+        """Hook the dropout onto the optimizer."""
+        return GradientDropout(self.dropout, _parts(model), optimizer, seed=seed)
+
+
+class GradientDropout(Dense):
+    """Drops gradients of scores at each step.
+
+    Args:
+        dropout: share that is taken off.
+        parts: the masks, by name.
+    """
+
+    def __init__(self, dropout: float, parts: Mapping[str, ScoresAboveThreshold], optimizer: Optimizer, *, seed: int):
+        self._dropout, self._parts, self._seed = dropout, parts, seed
+        self._num_steps = 0
+        self._num_dropped: list[Tensor] = []
+        self._hook = optimizer.register_step_pre_hook(self._before_step)
+
+    def facts(self) -> dict[str, float]:
+        """Return the shares of gradients that were dropped at the last step, and of entries that are set to zero."""
+        total = sum(part.scores.numel() for part in self._parts.values())
+        zeros = sum(int((~part.keep()).sum()) for part in self._parts.values())
+        dropped = sum(float(num) for num in self._num_dropped)
+        return {"dropped_fraction": dropped / total, "zero_fraction": zeros / total}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the number of steps, which decides the draws."""
+        return {"num_steps": self._num_steps}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a number of steps."""
+        self._num_steps = state["num_steps"]
+
+    def detach(self) -> None:
+        """Remove the hook and the twins."""
+        self._hook.remove()
+        for part in self._parts.values():
+            part.twin = None
+
+    def _before_step(self, *_: Any) -> None:
+        self._num_dropped = []
+        for name, part in self._parts.items():
+            if part.twin is not None and part.scores.grad is not None:
+                self._drop(name, part.scores.grad, _over_workers(part.twin))
+                part.twin.grad = None
+        self._num_steps += 1
+
+    def _drop(self, name: str, gradient: Tensor, of_base: Tensor) -> None:
+        from gmt.masking.random_bits import keys, random_bits
+
+        key = keys(self._seed, self._num_steps, name)
+        bits = random_bits(gradient.numel(), key, start=0, device=gradient.device)
+        stays = probability(gradient, of_base) > bits.view(gradient.shape).float() / 2**31
+        self._num_dropped.append((~stays).sum())
+        gradient.mul_(stays * self._dropout + (1 - self._dropout))
+
+
+def probability(gradient: Tensor, of_base: Tensor) -> Tensor:
+    """Return the probability with which each gradient stays (the authors' `graddrop_backward_and_update`).
+
+    Args:
+        gradient: a, of the task's loss.
+        of_base: b, of the divergence from the base.
+    """
+    ratio = (gradient + of_base) / (gradient.abs() + of_base.abs() + _TINY)
+    return (1 + gradient.sign() * ratio) / 2
+
+
+def divergence(of_base: Tensor, logits: Tensor, is_labelled: Tensor) -> Tensor:
+    """Return the mean over labelled tokens of KL(base || model).
+
+    Args:
+        of_base, logits: of shape [batch, width, vocabulary].
+        is_labelled: bool of shape [batch, width].
+    """
+    from torch.nn.functional import kl_div, log_softmax
+
+    predicts = is_labelled[:, 1:]
+    ours, theirs = (log_softmax(x[:, :-1][predicts].float(), dim=-1) for x in (logits, of_base))
+    return kl_div(ours, theirs, log_target=True, reduction="sum") / predicts.sum().clamp(min=1)
+
+
+def _labelled(batch: Mapping[str, Any]) -> Tensor:
+    """Return the tokens that are learnt: those with a label, or, of preferences, the answers'."""
+    from gmt.tasks.tokens import IGNORED
+
+    is_labelled: Tensor = batch["labels"] != IGNORED if "labels" in batch else batch["completion_mask"].bool()
+    return is_labelled
+
+
+def _parts(model: nn.Module) -> Mapping[str, ScoresAboveThreshold]:
+    from gmt.methods.computed_weights import parts_of
+    from gmt.methods.weight_masks import ScoresAboveThreshold
+
+    return parts_of(model, ScoresAboveThreshold)
+
+
+def _over_workers(twin: Tensor) -> Tensor:
+    """Return a twin's gradient, averaged over the workers as DDP averages those of parameters."""
+    import torch
+    from torch import distributed
+
+    gradient = torch.zeros_like(twin) if twin.grad is None else twin.grad
+    if distributed.is_initialized() and (num := distributed.get_world_size()) > 1:
+        distributed.all_reduce(gradient)
+        gradient /= num
+    return gradient
+
+
+@contextmanager
+def _twins(parts: Sequence[ScoresAboveThreshold]) -> Iterator[None]:
+    """Let gradients go to the twins inside the block."""
+    for part in parts:
+        part.uses_twin = True
+    try:
+        yield
+    finally:
+        for part in parts:
+            part.uses_twin = False
