@@ -1,0 +1,85 @@
+"""SNELL (Shen et al., arXiv 2411.01800): two small factors make a change of full rank, whose largest entries count.
+
+Entry (i, j) of a matrix's change is scale * (|a_i - b_j| - |a'_i - b'_j|), with rows a, a' for each output and b, b'
+for each input, of rank / 2 numbers each, and Euclidean norms. In every forward pass the entries whose magnitude is
+below a quantile are set to zero. Departures: a = a' and b = b' at the start, so that the change is zero then, where the
+authors' is not; an entry that counts is the kernel's value w, where their code has w |w| with |w| as a constant, under
+which a change of zero would never move; entries that tie at the quantile count, so that all do at the start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from gmt import settings
+from gmt.errors import UserError
+from gmt.methods.adapters import Unmasked
+from gmt.methods.layer_settings import check_layers, check_targets
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.optim import Optimizer
+    from transformers import PreTrainedModel
+
+    from gmt.methods.kernel_change import KernelChange
+    from gmt.methods.protocol import Reshaped
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snell:
+    """Trains two factors for each chosen matrix.
+
+    Args:
+        name: the word for it in tables.
+        rank: numbers for each input and each output of a matrix; even.
+        scale: of the kernel.
+        sparsity: share of each matrix's change that is set to zero, in [0, 1).
+        targets: `all-linear`, all linear layers but the output's, or a list of names or ends of names.
+        layers: numbers of the blocks whose layers change; null for all.
+    """
+
+    name: str
+    rank: int
+    scale: float
+    sparsity: float
+    targets: str | Sequence[str]
+    layers: Sequence[int] | None
+
+    def __post_init__(self) -> None:
+        settings.text("method.name", self.name)
+        if settings.integer("method.rank", self.rank, low=2) % 2:
+            raise UserError(f"method.rank must be even, since the kernel has two halves, got {self.rank}")
+        settings.number("method.scale", self.scale, "must be above 0", low=0, open_low=True)
+        settings.number("method.sparsity", self.sparsity, "must lie in [0, 1)", low=0, high=1)
+        check_targets(self.targets)
+        check_layers(self.layers)
+
+    @property
+    def density_asked(self) -> None:
+        """Every factor moves."""
+        return None
+
+    def reshape(self, model: PreTrainedModel, *, seed: int) -> Reshaped:
+        """Freezes the model and puts the changes in.
+
+        Raises:
+            UserError: the model has no such layers, or the rank is above a matrix's smaller side.
+        """
+        from gmt.methods.computed_weights import ComputedWeights, chosen_layers
+        from gmt.methods.kernel_change import KernelChange
+
+        layers = chosen_layers(model, self.targets, self.layers)
+        for name, layer in layers.items():
+            if self.rank > (side := min(layer.weight.shape)):
+                raise UserError(f"method.rank must be at most {side}, the smaller side of {name}, got {self.rank}")
+
+        def make(layer: nn.Linear) -> KernelChange:
+            return KernelChange(layer.weight, rank=self.rank, scale=self.scale, sparsity=self.sparsity)
+
+        return ComputedWeights(model, layers, make, "factors.safetensors")
+
+    def attach(self, model: nn.Module, optimizer: Optimizer, *, seed: int, facts_every: int) -> Unmasked:
+        """Changes nothing: the factors are in the model."""
+        return Unmasked()
