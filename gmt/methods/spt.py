@@ -1,0 +1,142 @@
+"""SPT, sensitivity-aware fine-tuning (He et al., arXiv 2303.08566, Section 3): where to tune, and in which form.
+
+An entry's sensitivity is the sum of its squared batch gradients at the base's weights. The most sensitive ones over all
+linear layers, norms and biases are chosen; each matrix then gets a LoRA, if at least rank * (inputs + outputs) /
+matrix_factor of its entries are chosen, or trains the chosen ones alone. A vector trains whole if at least one in
+vector_factor of its entries is chosen, and else not at all. As many entries are chosen as keep the parameters that
+train within the budget. Departures: conf/method/spt.yaml.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from gmt import settings
+from gmt.errors import UserError
+from gmt.methods.adapters import PeftAdapter, Unmasked
+from gmt.methods.trained_part import TrainedPart
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import nn
+    from torch.optim import Optimizer
+    from transformers import PreTrainedModel
+
+    from gmt.methods.protocol import Reshaped
+    from gmt.methods.sensitivity import Plan
+
+
+@dataclass(frozen=True, kw_only=True)
+class SensitivityAware:
+    """Trains LoRAs, single entries and vectors, where training examples say that weights are sensitive.
+
+    Args:
+        name: the word for it in tables.
+        trainable_ratio: parameters that train at most, over those of linear layers, norms and biases, in (0, 1].
+        rank, alpha: of a LoRA; its output is scaled by alpha / rank.
+        matrix_factor: at least 1; the larger, the more matrices get a LoRA.
+        vector_factor: at least 1; the larger, the more vectors train.
+        num_examples: rows of the training data whose gradients are measured.
+        batch_size: rows of one gradient that is squared.
+    """
+
+    name: str
+    trainable_ratio: float
+    rank: int
+    alpha: float
+    matrix_factor: float
+    vector_factor: float
+    num_examples: int
+    batch_size: int
+
+    def __post_init__(self) -> None:
+        settings.text("method.name", self.name)
+        ratio, rule = self.trainable_ratio, "must lie in (0, 1]"
+        settings.number("method.trainable_ratio", ratio, rule, low=0, high=1, open_low=True, open_high=False)
+        settings.integer("method.rank", self.rank, low=1)
+        settings.number("method.alpha", self.alpha, "must be above 0", low=0, open_low=True)
+        settings.number("method.matrix_factor", self.matrix_factor, "must be at least 1", low=1)
+        settings.number("method.vector_factor", self.vector_factor, "must be at least 1", low=1)
+        settings.integer("method.num_examples", self.num_examples, low=1)
+        settings.integer("method.batch_size", self.batch_size, low=1)
+
+    @property
+    def density_asked(self) -> None:
+        """Nothing is masked at a step."""
+        return None
+
+    def reshape(self, model: PreTrainedModel, *, seed: int) -> Reshaped:
+        """Freezes the model and puts a LoRA beside each matrix: what a model without weights can be tried with.
+
+        Raises:
+            UserError: the model has no linear layers, or the rank is above a matrix's smaller side.
+        """
+        from gmt.methods.computed_weights import chosen_layers
+        from gmt.methods.sensitivity import Plan
+
+        return self._put_in(model, Plan(low_rank=list(chosen_layers(model, "all-linear")), entries={}, whole=[]), seed)
+
+    def reshape_by(
+        self, model: PreTrainedModel, *, seed: int, batches: Callable[[int], Iterator[Mapping[str, Any]]]
+    ) -> Reshaped:
+        """Freezes the model and puts in what the sensitivities of its weights decide.
+
+        Raises:
+            UserError: as `reshape`; no gradient is above zero, or one is not finite; or the budget is too small.
+        """
+        from gmt.methods.sensitivity import Rule, candidates, plan, sensitivities
+
+        named = candidates(model)
+        budget = int(self.trainable_ratio * sum(p.numel() for p in named.values()))
+        measured = sensitivities(model, named, batches(self.batch_size))
+        rule = Rule(rank=self.rank, matrix_factor=self.matrix_factor, vector_factor=self.vector_factor)
+        planned = plan(measured, rule, budget)
+        if not (planned.low_rank or planned.entries or planned.whole):
+            raise UserError(
+                f"method.trainable_ratio must leave room for the most sensitive entries, and {budget} parameters do "
+                f"not, got {self.trainable_ratio}"
+            )
+        return self._put_in(model, planned, seed)
+
+    def attach(self, model: nn.Module, optimizer: Optimizer, *, seed: int, facts_every: int) -> Unmasked:
+        """Changes nothing: the parts are in the model."""
+        return Unmasked()
+
+    def _put_in(self, model: PreTrainedModel, planned: Plan, seed: int) -> SensitiveParts:
+        from gmt.methods.computed_weights import ComputedWeights
+        from gmt.methods.sensitivity import SparseChange
+
+        vectors = {name: model.get_parameter(name) for name in planned.whole}
+        whole = TrainedPart(model, vectors, file_name="vectors.safetensors")
+        layers: Any = {name: model.get_submodule(name) for name in planned.entries}
+        indices = {id(layer): planned.entries[name] for name, layer in layers.items()}
+        sparse = ComputedWeights(model, layers, lambda layer: SparseChange(indices[id(layer)]), "entries.safetensors")
+        kinds: list[Any] = [sparse] * bool(planned.entries) + [whole] * bool(planned.whole)
+        if planned.low_rank:
+            lora = PeftAdapter(
+                name=self.name, family="lora", rank=self.rank, alpha=self.alpha, targets=planned.low_rank, options={}
+            )
+            kinds.append(lora.reshape(model, seed=seed))
+        for p in [*vectors.values(), *(part.values for part in sparse.parts.values())]:  # others have frozen them
+            p.requires_grad_(True)
+        return SensitiveParts(kinds)
+
+
+class SensitiveParts:
+    """A model with several kinds of parts: LoRAs, single entries and vectors, as far as there are any."""
+
+    def __init__(self, kinds: Sequence[Any]):
+        self._kinds = kinds
+
+    def save(self, folder: Path) -> None:
+        """Write the LoRAs as peft reads them, and beside them the entries and the vectors."""
+        for kind in self._kinds:
+            kind.save(folder)
+
+    def restore(self) -> None:
+        """Merge the LoRAs and the entries into the model's weights; the vectors are the model's own."""
+        for kind in self._kinds:
+            kind.restore()
