@@ -7,6 +7,7 @@ import yaml
 
 from gmt.composition import config_dir
 from gmt.errors import UserError
+from gmt.methods.probing import ProbesExamples
 from gmt.methods.protocol import (
     AddsLoss,
     FitsOptimizers,
@@ -48,7 +49,7 @@ def default_arm() -> str:
 def reads_examples(arm: str) -> bool:
     """Return whether an arm reads training examples before it trains."""
     method = method_of(arm)
-    return isinstance(method, ReadsExamples) and method.num_examples > 0
+    return isinstance(method, ReadsExamples | ProbesExamples) and method.num_examples > 0
 
 
 def first_with(*parts: type) -> str:

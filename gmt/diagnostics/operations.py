@@ -58,6 +58,7 @@ def step_flops(run: FinishedRun) -> int:
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
+    from gmt.training.attachment import attach_method
     from gmt.training.paradigms import collator
     from gmt.training.reshaping import Examples, Reshaping
 
@@ -68,7 +69,7 @@ def step_flops(run: FinishedRun) -> int:
     read = Examples(rows=examples, collate=collate, device="cpu")
     Reshaping(run.method, model, seed=run.seed, examples=read)
     optimizer = torch.optim.AdamW(model.parameters())
-    attached = run.method.attach(model, optimizer, seed=run.seed, facts_every=0)
+    attached = attach_method(run.method, model, optimizer, seed=run.seed, facts_every=0, source=None, examples=read)
     attached.begin_epoch(0)
     size, total = run.train.micro_batch_size, 0
     for i in range(run.train.accumulation_steps):

@@ -217,3 +217,13 @@ class AttachedMask:
 
 def _metrics(facts: dict[str, Any], chosen: Sequence[str], prefix: str = "") -> dict[str, float]:
     return {prefix + key: float(facts[key]) for key in chosen if facts[key] is not None}
+
+
+def faults_of_averaging(method: str, optimizer: OptimizerFacts) -> list[str]:
+    """Return a sentence if an optimizer would move the masked entries of a method that masks the update."""
+    if not optimizer.averages_weights:
+        return []
+    return [
+        f"train.optimizer must not be {optimizer.name} for method {method}, since it averages the weights apart from "
+        "the mask, which moves masked entries"
+    ]

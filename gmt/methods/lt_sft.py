@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gmt import settings
-from gmt.methods.gradient_mask import AttachedMask, GradientMask
+from gmt.methods.gradient_mask import AttachedMask, GradientMask, faults_of_averaging
 from gmt.methods.protocol import OptimizerFacts
 
 if TYPE_CHECKING:
@@ -73,12 +73,7 @@ class LotteryTicket:
 
     def faults_with(self, optimizer: OptimizerFacts) -> list[str]:
         """Return a sentence if the optimizer would move masked entries."""
-        if not optimizer.averages_weights:
-            return []
-        return [
-            f"train.optimizer must not be {optimizer.name} for method {self.name}, since it averages the weights apart "
-            "from the mask, which moves masked entries"
-        ]
+        return faults_of_averaging(self.name, optimizer)
 
     def attach(self, model: nn.Module, optimizer: Optimizer, *, seed: int, facts_every: int) -> AttachedMask:
         """Attaches the first phase's mask, under which every entry trains that is not excluded."""

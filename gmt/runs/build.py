@@ -9,6 +9,7 @@ from typing import Any, TypeVar, cast
 from gmt import settings
 from gmt.errors import UserError, choices, within
 from gmt.merges.protocol import Merge
+from gmt.methods.probing import ProbesExamples
 from gmt.methods.protocol import (
     AddsLoss,
     FitsOptimizers,
@@ -208,7 +209,7 @@ def _faults_between(task: Task, method: Method, train: TrainSettings, resources:
                 f"resources.sharding must be none for {fault}, got {resources.sharding}"
                 for fault in method.faults_when_sharded()
             ]
-    if isinstance(method, ReadsExamples) and method.num_examples and train.paradigm != "sft":
+    if isinstance(method, ReadsExamples | ProbesExamples) and method.num_examples and train.paradigm != "sft":
         faults.append(
             f"train.paradigm must be sft for method {method.name}, which reads examples with one completion each, "
             f"got {train.paradigm}"

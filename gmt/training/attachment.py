@@ -16,14 +16,45 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from gmt.errors import UserError
 from gmt.masking.sharding import is_sharded
+from gmt.methods.probing import ProbesExamples
 from gmt.methods.protocol import Attached, CountsEntries, Method
 from gmt.methods.source_prompts import Prompts, ReadsSource
 from gmt.plug_ins import check_protocol
 from gmt.training.checkpoints import fill_adamw_state, save_method
+from gmt.training.reshaping import Examples
 from gmt.training.structure import Layout, check_layout, layout, unchanged
 
 _TORCH_TYPES = (torch.Tensor, torch.Size, torch.dtype, torch.device)
 _FACTS = ("density", "mask_seconds")  # of a mask
+
+
+def attach_method(
+    method: Method,
+    model: nn.Module,
+    optimizer: Optimizer,
+    *,
+    seed: int,
+    facts_every: int,
+    source: Prompts | None,
+    examples: Examples | None,
+) -> Attached:
+    """Put a method on a model and its optimizer, with the data that it reads; see `gmt.methods.protocol.Method.attach`.
+
+    Args:
+        source: gives source prompts, for a method that reads them.
+        examples: of the training, for a method that probes them.
+    """
+    common: dict[str, Any] = {"seed": seed, "facts_every": facts_every}
+    if isinstance(method, ReadsSource) and method.reads_source:
+        assert source is not None
+        return method.attach_with_source(model, optimizer, source=source, **common)
+    if isinstance(method, ProbesExamples) and method.num_examples:
+        assert examples is not None
+        num, rows = method.num_examples, examples
+        return method.attach_with_examples(
+            model, optimizer, batches=lambda size: rows.batches(num, size, seed=seed), **common
+        )
+    return method.attach(model, optimizer, **common)
 
 
 class Attachment(TrainerCallback):
@@ -39,6 +70,7 @@ class Attachment(TrainerCallback):
         state: what it goes on from, as `load_method` gives it.
         is_sharded: whether its state is this worker's part.
         source: for a method that reads source prompts.
+        examples: of the training, for a method that probes them.
     """
 
     def __init__(
@@ -50,9 +82,10 @@ class Attachment(TrainerCallback):
         state: dict[str, Any] | None,
         is_sharded: bool,
         source: Prompts | None = None,
+        examples: Examples | None = None,
     ):
         self._method = method
-        self._source = source
+        self._source, self._examples = source, examples
         self._seed, self._facts_every = seed, facts_every
         self._state, self._is_sharded = state, is_sharded
         self._attached: Attached | None = None
@@ -129,11 +162,15 @@ class Attachment(TrainerCallback):
                 self.attached.load_state_dict(self._state)
 
     def _attach(self, model: nn.Module, optimizer: Optimizer) -> Attached:
-        common: dict[str, Any] = {"seed": self._seed, "facts_every": self._facts_every}
-        if isinstance(self._method, ReadsSource) and self._method.reads_source:
-            assert self._source is not None
-            return self._method.attach_with_source(model, optimizer, source=self._source, **common)
-        return self._method.attach(model, optimizer, **common)
+        return attach_method(
+            self._method,
+            model,
+            optimizer,
+            seed=self._seed,
+            facts_every=self._facts_every,
+            source=self._source,
+            examples=self._examples,
+        )
 
     def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **of: Any) -> None:
         """Some methods draw anew."""

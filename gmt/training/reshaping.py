@@ -15,6 +15,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from gmt.errors import UserError
+from gmt.methods.probing import ProbesExamples
 from gmt.methods.protocol import Mergeable, Method, ReadsExamples, Reshaped, ReshapesModel, SwitchesOff
 from gmt.training.structure import check_layout, layout
 
@@ -190,10 +191,10 @@ def check_reshaping(
     Raises:
         UserError: it can't.
     """
+    if isinstance(method, ReadsExamples | ProbesExamples):
+        _check_num_examples(method.num_examples, num_rows)
     if not isinstance(method, ReshapesModel):
         return
-    if isinstance(method, ReadsExamples):
-        _check_num_examples(method.num_examples, num_rows)
     model: Any = without_weights(base())
     if is_checkpointed:
         model.activation_checkpointing_enable({"use_reentrant": False})

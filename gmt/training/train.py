@@ -19,7 +19,8 @@ from gmt.training.control import ControlCallback
 from gmt.training.memory import peak_bytes, reset_peak, state_bytes
 from gmt.training.meter import Meter, OnMetrics
 from gmt.training.optimizers import averages, evaluated_weights
-from gmt.training.paradigms import Execution, TrainingInputs, trainer_of
+from gmt.training.paradigms import Execution, TrainingInputs, collator, trainer_of
+from gmt.training.reshaping import Examples
 from gmt.training.settings import TrainSettings
 from gmt.training.trainer_patches import TrainerPatches
 from gmt.training.workers import agreed, gathered
@@ -64,6 +65,7 @@ def train(
         state=state,
         is_sharded=execution.is_sharded,
         source=inputs.source,
+        examples=Examples(rows=inputs.examples, collate=collator(settings, inputs.tokenizer), device=execution.device),
     )
     meter = Meter(attachment, on_metrics, resume)
     check_steps_together(inputs.model, inputs.tokenizer, inputs.examples, settings)

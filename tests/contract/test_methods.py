@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from gmt.methods.probing import ProbesExamples
 from gmt.methods.protocol import Attached, Method, ReshapesModel
 from gmt.methods.source_prompts import ReadsSource
 from gmt.training.optimizers import default_groups, make_optimizer
@@ -29,6 +30,12 @@ def attach(chosen: Method, model: LlamaForCausalLM, optimizer: torch.optim.Optim
     if isinstance(chosen, ReadsSource) and chosen.reads_source:
         prompts = [{"input_ids": torch.arange(length)[None]} for length in (3, 7)]
         return chosen.attach_with_source(model, optimizer, seed=seed, facts_every=1, source=lambda: iter(prompts))
+    if isinstance(chosen, ProbesExamples) and chosen.num_examples:
+        tokens = torch.arange(24).view(2, 12) % 20
+        rows = {"input_ids": tokens, "labels": tokens, "attention_mask": torch.ones_like(tokens)}
+        return chosen.attach_with_examples(
+            model, optimizer, seed=seed, facts_every=1, batches=lambda size: iter([rows])
+        )
     return chosen.attach(model, optimizer, seed=seed, facts_every=1)
 
 

@@ -1,0 +1,191 @@
+"""S2FT (Yang et al., arXiv 2412.06289): whole channels and heads train, coupled over the matrices that they go through.
+
+Channels of all layers are ranked together, and so are heads. Departures: the authors permute the matrices so that the
+chosen rows and columns come first and train these blocks alone; here they train in place, under a fixed mask, so that
+no order of query heads can go wrong, and nothing is permuted back. Under grouped-query attention a head of k and v and
+all its query heads are chosen together, unless neither k nor v trains. Biases do not train.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from gmt import settings
+from gmt.errors import UserError
+from gmt.methods.gradient_mask import AttachedMask, GradientMask, faults_of_averaging
+from gmt.methods.structures import CHANNELS, HEADS
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from torch.optim import Optimizer
+
+    from gmt.methods.channels import Part
+    from gmt.methods.probing import Batches
+    from gmt.methods.protocol import OptimizerFacts
+
+SCORES = ("random", "weight", "gradient", "activation")
+_BY_EXAMPLES = ("gradient", "activation")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StructuredSparse:
+    """Trains some channels of the feed-forward parts and some heads of the attention parts.
+
+    Args:
+        name: the word for it in tables.
+        mask_ratio: fraction of the channels, and of the heads, that do not train, in [0, 1).
+        matrices: those in which rows or columns train: up, gate and down; q, k, v and o.
+        score: what ranks a channel or head: `random`, once by the seed; `weight`, the mean magnitude of its entries;
+            `gradient`, that of their gradients; `activation`, that of its inputs to the down or o matrix.
+        keep: which end trains, the `largest` scores or the `smallest`.
+        num_examples: training rows on which gradients or activations are measured; 0 for other scores.
+    """
+
+    name: str
+    mask_ratio: float
+    matrices: Sequence[str]
+    score: str
+    keep: str
+    num_examples: int
+
+    def __post_init__(self) -> None:
+        known = (*CHANNELS, *HEADS)
+        is_list = isinstance(self.matrices, Sequence) and not isinstance(self.matrices, str)
+        if not is_list or not self.matrices or not {*self.matrices} <= {*known}:
+            raise UserError(f"method.matrices must be a list of some of {', '.join(known)}, got {self.matrices!r}")
+        settings.one_of("method.score", self.score, SCORES)
+        reads = self.score in _BY_EXAMPLES
+        if settings.integer("method.num_examples", self.num_examples, low=int(reads)) and not reads:
+            raise UserError(
+                f"method.num_examples must be 0 for method.score={self.score}, which reads none, got "
+                f"{self.num_examples}"
+            )
+        self._mask([])
+
+    @property
+    def density_asked(self) -> float:
+        """The share of channels and heads that trains."""
+        return 1 - self.mask_ratio
+
+    @property
+    def parameters(self) -> str:
+        """Which parameters train, in the words of gmt.masking.MaskSpec."""
+        return "linear_alone"
+
+    def faults_with(self, optimizer: OptimizerFacts) -> list[str]:
+        """Return a sentence if the optimizer would move masked entries."""
+        return faults_of_averaging(self.name, optimizer)
+
+    def faults_when_sharded(self) -> list[str]:
+        """Return a clause: channels are chosen of whole matrices."""
+        return [f"method {self.name}, which chooses rows and columns of whole matrices"]
+
+    def attach(self, model: nn.Module, optimizer: Optimizer, *, seed: int, facts_every: int) -> Channels:
+        """Choose channels and heads without examples.
+
+        Raises:
+            UserError: the model has no such channels or heads, or the score needs examples.
+        """
+        if self.num_examples:
+            raise UserError(f"method={self.name}: score={self.score} needs examples: call attach_with_examples")
+        return self._attach(model, optimizer, None, seed=seed, facts_every=facts_every)
+
+    def attach_with_examples(
+        self, model: nn.Module, optimizer: Optimizer, *, seed: int, facts_every: int, batches: Batches
+    ) -> Channels:
+        """Choose channels and heads by examples.
+
+        Raises:
+            UserError: the model has no such channels or heads.
+        """
+        return self._attach(model, optimizer, batches, seed=seed, facts_every=facts_every)
+
+    def _attach(
+        self, model: nn.Module, optimizer: Optimizer, batches: Batches | None, *, seed: int, facts_every: int
+    ) -> Channels:
+        from gmt.masking.given import set_keep_masks
+        from gmt.masking.parameters import names_of
+        from gmt.methods.channels import parts_of
+
+        names = names_of(model)
+        kinds = parts_of(model, self.matrices, method=self.name)
+        keep_masks: dict[str, Tensor] = {}
+        for kind, parts in zip(("channels", "heads"), kinds, strict=True):
+            scores = self._scores(model, parts, batches, f"{seed}/{kind}") if parts else []
+            for part, chosen in zip(parts, self._chosen(scores), strict=True):
+                keep_masks |= {names[weight]: keep_N for weight, keep_N in part.keep_masks(chosen)}
+        frozen = [p for p, name in names.items() if name not in keep_masks and p.requires_grad]
+        mask = self._mask([names[p] for p in frozen]).attach(model, optimizer, seed=seed, facts_every=facts_every)
+        set_keep_masks(mask.mask, keep_masks)
+        return Channels(mask.mask, self.name, frozen)
+
+    def _scores(self, model: nn.Module, parts: Sequence[Part], batches: Batches | None, draw: str) -> list[Tensor]:
+        """Return the scores of each part's units, float32 on the CPU; a larger one trains first."""
+        import random
+
+        import torch
+
+        from gmt.methods.probing import gradients, input_magnitudes
+
+        match self.score:
+            case "random":
+                generator = random.Random(draw)
+                return [torch.tensor([generator.random() for _ in range(part.num_units)]) for part in parts]
+            case "weight":
+                scores = [part.means(lambda weight: weight) for part in parts]
+            case "gradient":
+                assert batches is not None
+                weights = [module.weight for part in parts for module in part.modules.values()]
+                by_weight = dict(zip(weights, gradients(model, weights, batches), strict=True))
+                scores = [part.means(lambda weight: by_weight[weight]) for part in parts]
+            case _:
+                assert batches is not None
+                magnitudes = input_magnitudes(model, [part.last for part in parts], batches)
+                scores = [part.input_means(of_part) for part, of_part in zip(parts, magnitudes, strict=True)]
+        return [-score if self.keep == "smallest" else score for score in scores]
+
+    def _chosen(self, scores: Sequence[Tensor]) -> list[Tensor]:
+        """Return which units train, ranked over all parts together; of ties the first. bool of shape [num_units]."""
+        import torch
+
+        from gmt.masking.rule import num_masked
+
+        if not scores:
+            return []
+        sizes = [len(score) for score in scores]
+        order = torch.cat(list(scores)).argsort(descending=True, stable=True)
+        chosen = torch.zeros(sum(sizes), dtype=torch.bool)
+        chosen[order[: sum(sizes) - num_masked(self.mask_ratio, sum(sizes))]] = True
+        return list(chosen.split(sizes))
+
+    def _mask(self, frozen: Sequence[str]) -> GradientMask:
+        return GradientMask(
+            name=self.name,
+            mask_ratio=self.mask_ratio,
+            signal="gradient",  # has no effect: the entries are set
+            scope="global",
+            refresh="once",
+            mask_on="update",
+            moments="dense",
+            keep=self.keep,
+            exclude=frozen,
+            excluded="frozen" if frozen else "dense",
+        )
+
+
+class Channels(AttachedMask):
+    """Chosen channels and heads at work; what holds none of them gets no gradient."""
+
+    def __init__(self, mask: Any, name: str, frozen: Sequence[nn.Parameter]):
+        super().__init__(mask, name)
+        self._frozen = frozen
+        for p in frozen:
+            p.requires_grad_(False)
+
+    def detach(self) -> None:
+        """Take the mask off the optimizer, and let every parameter train again."""
+        super().detach()
+        for p in self._frozen:
+            p.requires_grad_(True)
