@@ -37,7 +37,7 @@ class Part:
     last: nn.Linear
     num_units: int
 
-    def means(self, of_matrix: Callable[[nn.Parameter], Tensor]) -> Tensor:
+    def means(self, of_matrix: Callable[[Tensor], Tensor]) -> Tensor:
         """Return the mean of a tensor's magnitudes over each unit's entries of all matrices, shape [num_units]."""
         sums = torch.zeros(self.num_units, dtype=torch.float64)
         num_entries = 0
@@ -52,7 +52,7 @@ class Part:
         """Return the mean over each unit's input features of the last module, from [in] to [num_units]."""
         return magnitudes.reshape(self.num_units, -1).mean(1).cpu()
 
-    def keep_masks(self, chosen: Tensor) -> Iterator[tuple[nn.Parameter, Tensor]]:
+    def keep_masks(self, chosen: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield each matrix with the entries of chosen units, bool of shape [N]; `chosen` has shape [num_units]."""
         for word, module in self.modules.items():
             rows, columns = module.weight.shape

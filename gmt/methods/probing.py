@@ -50,7 +50,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         model.train(was_training)
 
 
-def gradients(model: nn.Module, parameters: Sequence[nn.Parameter], batches: Batches) -> list[Tensor]:
+def gradients(model: nn.Module, parameters: Sequence[Tensor], batches: Batches) -> list[Tensor]:
     """Return the gradients of the mean loss over all labelled tokens of the examples, in float32.
 
     The parameters' own `grad` stays as it is, and no hook on it is called.

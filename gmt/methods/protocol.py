@@ -270,10 +270,9 @@ class TrainsInPhases(Protocol):
         *,
         base: Callable[[], PreTrainedModel],
     ) -> Mapping[str, Tensor]:
-        """Return the tensors of a phase for later ones, such as a mask; called after each phase but the last.
+        """Return tensors of a phase, such as a mask, for later ones; called after each phase but the last.
 
-        Args:
-            number, model, carried, base: as for `begin_phase`; the model is as the phase has trained it.
+        The arguments are those of `begin_phase`, after the phase has trained the model.
         """
         ...
 

@@ -109,7 +109,7 @@ class StructuredSparse:
         from gmt.masking.parameters import names_of
         from gmt.methods.channels import parts_of
 
-        names = names_of(model)
+        names: dict[Any, str] = dict(names_of(model))
         kinds = parts_of(model, self.matrices, method=self.name)
         keep_masks: dict[str, Tensor] = {}
         for kind, parts in zip(("channels", "heads"), kinds, strict=True):
@@ -158,7 +158,7 @@ class StructuredSparse:
         order = torch.cat(list(scores)).argsort(descending=True, stable=True)
         chosen = torch.zeros(sum(sizes), dtype=torch.bool)
         chosen[order[: sum(sizes) - num_masked(self.mask_ratio, sum(sizes))]] = True
-        return list(chosen.split(sizes))
+        return list(torch.split(chosen, sizes))
 
     def _mask(self, frozen: Sequence[str]) -> GradientMask:
         return GradientMask(

@@ -29,6 +29,11 @@ def test_what_is_frozen_costs_no_gradient_and_what_is_masked_does(tmp_path: Path
     assert sft == gmt > hft
 
 
+def test_a_budget_of_operations_holds(tmp_path: Path) -> None:
+    sft, green = (step_flops(finished(run_of(tmp_path, f"method={method}"))) for method in ("sft", "green"))
+    assert 0.4 * sft < green <= 0.5 * sft
+
+
 def test_more_accumulation_is_more_operations(tmp_path: Path) -> None:
     one, two = (step_flops(finished(run_of(tmp_path, f"train.accumulation_steps={n}"))) for n in (1, 2))
     assert two == pytest.approx(2 * one, rel=0.2)

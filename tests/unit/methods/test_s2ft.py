@@ -13,6 +13,8 @@ from gmt.methods.s2ft import StructuredSparse
 from tests.integration.test_prepare import run_of
 from tests.model_families import model_of
 
+pytestmark = pytest.mark.heavy
+
 GROUPED = {"hidden_size": 32, "intermediate_size": 20, "num_hidden_layers": 3, "num_attention_heads": 8}
 GROUPED |= {"num_key_value_heads": 2, "vocab_size": 20, "attention_bias": True, "tie_word_embeddings": True}
 ALL = ("up", "gate", "down", "q", "k", "v", "o")

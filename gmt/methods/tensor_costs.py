@@ -1,0 +1,124 @@
+"""Operations of a forward and a backward pass, tensor by tensor, as PyTorch's dispatcher counts matrix products.
+
+A product of an input and a matrix costs as much again for the gradient of each; a product of two activations, as in
+attention, costs twice as much again for both gradients. Knows nothing of methods.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from gmt.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorCosts:
+    """The operations of a mini-batch, for tensors in the order in which the forward pass first uses them.
+
+    Args:
+        parameters: the tensors.
+        of_weights: operations of each one's gradient.
+        of_path: operations that carry the gradient from the loss down to each, its own module's left out.
+        forward: operations of the forward pass.
+        total: operations of the forward and the backward pass where everything trains.
+    """
+
+    parameters: Sequence[nn.Parameter]
+    of_weights: Sequence[int]
+    of_path: Sequence[int]
+    forward: int
+    total: int
+
+
+@dataclass(frozen=True)
+class _Use:
+    """A call of a module: its operations without those of the modules that it calls."""
+
+    module: nn.Module
+    num_operations: int
+
+
+def tensor_costs(model: nn.Module, batch: Mapping[str, Any], *, method: str) -> TensorCosts:
+    """Count the operations of a mini-batch.
+
+    Raises:
+        UserError: a module multiplies by several matrices, or the model does more than is counted by tensors.
+    """
+    uses = _uses(model, batch)
+    first: dict[nn.Parameter, int] = {}
+    of_weights: dict[nn.Parameter, int] = {}
+    of_input: list[int] = []
+    for i, use in enumerate(uses):
+        own = [p for p in use.module.parameters(recurse=False) if p.requires_grad]
+        matrices = [p for p in own if p.ndim > 1]
+        if len(matrices) > 1 or any(p.ndim > 2 for p in matrices):  # the counter knows no products of experts
+            raise UserError(
+                f"method={method} needs modules that multiply by one matrix each, and a {type(use.module).__name__} of "
+                "this model has several"
+            )
+        for p in own:
+            first.setdefault(p, i)
+            of_weights[p] = of_weights.get(p, 0) + (use.num_operations if p.ndim > 1 else 0)
+        of_input.append(use.num_operations * (1 if matrices else 2))
+    above = [sum(of_input[i + 1 :]) for i in range(len(uses))]
+    parameters = sorted(first, key=lambda p: first[p])
+    forward = sum(use.num_operations for use in uses)
+    total = forward + sum(of_weights.values()) + sum(of_input)
+    if (counted := _counted(model, batch)) > total:
+        raise UserError(
+            f"method={method} can't keep a budget with this model: a step takes {counted:,} operations, of which its "
+            f"tensors account for {total:,}"
+        )
+    return TensorCosts(
+        parameters=parameters,
+        of_weights=[of_weights[p] for p in parameters],
+        of_path=[above[first[p]] for p in parameters],
+        forward=forward,
+        total=total,
+    )
+
+
+def _uses(model: nn.Module, batch: Mapping[str, Any]) -> list[_Use]:
+    """Run the model and return its modules' calls in the order in which they end."""
+    uses: list[_Use] = []
+    open_calls: list[list[int]] = []  # of each call under way: the count when it began, and what it called has taken
+    # the counter knows no operations of the CPU's fused attention
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.no_grad():
+
+        def begin(module: nn.Module, inputs: Any) -> None:
+            open_calls.append([counter.get_total_flops(), 0])
+
+        def end(module: nn.Module, inputs: Any, outputs: Any) -> None:
+            began, of_others = open_calls.pop()
+            taken = counter.get_total_flops() - began
+            uses.append(_Use(module, taken - of_others))
+            if open_calls:
+                open_calls[-1][1] += taken
+
+        hooks = [
+            hook for m in model.modules() for hook in (m.register_forward_pre_hook(begin), m.register_forward_hook(end))
+        ]
+        try:
+            model(**batch, use_cache=False)
+        finally:
+            for hook in hooks:
+                hook.remove()
+    return uses
+
+
+def _counted(model: nn.Module, batch: Mapping[str, Any]) -> int:
+    """Return the operations of a forward and a backward pass as a whole."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.enable_grad():
+        loss = model(**batch, use_cache=False).loss
+        before: int = counter.get_total_flops()
+    with FlopCounterMode(display=False) as counter:
+        torch.autograd.grad(loss, trained, allow_unused=True)
+    return before + int(counter.get_total_flops())
