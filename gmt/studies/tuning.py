@@ -99,11 +99,13 @@ def compared(point: Point, tuning: TuningSettings, value: float) -> Point:
 def trial(point: Point, tuning: TuningSettings, value: float) -> Point:
     """The run that tries a value for a choice of which `point` is any point."""
     others = {key: to_override_value(given) for key, given in tuning.overrides.items()}
-    kept = _without(point.overrides, (_SEED, *others))
+    own = {_key(text): text for text in _without(point.overrides, (_SEED,))}
+    # In the places of the comparison's values: groups in one order are composed once for both.
+    own |= {key: f"{key}={given}" for key, given in others.items()}
     value_of = _override(tuning.setting, value)
     return Point(
         arm=point.arm,
-        overrides=(*kept, *(f"{key}={given}" for key, given in others.items()), value_of),
+        overrides=(*own.values(), value_of),
         varied=(*_without(point.varied, (_SEED, *others)), value_of),
         stage="tuning",
     )
