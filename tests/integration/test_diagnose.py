@@ -207,7 +207,7 @@ def command(overrides: Sequence[str], root: Path) -> None:
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [
-        ([], r"gmt diagnose needs diagnostic=NAME; choices: drift, "),
+        ([], r"gmt diagnose needs diagnostic=NAME; choices: activation_geometry, drift, "),
         (["diagnostic=drifft"], r"there is no diagnostic 'drifft'; did you mean 'drift'"),
         (
             ["diagnostic=drift", "diagnostic.batch_size=0"],
