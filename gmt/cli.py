@@ -4,10 +4,8 @@
 130: stopped by Ctrl-C.
 """
 
-import argparse
 import os
 import sys
-import textwrap
 import traceback
 from collections.abc import Callable, Sequence
 from importlib import metadata
@@ -15,6 +13,24 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
 
+from gmt.command_options import (
+    BRIEF,
+    BROWSER,
+    DELTA,
+    DIRTY,
+    DRY_RUN,
+    FOLLOW,
+    FORCE,
+    JOB,
+    MERGED,
+    OPERATIONS,
+    PEFT,
+    PORT,
+    RUN,
+    RUNS,
+    Parser,
+    parse,
+)
 from gmt.credentials import refuse_secrets, without_secrets
 from gmt.errors import MachineFault, NoAnswer, RunFailed, UserError, choices
 from gmt.machine_faults import machine_fault
@@ -154,14 +170,20 @@ def _plan(rest: Sequence[str]) -> None:
     from gmt.commands.plan import plan
 
     about = "The runs of a study, what became of them, and what the rest will cost. Starts nothing."
-    options = _parse("plan", about, rest, _RUNS)
+    options = parse("plan", about, rest, RUNS)
     plan(options.overrides, options.config_dir, every_run=options.runs)
 
 
 def _report(rest: Sequence[str]) -> None:
     from gmt.commands.report import report
 
-    options = _parse("report", "Figures and tables of a study, from its run records.", rest, _DIRTY, _OPERATIONS)
+    options = parse(
+        "report",
+        "Figures and tables of a study, from its run records.",
+        rest,
+        DIRTY,
+        OPERATIONS,
+    )
     report(options.overrides, options.config_dir, dirty=options.dirty, operations=options.operations)
 
 
@@ -181,7 +203,7 @@ def _diagnose(rest: Sequence[str]) -> None:
         "  gmt diagnose study=quickstart diagnostic=sharpness diagnostic.rho=0.001,0.002\n"
         "The weights must have been kept (record.keep_weights=true); operations needs none.\n"
     )
-    options = _parse("diagnose", about, rest, more=more)
+    options = parse("diagnose", about, rest, more=more)
     diagnose_study(options.overrides, options.config_dir)
 
 
@@ -189,7 +211,7 @@ def _show(rest: Sequence[str]) -> None:
     from gmt.commands.show import show
 
     about = "One run record: what came out, then its settings. RUN is a run id or its first digits."
-    options = _parse("show", about, rest, _RUN, _BRIEF)
+    options = parse("show", about, rest, RUN, BRIEF)
     show(options.run, options.overrides, options.config_dir, brief=options.brief)
 
 
@@ -201,7 +223,16 @@ def _export(rest: Sequence[str]) -> None:
         "Writes a finished run for other programs, whole or not at all. RUN is a run id or its first digits. The run "
         "must have kept its weights (record.keep_weights=true). docs/exporting.md says how each is loaded."
     )
-    options = _parse("export", about, rest, _RUN, _DELTA, _PEFT, _MERGED, _FORCE)
+    options = parse(
+        "export",
+        about,
+        rest,
+        RUN,
+        DELTA,
+        PEFT,
+        MERGED,
+        FORCE,
+    )
     paths = {kind: getattr(options, kind) for kind in KINDS}
     export(options.run, options.overrides, options.config_dir, paths=paths, force=options.force)
 
@@ -214,7 +245,7 @@ def _ui(rest: Sequence[str]) -> None:
         "machine can open it. With study=NAME the link leads to that study. "
         "docs/dashboard.md says how to serve it to others."
     )
-    options = _parse("ui", about, rest, _PORT, _BROWSER)
+    options = parse("ui", about, rest, PORT, BROWSER)
     serve(options.overrides, options.config_dir, options.port, browser=options.browser)
 
 
@@ -225,7 +256,7 @@ def _sync(rest: Sequence[str]) -> None:
         "Brings MLflow level with the run records: after its server was away, or to make a lost store again. Each "
         "value is written once, however often this is called. Besides study=NAME it takes the ids of single runs."
     )
-    options = _parse("sync", about, rest)
+    options = parse("sync", about, rest)
     sync(options.overrides, options.config_dir)
 
 
@@ -233,7 +264,7 @@ def _check(rest: Sequence[str]) -> None:
     _take_out_variables()
     from gmt.commands.check import ABOUT, print_checks
 
-    options = _parse("check", ABOUT, rest)
+    options = parse("check", ABOUT, rest)
     print_checks(options.overrides, options.config_dir)
 
 
@@ -265,95 +296,35 @@ def _submit(rest: Sequence[str]) -> None:
         "cluster; slurm: sbatch; kuberay: a RayJob. The settings of each are in conf/cluster. Submit again what was "
         "preempted or stopped: it goes on where it was. docs/clusters.md says what must be shared."
     )
-    options = _parse("submit", about, rest, _DRY_RUN)
+    options = parse("submit", about, rest, DRY_RUN)
     submit(options.overrides, options.config_dir, dry_run=options.dry_run)
 
 
 def _jobs(rest: Sequence[str]) -> None:
     from gmt.commands.jobs import jobs
 
-    options = _parse("jobs", "The jobs that were submitted to cluster=NAME.", rest)
+    options = parse("jobs", "The jobs that were submitted to cluster=NAME.", rest)
     jobs(options.overrides, options.config_dir)
 
 
 def _logs(rest: Sequence[str]) -> None:
     from gmt.commands.jobs import logs
 
-    options = _parse("logs", "What a job writes. JOB is what `gmt submit` and `gmt jobs` print.", rest, _JOB, _FOLLOW)
+    options = parse(
+        "logs",
+        "What a job writes. JOB is what `gmt submit` and `gmt jobs` print.",
+        rest,
+        JOB,
+        FOLLOW,
+    )
     logs(options.job, options.overrides, options.config_dir, follow=options.follow)
 
 
 def _stop(rest: Sequence[str]) -> None:
     from gmt.commands.jobs import stop
 
-    options = _parse("stop", "Ends a job. What its runs have recorded stays.", rest, _JOB)
+    options = parse("stop", "Ends a job. What its runs have recorded stays.", rest, JOB)
     stop(options.job, options.overrides, options.config_dir)
-
-
-_HELP_WIDTH = 100
-_Argument = tuple[str, dict[str, Any]]
-_RUN: _Argument = ("run", {"metavar": "RUN"})
-_JOB: _Argument = ("job", {"metavar": "JOB"})
-_RUNS: _Argument = (
-    "--runs",
-    {"action": "store_true", "help": "a line for each run, however many there are"},
-)
-_BRIEF: _Argument = ("--brief", {"action": "store_true", "help": "leave the settings out"})
-_DELTA: _Argument = (
-    "--delta",
-    {
-        "metavar": "FILE",
-        "help": "indices and values of the changed entries, as safetensors; in a folder: delta.safetensors",
-    },
-)
-_PEFT: _Argument = (
-    "--peft",
-    {
-        "metavar": "FOLDER",
-        "help": "an adapter for peft: the run's own, or Super-Tuning for a run that changed linear layers alone",
-    },
-)
-_MERGED: _Argument = ("--merged", {"metavar": "FOLDER", "help": "whole weights with tokenizer, for transformers"})
-_FORCE: _Argument = ("--force", {"action": "store_true", "help": "replace an export that is there"})
-_PORT: _Argument = ("--port", {"type": int, "default": None, "help": "default: 5000, or the next free one"})
-_BROWSER: _Argument = ("--browser", {"action": "store_true", "help": "open a browser at the page"})
-_DIRTY: _Argument = (
-    "--dirty",
-    {"action": "store_true", "help": "take runs that were made from a checkout with uncommitted changes, too"},
-)
-_OPERATIONS: _Argument = (
-    "--operations",
-    {
-        "action": "store_true",
-        "help": "count the floating-point operations of a step first: a second or two for each choice",
-    },
-)
-_DRY_RUN: _Argument = ("--dry-run", {"action": "store_true", "help": "show what would be submitted; start nothing"})
-_FOLLOW: _Argument = ("--follow", {"action": "store_true", "help": "go on until the job ends"})
-
-
-class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one sentence."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raises a UserError in place of usage and exit."""
-        raise UserError(f"{message}; `{self.prog} --help` shows what the command takes")
-
-
-def _parse(
-    command: str, about: str, rest: Sequence[str], *arguments: _Argument, more: str | None = None
-) -> argparse.Namespace:
-    parser = Parser(prog=f"gmt {command}", description=about)
-    if more is not None:  # after the options, with its own line breaks
-        parser.description, parser.epilog = textwrap.fill(about, _HELP_WIDTH), more
-        parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    for name, options in arguments:
-        parser.add_argument(name, **options)
-    parser.add_argument(
-        "overrides", nargs="*", default=[], metavar="KEY=VALUE", help="Hydra overrides, e.g. study=quickstart"
-    )
-    parser.add_argument("--config-dir", "-cd", default=None, help="a config folder of your own, searched first")
-    return parser.parse_intermixed_args(list(rest))
 
 
 _COMMANDS: dict[str, Callable[[Sequence[str]], Any]] = {

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
     from transformers import PreTrainedModel
 
-    from gmt.methods.protocol import Reshaped
+    from gmt.methods.reshaped import Reshaped
 
 
 @dataclass(frozen=True, kw_only=True)

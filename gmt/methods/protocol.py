@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from torch import Tensor, nn
     from torch.optim import Optimizer
     from transformers import PreTrainedModel
+
+    from gmt.methods.reshaped import Reshaped
 
 
 class Method(Protocol):
@@ -37,8 +36,8 @@ class Method(Protocol):
 
         What may not change, here or later: the model's parameters, buffers and modules (neither added, removed nor
         replaced), the optimizer's parameters, and what a module computes; gmt/training/structure.py refuses it, and
-        `ReshapesModel` is where it can be done. Values,
-        `requires_grad`, hooks on gradients and on the optimizer, and forward hooks that only look are the method's.
+        `ReshapesModel` may do it. Values, `requires_grad`, hooks on gradients and on the optimizer, and forward hooks
+        that only look are the method's.
 
         Args:
             model: to be trained.
@@ -274,35 +273,6 @@ class TrainsInPhases(Protocol):
 
         The arguments are those of `begin_phase`, after the phase has trained the model.
         """
-        ...
-
-
-class Reshaped(Protocol):
-    """A model with a method's parts in it. Unless it is `Mergeable`, it is evaluated with these parts."""
-
-    def save(self, folder: Path) -> None:
-        """Writes what was learnt, without the model's own weights, as safetensors."""
-        ...
-
-
-@runtime_checkable
-class Mergeable(Protocol):
-    """An optional part of Reshaped: the trained parts can be merged into the model's own parameters."""
-
-    def restore(self) -> None:
-        """Merges what was learnt into the model's own parameters, in place.
-
-        The model then has the modules and the names of parameters that it had before, and is evaluated as such.
-        """
-        ...
-
-
-@runtime_checkable
-class SwitchesOff(Protocol):
-    """An optional part of Reshaped: its parts can be switched off, so that DPO needs no second model."""
-
-    def switched_off(self) -> AbstractContextManager[None]:
-        """Inside the block, the model computes the same as before it was reshaped, bit for bit."""
         ...
 
 

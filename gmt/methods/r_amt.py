@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
     from transformers import PreTrainedModel
 
-    from gmt.methods.protocol import LossTerm, Reshaped
+    from gmt.methods.protocol import LossTerm
+    from gmt.methods.reshaped import Reshaped
     from gmt.methods.weight_masks import ScoresAboveThreshold
 
 _INPUTS = ("input_ids", "attention_mask", "position_ids")

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from gmt.methods.kernel_change import KernelChange
-    from gmt.methods.protocol import Reshaped
+    from gmt.methods.reshaped import Reshaped
 
 
 @dataclass(frozen=True, kw_only=True)

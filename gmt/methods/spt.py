@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
     from transformers import PreTrainedModel
 
-    from gmt.methods.protocol import Reshaped
+    from gmt.methods.reshaped import Reshaped
     from gmt.methods.sensitivity import Plan
 
 

@@ -16,7 +16,8 @@ from transformers import PreTrainedModel
 
 from gmt.errors import UserError
 from gmt.methods.probing import ProbesExamples
-from gmt.methods.protocol import Mergeable, Method, ReadsExamples, Reshaped, ReshapesModel, SwitchesOff
+from gmt.methods.protocol import Method, ReadsExamples, ReshapesModel
+from gmt.methods.reshaped import Mergeable, Reshaped, SwitchesOff
 from gmt.training.structure import check_layout, layout
 
 
