@@ -90,7 +90,7 @@ class RegularizedMaskTuning:
         return ComputedWeights(model, chosen_layers(model, self.targets, self.layers), make, "masks.safetensors")
 
     def loss_term(self, model: PreTrainedModel, *, base: Callable[[], PreTrainedModel]) -> LossTerm:
-        """Return the divergence from the base, over twins of the scores, and the norms of the scores."""
+        """Return the norms of the scores; the divergence from the base gives gradients to twins of the scores."""
         import torch
 
         from gmt.methods.computed_weights import switched_off
@@ -106,7 +106,9 @@ class RegularizedMaskTuning:
             with _twins(parts):
                 logits = model(**inputs, use_cache=False).logits
             norms = torch.stack([torch.linalg.vector_norm(part.scores) for part in parts])
-            return divergence(of_base, logits, _labelled(batch)) + self.strength * norms.sum()
+            from_base = divergence(of_base, logits, _labelled(batch))
+            # its gradients alone matter: no weight minimises it, so its value is no part of the loss that is logged
+            return from_base - from_base.detach() + self.strength * norms.sum()
 
         return term
 
