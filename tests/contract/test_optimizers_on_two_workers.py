@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gmt.methods.l2_sp import L2ToStartingPoint
 from gmt.methods.layerwise import LayerwiseRates
-from gmt.methods.protocol import AddsLoss, MakesGroups, Method, maker_of_optimizer
+from gmt.methods.protocol import AddsLoss, MakesGroups, Method, ReshapesModel, maker_of_optimizer
 from gmt.training.optimizers import OPTIMIZERS, is_installed
 from tests.arms import ARMS, method_of, works_on_two_workers
 from tests.processes import in_ranks
@@ -20,8 +20,13 @@ GROUPS = LayerwiseRates(name="groups", rate_decay=0.5)
 
 
 def changes_the_step(arm: str) -> bool:
-    """Return whether an arm makes an optimizer or its groups, or adds to the loss."""
+    """Return whether an arm makes an optimizer or its groups, or adds to the loss, for the parameters of the model itself.
+
+    tests/contract/test_workers.py trains those that reshape the model.
+    """
     method = method_of(arm)
+    if isinstance(method, ReshapesModel):
+        return False
     return isinstance(method, MakesGroups | AddsLoss) or maker_of_optimizer(method) is not None
 
 
