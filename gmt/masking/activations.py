@@ -1,7 +1,7 @@
 """Sums over what linear layers read or write, gathered by forward hooks that only look.
 
-They are taken in the training passes of the model, without padding, over the micro-batches and processes of the steps
-since the mask was last made; or once, over batches that the caller gives.
+They are taken in the training passes of the model, without padding and without batches that have no label, over the
+micro-batches and processes of the steps since the mask was last made; or once, over batches that the caller gives.
 
 Shape suffixes: F features of a layer, inputs or outputs; T tokens of a batch.
 """
@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from gmt.masking.grains import is_transposed
 from gmt.masking.parameters import Ranked, is_linear
 from gmt.masking.signals import INPUTS, Row
+
+_IGNORED = -100  # the label that torch's cross entropy leaves out
 
 Batches = Callable[[], Iterable[Mapping[str, Any]]]
 
@@ -39,6 +41,7 @@ class Activations:
         self._is_seen = False
         self._depth = 0  # of nested forward passes that count, of a model or of its part without a head
         self._padding: Tensor | None = None
+        self._has_labels: Tensor | None = None  # of the batch, if it comes with labels: a blank has none
         self._handles: list[Any] = []
 
     def watch(self, names: Mapping[nn.Parameter, str]) -> None:
@@ -90,12 +93,12 @@ class Activations:
 
     def _add_up(self) -> None:
         here = torch.cat(list(self._here_F.values()))
-        if not self._is_seen or not bool(here.any()):  # the latter where the layers of a compiled model run no hooks
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.all_reduce(here)  # of a process that saw blanks alone, zeros
+        if not bool(here.any()):  # so too where the layers of a compiled model run no hooks
             raise ValueError(
                 f"signal={self._row.name} saw no forward pass of the model in training mode before this step"
             )
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.all_reduce(here)
         parts = torch.split(here, [len(seen_F) for seen_F in self._here_F.values()])
         for name, seen_F in zip(self._here_F, parts, strict=True):
             self._sums_F[name] += seen_F
@@ -141,6 +144,8 @@ class Activations:
         if self._depth == 0:
             given = inspect.signature(module.forward).bind_partial(*args, **kwargs).arguments
             self._padding = given.get("attention_mask")
+            labels = given.get("labels")
+            self._has_labels = None if labels is None else (labels != _IGNORED).any()
         self._depth += 1
         self._is_seen = True
 
@@ -153,7 +158,10 @@ class Activations:
             # A pass that checkpointing does again, in backward, lies outside the model's own.
             if self._depth:
                 x = args[0] if INPUTS in self._row.needs else output
-                self._here_F[name] += _sum(x.detach(), self._padding, self._row, name)
+                sum_F = _sum(x.detach(), self._padding, self._row, name)
+                if self._has_labels is not None:
+                    sum_F = torch.where(self._has_labels, sum_F, 0)
+                self._here_F[name] += sum_F
 
         return look
 
