@@ -109,6 +109,8 @@ class Mask:
         return {
             "step": self._step,
             "density": self._density,
+            "num_entries": self._num_entries,
+            "num_whole": self._num_whole,
             "masks": {n: pack(mask) for n, mask in self._masks.items()} if self.spec.outlives_a_step else {},
             "sums": dict(self._sums),
             "activations": self._activations.state_dict() if self._activations else {},
@@ -126,6 +128,8 @@ class Mask:
             if name not in here:
                 raise ValueError(f"the mask's state holds {name}, which the model does not")
         self._step, self._density = state["step"], state["density"]
+        self._num_entries = state.get("num_entries", 0)  # states from before it was counted lack both
+        self._num_whole = state.get("num_whole", 0)
         self._masks = {n: unpack(m, here[n].numel()).to(here[n].device) for n, m in state["masks"].items()}
         self._sums = {n: s.to(here[n].device) for n, s in state["sums"].items()}
         self._sample.load_state_dict(state["sample"])

@@ -65,7 +65,8 @@ def excluded_parameters(
         linear = {module.weight for module in model.modules() if is_linear(module)}
         others = {p for p, name in names.items() if p not in linear or layer_of(name) == name}
     frozen = named if spec.excluded == "frozen" else set()
-    return frozenset(named | others), frozenset(frozen | (others if spec.parameters == "linear_alone" else set()))
+    left_out = others - named if spec.parameters == "linear_alone" else set()
+    return frozenset(named | others), frozenset(frozen | left_out)
 
 
 def flat(tensor: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from gmt.masking import MaskSpec, NonFiniteGradientError, attach
+from gmt.optimizers.packed_adamw import PackedAdamW
 from tests.unit.masking.conftest import model_and_batch
 
 pytestmark = pytest.mark.usefixtures("counted_by")
@@ -153,6 +154,43 @@ def test_excluded_parameters_train_densely_or_not_at_all() -> None:
         assert moved["2.weight"] == 8  # of 15 entries floor(7.5) are masked
         assert moved["0.weight"] == (30 if excluded == "dense" else 0)
         assert moved["0.bias"] == (5 if excluded == "dense" else 0)
+
+
+@pytest.mark.parametrize("excluded", ["dense", "frozen"])
+def test_excluded_parameters_follow_their_setting_where_linear_layers_train_alone(excluded: str) -> None:
+    torch.manual_seed(0)
+    model, batch = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)), torch.randn(3, 4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    spec = MaskSpec(mask_ratio=0.5, parameters="linear_alone", exclude=("1.*",), excluded=excluded)
+    mask = attach(model, optimizer, spec)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    model(batch).pow(2).sum().backward()
+    optimizer.step()
+    moved = {name: int((p != before[name]).sum()) for name, p in model.named_parameters()}
+    weight, bias = (16, 4) if excluded == "dense" else (0, 0)
+    assert moved == {"0.weight": 8, "0.bias": 0, "1.weight": weight, "1.bias": bias}
+    assert mask.num_trained() == 8 + weight + bias
+
+
+@pytest.mark.parametrize("moments", ["masked", "packed"])
+def test_entries_are_counted_after_a_checkpoint_without_another_step(moments: str) -> None:
+    model, batch = model_and_batch()
+    kind = PackedAdamW if moments == "packed" else torch.optim.AdamW
+    optimizer = kind(model.parameters(), lr=0.1)
+    name = next(name for name, _ in model.named_parameters())
+    spec = MaskSpec(mask_ratio=0.6, refresh="once", mask_on="update", moments=moments, exclude=(name,))
+    mask = attach(model, optimizer, spec)
+    model(batch).pow(2).sum().backward()
+    optimizer.step()
+    counts, state = (mask.num_trained(), mask.num_touched()), mask.state_dict()
+    assert counts[0] > model.get_parameter(name).numel()
+    mask.detach()
+    mask = attach(model, optimizer, spec)
+    mask.load_state_dict(state)
+    assert (mask.num_trained(), mask.num_touched()) == counts
+    older = {key: value for key, value in state.items() if key not in ("num_entries", "num_whole")}
+    mask.load_state_dict(older)
+    assert mask.num_trained() == 0
 
 
 def test_a_mask_of_several_steps_stays_and_is_made_anew_in_time() -> None:
