@@ -1,13 +1,13 @@
 """What a mask can't work with, found out before the first step, each in one sentence."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import nn
 
 from gmt.masking import trial
-from gmt.masking.parameters import DTYPES, is_excluded
+from gmt.masking.parameters import DTYPES, is_excluded, layer_of
 from gmt.masking.sharding import is_sharded
 from gmt.masking.signals import FIRST_MOMENT, ChecksShapes, row_of
 from gmt.masking.spec import MaskSpec
@@ -72,7 +72,8 @@ def check_parameters(
 
     Raises:
         ValueError: a parameter has no name or a dtype that can't be ranked, a pattern fits no parameter, the signal is
-            a first moment that the optimizer does not keep, the signal can't score a parameter's shape, a parameter is
+            a first moment that the optimizer does not keep, the signal can't score a parameter's shape, experts in one
+            tensor are neither ranked nor excluded, a parameter is
             sharded and must be whole, or the optimizer steps for autograd to see.
     """
     held = [(group, p) for group in optimizer.param_groups for p in group["params"]]
@@ -85,6 +86,8 @@ def check_parameters(
         raise ValueError(
             f"parameters={spec.parameters}: the optimizer holds no weight of a linear layer inside a numbered layer"
         )
+    if spec.parameters != "all":
+        _refuse_fused_experts([names[p] for _, p in held if p.ndim > 2], spec)
     for group, p in held:
         name = names[p]
         if p in excluded:
@@ -106,6 +109,21 @@ def check_parameters(
     if spec.mask_ratio and FIRST_MOMENT in row_of(spec.signal).needs:
         for group, p, _ in _one_of_each_kind(optimizer, excluded):
             trial.first_moment(optimizer, group, p)
+
+
+def _refuse_fused_experts(names: Iterable[str], spec: MaskSpec) -> None:
+    """Refuses tensors of numbered layers that hold several matrices, as of experts, and that no pattern names.
+
+    Args:
+        names: of the parameters of more than two dimensions.
+        spec: the mask's settings, with `parameters` other than all.
+    """
+    for name in names:
+        if layer_of(name) != name and not is_excluded(name, spec.exclude):
+            raise ValueError(
+                f"parameters={spec.parameters}: {name} has more than two dimensions, as experts in one tensor have, "
+                "and can't be ranked as a linear layer, so that exclude must name it"
+            )
 
 
 def moment_keys(

@@ -265,3 +265,24 @@ def test_the_state_of_another_model() -> None:
     other = nn.ModuleDict({"other": nn.Linear(4, 4)})
     with pytest.raises(ValueError, match="the mask's state holds weight, which the model does not"):
         attach(other, sgd(other), spec).load_state_dict(states[0])
+
+
+class Experts(nn.Module):
+    """A feed-forward layer whose experts lie in one tensor, as transformers builds them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(4, 4)])
+        self.layers[0].experts = nn.Parameter(torch.randn(2, 4, 4))
+
+
+@pytest.mark.parametrize("parameters", ["linear", "linear_alone"])
+def test_experts_in_one_tensor_are_named_or_refused(parameters: str) -> None:
+    model = Experts()
+    spec = MaskSpec(mask_ratio=0.5, parameters=parameters)
+    assert refusal(model, sgd(model), spec) == (
+        f"parameters={parameters}: layers.0.experts has more than two dimensions, as experts in one tensor have, and "
+        "can't be ranked as a linear layer, so that exclude must name it"
+    )
+    attach(model, sgd(model), MaskSpec(mask_ratio=0.5, parameters=parameters, exclude=("*.experts",)))
+    attach(model, sgd(model), SPEC)
