@@ -116,7 +116,7 @@ class Row:
         whole: returns the scores of all entries of a parameter, float32 of shape [N], for a signal that can't score a
             stretch by itself; they are computed once whenever the mask is made, and `score` then reads them.
         of_token: returns what each token adds to the sum of an input or output, from float32 of shape [T, F].
-        blind_grain: the grain whose units all have the same score, if there is one.
+        blind_grains: grains that make units of the same score: all those of a matrix.
         add: adds a gradient, which a GradScaler has multiplied by a scale, to a sum in place: (sum, gradient, scale);
             for a signal that needs a sum.
     """
@@ -130,7 +130,7 @@ class Row:
     is_view: bool = False
     whole: Callable[[Entries], Tensor] | None = None
     of_token: Callable[[Tensor], Tensor] | None = None
-    blind_grain: str | None = None
+    blind_grains: tuple[str, ...] = ()
     add: Callable[[Tensor, Tensor, float], object] | None = None
 
     @property
@@ -315,7 +315,7 @@ _ROWS = (
         ranks_zeros=True,
         whole=lambda r: _activity(r).float().expand(r.shape).reshape(-1),
         of_token=lambda x_TF: x_TF.abs(),
-        blind_grain="column",
+        blind_grains=("column", "head"),  # heads of an output projection are columns
     ),
 )
 TABLE = {row.name: row for row in _ROWS}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from gmt.masking.signals import TABLE, MatrixSignal, Signal, row_of
+from gmt.masking.signals import OUTPUTS, TABLE, MatrixSignal, Signal, row_of
 
 SIGNALS = tuple(TABLE)
 SCOPES = ("tensor", "layer", "global")
@@ -54,7 +54,7 @@ class MaskSpec:
             each, and `mask_ratio` is a fraction of units. Units that tie at the threshold all stay.
         parameters: which are ranked: `all`, or the weights of `linear` layers inside numbered layers, so that the
             others, such as embeddings, the output head, norms and biases, train as without a mask. With
-            `linear_alone` the others are not trained.
+            `linear_alone` the others are not trained, but for those in `exclude` where `excluded=dense`.
         calibration: over what activations are summed up for a signal that needs them: the `training`'s own passes
             since the mask was last made, or once over `source` data, before the first step.
 
@@ -98,12 +98,18 @@ class MaskSpec:
         self._one_of("parameters", PARAMETERS)
         self._one_of("calibration", CALIBRATION)
         row = row_of(self.signal)
-        if self.grain == row.blind_grain:
+        if self.grain in row.blind_grains:
             raise ValueError(
-                f"grain must not be {self.grain} where signal={row.name}, which scores all {self.grain}s alike"
+                f"grain must not be {self.grain} where signal={row.name}, which scores all {self.grain}s of a matrix "
+                "alike"
             )
         if self.calibration == "source" and not row.needs_activations:
             raise ValueError(f"calibration must be training where signal={row.name}, which needs no data, got 'source'")
+        if self.calibration == "source" and OUTPUTS in row.needs and self.refresh != ONCE:
+            raise ValueError(
+                f"refresh must be once where calibration=source and signal={row.name}, since outputs are read once and "
+                f"every mask would be the first, got {self.refresh}"
+            )
         if self.excluded == "frozen" and not self.exclude:
             raise ValueError("excluded=frozen needs patterns in exclude: there is nothing to freeze")
         if self.grain == "tensor" and self.scope == "tensor":

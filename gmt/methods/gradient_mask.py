@@ -10,7 +10,7 @@ from gmt import settings
 from gmt.errors import UserError
 from gmt.masking import MaskSpec, MatrixSignal, Signal
 from gmt.masking.signals import FIRST_MOMENT, row_of
-from gmt.masking.spec import PACKED
+from gmt.masking.spec import ONCE, PACKED
 
 if TYPE_CHECKING:
     from torch import nn
@@ -68,6 +68,10 @@ class GradientMask:
         settings.one_of("method.age", self.age, _AGES)
         if self.age != "global" and self.moments != PACKED:
             raise UserError(f"method.age must be global where method.moments={self.moments}, got {self.age!r}")
+        if self.age != "global" and self.refresh == ONCE:
+            raise UserError(
+                f"method.age must be global where method.refresh=once: no entry joins later, got {self.age!r}"
+            )
 
     def spec(self) -> MaskSpec:
         """The mask's settings."""

@@ -71,7 +71,9 @@ class Spiel:
 
     def make_optimizer(self, model: PreTrainedModel, groups: list[ParameterGroup]) -> Optimizer:
         """Return AdamW whose state is of the support alone, with an age for each entry."""
-        return self._mask().make_optimizer(model, groups)
+        from gmt.optimizers.packed_adamw import PackedAdamW
+
+        return PackedAdamW(groups, age="own")
 
     def faults_with_workers(self, num_workers: int) -> list[str]:
         """Return a sentence: gradients are gathered before several workers could average them."""
@@ -113,7 +115,6 @@ class Spiel:
             keep="largest",
             exclude=self.exclude,
             excluded="frozen" if self.exclude else "dense",
-            age="own",
             parameters=self.parameters,
         )
 

@@ -123,6 +123,21 @@ def test_passes_outside_training_do_not_count() -> None:
     assert all(torch.equal(masks[0][name], masks[1][name]) for name in masks[0])
 
 
+def test_a_batch_without_labels_does_not_count() -> None:
+    """With several workers a blank fills up the last step: one token without a label (gmt/training/batches.py)."""
+    masks = []
+    for with_blank in (False, True):
+        model = tiny_llama()
+        optimizer, mask = masked(model, "weight_times_input")
+        backward(model, rows())
+        if with_blank:
+            one = torch.ones(1, 1, dtype=torch.long)
+            model(input_ids=0 * one, labels=-100 * one, attention_mask=one)
+        masks.append({name: sums_F.clone() for name, sums_F in mask._activations._here_F.items()})  # type: ignore[union-attr]
+        optimizer.step()
+    assert all(torch.equal(masks[0][name], masks[1][name]) for name in masks[0])
+
+
 def test_sums_begin_anew_with_each_mask_and_go_through_a_checkpoint() -> None:
     first, second, third = parts(8)[:3]
 
@@ -204,8 +219,17 @@ def test_what_does_not_fit_is_refused_in_a_sentence(settings: dict[str, Any], se
 
 
 def test_settings_that_have_no_effect_together_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"^grain must not be column where signal=output_magnitude, which scores all"):
-        MaskSpec(mask_ratio=0.5, signal="output_magnitude", grain="column")
+    for grain in ("column", "head"):
+        sentence = (
+            f"^grain must not be {grain} where signal=output_magnitude, which scores all {grain}s of a matrix alike"
+        )
+        with pytest.raises(ValueError, match=sentence):
+            MaskSpec(mask_ratio=0.5, signal="output_magnitude", grain=grain)
+    for refresh in (1, 20):
+        sentence = f"^refresh must be once where calibration=source and signal=output_magnitude, .*, got {refresh}$"
+        with pytest.raises(ValueError, match=sentence):
+            MaskSpec(mask_ratio=0.5, signal="output_magnitude", grain="row", calibration="source", refresh=refresh)
+    MaskSpec(mask_ratio=0.5, signal="weight_times_input", calibration="source", refresh=20)  # weights change
     with pytest.raises(ValueError, match=r"^calibration must be training where signal=gradient, which needs no data"):
         MaskSpec(mask_ratio=0.5, calibration="source")
 
