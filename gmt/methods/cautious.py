@@ -51,3 +51,10 @@ class CautiousAtWork(Dense):
     def facts(self) -> dict[str, float]:
         """Return the fraction of entries that the last step moved."""
         return {"kept_fraction": self._optimizer.kept_fraction}
+
+    def num_trained(self) -> int:
+        """The entries whose momentum and gradient agreed at the last step."""
+        return self._optimizer.num_moved
+
+    def num_touched(self) -> None:
+        """Unknown: other entries agree at each step, and none of them are remembered."""

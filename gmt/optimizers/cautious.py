@@ -42,6 +42,11 @@ class CautiousAdamW(Optimizer):
             return math.nan
         return float(torch.stack([num.cpu() for num in self._num_moved]).sum()) / self._num_entries
 
+    @property
+    def num_moved(self) -> int:
+        """The number of entries that the last step moved, but for weight decay; 0 before the first."""
+        return round(sum(float(num) for num in self._num_moved))
+
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """Take one step."""

@@ -19,7 +19,7 @@ from gmt.masking.spec import MASK_ON, MOMENTS
 from gmt.methods.cautious import Cautious
 from gmt.methods.gradient_mask import GradientMask
 from gmt.methods.layerwise import LayerwiseRates
-from gmt.methods.protocol import Method
+from gmt.methods.protocol import CountsEntries, Method
 from gmt.methods.sft import Sft
 from gmt.methods.spiel import Spiel
 from gmt.optimizers.cautious import CautiousAdamW
@@ -283,6 +283,10 @@ def test_cautious_adamw_is_the_papers_formula() -> None:
         torch.testing.assert_close(p.detach(), w)
         assert optimizer.kept_fraction == agree.mean()
     assert optimizer.kept_fraction == 0.75  # the first entry's momentum disagrees
+    method = Cautious(name="cautious")
+    attached = method.attach(nn.Linear(1, 1), optimizer, seed=0, facts_every=1)
+    assert isinstance(attached, CountsEntries)
+    assert (attached.num_trained(), attached.num_touched()) == (3, None)
 
 
 def test_layerwise_rates_fall_from_the_head_to_the_embeddings() -> None:
@@ -380,6 +384,10 @@ def assert_same_refusals(name: str, momentum: float | None) -> None:
         ),
         (["method=gmt", "method.moments=packed"], r"method\.mask_on must be update where moments=packed"),
         (["method=sift", "+method.age=own"], r"method\.age must be global where method\.moments=masked, got 'own'"),
+        (
+            ["method=sift", "method.moments=packed", "+method.age=own"],
+            r"method\.age must be global where method\.refresh=once: no entry joins later, got 'own'",
+        ),
         (
             ["method=cautious", "train.optimizer=adafactor"],
             r"train\.optimizer must be adamw.* for method cautious, which makes an optimizer of its own, got adafactor",
