@@ -15,6 +15,7 @@ from gmt.methods.protocol import Method, UsesContext
 from gmt.methods.source_prompts import ReadsSource
 from gmt.plug_ins import faults_of
 from gmt.runs.build import Run
+from gmt.runs.calibration import check_calibration
 from gmt.runs.evaluated import Evaluated
 from gmt.runs.plug_in_calls import config_and_tokenizer, suites_of, train_examples
 from gmt.selections.protocol import Selection
@@ -72,13 +73,13 @@ def prepare(run: Run) -> Prepared:
     Raises:
         UserError: the model is no causal LM; no training example fits; the selection chooses fewer examples than an
             optimizer step takes; an evaluation can't be asked; the settings of model and task, which a run id covers so
-            that they can't be masked, hold a secret; the method reads source prompts and the task has none; or the
-            optimizer's package is not installed.
+            that they can't be masked, hold a secret; the method reads source prompts and the task has none that
+            the run is not evaluated on; or the optimizer's package is not installed.
     """
     check_installed(run.train.optimizer)
     prepared = _prepare(_Key(run))
     if isinstance(run.method, ReadsSource) and run.method.reads_source:
-        _check_source(run, prepared)
+        check_calibration(run.method.name, run.task.name, prepared.suites, prepared.reader)
     if run.selection is not None:
         _check_selection(run.selection, prepared, run.train)
     return prepared
@@ -101,14 +102,6 @@ def only(prepared: Prepared, indices: Sequence[int], train: TrainSettings) -> Pr
         chosen=indices,
         num_not_selected=len(prepared.examples) - len(indices),
     )
-
-
-def _check_source(run: Run, prepared: Prepared) -> None:
-    if not any(isinstance(each, Suite) and each.prompts for each in prepared.suites["source"].values()):
-        raise UserError(
-            f"method {run.method.name} must have a task with source prompts, which it is calibrated on, and task "
-            f"{run.task.name} has none: its source evaluations ask in their own way"
-        )
 
 
 def _check_selection(selection: Selection, prepared: Prepared, train: TrainSettings) -> None:

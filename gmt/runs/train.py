@@ -12,9 +12,9 @@ from gmt.evaluation.context import token_ids
 from gmt.methods.protocol import Method, TrainsInPhases
 from gmt.records.result import TrainFacts
 from gmt.runs.build import Run
+from gmt.runs.calibration import calibration_prompts
 from gmt.runs.phases import train_in_phases
 from gmt.runs.prepare import Prepared
-from gmt.tasks.protocol import Suite
 from gmt.training.control import Control, ControlCallback
 from gmt.training.meter import OnMetrics
 from gmt.training.paradigms import Execution, TrainingInputs, collator
@@ -40,9 +40,9 @@ def reshaped(run: Run, prepared: Prepared, model: PreTrainedModel, device: str) 
 
 
 def source_prompts(prepared: Prepared, device: str) -> Iterator[dict[str, Tensor]]:
-    """Give the prompts of a run's source suites, each a batch of its own, as the evaluation gives them to the model."""
-    for suite in prepared.suites["source"].values():
-        for prompt in suite.prompts if isinstance(suite, Suite) else ():
+    """Give other prompts of a run's source suites, each a batch of its own, as the evaluation gives it to the model."""
+    for prompts in calibration_prompts(prepared.suites).values():
+        for prompt in prompts:
             yield {"input_ids": torch.tensor([token_ids(prepared.reader, prompt)], device=device)}
 
 

@@ -70,12 +70,8 @@ class HeldOut:
 
     def suite(self, name: str) -> Suite:
         """The questions."""
-        try:
-            asked = for_each(drawn("data", self.data, self.columns.values(), "columns"), self._question)
-        except TooSlow as error:  # at the first row: each of them takes seconds
-            raise UserError(error.sentence) from error
+        asked = self._drawn(self.data)
         answers = [answer for _, answer in asked]
-        prompts = [self.prompt_template.replace("{prompt}", prompt) for prompt, _ in asked]
 
         def score(index: int, text: str) -> float:
             try:
@@ -83,7 +79,21 @@ class HeldOut:
             except TooSlow as error:
                 raise UserError(error.sentence) from error
 
-        return Suite(name=name, prompts=prompts, score=score, max_new_tokens=self.max_new_tokens)
+        def others() -> list[str]:
+            num_rows = len(origin("data", self.data).rows())
+            more = {**self.data, "num_examples": min(2 * len(asked), num_rows)}
+            return [prompt for prompt, _ in self._drawn(more)]
+
+        prompts = [prompt for prompt, _ in asked]
+        return Suite(name=name, prompts=prompts, score=score, max_new_tokens=self.max_new_tokens, others=others)
+
+    def _drawn(self, data: Mapping[str, Any]) -> list[tuple[str, str]]:
+        """Return prompts as the model gets them, each with the right answer."""
+        try:
+            questions = for_each(drawn("data", data, self.columns.values(), "columns"), self._question)
+        except TooSlow as error:  # at the first row: each of them takes seconds
+            raise UserError(error.sentence) from error
+        return [(self.prompt_template.replace("{prompt}", prompt), answer) for prompt, answer in questions]
 
     def _question(self, row: Row) -> tuple[str, str]:
         """A prompt and the answer that is right."""

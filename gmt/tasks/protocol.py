@@ -56,12 +56,15 @@ class Suite:
         prompts: what the model is given.
         score: scores an answer: `score(index, text)` with the index into `prompts`, in [0, 1]; 1 is an exact match.
         max_new_tokens: how many tokens an answer may take.
+        others: draws prompts of more questions of the same kind, some of which may be among `prompts`; None where there
+            are no more.
     """
 
     name: str
     prompts: Sequence[str]
     score: Callable[[int, str], float]
     max_new_tokens: int
+    others: Callable[[], Sequence[str]] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,7 @@ from gmt.tasks.protocol import Benchmark, Conversation, Example, Suite, TrainExa
 from gmt.used_files import UsedFiles
 
 _SUITE_SEED_OFFSET = 1_000_003  # suites are drawn from another seed than training examples
+_OTHERS_SEED_OFFSET = 1_000_003  # and a suite's other questions from another seed than those that it asks
 _KEYS = {"family", "settings", "num_examples"}
 
 
@@ -147,8 +148,12 @@ class Family:
         def score(index: int, text: str) -> float:
             return float(dataset.score_answer(answer=text, entry=entries[index]))
 
+        def others() -> list[str]:
+            more = _dataset(entry, self.data_seed + _OTHERS_SEED_OFFSET)
+            return [_prompt(more[i]["question"]) for i in range(len(more))]
+
         prompts = [_prompt(each["question"]) for each in entries]
-        return Suite(name=name, prompts=prompts, score=score, max_new_tokens=self.max_new_tokens)
+        return Suite(name=name, prompts=prompts, score=score, max_new_tokens=self.max_new_tokens, others=others)
 
 
 @lru_cache(maxsize=1)

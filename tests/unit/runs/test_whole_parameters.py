@@ -1,6 +1,5 @@
-"""Masks that need whole parameters or source prompts are refused, when they are planned, where there are none."""
+"""Masks that need whole parameters are refused, when they are planned, where there are none."""
 
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -8,8 +7,6 @@ import pytest
 from gmt.composition import Composer, hydra_on
 from gmt.errors import UserError
 from gmt.runs.build import build
-from gmt.runs.prepare import prepare
-from gmt.tasks.protocol import Suite
 
 
 def composed(*overrides: str) -> dict[str, Any]:
@@ -45,23 +42,3 @@ def test_random_controls_of_each_structure_are_settings(method: str) -> None:
 def test_a_rule_of_a_nested_signal_is_said_with_its_setting() -> None:
     with pytest.raises(UserError, match=r"method\.signal.*rank must be a whole number of at least 1, got 0"):
         build(composed("method=lift", "method.signal.rank=0"))
-
-
-def test_a_task_without_source_prompts_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    config = composed("method=ssu")
-    asks_itself, suite = object(), Suite(name="a", prompts=["1 + 1 ="], score=lambda i, text: 0.0, max_new_tokens=1)
-
-    def prepared_with(**source: object) -> Any:
-        prepared = SimpleNamespace(suites={"target": {}, "source": source})
-        monkeypatch.setattr("gmt.runs.prepare._prepare", lambda key: prepared)
-        return prepare(build(config))
-
-    prepared_with(benchmark=asks_itself, suite=suite)
-    sentence = (
-        "^method ssu must have a task with source prompts, which it is calibrated on, and task long_words has none: "
-        "its source evaluations ask in their own way$"
-    )
-    with pytest.raises(UserError, match=sentence):
-        prepared_with(benchmark=asks_itself)
-    config["method"]["calibration"] = "training"
-    prepared_with(benchmark=asks_itself)
