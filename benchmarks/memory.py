@@ -58,18 +58,20 @@ class Need:
         trained: entries that train.
         weights: with an adapter's.
         gradients: the most that exist at once.
-        state: of the optimizer. The mask of masked moments takes a byte an entry more.
+        state: of the optimizer.
+        mask: with masked moments: a byte an entry, and at each step copies of the weights and of both moments.
     """
 
     trained: int
     weights: int
     gradients: int
     state: int
+    mask: int = 0
 
     @property
     def total(self) -> int:
         """All of it."""
-        return self.weights + self.gradients + self.state
+        return self.weights + self.gradients + self.state + self.mask
 
 
 def needs(sizes: Sequence[int]) -> dict[str, Need]:
@@ -91,7 +93,9 @@ def needs(sizes: Sequence[int]) -> dict[str, Need]:
     return {
         "plain AdamW": Need(trained=every, weights=dense, gradients=dense, state=2 * dense + steps),
         "8-bit AdamW": Need(trained=every, weights=dense, gradients=dense, state=eight),
-        "masked moments": Need(trained=num_kept, weights=dense, gradients=dense, state=2 * dense + steps),
+        "masked moments": Need(
+            trained=num_kept, weights=dense, gradients=dense, state=2 * dense + steps, mask=every + 3 * dense
+        ),
         "packed": Need(trained=num_kept, weights=dense, gradients=dense, state=packed_state),
         "packed, first micro-batch": Need(
             trained=num_kept, weights=dense, gradients=BYTES * (num_kept + max(sizes)), state=packed_state
@@ -108,11 +112,12 @@ def formula_table(name: str) -> str:
         [
             way,
             f"{need.trained / 1e6:,.0f}",
-            *(f"{n / 1e9:.2f}" for n in (need.weights, need.gradients, need.state, need.total)),
+            *(f"{n / 1e9:.2f}" for n in (need.weights, need.gradients, need.state, need.mask, need.total)),
         ]
         for way, need in needs([p.numel() for p in model_of(name, "meta").parameters()]).items()
     ]
-    return table([name, "trained, M", "weights, GB", "gradients, GB", "optimizer state, GB", "together, GB"], rows)
+    figures = ("weights", "gradients", "optimizer state", "mask and copies", "together")
+    return table([name, "trained, M", *(f"{figure}, GB" for figure in figures)], rows)
 
 
 def stepper(way: str, model: nn.Module) -> tuple[nn.Module, torch.optim.Optimizer, Callable[[], int]]:
@@ -249,7 +254,8 @@ def main() -> None:
             "By formula, without activations:",
             *(formula_table(name) for name in CONFIGS if name != "nano"),
             "Gradients: the most that exist at once. Those of `packed` are dense at its first step alone, which ranks "
-            "by them; later they are as with the first micro-batch. The mask of masked moments takes a byte an entry.",
+            "by them; later they are as with the first micro-batch. Masked moments hold a mask of a byte an entry, and "
+            "copy the weights and both moments at each step.",
             f"Measured over three steps of {args.tokens} tokens in two micro-batches. The peak is that of the process "
             "from the second step on, with its libraries and activations. 8-bit AdamW needs bitsandbytes and a GPU.",
             *(measured_table(name, args.tokens) for name in measured),

@@ -7,7 +7,9 @@ from types import ModuleType
 
 import pytest
 import torch
+from torch import Tensor
 
+from gmt.masking import MaskSpec, attach
 from gmt.training.memory import state_bytes
 
 pytestmark = pytest.mark.heavy
@@ -36,7 +38,7 @@ def test_the_page_holds_the_formulas_table(memory: ModuleType, name: str) -> Non
     assert memory.formula_table(name) in (ROOT / "docs" / "memory.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("way", ["plain AdamW", "packed", "packed, first micro-batch"])
+@pytest.mark.parametrize("way", ["plain AdamW", "masked moments", "packed", "packed, first micro-batch"])
 def test_the_formula_is_the_state_of_a_training(memory: ModuleType, way: str) -> None:
     model, optimizer, gradient_bytes = memory.stepper(way, memory.model_of("nano", "cpu"))
     need = memory.needs([p.numel() for p in model.parameters()])[way]
@@ -46,8 +48,31 @@ def test_the_formula_is_the_state_of_a_training(memory: ModuleType, way: str) ->
         model(input_ids=tokens, labels=tokens).loss.backward()
         held = gradient_bytes()
         optimizer.step()
-    if way == "plain AdamW":
+    if way in ("plain AdamW", "masked moments"):
         assert (state_bytes(optimizer), held) == (need.state, need.gradients)
     else:  # zero gradients of unseen tokens are never kept, so that a support may be smaller
         assert 0.9 * need.state < state_bytes(optimizer) <= need.state
         assert 0 < held <= 4 * need.trained
+
+
+def test_the_formula_is_what_masked_moments_hold_and_copy(memory: ModuleType) -> None:
+    model = memory.model_of("nano", "cpu")
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=True)
+    mask = attach(model, optimizer, MaskSpec(mask_ratio=0.95, refresh="once", mask_on="update", moments="masked"))
+    held: list[int] = []
+
+    def look(*_: object) -> None:
+        assert mask._held is not None
+        copies = [*mask._held._weights.values(), *(m for each in mask._held._moments.values() for m in each.values())]
+        held.append(sum(num_bytes(tensor) for tensor in (*mask._masks.values(), *copies)))
+
+    optimizer.register_step_pre_hook(look)
+    tokens = torch.arange(16).view(2, 8)
+    for _ in range(2):
+        model(input_ids=tokens, labels=tokens).loss.backward()
+        optimizer.step()
+    assert held[-1] == memory.needs([p.numel() for p in model.parameters()])["masked moments"].mask
+
+
+def num_bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
