@@ -3,12 +3,14 @@
 Channels of all layers are ranked together, and so are heads. Departures: the authors permute the matrices so that the
 chosen rows and columns come first and train these blocks alone; here they train in place, under a fixed mask, so that
 no order of query heads can go wrong, and nothing is permuted back. Under grouped-query attention a head of k and v and
-all its query heads are chosen together, unless neither k nor v trains. Biases do not train.
+all its query heads are chosen together, unless neither k nor v trains. The number of chosen units is rounded up, so
+that at least one is, where the authors round down. Biases do not train.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
 
 SCORES = ("random", "weight", "gradient", "activation")
 _BY_EXAMPLES = ("gradient", "activation")
+_FAR = 1.5  # times the share of units that was asked for: more is worth a warning
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,12 +119,14 @@ class StructuredSparse:
         keep_masks: dict[str, Tensor] = {}
         for kind, parts in zip(("channels", "heads"), kinds, strict=True):
             scores = self._scores(model, parts, batches, f"{seed}/{kind}") if parts else []
-            for part, chosen in zip(parts, self._chosen(scores), strict=True):
+            choice = self._chosen(scores)
+            self._warn_of_share(kind, choice)
+            for part, chosen in zip(parts, choice, strict=True):
                 keep_masks |= {names[weight]: keep_N for weight, keep_N in part.keep_masks(chosen)}
-        frozen = [p for p, name in names.items() if name not in keep_masks and p.requires_grad]
-        mask = self._mask([names[p] for p in frozen]).attach(model, optimizer, seed=seed, facts_every=facts_every)
+        others = [name for p, name in names.items() if name not in keep_masks and p.requires_grad]
+        mask = self._mask(others).attach(model, optimizer, seed=seed, facts_every=facts_every)
         set_keep_masks(mask.mask, keep_masks)
-        return Channels(mask.mask, self.name, frozen)
+        return Channels(mask.mask, self.name, {name: p for p, name in names.items() if p.requires_grad}, keep_masks)
 
     def _scores(self, model: nn.Module, parts: Sequence[Part], batches: Batches | None, draw: str) -> list[Tensor]:
         """Return the scores of each part's units, float32 on the CPU; a larger one trains first."""
@@ -160,6 +167,16 @@ class StructuredSparse:
         chosen[order[: sum(sizes) - num_masked(self.mask_ratio, sum(sizes))]] = True
         return list(torch.split(chosen, sizes))
 
+    def _warn_of_share(self, kind: str, choice: Sequence[Tensor]) -> None:
+        """Log a warning if whole units are far more than the share that the mask ratio leaves to train."""
+        num, total = sum(int(chosen.sum()) for chosen in choice), sum(map(len, choice))
+        if num > _FAR * self.density_asked * total:
+            _log.warning(
+                "method=%s: %d of %d %s train, %.2g %%, where method.mask_ratio=%s asks for %.2g %%: only whole %s can "
+                "train, and at least one does",
+                *(self.name, num, total, kind, 100 * num / total, self.mask_ratio, 100 * self.density_asked, kind),
+            )
+
     def _mask(self, frozen: Sequence[str]) -> GradientMask:
         return GradientMask(
             name=self.name,
@@ -176,16 +193,44 @@ class StructuredSparse:
 
 
 class Channels(AttachedMask):
-    """Chosen channels and heads at work; what holds none of them gets no gradient."""
+    """Chosen channels and heads at work; a parameter that holds none of them gets no gradient and no moments."""
 
-    def __init__(self, mask: Any, name: str, frozen: Sequence[nn.Parameter]):
+    def __init__(
+        self, mask: Any, name: str, trained: Mapping[str, nn.Parameter], keep_masks: Mapping[str, Tensor]
+    ) -> None:
         super().__init__(mask, name)
-        self._frozen = frozen
-        for p in frozen:
-            p.requires_grad_(False)
+        self._trained = trained  # without the method
+        self._freeze(keep_masks)
+
+    def _freeze(self, keep_masks: Mapping[str, Tensor]) -> None:
+        """Let only parameters with a kept entry train; the masks are of all matrices, bool of shape [N]."""
+        self._num_kept = sum(int(keep_N.sum()) for keep_N in keep_masks.values())
+        self._num_entries = sum(map(len, keep_masks.values()))
+        for name, p in self._trained.items():
+            p.requires_grad_(name in keep_masks and bool(keep_masks[name].any()))
+
+    def facts(self) -> dict[str, float]:
+        """Return the mask's facts, with the density over all matrices, also those without a chosen unit."""
+        facts = super().facts()
+        return facts | {"density": self._num_kept / self._num_entries} if facts else facts
+
+    def num_trained(self) -> int:
+        """Return the number of entries of the chosen units."""
+        return self._num_kept
+
+    def num_touched(self) -> int:
+        """Return the same number, since the choice stays."""
+        return self._num_kept
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue with the units of a checkpoint, though its weights may rank others first."""
+        from gmt.masking.packing import unpack
+
+        super().load_state_dict(state)
+        self._freeze({name: unpack(bits, self._trained[name].numel()) for name, bits in state["masks"].items()})
 
     def detach(self) -> None:
         """Take the mask off the optimizer, and let every parameter train again."""
         super().detach()
-        for p in self._frozen:
+        for p in self._trained.values():
             p.requires_grad_(True)

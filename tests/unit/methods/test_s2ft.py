@@ -103,6 +103,48 @@ def test_query_heads_are_chosen_one_by_one_where_neither_k_nor_v_trains() -> Non
     assert any(0 < sum(of_layer[:4]) < 4 or 0 < sum(of_layer[4:]) < 4 for of_layer in heads)
 
 
+def test_a_matrix_without_a_chosen_unit_gets_no_gradient_and_a_resumed_training_keeps_the_choice() -> None:
+    model = grouped_model()
+    method = s2ft(mask_ratio=0.95, score="weight")
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.05)
+
+    def trained() -> set[str]:
+        return {name for name, p in model.named_parameters() if p.requires_grad}
+
+    def step(attached: Any) -> None:
+        model(**next(batches(2))).loss.backward()
+        optimizer.step()
+        assert attached.facts()["density"] == attached.num_trained() / num_entries
+
+    attached = method.attach(model, optimizer, seed=1, facts_every=0)
+    num_entries = sum(p.numel() for name, p in model.named_parameters() if name.endswith("_proj.weight"))
+    first = trained()
+    assert sum(name.endswith("k_proj.weight") for name in first) == 1  # one of six groups of heads trains
+    step(attached)
+    named = dict(model.named_parameters())
+    assert {name for name in named if named[name] in optimizer.state} == first
+    assert attached.num_touched() == attached.num_trained() == 3 * 32 * 3 + 10 * SIZE * 32
+    state = attached.state_dict()
+    attached.detach()
+    with torch.no_grad():
+        for name in first:
+            named[name] *= 0.01  # so that others have the largest scores
+    resumed = method.attach(model, optimizer, seed=1, facts_every=0)
+    assert trained() != first
+    resumed.load_state_dict(state)
+    assert trained() == first
+    step(resumed)
+
+
+def test_a_share_far_above_the_ratios_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    moved(s2ft(mask_ratio=0.9), grouped_model(), steps=0)
+    (record,) = caplog.records  # 6 of 60 channels are a tenth
+    assert record.getMessage() == (
+        "method=s2ft: 1 of 6 heads train, 17 %, where method.mask_ratio=0.9 asks for 10 %: only whole heads can train, "
+        "and at least one does"
+    )
+
+
 @pytest.mark.parametrize("keep", ["largest", "smallest"])
 @pytest.mark.parametrize("score", ["weight", "gradient", "activation"])
 def test_the_units_with_the_largest_means_are_chosen_over_all_layers(score: str, keep: str) -> None:
