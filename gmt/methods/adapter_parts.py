@@ -94,6 +94,12 @@ class ConvertedAdapter:
             merge_saved(self._model, Path(scratch))
 
 
+def is_whole_adapter(folder: Path) -> bool:
+    """Return whether the weights in a folder are those of an adapter that peft saved, and no others."""
+    weights = {file.name for file in folder.glob("*.safetensors")}
+    return weights == {"adapter_model.safetensors"} and (folder / "adapter_config.json").exists()
+
+
 def merge_saved(model: PreTrainedModel, folder: Path) -> None:
     """Merge a saved adapter into the weights of its base, in place."""
     from peft import PeftModel

@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
+import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -35,6 +36,11 @@ class ComputedWeight(nn.Module):
     def learnt(self) -> dict[str, Tensor]:
         """Return what is saved, by name."""
         raise NotImplementedError
+
+    def set_learnt(self, learnt: Mapping[str, Tensor]) -> None:
+        """Take saved values; a subclass overrides it where `learnt` returns other tensors than its own."""
+        for key, tensor in self.learnt().items():
+            tensor.copy_(learnt[key])
 
 
 class ComputedWeights:
@@ -62,6 +68,13 @@ class ComputedWeights:
         folder.mkdir(parents=True, exist_ok=True)
         learnt = {f"{name}.{key}": x for name, part in self.parts.items() for key, x in part.learnt().items()}
         save_file({key: x.detach().cpu().contiguous() for key, x in learnt.items()}, folder / self._file)
+
+    @torch.no_grad()
+    def load(self, folder: Path) -> None:
+        """Set the parts to the values that `save` wrote."""
+        saved = load_file(folder / self._file)
+        for name, part in self.parts.items():
+            part.set_learnt({key: saved[f"{name}.{key}"] for key in part.learnt()})
 
     def restore(self) -> None:
         """Put the computed weights in the place of the frozen ones."""

@@ -30,6 +30,18 @@ class Mergeable(Protocol):
 
 
 @runtime_checkable
+class TakesSaved(Protocol):
+    """An optional part of Reshaped: its parts take what `save` wrote, so that a run can be merged later from its files.
+
+    A complete adapter of peft's needs it not, since peft merges it.
+    """
+
+    def load(self, folder: Path) -> None:
+        """Sets the trained parts, in place, to the values that `save` wrote into the folder."""
+        ...
+
+
+@runtime_checkable
 class SwitchesOff(Protocol):
     """An optional part of Reshaped: its parts can be switched off, so that DPO needs no second model."""
 

@@ -27,13 +27,23 @@ class TrainedPart:
             parameter.requires_grad_(name in parameters)
 
     def save(self, folder: Path) -> None:
-        """Write the parameters that trained, for `load_state_dict(..., strict=False)`."""
+        """Write the parameters that trained, for `load` or `load_state_dict(..., strict=False)`."""
         from safetensors.torch import save_file
 
         folder.mkdir(parents=True, exist_ok=True)
         save_file(
             {name: p.detach().cpu().contiguous() for name, p in self._parameters.items()}, folder / self._file_name
         )
+
+    def load(self, folder: Path) -> None:
+        """Set the parameters to the values that `save` wrote."""
+        import torch
+        from safetensors.torch import load_file
+
+        saved = load_file(folder / self._file_name)
+        with torch.no_grad():
+            for name, parameter in self._parameters.items():
+                parameter.copy_(saved[name])
 
     def restore(self) -> None:
         """Do nothing: the parameters are the model's own."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from gmt.masking.packing import pack
+from gmt.masking.packing import pack, unpack
 from gmt.masking.rule import num_masked
 from gmt.methods.computed_weights import ComputedWeight
 from gmt.methods.lt_sft import largest
@@ -42,6 +43,11 @@ class WeightMask(ComputedWeight):
     def learnt(self) -> dict[str, Tensor]:
         """Return the mask, eight entries to a byte."""
         return {"keep": pack(self.keep().flatten())}
+
+    def set_learnt(self, learnt: Mapping[str, Tensor]) -> None:
+        """Take a saved mask; the scores become infinite where it keeps an entry, and zero elsewhere."""
+        keep_N = unpack(learnt["keep"], self.scores.numel())
+        self.scores.zero_().flatten()[keep_N] = torch.inf
 
 
 class LargestScores(WeightMask):

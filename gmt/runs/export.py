@@ -21,7 +21,6 @@ from gmt.runs.exported_run import ExportedRun
 
 MARKER = "gmt_export.json"  # in every exported folder: the folder's run, and that --force may replace the folder
 DELTA_FILE = "delta.safetensors"
-_ADAPTER_CONFIG = "adapter_config.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +90,7 @@ def export_merged(run: ExportedRun, path: Path, *, force: bool, on_progress: OnP
 
 
 def export_peft(run: ExportedRun, path: Path, *, force: bool, on_progress: OnProgress) -> Export:
-    """Write an adapter that peft loads: the run's own, or a Super-Tuning adapter of its delta.
+    """Write an adapter that peft loads: the run's own if it is all that the run trained, else a Super-Tuning one.
 
     Args:
         run: the run.
@@ -104,8 +103,8 @@ def export_peft(run: ExportedRun, path: Path, *, force: bool, on_progress: OnPro
             linear layers.
     """
     with placed(path, force=force, marker=MARKER) as new:
-        if run.adapter is not None and (run.adapter / _ADAPTER_CONFIG).exists():
-            _copy(run.adapter, new, on_progress)
+        if run.peft_adapter is not None:
+            _copy(run.peft_adapter, new, on_progress)
             facts = "the adapter that the run trained"
         else:
             facts = write_supertuning(run, new, on_progress)

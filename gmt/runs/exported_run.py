@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from gmt.errors import UserError
 from gmt.masking.bits import weights_sha256
-from gmt.methods.adapter_parts import merge_saved
+from gmt.methods.adapter_parts import is_whole_adapter, merge_saved
 from gmt.methods.protocol import Method, UsesContext
 from gmt.models.protocol import Model
 from gmt.records.record import RunRecord
@@ -22,11 +21,10 @@ from gmt.runs.code_versions import code_of_environment
 from gmt.runs.settings import RecordSettings
 from gmt.tasks.chat import set_template
 from gmt.training.kept_weights import KeptWeights
+from gmt.training.reshaping import Reshaping
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-_BIASES = "biases.safetensors"
 
 
 class ExportedRun:
@@ -57,6 +55,11 @@ class ExportedRun:
                 f"run {record.id} can't be exported, since it stored no weights (record.keep_weights=false): delete "
                 f"{record.folder} and run it anew with record.keep_weights=true"
             )
+
+    @property
+    def peft_adapter(self) -> Path | None:
+        """The folder of the run's adapter; None if it stored none, or parts beside it or instead of it."""
+        return self.adapter if self.adapter is not None and is_whole_adapter(self.adapter) else None
 
     @cached_property
     def model(self) -> Model:
@@ -97,7 +100,8 @@ class ExportedRun:
         """The base with the run's adapter merged in; for a run that stored no whole weights.
 
         Raises:
-            UserError: the adapter changes no weights, or merging it here gives other weights than the run ended with.
+            UserError: the adapter changes no weights, or its files can't be merged, or give other weights than the run
+                ended with.
         """
         assert self.adapter is not None
         method: Method = plug_in("method", dict(self._config["method"]), Method)
@@ -109,16 +113,25 @@ class ExportedRun:
         for path in (self.adapter, *self.adapter.iterdir()):
             self._settings.refuse_foreign(path)
         model = self.model.load_model()
-        if (self.adapter / _BIASES).exists():
-            model.load_state_dict(load_file(self.adapter / _BIASES), strict=False)
+        if self.peft_adapter is not None:
+            merge_saved(model, self.peft_adapter)
         else:
-            merge_saved(model, self.adapter)
+            self._merge_parts(method, model, self.adapter)
         if weights_sha256(dict(model.named_parameters())) != self.record.result().weights_sha256:
             raise UserError(
                 f"the adapter of run {self.record.id}, merged on this machine's CPU, gives other weights than the run "
                 f"ended with: delete {self.record.folder} and run it anew with record.keep_weights=merged"
             )
         return model
+
+    def _merge_parts(self, method: Method, model: PreTrainedModel, folder: Path) -> None:
+        parts = Reshaping(method, model, seed=self._science["seed"])
+        if not parts.load(folder):
+            raise UserError(
+                f"run {self.record.id} can't be exported, since the files of method {method.name} can't be merged "
+                f"after the run: delete {self.record.folder} and run it anew with record.keep_weights=merged"
+            )
+        parts.finish()
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """Return the tokenizer of the training, with the task's chat template."""

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from gmt.errors import UserError
 from gmt.methods.probing import ProbesExamples
 from gmt.methods.protocol import Method, ReadsExamples, ReshapesModel
-from gmt.methods.reshaped import Mergeable, Reshaped, SwitchesOff
+from gmt.methods.reshaped import Mergeable, Reshaped, SwitchesOff, TakesSaved
 from gmt.training.structure import check_layout, layout
 
 
@@ -106,6 +106,17 @@ class Reshaping:
         """Write what the method has added, if it adds anything; before `finish`."""
         if self._reshaped is not None:
             self._reshaped.save(folder)
+
+    def load(self, folder: Path) -> bool:
+        """Set the method's parts to the values that `save` wrote, in place.
+
+        Returns:
+            False if its parts can't take them; nothing has changed then.
+        """
+        if not isinstance(self._reshaped, TakesSaved):
+            return False
+        self._reshaped.load(folder)
+        return True
 
     def finish(self) -> None:
         """Merge the trained parts into the model's own parameters if they can be merged; else leave them in.

@@ -16,10 +16,13 @@ from gmt.cli import run_command
 from gmt.delta_files import load_delta
 from gmt.masking import apply_delta
 from gmt.masking.bits import weights_sha256
+from gmt.methods.adapters import PeftAdapter
+from gmt.methods.protocol import UsesContext
 from gmt.models.pretrained import SHIPPED
 from gmt.runs.build import Run
 from gmt.runs.execute import execute
-from tests.integration.test_adapters import adapted
+from tests.arms import method_of
+from tests.integration.test_adapters import ADAPTERS, adapted
 from tests.integration.test_prepare import run_of
 from tests.merging import done, noise, run_with, tiny_model
 
@@ -194,6 +197,51 @@ def test_an_adapter_run_is_exported_as_its_adapter_and_merged(tmp_path: Path) ->
     models = [merged.merge_and_unload(), bases[1], AutoModelForCausalLM.from_pretrained(tmp_path / "model")]
     assert {sha256_of(each) for each in models} == {run.record.result().weights_sha256}
     assert AutoTokenizer.from_pretrained(tmp_path / "model").pad_token_id == 0
+
+
+OF_PEFT_ALONE = [arm for arm in ADAPTERS if isinstance(method_of(arm), PeftAdapter)]
+
+
+@pytest.mark.parametrize(
+    "arm",
+    [
+        pytest.param(arm, marks=pytest.mark.slow if arm in OF_PEFT_ALONE else ())
+        for arm in ADAPTERS
+        if not isinstance(method_of(arm), UsesContext)
+    ],
+)
+def test_parts_that_a_run_stored_alone_give_its_weights_or_are_refused_by_the_remedy(
+    arm: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = adapted(tmp_path, arm, "train.learning_rate=0.02")  # at which r_amt's scores fall below the threshold
+    execute(run)
+    assert run.record.result().moved_fraction > 0
+    places = ("--merged", tmp_path / "model", "--delta", tmp_path / "x.safetensors")
+    if export(run, *places) != 0:
+        assert arm not in OF_PEFT_ALONE
+        capsys.readouterr()
+        assert "anew with record.keep_weights=merged" in refusal(capsys, run, *places)
+        assert not (tmp_path / "model").exists()
+        return
+    base = run.model.load_model()
+    apply_delta(base, load_delta(tmp_path / "x.safetensors"))
+    models = [base, AutoModelForCausalLM.from_pretrained(tmp_path / "model")]
+    assert {sha256_of(each) for each in models} == {run.record.result().weights_sha256}
+
+
+def test_an_adapter_with_parts_beside_it_is_not_taken_for_the_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """spt trains LoRAs, single entries and vectors."""
+    settings = ("train.learning_rate=0.05", "method.matrix_factor=10", "method.vector_factor=32")
+    runs = [adapted(tmp_path / keep, "spt", *settings, f"record.keep_weights={keep}") for keep in ("true", "merged")]
+    for run in runs:
+        execute(run)
+        kept = {file.name for file in (run.record.folder / "adapter").glob("*.safetensors")}
+        assert kept > {"adapter_model.safetensors"}
+    assert "anew with record.keep_weights=merged" in refusal(capsys, runs[0], "--peft", tmp_path / "adapter")
+    assert "changed model." in refusal(capsys, runs[1], "--peft", tmp_path / "adapter")  # the norms, which peft lacks
+    assert not (tmp_path / "adapter").exists()
 
 
 def test_a_run_with_vectors_before_the_text_is_exported_as_its_adapter_only(
