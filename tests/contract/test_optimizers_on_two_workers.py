@@ -20,7 +20,7 @@ GROUPS = LayerwiseRates(name="groups", rate_decay=0.5)
 
 
 def changes_the_step(arm: str) -> bool:
-    """Return whether an arm makes an optimizer or its groups, or adds to the loss, for the parameters of the model itself.
+    """Return whether an arm makes an optimizer or its groups, or adds to the loss, and does not reshape the model.
 
     tests/contract/test_workers.py trains those that reshape the model.
     """

@@ -68,7 +68,7 @@ class _Listener:
         self._killed = False
         self._started_at: float | None = None
         self._looked_at = time.monotonic()
-        self._asleep_s = self._cpu_s = 0.0
+        self._asleep_s = self._cpu_s = self._cpu_of_start_s = 0.0
 
     def follow(self) -> None:
         process = self._started.process
@@ -112,7 +112,7 @@ class _Listener:
         usage = usage_of(self._started.process.pid)
         if usage.is_asleep:
             self._asleep_s += now - self._looked_at
-        self._looked_at, self._cpu_s = now, max(usage.cpu_s, self._cpu_s)
+        self._looked_at, self._cpu_s = now, max(usage.cpu_s - self._cpu_of_start_s, self._cpu_s)
         most = self._limits.memory_bytes
         if usage.memory_bytes > most and proportional_bytes(self._started.process.pid) > most:
             self.heard.out_of_memory = True
@@ -148,6 +148,7 @@ class _Listener:
         if self.heard.report == STARTED:
             self._started_at = self._looked_at = time.monotonic()
             self._deadline = self._started_at + self._limits.wall_time_s
+            self._cpu_of_start_s, self._cpu_s = usage_of(self._started.process.pid).cpu_s, 0.0
         else:
             self._kill()
 
