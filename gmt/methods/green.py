@@ -7,7 +7,8 @@ down to the deepest of them, fit into the budget. The others get no gradient, an
 Departures: the probe reads rows drawn by the seed and takes its step at the peak learning rate, since a warm-up begins
 at zero; it leaves the optimizer's state as it was, which the authors' probe advances by two steps; operations are
 counted, and not computed by a formula for each kind of model; a budget below the floor is refused, where the authors
-raise it.
+raise it. They are counted over the probe's rows together: a mini-batch of other lengths takes another share, since
+those of attention grow with the square of the length.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ class GreenTrainer:
 
     Args:
         name: the word for it in tables.
-        budget: operations of a forward and backward pass, as a share of those where everything trains, in (0, 1].
+        budget: operations of a forward and backward pass over the probe's rows, as a share of those where everything
+            trains, in (0, 1].
         refresh_epochs: epochs after which tensors are chosen anew, at least 1.
         num_examples: training rows of the probe, at least 1.
     """
@@ -97,14 +99,21 @@ class GreenTrainer:
                 f"model.gradient_checkpointing must be false for method {self.name}, which counts no operations that "
                 "are done twice, got true"
             )
-        costs = tensor_costs(model, next(iter(batches(_COUNTED_ROWS))), method=self.name)
-        floor = (costs.forward + cheapest(costs.of_weights, costs.of_path)) / costs.total
-        if self.budget < floor:
+        costs = tensor_costs(model, batches(_COUNTED_ROWS), method=self.name)
+        floor = costs.forward + cheapest(costs.of_weights, costs.of_path)
+        if self.operations_of(costs) < floor:
+            least = -(-10_000 * floor // costs.total) / 10_000  # rounded up, so that it is not refused itself
             raise UserError(
-                f"method.budget must be at least {floor:.4f} for this model, which the forward pass and the cheapest "
+                f"method.budget must be at least {least:.4f} for this model, which the forward pass and the cheapest "
                 f"tensor take, got {self.budget}"
             )
         return ChosenTensors(self, model, optimizer, costs, batches)
+
+    def operations_of(self, costs: TensorCosts) -> int:
+        """Return how many operations of a forward and backward pass the budget allows."""
+        from gmt.masking.rule import num_masked
+
+        return num_masked(self.budget, costs.total)  # the floor of the product with the decimal that was written
 
 
 class ChosenTensors:
@@ -140,7 +149,7 @@ class ChosenTensors:
 
         costs = self._costs
         found = importance(self._model, self._optimizer, costs.parameters, self._batches)
-        budget = int(self._settings.budget * costs.total) - costs.forward
+        budget = self._settings.operations_of(costs) - costs.forward
         chosen = choose(found, costs.of_weights, costs.of_path, budget)
         return [name for name, is_chosen in zip(self._named, chosen, strict=True) if is_chosen]
 

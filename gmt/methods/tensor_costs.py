@@ -6,7 +6,7 @@ attention, costs twice as much again for both gradients. Knows nothing of method
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from gmt.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class TensorCosts:
-    """The operations of a mini-batch, for tensors in the order in which the forward pass first uses them.
+    """The operations of some mini-batches, for tensors in the order in which the forward pass first uses them.
 
     Args:
         parameters: the tensors.
@@ -45,12 +45,28 @@ class _Use:
     num_operations: int
 
 
-def tensor_costs(model: nn.Module, batch: Mapping[str, Any], *, method: str) -> TensorCosts:
-    """Count the operations of a mini-batch.
+def tensor_costs(model: nn.Module, batches: Iterable[Mapping[str, Any]], *, method: str) -> TensorCosts:
+    """Count the operations of mini-batches, at least one, together.
 
     Raises:
-        UserError: a module multiplies by several matrices, or the model does more than is counted by tensors.
+        UserError: a module multiplies by several matrices, the model does more than is counted by tensors, or it uses
+            its tensors in another order for another mini-batch.
     """
+    of_batches = [_of_batch(model, batch, method=method) for batch in batches]
+    parameters = of_batches[0].parameters
+    if any([*map(id, costs.parameters)] != [*map(id, parameters)] for costs in of_batches):
+        raise UserError(f"method={method} needs a model that uses its tensors in the same order for all examples")
+    return TensorCosts(
+        parameters=parameters,
+        of_weights=[sum(of_tensor) for of_tensor in zip(*(costs.of_weights for costs in of_batches), strict=True)],
+        of_path=[sum(of_tensor) for of_tensor in zip(*(costs.of_path for costs in of_batches), strict=True)],
+        forward=sum(costs.forward for costs in of_batches),
+        total=sum(costs.total for costs in of_batches),
+    )
+
+
+def _of_batch(model: nn.Module, batch: Mapping[str, Any], *, method: str) -> TensorCosts:
+    """Count the operations of one mini-batch."""
     uses = _uses(model, batch)
     first: dict[nn.Parameter, int] = {}
     of_weights: dict[nn.Parameter, int] = {}

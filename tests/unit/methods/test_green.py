@@ -18,6 +18,7 @@ from gmt.errors import UserError
 from gmt.methods.green import ChosenTensors, GreenTrainer, importance
 from gmt.methods.probing import gradients
 from gmt.methods.tensor_choice import cheapest, choose
+from gmt.methods.tensor_costs import TensorCosts
 from tests.integration.test_prepare import run_of
 from tests.model_families import LIKE_LLAMA, model_of
 
@@ -118,6 +119,50 @@ def test_a_step_takes_at_most_the_budget_and_computes_nothing_of_other_tensors(k
     assert shares[-1] - shares[0] > 0.2  # a larger budget is used
     with pytest.raises(UserError, match=r"method\.budget must be at least 0\.\d{4} for this model, .*, got 0\.2"):
         attached(model, torch.optim.AdamW(model.parameters()), budget=0.2)
+
+
+def test_the_least_budget_that_a_refusal_names_is_taken() -> None:
+    model = llama(intermediate_size=52)
+    with pytest.raises(UserError, match=r"at least 0\.\d{4} for this model") as refused:
+        attached(model, torch.optim.AdamW(model.parameters()), budget=0.2)
+    named = float(str(refused.value).split("at least ")[1].split(" ")[0])
+    for budget in (named, 1.0):
+        attached(model, torch.optim.AdamW(model.parameters()), budget=budget).begin_epoch(0)
+    with pytest.raises(UserError):
+        attached(model, torch.optim.AdamW(model.parameters()), budget=named - 1e-4)
+
+
+@pytest.mark.parametrize("floor", [29, 57, 58])
+def test_a_budget_that_is_the_floor_leaves_the_cheapest_tensor(floor: int) -> None:
+    """In floating point 0.29, 0.57 and 0.58 of 100 are less than 29, 57 and 58."""
+    costs = TensorCosts(parameters=[], of_weights=[10], of_path=[9], forward=floor - 19, total=100)
+    budget = green(floor / 100).operations_of(costs) - costs.forward
+    assert choose([1.0], costs.of_weights, costs.of_path, budget) == [True]
+
+
+def test_the_budget_holds_over_all_rows_of_the_probe() -> None:
+    """The first rows are short, and the operations of attention grow with the square of the length."""
+
+    def of_two_lengths(size: int) -> Any:
+        for width in (4, 60):
+            tokens = torch.arange(8 * width).view(8, width) % 20
+            yield {"input_ids": tokens, "labels": tokens}
+
+    def operations_of_all() -> int:
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            for batch in of_two_lengths(8):
+                model(**batch, use_cache=False).loss.backward()
+        return int(counter.get_total_flops())
+
+    model = llama()
+    full = operations_of_all()
+    for budget in (0.5, 0.7, 0.9):
+        tensors = green(budget).attach_with_examples(
+            model, torch.optim.AdamW(model.parameters()), seed=1, facts_every=0, batches=of_two_lengths
+        )
+        tensors.begin_epoch(0)
+        assert operations_of_all() / full <= tensors.facts()["operations"] <= budget
+        tensors.detach()
 
 
 @pytest.mark.parametrize("is_adamw", [True, False])
