@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from gmt.methods.protocol import Method
+from gmt.methods.source_prompts import Prompts
 from gmt.models.protocol import Model
 from gmt.records.result import Result
 from gmt.tasks.protocol import Reader, Task
@@ -32,6 +33,8 @@ class FinishedRun:
         examples: returns the training examples as rows of tokens, in their order.
         prompts: returns the token ids of every prompt in the base's evaluation on a part of the task, `target` or
             `source`; empty if the record stores no answers.
+        source: returns the prompts of the source suites, each a batch on the CPU, as a training gives them to a method
+            that reads them.
         tuned: returns the trained weights on the CPU, by the names of the base's parameters, tied ones once; a mapping
             that reads each tensor on access. Raises UserError if the run stored no weights or if they have changed.
         on_progress: call it as often as you like, with the number of steps done and of all steps.
@@ -50,6 +53,7 @@ class FinishedRun:
     reader: Callable[[], Reader]
     examples: Callable[[], Sequence[Mapping[str, Any]]]
     prompts: Callable[[str], Sequence[Sequence[int]]]
+    source: Prompts
     tuned: Callable[[], Mapping[str, Tensor]]
     on_progress: Callable[[int, int], None] = lambda done, total: None
 

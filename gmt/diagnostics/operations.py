@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from gmt import settings
 from gmt.diagnostics.protocol import Row, Shown
 from gmt.errors import UserError
+from gmt.methods.protocol import AddsLoss
 
 if TYPE_CHECKING:
     from gmt.diagnostics.finished import FinishedRun
@@ -22,6 +23,8 @@ class Operations:
     PyTorch counts matrix products, those of attention by its formula, whatever kernel trains. It does not count
     elementwise work, the optimizer and the mask, whose cost is in the measured times. Gradients of frozen parameters
     are not counted.
+
+    A method's own term of the loss is counted, with the passes that it makes.
 
     Args:
         name: the diagnostic's name in tables.
@@ -39,7 +42,8 @@ class Operations:
         """Count on the CPU.
 
         Raises:
-            UserError: the run did not train, or trained on preferences, packed rows or several workers.
+            UserError: the run did not train, or trained on preferences, packed rows or several workers; or the package
+                of its optimizer is not installed.
         """
         if run.result is None or run.result.training is None:
             raise UserError("operations are counted of trainings, and this run has none")
@@ -54,29 +58,35 @@ def step_flops(run: FinishedRun) -> int:
     Raises:
         UserError: see `Operations.rows`.
     """
-    import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
     from gmt.training.attachment import attach_method
-    from gmt.training.paradigms import collator
+    from gmt.training.optimizers import check_installed
+    from gmt.training.paradigms import collator, optimizer_of
     from gmt.training.reshaping import Examples, Reshaping
 
     if run.train.paradigm != "sft" or run.train.packing or run.workers > 1:
         raise UserError("operations are counted for train.paradigm=sft without packing on one worker only")
+    check_installed(run.train.optimizer)
     examples, collate = run.examples(), collator(run.train, run.reader().tokenizer)
     model = run.model.load_model().train()
     read = Examples(rows=examples, collate=collate, device="cpu")
     Reshaping(run.method, model, seed=run.seed, examples=read)
-    optimizer = torch.optim.AdamW(model.parameters())
-    attached = attach_method(run.method, model, optimizer, seed=run.seed, facts_every=0, source=None, examples=read)
+    optimizer = optimizer_of(run.method, model, run.train)
+    term = run.method.loss_term(model, base=run.model.load_model) if isinstance(run.method, AddsLoss) else None
+    attached = attach_method(
+        run.method, model, optimizer, seed=run.seed, facts_every=0, source=run.source, examples=read
+    )
     attached.begin_epoch(0)
     size, total = run.train.micro_batch_size, 0
     for i in range(run.train.accumulation_steps):
         rows = [examples[j % len(examples)] for j in range(i * size, (i + 1) * size)]
         # the counter knows no operations of the CPU's fused attention
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-            model(**collate(rows)).loss.backward()
+            batch = collate(rows)
+            loss = model(**batch).loss
+            (loss if term is None else loss + term(batch)).backward()
         total += counter.get_total_flops()
         run.on_progress(i + 1, run.train.accumulation_steps)
     return total

@@ -156,6 +156,7 @@ def finished(run: Run, on_progress: OnProgress = lambda done, total: None) -> Fi
         reader=lambda: prepare(run).reader,
         examples=lambda: as_chosen(run, prepare(run)).examples,
         prompts=lambda part: _prompts(run, part),
+        source=lambda: _source(run),
         tuned=lambda: _tuned(run),
         on_progress=on_progress,
     )
@@ -179,6 +180,13 @@ def _prompts(run: Run, part: str) -> list[list[int]]:
             ids = token_ids(reader, row["prompt"]) if is_question else reader.tokenizer(row["prompt"])["input_ids"]
             prompts.append(list(ids)[: reader.context])
     return [ids for ids in prompts if ids]
+
+
+def _source(run: Run) -> Iterator[Mapping[str, Tensor]]:
+    from gmt.runs.prepare import prepare
+    from gmt.runs.train import source_prompts  # imports torch
+
+    return source_prompts(prepare(run), "cpu")
 
 
 def _tuned(run: Run) -> Mapping[str, Tensor]:

@@ -103,7 +103,7 @@ def trainer_of(
         text.router_aux_loss_coef = 0.0  # TRL sets it for SFT only; it tells checkpoints from those of another loss
     is_own = isinstance(inputs.method, MakesGroups) or maker_of_optimizer(inputs.method) is not None
     if settings.optimizer != "adamw" or is_own:
-        trainer.make_optimizer = lambda: _optimizer(inputs, settings, trainer)
+        trainer.make_optimizer = lambda: optimizer_of(inputs.method, inputs.model, settings)
     if isinstance(inputs.method, AddsLoss):
         trainer.loss_term = inputs.method.loss_term(inputs.model, base=inputs.base)
     trainer.autocast_sharded = execution.is_sharded and settings.precision == "bf16"
@@ -112,15 +112,26 @@ def trainer_of(
     return trainer
 
 
-def _optimizer(inputs: TrainingInputs, settings: TrainSettings, trainer: Trainer) -> Optimizer:
+def optimizer_of(method: Method, model: PreTrainedModel, settings: TrainSettings) -> Optimizer:
+    """Return the optimizer of a training, at the peak of the learning rate.
+
+    Args:
+        method: may make groups, or the optimizer.
+        model: reshaped by the method, if it reshapes.
+        settings: the train group.
+
+    Raises:
+        UserError: as `gmt.training.optimizers.make_optimizer`.
+    """
+    names_of_decayed: Any = Trainer.get_decay_parameter_names  # a function of the model alone
     groups = default_groups(
-        inputs.model,
-        trainer.get_decay_parameter_names(inputs.model),
+        model,
+        names_of_decayed(None, model),
         lr=settings.learning_rate,
         weight_decay=settings.weight_decay,
         betas=(settings.adam_beta1, settings.adam_beta2),
     )
-    return make_optimizer(inputs.method, inputs.model, groups, name=settings.optimizer, momentum=settings.momentum)
+    return make_optimizer(method, model, groups, name=settings.optimizer, momentum=settings.momentum)
 
 
 def _sft(inputs: TrainingInputs, settings: TrainSettings, **common: Any) -> WorkersSFTTrainer:
