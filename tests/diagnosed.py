@@ -12,9 +12,9 @@ from torch import Tensor
 from gmt.composition import Composer, hydra_on
 from gmt.diagnostics.finished import FinishedRun
 from gmt.diagnostics.protocol import Row
+from gmt.masking.bits import weights_sha256
 from gmt.runs.build import plug_in
 from gmt.studies.plan import Plan, PlannedRun
-from gmt.training.weights import weights_sha256
 from tests.finished import finish, plan_of
 
 Change = Callable[[str, Tensor, int], Tensor]
@@ -49,7 +49,7 @@ def plant(planned: PlannedRun, change: Callable[[str, Tensor], Tensor]) -> None:
     (record.folder / "weights").mkdir()
     save_file(weights, record.folder / "weights" / "model.safetensors")
     record.write_lines("answers_before.jsonl", ANSWERS)
-    record.write("result.json", record.read("result.json") | {"weights_sha256": weights_sha256(weights.items())})
+    record.write("result.json", record.read("result.json") | {"weights_sha256": weights_sha256(weights)})
     record.finish()
 
 

@@ -10,10 +10,10 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from gmt.composition import Composer, hydra_on
+from gmt.masking.bits import weights_sha256
 from gmt.models.pretrained import SHIPPED
 from gmt.runs.build import Run, build
 from gmt.runs.made_weights import save_whole
-from gmt.training.weights import weights_sha256
 from tests.conftest import CONF
 from tests.finished import RESULT
 
@@ -59,7 +59,7 @@ def done(run: Run, change: Change) -> Run:
     from transformers import AutoTokenizer
 
     save_whole(model, AutoTokenizer.from_pretrained(SHIPPED / "nano"), record.folder)
-    sha256 = weights_sha256(model.named_parameters())
+    sha256 = weights_sha256(dict(model.named_parameters()))
     record.write("result.json", dataclasses.replace(RESULT, weights_sha256=sha256).to_json())
     record.write("environment.json", {"versions": {}, "commit": "0" * 40, "dirty": False, "device": "cpu"})
     record.finish(attempts=1, started_at=0.0, ended_at=23.0)

@@ -33,11 +33,11 @@ def _faults_of_weights(record: RunRecord) -> list[str]:
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
-    from gmt.training.weights import weights_sha256
+    from gmt.masking.bits import weights_sha256
 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     model = AutoModelForCausalLM.from_pretrained(record.folder / "weights", dtype="auto")
-    if weights_sha256(model.named_parameters()) != record.result().weights_sha256:
+    if weights_sha256(dict(model.named_parameters())) != record.result().weights_sha256:
         return ["weights/ loads with other values than the evaluated weights: save() must write these"]
     return []
 

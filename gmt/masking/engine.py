@@ -156,7 +156,8 @@ class Mask:
         self._refuse_nonfinite(every)
         self._add_up(every)
         selections = self._select(every) if self.spec.mask_ratio else {}
-        self._prepare_facts(every, selections)
+        if self._needs_facts():
+            self._prepare_facts(every, lambda r: self._kept_sample(r, selections.get(r.name)))
         if self.spec.mask_ratio:
             self._apply(every, selections)
         self._step += 1
@@ -287,15 +288,24 @@ class Mask:
         names = ", ".join(r.name for r in members[:3])
         return NonFiniteGradientError(f"{self.spec.signal} is NaN or Inf at step {self._step + 1}, in {names}")
 
-    def _prepare_facts(self, every: Sequence[Ranked], selections: dict[str, Selection]) -> None:
-        """Looks at the sample if this step is one to look at, and at its mask alone if the next one is."""
-        is_looked_at = self._is_looked_at(self._step + 1)
-        if not (is_looked_at or self._is_looked_at(self._step + 2)):
-            return
+    def _needs_facts(self) -> bool:
+        """Whether this step is one to look at, or the next one is, which compares its mask to this step's."""
+        return self._is_looked_at(self._step + 1) or self._is_looked_at(self._step + 2)
+
+    def _prepare_facts(
+        self, every: Sequence[Ranked], kept: Callable[[Ranked], Tensor], gradients: dict[str, Tensor] | None = None
+    ) -> None:
+        """Looks at the sample if this step is one to look at, else at its mask alone.
+
+        Args:
+            every: the parameters that are ranked.
+            kept: returns which entries of a parameter's sample stay.
+            gradients: of the samples, where the parameters' own are gone.
+        """
         self._sample.choose(every)
-        keeps = {r.name: self._kept_sample(r, selections.get(r.name)) for r in every}
-        if is_looked_at:
-            self._look_again = self._sample.look(every, keeps)
+        keeps = {r.name: kept(r) for r in every}
+        if self._is_looked_at(self._step + 1):
+            self._look_again = self._sample.look(every, keeps, gradients=gradients)
         else:
             self._sample.remember(keeps)
 

@@ -12,12 +12,10 @@ import torch
 from torch import Tensor
 
 from gmt.masking.counting import as_bits
-from gmt.masking.native import has_triton, library
+from gmt.masking.native import WIDTHS, has_triton, library
 from gmt.masking.parameters import Ranked
 from gmt.masking.rule import LARGEST_BITS, Selection
 from gmt.masking.signals import Row
-
-_WIDTHS = (2, 4)  # bytes of the entries that the C knows
 
 
 def kept(score_N: Tensor, selection: Selection) -> Tensor:
@@ -86,5 +84,5 @@ def restore_unkept_(now: Tensor, before: Tensor, keep_N: Tensor) -> None:
 
 
 def _native(x: Tensor, keep_N: Tensor):  # type: ignore[no-untyped-def]  # a ctypes library has no type of its own
-    is_known = x.device.type == "cpu" and x.is_contiguous() and keep_N.is_contiguous() and x.element_size() in _WIDTHS
+    is_known = x.device.type == "cpu" and x.is_contiguous() and keep_N.is_contiguous() and x.element_size() in WIDTHS
     return library() if is_known else None

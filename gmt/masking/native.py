@@ -20,6 +20,7 @@ from pathlib import Path
 
 import torch
 
+WIDTHS = (2, 4)  # bytes of the entries that it reads and writes one by one
 _SOURCE = Path(__file__).with_name("kernels.c")
 _FLAGS = ["-O3", "-shared", "-fPIC"]  # no -march: one cache may serve unlike machines
 _LONG, _POINTER, _UINT = ctypes.c_int64, ctypes.c_void_p, ctypes.c_uint32

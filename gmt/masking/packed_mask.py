@@ -12,7 +12,8 @@ At all other steps no dense gradient outlives its tensor.
 """
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol, cast
 
 import torch
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 
 from gmt.masking.engine import Mask
 from gmt.masking.facts import Sample
-from gmt.masking.parameters import Ranked, flat, ranked
+from gmt.masking.parameters import Ranked, first_nonfinite_tensor, flat, ranked
 from gmt.masking.sampling import pick
 from gmt.masking.spec import MaskSpec
 from gmt.masking.support import Support
@@ -53,14 +54,14 @@ class PackedMask(Mask):
         self._packed = cast(PacksMoments, optimizer)
         self._sampled: dict[str, Tensor] = {}  # gradients of the entries that are looked at, at a step that is
         super().__init__(model, optimizer, spec, **more)
-        self._due = set(self._kept())  # parameters whose support is chosen when their next gradient is there
+        self._due = set(self._with_support())  # parameters whose support is chosen when their next gradient is there
         if spec.mask_ratio:
             self._packed.follow(self)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continues from a checkpoint's state; the supports are in the optimizer's, or given here."""
         super().load_state_dict(state)
-        parameters = {self._names[p]: p for p in self._kept()}
+        parameters = {self._names[p]: p for p in self._with_support()}
         for name, keep_N in self._take_masks().items():
             self._packed.keep(parameters[name], keep_N)
         self._due = self._due_at_next_step()
@@ -86,7 +87,7 @@ class PackedMask(Mask):
     @torch.no_grad()
     def complete(self) -> None:
         """All gradients of a step are there: choose the supports that it decides."""
-        if dense := [p for p in self._kept() if p in self._due and p.grad is not None]:
+        if dense := [p for p in self._with_support() if p in self._due and p.grad is not None]:
             self._choose(dense)
             for p in dense:
                 self._look_at(p)
@@ -101,15 +102,19 @@ class PackedMask(Mask):
         if any(p not in self._names for p in self._held_by_optimizer()):  # a group was added
             self._learn_parameters()
             self._packed.follow(self)
-            self._due |= {p for p in self._kept() if self._packed.support(p) is None}
+            self._due |= {p for p in self._with_support() if self._packed.support(p) is None}
         self.complete()
         self._num_whole = self._trained_whole()
         gradients = {p: g for p, g in self._packed.gathered() if p not in self._excluded}
-        self._refuse_nonfinite_of(gradients)
+        if bad := first_nonfinite_tensor({self._names[p]: gradient for p, gradient in gradients.items()}):
+            raise self._refusal(bad)
         supports = {p: support for p in gradients if (support := self._packed.support(p)) is not None}
         self._num_entries = sum(support.num_entries for support in supports.values())
         self._density = sum(support.num_kept for support in supports.values()) / max(self._num_entries, 1)
-        self._prepare_packed_facts(supports)
+        if self._needs_facts():
+            every = [self._without_gradient(p) for p in supports]
+            kept = partial(_kept_sample, self._sample, supports)
+            self._prepare_facts(every, kept, gradients=self._sampled)
         self._step += 1
         self._seconds = time.perf_counter() - started
 
@@ -128,13 +133,13 @@ class PackedMask(Mask):
         for group in self._optimizer.param_groups:
             yield from group["params"]
 
-    def _kept(self) -> list[nn.Parameter]:
+    def _with_support(self) -> list[nn.Parameter]:
         """The parameters that have a support, in the optimizer's order."""
         return [p for p in self._held_by_optimizer() if p not in self._excluded]
 
     def _due_at_next_step(self) -> set[nn.Parameter]:
         is_new = self.spec.is_refreshed_at(self._step)
-        return {p for p in self._kept() if is_new or self._packed.support(p) is None}
+        return {p for p in self._with_support() if is_new or self._packed.support(p) is None}
 
     @torch.no_grad()
     def _choose(self, parameters: Iterable[nn.Parameter]) -> None:
@@ -152,40 +157,18 @@ class PackedMask(Mask):
         masks, self._masks = self._masks, {}
         return masks
 
-    def _refuse_nonfinite_of(self, gradients: dict[nn.Parameter, Tensor]) -> None:
-        if not gradients:
-            return
-        norms = torch.stack([torch.linalg.vector_norm(g, dtype=torch.float32).cpu() for g in gradients.values()])
-        for i in norms.isfinite().logical_not().nonzero().flatten().tolist():
-            p, gradient = list(gradients.items())[i]
-            if not bool(gradient.isfinite().all()):  # the norm of huge gradients is not finite either
-                raise self._refusal(self._names[p])
-
     def _look_at(self, p: nn.Parameter) -> None:
         """Add a dense gradient's entries that are looked at to those of earlier micro-batches."""
         if not self._is_looked_at(self._step + 1):
             return
         assert p.grad is not None
-        r = self._standing_in(p)
+        r = self._without_gradient(p)
         if not self._sampled:
-            self._sample.choose([self._standing_in(q) for q in self._kept() if q.requires_grad])
+            self._sample.choose([self._without_gradient(q) for q in self._with_support() if q.requires_grad])
         sample = pick(flat(p.grad), self._sample.index(r))
         self._sampled[r.name] = self._sampled[r.name] + sample if r.name in self._sampled else sample
 
-    def _prepare_packed_facts(self, supports: dict[nn.Parameter, Support]) -> None:
-        """As `_prepare_facts`, by what was sampled of gradients that are gone."""
-        is_looked_at = self._is_looked_at(self._step + 1)
-        if not (is_looked_at or self._is_looked_at(self._step + 2)):
-            return
-        every = [self._standing_in(p) for p in supports]
-        self._sample.choose(every)
-        keeps = {r.name: _kept_sample(self._sample, r, supports[r.parameter]) for r in every}
-        if is_looked_at:
-            self._look_again = self._sample.look(every, keeps, gradients=self._sampled)
-        else:
-            self._sample.remember(keeps)
-
-    def _standing_in(self, p: nn.Parameter) -> Ranked:
+    def _without_gradient(self, p: nn.Parameter) -> Ranked:
         """A parameter whose gradient is gone, for what needs no gradient."""
         return self._as_ranked(p, p.detach())
 
@@ -203,8 +186,8 @@ class PackedMask(Mask):
         )
 
 
-def _kept_sample(sample: Sample, r: Ranked, support: Support) -> Tensor:
-    index = sample.index(r)
+def _kept_sample(sample: Sample, supports: Mapping[nn.Parameter, Support], r: Ranked) -> Tensor:
+    index, support = sample.index(r), supports[r.parameter]
     return support.mask() if index is None else support.holds(index)
 
 

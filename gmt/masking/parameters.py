@@ -212,15 +212,26 @@ def ranked(
 
 
 def first_nonfinite(every: Sequence[Ranked]) -> str | None:
-    """The name of the first gradient that holds NaN or Inf, on any shard."""
-    if not every:
+    """Return the name of the first parameter whose gradient holds NaN or Inf, on any shard."""
+    return first_nonfinite_tensor({r.name: r.gradient_N for r in every}, [r.shards for r in every])
+
+
+def first_nonfinite_tensor(tensors: Mapping[str, Tensor], shards: Sequence[ProcessGroups | None] = ()) -> str | None:
+    """Return the name of the first tensor that holds NaN or Inf, on any shard.
+
+    Args:
+        tensors: by name, the parts that lie here.
+        shards: the processes that hold the other parts.
+    """
+    if not tensors:
         return None
-    # A norm is cheap and finite but for huge gradients: only those are looked at entry by entry.
-    norms = [torch.linalg.vector_norm(r.gradient_N, dtype=torch.float32) for r in every]
+    # A norm is cheap and finite but for huge values: only those are looked at entry by entry.
+    parts = list(tensors.values())
+    norms = [torch.linalg.vector_norm(part, dtype=torch.float32) for part in parts]
     bad = torch.stack([norm.to(norms[0].device) for norm in norms]).isfinite().logical_not()
     for i in bad.nonzero().flatten().tolist():
-        bad[i] = bool(every[i].gradient_N.isfinite().all().logical_not())
+        bad[i] = bool(parts[i].isfinite().all().logical_not())
     counts = bad.to(torch.int64)
-    for shards in dict.fromkeys(r.shards for r in every if r.shards is not None):
-        shards.sum_(counts)  # each kind of sharding: counts may be taken twice, which doesn't matter here
-    return next((r.name for r, count in zip(every, counts.tolist(), strict=True) if count), None)
+    for processes in dict.fromkeys(each for each in shards if each is not None):
+        processes.sum_(counts)  # each kind of sharding: counts may be taken twice, which doesn't matter here
+    return next((name for name, count in zip(tensors, counts.tolist(), strict=True) if count), None)

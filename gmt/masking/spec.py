@@ -12,6 +12,7 @@ SCOPES = ("tensor", "layer", "global")
 MASK_ON = ("gradient", "update")
 MOMENTS = ("dense", "masked")  # by any optimizer
 PACKED = "packed"  # by gmt.optimizers.packed_adamw alone
+AGES = ("global", "own")  # of packed moments; see there
 KEEP = ("largest", "smallest")
 EXCLUDED = ("dense", "frozen")
 GRAINS = ("entry", "row", "column", "head", "tensor")

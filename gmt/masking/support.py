@@ -12,12 +12,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gmt.masking.native import library
+from gmt.masking.native import WIDTHS, library
 from gmt.masking.packing import pack, unpack
 
 _BITS_OF_INDEX = 32
 _LARGEST_INDEX = (1 << 31) - 1
-_WIDTHS = (2, 4)  # bytes of the entries that the C knows
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ class Support:
             self._call("scatter_set", x_N, x_K.contiguous())
 
     def _is_for_c(self, x_N: Tensor) -> bool:
-        return x_N.device.type == "cpu" and x_N.element_size() in _WIDTHS and library() is not None
+        return x_N.device.type == "cpu" and x_N.element_size() in WIDTHS and library() is not None
 
     def _call(self, name: str, x_N: Tensor, x_K: Tensor) -> None:
         assert x_N.is_contiguous()

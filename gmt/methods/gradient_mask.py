@@ -10,7 +10,7 @@ from gmt import settings
 from gmt.errors import UserError
 from gmt.masking import MaskSpec, MatrixSignal, Signal
 from gmt.masking.signals import FIRST_MOMENT, row_of
-from gmt.masking.spec import ONCE, PACKED
+from gmt.masking.spec import AGES, ONCE, PACKED
 
 if TYPE_CHECKING:
     from torch import nn
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 # Of each layer only what differs between layers is logged: a model has many of them.
 _OF_LAYERS = ("kept_fraction", "energy_kept", "moved_fraction", "overlap")
-_AGES = ("global", "own")
 _NOT_BY_ENTRY = {
     "factored": "keeps its moments by rows and columns",
     "packed": "keeps its moments in 8 bits",
@@ -65,7 +64,7 @@ class GradientMask:
 
     def __post_init__(self) -> None:
         self.spec()
-        settings.one_of("method.age", self.age, _AGES)
+        settings.one_of("method.age", self.age, AGES)
         if self.age != "global" and self.moments != PACKED:
             raise UserError(f"method.age must be global where method.moments={self.moments}, got {self.age!r}")
         if self.age != "global" and self.refresh == ONCE:
@@ -98,12 +97,7 @@ class GradientMask:
 
     def faults_with_workers(self, num_workers: int) -> list[str]:
         """Return a sentence if gradients are gathered before several workers could average them."""
-        if self.moments != PACKED:
-            return []
-        return [
-            f"resources.workers must be 1 where method.moments=packed, which gathers gradients before workers average "
-            f"them, got {num_workers}"
-        ]
+        return [fault_of_gathering("where method.moments=packed", num_workers)] if self.moments == PACKED else []
 
     def faults_with(self, optimizer: OptimizerFacts) -> list[str]:
         """Return a sentence for each setting that can't hold with the optimizer: mask_on, moments or signal."""
@@ -221,6 +215,13 @@ class AttachedMask:
 
 def _metrics(facts: dict[str, Any], chosen: Sequence[str], prefix: str = "") -> dict[str, float]:
     return {prefix + key: float(facts[key]) for key in chosen if facts[key] is not None}
+
+
+def fault_of_gathering(where: str, num_workers: int) -> str:
+    """Return the sentence on a method that gathers the kept entries of gradients as they arrive."""
+    return (
+        f"resources.workers must be 1 {where}, which gathers gradients before workers average them, got {num_workers}"
+    )
 
 
 def faults_of_averaging(method: str, optimizer: OptimizerFacts) -> list[str]:

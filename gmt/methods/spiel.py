@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from gmt import settings
 from gmt.errors import UserError
-from gmt.methods.gradient_mask import AttachedMask, GradientMask
+from gmt.methods.gradient_mask import AttachedMask, GradientMask, fault_of_gathering
 
 if TYPE_CHECKING:
     from torch import nn
@@ -77,10 +77,7 @@ class Spiel:
 
     def faults_with_workers(self, num_workers: int) -> list[str]:
         """Return a sentence: gradients are gathered before several workers could average them."""
-        return [
-            f"resources.workers must be 1 for method {self.name}, which gathers gradients before workers average them, "
-            f"got {num_workers}"
-        ]
+        return [fault_of_gathering(f"for method {self.name}", num_workers)]
 
     def faults_with(self, optimizer: OptimizerFacts) -> list[str]:
         """Return no sentence: the optimizer is the method's own."""

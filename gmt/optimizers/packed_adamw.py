@@ -21,10 +21,10 @@ from torch.optim import Optimizer
 
 from gmt.masking.parameters import flat
 from gmt.masking.sharding import is_sharded
+from gmt.masking.spec import AGES
 from gmt.masking.support import Support, stored, support_of
 from gmt.optimizers.packed_update import update, update_by_age
 
-AGES = ("global", "own")
 _KEPT_AS_THEY_ARE = ("support", "age")  # which torch's load_state_dict would round to the parameter's dtype
 
 

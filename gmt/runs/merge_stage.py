@@ -10,6 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 from gmt.errors import Diverged, Interrupted
+from gmt.masking.bits import weights_sha256
 from gmt.merges.protocol import ChoosesParents, Merge
 from gmt.runs.build import Run
 from gmt.runs.evaluate import evaluate
@@ -20,7 +21,6 @@ from gmt.runs.run_context import RunContext, to_device
 from gmt.runs.validation import validation_suites
 from gmt.training.reshaping import Sizes
 from gmt.training.train import moved_fraction
-from gmt.training.weights import weights_sha256
 
 STEP = 1  # the step at which a merge's metrics are logged; those of the base are at step 0
 _PART = "validation"
@@ -98,7 +98,7 @@ def _chosen(
     def score(members: Sequence[int]) -> float:
         _fill(context, merge, model, weights.only(members))
         to_device(model, context.device)
-        folder = context.record.folder / "evaluation" / f"{_PART}-{weights_sha256(model.named_parameters())[:16]}"
+        folder = context.record.folder / "evaluation" / f"{_PART}-{weights_sha256(dict(model.named_parameters()))[:16]}"
         mean = evaluate(context.run, prepared, model, folder, context.control, parts=(_PART,)).scores[_PART]["mean"]
         if len(members) == 1:
             alone[members[0]] = mean

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from gmt.masking.bits import weights_sha256
 from gmt.records.result import Result, Scores
 from gmt.runs.choose import choose
 from gmt.runs.evaluate import evaluate, folder_of_base
@@ -18,7 +19,6 @@ from gmt.runs.merge_stage import STEP, merge_weights
 from gmt.runs.run_context import RunContext
 from gmt.runs.train_stage import train_weights
 from gmt.training.alike import check_steps
-from gmt.training.weights import weights_sha256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,7 @@ def do_stages(context: RunContext) -> Result:
     before = _evaluate_base(context)
     context = choose(context) if context.run.merge is None else context
     made = train_weights(context) if context.run.merge is None else merge_weights(context)
-    sha256 = weights_sha256(made.model.named_parameters())
+    sha256 = weights_sha256(dict(made.model.named_parameters()))
     after = _evaluate_weights(context, made, sha256)
     if context.run.record_settings.keep_weights:
         made.save(context.record.folder)

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
+from gmt.masking.bits import weights_sha256
 from gmt.runs.build import Run
 from gmt.runs.evaluate import evaluate
 from gmt.runs.made_weights import MadeWeights, save_whole
@@ -19,7 +20,6 @@ from gmt.training.gather import gather
 from gmt.training.memory import give_back
 from gmt.training.settings import TrainSettings
 from gmt.training.train import check_comparable, moved_fraction
-from gmt.training.weights import weights_sha256
 from gmt.training.workers import agreed, num_workers
 
 
@@ -82,7 +82,7 @@ def _target_score(context: RunContext, model: PreTrainedModel, step: int) -> flo
     """Return the target score of a model in training; each worker must call it where the weights are in shards."""
     whole = _whole(context.run, model, context.device)
     prepared = context.prepared.for_method(context.run.method)
-    folder = context.record.folder / "evaluation" / f"step-{step}-{weights_sha256(whole.named_parameters())[:16]}"
+    folder = context.record.folder / "evaluation" / f"step-{step}-{weights_sha256(dict(whole.named_parameters()))[:16]}"
     # ended halfway it would be missing: there is no checkpoint of this step yet
     to_its_end = dataclasses.replace(context.control, should_stop=lambda: False)
     found = evaluate(context.run, prepared, whole, folder, to_its_end, parts=("target",))

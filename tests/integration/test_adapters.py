@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 from gmt.diagnostics.operations import step_flops
 from gmt.errors import Interrupted, UserError
 from gmt.evaluation.context import token_ids
+from gmt.masking.bits import weights_sha256
 from gmt.methods.adapters import PeftAdapter
 from gmt.methods.prompts import PeftPrompt
 from gmt.methods.protocol import ReshapesModel, UsesContext
@@ -22,7 +23,6 @@ from gmt.runs.prepare import prepare
 from gmt.training.checkpoints import last_whole_checkpoint
 from gmt.training.control import Control
 from gmt.training.reshaping import Reshaping
-from gmt.training.weights import weights_sha256
 from tests.architectures import tiny_model
 from tests.arms import ARMS, method_of, num_added, overrides_of
 from tests.integration.test_paradigms import preferences
@@ -71,7 +71,7 @@ def test_what_is_evaluated_is_what_peft_makes_of_the_saved_adapter(arm: str, tmp
     else:
         assert 0 < result["moved_fraction"] < 1
         merged = loaded.merge_and_unload()
-        assert weights_sha256(merged.named_parameters()) == result["weights_sha256"]
+        assert weights_sha256(dict(merged.named_parameters())) == result["weights_sha256"]
 
 
 def answers_of(model: Any, run: Run) -> list[str]:
@@ -102,7 +102,7 @@ def test_parameters_of_the_models_own_are_saved_by_its_names_for_them(arm: str, 
     saved = load_file(kept)
     assert model.load_state_dict(saved, strict=False).unexpected_keys == []
     assert sum(tensor.numel() for tensor in saved.values()) == result["num_trainable"]
-    assert weights_sha256(model.named_parameters()) == result["weights_sha256"]
+    assert weights_sha256(dict(model.named_parameters())) == result["weights_sha256"]
 
 
 @each_of(ADAPTERS)
@@ -151,7 +151,7 @@ def test_keep_weights_merged_saves_whole_weights_beside_the_adapter(tmp_path: Pa
     run = adapted(tmp_path, "lora", "record.keep_weights=merged")
     result = done(run)
     whole = AutoModelForCausalLM.from_pretrained(run.record.folder / "weights")
-    assert weights_sha256(whole.named_parameters()) == result["weights_sha256"]
+    assert weights_sha256(dict(whole.named_parameters())) == result["weights_sha256"]
     assert (run.record.folder / "adapter" / "adapter_model.safetensors").exists()
 
 
