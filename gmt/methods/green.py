@@ -132,6 +132,7 @@ class ChosenTensors:
         self._epoch = -1  # in which the tensors were chosen
         self._chosen: list[str] = []
         self._touched: set[str] = set()
+        self._num_choices = 0
 
     def begin_epoch(self, epoch: int) -> None:
         """Choose the tensors anew if it is time."""
@@ -139,6 +140,7 @@ class ChosenTensors:
             self._epoch = epoch
             self._chosen = self._choose()
             self._touched |= {*self._chosen}
+            self._num_choices += 1
         for name, p in self._named.items():
             p.requires_grad_(name in self._chosen)
         for p in self._rest:
@@ -154,7 +156,7 @@ class ChosenTensors:
         return [name for name, is_chosen in zip(self._named, chosen, strict=True) if is_chosen]
 
     def facts(self) -> dict[str, float]:
-        """Return the share of entries that train, and that of the operations of a step where everything trains."""
+        """Return the shares of entries that train and of operations, and how often the tensors have been chosen."""
         costs = self._costs
         is_chosen = [name in self._chosen for name in self._named]
         path = next((path for path, chosen in zip(costs.of_path, is_chosen, strict=True) if chosen), 0)
@@ -164,6 +166,7 @@ class ChosenTensors:
             "density": self.num_trained() / total,
             "mask_seconds": 0.0,
             "operations": (costs.forward + path + of_weights) / costs.total,
+            "num_choices": float(self._num_choices),
         }
 
     def num_trained(self) -> int:
@@ -175,12 +178,18 @@ class ChosenTensors:
         return sum(self._named[name].numel() for name in self._touched)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the chosen tensors, the epoch in which they were chosen, and all that were ever chosen."""
-        return {"epoch": self._epoch, "chosen": list(self._chosen), "touched": sorted(self._touched)}
+        """Return the chosen tensors, the epoch in which they were chosen, all that ever were, and how often."""
+        return {
+            "epoch": self._epoch,
+            "chosen": list(self._chosen),
+            "touched": sorted(self._touched),
+            "num_choices": self._num_choices,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue with the tensors of a checkpoint."""
         self._epoch, self._chosen, self._touched = state["epoch"], list(state["chosen"]), {*state["touched"]}
+        self._num_choices = state["num_choices"]
 
     def detach(self) -> None:
         """Let every tensor train again."""

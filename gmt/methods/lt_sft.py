@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gmt import settings
+from gmt.errors import UserError
 from gmt.methods.gradient_mask import AttachedMask, GradientMask, faults_of_averaging
 from gmt.methods.protocol import OptimizerFacts
 
@@ -43,7 +44,8 @@ class LotteryTicket:
         mask_ratio: fraction of the entries that do not train in the second phase, in [0, 1).
         scope: over what the ratio holds: all entries together (`global`, as in the paper) or each `tensor`.
         exclude: patterns (as in a shell) of names of parameters that train in neither phase.
-        num_iterations: how often the entries are chosen, an equal part of them each time, at least 1.
+        num_iterations: how often the entries are chosen, an equal part of them each time, at least 1 and at most the
+            number of chosen entries.
         parameters: which parameters are ranked: `all`, or the weights of linear layers inside numbered layers
             (`linear_alone`), so that the others train in neither phase.
     """
@@ -76,7 +78,21 @@ class LotteryTicket:
         return faults_of_averaging(self.name, optimizer)
 
     def attach(self, model: nn.Module, optimizer: Optimizer, *, seed: int, facts_every: int) -> AttachedMask:
-        """Attaches the first phase's mask, under which every entry trains that is not excluded."""
+        """Attaches the first phase's mask, under which every entry trains that is not excluded.
+
+        Raises:
+            UserError: the mask can't work with this model, or an iteration would choose no entry.
+        """
+        sizes = [p.numel() for p in self._ranked(model).values()]
+        largest_group = sum(sizes) if self.scope == "global" else max(sizes, default=0)
+        if self.num_iterations > 1 and self.num_iterations > (
+            most := self._num_chosen(largest_group, self.num_iterations)
+        ):
+            where = "" if self.scope == "global" else " in the largest tensor"
+            raise UserError(
+                f"method.num_iterations must be at most {most}, the number of entries that are chosen{where}, got "
+                f"{self.num_iterations}"
+            )
         return self._gradient_mask(0.0).attach(model, optimizer, seed=seed, facts_every=facts_every)
 
     def begin_phase(
@@ -134,15 +150,19 @@ class LotteryTicket:
 
     def _moves(self, model: PreTrainedModel, base: PreTrainedModel) -> dict[str, Tensor]:
         """Return how far each ranked entry is from the base: float32 on the CPU of shape [N], by parameter."""
-        from gmt.masking.parameters import excluded_parameters, names_of
-
-        start, names = dict(base.named_parameters()), names_of(model)
-        excluded, _ = excluded_parameters(model, names, self._gradient_mask(self.mask_ratio).spec())
+        start = dict(base.named_parameters())
         return {
             name: (p.detach().cpu().float() - start[name].detach().float()).flatten()
-            for p, name in names.items()
-            if p not in excluded
+            for name, p in self._ranked(model).items()
         }
+
+    def _ranked(self, model: nn.Module) -> dict[str, nn.Parameter]:
+        """Return the parameters whose entries are chosen, by name."""
+        from gmt.masking.parameters import excluded_parameters, names_of
+
+        names = names_of(model)
+        excluded, _ = excluded_parameters(model, names, self._gradient_mask(self.mask_ratio).spec())
+        return {name: p for p, name in names.items() if p not in excluded}
 
     def _num_chosen(self, num_entries: int, num_iterations: int) -> int:
         """Return how many of a group's entries are chosen after a number of iterations."""

@@ -44,7 +44,7 @@ class StructuredSparse:
         matrices: those in which rows or columns train: up, gate and down; q, k, v and o.
         score: what ranks a channel or head: `random`, once by the seed; `weight`, the mean magnitude of its entries;
             `gradient`, that of their gradients; `activation`, that of its inputs to the down or o matrix.
-        keep: which end trains, the `largest` scores or the `smallest`.
+        keep: which end trains, the `largest` scores or the `smallest`; `largest` for `random`.
         num_examples: training rows on which gradients or activations are measured; 0 for other scores.
     """
 
@@ -61,6 +61,11 @@ class StructuredSparse:
         if not is_list or not self.matrices or not {*self.matrices} <= {*known}:
             raise UserError(f"method.matrices must be a list of some of {', '.join(known)}, got {self.matrices!r}")
         settings.one_of("method.score", self.score, SCORES)
+        settings.one_of("method.keep", self.keep, ("largest", "smallest"))
+        if self.score == "random" and self.keep != "largest":
+            raise UserError(
+                f"method.keep must be largest for method.score=random, where both ends are draws, got {self.keep}"
+            )
         reads = self.score in _BY_EXAMPLES
         if settings.integer("method.num_examples", self.num_examples, low=int(reads)) and not reads:
             raise UserError(

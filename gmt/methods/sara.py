@@ -120,6 +120,10 @@ class SaraAtWork(Dense):
         supports = [self._optimizer.support(p) for p in self._parameters]
         return sum(support.num_kept for support in supports if support is not None)
 
+    @property
+    def _has_reselected(self) -> bool:
+        return self._method.reselect_at is not None and self._num_steps >= self._method.reselect_at
+
     def num_trained(self) -> int:
         """Return how many entries the last step trained."""
         return self._num_trained
@@ -129,8 +133,11 @@ class SaraAtWork(Dense):
         return self._num_touched
 
     def facts(self) -> dict[str, float]:
-        """Return the fraction of entries that train, and the nuclear norm before the last step."""
-        facts = {"kept_fraction": self.num_kept / sum(p.numel() for p in self._parameters)}
+        """Return the share of entries that train, how often they were chosen again, and the last step's norm."""
+        facts = {
+            "kept_fraction": self.num_kept / sum(p.numel() for p in self._parameters),
+            "num_reselections": float(self._has_reselected),
+        }
         return facts if self._norm is None else facts | {"nuclear_norm": float(self._norm)}
 
     def state_dict(self) -> dict[str, Any]:

@@ -257,6 +257,7 @@ def test_tensors_are_chosen_anew_every_few_epochs_and_a_resumed_training_keeps_t
     assert chosen_in(2, resumed) == chosen_in(3, resumed) == third
     assert resumed.num_touched() == sum(named[name].numel() for name in first | third)
     assert chosen_in(4, resumed) != third
+    assert resumed.facts()["num_choices"] == 3
 
 
 def test_a_module_that_multiplies_by_several_matrices_is_refused() -> None:

@@ -204,6 +204,7 @@ def test_a_model_with_other_names_for_its_channels_trains_them() -> None:
         (["method.matrices=[down,head]"], r"method\.matrices must be a list of some of .*, got \['down', 'head'\]"),
         (["method.score=magnitude"], r"method\.score must be one of random, weight, gradient, activation, got"),
         (["method.num_examples=4"], r"method\.num_examples must be 0 for method\.score=random, .* got 4"),
+        (["method.keep=smallest"], r"method\.keep must be largest for method\.score=random, .*, got smallest"),
         (["method.score=gradient"], r"method\.num_examples must be a whole number of at least 1, got 0"),
         (["method.mask_ratio=1"], r"method\.mask_ratio must lie in \[0, 1\), got 1"),
         (["train.optimizer=schedulefree", "train.schedule=constant"], r"must not be schedulefree for method s2ft"),

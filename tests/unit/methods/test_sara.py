@@ -100,9 +100,11 @@ def test_a_second_choice_is_a_subset_of_the_first_and_keeps_moments() -> None:
     num_first = work.num_kept
     weight = model[0].weight
     step(model, optimizer, 0)
+    assert work.facts()["num_reselections"] == 0
     first = optimizer.support(weight)
     assert first is not None
     step(model, optimizer, 1)
+    assert work.facts()["num_reselections"] == 1
     second = optimizer.support(weight)
     assert second is not None
     assert torch.equal(second.mask(), first.mask() & (flat(weight.detach()).abs() < THRESHOLD))

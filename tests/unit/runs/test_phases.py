@@ -155,6 +155,19 @@ def test_two_iterations_choose_as_many_entries_as_one_and_begin_where_the_first_
     assert facts.density == pytest.approx((2 + 1.5 * num_kept / num_entries) / 4, rel=1e-4)
 
 
+@pytest.mark.parametrize(("scope", "most"), [("global", 10), ("tensor", 6)])
+def test_an_iteration_that_would_choose_nothing_is_refused_before_the_training(scope: str, most: int) -> None:
+    def attach(num_iterations: int) -> None:
+        model = torch.nn.Linear(10, 6)  # 66 entries
+        given: Any = {"name": "lt_sft", "mask_ratio": 0.85 if scope == "global" else 0.9, "exclude": []}
+        method = LotteryTicket(scope=scope, num_iterations=num_iterations, **given)
+        method.attach(model, torch.optim.AdamW(model.parameters()), seed=1, facts_every=0)
+
+    attach(most)
+    with pytest.raises(UserError, match=rf"method\.num_iterations must be at most {most}, .*, got {most + 1}"):
+        attach(most + 1)
+
+
 def moved(after: dict[str, Tensor], before: dict[str, Tensor]) -> Tensor:
     return torch.cat([(after[name] != before[name]).flatten() for name in before])
 
