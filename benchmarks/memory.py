@@ -195,7 +195,7 @@ def measured_table(name: str, num_tokens: int) -> str:
 
 
 def time_table(name: str, num_tokens: int, rounds: int) -> str:
-    """Return what whole steps take, plain and packed in turn on models of their own, as a Markdown table."""
+    """Return the seconds of whole steps as a Markdown table: plain and packed in turn, each on a model of its own."""
     tokens = torch.randint(0, 200, (num_tokens // 128, 128))
     steppers = {}
     for way in ("plain AdamW", "packed"):

@@ -90,7 +90,7 @@ def _trained(result: Result, training: TrainFacts) -> dict[str, str]:
         touched = "an unknown number" if training.num_touched is None else f"{training.num_touched:,}"
         rows["trained"] = f"{training.num_trained:,.0f} entries at a step, {touched} at some step"
     if training.optimizer_state_bytes is not None:
-        rows["optimizer state"] = f"{training.optimizer_state_bytes / 2**20:,.1f} MiB"
+        rows["optimizer state"] = f"{training.optimizer_state_bytes / 2**20:,.1f} MiB, without the mask's"
     return rows
 
 

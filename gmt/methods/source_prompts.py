@@ -1,4 +1,4 @@
-"""What a method is that looks at prompts of the task's source suites, which tell what the model could do before."""
+"""Methods that read prompts of the task's source suites before their first step."""
 
 from __future__ import annotations
 

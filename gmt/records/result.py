@@ -23,8 +23,10 @@ class TrainFacts:
             records from before it was counted, which left none out.
         seconds: in optimizer steps altogether, without reading batches, checkpoints and evaluation.
         peak_memory_bytes: of the GPU if there is one, else of the process's resident set, in this attempt.
-        optimizer_state_bytes: the optimizer's state at the end, on the first worker; None in records from before it was
-            counted.
+        optimizer_state_bytes: the optimizer's state at the end of the training, on the first worker, the largest of
+            several phases. The supports of packed moments are in it. Memory that the method holds beside it is not: the
+            mask of masked moments, a byte an entry, or SpIEL's base values and candidates. None in records from before
+            it was counted.
         num_trained: entries that a step trains, the mean over the steps; None likewise.
         num_touched: entries that some step trained. Of masks that change from step to step, the entries that moved, by
             the sample of the mask's facts. None likewise.
