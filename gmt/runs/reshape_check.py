@@ -1,4 +1,4 @@
-"""Whether a run's method can reshape its model, tried without weights before the run, or its sweep, starts."""
+"""Whether a run's method fits its model and examples, tried without weights before the run, or its sweep, starts."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from collections.abc import Callable
 
 from transformers import PreTrainedModel
 
+from gmt.methods.protocol import ReshapesModel
 from gmt.models.protocol import HasSkeleton
 from gmt.plug_ins import faults_of
 from gmt.runs.build import Run
 from gmt.runs.prepare import Prepared
-from gmt.training.reshaping import check_reshaping
+from gmt.training.reshaping import check_num_examples, check_reshaping
 
 
 def check_method(run: Run, prepared: Prepared, load: Callable[[], PreTrainedModel]) -> None:
@@ -22,7 +23,8 @@ def check_method(run: Run, prepared: Prepared, load: Callable[[], PreTrainedMode
         load: returns the model, with or without weights; it is left as it is.
 
     Raises:
-        UserError: the method can't reshape the model, or its parts can't be merged for record.keep_weights=merged.
+        UserError: the method takes more examples than there are, can't reshape the model, or its parts can't be merged
+            for record.keep_weights=merged.
     """
     with faults_of("method", run.method, "can't reshape the model"):
         check_reshaping(
@@ -41,5 +43,8 @@ def check_method_on_skeleton(run: Run, prepared: Prepared) -> None:
     Raises:
         UserError: as `check_method`.
     """
+    check_num_examples(run.method, len(prepared.examples))
+    if not isinstance(run.method, ReshapesModel):
+        return
     if isinstance(run.model, HasSkeleton) and (skeleton := run.model.skeleton()) is not None:
         check_method(run, prepared, lambda: skeleton)

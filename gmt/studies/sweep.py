@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from gmt.errors import RunFailed, UserError
 from gmt.merges.protocol import ChoosesParents
+from gmt.methods.probing import ProbesExamples
 from gmt.methods.protocol import ReshapesModel
 from gmt.runs.build import Run
 from gmt.studies.frozen import STOP, freeze
@@ -153,12 +154,12 @@ def _preflight(todo: Sequence[PlannedRun]) -> None:
 
 
 def _try_method(run: Run, prepared: "Prepared", tried: set[str]) -> None:
-    """Try a method that reshapes the model once for each distinct model, method and use of the weights.
+    """Try a method that reshapes the model or probes examples, once for each model, method and use of the weights.
 
     Raises:
-        UserError: the method can't work with the model.
+        UserError: the method can't work with the model or the examples.
     """
-    if run.merge is not None or not isinstance(run.method, ReshapesModel):
+    if run.merge is not None or not isinstance(run.method, ReshapesModel | ProbesExamples):
         return
     from gmt.runs.reshape_check import check_method_on_skeleton  # torch takes seconds
 

@@ -63,10 +63,10 @@ class Reshaping:
         method: one that does not reshape leaves the model as it is.
         model: as it was loaded, on the CPU; changed in place.
         seed: of the method's draws.
-        examples: of the training, for a method that reads some; None where the model's shape alone matters.
+        examples: of the training, for a method that reads or probes some; None where the model's shape alone matters.
 
     Raises:
-        UserError: the method can't work with this model.
+        UserError: the method can't work with this model, or takes more examples than there are.
     """
 
     def __init__(self, method: Method, model: PreTrainedModel, *, seed: int, examples: Examples | None = None):
@@ -169,13 +169,14 @@ class _Reference(nn.Module):
 
 
 def _reshaped(method: Method, model: PreTrainedModel, seed: int, examples: Examples | None) -> Reshaped | None:
+    if examples is not None:
+        check_num_examples(method, len(examples.rows))  # again, since a selection may have removed rows
     if not isinstance(method, ReshapesModel):
         return None
     if examples is None or not isinstance(method, ReadsExamples) or not method.num_examples:
         with _seeded(seed, "cpu"):
             return method.reshape(model, seed=seed)
     num_examples = method.num_examples
-    _check_num_examples(num_examples, len(examples.rows))  # again, since a selection may have removed rows
     model.to(examples.device)  # type: ignore[arg-type]  # transformers wraps the method and loses its signature
     with _seeded(seed, examples.device):
         return method.reshape_by(model, seed=seed, batches=lambda size: examples.batches(num_examples, size, seed=seed))
@@ -203,8 +204,7 @@ def check_reshaping(
     Raises:
         UserError: it can't.
     """
-    if isinstance(method, ReadsExamples | ProbesExamples):
-        _check_num_examples(method.num_examples, num_rows)
+    check_num_examples(method, num_rows)
     if not isinstance(method, ReshapesModel):
         return
     model: Any = without_weights(base())
@@ -228,10 +228,11 @@ def without_weights(model: PreTrainedModel) -> PreTrainedModel:
     return copy.deepcopy(model, memo)
 
 
-def _check_num_examples(num_examples: int, num_rows: int) -> None:
-    if num_examples > num_rows:
+def check_num_examples(method: Method, num_rows: int) -> None:
+    """Raise UserError if a method reads or probes more examples than the training has rows."""
+    if isinstance(method, ReadsExamples | ProbesExamples) and method.num_examples > num_rows:
         raise UserError(
-            f"method.num_examples must be at most {num_rows}, the rows of the training data, got {num_examples}"
+            f"method.num_examples must be at most {num_rows}, the rows of the training data, got {method.num_examples}"
         )
 
 

@@ -209,6 +209,13 @@ def test_two_workers_train_on_the_choice_of_one(tmp_path: Path) -> None:
     assert two.result().training.num_tokens == one.result().training.num_tokens
 
 
+@pytest.mark.parametrize("arm", [("method=green",), ("method=s2ft", "method.score=gradient"), ("method=eva",)])
+def test_a_selection_that_leaves_too_few_rows_for_a_method_is_refused(arm: tuple[str, ...], tmp_path: Path) -> None:
+    run = run_of(tmp_path, *tiny("selection=random", "selection.fraction=0.5"), *arm, "method.num_examples=16")
+    with pytest.raises(UserError, match=r"^method\.num_examples must be at most 10, the rows of .*, got 16$"):
+        execute(run)
+
+
 def test_the_id_changes_with_a_selection_and_not_without(tmp_path: Path) -> None:
     with hydra_on(str(CONF)):
         config = Composer().compose_plain(["task=tiny"])

@@ -44,6 +44,10 @@ def sweep(plan: Plan) -> list[str]:
             {"method": "lora", "method.rank": 4096},
             r"^method\.rank must be at most \d+, the smaller side of",
         ),
+        *(
+            ({"method.num_examples": 9000, **arm}, r"^method\.num_examples must be at most \d+, the rows .*, got 9000$")
+            for arm in ({"method": "eva"}, {"method": "green"}, {"method": "s2ft", "method.score": "gradient"})
+        ),
     ],
 )
 def test_a_method_that_cannot_reshape_its_model_starts_no_run(
