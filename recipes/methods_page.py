@@ -30,10 +30,11 @@ _COLUMNS = ("arm", "trains", "chooses", "memory", "cost of a step", "source", "o
 
 MASKS, PARTS, PHASES, WHOLE = "Masks", "Adapters and parts", "Phases", "Whole training"
 SECTIONS = {
-    MASKS: """Of the model's own entries some are updated, and all others masked. Forward and backward passes are sft's;
-a mask at every step costs 2 to 6 % of a step of SmolLM2-135M ([measured](../benchmarks/results/mask_step.md)). Where a
-mask on the update is chosen once or every M steps, `method.moments=packed` takes 8 bytes a kept entry and a bit for
-each entry ([memory.md](memory.md)).""",
+    MASKS: """Of the model's own entries some are updated, and all others masked. Forward and backward passes are sft's,
+except that green, hft, hft_paper and s2ft do not compute the weight gradients of frozen parameters. A mask at every
+step costs 2 to 6 % of a step of SmolLM2-135M ([measured](../benchmarks/results/mask_step.md)). Where a mask on the
+update is chosen once or every M steps, `method.moments=packed` takes 8 bytes a kept entry and a bit for each entry
+([memory.md](memory.md)).""",
     PARTS: """The model is frozen, and a part of it or beside it is trained ([adapters.md](adapters.md)). Frozen weights
 have no gradients and no optimizer state.""",
     PHASES: "The run trains several times, each time with an optimizer and a schedule of its own.",

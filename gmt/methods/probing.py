@@ -56,7 +56,7 @@ def gradients(model: nn.Module, parameters: Sequence[Tensor], batches: Batches) 
     The parameters' own `grad` stays as it is, and no hook on it is called.
 
     Args:
-        model: any mode; what of it requires gradients stays as it is.
+        model: any mode. Which of its parameters require gradients is afterwards as it was.
         parameters: of which some may need no gradient; theirs is zero.
         batches: gives the examples.
     """

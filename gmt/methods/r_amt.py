@@ -1,10 +1,10 @@
 """Regularized attention mask tuning, R-AMT (Zheng et al., arXiv 2307.15049, Section 3): masks under gradient dropout.
 
 Each entry of the chosen frozen weights has a score, and is set to zero where the score is not above a threshold; the
-straight-through estimator takes g * W for the gradient of the scores. Let a be the gradient of the task's loss and b
-that of the divergence KL(base || model). A score's gradient stays with the probability
-(1 + sign(a) (a + b) / (|a| + |b|)) / 2, so surely where both have the same sign. The loss has a small term on the norms
-of the scores.
+straight-through estimator takes g * W for the gradient of the scores. The loss is the task's and a small term on the
+norms of the scores. Let a be the gradient of both, after clipping, and b that of the divergence KL(base || model). A
+score's gradient stays with the probability (1 + sign(a) (a + b) / (|a| + |b| + 1e-8)) / 2: where both have the same
+sign and are not tiny, it surely stays.
 
 The divergence is computed in a second pass, over twins of the scores: a term of the loss with gradients of its own,
 which are weighted and added up over micro-batches as those of the scores are. Departures: conf/method/r_amt.yaml.
@@ -174,7 +174,7 @@ def probability(gradient: Tensor, of_base: Tensor) -> Tensor:
     """Return the probability with which each gradient stays (the authors' `graddrop_backward_and_update`).
 
     Args:
-        gradient: a, of the task's loss.
+        gradient: a, of the task's loss and the norms' term.
         of_base: b, of the divergence from the base.
     """
     ratio = (gradient + of_base) / (gradient.abs() + of_base.abs() + _TINY)
