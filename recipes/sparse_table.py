@@ -22,11 +22,17 @@ _CHOICE = ["arm", "mask_ratio"]  # one row of the table; its columns name the ta
 
 
 def runs_of(plan: Plan) -> pd.DataFrame:
-    """Return the finished runs of a study with the columns of the report, `learning_rate` and `gflops_a_step`."""
+    """Return the finished runs of a study.
+
+    Their columns are the report's, `learning_rate`, `is_rate_at_end`, which says that the rate lies at an end of the
+    interval that was searched, and `gflops_a_step`.
+    """
     results = Results(plan)
     rates = {p.run.id: p.run.train.learning_rate for p in plan.comparison}
     runs = results.table[results.table["state"] == "done"].merge(results.operations, on=CHOICE, how="left")
-    return runs.assign(learning_rate=runs["run_id"].map(rates)).rename(columns={"axis": "mask_ratio"})
+    ends = {tuned.best for tuned in plan.tuned if tuned.is_at_an_end}  # all choices search the same interval
+    runs = runs.assign(learning_rate=runs["run_id"].map(rates)).rename(columns={"axis": "mask_ratio"})
+    return runs.assign(is_rate_at_end=runs["learning_rate"].isin(ends))
 
 
 def table(runs: pd.DataFrame) -> str:
@@ -42,7 +48,7 @@ def table(runs: pd.DataFrame) -> str:
         trained=runs["num_trained"] / runs["num_parameters"],
         touched=runs["num_touched"] / runs["num_parameters"],
     )
-    columns: dict[str, Callable[[pd.DataFrame], str]] = {"rate": lambda rows: f"{rows['learning_rate'].iloc[0]:.2g}"}
+    columns: dict[str, Callable[[pd.DataFrame], str]] = {"rate": _rate}
     for column, name in (("target_after", "target"), ("forgetting", "forgetting")):
         for task in tasks:
             columns[f"{name} {task}"] = lambda rows, c=column, t=task: _points(rows.loc[rows["task"] == t, c])
@@ -63,6 +69,11 @@ def table(runs: pd.DataFrame) -> str:
 def with_table(page: str, rows: str) -> str:
     """Return a page with the table between its marks."""
     return re.sub(rf"(?s)(?<={re.escape(BEGIN)}\n).*?(?={re.escape(END)})", lambda _: rows + "\n", page)
+
+
+def _rate(rows: pd.DataFrame) -> str:
+    """Return the learning rate of runs, with a mark if it lies at an end of the interval that was searched."""
+    return f"{rows['learning_rate'].iloc[0]:.2g}" + (" (end)" if rows["is_rate_at_end"].iloc[0] else "")
 
 
 def _points(scores: pd.Series) -> str:

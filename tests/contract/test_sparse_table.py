@@ -12,6 +12,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 def run(arm: str, task: str, seed: int, **changed: object) -> dict[str, object]:
     row = {"arm": arm, "task": task, "mask_ratio": None, "seed": seed, "learning_rate": 4e-3, "target_after": 0.5}
+    row["is_rate_at_end"] = False
     row |= {"forgetting": 0.1, "num_parameters": 1000, "num_trained": 1000.0, "num_touched": 1000}
     return row | {"optimizer_state_bytes": 8192, "gflops_a_step": 2.0, "train_s": 3.0, **changed}
 
@@ -31,6 +32,11 @@ def test_a_row_holds_the_means_of_an_arm_at_a_ratio() -> None:
 def test_a_number_that_no_run_has_leaves_its_cell_empty() -> None:
     rows = pd.DataFrame([run("sft", "sums", 1), run("gmt", "sums", 1, num_touched=None, gflops_a_step=None)])
     assert table(rows).splitlines()[-1] == "| gmt |  | 0.004 | 50.0 | 10.0 | 100.00% |  | 8 |  | 3.0 |"
+
+
+def test_a_rate_at_an_end_of_the_grid_is_marked() -> None:
+    rows = [run("sft", "sums", 1), run("gmt", "sums", 1, learning_rate=8e-3, is_rate_at_end=True)]
+    assert [line.split(" | ")[2] for line in table(pd.DataFrame(rows)).splitlines()[2:]] == ["0.004", "0.008 (end)"]
 
 
 def test_only_the_part_between_the_marks_is_written_anew() -> None:
