@@ -71,6 +71,7 @@ class Mask:
         self._seconds = 0.0
         needs_activations = self._signal.needs_activations and spec.mask_ratio > 0
         self._activations = Activations(model, self._signal, source) if needs_activations else None
+        self._no_gradient: set[nn.Parameter] = set()  # frozen parameters that detach lets train again
         self._learn_parameters()
         self._hook = StepHook(optimizer, self._mask, self._finish)
 
@@ -141,6 +142,8 @@ class Mask:
         self._hook.remove()
         if self._activations:
             self._activations.remove()
+        for p in self._no_gradient:
+            p.requires_grad_(True)
         self._masks, self._sums, self._held, self._look_again = {}, {}, None, None
 
     @torch.no_grad()
@@ -194,6 +197,10 @@ class Mask:
             self._units = units_of(self._model, chosen, self.spec.grain)
         if self._activations:
             self._activations.watch(chosen)
+        if self.spec.parameters != "all":  # of `all`, gradients of frozen parameters count in the norm that clips
+            self._no_gradient |= {p for p in self._frozen if p.requires_grad}
+            for p in self._no_gradient:
+                p.requires_grad_(False)
 
     def _ranked(self) -> list[Ranked]:
         """The parameters with a gradient that are ranked at this step; takes the frozen ones from the optimizer."""

@@ -80,7 +80,8 @@ class PackedAdamW(Optimizer):
         self.unfollow()
         self._chooser = chooser
         register = torch.Tensor.register_post_accumulate_grad_hook
-        self._handles = [register(p, self._gather_one) for p in self._parameters()]  # type: ignore[no-untyped-call]
+        trained = [p for p in self._parameters() if p.requires_grad]
+        self._handles = [register(p, self._gather_one) for p in trained]  # type: ignore[no-untyped-call]
 
     def unfollow(self) -> None:
         """Gather gradients at the step alone, by the supports that there are."""

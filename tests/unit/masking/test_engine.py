@@ -172,6 +172,20 @@ def test_excluded_parameters_follow_their_setting_where_linear_layers_train_alon
     assert mask.num_trained() == 8 + weight + bias
 
 
+@pytest.mark.parametrize("moments", ["dense", "packed"])
+def test_what_linear_layers_alone_freeze_has_no_gradient_that_clipping_would_count(moments: str) -> None:
+    model, batch = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)), torch.randn(3, 4)
+    optimizer = (PackedAdamW if moments == "packed" else torch.optim.AdamW)(model.parameters())
+    settings = {"refresh": "once", "mask_on": "update", "moments": moments}
+    spec = MaskSpec(mask_ratio=0.5, parameters="linear_alone", **settings)  # type: ignore[arg-type]
+    mask = attach(model, optimizer, spec)
+    model(batch).pow(2).sum().backward()
+    assert not any(name.endswith("bias") and p.grad is not None for name, p in model.named_parameters())
+    optimizer.step()
+    mask.detach()
+    assert all(p.requires_grad for p in model.parameters())
+
+
 @pytest.mark.parametrize("moments", ["masked", "packed"])
 def test_entries_are_counted_after_a_checkpoint_without_another_step(moments: str) -> None:
     model, batch = model_and_batch()
