@@ -130,6 +130,11 @@ class GradientMask:
         return [f"{which}, which ranks whole parameters"]
 
     @property
+    def reads_micro_batches(self) -> bool:
+        """Whether the gradient of a micro-batch chooses the mask."""
+        return self.first_micro_batch and self.mask_ratio > 0
+
+    @property
     def reads_source(self) -> bool:
         """Whether the mask is made from source data."""
         return self.calibration == "source" and self.mask_ratio > 0

@@ -205,6 +205,16 @@ class FitsWorkers(Protocol):
         ...
 
 
+@runtime_checkable
+class ReadsMicroBatches(Protocol):
+    """An optional part of Method: what trains depends on how a step is cut into micro-batches."""
+
+    @property
+    def reads_micro_batches(self) -> bool:
+        """Whether it does with its settings; then a run is never cut into smaller ones where memory is short."""
+        ...
+
+
 LossTerm = Callable[[Mapping[str, Any]], "Tensor"]
 """Computes a batch's term: a scalar, a mean over the batch's labelled tokens or a function of the weights alone."""
 

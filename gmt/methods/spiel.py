@@ -69,6 +69,11 @@ class Spiel:
         """Which parameters train, in the words of gmt.masking.MaskSpec."""
         return "linear_alone"
 
+    @property
+    def reads_micro_batches(self) -> bool:
+        """Whether supports are renewed: the gradient of a micro-batch chooses the entries that may join."""
+        return self.mask_ratio > 0
+
     def make_optimizer(self, model: PreTrainedModel, groups: list[ParameterGroup]) -> Optimizer:
         """Return AdamW whose state is of the support alone, with an age for each entry."""
         from gmt.optimizers.packed_adamw import PackedAdamW
@@ -134,7 +139,7 @@ class SpielAtWork:
         return self._attached.num_trained()
 
     def num_touched(self) -> int:
-        """The entries that were ever in a support."""
+        """The entries that have trained so far."""
         return self._supports.num_ever()
 
     def state_dict(self) -> dict[str, Any]:

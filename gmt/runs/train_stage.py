@@ -10,6 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 from gmt.masking.bits import weights_sha256
+from gmt.methods.protocol import Method, ReadsMicroBatches
 from gmt.runs.build import Run
 from gmt.runs.evaluate import evaluate
 from gmt.runs.made_weights import MadeWeights, save_whole
@@ -24,19 +25,38 @@ from gmt.training.workers import agreed, num_workers
 
 
 def train_weights(context: RunContext) -> MadeWeights:
-    """Train with the largest micro-batches that the GPU's memory holds, of the same examples in each step."""
+    """Train with the largest micro-batches that the GPU's memory holds, of the same examples in each step.
+
+    Raises:
+        torch.OutOfMemoryError: no micro-batch fits, or smaller ones would change what the method trains.
+    """
     settings, record = context.run.train, context.record
     while settings.micro_batch_size > record.status().get("micro_batch_size", math.inf):
         settings = settings.with_smaller_micro_batches()
     while True:
         try:
             return _train_once(context, settings)
-        except torch.OutOfMemoryError:
+        except torch.OutOfMemoryError as error:
+            refuse_smaller_micro_batches(context.run.method, settings, error)
             if settings.micro_batch_size == 1 or num_workers() > 1:  # the others may have room, and wait
                 raise
             settings = settings.with_smaller_micro_batches()
             record.set_status("running", micro_batch_size=settings.micro_batch_size)
         give_back()  # the failed attempt's tensors hung on its traceback
+
+
+def refuse_smaller_micro_batches(method: Method, settings: TrainSettings, error: torch.OutOfMemoryError) -> None:
+    """Refuse smaller micro-batches for a method that reads their gradients: it would train others under the same id.
+
+    Raises:
+        torch.OutOfMemoryError: the method reads micro-batches; the error says what to do.
+    """
+    if isinstance(method, ReadsMicroBatches) and method.reads_micro_batches:
+        raise torch.OutOfMemoryError(
+            f"train.micro_batch_size={settings.micro_batch_size} needs more memory than the GPU has, and method "
+            f"{method.name} chooses entries by a micro-batch's gradient, so that smaller ones would choose others: set "
+            f"a smaller train.micro_batch_size with more train.accumulation_steps ({error})"
+        ) from error
 
 
 def _train_once(context: RunContext, settings: TrainSettings) -> MadeWeights:
