@@ -41,8 +41,8 @@ class Candidates:
 
     Args:
         index_C: which entries, int64.
-        step_C: their gradients of this step so far.
-        sum_C, square_C: sums over the steps before of their gradients and of the squares.
+        step_C: their gradients of this step so far, before clipping; float32, as the sums.
+        sum_C, square_C: sums over the steps before of their gradients and of the squares, as the optimizer sees them.
     """
 
     index_C: Tensor
@@ -50,8 +50,10 @@ class Candidates:
     sum_C: Tensor
     square_C: Tensor
 
-    def end_step(self) -> None:
-        """Add the step's gradients to the sums."""
+    def end_step(self, clipping: Tensor | None) -> None:
+        """Add the step's gradients to the sums, clipped by the factor that the optimizer has clipped by."""
+        if clipping is not None:
+            self.step_C *= clipping.to(self.step_C.device)
         self.sum_C += self.step_C
         self.square_C += self.step_C**2
         self.step_C.zero_()
@@ -75,7 +77,8 @@ class GrowingSupports:
         self._names = names_of(model)
         self._step = 0
         self._base: dict[str, Tensor] = {}  # of the entries in the support, [K]
-        self._ever: dict[str, Tensor] = {}  # whether an entry was in a support, packed
+        self._ever: dict[str, Tensor] = {}  # whether an entry has trained, packed
+        self._renewed: set[str] = set()  # parameters whose support has not trained since its renewal
         self._candidates: dict[str, Candidates] = {}
         self._handle: Any = None
         if mask.spec.mask_ratio:
@@ -92,6 +95,9 @@ class GrowingSupports:
         if name not in self._base:
             self._base[name] = support.gather(flat(p.detach()))
             self._ever[name] = pack(support.mask())
+        if name in self._renewed:
+            self._ever[name] |= pack(support.mask())
+            self._renewed.discard(name)
         if self._step % self._renewal.every >= self._renewal.every - self._renewal.num_collected:
             self._collect(name, flat(p.grad), support.mask())
         return True
@@ -101,7 +107,7 @@ class GrowingSupports:
         self._mask.complete()
 
     def num_ever(self) -> int:
-        """Return the number of entries that were ever in a support; of a mask of ratio 0, of all that it trains."""
+        """Return the number of entries that have trained so far; of a mask of ratio 0, of all that it trains."""
         if not self._mask.spec.mask_ratio:
             return self._mask.num_trained()
         sizes = {name: p.numel() for p, name in self._names.items()}
@@ -110,12 +116,19 @@ class GrowingSupports:
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint must hold."""
         candidates = {name: dict(vars(each)) for name, each in self._candidates.items()}
-        return {"step": self._step, "base": self._base, "ever": self._ever, "candidates": candidates}
+        return {
+            "step": self._step,
+            "base": self._base,
+            "ever": self._ever,
+            "renewed": sorted(self._renewed),
+            "candidates": candidates,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continues from a checkpoint's state."""
         devices = {name: p.device for p, name in self._names.items()}
         self._step = state["step"]
+        self._renewed = set(state.get("renewed", ()))  # an older state counts newcomers at their renewal
         self._base = {name: base.to(devices[name]) for name, base in state["base"].items()}
         self._ever = {name: ever.to(devices[name]) for name, ever in state["ever"].items()}
         self._candidates = {
@@ -134,7 +147,7 @@ class GrowingSupports:
             outside_N = gradient_N.abs().masked_fill(keep_N, 0)
             num = min(int(keep_N.sum()), int(outside_N.count_nonzero()))
             index_C = outside_N.topk(num).indices.sort().values
-            zeros = [gradient_N.new_zeros(num) for _ in range(3)]
+            zeros = [gradient_N.new_zeros(num, dtype=torch.float32) for _ in range(3)]
             self._candidates[name] = Candidates(index_C, *zeros)
         candidates = self._candidates[name]
         candidates.step_C += gradient_N[candidates.index_C]
@@ -142,7 +155,7 @@ class GrowingSupports:
     @torch.no_grad()
     def _end_step(self) -> None:
         for candidates in self._candidates.values():
-            candidates.end_step()
+            candidates.end_step(self._optimizer.clipping)
         self._step += 1
         if self._step % self._renewal.every:
             return
@@ -178,7 +191,7 @@ class GrowingSupports:
         new = self._optimizer.support(p)
         assert new is not None
         self._base[name] = new.gather(base_N)
-        self._ever[name] |= pack(keep_N)
+        self._renewed.add(name)
         num_steps = self._renewal.num_collected
         self._optimizer.begin(
             p,

@@ -74,6 +74,9 @@ class PackedAdamW(Optimizer):
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
         self._supports: dict[nn.Parameter, Support] = {}
         self._gradients: dict[nn.Parameter, Tensor] = {}  # of kept entries, added up over micro-batches
+        self._clipping: Tensor | None = None  # of the step to come
+        self.clipping: Tensor | None = None
+        """The factor by which the last step's gradients were clipped; None if nothing has clipped them."""
 
     def follow(self, chooser: Chooser) -> None:
         """Let a mask choose the supports, and gather gradients as they arrive."""
@@ -163,6 +166,7 @@ class PackedAdamW(Optimizer):
         scale = torch.clamp(max_norm / (norm + 1e-6), max=1.0)  # as torch does it
         for gradient in gradients:
             gradient.mul_(scale.to(gradient.device))
+        self._clipping = scale if self._clipping is None else self._clipping * scale
         return norm
 
     @torch.no_grad()
@@ -182,6 +186,7 @@ class PackedAdamW(Optimizer):
                 "train in float32 or bfloat16"
             )
         self._complete()
+        self.clipping, self._clipping = self._clipping, None
         for group in self.param_groups:
             for p in group["params"]:
                 if p in self._gradients:
@@ -194,6 +199,7 @@ class PackedAdamW(Optimizer):
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradients."""
         self._gradients.clear()
+        self._clipping = None
         super().zero_grad(set_to_none)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

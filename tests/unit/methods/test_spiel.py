@@ -33,8 +33,10 @@ class Model(nn.Module):
 
 
 class Training:
-    def __init__(self, method: Spiel | GradientMask):
-        self.model = Model()
+    max_norm: float | None = None
+
+    def __init__(self, method: Spiel | GradientMask, *, dtype: torch.dtype = torch.float32):
+        self.model = Model().to(dtype)
         groups = [
             {
                 "params": list(self.model.parameters()),
@@ -51,10 +53,12 @@ class Training:
     def step(self, number: int) -> None:
         weight = self.model.layers[0].weight
         for micro in range(2):
-            x = torch.randn(5, 8, generator=torch.Generator().manual_seed(2 * number + micro))
+            x = torch.randn(5, 8, generator=torch.Generator().manual_seed(2 * number + micro)).to(self.weight.dtype)
             loss = (self.model(x) ** 3).sum()
             self.gradients.append(torch.autograd.grad(loss, weight, retain_graph=True)[0].flatten())
             loss.backward()
+        if self.max_norm is not None:
+            self.optimizer.clip_grad_norm_(self.max_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
 
@@ -67,6 +71,10 @@ class Training:
     def weight(self) -> nn.Parameter:
         weight: nn.Parameter = self.model.layers[0].weight  # type: ignore[assignment]
         return weight
+
+    def supports(self) -> Any:
+        assert isinstance(self.attached, SpielAtWork)
+        return self.attached._supports
 
     def kept(self) -> Tensor:
         mask: Tensor = self.optimizer.support(self.weight).mask()
@@ -137,6 +145,41 @@ def test_it_counts_every_entry_that_was_in_a_support() -> None:
     assert isinstance(training.attached, SpielAtWork)
     assert training.attached.num_trained() == 2 * 13
     assert training.attached.num_touched() == int(ever.sum()) + int(other.sum()) > 2 * 13
+
+
+def test_newcomers_that_have_not_trained_yet_do_not_count() -> None:
+    training = Training(spiel()).steps(0, 4)
+    assert isinstance(training.attached, SpielAtWork)
+    assert training.attached.num_touched() == 2 * 13  # a renewal ends step 4
+    again = Training(spiel())
+    again.optimizer.load_state_dict(training.optimizer.state_dict())
+    again.attached.load_state_dict(training.attached.state_dict())
+    for resumed in (training, again):
+        resumed.step(4)
+        assert isinstance(resumed.attached, SpielAtWork)
+        assert resumed.attached.num_touched() == 2 * (13 + 6)
+
+
+def test_newcomers_begin_with_moments_of_clipped_gradients() -> None:
+    training, clipped = Training(spiel()), Training(spiel())
+    clipped.max_norm = 0.01
+    for number in range(3):
+        training.step(number)
+        clipped.step(number)
+    assert all(each.step_C.dtype == torch.float32 for each in clipped.supports()._candidates.values())
+    candidates = clipped.supports()._candidates[NAME]
+    expected = sum(clipped.gradients[4:6])[candidates.index_C] * clipped.optimizer.clipping  # type: ignore[index]
+    assert clipped.optimizer.clipping < 0.1
+    assert training.optimizer.clipping is None
+    torch.testing.assert_close(candidates.sum_C, expected)
+    torch.testing.assert_close(candidates.square_C, expected**2)
+
+
+def test_sums_of_bfloat16_gradients_are_float32() -> None:
+    training = Training(spiel(), dtype=torch.bfloat16).steps(0, 3)
+    candidates = training.supports()._candidates[NAME]
+    assert {x.dtype for x in (candidates.step_C, candidates.sum_C, candidates.square_C)} == {torch.float32}
+    training.step(3)  # and the renewal takes them
 
 
 def test_the_share_falls_with_the_learning_rate() -> None:
