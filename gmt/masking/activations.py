@@ -7,7 +7,7 @@ Shape suffixes: F features of a layer, inputs or outputs; T tokens of a batch.
 """
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from typing import Any
 
 import torch
@@ -114,6 +114,11 @@ class Activations:
         for name, sums_F in state.items():
             self._sums_F[name].copy_(sums_F)
         self._is_seen = bool(state) and self._batches is not None
+
+    def end_watching(self, masked: Set[str]) -> None:
+        """Take the hooks off if each parameter has a mask that stays."""
+        if self._sums_F.keys() <= masked:
+            self.remove()
 
     def remove(self) -> None:
         """Take the hooks off the model."""

@@ -136,6 +136,8 @@ class Mask:
         self._sample.load_state_dict(state["sample"])
         if self._activations:
             self._activations.load_state_dict(state["activations"])
+            if self.spec.refresh == "once":
+                self._activations.end_watching(self._masks.keys())
 
     def detach(self) -> None:
         """Takes the mask off the optimizer; what it put into the moments of past steps stays."""
@@ -283,6 +285,8 @@ class Mask:
             self._masks |= {r.name: keep_mask(r, self._signal, selections[r.name]) for r in new if r.name in selections}
             for r in new:
                 self._sums.pop(r.name, None)
+            if self._activations and self.spec.refresh == "once":
+                self._activations.end_watching(self._masks.keys())
         if found and len(new) == len(every):
             self._density = sum(s.num_kept for s in found) / max(self._num_entries, 1)
         elif new:

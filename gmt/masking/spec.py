@@ -131,6 +131,11 @@ class MaskSpec:
                 "refresh must be above 1 or once where moments=packed, or no moments last longer than a step, got 1"
             )
         row = row_of(self.signal)
+        if row.needs_activations:
+            raise ValueError(
+                f"moments must be dense or masked where signal={row.name}, since a support is chosen as gradients "
+                "arrive, when the step's activations are not summed up yet, got 'packed'"
+            )
         if row.needs_every_step:
             raise ValueError(
                 f"signal must not be {row.name} where moments=packed, since it adds up over all entries' steps"

@@ -232,6 +232,9 @@ def test_settings_that_have_no_effect_together_are_refused() -> None:
     MaskSpec(mask_ratio=0.5, signal="weight_times_input", calibration="source", refresh=20)  # weights change
     with pytest.raises(ValueError, match=r"^calibration must be training where signal=gradient, which needs no data"):
         MaskSpec(mask_ratio=0.5, calibration="source")
+    packed: dict[str, Any] = {"refresh": "once", "mask_on": "update", "moments": "packed"}
+    with pytest.raises(ValueError, match=r"^moments must be dense or masked where signal=weight_times_input, since a"):
+        MaskSpec(mask_ratio=0.5, signal="weight_times_input", **packed)
 
 
 def test_a_step_without_a_pass_that_was_seen_is_refused() -> None:
@@ -256,6 +259,26 @@ def test_detach_takes_the_hooks_off() -> None:
     _, mask = masked(model, "output_magnitude")
     mask.detach()
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+@pytest.mark.parametrize("calibration", ["training", "source"])
+def test_the_hooks_come_off_once_every_parameter_has_a_mask_that_stays(calibration: str) -> None:
+    model = tiny_llama()
+    given = {"calibration": calibration} | ({"source": lambda: iter([rows()])} if calibration == "source" else {})
+    optimizer, mask = masked(model, "weight_times_input", **given)
+    for _ in range(2):
+        assert mask.facts() is not None or model._forward_pre_hooks
+        backward(model, rows())
+        optimizer.step()
+        assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+    state, kept = mask.state_dict(), chosen(mask)
+    mask.detach()
+    again = attach(model, optimizer, mask.spec, source=given.get("source"))  # type: ignore[arg-type]
+    again.load_state_dict(state)
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+    backward(model, rows())
+    optimizer.step()
+    assert all(torch.equal(kept[name], chosen(again)[name]) for name in kept)
 
 
 def on_this_worker(expected: dict[str, dict[str, Tensor]]) -> None:
