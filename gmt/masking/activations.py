@@ -35,7 +35,7 @@ class Activations:
     def __init__(self, model: nn.Module, row: Row, batches: Batches | None):
         self._row, self._batches = row, batches
         self._model = getattr(model, "module", model) if _is_parallel(model) else model
-        self._here_F: dict[str, Tensor] = {}  # of this process, since the last step; float64 of shape [F]
+        self._since_step_F: dict[str, Tensor] = {}  # of this process, float64 of shape [F]
         self._sums_F: dict[str, Tensor] = {}
         self._transposed: dict[str, bool] = {}
         self._is_seen = False
@@ -61,15 +61,15 @@ class Activations:
                 self._handles.append(root.register_forward_pre_hook(self._open, with_kwargs=True))
                 self._handles.append(root.register_forward_hook(self._close, always_call=True))
         for p, name in names.items():
-            if name not in self._here_F:
+            if name not in self._since_step_F:
                 self._watch(name, p, layers[p])
 
     def _watch(self, name: str, p: nn.Parameter, layer: nn.Module) -> None:
         self._transposed[name] = is_transposed(layer)
         is_first = (INPUTS in self._row.needs) == is_transposed(layer)
-        self._here_F[name] = torch.zeros(p.shape[0 if is_first else 1], dtype=torch.float64, device=p.device)
-        self._sums_F[name] = torch.zeros_like(self._here_F[name])
-        self._handles.append(layer.register_forward_hook(self._looking(name)))
+        self._since_step_F[name] = torch.zeros(p.shape[0 if is_first else 1], dtype=torch.float64, device=p.device)
+        self._sums_F[name] = torch.zeros_like(self._since_step_F[name])
+        self._handles.append(layer.register_forward_hook(self._adding_hook(name)))
 
     @torch.no_grad()
     def give(self, every: Sequence[Ranked]) -> None:
@@ -92,17 +92,17 @@ class Activations:
                 sums_F.zero_()
 
     def _add_up(self) -> None:
-        here = torch.cat(list(self._here_F.values()))
+        here = torch.cat(list(self._since_step_F.values()))
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.all_reduce(here)  # of a process that saw blanks alone, zeros
         if not bool(here.any()):  # so too where the layers of a compiled model run no hooks
             raise ValueError(
                 f"signal={self._row.name} saw no forward pass of the model in training mode before this step"
             )
-        parts = torch.split(here, [len(seen_F) for seen_F in self._here_F.values()])
-        for name, seen_F in zip(self._here_F, parts, strict=True):
+        parts = torch.split(here, [len(seen_F) for seen_F in self._since_step_F.values()])
+        for name, seen_F in zip(self._since_step_F, parts, strict=True):
             self._sums_F[name] += seen_F
-            self._here_F[name].zero_()
+            self._since_step_F[name].zero_()
         self._is_seen = False
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -139,7 +139,7 @@ class Activations:
             self._model.train(was_training)
         if not self._is_seen:
             raise ValueError(f"signal={self._row.name} got no batch of source data")
-        for name, seen_F in self._here_F.items():
+        for name, seen_F in self._since_step_F.items():
             self._sums_F[name] += seen_F
             seen_F.zero_()
 
@@ -158,17 +158,17 @@ class Activations:
         if self._batches is None and self._depth:
             self._depth -= 1
 
-    def _looking(self, name: str) -> Callable[..., None]:
-        def look(_: nn.Module, args: Any, output: Tensor) -> None:
+    def _adding_hook(self, name: str) -> Callable[..., None]:
+        def add(_: nn.Module, args: Any, output: Tensor) -> None:
             # A pass that checkpointing does again, in backward, lies outside the model's own.
             if self._depth:
                 x = args[0] if INPUTS in self._row.needs else output
                 sum_F = _sum(x.detach(), self._padding, self._row, name)
                 if self._has_labels is not None:
                     sum_F = torch.where(self._has_labels, sum_F, 0)
-                self._here_F[name] += sum_F
+                self._since_step_F[name] += sum_F
 
-        return look
+        return add
 
 
 @torch.no_grad()

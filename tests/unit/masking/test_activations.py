@@ -101,7 +101,7 @@ def test_a_pass_that_checkpointing_does_again_counts_once(use_reentrant: bool) -
         backward(model, rows())
         optimizer.step()
         backward(model, rows())
-        states.append(mask._activations._here_F)  # type: ignore[union-attr]
+        states.append(mask._activations._since_step_F)  # type: ignore[union-attr]
     for name, sum_F in states[0].items():
         assert torch.allclose(sum_F, states[1][name], rtol=1e-6), name
 
@@ -133,7 +133,7 @@ def test_a_batch_without_labels_does_not_count() -> None:
         if with_blank:
             one = torch.ones(1, 1, dtype=torch.long)
             model(input_ids=0 * one, labels=-100 * one, attention_mask=one)
-        masks.append({name: sums_F.clone() for name, sums_F in mask._activations._here_F.items()})  # type: ignore[union-attr]
+        masks.append({name: sums_F.clone() for name, sums_F in mask._activations._since_step_F.items()})  # type: ignore[union-attr]
         optimizer.step()
     assert all(torch.equal(masks[0][name], masks[1][name]) for name in masks[0])
 
@@ -307,3 +307,26 @@ def test_two_workers_choose_as_one_does() -> None:
         optimizer.step()
         expected[signal] = chosen(mask)
     assert in_ranks(on_this_worker, 2, expected) == [0, 0]
+
+
+def with_a_blank(expected: dict[str, Tensor]) -> None:
+    """The second worker has nothing but a blank, which fills up its step."""
+    model = nn.parallel.DistributedDataParallel(tiny_llama())
+    optimizer, mask = masked(model, "weight_times_input")
+    if torch.distributed.get_rank() == 0:
+        backward(model, rows())
+    else:
+        one = torch.ones(1, 1, dtype=torch.long)
+        outputs = model(input_ids=0 * one, labels=-100 * one, attention_mask=one)
+        (0 * outputs.logits.sum()).backward()
+    optimizer.step()
+    assert all(torch.equal(kept, expected[name]) for name, kept in chosen(mask).items())
+
+
+@pytest.mark.slow
+def test_a_worker_that_has_a_blank_alone_chooses_as_the_other_does() -> None:
+    model = tiny_llama()
+    optimizer, mask = masked(model, "weight_times_input")
+    backward(model, rows())
+    optimizer.step()
+    assert in_ranks(with_a_blank, 2, chosen(mask)) == [0, 0]
