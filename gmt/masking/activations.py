@@ -29,7 +29,7 @@ class Activations:
         model: whose forward passes are watched; plain, compiled after this, or under DDP.
         row: of a signal that needs inputs or outputs.
         batches: gives what to gather over instead of the training, as the model's forward pass takes it; the first
-            call of `give` reads it. None for the training.
+            call of `end_step` reads it. None for the training.
     """
 
     def __init__(self, model: nn.Module, row: Row, batches: Batches | None):
@@ -72,7 +72,7 @@ class Activations:
         self._handles.append(layer.register_forward_hook(self._adding_hook(name)))
 
     @torch.no_grad()
-    def give(self, every: Sequence[Ranked]) -> None:
+    def end_step(self, every: Sequence[Ranked]) -> None:
         """End a step: add up what the processes have seen, and give it to the parameters whose mask is made now.
 
         Every process must call it, with the same parameters, whose sums then begin anew; what `batches` gave stays.

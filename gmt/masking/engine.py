@@ -268,7 +268,7 @@ class Mask:
             self._masks = {}
         new = [r for r in every if r.name not in self._masks]
         if self._activations and (new or self.spec.refresh != "once"):
-            self._activations.give(new)
+            self._activations.end_step(new)
         groups = groups_of(new, self.spec.scope)
         selections: dict[str, Selection] = {}
         found: list[Selection] = []
