@@ -63,7 +63,7 @@ class Part:
             yield module.weight, keep.flatten().to(module.weight.device)
 
 
-def parts_of(model: nn.Module, matrices: Sequence[str], *, method: str) -> tuple[list[Part], list[Part]]:
+def coupled_parts(model: nn.Module, matrices: Sequence[str], *, method: str) -> tuple[list[Part], list[Part]]:
     """Return the feed-forward and the attention parts of a model that have the given matrices.
 
     Raises:

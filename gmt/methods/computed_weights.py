@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from gmt.errors import UserError
-from gmt.masking.parameters import layer_of
+from gmt.methods.layer_settings import in_layers
 
 
 class ComputedWeight(nn.Module):
@@ -100,7 +100,7 @@ def switched_off(parts: Any) -> Iterator[None]:
             part.is_on = True
 
 
-def parts_of(model: nn.Module, kind: type[ComputedWeight]) -> dict[str, Any]:
+def computed_weights(model: nn.Module, kind: type[ComputedWeight]) -> dict[str, Any]:
     """Return the parts of a kind in a model, by the names of their layers."""
     ending = ".parametrizations.weight.0"
     return {name.removesuffix(ending): module for name, module in model.named_modules() if isinstance(module, kind)}
@@ -114,7 +114,7 @@ def chosen_layers(
     Args:
         model: the base.
         targets: `all-linear`, or names and ends of names.
-        numbers: of the blocks whose layers are chosen; None for all.
+        numbers: as in method.layers.
 
     Raises:
         UserError: a name or a number fits no layer, or a weight is another layer's too.
@@ -131,15 +131,8 @@ def chosen_layers(
             kinds = sorted({name.rpartition(".")[2] for name in linear})
             raise UserError(f"method.targets must name linear layers of the model, {', '.join(kinds)}, got {end!r}")
     chosen = {name: m for name, m in linear.items() if any(fits(name, end) for end in ends)}
-    of_block = {name: layer_of(name).rpartition(".")[2] for name in chosen}
-    for number in numbers or ():
-        if str(number) not in of_block.values():
-            known = [int(each) for each in of_block.values() if each.isdigit()]
-            raise UserError(
-                f"method.layers must be between {min(known, default=None)} and {max(known, default=None)}, the model's "
-                f"blocks, got {number}"
-            )
-    chosen = {name: m for name, m in chosen.items() if numbers is None or of_block[name] in map(str, numbers)}
+    if numbers is not None:
+        chosen = in_layers(model, chosen, numbers)
     _refuse_shared(model, chosen)
     return chosen
 

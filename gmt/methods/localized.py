@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from gmt import settings
 from gmt.errors import UserError
 from gmt.methods.adapters import Unmasked
+from gmt.methods.layer_settings import check_layers, in_layers
 from gmt.methods.trained_part import TrainedPart
 
 if TYPE_CHECKING:
@@ -42,11 +43,7 @@ class LocalizedTuning:
         is_list = isinstance(self.patterns, Sequence) and not isinstance(self.patterns, str)
         if not is_list or not self.patterns or not all(isinstance(p, str) and p for p in self.patterns):
             raise UserError(f"method.patterns must be a list of at least one name pattern, got {self.patterns!r}")
-        if self.layers is None:
-            return
-        is_list = isinstance(self.layers, Sequence) and not isinstance(self.layers, str)
-        if not is_list or not self.layers or not all(type(number) is int for number in self.layers):
-            raise UserError(f"method.layers must be null or a list of at least one layer's number, got {self.layers!r}")
+        check_layers(self.layers)
 
     @property
     def density_asked(self) -> None:
@@ -61,7 +58,7 @@ class LocalizedTuning:
         """
         named = dict(model.named_parameters())
         if self.layers is not None:
-            named = _in_layers(named, self.layers)
+            named = in_layers(model, named, self.layers)
         chosen: dict[str, nn.Parameter] = {}
         for pattern in self.patterns:
             fitting = _fitting(named, pattern)
@@ -84,34 +81,3 @@ def _fitting(named: dict[str, nn.Parameter], pattern: str) -> dict[str, nn.Param
     from gmt.masking.parameters import is_excluded
 
     return {name: p for name, p in named.items() if is_excluded(name, (pattern,))}
-
-
-def _in_layers(named: dict[str, nn.Parameter], layers: Sequence[int]) -> dict[str, nn.Parameter]:
-    """Return the parameters in layers of these numbers, of any stack of layers that has them.
-
-    Raises:
-        UserError: no stack has a layer of such a number.
-    """
-    from gmt.masking.parameters import layer_of
-
-    numbers: dict[str, int] = {}
-    heights: dict[str, int] = {}
-    for name in named:
-        stack, _, number = layer_of(name).rpartition(".")
-        if number.isdecimal():
-            numbers[name] = int(number)
-            heights[stack] = max(heights.get(stack, 0), int(number) + 1)
-    chosen: dict[str, nn.Parameter] = {}
-    for layer in layers:
-        in_layer = {
-            name: named[name]
-            for name, number in numbers.items()
-            if number == (layer if layer >= 0 else layer + heights[layer_of(name).rpartition(".")[0]])
-        }
-        if not in_layer:
-            height = max(heights.values(), default=0)
-            raise UserError(
-                f"method.layers must be numbers from {-height} to {height - 1}, the layers of this model, got {layer}"
-            )
-        chosen |= in_layer
-    return chosen

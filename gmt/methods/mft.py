@@ -33,7 +33,7 @@ class MaskFineTuning:
         sparsity: share of each chosen weight that is set to zero, in [0, 1); 0 leaves the model as it is.
         spread: standard deviation of the scores at the start.
         targets: `all-linear`, all linear layers but the output's, or a list of names or ends of names.
-        layers: numbers of the blocks whose layers are masked; null for all.
+        layers: numbers of the model's layers, from 0 and -1 for the last, whose matrices are masked; null for all.
     """
 
     name: str

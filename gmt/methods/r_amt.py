@@ -46,7 +46,7 @@ class RegularizedMaskTuning:
         dropout: share that is taken off a gradient that is dropped, in [0, 1].
         strength: of the sum of the norms of the scores in the loss.
         targets: `all-linear`, all linear layers but the output's, or a list of names or ends of names.
-        layers: numbers of the blocks whose layers are masked; null for all.
+        layers: numbers of the model's layers, from 0 and -1 for the last, whose matrices are masked; null for all.
     """
 
     name: str
@@ -204,10 +204,10 @@ def _labelled(batch: Mapping[str, Any]) -> Tensor:
 
 
 def _parts(model: nn.Module) -> Mapping[str, ScoresAboveThreshold]:
-    from gmt.methods.computed_weights import parts_of
+    from gmt.methods.computed_weights import computed_weights
     from gmt.methods.weight_masks import ScoresAboveThreshold
 
-    return parts_of(model, ScoresAboveThreshold)
+    return computed_weights(model, ScoresAboveThreshold)
 
 
 def _over_workers(twin: Tensor) -> Tensor:

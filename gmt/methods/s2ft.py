@@ -117,10 +117,10 @@ class StructuredSparse:
     ) -> Channels:
         from gmt.masking.given import set_keep_masks
         from gmt.masking.parameters import names_of
-        from gmt.methods.channels import parts_of
+        from gmt.methods.channels import coupled_parts
 
         names: dict[Any, str] = dict(names_of(model))
-        kinds = parts_of(model, self.matrices, method=self.name)
+        kinds = coupled_parts(model, self.matrices, method=self.name)
         keep_masks: dict[str, Tensor] = {}
         for kind, parts in zip(("channels", "heads"), kinds, strict=True):
             scores = self._scores(model, parts, batches, f"{seed}/{kind}") if parts else []

@@ -37,7 +37,7 @@ class Snell:
         scale: of the kernel.
         sparsity: share of each matrix's change that is set to zero, in [0, 1).
         targets: `all-linear`, all linear layers but the output's, or a list of names or ends of names.
-        layers: numbers of the blocks whose layers change; null for all.
+        layers: numbers of the model's layers, from 0 and -1 for the last, whose matrices change; null for all.
     """
 
     name: str

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from gmt.errors import UserError
 from gmt.masking.packing import unpack
-from gmt.methods.computed_weights import chosen_layers, parts_of
+from gmt.methods.computed_weights import chosen_layers, computed_weights
 from gmt.methods.mft import MaskFineTuning
 from gmt.methods.weight_masks import WeightMask
 from gmt.training.reshaping import Reshaping
@@ -65,8 +65,8 @@ def test_without_zeros_the_model_is_the_base_bit_for_bit_and_can_be_switched_off
 
 def test_the_gradient_of_a_score_is_g_times_w_times_its_sign() -> None:
     model: Any = tiny_model("llama")
-    Reshaping(mft(sparsity=0.3, layers=[1], targets=["q_proj"]), model, seed=1)
-    ((name, part),) = parts_of(model, WeightMask).items()
+    Reshaping(mft(sparsity=0.3, layers=[-1], targets=["q_proj"]), model, seed=1)
+    ((name, part),) = computed_weights(model, WeightMask).items()
     assert name == "model.layers.1.self_attn.q_proj"
     layer = model.get_submodule(name)
     weight = layer.parametrizations.weight.original
@@ -87,8 +87,8 @@ def test_the_gradient_of_a_score_is_g_times_w_times_its_sign() -> None:
         ({"targets": "q_proj"}, r"method\.targets must be all-linear or a list of texts, got 'q_proj'"),
         ({"targets": ["none"]}, r"method\.targets must name linear layers of the model, down_proj, .* got 'none'"),
         ({"targets": ["lm_head"]}, r"method\.targets must name linear layers of the model, .* got 'lm_head'"),
-        ({"layers": 3}, r"method\.layers must be null or a list of numbers of blocks, got 3"),
-        ({"layers": [9]}, r"method\.layers must be between 0 and 1, the model's blocks, got 9"),
+        ({"layers": 3}, r"method\.layers must be null or a list of at least one layer's number, got 3"),
+        ({"layers": [9]}, r"method\.layers must be numbers from -2 to 1, the layers of this model, got 9"),
     ],
 )
 def test_a_wrong_setting_is_a_sentence(changes: dict[str, Any], sentence: str) -> None:
