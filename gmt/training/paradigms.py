@@ -172,6 +172,8 @@ def _arguments(settings: TrainSettings, seed: int, execution: Execution) -> dict
         "router_aux_loss_coef": 0.0,
         "bf16": settings.precision == "bf16" and not is_sharded,
         "activation_checkpointing": False,  # the model is made with it or without it
+        # a method may freeze parameters after DDP is made, which by default fails with checkpointed activations
+        "ddp_find_unused_parameters": True,
         "fsdp": is_sharded,
         "fsdp_config": {"version": 2, "state_dict_type": "SHARDED_STATE_DICT"} if is_sharded else None,
         "save_strategy": "steps",
