@@ -1,4 +1,4 @@
-"""What a training of few entries takes in memory and time, beside plain AdamW, 8-bit AdamW and LoRA of as many entries.
+"""Measures memory and time of trainings of few entries, beside plain AdamW, 8-bit AdamW and LoRA of as many entries.
 
 By formula for models of any size, from the shapes of their parameters alone (on the device meta); and measured, with
 real steps in a process of its own for each way, for nano and for a model of SmolLM2-135M's shape. Activations are the

@@ -71,7 +71,7 @@ class SparseDelta:
 
 @dataclass(frozen=True, kw_only=True)
 class Composition:
-    """What several deltas make together.
+    """A delta composed of several, with the number of their conflicts.
 
     Args:
         delta: the composed delta, over the same base.

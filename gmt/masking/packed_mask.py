@@ -28,7 +28,7 @@ from gmt.masking.support import Support
 
 
 class PacksMoments(Protocol):
-    """What such a mask asks of its optimizer; see gmt.optimizers.packed_adamw.PackedAdamW."""
+    """An optimizer that a packed mask works with; see gmt.optimizers.packed_adamw.PackedAdamW."""
 
     def follow(self, chooser: "PackedMask") -> None:
         """Ask the mask for supports."""

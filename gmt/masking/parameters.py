@@ -232,6 +232,6 @@ def first_nonfinite_tensor(tensors: Mapping[str, Tensor], shards: Sequence[Proce
     for i in bad.nonzero().flatten().tolist():
         bad[i] = bool(parts[i].isfinite().all().logical_not())
     counts = bad.to(torch.int64)
-    for processes in dict.fromkeys(each for each in shards if each is not None):
+    for processes in dict.fromkeys(group for group in shards if group is not None):
         processes.sum_(counts)  # each kind of sharding: counts may be taken twice, which doesn't matter here
     return next((name for name, count in zip(tensors, counts.tolist(), strict=True) if count), None)

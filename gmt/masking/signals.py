@@ -77,7 +77,7 @@ class ChecksShapes(Protocol):
 
 
 class Entries(Protocol):
-    """What a signal sees of a parameter at a step; see Ranked in parameters.py."""
+    """The entries of a parameter at a step, as a signal reads them; see Ranked in parameters.py."""
 
     gradient_N: Tensor
     accumulated_N: Tensor | None

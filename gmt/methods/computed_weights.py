@@ -6,6 +6,7 @@ torch; methods import it in functions.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,8 +21,8 @@ from gmt.errors import UserError
 from gmt.methods.layer_settings import in_layers
 
 
-class ComputedWeight(nn.Module):
-    """The weight of one layer. A subclass computes it, has its parameters, and says what is saved."""
+class ComputedWeight(nn.Module, ABC):
+    """The weight of one layer. A subclass computes it, has its parameters, and returns the tensors to save."""
 
     is_on = True
 
@@ -29,13 +30,13 @@ class ComputedWeight(nn.Module):
         """Return the weight that the layer computes with."""
         return self.compute(weight) if self.is_on else weight
 
+    @abstractmethod
     def compute(self, weight: Tensor) -> Tensor:
         """Return the weight in the dtype of the frozen one."""
-        raise NotImplementedError
 
+    @abstractmethod
     def learnt(self) -> dict[str, Tensor]:
-        """Return what is saved, by name."""
-        raise NotImplementedError
+        """Return the tensors to save, by name."""
 
     def set_learnt(self, learnt: Mapping[str, Tensor]) -> None:
         """Take saved values; a subclass overrides it where `learnt` returns other tensors than its own."""

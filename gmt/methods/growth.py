@@ -114,8 +114,8 @@ class GrowingSupports:
         return sum(int(unpack(ever, sizes[name]).sum()) for name, ever in self._ever.items())
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint must hold."""
-        candidates = {name: dict(vars(each)) for name, each in self._candidates.items()}
+        """Return the state that a checkpoint must hold."""
+        candidates = {name: dict(vars(sums)) for name, sums in self._candidates.items()}
         return {
             "step": self._step,
             "base": self._base,

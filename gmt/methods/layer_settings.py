@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 def check_targets(targets: object) -> None:
     """Raise UserError if method.targets is neither `all-linear` nor a list of names."""
-    is_list = isinstance(targets, list) and bool(targets) and all(isinstance(each, str) and each for each in targets)
+    is_list = isinstance(targets, list) and bool(targets) and all(isinstance(name, str) and name for name in targets)
     if not is_list and targets != "all-linear":
         raise UserError(f"method.targets must be all-linear or a list of texts, got {targets!r}")
 
@@ -58,8 +58,8 @@ def in_layers(model: nn.Module, named: Mapping[str, T], layers: Sequence[int]) -
             numbers = f"numbers from {-height} to {height - 1}, the layers of this model" if height else "null here"
             raise UserError(f"method.layers must be {numbers}, got {layer}")
         places = {(stack, str(layer if layer >= 0 else layer + num)) for stack, num in heights.items()}
-        in_layer = {name: each for name, each in named.items() if place(name) in places}
+        in_layer = {name: found for name, found in named.items() if place(name) in places}
         if not in_layer:
-            raise UserError(f"method.layers must be numbers of layers that hold what the method trains, got {layer}")
+            raise UserError(f"method.layers must be numbers of layers with parts that the method trains, got {layer}")
         chosen |= in_layer
     return chosen

@@ -1,4 +1,4 @@
-"""What a method is that looks at training examples while it is attached, and what it can measure on them."""
+"""The optional part of a method that reads training examples while it is attached, and measures on them."""
 
 from __future__ import annotations
 

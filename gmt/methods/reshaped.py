@@ -1,4 +1,4 @@
-"""What a model with a method's parts in it is to the rest of the program. Imports nothing."""
+"""Protocols of a model with a method's parts in it. Imports nothing."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ class Rule:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What trains.
+    """The parts of a model that train.
 
     Args:
         low_rank: names of the layers that get a LoRA.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,9 +28,9 @@ class WeightMask(ComputedWeight):
         self.scores = nn.Parameter(scores)
         self._by_magnitude = by_magnitude
 
+    @abstractmethod
     def keep(self) -> Tensor:
         """Return the entries that are not set to zero, bool in the shape of the weight."""
-        raise NotImplementedError
 
     def in_use(self) -> Tensor:
         """Return the scores that get the gradient."""

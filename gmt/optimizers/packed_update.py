@@ -57,7 +57,7 @@ def _num_in_tail(support: Support, element_size: int) -> int:
 
 
 def _fused(pieces: list[list[Tensor]], step: Tensor, group: dict[str, Any]) -> None:
-    weights, gradients, firsts, seconds = (list(each) for each in zip(*pieces, strict=True))
+    weights, gradients, firsts, seconds = map(list, zip(*pieces, strict=True))
     steps = [step, *(step.clone() for _ in pieces[1:])]
     adamw(
         weights,

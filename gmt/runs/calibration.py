@@ -20,8 +20,8 @@ def calibration_prompts(suites: Suites) -> dict[str, list[str]]:
     Args:
         suites: of the task, those of `target` and of `source`.
     """
-    every = [each for part in suites.values() for each in part.values() if isinstance(each, Suite)]
-    evaluated = {prompt for suite in every for prompt in suite.prompts}
+    all_suites = [suite for part in suites.values() for suite in part.values() if isinstance(suite, Suite)]
+    evaluated = {prompt for suite in all_suites for prompt in suite.prompts}
     found: dict[str, list[str]] = {}
     for name, suite in suites["source"].items():
         others: Sequence[str] = suite.others() if isinstance(suite, Suite) and suite.others is not None else []
@@ -50,7 +50,7 @@ def check_calibration(method: str, task: str, suites: Suites, reader: Reader) ->
     if prompts:
         return
     why = "its source evaluations ask in their own way"
-    if any(isinstance(each, Suite) for each in suites["source"].values()):
+    if any(isinstance(suite, Suite) for suite in suites["source"].values()):
         why = "its source suites have no prompts but those that the run is evaluated on"
     raise UserError(
         f"method {method} must have a task with source prompts to be calibrated on, and task {task} has none: {why}"

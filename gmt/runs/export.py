@@ -25,7 +25,7 @@ DELTA_FILE = "delta.safetensors"
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
-    """What was written.
+    """An export that was written.
 
     Args:
         path: the file or folder.

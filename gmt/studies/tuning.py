@@ -20,7 +20,7 @@ _SEED = "seed"
 
 @dataclass(frozen=True, kw_only=True)
 class TuningSettings:
-    """What is tuned before the comparison, for each choice of everything but the seed and what `overrides` fix.
+    """The tuning of a setting before the comparison, once for each choice of all but the seed and fixed settings.
 
     Args:
         setting: a positive number, e.g. `train.learning_rate`; on a logarithmic scale.
@@ -74,7 +74,7 @@ def cells(points: Sequence[Point], tuning: TuningSettings) -> list[list[Point]]:
 
 
 def choice(point: Point, *, fixed: Iterable[str] = ()) -> str:
-    """What is tuned by itself, for people: the arm and what varies in it beside the seed and fixed settings."""
+    """Return the label of a tuning: the arm and the settings that vary in it beside the seed and fixed ones."""
     keys = (_SEED, *fixed)
     lists = _without(point.lists_of_one, keys)
     return replace(point, varied=_without(point.varied, keys), lists_of_one=lists).label

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -58,21 +59,12 @@ def train(
     drop_other_losses(execution.checkpoints)
     resume = agreed(last_whole_checkpoint(execution.checkpoints))
     state = load_method(resume, is_sharded=execution.is_sharded) if resume else None
-    attachment = Attachment(
-        inputs.method,
-        seed=seed,
-        facts_every=execution.log_every,
-        state=state,
-        is_sharded=execution.is_sharded,
-        source=inputs.source,
-        examples=Examples(rows=inputs.examples, collate=collator(settings, inputs.tokenizer), device=execution.device),
-    )
+    attachment = _attachment(inputs, settings, seed, execution, state)
     meter = Meter(attachment, on_metrics, resume)
     check_steps_together(inputs.model, inputs.tokenizer, inputs.examples, settings)
     patches = TrainerPatches(inputs.model)
-    trainer = trainer_of(
-        inputs, settings, seed, execution, [meter, attachment, control]
-    )  # the second ends a checkpoint
+    callbacks = [meter, attachment, control]  # the second ends a checkpoint
+    trainer = trainer_of(inputs, settings, seed, execution, callbacks)
     control.as_evaluated = lambda: _as_evaluated(patches, attachment)
     try:
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
@@ -89,6 +81,20 @@ def train(
     if control.ended is not None:
         raise control.ended
     return _facts(trainer.state, meter, state_bytes(attachment.optimizer), num_touched)
+
+
+def _attachment(
+    inputs: TrainingInputs, settings: TrainSettings, seed: int, execution: Execution, state: dict[str, Any] | None
+) -> Attachment:
+    return Attachment(
+        inputs.method,
+        seed=seed,
+        facts_every=execution.log_every,
+        state=state,
+        is_sharded=execution.is_sharded,
+        source=inputs.source,
+        examples=Examples(rows=inputs.examples, collate=collator(settings, inputs.tokenizer), device=execution.device),
+    )
 
 
 @contextmanager

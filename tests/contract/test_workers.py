@@ -214,7 +214,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 @dataclass(frozen=True)
 class Two:
-    """What two workers made of an arm by one kind."""
+    """The files of an arm that two workers trained, with one kind of sharding."""
 
     kind: str
     arm: str

@@ -1,4 +1,4 @@
-"""What each signal scores, against values by hand; the laws of all: tests/contract/test_mask_laws.py."""
+"""Scores of each signal against values by hand; tests/contract/test_mask_laws.py holds the laws of all."""
 
 from pathlib import Path
 
