@@ -1,7 +1,6 @@
 """Runs of a plan on Ray: each in a warm worker, done exactly once, and begun again by the kind of its failure."""
 
 import functools
-import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -9,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gmt.credentials import without_secrets
 from gmt.records.record import State
 from gmt.runs.attempt import Outcome, attempt, outcome_of
 from gmt.runs.build import Run, plug_in
@@ -31,9 +31,6 @@ _AGAIN_AFTER_S = 5.0  # a disk or a network may need a moment
 _BUSY_AFTER_S = 1.0
 _WORKER_LEAVES_S = 60.0  # Ray ends a worker that still writes its checkpoint, and does not wait for that end
 _LOOK_EVERY_S = 0.1
-
-log = logging.getLogger(__name__)
-
 
 Work = Callable[[Mapping[str, Any], Path, Callable[[int, float], bool]], Outcome]
 
@@ -192,4 +189,5 @@ class _Runs:
             record.create(run.science, run.config)
             record.note_failure(state, kind, sentence)
         except OSError as error:  # a full disk must not end the sweep
-            log.error("the failure of run %s can't be recorded: %s", record.id, error)
+            what = f"run {record.id} failed, which can't be recorded ({error}): {sentence}"
+            say(f"warning: {without_secrets(what)}")
