@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from gmt.masking.grains import is_transposed
 from gmt.masking.parameters import Ranked, is_linear
+from gmt.masking.processes import in_group
 from gmt.masking.signals import INPUTS, Row
 
 _IGNORED = -100  # the label that torch's cross entropy leaves out
@@ -93,7 +94,7 @@ class Activations:
 
     def _add_up(self) -> None:
         here = torch.cat(list(self._since_step_F.values()))
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
+        if in_group():
             torch.distributed.all_reduce(here)  # of a process that saw blanks alone, zeros
         if not bool(here.any()):  # so too where the layers of a compiled model run no hooks
             raise ValueError(

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from gmt.masking.engine import Mask
 from gmt.masking.facts import Sample
 from gmt.masking.parameters import Ranked, first_nonfinite_tensor, flat, ranked
+from gmt.masking.processes import num_processes
 from gmt.masking.sampling import pick
 from gmt.masking.spec import MaskSpec
 from gmt.masking.support import Support
@@ -199,9 +200,7 @@ def _refuse(optimizer: torch.optim.Optimizer) -> None:
             f"moments=packed needs the optimizer gmt.optimizers.packed_adamw.PackedAdamW, whose state is of kept "
             f"entries alone, got {kind}"
         )
-    distributed = torch.distributed
-    if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
+    if (num := num_processes()) > 1:
         raise ValueError(
-            f"moments=packed trains on one process, got {distributed.get_world_size()}: DDP averages gradients after "
-            "they were gathered"
+            f"moments=packed trains on one process, got {num}: DDP averages gradients after they were gathered"
         )

@@ -164,7 +164,7 @@ class ChosenTensors:
         total = sum(p.numel() for p in [*self._named.values(), *self._rest])
         return {
             "density": self.num_trained() / total,
-            "mask_seconds": 0.0,
+            "mask_seconds": 0.0,  # at a step, since tensors are chosen between epochs
             "operations": (costs.forward + path + of_weights) / costs.total,
             "num_choices": float(self._num_choices),
         }

@@ -132,8 +132,8 @@ class GrowingSupports:
         self._base = {name: base.to(devices[name]) for name, base in state["base"].items()}
         self._ever = {name: ever.to(devices[name]) for name, ever in state["ever"].items()}
         self._candidates = {
-            name: Candidates(**{key: value.to(devices[name]) for key, value in each.items()})
-            for name, each in state["candidates"].items()
+            name: Candidates(**{key: value.to(devices[name]) for key, value in sums.items()})
+            for name, sums in state["candidates"].items()
         }
 
     def remove(self) -> None:

@@ -215,8 +215,10 @@ def _over_workers(twin: Tensor) -> Tensor:
     import torch
     from torch import distributed
 
+    from gmt.masking.processes import num_processes
+
     gradient = torch.zeros_like(twin) if twin.grad is None else twin.grad
-    if distributed.is_initialized() and (num := distributed.get_world_size()) > 1:
+    if (num := num_processes()) > 1:
         distributed.all_reduce(gradient)
         gradient /= num
     return gradient

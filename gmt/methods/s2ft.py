@@ -55,6 +55,8 @@ class StructuredSparse:
     keep: str
     num_examples: int
 
+    parameters = "linear_alone"  # of gmt.masking.MaskSpec
+
     def __post_init__(self) -> None:
         known = (*CHANNELS, *HEADS)
         is_list = isinstance(self.matrices, Sequence) and not isinstance(self.matrices, str)
@@ -78,11 +80,6 @@ class StructuredSparse:
     def density_asked(self) -> float:
         """The share of channels and heads that trains."""
         return 1 - self.mask_ratio
-
-    @property
-    def parameters(self) -> str:
-        """Which parameters train, in the words of gmt.masking.MaskSpec."""
-        return "linear_alone"
 
     def faults_with(self, optimizer: OptimizerFacts) -> list[str]:
         """Return a sentence if the optimizer would move masked entries."""

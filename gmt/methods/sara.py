@@ -94,13 +94,15 @@ class SaraAtWork(Dense):
     """The entries that train, and the nuclear norm at each step."""
 
     def __init__(self, method: Sara, optimizer: PackedAdamW, parameters: Sequence[nn.Parameter], *, seed: int):
+        from gmt.masking.processes import num_processes
+
         self._method, self._optimizer, self._seed = method, optimizer, seed
         self._parameters = parameters
         self._matrices = [p for p in parameters if p.ndim == 2 and min(p.shape) > _SMALLEST_SIDE]
         self._num_steps = 0
         self._num_trained = self._num_touched = self.num_kept
         self._norm: Tensor | None = None
-        if not _has_other_workers():
+        if num_processes() == 1:  # DDP averages gradients, which it can do only while they are dense
             optimizer.follow(self)
         self._hooks = [
             optimizer.register_step_pre_hook(self._before_step),
@@ -183,13 +185,6 @@ class SaraAtWork(Dense):
 
         for p in self._parameters:  # an entry that does not train stays at or above the threshold
             self._optimizer.keep(p, flat(p.detach()).abs() < self._method.threshold)
-
-
-def _has_other_workers() -> bool:
-    """Return whether DDP averages gradients, which it can do only while they are dense."""
-    from torch import distributed
-
-    return distributed.is_initialized() and distributed.get_world_size() > 1
 
 
 def nuclear_norm(x: Tensor) -> tuple[Tensor, Tensor]:

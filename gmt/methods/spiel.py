@@ -49,6 +49,8 @@ class Spiel:
     replaced_first: float
     exclude: Sequence[str]
 
+    parameters = "linear_alone"  # of gmt.masking.MaskSpec
+
     def __post_init__(self) -> None:
         self._mask()
         settings.integer("method.refresh", self.refresh, low=1)
@@ -63,11 +65,6 @@ class Spiel:
     def density_asked(self) -> float:
         """The share of the linear layers' entries that trains at a step."""
         return 1 - self.mask_ratio
-
-    @property
-    def parameters(self) -> str:
-        """Which parameters train, in the words of gmt.masking.MaskSpec."""
-        return "linear_alone"
 
     @property
     def reads_micro_batches(self) -> bool:

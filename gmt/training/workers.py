@@ -2,20 +2,21 @@
 
 from typing import TypeVar
 
-import torch
 from torch import distributed
+
+from gmt.masking.processes import in_group, num_processes
 
 T = TypeVar("T")
 
 
 def num_workers() -> int:
     """How many processes train together."""
-    return distributed.get_world_size() if _in_group() else 1
+    return num_processes()
 
 
 def index() -> int:
     """Which of them this one is, from 0; the first evaluates and writes the record."""
-    return distributed.get_rank() if _in_group() else 0
+    return distributed.get_rank() if in_group() else 0
 
 
 def agreed(value: T) -> T:
@@ -39,7 +40,3 @@ def gathered(value: T) -> list[T]:
 def meet() -> None:
     """Waits until every worker is here."""
     gathered(None)
-
-
-def _in_group() -> bool:
-    return torch.distributed.is_available() and distributed.is_initialized()

@@ -9,8 +9,8 @@ from gmt.errors import UserError
 from gmt.methods.r_amt import RegularizedMaskTuning, divergence, probability
 from gmt.training.reshaping import Reshaping
 from tests.architectures import tiny_model
+from tests.unit.methods.few_steps import IDS
 
-IDS = torch.arange(12)[None]
 BATCH = {"input_ids": IDS, "labels": IDS}
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj"]
 

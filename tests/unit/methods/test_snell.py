@@ -13,8 +13,7 @@ from gmt.methods.kernel_change import kernel, largest_or_tied
 from gmt.methods.snell import Snell
 from gmt.training.reshaping import Reshaping
 from tests.architectures import tiny_model
-
-IDS = torch.arange(12)[None]
+from tests.unit.methods.few_steps import IDS, train_few_steps
 
 
 def snell(**changes: Any) -> Snell:
@@ -46,11 +45,7 @@ def test_it_begins_as_the_base_trains_and_is_saved_as_it_is_merged(tmp_path: Pat
     assert torch.equal(model(input_ids=IDS).logits, logits)
     assert reshaping.sizes.num_trainable == reshaping.sizes.num_added
     assert reshaping.sizes.num_added == sum(8 * sum(layer.weight.shape) for layer in layers.values())
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.01)
-    for _ in range(3):
-        optimizer.zero_grad()
-        model(input_ids=IDS, labels=IDS).loss.backward()
-        optimizer.step()
+    train_few_steps(model, steps=3, lr=0.01)
     logits = model(input_ids=IDS).logits
     reshaping.save(tmp_path)
     reshaping.finish()

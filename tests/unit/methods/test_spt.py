@@ -14,9 +14,9 @@ from gmt.methods.sensitivity import Plan, Rule, candidates, plan, sensitivities
 from gmt.methods.spt import SensitivityAware
 from gmt.training.reshaping import Reshaping
 from tests.architectures import tiny_model
+from tests.unit.methods.few_steps import IDS, train_few_steps
 
 RULE = Rule(rank=1, matrix_factor=2, vector_factor=5)  # a LoRA at 4 of a 5 x 3 matrix, a vector at a fifth
-IDS = torch.arange(12)[None]
 ADAPTER = "adapter_model.safetensors"
 
 
@@ -105,11 +105,7 @@ def test_it_begins_as_the_base_trains_its_parts_alone_and_merges_them(tmp_path: 
     reshaping = Reshaping(spt(trainable_ratio=0.1, vector_factor=32), model, seed=1, examples=examples)
     assert torch.equal(model(input_ids=IDS).logits, logits)
     assert 0.5 * budget < reshaping.sizes.num_trainable <= budget
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.01)
-    for _ in range(2):
-        optimizer.zero_grad()
-        model(input_ids=IDS, labels=IDS).loss.backward()
-        optimizer.step()
+    train_few_steps(model, steps=2, lr=0.01)
     logits = model(input_ids=IDS).logits
     reshaping.save(tmp_path)
     reshaping.finish()

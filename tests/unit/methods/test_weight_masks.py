@@ -14,8 +14,7 @@ from gmt.methods.mft import MaskFineTuning
 from gmt.methods.weight_masks import WeightMask
 from gmt.training.reshaping import Reshaping
 from tests.architectures import tiny_model
-
-IDS = torch.arange(12)[None]
+from tests.unit.methods.few_steps import IDS, train_few_steps
 
 
 def mft(**changes: Any) -> MaskFineTuning:
@@ -33,9 +32,7 @@ def test_exactly_a_share_of_each_weight_is_zero_and_what_is_saved_says_which(tmp
     reshaping = Reshaping(mft(sparsity=0.3), model, seed=1)
     sizes = {name: layer.weight.numel() for name, layer in layers.items()}
     assert reshaping.sizes.num_trainable == reshaping.sizes.num_added == sum(sizes.values())
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.05)
-    model(input_ids=IDS, labels=IDS).loss.backward()
-    optimizer.step()
+    train_few_steps(model, steps=1, lr=0.05)
     logits = model(input_ids=IDS).logits
     reshaping.save(tmp_path)
     reshaping.finish()
