@@ -18,6 +18,7 @@ from gmt_analysis.cost_words import costs_in_words
 from gmt_analysis.exports import as_csv
 from gmt_analysis.figures import as_image, as_pdf, as_svg
 from gmt_analysis.limits import limits, limits_of_tuning, tuned_in_words
+from gmt_analysis.primary import primary_table
 from gmt_analysis.results import BEFORE, Results
 from gmt_analysis.statistics import CONFIDENCE
 from gmt_analysis.tables import COSTS, SCORES, html_differences, html_table, latex_table
@@ -68,6 +69,7 @@ def write_report(plan: Plan, *, dirty: bool = False) -> Report:
     tables = {
         "runs.csv": results.runs,
         "means.csv": results.summary,
+        "primary.csv": primary_table(results.verdicts),
         "differences.csv": pd.concat(pairs),
         "over_tasks.csv": pd.concat(common),
         "operations.csv": results.operations,
@@ -83,7 +85,10 @@ def write_report(plan: Plan, *, dirty: bool = False) -> Report:
     return Report(
         files=[folder / name for name in (*texts, *(f"{name}.pdf" for name in drawn))],
         figures={name: as_image(figure) for name, figure in drawn.items()},
-        sentences=[sentence for part in results.findings for sentence in part.sentences],
+        sentences=[
+            *(f"{verdict.question} {verdict.answer}" for verdict in results.verdicts),
+            *(sentence for part in results.findings for sentence in part.sentences),
+        ],
         num_runs=len(results.done),
         warnings=[*results.changed, *results.differing],
     )
@@ -107,6 +112,7 @@ def _page(results: Results, figures: Mapping[str, Mapping[str, Figure]]) -> str:
             for part, drawn in figures.items()
         },
         baseline=results.findings[0].baseline,
+        verdicts=results.verdicts,
         findings=[(f.measure.name, f.baseline, f.sentences, html_differences(f, axis)) for f in results.findings],
         margin=f"{100 * plan.study.margin:g}",
         base=_base(summary),

@@ -13,10 +13,11 @@ from matplotlib.figure import Figure
 from gmt.axis import Axis, seed_of
 from gmt.errors import UserError
 from gmt.studies.differing import differing_code
-from gmt.studies.grid import Point
+from gmt.studies.grid import arm_of
 from gmt.studies.plan import Plan, PlannedRun
 from gmt.tracking.series import read_series
 from gmt.tracking.table import DIRTY, changes, read_table
+from gmt.verdicts.verdict import Verdict
 from gmt_analysis.choices import CHOICE, choice_name
 from gmt_analysis.cost_figures import cost_against_size, score_against_cost, time_of_a_step
 from gmt_analysis.diagnoses import DiagnosticTable, read_diagnoses
@@ -24,26 +25,18 @@ from gmt_analysis.diagnostic_figures import figure_of
 from gmt_analysis.figures import score_along
 from gmt_analysis.findings import Findings, findings
 from gmt_analysis.mask_figures import FACTS, density_against_asked, facts_by_layer, facts_over_steps
+from gmt_analysis.primary import primary_verdicts
 from gmt_analysis.statistics import summarise
 
 SCORES = ("target_after", "forgetting", "source_perplexity_after", "density", "moved_fraction")
 _SIZES = ("optimizer_state_bytes", "num_trained", "num_touched")
 COSTS = ("forward_backward_s", "mask_s", "optimizer_s", "train_s", "peak_memory_bytes", *_SIZES)
 BEFORE = ("target_before", "source_before", "source_perplexity_before")
-_COLUMNS_OF_THEIR_OWN = ("model", "model.name", "task", "seed")
 _PLANNED = ("model", "task", "axis", "seed")
 _NO_WORD = re.compile(r"[^\w.-]+", re.ASCII)  # MLflow takes no other image names, and LaTeX no blanks in those of files
 _NAMES = ("arm", "task", "label", "other_label", "model")
 _LABELS = {"label": "", "other_label": "other_"}  # column -> prefix of the columns that name its run
 _OTHERS = ("source_after", "density_asked", "tokens_per_s")
-
-
-def arm_of(point: Point, axis: Axis) -> str:
-    """Return the arm with the varied settings that have no column of their own, e.g. `gmt learning_rate=0.001`."""
-    pairs = (override.lstrip("+").split("=", 1) for override in point.varied)
-    own = (*_COLUMNS_OF_THEIR_OWN, axis.setting)
-    more = [f"{key.rpartition('.')[2]}={value}" for key, value in pairs if key not in own]
-    return " ".join([point.arm, *more])
 
 
 def _describe(planned: PlannedRun, axis: Axis) -> dict[str, Any]:
@@ -142,8 +135,13 @@ class Results:
         return summarise(speed, [*SCORES, *COSTS, *BEFORE, *_OTHERS], bootstrapped=("target_after", "forgetting"))
 
     @cached_property
+    def verdicts(self) -> list[Verdict]:
+        """The answers to the questions that the study declared as primary; empty if it declared none."""
+        return primary_verdicts(self.table, self.plan.study.questions, axis=self.axis)
+
+    @cached_property
     def findings(self) -> list[Findings]:
-        """What the tests say."""
+        """What the tests say of everything else: exploratory."""
         study = self.plan.study
         return findings(self.table, axis=self.axis, baseline=study.baseline, margin=study.margin)
 

@@ -3,17 +3,22 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from hydra.core.override_parser.types import Quote, QuotedString
 
 from gmt import settings
 from gmt.axis import Axis
-from gmt.errors import UserError
+from gmt.errors import UserError, together
+from gmt.runs.build import settings_of
+from gmt.verdicts.question import Question
 
 # What needs no quotes in Hydra's override grammar.
 _PLAIN = re.compile(r"[A-Za-z0-9_./:@-]*[A-Za-z_./:@-][A-Za-z0-9_./:@-]*")
 _WORDS = {"true", "false", "null", "nan", "inf", "-inf"}
+
+_COLUMNS_OF_THEIR_OWN = ("model", "model.name", "task", "seed")
 
 PROVENANCE = ("verified", "secondary", "guessed")
 Axes = Mapping[str, Sequence[str]]
@@ -34,6 +39,8 @@ class StudySettings:
         baseline: the arm that the report holds the others against.
         margin: a difference of scores below this does not matter to the question: what equivalence is tested within. A
             fraction in (0, 1).
+        primary: what the study is to decide: name -> see gmt.verdicts.question.Question, of which `margin` is the
+            study's unless it has its own. None: nothing is declared, and all tests are exploratory.
         axis: the setting along which figures and tests run, e.g. `method.rank`; its values are numbers. None:
             gmt.axis.DEFAULT, whether or not it varies. Arms without the setting are constant.
         provenance: of a study that replicates another: setting -> `verified` (read in its source), `secondary` (told by
@@ -47,6 +54,7 @@ class StudySettings:
     tuning: Mapping[str, Any] | None = None
     baseline: str = "sft"
     margin: float = 0.02
+    primary: Mapping[str, Mapping[str, Any]] | None = None
     axis: str | None = None
     provenance: Mapping[str, str] | None = None
 
@@ -56,6 +64,7 @@ class StudySettings:
         settings.text("study.baseline", self.baseline)
         settings.number("study.margin", self.margin, "must lie in (0, 1)", low=0, high=1, open_low=True)
         self._check_axis()
+        _ = self.questions
         if not isinstance(self.arms, Mapping) or not self.arms:
             raise UserError(f"study.arms must name at least one arm, got {self.arms!r}")
         settings.folder_names("the name of an arm in study.arms", self.arms)
@@ -82,9 +91,28 @@ class StudySettings:
             raise UserError(f"study.axis must not be the setting that study.tuning looks for, got {self.axis}")
 
     @property
+    def questions(self) -> list[Question]:
+        """The primary questions.
+
+        Raises:
+            UserError: a question's settings are wrong.
+        """
+        if self.primary is not None and not isinstance(self.primary, Mapping):
+            raise UserError(f"study.primary must be a mapping of questions, got {self.primary!r}")
+        asked = dict(self.primary or {})
+        settings.folder_names("the name of a question in study.primary", asked)
+        return together(*(partial(_question, name, given, self.margin) for name, given in asked.items()))
+
+    @property
     def along(self) -> Axis:
         """The axis."""
         return Axis() if self.axis is None else Axis(self.axis)
+
+
+def _question(name: str, given: object, margin: float) -> Question:
+    if not isinstance(given, Mapping) or "name" in given:
+        raise UserError(f"study.primary.{name} must be a mapping of settings, without a name, got {given!r}")
+    return settings_of(f"study.primary.{name}", Question, {"name": name, "margin": margin, **given})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +141,14 @@ class Point:
         pairs = (override.split("=", 1) for override in in_order)
         stage = [] if self.stage == "comparison" else [f"({self.stage})"]
         return " ".join([self.arm, *(f"{key.rpartition('.')[2]}={value}" for key, value in pairs), *stage])
+
+
+def arm_of(point: Point, axis: Axis) -> str:
+    """Return the arm with the varied settings that have no column of their own, e.g. `gmt learning_rate=0.001`."""
+    pairs = (override.lstrip("+").split("=", 1) for override in point.varied)
+    own = (*_COLUMNS_OF_THEIR_OWN, axis.setting)
+    more = [f"{key.rpartition('.')[2]}={value}" for key, value in pairs if key not in own]
+    return " ".join([point.arm, *more])
 
 
 def to_override_value(value: object) -> str:

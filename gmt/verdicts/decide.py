@@ -1,0 +1,272 @@
+"""Decides a question from scores: comparisons, their intervals, and the verdict.
+
+Shapes: N seeds, K comparisons.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from gmt.axis import Axis
+from gmt.verdicts.intervals import (
+    LEVEL,
+    Flags,
+    Floats,
+    Moments,
+    moments,
+    p_beyond,
+    p_within,
+    simultaneous,
+    t_limit,
+)
+from gmt.verdicts.pairs import Choice, Pair, pairs_of
+from gmt.verdicts.question import Question
+from gmt.verdicts.verdict import Comparison, Decision, Outcome, Verdict
+from gmt.verdicts.words import about, answer, question_in_words, test_in_words
+
+POOLED = " + "
+
+
+class Score(NamedTuple):
+    """A run's score: of one that diverged, the base's."""
+
+    value: float
+    diverged: bool = False
+
+
+Scores = Mapping[tuple[Choice, str], Mapping[int, Score]]  # by choice and task: seed -> score
+
+
+def decide(
+    question: Question,
+    scores: Scores,
+    *,
+    axis: Axis,
+    targets: Scores | None = None,
+    level: float = LEVEL,
+    notes: Sequence[str] = (),
+) -> Verdict:
+    """Return the verdict on a question.
+
+    Args:
+        question: what is asked.
+        scores: of the question's measure, of all choices.
+        axis: of the study, for words.
+        targets: target scores, where the question has a `target_margin`.
+        level: the probability of a false verdict on this question.
+        notes: sentences to show beside the answer.
+    """
+    tasks = list(dict.fromkeys(task for _, task in scores))
+    pairs = pairs_of(question, list(dict.fromkeys(choice for choice, _ in scores)))
+    columns = [(pair, (task,)) for task in tasks for pair in pairs]
+    if question.tasks == "pooled" and len(tasks) > 1:
+        columns = [(pair, tuple(tasks)) for pair in pairs]
+    share = level / 2 if question.target_margin is not None and targets is not None else level
+    rows = _compare(question, scores, columns, share)
+    if question.target_margin is not None and targets is not None:
+        rows = _with_target(question, rows, targets, columns, share)
+    outcome, deciding = _outcome(question, rows), _deciding(question, rows)
+    by_flips = bool(rows) and not question.is_of_all and simultaneous(_matrix(scores, columns), share).is_by_flips
+    return Verdict(
+        name=question.name,
+        question=question_in_words(question, pairs, tasks, axis),
+        outcome=outcome,
+        answer=answer(question, outcome, rows, deciding),
+        measure=question.measure,
+        more_is_better=question.more_is_better,
+        margin=question.margin,
+        confidence=1 - 2 * share if question.is_of_all else 1 - share,
+        test=test_in_words(question, len(rows), is_by_flips=by_flips),
+        about=about(len(tasks)),
+        n=min((row.n for row in rows), default=0),
+        deciding=deciding,
+        comparisons=tuple(rows),
+        notes=(*notes, *_notes(rows)),
+    )
+
+
+def _compare(
+    question: Question, scores: Scores, columns: Sequence[tuple[Pair, tuple[str, ...]]], level: float
+) -> list[Comparison]:
+    if not columns:
+        return []
+    differences_NK = _matrix(scores, columns)
+    without_NK = _matrix(scores, columns, diverged=False)
+    found, together = moments(differences_NK), simultaneous(differences_NK, level)
+    alone_K = np.where(found.is_equal_K, 0.0, t_limit(level, found.freedom_K) * found.error_K)
+    half_K = np.where(found.is_tested_K | found.is_equal_K, alone_K if question.is_of_all else together.half_K, np.nan)
+    p_K = _p_of_claim(question, found, together.p_K)
+    p_tasks = [_p_tasks(scores, pair, tasks) for pair, tasks in columns]
+    rows = []
+    for k, ((choice, against), tasks) in enumerate(columns):
+        mean, half = float(found.mean_K[k]), float(half_K[k])
+        others = without_NK[~np.isnan(without_NK[:, k]), k]
+        differ = p_tasks[k] is not None and p_tasks[k] * len(columns) < level  # type: ignore[operator]
+        decision = _decision(question, mean, half, float(together.half_K[k]), is_equal=bool(found.is_equal_K[k]))
+        rows.append(
+            Comparison(
+                task=POOLED.join(tasks),
+                choice=choice.name,
+                against=against.name,
+                n=int(found.n_K[k]),
+                estimate=mean,
+                low=mean - half,
+                high=mean + half,
+                p=float(p_K[k]),
+                decision="depends on the task" if differ and decision != "not tested" else decision,
+                p_tasks=p_tasks[k],
+                num_diverged=int(found.n_K[k]) - len(others),
+                estimate_without_diverged=float(others.mean()) if len(others) else float("nan"),
+            )
+        )
+    return rows
+
+
+def _matrix(scores: Scores, columns: Sequence[tuple[Pair, tuple[str, ...]]], *, diverged: bool = True) -> Floats:
+    """Return the differences, a row for each seed and a column for each comparison; of pooled tasks their mean."""
+    seeds = sorted({seed for own in scores.values() for seed in own})
+    by_key = {
+        key: np.array([_value(own.get(seed), diverged=diverged) for seed in seeds]) for key, own in scores.items()
+    }
+    lacking = np.full(len(seeds), np.nan)
+    return np.stack(
+        [
+            np.mean([by_key.get((a, task), lacking) - by_key.get((b, task), lacking) for task in tasks], axis=0)
+            for (a, b), tasks in columns
+        ],
+        axis=1,
+    )
+
+
+def _value(score: Score | None, *, diverged: bool) -> float:
+    return float("nan") if score is None or (score.diverged and not diverged) else score.value
+
+
+def _p_of_claim(question: Question, found: Moments, p_shared_K: Floats) -> Floats:
+    if question.claim == "equivalent":
+        return p_within(found, question.margin)
+    if question.claim == "not_worse":
+        sign = 1 if question.more_is_better else -1
+        return p_beyond(found, -sign * question.margin, is_below=not question.more_is_better)
+    return p_shared_K
+
+
+def _decision(question: Question, mean: float, half: float, shared_half: float, *, is_equal: bool) -> Decision:
+    if is_equal:
+        return "equal"
+    if np.isnan(half):
+        return "not tested"
+    margin, sign = question.margin, 1 if question.more_is_better else -1
+    low, high = sign * mean - half, sign * mean + half
+    if question.claim == "not_worse":
+        if low > -margin:
+            return "not worse"
+        return "worse" if sign * mean + shared_half < -margin else "undecided"
+    is_within = -margin < low and high < margin
+    if question.claim == "equivalent":
+        if is_within:
+            return "equivalent"
+        beyond = abs(mean) - shared_half > margin
+        return ("better" if sign * mean > 0 else "worse") if beyond else "undecided"
+    if low > 0 or high < 0:
+        return "better" if low > 0 else "worse"
+    return "equivalent" if is_within else "undecided"
+
+
+def _with_target(
+    question: Question,
+    rows: Sequence[Comparison],
+    targets: Scores,
+    columns: Sequence[tuple[Pair, tuple[str, ...]]],
+    level: float,
+) -> list[Comparison]:
+    """Return the rows, of which those stay better whose target score is shown to keep up too."""
+    if not rows:
+        return []
+    differences_NK = _matrix(targets, columns)
+    low_K = moments(differences_NK).mean_K - simultaneous(differences_NK, level).half_K
+    assert question.target_margin is not None
+    keeps_up_K: Flags = low_K > -question.target_margin
+    return [
+        row if row.decision != "better" or keeps_up else _replaced(row, "target not matched")
+        for row, keeps_up in zip(rows, keeps_up_K, strict=True)
+    ]
+
+
+def _replaced(row: Comparison, decision: Decision) -> Comparison:
+    return Comparison(**{**vars(row), "decision": decision})
+
+
+def _p_tasks(scores: Scores, pair: Pair, tasks: Sequence[str]) -> float | None:
+    """Return p of Welch's analysis of variance that a pair's difference is not the same on all tasks."""
+    if len(tasks) < 2:
+        return None
+    groups = [_matrix(scores, [(pair, (task,))])[:, 0] for task in tasks]
+    groups = [group[~np.isnan(group)] for group in groups]
+    if any(len(group) < 2 or np.ptp(group) <= 0 for group in groups):
+        return None
+    from statsmodels.stats.oneway import anova_oneway  # half a second, for pooled tasks alone
+
+    return float(anova_oneway(groups, use_var="unequal").pvalue)
+
+
+_HOLDS: Mapping[str, tuple[Decision, ...]] = {
+    "equivalent": ("equivalent", "equal"),
+    "not_worse": ("not worse", "equal"),
+    "different": ("better", "worse"),
+    "better": ("better",),
+}
+_OPPOSITE: Mapping[str, tuple[Decision, ...]] = {
+    "equivalent": ("better", "worse"),
+    "not_worse": ("worse",),
+    "different": ("equivalent", "equal"),
+    "better": ("equivalent", "equal", "worse"),
+}
+
+
+def _outcome(question: Question, rows: Sequence[Comparison]) -> Outcome:
+    decisions = [row.decision for row in rows]
+    if all(decision == "not tested" for decision in decisions):
+        return "not tested"
+    holds = [decision in _HOLDS[question.claim] for decision in decisions]
+    opposite = [decision in _OPPOSITE[question.claim] for decision in decisions]
+    if all(holds):
+        return "shown"
+    if question.is_of_all:
+        return "refuted" if any(opposite) else "undecided"
+    if any(holds):
+        return "partly shown"
+    return "refuted" if all(opposite) else "undecided"
+
+
+def _deciding(question: Question, rows: Sequence[Comparison]) -> Comparison | None:
+    tested = [row for row in rows if not np.isnan(row.low)]
+    if not tested:
+        return None
+    if question.is_of_all:
+        return max(tested, key=lambda row: max(abs(row.low), abs(row.high)))
+    return min(tested, key=lambda row: row.p)
+
+
+def _notes(rows: Sequence[Comparison]) -> list[str]:
+    notes = []
+    if diverged := [row for row in rows if row.num_diverged]:
+        notes.append(
+            f"In {len(diverged)} comparisons runs diverged; they count with the base's score. Without them: "
+            + "; ".join(
+                f"{row.choice} less {row.against} on {row.task} {100 * row.estimate_without_diverged:+.1f} points "
+                f"instead of {100 * row.estimate:+.1f}"
+                for row in diverged[:3]
+            )
+            + "."
+        )
+    if depends := [row for row in rows if row.decision == "depends on the task"]:
+        notes.append(
+            "The difference depends on the task, so that no mean over tasks is tested: "
+            + ", ".join(f"{row.choice} less {row.against}" for row in depends[:5])
+            + "."
+        )
+    return notes

@@ -1,0 +1,159 @@
+"""Intervals and tests of the mean of paired differences, for one comparison or for many at once.
+
+Shapes: N seeds, K comparisons, R draws. A seed that a comparison lacks is NaN.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import special
+
+LEVEL = 0.05
+FEWEST = 3  # pairs of a test: scores come in steps of one question, so that two pairs often differ by the same amount
+FEWEST_FLIPS = 12  # pairs from which on sign flips replace the t distribution
+NO_SPREAD = 1e-12  # of scores in [0, 1]: differences below it are rounding
+_ALL_FLIPS = 8192
+_DRAWS = 9999
+_MOST_AT_ONCE = 20_000_000  # numbers in a matrix
+
+Floats = NDArray[np.float64]
+Flags = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moments:
+    """Of K comparisons: the mean difference, its standard error, the number of pairs, and what can be tested.
+
+    Args:
+        mean_K, error_K: of each comparison; NaN without a pair.
+        n_K: the number of pairs.
+        is_equal_K: every pair has the same score twice.
+        is_tested_K: there are at least FEWEST pairs, and they differ by different amounts.
+    """
+
+    mean_K: Floats
+    error_K: Floats
+    n_K: NDArray[np.int64]
+    is_equal_K: Flags
+    is_tested_K: Flags
+
+    @property
+    def freedom_K(self) -> Floats:
+        """The degrees of freedom, at least 1."""
+        return np.maximum(self.n_K - 1, 1).astype(float)
+
+
+def moments(differences_NK: Floats) -> Moments:
+    """Return the moments of K comparisons."""
+    known_NK = ~np.isnan(differences_NK)
+    n_K = known_NK.sum(0)
+    filled_NK = np.where(known_NK, differences_NK, 0.0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean_K = filled_NK.sum(0) / n_K
+        squares_K = (np.where(known_NK, differences_NK - mean_K, 0.0) ** 2).sum(0)
+        error_K = np.sqrt(squares_K / (n_K - 1) / n_K)
+    has_enough_K = n_K >= FEWEST
+    has_spread_K = np.sqrt(squares_K) > NO_SPREAD
+    is_equal_K = has_enough_K & ~has_spread_K & (np.abs(mean_K) <= NO_SPREAD)
+    return Moments(
+        mean_K=mean_K, error_K=error_K, n_K=n_K, is_equal_K=is_equal_K, is_tested_K=has_enough_K & has_spread_K
+    )
+
+
+def t_limit(level: float, freedom_K: Floats) -> Floats:
+    """Return the value that Student's t exceeds with a probability of `level`."""
+    limit: Floats = -special.stdtrit(freedom_K, level)
+    return limit
+
+
+def p_above(t_K: Floats, freedom_K: Floats) -> Floats:
+    """Return the probability that Student's t exceeds t."""
+    p: Floats = special.stdtr(freedom_K, -t_K)
+    return p
+
+
+def p_within(found: Moments, margin: float) -> Floats:
+    """Return p of two one-sided tests that each mean lies within the margin (Schuirmann, 1987); NaN without a test."""
+    return np.fmax(p_beyond(found, -margin), p_beyond(found, margin, is_below=True))
+
+
+def p_beyond(found: Moments, bound: float, *, is_below: bool = False) -> Floats:
+    """Return p of the one-sided t test that each mean lies above (below) a bound; equal pairs have a mean of 0."""
+    sign = -1 if is_below else 1
+    with np.errstate(invalid="ignore", divide="ignore"):
+        p_K = p_above(sign * (found.mean_K - bound) / found.error_K, found.freedom_K)
+    equal = 0.0 if sign * (0 - bound) > 0 else 1.0
+    return np.where(found.is_tested_K, p_K, np.where(found.is_equal_K, equal, np.nan))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Simultaneous:
+    """Intervals that hold together, and the two-sided p that they give.
+
+    Args:
+        half_K: half the width of each interval; NaN without a test, 0 for equal pairs.
+        p_K: below or at the level if and only if the interval excludes 0.
+        is_by_flips: whether sign flips gave them.
+    """
+
+    half_K: Floats
+    p_K: Floats
+    is_by_flips: bool
+
+
+def simultaneous(differences_NK: Floats, level: float = LEVEL) -> Simultaneous:
+    """Return intervals of which all hold together with a probability of 1 - level.
+
+    With FEWEST_FLIPS pairs and more, by the largest |t| over the comparisons when the signs of the centred differences
+    are flipped, seed by seed (Westfall and Young, 1993): what correlates costs little, and no normal distribution is
+    assumed. With fewer pairs, which have too few flips, by each comparison's t at a shared level (Sidak, 1967).
+    """
+    found = moments(differences_NK)
+    tested_K = found.is_tested_K
+    half_K = np.where(found.is_equal_K, 0.0, np.nan)
+    p_K = np.where(found.is_equal_K, 1.0, np.nan)
+    num_tested = int(tested_K.sum())
+    if not num_tested:
+        return Simultaneous(half_K=half_K, p_K=p_K, is_by_flips=False)
+    t_K = np.abs(found.mean_K[tested_K]) / found.error_K[tested_K]
+    is_by_flips = int(found.n_K[tested_K].min()) >= FEWEST_FLIPS
+    if is_by_flips:
+        largest_R = np.sort(_largest_t(differences_NK[:, tested_K]))
+        num_draws = len(largest_R)
+        limit = np.full(num_tested, largest_R[num_draws - 1 - int(level * (num_draws + 1) - 1)])
+        p_K[tested_K] = (1 + num_draws - np.searchsorted(largest_R, t_K, side="left")) / (num_draws + 1)
+    else:
+        freedom_K = found.freedom_K[tested_K]
+        limit = t_limit(-np.expm1(np.log1p(-level) / num_tested) / 2, freedom_K)
+        with np.errstate(divide="ignore"):  # t = 0, whose p is 1
+            p_K[tested_K] = -np.expm1(num_tested * np.log1p(-2 * p_above(t_K, freedom_K)))
+    half_K[tested_K] = limit * found.error_K[tested_K]
+    return Simultaneous(half_K=half_K, p_K=p_K, is_by_flips=is_by_flips)
+
+
+def _largest_t(differences_NK: Floats) -> Floats:
+    """Return the largest |t| over comparisons for each of R flips of the seeds' signs."""
+    known_NK = ~np.isnan(differences_NK)
+    n_K = known_NK.sum(0)
+    centred_NK = np.where(known_NK, differences_NK - np.nanmean(differences_NK, axis=0), 0.0)
+    mean_square_K = (centred_NK**2).sum(0) / n_K
+    signs_RN = _signs(len(differences_NK))
+    step = max(_MOST_AT_ONCE // differences_NK.shape[1], 1)
+    largest = []
+    for start in range(0, len(signs_RN), step):
+        square_RK = (signs_RN[start : start + step] @ centred_NK / n_K) ** 2
+        with np.errstate(divide="ignore"):
+            t2_RK = square_RK / np.maximum(mean_square_K - square_RK, 0) * (n_K - 1)
+        largest.append(np.sqrt(t2_RK.max(1)))
+    return np.concatenate(largest)
+
+
+def _signs(num_seeds: int) -> Floats:
+    """Return all flips of signs but for a common one, or draws of them."""
+    if 2 ** (num_seeds - 1) <= _ALL_FLIPS:
+        return np.array([(1.0, *rest) for rest in itertools.product((1.0, -1.0), repeat=num_seeds - 1)])
+    return np.random.default_rng(0).choice((1.0, -1.0), size=(_DRAWS, num_seeds))

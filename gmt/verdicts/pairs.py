@@ -1,0 +1,54 @@
+"""The comparisons that answer a question: which choices are held against which."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from gmt.verdicts.question import EACH_OTHER, EVERY_ARM, Question
+
+
+class Choice(NamedTuple):
+    """An arm at a value of the axis; None for an arm without the axis."""
+
+    arm: str
+    value: float | None
+
+    @property
+    def name(self) -> str:
+        """In words, e.g. `gmt 0.5`, or `sft`."""
+        return self.arm if self.value is None else f"{self.arm} {self.value:g}"
+
+
+Pair = tuple[Choice, Choice]
+
+
+def pairs_of(question: Question, choices: Sequence[Choice]) -> list[Pair]:
+    """Return the pairs of choices that a question compares, each with the one that it is held against.
+
+    Args:
+        question: names the arms; a name stands for all arms that begin with it, e.g. `gmt learning_rate=0.001`.
+        choices: of the study.
+    """
+    own = [choice for choice in choices if _is_compared(question, choice)]
+    if question.against == EACH_OTHER:
+        return [(later, earlier) for earlier, later in itertools.combinations(own, 2)]
+    others = [choice for choice in choices if stands_for(question.against, choice.arm)]
+    if len({choice.value for choice in others}) < 2:
+        return [(choice, other) for choice in own for other in others[:1]]
+    by_value = {other.value: other for other in others}
+    return [(choice, by_value[choice.value]) for choice in own if choice.value in by_value]
+
+
+def stands_for(name: str, arm: str) -> bool:
+    """Return whether a name in `study.primary` means an arm, whose other varied settings follow its name."""
+    return name in (arm, arm.partition(" ")[0])
+
+
+def _is_compared(question: Question, choice: Choice) -> bool:
+    if stands_for(question.against, choice.arm):
+        return False
+    if question.arms != EVERY_ARM and not any(stands_for(name, choice.arm) for name in question.arms):
+        return False
+    return choice.value is None or question.values is None or choice.value in question.values

@@ -1,0 +1,97 @@
+"""The answer to a primary question, with the comparisons that give it: what reports, tables and MLflow show."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+# shown: as claimed, in all comparisons. partly shown: in some, where the claim is of each. refuted: the opposite is
+# shown. undecided: neither. not tested: too few seeds, or no finished runs.
+Outcome = Literal["shown", "partly shown", "refuted", "undecided", "not tested"]
+# Of a comparison, by its interval. equal: the same score on every seed. equivalent: inside the margin. not worse: no
+# bound is worse than the margin. better, worse: the interval lies on one side of 0; where the claim is of all
+# comparisons, on one side of the margin, with the level shared. target not matched: forgets less, and its target score
+# is not shown to keep up. depends on the task: pooled tasks differ, so their mean says nothing.
+Decision = Literal[
+    "better",
+    "worse",
+    "equivalent",
+    "equal",
+    "not worse",
+    "undecided",
+    "target not matched",
+    "depends on the task",
+    "not tested",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """One choice less another on the same seeds. Scores are fractions; multiply by 100 for points.
+
+    Args:
+        task: of the runs; of pooled tasks their names, joined by ` + `.
+        choice, against: the names of both, e.g. `gmt 0.9` and `sft`.
+        n: the number of seeds that both have.
+        estimate: the mean of the differences.
+        low, high: the bounds of the interval that `decision` rests on; NaN without a test.
+        p: of the claim, corrected for all comparisons of the question where the claim is of each; NaN without a test.
+        decision: see Decision.
+        p_tasks: of pooled tasks, p of the test that they differ; else None.
+        num_diverged: the pairs in which a run diverged; it counts with the base's score.
+        estimate_without_diverged: the mean without those pairs; NaN if none is left.
+        low_questions, high_questions: bounds that hold for other questions too; NaN where answers are not known.
+    """
+
+    task: str
+    choice: str
+    against: str
+    n: int
+    estimate: float
+    low: float
+    high: float
+    p: float
+    decision: Decision
+    p_tasks: float | None = None
+    num_diverged: int = 0
+    estimate_without_diverged: float = float("nan")
+    low_questions: float = float("nan")
+    high_questions: float = float("nan")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """The answer to one primary question.
+
+    Args:
+        name: the key in `study.primary`.
+        question: in words.
+        outcome: see Outcome.
+        answer: one or two sentences, with the deciding comparison's interval.
+        measure: `target` or `forgetting`.
+        more_is_better: whether a larger score is a better one.
+        margin: a fraction.
+        confidence: of the intervals, e.g. 0.95.
+        test: in words, with how the level is shared.
+        about: what the intervals are about, in words: what varied, and what was the same in all runs.
+        n: the least number of seeds of a comparison.
+        deciding: the comparison that decides: of a claim of all the one that reaches farthest, of each the one with the
+            smallest p; None without a test.
+        comparisons: all of them.
+        notes: sentences that belong beside the answer: what is unfinished, what diverged, what depends on the task.
+    """
+
+    name: str
+    question: str
+    outcome: Outcome
+    answer: str
+    measure: str
+    more_is_better: bool
+    margin: float
+    confidence: float
+    test: str
+    about: str
+    n: int
+    deciding: Comparison | None
+    comparisons: tuple[Comparison, ...]
+    notes: tuple[str, ...] = ()

@@ -1,0 +1,115 @@
+"""A question, its test and its answer in words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gmt.axis import Axis
+from gmt.verdicts.pairs import Pair
+from gmt.verdicts.question import EACH_OTHER, EVERY_ARM, MEASURES, Question
+from gmt.verdicts.verdict import Comparison, Outcome
+
+_MOST_NAMED = 5
+
+
+def question_in_words(question: Question, pairs: Sequence[Pair], tasks: Sequence[str], axis: Axis) -> str:
+    """Return the question as a sentence."""
+    arms = "every arm" if question.arms == EVERY_ARM else join(question.arms)
+    claims = {
+        "equivalent": f"within {points(question.margin)} of",
+        "not_worse": f"at most {points(question.margin)} worse than",
+        "different": "different from",
+        "better": "better than",
+    }
+    values = {choice.value for pair in pairs for choice in pair} - {None}
+    at = f" at {len(values)} {axis.plural}" if len(values) > 1 else ""
+    where = f" on {tasks[0]}" if len(tasks) == 1 else f", on each of {len(tasks)} tasks"
+    if len(tasks) > 1 and question.tasks == "pooled":
+        where = f", in the mean over {len(tasks)} tasks"
+    if question.against == EACH_OTHER:
+        return f"Are the {MEASURES[question.measure]}s of {arms}{at} {claims[question.claim]} each other{where}?"
+    match = (
+        "" if question.target_margin is None else f", at a target score at most {points(question.target_margin)} lower"
+    )
+    return (
+        f"Is the {MEASURES[question.measure]} of {arms} {claims[question.claim]} that of {question.against}{at}{where}"
+        f"{match}?"
+    )
+
+
+def answer(question: Question, outcome: Outcome, rows: Sequence[Comparison], deciding: Comparison | None) -> str:
+    """Return the answer, in one sentence or two."""
+    if deciding is None:
+        return f"{outcome.capitalize()}: no comparison has enough finished runs with different scores."
+    within = points(question.margin)
+    if question.is_of_all:
+        holds = [row for row in rows if row.decision in ("equivalent", "not worse", "equal")]
+        limit = f"within {within}" if question.claim == "equivalent" else f"at most {within} worse"
+        said = f"{len(holds)} of {len(rows)} differences are shown to be {limit}"
+        return f"{outcome.capitalize()}: {said}. The interval that reaches farthest is that of {difference(deciding)}."
+    shown = [row for row in rows if row.decision in ("better", "worse")]
+    if not shown and question.target_margin is not None:
+        less = sum(row.decision == "target not matched" for row in rows)
+        return (
+            f"{outcome.capitalize()}: none of {len(rows)} is shown to forget less at a target score at most "
+            f"{points(question.target_margin)} lower; {less} forget less, with a target score that is not shown to "
+            f"keep up. The clearest difference in forgetting is that of {difference(deciding)}."
+        )
+    if not shown:
+        more = sum(row.decision in ("equivalent", "equal") for row in rows)
+        inside = f", and {more} are shown to lie within {within}" if more else ""
+        return (
+            f"{outcome.capitalize()}: none of {len(rows)} differences is shown{inside}. The clearest is that of "
+            f"{difference(deciding)}."
+        )
+    ways = {way: [row for row in shown if row.decision == way] for way in ("better", "worse")}
+    clauses = [f"{way} in {len(own)} of {len(rows)}: {_named(own)}" for way, own in ways.items() if own]
+    return f"{outcome.capitalize()}: {'; '.join(clauses)}."
+
+
+def _named(rows: Sequence[Comparison]) -> str:
+    rows = sorted(rows, key=lambda row: row.p)
+    more = len(rows) - _MOST_NAMED
+    return "; ".join(difference(row) for row in rows[:_MOST_NAMED]) + (f"; and {more} more" if more > 0 else "")
+
+
+def difference(row: Comparison) -> str:
+    """Return a comparison in words, e.g. `gmt 0.9 less rmt 0.9 on long_words, +8.1 points [+2.0, +14.2]`."""
+    return (
+        f"{row.choice} less {row.against} on {row.task}, {100 * row.estimate:+.1f} points [{100 * row.low:+.1f}, "
+        f"{100 * row.high:+.1f}]"
+    )
+
+
+def test_in_words(question: Question, num_comparisons: int, *, is_by_flips: bool) -> str:
+    """Return the test in words."""
+    if question.is_of_all:
+        return (
+            "paired one-sided t tests on the same seed; the claim needs every one of the comparisons, so that each is "
+            "tested at the whole level"
+        )
+    if num_comparisons == 1:
+        return "paired t test on the same seed"
+    shared = (
+        "largest t over sign flips of the seeds" if is_by_flips else "level shared out over the comparisons (Sidak)"
+    )
+    return f"paired t tests on the same seed, {num_comparisons} at once: {shared}"
+
+
+def about(num_tasks: int) -> str:
+    """Return what the intervals are about."""
+    return (
+        "The intervals are about other seeds with the same base, training data and questions"
+        + (" of the same tasks" if num_tasks > 1 else "")
+        + "."
+    )
+
+
+def points(fraction: float) -> str:
+    """Return a fraction of a score in points, e.g. `2 points`."""
+    return f"{100 * fraction:g} point{'' if fraction == 0.01 else 's'}"
+
+
+def join(names: Sequence[str]) -> str:
+    """Return names for a sentence, e.g. `gmt, rmt and hft`."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
