@@ -37,6 +37,7 @@ class Score(NamedTuple):
     diverged: bool = False
 
 
+Columns = Sequence[tuple[Pair, tuple[str, ...]]]  # a comparison is a pair on a task, or on several that are pooled
 Scores = Mapping[tuple[Choice, str], Mapping[int, Score]]  # by choice and task: seed -> score
 
 
@@ -61,9 +62,8 @@ def decide(
     """
     tasks = list(dict.fromkeys(task for _, task in scores))
     pairs = pairs_of(question, list(dict.fromkeys(choice for choice, _ in scores)))
-    columns = [(pair, (task,)) for task in tasks for pair in pairs]
-    if question.tasks == "pooled" and len(tasks) > 1:
-        columns = [(pair, tuple(tasks)) for pair in pairs]
+    groups = [tuple(tasks)] if question.tasks == "pooled" else [(task,) for task in tasks]
+    columns: Columns = [(pair, group) for group in groups for pair in pairs]
     share = level / 2 if question.target_margin is not None and targets is not None else level
     rows = _compare(question, scores, columns, share)
     if question.target_margin is not None and targets is not None:
@@ -88,9 +88,7 @@ def decide(
     )
 
 
-def _compare(
-    question: Question, scores: Scores, columns: Sequence[tuple[Pair, tuple[str, ...]]], level: float
-) -> list[Comparison]:
+def _compare(question: Question, scores: Scores, columns: Columns, level: float) -> list[Comparison]:
     if not columns:
         return []
     differences_NK = _matrix(scores, columns)
@@ -125,7 +123,7 @@ def _compare(
     return rows
 
 
-def _matrix(scores: Scores, columns: Sequence[tuple[Pair, tuple[str, ...]]], *, diverged: bool = True) -> Floats:
+def _matrix(scores: Scores, columns: Columns, *, diverged: bool = True) -> Floats:
     """Return the differences, a row for each seed and a column for each comparison; of pooled tasks their mean."""
     seeds = sorted({seed for own in scores.values() for seed in own})
     by_key = {
@@ -180,7 +178,7 @@ def _with_target(
     question: Question,
     rows: Sequence[Comparison],
     targets: Scores,
-    columns: Sequence[tuple[Pair, tuple[str, ...]]],
+    columns: Columns,
     level: float,
 ) -> list[Comparison]:
     """Return the rows, of which those stay better whose target score is shown to keep up too."""
