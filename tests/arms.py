@@ -21,7 +21,7 @@ from gmt.methods.protocol import (
 )
 from gmt.runs.build import plug_in
 from tests.merging import tiny_model
-from tests.models import pretrained
+from tests.models import pretrained, train_settings
 
 _FOLDER = Path(config_dir() / "method")
 ARMS = sorted(path.stem for path in _FOLDER.glob("*.yaml"))
@@ -70,10 +70,14 @@ def plain_arm() -> str:
 @cache
 def fits_shipped_model(arm: str) -> bool:
     """Return whether the arm works with the shipped model; one that does not refuses it before a run starts."""
-    from gmt.training.reshaping import check_reshaping
+    from gmt.training.method_trial import try_method
 
+    model, no_examples = pretrained().skeleton(), lambda: None
+    assert model is not None
     try:
-        check_reshaping(method_of(arm), pretrained().load_model, seed=1, num_rows=10**6, must_merge=False)
+        try_method(
+            method_of(arm), model, train_settings(), seed=1, num_rows=10**6, examples=no_examples, must_merge=False
+        )
     except UserError:
         return False
     return True

@@ -61,7 +61,7 @@ def step_flops(run: FinishedRun) -> int:
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
-    from gmt.training.attachment import attach_method
+    from gmt.training.attaching import attach_method
     from gmt.training.optimizers import check_installed
     from gmt.training.paradigms import collator, optimizer_of
     from gmt.training.reshaping import Examples, Reshaping

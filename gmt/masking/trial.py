@@ -58,7 +58,8 @@ class Trial:
         kind = type(optimizer)
         self._name = kind.__name__
         shape = _SIZES[: max(like.ndim, 1)] + _SIZES[-1:] * (like.ndim - len(_SIZES))
-        self.parameter = nn.Parameter(torch.ones(shape, dtype=torch.float32, device=like.device))
+        device = "cpu" if like.is_meta else like.device  # nothing can be read on meta
+        self.parameter = nn.Parameter(torch.ones(shape, dtype=torch.float32, device=device))
         taken = {k: copy.deepcopy(v) for k, v in group.items() if k not in ("params", "param_names")}
         taken |= {k: v for k, v in settings.items() if k in taken}
         with self._code_of_others():

@@ -184,7 +184,7 @@ class PeftAdapter:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of transformers' old names, and of norms of any class
                 adapted = put_in(model, config)
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise UserError(
                 f"method.targets={self.targets}, method.rank and method.options must fit the model: "
                 f"{' '.join(str(error).split())}; its linear layers are {', '.join(linear)}"
@@ -228,6 +228,7 @@ class PeftAdapter:
         """Refuse an adapter that is smaller than its settings say, or that is evaluated otherwise than trained."""
         from peft.tuners.oft import OFTLayer
         from peft.tuners.tuners_utils import BaseTunerLayer
+        from torch import nn
 
         num_layers = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
         for name, module in model.named_modules():
@@ -243,6 +244,16 @@ class PeftAdapter:
                 raise UserError(
                     f"method.targets must not name {name}, whose weight another layer has too: merging the adapter "
                     "would change both"
+                )
+            if self.family == "shira" and not isinstance(base := layer.get_base_layer(), nn.Linear):  # tried as a lora
+                raise UserError(
+                    f"method.targets must name modules of class torch.nn.Linear for method.family=shira, and {name} is "
+                    f"a {type(base).__name__}"
+                )
+            if not hasattr(layer.get_base_layer(), "weight"):
+                raise UserError(
+                    f"method.targets must name layers of one matrix each, and {name} holds experts in one tensor, got "
+                    f"{self.targets}"
                 )
             self._check_rank(name, layer)
             size = self.options.get("oft_block_size")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from gmt import settings
 from gmt.errors import UserError
 from gmt.masking import MaskSpec, MatrixSignal, Signal
-from gmt.masking.signals import FIRST_MOMENT, row_of
+from gmt.masking.signals import FIRST_MOMENT, ChecksShapes, row_of
 from gmt.masking.spec import AGES, ONCE, PACKED
 
 if TYPE_CHECKING:
@@ -83,6 +83,13 @@ class GradientMask:
     def density_asked(self) -> float:
         """What the ratio leaves."""
         return 1 - self.mask_ratio
+
+    @property
+    def fits_every_model(self) -> bool:
+        """Whether no setting asks for parameters of some name, kind or shape."""
+        row = row_of(self.signal)
+        asks_for_shapes = isinstance(self.signal, ChecksShapes) or row.needs_activations or self.grain != "entry"
+        return not (self.exclude or self.parameters != "all" or asks_for_shapes)
 
     @property
     def makes_optimizer(self) -> bool:

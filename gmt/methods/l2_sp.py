@@ -32,6 +32,8 @@ class L2ToStartingPoint:
     name: str
     strength: float
 
+    fits_every_model = True
+
     def __post_init__(self) -> None:
         settings.number("method.strength", self.strength, "must be at least 0", low=0)
 

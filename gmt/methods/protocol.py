@@ -34,6 +34,8 @@ class Method(Protocol):
     def attach(self, model: nn.Module, optimizer: Optimizer, *, seed: int, facts_every: int) -> Attached:
         """Puts the method on a model and its optimizer, just before training; both are changed in place.
 
+        Before a run starts it is tried on a model without weights, and detached again (gmt/training/method_trial.py).
+
         What may not change, here or later: the model's parameters, buffers and modules (neither added, removed nor
         replaced), the optimizer's parameters, and what a module computes; gmt/training/structure.py refuses it, and
         `ReshapesModel` may do it. Values, `requires_grad`, hooks on gradients and on the optimizer, and forward hooks
@@ -120,6 +122,21 @@ class OptimizerFacts:
     has_first_moment: bool
     moments: str
     averages_weights: bool
+
+
+@runtime_checkable
+class FitsEveryModel(Protocol):
+    """An optional part of Method: with some settings, it works with every model."""
+
+    @property
+    def fits_every_model(self) -> bool:
+        """Whether it does with its settings; then it is not tried without weights before a run starts."""
+        ...
+
+
+def fits_every_model(method: object) -> bool:
+    """Return whether a method's own class says that it works with every model; one that inherits may do more."""
+    return "fits_every_model" in vars(type(method)) and cast("FitsEveryModel", method).fits_every_model
 
 
 @runtime_checkable

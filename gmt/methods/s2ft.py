@@ -119,15 +119,17 @@ class StructuredSparse:
         names: dict[Any, str] = dict(names_of(model))
         kinds = coupled_parts(model, self.matrices, method=self.name)
         keep_masks: dict[str, Tensor] = {}
+        choices: dict[str, list[Tensor]] = {}
         for kind, parts in zip(("channels", "heads"), kinds, strict=True):
             scores = self._scores(model, parts, batches, f"{seed}/{kind}") if parts else []
-            choice = self._chosen(scores)
-            self._warn_of_share(kind, choice)
+            choices[kind] = choice = self._chosen(scores)
             for part, chosen in zip(parts, choice, strict=True):
                 keep_masks |= {names[weight]: keep_N for weight, keep_N in part.keep_masks(chosen)}
         others = [name for p, name in names.items() if name not in keep_masks and p.requires_grad]
         mask = self._mask(others).attach(model, optimizer, seed=seed, facts_every=facts_every)
         set_keep_masks(mask.mask, keep_masks)
+        for kind, choice in choices.items():
+            self._warn_of_share(kind, choice)  # last, so that a trial without weights does not come here
         return Channels(mask.mask, self.name, {name: p for p, name in names.items() if p.requires_grad}, keep_masks)
 
     def _scores(self, model: nn.Module, parts: Sequence[Part], batches: Batches | None, draw: str) -> list[Tensor]:

@@ -16,6 +16,8 @@ class Sft:
 
     name: str
 
+    fits_every_model = True
+
     @property
     def density_asked(self) -> float:
         """Everything is updated."""

@@ -67,18 +67,13 @@ def tensor_costs(model: nn.Module, batches: Iterable[Mapping[str, Any]], *, meth
 
 def _of_batch(model: nn.Module, batch: Mapping[str, Any], *, method: str) -> TensorCosts:
     """Count the operations of one mini-batch."""
+    _check_modules(model, method)
     uses = _uses(model, batch)
     first: dict[nn.Parameter, int] = {}
     of_weights: dict[nn.Parameter, int] = {}
     of_input: list[int] = []
     for i, use in enumerate(uses):
-        own = [p for p in use.module.parameters(recurse=False) if p.requires_grad]
-        matrices = [p for p in own if p.ndim > 1]
-        if len(matrices) > 1 or any(p.ndim > 2 for p in matrices):  # the counter knows no products of experts
-            raise UserError(
-                f"method={method} needs modules that multiply by one matrix each, and a {type(use.module).__name__} of "
-                "this model has several"
-            )
+        own, matrices = _own(use.module)
         for p in own:
             first.setdefault(p, i)
             of_weights[p] = of_weights.get(p, 0) + (use.num_operations if p.ndim > 1 else 0)
@@ -99,6 +94,23 @@ def _of_batch(model: nn.Module, batch: Mapping[str, Any], *, method: str) -> Ten
         forward=forward,
         total=total,
     )
+
+
+def _check_modules(model: nn.Module, method: str) -> None:
+    """Raise UserError if a module multiplies by several matrices: the counter knows no products of experts."""
+    for module in model.modules():
+        _, matrices = _own(module)
+        if len(matrices) > 1 or any(p.ndim > 2 for p in matrices):
+            raise UserError(
+                f"method={method} needs modules that multiply by one matrix each, and a {type(module).__name__} of "
+                "this model has several"
+            )
+
+
+def _own(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """Return the parameters of a module itself that train, and the matrices among them."""
+    own = [p for p in module.parameters(recurse=False) if p.requires_grad]
+    return own, [p for p in own if p.ndim > 1]
 
 
 def _uses(model: nn.Module, batch: Mapping[str, Any]) -> list[_Use]:

@@ -22,11 +22,11 @@ from gmt.runs.gpus import gpus_here
 from gmt.runs.hermetic import take_out
 from gmt.runs.log_file import log_file
 from gmt.runs.measure import check_measuring
+from gmt.runs.method_check import check_method
 from gmt.runs.parent_weights import bases
 from gmt.runs.parents import check_parents
 from gmt.runs.prepare import Prepared, prepare
 from gmt.runs.recorded_failure import failure_in_words, record_failure
-from gmt.runs.reshape_check import check_method
 from gmt.runs.run_context import RunContext
 from gmt.runs.sources import Sources, of_hub, sources_of
 from gmt.runs.stages import do_stages

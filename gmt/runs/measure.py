@@ -22,7 +22,7 @@ from gmt.runs.kept_scores import read_value, write_value
 from gmt.runs.run_context import RunContext
 from gmt.runs.sources import Sources, of_hub
 from gmt.selections.protocol import Measures, MeasuresExamples
-from gmt.training.reshaping import without_weights
+from gmt.training.method_trial import without_weights
 
 _PROGRESS_NAME = "examples"
 

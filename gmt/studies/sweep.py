@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from gmt.errors import RunFailed, UserError
 from gmt.merges.protocol import ChoosesParents
-from gmt.methods.probing import ProbesExamples
-from gmt.methods.protocol import ReshapesModel
+from gmt.methods.protocol import fits_every_model
 from gmt.runs.build import Run
 from gmt.studies.frozen import STOP, freeze
 from gmt.studies.grid import Point
@@ -138,11 +137,10 @@ def _preflight(todo: Sequence[PlannedRun]) -> None:
     todo[0].run.record_settings.close_to_others()
     faults: dict[str, None] = {}
     by_id = {planned.run.id: planned.run for planned in todo}
-    tried: set[str] = set()
     for planned in todo:
         try:
             prepared = prepare(planned.run)
-            _try_method(planned.run, prepared, tried)
+            _try_method(planned.run, prepared)
             if isinstance(planned.run.merge, ChoosesParents):
                 validation_suites(planned.run.merge.validation, prepared)
             if planned.run.merge is not None and planned.run.merge.takes_other_base:
@@ -153,19 +151,15 @@ def _preflight(todo: Sequence[PlannedRun]) -> None:
         raise UserError(*faults)
 
 
-def _try_method(run: Run, prepared: "Prepared", tried: set[str]) -> None:
-    """Try a method that reshapes the model or probes examples, once for each model, method and use of the weights.
+def _try_method(run: Run, prepared: "Prepared") -> None:
+    """Try a method without weights, once for each model, method and use of the weights.
 
     Raises:
         UserError: the method can't work with the model or the examples.
     """
-    if run.merge is not None or not isinstance(run.method, ReshapesModel | ProbesExamples):
-        return
-    from gmt.runs.reshape_check import check_method_on_skeleton  # torch takes seconds
+    if run.merge is None and not fits_every_model(run.method):
+        from gmt.runs.method_check import check_method_on_skeleton  # a model's code takes seconds
 
-    key = repr((run.model, run.method, run.record_settings.keeps_whole, len(prepared.examples)))
-    if key not in tried:
-        tried.add(key)
         check_method_on_skeleton(run, prepared)
 
 

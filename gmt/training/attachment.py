@@ -16,45 +16,16 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from gmt.errors import UserError
 from gmt.masking.sharding import is_sharded
-from gmt.methods.probing import ProbesExamples
 from gmt.methods.protocol import Attached, CountsEntries, Method
-from gmt.methods.source_prompts import Prompts, ReadsSource
+from gmt.methods.source_prompts import Prompts
 from gmt.plug_ins import check_protocol
+from gmt.training.attaching import attach_method
 from gmt.training.checkpoints import fill_adamw_state, save_method
 from gmt.training.reshaping import Examples
 from gmt.training.structure import Layout, check_layout, layout, unchanged
 
 _TORCH_TYPES = (torch.Tensor, torch.Size, torch.dtype, torch.device)
 _FACTS = ("density", "mask_seconds")  # of a mask
-
-
-def attach_method(
-    method: Method,
-    model: nn.Module,
-    optimizer: Optimizer,
-    *,
-    seed: int,
-    facts_every: int,
-    source: Prompts | None,
-    examples: Examples | None,
-) -> Attached:
-    """Put a method on a model and its optimizer, with the data that it reads; see `gmt.methods.protocol.Method.attach`.
-
-    Args:
-        source: gives source prompts, for a method that reads them.
-        examples: of the training, for a method that probes them.
-    """
-    common: dict[str, Any] = {"seed": seed, "facts_every": facts_every}
-    if isinstance(method, ReadsSource) and method.reads_source:
-        assert source is not None
-        return method.attach_with_source(model, optimizer, source=source, **common)
-    if isinstance(method, ProbesExamples) and method.num_examples:
-        assert examples is not None
-        num, rows = method.num_examples, examples
-        return method.attach_with_examples(
-            model, optimizer, batches=lambda size: rows.batches(num, size, seed=seed), **common
-        )
-    return method.attach(model, optimizer, **common)
 
 
 class Attachment(TrainerCallback):

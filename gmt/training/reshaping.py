@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -180,52 +179,6 @@ def _reshaped(method: Method, model: PreTrainedModel, seed: int, examples: Examp
     model.to(examples.device)  # type: ignore[arg-type]  # transformers wraps the method and loses its signature
     with _seeded(seed, examples.device):
         return method.reshape_by(model, seed=seed, batches=lambda size: examples.batches(num_examples, size, seed=seed))
-
-
-def check_reshaping(
-    method: Method,
-    base: Callable[[], PreTrainedModel],
-    *,
-    seed: int,
-    num_rows: int,
-    must_merge: bool,
-    is_checkpointed: bool = False,
-) -> None:
-    """Try on a copy without weights whether a method can work with a model, before anything that takes long.
-
-    Args:
-        method: of the run.
-        base: loads the model.
-        seed: of the method's draws.
-        num_rows: of the training data.
-        must_merge: whether record.keep_weights needs merged weights.
-        is_checkpointed: whether the model trains with activation checkpointing.
-
-    Raises:
-        UserError: it can't.
-    """
-    check_num_examples(method, num_rows)
-    if not isinstance(method, ReshapesModel):
-        return
-    model: Any = without_weights(base())
-    if is_checkpointed:
-        model.activation_checkpointing_enable({"use_reentrant": False})
-    if not Reshaping(method, model, seed=seed).is_mergeable and must_merge:
-        raise UserError(
-            f"record.keep_weights must be true or false for method {method.name}, which can't be merged into the "
-            "model's own weights, got merged"
-        )
-
-
-def without_weights(model: PreTrainedModel) -> PreTrainedModel:
-    """Return a copy whose parameters and buffers take no memory."""
-    tensors: list[torch.Tensor] = [*model.parameters(), *model.buffers()]
-    memo: dict[int, object] = {}
-    for tensor in tensors:
-        empty = torch.empty_like(tensor, device="meta")
-        is_parameter = isinstance(tensor, nn.Parameter)
-        memo[id(tensor)] = nn.Parameter(empty, requires_grad=tensor.requires_grad) if is_parameter else empty
-    return copy.deepcopy(model, memo)
 
 
 def check_num_examples(method: Method, num_rows: int) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from gmt.errors import RunFailed, UserError
-from gmt.runs import reshape_check
+from gmt.runs import method_check
 from gmt.studies.plan import Plan
 from gmt.studies.progress import Lines
 from gmt.studies.sweep import run_sweep
@@ -44,13 +44,22 @@ def sweep(plan: Plan) -> list[str]:
             {"method": "lora", "method.rank": 4096},
             r"^method\.rank must be at most \d+, the smaller side of",
         ),
+        (
+            {"method": "lift", "method.signal.rank": 4096},
+            r"^method=lift: signal: .*: rank must be at most 128 for .* 4096$",
+        ),
+        ({"method": "gmt", "method.grain": "head"}, r"^method=gmt: grain=head: .*embed_tokens.* has no heads, so that"),
+        (
+            {"method": "green", "method.budget": 0.01},
+            r"^method\.budget must be at least 0\.\d+ for this model, .* 0\.01$",
+        ),
         *(
             ({"method.num_examples": 9000, **arm}, r"^method\.num_examples must be at most \d+, the rows .*, got 9000$")
             for arm in ({"method": "eva"}, {"method": "green"}, {"method": "s2ft", "method.score": "gradient"})
         ),
     ],
 )
-def test_a_method_that_cannot_reshape_its_model_starts_no_run(
+def test_a_method_that_cannot_work_with_its_model_starts_no_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arm: dict[str, Any], sentence: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -63,8 +72,19 @@ def test_a_method_that_cannot_reshape_its_model_starts_no_run(
 
 def test_a_method_is_tried_once_for_each_of_its_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    tried: list[object] = []
-    monkeypatch.setattr(reshape_check, "check_method", lambda run, prepared, load: tried.append(run.method))
-    plan = plan_of(tmp_path, {"sft": {"method": "sft"}, "lora": {"method": "lora", "method.rank": [2, 4]}}, SEEDS)
+    tried: list[Any] = []
+    monkeypatch.setattr(method_check, "_faults", {})
+    monkeypatch.setattr(method_check, "try_method", lambda method, *of, **more: tried.append(method))
+    arms = {
+        "sft": {"method": "sft"},
+        "gmt": {"method": "gmt", "method.mask_ratio": [0.5, 0.9]},  # which fit every model
+        "lora": {"method": "lora", "method.rank": [2, 4]},
+        "hft": {"method": "hft"},
+    }
+    plan = plan_of(tmp_path, arms, SEEDS)
     assert len(sweep(plan)) == len(plan.runs)
-    assert [getattr(method, "rank", None) for method in tried] == [2, 4]
+    assert [(method.name, getattr(method, "rank", None)) for method in tried] == [
+        ("lora", 2),
+        ("lora", 4),
+        ("hft", None),
+    ]

@@ -14,9 +14,11 @@ from gmt.masking.bits import weights_sha256
 from gmt.methods.bitfit import BitFit
 from gmt.methods.localized import LocalizedTuning
 from gmt.methods.sft import Sft
-from gmt.training.reshaping import Reshaping, check_reshaping
+from gmt.training.method_trial import try_method
+from gmt.training.reshaping import Reshaping
 from gmt.training.train import moved_fraction
 from tests.architectures import tiny_model
+from tests.models import train_settings
 
 
 def localized(patterns: Any, layers: Any) -> LocalizedTuning:
@@ -68,7 +70,9 @@ def test_moved_entries_are_counted_by_the_bases_own_parameters_whatever_their_na
     assert moved() * total == pytest.approx(35)
     assert isinstance(model.lm_head, Wrapped)
     with pytest.raises(UserError, match=r"record\.keep_weights must be true or false for method w, .* got merged"):
-        check_reshaping(Wrapping(name="w"), lambda: base, seed=1, num_rows=1, must_merge=True)
+        try_method(
+            Wrapping(name="w"), base, train_settings(), seed=1, num_rows=1, examples=lambda: None, must_merge=True
+        )
 
 
 @pytest.mark.parametrize(
