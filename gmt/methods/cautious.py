@@ -7,17 +7,20 @@ optimizer.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gmt.methods.sft import Dense
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
     from torch.optim import Optimizer
     from transformers import PreTrainedModel
 
+    from gmt.masking.sampling import Index
     from gmt.methods.protocol import ParameterGroup
     from gmt.optimizers.cautious import CautiousAdamW
+
+_MEASURED = 1 << 18  # entries, as of a mask's facts; all of a model that has no more
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +28,8 @@ class Cautious:
     """Trains every parameter with cautious AdamW; it has no settings but those of `train`."""
 
     name: str
+
+    fits_every_model = True
 
     @property
     def density_asked(self) -> None:
@@ -38,15 +43,22 @@ class Cautious:
         return CautiousAdamW(groups)
 
     def attach(self, model: nn.Module, optimizer: CautiousAdamW, *, seed: int, facts_every: int) -> CautiousAtWork:
-        """Changes nothing."""
-        return CautiousAtWork(optimizer)
+        """Changes nothing, and counts the entries that move."""
+        return CautiousAtWork(model, optimizer)
 
 
 class CautiousAtWork(Dense):
-    """Reports the optimizer's facts; all state is the optimizer's."""
+    """Reports the optimizer's facts, and remembers which entries of a sample have ever moved."""
 
-    def __init__(self, optimizer: CautiousAdamW):
+    def __init__(self, model: nn.Module, optimizer: CautiousAdamW):
+        from gmt.masking.parameters import names_of
+
+        self._names = names_of(model)
+        self._share = min(_MEASURED / sum(p.numel() for p in self._names), 1.0)
+        self._touched: dict[str, Tensor] | None = {}  # bool, for each drawn entry of a parameter
         self._optimizer = optimizer
+        self._indices: dict[str, Index] = {}
+        optimizer.observer = self._see
 
     def facts(self) -> dict[str, float]:
         """Return the fraction of entries that the last step moved."""
@@ -56,5 +68,35 @@ class CautiousAtWork(Dense):
         """The entries whose momentum and gradient agreed at the last step."""
         return self._optimizer.num_moved
 
-    def num_touched(self) -> None:
-        """Unknown: other entries agree at each step, and none of them are remembered."""
+    def num_touched(self) -> int | None:
+        """Return how many entries agreed at some step, the share of the sample; None after an older checkpoint."""
+        if self._touched is None:
+            return None
+        sizes = {name: p.numel() for p, name in self._names.items()}
+        return round(sum(sizes[name] * float(touched.float().mean()) for name, touched in self._touched.items()))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return which entries of the sample have moved."""
+        return {"touched": self._touched}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue; what has moved is unknown in a state from before it was counted."""
+        devices = {name: p.device for p, name in self._names.items()}
+        touched = state.get("touched")
+        self._touched = None if touched is None else {name: x.to(devices[name]) for name, x in touched.items()}
+
+    def detach(self) -> None:
+        """Count no longer."""
+        self._optimizer.observer = None
+
+    def _see(self, p: Any, agrees: Tensor) -> None:
+        from gmt.masking.parameters import flat
+        from gmt.masking.sampling import pick, sample_index
+
+        if self._touched is None:
+            return
+        name = self._names[p]
+        if name not in self._indices:
+            self._indices[name] = sample_index(p, name, self._share)
+        agrees_S = pick(flat(agrees), self._indices[name]).bool()
+        self._touched[name] = self._touched[name] | agrees_S if name in self._touched else agrees_S

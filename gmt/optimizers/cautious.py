@@ -32,6 +32,8 @@ class CautiousAdamW(Optimizer):
         eps: float = 1e-8,
     ):
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "betas": betas, "eps": eps})
+        self.observer: Callable[[Tensor, Tensor], None] | None = None
+        """Called at each step with a parameter and where momentum and gradient agree: 1, and 0 elsewhere."""
         self._num_moved: list[Tensor] = []  # on their devices, which a step does not wait for
         self._num_entries = 0
 
@@ -71,6 +73,8 @@ class CautiousAdamW(Optimizer):
         first.lerp_(grad, 1 - beta1)
         second.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
         agrees = (first * grad > 0).to(p.dtype)
+        if self.observer is not None:
+            self.observer(p, agrees)
         num_moved = agrees.sum(dtype=torch.float32)
         self._num_moved.append(num_moved)
         self._num_entries += p.numel()

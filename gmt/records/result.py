@@ -29,7 +29,8 @@ class TrainFacts:
             it was counted.
         num_trained: entries that a step trains, the mean over the steps; None likewise.
         num_touched: entries that some step trained. Of masks that change from step to step, the entries that moved, by
-            the sample of the mask's facts. None likewise.
+            the sample of the mask's facts; of cautious, by such a sample, those that a step moved but for weight decay.
+            None likewise.
     """
 
     num_steps: int

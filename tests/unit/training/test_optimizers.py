@@ -16,10 +16,9 @@ from gmt.errors import Interrupted, UserError
 from gmt.methods.cautious import Cautious
 from gmt.methods.gradient_mask import GradientMask
 from gmt.methods.layerwise import LayerwiseRates
-from gmt.methods.protocol import CountsEntries, Method
+from gmt.methods.protocol import Method
 from gmt.methods.sft import Sft
 from gmt.methods.spiel import Spiel
-from gmt.optimizers.cautious import CautiousAdamW
 from gmt.optimizers.muon import MuonWithAdamW, split_groups
 from gmt.runs.build import Run
 from gmt.runs.prepare import Prepared, prepare
@@ -261,28 +260,6 @@ def test_muon_is_torchs_on_hidden_matrices_and_adamw_elsewhere_bit_for_bit() -> 
     assert_same(dict(one.named_parameters()), named)
     with pytest.raises(UserError, match=r"train\.optimizer=muon needs a matrix of a hidden layer"):
         split_groups(one, [{"params": [one.model.embed_tokens.weight, one.model.norm.weight]}])
-
-
-def test_cautious_adamw_is_the_papers_formula() -> None:
-    p = nn.Parameter(torch.tensor([1.0, -2.0, 3.0, 0.5]))
-    optimizer = CautiousAdamW([p], lr=0.1, weight_decay=0.2, betas=(0.9, 0.99))
-    m, v, w = torch.zeros(4), torch.zeros(4), p.detach().clone()
-    assert math.isnan(optimizer.kept_fraction)
-    for step, gradient in enumerate(([1.0, 1.0, -1.0, 2.0], [-0.01, 1.0, 5.0, 2.0]), start=1):
-        g = torch.tensor(gradient)
-        p.grad = g.clone()
-        optimizer.step()
-        m, v = 0.9 * m + 0.1 * g, 0.99 * v + 0.01 * g * g
-        agree = (m * g > 0).float()
-        update = (m / (1 - 0.9**step)) / ((v / (1 - 0.99**step)).sqrt() + 1e-8)
-        w = w * (1 - 0.1 * 0.2) - 0.1 * update * agree / agree.mean()
-        torch.testing.assert_close(p.detach(), w)
-        assert optimizer.kept_fraction == agree.mean()
-    assert optimizer.kept_fraction == 0.75  # the first entry's momentum disagrees
-    method = Cautious(name="cautious")
-    attached = method.attach(nn.Linear(1, 1), optimizer, seed=0, facts_every=1)
-    assert isinstance(attached, CountsEntries)
-    assert (attached.num_trained(), attached.num_touched()) == (3, None)
 
 
 def test_layerwise_rates_fall_from_the_head_to_the_embeddings() -> None:
