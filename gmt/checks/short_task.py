@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 
 from gmt.errors import UserError
@@ -69,7 +69,7 @@ class ShortTask:
         }
 
     def _short(self, suite: Suite | Benchmark) -> Suite | Benchmark:
-        return replace(suite, prompts=suite.prompts[: self.num_questions]) if isinstance(suite, Suite) else suite
+        return suite.first(self.num_questions) if isinstance(suite, Suite) else suite
 
 
 def _preferred(example: TrainExample, other: TrainExample) -> Preference:

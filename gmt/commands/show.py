@@ -94,6 +94,12 @@ def _trained(result: Result, training: TrainFacts) -> dict[str, str]:
     return rows
 
 
+def _moved_by(result: Result) -> dict[str, str]:
+    if result.delta_norm is None or result.relative_delta_norm is None:
+        return {}
+    return {"norm of the change": f"{result.delta_norm:.4g}, {result.relative_delta_norm:.2%} of the base's norm"}
+
+
 def _training(result: Result, training: TrainFacts) -> dict[str, str]:
     """Return the rows on a training."""
     times = {
@@ -123,10 +129,11 @@ def _show_result(record: RunRecord) -> None:
     facts = {
         name.removeprefix("eval/"): f"{before:.4g} -> {metrics['after'][name]:.4g}"
         for name, before in metrics["before"].items()
-        if name.endswith("perplexity")
+        if name.endswith(("perplexity", "_nll", "_kl"))
     }
     facts |= {
         "moved fraction": f"{result.moved_fraction:.4f} of the base's parameters",
+        **_moved_by(result),
         "evaluated": f"a model of {result.num_parameters:,} parameters",
         **({} if result.training is None else _training(result, result.training)),
         **_selected(record, result),

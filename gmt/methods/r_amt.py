@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from gmt import settings
 from gmt.errors import UserError
+from gmt.methods.divergence import MODEL_INPUTS, divergence, labelled
 from gmt.methods.layer_settings import check_layers, check_targets
 from gmt.methods.sft import Dense
 
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from gmt.methods.reshaped import Reshaped
     from gmt.methods.weight_masks import ScoresAboveThreshold
 
-_INPUTS = ("input_ids", "attention_mask", "position_ids")
 _TINY = 1e-8  # the authors'
 
 
@@ -100,13 +100,13 @@ class RegularizedMaskTuning:
             part.twin = part.scores.detach().requires_grad_()
 
         def term(batch: Mapping[str, Any]) -> Tensor:
-            inputs = {key: batch[key] for key in _INPUTS if batch.get(key) is not None}
+            inputs = {key: batch[key] for key in MODEL_INPUTS if batch.get(key) is not None}
             with torch.no_grad(), switched_off(parts):
                 of_base = model(**inputs, use_cache=False).logits
             with _twins(parts):
                 logits = model(**inputs, use_cache=False).logits
             norms = torch.stack([torch.linalg.vector_norm(part.scores) for part in parts])
-            from_base = divergence(of_base, logits, _labelled(batch))
+            from_base = divergence(of_base, logits, labelled(batch))
             # its gradients alone matter: no weight minimises it, so its value is no part of the loss that is logged
             return from_base - from_base.detach() + self.strength * norms.sum()
 
@@ -179,28 +179,6 @@ def probability(gradient: Tensor, of_base: Tensor) -> Tensor:
     """
     ratio = (gradient + of_base) / (gradient.abs() + of_base.abs() + _TINY)
     return (1 + gradient.sign() * ratio) / 2
-
-
-def divergence(of_base: Tensor, logits: Tensor, is_labelled: Tensor) -> Tensor:
-    """Return the mean over labelled tokens of KL(base || model).
-
-    Args:
-        of_base, logits: of shape [batch, width, vocabulary].
-        is_labelled: bool of shape [batch, width].
-    """
-    from torch.nn.functional import kl_div, log_softmax
-
-    predicts = is_labelled[:, 1:]
-    ours, theirs = (log_softmax(x[:, :-1][predicts].float(), dim=-1) for x in (logits, of_base))
-    return kl_div(ours, theirs, log_target=True, reduction="sum") / predicts.sum().clamp(min=1)
-
-
-def _labelled(batch: Mapping[str, Any]) -> Tensor:
-    """Return the tokens that are learnt: those with a label, or, of preferences, the answers'."""
-    from gmt.tasks.tokens import IGNORED
-
-    is_labelled: Tensor = batch["labels"] != IGNORED if "labels" in batch else batch["completion_mask"].bool()
-    return is_labelled
 
 
 def _parts(model: nn.Module) -> Mapping[str, ScoresAboveThreshold]:

@@ -62,6 +62,9 @@ class Result:
         density_asked: the fraction of entries that the method was asked to keep at a step; None without a mask, and for
             a merge.
         moved_fraction: the fraction of the base's entries, tied weights counted once, that differ from the base's.
+        delta_norm: the Euclidean norm of the difference between the weights and the base's; None in records from before
+            it was measured, and for a model that lacks a weight of its base.
+        relative_delta_norm: the same, divided by the norm of the base's weights; None likewise.
         num_parameters: the parameters of the model that was evaluated, tied ones counted once.
         num_trainable: the parameters that the optimizer was given; None in records from before they were counted.
         num_added: the parameters that the method added to the model's own; None likewise.
@@ -83,6 +86,8 @@ class Result:
     accumulation_steps: int | None = None
     density_asked: float | None
     moved_fraction: float
+    delta_norm: float | None = None
+    relative_delta_norm: float | None = None
     num_parameters: int
     num_trainable: int | None = None
     num_added: int | None = None
@@ -102,6 +107,19 @@ class Result:
     def num_steps(self) -> int:
         """The step at which the result is logged: the last of the training, or 1 for a merge."""
         return 1 if self.training is None else self.training.num_steps
+
+    @property
+    def trained_fraction(self) -> float | None:
+        """The entries that a step trains, in the mean, as a fraction of the parameters; None where they are unknown."""
+        return self._fraction(None if self.training is None else self.training.num_trained)
+
+    @property
+    def touched_fraction(self) -> float | None:
+        """The entries that some step trained, likewise."""
+        return self._fraction(None if self.training is None else self.training.num_touched)
+
+    def _fraction(self, number: float | None) -> float | None:
+        return None if number is None else number / self.num_parameters
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Result:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -22,8 +23,9 @@ from gmt.runs.environment import environment
 from gmt.runs.evaluated import Evaluated
 from gmt.runs.kept_scores import read_score, write_score
 from gmt.runs.prepare import Prepared
+from gmt.runs.run_context import to_device
 from gmt.runs.sources import Sources, of_hub
-from gmt.tasks.protocol import Asked, Benchmark, Score, Suite
+from gmt.tasks.protocol import Asked, Benchmark, Reader, Score, Suite
 from gmt.training.control import Control
 
 PARTS = ("target", "source")
@@ -53,9 +55,11 @@ def evaluate(
     answers: list[dict[str, Any]] = []
     for part in parts:
         values = {}
+        beside = {name: suite for name, suite in prepared.suites[part].items() if isinstance(suite, Suite)}
+        reader = replace(prepared.reader, beside=beside)
         for name, suite in prepared.suites[part].items():
             with within(f"task.{part}.{name}"):
-                score = _asked_once(suite, name, kept / part, run, prepared, model, control)
+                score = _asked_once(suite, name, kept / part, run, reader, model, control)
             if isinstance(suite, Suite) or suite.is_score:
                 values[name] = score.value
             metrics[f"eval/{part}/{name}_{score.metric}"] = score.value
@@ -63,6 +67,13 @@ def evaluate(
         scores[part] = values | {"mean": fmean(values.values())}
         metrics[f"eval/{part}_mean"] = scores[part]["mean"]
     return Evaluated(scores=scores, metrics=metrics, answers=answers)
+
+
+def _base(run: Run, model: PreTrainedModel) -> PreTrainedModel:
+    """Load a run's model as it was before any training, onto the device of `model`."""
+    base = to_device(run.model.load_model(), model.device.type)
+    base.eval()  # type: ignore[no-untyped-call]
+    return base
 
 
 def folder_of_base(run: Run, sources: Sources, device: str) -> Path:
@@ -88,7 +99,7 @@ def _asked_once(
     name: str,
     kept: Path,
     run: Run,
-    prepared: Prepared,
+    reader: Reader,
     model: PreTrainedModel,
     control: Control,
 ) -> Score:
@@ -101,11 +112,12 @@ def _asked_once(
             return score
         run.record.note_asking(name)
         asked = Asked(
-            **vars(prepared.reader),
+            **vars(reader),
             model=model,
             cpus=run.resources.cpus,
             scratch=scratch,
             on_progress=progress_reporter(name, run.record, control),
+            base=lambda: _base(run, model),
         )
         try:
             score = ask(suite, asked) if isinstance(suite, Suite) else suite.evaluate(asked)

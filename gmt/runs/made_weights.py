@@ -9,6 +9,7 @@ from pathlib import Path
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from gmt.records.result import TrainFacts
+from gmt.training.delta import Delta
 from gmt.training.reshaping import Sizes
 from gmt.training.settings import TrainSettings
 
@@ -19,7 +20,7 @@ class MadeWeights:
 
     Args:
         model: the model that is evaluated, whole, on the run's device.
-        moved_fraction: the fraction of the base's entries that differ from the base's, in [0, 1].
+        delta: how far the weights have moved from the base's.
         sizes: numbers of trained and of added parameters.
         training: the facts of the training; None for a merge.
         settings: the run's train group, perhaps with smaller micro-batches; None for a merge.
@@ -27,7 +28,7 @@ class MadeWeights:
     """
 
     model: PreTrainedModel
-    moved_fraction: float
+    delta: Delta
     sizes: Sizes
     training: TrainFacts | None
     settings: TrainSettings | None

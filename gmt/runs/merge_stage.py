@@ -19,8 +19,8 @@ from gmt.runs.parent_weights import StoredWeights, open_parents
 from gmt.runs.parents import check_parents, parents_of
 from gmt.runs.run_context import RunContext, to_device
 from gmt.runs.validation import validation_suites
+from gmt.training.delta import delta_of
 from gmt.training.reshaping import Sizes
-from gmt.training.train import moved_fraction
 
 STEP = 1  # the step at which a merge's metrics are logged; those of the base are at step 0
 _PART = "validation"
@@ -45,7 +45,7 @@ def merge_weights(context: RunContext) -> MadeWeights:
     _fill(context, merge, model, weights)
     return MadeWeights(
         model=model,
-        moved_fraction=moved_fraction(model, run.model.base()),
+        delta=delta_of(model, run.model.base()),
         sizes=Sizes(num_trainable=0, num_added=0),
         training=None,
         settings=None,

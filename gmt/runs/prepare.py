@@ -226,10 +226,11 @@ def _suites(task: Task, reader: Reader) -> Mapping[str, Mapping[str, Suite | Ben
     faults: list[str] = []
     for part, named in suites.items():
         check_names(f"task.{part}", named)  # a task plug-in's may be its own
+        of_part = replace(reader, beside={name: each for name, each in named.items() if isinstance(each, Suite)})
         for name, each in named.items():
             try:
                 with within(f"task.{part}.{name}"):
-                    check_suite(each, reader) if isinstance(each, Suite) else each.check(reader)
+                    check_suite(each, reader) if isinstance(each, Suite) else each.check(of_part)
             except UserError as error:
                 faults += error.sentences
     if faults:

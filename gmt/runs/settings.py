@@ -41,6 +41,7 @@ class RecordSettings:
         log_every: optimizer steps between logged metrics.
         checkpoint_every: optimizer steps between checkpoints; what a kill costs at most.
         evaluate_every: optimizer steps between evaluations of the target suites; 0 for none before the last step.
+        evaluate_source: whether these evaluations ask the source suites too.
         keep_weights: which final weights the record keeps, as safetensors: none (false); the whole weights, or, of a
             method with parts of its own, these parts alone (true); the whole weights, and such parts too (`merged`),
             which merges need.
@@ -53,6 +54,7 @@ class RecordSettings:
     evaluate_every: int
     keep_weights: bool | str
     trust_others: bool = False
+    evaluate_source: bool = False
 
     def __post_init__(self) -> None:
         settings.integer("record.log_every", self.log_every, low=1)
@@ -61,6 +63,7 @@ class RecordSettings:
         if not isinstance(self.keep_weights, bool) and self.keep_weights != MERGED:
             raise UserError(f"record.keep_weights must be true, false or {MERGED}, got {self.keep_weights!r}")
         settings.boolean("record.trust_others", self.trust_others)
+        settings.boolean("record.evaluate_source", self.evaluate_source)
         try:
             nearest = next(p for p in (self.runs, *self.runs.parents) if p.exists())
             if not nearest.is_dir():

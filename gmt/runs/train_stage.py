@@ -12,15 +12,16 @@ from transformers import PreTrainedModel
 from gmt.masking.bits import weights_sha256
 from gmt.methods.protocol import Method, ReadsMicroBatches
 from gmt.runs.build import Run
-from gmt.runs.evaluate import evaluate
+from gmt.runs.evaluate import PARTS, evaluate
 from gmt.runs.made_weights import MadeWeights, save_whole
 from gmt.runs.phases import num_steps_done
 from gmt.runs.run_context import RunContext, to_device
 from gmt.runs.train import reshaped, train_run
+from gmt.training.delta import delta_of
 from gmt.training.gather import gather
 from gmt.training.memory import give_back
 from gmt.training.settings import TrainSettings
-from gmt.training.train import check_comparable, moved_fraction
+from gmt.training.train import check_comparable
 from gmt.training.workers import agreed, num_workers
 
 
@@ -82,7 +83,7 @@ def _train_once(context: RunContext, settings: TrainSettings) -> MadeWeights:
         reshaping.save(record.folder / "adapter")
     reshaping.finish()
     whole = _whole(run, model, device)
-    moved = moved_fraction(reshaping.base_parameters(whole), run.model.base())  # now, since the evaluation takes long
+    delta = delta_of(reshaping.base_parameters(whole), run.model.base())  # now, since the evaluation takes long
 
     def save(folder: Path) -> None:
         if not reshaping.has_parts or run.record_settings.keeps_whole:  # else the adapter is enough, and is saved
@@ -90,7 +91,7 @@ def _train_once(context: RunContext, settings: TrainSettings) -> MadeWeights:
 
     return MadeWeights(
         model=whole,
-        moved_fraction=moved,
+        delta=delta,
         sizes=reshaping.sizes,
         training=facts,
         settings=settings,
@@ -99,13 +100,17 @@ def _train_once(context: RunContext, settings: TrainSettings) -> MadeWeights:
 
 
 def _target_score(context: RunContext, model: PreTrainedModel, step: int) -> float:
-    """Return the target score of a model in training; each worker must call it where the weights are in shards."""
+    """Return the target score of a model in training, and log all that its record asks for on the way.
+
+    Each worker must call it where the weights are in shards.
+    """
     whole = _whole(context.run, model, context.device)
     prepared = context.prepared.for_method(context.run.method)
     folder = context.record.folder / "evaluation" / f"step-{step}-{weights_sha256(dict(whole.named_parameters()))[:16]}"
     # ended halfway it would be missing: there is no checkpoint of this step yet
     to_its_end = dataclasses.replace(context.control, should_stop=lambda: False)
-    found = evaluate(context.run, prepared, whole, folder, to_its_end, parts=("target",))
+    parts = PARTS if context.run.record_settings.evaluate_source else ("target",)
+    found = evaluate(context.run, prepared, whole, folder, to_its_end, parts=parts)
     context.record.append_metrics(step, found.metrics)
     return found.scores["target"]["mean"]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -85,7 +85,20 @@ class HeldOut:
             return [prompt for prompt, _ in self._drawn(more)]
 
         prompts = [prompt for prompt, _ in asked]
-        return Suite(name=name, prompts=prompts, score=score, max_new_tokens=self.max_new_tokens, others=others)
+        return Suite(
+            name=name,
+            prompts=prompts,
+            score=score,
+            max_new_tokens=self.max_new_tokens,
+            others=others,
+            answers=self._whole_answers(asked),
+        )
+
+    def _whole_answers(self, asked: Sequence[tuple[str, str]]) -> list[str] | None:
+        """Return the answers behind their prompts, a blank between words; None where a pattern finds them in a text."""
+        if self.answer_pattern is not None:
+            return None
+        return [answer if prompt[-1:].isspace() else f" {answer}" for prompt, answer in asked]
 
     def _drawn(self, data: Mapping[str, Any]) -> list[tuple[str, str]]:
         """Return prompts as the model gets them, each with the right answer."""

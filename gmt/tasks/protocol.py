@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -58,6 +58,7 @@ class Suite:
         max_new_tokens: how many tokens an answer may take.
         others: draws prompts of more questions of the same kind, some of which may be among `prompts`; None where there
             are no more.
+        answers: the right answer to each prompt, as a training example's completion gives it; None where it is unknown.
     """
 
     name: str
@@ -65,6 +66,12 @@ class Suite:
     score: Callable[[int, str], float]
     max_new_tokens: int
     others: Callable[[], Sequence[str]] | None = None
+    answers: Sequence[str] | None = None
+
+    def first(self, number: int) -> Suite:
+        """Return the suite with its first questions alone."""
+        answers = None if self.answers is None else self.answers[:number]
+        return replace(self, prompts=self.prompts[:number], answers=answers)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,12 +83,14 @@ class Reader:
         context: the most tokens that the model takes; None where nothing limits them.
         num_embeddings: how many tokens the model knows; the number of a token must lie below.
         is_chat: whether prompts are to be put as a user's turn.
+        beside: of a benchmark, the suites of the same part, by name.
     """
 
     tokenizer: PreTrainedTokenizerBase
     context: int | None
     num_embeddings: int
     is_chat: bool
+    beside: Mapping[str, Suite] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,12 +103,14 @@ class Asked(Reader):
         scratch: a folder of the benchmark's own that outlives a killed run: what is kept there need not be asked again.
         on_progress: to be called with the number of answers that are there and the number of all, as often as may be:
             it raises where the run is to end.
+        base: makes the run's model as it was before any training, on the device of `model`, in eval mode.
     """
 
     model: PreTrainedModel
     cpus: int
     scratch: Path
     on_progress: Callable[[int, int], None]
+    base: Callable[[], PreTrainedModel] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +119,7 @@ class Score:
 
     Args:
         metric: the word for it, e.g. `exact_match`.
-        value: in [0, 1], more is better; or, for `perplexity`, at least 1 and less is better.
+        value: in [0, 1], more is better; or less is better: `perplexity`, at least 1; `nll` and `kl`, nats a token.
         answers: one row for each question, of plain values: prompt, answer, score and what else there is to say.
     """
 

@@ -153,7 +153,14 @@ class Family:
             return [_prompt(more[i]["question"]) for i in range(len(more))]
 
         prompts = [_prompt(each["question"]) for each in entries]
-        return Suite(name=name, prompts=prompts, score=score, max_new_tokens=self.max_new_tokens, others=others)
+        return Suite(
+            name=name,
+            prompts=prompts,
+            score=score,
+            max_new_tokens=self.max_new_tokens,
+            others=others,
+            answers=[str(each["answer"]) for each in entries],
+        )
 
 
 @lru_cache(maxsize=1)

@@ -1,8 +1,8 @@
 """A study read back from its run records as a tidy table: one row a run, declared types. Imports no MLflow."""
 
 import math
-from collections.abc import Iterable, Mapping
-from statistics import geometric_mean
+from collections.abc import Callable, Iterable, Mapping
+from statistics import fmean, geometric_mean
 from typing import Any
 
 import pandas as pd
@@ -19,21 +19,27 @@ DIRTY = "dirty"  # the state of a run whose code nobody can get again
 UNSCORED = "without a score"  # and of one whose scores are no numbers
 CHANGED = "changed"  # and of one whose record is not what it was when the run ended, or contradicts itself
 _SCORES = ("target_before", "target_after", "source_before", "source_after")
-_PERPLEXITIES = ("source_perplexity_before", "source_perplexity_after")  # where the task has texts
+_LOSSES = (  # where the task measures them
+    *("source_perplexity_before", "source_perplexity_after", "target_nll_before", "target_nll_after"),
+    *("source_nll_before", "source_nll_after", "target_kl", "source_kl"),
+)
 _SPAN = "span"  # of a row, until the runs beside it are counted
 _NAMED = 5  # labels that a sentence names
 
 # Column -> pandas dtype. Scores and fractions lie in [0, 1]; times are seconds; memory is bytes. A perplexity is the
-# geometric mean over the texts that the task has; where it has none, it is missing. Times of a step's parts are means
-# without num_cold_steps; records of before that number have none left out. train_s is the time in optimizer
+# geometric mean over the texts that the task has; where it has none, it is missing. nll and kl are in nats a token of
+# the right answers, means over the evaluations of a part; missing where the task has none. Times of a step's parts are
+# means without num_cold_steps; records of before that number have none left out. train_s is the time in optimizer
 # steps, run_s that of all attempts; the latter is missing where nobody saw an attempt end. num_trainable counts the
 # parameters that the optimizer was given, num_trained the entries that a step trained, in the mean, and num_touched
-# those that some step trained; missing where a record does not hold them. runs_beside counts the other runs of the
-# table that were at work on the same machine at some time of the run's last attempt.
+# those that some step trained; missing where a record does not hold them. trained_fraction and touched_fraction are
+# these two, and moved_fraction the entries that differ from the base's, as fractions of the parameters; delta_norm is
+# the Euclidean norm of that difference, relative_delta_norm divided by the base's. runs_beside counts the other runs of
+# the table that were at work on the same machine at some time of the run's last attempt.
 # `axis` is the value of the study's axis; missing if the run does not have the setting.
-# `code` is a short hash of all code that made the run: the package's, that of plug-ins from outside, and the
-# libraries' versions. `merge` is missing for a run that is trained; the columns on the training are missing for a
-# merge, whose method is that of its parents; `seed` is missing for a merge over seeds.
+# `code` is a short hash of all code that made the run: the package's, that of plug-ins from outside, and the libraries'
+# versions. `merge` is missing for a run that is trained; the columns on the training are missing for a merge, whose
+# method is that of its parents; `seed` is missing for a merge over seeds.
 COLUMNS: Mapping[str, str] = {
     "run_id": "string",
     "arm": "string",
@@ -53,9 +59,19 @@ COLUMNS: Mapping[str, str] = {
     "forgetting": "Float64",
     "source_perplexity_before": "Float64",
     "source_perplexity_after": "Float64",
+    "target_nll_before": "Float64",
+    "target_nll_after": "Float64",
+    "source_nll_before": "Float64",
+    "source_nll_after": "Float64",
+    "target_kl": "Float64",
+    "source_kl": "Float64",
     "density_asked": "Float64",
     "density": "Float64",
+    "trained_fraction": "Float64",
     "moved_fraction": "Float64",
+    "touched_fraction": "Float64",
+    "delta_norm": "Float64",
+    "relative_delta_norm": "Float64",
     "forward_backward_s": "Float64",
     "mask_s": "Float64",
     "optimizer_s": "Float64",
@@ -91,10 +107,15 @@ def result_columns(result: Result) -> dict[str, Any]:
         "source_before": result.before["source"]["mean"],
         "source_after": result.after["source"]["mean"],
         "forgetting": result.forgetting,
-        "source_perplexity_before": _perplexity(result.metrics["before"]),
-        "source_perplexity_after": _perplexity(result.metrics["after"]),
+        "source_perplexity_before": _mean_metric(result, "before", "source", "perplexity", geometric_mean),
+        "source_perplexity_after": _mean_metric(result, "after", "source", "perplexity", geometric_mean),
+        **_of_right_answers(result),
         "density_asked": result.density_asked,
+        "trained_fraction": result.trained_fraction,
         "moved_fraction": result.moved_fraction,
+        "touched_fraction": result.touched_fraction,
+        "delta_norm": result.delta_norm,
+        "relative_delta_norm": result.relative_delta_norm,
         "run_s": result.seconds,
         **_training_columns(result.training),
         "num_parameters": result.num_parameters,
@@ -177,9 +198,23 @@ def _some(labels: list[str]) -> str:
     return "; ".join(labels[:_NAMED]) + (f"; and {more} more" if more > 0 else "")
 
 
-def _perplexity(metrics: Mapping[str, float]) -> float | None:
-    found = [v for k, v in metrics.items() if k.startswith("eval/source/") and k.endswith("perplexity")]
-    return geometric_mean(found) if found else None
+def _of_right_answers(result: Result) -> dict[str, float | None]:
+    """Return the measures of gmt.evaluation.right_answers that the task takes."""
+    losses = {
+        f"{part}_nll_{when}": _mean_metric(result, when, part, "_nll", fmean)
+        for part in ("target", "source")
+        for when in ("before", "after")
+    }
+    return losses | {f"{part}_kl": _mean_metric(result, "after", part, "_kl", fmean) for part in ("target", "source")}
+
+
+def _mean_metric(
+    result: Result, when: str, part: str, ending: str, mean: Callable[[list[float]], float]
+) -> float | None:
+    """Return the mean of the metrics of a part whose names end like this; None if there are none."""
+    measured = result.metrics[when].items()
+    found = [v for k, v in measured if k.startswith(f"eval/{part}/") and k.endswith(ending)]
+    return mean(found) if found else None
 
 
 def _code(environment: Mapping[str, Any]) -> str | None:
@@ -221,7 +256,7 @@ def _row(arm: str, label: str, record: RunRecord, axis: Axis, dirty: bool) -> di
         found = result_columns(result)
         if environment["dirty"] and not dirty:
             row["state"] = DIRTY
-        elif not all(math.isfinite(found[key]) for key in (*_SCORES, *_PERPLEXITIES) if found[key] is not None):
+        elif not all(math.isfinite(found[key]) for key in (*_SCORES, *_LOSSES) if found[key] is not None):
             row["state"] = UNSCORED
         else:
             row |= found

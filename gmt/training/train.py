@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 from transformers import PreTrainedModel, TrainerState
 
 from gmt.errors import Diverged, UserError
@@ -138,20 +137,3 @@ def check_comparable(model: PreTrainedModel, base: PreTrainedModel) -> None:
             "model: load_model() must give a model with the parameters of base(), so that it is known what moved, and "
             f"{other} is not the same in both"
         )
-
-
-@torch.no_grad()
-def moved_fraction(trained: PreTrainedModel | Mapping[str, Tensor], base: PreTrainedModel) -> float:
-    """Return the fraction of the base's entries, tied weights counted once, that differ in a trained model.
-
-    Args:
-        trained: the model, or its parameters by the names that the base has for them; one that is missing has moved.
-        base: as it was loaded.
-    """
-    parameters = dict(trained.named_parameters()) if isinstance(trained, nn.Module) else trained
-    moved = total = 0
-    for name, before in base.named_parameters():
-        after = parameters.get(name)
-        moved += before.numel() if after is None else int((after.cpu() != before.to(after.dtype)).sum())
-        total += before.numel()
-    return moved / total

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from gmt.errors import UserError
-from gmt.methods.r_amt import RegularizedMaskTuning, divergence, probability
+from gmt.methods.divergence import divergence
+from gmt.methods.r_amt import RegularizedMaskTuning, probability
 from gmt.training.reshaping import Reshaping
 from tests.architectures import tiny_model
 from tests.unit.methods.few_steps import IDS

@@ -14,9 +14,9 @@ from gmt.masking.bits import weights_sha256
 from gmt.methods.bitfit import BitFit
 from gmt.methods.localized import LocalizedTuning
 from gmt.methods.sft import Sft
+from gmt.training.delta import delta_of
 from gmt.training.method_trial import try_method
 from gmt.training.reshaping import Reshaping
-from gmt.training.train import moved_fraction
 from tests.architectures import tiny_model
 from tests.models import train_settings
 
@@ -60,7 +60,7 @@ def test_moved_entries_are_counted_by_the_bases_own_parameters_whatever_their_na
     base = tiny_model("llama", tie_word_embeddings=False)
 
     def moved() -> float:
-        return moved_fraction(reshaping.base_parameters(model), base)
+        return delta_of(reshaping.base_parameters(model), base).moved_fraction
 
     assert moved() * total == pytest.approx(32)  # the norm that is gone
     with torch.no_grad():

@@ -1,0 +1,61 @@
+"""What each evaluation of a study's runs came to, as a tidy table: suites apart, which the means hold together."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import pandas as pd
+
+from gmt.axis import Axis, seed_of
+from gmt.records.record import RunRecord
+
+# Column -> pandas dtype. `axis` is the value of the study's axis; missing if the run does not have the setting. `part`
+# is target or source, `suite` the name of the evaluation and `metric` what it gives, e.g. `exact_match`. `before` and
+# `after` are the base's value and that of the run's weights.
+COLUMNS: Mapping[str, str] = {
+    "run_id": "string",
+    "arm": "string",
+    "task": "string",
+    "axis": "Float64",
+    "seed": "Int64",
+    "part": "string",
+    "suite": "string",
+    "metric": "string",
+    "before": "Float64",
+    "after": "Float64",
+}
+
+
+def read_suites(runs: Iterable[tuple[str, str, RunRecord]], *, axis: Axis) -> pd.DataFrame:
+    """Read the evaluations of finished runs, a row for each; other runs are left out.
+
+    Args:
+        runs: arm, label and record of each.
+        axis: the study's axis.
+    """
+    done = ((arm, record) for arm, _, record in runs if record.state() == "done")
+    rows = [row for arm, record in done for row in _rows(arm, record, axis)]
+    return pd.DataFrame(rows, columns=list(COLUMNS)).astype(dict(COLUMNS))
+
+
+def _rows(arm: str, record: RunRecord, axis: Axis) -> Iterator[dict[str, Any]]:
+    stored, result = record.read("config.json"), record.result()
+    run = {
+        "run_id": record.id,
+        "arm": arm,
+        "task": stored["science"]["task"]["name"],
+        "axis": axis.value(stored["config"]),
+        "seed": seed_of(stored["config"]),
+    }
+    for part in ("target", "source"):
+        names = {*result.after[part], *(stored["science"]["task"].get(part) or ())}
+        for key, after in result.metrics["after"].items():
+            if key.startswith(f"eval/{part}/"):
+                suite, metric = _split(key.removeprefix(f"eval/{part}/"), names)
+                before = result.metrics["before"].get(key)
+                yield {**run, "part": part, "suite": suite, "metric": metric, "before": before, "after": after}
+
+
+def _split(key: str, names: Iterable[str]) -> tuple[str, str]:
+    """Return the name of an evaluation, the longest that fits, and its metric."""
+    name = max((name for name in names if key.startswith(f"{name}_")), key=len, default="")
+    return (name, key.removeprefix(f"{name}_")) if name else (key, "")
