@@ -1,17 +1,19 @@
 """Which entries stay: the ranking of a step's parameters, by entries or by larger units."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from gmt.masking.budgets import ratios
 from gmt.masking.entries import keep_mask, kept
 from gmt.masking.grains import Units
 from gmt.masking.parameters import Ranked, layer_of
 from gmt.masking.rule import Scores, Selection
 from gmt.masking.selection import select
 from gmt.masking.signals import DRAW, Row
-from gmt.masking.spec import MaskSpec
+from gmt.masking.spec import ENTROPY, MaskSpec
 
 
 class NonFiniteScoreError(FloatingPointError):
@@ -26,7 +28,7 @@ def groups_of(every: Sequence[Ranked], scope: str) -> list[list[Ranked]]:
     """Return the parameters that share a threshold, group by group."""
     groups: dict[str, list[Ranked]] = {}
     for r in every:
-        shared = layer_of(r.name) if scope == "layer" else r.name if scope == "tensor" else ""
+        shared = layer_of(r.name) if scope == "layer" else "" if scope == "global" else r.name
         groups.setdefault(shared, []).append(r)
     return list(groups.values())
 
@@ -72,7 +74,15 @@ def choose_units(
 def _selected(
     scores: Sequence[Sequence[Scores]], groups: Sequence[Sequence[Ranked]], spec: MaskSpec, row: Row
 ) -> list[Selection]:
-    found = select(scores, spec.mask_ratio, keep=spec.keep, rank_zeros=row.ranks_zeros)
+    how: Any = {"keep": spec.keep, "rank_zeros": row.ranks_zeros}
+    if spec.scope == ENTROPY:
+        tensors = [tensor for (tensor,) in scores]
+        parts = ratios(tensors, spec.mask_ratio)
+        found = [
+            selection for part, ratio in zip(scores, parts, strict=True) for selection in select([part], ratio, **how)
+        ]
+    else:
+        found = select(scores, spec.mask_ratio, **how)
     for members, selection in zip(groups, found, strict=True):
         if DRAW not in row.needs and not selection.is_finite:
             raise NonFiniteScoreError(members)

@@ -283,7 +283,8 @@ _ROWS = (
     ),
     Row(
         name="gradient_over_weight",
-        meaning="the magnitude of the gradient over that of the weight plus 1e-8 (GEM, arXiv 2508.16191)",
+        meaning="the magnitude of the gradient over that of the weight plus 1e-8 (GEM, arXiv 2508.16191; "
+        "GaLLoP, arXiv 2510.19778)",
         score=lambda r, part: r.gradient_N[part].float().abs() / (r.weight_N[part].float().abs() + _SMALLEST_WEIGHT),
         needs=frozenset([GRADIENT]),
         shows_nonfinite_gradients=True,
@@ -291,7 +292,7 @@ _ROWS = (
     Row(
         name="large_gradient_small_weight",
         meaning="the entry's place among gradients from the smallest, plus its place among weights from the largest, "
-        "over twice the parameter's entries (GaLLoP, arXiv 2510.19778)",
+        "over twice the parameter's entries (ours)",
         score=_of_whole,
         needs=frozenset([GRADIENT]),
         whole=_places,

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from gmt.masking.signals import OUTPUTS, TABLE, MatrixSignal, Signal, row_of
+from gmt.masking.signals import DRAW, OUTPUTS, TABLE, MatrixSignal, Signal, row_of
 
 SIGNALS = tuple(TABLE)
 SCOPES = ("tensor", "layer", "global")
+ENTROPY = "entropy"  # a scope whose tensors have parts of their own; see budgets.py
 MASK_ON = ("gradient", "update")
 MOMENTS = ("dense", "masked")  # by any optimizer
 PACKED = "packed"  # by gmt.optimizers.packed_adamw alone
@@ -39,6 +40,7 @@ class MaskSpec:
             Or a plug-in: `Signal` or `MatrixSignal`.
         scope: over what the ratio holds: each `tensor` by itself, each `layer` (the parameters under one number
             in their names; others by themselves), or all together (`global`). The paper does not say which.
+            `entropy`: all together, and each tensor's part goes by its scores (gmt/masking/budgets.py).
         refresh: the mask is made anew every that many steps, at least 1, or `once`.
         mask_on: `gradient`, as in the paper: the optimizer sees zeros, and momentum and weight decay still move
             masked entries. `update`: masked entries do not move at all.
@@ -84,7 +86,7 @@ class MaskSpec:
             raise ValueError(f"mask_ratio must lie in [0, 1), got {ratio!r}")
         if not isinstance(self.signal, Signal | MatrixSignal):
             self._one_of("signal", SIGNALS)
-        self._one_of("scope", SCOPES)
+        self._one_of("scope", (*SCOPES, ENTROPY))
         whole = isinstance(self.refresh, int) and not isinstance(self.refresh, bool) and self.refresh >= 1
         if not whole and self.refresh != ONCE:
             raise ValueError(f"refresh must be a whole number of steps from 1 on, or once, got {self.refresh!r}")
@@ -115,6 +117,11 @@ class MaskSpec:
             raise ValueError("excluded=frozen needs patterns in exclude: there is nothing to freeze")
         if self.grain == "tensor" and self.scope == "tensor":
             raise ValueError("scope must be layer or global where grain=tensor, or no tensor is ranked, got 'tensor'")
+        if self.scope == ENTROPY and (self.grain != "entry" or row.whole is not None or DRAW in row.needs):
+            raise ValueError(
+                f"scope=entropy needs grain=entry and a signal that scores single entries by numbers, got "
+                f"grain={self.grain} and signal={row.name}"
+            )
         self._check_packed()
 
     def _check_packed(self) -> None:

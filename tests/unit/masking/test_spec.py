@@ -17,7 +17,7 @@ def test_a_ratio_outside_its_interval_is_refused(ratio: Any) -> None:
     ("setting", "value", "sentence"),
     [
         ("signal", "grad", "signal must be one of gradient, accumulated_gradient, random, .*, got 'grad'"),
-        ("scope", "model", "scope must be one of tensor, layer, global, got 'model'"),
+        ("scope", "model", "scope must be one of tensor, layer, global, entropy, got 'model'"),
         ("refresh", 0, "refresh must be a whole number of steps from 1 on, or once, got 0"),
         ("refresh", 1.5, "refresh must be a whole number"),
         ("refresh", True, "refresh must be a whole number"),
