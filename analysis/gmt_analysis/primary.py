@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
 from gmt.axis import Axis
-from gmt.verdicts.decide import Score, Scores, decide
-from gmt.verdicts.intervals import LEVEL
+from gmt.verdicts.decide import decide
 from gmt.verdicts.pairs import Choice
-from gmt.verdicts.question import Question
+from gmt.verdicts.question import LEVEL, Question
+from gmt.verdicts.scores import ScoredRun, Scores, scores_of
 from gmt.verdicts.verdict import Verdict
 
-# Measure -> its column, and the base's score, which a run that diverged counts with; None: 0, since the base forgets
-# nothing.
+# Measure -> its column, and that of the base's score; None: the base forgets nothing.
 _COLUMNS: Mapping[str, tuple[str, str | None]] = {
     "target": ("target_after", "target_before"),
     "forgetting": ("forgetting", None),
@@ -50,22 +51,19 @@ def primary_table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
 
 
 def scores_of_measure(table: pd.DataFrame, measure: str) -> Scores:
-    """Return the scores of the runs that are done or diverged, by choice and task.
-
-    A run that diverged counts with the base's score, which other runs on its task give.
-    """
+    """Return the scores of the runs that are done or diverged, by choice and task."""
     column, base = _COLUMNS[measure]
-    bases = {} if base is None else table.groupby("task")[base].mean().dropna().to_dict()
-    scores: dict[tuple[Choice, str], dict[int, Score]] = {}
-    for row in table[table["seed"].notna()].to_dict("records"):
-        value = row[column] if row["state"] == "done" else pd.NA
-        if row["state"] == "diverged":
-            value = 0.0 if base is None else bases.get(row["task"], pd.NA)
+
+    def scored(row: dict[Any, Any]) -> ScoredRun:
         choice = Choice(str(row["arm"]), None if pd.isna(row["axis"]) else float(row["axis"]))
-        own = scores.setdefault((choice, str(row["task"])), {})
-        if not pd.isna(value):
-            own[int(row["seed"])] = Score(float(value), diverged=row["state"] == "diverged")
-    return scores
+        value = None if pd.isna(row[column]) else float(row[column])
+        of_base = 0.0 if base is None else float("nan") if pd.isna(row[base]) else float(row[base])
+        known = value is not None and not math.isnan(of_base)
+        return ScoredRun(
+            choice, str(row["task"]), int(row["seed"]), str(row["state"]), value, of_base if known else None
+        )
+
+    return scores_of(scored(row) for row in table[table["seed"].notna()].to_dict("records"))
 
 
 def _unfinished(table: pd.DataFrame) -> list[str]:

@@ -12,6 +12,7 @@ from gmt.studies.expansion import expand
 from gmt.studies.grid import Axes, StudySettings
 from gmt.studies.merge_faults import faults_of_parents, refuse_merges_of_what_is_tuned
 from gmt.studies.plan import Plan, PlannedRun
+from gmt.studies.primary_faults import faults_of_primary
 from gmt.studies.run_maker import RunMaker
 from gmt.studies.tuned_plan import tuned_plan
 from gmt.studies.tuning import TuningSettings
@@ -36,7 +37,8 @@ def make_plan(composer: Composer, study: StudySettings, cli: Axes) -> Plan:
     faults = maker.faults | dict.fromkeys(of_plan)
     if not maker.faults:
         compared = [(p.point, p.run.config) for p in (*plan.runs, *plan.later) if p.point.stage == "comparison"]
-        faults |= dict.fromkeys(faults_of_axis(study, compared, cli))
+        of_axis = faults_of_axis(study, compared, cli)
+        faults |= dict.fromkeys(of_axis or faults_of_primary(study, compared, cli))
     for planned in plan.runs:
         try:
             if planned.record.exists():

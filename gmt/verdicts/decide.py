@@ -6,13 +6,11 @@ Shapes: N seeds, K comparisons.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 import numpy as np
 
 from gmt.axis import Axis
 from gmt.verdicts.intervals import (
-    LEVEL,
     Flags,
     Floats,
     Moments,
@@ -22,23 +20,13 @@ from gmt.verdicts.intervals import (
     simultaneous,
     t_limit,
 )
-from gmt.verdicts.pairs import Choice, Pair, pairs_of
-from gmt.verdicts.question import Question
+from gmt.verdicts.pairs import Columns, Pair, columns_of, pairs_of
+from gmt.verdicts.question import LEVEL, Question
+from gmt.verdicts.scores import Score, Scores
 from gmt.verdicts.verdict import Comparison, Decision, Outcome, Verdict
 from gmt.verdicts.words import about, answer, question_in_words, test_in_words
 
 POOLED = " + "
-
-
-class Score(NamedTuple):
-    """A run's score: of one that diverged, the base's."""
-
-    value: float
-    diverged: bool = False
-
-
-Columns = Sequence[tuple[Pair, tuple[str, ...]]]  # a comparison is a pair on a task, or on several that are pooled
-Scores = Mapping[tuple[Choice, str], Mapping[int, Score]]  # by choice and task: seed -> score
 
 
 def decide(
@@ -62,14 +50,15 @@ def decide(
     """
     tasks = list(dict.fromkeys(task for _, task in scores))
     pairs = pairs_of(question, list(dict.fromkeys(choice for choice, _ in scores)))
-    groups = [tuple(tasks)] if question.tasks == "pooled" else [(task,) for task in tasks]
-    columns: Columns = [(pair, group) for group in groups for pair in pairs]
+    columns = columns_of(question, pairs, tasks)
     share = level / 2 if question.target_margin is not None and targets is not None else level
     rows = _compare(question, scores, columns, share)
     if question.target_margin is not None and targets is not None:
         rows = _with_target(question, rows, targets, columns, share)
     outcome, deciding = _outcome(question, rows), _deciding(question, rows)
-    by_flips = bool(rows) and not question.is_of_all and simultaneous(_matrix(scores, columns), share).is_by_flips
+    by_flips = (
+        bool(rows) and not question.is_of_all and simultaneous(difference_matrix(scores, columns), share).is_by_flips
+    )
     return Verdict(
         name=question.name,
         question=question_in_words(question, pairs, tasks, axis),
@@ -91,8 +80,8 @@ def decide(
 def _compare(question: Question, scores: Scores, columns: Columns, level: float) -> list[Comparison]:
     if not columns:
         return []
-    differences_NK = _matrix(scores, columns)
-    without_NK = _matrix(scores, columns, diverged=False)
+    differences_NK = difference_matrix(scores, columns)
+    without_NK = difference_matrix(scores, columns, diverged=False)
     found, together = moments(differences_NK), simultaneous(differences_NK, level)
     alone_K = np.where(found.is_equal_K, 0.0, t_limit(level, found.freedom_K) * found.error_K)
     half_K = np.where(found.is_tested_K | found.is_equal_K, alone_K if question.is_of_all else together.half_K, np.nan)
@@ -123,7 +112,7 @@ def _compare(question: Question, scores: Scores, columns: Columns, level: float)
     return rows
 
 
-def _matrix(scores: Scores, columns: Columns, *, diverged: bool = True) -> Floats:
+def difference_matrix(scores: Scores, columns: Columns, *, diverged: bool = True) -> Floats:
     """Return the differences, a row for each seed and a column for each comparison; of pooled tasks their mean."""
     seeds = sorted({seed for own in scores.values() for seed in own})
     by_key = {
@@ -162,13 +151,17 @@ def _decision(question: Question, mean: float, half: float, shared_half: float, 
     if question.claim == "not_worse":
         if low > -margin:
             return "not worse"
-        return "worse" if sign * mean + shared_half < -margin else "undecided"
+        if high >= -margin:
+            return "undecided"
+        return "worse" if sign * mean + shared_half < -margin else "beyond by itself"
     is_within = -margin < low and high < margin
     if question.claim == "equivalent":
         if is_within:
             return "equivalent"
-        beyond = abs(mean) - shared_half > margin
-        return ("better" if sign * mean > 0 else "worse") if beyond else "undecided"
+        if abs(mean) - half <= margin:
+            return "undecided"
+        way: Decision = "better" if mean * sign > 0 else "worse"
+        return way if abs(mean) - shared_half > margin else "beyond by itself"
     if low > 0 or high < 0:
         return "better" if low > 0 else "worse"
     return "equivalent" if is_within else "undecided"
@@ -184,7 +177,7 @@ def _with_target(
     """Return the rows, of which those stay better whose target score is shown to keep up too."""
     if not rows:
         return []
-    differences_NK = _matrix(targets, columns)
+    differences_NK = difference_matrix(targets, columns)
     low_K = moments(differences_NK).mean_K - simultaneous(differences_NK, level).half_K
     assert question.target_margin is not None
     keeps_up_K: Flags = low_K > -question.target_margin
@@ -202,7 +195,7 @@ def _p_tasks(scores: Scores, pair: Pair, tasks: Sequence[str]) -> float | None:
     """Return p of Welch's analysis of variance that a pair's difference is not the same on all tasks."""
     if len(tasks) < 2:
         return None
-    groups = [_matrix(scores, [(pair, (task,))])[:, 0] for task in tasks]
+    groups = [difference_matrix(scores, [(pair, (task,))])[:, 0] for task in tasks]
     groups = [group[~np.isnan(group)] for group in groups]
     if any(len(group) < 2 or np.ptp(group) <= 0 for group in groups):
         return None

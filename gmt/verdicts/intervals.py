@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-LEVEL = 0.05
-FEWEST = 3  # pairs of a test: scores come in steps of one question, so that two pairs often differ by the same amount
+from gmt.verdicts.question import FEWEST, LEVEL
+
 FEWEST_FLIPS = 12  # pairs from which on sign flips replace the t distribution
 NO_SPREAD = 1e-12  # of scores in [0, 1]: differences below it are rounding
 _ALL_FLIPS = 8192
@@ -152,6 +153,7 @@ def _largest_t(differences_NK: Floats) -> Floats:
     return np.concatenate(largest)
 
 
+@cache
 def _signs(num_seeds: int) -> Floats:
     """Return all flips of signs but for a common one, or draws of them."""
     if 2 ** (num_seeds - 1) <= _ALL_FLIPS:

@@ -22,6 +22,7 @@ class Choice(NamedTuple):
 
 
 Pair = tuple[Choice, Choice]
+Columns = Sequence[tuple[Pair, tuple[str, ...]]]  # a comparison is a pair on a task, or on several that are pooled
 
 
 def pairs_of(question: Question, choices: Sequence[Choice]) -> list[Pair]:
@@ -39,6 +40,12 @@ def pairs_of(question: Question, choices: Sequence[Choice]) -> list[Pair]:
         return [(choice, other) for choice in own for other in others[:1]]
     by_value = {other.value: other for other in others}
     return [(choice, by_value[choice.value]) for choice in own if choice.value in by_value]
+
+
+def columns_of(question: Question, pairs: Sequence[Pair], tasks: Sequence[str]) -> Columns:
+    """Return the comparisons of a question, all pairs on a task before those on the next."""
+    groups = [tuple(tasks)] if question.tasks == "pooled" else [(task,) for task in tasks]
+    return [(pair, group) for group in groups for pair in pairs]
 
 
 def stands_for(name: str, arm: str) -> bool:

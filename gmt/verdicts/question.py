@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from gmt import settings
 from gmt.errors import UserError
 
+LEVEL = 0.05  # of all primary questions of a study together
+FEWEST = 3  # pairs of a test: scores come in steps of one question, so that two pairs often differ by the same amount
 MEASURES = {"target": "target score", "forgetting": "forgetting"}  # setting -> name in sentences
 LESS_IS_BETTER = ("forgetting",)
 # A claim of all comparisons holds if each of them, tested by itself at the level, is as claimed (Berger, 1982). A claim

@@ -10,8 +10,9 @@ from typing import Literal
 Outcome = Literal["shown", "partly shown", "refuted", "undecided", "not tested"]
 # Of a comparison, by its interval. equal: the same score on every seed. equivalent: inside the margin. not worse: no
 # bound is worse than the margin. better, worse: the interval lies on one side of 0; where the claim is of all
-# comparisons, on one side of the margin, with the level shared. target not matched: forgets less, and its target score
-# is not shown to keep up. depends on the task: pooled tasks differ, so their mean says nothing.
+# comparisons, on one side of the margin, also with the level shared. beyond by itself: the same without sharing the
+# level, as some of many comparisons are by chance: nothing is decided. target not matched: forgets less, and its target
+# score is not shown to keep up. depends on the task: pooled tasks differ, so their mean says nothing.
 Decision = Literal[
     "better",
     "worse",
@@ -19,6 +20,7 @@ Decision = Literal[
     "equal",
     "not worse",
     "undecided",
+    "beyond by itself",
     "target not matched",
     "depends on the task",
     "not tested",

@@ -7,9 +7,10 @@ import pytest
 
 from gmt.axis import Axis
 from gmt.errors import UserError
-from gmt.verdicts.decide import Score, Scores, decide
+from gmt.verdicts.decide import decide
 from gmt.verdicts.pairs import Choice, pairs_of
 from gmt.verdicts.question import Question
+from gmt.verdicts.scores import Score, Scores
 from gmt.verdicts.verdict import Verdict
 
 SFT, GMT_1, GMT_9, RMT_9 = Choice("sft", None), Choice("gmt", 0.1), Choice("gmt", 0.9), Choice("rmt", 0.9)

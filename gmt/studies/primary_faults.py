@@ -1,0 +1,86 @@
+"""Faults of a study's primary questions, found when the study is planned."""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from gmt.axis import seed_of
+from gmt.errors import choices
+from gmt.studies.grid import Point, StudySettings, arm_of
+from gmt.verdicts.pairs import Choice, pairs_of, stands_for
+from gmt.verdicts.question import EACH_OTHER, EVERY_ARM, FEWEST, Question
+
+Runs = Sequence[tuple[Point, Mapping[str, Any]]]
+
+
+def faults_of_primary(study: StudySettings, runs: Runs, typed: Collection[str]) -> list[str]:
+    """Return a sentence for each fault of a study's primary questions.
+
+    Arms, values of the axis and seeds must be those of the study. What the user typed may leave a question without
+    values or seeds: then the report says that it is not tested.
+
+    Args:
+        study: with its questions.
+        runs: point and resolved config of each run that is compared.
+        typed: the settings that the user typed values for.
+    """
+    seeds = seeds_of_choices(study, runs)
+    return [fault for question in study.questions for fault in _faults(study, question, seeds, typed)]
+
+
+def seeds_of_choices(study: StudySettings, runs: Runs) -> dict[Choice, set[int | None]]:
+    """Return the seeds of each choice, over all tasks."""
+    axis = study.along
+    seeds: dict[Choice, set[int | None]] = {}
+    for point, config in runs:
+        value = axis.value(config)
+        choice = Choice(arm_of(point, axis), None if value is None else float(value))
+        seeds.setdefault(choice, set()).add(seed_of(config))
+    return seeds
+
+
+def _faults(
+    study: StudySettings, question: Question, seeds: Mapping[Choice, set[int | None]], typed: Collection[str]
+) -> list[str]:
+    where, arms = f"study.primary.{question.name}", dict.fromkeys(choice.arm for choice in seeds)
+    named = [] if question.arms == EVERY_ARM else question.arms
+    faults = [
+        f"{where}.arms must name arms of the study, got {name!r}; {choices(name, study.arms)}"
+        for name in named
+        if not any(stands_for(name, arm) for arm in arms)
+    ]
+    if question.against != EACH_OTHER:
+        others = [arm for arm in arms if stands_for(question.against, arm)]
+        if not others:
+            faults.append(
+                f"{where}.against must be an arm of the study or {EACH_OTHER}, got {question.against!r}; "
+                f"{choices(question.against, study.arms)}"
+            )
+        elif len(others) > 1:
+            faults.append(
+                f"{where}.against must stand for one arm, got {question.against!r}, which is {', '.join(others)}"
+            )
+        if question.against in named:
+            faults.append(f"{where}.arms must leave out study.primary.{question.name}.against, got {question.against}")
+    if not faults and study.along.setting not in typed:
+        faults += _faults_of_values(study, question, list(seeds))
+    if faults:
+        return faults
+    pairs = pairs_of(question, list(seeds))
+    if not pairs and study.along.setting not in typed:
+        return [f"{where} must compare at least two choices of the study, got none"]
+    fewest = min((len(seeds[a] & seeds[b]) for a, b in pairs), default=FEWEST)
+    if fewest < FEWEST and "seed" not in typed:
+        return [f"{where} needs at least {FEWEST} seeds for each comparison, got {fewest}"]
+    return []
+
+
+def _faults_of_values(study: StudySettings, question: Question, known: Sequence[Choice]) -> list[str]:
+    own = [c for c in known if question.arms == EVERY_ARM or any(stands_for(name, c.arm) for name in question.arms)]
+    values = sorted({choice.value for choice in own if choice.value is not None})
+    listed = ", ".join(f"{value:g}" for value in values)
+    return [
+        f"study.primary.{question.name}.values must be values of {study.along.setting} that its arms have, got "
+        f"{value:g}; choices: {listed}"
+        for value in question.values or ()
+        if value not in values
+    ]

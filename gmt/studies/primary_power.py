@@ -1,0 +1,100 @@
+"""What a plan's seeds and questions can show of its primary questions, in words for `gmt plan`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from gmt.studies.plan import Plan, PlannedRun
+from gmt.studies.primary_faults import seeds_of_choices
+from gmt.studies.primary_scores import scores_of_plan, task_names
+from gmt.verdicts.pairs import Columns, Pair, columns_of, pairs_of
+from gmt.verdicts.question import FEWEST, LEVEL, Question
+from gmt.verdicts.words import points
+
+if TYPE_CHECKING:
+    from gmt.verdicts.power import Spread
+
+_DIFFERING = 0.25  # share of a pair's answers that differ, where none is recorded: a quarter is usual on nano's tasks
+_TWO_SIDED = 1.96
+_PARTS = {"target": "target", "forgetting": "source"}
+
+
+def what_a_plan_can_show(plan: Plan) -> Iterator[str]:
+    """Yield sentences on each primary question; a `warning:` says that its answer is out of reach."""
+    compared = [*plan.comparison, *(later for later in plan.later if later.point.stage == "comparison")]
+    seeds = seeds_of_choices(plan.study, [(planned.point, planned.run.config) for planned in compared])
+    tasks = task_names(compared)
+    for question in plan.study.questions:
+        pairs = pairs_of(question, list(seeds))
+        columns = columns_of(question, pairs, list(dict.fromkeys(tasks.values())))
+        num_seeds = min((len(seeds[a] & seeds[b]) for a, b in pairs), default=0)
+        yield f"primary question {question.name}: {len(columns)} comparisons over {num_seeds} seeds"
+        if num_seeds < FEWEST:
+            yield f"warning: {question.name} is not tested, since that needs {FEWEST} seeds of each comparison"
+        else:
+            level = LEVEL / len(plan.study.questions)
+            yield from _power_in_words(plan, question, pairs, columns, num_seeds, level)
+        yield from _noise_of_questions(question, compared, tasks)
+
+
+def _power_in_words(
+    plan: Plan, question: Question, pairs: list[Pair], columns: Columns, num_seeds: int, level: float
+) -> Iterator[str]:
+    from gmt.verdicts import power  # numpy and scipy, which a plan without questions need not import
+
+    num_groups = len(columns) // len(pairs)
+    spread = power.recorded_spread(columns, scores_of_plan(plan, question.measure))
+    if spread is None and question.deviation is not None:
+        spread = power.assumed_spread(pairs, num_groups, question.deviation)
+    truth = "if nothing differs" if question.is_of_all else f"if one choice differs by {points(question.margin)}"
+    if spread is None:
+        largest = power.largest_deviation(question, pairs, num_groups, num_seeds, level)
+        yield (
+            f"  {truth}, the claim '{question.claim}' is shown with a probability of {power.POWER:g} only where "
+            f"differences on the same seed deviate by at most {100 * largest:.1f} points. No finished runs and no "
+            f"study.primary.{question.name}.deviation say by how much they do."
+        )
+        return
+    shown = power.power(question, spread, num_seeds, level)
+    yield (
+        f"  {truth}, the claim '{question.claim}' is shown with a probability of {shown:.2f}, by deviations of "
+        f"{_deviations(spread)}"
+    )
+    if shown < power.POWER:
+        needed = power.seeds_needed(question, spread, level)
+        seeds = "more than 1,000 seeds" if needed is None else f"about {needed} seeds"
+        yield f"warning: {question.name} is likely to stay undecided: a probability of {power.POWER:g} needs {seeds}"
+
+
+def _deviations(spread: Spread) -> str:
+    own = sorted(100 * float(deviation) for deviation in spread.deviation_K)
+    if spread.num_seeds is None:
+        return f"{own[0]:.1f} points, assumed by study.primary"
+    median = own[len(own) // 2]
+    return f"{own[0]:.1f} to {own[-1]:.1f} points (median {median:.1f}), recorded over {spread.num_seeds} seeds"
+
+
+def _noise_of_questions(question: Question, compared: Sequence[PlannedRun], tasks: Mapping[str, str]) -> Iterator[str]:
+    """Yield a sentence if the questions alone blur the margin on some task, whatever the number of seeds."""
+    blurred: dict[str, str] = {}
+    for planned in compared:
+        suites = planned.run.config["task"].get(_PARTS[question.measure], {}).values()
+        numbers = [number for number in map(_num_questions, suites) if number is not None]
+        if len(numbers) < len(suites) or not numbers:
+            continue
+        half = _TWO_SIDED * sum(_DIFFERING / number for number in numbers) ** 0.5 / len(numbers)
+        if half > question.margin:
+            task = tasks[planned.run.id]
+            blurred[task] = f"± {100 * half:.1f} points on {task} ({sum(numbers):,} asked)"
+    if blurred:
+        yield (
+            f"  other questions of the same kind would move a difference by {', '.join(blurred.values())}, if a "
+            "quarter of a pair's answers differ: intervals over seeds hold for the asked questions alone"
+        )
+
+
+def _num_questions(suite: object) -> int | None:
+    """Return the number of a suite's questions; None if its settings do not say."""
+    value: Any = suite.get("num_examples") if isinstance(suite, Mapping) else None
+    return value if isinstance(value, int) and value > 0 else None

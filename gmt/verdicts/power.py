@@ -1,0 +1,133 @@
+"""What the planned seeds can show of a question, by the deviations of paired differences over seeds.
+
+Shapes: N seeds, K comparisons, R simulated studies, L independent sources of variation.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import special
+
+from gmt.verdicts.decide import difference_matrix
+from gmt.verdicts.intervals import Floats, t_limit
+from gmt.verdicts.pairs import Columns, Pair
+from gmt.verdicts.question import FEWEST, Question
+from gmt.verdicts.scores import Scores
+
+POWER = 0.8
+_MOST_SEEDS = 1024
+_STUDIES = 400
+_MOST_AT_ONCE = 4_000_000  # numbers in a matrix
+_SLICES = 2000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spread:
+    """How differences vary over seeds.
+
+    Args:
+        loads_LK: the differences of a seed are L independent standard normal numbers times these.
+        num_seeds: by how many seeds it is known; None if it is assumed.
+    """
+
+    loads_LK: Floats
+    num_seeds: int | None
+
+    @property
+    def deviation_K(self) -> Floats:
+        """The standard deviation of each comparison's differences."""
+        deviation_K: Floats = np.sqrt((self.loads_LK**2).sum(0))
+        return deviation_K
+
+
+def recorded_spread(columns: Columns, scores: Scores) -> Spread | None:
+    """Return the spread of finished runs; None if a comparison lacks FEWEST pairs on seeds that all others have."""
+    differences_NK = difference_matrix(scores, columns) if columns else np.empty((0, 0))
+    whole_NK = differences_NK[~np.isnan(differences_NK).any(1)]
+    if len(whole_NK) < FEWEST:
+        return None
+    return Spread(loads_LK=(whole_NK - whole_NK.mean(0)) / np.sqrt(len(whole_NK) - 1), num_seeds=len(whole_NK))
+
+
+def assumed_spread(pairs: Sequence[Pair], num_groups: int, deviation: float) -> Spread:
+    """Return the spread of choices that vary alike and independently, such that differences have a deviation.
+
+    Args:
+        pairs: the comparisons on a task, or on tasks that are pooled.
+        num_groups: the number of tasks, or 1 if they are pooled.
+        deviation: of a difference over seeds.
+    """
+    place = {choice: number for number, choice in enumerate(dict.fromkeys(c for pair in pairs for c in pair))}
+    contrast_CK = np.zeros((len(place), len(pairs)))
+    for k, (choice, against) in enumerate(pairs):
+        contrast_CK[place[choice], k] += 1
+        contrast_CK[place[against], k] -= 1
+    return Spread(loads_LK=np.kron(np.eye(num_groups), contrast_CK) * deviation / np.sqrt(2), num_seeds=None)
+
+
+def power(question: Question, spread: Spread, num_seeds: int, level: float) -> float:
+    """Return the probability that a question's claim is shown, if it is true.
+
+    A claim of all comparisons: if none differs. A claim of each: for one that differs by the margin, in the mean over
+    comparisons; the level is shared out, which sign flips of correlated comparisons do better than.
+    """
+    if num_seeds < FEWEST:
+        return 0.0
+    if question.is_of_all:
+        return _power_of_all(question, spread, num_seeds, level)
+    share = -np.expm1(np.log1p(-level) / spread.loads_LK.shape[1]) / 2
+    return float(np.mean(_power_of_one(question.margin / spread.deviation_K, num_seeds, share)))
+
+
+def _power_of_one(size_K: Floats, num_seeds: int, share: float) -> Floats:
+    """Return the power of a t test for differences in units of their deviation, at a one-sided level."""
+    freedom = num_seeds - 1
+    middles_S = (np.arange(_SLICES) + 0.5) / _SLICES  # of equally likely slices of the estimated deviation
+    deviation_S = np.sqrt(2 * special.gammaincinv(freedom / 2, middles_S) / freedom)
+    limit_S = float(t_limit(share, np.array(float(freedom)))) * deviation_S
+    shift_K = size_K * np.sqrt(num_seeds)
+    shifts, place_K = np.unique(shift_K, return_inverse=True)  # an assumed deviation is the same for all
+    return np.array([float(special.ndtr(shift - limit_S).mean()) for shift in shifts])[place_K]
+
+
+def _power_of_all(question: Question, spread: Spread, num_seeds: int, level: float) -> float:
+    num_sources, num_comparisons = spread.loads_LK.shape
+    limit = float(t_limit(level, np.array(float(num_seeds - 1)))) / np.sqrt(num_seeds)
+    at_once = max(_MOST_AT_ONCE // (num_seeds * max(num_comparisons, num_sources)), 1)
+    rng, shown, done = np.random.default_rng(0), 0, 0
+    while done < _STUDIES:
+        number = min(at_once, _STUDIES - done)
+        differences_RNK = rng.normal(size=(number, num_seeds, num_sources)) @ spread.loads_LK
+        mean_RK, half_RK = differences_RNK.mean(1), limit * differences_RNK.std(1, ddof=1)
+        low_RK = (mean_RK if question.more_is_better else -mean_RK) - half_RK
+        holds_RK = low_RK > -question.margin
+        if question.claim == "equivalent":
+            holds_RK &= low_RK + 2 * half_RK < question.margin
+        shown, done = shown + int(holds_RK.all(1).sum()), done + number
+    return shown / _STUDIES
+
+
+def seeds_needed(question: Question, spread: Spread, level: float) -> int | None:
+    """Return the least number of seeds that give a power of POWER; None if _MOST_SEEDS do not."""
+    if power(question, spread, _MOST_SEEDS, level) < POWER:
+        return None
+    numbers = range(FEWEST, _MOST_SEEDS)
+    return numbers.start + bisect_left(numbers, True, key=lambda n: power(question, spread, n, level) >= POWER)
+
+
+def largest_deviation(
+    question: Question, pairs: Sequence[Pair], num_groups: int, num_seeds: int, level: float
+) -> float:
+    """Return the largest deviation of a paired difference, in hundredths of the margin, that still gives POWER."""
+    step = question.margin / 100
+    deviations = [step * number for number in range(1, 1000)]
+
+    def is_too_large(deviation: float) -> bool:
+        return power(question, assumed_spread(pairs, num_groups, deviation), num_seeds, level) < POWER
+
+    place = bisect_left(deviations, True, key=is_too_large)
+    return deviations[place - 1] if place else 0.0

@@ -1,0 +1,53 @@
+"""The scores that questions are decided by; a run that diverged counts with the base's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from gmt.verdicts.pairs import Choice
+
+
+class Score(NamedTuple):
+    """A run's score."""
+
+    value: float
+    diverged: bool = False
+
+
+Scores = Mapping[tuple[Choice, str], Mapping[int, Score]]  # by choice and task: seed -> score
+
+
+class ScoredRun(NamedTuple):
+    """A run with what is known of its score.
+
+    Args:
+        state: `done`, `diverged` or another.
+        value: the score; None for a run that is not done.
+        base: the base's score on the same task; None for a run that is not done.
+    """
+
+    choice: Choice
+    task: str
+    seed: int
+    state: str
+    value: float | None
+    base: float | None
+
+
+def scores_of(runs: Iterable[ScoredRun]) -> Scores:
+    """Return the scores of runs that are done or diverged, with an entry for each choice and task.
+
+    Who gets a model that diverged goes on with the base. The base's score is that of other runs on the task; without
+    one, a run that diverged has no score.
+    """
+    listed = list(runs)
+    bases = {run.task: run.base for run in listed if run.base is not None}
+    scores: dict[tuple[Choice, str], dict[int, Score]] = {}
+    for run in listed:
+        own = scores.setdefault((run.choice, run.task), {})
+        if run.state == "diverged" and run.task in bases:
+            own[run.seed] = Score(bases[run.task], diverged=True)
+        elif run.state == "done" and run.value is not None:
+            own[run.seed] = Score(run.value)
+    return scores

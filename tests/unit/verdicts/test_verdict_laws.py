@@ -1,0 +1,142 @@
+"""Laws of verdicts over random scores: no interval contradicts its decision, and a false claim is seldom shown."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import settings as profile
+from hypothesis import strategies as st
+
+from gmt.axis import Axis
+from gmt.verdicts.decide import decide
+from gmt.verdicts.pairs import Choice, columns_of, pairs_of
+from gmt.verdicts.power import assumed_spread, power, recorded_spread, seeds_needed
+from gmt.verdicts.question import OF_EACH, Question
+from gmt.verdicts.scores import Score, Scores
+from gmt.verdicts.verdict import Comparison
+
+SFT = Choice("sft", None)
+GMT = [Choice("gmt", value) for value in (0.1, 0.5, 0.9)]
+CLAIMS = ("equivalent", "not_worse", "different", "better")
+
+
+def question(**given: Any) -> Question:
+    values = {"name": "q", "measure": "target", "arms": ["gmt"], "against": "sft", "tasks": "apart", "margin": 0.02}
+    return Question(**values | given)
+
+
+def random_scores(
+    seed: int, num_seeds: int, *, deviation: float, effect: float = 0.0, tasks: tuple[str, ...] = ("t",)
+) -> Scores:
+    """Scores in steps of one question of 200, with seeds in common; the last choice is better by an effect."""
+    rng, scores = np.random.default_rng(seed), {}
+    for task in tasks:
+        common = rng.normal(0.7, 0.02, size=num_seeds)
+        for choice in (SFT, *GMT):
+            own = common + rng.normal(0, deviation, size=num_seeds) + effect * (choice == GMT[-1])
+            scores[choice, task] = {s: Score(round(200 * v) / 200) for s, v in enumerate(own)}
+    return scores
+
+
+def agrees(row: Comparison, asked: Question) -> bool:
+    """Whether a comparison's interval has the place that its decision says."""
+    low, high = (row.low, row.high) if asked.more_is_better else (-row.high, -row.low)
+    beyond = asked.margin if asked.is_of_all else 0.0
+    return {
+        "better": low > beyond,
+        "worse": high < -beyond,
+        "equivalent": -asked.margin < low and high < asked.margin,
+        "beyond by itself": low > asked.margin or high < -asked.margin,
+        "equal": row.low == row.high == row.estimate == 0,
+        "not worse": low > -asked.margin,
+        "undecided": low <= asked.margin and high >= -asked.margin and not (asked.claim in OF_EACH and low > 0),
+        "not tested": math.isnan(low),
+        "depends on the task": not math.isnan(low),
+        "target not matched": low > 0,
+    }[row.decision]
+
+
+@profile(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    num_seeds=st.sampled_from([2, 3, 5, 13]),
+    deviation=st.sampled_from([0.0, 0.002, 0.02, 0.1]),
+    effect=st.sampled_from([0.0, 0.02, -0.1]),
+    claim=st.sampled_from(CLAIMS),
+    measure=st.sampled_from(["target", "forgetting"]),
+    against=st.sampled_from(["sft", "each_other"]),
+    pooled=st.booleans(),
+)
+def test_no_interval_contradicts_its_verdict(
+    seed: int,
+    num_seeds: int,
+    deviation: float,
+    effect: float,
+    claim: str,
+    measure: str,
+    against: str,
+    pooled: bool,
+) -> None:
+    asked = question(claim=claim, measure=measure, against=against, tasks="pooled" if pooled else "apart")
+    found = random_scores(seed, num_seeds, deviation=deviation, effect=effect, tasks=("t", "u"))
+    verdict = decide(asked, found, axis=Axis())
+    assert len(verdict.comparisons) == 3 * (1 if pooled else 2)
+    assert all(agrees(row, asked) for row in verdict.comparisons)
+    if verdict.outcome == "shown":
+        assert not {"undecided", "not tested"} & {row.decision for row in verdict.comparisons}
+    if verdict.deciding is not None and not math.isnan(verdict.deciding.low):
+        assert verdict.deciding.low <= verdict.deciding.estimate <= verdict.deciding.high
+
+
+def rate_of_shown(asked: Question, num_seeds: int, *, num_studies: int, **given: Any) -> float:
+    shown = 0
+    for number in range(num_studies):
+        verdict = decide(asked, random_scores(number, num_seeds, **given), axis=Axis())
+        shown += verdict.outcome in ("shown", "partly shown")
+    return shown / num_studies
+
+
+# 20 seeds flip signs, which takes longer: fewer studies
+STUDIES = [(3, 300), (5, 300), (20, 100)]
+
+
+@pytest.mark.parametrize("claim", CLAIMS)
+@pytest.mark.parametrize(("num_seeds", "num_studies"), STUDIES)
+def test_a_false_claim_is_seldom_shown(claim: str, num_seeds: int, num_studies: int) -> None:
+    """With one choice at the margin, or with none that differs, the claim is shown in at most 5 % of studies."""
+    effect = -0.02 if claim in ("equivalent", "not_worse") else 0.0
+    rate = rate_of_shown(question(claim=claim), num_seeds, num_studies=num_studies, deviation=0.01, effect=effect)
+    assert rate <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / num_studies)
+
+
+@pytest.mark.parametrize("claim", ["equivalent", "different"])
+@pytest.mark.parametrize(("num_seeds", "num_studies"), STUDIES)
+def test_a_true_claim_is_shown_as_often_as_the_plan_says(claim: str, num_seeds: int, num_studies: int) -> None:
+    asked = question(claim=claim, arms=["gmt"], values=[0.9])
+    given = {"deviation": 0.008, "effect": 0.0 if claim == "equivalent" else 0.02}
+    rate = rate_of_shown(asked, num_seeds, num_studies=num_studies, **given)
+    pairs = pairs_of(asked, [SFT, *GMT])
+    planned = power(asked, assumed_spread(pairs, 1, 0.008 * math.sqrt(2)), num_seeds, 0.05)
+    assert rate == pytest.approx(planned, abs=0.03 + 3 * math.sqrt(0.25 / num_studies))
+
+
+def test_the_recorded_study_could_not_have_decided() -> None:
+    """Nine flat ratios, deviations as recorded: 0.00 with five seeds, and more than fifty are needed."""
+    choices = [Choice("gmt", value / 10) for value in range(1, 10)]
+    asked = question(claim="equivalent", against="each_other")
+    spread = assumed_spread(pairs_of(asked, choices), 2, 0.03)
+    assert power(asked, spread, 5, 0.05) == 0
+    assert 40 < (seeds_needed(asked, spread, 0.05) or 0) < 70
+
+
+def test_deviations_are_read_from_finished_runs() -> None:
+    asked = question(claim="different", values=[0.9])
+    found = random_scores(0, 5, deviation=0.02)
+    columns = columns_of(asked, pairs_of(asked, [SFT, *GMT]), ["t"])
+    own = [found[GMT[-1], "t"][s].value - found[SFT, "t"][s].value for s in range(5)]
+    spread = recorded_spread(columns, found)
+    assert spread is not None
+    assert spread.deviation_K[0] == pytest.approx(np.std(own, ddof=1))
+    assert recorded_spread(columns, random_scores(0, 2, deviation=0.02)) is None
