@@ -9,7 +9,7 @@ from gmt.checks.short_runs import RunEnd, ShortRuns
 from gmt.checks.training import finite, same, saves, trains
 from gmt.checks.verdict import Verdict
 from gmt.errors import UserError
-from gmt.merges.protocol import ChoosesParents, Merge
+from gmt.merges.protocol import ChoosesParents, Merge, learns
 from gmt.methods.protocol import ReshapesModel
 from gmt.runs.build import Run, plug_in
 
@@ -83,6 +83,8 @@ def _in_another_order(merged: RunEnd, run: Run) -> Verdict:
     assert run.merge is not None
     if isinstance(run.merge, ChoosesParents):
         return Verdict(law=ORDER, state="skipped", detail="its parents are known only while it merges")
+    if learns(run.merge):
+        return Verdict(law=ORDER, state="skipped", detail="its formula is known only while it merges")
     saved = KeptWeights(merged.record.folder / "weights", dict(run.model.base().named_parameters()))
     weights = weights_for(run, {name: saved[name].dtype for name in saved})
     formula = run.merge.formula(weights, seed=seed_of(run))

@@ -6,7 +6,7 @@ depend on all tensors, and then computes the tensors one by one: memory holds on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
@@ -64,6 +64,9 @@ class Weights(Protocol):
 Formula = Callable[["str"], "Tensor"]
 """Returns the merged tensor of a name: float32, in the shape of the base's tensor. The run rounds it once, to the
 model's dtype."""
+
+Gradients = Callable[[Formula], "Mapping[str, Tensor]"]
+"""Returns the gradients of the loss on the next mini-batch at the merged tensors, by name: float32 on the CPU."""
 
 ONE_PARENT = (1, 1)
 TWO_OR_MORE_PARENTS = (2, None)
@@ -124,3 +127,32 @@ class ChoosesParents(Merge, Protocol):
             score: merges the parents with the given numbers, and returns the mean score over `validation`, in [0, 1].
         """
         ...
+
+
+@runtime_checkable
+class LearnsFromExamples(Merge, Protocol):
+    """An optional part of Merge: its formula is learnt from the loss on training examples of the run's task."""
+
+    @property
+    def num_steps(self) -> int:
+        """Number of mini-batches that it learns from; with 0, `formula` is called instead."""
+        ...
+
+    @property
+    def batch_size(self) -> int:
+        """Number of rows of a mini-batch."""
+        ...
+
+    def learnt_formula(self, weights: Weights, gradients: Gradients) -> Formula:
+        """Return the function that computes one tensor, as `formula` does.
+
+        Args:
+            weights: the weights of base and parents.
+            gradients: to be called `num_steps` times.
+        """
+        ...
+
+
+def learns(merge: Merge | None) -> bool:
+    """Return whether a merge learns from examples with its settings."""
+    return isinstance(merge, LearnsFromExamples) and merge.num_steps > 0

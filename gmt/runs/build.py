@@ -185,7 +185,8 @@ def _parts(config: Mapping[str, Any], once: Callable[[str, object, Callable[[], 
         is_searched = parts.pop("search", None) is not None
         if is_searched and not parts["record_settings"].evaluate_every:
             faults.append("search needs record.evaluate_every to be at least 1, got 0")
-        faults += faults_of_merge(parts.get("merge"), parts.get("parents", ()), is_searched=is_searched)
+        paradigm, parents = parts["train"].paradigm, parts.get("parents", ())
+        faults += faults_of_merge(parts.get("merge"), parents, paradigm=paradigm, is_searched=is_searched)
     if faults:
         raise UserError(*faults)
     return parts

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from gmt.errors import UserError
-from gmt.merges.protocol import Merge
+from gmt.merges.protocol import Merge, learns
 
 _RUN_ID = re.compile(r"[0-9a-f]{16}")
 
@@ -28,8 +28,15 @@ def run_ids(value: object) -> Sequence[str]:
     return tuple(value)
 
 
-def faults_of_merge(merge: Merge | None, parents: Sequence[str], *, is_searched: bool) -> Iterator[str]:
-    """Yield a sentence for each fault of a merge and its parents, or of parents without a merge."""
+def faults_of_merge(merge: Merge | None, parents: Sequence[str], *, paradigm: str, is_searched: bool) -> Iterator[str]:
+    """Yield a sentence for each fault of a merge and its parents, or of parents without a merge.
+
+    Args:
+        merge: of the run, if it has one.
+        parents: the run ids that its config names.
+        paradigm: train.paradigm.
+        is_searched: whether the study has `search`.
+    """
     if merge is None:
         if parents:
             yield f"parents must be null without a merge, got {', '.join(parents)}"
@@ -42,5 +49,10 @@ def faults_of_merge(merge: Merge | None, parents: Sequence[str], *, is_searched:
         )
     if most is not None and number > most:
         yield f"merge={merge.name} takes at most {most} parent{'s' if most > 1 else ''}, got {number}"
+    if learns(merge) and paradigm != "sft":
+        yield (
+            f"train.paradigm must be sft for merge={merge.name}, which learns from examples with one completion each, "
+            f"got {paradigm}"
+        )
     if is_searched:
         yield f"merge={merge.name} can't go with search, which stops trainings early, and a merge does not train"

@@ -11,10 +11,11 @@ from transformers import PreTrainedModel
 
 from gmt.errors import Diverged, Interrupted
 from gmt.masking.bits import weights_sha256
-from gmt.merges.protocol import ChoosesParents, Merge
+from gmt.merges.protocol import ChoosesParents, Formula, LearnsFromExamples, learns
 from gmt.runs.build import Run
 from gmt.runs.evaluate import evaluate
 from gmt.runs.made_weights import MadeWeights, save_whole
+from gmt.runs.merge_gradients import MergeGradients
 from gmt.runs.parent_weights import StoredWeights, open_parents
 from gmt.runs.parents import check_parents, parents_of
 from gmt.runs.run_context import RunContext, to_device
@@ -42,7 +43,7 @@ def merge_weights(context: RunContext) -> MadeWeights:
     weights = weights_for(run, {name: parameter.dtype for name, parameter in model.named_parameters()})
     if isinstance(merge, ChoosesParents):
         weights = weights.only(_chosen(context, merge, model, weights))
-    _fill(context, merge, model, weights)
+    _fill(context, _formula(context, model, weights), model)
     return MadeWeights(
         model=model,
         delta=delta_of(model, run.model.base()),
@@ -67,10 +68,22 @@ def weights_for(run: Run, dtype: Mapping[str, torch.dtype]) -> StoredWeights:
     return StoredWeights(own=own, dtype=dtype, parents=open_parents(run, parents_of(run)))
 
 
+def _formula(context: RunContext, model: PreTrainedModel, weights: StoredWeights) -> Formula:
+    """Return the merge's formula; one that learns from examples puts weights into the model for that."""
+    merge = context.run.merge
+    assert merge is not None
+    if not learns(merge):
+        return merge.formula(weights, seed=seed_of(context.run))
+    assert isinstance(merge, LearnsFromExamples)
+    gradients = MergeGradients(context, model, lambda formula: _fill(context, formula, model))
+    formula = merge.learnt_formula(weights, gradients)
+    context.record.append_metrics(STEP, gradients.facts())
+    return formula
+
+
 @torch.no_grad()
-def _fill(context: RunContext, merge: Merge, model: PreTrainedModel, weights: StoredWeights) -> None:
+def _fill(context: RunContext, formula: Formula, model: PreTrainedModel) -> None:
     """Put merged tensors into a model, in place, each rounded once to the model's dtype."""
-    formula = merge.formula(weights, seed=seed_of(context.run))
     for name, parameter in model.named_parameters():
         context.control.on_progress()
         if context.control.should_stop():
@@ -96,7 +109,7 @@ def _chosen(
     alone: dict[int, float] = {}
 
     def score(members: Sequence[int]) -> float:
-        _fill(context, merge, model, weights.only(members))
+        _fill(context, merge.formula(weights.only(members), seed=seed_of(context.run)), model)
         to_device(model, context.device)
         folder = context.record.folder / "evaluation" / f"{_PART}-{weights_sha256(dict(model.named_parameters()))[:16]}"
         mean = evaluate(context.run, prepared, model, folder, context.control, parts=(_PART,)).scores[_PART]["mean"]

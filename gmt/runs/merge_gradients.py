@@ -1,0 +1,80 @@
+"""Gradients of the loss on training examples, for a merge that learns from them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from gmt.errors import Diverged
+from gmt.merges.protocol import Formula, LearnsFromExamples
+from gmt.runs.choose import indices_in
+from gmt.runs.parents import parents_of
+from gmt.runs.prepare import Prepared, only
+from gmt.runs.run_context import RunContext, to_device
+
+
+class MergeGradients:
+    """The gradients at the weights of a formula, on one mini-batch after the other; gmt.merges.protocol.Gradients.
+
+    Args:
+        context: of the merge; its rows are those that its parent was trained on, in an order that the run's seed draws,
+            again and again.
+        model: takes the weights, in place, on the run's device.
+        fill: puts the tensors of a formula into the model.
+    """
+
+    def __init__(self, context: RunContext, model: PreTrainedModel, fill: Callable[[Formula], None]):
+        merge = context.run.merge
+        assert isinstance(merge, LearnsFromExamples)
+        self._model, self._fill, self._device = model, fill, context.device
+        self._batches = _batches(context, merge.batch_size)
+        self.losses: list[float] = []
+
+    def __call__(self, formula: Formula) -> Mapping[str, Tensor]:
+        """Return the gradients on the next mini-batch.
+
+        Raises:
+            Diverged: the loss is no finite number.
+        """
+        self._fill(formula)
+        to_device(self._model, self._device)
+        batch = {key: value.to(self._device) for key, value in next(self._batches).items()}
+        named = dict(self._model.named_parameters())
+        with torch.enable_grad():
+            loss = self._model(**batch, use_cache=False).loss
+        self.losses.append(float(loss.detach()))
+        if not math.isfinite(self.losses[-1]):
+            raise Diverged(f"the loss that the merge learns from is {self.losses[-1]} at step {len(self.losses)}")
+        found = torch.autograd.grad(loss, list(named.values()), materialize_grads=True)
+        return {name: gradient.float().cpu() for name, gradient in zip(named, found, strict=True)}
+
+    def facts(self) -> dict[str, float]:
+        """Return the losses on the first and the last mini-batch, as metrics."""
+        return {"merge/first_loss": self.losses[0], "merge/last_loss": self.losses[-1]} if self.losses else {}
+
+
+def _batches(context: RunContext, size: int) -> Iterator[dict[str, Tensor]]:
+    from gmt.training.paradigms import collator
+
+    prepared = _as_of_parent(context)
+    rows: Any = prepared.examples
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(context.run.seed)).tolist()
+    collate, first = collator(context.run.train, prepared.reader.tokenizer), 0
+    while True:
+        batch = collate([rows[order[(first + i) % len(order)]] for i in range(size)])
+        yield {key: value for key, value in batch.items() if isinstance(value, torch.Tensor)}
+        first += size
+
+
+def _as_of_parent(context: RunContext) -> Prepared:
+    """Return the run's examples; where the parent is the run without the merge, those that its selection has chosen."""
+    run, prepared = context.run, context.prepared
+    if run.selection is None or run.parents:
+        return prepared
+    (parent,) = parents_of(run)
+    return only(prepared, indices_in(parent, len(prepared.examples)), run.train)
