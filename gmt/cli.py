@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any, NoReturn
 
 from gmt.command_options import (
+    ANSWERS,
     BRIEF,
     BROWSER,
     DELTA,
@@ -24,6 +25,7 @@ from gmt.command_options import (
     JOB,
     MERGED,
     OPERATIONS,
+    OTHER,
     PEFT,
     PORT,
     RUN,
@@ -34,31 +36,9 @@ from gmt.command_options import (
 from gmt.credentials import refuse_secrets, without_secrets
 from gmt.errors import MachineFault, NoAnswer, RunFailed, UserError, choices
 from gmt.machine_faults import machine_fault
+from gmt.overview import OVERVIEW
 from gmt.runs.hermetic import in_words, take_out
 from gmt.terminal import printable
-
-_HELP = """\
-gmt: a laboratory for sparse fine-tuning of language models
-
-  gmt run [KEY=VALUE ...]             one training with its evaluation (a Hydra app: -m, --cfg job, --help work)
-  gmt sweep study=NAME [KEY=VALUE]    every run of a study that is not done yet, side by side on this machine
-  gmt plan study=NAME [KEY=VALUE]     the study's runs, what became of them and what is left; starts nothing
-  gmt report study=NAME [KEY=VALUE]   figures and tables of the study as one HTML page and CSV files
-  gmt diagnose study=NAME diagnostic=NAME   measures finished runs and their base: drift, overlap, sharpness, ...
-  gmt ui [study=NAME] [KEY=VALUE]     the MLflow dashboard on the project's store, opened at the study
-  gmt sync study=NAME [KEY=VALUE]     brings MLflow level with the run records, after an outage or a loss
-  gmt show RUN [KEY=VALUE]            one run record: what was asked, what happened
-  gmt export RUN --merged FOLDER      a finished run for other programs; --delta: what changed; --peft: an adapter
-  gmt new method NAME                 writes the few lines that a method (task, diagnostic, ...) of your own begins with
-  gmt check method=NAME [KEY=VALUE]   tries the laws on a method, model or task, e.g. one of your own: seconds
-
-  gmt submit study=NAME cluster=NAME [KEY=VALUE] [--dry-run]   hands the sweep to a cluster (ray, slurm, kuberay)
-  gmt jobs cluster=NAME               what was submitted and what became of it
-  gmt logs JOB cluster=NAME [--follow]   what a job writes
-  gmt stop JOB cluster=NAME           ends a job; submitted again, it goes on where it was
-
-Start with `gmt plan study=quickstart`. Every command takes Hydra overrides, and --help.
-"""
 
 
 def main() -> NoReturn:
@@ -84,7 +64,7 @@ def run_command(arguments: Sequence[str]) -> int:
         The exit code.
     """
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(_HELP, end="")
+        print(OVERVIEW, end="")
         return 0
     if arguments[0] == "--version":
         print(metadata.version("gmt-lab"))
@@ -210,9 +190,26 @@ def _diagnose(rest: Sequence[str]) -> None:
 def _show(rest: Sequence[str]) -> None:
     from gmt.commands.show import show
 
-    about = "One run record: what came out, then its settings. RUN is a run id or its first digits."
-    options = parse("show", about, rest, RUN, BRIEF)
+    about = (
+        "One run record: what came out, then its settings. RUN is a run id or its first digits. With study=NAME in its "
+        "place: the means of the study's arms, best target first, and the answer to its question."
+    )
+    options = parse("show", about, rest, RUN, BRIEF, DIRTY)
+    words = [options.run, *options.overrides]
+    if any(word.startswith("study=") for word in words):
+        from gmt.commands.means import show_study
+
+        show_study(words, options.config_dir, dirty=options.dirty)
+        return
     show(options.run, options.overrides, options.config_dir, brief=options.brief)
+
+
+def _compare(rest: Sequence[str]) -> None:
+    from gmt.commands.compare import EXAMPLES, compare
+
+    about = "What two finished runs differ in: their settings, their scores, and the answers that flipped."
+    options = parse("compare", about, rest, RUN, OTHER, ANSWERS, more=EXAMPLES)
+    compare([options.run, options.other], options.overrides, options.config_dir, num_answers=options.answers)
 
 
 def _export(rest: Sequence[str]) -> None:
@@ -334,6 +331,7 @@ _COMMANDS: dict[str, Callable[[Sequence[str]], Any]] = {
     "report": _report,
     "diagnose": _diagnose,
     "show": _show,
+    "compare": _compare,
     "export": _export,
     "check": _check,
     "new": _new,

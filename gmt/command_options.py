@@ -10,6 +10,11 @@ from gmt.errors import UserError
 _HELP_WIDTH = 100
 Argument = tuple[str, dict[str, Any]]
 RUN: Argument = ("run", {"metavar": "RUN"})
+OTHER: Argument = ("other", {"metavar": "RUN"})
+ANSWERS: Argument = (
+    "--answers",
+    {"type": int, "default": 3, "metavar": "N", "help": "examples of each kind of flip; default: 3"},
+)
 JOB: Argument = ("job", {"metavar": "JOB"})
 RUNS: Argument = (
     "--runs",

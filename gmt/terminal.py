@@ -1,6 +1,9 @@
 """How the commands write to a terminal: texts of models, libraries and files can't steer it."""
 
 import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 # C0 without tab and line feed, DEL, and C1 (ECMA-48), by their escapes in Python.
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n"}
@@ -10,6 +13,25 @@ _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 def say(line: str) -> None:
     """Prints a line at once, also into a pipe."""
     print(printable(line), flush=True)
+
+
+@contextmanager
+def progress_line(task: str) -> Iterator[Callable[[str], None]]:
+    """Show what a long command does in one line that each stage overwrites; on a terminal only.
+
+    Args:
+        task: the work as a whole, before each stage.
+
+    Yields:
+        A function that takes the name of the stage that begins.
+    """
+    if not sys.stderr.isatty():
+        yield lambda stage: None
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(printable(task), spinner="line") as status:
+        yield lambda stage: status.update(printable(f"{task}: {stage}"))
 
 
 def printable(text: str) -> str:

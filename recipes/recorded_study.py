@@ -1,11 +1,12 @@
 """Puts a study of this folder into docs: its runs as CSV, some of its figures as one picture.
 
-python -m recipes.recorded_study docs target,forgetting study=ratio_insensitivity
+python -m recipes.recorded_study docs target_long_words,forgetting_long_words study=ratio_insensitivity
 """
 
 import argparse
 from pathlib import Path
 
+from gmt_analysis.rendering import as_image
 from gmt_analysis.report import write_report
 from PIL import Image
 
@@ -27,7 +28,7 @@ def main() -> None:
     tables = {path.name: path for path in made.files if path.suffix == ".csv"}
     runs = tables["runs.csv"].read_text(encoding="utf-8")
     (args.folder / f"{plan.study.name}.csv").write_text(runs, encoding="utf-8")
-    pictures = [made.figures[name].convert("RGB") for name in args.figures.split(",")]
+    pictures = [as_image(made.figures[name]).convert("RGB") for name in args.figures.split(",")]
     pictures = [each.resize((WIDTH, each.height * WIDTH // each.width), Image.Resampling.LANCZOS) for each in pictures]
     page = Image.new("RGB", (WIDTH, sum(each.height for each in pictures)), "white")
     top = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -10,6 +11,7 @@ from gmt.axis import Axis
 from gmt.errors import UserError
 
 CHOICE = ["arm", "task", "axis"]
+FEW_SEEDS = 5  # with fewer, reports show each seed: a t interval over two or three says next to nothing
 
 
 def choice_name(arm: object, value: float) -> str:
@@ -26,6 +28,12 @@ def scores_of(table: pd.DataFrame, column: str) -> pd.DataFrame:
     """Return the finished runs that have a number in a column: CHOICE, seed and that column."""
     done = table[(table["state"] == "done") & table[column].notna()]
     return done[[*CHOICE, "seed", column]].astype({column: float, "axis": float, "seed": int})
+
+
+def ranges_of(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """Return the least (`COLUMN_least`) and the most (`COLUMN_most`) over the finished runs of each choice."""
+    groups = table[table["state"] == "done"].groupby(CHOICE, dropna=False, sort=False)[list(columns)]
+    return pd.concat([groups.min().add_suffix("_least"), groups.max().add_suffix("_most")], axis=1).reset_index()
 
 
 @dataclass(frozen=True, kw_only=True)

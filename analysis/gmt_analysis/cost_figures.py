@@ -1,6 +1,6 @@
 """Figures of what arms cost: the parts of a step, and the score that a cost buys."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,68 +8,76 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from gmt_analysis.choices import choice_name
-from gmt_analysis.figures import COLOURS, MARKERS, legend_outside
+from gmt_analysis.costs import PARTS
+from gmt_analysis.dots import Panel, dot_plot
+from gmt_analysis.figures import MOST_LINES, legend_outside
+from gmt_analysis.rendering import hover
 from gmt_analysis.statistics import mean_interval
+from gmt_analysis.styles import COLOURS, arm_styles
 
-_PARTS: Mapping[str, str] = {
-    "forward_backward_s": "forward and backward",
-    "mask_s": "mask",
-    "optimizer_s": "optimizer",
-}
+_MASK = Panel(column="mask_s", title="mask, ms a step", factor=1000, low=0, digits=2)
+_OPTIMIZER = Panel(column="optimizer_s", title="optimizer, ms a step", factor=1000, low=0, digits=2)
+_FORWARD = Panel(column="forward_backward_s", title="forward and backward, ms a step", factor=1000, low=0)
 
 
-def time_of_a_step(summary: pd.DataFrame) -> Figure:
-    """Milliseconds of a step's parts, a bar for each choice; means over the seeds.
+def time_of_a_step(runs: pd.DataFrame, *, task: str, baseline: Sequence[str], is_shared: bool) -> Figure:
+    """Return a figure of the milliseconds of a step's parts, a row for each choice, the quickest above.
 
     Args:
-        summary: from `summarise`, with the parts' columns.
+        runs: from `costs_of_runs`, with `label`.
+        task: the task.
+        baseline: the labels of the baseline.
+        is_shared: whether runs shared their machine: forward and backward, which most choices have in common, then
+            hold more of the neighbours' work than of a choice's, and are left out.
     """
-    rows = [row for row in summary.to_dict("records") if not pd.isna(row["forward_backward_s"])]
-    figure = Figure(figsize=(7.2, 1.4 + 0.28 * len(rows)), layout="constrained")
-    axis = figure.subplots()
-    left = np.zeros(len(rows))
-    for number, (column, name) in enumerate(_PARTS.items()):
-        each = np.array([1000 * float(row[column]) for row in rows])
-        axis.barh(range(len(rows)), each, left=left, color=COLOURS[number], label=name, height=0.7)
-        left += each
-    axis.set_yticks(range(len(rows)), [_choice(row) for row in rows], fontsize=8)
-    axis.invert_yaxis()
-    axis.set_xlabel("ms a step, mean over steps and seeds")
-    figure.legend(fontsize=9, frameon=False, loc="outside upper center", ncols=3)
-    axis.grid(alpha=0.25, axis="x")
-    return figure
+    own = runs[runs["task"] == task]
+    panels = [_MASK, _OPTIMIZER] if is_shared else [_MASK, _OPTIMIZER, _FORWARD]
+    total = own.assign(total=sum(own[panel.column] for panel in panels)).groupby("label")["total"].median()
+    return dot_plot(own, list(total.sort_values().index), panels, title=f"Time of a step: {task}", marked=baseline)
 
 
-def score_against_cost(summary: pd.DataFrame, *, cost: str, label: str) -> Figure:
-    """Target score against a cost, a panel for each task, with the Pareto front: what nothing cheaper beats.
+def score_against_cost(summary: pd.DataFrame, *, task: str, cost: str, label: str) -> Figure:
+    """Return a figure of the target score against a cost, with the Pareto front: choices that nothing cheaper beats.
+
+    Of more arms than there are colours, the choices on the front have their names beside them.
 
     Args:
-        summary: from `summarise`, with `target_after` and the cost.
+        summary: with `target_after` and the cost of each choice; of all tasks, so that arms look the same.
+        task: the task.
         cost: the column.
         label: of the x axis, with the unit.
     """
-    tasks, arms = list(dict.fromkeys(summary["task"])), list(dict.fromkeys(summary["arm"]))
-    figure = Figure(figsize=(5.6 * len(tasks), 4.2), layout="constrained")
-    for axis, task in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks, strict=True):
-        own = summary[(summary["task"] == task) & summary[cost].notna() & summary["target_after"].notna()]
-        for arm, group in own.groupby("arm", sort=False):
-            number = arms.index(arm)
-            axis.plot(
-                group[cost].astype(float),
-                100 * group["target_after"].astype(float),
-                linestyle="none",
-                marker=MARKERS[number % len(MARKERS)],
-                color=COLOURS[number % len(COLOURS)],
-                label=str(arm),
-            )
-        best = own[pareto_front(own[cost].to_numpy(float), own["target_after"].to_numpy(float))].sort_values(cost)
-        axis.step(best[cost], 100 * best["target_after"], where="post", color="0.4", linewidth=1, label="Pareto front")
-        axis.set_title(str(task), fontsize=11)
-        axis.set_xlabel(label)
-        axis.set_ylabel("target score after training, %")
-        axis.grid(alpha=0.25)
+    styles = arm_styles(summary["arm"])
+    is_many = len(styles) > MOST_LINES
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    axis = figure.subplots()
+    own = summary[(summary["task"] == task) & summary[cost].notna() & summary["target_after"].notna()]
+    for arm, group in own.groupby("arm", sort=False):
+        (points,) = axis.plot(
+            group[cost].astype(float),
+            100 * group["target_after"].astype(float),
+            linestyle="none",
+            marker="o" if is_many else styles[str(arm)].marker,
+            color="0.6" if is_many else styles[str(arm)].colour,
+            label=None if is_many else str(arm),
+        )
+        hover(points, [_bought(row, cost) for row in group.to_dict("records")])
+    best = own[pareto_front(own[cost].to_numpy(float), own["target_after"].to_numpy(float))].sort_values(cost)
+    axis.step(best[cost], 100 * best["target_after"], where="post", color="0.4", linewidth=1, label="Pareto front")
+    for row in best.to_dict("records") if is_many else ():
+        place = (float(row[cost]), 100 * float(row["target_after"]))
+        axis.plot(*place, "o", color=COLOURS[0])
+        axis.annotate(choice_name(row["arm"], row["axis"]), place, (4, 4), textcoords="offset points", fontsize=7)
+    axis.set_title(f"Target score and cost: {task}", fontsize=11)
+    axis.set_xlabel(label)
+    axis.set_ylabel("target score after training, %")
+    axis.grid(alpha=0.25)
     legend_outside(figure)
     return figure
+
+
+def _bought(row: Mapping[Any, Any], cost: str) -> str:
+    return f"{choice_name(row['arm'], row['axis'])}: {100 * row['target_after']:.1f} % for {row[cost]:.3g}"
 
 
 def cost_against_size(table: pd.DataFrame) -> Figure:
@@ -81,18 +89,16 @@ def cost_against_size(table: pd.DataFrame) -> Figure:
         table: the typed table of a study of several models.
     """
     done = table[table["state"] == "done"].assign(
-        step_s=lambda rows: rows[list(_PARTS)].sum(axis=1).astype(float),
+        step_s=lambda rows: rows[list(PARTS)].sum(axis=1).astype(float),
         added=lambda rows: 100 * rows["mask_s"] / (rows["forward_backward_s"] + rows["optimizer_s"]),
         choice=lambda rows: [choice_name(arm, value) for arm, value in zip(rows["arm"], rows["axis"], strict=True)],
     )
     figure = Figure(figsize=(9.6, 4.0), layout="constrained")
     times, shares = figure.subplots(1, 2)
-    for number, (choice, group) in enumerate(done.groupby("choice", sort=False)):
-        style: dict[str, Any] = {
-            "marker": MARKERS[number % len(MARKERS)],
-            "color": COLOURS[number % len(COLOURS)],
-            "label": str(choice),
-        }
+    styles = arm_styles(done["choice"])
+    for choice, group in done.groupby("choice", sort=False):
+        look = styles[str(choice)]
+        style: dict[str, Any] = {"marker": look.marker, "color": look.colour, "label": str(choice)}
         by_size = group.groupby("num_parameters")
         sizes = by_size["num_parameters"].first().tolist()
         times.plot(sizes, 1000 * by_size["step_s"].mean(), **style)
@@ -117,7 +123,3 @@ def pareto_front(cost_N: np.ndarray, score_N: np.ndarray) -> np.ndarray:
         for cost, score in zip(cost_N, score_N, strict=True)
     ]
     return ~np.array(beaten, dtype=bool)
-
-
-def _choice(row: Mapping[Any, Any]) -> str:
-    return f"{choice_name(row['arm'], row['axis'])}, {row['task']}"

@@ -12,8 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from gmt_analysis.figures import COLOURS, MARKERS, legend_outside
+from gmt_analysis.figures import legend_outside
 from gmt_analysis.statistics import mean_interval
+from gmt_analysis.styles import COLOURS, MARKERS
 
 _PANEL = (4.8, 3.8)  # inches
 _COLUMNS = 2

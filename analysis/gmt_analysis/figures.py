@@ -1,49 +1,91 @@
 """Figures of a score along a study's axis: arms that have the axis as lines, the others as bands."""
 
-import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-import matplotlib
 import pandas as pd
-
-matplotlib.use("Agg")  # no window system is needed
-
-from matplotlib.axes import Axes  # pyplot's backend must be set first
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from PIL import Image
 
 from gmt.axis import Axis
+from gmt_analysis.choices import FEW_SEEDS, choice_name
+from gmt_analysis.rendering import hover
+from gmt_analysis.styles import COLOURS, Style, arm_styles
 
-# Okabe and Ito's colours, told apart by colour-blind readers and in grey print with the markers.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = "osD^vP*"
+MOST_LINES = len(COLOURS)  # arms in a figure of lines; more are drawn as points by gmt_analysis.dots
 _MOST_COLUMNS = 5  # of a legend
 _HANDLE_IN, _LETTER_IN = 0.6, 0.07  # widths in a legend of 9 points
-_DODGE = 0.01  # of the axis's span: the distance between arms, so that no interval hides another
+_DODGE = 0.008  # of the axis's span: the distance between arms, so that no point hides another
 _BAND_STYLES = ("--", ":", "-.")
+_MOST_TICKS = 12
+_ROOM = 0.06  # of the span of what is shown, above and below
 
 
-def score_along(summary: pd.DataFrame, column: str, *, along: Axis, title: str, unit: str) -> Figure:
-    """Return a figure of a score along the axis, a panel for each task.
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """A score as figures show it.
 
     Args:
-        summary: from `summarise`, with `column` and its bounds.
-        column: the score, a fraction; shown in per cent.
-        along: the study's axis.
-        title: of the figure.
-        unit: the label of the y axis.
+        column: of the typed table; a fraction.
+        title: of a figure.
+        unit: the label of its axis.
+        low, high: between them lies every possible value, in per cent.
     """
-    tasks, arms = list(dict.fromkeys(summary["task"])), list(dict.fromkeys(summary["arm"]))
+
+    column: str
+    title: str
+    unit: str
+    low: float
+    high: float
+
+    def clipped(self, shown: pd.Series) -> pd.Series:
+        """Return values, in per cent, no farther out than is possible."""
+        return shown.clip(self.low, self.high)
+
+    def limits(self, shown: pd.Series) -> tuple[float, float]:
+        """Return the ends of an axis that shows these values, in per cent."""
+        values = self.clipped(shown.dropna())
+        if values.empty:
+            return self.low, self.high
+        room = max(_ROOM * (values.max() - values.min()), 1)
+        return max(values.min() - room, self.low - 1), min(values.max() + room, self.high + 1)
+
+
+TARGET = Score(column="target_after", title="Target score", unit="exact match after training, %", low=0, high=100)
+FORGETTING = Score(
+    column="forgetting", title="Forgetting", unit="source score lost, percentage points", low=-100, high=100
+)
+SCORES = (TARGET, FORGETTING)
+
+
+def has_lines(summary: pd.DataFrame) -> bool:
+    """Return whether a study is drawn along its axis: a few arms, of which one has two values or more."""
+    values = summary.groupby("arm")["axis"].nunique()
+    return len(values) <= MOST_LINES and bool((values > 1).any())
+
+
+def score_along(summary: pd.DataFrame, seeds: pd.DataFrame, score: Score, *, task: str, along: Axis) -> Figure:
+    """Return a figure of a score on a task along the axis.
+
+    Args:
+        summary: from `summarise`, with the score's column and its bounds; of all tasks, so that arms look the same.
+        seeds: from `scores_of`: the runs behind the summary.
+        score: what is drawn.
+        task: the task.
+        along: the study's axis.
+    """
     values = sorted(summary["axis"].dropna().astype(float).unique())
-    figure = Figure(figsize=(6.4 * len(tasks), 4.2), layout="constrained")
-    for axis, task in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks, strict=True):
-        _draw(axis, summary[summary["task"] == task], column, arms, _Places(values, along.is_logarithmic(values)))
-        axis.set_title(f"{title}: {task}", fontsize=11)
-        axis.set_xlabel(along.label)
-        axis.set_ylabel(unit)
-        axis.grid(alpha=0.25)
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    axis = figure.subplots()
+    places = _Places(values, along.is_logarithmic(values))
+    places.scale(axis)
+    rows, runs = summary[summary["task"] == task], seeds[seeds["task"] == task]
+    _draw(axis, rows, runs, score, arm_styles(summary["arm"]), places, along)
+    axis.set_title(f"{score.title}: {task}", fontsize=11)
+    axis.set_xlabel(along.label)
+    axis.set_ylabel(score.unit)
+    axis.grid(alpha=0.25)
     legend_outside(figure)
     return figure
 
@@ -98,54 +140,80 @@ class _Places:
         return values + _DODGE * ((high - low) or abs(high) or 1) * offset
 
     def scale(self, axis: Axes) -> None:
-        """Set the scale of the x axis, and its ticks where it is logarithmic."""
+        """Set the scale of the x axis, and its ticks at the values where they are few."""
         if self.is_logarithmic:
             axis.set_xscale("log")
+        if self.is_logarithmic or len(self.values) <= _MOST_TICKS:
             axis.set_xticks(self.values, [f"{value:g}" for value in self.values])
             axis.minorticks_off()
 
 
-def _draw(axis: Axes, rows: pd.DataFrame, column: str, arms: Sequence[str], places: _Places) -> None:
-    bands = [arm for arm in arms if rows[rows["arm"] == arm]["axis"].isna().all()]
-    places.scale(axis)
-    for number, arm in enumerate(arms):
+def _draw(
+    axis: Axes,
+    rows: pd.DataFrame,
+    runs: pd.DataFrame,
+    score: Score,
+    styles: dict[str, Style],
+    places: _Places,
+    along: Axis,
+) -> None:
+    shown = [100 * runs[score.column]]
+    bands = [arm for arm in styles if rows[rows["arm"] == arm]["axis"].isna().all()]
+    for number, (arm, style) in enumerate(styles.items()):
         own = rows[rows["arm"] == arm].sort_values("axis")
         if own.empty:
             continue
-        mean, low, high = (100 * own[c].astype(float) for c in (column, f"{column}_low", f"{column}_high"))
+        of_arm = runs[runs["arm"] == arm]
+        mean, low, high = (
+            100 * own[c].astype(float) for c in (score.column, f"{score.column}_low", f"{score.column}_high")
+        )
+        is_few = bool(own["n"].max() < FEW_SEEDS)
         label = f"{arm} (n = {_seeds(own)})"
-        colour = COLOURS[number % len(COLOURS)]
+        offset = number - (len(styles) - 1) / 2
         if arm in bands:
-            axis.axhline(mean.iloc[0], color=colour, linestyle=_BAND_STYLES[bands.index(arm) % 3], label=label)
-            axis.axhspan(low.iloc[0], high.iloc[0], color=colour, alpha=0.12, linewidth=0)
+            axis.axhline(
+                mean.iloc[0], color=style.colour, linestyle=_BAND_STYLES[bands.index(arm) % 3], label=label, zorder=1
+            )
+            if is_few:
+                _points_at_the_edge(axis, 100 * of_arm[score.column], style, bands.index(arm))
+            else:
+                shown += [low, high]
+                axis.axhspan(low.iloc[0], high.iloc[0], color=style.colour, alpha=0.12, linewidth=0)
+            continue
+        x = places.shifted(own["axis"].astype(float), offset)
+        line: dict[str, Any] = {"color": style.colour, "marker": style.marker, "label": label}
+        if is_few:
+            (drawn,) = axis.plot(x, mean, **line)
+            at = places.shifted(of_arm["axis"], offset)
+            axis.plot(at, 100 * of_arm[score.column], ".", color=style.colour, alpha=0.55, markersize=5, zorder=1)
         else:
-            x = places.shifted(own["axis"].astype(float), number - len(arms) / 2)
+            low, high = score.clipped(low), score.clipped(high)
+            shown += [low, high]
             error = [(mean - low).fillna(0), (high - mean).fillna(0)]
-            axis.errorbar(x, mean, yerr=error, color=colour, marker=MARKERS[number % 7], capsize=3, label=label)
+            drawn = axis.errorbar(x, mean, yerr=error, capsize=3, **line).lines[0]
+        hover(drawn, [_in_words(row, of_arm, score, along) for row in own.to_dict("records")])
+    axis.set_ylim(*score.limits(pd.concat(shown)))
+
+
+def _points_at_the_edge(axis: Axes, shown: pd.Series, style: Style, number: int) -> None:
+    """Draw the seeds of an arm without the axis at the right edge, where no value of the axis is."""
+    place = [0.985 - 0.012 * number] * len(shown)
+    edge = axis.get_yaxis_transform()  # x in the panel's width, y in the score
+    axis.plot(place, shown, ".", transform=edge, color=style.colour, alpha=0.55, markersize=5, zorder=1)
+
+
+def _in_words(row: Mapping[Any, Any], runs: pd.DataFrame, score: Score, along: Axis) -> str:
+    value = float(row["axis"])
+    seeds = runs.loc[runs["axis"] == value, score.column]
+    return f"{choice_name(row['arm'], value)}: {in_words(seeds)}"
+
+
+def in_words(values: pd.Series) -> str:
+    """Return the mean of scores and the scores themselves, in per cent, e.g. `70.2 (70.1, 70.2, 70.3)`."""
+    every = ", ".join(f"{100 * value:.1f}" for value in values)
+    return f"{100 * values.mean():.1f}" + (f" ({every})" if len(values) > 1 else "")
 
 
 def _seeds(rows: pd.DataFrame) -> str:
     counts = sorted(set(rows["n"]))
     return str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-
-
-def as_svg(figure: Figure) -> str:
-    """The figure as an SVG element that can stand inside an HTML page."""
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
-    text = buffer.getvalue()
-    return text[text.index("<svg") :]
-
-
-def as_pdf(figure: Figure) -> bytes:
-    """The figure as a PDF for a paper, the same bytes each time."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="pdf", metadata={"CreationDate": None})
-    return buffer.getvalue()
-
-
-def as_image(figure: Figure) -> Image.Image:
-    """The figure as pixels, for pages that take no vectors."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=150)
-    return Image.open(buffer)

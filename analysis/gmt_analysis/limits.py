@@ -4,8 +4,8 @@ import pandas as pd
 
 from gmt.studies.plan import Plan, Tuned
 from gmt.tracking.table import left_out
+from gmt_analysis.choices import FEW_SEEDS
 
-_FEW_SEEDS = 5
 _SMALL_MODEL = 1_000_000_000
 
 
@@ -38,7 +38,7 @@ def limits(table: pd.DataFrame, summary: pd.DataFrame) -> list[str]:
     sentences = []
     if missing := left_out(table):
         sentences.append(f"{missing}.")
-    if (fewest := int(summary["n"].min())) < _FEW_SEEDS:
+    if (fewest := int(summary["n"].min())) < FEW_SEEDS:
         sentences.append(
             f"Some arm has {fewest} seed{'s' if fewest > 1 else ''}: the intervals are wide, and only large "
             "differences could have been seen."

@@ -1,15 +1,18 @@
-"""Figures of what masks did: density, energy, overlap, movement, over steps and layers."""
+"""Figures of what masks did: energy, overlap, movement, over steps and layers; and the density in words."""
 
 from collections.abc import Mapping, Sequence
 
 import matplotlib
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from gmt.axis import Axis
-from gmt_analysis.figures import COLOURS, MARKERS
+from gmt_analysis.choices import choice_name
+from gmt_analysis.dots import Panel, dot_plot
 
+MOST_COLUMNS = 5  # arms side by side; more are rows
 FACTS: Mapping[str, str] = {
     "mask/energy_kept": "gradient energy kept",
     "mask/overlap": "overlap with the mask before (Jaccard)",
@@ -17,30 +20,56 @@ FACTS: Mapping[str, str] = {
 }
 
 
-def density_against_asked(table: pd.DataFrame) -> Figure:
-    """Realised against asked density, a point for each finished run.
+def density_in_words(table: pd.DataFrame) -> str | None:
+    """Return a sentence on how far the realised density is from the density asked; None if no run has masked.
 
     Args:
         table: the typed table of a study.
     """
-    done = table[(table["state"] == "done") & table["density_asked"].notna() & table["density"].notna()]
-    figure = Figure(figsize=(5.2, 4.6), layout="constrained")
-    axis = figure.subplots()
-    axis.plot([0, 1], [0, 1], color="0.6", linewidth=1, label="as asked")
-    for number, (arm, group) in enumerate(done.groupby("arm", sort=False)):
-        axis.plot(
-            group["density_asked"].astype(float),
-            group["density"].astype(float),
-            linestyle="none",
-            marker=MARKERS[number % len(MARKERS)],
-            color=COLOURS[number % len(COLOURS)],
-            markersize=5,
-            alpha=0.7,
-            label=str(arm),
-        )
-    axis.set_xlabel("density asked (1 - mask ratio)")
-    axis.set_ylabel("density realised, mean over steps")
-    _finish(axis)
+    done = table[(table["state"] == "done") & (table["density_asked"] < 1) & table["density"].notna()]
+    if done.empty:
+        return None
+    distance = (done["density"] - done["density_asked"]).abs().astype(float)
+    farthest = done.iloc[int(distance.to_numpy().argmax())]
+    return (
+        "Realised density, the mean over a run's steps, differs from the density asked (1 - mask ratio) by at most "
+        f"{distance.max():.2g}: {choice_name(farthest['arm'], farthest['axis'])} has {farthest['density']:.4g} for "
+        f"{farthest['density_asked']:.4g}."
+    )
+
+
+def facts_by_choice(series: pd.DataFrame, *, task: str) -> Figure | None:
+    """Return a figure of FACTS at the last step that they were logged at, a row for each choice; None without any.
+
+    Args:
+        series: as `facts_over_steps`, with the `label` of each choice.
+        task: which one is drawn.
+    """
+    own = _last(series[series["layer"].isna() & series["name"].isin(FACTS) & (series["task"] == task)])
+    if own.empty:
+        return None
+    runs = own.pivot_table(index=["label", "run_id"], columns="name", values="value", sort=False).reset_index()
+    panels = [Panel(column=name, title=title, low=0, high=1, digits=3) for name, title in FACTS.items() if name in runs]
+    return dot_plot(runs, list(dict.fromkeys(runs["label"])), panels, title=f"Masks at the last measurement: {task}")
+
+
+def layers_by_choice(series: pd.DataFrame, *, task: str) -> Figure | None:
+    """Return FACTS of each layer at the last measurement as shades, a row for each choice; as `facts_by_choice`."""
+    own = _last(series[series["layer"].notna() & series["name"].isin(FACTS) & (series["task"] == task)])
+    if own.empty:
+        return None
+    labels, layers = (list(dict.fromkeys(own[column])) for column in ("label", "layer"))
+    figure = Figure(figsize=(3.2 * len(FACTS) + 1.6, 1.6 + 0.19 * len(labels)), layout="constrained")
+    axes = figure.subplots(1, len(FACTS), sharey=True)
+    for axis, (name, title) in zip(axes, FACTS.items(), strict=True):
+        means = own[own["name"] == name].pivot_table(index="label", columns="layer", values="value")
+        shown = means.reindex(index=labels, columns=layers).to_numpy(float)
+        picture = axis.imshow(np.ma.masked_invalid(shown), aspect="auto", cmap="viridis", vmin=0, vmax=1)
+        axis.set_title(title, fontsize=9)
+        axis.set_xticks(range(len(layers)), [_short(layer) for layer in layers], rotation=60, ha="right", fontsize=7)
+    axes[0].set_yticks(range(len(labels)), labels, fontsize=8)
+    figure.colorbar(picture, ax=list(axes), shrink=0.6)
+    figure.suptitle(f"Masks by layer: {task}", fontsize=11)
     return figure
 
 
@@ -63,13 +92,18 @@ def facts_by_layer(series: pd.DataFrame, *, task: str, along: Axis) -> Figure | 
     own = series[series["layer"].notna() & (series["task"] == task)]
     if own.empty:
         return None
-    last = own[own["step"] == own.groupby("run_id")["step"].transform("max")]
+    last = _last(own)
     order = {layer: number for number, layer in enumerate(dict.fromkeys(last["layer"]))}
     figure = _grid(last.assign(place=last["layer"].map(order)), task, along, "place", "")
     if figure is not None:
         for axis in figure.axes:
             axis.set_xticks(range(len(order)), [_short(layer) for layer in order], rotation=60, fontsize=7)
     return figure
+
+
+def _last(series: pd.DataFrame) -> pd.DataFrame:
+    """Return the values of each run's last step."""
+    return series[series["step"] == series.groupby("run_id")["step"].transform("max")]
 
 
 def _grid(series: pd.DataFrame, task: str, along: Axis, across: str, label: str) -> Figure | None:
@@ -82,7 +116,7 @@ def _grid(series: pd.DataFrame, task: str, along: Axis, across: str, label: str)
     values = sorted(own["axis"].dropna().unique())
     for row, (name, title) in zip(axes, FACTS.items(), strict=True):
         for axis, arm in zip(row, arms, strict=True):
-            _lines(axis, own[(own["name"] == name) & (own["arm"] == arm)], across, values)
+            lines_by_value(axis, own[(own["name"] == name) & (own["arm"] == arm)], across, values)
             axis.grid(alpha=0.25)
         row[0].set_ylabel(title, fontsize=8)
     for top, bottom, arm in zip(axes[0], axes[-1], arms, strict=True):
@@ -95,7 +129,7 @@ def _grid(series: pd.DataFrame, task: str, along: Axis, across: str, label: str)
     return figure
 
 
-def _lines(axis: Axes, rows: pd.DataFrame, across: str, values: Sequence[float]) -> None:
+def lines_by_value(axis: Axes, rows: pd.DataFrame, across: str, values: Sequence[float]) -> None:
     """Draw a line for each value of the study's axis that an arm has; one for an arm without the axis."""
     colours = matplotlib.colormaps["viridis"]
     for number, value in enumerate(values):
@@ -108,8 +142,3 @@ def _lines(axis: Axes, rows: pd.DataFrame, across: str, values: Sequence[float])
 
 def _short(layer: str) -> str:
     return layer.removeprefix("model.").removesuffix(".weight").replace("layers.", "layer ")
-
-
-def _finish(axis: Axes) -> None:
-    axis.grid(alpha=0.25)
-    axis.legend(fontsize=9, frameon=False)

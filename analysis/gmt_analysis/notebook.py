@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from transformers.utils import logging
 
 from gmt.studies.opened import planned
-from gmt_analysis.figures import as_svg
+from gmt_analysis.rendering import as_svg
 from gmt_analysis.results import Results
 
 

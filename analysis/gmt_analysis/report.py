@@ -1,29 +1,35 @@
 """A study's report: one self-contained HTML page, and the numbers behind it as CSV."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 from jinja2 import Environment, PackageLoader
 from matplotlib.figure import Figure
-from PIL.Image import Image
 
 from gmt.axis import Axis
 from gmt.records.record import write_whole
 from gmt.studies.plan import Plan
-from gmt_analysis.choices import CHOICE
+from gmt_analysis.choices import CHOICE, FEW_SEEDS, ranges_of
 from gmt_analysis.cost_words import costs_in_words
 from gmt_analysis.exports import as_csv
-from gmt_analysis.figures import as_image, as_pdf, as_svg
+from gmt_analysis.leading import answers_of
 from gmt_analysis.limits import limits, limits_of_tuning, tuned_in_words
+from gmt_analysis.mask_figures import density_in_words
 from gmt_analysis.primary import primary_table
+from gmt_analysis.rendering import as_pdf, as_svg
+from gmt_analysis.report_figures import cost_figures, diagnostic_figures, loss_figures, mask_figures, score_figures
 from gmt_analysis.results import BEFORE, Results
+from gmt_analysis.sample_answers import sample_answers
+from gmt_analysis.set_up import set_up
 from gmt_analysis.statistics import CONFIDENCE
-from gmt_analysis.tables import COSTS, SCORES, html_differences, html_table, latex_table
+from gmt_analysis.suites import means_by_suite
+from gmt_analysis.tables import COSTS, SCORES, html_comparisons, html_differences, html_suites, html_table, latex_table
 
 _NARROW = 72  # pixels an inch, of 96, down to which a figure shrinks to stand beside another
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,66 +38,103 @@ class Report:
 
     Args:
         files: the page first, then the numbers behind it as CSV and LaTeX, and its figures as PDF.
-        figures: the figures as images, by name.
-        sentences: the results of the tests in words.
-        num_runs: the number of finished runs behind the numbers.
+        figures: the figures, by name.
+        results: the numbers.
         warnings: sentences on runs that changed since they ended, and on runs by differing code.
     """
 
     files: Sequence[Path]
-    figures: Mapping[str, Image]
-    sentences: Sequence[str]
-    num_runs: int
+    figures: Mapping[str, Figure]
+    results: Results
     warnings: Sequence[str]
 
+    @property
+    def sentences(self) -> list[str]:
+        """The results of the tests in words, the declared questions first."""
+        return [
+            *(f"{verdict.question} {verdict.answer}" for verdict in self.results.verdicts),
+            *(sentence for found in self.results.findings for sentence in found.sentences),
+        ]
 
-def write_report(plan: Plan, *, dirty: bool = False) -> Report:
+    @property
+    def num_runs(self) -> int:
+        """The number of finished runs behind the numbers."""
+        return len(self.results.done)
+
+
+def write_report(
+    plan: Plan, *, dirty: bool = False, overrides: Sequence[str] = (), say: Say = lambda stage: None
+) -> Report:
     """Write the report of a study from its run records; the report names the missing runs.
 
     Args:
         plan: of the study.
         dirty: whether runs of a checkout with uncommitted changes count.
+        overrides: those that the study was named with, for the commands on the page.
+        say: is told what is being done.
 
     Raises:
         UserError: no run of the study is done, or none that counts.
     """
+    say(f"reading {len(plan.comparison)} runs")
     results = Results(plan, dirty=dirty)
+    say("comparing arms")
+    tables = _tables(results)
+    say("making figures")
     figures = {
-        "scores": results.score_figures(),
-        "masks": results.mask_figures(),
-        "costs": results.cost_figures(),
-        "diagnostics": results.diagnostic_figures(),
+        "scores": score_figures(results),
+        "costs": cost_figures(results),
+        "masks": mask_figures(results),
+        "diagnostics": diagnostic_figures(results),
+        "loss": loss_figures(results),
     }
-    folder = plan.folder / "report"
-    folder.mkdir(parents=True, exist_ok=True)
+    drawn = {name: figure for part in figures.values() for name, figure in part.items()}
+    svgs, pdfs = {}, {}
+    for number, (name, figure) in enumerate(drawn.items(), start=1):
+        say(f"drawing figure {number} of {len(drawn)}")
+        svgs[name], pdfs[name] = as_svg(figure), as_pdf(figure)
+    shown = {
+        part: [(svgs[name], round(_NARROW * figure.get_figwidth())) for name, figure in own.items()]
+        for part, own in figures.items()
+    }
+    say("writing files")
+    texts = {"index.html": _page(results, shown, overrides), "means.tex": _latex(results)}
+    texts |= {name: as_csv(_for_files(rows, results.axis)) for name, rows in tables.items() if len(rows)}
+    return Report(
+        files=_write(plan.folder / "report", texts, pdfs),
+        figures=drawn,
+        results=results,
+        warnings=[*results.changed, *results.differing],
+    )
+
+
+def _tables(results: Results) -> dict[str, pd.DataFrame]:
+    """Return the tables of the CSV files."""
     pairs = [part.to_baseline.assign(measure=part.measure.column) for part in results.findings]
     common = [part.in_common.assign(measure=part.measure.column) for part in results.findings]
-    tables = {
+    return {
         "runs.csv": results.runs,
         "means.csv": results.summary,
         "primary.csv": primary_table(results.verdicts),
+        "suites.csv": results.suites,
         "differences.csv": pd.concat(pairs),
         "over_tasks.csv": pd.concat(common),
+        "costs.csv": results.costs,
         "operations.csv": results.operations,
         **{f"diagnostic_{name}.csv": measured.rows for name, measured in results.diagnoses.items()},
     }
-    texts = {"index.html": _page(results, figures), "means.tex": latex_table(results.summary, results.axis)}
-    texts |= {name: as_csv(_for_files(rows, results.axis)) for name, rows in tables.items() if len(rows)}
+
+
+def _write(folder: Path, texts: Mapping[str, str], pdfs: Mapping[str, bytes]) -> list[Path]:
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("*.pdf"):
+        if old.stem not in pdfs:
+            old.unlink()  # of an earlier report: it would show other runs than the page
     for name, text in texts.items():
         write_whole(folder / name, text)
-    drawn = {name: figure for part in figures.values() for name, figure in part.items()}
-    for name, figure in drawn.items():
-        (folder / f"{name}.pdf").write_bytes(as_pdf(figure))
-    return Report(
-        files=[folder / name for name in (*texts, *(f"{name}.pdf" for name in drawn))],
-        figures={name: as_image(figure) for name, figure in drawn.items()},
-        sentences=[
-            *(f"{verdict.question} {verdict.answer}" for verdict in results.verdicts),
-            *(sentence for part in results.findings for sentence in part.sentences),
-        ],
-        num_runs=len(results.done),
-        warnings=[*results.changed, *results.differing],
-    )
+    for name, content in pdfs.items():
+        (folder / f"{name}.pdf").write_bytes(content)
+    return [folder / name for name in (*texts, *(f"{name}.pdf" for name in pdfs))]
 
 
 def _for_files(rows: pd.DataFrame, axis: Axis) -> pd.DataFrame:
@@ -100,35 +143,53 @@ def _for_files(rows: pd.DataFrame, axis: Axis) -> pd.DataFrame:
     return rows.rename(columns={"axis": name, "other_axis": f"other_{name}"})
 
 
-def _page(results: Results, figures: Mapping[str, Mapping[str, Figure]]) -> str:
-    plan, table, summary, axis = results.plan, results.table, results.summary, results.axis
+def _latex(results: Results) -> str:
+    return latex_table(_with_ranges(results), results.axis)
+
+
+def _with_ranges(results: Results) -> pd.DataFrame:
+    """Return the means, best target first, with the least and the most over the seeds."""
+    ranges = ranges_of(results.table, [column for column in SCORES if column in results.table])
+    order = {task: number for number, task in enumerate(dict.fromkeys(results.summary["task"]))}
+    summary = results.summary.merge(ranges, on=CHOICE, how="left").assign(place=results.summary["task"].map(order))
+    return summary.sort_values(["place", "target_after"], ascending=[True, False])
+
+
+def _page(results: Results, figures: Mapping[str, Sequence[tuple[str, int]]], overrides: Sequence[str]) -> str:
+    plan, axis, summary = results.plan, results.axis, _with_ranges(results)
     template = Environment(loader=PackageLoader("gmt_analysis", "."), autoescape=True).get_template("report.html.j2")
+    costs = results.costs.merge(results.operations, on=CHOICE, how="left")
+    means = means_by_suite(results.suites).merge(summary[[*CHOICE, "place", "target_after"]], on=CHOICE)
+    means = means.sort_values(["place", "target_after"], ascending=[True, False], kind="stable")
     return template.render(
         study=plan.study,
         axis=axis,
         made=time.strftime("%Y-%m-%d %H:%M"),
-        figures={
-            part: [(as_svg(figure), round(_NARROW * figure.get_figwidth())) for figure in drawn.values()]
-            for part, drawn in figures.items()
-        },
+        answer=answers_of(results),
+        figures=figures,
         baseline=results.findings[0].baseline,
-        verdicts=results.verdicts,
+        verdicts=[(verdict, html_comparisons(verdict)) for verdict in results.verdicts],
         findings=[(f.measure.name, f.baseline, f.sentences, html_differences(f, axis)) for f in results.findings],
         margin=f"{100 * plan.study.margin:g}",
         base=_base(summary),
         scores=html_table(summary, SCORES, axis),
-        costs=html_table(summary.merge(results.operations, on=CHOICE, how="left"), COSTS, axis),
-        cost_words=costs_in_words(table),
+        suites=[(task, html_suites(own, axis)) for task, own in means.groupby("task", sort=False)],
+        costs=html_table(costs, COSTS, axis),
+        cost_words=costs_in_words(results.table),
+        density=density_in_words(results.table),
         tuned=[tuned_in_words(tuned) for tuned in plan.tuned],
         limits=[
             *results.changed,
             *results.unverified,
             *results.differing,
             *(measured.differing for measured in results.diagnoses.values() if measured.differing is not None),
-            *limits(table, summary),
+            *limits(results.table, summary),
             *limits_of_tuning(plan),
         ],
+        few=FEW_SEEDS,
         confidence=f"{CONFIDENCE:.0%}",
+        set_up=set_up(results, overrides),
+        samples=sample_answers(results),
         environment=_environment(results),
     )
 

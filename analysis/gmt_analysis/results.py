@@ -2,41 +2,46 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Any
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from gmt.axis import Axis, seed_of
 from gmt.errors import UserError
+from gmt.records.record import RunRecord
 from gmt.studies.differing import differing_code
 from gmt.studies.grid import arm_of
 from gmt.studies.plan import Plan, PlannedRun
 from gmt.tracking.series import read_series
+from gmt.tracking.suite_scores import read_suites
 from gmt.tracking.table import DIRTY, changes, read_table
 from gmt.verdicts.verdict import Verdict
-from gmt_analysis.choices import CHOICE, choice_name
-from gmt_analysis.cost_figures import cost_against_size, score_against_cost, time_of_a_step
+from gmt_analysis.choices import CHOICE
+from gmt_analysis.costs import COSTS, TIMES, costs_of_choices, costs_of_runs
 from gmt_analysis.diagnoses import DiagnosticTable, read_diagnoses
-from gmt_analysis.diagnostic_figures import figure_of
-from gmt_analysis.figures import score_along
 from gmt_analysis.findings import Findings, findings
-from gmt_analysis.mask_figures import FACTS, density_against_asked, facts_by_layer, facts_over_steps
+from gmt_analysis.loss_figures import LOSS
+from gmt_analysis.mask_figures import FACTS
 from gmt_analysis.primary import primary_verdicts
 from gmt_analysis.statistics import summarise
 
-SCORES = ("target_after", "forgetting", "source_perplexity_after", "density", "moved_fraction")
-_SIZES = ("optimizer_state_bytes", "num_trained", "num_touched")
-COSTS = ("forward_backward_s", "mask_s", "optimizer_s", "train_s", "peak_memory_bytes", *_SIZES)
+SCORES = (
+    "target_after",
+    "forgetting",
+    "source_perplexity_after",
+    "source_nll_after",
+    "source_kl",
+    "density",
+    "trained_fraction",
+    "moved_fraction",
+    "touched_fraction",
+    "relative_delta_norm",
+)
 BEFORE = ("target_before", "source_before", "source_perplexity_before")
 _PLANNED = ("model", "task", "axis", "seed")
-_NO_WORD = re.compile(r"[^\w.-]+", re.ASCII)  # MLflow takes no other image names, and LaTeX no blanks in those of files
-_NAMES = ("arm", "task", "label", "other_label", "model")
-_LABELS = {"label": "", "other_label": "other_"}  # column -> prefix of the columns that name its run
-_OTHERS = ("source_after", "density_asked", "tokens_per_s")
+_OTHERS = ("source_after", "density_asked")
 
 
 def _describe(planned: PlannedRun, axis: Axis) -> dict[str, Any]:
@@ -140,6 +145,21 @@ class Results:
         return primary_verdicts(self.table, self.plan.study.questions, axis=self.axis)
 
     @cached_property
+    def suites(self) -> pd.DataFrame:
+        """The evaluations of each run one by one, see gmt.tracking.suite_scores."""
+        return self._with_choices(read_suites(self._named_runs(), axis=self.axis))
+
+    @cached_property
+    def costs_of_runs(self) -> pd.DataFrame:
+        """What each run cost, without the start of its worker; see gmt_analysis.costs."""
+        return costs_of_runs(self.table, self.series)
+
+    @cached_property
+    def costs(self) -> pd.DataFrame:
+        """The medians of the costs over the runs of each choice."""
+        return costs_of_choices(self.costs_of_runs)
+
+    @cached_property
     def findings(self) -> list[Findings]:
         """What the tests say of everything else: exploratory."""
         study = self.plan.study
@@ -147,10 +167,16 @@ class Results:
 
     @cached_property
     def series(self) -> pd.DataFrame:
-        """What masks did, by step and layer."""
-        runs = ((arm_of(p.point, self.axis), p.point.label, p.record) for p in self.done)
-        series = read_series(runs, FACTS, axis=self.axis)
-        return series.assign(**{name: series["run_id"].map(self._by_run(name)) for name in ("task", "axis")})
+        """What runs logged: the loss, the time of a step's parts, and what masks did, by step and layer."""
+        return self._with_choices(read_series(self._named_runs(), (LOSS, *TIMES, *FACTS), axis=self.axis))
+
+    def _named_runs(self) -> Iterator[tuple[str, str, RunRecord]]:
+        """Yield arm, label and record of each run that counts."""
+        return ((arm_of(p.point, self.axis), p.point.label, p.record) for p in self.done)
+
+    def _with_choices(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """Return rows with the task and the axis that the table has for their runs."""
+        return rows.assign(**{name: rows["run_id"].map(self._by_run(name)) for name in ("task", "axis")})
 
     @cached_property
     def diagnoses(self) -> Mapping[str, DiagnosticTable]:
@@ -178,68 +204,3 @@ class Results:
     def _by_run(self, column: str) -> dict[str, Any]:
         """Return the values of a column by run id."""
         return dict(zip(self.table["run_id"], self.table[column], strict=True))
-
-    def score_figures(self) -> dict[str, Figure]:
-        """Target and forgetting along the axis, with the arms that do not have it as bands."""
-        target, lost = "exact match after training, %", "source score lost, percentage points"
-        summary = _drawn(self.summary)
-        return {
-            "target": score_along(summary, "target_after", along=self.axis, title="Target score", unit=target),
-            "forgetting": score_along(summary, "forgetting", along=self.axis, title="Forgetting", unit=lost),
-        }
-
-    def mask_figures(self) -> dict[str, Figure]:
-        """Density, energy, overlap and movement, where masks were at work."""
-        figures = {}
-        if (self.table["density_asked"] < 1).any():
-            figures["density"] = density_against_asked(_drawn(self.table))
-        series = _drawn(self.series)
-        for task in dict.fromkeys(series["task"]):
-            for name, draw in (("facts", facts_over_steps), ("layers", facts_by_layer)):
-                if (figure := draw(series, task=str(task), along=self.axis)) is not None:
-                    figures[f"{name}_{_NO_WORD.sub('_', str(task))}"] = figure
-        return figures
-
-    def diagnostic_figures(self) -> dict[str, Figure]:
-        """A figure of each diagnostic, by its name."""
-        figures = {}
-        for name, measured in self.diagnoses.items():
-            labels = {column: _labels(measured.rows, prefix) for column, prefix in _LABELS.items()}
-            if (figure := figure_of(_drawn(measured.rows.assign(**labels)), measured.shown)) is not None:
-                figures[f"diagnostic_{name}"] = figure
-        return figures
-
-    def cost_figures(self) -> dict[str, Figure]:
-        """The parts of a step, the score that the time buys, and, of several sizes, the time against the size."""
-        label = "seconds in optimizer steps, mean over seeds"
-        figures = {
-            "step_time": time_of_a_step(_drawn(self.summary)),
-            "pareto": score_against_cost(_drawn(self.summary), cost="train_s", label=label),
-        }
-        if (counted := self.operations)["tflops_a_run"].notna().any():
-            bought = self.summary.merge(counted, on=CHOICE)
-            label = "matrix operations of the training, 10^12"
-            figures["pareto_operations"] = score_against_cost(_drawn(bought), cost="tflops_a_run", label=label)
-        if self.runs["num_parameters"].nunique() > 1:
-            figures["size"] = cost_against_size(_drawn(self.runs))
-        return figures
-
-
-def _labels(rows: pd.DataFrame, prefix: str) -> pd.Series[Any]:
-    """Return the name of the choice of each row's run, with its task if there are several; None without a run."""
-    several = rows["task"].nunique() > 1 if len(rows) else False
-    return pd.Series(
-        [
-            None if arm is None else choice_name(arm, value) + (f", {task}" if several else "")
-            for arm, value, task in rows[[f"{prefix}{column}" for column in ("arm", "axis", "task")]].values
-        ],
-        index=rows.index,
-        dtype=object,
-    )
-
-
-def _drawn(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return a table whose names matplotlib shows letter by letter: between two $ it reads a formula."""
-    names = [name for name in _NAMES if name in rows]
-    shown = {name: rows[name].map(lambda text: str(text).replace("$", r"\$"), na_action="ignore") for name in names}
-    return rows.assign(**shown)

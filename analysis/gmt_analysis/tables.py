@@ -1,24 +1,33 @@
 """The numbers of a report as tables: HTML for its page, LaTeX for a paper."""
 
 import html
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
 from gmt.axis import Axis
-from gmt_analysis.choices import CHOICE
+from gmt.verdicts.verdict import Verdict
+from gmt_analysis.choices import CHOICE, FEW_SEEDS
 from gmt_analysis.exports import as_latex
 from gmt_analysis.findings import Findings, as_table
 from gmt_analysis.power import POWER
+from gmt_analysis.suites import SUITE, is_loss
 
 SCORES = {
     "target_after": "Target, exact match",
     "forgetting": "Forgetting (source before - after)",
     "source_perplexity_after": "Perplexity of source texts",
+    "source_nll_after": "Loss at right source answers, nats a token",
+    "source_kl": "Divergence from the base there, nats a token",
     "density": "Density kept",
-    "moved_fraction": "Moved fraction",
+    "trained_fraction": "Trained at a step",
+    "touched_fraction": "Ever trained",
+    "moved_fraction": "Moved from the base",
+    "relative_delta_norm": "Size of the change, norm over the base's",
 }
+_FAINT = 0.005  # a smaller change of a score has no colour
+_DEEPEST = 0.9  # the colour's strength where everything is lost
 COSTS = {
     "forward_backward_s": "Forward + backward, ms/step",
     "mask_s": "Mask, ms/step",
@@ -38,10 +47,11 @@ def _heads(axis: Axis) -> dict[str, str]:
 
 
 def html_table(summary: pd.DataFrame, columns: Mapping[str, str], axis: Axis) -> str:
-    """Return the means of each choice as an HTML table, without empty columns.
+    """Return the means or medians of each choice as an HTML table, without empty columns.
 
     Args:
-        summary: from `summarise`, with the columns.
+        summary: with the columns. Behind a number stands what it has: the bounds `COLUMN_low` and `COLUMN_high` of an
+            interval where a choice has FEW_SEEDS or more, else `COLUMN_least` to `COLUMN_most`.
         columns: SCORES or COSTS.
         axis: the axis of the study.
     """
@@ -53,9 +63,64 @@ def html_table(summary: pd.DataFrame, columns: Mapping[str, str], axis: Axis) ->
         + f"<td>{row['n']}</td>"
         + "".join(f"<td>{_cell(row, column)}</td>" for column in columns)
         + "</tr>"
-        for _, row in summary.iterrows()
+        for row in summary.to_dict("records")
     )
     return _html((*heads.values(), "n", *columns.values()), body)
+
+
+def html_suites(means: pd.DataFrame, axis: Axis) -> str:
+    """Return the mean scores of each choice by suite, with the change from the base, as an HTML table.
+
+    Args:
+        means: from `means_by_suite`, of one task.
+        axis: the axis of the study.
+    """
+    heads = {column: name for column, name in _heads(axis).items() if column != "task"}
+    columns = [tuple(map(str, key)) for key in dict.fromkeys(zip(*(means[name] for name in SUITE), strict=True))]
+    bases = means.groupby(SUITE, sort=False)["before"].mean()
+    names = [_suite_name(column, bases[column]) for column in columns]
+    body = ""
+    for _, own in means.groupby(CHOICE, dropna=False, sort=False):
+        first = "".join(f"<td>{_text(own[column].iloc[0])}</td>" for column in heads)
+        cells = {tuple(row[name] for name in SUITE): row for row in own.to_dict("records")}
+        body += f"<tr>{first}{''.join(_suite(cells.get(column)) for column in columns)}</tr>"
+    return _html((*heads.values(), *names), body)
+
+
+def _suite_name(column: Sequence[str], base: float) -> str:
+    part, suite, metric = column
+    name = f"{part} {suite}" + ("" if metric in ("exact_match", "") else f" {metric.replace('_', ' ')}")
+    if pd.isna(base):
+        return name
+    return f"{name} (base {base:.3g})" if is_loss(suite, metric) else f"{name}, % (base {100 * base:.1f})"
+
+
+def _suite(row: Mapping[Any, Any] | None) -> str:
+    """Return a cell: of a score, red by as much as was lost and green by as much as was gained."""
+    if row is None or pd.isna(row["after"]):
+        return "<td></td>"
+    change = row["after"] - row["before"]
+    if is_loss(row["suite"], row["metric"]):
+        return f"<td>{row['after']:.3g}{'' if pd.isna(change) else f' <small>{change:+.3g}</small>'}</td>"
+    colour = "213, 94, 0" if change < 0 else "0, 158, 115"
+    shade = f' style="background: rgba({colour}, {min(abs(change), 1) * _DEEPEST:.2f})"' if abs(change) > _FAINT else ""
+    return f"<td{shade}>{100 * row['after']:.1f} <small>{100 * change:+.1f}</small></td>"
+
+
+def html_comparisons(verdict: Verdict) -> str:
+    """Return the comparisons that answer a primary question as an HTML table, in points."""
+    names = ("Arm", "Less", "Task", "n", "Difference, points", "p", "Decision")
+    body = "".join(
+        f"<tr><td>{_text(row.choice)}</td><td>{_text(row.against)}</td><td>{_text(row.task)}</td><td>{row.n}</td>"
+        f"<td>{_points(row.estimate)}{_bounds({'low': 100 * row.low, 'high': 100 * row.high})}</td>"
+        f"<td>{'' if pd.isna(row.p) else format(row.p, '.3g')}</td><td>{row.decision}</td></tr>"
+        for row in verdict.comparisons
+    )
+    return _html(names, body)
+
+
+def _points(difference: float) -> str:
+    return "" if pd.isna(difference) else format(100 * difference, "+.1f")
 
 
 def html_differences(findings: Findings, axis: Axis) -> list[tuple[str, str]]:
@@ -85,7 +150,7 @@ def _differences_table(rows: pd.DataFrame, heads: Mapping[str, str]) -> str:
 
 def _html(heads: Iterable[str], body: str) -> str:
     head = "".join(f"<th>{html.escape(name)}</th>" for name in heads)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return f"<table class=sortable><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def _text(value: Any) -> str:
@@ -120,22 +185,34 @@ def _with_unit(column: str, name: str) -> str:
 
 
 def _plus_minus(row: Mapping[Any, Any], column: str) -> str:
-    mean, high = row[column], row[f"{column}_high"]
     factor, digits, _ = _shown(column)
-    if pd.isna(mean):
+    if pd.isna(row[column]):
         return ""
-    half = "" if pd.isna(high) else f" \\pm {factor * (high - mean):.{digits}f}"
-    return f"${factor * mean:.{digits}f}{half}$"
+    mean = f"${factor * row[column]:.{digits}f}"
+    if row["n"] >= FEW_SEEDS and not pd.isna(high := row[f"{column}_high"]):
+        return f"{mean} \\pm {factor * (high - row[column]):.{digits}f}$"
+    low, high = _ends(row, column)
+    return f"{mean}$" + ("" if low == high else f" (${low}$ to ${high}$)")
 
 
-def _cell(row: "pd.Series[float]", column: str) -> str:
-    mean = row[column]
-    low, high = (row[bound] if bound in row else float("nan") for bound in (f"{column}_low", f"{column}_high"))
+def _cell(row: Mapping[Any, Any], column: str) -> str:
     factor, digits, unit = _shown(column)
-    if pd.isna(mean):
+    if pd.isna(row[column]):
         return ""
-    interval = "" if pd.isna(low) else f" <small>[{factor * low:.{digits}f}, {factor * high:.{digits}f}]</small>"
-    return f"{factor * mean:.{digits}f}{unit}{interval}"
+    shown = f"{factor * row[column]:,.{digits}f}{unit}"
+    if row["n"] >= FEW_SEEDS and not pd.isna(row.get(f"{column}_low")):
+        low, high = (factor * row[f"{column}_{end}"] for end in ("low", "high"))
+        return f"{shown} <small>[{low:,.{digits}f}, {high:,.{digits}f}]</small>"
+    low, high = _ends(row, column)
+    return shown if low == high else f"{shown} <small>{low} to {high}</small>"
+
+
+def _ends(row: Mapping[Any, Any], column: str) -> tuple[str, str]:
+    """Return the least and the most over the seeds, as shown; the same text twice where they are not known."""
+    factor, digits, _ = _shown(column)
+    ends = [row.get(f"{column}_{end}", row[column]) for end in ("least", "most")]
+    low, high = (f"{factor * (row[column] if pd.isna(end) else end):,.{digits}f}" for end in ends)
+    return low, high
 
 
 def _shown(column: str) -> tuple[float, int, str]:
@@ -146,6 +223,8 @@ def _shown(column: str) -> tuple[float, int, str]:
         return 2**-20, 2, ""
     if column in ("num_trained", "num_touched"):
         return 1, 0, ""
+    if column in ("source_nll_after", "source_kl"):
+        return 1, 3, ""
     if column in ("train_s", "source_perplexity_after"):
         return 1, 1, ""
     if column == "tokens_per_s":

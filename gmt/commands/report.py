@@ -3,12 +3,14 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from gmt.commands.means import say_result
+from gmt.credentials import without_secrets
 from gmt.errors import UserError
 from gmt.runs.build import settings_of
 from gmt.studies.opened import planned
 from gmt.studies.plan import Plan
 from gmt.studies.tracked import bring_level, describe, reported
-from gmt.terminal import say
+from gmt.terminal import progress_line, say
 from gmt.tracking.settings import TrackingSettings
 
 if TYPE_CHECKING:
@@ -24,27 +26,37 @@ def report(overrides: Sequence[str], config_dir: str | None, *, dirty: bool, ope
         count_operations(plan)
     from gmt_analysis.report import write_report
 
-    made = write_report(plan, dirty=dirty)
+    with progress_line(f"report of study {plan.study.name}") as stage:
+        made = write_report(plan, dirty=dirty, overrides=_to_type(overrides, config_dir), say=stage)
     for sentence in made.warnings:
         say(f"warning: {sentence}")
-    say(f"report: {made.files[0]}")
-    for path in made.files[1:]:
-        say(f"        {path}")
-    if _track(plan, config, made):
+    is_tracked = _track(plan, config, made)
+    say_result(made.results)
+    say(f"\nreport: {made.files[0]}")
+    say(f"        beside it {len(made.files) - 1} files: CSV, LaTeX and PDF")
+    if is_tracked:
         say("The report is also on the sweep's parent run in MLflow: `gmt ui` opens the dashboard.")
+
+
+def _to_type(overrides: Sequence[str], config_dir: str | None) -> list[str]:
+    """Return the words that name the study on a command line; without secrets, which the user knows."""
+    return [*without_secrets(overrides), *([] if config_dir is None else ["--config-dir", config_dir])]
 
 
 def _track(plan: Plan, config: Mapping[str, Any], made: "Report") -> bool:
     tracking = settings_of("tracking", TrackingSettings, config["tracking"])
     if tracking.uri is None:
         return False
+    from gmt_analysis.rendering import as_image
+
     from gmt.tracking.mlflow_view import MlflowView
 
     try:
         view, text = MlflowView(tracking), describe(plan, reported(made.num_runs, made.sentences))
         if not view.description(plan.identity) and (lacking := bring_level(plan, view)):
             say(f"warning: MLflow lacks values of {len(lacking)} runs: {'; '.join(lacking)}")
-        return view.log_report(plan.identity, made.files, made.figures, text) is not None
+        images = {name: as_image(figure) for name, figure in made.figures.items()}
+        return view.log_report(plan.identity, made.files, images, text) is not None
     except UserError as error:
         say(f"warning: the report is not in MLflow: {error}")
         return False

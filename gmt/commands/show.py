@@ -31,8 +31,7 @@ def show(run: str, overrides: Sequence[str], config_dir: str | None, *, brief: b
     """
     with hydra_on(config_dir):
         config = Composer().compose_plain(overrides)
-    record = find_record(settings_of("record", RecordSettings, config["record"]).runs, run)
-    record.check()
+    record = record_of(config, run)
     stored, status = record.read("config.json"), record.status()
     state = record.state(also=LARGE)
     say(f"run {record.id}: {state}, attempt {status.get('attempts', 0)}\nrecord: {record.folder}\n")
@@ -43,7 +42,22 @@ def show(run: str, overrides: Sequence[str], config_dir: str | None, *, brief: b
             say(f"warning: {sentence}\n")
         _show_result(record)
     if not brief:
-        say(table(["setting", "value"], [[k, v] for k, v in _flat(stored["science"])]))
+        say(table(["setting", "value"], [[k, v] for k, v in flat(stored["science"])]))
+
+
+def record_of(config: Mapping[str, Any], run: str) -> RunRecord:
+    """Return the record of a run below the config's `record.root`.
+
+    Args:
+        config: composed.
+        run: a run id or its first digits.
+
+    Raises:
+        UserError: no run, or more than one, begins so, or its record was cut or edited.
+    """
+    record = find_record(settings_of("record", RecordSettings, config["record"]).runs, run)
+    record.check()
+    return record
 
 
 def _doubts(record: RunRecord) -> list[str]:
@@ -67,10 +81,11 @@ def _traceback(record: RunRecord) -> str:
     return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
 
 
-def _flat(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+def flat(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Return nested settings as pairs of a dotted name and a text."""
     pairs: list[tuple[str, str]] = []
     for key, item in value.items():
-        pairs += _flat(item, f"{prefix}{key}.") if isinstance(item, Mapping) else [(prefix + key, str(item))]
+        pairs += flat(item, f"{prefix}{key}.") if isinstance(item, Mapping) else [(prefix + key, str(item))]
     return pairs
 
 

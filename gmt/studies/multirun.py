@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from gmt.composition import Composer, extra_config_dir, to_plain
 from gmt.credentials import without_secrets
-from gmt.errors import UserError
+from gmt.errors import RunFailed, UserError
 from gmt.runs.build import settings_of
 from gmt.runs.failures import OF_PARENT
 from gmt.runs.foreign_code import foreign_code
@@ -30,13 +30,16 @@ _BUSY_S = 1.0
 _SHORT_ID = 8
 
 
-def multirun(master: DictConfig, arguments: Sequence[str], launch: RunLauncher) -> None:
+def multirun(
+    master: DictConfig, arguments: Sequence[str], launch: RunLauncher, conclude: Callable[[Plan], None]
+) -> None:
     """Plans and carries out a multirun.
 
     Args:
         master: the config without what is swept over; its study, or none, says what to run.
         arguments: the user's overrides.
         launch: brings the runs to machines.
+        conclude: prints the result of a study, some of whose runs were done here.
 
     Raises:
         UserError: something is wrong; nothing was started.
@@ -52,13 +55,22 @@ def multirun(master: DictConfig, arguments: Sequence[str], launch: RunLauncher) 
         say(f"warning: {sentence}")
     confirm(plan, limit, input if sys.stdin.isatty() else None, num_gpus=_num_gpus(master))
     told, remedy = progress(), _sync_command(plan, arguments, is_study=config.get("study") is not None)
+    failure = None
     try:
-        run_sweep(plan, tracking, launch, told, say=say, remedy=remedy)
+        has_begun = run_sweep(plan, tracking, launch, told, say=say, remedy=remedy)
         while plan.later:
             plan = make_plan(composer, study, axes)  # by the same templates: a config edited meanwhile changes nothing
-            run_sweep(plan, tracking, launch, told, say=say, remedy=remedy, is_under_way=True)
+            has_begun |= run_sweep(plan, tracking, launch, told, say=say, remedy=remedy, is_under_way=True)
+    except RunFailed as error:
+        failure = error
     finally:
         told.close()
+    if failure is not None or has_begun:
+        conclude(plan)
+    elif config.get("study") is not None:
+        say(f"`gmt show study={plan.study.name}` shows the means")
+    if failure is not None:
+        raise failure
 
 
 def _num_gpus(master: DictConfig) -> int:

@@ -43,7 +43,7 @@ def run_sweep(
     say: Say,
     remedy: str,
     is_under_way: bool = False,
-) -> None:
+) -> bool:
     """Does every run of a plan that is not done.
 
     Args:
@@ -54,6 +54,9 @@ def run_sweep(
         say: prints a line.
         remedy: a command that brings MLflow level later.
         is_under_way: whether runs were done for this plan already: then a store that does not answer is waited for.
+
+    Returns:
+        Whether there was a run to do.
 
     Raises:
         UserError: something is wrong that would stop a run; nothing was started.
@@ -71,7 +74,7 @@ def run_sweep(
         _bring_level(plan, tracking, say, remedy)
         if changed:
             raise RunFailed(f"study {plan.study.name}: {'; '.join(changed)}")
-        return
+        return False
     for sentence in changed:
         say(f"warning: {sentence}")
     _preflight(todo)
@@ -83,6 +86,7 @@ def run_sweep(
     ):
         launch(todo, folder)
     _conclude(plan, folder, say)
+    return True
 
 
 def in_order(runs: Sequence[PlannedRun]) -> list[PlannedRun]:

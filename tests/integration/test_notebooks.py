@@ -40,7 +40,7 @@ def shown(name: str, folder: Path, **parameters: Any) -> str:
 def test_ratio_insensitivity(results: Path) -> None:
     page = shown("ratio_insensitivity", results)
     assert "Does the machine work?" in page
-    assert page.count("<svg") == 2 + 3  # scores; density, facts, layers
+    assert page.count("<svg") == 2 + 2  # scores; facts, layers
     assert "tiny: target score of gmt against sft: not tested at mask ratio 0.5, 0.9." in page
 
 

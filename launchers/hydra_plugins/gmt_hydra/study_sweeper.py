@@ -20,6 +20,7 @@ class StudySweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Does every run that is not done."""
+        from gmt.commands.means import conclude
         from gmt.studies.multirun import by_overrides, multirun
 
         assert self.launcher is not None
@@ -27,4 +28,4 @@ class StudySweeper(Sweeper):
         if launch_runs is None:
             launch = self.launcher.launch
             launch_runs = by_overrides(lambda jobs: launch(jobs, initial_job_idx=0))
-        return multirun(self.config, arguments, launch_runs)
+        return multirun(self.config, arguments, launch_runs, conclude)

@@ -46,8 +46,7 @@ def test_latex_prints_every_text(text: str) -> None:
 
 @pytest.mark.heavy
 def test_a_report_of_hostile_names_holds_them_as_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gmt_analysis.report.as_pdf", lambda figure: b"")  # most of a report's time
-    monkeypatch.setattr("gmt_analysis.report.as_image", lambda figure: None)
+    monkeypatch.setattr("gmt_analysis.report.as_pdf", lambda figure: b"")  # half of a report's time
     arms = {name: {"method": name, "task.name": [HOSTILE], "model.name": ["=1+1"]} for name in ("sft", "gmt")}
     plan = plan_of(tmp_path, arms, [1])
     assert {planned.run.task.name for planned in plan.runs} == {HOSTILE}
@@ -60,5 +59,5 @@ def test_a_report_of_hostile_names_holds_them_as_text(tmp_path: Path, monkeypatc
     assert as_latex(HOSTILE) in files["means.tex"]
     assert r"\input" not in files["means.tex"]
     page = files["index.html"]
-    assert "<script" not in page
+    assert page.count("<script") == page.count("<script>\n// A click on a head sorts") == 1
     assert "=HYPERLINK(&#34;x&#34;)&lt;script&gt;" in page or "=HYPERLINK(&quot;x&quot;)&lt;script&gt;" in page

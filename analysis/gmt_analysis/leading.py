@@ -1,0 +1,64 @@
+"""The first lines of a report: the answers to the declared questions, or what the means and tests say without any."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from gmt.verdicts.verdict import Verdict
+from gmt_analysis.choices import choice_name
+from gmt_analysis.findings import Findings, as_table
+
+if TYPE_CHECKING:
+    from gmt_analysis.results import Results
+
+
+def answers_of(results: Results) -> list[str]:
+    """Return the sentences that answer a study: its verdicts, or two where it declares no primary question."""
+    if results.verdicts:
+        return [sentence for verdict in results.verdicts for sentence in (_with_question(verdict), *verdict.notes)]
+    return [best_in_words(results.summary, results.plan.study.baseline), tests_in_words(results)]
+
+
+def _with_question(verdict: Verdict) -> str:
+    return f"{verdict.question} {verdict.answer}"
+
+
+def best_in_words(summary: pd.DataFrame, baseline: str) -> str:
+    """Return a sentence on the best mean target score of each task, beside the baseline's.
+
+    Args:
+        summary: from `summarise`.
+        baseline: the arm that the others are compared with.
+    """
+    clauses = []
+    for task, own in summary[summary["target_after"].notna()].groupby("task", sort=False):
+        best = own.iloc[int(own["target_after"].to_numpy(float).argmax())]
+        held = own[own["arm"] == baseline]
+        beside = (
+            "" if held.empty or best["arm"] == baseline else f" ({baseline} {100 * held['target_after'].max():.1f} %)"
+        )
+        clauses.append(
+            f"{choice_name(best['arm'], best['axis'])} with {100 * best['target_after']:.1f} % on {task}{beside}"
+        )
+    return f"Highest mean target score: {'; '.join(clauses)}."
+
+
+def tests_in_words(results: Results) -> str:
+    """Return a sentence that counts what the exploratory tests against the baseline show."""
+    tested = [found for found in results.findings if len(found.to_baseline)]
+    if not tested:
+        return f"No arm could be compared with the baseline, {results.findings[0].baseline}."
+    counts = "; ".join(_counts(found) for found in tested)
+    return (
+        f"Against {tested[0].baseline}, {counts}. The study declares no primary question, so that all of its tests are "
+        "exploratory."
+    )
+
+
+def _counts(found: Findings) -> str:
+    counts = Counter(as_table(found.to_baseline, found.measure)["words"])
+    clauses = ", ".join(f"{number} {words}" for words, number in counts.items())
+    return f"{found.measure.name} of {len(found.to_baseline)} choices: {clauses}"

@@ -1,0 +1,136 @@
+"""Some answers of the base and of a few finished runs to the same questions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from gmt.records.record import RunRecord
+from gmt_analysis.choices import choice_name
+
+if TYPE_CHECKING:
+    from gmt_analysis.results import Results
+
+BASE = "base"
+_BY_PART = {"target": 3, "source": 1}  # questions of each suite
+_LONGEST = 300  # letters of a question or an answer
+Key = tuple[str, str, str]  # part, suite, prompt
+Answers = Mapping[Key, tuple[str, float]]  # the answer and its score
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleAnswer:
+    """An answer of one model.
+
+    Args:
+        text: the answer, cut where it is long.
+        score: of the answer, in [0, 1].
+    """
+
+    text: str
+    score: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleQuestion:
+    """A question with the answers of several models.
+
+    Args:
+        suite: part and suite, e.g. `source addition`.
+        prompt: the question, cut where it is long.
+        answers: in the order of the models.
+    """
+
+    suite: str
+    prompt: str
+    answers: Sequence[SampleAnswer]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """Questions of one task.
+
+    Args:
+        task: the task.
+        models: `base`, and the runs in words.
+        questions: those whose scores differ between the models first.
+    """
+
+    task: str
+    models: Sequence[str]
+    questions: Sequence[SampleQuestion]
+
+
+def sample_answers(results: Results) -> list[Sample]:
+    """Return some answers on each task: of the base, the baseline, the best at the target, and the least forgetful.
+
+    A task whose records hold no answers has no sample.
+    """
+    records = {planned.run.id: planned.record for planned in results.done}
+    samples = []
+    for task in dict.fromkeys(results.summary["task"]):
+        names = _shown(results.summary[results.summary["task"] == task], results.plan.study.baseline)
+        runs = [_first_run(results.table, str(task), name) for name in names]
+        answers = [_answers(records[runs[0]], "before"), *(_answers(records[run], "after") for run in runs)]
+        if all(answers):
+            questions = list(_questions(answers))
+            samples.append(Sample(task=str(task), models=[BASE, *map(_in_words, names)], questions=questions))
+    return samples
+
+
+def _shown(summary: pd.DataFrame, baseline: str) -> list[tuple[str, float | None]]:
+    """Return up to three choices, arm and value."""
+    own = summary[summary["arm"] == baseline].head(1)
+    others = summary[summary["arm"] != baseline]
+    best = others.sort_values("target_after", ascending=False).head(1)
+    least = others.sort_values("forgetting").head(1)
+    rows = pd.concat([own, best, least])
+    pairs: list[tuple[str, float | None]] = [
+        (str(arm), _number(value)) for arm, value in zip(rows["arm"], rows["axis"], strict=True)
+    ]
+    return list(dict.fromkeys(pairs))
+
+
+def _number(value: Any) -> float | None:
+    return None if pd.isna(value) else float(value)
+
+
+def _in_words(choice: tuple[str, float | None]) -> str:
+    return choice_name(choice[0], float("nan") if choice[1] is None else choice[1])
+
+
+def _first_run(table: pd.DataFrame, task: str, choice: tuple[str, float | None]) -> str:
+    """Return the id of the finished run of a choice with the smallest seed."""
+    arm, value = choice
+    at_value = table["axis"].isna() if value is None else table["axis"] == value
+    own = table[(table["state"] == "done") & (table["task"] == task) & (table["arm"] == arm) & at_value.fillna(False)]
+    return str(own.sort_values("seed")["run_id"].iloc[0])
+
+
+def _answers(record: RunRecord, when: str) -> Answers:
+    """Return a run's answers; empty where its record holds none."""
+    name = f"answers_{when}.jsonl"
+    if not (record.folder / name).exists():
+        return {}
+    rows = record.read_lines(name)
+    return {(row["part"], row["suite"], row["prompt"]): (str(row["answer"]), float(row["score"])) for row in rows}
+
+
+def _questions(answers: Sequence[Answers]) -> Iterator[SampleQuestion]:
+    """Yield a few questions of each suite, those whose scores differ first."""
+    common = [key for key in answers[0] if all(key in own for own in answers)]
+    ordered = sorted(common, key=lambda key: len({own[key][1] for own in answers}) == 1)  # the order is kept otherwise
+    left = {(part, suite): _BY_PART.get(part, 1) for part, suite, _ in common}
+    for key in ordered:
+        part, suite, prompt = key
+        if left[part, suite]:
+            left[part, suite] -= 1
+            shown = [SampleAnswer(text=_cut(own[key][0]), score=own[key][1]) for own in answers]
+            yield SampleQuestion(suite=f"{part} {suite}", prompt=_cut(prompt), answers=shown)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} …"

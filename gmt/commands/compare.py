@@ -1,0 +1,123 @@
+"""`gmt compare RUN RUN`: what two runs differ in: settings, scores, and the answers that flipped."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from gmt.commands.show import flat, record_of
+from gmt.composition import Composer, hydra_on
+from gmt.errors import UserError
+from gmt.records.record import RunRecord
+from gmt.terminal import say, table
+
+EXAMPLES = """\
+gmt compare 1a2b3c 4d5e6f              settings, scores and flipped answers of two finished runs
+gmt compare 1a2b3c 4d5e6f --answers 20   with twenty examples of each kind
+
+Ids, or their first digits, are those of `gmt plan study=NAME`. Two seeds of one arm show how much of a difference is
+the seed's; an arm and the baseline on the same seed, what the arm does. An answer flips where one run is right (score
+1) and the other is not, on the same question: with many flips both ways, a small difference of means is noise.
+"""
+_NAMES = ("first", "second")
+Key = tuple[str, str, str, int]  # part, suite, prompt, and its number among equal prompts
+Answers = Mapping[Key, Mapping[str, Any]]
+
+
+class Flip(NamedTuple):
+    """A question that one of two runs answers rightly."""
+
+    key: Key
+    answers: tuple[str, str]
+
+
+def compare(runs: Sequence[str], overrides: Sequence[str], config_dir: str | None, *, num_answers: int) -> None:
+    """Prints what two runs differ in.
+
+    Args:
+        runs: two run ids, or their first digits.
+        overrides: the user's, for `record.root`.
+        config_dir: a config folder of the user's own, or None.
+        num_answers: examples of flipped answers of each kind.
+
+    Raises:
+        UserError: no run, or more than one, begins so, or a run is not done.
+    """
+    with hydra_on(config_dir):
+        config = Composer().compose_plain(overrides)
+    records = [record_of(config, run) for run in runs]
+    for record in records:
+        if record.state() != "done":
+            raise UserError(f"gmt compare needs two runs that are done; {record.id} is {record.state()}")
+        record.check_unchanged()
+    for name, record in zip(_NAMES, records, strict=True):
+        say(f"{name}: run {record.id}, {record.folder}")
+    say("")
+    _say_settings(records)
+    _say_scores(records)
+    _say_flips(records, num_answers)
+
+
+def _say_settings(records: Sequence[RunRecord]) -> None:
+    first, second = (dict(flat(record.read("config.json")["science"])) for record in records)
+    keys = [key for key in {**first, **second} if first.get(key) != second.get(key)]
+    if not keys:
+        say("no setting differs\n")
+        return
+    say(table(["setting", *_NAMES], [[key, first.get(key, "-"), second.get(key, "-")] for key in keys]) + "\n")
+
+
+def _say_scores(records: Sequence[RunRecord]) -> None:
+    first, second = (record.result() for record in records)
+    rows = [
+        [part, suite, _percent(before), _percent(score), _percent(other), f"{100 * (other - score):+.1f}"]
+        for part in ("target", "source")
+        for suite, score in first.after[part].items()
+        for before in [first.before[part][suite]]
+        if (other := second.after[part].get(suite)) is not None
+    ]
+    say(table(["part", "suite", "base", *_NAMES, "points"], rows) + "\n")
+
+
+def _percent(score: float) -> str:
+    return f"{score:.1%}"
+
+
+def _say_flips(records: Sequence[RunRecord], num_answers: int) -> None:
+    first, second = map(_answers, records)
+    common = [key for key in first if key in second]
+    if not common:
+        say("the runs have no question in common, or their records hold no answers")
+        return
+    flips = flips_of(first, second)
+    asked = Counter(key[:2] for key in common)
+    counts = [Counter(flip.key[:2] for flip in kind) for kind in flips]
+    rows = [[*suite, str(number), *(str(count[suite]) for count in counts)] for suite, number in asked.items()]
+    say(table(["part", "suite", "questions", "right in the first alone", "right in the second alone"], rows))
+    for name, kind in zip(_NAMES, flips, strict=True):
+        if shown := kind[:num_answers]:
+            say(f"\nright in the {name} alone, {len(shown)} of {len(kind)}:")
+            body = [[f"{f.key[0]} {f.key[1]}", repr(f.key[2]), *map(repr, f.answers)] for f in shown]
+            say(table(["suite", "prompt", *_NAMES], body))
+
+
+def flips_of(first: Answers, second: Answers) -> tuple[list[Flip], list[Flip]]:
+    """Return the questions that only the first run answers rightly, and those that only the second does."""
+    flips: tuple[list[Flip], list[Flip]] = ([], [])
+    for key, one in first.items():
+        other = second.get(key)
+        if other is not None and (is_right := one["score"] >= 1) != (other["score"] >= 1):
+            flips[0 if is_right else 1].append(Flip(key, (str(one["answer"]), str(other["answer"]))))
+    return flips
+
+
+def _answers(record: RunRecord) -> Answers:
+    """Return a run's answers by question; empty where its record holds none."""
+    if not (record.folder / "answers_after.jsonl").exists():
+        return {}
+    seen: Counter[tuple[str, str, str]] = Counter()
+    answers = {}
+    for row in record.read_lines("answers_after.jsonl"):
+        question = (row["part"], row["suite"], row["prompt"])
+        answers[*question, seen[question]] = row
+        seen[question] += 1
+    return answers

@@ -1,0 +1,96 @@
+"""The result of a study in lines: the end of a sweep, `gmt show study=NAME`, the page in MLflow."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gmt_analysis.leading import answers_of
+from gmt_analysis.means_text import means_markdown, means_text
+from gmt_analysis.results import Results
+from gmt_analysis.sample_answers import sample_answers
+from gmt_analysis.set_up import set_up
+from gmt_analysis.suites import means_by_suite
+from gmt_analysis.tables import html_suites
+
+from gmt.studies.plan import Plan
+from tests.finished import finish, plan_of
+
+ARMS = {"sft": {"method": "sft"}, "gmt": {"method": "gmt", "method.mask_ratio": [0.5, 0.9]}}
+TARGETS = {None: 0.7, 0.5: 0.8, 0.9: 0.6}
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Plan:
+    """Three choices with three seeds each; gmt 0.5 is the best, and sft forgets the most."""
+    made = plan_of(tmp_path, ARMS, [1, 2, 3])
+    for planned in made.runs:
+        ratio = planned.run.config["method"].get("mask_ratio")
+        finish(planned, TARGETS[ratio] + planned.run.seed / 1000, 0.5 if ratio is None else 0.8)
+    return made
+
+
+def test_the_best_is_above_and_the_baseline_is_never_left_out(plan: Plan) -> None:
+    results = Results(plan)
+    lines = means_text(results).splitlines()
+    assert lines[0] == "long_words (base 10.0)"
+    assert [line.split("  ")[0] for line in lines[2:]] == ["gmt 0.5", "sft (baseline)", "gmt 0.9"]
+    assert "80.2 (80.1 to 80.3)" in lines[2]
+    short = means_text(results, most=1)
+    assert "sft (baseline)" in short
+    assert "... and 1 more: `gmt show study=made` shows all" in short
+    assert "| gmt 0.5 | 3 | 80.2 (80.1 to 80.3) | 15.0 |" in means_markdown(results)
+
+
+def test_a_study_without_a_primary_question_is_answered_by_means_and_counts(plan: Plan) -> None:
+    best, tests = answers_of(Results(plan))
+    assert best == "Highest mean target score: gmt 0.5 with 80.2 % on long_words (sft 70.2 %)."
+    assert "Against sft, target score of 2 choices:" in tests
+    assert "exploratory" in tests
+
+
+def test_what_a_suite_lost_is_red_and_what_it_gained_green(plan: Plan) -> None:
+    for planned in plan.runs:
+        result = planned.record.read("result.json")
+        for when, scores in (("before", {"sums": 0.9, "words": 0.1}), ("after", {"sums": 0.4, "words": 0.6})):
+            result[when]["source"] = {"mean": 0.5, **scores}
+            named = {f"eval/source/{suite}_exact_match": score for suite, score in scores.items()}
+            result["metrics"][when] = {**named, "eval/source/nll_nll": 1.25}
+        result["forgetting"] = 0.0
+        planned.record.write("result.json", result)
+        planned.record.finish()
+    results = Results(plan)
+    page = html_suites(means_by_suite(results.suites), results.axis)
+    assert "source sums, % (base 90.0)" in page
+    assert '<td style="background: rgba(213, 94, 0, 0.45)">40.0 <small>-50.0</small></td>' in page
+    assert '<td style="background: rgba(0, 158, 115, 0.45)">60.0 <small>+50.0</small></td>' in page
+    assert "source nll_nll (base 1.25)" in page
+    assert "<td>1.25 <small>+0</small></td>" in page
+    assert len(results.suites) == 9 * 3  # the mean over the suites is none of them
+
+
+def test_the_set_up_can_be_typed_again(plan: Plan) -> None:
+    made = set_up(Results(plan), ["study=made", "seed=1,2,3"])
+    assert made.commands[1:] == ["gmt sweep study=made seed=1,2,3", "gmt report study=made seed=1,2,3"]
+    settings = dict(made.settings)
+    assert settings["Seeds"] == "1, 2, 3"
+    assert settings["Learning rate"] == "0.002"
+    assert settings["Examples in a step"].startswith("32 (2 mini-batches of 16)")
+    assert dict(made.arms)["gmt"] == "method=gmt, method.mask_ratio=[0.5, 0.9]"
+
+
+def test_questions_that_divide_the_models_come_first(plan: Plan) -> None:
+    assert sample_answers(Results(plan)) == []  # these records hold no answers
+    for planned in plan.runs:
+        answers: list[dict[str, Any]] = [
+            {"part": "source", "suite": "sums", "prompt": f"{n}+1", "answer": planned.point.arm, "score": 1.0}
+            for n in range(3)
+        ]
+        planned.record.write_lines("answers_before.jsonl", answers)
+        answers[2]["score"] = float(planned.point.arm == "gmt")
+        planned.record.write_lines("answers_after.jsonl", answers)
+        planned.record.finish()
+    (sample,) = sample_answers(Results(plan))
+    assert sample.models == ["base", "sft", "gmt 0.5"]
+    (question,) = sample.questions
+    assert (question.suite, question.prompt) == ("source sums", "2+1")
+    assert [answer.score for answer in question.answers] == [1, 0, 1]
