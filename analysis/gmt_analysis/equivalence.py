@@ -17,7 +17,7 @@ from scipy import stats
 from gmt.axis import Axis
 from gmt.errors import UserError
 from gmt_analysis.choices import join_values, scores_of
-from gmt_analysis.paired import is_tested, t_test
+from gmt_analysis.paired import NO_SPREAD, is_equal, is_tested, t_test
 from gmt_analysis.power import ALPHA, FEWEST, detectable_difference
 
 
@@ -32,6 +32,8 @@ class Verdict:
         best: the value with the best mean.
         index: the range of the means over values, in units of the seeds' standard deviation at a value; NaN without
             spread, or for one value or seed.
+        p_range: p of so large a range of means if all values were alike, by the studentized range over the residuals of
+            seeds and values (Tukey, 1953): deviations at all values are taken for equal. NaN likewise.
         detectable: the smallest difference between two values that the study finds with a power of POWER, with the
             level shared out over all pairs.
         words: the result of the tests in words.
@@ -43,6 +45,7 @@ class Verdict:
     num_seeds: int
     best: float
     index: float
+    p_range: float
     detectable: float
     words: str
 
@@ -52,6 +55,8 @@ def against_best(table: pd.DataFrame, column: str, *, margin: float, more_is_bet
 
     The best is chosen by the same data, which makes the others look worse by chance: equivalence is claimed too seldom
     rather than too often, and for differences the level is shared out over all pairs of values, whichever is the best.
+    Equivalence to the best bounds how far a value lies below it; two values may differ by twice the margin. A primary
+    question against each_other bounds all differences.
 
     Args:
         table: of a study.
@@ -114,6 +119,7 @@ def sensitivity(
                 num_seeds=len(wide),
                 best=best,
                 index=float(means.max() - means.min()) / spread if spread and variances else float("nan"),
+                p_range=_p_range(wide),
                 detectable=detectable_difference(
                     float(np.sqrt(np.mean(variances))) if variances else float("nan"),
                     len(wide),
@@ -140,6 +146,19 @@ def _best(wide: pd.DataFrame, more_is_better: bool) -> float:
     return float(wide.columns.to_numpy()[means.argmax() if more_is_better else means.argmin()])
 
 
+def _p_range(wide: pd.DataFrame) -> float:
+    num_seeds, num_values = wide.shape
+    if num_seeds < 2 or num_values < 2:
+        return float("nan")
+    scores_NV = wide.to_numpy(dtype=float)
+    residual_NV = scores_NV - scores_NV.mean(0) - scores_NV.mean(1, keepdims=True) + scores_NV.mean()
+    freedom = (num_seeds - 1) * (num_values - 1)
+    error = np.sqrt((residual_NV**2).sum() / freedom / num_seeds)
+    if not error > NO_SPREAD:
+        return float("nan")
+    return float(stats.studentized_range.sf(np.ptp(scores_NV.mean(0)) / error, num_values, freedom))
+
+
 def _differences_to_best(wide: pd.DataFrame, best: float) -> dict[float, np.ndarray]:
     """Return for each other value its scores less those of the best, by seed."""
     of_best = wide[best].to_numpy()
@@ -147,10 +166,13 @@ def _differences_to_best(wide: pd.DataFrame, best: float) -> dict[float, np.ndar
 
 
 def _test(differences_N: np.ndarray, margin: float) -> dict[str, float]:
-    return t_test(differences_N) | {"p_equivalent": _p_equivalent(differences_N, margin)}
+    p = {"p": 1.0} if is_equal(differences_N) else {}
+    return t_test(differences_N) | p | {"p_equivalent": _p_equivalent(differences_N, margin)}
 
 
 def _p_equivalent(differences_N: np.ndarray, margin: float) -> float:
+    if is_equal(differences_N):
+        return 0.0
     if not is_tested(differences_N):
         return float("nan")
     below = stats.ttest_1samp(differences_N, -margin, alternative="greater").pvalue

@@ -12,8 +12,7 @@ import pandas as pd
 from gmt.axis import Axis
 from gmt_analysis.choices import Baseline, join_values
 from gmt_analysis.equivalence import Verdict, sensitivity
-from gmt_analysis.mixed_model import over_tasks
-from gmt_analysis.paired import differences
+from gmt_analysis.paired import differences, over_tasks
 from gmt_analysis.power import ALPHA, POWER
 
 _MOST_WITH_SIZE = 5  # choices in a sentence; of more it names the direction, and the table has the size
@@ -76,9 +75,9 @@ def as_table(rows: pd.DataFrame, measure: Measure) -> pd.DataFrame:
 def _test(table: pd.DataFrame, measure: Measure, axis: Axis, baseline: str, margin: float) -> Findings:
     done = table[(table["state"] == "done") & table[measure.column].notna()]
     has_baseline = baseline in set(done["arm"]) and done["arm"].nunique() > 1
-    pairs = differences(table, measure.column, baseline=baseline) if has_baseline else pd.DataFrame()
+    pairs = differences(table, measure.column, baseline=baseline, margin=margin) if has_baseline else pd.DataFrame()
     several = has_baseline and done["task"].nunique() > 1
-    common = over_tasks(table, measure.column, baseline=baseline) if several else pd.DataFrame()
+    common = over_tasks(table, measure.column, baseline=baseline, margin=margin) if several else pd.DataFrame()
     verdicts = sensitivity(table, measure.column, axis=axis, margin=margin, more_is_better=measure.more_is_better)
     shown = Baseline.from_table(table, baseline).name(axis) if has_baseline else baseline
     sentences = [
@@ -132,7 +131,7 @@ def _could(rows: pd.DataFrame) -> str:
 def _on_tasks(common: pd.DataFrame, measure: Measure, baseline: str) -> list[str]:
     if common.empty:
         return []
-    rows = [row for row in common.to_dict("records") if row["p_holm"] < ALPHA]
+    rows = [row for row in common.to_dict("records") if row["p_shared"] <= ALPHA]
     if not rows:
         shown = _NONE if common["p"].notna().any() else _UNTESTED
     elif len(rows) <= _MOST_WITH_SIZE:
@@ -140,11 +139,16 @@ def _on_tasks(common: pd.DataFrame, measure: Measure, baseline: str) -> list[str
     else:
         ways = {way: [row["choice"] for row in rows if _direction(row, measure) == way] for way in (_BETTER, _WORSE)}
         shown = "; ".join(f"{way} {', '.join(choices)}" for way, choices in ways.items() if choices)
-    return [f"Over all tasks, by a mixed model, {measure.name} less that of {baseline}: {shown}{_could(common)}."]
+    return [f"In the mean over tasks, {measure.name} less that of {baseline}: {shown}{_could(common)}."]
 
 
 def _on_axis(verdict: Verdict, measure: Measure, axis: Axis) -> str:
-    index = "" if np.isnan(verdict.index) else f"; the range over {axis.plural} is {verdict.index:.1f} seed deviations"
+    chance = "" if np.isnan(verdict.p_range) else f", p {verdict.p_range:.2g} if all were alike"
+    index = (
+        ""
+        if np.isnan(verdict.index)
+        else f"; the range over {axis.plural} is {verdict.index:.1f} seed deviations{chance}"
+    )
     could = (
         f". With {verdict.num_seeds} seeds a difference of {100 * verdict.detectable:.1f} points is found with a power "
         f"of {POWER:.0%}"
@@ -156,14 +160,15 @@ def _on_axis(verdict: Verdict, measure: Measure, axis: Axis) -> str:
 
 
 _BETTER, _WORSE, _NONE, _UNTESTED = "better", "worse", "no difference shown", "not tested"
-_WORDS = (_BETTER, _WORSE, _NONE, _UNTESTED)
+_EQUIVALENT = "equivalent by itself"  # by the test of this comparison alone, uncorrected
+_WORDS = (_BETTER, _WORSE, _EQUIVALENT, _NONE, _UNTESTED)
 
 
 def _direction(row: Mapping[Any, Any], measure: Measure) -> str:
-    if np.isnan(row["p_holm"]):
+    if np.isnan(row["p_shared"]):
         return _UNTESTED  # too few pairs, or all differ by the same
-    if not row["p_holm"] < ALPHA:
-        return _NONE
+    if not row["p_shared"] <= ALPHA:
+        return _EQUIVALENT if row["p_equivalent"] < ALPHA else _NONE
     return _BETTER if (row["difference"] > 0) == measure.more_is_better else _WORSE
 
 

@@ -1,4 +1,4 @@
-"""Differences between choices on the same seed, by Student's paired t test.
+"""Differences between choices on the same seed, with intervals that hold together.
 
 The functions take the typed table of a study (gmt.tracking.table) and one of its columns; only finished runs count, and
 differences are in the units of the column. A pair is the runs of two choices on the same seed.
@@ -6,46 +6,81 @@ differences are in the units of the column. A pair is the runs of two choices on
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from gmt_analysis.choices import CHOICE, Baseline, scores_of
+from gmt.verdicts.intervals import Floats, moments, p_within, simultaneous
+from gmt_analysis.choices import CHOICE, Baseline, choice_name, scores_of
 from gmt_analysis.power import ALPHA, FEWEST, detectable_difference
 from gmt_analysis.statistics import mean_interval
 
 NO_SPREAD = 1e-12  # of scores in [0, 1]: differences below it are rounding
+_TESTED = ["difference", "low", "high", "n", "p", "p_shared", "p_equivalent", "detectable"]
 
 
-def differences(table: pd.DataFrame, column: str, *, baseline: str) -> pd.DataFrame:
-    """Return each choice less the baseline on the same seed, with a t interval and Student's paired test.
+def differences(table: pd.DataFrame, column: str, *, baseline: str, margin: float | None = None) -> pd.DataFrame:
+    """Return each choice less the baseline on the same seed.
 
     Args:
         table: of a study.
         column: the compared column.
         baseline: an arm, e.g. `sft`; gmt_analysis.choices.Baseline says which of its runs a choice is compared with.
+        margin: of equivalence; None: equivalence is not tested.
 
     Returns:
-        A row for each other arm, task and value of the axis: `difference`, its bounds `low` and `high`, `n` pairs, `p`
-        of the two-sided paired t test, `p_holm`, corrected for all rows (Holm, 1979), and `detectable`: the smallest
-        difference found with a power of POWER, with the level shared out over all rows. With fewer than three pairs,
-        or pairs that all differ by the same amount, there is no test and p is missing.
+        A row for each other arm, task and value of the axis:
+        `difference`; `n` pairs; `low` and `high` of intervals that hold together for all rows, and `p_shared`, which is
+        at most ALPHA if and only if its interval excludes 0 (gmt.verdicts.intervals.simultaneous); `p` of the row alone
+        by Student's two-sided paired test; `p_welch` of the same by Welch's test without pairs, for seeds that move
+        both choices in opposite ways; `p_equivalent` of two one-sided paired t tests, of the row alone; and
+        `detectable`: the smallest difference found with a power of POWER, with the level shared out over all rows that
+        are tested. Pairs with the same score have a difference of exactly 0. With fewer than three pairs, or pairs that
+        all differ by the same amount, there is no test and p is missing.
 
     Raises:
         UserError: the study has no such arm with a finished run.
     """
     scores, base = scores_of(table, column), Baseline.from_table(table, baseline)
-    rows = []
+    rows, pairs = [], []
     for (arm, task, value), group in scores[scores["arm"] != baseline].groupby(CHOICE, dropna=False, sort=False):
         base_runs = base.runs(scores[scores["task"] == task], group["axis"].iloc[0])
-        pairs = group.merge(base_runs, on="seed", suffixes=("", "_of_baseline"))
-        rows.append({"arm": arm, "task": task, "axis": value, **_paired(pairs, column)})
-    tests = pd.DataFrame(rows, columns=[*CHOICE, "difference", "low", "high", "n", "p", "deviation"])
-    detectable = [
-        detectable_difference(float(deviation), int(n), num_comparisons=len(tests))
-        for deviation, n in zip(tests["deviation"], tests["n"], strict=True)
-    ]
-    return corrected(tests.drop(columns="deviation"), "p").assign(detectable=detectable)
+        both = group.merge(base_runs, on="seed", suffixes=("", "_of_baseline")).set_index("seed")
+        own, other = both[column], both[f"{column}_of_baseline"]
+        rows.append({"arm": arm, "task": task, "axis": value, "p_welch": _p_welch(own.to_numpy(), other.to_numpy())})
+        pairs.append(own - other)
+    known = pd.DataFrame(rows, columns=[*CHOICE, "p_welch"])
+    tested = _tested(pairs, margin)
+    return pd.concat([known[CHOICE], tested, known["p_welch"]], axis=1)
+
+
+def over_tasks(table: pd.DataFrame, column: str, *, baseline: str, margin: float | None = None) -> pd.DataFrame:
+    """Return each choice less the baseline in the mean over tasks, seed by seed.
+
+    The mean over tasks of a seed's differences is one number, and `n` counts seeds. Nothing is said of other tasks.
+    Where `p_tasks` is small, the difference depends on the task and its mean says little.
+
+    Returns:
+        A row for each arm and value of the axis but the baseline: `choice`, the columns of `differences` but `p_welch`,
+        and `p_tasks` of Welch's analysis of variance that the difference is the same on all tasks. Empty without a
+        baseline.
+    """
+    scores = scores_of(table, column)
+    if baseline not in set(scores["arm"]):
+        return pd.DataFrame(columns=["choice", *_TESTED, "p_tasks"])
+    base, num_tasks = Baseline.from_table(table, baseline), scores["task"].nunique()
+    names, pairs, p_tasks = [], [], []
+    for (arm, value), group in scores[scores["arm"] != baseline].groupby(["arm", "axis"], dropna=False, sort=False):
+        base_runs = base.runs(scores, group["axis"].iloc[0])
+        both = group.merge(base_runs, on=["task", "seed"], suffixes=("", "_of_baseline"))
+        both = both.assign(difference=both[column] - both[f"{column}_of_baseline"])
+        wide = both.pivot_table(index="seed", columns="task", values="difference")
+        names.append(choice_name(arm, group["axis"].iloc[0]))
+        pairs.append(wide.dropna().mean(axis=1) if wide.shape[1] == num_tasks else pd.Series(dtype=float))
+        p_tasks.append(_p_tasks([own["difference"].to_numpy() for _, own in both.groupby("task")]))
+    return pd.concat([pd.DataFrame({"choice": names}), _tested(pairs, margin)], axis=1).assign(p_tasks=p_tasks)
 
 
 def t_test(differences_N: np.ndarray) -> dict[str, float]:
@@ -64,20 +99,52 @@ def is_tested(differences_N: np.ndarray) -> bool:
     return len(differences_N) >= FEWEST and float(np.ptp(differences_N)) > NO_SPREAD
 
 
-def corrected(rows: pd.DataFrame, p: str) -> pd.DataFrame:
-    """Return the rows with a column `P_holm`: column P corrected over all rows by Holm's procedure."""
-    from statsmodels.stats.multitest import multipletests
-
-    known = rows[p].notna()
-    by_holm = pd.Series(float("nan"), index=rows.index)
-    if known.any():
-        by_holm[known] = multipletests(rows.loc[known, p].astype(float), alpha=ALPHA, method="holm")[1]
-    return rows.assign(**{f"{p}_holm": by_holm})
+def is_equal(differences_N: np.ndarray) -> bool:
+    """Return whether N differences are all 0, and at least FEWEST."""
+    return len(differences_N) >= FEWEST and float(np.abs(differences_N).max()) <= NO_SPREAD
 
 
-def _paired(pairs: pd.DataFrame, column: str) -> dict[str, float]:
-    differences_N = (pairs[column] - pairs[f"{column}_of_baseline"]).to_numpy()
-    if not len(differences_N):
-        return {**dict.fromkeys(("difference", "low", "high", "p", "deviation"), float("nan")), "n": 0}
-    deviation = float(differences_N.std(ddof=1)) if is_tested(differences_N) else float("nan")
-    return t_test(differences_N) | {"deviation": deviation}
+def _tested(pairs: list[pd.Series[float]], margin: float | None) -> pd.DataFrame:
+    """Return the tests of comparisons, from each one's differences by seed."""
+    if not pairs:
+        return pd.DataFrame(columns=_TESTED)
+    differences_NK = np.asarray(pd.concat([own.astype(float) for own in pairs], axis=1).to_numpy(), dtype=float)
+    found, together = moments(differences_NK), simultaneous(differences_NK, ALPHA)
+    deviation_K = np.where(found.is_tested_K, found.error_K * np.sqrt(found.n_K), np.nan)
+    num_tested = max(int(found.is_tested_K.sum()), 1)
+    return pd.DataFrame(
+        {
+            "difference": found.mean_K,
+            "low": found.mean_K - together.half_K,
+            "high": found.mean_K + together.half_K,
+            "n": found.n_K,
+            "p": _p_alone(differences_NK, found.is_tested_K, found.is_equal_K),
+            "p_shared": together.p_K,
+            "p_equivalent": np.nan if margin is None else p_within(found, margin),
+            "detectable": [
+                detectable_difference(float(deviation), int(n), num_comparisons=num_tested)
+                for deviation, n in zip(deviation_K, found.n_K, strict=True)
+            ],
+        }
+    )
+
+
+def _p_alone(differences_NK: Floats, is_tested_K: Any, is_equal_K: Any) -> Floats:
+    p_K = np.where(is_equal_K, 1.0, np.nan)
+    if is_tested_K.any():
+        p_K[is_tested_K] = stats.ttest_1samp(differences_NK[:, is_tested_K], 0, nan_policy="omit").pvalue
+    return p_K
+
+
+def _p_welch(own: np.ndarray, other: np.ndarray) -> float:
+    if len(own) < FEWEST or min(np.ptp(own), np.ptp(other)) <= NO_SPREAD:
+        return float("nan")
+    return float(stats.ttest_ind(own, other, equal_var=False).pvalue)
+
+
+def _p_tasks(groups: list[np.ndarray]) -> float:
+    if len(groups) < 2 or any(len(group) < 2 or np.ptp(group) <= NO_SPREAD for group in groups):
+        return float("nan")
+    from statsmodels.stats.oneway import anova_oneway
+
+    return float(anova_oneway(groups, use_var="unequal").pvalue)

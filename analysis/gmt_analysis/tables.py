@@ -137,11 +137,18 @@ def html_differences(findings: Findings, axis: Axis) -> list[tuple[str, str]]:
 
 
 def _differences_table(rows: pd.DataFrame, heads: Mapping[str, str]) -> str:
-    names = (*heads.values(), "n", "Difference, points", "p (Holm)", f"Found with a power of {POWER:.0%}", "In words")
+    names = (
+        *heads.values(),
+        "n",
+        "Difference, points",
+        "p, of all rows together",
+        f"Found with a power of {POWER:.0%}",
+        "In words",
+    )
     body = "".join(
         "<tr>" + "".join(f"<td>{_text(row[column])}</td>" for column in heads) + f"<td>{row['n']}</td>"
         f"<td>{'' if pd.isna(row['difference']) else format(row['difference'], '+.1f')}{_bounds(row)}</td>"
-        f"<td>{'' if pd.isna(row['p_holm']) else format(row['p_holm'], '.3g')}</td>"
+        f"<td>{'' if pd.isna(row['p_shared']) else format(row['p_shared'], '.3g')}</td>"
         f"<td>{'' if pd.isna(row['detectable']) else format(row['detectable'], '.1f')}</td><td>{row['words']}</td></tr>"
         for row in rows.to_dict("records")
     )

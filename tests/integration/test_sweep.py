@@ -114,7 +114,9 @@ def test_the_report_has_tables_and_figures_for_papers(report: Path) -> None:
     assert r"\toprule" in (report / "means.tex").read_text()
     assert (report / "target_tiny.pdf").read_bytes().startswith(b"%PDF")
     differences = (report / "differences.csv").read_text().splitlines()
-    assert differences[0] == "arm,task,mask_ratio,difference,low,high,n,p,p_holm,detectable,measure"
+    assert (
+        differences[0] == "arm,task,mask_ratio,difference,low,high,n,p,p_shared,p_equivalent,detectable,p_welch,measure"
+    )
 
 
 @pytest.mark.usefixtures("report")

@@ -8,8 +8,7 @@ import pandas as pd
 import pytest
 from gmt_analysis.choices import Baseline
 from gmt_analysis.equivalence import against_best, sensitivity
-from gmt_analysis.mixed_model import over_tasks
-from gmt_analysis.paired import differences
+from gmt_analysis.paired import differences, over_tasks
 from gmt_analysis.power import detectable_difference
 from scipy import stats
 
@@ -55,18 +54,42 @@ def test_a_choice_without_a_pair_has_no_difference() -> None:
     (row,) = differences(made, "score", baseline="sft").to_dict("records")
     assert row["n"] == 0
     assert math.isnan(row["difference"])
-    assert math.isnan(row["p_holm"])
+    assert math.isnan(row["p_shared"])
 
 
-def test_many_comparisons_are_corrected_as_holm_does() -> None:
+def test_many_comparisons_share_the_level_and_no_interval_contradicts() -> None:
     rng = np.random.default_rng(0)
     base = rng.normal(size=8)
     made = table(("sft", NONE, base), *(("gmt", r, base + rng.normal(r, 1, size=8)) for r in (0.1, 0.8, 2.0)))
-    rows = differences(made, "score", baseline="sft").sort_values("p")
-    # by hand: the smallest p times 3, the next times 2, the largest times 1, never less than the one before
-    p = rows["p"].to_numpy()
-    by_hand = np.maximum.accumulate(np.minimum(p * [3, 2, 1], 1))
-    assert rows["p_holm"].to_numpy() == pytest.approx(by_hand)
+    rows = differences(made, "score", baseline="sft")
+    assert rows["p_shared"].to_numpy() == pytest.approx(1 - (1 - rows["p"].to_numpy()) ** 3)  # Sidak (1967)
+    excludes_0 = (rows["low"] > 0) | (rows["high"] < 0)
+    assert ((rows["p_shared"] <= 0.05) == excludes_0).all()
+
+
+def test_equivalence_to_the_baseline_and_equal_pairs() -> None:
+    # differences -1, 0, -1, 0 within 1.5: p = 0.020245, as in test_equivalence_by_hand
+    made = table(("sft", NONE, [5, 5, 5, 5]), ("gmt", 0.3, [4, 5, 4, 5]), ("gmt", 0.9, [5, 5, 5, 5]))
+    rows = differences(made, "score", baseline="sft", margin=1.5).to_dict("records")
+    assert rows[0]["p_equivalent"] == pytest.approx(0.020245, abs=2e-5)
+    assert (rows[1]["difference"], rows[1]["low"], rows[1]["high"]) == (0, 0, 0)
+    assert (rows[1]["p_shared"], rows[1]["p_equivalent"]) == (1, 0)
+
+
+def test_welch_beside_pairs_that_move_in_opposite_ways() -> None:
+    # docs/ratio_insensitivity.csv, long_words, sft and rmt 0.9: paired p = 0.006, Welch p = 0.0003 (science review)
+    runs = pd.read_csv("docs/ratio_insensitivity.csv").rename(columns={"mask_ratio": "axis"})
+    own = runs[
+        (runs["task"] == "long_words") & ((runs["arm"] == "sft") | (runs["arm"] == "rmt") & (runs["axis"] == 0.9))
+    ]
+    (row,) = differences(own, "target_after", baseline="sft").to_dict("records")
+    assert (row["p"], row["p_welch"]) == (pytest.approx(0.006, abs=5e-4), pytest.approx(0.0003, abs=5e-5))
+
+
+def test_the_studentized_range_of_the_recorded_study() -> None:
+    runs = pd.read_csv("docs/ratio_insensitivity.csv").rename(columns={"mask_ratio": "axis"})
+    verdicts = sensitivity(runs[runs["arm"] == "gmt"], "target_after", axis=Axis(), margin=0.02)
+    assert [verdict.p_range for verdict in verdicts] == pytest.approx([0.44, 0.07], abs=0.006)  # science review
 
 
 def test_a_baseline_that_is_not_there_is_named() -> None:
@@ -110,7 +133,11 @@ def flat(spread: float, drop: float = 0.0) -> pd.DataFrame:
             flat(0.1),
             "no difference to the best shown at any mask ratio, nor equivalence within the margin at every mask ratio",
         ),
-        (table(("gmt", 0.3, [1, 2, 3]), ("gmt", 0.5, [1, 2, 3])), "no spread between seeds: nothing is tested"),
+        (table(("gmt", 0.3, [1, 2, 3]), ("gmt", 0.5, [2, 3, 4])), "no spread between seeds: nothing is tested"),
+        (
+            table(("gmt", 0.3, [1, 2, 3]), ("gmt", 0.5, [1, 2, 3])),
+            "every mask ratio is equivalent to the best within the margin",
+        ),
         (table(("gmt", 0.5, [1, 2, 3])), "one mask ratio: nothing is said of sensitivity"),
         (table(("gmt", 0.3, [1]), ("gmt", 0.5, [2])), "1 seed: nothing is said of sensitivity"),
     ],
@@ -202,25 +229,21 @@ def test_what_is_detectable_is_found_in_four_studies_of_five(num_pairs: int, num
     assert found.mean() == pytest.approx(0.8, abs=0.004)
 
 
-def test_a_balanced_mixed_model_gives_the_mean_difference() -> None:
+def test_tasks_are_pooled_by_each_seeds_mean() -> None:
     rng = np.random.default_rng(3)
     tasks = []
     for task, level in (("t", 0.0), ("u", 5.0)):
-        seeds = rng.normal(0, 2, size=6)
-        base, moved = (level + seeds + rng.normal(0, 0.5, size=6) for _ in range(2))
-        tasks.append(table(("sft", NONE, base), ("gmt", 0.5, moved + 1), task=task))
+        base = rng.normal(level, 2, size=6)
+        tasks.append(table(("sft", NONE, base), ("gmt", 0.5, base + rng.normal(1, 0.5, size=6)), task=task))
     made = pd.concat(tasks, ignore_index=True)
     (row,) = over_tasks(made, "score", baseline="sft").to_dict("records")
-    pairs = differences(made, "score", baseline="sft")
-    assert row["choice"] == "gmt 0.5"
-    assert row["n"] == 12
-    assert row["difference"] == pytest.approx(pairs["difference"].mean(), abs=1e-6)
-    # balanced, so that the variance of the difference is twice the residual variance over the pairs
-    each = (made[made["arm"] == "gmt"]["score"].to_numpy() - made[made["arm"] == "sft"]["score"].to_numpy()).astype(
-        float
+    wide = made.astype({"axis": float}).pivot_table(index="seed", columns=["arm", "task"], values="score").astype(float)
+    by_seed = (wide["gmt"] - wide["sft"]).mean(axis=1)
+    assert (row["choice"], row["n"], row["difference"]) == ("gmt 0.5", 6, pytest.approx(by_seed.mean()))
+    assert row["p"] == pytest.approx(stats.ttest_1samp(by_seed, 0).pvalue)
+    assert row["p_tasks"] == pytest.approx(
+        stats.ttest_ind(*(wide["gmt"] - wide["sft"]).T.to_numpy(), equal_var=False).pvalue
     )
-    error = math.sqrt(each.var(ddof=1) / len(each))
-    assert (row["high"] - row["low"]) / (2 * stats.t.ppf(0.975, 24 - 12 - 1)) == pytest.approx(error, rel=0.1)
 
 
 def test_a_choice_that_varies_more_over_seeds_makes_no_other_look_uncertain() -> None:
@@ -235,14 +258,9 @@ def test_a_choice_that_varies_more_over_seeds_makes_no_other_look_uncertain() ->
     assert common.loc["gmt 0.9", "p"] > 0.05 > common.loc["gmt 0.5", "p"]
 
 
-def test_no_mixed_model_of_one_seed_or_without_spread() -> None:
+def test_one_seed_is_not_tested_over_tasks() -> None:
     (row,) = over_tasks(table(("sft", NONE, [1]), ("gmt", 0.5, [2])), "score", baseline="sft").to_dict("records")
-    assert (row["choice"], row["n"], math.isnan(row["difference"]), math.isnan(row["p_holm"])) == (
-        "gmt 0.5",
-        1,
-        True,
-        True,
-    )
+    assert (row["choice"], row["n"], row["difference"], math.isnan(row["p_shared"])) == ("gmt 0.5", 1, 1, True)
     alike = over_tasks(table(("sft", NONE, [1, 1, 1]), ("gmt", 0.5, [2, 2, 2])), "score", baseline="sft")
     assert alike["p"].isna().all()
     assert over_tasks(table(("gmt", 0.5, [1, 2, 3])), "score", baseline="sft").empty

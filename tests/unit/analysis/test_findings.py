@@ -40,7 +40,7 @@ def test_better_worse_and_no_difference_shown() -> None:
     )
     target, forgetting = findings(made, axis=Axis(), baseline="sft", margin=0.02)
     assert target.sentences[0] == (
-        "t: target score of gmt against sft: better at mask ratio 0.5; worse at 0.9; no difference shown at 0.1. "
+        "t: target score of gmt against sft: better at mask ratio 0.5; worse at 0.9; equivalent by itself at 0.1. "
         "Differences of 0.5 to 0.6 points are found with a power of 80%."
     )
     assert target.sentences[1].startswith("t: target score of hft against sft: worse (-4.9 points [")
@@ -50,11 +50,11 @@ def test_better_worse_and_no_difference_shown() -> None:
     assert "With 10 seeds a difference of" in target.sentences[2]
     # less forgetting is better
     assert forgetting.sentences[0] == (
-        "t: forgetting of gmt against sft: better at mask ratio 0.1; worse at 0.9; no difference shown at 0.5. "
+        "t: forgetting of gmt against sft: better at mask ratio 0.1; worse at 0.9; equivalent by itself at 0.5. "
         "Differences of 0.4 to 0.6 points are found with a power of 80%."
     )
     shown = as_table(forgetting.to_baseline, forgetting.measure)
-    assert shown["words"].tolist() == ["better", "no difference shown", "worse", "no difference shown"]
+    assert shown["words"].tolist() == ["better", "equivalent by itself", "worse", "equivalent by itself"]
     assert shown["difference"].tolist() == pytest.approx([-5, 0, 10, 0], abs=0.5)  # percentage points
 
 
@@ -62,8 +62,8 @@ def test_better_worse_and_no_difference_shown() -> None:
 def test_several_tasks_are_spoken_of_together() -> None:
     made = table(*((arm, task, ratio, 0.6 + 0.1 * (arm == "gmt"), 0.1) for task in ("t", "u") for arm, ratio in ARMS))
     (target, _) = findings(made, axis=Axis(), baseline="sft", margin=0.02)
-    over = next(sentence for sentence in target.sentences if sentence.startswith("Over all tasks"))
-    assert over.startswith("Over all tasks, by a mixed model, target score less that of sft: gmt 0.5 +10.")
+    over = next(sentence for sentence in target.sentences if sentence.startswith("In the mean over tasks"))
+    assert over.startswith("In the mean over tasks, target score less that of sft: gmt 0.5 +10.")
 
 
 ARMS = (("sft", NONE), ("gmt", 0.5))
