@@ -72,7 +72,7 @@ def over_tasks(table: pd.DataFrame, column: str, *, baseline: str, margin: float
         return pd.DataFrame(columns=["choice", *_TESTED, "p_tasks"])
     base, num_tasks = Baseline.from_table(table, baseline), scores["task"].nunique()
     names, pairs, p_tasks = [], [], []
-    for (arm, value), group in scores[scores["arm"] != baseline].groupby(["arm", "axis"], dropna=False, sort=False):
+    for (arm, _), group in scores[scores["arm"] != baseline].groupby(["arm", "axis"], dropna=False, sort=False):
         base_runs = base.runs(scores, group["axis"].iloc[0])
         both = group.merge(base_runs, on=["task", "seed"], suffixes=("", "_of_baseline"))
         both = both.assign(difference=both[column] - both[f"{column}_of_baseline"])
