@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
-from importlib import metadata
 from typing import Any
 
 from gmt import settings
-from gmt.errors import UserError, choices, within
+from gmt.errors import UserError, within
+from gmt.settings import neutral
 from gmt.tasks.chat import check_template, template_fingerprint
 from gmt.tasks.evaluations import Evaluation, built, fingerprints, made, used_files
+from gmt.tasks.generated import (
+    ANSWERS,
+    GIVEN,
+    answer_of,
+    check_entry,
+    dataset_of,
+    examples_of,
+    generator_version,
+    other_examples,
+    prompt_of,
+    questions_of,
+    size_for,
+    words_of,
+)
 from gmt.tasks.protocol import Benchmark, Conversation, Example, Suite, TrainExample
 from gmt.used_files import UsedFiles
 
 _SUITE_SEED_OFFSET = 1_000_003  # suites are drawn from another seed than training examples
 _OTHERS_SEED_OFFSET = 1_000_003  # and a suite's other questions from another seed than those that it asks
-_KEYS = {"family", "settings", "num_examples"}
+_REPLAY_SEED_OFFSET = 3 * 1_000_003  # and replayed examples from a fourth
+_HELD_OUT = ("question", "words")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,10 +43,18 @@ class ReasoningGymTask:
         data_seed: seed of every generated question; the same data for every run of a study. reasoning-gym draws
             question i from seed + i: two seeds give data of their own only if they lie num_examples apart.
         chat_template: as of a DatasetTask.
-        train: name -> {family, settings, num_examples}: what is trained on.
+        train: name -> {family, settings, num_examples}: what is trained on. `answer: backward` writes the right answers
+            from their last sign to their first.
         target: likewise, or an evaluation with a `_target_`: what is to be learnt.
         source: likewise: what the base could do before; forgetting is measured in it.
         max_new_tokens: how many tokens an answer may take.
+        hold_out: what a training example may not share with a target question: `question`, all of it; `words`, its
+            words and numbers, in whatever order they stand.
+        distinct: whether a suite asks no question twice.
+        question_seed: seed of the suites' questions alone, so that they and the training examples can be varied apart;
+            null for data_seed + 1,000,003.
+        replay: the share of the training examples that are new ones of the source's families, equally many of each, in
+            [0, 1); they come on top, and a question that a suite asks is left out.
 
     Raises:
         UserError: an unknown family or key, no training example, no suite.
@@ -45,21 +67,32 @@ class ReasoningGymTask:
     target: Mapping[str, Mapping[str, Any] | Evaluation]
     source: Mapping[str, Mapping[str, Any] | Evaluation]
     max_new_tokens: int
+    hold_out: str = settings.neutral("question")
+    distinct: bool = neutral(False)
+    question_seed: int | None = settings.neutral(None)
+    replay: float = settings.neutral(0.0)
 
     def __post_init__(self) -> None:
         settings.text("task.name", self.name)
         settings.integer("task.data_seed", self.data_seed, low=0)
         settings.integer("task.max_new_tokens", self.max_new_tokens, low=1)
+        settings.one_of("task.hold_out", self.hold_out, _HELD_OUT)
+        settings.boolean("task.distinct", self.distinct)
+        settings.number("task.replay", self.replay, "must lie in [0, 1)", low=0, high=1)
+        if self.question_seed is not None:
+            settings.integer("task.question_seed", self.question_seed, low=0)
         check_template(self.chat_template)
         if not self.train:
             raise UserError("task.train must name at least one family, got none")
         for name, entry in self.train.items():
-            _check_entry(f"task.train.{name}", entry)
+            check_entry(f"task.train.{name}", entry)
         for part in ("target", "source"):
             for name, entry in getattr(self, part).items():
                 if isinstance(entry, Mapping):
-                    _check_entry(f"task.{part}.{name}", entry)
+                    check_entry(f"task.{part}.{name}", entry)
             built(f"task.{part}", self._evaluations(part))
+        if self.replay and not self._source_families():
+            raise UserError(f"task.replay must be 0 where task.source names no generated family, got {self.replay}")
 
     @property
     def is_preference(self) -> bool:
@@ -69,7 +102,7 @@ class ReasoningGymTask:
     def fingerprint(self) -> str:
         """The generator's version: together with the settings it decides every question."""
         others = fingerprints(*(self._others(part) for part in ("target", "source")))
-        version = f"reasoning-gym=={_version()}"
+        version = f"reasoning-gym=={generator_version()}"
         return "; ".join(filter(None, [version, template_fingerprint(self.chat_template), others]))
 
     def used_files(self) -> dict[str, UsedFiles]:
@@ -77,19 +110,38 @@ class ReasoningGymTask:
         return used_files(*(self._others(part) for part in ("target", "source")))
 
     def train_examples(self) -> list[TrainExample]:
-        """The training examples; a question that a target suite asks is left out."""
-        suites = [suite for suite in self.suites()["target"].values() if isinstance(suite, Suite)]
-        asked = {prompt for suite in suites for prompt in suite.prompts}
-        drawn = [
-            Example(prompt=_prompt(entry["question"]), completion=str(entry["answer"]))
-            for name, mixed in self.train.items()
-            for entry in _generate(f"task.train.{name}", mixed, self.data_seed)
-        ]
-        return [self._put(example) for example in drawn if example.prompt not in asked]
+        """The training examples; one that is too much like a target suite's question (`hold_out`) is left out."""
+        suites = self.suites()
+        prompts = {
+            part: {prompt for suite in named.values() if isinstance(suite, Suite) for prompt in suite.prompts}
+            for part, named in suites.items()
+        }
+        asked = {self._held_out(prompt) for prompt in prompts["target"]}
+        drawn: list[Example] = []
+        for name, entry in self.train.items():
+            with within(f"task.train.{name}"):
+                drawn += examples_of(entry, self.data_seed)
+        left = [example for example in drawn if self._held_out(example.prompt) not in asked]
+        replayed = self._replayed(len(left), prompts["source"])
+        return [self._put(e) for e in (*left, *(e for e in replayed if self._held_out(e.prompt) not in asked))]
 
     def suites(self) -> dict[str, dict[str, Suite | Benchmark]]:
         """What is evaluated."""
         return {part: made(f"task.{part}", self._evaluations(part)) for part in ("target", "source")}
+
+    def _held_out(self, prompt: str) -> str | tuple[str, ...]:
+        return words_of(prompt) if self.hold_out == "words" else prompt
+
+    def _replayed(self, number: int, asked: set[str]) -> list[Example]:
+        """Return new examples of the source's families, as many as make up the share beside `number` others."""
+        families, seed = self._source_families(), self.data_seed + _REPLAY_SEED_OFFSET
+        wanted = round(number * self.replay / (1 - self.replay))
+        numbers = [wanted // len(families) + (i < wanted % len(families)) for i in range(len(families))]
+        pairs = zip(families, numbers, strict=True)
+        return [e for entry, each in pairs if each for e in other_examples(entry, seed, each, asked)]
+
+    def _source_families(self) -> list[Mapping[str, Any]]:
+        return [entry for entry in self.source.values() if isinstance(entry, Mapping)]
 
     def _put(self, example: Example) -> TrainExample:
         if self.chat_template is None:
@@ -98,9 +150,9 @@ class ReasoningGymTask:
         return Conversation(messages=[{"role": role, "content": text} for role, text in turns.items()])
 
     def _evaluations(self, part: str) -> dict[str, Evaluation]:
-        seed = self.data_seed + _SUITE_SEED_OFFSET
+        seed = self.data_seed + _SUITE_SEED_OFFSET if self.question_seed is None else self.question_seed
         return {
-            name: Family(**entry, data_seed=seed, max_new_tokens=self.max_new_tokens)
+            name: Family(**entry, data_seed=seed, max_new_tokens=self.max_new_tokens, distinct=self.distinct)
             if isinstance(entry, Mapping)
             else entry
             for name, entry in getattr(self, part).items()
@@ -120,6 +172,8 @@ class Family:
         num_examples: how many questions.
         data_seed: question i is drawn from data_seed + i.
         max_new_tokens: how many tokens an answer may take.
+        answer: `given`; `backward`: the right answer is written from its last sign to its first.
+        distinct: whether no question comes twice; question i is then the i-th that is new.
 
     Raises:
         UserError: a number is out of its range. An unknown family or setting is found when questions are made.
@@ -130,72 +184,42 @@ class Family:
     num_examples: int
     data_seed: int
     max_new_tokens: int
+    answer: str = neutral(GIVEN)
+    distinct: bool = neutral(False)
 
     def __post_init__(self) -> None:
+        settings.one_of("answer", self.answer, ANSWERS)
+        settings.boolean("distinct", self.distinct)
         for name, low in (("num_examples", 1), ("data_seed", 0), ("max_new_tokens", 1)):
             settings.integer(name, getattr(self, name), low=low)
 
     def fingerprint(self) -> str:
         """The generator's version."""
-        return f"reasoning-gym=={_version()}"
+        return f"reasoning-gym=={generator_version()}"
 
     def suite(self, name: str) -> Suite:
         """The questions, scored by the family's own scorer."""
-        entry = {"family": self.family, "settings": self.settings, "num_examples": self.num_examples}
-        dataset = _dataset(entry, self.data_seed)
-        entries: Sequence[dict[str, Any]] = [dataset[i] for i in range(len(dataset))]
+        dataset, entries = self._drawn(self.data_seed)
 
         def score(index: int, text: str) -> float:
-            return float(dataset.score_answer(answer=text, entry=entries[index]))
+            written = text if self.answer == GIVEN else text[::-1]
+            return float(dataset.score_answer(answer=written, entry=entries[index]))
 
         def others() -> list[str]:
-            more = _dataset(entry, self.data_seed + _OTHERS_SEED_OFFSET)
-            return [_prompt(more[i]["question"]) for i in range(len(more))]
+            return [prompt_of(each) for each in self._drawn(self.data_seed + _OTHERS_SEED_OFFSET)[1]]
 
-        prompts = [_prompt(each["question"]) for each in entries]
+        prompts = [prompt_of(each) for each in entries]
         return Suite(
             name=name,
             prompts=prompts,
             score=score,
             max_new_tokens=self.max_new_tokens,
             others=others,
-            answers=[str(each["answer"]) for each in entries],
+            answers=[answer_of(each, self.answer) for each in entries],
         )
 
-
-@lru_cache(maxsize=1)
-def _version() -> str:
-    """Cached: a plan of 10,000 runs asks once for each."""
-    return metadata.version("reasoning-gym")
-
-
-def _prompt(question: str) -> str:
-    return question.strip() + "\n"
-
-
-def _generate(setting: str, entry: Mapping[str, Any], seed: int) -> Iterator[dict[str, Any]]:
-    with within(setting):
-        dataset = _dataset(entry, seed)
-    for i in range(len(dataset)):
-        yield dataset[i]
-
-
-def _dataset(entry: Mapping[str, Any], seed: int) -> Any:
-    """The generated dataset; importing reasoning-gym takes seconds, so that planning never comes here."""
-    import reasoning_gym
-    from reasoning_gym.factory import DATASETS
-
-    family = entry["family"]
-    if family not in DATASETS:
-        raise UserError(f"reasoning-gym has no family {family!r}; {choices(str(family), DATASETS)}")
-    try:
-        return reasoning_gym.create_dataset(family, seed=seed, size=entry["num_examples"], **entry["settings"])
-    except (TypeError, ValueError, AssertionError) as error:
-        raise UserError(f"reasoning-gym's family {family} refuses {dict(entry['settings'])}: {error}") from error
-
-
-def _check_entry(setting: str, entry: Any) -> None:
-    if not isinstance(entry, Mapping) or set(entry) != _KEYS:
-        got = sorted(entry) if isinstance(entry, Mapping) else entry
-        raise UserError(f"{setting} must hold exactly {', '.join(sorted(_KEYS))}, got {got}")
-    settings.integer(f"{setting}.num_examples", entry["num_examples"], low=1)
+    def _drawn(self, seed: int) -> tuple[Any, list[dict[str, Any]]]:
+        """Return the family's dataset and the questions."""
+        entry = {"family": self.family, "settings": self.settings}
+        dataset = dataset_of(entry, seed, size_for(self.num_examples, distinct=self.distinct))
+        return dataset, questions_of(dataset, self.num_examples, distinct=self.distinct)
