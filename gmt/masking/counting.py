@@ -21,7 +21,7 @@ _AT_ONCE = 1 << 23  # entries: as many chunks are held at a time, which bounds w
 
 Chunks = Callable[[], Iterator[Tensor]]
 
-_FIRST_WIDTH, _WIDTH = 11, 10  # bits of the first field and at most of each after it: together all 31
+_WIDTH = 8  # bits of a field at most: Triton's histograms before 3.9 take time that grows with the number of bins
 _LOW_ZEROS = {torch.float32: 0, torch.int32: 0, torch.bfloat16: 16, torch.float16: 13}  # of the 31 bits
 
 
@@ -35,8 +35,8 @@ def as_bits(x_N: Tensor) -> Tensor:
 def fields(dtypes: Iterable[torch.dtype]) -> tuple[tuple[int, int], ...]:
     """Which bit fields to count, as (shift, width), from the highest of 31 bits to the lowest that may be set."""
     low = min(_LOW_ZEROS[dtype] for dtype in dtypes)
-    shift = 31 - _FIRST_WIDTH
-    found = [(shift, _FIRST_WIDTH)]
+    shift = 31
+    found: list[tuple[int, int]] = []
     while shift > low:
         width = min(_WIDTH, shift - low)
         shift -= width

@@ -16,7 +16,7 @@ from gmt.masking import refusals
 from gmt.masking.activations import Activations, Batches
 from gmt.masking.choosing import NonFiniteScoreError, choose_entries, choose_units, density, groups_of
 from gmt.masking.counting import as_bits
-from gmt.masking.entries import keep_mask, zero_masked_, zero_unkept_
+from gmt.masking.entries import keep_mask, zero_masked_each_, zero_unkept_
 from gmt.masking.facts import MaskFacts, Measured, Sample
 from gmt.masking.grains import Units, units_of
 from gmt.masking.packing import pack, unpack
@@ -340,9 +340,8 @@ class Mask:
                 self._optimizer, every, masks, weights=spec.mask_on == "update", moment_keys=self._moment_keys
             )
         if spec.mask_on == "gradient":
+            zero_masked_each_([r for r in every if r.name not in masks], self._signal, selections)
             for r in every:
                 if r.name in masks:
                     zero_unkept_(r.gradient_N, masks[r.name])
-                else:
-                    zero_masked_(r, self._signal, selections[r.name])
                 self._gradients.write(r)

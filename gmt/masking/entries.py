@@ -7,6 +7,7 @@ Shape suffixes: N entries, flattened.
 """
 
 import math
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from gmt.masking.counting import as_bits
 from gmt.masking.native import WIDTHS, has_triton, library
 from gmt.masking.parameters import Ranked
 from gmt.masking.rule import LARGEST_BITS, Selection
-from gmt.masking.signals import Row
+from gmt.masking.signals import DRAW, Row
 
 
 def kept(score_N: Tensor, selection: Selection) -> Tensor:
@@ -46,14 +47,22 @@ def keep_mask(r: Ranked, row: Row, selection: Selection) -> Tensor:
     return keep_N
 
 
+def zero_masked_each_(every: Sequence[Ranked], row: Row, selections: Mapping[str, Selection]) -> None:
+    """Zeroes what does not stay of each gradient, in place; of those on a GPU together, if that needs no scores."""
+    is_known = row.name == "gradient" or DRAW in row.needs
+    together = [r for r in every if is_known and has_triton(r.gradient_N.device)]
+    if together:
+        from gmt.masking.triton_tables import zero_each
+
+        zero_each([(r.gradient_N, r.draw(row), selections[r.name]) for r in together])
+        return
+    for r in every:
+        zero_masked_(r, row, selections[r.name])
+
+
 def zero_masked_(r: Ranked, row: Row, selection: Selection) -> None:
     """Zeroes what does not stay, in place."""
     g_N = r.gradient_N
-    if row.name == "gradient" and has_triton(g_N.device):
-        from gmt.masking.triton_kernels import zero_outside
-
-        zero_outside(g_N, selection.lowest, selection.highest)
-        return
     if row.name == "gradient" and selection.highest == LARGEST_BITS and g_N.dtype != torch.float16:
         # hardshrink keeps |g| > x: one pass over memory. x is the largest value below the threshold in g's dtype.
         bits = selection.lowest - 1

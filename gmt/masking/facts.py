@@ -8,7 +8,7 @@ Shape suffixes: S sampled entries, of one parameter or of all; L layers.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -197,22 +197,24 @@ class Sample:
         kept_before: dict[str, Tensor],
     ) -> Measured:
         layers = list(dict.fromkeys(layer_of(r.name) for r in ranked))
-        sums: dict[ProcessGroups | None, Tensor] = {}
+        places: dict[tuple[ProcessGroups | None, torch.device], list[tuple[int, _Seen]]] = {}
         for r in ranked:
             after_S = pick(local(r.parameter.detach()).reshape(-1), self.index(r))
             moved_S = self._touch(r.name, weights[r.name], after_S)
-            row = _sums(
-                gradients[r.name],
-                weights[r.name],
-                after_S,
-                moved_S,
-                kept[r.name],
-                kept_before.get(r.name),
-                self._touched[r.name],
+            last_S = kept_before.get(r.name)
+            seen = _Seen(
+                gradient_S=gradients[r.name],
+                before_S=weights[r.name],
+                after_S=after_S,
+                moved_S=moved_S,
+                kept_S=kept[r.name],
+                last_S=torch.zeros_like(kept[r.name]) if last_S is None else last_S.to(after_S.device),
+                has_last_S=torch.full_like(kept[r.name], last_S is not None),
+                touched_S=self._touched[r.name],
             )
-            sum_LF = sums.setdefault(r.shards, row.new_zeros(len(layers), len(_SUMS)))
-            sum_LF[layers.index(layer_of(r.name))] += row.to(sum_LF.device)
-        for shards, sum_LF in sums.items():
+            places.setdefault((r.shards, after_S.device), []).append((layers.index(layer_of(r.name)), seen))
+        sums = {place: _sums_by_layer(some, len(layers)) for place, some in places.items()}
+        for (shards, _), sum_LF in sums.items():
             if shards is not None:
                 shards.sum_(sum_LF)
         rows = sum(
@@ -233,33 +235,63 @@ class Sample:
         return moved_S
 
 
-def _sums(
-    gradient_S: Tensor,
-    before_S: Tensor,
-    after_S: Tensor,
-    moved_S: Tensor,
-    kept_S: Tensor,
-    kept_before_S: Tensor | None,
-    touched_S: Tensor,
-) -> Tensor:
-    """The sums of _SUMS, float64 of shape [len(_SUMS)]."""
-    energy_S, update_S = gradient_S.double().square(), (after_S.double() - before_S.double()).square()
-    last_S = torch.zeros_like(kept_S) if kept_before_S is None else kept_before_S.to(kept_S.device)
-    return torch.stack(
-        [
-            torch.tensor(float(kept_S.numel()), dtype=torch.float64, device=kept_S.device),
-            kept_S.sum().double(),
-            (gradient_S == 0).sum().double(),
-            energy_S.sum(),
-            (energy_S * kept_S).sum(),
-            moved_S.sum().double(),
-            update_S.sum(),
-            (update_S * ~kept_S).sum(),
-            (kept_S & last_S).sum().double(),
-            (kept_S | last_S).sum().double() if kept_before_S is not None else energy_S.new_zeros(()),
-            touched_S.sum().double(),
+@dataclass(frozen=True, kw_only=True)
+class _Seen:
+    """What was seen of a parameter's sample at a step: `last_S` is the mask of the step before, where there is one."""
+
+    gradient_S: Tensor
+    before_S: Tensor
+    after_S: Tensor
+    moved_S: Tensor
+    kept_S: Tensor
+    last_S: Tensor
+    has_last_S: Tensor
+    touched_S: Tensor
+
+    def columns(self) -> list[Tensor]:
+        """Return what is added up for each figure of _SUMS, bool or float64 of shape [S]."""
+        energy_S = self.gradient_S.double().square()
+        update_S = (self.after_S.double() - self.before_S.double()).square()
+        return [
+            torch.ones_like(self.kept_S),
+            self.kept_S,
+            self.gradient_S == 0,
+            energy_S,
+            energy_S * self.kept_S,
+            self.moved_S,
+            update_S,
+            update_S * ~self.kept_S,
+            self.kept_S & self.last_S,
+            (self.kept_S | self.last_S) & self.has_last_S,
+            self.touched_S,
         ]
-    )
+
+
+def _sums(seen: _Seen) -> Tensor:
+    return torch.stack([column.sum().double() for column in seen.columns()])
+
+
+def _sums_together(every: Sequence[_Seen]) -> list[Tensor]:
+    """Return the sums of each, on the CPU; on a GPU each of hundreds of small ones would cost a launch."""
+    whole = _Seen(**{f.name: torch.cat([getattr(seen, f.name) for seen in every]) for f in fields(_Seen)})
+    columns_SF = torch.stack([column.double() for column in whole.columns()], 1)
+    lengths_T = torch.tensor([len(seen.kept_S) for seen in every], device=columns_SF.device)
+    return list(torch.segment_reduce(columns_SF, "sum", lengths=lengths_T).cpu())
+
+
+def _sums_by_layer(every: Sequence[tuple[int, _Seen]], num_layers: int) -> Tensor:
+    """Return the sums of _SUMS, float64 of shape [layers, len(_SUMS)], from what was seen of parameters on one device.
+
+    Args:
+        every: each parameter's layer and sample.
+        num_layers: how many layers there are.
+    """
+    device, seen = every[0][1].kept_S.device, [seen for _, seen in every]
+    rows = [_sums(one) for one in seen] if device.type == "cpu" else _sums_together(seen)
+    sum_LF = torch.zeros(num_layers, len(_SUMS), dtype=torch.float64)
+    for (layer, _), row in zip(every, rows, strict=True):
+        sum_LF[layer] += row
+    return sum_LF.to(device)
 
 
 def _facts(sums: dict[str, float]) -> LayerFacts:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from gmt.masking.random_bits import MAX_ENTRIES, hashed, keys
-from gmt.masking.rule import CHUNK, Scores
+from gmt.masking.rule import CHUNK, Draw, Scores
 from gmt.masking.sampling import Index, pick
 from gmt.masking.sharding import ProcessGroups, first_index, local, shards_of
 from gmt.masking.signals import DRAW, Row
@@ -145,7 +145,13 @@ class Ranked:
             num_entries=self.num_entries,
             shards=self.shards,
             device=self.gradient_N.device,
+            is_view=row.is_view,
+            draw=self.draw(row),
         )
+
+    def draw(self, row: Row) -> Draw | None:
+        """Return which hashes are the scores, if a signal draws them."""
+        return Draw(key=self.key, start=self.start) if DRAW in row.needs else None
 
     def stretches(self, row: Row) -> Iterator[slice]:
         """Where the chunks of scores lie."""
@@ -227,7 +233,7 @@ def first_nonfinite_tensor(tensors: Mapping[str, Tensor], shards: Sequence[Proce
         return None
     # A norm is cheap and finite but for huge values: only those are looked at entry by entry.
     parts = list(tensors.values())
-    norms = [torch.linalg.vector_norm(part, dtype=torch.float32) for part in parts]
+    norms = torch._foreach_norm(parts, dtype=torch.float32)
     bad = torch.stack([norm.to(norms[0].device) for norm in norms]).isfinite().logical_not()
     for i in bad.nonzero().flatten().tolist():
         bad[i] = bool(parts[i].isfinite().all().logical_not())

@@ -5,7 +5,7 @@ import hashlib
 import torch
 from torch import Tensor
 
-from gmt.masking.native import library
+from gmt.masking.native import has_triton, library
 
 _MASK = 0x7FFFFFFF
 MAX_ENTRIES = 1 << 31  # the hash is a bijection of 31 bits: below that, all scores of a tensor are distinct
@@ -31,6 +31,10 @@ def random_bits(num: int, key: tuple[int, int], *, start: int, device: torch.dev
         out = torch.empty(num, dtype=torch.int32)
         native.random_bits(out.data_ptr(), num, start, *key)
         return out
+    if has_triton(device):
+        from gmt.masking import triton_kernels
+
+        return triton_kernels.random_bits(num, key, start=start, device=device)
     return hashed(torch.arange(start, start + num, dtype=torch.int32, device=device), key)
 
 

@@ -5,6 +5,7 @@ The magnitude of an IEEE float orders like its bits with the sign cleared, so th
 Shape suffix: G groups, each with one threshold.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,6 +30,19 @@ class Shards(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Draw:
+    """Scores that are hashes of the entries' indices; see random_bits.py.
+
+    Args:
+        key: of the hash.
+        start: the first index.
+    """
+
+    key: tuple[int, int]
+    start: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Scores:
     """What is ranked of one tensor.
 
@@ -38,6 +52,8 @@ class Scores:
         num_entries: of the whole tensor, over all shards.
         shards: how to add up over the other shards; None if the tensor is whole.
         device: where the chunks are.
+        is_view: whether the chunks are parts of a tensor that exists already.
+        draw: which hashes the chunks hold, if they are drawn.
     """
 
     chunks: Chunks
@@ -45,6 +61,8 @@ class Scores:
     num_entries: int
     shards: Shards | None
     device: torch.device
+    is_view: bool = False
+    draw: Draw | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +88,7 @@ class Selection:
         return kept if self.highest == LARGEST_BITS else kept.logical_and_(bits <= self.highest)
 
 
+@functools.cache  # a model has the same sizes at every step
 def num_masked(mask_ratio: float, num_entries: int) -> int:
     """The number of entries that a ratio masks: the floor of `mask_ratio * num_entries`, always below the latter.
 

@@ -17,12 +17,12 @@ from gmt.masking.rule import Rule, Scores, Selection, size_of
 _GROUPS_AT_ONCE = 8  # their counts, 2 MB, stay in the cache
 
 
-def select_by_counts(groups: Sequence[Sequence[Scores]], rule: Rule) -> list[Selection]:
-    """Return the selection of each group."""
+def select_by_counts(groups: Sequence[Sequence[Scores]], rule: Rule) -> dict[int, Selection]:
+    """Return the selection of each group, by index."""
     done: list[Selection] = []
     for first in range(0, len(groups), _GROUPS_AT_ONCE):
         done += _select_together(groups[first : first + _GROUPS_AT_ONCE], rule)
-    return done
+    return dict(enumerate(done))
 
 
 def _select_together(groups: Sequence[Sequence[Scores]], rule: Rule) -> list[Selection]:

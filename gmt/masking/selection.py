@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from gmt.masking.rule import Rule, Scores, Selection
 from gmt.masking.select_alone import select_alone
+from gmt.masking.select_by_bracket import select_by_bracket
 from gmt.masking.select_by_counts import select_by_counts
 from gmt.masking.select_by_fields import select_by_fields
 
@@ -24,8 +25,8 @@ def select(
         rank_zeros: whether zero is a score like others.
     """
     rule = Rule(mask_ratio=mask_ratio, smallest=keep == "smallest", rank_zeros=rank_zeros)
-    done = select_alone(groups, rule)
-    done |= select_by_fields(groups, rule)
-    left = [i for i in range(len(groups)) if i not in done]
-    done |= zip(left, select_by_counts([groups[i] for i in left], rule), strict=True)
+    done: dict[int, Selection] = {}
+    for way in (select_alone, select_by_bracket, select_by_fields, select_by_counts):
+        left = [i for i in range(len(groups)) if i not in done]
+        done |= {left[i]: found for i, found in way([groups[i] for i in left], rule).items()}
     return [done[i] for i in range(len(groups))]

@@ -1,6 +1,7 @@
 """The kept entries of a tensor in little memory: one bit an entry, or the index of each where that is smaller.
 
-C on the CPU (kernels.c) and torch ops anywhere read and write the same entries, in the order of their indices.
+C on the CPU (kernels.c), Triton on CUDA and torch ops anywhere read and write the same entries, in the order of their
+indices.
 
 Shape suffixes: N entries of a tensor, flattened; K of them that are kept.
 """
@@ -8,11 +9,12 @@ Shape suffixes: N entries of a tensor, flattened; K of them that are kept.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from gmt.masking.native import WIDTHS, library
+from gmt.masking.native import WIDTHS, has_triton, library
 from gmt.masking.packing import pack, unpack
 
 _BITS_OF_INDEX = 32
@@ -61,6 +63,10 @@ class Support:
         """Return a copy of the kept entries of a contiguous tensor, of shape [K]."""
         if self._has_indices:
             return x_N.index_select(0, self.stored)
+        if has_triton(x_N.device):
+            from gmt.masking.triton_sets import gather_set
+
+            return gather_set(x_N, self.stored, self._starts, self.num_kept)
         if not self._is_for_c(x_N):
             return x_N[self.mask()]
         x_K = x_N.new_empty(self.num_kept)
@@ -71,10 +77,21 @@ class Support:
         """Set the kept entries of a contiguous tensor, in place; both of one dtype."""
         if self._has_indices:
             x_N[self.stored] = x_K
+        elif has_triton(x_N.device):
+            from gmt.masking.triton_sets import scatter_set
+
+            scatter_set(x_N, self.stored, self._starts, x_K.contiguous())
         elif not self._is_for_c(x_N):
             x_N[self.mask()] = x_K
         else:
             self._call("scatter_set", x_N, x_K.contiguous())
+
+    @cached_property
+    def _starts(self) -> Tensor:
+        """How many entries are kept before each block of Triton's: N / 512 bytes, which are made when first needed."""
+        from gmt.masking.triton_sets import starts
+
+        return starts(self.stored, self.num_entries, self.num_kept)
 
     def _is_for_c(self, x_N: Tensor) -> bool:
         return x_N.device.type == "cpu" and x_N.element_size() in WIDTHS and library() is not None

@@ -3,10 +3,9 @@
 selection.py and engine.py import this only where there are CUDA tensors and Triton, from 3.4 on. `GMT_NATIVE=0` turns
 it off, as it does the C: the torch ops give the same masks. Knows nothing of thresholds.
 
-Not measured: no GPU was at hand. The kernels give the CPU's integers in Triton's interpreter and compile for NVIDIA
-GPUs, which the tests check; how fast they are, and whether BLOCK and PROGRAMS_PER_PROCESSOR are good choices, nobody
-has seen. Triton 3.9 counts an entry with one atomic in shared memory, as its machine code shows; older versions vote
-bin by bin, at a cost that grows with the number of bins, and may want narrower fields than counting.py gives.
+The sizes below were timed on an H200 with Triton 3.6 (docs/masking.md), which counts a histogram bin by bin: one of 8 bits
+takes four times as long as a read of float32, one of 11 bits thirty times. Triton 3.9 counts an entry with one atomic in
+shared memory, as its machine code shows; that was not timed.
 
 Shape suffixes: G groups; N entries of a chunk, flattened; B entries of a block; K bins.
 """
@@ -21,7 +20,7 @@ from torch import Tensor
 
 from gmt.masking.counting import Chunks
 
-BLOCK = 4096  # entries a program takes at a time: more of them need over 64 registers, fewer don't pay for 2048 bins
+BLOCK = 4096  # entries a program takes at a time
 NUM_WARPS = 8
 PROGRAMS_PER_PROCESSOR = 4  # fit by registers: 62 in each of 256 threads, compiled for sm_80
 
@@ -43,15 +42,9 @@ def field_counts(groups: Sequence[Chunks], prefix_G: Tensor, shift: int, width: 
     for group, chunk_N in _each(groups):
         size = len(chunk_N)
         programs = min(num_programs(chunk_N.device), triton.cdiv(size, BLOCK))
-        _launch(_count_field, programs, _words(chunk_N), prefix_G, total_GK, group, size, shift, width)
+        arguments = (words(chunk_N), prefix_G, total_GK, group, size, shift, width)
+        launch(_count_field, programs, *arguments, BLOCK=BLOCK, num_warps=NUM_WARPS)
     return total_GK
-
-
-def zero_outside(x_N: Tensor, lowest: int, highest: int) -> None:
-    """Zeroes, in place, the entries of a float tensor whose magnitude's bits don't lie in [lowest, highest]."""
-    size = len(x_N)
-    if size:
-        _launch(_zero_outside, triton.cdiv(size, BLOCK), _words(x_N), size, lowest, highest)
 
 
 def keep_inside(x_N: Tensor, lowest: int, highest: int) -> Tensor:
@@ -59,8 +52,18 @@ def keep_inside(x_N: Tensor, lowest: int, highest: int) -> Tensor:
     keep_N = torch.empty(len(x_N), dtype=torch.bool, device=x_N.device)
     size = len(x_N)
     if size:
-        _launch(_keep_inside, triton.cdiv(size, BLOCK), _words(x_N), keep_N.view(torch.int8), size, lowest, highest)
+        programs, arguments = triton.cdiv(size, BLOCK), (words(x_N), keep_N.view(torch.int8), size, lowest, highest)
+        launch(_keep_inside, programs, *arguments, BLOCK=BLOCK, num_warps=NUM_WARPS)
     return keep_N
+
+
+def random_bits(num: int, key: tuple[int, int], *, start: int, device: torch.device) -> Tensor:
+    """Return what `random_bits` of random_bits.py does."""
+    out_N = torch.empty(num, dtype=torch.int32, device=device)
+    if num:
+        programs = triton.cdiv(num, BLOCK)
+        launch(_random_bits, programs, out_N, num, start, *key, BLOCK=BLOCK, num_warps=NUM_WARPS)
+    return out_N
 
 
 def num_programs(device: torch.device) -> int:
@@ -68,10 +71,11 @@ def num_programs(device: torch.device) -> int:
     return PROGRAMS_PER_PROCESSOR * torch.cuda.get_device_properties(device).multi_processor_count
 
 
-def _launch(kernel: Any, programs: int, x_N: Tensor, *arguments: Any) -> None:
-    with torch.cuda.device_of(x_N):  # type: ignore[no-untyped-call]
+def launch(kernel: Any, programs: int, x: Tensor, *arguments: Any, **settings: Any) -> None:
+    """Run a kernel on the device of its first tensor, over a row of programs."""
+    with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]
         # No float is computed with, so fusing means nothing; Triton 3.9 warns if it is not told.
-        kernel[(programs,)](x_N, *arguments, BLOCK, num_warps=NUM_WARPS, enable_fp_fusion=False)
+        kernel[(programs,)](x, *arguments, **settings, enable_fp_fusion=False)
 
 
 def _each(groups: Sequence[Chunks]) -> Iterator[tuple[int, Tensor]]:
@@ -81,21 +85,23 @@ def _each(groups: Sequence[Chunks]) -> Iterator[tuple[int, Tensor]]:
                 yield group, chunk_N
 
 
-def _words(x_N: Tensor) -> Tensor:
-    """As the kernels take them: integers where the bits are a float32's, so that no float unit flushes a denormal."""
+WORDS = {
+    torch.float32: torch.int32,
+    torch.int32: torch.int32,
+    torch.bfloat16: torch.int16,
+    torch.float16: torch.float16,
+}
+"""As what the kernels read a dtype: integers for a float32's bits, so that no float unit flushes denormals."""
+
+
+def words(x_N: Tensor) -> Tensor:
+    """Return a tensor as the kernels take it."""
     assert x_N.is_contiguous()
-    match x_N.dtype:
-        case torch.float16:
-            return x_N
-        case torch.bfloat16:
-            return x_N.view(torch.int16)
-        case torch.float32 | torch.int32:
-            return x_N.view(torch.int32)
-    raise AssertionError(x_N.dtype)
+    return x_N.view(WORDS[x_N.dtype])
 
 
 @triton.jit
-def _magnitude_bits(x_B: tl.tensor) -> tl.tensor:
+def magnitude_bits(x_B: tl.tensor) -> tl.tensor:
     """`as_bits` of counting.py: of |x| as float32, for words of float32, bfloat16 and bits, and for float16."""
     if x_B.dtype == tl.int16:
         bits_B = (x_B.to(tl.int32) & 0x7FFF) << 16
@@ -107,8 +113,8 @@ def _magnitude_bits(x_B: tl.tensor) -> tl.tensor:
 
 
 @triton.jit
-def _add(a: tl.tensor, b: tl.tensor) -> tl.tensor:
-    """Instead of tl.sum, which the interpreter can't run if Triton was imported before it was turned on."""
+def add(a: tl.tensor, b: tl.tensor) -> tl.tensor:
+    """For tl.reduce: the interpreter can't run tl.sum and tl.cumsum if Triton was imported before it was turned on."""
     return a + b
 
 
@@ -131,7 +137,7 @@ def _count_field(
     for start in range(tl.program_id(0).to(tl.int64) * BLOCK, size, tl.num_programs(0) * BLOCK):
         at_B = start + tl.arange(0, BLOCK)
         inside_B = at_B < size
-        bits_B = _magnitude_bits(tl.load(x_N + at_B, mask=inside_B, other=0))
+        bits_B = magnitude_bits(tl.load(x_N + at_B, mask=inside_B, other=0))
         if SHIFT + WIDTH == 31:
             zeros_B += (inside_B & (bits_B == 0)).to(tl.int32)
         else:
@@ -140,17 +146,7 @@ def _count_field(
     row_K = total_GK + group.to(tl.int64) * (num_bins + 1)
     tl.atomic_add(row_K + tl.arange(0, num_bins), counts_K.to(tl.int64), mask=counts_K > 0, sem="relaxed")
     if SHIFT + WIDTH == 31:
-        tl.atomic_add(row_K + num_bins, tl.reduce(zeros_B, 0, _add).to(tl.int64), sem="relaxed")
-
-
-@triton.jit(do_not_specialize=["lowest", "highest"])
-def _zero_outside(x_N: tl.tensor, size: tl.tensor, lowest: tl.tensor, highest: tl.tensor, BLOCK: tl.constexpr) -> None:
-    """Writes every entry: whole sectors cost less than the scattered ones that are zeroed."""
-    at_B = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    x_B = tl.load(x_N + at_B, mask=at_B < size, other=0)
-    bits_B = _magnitude_bits(x_B)
-    keep_B = (bits_B >= lowest) & (bits_B <= highest)
-    tl.store(x_N + at_B, tl.where(keep_B, x_B, 0).to(x_B.dtype), mask=at_B < size)
+        tl.atomic_add(row_K + num_bins, tl.reduce(zeros_B, 0, add).to(tl.int64), sem="relaxed")
 
 
 @triton.jit(do_not_specialize=["lowest", "highest"])
@@ -158,6 +154,27 @@ def _keep_inside(
     x_N: tl.tensor, out_N: tl.tensor, size: tl.tensor, lowest: tl.tensor, highest: tl.tensor, BLOCK: tl.constexpr
 ) -> None:
     at_B = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    bits_B = _magnitude_bits(tl.load(x_N + at_B, mask=at_B < size, other=0))
+    bits_B = magnitude_bits(tl.load(x_N + at_B, mask=at_B < size, other=0))
     keep_B = (bits_B >= lowest) & (bits_B <= highest)
     tl.store(out_N + at_B, keep_B.to(tl.int8), mask=at_B < size)
+
+
+@triton.jit(do_not_specialize=["start", "key0", "key1"])
+def _random_bits(
+    out_N: tl.tensor, size: tl.tensor, start: tl.tensor, key0: tl.tensor, key1: tl.tensor, BLOCK: tl.constexpr
+) -> None:
+    at_B = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(out_N + at_B, hashed_bits((at_B + start).to(tl.int32), key0, key1), mask=at_B < size)
+
+
+@triton.jit
+def hashed_bits(hash_B: tl.tensor, key0: tl.tensor, key1: tl.tensor) -> tl.tensor:
+    """`hashed` of random_bits.py in registers: torch ops would read and write every entry ten times."""
+    hash_B ^= key0
+    hash_B ^= hash_B >> 16
+    hash_B = (hash_B * 0x7FEB352D) & 0x7FFFFFFF
+    hash_B ^= hash_B >> 15
+    hash_B ^= key1
+    hash_B = (hash_B * -0x7B935975) & 0x7FFFFFFF
+    hash_B ^= hash_B >> 16
+    return hash_B

@@ -11,7 +11,7 @@ Shape suffixes: N entries of a parameter, flattened; K of them that are kept.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -23,8 +23,9 @@ from gmt.masking.parameters import flat
 from gmt.masking.sharding import is_sharded
 from gmt.masking.spec import AGES
 from gmt.masking.support import Support, stored, support_of
-from gmt.optimizers.packed_update import update, update_by_age
+from gmt.optimizers.packed_update import Stepped, update
 
+_ENTRIES_AT_ONCE = 1 << 26  # that step together on a GPU, which takes a copy of their weights
 _KEPT_AS_THEY_ARE = ("support", "age")  # which torch's load_state_dict would round to the parameter's dtype
 
 
@@ -188,12 +189,8 @@ class PackedAdamW(Optimizer):
         self._complete()
         self.clipping, self._clipping = self._clipping, None
         for group in self.param_groups:
-            for p in group["params"]:
-                if p in self._gradients:
-                    self._step_kept(p, self._gradients.pop(p), group)
-                elif p.grad is not None:
-                    state = self._begun(p, p)
-                    update(p, p.grad, state, group)
+            for some in _in_batches(group["params"], self._num_stepped):
+                self._step_some(some, group)
         return loss
 
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -240,17 +237,28 @@ class PackedAdamW(Optimizer):
         else:
             self._gradients[p] = gradient_K
 
-    def _step_kept(self, p: nn.Parameter, gradient_K: Tensor, group: dict[str, Any]) -> None:
-        support, weight_N = self._supports[p], flat(p.detach())
-        weight_K = support.gather(weight_N)
-        state = self._begun(p, weight_K)
-        if "age" in state:
-            update_by_age(weight_K, gradient_K, state, group)
-        else:
-            update(weight_K, gradient_K, state, group, support=support)
-        support.scatter_(weight_N, weight_K)
-        if not p.is_contiguous():  # a copy has the new values
-            p.copy_(weight_N.view(p.shape))
+    def _num_stepped(self, p: nn.Parameter) -> int | None:
+        """Return how many of a parameter's entries step; None if it has no gradient."""
+        if p in self._gradients:
+            return len(self._gradients[p])
+        return None if p.grad is None else p.numel()
+
+    def _step_some(self, parameters: Sequence[nn.Parameter], group: dict[str, Any]) -> None:
+        every = []
+        for p in parameters:
+            support = self._supports[p] if p in self._gradients else None
+            weight = p.detach() if support is None else support.gather(flat(p.detach()))
+            gradient = p.grad if support is None else self._gradients.pop(p)
+            assert gradient is not None
+            every.append(Stepped(weight=weight, gradient=gradient, state=self._begun(p, weight), support=support))
+        update(every, group)
+        for p, each in zip(parameters, every, strict=True):
+            if each.support is None:
+                continue
+            weight_N = flat(p.detach())
+            each.support.scatter_(weight_N, each.weight)
+            if not p.is_contiguous():  # a copy has the new values
+                p.copy_(weight_N.view(p.shape))
 
     def _begun(self, p: nn.Parameter, like: Tensor) -> dict[str, Any]:
         """Return a parameter's state, begun at its first step."""
@@ -278,3 +286,22 @@ class PackedAdamW(Optimizer):
         state["age"] = new.gather(self._whole(p, old_K))
         if bool((state["age"] == num_steps).all()):
             del state["age"]
+
+
+def _in_batches(
+    parameters: Sequence[nn.Parameter], num_stepped: Callable[[nn.Parameter], int | None]
+) -> Iterator[list[nn.Parameter]]:
+    """Give the parameters that step: one by one on the CPU, and on a GPU some together, since each call costs time."""
+    batch: list[nn.Parameter] = []
+    size = 0
+    for p in parameters:
+        if (num := num_stepped(p)) is None:
+            continue
+        is_full = size + num > _ENTRIES_AT_ONCE or p.device.type == "cpu"
+        if batch and (is_full or p.device != batch[0].device):
+            yield batch
+            batch, size = [], 0
+        batch.append(p)
+        size += num
+    if batch:
+        yield batch

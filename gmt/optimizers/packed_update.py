@@ -5,6 +5,8 @@ Shape suffix: K kept entries.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,32 +20,62 @@ _VECTOR = {"AVX512": 64}  # bytes of torch's vectors by the processor's capabili
 _OTHER_VECTOR = 32
 
 
-def update(
-    weight: Tensor, gradient: Tensor, state: dict[str, Any], group: dict[str, Any], *, support: Support | None = None
-) -> None:
-    """Let torch's fused AdamW step, in place, on a whole parameter or on its kept entries.
-
-    On the CPU that kernel rounds the last entries of a tensor, which fill no vector of the processor, otherwise than
-    all others. So kept entries are handed over in pieces, in which each is rounded as it would be in the whole
-    parameter.
+@dataclass(frozen=True, kw_only=True)
+class Stepped:
+    """What a parameter's step works on, in place.
 
     Args:
-        weight, gradient: of the same shape.
-        state: `step`, `exp_avg` and `exp_avg_sq`.
-        group: settings of AdamW.
+        weight: the whole parameter, or its kept entries, of shape [K].
+        gradient: of the same shape.
+        state: `step`, `exp_avg` and `exp_avg_sq`, and `age` where entries have ages of their own.
         support: which entries of the parameter these are; None for all.
     """
-    whole = [weight, gradient, state["exp_avg"], state["exp_avg_sq"]]
-    if support is None or weight.device.type != "cpu":
-        _fused([whole], state["step"], group)
-        return
+
+    weight: Tensor
+    gradient: Tensor
+    state: dict[str, Any]
+    support: Support | None
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """In the order in which torch's AdamW takes them."""
+        return [self.weight, self.gradient, self.state["exp_avg"], self.state["exp_avg_sq"]]
+
+
+def update(every: Sequence[Stepped], group: dict[str, Any]) -> None:
+    """Take one step of AdamW with some parameters of one group, on a GPU together.
+
+    Args:
+        every: the parameters.
+        group: settings of AdamW.
+    """
+    together = []
+    for each in every:
+        if "age" in each.state:
+            _update_by_age(each, group)
+        elif each.support is not None and each.weight.device.type == "cpu":
+            _update_in_pieces(each, each.support, group)
+        else:
+            together.append(each)
+    if together:
+        _fused([each.tensors for each in together], [each.state["step"] for each in together], group)
+
+
+def _update_in_pieces(each: Stepped, support: Support, group: dict[str, Any]) -> None:
+    """Let torch's fused AdamW step on kept entries on the CPU.
+
+    That kernel rounds the last entries of a tensor, which fill no vector of the processor, otherwise than all others.
+    So kept entries are handed over in pieces, in which each is rounded as it would be in the whole parameter.
+    """
+    whole, weight = each.tensors, each.weight
     per_line = _LINE // weight.element_size()
     num_body = support.num_kept - _num_in_tail(support, weight.element_size())
     num_full = num_body - num_body % per_line
     rest = [x[num_full:num_body] for x in whole]
     padded = [torch.nn.functional.pad(x, (0, per_line - len(x))) for x in rest]  # zeros
     pieces = [[x[:num_full] for x in whole], padded, [x[num_body:] for x in whole]]
-    _fused(pieces, state["step"], group)
+    step = each.state["step"]
+    _fused(pieces, [step, *(step.clone() for _ in pieces[1:])], group)
     for x, new in zip(rest, padded, strict=True):
         x.copy_(new[: len(x)])
 
@@ -56,9 +88,8 @@ def _num_in_tail(support: Support, element_size: int) -> int:
     return int(support.holds(tail).sum()) if len(tail) else 0
 
 
-def _fused(pieces: list[list[Tensor]], step: Tensor, group: dict[str, Any]) -> None:
+def _fused(pieces: list[list[Tensor]], steps: list[Tensor], group: dict[str, Any]) -> None:
     weights, gradients, firsts, seconds = map(list, zip(*pieces, strict=True))
-    steps = [step, *(step.clone() for _ in pieces[1:])]
     adamw(
         weights,
         gradients,
@@ -77,16 +108,12 @@ def _fused(pieces: list[list[Tensor]], step: Tensor, group: dict[str, Any]) -> N
     )
 
 
-def update_by_age(weight_K: Tensor, gradient_K: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
-    """Take a step of AdamW, in place, with the bias of each entry's moments corrected by the entry's own age.
+def _update_by_age(each: Stepped, group: dict[str, Any]) -> None:
+    """Take a step of AdamW with the bias of each entry's moments corrected by the steps that this entry has taken.
 
     It is computed in float32, as torch's fused AdamW does, and rounds otherwise in the last bits.
-
-    Args:
-        weight_K, gradient_K: kept entries.
-        state: `step`, `exp_avg`, `exp_avg_sq`, and `age`, the steps that each entry has taken, int32 of shape [K].
-        group: settings of AdamW.
     """
+    weight_K, gradient_K, state = each.weight, each.gradient, each.state
     (beta1, beta2), lr = group["betas"], group["lr"]
     state["step"] += 1
     age_K = state["age"].add_(1).double()

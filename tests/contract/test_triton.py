@@ -17,8 +17,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gmt.masking import MaskSpec, attach, entries, select_alone, select_by_fields
+from gmt.masking import (
+    MaskSpec,
+    attach,
+    entries,
+    random_bits,
+    select_alone,
+    select_by_bracket,
+    select_by_fields,
+    support,
+)
 from gmt.masking.counting import as_bits, fields
+from gmt.masking.packing import pack
 from gmt.masking.rule import LARGEST_BITS, Rule, Scores, Selection
 from gmt.masking.select_by_fields import find_by_fields
 from gmt.masking.selection import select
@@ -28,43 +38,51 @@ from tests.signals import WITHOUT_ACTIVATIONS
 triton = pytest.importorskip("triton")
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
-NAME = "gmt.masking.triton_kernels"
+NAME, SETS, TABLES = (f"gmt.masking.triton_{name}" for name in ("kernels", "sets", "tables"))
 
 
-def loaded(patch: pytest.MonkeyPatch, *, interpreted: bool) -> ModuleType:
-    """A copy of the kernels, which the rest of the program finds until the patch is undone."""
+def loaded(patch: pytest.MonkeyPatch, name: str, *, interpreted: bool) -> ModuleType:
+    """A copy of kernels, which the rest of the program finds until the patch is undone."""
     patch.setenv("TRITON_INTERPRET", "1" if interpreted else "0")
-    spec = importlib.util.find_spec(NAME)
+    spec = importlib.util.find_spec(name)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    patch.setitem(sys.modules, NAME, module)
+    patch.setitem(sys.modules, name, module)
     return module
 
 
 @pytest.fixture
 def kernels(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    module = loaded(monkeypatch, interpreted=True)
+    module = loaded(monkeypatch, NAME, interpreted=True)
+    sets, tables = (loaded(monkeypatch, name, interpreted=True) for name in (SETS, TABLES))
     monkeypatch.setattr(module, "BLOCK", 64)
+    monkeypatch.setattr(sets, "BLOCK", 64)
+    for size in ("BLOCK", "SLOTS", "PART"):
+        monkeypatch.setattr(tables, size, 256)
     monkeypatch.setattr(module, "num_programs", lambda device: 3)
     monkeypatch.setattr(select_alone, "CHUNK", 1500)
+    for name in ("_SAMPLES", "_FEWEST_SAMPLES"):
+        monkeypatch.setattr(select_by_bracket, name, 100)
     return module
 
 
 @contextmanager
 def by_triton(kernels: ModuleType) -> Iterator[None]:
     """Sends tensors on the CPU the way of those on CUDA; fails if none arrives."""
-    launch, launched = kernels._launch, []
+    launch, launched = kernels.launch, []
 
-    def counted(kernel: Any, *arguments: Any) -> None:
+    def counted(kernel: Any, *arguments: Any, **settings: Any) -> None:
         launched.append(kernel)
-        launch(kernel, *arguments)
+        launch(kernel, *arguments, **settings)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kernels, "_launch", counted)
-        patch.setattr(entries, "has_triton", lambda device: True)
-        patch.setattr(select_by_fields, "has_triton", lambda device: True)
+        patch.setattr(kernels, "launch", counted)
+        for name in (SETS, TABLES):
+            patch.setattr(sys.modules[name], "launch", counted)
+        for module in (entries, random_bits, select_by_bracket, select_by_fields, support):
+            patch.setattr(module, "has_triton", lambda device: True)
         patch.setattr(select_alone, "_is_alone", lambda group: False)
         yield
     assert launched
@@ -143,6 +161,38 @@ def test_random_groups_of_several_tensors_are_selected_as_on_the_cpu(
     assert_same(kernels, [scores(*xs), *(scores(x) for x in xs), mixed], 0.8, keep=keep)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "keep", "rank_zeros"),
+    [
+        *((dtype, "largest", False) for dtype in DTYPES),
+        (torch.float32, "smallest", False),
+        (torch.int32, "smallest", True),
+    ],
+)
+def test_a_sample_bounds_thresholds(kernels: ModuleType, dtype: torch.dtype, keep: str, rank_zeros: bool) -> None:
+    """Of many zeros and of ties too, and over tensors of which a sample sees few entries."""
+    torch.manual_seed(2)
+    xs = [torch.randn(1600), torch.randn(300) * 10, torch.zeros(1000), torch.ones(900), torch.randn(3)]
+    xs = [as_bits(x) for x in xs] if dtype == torch.int32 else [x.to(dtype) for x in xs]
+    groups = [scores(xs[0]), scores(*xs), scores(xs[0], xs[2]), scores(xs[3]), scores(xs[0], xs[3])]
+    for ratio in (0.1, 0.8):
+        rule = Rule(mask_ratio=ratio, smallest=keep == "smallest", rank_zeros=rank_zeros)
+        with by_triton(kernels):
+            found = select_by_bracket.select_by_bracket(groups, rule)
+        expected = dict(enumerate(select(groups, ratio, keep=keep, rank_zeros=rank_zeros)))
+        assert {i: expected[i] for i in found} == found
+        assert len(found) >= 4  # of few samples the bounds may be too wide for the room
+
+
+def test_what_lies_outside_a_samples_bounds_is_not_found(kernels: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, rule = torch.randn(3000), Rule(mask_ratio=0.7, smallest=False, rank_zeros=False)
+    tables = sys.modules[TABLES]
+    monkeypatch.setattr(tables, "sample", lambda pieces, out: out.fill_(int(as_bits(torch.tensor(3.0)))))
+    with by_triton(kernels):
+        assert select_by_bracket.select_by_bracket([scores(x)], rule) == {}
+        assert select([scores(x)], 0.7) == select([scores(x.double().float())], 0.7)
+
+
 def test_counts_add_up_over_shards(kernels: ModuleType) -> None:
     x, y = torch.randn(700), torch.randn(300)
     shared = Doubled()
@@ -167,9 +217,9 @@ def test_a_group_counts_beyond_32_bits(kernels: ModuleType) -> None:
 
 
 def test_no_bit_is_read_that_is_always_zero() -> None:
-    assert fields([torch.float32]) == fields([torch.bfloat16, torch.int32]) == ((20, 11), (10, 10), (0, 10))
-    assert fields([torch.bfloat16]) == ((20, 11), (16, 4))
-    assert fields([torch.bfloat16, torch.float16]) == ((20, 11), (13, 7))
+    assert fields([torch.float32]) == fields([torch.bfloat16, torch.int32]) == ((23, 8), (15, 8), (7, 8), (0, 7))
+    assert fields([torch.bfloat16]) == ((23, 8), (16, 7))
+    assert fields([torch.bfloat16, torch.float16]) == ((23, 8), (15, 8), (13, 2))
 
 
 def test_the_walk_never_waits_for_the_device(kernels: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,12 +243,11 @@ def test_masking_equals_the_bounds(kernels: ModuleType, dtype: torch.dtype, low:
     expected = bounds.keeps(as_bits(x))
     assert torch.equal(kernels.keep_inside(x, lowest, highest), expected)
     masked = x.clone()
-    kernels.zero_outside(masked, lowest, highest)
+    sys.modules[TABLES].zero_each([(masked, None, bounds)])
     assert torch.equal(masked, x * expected)
 
 
 def test_empty_tensors_are_masked(kernels: ModuleType) -> None:
-    kernels.zero_outside(torch.zeros(0), 1, 2)
     assert len(kernels.keep_inside(torch.zeros(0), 1, 2)) == 0
 
 
@@ -251,23 +300,82 @@ def trained(spec: MaskSpec) -> dict[str, Tensor]:
     return {name: p.detach() for name, p in model.named_parameters()}
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64, torch.int8])
+@pytest.mark.parametrize("num_entries", [1, 7, 64, 65, 1000])
+def test_kept_entries_are_gathered_and_scattered_as_by_the_mask(
+    kernels: ModuleType, dtype: torch.dtype, num_entries: int
+) -> None:
+    torch.manual_seed(0)
+    x_N = (100 * torch.randn(num_entries)).to(dtype)
+    for keep_N in (torch.rand(num_entries) < 0.5, torch.ones(num_entries).bool()):
+        with by_triton(kernels):
+            bits = support.Support(pack(keep_N), num_entries, int(keep_N.sum()))
+            x_K, y_N = bits.gather(x_N), torch.zeros_like(x_N)
+            bits.scatter_(y_N, x_K)
+        assert torch.equal(x_K, x_N[keep_N])
+        assert torch.equal(y_N, torch.where(keep_N, x_N, 0))
+
+
+def test_draws_are_those_of_the_cpu(kernels: ModuleType) -> None:
+    key = random_bits.keys(3, 4, "a.weight")
+    for start, num in ((0, 1), (0, 500), (12345, 129), (random_bits.MAX_ENTRIES - 200, 200)):
+        expected = random_bits.random_bits(num, key, start=start, device=torch.device("cpu"))
+        assert torch.equal(kernels.random_bits(num, key, start=start, device=torch.device("cpu")), expected)
+
+
 @pytest.mark.parametrize("kind", ["i32", "i16", "fp16"])
 def test_the_kernels_compile_for_nvidia_gpus(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The compiler refuses things that the interpreter takes. It needs no GPU."""
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    kernels = loaded(monkeypatch, interpreted=False)
+    kernels = loaded(monkeypatch, NAME, interpreted=False)
     x, block = {"x_N": f"*{kind}"}, {"BLOCK": kernels.BLOCK}
     counts = {"prefix_G": "*i64", "total_GK": "*i64", "group": "i32"}
     bounds = {"lowest": "i32", "highest": "i32"}
     dtype = {"i32": torch.float32, "i16": torch.bfloat16, "fp16": torch.float16}[kind]
     for size in ({"size": "i32"}, {"size": "i64"}):
-        assert machine_code(kernels._zero_outside, x | size | bounds, block)
         assert machine_code(kernels._keep_inside, x | size | bounds | {"out_N": "*i8"}, block)
         for shift, width in fields([dtype]):
             assert machine_code(kernels._count_field, x | size | counts, block | {"SHIFT": shift, "WIDTH": width})
 
 
-def machine_code(kernel: Any, types: dict[str, str], constants: dict[str, int]) -> bytes:
+def test_the_kernels_of_sets_and_draws_compile_for_nvidia_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    kernels, sets = (loaded(monkeypatch, name, interpreted=False) for name in (NAME, SETS))
+    block = {"BLOCK": sets.BLOCK}
+    for size, start in itertools.product(("i32", "i64"), repeat=2):
+        assert machine_code(sets._count_set, {"set_M": "*u8", "count_P": f"*{start}", "size": size}, block)
+        for word, kernel in itertools.product(("i8", "i16", "i32", "i64"), (sets._gather_set, sets._scatter_set)):
+            types = {"x_N": f"*{word}", "set_M": "*u8", "start_P": f"*{start}", "x_K": f"*{word}", "size": size}
+            assert machine_code(kernel, types, block)
+        draw = {"out_N": "*i32", "size": size, "start": "i32", "key0": "i32", "key1": "i32"}
+        assert machine_code(kernels._random_bits, draw, block)
+
+
+@pytest.mark.parametrize("word", ["int32", "int16", "float16"])
+def test_the_kernels_over_many_tensors_compile_for_nvidia_gpus(
+    word: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    loaded(monkeypatch, NAME, interpreted=False)
+    tables = loaded(monkeypatch, TABLES, interpreted=False)
+    where = {"table_FT": "*i64", "chunk_P": "*i64", "block_P": "*i64"}
+    bounds = {"low_G": "*i64", "high_G": "*i64", "counts_GF": "*i64", "out": "*i32"}
+    words = {"int32": "*i32", "int16": "*i16", "float16": "*fp16"}
+    settings = {"WORD": getattr(triton.language, word), "BLOCK": tables.BLOCK}
+    for is_drawn, is_aligned in ((False, True), (False, False), (True, True)):
+        kind = settings | {"IS_DRAWN": is_drawn, "IS_ALIGNED": is_aligned}
+        chunks = {"num_chunks": "i32"}
+        assert machine_code(tables._sample, where | {"out": "*i32"} | chunks, kind | {"BLOCK": tables.SLOTS})
+        assert machine_code(tables._split, where | bounds | chunks, kind)
+        assert machine_code(tables._zero_outside, where | {"word": words[word]} | chunks, kind)
+    per_group = ("group_P", "block_P", "start_G", "end_G", "num_G", "prefix_G", "total_GK")
+    types = {"out": "*i32", **dict.fromkeys(per_group, "*i64")}
+    for shift, width in fields([torch.float32]):
+        constants = {"SHIFT": shift, "WIDTH": width, "BLOCK": tables.PART}
+        assert machine_code(tables._count_between, types, constants)
+
+
+def machine_code(kernel: Any, types: dict[str, str], constants: dict[str, Any]) -> bytes:
     source = triton.compiler.ASTSource(kernel, {**types, **dict.fromkeys(constants, "constexpr")}, constants)
     target = triton.backends.compiler.GPUTarget("cuda", 80, 32)
     options = {"num_warps": 8, "enable_fp_fusion": False}
@@ -290,9 +398,9 @@ def test_a_gpu_gives_the_cpus_selection_without_waiting(dtype: torch.dtype) -> N
     groups = [list(xs), *([x] for x in xs)]
     found = select([scores(*group) for group in groups], 0.8)
     assert found == select([scores(*(x.cpu() for x in group)) for group in groups], 0.8)
-    kernels = importlib.import_module(NAME)
+    kernels, tables = map(importlib.import_module, (NAME, TABLES))
     for x in xs:
         kept = found[0].keeps(as_bits(x))
         assert torch.equal(kernels.keep_inside(x, found[0].lowest, found[0].highest), kept)
-        kernels.zero_outside(x, found[0].lowest, found[0].highest)
+        tables.zero_each([(x, None, found[0])])
         assert torch.equal(x != 0, kept)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from gmt.masking import LayerFacts, MaskFacts, MaskSpec, attach
+from gmt.masking.facts import _Seen, _sums, _sums_together
 
 
 def a_model(width: int = 12) -> nn.ModuleDict:
@@ -164,3 +165,16 @@ def test_no_gradient_at_all_is_no_error() -> None:
     facts = mask.facts()
     assert facts is not None
     assert (facts.step, facts.num_entries) == (1, 0)
+
+
+def test_sums_taken_together_are_those_taken_one_by_one() -> None:
+    torch.manual_seed(0)
+
+    def seen(num: int) -> _Seen:
+        masks = {f"{name}_S": torch.rand(num) < 0.5 for name in ("moved", "kept", "last", "has_last", "touched")}
+        gradient_S = torch.randn(num) * (torch.rand(num) < 0.8)
+        return _Seen(gradient_S=gradient_S, before_S=torch.randn(num), after_S=torch.randn(num), **masks)
+
+    every = [seen(num) for num in (5, 1, 300)]
+    together, alone = torch.stack(_sums_together(every)), torch.stack([_sums(one) for one in every])
+    torch.testing.assert_close(together, alone)

@@ -1,0 +1,85 @@
+"""The entries that a bit set keeps, taken and put back on CUDA in Triton: in one pass, without waiting for the device.
+
+support.py imports this only where there are CUDA tensors and Triton. torch would index with a mask of a byte an entry,
+and wait for the number of its entries.
+
+Shape suffixes: N entries of a tensor, flattened; K of them that are kept; M bytes of the set; P programs, each of BLOCK
+entries; B entries of a block.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from gmt.masking.triton_kernels import add, launch
+
+BLOCK = 2048  # entries of a program; each has a running count of what it keeps
+NUM_WARPS = 4
+_WORDS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # entries are moved, whatever they mean
+
+
+def starts(set_M: Tensor, num_entries: int, num_kept: int) -> Tensor:
+    """Return how many entries are kept before each block, of shape [P]; int32 where that is wide enough."""
+    dtype = torch.int32 if num_kept < 1 << 31 else torch.int64
+    count_P = torch.empty(triton.cdiv(num_entries, BLOCK), dtype=dtype, device=set_M.device)
+    launch(_count_set, len(count_P), set_M, count_P, num_entries, BLOCK=BLOCK, num_warps=NUM_WARPS)
+    return count_P.cumsum(0, dtype=dtype) - count_P
+
+
+def gather_set(x_N: Tensor, set_M: Tensor, start_P: Tensor, num_kept: int) -> Tensor:
+    """Return a copy of the kept entries, of shape [K].
+
+    Args:
+        x_N: contiguous, of any dtype.
+        set_M: uint8 of shape [ceil(N / 8)], as `pack` of packing.py makes it.
+        start_P: from `starts`.
+        num_kept: K.
+    """
+    x_K = x_N.new_empty(num_kept)
+    if num_kept:
+        words = _WORDS[x_N.element_size()]
+        arguments = (x_N.view(words), set_M, start_P, x_K.view(words), len(x_N))
+        launch(_gather_set, len(start_P), *arguments, BLOCK=BLOCK, num_warps=NUM_WARPS)
+    return x_K
+
+
+def scatter_set(x_N: Tensor, set_M: Tensor, start_P: Tensor, x_K: Tensor) -> None:
+    """Set the kept entries in place; both contiguous and of one dtype."""
+    if len(x_K):
+        words = _WORDS[x_N.element_size()]
+        arguments = (x_N.view(words), set_M, start_P, x_K.view(words), len(x_N))
+        launch(_scatter_set, len(start_P), *arguments, BLOCK=BLOCK, num_warps=NUM_WARPS)
+
+
+@triton.jit
+def _kept(set_M: tl.tensor, at_B: tl.tensor, size: tl.tensor) -> tl.tensor:
+    byte_B = tl.load(set_M + (at_B >> 3), mask=at_B < size, other=0).to(tl.int32)
+    return (byte_B >> (at_B & 7).to(tl.int32)) & 1
+
+
+@triton.jit
+def _count_set(set_M: tl.tensor, count_P: tl.tensor, size: tl.tensor, BLOCK: tl.constexpr) -> None:
+    at_B = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    count = tl.reduce(_kept(set_M, at_B, size), 0, add)
+    tl.store(count_P + tl.program_id(0), count.to(count_P.dtype.element_ty))
+
+
+@triton.jit
+def _gather_set(
+    x_N: tl.tensor, set_M: tl.tensor, start_P: tl.tensor, x_K: tl.tensor, size: tl.tensor, BLOCK: tl.constexpr
+) -> None:
+    at_B = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    kept_B = _kept(set_M, at_B, size)
+    to_B = tl.load(start_P + tl.program_id(0)) + tl.associative_scan(kept_B, 0, add) - kept_B
+    tl.store(x_K + to_B, tl.load(x_N + at_B, mask=kept_B != 0), mask=kept_B != 0)
+
+
+@triton.jit
+def _scatter_set(
+    x_N: tl.tensor, set_M: tl.tensor, start_P: tl.tensor, x_K: tl.tensor, size: tl.tensor, BLOCK: tl.constexpr
+) -> None:
+    at_B = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    kept_B = _kept(set_M, at_B, size)
+    from_B = tl.load(start_P + tl.program_id(0)) + tl.associative_scan(kept_B, 0, add) - kept_B
+    tl.store(x_N + at_B, tl.load(x_K + from_B, mask=kept_B != 0), mask=kept_B != 0)
