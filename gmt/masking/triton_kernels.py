@@ -3,9 +3,9 @@
 selection.py and engine.py import this only where there are CUDA tensors and Triton, from 3.4 on. `GMT_NATIVE=0` turns
 it off, as it does the C: the torch ops give the same masks. Knows nothing of thresholds.
 
-The sizes below were timed on an H200 with Triton 3.6 (docs/masking.md), which counts a histogram bin by bin: one of 8 bits
-takes four times as long as a read of float32, one of 11 bits thirty times. Triton 3.9 counts an entry with one atomic in
-shared memory, as its machine code shows; that was not timed.
+The sizes below were timed on an H200 with Triton 3.6 (docs/masking.md). It counts a histogram bin by bin: 8 bits take
+four times as long as a read of float32, 11 bits thirty times. Triton 3.9 counts an entry by one atomic in shared
+memory, as its machine code shows; that was not timed.
 
 Shape suffixes: G groups; N entries of a chunk, flattened; B entries of a block; K bins.
 """
