@@ -143,12 +143,12 @@ def _settings_cells(method: Method) -> dict[str, str]:
 
 def _mask_cells(method: GradientMask) -> dict[str, str]:
     """Return the cells that follow from a mask's settings."""
-    tensor = "tensor" if method.parameters == "all" else "linear layer"
+    tensor, every = ("tensor", "") if method.parameters == "all" else ("linear layer", " of linear layers")
     where = {
         "tensor": f"each {tensor}",
         "layer": "each block",
-        "global": "all entries",
-        "entropy": "all entries, shared out by entropy,",
+        "global": f"all entries{every}",
+        "entropy": f"all entries{every}, shared out by entropy,",
     }[method.scope]
     units = where if method.grain == "entry" else f"the {method.grain}s of {where}"
     signal = method.signal if isinstance(method.signal, str) else _in_words(type(method.signal).__name__)
