@@ -22,15 +22,17 @@ _COLUMNS: Mapping[str, tuple[str, str | None]] = {
 }
 
 
-def primary_verdicts(table: pd.DataFrame, questions: Sequence[Question], *, axis: Axis) -> list[Verdict]:
-    """Return the verdict on each question; the questions share the level.
+def primary_verdicts(
+    table: pd.DataFrame, questions: Sequence[Question], *, axis: Axis, level: float = LEVEL
+) -> list[Verdict]:
+    """Return the verdict on each question.
 
     Args:
         table: the typed table of a study.
         questions: of the study.
         axis: of the study.
+        level: of each question, e.g. gmt.studies.grid.StudySettings.level, which questions and looks share.
     """
-    level = LEVEL / max(len(questions), 1)
     notes = _unfinished(table)
     return [
         decide(

@@ -142,7 +142,8 @@ class Results:
     @cached_property
     def verdicts(self) -> list[Verdict]:
         """The answers to the questions that the study declared as primary; empty if it declared none."""
-        return primary_verdicts(self.table, self.plan.study.questions, axis=self.axis)
+        study = self.plan.study
+        return primary_verdicts(self.table, study.questions, axis=self.axis, level=study.level)
 
     @cached_property
     def suites(self) -> pd.DataFrame:

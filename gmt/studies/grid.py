@@ -12,7 +12,7 @@ from gmt import settings
 from gmt.axis import Axis
 from gmt.errors import UserError, together
 from gmt.runs.build import settings_of
-from gmt.verdicts.question import Question
+from gmt.verdicts.question import FEWEST, LEVEL, Question
 
 # What needs no quotes in Hydra's override grammar.
 _PLAIN = re.compile(r"[A-Za-z0-9_./:@-]*[A-Za-z_./:@-][A-Za-z0-9_./:@-]*")
@@ -41,6 +41,9 @@ class StudySettings:
             fraction in (0, 1).
         primary: what the study is to decide: name -> see gmt.verdicts.question.Question, of which `margin` is the
             study's unless it has its own. None: nothing is declared, and all tests are exploratory.
+        looks: the stop rule: the numbers of seeds at which the primary questions are decided. What is undecided at one
+            of them gets seeds up to the next, and nothing is added after the last. Each look has an equal share of the
+            level, so that looking again and again makes no false verdict likelier. Empty: the listed seeds are all.
         axis: the setting along which figures and tests run, e.g. `method.rank`; its values are numbers. None:
             gmt.axis.DEFAULT, whether or not it varies. Arms without the setting are constant.
         provenance: of a study that replicates another: setting -> `verified` (read in its source), `secondary` (told by
@@ -55,6 +58,7 @@ class StudySettings:
     baseline: str = "sft"
     margin: float = 0.02
     primary: Mapping[str, Mapping[str, Any]] | None = None
+    looks: Sequence[int] = ()
     axis: str | None = None
     provenance: Mapping[str, str] | None = None
 
@@ -64,7 +68,7 @@ class StudySettings:
         settings.text("study.baseline", self.baseline)
         settings.number("study.margin", self.margin, "must lie in (0, 1)", low=0, high=1, open_low=True)
         self._check_axis()
-        _ = self.questions
+        self._check_looks(len(self.questions))
         if not isinstance(self.arms, Mapping) or not self.arms:
             raise UserError(f"study.arms must name at least one arm, got {self.arms!r}")
         settings.folder_names("the name of an arm in study.arms", self.arms)
@@ -89,6 +93,20 @@ class StudySettings:
             raise UserError("study.axis must not be seed: runs are compared on the same seed")
         if self.tuning is not None and self.tuning.get("setting") == self.axis:
             raise UserError(f"study.axis must not be the setting that study.tuning looks for, got {self.axis}")
+
+    def _check_looks(self, num_questions: int) -> None:
+        looks = self.looks
+        if not isinstance(looks, Sequence) or isinstance(looks, str) or list(looks) != sorted(set(looks)):
+            raise UserError(f"study.looks must list growing numbers of seeds, got {looks!r}")
+        for number in looks:
+            settings.integer("study.looks", number, low=FEWEST)
+        if looks and not num_questions:
+            raise UserError("study.looks needs study.primary: without a question nothing is undecided")
+
+    @property
+    def level(self) -> float:
+        """The probability of a false verdict on one primary question at one look."""
+        return LEVEL / max(len(self.questions), 1) / max(len(self.looks), 1)
 
     @property
     def questions(self) -> list[Question]:

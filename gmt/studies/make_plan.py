@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 
 from gmt.composition import Composer
 from gmt.errors import UserError
@@ -9,7 +10,8 @@ from gmt.records.identity import run_id
 from gmt.runs.build import settings_of
 from gmt.studies.axis_faults import faults_of_axis
 from gmt.studies.expansion import expand
-from gmt.studies.grid import Axes, StudySettings
+from gmt.studies.grid import Axes, Point, StudySettings
+from gmt.studies.looks import plan_with_looks
 from gmt.studies.merge_faults import faults_of_parents, refuse_merges_of_what_is_tuned
 from gmt.studies.plan import Plan, PlannedRun
 from gmt.studies.primary_faults import faults_of_primary
@@ -27,12 +29,10 @@ def make_plan(composer: Composer, study: StudySettings, cli: Axes) -> Plan:
     """
     maker = RunMaker(composer)
     points = expand(study, cli)
-    if study.tuning is None:
-        runs = maker.runs(points)
-        plan = Plan(study=study, runs=runs, ids=[planned.run.id for planned in runs])
+    if study.looks and "seed" not in cli:
+        plan = plan_with_looks(study, points, partial(_plan_of, study, maker))
     else:
-        refuse_merges_of_what_is_tuned(points)
-        plan = tuned_plan(study, settings_of("study.tuning", TuningSettings, study.tuning), points, maker)
+        plan = _plan_of(study, maker, points)
     of_plan = (*_twice(plan.runs), *_same_training(plan.runs), *faults_of_parents(plan.runs))
     faults = maker.faults | dict.fromkeys(of_plan)
     if not maker.faults:
@@ -48,6 +48,14 @@ def make_plan(composer: Composer, study: StudySettings, cli: Axes) -> Plan:
     if faults:
         raise UserError(*faults)
     return plan
+
+
+def _plan_of(study: StudySettings, maker: RunMaker, points: Sequence[Point]) -> Plan:
+    if study.tuning is not None:
+        refuse_merges_of_what_is_tuned(points)
+        return tuned_plan(study, settings_of("study.tuning", TuningSettings, study.tuning), points, maker)
+    runs = maker.runs(points)
+    return Plan(study=study, runs=runs, ids=[planned.run.id for planned in runs])
 
 
 def _twice(runs: Sequence[PlannedRun]) -> list[str]:

@@ -58,8 +58,11 @@ def multirun(
     failure = None
     try:
         has_begun = run_sweep(plan, tracking, launch, told, say=say, remedy=remedy)
-        while plan.later:
+        while plan.later or study.looks:
+            before = plan
             plan = make_plan(composer, study, axes)  # by the same templates: a config edited meanwhile changes nothing
+            if not before.later and len(plan.runs) == len(before.runs):
+                break  # the look decided everything, or was the last
             has_begun |= run_sweep(plan, tracking, launch, told, say=say, remedy=remedy, is_under_way=True)
     except RunFailed as error:
         failure = error

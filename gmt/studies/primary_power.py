@@ -9,7 +9,7 @@ from gmt.studies.plan import Plan, PlannedRun
 from gmt.studies.primary_faults import seeds_of_choices
 from gmt.studies.primary_scores import scores_of_plan, task_names
 from gmt.verdicts.pairs import Columns, Pair, columns_of, pairs_of
-from gmt.verdicts.question import FEWEST, LEVEL, Question
+from gmt.verdicts.question import FEWEST, Question
 from gmt.verdicts.words import points
 
 if TYPE_CHECKING:
@@ -29,21 +29,23 @@ def what_a_plan_can_show(plan: Plan) -> Iterator[str]:
         pairs = pairs_of(question, list(seeds))
         columns = columns_of(question, pairs, list(dict.fromkeys(tasks.values())))
         num_seeds = min((len(seeds[a] & seeds[b]) for a, b in pairs), default=0)
-        yield f"primary question {question.name}: {len(columns)} comparisons over {num_seeds} seeds"
+        num_seeds = max(num_seeds, *plan.study.looks, 0)
+        looks = ", ".join(map(str, plan.study.looks[:-1]))
+        after = f", with looks at {looks} seeds that share the level" if looks else ""
+        yield f"primary question {question.name}: {len(columns)} comparisons over {num_seeds} seeds{after}"
         if num_seeds < FEWEST:
             yield f"warning: {question.name} is not tested, since that needs {FEWEST} seeds of each comparison"
         else:
-            level = LEVEL / len(plan.study.questions)
-            yield from _power_in_words(plan, question, pairs, columns, num_seeds, level)
+            yield from _power_in_words(plan, question, pairs, columns, num_seeds)
         yield from _noise_of_questions(question, compared, tasks)
 
 
 def _power_in_words(
-    plan: Plan, question: Question, pairs: list[Pair], columns: Columns, num_seeds: int, level: float
+    plan: Plan, question: Question, pairs: list[Pair], columns: Columns, num_seeds: int
 ) -> Iterator[str]:
     from gmt.verdicts import power  # numpy and scipy, which a plan without questions need not import
 
-    num_groups = len(columns) // len(pairs)
+    num_groups, level = len(columns) // len(pairs), plan.study.level
     spread = power.recorded_spread(columns, scores_of_plan(plan, question.measure))
     if spread is None and question.deviation is not None:
         spread = power.assumed_spread(pairs, num_groups, question.deviation)

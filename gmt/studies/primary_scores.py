@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from gmt.axis import seed_of
+from gmt.axis import Axis, seed_of
 from gmt.studies.grid import arm_of
 from gmt.studies.plan import Plan, PlannedRun
 from gmt.verdicts.pairs import Choice
@@ -13,6 +13,12 @@ def task_names(runs: Sequence[PlannedRun]) -> dict[str, str]:
     """Return the name of each run's task by run id; of several models it includes the model."""
     several = len({planned.run.model.name for planned in runs}) > 1
     return {p.run.id: f"{p.run.task.name}, {p.run.model.name}" if several else p.run.task.name for p in runs}
+
+
+def choice_of(planned: PlannedRun, axis: Axis) -> Choice:
+    """Return the choice that a run is of."""
+    value = axis.value(planned.run.config)
+    return Choice(arm_of(planned.point, axis), None if value is None else float(value))
 
 
 def scores_of_plan(plan: Plan, measure: str) -> Scores:
@@ -31,6 +37,4 @@ def _runs(plan: Plan, measure: str) -> Iterator[ScoredRun]:
             value, base = result.forgetting, 0.0
             if measure == "target":
                 value, base = (float(when["target"]["mean"]) for when in (result.after, result.before))
-        on_axis = axis.value(run.config)
-        choice = Choice(arm_of(planned.point, axis), None if on_axis is None else float(on_axis))
-        yield ScoredRun(choice, tasks[run.id], seed, state, value, base)
+        yield ScoredRun(choice_of(planned, axis), tasks[run.id], seed, state, value, base)

@@ -1,0 +1,96 @@
+"""The stop rule of a study: at numbers of seeds fixed beforehand, what is undecided gets more seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from gmt.axis import seed_of
+from gmt.errors import UserError
+from gmt.studies.grid import Point, StudySettings
+from gmt.studies.plan import Plan, PlannedRun
+from gmt.studies.primary_scores import choice_of, scores_of_plan
+from gmt.verdicts.pairs import Choice
+
+_SEED = "seed="
+_IS_DECIDED = ("shown", "refuted")
+_NEEDS_SEEDS = ("undecided", "not tested", "beyond by itself", "target not matched")
+
+
+def plan_with_looks(study: StudySettings, points: Sequence[Point], plan_of: Callable[[Sequence[Point]], Plan]) -> Plan:
+    """Return the plan with the seeds that the looks so far have added; its identity is that of the first look.
+
+    What a look adds follows from the run records alone, so that whoever plans the study again gets the same runs.
+
+    Raises:
+        UserError: the study can't be given more seeds, or its own are not as many as the first look takes.
+    """
+    if any(point.parents for point in points):
+        raise UserError("study.looks must not go with arms that merge, whose seeds are their parents'")
+    first = plan = plan_of(points)
+    _refuse_other_seeds(study, first, len(points))
+    while added := _points_of_next_look(study, plan):
+        points = [*points, *added]
+        plan = plan_of(points)
+    return replace(plan, ids=first.ids)
+
+
+def _refuse_other_seeds(study: StudySettings, plan: Plan, num_points: int) -> None:
+    runs = [*plan.comparison, *(later for later in plan.later if later.point.stage == "comparison")]
+    listed = {seed_of(planned.run.config) for planned in runs}
+    if len(runs) == num_points and len(listed) != study.looks[0]:  # else runs are wrong, which is said elsewhere
+        raise UserError(
+            f"study.looks must begin with the number of seeds that the study lists, {len(listed)}, got {study.looks[0]}"
+        )
+
+
+def _points_of_next_look(study: StudySettings, plan: Plan) -> list[Point]:
+    """Return the points to add; none while runs are not over, and none once all is decided or the last look is done."""
+    if plan.later or any(state not in ("done", "diverged") for state in plan.states().values()):
+        return []
+    by_choice: dict[Choice, list[PlannedRun]] = {}
+    for planned in plan.comparison:
+        by_choice.setdefault(choice_of(planned, study.along), []).append(planned)
+    return [
+        point for choice in _undecided(study, plan, list(by_choice)) for point in _more_seeds(study, by_choice[choice])
+    ]
+
+
+def _undecided(study: StudySettings, plan: Plan, choices: Sequence[Choice]) -> list[Choice]:
+    """Return the choices of which a comparison of a primary question is undecided."""
+    from gmt.verdicts.decide import decide  # numpy and scipy
+
+    names: set[str] = set()
+    for question in study.questions:
+        verdict = decide(
+            question,
+            scores_of_plan(plan, question.measure),
+            axis=study.along,
+            targets=scores_of_plan(plan, "target"),
+            level=study.level,
+        )
+        if verdict.outcome not in _IS_DECIDED:
+            rows = [row for row in verdict.comparisons if row.decision in _NEEDS_SEEDS]
+            names |= {name for row in rows for name in (row.choice, row.against)}
+    return [choice for choice in choices if choice.name in names]
+
+
+def _more_seeds(study: StudySettings, runs: Sequence[PlannedRun]) -> list[Point]:
+    """Return the points that bring a choice to the number of seeds of its next look."""
+    seeds = {int(planned.run.config["seed"]) for planned in runs}
+    wanted = next((number for number in study.looks if number > len(seeds)), len(seeds))
+    least = min(seeds)
+    tuned = None if study.tuning is None else f"{study.tuning['setting']}="
+    models = [planned.point for planned in runs if planned.run.config["seed"] == least]
+    new = range(max(seeds) + 1, max(seeds) + 1 + wanted - len(seeds))
+    return [_with_seed(point, seed, tuned) for seed in new for point in models]
+
+
+def _with_seed(point: Point, seed: int, tuned: str | None) -> Point:
+    """Return a point with another seed, and without the value that tuning chose, which planning adds again."""
+
+    def other(overrides: Sequence[str]) -> tuple[str, ...]:
+        kept = (text for text in overrides if tuned is None or not text.startswith(tuned))
+        return tuple(f"{_SEED}{seed}" if text.startswith(_SEED) else text for text in kept)
+
+    return replace(point, overrides=other(point.overrides), varied=other(point.varied))

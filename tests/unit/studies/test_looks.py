@@ -1,0 +1,73 @@
+"""The stop rule: what is undecided gets seeds up to the next look, whoever plans, and nothing after the last."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gmt.errors import UserError
+from gmt.studies.grid import StudySettings
+from gmt.studies.plan import Plan
+from gmt.studies.primary_power import what_a_plan_can_show
+from tests.finished import finish, plan_of
+
+ARMS = {"sft": {"method": "sft"}, "gmt": {"method": "gmt", "method.mask_ratio": [0.5, 0.9]}}
+ASKED = {"measure": "target", "claim": "better", "arms": ["gmt"], "against": "sft", "tasks": "apart"}
+
+
+def planned(root: Path, **given: Any) -> Plan:
+    return plan_of(root, ARMS, [1, 2, 3], **{"primary": {"q": ASKED}, "looks": [3, 5]} | given)
+
+
+def seeds(plan: Plan) -> dict[str, list[int]]:
+    found: dict[str, list[int]] = {}
+    for run in plan.comparison:
+        ratio = run.run.config["method"].get("mask_ratio", "")
+        found.setdefault(f"{run.point.arm} {ratio}".strip(), []).append(run.run.seed)
+    return found
+
+
+def finish_all(plan: Plan) -> None:
+    """gmt at 0.5 is better on every seed, and gmt at 0.9 on every other."""
+    for run in plan.runs:
+        if run.record.state() != "done":
+            ratio, seed = run.run.config["method"].get("mask_ratio"), run.run.seed
+            finish(run, 0.5 + seed / 1000 + {None: 0, 0.5: 0.3 + seed / 5000, 0.9: (seed % 2) / 10}[ratio])
+
+
+def test_what_is_undecided_gets_more_seeds_and_no_more_after_the_last_look(tmp_path: Path) -> None:
+    first = planned(tmp_path)
+    assert seeds(first) == {"sft": [1, 2, 3], "gmt 0.5": [1, 2, 3], "gmt 0.9": [1, 2, 3]}
+    finish_all(first)
+    second = planned(tmp_path)
+    assert seeds(second) == {"sft": [1, 2, 3, 4, 5], "gmt 0.5": [1, 2, 3], "gmt 0.9": [1, 2, 3, 4, 5]}
+    assert second.identity == first.identity
+    finish_all(second)
+    assert seeds(planned(tmp_path)) == seeds(second)
+
+
+def test_nothing_is_added_before_a_look_is_complete_or_once_all_is_decided(tmp_path: Path) -> None:
+    first = planned(tmp_path)
+    for run in first.runs[1:]:
+        finish(run, 0.5)
+    assert len(planned(tmp_path).runs) == len(first.runs)
+    finish(first.runs[0], 0.5)  # all are equal: refuted
+    assert len(planned(tmp_path).runs) == len(first.runs)
+
+
+def test_looks_share_the_level(tmp_path: Path) -> None:
+    plan = planned(tmp_path, primary={"q": ASKED, "r": ASKED})
+    assert plan.study.level == pytest.approx(0.05 / 4)
+    said = list(what_a_plan_can_show(plan))
+    assert said[0] == "primary question q: 2 comparisons over 5 seeds, with looks at 3 seeds that share the level"
+
+
+def test_bad_looks_are_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="must begin with the number of seeds that the study lists, 3, got 4"):
+        planned(tmp_path, looks=[4, 8])
+    with pytest.raises(UserError, match=r"study.looks must list growing numbers of seeds, got \[5, 3\]"):
+        planned(tmp_path, looks=[5, 3])
+    with pytest.raises(UserError, match=r"study.looks must be a whole number of at least 3, got 2"):
+        planned(tmp_path, looks=[2, 3])
+    with pytest.raises(UserError, match=r"study.looks needs study.primary"):
+        StudySettings(name="s", question="?", shared={}, arms={"a": {}}, looks=[3])
