@@ -1,0 +1,327 @@
+"""The frontier: what an arm forgets at the target score that another arm reaches.
+
+An arm is a curve: a point for each value of the axis, the mean over seeds of target and forgetting, joined in the order
+of the axis. Forgetting at a target score is the lowest on the curve where the target is at least that high.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from scipy import stats
+
+from gmt_analysis.choices import CHOICE, choice_name
+from gmt_analysis.figures import FORGETTING, TARGET, legend_outside
+from gmt_analysis.rendering import hover
+from gmt_analysis.statistics import CONFIDENCE
+from gmt_analysis.styles import Style, arm_styles
+
+FEWEST = 5  # seeds of an interval: of three, all lie on one side of the truth in a quarter of studies
+NUM_RESAMPLES = 9999
+POINTS: Mapping[str, str] = {
+    "arm": "string",
+    "task": "string",
+    "axis": "Float64",
+    "n": "Int64",
+    "target": "Float64",
+    "target_error": "Float64",
+    "forgetting": "Float64",
+    "forgetting_error": "Float64",
+}
+MATCHED: Mapping[str, str] = {
+    "arm": "string",
+    "task": "string",
+    "num_points": "Int64",
+    "n": "Int64",
+    "at": "Float64",
+    "reached": "Float64",
+    "forgetting": "Float64",
+    "forgetting_low": "Float64",
+    "forgetting_high": "Float64",
+    "difference": "Float64",
+    "difference_low": "Float64",
+    "difference_high": "Float64",
+}
+_STOPPED = "stopped early"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frontier:
+    """The frontier of a study.
+
+    Args:
+        baseline: the arm whose target score the others are held at.
+        points: a row for each arm, task and value of the axis: means over `n` seeds with their standard errors; columns
+            as in POINTS. Points of an arm stand in the order of the axis.
+        matched: a row for each arm and task; columns as in MATCHED. `at` is the baseline's best target score less the
+            margin; `forgetting` that of the arm there, infinite where no point of the arm reaches it; `reached` the
+            share of resamples in which one does; `difference` is forgetting less the baseline's.
+        sentences: what `matched` says, and what is left out, in words.
+    """
+
+    baseline: str
+    points: pd.DataFrame
+    matched: pd.DataFrame
+    sentences: tuple[str, ...]
+
+
+def frontier_of(
+    table: pd.DataFrame, *, baseline: str, margin: float, lost: str = "forgetting", num_resamples: int = NUM_RESAMPLES
+) -> Frontier:
+    """Compute the frontier of a study.
+
+    The intervals are bootstrap intervals over seeds, which all arms of a task share: a resample draws seeds with
+    replacement, and means, the baseline's target score, curves and forgetting follow anew. They are percentiles,
+    widened for few seeds (Hesterberg, "What Teachers Should Know About the Bootstrap", 2015, Section 5.3). Each holds
+    for itself, by simulation in 92 of 100 studies of 5 seeds or of 20.
+
+    Args:
+        table: the typed table of a study, with or without rows of `points_on_the_way`.
+        baseline: an arm.
+        margin: the baseline's target score may be missed by so much; in [0, 1).
+        lost: the column that tells what is forgotten, more is worse; e.g. `source_kl`.
+        num_resamples: the number of resamples.
+    """
+    done = table[(table["state"] == "done") & table[["target_after", lost, "seed"]].notna().all(axis=1)]
+    runs = done[[*CHOICE, "seed", "target_after", lost]].astype(
+        {"target_after": float, lost: float, "axis": float, "seed": int}
+    )
+    points, matched, sentences = [], [], []
+    for task, own in runs.groupby("task", sort=False):
+        seeds, words = _seeds(own, baseline, str(task))
+        sentences += words
+        if seeds:
+            found = _OfTask(own, str(task), baseline, seeds, lost)
+            points.append(found.points())
+            matched.append(found.matched(margin, num_resamples))
+            sentences += found.left_out()
+            sentences += _in_words(matched[-1], baseline, margin)
+    return Frontier(
+        baseline=baseline,
+        points=_typed(points, POINTS),
+        matched=_typed(matched, MATCHED),
+        sentences=tuple(sentences),
+    )
+
+
+def forgetting_at(target_BP: np.ndarray, lost_BP: np.ndarray, at_B: np.ndarray) -> np.ndarray:
+    """Return the lowest forgetting on each of B curves where the target is at least `at`; infinite where it never is.
+
+    Args:
+        target_BP, lost_BP: target and forgetting of the P points of each curve, in their order.
+        at_B: a target score for each curve.
+    """
+    at_B1 = at_B[:, None]
+    reached_BP = np.where(target_BP >= at_B1, lost_BP, np.inf)
+    first, second = target_BP[:, :-1], target_BP[:, 1:]
+    crosses = (first - at_B1) * (second - at_B1) < 0
+    share = np.divide(at_B1 - first, second - first, out=np.zeros_like(first), where=crosses)
+    between = np.where(crosses, lost_BP[:, :-1] + share * (lost_BP[:, 1:] - lost_BP[:, :-1]), np.inf)
+    lowest: np.ndarray = np.concatenate([reached_BP, between], axis=1).min(axis=1)
+    return lowest
+
+
+def points_on_the_way(series: pd.DataFrame) -> pd.DataFrame:
+    """Return rows of a study's table for runs that were stopped on their way: early stopping, without a run of its own.
+
+    Args:
+        series: `eval/target_mean` and `eval/source_mean` from gmt.tracking.series.read_series, of runs with
+            record.evaluate_source=true; at step 0 they are the base's.
+
+    Returns:
+        A row for each evaluation after step 0, with the step as its value of the axis; the arm is the run's choice and
+        `stopped early`.
+    """
+    rows = []
+    names = {"eval/target_mean": "target", "eval/source_mean": "source"}
+    for _, run in series[series["name"].isin(names)].groupby("run_id", sort=False):
+        wide = run.assign(name=run["name"].map(names)).pivot_table(index="step", columns="name", values="value")
+        if 0 not in wide.index or "source" not in wide or "target" not in wide:
+            continue
+        first = run.iloc[0]
+        for step, row in wide.dropna().iterrows():
+            if step:
+                arm = f"{choice_name(first['arm'], first['axis'])}, {_STOPPED}"
+                common = {"run_id": first["run_id"], "arm": arm, "task": first["task"], "seed": first["seed"]}
+                lost = wide.loc[0, "source"] - row["source"]
+                rows.append(
+                    {**common, "state": "done", "axis": step, "target_after": row["target"], "forgetting": lost}
+                )
+    columns = ["run_id", "arm", "task", "seed", "state", "axis", "target_after", "forgetting"]
+    return pd.DataFrame(rows, columns=columns).astype({"axis": "Float64", "target_after": "Float64"})
+
+
+def frontier_figure(frontier: Frontier, *, task: str) -> Figure | None:
+    """Return a figure of forgetting against target, an arm a line; None if no arm of the task has two points.
+
+    Args:
+        frontier: of a study; names of arms are drawn as matplotlib reads them.
+        task: a task of the study.
+    """
+    points = frontier.points[frontier.points["task"] == task]
+    if points.empty or points.groupby("arm").size().max() < 2:
+        return None
+    figure = Figure(figsize=(6.4, 4.4), layout="constrained")
+    axis = figure.subplots()
+    styles = arm_styles(frontier.points["arm"])
+    for arm, own in points.groupby("arm", sort=False):
+        _draw(axis, own, str(arm), styles[str(arm)])
+    at = frontier.matched.loc[frontier.matched["task"] == task, "at"]
+    if len(at):
+        axis.axvline(100 * float(at.iloc[0]), color="#555555", linestyle=":", linewidth=1)
+    axis.set_title(f"Frontier: {task}", fontsize=11)
+    axis.set_xlabel(TARGET.unit)
+    axis.set_ylabel(FORGETTING.unit)
+    axis.set_xlim(*TARGET.limits(100 * points["target"].astype(float)))
+    axis.set_ylim(*FORGETTING.limits(100 * points["forgetting"].astype(float)))
+    axis.grid(alpha=0.25)
+    legend_outside(figure)
+    return figure
+
+
+class _OfTask:
+    """The runs of one task as arrays, of the seeds that its points share."""
+
+    def __init__(self, runs: pd.DataFrame, task: str, baseline: str, seeds: list[int], lost: str):
+        self._task, self._baseline, self._seeds = task, baseline, seeds
+        own = runs[runs["seed"].isin(seeds)]
+        whole = own.groupby(["arm", "axis"], dropna=False)["seed"].transform("nunique") == len(seeds)
+        dropped = runs.loc[~runs.index.isin(own.index[whole]), ["arm", "axis"]].drop_duplicates()
+        kept = own[whole].sort_values("axis", kind="stable")
+        self._curves: dict[str, tuple[list[float], np.ndarray, np.ndarray]] = {}
+        for arm in dict.fromkeys(runs["arm"]):
+            of_arm = kept[kept["arm"] == arm]
+            groups = [(value, group.sort_values("seed")) for value, group in of_arm.groupby("axis", dropna=False)]
+            if groups:
+                target_SP, lost_SP = (
+                    np.stack([group[column].to_numpy() for _, group in groups], axis=1)
+                    for column in ("target_after", lost)
+                )
+                self._curves[str(arm)] = ([float(str(value)) for value, _ in groups], target_SP, lost_SP)
+        names = {choice_name(arm, value) for arm, value in dropped.itertuples(index=False)}
+        kept_names = {choice_name(arm, value) for arm, curve in self._curves.items() for value in curve[0]}
+        self._dropped = sorted(names - kept_names)
+
+    def points(self) -> pd.DataFrame:
+        """Return the points of all arms."""
+        n, rows = len(self._seeds), []
+        for arm, (values, target_SP, lost_SP) in self._curves.items():
+            for i, value in enumerate(values):
+                row: dict[str, Any] = {"arm": arm, "task": self._task, "axis": value, "n": n}
+                for name, found_S in (("target", target_SP[:, i]), ("forgetting", lost_SP[:, i])):
+                    error = float(found_S.std(ddof=1)) / n**0.5 if n > 1 else float("nan")
+                    row |= {name: float(found_S.mean()), f"{name}_error": error}
+                rows.append(row)
+        return pd.DataFrame(rows)
+
+    def matched(self, margin: float, num_resamples: int) -> pd.DataFrame:
+        """Return a row for each arm; the first of the B resamples is the sample itself."""
+        n = len(self._seeds)
+        drawn = np.random.default_rng(0).multinomial(n, [1 / n] * n, size=num_resamples if n >= FEWEST else 0)
+        weights_BS = np.concatenate([np.full((1, n), 1 / n), drawn / n])
+        at_B = (weights_BS @ self._curves[self._baseline][1]).max(axis=1) - margin
+        lost_B = {
+            arm: forgetting_at(weights_BS @ target_SP, weights_BS @ lost_SP, at_B)
+            for arm, (_, target_SP, lost_SP) in self._curves.items()
+        }
+        of_baseline_B, rows = lost_B[self._baseline], []
+        for arm, found_B in lost_B.items():
+            row: dict[str, Any] = {"arm": arm, "task": self._task, "n": n, "at": float(at_B[0])}
+            row |= {"num_points": len(self._curves[arm][0]), "reached": float(np.isfinite(found_B).mean())}
+            for name, all_B in (("forgetting", found_B), ("difference", found_B - of_baseline_B)):
+                low, high = _interval(all_B[1:], n)
+                row |= {name: float(all_B[0]), f"{name}_low": low, f"{name}_high": high}
+            rows.append(row)
+        return pd.DataFrame(rows)
+
+    def left_out(self) -> list[str]:
+        """Return sentences on points that have not all seeds, and on arms with one point."""
+        sentences = []
+        if self._dropped:
+            sentences.append(
+                f"On {self._task}, the frontier leaves out what lacks a finished run of the baseline's "
+                f"{len(self._seeds)} seeds: {', '.join(self._dropped)}."
+            )
+        single = [arm for arm, curve in self._curves.items() if len(curve[0]) < 2]
+        if single:
+            has = "has one point" if len(single) == 1 else "have one point each"
+            sentences.append(
+                f"On {self._task}, {', '.join(single)} {has} on the frontier, so no curve: a learning rate or "
+                "another axis with two values would give one."
+            )
+        return sentences
+
+
+def _seeds(runs: pd.DataFrame, baseline: str, task: str) -> tuple[list[int], list[str]]:
+    """Return the seeds that every point of the baseline has, and sentences on what is missing."""
+    own = runs[runs["arm"] == baseline]
+    if own.empty:
+        return [], [f"On {task}, the baseline arm {baseline} has no finished runs, so no frontier is computed."]
+    seeds = sorted(set.intersection(*(set(group["seed"]) for _, group in own.groupby("axis", dropna=False))))
+    if not seeds:
+        return [], [f"On {task}, the points of the baseline arm {baseline} share no seed, so no frontier is computed."]
+    if len(seeds) < FEWEST:
+        few = f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''}"
+        return seeds, [f"On {task}, the frontier has {few} and no intervals: {FEWEST} are needed."]
+    return seeds, []
+
+
+def _interval(values_B: np.ndarray, n: int) -> tuple[float, float]:
+    """Return the ends of a bootstrap interval, widened for n seeds; NaN without resamples."""
+    if not len(values_B):
+        return float("nan"), float("nan")
+    tail = float(stats.norm.cdf(-((n / (n - 1)) ** 0.5) * stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)))
+    low, high = np.quantile(values_B, tail, method="lower"), np.quantile(values_B, 1 - tail, method="higher")
+    return float(low), float(high)
+
+
+def _in_words(matched: pd.DataFrame, baseline: str, margin: float) -> list[str]:
+    rows = matched.to_dict("records")
+    of_baseline = next(row for row in rows if row["arm"] == baseline)
+    lead = (
+        f"On {of_baseline['task']}, at a target score of {of_baseline['at']:.1%} ({baseline}'s best less "
+        f"{100 * margin:g} points), {baseline} forgets {_points(of_baseline, 'forgetting')}"
+    )
+    others = [_other(row, baseline) for row in rows if row["arm"] != baseline]
+    return ["; ".join([lead, *others]) + "."]
+
+
+def _other(row: Mapping[Any, Any], baseline: str) -> str:
+    if not np.isfinite(row["forgetting"]):
+        return f"{row['arm']} does not reach it"
+    low, high = row["difference_low"], row["difference_high"]
+    if np.isnan(low):
+        shown = "no interval"
+    elif high < 0:
+        shown = f"less than {baseline}"
+    elif low > 0:
+        shown = f"more than {baseline}"
+    else:
+        shown = "no difference shown"
+    return f"{row['arm']} {_points(row, 'forgetting')}, {_points(row, 'difference')} to {baseline}: {shown}"
+
+
+def _points(row: Mapping[Any, Any], name: str) -> str:
+    low, high, sign = row[f"{name}_low"], row[f"{name}_high"], "+" if name == "difference" else ""
+    interval = "" if np.isnan(low) else f" [{100 * low:{sign}.1f}, {100 * high:{sign}.1f}]"
+    return f"{100 * row[name]:{sign}.1f}{interval}"
+
+
+def _draw(axis: Axes, own: pd.DataFrame, arm: str, style: Style) -> None:
+    x, y, xerr, yerr = (
+        100 * own[column].astype(float) for column in ("target", "forgetting", "target_error", "forgetting_error")
+    )
+    axis.errorbar(x, y, xerr=xerr.fillna(0), yerr=yerr.fillna(0), color=style.colour, alpha=0.5, linestyle="none")
+    (line,) = axis.plot(x, y, color=style.colour, marker=style.marker, markersize=5, linewidth=1.2, label=arm)
+    hover(line, [choice_name(arm, value) for value in own["axis"].astype(float)])
+
+
+def _typed(frames: list[pd.DataFrame], columns: Mapping[str, str]) -> pd.DataFrame:
+    whole = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=list(columns))
+    return whole[list(columns)].astype(dict(columns))
