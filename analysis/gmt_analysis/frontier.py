@@ -48,6 +48,7 @@ MATCHED: Mapping[str, str] = {
     "difference_low": "Float64",
     "difference_high": "Float64",
 }
+ON_THE_WAY = {"eval/target_mean": "target", "eval/source_mean": "source"}  # logged metric -> its word here
 _STOPPED = "stopped early"
 
 
@@ -139,9 +140,8 @@ def points_on_the_way(series: pd.DataFrame) -> pd.DataFrame:
         `stopped early`.
     """
     rows = []
-    names = {"eval/target_mean": "target", "eval/source_mean": "source"}
-    for _, run in series[series["name"].isin(names)].groupby("run_id", sort=False):
-        wide = run.assign(name=run["name"].map(names)).pivot_table(index="step", columns="name", values="value")
+    for _, run in series[series["name"].isin(ON_THE_WAY)].groupby("run_id", sort=False):
+        wide = run.assign(name=run["name"].map(ON_THE_WAY)).pivot_table(index="step", columns="name", values="value")
         if 0 not in wide.index or "source" not in wide or "target" not in wide:
             continue
         first = run.iloc[0]

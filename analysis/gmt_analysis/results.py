@@ -22,6 +22,7 @@ from gmt_analysis.choices import CHOICE
 from gmt_analysis.costs import COSTS, TIMES, costs_of_choices, costs_of_runs
 from gmt_analysis.diagnoses import DiagnosticTable, read_diagnoses
 from gmt_analysis.findings import Findings, findings
+from gmt_analysis.frontier import ON_THE_WAY, Frontier, frontier_of, points_on_the_way
 from gmt_analysis.loss_figures import LOSS
 from gmt_analysis.mask_figures import FACTS
 from gmt_analysis.primary import primary_verdicts
@@ -165,6 +166,14 @@ class Results:
         """What the tests say of everything else: exploratory."""
         study = self.plan.study
         return findings(self.table, axis=self.axis, baseline=study.baseline, margin=study.margin)
+
+    @cached_property
+    def frontier(self) -> Frontier:
+        """Forgetting at the baseline's target score less the margin; with runs that were evaluated on their way."""
+        stopped = self._with_choices(read_series(self._named_runs(), ON_THE_WAY, axis=self.axis))
+        rows = [part for part in (self.table, points_on_the_way(stopped)) if len(part)]
+        study = self.plan.study
+        return frontier_of(pd.concat(rows, ignore_index=True), baseline=study.baseline, margin=study.margin)
 
     @cached_property
     def series(self) -> pd.DataFrame:

@@ -6,7 +6,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from gmt_analysis.frontier import MATCHED, POINTS, forgetting_at, frontier_figure, frontier_of, points_on_the_way
+from gmt_analysis.frontier import (
+    MATCHED,
+    ON_THE_WAY,
+    POINTS,
+    forgetting_at,
+    frontier_figure,
+    frontier_of,
+    points_on_the_way,
+)
+from gmt_analysis.results import Results
 
 from gmt.axis import Axis
 from gmt.tracking.series import read_series
@@ -137,10 +146,13 @@ def test_early_stopping_is_read_from_evaluations_on_the_way(tmp_path: Path) -> N
             planned.record.append_metrics(step, {"eval/target_mean": target, "eval/source_mean": source})
         planned.record.finish()
     runs = ((p.point.arm, p.point.label, p.record) for p in plan.runs)
-    rows = points_on_the_way(read_series(runs, {"eval/target_mean", "eval/source_mean"}, axis=Axis()))
+    rows = points_on_the_way(read_series(runs, ON_THE_WAY, axis=Axis()))
     assert rows[["arm", "seed", "axis", "target_after"]].to_numpy().tolist() == [
         ["sft, stopped early", seed, step, target] for seed in (1, 2) for step, target in ((10, 0.5), (20, 0.7))
     ]
     assert rows["forgetting"].tolist() == pytest.approx([0.15, 0.35] * 2)
     frontier = frontier_of(rows, baseline="sft, stopped early", margin=0.1)
     assert frontier.matched["forgetting"].tolist() == pytest.approx([0.25])
+    of_study = Results(plan).frontier
+    assert of_study.matched["arm"].tolist() == ["sft", "sft, stopped early"]
+    assert of_study.matched["forgetting"].tolist() == pytest.approx([0.05, 0.33])
