@@ -33,10 +33,10 @@ from gmt.command_options import (
     Parser,
     parse,
 )
+from gmt.commands.overview import OVERVIEW
 from gmt.credentials import refuse_secrets, without_secrets
 from gmt.errors import MachineFault, NoAnswer, RunFailed, UserError, choices
 from gmt.machine_faults import machine_fault
-from gmt.overview import OVERVIEW
 from gmt.runs.hermetic import in_words, take_out
 from gmt.terminal import printable
 

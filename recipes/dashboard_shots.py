@@ -42,9 +42,9 @@ def main(study: str, folder: Path) -> None:
     """Serves the study's dashboard and takes its pictures."""
     plan, config = planned([study], None)
     tracking = TrackingSettings(**config["tracking"])
-    parent = MlflowView(tracking).page(plan.identity)
-    runs = parent.rpartition("/")[0]
-    client, experiment = MlflowClient(tracking.absolute_uri), runs.split("/")[2]
+    view, parent = MlflowView(tracking).pages(plan.identity)
+    experiment, runs, page = view.split("/")[2], view.partition("?")[0], parent.partition("?")[0]
+    client = MlflowClient(tracking.absolute_uri)
     of_gmt = "tags.`gmt.kind` = 'run' AND tags.`gmt.arm` = 'gmt'"
     child = client.search_runs([experiment], of_gmt, max_results=1)[0]
     alike = f"tags.`gmt.task` = '{child.data.tags['gmt.task']}' AND tags.`gmt.seed` = '{child.data.tags['gmt.seed']}'"
@@ -58,10 +58,11 @@ def main(study: str, folder: Path) -> None:
     login = ui.stdout.readline().split()[1].partition("#")[0]
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        shoot(login + view, folder / "dashboard_view.png", 1000)
         shoot(f"{login}{runs}?{alike}", folder / "dashboard_runs.png", 1000)
         shoot(f"{login}{runs}?{alike}&compareRunsMode=CHART", folder / "dashboard_charts.png", 1400)
         shoot(login + parent, folder / "dashboard_parent.png", 1500)
-        shoot(f"{login}{parent}/model-metrics", folder / "dashboard_figures.png", 1200)
+        shoot(f"{login}{page}/model-metrics", folder / "dashboard_figures.png", 1200)
         shoot(f"{login}{runs}/{child.info.run_id}", folder / "dashboard_run.png", 1500)
         shoot(f"{login}{runs}/{child.info.run_id}/system-metrics", folder / "dashboard_system.png", 1000)
     finally:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from gmt.terminal import table
 from gmt_analysis.choices import CHOICE, choice_name, ranges_of
+from gmt_analysis.figures import has_lines
 
 if TYPE_CHECKING:
     from gmt_analysis.results import Results
 
+_WHOLE = 1e-9
 _COLUMNS = {"target_after": "target, %", "forgetting": "forgetting, points"}
 
 
@@ -41,6 +43,38 @@ def means_markdown(results: Results, most: int | None = None) -> str:
         rows = [["arm", "seeds", *_COLUMNS.values()], ["---", *["---:"] * 3], *own]
         blocks.append(f"**{task}**\n\n" + "\n".join(f"| {' | '.join(map(_in_cell, row))} |" for row in rows))
     return "\n\n".join(blocks)
+
+
+def means_by_step(results: Results) -> dict[str, dict[int, float]]:
+    """Return the mean scores of each arm by a whole number for each value of the axis, for charts over steps.
+
+    Returns:
+        By name, e.g. `mean/target/long_words/gmt`. Arms without the axis have the same value everywhere. Empty where
+        the study is no figure of lines.
+    """
+    summary = results.summary
+    if not has_lines(summary):
+        return {}
+    steps = steps_of(sorted(summary["axis"].dropna().astype(float).unique()))
+    means = {}
+    for (arm, task), own in summary.groupby(["arm", "task"], sort=False):
+        for column in _COLUMNS:
+            known = own[own[column].notna()]
+            by_value = dict(zip(known["axis"].astype(float), known[column].astype(float), strict=True))
+            constant = next((score for value, score in by_value.items() if pd.isna(value)), None)
+            points = {step: by_value.get(value, constant) for value, step in steps.items()}
+            name = f"mean/{column.removesuffix('_after')}/{task}/{arm}"
+            means[name] = {step: score for step, score in points.items() if score is not None}
+    return means
+
+
+def steps_of(values: Sequence[float]) -> dict[float, int]:
+    """Return a whole number for each value: itself, or in per cent, or its place."""
+    for factor in (1, 100):
+        whole = [round(factor * value) for value in values]
+        if all(abs(step - factor * value) < _WHOLE for step, value in zip(whole, values, strict=True)):
+            return dict(zip(values, whole, strict=True))
+    return {value: place for place, value in enumerate(values, start=1)}
 
 
 def _tasks(results: Results, most: int | None) -> Iterator[tuple[str, list[list[str]]]]:

@@ -6,10 +6,14 @@ from typing import TYPE_CHECKING
 from gmt.errors import UserError
 from gmt.studies.opened import planned
 from gmt.studies.plan import Plan
+from gmt.studies.tracked import describe, reported
 from gmt.terminal import say
+from gmt.tracking.settings import TrackingSettings
 
 if TYPE_CHECKING:
     from gmt_analysis.results import Results
+
+    from gmt.tracking.mlflow_view import MlflowView
 
 _MOST_AT_THE_END = 12  # choices of a task after a sweep and a report, besides the baseline
 
@@ -28,8 +32,13 @@ def show_study(overrides: Sequence[str], config_dir: str | None, *, dirty: bool)
     say_result(results, most=None)
 
 
-def conclude(plan: Plan) -> None:
-    """Print the means and the answer of a study after its sweep; nothing where no finished run counts."""
+def conclude(plan: Plan, tracking: TrackingSettings) -> None:
+    """Print the means and the answer of a study after its sweep, and put them on its page in MLflow.
+
+    Args:
+        plan: of the study; where no finished run counts, a line says why.
+        tracking: where MLflow is.
+    """
     from gmt_analysis.results import Results
 
     try:
@@ -39,6 +48,39 @@ def conclude(plan: Plan) -> None:
         return
     say("")
     say_result(results)
+    if tracking.uri is None:
+        return
+    from gmt.tracking.mlflow_view import MlflowView
+
+    try:
+        put_result(MlflowView(tracking), results, [])
+    except UserError as error:
+        say(f"warning: the result is not in MLflow: {error}")
+
+
+def put_result(view: "MlflowView", results: "Results", sentences: Sequence[str]) -> bool:
+    """Put a study's result on its parent run in MLflow; return whether there is one.
+
+    Args:
+        view: of the store.
+        results: of the study.
+        sentences: the results of the tests.
+
+    Raises:
+        UserError: the store doesn't answer.
+    """
+    from gmt_analysis.leading import answers_of
+    from gmt_analysis.means_text import means_by_step, means_markdown
+
+    plan, means = results.plan, means_by_step(results)
+    charts = (
+        f"Model metrics below `mean/` are these means; a chart's step is the {results.axis.name}, in per cent where it "
+        "is a fraction.\n\n"
+    )
+    answer = "\n\n".join([*answers_of(results), means_markdown(results, _MOST_AT_THE_END)])
+    text = f"{answer}\n\n{charts if means else ''}{reported(len(results.done), sentences)}"
+    view.log_means(plan.identity, means)
+    return view.log_result(plan.identity, describe(plan, text))
 
 
 def say_result(results: "Results", most: int | None = _MOST_AT_THE_END) -> None:

@@ -3,13 +3,13 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from gmt.commands.means import say_result
+from gmt.commands.means import put_result, say_result
 from gmt.credentials import without_secrets
 from gmt.errors import UserError
 from gmt.runs.build import settings_of
 from gmt.studies.opened import planned
 from gmt.studies.plan import Plan
-from gmt.studies.tracked import bring_level, describe, reported
+from gmt.studies.tracked import bring_level
 from gmt.terminal import progress_line, say
 from gmt.tracking.settings import TrackingSettings
 
@@ -52,11 +52,12 @@ def _track(plan: Plan, config: Mapping[str, Any], made: "Report") -> bool:
     from gmt.tracking.mlflow_view import MlflowView
 
     try:
-        view, text = MlflowView(tracking), describe(plan, reported(made.num_runs, made.sentences))
+        view = MlflowView(tracking)
         if not view.description(plan.identity) and (lacking := bring_level(plan, view)):
             say(f"warning: MLflow lacks values of {len(lacking)} runs: {'; '.join(lacking)}")
         images = {name: as_image(figure) for name, figure in made.figures.items()}
-        return view.log_report(plan.identity, made.files, images, text) is not None
+        view.log_report(plan.identity, made.files, images)
+        return put_result(view, made.results, made.sentences)
     except UserError as error:
         say(f"warning: the report is not in MLflow: {error}")
         return False

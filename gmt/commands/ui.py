@@ -29,6 +29,7 @@ from gmt.tracking.settings import TrackingSettings
 _HOST = "127.0.0.1"
 _FIRST_PORT = 5000  # MLflow's own default
 _TRIES = 100
+_LOG = "ui.log"  # below record.root
 _PATIENCE_S = 10.0
 _START_S = 600.0  # one that ends sooner says so by closing its socket
 _JOIN_S = 0.2
@@ -57,7 +58,7 @@ def serve(overrides: Sequence[str], config_dir: str | None, port: int | None, *,
     """
     with hydra_on(config_dir):
         config = Composer().compose_plain(overrides)
-    settings_of("record", RecordSettings, config["record"])  # the store of conf/tracking/sqlite lies below its root
+    record = settings_of("record", RecordSettings, config["record"])  # the store of conf/tracking/sqlite lies below it
     tracking = settings_of("tracking", TrackingSettings, config["tracking"])
     if tracking.uri is None:
         raise UserError("gmt ui needs tracking.uri, got null (tracking=none)")
@@ -71,11 +72,12 @@ def serve(overrides: Sequence[str], config_dir: str | None, port: int | None, *,
         shortcut = _shortcut(Path(folder), link)
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # end the server whichever way we are ended
         server = _start(listener, tracking.absolute_uri, token)
-        complaints = threading.Thread(target=_pass_on, args=[server], name="gmt-ui", daemon=True)
+        log = _private(record.runs.parent / _LOG)
+        complaints = threading.Thread(target=_keep, args=[server, log], name="gmt-ui", daemon=True)
         complaints.start()
         try:
             listener.close()  # the server's own copy is the one that answers
-            _announce(link, shortcut)
+            _announce(link, shortcut, log)
             if browser and _answers(address) and not webbrowser.open(shortcut.as_uri()):
                 say("there is no browser to open here; the address stands above")
             code = server.wait()
@@ -83,7 +85,8 @@ def serve(overrides: Sequence[str], config_dir: str | None, port: int | None, *,
             code = _stop(server)
         complaints.join(_JOIN_S)
     if code not in (0, -signal.SIGTERM, -signal.SIGINT):
-        raise UserError(f"the MLflow server ended with code {code}; its own words stand above")
+        last = log.read_text(encoding="utf-8").strip().rpartition("\n")[2]
+        raise UserError(f"the MLflow server ended with code {code}: {last or 'without a word'}; its log is {log}")
 
 
 def _start(listener: socket.socket, store: str, token: str) -> "subprocess.Popen[bytes]":
@@ -105,12 +108,28 @@ def _start(listener: socket.socket, store: str, token: str) -> "subprocess.Popen
     return server
 
 
-def _pass_on(server: "subprocess.Popen[bytes]") -> None:
-    """Shows what the server complains of, without passwords, until its last process has ended."""
+def _private(log: Path) -> Path:
+    """Return an empty file that its owner alone can read.
+
+    Raises:
+        UserError: it can't be written.
+    """
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.unlink(missing_ok=True)
+        log.touch(mode=0o600)
+    except OSError as error:
+        raise UserError(f"record.root must be a folder that can be written to, got {log.parent}: {error}") from error
+    return log
+
+
+def _keep(server: "subprocess.Popen[bytes]", log: Path) -> None:
+    """Write what the server complains of to a log, without passwords, until its last process has ended."""
     assert server.stderr is not None
-    for line in server.stderr:
-        sys.stderr.write(printable_log(without_secrets(line.decode(errors="replace"))))
-        sys.stderr.flush()
+    with log.open("a", encoding="utf-8") as file:
+        for line in server.stderr:
+            file.write(printable_log(without_secrets(line.decode(errors="replace"))))
+            file.flush()
 
 
 def _page(overrides: Sequence[str], config_dir: str | None, tracking: TrackingSettings) -> str:
@@ -120,7 +139,7 @@ def _page(overrides: Sequence[str], config_dir: str | None, tracking: TrackingSe
     from gmt.tracking.mlflow_view import MlflowView
 
     plan, _ = planned(overrides, config_dir)
-    return MlflowView(tracking).page(plan.identity)
+    return MlflowView(tracking).pages(plan.identity)[0]
 
 
 def _shortcut(folder: Path, link: str) -> Path:
@@ -131,13 +150,13 @@ def _shortcut(folder: Path, link: str) -> Path:
     return page
 
 
-def _announce(link: str, shortcut: Path) -> None:
+def _announce(link: str, shortcut: Path, log: Path) -> None:
     """Print the link, or where it is if other users can read what is printed."""
     output = os.fstat(sys.stdout.fileno()).st_mode
     if stat.S_ISREG(output) and output & 0o077:
         say(f"dashboard: {shortcut} holds the link, as others can read this output   (Ctrl-C stops the dashboard)")
     else:
-        say(f"dashboard: {link}   (Ctrl-C stops it)")
+        say(f"dashboard: {link}   (Ctrl-C stops it; its server writes to {log})")
 
 
 def _answers(address: tuple[str, int]) -> bool:

@@ -153,12 +153,32 @@ class Point:
     @property
     def label(self) -> str:
         """The run's name for people: the arm and what is listed for it, e.g. `lora rank=8 seed=1`."""
+        pairs = (f"{key.rpartition('.')[2]}={value}" for key, value in self.listed)
+        return " ".join([self.arm, *pairs, *self._stage_in_words])
+
+    @property
+    def listed(self) -> list[tuple[str, str]]:
+        """What is listed for the run, setting and value, in the order of its overrides."""
         listed = (*self.varied, *self.lists_of_one)
         in_order = [each for each in self.overrides if each in listed]
         in_order += [each for each in self.varied if each not in in_order]
-        pairs = (override.split("=", 1) for override in in_order)
-        stage = [] if self.stage == "comparison" else [f"({self.stage})"]
-        return " ".join([self.arm, *(f"{key.rpartition('.')[2]}={value}" for key, value in pairs), *stage])
+        return [(key, value) for key, _, value in (override.partition("=") for override in in_order)]
+
+    @property
+    def _stage_in_words(self) -> list[str]:
+        return [] if self.stage == "comparison" else [f"({self.stage})"]
+
+    def short_name(self, axis: Axis) -> str:
+        """Return a name that begins with what tells the run apart, e.g. `gmt 0.9 s1 sums`, for lists that cut names.
+
+        Args:
+            axis: the study's; its value stands without the setting's name.
+        """
+        listed = {key.lstrip("+"): value for key, value in self.listed}
+        value, seed = listed.pop(axis.setting, None), listed.pop("seed", None)
+        short = [value, None if seed is None else f"s{seed}"]
+        more = [each if key == "task" else f"{key.rpartition('.')[2]}={each}" for key, each in listed.items()]
+        return " ".join([self.arm, *filter(None, short), *more, *self._stage_in_words])
 
 
 def arm_of(point: Point, axis: Axis) -> str:

@@ -31,7 +31,10 @@ _SHORT_ID = 8
 
 
 def multirun(
-    master: DictConfig, arguments: Sequence[str], launch: RunLauncher, conclude: Callable[[Plan], None]
+    master: DictConfig,
+    arguments: Sequence[str],
+    launch: RunLauncher,
+    conclude: Callable[[Plan, TrackingSettings], None],
 ) -> None:
     """Plans and carries out a multirun.
 
@@ -39,7 +42,7 @@ def multirun(
         master: the config without what is swept over; its study, or none, says what to run.
         arguments: the user's overrides.
         launch: brings the runs to machines.
-        conclude: prints the result of a study, some of whose runs were done here.
+        conclude: tells the result of a study, some of whose runs were done here.
 
     Raises:
         UserError: something is wrong; nothing was started.
@@ -69,7 +72,7 @@ def multirun(
     finally:
         told.close()
     if failure is not None or has_begun:
-        conclude(plan)
+        conclude(plan, tracking)
     elif config.get("study") is not None:
         say(f"`gmt show study={plan.study.name}` shows the means")
     if failure is not None:

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from gmt.tracking.mirror import Mirror, Mirrored, Say
     from gmt.tracking.mlflow_view import MlflowView
 
-_RESULT = "\n\n## Result\n"
+_QUESTION = "\n\n## Question\n"  # below the result, of which a folded page shows the first lines
+_MOST_SENTENCES = 12
 
 
 @contextmanager
@@ -76,15 +77,21 @@ def bring_level(plan: Plan, view: "MlflowView") -> list[str]:
 
 
 def _open_parent(plan: Plan, view: "MlflowView") -> str:
-    return view.open_parent(plan.study.name, plan.identity, describe(plan), {"gmt.study": plan.study.name})
+    parent = view.open_parent(plan.study.name, plan.identity, describe(plan), {"gmt.study": plan.study.name})
+    tasks = ["gmt.task"] if len({planned.run.task.name for planned in plan.comparison}) > 1 else []
+    _, page = view.pages(plan.identity)
+    view.prepare(
+        [*tasks, "gmt.arm", f"gmt.{plan.study.along.key}"], f"{plan.study.question.strip()} [The result]({page})"
+    )
+    return parent
 
 
 def _close_parent(plan: Plan, view: "MlflowView", parent: str) -> None:
     states = list(plan.states().values())
     counts = {f"runs/{state.replace(' ', '_')}": float(states.count(state)) for state in STATES}
     failed = any(is_broken(plan, state) for state in states)
-    _, _, result = view.description(plan.identity).partition(_RESULT)
-    view.close_parent(parent, failed=failed, metrics=counts, description=describe(plan, result))
+    result, heading, _ = view.description(plan.identity).partition(_QUESTION)
+    view.close_parent(parent, failed=failed, metrics=counts, description=describe(plan, result if heading else ""))
 
 
 def mirrored(plan: Plan, planned: PlannedRun) -> "Mirrored":
@@ -107,7 +114,7 @@ def mirrored(plan: Plan, planned: PlannedRun) -> "Mirrored":
         "gmt.model": str(science["model"]["name"]),
         "gmt.stage": point.stage,
     }
-    return Mirrored(record=planned.record, name=point.label, tags=tags)
+    return Mirrored(record=planned.record, name=point.short_name(axis), tags=tags)
 
 
 class _PlanMirror:
@@ -122,11 +129,13 @@ class _PlanMirror:
 
 def reported(num_runs: int, sentences: Sequence[str]) -> str:
     """What a report of so many finished runs says, as Markdown."""
+    if len(sentences) > _MOST_SENTENCES:
+        return f"Of {num_runs} finished runs; the report, below the artifacts, has {len(sentences)} sentences of tests."
     return "\n".join([f"Of {num_runs} finished runs:\n", *(f"- {sentence}" for sentence in sentences)])
 
 
 def describe(plan: Plan, result: str = "") -> str:
-    """Question, plan and result of a study, as Markdown.
+    """Result, question and plan of a study, as Markdown.
 
     Args:
         plan: of the study.
@@ -140,6 +149,7 @@ def describe(plan: Plan, result: str = "") -> str:
     axis = "" if plan.study.axis is None else f", along the {plan.study.along.name} ({plan.study.axis})"
     result = result or f"`gmt report study={plan.study.name}` puts it here."
     return (
-        f"**{plan.study.question.strip()}**\n\n## Plan\n{len(plan.runs)} runs: {counts}. Arms:\n{arms}\n\n"
-        f"Baseline {plan.study.baseline}, margin {100 * plan.study.margin:g} points{axis}.{_RESULT}{result}"
+        f"{result}{_QUESTION}{plan.study.question.strip()}\n\n"
+        f"## Plan\n{len(plan.runs)} runs: {counts}. Arms:\n{arms}\n\n"
+        f"Baseline {plan.study.baseline}, margin {100 * plan.study.margin:g} points{axis}."
     )

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from textwrap import shorten
 
-from mlflow.entities import LifecycleStage
+from mlflow.entities import LifecycleStage, Metric
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from PIL.Image import Image
@@ -24,14 +24,16 @@ from gmt.credentials import without_user
 from gmt.errors import NoAnswer
 from gmt.records.record import RunRecord
 from gmt.tracking.links import Links
-from gmt.tracking.mlflow_run import NOTE, TrackedRun
+from gmt.tracking.mlflow_run import NOTE, TrackedRun, key_of
 from gmt.tracking.settings import DATABASES, TrackingSettings
 from gmt.tracking.sqlite import alone, writes_without_waiting
+from gmt.tracking.views import TAG, page_of, prepared_view
 
 # The page then opens on training runs, and not on traces of language model calls.
 _KIND = {"mlflow.experimentKind": "custom_model_development"}
 _OF_DATABASE = re.compile(r"\([\w.]+Error\) ")
 _OF_CONNECTION = re.compile(r"\(Caused by (.+)\)$")
+_AT_ONCE = 1000  # metrics in one batch
 STORE_ERRORS = (MlflowException, SQLAlchemyError, OSError)
 
 
@@ -61,6 +63,20 @@ class MlflowView:
             self._experiment_id = self._experiment(settings)
         self._links = Links(self._client, self._experiment_id)
         self._tracked: dict[str, TrackedRun] = {}
+
+    def prepare(self, tags: Sequence[str], note: str) -> None:
+        """Write the view that `gmt ui` opens, see gmt.tracking.views, and the experiment's description.
+
+        Args:
+            tags: those that name a choice.
+            note: markdown.
+
+        Raises:
+            NoAnswer: the store doesn't.
+        """
+        with _answers(self.uri):
+            for key, value in ((TAG, prepared_view(tags)), (NOTE, note)):
+                self._client.set_experiment_tag(self._experiment_id, key, value)
 
     def open_parent(self, name: str, identity: str, description: str, tags: Mapping[str, str]) -> str:
         """The parent run of a sweep; a sweep that goes on goes on below the same parent.
@@ -101,27 +117,52 @@ class MlflowView:
             self._client.set_tag(parent, NOTE, description)
             self._client.set_terminated(parent, "FAILED" if failed else "FINISHED")
 
-    def log_report(
-        self, identity: str, files: Sequence[Path], figures: Mapping[str, Image], description: str
-    ) -> str | None:
-        """Puts a study's report on its parent run: as files, and its figures as images that the page shows.
+    def log_means(self, identity: str, means: Mapping[str, Mapping[int, float]]) -> None:
+        """Write means on a sweep's parent run, so that MLflow's charts show a line over the steps for each.
 
-        Returns:
-            The parent's id, None if there is none.
+        Args:
+            identity: of the sweep.
+            means: by name, the values by step; those that the store holds are not written again.
 
         Raises:
             NoAnswer: the store doesn't.
         """
         with _answers(self.uri):
             if (parent := self._find("gmt.sweep", identity)) is None:
-                return None
+                return
+            now, new = int(1000 * time.time()), []
+            for name, values in means.items():
+                key = key_of(name)
+                held = {(metric.step, metric.value) for metric in self._client.get_metric_history(parent, key)}
+                new += [Metric(key, value, now, step) for step, value in values.items() if (step, value) not in held]
+            for start in range(0, len(new), _AT_ONCE):
+                self._client.log_batch(parent, metrics=new[start : start + _AT_ONCE])
+
+    def log_report(self, identity: str, files: Sequence[Path], figures: Mapping[str, Image]) -> None:
+        """Put a study's report on its parent run, if there is one: files, and figures as images that the page shows.
+
+        Raises:
+            NoAnswer: the store doesn't.
+        """
+        with _answers(self.uri):
+            if (parent := self._find("gmt.sweep", identity)) is None:
+                return
             for path in files:
                 self._client.log_artifact(parent, str(path), "report")
             now = int(1000 * time.time())
             for name, image in figures.items():
                 self._client.log_image(parent, image, key=name, step=0, timestamp=now, synchronous=True)
-            self._client.set_tag(parent, NOTE, description)
-        return parent
+
+    def log_result(self, identity: str, description: str) -> bool:
+        """Put a description on a sweep's parent run; return whether there is one.
+
+        Raises:
+            NoAnswer: the store doesn't.
+        """
+        with _answers(self.uri):
+            if (parent := self._find("gmt.sweep", identity)) is not None:
+                self._client.set_tag(parent, NOTE, description)
+        return parent is not None
 
     def description(self, identity: str) -> str:
         """What the page of a sweep's parent run shows as its description; empty if there is none."""
@@ -129,11 +170,14 @@ class MlflowView:
             parent = self._find("gmt.sweep", identity)
             return "" if parent is None else str(self._client.get_run(parent).data.tags.get(NOTE, ""))
 
-    def page(self, identity: str) -> str:
-        """Where the MLflow page shows a sweep, behind the server's address: its parent run, or else the experiment."""
+    def pages(self, identity: str) -> tuple[str, str]:
+        """Return where MLflow shows a sweep, behind the server's address: its runs, and its parent run with the result.
+
+        Without a parent run, both are the address of the runs.
+        """
         with _answers(self.uri):
             parent = self._find("gmt.sweep", identity)
-        return f"#/experiments/{self._experiment_id}/runs" + (f"/{parent}" if parent else "")
+        return page_of(self._experiment_id), page_of(self._experiment_id, parent)
 
     def answers(self) -> bool:
         """Whether the store answers a short question."""

@@ -4,6 +4,8 @@ The link sets a cookie, and the application then lies below a path that nobody e
 Browsers send the cookies of 127.0.0.1 to each of its ports: without that path, another user's server would get ours.
 """
 
+import json
+from collections.abc import Mapping
 from secrets import compare_digest
 
 from starlette.requests import HTTPConnection
@@ -13,7 +15,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 _COOKIE = "gmt-ui"
 _REFUSAL = "Only the link that `gmt ui` printed when it started opens this page. Another start prints another link.\n"
 # By a script: where a page of another site leads to the link, browsers hold a strict cookie back from a redirect.
-_ENTER = "<!doctype html><title>gmt ui</title><script>location.replace('/{path}/' + location.hash)</script>"
+_ENTER = (
+    "<!doctype html><title>gmt ui</title><script>for (const [key, value] of Object.entries({storage})) "
+    "if (localStorage.getItem(key) === null) localStorage.setItem(key, value);\n"
+    "location.replace('/{path}/' + location.hash)</script>"
+)
 _UNSEEN = {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
 
 
@@ -24,10 +30,11 @@ class OwnerOnly:
         app: what the owner reaches, below `/PATH/`; it sees its paths without that.
         token: grants everything; of ASCII letters and digits.
         path: one part of a path; of ASCII letters and digits.
+        storage: what a browser keeps for the application unless it holds another value; no text from outside.
     """
 
-    def __init__(self, app: ASGIApp, *, token: str, path: str):
-        self._app, self._token, self._path = app, token, path
+    def __init__(self, app: ASGIApp, *, token: str, path: str, storage: Mapping[str, str] | None = None):
+        self._app, self._token, self._path, self._storage = app, token, path, dict(storage or {})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -41,7 +48,7 @@ class OwnerOnly:
             await PlainTextResponse(_REFUSAL, status_code=403)(scope, receive, send)
 
     def _login(self) -> HTMLResponse:
-        page = HTMLResponse(_ENTER.format(path=self._path), headers=_UNSEEN)
+        page = HTMLResponse(_ENTER.format(path=self._path, storage=json.dumps(self._storage)), headers=_UNSEEN)
         page.set_cookie(_COOKIE, self._token, path=f"/{self._path}/", httponly=True, samesite="strict")
         return page
 

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gmt.credentials import without_user
 from gmt.tracking.owner_only import OwnerOnly
+from gmt.tracking.views import STORAGE
 
 _ASSISTANT = "/mlflow/assistant"
 # MLflow's server reads these from the environment as it is imported. A user's own values could switch its checks off.
@@ -46,7 +47,7 @@ def serve(*, store: str, listener: int, token: str, path: str) -> None:
     except (*STORE_ERRORS, ImportError) as error:
         sys.exit(f"tracking.uri must be a store that answers, got {without_user(store)}: {reason(error)}")
 
-    owned = OwnerOnly(without_assistant(app), token=token, path=path)
+    owned = OwnerOnly(without_assistant(app), token=token, path=path, storage=STORAGE)
     config = uvicorn.Config(
         owned,
         log_level="warning",

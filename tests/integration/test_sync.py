@@ -190,7 +190,7 @@ def test_a_store_that_stops_answering_is_one_sentence(study: Plan, monkeypatch: 
 
     monkeypatch.setattr(MlflowClient, "log_batch", gone)
     monkeypatch.setattr(MlflowView, "answers", lambda self: False)
-    with pytest.raises(UserError, match=r"MLflow stopped answering at sft seed=1 .*; sync again"):
+    with pytest.raises(UserError, match=r"MLflow stopped answering at sft s1 .*; sync again"):
         sync(["study=tiny"], str(CONF))
 
 

@@ -1,5 +1,6 @@
 """The dashboard serves its owner alone, on this machine, and leaves nothing behind."""
 
+import html
 import json
 import os
 import re
@@ -68,10 +69,11 @@ class Dashboard:
     Args:
         folder: where it is started; its home, its temporary files and a browser lie there, too.
         page: where its link should lead to, behind the #.
+        parent: the MLflow id of the sweep.
     """
 
-    def __init__(self, folder: Path, page: str):
-        self.folder, self.page = folder, page
+    def __init__(self, folder: Path, page: str, parent: str):
+        self.folder, self.page, self.parent = folder, page, parent
         (self.port,) = free_ports(1)
         self.root = f"http://127.0.0.1:{self.port}"
         command = [Path(sys.executable).with_name("gmt"), "ui", "study=tiny", "-cd", CONF, "--port", str(self.port)]
@@ -142,7 +144,8 @@ def _start(tmp_path_factory: pytest.TempPathFactory) -> Dashboard:
     (parent,) = client.search_runs([experiment.experiment_id], "tags.`gmt.kind` = 'sweep'")
     for name in ("mlflow", "fastapi", "flask", "datasets"):  # the server imports nothing from the current folder
         (folder / f"{name}.py").write_text("raise RuntimeError('a file of the current folder ran')\n")
-    return Dashboard(folder, f"/experiments/{experiment.experiment_id}/runs/{parent.info.run_id}")
+    view = f"/experiments/{experiment.experiment_id}/runs?viewStateShareKey=gmt&workflowType=machine_learning"
+    return Dashboard(folder, view, parent.info.run_id)
 
 
 def test_its_link_logs_in_at_the_study(dashboard: Dashboard) -> None:
@@ -153,7 +156,7 @@ def test_its_link_logs_in_at_the_study(dashboard: Dashboard) -> None:
     assert "<title>MLflow</title>" in page
     script = page.partition('src="')[2].partition('"')[0]
     assert dashboard.own("GET", script)[0] == 200
-    run = dashboard.page.rpartition("/")[2]
+    run = dashboard.parent
     status, text = dashboard.own("GET", f"ajax-api/2.0/mlflow/runs/get?run_id={run}")
     assert json.loads(text)["run"]["data"]["tags"][0]["key"].startswith("gmt.")
     _, text = dashboard.own("POST", "ajax-api/2.0/mlflow/runs/search")
@@ -182,7 +185,7 @@ def test_mlflows_assistant_is_closed_to_the_owner_too(dashboard: Dashboard) -> N
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to act as a second user")
 def test_nobody_else_gets_anything(dashboard: Dashboard) -> None:
-    run = dashboard.page.rpartition("/")[2]
+    run = dashboard.parent
     paths = ["", "health", "version", "static-files/favicon.ico", "login/", f"login/{secrets.token_hex(16)}", "graphql"]
     paths += ["ajax-api/2.0/mlflow/experiments/search?max_results=1", f"get-artifact?path=result.json&run_uuid={run}"]
     paths += ["api/2.0/mlflow-artifacts/artifacts/x", "ajax-api/3.0/mlflow/assistant/config", "gateway/x", "metrics"]
@@ -208,7 +211,7 @@ def test_its_token_is_in_no_argument_and_no_environment(dashboard: Dashboard) ->
         for file in ("cmdline", "environ"):
             assert token.encode() not in Path(f"/proc/{process.pid}/{file}").read_bytes()
     (shortcut,) = dashboard.folder.glob("gmt-ui-*/open.html")
-    assert dashboard.link in shortcut.read_text()
+    assert dashboard.link in html.unescape(shortcut.read_text())
     assert [path.stat().st_mode & 0o777 for path in (shortcut.parent, shortcut)] == [0o700, 0o600]
     arguments = dashboard.folder / "browser.arguments"
     wait_for(arguments.exists, 240)
@@ -258,6 +261,6 @@ def test_output_that_others_can_read_holds_no_link(
     output.chmod(mode)
     with output.open("w") as file:
         monkeypatch.setattr(sys, "stdout", file)
-        ui._announce("LINK", Path("FILE"))
+        ui._announce("LINK", Path("FILE"), Path("LOG"))
     assert output.read_text().startswith(f"dashboard: {shown}")
     assert ("LINK" in output.read_text()) == (mode == 0o600)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from gmt_analysis.leading import answers_of
-from gmt_analysis.means_text import means_markdown, means_text
+from gmt_analysis.means_text import means_by_step, means_markdown, means_text, steps_of
 from gmt_analysis.results import Results
 from gmt_analysis.sample_answers import sample_answers
 from gmt_analysis.set_up import set_up
@@ -94,3 +94,11 @@ def test_questions_that_divide_the_models_come_first(plan: Plan) -> None:
     (question,) = sample.questions
     assert (question.suite, question.prompt) == ("source sums", "2+1")
     assert [answer.score for answer in question.answers] == [1, 0, 1]
+
+
+def test_a_chart_over_steps_has_a_line_for_each_arm(plan: Plan) -> None:
+    means = means_by_step(Results(plan))
+    assert means["mean/target/long_words/gmt"] == {50: pytest.approx(0.802), 90: pytest.approx(0.602)}
+    assert means["mean/forgetting/long_words/sft"] == {50: pytest.approx(0.45), 90: pytest.approx(0.45)}
+    assert steps_of([2, 8, 64]) == {2: 2, 8: 8, 64: 64}
+    assert steps_of([1e-4, 1e-3]) == {1e-4: 1, 1e-3: 2}  # no whole numbers of per cent

@@ -8,9 +8,10 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given
 
+from gmt.axis import Axis
 from gmt.errors import UserError
 from gmt.studies.expansion import expand
-from gmt.studies.grid import StudySettings, to_override_value
+from gmt.studies.grid import Point, StudySettings, to_override_value
 
 VALUES = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text("ab'\\\" ,=[]{}$().:/1e")
 KEYS = st.sampled_from(["method", "seed", "train.lr", "task", "method.mask_ratio"])
@@ -73,3 +74,10 @@ def test_a_value_survives_hydras_grammar(value: object) -> None:
 def test_a_study_that_holds_nothing_is_refused(arms: dict[str, Any], sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         study({}, arms)
+
+
+def test_a_short_name_begins_with_what_tells_a_run_apart() -> None:
+    varied = ("task=sums", "method.mask_ratio=0.9", "train.learning_rate=0.001", "seed=3")
+    point = Point(arm="gmt", overrides=(), varied=varied)
+    assert point.short_name(Axis()) == "gmt 0.9 s3 sums learning_rate=0.001"
+    assert Point(arm="sft", overrides=(), varied=(), stage="tuning").short_name(Axis()) == "sft (tuning)"

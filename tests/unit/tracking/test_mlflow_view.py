@@ -1,5 +1,6 @@
 """MLflow as a view: made from records alone, each value once, on a real sqlite store."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -150,3 +151,20 @@ def test_an_interrupted_run_that_is_resumed_is_followed_to_its_end(tmp_path: Pat
     record.append_metrics(1, {"train/loss": 1.0})
     view.sync(record, name="r", parent=None, tags={}, final=True)
     assert history(tmp_path) == [(1, 1.0)]
+
+
+def test_the_prepared_view_and_the_means_are_in_the_store_once(tmp_path: Path) -> None:
+    view = MlflowView(settings_for(tmp_path))
+    parent = view.open_parent("study", "identity", "", {})
+    for _ in range(2):
+        view.prepare(["gmt.arm", "gmt.rank"], "What if?")
+        view.log_means("identity", {"mean/target/t/lora": {2: 0.5, 8: 0.75}})
+    client = MlflowClient(f"sqlite:///{tmp_path}/m.db")
+    assert [(m.step, m.value) for m in client.get_metric_history(parent, "mean/target/t/lora")] == [(2, 0.5), (8, 0.75)]
+    experiment = client.get_experiment_by_name("e")
+    assert experiment is not None
+    state = json.loads(experiment.tags["mlflow.sharedViewState.gmt"])
+    assert [key["groupByData"] for key in state["groupBy"]["groupByKeys"]] == ["gmt.arm", "gmt.rank"]
+    runs, result = view.pages("identity")
+    assert runs == f"#/experiments/{experiment.experiment_id}/runs?viewStateShareKey=gmt&workflowType=machine_learning"
+    assert f"/runs/{parent}?" in result

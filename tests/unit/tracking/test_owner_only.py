@@ -30,7 +30,7 @@ def _ask(path: str, method: str = "GET", **headers: str) -> tuple[int, dict[str,
     async def send(message: Message) -> None:
         sent.append(message)
 
-    asyncio.run(OwnerOnly(_echo, token=TOKEN, path=PATH)(scope, receive, send))
+    asyncio.run(OwnerOnly(_echo, token=TOKEN, path=PATH, storage={"kind": '"training"'})(scope, receive, send))
     start, *rest = sent
     answered = {name.decode(): value.decode() for name, value in start["headers"]}
     return start["status"], answered, b"".join(message["body"] for message in rest).decode()
@@ -41,6 +41,7 @@ def test_the_link_logs_in_as_often_as_it_is_opened() -> None:
         status, headers, text = _ask(f"/login/{TOKEN}")
         assert status == 200
         assert f"location.replace('/{PATH}/' + location.hash)" in text
+        assert 'Object.entries({"kind": "\\"training\\""})' in text
         assert headers["set-cookie"] == f"{COOKIE}; HttpOnly; Path=/{PATH}/; SameSite=strict"
         assert headers["cache-control"] == "no-store"
 
