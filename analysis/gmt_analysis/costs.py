@@ -4,8 +4,10 @@ The first run of a worker begins beside other workers' starts, and so do the fir
 time of a part is therefore the median over its logged steps, without those before the first log.
 """
 
+import numpy as np
 import pandas as pd
 
+from gmt.verdicts.intervals import moments, p_within, t_limit
 from gmt_analysis.choices import CHOICE
 
 PARTS = ("forward_backward_s", "mask_s", "optimizer_s")
@@ -22,7 +24,7 @@ COSTS = (
 
 
 def costs_of_runs(table: pd.DataFrame, series: pd.DataFrame) -> pd.DataFrame:
-    """Return a row for each finished run that has trained: CHOICE, `run_id` and COSTS.
+    """Return a row for each finished run that has trained: CHOICE, `run_id`, `seed` and COSTS.
 
     Args:
         table: the typed table of a study.
@@ -30,7 +32,7 @@ def costs_of_runs(table: pd.DataFrame, series: pd.DataFrame) -> pd.DataFrame:
     """
     done = table[(table["state"] == "done") & table["train_s"].notna()]
     speed = done["num_tokens"] / done["train_s"]
-    runs = done.assign(tokens_per_s=speed)[[*CHOICE, "run_id", *COSTS]].astype(dict.fromkeys(COSTS, "Float64"))
+    runs = done.assign(tokens_per_s=speed)[[*CHOICE, "run_id", "seed", *COSTS]].astype(dict.fromkeys(COSTS, "Float64"))
     times = series[series["name"].isin(TIMES)]
     first = times.groupby("run_id")["step"].transform("min")
     typical = times[times["step"] > first].groupby(["run_id", "name"])["value"].median().unstack("name")
@@ -47,6 +49,35 @@ def costs_of_choices(runs: pd.DataFrame) -> pd.DataFrame:
     ends = {"least": groups[list(COSTS)].min(), "most": groups[list(COSTS)].max()}
     columns = [medians, *(frame.add_suffix(f"_{end}") for end, frame in ends.items()), groups.size().rename("n")]
     return pd.concat(columns, axis=1).reset_index()
+
+
+def cost_ratios(runs: pd.DataFrame, baseline: str, *, within: float) -> pd.DataFrame:
+    """Return how many times as long as the baseline's a step of each choice takes, and the test that it is no longer.
+
+    Ratios of runs on the same seed, by the mean of their logarithms; every seed of a baseline at several values of the
+    axis counts once, with the median of its runs.
+
+    Args:
+        runs: from `costs_of_runs`.
+        baseline: the arm.
+        within: the largest difference that does not matter, a fraction.
+
+    Returns:
+        CHOICE, n, ratio, the bounds `low` and `high` of its 90 % interval, and `p_within` of two one-sided t tests that
+        it lies between 1 / (1 + within) and 1 + within; NaN with fewer than three seeds or without spread.
+    """
+    logs = runs.assign(log=np.log(runs[list(PARTS)].sum(axis=1).astype(float)))
+    own = logs[logs["arm"] == baseline].groupby(["task", "seed"])["log"].median()
+    rows = []
+    for (arm, task, value), group in logs[logs["arm"] != baseline].groupby(CHOICE, dropna=False, sort=False):
+        by_seed = group.set_index("seed")["log"] - own.get(task, pd.Series(dtype=float))
+        found = moments(by_seed.dropna().to_numpy(float)[:, None])
+        half = t_limit(0.05, found.freedom_K)[0] * found.error_K[0]
+        low, ratio, high = (float(np.exp(found.mean_K[0] + side * half)) for side in (-1, 0, 1))
+        p = float(p_within(found, float(np.log1p(within)))[0])
+        row = {"n": int(found.n_K[0]), "ratio": ratio, "low": low, "high": high, "p_within": p}
+        rows.append({"arm": arm, "task": task, "axis": value, **row})
+    return pd.DataFrame(rows, columns=[*CHOICE, "n", "ratio", "low", "high", "p_within"])
 
 
 def is_shared(table: pd.DataFrame) -> bool:

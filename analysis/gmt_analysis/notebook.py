@@ -4,13 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import pandas as pd
 from matplotlib.figure import Figure
 from transformers.utils import logging
 
+from gmt.errors import UserError
+from gmt.records.answers import answers_of, flips_of
+from gmt.records.record import RunRecord
 from gmt.studies.opened import planned
+from gmt.verdicts.question import Question
+from gmt.verdicts.words import difference as in_words
+from gmt_analysis.choices import CHOICE, choice_name
+from gmt_analysis.cost_words import costs_in_words
+from gmt_analysis.costs import cost_ratios
+from gmt_analysis.figures import SCORES
+from gmt_analysis.primary import primary_verdicts
 from gmt_analysis.rendering import as_svg
 from gmt_analysis.results import Results
+from gmt_analysis.statistics import summarise
 
 
 def open_study(
@@ -55,6 +68,81 @@ class Said:
 def show(figures: Iterable[Figure]) -> Drawn:
     """Figures one below the other."""
     return Drawn(list(figures))
+
+
+def recut(results: Results, query: str) -> pd.DataFrame:
+    """Return the mean scores of the runs for which a query of pandas holds, e.g. `seed <= 3 and task == "sums"`."""
+    means = summarise(results.table.query(query), [score.column for score in SCORES])
+    columns = [f"{score.column}{end}" for score in SCORES for end in ("", "_low", "_high")]
+    return means[[*CHOICE, "n", *columns]].rename(columns={"axis": results.axis.name})
+
+
+def ask(results: Results, **settings: Any) -> Said:
+    """Answer a question that the study did not declare, as if it had: exploratory, whatever comes out.
+
+    Args:
+        results: of the study.
+        settings: as in `study.primary.NAME`: measure, claim, arms, against, tasks; `margin` is the study's by default.
+
+    Raises:
+        UserError: a setting is wrong.
+    """
+    question = Question(**{"name": "exploratory", "margin": results.plan.study.margin, "tasks": "apart", **settings})
+    (verdict,) = primary_verdicts(results.table, [question], axis=results.axis)
+    rows = [f"{row.decision}: {in_words(row)}" for row in verdict.comparisons]
+    return Said([f"Exploratory. {verdict.question} {verdict.answer}", *rows])
+
+
+def beside(results: Results, first: str, second: str, *, seed: int, task: str | None = None) -> pd.DataFrame:
+    """Return the questions that one of two runs answers rightly and the other does not.
+
+    Args:
+        results: of the study.
+        first, second: names of choices, e.g. `gmt 0.9` and `sft`.
+        seed: of both runs.
+        task: needed where the study has several.
+
+    Raises:
+        UserError: there is no such run.
+    """
+    answers = [answers_of(_record(results, choice, seed, task)) for choice in (first, second)]
+    rows = [
+        {
+            "part": flip.key[0],
+            "suite": flip.key[1],
+            "prompt": flip.key[2],
+            first: flip.answers[0],
+            second: flip.answers[1],
+        }
+        | {"right": name}
+        for name, flips in zip((first, second), flips_of(*answers), strict=True)
+        for flip in flips
+    ]
+    return pd.DataFrame(rows, columns=["part", "suite", "prompt", first, second, "right"])
+
+
+def _record(results: Results, choice: str, seed: int, task: str | None) -> RunRecord:
+    table = results.table[(results.table["state"] == "done") & (results.table["seed"] == seed)]
+    names = [choice_name(arm, value) for arm, value in zip(table["arm"], table["axis"], strict=True)]
+    own = table[[name == choice for name in names]]
+    own = own if task is None else own[own["task"] == task]
+    if len(own) != 1:
+        raise UserError(
+            f"{choice}, seed {seed} and task {task} must name one finished run, got {len(own)}; choices: "
+            f"{', '.join(dict.fromkeys(names))}"
+        )
+    return next(planned.record for planned in results.done if planned.run.id == own["run_id"].iloc[0])
+
+
+def timing(results: Results) -> Said:
+    """Say how the times of a study's runs were measured."""
+    return Said(costs_in_words(results.table))
+
+
+def cost_claim(results: Results, within: float) -> pd.DataFrame:
+    """Return the test that a step takes as long as one of the baseline, see `gmt_analysis.costs.cost_ratios`."""
+    ratios = cost_ratios(results.costs_of_runs, results.plan.study.baseline, within=within)
+    return ratios.rename(columns={"axis": results.axis.name})
 
 
 def say(results: Results, column: str) -> Said:

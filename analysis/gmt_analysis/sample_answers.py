@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from gmt.records.record import RunRecord
+from gmt.records.answers import Answers, answers_of
 from gmt_analysis.choices import choice_name
 
 if TYPE_CHECKING:
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 BASE = "base"
 _BY_PART = {"target": 3, "source": 1}  # questions of each suite
 _LONGEST = 300  # letters of a question or an answer
-Key = tuple[str, str, str]  # part, suite, prompt
-Answers = Mapping[Key, tuple[str, float]]  # the answer and its score
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +72,7 @@ def sample_answers(results: Results) -> list[Sample]:
     for task in dict.fromkeys(results.summary["task"]):
         names = _shown(results.summary[results.summary["task"] == task], results.plan.study.baseline)
         runs = [_first_run(results.table, str(task), name) for name in names]
-        answers = [_answers(records[runs[0]], "before"), *(_answers(records[run], "after") for run in runs)]
+        answers = [answers_of(records[runs[0]], "before"), *(answers_of(records[run]) for run in runs)]
         if all(answers):
             questions = list(_questions(answers))
             samples.append(Sample(task=str(task), models=[BASE, *map(_in_words, names)], questions=questions))
@@ -110,25 +108,20 @@ def _first_run(table: pd.DataFrame, task: str, choice: tuple[str, float | None])
     return str(own.sort_values("seed")["run_id"].iloc[0])
 
 
-def _answers(record: RunRecord, when: str) -> Answers:
-    """Return a run's answers; empty where its record holds none."""
-    name = f"answers_{when}.jsonl"
-    if not (record.folder / name).exists():
-        return {}
-    rows = record.read_lines(name)
-    return {(row["part"], row["suite"], row["prompt"]): (str(row["answer"]), float(row["score"])) for row in rows}
-
-
 def _questions(answers: Sequence[Answers]) -> Iterator[SampleQuestion]:
     """Yield a few questions of each suite, those whose scores differ first."""
     common = [key for key in answers[0] if all(key in own for own in answers)]
-    ordered = sorted(common, key=lambda key: len({own[key][1] for own in answers}) == 1)  # the order is kept otherwise
-    left = {(part, suite): _BY_PART.get(part, 1) for part, suite, _ in common}
+    ordered = sorted(
+        common, key=lambda key: len({own[key]["score"] for own in answers}) == 1
+    )  # the order is kept otherwise
+    left = {(part, suite): _BY_PART.get(part, 1) for part, suite, *_ in common}
     for key in ordered:
-        part, suite, prompt = key
+        part, suite, prompt, _ = key
         if left[part, suite]:
             left[part, suite] -= 1
-            shown = [SampleAnswer(text=_cut(own[key][0]), score=own[key][1]) for own in answers]
+            shown = [
+                SampleAnswer(text=_cut(str(own[key]["answer"])), score=float(own[key]["score"])) for own in answers
+            ]
             yield SampleQuestion(suite=f"{part} {suite}", prompt=_cut(prompt), answers=shown)
 
 

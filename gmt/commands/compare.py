@@ -1,12 +1,12 @@
 """`gmt compare RUN RUN`: what two runs differ in: settings, scores, and the answers that flipped."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
 
 from gmt.commands.show import flat, record_of
 from gmt.composition import Composer, hydra_on
 from gmt.errors import UserError
+from gmt.records.answers import answers_of, flips_of
 from gmt.records.record import RunRecord
 from gmt.terminal import say, table
 
@@ -19,15 +19,6 @@ the seed's; an arm and the baseline on the same seed, what the arm does. An answ
 1) and the other is not, on the same question: with many flips both ways, a small difference of means is noise.
 """
 _NAMES = ("first", "second")
-Key = tuple[str, str, str, int]  # part, suite, prompt, and its number among equal prompts
-Answers = Mapping[Key, Mapping[str, Any]]
-
-
-class Flip(NamedTuple):
-    """A question that one of two runs answers rightly."""
-
-    key: Key
-    answers: tuple[str, str]
 
 
 def compare(runs: Sequence[str], overrides: Sequence[str], config_dir: str | None, *, num_answers: int) -> None:
@@ -83,7 +74,7 @@ def _percent(score: float) -> str:
 
 
 def _say_flips(records: Sequence[RunRecord], num_answers: int) -> None:
-    first, second = map(_answers, records)
+    first, second = map(answers_of, records)
     common = [key for key in first if key in second]
     if not common:
         say("the runs have no question in common, or their records hold no answers")
@@ -98,26 +89,3 @@ def _say_flips(records: Sequence[RunRecord], num_answers: int) -> None:
             say(f"\nright in the {name} alone, {len(shown)} of {len(kind)}:")
             body = [[f"{f.key[0]} {f.key[1]}", repr(f.key[2]), *map(repr, f.answers)] for f in shown]
             say(table(["suite", "prompt", *_NAMES], body))
-
-
-def flips_of(first: Answers, second: Answers) -> tuple[list[Flip], list[Flip]]:
-    """Return the questions that only the first run answers rightly, and those that only the second does."""
-    flips: tuple[list[Flip], list[Flip]] = ([], [])
-    for key, one in first.items():
-        other = second.get(key)
-        if other is not None and (is_right := one["score"] >= 1) != (other["score"] >= 1):
-            flips[0 if is_right else 1].append(Flip(key, (str(one["answer"]), str(other["answer"]))))
-    return flips
-
-
-def _answers(record: RunRecord) -> Answers:
-    """Return a run's answers by question; empty where its record holds none."""
-    if not (record.folder / "answers_after.jsonl").exists():
-        return {}
-    seen: Counter[tuple[str, str, str]] = Counter()
-    answers = {}
-    for row in record.read_lines("answers_after.jsonl"):
-        question = (row["part"], row["suite"], row["prompt"])
-        answers[*question, seen[question]] = row
-        seen[question] += 1
-    return answers

@@ -38,13 +38,17 @@ def shown(name: str, folder: Path, **parameters: Any) -> str:
 
 
 def test_ratio_insensitivity(results: Path) -> None:
-    page = shown("ratio_insensitivity", results)
+    page = shown("ratio_insensitivity", results, second="gmt 0.5")
     assert "Does the machine work?" in page
     assert page.count("<svg") == 2 + 2  # scores; facts, layers
-    assert "tiny: target score of gmt against sft: not tested at mask ratio 0.5, 0.9." in page
+    assert "Exploratory. Is the forgetting of every arm better than that of sft" in page
+    assert "target_after_low" in page  # the part of the runs
+    assert "<th>gmt 0.9</th>" in page  # one run beside another
 
 
 def test_efficiency(results: Path) -> None:
     page = shown("efficiency", results)
     assert page.count("<svg") == 2
     assert "gflops_a_step" in page
+    assert "p_within" in page
+    assert "No other run of this study was at work" in page

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from gmt_analysis.costs import TIMES, costs_of_choices, costs_of_runs, is_shared
+from gmt_analysis.costs import TIMES, cost_ratios, costs_of_choices, costs_of_runs, is_shared
 
 from gmt.axis import Axis
 from gmt.tracking.series import read_series
@@ -35,3 +35,18 @@ def test_a_machine_is_shared_unless_every_run_was_alone(beside: list[int | None]
     table = pd.DataFrame({"state": "done", "runs_beside": pd.array(beside, dtype="Int64")})
     failed = pd.DataFrame({"state": ["failed"], "runs_beside": pd.array([3], dtype="Int64")})
     assert is_shared(pd.concat([table, failed])) is shared
+
+
+def test_a_step_that_takes_as_long_is_shown_to_within_the_margin() -> None:
+    """By hand: ratios 1.01, 1.00 and 0.99 on three seeds; their logarithms have mean 0 and deviation 0.01."""
+    seconds = {"sft": [1.0, 2.0, 4.0], "gmt": [1.01, 2.0, 4 * 0.99], "rmt": [1.5, 3.1, 6.0]}
+    rows = [(arm, seed + 1, value) for arm, values in seconds.items() for seed, value in enumerate(values)]
+    runs = pd.DataFrame(rows, columns=["arm", "seed", "optimizer_s"])
+    runs = runs.assign(task="t", axis=pd.NA, forward_backward_s=0.0, mask_s=0.0)
+    gmt, rmt = cost_ratios(runs, "sft", within=0.05).to_dict("records")
+    assert gmt["ratio"] == pytest.approx(1, abs=1e-4)
+    assert (gmt["low"], gmt["high"]) == pytest.approx(
+        (1 / 1.017, 1.017), abs=1e-3
+    )  # t of 2 degrees: 2.92 * 0.01 / 3**0.5
+    assert gmt["p_within"] < 0.05 < rmt["p_within"]
+    assert rmt["ratio"] == pytest.approx(1.516, abs=1e-3)

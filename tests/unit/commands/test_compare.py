@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from gmt.cli import run_command
-from gmt.commands.compare import flips_of
+from gmt.records.answers import flips_of
 from gmt.studies.plan import PlannedRun
 from tests.finished import finish, plan_of
 
