@@ -280,6 +280,8 @@ def test_two_workers_train_as_one(two: Two, singles: Path) -> None:
     assert_same_training(found, expected)
     for fact in ("num_steps", "num_tokens"):
         assert found["facts"][fact] == expected["facts"][fact], fact
+    for fact in ("num_trained", "num_touched", "optimizer_state_bytes"):
+        assert None not in (found["facts"][fact], expected["facts"][fact]), fact
     assert found["facts"]["density"] == pytest.approx(expected["facts"]["density"], abs=1e-5)  # ties at a threshold
     for name in ("step", "train/tokens"):
         assert [row[name] for row in found["curve"]] == [row[name] for row in expected["curve"]], name
