@@ -12,6 +12,7 @@ from gmt.axis import Axis
 from gmt.verdicts.decide import decide
 from gmt.verdicts.pairs import Choice
 from gmt.verdicts.question import LEVEL, Question
+from gmt.verdicts.question_noise import Right
 from gmt.verdicts.scores import ScoredRun, Scores, scores_of
 from gmt.verdicts.verdict import Verdict
 
@@ -23,7 +24,12 @@ _COLUMNS: Mapping[str, tuple[str, str | None]] = {
 
 
 def primary_verdicts(
-    table: pd.DataFrame, questions: Sequence[Question], *, axis: Axis, level: float = LEVEL
+    table: pd.DataFrame,
+    questions: Sequence[Question],
+    *,
+    axis: Axis,
+    level: float = LEVEL,
+    right: Mapping[str, Right] | None = None,
 ) -> list[Verdict]:
     """Return the verdict on each question.
 
@@ -32,6 +38,7 @@ def primary_verdicts(
         questions: of the study.
         axis: of the study.
         level: of each question, e.g. gmt.studies.grid.StudySettings.level, which questions and looks share.
+        right: by measure, the answers to each question (gmt_analysis.right_answers); None: unknown.
     """
     notes = _unfinished(table)
     return [
@@ -40,6 +47,7 @@ def primary_verdicts(
             scores_of_measure(table, question.measure),
             axis=axis,
             targets=scores_of_measure(table, "target"),
+            right=None if right is None else right[question.measure],
             level=level,
             notes=notes,
         )

@@ -14,9 +14,11 @@ from gmt.records.record import RunRecord
 from gmt.studies.differing import differing_code
 from gmt.studies.grid import arm_of
 from gmt.studies.plan import Plan, PlannedRun
+from gmt.studies.primary_scores import choice_of
 from gmt.tracking.series import read_series
 from gmt.tracking.suite_scores import read_suites
 from gmt.tracking.table import DIRTY, changes, read_table
+from gmt.verdicts.question_noise import Right
 from gmt.verdicts.verdict import Verdict
 from gmt_analysis.choices import CHOICE
 from gmt_analysis.costs import COSTS, TIMES, costs_of_choices, costs_of_runs
@@ -26,6 +28,7 @@ from gmt_analysis.frontier import ON_THE_WAY, Frontier, frontier_of, points_on_t
 from gmt_analysis.loss_figures import LOSS
 from gmt_analysis.mask_figures import FACTS
 from gmt_analysis.primary import primary_verdicts
+from gmt_analysis.right_answers import right_answers
 from gmt_analysis.statistics import summarise
 
 SCORES = (
@@ -144,7 +147,8 @@ class Results:
     def verdicts(self) -> list[Verdict]:
         """The answers to the questions that the study declared as primary; empty if it declared none."""
         study = self.plan.study
-        return primary_verdicts(self.table, study.questions, axis=self.axis, level=study.level)
+        right = {measure: self._right_answers(measure) for measure in {asked.measure for asked in study.questions}}
+        return primary_verdicts(self.table, study.questions, axis=self.axis, level=study.level, right=right)
 
     @cached_property
     def suites(self) -> pd.DataFrame:
@@ -160,6 +164,15 @@ class Results:
     def costs(self) -> pd.DataFrame:
         """The medians of the costs over the runs of each choice."""
         return costs_of_choices(self.costs_of_runs)
+
+    def _right_answers(self, measure: str) -> Right:
+        tasks = self._by_run("task")
+        runs = (
+            (choice_of(p, self.axis), str(tasks[p.run.id]), seed, p.record)
+            for p in self.done
+            if (seed := seed_of(p.run.config)) is not None
+        )
+        return right_answers(runs, measure)
 
     @cached_property
     def findings(self) -> list[Findings]:

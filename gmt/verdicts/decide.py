@@ -22,6 +22,7 @@ from gmt.verdicts.intervals import (
 )
 from gmt.verdicts.pairs import Columns, Pair, columns_of, pairs_of
 from gmt.verdicts.question import LEVEL, Question
+from gmt.verdicts.question_noise import Right, with_questions
 from gmt.verdicts.scores import Score, Scores
 from gmt.verdicts.verdict import Comparison, Decision, Outcome, Verdict
 from gmt.verdicts.words import about, answer, question_in_words, test_in_words
@@ -35,6 +36,7 @@ def decide(
     *,
     axis: Axis,
     targets: Scores | None = None,
+    right: Right | None = None,
     level: float = LEVEL,
     notes: Sequence[str] = (),
 ) -> Verdict:
@@ -45,6 +47,7 @@ def decide(
         scores: of the question's measure, of all choices.
         axis: of the study, for words.
         targets: target scores, where the question has a `target_margin`.
+        right: which questions were answered right, for bounds that hold for other questions too; None: unknown.
         level: the probability of a false verdict on this question.
         notes: sentences to show beside the answer.
     """
@@ -55,6 +58,8 @@ def decide(
     rows = _compare(question, scores, columns, share)
     if question.target_margin is not None and targets is not None:
         rows = _with_target(question, rows, targets, columns, share)
+    if right is not None:
+        rows = with_questions(rows, columns, right, level=share, is_of_all=question.is_of_all)
     outcome, deciding = _outcome(question, rows), _deciding(question, rows)
     by_flips = (
         bool(rows) and not question.is_of_all and simultaneous(difference_matrix(scores, columns), share).is_by_flips
@@ -69,7 +74,7 @@ def decide(
         margin=question.margin,
         confidence=1 - 2 * share if question.is_of_all else 1 - share,
         test=test_in_words(question, len(rows), is_by_flips=by_flips),
-        about=about(len(tasks)),
+        about=about(len(tasks), knows_questions=any(not np.isnan(row.low_questions) for row in rows)),
         n=min((row.n for row in rows), default=0),
         deciding=deciding,
         comparisons=tuple(rows),
@@ -253,6 +258,12 @@ def _notes(rows: Sequence[Comparison]) -> list[str]:
                 for row in diverged[:3]
             )
             + "."
+        )
+    shown = [row for row in rows if row.decision in ("better", "worse") and not np.isnan(row.low_questions)]
+    if unsure := [row for row in shown if row.low_questions <= 0 <= row.high_questions]:
+        notes.append(
+            f"With other questions {len(unsure)} of {len(shown)} differences that are shown might vanish: "
+            f"{', '.join(f'{row.choice} less {row.against}' for row in unsure[:5])}."
         )
     if depends := [row for row in rows if row.decision == "depends on the task"]:
         notes.append(

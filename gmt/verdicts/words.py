@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from gmt.axis import Axis
@@ -74,11 +75,24 @@ def _named(rows: Sequence[Comparison]) -> str:
 
 
 def difference(row: Comparison) -> str:
-    """Return a comparison in words, e.g. `gmt 0.9 less rmt 0.9 on long_words, +8.1 points [+2.0, +14.2]`."""
-    return (
-        f"{row.choice} less {row.against} on {row.task}, {100 * row.estimate:+.1f} points [{100 * row.low:+.1f}, "
-        f"{100 * row.high:+.1f}]"
+    """Return a comparison in words, with both intervals where the answers to each question are known.
+
+    Example:
+        gmt 0.9 less rmt 0.9 on long_words, +8.1 points [+2.0, +14.2], with other questions too [+0.5, +15.7]
+    """
+    questions = (
+        ""
+        if math.isnan(row.low_questions)
+        else f", with other questions too {_bounds(row.low_questions, row.high_questions)}"
     )
+    return (
+        f"{row.choice} less {row.against} on {row.task}, {100 * row.estimate:+.1f} points {_bounds(row.low, row.high)}"
+        f"{questions}"
+    )
+
+
+def _bounds(low: float, high: float) -> str:
+    return f"[{100 * low:+.1f}, {100 * high:+.1f}]"
 
 
 def test_in_words(question: Question, num_comparisons: int, *, is_by_flips: bool) -> str:
@@ -96,13 +110,15 @@ def test_in_words(question: Question, num_comparisons: int, *, is_by_flips: bool
     return f"paired t tests on the same seed, {num_comparisons} at once: {shared}"
 
 
-def about(num_tasks: int) -> str:
+def about(num_tasks: int, *, knows_questions: bool) -> str:
     """Return what the intervals are about."""
-    return (
-        "The intervals are about other seeds with the same base, training data and questions"
-        + (" of the same tasks" if num_tasks > 1 else "")
-        + "."
-    )
+    of_tasks = " of the same tasks" if num_tasks > 1 else ""
+    if knows_questions:
+        return (
+            "The decisions and the first intervals are about other seeds with the same base, training data and "
+            f"questions{of_tasks}; the wider intervals hold for other questions of the same suites too."
+        )
+    return f"The intervals are about other seeds with the same base, training data and questions{of_tasks}."
 
 
 def points(fraction: float) -> str:
