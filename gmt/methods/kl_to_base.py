@@ -1,0 +1,63 @@
+"""A KL term to the base, after Learning without Forgetting (Li and Hoiem, arXiv 1606.09282, Section 3).
+
+A second term of the loss keeps the old model's outputs on the new examples. Departures: conf/method/kl_to_base.yaml.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from gmt import settings
+from gmt.methods.divergence import MODEL_INPUTS, divergence, labelled
+from gmt.methods.sft import Dense
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from torch.optim import Optimizer
+    from transformers import PreTrainedModel
+
+    from gmt.methods.protocol import LossTerm
+
+
+@dataclass(frozen=True, kw_only=True)
+class KlToBase:
+    """Adds strength * KL(base || model) to the loss, a mean over the labelled tokens of a batch.
+
+    Args:
+        name: the word for it in tables.
+        strength: the paper's lambda_o; 0 is sft.
+    """
+
+    name: str
+    strength: float
+
+    def __post_init__(self) -> None:
+        settings.text("method.name", self.name)
+        settings.number("method.strength", self.strength, "must be at least 0", low=0)
+
+    @property
+    def density_asked(self) -> float:
+        """Everything is updated."""
+        return 1.0
+
+    def loss_term(self, model: PreTrainedModel, *, base: Callable[[], PreTrainedModel]) -> LossTerm:
+        """Return the term; it reads each batch with the base and, once more, with the model."""
+        import torch
+
+        old: Any = base()
+        old.to(model.device).eval().requires_grad_(False)
+
+        def term(batch: Mapping[str, Any]) -> Tensor:
+            inputs = {key: batch[key] for key in MODEL_INPUTS if batch.get(key) is not None}
+            with torch.no_grad():
+                of_base = old(**inputs, use_cache=False).logits
+            logits = model(**inputs, use_cache=False).logits
+            return self.strength * divergence(of_base, logits, labelled(batch))
+
+        return term
+
+    def attach(self, model: nn.Module, optimizer: Optimizer, *, seed: int, facts_every: int) -> Dense:
+        """Changes nothing more."""
+        return Dense()
