@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from gmt.axis import Axis
 from gmt.records.record import write_whole
+from gmt.removal import remove
 from gmt.studies.plan import Plan
 from gmt_analysis.choices import CHOICE, FEW_SEEDS, ranges_of
 from gmt_analysis.cost_words import costs_in_words
@@ -129,7 +130,7 @@ def _write(folder: Path, texts: Mapping[str, str], pdfs: Mapping[str, bytes]) ->
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("*.pdf"):
         if old.stem not in pdfs:
-            old.unlink()  # of an earlier report: it would show other runs than the page
+            remove(old, folder)  # of an earlier report: it would show other runs than the page
     for name, text in texts.items():
         write_whole(folder / name, text)
     for name, content in pdfs.items():

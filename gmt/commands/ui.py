@@ -20,6 +20,7 @@ from pathlib import Path
 from gmt.composition import Composer, hydra_on
 from gmt.credentials import without_secrets, without_user
 from gmt.errors import UserError
+from gmt.removal import remove
 from gmt.runs.build import settings_of
 from gmt.runs.settings import RecordSettings
 from gmt.studies.opened import planned
@@ -116,7 +117,7 @@ def _private(log: Path) -> Path:
     """
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
-        log.unlink(missing_ok=True)
+        remove(log, log.parent)
         log.touch(mode=0o600)
     except OSError as error:
         raise UserError(f"record.root must be a folder that can be written to, got {log.parent}: {error}") from error
