@@ -50,6 +50,7 @@ MATCHED: Mapping[str, str] = {
 }
 ON_THE_WAY = {"eval/target_mean": "target", "eval/source_mean": "source"}  # logged metric -> its word here
 _STOPPED = "stopped early"
+_FEWEST_ON_THE_WAY = 3  # evaluations: a run that was asked before and after its training alone was never stopped
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,6 +144,8 @@ def points_on_the_way(series: pd.DataFrame) -> pd.DataFrame:
     for _, run in series[series["name"].isin(ON_THE_WAY)].groupby("run_id", sort=False):
         wide = run.assign(name=run["name"].map(ON_THE_WAY)).pivot_table(index="step", columns="name", values="value")
         if 0 not in wide.index or "source" not in wide or "target" not in wide:
+            continue
+        if len(wide) < _FEWEST_ON_THE_WAY:
             continue
         first = run.iloc[0]
         for step, row in wide.dropna().iterrows():

@@ -21,13 +21,30 @@ from gmt_analysis.limits import limits, limits_of_tuning, tuned_in_words
 from gmt_analysis.mask_figures import density_in_words
 from gmt_analysis.primary import primary_table
 from gmt_analysis.rendering import as_pdf, as_svg
-from gmt_analysis.report_figures import cost_figures, diagnostic_figures, loss_figures, mask_figures, score_figures
+from gmt_analysis.report_figures import (
+    cost_figures,
+    diagnostic_figures,
+    frontier_figures,
+    loss_figures,
+    mask_figures,
+    score_figures,
+)
 from gmt_analysis.results import BEFORE, Results
 from gmt_analysis.sample_answers import sample_answers
 from gmt_analysis.set_up import set_up
 from gmt_analysis.statistics import CONFIDENCE
 from gmt_analysis.suites import means_by_suite
-from gmt_analysis.tables import COSTS, SCORES, html_comparisons, html_differences, html_suites, html_table, latex_table
+from gmt_analysis.tables import (
+    COSTS,
+    MOST_COMPARISONS,
+    SCORES,
+    html_comparisons,
+    html_differences,
+    html_matched,
+    html_suites,
+    html_table,
+    latex_table,
+)
 
 _NARROW = 72  # pixels an inch, of 96, down to which a figure shrinks to stand beside another
 Say = Callable[[str], None]
@@ -83,6 +100,7 @@ def write_report(
     tables = _tables(results)
     say("making figures")
     figures = {
+        "frontier": frontier_figures(results),
         "scores": score_figures(results),
         "costs": cost_figures(results),
         "masks": mask_figures(results),
@@ -118,6 +136,7 @@ def _tables(results: Results) -> dict[str, pd.DataFrame]:
         "means.csv": results.summary,
         "primary.csv": primary_table(results.verdicts),
         "suites.csv": results.suites,
+        "frontier.csv": results.frontier.matched,
         "differences.csv": pd.concat(pairs),
         "over_tasks.csv": pd.concat(common),
         "costs.csv": results.costs,
@@ -173,6 +192,8 @@ def _page(results: Results, figures: Mapping[str, Sequence[tuple[str, int]]], ov
         findings=[(f.measure.name, f.baseline, f.sentences, html_differences(f, axis)) for f in results.findings],
         margin=f"{100 * plan.study.margin:g}",
         base=_base(summary),
+        frontier=results.frontier,
+        matched=html_matched(results.frontier),
         scores=html_table(summary, SCORES, axis),
         suites=[(task, html_suites(own, axis)) for task, own in means.groupby("task", sort=False)],
         costs=html_table(costs, COSTS, axis),
@@ -188,6 +209,7 @@ def _page(results: Results, figures: Mapping[str, Sequence[tuple[str, int]]], ov
             *limits_of_tuning(plan),
         ],
         few=FEW_SEEDS,
+        most=MOST_COMPARISONS,
         confidence=f"{CONFIDENCE:.0%}",
         set_up=set_up(results, overrides),
         samples=sample_answers(results),

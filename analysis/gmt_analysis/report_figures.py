@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -13,7 +14,9 @@ from gmt_analysis.cost_figures import cost_against_size, score_against_cost, tim
 from gmt_analysis.costs import is_shared
 from gmt_analysis.diagnostic_figures import figure_of
 from gmt_analysis.dots import Panel, dot_plot
-from gmt_analysis.figures import SCORES, has_lines, score_along
+from gmt_analysis.figures import MOST_LINES, SCORES, has_lines, score_along
+from gmt_analysis.front_figure import choices_on_the_front
+from gmt_analysis.frontier import frontier_figure
 from gmt_analysis.loss_figures import loss_curves
 from gmt_analysis.mask_figures import (
     MOST_COLUMNS,
@@ -29,6 +32,24 @@ if TYPE_CHECKING:
 _NO_WORD = re.compile(r"[^\w.-]+", re.ASCII)  # MLflow takes no other image names, and LaTeX no blanks in those of files
 _NAMES = ("arm", "task", "label", "other_label", "model")
 _PREFIXES = {"label": "", "other_label": "other_"}  # column -> prefix of the columns that name its run
+
+
+def frontier_figures(results: Results) -> dict[str, Figure]:
+    """Forgetting against target: curves of a few arms, else the choices that no other beats."""
+    found = results.frontier
+    shown = replace(found, points=_drawn(found.points), matched=_drawn(found.matched))
+    is_many = found.points["arm"].nunique() > MOST_LINES
+    figures = {}
+    for task in dict.fromkeys(shown.points["task"]):
+        figure = None if is_many else frontier_figure(shown, task=task)
+        if figure is None:
+            at = shown.matched.loc[shown.matched["task"] == task, "at"]
+            figure = choices_on_the_front(
+                shown.points, task=task, baseline=found.baseline, at=float(at.iloc[0]) if len(at) else None
+            )
+        if figure is not None:
+            figures[f"frontier_{_word(task)}"] = figure
+    return figures
 
 
 def score_figures(results: Results) -> dict[str, Figure]:

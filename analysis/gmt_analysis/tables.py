@@ -1,9 +1,11 @@
 """The numbers of a report as tables: HTML for its page, LaTeX for a paper."""
 
 import html
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from gmt.axis import Axis
@@ -11,6 +13,7 @@ from gmt.verdicts.verdict import Verdict
 from gmt_analysis.choices import CHOICE, FEW_SEEDS
 from gmt_analysis.exports import as_latex
 from gmt_analysis.findings import Findings, as_table
+from gmt_analysis.frontier import Frontier
 from gmt_analysis.power import POWER
 from gmt_analysis.suites import SUITE, is_loss
 
@@ -28,6 +31,7 @@ SCORES = {
 }
 _FAINT = 0.005  # a smaller change of a score has no colour
 _DEEPEST = 0.9  # the colour's strength where everything is lost
+MOST_COMPARISONS = 120  # of a question on the page
 COSTS = {
     "forward_backward_s": "Forward + backward, ms/step",
     "mask_s": "Mask, ms/step",
@@ -107,14 +111,44 @@ def _suite(row: Mapping[Any, Any] | None) -> str:
     return f"<td{shade}>{100 * row['after']:.1f} <small>{100 * change:+.1f}</small></td>"
 
 
+def html_matched(frontier: Frontier) -> str:
+    """Return the forgetting of each arm at a target score as an HTML table, in points, the least above."""
+    names = (
+        "Arm",
+        "Task",
+        "n",
+        "Points of the curve",
+        "At a target of, %",
+        "Forgets",
+        f"Difference to {frontier.baseline}",
+    )
+    body = "".join(
+        f"<tr><td>{_text(row['arm'])}</td><td>{_text(row['task'])}</td><td>{row['n']}</td><td>{row['num_points']}</td>"
+        f"<td>{100 * row['at']:.1f}</td>{_matched(row, 'forgetting', '.1f')}{_matched(row, 'difference', '+.1f')}</tr>"
+        for row in frontier.matched.sort_values(["task", "forgetting"]).to_dict("records")
+    )
+    return _html(names, body)
+
+
+def _matched(row: Mapping[Any, Any], name: str, digits: str) -> str:
+    if not np.isfinite(row["forgetting"]):
+        return "<td>not reached</td>" if name == "forgetting" else "<td></td>"
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
+    interval = "" if pd.isna(low) else f" <small>[{100 * low:{digits}}, {100 * high:{digits}}]</small>"
+    return f"<td>{100 * row[name]:{digits}}{interval}</td>"
+
+
 def html_comparisons(verdict: Verdict) -> str:
-    """Return the comparisons that answer a primary question as an HTML table, in points."""
+    """Return the comparisons that answer a primary question as an HTML table, in points; of many, the clearest."""
+    rows = list(verdict.comparisons)
+    if len(rows) > MOST_COMPARISONS:
+        rows = sorted(rows, key=lambda row: (math.isnan(row.p), row.p))[:MOST_COMPARISONS]
     names = ("Arm", "Less", "Task", "n", "Difference, points", "p", "Decision")
     body = "".join(
         f"<tr><td>{_text(row.choice)}</td><td>{_text(row.against)}</td><td>{_text(row.task)}</td><td>{row.n}</td>"
         f"<td>{_points(row.estimate)}{_bounds({'low': 100 * row.low, 'high': 100 * row.high})}</td>"
         f"<td>{'' if pd.isna(row.p) else format(row.p, '.3g')}</td><td>{row.decision}</td></tr>"
-        for row in verdict.comparisons
+        for row in rows
     )
     return _html(names, body)
 

@@ -102,7 +102,7 @@ def test_a_study_that_is_done_is_not_run_again(swept: Path) -> None:
 
 def test_the_report_is_one_page_that_loads_nothing(report: Path) -> None:
     page = (report / "index.html").read_text()
-    assert page.count("<svg") == 4  # scores, costs, loss: too few steps for facts
+    assert page.count("<svg") == 5  # frontier, scores, costs, loss: too few steps for facts
     assert page.count("<script") == page.count("<script>") == 1  # the one that sorts tables
     for name in ELSEWHERE:
         page = page.replace(name, "")

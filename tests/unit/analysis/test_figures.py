@@ -11,6 +11,7 @@ from gmt_analysis.cost_figures import cost_against_size, pareto_front, score_aga
 from gmt_analysis.costs import costs_of_runs
 from gmt_analysis.diagnostic_figures import figure_of
 from gmt_analysis.figures import FORGETTING, TARGET, score_along
+from gmt_analysis.front_figure import choices_on_the_front
 from gmt_analysis.mask_figures import (
     density_in_words,
     facts_by_choice,
@@ -216,3 +217,16 @@ def test_the_legend_of_a_diagnostic_is_no_wider_than_its_figure() -> None:
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == labels
     assert legend.get_window_extent().width <= figure.bbox.width
+
+
+def test_choices_that_no_other_beats_are_joined_and_named() -> None:
+    rows = [("sft", None, 0.7, 0.4), ("gmt", 0.5, 0.7, 0.2), ("gmt", 0.9, 0.5, 0.1), ("rmt", 0.9, 0.4, 0.3)]
+    rows += [(f"arm {i}", 0.9, 0.1, 0.5) for i in range(9)]
+    points = pd.DataFrame(rows, columns=["arm", "axis", "target", "forgetting"]).assign(task="t")
+    figure = choices_on_the_front(points, task="t", baseline="sft", at=0.68)
+    assert figure is not None
+    (axis,) = figure.axes
+    assert {text.get_text() for text in axis.texts} == {"sft", "gmt 0.5", "gmt 0.9"}
+    joined = next(line for line in axis.get_lines() if line.get_drawstyle().startswith("steps"))
+    assert sorted(joined.get_ydata()) == pytest.approx([10, 20])
+    assert choices_on_the_front(points, task="other", baseline="sft", at=None) is None

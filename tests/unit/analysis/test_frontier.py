@@ -156,3 +156,13 @@ def test_early_stopping_is_read_from_evaluations_on_the_way(tmp_path: Path) -> N
     of_study = Results(plan).frontier
     assert of_study.matched["arm"].tolist() == ["sft", "sft, stopped early"]
     assert of_study.matched["forgetting"].tolist() == pytest.approx([0.05, 0.33])
+
+
+def test_a_run_that_was_asked_at_its_ends_alone_was_never_stopped(tmp_path: Path) -> None:
+    (planned,) = plan_of(tmp_path, {"sft": {"method": "sft"}}, [1]).runs
+    finish(planned, 0.7)
+    for step, target in {0: 0.1, 20: 0.7}.items():
+        planned.record.append_metrics(step, {"eval/target_mean": target, "eval/source_mean": 0.9})
+    planned.record.finish()
+    series = read_series([(planned.point.arm, planned.point.label, planned.record)], ON_THE_WAY, axis=Axis())
+    assert points_on_the_way(series).empty

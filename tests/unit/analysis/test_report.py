@@ -35,7 +35,7 @@ def test_all_that_a_paper_needs(tmp_path: Path) -> None:
     differences = "better at mask ratio 0.5; equivalent by itself at 0.9. Differences of 0.3 points"
     assert f"long_words: target score of gmt against sft: {differences}" in page
     assert "within 5 points" in page
-    assert page.count("<svg") == 3  # scores, costs
+    assert page.count("<svg") == 4  # frontier, scores, costs
     assert page.index("Highest mean target score: gmt 0.5") < page.index("<svg")  # the answer comes first
     rows = list(csv.DictReader(files["differences.csv"].open()))
     assert [row["measure"] for row in rows] == ["target_after"] * 2 + ["forgetting"] * 2
@@ -234,6 +234,6 @@ def test_what_mlflow_is_given(tmp_path: Path) -> None:
         finish(planned, 0.5 + planned.run.seed / 100)
     made = write_report(plan)
     assert made.num_runs == 9
-    assert set(made.figures) == {f"{name}_long_words" for name in ("target", "forgetting", "step_time")}
+    assert set(made.figures) == {f"{name}_long_words" for name in ("frontier", "target", "forgetting", "step_time")}
     assert min(as_image(figure).size[0] for figure in made.figures.values()) > 500
     assert any(sentence.startswith("long_words: target score of gmt against sft") for sentence in made.sentences)
