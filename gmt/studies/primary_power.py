@@ -10,7 +10,7 @@ from gmt.studies.primary_faults import seeds_of_choices
 from gmt.studies.primary_scores import scores_of_plan, task_names
 from gmt.verdicts.pairs import Columns, Pair, columns_of, pairs_of
 from gmt.verdicts.question import FEWEST, Question
-from gmt.verdicts.words import points
+from gmt.verdicts.words import counted, points
 
 if TYPE_CHECKING:
     from gmt.verdicts.power import Spread
@@ -32,7 +32,7 @@ def what_a_plan_can_show(plan: Plan) -> Iterator[str]:
         num_seeds = max(num_seeds, *plan.study.looks, 0)
         looks = ", ".join(map(str, plan.study.looks[:-1]))
         after = f", with looks at {looks} seeds that share the level" if looks else ""
-        yield f"primary question {question.name}: {len(columns)} comparisons over {num_seeds} seeds{after}"
+        yield f"primary question {question.name}: {counted(len(columns))} over {num_seeds} seeds{after}"
         if num_seeds < FEWEST:
             yield f"warning: {question.name} is not tested, since that needs {FEWEST} seeds of each comparison"
         else:

@@ -13,7 +13,7 @@ import numpy as np
 from scipy import special
 
 from gmt.verdicts.decide import difference_matrix
-from gmt.verdicts.intervals import Floats, t_limit
+from gmt.verdicts.intervals import NO_SPREAD, Floats, t_limit
 from gmt.verdicts.pairs import Columns, Pair
 from gmt.verdicts.question import FEWEST, Question
 from gmt.verdicts.scores import Scores
@@ -80,7 +80,8 @@ def power(question: Question, spread: Spread, num_seeds: int, level: float) -> f
     if question.is_of_all:
         return _power_of_all(question, spread, num_seeds, level)
     share = -np.expm1(np.log1p(-level) / spread.loads_LK.shape[1]) / 2
-    return float(np.mean(_power_of_one(question.margin / spread.deviation_K, num_seeds, share)))
+    deviation_K = np.maximum(spread.deviation_K, NO_SPREAD)
+    return float(np.mean(_power_of_one(question.margin / deviation_K, num_seeds, share)))
 
 
 def _power_of_one(size_K: Floats, num_seeds: int, share: float) -> Floats:

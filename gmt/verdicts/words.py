@@ -58,9 +58,9 @@ def answer(question: Question, outcome: Outcome, rows: Sequence[Comparison], dec
         )
     if not shown:
         more = sum(row.decision in ("equivalent", "equal") for row in rows)
-        inside = f", and {more} are shown to lie within {within}" if more else ""
+        inside = f"; in {more} it is shown to lie within {within}" if more else ""
         return (
-            f"{outcome.capitalize()}: none of {len(rows)} differences is shown{inside}. The clearest is that of "
+            f"{outcome.capitalize()}: no difference is shown in {counted(len(rows))}{inside}. The clearest is that of "
             f"{difference(deciding)}."
         )
     ways = {way: [row for row in shown if row.decision == way] for way in ("better", "worse")}
@@ -119,6 +119,11 @@ def about(num_tasks: int, *, knows_questions: bool) -> str:
             f"questions{of_tasks}; the wider intervals hold for other questions of the same suites too."
         )
     return f"The intervals are about other seeds with the same base, training data and questions{of_tasks}."
+
+
+def counted(num_comparisons: int) -> str:
+    """Return a number of comparisons in words."""
+    return f"{num_comparisons:,} comparison{'' if num_comparisons == 1 else 's'}"
 
 
 def points(fraction: float) -> str:
