@@ -45,7 +45,8 @@ def _power_in_words(
 ) -> Iterator[str]:
     from gmt.verdicts import power  # numpy and scipy, which a plan without questions need not import
 
-    num_groups, level = len(columns) // len(pairs), plan.study.level
+    num_groups = len(columns) // len(pairs)
+    level = plan.study.level / (1 if question.target_margin is None else 2)  # a half is for the target score
     spread = power.recorded_spread(columns, scores_of_plan(plan, question.measure))
     if spread is None and question.deviation is not None:
         spread = power.assumed_spread(pairs, num_groups, question.deviation)

@@ -25,7 +25,7 @@ from gmt.verdicts.question import LEVEL, Question
 from gmt.verdicts.question_noise import Right, with_questions
 from gmt.verdicts.scores import Score, Scores
 from gmt.verdicts.verdict import Comparison, Decision, Outcome, Verdict
-from gmt.verdicts.words import about, answer, question_in_words, test_in_words
+from gmt.verdicts.words import about, answer, counted, question_in_words, test_in_words
 
 POOLED = " + "
 
@@ -251,7 +251,7 @@ def _notes(rows: Sequence[Comparison]) -> list[str]:
     notes = []
     if diverged := [row for row in rows if row.num_diverged]:
         notes.append(
-            f"In {len(diverged)} comparisons runs diverged; they count with the base's score. Without them: "
+            f"In {counted(len(diverged))} runs diverged; they count with the base's score. Without them: "
             + "; ".join(
                 f"{row.choice} less {row.against} on {row.task} {100 * row.estimate_without_diverged:+.1f} points "
                 f"instead of {100 * row.estimate:+.1f}"

@@ -10,7 +10,7 @@ from gmt.errors import UserError
 from gmt.verdicts.decide import decide
 from gmt.verdicts.pairs import Choice, pairs_of
 from gmt.verdicts.question import Question
-from gmt.verdicts.scores import Score, Scores
+from gmt.verdicts.scores import Score, ScoredRun, Scores, scores_of
 from gmt.verdicts.verdict import Verdict
 
 SFT, GMT_1, GMT_9, RMT_9 = Choice("sft", None), Choice("gmt", 0.1), Choice("gmt", 0.9), Choice("rmt", 0.9)
@@ -68,3 +68,71 @@ def test_a_bad_question_is_one_sentence() -> None:
         question(arms="gmt")
     with pytest.raises(UserError, match="target_margin needs measure=forgetting and claim=better, got measure=target"):
         question(target_margin=0.02)
+
+
+def test_a_run_that_diverged_counts_with_the_bases_score_and_both_means_are_said() -> None:
+    runs = [
+        ScoredRun(choice, "t", seed, "done", value, 0.1)
+        for choice, values in ((SFT, (0.7, 0.72, 0.71, 0.7)), (GMT_9, (0.74, 0.75, 0.76)))
+        for seed, value in enumerate(values)
+    ]
+    found = verdict(question(values=[0.9]), scores_of([*runs, ScoredRun(GMT_9, "t", 3, "diverged", None, None)]))
+    (row,) = found.comparisons
+    assert (row.n, row.num_diverged) == (4, 1)
+    assert row.estimate == pytest.approx((0.04 + 0.03 + 0.05 - 0.6) / 4)
+    assert row.estimate_without_diverged == pytest.approx(0.04)
+    assert found.notes == (
+        "In 1 comparison runs diverged; they count with the base's score. Without them: gmt 0.9 less sft on t +4.0 "
+        "points instead of -12.0.",
+    )
+
+
+def test_a_mean_over_tasks_that_differ_decides_nothing() -> None:
+    # as gmt_update 0.7 in docs/ratio_insensitivity.csv: about 0 on one task, 8 points on the other
+    own = {SFT: [0.70, 0.71, 0.69, 0.70, 0.72], GMT_9: [0.70, 0.70, 0.69, 0.71, 0.72]}
+    other = {SFT: [0.60, 0.61, 0.62, 0.60, 0.61], GMT_9: [0.68, 0.70, 0.69, 0.67, 0.70]}
+    found = verdict(question(values=[0.9], tasks="pooled"), scores(own) | scores(other, "u"))
+    (row,) = found.comparisons
+    assert row.task == "t + u"
+    assert row.decision == "depends on the task"
+    assert row.p_tasks is not None
+    assert row.p_tasks < 0.001
+    assert found.outcome == "undecided"
+    alike = verdict(question(values=[0.9], tasks="pooled"), scores(other) | scores(other, "u"))
+    assert (alike.outcome, alike.comparisons[0].decision) == ("shown", "better")
+
+
+def test_less_forgetting_counts_only_at_a_target_score_that_keeps_up() -> None:
+    asked = question(measure="forgetting", values=[0.9], target_margin=0.02)
+    forgotten = scores({SFT: [0.5, 0.52, 0.51, 0.5], GMT_9: [0.1, 0.13, 0.11, 0.12]})
+    kept = scores({SFT: [0.7, 0.71, 0.7, 0.72], GMT_9: [0.701, 0.71, 0.702, 0.719]})
+    lost = scores({SFT: [0.7, 0.71, 0.7, 0.72], GMT_9: [0.6, 0.63, 0.61, 0.64]})
+    shown = verdict(asked, forgotten, targets=kept)
+    assert (shown.outcome, shown.comparisons[0].decision) == ("shown", "better")
+    assert shown.confidence == pytest.approx(0.975)  # the other half of the level is the target score's
+    assert verdict(asked, forgotten, targets=lost).comparisons[0].decision == "target not matched"
+
+
+def test_what_is_not_finished_is_not_tested() -> None:
+    found = verdict(question(values=[0.9]), scores({SFT: [0.5, 0.6], GMT_9: [0.5, 0.7]}))
+    assert (found.outcome, found.deciding) == ("not tested", None)
+    assert found.answer == "Not tested: no comparison has enough finished runs with different scores."
+    assert verdict(question(), {}).outcome == "not tested"
+
+
+@pytest.mark.parametrize(
+    ("claim", "gmt", "outcome"),
+    [
+        ("equivalent", [0.701, 0.712, 0.703, 0.704, 0.721], "shown"),
+        ("equivalent", [0.75, 0.77, 0.76, 0.76, 0.78], "refuted"),
+        ("equivalent", [0.68, 0.75, 0.70, 0.74, 0.72], "undecided"),
+        ("equivalent", [0.70, 0.71, 0.70, 0.70, 0.72], "shown"),  # the same scores
+        ("not_worse", [0.75, 0.77, 0.70, 0.80, 0.78], "shown"),
+        ("not_worse", [0.65, 0.66, 0.64, 0.65, 0.66], "refuted"),
+        ("better", [0.701, 0.712, 0.70, 0.698, 0.719], "refuted"),  # inside the margin
+        ("different", [0.65, 0.66, 0.64, 0.65, 0.66], "shown"),
+    ],
+)
+def test_outcomes(claim: str, gmt: list[float], outcome: str) -> None:
+    found = verdict(question(claim=claim, values=[0.9]), scores({SFT: [0.70, 0.71, 0.70, 0.70, 0.72], GMT_9: gmt}))
+    assert found.outcome == outcome
