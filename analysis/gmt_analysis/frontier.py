@@ -181,11 +181,17 @@ def frontier_figure(frontier: Frontier, *, task: str) -> Figure | None:
     axis.set_title(f"Frontier: {task}", fontsize=11)
     axis.set_xlabel(TARGET.unit)
     axis.set_ylabel(FORGETTING.unit)
-    axis.set_xlim(*TARGET.limits(100 * points["target"].astype(float)))
-    axis.set_ylim(*FORGETTING.limits(100 * points["forgetting"].astype(float)))
+    axis.set_xlim(*TARGET.limits(_with_errors(points, "target")))
+    axis.set_ylim(*FORGETTING.limits(_with_errors(points, "forgetting")))
     axis.grid(alpha=0.25)
     legend_outside(figure)
     return figure
+
+
+def _with_errors(points: pd.DataFrame, name: str) -> pd.Series:
+    """Return the ends of the bars of standard errors, in per cent."""
+    means, errors = points[name].astype(float), points[f"{name}_error"].astype(float).fillna(0)
+    return 100 * pd.concat([means - errors, means + errors])
 
 
 class _OfTask:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,12 @@ class Fields(dict[str, Any]):
         return Fields, (dict(self), self._path)
 
 
+@lru_cache(maxsize=8)
+def _decoder(path: Path) -> json.JSONDecoder:
+    """Return the decoder of a file: json.loads makes one for each line, which is most of its time."""
+    return json.JSONDecoder(object_hook=lambda values: Fields(values, path))
+
+
 def object_of(text: str | bytes, path: Path, where: str = "") -> Fields:
     """Return the JSON object in a text.
 
@@ -42,7 +49,8 @@ def object_of(text: str | bytes, path: Path, where: str = "") -> Fields:
         UserError: the text holds no JSON object.
     """
     try:
-        value = json.loads(text, object_hook=lambda values: Fields(values, path))
+        letters = text if isinstance(text, str) else text.decode(json.detect_encoding(text), "surrogatepass")
+        value = _decoder(path).decode(letters)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}{where} can't be read: {error}; {_REMEDY}") from error
     if not isinstance(value, Fields):
