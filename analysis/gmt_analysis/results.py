@@ -17,7 +17,7 @@ from gmt.studies.plan import Plan, PlannedRun
 from gmt.studies.primary_scores import choice_of
 from gmt.tracking.series import read_series
 from gmt.tracking.suite_scores import read_suites
-from gmt.tracking.table import DIRTY, changes, read_table
+from gmt.tracking.table import DIRTY, changes, draws_of, read_table
 from gmt.verdicts.question_noise import Right
 from gmt.verdicts.verdict import Verdict
 from gmt_analysis.choices import CHOICE
@@ -44,7 +44,8 @@ SCORES = (
     "relative_delta_norm",
 )
 BEFORE = ("target_before", "source_before", "source_perplexity_before")
-_PLANNED = ("model", "task", "axis", "seed")
+_PLANNED = ("model", "task", "axis", "data_seed", "question_seed", "seed")
+_DRAWS = {"data_seed": "data", "question_seed": "questions"}  # column -> the word for it in the name of a task
 _OTHERS = ("source_after", "density_asked")
 
 
@@ -56,6 +57,15 @@ def _describe(planned: PlannedRun, axis: Axis) -> dict[str, Any]:
         "seed": seed_of(planned.run.config),
         "model": planned.run.model.name,
     }
+
+
+def _task_names(runs: pd.DataFrame) -> pd.Series:
+    """Return the name of each run's task, with the model, and with the draws of data and questions, where they vary."""
+    names = runs["task"] + ", " + runs["model"] if runs["model"].nunique() > 1 else runs["task"]
+    for column, word in _DRAWS.items():
+        varies = runs.groupby("task", sort=False)[column].transform(lambda seeds: seeds.nunique(dropna=False)) > 1
+        names = names.mask(varies, names + f", {word} " + runs[column].astype("string").fillna("by data_seed"))
+    return names
 
 
 class Results:
@@ -95,15 +105,14 @@ class Results:
         runs = ((arm_of(p.point, self.axis), p.point.label, p.record) for p in self.plan.comparison)
         table = read_table(runs, axis=self.axis, dirty=self._dirty)
         dtypes = {column: table[column].dtype for column in _PLANNED}
-        rows = [_describe(p, self.axis) for p in self.plan.comparison]
+        rows = [_describe(p, self.axis) | draws_of(p.run.config) for p in self.plan.comparison]
         planned = pd.DataFrame(rows, columns=list(dtypes)).astype(dtypes)
         return table.assign(**{column: table[column].fillna(planned[column]) for column in _PLANNED})
 
     @cached_property
     def table(self) -> pd.DataFrame:
-        """`runs` as they are compared; with several models, the name of a task includes the model."""
-        task = self.runs["task"] + ", " + self.runs["model"] if self.runs["model"].nunique() > 1 else self.runs["task"]
-        table = self.runs.assign(task=task)
+        """`runs` as they are compared; the name of a task includes the model, data and questions that vary in it."""
+        table = self.runs.assign(task=_task_names(self.runs))
         done = table[table["state"] == "done"]
         if (twice := done[done.duplicated([*CHOICE, "seed"], keep=False)]).shape[0]:
             examples = ", ".join(twice["label"].head(2))

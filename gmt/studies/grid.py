@@ -18,7 +18,7 @@ from gmt.verdicts.question import FEWEST, LEVEL, Question
 _PLAIN = re.compile(r"[A-Za-z0-9_./:@-]*[A-Za-z_./:@-][A-Za-z0-9_./:@-]*")
 _WORDS = {"true", "false", "null", "nan", "inf", "-inf"}
 
-_COLUMNS_OF_THEIR_OWN = ("model", "model.name", "task", "seed")
+_COLUMNS_OF_THEIR_OWN = ("model", "model.name", "task", "task.data_seed", "task.question_seed", "seed")
 
 PROVENANCE = ("verified", "secondary", "guessed")
 Axes = Mapping[str, Sequence[str]]

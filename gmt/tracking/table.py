@@ -36,7 +36,8 @@ _NAMED = 5  # labels that a sentence names
 # these two, and moved_fraction the entries that differ from the base's, as fractions of the parameters; delta_norm is
 # the Euclidean norm of that difference, relative_delta_norm divided by the base's. runs_beside counts the other runs of
 # the table that were at work on the same machine at some time of the run's last attempt.
-# `axis` is the value of the study's axis; missing if the run does not have the setting.
+# `axis` is the value of the study's axis; missing if the run does not have the setting. data_seed and question_seed are
+# settings of the task; missing where the task does not have them, and question_seed where it follows from data_seed.
 # `code` is a short hash of all code that made the run: the package's, that of plug-ins from outside, and the libraries'
 # versions. `merge` is missing for a run that is trained; the columns on the training are missing for a merge, whose
 # method is that of its parents; `seed` is missing for a merge over seeds.
@@ -49,6 +50,8 @@ COLUMNS: Mapping[str, str] = {
     "method": "string",
     "merge": "string",
     "axis": "Float64",
+    "data_seed": "Int64",
+    "question_seed": "Int64",
     "seed": "Int64",
     "state": "string",
     "attempts": "Int64",
@@ -97,6 +100,15 @@ COLUMNS: Mapping[str, str] = {
     "runs_beside": "Int64",
     "error": "string",
 }
+
+
+def draws_of(config: Mapping[str, Any]) -> dict[str, int | None]:
+    """Return the seeds of a run's data and of its questions; None where the task has no such setting.
+
+    Args:
+        config: the run's resolved config.
+    """
+    return {name: config["task"].get(name) for name in ("data_seed", "question_seed")}
 
 
 def result_columns(result: Result) -> dict[str, Any]:
@@ -242,6 +254,7 @@ def _row(arm: str, label: str, record: RunRecord, axis: Axis, dirty: bool) -> di
         "method": science["method"]["name"],
         "merge": (science.get("merge") or {}).get("name"),
         "axis": None if state == CHANGED else axis.value(stored["config"]),
+        **draws_of(stored["config"]),
         "seed": seed_of(stored["config"]),
         "attempts": status.get("attempts"),
         "error": status.get("error"),
