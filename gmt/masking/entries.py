@@ -48,16 +48,17 @@ def keep_mask(r: Ranked, row: Row, selection: Selection) -> Tensor:
 
 
 def zero_masked_each_(every: Sequence[Ranked], row: Row, selections: Mapping[str, Selection]) -> None:
-    """Zeroes what does not stay of each gradient, in place; of those on a GPU together, if that needs no scores."""
+    """Zeroes the entries of each gradient that do not stay, in place; together on a GPU, if no score is computed."""
     is_known = row.name == "gradient" or DRAW in row.needs
     together = [r for r in every if is_known and has_triton(r.gradient_N.device)]
     if together:
         from gmt.masking.triton_tables import zero_each
 
         zero_each([(r.gradient_N, r.draw(row), selections[r.name]) for r in together])
-        return
+    names = {r.name for r in together}
     for r in every:
-        zero_masked_(r, row, selections[r.name])
+        if r.name not in names:
+            zero_masked_(r, row, selections[r.name])
 
 
 def zero_masked_(r: Ranked, row: Row, selection: Selection) -> None:

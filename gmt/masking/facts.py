@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from gmt.masking.parameters import Ranked, layer_of
+from gmt.masking.rule import to_device
 from gmt.masking.sampling import Index, pick, sample_index
 from gmt.masking.sharding import ProcessGroups, local, shards_of
 
@@ -237,7 +238,15 @@ class Sample:
 
 @dataclass(frozen=True, kw_only=True)
 class _Seen:
-    """What was seen of a parameter's sample at a step: `last_S` is the mask of the step before, where there is one."""
+    """A parameter's sampled entries at a step.
+
+    Args:
+        gradient_S: gradients before masking.
+        before_S, after_S: weights before and after the step.
+        moved_S, touched_S: whether an entry moved at this step, and at any.
+        kept_S, last_S: the masks of this step and of the one before; the latter is False where there is none.
+        has_last_S: whether there is one.
+    """
 
     gradient_S: Tensor
     before_S: Tensor
@@ -275,7 +284,7 @@ def _sums_together(every: Sequence[_Seen]) -> list[Tensor]:
     """Return the sums of each, on the CPU; on a GPU each of hundreds of small ones would cost a launch."""
     whole = _Seen(**{f.name: torch.cat([getattr(seen, f.name) for seen in every]) for f in fields(_Seen)})
     columns_SF = torch.stack([column.double() for column in whole.columns()], 1)
-    lengths_T = torch.tensor([len(seen.kept_S) for seen in every], device=columns_SF.device)
+    lengths_T = to_device([len(seen.kept_S) for seen in every], columns_SF.device)
     return list(torch.segment_reduce(columns_SF, "sum", lengths=lengths_T).cpu())
 
 
@@ -288,7 +297,7 @@ def _sums_by_layer(every: Sequence[tuple[int, _Seen]], num_layers: int) -> Tenso
     """
     device, seen = every[0][1].kept_S.device, [seen for _, seen in every]
     rows = [_sums(one) for one in seen] if device.type == "cpu" else _sums_together(seen)
-    sum_LF = torch.zeros(num_layers, len(_SUMS), dtype=torch.float64)
+    sum_LF = torch.zeros(num_layers, len(_SUMS), dtype=torch.float64, device="cpu")
     for (layer, _), row in zip(every, rows, strict=True):
         sum_LF[layer] += row
     return sum_LF.to(device)

@@ -88,7 +88,7 @@ class Selection:
         return kept if self.highest == LARGEST_BITS else kept.logical_and_(bits <= self.highest)
 
 
-@functools.cache  # a model has the same sizes at every step
+@functools.lru_cache(maxsize=1 << 13)  # a model has the same sizes at every step
 def num_masked(mask_ratio: float, num_entries: int) -> int:
     """The number of entries that a ratio masks: the floor of `mask_ratio * num_entries`, always below the latter.
 
@@ -147,5 +147,5 @@ def size_of(group: Sequence[Scores]) -> int:
 
 def to_device(numbers: Sequence[int], device: torch.device) -> Tensor:
     """Return numbers as int64 on a device; pinned first, since a copy from other memory waits for the device."""
-    here = torch.tensor(numbers, dtype=torch.int64, pin_memory=device.type == "cuda")
+    here = torch.tensor(numbers, dtype=torch.int64, device="cpu", pin_memory=device.type == "cuda")
     return here.to(device, non_blocking=True)

@@ -1,11 +1,11 @@
 """The selection on a GPU in one read of the scores: a sample bounds each threshold from both sides, and only the scores
-between the bounds are counted on.
+between the bounds are counted further.
 
 A threshold of n scores is bounded by the scores of the sample that lie some standard deviations of the binomial
 distribution below and above its rank. One read of all scores counts those below, at and between the bounds, and writes
 out those between, some per cent; they are counted by bit fields. That a rank lies between its bounds is checked against
-the counts, so that the result is exact whatever the sample is: the rare groups in which it does not (one of 10^8, or
-scores that are not finite) are left to select_by_fields.py, as are tensors in shards.
+the counts, so that the result is exact whatever the sample is. Groups in which it does not are left to
+select_by_fields.py, as are tensors in shards. Computed scores are computed twice: for the sample, and for the counts.
 
 Shape suffixes: G groups, each with one threshold; S samples; F figures.
 """
@@ -30,16 +30,17 @@ from gmt.masking.rule import LARGEST_BITS, Draw, Rule, Scores, Selection, size_o
 if TYPE_CHECKING:
     from gmt.masking.triton_tables import Piece
 
-_ENTRIES_AT_ONCE = 1 << 28  # of the groups of a batch, which bounds the room for what lies between
+_ENTRIES_AT_ONCE = 1 << 28  # of a batch of groups, which bounds the room for scores between bounds
+_GROUPS_AT_ONCE = 1 << 11  # of a batch, which bounds the samples
 _COMPUTED_AT_ONCE = 1 << 26  # of a launch, where scores are computed and held until then
-_SAMPLES = 1 << 20  # of a batch
+_SAMPLES = 1 << 20  # of a batch of few groups
 _FEWEST_SAMPLES = 1 << 12  # of a group, which is looked at whole if it is smaller
 _DEVIATIONS = 6
-_LARGEST_GROUP = 1 << 32  # the sampling multiplies 31 random bits by a size
+_LARGEST_GROUP = 1 << 32  # larger ones were not tried
 
 
 def select_by_bracket(groups: Sequence[Sequence[Scores]], rule: Rule) -> dict[int, Selection]:
-    """Return the selections of groups that lie whole on one GPU, by index; without those it did not find."""
+    """Return selections of groups that lie whole on one GPU, by index; a group that its sample misled is missing."""
     launched = [(batch, _find([groups[i] for i in batch], rule)) for batch in _batches(groups)]
     done: dict[int, Selection] = {}
     for batch, found_GF in launched:  # the first wait for the device
@@ -60,7 +61,7 @@ def _batches(groups: Sequence[Sequence[Scores]]) -> Iterator[list[int]]:
         batch: list[int] = []
         size = 0
         for i in indices:
-            if batch and size + size_of(groups[i]) > _ENTRIES_AT_ONCE:
+            if batch and (size + size_of(groups[i]) > _ENTRIES_AT_ONCE or len(batch) == _GROUPS_AT_ONCE):
                 yield batch
                 batch, size = [], 0
             batch.append(i)
@@ -74,7 +75,7 @@ class _Sampled:
 
     Args:
         size: entries of the group.
-        count: of them that are drawn; all where these are as many.
+        count: samples; as many as entries where the whole group is read.
         margin: places in the sorted sample between the rank and each bound.
         room: entries that may lie between the bounds.
     """
@@ -93,12 +94,15 @@ def _sampled(group: Sequence[Scores], wanted: int, rule: Rule) -> _Sampled:
     masked = 0.5 if rule.smallest else rule.mask_ratio
     deviation = math.sqrt(wanted * masked * (1 - masked)) * (2 if rule.smallest else 1)
     margin = math.ceil(_DEVIATIONS * deviation) + len(group) + 1  # each tensor's number is rounded
-    room = math.ceil(1.5 * size * (2 * margin + 2) / wanted)
+    places = 2 * margin + 2
+    room = math.ceil(size * (places + 8 * math.sqrt(places)) / wanted)  # so many places hold a random number of scores
     return _Sampled(size=size, count=wanted, margin=margin, room=min(room, size))
 
 
 def _find(groups: Sequence[Sequence[Scores]], rule: Rule) -> Tensor:
-    """Return whether it was found, and the arguments of `Rule.selection` after the size, int64 of shape [G, F].
+    """Return whether a group's rank lies between its bounds, and what `Rule.selection` takes after the size.
+
+    int64 of shape [G, F].
 
     It does not wait for the device.
     """

@@ -1,6 +1,6 @@
 """The selection on a GPU, by Triton: fields of 8 bits are counted one after the other, without waiting.
 
-It is for what select_by_bracket.py leaves: tensors in shards, and the rare groups whose sample misled it.
+It is for what select_by_bracket.py leaves: tensors in shards, very large groups, and those whose sample misled it.
 
 Shape suffixes: G groups, each with one threshold; K bins; F numbers that were found.
 """

@@ -66,6 +66,8 @@ class Support:
         if has_triton(x_N.device):
             from gmt.masking.triton_sets import gather_set
 
+            assert x_N.is_contiguous()
+            assert len(x_N) == self.num_entries
             return gather_set(x_N, self.stored, self._starts, self.num_kept)
         if not self._is_for_c(x_N):
             return x_N[self.mask()]
@@ -80,6 +82,8 @@ class Support:
         elif has_triton(x_N.device):
             from gmt.masking.triton_sets import scatter_set
 
+            assert x_N.is_contiguous()
+            assert (len(x_N), x_N.dtype, len(x_K)) == (self.num_entries, x_K.dtype, self.num_kept)
             scatter_set(x_N, self.stored, self._starts, x_K.contiguous())
         elif not self._is_for_c(x_N):
             x_N[self.mask()] = x_K

@@ -1,7 +1,7 @@
-"""Counting and masking on CUDA, in Triton: one read of the scores for each round, one read and one write to mask.
+"""Counting, masks and draws on CUDA, in Triton; and what the other kernels share.
 
-selection.py and engine.py import this only where there are CUDA tensors and Triton, from 3.4 on. `GMT_NATIVE=0` turns
-it off, as it does the C: the torch ops give the same masks. Knows nothing of thresholds.
+The modules of kernels are imported only where there are CUDA tensors and Triton, from 3.4 on. `GMT_NATIVE=0` turns them
+off, as it does the C: the torch ops give the same masks. They know nothing of thresholds.
 
 The sizes below were timed on an H200 with Triton 3.6 (docs/masking.md). It counts a histogram bin by bin: 8 bits take
 four times as long as a read of float32, 11 bits thirty times. Triton 3.9 counts an entry by one atomic in shared

@@ -22,7 +22,7 @@ from gmt.masking.triton_kernels import WORDS, add, hashed_bits, launch, magnitud
 
 BLOCK = 8192  # entries of a program that splits or zeroes
 SLOTS = 256  # samples of a program
-PART = 2048  # entries of a program that counts what lies between two bounds
+PART = 2048  # entries of a program that counts scores between two bounds
 NUM_WARPS = 8
 _ALIGNED = 16  # bytes, and entries: what Triton needs to know to read more than one entry at a time
 _TYPES = {torch.int32: tl.int32, torch.int16: tl.int16, torch.float16: tl.float16}
@@ -33,8 +33,8 @@ class Piece:
     """A chunk of scores: a tensor of shape [N] as the kernels of triton_kernels.py take it, or a draw.
 
     Args:
-        scores: the tensor; for a draw, any on its device that is not ranked.
-        draw: of what the scores are hashes, if they are drawn.
+        scores: the tensor; for a draw, any tensor on its device, of which no entry is read.
+        draw: which hashes the scores are, if they are drawn.
         size: entries.
         numbers: of this chunk, for the kernel.
     """
@@ -50,6 +50,7 @@ def each_kind(pieces: Sequence[Piece]) -> list[list[Piece]]:
     alike: dict[object, list[Piece]] = {}
     for piece in pieces:
         if piece.size:
+            assert piece.scores.is_contiguous()
             kind = (piece.scores.device, piece.draw is None, WORDS[piece.scores.dtype], _is_aligned(piece))
             alike.setdefault(kind, []).append(piece)
     return list(alike.values())
@@ -142,7 +143,7 @@ def zero_each(every: Sequence[tuple[Tensor, Draw | None, Selection]]) -> None:
 def count_between(
     out: Tensor, rooms: Sequence[tuple[int, int]], num_G: Tensor, prefix_G: Tensor, shift: int, width: int
 ) -> Tensor:
-    """Count a bit field of what `split` wrote out, of those whose higher bits are known.
+    """Count a bit field of the scores that `split` wrote out, of those whose higher bits are known.
 
     Args:
         out: int32, flat.

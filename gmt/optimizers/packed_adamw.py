@@ -11,6 +11,7 @@ Shape suffixes: N entries of a parameter, flattened; K of them that are kept.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
@@ -85,7 +86,13 @@ class PackedAdamW(Optimizer):
         self._chooser = chooser
         register = torch.Tensor.register_post_accumulate_grad_hook
         trained = [p for p in self._parameters() if p.requires_grad]
-        self._handles = [register(p, self._gather_one) for p in trained]  # type: ignore[no-untyped-call]
+        gather_one = weakref.WeakMethod(self._gather_one)  # torch holds a hook where no garbage collector sees it
+
+        def gather(p: nn.Parameter) -> None:
+            if (method := gather_one()) is not None:
+                method(p)
+
+        self._handles = [register(p, gather) for p in trained]  # type: ignore[no-untyped-call]
 
     def unfollow(self) -> None:
         """Gather gradients at the step alone, by the supports that there are."""

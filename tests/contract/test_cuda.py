@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gmt.masking import MaskSpec, attach, sparse_delta
+from gmt.masking import MaskSpec, attach, select_by_bracket, sparse_delta
 from gmt.masking.deltas import apply_delta
 from gmt.masking.packing import pack
 from gmt.masking.random_bits import keys, random_bits
@@ -77,7 +77,7 @@ def test_packed_training_has_the_bits_of_torchs_fused_adamw(mask_ratio: float, d
         assert torch.equal(p, q), name
 
 
-def test_a_packed_step_waits_for_nothing() -> None:
+def test_a_packed_backward_pass_waits_for_nothing() -> None:
     model = a_model().to(GPU)
     optimizer = PackedAdamW(model.parameters(), **SETTINGS)
     spec = MaskSpec(mask_ratio=0.5, signal="random", refresh="once", mask_on="update", moments="packed")
@@ -103,6 +103,24 @@ def test_kept_entries_are_gathered_and_scattered_as_by_the_mask(dtype: torch.dty
         bits.scatter_(y_N, x_K)
         assert torch.equal(x_K, x_N[keep_N])
         assert torch.equal(y_N, x_N * keep_N)
+
+
+@pytest.mark.parametrize("keep", ["largest", "smallest"])
+@pytest.mark.parametrize("signal", ["gradient", "random", "weight_times_gradient"])
+def test_tensors_that_are_sampled_are_masked_as_on_the_cpu(
+    signal: str, keep: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(select_by_bracket, "_ENTRIES_AT_ONCE", 1 << 22)
+    masked = {}
+    for device in ("cpu", "cuda"):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(2000, 1500), nn.Linear(1500, 1000)).to(device)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        attach(model, optimizer, MaskSpec(mask_ratio=0.9, signal=signal, keep=keep))
+        give_gradients(model, 1)
+        optimizer.step()
+        masked[device] = torch.cat([p.grad.cpu().flatten() for p in model.parameters() if p.grad is not None])
+    assert torch.equal(masked["cpu"], masked["cuda"])
 
 
 def test_draws_are_those_of_the_cpu() -> None:

@@ -164,9 +164,11 @@ def test_random_groups_of_several_tensors_are_selected_as_on_the_cpu(
 @pytest.mark.parametrize(
     ("dtype", "keep", "rank_zeros"),
     [
-        *((dtype, "largest", False) for dtype in DTYPES),
+        (torch.float32, "largest", False),
         (torch.float32, "smallest", False),
-        (torch.int32, "smallest", True),
+        pytest.param(torch.bfloat16, "largest", False, marks=pytest.mark.slow),
+        pytest.param(torch.float16, "largest", False, marks=pytest.mark.slow),
+        pytest.param(torch.int32, "smallest", True, marks=pytest.mark.slow),
     ],
 )
 def test_a_sample_bounds_thresholds(kernels: ModuleType, dtype: torch.dtype, keep: str, rank_zeros: bool) -> None:
@@ -191,6 +193,20 @@ def test_what_lies_outside_a_samples_bounds_is_not_found(kernels: ModuleType, mo
     with by_triton(kernels):
         assert select_by_bracket.select_by_bracket([scores(x)], rule) == {}
         assert select([scores(x)], 0.7) == select([scores(x.double().float())], 0.7)
+
+
+def test_gradients_on_other_devices_are_masked_too(kernels: ModuleType) -> None:
+    """Where only some gradients lie on a device that Triton knows."""
+    model = nn.Sequential(nn.Linear(9, 8), nn.Linear(8, 7))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    attach(model, optimizer, MaskSpec(mask_ratio=0.5))
+    for p in model.parameters():
+        p.grad = torch.randn(p.shape)
+    answers = itertools.cycle([True, False])
+    with by_triton(kernels), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(entries, "has_triton", lambda device: next(answers))
+        optimizer.step()
+    assert all((p.grad == 0).sum() == p.numel() // 2 for p in model.parameters() if p.grad is not None)
 
 
 def test_counts_add_up_over_shards(kernels: ModuleType) -> None:

@@ -1,7 +1,9 @@
 """AdamW on kept entries: the bits of torch's AdamW, in the memory of the kept entries."""
 
 import copy
+import gc
 import io
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -246,3 +248,15 @@ def test_a_grad_scaler_is_refused() -> None:
 def test_an_unknown_age_is_refused() -> None:
     with pytest.raises(ValueError, match="age must be one of global, own, got 'old'"):
         PackedAdamW([nn.Parameter(torch.ones(1))], age="old")
+
+
+def test_a_dropped_model_and_its_optimizer_are_freed() -> None:
+    """torch holds hooks where the garbage collector does not see that they hold the optimizer."""
+    ps = parameters()
+    optimizer = packed(ps)
+    backward(ps, 0)
+    optimizer.step()
+    dropped = [weakref.ref(ps[0]), weakref.ref(optimizer)]
+    del ps, optimizer
+    gc.collect()
+    assert [ref() for ref in dropped] == [None, None]
