@@ -13,6 +13,7 @@ from gmt.verdicts.question import FEWEST, Question
 from gmt.verdicts.words import counted, points
 
 if TYPE_CHECKING:
+    from gmt.verdicts.intervals import Floats
     from gmt.verdicts.power import Spread
 
 _DIFFERING = 0.25  # share of a pair's answers that differ, where none is recorded: a quarter is usual on nano's tasks
@@ -27,8 +28,11 @@ def what_a_plan_can_show(plan: Plan) -> Iterator[str]:
     tasks = task_names(compared)
     for question in plan.study.questions:
         pairs = pairs_of(question, list(seeds))
+        if not pairs:
+            yield f"warning: primary question {question.name} has no comparison in this plan, so it is not tested"
+            continue
         columns = columns_of(question, pairs, list(dict.fromkeys(tasks.values())))
-        num_seeds = min((len(seeds[a] & seeds[b]) for a, b in pairs), default=0)
+        num_seeds = min(len(seeds[a] & seeds[b]) for a, b in pairs)
         num_seeds = max(num_seeds, *plan.study.looks, 0)
         looks = ", ".join(map(str, plan.study.looks[:-1]))
         after = f", with looks at {looks} seeds that share the level" if looks else ""
@@ -47,6 +51,7 @@ def _power_in_words(
 
     num_groups = len(columns) // len(pairs)
     level = plan.study.level / (1 if question.target_margin is None else 2)  # a half is for the target score
+    but = "" if question.target_margin is None else ", before the condition on the target score,"
     spread = power.recorded_spread(columns, scores_of_plan(plan, question.measure))
     if spread is None and question.deviation is not None:
         spread = power.assumed_spread(pairs, num_groups, question.deviation)
@@ -54,14 +59,14 @@ def _power_in_words(
     if spread is None:
         largest = power.largest_deviation(question, pairs, num_groups, num_seeds, level)
         yield (
-            f"  {truth}, the claim '{question.claim}' is shown with a probability of {power.POWER:g} only where "
-            f"differences on the same seed deviate by at most {100 * largest:.1f} points. No finished runs and no "
-            f"study.primary.{question.name}.deviation say by how much they do."
+            f"  {truth}, the claim '{question.claim}' is shown{but} with a probability of {power.POWER:g} only where "
+            f"differences on the same seed deviate by at most {100 * largest:.1f} points. Set "
+            f"study.primary.{question.name}.deviation, or finish runs, to get a probability"
         )
         return
     shown = power.power(question, spread, num_seeds, level)
     yield (
-        f"  {truth}, the claim '{question.claim}' is shown with a probability of {shown:.2f}, by deviations of "
+        f"  {truth}, the claim '{question.claim}' is shown{but} with a probability of {shown:.2f}, by deviations of "
         f"{_deviations(spread)}"
     )
     if shown < power.POWER:
@@ -71,11 +76,18 @@ def _power_in_words(
 
 
 def _deviations(spread: Spread) -> str:
-    own = sorted(100 * float(deviation) for deviation in spread.deviation_K)
-    if spread.num_seeds is None:
-        return f"{own[0]:.1f} points, assumed by study.primary"
-    median = own[len(own) // 2]
-    return f"{own[0]:.1f} to {own[-1]:.1f} points (median {median:.1f}), recorded over {spread.num_seeds} seeds"
+    pooled = _range_in_points(spread.deviation_K)
+    if spread.own_K is None:
+        return f"{pooled}, assumed by study.primary"
+    return (
+        f"{pooled}, pooled over the comparisons of a task, whose own are {_range_in_points(spread.own_K)} over "
+        f"{spread.num_seeds} seeds"
+    )
+
+
+def _range_in_points(deviation_K: Floats) -> str:
+    low, high = f"{100 * deviation_K.min():.1f}", f"{100 * deviation_K.max():.1f}"
+    return f"{low if low == high else f'{low} to {high}'} points"
 
 
 def _noise_of_questions(question: Question, compared: Sequence[PlannedRun], tasks: Mapping[str, str]) -> Iterator[str]:

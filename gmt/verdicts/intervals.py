@@ -60,6 +60,7 @@ def moments(differences_NK: Floats) -> Moments:
     has_enough_K = n_K >= FEWEST
     has_spread_K = np.sqrt(squares_K) > NO_SPREAD
     is_equal_K = has_enough_K & ~has_spread_K & (np.abs(mean_K) <= NO_SPREAD)
+    mean_K = np.where(is_equal_K, 0.0, mean_K)  # a mean over tasks that cancel leaves a rounding error
     return Moments(
         mean_K=mean_K, error_K=error_K, n_K=n_K, is_equal_K=is_equal_K, is_tested_K=has_enough_K & has_spread_K
     )

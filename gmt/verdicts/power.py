@@ -1,6 +1,6 @@
 """What the planned seeds can show of a question, by the deviations of paired differences over seeds.
 
-Shapes: N seeds, K comparisons, R simulated studies, L independent sources of variation.
+Shapes: N seeds, K comparisons, G tasks, R simulated studies, L independent sources of variation.
 """
 
 from __future__ import annotations
@@ -32,10 +32,12 @@ class Spread:
     Args:
         loads_LK: the differences of a seed are L independent standard normal numbers times these.
         num_seeds: by how many seeds it is known; None if it is assumed.
+        own_K: the deviation of each comparison's own differences, where it is recorded.
     """
 
     loads_LK: Floats
     num_seeds: int | None
+    own_K: Floats | None = None
 
     @property
     def deviation_K(self) -> Floats:
@@ -45,28 +47,36 @@ class Spread:
 
 
 def recorded_spread(columns: Columns, scores: Scores) -> Spread | None:
-    """Return the spread of finished runs; None if a comparison lacks FEWEST pairs on seeds that all others have."""
+    """Return the spread of finished runs; None if a comparison lacks FEWEST pairs on seeds that all others have.
+
+    The deviation is one for each task, the root of the mean square over its comparisons: a claim of all of them would
+    else rest on the largest of many deviations, each of which a few seeds overstate or understate by chance.
+    """
     differences_NK = difference_matrix(scores, columns) if columns else np.empty((0, 0))
     whole_NK = differences_NK[~np.isnan(differences_NK).any(1)]
     if len(whole_NK) < FEWEST:
         return None
-    return Spread(loads_LK=(whole_NK - whole_NK.mean(0)) / np.sqrt(len(whole_NK) - 1), num_seeds=len(whole_NK))
+    pairs, own_K = list(dict.fromkeys(pair for pair, _ in columns)), whole_NK.std(0, ddof=1)
+    deviation_G = np.sqrt((own_K.reshape(-1, len(pairs)) ** 2).mean(1))  # columns: all pairs of a task, then the next
+    alike = assumed_spread(pairs, len(deviation_G), deviation_G)
+    return Spread(loads_LK=alike.loads_LK, num_seeds=len(whole_NK), own_K=own_K)
 
 
-def assumed_spread(pairs: Sequence[Pair], num_groups: int, deviation: float) -> Spread:
+def assumed_spread(pairs: Sequence[Pair], num_groups: int, deviation: float | Floats) -> Spread:
     """Return the spread of choices that vary alike and independently, such that differences have a deviation.
 
     Args:
         pairs: the comparisons on a task, or on tasks that are pooled.
         num_groups: the number of tasks, or 1 if they are pooled.
-        deviation: of a difference over seeds.
+        deviation: of a difference over seeds, of all groups or of each.
     """
     place = {choice: number for number, choice in enumerate(dict.fromkeys(c for pair in pairs for c in pair))}
     contrast_CK = np.zeros((len(place), len(pairs)))
     for k, (choice, against) in enumerate(pairs):
         contrast_CK[place[choice], k] += 1
         contrast_CK[place[against], k] -= 1
-    return Spread(loads_LK=np.kron(np.eye(num_groups), contrast_CK) * deviation / np.sqrt(2), num_seeds=None)
+    scale_GG = np.diag(np.broadcast_to(deviation, num_groups)) / np.sqrt(2)
+    return Spread(loads_LK=np.kron(scale_GG, contrast_CK), num_seeds=None)
 
 
 def power(question: Question, spread: Spread, num_seeds: int, level: float) -> float:

@@ -5,8 +5,10 @@ from typing import Any
 
 import pytest
 
+from gmt.composition import Composer, hydra_on
 from gmt.errors import UserError
 from gmt.studies.grid import StudySettings
+from gmt.studies.make_plan import make_plan
 from gmt.studies.plan import Plan
 from gmt.studies.primary_power import what_a_plan_can_show
 from tests.finished import finish, plan_of
@@ -60,6 +62,30 @@ def test_looks_share_the_level(tmp_path: Path) -> None:
     assert plan.study.level == pytest.approx(0.05 / 4)
     said = list(what_a_plan_can_show(plan))
     assert said[0] == "primary question q: 2 comparisons over 5 seeds, with looks at 3 seeds that share the level"
+
+
+def test_a_question_that_what_was_typed_leaves_without_comparisons_is_named(tmp_path: Path) -> None:
+    for looks in ([], [3, 5]):
+        asked: dict[str, Any] = {"primary": {"q": {**ASKED, "values": [0.5]}}, "looks": looks}
+        study = StudySettings(name="s", question="?", shared={"seed": [1, 2, 3]}, arms=ARMS, **asked)
+        with hydra_on(None):
+            plan = make_plan(Composer(), study, {"record.root": [str(tmp_path)], "method.mask_ratio": ["0.9"]})
+        assert list(what_a_plan_can_show(plan)) == [
+            "warning: primary question q has no comparison in this plan, so it is not tested"
+        ]
+
+
+def test_power_at_a_target_score_uses_the_halved_level_of_the_verdict(tmp_path: Path) -> None:
+    asked = {**ASKED, "measure": "forgetting", "margin": 0.05, "deviation": 0.02}
+    plan = planned(tmp_path, looks=[], primary={"q": asked, "r": {**asked, "target_margin": 0.02}})
+    whole, halved = (text for text in what_a_plan_can_show(plan) if "with a probability of 0." in text)
+    assert "is shown with a probability" in whole
+    assert "is shown, before the condition on the target score, with a probability" in halved
+    assert _probability(halved) < _probability(whole)
+
+
+def _probability(text: str) -> float:
+    return float(text.partition("with a probability of ")[2].partition(",")[0])
 
 
 def test_bad_looks_are_one_sentence(tmp_path: Path) -> None:
