@@ -242,6 +242,8 @@ def _deciding(question: Question, rows: Sequence[Comparison]) -> Comparison | No
     tested = [row for row in rows if not np.isnan(row.low)]
     if not tested:
         return None
+    if question.claim == "not_worse":
+        return min(tested, key=lambda row: row.low if question.more_is_better else -row.high)
     if question.is_of_all:
         return max(tested, key=lambda row: max(abs(row.low), abs(row.high)))
     return min(tested, key=lambda row: row.p)

@@ -77,8 +77,8 @@ class Verdict:
         test: in words, with how the level is shared.
         about: what the intervals are about, in words: what varied, and what was the same in all runs.
         n: the least number of seeds of a comparison.
-        deciding: the comparison that decides: of a claim of all the one that reaches farthest, of each the one with the
-            smallest p; None without a test.
+        deciding: the comparison that decides: of `equivalent` the one that reaches farthest, of `not_worse` the one
+            with the worst bound, of a claim of each the one with the smallest p; None without a test.
         comparisons: all of them.
         notes: sentences that belong beside the answer: what is unfinished, what diverged, what depends on the task.
     """

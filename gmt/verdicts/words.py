@@ -45,14 +45,16 @@ def answer(question: Question, outcome: Outcome, rows: Sequence[Comparison], dec
     within = points(question.margin)
     if question.is_of_all:
         holds = [row for row in rows if row.decision in ("equivalent", "not worse", "equal")]
-        limit = f"within {within}" if question.claim == "equivalent" else f"at most {within} worse"
+        is_equivalent = question.claim == "equivalent"
+        limit = f"within {within}" if is_equivalent else f"at most {within} worse"
         said = f"{len(holds)} of {len(rows)} differences are shown to be {limit}"
-        return f"{outcome.capitalize()}: {said}. The interval that reaches farthest is that of {difference(deciding)}."
+        extreme = "that reaches farthest" if is_equivalent else "with the worst bound"
+        return f"{outcome.capitalize()}: {said}. The interval {extreme} is that of {difference(deciding)}."
     shown = [row for row in rows if row.decision in ("better", "worse")]
     if not shown and question.target_margin is not None:
         less = sum(row.decision == "target not matched" for row in rows)
         return (
-            f"{outcome.capitalize()}: none of {len(rows)} is shown to forget less at a target score at most "
+            f"{outcome.capitalize()}: no comparison of {len(rows)} is shown to forget less at a target score at most "
             f"{points(question.target_margin)} lower; {less} forget less, with a target score that is not shown to "
             f"keep up. The clearest difference in forgetting is that of {difference(deciding)}."
         )
@@ -103,7 +105,7 @@ def test_in_words(question: Question, num_comparisons: int, *, is_by_flips: bool
             "tested at the whole level"
         )
     if num_comparisons == 1:
-        return "paired t test on the same seed"
+        return f"paired t test on the same seed{', by sign flips of the seeds' if is_by_flips else ''}"
     shared = (
         "largest t over sign flips of the seeds" if is_by_flips else "level shared out over the comparisons (Sidak)"
     )

@@ -59,6 +59,25 @@ def test_students_sleep_data() -> None:
     assert (row.decision, found.outcome, found.n) == ("better", "shown", 10)
 
 
+def test_the_worst_bound_decides_what_is_not_worse() -> None:
+    found = scores({SFT: [0.5, 0.6, 0.7], GMT_1: [0.495, 0.601, 0.69], GMT_9: [0.8, 0.95, 0.99]})
+    asked = question(claim="not_worse", margin=0.03)
+    for measure, sign in (("target", 1), ("forgetting", -1)):
+        turned = {key: {s: Score(sign * score.value) for s, score in own.items()} for key, own in found.items()}
+        decided = verdict(question(claim="not_worse", margin=0.03, measure=measure), turned)
+        assert decided.deciding is not None
+        assert decided.deciding.choice == "gmt 0.1"
+    assert "The interval with the worst bound is that of gmt 0.1 less sft" in verdict(asked, found).answer
+
+
+def test_the_named_test_of_one_comparison_is_the_one_that_decides() -> None:
+    few, many = ([0.5 + s * s / 1000 for s in range(n)] for n in (5, 13))
+    asked = question(values=[0.9])
+    assert verdict(asked, scores({SFT: few, GMT_9: [0.9] * 5})).test == "paired t test on the same seed"
+    by_flips = verdict(asked, scores({SFT: many, GMT_9: [0.9] * 13})).test
+    assert by_flips == "paired t test on the same seed, by sign flips of the seeds"
+
+
 def test_a_bad_question_is_one_sentence() -> None:
     with pytest.raises(UserError, match=r"study.primary.q.margin must lie in \(0, 1\), got 2"):
         question(margin=2)
