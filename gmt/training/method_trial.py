@@ -54,8 +54,6 @@ def try_method(
         UserError: the method can't.
     """
     check_num_examples(method, num_rows)
-    if not type(method).__module__.startswith("gmt."):
-        return  # code of others runs in the runs' processes alone: what it kills or hangs there is tried again
     probes = isinstance(method, ProbesExamples) and method.num_examples > 0
     model: Any = without_weights(base, _fake() if probes else _on_meta)
     if is_checkpointed:
@@ -65,6 +63,8 @@ def try_method(
             f"record.keep_weights must be true or false for method {method.name}, which can't be merged into the "
             "model's own weights, got merged"
         )
+    if not type(method).__module__.startswith("gmt."):
+        return  # other packages attach in the runs' processes alone: what that kills or hangs there is tried again
     of_training = examples() if probes else None
     if (probes and of_training is None) or in_group():  # whose other processes don't try, and would wait
         return
