@@ -127,6 +127,8 @@ def test_the_model_and_torchs_generator_are_left_as_they_are() -> None:
 class Attaching(Sft):
     """Does something when it attaches."""
 
+    __module__ = "gmt.methods.attaching"  # as if it were one of this package
+
     def __init__(self, does: Any):
         object.__setattr__(self, "name", "attaching")
         object.__setattr__(self, "_does", does)
@@ -160,3 +162,11 @@ def test_a_method_that_changes_the_model_as_it_attaches_is_refused() -> None:
         UserError, match=re.escape("method attaching: attach adds parameter extra: a method may not add")
     ):
         tried(Attaching(adds), model_of("llama"))
+
+
+def test_methods_of_other_packages_do_not_attach_before_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They could kill or hang the process that starts all runs."""
+    attached = []
+    monkeypatch.setattr(Attaching, "__module__", "a_package.of_others")
+    tried(Attaching(attached.append), model_of("llama"))
+    assert attached == []
