@@ -3,6 +3,7 @@
 import math
 
 import pytest
+from gmt_analysis.report_figures import diagnostic_figures
 from gmt_analysis.results import Results
 
 from gmt.composition import config_dir
@@ -52,7 +53,7 @@ def test_every_diagnostic_measures_keeps_and_draws(name: str, plan: Plan) -> Non
     assert len(rows) == sum(len(each.found.rows) for each in ended if each.found is not None)
     assert {"arm", "task", "seed", "other_arm", "layer", "matrix", "name", "value"} <= set(rows.columns)
     assert results.diagnoses[name].differing is None
-    figure = results.diagnostic_figures()[f"diagnostic_{name}"]
+    figure = diagnostic_figures(results)[f"diagnostic_{name}"]
     drawn = [axis for axis in figure.axes if axis.get_visible()]
     assert len(drawn) == len(set(diagnostic.shown.panels) & set(rows["name"]))
     figure.canvas.draw()
