@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 def answers_of(results: Results) -> list[str]:
     """Return the sentences that answer a study: its verdicts, or two where it declares no primary question."""
     if results.verdicts:
-        return [sentence for verdict in results.verdicts for sentence in (_with_question(verdict), *verdict.notes)]
+        answers = [sentence for verdict in results.verdicts for sentence in (_with_question(verdict), *verdict.notes)]
+        return list(dict.fromkeys(answers))  # a note on the whole study is beside each verdict
     return [best_in_words(results.summary, results.plan.study.baseline), tests_in_words(results)]
 
 

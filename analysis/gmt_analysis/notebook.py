@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -14,7 +14,7 @@ from gmt.errors import UserError
 from gmt.records.answers import answers_of, flips_of
 from gmt.records.record import RunRecord
 from gmt.studies.opened import planned
-from gmt.verdicts.question import Question
+from gmt.studies.primary_faults import faults_of_primary
 from gmt.verdicts.words import difference as in_words
 from gmt_analysis.choices import CHOICE, choice_name
 from gmt_analysis.cost_words import costs_in_words
@@ -87,7 +87,11 @@ def ask(results: Results, **settings: Any) -> Said:
     Raises:
         UserError: a setting is wrong.
     """
-    question = Question(**{"name": "exploratory", "margin": results.plan.study.margin, "tasks": "apart", **settings})
+    study = replace(results.plan.study, primary={"exploratory": {"tasks": "apart", **settings}}, looks=())
+    runs = [(planned.point, planned.run.config) for planned in results.plan.comparison]
+    if faults := faults_of_primary(study, runs, typed=()):
+        raise UserError(*faults)
+    (question,) = study.questions
     (verdict,) = primary_verdicts(results.table, [question], axis=results.axis)
     rows = [f"{row.decision}: {in_words(row)}" for row in verdict.comparisons]
     return Said([f"Exploratory. {verdict.question} {verdict.answer}", *rows])

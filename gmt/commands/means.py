@@ -77,8 +77,10 @@ def put_result(view: "MlflowView", results: "Results", sentences: Sequence[str])
         f"Model metrics below `mean/` are these means; a chart's step is the {results.axis.name}, in per cent where it "
         "is a fraction.\n\n"
     )
-    answer = "\n\n".join([*answers_of(results), means_markdown(results, _MOST_AT_THE_END)])
-    text = f"{answer}\n\n{charts if means else ''}{reported(len(results.done), sentences)}"
+    answers = answers_of(results)
+    others = [sentence for sentence in sentences if sentence not in answers]
+    answer = "\n\n".join([*answers, means_markdown(results, _MOST_AT_THE_END)])
+    text = f"{answer}\n\n{charts if means else ''}{reported(len(results.done), others)}"
     view.log_means(plan.identity, means)
     return view.log_result(plan.identity, describe(plan, text))
 

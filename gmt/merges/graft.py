@@ -4,7 +4,8 @@ The entries with the largest |delta| over all tensors together are the initial m
 from it, as in the authors' code (`src/graft_trainer.py`). An entry's share of its delta is m + (1 - 2 m) s, where
 s = sigmoid(S - 10). S follows plain SGD: S -= rate (1 - 2 m) g delta s (1 - s), with g the gradient at the weights in
 between. In the end the shares are rounded, so that an entry changes sides where S > 10. Departures: S begins at 0, and
-the authors draw it from [0, 1); the last mask counts, and they keep the best.
+the authors draw it from [0, 1); the last mask counts, and they keep the best; S takes a step for each mini-batch of 8,
+and the authors take one step an epoch, on a gradient averaged over many mini-batches.
 """
 
 from __future__ import annotations

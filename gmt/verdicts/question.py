@@ -57,7 +57,7 @@ class Question:
         settings.one_of(self._key("claim"), self.claim, OF_ALL + OF_EACH)
         settings.one_of(self._key("tasks"), self.tasks, _TASKS)
         settings.text(self._key("against"), self.against)
-        if self.arms != EVERY_ARM and not _is_list_of(self.arms, str):
+        if self.arms != EVERY_ARM and not (self.arms and _is_list_of(self.arms, str)):
             raise UserError(f"{self._key('arms')} must be a list of arms, or {EVERY_ARM}, got {self.arms!r}")
         if self.values is not None and not _is_list_of(self.values, (int, float)):
             raise UserError(f"{self._key('values')} must be a list of numbers, got {self.values!r}")

@@ -6,12 +6,14 @@ from typing import Any
 import pytest
 from gmt_analysis.leading import answers_of
 from gmt_analysis.means_text import means_by_step, means_markdown, means_text, steps_of
+from gmt_analysis.notebook import ask
 from gmt_analysis.results import Results
 from gmt_analysis.sample_answers import sample_answers
 from gmt_analysis.set_up import set_up
 from gmt_analysis.suites import means_by_suite
 from gmt_analysis.tables import html_suites
 
+from gmt.errors import UserError
 from gmt.studies.plan import Plan
 from tests.finished import finish, plan_of
 
@@ -46,6 +48,30 @@ def test_a_study_without_a_primary_question_is_answered_by_means_and_counts(plan
     assert best == "Highest mean target score: gmt 0.5 with 80.2 % on long_words (sft 70.2 %)."
     assert "Against sft, target score of 2 choices:" in tests
     assert "exploratory" in tests
+
+
+def test_a_note_on_the_whole_study_is_said_once(tmp_path: Path) -> None:
+    asked = {"measure": "target", "claim": "better", "arms": ["gmt"], "against": "sft", "tasks": "apart"}
+    made = plan_of(tmp_path, ARMS, [1, 2, 3], primary={"q": asked, "r": {**asked, "claim": "equivalent"}})
+    for planned in made.runs[1:]:
+        finish(planned, 0.5)
+    assert sum(sentence.startswith("Preliminary") for sentence in answers_of(Results(made))) == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "fault"),
+    [
+        ({"marginn": 1}, "study.primary.exploratory has no setting 'marginn'"),
+        ({"arms": ["gmx"]}, "study.primary.exploratory.arms must name arms of the study, got 'gmx'"),
+        ({"arms": []}, r"study.primary.exploratory.arms must be a list of arms, or all, got \[\]"),
+    ],
+)
+def test_a_wrong_question_of_a_notebook_is_one_sentence(plan: Plan, given: dict[str, Any], fault: str) -> None:
+    asked = {"measure": "target", "claim": "better", "arms": ["gmt"], "against": "sft"}
+    results = Results(plan)
+    assert ask(results, **asked).sentences
+    with pytest.raises(UserError, match=fault):
+        ask(results, **asked | given)
 
 
 def test_what_a_suite_lost_is_red_and_what_it_gained_green(plan: Plan) -> None:
