@@ -20,7 +20,7 @@ from gmt.masking.rule import LARGEST_BITS, Scores, Selection
 from gmt.masking.selection import select
 from gmt.masking.support import Support
 from gmt.masking.triton_kernels import field_counts, keep_inside, random_bits
-from gmt.masking.triton_tables import zero_each
+from gmt.masking.triton_tables import zero_outside
 
 NUM = 1 << 28  # entries, more than the caches hold
 RATIO = 0.8
@@ -46,7 +46,7 @@ def kernel_rows(x_N: Tensor) -> list[list[str]]:
         "copy": (lambda: out_N.copy_(x_N), 2 * width * num),
         "first count": (lambda: field_counts([lambda: iter([x_N])], prefix_G, *first), width * num),
         "second count": (lambda: field_counts([lambda: iter([x_N])], prefix_G + prefix, *second), width * num),
-        "zeroing": (lambda: zero_each([(out_N, None, largest)]), 2 * width * num),
+        "zeroing": (lambda: zero_outside([(out_N, None, largest)]), 2 * width * num),
         "mask": (lambda: keep_inside(x_N, 0x3F800000, 0x7FFFFFFF), (width + 1) * num),
         "gather": (lambda: support.gather(x_N), width * num + num // 8 + kept),
         "scatter": (lambda: support.scatter_(out_N, x_K), num // 8 + 2 * kept),

@@ -52,9 +52,9 @@ def zero_masked_each_(every: Sequence[Ranked], row: Row, selections: Mapping[str
     is_known = row.name == "gradient" or DRAW in row.needs
     together = [r for r in every if is_known and has_triton(r.gradient_N.device)]
     if together:
-        from gmt.masking.triton_tables import zero_each
+        from gmt.masking.triton_tables import zero_outside
 
-        zero_each([(r.gradient_N, r.draw(row), selections[r.name]) for r in together])
+        zero_outside([(r.gradient_N, r.draw(row), selections[r.name]) for r in together])
     names = {r.name for r in together}
     for r in every:
         if r.name not in names:

@@ -16,8 +16,8 @@ import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
-from typing import TYPE_CHECKING
+from itertools import accumulate, pairwise
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -51,13 +51,13 @@ def select_by_bracket(groups: Sequence[Sequence[Scores]], rule: Rule) -> dict[in
 
 
 def _batches(groups: Sequence[Sequence[Scores]]) -> Iterator[list[int]]:
-    alike: dict[torch.device, list[int]] = {}
+    by_device: dict[torch.device, list[int]] = {}
     for i, group in enumerate(groups):
         devices = {scores.device for scores in group}
         is_whole = all(scores.shards is None for scores in group)
         if len(devices) == 1 and is_whole and all(map(has_triton, devices)) and 0 < size_of(group) < _LARGEST_GROUP:
-            alike.setdefault(devices.pop(), []).append(i)
-    for indices in alike.values():
+            by_device.setdefault(devices.pop(), []).append(i)
+    for indices in by_device.values():
         batch: list[int] = []
         size = 0
         for i in indices:
@@ -70,8 +70,8 @@ def _batches(groups: Sequence[Sequence[Scores]]) -> Iterator[list[int]]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Sampled:
-    """A group's sample.
+class _Sample:
+    """How a group is sampled.
 
     Args:
         size: entries of the group.
@@ -86,75 +86,67 @@ class _Sampled:
     room: int
 
 
-def _sampled(group: Sequence[Scores], wanted: int, rule: Rule) -> _Sampled:
+def _sample_of(group: Sequence[Scores], most: int, rule: Rule) -> _Sample:
     size = size_of(group)
-    if size <= wanted:
-        return _Sampled(size=size, count=size, margin=0, room=0)
-    # How many zeros come before the rank is estimated too, where the smallest stay; half is the worst that can be.
-    masked = 0.5 if rule.smallest else rule.mask_ratio
-    deviation = math.sqrt(wanted * masked * (1 - masked)) * (2 if rule.smallest else 1)
-    margin = math.ceil(_DEVIATIONS * deviation) + len(group) + 1  # each tensor's number is rounded
+    if size <= most:
+        return _Sample(size=size, count=size, margin=0, room=0)
+    # Where the smallest stay, the number of zeros before the rank is estimated too; a half is the worst fraction.
+    fraction = 0.5 if rule.smallest else rule.mask_ratio
+    deviation = math.sqrt(most * fraction * (1 - fraction)) * (2 if rule.smallest else 1)
+    margin = math.ceil(_DEVIATIONS * deviation) + len(group) + 1  # each tensor's number of samples is rounded
     places = 2 * margin + 2
-    room = math.ceil(size * (places + 8 * math.sqrt(places)) / wanted)  # so many places hold a random number of scores
-    return _Sampled(size=size, count=wanted, margin=margin, room=min(room, size))
+    room = math.ceil(size * (places + 8 * math.sqrt(places)) / most)  # how many scores lie between places is random
+    return _Sample(size=size, count=most, margin=margin, room=min(room, size))
 
 
 def _find(groups: Sequence[Sequence[Scores]], rule: Rule) -> Tensor:
-    """Return whether a group's rank lies between its bounds, and what `Rule.selection` takes after the size.
+    """Find the threshold of each group, without waiting for the device.
 
-    int64 of shape [G, F].
-
-    It does not wait for the device.
+    Returns:
+        int64 of shape [G, F]: whether the rank lies between the bounds, and the arguments of `Rule.selection` but the
+        size.
     """
-    from gmt.masking.triton_tables import count_between, split
+    from gmt.masking.triton_tables import count_between
 
-    device, wanted = groups[0][0].device, max(_SAMPLES // len(groups), _FEWEST_SAMPLES)
-    samples = [_sampled(group, wanted, rule) for group in groups]
-    low_G, high_G = _bounds(groups, samples, rule, device)
-    ends = list(accumulate(each.room for each in samples))
-    rooms = list(zip([0, *ends], ends, strict=False))
-    room = torch.empty(ends[-1], dtype=torch.int32, device=device)
-    counts_GF = torch.zeros(len(groups), 6, dtype=torch.int64, device=device)
-    for pieces in _launches(groups, lambda i, place, size: (i, *rooms[i])):
-        split(pieces, low_G, high_G, counts_GF, room)
-    below_G, at_low_G, between_G, at_high_G, zeros_G, nonfinite_G = counts_GF.T.contiguous()
-    if rule.rank_zeros:
-        zeros_G = torch.zeros_like(zeros_G)
-    rank_G = rule.ranks([each.size for each in samples], zeros_G)
-    first_G = below_G + at_low_G
-    last_G = first_G + between_G
+    most = max(_SAMPLES // len(groups), _FEWEST_SAMPLES)
+    samples = [_sample_of(group, most, rule) for group in groups]
+    low_G, high_G = _bounds(groups, samples, rule)
+    rooms = list(pairwise(accumulate((sample.room for sample in samples), initial=0)))
+    counts, bits = _counts(groups, rooms, low_G, high_G)
+    zeros_G = torch.zeros_like(counts.zeros_G) if rule.rank_zeros else counts.zeros_G
+    rank_G = rule.ranks([sample.size for sample in samples], zeros_G)
+    first_G = counts.below_G + counts.at_low_G  # rank of the first score between the bounds
+    end_G = first_G + counts.between_G
     left_G, prefix_G = (rank_G - first_G).clamp(min=0), torch.zeros_like(rank_G)
-    for shift, width in fields([torch.float32]):
-        counts_GK = count_between(room, rooms, between_G, prefix_G, shift, width)
+    for shift, width in fields(scores.dtype for group in groups for scores in group):
+        counts_GK = count_between(bits, rooms, counts.between_G, prefix_G, shift, width)
         bin_G, left_G, ties_G = find_flat(counts_GK, left_G)
         prefix_G = prefix_G << width | bin_G
-    is_low_G, is_high_G = rank_G < first_G, rank_G >= last_G
-    has_room_G = between_G <= to_device([each.room for each in samples], device)
-    is_found_G = (rank_G >= below_G) & (rank_G < last_G + at_high_G) & (is_low_G | is_high_G | has_room_G)
+    is_low_G, is_high_G = rank_G < first_G, rank_G >= end_G
+    has_room_G = counts.between_G <= to_device([sample.room for sample in samples], rank_G.device)
+    is_found_G = (rank_G >= counts.below_G) & (rank_G < end_G + counts.at_high_G) & (is_low_G | is_high_G | has_room_G)
 
-    def one_of(at_low: Tensor, between: Tensor, at_high: Tensor) -> Tensor:
-        return torch.where(is_low_G, at_low, torch.where(is_high_G, at_high, between))
+    def choose(at_low_G: Tensor, between_G: Tensor, at_high_G: Tensor) -> Tensor:
+        return torch.where(is_low_G, at_low_G, torch.where(is_high_G, at_high_G, between_G))
 
-    threshold_G = one_of(low_G, prefix_G, high_G)
-    found_below_G = one_of(below_G, rank_G - left_G, last_G)
-    ties_G = one_of(at_low_G, ties_G, at_high_G)
-    return torch.stack([is_found_G, threshold_G, found_below_G, ties_G, zeros_G, nonfinite_G], 1)
+    threshold_G = choose(low_G, prefix_G << shift, high_G)
+    below_G = choose(counts.below_G, rank_G - left_G, end_G)
+    ties_G = choose(counts.at_low_G, ties_G, counts.at_high_G)
+    return torch.stack([is_found_G, threshold_G, below_G, ties_G, zeros_G, counts.nonfinite_G], 1)
 
 
-def _bounds(
-    groups: Sequence[Sequence[Scores]], samples: Sequence[_Sampled], rule: Rule, device: torch.device
-) -> tuple[Tensor, Tensor]:
+def _bounds(groups: Sequence[Sequence[Scores]], samples: Sequence[_Sample], rule: Rule) -> tuple[Tensor, Tensor]:
     """Return the lower and the higher bound of each group's threshold, in bits, int64 of shape [G]."""
     from gmt.masking.triton_tables import sample
 
-    width = max(each.count for each in samples)
+    device, width = groups[0][0].device, max(each.count for each in samples)
     sample_GS = torch.full((len(groups), width), LARGEST_BITS, dtype=torch.int32, device=device)
 
-    def slots(i: int, place: int, size: int) -> tuple[int, int]:
-        first, end = (samples[i].count * at // samples[i].size for at in (place, place + size))
+    def places(i: int, before: int, size: int) -> tuple[int, int]:
+        first, end = (samples[i].count * at // samples[i].size for at in (before, before + size))
         return i * width + first, end - first
 
-    for pieces in _launches(groups, slots):
+    for pieces in _by_launch(groups, places):
         sample(pieces, sample_GS)
     size_G, count_G, margin_G = (
         to_device([getattr(each, name) for each in samples], device) for name in ("size", "count", "margin")
@@ -169,40 +161,65 @@ def _bounds(
     return torch.where(low_G < 0, 0, at_low_G), torch.where(high_G >= count_G, LARGEST_BITS, at_high_G)
 
 
-def _launches(
+class _Counts(NamedTuple):
+    """How many magnitudes of each group lie where, int64 of shape [G]."""
+
+    below_G: Tensor
+    at_low_G: Tensor
+    between_G: Tensor
+    at_high_G: Tensor
+    zeros_G: Tensor
+    nonfinite_G: Tensor
+
+
+def _counts(
+    groups: Sequence[Sequence[Scores]], rooms: Sequence[tuple[int, int]], low_G: Tensor, high_G: Tensor
+) -> tuple[_Counts, Tensor]:
+    """Count below, at and between the bounds, and return the bits between them too, int32, each group's in its room."""
+    from gmt.masking.triton_tables import split
+
+    bits = torch.empty(rooms[-1][1], dtype=torch.int32, device=low_G.device)
+    counts_GF = torch.zeros(len(groups), len(_Counts._fields), dtype=torch.int64, device=low_G.device)
+    for pieces in _by_launch(groups, lambda i, before, size: (i, *rooms[i])):
+        split(pieces, low_G, high_G, counts_GF, bits)
+    return _Counts(*counts_GF.T.contiguous()), bits
+
+
+def _by_launch(
     groups: Sequence[Sequence[Scores]], numbers: Callable[[int, int, int], tuple[int, ...]]
 ) -> Iterator[list[Piece]]:
     """Give the chunks of all groups, those together that one launch goes over.
 
     Args:
         groups: their scores.
-        numbers: returns those of a chunk, from its group, the entries of the group before it, and its own.
+        numbers: returns a chunk's numbers for the kernel, from its group, the entries of the group before it, and its
+            size.
     """
-    from gmt.masking.triton_tables import Piece, each_kind
+    from gmt.masking.triton_tables import Piece, by_kind
 
     pieces: list[Piece] = []
     num_computed = 0
     for i, group in enumerate(groups):
-        place = 0
+        before = 0
         for scores in group:
             for chunk_N, draw, size in _chunks(scores):
-                pieces.append(Piece(scores=chunk_N, draw=draw, size=size, numbers=numbers(i, place, size)))
-                place += size
+                pieces.append(Piece(scores=chunk_N, draw=draw, size=size, numbers=numbers(i, before, size)))
+                before += size
                 num_computed += 0 if scores.is_view or draw else size
                 if num_computed > _COMPUTED_AT_ONCE:
-                    yield from each_kind(pieces)
+                    yield from by_kind(pieces)
                     pieces, num_computed = [], 0
-    yield from each_kind(pieces)
+    yield from by_kind(pieces)
 
 
 def _chunks(scores: Scores) -> Iterator[tuple[Tensor, Draw | None, int]]:
     if scores.draw is not None:
-        yield _nothing(scores.device), scores.draw, scores.num_entries
+        yield _no_scores(scores.device), scores.draw, scores.num_entries
         return
     for chunk_N in scores.chunks():
         yield chunk_N, None, len(chunk_N)
 
 
 @functools.cache
-def _nothing(device: torch.device) -> Tensor:
+def _no_scores(device: torch.device) -> Tensor:
     return torch.empty(0, dtype=torch.int32, device=device)

@@ -66,20 +66,27 @@ def _count_set(set_M: tl.tensor, count_P: tl.tensor, size: tl.tensor, BLOCK: tl.
 
 
 @triton.jit
+def _places(
+    set_M: tl.tensor, start_P: tl.tensor, size: tl.tensor, BLOCK: tl.constexpr
+) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
+    """The indices of this program's entries, which are kept, and the places of these among all that are."""
+    at_B = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    kept_B = _kept(set_M, at_B, size)
+    place_B = tl.load(start_P + tl.program_id(0)) + tl.associative_scan(kept_B, 0, add) - kept_B
+    return at_B, kept_B != 0, place_B
+
+
+@triton.jit
 def _gather_set(
     x_N: tl.tensor, set_M: tl.tensor, start_P: tl.tensor, x_K: tl.tensor, size: tl.tensor, BLOCK: tl.constexpr
 ) -> None:
-    at_B = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    kept_B = _kept(set_M, at_B, size)
-    to_B = tl.load(start_P + tl.program_id(0)) + tl.associative_scan(kept_B, 0, add) - kept_B
-    tl.store(x_K + to_B, tl.load(x_N + at_B, mask=kept_B != 0), mask=kept_B != 0)
+    at_B, kept_B, place_B = _places(set_M, start_P, size, BLOCK)
+    tl.store(x_K + place_B, tl.load(x_N + at_B, mask=kept_B), mask=kept_B)
 
 
 @triton.jit
 def _scatter_set(
     x_N: tl.tensor, set_M: tl.tensor, start_P: tl.tensor, x_K: tl.tensor, size: tl.tensor, BLOCK: tl.constexpr
 ) -> None:
-    at_B = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    kept_B = _kept(set_M, at_B, size)
-    from_B = tl.load(start_P + tl.program_id(0)) + tl.associative_scan(kept_B, 0, add) - kept_B
-    tl.store(x_N + at_B, tl.load(x_K + from_B, mask=kept_B != 0), mask=kept_B != 0)
+    at_B, kept_B, place_B = _places(set_M, start_P, size, BLOCK)
+    tl.store(x_N + at_B, tl.load(x_K + place_B, mask=kept_B), mask=kept_B)

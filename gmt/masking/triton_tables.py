@@ -45,7 +45,7 @@ class Piece:
     numbers: Sequence[int]
 
 
-def each_kind(pieces: Sequence[Piece]) -> list[list[Piece]]:
+def by_kind(pieces: Sequence[Piece]) -> list[list[Piece]]:
     """Return the pieces that one launch can go over together, those that are empty left out."""
     alike: dict[object, list[Piece]] = {}
     for piece in pieces:
@@ -89,9 +89,9 @@ def _launch(
         block_P,
         *arguments,
         len(pieces),
-        WORD=_TYPES[torch.int32 if first.draw else WORDS[first.scores.dtype]],
+        TYPE=_TYPES[torch.int32 if first.draw else WORDS[first.scores.dtype]],
         IS_DRAWN=first.draw is not None,
-        IS_ALIGNED=all(map(_is_aligned, pieces)),
+        IS_ALIGNED=_is_aligned(first),
         BLOCK=step,
         num_warps=min(NUM_WARPS, max(step // 128, 1)),
     )
@@ -113,19 +113,20 @@ def sample(pieces: Sequence[Piece], out: Tensor) -> None:
     _launch(_sample, pieces, [piece.numbers[1] for piece in pieces], out, step=SLOTS)
 
 
-def split(pieces: Sequence[Piece], *tensors: Tensor) -> None:
-    """Count each group's magnitudes about two bounds, and write out those between.
+def split(pieces: Sequence[Piece], low_G: Tensor, high_G: Tensor, counts_GF: Tensor, out: Tensor) -> None:
+    """Count each group's magnitudes below, at and between two bounds, and write out those between.
 
     Args:
         pieces: of one kind; the numbers of each are its group, and where the room of the group begins and ends.
-        tensors: `low_G`, `high_G`: bounds in bits, int64. `counts_GF`: int64, added to: magnitudes below the lower
-            bound, at it, between the two, at the higher bound if it is another one, zeros, and NaN and Inf. `out`:
-            int32, flat: the room for the bits of those between.
+        low_G, high_G: bounds in bits, int64.
+        counts_GF: int64, added to: magnitudes below the lower bound, at it, between the two, at the higher bound if it
+            is another one, zeros, and NaN and Inf.
+        out: int32, flat: the room for the bits of those between.
     """
-    _launch(_split, pieces, [piece.size for piece in pieces], *tensors, step=BLOCK)
+    _launch(_split, pieces, [piece.size for piece in pieces], low_G, high_G, counts_GF, out, step=BLOCK)
 
 
-def zero_each(every: Sequence[tuple[Tensor, Draw | None, Selection]]) -> None:
+def zero_outside(every: Sequence[tuple[Tensor, Draw | None, Selection]]) -> None:
     """Zero, in place, the entries of float tensors that do not stay.
 
     Args:
@@ -136,8 +137,8 @@ def zero_each(every: Sequence[tuple[Tensor, Draw | None, Selection]]) -> None:
         Piece(scores=x_N, draw=draw, size=len(x_N), numbers=(selection.lowest, selection.highest, x_N.data_ptr()))
         for x_N, draw, selection in every
     ]
-    for some in each_kind(pieces):
-        _launch(_zero_outside, some, [piece.size for piece in some], words(some[0].scores)[:0], step=BLOCK)
+    for alike in by_kind(pieces):
+        _launch(_zero_outside, alike, [piece.size for piece in alike], words(alike[0].scores)[:0], step=BLOCK)
 
 
 def count_between(
@@ -174,7 +175,7 @@ def _bits(
     num_chunks: tl.tensor,
     at_B: tl.tensor,
     inside_B: tl.tensor,
-    WORD: tl.constexpr,
+    TYPE: tl.constexpr,
     IS_DRAWN: tl.constexpr,
     IS_ALIGNED: tl.constexpr,
 ) -> tl.tensor:
@@ -185,18 +186,28 @@ def _bits(
         key1 = tl.load(table_FT + 4 * num_chunks + chunk).to(tl.int32)
         bits_B = hashed_bits((at_B + start).to(tl.int32), key0, key1)
         return tl.where(inside_B, bits_B, 0)
-    x_N = tl.load(table_FT + chunk).to(tl.pointer_type(WORD))
+    x_N = tl.load(table_FT + chunk).to(tl.pointer_type(TYPE))
     if IS_ALIGNED:
         x_N = tl.multiple_of(x_N, 16)
     return magnitude_bits(tl.load(x_N + at_B, mask=inside_B, other=0))
 
 
 @triton.jit
-def _size(table_FT: tl.tensor, chunk: tl.tensor, num_chunks: tl.tensor, IS_ALIGNED: tl.constexpr) -> tl.tensor:
+def _block(
+    table_FT: tl.tensor,
+    chunk_P: tl.tensor,
+    block_P: tl.tensor,
+    num_chunks: tl.tensor,
+    IS_ALIGNED: tl.constexpr,
+    BLOCK: tl.constexpr,
+) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
+    """This program's chunk, the indices of its entries in it, and which of these are inside."""
+    chunk = tl.load(chunk_P + tl.program_id(0))
     size = tl.load(table_FT + num_chunks + chunk)
     if IS_ALIGNED:
         size = tl.multiple_of(size, 16)
-    return size
+    at_B = tl.load(block_P + tl.program_id(0)) * BLOCK + tl.arange(0, BLOCK)
+    return chunk, at_B, at_B < size
 
 
 @triton.jit
@@ -206,7 +217,7 @@ def _sample(
     block_P: tl.tensor,
     out: tl.tensor,
     num_chunks: tl.tensor,
-    WORD: tl.constexpr,
+    TYPE: tl.constexpr,
     IS_DRAWN: tl.constexpr,
     IS_ALIGNED: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -219,7 +230,7 @@ def _sample(
     drawn_B = hashed_bits((slot_B + (chunk << 20)).to(tl.int32) & 0x7FFFFFFF, 0x2545F491, 0x4F6CDD1D)
     at_B = tl.where(count >= size, slot_B, (drawn_B.to(tl.int64) * size) >> 31)
     inside_B = slot_B < count
-    bits_B = _bits(table_FT, chunk, num_chunks, at_B, inside_B, WORD, IS_DRAWN, False)
+    bits_B = _bits(table_FT, chunk, num_chunks, at_B, inside_B, TYPE, IS_DRAWN, False)
     tl.store(out + first_slot + slot_B, bits_B, mask=inside_B)
 
 
@@ -233,16 +244,13 @@ def _split(
     counts_GF: tl.tensor,
     out: tl.tensor,
     num_chunks: tl.tensor,
-    WORD: tl.constexpr,
+    TYPE: tl.constexpr,
     IS_DRAWN: tl.constexpr,
     IS_ALIGNED: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> None:
-    chunk = tl.load(chunk_P + tl.program_id(0))
-    size = _size(table_FT, chunk, num_chunks, IS_ALIGNED)
-    at_B = tl.load(block_P + tl.program_id(0)) * BLOCK + tl.arange(0, BLOCK)
-    inside_B = at_B < size
-    bits_B = _bits(table_FT, chunk, num_chunks, at_B, inside_B, WORD, IS_DRAWN, IS_ALIGNED)
+    chunk, at_B, inside_B = _block(table_FT, chunk_P, block_P, num_chunks, IS_ALIGNED, BLOCK)
+    bits_B = _bits(table_FT, chunk, num_chunks, at_B, inside_B, TYPE, IS_DRAWN, IS_ALIGNED)
     group = tl.load(table_FT + 5 * num_chunks + chunk)
     low, high = tl.load(low_G + group).to(tl.int32), tl.load(high_G + group).to(tl.int32)
     counts = counts_GF + 6 * group
@@ -284,22 +292,19 @@ def _zero_outside(
     table_FT: tl.tensor,
     chunk_P: tl.tensor,
     block_P: tl.tensor,
-    word: tl.tensor,
+    like: tl.tensor,
     num_chunks: tl.tensor,
-    WORD: tl.constexpr,
+    TYPE: tl.constexpr,
     IS_DRAWN: tl.constexpr,
     IS_ALIGNED: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> None:
     """Writes every entry: whole sectors cost less than the scattered ones that are zeroed."""
-    chunk = tl.load(chunk_P + tl.program_id(0))
-    size = _size(table_FT, chunk, num_chunks, IS_ALIGNED)
-    at_B = tl.load(block_P + tl.program_id(0)) * BLOCK + tl.arange(0, BLOCK)
-    inside_B = at_B < size
-    bits_B = _bits(table_FT, chunk, num_chunks, at_B, inside_B, WORD, IS_DRAWN, IS_ALIGNED)
+    chunk, at_B, inside_B = _block(table_FT, chunk_P, block_P, num_chunks, IS_ALIGNED, BLOCK)
+    bits_B = _bits(table_FT, chunk, num_chunks, at_B, inside_B, TYPE, IS_DRAWN, IS_ALIGNED)
     lowest, highest = tl.load(table_FT + 5 * num_chunks + chunk), tl.load(table_FT + 6 * num_chunks + chunk)
     keep_B = (bits_B >= lowest) & (bits_B <= highest)
-    x_N = tl.load(table_FT + 7 * num_chunks + chunk).to(tl.pointer_type(word.dtype.element_ty))
+    x_N = tl.load(table_FT + 7 * num_chunks + chunk).to(tl.pointer_type(like.dtype.element_ty))
     if IS_ALIGNED:
         x_N = tl.multiple_of(x_N, 16)
     x_B = tl.load(x_N + at_B, mask=inside_B, other=0)

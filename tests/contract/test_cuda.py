@@ -1,7 +1,7 @@
 """The mask on a GPU: the entries that the CPU chooses, the bits of torch's own AdamW, and checkpoints that go on."""
 
 import copy
-import itertools
+import importlib
 from typing import Any
 
 import pytest
@@ -9,12 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from gmt.masking import MaskSpec, attach, select_by_bracket, sparse_delta
+from gmt.masking.counting import as_bits
 from gmt.masking.deltas import apply_delta
 from gmt.masking.packing import pack
 from gmt.masking.random_bits import keys, random_bits
+from gmt.masking.rule import Rule
+from gmt.masking.select_by_fields import find_by_fields
+from gmt.masking.selection import select
 from gmt.masking.support import Support
 from gmt.optimizers.packed_adamw import PackedAdamW
 from tests.signals import WITHOUT_ACTIVATIONS
+from tests.triton_kernels import DTYPES, NAME, TABLES, scores
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
@@ -40,7 +45,8 @@ def weights(model: nn.Module) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize(("scope", "mask_on"), itertools.product(("tensor", "global"), ("gradient", "update")))
+@pytest.mark.parametrize("mask_on", ["gradient", "update"])
+@pytest.mark.parametrize("scope", ["tensor", "global"])
 @pytest.mark.parametrize("signal", WITHOUT_ACTIVATIONS)
 def test_the_entries_are_those_that_the_cpu_chooses(signal: str, scope: str, mask_on: str, dtype: torch.dtype) -> None:
     moved = {}
@@ -89,6 +95,7 @@ def test_a_packed_backward_pass_waits_for_nothing() -> None:
             model(x).square().sum().backward()
         finally:
             torch.cuda.set_sync_debug_mode("default")
+        assert all(p.grad is None for p in model.parameters())  # gathered as it arrived
         optimizer.step()
         optimizer.zero_grad()
 
@@ -227,3 +234,25 @@ def test_facts_are_those_of_the_cpu() -> None:
         measured.append(facts.as_dict())
     on_cpu, on_gpu = ({k: v for k, v in one.items() if "seconds" not in k} for one in measured)
     assert on_gpu == pytest.approx(on_cpu, rel=1e-6)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_gpu_gives_the_cpus_selection_without_waiting(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    xs = [torch.randn(n, device="cuda").to(dtype)[1:] for n in (2, 5000, 10_000_000)]  # [1:]: not aligned to 16 bytes
+    rule = Rule(mask_ratio=0.8, smallest=False, rank_zeros=False)
+    find_by_fields([scores(*xs)], rule)  # compiles
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        find_by_fields([scores(*xs)], rule)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    groups = [list(xs), *([x] for x in xs)]
+    found = select([scores(*group) for group in groups], 0.8)
+    assert found == select([scores(*(x.cpu() for x in group)) for group in groups], 0.8)
+    kernels, tables = map(importlib.import_module, (NAME, TABLES))
+    for x in xs:
+        kept = found[0].keeps(as_bits(x))
+        assert torch.equal(kernels.keep_inside(x, found[0].lowest, found[0].highest), kept)
+        tables.zero_outside([(x, None, found[0])])
+        assert torch.equal(x != 0, kept)

@@ -1,0 +1,92 @@
+"""The Triton kernels for tests: interpreted on the CPU in small blocks, or as they are compiled."""
+
+import importlib.util
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from gmt.masking import entries, random_bits, select_alone, select_by_bracket, select_by_fields, support
+from gmt.masking.rule import Scores
+from gmt.masking.selection import select
+
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+NAME, SETS, TABLES = (f"gmt.masking.triton_{name}" for name in ("kernels", "sets", "tables"))
+
+
+def loaded(patch: pytest.MonkeyPatch, name: str, *, is_interpreted: bool) -> ModuleType:
+    """A copy of kernels, which the rest of the program finds until the patch is undone."""
+    patch.setenv("TRITON_INTERPRET", "1" if is_interpreted else "0")
+    spec = importlib.util.find_spec(name)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    patch.setitem(sys.modules, name, module)
+    return module
+
+
+def interpreted(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """Return the kernels in the interpreter, in small blocks and by few programs, so that each takes several blocks."""
+    module = loaded(monkeypatch, NAME, is_interpreted=True)
+    sets, tables = (loaded(monkeypatch, name, is_interpreted=True) for name in (SETS, TABLES))
+    monkeypatch.setattr(module, "BLOCK", 64)
+    monkeypatch.setattr(sets, "BLOCK", 64)
+    for size in ("BLOCK", "SLOTS", "PART"):
+        monkeypatch.setattr(tables, size, 256)
+    monkeypatch.setattr(module, "num_programs", lambda device: 3)
+    monkeypatch.setattr(select_alone, "CHUNK", 1500)
+    for name in ("_SAMPLES", "_FEWEST_SAMPLES"):
+        monkeypatch.setattr(select_by_bracket, name, 100)
+    return module
+
+
+@contextmanager
+def by_triton(kernels: ModuleType) -> Iterator[None]:
+    """Sends tensors on the CPU the way of those on CUDA; fails if none arrives."""
+    launch, launched = kernels.launch, []
+
+    def counted(kernel: Any, *arguments: Any, **settings: Any) -> None:
+        launched.append(kernel)
+        launch(kernel, *arguments, **settings)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernels, "launch", counted)
+        for name in (SETS, TABLES):
+            patch.setattr(sys.modules[name], "launch", counted)
+        for module in (entries, random_bits, select_by_bracket, select_by_fields, support):
+            patch.setattr(module, "has_triton", lambda device: True)
+        patch.setattr(select_alone, "_is_alone", lambda group: False)
+        yield
+    assert launched
+
+
+class Doubled:
+    """Two shards that hold the same."""
+
+    def sum_(self, counts: Tensor) -> None:
+        counts.mul_(2)
+
+
+def scores(*tensors: Tensor, shards: Doubled | None = None) -> list[Scores]:
+    return [
+        Scores(
+            chunks=lambda t=t: iter(t.split(select_alone.CHUNK)),
+            dtype=t.dtype,
+            num_entries=len(t) * (2 if shards else 1),
+            shards=shards,
+            device=t.device,
+        )
+        for t in tensors
+    ]
+
+
+def assert_same(kernels: ModuleType, groups: list[list[Scores]], ratio: float, **rule: Any) -> None:
+    expected = select(groups, ratio, **rule)
+    with by_triton(kernels):
+        assert select(groups, ratio, **rule) == expected
