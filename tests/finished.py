@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -48,11 +49,17 @@ SqlAlchemyStore(f"sqlite:///{sys.argv[1]}/mlflow.db", sys.argv[1])
 """
 
 
-def plan_of(root: Path, arms: dict[str, dict[str, Any]], seeds: list[int], **settings: Any) -> Plan:
-    """A study of nano's quickstart with its records below `root`."""
+def plan_of(
+    root: Path,
+    arms: dict[str, dict[str, Any]],
+    seeds: list[int],
+    typed: Mapping[str, list[str]] | None = None,
+    **settings: Any,
+) -> Plan:
+    """A study of nano's quickstart with its records below `root`, and with what a user types: key -> values."""
     study = StudySettings(name="made", question="What if?", shared={"seed": seeds}, arms=arms, **settings)
     with hydra_on(None):
-        return make_plan(Composer(), study, {"record.root": [str(root)]})
+        return make_plan(Composer(), study, {"record.root": [str(root)], **(typed or {})})
 
 
 def done_study() -> Plan:

@@ -1,6 +1,6 @@
 """Faults of a study's primary questions, found when the study is planned."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from gmt.axis import seed_of
@@ -16,7 +16,7 @@ def faults_of_primary(study: StudySettings, runs: Runs, typed: Collection[str]) 
     """Return a sentence for each fault of a study's primary questions.
 
     Arms, values of the axis and seeds must be those of the study. What the user typed may leave a question without
-    values or seeds: then the report says that it is not tested.
+    values or seeds, or split its arms by a setting: then the report says that it is not tested.
 
     Args:
         study: with its questions.
@@ -43,27 +43,32 @@ def _faults(
 ) -> list[str]:
     where, arms = f"study.primary.{question.name}", dict.fromkeys(choice.arm for choice in seeds)
     named = [] if question.arms == EVERY_ARM else question.arms
+    is_split = _is_split_by([*arms, *named, question.against], typed)
+
+    def is_known(name: str) -> bool:
+        return name.partition(" ")[0] in study.arms if is_split else any(stands_for(name, arm) for arm in arms)
+
     faults = [
         f"{where}.arms must name arms of the study, got {name!r}; {choices(name, study.arms)}"
         for name in named
-        if not any(stands_for(name, arm) for arm in arms)
+        if not is_known(name)
     ]
     if question.against != EACH_OTHER:
         others = [arm for arm in arms if stands_for(question.against, arm)]
-        if not others:
+        if not is_known(question.against):
             faults.append(
                 f"{where}.against must be an arm of the study or {EACH_OTHER}, got {question.against!r}; "
                 f"{choices(question.against, study.arms)}"
             )
-        elif len(others) > 1:
+        elif len(others) > 1 and not is_split:
             faults.append(
                 f"{where}.against must stand for one arm, got {question.against!r}, which is {', '.join(others)}"
             )
         if question.against in named:
             faults.append(f"{where}.arms must leave out study.primary.{question.name}.against, got {question.against}")
-    if not faults and study.along.setting not in typed:
+    if not faults and not is_split and study.along.setting not in typed:
         faults += _faults_of_values(study, question, list(seeds))
-    if faults:
+    if faults or is_split:
         return faults
     pairs = pairs_of(question, list(seeds))
     if not pairs and study.along.setting not in typed:
@@ -72,6 +77,12 @@ def _faults(
     if fewest < FEWEST and "seed" not in typed:
         return [f"{where} needs at least {FEWEST} seeds for each comparison, got {fewest}"]
     return []
+
+
+def _is_split_by(names: Iterable[str], typed: Iterable[str]) -> bool:
+    """Return whether a typed setting stands in the name of an arm, e.g. `sft learning_rate=0.1`."""
+    settings = {pair.partition("=")[0] for name in names for pair in name.split()[1:]}
+    return not settings.isdisjoint(key.rpartition(".")[2] for key in typed)
 
 
 def _faults_of_values(study: StudySettings, question: Question, known: Sequence[Choice]) -> list[str]:

@@ -28,6 +28,8 @@ Columns = Sequence[tuple[Pair, tuple[str, ...]]]  # a comparison is a pair on a 
 def pairs_of(question: Question, choices: Sequence[Choice]) -> list[Pair]:
     """Return the pairs of choices that a question compares, each with the one that it is held against.
 
+    There is none where `question.against` stands for several arms, since a setting splits it.
+
     Args:
         question: names the arms; a name stands for all arms that begin with it, e.g. `gmt learning_rate=0.001`.
         choices: of the study.
@@ -36,8 +38,10 @@ def pairs_of(question: Question, choices: Sequence[Choice]) -> list[Pair]:
     if question.against == EACH_OTHER:
         return [(later, earlier) for earlier, later in itertools.combinations(own, 2)]
     others = [choice for choice in choices if stands_for(question.against, choice.arm)]
-    if len({choice.value for choice in others}) < 2:
-        return [(choice, other) for choice in own for other in others[:1]]
+    if len({choice.arm for choice in others}) != 1:
+        return []
+    if len(others) == 1:
+        return [(choice, others[0]) for choice in own]
     by_value = {other.value: other for other in others}
     return [(choice, by_value[choice.value]) for choice in own if choice.value in by_value]
 

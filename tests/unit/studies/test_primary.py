@@ -1,6 +1,7 @@
 """A primary question that the study can't answer is one sentence before anything runs."""
 
 from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,6 +9,8 @@ import pytest
 from gmt.errors import UserError
 from gmt.studies.grid import Point, StudySettings
 from gmt.studies.primary_faults import faults_of_primary
+from gmt.studies.primary_power import what_a_plan_can_show
+from tests.finished import plan_of
 
 ASKED = {"measure": "target", "claim": "equivalent", "arms": ["gmt"], "against": "sft", "tasks": "apart"}
 
@@ -59,6 +62,22 @@ def test_what_the_study_does_not_have_is_named(given: dict[str, Any], sentence: 
 def test_what_the_user_types_may_leave_a_question_untested() -> None:
     assert not faults(num_seeds=1, typed=["seed"])
     assert not faults(values=[0.5], typed=["method.mask_ratio"])
+    assert not faults(arms=["gmt learning_rate=0.1"], typed=["train.learning_rate"])
+
+
+def test_a_typed_list_that_splits_the_arms_leaves_a_question_untested(tmp_path: Path) -> None:
+    arms = {"sft": {"method": "sft"}, "gmt": {"method": "gmt"}}
+    listed = {"train.learning_rate": ["0.1", "0.2"]}
+    made = plan_of(tmp_path, arms, [1, 2, 3], typed=listed, primary={"q": ASKED})
+    assert len(made.runs) == 12
+    (warning,) = what_a_plan_can_show(made)
+    assert warning == "warning: primary question q has no comparison in this plan, so it is not tested"
+
+
+def test_an_arm_that_the_study_itself_splits_is_refused_as_against(tmp_path: Path) -> None:
+    arms = {"sft": {"method": "sft", "train.learning_rate": [0.1, 0.2]}, "gmt": {"method": "gmt"}}
+    with pytest.raises(UserError, match=r"q.against must stand for one arm, got 'sft', which is sft learning_rate=0.1"):
+        plan_of(tmp_path, arms, [1, 2, 3], primary={"q": ASKED})
 
 
 def test_settings_of_a_question_are_checked_as_the_study_is_read() -> None:
