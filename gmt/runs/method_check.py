@@ -9,7 +9,6 @@ from transformers import PreTrainedModel
 from gmt.errors import UserError
 from gmt.methods.protocol import fits_every_model
 from gmt.models.protocol import HasSkeleton
-from gmt.plug_ins import faults_of
 from gmt.runs.build import Run
 from gmt.runs.prepare import Prepared
 from gmt.training.method_trial import try_method
@@ -64,17 +63,16 @@ def _faults_of_trial(run: Run, prepared: Prepared, model: PreTrainedModel) -> Se
         return Examples(rows=prepared.examples, collate=collate, device="cpu")
 
     try:
-        with faults_of("method", run.method, "can't reshape the model"):
-            try_method(
-                run.method,
-                model,
-                run.train,
-                seed=run.seed,
-                num_rows=len(prepared.examples),
-                examples=examples,
-                must_merge=run.record_settings.keeps_whole,
-                is_checkpointed=getattr(run.model, "gradient_checkpointing", False),
-            )
+        try_method(
+            run.method,
+            model,
+            run.train,
+            seed=run.seed,
+            num_rows=len(prepared.examples),
+            examples=examples,
+            must_merge=run.record_settings.keeps_whole,
+            is_checkpointed=getattr(run.model, "gradient_checkpointing", False),
+        )
     except UserError as error:
         return error.sentences
     return ()

@@ -2,13 +2,14 @@
 
 The method goes through the beginning of a training: it puts its parts into a copy of the model, its optimizer is made,
 and it attaches. So each refusal that follows from settings and shapes is raised here. The weights have no values: where
-a method reads one, the trial ends and says nothing.
+a method reads one, the trial ends without a verdict.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from gmt.errors import UserError
 from gmt.masking.processes import in_group
 from gmt.methods.probing import ProbesExamples
 from gmt.methods.protocol import Method, ReshapesModel, TrainsInPhases
+from gmt.plug_ins import faults_of
 from gmt.training.attaching import attach_method
 from gmt.training.optimizers import default_groups, make_optimizer
 from gmt.training.reshaping import Examples, Reshaping, check_num_examples
@@ -58,23 +60,23 @@ def try_method(
     model: Any = without_weights(base, _fake() if probes else _on_meta)
     if is_checkpointed:
         model.activation_checkpointing_enable({"use_reentrant": False})
-    if isinstance(method, ReshapesModel) and not Reshaping(method, model, seed=seed).is_mergeable and must_merge:
-        raise UserError(
-            f"record.keep_weights must be true or false for method {method.name}, which can't be merged into the "
-            "model's own weights, got merged"
-        )
+    if isinstance(method, ReshapesModel):
+        with faults_of("method", method, "can't reshape the model"):
+            reshaping = Reshaping(method, model, seed=seed)
+        if must_merge and not reshaping.is_mergeable:
+            raise UserError(
+                f"record.keep_weights must be true or false for method {method.name}, which can't be merged into the "
+                "model's own weights, got merged"
+            )
     if not type(method).__module__.startswith("gmt."):
         return  # other packages attach in the runs' processes alone: what that kills or hangs there is tried again
     of_training = examples() if probes else None
     if (probes and of_training is None) or in_group():  # whose other processes don't try, and would wait
         return
-    try:
-        with torch.random.fork_rng(devices=[]):
-            _attach(method, model, base, settings, seed=seed, examples=of_training)
-    except UserError:
-        raise
-    except Exception:  # a weight's value was read; or it is the machine's fault, and the run may have another machine
-        return
+    # torch raises a plain RuntimeError where item() is called on the device meta, and its subclasses where a value is
+    # read otherwise or memory is short; errors of any other class are bugs of the method
+    with torch.random.fork_rng(devices=[]), suppress(RuntimeError):
+        _attach(method, model, base, settings, seed=seed, examples=of_training)
 
 
 def _attach(

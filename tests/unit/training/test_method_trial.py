@@ -142,16 +142,25 @@ class Attaching(Sft):
     "reads",
     [
         lambda p: float(p.detach().abs().min()),
-        lambda p: p.detach().numpy(),
+        lambda p: p.cpu(),
         lambda p: p.tolist(),
         lambda p: p[p > 0],
-        lambda p: torch.cuda.current_device() / 0,
+        lambda p: torch.empty(1 << 60),  # more memory than there is
     ],
 )
 def test_a_method_that_reads_a_value_or_needs_another_machine_is_not_refused(reads: Any) -> None:
     method = Attaching(lambda model: reads(next(model.parameters())))
     assert not fits_every_model(method)  # though its base class does
     tried(method, model_of("llama"))
+
+
+@pytest.mark.parametrize("error", [KeyError, TypeError, AttributeError, AssertionError])
+def test_a_bug_of_a_method_is_not_hidden(error: type[Exception]) -> None:
+    def fails(model: nn.Module) -> None:
+        raise error("a bug")
+
+    with pytest.raises(error, match="a bug"):
+        tried(Attaching(fails), model_of("llama"))
 
 
 def test_a_method_that_changes_the_model_as_it_attaches_is_refused() -> None:
