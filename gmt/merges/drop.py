@@ -41,7 +41,6 @@ class Drop:
     takes_other_base = False
 
     def __post_init__(self) -> None:
-        settings.text("merge.name", self.name)
         settings.number("merge.fraction", self.fraction, "must lie in [0, 1)", low=0, high=1)
         settings.one_of("merge.which", self.which, (RANDOM, SMALLEST))
         if settings.boolean("merge.rescale", self.rescale) and self.which != RANDOM:

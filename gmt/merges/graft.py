@@ -47,7 +47,6 @@ class Graft:
     takes_other_base = False
 
     def __post_init__(self) -> None:
-        settings.text("merge.name", self.name)
         settings.number("merge.keep", self.keep, "must lie in (0, 1]", low=0, high=1, open_low=True, open_high=False)
         settings.integer("merge.num_steps", self.num_steps, low=0)
         settings.integer("merge.batch_size", self.batch_size, low=1)

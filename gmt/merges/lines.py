@@ -34,7 +34,6 @@ class Lines:
     takes_other_base = False
 
     def __post_init__(self) -> None:
-        settings.text("merge.name", self.name)
         settings.number("merge.alpha", self.alpha, "must be at least 0", low=0)
         if self.beta is not None:
             settings.number("merge.beta", self.beta, "must be at least 0 or null", low=0)

@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from gmt import settings
 from gmt.merges.protocol import TWO_OR_MORE_PARENTS, Formula, Weights
 from gmt.tasks.evaluations import Evaluation, built, fingerprints
 
@@ -31,9 +30,6 @@ class Soup:
 
     num_parents = TWO_OR_MORE_PARENTS
     takes_other_base = False
-
-    def __post_init__(self) -> None:
-        settings.text("merge.name", self.name)
 
     def formula(self, weights: Weights, *, seed: int) -> Formula:
         """Return the mean."""
@@ -56,7 +52,6 @@ class GreedySoup:
     takes_other_base = False
 
     def __post_init__(self) -> None:
-        settings.text("merge.name", self.name)
         built("merge.validation", self.validation)
 
     def fingerprint(self) -> str:

@@ -36,7 +36,6 @@ class Ties:
     takes_other_base = False
 
     def __post_init__(self) -> None:
-        settings.text("merge.name", self.name)
         settings.number("merge.keep", self.keep, "must lie in (0, 1]", low=0, high=1, open_low=True, open_high=False)
         settings.number("merge.scale", self.scale, "must be above 0", low=0, open_low=True)
 

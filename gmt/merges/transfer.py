@@ -28,7 +28,6 @@ class Transfer:
     takes_other_base = True
 
     def __post_init__(self) -> None:
-        settings.text("merge.name", self.name)
         settings.number("merge.scale", self.scale, "must be above 0", low=0, open_low=True)
 
     def formula(self, weights: Weights, *, seed: int) -> Formula:

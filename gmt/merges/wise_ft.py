@@ -24,7 +24,6 @@ class WiseFt:
     takes_other_base = False
 
     def __post_init__(self) -> None:
-        settings.text("merge.name", self.name)
         settings.number("merge.alpha", self.alpha, "must lie in [0, 1]", low=0, high=1, open_high=False)
 
     def formula(self, weights: Weights, *, seed: int) -> Formula:

@@ -104,7 +104,6 @@ class PeftAdapter:
     beginning_options: Mapping[str, Any] = settings.neutral({})
 
     def __post_init__(self) -> None:
-        settings.text("method.name", self.name)
         settings.one_of("method.family", self.family, tuple(_FAMILIES))
         family = _FAMILIES[self.family]
         for setting, value, theirs in (("rank", self.rank, family.rank), ("alpha", self.alpha, family.alpha)):

@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from gmt import settings
 from gmt.errors import UserError
 from gmt.methods.adapters import Unmasked
 from gmt.methods.trained_part import TrainedPart
@@ -24,9 +23,6 @@ class BitFit:
     """Trains every parameter whose name ends with bias; it has no settings."""
 
     name: str
-
-    def __post_init__(self) -> None:
-        settings.text("method.name", self.name)
 
     @property
     def density_asked(self) -> None:

@@ -7,9 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from transformers import PreTrainedModel
 
-MODEL_INPUTS = ("input_ids", "attention_mask", "position_ids")
-"""Names in a batch that a model's forward pass takes."""
+_MODEL_INPUTS = ("input_ids", "attention_mask", "position_ids")
+
+
+def logits_of(model: PreTrainedModel, batch: Mapping[str, Any]) -> Tensor:
+    """Return a model's logits [batch, width, vocabulary] for the texts of a training's batch."""
+    inputs = {key: batch[key] for key in _MODEL_INPUTS if batch.get(key) is not None}
+    logits: Tensor = model(**inputs, use_cache=False).logits
+    return logits
 
 
 def divergence(of_base: Tensor, logits: Tensor, is_labelled: Tensor) -> Tensor:

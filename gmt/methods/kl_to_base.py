@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from gmt import settings
-from gmt.methods.divergence import MODEL_INPUTS, divergence, labelled
+from gmt.methods.divergence import divergence, labelled, logits_of
 from gmt.methods.sft import Dense
 
 if TYPE_CHECKING:
@@ -33,8 +33,9 @@ class KlToBase:
     name: str
     strength: float
 
+    fits_every_model = True
+
     def __post_init__(self) -> None:
-        settings.text("method.name", self.name)
         settings.number("method.strength", self.strength, "must be at least 0", low=0)
 
     @property
@@ -50,11 +51,9 @@ class KlToBase:
         old.to(model.device).eval().requires_grad_(False)
 
         def term(batch: Mapping[str, Any]) -> Tensor:
-            inputs = {key: batch[key] for key in MODEL_INPUTS if batch.get(key) is not None}
             with torch.no_grad():
-                of_base = old(**inputs, use_cache=False).logits
-            logits = model(**inputs, use_cache=False).logits
-            return self.strength * divergence(of_base, logits, labelled(batch))
+                of_base = logits_of(old, batch)
+            return self.strength * divergence(of_base, logits_of(model, batch), labelled(batch))
 
         return term
 

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from gmt import settings
 from gmt.errors import UserError
 from gmt.methods.adapters import Unmasked
 from gmt.methods.layer_settings import check_layers, in_layers
@@ -39,7 +38,6 @@ class LocalizedTuning:
     layers: Sequence[int] | None
 
     def __post_init__(self) -> None:
-        settings.text("method.name", self.name)
         is_list = isinstance(self.patterns, Sequence) and not isinstance(self.patterns, str)
         if not is_list or not self.patterns or not all(isinstance(p, str) and p for p in self.patterns):
             raise UserError(f"method.patterns must be a list of at least one name pattern, got {self.patterns!r}")

@@ -43,7 +43,6 @@ class MaskFineTuning:
     layers: Sequence[int] | None
 
     def __post_init__(self) -> None:
-        settings.text("method.name", self.name)
         settings.number("method.sparsity", self.sparsity, "must lie in [0, 1)", low=0, high=1)
         settings.number("method.spread", self.spread, "must be above 0", low=0, open_low=True)
         check_targets(self.targets)

@@ -52,7 +52,6 @@ class PeftPrompt:
     options: Mapping[str, Any]
 
     def __post_init__(self) -> None:
-        settings.text("method.name", self.name)
         settings.one_of("method.family", self.family, tuple(_FAMILIES))
         settings.integer("method.num_tokens", self.num_tokens, low=1)
         check_options("method.options", self.options, _FAMILIES[self.family][1], f"method.family={self.family}")

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from gmt import settings
 from gmt.errors import UserError
-from gmt.methods.divergence import MODEL_INPUTS, divergence, labelled
+from gmt.methods.divergence import divergence, labelled, logits_of
 from gmt.methods.layer_settings import check_layers, check_targets
 from gmt.methods.sft import Dense
 
@@ -58,7 +58,6 @@ class RegularizedMaskTuning:
     layers: Sequence[int] | None
 
     def __post_init__(self) -> None:
-        settings.text("method.name", self.name)
         initial = settings.number("method.initial", self.initial, "must be above 0", low=0, open_low=True)
         rule = f"must lie in [0, method.initial), so below {initial}"
         settings.number("method.threshold", self.threshold, rule, low=0, high=initial)
@@ -100,11 +99,10 @@ class RegularizedMaskTuning:
             part.twin = part.scores.detach().requires_grad_()
 
         def term(batch: Mapping[str, Any]) -> Tensor:
-            inputs = {key: batch[key] for key in MODEL_INPUTS if batch.get(key) is not None}
             with torch.no_grad(), switched_off(parts):
-                of_base = model(**inputs, use_cache=False).logits
+                of_base = logits_of(model, batch)
             with _twins(parts):
-                logits = model(**inputs, use_cache=False).logits
+                logits = logits_of(model, batch)
             norms = torch.stack([torch.linalg.vector_norm(part.scores) for part in parts])
             from_base = divergence(of_base, logits, labelled(batch))
             # its gradients alone matter: no weight minimises it, so its value is no part of the loss that is logged

@@ -50,7 +50,6 @@ class Sara:
     reselect_at: int | None
 
     def __post_init__(self) -> None:
-        settings.text("method.name", self.name)
         settings.number("method.threshold", self.threshold, "must be above 0", low=0, open_low=True)
         settings.number("method.strength", self.strength, "must be at least 0", low=0)
         if self.reselect_at is not None:

@@ -48,7 +48,6 @@ class Snell:
     layers: Sequence[int] | None
 
     def __post_init__(self) -> None:
-        settings.text("method.name", self.name)
         if settings.integer("method.rank", self.rank, low=2) % 2:
             raise UserError(f"method.rank must be even, since the kernel has two halves, got {self.rank}")
         settings.number("method.scale", self.scale, "must be above 0", low=0, open_low=True)

@@ -53,7 +53,6 @@ class SensitivityAware:
     batch_size: int
 
     def __post_init__(self) -> None:
-        settings.text("method.name", self.name)
         ratio, rule = self.trainable_ratio, "must lie in (0, 1]"
         settings.number("method.trainable_ratio", ratio, rule, low=0, high=1, open_low=True, open_high=False)
         settings.integer("method.rank", self.rank, low=1)

@@ -60,7 +60,6 @@ class PretrainedModel:
     trust_remote_code: bool
 
     def __post_init__(self) -> None:
-        settings.text("model.name", self.name)
         settings.text("model.path", self.path)
         settings.one_of("model.source", self.source, SOURCES)
         settings.one_of("model.dtype", self.dtype, DTYPES)

@@ -291,16 +291,17 @@ def plug_in(group: str, values: object, protocol: type | None = None) -> Any:
     target = class_of(group, values["_target_"])
     own = {key: value for key, value in values.items() if key != "_target_"}
     faults: list[str] = []
-    settings = _with_parts(group, own, faults)
+    own_with_parts = _with_parts(group, own, faults)
     if faults:
         raise UserError(*_faults_of_keys(group, target, own), *faults)
     with faults_of(group, target, "refuses its settings"):
-        made: Any = settings_of(group, target, settings)
+        made: Any = settings_of(group, target, own_with_parts)
     if protocol is not None:
         check_protocol(group, made, protocol)
         with faults_of(group, made, "can't be asked for what it is"):
             for name in (name for name, member in vars(protocol).items() if isinstance(member, property)):
                 getattr(made, name)  # now, and not when a run has been trained
+        settings.text(f"{group}.name", made.name)
     return made
 
 

@@ -40,7 +40,6 @@ class BaseLoss:
     measured_by = MEASURED_BY_LOSS
 
     def __post_init__(self) -> None:
-        settings.text("selection.name", self.name)
         settings.one_of("selection.keep", self.keep, ("lowest", "highest", "middle"))
         check_fraction(self.fraction)
 

@@ -30,7 +30,6 @@ class CompletionLength:
     fraction: float
 
     def __post_init__(self) -> None:
-        settings.text("selection.name", self.name)
         settings.one_of("selection.keep", self.keep, ("longest", "shortest"))
         check_fraction(self.fraction)
 

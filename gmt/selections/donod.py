@@ -46,7 +46,6 @@ class Donod:
     needs_gradients = True
 
     def __post_init__(self) -> None:
-        settings.text("selection.name", self.name)
         settings.number("selection.step_size", self.step_size, "must be above 0", low=0, open_low=True)
         settings.one_of("selection.don", self.don, ("largest", "smallest"))
         check_fraction(self.fraction)

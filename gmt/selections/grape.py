@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from gmt import settings
 from gmt.errors import UserError
 from gmt.selections.completion import MEASURED_BY_LOSS, loss_measurer, prompt_of
 from gmt.selections.protocol import Choice, Measures
@@ -31,9 +30,6 @@ class Grape:
 
     needs_gradients = False
     measured_by = MEASURED_BY_LOSS
-
-    def __post_init__(self) -> None:
-        settings.text("selection.name", self.name)
 
     def measurer(self, model: PreTrainedModel) -> Callable[[Tokens], tuple[float]]:
         """Return the function that measures an example's loss."""

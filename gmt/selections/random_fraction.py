@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gmt import settings
 from gmt.selections.fraction import check_fraction, number_of
 from gmt.selections.protocol import Choice, Measures
 from gmt.tasks.tokens import Tokens
@@ -28,7 +27,6 @@ class RandomFraction:
     fraction: float
 
     def __post_init__(self) -> None:
-        settings.text("selection.name", self.name)
         check_fraction(self.fraction)
 
     def number(self, examples: Sequence[Tokens]) -> int:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gmt import settings
 from gmt.errors import UserError, for_each, together
 from gmt.tasks.chat import check_template, template_fingerprint
 from gmt.tasks.columns import Row, check_columns, check_placeholder, drawn, message, origin
@@ -56,7 +55,6 @@ class DatasetTask:
 
     def __post_init__(self) -> None:
         together(
-            lambda: settings.text("task.name", self.name),
             lambda: origin("task.data", self.data),
             lambda: check_columns("task.columns", self.columns, _KINDS),
             lambda: check_placeholder("task.prompt_template", "prompt", self.prompt_template),

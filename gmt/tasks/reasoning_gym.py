@@ -73,7 +73,6 @@ class ReasoningGymTask:
     replay: float = settings.neutral(0.0)
 
     def __post_init__(self) -> None:
-        settings.text("task.name", self.name)
         settings.integer("task.data_seed", self.data_seed, low=0)
         settings.integer("task.max_new_tokens", self.max_new_tokens, low=1)
         settings.one_of("task.hold_out", self.hold_out, _HELD_OUT)

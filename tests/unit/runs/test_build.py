@@ -69,6 +69,11 @@ def test_independent_faults_are_shown_together(config: dict[str, Any]) -> None:
         ("resources", "sharding", "fsdp", "must be none for resources.workers=1, got 'fsdp'"),
         ("record", "root", "/dev/null/here", "a folder that can be written"),
         ("task", "train", {}, "must name at least one family"),
+        *(
+            (group, "name", "", rf"{group}\.name must be a text that is not empty")
+            for group in ("model", "task", "method")
+        ),
+        ("method", "name", 3, r"method\.name must be a text .* got 3; on the command line such a text is written"),
     ],
 )
 def test_a_wrong_setting_is_named(config: dict[str, Any], group: str, key: str, value: object, sentence: str) -> None:
