@@ -17,7 +17,7 @@ from gmt import settings
 from gmt.errors import UserError, choices
 from gmt.evaluation.context import check_fits, check_tokens
 from gmt.evaluation.kept import Kept
-from gmt.tasks.protocol import Asked, Conversation, Example, Reader, Score, Suite, TrainExample
+from gmt.tasks.protocol import Asked, Example, Reader, Score, Suite, TrainExample
 from gmt.tasks.tokens import IGNORED, TokenExample, tokenize
 
 if TYPE_CHECKING:
@@ -133,10 +133,8 @@ def _questions(suite: Suite) -> list[tuple[str, str]]:
 
 
 def _example(prompt: str, answer: str, is_chat: bool) -> TrainExample:
-    if not is_chat:
-        return Example(prompt=prompt, completion=answer)
-    turns = {"user": prompt, "assistant": answer}
-    return Conversation(messages=[{"role": role, "content": text} for role, text in turns.items()])
+    example = Example(prompt=prompt, completion=answer)
+    return example.as_turns() if is_chat else example
 
 
 def _num_labels(row: TokenExample) -> int:

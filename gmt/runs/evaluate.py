@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -55,8 +54,7 @@ def evaluate(
     answers: list[dict[str, Any]] = []
     for part in parts:
         values = {}
-        beside = {name: suite for name, suite in prepared.suites[part].items() if isinstance(suite, Suite)}
-        reader = replace(prepared.reader, beside=beside)
+        reader = prepared.reader.for_part(prepared.suites[part])
         for name, suite in prepared.suites[part].items():
             with within(f"task.{part}.{name}"):
                 score = _asked_once(suite, name, kept / part, run, reader, model, control)

@@ -226,7 +226,7 @@ def _suites(task: Task, reader: Reader) -> Mapping[str, Mapping[str, Suite | Ben
     faults: list[str] = []
     for part, named in suites.items():
         check_names(f"task.{part}", named)  # a task plug-in's may be its own
-        of_part = replace(reader, beside={name: each for name, each in named.items() if isinstance(each, Suite)})
+        of_part = reader.for_part(named)
         for name, each in named.items():
             try:
                 with within(f"task.{part}.{name}"):

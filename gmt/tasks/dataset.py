@@ -103,10 +103,8 @@ class DatasetTask:
     def _example(self, row: Row) -> TrainExample:
         prompt = self._prompt(row.text(self.columns["prompt"]))
         completion = self._completion(row.text(self.columns["completion"]))
-        if self.chat_template is None:
-            return Example(prompt=prompt, completion=completion, origin=row.where)
-        turns = [message("user", prompt), message("assistant", completion)]
-        return Conversation(messages=turns, origin=row.where)
+        example = Example(prompt=prompt, completion=completion, origin=row.where)
+        return example if self.chat_template is None else example.as_turns()
 
     def _conversation(self, row: Row) -> TrainExample:
         messages = row.turns(self.columns["messages"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from functools import lru_cache
 from importlib import metadata
 from itertools import islice
@@ -16,7 +16,7 @@ from gmt.tasks.protocol import Example
 GIVEN, BACKWARD = "given", "backward"
 ANSWERS = (GIVEN, BACKWARD)
 _KEYS = {"family", "settings", "num_examples"}
-_OPTIONAL_KEYS = {"answer"}
+_ANSWER = "answer"  # may be left out
 _MOST_DRAWS = 50  # for each question that is wanted, so that a family with too few is found out
 _WORD = re.compile(r"\w+")
 
@@ -33,10 +33,14 @@ def prompt_of(question: Mapping[str, Any]) -> str:
     return text.strip() + "\n"
 
 
-def answer_of(question: Mapping[str, Any], answer: str) -> str:
-    """Return the right answer, as `answer` wants it written."""
-    text = str(question["answer"])
+def written(text: str, answer: str) -> str:
+    """Return an answer in the order of signs that `answer` names; twice gives the answer itself."""
     return text[::-1] if answer == BACKWARD else text
+
+
+def answer_of(question: Mapping[str, Any], answer: str) -> str:
+    """Return the right answer, written as `answer` says."""
+    return written(str(question["answer"]), answer)
 
 
 def words_of(prompt: str) -> tuple[str, ...]:
@@ -44,64 +48,42 @@ def words_of(prompt: str) -> tuple[str, ...]:
     return tuple(sorted(_WORD.findall(prompt)))
 
 
-def dataset_of(entry: Mapping[str, Any], seed: int, size: int) -> Any:
-    """Return a generated dataset; importing reasoning-gym takes seconds, so that planning never comes here.
+def drawn_questions(entry: Mapping[str, Any], seed: int, *, distinct: bool) -> tuple[Any, list[dict[str, Any]]]:
+    """Return a family's dataset, which scores answers, and its first questions.
 
     Args:
-        entry: family and settings.
+        entry: family, settings and the number of questions.
         seed: question i is drawn from seed + i.
-        size: the number of questions that can be drawn.
+        distinct: whether each prompt may come once only; question i is then the i-th that is new.
 
     Raises:
-        UserError: an unknown family, or settings that it refuses.
+        UserError: an unknown family, settings that it refuses, or too few distinct questions.
     """
-    import reasoning_gym
-    from reasoning_gym.factory import DATASETS
-
-    family = entry["family"]
-    if family not in DATASETS:
-        raise UserError(f"reasoning-gym has no family {family!r}; {choices(str(family), DATASETS)}")
-    try:
-        return reasoning_gym.create_dataset(family, seed=seed, size=size, **entry["settings"])
-    except (TypeError, ValueError, AssertionError) as error:
-        raise UserError(f"reasoning-gym's family {family} refuses {dict(entry['settings'])}: {error}") from error
-
-
-def questions_of(dataset: Any, number: int, *, distinct: bool) -> list[dict[str, Any]]:
-    """Return the first questions of a dataset.
-
-    Args:
-        dataset: from `dataset_of`, of the size that `size_for` returns.
-        number: how many.
-        distinct: whether each prompt may come once only.
-
-    Raises:
-        UserError: the family has fewer distinct questions.
-    """
-    drawn = (dataset[i] for i in range(len(dataset)))
+    number = entry["num_examples"]
     if not distinct:
-        return list(islice(drawn, number))
+        dataset = _dataset(entry, seed, number)
+        return dataset, [dataset[i] for i in range(number)]
+    dataset = _dataset(entry, seed, number * _MOST_DRAWS)
     found: dict[str, dict[str, Any]] = {}
-    for question in drawn:
+    for i in range(len(dataset)):
+        question = dataset[i]
         found.setdefault(prompt_of(question), question)
         if len(found) == number:
-            return list(found.values())
+            return dataset, list(found.values())
     raise UserError(
         f"num_examples must be at most {len(found)}, the distinct questions that were found in {len(dataset)} draws, "
         f"got {number}"
     )
 
 
-def size_for(number: int, *, distinct: bool) -> int:
-    """Return how many questions may be drawn to find so many."""
-    return number * _MOST_DRAWS if distinct else number
+def examples_of(entry: Mapping[str, Any], seed: int) -> list[Example]:
+    """Draw the training examples of a family.
 
-
-def examples_of(entry: Mapping[str, Any], seed: int) -> Iterator[Example]:
-    """Draw the training examples of a family."""
-    dataset = dataset_of(entry, seed, entry["num_examples"])
-    for i in range(len(dataset)):
-        yield _example(dataset[i], entry)
+    Raises:
+        UserError: as `drawn_questions`.
+    """
+    _, questions = drawn_questions(entry, seed, distinct=False)
+    return [_example(question, entry) for question in questions]
 
 
 def other_examples(entry: Mapping[str, Any], seed: int, number: int, asked: Collection[str]) -> list[Example]:
@@ -110,7 +92,7 @@ def other_examples(entry: Mapping[str, Any], seed: int, number: int, asked: Coll
     Raises:
         UserError: too few are left.
     """
-    dataset = dataset_of(entry, seed, number * _MOST_DRAWS)
+    dataset = _dataset(entry, seed, number * _MOST_DRAWS)
     drawn = (_example(dataset[i], entry) for i in range(len(dataset)))
     found = list(islice((example for example in drawn if example.prompt not in asked), number))
     if len(found) < number:
@@ -127,12 +109,26 @@ def check_entry(setting: str, entry: Any) -> None:
     Raises:
         UserError: other keys, or a value out of its range.
     """
-    if not isinstance(entry, Mapping) or not _KEYS <= set(entry) <= _KEYS | _OPTIONAL_KEYS:
+    if not isinstance(entry, Mapping) or not _KEYS <= set(entry) <= _KEYS | {_ANSWER}:
         got = sorted(entry) if isinstance(entry, Mapping) else entry
-        raise UserError(f"{setting} must hold exactly {', '.join(sorted(_KEYS))}, got {got}")
+        raise UserError(f"{setting} must hold exactly {', '.join(sorted(_KEYS))}, or {_ANSWER} too, got {got}")
     settings.integer(f"{setting}.num_examples", entry["num_examples"], low=1)
-    settings.one_of(f"{setting}.answer", entry.get("answer", GIVEN), ANSWERS)
+    settings.one_of(f"{setting}.{_ANSWER}", entry.get(_ANSWER, GIVEN), ANSWERS)
+
+
+def _dataset(entry: Mapping[str, Any], seed: int, size: int) -> Any:
+    """Return `size` questions of a family; importing reasoning-gym takes seconds, so that planning never comes here."""
+    import reasoning_gym
+    from reasoning_gym.factory import DATASETS
+
+    family = entry["family"]
+    if family not in DATASETS:
+        raise UserError(f"reasoning-gym has no family {family!r}; {choices(str(family), DATASETS)}")
+    try:
+        return reasoning_gym.create_dataset(family, seed=seed, size=size, **entry["settings"])
+    except (TypeError, ValueError, AssertionError) as error:
+        raise UserError(f"reasoning-gym's family {family} refuses {dict(entry['settings'])}: {error}") from error
 
 
 def _example(question: Mapping[str, Any], entry: Mapping[str, Any]) -> Example:
-    return Example(prompt=prompt_of(question), completion=answer_of(question, entry.get("answer", GIVEN)))
+    return Example(prompt=prompt_of(question), completion=answer_of(question, entry.get(_ANSWER, GIVEN)))

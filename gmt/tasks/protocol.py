@@ -25,6 +25,11 @@ class Example:
     completion: str
     origin: str = field(default="", compare=False, repr=False)
 
+    def as_turns(self) -> Conversation:
+        """Return the prompt as a user's turn and the completion as the answer to it."""
+        messages = [{"role": "user", "content": self.prompt}, {"role": "assistant", "content": self.completion}]
+        return Conversation(messages=messages, origin=self.origin)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Conversation:
@@ -91,6 +96,10 @@ class Reader:
     num_embeddings: int
     is_chat: bool
     beside: Mapping[str, Suite] = field(default_factory=dict)
+
+    def for_part(self, evaluations: Mapping[str, Suite | Benchmark]) -> Reader:
+        """Return the reader for the benchmarks among a part's evaluations."""
+        return replace(self, beside={name: found for name, found in evaluations.items() if isinstance(found, Suite)})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,16 +16,15 @@ from gmt.tasks.generated import (
     GIVEN,
     answer_of,
     check_entry,
-    dataset_of,
+    drawn_questions,
     examples_of,
     generator_version,
     other_examples,
     prompt_of,
-    questions_of,
-    size_for,
     words_of,
+    written,
 )
-from gmt.tasks.protocol import Benchmark, Conversation, Example, Suite, TrainExample
+from gmt.tasks.protocol import Benchmark, Example, Suite, TrainExample
 from gmt.used_files import UsedFiles
 
 _SUITE_SEED_OFFSET = 1_000_003  # suites are drawn from another seed than training examples
@@ -67,10 +66,10 @@ class ReasoningGymTask:
     target: Mapping[str, Mapping[str, Any] | Evaluation]
     source: Mapping[str, Mapping[str, Any] | Evaluation]
     max_new_tokens: int
-    hold_out: str = settings.neutral("question")
+    hold_out: str = neutral("question")
     distinct: bool = neutral(False)
-    question_seed: int | None = settings.neutral(None)
-    replay: float = settings.neutral(0.0)
+    question_seed: int | None = neutral(None)
+    replay: float = neutral(0.0)
 
     def __post_init__(self) -> None:
         settings.integer("task.data_seed", self.data_seed, low=0)
@@ -143,10 +142,7 @@ class ReasoningGymTask:
         return [entry for entry in self.source.values() if isinstance(entry, Mapping)]
 
     def _put(self, example: Example) -> TrainExample:
-        if self.chat_template is None:
-            return example
-        turns = {"user": example.prompt, "assistant": example.completion}
-        return Conversation(messages=[{"role": role, "content": text} for role, text in turns.items()])
+        return example if self.chat_template is None else example.as_turns()
 
     def _evaluations(self, part: str) -> dict[str, Evaluation]:
         seed = self.data_seed + _SUITE_SEED_OFFSET if self.question_seed is None else self.question_seed
@@ -198,27 +194,24 @@ class Family:
 
     def suite(self, name: str) -> Suite:
         """The questions, scored by the family's own scorer."""
-        dataset, entries = self._drawn(self.data_seed)
+        dataset, questions = self._drawn(self.data_seed)
 
         def score(index: int, text: str) -> float:
-            written = text if self.answer == GIVEN else text[::-1]
-            return float(dataset.score_answer(answer=written, entry=entries[index]))
+            return float(dataset.score_answer(answer=written(text, self.answer), entry=questions[index]))
 
         def others() -> list[str]:
-            return [prompt_of(each) for each in self._drawn(self.data_seed + _OTHERS_SEED_OFFSET)[1]]
+            _, more = self._drawn(self.data_seed + _OTHERS_SEED_OFFSET)
+            return [prompt_of(question) for question in more]
 
-        prompts = [prompt_of(each) for each in entries]
         return Suite(
             name=name,
-            prompts=prompts,
+            prompts=[prompt_of(question) for question in questions],
             score=score,
             max_new_tokens=self.max_new_tokens,
             others=others,
-            answers=[answer_of(each, self.answer) for each in entries],
+            answers=[answer_of(question, self.answer) for question in questions],
         )
 
     def _drawn(self, seed: int) -> tuple[Any, list[dict[str, Any]]]:
-        """Return the family's dataset and the questions."""
-        entry = {"family": self.family, "settings": self.settings}
-        dataset = dataset_of(entry, seed, size_for(self.num_examples, distinct=self.distinct))
-        return dataset, questions_of(dataset, self.num_examples, distinct=self.distinct)
+        entry = {"family": self.family, "settings": self.settings, "num_examples": self.num_examples}
+        return drawn_questions(entry, seed, distinct=self.distinct)
