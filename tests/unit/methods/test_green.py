@@ -2,7 +2,6 @@
 
 import copy
 import itertools
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,8 +18,8 @@ from gmt.methods.green import ChosenTensors, GreenTrainer, importance
 from gmt.methods.probing import gradients
 from gmt.methods.tensor_choice import cheapest, choose
 from gmt.methods.tensor_costs import TensorCosts
-from tests.integration.test_prepare import run_of
 from tests.model_families import LIKE_LLAMA, model_of
+from tests.refusals import assert_refused
 
 TENSORS = st.lists(st.tuples(st.integers(-9, 9), st.integers(0, 40), st.integers(0, 40)), min_size=1, max_size=12)
 
@@ -285,5 +284,4 @@ def test_a_module_that_multiplies_by_several_matrices_is_refused() -> None:
     ],
 )
 def test_settings_that_do_not_fit_are_refused_when_a_run_is_planned(overrides: list[str], sentence: str) -> None:
-    with pytest.raises(UserError, match=sentence):
-        run_of(Path("unused"), "method=green", *overrides)
+    assert_refused(sentence, "method=green", *overrides)

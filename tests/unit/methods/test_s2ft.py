@@ -1,6 +1,5 @@
 """S2FT: chosen channels and heads train in all matrices that they go through, and nothing else moves."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,8 +9,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from gmt.errors import UserError
 from gmt.methods.s2ft import StructuredSparse
-from tests.integration.test_prepare import run_of
 from tests.model_families import model_of
+from tests.refusals import assert_refused
 
 pytestmark = pytest.mark.heavy
 
@@ -219,5 +218,4 @@ def test_a_model_with_other_names_for_its_channels_trains_them() -> None:
     ],
 )
 def test_settings_that_do_not_fit_are_refused_when_a_run_is_planned(overrides: list[str], sentence: str) -> None:
-    with pytest.raises(UserError, match=sentence):
-        run_of(Path("unused"), "method=s2ft", *overrides)
+    assert_refused(sentence, "method=s2ft", *overrides)

@@ -17,6 +17,7 @@ from gmt.runs.prepare import prepare
 from gmt.runs.train import reshaped, train_run
 from gmt.training.control import Control
 from tests.integration.test_prepare import run_of
+from tests.refusals import assert_refused
 from tests.unit.training.test_optimizers import assert_same, tiny_model
 
 pytestmark = pytest.mark.heavy
@@ -232,5 +233,4 @@ def test_as_many_entries_train_as_the_ratio_says_the_first_of_ties_and_never_a_z
     ],
 )
 def test_settings_that_do_not_fit_are_refused_when_a_run_is_planned(overrides: list[str], sentence: str) -> None:
-    with pytest.raises(UserError, match=sentence):
-        run_of(Path("unused"), "method=lt_sft", *overrides)
+    assert_refused(sentence, "method=lt_sft", *overrides)

@@ -11,11 +11,11 @@ from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from transformers import LlamaForCausalLM
 
-from gmt.errors import Interrupted, UserError
+from gmt.errors import Interrupted
 from gmt.methods.l2_sp import L2ToStartingPoint
 from gmt.methods.protocol import LossTerm
 from gmt.methods.sft import Sft
-from tests.integration.test_prepare import run_of
+from tests.refusals import assert_refused
 from tests.unit.training.test_optimizers import assert_same, trained
 
 pytestmark = pytest.mark.heavy
@@ -104,5 +104,5 @@ def test_l2_sp_resumes_bit_for_bit_and_pulls_to_the_base_not_to_its_checkpoint(t
 
 
 def test_a_term_over_shards_is_refused_when_a_run_is_planned() -> None:
-    with pytest.raises(UserError, match=r"resources\.sharding must be none for method l2_sp, which adds a term"):
-        run_of(Path("unused"), "method=l2_sp", "resources.sharding=fsdp", "resources.workers=2")
+    sentence = r"resources\.sharding must be none for method l2_sp, which adds a term"
+    assert_refused(sentence, "method=l2_sp", "resources.sharding=fsdp", "resources.workers=2")

@@ -13,6 +13,7 @@ from gmt.runs.prepare import prepare
 from gmt.training import optimizers
 from gmt.training.optimizers import OPTIMIZERS, facts_of, make_optimizer
 from tests.integration.test_prepare import run_of
+from tests.refusals import assert_refused
 from tests.unit.training.test_optimizers import GMT, SFT, batch_loss, for_each_optimizer, groups_of, tiny_model
 
 pytestmark = pytest.mark.heavy
@@ -96,8 +97,7 @@ def assert_same_refusals(name: str, momentum: float | None) -> None:
     ],
 )
 def test_settings_that_do_not_fit_are_refused_when_a_run_is_planned(overrides: list[str], sentence: str) -> None:
-    with pytest.raises(UserError, match=sentence):
-        run_of(Path("unused"), *overrides)
+    assert_refused(sentence, *overrides)
 
 
 def test_an_optimizer_that_is_not_installed_is_refused_before_anything_starts(
