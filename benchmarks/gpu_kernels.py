@@ -1,4 +1,4 @@
-"""How fast the Triton kernels read and write on a GPU, beside a copy, and the whole selection beside torch's own ways.
+"""The speed of the Triton kernels on a GPU beside that of a copy, and of the whole selection beside torch's own ways.
 
 Bytes are those that a kernel must move at least: each input read once, each output written once.
 """

@@ -1,4 +1,4 @@
-"""What masks cost on a GPU beside plain AdamW: seconds of whole steps and peak memory, at the shapes of real models.
+"""The cost of masks on a GPU beside plain AdamW: seconds of whole steps and peak memory, at the shapes of real models.
 
 Each way trains a model of its own with random weights, one after the other, on the same tokens: forward, backward, mask
 and optimizer, in bfloat16 (the 7B has its weights in bfloat16; the others theirs in float32, under autocast). Plain

@@ -1,4 +1,4 @@
-"""What `gmt --help` prints: a line for each command."""
+"""The text of `gmt --help`: a line for each command."""
 
 OVERVIEW = """\
 gmt: a laboratory for sparse fine-tuning of language models

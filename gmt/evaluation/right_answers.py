@@ -1,7 +1,7 @@
-"""What a model makes of the right answers to the questions beside it, which it reads and does not generate.
+"""The loss of the right answers to a task's questions, and the divergence from the base there.
 
-A score counts exact answers, and most of a change in the model shows in none. The loss of the right answers and the
-divergence from the base show it.
+Most changes of a model turn no wrong answer into a right one, so that exact match does not show them. Here the model
+reads the right answers and generates nothing.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MEASURES = ("nll", "kl")
 
 @dataclass(frozen=True, kw_only=True)
 class RightAnswers:
-    """Reads the right answers of the suites of the same part, each behind its question, as a training example has it.
+    """Reads the right answers of the suites of its part, each behind its question, as a training example has it.
 
     Args:
         measure: `nll`: the negative log-likelihood of a token of the answer and its end; `kl`: KL(base || model) of the
@@ -61,7 +61,7 @@ class RightAnswers:
         return ""
 
     def check(self, reader: Reader) -> None:
-        """Refuses suites that are not there, and answers that the model can't read."""
+        """Refuses suites that the part does not have, and answers that the model can't read."""
         ids = [row["input_ids"] for rows in self._rows(reader).values() for row in rows]
         check_tokens("a token of a right answer", chain.from_iterable(ids), reader.num_embeddings)
         if reader.context is not None:
@@ -104,11 +104,11 @@ class RightAnswers:
         with_answers = [name for name, suite in reader.beside.items() if suite.answers is not None]
         for name in self.suites or ():
             if name not in with_answers:
-                why = "whose right answers are unknown" if name in reader.beside else "which is not beside it"
-                raise UserError(f"suites names {name!r}, {why}; {choices(str(name), with_answers)}")
+                rule = "whose right answers are known" if name in reader.beside else "of the same part"
+                raise UserError(f"suites must name suites {rule}, got {name!r}; {choices(str(name), with_answers)}")
         if not (names := list(self.suites or with_answers)):
             raise UserError(
-                f"a suite with right answers must stand beside it, got {', '.join(reader.beside) or 'none'}"
+                f"the same part must have a suite with right answers, got {', '.join(reader.beside) or 'none'}"
             )
         return names
 

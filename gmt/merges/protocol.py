@@ -7,7 +7,7 @@ depend on all tensors, and then computes the tensors one by one: memory holds on
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, TypeGuard, runtime_checkable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -153,6 +153,6 @@ class LearnsFromExamples(Merge, Protocol):
         ...
 
 
-def learns(merge: Merge | None) -> bool:
+def learns(merge: Merge | None) -> TypeGuard[LearnsFromExamples]:
     """Return whether a merge learns from examples with its settings."""
     return isinstance(merge, LearnsFromExamples) and merge.num_steps > 0

@@ -34,7 +34,8 @@ class Method(Protocol):
     def attach(self, model: nn.Module, optimizer: Optimizer, *, seed: int, facts_every: int) -> Attached:
         """Puts the method on a model and its optimizer, just before training; both are changed in place.
 
-        Before a run starts it is tried on a model without weights, and detached again (gmt/training/method_trial.py).
+        Before a run starts, a method is attached to a model without weights and detached again, as a trial
+        (gmt/training/method_trial.py).
 
         What may not change, here or later: the model's parameters, buffers and modules (neither added, removed nor
         replaced), the optimizer's parameters, and what a module computes; gmt/training/structure.py refuses it, and

@@ -22,7 +22,7 @@ _OTHER_VECTOR = 32
 
 @dataclass(frozen=True, kw_only=True)
 class Stepped:
-    """What a parameter's step works on, in place.
+    """The tensors of one parameter that a step changes in place, and its gradient.
 
     Args:
         weight: the whole parameter, or its kept entries, of shape [K].

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from gmt.errors import Diverged
-from gmt.merges.protocol import Formula, LearnsFromExamples
+from gmt.merges.protocol import Formula
 from gmt.runs.choose import indices_in
 from gmt.runs.parents import parents_of
 from gmt.runs.prepare import Prepared, only
@@ -26,13 +26,14 @@ class MergeGradients:
             again and again.
         model: takes the weights, in place, on the run's device.
         fill: puts the tensors of a formula into the model.
+        batch_size: rows of a mini-batch.
     """
 
-    def __init__(self, context: RunContext, model: PreTrainedModel, fill: Callable[[Formula], None]):
-        merge = context.run.merge
-        assert isinstance(merge, LearnsFromExamples)
+    def __init__(
+        self, context: RunContext, model: PreTrainedModel, fill: Callable[[Formula], None], *, batch_size: int
+    ):
         self._model, self._fill, self._device = model, fill, context.device
-        self._batches = _batches(context, merge.batch_size)
+        self._batches = _batches(context, batch_size)
         self.losses: list[float] = []
 
     def __call__(self, formula: Formula) -> Mapping[str, Tensor]:

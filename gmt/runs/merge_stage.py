@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from gmt.errors import Diverged, Interrupted
 from gmt.masking.bits import weights_sha256
-from gmt.merges.protocol import ChoosesParents, Formula, LearnsFromExamples, learns
+from gmt.merges.protocol import ChoosesParents, Formula, learns
 from gmt.runs.build import Run
 from gmt.runs.evaluate import evaluate
 from gmt.runs.made_weights import MadeWeights, save_whole
@@ -74,8 +74,9 @@ def _formula(context: RunContext, model: PreTrainedModel, weights: StoredWeights
     assert merge is not None
     if not learns(merge):
         return merge.formula(weights, seed=seed_of(context.run))
-    assert isinstance(merge, LearnsFromExamples)
-    gradients = MergeGradients(context, model, lambda formula: _fill(context, formula, model))
+    gradients = MergeGradients(
+        context, model, lambda formula: _fill(context, formula, model), batch_size=merge.batch_size
+    )
     formula = merge.learnt_formula(weights, gradients)
     context.record.append_metrics(STEP, gradients.facts())
     return formula

@@ -1,4 +1,4 @@
-"""Whether a run's method fits its model and examples, tried without weights before the run, or its sweep, starts."""
+"""Checks without weights, before a run or its sweep starts, whether the method fits the model and the examples."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each evaluation of a study's runs came to, as a tidy table: suites apart, which the means hold together."""
+"""The evaluations of a study's runs as a tidy table: a row for each suite or benchmark of each run."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""How far a model's weights have moved from its base's."""
+"""The distance of a model's weights from its base's."""
 
 from __future__ import annotations
 

@@ -106,13 +106,13 @@ def test_questions_that_were_read_before_a_kill_are_not_read_again(tmp_path: Pat
         (
             {"suites": ["sum"]},
             {"sums": suite_of(SUMS)},
-            "suites names 'sum', which is not beside it; did you mean 'sums'",
+            "suites must name suites of the same part, got 'sum'; did you mean 'sums'",
         ),
-        ({}, {}, "a suite with right answers must stand beside it, got none"),
+        ({}, {}, "the same part must have a suite with right answers, got none"),
         (
             {"suites": ["a"]},
             {"a": Suite(name="a", prompts=["x"], score=lambda *_: 0.0, max_new_tokens=1), "b": suite_of(SUMS)},
-            "suites names 'a', whose right answers are unknown",
+            "suites must name suites whose right answers are known, got 'a'",
         ),
         ({}, {"a": suite_of({"Calculate 1 + 2.\n": "3" * 200})}, "the benchmark asks a prompt of .* tokens"),
     ],

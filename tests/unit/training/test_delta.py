@@ -1,4 +1,4 @@
-"""How far weights have moved, against numbers computed by hand."""
+"""The distance of weights from the base's, against numbers computed by hand."""
 
 import math
 from typing import Any
@@ -23,7 +23,7 @@ def test_norms_and_the_moved_fraction_are_those_computed_by_hand() -> None:
     assert delta.moved_fraction == 3 / total
 
 
-def test_a_weight_that_is_missing_has_moved_nobody_knows_how_far() -> None:
+def test_a_missing_weight_counts_as_moved_and_leaves_no_norm() -> None:
     base: Any = tiny_model("llama")
     parameters = dict(base.named_parameters())
     number = parameters.pop("model.norm.weight").numel()
