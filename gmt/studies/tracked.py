@@ -9,6 +9,7 @@ from gmt.errors import UserError
 from gmt.studies.plan import STATES, Plan, PlannedRun, is_broken
 from gmt.studies.watch import Tracker
 from gmt.tracking.settings import TrackingSettings
+from gmt.tracking.views import LONGEST_DESCRIPTION
 
 if TYPE_CHECKING:
     from gmt.tracking.mirror import Mirror, Mirrored, Say
@@ -135,21 +136,33 @@ def reported(num_runs: int, sentences: Sequence[str]) -> str:
 
 
 def describe(plan: Plan, result: str = "") -> str:
-    """Result, question and plan of a study, as Markdown.
+    """Return result, question and plan of a study as Markdown, of at most LONGEST_DESCRIPTION letters.
+
+    Where that is too short, the last arms are left out, then the last lines of the result.
 
     Args:
         plan: of the study.
         result: what was reported; empty where nothing was.
     """
-    arms = "\n".join(
-        f"- `{arm}`" + "".join(f", {k}: {v}" for k, v in axes.items()) for arm, axes in plan.study.arms.items()
-    )
+    study = plan.study
+    arms = [f"- `{arm}`" + "".join(f", {k}: {v}" for k, v in axes.items()) for arm, axes in study.arms.items()]
     states = list(plan.states().values())
     counts = ", ".join(f"{states.count(state)} {state}" for state in STATES if state in states)
-    axis = "" if plan.study.axis is None else f", along the {plan.study.along.name} ({plan.study.axis})"
-    result = result or f"`gmt report study={plan.study.name}` puts it here."
-    return (
-        f"{result}{_QUESTION}{plan.study.question.strip()}\n\n"
-        f"## Plan\n{len(plan.runs)} runs: {counts}. Arms:\n{arms}\n\n"
-        f"Baseline {plan.study.baseline}, margin {100 * plan.study.margin:g} points{axis}."
-    )
+    axis = "" if study.axis is None else f", along the {study.along.name} ({study.axis})"
+    result = result or f"`gmt report study={study.name}` puts it here."
+
+    def page(result: str, num_arms: int) -> str:
+        left = len(arms) - num_arms
+        more = [f"- and {left} more of {len(arms)} arms: `gmt plan study={study.name}` lists all"] if left else []
+        return (
+            f"{result}{_QUESTION}{study.question.strip()}\n\n"
+            f"## Plan\n{len(plan.runs)} runs: {counts}. Arms:\n" + "\n".join([*arms[:num_arms], *more]) + "\n\n"
+            f"Baseline {study.baseline}, margin {100 * study.margin:g} points{axis}."
+        )
+
+    fitting = (num for num in range(len(arms), -1, -1) if len(page(result, num)) <= LONGEST_DESCRIPTION)
+    if (num_arms := next(fitting, None)) is not None:
+        return page(result, num_arms)
+    more = f"\n\n`gmt show study={study.name}` shows the rest."
+    room = LONGEST_DESCRIPTION - len(page(more, 0))
+    return page(result[: max(room, 0)].rpartition("\n")[0] + more, 0)

@@ -8,6 +8,9 @@ browser's storage says otherwise.
 import json
 from collections.abc import Mapping, Sequence
 
+LONGEST_DESCRIPTION = (
+    8000  # letters of a run's description, which is a tag (mlflow.utils.validation): it cuts longer ones
+)
 _KEY = "gmt"
 TAG = f"mlflow.sharedViewState.{_KEY}"
 TRAINING = "workflowType=machine_learning"

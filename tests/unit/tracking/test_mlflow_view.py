@@ -6,12 +6,14 @@ from pathlib import Path
 import pytest
 from mlflow.entities import ViewType
 from mlflow.tracking import MlflowClient
+from mlflow.utils.validation import MAX_TAG_VAL_LENGTH
 
 from gmt.errors import UserError
 from gmt.records.identity import run_id
 from gmt.records.record import RunRecord
 from gmt.tracking.mlflow_view import MlflowView
 from gmt.tracking.settings import TrackingSettings
+from gmt.tracking.views import LONGEST_DESCRIPTION
 
 pytestmark = pytest.mark.heavy
 
@@ -42,6 +44,10 @@ def history(folder: Path) -> list[tuple[int, float]]:
     runs = client.search_runs([experiment.experiment_id])
     assert len(runs) == 1
     return [(m.step, m.value) for m in client.get_metric_history(runs[0].info.run_id, "train/loss")]
+
+
+def test_the_longest_description_is_that_of_mlflow() -> None:
+    assert LONGEST_DESCRIPTION == MAX_TAG_VAL_LENGTH
 
 
 def test_each_value_is_written_once_by_views_that_come_and_go(tmp_path: Path) -> None:
