@@ -16,9 +16,10 @@ from scipy import stats
 
 from gmt.axis import Axis
 from gmt.errors import UserError
+from gmt.verdicts.intervals import NO_SPREAD, moments, p_two_sided, p_within, t_limit
+from gmt.verdicts.question import FEWEST, LEVEL
 from gmt_analysis.choices import join_values, scores_of
-from gmt_analysis.paired import NO_SPREAD, is_equal, is_tested, t_test
-from gmt_analysis.power import ALPHA, FEWEST, detectable_difference
+from gmt_analysis.power import detectable_difference
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,13 +82,10 @@ def against_best(table: pd.DataFrame, column: str, *, margin: float, more_is_bet
         if wide.empty:
             continue
         best = _best(wide, more_is_better)
-        rows = [
-            {"arm": arm, "task": task, "axis": value, "best": best} | _test(differences_N, margin)
-            for value, differences_N in _differences_to_best(wide, best).items()
-        ]
-        if rows:
-            tests, num_pairs = pd.DataFrame(rows), wide.shape[1] * (wide.shape[1] - 1) / 2
-            tests_by_arm.append(tests.assign(p_pairs=(tests["p"] * num_pairs).clip(upper=1)))
+        tests, num_pairs = _tests(_differences_to_best(wide, best), margin), wide.shape[1] * (wide.shape[1] - 1) / 2
+        if len(tests):
+            own = tests.assign(arm=arm, task=task, best=best, p_pairs=(tests["p"] * num_pairs).clip(upper=1))
+            tests_by_arm.append(own)
     return pd.concat(tests_by_arm, ignore_index=True) if tests_by_arm else pd.DataFrame()
 
 
@@ -109,8 +107,7 @@ def sensitivity(
         own = tests[(tests["arm"] == arm) & (tests["task"] == task)] if len(tests) else tests
         spread = float(np.sqrt(wide.var(ddof=1).mean())) if len(wide) > 1 else float("nan")
         means, best = wide.mean(), _best(wide, more_is_better)
-        to_best = _differences_to_best(wide, best).values() if len(wide) > 1 else ()
-        variances = [differences_N.var(ddof=1) for differences_N in to_best]
+        variances = _differences_to_best(wide, best).var(ddof=1).dropna()
         verdicts.append(
             Verdict(
                 arm=str(arm),
@@ -118,10 +115,10 @@ def sensitivity(
                 num_values=wide.shape[1],
                 num_seeds=len(wide),
                 best=best,
-                index=float(means.max() - means.min()) / spread if spread and variances else float("nan"),
+                index=float(means.max() - means.min()) / spread if spread and len(variances) else float("nan"),
                 p_range=_p_range(wide),
                 detectable=detectable_difference(
-                    float(np.sqrt(np.mean(variances))) if variances else float("nan"),
+                    float(np.sqrt(variances.mean())),
                     len(wide),
                     num_comparisons=wide.shape[1] * (wide.shape[1] - 1) // 2 or 1,
                 ),
@@ -159,25 +156,26 @@ def _p_range(wide: pd.DataFrame) -> float:
     return float(stats.studentized_range.sf(np.ptp(scores_NV.mean(0)) / error, num_values, freedom))
 
 
-def _differences_to_best(wide: pd.DataFrame, best: float) -> dict[float, np.ndarray]:
-    """Return for each other value its scores less those of the best, by seed."""
-    of_best = wide[best].to_numpy()
-    return {value: wide[value].to_numpy() - of_best for value in wide.columns.to_numpy() if value != best}
+def _differences_to_best(wide: pd.DataFrame, best: float) -> pd.DataFrame:
+    """Return the scores at each other value less those at the best, a row for each seed."""
+    return wide.drop(columns=best).sub(wide[best], axis=0)
 
 
-def _test(differences_N: np.ndarray, margin: float) -> dict[str, float]:
-    p = {"p": 1.0} if is_equal(differences_N) else {}
-    return t_test(differences_N) | p | {"p_equivalent": _p_equivalent(differences_N, margin)}
-
-
-def _p_equivalent(differences_N: np.ndarray, margin: float) -> float:
-    if is_equal(differences_N):
-        return 0.0
-    if not is_tested(differences_N):
-        return float("nan")
-    below = stats.ttest_1samp(differences_N, -margin, alternative="greater").pvalue
-    above = stats.ttest_1samp(differences_N, margin, alternative="less").pvalue
-    return float(max(below, above))
+def _tests(differences: pd.DataFrame, margin: float) -> pd.DataFrame:
+    """Return a row of tests for each value of the axis, each test by itself."""
+    found = moments(differences.to_numpy(dtype=float))
+    half_K = t_limit(LEVEL / 2, found.freedom_K) * found.error_K
+    return pd.DataFrame(
+        {
+            "axis": differences.columns,
+            "difference": found.mean_K,
+            "low": found.mean_K - half_K,
+            "high": found.mean_K + half_K,
+            "n": found.n_K,
+            "p": p_two_sided(found),
+            "p_equivalent": p_within(found, margin),
+        }
+    )
 
 
 def _words(tests: pd.DataFrame, wide: pd.DataFrame, axis: Axis) -> str:
@@ -187,7 +185,7 @@ def _words(tests: pd.DataFrame, wide: pd.DataFrame, axis: Axis) -> str:
         return f"{len(wide)} seed{'s' if len(wide) > 1 else ''}: nothing is said of sensitivity"
     if tests["p"].isna().all():
         return "no spread between seeds: nothing is tested"
-    equivalent, worse = tests["p_equivalent"] < ALPHA, tests["p_pairs"] < ALPHA
+    equivalent, worse = tests["p_equivalent"] < LEVEL, tests["p_pairs"] < LEVEL
     if equivalent.all():
         return f"every {axis.name} is equivalent to the best within the margin"
     if different := join_values(tests.loc[worse & ~equivalent, "axis"].tolist()):

@@ -10,10 +10,11 @@ import numpy as np
 import pandas as pd
 
 from gmt.axis import Axis
+from gmt.verdicts.power import POWER
+from gmt.verdicts.question import LEVEL
 from gmt_analysis.choices import Baseline, join_values
 from gmt_analysis.equivalence import Verdict, sensitivity
 from gmt_analysis.paired import differences, over_tasks
-from gmt_analysis.power import ALPHA, POWER
 
 _MOST_WITH_SIZE = 5  # choices in a sentence; of more it names the direction, and the table has the size
 
@@ -131,7 +132,7 @@ def _could(rows: pd.DataFrame) -> str:
 def _on_tasks(common: pd.DataFrame, measure: Measure, baseline: str) -> list[str]:
     if common.empty:
         return []
-    rows = [row for row in common.to_dict("records") if row["p_shared"] <= ALPHA]
+    rows = [row for row in common.to_dict("records") if row["p_shared"] <= LEVEL]
     if not rows:
         shown = _NONE if common["p"].notna().any() else _UNTESTED
     elif len(rows) <= _MOST_WITH_SIZE:
@@ -167,8 +168,8 @@ _WORDS = (_BETTER, _WORSE, _EQUIVALENT, _NONE, _UNTESTED)
 def _direction(row: Mapping[Any, Any], measure: Measure) -> str:
     if np.isnan(row["p_shared"]):
         return _UNTESTED  # too few pairs, or all differ by the same
-    if not row["p_shared"] <= ALPHA:
-        return _EQUIVALENT if row["p_equivalent"] < ALPHA else _NONE
+    if not row["p_shared"] <= LEVEL:
+        return _EQUIVALENT if row["p_equivalent"] < LEVEL else _NONE
     return _BETTER if (row["difference"] > 0) == measure.more_is_better else _WORSE
 
 

@@ -6,18 +6,15 @@ differences are in the units of the column. A pair is the runs of two choices on
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from gmt.verdicts.intervals import Floats, moments, p_within, simultaneous
+from gmt.verdicts.intervals import NO_SPREAD, moments, p_of_groups, p_two_sided, p_within, simultaneous
+from gmt.verdicts.question import FEWEST, LEVEL
 from gmt_analysis.choices import CHOICE, Baseline, choice_name, scores_of
-from gmt_analysis.power import ALPHA, FEWEST, detectable_difference
-from gmt_analysis.statistics import mean_interval
+from gmt_analysis.power import detectable_difference
 
-NO_SPREAD = 1e-12  # of scores in [0, 1]: differences below it are rounding
 _TESTED = ["difference", "low", "high", "n", "p", "p_shared", "p_equivalent", "detectable"]
 
 
@@ -33,7 +30,7 @@ def differences(table: pd.DataFrame, column: str, *, baseline: str, margin: floa
     Returns:
         A row for each other arm, task and value of the axis:
         `difference`; `n` pairs; `low` and `high` of intervals that hold together for all rows, and `p_shared`, which is
-        at most ALPHA if and only if its interval excludes 0 (gmt.verdicts.intervals.simultaneous); `p` of the row alone
+        at most LEVEL if and only if its interval excludes 0 (gmt.verdicts.intervals.simultaneous); `p` of the row alone
         by Student's two-sided paired test; `p_welch` of the same by Welch's test without pairs, for seeds that move
         both choices in opposite ways; `p_equivalent` of two one-sided paired t tests, of the row alone; and
         `detectable`: the smallest difference found with a power of POWER, with the level shared out over all rows that
@@ -79,29 +76,8 @@ def over_tasks(table: pd.DataFrame, column: str, *, baseline: str, margin: float
         wide = both.pivot_table(index="seed", columns="task", values="difference")
         names.append(choice_name(arm, group["axis"].iloc[0]))
         pairs.append(wide.dropna().mean(axis=1) if wide.shape[1] == num_tasks else pd.Series(dtype=float))
-        p_tasks.append(_p_tasks([own["difference"].to_numpy() for _, own in both.groupby("task")]))
+        p_tasks.append(p_of_groups([own["difference"].to_numpy() for _, own in both.groupby("task")]))
     return pd.concat([pd.DataFrame({"choice": names}), _tested(pairs, margin)], axis=1).assign(p_tasks=p_tasks)
-
-
-def t_test(differences_N: np.ndarray) -> dict[str, float]:
-    """Return the mean of N differences with its interval, and p of Student's two-sided test that the mean is 0.
-
-    Returns:
-        `difference`, `low`, `high`, `n` and `p`, which is NaN where `is_tested` is false.
-    """
-    mean = mean_interval(differences_N.tolist())
-    p = float(stats.ttest_1samp(differences_N, 0).pvalue) if is_tested(differences_N) else float("nan")
-    return {"difference": mean.mean, "low": mean.low, "high": mean.high, "n": mean.n, "p": p}
-
-
-def is_tested(differences_N: np.ndarray) -> bool:
-    """Return whether N differences have a t: there are at least FEWEST, and they are not all the same."""
-    return len(differences_N) >= FEWEST and float(np.ptp(differences_N)) > NO_SPREAD
-
-
-def is_equal(differences_N: np.ndarray) -> bool:
-    """Return whether N differences are all 0, and at least FEWEST."""
-    return len(differences_N) >= FEWEST and float(np.abs(differences_N).max()) <= NO_SPREAD
 
 
 def _tested(pairs: list[pd.Series[float]], margin: float | None) -> pd.DataFrame:
@@ -109,7 +85,7 @@ def _tested(pairs: list[pd.Series[float]], margin: float | None) -> pd.DataFrame
     if not pairs:
         return pd.DataFrame(columns=_TESTED)
     differences_NK = np.asarray(pd.concat([own.astype(float) for own in pairs], axis=1).to_numpy(), dtype=float)
-    found, together = moments(differences_NK), simultaneous(differences_NK, ALPHA)
+    found, together = moments(differences_NK), simultaneous(differences_NK, LEVEL)
     deviation_K = np.where(found.is_tested_K, found.error_K * np.sqrt(found.n_K), np.nan)
     num_tested = max(int(found.is_tested_K.sum()), 1)
     return pd.DataFrame(
@@ -118,7 +94,7 @@ def _tested(pairs: list[pd.Series[float]], margin: float | None) -> pd.DataFrame
             "low": found.mean_K - together.half_K,
             "high": found.mean_K + together.half_K,
             "n": found.n_K,
-            "p": _p_alone(differences_NK, found.is_tested_K, found.is_equal_K),
+            "p": p_two_sided(found),
             "p_shared": together.p_K,
             "p_equivalent": np.nan if margin is None else p_within(found, margin),
             "detectable": [
@@ -129,22 +105,7 @@ def _tested(pairs: list[pd.Series[float]], margin: float | None) -> pd.DataFrame
     )
 
 
-def _p_alone(differences_NK: Floats, is_tested_K: Any, is_equal_K: Any) -> Floats:
-    p_K = np.where(is_equal_K, 1.0, np.nan)
-    if is_tested_K.any():
-        p_K[is_tested_K] = stats.ttest_1samp(differences_NK[:, is_tested_K], 0, nan_policy="omit").pvalue
-    return p_K
-
-
 def _p_welch(own: np.ndarray, other: np.ndarray) -> float:
     if len(own) < FEWEST or min(np.ptp(own), np.ptp(other)) <= NO_SPREAD:
         return float("nan")
     return float(stats.ttest_ind(own, other, equal_var=False).pvalue)
-
-
-def _p_tasks(groups: list[np.ndarray]) -> float:
-    if len(groups) < 2 or any(len(group) < 2 or np.ptp(group) <= NO_SPREAD for group in groups):
-        return float("nan")
-    from statsmodels.stats.oneway import anova_oneway
-
-    return float(anova_oneway(groups, use_var="unequal").pvalue)

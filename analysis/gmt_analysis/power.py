@@ -10,12 +10,8 @@ from functools import cache
 import numpy as np
 from scipy import optimize, stats
 
-from gmt_analysis.statistics import CONFIDENCE
-
-ALPHA = 1 - CONFIDENCE
-POWER = 0.8
-FEWEST = 3  # pairs of a test: scores come in steps of one question, so that two pairs often differ by the same amount
-_SLICES = 20_000
+from gmt.verdicts.power import POWER, limits_of_t
+from gmt.verdicts.question import FEWEST, LEVEL
 
 
 def detectable_difference(deviation: float, num_pairs: int, *, num_comparisons: int = 1) -> float:
@@ -37,15 +33,10 @@ def detectable_difference(deviation: float, num_pairs: int, *, num_comparisons: 
 @cache
 def _detectable_size(num_pairs: int, num_comparisons: int) -> float:
     """Return the detectable difference in units of the deviation."""
-    freedom, level = num_pairs - 1, ALPHA / num_comparisons
-    critical = stats.t.isf(level / 2, freedom)
-    # statsmodels' power fails for few pairs: this is the mean over the deviation that a study estimates, which is
-    # distributed as chi, at the middles of equally likely slices
-    middles = (np.arange(_SLICES) + 0.5) / _SLICES
-    limit_S = critical * stats.chi.ppf(middles, freedom) / np.sqrt(freedom)
+    limit_S = limits_of_t(LEVEL / num_comparisons / 2, num_pairs)
 
     def lacking(size: float) -> float:
         shift = size * np.sqrt(num_pairs)
         return float((stats.norm.sf(limit_S - shift) + stats.norm.cdf(-limit_S - shift)).mean()) - POWER
 
-    return float(optimize.brentq(lacking, 0, 10 * critical))
+    return float(optimize.brentq(lacking, 0, 10 * limit_S.mean()))

@@ -7,7 +7,9 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-CONFIDENCE = 0.95
+from gmt.verdicts.question import LEVEL
+
+CONFIDENCE = 1 - LEVEL
 _RESAMPLES = 9999
 
 

@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 
 from gmt.axis import Axis
+from gmt.verdicts.power import POWER
 from gmt.verdicts.verdict import Verdict
 from gmt_analysis.choices import CHOICE, FEW_SEEDS
 from gmt_analysis.exports import as_latex
 from gmt_analysis.findings import Findings, as_table
 from gmt_analysis.frontier import Frontier
-from gmt_analysis.power import POWER
 from gmt_analysis.suites import SUITE, is_loss
 
 SCORES = {

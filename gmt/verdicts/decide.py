@@ -14,8 +14,10 @@ from gmt.verdicts.intervals import (
     Flags,
     Floats,
     Moments,
+    depends_on_task,
     moments,
     p_beyond,
+    p_of_groups,
     p_within,
     simultaneous,
     t_limit,
@@ -55,15 +57,12 @@ def decide(
     pairs = pairs_of(question, list(dict.fromkeys(choice for choice, _ in scores)))
     columns = columns_of(question, pairs, tasks)
     share = level / 2 if question.target_margin is not None and targets is not None else level
-    rows = _compare(question, scores, columns, share)
+    rows, is_by_flips = _compare(question, scores, columns, share)
     if question.target_margin is not None and targets is not None:
         rows = _with_target(question, rows, targets, columns, share)
     if right is not None:
         rows = with_questions(rows, columns, right, level=share, is_of_all=question.is_of_all)
     outcome, deciding = _outcome(question, rows), _deciding(question, rows)
-    by_flips = (
-        bool(rows) and not question.is_of_all and simultaneous(difference_matrix(scores, columns), share).is_by_flips
-    )
     return Verdict(
         name=question.name,
         question=question_in_words(question, pairs, tasks, axis),
@@ -73,7 +72,7 @@ def decide(
         more_is_better=question.more_is_better,
         margin=question.margin,
         confidence=1 - 2 * share if question.is_of_all else 1 - share,
-        test=test_in_words(question, len(rows), is_by_flips=by_flips),
+        test=test_in_words(question, len(rows), is_by_flips=is_by_flips),
         about=about(len(tasks), knows_questions=any(not np.isnan(row.low_questions) for row in rows)),
         n=min((row.n for row in rows), default=0),
         deciding=deciding,
@@ -82,21 +81,22 @@ def decide(
     )
 
 
-def _compare(question: Question, scores: Scores, columns: Columns, level: float) -> list[Comparison]:
+def _compare(question: Question, scores: Scores, columns: Columns, level: float) -> tuple[list[Comparison], bool]:
+    """Return the comparisons, and whether sign flips gave the intervals that share the level."""
     if not columns:
-        return []
+        return [], False
     differences_NK = difference_matrix(scores, columns)
     without_NK = difference_matrix(scores, columns, diverged=False)
     found, together = moments(differences_NK), simultaneous(differences_NK, level)
     alone_K = np.where(found.is_equal_K, 0.0, t_limit(level, found.freedom_K) * found.error_K)
     half_K = np.where(found.is_tested_K | found.is_equal_K, alone_K if question.is_of_all else together.half_K, np.nan)
     p_K = _p_of_claim(question, found, together.p_K)
-    p_tasks = [_p_tasks(scores, pair, tasks) for pair, tasks in columns]
+    p_tasks_K = np.array([_p_tasks(scores, pair, tasks) for pair, tasks in columns])
+    differ_K = depends_on_task(p_tasks_K, level)
     rows = []
     for k, ((choice, against), tasks) in enumerate(columns):
         mean, half = float(found.mean_K[k]), float(half_K[k])
         others = without_NK[~np.isnan(without_NK[:, k]), k]
-        differ = p_tasks[k] is not None and p_tasks[k] * len(columns) < level  # type: ignore[operator]
         decision = _decision(question, mean, half, float(together.half_K[k]), is_equal=bool(found.is_equal_K[k]))
         rows.append(
             Comparison(
@@ -108,13 +108,13 @@ def _compare(question: Question, scores: Scores, columns: Columns, level: float)
                 low=mean - half,
                 high=mean + half,
                 p=float(p_K[k]),
-                decision="depends on the task" if differ and decision != "not tested" else decision,
-                p_tasks=p_tasks[k],
+                decision="depends on the task" if differ_K[k] and decision != "not tested" else decision,
+                p_tasks=float(p_tasks_K[k]),
                 num_diverged=int(found.n_K[k]) - len(others),
                 estimate_without_diverged=float(others.mean()) if len(others) else float("nan"),
             )
         )
-    return rows
+    return rows, together.is_by_flips
 
 
 def difference_matrix(scores: Scores, columns: Columns, *, diverged: bool = True) -> Floats:
@@ -196,17 +196,10 @@ def _replaced(row: Comparison, decision: Decision) -> Comparison:
     return Comparison(**{**vars(row), "decision": decision})
 
 
-def _p_tasks(scores: Scores, pair: Pair, tasks: Sequence[str]) -> float | None:
-    """Return p of Welch's analysis of variance that a pair's difference is not the same on all tasks."""
-    if len(tasks) < 2:
-        return None
+def _p_tasks(scores: Scores, pair: Pair, tasks: Sequence[str]) -> float:
+    """Return p of the test that a pair's difference is the same on all tasks; NaN for one task."""
     groups = [difference_matrix(scores, [(pair, (task,))])[:, 0] for task in tasks]
-    groups = [group[~np.isnan(group)] for group in groups]
-    if any(len(group) < 2 or np.ptp(group) <= 0 for group in groups):
-        return None
-    from statsmodels.stats.oneway import anova_oneway  # half a second, for pooled tasks alone
-
-    return float(anova_oneway(groups, use_var="unequal").pvalue)
+    return p_of_groups([group[~np.isnan(group)] for group in groups])
 
 
 _HOLDS: Mapping[str, tuple[Decision, ...]] = {

@@ -6,6 +6,7 @@ Shapes: N seeds, K comparisons, R draws. A seed that a comparison lacks is NaN.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -78,6 +79,13 @@ def p_above(t_K: Floats, freedom_K: Floats) -> Floats:
     return p
 
 
+def p_two_sided(found: Moments) -> Floats:
+    """Return p of Student's two-sided test that each mean is 0; 1 for equal pairs, and NaN without a test."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        p_K = 2 * p_above(np.abs(found.mean_K) / found.error_K, found.freedom_K)
+    return np.where(found.is_tested_K, p_K, np.where(found.is_equal_K, 1.0, np.nan))
+
+
 def p_within(found: Moments, margin: float) -> Floats:
     """Return p of two one-sided tests that each mean lies within the margin (Schuirmann, 1987); NaN without a test."""
     return np.fmax(p_beyond(found, -margin), p_beyond(found, margin, is_below=True))
@@ -112,7 +120,8 @@ def simultaneous(differences_NK: Floats, level: float = LEVEL) -> Simultaneous:
 
     With FEWEST_FLIPS pairs and more, by the largest |t| over the comparisons when the signs of the centred differences
     are flipped, seed by seed (Westfall and Young, 1993): what correlates costs little, and no normal distribution is
-    assumed. With fewer pairs, which have too few flips, by each comparison's t at a shared level (Sidak, 1967).
+    assumed. With fewer pairs, or at a level below the smallest p that flips give, by each comparison's t at a shared
+    level (Sidak, 1967).
     """
     found = moments(differences_NK)
     tested_K = found.is_tested_K
@@ -122,11 +131,12 @@ def simultaneous(differences_NK: Floats, level: float = LEVEL) -> Simultaneous:
     if not num_tested:
         return Simultaneous(half_K=half_K, p_K=p_K, is_by_flips=False)
     t_K = np.abs(found.mean_K[tested_K]) / found.error_K[tested_K]
-    is_by_flips = int(found.n_K[tested_K].min()) >= FEWEST_FLIPS
+    num_draws = len(_signs(len(differences_NK))) if int(found.n_K[tested_K].min()) >= FEWEST_FLIPS else 0
+    num_beyond = int(level * (num_draws + 1)) - 1  # draws that may reach a t whose p is still at the level
+    is_by_flips = num_draws > 0 and num_beyond >= 0
     if is_by_flips:
         largest_R = np.sort(_largest_t(differences_NK[:, tested_K]))
-        num_draws = len(largest_R)
-        limit = np.full(num_tested, largest_R[num_draws - 1 - int(level * (num_draws + 1) - 1)])
+        limit = np.full(num_tested, largest_R[num_draws - 1 - num_beyond])
         p_K[tested_K] = (1 + num_draws - np.searchsorted(largest_R, t_K, side="left")) / (num_draws + 1)
     else:
         freedom_K = found.freedom_K[tested_K]
@@ -160,3 +170,26 @@ def _signs(num_seeds: int) -> Floats:
     if 2 ** (num_seeds - 1) <= _ALL_FLIPS:
         return np.array([(1.0, *rest) for rest in itertools.product((1.0, -1.0), repeat=num_seeds - 1)])
     return np.random.default_rng(0).choice((1.0, -1.0), size=(_DRAWS, num_seeds))
+
+
+def p_of_groups(groups: Sequence[Floats]) -> float:
+    """Return p of Welch's analysis of variance that groups have one mean.
+
+    NaN with fewer than two groups, or where a group has fewer than two values or no spread.
+    """
+    if len(groups) < 2 or any(len(group) < 2 or np.ptp(group) <= NO_SPREAD for group in groups):
+        return float("nan")
+    from statsmodels.stats.oneway import anova_oneway  # half a second, for means over tasks alone
+
+    return float(anova_oneway(groups, use_var="unequal").pvalue)
+
+
+def depends_on_task(p_tasks_K: Floats, level: float) -> Flags:
+    """Return whether the differences on the tasks differ, so that their mean says little (Bonferroni).
+
+    Args:
+        p_tasks_K: p of each comparison that its difference is the same on all tasks; NaN without a test.
+        level: of all comparisons together.
+    """
+    differ_K: Flags = p_tasks_K * len(p_tasks_K) < level
+    return differ_K

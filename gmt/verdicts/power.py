@@ -22,7 +22,7 @@ POWER = 0.8
 _MOST_SEEDS = 1024
 _STUDIES = 400
 _MOST_AT_ONCE = 4_000_000  # numbers in a matrix
-_SLICES = 2000
+_SLICES = 20_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,13 +96,29 @@ def power(question: Question, spread: Spread, num_seeds: int, level: float) -> f
 
 def _power_of_one(size_K: Floats, num_seeds: int, share: float) -> Floats:
     """Return the power of a t test for differences in units of their deviation, at a one-sided level."""
-    freedom = num_seeds - 1
-    middles_S = (np.arange(_SLICES) + 0.5) / _SLICES  # of equally likely slices of the estimated deviation
-    deviation_S = np.sqrt(2 * special.gammaincinv(freedom / 2, middles_S) / freedom)
-    limit_S = float(t_limit(share, np.array(float(freedom)))) * deviation_S
+    limit_S = limits_of_t(share, num_seeds)
     shift_K = size_K * np.sqrt(num_seeds)
     shifts, place_K = np.unique(shift_K, return_inverse=True)  # an assumed deviation is the same for all
     return np.array([float(special.ndtr(shift - limit_S).mean()) for shift in shifts])[place_K]
+
+
+def limits_of_t(share: float, num_pairs: int) -> Floats:
+    """Return the means that a t test finds just significant, at the middles of equally likely estimates of a deviation.
+
+    A study estimates a deviation of 1, and its estimate is distributed as chi. statsmodels' power fails for few pairs.
+
+    Args:
+        share: the one-sided level.
+        num_pairs: the number of pairs.
+
+    Returns:
+        In units of the standard error by the true deviation, growing.
+    """
+    freedom = num_pairs - 1
+    middles_S = (np.arange(_SLICES) + 0.5) / _SLICES
+    deviation_S = np.sqrt(2 * special.gammaincinv(freedom / 2, middles_S) / freedom)
+    limit_S: Floats = float(t_limit(share, np.array(float(freedom)))) * deviation_S
+    return limit_S
 
 
 def _power_of_all(question: Question, spread: Spread, num_seeds: int, level: float) -> float:

@@ -39,7 +39,7 @@ class Comparison:
         low, high: the bounds of the interval that `decision` rests on; NaN without a test.
         p: of the claim, corrected for all comparisons of the question where the claim is of each; NaN without a test.
         decision: see Decision.
-        p_tasks: of pooled tasks, p of the test that they differ; else None.
+        p_tasks: of pooled tasks, p of the test that the difference is the same on all; NaN without a test.
         num_diverged: the pairs in which a run diverged; it counts with the base's score.
         estimate_without_diverged: the mean without those pairs; NaN if none is left.
         low_questions, high_questions: bounds that hold for other questions too; NaN where answers are not known.
@@ -54,7 +54,7 @@ class Comparison:
     high: float
     p: float
     decision: Decision
-    p_tasks: float | None = None
+    p_tasks: float = float("nan")
     num_diverged: int = 0
     estimate_without_diverged: float = float("nan")
     low_questions: float = float("nan")

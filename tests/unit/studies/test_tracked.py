@@ -1,6 +1,5 @@
 """What MLflow says of a study fits into its longest text."""
 
-
 import pytest
 
 from gmt.studies.plan import Plan

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from gmt.verdicts.intervals import Floats, moments, p_within, simultaneous, t_limit
+from gmt.verdicts.intervals import Floats, moments, p_of_groups, p_within, simultaneous, t_limit
 
 PAIRS = list(itertools.combinations(range(6), 2))
 UNEQUAL = np.array([0.2, 0.9, 1.3, 2.0, 3.2, 5.0])  # deviations of arms as in docs/ratio_insensitivity.csv
@@ -73,11 +73,27 @@ def test_false_alarms_of_sign_flips_in_many_studies(num_seeds: int) -> None:
     assert rate == pytest.approx(0.05, abs=0.015)
 
 
-@pytest.mark.parametrize("num_seeds", [3, 5, 20])
-def test_p_and_interval_agree(num_seeds: int) -> None:
+@pytest.mark.parametrize(("num_seeds", "level"), [(3, 0.05), (5, 0.05), (20, 0.05), (12, 1 / 2049), (12, 1 / 2050)])
+def test_p_and_interval_agree(num_seeds: int, level: float) -> None:
     for study in studies(20, num_seeds, seed=1) + 1.5:
-        found, mean_K = simultaneous(study), study.mean(0)
-        assert ((found.p_K <= 0.05) == (np.abs(mean_K) > found.half_K)).all()
+        found, mean_K = simultaneous(study, level), study.mean(0)
+        assert ((found.p_K <= level) == (np.abs(mean_K) > found.half_K)).all()
+
+
+def test_a_level_below_the_smallest_p_of_sign_flips_is_tested_by_t() -> None:
+    study = np.linspace(0.9, 1.1, 12)[:, None]  # 2,048 flips: p is 1 / 2,049 at least
+    assert simultaneous(study, 1 / 2049).is_by_flips
+    found = simultaneous(study, 1 / 2050)
+    assert not found.is_by_flips
+    assert found.p_K[0] < 1 / 2050
+    assert found.half_K[0] < 1
+
+
+def test_rounding_is_no_spread_of_a_group() -> None:
+    dust, spread = 0.3 + 1e-16 * np.arange(4), np.array([0.1, 0.2, 0.3])
+    assert math.isnan(p_of_groups([dust, spread]))
+    assert math.isnan(p_of_groups([spread]))
+    assert p_of_groups([spread, spread + 1]) < 0.01
 
 
 def test_the_limit_of_t() -> None:
