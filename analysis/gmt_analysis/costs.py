@@ -52,7 +52,7 @@ def costs_of_choices(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def cost_ratios(runs: pd.DataFrame, baseline: str, *, within: float) -> pd.DataFrame:
-    """Return how many times as long as the baseline's a step of each choice takes, and the test that it is no longer.
+    """Return how many times as long as the baseline's a step of each choice takes, and the test that it is as long.
 
     Ratios of runs on the same seed, by the mean of their logarithms; every seed of a baseline at several values of the
     axis counts once, with the median of its runs.

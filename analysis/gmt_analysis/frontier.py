@@ -80,8 +80,8 @@ def frontier_of(
 
     The intervals are bootstrap intervals over seeds, which all arms of a task share: a resample draws seeds with
     replacement, and means, the baseline's target score, curves and forgetting follow anew. They are percentiles,
-    widened for few seeds (Hesterberg, "What Teachers Should Know About the Bootstrap", 2015, Section 5.3). Each holds
-    for itself, by simulation in 92 of 100 studies of 5 seeds or of 20.
+    widened for few seeds (Hesterberg, "What Teachers Should Know About the Bootstrap", 2015, Section 5.3). They
+    share no level: each interval by itself holds, by simulation, in 92 of 100 studies of 5 seeds or of 20.
 
     Args:
         table: the typed table of a study, with or without rows of `points_on_the_way`.

@@ -20,7 +20,7 @@ def answers_of(results: Results) -> list[str]:
     if results.verdicts:
         answers = [sentence for verdict in results.verdicts for sentence in (_with_question(verdict), *verdict.notes)]
         return list(dict.fromkeys(answers))  # a note on the whole study is beside each verdict
-    return [best_in_words(results.summary, results.plan.study.baseline), tests_in_words(results)]
+    return [best_in_words(results.summary, results.plan.study.baseline), counts_in_words(results)]
 
 
 def _with_question(verdict: Verdict) -> str:
@@ -47,7 +47,7 @@ def best_in_words(summary: pd.DataFrame, baseline: str) -> str:
     return f"Highest mean target score: {'; '.join(clauses)}."
 
 
-def tests_in_words(results: Results) -> str:
+def counts_in_words(results: Results) -> str:
     """Return a sentence that counts what the exploratory tests against the baseline show."""
     tested = [found for found in results.findings if len(found.to_baseline)]
     if not tested:

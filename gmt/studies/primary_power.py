@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -91,22 +92,36 @@ def _range_in_points(deviation_K: Floats) -> str:
 
 
 def _noise_of_questions(question: Question, compared: Sequence[PlannedRun], tasks: Mapping[str, str]) -> Iterator[str]:
-    """Yield a sentence if the questions alone blur the margin on some task, whatever the number of seeds."""
-    blurred: dict[str, str] = {}
-    for planned in compared:
-        suites = planned.run.config["task"].get(_PARTS[question.measure], {}).values()
-        numbers = [number for number in map(_num_questions, suites) if number is not None]
-        if len(numbers) < len(suites) or not numbers:
-            continue
-        half = _TWO_SIDED * sum(_DIFFERING / number for number in numbers) ** 0.5 / len(numbers)
+    """Yield a sentence if the questions alone blur the margin, whatever the number of seeds.
+
+    Of pooled tasks, whose questions vary independently, it is about the mean.
+    """
+    by_task = {tasks[planned.run.id]: _numbers_of_questions(question, planned) for planned in compared}
+    groups = {task: [numbers] for task, numbers in by_task.items()}
+    if question.tasks == "pooled" and len(by_task) > 1:
+        groups = {f"the mean over {len(by_task)} tasks": list(by_task.values())}
+    blurred = []
+    for name, group in groups.items():
+        half = math.hypot(*map(_half, group)) / len(group)
         if half > question.margin:
-            task = tasks[planned.run.id]
-            blurred[task] = f"± {100 * half:.1f} points on {task} ({sum(numbers):,} asked)"
+            blurred.append(f"± {100 * half:.1f} points on {name} ({sum(map(sum, group)):,} asked)")
     if blurred:
         yield (
-            f"  other questions of the same kind would move a difference by {', '.join(blurred.values())}, if a "
-            "quarter of a pair's answers differ: intervals over seeds hold for the asked questions alone"
+            f"  other questions of the same kind would move a difference by {', '.join(blurred)}, if a quarter of a "
+            "pair's answers differ: intervals over seeds hold for the asked questions alone"
         )
+
+
+def _half(numbers: Sequence[int]) -> float:
+    """Return half the width of an interval of a task's score over other questions; NaN if a number is not known."""
+    return _TWO_SIDED * sum(_DIFFERING / number for number in numbers) ** 0.5 / len(numbers) if numbers else math.nan
+
+
+def _numbers_of_questions(question: Question, planned: PlannedRun) -> list[int]:
+    """Return the number of questions of each suite; empty if the settings of one do not say."""
+    suites = planned.run.config["task"].get(_PARTS[question.measure], {}).values()
+    numbers = [number for number in map(_num_questions, suites) if number is not None]
+    return numbers if len(numbers) == len(suites) else []
 
 
 def _num_questions(suite: object) -> int | None:

@@ -27,7 +27,7 @@ from gmt.verdicts.question import LEVEL, Question
 from gmt.verdicts.question_noise import Right, with_questions
 from gmt.verdicts.scores import Score, Scores
 from gmt.verdicts.verdict import Comparison, Decision, Outcome, Verdict
-from gmt.verdicts.words import about, answer, counted, question_in_words, test_in_words
+from gmt.verdicts.words import about, answer, counted, question_in_words, words_of_test
 
 POOLED = " + "
 
@@ -72,7 +72,7 @@ def decide(
         more_is_better=question.more_is_better,
         margin=question.margin,
         confidence=1 - 2 * share if question.is_of_all else 1 - share,
-        test=test_in_words(question, len(rows), is_by_flips=is_by_flips),
+        test=words_of_test(question, len(rows), is_by_flips=is_by_flips),
         about=about(len(tasks), knows_questions=any(not np.isnan(row.low_questions) for row in rows)),
         n=min((row.n for row in rows), default=0),
         deciding=deciding,
@@ -179,7 +179,7 @@ def _with_target(
     columns: Columns,
     level: float,
 ) -> list[Comparison]:
-    """Return the rows, of which those stay better whose target score is shown to keep up too."""
+    """Replace `better` by `target not matched` where the target score is not shown to keep up."""
     if not rows:
         return []
     differences_NK = difference_matrix(targets, columns)

@@ -1,4 +1,4 @@
-"""The scores that questions are decided by; a run that diverged counts with the base's."""
+"""The scores that questions are decided by. A diverged run counts with the base's score."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Scores = Mapping[tuple[Choice, str], Mapping[int, Score]]  # by choice and task:
 
 
 class ScoredRun(NamedTuple):
-    """A run with what is known of its score.
+    """A run and its score.
 
     Args:
         state: `done`, `diverged` or another.
@@ -38,8 +38,8 @@ class ScoredRun(NamedTuple):
 def scores_of(runs: Iterable[ScoredRun]) -> Scores:
     """Return the scores of runs that are done or diverged, with an entry for each choice and task.
 
-    Who gets a model that diverged goes on with the base. The base's score is that of other runs on the task; without
-    one, a run that diverged has no score.
+    A diverged run counts with the base's score, since its weights are of no use and the base remains. The base's score
+    is that of other runs on the task; without one, a diverged run has no score.
     """
     listed = list(runs)
     bases = {run.task: run.base for run in listed if run.base is not None}

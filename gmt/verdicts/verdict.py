@@ -36,7 +36,8 @@ class Comparison:
         choice, against: the names of both, e.g. `gmt 0.9` and `sft`.
         n: the number of seeds that both have.
         estimate: the mean of the differences.
-        low, high: the bounds of the interval that `decision` rests on; NaN without a test.
+        low, high: the bounds of the interval that no `decision` contradicts; NaN without a test. A claim of all
+            comparisons is `better` or `worse` only if the wider interval with a shared level says so too.
         p: of the claim, corrected for all comparisons of the question where the claim is of each; NaN without a test.
         decision: see Decision.
         p_tasks: of pooled tasks, p of the test that the difference is the same on all; NaN without a test.

@@ -97,8 +97,8 @@ def _bounds(low: float, high: float) -> str:
     return f"[{100 * low:+.1f}, {100 * high:+.1f}]"
 
 
-def test_in_words(question: Question, num_comparisons: int, *, is_by_flips: bool) -> str:
-    """Return the test in words."""
+def words_of_test(question: Question, num_comparisons: int, *, is_by_flips: bool) -> str:
+    """Return the test in words, with how the level is shared."""
     if question.is_of_all:
         return (
             "paired one-sided t tests on the same seed; the claim needs every one of the comparisons, so that each is "

@@ -84,6 +84,17 @@ def test_power_at_a_target_score_uses_the_halved_level_of_the_verdict(tmp_path: 
     assert _probability(halved) < _probability(whole)
 
 
+def test_questions_of_pooled_tasks_blur_their_mean_less(tmp_path: Path) -> None:
+    # 300 and 200 target questions: half an interval is 1.96 * sqrt(0.25 / 300) = 5.66 points, and 6.93; the mean:
+    # sqrt(5.66**2 + 6.93**2) / 2 = 4.47
+    arms = {arm: settings | {"task": ["long_words", "three_sums"]} for arm, settings in ARMS.items()}
+    questions = {name: ASKED | {"tasks": name, "margin": 0.03} for name in ("apart", "pooled")}
+    plan = plan_of(tmp_path, arms, [1, 2, 3], primary=questions)
+    apart, pooled = (text for text in what_a_plan_can_show(plan) if "would move a difference" in text)
+    assert "± 5.7 points on long_words (300 asked), ± 6.9 points on three_sums (200 asked), if" in apart
+    assert "± 4.5 points on the mean over 2 tasks (500 asked), if" in pooled
+
+
 def _probability(text: str) -> float:
     return float(text.partition("with a probability of ")[2].partition(",")[0])
 
