@@ -132,15 +132,20 @@ def _could(rows: pd.DataFrame) -> str:
 def _on_tasks(common: pd.DataFrame, measure: Measure, baseline: str) -> list[str]:
     if common.empty:
         return []
-    rows = [row for row in common.to_dict("records") if row["p_shared"] <= LEVEL]
-    if not rows:
-        shown = _NONE if common["p"].notna().any() else _UNTESTED
-    elif len(rows) <= _MOST_WITH_SIZE:
-        shown = "; ".join(f"{row['choice']} {_points(row)}" for row in rows)
+    by_words: dict[str, list[dict[Any, Any]]] = {}
+    for row in common.to_dict("records"):
+        by_words.setdefault(_direction(row, measure), []).append(row)
+    depends = [row["choice"] for row in by_words.pop(_DEPENDS, [])]
+    ways = {way: by_words[way] for way in (_BETTER, _WORSE) if way in by_words}
+    if sum(map(len, ways.values())) <= _MOST_WITH_SIZE:
+        clauses = [f"{row['choice']} {_points(row)}" for rows in ways.values() for row in rows]
     else:
-        ways = {way: [row["choice"] for row in rows if _direction(row, measure) == way] for way in (_BETTER, _WORSE)}
-        shown = "; ".join(f"{way} {', '.join(choices)}" for way, choices in ways.items() if choices)
-    return [f"In the mean over tasks, {measure.name} less that of {baseline}: {shown}{_could(common)}."]
+        clauses = [f"{way} {', '.join(row['choice'] for row in rows)}" for way, rows in ways.items()]
+    if by_words and not ways:
+        clauses = [_UNTESTED if set(by_words) == {_UNTESTED} else _NONE]
+    if depends:
+        clauses.append(f"no mean of {', '.join(depends)}, whose difference {_DEPENDS}")
+    return [f"In the mean over tasks, {measure.name} less that of {baseline}: {'; '.join(clauses)}{_could(common)}."]
 
 
 def _on_axis(verdict: Verdict, measure: Measure, axis: Axis) -> str:
@@ -162,12 +167,15 @@ def _on_axis(verdict: Verdict, measure: Measure, axis: Axis) -> str:
 
 _BETTER, _WORSE, _NONE, _UNTESTED = "better", "worse", "no difference shown", "not tested"
 _EQUIVALENT = "equivalent by itself"  # by the test of this comparison alone, uncorrected
+_DEPENDS = "depends on the task"
 _WORDS = (_BETTER, _WORSE, _EQUIVALENT, _NONE, _UNTESTED)
 
 
 def _direction(row: Mapping[Any, Any], measure: Measure) -> str:
     if np.isnan(row["p_shared"]):
         return _UNTESTED  # too few pairs, or all differ by the same
+    if row.get("depends_on_task", False):
+        return _DEPENDS
     if not row["p_shared"] <= LEVEL:
         return _EQUIVALENT if row["p_equivalent"] < LEVEL else _NONE
     return _BETTER if (row["difference"] > 0) == measure.more_is_better else _WORSE

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from gmt.verdicts.intervals import NO_SPREAD, moments, p_of_groups, p_two_sided, p_within, simultaneous
+from gmt.verdicts.intervals import NO_SPREAD, depends_on_task, moments, p_of_groups, p_two_sided, p_within, simultaneous
 from gmt.verdicts.question import FEWEST, LEVEL
 from gmt_analysis.choices import CHOICE, Baseline, choice_name, scores_of
 from gmt_analysis.power import detectable_difference
@@ -57,16 +57,15 @@ def over_tasks(table: pd.DataFrame, column: str, *, baseline: str, margin: float
     """Return each choice less the baseline in the mean over tasks, seed by seed.
 
     The mean over tasks of a seed's differences is one number, and `n` counts seeds. Nothing is said of other tasks.
-    Where `p_tasks` is small, the difference depends on the task and its mean says little.
 
     Returns:
         A row for each arm and value of the axis but the baseline: `choice`, the columns of `differences` but `p_welch`,
-        and `p_tasks` of Welch's analysis of variance that the difference is the same on all tasks. Empty without a
-        baseline.
+        `p_tasks` of Welch's analysis of variance that the difference is the same on all tasks, and `depends_on_task`:
+        whether it is not, so that its mean says little. Empty without a baseline.
     """
     scores = scores_of(table, column)
     if baseline not in set(scores["arm"]):
-        return pd.DataFrame(columns=["choice", *_TESTED, "p_tasks"])
+        return pd.DataFrame(columns=["choice", *_TESTED, "p_tasks", "depends_on_task"])
     base, num_tasks = Baseline.from_table(table, baseline), scores["task"].nunique()
     names, pairs, p_tasks = [], [], []
     for (arm, _), group in scores[scores["arm"] != baseline].groupby(["arm", "axis"], dropna=False, sort=False):
@@ -77,7 +76,8 @@ def over_tasks(table: pd.DataFrame, column: str, *, baseline: str, margin: float
         names.append(choice_name(arm, group["axis"].iloc[0]))
         pairs.append(wide.dropna().mean(axis=1) if wide.shape[1] == num_tasks else pd.Series(dtype=float))
         p_tasks.append(p_of_groups([own["difference"].to_numpy() for _, own in both.groupby("task")]))
-    return pd.concat([pd.DataFrame({"choice": names}), _tested(pairs, margin)], axis=1).assign(p_tasks=p_tasks)
+    tested = pd.concat([pd.DataFrame({"choice": names}), _tested(pairs, margin)], axis=1)
+    return tested.assign(p_tasks=p_tasks, depends_on_task=depends_on_task(np.array(p_tasks), LEVEL))
 
 
 def _tested(pairs: list[pd.Series[float]], margin: float | None) -> pd.DataFrame:

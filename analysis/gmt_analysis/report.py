@@ -190,6 +190,8 @@ def _page(results: Results, figures: Mapping[str, Sequence[tuple[str, int]]], ov
         baseline=results.findings[0].baseline,
         verdicts=[(verdict, html_comparisons(verdict)) for verdict in results.verdicts],
         findings=[(f.measure.name, f.baseline, f.sentences, html_differences(f, axis)) for f in results.findings],
+        has_tasks=any(len(f.in_common) for f in results.findings),
+        num_diverged=int((results.table["state"] == "diverged").sum()),
         margin=f"{100 * plan.study.margin:g}",
         base=_base(summary),
         frontier=results.frontier,

@@ -32,6 +32,7 @@ SCORES = {
 _FAINT = 0.005  # a smaller change of a score has no colour
 _DEEPEST = 0.9  # the colour's strength where everything is lost
 MOST_COMPARISONS = 120  # of a question on the page
+_P_TASKS = {"p, that tasks are alike": "p_tasks"}
 COSTS = {
     "forward_backward_s": "Forward + backward, ms/step",
     "mask_s": "Mask, ms/step",
@@ -143,14 +144,19 @@ def html_comparisons(verdict: Verdict) -> str:
     rows = list(verdict.comparisons)
     if len(rows) > MOST_COMPARISONS:
         rows = sorted(rows, key=lambda row: (math.isnan(row.p), row.p))[:MOST_COMPARISONS]
-    names = ("Arm", "Less", "Task", "n", "Difference, points", "p", "Decision")
+    p_columns = {"p": "p"} | ({} if all(math.isnan(row.p_tasks) for row in rows) else _P_TASKS)
+    names = ("Arm", "Less", "Task", "n", "Difference, points", *p_columns, "Decision")
     body = "".join(
         f"<tr><td>{_text(row.choice)}</td><td>{_text(row.against)}</td><td>{_text(row.task)}</td><td>{row.n}</td>"
         f"<td>{_points(row.estimate)}{_bounds({'low': 100 * row.low, 'high': 100 * row.high})}</td>"
-        f"<td>{'' if pd.isna(row.p) else format(row.p, '.3g')}</td><td>{row.decision}</td></tr>"
+        f"{_p_cells(vars(row), p_columns)}<td>{row.decision}</td></tr>"
         for row in rows
     )
     return _html(names, body)
+
+
+def _p_cells(row: Mapping[Any, Any], p_columns: Mapping[str, str]) -> str:
+    return "".join(f"<td>{'' if pd.isna(row[key]) else format(row[key], '.3g')}</td>" for key in p_columns.values())
 
 
 def _points(difference: float) -> str:
@@ -171,18 +177,19 @@ def html_differences(findings: Findings, axis: Axis) -> list[tuple[str, str]]:
 
 
 def _differences_table(rows: pd.DataFrame, heads: Mapping[str, str]) -> str:
+    p_columns = {"p, of all rows together": "p_shared"} | (_P_TASKS if "p_tasks" in rows else {})
     names = (
         *heads.values(),
         "n",
         "Difference, points",
-        "p, of all rows together",
+        *p_columns,
         f"Found with a power of {POWER:.0%}",
         "In words",
     )
     body = "".join(
         "<tr>" + "".join(f"<td>{_text(row[column])}</td>" for column in heads) + f"<td>{row['n']}</td>"
         f"<td>{'' if pd.isna(row['difference']) else format(row['difference'], '+.1f')}{_bounds(row)}</td>"
-        f"<td>{'' if pd.isna(row['p_shared']) else format(row['p_shared'], '.3g')}</td>"
+        f"{_p_cells(row, p_columns)}"
         f"<td>{'' if pd.isna(row['detectable']) else format(row['detectable'], '.1f')}</td><td>{row['words']}</td></tr>"
         for row in rows.to_dict("records")
     )

@@ -66,6 +66,20 @@ def test_several_tasks_are_spoken_of_together() -> None:
     assert over.startswith("In the mean over tasks, target score less that of sft: gmt 0.5 +10.")
 
 
+@pytest.mark.heavy
+def test_a_mean_over_tasks_that_contradict_each_other_is_left_out() -> None:
+    gains = {("t", "gmt", 0.5): 0.2, ("u", "gmt", 0.5): -0.1, ("t", "gmt", 0.9): 0.05, ("u", "gmt", 0.9): 0.05}
+    choices = [(arm, task, ratio) for task in ("t", "u") for arm, ratio in (*ARMS, ("gmt", 0.9))]
+    made = table(*((arm, task, ratio, 0.6 + gains.get((task, arm, ratio), 0.0), 0.1) for arm, task, ratio in choices))
+    target, forgetting = findings(made, axis=Axis(), baseline="sft", margin=0.02)
+    over = next(sentence for sentence in target.sentences if sentence.startswith("In the mean over tasks"))
+    assert over.startswith("In the mean over tasks, target score less that of sft: gmt 0.9 +5.")
+    assert "; no mean of gmt 0.5, whose difference depends on the task. Differences of" in over
+    assert as_table(target.in_common, target.measure)["words"].tolist() == ["depends on the task", "better"]
+    over = next(sentence for sentence in forgetting.sentences if sentence.startswith("In the mean over tasks"))
+    assert over.startswith("In the mean over tasks, forgetting less that of sft: no difference shown. Differences of")
+
+
 ARMS = (("sft", NONE), ("gmt", 0.5))
 
 

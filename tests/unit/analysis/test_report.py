@@ -159,8 +159,20 @@ def test_tasks_together_are_a_table(tmp_path: Path) -> None:
     page = files["index.html"].read_text()
     assert page.count("<summary>Differences to sft over all tasks</summary>") == 2
     assert "gmt 0.5" in page
+    assert page.count("<th>p, that tasks are alike</th>") == 2
     common = list(csv.DictReader(files["over_tasks.csv"].open()))
     assert {(row["choice"], row["n"]) for row in common} == {("gmt 0.5", "3"), ("gmt 0.9", "3")}
+
+
+@pytest.mark.usefixtures("_words_only")
+def test_a_diverged_run_is_said_to_count_in_primary_answers_alone(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, ARMS, [1, 2, 3])
+    for planned in plan.runs[1:]:
+        finish(planned, 0.5)
+    assert "Diverged runs" not in write_report(plan).files[0].read_text()
+    plan.runs[0].record.create(plan.runs[0].run.science, plan.runs[0].run.config)
+    plan.runs[0].record.note_failure("diverged", "diverged", "loss is NaN")
+    assert "Diverged runs (1) count in no difference to the baseline here" in write_report(plan).files[0].read_text()
 
 
 @pytest.mark.usefixtures("_words_only")
