@@ -20,8 +20,9 @@ from gmt.axis import Axis
 from gmt.records.digests import digests_at_the_end
 from gmt.records.record import RunRecord
 from gmt.tracking.mlflow_run import _flat
+from gmt.tracking.outcomes import final_metrics
 from gmt.tracking.sqlite import writes_without_waiting
-from gmt.tracking.table import final_metrics, read_table
+from gmt.tracking.table import read_table
 
 LIMITS_S = {1_000: 1.0, 10_000: 10.0}
 SCIENCE = {

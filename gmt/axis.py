@@ -26,6 +26,11 @@ def seed_of(config: Mapping[str, Any]) -> int | None:
     return None if "seed" in over(config) else int(config["seed"])
 
 
+def draws_of(config: Mapping[str, Any]) -> dict[str, int | None]:
+    """Return the seeds of a run's data and of its questions, by its config; None where the task has no such setting."""
+    return {name: config["task"].get(name) for name in ("data_seed", "question_seed")}
+
+
 @dataclass(frozen=True)
 class Axis:
     """A numeric setting of runs, by its dotted path in their configs, e.g. `method.rank`."""

@@ -14,7 +14,7 @@ from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 from gmt.records.record import RunRecord
-from gmt.tracking.table import final_metrics
+from gmt.tracking.outcomes import final_metrics
 from tests.processes import free_ports, wait_for
 
 

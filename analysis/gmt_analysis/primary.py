@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import pandas as pd
 
 from gmt.axis import Axis
+from gmt.studies.primary_scores import scores_of_rows
 from gmt.verdicts.decide import decide
-from gmt.verdicts.pairs import Choice
 from gmt.verdicts.question import LEVEL, Question
 from gmt.verdicts.question_noise import Right
-from gmt.verdicts.scores import ScoredRun, Scores, scores_of
 from gmt.verdicts.verdict import Verdict
-
-# Measure -> its column, and that of the base's score; None: the base forgets nothing.
-_COLUMNS: Mapping[str, tuple[str, str | None]] = {
-    "target": ("target_after", "target_before"),
-    "forgetting": ("forgetting", None),
-}
 
 
 def primary_verdicts(
@@ -40,13 +31,13 @@ def primary_verdicts(
         level: of each question, e.g. gmt.studies.grid.StudySettings.level, which questions and looks share.
         right: by measure, the answers to each question (gmt_analysis.right_answers); None: unknown.
     """
-    notes = _unfinished(table)
+    notes, rows = _unfinished(table), table.astype(object).where(table.notna(), None).to_dict("records")
     return [
         decide(
             question,
-            scores_of_measure(table, question.measure),
+            scores_of_rows(rows, question.measure),
             axis=axis,
-            targets=scores_of_measure(table, "target"),
+            targets=scores_of_rows(rows, "target"),
             right=None if right is None else right[question.measure],
             level=level,
             notes=notes,
@@ -58,22 +49,6 @@ def primary_verdicts(
 def primary_table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
     """Return the comparisons of all primary questions, a row for each, in fractions; empty without questions."""
     return pd.DataFrame([{"question": v.name, **vars(row)} for v in verdicts for row in v.comparisons])
-
-
-def scores_of_measure(table: pd.DataFrame, measure: str) -> Scores:
-    """Return the scores of the runs that are done or diverged, by choice and task."""
-    column, base = _COLUMNS[measure]
-
-    def scored(row: dict[Any, Any]) -> ScoredRun:
-        choice = Choice(str(row["arm"]), None if pd.isna(row["axis"]) else float(row["axis"]))
-        value = None if pd.isna(row[column]) else float(row[column])
-        of_base = 0.0 if base is None else float("nan") if pd.isna(row[base]) else float(row[base])
-        known = value is not None and not math.isnan(of_base)
-        return ScoredRun(
-            choice, str(row["task"]), int(row["seed"]), str(row["state"]), value, of_base if known else None
-        )
-
-    return scores_of(scored(row) for row in table[table["seed"].notna()].to_dict("records"))
 
 
 def _unfinished(table: pd.DataFrame) -> list[str]:

@@ -8,17 +8,18 @@ from typing import Any
 
 import pandas as pd
 
-from gmt.axis import Axis, seed_of
+from gmt.axis import Axis, draws_of, seed_of
 from gmt.errors import UserError
 from gmt.records.record import RunRecord
 from gmt.studies.differing import differing_code
-from gmt.studies.grid import arm_of
+from gmt.studies.grid import arm_of, choice_of
 from gmt.studies.plan import Plan, PlannedRun
-from gmt.studies.primary_scores import choice_of
+from gmt.studies.primary_scores import task_names
+from gmt.tracking.outcomes import DIRTY
 from gmt.tracking.series import read_series
 from gmt.tracking.suite_scores import read_suites
-from gmt.tracking.table import DIRTY, changes, draws_of, read_table
-from gmt.verdicts.question_noise import Right
+from gmt.tracking.table import changes, read_table
+from gmt.verdicts.pairs import Choice
 from gmt.verdicts.verdict import Verdict
 from gmt_analysis.choices import CHOICE
 from gmt_analysis.costs import COSTS, TIMES, costs_of_choices, costs_of_runs
@@ -45,7 +46,6 @@ SCORES = (
 )
 BEFORE = ("target_before", "source_before", "source_perplexity_before")
 _PLANNED = ("model", "task", "axis", "data_seed", "question_seed", "seed")
-_DRAWS = {"data_seed": "data", "question_seed": "questions"}  # column -> the word for it in the name of a task
 _OTHERS = ("source_after", "density_asked")
 
 
@@ -57,15 +57,6 @@ def _describe(planned: PlannedRun, axis: Axis) -> dict[str, Any]:
         "seed": seed_of(planned.run.config),
         "model": planned.run.model.name,
     }
-
-
-def _task_names(runs: pd.DataFrame) -> pd.Series:
-    """Return the name of each run's task, with the model, and with the draws of data and questions, where they vary."""
-    names = runs["task"] + ", " + runs["model"] if runs["model"].nunique() > 1 else runs["task"]
-    for column, word in _DRAWS.items():
-        varies = runs.groupby("task", sort=False)[column].transform(lambda seeds: seeds.nunique(dropna=False)) > 1
-        names = names.mask(varies, names + f", {word} " + runs[column].astype("string").fillna("by data_seed"))
-    return names
 
 
 class Results:
@@ -112,7 +103,8 @@ class Results:
     @cached_property
     def table(self) -> pd.DataFrame:
         """`runs` as they are compared; the name of a task includes the model, data and questions that vary in it."""
-        table = self.runs.assign(task=_task_names(self.runs))
+        names = self.runs["run_id"].map(task_names(self.plan.comparison)).astype("string")
+        table = self.runs.assign(task=names)
         done = table[table["state"] == "done"]
         if (twice := done[done.duplicated([*CHOICE, "seed"], keep=False)]).shape[0]:
             examples = ", ".join(twice["label"].head(2))
@@ -156,7 +148,7 @@ class Results:
     def verdicts(self) -> list[Verdict]:
         """The answers to the questions that the study declared as primary; empty if it declared none."""
         study = self.plan.study
-        right = {measure: self._right_answers(measure) for measure in {asked.measure for asked in study.questions}}
+        right = right_answers(self._chosen_runs(), {question.measure for question in study.questions})
         return primary_verdicts(self.table, study.questions, axis=self.axis, level=study.level, right=right)
 
     @cached_property
@@ -173,15 +165,6 @@ class Results:
     def costs(self) -> pd.DataFrame:
         """The medians of the costs over the runs of each choice."""
         return costs_of_choices(self.costs_of_runs)
-
-    def _right_answers(self, measure: str) -> Right:
-        tasks = self._by_run("task")
-        runs = (
-            (choice_of(p, self.axis), str(tasks[p.run.id]), seed, p.record)
-            for p in self.done
-            if (seed := seed_of(p.run.config)) is not None
-        )
-        return right_answers(runs, measure)
 
     @cached_property
     def findings(self) -> list[Findings]:
@@ -205,6 +188,14 @@ class Results:
     def _named_runs(self) -> Iterator[tuple[str, str, RunRecord]]:
         """Yield arm, label and record of each run that counts."""
         return ((arm_of(p.point, self.axis), p.point.label, p.record) for p in self.done)
+
+    def _chosen_runs(self) -> Iterator[tuple[Choice, str, int, RunRecord]]:
+        """Yield choice, task, seed and record of each run that counts and is of one seed."""
+        tasks = self._by_run("task")
+        for planned in self.done:
+            if (seed := seed_of(planned.run.config)) is not None:
+                choice = choice_of(planned.point, planned.run.config, self.axis)
+                yield choice, str(tasks[planned.run.id]), seed, planned.record
 
     def _with_choices(self, rows: pd.DataFrame) -> pd.DataFrame:
         """Return rows with the task and the axis that the table has for their runs."""

@@ -1,9 +1,9 @@
-"""Which questions each run answered right, from the run records."""
+"""The questions that each run answered right, from the run records."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,31 +17,34 @@ _PARTS = {"target": "target", "forgetting": "source"}
 _FILE = "answers_after.jsonl"
 
 
-def right_answers(runs: Iterable[tuple[Choice, str, int, RunRecord]], measure: str) -> Right:
-    """Return which questions were answered right after training.
+def right_answers(runs: Iterable[tuple[Choice, str, int, RunRecord]], measures: Collection[str]) -> dict[str, Right]:
+    """Return the questions that were answered right after training, by measure. Each record is read once.
 
     A run whose score is no mean over suites of the share of right answers, as that of lm-eval's benchmarks may be, or
     whose answers are not there, is left out.
 
     Args:
         runs: choice, task, seed and record of finished runs.
-        measure: `target` or `forgetting`, which asks the source.
+        measures: of `target` and `forgetting`, which asks the source.
     """
-    right: dict[tuple[Choice, str], dict[int, Mapping[str, Floats]]] = {}
-    for choice, task, seed, record in runs:
-        if (found := _of_run(record, _PARTS[measure])) is not None:
-            right.setdefault((choice, task), {})[seed] = found
-    return right
+    right: dict[str, dict[tuple[Choice, str], dict[int, Mapping[str, Floats]]]] = {measure: {} for measure in measures}
+    for choice, task, seed, record in runs if measures else ():
+        if not (record.folder / _FILE).exists():
+            continue
+        scores, rows = record.result().after, record.read_lines(_FILE)
+        for measure, by_choice in right.items():
+            part = _PARTS[measure]
+            if (own := _right_by_suite([row for row in rows if row["part"] == part], scores[part])) is not None:
+                by_choice.setdefault((choice, task), {})[seed] = own
+    return {**right}
 
 
-def _of_run(record: RunRecord, part: str) -> Mapping[str, Floats] | None:
-    if not (record.folder / _FILE).exists():
-        return None
-    scores = record.result().after[part]
+def _right_by_suite(rows: Sequence[Mapping[str, Any]], scores: Mapping[str, float]) -> Mapping[str, Floats] | None:
+    """Return 1 for each question that was answered right and else 0, by suite; None if the scores are no such means."""
     by_suite: dict[str, list[Any]] = {suite: [] for suite in scores if suite != "mean"}
-    for row in record.read_lines(_FILE):
-        if row["part"] == part and row["suite"] in by_suite:
+    for row in rows:
+        if row["suite"] in by_suite:
             by_suite[row["suite"]].append(row.get("score"))
-    found = {suite: np.array([score == 1 for score in own], dtype=float) for suite, own in by_suite.items()}
-    is_mean = all(len(own) and math.isclose(own.mean(), scores[suite], abs_tol=1e-9) for suite, own in found.items())
-    return found if found and is_mean else None
+    right = {suite: np.array([score == 1 for score in own], dtype=float) for suite, own in by_suite.items()}
+    is_mean = all(len(own) and math.isclose(own.mean(), scores[suite], abs_tol=1e-9) for suite, own in right.items())
+    return right if right and is_mean else None

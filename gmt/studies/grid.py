@@ -12,6 +12,7 @@ from gmt import settings
 from gmt.axis import Axis
 from gmt.errors import UserError, together
 from gmt.runs.build import settings_of
+from gmt.verdicts.pairs import Choice
 from gmt.verdicts.question import FEWEST, LEVEL, Question
 
 # What needs no quotes in Hydra's override grammar.
@@ -187,6 +188,12 @@ def arm_of(point: Point, axis: Axis) -> str:
     own = (*_COLUMNS_OF_THEIR_OWN, axis.setting)
     more = [f"{key.rpartition('.')[2]}={value}" for key, value in pairs if key not in own]
     return " ".join([point.arm, *more])
+
+
+def choice_of(point: Point, config: Mapping[str, Any], axis: Axis) -> Choice:
+    """Return the choice that a run is of, by its resolved config."""
+    value = axis.value(config)
+    return Choice(arm_of(point, axis), None if value is None else float(value))
 
 
 def to_override_value(value: object) -> str:

@@ -7,12 +7,14 @@ from dataclasses import replace
 
 from gmt.axis import seed_of
 from gmt.errors import UserError
-from gmt.studies.grid import Point, StudySettings
+from gmt.studies.grid import Point, StudySettings, choice_of
 from gmt.studies.plan import Plan, PlannedRun
-from gmt.studies.primary_scores import choice_of, scores_of_plan
+from gmt.studies.primary_scores import Rows, rows_of_plan, scores_of_rows, task_names
+from gmt.tracking.outcomes import UNSCORED
 from gmt.verdicts.pairs import Choice
 
 _SEED = "seed="
+_IS_OVER = ("done", "diverged", UNSCORED)
 _IS_DECIDED = ("shown", "refuted")
 _NEEDS_SEEDS = ("undecided", "not tested", "beyond by itself", "target not matched")
 
@@ -36,7 +38,7 @@ def plan_with_looks(study: StudySettings, points: Sequence[Point], plan_of: Call
 
 
 def _refuse_other_seeds(study: StudySettings, plan: Plan, num_points: int) -> None:
-    runs = [*plan.comparison, *(later for later in plan.later if later.point.stage == "comparison")]
+    runs = plan.compared
     listed = {seed_of(planned.run.config) for planned in runs}
     if len(runs) == num_points and len(listed) != study.looks[0]:  # else runs are wrong, which is said elsewhere
         raise UserError(
@@ -45,18 +47,24 @@ def _refuse_other_seeds(study: StudySettings, plan: Plan, num_points: int) -> No
 
 
 def _points_of_next_look(study: StudySettings, plan: Plan) -> list[Point]:
-    """Return the points to add; none while runs are not over, and none once all is decided or the last look is done."""
+    """Return the points to add; none once all is decided or the last look is done.
+
+    None either while runs are not over, or do not count in a report: the stop rule decides by what a report shows.
+    """
     if plan.later or any(state not in ("done", "diverged") for state in plan.states().values()):
+        return []
+    rows = list(rows_of_plan(plan, task_names(plan.comparison)))
+    if any(row["state"] not in _IS_OVER for row in rows):
         return []
     by_choice: dict[Choice, list[PlannedRun]] = {}
     for planned in plan.comparison:
-        by_choice.setdefault(choice_of(planned, study.along), []).append(planned)
+        by_choice.setdefault(choice_of(planned.point, planned.run.config, study.along), []).append(planned)
     return [
-        point for choice in _undecided(study, plan, list(by_choice)) for point in _more_seeds(study, by_choice[choice])
+        point for choice in _undecided(study, rows, list(by_choice)) for point in _more_seeds(study, by_choice[choice])
     ]
 
 
-def _undecided(study: StudySettings, plan: Plan, choices: Sequence[Choice]) -> list[Choice]:
+def _undecided(study: StudySettings, rows: Rows, choices: Sequence[Choice]) -> list[Choice]:
     """Return the choices of which a comparison of a primary question is undecided."""
     from gmt.verdicts.decide import decide  # numpy and scipy
 
@@ -64,14 +72,14 @@ def _undecided(study: StudySettings, plan: Plan, choices: Sequence[Choice]) -> l
     for question in study.questions:
         verdict = decide(
             question,
-            scores_of_plan(plan, question.measure),
+            scores_of_rows(rows, question.measure),
             axis=study.along,
-            targets=scores_of_plan(plan, "target"),
+            targets=scores_of_rows(rows, "target"),
             level=study.level,
         )
         if verdict.outcome not in _IS_DECIDED:
-            rows = [row for row in verdict.comparisons if row.decision in _NEEDS_SEEDS]
-            names |= {name for row in rows for name in (row.choice, row.against)}
+            left = [row for row in verdict.comparisons if row.decision in _NEEDS_SEEDS]
+            names |= {name for row in left for name in (row.choice, row.against)}
     return [choice for choice in choices if choice.name in names]
 
 

@@ -36,7 +36,7 @@ def make_plan(composer: Composer, study: StudySettings, cli: Axes) -> Plan:
     of_plan = (*_twice(plan.runs), *_same_training(plan.runs), *faults_of_parents(plan.runs))
     faults = maker.faults | dict.fromkeys(of_plan)
     if not maker.faults:
-        compared = [(p.point, p.run.config) for p in (*plan.runs, *plan.later) if p.point.stage == "comparison"]
+        compared = [(planned.point, planned.run.config) for planned in plan.compared]
         of_axis = faults_of_axis(study, compared, cli)
         faults |= dict.fromkeys(of_axis or faults_of_primary(study, compared, cli))
     for planned in plan.runs:

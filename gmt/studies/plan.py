@@ -77,6 +77,11 @@ class Plan:
         return [planned for planned in self.runs if planned.point.stage == "comparison"]
 
     @property
+    def compared(self) -> list[PlannedRun]:
+        """The runs that enter tables now or later: `comparison`, and those that wait for a tuned setting."""
+        return [*self.comparison, *(planned for planned in self.later if planned.point.stage == "comparison")]
+
+    @property
     def identity(self) -> str:
         """The same for the same set of runs of a study, so that a sweep that goes on keeps its parent run."""
         ids = ",".join(sorted(self.ids))

@@ -5,7 +5,7 @@ from typing import Any
 
 from gmt.axis import seed_of
 from gmt.errors import choices
-from gmt.studies.grid import Point, StudySettings, arm_of
+from gmt.studies.grid import Point, StudySettings, choice_of
 from gmt.verdicts.pairs import Choice, pairs_of, stands_for
 from gmt.verdicts.question import EACH_OTHER, EVERY_ARM, FEWEST, Question
 
@@ -29,12 +29,9 @@ def faults_of_primary(study: StudySettings, runs: Runs, typed: Collection[str]) 
 
 def seeds_of_choices(study: StudySettings, runs: Runs) -> dict[Choice, set[int | None]]:
     """Return the seeds of each choice, over all tasks."""
-    axis = study.along
     seeds: dict[Choice, set[int | None]] = {}
     for point, config in runs:
-        value = axis.value(config)
-        choice = Choice(arm_of(point, axis), None if value is None else float(value))
-        seeds.setdefault(choice, set()).add(seed_of(config))
+        seeds.setdefault(choice_of(point, config, study.along), set()).add(seed_of(config))
     return seeds
 
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from gmt.studies.plan import Plan, PlannedRun
 from gmt.studies.primary_faults import seeds_of_choices
-from gmt.studies.primary_scores import scores_of_plan, task_names
+from gmt.studies.primary_scores import Rows, rows_of_plan, scores_of_rows, task_names
+from gmt.tracking.outcomes import DIRTY
 from gmt.verdicts.pairs import Columns, Pair, columns_of, pairs_of
 from gmt.verdicts.question import FEWEST, Question
 from gmt.verdicts.words import counted, points
@@ -24,9 +25,15 @@ _PARTS = {"target": "target", "forgetting": "source"}
 
 def what_a_plan_can_show(plan: Plan) -> Iterator[str]:
     """Yield sentences on each primary question; a `warning:` says that its answer is out of reach."""
-    compared = [*plan.comparison, *(later for later in plan.later if later.point.stage == "comparison")]
+    compared = plan.compared
     seeds = seeds_of_choices(plan.study, [(planned.point, planned.run.config) for planned in compared])
     tasks = task_names(compared)
+    rows = list(rows_of_plan(plan, tasks)) if plan.study.questions else []
+    if num_dirty := sum(row["state"] == DIRTY for row in rows):
+        yield (
+            f"warning: {num_dirty} finished runs are of a checkout with uncommitted changes: they count in no answer, "
+            "and study.looks adds no seeds to them"
+        )
     for question in plan.study.questions:
         pairs = pairs_of(question, list(seeds))
         if not pairs:
@@ -41,19 +48,19 @@ def what_a_plan_can_show(plan: Plan) -> Iterator[str]:
         if num_seeds < FEWEST:
             yield f"warning: {question.name} is not tested, since that needs {FEWEST} seeds of each comparison"
         else:
-            yield from _power_in_words(plan, question, pairs, columns, num_seeds)
+            yield from _power_in_words(plan, question, pairs, columns, num_seeds, rows)
         yield from _noise_of_questions(question, compared, tasks)
 
 
 def _power_in_words(
-    plan: Plan, question: Question, pairs: list[Pair], columns: Columns, num_seeds: int
+    plan: Plan, question: Question, pairs: list[Pair], columns: Columns, num_seeds: int, rows: Rows
 ) -> Iterator[str]:
     from gmt.verdicts import power  # numpy and scipy, which a plan without questions need not import
 
     num_groups = len(columns) // len(pairs)
     level = plan.study.level / (1 if question.target_margin is None else 2)  # a half is for the target score
     but = "" if question.target_margin is None else ", before the condition on the target score,"
-    spread = power.recorded_spread(columns, scores_of_plan(plan, question.measure))
+    spread = power.recorded_spread(columns, scores_of_rows(rows, question.measure))
     if spread is None and question.deviation is not None:
         spread = power.assumed_spread(pairs, num_groups, question.deviation)
     truth = "if nothing differs" if question.is_of_all else f"if one choice differs by {points(question.margin)}"

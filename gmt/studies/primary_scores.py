@@ -1,40 +1,75 @@
-"""The scores of a plan's runs, for its primary questions, from the run records."""
+"""The scores that primary questions are decided by, from rows with the names of the typed table's columns.
 
-from collections.abc import Iterator, Sequence
+Reports have such rows in their table, plans and the stop rule read them from the run records, and neither counts other
+runs than the other.
+"""
 
-from gmt.axis import Axis, seed_of
-from gmt.studies.grid import arm_of
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from gmt.axis import draws_of, seed_of
+from gmt.studies.grid import choice_of
 from gmt.studies.plan import Plan, PlannedRun
+from gmt.tracking.outcomes import outcome_of
 from gmt.verdicts.pairs import Choice
 from gmt.verdicts.scores import ScoredRun, Scores, scores_of
 
+Rows = Iterable[Mapping[Any, Any]]
+# Measure -> its column, and that of the base's score; None: the base forgets nothing.
+_COLUMNS: Mapping[str, tuple[str, str | None]] = {
+    "target": ("target_after", "target_before"),
+    "forgetting": ("forgetting", None),
+}
+_DRAWS = {"data_seed": "data", "question_seed": "questions"}  # setting -> the word for it in the name of a task
+
 
 def task_names(runs: Sequence[PlannedRun]) -> dict[str, str]:
-    """Return the name of each run's task by run id; of several models it includes the model."""
-    several = len({planned.run.model.name for planned in runs}) > 1
-    return {p.run.id: f"{p.run.task.name}, {p.run.model.name}" if several else p.run.task.name for p in runs}
+    """Return the name of each run's task by run id, with the model, and the draws of data and questions, that vary."""
+    several_models = len({planned.run.model.name for planned in runs}) > 1
+    draws: dict[tuple[str, str], set[int | None]] = {}
+    for planned in runs:
+        for setting, seed in draws_of(planned.run.config).items():
+            draws.setdefault((planned.run.task.name, setting), set()).add(seed)
+    names = {}
+    for planned in runs:
+        task, own = planned.run.task.name, draws_of(planned.run.config)
+        varied = [setting for setting in _DRAWS if len(draws[task, setting]) > 1]
+        words = (f"{_DRAWS[name]} {'by data_seed' if own[name] is None else own[name]}" for name in varied)
+        names[planned.run.id] = ", ".join([task, *([planned.run.model.name] if several_models else []), *words])
+    return names
 
 
-def choice_of(planned: PlannedRun, axis: Axis) -> Choice:
-    """Return the choice that a run is of."""
-    value = axis.value(planned.run.config)
-    return Choice(arm_of(planned.point, axis), None if value is None else float(value))
+def rows_of_plan(plan: Plan, tasks: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+    """Yield a row for each compared run: arm, task, axis, seed, state, and the result's columns where it counts.
 
+    Runs of a checkout with uncommitted changes do not count (gmt.tracking.outcomes).
 
-def scores_of_plan(plan: Plan, measure: str) -> Scores:
-    """Return the scores of the runs that are done or diverged, by choice and task."""
-    return scores_of(_runs(plan, measure))
-
-
-def _runs(plan: Plan, measure: str) -> Iterator[ScoredRun]:
-    axis, tasks = plan.study.along, task_names(plan.comparison)
+    Args:
+        plan: of the study.
+        tasks: from `task_names`.
+    """
     for planned in plan.comparison:
-        run, state, value, base = planned.run, planned.record.state(), None, None
-        if (seed := seed_of(run.config)) is None:
-            continue
-        if state == "done":
-            result = planned.record.result()
-            value, base = result.forgetting, 0.0
-            if measure == "target":
-                value, base = (float(when["target"]["mean"]) for when in (result.after, result.before))
-        yield ScoredRun(choice_of(planned, axis), tasks[run.id], seed, state, value, base)
+        outcome, config = outcome_of(planned.record), planned.run.config
+        arm, value = choice_of(planned.point, config, plan.study.along)
+        known = {"arm": arm, "task": tasks[planned.run.id], "axis": value, "seed": seed_of(config)}
+        yield {**known, "state": outcome.state, **outcome.columns}
+
+
+def scores_of_rows(rows: Rows, measure: str) -> Scores:
+    """Return the scores of the runs that are done or diverged, by choice and task.
+
+    Args:
+        rows: arm, task, axis, seed and state of runs, with the result's columns or None for each of these.
+        measure: `target` or `forgetting`.
+    """
+    column, base = _COLUMNS[measure]
+
+    def scored(row: Mapping[Any, Any]) -> ScoredRun:
+        value = row.get(column)
+        of_base = 0.0 if base is None else row.get(base)
+        choice = Choice(row["arm"], None if row["axis"] is None else float(row["axis"]))
+        return ScoredRun(choice, row["task"], int(row["seed"]), row["state"], value, None if value is None else of_base)
+
+    return scores_of(scored(row) for row in rows if row["seed"] is not None)

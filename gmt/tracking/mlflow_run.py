@@ -24,7 +24,7 @@ from gmt.credentials import without_secrets
 from gmt.records.digests import LARGE
 from gmt.records.record import NOWHERE, RunRecord, State, write_whole
 from gmt.tracking.links import Links
-from gmt.tracking.table import final_metrics
+from gmt.tracking.outcomes import final_metrics
 
 NOTE = "mlflow.note.content"  # what the page shows as the description
 PARENT = "mlflow.parentRunId"

@@ -1,28 +1,17 @@
 """A study read back from its run records as a tidy table: one row a run, declared types. Imports no MLflow."""
 
-import math
-from collections.abc import Callable, Iterable, Mapping
-from statistics import fmean, geometric_mean
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pandas as pd
 
-from gmt.axis import Axis, seed_of
+from gmt.axis import Axis, draws_of, seed_of
 from gmt.errors import UserError
-from gmt.records.derived import contradiction_in
 from gmt.records.identity import run_id
 from gmt.records.record import RunRecord
-from gmt.records.result import Result, TrainFacts
 from gmt.tracking.beside import num_beside, span_of
+from gmt.tracking.outcomes import CHANGED, outcome_of
 
-DIRTY = "dirty"  # the state of a run whose code nobody can get again
-UNSCORED = "without a score"  # and of one whose scores are no numbers
-CHANGED = "changed"  # and of one whose record is not what it was when the run ended, or contradicts itself
-_SCORES = ("target_before", "target_after", "source_before", "source_after")
-_LOSSES = (  # where the task measures them
-    *("source_perplexity_before", "source_perplexity_after", "target_nll_before", "target_nll_after"),
-    *("source_nll_before", "source_nll_after", "target_kl", "source_kl"),
-)
 _SPAN = "span"  # of a row, until the runs beside it are counted
 _NAMED = 5  # labels that a sentence names
 
@@ -102,78 +91,15 @@ COLUMNS: Mapping[str, str] = {
 }
 
 
-def draws_of(config: Mapping[str, Any]) -> dict[str, int | None]:
-    """Return the seeds of a run's data and of its questions; None where the task has no such setting.
-
-    Args:
-        config: the run's resolved config.
-    """
-    return {name: config["task"].get(name) for name in ("data_seed", "question_seed")}
-
-
-def result_columns(result: Result) -> dict[str, Any]:
-    """A run's result under the table's names."""
-    return {
-        "target_before": result.before["target"]["mean"],
-        "target_after": result.after["target"]["mean"],
-        "source_before": result.before["source"]["mean"],
-        "source_after": result.after["source"]["mean"],
-        "forgetting": result.forgetting,
-        "source_perplexity_before": _mean_metric(result, "before", "source", "perplexity", geometric_mean),
-        "source_perplexity_after": _mean_metric(result, "after", "source", "perplexity", geometric_mean),
-        **_of_right_answers(result),
-        "density_asked": result.density_asked,
-        "trained_fraction": result.trained_fraction,
-        "moved_fraction": result.moved_fraction,
-        "touched_fraction": result.touched_fraction,
-        "delta_norm": result.delta_norm,
-        "relative_delta_norm": result.relative_delta_norm,
-        "run_s": result.seconds,
-        **_training_columns(result.training),
-        "num_parameters": result.num_parameters,
-        "num_trainable": result.num_trainable,
-        "num_added": result.num_added,
-        "num_train_examples": result.num_train_examples,
-        "num_dropped_examples": result.num_dropped_examples,
-        "num_not_selected_examples": result.num_not_selected_examples,
-    }
-
-
-def _training_columns(training: TrainFacts | None) -> dict[str, Any]:
-    """Return the columns on a run's training; none for a merge."""
-    if training is None:
-        return {}
-    return {
-        "density": training.density,
-        "forward_backward_s": training.forward_backward_s,
-        "mask_s": training.mask_s,
-        "optimizer_s": training.optimizer_s,
-        "num_cold_steps": training.num_cold_steps,
-        "train_s": training.seconds,
-        "peak_memory_bytes": training.peak_memory_bytes,
-        "optimizer_state_bytes": training.optimizer_state_bytes,
-        "num_trained": training.num_trained,
-        "num_touched": training.num_touched,
-        "num_steps": training.num_steps,
-        "num_tokens": training.num_tokens,
-    }
-
-
-def final_metrics(result: Result) -> dict[str, float]:
-    """The same as metrics for MLflow; what a method does not ask for is left out."""
-    values = {f"result/{name}": value for name, value in result_columns(result).items() if value is not None}
-    return {name: float(value) for name, value in values.items() if math.isfinite(value)}
-
-
 def read_table(runs: Iterable[tuple[str, str, RunRecord]], *, axis: Axis, dirty: bool = False) -> pd.DataFrame:
     """Reads runs as a table with COLUMNS; what a run has not (yet) is missing there.
 
     Args:
         runs: arm, label and record of each.
         axis: the study's axis, whose values the column `axis` holds.
-        dirty: whether a run of a checkout with uncommitted changes counts; otherwise its state is DIRTY, and what came
-            out is missing. The same holds of a run whose scores are no finite numbers, which is UNSCORED, and of one
-            that is CHANGED, whose `error` says what was changed.
+        dirty: whether a run of a checkout with uncommitted changes counts. States are those of
+            gmt.tracking.outcomes.outcome_of: the result of a run that is DIRTY, UNSCORED or CHANGED is missing, and
+            `error` says what was changed.
 
     Raises:
         UserError: a run is there twice.
@@ -210,25 +136,6 @@ def _some(labels: list[str]) -> str:
     return "; ".join(labels[:_NAMED]) + (f"; and {more} more" if more > 0 else "")
 
 
-def _of_right_answers(result: Result) -> dict[str, float | None]:
-    """Return the measures of gmt.evaluation.right_answers that the task takes."""
-    losses = {
-        f"{part}_nll_{when}": _mean_metric(result, when, part, "_nll", fmean)
-        for part in ("target", "source")
-        for when in ("before", "after")
-    }
-    return losses | {f"{part}_kl": _mean_metric(result, "after", part, "_kl", fmean) for part in ("target", "source")}
-
-
-def _mean_metric(
-    result: Result, when: str, part: str, ending: str, mean: Callable[[list[float]], float]
-) -> float | None:
-    """Return the mean of the metrics of a part whose names end like this; None if there are none."""
-    measured = result.metrics[when].items()
-    found = [v for k, v in measured if k.startswith(f"eval/{part}/") and k.endswith(ending)]
-    return mean(found) if found else None
-
-
 def _code(environment: Mapping[str, Any]) -> str | None:
     """A short hash, the same for runs that were made by the same code."""
     code = environment.get("code")
@@ -242,8 +149,8 @@ def _hardware(environment: Mapping[str, Any]) -> str:
 
 
 def _row(arm: str, label: str, record: RunRecord, axis: Axis, dirty: bool) -> dict[str, Any]:
-    state = record.state(also=("metrics.jsonl",))
-    row: dict[str, Any] = {"run_id": record.id, "arm": arm, "label": label, "state": state}
+    outcome = outcome_of(record, dirty=dirty)
+    row: dict[str, Any] = {"run_id": record.id, "arm": arm, "label": label, "state": outcome.state}
     if not record.exists():
         return row
     stored, status = record.read("config.json"), record.status()
@@ -253,26 +160,15 @@ def _row(arm: str, label: str, record: RunRecord, axis: Axis, dirty: bool) -> di
         "task": science["task"]["name"],
         "method": science["method"]["name"],
         "merge": (science.get("merge") or {}).get("name"),
-        "axis": None if state == CHANGED else axis.value(stored["config"]),
+        "axis": None if outcome.state == CHANGED else axis.value(stored["config"]),
         **draws_of(stored["config"]),
         "seed": seed_of(stored["config"]),
         "attempts": status.get("attempts"),
-        "error": status.get("error"),
-        _SPAN: span_of(status, is_running=state == "running"),
+        "error": outcome.change or status.get("error"),
+        _SPAN: span_of(status, is_running=outcome.state == "running"),
+        **outcome.columns,
     }
-    if state == CHANGED:
-        return row | {"error": record.change(also=("metrics.jsonl",))}
-    if state == "done":
-        environment, result = record.read("environment.json"), record.result()
-        if (change := contradiction_in(record, result)) is not None:
-            return row | {"state": CHANGED, "error": record.changed_in_words(change)}
-        found = result_columns(result)
-        if environment["dirty"] and not dirty:
-            row["state"] = DIRTY
-        elif not all(math.isfinite(found[key]) for key in (*_SCORES, *_LOSSES) if found[key] is not None):
-            row["state"] = UNSCORED
-        else:
-            row |= found
+    if environment := outcome.environment:
         row |= {"commit": environment["commit"], "dirty": environment["dirty"], "code": _code(environment)}
         row["hardware"] = _hardware(environment)
     return row

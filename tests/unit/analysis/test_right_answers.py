@@ -25,11 +25,11 @@ def made(tmp_path: Path, scores: list[float], target: float) -> RunRecord:
 
 def test_right_answers_are_those_with_a_score_of_1(tmp_path: Path) -> None:
     record = made(tmp_path, [1, 0.5, 0, 1], 0.5)
-    found = right_answers([(SFT, "t", 1, record)], "target")
+    found = right_answers([(SFT, "t", 1, record)], ["target"])["target"]
     assert np.array_equal(found[SFT, "t"][1]["long_words"], [1, 0, 0, 1])
 
 
 def test_answers_that_do_not_give_the_score_are_left_out(tmp_path: Path) -> None:
     record = made(tmp_path, [1, 0, 0, 1], 0.7)
-    assert not right_answers([(SFT, "t", 1, record)], "target")
-    assert not right_answers([(SFT, "t", 1, record)], "forgetting")  # its suites have no scores in the result
+    right = right_answers([(SFT, "t", 1, record)], ["target", "forgetting"])
+    assert right == {"target": {}, "forgetting": {}}  # the suites of the source have no scores in the result

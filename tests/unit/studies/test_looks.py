@@ -11,6 +11,7 @@ from gmt.studies.grid import StudySettings
 from gmt.studies.make_plan import make_plan
 from gmt.studies.plan import Plan
 from gmt.studies.primary_power import what_a_plan_can_show
+from gmt.studies.primary_scores import rows_of_plan, scores_of_rows, task_names
 from tests.finished import finish, plan_of
 
 ARMS = {"sft": {"method": "sft"}, "gmt": {"method": "gmt", "method.mask_ratio": [0.5, 0.9]}}
@@ -29,12 +30,12 @@ def seeds(plan: Plan) -> dict[str, list[int]]:
     return found
 
 
-def finish_all(plan: Plan) -> None:
+def finish_all(plan: Plan, *, dirty: bool = False) -> None:
     """gmt at 0.5 is better on every seed, and gmt at 0.9 on every other."""
     for run in plan.runs:
         if run.record.state() != "done":
             ratio, seed = run.run.config["method"].get("mask_ratio"), run.run.seed
-            finish(run, 0.5 + seed / 1000 + {None: 0, 0.5: 0.3 + seed / 5000, 0.9: (seed % 2) / 10}[ratio])
+            finish(run, 0.5 + seed / 1000 + {None: 0, 0.5: 0.3 + seed / 5000, 0.9: (seed % 2) / 10}[ratio], dirty=dirty)
 
 
 def test_what_is_undecided_gets_more_seeds_and_no_more_after_the_last_look(tmp_path: Path) -> None:
@@ -55,6 +56,30 @@ def test_nothing_is_added_before_a_look_is_complete_or_once_all_is_decided(tmp_p
     assert len(planned(tmp_path).runs) == len(first.runs)
     finish(first.runs[0], 0.5)  # all are equal: refuted
     assert len(planned(tmp_path).runs) == len(first.runs)
+
+
+def test_a_look_and_the_plans_power_count_the_runs_that_a_report_counts(tmp_path: Path) -> None:
+    first = planned(tmp_path)
+    finish_all(first, dirty=True)
+    assert seeds(planned(tmp_path)) == seeds(first)
+    warning, *others = what_a_plan_can_show(planned(tmp_path))
+    assert warning.startswith("warning: 9 finished runs are of a checkout with uncommitted changes: they count in no")
+    assert any("finish runs, to get a probability" in sentence for sentence in others)
+    for run in first.runs:
+        finish(run, float("nan") if run is first.runs[0] else 0.5 + run.run.seed / 1000)
+    assert "pooled over" not in " ".join(what_a_plan_can_show(planned(tmp_path, looks=[])))  # one has no score
+    second = planned(tmp_path)
+    assert len(seeds(second)["sft"]) == 5  # it is over, and its pair is lacking
+
+
+def test_draws_of_the_questions_are_tasks_apart(tmp_path: Path) -> None:
+    arms = {arm: settings | {"task.question_seed": [1, 2]} for arm, settings in ARMS.items()}
+    plan = plan_of(tmp_path, arms, [1, 2, 3], primary={"q": ASKED})
+    finish_all(plan)
+    assert next(iter(what_a_plan_can_show(plan))) == "primary question q: 4 comparisons over 3 seeds"
+    rows = list(rows_of_plan(plan, task_names(plan.comparison)))
+    assert {row["task"] for row in rows} == {"long_words, questions 1", "long_words, questions 2"}
+    assert all(len(own) == 3 for own in scores_of_rows(rows, "target").values())
 
 
 def test_looks_share_the_level(tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ import pytest
 from gmt.axis import Axis
 from gmt.errors import UserError
 from gmt.records.result import Result
-from gmt.tracking.table import final_metrics, left_out, read_table, result_columns
+from gmt.tracking.outcomes import final_metrics, result_columns
+from gmt.tracking.table import left_out, read_table
 from tests.finished import RESULT, finish, plan_of
 
 
