@@ -1,4 +1,4 @@
-"""Figures of what arms cost: the parts of a step, and the score that a cost buys."""
+"""Figures of the costs of arms: the parts of a step, and the score that a cost buys."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -117,7 +117,7 @@ def cost_against_size(table: pd.DataFrame) -> Figure:
 
 
 def pareto_front(cost_N: np.ndarray, score_N: np.ndarray) -> np.ndarray:
-    """Which of N choices no other beats: at most as dear and at least as good, and better in one of them."""
+    """Return the choices of N that no other beats: at most as dear and at least as good, and better in one of them."""
     beaten = [
         bool(np.any((cost_N <= cost) & (score_N >= score) & ((cost_N < cost) | (score_N > score))))
         for cost, score in zip(cost_N, score_N, strict=True)

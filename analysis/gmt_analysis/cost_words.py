@@ -36,6 +36,6 @@ def _on_runs_beside(done: pd.DataFrame) -> str:
         return "No other run of this study was at work on the same machine at the same time."
     return (
         f"{len(beside)} of {len(done)} runs shared their machine with other runs of this study, up to "
-        f"{int(beside['runs_beside'].max())} in the course of one run: such times hold what the others took, and do "
-        "not compare arms to a few percent. Sweep one run at a time for that, or see benchmarks/."
+        f"{int(beside['runs_beside'].max())} in the course of one run: such times include waiting for the "
+        "others, and do not compare arms to a few percent. Sweep one run at a time for that, or see benchmarks/."
     )

@@ -1,4 +1,4 @@
-"""What arms cost: medians over runs, each without the start of its worker.
+"""Costs of arms: medians over runs, each without the start of its worker.
 
 The first run of a worker begins beside other workers' starts, and so do the first steps of every attempt. A run's
 time of a part is therefore the median over its logged steps, without those before the first log.
@@ -71,11 +71,11 @@ def cost_ratios(runs: pd.DataFrame, baseline: str, *, within: float) -> pd.DataF
     rows = []
     for (arm, task, value), group in logs[logs["arm"] != baseline].groupby(CHOICE, dropna=False, sort=False):
         by_seed = group.set_index("seed")["log"] - own.get(task, pd.Series(dtype=float))
-        found = moments(by_seed.dropna().to_numpy(float)[:, None])
-        half = t_limit(0.05, found.freedom_K)[0] * found.error_K[0]
-        low, ratio, high = (float(np.exp(found.mean_K[0] + side * half)) for side in (-1, 0, 1))
-        p = float(p_within(found, float(np.log1p(within)))[0])
-        row = {"n": int(found.n_K[0]), "ratio": ratio, "low": low, "high": high, "p_within": p}
+        sample = moments(by_seed.dropna().to_numpy(float)[:, None])
+        half = t_limit(0.05, sample.freedom_K)[0] * sample.error_K[0]
+        low, ratio, high = (float(np.exp(sample.mean_K[0] + side * half)) for side in (-1, 0, 1))
+        p = float(p_within(sample, float(np.log1p(within)))[0])
+        row = {"n": int(sample.n_K[0]), "ratio": ratio, "low": low, "high": high, "p_within": p}
         rows.append({"arm": arm, "task": task, "axis": value, **row})
     return pd.DataFrame(rows, columns=[*CHOICE, "n", "ratio", "low", "high", "p_within"])
 

@@ -16,7 +16,7 @@ from gmt_analysis.styles import COLOURS
 _ROW_IN, _FRAME_IN = 0.19, 1.0  # inches
 _PANEL_IN, _LETTER_IN = 3.0, 0.062
 _LONGEST = 46  # letters of a label; the middle of a longer one is left out
-_ROOM = 0.04  # of the span of what is shown
+_ROOM = 0.04  # of the span of the shown values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,8 +25,8 @@ class Panel:
 
     Args:
         column: of the values.
-        title: what is shown, with its unit.
-        factor: from the column to what is shown.
+        title: the name of the column, with its unit.
+        factor: from the column to the shown number.
         low, high: no value lies beyond, as shown; None: no bound.
         digits: of a number as it is shown over a point.
     """

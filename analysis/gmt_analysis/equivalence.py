@@ -1,4 +1,4 @@
-"""How an arm's score depends on the axis: is it worse than at its best value, is it equivalent within a margin?
+"""Tests of an arm's score along the axis: is it worse than at its best value, is it equivalent within a margin?
 
 The functions take the typed table of a study (gmt.tracking.table), as those of gmt_analysis.paired do. Values are those
 of the study's axis, e.g. mask ratios.
@@ -23,8 +23,8 @@ from gmt_analysis.power import detectable_difference
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
-    """The result of the tests on how sensitive one arm is to the axis on one task.
+class Sensitivity:
+    """The sensitivity of one arm to the axis on one task, by tests.
 
     Args:
         arm, task: the arm and the task.
@@ -91,15 +91,15 @@ def against_best(table: pd.DataFrame, column: str, *, margin: float, more_is_bet
 
 def sensitivity(
     table: pd.DataFrame, column: str, *, axis: Axis, margin: float, more_is_better: bool = True
-) -> list[Verdict]:
-    """Return a verdict on each arm with the axis on each task.
+) -> list[Sensitivity]:
+    """Return the sensitivity of each arm with the axis on each task.
 
     Args:
         table, column, margin, more_is_better: as in `against_best`.
         axis: names the values.
     """
     tests = against_best(table, column, margin=margin, more_is_better=more_is_better)
-    verdicts = []
+    sensitivities = []
     for (arm, task), group in _along_axis(table, column):
         wide = _seeds_by_values(group, column)
         if wide.empty:
@@ -108,8 +108,8 @@ def sensitivity(
         spread = float(np.sqrt(wide.var(ddof=1).mean())) if len(wide) > 1 else float("nan")
         means, best = wide.mean(), _best(wide, more_is_better)
         variances = _differences_to_best(wide, best).var(ddof=1).dropna()
-        verdicts.append(
-            Verdict(
+        sensitivities.append(
+            Sensitivity(
                 arm=str(arm),
                 task=str(task),
                 num_values=wide.shape[1],
@@ -125,7 +125,7 @@ def sensitivity(
                 words=_words(own, wide, axis) + _untested_values(table, arm, task),
             )
         )
-    return verdicts
+    return sensitivities
 
 
 def _along_axis(table: pd.DataFrame, column: str) -> Iterator[tuple[tuple[Any, ...], pd.DataFrame]]:
@@ -163,17 +163,17 @@ def _differences_to_best(wide: pd.DataFrame, best: float) -> pd.DataFrame:
 
 def _tests(differences: pd.DataFrame, margin: float) -> pd.DataFrame:
     """Return a row of tests for each value of the axis, each test by itself."""
-    found = moments(differences.to_numpy(dtype=float))
-    half_K = t_limit(LEVEL / 2, found.freedom_K) * found.error_K
+    sample = moments(differences.to_numpy(dtype=float))
+    half_K = t_limit(LEVEL / 2, sample.freedom_K) * sample.error_K
     return pd.DataFrame(
         {
             "axis": differences.columns,
-            "difference": found.mean_K,
-            "low": found.mean_K - half_K,
-            "high": found.mean_K + half_K,
-            "n": found.n_K,
-            "p": p_two_sided(found),
-            "p_equivalent": p_within(found, margin),
+            "difference": sample.mean_K,
+            "low": sample.mean_K - half_K,
+            "high": sample.mean_K + half_K,
+            "n": sample.n_K,
+            "p": p_two_sided(sample),
+            "p_equivalent": p_within(sample, margin),
         }
     )
 

@@ -19,7 +19,7 @@ _HANDLE_IN, _LETTER_IN = 0.6, 0.07  # widths in a legend of 9 points
 _DODGE = 0.008  # of the axis's span: the distance between arms, so that no point hides another
 _BAND_STYLES = ("--", ":", "-.")
 _MOST_TICKS = 12
-_ROOM = 0.06  # of the span of what is shown, above and below
+_ROOM = 0.06  # of the span of the shown scores, above and below
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +71,7 @@ def score_along(summary: pd.DataFrame, seeds: pd.DataFrame, score: Score, *, tas
     Args:
         summary: from `summarise`, with the score's column and its bounds; of all tasks, so that arms look the same.
         seeds: from `scores_of`: the runs behind the summary.
-        score: what is drawn.
+        score: the drawn score.
         task: the task.
         along: the study's axis.
     """

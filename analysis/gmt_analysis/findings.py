@@ -13,7 +13,7 @@ from gmt.axis import Axis
 from gmt.verdicts.power import POWER
 from gmt.verdicts.question import LEVEL
 from gmt_analysis.choices import Baseline, join_values
-from gmt_analysis.equivalence import Verdict, sensitivity
+from gmt_analysis.equivalence import Sensitivity, sensitivity
 from gmt_analysis.paired import differences, over_tasks
 
 _MOST_WITH_SIZE = 5  # choices in a sentence; of more it names the direction, and the table has the size
@@ -44,7 +44,7 @@ class Findings:
         sentences: the results in words, each with the smallest difference that its test finds.
         to_baseline: from `differences`; empty without a baseline.
         in_common: from `over_tasks`; empty for one task.
-        verdicts: from `sensitivity`.
+        sensitivities: from `sensitivity`.
     """
 
     measure: Measure
@@ -52,7 +52,7 @@ class Findings:
     sentences: tuple[str, ...]
     to_baseline: pd.DataFrame
     in_common: pd.DataFrame
-    verdicts: tuple[Verdict, ...]
+    sensitivities: tuple[Sensitivity, ...]
 
 
 def findings(table: pd.DataFrame, *, axis: Axis, baseline: str, margin: float) -> list[Findings]:
@@ -79,13 +79,13 @@ def _test(table: pd.DataFrame, measure: Measure, axis: Axis, baseline: str, marg
     pairs = differences(table, measure.column, baseline=baseline, margin=margin) if has_baseline else pd.DataFrame()
     several = has_baseline and done["task"].nunique() > 1
     common = over_tasks(table, measure.column, baseline=baseline, margin=margin) if several else pd.DataFrame()
-    verdicts = sensitivity(table, measure.column, axis=axis, margin=margin, more_is_better=measure.more_is_better)
+    sensitivities = sensitivity(table, measure.column, axis=axis, margin=margin, more_is_better=measure.more_is_better)
     shown = Baseline.from_table(table, baseline).name(axis) if has_baseline else baseline
     sentences = [
         *([] if has_baseline else [_no_comparison(set(done["arm"]), baseline)]),
         *_on_baseline(pairs, measure, axis, shown),
         *_on_tasks(common, measure, shown),
-        *(_on_axis(verdict, measure, axis) for verdict in verdicts),
+        *(_on_axis(own, measure, axis) for own in sensitivities),
     ]
     return Findings(
         measure=measure,
@@ -93,7 +93,7 @@ def _test(table: pd.DataFrame, measure: Measure, axis: Axis, baseline: str, marg
         sentences=tuple(sentences),
         to_baseline=pairs,
         in_common=common,
-        verdicts=tuple(verdicts),
+        sensitivities=tuple(sensitivities),
     )
 
 
@@ -110,17 +110,19 @@ def _on_baseline(pairs: pd.DataFrame, measure: Measure, axis: Axis, baseline: st
         if len(rows) == 1:
             (row,) = rows
             size = "" if np.isnan(row["low"]) else f" ({_points(row)})"
-            outcome = f"{_direction(row, measure)}{size}{_could(group)}"
+            outcome = f"{_direction(row, measure)}{size}{_power_in_words(group)}"
             sentences.append(f"{task}: {measure.name} of {arm} against {baseline}: {outcome}.")
             continue
         by_words = {words: [r["axis"] for r in rows if _direction(r, measure) == words] for words in _WORDS}
         clauses = [f"{words} at {join_values(values)}" for words, values in by_words.items() if values]
         clauses[0] = clauses[0].replace(" at ", f" at {axis.name} ")
-        sentences.append(f"{task}: {measure.name} of {arm} against {baseline}: {'; '.join(clauses)}{_could(group)}.")
+        sentences.append(
+            f"{task}: {measure.name} of {arm} against {baseline}: {'; '.join(clauses)}{_power_in_words(group)}."
+        )
     return sentences
 
 
-def _could(rows: pd.DataFrame) -> str:
+def _power_in_words(rows: pd.DataFrame) -> str:
     """Return a sentence on the differences that these comparisons find; empty without a test."""
     sizes = 100 * rows["detectable"].dropna()
     if sizes.empty:
@@ -145,24 +147,25 @@ def _on_tasks(common: pd.DataFrame, measure: Measure, baseline: str) -> list[str
         clauses = [_UNTESTED if set(by_words) == {_UNTESTED} else _NONE]
     if depends:
         clauses.append(f"no mean of {', '.join(depends)}, whose difference {_DEPENDS}")
-    return [f"In the mean over tasks, {measure.name} less that of {baseline}: {'; '.join(clauses)}{_could(common)}."]
+    power = _power_in_words(common)
+    return [f"In the mean over tasks, {measure.name} less that of {baseline}: {'; '.join(clauses)}{power}."]
 
 
-def _on_axis(verdict: Verdict, measure: Measure, axis: Axis) -> str:
-    chance = "" if np.isnan(verdict.p_range) else f", p {verdict.p_range:.2g} if all were alike"
+def _on_axis(of_arm: Sensitivity, measure: Measure, axis: Axis) -> str:
+    chance = "" if np.isnan(of_arm.p_range) else f", p {of_arm.p_range:.2g} if all were alike"
     index = (
         ""
-        if np.isnan(verdict.index)
-        else f"; the range over {axis.plural} is {verdict.index:.1f} seed deviations{chance}"
+        if np.isnan(of_arm.index)
+        else f"; the range over {axis.plural} is {of_arm.index:.1f} seed deviations{chance}"
     )
     could = (
-        f". With {verdict.num_seeds} seeds a difference of {100 * verdict.detectable:.1f} points is found with a power "
+        f". With {of_arm.num_seeds} seeds a difference of {100 * of_arm.detectable:.1f} points is found with a power "
         f"of {POWER:.0%}"
-        if np.isfinite(verdict.detectable)
+        if np.isfinite(of_arm.detectable)
         else ""
     )
-    several = f" over {verdict.num_values} {axis.plural}" if verdict.num_values > 1 else ""
-    return f"{verdict.task}: {measure.name} of {verdict.arm}{several}: {verdict.words}{index}{could}."
+    several = f" over {of_arm.num_values} {axis.plural}" if of_arm.num_values > 1 else ""
+    return f"{of_arm.task}: {measure.name} of {of_arm.arm}{several}: {of_arm.words}{index}{could}."
 
 
 _BETTER, _WORSE, _NONE, _UNTESTED = "better", "worse", "no difference shown", "not tested"

@@ -1,4 +1,4 @@
-"""The frontier: what an arm forgets at the target score that another arm reaches.
+"""The frontier: forgetting of an arm at the target score that another arm reaches.
 
 An arm is a curve: a point for each value of the axis, the mean over seeds of target and forgetting, joined in the order
 of the axis. Forgetting at a target score is the lowest on the curve where the target is at least that high.
@@ -64,7 +64,7 @@ class Frontier:
         matched: a row for each arm and task; columns as in MATCHED. `at` is the baseline's best target score less the
             margin; `forgetting` that of the arm there, infinite where no point of the arm reaches it; `reached` the
             share of resamples in which one does; `difference` is forgetting less the baseline's.
-        sentences: what `matched` says, and what is left out, in words.
+        sentences: `matched` in words, and the runs and arms that are left out.
     """
 
     baseline: str
@@ -87,7 +87,7 @@ def frontier_of(
         table: the typed table of a study, with or without rows of `points_on_the_way`.
         baseline: an arm.
         margin: the baseline's target score may be missed by so much; in [0, 1).
-        lost: the column that tells what is forgotten, more is worse; e.g. `source_kl`.
+        lost: the column of forgetting, more is worse; e.g. `source_kl`.
         num_resamples: the number of resamples.
     """
     done = table[(table["state"] == "done") & table[["target_after", lost, "seed"]].notna().all(axis=1)]
@@ -99,10 +99,10 @@ def frontier_of(
         seeds, words = _seeds(own, baseline, str(task))
         sentences += words
         if seeds:
-            found = _OfTask(own, str(task), baseline, seeds, lost)
-            points.append(found.points())
-            matched.append(found.matched(margin, num_resamples))
-            sentences += found.left_out()
+            curves = _OfTask(own, str(task), baseline, seeds, lost)
+            points.append(curves.points())
+            matched.append(curves.matched(margin, num_resamples))
+            sentences += curves.left_out()
             sentences += _in_words(matched[-1], baseline, margin)
     return Frontier(
         baseline=baseline,
@@ -202,10 +202,10 @@ class _OfTask:
         own = runs[runs["seed"].isin(seeds)]
         whole = own.groupby(["arm", "axis"], dropna=False)["seed"].transform("nunique") == len(seeds)
         dropped = runs.loc[~runs.index.isin(own.index[whole]), ["arm", "axis"]].drop_duplicates()
-        kept = own[whole].sort_values("axis", kind="stable")
+        complete = own[whole].sort_values("axis", kind="stable")
         self._curves: dict[str, tuple[list[float], np.ndarray, np.ndarray]] = {}
         for arm in dict.fromkeys(runs["arm"]):
-            of_arm = kept[kept["arm"] == arm]
+            of_arm = complete[complete["arm"] == arm]
             groups = [(value, group.sort_values("seed")) for value, group in of_arm.groupby("axis", dropna=False)]
             if groups:
                 target_SP, lost_SP = (
@@ -214,8 +214,8 @@ class _OfTask:
                 )
                 self._curves[str(arm)] = ([float(str(value)) for value, _ in groups], target_SP, lost_SP)
         names = {choice_name(arm, value) for arm, value in dropped.itertuples(index=False)}
-        kept_names = {choice_name(arm, value) for arm, curve in self._curves.items() for value in curve[0]}
-        self._dropped = sorted(names - kept_names)
+        complete_names = {choice_name(arm, value) for arm, curve in self._curves.items() for value in curve[0]}
+        self._dropped = sorted(names - complete_names)
 
     def points(self) -> pd.DataFrame:
         """Return the points of all arms."""
@@ -223,9 +223,9 @@ class _OfTask:
         for arm, (values, target_SP, lost_SP) in self._curves.items():
             for i, value in enumerate(values):
                 row: dict[str, Any] = {"arm": arm, "task": self._task, "axis": value, "n": n}
-                for name, found_S in (("target", target_SP[:, i]), ("forgetting", lost_SP[:, i])):
-                    error = float(found_S.std(ddof=1)) / n**0.5 if n > 1 else float("nan")
-                    row |= {name: float(found_S.mean()), f"{name}_error": error}
+                for name, scores_S in (("target", target_SP[:, i]), ("forgetting", lost_SP[:, i])):
+                    error = float(scores_S.std(ddof=1)) / n**0.5 if n > 1 else float("nan")
+                    row |= {name: float(scores_S.mean()), f"{name}_error": error}
                 rows.append(row)
         return pd.DataFrame(rows)
 
@@ -240,10 +240,10 @@ class _OfTask:
             for arm, (_, target_SP, lost_SP) in self._curves.items()
         }
         of_baseline_B, rows = lost_B[self._baseline], []
-        for arm, found_B in lost_B.items():
+        for arm, own_B in lost_B.items():
             row: dict[str, Any] = {"arm": arm, "task": self._task, "n": n, "at": float(at_B[0])}
-            row |= {"num_points": len(self._curves[arm][0]), "reached": float(np.isfinite(found_B).mean())}
-            for name, all_B in (("forgetting", found_B), ("difference", found_B - of_baseline_B)):
+            row |= {"num_points": len(self._curves[arm][0]), "reached": float(np.isfinite(own_B).mean())}
+            for name, all_B in (("forgetting", own_B), ("difference", own_B - of_baseline_B)):
                 low, high = _interval(all_B[1:], n)
                 row |= {name: float(all_B[0]), f"{name}_low": low, f"{name}_high": high}
             rows.append(row)
@@ -254,7 +254,7 @@ class _OfTask:
         sentences = []
         if self._dropped:
             sentences.append(
-                f"On {self._task}, the frontier leaves out what lacks a finished run of the baseline's "
+                f"On {self._task}, the frontier leaves out choices that lack some of the baseline's "
                 f"{len(self._seeds)} seeds: {', '.join(self._dropped)}."
             )
         single = [arm for arm, curve in self._curves.items() if len(curve[0]) < 2]
@@ -268,7 +268,7 @@ class _OfTask:
 
 
 def _seeds(runs: pd.DataFrame, baseline: str, task: str) -> tuple[list[int], list[str]]:
-    """Return the seeds that every point of the baseline has, and sentences on what is missing."""
+    """Return the seeds that every point of the baseline has, and sentences on missing runs."""
     own = runs[runs["arm"] == baseline]
     if own.empty:
         return [], [f"On {task}, the baseline arm {baseline} has no finished runs, so no frontier is computed."]

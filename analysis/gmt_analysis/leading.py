@@ -1,4 +1,4 @@
-"""The first lines of a report: the answers to the declared questions, or what the means and tests say without any."""
+"""The first lines of a report: the answers to the declared questions, or sentences on means and tests."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from gmt_analysis.results import Results
 
 
-def answers_of(results: Results) -> list[str]:
+def leading_sentences(results: Results) -> list[str]:
     """Return the sentences that answer a study: its verdicts, or two where it declares no primary question."""
     if results.verdicts:
         answers = [sentence for verdict in results.verdicts for sentence in (_with_question(verdict), *verdict.notes)]
@@ -37,9 +37,11 @@ def best_in_words(summary: pd.DataFrame, baseline: str) -> str:
     clauses = []
     for task, own in summary[summary["target_after"].notna()].groupby("task", sort=False):
         best = own.iloc[int(own["target_after"].to_numpy(float).argmax())]
-        held = own[own["arm"] == baseline]
+        of_baseline = own[own["arm"] == baseline]
         beside = (
-            "" if held.empty or best["arm"] == baseline else f" ({baseline} {100 * held['target_after'].max():.1f} %)"
+            ""
+            if of_baseline.empty or best["arm"] == baseline
+            else f" ({baseline} {100 * of_baseline['target_after'].max():.1f} %)"
         )
         clauses.append(
             f"{choice_name(best['arm'], best['axis'])} with {100 * best['target_after']:.1f} % on {task}{beside}"
@@ -48,18 +50,18 @@ def best_in_words(summary: pd.DataFrame, baseline: str) -> str:
 
 
 def counts_in_words(results: Results) -> str:
-    """Return a sentence that counts what the exploratory tests against the baseline show."""
-    tested = [found for found in results.findings if len(found.to_baseline)]
+    """Return a sentence that counts the results of the exploratory tests against the baseline."""
+    tested = [findings for findings in results.findings if len(findings.to_baseline)]
     if not tested:
         return f"No arm could be compared with the baseline, {results.findings[0].baseline}."
-    counts = "; ".join(_counts(found) for found in tested)
+    counts = "; ".join(_counts(findings) for findings in tested)
     return (
         f"Against {tested[0].baseline}, {counts}. The study declares no primary question, so that all of its tests are "
         "exploratory."
     )
 
 
-def _counts(found: Findings) -> str:
-    counts = Counter(as_table(found.to_baseline, found.measure)["words"])
+def _counts(findings: Findings) -> str:
+    counts = Counter(as_table(findings.to_baseline, findings.measure)["words"])
     clauses = ", ".join(f"{number} {words}" for words, number in counts.items())
-    return f"{found.measure.name} of {len(found.to_baseline)} choices: {clauses}"
+    return f"{findings.measure.name} of {len(findings.to_baseline)} choices: {clauses}"

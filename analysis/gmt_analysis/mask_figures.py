@@ -1,4 +1,4 @@
-"""Figures of what masks did: energy, overlap, movement, over steps and layers; and the density in words."""
+"""Figures of the effect of masks: energy, overlap, movement, over steps and layers; and the density in words."""
 
 from collections.abc import Mapping, Sequence
 

@@ -1,4 +1,4 @@
-"""What the notebooks call: a study by its name, and figures and sentences as a notebook shows them."""
+"""Functions for notebooks: a study by its name, and figures and sentences as a notebook shows them."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def open_study(
 
 
 @dataclass(frozen=True)
-class Drawn:
+class Figures:
     """Figures as a notebook shows them."""
 
     figures: Sequence[Figure]
@@ -56,7 +56,7 @@ class Drawn:
 
 
 @dataclass(frozen=True)
-class Said:
+class Sentences:
     """Sentences as a notebook shows them."""
 
     sentences: Sequence[str]
@@ -65,9 +65,9 @@ class Said:
         return "\n".join(f"- {sentence}" for sentence in self.sentences) or "- Nothing."
 
 
-def show(figures: Iterable[Figure]) -> Drawn:
+def show(figures: Iterable[Figure]) -> Figures:
     """Figures one below the other."""
-    return Drawn(list(figures))
+    return Figures(list(figures))
 
 
 def recut(results: Results, query: str) -> pd.DataFrame:
@@ -77,7 +77,7 @@ def recut(results: Results, query: str) -> pd.DataFrame:
     return means[[*CHOICE, "n", *columns]].rename(columns={"axis": results.axis.name})
 
 
-def ask(results: Results, **settings: Any) -> Said:
+def ask(results: Results, **settings: Any) -> Sentences:
     """Answer a question that the study did not declare, as if it had: exploratory, whatever comes out.
 
     Args:
@@ -94,7 +94,7 @@ def ask(results: Results, **settings: Any) -> Said:
     (question,) = study.questions
     (verdict,) = primary_verdicts(results.table, [question], axis=results.axis)
     rows = [f"{row.decision}: {in_words(row)}" for row in verdict.comparisons]
-    return Said([f"Exploratory. {verdict.question} {verdict.answer}", *rows])
+    return Sentences([f"Exploratory. {verdict.question} {verdict.answer}", *rows])
 
 
 def beside(results: Results, first: str, second: str, *, seed: int, task: str | None = None) -> pd.DataFrame:
@@ -138,9 +138,9 @@ def _record(results: Results, choice: str, seed: int, task: str | None) -> RunRe
     return next(planned.record for planned in results.done if planned.run.id == own["run_id"].iloc[0])
 
 
-def timing(results: Results) -> Said:
+def timing(results: Results) -> Sentences:
     """Say how the times of a study's runs were measured."""
-    return Said(costs_in_words(results.table))
+    return Sentences(costs_in_words(results.table))
 
 
 def cost_claim(results: Results, within: float) -> pd.DataFrame:
@@ -149,7 +149,7 @@ def cost_claim(results: Results, within: float) -> pd.DataFrame:
     return ratios.rename(columns={"axis": results.axis.name})
 
 
-def say(results: Results, column: str) -> Said:
-    """What the tests say of a measure: `target_after` or `forgetting`."""
-    (found,) = (f for f in results.findings if f.measure.column == column)
-    return Said(found.sentences)
+def say(results: Results, column: str) -> Sentences:
+    """Return the results of the exploratory tests on a measure: `target_after` or `forgetting`."""
+    (findings,) = (own for own in results.findings if own.measure.column == column)
+    return Sentences(findings.sentences)

@@ -85,21 +85,21 @@ def _tested(pairs: list[pd.Series[float]], margin: float | None) -> pd.DataFrame
     if not pairs:
         return pd.DataFrame(columns=_TESTED)
     differences_NK = np.asarray(pd.concat([own.astype(float) for own in pairs], axis=1).to_numpy(), dtype=float)
-    found, together = moments(differences_NK), simultaneous(differences_NK, LEVEL)
-    deviation_K = np.where(found.is_tested_K, found.error_K * np.sqrt(found.n_K), np.nan)
-    num_tested = max(int(found.is_tested_K.sum()), 1)
+    sample, together = moments(differences_NK), simultaneous(differences_NK, LEVEL)
+    deviation_K = np.where(sample.is_tested_K, sample.error_K * np.sqrt(sample.n_K), np.nan)
+    num_tested = max(int(sample.is_tested_K.sum()), 1)
     return pd.DataFrame(
         {
-            "difference": found.mean_K,
-            "low": found.mean_K - together.half_K,
-            "high": found.mean_K + together.half_K,
-            "n": found.n_K,
-            "p": p_two_sided(found),
+            "difference": sample.mean_K,
+            "low": sample.mean_K - together.half_K,
+            "high": sample.mean_K + together.half_K,
+            "n": sample.n_K,
+            "p": p_two_sided(sample),
             "p_shared": together.p_K,
-            "p_equivalent": np.nan if margin is None else p_within(found, margin),
+            "p_equivalent": np.nan if margin is None else p_within(sample, margin),
             "detectable": [
                 detectable_difference(float(deviation), int(n), num_comparisons=num_tested)
-                for deviation, n in zip(deviation_K, found.n_K, strict=True)
+                for deviation, n in zip(deviation_K, sample.n_K, strict=True)
             ],
         }
     )

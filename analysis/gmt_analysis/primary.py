@@ -10,7 +10,7 @@ from gmt.axis import Axis
 from gmt.studies.primary_scores import scores_of_rows
 from gmt.verdicts.decide import decide
 from gmt.verdicts.question import LEVEL, Question
-from gmt.verdicts.question_noise import Right
+from gmt.verdicts.question_noise import RightAnswers
 from gmt.verdicts.verdict import Verdict
 
 
@@ -20,7 +20,7 @@ def primary_verdicts(
     *,
     axis: Axis,
     level: float = LEVEL,
-    right: Mapping[str, Right] | None = None,
+    right_answers: Mapping[str, RightAnswers] | None = None,
 ) -> list[Verdict]:
     """Return the verdict on each question.
 
@@ -29,7 +29,7 @@ def primary_verdicts(
         questions: of the study.
         axis: of the study.
         level: of each question, e.g. gmt.studies.grid.StudySettings.level, which questions and looks share.
-        right: by measure, the answers to each question (gmt_analysis.right_answers); None: unknown.
+        right_answers: by measure (gmt_analysis.right_answers); None: unknown.
     """
     notes, rows = _unfinished(table), table.astype(object).where(table.notna(), None).to_dict("records")
     return [
@@ -38,7 +38,7 @@ def primary_verdicts(
             scores_of_rows(rows, question.measure),
             axis=axis,
             targets=scores_of_rows(rows, "target"),
-            right=None if right is None else right[question.measure],
+            right_answers=None if right_answers is None else right_answers[question.measure],
             level=level,
             notes=notes,
         )

@@ -16,7 +16,7 @@ from gmt.studies.plan import Plan
 from gmt_analysis.choices import CHOICE, FEW_SEEDS, ranges_of
 from gmt_analysis.cost_words import costs_in_words
 from gmt_analysis.exports import as_csv
-from gmt_analysis.leading import answers_of
+from gmt_analysis.leading import leading_sentences
 from gmt_analysis.limits import limits, limits_of_tuning, tuned_in_words
 from gmt_analysis.mask_figures import density_in_words
 from gmt_analysis.primary import primary_table
@@ -71,7 +71,7 @@ class Report:
         """The results of the tests in words, the declared questions first."""
         return [
             *(f"{verdict.question} {verdict.answer}" for verdict in self.results.verdicts),
-            *(sentence for found in self.results.findings for sentence in found.sentences),
+            *(sentence for findings in self.results.findings for sentence in findings.sentences),
         ]
 
     @property
@@ -89,7 +89,7 @@ def write_report(
         plan: of the study.
         dirty: whether runs of a checkout with uncommitted changes count.
         overrides: those that the study was named with, for the commands on the page.
-        say: is told what is being done.
+        say: takes a line on each stage of the work.
 
     Raises:
         UserError: no run of the study is done, or none that counts.
@@ -185,7 +185,7 @@ def _page(results: Results, figures: Mapping[str, Sequence[tuple[str, int]]], ov
         study=plan.study,
         axis=axis,
         made=time.strftime("%Y-%m-%d %H:%M"),
-        answer=answers_of(results),
+        answer=leading_sentences(results),
         figures=figures,
         baseline=results.findings[0].baseline,
         verdicts=[(verdict, html_comparisons(verdict)) for verdict in results.verdicts],
@@ -229,7 +229,7 @@ def _base(summary: pd.DataFrame) -> list[str]:
 
 
 def _environment(results: Results) -> Sequence[str]:
-    """On what the runs ran; several lines if they ran on several machines."""
+    """Return machine, versions and commit of the runs; several lines if these differ."""
     hardware = results.table.set_index("run_id")["hardware"]
     lines: dict[str, None] = {}
     for planned in results.done:

@@ -36,16 +36,16 @@ _PREFIXES = {"label": "", "other_label": "other_"}  # column -> prefix of the co
 
 def frontier_figures(results: Results) -> dict[str, Figure]:
     """Forgetting against target: curves of a few arms, else the choices that no other beats."""
-    found = results.frontier
-    shown = replace(found, points=_drawn(found.points), matched=_drawn(found.matched))
-    is_many = found.points["arm"].nunique() > MOST_LINES
+    frontier = results.frontier
+    shown = replace(frontier, points=_drawn(frontier.points), matched=_drawn(frontier.matched))
+    is_many = frontier.points["arm"].nunique() > MOST_LINES
     figures = {}
     for task in dict.fromkeys(shown.points["task"]):
         figure = None if is_many else frontier_figure(shown, task=task)
         if figure is None:
             at = shown.matched.loc[shown.matched["task"] == task, "at"]
             figure = choices_on_the_front(
-                shown.points, task=task, baseline=found.baseline, at=float(at.iloc[0]) if len(at) else None
+                shown.points, task=task, baseline=frontier.baseline, at=float(at.iloc[0]) if len(at) else None
             )
         if figure is not None:
             figures[f"frontier_{_word(task)}"] = figure
@@ -100,11 +100,11 @@ def mask_figures(results: Results) -> dict[str, Figure]:
 def loss_figures(results: Results) -> dict[str, Figure]:
     """The training loss over the steps, a figure for each task."""
     series = _drawn(results.series)
-    made = {
+    figures = {
         f"loss_{_word(task)}": loss_curves(series, task=task, along=results.axis, baseline=results.plan.study.baseline)
         for task in dict.fromkeys(series["task"])
     }
-    return {name: figure for name, figure in made.items() if figure is not None}
+    return {name: figure for name, figure in figures.items() if figure is not None}
 
 
 def diagnostic_figures(results: Results) -> dict[str, Figure]:

@@ -92,7 +92,7 @@ class Results:
 
     @cached_property
     def runs(self) -> pd.DataFrame:
-        """A row for each run, see gmt.tracking.table; the row of a run that has not begun holds what the plan knows."""
+        """A row for each run, see gmt.tracking.table; a run that has not begun has the columns that its plan gives."""
         runs = ((arm_of(p.point, self.axis), p.point.label, p.record) for p in self.plan.comparison)
         table = read_table(runs, axis=self.axis, dirty=self._dirty)
         dtypes = {column: table[column].dtype for column in _PLANNED}
@@ -135,8 +135,8 @@ class Results:
         """A sentence on the runs that count and were made before digests were written, if there are any."""
         if not (number := sum(not planned.record.has_digests() for planned in self.done)):
             return []
-        made = "1 run was" if number == 1 else f"{number} runs were"
-        return [f"{made} made before records held digests of their files: a change of these can't be seen."]
+        runs = "1 run was" if number == 1 else f"{number} runs were"
+        return [f"{runs} made before records held digests of their files: a change of these can't be seen."]
 
     @cached_property
     def summary(self) -> pd.DataFrame:
@@ -148,8 +148,8 @@ class Results:
     def verdicts(self) -> list[Verdict]:
         """The answers to the questions that the study declared as primary; empty if it declared none."""
         study = self.plan.study
-        right = right_answers(self._chosen_runs(), {question.measure for question in study.questions})
-        return primary_verdicts(self.table, study.questions, axis=self.axis, level=study.level, right=right)
+        answers = right_answers(self._chosen_runs(), {question.measure for question in study.questions})
+        return primary_verdicts(self.table, study.questions, axis=self.axis, level=study.level, right_answers=answers)
 
     @cached_property
     def suites(self) -> pd.DataFrame:
@@ -158,7 +158,7 @@ class Results:
 
     @cached_property
     def costs_of_runs(self) -> pd.DataFrame:
-        """What each run cost, without the start of its worker; see gmt_analysis.costs."""
+        """The costs of each run, without the start of its worker; see gmt_analysis.costs."""
         return costs_of_runs(self.table, self.series)
 
     @cached_property
@@ -168,7 +168,7 @@ class Results:
 
     @cached_property
     def findings(self) -> list[Findings]:
-        """What the tests say of everything else: exploratory."""
+        """The results of the exploratory tests: of everything that the study did not declare as primary."""
         study = self.plan.study
         return findings(self.table, axis=self.axis, baseline=study.baseline, margin=study.margin)
 
@@ -182,7 +182,7 @@ class Results:
 
     @cached_property
     def series(self) -> pd.DataFrame:
-        """What runs logged: the loss, the time of a step's parts, and what masks did, by step and layer."""
+        """The logged metrics of the runs: loss, times of a step's parts, and facts on masks, by step and layer."""
         return self._with_choices(read_series(self._named_runs(), (LOSS, *TIMES, *FACTS), axis=self.axis))
 
     def _named_runs(self) -> Iterator[tuple[str, str, RunRecord]]:

@@ -11,13 +11,15 @@ import numpy as np
 from gmt.records.record import RunRecord
 from gmt.verdicts.intervals import Floats
 from gmt.verdicts.pairs import Choice
-from gmt.verdicts.question_noise import Right
+from gmt.verdicts.question_noise import RightAnswers
 
 _PARTS = {"target": "target", "forgetting": "source"}
 _FILE = "answers_after.jsonl"
 
 
-def right_answers(runs: Iterable[tuple[Choice, str, int, RunRecord]], measures: Collection[str]) -> dict[str, Right]:
+def right_answers(
+    runs: Iterable[tuple[Choice, str, int, RunRecord]], measures: Collection[str]
+) -> dict[str, RightAnswers]:
     """Return the questions that were answered right after training, by measure. Each record is read once.
 
     A run whose score is no mean over suites of the share of right answers, as that of lm-eval's benchmarks may be, or
@@ -27,16 +29,16 @@ def right_answers(runs: Iterable[tuple[Choice, str, int, RunRecord]], measures: 
         runs: choice, task, seed and record of finished runs.
         measures: of `target` and `forgetting`, which asks the source.
     """
-    right: dict[str, dict[tuple[Choice, str], dict[int, Mapping[str, Floats]]]] = {measure: {} for measure in measures}
+    by_measure: dict[str, dict[tuple[Choice, str], dict[int, Mapping[str, Floats]]]] = {name: {} for name in measures}
     for choice, task, seed, record in runs if measures else ():
         if not (record.folder / _FILE).exists():
             continue
         scores, rows = record.result().after, record.read_lines(_FILE)
-        for measure, by_choice in right.items():
+        for measure, by_choice in by_measure.items():
             part = _PARTS[measure]
             if (own := _right_by_suite([row for row in rows if row["part"] == part], scores[part])) is not None:
                 by_choice.setdefault((choice, task), {})[seed] = own
-    return {**right}
+    return {**by_measure}
 
 
 def _right_by_suite(rows: Sequence[Mapping[str, Any]], scores: Mapping[str, float]) -> Mapping[str, Floats] | None:
@@ -45,6 +47,6 @@ def _right_by_suite(rows: Sequence[Mapping[str, Any]], scores: Mapping[str, floa
     for row in rows:
         if row["suite"] in by_suite:
             by_suite[row["suite"]].append(row.get("score"))
-    right = {suite: np.array([score == 1 for score in own], dtype=float) for suite, own in by_suite.items()}
-    is_mean = all(len(own) and math.isclose(own.mean(), scores[suite], abs_tol=1e-9) for suite, own in right.items())
-    return right if right and is_mean else None
+    answers = {suite: np.array([score == 1 for score in own], dtype=float) for suite, own in by_suite.items()}
+    is_mean = all(len(own) and math.isclose(own.mean(), scores[suite], abs_tol=1e-9) for suite, own in answers.items())
+    return answers if answers and is_mean else None

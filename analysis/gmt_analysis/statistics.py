@@ -58,10 +58,10 @@ def bootstrap_interval(values: Sequence[float]) -> tuple[float, float]:
         return float("nan"), float("nan")
     if not np.ptp(x):
         return mean, mean
-    found = stats.bootstrap(
+    bootstrap = stats.bootstrap(
         (x,), np.mean, confidence_level=CONFIDENCE, n_resamples=_RESAMPLES, rng=np.random.default_rng(0)
     )
-    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+    return float(bootstrap.confidence_interval.low), float(bootstrap.confidence_interval.high)
 
 
 def summarise(table: pd.DataFrame, columns: Sequence[str], *, bootstrapped: Sequence[str] = ()) -> pd.DataFrame:
@@ -69,7 +69,7 @@ def summarise(table: pd.DataFrame, columns: Sequence[str], *, bootstrapped: Sequ
 
     Args:
         table: the typed table of a study; only finished runs count.
-        columns: what to average; a column that holds nothing for a group gives NaN.
+        columns: to average; a column that holds nothing for a group gives NaN.
         bootstrapped: those of them for which `COLUMN_boot_low` and `COLUMN_boot_high` are computed too.
     """
     done = table[table["state"] == "done"]

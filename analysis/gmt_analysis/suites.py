@@ -1,4 +1,4 @@
-"""Means of single evaluations: what a choice has learnt and forgotten, suite by suite."""
+"""Means of single evaluations: learning and forgetting of a choice, suite by suite."""
 
 import pandas as pd
 

@@ -80,9 +80,9 @@ def _say_flips(records: Sequence[RunRecord], num_answers: int) -> None:
         say("the runs have no question in common, or their records hold no answers")
         return
     flips = flips_of(first, second)
-    asked = Counter(key[:2] for key in common)
+    questions = Counter(key[:2] for key in common)
     counts = [Counter(flip.key[:2] for flip in kind) for kind in flips]
-    rows = [[*suite, str(number), *(str(count[suite]) for count in counts)] for suite, number in asked.items()]
+    rows = [[*suite, str(number), *(str(count[suite]) for count in counts)] for suite, number in questions.items()]
     say(table(["part", "suite", "questions", "right in the first alone", "right in the second alone"], rows))
     for name, kind in zip(_NAMES, flips, strict=True):
         if shown := kind[:num_answers]:

@@ -69,7 +69,7 @@ def put_result(view: "MlflowView", results: "Results", sentences: Sequence[str])
     Raises:
         UserError: the store doesn't answer.
     """
-    from gmt_analysis.leading import answers_of
+    from gmt_analysis.leading import leading_sentences
     from gmt_analysis.means_text import means_by_step, means_markdown
 
     plan, means = results.plan, means_by_step(results)
@@ -77,7 +77,7 @@ def put_result(view: "MlflowView", results: "Results", sentences: Sequence[str])
         f"Model metrics below `mean/` are these means; a chart's step is the {results.axis.name}, in per cent where it "
         "is a fraction.\n\n"
     )
-    answers = answers_of(results)
+    answers = leading_sentences(results)
     others = [sentence for sentence in sentences if sentence not in answers]
     answer = "\n\n".join([*answers, means_markdown(results, _MOST_AT_THE_END)])
     text = f"{answer}\n\n{charts if means else ''}{reported(len(results.done), others)}"
@@ -92,9 +92,9 @@ def say_result(results: "Results", most: int | None = _MOST_AT_THE_END) -> None:
         results: of the study.
         most: choices of a task that are shown, besides the baseline; None: all.
     """
-    from gmt_analysis.leading import answers_of
+    from gmt_analysis.leading import leading_sentences
     from gmt_analysis.means_text import means_text
 
     say(means_text(results, most) + "\n")
-    for sentence in answers_of(results):
+    for sentence in leading_sentences(results):
         say(sentence)

@@ -118,9 +118,9 @@ class StudySettings:
         """
         if self.primary is not None and not isinstance(self.primary, Mapping):
             raise UserError(f"study.primary must be a mapping of questions, got {self.primary!r}")
-        asked = dict(self.primary or {})
-        settings.folder_names("the name of a question in study.primary", asked)
-        return together(*(partial(_question, name, given, self.margin) for name, given in asked.items()))
+        declared = dict(self.primary or {})
+        settings.folder_names("the name of a question in study.primary", declared)
+        return together(*(partial(_question, name, given, self.margin) for name, given in declared.items()))
 
     @property
     def along(self) -> Axis:

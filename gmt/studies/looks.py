@@ -1,4 +1,4 @@
-"""The stop rule of a study: at numbers of seeds fixed beforehand, what is undecided gets more seeds."""
+"""The stop rule of a study: at numbers of seeds fixed beforehand, undecided comparisons get more seeds."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _refuse_other_seeds(study: StudySettings, plan: Plan, num_points: int) -> No
 def _points_of_next_look(study: StudySettings, plan: Plan) -> list[Point]:
     """Return the points to add; none once all is decided or the last look is done.
 
-    None either while runs are not over, or do not count in a report: the stop rule decides by what a report shows.
+    None either while a run is not over, or does not count in a report: both decide by the same runs.
     """
     if plan.later or any(state not in ("done", "diverged") for state in plan.states().values()):
         return []
@@ -98,7 +98,7 @@ def _with_seed(point: Point, seed: int, tuned: str | None) -> Point:
     """Return a point with another seed, and without the value that tuning chose, which planning adds again."""
 
     def other(overrides: Sequence[str]) -> tuple[str, ...]:
-        kept = (text for text in overrides if tuned is None or not text.startswith(tuned))
-        return tuple(f"{_SEED}{seed}" if text.startswith(_SEED) else text for text in kept)
+        own = (text for text in overrides if tuned is None or not text.startswith(tuned))
+        return tuple(f"{_SEED}{seed}" if text.startswith(_SEED) else text for text in own)
 
     return replace(point, overrides=other(point.overrides), varied=other(point.varied))

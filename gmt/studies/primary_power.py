@@ -1,4 +1,4 @@
-"""What a plan's seeds and questions can show of its primary questions, in words for `gmt plan`."""
+"""The power of a plan's seeds and questions to answer its primary questions, in words for `gmt plan`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What became of a run, and its result under the table's names, without pandas and MLflow.
+"""The outcome of a run, and its result under the table's names, without pandas and MLflow.
 
 Reports, plans and the stop rule read runs through `outcome_of`, so that the same runs count in all of them.
 """
@@ -25,7 +25,7 @@ _LOSSES = (  # where the task measures them
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What became of a run.
+    """The outcome of a run.
 
     Args:
         state: that of the record, or DIRTY, UNSCORED or CHANGED.
@@ -41,7 +41,7 @@ class Outcome:
 
 
 def outcome_of(record: RunRecord, *, dirty: bool = False) -> Outcome:
-    """Return what became of a run.
+    """Return the outcome of a run.
 
     Args:
         record: of the run.
@@ -132,5 +132,5 @@ def _mean_metric(
 ) -> float | None:
     """Return the mean of the metrics of a part whose names end like this; None if there are none."""
     measured = result.metrics[when].items()
-    found = [v for k, v in measured if k.startswith(f"eval/{part}/") and k.endswith(ending)]
-    return mean(found) if found else None
+    values = [v for k, v in measured if k.startswith(f"eval/{part}/") and k.endswith(ending)]
+    return mean(values) if values else None

@@ -1,4 +1,4 @@
-"""What a study's runs logged on their way, as a tidy table. Imports no MLflow."""
+"""The metrics that a study's runs logged, as a tidy table. Imports no MLflow."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any

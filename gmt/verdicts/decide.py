@@ -24,7 +24,7 @@ from gmt.verdicts.intervals import (
 )
 from gmt.verdicts.pairs import Columns, Pair, columns_of, pairs_of
 from gmt.verdicts.question import LEVEL, Question
-from gmt.verdicts.question_noise import Right, with_questions
+from gmt.verdicts.question_noise import RightAnswers, with_questions
 from gmt.verdicts.scores import Score, Scores
 from gmt.verdicts.verdict import Comparison, Decision, Outcome, Verdict
 from gmt.verdicts.words import about, answer, counted, question_in_words, words_of_test
@@ -38,18 +38,18 @@ def decide(
     *,
     axis: Axis,
     targets: Scores | None = None,
-    right: Right | None = None,
+    right_answers: RightAnswers | None = None,
     level: float = LEVEL,
     notes: Sequence[str] = (),
 ) -> Verdict:
     """Return the verdict on a question.
 
     Args:
-        question: what is asked.
+        question: a primary question.
         scores: of the question's measure, of all choices.
         axis: of the study, for words.
         targets: target scores, where the question has a `target_margin`.
-        right: which questions were answered right, for bounds that hold for other questions too; None: unknown.
+        right_answers: to each question, for bounds that hold for other questions too; None: unknown.
         level: the probability of a false verdict on this question.
         notes: sentences to show beside the answer.
     """
@@ -60,8 +60,8 @@ def decide(
     rows, is_by_flips = _compare(question, scores, columns, share)
     if question.target_margin is not None and targets is not None:
         rows = _with_target(question, rows, targets, columns, share)
-    if right is not None:
-        rows = with_questions(rows, columns, right, level=share, is_of_all=question.is_of_all)
+    if right_answers is not None:
+        rows = with_questions(rows, columns, right_answers, level=share, is_of_all=question.is_of_all)
     outcome, deciding = _outcome(question, rows), _deciding(question, rows)
     return Verdict(
         name=question.name,
@@ -87,30 +87,32 @@ def _compare(question: Question, scores: Scores, columns: Columns, level: float)
         return [], False
     differences_NK = difference_matrix(scores, columns)
     without_NK = difference_matrix(scores, columns, diverged=False)
-    found, together = moments(differences_NK), simultaneous(differences_NK, level)
-    alone_K = np.where(found.is_equal_K, 0.0, t_limit(level, found.freedom_K) * found.error_K)
-    half_K = np.where(found.is_tested_K | found.is_equal_K, alone_K if question.is_of_all else together.half_K, np.nan)
-    p_K = _p_of_claim(question, found, together.p_K)
+    sample, together = moments(differences_NK), simultaneous(differences_NK, level)
+    alone_K = np.where(sample.is_equal_K, 0.0, t_limit(level, sample.freedom_K) * sample.error_K)
+    half_K = np.where(
+        sample.is_tested_K | sample.is_equal_K, alone_K if question.is_of_all else together.half_K, np.nan
+    )
+    p_K = _p_of_claim(question, sample, together.p_K)
     p_tasks_K = np.array([_p_tasks(scores, pair, tasks) for pair, tasks in columns])
     differ_K = depends_on_task(p_tasks_K, level)
     rows = []
     for k, ((choice, against), tasks) in enumerate(columns):
-        mean, half = float(found.mean_K[k]), float(half_K[k])
+        mean, half = float(sample.mean_K[k]), float(half_K[k])
         others = without_NK[~np.isnan(without_NK[:, k]), k]
-        decision = _decision(question, mean, half, float(together.half_K[k]), is_equal=bool(found.is_equal_K[k]))
+        decision = _decision(question, mean, half, float(together.half_K[k]), is_equal=bool(sample.is_equal_K[k]))
         rows.append(
             Comparison(
                 task=POOLED.join(tasks),
                 choice=choice.name,
                 against=against.name,
-                n=int(found.n_K[k]),
+                n=int(sample.n_K[k]),
                 estimate=mean,
                 low=mean - half,
                 high=mean + half,
                 p=float(p_K[k]),
                 decision="depends on the task" if differ_K[k] and decision != "not tested" else decision,
                 p_tasks=float(p_tasks_K[k]),
-                num_diverged=int(found.n_K[k]) - len(others),
+                num_diverged=int(sample.n_K[k]) - len(others),
                 estimate_without_diverged=float(others.mean()) if len(others) else float("nan"),
             )
         )
@@ -137,12 +139,12 @@ def _value(score: Score | None, *, diverged: bool) -> float:
     return float("nan") if score is None or (score.diverged and not diverged) else score.value
 
 
-def _p_of_claim(question: Question, found: Moments, p_shared_K: Floats) -> Floats:
+def _p_of_claim(question: Question, sample: Moments, p_shared_K: Floats) -> Floats:
     if question.claim == "equivalent":
-        return p_within(found, question.margin)
+        return p_within(sample, question.margin)
     if question.claim == "not_worse":
         sign = 1 if question.more_is_better else -1
-        return p_beyond(found, -sign * question.margin, is_below=not question.more_is_better)
+        return p_beyond(sample, -sign * question.margin, is_below=not question.more_is_better)
     return p_shared_K
 
 

@@ -28,7 +28,7 @@ Flags = NDArray[np.bool_]
 
 @dataclass(frozen=True, kw_only=True)
 class Moments:
-    """Of K comparisons: the mean difference, its standard error, the number of pairs, and what can be tested.
+    """Of K comparisons: the mean difference, its standard error, the number of pairs, and which of them are tested.
 
     Args:
         mean_K, error_K: of each comparison; NaN without a pair.
@@ -79,25 +79,25 @@ def p_above(t_K: Floats, freedom_K: Floats) -> Floats:
     return p
 
 
-def p_two_sided(found: Moments) -> Floats:
+def p_two_sided(sample: Moments) -> Floats:
     """Return p of Student's two-sided test that each mean is 0; 1 for equal pairs, and NaN without a test."""
     with np.errstate(invalid="ignore", divide="ignore"):
-        p_K = 2 * p_above(np.abs(found.mean_K) / found.error_K, found.freedom_K)
-    return np.where(found.is_tested_K, p_K, np.where(found.is_equal_K, 1.0, np.nan))
+        p_K = 2 * p_above(np.abs(sample.mean_K) / sample.error_K, sample.freedom_K)
+    return np.where(sample.is_tested_K, p_K, np.where(sample.is_equal_K, 1.0, np.nan))
 
 
-def p_within(found: Moments, margin: float) -> Floats:
+def p_within(sample: Moments, margin: float) -> Floats:
     """Return p of two one-sided tests that each mean lies within the margin (Schuirmann, 1987); NaN without a test."""
-    return np.fmax(p_beyond(found, -margin), p_beyond(found, margin, is_below=True))
+    return np.fmax(p_beyond(sample, -margin), p_beyond(sample, margin, is_below=True))
 
 
-def p_beyond(found: Moments, bound: float, *, is_below: bool = False) -> Floats:
+def p_beyond(sample: Moments, bound: float, *, is_below: bool = False) -> Floats:
     """Return p of the one-sided t test that each mean lies above (below) a bound; equal pairs have a mean of 0."""
     sign = -1 if is_below else 1
     with np.errstate(invalid="ignore", divide="ignore"):
-        p_K = p_above(sign * (found.mean_K - bound) / found.error_K, found.freedom_K)
+        p_K = p_above(sign * (sample.mean_K - bound) / sample.error_K, sample.freedom_K)
     equal = 0.0 if sign * (0 - bound) > 0 else 1.0
-    return np.where(found.is_tested_K, p_K, np.where(found.is_equal_K, equal, np.nan))
+    return np.where(sample.is_tested_K, p_K, np.where(sample.is_equal_K, equal, np.nan))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,19 +119,19 @@ def simultaneous(differences_NK: Floats, level: float = LEVEL) -> Simultaneous:
     """Return intervals of which all hold together with a probability of 1 - level.
 
     With FEWEST_FLIPS pairs and more, by the largest |t| over the comparisons when the signs of the centred differences
-    are flipped, seed by seed (Westfall and Young, 1993): what correlates costs little, and no normal distribution is
-    assumed. With fewer pairs, or at a level below the smallest p that flips give, by each comparison's t at a shared
+    are flipped, seed by seed (Westfall and Young, 1993): correlated comparisons cost little, and no normal distribution
+    is assumed. With fewer pairs, or at a level below the smallest p that flips give, by each comparison's t at a shared
     level (Sidak, 1967).
     """
-    found = moments(differences_NK)
-    tested_K = found.is_tested_K
-    half_K = np.where(found.is_equal_K, 0.0, np.nan)
-    p_K = np.where(found.is_equal_K, 1.0, np.nan)
+    sample = moments(differences_NK)
+    tested_K = sample.is_tested_K
+    half_K = np.where(sample.is_equal_K, 0.0, np.nan)
+    p_K = np.where(sample.is_equal_K, 1.0, np.nan)
     num_tested = int(tested_K.sum())
     if not num_tested:
         return Simultaneous(half_K=half_K, p_K=p_K, is_by_flips=False)
-    t_K = np.abs(found.mean_K[tested_K]) / found.error_K[tested_K]
-    num_draws = len(_signs(len(differences_NK))) if int(found.n_K[tested_K].min()) >= FEWEST_FLIPS else 0
+    t_K = np.abs(sample.mean_K[tested_K]) / sample.error_K[tested_K]
+    num_draws = len(_signs(len(differences_NK))) if int(sample.n_K[tested_K].min()) >= FEWEST_FLIPS else 0
     num_beyond = int(level * (num_draws + 1)) - 1  # draws that may reach a t whose p is still at the level
     is_by_flips = num_draws > 0 and num_beyond >= 0
     if is_by_flips:
@@ -139,11 +139,11 @@ def simultaneous(differences_NK: Floats, level: float = LEVEL) -> Simultaneous:
         limit = np.full(num_tested, largest_R[num_draws - 1 - num_beyond])
         p_K[tested_K] = (1 + num_draws - np.searchsorted(largest_R, t_K, side="left")) / (num_draws + 1)
     else:
-        freedom_K = found.freedom_K[tested_K]
+        freedom_K = sample.freedom_K[tested_K]
         limit = t_limit(-np.expm1(np.log1p(-level) / num_tested) / 2, freedom_K)
         with np.errstate(divide="ignore"):  # t = 0, whose p is 1
             p_K[tested_K] = -np.expm1(num_tested * np.log1p(-2 * p_above(t_K, freedom_K)))
-    half_K[tested_K] = limit * found.error_K[tested_K]
+    half_K[tested_K] = limit * sample.error_K[tested_K]
     return Simultaneous(half_K=half_K, p_K=p_K, is_by_flips=is_by_flips)
 
 

@@ -1,4 +1,4 @@
-"""What the planned seeds can show of a question, by the deviations of paired differences over seeds.
+"""The power of the planned seeds to decide a question, by the deviations of paired differences over seeds.
 
 Shapes: N seeds, K comparisons, G tasks, R simulated studies, L independent sources of variation.
 """
@@ -27,7 +27,7 @@ _SLICES = 20_000
 
 @dataclass(frozen=True, kw_only=True)
 class Spread:
-    """How differences vary over seeds.
+    """The variation of differences over seeds.
 
     Args:
         loads_LK: the differences of a seed are L independent standard normal numbers times these.

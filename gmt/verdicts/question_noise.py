@@ -17,11 +17,11 @@ from gmt.verdicts.verdict import Comparison
 
 # By choice and task, by seed, by suite: 1 for each question that was answered right, else 0. A task's score is the mean
 # over its suites of the share of right answers.
-Right = Mapping[tuple[Choice, str], Mapping[int, Mapping[str, Floats]]]
+RightAnswers = Mapping[tuple[Choice, str], Mapping[int, Mapping[str, Floats]]]
 
 
 def with_questions(
-    rows: Sequence[Comparison], columns: Columns, right: Right, *, level: float, is_of_all: bool
+    rows: Sequence[Comparison], columns: Columns, right_answers: RightAnswers, *, level: float, is_of_all: bool
 ) -> list[Comparison]:
     """Return comparisons with the bounds that hold for other seeds and other questions of the same suites.
 
@@ -31,8 +31,8 @@ def with_questions(
 
     Args:
         rows: the comparisons.
-        columns: what each is of.
-        right: the answers.
+        columns: the pair and the tasks of each.
+        right_answers: to each question.
         level, is_of_all: as the intervals of the comparisons.
     """
     num_tested = max(sum(not np.isnan(row.low) for row in rows), 1)
@@ -40,19 +40,19 @@ def with_questions(
     limit = -float(special.ndtri(share))
     wider = []
     for row, (pair, tasks) in zip(rows, columns, strict=True):
-        half = np.hypot((row.high - row.low) / 2, limit * _error(right, pair, tasks, row.n))
+        half = np.hypot((row.high - row.low) / 2, limit * _error(right_answers, pair, tasks, row.n))
         wider.append(replace(row, low_questions=row.estimate - half, high_questions=row.estimate + half))
     return wider
 
 
-def _error(right: Right, pair: Pair, tasks: Sequence[str], num_pairs: int) -> float:
+def _error(right_answers: RightAnswers, pair: Pair, tasks: Sequence[str], num_pairs: int) -> float:
     """Return the standard error that the questions give the mean over seeds; NaN where not all answers are known."""
-    variances = [_variance(right, pair, task, num_pairs) for task in tasks]
+    variances = [_variance(right_answers, pair, task, num_pairs) for task in tasks]
     return float(np.sqrt(sum(variances))) / len(tasks)
 
 
-def _variance(right: Right, pair: Pair, task: str, num_pairs: int) -> float:
-    own, other = (right.get((choice, task), {}) for choice in pair)
+def _variance(right_answers: RightAnswers, pair: Pair, task: str, num_pairs: int) -> float:
+    own, other = (right_answers.get((choice, task), {}) for choice in pair)
     seeds = sorted(set(own) & set(other))
     suites = list(own[seeds[0]]) if seeds else []
     if len(seeds) < num_pairs or not suites:

@@ -1,4 +1,4 @@
-"""The answer to a primary question, with the comparisons that give it: what reports, tables and MLflow show."""
+"""The answer to a primary question, with the comparisons that give it, as reports, tables and MLflow show it."""
 
 from __future__ import annotations
 
@@ -76,12 +76,13 @@ class Verdict:
         margin: a fraction.
         confidence: of the intervals, e.g. 0.95.
         test: in words, with how the level is shared.
-        about: what the intervals are about, in words: what varied, and what was the same in all runs.
+        about: the population that the intervals are about, in words: the settings that varied, and those that did not.
         n: the least number of seeds of a comparison.
         deciding: the comparison that decides: of `equivalent` the one that reaches farthest, of `not_worse` the one
             with the worst bound, of a claim of each the one with the smallest p; None without a test.
         comparisons: all of them.
-        notes: sentences that belong beside the answer: what is unfinished, what diverged, what depends on the task.
+        notes: sentences that belong beside the answer: on unfinished runs, on diverged runs, and on differences that
+            depend on the task.
     """
 
     name: str

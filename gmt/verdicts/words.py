@@ -47,9 +47,9 @@ def answer(question: Question, outcome: Outcome, rows: Sequence[Comparison], dec
         holds = [row for row in rows if row.decision in ("equivalent", "not worse", "equal")]
         is_equivalent = question.claim == "equivalent"
         limit = f"within {within}" if is_equivalent else f"at most {within} worse"
-        said = f"{len(holds)} of {len(rows)} differences are shown to be {limit}"
+        holding = f"{len(holds)} of {len(rows)} differences are shown to be {limit}"
         extreme = "that reaches farthest" if is_equivalent else "with the worst bound"
-        return f"{outcome.capitalize()}: {said}. The interval {extreme} is that of {difference(deciding)}."
+        return f"{outcome.capitalize()}: {holding}. The interval {extreme} is that of {difference(deciding)}."
     shown = [row for row in rows if row.decision in ("better", "worse")]
     if not shown and question.target_margin is not None:
         less = sum(row.decision == "target not matched" for row in rows)
@@ -113,7 +113,7 @@ def words_of_test(question: Question, num_comparisons: int, *, is_by_flips: bool
 
 
 def about(num_tasks: int, *, knows_questions: bool) -> str:
-    """Return what the intervals are about."""
+    """Return the population that the intervals are about, in words."""
     of_tasks = " of the same tasks" if num_tasks > 1 else ""
     if knows_questions:
         return (

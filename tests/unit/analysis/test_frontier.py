@@ -110,7 +110,7 @@ def test_a_frontier_of_single_points_is_no_figure_and_no_error() -> None:
         ),
         (
             lambda t: t[(t["arm"] == "sft") | (t["axis"] != 1e-3) | (t["seed"] != 1)],
-            "On t, the frontier leaves out what lacks a finished run of the baseline's 5 seeds: gmt 0.001.",
+            "On t, the frontier leaves out choices that lack some of the baseline's 5 seeds: gmt 0.001.",
         ),
     ],
 )

@@ -82,7 +82,7 @@ def test_a_ratio_that_was_not_begun_is_not_spoken_for(tmp_path: Path) -> None:
     for planned in plan.runs:
         if planned.run.config["method"]["mask_ratio"] != 0.9:
             finish(planned, 0.5 + planned.run.seed / 1000)
-    (verdict, _) = (verdict for found in Results(plan).findings for verdict in found.verdicts)
+    (verdict, _) = (verdict for found in Results(plan).findings for verdict in found.sensitivities)
     assert verdict.words.endswith("(left out: runs that are not done at 0.9)")
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gmt_analysis.leading import answers_of
+from gmt_analysis.leading import leading_sentences
 from gmt_analysis.means_text import means_by_step, means_markdown, means_text, steps_of
 from gmt_analysis.notebook import ask
 from gmt_analysis.results import Results
@@ -44,7 +44,7 @@ def test_the_best_is_above_and_the_baseline_is_never_left_out(plan: Plan) -> Non
 
 
 def test_a_study_without_a_primary_question_is_answered_by_means_and_counts(plan: Plan) -> None:
-    best, tests = answers_of(Results(plan))
+    best, tests = leading_sentences(Results(plan))
     assert best == "Highest mean target score: gmt 0.5 with 80.2 % on long_words (sft 70.2 %)."
     assert "Against sft, target score of 2 choices:" in tests
     assert "exploratory" in tests
@@ -55,7 +55,7 @@ def test_a_note_on_the_whole_study_is_said_once(tmp_path: Path) -> None:
     made = plan_of(tmp_path, ARMS, [1, 2, 3], primary={"q": asked, "r": {**asked, "claim": "equivalent"}})
     for planned in made.runs[1:]:
         finish(planned, 0.5)
-    assert sum(sentence.startswith("Preliminary") for sentence in answers_of(Results(made))) == 1
+    assert sum(sentence.startswith("Preliminary") for sentence in leading_sentences(Results(made))) == 1
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from gmt.axis import Axis
 from gmt.verdicts.decide import decide
 from gmt.verdicts.pairs import Choice
 from gmt.verdicts.question import Question
-from gmt.verdicts.question_noise import Right
+from gmt.verdicts.question_noise import RightAnswers
 from gmt.verdicts.scores import Score
 from gmt.verdicts.verdict import Comparison, Verdict
 
@@ -20,7 +20,7 @@ SUITES = ("a", "b")
 
 def verdict(gmt: np.ndarray, sft: np.ndarray) -> Verdict:
     """The verdict by answers: seed, suite, question."""
-    right: Right = {
+    right_answers: RightAnswers = {
         (choice, "t"): {s: dict(zip(SUITES, answers, strict=False)) for s, answers in enumerate(own)}
         for choice, own in ((SFT, sft), (GMT, gmt))
     }
@@ -28,9 +28,9 @@ def verdict(gmt: np.ndarray, sft: np.ndarray) -> Verdict:
         key: {
             seed: Score(float(np.mean([answers.mean() for answers in own.values()]))) for seed, own in by_seed.items()
         }
-        for key, by_seed in right.items()
+        for key, by_seed in right_answers.items()
     }
-    return decide(ASKED, scores, axis=Axis(), right=right)
+    return decide(ASKED, scores, axis=Axis(), right_answers=right_answers)
 
 
 def comparison(gmt: np.ndarray, sft: np.ndarray) -> Comparison:
@@ -117,6 +117,6 @@ def test_a_pair_without_answers_has_no_such_interval() -> None:
         (choice, "t"): {seed: Score(float(own[seed].mean())) for seed in range(3)}
         for choice, own in ((SFT, sft), (GMT, gmt))
     }
-    right: Right = {(SFT, "t"): {seed: {"a": sft[seed, 0]} for seed in range(3)}}
-    (row,) = decide(ASKED, scores, axis=Axis(), right=right).comparisons
+    right_answers: RightAnswers = {(SFT, "t"): {seed: {"a": sft[seed, 0]} for seed in range(3)}}
+    (row,) = decide(ASKED, scores, axis=Axis(), right_answers=right_answers).comparisons
     assert math.isnan(row.low_questions)
