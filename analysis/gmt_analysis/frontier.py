@@ -49,6 +49,7 @@ MATCHED: Mapping[str, str] = {
     "difference_high": "Float64",
 }
 ON_THE_WAY = {"eval/target_mean": "target", "eval/source_mean": "source"}  # logged metric -> its word here
+_SCORES = ("target_after", "forgetting")
 _STOPPED = "stopped early"
 _FEWEST_ON_THE_WAY = 3  # evaluations: a run that was asked before and after its training alone was never stopped
 
@@ -73,9 +74,7 @@ class Frontier:
     sentences: tuple[str, ...]
 
 
-def frontier_of(
-    table: pd.DataFrame, *, baseline: str, margin: float, lost: str = "forgetting", num_resamples: int = NUM_RESAMPLES
-) -> Frontier:
+def frontier_of(table: pd.DataFrame, *, baseline: str, margin: float, num_resamples: int = NUM_RESAMPLES) -> Frontier:
     """Compute the frontier of a study.
 
     The intervals are bootstrap intervals over seeds, which all arms of a task share: a resample draws seeds with
@@ -87,19 +86,16 @@ def frontier_of(
         table: the typed table of a study, with or without rows of `points_on_the_way`.
         baseline: an arm.
         margin: the baseline's target score may be missed by so much; in [0, 1).
-        lost: the column of forgetting, more is worse; e.g. `source_kl`.
         num_resamples: the number of resamples.
     """
-    done = table[(table["state"] == "done") & table[["target_after", lost, "seed"]].notna().all(axis=1)]
-    runs = done[[*CHOICE, "seed", "target_after", lost]].astype(
-        {"target_after": float, lost: float, "axis": float, "seed": int}
-    )
+    done = table[(table["state"] == "done") & table[[*_SCORES, "seed"]].notna().all(axis=1)]
+    runs = done[[*CHOICE, "seed", *_SCORES]].astype({**dict.fromkeys(_SCORES, float), "axis": float, "seed": int})
     points, matched, sentences = [], [], []
     for task, own in runs.groupby("task", sort=False):
         seeds, words = _seeds(own, baseline, str(task))
         sentences += words
         if seeds:
-            curves = _OfTask(own, str(task), baseline, seeds, lost)
+            curves = _OfTask(own, str(task), baseline, seeds)
             points.append(curves.points())
             matched.append(curves.matched(margin, num_resamples))
             sentences += curves.left_out()
@@ -197,7 +193,7 @@ def _with_errors(points: pd.DataFrame, name: str) -> pd.Series:
 class _OfTask:
     """The runs of one task as arrays, of the seeds that its points share."""
 
-    def __init__(self, runs: pd.DataFrame, task: str, baseline: str, seeds: list[int], lost: str):
+    def __init__(self, runs: pd.DataFrame, task: str, baseline: str, seeds: list[int]):
         self._task, self._baseline, self._seeds = task, baseline, seeds
         own = runs[runs["seed"].isin(seeds)]
         whole = own.groupby(["arm", "axis"], dropna=False)["seed"].transform("nunique") == len(seeds)
@@ -209,8 +205,7 @@ class _OfTask:
             groups = [(value, group.sort_values("seed")) for value, group in of_arm.groupby("axis", dropna=False)]
             if groups:
                 target_SP, lost_SP = (
-                    np.stack([group[column].to_numpy() for _, group in groups], axis=1)
-                    for column in ("target_after", lost)
+                    np.stack([group[column].to_numpy() for _, group in groups], axis=1) for column in _SCORES
                 )
                 self._curves[str(arm)] = ([float(str(value)) for value, _ in groups], target_SP, lost_SP)
         names = {choice_name(arm, value) for arm, value in dropped.itertuples(index=False)}

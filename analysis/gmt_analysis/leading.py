@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from gmt.verdicts.verdict import Verdict
 from gmt_analysis.choices import choice_name
 from gmt_analysis.findings import Findings, as_table
 
@@ -18,13 +17,9 @@ if TYPE_CHECKING:
 def leading_sentences(results: Results) -> list[str]:
     """Return the sentences that answer a study: its verdicts, or two where it declares no primary question."""
     if results.verdicts:
-        answers = [sentence for verdict in results.verdicts for sentence in (_with_question(verdict), *verdict.notes)]
+        answers = [sentence for verdict in results.verdicts for sentence in (verdict.sentence, *verdict.notes)]
         return list(dict.fromkeys(answers))  # a note on the whole study is beside each verdict
     return [best_in_words(results.summary, results.plan.study.baseline), counts_in_words(results)]
-
-
-def _with_question(verdict: Verdict) -> str:
-    return f"{verdict.question} {verdict.answer}"
 
 
 def best_in_words(summary: pd.DataFrame, baseline: str) -> str:

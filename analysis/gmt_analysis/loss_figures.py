@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 
 from gmt.axis import Axis
 from gmt_analysis.choices import choice_name
-from gmt_analysis.mask_figures import MOST_COLUMNS, lines_by_value
+from gmt_analysis.mask_figures import MOST_COLUMNS, legend_of_values, lines_by_value
 
 LOSS = "train/loss"
 _PANEL_IN = (3.3, 2.9)
@@ -37,16 +37,8 @@ def loss_curves(series: pd.DataFrame, *, task: str, along: Axis, baseline: str) 
         for axis, arm in zip(axes, arms, strict=True):
             lines_by_value(axis, own[own["arm"] == arm], "step", values)
             axis.set_title(arm, fontsize=10)
-        named = {text: line for axis in axes for line, text in zip(*axis.get_legend_handles_labels(), strict=True)}
         if len(values):
-            figure.legend(
-                list(named.values()),
-                list(named),
-                title=along.name,
-                loc="outside right upper",
-                frameon=False,
-                fontsize=8,
-            )
+            legend_of_values(figure, along)
     else:
         _all(axes[0], own, baseline)
     for axis in axes:

@@ -122,11 +122,16 @@ def _grid(series: pd.DataFrame, task: str, along: Axis, across: str, label: str)
     for top, bottom, arm in zip(axes[0], axes[-1], arms, strict=True):
         top.set_title(f"{arm}, {task}", fontsize=10)
         bottom.set_xlabel(label)
-    shown = {label: line for axis in axes[0] for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
-    figure.legend(
-        list(shown.values()), list(shown), title=along.name, loc="outside right upper", frameon=False, fontsize=8
-    )
+    legend_of_values(figure, along)
     return figure
+
+
+def legend_of_values(figure: Figure, along: Axis) -> None:
+    """Draw one legend for the lines of `lines_by_value` on all axes, at the right."""
+    lines = {label: line for axis in figure.axes for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    figure.legend(
+        list(lines.values()), list(lines), title=along.name, loc="outside right upper", frameon=False, fontsize=8
+    )
 
 
 def lines_by_value(axis: Axes, rows: pd.DataFrame, across: str, values: Sequence[float]) -> None:

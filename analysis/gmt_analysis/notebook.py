@@ -94,7 +94,7 @@ def ask(results: Results, **settings: Any) -> Sentences:
     (question,) = study.questions
     (verdict,) = primary_verdicts(results.table, [question], axis=results.axis)
     rows = [f"{row.decision}: {in_words(row)}" for row in verdict.comparisons]
-    return Sentences([f"Exploratory. {verdict.question} {verdict.answer}", *rows])
+    return Sentences([f"Exploratory. {verdict.sentence}", *rows])
 
 
 def beside(results: Results, first: str, second: str, *, seed: int, task: str | None = None) -> pd.DataFrame:

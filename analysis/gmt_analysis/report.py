@@ -66,19 +66,6 @@ class Report:
     results: Results
     warnings: Sequence[str]
 
-    @property
-    def sentences(self) -> list[str]:
-        """The results of the tests in words, the declared questions first."""
-        return [
-            *(f"{verdict.question} {verdict.answer}" for verdict in self.results.verdicts),
-            *(sentence for findings in self.results.findings for sentence in findings.sentences),
-        ]
-
-    @property
-    def num_runs(self) -> int:
-        """The number of finished runs behind the numbers."""
-        return len(self.results.done)
-
 
 def write_report(
     plan: Plan, *, dirty: bool = False, overrides: Sequence[str] = (), say: Say = lambda stage: None
@@ -117,7 +104,11 @@ def write_report(
         for part, own in figures.items()
     }
     say("writing files")
-    texts = {"index.html": _page(results, shown, overrides), "means.tex": _latex(results)}
+    summary = _with_ranges(results)
+    texts = {
+        "index.html": _page(results, summary, shown, overrides),
+        "means.tex": latex_table(summary, results.axis),
+    }
     texts |= {name: as_csv(_for_files(rows, results.axis)) for name, rows in tables.items() if len(rows)}
     return Report(
         files=_write(plan.folder / "report", texts, pdfs),
@@ -163,20 +154,21 @@ def _for_files(rows: pd.DataFrame, axis: Axis) -> pd.DataFrame:
     return rows.rename(columns={"axis": name, "other_axis": f"other_{name}"})
 
 
-def _latex(results: Results) -> str:
-    return latex_table(_with_ranges(results), results.axis)
-
-
 def _with_ranges(results: Results) -> pd.DataFrame:
     """Return the means, best target first, with the least and the most over the seeds."""
-    ranges = ranges_of(results.table, [column for column in SCORES if column in results.table])
+    ranges = ranges_of(results.table, list(SCORES))
     order = {task: number for number, task in enumerate(dict.fromkeys(results.summary["task"]))}
     summary = results.summary.merge(ranges, on=CHOICE, how="left").assign(place=results.summary["task"].map(order))
     return summary.sort_values(["place", "target_after"], ascending=[True, False])
 
 
-def _page(results: Results, figures: Mapping[str, Sequence[tuple[str, int]]], overrides: Sequence[str]) -> str:
-    plan, axis, summary = results.plan, results.axis, _with_ranges(results)
+def _page(
+    results: Results,
+    summary: pd.DataFrame,
+    figures: Mapping[str, Sequence[tuple[str, int]]],
+    overrides: Sequence[str],
+) -> str:
+    plan, axis = results.plan, results.axis
     template = Environment(loader=PackageLoader("gmt_analysis", "."), autoescape=True).get_template("report.html.j2")
     costs = results.costs.merge(results.operations, on=CHOICE, how="left")
     means = means_by_suite(results.suites).merge(summary[[*CHOICE, "place", "target_after"]], on=CHOICE)

@@ -31,19 +31,8 @@ from gmt_analysis.mask_figures import FACTS
 from gmt_analysis.primary import primary_verdicts
 from gmt_analysis.right_answers import right_answers
 from gmt_analysis.statistics import summarise
+from gmt_analysis.tables import SCORES
 
-SCORES = (
-    "target_after",
-    "forgetting",
-    "source_perplexity_after",
-    "source_nll_after",
-    "source_kl",
-    "density",
-    "trained_fraction",
-    "moved_fraction",
-    "touched_fraction",
-    "relative_delta_norm",
-)
 BEFORE = ("target_before", "source_before", "source_perplexity_before")
 _PLANNED = ("model", "task", "axis", "data_seed", "question_seed", "seed")
 _OTHERS = ("source_after", "density_asked")
@@ -175,15 +164,15 @@ class Results:
     @cached_property
     def frontier(self) -> Frontier:
         """Forgetting at the baseline's target score less the margin; with runs that were evaluated on their way."""
-        stopped = self._with_choices(read_series(self._named_runs(), ON_THE_WAY, axis=self.axis))
-        rows = [part for part in (self.table, points_on_the_way(stopped)) if len(part)]
+        rows = [part for part in (self.table, points_on_the_way(self.series)) if len(part)]
         study = self.plan.study
         return frontier_of(pd.concat(rows, ignore_index=True), baseline=study.baseline, margin=study.margin)
 
     @cached_property
     def series(self) -> pd.DataFrame:
-        """The logged metrics of the runs: loss, times of a step's parts, and facts on masks, by step and layer."""
-        return self._with_choices(read_series(self._named_runs(), (LOSS, *TIMES, *FACTS), axis=self.axis))
+        """The logged metrics of the runs: loss, times of a step's parts, facts on masks, scores on the way."""
+        names = (LOSS, *TIMES, *FACTS, *ON_THE_WAY)
+        return self._with_choices(read_series(self._named_runs(), names, axis=self.axis))
 
     def _named_runs(self) -> Iterator[tuple[str, str, RunRecord]]:
         """Yield arm, label and record of each run that counts."""

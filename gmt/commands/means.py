@@ -53,18 +53,17 @@ def conclude(plan: Plan, tracking: TrackingSettings) -> None:
     from gmt.tracking.mlflow_view import MlflowView
 
     try:
-        put_result(MlflowView(tracking), results, [])
+        put_result(MlflowView(tracking), results)
     except UserError as error:
         say(f"warning: the result is not in MLflow: {error}")
 
 
-def put_result(view: "MlflowView", results: "Results", sentences: Sequence[str]) -> bool:
+def put_result(view: "MlflowView", results: "Results") -> bool:
     """Put a study's result on its parent run in MLflow; return whether there is one.
 
     Args:
         view: of the store.
         results: of the study.
-        sentences: the results of the tests.
 
     Raises:
         UserError: the store doesn't answer.
@@ -77,10 +76,9 @@ def put_result(view: "MlflowView", results: "Results", sentences: Sequence[str])
         f"Model metrics below `mean/` are these means; a chart's step is the {results.axis.name}, in per cent where it "
         "is a fraction.\n\n"
     )
-    answers = leading_sentences(results)
-    others = [sentence for sentence in sentences if sentence not in answers]
-    answer = "\n\n".join([*answers, means_markdown(results, _MOST_AT_THE_END)])
-    text = f"{answer}\n\n{charts if means else ''}{reported(len(results.done), others)}"
+    answer = "\n\n".join([*leading_sentences(results), means_markdown(results, _MOST_AT_THE_END)])
+    tests = reported(len(results.done), [sentence for findings in results.findings for sentence in findings.sentences])
+    text = f"{answer}\n\n{charts if means else ''}{tests}"
     view.log_means(plan.identity, means)
     return view.log_result(plan.identity, describe(plan, text))
 

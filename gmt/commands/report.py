@@ -57,7 +57,7 @@ def _track(plan: Plan, config: Mapping[str, Any], made: "Report") -> bool:
             say(f"warning: MLflow lacks values of {len(lacking)} runs: {'; '.join(lacking)}")
         images = {name: as_image(figure) for name, figure in made.figures.items()}
         view.log_report(plan.identity, made.files, images)
-        return put_result(view, made.results, made.sentences)
+        return put_result(view, made.results)
     except UserError as error:
         say(f"warning: the report is not in MLflow: {error}")
         return False

@@ -129,7 +129,7 @@ class _PlanMirror:
 
 
 def reported(num_runs: int, sentences: Sequence[str]) -> str:
-    """What a report of so many finished runs says, as Markdown."""
+    """Return the results of the exploratory tests of a number of finished runs, as Markdown."""
     if len(sentences) > _MOST_SENTENCES:
         return f"Of {num_runs} finished runs; the report, below the artifacts, has {len(sentences)} sentences of tests."
     return "\n".join([f"Of {num_runs} finished runs:\n", *(f"- {sentence}" for sentence in sentences)])

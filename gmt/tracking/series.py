@@ -7,15 +7,12 @@ import pandas as pd
 
 from gmt.axis import Axis
 from gmt.records.record import RunRecord
+from gmt.tracking.run_columns import RUN_COLUMNS, run_columns
 
-# Column -> pandas dtype. `axis` is the value of the study's axis; missing if the run does not have the setting. `layer`
-# is missing for what is of the whole model; `name` is the metric's without its layer, e.g. `mask/energy_kept`.
+# Column -> pandas dtype. `layer` is missing for a metric of the whole model; `name` is the metric's without its layer,
+# e.g. `mask/energy_kept`.
 COLUMNS: Mapping[str, str] = {
-    "run_id": "string",
-    "arm": "string",
-    "task": "string",
-    "axis": "Float64",
-    "seed": "Int64",
+    **RUN_COLUMNS,
     "step": "Int64",
     "layer": "string",
     "name": "string",
@@ -39,15 +36,7 @@ def read_series(runs: Iterable[tuple[str, str, RunRecord]], names: Collection[st
 
 
 def _rows(arm: str, record: RunRecord, names: Collection[str], axis: Axis) -> Iterator[dict[str, Any]]:
-    stored = record.read("config.json")
-    science = stored["science"]
-    run = {
-        "run_id": record.id,
-        "arm": arm,
-        "task": science["task"]["name"],
-        "axis": axis.value(stored["config"]),
-        "seed": science["seed"],
-    }
+    run = run_columns(arm, record, axis)
     for logged in record.metrics()[0]:
         for key, value in logged.items():
             name, layer = _split(key)

@@ -5,18 +5,14 @@ from typing import Any
 
 import pandas as pd
 
-from gmt.axis import Axis, seed_of
+from gmt.axis import Axis
 from gmt.records.record import RunRecord
+from gmt.tracking.run_columns import RUN_COLUMNS, run_columns
 
-# Column -> pandas dtype. `axis` is the value of the study's axis; missing if the run does not have the setting. `part`
-# is target or source, `suite` the name of the evaluation and `metric` what it gives, e.g. `exact_match`. `before` and
-# `after` are the base's value and that of the run's weights.
+# Column -> pandas dtype. `part` is target or source, `suite` the name of the evaluation and `metric` is that of its
+# number, e.g. `exact_match`. `before` and `after` are the base's value and that of the run's weights.
 COLUMNS: Mapping[str, str] = {
-    "run_id": "string",
-    "arm": "string",
-    "task": "string",
-    "axis": "Float64",
-    "seed": "Int64",
+    **RUN_COLUMNS,
     "part": "string",
     "suite": "string",
     "metric": "string",
@@ -38,16 +34,9 @@ def read_suites(runs: Iterable[tuple[str, str, RunRecord]], *, axis: Axis) -> pd
 
 
 def _rows(arm: str, record: RunRecord, axis: Axis) -> Iterator[dict[str, Any]]:
-    stored, result = record.read("config.json"), record.result()
-    run = {
-        "run_id": record.id,
-        "arm": arm,
-        "task": stored["science"]["task"]["name"],
-        "axis": axis.value(stored["config"]),
-        "seed": seed_of(stored["config"]),
-    }
+    task, result, run = record.read("config.json")["science"]["task"], record.result(), run_columns(arm, record, axis)
     for part in ("target", "source"):
-        names = {*result.after[part], *(stored["science"]["task"].get(part) or ())}
+        names = {*result.after[part], *(task.get(part) or ())}
         for key, after in result.metrics["after"].items():
             if key.startswith(f"eval/{part}/"):
                 suite, metric = _split(key.removeprefix(f"eval/{part}/"), names)

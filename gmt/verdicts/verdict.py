@@ -71,9 +71,6 @@ class Verdict:
         question: in words.
         outcome: see Outcome.
         answer: one or two sentences, with the deciding comparison's interval.
-        measure: `target` or `forgetting`.
-        more_is_better: whether a larger score is a better one.
-        margin: a fraction.
         confidence: of the intervals, e.g. 0.95.
         test: in words, with how the level is shared.
         about: the population that the intervals are about, in words: the settings that varied, and those that did not.
@@ -89,9 +86,6 @@ class Verdict:
     question: str
     outcome: Outcome
     answer: str
-    measure: str
-    more_is_better: bool
-    margin: float
     confidence: float
     test: str
     about: str
@@ -99,3 +93,8 @@ class Verdict:
     deciding: Comparison | None
     comparisons: tuple[Comparison, ...]
     notes: tuple[str, ...] = ()
+
+    @property
+    def sentence(self) -> str:
+        """Question and answer."""
+        return f"{self.question} {self.answer}"

@@ -245,7 +245,8 @@ def test_what_mlflow_is_given(tmp_path: Path) -> None:
     for planned in plan.runs:
         finish(planned, 0.5 + planned.run.seed / 100)
     made = write_report(plan)
-    assert made.num_runs == 9
+    assert len(made.results.done) == 9
     assert set(made.figures) == {f"{name}_long_words" for name in ("frontier", "target", "forgetting", "step_time")}
     assert min(as_image(figure).size[0] for figure in made.figures.values()) > 500
-    assert any(sentence.startswith("long_words: target score of gmt against sft") for sentence in made.sentences)
+    (target, _) = made.results.findings
+    assert target.sentences[0].startswith("long_words: target score of gmt against sft")
