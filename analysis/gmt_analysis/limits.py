@@ -1,4 +1,4 @@
-"""Sentences for the report on what a study can't say, and on how its settings were tuned."""
+"""Sentences for the report on the limits of a study, and on the tuning of its settings."""
 
 import pandas as pd
 
@@ -17,7 +17,7 @@ def tuned_in_words(tuned: Tuned) -> str:
 
 
 def limits_of_tuning(plan: Plan) -> list[str]:
-    """Return sentences on what the study can't say, given how its settings were tuned."""
+    """Return sentences on the limits that the tuning of a study's settings sets."""
     if not plan.tuned and len({planned.run.train.learning_rate for planned in plan.comparison}) > 1:
         return ["The learning rate was not tuned for each arm."]
     if not plan.tuned:
@@ -34,7 +34,7 @@ def limits_of_tuning(plan: Plan) -> list[str]:
 
 
 def limits(table: pd.DataFrame, summary: pd.DataFrame) -> list[str]:
-    """Return sentences on what the study can't say, given its numbers."""
+    """Return sentences on the limits that a study's numbers set."""
     sentences = []
     if missing := left_out(table):
         sentences.append(f"{missing}.")

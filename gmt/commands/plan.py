@@ -13,7 +13,7 @@ from gmt.studies.differing import differing_code, moving_models
 from gmt.studies.estimate import Estimate, estimate
 from gmt.studies.opened import planned
 from gmt.studies.plan import STATES, Plan, Tuned, changes, rows, runs_at_once
-from gmt.studies.primary_power import what_a_plan_can_show
+from gmt.studies.primary_power import power_of_plan
 from gmt.terminal import say, table
 
 _NOTHING = object()
@@ -47,7 +47,7 @@ def plan(overrides: Sequence[str], config_dir: str | None, *, every_run: bool) -
     foreign = foreign_code(planned.run.config for planned in made.runs)
     for sentence in (*changes(made, states), *foreign, *moving_models(made.runs), *differing_code(done)):
         say(f"warning: {sentence}")
-    for sentence in what_a_plan_can_show(made):
+    for sentence in power_of_plan(made):
         say(sentence)
     say(cost_in_words(estimate(made, states, num_gpus=gpus_here()), runs_at_once(made)))
     if (gpus := gpus_in_words(made)) is not None:

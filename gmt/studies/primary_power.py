@@ -23,7 +23,7 @@ _TWO_SIDED = 1.96
 _PARTS = {"target": "target", "forgetting": "source"}
 
 
-def what_a_plan_can_show(plan: Plan) -> Iterator[str]:
+def power_of_plan(plan: Plan) -> Iterator[str]:
     """Yield sentences on each primary question; a `warning:` says that its answer is out of reach."""
     compared = plan.compared
     seeds = seeds_of_choices(plan.study, [(planned.point, planned.run.config) for planned in compared])

@@ -10,7 +10,7 @@ from gmt.errors import UserError
 from gmt.studies.grid import StudySettings
 from gmt.studies.make_plan import make_plan
 from gmt.studies.plan import Plan
-from gmt.studies.primary_power import what_a_plan_can_show
+from gmt.studies.primary_power import power_of_plan
 from gmt.studies.primary_scores import rows_of_plan, scores_of_rows, task_names
 from tests.finished import finish, plan_of
 
@@ -62,12 +62,12 @@ def test_a_look_and_the_plans_power_count_the_runs_that_a_report_counts(tmp_path
     first = planned(tmp_path)
     finish_all(first, dirty=True)
     assert seeds(planned(tmp_path)) == seeds(first)
-    warning, *others = what_a_plan_can_show(planned(tmp_path))
+    warning, *others = power_of_plan(planned(tmp_path))
     assert warning.startswith("warning: 9 finished runs are of a checkout with uncommitted changes: they count in no")
     assert any("finish runs, to get a probability" in sentence for sentence in others)
     for run in first.runs:
         finish(run, float("nan") if run is first.runs[0] else 0.5 + run.run.seed / 1000)
-    assert "pooled over" not in " ".join(what_a_plan_can_show(planned(tmp_path, looks=[])))  # one has no score
+    assert "pooled over" not in " ".join(power_of_plan(planned(tmp_path, looks=[])))  # one has no score
     second = planned(tmp_path)
     assert len(seeds(second)["sft"]) == 5  # it is over, and its pair is lacking
 
@@ -76,7 +76,7 @@ def test_draws_of_the_questions_are_tasks_apart(tmp_path: Path) -> None:
     arms = {arm: settings | {"task.question_seed": [1, 2]} for arm, settings in ARMS.items()}
     plan = plan_of(tmp_path, arms, [1, 2, 3], primary={"q": ASKED})
     finish_all(plan)
-    assert next(iter(what_a_plan_can_show(plan))) == "primary question q: 4 comparisons over 3 seeds"
+    assert next(iter(power_of_plan(plan))) == "primary question q: 4 comparisons over 3 seeds"
     rows = list(rows_of_plan(plan, task_names(plan.comparison)))
     assert {row["task"] for row in rows} == {"long_words, questions 1", "long_words, questions 2"}
     assert all(len(own) == 3 for own in scores_of_rows(rows, "target").values())
@@ -85,7 +85,7 @@ def test_draws_of_the_questions_are_tasks_apart(tmp_path: Path) -> None:
 def test_looks_share_the_level(tmp_path: Path) -> None:
     plan = planned(tmp_path, primary={"q": ASKED, "r": ASKED})
     assert plan.study.level == pytest.approx(0.05 / 4)
-    said = list(what_a_plan_can_show(plan))
+    said = list(power_of_plan(plan))
     assert said[0] == "primary question q: 2 comparisons over 5 seeds, with looks at 3 seeds that share the level"
 
 
@@ -95,7 +95,7 @@ def test_a_question_that_what_was_typed_leaves_without_comparisons_is_named(tmp_
         study = StudySettings(name="s", question="?", shared={"seed": [1, 2, 3]}, arms=ARMS, **asked)
         with hydra_on(None):
             plan = make_plan(Composer(), study, {"record.root": [str(tmp_path)], "method.mask_ratio": ["0.9"]})
-        assert list(what_a_plan_can_show(plan)) == [
+        assert list(power_of_plan(plan)) == [
             "warning: primary question q has no comparison in this plan, so it is not tested"
         ]
 
@@ -103,7 +103,7 @@ def test_a_question_that_what_was_typed_leaves_without_comparisons_is_named(tmp_
 def test_power_at_a_target_score_uses_the_halved_level_of_the_verdict(tmp_path: Path) -> None:
     asked = {**ASKED, "measure": "forgetting", "margin": 0.05, "deviation": 0.02}
     plan = planned(tmp_path, looks=[], primary={"q": asked, "r": {**asked, "target_margin": 0.02}})
-    whole, halved = (text for text in what_a_plan_can_show(plan) if "with a probability of 0." in text)
+    whole, halved = (text for text in power_of_plan(plan) if "with a probability of 0." in text)
     assert "is shown with a probability" in whole
     assert "is shown, before the condition on the target score, with a probability" in halved
     assert _probability(halved) < _probability(whole)
@@ -115,7 +115,7 @@ def test_questions_of_pooled_tasks_blur_their_mean_less(tmp_path: Path) -> None:
     arms = {arm: settings | {"task": ["long_words", "three_sums"]} for arm, settings in ARMS.items()}
     questions = {name: ASKED | {"tasks": name, "margin": 0.03} for name in ("apart", "pooled")}
     plan = plan_of(tmp_path, arms, [1, 2, 3], primary=questions)
-    apart, pooled = (text for text in what_a_plan_can_show(plan) if "would move a difference" in text)
+    apart, pooled = (text for text in power_of_plan(plan) if "would move a difference" in text)
     assert "± 5.7 points on long_words (300 asked), ± 6.9 points on three_sums (200 asked), if" in apart
     assert "± 4.5 points on the mean over 2 tasks (500 asked), if" in pooled
 

@@ -9,7 +9,7 @@ import pytest
 from gmt.errors import UserError
 from gmt.studies.grid import Point, StudySettings
 from gmt.studies.primary_faults import faults_of_primary
-from gmt.studies.primary_power import what_a_plan_can_show
+from gmt.studies.primary_power import power_of_plan
 from tests.finished import plan_of
 
 ASKED = {"measure": "target", "claim": "equivalent", "arms": ["gmt"], "against": "sft", "tasks": "apart"}
@@ -70,7 +70,7 @@ def test_a_typed_list_that_splits_the_arms_leaves_a_question_untested(tmp_path: 
     listed = {"train.learning_rate": ["0.1", "0.2"]}
     made = plan_of(tmp_path, arms, [1, 2, 3], typed=listed, primary={"q": ASKED})
     assert len(made.runs) == 12
-    (warning,) = what_a_plan_can_show(made)
+    (warning,) = power_of_plan(made)
     assert warning == "warning: primary question q has no comparison in this plan, so it is not tested"
 
 
