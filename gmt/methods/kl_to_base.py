@@ -11,18 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 from gmt import settings
 from gmt.methods.divergence import divergence, labelled, logits_of
-from gmt.methods.sft import Dense
+from gmt.methods.sft import Sft
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
-    from torch.optim import Optimizer
+    from torch import Tensor
     from transformers import PreTrainedModel
 
     from gmt.methods.protocol import LossTerm
 
 
 @dataclass(frozen=True, kw_only=True)
-class KlToBase:
+class KlToBase(Sft):
     """Adds strength * KL(base || model) to the loss, a mean over the labelled tokens of a batch.
 
     Args:
@@ -30,18 +29,12 @@ class KlToBase:
         strength: the paper's lambda_o; 0 is sft.
     """
 
-    name: str
     strength: float
 
     fits_every_model = True
 
     def __post_init__(self) -> None:
         settings.number("method.strength", self.strength, "must be at least 0", low=0)
-
-    @property
-    def density_asked(self) -> float:
-        """Everything is updated."""
-        return 1.0
 
     def loss_term(self, model: PreTrainedModel, *, base: Callable[[], PreTrainedModel]) -> LossTerm:
         """Return the term; it reads each batch with the base and, once more, with the model."""
@@ -56,7 +49,3 @@ class KlToBase:
             return self.strength * divergence(of_base, logits_of(model, batch), labelled(batch))
 
         return term
-
-    def attach(self, model: nn.Module, optimizer: Optimizer, *, seed: int, facts_every: int) -> Dense:
-        """Changes nothing more."""
-        return Dense()

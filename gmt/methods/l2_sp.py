@@ -10,18 +10,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from gmt import settings
-from gmt.methods.sft import Dense
+from gmt.methods.sft import Sft
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
-    from torch.optim import Optimizer
+    from torch import Tensor
     from transformers import PreTrainedModel
 
     from gmt.methods.protocol import LossTerm
 
 
 @dataclass(frozen=True, kw_only=True)
-class L2ToStartingPoint:
+class L2ToStartingPoint(Sft):
     """Adds strength / 2 * ||w - w0||^2 to the loss, over all weights that train, where w0 is a copy of them.
 
     Args:
@@ -29,18 +28,12 @@ class L2ToStartingPoint:
         strength: the paper's alpha; 0 is sft.
     """
 
-    name: str
     strength: float
 
     fits_every_model = True
 
     def __post_init__(self) -> None:
         settings.number("method.strength", self.strength, "must be at least 0", low=0)
-
-    @property
-    def density_asked(self) -> float:
-        """Everything is updated."""
-        return 1.0
 
     def loss_term(self, model: PreTrainedModel, *, base: Callable[[], PreTrainedModel]) -> LossTerm:
         """Return the term; it is the same for every batch."""
@@ -53,7 +46,3 @@ class L2ToStartingPoint:
             return penalty
 
         return term
-
-    def attach(self, model: nn.Module, optimizer: Optimizer, *, seed: int, facts_every: int) -> Dense:
-        """Changes nothing more."""
-        return Dense()
