@@ -12,7 +12,7 @@ from gmt.composition import to_plain
 from gmt.duration import took
 from gmt.errors import Interrupted, UserError
 from gmt.records.record import NOWHERE, RecordBusy, RunRecord
-from gmt.runs.attempt import seen
+from gmt.runs.attempt import existence_check
 from gmt.runs.build import Run, build, settings_of
 from gmt.runs.foreign_code import foreign_code
 from gmt.runs.gpus import gpus_here, hide_gpus, show_one_gpu
@@ -48,7 +48,7 @@ def run_job(config: DictConfig) -> float:
 
 def _here(run: Run) -> Run:
     """Return the run with the GPU that it takes of this machine, and show this process no other."""
-    placed = run.where(gpus_here())
+    placed = run.with_gpus(gpus_here())
     show_one_gpu() if placed.resources.gpus else hide_gpus()
     return placed
 
@@ -71,7 +71,7 @@ def _run_planned(reference: str) -> RunRecord:
     from gmt.runs.execute import execute
     from gmt.training.control import Control
 
-    return execute(_here(run), Control(should_stop=seen(stop)))
+    return execute(_here(run), Control(should_stop=existence_check(stop)))
 
 
 def _run_and_tell(run: Run, config: Mapping[str, Any]) -> RunRecord:
@@ -110,7 +110,7 @@ def _stoppable(run: Run) -> RunRecord:
     with tempfile.TemporaryDirectory(prefix="gmt-run-") as folder:
         stop = Path(folder) / STOP
         with stops_in_order(stop, say):
-            return execute(run, Control(should_stop=seen(stop)))
+            return execute(run, Control(should_stop=existence_check(stop)))
 
 
 @contextmanager

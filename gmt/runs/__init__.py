@@ -1,1 +1,1 @@
-"""Runs: the only place where config becomes objects, and where a run is done from its start to its record."""
+"""Runs: the only package that turns a config into objects, and that executes a run until its record is finished."""

@@ -22,13 +22,13 @@ def progress_reporter(name: str, record: RunRecord, control: Control) -> Callabl
     Args:
         name: the name of the evaluation.
         record: the run record, which shows the progress to other processes, at most once a second.
-        control: the run's control, which hears of the progress; the callback raises Interrupted if it demands a stop.
+        control: the run's control; the callback reports progress to it, and raises Interrupted if it demands a stop.
     """
     shown_at = 0.0
 
     def on_progress(num_done: int, num_all: int) -> None:
         nonlocal shown_at
-        _go_on(control)
+        _check_stop(control)
         if time.monotonic() - shown_at >= _SHOWN_EVERY_S:
             shown_at = time.monotonic()
             record.note_asking(f"{name} {num_done:,}" + (f" of {num_all:,}" if num_all > num_done else ""))
@@ -37,8 +37,8 @@ def progress_reporter(name: str, record: RunRecord, control: Control) -> Callabl
 
 
 @contextmanager
-def alone(lock: Path, control: Control) -> Iterator[None]:
-    """Hold a lock, which the kernel releases if the process dies; waiting for it counts as progress.
+def locked(lock: Path, control: Control) -> Iterator[None]:
+    """Hold a lock, which the kernel releases if the process dies; waiting for the lock counts as progress.
 
     Raises:
         Interrupted: `control` demanded a stop while the process waited.
@@ -49,14 +49,15 @@ def alone(lock: Path, control: Control) -> Iterator[None]:
             file_lock.acquire(timeout=_SHOWN_EVERY_S)
             break
         except Timeout:
-            _go_on(control)
+            _check_stop(control)
     try:
         yield
     finally:
         file_lock.release()
 
 
-def _go_on(control: Control) -> None:
+def _check_stop(control: Control) -> None:
+    """Report progress, and raise Interrupted if a stop is demanded."""
     control.on_progress()
     if control.should_stop():
         raise Interrupted("stopped on request while it was evaluated")

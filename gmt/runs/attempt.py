@@ -1,4 +1,4 @@
-"""One attempt at a planned run inside a launcher's worker: frozen config in, outcome out, nothing raised on purpose."""
+"""One attempt at a planned run inside a launcher's worker: takes a frozen config and returns the outcome as a value."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -21,9 +21,9 @@ class Outcome:
     """How an attempt ended.
 
     Args:
-        state: `done`, `failed`, `interrupted`, `stopped`, or `busy` where another process is at work on the run.
-        kind: of a failure, see gmt.runs.failures.
-        error: the failure in one sentence.
+        state: `done`, `failed`, `interrupted`, `stopped`, or `busy` if another process is working on the run.
+        kind: the kind of a failure (see gmt.runs.failures); None without a failure.
+        error: the failure in one sentence, or why the run was stopped.
     """
 
     state: str
@@ -32,16 +32,16 @@ class Outcome:
 
 
 def attempt(config: Mapping[str, Any], stop: Path, go_on: Callable[[int, float], bool]) -> Outcome:
-    """Does a run, or goes on with it.
+    """Execute a run, or resume it.
 
     Args:
         config: the resolved config, as it was when the sweep was planned.
-        stop: the run ends after its next step once this file exists.
-        go_on: told of intermediate evaluations; False stops the run early.
+        stop: a file; once it exists, the run ends after its next step.
+        go_on: called with the step and the target score of each intermediate evaluation; False stops the run early.
     """
 
     def do() -> None:
-        take_out()  # what the node sets where this worker runs; torch is not imported yet
+        take_out()  # variables that this worker's node sets; torch is not imported yet
         run = build(config)
         if run.record.state() == "done":
             return
@@ -50,7 +50,7 @@ def attempt(config: Mapping[str, Any], stop: Path, go_on: Callable[[int, float],
 
         run.record.folder.mkdir(parents=True, exist_ok=True)
         with no_longer_than(run.resources.stall_limit_s, run.record.folder) as on_progress:
-            execute(run, Control(should_stop=seen(stop), on_progress=on_progress, go_on=go_on))
+            execute(run, Control(should_stop=existence_check(stop), on_progress=on_progress, go_on=go_on))
 
     outcome = outcome_of(do)
     from gmt.training.memory import give_back
@@ -60,10 +60,10 @@ def attempt(config: Mapping[str, Any], stop: Path, go_on: Callable[[int, float],
 
 
 def outcome_of(do: Callable[[], None]) -> Outcome:
-    """Does a run and says how it ended.
+    """Call a function that executes a run, and return how the run ended.
 
     Args:
-        do: returns if the run is done, or else raises as `execute` does.
+        do: returns once the run is done; raises as `execute` does otherwise.
     """
     try:
         do()
@@ -84,14 +84,14 @@ def outcome_of(do: Callable[[], None]) -> Outcome:
     return Outcome(state="done")
 
 
-def seen(path: Path) -> Callable[[], bool]:
-    """Whether a file exists; looks twice a second at most, since the folder may lie on a network."""
-    looked, there = 0.0, False
+def existence_check(path: Path) -> Callable[[], bool]:
+    """Return a check whether a file exists; it looks at most twice a second, since the folder may be on a network."""
+    checked_at, exists = 0.0, False
 
-    def is_there() -> bool:
-        nonlocal looked, there
-        if time.monotonic() - looked >= _LOOK_EVERY_S:
-            looked, there = time.monotonic(), path.exists()
-        return there
+    def file_exists() -> bool:
+        nonlocal checked_at, exists
+        if time.monotonic() - checked_at >= _LOOK_EVERY_S:
+            checked_at, exists = time.monotonic(), path.exists()
+        return exists
 
-    return is_there
+    return file_exists

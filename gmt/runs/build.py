@@ -36,20 +36,20 @@ from gmt.training.settings import TrainSettings
 
 GROUPS = ("model", "task", "method", "train", "seed", "record", "resources", "tracking")
 _OPTIONAL: Mapping[str, type] = {"selection": Selection, "merge": Merge}
-_OF_SWEEPS = ("study", "search", "sweep", "diagnostic", "over")  # allowed, and without effect on a single run
-_LARGE_GROUPS = ("model", "task")  # and seldom varied
+_OF_SWEEPS = ("study", "search", "sweep", "diagnostic", "over")  # allowed in a config, without effect on a single run
+_LARGE_GROUPS = ("model", "task")  # costly to check and to hash, and rarely varied
 _NOT_SHARDED = (
     (ReshapesModel, "changes the model's parts or freezes some"),
     (AddsLoss, "adds a term to the loss"),
     (TrainsInPhases, "trains in phases"),
 )
 T = TypeVar("T")
-_LARGEST_SEED = 2**32 - 1  # what numpy's generator takes
+_LARGEST_SEED = 2**32 - 1  # the largest seed of numpy's generator
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One training, or merge, with its evaluation: checked settings, and what identifies it."""
+    """One training or merge with its evaluation: checked settings, and the values that are hashed to its id."""
 
     config: Mapping[str, Any]
     model: Model
@@ -63,7 +63,7 @@ class Run:
     selection: Selection | None = None
     merge: Merge | None = None
     parents: Sequence[str] = ()
-    """Ids of the runs that a merge combines; empty if its parent is the run with the same settings but the merge."""
+    """Ids of the runs that a merge reads; empty if its parent is the run with the same settings without the merge."""
 
     @cached_property
     def id(self) -> str:
@@ -72,7 +72,7 @@ class Run:
 
     @property
     def parent_ids(self) -> Sequence[str]:
-        """Ids of the runs that a merge combines; empty for a run that is trained."""
+        """Ids of the runs that a merge reads; empty for a run that trains."""
         if self.merge is None:
             return ()
         if self.parents:
@@ -86,33 +86,33 @@ class Run:
         """The run's record."""
         return RunRecord(self.record_settings.runs, self.id)
 
-    def where(self, num_gpus: float) -> "Run":
-        """Return the run with the GPUs that a worker takes where there are `num_gpus`, a number for `auto`."""
-        resources = {**self.config["resources"], "gpus": self.resources.num_gpus(num_gpus)}
-        made = settings_of("resources", ResourceSettings, resources)
-        return dataclasses.replace(self, resources=made, config={**self.config, "resources": resources})
+    def with_gpus(self, num_available: float) -> "Run":
+        """Return the run with a number in place of resources.gpus=auto, on a machine with `num_available` GPUs."""
+        config = {**self.config["resources"], "gpus": self.resources.num_gpus(num_available)}
+        resources = settings_of("resources", ResourceSettings, config)
+        return dataclasses.replace(self, resources=resources, config={**self.config, "resources": config})
 
 
 def build(config: Mapping[str, Any]) -> Run:
-    """Builds every part of a run from its resolved config.
+    """Return the run of a resolved config, with every part built and checked.
 
     Raises:
-        UserError: with a sentence for every setting that is wrong, in all groups.
+        UserError: settings are wrong; it has a sentence for each of them, over all groups.
     """
     return Builder().build(config)
 
 
 class Builder:
-    """Builds many runs; parts of their configs that are one and the same object are checked and hashed once.
+    """Builds many runs; a part that several configs share as the same object is checked and hashed once.
 
-    The runs of a plan share what does not vary between them, and nothing changes a config while it is planned.
+    The runs of a plan share the parts that do not vary between them, and nothing edits a config during planning.
     """
 
     def __init__(self) -> None:
-        self._made: dict[tuple[str, int], tuple[object, Any]] = {}
+        self._results: dict[tuple[str, int], tuple[object, Any]] = {}
 
     def build(self, config: Mapping[str, Any]) -> Run:
-        """Builds a run; see `build`."""
+        """Return the run of a config; see `build`."""
         parts = _parts(config, self._once)
         fingerprints = {
             group: self._once("fingerprint", config[group], lambda group=group: _fingerprint(group, parts[group]))  # type: ignore[misc]
@@ -129,16 +129,17 @@ class Builder:
             return _canonical(value, group)
         return self._once("canonical", value, lambda: _canonical(value, group))
 
-    def _once(self, what: str, value: object, make: Callable[[], Any]) -> Any:
-        key = (what, id(value))
-        if key not in self._made:
-            self._made[key] = (value, make())  # the value is held, so that no other gets its id
-        return self._made[key][1]
+    def _once(self, purpose: str, value: object, make: Callable[[], Any]) -> Any:
+        """Return what `make` returned when it was first called for this purpose and this object."""
+        key = (purpose, id(value))
+        if key not in self._results:
+            self._results[key] = (value, make())  # holding the value keeps its id from being reused
+        return self._results[key][1]
 
 
 def _canonical(value: Any, group: str) -> object:
-    kind = TrainSettings if group == "train" else None  # the other groups name their class by a _target_
-    return canonical(id_form(group, value, kind) if isinstance(value, Mapping) else value, group)
+    settings_class = TrainSettings if group == "train" else None  # the other groups name their class by a _target_
+    return canonical(id_form(group, value, settings_class) if isinstance(value, Mapping) else value, group)
 
 
 def _parts(config: Mapping[str, Any], once: Callable[[str, object, Callable[[], Any]], Any]) -> dict[str, Any]:
@@ -192,9 +193,9 @@ def _parts(config: Mapping[str, Any], once: Callable[[str, object, Callable[[], 
     return parts
 
 
-def _fingerprint(group: str, made: HasFingerprint) -> str:
-    with faults_of(group, made, "can't be asked for its fingerprint"):
-        return made.fingerprint()
+def _fingerprint(group: str, instance: HasFingerprint) -> str:
+    with faults_of(group, instance, "can't be asked for its fingerprint"):
+        return instance.fingerprint()
 
 
 def _faults_between(task: Task, method: Method, train: TrainSettings, resources: ResourceSettings) -> list[str]:
@@ -216,9 +217,7 @@ def _faults_between(task: Task, method: Method, train: TrainSettings, resources:
             f"got {train.paradigm}"
         )
     if isinstance(method, UsesContext) and train.packing:
-        faults.append(
-            f"train.packing must be false for method {method.name}, whose parts stand before each text, got true"
-        )
+        faults.append(f"train.packing must be false for method {method.name}, whose parts precede each text, got true")
     faults += _faults_of_optimizer(method, train, resources)
     if task.is_preference != (train.paradigm == "dpo"):
         has = "two answers to choose between" if task.is_preference else "one completion"
@@ -226,7 +225,7 @@ def _faults_between(task: Task, method: Method, train: TrainSettings, resources:
         faults.append(
             f"train.paradigm must be {fits} for task {task.name}, whose examples have {has} each, got {train.paradigm}"
         )
-    if train.accumulation_steps % resources.workers:  # a step is the same on any number of workers
+    if train.accumulation_steps % resources.workers:  # a step must be the same on any number of workers
         faults.append(
             f"resources.workers must divide train.accumulation_steps={train.accumulation_steps}, since the workers "
             f"share the mini-batches of a step, got {resources.workers}"
@@ -276,33 +275,33 @@ def _seed(value: object) -> int:
 
 
 def plug_in(group: str, values: object, protocol: type | None = None) -> Any:
-    """Makes what a group's `_target_` names from the group's other settings.
+    """Return an object of the class that a group's `_target_` names, made from the group's other settings.
 
     Args:
         group: the config key.
         values: the group's config.
-        protocol: what the object must have; None where the caller looks.
+        protocol: the protocol that the object must fulfil; None if the caller checks it.
 
     Raises:
-        UserError: the target, or a setting, is wrong.
+        UserError: the target or a setting is wrong.
     """
     if not isinstance(values, Mapping) or not isinstance(values.get("_target_"), str):
         raise UserError(f"{group} must be a config with a _target_ that names its class, got {values!r}")
     target = class_of(group, values["_target_"])
-    own = {key: value for key, value in values.items() if key != "_target_"}
+    arguments = {key: value for key, value in values.items() if key != "_target_"}
     faults: list[str] = []
-    own_with_parts = _with_parts(group, own, faults)
+    arguments_with_parts = _with_parts(group, arguments, faults)
     if faults:
-        raise UserError(*_faults_of_keys(group, target, own), *faults)
+        raise UserError(*_faults_of_keys(group, target, arguments), *faults)
     with faults_of(group, target, "refuses its settings"):
-        made: Any = settings_of(group, target, own_with_parts)
+        instance: Any = settings_of(group, target, arguments_with_parts)
     if protocol is not None:
-        check_protocol(group, made, protocol)
-        with faults_of(group, made, "can't be asked for what it is"):
+        check_protocol(group, instance, protocol)
+        with faults_of(group, instance, "can't be asked for what it is"):
             for name in (name for name, member in vars(protocol).items() if isinstance(member, property)):
-                getattr(made, name)  # now, and not when a run has been trained
-        settings.text(f"{group}.name", made.name)
-    return made
+                getattr(instance, name)  # an error must show now, and not after the training
+        settings.text(f"{group}.name", instance.name)
+    return instance
 
 
 def _with_parts(group: str, values: Mapping[str, Any], faults: list[str]) -> dict[str, Any]:
@@ -312,9 +311,9 @@ def _with_parts(group: str, values: Mapping[str, Any], faults: list[str]) -> dic
         if not isinstance(value, Mapping):
             return value
         if "_target_" not in value:
-            return {key: part(f"{name}.{key}", each) for key, each in value.items()}
+            return {key: part(f"{name}.{key}", item) for key, item in value.items()}
         try:
-            with within(name):  # its class does not know where it stands
+            with within(name):  # the class does not know its place in the config
                 return plug_in(name, value)
         except UserError as error:
             faults.extend(error.sentences)
@@ -323,17 +322,21 @@ def _with_parts(group: str, values: Mapping[str, Any], faults: list[str]) -> dic
     return {key: part(f"{group}.{key}", value) for key, value in values.items()}
 
 
-def settings_of(group: str, kind: type[T], values: object) -> T:
-    """Makes a settings dataclass; unknown keys, and missing ones without a default, are sentences, not a TypeError."""
+def settings_of(group: str, settings_class: type[T], values: object) -> T:
+    """Return a settings dataclass made from a config group.
+
+    Raises:
+        UserError: the group is no mapping, has an unknown key, or lacks a key without a default; a sentence for each.
+    """
     if not isinstance(values, Mapping):
         raise UserError(f"{group} must be a mapping of settings, got {values!r}")
-    if faults := _faults_of_keys(group, kind, values):
+    if faults := _faults_of_keys(group, settings_class, values):
         raise UserError(*faults)
-    return kind(**values)
+    return settings_class(**values)
 
 
-def _faults_of_keys(group: str, kind: type, values: Mapping[str, Any]) -> list[str]:
-    fields = [field for field in dataclasses.fields(cast(Any, kind)) if field.init]
+def _faults_of_keys(group: str, settings_class: type, values: Mapping[str, Any]) -> list[str]:
+    fields = [field for field in dataclasses.fields(cast(Any, settings_class)) if field.init]
     known = [field.name for field in fields]
     needed = [f.name for f in fields if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING]
     faults = [f"{group} has no setting {key!r}; {choices(key, known)}" for key in values if key not in known]

@@ -1,4 +1,4 @@
-"""The source prompts that a method may be calibrated on: none that its run is evaluated on."""
+"""The source prompts that a method may be calibrated on; a prompt that the run is evaluated on is never one of them."""
 
 from __future__ import annotations
 
@@ -13,35 +13,35 @@ Suites = Mapping[str, Mapping[str, Suite | Benchmark]]
 
 
 def calibration_prompts(suites: Suites) -> dict[str, list[str]]:
-    """Return other prompts of the source suites, by the suite's name, at most as many as the suite has.
+    """Return source prompts that are not evaluated, by the suite's name; for each suite at most as many as it asks.
 
     A prompt that any suite of the task asks is left out, since a method that had seen it would forget it less.
 
     Args:
-        suites: of the task, those of `target` and of `source`.
+        suites: the suites of the task, by part (`target` and `source`) and name.
     """
     all_suites = [suite for part in suites.values() for suite in part.values() if isinstance(suite, Suite)]
     evaluated = {prompt for suite in all_suites for prompt in suite.prompts}
-    found: dict[str, list[str]] = {}
+    new_prompts: dict[str, list[str]] = {}
     for name, suite in suites["source"].items():
         others: Sequence[str] = suite.others() if isinstance(suite, Suite) and suite.others is not None else []
         if isinstance(suite, Suite) and (new := [prompt for prompt in others if prompt not in evaluated]):
-            found[name] = new[: len(suite.prompts)]
-    return found
+            new_prompts[name] = new[: len(suite.prompts)]
+    return new_prompts
 
 
 def check_calibration(method: str, task: str, suites: Suites, reader: Reader) -> None:
     """Refuse a task whose source suites have no prompts for a method to be calibrated on.
 
     Args:
-        method: its name.
-        task: its name.
-        suites: of the task.
-        reader: of the model.
+        method: the method's name.
+        task: the task's name.
+        suites: the suites of the task, by part and name.
+        reader: the reader of the model.
 
     Raises:
-        UserError: the source evaluations ask in their own way; their suites have no prompts but those that the run is
-            evaluated on; or the model can't be given another prompt.
+        UserError: no source evaluation is a suite of prompts; the suites have no prompts beyond those that the run is
+            evaluated on; or one of the other prompts does not fit into the model.
     """
     prompts = calibration_prompts(suites)
     for name, suite in suites["source"].items():
@@ -49,9 +49,9 @@ def check_calibration(method: str, task: str, suites: Suites, reader: Reader) ->
             check_suite(replace(suite, prompts=prompts[name]), reader)
     if prompts:
         return
-    why = "its source evaluations ask in their own way"
+    why = "its source evaluations are benchmarks, which ask in their own way"
     if any(isinstance(suite, Suite) for suite in suites["source"].values()):
-        why = "its source suites have no prompts but those that the run is evaluated on"
+        why = "its source suites have no prompts beyond those that the run is evaluated on"
     raise UserError(
         f"method {method} must have a task with source prompts to be calibrated on, and task {task} has none: {why}"
     )

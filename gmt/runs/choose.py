@@ -1,4 +1,4 @@
-"""The stage of a run that chooses its training examples, between the base's evaluation and the training."""
+"""The stage of a run that chooses its training examples, after the base's evaluation and before the training."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from gmt.plug_ins import faults_of
 from gmt.records.record import RunRecord
 from gmt.runs.build import Run
 from gmt.runs.measure import measures_of
-from gmt.runs.prepare import Prepared, check_number, only
+from gmt.runs.prepare import Prepared, check_number, only_chosen
 from gmt.runs.run_context import RunContext
 from gmt.selections.protocol import Choice, MeasuresExamples, Selection
 
 FILE = "selection.jsonl"
-"""A file in the record with a row for each example that fits into train.max_length, in the order of the task."""
+"""The record's file with a row for each example that fits into train.max_length, in the order of the task."""
 
 
 def choose(context: RunContext) -> RunContext:
@@ -43,7 +43,7 @@ def as_chosen(run: Run, prepared: Prepared) -> Prepared:
         return prepared
     indices = indices_in(run.record, len(prepared.examples))
     check_number(len(indices), len(prepared.examples), run.train)
-    return only(prepared, indices, run.train)
+    return only_chosen(prepared, indices, run.train)
 
 
 def indices_in(record: RunRecord, num_examples: int) -> list[int]:

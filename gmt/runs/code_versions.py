@@ -1,7 +1,7 @@
-"""The code by which a run is made: this package, plug-ins from outside of it, and the libraries. Imports no torch.
+"""The versions of the code that executes a run: this package, plug-ins from other packages, libraries. No torch.
 
-Recorded beside the result, never part of the run id: the same run by other code is one that a table must not average
-without a word (gmt.studies.differing).
+They are recorded beside the result and are never part of the run id. Runs of the same id by different code may have
+different results, so a table that averages them says so (gmt.studies.differing).
 """
 
 import ast
@@ -20,20 +20,20 @@ from gmt.records.identity import OPTIONAL_GROUPS, SCIENCE_GROUPS
 from gmt.training.optimizers import OPTIMIZERS
 
 OWN = "gmt"
-# The libraries that train, evaluate or make examples.
+# Libraries that train, evaluate or make examples.
 LIBRARIES = (
     *("torch", "transformers", "trl", "accelerate", "peft", "datasets", "tokenizers", "safetensors", "lm-eval"),
     *("reasoning-gym", "numpy"),
 )
 _INSTALLED = {"site-packages", "dist-packages"}
-_NO_RESULT = frozenset({"cli.py", "commands", "studies", "tracking"})  # of gmt: what plans, prints and follows runs
+_NO_RESULT = frozenset({"cli.py", "commands", "studies", "tracking"})  # parts of gmt that plan, print and follow runs
 
 
 def code_of(config: Mapping[str, Any]) -> dict[str, str]:
-    """Return by name what identifies the code that a part of a config is done by.
+    """Return the versions of the code that executes a config, by the code's name.
 
     Args:
-        config: a run's config, or some of its groups; those that decide no result are passed by.
+        config: a run's config, or some of its groups; groups that decide no result are ignored.
 
     Returns:
         A hash of the Python files of gmt and of each package outside of it that a `_target_` names, and the versions
@@ -46,13 +46,13 @@ def code_of(config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _optimizer_library(train: Mapping[str, Any]) -> list[str]:
-    """Return the distribution of the optimizer; none for an optimizer of torch's."""
-    kind = OPTIMIZERS.get(train.get("optimizer", "adamw"))
-    return [kind.distribution] if kind is not None and kind.distribution is not None else []
+    """Return the distribution that has the optimizer, as a list; the list is empty for torch's optimizers."""
+    optimizer = OPTIMIZERS.get(train.get("optimizer", "adamw"))
+    return [optimizer.distribution] if optimizer is not None and optimizer.distribution is not None else []
 
 
 def outside_of(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return where the code of plug-ins from outside of gmt comes from: their packages' versions and checkouts."""
+    """Return the version and the git checkout of each package outside of gmt that a config's plug-ins come from."""
     return {
         name: {"version": _version_of_package(name), **checkout(_files(name)[0].parent)}
         for name in _outside(config)
@@ -61,16 +61,16 @@ def outside_of(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _outside(config: Mapping[str, Any]) -> list[str]:
-    """The packages of plug-ins, but ours; by the config, since a run id names a class that has moved as before.
+    """Return the packages of a config's plug-ins outside of gmt, and the modules they import that are not installed.
 
-    The modules that they import are among them, but for installed ones, which have versions.
+    The config names them; the run id would not do, since it names a class that has moved by its former place.
     """
     groups = {group: config.get(group) for group in (*SCIENCE_GROUPS, *OPTIONAL_GROUPS, "diagnostic")}
     packages: set[str] = set()
-    to_do = {target.partition(".")[0] for target in _targets(groups)} - {OWN}
-    while to_do:
-        packages.add(name := to_do.pop())
-        to_do |= _imported(name) - packages
+    pending = {target.partition(".")[0] for target in _targets(groups)} - {OWN}
+    while pending:
+        packages.add(name := pending.pop())
+        pending |= _imported(name) - packages
     return sorted(packages)
 
 
@@ -102,9 +102,9 @@ def _targets(value: object) -> Iterator[str]:
 
 @lru_cache(maxsize=64)
 def source_of(name: str) -> str:
-    """Return a hash of the Python files of a package or module, as they are when this process first asks.
+    """Return a hash of the Python files of a package or module, as they were at this process's first call.
 
-    A process runs what it has imported: what is edited later shows in the next one.
+    A process runs the code that it has imported, so a later edit counts for the next process only.
     """
     digest = hashlib.sha256()
     files = _files(name)
@@ -121,16 +121,16 @@ def _files(name: str) -> list[Path]:
         return []
     if spec.submodule_search_locations is None:
         return [Path(spec.origin)] if spec.origin is not None else []
-    found = [path for root in spec.submodule_search_locations for path in sorted(_below(Path(root)))]
+    files = [path for root in spec.submodule_search_locations for path in sorted(_python_files(Path(root)))]
     return (
-        [path for path in found if path.relative_to(found[0].parent).parts[0] not in _NO_RESULT]
+        [path for path in files if path.relative_to(files[0].parent).parts[0] not in _NO_RESULT]
         if name == OWN
-        else found
+        else files
     )
 
 
-def _below(root: Path) -> Iterator[Path]:
-    """Yield the Python files below a folder but those of hidden folders, such as a virtual environment."""
+def _python_files(root: Path) -> Iterator[Path]:
+    """Yield the Python files below a folder, except those in hidden folders and in site-packages."""
     for path in root.rglob("*.py"):
         if not any(part.startswith(".") or part == "site-packages" for part in path.relative_to(root).parts):
             yield path
@@ -147,7 +147,7 @@ def version_of(distribution: str) -> str | None:
 
 @lru_cache(maxsize=64)
 def _version_of_package(name: str) -> str | None:
-    """Return the version of the distribution that a package was installed by, None without one."""
+    """Return the version of the distribution that installed a package; None if no distribution did."""
     distributions = metadata.packages_distributions().get(name, [])
     return version_of(distributions[0]) if distributions else None
 
@@ -171,7 +171,7 @@ def _git(folder: Path, *arguments: str) -> str | None:
 
 
 def code_of_environment(environment: Mapping[str, Any]) -> Mapping[str, str]:
-    """Return the code that environment.json names; of a record from before it was written down, the commit."""
+    """Return the versions of code in environment.json; older records lack them, and the commit stands in for gmt's."""
     code: Mapping[str, str] | None = environment.get("code")
     if code is not None:
         return code
@@ -179,7 +179,7 @@ def code_of_environment(environment: Mapping[str, Any]) -> Mapping[str, str]:
 
 
 def by_both(before: Mapping[str, str], now: Mapping[str, str]) -> dict[str, str]:
-    """Return the code of a run whose attempts were made by several, e.g. `{"mine": "sha256:1, then sha256:2"}`."""
+    """Return the code of a run whose attempts ran different code, e.g. `{"mine": "sha256:1, then sha256:2"}`."""
     both = {
         name: value if value.rpartition(", then ")[2] == now[name] else f"{value}, then {now[name]}"
         for name, value in before.items()

@@ -27,11 +27,11 @@ def device_of(resources: ResourceSettings) -> str:
 
 
 def kind_of_device(device: str, threads: int) -> list[str]:
-    """Return what of a device may change the last bits of a result, and with them an answer.
+    """Return the properties of a device that may change the last bits of a result, and so an answer.
 
     Args:
         device: `cpu` or `cuda`.
-        threads: on the CPU.
+        threads: the number of threads on the CPU.
     """
     if device == "cuda":
         return [device, torch.cuda.get_device_name(), f"CUDA {torch.version.cuda or torch.version.hip}"]
@@ -40,10 +40,10 @@ def kind_of_device(device: str, threads: int) -> list[str]:
 
 
 def check_device(resources: ResourceSettings) -> None:
-    """Refuse a device on which a run can't be trained, or would be trained with another batch.
+    """Refuse a device on which a run can't train, or would train with another batch size.
 
     Raises:
-        UserError: see `device_of`; or torch sees several GPUs, over which transformers would spread one worker's batch.
+        UserError: as `device_of`; or torch sees several GPUs, over which transformers would spread one worker's batch.
     """
     is_alone = device_of(resources) == "cuda" and num_workers() == 1
     if is_alone and (seen := torch.cuda.device_count()) > 1:

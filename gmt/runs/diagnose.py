@@ -1,4 +1,4 @@
-"""Measures a diagnostic on a finished run or on a pair; a diagnosis that the same code made before is read instead."""
+"""Measures a diagnostic on a finished run or on a pair of runs, or reads the stored diagnosis of the same code."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _WEIGHTS = "weights"
 
 
 class Diagnosing:
-    """A diagnostic with its settings.
+    """A diagnostic with its settings, which measures runs and stores the diagnoses.
 
     Args:
         config: the config group `diagnostic`.
@@ -78,7 +78,7 @@ class Diagnosing:
 
         file = self._file(run, other)
         file.parent.mkdir(exist_ok=True)
-        with _alone(file.with_suffix(".lock"), run):
+        with _locked(file.with_suffix(".lock"), run):
             if (known := self.known(run, other)) is not None:
                 return known
             runs = [run] if other is None else [run, other]
@@ -214,7 +214,7 @@ def _lacks_weights(run: Run) -> str | None:
 
 
 @contextmanager
-def _alone(lock: Path, run: Run) -> Iterator[None]:
+def _locked(lock: Path, run: Run) -> Iterator[None]:
     """Hold a lock, which the kernel releases if the process dies.
 
     Raises:

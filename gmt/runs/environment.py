@@ -1,4 +1,4 @@
-"""Collects versions, commit and hardware for environment.json; they are never part of the run id."""
+"""Collects versions, commit and hardware for environment.json; none of these is part of the run id."""
 
 import os
 import platform
@@ -16,9 +16,9 @@ _PACKAGES = ("gmt-lab", *LIBRARIES, "huggingface-hub", "ray", "mlflow", "hydra-c
 
 
 def environment() -> dict[str, Any]:
-    """Return the part that all runs of this process share, with threads and kernels as they are now."""
-    chosen = {name: os.environ[name] for name in KERNELS if name in os.environ}
-    kernels = {"cpu": torch.backends.cpu.get_cpu_capability(), **chosen}
+    """Return this process's environment, with threads and kernels as they are now."""
+    variables = {name: os.environ[name] for name in KERNELS if name in os.environ}
+    kernels = {"cpu": torch.backends.cpu.get_cpu_capability(), **variables}
     return _of_process() | {"torch_threads": torch.get_num_threads(), "kernels": kernels}
 
 

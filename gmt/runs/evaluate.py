@@ -1,4 +1,4 @@
-"""Asks a model all that a run's task evaluates, and keeps each part as soon as it is there."""
+"""Evaluates a model on a run's task, and stores each evaluation's score as soon as it is complete."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gmt.errors import within
 from gmt.evaluation.suites import ask
 from gmt.records.identity import run_id
 from gmt.removal import remove
-from gmt.runs.asking import alone, progress_reporter
+from gmt.runs.asking import locked, progress_reporter
 from gmt.runs.build import Run
 from gmt.runs.code_versions import code_of
 from gmt.runs.device import kind_of_device
@@ -31,23 +31,23 @@ PARTS = ("target", "source")
 
 
 def evaluate(
-    run: Run, prepared: Prepared, model: PreTrainedModel, kept: Path, control: Control, parts: Sequence[str] = PARTS
+    run: Run, prepared: Prepared, model: PreTrainedModel, folder: Path, control: Control, parts: Sequence[str] = PARTS
 ) -> Evaluated:
-    """Asks a model; what was asked already, by a run that was killed since, is read.
+    """Return the scores and answers of a model; scores that an earlier attempt has stored are read.
 
     Args:
-        run: what is asked for.
-        prepared: of the run.
-        model: on any device; is left in eval mode.
-        kept: a folder for what these very weights came to.
-        control: told of progress, and asked whether to go on.
-        parts: of the task.
+        run: the run whose task is evaluated.
+        prepared: the run's suites and reader.
+        model: the model, on any device; it is left in eval mode.
+        folder: stores the scores of exactly these weights.
+        control: learns of progress, and may demand a stop.
+        parts: the parts of the task to evaluate.
 
     Raises:
-        Interrupted: `control` asked for it; what was answered is kept.
-        UserError: another user could have written what was asked already.
+        Interrupted: `control` demanded a stop; the scores so far are stored.
+        UserError: another user could have written the stored scores.
     """
-    run.record_settings.refuse_foreign(kept)  # forged scores, and lm-eval keeps pickles
+    run.record_settings.refuse_foreign(folder)  # forged scores, and lm-eval stores pickles
     model.eval()  # type: ignore[no-untyped-call]
     scores: dict[str, dict[str, float]] = {}
     metrics: dict[str, float] = {}
@@ -57,7 +57,7 @@ def evaluate(
         reader = prepared.reader.for_part(prepared.suites[part])
         for name, suite in prepared.suites[part].items():
             with within(f"task.{part}.{name}"):
-                score = _asked_once(suite, name, kept / part, run, reader, model, control)
+                score = _stored_or_new_score(suite, name, folder / part, run, reader, model, control)
             if isinstance(suite, Suite) or suite.is_score:
                 values[name] = score.value
             metrics[f"eval/{part}/{name}_{score.metric}"] = score.value
@@ -68,44 +68,44 @@ def evaluate(
 
 
 def _base(run: Run, model: PreTrainedModel) -> PreTrainedModel:
-    """Load a run's model as it was before any training, onto the device of `model`."""
+    """Return a run's model as it was before any training, on the device of `model`."""
     base = to_device(run.model.load_model(), model.device.type)
     base.eval()  # type: ignore[no-untyped-call]
     return base
 
 
 def folder_of_base(run: Run, sources: Sources, device: str) -> Path:
-    """Where the base's answers to what the task asks are kept: every run that would get the same ones reads them.
+    """Return the folder of the base's scores and answers; all runs for which they would be the same share it.
 
     They are the same for the same model and task, the same files of the hub, the same code, the same versions of
-    libraries and the same kind of device. The code is this package as it lies there, uncommitted changes included, and
-    that of a model or task from outside.
+    libraries and the same kind of device. The code is that of this package, uncommitted changes included, and that of
+    plug-in models and tasks.
 
     Args:
-        run: of the base.
-        sources: of the run, see gmt.runs.sources.
+        run: the run whose base is evaluated.
+        sources: the run's files, see gmt.runs.sources.
         device: `cpu` or `cuda`.
     """
-    asked = {key: run.science[key] for key in ("model", "task", "fingerprints")}
+    science = {key: run.science[key] for key in ("model", "task", "fingerprints")}
     code = code_of({key: run.config[key] for key in ("model", "task")}) | of_hub(sources)
     ran_on = {"versions": environment()["versions"], "device": kind_of_device(device, run.resources.cpus)}
-    return run.record_settings.runs.parent / "base" / run_id(asked | {"code": code} | ran_on)
+    return run.record_settings.runs.parent / "base" / run_id(science | {"code": code} | ran_on)
 
 
-def _asked_once(
+def _stored_or_new_score(
     suite: Suite | Benchmark,
     name: str,
-    kept: Path,
+    folder: Path,
     run: Run,
     reader: Reader,
     model: PreTrainedModel,
     control: Control,
 ) -> Score:
-    """The score that is kept, or a new one; of processes that want the same at once, one asks and the others wait."""
-    file = kept / f"{name}.json"
-    scratch = kept / "scratch" / name
+    """Return the stored score, or evaluate; if several processes need it at once, one evaluates and the others wait."""
+    file = folder / f"{name}.json"
+    scratch = folder / "scratch" / name
     scratch.mkdir(parents=True, exist_ok=True)
-    with alone(kept / f"{name}.lock", control):
+    with locked(folder / f"{name}.lock", control):
         if file.exists() and (score := read_score(file)) is not None:
             return score
         run.record.note_asking(name)
@@ -123,5 +123,5 @@ def _asked_once(
             run.record.note_asking(None)
         write_score(file, score)
         with suppress(OSError):
-            remove(scratch, kept)
+            remove(scratch, folder)
     return score

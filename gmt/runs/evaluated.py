@@ -9,11 +9,11 @@ from gmt.records.record import RunRecord
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluated:
-    """What a model came to.
+    """The scores and answers of a model.
 
     Args:
-        scores: by part and suite; `mean` is over those of a part that lie in [0, 1].
-        metrics: the same under the names by which they are logged, e.g. `eval/target/sums_exact_match`.
+        scores: scores by part and suite; `mean` is the mean of the part's scores that lie in [0, 1].
+        metrics: all measured values under the names by which they are logged, e.g. `eval/target/sums_exact_match`.
         answers: one row for each question, with its part and suite.
     """
 
@@ -22,5 +22,5 @@ class Evaluated:
     answers: Sequence[Mapping[str, Any]]
 
     def keep(self, record: RunRecord, when: str) -> None:
-        """Writes every answer into the record."""
+        """Write every answer into the record, as answers_`when`.jsonl."""
         record.write_lines(f"answers_{when}.jsonl", self.answers)

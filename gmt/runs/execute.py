@@ -1,4 +1,4 @@
-"""Does one run, from its config to its finished record. A run that is done is not done again."""
+"""Executes one run, from its config to its finished record. A finished run is not executed again."""
 
 import os
 import platform
@@ -38,20 +38,20 @@ _NOBODY = Control()
 
 
 def execute(run: Run, control: Control = _NOBODY) -> RunRecord:
-    """Does a run, or goes on with it where it stopped.
+    """Execute a run, or resume it where it stopped.
 
     Returns:
         The record, in the state `done`.
 
     Raises:
-        UserError: what was asked can't be done; if that showed only when the base was asked, the record says `failed`.
-            Or the run is done, and its record was changed since.
-        RecordBusy: another process is at work on it.
-        Interrupted, StoppedEarly: `control` asked for it; what is there so far is kept.
-        RunFailed: it broke; the record holds the traceback.
+        UserError: a setting is wrong; if only the evaluation of the base shows it, the record says `failed`. Or the
+            run is done, and its record has changed since.
+        RecordBusy: another process is working on the run.
+        Interrupted, StoppedEarly: `control` demanded it; the run can be resumed from its record.
+        RunFailed: the run failed; the record holds the traceback.
     """
-    take_out(in_group=num_workers() > 1)  # also what libraries have set in an earlier run of this process
-    run = run.where(gpus_here())
+    take_out(in_group=num_workers() > 1)  # also variables that libraries set in an earlier run of this process
+    run = run.with_gpus(gpus_here())
     check_device(run.resources)
     if num_workers() != (workers := run.resources.workers):
         raise UserError(f"resources.workers must be {num_workers()} here, got {workers}: a launcher starts the workers")
@@ -72,7 +72,7 @@ def execute(run: Run, control: Control = _NOBODY) -> RunRecord:
 
 
 def _check_work(run: Run, prepared: Prepared) -> None:
-    """Refuse a run that can't be done, before its record says that it has begun."""
+    """Refuse a run that can't work, before its record says that it has begun."""
     if run.merge is None:
         check_method(run, prepared, run.model.base)
         check_measuring(run)
@@ -96,7 +96,7 @@ def _work(run: Run, record: RunRecord, prepared: Prepared, control: Control) -> 
         pid=os.getpid(),
         error=None,
     )
-    record.note_asking(None)  # of an attempt that was killed while it asked
+    record.note_asking(None)  # clears the progress of an attempt that was killed during an evaluation
     with log_file(record):
         try:
             result = do_stages(_begin(run, record, prepared, control))
@@ -120,7 +120,7 @@ def _work(run: Run, record: RunRecord, prepared: Prepared, control: Control) -> 
 
 
 def _seconds(status: Mapping[str, Any]) -> float | None:
-    """What all attempts so far took; None after a kill, since nobody knows when that attempt died."""
+    """Return the seconds of all attempts so far; None after a kill, since the record lacks the time of its death."""
     if "started_at" not in status:
         return 0.0
     before, ended_at = status.get("seconds_before"), status.get("ended_at")

@@ -19,7 +19,7 @@ from gmt.runs.export_progress import OnProgress, Steps, share
 from gmt.runs.export_supertuning import write_supertuning
 from gmt.runs.exported_run import ExportedRun
 
-MARKER = "gmt_export.json"  # in every exported folder: the folder's run, and that --force may replace the folder
+MARKER = "gmt_export.json"  # lies in every exported folder; names the run, and lets --force replace the folder
 DELTA_FILE = "delta.safetensors"
 
 
@@ -29,7 +29,7 @@ class Export:
 
     Args:
         path: the file or folder.
-        facts: a clause on its content.
+        facts: a clause that describes its content.
     """
 
     path: Path
@@ -47,11 +47,11 @@ def export_delta(run: ExportedRun, path: Path, *, force: bool, on_progress: OnPr
     Args:
         run: the run.
         path: a file, or a folder for the file.
-        force: whether a file that is there is replaced.
+        force: whether to replace an existing file.
         on_progress: called with the number of steps done and of all steps.
 
     Raises:
-        UserError: the place is taken, or the run's weights can't be read.
+        UserError: the file exists already, or the run's weights can't be read.
     """
     path = delta_path(path)
     tuned, base = run.tuned, run.base  # first, so that a refusal makes no folder
@@ -72,11 +72,11 @@ def export_merged(run: ExportedRun, path: Path, *, force: bool, on_progress: OnP
     Args:
         run: the run.
         path: the folder.
-        force: whether an export that is there is replaced.
+        force: whether to replace an existing export.
         on_progress: called with the number of steps done and of all steps.
 
     Raises:
-        UserError: the place is taken, or the run's weights can't be read.
+        UserError: the folder exists already, or the run's weights can't be read.
     """
     num_parameters = sum(tensor.numel() for tensor in run.tuned.values())  # first, since this checks the files
     with placed(path, force=force, marker=MARKER) as new:
@@ -90,16 +90,16 @@ def export_merged(run: ExportedRun, path: Path, *, force: bool, on_progress: OnP
 
 
 def export_peft(run: ExportedRun, path: Path, *, force: bool, on_progress: OnProgress) -> Export:
-    """Write an adapter that peft loads: the run's own if it is all that the run trained, else a Super-Tuning one.
+    """Write an adapter that peft loads: the run's adapter if the run trained nothing else, or a Super-Tuning adapter.
 
     Args:
         run: the run.
         path: the folder.
-        force: whether an export that is there is replaced.
+        force: whether to replace an existing export.
         on_progress: called with the number of steps done and of all steps.
 
     Raises:
-        UserError: the place is taken, the run's weights can't be read, or the run changed other weights than those of
+        UserError: the folder exists already, the run's weights can't be read, or the run changed weights outside of
             linear layers.
     """
     with placed(path, force=force, marker=MARKER) as new:
@@ -121,7 +121,7 @@ def _copy(source: Path, target: Path, on_progress: OnProgress) -> None:
 
 
 def _mark(folder: Path, run: ExportedRun, kind: str) -> None:
-    """Write the file that says what the folder is, and wait until the whole folder is on the disk."""
+    """Write the marker file, and wait until the whole folder is on the disk."""
     about: dict[str, Any] = {"format_version": 1, "kind": kind, **run.provenance()}
     (folder / MARKER).write_text(json.dumps(about, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     for path in folder.iterdir():

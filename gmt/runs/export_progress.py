@@ -1,4 +1,4 @@
-"""How an export says how far it is, and what it has written."""
+"""Counts an export's steps for its progress, and words its content."""
 
 from collections.abc import Callable
 
@@ -12,11 +12,11 @@ class Steps:
         self._done, self._total, self._on_progress = 0, total, on_progress
 
     def done(self) -> None:
-        """Count one more."""
+        """Count one more step, and report it."""
         self._done += 1
         self._on_progress(min(self._done, self._total), self._total)
 
 
 def share(num_changed: int, num_all: int) -> str:
-    """Return numbers of changed and of all entries in words."""
+    """Return the numbers of changed and of all entries in words."""
     return f"{num_changed:,} of {num_all:,} entries ({num_changed / num_all:.2%})"

@@ -28,15 +28,15 @@ _FILE = "adapter_model.safetensors"
 
 
 def write_supertuning(run: ExportedRun, folder: Path, on_progress: OnProgress) -> str:
-    """Write a Super-Tuning adapter of a run's delta, and return a clause on it.
+    """Write a Super-Tuning adapter of a run's delta, and return a clause that describes it.
 
     Args:
         run: the run.
-        folder: the folder, which is made.
+        folder: the folder, which must not exist yet.
         on_progress: called with the number of steps done and of all steps.
 
     Raises:
-        UserError: the run changed other weights than those of linear layers, or no weights at all.
+        UserError: the run changed weights outside of linear layers, or no weights at all.
     """
     check_peft()
     tuned, base = run.tuned, run.base

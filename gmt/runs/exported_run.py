@@ -1,4 +1,4 @@
-"""A finished run that is exported: its weights and those of its base, read tensor by tensor."""
+"""A finished run for export: gives its weights and its base's weights, read tensor by tensor."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 
 
 class ExportedRun:
-    """A run whose record is whole.
+    """A finished run whose record has not changed since the run ended.
 
     Args:
         record: the run's record.
-        settings: the settings of records.
+        settings: the record settings, which say whether files of other users are trusted.
 
     Raises:
         UserError: the run is not done, has changed since it ended, or has stored neither weights nor an adapter.
@@ -43,8 +43,8 @@ class ExportedRun:
         record.check_unchanged()
         if (state := record.state()) != "done":
             raise UserError(
-                f"run {record.id} can't be exported, since it is not done ({state}): `gmt run` or `gmt sweep` with its "
-                "settings does it"
+                f"run {record.id} can't be exported, since it is not done ({state}): finish it by `gmt run` or "
+                "`gmt sweep` with its settings"
             )
         self.record, self._settings = record, settings
         self._config, self._science = (record.read("config.json")[key] for key in ("config", "science"))
@@ -58,7 +58,7 @@ class ExportedRun:
 
     @property
     def peft_adapter(self) -> Path | None:
-        """The folder of the run's adapter; None if it stored none, or parts beside it or instead of it."""
+        """The folder of the run's peft adapter; None if the run stored none, or stored other trained parts too."""
         return self.adapter if self.adapter is not None and is_whole_adapter(self.adapter) else None
 
     @cached_property
@@ -66,7 +66,7 @@ class ExportedRun:
         """The settings of the base.
 
         Raises:
-            UserError: the base's files are no longer those of the training.
+            UserError: the base's files have changed since the training.
         """
         model: Model = plug_in("model", dict(self._config["model"]), Model)
         if model.fingerprint() != self._science["fingerprints"]["model"]:
@@ -78,7 +78,7 @@ class ExportedRun:
 
     @cached_property
     def base(self) -> Mapping[str, Tensor]:
-        """The base's weights by name, tied ones once, in the dtypes of the run's weights."""
+        """The base's weights by name, tied weights once, rounded to the dtypes of the run's weights."""
         parameters = {name: parameter.detach() for name, parameter in self.model.base().named_parameters()}
         return _Rounded(parameters, self.tuned)
 
@@ -87,7 +87,7 @@ class ExportedRun:
         """The run's weights by the names of the base's parameters.
 
         Raises:
-            UserError: they are not the weights that the run ended with.
+            UserError: the stored weights are not those that the run ended with.
         """
         if self.weights is None:
             return {name: parameter.detach() for name, parameter in self.merged.named_parameters()}
@@ -97,11 +97,11 @@ class ExportedRun:
 
     @cached_property
     def merged(self) -> PreTrainedModel:
-        """The base with the run's adapter merged in; for a run that stored no whole weights.
+        """The base with the run's adapter merged in, for a run that stored an adapter only.
 
         Raises:
-            UserError: the adapter changes no weights, or its files can't be merged, or give other weights than the run
-                ended with.
+            UserError: the adapter changes no weights, its files can't be merged, or the merged weights are not those
+                that the run ended with.
         """
         assert self.adapter is not None
         method: Method = plug_in("method", dict(self._config["method"]), Method)
@@ -140,7 +140,7 @@ class ExportedRun:
         return tokenizer
 
     def provenance(self) -> dict[str, Any]:
-        """Return what an export says of its run: id, hash of the weights, the base's name, and the code that ran."""
+        """Return the facts about the run that an export carries: id, hash of the weights, base's name, and code."""
         environment = self.record.read("environment.json")
         return {
             "run_id": self.record.id,
@@ -151,7 +151,7 @@ class ExportedRun:
 
 
 class _Rounded(Mapping[str, Tensor]):
-    """Tensors by name, each rounded on access to the dtype that another mapping has it in."""
+    """Tensors by name, each rounded on access to the dtype of the tensor of that name in another mapping."""
 
     def __init__(self, tensors: Mapping[str, Tensor], like: Mapping[str, Tensor]):
         self._tensors = tensors

@@ -1,4 +1,4 @@
-"""Why a run failed, and what is done about it. Imports no torch: a driver asks too."""
+"""The kinds of failure of a run, and which of them are retried. Imports no torch, since the driver imports it."""
 
 from collections.abc import Mapping
 
@@ -8,20 +8,20 @@ from gmt.machine_faults import is_out_of_gpu_memory, machine_fault
 OF_PARENT = "parent"
 """The kind of failure of a merge whose parent has failed; the merge itself never began."""
 
-# How often a run is begun again, from its last checkpoint, after a failure of each kind; None: without limit.
-# What isn't named here is never tried again: it would end the same way.
+# How often a run is retried, from its last checkpoint, after a failure of each kind; None: without limit.
+# Other kinds are not retried, since they would end the same way.
 RETRIES: Mapping[str, int | None] = {
     "infrastructure": 2,  # a worker that died, host memory, a full disk, a hang
-    "preempted": None,  # the machine was taken away: nobody's fault
+    "preempted": None,  # the machine was taken away, which says nothing about the run
 }
 
 
 def kind_of(error: BaseException) -> str:
-    """Return the kind of a failure that a run raised; its cause decides, not what a library made of it.
+    """Return the kind of a failure that a run raised; the first cause decides, not the type that a library wraps it in.
 
     Returns:
-        `diverged`; `memory` for a GPU's memory that no micro-batch fits in; `infrastructure` for what the machine did;
-        `user` for what was asked wrongly; `error` for anything else, which is a bug in a plug-in or here.
+        `diverged`; `memory` if no micro-batch fits into the GPU's memory; `infrastructure` for a fault of the machine;
+        `user` for a wrong setting; `error` for anything else, which is a bug in a plug-in or here.
     """
     if isinstance(error, Diverged):
         return "diverged"
@@ -33,11 +33,11 @@ def kind_of(error: BaseException) -> str:
 
 
 def is_tried_again(kind: str, times_before: int) -> bool:
-    """Whether a run is begun again after a failure.
+    """Return whether a run is retried after a failure.
 
     Args:
-        kind: of the failure.
-        times_before: how many failures of this kind the sweep has already answered by beginning again.
+        kind: the kind of failure.
+        times_before: the number of the sweep's earlier retries of this run after this kind of failure.
     """
     if kind not in RETRIES:
         return False

@@ -1,4 +1,4 @@
-"""Which settings of a run let code that others wrote run with the user's own rights. Reads configs only."""
+"""Finds settings that let code of others run with the user's own rights. Reads configs only."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -10,16 +10,16 @@ _LETS_RUN = {
 
 
 def foreign_code(configs: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Return a sentence for each setting of some run by which such code has no walls around it.
+    """Return a sentence for each setting of a run that lets such code run without a sandbox.
 
     Args:
-        configs: of the runs; parts that are one and the same object are read once.
+        configs: the configs of the runs; a part that several configs share as the same object is read once.
     """
     seen: set[int] = set()
-    named = dict.fromkeys(setting for config in configs for setting in _allowing("", config, seen))
+    settings = dict.fromkeys(setting for config in configs for setting in _allowing("", config, seen))
     return [
         f"{setting}=true lets {_LETS_RUN[setting.rpartition('.')[2]]} run with your own rights, also over your files"
-        for setting in named
+        for setting in settings
     ]
 
 

@@ -1,4 +1,4 @@
-"""The GPUs of this machine and of a process. Imports no torch: a plan asks too, and CUDA reads its variables once."""
+"""Counts and hides GPUs. Imports no torch: planning uses it too, and CUDA reads its environment variables only once."""
 
 import ctypes
 import importlib.util
@@ -8,9 +8,9 @@ from functools import cache
 from itertools import takewhile
 from pathlib import Path
 
-# What shows a process only some GPUs, and the library or folder that knows all of them.
+# The variables that show a process only some of the GPUs, by torch's build.
 _VARIABLES = {"cuda": "CUDA_VISIBLE_DEVICES", "hip": "HIP_VISIBLE_DEVICES"}
-_NONE = "-1"  # for CUDA and for ROCm, which takes an empty text for no choice
+_NONE = "-1"  # hides all GPUs from CUDA and from ROCm; ROCm takes an empty text for "all"
 _NVML = "libnvidia-ml.so.1"
 _HIDDEN: dict[str, list[str]] = {}  # the GPUs that the environment listed before all were hidden
 _DEVICES = Path("/dev")
@@ -19,29 +19,29 @@ _AMD_NODES = Path("/sys/class/kfd/kfd/topology/nodes")
 
 @cache
 def gpus_here() -> int:
-    """Return how many GPUs this process could use, by the torch that is installed, when this was first asked.
+    """Return the number of GPUs that the installed torch can use in this process, as counted at the first call.
 
-    A torch that is built for the CPU has no use for any. CUDA_VISIBLE_DEVICES, or HIP_VISIBLE_DEVICES for a torch that
-    is built for ROCm, lists those that may be used; without it all may.
+    A torch built for the CPU can use none. CUDA_VISIBLE_DEVICES, or HIP_VISIBLE_DEVICES for a torch built for ROCm,
+    lists the GPUs that may be used; without the variable all may.
     """
     build = _build_of_torch()
     if build is None:
         return 0
-    there, shown = _num_nvidia() if build == "cuda" else _num_amd(), _shown(build)
-    return there if shown is None else min(there, len(shown))
+    num_installed, shown = _num_nvidia() if build == "cuda" else _num_amd(), _shown(build)
+    return num_installed if shown is None else min(num_installed, len(shown))
 
 
 def hide_gpus() -> None:
-    """Hide every GPU from this process and its children; before CUDA is first used."""
+    """Hide every GPU from this process and its children; must be called before CUDA is first used."""
     if (build := _build_of_torch()) is not None and (shown := _shown(build)):
         _HIDDEN[build] = shown  # a later run of this process may be shown one of them
     os.environ |= dict.fromkeys(_VARIABLES.values(), _NONE)
 
 
 def show_one_gpu() -> None:
-    """Hide all GPUs but the first from this process, as Ray does in a worker; before CUDA is first used.
+    """Hide all GPUs but the first from this process, as Ray does in a worker; must be called before CUDA is first used.
 
-    transformers would spread a batch over all that it sees, and so train with another batch size.
+    transformers would spread a batch over all GPUs that it sees, and so train with another batch size.
     """
     build = _build_of_torch()
     if build is not None and gpus_here() > 1:
@@ -52,16 +52,16 @@ def show_one_gpu() -> None:
 
 
 def _shown(build: str) -> list[str] | None:
-    """Return the GPUs that the environment lists; CUDA itself stops at the first number that is none."""
+    """Return the GPUs that the environment lists, up to the first invalid entry, as CUDA reads the list; None: all."""
     text = os.environ.get(_VARIABLES[build])
     if text is None:
         return None
-    return list(takewhile(lambda each: each not in ("", _NONE, "NoDevFiles"), (t.strip() for t in text.split(","))))
+    return list(takewhile(lambda gpu: gpu not in ("", _NONE, "NoDevFiles"), (t.strip() for t in text.split(","))))
 
 
 @cache
 def _build_of_torch() -> str | None:
-    """Return `cuda`, `hip`, or None for a torch that is built for neither."""
+    """Return `cuda` or `hip`; None for a torch that is built for neither."""
     spec = importlib.util.find_spec("torch")
     if spec is None or spec.origin is None:
         return None
@@ -70,7 +70,7 @@ def _build_of_torch() -> str | None:
 
 
 def _num_nvidia() -> int:
-    """Ask NVIDIA's management library, as Ray does: unlike CUDA it takes no memory of a GPU."""
+    """Count the GPUs by NVIDIA's management library, as Ray does: unlike CUDA it takes no memory of a GPU."""
     try:
         nvml = ctypes.CDLL(_NVML)
     except OSError:  # a container without it may have GPUs all the same
@@ -79,12 +79,12 @@ def _num_nvidia() -> int:
     if nvml.nvmlInit_v2() != 0:
         return 0
     nvml.nvmlDeviceGetCount_v2(ctypes.byref(number))
-    handle = ctypes.c_void_p()  # NVML gives none of a GPU that a container or a Slurm job may not use, and counts it
+    handle = ctypes.c_void_p()  # NVML counts GPUs that a container or a Slurm job may not use, but gives no handle
     usable: int = sum(nvml.nvmlDeviceGetHandleByIndex_v2(i, ctypes.byref(handle)) == 0 for i in range(number.value))
     nvml.nvmlShutdown()
     return usable
 
 
 def _num_amd() -> int:
-    """Count the nodes of the kernel's driver that have a GPU."""
+    """Count the nodes of the kernel's AMD driver that have a GPU."""
     return sum(path.read_text(encoding="utf-8").strip() not in ("", "0") for path in _AMD_NODES.glob("*/gpu_id"))

@@ -1,9 +1,9 @@
-"""Keeps the environment from changing a result under the same run id. Imports no library: it must run before they do.
+"""Keeps environment variables from changing a result under the same run id. Imports no library: it runs before them.
 
-accelerate, transformers, TRL, torch and what lies below them read variables that change training or evaluation:
-precision, accumulation, compilers, sharding, kernels, how many processes there are. The run id knows none of them. So
-they are taken out of the environment before the libraries read them; those that choose kernels of the same precision
-stay, as tests must be able to switch them, and are recorded in environment.json.
+accelerate, transformers, TRL, torch and the libraries below them read variables that change training or evaluation:
+precision, accumulation, compilers, sharding, kernels, the number of processes. The run id covers none of them. So they
+are removed from the environment before the libraries read them. Variables that choose kernels of the same precision
+stay, since tests must be able to switch kernels, and are recorded in environment.json.
 """
 
 import os
@@ -13,7 +13,7 @@ from collections.abc import MutableMapping
 
 from gmt.errors import UserError
 
-# What a launcher of several processes sets: `resources.workers` decides how many there are.
+# Variables that a launcher of several processes sets; here `resources.workers` decides the number of processes.
 _GROUP = re.compile(
     r"(LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|(NODE|CROSS)_(RANK|SIZE)|ROLE_NAME|MASTER_(ADDR|PORT)"
     r"|(TORCHELASTIC|PET|PMI|PMIX|MV2_COMM_WORLD|OMPI_COMM_WORLD)_\w+|MPI_LOCAL(RANKID|NRANKS)"
@@ -22,7 +22,7 @@ _OF_RAY_TRAIN = frozenset(
     {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT"}
     | {"ACCELERATE_TORCH_DEVICE"}
 )
-# By prefix, so that a variable of a later version is among them.
+# By prefix, so that variables of later versions match too.
 _OF_LIBRARIES = re.compile(
     r"(ACCELERATE|FSDP|PARALLELISM_CONFIG|MEGATRON_LM|DEEPSPEED|FP8|NVTE|DYNAMO)_\w+"  # accelerate and its plug-ins
     r"|(TRANSFORMERS|TRL|PEFT)_\w+|USE_(TORCH|TF|JAX|FLAX|TORCH_XLA|HUB_KERNELS)|SM_\w+|SMDATAPARALLEL_\w+|LMEVAL_\w+"
@@ -33,7 +33,7 @@ _OF_LIBRARIES = re.compile(
     r"|MKL_\w+|OMP_(DYNAMIC|THREAD_LIMIT|SCHEDULE|NESTED|MAX_ACTIVE_LEVELS|CANCELLATION)"
     r"|KMP_(DYNAMIC_MODE|DETERMINISTIC_REDUCTION|FORCE_REDUCTION|ALL_THREADS|DEVICE_THREAD_LIMIT|TEAMS_THREAD_LIMIT)"
 )
-# Harmless ones among these: places of files, logs and checks, allocation of memory, addresses of nodes.
+# Harmless variables among these: places of files, logs and checks, allocation of memory, addresses of nodes.
 _HARMLESS = re.compile(
     r".*(_VERSION|_HOME|_DIR|_PATH|_FILE|_FILENAME|_CONF|_LOGS?|_LOG_LEVEL|_LOGLEVEL|_VERBOSE|_VERBOSITY|_OFFLINE|_SILENCE)"
     r"|.*(_DEBUG(_\w+)?|_CACHE(_\w+)?|_TIMEOUT(_\w+)?|_STACKTRACES?|_WARNINGS|_CHECK|_ARCH(_LIST)?|_TRACE(_\w+)?)"
@@ -41,13 +41,13 @@ _HARMLESS = re.compile(
     r"|PYTORCH_(NO_CUDA_MEMORY_CACHING|ENABLE_MPS_FALLBACK)|TORCHINDUCTOR_COMPILE_THREADS|TPU_VISIBLE_\w+"
     r"|MKL_(THREADING_LAYER|SERVICE_FORCE_INTEL|INTERFACE_LAYER)"  # which a conda environment may need to start at all
 )
-# Kernels of the same precision: they may change the last bits, as another processor does.
+# Choices of kernels of the same precision, which may change the last bits, as another processor does.
 KERNELS = (
     *("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "ONEDNN_CPU_ISA_HINTS", "DNNL_CPU_ISA_HINTS"),
     *("MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "OPENBLAS_CORETYPE", "GLIBC_TUNABLES", "OMP_NUM_THREADS"),
     *("CUBLAS_WORKSPACE_CONFIG", "FLASH_ATTENTION_DETERMINISTIC", "NCCL_ALGO", "NCCL_PROTO"),
 )
-# Read once, as a library is loaded: taken out later, they have done their work.
+# Read once, when a library is loaded: removing them later has no effect.
 _AT_IMPORT = re.compile(
     r"OMP_\w+|KMP_\w+|USE_\w+|TORCH_(BLAS|LINALG)_PREFER_\w+|TORCH_LINEAR_FLATTEN_3D|TORCH_MKLDNN_\w+|PYTORCH_JIT\w*"
 )
@@ -61,14 +61,14 @@ def changes_results(name: str) -> bool:
 
 
 def take_out(environment: MutableMapping[str, str] = os.environ, *, in_group: bool = False) -> list[str]:
-    """Take the variables out that would change a result without changing its run id.
+    """Remove the variables from the environment that would change a result without changing its run id.
 
     Args:
-        environment: of this process; changed in place.
-        in_group: whether this process is a worker of Ray Train, which sets some of them itself.
+        environment: this process's environment; edited in place.
+        in_group: whether this process is a worker of Ray Train, which sets some of these variables itself.
 
     Returns:
-        Their names.
+        The names of the removed variables.
 
     Raises:
         UserError: a library has read one of them already.
@@ -85,6 +85,6 @@ def take_out(environment: MutableMapping[str, str] = os.environ, *, in_group: bo
 
 
 def in_words(names: list[str]) -> str:
-    """Return a line that tells the user of what was taken out."""
+    """Return a line that tells the user which variables were removed."""
     variables = f"{', '.join(names)} of the environment {'is' if len(names) == 1 else 'are'} ignored"
     return f"note: {variables}: the results of a run depend on its config alone (docs/records.md)"

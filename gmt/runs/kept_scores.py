@@ -1,4 +1,4 @@
-"""Scores and other values of a model, stored for runs that would get the same, with a digest of value and place."""
+"""Stores scores and other values of a model for runs that would get the same ones, with a digest of value and place."""
 
 import dataclasses
 import hashlib
@@ -10,7 +10,7 @@ from typing import Any
 from gmt.records.record import write_whole
 from gmt.tasks.protocol import Score
 
-_FOLDERS = 2  # above a file: the part of the task, and what was asked of whom
+_FOLDERS = 2  # the folders above a file that its digest covers: the part of the task, and the hash of model and task
 
 log = logging.getLogger(__name__)
 
@@ -21,7 +21,7 @@ def write_score(file: Path, score: Score) -> None:
 
 
 def read_score(file: Path) -> Score | None:
-    """Return the score that is kept; None, and a line in the log, if the file was cut, changed or lay elsewhere."""
+    """Return the stored score; None, and a line in the log, if the file was cut, changed or copied from elsewhere."""
     values = read_value(file)
     return None if values is None else Score(**values)
 
@@ -32,11 +32,11 @@ def write_value(file: Path, value: Any) -> None:
 
 
 def read_value(file: Path) -> Any | None:
-    """Return the value that is kept; None, and a line in the log, if the file was cut, changed or lay elsewhere."""
+    """Return the stored value; None, and a line in the log, if the file was cut, changed or copied from elsewhere."""
     try:
-        kept = json.loads(file.read_bytes())
-        if kept["sha256"] == _digest(file, kept["score"]):
-            return kept["score"]
+        stored = json.loads(file.read_bytes())
+        if stored["sha256"] == _digest(file, stored["score"]):
+            return stored["score"]
     except (ValueError, LookupError, TypeError, RecursionError):
         pass
     log.warning("%s was changed or copied since it was written: its value is computed again", file)
@@ -44,6 +44,6 @@ def read_value(file: Path) -> Any | None:
 
 
 def _digest(file: Path, values: Any) -> str:
-    """Of a value and its place: a file that is copied elsewhere is none."""
+    """Return the digest of a value and its place, so that a file copied to another place is invalid."""
     place = [*(folder.name for folder in file.parents[:_FOLDERS]), file.name]
     return hashlib.sha256(json.dumps([place, values], sort_keys=True).encode()).hexdigest()

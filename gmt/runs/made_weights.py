@@ -1,4 +1,4 @@
-"""The weights that a run makes, by training or by merging."""
+"""The weights that a run computes, by training or by merging."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class MadeWeights:
         sizes: numbers of trained and of added parameters.
         training: the facts of the training; None for a merge.
         settings: the run's train group, perhaps with smaller micro-batches; None for a merge.
-        save: writes the weights for which record.keep_weights asks into the run's folder.
+        save: writes the weights that record.keep_weights selects into the run's folder.
     """
 
     model: PreTrainedModel

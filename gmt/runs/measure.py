@@ -13,7 +13,7 @@ from gmt.evaluation.kept import Kept
 from gmt.plug_ins import faults_of
 from gmt.records.identity import canonical, run_id
 from gmt.removal import remove
-from gmt.runs.asking import alone, progress_reporter
+from gmt.runs.asking import locked, progress_reporter
 from gmt.runs.build import Run
 from gmt.runs.code_versions import code_of
 from gmt.runs.device import kind_of_device
@@ -28,7 +28,7 @@ _PROGRESS_NAME = "examples"
 
 
 def check_measuring(run: Run) -> None:
-    """Raise UserError if a run's selection can't measure under its base; tried on a base without weights."""
+    """Raise UserError if a run's selection can't measure examples under its base; tries a base without weights."""
     if isinstance(run.selection, MeasuresExamples):
         with faults_of("selection", run.selection, "can't measure examples under the model"):
             run.selection.measurer(without_weights(run.model.base()))
@@ -47,7 +47,7 @@ def measures_of(context: RunContext, selection: MeasuresExamples) -> Sequence[Me
     context.run.record_settings.refuse_foreign(folder)
     folder.mkdir(parents=True, exist_ok=True)
     file, scratch = folder / "measures.json", folder / "measures.jsonl"
-    with alone(folder / "measures.lock", context.control):
+    with locked(folder / "measures.lock", context.control):
         if file.exists() and (stored := read_value(file)) is not None:
             return [tuple(measures) for measures in stored]
         measured = _measured(context, selection, Kept(scratch))
@@ -71,11 +71,11 @@ def folder_of_measures(run: Run, selection: MeasuresExamples, sources: Sources, 
     """
     measured: dict[str, Any] = {key: run.science[key] for key in ("model", "task", "fingerprints")}
     measured |= {"max_length": run.train.max_length, "measured_by": canonical(dict(selection.measured_by), "selection")}
-    kind = type(selection)
+    selection_class = type(selection)
     code = code_of({key: run.config[key] for key in ("model", "task", "selection")}) | of_hub(sources)
     ran_on = {"versions": environment()["versions"], "device": kind_of_device(device, run.resources.cpus)}
-    if not kind.__module__.startswith("gmt."):  # two authors may give two measures one name
-        measured["measured_in"] = kind.__module__.partition(".")[0]
+    if not selection_class.__module__.startswith("gmt."):  # two authors may give two measures one name
+        measured["measured_in"] = selection_class.__module__.partition(".")[0]
     return run.record_settings.runs.parent / "selections" / run_id(measured | {"code": code} | ran_on)
 
 

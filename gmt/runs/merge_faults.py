@@ -1,4 +1,4 @@
-"""The faults of a merge's settings that need no look at its parents. Imports no torch."""
+"""Finds faults in a merge's settings without reading its parents. Imports no torch."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -32,8 +32,8 @@ def faults_of_merge(merge: Merge | None, parents: Sequence[str], *, paradigm: st
     """Yield a sentence for each fault of a merge and its parents, or of parents without a merge.
 
     Args:
-        merge: of the run, if it has one.
-        parents: the run ids that its config names.
+        merge: the run's merge; None if it has none.
+        parents: the run ids that the config names.
         paradigm: train.paradigm.
         is_searched: whether the study has `search`.
     """

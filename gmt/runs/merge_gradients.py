@@ -14,19 +14,19 @@ from gmt.errors import Diverged
 from gmt.merges.protocol import Formula
 from gmt.runs.choose import indices_in
 from gmt.runs.parents import parents_of
-from gmt.runs.prepare import Prepared, only
+from gmt.runs.prepare import Prepared, only_chosen
 from gmt.runs.run_context import RunContext, to_device
 
 
 class MergeGradients:
-    """The gradients at the weights of a formula, on one mini-batch after the other; gmt.merges.protocol.Gradients.
+    """Computes gradients at the weights of a formula, on a new mini-batch at each call (gmt.merges.protocol.Gradients).
 
     Args:
-        context: of the merge; its rows are those that its parent was trained on, in an order that the run's seed draws,
-            again and again.
-        model: takes the weights, in place, on the run's device.
+        context: the merge's context; the rows are those that its parent was trained on, in an order that the run's
+            seed draws, repeated without end.
+        model: the model that takes the weights, in place, on the run's device.
         fill: puts the tensors of a formula into the model.
-        batch_size: rows of a mini-batch.
+        batch_size: rows in a mini-batch.
     """
 
     def __init__(
@@ -37,10 +37,10 @@ class MergeGradients:
         self.losses: list[float] = []
 
     def __call__(self, formula: Formula) -> Mapping[str, Tensor]:
-        """Return the gradients on the next mini-batch.
+        """Return the gradients on the next mini-batch by the parameters' names, in float32 on the CPU.
 
         Raises:
-            Diverged: the loss is no finite number.
+            Diverged: the loss is NaN or Inf.
         """
         self._fill(formula)
         to_device(self._model, self._device)
@@ -51,8 +51,8 @@ class MergeGradients:
         self.losses.append(float(loss.detach()))
         if not math.isfinite(self.losses[-1]):
             raise Diverged(f"the loss that the merge learns from is {self.losses[-1]} at step {len(self.losses)}")
-        found = torch.autograd.grad(loss, list(named.values()), materialize_grads=True)
-        return {name: gradient.float().cpu() for name, gradient in zip(named, found, strict=True)}
+        gradients = torch.autograd.grad(loss, list(named.values()), materialize_grads=True)
+        return {name: gradient.float().cpu() for name, gradient in zip(named, gradients, strict=True)}
 
     def facts(self) -> dict[str, float]:
         """Return the losses on the first and the last mini-batch, as metrics."""
@@ -73,9 +73,9 @@ def _batches(context: RunContext, size: int) -> Iterator[dict[str, Tensor]]:
 
 
 def _as_of_parent(context: RunContext) -> Prepared:
-    """Return the run's examples; where the parent is the run without the merge, those that its selection has chosen."""
+    """Return the examples that the parent was trained on; the run's examples if `parents` names other runs."""
     run, prepared = context.run, context.prepared
     if run.selection is None or run.parents:
         return prepared
     (parent,) = parents_of(run)
-    return only(prepared, indices_in(parent, len(prepared.examples)), run.train)
+    return only_chosen(prepared, indices_in(parent, len(prepared.examples)), run.train)

@@ -23,12 +23,12 @@ from gmt.runs.validation import validation_suites
 from gmt.training.delta import delta_of
 from gmt.training.reshaping import Sizes
 
-STEP = 1  # the step at which a merge's metrics are logged; those of the base are at step 0
+STEP = 1  # the step at which a merge's metrics are logged; the base's metrics are at step 0
 _PART = "validation"
 
 
 def merge_weights(context: RunContext) -> MadeWeights:
-    """Compute the merged weights, tensor by tensor, in float32 on the CPU; a second attempt gives the same bits.
+    """Return the merged weights, computed tensor by tensor in float32 on the CPU; a second attempt gives the same bits.
 
     Raises:
         UserError: a parent is not done, its files are not the weights that it ended with, or the merge can't work with
@@ -64,12 +64,12 @@ def weights_for(run: Run, dtype: Mapping[str, torch.dtype]) -> StoredWeights:
     Raises:
         UserError: a parent's files are not the weights that it ended with.
     """
-    own = dict(run.model.base().named_parameters())
-    return StoredWeights(own=own, dtype=dtype, parents=open_parents(run, parents_of(run)))
+    base_tensors = dict(run.model.base().named_parameters())
+    return StoredWeights(base_tensors=base_tensors, dtype=dtype, parents=open_parents(run, parents_of(run)))
 
 
 def _formula(context: RunContext, model: PreTrainedModel, weights: StoredWeights) -> Formula:
-    """Return the merge's formula; one that learns from examples puts weights into the model for that."""
+    """Return the merge's formula; a merge that learns from examples puts weights into the model on the way."""
     merge = context.run.merge
     assert merge is not None
     if not learns(merge):
@@ -104,10 +104,10 @@ def seed_of(run: Run) -> int:
 def _chosen(
     context: RunContext, merge: ChoosesParents, model: PreTrainedModel, weights: StoredWeights
 ) -> Sequence[int]:
-    """Let the merge choose among its parents, and log each parent's score alone and whether it was chosen."""
+    """Return the numbers of the chosen parents; log each parent's own score and whether it was chosen."""
     suites = validation_suites(merge.validation, context.prepared)
     prepared = replace(context.prepared, suites={_PART: suites})
-    alone: dict[int, float] = {}
+    scores_alone: dict[int, float] = {}
 
     def score(members: Sequence[int]) -> float:
         _fill(context, merge.formula(weights.only(members), seed=seed_of(context.run)), model)
@@ -115,11 +115,11 @@ def _chosen(
         folder = context.record.folder / "evaluation" / f"{_PART}-{weights_sha256(dict(model.named_parameters()))[:16]}"
         mean = evaluate(context.run, prepared, model, folder, context.control, parts=(_PART,)).scores[_PART]["mean"]
         if len(members) == 1:
-            alone[members[0]] = mean
+            scores_alone[members[0]] = mean
         return mean
 
     chosen = merge.choose(weights.num_parents, score)
-    facts = {f"merge/parent_{number}/validation": value for number, value in alone.items()}
+    facts = {f"merge/parent_{number}/validation": value for number, value in scores_alone.items()}
     facts |= {f"merge/parent_{number}/taken": float(number in chosen) for number in range(weights.num_parents)}
     context.record.append_metrics(STEP, facts)
     return chosen

@@ -1,4 +1,4 @@
-"""Checks without weights, before a run or its sweep starts, whether the method fits the model and the examples."""
+"""Checks without weights, before a run or sweep starts, whether the method works with the model and the examples."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from gmt.runs.prepare import Prepared
 from gmt.training.method_trial import try_method
 from gmt.training.reshaping import Examples, check_num_examples
 
-_faults: dict[str, Sequence[str]] = {}  # of the trials of this process, which many runs share
+_faults: dict[str, Sequence[str]] = {}  # results of this process's trials, which many runs share
 
 
 def check_method(run: Run, prepared: Prepared, load: Callable[[], PreTrainedModel | None]) -> None:
     """Refuse a method that can't work with the run's model.
 
     Args:
-        run: a run that is trained.
+        run: a run that trains.
         prepared: the run's examples.
-        load: returns the model, with or without weights; it is left as it is. None if it is not known yet.
+        load: returns the model, with or without weights, which is not changed; None if the model is not known yet.
 
     Raises:
         UserError: the method takes more examples than there are, can't work with the model, or its parts can't be
@@ -41,7 +41,7 @@ def check_method(run: Run, prepared: Prepared, load: Callable[[], PreTrainedMode
 
 
 def check_method_on_skeleton(run: Run, prepared: Prepared) -> None:
-    """Refuse likewise, without loading weights; a model that has no skeleton is tried when its run starts.
+    """Refuse a method as `check_method` does, without loading weights; a model without a skeleton is not checked here.
 
     Raises:
         UserError: as `check_method`.
@@ -52,10 +52,10 @@ def check_method_on_skeleton(run: Run, prepared: Prepared) -> None:
 
 
 def _faults_of_trial(run: Run, prepared: Prepared, model: PreTrainedModel) -> Sequence[str]:
-    """Return the sentences of a refusal."""
+    """Try the method on the model, and return the sentences of a refusal; none if it works."""
 
     def examples() -> Examples | None:
-        if run.selection is not None:  # which decides the rows
+        if run.selection is not None:  # the selection decides the rows later
             return None
         from gmt.training.paradigms import collator  # TRL takes seconds
 
@@ -79,7 +79,7 @@ def _faults_of_trial(run: Run, prepared: Prepared, model: PreTrainedModel) -> Se
 
 
 def _key(run: Run, prepared: Prepared) -> str:
-    """Return what a trial depends on; of a method that probes examples, the rows that the first seed draws decide."""
+    """Return the values that a trial's result depends on; a method that probes examples is tried with one seed only."""
     of_train = (run.train.optimizer, run.train.momentum, run.train.packing)
     rows = (len(prepared.examples), run.selection is None, run.record_settings.keeps_whole)
     return repr((run.science["fingerprints"], run.model, run.method, of_train, rows))

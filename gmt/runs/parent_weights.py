@@ -1,4 +1,4 @@
-"""The weights that a merge reads: those of its base and of its parents' safetensors files, tensor by tensor."""
+"""The weights that a merge reads, tensor by tensor: its base's, and those in its parents' safetensors files."""
 
 from __future__ import annotations
 
@@ -36,19 +36,19 @@ class StoredWeights:
     """The weights that a merge reads (gmt.merges.protocol.Weights).
 
     Args:
-        own: the weights of the run's base, by name; read-only.
-        dtype: the dtype of each tensor of the merged model, to which tensors of the base are rounded first.
+        base_tensors: the weights of the run's base, by name; read-only.
+        dtype: the dtype of each tensor of the merged model, by name; the base's tensors are rounded to it.
         parents: the parents' weights, in the order of the run's parents.
     """
 
-    own: Mapping[str, Tensor]
+    base_tensors: Mapping[str, Tensor]
     dtype: Mapping[str, torch.dtype]
     parents: Sequence[ParentWeights]
 
     @property
     def names(self) -> Sequence[str]:
         """The names of all tensors."""
-        return list(self.own)
+        return list(self.base_tensors)
 
     @property
     def num_parents(self) -> int:
@@ -65,32 +65,32 @@ class StoredWeights:
         return self._blocks.get(name)
 
     def base(self, name: str) -> Tensor:
-        """Return a copy of the base's tensor."""
-        return self.own[name].detach().to(self.dtype[name]).to(torch.float32, copy=True)
+        """Return a copy of the base's tensor, in float32."""
+        return self.base_tensors[name].detach().to(self.dtype[name]).to(torch.float32, copy=True)
 
     def tuned(self, parent: int, name: str) -> Tensor:
-        """Return a parent's tensor."""
+        """Return a parent's tensor, in float32."""
         return self.parents[parent].tuned[name].float()
 
     def delta(self, parent: int, name: str) -> Tensor:
-        """Return a parent's delta."""
+        """Return a parent's delta from its own base, in float32; zero in rows that only the merge's vocabulary has."""
         weights = self.parents[parent]
         tuned = weights.tuned[name]
         delta = tuned.float() - weights.base[name].detach().to(tuned.dtype).float()
-        if delta.shape == self.own[name].shape:
+        if delta.shape == self.base_tensors[name].shape:
             return delta
-        whole = torch.zeros(self.own[name].shape)
+        whole = torch.zeros(self.base_tensors[name].shape)
         whole[: len(delta)] = delta
         return whole
 
     def only(self, members: Sequence[int]) -> StoredWeights:
         """Return the weights with only the parents of the given numbers."""
-        return StoredWeights(self.own, self.dtype, [self.parents[number] for number in members])
+        return StoredWeights(self.base_tensors, self.dtype, [self.parents[number] for number in members])
 
     @cached_property
     def _blocks(self) -> Mapping[str, int]:
-        """The block numbers of tensors by name: the first number of a name, if it is in the stack with most tensors."""
-        matches = {name: match for name in self.own if (match := _IN_BLOCK.match(name)) is not None}
+        """Block numbers by tensor name: the first number in the name, for tensors of the stack with most tensors."""
+        matches = {name: match for name in self.base_tensors if (match := _IN_BLOCK.match(name)) is not None}
         num_tensors = Counter(match["stack"] for match in matches.values())
         largest = max(num_tensors, key=lambda stack: num_tensors[stack], default=None)
         return {name: int(match["block"]) for name, match in matches.items() if match["stack"] == largest}
@@ -116,16 +116,17 @@ def bases(run: Run, planned: Mapping[str, Run]) -> list[PreTrainedModel]:
 
     Args:
         run: the merge.
-        planned: the parents without a record yet, by run id.
+        planned: the parents that have no record yet, by run id.
 
     Raises:
-        UserError: a base differs from the merge's own in a tensor's name or shape; its vocabulary may have fewer rows.
+        UserError: a parent's base differs from the merge's base in a tensor's name or shape; fewer rows of the
+            vocabulary are allowed.
     """
-    own, parents_bases = run.model.base(), []
+    merge_base, parents_bases = run.model.base(), []
     for record in parents_of(run):
         base = _base_of(run, record, planned)
-        if base is not own:
-            _check_architecture(run, own, record, base)
+        if base is not merge_base:
+            _check_architecture(run, merge_base, record, base)
         parents_bases.append(base)
     return parents_bases
 
@@ -140,25 +141,26 @@ def _base_of(run: Run, record: RunRecord, planned: Mapping[str, Run]) -> PreTrai
     return model.base()
 
 
-def _check_architecture(run: Run, own: PreTrainedModel, record: RunRecord, base: PreTrainedModel) -> None:
-    here, there = ({name: tuple(p.shape) for name, p in model.named_parameters()} for model in (own, base))
-    vocabulary = _vocabulary(base)
-    for name in dict.fromkeys([*here, *there]):
-        if not _fits(here.get(name), there.get(name), is_vocabulary=name in vocabulary):
+def _check_architecture(run: Run, merge_base: PreTrainedModel, record: RunRecord, parent_base: PreTrainedModel) -> None:
+    ours, parents = ({n: tuple(p.shape) for n, p in model.named_parameters()} for model in (merge_base, parent_base))
+    vocabulary = _vocabulary(parent_base)
+    for name in dict.fromkeys([*ours, *parents]):
+        if not _fits(ours.get(name), parents.get(name), is_vocabulary=name in vocabulary):
             raise UserError(
                 f"a merge needs parents of the architecture of its own model {run.model.name}, and {name} has the "
-                f"shape {here.get(name)} in it and {there.get(name)} in the model of run {record.id}"
+                f"shape {ours.get(name)} in it and {parents.get(name)} in the model of run {record.id}"
             )
 
 
-def _fits(here: tuple[int, ...] | None, there: tuple[int, ...] | None, *, is_vocabulary: bool) -> bool:
-    if here is None or there is None:
+def _fits(ours: tuple[int, ...] | None, parents: tuple[int, ...] | None, *, is_vocabulary: bool) -> bool:
+    if ours is None or parents is None:
         return False
-    return here == there or (is_vocabulary and here[1:] == there[1:] and here[0] > there[0])
+    return ours == parents or (is_vocabulary and ours[1:] == parents[1:] and ours[0] > parents[0])
 
 
 def _vocabulary(model: PreTrainedModel) -> set[str]:
     """Return the names of the tensors with one row for each token."""
-    own: Any = model
-    layers = [layer for layer in (own.get_input_embeddings(), own.get_output_embeddings()) if layer is not None]
+    untyped: Any = model
+    embeddings = (untyped.get_input_embeddings(), untyped.get_output_embeddings())
+    layers = [layer for layer in embeddings if layer is not None]
     return {name for name, parameter in model.named_parameters() if any(parameter is layer.weight for layer in layers)}

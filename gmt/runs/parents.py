@@ -17,7 +17,7 @@ def parents_of(run: Run) -> list[RunRecord]:
 
 
 def check_parents(run: Run) -> None:
-    """Raise UserError if a parent is not done or lacks the weights that the merge needs; one sentence for each."""
+    """Raise UserError with a sentence for each parent that is not done or lacks the weights that the merge needs."""
     if faults := [fault for record in parents_of(run) if (fault := fault_of(run, record, {})) is not None]:
         raise UserError(*faults)
 
@@ -28,7 +28,7 @@ def fault_of(run: Run, record: RunRecord, planned: Mapping[str, Run]) -> str | N
     Args:
         run: the merge.
         record: the parent's record.
-        planned: the runs that will be done before the merge, by id; they may be unfinished.
+        planned: runs that will be done before the merge, by id; a parent among them may be unfinished.
     """
     assert run.merge is not None
     needs, state = f"merge={run.merge.name} needs the weights of run {record.id}", record.state()
@@ -36,8 +36,8 @@ def fault_of(run: Run, record: RunRecord, planned: Mapping[str, Run]) -> str | N
     if state == "changed":
         return f"{needs}: {record.change()}"
     if state != "done" and parent is None:
-        there = f"which is not done ({state})" if record.exists() else "which isn't there"
-        return f"{needs}, {there}; {_remedy(run)}"
+        why = f"which is not done ({state})" if record.exists() else "which isn't there"
+        return f"{needs}, {why}; {_remedy(run)}"
     pending = parent if state != "done" else None
     fault = _fault_of_files(record) if pending is None else _fault_of_plan(pending)
     if fault is not None:
@@ -64,15 +64,15 @@ def _fault_of_files(record: RunRecord) -> str | None:
     if any((record.folder / "weights").glob("*.safetensors")):
         return None
     if (record.folder / "adapter").is_dir():
-        return f"which kept its adapter only: delete {record.folder} and run it anew with record.keep_weights=merged"
-    return f"which kept none: delete {record.folder} and run it anew with record.keep_weights=true"
+        return f"which saved its adapter only: delete {record.folder} and run it anew with record.keep_weights=merged"
+    return f"which saved none: delete {record.folder} and run it anew with record.keep_weights=true"
 
 
 def _fault_of_plan(parent: Run) -> str | None:
     if not parent.record_settings.keep_weights:
-        return "which must be kept: record.keep_weights must be true, got false"
+        return "which must save them: record.keep_weights must be true, got false"
     if parent.merge is None and isinstance(parent.method, ReshapesModel) and not parent.record_settings.keeps_whole:
-        return f"of which method {parent.method.name} keeps the adapter only: record.keep_weights must be merged"
+        return f"whose method {parent.method.name} saves the adapter only: record.keep_weights must be merged"
     return None
 
 

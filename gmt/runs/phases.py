@@ -1,7 +1,7 @@
-"""A training in phases, each with an optimizer, a schedule and checkpoints of its own.
+"""A training in phases, each with its own optimizer, schedule and checkpoints.
 
-The folder of the checkpoints holds the facts of each phase that has ended, and the tensors that it hands on. So a
-training goes on in the phase in which it stopped.
+The folder of the checkpoints stores the facts of each finished phase and the tensors that it hands on, so that a
+training resumes in the phase in which it stopped.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ def train_in_phases(
     checkpoints: Path,
     train: Train,
 ) -> TrainFacts:
-    """Train phase after phase; every worker must call it.
+    """Train phase after phase; every worker must call this.
 
     Args:
-        method: begins each phase, and makes the tensors that it hands on.
-        model: the base's weights; trained in place.
-        base: makes the model as it was before any training.
-        checkpoints: a folder that all workers see.
+        method: begins each phase, and makes the tensors that the phase hands on.
+        model: the model with the base's weights; trained in place.
+        base: returns the model as it was before any training.
+        checkpoints: a folder that all workers can read.
         train: trains one phase.
 
     Returns:
@@ -52,11 +52,11 @@ def train_in_phases(
         if not agreed(_facts_file(checkpoints, number).exists()):
             phase = method.begin_phase(number, model, carried, base=base)
             check_protocol(f"phase {number} of the method", phase, Method)
-            of_phase = train(phase, _folder(checkpoints, number), sum(ended.num_steps for ended in facts))
+            phase_facts = train(phase, _folder(checkpoints, number), sum(ended.num_steps for ended in facts))
             if number == method.num_phases - 1:
-                return _together([*facts, of_phase])
+                return _combined([*facts, phase_facts])
             if index() == 0:
-                _keep(checkpoints, number, method.end_phase(number, model, carried, base=base), of_phase)
+                _store(checkpoints, number, method.end_phase(number, model, carried, base=base), phase_facts)
             meet()
         facts.append(_facts(checkpoints, number))
         carried.append(load_file(_tensors_file(checkpoints, number)))
@@ -64,7 +64,7 @@ def train_in_phases(
 
 
 def num_steps_done(method: Method, checkpoints: Path) -> int:
-    """Return the number of steps after which a training goes on."""
+    """Return the number of steps after which a training resumes."""
     steps = 0
     if isinstance(method, TrainsInPhases):
         for number in range(method.num_phases):
@@ -76,7 +76,7 @@ def num_steps_done(method: Method, checkpoints: Path) -> int:
     return steps + (int(resumed.name.rpartition("-")[2]) if resumed else 0)
 
 
-def _keep(checkpoints: Path, number: int, tensors: Mapping[str, Tensor], facts: TrainFacts) -> None:
+def _store(checkpoints: Path, number: int, tensors: Mapping[str, Tensor], facts: TrainFacts) -> None:
     """Write the tensors that a phase hands on, then its facts, which mark it as ended; remove its checkpoints."""
     checkpoints.mkdir(parents=True, exist_ok=True)
     whole = _tensors_file(checkpoints, number)
@@ -87,7 +87,7 @@ def _keep(checkpoints: Path, number: int, tensors: Mapping[str, Tensor], facts: 
     remove(_folder(checkpoints, number), checkpoints)
 
 
-def _together(facts: list[TrainFacts]) -> TrainFacts:
+def _combined(facts: list[TrainFacts]) -> TrainFacts:
     steps = [phase.num_steps for phase in facts]
 
     def mean(values: list[float]) -> float:
@@ -108,7 +108,7 @@ def _together(facts: list[TrainFacts]) -> TrainFacts:
         peak_memory_bytes=max(phase.peak_memory_bytes for phase in facts),
         optimizer_state_bytes=max(phase.optimizer_state_bytes or 0 for phase in facts) or None,
         num_trained=mean(trained) if len(trained) == len(facts) else None,
-        num_touched=max(touched) if len(touched) == len(facts) else None,  # the later phases train some of the same
+        num_touched=max(touched) if len(touched) == len(facts) else None,  # later phases touch some of the same entries
     )
 
 

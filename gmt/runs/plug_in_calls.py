@@ -1,4 +1,4 @@
-"""Calls into models and tasks before a run starts: what their classes raise becomes a sentence for the user."""
+"""Calls models and tasks before a run starts, and turns the errors of their classes into sentences for the user."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def train_examples(task: Task) -> Sequence[TrainExample]:
     """Return a task's training examples.
 
     Raises:
-        UserError: its class raises an error, or returns other than examples.
+        UserError: its class raises an error, or returns something else than examples.
     """
     with faults_of("task", task, "can't make its training examples"):
         examples = list(task.train_examples())
@@ -47,7 +47,7 @@ def suites_of(task: Task) -> Mapping[str, Mapping[str, Suite | Benchmark]]:
     """Return a task's suites and benchmarks, by part and name.
 
     Raises:
-        UserError: its class raises an error, or returns other than suites and benchmarks.
+        UserError: its class raises an error, or returns something else than suites and benchmarks.
     """
     with faults_of("task", task, "can't make its suites"):
         suites = task.suites()

@@ -1,4 +1,4 @@
-"""Everything of a run that can be found wrong before it starts: its tokenizer, examples and what it asks."""
+"""Loads and checks what a run needs besides the weights, before it starts: tokenizer, examples, suites."""
 
 from __future__ import annotations
 
@@ -33,48 +33,48 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """What training and evaluation need besides the model."""
+    """What training and evaluation need besides the model's weights."""
 
     reader: Reader
-    """Of the model, its tokenizer among it."""
+    """The tokenizer, with what the model can read."""
     examples: Dataset
-    """Rows of tokens; a row may hold several examples where train.packing is on.
+    """Rows of tokens; with train.packing a row may hold several examples.
 
-    Of a run with a selection: every example that fits, a row each; once the selection is made (`only`), those chosen.
+    For a run with a selection, first every example that fits, one in a row; after `only_chosen`, the chosen examples.
     """
     num_examples: int
     num_dropped: int
-    """Examples that are longer than train.max_length."""
+    """The number of examples that are longer than train.max_length."""
     num_left_over: int
-    """Preferences that fill no optimizer step."""
+    """The number of preferences that are left out, since they fill no whole optimizer step."""
     suites: Mapping[str, Mapping[str, Suite | Benchmark]]
     used_files: Mapping[str, UsedFiles]
-    """Of the task, as they were read."""
+    """The files of the task, as they were read."""
     chosen: Sequence[int] | None = None
-    """Of a selection, once it is made: the indices of the chosen examples among those that fit, ascending."""
+    """The indices of the chosen examples among those that fit, ascending; None before a selection has chosen."""
     num_not_selected: int | None = None
-    """Likewise: the number of examples that fit and were not chosen."""
+    """The number of examples that fit and were not chosen; None before a selection has chosen."""
     nums_to_choose: dict[str, int | None] = field(default_factory=dict)
-    """The number of examples that a selection will choose, by the selection."""
-    of_base: dict[Path, Evaluated] = field(default_factory=dict)
-    """What the base came to, once a run of this process has asked, by the folder where it is kept.
+    """The number of examples that a selection will choose, by the selection's repr."""
+    base_evaluations: dict[Path, Evaluated] = field(default_factory=dict)
+    """The evaluations of the base in this process, by the folder that stores them.
 
-    The record's folder of the base has it for other processes; this spares the model that asking there needs.
+    Other processes read them from that folder; this cache spares loading the model, which reading there needs.
     """
 
     def for_method(self, method: Method) -> Prepared:
-        """Return the same for a model with a method's parts in it, which may take tokens of its context."""
+        """Return the same with the context that a method's parts leave, since they may take tokens of it."""
         return replace(self, reader=_with_less_context(self.reader, _num_taken(method)))
 
 
 def prepare(run: Run) -> Prepared:
-    """Makes or loads examples and suites; runs of one process that share them make them once.
+    """Return a run's tokenizer, examples and suites; runs of one process with the same ones load them once.
 
     Raises:
-        UserError: the model is no causal LM; no training example fits; the selection chooses fewer examples than an
-            optimizer step takes; an evaluation can't be asked; the settings of model and task, which a run id covers so
-            that they can't be masked, hold a secret; the method reads source prompts and the task has none that
-            the run is not evaluated on; or the optimizer's package is not installed.
+        UserError: the model is not a causal LM; no training example fits; the selection chooses fewer examples than an
+            optimizer step takes; an evaluation can't be asked; the settings of model or task hold a secret, which
+            can't be masked since the run id covers it; the method reads source prompts and the task has none beyond
+            those that the run is evaluated on; or the optimizer's package is not installed.
     """
     check_installed(run.train.optimizer)
     prepared = _prepare(_Key(run))
@@ -85,8 +85,8 @@ def prepare(run: Run) -> Prepared:
     return prepared
 
 
-def only(prepared: Prepared, indices: Sequence[int], train: TrainSettings) -> Prepared:
-    """Return a run with its chosen examples alone, in rows as its training goes over them.
+def only_chosen(prepared: Prepared, indices: Sequence[int], train: TrainSettings) -> Prepared:
+    """Return a prepared run with its chosen examples alone, in the rows that its training reads.
 
     Args:
         prepared: the run with every example that fits.
@@ -132,12 +132,12 @@ def check_number(number: int, num_examples: int, train: TrainSettings) -> None:
 
 
 class _Key:
-    """Model, task and what of training decides the examples, by value: settings with mappings have no hash."""
+    """The model, the task and the training settings that decide the examples; compares by value, as the cache needs."""
 
     def __init__(self, run: Run):
         self.model, self.task, self.train = run.model, run.task, run.train
         self.num_taken = _num_taken(run.method)
-        self.has_selection = run.selection is not None  # then `only` makes the rows, of the chosen examples
+        self.has_selection = run.selection is not None  # then `only_chosen` makes the rows, from the chosen examples
         per_step = _per_step(run.train) if run.train.paradigm == "dpo" else None
         rows = (False, None) if self.has_selection else (run.train.packing, per_step)
         shape = (run.train.max_length, _is_alone(run.train), *rows, self.num_taken)
@@ -164,8 +164,8 @@ def _prepare(key: _Key) -> Prepared:
         is_chat=key.task.chat_template is not None,
     )
     shorter = _with_less_context(reader, key.num_taken)
-    alone = _less(context_alone(config), key.num_taken)
-    training, suites = together(lambda: _training(key, shorter, alone), lambda: _suites(key.task, shorter))
+    context_of_one = _remaining(context_alone(config), key.num_taken)
+    training, suites = together(lambda: _training(key, shorter, context_of_one), lambda: _suites(key.task, shorter))
     examples = Dataset.from_list(list(training.examples))
     rows, num_left_over = (examples, 0) if key.has_selection else _rows(examples, key.train)
     return Prepared(
@@ -180,30 +180,30 @@ def _prepare(key: _Key) -> Prepared:
 
 
 def _rows(examples: Dataset, train: TrainSettings) -> tuple[Dataset, int]:
-    """Return the rows that a training goes over, and the number of preferences that fill no optimizer step."""
+    """Return the rows that a training reads, and the number of preferences that fill no whole optimizer step."""
     if train.paradigm == "dpo":
         whole = _in_whole_steps(len(examples), train)
         return examples.select(range(whole)), len(examples) - whole
     if train.packing:
-        from gmt.training.packing import packed  # TRL takes seconds, and a sweep's driver comes here too
+        from gmt.training.packing import packed  # importing TRL takes seconds, and a sweep's driver calls this too
 
         return packed(examples, train.max_length), 0
     return examples, 0
 
 
-def _training(key: _Key, reader: Reader, alone: int | None) -> TokenizedExamples:
-    """The training examples, once they are checked; `alone` is the context of an example without others beside it."""
+def _training(key: _Key, reader: Reader, context_of_one: int | None) -> TokenizedExamples:
+    """Return the training examples, checked; `context_of_one` is the context for an example alone in its batch."""
     training = tokenize(reader.tokenizer, train_examples(key.task), max_length=key.train.max_length)
-    context = alone if _is_alone(key.train) else reader.context
+    context = context_of_one if _is_alone(key.train) else reader.context
     if context is not None and training.longest > context:
         why = f"the context of model {key.model.name}"
         if key.num_taken:
             why += f" less the {key.num_taken} tokens that the method puts before each text"
-        if context != alone:
+        if context != context_of_one:
             why = (
                 f"the original context of model {key.model.name}, since with LongRoPE a longer example changes the "
                 f"positions of the others in its batch (train.paradigm=sft with train.micro_batch_size=1 and without "
-                f"packing takes up to {alone})"
+                f"packing takes up to {context_of_one})"
             )
         raise UserError(
             f"train.max_length must be at most {context}, {why}, got {key.train.max_length}: an example has "
@@ -214,23 +214,26 @@ def _training(key: _Key, reader: Reader, alone: int | None) -> TokenizedExamples
 
 
 def _check_vocabulary(reader: Reader, examples: Sequence[Tokens]) -> None:
-    taught = (max(ids, default=0) for each in examples for name, ids in each.items() if name != "labels")  # type: ignore[call-overload]
-    tokens = {"an example's token": taught, "its pad token": [reader.tokenizer.pad_token_id]}
-    for what, ids in {**tokens, "its end-of-sequence token": [reader.tokenizer.eos_token_id]}.items():
-        check_tokens(what, ids, reader.num_embeddings)
+    largest = (max(ids, default=0) for row in examples for name, ids in row.items() if name != "labels")  # type: ignore[call-overload]
+    tokens = {"an example's token": largest, "its pad token": [reader.tokenizer.pad_token_id]}
+    for subject, ids in {**tokens, "its end-of-sequence token": [reader.tokenizer.eos_token_id]}.items():
+        check_tokens(subject, ids, reader.num_embeddings)
 
 
 def _suites(task: Task, reader: Reader) -> Mapping[str, Mapping[str, Suite | Benchmark]]:
-    """What is evaluated, once it is checked."""
+    """Return the task's suites and benchmarks, checked."""
     suites = suites_of(task)
     faults: list[str] = []
     for part, named in suites.items():
-        check_names(f"task.{part}", named)  # a task plug-in's may be its own
-        of_part = reader.for_part(named)
-        for name, each in named.items():
+        check_names(f"task.{part}", named)  # a plug-in task makes names that no config holds
+        part_reader = reader.for_part(named)
+        for name, evaluation in named.items():
             try:
                 with within(f"task.{part}.{name}"):
-                    check_suite(each, reader) if isinstance(each, Suite) else each.check(of_part)
+                    if isinstance(evaluation, Suite):
+                        check_suite(evaluation, reader)
+                    else:
+                        evaluation.check(part_reader)
             except UserError as error:
                 faults += error.sentences
     if faults:
@@ -239,7 +242,7 @@ def _suites(task: Task, reader: Reader) -> Mapping[str, Mapping[str, Suite | Ben
 
 
 def _in_whole_steps(number: int, train: TrainSettings) -> int:
-    """How many fill optimizer steps: DPO's loss is a mean over examples, so a step of fewer would weigh them more."""
+    """Return how many preferences fill whole steps; DPO's loss is a mean, so a smaller step would weigh them more."""
     whole = number - number % _per_step(train)
     if not whole:
         raise UserError(
@@ -253,17 +256,17 @@ def _num_taken(method: Method) -> int:
     return method.num_tokens if isinstance(method, UsesContext) else 0
 
 
-def _less(context: int | None, num_taken: int) -> int | None:
+def _remaining(context: int | None, num_taken: int) -> int | None:
     return None if context is None else context - num_taken
 
 
 def _with_less_context(reader: Reader, num_taken: int) -> Reader:
-    """Return a model's reader for a model of whose context a method's parts take `num_taken` tokens."""
-    return replace(reader, context=_less(reader.context, num_taken))
+    """Return the reader of a model whose context is shorter by the `num_taken` tokens of a method's parts."""
+    return replace(reader, context=_remaining(reader.context, num_taken))
 
 
 def _is_alone(train: TrainSettings) -> bool:
-    """Whether each example has a batch of its own."""
+    """Return whether each example is alone in its batch."""
     return train.paradigm == "sft" and train.micro_batch_size == 1 and not train.packing
 
 

@@ -1,4 +1,4 @@
-"""A run's failure in its record, and in a sentence."""
+"""Writes a run's failure into its record, and words it for the user."""
 
 import logging
 import traceback
@@ -8,15 +8,15 @@ from gmt.records.record import RunRecord, State
 from gmt.runs.failures import RETRIES
 
 
-def failure_in_words(what: str, error: Exception, run_id: str) -> str:
-    """Return a sentence that names a failure's type, says what it says, and where its traceback is shown."""
-    return f"{what}: {type(error).__name__}: {error}; `gmt show {run_id}` shows where"
+def failure_in_words(event: str, error: Exception, run_id: str) -> str:
+    """Return a sentence with the event, the error's type and message, and the command that shows the traceback."""
+    return f"{event}: {type(error).__name__}: {error}; `gmt show {run_id}` shows where"
 
 
 def record_failure(record: RunRecord, error: Exception, kind: str) -> None:
-    """Write a failure and its traceback into the record, within the handler of the error.
+    """Write a failure and its traceback into the record; must be called while the error is being handled.
 
-    A failure that may pass leaves the run to be gone on with; a full disk leaves no trace but the raised error.
+    After a failure of a kind that is retried, the run can be resumed. If the disk is full, only the log has it.
 
     Args:
         record: the run's record.

@@ -1,4 +1,4 @@
-"""The context that every stage of a run reads."""
+"""The values that every stage of a run reads."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class RunContext:
         prepared: the run's examples, suites and reader.
         control: learns of progress, and says whether to go on.
         device: `cpu` or `cuda`.
-        sources: the files that the run is made of.
+        sources: the files of model and task, see gmt.runs.sources.
     """
 
     run: Run
@@ -34,7 +34,7 @@ class RunContext:
     sources: Sources
 
     def model(self) -> PreTrainedModel:
-        """Load the run's model onto the device."""
+        """Return the run's model, newly loaded onto the device."""
         return to_device(self.run.model.load_model(), self.device)
 
 

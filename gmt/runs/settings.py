@@ -1,4 +1,4 @@
-"""The settings of a run that are no science: they never enter the run id. Imports no torch."""
+"""Run settings that do not affect results and are not part of the run id. Imports no torch."""
 
 import errno
 import os
@@ -18,10 +18,10 @@ SHARDINGS = ("none", "fsdp")
 
 
 def _try_to_write(folder: Path) -> None:
-    """Make a folder in another and remove it; root's rights do not tell, in /proc or on another machine's disk.
+    """Make a folder in another folder and remove it; os.access alone misleads for root, /proc and network disks.
 
     Raises:
-        OSError: no folder can be made there. A disk that is full or fails raises nothing: a run meets it in time.
+        OSError: no folder can be made there. A full or failing disk raises nothing here; the run itself will fail.
     """
     if not os.access(folder, os.W_OK):
         raise PermissionError
@@ -37,15 +37,15 @@ class RecordSettings:
     """Where and how often a run is recorded.
 
     Args:
-        root: folder of everything that the project writes.
+        root: the folder for everything that this project writes.
         log_every: optimizer steps between logged metrics.
-        checkpoint_every: optimizer steps between checkpoints; what a kill costs at most.
-        evaluate_every: optimizer steps between evaluations of the target suites; 0 for none before the last step.
-        evaluate_source: whether these evaluations ask the source suites too.
-        keep_weights: which final weights the record keeps, as safetensors: none (false); the whole weights, or, of a
-            method with parts of its own, these parts alone (true); the whole weights, and such parts too (`merged`),
-            which merges need.
-        trust_others: whether a run goes on from checkpoints, and believes scores, that others could have written.
+        checkpoint_every: optimizer steps between checkpoints; a kill loses at most so many steps.
+        evaluate_every: optimizer steps between evaluations of the target suites; 0 evaluates after the last step only.
+        evaluate_source: whether evaluations before the last step ask the source suites too.
+        keep_weights: which final weights the record saves, as safetensors: false: none; true: the whole weights, or
+            only the added parts of a method that adds parts to the model; `merged`: the added parts and the whole
+            weights, which merges need.
+        trust_others: whether a run resumes from checkpoints, and reads scores, that another user could have written.
     """
 
     root: str
@@ -69,15 +69,15 @@ class RecordSettings:
             if not nearest.is_dir():
                 raise NotADirectoryError
             _try_to_write(nearest)
-        except OSError as error:  # also a name that is too long, or no right to look
+        except OSError as error:  # also a name that is too long, or a folder that may not be read
             why = f": {error.strerror}" if error.strerror else ""
             if machine_fault(error) is not None and error.errno != errno.EROFS:
-                raise MachineFault(f"record.root={self.root!r} can't be looked at now{why}") from error
+                raise MachineFault(f"record.root={self.root!r} can't be read now{why}") from error
             raise UserError(f"record.root must be a folder that can be written, got {self.root!r}{why}") from error
 
     @property
     def keeps_whole(self) -> bool:
-        """Whether the record keeps whole weights of every method, also of one with parts of its own."""
+        """Whether the record saves whole weights for every method, also for one that adds parts to the model."""
         return self.keep_weights == MERGED
 
     @cached_property
@@ -91,7 +91,7 @@ class RecordSettings:
         return settings.path("record.root", self.root) / "studies"
 
     def close_to_others(self) -> None:
-        """Make the folder of the run records; from now on nobody else may write what this process makes.
+        """Make the folder of the run records, and make files of this process unwritable for others from now on.
 
         Raises:
             UserError: others can write there already.
@@ -106,7 +106,7 @@ class RecordSettings:
         """Refuse a file or folder below `root` before it is loaded, if another user could have written it.
 
         Raises:
-            UserError: it names the file, and its owner or mode.
+            UserError: another user could have written it; the sentence names the file, and its owner or mode.
         """
         if not self.trust_others:
             self._refuse(ownership.foreign(path, self.runs.parent))
@@ -115,8 +115,8 @@ class RecordSettings:
         if fault is not None:
             raise UserError(
                 f"record.root must hold only what nobody but you and root can write, since runs load files from it, "
-                f"but {fault}; `chmod -R go-w` or chown what is yours, delete what is not, take a folder of your own, "
-                "or set record.trust_others=true (docs/records.md)"
+                f"but {fault}; `chmod -R go-w` or chown files that are yours, delete the others, take a folder of your "
+                "own, or set record.trust_others=true (docs/records.md)"
             )
 
 
@@ -125,15 +125,15 @@ class ResourceSettings:
     """What one run may use.
 
     Args:
-        device: `cpu`, `cuda`, or `auto`, which `gpus` decides.
-        cpus: threads of a run, and what a launcher reserves for it.
-        gpus: what a worker takes of a GPU: 0 computes on the CPU, a fraction lets several runs share one, and `auto`
-            is 1 where there are GPUs, else 0.
+        device: `cpu`, `cuda`, or `auto`: `cuda` if `gpus` is above 0, `cpu` otherwise.
+        cpus: threads of a worker, and the cores that a launcher reserves for it.
+        gpus: GPUs of a worker: 0 computes on the CPU, a fraction lets several runs share a GPU, `auto` is 1 where there
+            are GPUs and 0 elsewhere.
         workers: processes that train the run together, each with the cpus and gpus above.
-        sharding: `none`: each worker holds the whole model (DDP); `fsdp`: each holds its shards (FSDP2).
+        sharding: `none`: each worker holds the whole model (DDP); `fsdp`: each worker holds shards of it (FSDP2).
         memory_gb: main memory that a launcher reserves for a run, in 10^9 bytes; null reserves none.
-        stall_limit_s: seconds without progress after which a launcher's worker is ended and the run begun again from
-            its checkpoint; null waits for ever.
+        stall_limit_s: seconds without progress after which a launcher ends a worker and resumes the run from its
+            checkpoint; null waits for ever.
     """
 
     device: str
@@ -171,8 +171,8 @@ class ResourceSettings:
                 f"resources.gpus must be auto or {fits} for resources.device={self.device}, got {self.gpus}"
             )
 
-    def num_gpus(self, there: float) -> float:
-        """Return what a worker takes of the GPUs where the run will be; `there` is their number."""
+    def num_gpus(self, num_available: float) -> float:
+        """Return the GPUs of a worker, as a number, on a machine with `num_available` GPUs."""
         if self.gpus != AUTO:
             return float(self.gpus)
-        return float(self.device == "cuda" or (self.device == AUTO and there > 0))
+        return float(self.device == "cuda" or (self.device == AUTO and num_available > 0))

@@ -1,4 +1,4 @@
-"""The files that a run was made of, and where they come from."""
+"""The files of a run's model and task, and where they come from."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ Sources = Mapping[str, Mapping[str, Any]]
 
 
 def sources_of(run: Run, prepared: Prepared) -> Sources:
-    """Return commit and SHA-256 of all files that model and task are made of, e.g. by `model.files` and `task.data`.
+    """Return commit and SHA-256 of all files of model and task, by names such as `model.files` and `task.data`.
 
     Raises:
-        UserError: a file of the hub's cache is not what it was downloaded as.
+        UserError: a file in the hub's cache has changed since it was downloaded.
     """
     model = run.model.used_files() if isinstance(run.model, KnowsItsFiles) else {}
     used = {f"model.{word}": files for word, files in model.items()}
@@ -27,8 +27,8 @@ def sources_of(run: Run, prepared: Prepared) -> Sources:
 
 
 def of_hub(sources: Sources) -> dict[str, str]:
-    """Return what the run id does not hold, in a few words each: commits and files of the hub.
+    """Return the commits and files of the hub, in a few words each; the run id does not cover their content.
 
-    A branch may move, and files of a shared cache may be changed; the content of local files is in the run id.
+    A branch may move, and files of a shared cache may change. The run id covers the content of local files.
     """
     return {name: in_words(source) for name, source in sources.items() if source["commit"] is not None}

@@ -1,7 +1,7 @@
 """The stages of a run: evaluate the base, choose examples, make weights, evaluate the weights.
 
-Each stage is a function of the run's context and of what earlier stages returned. What an earlier attempt has finished
-is read from the record.
+Each stage is a function of the run's context and of the results of earlier stages. Results of an earlier attempt are
+read from the record.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class _Before:
 
 
 def do_stages(context: RunContext) -> Result:
-    """Do the stages of a run that are left to do; its record then holds all but the result.
+    """Execute the remaining stages of a run; its record then has everything except the result.
 
     Returns:
         The result, without the seconds that the run took.
@@ -46,18 +46,18 @@ def do_stages(context: RunContext) -> Result:
 
 
 def _evaluate_base(context: RunContext) -> _Before:
-    """Return the base's scores and metrics; the runs of a process share them where they would be the same."""
+    """Return the base's scores and metrics; runs of a process for which they would be the same share them."""
     run, record = context.run, context.record
     if (record.folder / "before.json").exists():
         stored = record.read("before.json")
         return _Before(scores=stored["scores"], metrics=stored["metrics"])
-    of_base, folder = context.prepared.of_base, folder_of_base(run, context.sources, context.device)
-    if folder not in of_base:
+    evaluations, folder = context.prepared.base_evaluations, folder_of_base(run, context.sources, context.device)
+    if folder not in evaluations:
         model = context.model()
-        if run.merge is None:  # now, and not after hours of evaluation
+        if run.merge is None:  # a fault must show now, and not after hours of evaluation
             check_steps(model, context.prepared.reader.tokenizer, context.prepared.examples, run.train)
-        of_base[folder] = evaluate(run, context.prepared, model, folder, context.control)
-    evaluated = of_base[folder]
+        evaluations[folder] = evaluate(run, context.prepared, model, folder, context.control)
+    evaluated = evaluations[folder]
     evaluated.keep(record, "before")
     record.keep_metrics_until(-1)
     record.append_metrics(0, evaluated.metrics)

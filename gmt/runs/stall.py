@@ -1,4 +1,4 @@
-"""Ends a process whose run makes no progress: a hang must not hold a machine for ever."""
+"""Ends a process whose run makes no progress, so that a hang does not block a machine for ever."""
 
 import faulthandler
 import time
@@ -15,17 +15,17 @@ _ARM_EVERY_S = 1.0
 
 @contextmanager
 def no_longer_than(limit_s: float | None, folder: Path, file_name: str = FILE) -> Iterator[Callable[[], None]]:
-    """Ends this process when nothing happened for too long; where it hung is written below `folder`.
+    """End this process after too long without progress, and write its stack traces below `folder`.
 
-    faulthandler watches from a thread of its own that needs no GIL, so that a hang inside C code is found too.
+    faulthandler watches from a thread that needs no GIL, so a hang inside C code is found too.
 
     Args:
         limit_s: seconds without progress; None watches nothing.
-        folder: of the run's record.
-        file_name: the name of the file that shows where the process hung.
+        folder: the folder of the run's record.
+        file_name: the name of the file for the stack traces.
 
     Yields:
-        To be called at each progress.
+        A function to call whenever the run makes progress.
     """
     if limit_s is None:
         yield lambda: None

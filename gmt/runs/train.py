@@ -1,4 +1,4 @@
-"""The training of a run, as each of its workers calls it: they must train alike."""
+"""The training of a run, as each of its workers calls it; all workers must pass the same arguments."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -24,12 +24,12 @@ from gmt.training.train import train
 
 
 def reshaped(run: Run, prepared: Prepared, model: PreTrainedModel, device: str) -> Reshaping:
-    """Put the parts of a run's method into its model, in place; each worker must come to the same.
+    """Put the parts of a run's method into its model, in place; the result must be the same in each worker.
 
     Args:
-        run: what is done, the same in each worker.
-        prepared: of the run.
-        model: its base, on the CPU; left on the device where the method looks at examples.
+        run: the run, the same in each worker.
+        prepared: the run's examples and tokenizer.
+        model: the run's base, on the CPU; a method that reads examples moves it to the device and leaves it there.
         device: `cpu` or `cuda`.
 
     Raises:
@@ -40,7 +40,7 @@ def reshaped(run: Run, prepared: Prepared, model: PreTrainedModel, device: str) 
 
 
 def source_prompts(prepared: Prepared, device: str) -> Iterator[dict[str, Tensor]]:
-    """Give other prompts of a run's source suites, each a batch of its own, as the evaluation gives it to the model."""
+    """Yield source prompts that the run is not evaluated on, one in a batch, in the evaluation's prompt format."""
     for prompts in calibration_prompts(prepared.suites).values():
         for prompt in prompts:
             yield {"input_ids": torch.tensor([token_ids(prepared.reader, prompt)], device=device)}
@@ -58,27 +58,28 @@ def train_run(
     evaluate: Callable[[int], float],
     on_metrics: OnMetrics,
 ) -> TrainFacts:
-    """Trains the model of a run in place; see `gmt.training.train.train`.
+    """Train the model of a run in place; see `gmt.training.train.train`.
 
     Args:
-        run: what is done, the same in each worker.
-        prepared: of the run.
-        model: its base, reshaped.
-        reshaping: of the model.
-        settings: the run's, or the same with smaller micro-batches.
+        run: the run, the same in each worker.
+        prepared: the run's examples and tokenizer.
+        model: the run's base, reshaped.
+        reshaping: the parts that the method has put into the model.
+        settings: the run's train group, perhaps with smaller micro-batches.
         device: `cpu` or `cuda`.
-        control: who stands outside; nobody does for the other workers.
-        evaluate: called with the step at each intermediate evaluation, in each worker, for the target score in [0, 1].
+        control: learns of progress and may demand a stop; workers other than the first pass one that does nothing.
+        evaluate: called with the step at each intermediate evaluation, in each worker; returns the target score in
+            [0, 1].
         on_metrics: called with the step and its metrics.
 
     Raises:
-        UserError: another user could have written a checkpoint; and as `train` does.
+        UserError: another user could have written a checkpoint; or as `train`.
     """
-    run.record_settings.refuse_foreign(run.record.checkpoints)  # FSDP's hold a pickle
+    run.record_settings.refuse_foreign(run.record.checkpoints)  # checkpoints of FSDP hold a pickle
 
-    def one(method: Method, checkpoints: Path, steps_before: int) -> TrainFacts:
+    def train_phase(method: Method, checkpoints: Path, steps_before: int) -> TrainFacts:
         go_on = replace(control, go_on=lambda step, score: control.go_on(steps_before + step, score))
-        on_the_way = ControlCallback(
+        control_callback = ControlCallback(
             go_on, lambda step: evaluate(steps_before + step), run.record_settings.evaluate_every
         )
         return train(
@@ -101,9 +102,9 @@ def train_run(
                 log_every=run.record_settings.log_every,
             ),
             on_metrics=lambda step, metrics: on_metrics(steps_before + step, metrics),
-            control=on_the_way,
+            control=control_callback,
         )
 
     if isinstance(run.method, TrainsInPhases):
-        return train_in_phases(run.method, model, run.model.load_model, run.record.checkpoints, one)
-    return one(run.method, run.record.checkpoints, 0)
+        return train_in_phases(run.method, model, run.model.load_model, run.record.checkpoints, train_phase)
+    return train_phase(run.method, run.record.checkpoints, 0)

@@ -1,4 +1,4 @@
-"""The stage of a run that trains its weights."""
+"""The stage of a run that trains."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from gmt.training.workers import agreed, num_workers
 
 
 def train_weights(context: RunContext) -> MadeWeights:
-    """Train with the largest micro-batches that the GPU's memory holds, of the same examples in each step.
+    """Train with the largest micro-batches that fit into the GPU's memory; the examples of each step stay the same.
 
     Raises:
         torch.OutOfMemoryError: no micro-batch fits, or smaller ones would change what the method trains.
@@ -39,15 +39,15 @@ def train_weights(context: RunContext) -> MadeWeights:
             return _train_once(context, settings)
         except torch.OutOfMemoryError as error:
             refuse_smaller_micro_batches(context.run.method, settings, error)
-            if settings.micro_batch_size == 1 or num_workers() > 1:  # the others may have room, and wait
+            if settings.micro_batch_size == 1 or num_workers() > 1:  # the other workers may have room, and wait
                 raise
             settings = settings.with_smaller_micro_batches()
             record.set_status("running", micro_batch_size=settings.micro_batch_size)
-        give_back()  # the failed attempt's tensors hung on its traceback
+        give_back()  # only now, since the traceback held the failed attempt's tensors
 
 
 def refuse_smaller_micro_batches(method: Method, settings: TrainSettings, error: torch.OutOfMemoryError) -> None:
-    """Refuse smaller micro-batches for a method that reads their gradients: it would train others under the same id.
+    """Refuse smaller micro-batches for a method that chooses entries by their gradients, since the result would differ.
 
     Raises:
         torch.OutOfMemoryError: the method reads micro-batches; the error says what to do.
@@ -67,7 +67,7 @@ def _train_once(context: RunContext, settings: TrainSettings) -> MadeWeights:
     reshaping = reshaped(run, context.prepared, model, device)
     to_device(model, device)
     record.keep_metrics_until(num_steps_done(run.method, record.checkpoints))
-    agreed((device, settings, context.prepared.chosen))  # the other workers wait for it (gmt/runs/workers.py)
+    agreed((device, settings, context.prepared.chosen))  # starts the other workers, which wait (gmt/runs/workers.py)
     facts = train_run(
         run,
         context.prepared,
@@ -83,10 +83,10 @@ def _train_once(context: RunContext, settings: TrainSettings) -> MadeWeights:
         reshaping.save(record.folder / "adapter")
     reshaping.finish()
     whole = _whole(run, model, device)
-    delta = delta_of(reshaping.base_parameters(whole), run.model.base())  # now, since the evaluation takes long
+    delta = delta_of(reshaping.base_parameters(whole), run.model.base())  # before the evaluation, which takes long
 
     def save(folder: Path) -> None:
-        if not reshaping.has_parts or run.record_settings.keeps_whole:  # else the adapter is enough, and is saved
+        if not reshaping.has_parts or run.record_settings.keeps_whole:  # else the adapter, saved above, is enough
             save_whole(whole, context.prepared.reader.tokenizer, folder)
 
     return MadeWeights(
@@ -100,21 +100,21 @@ def _train_once(context: RunContext, settings: TrainSettings) -> MadeWeights:
 
 
 def _target_score(context: RunContext, model: PreTrainedModel, step: int) -> float:
-    """Return the target score of a model in training, and log all that its record asks for on the way.
+    """Return the target score of a model during training, and log the scores of all evaluated parts.
 
-    Each worker must call it where the weights are in shards.
+    Each worker must call this if the weights are in shards.
     """
     whole = _whole(context.run, model, context.device)
     prepared = context.prepared.for_method(context.run.method)
     folder = context.record.folder / "evaluation" / f"step-{step}-{weights_sha256(dict(whole.named_parameters()))[:16]}"
-    # ended halfway it would be missing: there is no checkpoint of this step yet
-    to_its_end = dataclasses.replace(context.control, should_stop=lambda: False)
+    # A stop halfway would lose this evaluation, since this step has no checkpoint yet.
+    without_stop = dataclasses.replace(context.control, should_stop=lambda: False)
     parts = PARTS if context.run.record_settings.evaluate_source else ("target",)
-    found = evaluate(context.run, prepared, whole, folder, to_its_end, parts=parts)
-    context.record.append_metrics(step, found.metrics)
-    return found.scores["target"]["mean"]
+    evaluated = evaluate(context.run, prepared, whole, folder, without_stop, parts=parts)
+    context.record.append_metrics(step, evaluated.metrics)
+    return evaluated.scores["target"]["mean"]
 
 
 def _whole(run: Run, model: PreTrainedModel, device: str) -> PreTrainedModel:
-    """The model itself, or, of shards, a copy with the weights of all workers, each of which must gather."""
+    """Return the model; if it is in shards, a copy with the weights of all workers, each of which must call this."""
     return to_device(gather(model, run.model.load_model), device)

@@ -1,4 +1,4 @@
-"""The questions by which a merge chooses among its parents."""
+"""Makes and checks the questions by which a merge chooses among its parents."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SETTING = "merge.validation"
 
 
 def validation_suites(validation: Any, prepared: Prepared) -> Mapping[str, Suite | Benchmark]:
-    """Make and check the suites and benchmarks of a merge.
+    """Return the validation suites and benchmarks of a merge, checked.
 
     Raises:
         UserError: the model can't be asked a question, or the target asks it too.

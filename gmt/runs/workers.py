@@ -1,4 +1,4 @@
-"""One run in several processes: the first does the run as ever, the others train along."""
+"""Executes one run in several processes: the first executes all stages, the others only take part in its trainings."""
 
 import os
 from collections.abc import Sequence
@@ -8,12 +8,12 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from gmt.errors import Interrupted, RunFailed, StoppedEarly
-from gmt.runs.attempt import seen
+from gmt.runs.attempt import existence_check
 from gmt.runs.build import Run
 from gmt.runs.execute import execute
 from gmt.runs.failures import kind_of
 from gmt.runs.hermetic import take_out
-from gmt.runs.prepare import Prepared, only, prepare
+from gmt.runs.prepare import Prepared, only_chosen, prepare
 from gmt.runs.recorded_failure import failure_in_words, record_failure
 from gmt.runs.stall import no_longer_than
 from gmt.runs.train import reshaped, train_run
@@ -24,27 +24,27 @@ from gmt.training.workers import agreed, index
 
 
 def execute_on_worker(run: Run, stop: Path) -> None:
-    """Does this worker's part of a run; each process of an initialised process group must call it.
+    """Execute this worker's part of a run; each process of an initialised process group must call this.
 
-    A worker that raises leaves the others waiting: whoever started them must then end them, as Ray Train does.
+    If a worker raises, the other workers wait without end: the launcher must then end them, as Ray Train does.
 
     Args:
-        run: the same on each.
-        stop: the run ends after its next step once this file exists.
+        run: the run, the same in each worker.
+        stop: a file; once it exists, the run ends after its next step.
 
     Raises:
-        UserError: what was asked can't be done; nothing was started.
-        RecordBusy: another process is at work on it.
-        Interrupted: the stop file was there; what there was is kept.
-        RunFailed: it broke here; the record holds the traceback.
+        UserError: a setting is wrong; nothing was started.
+        RecordBusy: another process is working on the run.
+        Interrupted: the stop file existed; the run can be resumed from its record.
+        RunFailed: the run failed on this worker; the record holds the traceback.
     """
     take_out(in_group=True)
     os.environ.setdefault("OMP_NUM_THREADS", str(run.resources.cpus))  # or accelerate would choose, with a warning
     if index() == 0:
         run.record.folder.mkdir(parents=True, exist_ok=True)
         with no_longer_than(run.resources.stall_limit_s, run.record.folder) as on_progress:
-            execute(run, Control(should_stop=seen(stop), on_progress=on_progress))
-        agreed(None)  # no more training
+            execute(run, Control(should_stop=existence_check(stop), on_progress=on_progress))
+        agreed(None)  # tells the other workers that no training follows
         return
     try:
         _train_along(run)
@@ -52,7 +52,7 @@ def execute_on_worker(run: Run, stop: Path) -> None:
         raise
     except Exception as error:  # the run's boundary, as in execute
         kind = kind_of(error)
-        if run.record.state() == "running":  # else the first worker knows the cause, or is gone
+        if run.record.state() == "running":  # else the first worker has recorded a cause, or has died
             record_failure(run.record, error, kind)
         raise RunFailed(failure_in_words(f"run {run.id} failed on worker {index()}", error, run.id), kind) from error
 
@@ -62,13 +62,13 @@ def _train_along(run: Run) -> None:
     torch.set_num_threads(run.resources.cpus)
     torch.set_float32_matmul_precision("highest")
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    while (training := _next_training()) is not None:  # none comes where the run is done already
+    while (training := _next_training()) is not None:  # None at once if the run is done already
         device, settings, chosen = training
-        _train_once(run, prepared if chosen is None else only(prepared, chosen, run.train), device, settings)
+        _train_once(run, prepared if chosen is None else only_chosen(prepared, chosen, run.train), device, settings)
 
 
 _Training = tuple[str, TrainSettings, Sequence[int] | None]
-"""The device, the settings, and the chosen examples where not all are trained on."""
+"""The device, the settings, and the indices of the chosen examples; None for all examples."""
 
 
 def _next_training() -> _Training | None:

@@ -56,7 +56,7 @@ def launch_runs(
         if address is not None and any(run.resources.gpus == AUTO for run in runs):
             takes = "a run's worker takes one" if num_gpus else "runs compute on the CPU"
             say(f"the cluster's nodes have {num_gpus:g} GPUs now: {takes} (resources.gpus=auto)")
-        runs = [run.where(num_gpus) for run in runs]
+        runs = [run.with_gpus(num_gpus) for run in runs]
         jobs = [_job(run, stop, work) for run in runs]
         at_once = check_fits([(dict(worker), number) for worker, number in {_shape(run) for run in runs}])
         several = any(run.resources.workers > 1 for run in runs)

@@ -66,7 +66,7 @@ def run_on_workers(config: Mapping[str, Any], stop: Path) -> None:
     assert ray.is_initialized()
     logging.getLogger("ray.train").setLevel(logging.CRITICAL)
     os.environ |= {"RAY_CHDIR_TO_TRIAL_DIR": "0"} | _ASKS_ONCE  # 0: relative paths mean what they mean here
-    run = build(config).where(ray.cluster_resources().get("GPU", 0))
+    run = build(config).with_gpus(ray.cluster_resources().get("GPU", 0))
     gpus = run.resources.num_gpus(0)
     with tempfile.TemporaryDirectory(prefix="gmt-train-") as storage:
         trainer = TorchTrainer(

@@ -56,11 +56,11 @@ def test_it_reads_the_rows_that_its_parents_selection_chose(tmp_path: Path, monk
     parent = run_with(tmp_path, *model, "record.keep_weights=true")
     execute(parent)
     seen: list[int] = []
-    only = merge_gradients.only
+    only_chosen = merge_gradients.only_chosen
     monkeypatch.setattr(
         merge_gradients,
-        "only",
-        lambda prepared, indices, train: (seen.extend(indices), only(prepared, indices, train))[1],
+        "only_chosen",
+        lambda prepared, indices, train: (seen.extend(indices), only_chosen(prepared, indices, train))[1],
     )
     run = learnt(tmp_path, *model)
     rows = parent.record.read_lines("selection.jsonl")

@@ -246,9 +246,9 @@ def test_the_parent_must_be_done_and_have_its_weights(tmp_path: Path, model: lis
     done(parent, noise(1))
     weights = parent.record.folder / "weights"
     weights.rename(weights.with_name("away"))
-    refused(f"{needs}which kept none: delete .* run it anew with record.keep_weights=true")
+    refused(f"{needs}which saved none: delete .* run it anew with record.keep_weights=true")
     weights.with_name("adapter").mkdir()
-    refused(f"{needs}which kept its adapter only: delete .* record.keep_weights=merged")
+    refused(f"{needs}which saved its adapter only: delete .* record.keep_weights=merged")
     refused(
         "which isn't there; parents must name finished runs",
         run_with(tmp_path, "merge=wise_ft", f"parents=[a{'0' * 15}]"),

@@ -301,5 +301,5 @@ def test_a_disk_that_fails_below_record_root_is_no_mistake_in_it(
     monkeypatch.setattr("tempfile.mkdtemp", fails)
     RecordSettings(root=str(tmp_path), **settings)  # a run meets it, and tries again
     monkeypatch.setattr(Path, "exists", fails)
-    with pytest.raises(MachineFault, match=r"record\.root=.* can't be looked at now"):
+    with pytest.raises(MachineFault, match=r"record\.root=.* can't be read now"):
         RecordSettings(root=str(tmp_path), **settings)

@@ -60,10 +60,12 @@ def test_a_task_without_other_source_prompts_is_refused(monkeypatch: pytest.Monk
     prepared_with(benchmark=asks_itself, suite=suite("1 + 1 =", others=["2 + 2 ="]))
     assert checked == [["2 + 2 ="]]
     sentence = "^method ssu must have a task with source prompts to be calibrated on, and task long_words has none: "
-    with pytest.raises(UserError, match=sentence + "its source evaluations ask in their own way$"):
+    with pytest.raises(
+        UserError, match=sentence + "its source evaluations are benchmarks, which ask in their own way$"
+    ):
         prepared_with(benchmark=asks_itself)
     for others in (None, ["1 + 1 ="]):
-        with pytest.raises(UserError, match=sentence + "its source suites have no prompts but those"):
+        with pytest.raises(UserError, match=sentence + "its source suites have no prompts beyond those"):
             prepared_with(suite=suite("1 + 1 =", others=others))
     config["method"]["calibration"] = "training"
     prepared_with(benchmark=asks_itself)

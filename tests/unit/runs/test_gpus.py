@@ -201,7 +201,7 @@ def test_a_plan_says_what_its_runs_take(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_an_estimate_counts_the_gpus_of_every_worker(tmp_path: Path) -> None:
     done, left = plan(tmp_path, "auto", "auto", **{"resources.workers": 2, "train.accumulation_steps": 2}).runs
-    placed = done.run.where(8)
+    placed = done.run.with_gpus(8)
     assert placed.config["resources"]["gpus"] == 1
     assert placed.id == done.run.id
     done.record.create(placed.science, placed.config)

@@ -81,7 +81,10 @@ def test_a_class_that_inherits_is_another(package: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "why"),
     [
-        ('"gmt.methods.sft.Sft"', "must not stand in run ids as 'gmt.methods.sft.Sft', which is another class"),
+        (
+            '"gmt.methods.sft.Sft"',
+            "must not have name_in_ids='gmt.methods.sft.Sft', which is the path of another class",
+        ),
         ('""', "must have a text as name_in_ids, got ''"),
         ("7", "must have a text as name_in_ids, got 7"),
     ],

@@ -133,7 +133,7 @@ def test_what_the_user_types_reaches_the_parents_and_a_merges_settings_the_merge
         (
             {"from": "gmt", "merge": "wise_ft"},
             {"shared": {"record.keep_weights": False}},
-            r"arm merged: merge=wise_ft needs the weights of run \w+, which must be kept: record.keep_weights",
+            r"arm merged: merge=wise_ft needs the weights of run \w+, which must save them: record.keep_weights",
         ),
         (
             {"from": "gmt", "merge": "wise_ft"},
@@ -143,7 +143,7 @@ def test_what_the_user_types_reaches_the_parents_and_a_merges_settings_the_merge
         (
             {"from": "lora", "merge": "wise_ft"},
             {},
-            r"needs the weights of run \w+, of which method lora keeps the adapter only: record.keep_weights must",
+            r"needs the weights of run \w+, whose method lora saves the adapter only: record.keep_weights must",
         ),
         (
             {"from": "gmt", "merge": "wise_ft"},
