@@ -1,10 +1,14 @@
 """The wheel works away from the checkout and brings only what is its own."""
 
+import ast
+import itertools
 import os
 import subprocess
 import sys
+import tomllib
 import venv
 import zipfile
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -55,3 +59,36 @@ def test_it_plans_away_from_the_checkout(wheel: Path, tmp_path: Path) -> None:
     planned = subprocess.run([python, "-m", "gmt", "plan", "study=quickstart"], check=False, **run)  # type: ignore[call-overload]
     assert planned.returncode == 0, planned.stderr
     assert "24 to do" in planned.stdout
+
+
+def test_every_package_that_the_code_imports_is_a_requirement_of_ours() -> None:
+    """A package that another one happens to bring may come in any version, or not at all."""
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = {name: wanted for name, wanted in project["optional-dependencies"].items() if name != "dev"}
+    wanted = itertools.chain(project["dependencies"], *extras.values())
+    declared = {canonicalize_name(Requirement(text).name) for text in wanted}
+    files = [path for folder in ("gmt", "launchers", "analysis") for path in (ROOT / folder).rglob("*.py")]
+    packages = {package for path in files for package in imported_by(path)}
+    ours = {"gmt", "gmt_launchers", "gmt_analysis", "hydra_plugins"}
+    distributions = packages_distributions()
+    undeclared = {
+        package
+        for package in packages - ours - sys.stdlib_module_names
+        if not declared & {canonicalize_name(name) for name in distributions.get(package, [package])}
+    }
+    assert {"torch", "peft", "ray"} <= packages
+    assert undeclared == set()
+
+
+def imported_by(path: Path) -> set[str]:
+    """Return the top packages that a file imports, inside of functions too."""
+    names: list[str] = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.append(node.module)
+    return {name.split(".")[0] for name in names}
