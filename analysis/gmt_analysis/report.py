@@ -58,13 +58,11 @@ class Report:
         files: the page first, then the numbers behind it as CSV and LaTeX, and its figures as PDF.
         figures: the figures, by name.
         results: the numbers.
-        warnings: sentences on runs that changed since they ended, and on runs by differing code.
     """
 
     files: Sequence[Path]
     figures: Mapping[str, Figure]
     results: Results
-    warnings: Sequence[str]
 
 
 def write_report(
@@ -114,7 +112,6 @@ def write_report(
         files=_write(plan.folder / "report", texts, pdfs),
         figures=drawn,
         results=results,
-        warnings=[*results.changed, *results.differing],
     )
 
 

@@ -119,6 +119,11 @@ class Results:
         """Sentences on runs that count in no number, since their records are not what they were when they ended."""
         return changes(self.table)
 
+    @property
+    def warnings(self) -> list[str]:
+        """What a reader of any mean must know: the sentences of `changed` and of `differing`."""
+        return [*self.changed, *self.differing]
+
     @cached_property
     def unverified(self) -> list[str]:
         """A sentence on the runs that count and were made before digests were written, if there are any."""

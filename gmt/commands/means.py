@@ -76,7 +76,10 @@ def put_result(view: "MlflowView", results: "Results") -> bool:
         f"Model metrics below `mean/` are these means; a chart's step is the {results.axis.name}, in per cent where it "
         "is a fraction.\n\n"
     )
-    answer = "\n\n".join([*leading_sentences(results), means_markdown(results, _MOST_AT_THE_END)])
+    warnings = [f"Warning: {sentence}" for sentence in results.warnings]
+    if (left := len(warnings) - _MOST_AT_THE_END) > 0:
+        warnings[_MOST_AT_THE_END:] = [f"Warning: `gmt show study={plan.study.name}` says {left} more."]
+    answer = "\n\n".join([*leading_sentences(results), *warnings, means_markdown(results, _MOST_AT_THE_END)])
     tests = reported(len(results.done), [sentence for findings in results.findings for sentence in findings.sentences])
     text = f"{answer}\n\n{charts if means else ''}{tests}"
     view.log_means(plan.identity, means)
@@ -84,7 +87,7 @@ def put_result(view: "MlflowView", results: "Results") -> bool:
 
 
 def say_result(results: "Results", most: int | None = _MOST_AT_THE_END) -> None:
-    """Print the means of a study, best target first, and its answer.
+    """Print the means of a study, best target first, its answer, and warnings of changed runs and differing code.
 
     Args:
         results: of the study.
@@ -96,3 +99,5 @@ def say_result(results: "Results", most: int | None = _MOST_AT_THE_END) -> None:
     say(means_text(results, most) + "\n")
     for sentence in leading_sentences(results):
         say(sentence)
+    for sentence in results.warnings:
+        say(f"warning: {sentence}")

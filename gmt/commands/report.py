@@ -28,8 +28,6 @@ def report(overrides: Sequence[str], config_dir: str | None, *, dirty: bool, ope
 
     with progress_line(f"report of study {plan.study.name}") as stage:
         made = write_report(plan, dirty=dirty, overrides=_to_type(overrides, config_dir), say=stage)
-    for sentence in made.warnings:
-        say(f"warning: {sentence}")
     is_tracked = _track(plan, config, made)
     say_result(made.results)
     say(f"\nreport: {made.files[0]}")

@@ -84,10 +84,38 @@ def test_the_report_and_the_table_tell_it(tmp_path: Path) -> None:
 
     plan = study(tmp_path, {"sft": [{"mine": "1"}, {"mine": "2"}], "hft": [{"mine": "1"}] * 2})
     made = write_report(plan)
-    assert made.warnings == differing_code(plan.runs)
+    assert made.results.warnings == differing_code(plan.runs)
     assert "made by differing code, which their mean hides" in made.files[0].read_text()
     table = read_table(((p.point.arm, p.point.label, p.record) for p in plan.runs), axis=Axis())
     assert table["code"].nunique() == 2
+
+
+@pytest.mark.heavy
+def test_the_terminal_and_the_page_in_mlflow_tell_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from gmt_analysis.results import Results
+
+    from gmt.commands.means import put_result, say_result
+
+    plan = study(tmp_path, {"sft": [{"mine": "1"}, {"mine": "2"}], "hft": [{"mine": "1"}] * 2})
+    (sentence,) = differing_code(plan.runs)
+    results, page = Results(plan), Page()
+    say_result(results)
+    assert f"warning: {sentence}\n" in capsys.readouterr().out
+    put_result(page, results)  # type: ignore[arg-type]
+    assert f"\n\nWarning: {sentence}\n\n" in page.text
+
+
+class Page:
+    """The page of a study in MLflow."""
+
+    text = ""
+
+    def log_means(self, identity: str, means: Any) -> None:
+        pass
+
+    def log_result(self, identity: str, text: str) -> bool:
+        self.text = text
+        return True
 
 
 def test_a_revision_that_may_move_is_told_when_it_is_planned(tmp_path: Path) -> None:
