@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from gmt.masking.native import Chunk, ChunkSelection, library
+from gmt.masking.native import Chunk, library
 
 NUM_UPPER = 1 << 15
 UPPER_OF_INF = 0x7F80  # this bin and those above it hold Inf and NaN
-_AT_ONCE = 1 << 23  # entries: as many chunks are held at a time, which bounds what computed scores take
+AT_ONCE = 1 << 23  # entries: as many chunks are held at a time, which bounds what computed scores take
 
 Chunks = Callable[[], Iterator[Tensor]]
 
@@ -64,11 +64,11 @@ def upper_counts(groups: Sequence[Chunks], device: torch.device) -> Tensor:
 
     scratch = [_scratch() for _ in range(torch.get_num_threads())]
     for batch in _batches(groups):
-        chunks = (Chunk * len(batch))(*(_chunk(group, chunk_N) for group, chunk_N in batch))
+        chunks = (Chunk * len(batch))(*(chunk_of(group, chunk_N) for group, chunk_N in batch))
         taken = ctypes.c_int64(0)
         shared = (chunks, len(batch), ctypes.byref(taken))
         calls = [(*shared, counts, totals_GU.data_ptr()) for counts in scratch[: len(batch)]]
-        _in_threads(native.count_upper, calls)
+        in_threads(native.count_upper, calls)
     return totals_GU
 
 
@@ -88,43 +88,13 @@ def lower_bits(groups: Sequence[Chunks], uppers: Sequence[int], device: torch.de
         # Room for every entry, of which the system hands out only what is written.
         outs = [torch.empty(chunk_N.numel(), dtype=torch.int32) for _, chunk_N in batch]
         parts = ((group, chunk_N, out) for (group, chunk_N), out in zip(batch, outs, strict=True))
-        chunks = (Chunk * len(batch))(*(_chunk(*part) for part in parts))
+        chunks = (Chunk * len(batch))(*(chunk_of(*part) for part in parts))
         taken = ctypes.c_int64(0)
         call = (chunks, len(batch), ctypes.byref(taken), wanted.data_ptr())
-        _in_threads(native.collect_lower, [call] * min(torch.get_num_threads(), len(batch)))
+        in_threads(native.collect_lower, [call] * min(torch.get_num_threads(), len(batch)))
         for chunk, out in zip(chunks, outs, strict=True):
             found[chunk.group].append(out[: chunk.found].clone())
     return [torch.cat(parts) for parts in found]
-
-
-def select_chunks(
-    chunks: Sequence[Tensor], masked: Sequence[int], *, smallest: bool, rank_zeros: bool
-) -> list[ChunkSelection] | None:
-    """The whole selection at once for groups that are one chunk each, or None where only the counts can be had.
-
-    Args:
-        chunks: on the CPU, contiguous, none empty; float32, bfloat16, float16 or int32 bits.
-        masked: how many entries of each are masked.
-        smallest, rank_zeros: as `select` of selection.py has them.
-
-    Returns:
-        For each chunk its threshold's bits, the number of entries below and at it, and of zeros and of NaN and Inf.
-    """
-    native = library()
-    if native is None:
-        return None
-    kept_alive = [_counted(chunk_N) for chunk_N in chunks]
-    tasks = (ChunkSelection * len(chunks))()
-    for task, chunk_N, num in zip(tasks, kept_alive, masked, strict=True):
-        task.data = _chunk(0, chunk_N)
-        task.masked, task.smallest, task.rank_zeros = num, smallest, rank_zeros
-    taken = ctypes.c_int64(0)
-    num_threads = min(torch.get_num_threads(), len(chunks))
-    scratch = [_scratch() for _ in range(num_threads)]
-    room = [torch.empty(max(c.numel() for c in chunks), dtype=torch.int32) for _ in range(num_threads)]
-    shared = (tasks, len(chunks), ctypes.byref(taken))
-    _in_threads(native.select_chunks, [(*shared, s, r.data_ptr()) for s, r in zip(scratch, room, strict=True)])
-    return list(tasks)
 
 
 def _each(groups: Sequence[Chunks]) -> Iterator[tuple[int, Tensor]]:
@@ -139,17 +109,17 @@ def _batches(groups: Sequence[Chunks]) -> Iterator[list[tuple[int, Tensor]]]:
     batch: list[tuple[int, Tensor]] = []
     size = 0
     for group, chunk_N in _each(groups):
-        batch.append((group, _counted(chunk_N)))
+        batch.append((group, readable(chunk_N)))
         size += chunk_N.numel()
-        if size >= _AT_ONCE:
+        if size >= AT_ONCE:
             yield batch
             batch, size = [], 0
     if batch:
         yield batch
 
 
-def _counted(chunk_N: Tensor) -> Tensor:
-    """In a form that the C knows."""
+def readable(chunk_N: Tensor) -> Tensor:
+    """Return entries in a dtype that the C code reads."""
     return chunk_N.float() if chunk_N.dtype == torch.float16 else chunk_N
 
 
@@ -158,13 +128,19 @@ def _scratch() -> ctypes.Array[ctypes.c_uint32]:
     return (ctypes.c_uint32 * (2 * NUM_UPPER))()
 
 
-def _chunk(group: int, chunk_N: Tensor, out: Tensor | None = None) -> Chunk:
+def chunk_of(group: int, chunk_N: Tensor, out: Tensor | None = None) -> Chunk:
+    """Return entries as the C code takes them; `out` gets the bits that it gathers."""
     assert chunk_N.is_contiguous()
     width = 8 * chunk_N.element_size()
-    return Chunk(chunk_N.data_ptr(), chunk_N.numel(), width, group, None if out is None else out.data_ptr(), 0)
+    return Chunk(chunk_N.data_ptr(), chunk_N.numel(), width, group, None if out is None else out.data_ptr())
 
 
-def _in_threads(function: Callable[..., None], calls: Sequence[tuple[object, ...]]) -> None:
+def chunk_of_hashes(group: int, size: int, start: int, key: tuple[int, int]) -> Chunk:
+    """Return the hashes of random_bits.py, from index `start` on, as the C code takes them: nothing is in memory."""
+    return Chunk(size=size, group=group, start=start, key1=key[0], key2=key[1])
+
+
+def in_threads(function: Callable[..., None], calls: Sequence[tuple[object, ...]]) -> None:
     """Makes all calls at once, each in a thread, the first in this one. The C lets go of Python's lock.
 
     Threads of ours and not torch's: the counts are made one after the other, so that torch can't split them. They

@@ -1,43 +1,14 @@
 /* Counting magnitudes and masking on the CPU. Plain C without dependencies: native.py compiles it on first use, and
  * counting.py, entries.py and random_bits.py hold the same in torch ops. A magnitude is the 31 bits of |x| as a float32; upper: its first 15
  * bits, lower: its last 16. Each function works through a list; several threads may share it. */
-#include <stddef.h>
-#include <stdint.h>
-#include <string.h>
+#include "kernels.h"
 
 #define NUM_UPPER 32768
-#define UPPER_OF_INF 0x7f80
 #if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
 #define UPPER_HALF 1 /* which 16 bits of a float32 are the upper ones */
 #else
 #define UPPER_HALF 0
 #endif
-
-#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__)
-#define FOR_NEWER_PROCESSORS __attribute__((target_clones("avx512f", "avx2", "default")))
-#else
-#define FOR_NEWER_PROCESSORS
-#endif
-
-typedef struct {
-    const void *data;
-    int64_t size;    /* entries, below 2^32 */
-    int64_t width;   /* bits of an entry: 32 for float32 or bits, 16 for bfloat16 */
-    int64_t group;
-    int32_t *out;    /* of collect_lower: room for `size` numbers */
-    int64_t found;   /* of collect_lower: how many it wrote */
-} chunk;
-
-typedef struct {
-    chunk data;
-    int64_t masked, smallest, rank_zeros;      /* what selection.py knows by these names */
-    int64_t threshold, below, ties, zeros, nonfinite; /* what it wants to know */
-} selection;
-
-static int64_t next_of(int64_t num, int64_t *taken) {
-    int64_t i = __atomic_fetch_add(taken, 1, __ATOMIC_RELAXED);
-    return i < num ? i : -1;
-}
 
 FOR_NEWER_PROCESSORS
 static int64_t zeros_of(const chunk *c) {
@@ -103,13 +74,6 @@ static int64_t lower_of(const uint32_t *x, int64_t size, uint32_t upper, int32_t
     return found;
 }
 
-/* The bin that holds a rank; what is left of the rank inside it replaces it. */
-static int64_t find(const uint32_t *counts, int64_t *rank) {
-    int64_t bin = 0;
-    while (*rank >= counts[bin]) *rank -= counts[bin++];
-    return bin;
-}
-
 /* totals[group][u] += entries whose upper bits are u; totals[group][NUM_UPPER] += exact zeros.
  * scratch: twice NUM_UPPER zeros, this thread's own; zeros again at the end. */
 void count_upper(const chunk *chunks, int64_t num_chunks, int64_t *taken, uint32_t *scratch, int64_t *totals) {
@@ -132,54 +96,6 @@ void collect_lower(chunk *chunks, int64_t num_chunks, int64_t *taken, const int6
     while ((i = next_of(num_chunks, taken)) >= 0) {
         chunk *c = chunks + i;
         c->found = lower_of(c->data, c->size, (uint32_t)uppers[c->group], c->out);
-    }
-}
-
-/* The whole selection, for groups that are one chunk each. scratch: twice NUM_UPPER zeros, this thread's own;
- * zeros again at the end. room: for the largest chunk's number of entries. */
-void select_chunks(selection *all, int64_t num, int64_t *taken, uint32_t *scratch, int32_t *room) {
-    int64_t i;
-    while ((i = next_of(num, taken)) >= 0) {
-        selection *s = all + i;
-        const chunk *c = &s->data;
-        s->zeros = upper_of(c, scratch);
-        int64_t stay = c->size - s->masked, ranked = c->size - (s->rank_zeros ? 0 : s->zeros);
-        int64_t last = (stay < ranked ? stay : ranked) + c->size - ranked - 1;
-        int64_t rank = !s->smallest ? s->masked : last > 0 ? last : 0, left = rank;
-        int64_t upper = find(scratch, &left), lower = 0;
-        s->nonfinite = 0;
-        for (int64_t u = UPPER_OF_INF; u < NUM_UPPER; u++) s->nonfinite += scratch[u];
-        s->ties = scratch[upper];
-        for (int64_t u = 0; u < NUM_UPPER; u++) scratch[u] = 0;
-        if (c->width == 32) {
-            int64_t found = lower_of(c->data, c->size, (uint32_t)upper, room);
-            uint32_t high[256] = {0}, low[256] = {0};
-            for (int64_t k = 0; k < found; k++) high[room[k] >> 8]++;
-            int64_t h = find(high, &left);
-            for (int64_t k = 0; k < found; k++)
-                if (room[k] >> 8 == h) low[room[k] & 0xff]++;
-            int64_t l = find(low, &left);
-            lower = h << 8 | l;
-            s->ties = low[l];
-        }
-        s->threshold = upper << 16 | lower;
-        s->below = rank - left;
-    }
-}
-
-/* out[i] = a hash of index start + i under two keys, a bijection of 31 bits; random_bits.py holds the
- * same in torch ops. Shifts and multipliers: Wellons, "Prospecting for Hash Functions" (2018), lowbias32, here on
- * 31 bits and with a key before each multiplication. */
-FOR_NEWER_PROCESSORS
-void random_bits(int32_t *out, int64_t size, uint32_t start, uint32_t key1, uint32_t key2) {
-    for (int64_t i = 0; i < size; i++) {
-        uint32_t h = ((start + (uint32_t)i) ^ key1) & 0x7fffffffu;
-        h ^= h >> 16;
-        h = (h * 0x7feb352du) & 0x7fffffffu;
-        h = (h ^ (h >> 15) ^ key2) & 0x7fffffffu;
-        h = (h * 0x846ca68bu) & 0x7fffffffu;
-        h ^= h >> 16;
-        out[i] = (int32_t)h;
     }
 }
 

@@ -1,4 +1,4 @@
-"""The C of kernels.c, compiled on first use into the user's cache. Without a compiler there is None.
+"""The C of kernels.c and select.c, compiled on first use into the user's cache. Without a compiler there is None.
 
 `GMT_NATIVE=0` in the environment turns it off, and Triton too; the torch ops give the same masks. The cache is
 `GMT_CACHE`, else `XDG_CACHE_HOME/gmt`, else `~/.cache/gmt`, with a folder for each user; where that can't be written,
@@ -21,13 +21,17 @@ from pathlib import Path
 import torch
 
 WIDTHS = (2, 4)  # bytes of the entries that it reads and writes one by one
-_SOURCE = Path(__file__).with_name("kernels.c")
+_FOLDER = Path(__file__).parent
+_SOURCES = [_FOLDER / "kernels.c", _FOLDER / "select.c"]
 _FLAGS = ["-O3", "-shared", "-fPIC"]  # no -march: one cache may serve unlike machines
 _LONG, _POINTER, _UINT = ctypes.c_int64, ctypes.c_void_p, ctypes.c_uint32
 _SIGNATURES = {
     "count_upper": [_POINTER, _LONG, _POINTER, _POINTER, _POINTER],
     "collect_lower": [_POINTER, _LONG, _POINTER, _POINTER],
-    "select_chunks": [_POINTER, _LONG, _POINTER, _POINTER, _POINTER],
+    "sample_chunks": [_POINTER, _LONG, _POINTER],
+    "split_chunks": [_POINTER, _LONG, _POINTER],
+    "select_chunks": [_POINTER, _LONG, _POINTER, _POINTER],
+    "find_rank": [_POINTER, _LONG, _LONG, _LONG, _LONG, _POINTER],
     "keep_inside": [_POINTER, _LONG, _LONG, _UINT, _UINT, _POINTER],
     "zero_unkept": [_POINTER, _LONG, _LONG, _POINTER],
     "restore_unkept": [_POINTER, _POINTER, _LONG, _LONG, _POINTER],
@@ -39,7 +43,7 @@ _log = logging.getLogger(__name__)
 
 
 class Chunk(ctypes.Structure):
-    """The `chunk` of kernels.c."""
+    """The `chunk` of kernels.h."""
 
     _fields_ = (
         ("data", _POINTER),
@@ -48,22 +52,39 @@ class Chunk(ctypes.Structure):
         ("group", _LONG),
         ("out", _POINTER),
         ("found", _LONG),
+        ("start", _LONG),
+        ("key1", _LONG),
+        ("key2", _LONG),
+    )
+
+
+class Bracket(ctypes.Structure):
+    """The `bracket` of select.c."""
+
+    _fields_ = (
+        ("data", Chunk),
+        ("low", _LONG),
+        ("high", _LONG),
+        ("below", _LONG),
+        ("zeros", _LONG),
+        ("count_zeros", _LONG),
+        ("nonfinite", _LONG),
     )
 
 
 class ChunkSelection(ctypes.Structure):
-    """The `selection` of kernels.c."""
+    """The `selection` of select.c."""
 
     _fields_ = (
-        ("data", Chunk),
+        ("between", Bracket),
         ("masked", _LONG),
         ("smallest", _LONG),
         ("rank_zeros", _LONG),
+        ("samples", _LONG),
+        ("margin", _LONG),
         ("threshold", _LONG),
         ("below", _LONG),
         ("ties", _LONG),
-        ("zeros", _LONG),
-        ("nonfinite", _LONG),
     )
 
 
@@ -140,8 +161,11 @@ def _opened(path: Path) -> ctypes.CDLL:
 
 
 def _key() -> str:
-    """Name the source and how it is compiled."""
-    what = _SOURCE.read_bytes() + repr((_FLAGS, platform.machine(), platform.system())).encode()
+    """Name the sources and how they are compiled."""
+    files = sorted(_FOLDER.glob("*.[ch]"))
+    what = (
+        b"".join(file.read_bytes() for file in files) + repr((_FLAGS, platform.machine(), platform.system())).encode()
+    )
     return hashlib.sha256(what).hexdigest()[:16]
 
 
@@ -150,7 +174,7 @@ def _compiled(folder: Path) -> Path:
     if compiler is None:
         raise OSError("there is no C compiler")
     fresh = folder / "kernels.so"
-    command = [compiler, *_FLAGS, "-o", str(fresh), str(_SOURCE)]
+    command = [compiler, *_FLAGS, "-o", str(fresh), *map(str, _SOURCES)]
     subprocess.run(command, check=True, capture_output=True, text=True, encoding="utf-8", timeout=60)
     fresh.chmod(0o700)  # the umask may let a group write
     return fresh

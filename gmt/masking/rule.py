@@ -120,6 +120,18 @@ class Rule:
         size_G = to_device(sizes, zeros_G.device)
         return (zeros_G + size_G - to_device(masked, zeros_G.device)).minimum(size_G).sub_(1).clamp_(min=0)
 
+    def margin(self, num_samples: int, deviations: float) -> int:
+        """Return how many places a threshold's rank in a sorted sample may be off.
+
+        Args:
+            num_samples: how many entries were drawn.
+            deviations: standard deviations of the binomial distribution.
+        """
+        # Where the smallest stay, the number of zeros before the rank is estimated too; a half is the worst fraction.
+        fraction = 0.5 if self.smallest else self.mask_ratio
+        deviation = math.sqrt(num_samples * fraction * (1 - fraction)) * (2 if self.smallest else 1)
+        return math.ceil(deviations * deviation) + 1
+
     def selection(self, size: int, threshold: int, below: int, ties: int, zeros: int, nonfinite: int) -> Selection:
         """Return the selection that a threshold makes.
 

@@ -90,10 +90,7 @@ def _sample_of(group: Sequence[Scores], most: int, rule: Rule) -> _Sample:
     size = size_of(group)
     if size <= most:
         return _Sample(size=size, count=size, margin=0, room=0)
-    # Where the smallest stay, the number of zeros before the rank is estimated too; a half is the worst fraction.
-    fraction = 0.5 if rule.smallest else rule.mask_ratio
-    deviation = math.sqrt(most * fraction * (1 - fraction)) * (2 if rule.smallest else 1)
-    margin = math.ceil(_DEVIATIONS * deviation) + len(group) + 1  # each tensor's number of samples is rounded
+    margin = rule.margin(most, _DEVIATIONS) + len(group)  # each tensor's number of samples is rounded
     places = 2 * margin + 2
     room = math.ceil(size * (places + 8 * math.sqrt(places)) / most)  # how many scores lie between places is random
     return _Sample(size=size, count=most, margin=margin, room=min(room, size))

@@ -7,6 +7,7 @@ from gmt.masking.select_alone import select_alone
 from gmt.masking.select_by_bracket import select_by_bracket
 from gmt.masking.select_by_counts import select_by_counts
 from gmt.masking.select_by_fields import select_by_fields
+from gmt.masking.select_over_chunks import select_over_chunks
 
 
 def select(
@@ -26,7 +27,7 @@ def select(
     """
     rule = Rule(mask_ratio=mask_ratio, smallest=keep == "smallest", rank_zeros=rank_zeros)
     done: dict[int, Selection] = {}
-    for way in (select_alone, select_by_bracket, select_by_fields, select_by_counts):
+    for way in (select_alone, select_over_chunks, select_by_bracket, select_by_fields, select_by_counts):
         left = [i for i in range(len(groups)) if i not in done]
         done |= {left[i]: found for i, found in way([groups[i] for i in left], rule).items()}
     return [done[i] for i in range(len(groups))]

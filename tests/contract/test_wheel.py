@@ -37,6 +37,8 @@ def test_it_holds_conf_and_the_model_and_no_foreign_top_level_package(wheel: Pat
         "gmt/conf/config.yaml",
         "gmt/models/shipped/nano/model.safetensors",
         "gmt/masking/kernels.c",
+        "gmt/masking/kernels.h",
+        "gmt/masking/select.c",
         "gmt/py.typed",
     } <= set(names)
     assert "gmt_analysis/report.html.j2" in names

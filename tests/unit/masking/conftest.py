@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gmt.masking import counting, entries, native, random_bits, support
+from gmt.masking import counting, entries, native, random_bits, select_alone, select_over_chunks, support
 
 
 @pytest.fixture(params=["c", "torch"], scope="module")
@@ -17,7 +17,7 @@ def counted_by(request: pytest.FixtureRequest) -> Iterator[str]:
         yield "c"
         return
     patch = pytest.MonkeyPatch()
-    for module in (counting, entries, random_bits, support):
+    for module in (counting, entries, random_bits, select_alone, select_over_chunks, support):
         patch.setattr(module, "library", lambda: None)
     yield "torch"
     patch.undo()

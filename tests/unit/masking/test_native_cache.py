@@ -7,8 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from gmt.masking import native
+from gmt.masking.counting import as_bits, chunk_of
+from gmt.masking.select_alone import SLACK
 from tests.second_user import as_root, open_to_all, second_user
 
 pytestmark = pytest.mark.skipif(native.library() is None, reason="needs a C compiler")
@@ -23,7 +26,7 @@ __attribute__((constructor)) static void run(void) { open("MARKER", O_CREAT, 060
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty cache, which others may write as a careless user's, below a folder that all can enter."""
     monkeypatch.setenv("GMT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(native, "_FLAGS", ["-O0", "-shared", "-fPIC"])  # compiles in a tenth of the time
+    monkeypatch.setattr(native, "_FLAGS", ["-O0", "-shared", "-fPIC", "-DPORTABLE"])  # compiles in a tenth of the time
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache").chmod(0o777)
     open_to_all(tmp_path)
@@ -106,3 +109,26 @@ def test_a_library_that_was_cut_is_compiled_anew(cache: Path) -> None:
     file.write_bytes(b"\x7fELF")
     file.chmod(0o700)
     assert works(native._loaded())
+
+
+@pytest.mark.parametrize("variant", ["PORTABLE", "WITHOUT_AVX512"])
+def test_code_for_other_processors_splits_alike(variant: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = native.library()
+    monkeypatch.setattr(native, "_FLAGS", ["-O0", "-shared", "-fPIC", f"-D{variant}"])
+    other = native._loaded()
+    torch.manual_seed(0)
+    x = torch.randn(1003).round(decimals=1)
+    low, high = torch.tensor([0.5, 0.9]).view(torch.int32).tolist()
+    for bad in (1.0, float("inf"), -float("nan")):
+        x[1000], found = bad, []
+        for library in (here, other):
+            out = torch.empty(len(x) + SLACK, dtype=torch.int32)
+            bracket = native.Bracket(chunk_of(0, x, out), low, high, count_zeros=1)
+            library.split_chunks(ctypes.byref(bracket), 1, ctypes.byref(ctypes.c_int64(0)))
+            found.append(([bracket.below, bracket.zeros, bracket.nonfinite], out[: bracket.data.found].tolist()))
+        assert found[0] == found[1]
+        inside = x[(x.abs() >= 0.5) & (x.abs() <= 0.9)]
+        assert found[0] == (
+            [int((x.abs() < 0.5).sum()), int((x == 0).sum()), bad != 1],
+            as_bits(inside).tolist(),
+        )

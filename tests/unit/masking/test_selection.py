@@ -1,6 +1,7 @@
 """The selection against a full sort, and its decisions at the edges."""
 
 import math
+from dataclasses import replace
 from fractions import Fraction
 
 import hypothesis.strategies as st
@@ -10,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis.extra.numpy import arrays
 from torch import Tensor
 
-from gmt.masking import counting, select_alone
+from gmt.masking import counting, select_alone, select_over_chunks
 from gmt.masking.counting import as_bits
-from gmt.masking.rule import Scores, Selection, num_masked
+from gmt.masking.random_bits import random_bits
+from gmt.masking.rule import Draw, Scores, Selection, num_masked
 from gmt.masking.selection import select
 
 pytestmark = pytest.mark.usefixtures("counted_by")
@@ -81,7 +83,7 @@ def test_one_threshold_over_tensors_of_several_dtypes_equals_a_full_sorts(
 def test_groups_large_and_small_are_each_ranked_alone(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(select_alone, "CHUNK", 1000)
     monkeypatch.setattr(select_alone, "_ENTRIES_AT_ONCE", 3000)
-    monkeypatch.setattr(counting, "_AT_ONCE", 2500)
+    monkeypatch.setattr(counting, "AT_ONCE", 2500)
     torch.manual_seed(0)
     tensors = [
         (torch.randn(n) * 10.0 ** -(i % 5)).to(dtype) for i, n in enumerate([1, 999, 1000, 1001, 7000, 0, 12] * 3)
@@ -167,3 +169,45 @@ def test_more_groups_than_are_taken_at_once_change_nothing() -> None:
     several = select([scores(t, t) for t in tensors], 0.6)
     alone = select([scores(t) for t in tensors], 0.6)
     assert [s.lowest for s in several] == [s.lowest for s in alone]
+
+
+SAMPLED = {
+    "heavy tails": lambda: torch.randn(3000) * torch.randn(3000),
+    "mostly zeros": lambda: torch.randn(3000) * (torch.rand(3000) < 0.1),
+    "few values": lambda: torch.randn(3000).round(),
+    "all alike": lambda: torch.full((3000,), -2.0),
+    "ascending": lambda: torch.arange(3000.0),
+    "one large stretch": lambda: torch.cat([torch.rand(2990), 100 + torch.rand(10)]),
+}
+
+
+@pytest.mark.parametrize("keep", ["largest", "smallest"])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("deviations", [4, 0])  # with 0 most samples mislead
+@pytest.mark.parametrize("name", SAMPLED)
+def test_the_sample_decides_no_threshold(
+    name: str, deviations: int, dtype: torch.dtype, keep: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (select_alone, select_over_chunks):
+        monkeypatch.setattr(module, "DEVIATIONS", deviations)
+    monkeypatch.setattr(select_alone, "FEWEST_SAMPLES", 40)
+    torch.manual_seed(0)
+    x = SAMPLED[name]().to(dtype)
+    for ratio, rank_zeros in ((0.8, False), (0.05, False), (0.999, True), (0.5, True)):
+        expected = naive([x], ratio, keep, rank_zeros)[0]
+        for parts in (scores(x), scores(*x.split(1100), chunk=700)):
+            (chosen,) = select([parts], ratio, keep=keep, rank_zeros=rank_zeros)
+            assert torch.equal(chosen.keeps(as_bits(x)), expected)
+            assert chosen.num_kept == int(expected.sum())
+
+
+def test_draws_are_ranked_as_the_hashes_that_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(select_alone, "FEWEST_SAMPLES", 40)
+    draw = Draw(key=(123, 456), start=5)
+    for size in (7, 900, 2500):
+        monkeypatch.setattr(select_alone, "CHUNK", 1000)
+        hashes = random_bits(size, draw.key, start=draw.start, device=torch.device("cpu"))
+        (drawn,) = (replace(one, draw=draw) for one in scores(hashes, chunk=1000))
+        (chosen,) = select([[drawn]], 0.7, rank_zeros=True)
+        assert chosen.lowest == int(hashes.sort().values[num_masked(0.7, size)])
+        assert chosen.num_kept == size - num_masked(0.7, size)
