@@ -9,40 +9,23 @@ from typing import Any, TypeVar, cast
 from gmt import settings
 from gmt.errors import UserError, choices, within
 from gmt.merges.protocol import Merge
-from gmt.methods.probing import ProbesExamples
-from gmt.methods.protocol import (
-    AddsLoss,
-    FitsOptimizers,
-    FitsSharding,
-    FitsWorkers,
-    Method,
-    ReadsExamples,
-    ReshapesModel,
-    TrainsInPhases,
-    UsesContext,
-    maker_of_optimizer,
-)
+from gmt.methods.protocol import Method
 from gmt.models.protocol import Model
 from gmt.plug_ins import check_protocol, class_of, faults_of
 from gmt.records.identity import canonical, run_id, science_of
 from gmt.records.record import RunRecord
+from gmt.runs.faults_between import faults_between, faults_of_search, faults_of_selection
 from gmt.runs.id_form import id_form
 from gmt.runs.merge_faults import faults_of_merge, run_ids
 from gmt.runs.settings import RecordSettings, ResourceSettings
-from gmt.selections.protocol import HasFingerprint, MeasuresExamples, Selection
+from gmt.selections.protocol import HasFingerprint, Selection
 from gmt.tasks.protocol import Task
-from gmt.training.optimizers import SHARDED, facts_of
 from gmt.training.settings import TrainSettings
 
 GROUPS = ("model", "task", "method", "train", "seed", "record", "resources", "tracking")
 _OPTIONAL: Mapping[str, type] = {"selection": Selection, "merge": Merge}
 _OF_SWEEPS = ("study", "search", "sweep", "diagnostic", "over")  # allowed in a config, without effect on a single run
 _LARGE_GROUPS = ("model", "task")  # costly to check and to hash, and rarely varied
-_NOT_SHARDED = (
-    (ReshapesModel, "changes the model's parts or freezes some"),
-    (AddsLoss, "adds a term to the loss"),
-    (TrainsInPhases, "trains in phases"),
-)
 T = TypeVar("T")
 _LARGEST_SEED = 2**32 - 1  # the largest seed of numpy's generator
 
@@ -181,11 +164,10 @@ def _parts(config: Mapping[str, Any], once: Callable[[str, object, Callable[[], 
         except UserError as error:
             faults += error.sentences
     if not faults:
-        faults += _faults_between(parts["task"], parts["method"], parts["train"], parts["resources"])
-        faults += _faults_of_selection(parts.get("selection"), parts["task"])
-        is_searched = parts.pop("search", None) is not None
-        if is_searched and not parts["record_settings"].evaluate_every:
-            faults.append("search needs record.evaluate_every to be at least 1, got 0")
+        faults += faults_between(parts["task"], parts["method"], parts["train"], parts["resources"])
+        faults += faults_of_selection(parts.get("selection"), parts["task"])
+        if is_searched := (search := parts.pop("search", None)) is not None:
+            faults += faults_of_search(search, parts["method"], parts["record_settings"])
         paradigm, parents = parts["train"].paradigm, parts.get("parents", ())
         faults += faults_of_merge(parts.get("merge"), parents, paradigm=paradigm, is_searched=is_searched)
     if faults:
@@ -196,75 +178,6 @@ def _parts(config: Mapping[str, Any], once: Callable[[str, object, Callable[[], 
 def _fingerprint(group: str, instance: HasFingerprint) -> str:
     with faults_of(group, instance, "can't be asked for its fingerprint"):
         return instance.fingerprint()
-
-
-def _faults_between(task: Task, method: Method, train: TrainSettings, resources: ResourceSettings) -> list[str]:
-    faults = []
-    if resources.sharding != "none":
-        faults += [
-            f"resources.sharding must be none for method {method.name}, which {does}, got {resources.sharding}"
-            for part, does in _NOT_SHARDED
-            if isinstance(method, part)
-        ]
-        if isinstance(method, FitsSharding):
-            faults += [
-                f"resources.sharding must be none for {fault}, got {resources.sharding}"
-                for fault in method.faults_when_sharded()
-            ]
-    if isinstance(method, ReadsExamples | ProbesExamples) and method.num_examples and train.paradigm != "sft":
-        faults.append(
-            f"train.paradigm must be sft for method {method.name}, which reads examples with one completion each, "
-            f"got {train.paradigm}"
-        )
-    if isinstance(method, UsesContext) and train.packing:
-        faults.append(f"train.packing must be false for method {method.name}, whose parts precede each text, got true")
-    faults += _faults_of_optimizer(method, train, resources)
-    if task.is_preference != (train.paradigm == "dpo"):
-        has = "two answers to choose between" if task.is_preference else "one completion"
-        fits = "dpo" if task.is_preference else "sft"
-        faults.append(
-            f"train.paradigm must be {fits} for task {task.name}, whose examples have {has} each, got {train.paradigm}"
-        )
-    if train.accumulation_steps % resources.workers:  # a step must be the same on any number of workers
-        faults.append(
-            f"resources.workers must divide train.accumulation_steps={train.accumulation_steps}, since the workers "
-            f"share the mini-batches of a step, got {resources.workers}"
-        )
-    return faults
-
-
-def _faults_of_selection(selection: Selection | None, task: Task) -> list[str]:
-    if isinstance(selection, MeasuresExamples) and selection.needs_gradients and task.is_preference:
-        return [
-            f"selection must be one without gradients for task {task.name}, whose examples are preferences, got "
-            f"{selection.name}: DPO's loss is the same for all of them before the training"
-        ]
-    if hasattr(selection, "measurer") and not isinstance(selection, MeasuresExamples):
-        return [
-            "selection must have needs_gradients and measured_by beside measurer (see gmt.selections.protocol."
-            f"MeasuresExamples), got class {type(selection).__qualname__}"
-        ]
-    return []
-
-
-def _faults_of_optimizer(method: Method, train: TrainSettings, resources: ResourceSettings) -> list[str]:
-    faults = []
-    makes_its_own = maker_of_optimizer(method) is not None
-    if makes_its_own and train.optimizer != "adamw":
-        faults.append(
-            f"train.optimizer must be adamw for method {method.name}, which makes an optimizer of its own, "
-            f"got {train.optimizer}"
-        )
-    if resources.sharding != "none" and (makes_its_own or train.optimizer not in SHARDED):
-        which = (
-            f"method {method.name} with its own optimizer" if makes_its_own else f"train.optimizer={train.optimizer}"
-        )
-        faults.append(f"resources.sharding must be none for {which}, got {resources.sharding}")
-    if resources.workers > 1 and isinstance(method, FitsWorkers):
-        faults += method.faults_with_workers(resources.workers)
-    if isinstance(method, FitsOptimizers):
-        faults += method.faults_with(facts_of(train.optimizer, train.momentum))
-    return faults
 
 
 def _seed(value: object) -> int:

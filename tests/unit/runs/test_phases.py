@@ -222,6 +222,10 @@ def test_as_many_entries_train_as_the_ratio_says_the_first_of_ties_and_never_a_z
             ["resources.sharding=fsdp", "resources.workers=2"],
             r"resources\.sharding must be none for method lt_sft, which trains in phases, got fsdp",
         ),
+        (
+            ["search=asha", "record.evaluate_every=1"],
+            r"search must be null for method lt_sft, which trains in phases, .*, got Asha",
+        ),
         (["method.mask_ratio=1"], r"method\.mask_ratio must lie in \[0, 1\), got 1"),
         (["method.num_iterations=0"], r"method\.num_iterations must be a whole number of at least 1, got 0"),
         (["method.parameters=norms"], r"method\.parameters must be one of all, linear_alone, got 'norms'"),
