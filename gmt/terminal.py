@@ -1,6 +1,7 @@
 """How the commands write to a terminal: texts of models, libraries and files can't steer it."""
 
 import re
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,6 +9,12 @@ from contextlib import contextmanager
 # C0 without tab and line feed, DEL, and C1 (ECMA-48), by their escapes in Python.
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n"}
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+_WIDTH_OF_HELP = 100  # columns
+
+
+def help_width() -> int:
+    """Return the number of columns that help fills: those of the terminal, and at most 100."""
+    return min(_WIDTH_OF_HELP, shutil.get_terminal_size((_WIDTH_OF_HELP, 24)).columns)
 
 
 def say(line: str) -> None:

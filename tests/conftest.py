@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gmt.composition.config_dir import config_dir
+from gmt.config_dir import config_dir
 from tests.composed_once import compose_once
 from tests.warm import call_gmt
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from gmt.checks.groups import GROUPS
 from gmt.checks.measuring import laws_of_diagnostic
 from gmt.checks.merging import MERGE, laws_of_merge, with_parents
 from gmt.checks.planning import BUILDS, DIAGNOSTIC, laws_of_planning, shortened
@@ -15,7 +16,6 @@ from gmt.checks.verdict import Verdict
 from gmt.composition import Composer, as_text, hydra_on, with_values
 from gmt.errors import UserError, choices
 
-GROUPS = ("method", "task", "model", "train", "study", "selection", MERGE, DIAGNOSTIC)
 # The task of a config whose user names none: generating its examples takes an instant.
 _TASK = ("task=long_words", "task.train.long_words.num_examples=64", "task.target.long_words.num_examples=8")
 

@@ -4,17 +4,10 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from gmt.checks.check import GROUPS, check
+from gmt.checks.check import check
 from gmt.errors import RunFailed
 from gmt.terminal import say
 
-ABOUT = (
-    "Tries on a few steps of a small model what every plug-in must do, and prints a line for each law: it composes and "
-    "builds, planning imports no torch, its run id is stable; it trains, saves, and goes on after kill -9 to the same "
-    "bits; evaluations on the way and smaller micro-batches change nothing; bf16, DPO and two workers work, or are "
-    f"refused in a sentence. Name what to check as GROUP=NAME ({', '.join(GROUPS)}), with --config-dir for one of "
-    "your own; other settings are overrides. All runs are on the CPU. Exit code 1 where a law is broken."
-)
 _WIDTH = len("skipped")
 
 

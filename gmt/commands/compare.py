@@ -10,14 +10,6 @@ from gmt.records.answers import answers_of, flips_of
 from gmt.records.record import RunRecord
 from gmt.terminal import say, table
 
-EXAMPLES = """\
-gmt compare 1a2b3c 4d5e6f              settings, scores and flipped answers of two finished runs
-gmt compare 1a2b3c 4d5e6f --answers 20   with twenty examples of each kind
-
-Ids, or their first digits, are those of `gmt plan study=NAME`. Two seeds of one arm show how much of a difference is
-the seed's; an arm and the baseline on the same seed, what the arm does. An answer flips where one run is right (score
-1) and the other is not, on the same question: with many flips both ways, a small difference of means is noise.
-"""
 _NAMES = ("first", "second")
 
 

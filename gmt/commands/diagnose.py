@@ -12,7 +12,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from gmt.composition import Composer, config_dir, hydra_on
+from gmt.composition import Composer, hydra_on
+from gmt.config_files import names
 from gmt.duration import took
 from gmt.errors import RunFailed, UserError
 from gmt.studies.diagnosing import Diagnosed, Step, Steps, diagnose, steps_of
@@ -57,7 +58,7 @@ def diagnostics(overrides: Sequence[str], config_folder: str | None) -> list[Map
         composer = Composer()
         parsed = composer.parse(list(overrides))
         if not any(override.key_or_group == GROUP for override in parsed):
-            raise UserError(f"gmt diagnose needs {GROUP}=NAME; choices: {', '.join(sorted(names_with_words()))}")
+            raise UserError(f"gmt diagnose needs {GROUP}=NAME; choices: {', '.join(names(GROUP))}")
         axes = [
             [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
             if override.is_discrete_sweep()
@@ -65,12 +66,6 @@ def diagnostics(overrides: Sequence[str], config_folder: str | None) -> list[Map
             for override, text in zip(parsed, overrides, strict=True)
         ]
         return [composer.compose_plain(combination)[GROUP] for combination in product(*axes)]
-
-
-def names_with_words() -> dict[str, str]:
-    """Return the first comment of each shipped diagnostic's yaml, by the diagnostic's name."""
-    files = sorted((config_dir() / GROUP).glob("*.yaml"))
-    return {file.stem: file.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ") for file in files}
 
 
 def count_operations(plan: Plan) -> None:

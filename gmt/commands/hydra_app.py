@@ -1,12 +1,11 @@
 """`gmt run` and `gmt sweep` as a Hydra app: reads Hydra's flags, refuses what can't work, and hands over to Hydra."""
 
-import argparse
 import io
 import os
 import sys
-from collections.abc import Callable, Sequence
+from argparse import Namespace
+from collections.abc import Callable
 from contextlib import redirect_stderr
-from typing import NoReturn
 
 import hydra
 from hydra._internal.utils import get_args_parser
@@ -15,6 +14,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from gmt.commands.explain.run_page import run_page
+from gmt.commands.explain.sweep_page import sweep_page
 from gmt.commands.run import run_job
 from gmt.composition import CONFIG_NAME, VERSION_BASE, config_dir, parse_override, user_errors
 from gmt.errors import MachineFault, RunFailed, UserError
@@ -28,19 +29,25 @@ _REFUSED = {
 }
 
 
-def hydra_app(name: str, arguments: Sequence[str]) -> None:
+def hydra_app(name: str, options: Namespace) -> None:
     """Does what a command line of `gmt run` or `gmt sweep` says.
 
     Args:
         name: `gmt run` or `gmt sweep`.
-        arguments: flags and overrides, in any order.
+        options: the parsed flags and overrides.
 
     Raises:
         UserError: a flag or an override is wrong; nothing was started.
         RunFailed: see the commands.
         SystemExit: Hydra has shown its help.
     """
-    given = _parsed(name, arguments)
+    given = _checked(name, options)
+    if options.version:
+        print(f"Hydra {hydra.__version__}")
+        return
+    if given.help:
+        _show_help(name, options)
+        return
     os.environ["HYDRA_FULL_ERROR"] = "1"
     sys.argv = [name, *_flags(given), *given.overrides]
     failures: list[Exception] = []
@@ -49,6 +56,15 @@ def hydra_app(name: str, arguments: Sequence[str]) -> None:
         _handed_over(app, given.package)
     for failure in failures:
         raise failure
+
+
+def _show_help(name: str, options: Namespace) -> None:
+    if name == "gmt sweep":
+        page = sweep_page(options.overrides, options.config_dir)
+    else:
+        page = run_page(options.overrides, options.config_dir, resolve=options.resolve)
+    options.parser.epilog = page
+    options.parser.print_help()
 
 
 def _job(failures: list[Exception]) -> Callable[[DictConfig], float | None]:
@@ -80,17 +96,12 @@ def _handed_over(app: Callable[[], None], package: str | None) -> None:
         raise
 
 
-def _parsed(name: str, arguments: Sequence[str]) -> argparse.Namespace:
-    def refuse(message: str) -> NoReturn:
-        raise UserError(f"{message}; `{name} --help` shows what the command takes")
-
-    parser = get_args_parser()
-    parser.error = refuse  # type: ignore[method-assign]  # Hydra's would print all its flags first
-    given = parser.parse_intermixed_args(list(arguments))
+def _checked(name: str, options: Namespace) -> Namespace:
+    """Return Hydra's flags and the overrides, without the words of our own parser."""
+    given = Namespace(**{flag: getattr(options, flag) for flag in _names_of_flags()})
     for flag, why in _REFUSED.items():
         if getattr(given, flag):
             raise UserError(f"{name} takes no --{flag.replace('_', '-')}: {why}")
-    is_help = given.help or given.hydra_help
     if given.resolve and not (given.cfg or given.help):
         raise UserError("--resolve needs --cfg job, or --help: it resolves what they show")
     if given.package is not None and not given.cfg:
@@ -99,11 +110,16 @@ def _parsed(name: str, arguments: Sequence[str]) -> argparse.Namespace:
         raise UserError("--cfg and --info show different things: give one of them")
     if given.run and (given.multirun or name == "gmt sweep"):
         raise UserError("--run is for one run, and --multirun and `gmt sweep` are for several: give one of them")
-    _check_overrides(name, given, is_help=is_help)
+    _check_overrides(name, given, is_help=given.help or given.hydra_help)
     return given
 
 
-def _check_overrides(name: str, given: argparse.Namespace, *, is_help: bool) -> None:
+def _names_of_flags() -> list[str]:
+    """Return the names of Hydra's flags and of its overrides, as argparse calls them."""
+    return [action.dest for action in get_args_parser()._actions if action.dest != "version"]
+
+
+def _check_overrides(name: str, given: Namespace, *, is_help: bool) -> None:
     parser = OverridesParser.create()
     parsed = [parse_override(parser, text) for text in given.overrides]
     is_shown = any(getattr(given, flag) for flag in _SHOWING)
@@ -120,11 +136,9 @@ def _check_overrides(name: str, given: argparse.Namespace, *, is_help: bool) -> 
     if given.hydra_help:  # of Hydra alone: it would look for the settings of conf/ in vain
         own = [text for text in given.overrides if text.startswith(("hydra.", "hydra/"))]
         given.overrides = ["hydra/job_logging=disabled", *own]  # by default it leaves a log file in this folder
-    if name == "gmt sweep" and given.help:
-        given.overrides.append("hydra/help=gmt_sweep")
 
 
-def _flags(given: argparse.Namespace) -> list[str]:
+def _flags(given: Namespace) -> list[str]:
     """Hydra's flags as it wants them, before all overrides."""
     values = {key.replace("_", "-"): value for key, value in vars(given).items() if key != "overrides" and value}
     return [f"--{flag}" if value is True else f"--{flag}={value}" for flag, value in values.items()]

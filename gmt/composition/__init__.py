@@ -1,10 +1,10 @@
 """Hydra at the root: where conf/ lies, how a run's config is composed, and Hydra's errors in the user's words."""
 
 from gmt.composition.composer import Composer, to_plain, with_values
-from gmt.composition.config_dir import config_dir
 from gmt.composition.config_errors import user_errors
 from gmt.composition.overrides import as_text, parse_override
 from gmt.composition.session import CONFIG_NAME, VERSION_BASE, extra_config_dir, hydra_on
+from gmt.config_dir import config_dir
 
 __all__ = [
     "CONFIG_NAME",

@@ -17,7 +17,7 @@ from omegaconf.errors import (
 )
 from yaml import YAMLError
 
-from gmt.composition.config_dir import config_dir
+from gmt.config_dir import config_dir
 from gmt.errors import UserError, choices
 
 _READERS = frozenset({"antlr4", "hydra", "omegaconf", "yaml"})

@@ -10,7 +10,7 @@ from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 
-from gmt.composition.config_dir import config_dir
+from gmt.config_dir import config_dir
 from gmt.errors import UserError
 
 CONFIG_NAME = "config"

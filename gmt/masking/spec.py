@@ -49,7 +49,8 @@ class MaskSpec:
             by them; see gmt/optimizers/packed_adamw.py. Entries that leave the mask lose theirs.
         keep: which end stays, the `largest` scores or the `smallest` (other than zero).
         exclude: patterns (as in a shell: *, ?, [..]) of names of parameters that are not ranked.
-        excluded: what happens to them: `dense`, trained as without a mask, or `frozen`, not trained.
+        excluded: what happens to the parameters in `exclude`: `dense`, trained as without a mask, or `frozen`, not
+            trained.
         first_micro_batch: with moments=packed, whether the gradient that ranks is that of a step's first micro-batch,
             so that no gradient is dense for longer than its tensor; needs scope=tensor.
         grain: what is kept or masked as a whole: single entries (`entry`), or `row`, `column`, `head` or `tensor`; see

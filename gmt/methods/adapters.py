@@ -82,8 +82,8 @@ class PeftAdapter:
         name: the word for it in tables.
         family: lora (Hu et al., arXiv 2106.09685), ia3 (Liu et al., 2205.05638), ln_tuning (Zhao et al., 2312.11420),
             vera (Kopiczko et al., 2310.11454), oft (Qiu et al., 2306.07280) or shira (Bhardwaj et al., 2406.13175).
-        rank: of an adapter's matrices; for shira, its entries in a matrix divided by the sum of the matrix's sides;
-            null for a family that has none.
+        rank: the rank of an adapter's matrices; for shira, its entries in a matrix divided by the sum of the matrix's
+            sides; null for a family that has none.
         alpha: what an adapter's output is scaled by, times 1/rank (rslora: 1/sqrt(rank)); null likewise.
         targets: the modules that get an adapter: `all-linear`, all linear layers but the output's; or a list of names
             or ends of names; null for peft's choice for the model's type.

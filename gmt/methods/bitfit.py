@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class BitFit:
-    """Trains every parameter whose name ends with bias; it has no settings."""
+    """Trains every parameter whose name ends with bias; it has no settings.
+
+    Args:
+        name: the word for it in tables.
+    """
 
     name: str
 

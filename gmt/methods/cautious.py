@@ -25,7 +25,11 @@ _MEASURED = 1 << 18  # entries, as of a mask's facts; all of a model that has no
 
 @dataclass(frozen=True, kw_only=True)
 class Cautious:
-    """Trains every parameter with cautious AdamW; it has no settings but those of `train`."""
+    """Trains every parameter with cautious AdamW; it has no settings but those of `train`.
+
+    Args:
+        name: the word for it in tables.
+    """
 
     name: str
 

@@ -12,7 +12,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Sft:
-    """Supervised fine-tuning of all parameters; it has no settings."""
+    """Supervised fine-tuning of all parameters; it has no settings.
+
+    Args:
+        name: the word for it in tables.
+    """
 
     name: str
 

@@ -36,7 +36,7 @@ class SensitivityAware:
     Args:
         name: the word for it in tables.
         trainable_ratio: parameters that train at most, over those of linear layers, norms and biases, in (0, 1].
-        rank, alpha: of a LoRA; its output is scaled by alpha / rank.
+        rank, alpha: the rank and the scale of a LoRA; its output is scaled by alpha / rank.
         matrix_factor: at least 1; the larger, the more matrices get a LoRA.
         vector_factor: at least 1; the larger, the more vectors train.
         num_examples: rows of the training data whose gradients are measured.

@@ -22,7 +22,7 @@ class HeldOut:
     """Questions of a dataset with one right answer each, asked by greedy generation.
 
     Args:
-        data: as of a DatasetTask.
+        data: path, subset, revision, split, num_examples and seed, as of a DatasetTask.
         columns: which column holds what: {prompt, answer}, or {messages} of a user's turn and an answer each.
         prompt_template: a text in which {prompt} stands for the prompt.
         answer_pattern: a regular expression whose last match is the answer, in what the model says and in the column:

@@ -41,7 +41,8 @@ class ReasoningGymTask:
         name: the word for it in tables.
         data_seed: seed of every generated question; the same data for every run of a study. reasoning-gym draws
             question i from seed + i: two seeds give data of their own only if they lie num_examples apart.
-        chat_template: as of a DatasetTask.
+        chat_template: null for plain prompts; `tokenizer`, a file, or one that ships inside: prompts are then a user's
+            turn, and completions the assistant's.
         train: name -> {family, settings, num_examples}: what is trained on. `answer: backward` writes the right answers
             from their last sign to their first.
         target: likewise, or an evaluation with a `_target_`: what is to be learnt.

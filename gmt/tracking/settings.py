@@ -20,7 +20,7 @@ class TrackingSettings:
     """Where MLflow keeps its view of the runs.
 
     Args:
-        uri: of a database or server; null tracks nothing.
+        uri: the address of a database or server; null tracks nothing.
         artifacts: folder of the artifacts of a new experiment; null lets the server decide.
         experiment: the MLflow experiment's name.
     """

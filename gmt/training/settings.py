@@ -27,15 +27,17 @@ class TrainSettings:
         optimizer: adamw; sgd; adafactor (Shazeer and Stern, arXiv 1804.04235; as torch has it, the learning rate is the
             largest relative step); muon (gmt/optimizers/muon.py); lion (Chen et al., 2302.06675); schedulefree (Defazio
             et al., 2405.15682; AdamW's); adamw_8bit (Dettmers et al., 2110.02861).
-        momentum: of sgd and muon, in [0, 1); null for the others.
+        momentum: the momentum of sgd and muon, in [0, 1); null for the others.
         learning_rate: the peak learning rate.
-        schedule: of the learning rate. It rises from 0 during the warm-up; after it, it stays (constant_with_warmup),
-            falls to 0 along a line (linear) or along half a cosine (cosine). constant has no warm-up.
+        schedule: how the learning rate goes on after the warm-up, in which it rises from 0: it stays
+            (constant_with_warmup), or falls to 0 along a line (linear) or along half a cosine (cosine). constant has no
+            warm-up.
         warmup_ratio: share of the steps in which the rate rises, in [0, 1), rounded up to whole steps; 0 for constant,
             unless the optimizer is schedulefree, which warms up by itself.
-        weight_decay: decoupled from the gradient, but for sgd, which adds it to the gradient; not on norms and biases.
-        adam_beta1, adam_beta2: decays of AdamW's moments, in [0, 1); lion's too. No effect with sgd and adafactor, see
-            `without_effect`; muon uses them for AdamW's parameters.
+        weight_decay: how strongly weights are pulled to 0; decoupled from the gradient, but for sgd, which adds it to
+            the gradient; not on norms and biases.
+        adam_beta1, adam_beta2: the decays of AdamW's moments, in [0, 1); lion's too. No effect with sgd and adafactor,
+            see `without_effect`; muon uses them for AdamW's parameters.
         max_grad_norm: gradients are clipped to this norm before they are masked; 0 clips nothing.
         precision: fp32, or bf16 autocast; what the weights are kept in is model.dtype.
         max_length: tokens of a prompt and its completion; a longer example is dropped and counted.

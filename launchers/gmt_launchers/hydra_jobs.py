@@ -31,11 +31,11 @@ class RayTuneSettings:
     """What the launcher may use.
 
     Args:
-        address: of a running cluster (`auto`, HOST:PORT); None starts Ray on this machine.
+        address: a running cluster (`auto` or HOST:PORT); None starts Ray on this machine.
         num_cpus: cores that Ray may use on this machine; None for all there are.
-        cpus_per_job, gpus_per_job: of a job of Hydra's own sweepers; a run of a study has resources of its own. GPUs:
-            None for 1 where a node has any, else 0.
-        max_failures: how often a job whose worker dies is begun again; likewise.
+        cpus_per_job, gpus_per_job: what is reserved for a job of Hydra's own sweepers; a run of a study has resources
+            of its own. GPUs: None for 1 where a node has any, else 0.
+        max_failures: how often a job whose worker dies is begun again; a run of a study has retries of its own.
     """
 
     address: str | None

@@ -30,19 +30,19 @@ class KubeRay:
     """A namespace of a Kubernetes cluster on which KubeRay 1.5.1 or later runs.
 
     Args:
-        namespace: of everything that is made.
-        image: with this project, its libraries and Ray; needed to submit.
-        python: the interpreter in it.
-        service_account: of the pods, or None.
-        head_cpus: of the head's pod, which runs the sweep's driver.
-        head_memory: as Kubernetes writes it, e.g. 8Gi.
+        namespace: the Kubernetes namespace of everything that is made.
+        image: the container image, with this project, its libraries and Ray; needed to submit.
+        python: the interpreter in the image.
+        service_account: the service account of the pods, or None.
+        head_cpus: cores of the head's pod, which runs the sweep's driver.
+        head_memory: main memory of the head's pod, as Kubernetes writes it, e.g. 8Gi.
         num_workers: pods that runs are spread over.
-        worker_cpus: of each.
-        worker_gpus: of each.
-        worker_memory: of each.
+        worker_cpus: cores of each worker.
+        worker_gpus: GPUs of each worker.
+        worker_memory: main memory of each worker.
         claim: the PersistentVolumeClaim of the run records, which all pods can write (ReadWriteMany);
             needed to submit.
-        mount: where it is mounted; record.root lies in it.
+        mount: where the claim is mounted; record.root lies in it.
         env_vars: environment of the pods; no secrets.
         secrets: environment of the pods from Kubernetes secrets: {VARIABLE: {name: SECRET, key: KEY}}.
         auth_secret: the secret with Ray's token under `auth_token`; None lets KubeRay make one.

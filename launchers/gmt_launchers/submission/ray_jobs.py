@@ -34,7 +34,7 @@ class RayJobs:
     """A running Ray cluster.
 
     Args:
-        address: of its dashboard, http(s)://HOST:PORT.
+        address: the address of the cluster's dashboard, http(s)://HOST:PORT.
         python: the interpreter on the cluster.
         code: `shipped`: this project's packages travel with the job; `installed`: the cluster has the same version.
         pip: requirements that Ray installs for the job; none where the cluster's environment has all.

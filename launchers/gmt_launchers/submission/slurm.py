@@ -32,21 +32,21 @@ class Slurm:
     """A Slurm cluster; null leaves a choice to the cluster's own defaults.
 
     Args:
-        partition: of the job.
-        account: that pays for it.
-        nodes: of the allocation.
-        cpus_per_node: that Ray may use on each; needed to submit.
-        gpus_per_node: that Ray may use on each.
-        memory: of each node, as Slurm writes it, e.g. 64G.
-        time_limit: as Slurm writes it, e.g. 1-00:00:00.
+        partition: the partition that runs the job.
+        account: the account that pays for the job.
+        nodes: the number of nodes.
+        cpus_per_node: cores that Ray may use on each node; needed to submit.
+        gpus_per_node: GPUs that Ray may use on each node.
+        memory: main memory of each node, as Slurm writes it, e.g. 64G.
+        time_limit: how long the job may take, as Slurm writes it, e.g. 1-00:00:00.
         requeue: whether a job that is preempted, or whose time is up, is queued again and goes on.
         signal_before_end_s: how long before its end a sweep is told to stop.
         start_timeout_s: how long Ray may take to come up on all nodes.
         sbatch_lines: further options of sbatch, e.g. --constraint=h100.
         setup: shell lines before anything starts, e.g. module load cuda.
         python: the interpreter; null is the one that submits.
-        folder: of the scripts and the jobs' output; shared by the nodes.
-        private_folder: of the token's file, closed to others; shared by the nodes.
+        folder: holds the scripts and the jobs' output; shared by the nodes.
+        private_folder: holds the token's file, closed to others; shared by the nodes.
     """
 
     partition: str | None

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import example, given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from gmt.cli import run_command
+from gmt.commands.parsers import make_parser, sub_parsers
 from gmt.composition import as_text, parse_override, user_errors
 from gmt.errors import UserError
 from gmt.settings import text as checked_text
@@ -98,12 +100,25 @@ def test_every_flag_of_hydra_works_or_is_refused(
     assert bool(errors) == bool(code)
     assert list(tmp_path.iterdir()) == []
     if flag == "--help":  # the command's own
-        assert output.startswith(f"gmt {command.partition(' ')[0]}")
+        assert output.startswith(f"usage: gmt {command.partition(' ')[0]} ")
+
+
+@pytest.mark.parametrize("command", ["run", "sweep"])
+def test_the_command_takes_the_flags_of_hydra(command: str) -> None:
+    ours = {action.dest: action for action in sub_parsers(make_parser())[command]._actions}
+    for action in get_args_parser()._actions:
+        same = ours[action.dest]
+        assert set(same.option_strings) == set(action.option_strings)
+        assert same.choices == action.choices
+        if action.dest != "version":  # Hydra's parser prints and exits, ours lets the command print
+            assert (same.nargs, same.const, same.default or None) == (
+                action.nargs,
+                action.const,
+                action.default or None,
+            )
 
 
 def test_every_flag_is_tried() -> None:
-    from hydra._internal.utils import get_args_parser
-
     known = {each for action in get_args_parser()._actions for each in action.option_strings if each.startswith("--")}
     tried = {word for flag in FLAGS for word in flag.split() if word.startswith("--")}
     assert known - {"--version"} == tried - {"--nothing"}

@@ -1,0 +1,55 @@
+"""Lays help out in at most 100 columns, as argparse does: what is typed on the left, its meaning on the right."""
+
+import textwrap
+from collections.abc import Iterable, Sequence
+
+from gmt.commands.explain.setting import Setting
+from gmt.docstrings import first_sentence
+from gmt.terminal import help_width
+
+_INDENT = 34
+
+
+def entry(left: str, text: str) -> str:
+    """Return an entry; a left side that is too wide stands above the text.
+
+    Args:
+        left: what is typed.
+        text: what it means, a paragraph.
+    """
+    begin = f"  {left}"
+    if not text:
+        return begin
+    indent = " " * _INDENT
+    lines = textwrap.wrap(text, help_width(), initial_indent=indent, subsequent_indent=indent)
+    if len(begin) > _INDENT - 2:
+        return "\n".join([begin, *lines])
+    return "\n".join([begin + lines[0][len(begin) :], *lines[1:]])
+
+
+def paragraph(text: str, indent: int = 0) -> str:
+    """Return a paragraph in lines."""
+    return textwrap.fill(text, help_width(), initial_indent=" " * indent, subsequent_indent=" " * indent)
+
+
+def word_list(words: Iterable[str]) -> str:
+    """Return names in lines below an entry, separated by commas and broken between them."""
+    indent = " " * _INDENT
+    settings = {"initial_indent": indent, "subsequent_indent": indent, "break_on_hyphens": False}
+    return textwrap.fill(", ".join(words), help_width(), break_long_words=False, **settings)  # type: ignore[arg-type]
+
+
+def titled(title: str, lines: Sequence[str]) -> str:
+    """Return a part of a page."""
+    return "\n".join([title, *lines])
+
+
+def in_short(settings: Iterable[Setting]) -> list[str]:
+    """Return an entry for each setting with its first sentence and its choices."""
+    return [entry(setting.assignment, setting.in_short) for setting in settings]
+
+
+def title_of(group: str, kind: type | None) -> str:
+    """Return the title of a group's settings, with the first sentence on their class."""
+    about = "" if kind is None else first_sentence(" ".join((kind.__doc__ or "").split()))
+    return paragraph(f"{group}: {about.rstrip('.')}" if about else f"{group}:")

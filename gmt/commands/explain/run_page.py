@@ -1,0 +1,82 @@
+"""The help of `gmt run`: the groups with their choices, then each setting of the composed config."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from gmt import config_files
+from gmt.commands.explain.layout import entry, paragraph, titled, word_list
+from gmt.commands.explain.setting import typed
+from gmt.commands.explain.sweep_page import group_settings
+from gmt.composition import Composer, hydra_on, user_errors
+
+_EXAMPLES = """\
+Examples:
+  gmt run method=gmt method.mask_ratio=0.9    one training
+  gmt run -m method=sft,gmt seed=1,2,3        six trainings, two at a time on two cores
+  gmt run method=lora --help                  this page for another method
+  gmt help method                             what each method is
+  gmt help method.mask_ratio                  all about one setting, in every method that has it
+"""
+
+
+def run_page(overrides: Sequence[str], config_dir: str | None, *, resolve: bool) -> str:
+    """Return the groups and the settings that overrides compose.
+
+    Args:
+        overrides: the user's.
+        config_dir: a config folder of the user's own, or None.
+        resolve: whether interpolations are shown as what they stand for.
+
+    Raises:
+        UserError: an override is wrong.
+    """
+    config = composed(overrides, config_dir, resolve=resolve)
+    return "\n\n".join([groups(overrides, config_dir), _settings(config), _EXAMPLES])
+
+
+def composed(overrides: Sequence[str], config_dir: str | None, *, resolve: bool = False) -> dict[str, Any]:
+    """Return the config that overrides compose, as plain values, some of which may be missing (`???`)."""
+    with hydra_on(config_dir):
+        config = Composer().compose(overrides)
+        with user_errors():
+            plain = OmegaConf.to_container(config, resolve=resolve)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def groups(overrides: Sequence[str], config_dir: str | None) -> str:
+    """Return an entry for each group: the file that is chosen, what the group is for, and all its files."""
+    chosen = {group: (choice.name, choice.about) for group, choice in config_files.chosen().items()}
+    for key, _, value in (text.lstrip("+").partition("=") for text in overrides):
+        if key.lstrip("~") in chosen:
+            chosen[key.lstrip("~")] = ("null" if key.startswith("~") else value, chosen[key.lstrip("~")][1])
+    lines = [paragraph("GROUP=NAME chooses a file of conf/GROUP; `gmt help GROUP` says what each name stands for.", 2)]
+    for group, (name, about) in chosen.items():
+        lines += [entry(f"{group}={name}", about), word_list(config_files.names(group, config_dir))]
+    for group in config_files.groups(config_dir):
+        if group not in chosen:  # a part of a task, or of a command for clusters
+            names = word_list(config_files.names(group, config_dir))
+            lines.append(f"  {group}" + names[len(group) + 2 :])
+    return titled("Groups:", lines)
+
+
+def _settings(config: Mapping[str, Any]) -> str:
+    about = config_files.single_settings()
+    single = [entry(f"{key}={typed(config[key])}", text) for key, text in about.items() if _is_single(config.get(key))]
+    begin = paragraph(
+        "KEY=VALUE changes a setting, +KEY=VALUE one that its file does not name; `gmt help KEY` says all about it.", 2
+    )
+    parts = [
+        group_settings(group, values)
+        for group, values in config.items()
+        if isinstance(values, Mapping) and group != "hydra"
+    ]
+    return "\n\n".join([titled("Settings:", [begin, *single]), *parts])
+
+
+def _is_single(value: object) -> bool:
+    return not isinstance(value, Mapping)

@@ -1,0 +1,205 @@
+"""What is known of a setting: its meaning from a docstring, its rule from the check that refuses a wrong value."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from gmt.docstrings import arguments_of, first_sentence
+from gmt.errors import UserError
+from gmt.plug_ins import class_of
+from gmt.runs.build import settings_of
+
+# The settings dataclass of each group whose yaml names none by `_target_`.
+KINDS = {
+    "record": "gmt.runs.settings.RecordSettings",
+    "resources": "gmt.runs.settings.ResourceSettings",
+    "sweep": "gmt.studies.guard.SweepSettings",
+    "train": "gmt.training.settings.TrainSettings",
+    "tracking": "gmt.tracking.settings.TrackingSettings",
+    "study": "gmt.studies.grid.StudySettings",
+    "study.tuning": "gmt.studies.tuning.TuningSettings",
+    "study.primary.NAME": "gmt.verdicts.question.Question",
+}
+LAUNCHER = "gmt_launchers.hydra_jobs.RayTuneSettings"  # its module imports Ray: its docstring alone is read
+MISSING = "???"  # OmegaConf's word for a value that must be given
+_WRONG = "?"  # a value that no setting with choices allows
+_LONGEST_VALUE = 60
+_NONE = re.compile(r"\bNone\b")  # Python's word for yaml's null
+_ELSEWHERE = re.compile(r"see (gmt[\w.]*\.[A-Z]\w*)\.?")
+_RULE = re.compile(rf"(must .*), got '{re.escape(_WRONG)}'")
+_ONE_OF = re.compile(r"must be one of (.*)")
+_EITHER = re.compile(r"must be ((?:[\w-]+, )*[\w-]+ or [\w-]+)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """A setting of a class.
+
+    Args:
+        key: as the user writes it, e.g. `method.mask_ratio`.
+        value: as the user writes it; None for a mapping.
+        about: what it means, a paragraph.
+        rule: what its class demands of its value, e.g. `must lie in [0, 1)`; empty where wrong texts are not refused.
+        is_in_config: whether the config names it, so that KEY=VALUE changes it; otherwise +KEY=VALUE adds it.
+    """
+
+    key: str
+    value: str | None
+    about: str
+    rule: str
+    is_in_config: bool
+
+    @property
+    def choices(self) -> Sequence[str]:
+        """Its values, where its class allows a few words only."""
+        if (listed := _ONE_OF.fullmatch(self.rule)) is not None:
+            return listed[1].split(", ")
+        either = _EITHER.fullmatch(self.rule)
+        return () if either is None else re.split(", | or ", either[1])
+
+    @property
+    def assignment(self) -> str:
+        """What a user types to set it, without a value that would fill a line."""
+        key = self.key if self.is_in_config else f"+{self.key}"
+        return key if self.value is None or len(self.value) > _LONGEST_VALUE else f"{key}={self.value}"
+
+    @property
+    def in_short(self) -> str:
+        """The first sentence on it, and its choices where the sentence does not name them."""
+        sentence = first_sentence(self.about)
+        if not self.choices or self._is_said_in(sentence):
+            return sentence
+        return f"{sentence.rstrip('.;:')}. One of {', '.join(self.choices)}."
+
+    @property
+    def in_full(self) -> str:
+        """All that is known of it."""
+        return self.about if self._is_said_in(self.about) else f"{self.about} It {self.rule}.".lstrip()
+
+    def _is_said_in(self, text: str) -> bool:
+        """Whether a text already says the rule: all choices, or the interval."""
+        if self.choices:
+            is_named = all(re.search(rf"\b{re.escape(choice)}\b", text) for choice in self.choices)
+            return is_named or set(self.choices) == {"true", "false"}
+        return re.sub("^must (be|lie) ", "", self.rule) in text
+
+
+def settings_in(group: str, values: Mapping[str, Any]) -> list[Setting]:
+    """Return the settings of a group: those of its config, then those that its class has besides.
+
+    Args:
+        group: the config key, e.g. `method`.
+        values: the group's config, whose values may be interpolations or missing; empty for the settings of any config.
+
+    Raises:
+        UserError: the group's class can't be imported.
+    """
+    kind = kind_of(group, values)
+    own = {key: value for key, value in values.items() if key != "_target_"}
+    if kind is None:
+        return [
+            Setting(key=f"{group}.{key}", value=typed(value), about="", rule="", is_in_config=True)
+            for key, value in own.items()
+        ]
+    texts, defaults = meanings(kind), _defaults(kind)
+    in_order = sorted(own, key=[*defaults, *own].index) + [name for name in defaults if name not in own]
+    return [
+        Setting(
+            key=f"{group}.{key}",
+            value=typed(own.get(key, defaults.get(key))) if own or defaults[key] != MISSING else None,
+            about=texts.get(key, ""),
+            rule=_rule(group, kind, own, key),
+            is_in_config=key in own or not own,
+        )
+        for key in in_order
+    ]
+
+
+def kind_of(group: str, values: Mapping[str, Any]) -> type | None:
+    """Return the settings dataclass of a group's config; None where the config is of none.
+
+    Raises:
+        UserError: the class can't be imported.
+    """
+    target = values.get("_target_") or KINDS.get(group)
+    return class_of(group, target) if isinstance(target, str) else None
+
+
+@cache
+def meanings(kind: type) -> dict[str, str]:
+    """Return what the docstrings of a settings dataclass and its bases say of each setting."""
+    found: dict[str, str] = {}
+    for base in reversed(kind.__mro__):
+        found |= arguments_of(base.__doc__)
+    for name, text in found.items():
+        if (elsewhere := _ELSEWHERE.fullmatch(text)) is not None:
+            found[name] = arguments_of(class_of(name, elsewhere[1]).__doc__).get(name, text)
+    return {name: _for_users(text) for name, text in found.items()}
+
+
+def _for_users(text: str) -> str:
+    """Return a docstring's text with yaml's null, and with `gmt help` in place of classes that it explains."""
+    for topic, path in KINDS.items():
+        text = text.replace(f"see {path}", f"see `gmt help {topic}`")
+    return _NONE.sub("null", text)
+
+
+def written(path: str) -> dict[str, str]:
+    """Return what a class's docstring says of its arguments, without an import of its module.
+
+    Args:
+        path: the class's dotted path.
+    """
+    module, _, name = path.rpartition(".")
+    spec = find_spec(module)
+    assert spec is not None
+    assert spec.origin is not None
+    tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+    (found,) = (node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name)
+    return {name: _for_users(text) for name, text in arguments_of(ast.get_docstring(found)).items()}
+
+
+def _defaults(kind: Any) -> dict[str, Any]:
+    """Return the default of each setting of a class; `???` for a setting that must be given."""
+    defaults: dict[str, Any] = {}
+    for field in dataclasses.fields(kind):
+        if field.init and field.default_factory is not dataclasses.MISSING:
+            defaults[field.name] = field.default_factory()
+        elif field.init:
+            defaults[field.name] = MISSING if field.default is dataclasses.MISSING else field.default
+    return defaults
+
+
+def _rule(group: str, kind: type, values: Mapping[str, Any], key: str) -> str:
+    """Return the rule in the sentence by which a class refuses a wrong value; empty where it takes the value."""
+    if isinstance(values.get(key), Mapping):
+        return ""
+    try:
+        settings_of(group, kind, {**values, key: _WRONG})
+    except UserError as error:
+        begins = (f"{group}.{key} ", f"{key} ")
+        sentences = [sentence for sentence in error.sentences if sentence.startswith(begins)]
+        rules = (_RULE.search(sentence) for sentence in sentences)
+        return next((rule[1] for rule in rules if rule), "")
+    except Exception:  # code of a plug-in, which meets a value of a wrong type
+        return ""
+    return ""
+
+
+def typed(value: object) -> str | None:
+    """Return a value as a user types it; None for a mapping."""
+    if isinstance(value, Mapping):
+        return None
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, list | tuple):
+        return f"[{','.join(typed(item) or '{...}' for item in value)}]"
+    return str(value).replace("\n", "\\n")

@@ -1,0 +1,73 @@
+"""The help of `gmt sweep`: what a sweep is, how a study is changed on the command line, stopping and going on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from gmt import config_files
+from gmt.commands.explain.layout import entry, in_short, title_of, titled, word_list
+from gmt.commands.explain.setting import LAUNCHER, kind_of, settings_in, written
+from gmt.docstrings import first_sentence
+
+_BEGIN = """\
+What a sweep does:
+  A study is a yaml in conf/study, or in a folder of your own (docs/studies.md). It has arms, e.g. a
+  method with its settings. The lists of an arm are crossed: each combination is a run. All runs are
+  composed and checked before one starts. Runs that are done are not done again, also those of other
+  studies. `gmt plan study=NAME` shows the runs and what they cost, and starts nothing.
+
+  gmt sweep study=quickstart                              24 runs of seconds
+  gmt sweep study=quickstart seed=1                       the same arms with one seed
+  gmt sweep study=quickstart method.mask_ratio=0.2,0.4    other ratios in the arms that have ratios
+  gmt sweep study=my_study --config-dir mine              a study of your own
+
+Values:
+  KEY=A,B                         takes the place of an arm's own values of KEY, or holds for all
+                                  arms where none has KEY
+  KEY=range(1,6)                  1, 2, 3, 4 and 5
+  GROUP=A,B                       likewise for the files of a group
+  study.KEY=VALUE                 changes a setting of the study, see below; +study.KEY=VALUE adds
+                                  one that the study's yaml does not name
+
+Stopping and going on:
+  Ctrl-C once: each run writes a checkpoint and ends. Twice: all end at once. After either, after a
+  kill and after a lost machine the same command goes on: runs that are done stay, the others go on
+  from their last checkpoint. Two sweeps of one study share the work. A run that fails does not stop
+  the others; the exit code is then 1, and `gmt plan` shows the failure.
+
+Where the runs are computed:
+  hydra.launcher.num_cpus=4       leaves the other cores to you
+  hydra.launcher.address=auto     joins a running Ray cluster; `gmt submit` hands a sweep to Slurm,
+                                  Ray or Kubernetes
+  hydra/launcher=basic            one run after the other in this process, for debugging
+  resources.gpus=0.5              two runs share a GPU
+"""
+
+
+def sweep_page(overrides: Sequence[str], config_dir: str | None) -> str:
+    """Return the page but for the flags.
+
+    Args:
+        overrides: the user's; study=NAME shows that study's settings.
+        config_dir: a config folder of the user's own, or None.
+    """
+    names = config_files.names("study", config_dir)
+    studies = titled("Studies (`gmt help study` says what each is about):", [word_list(names)])
+    named = [text.removeprefix("study=") for text in overrides if text.startswith("study=")]
+    own = config_files.own_settings()
+    study = config_files.values("study", named[-1], config_dir) if named else {}
+    parts = [group_settings("study", study), launcher_settings()]
+    parts += [group_settings(group, own[group]) for group in ("resources", "sweep")]
+    return "\n\n".join([_BEGIN.rstrip(), studies, *parts]) + "\n"
+
+
+def launcher_settings() -> str:
+    """Return an entry for each setting of the launcher."""
+    texts = {f"hydra.launcher.{name}": first_sentence(text) for name, text in written(LAUNCHER).items()}
+    return titled("hydra.launcher: Ray on this machine, or a cluster", [entry(*item) for item in texts.items()])
+
+
+def group_settings(group: str, values: Mapping[str, Any]) -> str:
+    """Return an entry for each setting of a group."""
+    return titled(title_of(group, kind_of(group, values)), in_short(settings_in(group, values)))

@@ -1,0 +1,121 @@
+"""`gmt help TOPIC`: explains a config group, one of its choices, or a setting."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from gmt import config_files
+from gmt.commands.explain.layout import entry, paragraph, title_of, titled
+from gmt.commands.explain.run_page import composed
+from gmt.commands.explain.setting import KINDS, LAUNCHER, Setting, kind_of, settings_in, typed, written
+from gmt.docstrings import first_sentence
+from gmt.errors import UserError, choices
+from gmt.terminal import say
+
+_LAUNCHER = "hydra.launcher"
+
+
+def explain(topic: str, config_dir: str | None, *, commands: Iterable[str]) -> None:
+    """Print what is known of a topic.
+
+    Args:
+        topic: `method`, `method=lora`, `method.rank` or `seed`.
+        config_dir: a config folder of the user's own, or None.
+        commands: the names of the commands, which are topics too.
+
+    Raises:
+        UserError: there is no such topic.
+    """
+    group, is_choice, name = topic.partition("=")
+    parent, _, key = topic.rpartition(".")
+    own = config_files.own_settings()
+    known = [*config_files.groups(config_dir), *own, *KINDS, _LAUNCHER]
+    if is_choice:
+        say(_choice(group, name, config_dir))
+    elif topic in config_files.groups(config_dir):
+        say(_group(topic, config_dir))
+    elif topic in own or topic in KINDS or topic == _LAUNCHER:
+        say(_own(topic))
+    elif parent in known:
+        say(_setting(parent, key, config_dir))
+    else:
+        raise UserError(f"there is no help on {topic!r}; {choices(topic, {*commands, *known})}")
+
+
+def _choice(group: str, name: str, config_dir: str | None) -> str:
+    """Return all that is known of a group's file: the comment at its top, and its settings."""
+    names = config_files.names(group, config_dir)
+    if not names:
+        raise UserError(f"there is no config group {group!r}; {choices(group, config_files.groups(config_dir))}")
+    if name not in names:
+        raise UserError(f"there is no {group} {name!r}; {choices(name, names)}")
+    about = paragraph(config_files.about(group, name, config_dir), 2)
+    settings = _settings_of_choice(group, name, config_dir)
+    return "\n\n".join([titled(f"{group}={name}", [about]), *map(_in_full, settings)])
+
+
+def _settings_of_choice(group: str, name: str, config_dir: str | None) -> list[Setting]:
+    """Return the settings of a file as a run would have them; of a group that no run has, as the file has them."""
+    if group not in config_files.chosen():
+        return settings_in(group, config_files.values(group, name, config_dir))
+    return settings_in(group, composed([f"{group}={name}"], config_dir)[group])
+
+
+def _group(group: str, config_dir: str | None) -> str:
+    """Return an entry for each file of a group, and the settings that all of them share."""
+    chosen = config_files.chosen().get(group)
+    title = f"{group}: {chosen.about}" if chosen is not None and chosen.about else f"{group}:"
+    names = config_files.names(group, config_dir)
+    entries = [entry(f"{group}={name}", first_sentence(config_files.about(group, name, config_dir))) for name in names]
+    parts = [titled(title, entries)]
+    if group in KINDS:
+        parts.append(_own(group))
+    elif group != "suite":
+        parts.append(f"`gmt help {group}=NAME` shows the settings of one.")
+    return "\n\n".join(parts)
+
+
+def _own(topic: str) -> str:
+    """Return all that is known of a setting in conf/config.yaml, or of the settings in a part of it."""
+    own = config_files.own_settings()
+    if topic == _LAUNCHER:
+        return "\n\n".join(entry(f"{topic}.{name}", text) for name, text in written(LAUNCHER).items())
+    if topic not in KINDS:
+        return entry(f"{topic}={typed(own[topic])}", config_files.single_settings()[topic])
+    values = own.get(topic, {})
+    settings = settings_in(topic, values)
+    return "\n\n".join([title_of(topic, kind_of(topic, values)), *map(_in_full, settings)])
+
+
+def _setting(parent: str, key: str, config_dir: str | None) -> str:
+    """Return what a setting means in each file of its group that has it."""
+    if parent == _LAUNCHER:
+        texts = written(LAUNCHER)
+        if key not in texts:
+            raise UserError(f"{parent} has no setting {key!r}; {choices(key, texts)}")
+        return entry(f"{parent}.{key}", texts[key])
+    own = config_files.own_settings()
+    by_name = {name: config_files.values(parent, name, config_dir) for name in config_files.names(parent, config_dir)}
+    by_name = by_name if parent not in KINDS or parent == "train" else {"": own.get(parent, {})}
+    found: dict[str, list[tuple[str, Setting]]] = {}
+    keys: set[str] = set()
+    for name, values in by_name.items():
+        for setting in settings_in(parent, values):
+            keys.add(setting.key.rpartition(".")[2])
+            if setting.key == f"{parent}.{key}":
+                found.setdefault(setting.about, []).append((name, setting))
+    if not found:
+        raise UserError(f"{parent} has no setting {key!r}; {choices(key, keys)}")
+    return "\n\n".join(_meaning(parent, of_names) for of_names in found.values())
+
+
+def _in_full(setting: Setting) -> str:
+    return entry(setting.assignment, setting.in_full)
+
+
+def _meaning(parent: str, of_names: Sequence[tuple[str, Setting]]) -> str:
+    """Return one meaning of a setting, and the files that set it so."""
+    _, setting = of_names[0]
+    values = ", ".join(f"{parent}={name} ({each.value})" for name, each in of_names if name)
+    text = entry(setting.key if len(of_names) > 1 else setting.assignment, setting.in_full)
+    return f"{text}\n{paragraph(f'In {values}.', 34)}" if values else text

@@ -1,0 +1,46 @@
+"""The commands that explain commands, groups and settings, and complete them in a shell."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Mapping
+from functools import partial
+
+from gmt.commands.parsers.overview import overview
+from gmt.commands.parsers.parser import Parser, Section, take_config_dir
+
+_TOPICS = """\
+gmt help plan                a command, as gmt plan --help
+gmt help method              a config group: what each of its files is
+gmt help method=lora         one file of it: where it comes from, and all its settings
+gmt help method.mask_ratio   a setting, in each method that has it
+gmt help record              the settings of a part of the config, e.g. resources, hydra.launcher
+"""
+
+
+def add_commands(section: Section) -> None:
+    """Add the commands."""
+    commands: Mapping[str, Parser] = section.commands.choices
+    explain = section.add(
+        "help",
+        partial(_explain, commands),
+        takes="[TOPIC]",
+        summary="explains a command, a config group, a choice, a setting",
+        about="Explains a topic, by the docstrings of the settings' classes and the comments of conf/.",
+        epilog=_TOPICS,
+    )
+    explain.add_argument("topic", nargs="?", metavar="TOPIC", help="see below; without it: a line for each command")
+    take_config_dir(explain)
+
+
+def _explain(commands: Mapping[str, Parser], options: Namespace) -> None:
+    topic: str | None = options.topic
+    if topic is None:
+        print(overview(commands), end="")
+    elif topic in commands:
+        given = commands[topic].parse_args(["--help"])  # most parsers print their help here, and exit
+        given.do(Namespace(**{**vars(given), "command": topic, "config_dir": options.config_dir}))
+    else:
+        from gmt.commands.help import explain
+
+        explain(topic, options.config_dir, commands=commands)

@@ -1,0 +1,72 @@
+"""Puts the parser together and parses a command line."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from functools import cache
+
+from gmt.commands.parsers import clusters, extending, helps, results, runs, views
+from gmt.commands.parsers.overview import overview
+from gmt.commands.parsers.parser import OVERRIDES, Parser, Section
+from gmt.errors import UserError, choices
+
+_SECTIONS = {
+    "Runs": runs.add_commands,
+    "Results": results.add_commands,
+    "MLflow": views.add_commands,
+    "Clusters": clusters.add_commands,
+    "Methods, tasks, studies of your own": extending.add_commands,
+    "Help": helps.add_commands,
+}
+_OF_PROGRAM = ("-h", "--help", "--version")
+
+
+class Program(Parser):
+    """The parser of the program, whose help has a line for each command."""
+
+    def format_help(self) -> str:
+        """Return the overview of all commands."""
+        return overview(sub_parsers(self))
+
+
+@cache
+def make_parser() -> Program:
+    """Return the parser of the program; `do` of the parsed options carries the command out."""
+    parser = Program(prog="gmt", allow_abbrev=False)
+    about = "show the version of gmt-lab"
+    parser.add_argument("--version", dest="own_version", action="store_true", help=about)  # gmt run has Hydra's
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
+    for title, add_commands in _SECTIONS.items():
+        add_commands(Section(title=title, commands=commands))
+    return parser
+
+
+def sub_parsers(parser: argparse.ArgumentParser) -> dict[str, Parser]:
+    """Return the parsers of the commands, by name."""
+    (commands,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    found: dict[str, Parser] = commands.choices
+    return found
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Parse a command line, in which options and overrides stand in any order.
+
+    Args:
+        arguments: what follows `gmt`.
+
+    Raises:
+        UserError: there is no such command, or an argument is unknown or lacks its value.
+    """
+    parser = make_parser()
+    commands = sub_parsers(parser)
+    if arguments and arguments[0] not in (*commands, *_OF_PROGRAM):
+        raise UserError(f"gmt has no command {arguments[0]!r}; {choices(arguments[0], commands)}")
+    options, rest = parser.parse_known_args(list(arguments))
+    # argparse gives the overrides of a command only those before the next option, and leaves the later ones here.
+    takes_overrides = hasattr(options, OVERRIDES)
+    if unknown := [word for word in rest if word.startswith("-") or not takes_overrides]:
+        commands.get(options.command, parser).error(f"unrecognized arguments: {' '.join(unknown)}")
+    if rest:
+        options.overrides = [*options.overrides, *rest]
+    return options

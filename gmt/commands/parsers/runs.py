@@ -1,0 +1,91 @@
+"""The commands that plan and start runs; `run` and `sweep` take the flags of a Hydra app."""
+
+from __future__ import annotations
+
+import argparse
+from argparse import Namespace
+from typing import Any
+
+from gmt.commands.parsers.environment import take_out_variables
+from gmt.commands.parsers.parser import Parser, Section, take_config
+
+
+def add_commands(section: Section) -> None:
+    """Add the commands."""
+    run = section.add(
+        "run",
+        _hydra_app,
+        takes="",
+        summary="one training with its evaluation",
+        about="One training with its evaluation, recorded and tracked.",
+        add_help=False,  # it shows the config that the overrides compose
+    )
+    sweep = section.add(
+        "sweep",
+        _hydra_app,
+        takes="study=NAME",
+        summary="every run of a study that is not done yet",
+        about="Every run of a study that is not done yet, side by side on this machine or a cluster.",
+        add_help=False,
+    )
+    for parser, takes_either in ((run, True), (sweep, False)):
+        take_config(parser)
+        _take_flags_of_hydra(parser, takes_either=takes_either)
+        parser.set_defaults(parser=parser)
+    plan = section.add(
+        "plan",
+        _plan,
+        takes="study=NAME",
+        summary="a study's runs, their states and what is left to do",
+        about="The runs of a study, what became of them, and what the rest will cost. Starts nothing.",
+    )
+    take_config(plan)
+    plan.add_argument("--runs", action="store_true", help="a line for each run, however many there are")
+
+
+def _take_flags_of_hydra(parser: Parser, *, takes_either: bool) -> None:
+    """Let a command take Hydra's flags; a test compares them with those of Hydra's own parser.
+
+    Args:
+        parser: of the command.
+        takes_either: whether it is for one run and for several, so that the flags for these have a meaning.
+    """
+
+    def flag(*names: str, about: str, **settings: Any) -> None:
+        parser.add_argument(*names, help=about, **(settings or {"action": "store_true"}))
+
+    flag("--help", "-h", about="show this page, with the values that the overrides compose")
+    flag("--multirun", "-m", about="several runs: KEY=A,B lists values" if takes_either else argparse.SUPPRESS)
+    flag("--run", "-r", about="one run, as without this flag" if takes_either else argparse.SUPPRESS)
+    flag("--cfg", "-c", about="show the config and start nothing", choices=["job", "hydra", "all"])
+    flag("--resolve", about="with --cfg or --help: show what each ${...} stands for")
+    flag("--package", "-p", about="with --cfg job: show this part of the config", metavar="KEY")
+    parts = ["all", "config", "defaults", "defaults-tree", "plugins", "searchpath"]
+    flag(
+        "--info",
+        "-i",
+        about=f"show how Hydra comes to the config; PART is one of {', '.join(parts)}",
+        const="all",
+        nargs="?",
+        choices=parts,
+        metavar="PART",
+    )
+    flag("--hydra-help", about="show Hydra's own help")
+    flag("--version", about="show Hydra's version")
+    flag("--shell-completion", "-sc", about=argparse.SUPPRESS)  # these are refused, with the reason
+    flag("--config-path", "-cp", about=argparse.SUPPRESS, default=None)
+    flag("--config-name", "-cn", about=argparse.SUPPRESS, default=None)
+    flag("--experimental-rerun", about=argparse.SUPPRESS, default=None)
+
+
+def _hydra_app(options: Namespace) -> None:
+    take_out_variables()
+    from gmt.commands.hydra_app import hydra_app
+
+    hydra_app(f"gmt {options.command}", options)
+
+
+def _plan(options: Namespace) -> None:
+    from gmt.commands.plan import plan
+
+    plan(options.overrides, options.config_dir, every_run=options.runs)

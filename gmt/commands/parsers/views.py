@@ -1,0 +1,44 @@
+"""The commands of the MLflow dashboard."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+
+from gmt.commands.parsers.parser import Section, take_config
+
+
+def add_commands(section: Section) -> None:
+    """Add the commands."""
+    ui = section.add(
+        "ui",
+        _ui,
+        takes="[study=NAME]",
+        summary="the MLflow dashboard, opened at the study",
+        about="The MLflow dashboard on the project's store. It prints a link that logs your browser in; nobody else on "
+        "this machine can open it. With study=NAME the link leads to that study. "
+        "docs/dashboard.md says how to serve it to others.",
+    )
+    take_config(ui)
+    ui.add_argument("--port", type=int, metavar="PORT", help="default: 5000, or the next free one")
+    ui.add_argument("--browser", action="store_true", help="open a browser at the page")
+    sync = section.add(
+        "sync",
+        _sync,
+        takes="study=NAME|RUN ...",
+        summary="brings MLflow up to date with the run records",
+        about="Brings MLflow level with the run records: after its server was away, or to make a lost store again. "
+        "Each value is written once, however often this is called. Besides study=NAME it takes the ids of single runs.",
+    )
+    take_config(sync)
+
+
+def _ui(options: Namespace) -> None:
+    from gmt.commands.ui import serve
+
+    serve(options.overrides, options.config_dir, options.port, browser=options.browser)
+
+
+def _sync(options: Namespace) -> None:
+    from gmt.commands.sync import sync
+
+    sync(options.overrides, options.config_dir)

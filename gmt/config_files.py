@@ -1,0 +1,102 @@
+"""Reads the files of conf/ without Hydra, in milliseconds: what can be chosen, and what its comments say."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gmt.config_dir import config_dir
+
+_DEFAULT = re.compile(r"  - (\w+): (\w+)(?:\s+# (.*))?")
+_SCALAR = re.compile(r"(\w+): (.*?)(?:\s+# (.*))?")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """A config group as conf/config.yaml has it.
+
+    Args:
+        name: the file that is chosen; `null` for none.
+        about: what the group is for.
+    """
+
+    name: str
+    about: str
+
+
+def folders(own: str | None) -> list[Path]:
+    """Return the config folders in the order in which they are searched.
+
+    Args:
+        own: a folder of the user's own, or None.
+    """
+    return [*([] if own is None else [Path(own)]), config_dir()]
+
+
+def groups(own: str | None = None) -> list[str]:
+    """Return the names of all config groups but Hydra's own."""
+    found = {path.parent.name for folder in folders(own) for path in folder.glob("*/*.yaml")}
+    return sorted(found - {"hydra"})
+
+
+def names(group: str, own: str | None = None) -> list[str]:
+    """Return the names of a group's files; the group may be one of Hydra's, such as `hydra/launcher`."""
+    return sorted({path.stem for folder in folders(own) for path in (folder / group).glob("*.yaml")})
+
+
+def chosen() -> dict[str, Choice]:
+    """Return the groups that conf/config.yaml names, in its order."""
+    lines = map(_DEFAULT.fullmatch, _text(config_dir() / "config.yaml").splitlines())
+    return {line[1]: Choice(name=line[2], about=line[3] or "") for line in lines if line}
+
+
+def single_settings() -> dict[str, str]:
+    """Return what conf/config.yaml says of each setting that belongs to no group."""
+    lines = map(_SCALAR.fullmatch, _text(config_dir() / "config.yaml").splitlines())
+    return {line[1]: line[3] or "" for line in lines if line}
+
+
+def own_settings() -> dict[str, Any]:
+    """Return the settings in conf/config.yaml, without those of its groups."""
+    import yaml
+
+    loaded: dict[str, Any] = yaml.safe_load(_text(config_dir() / "config.yaml"))
+    return {key: value for key, value in loaded.items() if key not in ("defaults", "hydra")}
+
+
+def about(group: str, name: str, own: str | None = None) -> str:
+    """Return the comment at the top of a group's file as one paragraph; empty without one or without the file."""
+    words: list[str] = []
+    for line in _text(_path(group, name, own)).splitlines():
+        if not line.startswith("#"):
+            break
+        words.append(line.lstrip("# "))
+    return " ".join(words)
+
+
+def values(group: str, name: str, own: str | None = None) -> dict[str, Any]:
+    """Return the settings in a group's file and in the files of the same group that it builds on.
+
+    Interpolations and missing values stay as they are written.
+    """
+    import yaml
+
+    try:
+        loaded = yaml.safe_load(_text(_path(group, name, own)))
+    except yaml.YAMLError:
+        return {}
+    if not isinstance(loaded, dict):
+        return {}
+    defaults = loaded.pop("defaults", [])
+    below = [base for base in defaults if isinstance(base, str) and base not in ("_self_", name)]
+    return {**{key: value for base in below for key, value in values(group, base, own).items()}, **loaded}
+
+
+def _path(group: str, name: str, own: str | None) -> Path | None:
+    paths: Sequence[Path] = [folder / group / f"{name}.yaml" for folder in folders(own)]
+    return next((path for path in paths if path.is_file()), None)
+
+
+def _text(path: Path | None) -> str:
+    return "" if path is None else path.read_text(encoding="utf-8", errors="replace")
