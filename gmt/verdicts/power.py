@@ -128,14 +128,28 @@ def _power_of_all(question: Question, spread: Spread, num_seeds: int, level: flo
     rng, shown, done = np.random.default_rng(0), 0, 0
     while done < _STUDIES:
         number = min(at_once, _STUDIES - done)
-        differences_RNK = rng.normal(size=(number, num_seeds, num_sources)) @ spread.loads_LK
-        mean_RK, half_RK = differences_RNK.mean(1), limit * differences_RNK.std(1, ddof=1)
+        mean_RK, deviation_RK = _drawn_moments(rng.normal(size=(number, num_seeds, num_sources)), spread.loads_LK)
+        half_RK = limit * deviation_RK
         low_RK = (mean_RK if question.more_is_better else -mean_RK) - half_RK
         holds_RK = low_RK > -question.margin
         if question.claim == "equivalent":
             holds_RK &= low_RK + 2 * half_RK < question.margin
         shown, done = shown + int(holds_RK.all(1).sum()), done + number
     return shown / _STUDIES
+
+
+def _drawn_moments(sources_RNL: Floats, loads_LK: Floats) -> tuple[Floats, Floats]:
+    """Return means and standard deviations over seeds of the comparisons that normal draws add up to.
+
+    With more seeds than sources, a triangle of the sources' sums of squares stands for the seeds.
+    """
+    _, num_seeds, num_sources = sources_RNL.shape
+    mean_RL = sources_RNL.mean(1)
+    rows_RML = sources_RNL - mean_RL[:, None]
+    if num_seeds > num_sources:
+        rows_RML = np.linalg.cholesky(rows_RML.transpose(0, 2, 1) @ rows_RML).transpose(0, 2, 1)
+    squares_RK = ((rows_RML @ loads_LK) ** 2).sum(1)
+    return mean_RL @ loads_LK, np.sqrt(squares_RK / (num_seeds - 1))
 
 
 def seeds_needed(question: Question, spread: Spread, level: float) -> int | None:
