@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from gmt.composition.config_errors import user_errors
 from gmt.composition.overrides import parse_override
 from gmt.composition.session import CONFIG_NAME
+from gmt.composition.whole_files import WholeFiles
 from gmt.errors import UserError, choices
 from gmt.tasks.inherited import settled
 
@@ -25,16 +26,21 @@ from gmt.tasks.inherited import settled
 class Composer:
     """Composes the configs of many runs; one for each sweep or plan.
 
-    Hydra composes once for each choice of groups and each set of keys that vary (40 ms); the values of a run are then
+    Hydra composes once for each choice of groups that are more than their file (90 ms); the values of a run are then
     set on a copy (some microseconds). The first run of each kind is composed both ways: where they differ, as where an
-    interpolation reads what varies, every run of the kind is left to Hydra.
+    interpolation reads what varies, every run of the kind is left to Hydra. Groups with the same values are one object
+    in all runs of a kind.
     """
 
     def __init__(self) -> None:
         self._by_choice: dict[tuple[str, ...], DictConfig] = {}
+        self._by_groups: dict[tuple[str, ...], DictConfig] = {}
+        self._whole_files = WholeFiles()
         self._templates: dict[tuple[tuple[str, ...], tuple[str, ...]], _Template] = {}
         self._read_by_interpolations: dict[tuple[str, ...], set[str]] = {}
+        self._groups: dict[tuple[object, ...], Any] = {}
         self._parsed: dict[str, Override] = {}
+        self._is_plain: dict[str, bool] = {}
         self._is_group: dict[str, bool] = {}
         self._parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
 
@@ -50,7 +56,7 @@ class Composer:
         return [self._parsed[text] for text in overrides]
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
-        """The config for some overrides, unresolved, with the nodes of conf/ but Hydra's own.
+        """The config for some overrides, unresolved, without Hydra's own node.
 
         Raises:
             UserError: an override is wrong.
@@ -70,27 +76,74 @@ class Composer:
         """
         chosen, values = self._split(overrides)
         read = self._interpolated(chosen)
-        fixed = (*chosen, *(text for text in values if read & set(self._parsed[text].key_or_group.split("."))))
-        varied = {self._parsed[t].key_or_group: self._parsed[t].value() for t in values if t not in fixed}
+        varied = {self._parsed[t].key_or_group: t for t in values if read.isdisjoint(self._path(t))}
+        fixed = (*chosen, *(text for text in values if not read.isdisjoint(self._path(text))))
         kind = (fixed, tuple(varied))
         if kind not in self._templates:
-            self._templates[kind] = self._template(fixed, overrides, varied)
+            own = {key: self._parsed[text].value() for key, text in varied.items()}
+            self._templates[kind] = self._template(fixed, overrides, own)
         template = self._templates[kind]
         if isinstance(template, UserError):
             raise template
-        return to_plain(self.compose(overrides)) if template is None else _settled(with_values(template, varied))
+        return _resolved(self.compose(overrides)) if template is None else self._filled(template, kind, varied)
+
+    def _filled(
+        self, template: Mapping[str, Any], kind: tuple[object, ...], varied: Mapping[str, str]
+    ) -> dict[str, Any]:
+        """Return a template with some values set; groups with the same values are one object.
+
+        Args:
+            template: of a kind of run.
+            kind: of the run.
+            varied: overrides by their key.
+        """
+        by_group: dict[str, dict[str, str]] = {}
+        for key, text in varied.items():
+            by_group.setdefault(key.partition(".")[0], {})[key] = text
+        config = dict(template)
+        for group, texts in by_group.items():
+            place = (kind, *texts.values())
+            if place not in self._groups:
+                own = {key: self._parsed[text].value() for key, text in texts.items()}
+                self._groups[place] = _settled(with_values({group: template[group]}, own))[group]
+            config[group] = self._groups[place]
+        return config
+
+    def _path(self, text: str) -> list[str]:
+        return self._parsed[text].key_or_group.split(".")
 
     def _split(self, overrides: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """What only Hydra can compose, and plain values of single keys."""
-        parsed = self.parse(overrides)
-        plain = {text for text, override in zip(overrides, parsed, strict=True) if self._is_plain_value(override)}
-        return tuple(t for t in overrides if t not in plain), tuple(t for t in overrides if t in plain)
+        for text, override in zip(overrides, self.parse(overrides), strict=True):
+            if text not in self._is_plain:
+                self._is_plain[text] = self._is_plain_value(override)
+        by_hydra = tuple(text for text in overrides if not self._is_plain[text])
+        return by_hydra, tuple(text for text in overrides if self._is_plain[text])
 
     def _composed(self, chosen: tuple[str, ...]) -> DictConfig:
         if chosen not in self._by_choice:
-            with user_errors():
-                self._by_choice[chosen] = compose(CONFIG_NAME, overrides=list(chosen))
+            self._by_choice[chosen] = self._exchanged(chosen)
         return self._by_choice[chosen]
+
+    def _exchanged(self, chosen: tuple[str, ...]) -> DictConfig:
+        """Return what Hydra composes, by exchanging files in what it has composed for other choices of these groups."""
+        choices: dict[str, str] = {}
+        words = []
+        for text in chosen:
+            whole = self._whole_files.chosen(self._parsed[text])
+            if whole is not None and whole[0] not in choices:
+                choices[whole[0]] = whole[1]
+                words.append(whole[0])
+            else:
+                words.append(text)
+        groups = tuple(words)
+        if groups in self._by_groups:
+            return self._whole_files.exchanged(self._by_groups[groups], choices)
+        with user_errors():
+            composed = _without_hydra(compose(CONFIG_NAME, overrides=list(chosen)))
+        if self._whole_files.are_in(composed, choices):
+            self._by_groups[groups] = composed
+        return composed
 
     def _interpolated(self, chosen: tuple[str, ...]) -> set[str]:
         """Every word that stands in an interpolation of the config: what it reads is named by its last word."""
@@ -103,11 +156,11 @@ class Composer:
 
     def _template(self, fixed: Sequence[str], overrides: Sequence[str], varied: Mapping[str, Any]) -> "_Template":
         try:
-            by_hydra = to_plain(self.compose(overrides))
+            by_hydra = _resolved(self.compose(overrides))
         except UserError as error:
             return error
         try:
-            template = to_plain(self.compose(fixed))
+            template = _resolved(self.compose(fixed))
         except UserError:
             return None  # without the values something is missing
         # repr, since NaN does not equal itself
@@ -121,10 +174,12 @@ class Composer:
             loader = GlobalHydra.instance().config_loader()
             self._is_group[key] = bool(loader.get_group_options(key))
         value = override.value()
-        scalar = value is None or isinstance(value, bool | int | float | str)
-        return scalar and not self._is_group[key] and "${" not in str(value)
+        is_scalar = value is None or isinstance(value, bool | int | float | str)
+        is_ours = key.partition(".")[0] != _HYDRA
+        return is_scalar and is_ours and not self._is_group[key] and "${" not in str(value)
 
 
+_HYDRA = "hydra"
 # A resolved config, None where values can't be set on a copy, or the error that composing raised.
 _Template = dict[str, Any] | UserError | None
 
@@ -179,9 +234,18 @@ def to_plain(config: DictConfig) -> dict[str, Any]:
     Raises:
         UserError: a value is missing or an interpolation leads nowhere.
     """
-    ours = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    return _resolved(_without_hydra(config))
+
+
+def _without_hydra(config: DictConfig) -> DictConfig:
+    ours = OmegaConf.masked_copy(config, [str(key) for key in config if key != _HYDRA])
+    OmegaConf.set_struct(ours, True)
+    return ours
+
+
+def _resolved(config: DictConfig) -> dict[str, Any]:
     with user_errors():
-        plain = OmegaConf.to_container(ours, resolve=True, throw_on_missing=True)
+        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     assert isinstance(plain, dict)
     return _settled({str(key): value for key, value in plain.items()})
 

@@ -59,5 +59,17 @@ def science_of(
 
 def run_id(science: Mapping[str, Any]) -> str:
     """The id of a run: the first hex digits of the SHA-256 of its canonical science."""
-    text = json.dumps(canonical(science), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:_ID_LENGTH]
+    canonical_science = canonical(science)
+    assert isinstance(canonical_science, dict)
+    return id_of_texts({group: text_in_ids(part) for group, part in canonical_science.items()})
+
+
+def text_in_ids(canonical_part: object) -> str:
+    """Return a canonical value as the text that an id hashes."""
+    return json.dumps(canonical_part, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
+
+def id_of_texts(texts: Mapping[str, str]) -> str:
+    """Return the id of a run from the text of each part of its canonical science, by group."""
+    text = ",".join(f"{text_in_ids(group)}:{texts[group]}" for group in sorted(texts))
+    return hashlib.sha256(f"{{{text}}}".encode()).hexdigest()[:_ID_LENGTH]

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from typing import Any, TypeVar, cast
 
 from gmt import settings
@@ -12,7 +12,7 @@ from gmt.merges.protocol import Merge
 from gmt.methods.protocol import Method
 from gmt.models.protocol import Model
 from gmt.plug_ins import check_protocol, class_of, faults_of
-from gmt.records.identity import canonical, run_id, science_of
+from gmt.records.identity import canonical, id_of_texts, run_id, science_of, text_in_ids
 from gmt.records.record import RunRecord
 from gmt.runs.faults_between import faults_between, faults_of_search, faults_of_selection
 from gmt.runs.id_form import id_form
@@ -25,7 +25,13 @@ from gmt.training.settings import TrainSettings
 GROUPS = ("model", "task", "method", "train", "seed", "record", "resources", "tracking")
 _OPTIONAL: Mapping[str, type] = {"selection": Selection, "merge": Merge}
 _OF_SWEEPS = ("study", "search", "sweep", "diagnostic", "over")  # allowed in a config, without effect on a single run
-_LARGE_GROUPS = ("model", "task")  # costly to check and to hash, and rarely varied
+_PLUG_INS: Mapping[str, type] = {"model": Model, "task": Task, "method": Method}
+_SETTINGS: Mapping[str, tuple[str, type]] = {  # name in Run -> config group, class
+    "train": ("train", TrainSettings),
+    "record_settings": ("record", RecordSettings),
+    "resources": ("resources", ResourceSettings),
+}
+_Once = Callable[[str, Sequence[object], Callable[[], Any]], Any]
 T = TypeVar("T")
 _LARGEST_SEED = 2**32 - 1  # the largest seed of numpy's generator
 
@@ -43,15 +49,11 @@ class Run:
     record_settings: RecordSettings
     resources: ResourceSettings
     science: Mapping[str, Any]
+    id: str
     selection: Selection | None = None
     merge: Merge | None = None
     parents: Sequence[str] = ()
     """Ids of the runs that a merge reads; empty if its parent is the run with the same settings without the merge."""
-
-    @cached_property
-    def id(self) -> str:
-        """The run id."""
-        return run_id(self.science)
 
     @property
     def parent_ids(self) -> Sequence[str]:
@@ -88,36 +90,44 @@ def build(config: Mapping[str, Any]) -> Run:
 class Builder:
     """Builds many runs; a part that several configs share as the same object is checked and hashed once.
 
-    The runs of a plan share the parts that do not vary between them, and nothing edits a config during planning.
+    The runs of a plan share the parts that are equal (gmt.composition.Composer), and nothing edits a config during
+    planning.
     """
 
     def __init__(self) -> None:
-        self._results: dict[tuple[str, int], tuple[object, Any]] = {}
+        self._results: dict[tuple[object, ...], tuple[Sequence[object], Any]] = {}
 
     def build(self, config: Mapping[str, Any]) -> Run:
         """Return the run of a config; see `build`."""
         parts = _parts(config, self._once)
         fingerprints = {
-            group: self._once("fingerprint", config[group], lambda group=group: _fingerprint(group, parts[group]))  # type: ignore[misc]
-            for group in _LARGE_GROUPS
+            group: self._once("fingerprint", [config[group]], partial(_fingerprint, group, parts[group]))
+            for group in ("model", "task")
         }
         if isinstance(selection := parts.get("selection"), HasFingerprint):
             fingerprints["selection"] = _fingerprint("selection", selection)
         if isinstance(merge := parts.get("merge"), HasFingerprint):
             fingerprints["merge"] = _fingerprint("merge", merge)
-        return Run(config=config, science=science_of(config, fingerprints, self._canonical), **parts)
+        science = science_of(config, fingerprints, self._canonical)
+        shared = [group for group in science if isinstance(config.get(group), Mapping)]
+        texts = {
+            group: self._once("text", [part], partial(text_in_ids, part)) if group in shared else text_in_ids(part)
+            for group, part in science.items()
+        }
+        return Run(config=config, science=science, id=id_of_texts(texts), **parts)
 
     def _canonical(self, value: object, group: str) -> object:
-        if group not in _LARGE_GROUPS:
+        if not isinstance(value, Mapping):
             return _canonical(value, group)
-        return self._once("canonical", value, lambda: _canonical(value, group))
+        return self._once("canonical", [value], lambda: _canonical(value, group))
 
-    def _once(self, purpose: str, value: object, make: Callable[[], Any]) -> Any:
-        """Return what `make` returned when it was first called for this purpose and this object."""
-        key = (purpose, id(value))
+    def _once(self, purpose: str, values: Sequence[object], make: Callable[[], T]) -> T:
+        """Return what `make` returned when it was first called for this purpose and these objects."""
+        key = (purpose, *map(id, values))
         if key not in self._results:
-            self._results[key] = (value, make())  # holding the value keeps its id from being reused
-        return self._results[key][1]
+            self._results[key] = (values, make())  # holding the values keeps their ids from being reused
+        result: T = self._results[key][1]
+        return result
 
 
 def _canonical(value: Any, group: str) -> object:
@@ -125,7 +135,7 @@ def _canonical(value: Any, group: str) -> object:
     return canonical(id_form(group, value, settings_class) if isinstance(value, Mapping) else value, group)
 
 
-def _parts(config: Mapping[str, Any], once: Callable[[str, object, Callable[[], Any]], Any]) -> dict[str, Any]:
+def _parts(config: Mapping[str, Any], once: _Once) -> dict[str, Any]:
     known = (*GROUPS, *_OPTIONAL, "parents")
     faults: list[str] = [
         f"there is no config group or setting {key!r}; {choices(key, known)}"
@@ -139,18 +149,12 @@ def _parts(config: Mapping[str, Any], once: Callable[[str, object, Callable[[], 
         raise UserError(*faults)
     parts: dict[str, Any] = {}
     makers: dict[str, Callable[[], object]] = {
-        "model": lambda: once("model", config["model"], lambda: plug_in("model", config["model"], Model)),
-        "task": lambda: once("task", config["task"], lambda: plug_in("task", config["task"], Task)),
-        "method": lambda: plug_in("method", config["method"], Method),
-        "train": lambda: settings_of("train", TrainSettings, config["train"]),
-        "seed": lambda: _seed(config["seed"]),
-        "record_settings": lambda: once(
-            "record", config["record"], lambda: settings_of("record", RecordSettings, config["record"])
-        ),
-        "resources": lambda: once(
-            "resources", config["resources"], lambda: settings_of("resources", ResourceSettings, config["resources"])
-        ),
+        group: partial(once, group, [config[group]], partial(plug_in, group, config[group], protocol))
+        for group, protocol in _PLUG_INS.items()
     }
+    for name, (group, kind) in _SETTINGS.items():
+        makers[name] = partial(once, group, [config[group]], partial(settings_of, group, kind, config[group]))
+    makers["seed"] = partial(_seed, config["seed"])
     for group, protocol in _OPTIONAL.items():
         if config.get(group) is not None:
             makers[group] = partial(plug_in, group, config[group], protocol)
@@ -164,7 +168,8 @@ def _parts(config: Mapping[str, Any], once: Callable[[str, object, Callable[[], 
         except UserError as error:
             faults += error.sentences
     if not faults:
-        faults += faults_between(parts["task"], parts["method"], parts["train"], parts["resources"])
+        between = [parts[name] for name in ("task", "method", "train", "resources")]
+        faults += once("between", between, partial(faults_between, *between))
         faults += faults_of_selection(parts.get("selection"), parts["task"])
         if is_searched := (search := parts.pop("search", None)) is not None:
             faults += faults_of_search(search, parts["method"], parts["record_settings"])

@@ -1,9 +1,11 @@
 """Composing once for each choice of groups equals Hydra's own composition."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hydra import compose
+from hydra.core.global_hydra import GlobalHydra
 
 from gmt.composition import Composer, hydra_on, to_plain
 from gmt.errors import UserError
@@ -30,6 +32,43 @@ def test_it_equals_hydras_composition(overrides: list[str]) -> None:
     composer = Composer()
     composer.compose_plain(["method.mask_ratio=0.1"])  # a composition before must not show in one after
     assert composer.compose_plain(overrides) == to_plain(compose("config", overrides=overrides))
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        (["method=gmt"], ["method=lora", "train=dpo"]),
+        (["method=sft", "selection=random", "train=quickstart"], ["method=spt", "selection=shortest", "train=sft"]),
+        (["task=long_words", "method=gmt"], ["task=three_sums", "method=rmt", "method.mask_ratio=0.25"]),
+        (["merge=soup", "search=asha"], ["merge=ties", "search=asha"]),
+    ],
+)
+def test_other_choices_of_groups_equal_hydras_composition(first: list[str], then: list[str]) -> None:
+    composer = Composer()
+    for overrides in (first, then, first):
+        assert composer.compose_plain(overrides) == to_plain(compose("config", overrides=overrides))
+
+
+def test_a_file_with_a_package_or_defaults_is_left_to_hydra(tmp_path: Path) -> None:
+    (tmp_path / "method").mkdir()
+    (tmp_path / "method" / "wide.yaml").write_text("# @package _global_\nmethod: {name: wide}\nseed: 7\n")
+    (tmp_path / "method" / "built.yaml").write_text("defaults: [gmt]\nname: built\n")
+    GlobalHydra.instance().clear()
+    with hydra_on(str(tmp_path)):
+        composer = Composer()
+        for name in ("gmt", "wide", "built", "rmt"):
+            assert composer.compose_plain([f"method={name}"]) == to_plain(compose("config", [f"method={name}"]))
+
+
+def test_a_group_that_another_file_writes_to_is_left_to_hydra(tmp_path: Path) -> None:
+    (tmp_path / "selection").mkdir()
+    (tmp_path / "selection" / "bold.yaml").write_text("# @package _global_\ntrain: {learning_rate: 7}\n")
+    GlobalHydra.instance().clear()
+    with hydra_on(str(tmp_path)):
+        composer = Composer()
+        for train in ("quickstart", "sft"):
+            overrides = ["selection=bold", f"train={train}"]
+            assert composer.compose_plain(overrides) == to_plain(compose("config", overrides))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,63 @@
+"""Groups of a config that are one file, letter by letter: another choice puts another file in its place.
+
+Hydra takes some 90 ms for a composition, and a file 4 ms. A study of many methods composes once for all of them.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.types import Override, OverrideType
+from omegaconf import DictConfig, OmegaConf
+
+
+class WholeFiles:
+    """The files of groups that Hydra would put into a config as they are."""
+
+    def __init__(self) -> None:
+        self._files: dict[tuple[str, str], DictConfig | None] = {}
+
+    def chosen(self, override: Override) -> tuple[str, str] | None:
+        """Return group and name of an override that chooses such a file; None for any other override."""
+        name = override.value()
+        if override.type != OverrideType.CHANGE or override.package is not None or not isinstance(name, str):
+            return None
+        choice = (override.key_or_group, name)
+        if choice not in self._files:
+            self._files[choice] = _whole_file(*choice)
+        return None if self._files[choice] is None else choice
+
+    def are_in(self, config: DictConfig, choices: Mapping[str, str]) -> bool:
+        """Return whether nothing but their own files gave these groups of a config their values.
+
+        Args:
+            config: composed by Hydra.
+            choices: the chosen name of each group.
+        """
+        return all(_plain(config[group]) == _plain(self._files[group, name]) for group, name in choices.items())
+
+    def exchanged(self, config: DictConfig, choices: Mapping[str, str]) -> DictConfig:
+        """Return a copy of a config with other choices of groups for which `are_in` holds."""
+        exchanged = copy.deepcopy(config)
+        for group, name in choices.items():
+            exchanged[group] = self._files[group, name]
+        return exchanged
+
+
+def _whole_file(group: str, name: str) -> DictConfig | None:
+    """Return the config of a file; None if there is no such file, or it has defaults or a package of its own."""
+    if "/" in group:  # its values stand deeper in the config, or are Hydra's own
+        return None
+    repository = GlobalHydra.instance().config_loader().repository  # type: ignore[attr-defined]
+    found = repository.load_config(f"{group}/{name}") if repository.group_exists(group) else None
+    if found is None or found.defaults_list or found.header["package"] is not None:
+        return None
+    config: Any = found.config
+    return config if isinstance(config, DictConfig) else None
+
+
+def _plain(config: Any) -> Any:
+    return OmegaConf.to_container(config, resolve=False) if OmegaConf.is_config(config) else config
