@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from gmt.masking.budgets import ratios
-from gmt.masking.entries import keep_mask, kept
+from gmt.masking.entries import keep_masks, kept
 from gmt.masking.grains import Units
 from gmt.masking.parameters import Ranked, layer_of
 from gmt.masking.rule import Scores, Selection
@@ -66,7 +66,7 @@ def choose_units(
                 keep_U = torch.cat([kept(chunk, selection) for chunk in scores_U.chunks()])
                 masks[r.name] = units[r.parameter].expanded(keep_U)
             else:
-                masks[r.name] = keep_mask(r, row, selection)
+                masks |= keep_masks([r], row, {r.name: selection})
             r.whole_N = None
     return masks
 

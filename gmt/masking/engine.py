@@ -16,12 +16,12 @@ from gmt.masking import refusals
 from gmt.masking.activations import Activations, Batches
 from gmt.masking.choosing import NonFiniteScoreError, choose_entries, choose_units, density, groups_of
 from gmt.masking.counting import as_bits
-from gmt.masking.entries import keep_mask, zero_masked_each_, zero_unkept_
+from gmt.masking.entries import keep_masks, zero_masked_each_, zero_unkept_each_
 from gmt.masking.facts import MaskFacts, Measured, Sample
 from gmt.masking.grains import Units, units_of
 from gmt.masking.packing import pack, unpack
 from gmt.masking.parameters import Ranked, excluded_parameters, first_nonfinite, names_of, ranked
-from gmt.masking.putting_back import Held, MaskedGradients
+from gmt.masking.putting_back import Held, HeldWeights, MaskedGradients, held_weights
 from gmt.masking.rule import Selection
 from gmt.masking.sampling import pick
 from gmt.masking.sharding import local
@@ -64,7 +64,7 @@ class Mask:
         self._num_entries = 0
         self._num_whole = 0  # entries of parameters that train without a mask, with a gradient at the last step
         self._facts: MaskFacts | None = None
-        self._held: Held | None = None
+        self._held: Held | HeldWeights | None = None
         self._gradients = MaskedGradients()
         self._look_again: Callable[[], Measured] | None = None
         self._is_skipped = False
@@ -282,7 +282,7 @@ class Mask:
         except NonFiniteScoreError as error:
             raise self._refusal_of_scores(error.members) from None
         if self.spec.outlives_a_step:
-            self._masks |= {r.name: keep_mask(r, self._signal, selections[r.name]) for r in new if r.name in selections}
+            self._masks |= keep_masks([r for r in new if r.name in selections], self._signal, selections)
             for r in new:
                 self._sums.pop(r.name, None)
             if self._activations and self.spec.refresh == "once":
@@ -334,14 +334,15 @@ class Mask:
     def _apply(self, every: Sequence[Ranked], selections: dict[str, Selection]) -> None:
         """Zeroes masked gradients, or puts aside what masked entries must keep."""
         spec, masks = self.spec, self._masks
-        if spec.mask_on == "update" or spec.moments == "masked":
-            masks = masks or {r.name: keep_mask(r, self._signal, selections[r.name]) for r in every}
+        if spec.mask_on == "update" and spec.moments == "dense" and not masks:
+            self._held = held_weights(every, self._signal, selections)
+        if self._held is None and (spec.mask_on == "update" or spec.moments == "masked"):
+            masks = masks or keep_masks(every, self._signal, selections)
             self._held = Held(
                 self._optimizer, every, masks, weights=spec.mask_on == "update", moment_keys=self._moment_keys
             )
         if spec.mask_on == "gradient":
             zero_masked_each_([r for r in every if r.name not in masks], self._signal, selections)
+            zero_unkept_each_([(r.gradient_N, masks[r.name]) for r in every if r.name in masks])
             for r in every:
-                if r.name in masks:
-                    zero_unkept_(r.gradient_N, masks[r.name])
                 self._gradients.write(r)

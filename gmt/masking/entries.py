@@ -6,17 +6,24 @@ bool masks are slow on the CPU.
 Shape suffixes: N entries, flattened.
 """
 
+import ctypes
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from gmt.masking.counting import as_bits
-from gmt.masking.native import WIDTHS, has_triton, library
+from gmt.masking.counting import AT_ONCE, as_bits, chunk_of, chunk_of_hashes, in_threads, readable
+from gmt.masking.native import WIDTHS, Bounded, Chunk, Unkept, has_triton, library
 from gmt.masking.parameters import Ranked
-from gmt.masking.rule import LARGEST_BITS, Selection
+from gmt.masking.rule import CHUNK, LARGEST_BITS, Selection
+from gmt.masking.sharding import local
 from gmt.masking.signals import DRAW, Row
+
+_Masked = tuple[Ranked, Tensor, Tensor | None]  # a parameter, what is masked by its scores, and a copy of that
+_Task = TypeVar("_Task", bound=ctypes.Structure)
+_ENTRIES_OF_A_THREAD = 1 << 17  # at least: to start one takes as long as to mask so many
 
 
 def kept(score_N: Tensor, selection: Selection) -> Tensor:
@@ -30,21 +37,49 @@ def kept(score_N: Tensor, selection: Selection) -> Tensor:
         from gmt.masking.triton_kernels import keep_inside
 
         return keep_inside(score_N, selection.lowest, selection.highest)
-    native = library() if score_N.device.type == "cpu" else None
-    if native is None or score_N.dtype == torch.float16:
+    if score_N.device.type != "cpu" or library() is None:
         return selection.keeps(as_bits(score_N))
-    keep_N = torch.empty(len(score_N), dtype=torch.bool)
-    width = 8 * score_N.element_size()
-    native.keep_inside(score_N.data_ptr(), len(score_N), width, selection.lowest, selection.highest, keep_N.data_ptr())
+    keep_N, score_N = torch.empty(len(score_N), dtype=torch.bool), readable(score_N)
+    _call("mask_chunks", [_bounded(chunk_of(0, score_N), selection, keep_N)], len(score_N))
     return keep_N
 
 
-def keep_mask(r: Ranked, row: Row, selection: Selection) -> Tensor:
-    """Which entries stay, bool of shape [N]."""
-    keep_N = torch.empty(len(r.gradient_N), dtype=torch.bool, device=r.gradient_N.device)
-    for part in r.stretches(row):
-        keep_N[part] = kept(row.score(r, part), selection)
-    return keep_N
+def keep_masks(every: Sequence[Ranked], row: Row, selections: Mapping[str, Selection]) -> dict[str, Tensor]:
+    """Which entries of each parameter stay, bool of shape [N]."""
+    masks = {r.name: torch.empty(len(r.gradient_N), dtype=torch.bool, device=r.gradient_N.device) for r in every}
+    here = [r for r in every if r.gradient_N.device.type == "cpu" and library() is not None]
+    _mask_in_c([(r, masks[r.name], None) for r in here], row, selections)
+    names = {r.name for r in here}
+    for r in every:
+        if r.name not in names:
+            for part in r.stretches(row):
+                masks[r.name][part] = kept(row.score(r, part), selections[r.name])
+    return masks
+
+
+def masked_weights(
+    every: Sequence[Ranked], row: Row, selections: Mapping[str, Selection]
+) -> dict[str, tuple[Tensor, Tensor]] | None:
+    """Return the weights that do not stay free, so that `restore_weights_` puts them back; None where C can't do it.
+
+    Returns:
+        By name the weights themselves and a copy, in which a NaN that no masked weight is stands for those that stay.
+    """
+    weights = {r.name: local(r.parameter.detach()) for r in every}
+    if not all(map(_is_for_c, weights.values())):
+        return None
+    held = {name: (weight, torch.empty_like(weight)) for name, weight in weights.items()}
+    num_alike = _mask_in_c([(r, *_flat(held[r.name])) for r in every], row, selections)
+    return None if num_alike else held
+
+
+def _flat(held: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    return held[0].view(-1), held[1].view(-1)
+
+
+def restore_weights_(held: Iterable[tuple[Tensor, Tensor]]) -> None:
+    """Puts masked weights back, in place, by what `masked_weights` returned."""
+    _restore_in_c((now, before, None) for now, before in held)
 
 
 def zero_masked_each_(every: Sequence[Ranked], row: Row, selections: Mapping[str, Selection]) -> None:
@@ -55,7 +90,9 @@ def zero_masked_each_(every: Sequence[Ranked], row: Row, selections: Mapping[str
         from gmt.masking.triton_tables import zero_outside
 
         zero_outside([(r.gradient_N, r.draw(row), selections[r.name]) for r in together])
-    names = {r.name for r in together}
+    here = [r for r in every if DRAW in row.needs and r.gradient_N.device.type == "cpu" and library() is not None]
+    _mask_in_c([(r, r.gradient_N, None) for r in here], row, selections)
+    names = {r.name for r in (*together, *here)}
     for r in every:
         if r.name not in names:
             zero_masked_(r, row, selections[r.name])
@@ -73,26 +110,97 @@ def zero_masked_(r: Ranked, row: Row, selection: Selection) -> None:
             torch.ops.aten.hardshrink.out(g_N, below, out=g_N)
             return
     for part in r.stretches(row):
-        zero_unkept_(g_N[part], kept(row.score(r, part), selection))
+        zero_unkept_each_([(g_N[part], kept(row.score(r, part), selection))])
 
 
-def zero_unkept_(x_N: Tensor, keep_N: Tensor) -> None:
-    """Zeroes, in place, the entries of a contiguous float tensor that are not kept."""
-    if (native := _native(x_N, keep_N)) is not None:
-        native.zero_unkept(x_N.data_ptr(), len(x_N), 8 * x_N.element_size(), keep_N.data_ptr())
-    else:
-        x_N.mul_(keep_N)
+def zero_unkept_each_(every: Sequence[tuple[Tensor, Tensor]]) -> None:
+    """Zeroes, in place, the entries of contiguous float tensors of shape [N] that are not kept; each with its mask."""
+    here = [one for one in every if _is_for_c(*one)]
+    _restore_in_c((x_N, None, keep_N) for x_N, keep_N in here)
+    for x_N, keep_N in every:
+        if not _is_for_c(x_N, keep_N):
+            x_N.mul_(keep_N)
 
 
-def restore_unkept_(now: Tensor, before: Tensor, keep_N: Tensor) -> None:
-    """Makes the entries of `now` that are not kept those of `before`, in place; both of one shape and dtype."""
-    if before.is_contiguous() and (native := _native(now, keep_N)) is not None:
-        width = 8 * now.element_size()
-        native.restore_unkept(now.data_ptr(), before.data_ptr(), now.numel(), width, keep_N.data_ptr())
-    elif now.numel():
-        torch.where(keep_N.view(now.shape), now, before, out=now)
+def restore_unkept_each_(every: Sequence[tuple[Tensor, Tensor, Tensor]]) -> None:
+    """Makes the entries that are not kept those from before, in place.
+
+    Args:
+        every: tensors as they are now and before, of one shape and dtype, and the mask of kept entries, of shape [N].
+    """
+    _restore_in_c(one for one in every if _is_for_c(*one))
+    for now, before, keep_N in every:
+        if now.numel() and not _is_for_c(now, before, keep_N):
+            torch.where(keep_N.view(now.shape), now, before, out=now)
 
 
-def _native(x: Tensor, keep_N: Tensor):  # type: ignore[no-untyped-def]  # a ctypes library has no type of its own
-    is_known = x.device.type == "cpu" and x.is_contiguous() and keep_N.is_contiguous() and x.element_size() in WIDTHS
-    return library() if is_known else None
+def _is_for_c(x: Tensor, *others: Tensor) -> bool:
+    is_known = x.device.type == "cpu" and x.element_size() in WIDTHS
+    return is_known and all(t.is_contiguous() for t in (x, *others)) and library() is not None
+
+
+def _restore_in_c(every: Iterable[tuple[Tensor, Tensor | None, Tensor | None]]) -> None:
+    tasks, size = [], 0
+    for now, before, keep_N in every:
+        width = now.element_size()
+        for at in range(0, now.numel(), CHUNK):
+            from_before = None if before is None else before.data_ptr() + width * at
+            num = min(CHUNK, now.numel() - at)
+            keep = None if keep_N is None else keep_N.data_ptr() + at
+            tasks.append(Unkept(now.data_ptr() + width * at, from_before, keep, num, 8 * width))
+            size += num
+    _call("restore_chunks", tasks, size)
+
+
+def _mask_in_c(every: Iterable[_Masked], row: Row, selections: Mapping[str, Selection]) -> int:
+    """Mask a contiguous tensor of shape [N] of each parameter by its scores; see `bounded` in kernels.c.
+
+    Returns:
+        How many masked entries look as if they stayed in a copy.
+    """
+    return sum(
+        task.num_alike
+        for batch in _batches(every, row, selections)
+        for task in _call("mask_chunks", [task for task, _ in batch], sum(task.scores.size for task, _ in batch))
+    )
+
+
+def _batches(
+    every: Iterable[_Masked], row: Row, selections: Mapping[str, Selection]
+) -> Iterator[list[tuple[Bounded, Tensor | None]]]:
+    """Give what is masked together, and the tensors that hold computed scores."""
+    batch: list[tuple[Bounded, Tensor | None]] = []
+    num_computed = 0
+    for r, entries_N, copy_N in every:
+        draw = r.draw(row)
+        for part in r.stretches(row):
+            score_N = None if draw else readable(row.score(r, part))
+            if score_N is None:
+                assert draw is not None
+                chunk = chunk_of_hashes(0, part.stop - part.start, draw.start + part.start, draw.key)
+            else:
+                chunk = chunk_of(0, score_N)
+                num_computed += 0 if row.is_view else len(score_N)
+            copy = None if copy_N is None else copy_N[part]
+            batch.append((_bounded(chunk, selections[r.name], entries_N[part], copy), score_N))
+            if num_computed >= AT_ONCE:
+                yield batch
+                batch, num_computed = [], 0
+    yield batch
+
+
+def _bounded(scores: Chunk, selection: Selection, entries_N: Tensor, copy_N: Tensor | None = None) -> Bounded:
+    assert entries_N.is_contiguous()
+    width, copy = 8 * entries_N.element_size(), None if copy_N is None else copy_N.data_ptr()
+    return Bounded(scores, selection.lowest, selection.highest, entries_N.data_ptr(), width, copy)
+
+
+def _call(name: str, tasks: Sequence[_Task], num_entries: int) -> list[_Task]:
+    """Call a function of kernels.c with tasks of one kind that threads share; return the tasks as they are then."""
+    if not tasks:
+        return []
+    array = (type(tasks[0]) * len(tasks))(*tasks)
+    shared = (array, len(tasks), ctypes.byref(ctypes.c_int64(0)))
+    num_threads = min(torch.get_num_threads(), len(tasks), max(num_entries // _ENTRIES_OF_A_THREAD, 1))
+    in_threads(getattr(library(), name), [shared] * num_threads)
+    return list(array)

@@ -2,6 +2,9 @@
  * counting.py, entries.py and random_bits.py hold the same in torch ops. A magnitude is the 31 bits of |x| as a float32; upper: its first 15
  * bits, lower: its last 16. Each function works through a list; several threads may share it. */
 #include "kernels.h"
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
 
 #define NUM_UPPER 32768
 #if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
@@ -99,43 +102,131 @@ void collect_lower(chunk *chunks, int64_t num_chunks, int64_t *taken, const int6
     }
 }
 
-/* keep[i] = whether the magnitude of x[i] lies in [lowest, highest], as 0 or 1. width as in chunk. */
+typedef struct {
+    chunk scores;
+    int64_t lowest, highest; /* entries stay whose score lies in [lowest, highest] */
+    void *entries;
+    int64_t width; /* bits of an entry: 32 or 16, where those that do not stay become 0; 8: each becomes 1 or 0 */
+    void *copy;    /* if not NULL: entries are left as they are; gets those that do not stay, and STAYS for those that do */
+    int64_t num_alike; /* how many entries that do not stay look like STAYS */
+} bounded;
+
+typedef struct {
+    void *now;
+    const void *before;  /* NULL: zeros */
+    const uint8_t *keep; /* of each entry 1 or 0; NULL: `before` is a copy as in `bounded` */
+    int64_t size, width; /* width: 32 or 16 */
+} unkept;
+
+#define STAYS32 0xffffffffu /* a NaN that no computation makes */
+#define STAYS16 0xffffu
+
 FOR_NEWER_PROCESSORS
-void keep_inside(const void *x, int64_t size, int64_t width, uint32_t lowest, uint32_t highest, uint8_t *keep) {
-    if (width == 32)
-        for (int64_t i = 0; i < size; i++) {
-            uint32_t bits = ((const uint32_t *)x)[i] & 0x7fffffffu;
-            keep[i] = (bits >= lowest) & (bits <= highest);
-        }
-    else
-        for (int64_t i = 0; i < size; i++) {
-            uint32_t bits = (uint32_t)(((const uint16_t *)x)[i] & 0x7fffu) << 16;
-            keep[i] = (bits >= lowest) & (bits <= highest);
-        }
+static void keep_inside(const uint32_t *x, int64_t size, uint32_t lowest, uint32_t highest, uint8_t *keep) {
+    for (int64_t i = 0; i < size; i++) {
+        const uint32_t m = x[i] & LARGEST;
+        keep[i] = (m >= lowest) & (m <= highest);
+    }
 }
 
-/* x[i] = 0 where keep[i] is 0; of 16 or 32 bits. */
 FOR_NEWER_PROCESSORS
-void zero_unkept(void *x, int64_t size, int64_t width, const uint8_t *keep) {
+static void zero(void *x, int64_t size, int64_t width, const uint8_t *keep) {
     if (width == 32)
         for (int64_t i = 0; i < size; i++) ((uint32_t *)x)[i] &= -(uint32_t)keep[i];
     else
         for (int64_t i = 0; i < size; i++) ((uint16_t *)x)[i] &= (uint16_t)-keep[i];
 }
 
-/* now[i] = before[i] where keep[i] is 0; of 16 or 32 bits. */
 FOR_NEWER_PROCESSORS
-void restore_unkept(void *now, const void *before, int64_t size, int64_t width, const uint8_t *keep) {
+static void restore(void *now, const void *before, int64_t size, int64_t width, const uint8_t *keep) {
     if (width == 32)
         for (int64_t i = 0; i < size; i++) {
-            uint32_t mask = -(uint32_t)keep[i];
+            const uint32_t mask = -(uint32_t)keep[i];
             ((uint32_t *)now)[i] = (((uint32_t *)now)[i] & mask) | (((const uint32_t *)before)[i] & ~mask);
         }
     else
         for (int64_t i = 0; i < size; i++) {
-            uint16_t mask = (uint16_t)-keep[i];
+            const uint16_t mask = (uint16_t)-keep[i];
             ((uint16_t *)now)[i] = (uint16_t)((((uint16_t *)now)[i] & mask) | (((const uint16_t *)before)[i] & ~mask));
         }
+}
+
+/* Writes the entries that do not stay to copy; returns how many of them look like STAYS. */
+FOR_NEWER_PROCESSORS
+static int64_t copy_unkept(const void *x, int64_t size, int64_t width, const uint8_t *keep, void *copy) {
+    int64_t alike = 0;
+    if (width == 32)
+        for (int64_t i = 0; i < size; i++) {
+            const uint32_t entry = ((const uint32_t *)x)[i];
+            alike += (entry == STAYS32) & !keep[i];
+            ((uint32_t *)copy)[i] = entry | -(uint32_t)keep[i];
+        }
+    else
+        for (int64_t i = 0; i < size; i++) {
+            const uint16_t entry = ((const uint16_t *)x)[i];
+            alike += (entry == STAYS16) & !keep[i];
+            ((uint16_t *)copy)[i] = (uint16_t)(entry | -keep[i]);
+        }
+    return alike;
+}
+
+FOR_NEWER_PROCESSORS
+static void restore_copied(void *now, const void *copy, int64_t size, int64_t width) {
+    if (width == 32)
+        for (int64_t i = 0; i < size; i++) {
+            const uint32_t entry = ((const uint32_t *)copy)[i];
+            ((uint32_t *)now)[i] = entry == STAYS32 ? ((uint32_t *)now)[i] : entry;
+        }
+    else
+        for (int64_t i = 0; i < size; i++) {
+            const uint16_t entry = ((const uint16_t *)copy)[i];
+            ((uint16_t *)now)[i] = entry == STAYS16 ? ((uint16_t *)now)[i] : entry;
+        }
+}
+
+/* Asks the system for memory that is about to be written, all pages at once: one by one they take longer. */
+static void populate(void *memory, int64_t num_bytes) {
+#ifdef MADV_POPULATE_WRITE
+    const uintptr_t page = 4096, first = (uintptr_t)memory & ~(page - 1);
+    madvise((void *)first, (uintptr_t)memory + (uintptr_t)num_bytes - first, MADV_POPULATE_WRITE);
+#else
+    (void)memory, (void)num_bytes;
+#endif
+}
+
+/* Masks the entries of each by their scores. */
+void mask_chunks(bounded *all, int64_t num, int64_t *taken) {
+    uint32_t room[BLOCK];
+    uint8_t keep[BLOCK];
+    int64_t i;
+    while ((i = next_of(num, taken)) >= 0) {
+        bounded *b = all + i;
+        if (b->copy) populate(b->copy, b->scores.size * b->width / 8);
+        for (int64_t at = 0; at < b->scores.size; at += BLOCK) {
+            const int64_t size = b->scores.size - at < BLOCK ? b->scores.size - at : BLOCK, offset = at * b->width / 8;
+            const uint32_t *x = block_of(&b->scores, at, size, room);
+            uint8_t *entries = (uint8_t *)b->entries + offset;
+            keep_inside(x, size, (uint32_t)b->lowest, (uint32_t)b->highest, b->width == 8 ? entries : keep);
+            if (b->copy)
+                b->num_alike += copy_unkept(entries, size, b->width, keep, (uint8_t *)b->copy + offset);
+            else if (b->width != 8)
+                zero(entries, size, b->width, keep);
+        }
+    }
+}
+
+/* now = before where keep is 0. */
+void restore_chunks(const unkept *all, int64_t num, int64_t *taken) {
+    int64_t i;
+    while ((i = next_of(num, taken)) >= 0) {
+        const unkept *u = all + i;
+        if (!u->keep)
+            restore_copied(u->now, u->before, u->size, u->width);
+        else if (u->before)
+            restore(u->now, u->before, u->size, u->width, u->keep);
+        else
+            zero(u->now, u->size, u->width, u->keep);
+    }
 }
 
 /* Eight bytes of bits, the first entry in the lowest bit; what lies behind the last byte is 0. */

@@ -32,9 +32,8 @@ _SIGNATURES = {
     "split_chunks": [_POINTER, _LONG, _POINTER],
     "select_chunks": [_POINTER, _LONG, _POINTER, _POINTER],
     "find_rank": [_POINTER, _LONG, _LONG, _LONG, _LONG, _POINTER],
-    "keep_inside": [_POINTER, _LONG, _LONG, _UINT, _UINT, _POINTER],
-    "zero_unkept": [_POINTER, _LONG, _LONG, _POINTER],
-    "restore_unkept": [_POINTER, _POINTER, _LONG, _LONG, _POINTER],
+    "mask_chunks": [_POINTER, _LONG, _POINTER],
+    "restore_chunks": [_POINTER, _LONG, _POINTER],
     "gather_set": [_POINTER, _LONG, _LONG, _POINTER, _POINTER],
     "scatter_set": [_POINTER, _LONG, _LONG, _POINTER, _POINTER],
     "random_bits": [_POINTER, _LONG, _UINT, _UINT, _UINT],
@@ -85,6 +84,32 @@ class ChunkSelection(ctypes.Structure):
         ("threshold", _LONG),
         ("below", _LONG),
         ("ties", _LONG),
+    )
+
+
+class Bounded(ctypes.Structure):
+    """The `bounded` of kernels.c."""
+
+    _fields_ = (
+        ("scores", Chunk),
+        ("lowest", _LONG),
+        ("highest", _LONG),
+        ("entries", _POINTER),
+        ("width", _LONG),
+        ("copy", _POINTER),
+        ("num_alike", _LONG),
+    )
+
+
+class Unkept(ctypes.Structure):
+    """The `unkept` of kernels.c."""
+
+    _fields_ = (
+        ("now", _POINTER),
+        ("before", _POINTER),
+        ("keep", _POINTER),
+        ("size", _LONG),
+        ("width", _LONG),
     )
 
 

@@ -3,15 +3,17 @@
 The optimizer is left alone, whatever it is and however it is fused; a copy from before its step undoes the rest.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from gmt.masking.entries import restore_unkept_
+from gmt.masking.entries import masked_weights, restore_unkept_each_, restore_weights_
 from gmt.masking.parameters import Ranked
+from gmt.masking.rule import Selection
 from gmt.masking.sharding import local
+from gmt.masking.signals import Row
 from gmt.masking.trial import begin_state, entry_states
 
 
@@ -59,6 +61,27 @@ def entries_share_memory(tensor: Tensor) -> bool:
     return False
 
 
+class HeldWeights:
+    """The weights that masked entries keep over one step, without a mask beside them.
+
+    Args:
+        held: the weights and their copies; see `masked_weights`.
+    """
+
+    def __init__(self, held: Iterable[tuple[Tensor, Tensor]]):
+        self._held = held
+
+    def put_back(self) -> None:
+        """Puts them back, after the step."""
+        restore_weights_(self._held)
+
+
+def held_weights(every: Sequence[Ranked], row: Row, selections: Mapping[str, Selection]) -> HeldWeights | None:
+    """Return what masked weights keep; None where that needs a mask of each, as `Held` takes it."""
+    held = masked_weights(every, row, selections)
+    return None if held is None else HeldWeights(held.values())
+
+
 class Held:
     """What masked entries keep over one step."""
 
@@ -99,12 +122,15 @@ class Held:
         Raises:
             ValueError: the state is not of the moments that the optimizer was seen to keep at `attach`.
         """
-        for p, old in self._weights.items():
-            restore_unkept_(local(p.detach()), old, self._kept[p])
+        restore_unkept_each_([(local(p.detach()), old, self._kept[p]) for p, old in self._weights.items()])
         for p, olds in self._moments.items():
-            for key, moment in self._moments_of(p):
-                new = local(moment)
-                restore_unkept_(new, olds[key] if key in olds else torch.zeros_like(new), self._kept[p])
+            moments = {key: local(moment) for key, moment in self._moments_of(p)}
+            restore_unkept_each_(
+                [
+                    (new, olds[key] if key in olds else torch.zeros_like(new), self._kept[p])
+                    for key, new in moments.items()
+                ]
+            )
 
     def _moments_of(self, p: nn.Parameter) -> list[tuple[str, Tensor]]:
         state: dict[str, Any] = self._optimizer.state.get(p, {})

@@ -142,3 +142,31 @@ def test_an_optimizer_that_takes_groups_only_is_tried(spec: dict[str, str]) -> N
     model(torch.ones(2, 3)).sum().backward()
     optimizer.step()
     assert mask.facts() is not None
+
+
+class Zeroes(torch.optim.SGD):
+    """A step that leaves nothing of a weight."""
+
+    @torch.no_grad()
+    def step(self, closure=None):  # type: ignore[no-untyped-def, override]
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.zero_()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("signal", ["gradient", "random"])
+def test_masked_weights_keep_every_bit_whatever_the_bits_say(signal: str, dtype: torch.dtype) -> None:
+    model = nn.Linear(64, 50, bias=False).to(dtype)
+    bits = model.weight.detach().view(torch.int32 if dtype == torch.float32 else torch.int16)
+    bits[:5] = -1  # the NaN by which the C code marks entries that stay
+    bits[5:10] = -2
+    torch.manual_seed(0)
+    model.weight.grad = torch.randn(50, 64).to(dtype)
+    before = bits.clone()
+    optimizer = Zeroes(model.parameters(), lr=0.1)
+    attach(model, optimizer, MaskSpec(mask_ratio=0.5, signal=signal, mask_on="update"), facts_every=0)
+    optimizer.step()
+    assert torch.logical_or(bits == before, bits == 0).all()
+    assert 1400 < int((bits == before).sum()) <= 1600 + 10  # ties at the threshold, and weights that were zero
+    assert 120 < int((bits[:5] == -1).sum()) < 200
