@@ -10,6 +10,7 @@
 
 #define SLACK 16 /* numbers that may be written behind those that are gathered */
 #define MOST_AT_ONCE (1 << 30) /* that counts in 32 bits hold */
+#define FEWEST_NARROWED 2048 /* numbers, below which counting them takes no longer */
 #define BITS_AT_ONCE 11
 #define HIGHEST (LARGEST - 1) /* so that a bound and one more fit into 31 bits */
 #define FRACTION 20 /* bits behind the point of a place in a chunk */
@@ -247,6 +248,34 @@ static void bound(selection *s) {
     b->high = b->high < b->low ? b->low : b->high > HIGHEST ? HIGHEST : b->high;
 }
 
+/* Splits the numbers between the bounds again, around where the rank would lie if they were spread evenly: vector
+ * instructions do that in a fraction of the time that counting takes. Leaves the bracket as it is where the rank lies
+ * elsewhere. */
+static void narrow(bracket *b, int64_t rank) {
+    const int64_t found = b->data.found;
+    if (found < FEWEST_NARROWED || 2 * found > b->data.size) return;
+    double root = 1; /* of a power of 4 that is not above the number found */
+    for (int64_t n = found; n >= 4; n /= 4) root *= 2;
+    const double half = 4 / root + 1.0 / 32; /* deviations of a rank, and that they are not spread evenly */
+    const double place = (double)(rank - b->below) / (double)found, range = (double)(b->high - b->low);
+    bracket inner = *b;
+    inner.data.data = b->data.out;
+    inner.data.width = 32;
+    inner.data.size = found;
+    inner.data.out += found;
+    inner.count_zeros = 0;
+    if (place > half) inner.low = b->low + (int64_t)((place - half) * range);
+    if (place + half < 1) inner.high = b->low + (int64_t)((place + half) * range);
+    split(&inner);
+    inner.below += b->below;
+    if (rank < inner.below || rank >= inner.below + inner.data.found) return;
+    b->low = inner.low;
+    b->high = inner.high;
+    b->below = inner.below;
+    b->data.out = inner.data.out;
+    b->data.found = inner.data.found;
+}
+
 /* Finds the threshold by the counts; returns whether its rank is that of a zero or lies between the bounds. */
 static int find(selection *s) {
     bracket *b = &s->between;
@@ -261,6 +290,7 @@ static int find(selection *s) {
     } else if (rank < b->below || rank >= end) {
         return 0;
     } else {
+        narrow(b, rank);
         s->threshold = at_rank((uint32_t *)b->data.out, b->data.found, (uint32_t)b->low, (uint32_t)b->high, rank - b->below, &s->below, &s->ties);
         s->below += b->below;
     }

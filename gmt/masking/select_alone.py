@@ -14,7 +14,7 @@ from gmt.masking.native import Bracket, Chunk, ChunkSelection, library
 from gmt.masking.rule import CHUNK, Rule, Scores, Selection, num_masked
 
 _ENTRIES_AT_ONCE = 1 << 23  # bounds the memory of computed scores
-_ENTRIES_A_SAMPLE = 128  # of a large tensor; one read of it costs as much as some thousand samples
+_ENTRIES_A_SAMPLE = 512  # of a large tensor: with more samples they would cost more than the numbers between bounds
 FEWEST_SAMPLES = 1 << 10
 MOST_SAMPLES = 1 << 16
 SLACK = 16  # entries that the C code may write behind those that it gathers

@@ -211,3 +211,19 @@ def test_draws_are_ranked_as_the_hashes_that_they_are(monkeypatch: pytest.Monkey
         (chosen,) = select([[drawn]], 0.7, rank_zeros=True)
         assert chosen.lowest == int(hashes.sort().values[num_masked(0.7, size)])
         assert chosen.num_kept == size - num_masked(0.7, size)
+
+
+@pytest.mark.parametrize("ratio", [0.01, 0.5, 0.8, 0.999])
+@pytest.mark.parametrize("kind", ["heavy tails", "two heaps", "many ties"])
+def test_thresholds_of_large_tensors_are_those_of_a_sort(kind: str, ratio: float) -> None:
+    torch.manual_seed(0)
+    num = 100_000
+    x = torch.randn(num) * torch.randn(num)
+    if kind == "two heaps":  # around the threshold of half the tensor there is nothing
+        x = torch.where(torch.arange(num) % 2 == 0, 1 + x.abs() * 1e-3, 1e4 + x.abs())
+    if kind == "many ties":
+        x = x.round(decimals=2)
+    (chosen,) = select([scores(x)], ratio)
+    expected = x.abs() >= x.abs().sort().values[num_masked(ratio, num)]
+    assert torch.equal(chosen.keeps(as_bits(x)), expected & (x != 0))
+    assert chosen.num_kept == int((expected & (x != 0)).sum())
