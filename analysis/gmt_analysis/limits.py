@@ -2,18 +2,11 @@
 
 import pandas as pd
 
-from gmt.studies.plan import Plan, Tuned
+from gmt.studies.plan import Plan
 from gmt.tracking.table import left_out
 from gmt_analysis.choices import FEW_SEEDS
 
 _SMALL_MODEL = 1_000_000_000
-
-
-def tuned_in_words(tuned: Tuned) -> str:
-    """Return a sentence on the tuning of one choice: its best value, the runs and the interval."""
-    best = "not found yet" if tuned.best is None else f"{tuned.best:g}"
-    searched = f"{tuned.num_done} of {tuned.num_runs} runs between {tuned.low:g} and {tuned.high:g}"
-    return f"{tuned.label}: {tuned.setting} {best}, by {searched}"
 
 
 def limits_of_tuning(plan: Plan) -> list[str]:
@@ -29,6 +22,17 @@ def limits_of_tuning(plan: Plan) -> list[str]:
         sentences.append(
             f"The best {plan.tuned[0].setting} lies at an end of the interval that was searched, and a better one may "
             f"lie beyond it: {', '.join(at_end)}."
+        )
+    setting, bound = plan.tuned[0].setting, plan.tuned[0].bound
+    if unbounded := [tuned.label for tuned in plan.tuned if tuned.breaks_bound]:
+        sentences.append(
+            f"In tuning, every {setting} forgot more than the bound of {100 * (bound or 0):g} points, so that the one "
+            f"that forgot least is compared: {', '.join(unbounded)}."
+        )
+    if any(tuned.best is not None for tuned in plan.tuned):
+        sentences.append(
+            f"Intervals and tests take each chosen {setting} as given, without the noise of its choice, which stands "
+            "below Tuning."
         )
     return sentences
 

@@ -13,11 +13,13 @@ from gmt.axis import Axis
 from gmt.records.record import write_whole
 from gmt.removal import remove
 from gmt.studies.plan import Plan
+from gmt.studies.tuning_noise import noise_of
+from gmt.studies.tuning_words import tuned_in_words
 from gmt_analysis.choices import CHOICE, FEW_SEEDS, ranges_of
 from gmt_analysis.cost_words import costs_in_words
 from gmt_analysis.exports import as_csv
 from gmt_analysis.leading import leading_sentences
-from gmt_analysis.limits import limits, limits_of_tuning, tuned_in_words
+from gmt_analysis.limits import limits, limits_of_tuning
 from gmt_analysis.mask_figures import density_in_words
 from gmt_analysis.primary import primary_table
 from gmt_analysis.rendering import as_pdf, as_svg
@@ -190,7 +192,7 @@ def _page(
         costs=html_table(costs, COSTS, axis),
         cost_words=costs_in_words(results.table),
         density=density_in_words(results.table),
-        tuned=[tuned_in_words(tuned) for tuned in plan.tuned],
+        tuned=[tuned_in_words(tuned, noise_of(tuned)) for tuned in plan.tuned],
         limits=[
             *results.changed,
             *results.unverified,

@@ -19,7 +19,7 @@ from gmt.errors import RunFailed, UserError
 from gmt.studies.diagnosing import Diagnosed, Step, Steps, diagnose, steps_of
 from gmt.studies.opened import planned
 from gmt.studies.plan import Plan
-from gmt.studies.tuning import choice
+from gmt.studies.tuned_points import choice
 from gmt.terminal import printable, say, table
 
 GROUP = "diagnostic"

@@ -14,7 +14,7 @@ from gmt.records.diagnoses import Diagnosis
 from gmt.records.record import RecordBusy
 from gmt.runs.diagnose import Diagnosing
 from gmt.studies.plan import Plan, PlannedRun
-from gmt.studies.tuning import choice
+from gmt.studies.tuned_points import choice
 
 _BUSY_S = 1.0
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from gmt.records.record import RunRecord
 from gmt.runs.code_versions import code_of_environment
 from gmt.studies.plan import PlannedRun
-from gmt.studies.tuning import choice
+from gmt.studies.tuned_points import choice
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 

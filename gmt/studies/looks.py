@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
 from gmt.axis import seed_of
@@ -90,8 +90,16 @@ def _more_seeds(study: StudySettings, runs: Sequence[PlannedRun]) -> list[Point]
     least = min(seeds)
     tuned = None if study.tuning is None else f"{study.tuning['setting']}="
     models = [planned.point for planned in runs if planned.run.config["seed"] == least]
-    new = range(max(seeds) + 1, max(seeds) + 1 + wanted - len(seeds))
-    return [_with_seed(point, seed, tuned) for seed in new for point in models]
+    return [_with_seed(point, seed, tuned) for seed in _new_seeds(seeds, wanted) for point in models]
+
+
+def _new_seeds(seeds: Collection[int], wanted: int) -> range:
+    return range(max(seeds) + 1, max(seeds) + 1 + wanted - len(seeds))
+
+
+def seeds_to_come(looks: Sequence[int], seeds: Collection[int]) -> range:
+    """Return the seeds that a study may get at looks to come, beside those that it has."""
+    return _new_seeds(seeds, looks[-1]) if looks and seeds else range(0)
 
 
 def _with_seed(point: Point, seed: int, tuned: str | None) -> Point:

@@ -12,7 +12,7 @@ from gmt.studies.axis_faults import faults_of_axis
 from gmt.studies.expansion import expand
 from gmt.studies.grid import Axes, Point, StudySettings
 from gmt.studies.looks import plan_with_looks
-from gmt.studies.merge_faults import faults_of_parents, refuse_merges_of_what_is_tuned
+from gmt.studies.merge_faults import faults_of_parents, refuse_merges_of_runs_outside
 from gmt.studies.plan import Plan, PlannedRun
 from gmt.studies.primary_faults import faults_of_primary
 from gmt.studies.run_maker import RunMaker
@@ -30,9 +30,9 @@ def make_plan(composer: Composer, study: StudySettings, cli: Axes) -> Plan:
     maker = RunMaker(composer)
     points = expand(study, cli)
     if study.looks and "seed" not in cli:
-        plan = plan_with_looks(study, points, partial(_plan_of, study, maker))
+        plan = plan_with_looks(study, points, partial(_plan_of, study, maker, cli))
     else:
-        plan = _plan_of(study, maker, points)
+        plan = _plan_of(study, maker, cli, points)
     of_plan = (*_twice(plan.runs), *_same_training(plan.runs), *faults_of_parents(plan.runs))
     faults = maker.faults | dict.fromkeys(of_plan)
     if not maker.faults:
@@ -50,10 +50,10 @@ def make_plan(composer: Composer, study: StudySettings, cli: Axes) -> Plan:
     return plan
 
 
-def _plan_of(study: StudySettings, maker: RunMaker, points: Sequence[Point]) -> Plan:
+def _plan_of(study: StudySettings, maker: RunMaker, cli: Axes, points: Sequence[Point]) -> Plan:
     if study.tuning is not None:
-        refuse_merges_of_what_is_tuned(points)
-        return tuned_plan(study, settings_of("study.tuning", TuningSettings, study.tuning), points, maker)
+        refuse_merges_of_runs_outside(points)
+        return tuned_plan(study, settings_of("study.tuning", TuningSettings, study.tuning), points, maker, cli)
     runs = maker.runs(points)
     return Plan(study=study, runs=runs, ids=[planned.run.id for planned in runs])
 

@@ -8,22 +8,22 @@ from gmt.studies.grid import Point
 from gmt.studies.plan import PlannedRun
 
 
-def refuse_merges_of_what_is_tuned(points: Sequence[Point]) -> None:
-    """Refuse a study that tunes and merges.
+def refuse_merges_of_runs_outside(points: Sequence[Point]) -> None:
+    """Refuse, in a study that tunes, a merge whose parents are no runs of the study: what they should be is not known.
 
     Raises:
-        UserError: some arm merges.
+        UserError: some arm merges and does not name the arm of its parents.
     """
-    if (merge := next((point for point in points if _is_merge(point)), None)) is not None:
+    if (merge := next((point for point in points if not point.parents and _is_merge(point)), None)) is not None:
         raise UserError(
-            f"study.tuning can't go with merges, got arm {merge.arm}: a merge is planned when the settings of its "
-            "parents are known; merge in a study of its own, with the settings that tuning has chosen"
+            f"study.arms.{merge.arm} must name the arm of its parents by from: study.tuning chooses a setting for the "
+            "runs of the study, and a merge has the values of its parents"
         )
 
 
 def _is_merge(point: Point) -> bool:
     keys = [text.partition("=") for text in point.overrides]
-    return bool(point.parents) or any(key == "merge" and value != "null" for key, _, value in keys)
+    return any(key == "merge" and value != "null" for key, _, value in keys)
 
 
 def faults_of_parents(runs: Sequence[PlannedRun]) -> Iterator[str]:

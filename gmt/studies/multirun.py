@@ -23,6 +23,7 @@ from gmt.studies.opened import axes_of, study_of
 from gmt.studies.plan import Plan, PlannedRun
 from gmt.studies.progress import progress
 from gmt.studies.sweep import RunLauncher, run_sweep
+from gmt.studies.tuning_words import tuned_in_words
 from gmt.terminal import say
 from gmt.tracking.settings import TrackingSettings
 
@@ -66,6 +67,7 @@ def multirun(
             plan = make_plan(composer, study, axes)  # by the same templates: a config edited meanwhile changes nothing
             if not before.later and len(plan.runs) == len(before.runs):
                 break  # the look decided everything, or was the last
+            _say_what_tuning_chose(before, plan)
             has_begun |= run_sweep(plan, tracking, launch, told, say=say, remedy=remedy, is_under_way=True)
     except RunFailed as error:
         failure = error
@@ -77,6 +79,16 @@ def multirun(
         say(f"`gmt show study={plan.study.name}` shows the means")
     if failure is not None:
         raise failure
+
+
+def _say_what_tuning_chose(before: Plan, plan: Plan) -> None:
+    """Say a line on each choice whose value is known now and was not before."""
+    known = {tuned.label for tuned in before.tuned if tuned.best is not None}
+    if chosen := [tuned for tuned in plan.tuned if tuned.best is not None and tuned.label not in known]:
+        from gmt.studies.tuning_noise import noise_of  # numpy
+
+        for tuned in chosen:
+            say(f"tuned {tuned_in_words(tuned, noise_of(tuned))}")
 
 
 def _num_gpus(master: DictConfig) -> int:

@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from gmt.records.record import RunRecord, State
 from gmt.runs.build import Run
 from gmt.runs.gpus import gpus_here
 from gmt.studies.grid import Point, StudySettings
+from gmt.studies.trial_score import TrialScore
 
 STATES: tuple[State, ...] = ("done", "running", "interrupted", "stopped", "diverged", "failed", "changed", "to do")
 
@@ -37,6 +38,9 @@ class Tuned:
         setting, low, high: what is searched, and where.
         num_done, num_runs: of its budget.
         best: the value that was found; None until the budget is spent.
+        bound: on the forgetting; None without one.
+        trials: the runs of each value that was asked for so far.
+        scores: the mean scores of the values of which all runs are over.
     """
 
     label: str
@@ -46,6 +50,19 @@ class Tuned:
     num_done: int
     num_runs: int
     best: float | None
+    bound: float | None = None
+    trials: Mapping[float, Sequence[PlannedRun]] = field(default_factory=dict)
+    scores: Mapping[float, TrialScore] = field(default_factory=dict)
+
+    @property
+    def best_score(self) -> TrialScore | None:
+        """The mean scores of the best value's tuning runs."""
+        return None if self.best is None else self.scores.get(self.best)
+
+    @property
+    def breaks_bound(self) -> bool:
+        """Whether even the best value forgets more than the bound."""
+        return self.best_score is not None and not self.best_score.holds(self.bound)
 
     @property
     def is_at_an_end(self) -> bool:
@@ -136,9 +153,18 @@ def over(plan: Plan) -> tuple[State, ...]:
     return ends if plan.runs[0].run.config.get("search") is None else (*ends, "stopped")
 
 
-def is_broken(plan: Plan, state: State) -> bool:
-    """A run that diverged is over, and still no success; one that was tried with a bad value was tried well."""
-    return state not in over(plan) or state == "changed" or (state == "diverged" and not plan.later)
+def broken(plan: Plan, states: Mapping[str, State]) -> list[PlannedRun]:
+    """Return the runs that are no success.
+
+    A run that diverged is over, and still none once nothing has to wait for tuning; one that only tried a value was
+    tried well.
+    """
+    return [planned for planned in plan.runs if _is_broken(plan, planned, states[planned.run.id])]
+
+
+def _is_broken(plan: Plan, planned: PlannedRun, state: State) -> bool:
+    is_tried = bool(plan.later) or planned.point.stage == "tuning"
+    return state not in over(plan) or state == "changed" or (state == "diverged" and not is_tried)
 
 
 def changes(plan: Plan, states: Mapping[str, State]) -> list[str]:

@@ -14,7 +14,7 @@ from gmt.methods.protocol import fits_every_model
 from gmt.runs.build import Run
 from gmt.studies.frozen import STOP, freeze
 from gmt.studies.grid import Point
-from gmt.studies.plan import STATES, Plan, PlannedRun, changes, is_broken, over, runs_at_once
+from gmt.studies.plan import STATES, Plan, PlannedRun, broken, changes, over, runs_at_once
 from gmt.studies.stopping import stops_in_order
 from gmt.studies.tracked import bring_level, mirror_of
 from gmt.studies.watch import Progress, Tracker, Watch, each_second
@@ -184,21 +184,21 @@ def _watched(plan: Plan, todo: Sequence[PlannedRun], tracker: Tracker | None, pr
 
 def _conclude(plan: Plan, folder: Path, say: Say) -> None:
     states = plan.states()
-    broken = [planned for planned in plan.runs if is_broken(plan, states[planned.run.id])]
+    lost = broken(plan, states)
     counts = {state: list(states.values()).count(state) for state in STATES}
     if counts["done"] == len(plan.runs):
         say(f"study {plan.study.name}: all {len(plan.runs)} runs are done")
         return
-    if not broken or (folder / STOP).exists():
+    if not lost or (folder / STOP).exists():
         say(f"study {plan.study.name}: " + ", ".join(f"{n} {state}" for state, n in counts.items() if n))
-    if not broken:
+    if not lost:
         return
     if (folder / STOP).exists():
         raise KeyboardInterrupt
-    if len(changed := changes(plan, states)) == len(broken):
+    if len(changed := changes(plan, states)) == len(lost):
         raise RunFailed(f"study {plan.study.name}: {'; '.join(changed)}")
     raise RunFailed(
-        f"study {plan.study.name}: {len(broken)} of {len(plan.runs)} runs are not done: "
-        + "; ".join(f"{p.point.label} ({states[p.run.id]}, {p.record.folder})" for p in broken)
+        f"study {plan.study.name}: {len(lost)} of {len(plan.runs)} runs are not done: "
+        + "; ".join(f"{p.point.label} ({states[p.run.id]}, {p.record.folder})" for p in lost)
         + ". Sweep again to go on with them."
     )

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from gmt.axis import seed_of
 from gmt.errors import UserError
-from gmt.studies.plan import STATES, Plan, PlannedRun, is_broken
+from gmt.studies.plan import STATES, Plan, PlannedRun, broken
+from gmt.studies.tuning_words import values_in_words
 from gmt.studies.watch import Tracker
 from gmt.tracking.settings import TrackingSettings
 from gmt.tracking.views import LONGEST_DESCRIPTION
@@ -88,9 +89,10 @@ def _open_parent(plan: Plan, view: "MlflowView") -> str:
 
 
 def _close_parent(plan: Plan, view: "MlflowView", parent: str) -> None:
-    states = list(plan.states().values())
+    by_run = plan.states()
+    states = list(by_run.values())
     counts = {f"runs/{state.replace(' ', '_')}": float(states.count(state)) for state in STATES}
-    failed = any(is_broken(plan, state) for state in states)
+    failed = bool(broken(plan, by_run))
     result, heading, _ = view.description(plan.identity).partition(_QUESTION)
     view.close_parent(parent, failed=failed, metrics=counts, description=describe(plan, result if heading else ""))
 
@@ -149,6 +151,7 @@ def describe(plan: Plan, result: str = "") -> str:
     states = list(plan.states().values())
     counts = ", ".join(f"{states.count(state)} {state}" for state in STATES if state in states)
     axis = "" if study.axis is None else f", along the {study.along.name} ({study.axis})"
+    tuned = f" {values}" if (values := values_in_words(plan.tuned)) else ""
     result = result or f"`gmt report study={study.name}` puts it here."
 
     def page(result: str, num_arms: int) -> str:
@@ -157,7 +160,7 @@ def describe(plan: Plan, result: str = "") -> str:
         return (
             f"{result}{_QUESTION}{study.question.strip()}\n\n"
             f"## Plan\n{len(plan.runs)} runs: {counts}. Arms:\n" + "\n".join([*arms[:num_arms], *more]) + "\n\n"
-            f"Baseline {study.baseline}, margin {100 * study.margin:g} points{axis}."
+            f"Baseline {study.baseline}, margin {100 * study.margin:g} points{axis}.{tuned}"
         )
 
     fitting = (num for num in range(len(arms), -1, -1) if len(page(result, num)) <= LONGEST_DESCRIPTION)

@@ -1,92 +1,158 @@
 """The plan of a study of which one setting is tuned first: it grows as runs end."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 
 from gmt.errors import UserError
-from gmt.records.record import RunRecord
 from gmt.studies.grid import Point, StudySettings
+from gmt.studies.merge_faults import faults_of_parents
 from gmt.studies.plan import Plan, PlannedRun, Tuned
 from gmt.studies.run_maker import RunMaker
-from gmt.studies.tuning import TuningSettings, ask, cells, choice, compared, refuse_what_is_tuned, trial
+from gmt.studies.trial_score import TrialScore, mean_score, trial_score
+from gmt.studies.tuned_points import (
+    cells,
+    compared,
+    compared_merge,
+    label_of,
+    probes,
+    refuse_what_is_tuned,
+    trainings,
+    trial,
+)
+from gmt.studies.tuning import TuningSettings, ask
+from gmt.studies.tuning_faults import faults_of_tuning
 
 
-def tuned_plan(study: StudySettings, tuning: TuningSettings, points: Sequence[Point], maker: RunMaker) -> Plan:
+@dataclass(frozen=True, kw_only=True)
+class _Choice:
+    """A choice that is tuned by itself.
+
+    Args:
+        points: of the comparison, at the value that is chosen.
+        tried: the runs that would try the lowest value; there are as many for each other value.
+        stand_ins: the comparison at the lowest value.
+    """
+
+    points: Sequence[Point]
+    tried: Sequence[PlannedRun]
+    stand_ins: Sequence[PlannedRun]
+
+
+def tuned_plan(
+    study: StudySettings, tuning: TuningSettings, points: Sequence[Point], maker: RunMaker, typed: Collection[str]
+) -> Plan:
     """Plan what is known of a study whose setting is tuned first: the tuning runs, and the comparison of what is tuned.
 
     Args:
         study: with tuning.
         tuning: its tuning.
-        points: of the comparison.
+        points: of the comparison. A merge has the values of its parents, and no tuning of its own.
         maker: composes and checks the runs.
+        typed: the settings that the user typed values for.
 
     Raises:
         UserError: a run is wrong, or can't be tuned.
     """
     refuse_what_is_tuned(points, tuning)
-    # Every run is checked with some value before any other value is asked for.
-    checked = [
-        (
-            cell,
-            maker.runs([trial(cell[0], tuning, tuning.low)]),
-            maker.runs(compared(p, tuning, tuning.low) for p in cell),
-        )
-        for cell in cells(points, tuning)
-    ]
+    merges = [point for point in points if point.parents]
+    choices = _checked(study, tuning, points, merges, maker)
+    stand_ins = [planned for choice in choices for planned in choice.stand_ins]
+    merged = _merged(merges, tuning, {point: tuning.low for choice in choices for point in choice.points}, maker)
+    maker.faults |= dict.fromkeys(faults_of_parents([*stand_ins, *merged]) if merges else ())
     if maker.faults:
         raise UserError(*maker.faults)
-    if checked[0][2][0].run.config.get("search") is not None:
-        raise UserError("study.tuning can't go with search: a run that is stopped early has no score to be tuned by")
+    faults = [
+        fault
+        for choice in choices
+        for fault in faults_of_tuning(study, tuning, choice.tried, [*choice.stand_ins, *merged], stand_ins, typed)
+    ]
+    if faults:
+        raise UserError(*dict.fromkeys(faults))
+    return _grown(study, tuning, choices, merges, merged, maker)
+
+
+def _checked(
+    study: StudySettings, tuning: TuningSettings, points: Sequence[Point], merges: Sequence[Point], maker: RunMaker
+) -> list[_Choice]:
+    """Return the choices; every run is checked with some value before any other value is asked for."""
+    trained = [point for point in points if not point.parents]
+    return [
+        _Choice(
+            points=cell,
+            tried=maker.runs(_trials(cell, tuning, tuning.low)),
+            stand_ins=maker.runs(compared(point, tuning, tuning.low) for point in cell),
+        )
+        for cell in cells(trained, tuning, axis=study.along.setting)
+    ]
+
+
+def _grown(
+    study: StudySettings,
+    tuning: TuningSettings,
+    choices: Sequence[_Choice],
+    merges: Sequence[Point],
+    merge_stand_ins: Sequence[PlannedRun],
+    maker: RunMaker,
+) -> Plan:
     runs: list[PlannedRun] = []
     later: list[PlannedRun] = []
     tuned: list[Tuned] = []
-    for cell, (tried,), stand_ins in checked:
-        _refuse_the_same_questions(tried, stand_ins)
-        progress, trials = _tuned(cell[0], tuning, maker)
+    values: dict[Point, float] = {}
+    for choice in choices:
+        progress = _tuned(study, tuning, choice.points, maker)
         tuned.append(progress)
-        runs += trials
-        later += [tried] * (tuning.runs - len(trials))
+        runs += [planned for trials in progress.trials.values() for planned in trials]
+        later += [*choice.tried] * (tuning.runs - len(progress.trials))
         if progress.best is None:
-            later += stand_ins
+            later += choice.stand_ins
         else:
-            runs += maker.runs(compared(point, tuning, progress.best) for point in cell)
-    ids = [planned.run.id for _, _, stand_ins in checked for planned in stand_ins]
-    return Plan(study=study, runs=runs, ids=ids, later=later, tuned=tuned)
+            runs += maker.runs(compared(point, tuning, progress.best) for point in choice.points)
+            values |= dict.fromkeys(choice.points, progress.best)
+    is_known = [all(each in values for each in trainings(point)) for point in merges]
+    runs += _merged([point for point, known in zip(merges, is_known, strict=True) if known], tuning, values, maker)
+    later += [planned for planned, known in zip(merge_stand_ins, is_known, strict=True) if not known]
+    ids = [planned.run.id for choice in choices for planned in choice.stand_ins]
+    return Plan(study=study, runs=runs, ids=[*ids, *(m.run.id for m in merge_stand_ins)], later=later, tuned=tuned)
 
 
-def _tuned(point: Point, tuning: TuningSettings, maker: RunMaker) -> tuple[Tuned, list[PlannedRun]]:
-    """How far the tuning of a point's choice is, and its runs so far."""
+def _merged(
+    merges: Sequence[Point], tuning: TuningSettings, values: Mapping[Point, float], maker: RunMaker
+) -> list[PlannedRun]:
+    return maker.runs(compared_merge(point, tuning, values) for point in merges)
 
-    def tried(value: float) -> PlannedRun:
-        (planned,) = maker.runs([trial(point, tuning, value)])
-        return planned
 
-    name = choice(point, fixed=tuning.overrides)
-    asked = ask(tuning, name, lambda value: _score(tried(value).record))
-    trials = [tried(value) for value in asked.values]
-    num_done = sum(_score(planned.record) is not None for planned in trials)
-    progress = Tuned(
-        label=name,
+def _trials(cell: Sequence[Point], tuning: TuningSettings, value: float) -> list[Point]:
+    """Return the runs that try a value for a choice."""
+    return [trial(point, tuning, value, seed) for point in probes(cell, tuning) for seed in tuning.seeds or (None,)]
+
+
+def _tuned(study: StudySettings, tuning: TuningSettings, cell: Sequence[Point], maker: RunMaker) -> Tuned:
+    """Return how far the tuning of a choice is, with its runs so far."""
+    trials: dict[float, Sequence[PlannedRun]] = {}
+    scores: dict[float, TrialScore] = {}
+    num_done = 0
+
+    def rank(value: float) -> float | None:
+        nonlocal num_done
+        if value not in trials:
+            trials[value] = maker.runs(_trials(cell, tuning, value))
+            known = [score for planned in trials[value] if (score := trial_score(planned.record)) is not None]
+            num_done += len(known)
+            if len(known) == len(trials[value]):
+                scores[value] = mean_score(known)
+        return scores[value].rank(tuning.forgetting_bound) if value in scores else None
+
+    label = label_of(cell, tuning, axis=study.along.setting)
+    asked = ask(tuning, label, rank)
+    return Tuned(
+        label=label,
         setting=tuning.setting,
         low=tuning.low,
         high=tuning.high,
         num_done=num_done,
-        num_runs=tuning.runs,
+        num_runs=tuning.runs * len(_trials(cell, tuning, tuning.low)),
         best=asked.best,
+        bound=tuning.forgetting_bound,
+        trials={value: trials[value] for value in asked.values},
+        scores=scores,
     )
-    return progress, trials
-
-
-def _refuse_the_same_questions(tried: PlannedRun, comparison: Sequence[PlannedRun]) -> None:
-    if any(tried.run.science["task"] == planned.run.science["task"] for planned in comparison):
-        raise UserError(
-            "study.tuning.overrides must choose other data than the comparison's, e.g. task.data_seed, "
-            f"got the same task for arm {tried.point.arm}"
-        )
-
-
-def _score(record: RunRecord) -> float | None:
-    """The target score that a run came to; the lowest for one that diverged, None for one that is not done."""
-    state = record.state()
-    if state == "diverged":
-        return 0.0
-    return float(record.result().after["target"]["mean"]) if state == "done" else None

@@ -6,14 +6,15 @@ the run records: there is no other state that a killed sweep could lose.
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from gmt import settings
 from gmt.errors import UserError
-from gmt.studies.grid import Point, to_override_value
+from gmt.studies.trial_score import best_of
 
+ARM, POINT = "arm", "point"
 _SAMPLERS = ("tpe", "grid")
 _SEED = "seed"
 
@@ -25,20 +26,30 @@ class TuningSettings:
     Args:
         setting: a positive number, e.g. `train.learning_rate`; on a logarithmic scale.
         low, high: the interval that is searched, its ends included.
-        runs: of each choice; the same for all is what makes the comparison fair.
-        sampler: `tpe`: Optuna's tree-structured Parzen estimator, half of the runs drawn at random and together, then
-            one after the other; `grid`: evenly spaced, all together.
+        runs: the number of values that each choice tries, on each tuning seed; the same for all is what makes the
+            comparison fair.
+        sampler: `grid`: evenly spaced, all together, the same values for every choice; `tpe`: Optuna's tree-structured
+            Parzen estimator, half of the values drawn at random and together, then one after the other.
         overrides: of the tuning runs: data other than the comparison's, since a setting that was chosen by the
             comparison's own questions would be judged by them too. Where the comparison varies one of these settings,
             its values share the tuning: with `task`, all tasks are compared at the value that is best on one.
+        seeds: of the tuning runs, none of which the study has: each value is tried on each, and the mean counts. Empty:
+            the one in `overrides`.
+        value_per: `arm`: the values of the study's axis share one value, by the mean over them; `point`: each has its
+            own, and an axis is needed; None: each has its own, if there is an axis.
+        forgetting_bound: the value with the best target score is chosen among those that forget at most so much, or
+            else the one that forgets least. None: by the target score alone.
     """
 
     setting: str
     low: float
     high: float
     runs: int
-    sampler: str
+    sampler: str = "grid"
     overrides: Mapping[str, Any]
+    seeds: Sequence[int] = ()
+    value_per: str | None = None
+    forgetting_bound: float | None = None
 
     def __post_init__(self) -> None:
         settings.text("study.tuning.setting", self.setting)
@@ -50,6 +61,20 @@ class TuningSettings:
             raise UserError(f"study.tuning.overrides must give each setting one value, got {self.overrides!r}")
         if self.setting in self.overrides:
             raise UserError(f"study.tuning.overrides must leave {self.setting} to study.tuning.setting")
+        self._check_seeds()
+        if self.value_per is not None:
+            settings.one_of("study.tuning.value_per", self.value_per, (ARM, POINT))
+        if self.forgetting_bound is not None:
+            settings.number("study.tuning.forgetting_bound", self.forgetting_bound, "must lie in [0, 1)", low=0, high=1)
+
+    def _check_seeds(self) -> None:
+        seeds = self.seeds
+        if not isinstance(seeds, Sequence) or isinstance(seeds, str) or len(set(map(str, seeds))) < len(seeds):
+            raise UserError(f"study.tuning.seeds must list different seeds, got {seeds!r}")
+        for seed in seeds:
+            settings.integer("study.tuning.seeds", seed, low=0)
+        if seeds and _SEED in self.overrides:
+            raise UserError("study.tuning.overrides must leave seed to study.tuning.seeds")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,57 +83,11 @@ class Asked:
 
     Args:
         values: that were asked for so far; each is a run. The others depend on how these end.
-        best: the value with the highest score, the first of equals; None until all runs are done.
+        best: the value with the largest rank, the first of equals; None until all runs are done.
     """
 
     values: Sequence[float]
     best: float | None
-
-
-def cells(points: Sequence[Point], tuning: TuningSettings) -> list[list[Point]]:
-    """The points of each choice that is tuned by itself: those that differ in their seed and fixed settings only."""
-    found: dict[tuple[str, tuple[str, ...]], list[Point]] = {}
-    for point in points:
-        found.setdefault((point.arm, _without(point.overrides, (_SEED, *tuning.overrides))), []).append(point)
-    return list(found.values())
-
-
-def choice(point: Point, *, fixed: Iterable[str] = ()) -> str:
-    """Return the label of a tuning: the arm and the settings that vary in it beside the seed and fixed ones."""
-    keys = (_SEED, *fixed)
-    lists = _without(point.lists_of_one, keys)
-    return replace(point, varied=_without(point.varied, keys), lists_of_one=lists).label
-
-
-def refuse_what_is_tuned(points: Sequence[Point], tuning: TuningSettings) -> None:
-    """A setting can't be given and looked for at once.
-
-    Raises:
-        UserError: a point gives a value to what is tuned.
-    """
-    given = next((text for p in points for text in p.overrides if _key(text) == tuning.setting), None)
-    if given is not None:
-        raise UserError(f"{tuning.setting} is what study.tuning looks for and must not be given, got {given}")
-
-
-def compared(point: Point, tuning: TuningSettings, value: float) -> Point:
-    """A point of the comparison, with the value that was found for it."""
-    return replace(point, overrides=(*point.overrides, _override(tuning.setting, value)))
-
-
-def trial(point: Point, tuning: TuningSettings, value: float) -> Point:
-    """The run that tries a value for a choice of which `point` is any point."""
-    others = {key: to_override_value(given) for key, given in tuning.overrides.items()}
-    own = {_key(text): text for text in _without(point.overrides, (_SEED,))}
-    # In the places of the comparison's values: groups in one order are composed once for both.
-    own |= {key: f"{key}={given}" for key, given in others.items()}
-    value_of = _override(tuning.setting, value)
-    return Point(
-        arm=point.arm,
-        overrides=(*own.values(), value_of),
-        varied=(*_without(point.varied, (_SEED, *others)), value_of),
-        stage="tuning",
-    )
 
 
 def ask(tuning: TuningSettings, name: str, score_of: Callable[[float], float | None]) -> Asked:
@@ -117,14 +96,13 @@ def ask(tuning: TuningSettings, name: str, score_of: Callable[[float], float | N
     Args:
         tuning: the budget.
         name: of the choice; the same name and scores give the same values.
-        score_of: the score that a value came to, in [0, 1]; None if its run is not done.
+        score_of: the rank of a value, see TrialScore.rank; None if some of its runs are not done.
     """
     values = _grid(tuning) if tuning.sampler == "grid" else _tpe(tuning, name, score_of)
     scores = {value: score_of(value) for value in values}
-    done = [(score, value) for value, score in scores.items() if score is not None]
+    done = {value: score for value, score in scores.items() if score is not None}
     whole = len(values) == tuning.runs and len(done) == len(scores)
-    best = max(done, key=lambda pair: pair[0])[1] if whole else None
-    return Asked(values=list(scores), best=best)
+    return Asked(values=list(scores), best=best_of(done) if whole else None)
 
 
 def _grid(tuning: TuningSettings) -> list[float]:
@@ -161,15 +139,3 @@ def _tpe(tuning: TuningSettings, name: str, score_of: Callable[[float], float | 
 def _rounded(value: float) -> float:
     """To what people like to read; the run's identity is of the rounded value."""
     return float(f"{value:.4g}")
-
-
-def _override(key: str, value: float) -> str:
-    return f"{key}={to_override_value(value)}"
-
-
-def _key(override: str) -> str:
-    return override.partition("=")[0]
-
-
-def _without(overrides: Sequence[str], keys: Sequence[str]) -> tuple[str, ...]:
-    return tuple(text for text in overrides if _key(text) not in keys)

@@ -279,7 +279,7 @@ def test_a_record_of_before_digests_counts_and_says_so(plan: Plan, capsys: pytes
 
 
 def test_a_changed_trial_chooses_nothing(tmp_path: Path) -> None:
-    overrides = {"task.data_seed": 9}
+    overrides = {"seed": 9, "task.data_seed": 9}
     tuning = {"setting": "train.learning_rate", "low": 1e-4, "high": 1e-2, "runs": 2, "sampler": "grid"}
     study = StudySettings(
         name="made",

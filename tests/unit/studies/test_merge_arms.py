@@ -146,16 +146,6 @@ def test_what_the_user_types_reaches_the_parents_and_a_merges_settings_the_merge
             r"needs the weights of run \w+, whose method lora saves the adapter only: record.keep_weights must",
         ),
         (
-            {"from": "gmt", "merge": "wise_ft"},
-            {
-                "tuning": {
-                    "setting": "train.learning_rate",
-                    **{"low": 1e-4, "high": 1e-2, "runs": 2, "sampler": "grid", "overrides": {"task.data_seed": 9}},
-                }
-            },
-            r"study\.tuning can't go with merges, got arm merged",
-        ),
-        (
             {"merge": "wise_ft", "method": "hft"},
             {},
             "arm merged: merge=wise_ft needs the weights of run .* isn't there",

@@ -15,7 +15,8 @@ from gmt.studies.expansion import expand
 from gmt.studies.grid import StudySettings
 from gmt.studies.make_plan import make_plan
 from gmt.studies.plan import Plan
-from gmt.studies.tuning import TuningSettings, ask, cells
+from gmt.studies.tuned_points import cells
+from gmt.studies.tuning import TuningSettings, ask
 from tests.conftest import CONF
 from tests.finished import RESULT
 
@@ -113,7 +114,7 @@ def plan(root: Path, made: StudySettings, **cli: list[str]) -> Plan:
 
 
 def test_each_choice_has_the_same_budget_and_the_seed_makes_none(tmp_path: Path) -> None:
-    assert [len(cell) for cell in cells(expand(study(), {}), tuning())] == [2, 2, 2]
+    assert [len(cell) for cell in cells(expand(study(), {}), tuning(), axis="method.mask_ratio")] == [2, 2, 2]
     made = plan(tmp_path, study())
     assert [tuned.label for tuned in made.tuned] == ["sft", "gmt mask_ratio=0.5", "gmt mask_ratio=0.9"]
     assert len(made.runs) == 9

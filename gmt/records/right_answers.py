@@ -1,0 +1,31 @@
+"""The questions of a finished run that were answered right, by its answers. Shapes: Q questions of a suite."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def right_by_suite(
+    rows: Sequence[Mapping[str, Any]], part: str, scores: Mapping[str, float]
+) -> Mapping[str, NDArray[np.float64]] | None:
+    """Return 1 for each question that was answered right and else 0, by suite.
+
+    None if the scores are no mean over suites of the share of right answers, as those of lm-eval's benchmarks may be.
+
+    Args:
+        rows: the lines of answers_before.jsonl or answers_after.jsonl.
+        part: `target` or `source`.
+        scores: of the part's suites.
+    """
+    by_suite: dict[str, list[Any]] = {suite: [] for suite in scores if suite != "mean"}
+    for row in rows:
+        if row["part"] == part and row["suite"] in by_suite:
+            by_suite[row["suite"]].append(row.get("score"))
+    right = {suite: np.array([score == 1 for score in own], dtype=float) for suite, own in by_suite.items()}
+    is_mean = all(len(own) and math.isclose(own.mean(), scores[suite], abs_tol=1e-9) for suite, own in right.items())
+    return right if right and is_mean else None

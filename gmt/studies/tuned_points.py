@@ -1,0 +1,129 @@
+"""The points of a tuned study: the choices that are tuned, the runs that try values, and what is then compared."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from gmt.errors import UserError
+from gmt.studies.grid import Point, to_override_value
+from gmt.studies.tuning import ARM, TuningSettings
+
+_SEED = "seed"
+
+
+def cells(points: Sequence[Point], tuning: TuningSettings, *, axis: str) -> list[list[Point]]:
+    """Return the points of each choice that is tuned by itself, since they share a value.
+
+    They differ in their seed and fixed settings only, and with one value for each arm in the axis too.
+
+    Args:
+        points: of the comparison, each of which trains.
+        tuning: of the study.
+        axis: the setting that is the study's axis.
+    """
+    found: dict[tuple[str, tuple[str, ...]], list[Point]] = {}
+    for point in points:
+        found.setdefault((point.arm, _without(point.overrides, _shared_by_a_choice(tuning, axis))), []).append(point)
+    return list(found.values())
+
+
+def probes(cell: Sequence[Point], tuning: TuningSettings) -> list[Point]:
+    """Return the points of a choice at which each value is tried: one, or one for each value of the axis."""
+    distinct: dict[tuple[str, ...], Point] = {}
+    for point in cell:
+        distinct.setdefault(_without(point.overrides, (_SEED, *tuning.overrides)), point)
+    return list(distinct.values())
+
+
+def label_of(cell: Sequence[Point], tuning: TuningSettings, *, axis: str) -> str:
+    """Return the label of a choice that is tuned by itself."""
+    return choice(cell[0], fixed=_shared_by_a_choice(tuning, axis)[1:])
+
+
+def _shared_by_a_choice(tuning: TuningSettings, axis: str) -> tuple[str, ...]:
+    """Return the settings in which the points of a choice differ, the seed first."""
+    return (_SEED, *tuning.overrides, *((axis, f"+{axis}") if tuning.value_per == ARM else ()))
+
+
+def choice(point: Point, *, fixed: Iterable[str] = ()) -> str:
+    """Return the label of a tuning: the arm and the settings that vary in it beside the seed and fixed ones."""
+    keys = (_SEED, *fixed)
+    lists = _without(point.lists_of_one, keys)
+    return replace(point, varied=_without(point.varied, keys), lists_of_one=lists).label
+
+
+def refuse_what_is_tuned(points: Sequence[Point], tuning: TuningSettings) -> None:
+    """A setting can't be given and looked for at once.
+
+    Raises:
+        UserError: a point gives a value to what is tuned.
+    """
+    given = next((text for p in points for text in p.overrides if _key(text) == tuning.setting), None)
+    if given is not None:
+        raise UserError(f"{tuning.setting} is what study.tuning looks for and must not be given, got {given}")
+
+
+def compared(point: Point, tuning: TuningSettings, value: float) -> Point:
+    """Return a point of the comparison with the value that was chosen for it."""
+    return replace(point, overrides=(*point.overrides, _override(tuning.setting, value)))
+
+
+def compared_merge(point: Point, tuning: TuningSettings, values: Mapping[Point, float]) -> Point:
+    """Return a point of the comparison that merges, with the values that were chosen for the trainings below it.
+
+    A merge of parents with several values has the first one in its config, as it has the first parent's other settings,
+    and no value of it in tables.
+
+    Args:
+        point: that merges.
+        tuning: of the study.
+        values: that of each training.
+    """
+    parents = tuple(
+        compared_merge(each, tuning, values) if each.parents else compared(each, tuning, values[each])
+        for each in point.parents
+    )
+    used = list(dict.fromkeys(values[each] for each in trainings(point)))
+    over = tuple(dict.fromkeys((*point.over, *([tuning.setting] if len(used) > 1 else []))))
+    return replace(compared(point, tuning, used[0]), parents=parents, over=over)
+
+
+def trainings(point: Point) -> list[Point]:
+    """Return the trainings of which a point merges the weights, through merges of merges; of a training, itself."""
+    return [each for parent in point.parents for each in trainings(parent)] if point.parents else [point]
+
+
+def trial(point: Point, tuning: TuningSettings, value: float, seed: int | None = None) -> Point:
+    """Return the run that tries a value for a choice.
+
+    Args:
+        point: any of the choice.
+        tuning: of the study.
+        value: that is tried.
+        seed: one of the tuning's; None where `overrides` fix it.
+    """
+    others = {key: to_override_value(given) for key, given in tuning.overrides.items()}
+    if seed is not None:
+        others[_SEED] = str(seed)
+    own = {_key(text): text for text in _without(point.overrides, (_SEED,))}
+    # In the places of the comparison's values: groups in one order are composed once for both.
+    own |= {key: f"{key}={given}" for key, given in others.items()}
+    value_of = _override(tuning.setting, value)
+    of_seed = [own[_SEED]] if len(tuning.seeds) > 1 else []
+    return Point(
+        arm=point.arm,
+        overrides=(*own.values(), value_of),
+        varied=(*_without(point.varied, (_SEED, *others)), value_of, *of_seed),
+        stage="tuning",
+    )
+
+
+def _override(key: str, value: float) -> str:
+    return f"{key}={to_override_value(value)}"
+
+
+def _key(override: str) -> str:
+    return override.partition("=")[0]
+
+
+def _without(overrides: Sequence[str], keys: Sequence[str]) -> tuple[str, ...]:
+    return tuple(text for text in overrides if _key(text) not in keys)

@@ -1,0 +1,139 @@
+"""How sure the value is that tuning chose: what the same rule chooses for other tuning seeds and questions.
+
+Shapes: R draws, S seeds, Q questions of a suite.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gmt.records.record import RunRecord
+from gmt.records.right_answers import right_by_suite
+from gmt.studies.plan import PlannedRun, Tuned
+from gmt.studies.trial_score import WORST, TrialScore, best_of, trial_score
+
+NUM_DRAWS = 1000
+_SEED = 0
+
+Floats = NDArray[np.float64]
+Right = Mapping[str, Floats]  # by suite: 1 for each question that was answered right, else 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuningNoise:
+    """The noise of a value that tuning chose.
+
+    Args:
+        shares: value -> the share of draws that choose it, the largest first; values that no draw chooses are left out.
+        num_seeds: of the tuning; with one, its noise is not in the shares.
+        has_questions: whether questions were drawn too; they are not where a score is no share of right answers.
+    """
+
+    shares: Mapping[float, float]
+    num_seeds: int
+    has_questions: bool
+
+
+class _Answers(NamedTuple):
+    """The right answers of a tuning run: to the target questions, and to the source questions before and after."""
+
+    target: Right
+    before: Right
+    after: Right
+
+
+class _ScoresOfRun(NamedTuple):
+    """The scores that a run has in each draw of questions."""
+
+    target_R: Floats
+    forgetting_R: Floats
+
+
+def noise_of(tuned: Tuned) -> TuningNoise | None:
+    """Return the noise of a tuned value by a bootstrap over the tuning's seeds and questions.
+
+    A draw takes seeds and the questions of each suite with replacement, the same ones for every value.
+
+    Returns:
+        None if no value is chosen yet, or if nothing can be drawn: one seed, and questions without known answers.
+    """
+    runs = [planned for trials in tuned.trials.values() for planned in trials]
+    seeds = sorted({planned.run.seed for planned in runs})
+    if tuned.best is None:
+        return None
+    answers = {planned.run.id: _answers(planned.record, tuned.bound) for planned in runs}
+    has_questions = all(answers[each.run.id] or trial_score(each.record) == WORST for each in runs)
+    if len(seeds) == 1 and not has_questions:
+        return None
+    weights_RS = np.random.default_rng(_SEED).multinomial(len(seeds), [1 / len(seeds)] * len(seeds), size=NUM_DRAWS)
+    drawn = {
+        value: _mean_over_runs(trials, seeds, weights_RS / len(seeds), answers if has_questions else {})
+        for value, trials in tuned.trials.items()
+    }
+    chosen = Counter(
+        best_of({value: _score(scores, draw).rank(tuned.bound) for value, scores in drawn.items()})
+        for draw in range(NUM_DRAWS)
+    )
+    shares = {value: number / NUM_DRAWS for value, number in chosen.most_common()}
+    return TuningNoise(shares=shares, num_seeds=len(seeds), has_questions=has_questions)
+
+
+def _score(scores: _ScoresOfRun, draw: int) -> TrialScore:
+    return TrialScore(target=float(scores.target_R[draw]), forgetting=float(scores.forgetting_R[draw]))
+
+
+def _mean_over_runs(
+    trials: Sequence[PlannedRun], seeds: Sequence[int], weights_RS: Floats, answers: Mapping[str, _Answers | None]
+) -> _ScoresOfRun:
+    """Return the mean scores of a value over its runs in each draw."""
+    target_R, forgetting_R = np.zeros(NUM_DRAWS), np.zeros(NUM_DRAWS)
+    for planned in trials:  # as many on each seed
+        scores = _scores_of_run(planned.record, answers.get(planned.run.id))
+        weights_R = weights_RS[:, seeds.index(planned.run.seed)] * len(seeds) / len(trials)
+        target_R += weights_R * scores.target_R
+        forgetting_R += weights_R * scores.forgetting_R
+    return _ScoresOfRun(target_R, forgetting_R)
+
+
+def _scores_of_run(record: RunRecord, answers: _Answers | None) -> _ScoresOfRun:
+    score = trial_score(record) or WORST
+    if answers is None or score == WORST:
+        return _ScoresOfRun(np.full(NUM_DRAWS, score.target), np.full(NUM_DRAWS, score.forgetting))
+    forgetting_R = _mean_over_suites("source", answers.before) - _mean_over_suites("source", answers.after)
+    return _ScoresOfRun(_mean_over_suites("target", answers.target), forgetting_R)
+
+
+def _mean_over_suites(part: str, right: Right) -> Floats:
+    """Return the mean over suites of the share of right answers in each draw; 0 without suites."""
+    means = [_drawn_questions(part, suite, len(right_Q)) @ right_Q / len(right_Q) for suite, right_Q in right.items()]
+    return np.mean(means, axis=0) if means else np.zeros(NUM_DRAWS)
+
+
+@lru_cache(maxsize=32)
+def _drawn_questions(part: str, suite: str, num_questions: int) -> NDArray[np.uint8]:
+    """Return how often each draw takes each question of a suite, as a matrix of R x Q."""
+    rng = np.random.default_rng([zlib.crc32(f"{part} {suite}".encode()), num_questions])
+    return rng.multinomial(num_questions, [1 / num_questions] * num_questions, size=NUM_DRAWS).astype(np.uint8)
+
+
+def _answers(record: RunRecord, bound: float | None) -> _Answers | None:
+    """Return the right answers of a run, those to source questions only with a bound; None where they are not known."""
+    if record.state() != "done" or not (record.folder / "answers_after.jsonl").exists():
+        return None
+    result, after = record.result(), record.read_lines("answers_after.jsonl")
+    target = right_by_suite(after, "target", result.after["target"])
+    if target is None or bound is None:
+        return None if target is None else _Answers(target, {}, {})
+    if not (record.folder / "answers_before.jsonl").exists():
+        return None
+    before = right_by_suite(record.read_lines("answers_before.jsonl"), "source", result.before["source"])
+    of_source = right_by_suite(after, "source", result.after["source"])
+    return None if before is None or of_source is None else _Answers(target, before, of_source)

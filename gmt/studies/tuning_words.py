@@ -1,0 +1,89 @@
+"""Sentences on the tuning of a study's settings, for plans, sweeps and reports."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from gmt.studies.plan import Tuned
+
+if TYPE_CHECKING:
+    from gmt.studies.tuning_noise import TuningNoise
+
+_LEAST_SHARE = 0.05  # of the draws that choose a value, for it to be named
+_MOST_NAMED = 12  # choices in one sentence
+
+
+def tuned_in_words(tuned: Tuned, noise: TuningNoise | None) -> str:
+    """Return a sentence on the tuning of one choice: its best value, the runs, the interval, and how sure the value is.
+
+    Args:
+        tuned: the tuning.
+        noise: of the value; None where it is not known.
+    """
+    best = "not found yet" if tuned.best is None else f"{tuned.best:g}"
+    searched = f"{tuned.num_done} of {tuned.num_runs} runs between {tuned.low:g} and {tuned.high:g}"
+    clauses = [f"{tuned.label}: {tuned.setting} {best}, by {searched}", *scores_in_words(tuned), *doubts(tuned)]
+    return "; ".join([*clauses, *noise_in_words(tuned, noise)])
+
+
+def best_in_words(tuned: Tuned) -> str:
+    """Return the best value with what is doubtful about it; empty without one."""
+    if tuned.best is None:
+        return ""
+    return f"{tuned.best:g}" + (f" ({'; '.join(words)})" if (words := doubts(tuned)) else "")
+
+
+def scores_in_words(tuned: Tuned) -> list[str]:
+    """Return a clause on the mean scores of the tuning runs at the best value; none without one."""
+    if (score := tuned.best_score) is None:
+        return []
+    forgets = "" if tuned.bound is None else f", forgetting {100 * score.forgetting:.1f} points"
+    return [f"target {score.target:.1%}{forgets} in tuning"]
+
+
+def doubts(tuned: Tuned) -> list[str]:
+    """Return clauses that say that no value holds the bound, or that the best lies at an end of the interval."""
+    clauses = []
+    if tuned.breaks_bound:
+        clauses.append(
+            f"no value holds the bound of {100 * (tuned.bound or 0):g} points: the least forgetting is taken"
+        )
+    if tuned.is_at_an_end:
+        clauses.append("at an end: a better one may lie beyond")
+    return clauses
+
+
+def noise_in_words(tuned: Tuned, noise: TuningNoise | None) -> list[str]:
+    """Return a clause that says in how many draws which value is chosen; none where the noise is not known."""
+    if tuned.best is None or noise is None:
+        return []
+    others = [f"{value:g} in {share:.0%}" for value, share in noise.shares.items() if value != tuned.best]
+    named = others[: sum(share >= _LEAST_SHARE for v, share in noise.shares.items() if v != tuned.best)]
+    also = f", {', '.join(named)}" if named else ""
+    seeds = [] if noise.num_seeds == 1 else [f"the {noise.num_seeds} tuning seeds"]
+    questions = ["the tuning's questions"] if noise.has_questions else []
+    of_what = " and of ".join([*seeds, *questions])
+    only = " (one seed: its noise is not in it)" if noise.num_seeds == 1 else ""
+    return [f"{noise.shares.get(tuned.best, 0):.0%} of resamples of {of_what} choose it{also}{only}"]
+
+
+def values_in_words(tuned: Sequence[Tuned]) -> str:
+    """Return a sentence on the chosen values, of which the first few are named; empty if none is chosen yet."""
+    chosen = [f"{each.label} {best_in_words(each)}" for each in tuned if each.best is not None]
+    if not chosen:
+        return ""
+    more = f", and {len(chosen) - _MOST_NAMED} more" if len(chosen) > _MOST_NAMED else ""
+    return f"Tuned {tuned[0].setting}: {', '.join(chosen[:_MOST_NAMED])}{more}."
+
+
+def budget_in_words(tuned: Sequence[Tuned]) -> str:
+    """Return a sentence on the runs that the tuning of a study takes."""
+    num_runs, seeds = sum(each.num_runs for each in tuned), sorted(_seeds(tuned))
+    on = f"seeds {', '.join(map(str, seeds))}" if len(seeds) > 1 else f"seed {seeds[0]}"
+    choices = "1 choice" if len(tuned) == 1 else f"{len(tuned)} choices"
+    return f"tuning takes {num_runs} runs for {choices}, on {on}"
+
+
+def _seeds(tuned: Sequence[Tuned]) -> set[int]:
+    return {planned.run.seed for each in tuned for trials in each.trials.values() for planned in trials}

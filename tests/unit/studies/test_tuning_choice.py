@@ -1,0 +1,354 @@
+"""The value that tuning chooses: one rule over means, under a bound, for an arm or a point, and how sure it is."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import given
+
+from gmt.composition import Composer, hydra_on
+from gmt.errors import UserError
+from gmt.studies.grid import StudySettings
+from gmt.studies.make_plan import make_plan
+from gmt.studies.plan import Plan, broken
+from gmt.studies.trial_score import WORST, TrialScore, best_of, mean_score, trial_score
+from gmt.studies.tuning import TuningSettings
+from gmt.studies.tuning_faults import faults_of_tuning
+from gmt.studies.tuning_words import budget_in_words, tuned_in_words
+from tests.finished import finish
+
+pytestmark = pytest.mark.heavy
+
+GMT = {"method": "gmt", "method.mask_ratio": [0.5, 0.9]}
+ARMS: dict[str, dict[str, Any]] = {"sft": {"method": "sft"}, "gmt": GMT}
+TUNING: dict[str, Any] = {
+    "setting": "train.learning_rate",
+    "low": 1e-4,
+    "high": 1e-2,
+    "runs": 3,
+    "seeds": [11, 12],
+    "overrides": {"task.data_seed": 20000},
+}
+VALUES = (1e-4, 1e-3, 1e-2)
+
+
+_OF_THE_STUDY = ("primary", "looks", "axis")
+Planner = Callable[..., Plan]
+
+
+@pytest.fixture(scope="module")
+def composer() -> Iterator[Composer]:
+    """One for all tests here: a kind of runs is composed once."""
+    with hydra_on(None):
+        yield Composer()
+
+
+@pytest.fixture
+def planned(composer: Composer, tmp_path: Path) -> Planner:
+    """Plans a tuned study on some seeds; `given` are settings of the tuning, or of the study."""
+
+    def plan(
+        arms: Mapping[str, Mapping[str, Any]] = ARMS,
+        on: Sequence[int] = (1, 2),
+        typed: Mapping[str, list[str]] | None = None,
+        **given: Any,
+    ) -> Plan:
+        more = {key: given.pop(key) for key in _OF_THE_STUDY if key in given}
+        study = StudySettings(
+            name="made", question="?", shared={"seed": list(on)}, arms=arms, tuning=TUNING | given, **more
+        )
+        return make_plan(composer, study, {"record.root": [str(tmp_path)], **(typed or {})})
+
+    return plan
+
+
+def try_all(plan: Plan, scores: dict[Any, tuple[float, float]]) -> None:
+    """Finish the tuning runs with the target and source scores of (mask ratio, value), or of (ratio, value, seed)."""
+    for each in plan.runs:
+        ratio, value = each.run.config["method"].get("mask_ratio"), each.run.train.learning_rate
+        key = (ratio, value, each.run.seed)
+        finish(each, *(scores[key] if key in scores else scores[key[:2]]))
+
+
+def of_every_ratio(*scores: tuple[float, float]) -> dict[Any, tuple[float, float]]:
+    return {(r, v): score for r in (None, 0.5, 0.9) for v, score in zip(VALUES, scores, strict=True)}
+
+
+def chosen(plan: Plan) -> dict[str, float | None]:
+    return {tuned.label: tuned.best for tuned in plan.tuned}
+
+
+# The rule
+
+unit = st.integers(0, 100).map(lambda percent: percent / 100)
+scores_of_values = st.lists(st.tuples(unit, unit), min_size=1, max_size=8)
+
+
+@given(scores_of_values, unit | st.none())
+def test_the_best_target_within_the_bound_wins_or_else_the_least_forgetting(
+    given_scores: list[tuple[float, float]], bound: float | None
+) -> None:
+    scores = {float(i): TrialScore(target=t, forgetting=f) for i, (t, f) in enumerate(given_scores)}
+    best = scores[best_of({value: score.rank(bound) for value, score in scores.items()})]
+    within = [s for s in scores.values() if bound is None or s.forgetting <= bound]
+    if within:
+        assert best in within
+        assert best.target == max(score.target for score in within)
+    else:
+        assert best.forgetting == min(score.forgetting for score in scores.values())
+
+
+@given(scores_of_values, unit | st.none())
+def test_the_first_of_equal_values_is_chosen(given_scores: list[tuple[float, float]], bound: float | None) -> None:
+    ranks = {float(i): TrialScore(target=t, forgetting=f).rank(bound) for i, (t, f) in enumerate(given_scores)}
+    assert best_of(ranks) == min(value for value, rank in ranks.items() if rank == max(ranks.values()))
+
+
+def test_forgetting_of_exactly_the_bound_holds_it() -> None:
+    mean = mean_score([TrialScore(target=1, forgetting=0.4 - 0.3), TrialScore(target=0, forgetting=0.1)])
+    assert mean.target == 0.5
+    assert mean.holds(0.1)
+
+
+def test_a_run_without_numbers_has_the_worst_scores(planned: Planner) -> None:
+    first, second, third, *_ = planned().runs
+    finish(first, float("nan"))
+    second.record.create(second.run.science, second.run.config)
+    second.record.set_status("diverged")
+    assert (trial_score(first.record), trial_score(second.record)) == (WORST, WORST)
+    assert trial_score(third.record) is None
+
+
+# What is tried, and for what
+
+
+def test_each_value_is_tried_on_each_tuning_seed_and_the_mean_counts(planned: Planner) -> None:
+    first = planned()
+    assert (len(first.runs), len(first.later)) == (3 * 3 * 2, 3 * 2)
+    assert first.runs[1].point.label == "sft seed=12 learning_rate=0.0001 (tuning)"
+    assert budget_in_words(first.tuned) == "tuning takes 18 runs for 3 choices, on seeds 11, 12"
+    scores = of_every_ratio((0.5, 0.9), (0.6, 0.9), (0.4, 0.9))
+    scores |= {(0.9, 1e-4, 11): (0.9, 0.9), (0.9, 1e-4, 12): (0.2, 0.9)}  # 0.55 in the mean
+    scores |= {(0.5, 1e-2, 11): (0.9, 0.9), (0.5, 1e-2, 12): (0.4, 0.9)}  # 0.65
+    try_all(first, scores)
+    made = planned()
+    assert chosen(made) == {"sft": 1e-3, "gmt mask_ratio=0.5": 1e-2, "gmt mask_ratio=0.9": 1e-3}
+    assert (made.later, len(made.comparison), made.identity) == ([], 6, first.identity)
+
+
+def test_nothing_is_chosen_before_a_value_has_all_its_seeds(planned: Planner) -> None:
+    for each in planned().runs[:-1]:
+        finish(each, 0.5)
+    made = planned()
+    assert chosen(made) == {"sft": 1e-4, "gmt mask_ratio=0.5": 1e-4, "gmt mask_ratio=0.9": None}
+    assert (made.tuned[2].num_done, made.tuned[2].num_runs, len(made.later)) == (5, 6, 2)
+
+
+def test_an_arm_has_one_value_by_the_mean_over_the_axis(planned: Planner) -> None:
+    first = planned(value_per="arm")
+    assert (len(first.runs), [tuned.label for tuned in first.tuned]) == (18, ["sft", "gmt"])
+    scores = of_every_ratio((0.5, 0.9), (0.6, 0.9), (0.4, 0.9)) | {(0.9, 1e-4): (0.8, 0.9)}
+    try_all(first, scores)
+    made = planned(value_per="arm")
+    assert chosen(made) == {"sft": 1e-3, "gmt": 1e-4}  # 0.65 at 1e-4, 0.6 at 1e-3
+    rates = {
+        (p.point.arm, p.run.config["method"].get("mask_ratio")): p.run.train.learning_rate for p in made.comparison
+    }
+    assert rates == {("sft", None): 1e-3, ("gmt", 0.5): 1e-4, ("gmt", 0.9): 1e-4}
+
+
+def test_a_bound_on_forgetting_bounds_the_choice(planned: Planner) -> None:
+    first = planned(forgetting_bound=0.1)
+    scores = of_every_ratio((0.3, 0.94), (0.5, 0.85), (0.9, 0.2))
+    scores |= {(0.9, value): (0.9, 0.2 + value) for value in VALUES}
+    try_all(first, scores)
+    made = planned(forgetting_bound=0.1)
+    assert chosen(made) == {"sft": 1e-3, "gmt mask_ratio=0.5": 1e-3, "gmt mask_ratio=0.9": 1e-2}
+    assert [tuned.breaks_bound for tuned in made.tuned] == [False, False, True]
+    assert "no value holds the bound of 10 points: the least forgetting is taken" in tuned_in_words(made.tuned[2], None)
+    assert "target 50.0%, forgetting 10.0 points in tuning" in tuned_in_words(made.tuned[0], None)
+    assert chosen(planned()) == dict.fromkeys(chosen(made), 1e-2) | {"gmt mask_ratio=0.9": 1e-4}
+
+
+def test_the_grid_is_the_default_and_the_same_for_every_choice(planned: Planner) -> None:
+    assert TuningSettings(**TUNING).sampler == "grid"
+    assert {tuple(tuned.trials) for tuned in planned().tuned} == {VALUES}
+
+
+def test_tpe_asks_for_values_that_wait_for_all_seeds(planned: Planner) -> None:
+    def one() -> Plan:
+        return planned({"sft": {"method": "sft"}}, sampler="tpe", runs=4, forgetting_bound=0.1)
+
+    for number in (4, 2, 2):  # two values at once, then one after the other
+        todo = [each for each in one().runs if each.record.state() != "done"]
+        assert len(todo) == number
+        for each in todo:
+            finish(each, 0.5, 0.95 - each.run.train.learning_rate * 10)
+    assert one().tuned[0].best is not None
+
+
+def test_a_tuning_run_that_diverged_is_no_failure(planned: Planner) -> None:
+    first = planned({"sft": {"method": "sft"}})
+    for number, each in enumerate(first.runs):
+        each.record.create(each.run.science, each.run.config)
+        each.record.set_status("diverged") if number == 5 else finish(each, 0.5)
+    made = planned({"sft": {"method": "sft"}})
+    assert chosen(made) == {"sft": 1e-4}
+    for each in made.comparison:
+        finish(each, 0.5)
+    assert broken(made, made.states()) == []
+
+
+# With looks, selections and merges
+
+
+def test_looks_add_seeds_to_a_choice_at_its_value(planned: Planner) -> None:
+    asked = {"measure": "target", "claim": "better", "arms": ["gmt"], "against": "sft", "tasks": "apart"}
+
+    def made() -> Plan:
+        return planned(on=(1, 2, 3), value_per="arm", primary={"q": asked}, looks=[3, 5])
+
+    first = made()
+    try_all(first, of_every_ratio((0.5, 0.9), (0.6, 0.9), (0.4, 0.9)))
+    for each in made().comparison:
+        finish(each, 0.5 + each.run.seed / 100 * (each.point.arm == "gmt") * (-1) ** each.run.seed)
+    second = made()
+    assert {each.run.seed for each in second.comparison} == {1, 2, 3, 4, 5}
+    assert {each.run.train.learning_rate for each in second.comparison} == {1e-3}
+    assert second.identity == first.identity
+
+
+def test_a_selection_is_tuned_with_its_examples(planned: Planner) -> None:
+    arms = {"all": {"method": "sft"}, "half": {"method": "sft", "selection": "random"}}
+    made = planned(arms)
+    assert {(each.point.arm, each.run.selection is None) for each in made.runs} == {("all", True), ("half", False)}
+
+
+MERGES: dict[str, dict[str, Any]] = {
+    **ARMS,
+    "wise": {"from": "sft", "merge": "wise_ft"},
+    "soup": {"from": "gmt", "over": "method.mask_ratio", "merge": "soup"},
+    "lines": {"from": "soup", "merge": "lines"},
+}
+
+
+def test_merges_have_the_values_of_their_parents_and_no_tuning(planned: Planner) -> None:
+    first = planned(MERGES)
+    assert (len(first.tuned), len(first.runs), len(first.later)) == (3, 18, 6 + 6)
+    try_all(first, of_every_ratio((0.5, 0.9), (0.6, 0.9), (0.4, 0.9)) | {(0.9, 1e-2): (0.8, 0.9)})
+    made = planned(MERGES)
+    assert (made.later, made.identity) == ([], first.identity)
+    of_arm = {arm: [each for each in made.comparison if each.point.arm == arm] for arm in MERGES}
+    ids = {each.run.id: each for each in made.comparison}
+    for wise, sft in zip(of_arm["wise"], of_arm["sft"], strict=True):
+        assert (wise.run.parent_ids, wise.run.config["parents"]) == ((sft.run.id,), None)  # as `gmt run` names it
+        assert wise.run.train.learning_rate == sft.run.train.learning_rate == 1e-3
+    for soup, lines in zip(of_arm["soup"], of_arm["lines"], strict=True):
+        parents = [ids[id_].run for id_ in soup.run.parent_ids]
+        assert [(each.seed, each.train.learning_rate) for each in parents] == [
+            (soup.run.seed, 1e-3),
+            (soup.run.seed, 1e-2),
+        ]
+        assert soup.run.config["over"] == ["method.mask_ratio", "train.learning_rate"]
+        assert tuple(lines.run.parent_ids) == (soup.run.id,)
+
+
+def test_a_merge_waits_for_the_tuning_of_all_its_parents(planned: Planner) -> None:
+    for each in planned(MERGES).runs[:12]:  # sft and gmt at 0.5
+        finish(each, 0.5)
+    made = planned(MERGES)
+    assert [each.point.arm for each in made.comparison] == ["sft"] * 2 + ["gmt"] * 2 + ["wise"] * 2
+    assert {each.point.arm for each in made.later} == {"gmt", "soup", "lines"}
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("given_settings", "sentence"),
+    [
+        ({"seeds": [11, 11]}, r"study\.tuning\.seeds must list different seeds, got \[11, 11\]"),
+        ({"seeds": 11}, r"study\.tuning\.seeds must list different seeds, got 11"),
+        ({"seeds": [-1]}, r"study\.tuning\.seeds must be a whole number of at least 0, got -1"),
+        ({"overrides": {"seed": 3}}, r"study\.tuning\.overrides must leave seed to study\.tuning\.seeds"),
+        ({"value_per": "task"}, r"study\.tuning\.value_per must be one of arm, point, got 'task'"),
+        ({"forgetting_bound": 1}, r"study\.tuning\.forgetting_bound must lie in \[0, 1\), got 1"),
+    ],
+)
+def test_bad_settings_are_refused(given_settings: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UserError, match=f"^{sentence}$"):
+        TuningSettings(**(TUNING | given_settings))
+
+
+def refusal(planned: Planner, arms: Mapping[str, Mapping[str, Any]] = ARMS, **given_settings: Any) -> str:
+    with pytest.raises(UserError) as raised:
+        planned(arms, **given_settings)
+    (sentence,) = raised.value.sentences
+    return sentence
+
+
+def test_seeds_of_the_study_are_refused_also_those_that_looks_may_add(planned: Planner) -> None:
+    other = "must be other than the seeds that the study has"
+    assert refusal(planned, on=(11, 1)) == f"study.tuning.seeds {other}, got 11"
+    # without any, tuning runs have the seed of conf/config.yaml
+    assert refusal(planned, seeds=[]) == f"seed in study.tuning.overrides {other}, got 1"
+    asked = {"measure": "target", "claim": "better", "arms": ["gmt"], "against": "sft", "tasks": "apart"}
+    looks: dict[str, Any] = {"on": (1, 2, 3), "primary": {"q": asked}, "looks": [3, 11]}
+    assert refusal(planned, **looks) == f"study.tuning.seeds {other} or may get by study.looks, got 11"
+    assert planned(**looks, typed={"seed": ["4", "5", "6"]}).tuned  # looks add none to seeds that are typed
+
+
+def test_a_value_for_each_point_needs_an_axis(planned: Planner) -> None:
+    one = {"sft": {"method": "sft"}, "gmt": {"method": "gmt", "method.mask_ratio": 0.5}}
+    assert refusal(planned, one, value_per="point") == (
+        "study.tuning.value_per=point needs an axis, and method.mask_ratio takes several values in no arm"
+    )
+    assert len(planned(value_per="point").tuned) == 3
+    narrowed = planned(value_per="point", typed={"method.mask_ratio": ["0.9"]})
+    assert [tuned.label for tuned in narrowed.tuned] == ["sft", "gmt mask_ratio=0.9"]
+
+
+def test_a_bound_needs_a_source_score(planned: Planner) -> None:
+    """Tasks of ours refuse to have none; a plug-in may not."""
+    plan = planned(forgetting_bound=0.1)
+    tuning = TuningSettings(**(TUNING | {"forgetting_bound": 0.1}))
+    task = {**plan.runs[0].run.config["task"], "source": {}}
+    run = dataclasses.replace(plan.runs[0].run, config={**plan.runs[0].run.config, "task": task})
+    tried, compared = [dataclasses.replace(plan.runs[0], run=run)], plan.compared
+    assert list(faults_of_tuning(plan.study, tuning, tried, compared, compared, ())) == [
+        "study.tuning.forgetting_bound needs a source score, and task long_words has none"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arms", "sentence"),
+    [
+        (
+            {"sft": {"method": "sft"}, "wise": {"method": "sft", "merge": "wise_ft"}},
+            "study.arms.wise must name the arm of its parents by from: study.tuning chooses a setting for the runs of "
+            "the study, and a merge has the values of its parents",
+        ),
+        (
+            {"sft": {"method": "sft"}, "wise": {"from": "sft", "merge": "wise_ft", "train.learning_rate": 1e-3}},
+            "train.learning_rate is what study.tuning looks for and must not be given, got train.learning_rate=0.001",
+        ),
+        (
+            {"sft": {"method": "sft"}, "wise": {"from": "sft", "merge": "wise_ft", "task.data_seed": 20000}},
+            "study.tuning.overrides must choose other data than the comparison's, e.g. task.data_seed, got the same "
+            "task for arm sft",
+        ),
+    ],
+)
+def test_merges_that_tuning_can_not_go_with_are_refused(
+    planned: Planner, arms: dict[str, dict[str, Any]], sentence: str
+) -> None:
+    assert refusal(planned, arms) == sentence
+
+
+def test_a_parent_that_keeps_no_weights_is_refused_before_the_tuning(planned: Planner) -> None:
+    arms = {"sft": {"method": "sft", "record.keep_weights": False}, "wise": {"from": "sft", "merge": "wise_ft"}}
+    with pytest.raises(UserError, match=r"which must save them: record\.keep_weights must be true, got false"):
+        planned(arms)
