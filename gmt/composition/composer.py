@@ -130,7 +130,8 @@ class Composer:
         choices: dict[str, str] = {}
         words = []
         for text in chosen:
-            whole = self._whole_files.chosen(self._parsed[text])
+            with user_errors():
+                whole = self._whole_files.chosen(self._parsed[text])
             if whole is not None and whole[0] not in choices:
                 choices[whole[0]] = whole[1]
                 words.append(whole[0])
