@@ -123,9 +123,12 @@ class Sample:
 
     def index(self, r: Ranked) -> Index:
         """Return which of a parameter's entries here are looked at."""
-        if r.name not in self._indices:
-            self._indices[r.name] = sample_index(r.parameter, r.name, self._share)
-        return self._indices[r.name]
+        return self._index_of(r.name, r.parameter)
+
+    def _index_of(self, name: str, parameter: nn.Parameter) -> Index:
+        if name not in self._indices:
+            self._indices[name] = sample_index(parameter, name, self._share)
+        return self._indices[name]
 
     def remember(self, kept: dict[str, Tensor]) -> None:
         """Keeps a step's mask for the overlap with the next."""
@@ -159,8 +162,9 @@ class Sample:
             kept: the sample of each one's mask, bool of shape [S].
             gradients: the samples of the gradients, where the gradients themselves are gone.
         """
-        samples = {r.name: pick(r.gradient_N, self.index(r)) for r in ranked} if gradients is None else gradients
-        weights = {r.name: pick(r.weight_N, self.index(r)) for r in ranked}
+        some = {r.name: r.sample(self.index(r)) for r in ranked}
+        samples = {name: r.gradient_N for name, r in some.items()} if gradients is None else gradients
+        weights = {name: r.weight_N for name, r in some.items()}
         before, self._kept = self._kept, kept
 
         def again() -> Measured:
@@ -181,7 +185,7 @@ class Sample:
         total = 0.0
         for name, touched_S in self._touched.items():
             p = parameters[name]
-            now_S = pick(local(p.detach()).reshape(-1), sample_index(p, name, self._share))
+            now_S = pick(local(p.detach()).reshape(-1), self._index_of(name, p))
             moved_S = touched_S.to(now_S.device) | (now_S != self._weights[name].to(now_S.device))
             counts = torch.stack([moved_S.sum().double(), moved_S.new_tensor(len(moved_S), dtype=torch.float64)])
             if (shards := shards_of(p)) is not None:

@@ -6,7 +6,7 @@ Shape suffixes: N entries of a parameter that lie here, flattened.
 import fnmatch
 import functools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -93,6 +93,7 @@ class Ranked:
         shards: the processes that hold its parts; None if it is whole.
         whole_N: its scores while it is ranked, float32, by a signal that scores a parameter as a whole.
         activity: the sums over what its layer reads or writes, if they are ranked, shaped to spread over its entries.
+        read_weights: returns the weights, where they are not all of the parameter's.
     """
 
     name: str
@@ -109,11 +110,13 @@ class Ranked:
     shards: ProcessGroups | None
     whole_N: Tensor | None = None
     activity: Tensor | None = None
+    read_weights: Callable[[], Tensor] | None = None
+    _sample: "Ranked | None" = None
 
     @functools.cached_property
     def weight_N(self) -> Tensor:
         """The weights that lie here, to be read: a copy if they are not contiguous."""
-        return flat(local(self.parameter.detach()))
+        return self.read_weights() if self.read_weights else flat(local(self.parameter.detach()))
 
     @property
     def shape(self) -> torch.Size:
@@ -124,13 +127,18 @@ class Ranked:
         """The scores of the entries here at an index."""
         if DRAW in row.needs and index is not None:
             return hashed((self.start + index).to(torch.int32), self.key)
-        names = ("gradient_N", "accumulated_N", "moment_N")
-        fields: dict[str, Any] = {
-            name: None if (x_N := getattr(self, name)) is None else pick(x_N, index) for name in names
-        }
-        some = replace(self, **fields)
-        some.weight_N = pick(self.weight_N, index)
+        some = self.sample(index)
         return row.score(some, slice(0, len(some.gradient_N)))
+
+    def sample(self, index: Index) -> "Ranked":
+        """Return copies of what is ranked at an index, the same index at each call; weights when first read."""
+        if self._sample is None:
+            names = ("gradient_N", "accumulated_N", "moment_N")
+            fields: dict[str, Any] = {
+                name: None if (x_N := getattr(self, name)) is None else pick(x_N, index) for name in names
+            }
+            self._sample = replace(self, **fields, read_weights=lambda: pick(self.weight_N, index))
+        return self._sample
 
     def scores(self, row: Row) -> Scores:
         """The scores of all entries here by a signal's row, for the selection."""

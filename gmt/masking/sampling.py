@@ -5,6 +5,8 @@ A stride would not do: one that shares a factor with the length of a row never s
 Shape suffixes: N entries of a parameter that lie here, flattened; S drawn entries.
 """
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -41,8 +43,9 @@ def pick(x_N: Tensor, index: Index) -> Tensor:
     return x_N.clone() if index is None else x_N.index_select(0, index)  # x_N[index] takes up to three times as long
 
 
+@functools.lru_cache(maxsize=512)  # the runs of a process train models of the same names and sizes
 def drawn(num_entries: int, share: float, name: str) -> Tensor:
-    """Return distinct indices below `num_entries`, int64 of shape [S], ascending; S is 1 at least.
+    """Return distinct indices below `num_entries`, int64 of shape [S], ascending, to be read; S is 1 at least.
 
     A keyed permutation of all indices is computed for the first S of them only: that of a power of two, walked on until
     it falls below `num_entries`.

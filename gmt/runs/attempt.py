@@ -47,7 +47,9 @@ def attempt(config: Mapping[str, Any], stop: Path, go_on: Callable[[int, float],
             return
         from gmt.runs.execute import execute
         from gmt.training.control import Control
+        from gmt.training.memory import spare_libraries
 
+        spare_libraries()
         run.record.folder.mkdir(parents=True, exist_ok=True)
         with no_longer_than(run.resources.stall_limit_s, run.record.folder) as on_progress:
             execute(run, Control(should_stop=existence_check(stop), on_progress=on_progress, go_on=go_on))
