@@ -16,6 +16,7 @@ from scipy import stats
 
 from gmt.axis import Axis
 from gmt.errors import UserError
+from gmt.tracking.outcomes import DIRTY
 from gmt.verdicts.intervals import NO_SPREAD, moments, p_two_sided, p_within, t_limit
 from gmt.verdicts.question import FEWEST, LEVEL
 from gmt_analysis.choices import join_values, scores_of
@@ -194,12 +195,13 @@ def _words(tests: pd.DataFrame, wide: pd.DataFrame, axis: Axis) -> str:
 
 
 def _untested_values(table: pd.DataFrame, arm: object, task: object) -> str:
-    """Return a clause on the values with runs that diverged or are not done; empty if there are none."""
+    """Return a clause on the values with runs that are in no test; empty if there are none."""
     own = table[(table["arm"] == arm) & (table["task"] == task) & table["axis"].notna()]
     clauses = []
     for words, rows in {
         "diverged": own[own["state"] == "diverged"],
-        "not done": own[~own["state"].isin(["done", "diverged"])],
+        "made with uncommitted changes": own[own["state"] == DIRTY],
+        "not done": own[~own["state"].isin(["done", "diverged", DIRTY])],
     }.items():
         if len(rows):
             clauses.append(f"{words} at {join_values(sorted(rows['axis'].unique()))}")

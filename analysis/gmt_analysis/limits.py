@@ -3,7 +3,6 @@
 import pandas as pd
 
 from gmt.studies.plan import Plan
-from gmt.tracking.table import left_out
 from gmt_analysis.choices import FEW_SEEDS
 
 _SMALL_MODEL = 1_000_000_000
@@ -40,8 +39,6 @@ def limits_of_tuning(plan: Plan) -> list[str]:
 def limits(table: pd.DataFrame, summary: pd.DataFrame) -> list[str]:
     """Return sentences on the limits that a study's numbers set."""
     sentences = []
-    if missing := left_out(table):
-        sentences.append(f"{missing}.")
     if (fewest := int(summary["n"].min())) < FEW_SEEDS:
         sentences.append(
             f"Some arm has {fewest} seed{'s' if fewest > 1 else ''}: the intervals are wide, and only large "

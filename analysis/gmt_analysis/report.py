@@ -184,6 +184,7 @@ def _page(
         has_tasks=any(len(f.in_common) for f in results.findings),
         num_diverged=int((results.table["state"] == "diverged").sum()),
         margin=f"{100 * plan.study.margin:g}",
+        missing=results.missing,
         base=_base(summary),
         frontier=results.frontier,
         matched=html_matched(results.frontier),
@@ -194,6 +195,7 @@ def _page(
         density=density_in_words(results.table),
         tuned=[tuned_in_words(tuned, noise_of(tuned)) for tuned in plan.tuned],
         limits=[
+            *results.missing,
             *results.changed,
             *results.unverified,
             *results.differing,

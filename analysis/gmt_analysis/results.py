@@ -18,7 +18,7 @@ from gmt.studies.primary_scores import task_names
 from gmt.tracking.outcomes import DIRTY
 from gmt.tracking.series import read_series
 from gmt.tracking.suite_scores import read_suites
-from gmt.tracking.table import changes, read_table
+from gmt.tracking.table import changes, left_out, read_table
 from gmt.verdicts.pairs import Choice
 from gmt.verdicts.verdict import Verdict
 from gmt_analysis.choices import CHOICE
@@ -121,8 +121,14 @@ class Results:
 
     @property
     def warnings(self) -> list[str]:
-        """What a reader of any mean must know: the sentences of `changed` and of `differing`."""
-        return [*self.changed, *self.differing]
+        """What a reader of any mean must know: `missing`, `changed` and `differing`."""
+        return [*self.missing, *self.changed, *self.differing]
+
+    @cached_property
+    def missing(self) -> list[str]:
+        """A sentence on the runs that are in no number, by their states, if there are any."""
+        sentence = left_out(self.table)
+        return [f"{sentence}."] if sentence else []
 
     @cached_property
     def unverified(self) -> list[str]:

@@ -9,7 +9,7 @@ from gmt.errors import UserError
 from gmt.records.record import State
 from gmt.runs.foreign_code import foreign_code
 from gmt.runs.gpus import gpus_here
-from gmt.studies.differing import differing_code, moving_models
+from gmt.studies.differing import differing_code, moving_models, uncommitted_changes
 from gmt.studies.estimate import Estimate, estimate
 from gmt.studies.opened import planned
 from gmt.studies.plan import STATES, Plan, Tuned, changes, rows, runs_at_once
@@ -47,7 +47,8 @@ def plan(overrides: Sequence[str], config_dir: str | None, *, every_run: bool) -
         say(f"{len(made.later)} more runs will be scheduled once tuning has chosen their settings")
     done = [planned for planned in made.comparison if states[planned.run.id] == "done"]
     foreign = foreign_code(planned.run.config for planned in made.runs)
-    for sentence in (*changes(made, states), *foreign, *moving_models(made.runs), *differing_code(done)):
+    here = [] if counts["done"] == len(made.runs) else uncommitted_changes()
+    for sentence in (*changes(made, states), *foreign, *here, *moving_models(made.runs), *differing_code(done)):
         say(f"warning: {sentence}")
     for sentence in power_of_plan(made):
         say(sentence)

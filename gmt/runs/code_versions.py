@@ -26,6 +26,7 @@ LIBRARIES = (
     *("reasoning-gym", "numpy"),
 )
 _INSTALLED = {"site-packages", "dist-packages"}
+_READ_AS_CODE = frozenset({".py", ".c", ".cpp", ".cu", ".so", ".yaml", ".yml", ".toml", ".jinja"})
 _NO_RESULT = frozenset({"cli.py", "commands", "studies", "tracking"})  # parts of gmt that plan, print and follow runs
 
 
@@ -155,9 +156,31 @@ def _version_of_package(name: str) -> str | None:
 @lru_cache(maxsize=64)
 def checkout(folder: Path) -> dict[str, Any]:
     """Return the commit of the git checkout that a folder lies in, and whether the folder has uncommitted changes."""
-    commit = _git(folder, "rev-parse", "HEAD")
-    changes = None if commit is None else _git(folder, "status", "--porcelain", "--", str(folder))
-    return {"commit": commit, "dirty": None if changes is None else bool(changes)}
+    commit, changes = _git(folder, "rev-parse", "HEAD"), uncommitted(folder)
+    return {
+        "commit": None if commit is None else commit.strip(),
+        "dirty": None if commit is None or changes is None else bool(changes),
+    }
+
+
+def own_checkout() -> Path | None:
+    """Return the root of the git checkout that this package is run from; None where it is installed."""
+    root = Path(__file__).parents[2]
+    return root if (root / ".git").exists() else None
+
+
+def uncommitted(folder: Path) -> list[str] | None:
+    """Return the uncommitted changes of a folder in a git checkout.
+
+    Returns:
+        Paths in the checkout: files that were changed, and new ones that code is read from. Other new files, such as a
+        log, do not count. None if the folder is in no checkout.
+    """
+    lines = _git(folder, "status", "--porcelain", "-z", "--no-renames", "--untracked-files=all", "--", str(folder))
+    if lines is None:
+        return None
+    changes = [(line[:2], line[3:]) for line in lines.split("\0") if line]
+    return [path for state, path in changes if state != "??" or Path(path).suffix in _READ_AS_CODE]
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
@@ -167,7 +190,7 @@ def _git(folder: Path, *arguments: str) -> str | None:
         )
     except (OSError, subprocess.CalledProcessError):
         return None
-    return done.stdout.strip()
+    return done.stdout
 
 
 def code_of_environment(environment: Mapping[str, Any]) -> Mapping[str, str]:

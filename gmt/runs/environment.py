@@ -9,7 +9,7 @@ from typing import Any
 import psutil
 import torch
 
-from gmt.runs.code_versions import LIBRARIES, checkout, version_of
+from gmt.runs.code_versions import LIBRARIES, checkout, own_checkout, version_of
 from gmt.runs.hermetic import KERNELS
 
 _PACKAGES = ("gmt-lab", *LIBRARIES, "huggingface-hub", "ray", "mlflow", "hydra-core")
@@ -24,11 +24,11 @@ def environment() -> dict[str, Any]:
 
 @lru_cache(maxsize=1)
 def _of_process() -> dict[str, Any]:
-    root = Path(__file__).parents[2]
+    root = own_checkout()
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "versions": {"python": platform.python_version()} | {p: version_of(p) for p in _PACKAGES},
-        **(checkout(root) if (root / ".git").exists() else {"commit": None, "dirty": None}),
+        **({"commit": None, "dirty": None} if root is None else checkout(root)),
         "platform": platform.platform(),
         "host": platform.node(),
         "cpu": _cpu(),

@@ -4,10 +4,11 @@ import re
 from collections.abc import Mapping, Sequence
 
 from gmt.records.record import RunRecord
-from gmt.runs.code_versions import code_of_environment
+from gmt.runs.code_versions import code_of_environment, own_checkout, uncommitted
 from gmt.studies.plan import PlannedRun
 from gmt.studies.tuned_points import choice
 
+_NAMED = 3  # changed files that a sentence names
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -58,6 +59,18 @@ def moving_models(planned: Sequence[PlannedRun]) -> list[str]:
         if (revision := each.run.config["model"].get("revision")) is not None and not COMMIT.fullmatch(str(revision))
     }
     return sorted(named)
+
+
+def uncommitted_changes() -> list[str]:
+    """Return a sentence on the uncommitted changes of this package's checkout, if there are any."""
+    root = own_checkout()
+    if root is None or not (changes := uncommitted(root)):
+        return []
+    more = f" and {len(changes) - _NAMED} more" if len(changes) > _NAMED else ""
+    return [
+        f"this checkout has uncommitted changes ({', '.join(changes[:_NAMED])}{more}): reports leave out the runs that "
+        "it makes, unless they are called with --dirty"
+    ]
 
 
 def code_of_record(record: RunRecord) -> Mapping[str, str]:

@@ -12,6 +12,7 @@ from gmt.errors import RunFailed, UserError
 from gmt.merges.protocol import ChoosesParents
 from gmt.methods.protocol import fits_every_model
 from gmt.runs.build import Run
+from gmt.studies.differing import uncommitted_changes
 from gmt.studies.frozen import STOP, freeze
 from gmt.studies.grid import Point
 from gmt.studies.plan import STATES, Plan, PlannedRun, broken, changes, over, runs_at_once
@@ -75,7 +76,7 @@ def run_sweep(
         if changed:
             raise RunFailed(f"study {plan.study.name}: {'; '.join(changed)}")
         return False
-    for sentence in changed:
+    for sentence in (*changed, *uncommitted_changes()):
         say(f"warning: {sentence}")
     _preflight(todo)
     folder = freeze(plan, todo)

@@ -10,10 +10,11 @@ from gmt.errors import UserError
 from gmt.records.identity import run_id
 from gmt.records.record import RunRecord
 from gmt.tracking.beside import num_beside, span_of
-from gmt.tracking.outcomes import CHANGED, outcome_of
+from gmt.tracking.outcomes import CHANGED, DIRTY, outcome_of
 
 _SPAN = "span"  # of a row, until the runs beside it are counted
 _NAMED = 5  # labels that a sentence names
+_IN_WORDS = {DIRTY: "made in a checkout with uncommitted changes, which --dirty counts"}
 
 # Column -> pandas dtype. Scores and fractions lie in [0, 1]; times are seconds; memory is bytes. A perplexity is the
 # geometric mean over the texts that the task has; where it has none, it is missing. nll and kl are in nats a token of
@@ -121,7 +122,10 @@ def left_out(table: pd.DataFrame) -> str:
     without = table[table["state"] != "done"]
     if without.empty:
         return ""
-    told = [f"{len(rows)} {state} ({_some(rows['label'].tolist())})" for state, rows in without.groupby("state")]
+    told = [
+        f"{len(rows)} {_IN_WORDS.get(state, state)} ({_some(rows['label'].tolist())})"
+        for state, rows in without.groupby("state")
+    ]
     return f"{len(without)} of {len(table)} runs are in no number here: {'; '.join(told)}"
 
 

@@ -74,7 +74,12 @@ def test_what_is_not_done_is_said(tmp_path: Path) -> None:
         finish(planned, 0.7)
     finish(plan.runs[1], 0.7, dirty=True)
     page = write_report(plan).files[0].read_text()
-    assert "2 of 6 runs are in no number here: 1 dirty (sft seed=2); 1 to do (sft seed=1)." in page
+    sentence = (
+        "2 of 6 runs are in no number here: 1 made in a checkout with uncommitted changes, which --dirty counts "
+        "(sft seed=2); 1 to do (sft seed=1)."
+    )
+    answer, limits = page.index(sentence), page.rindex(sentence)
+    assert answer < page.index("<nav>") < page.index('id="limits"') < limits
 
 
 def test_a_ratio_that_was_not_begun_is_not_spoken_for(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from gmt.axis import Axis
 from gmt.composition import Composer, hydra_on
 from gmt.runs.build import build
-from gmt.runs.code_versions import by_both, code_of, outside_of, source_of
+from gmt.runs.code_versions import by_both, checkout, code_of, outside_of, source_of, uncommitted
 from gmt.runs.environment import environment
 from gmt.runs.evaluate import folder_of_base
 from gmt.runs.execute import execute
@@ -105,6 +105,27 @@ def test_the_terminal_and_the_page_in_mlflow_tell_it(tmp_path: Path, capsys: pyt
     assert f"\n\nWarning: {sentence}\n\n" in page.text
 
 
+def test_runs_that_count_in_no_mean_are_told_beside_the_means(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from gmt_analysis.results import Results
+
+    from gmt.commands.means import put_result, say_result
+
+    plan, page = plan_of(tmp_path, {"sft": {"method": "sft"}}, [1, 2, 3]), Page()
+    finish(plan.runs[0], 0.5)
+    finish(plan.runs[1], 0.9, dirty=True)
+    results = Results(plan)
+    say_result(results)
+    sentence = (
+        "2 of 3 runs are in no number here: 1 made in a checkout with uncommitted changes, which --dirty counts "
+        "(sft seed=2); 1 to do (sft seed=3)."
+    )
+    assert f"warning: {sentence}\n" in capsys.readouterr().out
+    put_result(page, results)  # type: ignore[arg-type]
+    assert f"\n\nWarning: {sentence}\n\n" in page.text
+
+
 class Page:
     """The page of a study in MLflow."""
 
@@ -116,6 +137,25 @@ class Page:
     def log_result(self, identity: str, text: str) -> bool:
         self.text = text
         return True
+
+
+def test_new_files_that_no_code_is_read_from_leave_a_checkout_clean(tmp_path: Path) -> None:
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    (tmp_path / "code.py").write_text("a = 1\n")
+    subprocess.run([*git, "init", "-q"], check=True)
+    assert checkout(tmp_path) == {"commit": None, "dirty": None}
+    subprocess.run([*git, "add", "."], check=True)
+    subprocess.run([*git, "commit", "-qm", "all"], check=True)
+    for name in ("sweep.log", "answers.jsonl", "a folder/notes.md"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert uncommitted(tmp_path) == []
+    (tmp_path / "code.py").write_text("a = 2\n")
+    for name in ("mine.py", "a folder/mine.yaml", "kernel ü.c"):
+        (tmp_path / name).touch()
+    assert sorted(uncommitted(tmp_path) or []) == ["a folder/mine.yaml", "code.py", "kernel ü.c", "mine.py"]
+    (tmp_path / "code.py").unlink()
+    assert "code.py" in (uncommitted(tmp_path) or [])
 
 
 def test_a_revision_that_may_move_is_told_when_it_is_planned(tmp_path: Path) -> None:
