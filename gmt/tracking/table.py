@@ -123,7 +123,7 @@ def left_out(table: pd.DataFrame) -> str:
     if without.empty:
         return ""
     told = [
-        f"{len(rows)} {_IN_WORDS.get(state, state)} ({_some(rows['label'].tolist())})"
+        f"{len(rows)} {_IN_WORDS.get(str(state), state)} ({_some(rows['label'].tolist())})"
         for state, rows in without.groupby("state")
     ]
     return f"{len(without)} of {len(table)} runs are in no number here: {'; '.join(told)}"
