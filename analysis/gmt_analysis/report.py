@@ -14,7 +14,7 @@ from gmt.records.record import write_whole
 from gmt.removal import remove
 from gmt.studies.plan import Plan
 from gmt.studies.tuning_noise import noise_of
-from gmt.studies.tuning_words import tuned_in_words
+from gmt.studies.tuning_words import resampled_in_words, tuned_in_words
 from gmt_analysis.choices import CHOICE, FEW_SEEDS, ranges_of
 from gmt_analysis.cost_words import costs_in_words
 from gmt_analysis.exports import as_csv
@@ -168,6 +168,7 @@ def _page(
     overrides: Sequence[str],
 ) -> str:
     plan, axis = results.plan, results.axis
+    noises = [noise_of(tuned) for tuned in plan.tuned]
     template = Environment(loader=PackageLoader("gmt_analysis", "."), autoescape=True).get_template("report.html.j2")
     costs = results.costs.merge(results.operations, on=CHOICE, how="left")
     means = means_by_suite(results.suites).merge(summary[[*CHOICE, "place", "target_after"]], on=CHOICE)
@@ -193,7 +194,8 @@ def _page(
         costs=html_table(costs, COSTS, axis),
         cost_words=costs_in_words(results.table),
         density=density_in_words(results.table),
-        tuned=[tuned_in_words(tuned, noise_of(tuned)) for tuned in plan.tuned],
+        tuned=[tuned_in_words(tuned, noise) for tuned, noise in zip(plan.tuned, noises, strict=True)],
+        resampled=resampled_in_words(noises),
         limits=[
             *results.missing,
             *results.changed,

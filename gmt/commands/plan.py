@@ -14,7 +14,7 @@ from gmt.studies.estimate import Estimate, estimate
 from gmt.studies.opened import planned
 from gmt.studies.plan import STATES, Plan, Tuned, changes, rows, runs_at_once
 from gmt.studies.primary_power import power_of_plan
-from gmt.studies.tuning_words import best_in_words, budget_in_words, noise_in_words
+from gmt.studies.tuning_words import best_in_words, budget_in_words, chosen_again, resampled_in_words
 from gmt.terminal import say, table
 
 _NOTHING = object()
@@ -39,7 +39,6 @@ def plan(overrides: Sequence[str], config_dir: str | None, *, every_run: bool) -
     counts = Counter(states.values())
     if made.tuned:
         say(_tuning(made.tuned) + "\n")
-        say(budget_in_words(made.tuned))
     if made.study.provenance:
         say(provenance(made) + "\n")
     say(", ".join(f"{counts[state]} {state}" for state in STATES if counts[state]))
@@ -132,17 +131,19 @@ def _tuning(tuned: Sequence[Tuned]) -> str:
     """Each choice's budget, what it led to, and how sure that is."""
     from gmt.studies.tuning_noise import noise_of  # numpy, which a plan without tuning need not import
 
+    noises = [noise_of(each) for each in tuned]
     body = [
         [
             each.label,
             f"{each.low:g} .. {each.high:g}",
             f"{each.num_done} of {each.num_runs}",
             best_in_words(each),
-            "; ".join(noise_in_words(each, noise_of(each))),
+            chosen_again(each, noise),
         ]
-        for each in tuned
+        for each, noise in zip(tuned, noises, strict=True)
     ]
-    return table([f"tuning {tuned[0].setting}", "between", "runs done", "best", "how sure"], body)
+    shown = table([f"tuning {tuned[0].setting}", "between", "runs done", "best", "chosen again"], body)
+    return "\n".join([shown, "", *resampled_in_words(noises), budget_in_words(tuned)])
 
 
 def cost_in_words(cost: Estimate, at_once: int) -> str:

@@ -23,7 +23,7 @@ from gmt.studies.opened import axes_of, study_of
 from gmt.studies.plan import Plan, PlannedRun
 from gmt.studies.progress import progress
 from gmt.studies.sweep import RunLauncher, run_sweep
-from gmt.studies.tuning_words import tuned_in_words
+from gmt.studies.tuning_words import resampled_in_words, tuned_in_words
 from gmt.terminal import say
 from gmt.tracking.settings import TrackingSettings
 
@@ -87,8 +87,11 @@ def _say_what_tuning_chose(before: Plan, plan: Plan) -> None:
     if chosen := [tuned for tuned in plan.tuned if tuned.best is not None and tuned.label not in known]:
         from gmt.studies.tuning_noise import noise_of  # numpy
 
-        for tuned in chosen:
-            say(f"tuned {tuned_in_words(tuned, noise_of(tuned))}")
+        noises = [noise_of(tuned) for tuned in chosen]
+        for tuned, noise in zip(chosen, noises, strict=True):
+            say(f"tuned {tuned_in_words(tuned, noise)}")
+        for sentence in resampled_in_words(noises):
+            say(sentence)
 
 
 def _num_gpus(master: DictConfig) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from gmt.studies.plan import Tuned
@@ -24,7 +24,8 @@ def tuned_in_words(tuned: Tuned, noise: TuningNoise | None) -> str:
     best = "not found yet" if tuned.best is None else f"{tuned.best:g}"
     searched = f"{tuned.num_done} of {tuned.num_runs} runs between {tuned.low:g} and {tuned.high:g}"
     clauses = [f"{tuned.label}: {tuned.setting} {best}, by {searched}", *scores_in_words(tuned), *doubts(tuned)]
-    return "; ".join([*clauses, *noise_in_words(tuned, noise)])
+    again = [f"chosen again in {shares}"] if (shares := chosen_again(tuned, noise)) else []
+    return "; ".join([*clauses, *again])
 
 
 def best_in_words(tuned: Tuned) -> str:
@@ -54,18 +55,29 @@ def doubts(tuned: Tuned) -> list[str]:
     return clauses
 
 
-def noise_in_words(tuned: Tuned, noise: TuningNoise | None) -> list[str]:
-    """Return a clause that says in how many draws which value is chosen; none where the noise is not known."""
+def chosen_again(tuned: Tuned, noise: TuningNoise | None) -> str:
+    """Return the share of resamples that choose the best value, and other values that many choose; empty if unknown."""
     if tuned.best is None or noise is None:
+        return ""
+    others = {value: share for value, share in noise.shares.items() if value != tuned.best and share >= _LEAST_SHARE}
+    shares = [
+        f"{noise.shares.get(tuned.best, 0):.0%}",
+        *(f"{value:g} in {share:.0%}" for value, share in others.items()),
+    ]
+    return ", ".join(shares)
+
+
+def resampled_in_words(noises: Iterable[TuningNoise | None]) -> list[str]:
+    """Return a sentence on what `chosen_again` is a share of; none if no noise is known."""
+    known = [noise for noise in noises if noise is not None]
+    if not known:
         return []
-    others = [f"{value:g} in {share:.0%}" for value, share in noise.shares.items() if value != tuned.best]
-    named = others[: sum(share >= _LEAST_SHARE for v, share in noise.shares.items() if v != tuned.best)]
-    also = f", {', '.join(named)}" if named else ""
-    seeds = [] if noise.num_seeds == 1 else [f"the {noise.num_seeds} tuning seeds"]
-    questions = ["the tuning's questions"] if noise.has_questions else []
+    num_seeds = known[0].num_seeds
+    seeds = [] if num_seeds == 1 else [f"the {num_seeds} tuning seeds"]
+    questions = ["the tuning's questions"] if any(noise.has_questions for noise in known) else []
+    only = " With one tuning seed, the noise of seeds is not in it." if num_seeds == 1 else ""
     of_what = " and of ".join([*seeds, *questions])
-    only = " (one seed: its noise is not in it)" if noise.num_seeds == 1 else ""
-    return [f"{noise.shares.get(tuned.best, 0):.0%} of resamples of {of_what} choose it{also}{only}"]
+    return [f"Chosen again: the share of resamples of {of_what} in which the same rule chooses the value.{only}"]
 
 
 def values_in_words(tuned: Sequence[Tuned]) -> str:
@@ -82,7 +94,7 @@ def budget_in_words(tuned: Sequence[Tuned]) -> str:
     num_runs, seeds = sum(each.num_runs for each in tuned), sorted(_seeds(tuned))
     on = f"seeds {', '.join(map(str, seeds))}" if len(seeds) > 1 else f"seed {seeds[0]}"
     choices = "1 choice" if len(tuned) == 1 else f"{len(tuned)} choices"
-    return f"tuning takes {num_runs} runs for {choices}, on {on}"
+    return f"Tuning takes {num_runs} runs for {choices}, on {on}."
 
 
 def _seeds(tuned: Sequence[Tuned]) -> set[int]:

@@ -129,7 +129,7 @@ def test_each_value_is_tried_on_each_tuning_seed_and_the_mean_counts(planned: Pl
     first = planned()
     assert (len(first.runs), len(first.later)) == (3 * 3 * 2, 3 * 2)
     assert first.runs[1].point.label == "sft seed=12 learning_rate=0.0001 (tuning)"
-    assert budget_in_words(first.tuned) == "tuning takes 18 runs for 3 choices, on seeds 11, 12"
+    assert budget_in_words(first.tuned) == "Tuning takes 18 runs for 3 choices, on seeds 11, 12."
     scores = of_every_ratio((0.5, 0.9), (0.6, 0.9), (0.4, 0.9))
     scores |= {(0.9, 1e-4, 11): (0.9, 0.9), (0.9, 1e-4, 12): (0.2, 0.9)}  # 0.55 in the mean
     scores |= {(0.5, 1e-2, 11): (0.9, 0.9), (0.5, 1e-2, 12): (0.4, 0.9)}  # 0.65

@@ -13,7 +13,7 @@ from scipy import stats
 from gmt.records.record import RunRecord
 from gmt.studies.plan import PlannedRun, Tuned
 from gmt.studies.tuning_noise import noise_of
-from gmt.studies.tuning_words import noise_in_words
+from gmt.studies.tuning_words import chosen_again, resampled_in_words
 from tests.finished import RESULT
 
 Answers = Mapping[str, np.ndarray]
@@ -110,8 +110,10 @@ def test_seeds_are_drawn_together_for_all_values(tmp_path: Path) -> None:
 def test_a_value_that_is_far_better_is_sure(tmp_path: Path) -> None:
     trials = {v: [tried(tmp_path, f"{v}", 1, right(n, 300))] for v, n in ((1e-3, 200), (1e-2, 100))}
     noise = noise_of(sure := tuned(trials, 1e-3))
-    assert noise_in_words(sure, noise) == [
-        "100% of resamples of the tuning's questions choose it (one seed: its noise is not in it)"
+    assert chosen_again(sure, noise) == "100%"
+    assert resampled_in_words([None, noise]) == [
+        "Chosen again: the share of resamples of the tuning's questions in which the same rule chooses the value. With "
+        "one tuning seed, the noise of seeds is not in it."
     ]
 
 
@@ -122,8 +124,7 @@ def test_a_bound_is_drawn_with_its_questions(tmp_path: Path) -> None:
     noise = noise_of(drawn := tuned({1e-3: [safe], 1e-2: [good]}, 1e-2, bound=0.1))
     assert noise is not None
     assert noise.shares[1e-2] == pytest.approx(0.55, abs=0.06)
-    (words,) = noise_in_words(drawn, noise)
-    assert words.startswith(f"{noise.shares[1e-2]:.0%} of resamples of the tuning's questions choose it, 0.001 in 4")
+    assert chosen_again(drawn, noise) == f"{noise.shares[1e-2]:.0%}, 0.001 in {noise.shares[1e-3]:.0%}"
 
 
 def test_a_run_that_diverged_is_never_chosen_in_a_draw_of_its_seed(tmp_path: Path) -> None:
@@ -146,6 +147,10 @@ def test_without_answers_the_seeds_alone_are_drawn(tmp_path: Path) -> None:
     noise = noise_of(both := tuned({1e-3: [one, two]}, 1e-3))
     assert noise is not None
     assert not noise.has_questions
-    assert noise_in_words(both, noise) == ["100% of resamples of the 2 tuning seeds choose it"]
+    assert chosen_again(both, noise) == "100%"
+    assert resampled_in_words([noise])[0].startswith(
+        "Chosen again: the share of resamples of the 2 tuning seeds in which"
+    )
+    assert resampled_in_words([None]) == []
     assert noise_of(tuned({1e-3: [two]}, 1e-3)) is None
     assert noise_of(dataclasses.replace(both, best=None)) is None
