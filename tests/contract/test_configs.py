@@ -1,14 +1,17 @@
 """Laws over every file of conf/, and over what may import what."""
 
+import dataclasses
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from gmt.composition import Composer, config_dir, hydra_on
 from gmt.errors import UserError
+from gmt.plug_ins import class_of
 from gmt.runs.build import build, settings_of
 from gmt.studies.opened import planned
 from gmt.tracking.settings import TrackingSettings
@@ -83,3 +86,20 @@ def test_what_must_be_light_imports_nothing_heavy(code: str, forbidden: str) -> 
     check = f"{code}\nimport sys\nassert not (bad := set({forbidden.split()!r}) & set(sys.modules)), bad"
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "group", ["method", "merge", "selection", "diagnostic", "search", "model", "task", "benchmark"]
+)
+def test_a_yaml_names_every_setting_of_its_class(group: str) -> None:
+    """So that none needs a `+` on the command line, and each is seen where its value is set."""
+    missing = {}
+    for path in sorted((config_dir() / group).glob("*.yaml")):
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if "_target_" not in config:  # it begins with another yaml
+            continue
+        names = {field.name for field in dataclasses.fields(class_of(group, config["_target_"]))}
+        suites = {"target", "source"} if group == "task" else set()  # of other yamls, or there are none
+        if left := names - set(config) - suites:
+            missing[path.name] = left
+    assert missing == {}

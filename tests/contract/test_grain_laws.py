@@ -1,8 +1,12 @@
-"""The laws of the mask for rows, columns, heads and tensors, beside those of entries in test_mask_laws.py."""
+"""The laws of the mask for rows, columns, heads and tensors, for scope=entropy and for moments=packed.
+
+Those of single entries, of the other scopes and moments: test_mask_laws.py."""
 
 import itertools
 import math
-from typing import Any
+from collections.abc import Callable
+from contextlib import suppress
+from functools import cache
 
 import pytest
 import torch
@@ -11,10 +15,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from gmt.masking import MaskSpec, attach
 from gmt.masking.signals import TABLE
-from gmt.masking.spec import KEEP, MASK_ON, MOMENTS, SCOPES
-from tests.contract.test_mask_laws import LOOPS, OPTIMIZERS, a_model, reference, same, train
+from gmt.masking.spec import ENTROPY, GRAINS, KEEP, MASK_ON, MOMENTS, PACKED, SCOPES
+from tests.mask_reference import LOOPS, NO_HEADS, OPTIMIZERS, a_model, reference, same, train
 
-GRAINS = ["entry", "row", "column", "tensor"]
 REFRESHES = [1, 2, "once"]
 PARTS = 24  # of the specs, for slow tests
 
@@ -24,57 +27,84 @@ def parameters_for(signal: str, grain: str) -> str:
     return "linear" if grain == "column" or TABLE[signal].needs_activations else "all"
 
 
+@cache
 def specs(ratio: float) -> list[MaskSpec]:
-    axes = itertools.product(GRAINS, TABLE, SCOPES, MASK_ON, MOMENTS, REFRESHES, KEEP)
-    return [
-        MaskSpec(
-            mask_ratio=ratio, grain=grain, parameters=parameters_for(signal, grain), signal=signal, scope=scope,
-            mask_on=mask_on, moments=moments, refresh=refresh, keep=keep,
-        )
-        for grain, signal, scope, mask_on, moments, refresh, keep in axes
-        if (grain != "entry" or TABLE[signal].needs_activations)  # the others: test_mask_laws.py
-        and not grain == scope == "tensor"
-        and grain not in TABLE[signal].blind_grains
-    ]  # fmt: skip
+    """All that are not in test_mask_laws.py, but for those that MaskSpec refuses (tests/unit/masking/test_spec.py)."""
+    axes = itertools.product(GRAINS, TABLE, (*SCOPES, ENTROPY), MASK_ON, (*MOMENTS, PACKED), REFRESHES, KEEP)
+    found = []
+    for grain, signal, scope, mask_on, moments, refresh, keep in axes:
+        with suppress(ValueError):
+            spec = MaskSpec(
+                mask_ratio=ratio, grain=grain, parameters=parameters_for(signal, grain), signal=signal, scope=scope,
+                mask_on=mask_on, moments=moments, refresh=refresh, keep=keep,
+                exclude=NO_HEADS if grain == "head" else (),
+            )  # fmt: skip
+            found.append(spec)
+    return [spec for spec in found if not is_of_mask_laws(spec)]
 
 
+def is_of_mask_laws(spec: MaskSpec) -> bool:
+    is_plain = spec.scope in SCOPES and spec.moments in MOMENTS
+    return spec.grain == "entry" and is_plain and not TABLE[str(spec.signal)].needs_activations
+
+
+@cache
 def some(ratio: float) -> list[MaskSpec]:
-    """One spec of each pair of grain and signal, with other settings from pair to pair."""
-    by_pair: dict[tuple[str, Any], list[MaskSpec]] = {}
+    """A spec of each signal and grain, and one more with entropy and with packed moments; other settings vary."""
+    groups: dict[tuple[object, ...], list[MaskSpec]] = {}
     for spec in specs(ratio):
-        by_pair.setdefault((spec.grain, spec.signal), []).append(spec)
-    return [pair[i * 11 % len(pair)] for i, pair in enumerate(by_pair.values())]
+        groups.setdefault((spec.grain, spec.signal, spec.scope == ENTROPY, spec.moments == PACKED), []).append(spec)
+    return [group[i * 11 % len(group)] for i, group in enumerate(groups.values())]
+
+
+def a_third(ratio: float) -> list[MaskSpec]:
+    return some(ratio)[::3]
 
 
 def check_reference(spec: MaskSpec, kind: str) -> None:
     assert same(train(spec, kind), reference(spec, kind)), spec
 
 
-def test_some_specs_hold_each_value_of_each_axis() -> None:
-    for name in ("scope", "mask_on", "moments", "refresh", "keep", "grain", "signal"):
-        assert {getattr(spec, name) for spec in some(0.6)} == {getattr(spec, name) for spec in specs(0.6)}, name
+@pytest.mark.parametrize("all_of", [a_third, some, specs])
+def test_the_specs_hold_each_value_of_each_axis(all_of: Callable[[float], list[MaskSpec]]) -> None:
+    axes = {
+        "scope": (*SCOPES, ENTROPY), "mask_on": MASK_ON, "moments": (*MOMENTS, PACKED), "refresh": REFRESHES,
+        "keep": KEEP, "grain": GRAINS, "signal": TABLE,
+    }  # fmt: skip
+    for name, values in axes.items():
+        assert {getattr(spec, name) for spec in all_of(0.6)} == set(values), name
+    packed = [spec for spec in all_of(0.6) if spec.moments == PACKED]
+    assert {spec.grain for spec in packed} == set(GRAINS)
+    assert {spec.scope for spec in packed} == {*SCOPES, ENTROPY}
+    assert {spec.scope for spec in all_of(0.6) if spec.grain == "head"} == set(SCOPES)
+
+
+def kinds(spec: MaskSpec) -> list[str]:
+    """Packed moments are of one optimizer."""
+    return ["adamw"] if spec.moments == PACKED else list(OPTIMIZERS)
 
 
 def test_training_equals_the_reference() -> None:
-    for spec, kind in zip(some(0.6), itertools.cycle(OPTIMIZERS)):
-        check_reference(spec, kind)
+    for i, spec in enumerate(some(0.6)):
+        check_reference(spec, kinds(spec)[i % len(kinds(spec))])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("first", range(PARTS))
 def test_training_equals_the_reference_for_every_spec(first: int) -> None:
-    for spec, kind in itertools.product(specs(0.6)[first::PARTS], OPTIMIZERS):
-        check_reference(spec, kind)
+    for spec in specs(0.6)[first::PARTS]:
+        for kind in kinds(spec):
+            check_reference(spec, kind)
 
 
 def test_ratio_zero_is_the_plain_optimizer_bit_for_bit() -> None:
-    plain = train(None, "adamw", LOOPS[0])
+    plain = {grain: train(None, "adamw", LOOPS[0], grain=grain) for grain in GRAINS}
     for spec in some(0):
-        assert same(train(spec, "adamw", LOOPS[0]), plain), spec
+        assert same(train(spec, "adamw", LOOPS[0]), plain[spec.grain]), spec
 
 
 def test_state_goes_through_a_checkpoint() -> None:
-    for spec in some(0.6)[::3]:
+    for spec in a_third(0.6):
         assert same(train(spec), train(spec, resume_at=3)), spec
 
 

@@ -186,9 +186,9 @@ def test_padding_and_a_cache_do_not_change_an_answer_behind_a_prefix() -> None:
             ["method.targets=[embed_tokens]"],
             r"method\.targets must not name .*embed_tokens, whose weight another layer has too",
         ),
-        (["+method.beginning=svd"], r"method\.beginning must be null, pissa_niter_N or one of .*, got 'svd'"),
+        (["method.beginning=svd"], r"method\.beginning must be null, pissa_niter_N or one of .*, got 'svd'"),
         (["method=eva", "method.beginning_options=3"], r"method\.beginning_options must be a mapping of .*, got 3"),
-        (["+method.beginning=eva"], r"method\.num_examples must be a whole number of at least 1, got 0"),
+        (["method.beginning=eva"], r"method\.num_examples must be a whole number of at least 1, got 0"),
         (
             ["method=eva", "method.num_examples=9000"],
             r"method\.num_examples must be at most \d+, .* got 9000",

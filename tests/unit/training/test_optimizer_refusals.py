@@ -76,9 +76,9 @@ def assert_same_refusals(name: str, momentum: float | None) -> None:
             r"train\.optimizer must be adamw for method sift, which makes an optimizer of its own",
         ),
         (["method=gmt", "method.moments=packed"], r"method\.mask_on must be update where moments=packed"),
-        (["method=sift", "+method.age=own"], r"method\.age must be global where method\.moments=masked, got 'own'"),
+        (["method=sift", "method.age=own"], r"method\.age must be global where method\.moments=masked, got 'own'"),
         (
-            ["method=sift", "method.moments=packed", "+method.age=own"],
+            ["method=sift", "method.moments=packed", "method.age=own"],
             r"method\.age must be global where method\.refresh=once: no entry joins later, got 'own'",
         ),
         (
