@@ -6,10 +6,8 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
-import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,14 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from gmt import settings
-from gmt.errors import UserError, choices, for_each
+from gmt.errors import UserError, choices
 from gmt.file_digests import sha256_of
 from gmt.machine_faults import machine_faults_first
+from gmt.tasks.json_rows import TOO_DEEP, json_rows, json_splits, jsonl_rows, rows_of_split
 from gmt.used_files import UsedFiles
 
 SHIPPED = Path(__file__).parent / "shipped"
 _SHIPPED_PREFIX = "shipped:"
-_TOO_DEEP = "must not be nested so deep that Python can't read it"
 _FILES = (".jsonl", ".json", ".parquet")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _UNKNOWN = "unknown"  # in a cache that names folders otherwise
@@ -110,8 +108,12 @@ class Source:
             MachineFault: the hub can't be reached, or the disk fails.
         """
         here = self.local()
-        read = {".jsonl": _jsonl, ".json": _json}.get(here.suffix) if here is not None and here.is_file() else None
+        reader = {".jsonl": jsonl_rows, ".json": json_rows}
+        read = reader.get(here.suffix) if here is not None and here.is_file() else None
         found: Sequence[Mapping[str, Any]] = self._load(here) if read is None or here is None else read(here)
+        if here is None and (folder := _snapshot_of_json(self.path, self.subset, found)) is not None:
+            texts = self._load(folder)
+            found = texts if len(texts) == len(found) else found  # the cache may lack a file
         if len(found) == 0:
             raise UserError(self._no_row())
         return found
@@ -138,6 +140,8 @@ class Source:
             with machine_faults_first(f"{self.setting}.path={self.path!r}"):
                 if here is not None and here.is_file():
                     return load_dataset("parquet", data_files=str(here), split="train")
+                if here is not None and (splits := json_splits(here, self.subset)) is not None:
+                    return rows_of_split(splits, self.split)
                 found = load_dataset(str(here or self.path), self.subset, revision=self.revision, split=self.split)
             if here is None:
                 self._check_revision(found)
@@ -155,7 +159,21 @@ class Source:
                 raise UserError(self._no_row()) from error
             raise UserError(f"{self.setting} can't load {self.path!r}: {reason[:300]}") from error
         except RecursionError as error:
-            raise UserError(f"{self.setting} can't load {self.path!r}: a row {_TOO_DEEP}") from error
+            raise UserError(f"{self.setting} can't load {self.path!r}: a row {TOO_DEEP}") from error
+
+
+def _snapshot_of_json(name: str, subset: str | None, found: Any) -> Path | None:
+    """Return where the hub's cache holds the JSON files that datasets has read; None if it read or holds others."""
+    from huggingface_hub import snapshot_download
+
+    commit = cached_of_hub([found]).commit
+    if found.info.builder_name != "json" or commit == _UNKNOWN:
+        return None
+    try:
+        folder = Path(snapshot_download(name, repo_type="dataset", revision=commit, local_files_only=True))
+        return folder if json_splits(folder, subset) is not None else None
+    except FileNotFoundError:  # of the hub's cache, or of a subset that the dataset's README names first
+        return None
 
 
 def _files(here: Path) -> list[Path]:
@@ -167,52 +185,6 @@ def cached_of_hub(splits: Iterable[Any]) -> UsedFiles:
     files = sorted({Path(file["filename"]) for split in splits for file in getattr(split, "cache_files", ())})
     root = files[0].parent if files else Path()
     return UsedFiles(root=root, files=files, commit=root.name if _COMMIT.fullmatch(root.name) else _UNKNOWN)
-
-
-def _jsonl(file: Path) -> list[Mapping[str, Any]]:
-    """Each line by itself, since a file's user wants to know which one is wrong."""
-    with file.open("rb") as lines:
-        return for_each(enumerate(lines, start=1), lambda line: _object(f"{file}, line {line[0]},", line[1]))
-
-
-def _json(file: Path) -> list[Mapping[str, Any]]:
-    """A list of objects, a single one, or one in each line; by Python's reader, which makes no dates of texts."""
-    text = file.read_bytes()
-    if not text.strip():
-        return []
-    try:
-        whole = _loads(str(file), text)
-    except UserError as error:
-        try:
-            _object("", text.lstrip().partition(b"\n")[0])
-        except UserError:
-            raise error from error.__cause__
-        return _jsonl(file)
-    rows = whole if isinstance(whole, list) else [whole]
-    return for_each(enumerate(rows, start=1), lambda row: _mapping(f"{file}, row {row[0]},", row[1]))
-
-
-def _object(where: str, text: bytes) -> Mapping[str, Any]:
-    if not text.strip():
-        raise UserError(f"{where} is empty")
-    return _mapping(where, _loads(where, text))
-
-
-def _loads(where: str, text: bytes) -> Any:
-    try:
-        return json.loads(text.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise UserError(f"{where} must be UTF-8 text ({error})") from error
-    except ValueError as error:
-        raise UserError(f"{where} is no JSON ({error})") from error
-    except RecursionError as error:
-        raise UserError(f"{where} {_TOO_DEEP}") from error
-
-
-def _mapping(where: str, row: Any) -> Mapping[str, Any]:
-    if not isinstance(row, dict):
-        raise UserError(f"{where} must hold a JSON object, got {reprlib.repr(row)}")
-    return row
 
 
 @lru_cache(maxsize=64)

@@ -54,8 +54,8 @@ class Hub:
         (self.model / "refs" / "main").write_text(commit)
         return snapshot
 
-    def move_data(self, commit: str, rows: list[dict[str, str]]) -> None:
-        """Cache a commit of a dataset."""
+    def move_data(self, commit: str, rows: list[dict[str, Any]], builder: str = "parquet") -> None:
+        """Cache a commit of a dataset, as Arrow alone."""
         name = DATA.partition("/")[2]
         folder = self.datasets / DATA.replace("/", "___") / "default" / "0.0.0" / commit
         shutil.rmtree(self.datasets, ignore_errors=True)
@@ -66,7 +66,7 @@ class Hub:
         size = {"name": "train", "num_bytes": 1, "num_examples": len(rows), "dataset_name": name}
         features = {column: {"dtype": "string", "_type": "Value"} for column in rows[0]}
         info = {"config_name": "default", "dataset_name": name, "splits": {"train": size}, "features": features}
-        more = {"builder_name": "parquet", "version": {"version_str": "0.0.0", "major": 0, "minor": 0, "patch": 0}}
+        more = {"builder_name": builder, "version": {"version_str": "0.0.0", "major": 0, "minor": 0, "patch": 0}}
         (folder / "dataset_info.json").write_text(json.dumps(info | more))
 
 
@@ -128,6 +128,20 @@ def test_the_commit_of_a_hub_dataset_is_that_of_the_files_that_are_read(hub: Hub
     moved = data().used_files().recorded()
     assert moved["commit"] == SECOND
     assert moved["files"] != recorded["files"]
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+def test_json_of_a_hub_dataset_is_read_from_the_hubs_cache_as_a_file_is(hub: Hub, tmp_path: Path, lost: int) -> None:
+    rows = [{"prompt": "?", "completion": "2021-02-01"}, {"prompt": "?", "completion": "007"}]
+    arrow = [{"prompt": "?", "completion": "as datasets made it"}] * 2
+    hub.move_data(FIRST, arrow, "json")
+    assert [*data(FIRST).rows()] == arrow
+    snapshot = tmp_path / "hub" / f"datasets--{DATA.replace('/', '--')}" / "snapshots" / FIRST
+    snapshot.mkdir(parents=True)
+    assert [*data(FIRST).rows()] == arrow
+    (snapshot / "train.json").write_text(json.dumps(rows[lost:]))
+    assert [*data(FIRST).rows()] == (arrow if lost else rows)
+    assert [*data(FIRST).used_files().recorded()["files"]] == ["sums-train.arrow"]
 
 
 def test_another_commit_than_the_pinned_one_is_refused(hub: Hub) -> None:

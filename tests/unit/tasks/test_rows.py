@@ -1,5 +1,6 @@
 """Files of any kind give the same rows, and what is wrong with one is said with file and row."""
 
+import gzip
 import json
 from datetime import datetime
 from pathlib import Path
@@ -54,6 +55,53 @@ def test_json_and_jsonl_are_read_alike(tmp_path: Path, name: str, layout: Any) -
             source(tmp_path / name).rows()
     else:
         assert source(tmp_path / name).rows() == rows
+
+
+@pytest.mark.parametrize("layout", [json.dumps, in_lines, lambda rows: json.dumps(rows, indent=2)])
+@pytest.mark.parametrize("name", ["train.json", "train.jsonl"])
+def test_a_folder_of_json_is_read_as_its_file_is(tmp_path: Path, name: str, layout: Any) -> None:
+    rows = [{"q": f"day {i}", "a": text, "n": i, "mixed": text if i else i} for i, text in enumerate(TEXTS)]
+    (tmp_path / name).write_text(layout(rows))
+    assert source(tmp_path).rows() == rows
+
+
+@pytest.mark.parametrize("text", ["2021-02-01", "007", "1e5"])
+def test_a_date_or_number_is_the_text_that_it_was_and_the_odd_row_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "train.jsonl").write_text(in_lines([{"q": "?", "a": text}] * 5 + [{"q": "?", "a": 4}]))
+    with pytest.raises(UserError, match=r"row 6 must hold a text in column 'a', got 4$"):
+        task(str(tmp_path), COLUMNS).train_examples()
+
+
+def test_splits_subsets_and_compressed_files_of_a_folder_of_json(tmp_path: Path) -> None:
+    files = {"one/train": ["01", "02"], "one/test": ["03"], "two/train": ["04"]}
+    for place, texts in files.items():
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        content = in_lines([{"a": text} for text in texts]) + "\n"
+        (tmp_path / f"{place}.jsonl.gz").write_bytes(gzip.compress(content.encode()))
+    configs = {
+        "configs": [
+            {"config_name": name, "data_files": [{"split": split, "path": f"{name}/{split}*"} for split in splits]}
+            for name, splits in {"one": ["train", "test"], "two": ["train"]}.items()
+        ]
+    }
+    (tmp_path / "README.md").write_text(f"---\n{json.dumps(configs)}\n---\n")
+
+    def texts_of(subset: str, split: str) -> list[str]:
+        found = Source(setting="task.data", path=str(tmp_path), subset=subset, revision=None, split=split).rows()
+        return [row["a"] for row in found]
+
+    assert texts_of("two", "train") == ["04"]
+    assert texts_of("one", "test+train[1:]") == ["03", "02"]
+    assert texts_of("one", "all") == ["01", "02", "03"]
+    with pytest.raises(UserError, match=r"task\.data can't load .*: Unknown split \"dev\""):
+        texts_of("one", "dev")
+
+
+def test_columns_that_a_folders_readme_declares_have_its_types(tmp_path: Path) -> None:
+    declared = {"features": [{"name": "a", "dtype": "string"}, {"name": "n", "dtype": "float32"}]}
+    (tmp_path / "README.md").write_text(f"---\n{json.dumps({'dataset_info': declared})}\n---\n")
+    (tmp_path / "train.jsonl").write_text(in_lines([{"a": "2021-02-01", "n": 1}, {"a": 7}]))
+    assert source(tmp_path).rows() == [{"a": "2021-02-01", "n": 1.0}, {"a": "7", "n": None}]
 
 
 def test_a_json_file_of_a_single_object_is_one_row(tmp_path: Path) -> None:

@@ -1,0 +1,149 @@
+"""Rows of JSON files: of a single file, and of a folder laid out as on the hub.
+
+Python's reader alone, since that of datasets makes dates and numbers of texts that look like them.
+"""
+
+from __future__ import annotations
+
+import json
+import reprlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gmt.errors import UserError, for_each
+
+if TYPE_CHECKING:
+    from datasets.download import DownloadManager
+    from datasets.packaged_modules.json.json import Json
+
+TOO_DEEP = "must not be nested so deep that Python can't read it"
+
+
+def jsonl_rows(file: Path, *, skips_blank: bool = False) -> list[Mapping[str, Any]]:
+    """Each line by itself, since a file's user wants to know which one is wrong."""
+    with file.open("rb") as lines:
+        numbered = [(i, line) for i, line in enumerate(lines, start=1) if line.strip() or not skips_blank]
+    return for_each(numbered, lambda line: _object(f"{file}, line {line[0]},", line[1]))
+
+
+def json_rows(file: Path, *, field: str | None = None, skips_blank: bool = False) -> list[Mapping[str, Any]]:
+    """Return a list of objects, a single one, or one in each line.
+
+    Args:
+        file: UTF-8 text.
+        field: the key of the file's single object that holds the rows; None if the file is the rows.
+        skips_blank: whether a blank line between objects is passed by, as datasets does, or refused.
+
+    Raises:
+        UserError: names the file and the line or row that is no object.
+    """
+    text = file.read_bytes()
+    if not text.strip():
+        return []
+    try:
+        whole = _loads(str(file), text)
+    except UserError as error:
+        try:
+            _object("", text.lstrip().partition(b"\n")[0])
+        except UserError:
+            raise error from error.__cause__
+        return jsonl_rows(file, skips_blank=skips_blank)
+    if field is not None:
+        whole = _mapping(str(file), whole).get(field, [])
+    rows = whole if isinstance(whole, list) else [whole]
+    return for_each(enumerate(rows, start=1), lambda row: _mapping(f"{file}, row {row[0]},", row[1]))
+
+
+def json_splits(folder: Path, subset: str | None) -> Mapping[str, Sequence[Mapping[str, Any]]] | None:
+    """Return the rows of each split of a folder laid out as on the hub; None if its files are not JSON in UTF-8.
+
+    A split is read when it is first asked for. Columns that the folder's README declares have the types that it says.
+
+    Raises:
+        UserError: of the splits, as `json_rows`.
+        ValueError, OSError: datasets finds no data files, or no such subset.
+    """
+    from datasets import load_dataset_builder
+    from datasets.download import DownloadManager
+    from datasets.packaged_modules.json.json import Json
+
+    builder = load_dataset_builder(str(folder), subset)
+    if not isinstance(builder, Json) or builder.config.encoding != "utf-8":
+        return None
+    return _Splits(builder, DownloadManager(dataset_name=builder.dataset_name))
+
+
+class _Splits(Mapping[str, Sequence[Mapping[str, Any]]]):
+    def __init__(self, builder: Json, downloads: DownloadManager):
+        self._builder, self._downloads = builder, downloads
+        self._read: dict[str, list[Mapping[str, Any]]] = {}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(map(str, self._builder.config.data_files))
+
+    def __len__(self) -> int:
+        return len(self._builder.config.data_files)
+
+    def __getitem__(self, split: str) -> Sequence[Mapping[str, Any]]:
+        if split not in self._read:
+            files = self._downloads.download_and_extract(list(self._builder.config.data_files[split]))
+            self._read[split] = [row for file in self._downloads.iter_files(files) for row in self._rows(Path(file))]
+        return self._read[split]
+
+    def _rows(self, file: Path) -> list[Mapping[str, Any]]:
+        rows = json_rows(file, field=self._builder.config.field, skips_blank=True)
+        declared = self._builder.info.features
+        return rows if declared is None else [declared.decode_example(declared.encode_example(row)) for row in rows]
+
+
+def rows_of_split(splits: Mapping[str, Sequence[Mapping[str, Any]]], split: str) -> list[Mapping[str, Any]]:
+    """Return the rows that a split of datasets' notation names, e.g. `train`, `train[:10%]+test` or `all`.
+
+    Raises:
+        ValueError: there is no such split, or the notation is wrong.
+    """
+    from datasets import ReadInstruction
+
+    wanted = ReadInstruction.from_spec("+".join(splits) if split == "all" else split)
+    parts = wanted.to_absolute(_Lengths(splits))
+    return [row for part in parts for row in splits[part.splitname][part.from_ : part.to]]
+
+
+class _Lengths(Mapping[str, int]):
+    """How many rows each split has; counts those alone that are asked for."""
+
+    def __init__(self, splits: Mapping[str, Sequence[Mapping[str, Any]]]):
+        self._splits = splits
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._splits)
+
+    def __len__(self) -> int:
+        return len(self._splits)
+
+    def __getitem__(self, split: str) -> int:
+        return len(self._splits[split])
+
+
+def _object(where: str, text: bytes) -> Mapping[str, Any]:
+    if not text.strip():
+        raise UserError(f"{where} is empty")
+    return _mapping(where, _loads(where, text))
+
+
+def _loads(where: str, text: bytes) -> Any:
+    try:
+        return json.loads(text.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{where} must be UTF-8 text ({error})") from error
+    except ValueError as error:
+        raise UserError(f"{where} is no JSON ({error})") from error
+    except RecursionError as error:
+        raise UserError(f"{where} {TOO_DEEP}") from error
+
+
+def _mapping(where: str, row: Any) -> Mapping[str, Any]:
+    if not isinstance(row, dict):
+        raise UserError(f"{where} must hold a JSON object, got {reprlib.repr(row)}")
+    return row
