@@ -49,7 +49,11 @@ def generate(asked: Asked, suite: Suite) -> list[str]:
     with greedy(asked.model, ends=ends, pad=pad):
         for batch in batches(ids, left, BATCH_SIZE, padded=padded):
             said = _generate_fitting(asked, [ids[i] for i in batch], suite.max_new_tokens, on_token)
-            answers = {i: text.strip() for i, text in zip(batch, said, strict=True)}
+            right = ["" if suite.answers is None else suite.answers[i] for i in batch]
+            texts_said = (
+                frame.answer_in(asked.tokenizer, row, ends, right=text) for row, text in zip(said, right, strict=True)
+            )
+            answers = {i: text.strip() for i, text in zip(batch, texts_said, strict=True)}
             kept.add(answers)
             texts |= answers
             on_token()
@@ -58,8 +62,8 @@ def generate(asked: Asked, suite: Suite) -> list[str]:
 
 def _generate_fitting(
     asked: Asked, ids: list[list[int]], max_new_tokens: int, on_token: Callable[[], None]
-) -> list[str]:
-    """Answers in one batch, or in halves where the GPU's memory does not hold it."""
+) -> list[list[int]]:
+    """Return the tokens of answers in one batch, or in halves where the GPU's memory does not hold it."""
     try:
         return _generate(asked, ids, max_new_tokens, on_token)
     except torch.OutOfMemoryError:
@@ -67,7 +71,7 @@ def _generate_fitting(
             raise
     half = len(ids) // 2
     return [
-        text for part in (ids[:half], ids[half:]) for text in _generate_fitting(asked, part, max_new_tokens, on_token)
+        row for part in (ids[:half], ids[half:]) for row in _generate_fitting(asked, part, max_new_tokens, on_token)
     ]
 
 
@@ -83,7 +87,7 @@ class _ProgressPerToken(StoppingCriteria):
 
 
 @torch.inference_mode()
-def _generate(asked: Asked, ids: list[list[int]], max_new_tokens: int, on_token: Callable[[], None]) -> list[str]:
+def _generate(asked: Asked, ids: list[list[int]], max_new_tokens: int, on_token: Callable[[], None]) -> list[list[int]]:
     model, tokenizer = asked.model, asked.tokenizer
     frame = frame_of(tokenizer, is_chat=asked.is_chat)
     tokens, attention = tensors(ids, tokenizer.pad_token_id, model.device, left=True)
@@ -95,5 +99,5 @@ def _generate(asked: Asked, ids: list[list[int]], max_new_tokens: int, on_token:
         tokenizer=tokenizer,
         stopping_criteria=StoppingCriteriaList([_ProgressPerToken(on_token)]),
     )
-    ends = answer_ends(model, tokenizer, frame)
-    return [frame.answer_in(tokenizer, row, ends) for row in generated[:, tokens.shape[1] :].tolist()]
+    rows: list[list[int]] = generated[:, tokens.shape[1] :].tolist()
+    return rows

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -140,6 +140,21 @@ class PretrainedModel:
         if not self.trust_remote_code:
             _check_causal(config, self.path)
         return config
+
+    def ends(self) -> list[int]:
+        """The tokens of generation_config.json; of the config where that file can't be read, as in the loaded model.
+
+        Raises:
+            UserError: as `load_config`.
+        """
+        from transformers import GenerationConfig
+
+        where, _ = self._files()
+        named = getattr(self.load_config().get_text_config(), "eos_token_id", None)
+        if self.source != "gguf":
+            with suppress(OSError), machine_faults_first(f"model.path={str(where)!r}"):
+                named = GenerationConfig.from_pretrained(where).eos_token_id
+        return [] if named is None else named if isinstance(named, list) else [named]
 
     def base(self) -> PreTrainedModel:
         """The model by AutoModelForCausalLM, loaded once for a process; its weights are shared by those of a node.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
@@ -34,6 +35,15 @@ class Model(Protocol):
 
     def load_model(self) -> PreTrainedModel:
         """The model in the dtype in which it trains, on the CPU, in eval mode; a fresh one at each call."""
+        ...
+
+
+@runtime_checkable
+class KnowsItsEnds(Protocol):
+    """An optional part of Model: its files name tokens that end an answer, beside its tokenizer's end of sequence."""
+
+    def ends(self) -> Collection[int]:
+        """Return these tokens; none where the files name none."""
         ...
 
 

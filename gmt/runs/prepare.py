@@ -13,6 +13,7 @@ from gmt.errors import UserError, together, within
 from gmt.evaluation.context import check_suite, check_tokens, context_alone, context_of
 from gmt.methods.protocol import Method, UsesContext
 from gmt.methods.source_prompts import ReadsSource
+from gmt.models.protocol import KnowsItsEnds
 from gmt.plug_ins import faults_of
 from gmt.runs.build import Run
 from gmt.runs.calibration import check_calibration
@@ -193,7 +194,12 @@ def _rows(examples: Dataset, train: TrainSettings) -> tuple[Dataset, int]:
 
 def _training(key: _Key, reader: Reader, context_of_one: int | None) -> TokenizedExamples:
     """Return the training examples, checked; `context_of_one` is the context for an example alone in its batch."""
-    training = tokenize(reader.tokenizer, train_examples(key.task), max_length=key.train.max_length)
+    training = tokenize(
+        reader.tokenizer,
+        train_examples(key.task),
+        max_length=key.train.max_length,
+        model_ends=key.model.ends() if isinstance(key.model, KnowsItsEnds) else (),
+    )
     context = context_of_one if _is_alone(key.train) else reader.context
     if context is not None and training.longest > context:
         why = f"the context of model {key.model.name}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -60,7 +60,11 @@ def chat_ids(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *,
 
 
 def tokenize(
-    tokenizer: PreTrainedTokenizerBase, examples: Sequence[TrainExample], *, max_length: int
+    tokenizer: PreTrainedTokenizerBase,
+    examples: Sequence[TrainExample],
+    *,
+    max_length: int,
+    model_ends: Collection[int] = (),
 ) -> TokenizedExamples:
     """Turns examples into tokens.
 
@@ -68,15 +72,18 @@ def tokenize(
         tokenizer: of the model that trains; with the chat template that conversations need.
         examples: as the task gives them, all of one kind.
         max_length: an example of more tokens is dropped, since one without its end teaches the wrong thing.
+        model_ends: tokens at which the model itself ends an answer, beside those of tokenizer and template.
 
     Raises:
-        UserError: there is no example, every one is too long, or the chat template does not fit.
+        UserError: there is no example, every one is too long, the chat template does not fit, or an answer holds what
+            would end it.
     """
     if not examples:
         raise UserError("task leaves no training example once the questions of its suites are taken out")
     has_turns = any(isinstance(e, Conversation) or not isinstance(e.prompt, str) for e in examples)
     frame = frame_of(tokenizer, is_chat=has_turns)
-    made = [tokens for each in for_each(examples, lambda e: _tokens(tokenizer, e, frame)) for tokens in each]
+    ends = _Ends(tokenizer, frame, model_ends)
+    made = [tokens for each in for_each(examples, lambda e: _tokens(tokenizer, e, frame, ends)) for tokens in each]
     kept = [each for each in made if _length(each) <= max_length]
     if not kept:
         shortest = min(_length(each) for each in made)
@@ -86,8 +93,10 @@ def tokenize(
     return TokenizedExamples(examples=kept, num_dropped=len(made) - len(kept))
 
 
-def _tokens(tokenizer: PreTrainedTokenizerBase, example: TrainExample, frame: Frame) -> list[Tokens]:
+def _tokens(tokenizer: PreTrainedTokenizerBase, example: TrainExample, frame: Frame, ends: _Ends) -> list[Tokens]:
     with within(example.origin):
+        for answer in _answers(example):
+            ends.refuse_in(answer)
         if isinstance(example, Conversation):
             return [*_conversation(tokenizer, example.messages, frame)]
         if isinstance(example, Preference):
@@ -130,7 +139,6 @@ def _turn(
             "task.chat_template must render an assistant's turn as it stands, so that it can be learnt; this one makes "
             f"{answer[:60]!r} of {message['content'][:60]!r}"
         )
-    _refuse_end_in(tokenizer, message["content"], (frame.end, tokenizer.eos_token_id))
     end = []
     if frame.missing_end is not None:
         answer, end = answer.removesuffix(frame.missing_end), [tokenizer.eos_token_id]
@@ -161,19 +169,36 @@ def _said(text: str) -> Message:
 
 
 def _answer(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    _refuse_end_in(tokenizer, text, (tokenizer.eos_token_id,))
     return [*text_ids(tokenizer, text), tokenizer.eos_token_id]
 
 
-def _refuse_end_in(tokenizer: PreTrainedTokenizerBase, answer: str, ends: Sequence[int | None]) -> None:
-    """Refuse an answer that holds the token at which it would end: a model would learn to stop within it."""
-    for end in ends:
-        token = "" if end is None else str(tokenizer.convert_ids_to_tokens(end))
-        if token and token in answer and end in text_ids(tokenizer, answer):
+def _answers(example: TrainExample) -> list[str]:
+    if isinstance(example, Conversation):
+        return [message["content"] for message in example.messages if message["role"] == "assistant"]
+    return [example.chosen, example.rejected] if isinstance(example, Preference) else [example.completion]
+
+
+class _Ends:
+    """What would end an answer: tokens, and the text that a template puts behind one whose end is no token."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, frame: Frame, model_ends: Collection[int]):
+        ids = {*model_ends, frame.end, tokenizer.eos_token_id} - {None}
+        self._tokenizer, self._text = tokenizer, frame.after.strip()
+        self._tokens = {id_: str(tokenizer.convert_ids_to_tokens(id_)) for id_ in sorted(ids)}
+
+    def refuse_in(self, answer: str) -> None:
+        """Refuse an answer that holds what would end it: a model would learn to stop within it."""
+        held = [token for id_, token in self._tokens.items() if token and token in answer and self._is_in(answer, id_)]
+        if not held and self._text and self._text in answer:
+            held = [self._text]
+        if held:
             raise UserError(
-                f"an answer must not hold {token!r}, which is put behind each answer and ends it, got "
-                f"{answer[max(answer.index(token) - 40, 0) :][:80]!r}"
+                f"an answer must not hold {held[0]!r}, which is put behind each answer and ends it, got "
+                f"{answer[max(answer.index(held[0]) - 40, 0) :][:80]!r}"
             )
+
+    def _is_in(self, answer: str, id_: int) -> bool:
+        return id_ in text_ids(self._tokenizer, answer)
 
 
 def _length(made: Tokens) -> int:

@@ -6,7 +6,7 @@ token that is often not the tokenizer's end of sequence. A model learns both wit
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -43,15 +43,27 @@ class Frame:
         """The text that ends an answer where no token does."""
         return self.after.strip() if self.end is None else None
 
-    def answer_in(self, tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], ends: Sequence[int]) -> str:
-        """The answer in what a model says: up to the first of `ends`, without what the template puts around it."""
+    def answer_in(
+        self, tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], ends: Sequence[int], *, right: str = ""
+    ) -> str:
+        """The answer in what a model says: up to the first of `ends`, without what the template puts around it.
+
+        Special tokens are no part of it, but for those that the right answer holds (`<s>` of a text in HTML).
+
+        Args:
+            tokenizer: of the model.
+            ids: what it says.
+            ends: the tokens that end an answer.
+            right: the right answer; empty where it is unknown.
+        """
         count = next((i for i, token in enumerate(ids) if token in ends), len(ids))
         before, after = self.before.strip(), self.after.strip()
-        text = _decode(tokenizer, ids[:count])
-        whole = _decode(tokenizer, ids[:count], with_special=True).lstrip() if before else ""
+        in_right = {token for token in tokenizer.all_special_tokens if token in right}
+        text = _decode(tokenizer, ids[:count], special=in_right)
+        whole = _decode(tokenizer, ids[:count], special=None).lstrip() if before else ""
         if before and whole.startswith(before):
             text = whole.removeprefix(before)
-            for token in tokenizer.all_special_tokens:
+            for token in set(tokenizer.all_special_tokens) - in_right:
                 text = text.replace(token, "")
         return text.partition(after)[0] if after else text
 
@@ -132,6 +144,10 @@ def _end(tokenizer: PreTrainedTokenizerBase, after: str) -> int | None:
     return next((token for token in text_ids(tokenizer, after) if token in own), None)
 
 
-def _decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], *, with_special: bool = False) -> str:
-    text = tokenizer.decode(list(ids), skip_special_tokens=not with_special, clean_up_tokenization_spaces=False)
+def _decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], *, special: Collection[str] | None) -> str:
+    """Return the text of tokens, with these special ones alone; None for all."""
+    if special:
+        others = {i for i in tokenizer.all_special_ids if tokenizer.convert_ids_to_tokens(i) not in special}
+        ids, special = [i for i in ids if i not in others], None
+    text = tokenizer.decode(list(ids), skip_special_tokens=special is not None, clean_up_tokenization_spaces=False)
     return str(text)

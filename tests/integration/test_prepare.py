@@ -13,6 +13,7 @@ from gmt.models.pretrained import SHIPPED
 from gmt.runs.build import Run, build
 from gmt.runs.prepare import prepare
 from tests.conftest import CONF
+from tests.models import pretrained
 from tests.unit.tasks.test_dataset import write
 
 
@@ -43,6 +44,18 @@ def test_examples_longer_than_the_context_are_not_asked_for(tmp_path: Path) -> N
         prepare(run_of(tmp_path, *settings, f"task.data.path={file}", "train.max_length=2048"))
     prepared = prepare(run_of(tmp_path, *settings, f"task.data.path={file}", "train.max_length=128"))
     assert (prepared.num_examples, prepared.num_dropped) == (2, 2)
+
+
+def test_an_answer_that_holds_an_end_that_only_the_models_files_name_is_refused_by_its_row(tmp_path: Path) -> None:
+    folder = shutil.copytree(SHIPPED / "nano", tmp_path / "model")
+    settings = ["task=dataset", "task.name=x", "task.target.held_out.data.path=shipped:facts.jsonl", "train=sft"]
+    settings += ["task.target.held_out.columns.answer=answer", "train.max_length=128", f"model.path={folder}"]
+    file = write(tmp_path, [{"prompt": "a", "completion": answer} for answer in ("b", "c~c")])
+    assert prepare(run_of(tmp_path, *settings, f"task.data.path={file}")).num_examples == 2
+    tilde = pretrained().load_tokenizer().convert_tokens_to_ids("~")
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, tilde]}))
+    with pytest.raises(UserError, match=r"row 2: an answer must not hold '~', .* got 'c~c'"):
+        prepare(run_of(tmp_path, *settings, f"task.data.path={file}"))
 
 
 def with_longrope(tmp_path: Path) -> str:

@@ -39,6 +39,20 @@ def test_a_hub_model_is_the_files_of_its_revision(cache: Path) -> None:
         assert each.load_tokenizer()("abc")["input_ids"] == pretrained().load_tokenizer()("abc")["input_ids"]
 
 
+@pytest.mark.parametrize("named", [7, [2, 7], None, "no file", "no JSON"])
+def test_the_ends_of_a_model_are_those_that_it_has_once_it_is_loaded(tmp_path: Path, named: object) -> None:
+    folder = shutil.copytree(SHIPPED / "nano", tmp_path / "model")
+    file = folder / "generation_config.json"
+    file.write_text("{" if named == "no JSON" else json.dumps({"eos_token_id": named}))
+    if named == "no file":
+        file.unlink()
+    loaded: Any = pretrained(str(folder)).base().generation_config
+    expected = loaded.eos_token_id
+    assert pretrained(str(folder)).ends() == (
+        expected if isinstance(expected, list) else [expected] * (expected is not None)
+    )
+
+
 @pytest.mark.parametrize("path", ["somebody/else", REPO])
 def test_without_a_network_only_what_is_in_the_cache_is_there(cache: Path, path: str) -> None:
     with pytest.raises(UserError, match="the hub can't be reached and its files aren't in the cache"):

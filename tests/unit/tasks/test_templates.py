@@ -53,6 +53,9 @@ ANSWERS = [
     "größer: ≥ 4",
     "<b>4</b>",
     "4<",
+    "a <s> b",
+    "<s>4",
+    "4 <pad>",
 ]
 QUESTIONS = [f"question {i}" for i in range(len(ANSWERS))]
 
@@ -154,10 +157,23 @@ def test_a_model_that_says_what_it_was_taught_is_right(name: str, kind: str, tmp
     tight = Suite(name="s", prompts=["question 0"], score=lambda _, text: text == ANSWERS[0], max_new_tokens=1)
     (tmp_path / "tight").mkdir()
     assert ask(tight, asked(tokenizer, model, tmp_path / "tight")).value == 1  # its frame takes no room of the answer's
-    suite = Suite(name="s", prompts=QUESTIONS, score=score, max_new_tokens=100)
+    suite = Suite(name="s", prompts=QUESTIONS, score=score, max_new_tokens=100, answers=ANSWERS)
     model.num_calls = 0
     assert ask(suite, asked(tokenizer, model, tmp_path)).value == 1, said
     assert model.num_calls <= max(len(answer) for _, answer in pairs)  # it stops where the answer ends
+
+
+@pytest.mark.parametrize("name", ANSWERABLE)
+def test_an_answer_that_holds_the_text_at_which_it_is_cut_is_refused_by_its_row(name: str) -> None:
+    tokenizer = tokenizer_for(name, "base")
+    set_template(tokenizer, str(FILES[name]))
+    frame = frame_of(tokenizer, is_chat=True)
+    if cut := frame.after.strip():
+        row = Conversation(messages=turns("q", f"4 {cut} 5"), origin="row 7")
+        with pytest.raises(UserError, match=rf"^row 7: an answer must not hold {re.escape(repr(cut))}, .* got '4 "):
+            tokenize(tokenizer, [row], max_length=10**6)
+    else:
+        assert frame.end is not None
 
 
 @pytest.mark.parametrize("name", ANSWERABLE)
@@ -267,3 +283,11 @@ def test_what_a_model_says_beside_a_template_s_own_stays() -> None:
     assert said("<think>\n\n</think>\n\n4<|im_end|>more") == "\n\n4"
     assert said("<think>\nsum\n</think>\n\n4<|im_end|>") == "\nsum\n\n\n4"  # its markers are special here
     assert said("4") == "4"
+
+
+def test_special_tokens_are_read_in_an_answer_whose_right_one_holds_them() -> None:
+    tokenizer = tokenizer_for("smollm2")
+    frame, ids = frame_of(tokenizer, is_chat=False), tokenizer("a <s> b <pad>")["input_ids"]
+    assert frame.answer_in(tokenizer, ids, []) == "a  b "
+    assert frame.answer_in(tokenizer, ids, [], right="4") == "a  b "
+    assert frame.answer_in(tokenizer, ids, [], right="a <s> b") == "a <s> b "

@@ -130,6 +130,14 @@ def test_an_answer_that_holds_its_end_is_refused_by_its_row(chatting: PreTrained
                 UserError, match=rf"row 7 of a\.jsonl: an answer must not hold '{re.escape(end)}'.*got '5 "
             ):
                 tokenize(chatting, [example], max_length=200)
+    chatting.add_special_tokens({"additional_special_tokens": ["<|eom|>"]})
+    for example in (
+        Example(prompt="4", completion="5 <|eom|> 6"),
+        Preference(prompt=turns, chosen="5", rejected="<|eom|>"),
+    ):
+        assert tokenize(chatting, [example], max_length=200).examples
+        with pytest.raises(UserError, match=r"an answer must not hold '<\|eom\|>'"):
+            tokenize(chatting, [example], max_length=200, model_ends=[chatting.convert_tokens_to_ids("<|eom|>")])
     without = [*turns, {"role": "assistant", "content": "5 im_end"}]
     assert tokenize(chatting, [Conversation(messages=without)], max_length=200).examples  # a prompt may hold one
 
