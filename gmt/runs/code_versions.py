@@ -26,7 +26,15 @@ LIBRARIES = (
     *("reasoning-gym", "numpy"),
 )
 _INSTALLED = {"site-packages", "dist-packages"}
-_READ_AS_CODE = frozenset({".py", ".c", ".cpp", ".cu", ".so", ".yaml", ".yml", ".toml", ".jinja"})
+# What Python runs: its own files, and what is compiled, beforehand or on first use (gmt.masking's kernels.c).
+_CODE = frozenset(
+    {
+        *(".py", ".pyx", ".pxd", ".jinja"),
+        *(".c", ".cc", ".cpp", ".cxx", ".h", ".hpp", ".cu", ".cuh", ".hip", ".metal", ".ptx", ".cubin"),
+        *(".so", ".pyd", ".dylib", ".dll"),
+    }
+)
+_READ_AS_CODE = _CODE | {".yaml", ".yml", ".toml"}  # new files of a checkout that make a run of it dirty
 _NO_RESULT = frozenset({"cli.py", "commands", "studies", "tracking"})  # parts of gmt that plan, print and follow runs
 
 
@@ -37,7 +45,7 @@ def code_of(config: Mapping[str, Any]) -> dict[str, str]:
         config: a run's config, or some of its groups; groups that decide no result are ignored.
 
     Returns:
-        A hash of the Python files of gmt and of each package outside of it that a `_target_` names, and the versions
+        A hash of the files with code of gmt and of each package outside of it that a `_target_` names, and the versions
         of libraries.
     """
     outside = _outside(config)
@@ -55,9 +63,9 @@ def _optimizer_library(train: Mapping[str, Any]) -> list[str]:
 def outside_of(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Return the version and the git checkout of each package outside of gmt that a config's plug-ins come from."""
     return {
-        name: {"version": _version_of_package(name), **checkout(_files(name)[0].parent)}
+        name: {"version": _version_of_package(name), **checkout(min(files, key=lambda file: len(file.parts)).parent)}
         for name in _outside(config)
-        if _files(name)
+        if (files := _files(name))
     }
 
 
@@ -79,7 +87,7 @@ def _outside(config: Mapping[str, Any]) -> list[str]:
 def _imported(name: str) -> frozenset[str]:
     """Return the top-level modules that a package imports and that are not installed."""
     names: set[str] = set()
-    for path in _files(name):
+    for path in (file for file in _files(name) if file.suffix == ".py"):
         with suppress(SyntaxError):  # a file that nobody imports
             for node in ast.walk(ast.parse(path.read_bytes())):
                 if isinstance(node, ast.Import):
@@ -103,7 +111,7 @@ def _targets(value: object) -> Iterator[str]:
 
 @lru_cache(maxsize=64)
 def source_of(name: str) -> str:
-    """Return a hash of the Python files of a package or module, as they were at this process's first call.
+    """Return a hash of the files with code of a package or module, as they were at this process's first call.
 
     A process runs the code that it has imported, so a later edit counts for the next process only.
     """
@@ -122,18 +130,20 @@ def _files(name: str) -> list[Path]:
         return []
     if spec.submodule_search_locations is None:
         return [Path(spec.origin)] if spec.origin is not None else []
-    files = [path for root in spec.submodule_search_locations for path in sorted(_python_files(Path(root)))]
-    return (
-        [path for path in files if path.relative_to(files[0].parent).parts[0] not in _NO_RESULT]
-        if name == OWN
-        else files
-    )
+    return [
+        path
+        for root in map(Path, spec.submodule_search_locations)
+        for path in sorted(_code_files(root))
+        if name != OWN or path.relative_to(root).parts[0] not in _NO_RESULT
+    ]
 
 
-def _python_files(root: Path) -> Iterator[Path]:
-    """Yield the Python files below a folder, except those in hidden folders and in site-packages."""
-    for path in root.rglob("*.py"):
-        if not any(part.startswith(".") or part == "site-packages" for part in path.relative_to(root).parts):
+def _code_files(root: Path) -> Iterator[Path]:
+    """Yield the files with code below a folder, except those in hidden folders and in site-packages."""
+    for path in root.rglob("*"):
+        if path.suffix in _CODE and not any(
+            part.startswith(".") or part == "site-packages" for part in path.relative_to(root).parts
+        ):
             yield path
 
 

@@ -1,6 +1,8 @@
 """Runs by differing code are not averaged or compared without a word."""
 
+import importlib.machinery
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -10,6 +12,7 @@ from typing import Any
 
 import pytest
 
+import gmt
 from gmt.axis import Axis
 from gmt.composition import Composer, hydra_on
 from gmt.runs.build import build
@@ -275,6 +278,42 @@ def test_modules_that_a_plug_in_imports_from_folders_are_its_code_too(
     code = code_of(config)
     assert {name for name in code if name.startswith("own_")} == {"own_signal", "own_numbers"}
     assert outside_of(config)["own_signal"] == {"version": None, "commit": None, "dirty": None}
+
+
+@pytest.mark.parametrize("name", ["kernels.c", "CUDA/step.cu", "fast.pyx", "_fast.cpython-311-x86_64-linux-gnu.so"])
+def test_code_that_is_no_python_is_a_plug_ins_code_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    config, found = {"method": {"_target_": "own_kernels.Mine"}}, []
+    monkeypatch.syspath_prepend(tmp_path)
+    file = tmp_path / "own_kernels" / name
+    file.parent.mkdir(parents=True)
+    (tmp_path / "own_kernels" / "__init__.py").write_text("")
+    (tmp_path / "own_kernels" / "notes.txt").write_text("")
+    for content in (b"a", b"\0b", b"\0b"):
+        file.write_bytes(content)
+        (tmp_path / "own_kernels" / "notes.txt").write_text(f"{len(found)}")
+        source_of.cache_clear()
+        found.append(code_of(config)["own_kernels"])
+    source_of.cache_clear()
+    assert found[0] != found[1] == found[2]
+    assert outside_of(config)["own_kernels"]["commit"] is None
+
+
+def test_an_edit_of_the_kernels_in_c_is_other_code_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = shutil.copytree(Path(gmt.__file__).parent, tmp_path / "gmt", ignore=shutil.ignore_patterns("shipped"))
+    spec = importlib.machinery.PathFinder.find_spec("gmt", [str(tmp_path)])
+    monkeypatch.setattr("gmt.runs.code_versions.find_spec", lambda name: spec)
+    found = []
+    for line in ("", "/* edited */", None):
+        with (copy / "masking" / "kernels.c").open("a", encoding="utf-8") as kernels:
+            kernels.write(line or "")
+        if line is None:
+            (copy / "commands" / "show.py").write_text("")  # prints, and decides no result
+        source_of.cache_clear()
+        found.append(source_of("gmt"))
+    source_of.cache_clear()
+    assert found[0] != found[1] == found[2]
 
 
 def test_the_version_of_an_installed_plug_in_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
