@@ -1,8 +1,10 @@
 """Refuses a training whose steps would depend on how their examples are cut into batches.
 
 A few tokens go through the very batches of the training (padded, or packed into a row) and TRL's loss, and each example
-alone through the model's own forward pass. Both must say the same. A list of models would be shorter than the truth:
-what is right depends on the model's code, the attention, the kernels that are installed, and on TRL.
+alone through the model's own forward pass. Both must say the same, and in the batch no example's log-probabilities may
+have a gradient by another example's tokens: in half precision, or with small weights, a leak is smaller than rounding.
+A list of models would be shorter than the truth: what is right depends on the model's code, the attention, the kernels
+that are installed, and on TRL.
 """
 
 from __future__ import annotations
@@ -124,6 +126,7 @@ def _faults(model: PreTrainedModel, collate: Collate, tokens: Sequence[int], bat
             if kind == "padded" and batch_size == 1:
                 return []
             together = _difference(lambda: _in_batch(model, collate, examples, kind), reference, rounding)
+            together = together or _leak(model, collate, examples, kind)
     finally:
         model.train(was_training)
     if together is None:
@@ -177,6 +180,45 @@ def _in_batch(
     else:
         rows = _fused(model, collate([{"input_ids": ids, "labels": ids} for ids in examples]))
     return [row[: len(ids) - 1] for ids, row in zip(examples, rows, strict=False)]
+
+
+def _leak(model: PreTrainedModel, collate: Collate, examples: tuple[list[int], list[int]], kind: str) -> str | None:
+    """Say that an example's log-probabilities depend on tokens of the batch beside its own; None if they do not.
+
+    A gradient is zero to the bit in any dtype if a mask keeps the examples apart. None too where the model's code has
+    no gradient by its token embeddings, which a training says itself, or embeds other tokens than the batch's.
+    """
+    seen: list[tuple[Tensor, Tensor]] = []  # token ids and their embeddings
+
+    def watch(_: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        seen.append((inputs[0], output.detach().requires_grad_()))
+        return seen[-1][1].clone()  # which a model may write into
+
+    hook = model.get_input_embeddings().register_forward_hook(watch)
+    try:
+        with torch.enable_grad():
+            log_probs = _in_batch(model, collate, examples, kind)
+            ((ids, embeddings),) = seen
+            gradients = [torch.autograd.grad(each.sum(), embeddings, retain_graph=True)[0] for each in log_probs]
+    except Exception as error:  # third-party code, as in `_computed`
+        if isinstance(error, torch.OutOfMemoryError) or machine_fault(error) is not None:
+            raise
+        return None
+    finally:
+        hook.remove()
+    for example, (row, begin), gradient in zip(examples, _places(examples, kind), gradients, strict=True):
+        for in_rows, by_token in ((ids, gradient), (ids.mT, gradient.transpose(0, 1))):  # XLNet has a column for a row
+            if in_rows[row, begin : begin + len(example)].tolist() == example:
+                by_token[row, begin : begin + len(example)] = 0
+                if bool((by_token.abs() > 0).any()):  # NaN is none
+                    return "its tokens' log-probabilities have a gradient by tokens that are not its own"
+                break
+    return None
+
+
+def _places(examples: tuple[list[int], list[int]], kind: str) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return row and column of each example's first token in a batch."""
+    return ((0, 0), (0, len(examples[0]))) if kind == "packed" else ((0, 0), (1, 0))
 
 
 def _fused(model: PreTrainedModel, batch: dict[str, Any]) -> Tensor:
