@@ -37,6 +37,12 @@ class CautiousAdamW(Optimizer):
         self._num_moved: list[Tensor] = []  # on their devices, which a step does not wait for
         self._num_entries = 0
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Become a copy, which nobody observes and which has not stepped; or take over what torch loads."""
+        super().__setstate__(state)
+        for name, value in (("observer", None), ("_num_moved", []), ("_num_entries", 0)):
+            vars(self).setdefault(name, value)
+
     @property
     def kept_fraction(self) -> float:
         """The fraction of entries that the last step moved (but for weight decay); NaN before the first."""

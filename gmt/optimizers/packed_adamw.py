@@ -27,6 +27,7 @@ from gmt.masking.support import Support, stored, support_of
 from gmt.optimizers.packed_update import Stepped, update
 
 _ENTRIES_AT_ONCE = 1 << 26  # that step together on a GPU, which takes a copy of their weights
+_COPIED = ("_age", "_supports", "clipping")  # with torch's own state
 _KEPT_AS_THEY_ARE = ("support", "age")  # which torch's load_state_dict would round to the parameter's dtype
 
 
@@ -99,6 +100,25 @@ class PackedAdamW(Optimizer):
         for handle in self._handles:
             handle.remove()
         self._handles, self._chooser = [], None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy or a pickle begins with: all but the mask that chooses supports, and its hooks.
+
+        Raises:
+            ValueError: a step is under way.
+        """
+        if self._gradients:
+            raise ValueError(
+                f"PackedAdamW can be copied between steps only, and holds gradients of {len(self._gradients)} "
+                "parameters: call step or zero_grad before"
+            )
+        return {**super().__getstate__(), **{name: vars(self)[name] for name in _COPIED}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Become a copy, which no mask leads; or take over the state and groups alone that torch loads."""
+        super().__setstate__(state)
+        for name, value in (("_chooser", None), ("_handles", []), ("_gradients", {}), ("_clipping", None)):
+            vars(self).setdefault(name, value)
 
     def support(self, p: nn.Parameter) -> Support | None:
         """Return the kept entries of a parameter; None if it is trained whole."""
