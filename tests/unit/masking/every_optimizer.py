@@ -1,9 +1,10 @@
-"""Each of torch's optimizers with each of its switches, found by looking at their signatures."""
+"""Each of torch's optimizers and schedulefree's with each of its switches, found by looking at their signatures."""
 
 import inspect
 from collections.abc import Iterator
 from typing import Any
 
+import schedulefree
 import torch
 
 # What a switch is turned to, and what it needs beside it.
@@ -26,15 +27,19 @@ SWITCHES: dict[str, dict[str, Any]] = {
 NUMBERS = {
     "adjust_lr_fn", "alpha", "beta2_decay", "betas", "d", "differentiable", "eps", "etas", "lambd", "lr",
     "momentum_decay", "ns_coefficients", "ns_steps", "params", "rho", "step_sizes", "t0",
+    "r", "silent_sgd_phase", "warmup_steps", "weight_lr_power",
 }  # fmt: skip
 REFUSED = ("LBFGS", "SparseAdam", "Optimizer")
+# Not its wrappers and editions that take a closure, which are refused or are no classes of torch's.
+SCHEDULE_FREE = ("AdamWScheduleFree", "RAdamScheduleFree", "SGDScheduleFree")
 LOOPS = ("foreach", "fused")
 
 
 def optimizer_classes() -> dict[str, type[torch.optim.Optimizer]]:
     """Those that a mask can work with, by name."""
     found = {name: kind for name, kind in vars(torch.optim).items() if inspect.isclass(kind) and name not in REFUSED}
-    return {name: kind for name, kind in found.items() if issubclass(kind, torch.optim.Optimizer)}
+    of_torch = {name: kind for name, kind in found.items() if issubclass(kind, torch.optim.Optimizer)}
+    return of_torch | {name: getattr(schedulefree, name) for name in SCHEDULE_FREE}
 
 
 def settings_of(kind: type[torch.optim.Optimizer]) -> Iterator[dict[str, Any]]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from gmt.masking import MaskSpec, attach
 from gmt.masking.putting_back import entries_share_memory
 from tests.signals import WITHOUT_ACTIVATIONS
-from tests.unit.masking.every_optimizer import case_id, cases
+from tests.unit.masking.every_optimizer import SCHEDULE_FREE, case_id, cases
 
 pytestmark = pytest.mark.heavy
 
@@ -47,7 +47,7 @@ PAIRS = [(name, name) for name in DENSE | SPARSE] + [
 ] + [("channels_last", "expanded"), ("sliced", "contiguous")]  # fmt: skip
 LAYOUTS = DENSE | SPARSE | SHARED
 # The last settings of each optimizer are all its switches together, in each loop.
-ALL_TOGETHER = [case for case in cases() if len(case[1]) > 3 and case[0] not in ("Muon", "ASGD")]
+ALL_TOGETHER = [case for case in cases() if len(case[1]) > 3 and case[0] not in ("Muon", "ASGD", *SCHEDULE_FREE)]
 
 
 def fits(case: tuple[str, dict[str, Any]], pair: tuple[str, str]) -> bool:

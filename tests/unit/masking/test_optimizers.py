@@ -1,4 +1,4 @@
-"""The mask on every optimizer of torch with every one of its switches, against the optimizer's own state."""
+"""The mask on every optimizer of torch and schedulefree with each of its switches, against its own state."""
 
 import copy
 import itertools
@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from gmt.masking import MaskSpec, attach
 from gmt.masking.spec import MASK_ON, MOMENTS
 from tests.signals import WITHOUT_ACTIVATIONS
-from tests.unit.masking.every_optimizer import case_id, cases, optimizer_classes
+from tests.unit.masking.every_optimizer import SCHEDULE_FREE, case_id, cases, optimizer_classes
 
 CASES = cases()
 STEPS = 4
 RATIO = 0.5
-AVERAGES_WEIGHTS, FACTORS_MOMENTS = ("ASGD",), ("Adafactor",)
+AVERAGES_WEIGHTS, FACTORS_MOMENTS = ("ASGD", *SCHEDULE_FREE), ("Adafactor",)
 HAS_FIRST_MOMENT = ("Adam", "AdamW", "NAdam", "RAdam", "Adamax", "SGD", "Muon")
 # What is kept of single entries, and what it begins with: written down by hand, from torch's documentation.
 ENTRY_STATES: dict[str, dict[str, float]] = {
@@ -49,7 +49,10 @@ def give_gradients(model: nn.Module, step: int) -> None:
 
 
 def optimizer_of(model: nn.Module, case: tuple[str, dict[str, Any]]) -> torch.optim.Optimizer:
-    return optimizer_classes()[case[0]](model.parameters(), **case[1])
+    optimizer: Any = optimizer_classes()[case[0]](model.parameters(), **case[1])
+    if case[0] in SCHEDULE_FREE:
+        optimizer.train()
+    return optimizer  # type: ignore[no-any-return]
 
 
 class Run:
