@@ -22,16 +22,21 @@ _OF_RAY_TRAIN = frozenset(
     {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT"}
     | {"ACCELERATE_TORCH_DEVICE"}
 )
-# By prefix, so that variables of later versions match too.
+# By name: these are removed whatever they end on.
+_NAMED = re.compile(
+    r"USE_(TORCH|TF|JAX|FLAX|TORCH_XLA|HUB_KERNELS)|NVIDIA_TF32_OVERRIDE|TRITON_F32_DEFAULT|TRITON_DEFAULT_FP_FUSION"
+    r"|FLASH_ATTENTION_FORCE_\w+|CUBLAS_EMULAT(E|ION)_\w+|CUBLAS_FIXEDPOINT_EMULATION_\w+"
+    r"|(ONEDNN|DNNL)_(DEFAULT_FPMATH_MODE|CACHE_CONTEXT_UNSAFE)"
+    r"|OMP_(DYNAMIC|THREAD_LIMIT|SCHEDULE|NESTED|MAX_ACTIVE_LEVELS|CANCELLATION)"
+    r"|KMP_(DYNAMIC_MODE|DETERMINISTIC_REDUCTION|FORCE_REDUCTION|ALL_THREADS|DEVICE_THREAD_LIMIT|TEAMS_THREAD_LIMIT)"
+    r"|ACCELERATE_DEEPSPEED_\w+|TORCH_DISTRIBUTED_USE_TORCHCOMMS|TORCHINDUCTOR_(CPP_GEMM_CACHE_BLOCKING|CACHE_SDPA_\w+)"
+)
+# By prefix, so that variables of later versions match too, but for those that are harmless by their end.
 _OF_LIBRARIES = re.compile(
     r"(ACCELERATE|FSDP|PARALLELISM_CONFIG|MEGATRON_LM|DEEPSPEED|FP8|NVTE|DYNAMO)_\w+"  # accelerate and its plug-ins
-    r"|(TRANSFORMERS|TRL|PEFT)_\w+|USE_(TORCH|TF|JAX|FLAX|TORCH_XLA|HUB_KERNELS)|SM_\w+|SMDATAPARALLEL_\w+|LMEVAL_\w+"
+    r"|(TRANSFORMERS|TRL|PEFT|SM|SMDATAPARALLEL|LMEVAL)_\w+"
     r"|(TORCH|TORCHINDUCTOR|TORCHDYNAMO|INDUCTOR|PYTORCH|AOT|TENSORIFY)_\w+"
-    r"|(XLA|PJRT|TPU|NEURON|PT_HPU|HABANA)_\w+"
-    r"|NVIDIA_TF32_OVERRIDE|TRITON_F32_DEFAULT|FLASH_ATTENTION_FORCE_\w+"
-    r"|(ONEDNN|DNNL)_DEFAULT_FPMATH_MODE|(ONEDNN|DNNL)_CACHE_CONTEXT_UNSAFE"
-    r"|MKL_\w+|OMP_(DYNAMIC|THREAD_LIMIT|SCHEDULE|NESTED|MAX_ACTIVE_LEVELS|CANCELLATION)"
-    r"|KMP_(DYNAMIC_MODE|DETERMINISTIC_REDUCTION|FORCE_REDUCTION|ALL_THREADS|DEVICE_THREAD_LIMIT|TEAMS_THREAD_LIMIT)"
+    r"|(XLA|PJRT|TPU|NEURON|PT_HPU|HABANA|MKL)_\w+"
 )
 # Harmless variables among these: places of files, logs and checks, allocation of memory, addresses of nodes.
 _HARMLESS = re.compile(
@@ -46,6 +51,7 @@ KERNELS = (
     *("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "ONEDNN_CPU_ISA_HINTS", "DNNL_CPU_ISA_HINTS"),
     *("MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "OPENBLAS_CORETYPE", "GLIBC_TUNABLES", "OMP_NUM_THREADS"),
     *("CUBLAS_WORKSPACE_CONFIG", "FLASH_ATTENTION_DETERMINISTIC", "NCCL_ALGO", "NCCL_PROTO"),
+    *("DISABLE_ADDMM_CUDA_LT", "TRITON_INTERPRET"),
 )
 # Read once, when a library is loaded: removing them later has no effect.
 _AT_IMPORT = re.compile(
@@ -55,9 +61,11 @@ _AT_IMPORT = re.compile(
 
 def changes_results(name: str) -> bool:
     """Return whether a variable may change a result; choices of kernels are recorded instead and return False."""
-    if name in KERNELS or (_HARMLESS.fullmatch(name) and name not in _OF_RAY_TRAIN):
+    if name in KERNELS:
         return False
-    return bool(_GROUP.fullmatch(name) or _OF_LIBRARIES.fullmatch(name))
+    if name in _OF_RAY_TRAIN or _NAMED.fullmatch(name):
+        return True
+    return bool(_GROUP.fullmatch(name) or _OF_LIBRARIES.fullmatch(name)) and not _HARMLESS.fullmatch(name)
 
 
 def take_out(environment: MutableMapping[str, str] = os.environ, *, in_group: bool = False) -> list[str]:

@@ -17,7 +17,27 @@ from gmt.runs.execute import execute
 from gmt.runs.hermetic import KERNELS, changes_results, in_words, take_out
 from tests.conftest import CONF, Gmt
 
-LIBRARIES = ("accelerate", "transformers", "trl", "datasets", "huggingface_hub", "peft", "lm_eval", "safetensors")
+LIBRARIES = (
+    *("accelerate", "transformers", "trl", "datasets", "huggingface_hub", "peft", "lm_eval", "safetensors"),
+    *("torch", "triton", "ray/train", "ray/tune"),
+)
+# Of torch: tests and tools, and compilers of graphs, which no run uses.
+_UNUSED = {
+    *(
+        "testing",
+        "benchmark",
+        "benchmarks",
+        "elastic",
+        "hipify",
+        "_strobelight",
+        "_vendor",
+        "examples",
+        "xgboost",
+        "xla",
+        "horovod",
+    ),
+    *("_dynamo", "_functorch", "_inductor", "fx", "_lazy", "jax"),
+}
 _READS = re.compile(
     r"""(?:environ(?:\.get|\.pop|\.setdefault)?[\[(]\s*|getenv\(\s*|parse_flag_from_env\(\s*|parse_choice_from_env\(\s*|"""
     r"""get_int_from_env\(\s*\[\s*)f?["']([A-Z][A-Z0-9_]+)"""
@@ -25,10 +45,18 @@ _READS = re.compile(
 # Looked through in the versions that are pinned: where files lie, trackers, tokens, logs, tests, other devices.
 _LOOKED_THROUGH = re.compile(
     r"(AWS|AZURE|CLEARML|COMET|MLFLOW|WANDB|SWANLAB|HF|HUGGINGFACE|HUGGING_FACE|WATSONX|OPENAI|ANTHROPIC|OAUTH|OPENID|SPACE|"
-    r"KUBEFLOW|DATABRICKS|ACTIONS|GITHUB|PYTEST|RUN|CI|TQDM|XDG|RAY|TF|TEXTSYNTH|PERSPECTIVE|ECS|NETWORK|ASCEND|HCCL|NPU|"
+    r"KUBEFLOW|DATABRICKS|ACTIONS|GITHUB|PYTEST|RUN|CI|TQDM|XDG|RAY|TUNE|TF|TEXTSYNTH|PERSPECTIVE|ECS|NETWORK|ASCEND|HCCL|NPU|"
+    r"DCP|KINETO|FR_TRACE|NVSHMEM|ROCSHMEM|ZE|TORCHCOMM|TRITON_(TEST|CI|WARMUP|HSA)|PYTORCH_(ROCM|CNDEV|NVML|SKIP)|"
     r"DATASETS|TOKENIZERS|VLLM|CUDA|HIP|OPENREWARD|TENSORBOARD|DISABLE|SKIP|MODEL|API|NCCL)_\w+"
     r"|FOO|VAR1|CI|BRANCH|NPROC|FORK_LAUNCHED|TRAINING_JOB_ARN|TRUST_REMOTE_CODE|TEMP|TMP|TMPDIR|DO_NOT_TRACK|EAGER_IMPORT|"
     r"NO_COLOR|SHELL|VERTEX_PRODUCT|WEBHOOK_SECRET|ARABIC|COUNTRY|REGION|CLAUDE_CONFIG_DIR|JSONSCHEMA_BENCH_TIMEOUT_S|"
+    r"CC|CXX|VCT|PATH|LD_LIBRARY_PATH|LD_PRELOAD|VIRTUAL_ENV|CONDA_(EXE|PREFIX)|PROGRAMFILES|SYSTEMROOT|EDITOR|PYTHON_EXEC|"
+    r"(CUDNN|ROCM|ROCR|WINDOWS_CUDA|NVTOOLSEXT)_\w+|ENABLE_PYTORCH_EXECUTION_TRACE\w*|PIP_\w+|MAST_HPC_JOB_NAME|MAX_JOBS|"
+    r"TEARDOWN_CUPTI|USE_LIBUV|MKL_SERVICE_FORCE_INTEL|NUM_(GPUS|PROCS)|WARMUP_PROCS|MEGASCALE_PORT|MY_ENV_VAR|"
+    r"TRITON_(CACHE_DIR|BACKENDS_IN_TREE|DEFAULT_BACKEND)|TEST_OUTPUT_JSON|"
+    r"PYTORCH_(NO_CUDA_MEMORY_CACHING|TUNABLEOP_FILENAME)|TORCH_(NCCL|FR|SYMMMEM|DISTRIBUTED_DEBUG|EXTENSION)\w*|"
+    r"TORCH_(COMPILE|SERIALIZATION|FAKE_TENSOR)_DEBUG|TORCH_(CUDA|XPU)_ARCH_LIST|TORCH_ELASTIC_SHUTDOWN_TIMEOUT|"
+    r"TORCH_(DISTRIBUTED_COMPILE_ON_ONE_RANK|NATIVE_SKIP_VERSION_CHECK|SPARSE_BSR_SCATTER_MM_LRU_CACHE_SIZE)|"
     r"LM_HARNESS_CACHE_PATH|MEGATRON_PATH|PYTORCH_CNDEV_BASED_MLU_CHECK|PYTORCH_ENABLE_MPS_FALLBACK|"
     r"(ACCELERATE|TRANSFORMERS|TRL|LMEVAL)_\w*(DEBUG|_FILE|_PATH|LOG_LEVEL|VERBOSITY|OFFLINE|WARNINGS|CHECK|SILENCE)\w*"
 )
@@ -63,6 +91,12 @@ HARMFUL = {
     "TORCH_COMPILE_BACKEND": "inductor",
     "PYTORCH_JIT": "0",
     "PYTORCH_TUNABLEOP_ENABLED": "1",
+    "ONEDNN_CACHE_CONTEXT_UNSAFE": "1",
+    "DNNL_CACHE_CONTEXT_UNSAFE": "1",
+    "TRITON_DEFAULT_FP_FUSION": "0",
+    "CUBLAS_EMULATE_SINGLE_PRECISION": "1",
+    "CUBLAS_EMULATION_STRATEGY": "eager",
+    "TORCH_DISTRIBUTED_USE_TORCHCOMMS": "1",
     "ONEDNN_DEFAULT_FPMATH_MODE": "BF16",
     "DNNL_DEFAULT_FPMATH_MODE": "BF16",
     "MKL_NUM_THREADS": "2",
@@ -102,11 +136,14 @@ NEUTRAL = {
 def test_every_variable_that_the_libraries_read_is_taken_out_or_was_looked_through() -> None:
     read = set()
     for name in LIBRARIES:
-        spec = importlib.util.find_spec(name)
+        package, _, part = name.partition("/")
+        spec = importlib.util.find_spec(package)
         assert spec is not None
         assert spec.origin is not None
-        for path in Path(spec.origin).parent.rglob("*.py"):
-            read |= set(_READS.findall(path.read_text(errors="replace")))
+        root = Path(spec.origin).parent / part
+        for path in root.rglob("*.py"):
+            if not _UNUSED & set(path.relative_to(root).parts):
+                read |= set(_READS.findall(path.read_text(errors="replace")))
     assert len(read) > 200
     undecided = {n for n in read if not changes_results(n) and n not in KERNELS and not _LOOKED_THROUGH.fullmatch(n)}
     assert not undecided, "look where these are read, and decide in gmt/runs/hermetic.py"
@@ -118,6 +155,18 @@ def test_what_changes_results_is_taken_out(name: str, monkeypatch: pytest.Monkey
     environment = {name: HARMFUL[name], "PATH": "/bin", **NEUTRAL}
     assert take_out(environment) == [name]
     assert environment == {"PATH": "/bin", **NEUTRAL}
+
+
+@pytest.mark.parametrize("name", ["ACCELERATE_DEEPSPEED_CONFIG_FILE", "TORCHINDUCTOR_CPP_GEMM_CACHE_BLOCKING"])
+def test_a_harmless_end_excuses_no_name_that_is_spelled_out(name: str) -> None:
+    assert changes_results(name)
+    assert not changes_results("ACCELERATE_DEBUG_RDV_FILE")
+
+
+def test_a_sweep_imports_the_ray_train_that_it_was_written_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_TRAIN_V2_ENABLED", "0")
+    importlib.reload(importlib.import_module("gmt_launchers"))
+    assert os.environ["RAY_TRAIN_V2_ENABLED"] == "1"
 
 
 @pytest.mark.parametrize("name", [*KERNELS, *NEUTRAL, "HOME", "HF_TOKEN", "CUDA_VISIBLE_DEVICES", "NCCL_SOCKET_IFNAME"])
