@@ -71,7 +71,6 @@ class ActivationGeometry:
     )
 
     def __post_init__(self) -> None:
-        settings.folder_name("diagnostic.name", self.name)
         if isinstance(self.modules, str) or not self.modules:
             raise UserError(f"diagnostic.modules must be a list of name patterns, got {self.modules!r}")
         for pattern in self.modules:

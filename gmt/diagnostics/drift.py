@@ -52,7 +52,6 @@ class Drift:
     )
 
     def __post_init__(self) -> None:
-        settings.folder_name("diagnostic.name", self.name)
         settings.integer("diagnostic.num_singular_values", self.num_singular_values, low=0)
         settings.integer("diagnostic.num_prompts", self.num_prompts, low=0)
         settings.integer("diagnostic.batch_size", self.batch_size, low=1)

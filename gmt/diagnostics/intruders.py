@@ -57,7 +57,6 @@ class IntruderDimensions:
     )
 
     def __post_init__(self) -> None:
-        settings.folder_name("diagnostic.name", self.name)
         settings.integer("diagnostic.num_vectors", self.num_vectors, low=1)
         settings.number("diagnostic.threshold", self.threshold, "must lie in (0, 1)", low=0, high=1, open_low=True)
         settings.number("diagnostic.gap", self.gap, "must lie in [0, 1)", low=0, high=1)

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from gmt import settings
 from gmt.diagnostics.protocol import Row, Shown
 from gmt.errors import UserError
 from gmt.methods.protocol import AddsLoss
@@ -34,9 +33,6 @@ class Operations:
 
     needs_weights = False
     shown = Shown(title="Matrix operations", panels={"training": "operations of the whole training"})
-
-    def __post_init__(self) -> None:
-        settings.folder_name("diagnostic.name", self.name)
 
     def rows(self, run: FinishedRun) -> Iterable[Row]:
         """Count on the CPU.

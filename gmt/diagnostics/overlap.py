@@ -48,7 +48,6 @@ class MaskOverlap:
     )
 
     def __post_init__(self) -> None:
-        settings.folder_name("diagnostic.name", self.name)
         settings.number(
             "diagnostic.fraction", self.fraction, "must lie in (0, 1]", low=0, high=1, open_low=True, open_high=False
         )

@@ -49,7 +49,7 @@ class Diagnostic(Protocol):
 
     @property
     def name(self) -> str:
-        """The diagnostic's name in configs, tables and file names."""
+        """The diagnostic's name in configs, tables and file names, of letters that gmt.settings.folder_name takes."""
         ...
 
     @property

@@ -58,7 +58,6 @@ class Sharpness:
     needs_weights = True
 
     def __post_init__(self) -> None:
-        settings.folder_name("diagnostic.name", self.name)
         settings.number("diagnostic.rho", self.rho, "must be at least 0", low=0)
         if not isinstance(self.where, list | tuple) or not self.where or len(set(self.where)) < len(self.where):
             raise UserError(f"diagnostic.where must be a list of {', '.join(WHERE)}, each once, got {self.where!r}")

@@ -48,7 +48,6 @@ class TuningContribution:
     )
 
     def __post_init__(self) -> None:
-        settings.folder_name("diagnostic.name", self.name)
         settings.integer("diagnostic.num_prompts", self.num_prompts, low=1)
         settings.integer("diagnostic.batch_size", self.batch_size, low=1)
 

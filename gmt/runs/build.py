@@ -25,6 +25,7 @@ from gmt.training.settings import TrainSettings
 GROUPS = ("model", "task", "method", "train", "seed", "record", "resources", "tracking")
 _OPTIONAL: Mapping[str, type] = {"selection": Selection, "merge": Merge}
 _OF_SWEEPS = ("study", "search", "sweep", "diagnostic", "over")  # allowed in a config, without effect on a single run
+_NAMES_FILES = ("diagnostic",)  # groups whose name is part of the names of files in a record
 _PLUG_INS: Mapping[str, type] = {"model": Model, "task": Task, "method": Method}
 _SETTINGS: Mapping[str, tuple[str, type]] = {  # name in Run -> config group, class
     "train": ("train", TrainSettings),
@@ -218,7 +219,8 @@ def plug_in(group: str, values: object, protocol: type | None = None) -> Any:
         with faults_of(group, instance, "can't be asked for what it is"):
             for name in (name for name, member in vars(protocol).items() if isinstance(member, property)):
                 getattr(instance, name)  # an error must show now, and not after the training
-        settings.text(f"{group}.name", instance.name)
+        named = settings.folder_name if group in _NAMES_FILES else settings.text
+        named(f"{group}.name", instance.name)
     return instance
 
 

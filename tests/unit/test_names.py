@@ -3,6 +3,7 @@
 import os
 import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,9 +15,11 @@ from hypothesis import strategies as st
 from mlflow.utils.validation import MAX_ENTITY_KEY_LENGTH, _validate_metric_name
 
 from gmt import settings
+from gmt.diagnostics.protocol import Diagnostic, Shown
 from gmt.errors import UserError
 from gmt.records.identity import run_id
 from gmt.records.record import RunRecord
+from gmt.runs.build import plug_in
 from gmt.studies.grid import StudySettings
 from gmt.tasks.evaluations import built
 from gmt.tasks.protocol import Suite
@@ -56,10 +59,30 @@ def evaluation(name: Any) -> object:
     return built("task.target", {name: object()})
 
 
+@dataclass(frozen=True, kw_only=True)
+class Outside:
+    """A diagnostic from outside of gmt, which trusts its name."""
+
+    name: Any
+    needs_weights: bool = False
+
+    @property
+    def shown(self) -> Shown:
+        return Shown(title="", panels={})
+
+    def rows(self, run: object) -> list[Any]:
+        return []
+
+
+def diagnostic(name: Any) -> object:
+    return plug_in("diagnostic", {"_target_": f"{__name__}.Outside", "name": name}, Diagnostic)
+
+
 PLACES: dict[str, tuple[str, Callable[[Any], object]]] = {
     "study": ("study.name", study),
     "arm": ("the name of an arm in study.arms", lambda name: study(arms={name: {}})),
     "evaluation": ("the name of an evaluation in task.target", evaluation),
+    "diagnostic": ("diagnostic.name", diagnostic),
 }
 
 
