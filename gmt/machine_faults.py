@@ -31,11 +31,14 @@ _NAMES = frozenset(
         *("DistBackendError", "DistNetworkError", "DistStoreError", "AcceleratorError"),  # torch
         *("TransportError", "RequestException", "ClientConnectionError", "ClientPayloadError"),  # HTTP clients
         *("IncompleteRead", "ProtocolError", "MaxRetryError", "gaierror", "XetDownloadError"),
+        *("ReadTimeoutError", "ConnectTimeoutError", "NewConnectionError", "ProxyError"),  # urllib3's, unwrapped
     }
 )
 _NO_FAULT = frozenset({"InvalidURL", "UnsupportedProtocol", "MissingSchema", "InvalidSchema"})  # among the clients' own
 _STATUSES = frozenset({408, 425, 429})  # answers of a server that may differ next time, as those from 500 on
-# Libraries that pass on only the text of an error: safetensors, tokenizers, Arrow, CUDA, gloo, torch's allocator.
+# A connection that was cut within TLS: OSErrors whose number is TLS's own.
+_OF_TLS = frozenset({"SSLEOFError", "SSLZeroReturnError", "SSLSyscallError"})
+# Libraries that pass on only the text of an error: safetensors, tokenizers, Arrow, CUDA, HIP, gloo, torch, SQLite.
 _ERRNO_IN_TEXT = re.compile(r"(?:os error |\[?errno )(\d+)", re.IGNORECASE)
 _SAID = (
     errno.ENOSPC,
@@ -49,14 +52,18 @@ _SAID = (
 )
 _WORDS = re.compile(
     "|".join(re.escape(os.strerror(number)) for number in _SAID)
-    + r"|CUDA (?:driver |initialization )?error|CUDA-capable device|CUBLAS_STATUS_|CUDNN_STATUS_"
-    r"|NCCL error|gloo/transport|DefaultCPUAllocator|can't start new thread",
+    + r"|(?:CUDA|HIP) (?:driver |initialization )?error|(?:CUDA|HIP)-capable device"
+    r"|(?:CU|HIP|ROC)(?:BLAS|DNN|SOLVER|SPARSE)_STATUS_|MIOPENSTATUS"
+    r"|NCCL error|gloo/transport|DefaultCPUAllocator|can't start new thread"
+    r"|database or disk is full|disk I/O error|PytorchStreamWriter failed writing|unexpected pos \d+ vs \d+"
+    r"|Consistency check failed: file should be of size",
     re.IGNORECASE,
 )
 _BUGS = re.compile(
-    r"device-side assert|no kernel image|invalid device function|CUBLAS_STATUS_(INVALID_VALUE|NOT_SUPPORTED)",
+    r"device-side assert|no kernel image|invalid device function"
+    r"|(CU|HIP)(BLAS|SOLVER|SPARSE)_STATUS_(INVALID_VALUE|NOT_SUPPORTED)",
     re.IGNORECASE,
-)  # CUDA's words for them
+)  # CUDA's and HIP's words for them
 # Errors about values, which may quote any text: a row of data that holds a log is no fault of the disk.
 _OF_VALUES = (ValueError, LookupError, TypeError, AssertionError, ArithmeticError)
 _OFFLINE = re.compile(r"OfflineModeIsEnabled|HF_HUB_OFFLINE|HF_DATASETS_OFFLINE|offline mode is enabled", re.IGNORECASE)
@@ -104,7 +111,7 @@ def _is_fault(error: BaseException, is_offline: bool) -> bool:
     if "MachineFault" in names or isinstance(error, MemoryError):
         return True
     if isinstance(error, OSError) and error.errno is not None:
-        return error.errno in ERRNOS or "gaierror" in names
+        return error.errno in ERRNOS or bool(names & (_OF_TLS | {"gaierror"}))
     status = getattr(getattr(error, "response", None), "status_code", None)
     if isinstance(status, int):
         return status >= 500 or status in _STATUSES

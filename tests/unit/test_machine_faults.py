@@ -6,6 +6,8 @@ import errno
 import json
 import os
 import shutil
+import sqlite3
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors import SafetensorError
+from urllib3.exceptions import ConnectTimeoutError, NewConnectionError, ReadTimeoutError
 
 from gmt.errors import MachineFault, UserError
 from gmt.machine_faults import ERRNOS, machine_fault, machine_faults_first
@@ -280,6 +283,33 @@ def test_an_attempt_says_of_a_machines_fault_that_it_may_be_tried_again() -> Non
 @pytest.mark.parametrize(
     "error",
     [
+        RuntimeError("HIP error: unspecified launch failure"),
+        RuntimeError("HIPBLAS_STATUS_ALLOC_FAILED when calling `hipblasCreate(handle)`"),
+        RuntimeError("rocSOLVER error: ROCSOLVER_STATUS_INTERNAL_ERROR"),
+        RuntimeError("miopenStatusInternalError"),
+        RuntimeError("cusolver error: CUSOLVER_STATUS_INTERNAL_ERROR"),
+        ReadTimeoutError(None, "x", "Read timed out."),  # type: ignore[arg-type]
+        ConnectTimeoutError(None, "timed out"),
+        NewConnectionError(None, "Failed to establish a new connection"),  # type: ignore[arg-type]
+        ssl.SSLEOFError(8, "EOF occurred in violation of protocol"),
+        sqlite3.OperationalError("database or disk is full"),
+        Exception("(sqlite3.OperationalError) disk I/O error"),
+        RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed"),
+        RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0"),
+        OSError("Consistency check failed: file should be of size 5 but has size 3 (model.safetensors)"),
+    ],
+    ids=str,
+)
+def test_a_fault_of_the_machine_in_any_librarys_words_is_one(error: Exception) -> None:
+    assert machine_fault(error) is error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ssl.SSLCertVerificationError(1, "certificate verify failed"),
+        RuntimeError("HIPBLAS_STATUS_INVALID_VALUE when calling hipblasGemmEx"),
+        sqlite3.OperationalError("no such table: runs"),
         ValueError("could not convert string to float: 'Connection refused'"),
         KeyError("Input/output error"),
         AssertionError("expected 'too many open files'"),
