@@ -97,7 +97,6 @@ def connected(address: str | None, num_cpus: int | None) -> Iterator[Head]:
 
 def _started(address: str | None, num_cpus: int | None, folder: Path | None) -> Head:
     on_sigterm = signal.getsignal(signal.SIGTERM)
-    is_client = address is not None and address.startswith("ray://")  # the server makes the job
     try:
         # An explicit "local": without it Ray silently joins a cluster that somebody left behind.
         ray.init(
@@ -109,7 +108,7 @@ def _started(address: str | None, num_cpus: int | None, folder: Path | None) -> 
             logging_level="CRITICAL",
             configure_logging=False,
             _temp_dir=None if folder is None else str(folder),
-            job_config=None if is_client else DriverImports(joined=address is not None),
+            job_config=DriverImports(joined=address is not None),
         )
     except (ray.exceptions.RayError, RuntimeError, ValueError, OSError) as error:
         raise UserError(_why_not(address, error, folder)) from error
@@ -128,13 +127,17 @@ def _take_back_sigterm(handler: Any) -> None:
 
 def _check_answers(address: str) -> None:
     """Asks before Ray does, which would ask for 30 s and then not say why it was refused."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
+    host, _, port = address.rpartition(":")
+    if "://" in address:
+        raise UserError(
+            "hydra.launcher.address must be null, auto or HOST:PORT, without a scheme, got "
+            f"{address!r}: Ray's client starts workers with the imports and folders of its server"
+        )
     if not host or not port.isdigit():
         raise UserError(f"hydra.launcher.address must be null, auto or HOST:PORT, got {address!r}")
     try:
         socket.create_connection((host, int(port)), timeout=_ANSWER_S).close()
-        if not address.startswith("ray://"):
-            ask_head(address)
+        ask_head(address)
     except (OSError, ray.exceptions.RayError) as error:
         raise UserError(_why_not(address, error)) from None  # a wrong address, and no fault of the machine
 

@@ -21,7 +21,7 @@ def own_address() -> str:
         UserError: RAY_ADDRESS is no address, or this user runs no node here, or several of different clusters.
     """
     users, named, me = _users_of_clusters(), os.environ.get("RAY_ADDRESS"), os.getuid()
-    if named and ":" not in named:
+    if named and (":" not in named or "://" in named):
         raise UserError(f"RAY_ADDRESS must be HOST:PORT for hydra.launcher.address=auto, got {named!r}")
     if named and me in users.get(named, {me}):  # this user's, or elsewhere, where nobody can be asked
         return named

@@ -88,7 +88,7 @@ def silence_nodes() -> None:
 
 
 def logs_folder() -> str | None:
-    """Return where Ray's own logs are on this machine; None behind Ray's client (ray://)."""
+    """Return where Ray's own logs are on this machine; None where this process has no Ray."""
     import ray
 
     node = ray._private.worker.global_worker.node

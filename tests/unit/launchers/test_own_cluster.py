@@ -1,11 +1,13 @@
 """`hydra.launcher.address=auto` joins only what this user runs."""
 
+import re
 import subprocess
 from collections.abc import Callable, Iterator
 
 import psutil
 import pytest
 from gmt_launchers import own_cluster
+from gmt_launchers.cluster import connected
 from gmt_launchers.own_cluster import own_address
 from ray._private import services
 
@@ -101,10 +103,17 @@ def test_of_several_the_last_started_is_taken_or_one_must_be_named(node: Node, m
     assert own_address() == "10.0.0.2:2"
 
 
-@pytest.mark.parametrize("named", ["auto", "local"])
+@pytest.mark.parametrize("named", ["auto", "local", "ray://127.0.0.1:1"])
 def test_an_address_in_the_environment_that_is_none(node: Node, monkeypatch: pytest.MonkeyPatch, named: str) -> None:
     monkeypatch.setenv("RAY_ADDRESS", named)
     assert refused() == f"RAY_ADDRESS must be HOST:PORT for hydra.launcher.address=auto, got {named!r}"
+
+
+@pytest.mark.parametrize("address", ["ray://127.0.0.1:1", "http://127.0.0.1:1"])
+def test_an_address_with_a_scheme_is_refused(address: str) -> None:
+    sentence = f"hydra.launcher.address must be null, auto or HOST:PORT, without a scheme, got {address!r}: "
+    with pytest.raises(UserError, match=f"^{re.escape(sentence)}"), connected(address, None):
+        pass
 
 
 def test_processes_are_found_as_ray_finds_them(monkeypatch: pytest.MonkeyPatch) -> None:
