@@ -54,7 +54,10 @@ def execute(run: Run, control: Control = _NOBODY) -> RunRecord:
     run = run.with_gpus(gpus_here())
     check_device(run.resources)
     if num_workers() != (workers := run.resources.workers):
-        raise UserError(f"resources.workers must be {num_workers()} here, got {workers}: a launcher starts the workers")
+        raise UserError(
+            f"resources.workers must be {num_workers()} here, got {workers}: the launcher ray_tune starts several "
+            "workers, by `gmt run -m` or `gmt sweep`"
+        )
     record = run.record
     run.record_settings.close_to_others()
     if record.exists():

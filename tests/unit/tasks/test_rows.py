@@ -1,7 +1,9 @@
 """Files of any kind give the same rows, and what is wrong with one is said with file and row."""
 
+import errno
 import gzip
 import json
+import os
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -131,6 +133,22 @@ def test_a_null_or_a_date_of_a_parquet_file_is_named(tmp_path: Path) -> None:
     Dataset.from_list([{"q": "?", "a": datetime(2021, 2, 1)}]).to_parquet(path)
     with pytest.raises(UserError, match=r"row 1 must hold a text in column 'a', got datetime"):
         task(path, COLUMNS).train_examples()
+
+
+def test_a_cache_that_cannot_be_written_is_named_by_its_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def closed(*_: Any, **__: Any) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "/cache/parquet")
+
+    path = write(tmp_path, [{"q": "a", "a": "b"}], "parquet")
+    monkeypatch.setattr("datasets.load_dataset", closed)
+    sentence = (
+        rf"^task\.data can't load '{path}': .*Permission denied: '/cache/parquet'; it is read through a cache, and "
+        "HF_HOME must name a folder for it that can be written$"
+    )
+    with pytest.raises(UserError, match=sentence):
+        source(Path(path)).rows()
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "json", "parquet"])
