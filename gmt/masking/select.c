@@ -210,11 +210,6 @@ static uint32_t at_rank(uint32_t *x, int64_t size, uint32_t lowest, uint32_t hig
     }
 }
 
-/* `at_rank`; found: the number, how many are below it, how many equal it. */
-void find_rank(uint32_t *x, int64_t size, int64_t lowest, int64_t highest, int64_t rank, int64_t *found) {
-    found[0] = at_rank(x, size, (uint32_t)lowest, (uint32_t)highest, rank, found + 1, found + 2);
-}
-
 static int64_t rank_of(const selection *s, int64_t zeros) {
     const int64_t size = s->between.data.size, ranked = size - (s->rank_zeros ? 0 : zeros), stay = size - s->masked;
     if (!s->smallest) return s->masked;
@@ -274,6 +269,14 @@ static void narrow(bracket *b, int64_t rank) {
     b->below = inner.below;
     b->data.out = inner.data.out;
     b->data.found = inner.data.found;
+}
+
+/* `at_rank`; x: room for twice its numbers and SLACK; found: the number, how many are below it, how many equal it. */
+void find_rank(uint32_t *x, int64_t size, int64_t lowest, int64_t highest, int64_t rank, int64_t *found) {
+    bracket b = {.data = {.out = (int32_t *)x, .found = size, .size = 2 * size}, .low = lowest, .high = highest};
+    if (lowest) narrow(&b, rank); /* samples, from 0 on, are not spread evenly */
+    found[0] = at_rank((uint32_t *)b.data.out, b.data.found, (uint32_t)b.low, (uint32_t)b.high, rank - b.below, found + 1, found + 2);
+    found[1] += b.below;
 }
 
 /* Finds the threshold by the counts; returns whether its rank is that of a zero or lies between the bounds. */

@@ -118,43 +118,46 @@ def _bounds(sample_S: Tensor, group: Sequence[Scores], rule: Rule) -> _Counts:
     place = _rank(size, zeros, rule) * num // size
     margin = rule.margin(num, DEVIATIONS) + len(group)  # each chunk's number of samples is rounded
     first, last = place - margin, place + margin
-    low = 0 if first < 0 else _at_rank(sample_S.clone(), 0, LARGEST_BITS, first)[0]
-    high = HIGHEST if last >= num else _at_rank(sample_S, 0, LARGEST_BITS, last)[0]
+    low = 0 if first < 0 else _at_rank(sample_S.clone(), num, 0, LARGEST_BITS, first)[0]
+    high = HIGHEST if last >= num else _at_rank(sample_S, num, 0, LARGEST_BITS, last)[0]
     # zeros below the lower bound are below the threshold, and no more need be known of them
     return _Counts(max(low, 1), min(max(high, 1), HIGHEST), count_zeros=rule.smallest or low == 0)
 
 
 def _split(groups: Sequence[Sequence[Scores]], counts: Sequence[_Counts]) -> None:
     """Count and gather by the bounds."""
+    rooms: list[Tensor] = []
     for batch in _batches(groups):
         # Room for every entry, of which the system hands out only what is written.
-        rooms = [torch.empty(chunk.size + SLACK, dtype=torch.int32) for chunk in batch.chunks]
+        largest = max(chunk.size for chunk in batch.chunks) + SLACK
+        if len(rooms) < len(batch.chunks) or len(rooms[0]) < largest:
+            rooms = [torch.empty(largest, dtype=torch.int32) for _ in batch.chunks]
         brackets = (Bracket * len(rooms))()
-        for bracket, chunk, room in zip(brackets, batch.chunks, rooms, strict=True):
+        for bracket, chunk, room in zip(brackets, batch.chunks, rooms, strict=False):
             chunk.out = room.data_ptr()
             count = counts[chunk.group]
             bracket.data, bracket.low, bracket.high = chunk, count.low, count.high
             bracket.count_zeros = count.count_zeros
         batch.call(_native().split_chunks, brackets, torch.get_num_threads())
-        for bracket, room in zip(brackets, rooms, strict=True):
+        for bracket, room in zip(brackets, rooms, strict=False):
             count = counts[bracket.data.group]
             count.below += bracket.below
             count.zeros += bracket.zeros
             count.nonfinite += bracket.nonfinite
-            count.between += (_joined([room[: bracket.data.found]]),)
+            count.between += (_joined([room[: bracket.data.found]], bracket.data.found),)
 
 
 def _selection(size: int, count: _Counts, rule: Rule) -> Selection | None:
     """Return a group's selection, or None where the threshold's rank does not lie between the bounds."""
-    between_K = _joined(count.between)
-    zeros = 0 if rule.rank_zeros else count.zeros
-    rank, end = _rank(size, zeros, rule), count.below + len(between_K)
+    zeros, num_between = 0 if rule.rank_zeros else count.zeros, sum(map(len, count.between))
+    rank, end = _rank(size, zeros, rule), count.below + num_between
     if rank < count.zeros:
         found = 0, 0, count.zeros
     elif not count.below <= rank < end:
         return None
     else:
-        threshold, below, ties = _at_rank(between_K, count.low, count.high, rank - count.below)
+        between_K = _joined(count.between, 2 * num_between + SLACK)
+        threshold, below, ties = _at_rank(between_K, num_between, count.low, count.high, rank - count.below)
         found = threshold, count.below + below, ties
     return rule.selection(size, *found, zeros, count.nonfinite)
 
@@ -169,9 +172,9 @@ def _rank(size: int, zeros: int, rule: Rule) -> int:
     return int(rule.ranks([size], torch.tensor([zeros]))[0])
 
 
-def _joined(parts: Sequence[Tensor]) -> Tensor:
-    """Return a copy of parts in one tensor; torch would start its threads, slower than such a copy."""
-    whole = torch.empty(sum(map(len, parts)), dtype=torch.int32)
+def _joined(parts: Sequence[Tensor], room: int) -> Tensor:
+    """Return a tensor that begins with copies of parts; torch would start its threads, slower than such a copy."""
+    whole = torch.empty(room, dtype=torch.int32)
     at = whole.data_ptr()
     for part in parts:
         ctypes.memmove(at, part.data_ptr(), part.nbytes)
@@ -179,9 +182,16 @@ def _joined(parts: Sequence[Tensor]) -> Tensor:
     return whole
 
 
-def _at_rank(bits_K: Tensor, lowest: int, highest: int, rank: int) -> tuple[int, int, int]:
-    """Return the number at a rank among numbers in [lowest, highest], and how many are below and at it; spends them."""
+def _at_rank(bits_K: Tensor, num: int, lowest: int, highest: int, rank: int) -> tuple[int, int, int]:
+    """Return the number at a rank among the first `num` numbers, and how many are below and at it; spends them.
+
+    Args:
+        bits_K: where `lowest` is not 0, with room for as many more, and for the C code's slack.
+        num: how many numbers.
+        lowest, highest: bounds of the numbers.
+        rank: from 0.
+    """
     found = (ctypes.c_int64 * 3)()
-    _native().find_rank(bits_K.data_ptr(), len(bits_K), lowest, highest, rank, found)
+    _native().find_rank(bits_K.data_ptr(), num, lowest, highest, rank, found)
     threshold, below, ties = found
     return threshold, below, ties
