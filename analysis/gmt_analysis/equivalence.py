@@ -78,10 +78,7 @@ def against_best(table: pd.DataFrame, column: str, *, margin: float, more_is_bet
     if not margin > 0:
         raise UserError(f"the margin of equivalence must be above 0, got {margin}")
     tests_by_arm = []
-    for (arm, task), group in _along_axis(table, column):
-        wide = _seeds_by_values(group, column)
-        if wide.empty:
-            continue
+    for (arm, task), wide in _along_axis(table, column):
         best = _best(wide, more_is_better)
         tests, num_pairs = _tests(_differences_to_best(wide, best), margin), wide.shape[1] * (wide.shape[1] - 1) / 2
         if len(tests):
@@ -100,12 +97,11 @@ def sensitivity(
         axis: names the values.
     """
     tests = against_best(table, column, margin=margin, more_is_better=more_is_better)
+    of_arms = dict(list(tests.groupby(["arm", "task"], sort=False))) if len(tests) else {}
+    untested = _untested_values(table)
     sensitivities = []
-    for (arm, task), group in _along_axis(table, column):
-        wide = _seeds_by_values(group, column)
-        if wide.empty:
-            continue
-        own = tests[(tests["arm"] == arm) & (tests["task"] == task)] if len(tests) else tests
+    for (arm, task), wide in _along_axis(table, column):
+        own = of_arms.get((arm, task), tests.iloc[:0])
         spread = float(np.sqrt(wide.var(ddof=1).mean())) if len(wide) > 1 else float("nan")
         means, best = wide.mean(), _best(wide, more_is_better)
         variances = _differences_to_best(wide, best).var(ddof=1).dropna()
@@ -123,20 +119,19 @@ def sensitivity(
                     len(wide),
                     num_comparisons=wide.shape[1] * (wide.shape[1] - 1) // 2 or 1,
                 ),
-                words=_words(own, wide, axis) + _untested_values(table, arm, task),
+                words=_words(own, wide, axis) + untested.get((arm, task), ""),
             )
         )
     return sensitivities
 
 
 def _along_axis(table: pd.DataFrame, column: str) -> Iterator[tuple[tuple[Any, ...], pd.DataFrame]]:
+    """Yield arm and task with their scores: a row for each seed that every value has, a column for each value."""
     scores = scores_of(table, column)
-    yield from scores[scores["axis"].notna()].groupby(["arm", "task"], sort=False)
-
-
-def _seeds_by_values(group: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Return the scores, a row for each seed that every value has, a column for each value."""
-    return group.pivot_table(index="seed", columns="axis", values=column).dropna()
+    for key, group in scores[scores["axis"].notna()].groupby(["arm", "task"], sort=False):
+        wide = group.set_index(["seed", "axis"])[column].unstack("axis").dropna()
+        if len(wide):
+            yield key, wide
 
 
 def _best(wide: pd.DataFrame, more_is_better: bool) -> float:
@@ -194,15 +189,14 @@ def _words(tests: pd.DataFrame, wide: pd.DataFrame, axis: Axis) -> str:
     return f"no difference to the best shown at any {axis.name}, nor equivalence within the margin at every {axis.name}"
 
 
-def _untested_values(table: pd.DataFrame, arm: object, task: object) -> str:
-    """Return a clause on the values with runs that are in no test; empty if there are none."""
-    own = table[(table["arm"] == arm) & (table["task"] == task) & table["axis"].notna()]
-    clauses = []
-    for words, rows in {
-        "diverged": own[own["state"] == "diverged"],
-        "made with uncommitted changes": own[own["state"] == DIRTY],
-        "not done": own[~own["state"].isin(["done", "diverged", DIRTY])],
-    }.items():
-        if len(rows):
-            clauses.append(f"{words} at {join_values(sorted(rows['axis'].unique()))}")
-    return f" (left out: runs that are {'; '.join(clauses)})" if clauses else ""
+def _untested_values(table: pd.DataFrame) -> dict[tuple[Any, ...], str]:
+    """Return a clause on the values with runs that are in no test, by arm and task that have some."""
+    names = {"diverged": "diverged", DIRTY: "made with uncommitted changes"}
+    lacking = table[(table["state"] != "done") & table["axis"].notna()]
+    clauses = {}
+    for key, own in lacking.groupby(["arm", "task"], sort=False):
+        words = own["state"].map(lambda state: names.get(state, "not done"))
+        of_words = {name: sorted(own.loc[words == name, "axis"].unique()) for name in (*names.values(), "not done")}
+        listed = [f"{name} at {join_values(values)}" for name, values in of_words.items() if values]
+        clauses[key] = f" (left out: runs that are {'; '.join(listed)})"
+    return clauses

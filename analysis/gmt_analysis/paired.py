@@ -6,6 +6,8 @@ differences are in the units of the column. A pair is the runs of two choices on
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from scipy import stats
@@ -41,11 +43,10 @@ def differences(table: pd.DataFrame, column: str, *, baseline: str, margin: floa
         UserError: the study has no such arm with a finished run.
     """
     scores, base = scores_of(table, column), Baseline.from_table(table, baseline)
+    of_task: dict[Any, pd.DataFrame] = dict(list(scores[scores["arm"] == baseline].groupby("task")))
     rows, pairs = [], []
     for (arm, task, value), group in scores[scores["arm"] != baseline].groupby(CHOICE, dropna=False, sort=False):
-        base_runs = base.runs(scores[scores["task"] == task], group["axis"].iloc[0])
-        both = group.merge(base_runs, on="seed", suffixes=("", "_of_baseline")).set_index("seed")
-        own, other = both[column], both[f"{column}_of_baseline"]
+        own, other = _paired(group, base.runs(of_task.get(task, scores.iloc[:0]), group["axis"].iloc[0]), column)
         rows.append({"arm": arm, "task": task, "axis": value, "p_welch": _p_welch(own.to_numpy(), other.to_numpy())})
         pairs.append(own - other)
     known = pd.DataFrame(rows, columns=[*CHOICE, "p_welch"])
@@ -67,17 +68,28 @@ def over_tasks(table: pd.DataFrame, column: str, *, baseline: str, margin: float
     if baseline not in set(scores["arm"]):
         return pd.DataFrame(columns=["choice", *_TESTED, "p_tasks", "depends_on_task"])
     base, num_tasks = Baseline.from_table(table, baseline), scores["task"].nunique()
+    of_baseline = scores[scores["arm"] == baseline]
     names, pairs, p_tasks = [], [], []
     for (arm, _), group in scores[scores["arm"] != baseline].groupby(["arm", "axis"], dropna=False, sort=False):
-        base_runs = base.runs(scores, group["axis"].iloc[0])
-        both = group.merge(base_runs, on=["task", "seed"], suffixes=("", "_of_baseline"))
-        both = both.assign(difference=both[column] - both[f"{column}_of_baseline"])
-        wide = both.pivot_table(index="seed", columns="task", values="difference")
+        base_by_task = dict(list(base.runs(of_baseline, group["axis"].iloc[0]).groupby("task")))
+        differences_by_task = {}
+        for task, of_task in group.groupby("task"):
+            own, other = _paired(of_task, base_by_task.get(task, of_task.iloc[:0]), column)
+            if len(own):
+                differences_by_task[task] = own - other
+        wide = pd.DataFrame(differences_by_task).dropna().sort_index()
         names.append(choice_name(arm, group["axis"].iloc[0]))
-        pairs.append(wide.dropna().mean(axis=1) if wide.shape[1] == num_tasks else pd.Series(dtype=float))
-        p_tasks.append(p_of_groups([own["difference"].to_numpy() for _, own in both.groupby("task")]))
+        pairs.append(wide.mean(axis=1) if wide.shape[1] == num_tasks else pd.Series(dtype=float))
+        p_tasks.append(p_of_groups([np.asarray(own, dtype=float) for own in differences_by_task.values()]))
     tested = pd.concat([pd.DataFrame({"choice": names}), _tested(pairs, margin)], axis=1)
     return tested.assign(p_tasks=p_tasks, depends_on_task=depends_on_task(np.array(p_tasks), LEVEL))
+
+
+def _paired(group: pd.DataFrame, base_runs: pd.DataFrame, column: str) -> tuple[pd.Series[float], pd.Series[float]]:
+    """Return the scores of a choice and of the baseline on the seeds that both have, by seed."""
+    own, other = group.set_index("seed")[column], base_runs.set_index("seed")[column]
+    own = own[own.index.isin(other.index)]
+    return own, other.loc[own.index]
 
 
 def _tested(pairs: list[pd.Series[float]], margin: float | None) -> pd.DataFrame:

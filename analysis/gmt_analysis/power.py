@@ -8,7 +8,7 @@ from __future__ import annotations
 from functools import cache
 
 import numpy as np
-from scipy import optimize, stats
+from scipy import optimize, special
 
 from gmt.verdicts.power import POWER, limits_of_t
 from gmt.verdicts.question import FEWEST, LEVEL
@@ -37,6 +37,6 @@ def _detectable_size(num_pairs: int, num_comparisons: int) -> float:
 
     def lacking(size: float) -> float:
         shift = size * np.sqrt(num_pairs)
-        return float((stats.norm.sf(limit_S - shift) + stats.norm.cdf(-limit_S - shift)).mean()) - POWER
+        return float((special.ndtr(shift - limit_S) + special.ndtr(-limit_S - shift)).mean()) - POWER
 
     return float(optimize.brentq(lacking, 0, 10 * limit_S.mean()))

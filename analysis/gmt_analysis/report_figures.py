@@ -170,5 +170,8 @@ def _labels(rows: pd.DataFrame, prefix: str) -> pd.Series[Any]:
 def _drawn(rows: pd.DataFrame) -> pd.DataFrame:
     """Return a table whose names matplotlib shows letter by letter: between two $ it reads a formula."""
     names = [name for name in _NAMES if name in rows]
-    shown = {name: rows[name].map(lambda text: str(text).replace("$", r"\$"), na_action="ignore") for name in names}
-    return rows.assign(**shown)
+    return rows.assign(**{name: rows[name].map(_letter_by_letter(rows[name]), na_action="ignore") for name in names})
+
+
+def _letter_by_letter(names: pd.Series[Any]) -> dict[Any, str]:
+    return {name: str(name).replace("$", r"\$") for name in names.dropna().unique()}

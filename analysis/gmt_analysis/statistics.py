@@ -2,15 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy import special, stats
 
 from gmt.verdicts.question import LEVEL
+from gmt_analysis.choices import CHOICE
 
 CONFIDENCE = 1 - LEVEL
 _RESAMPLES = 9999
+_MOST_AT_ONCE = 20_000_000  # numbers in a matrix
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +24,9 @@ class Mean:
     low: float
     high: float
     n: int
+
+
+_NOTHING = Mean(mean=float("nan"), low=float("nan"), high=float("nan"), n=0)
 
 
 def mean_interval(values: Sequence[float]) -> Mean:
@@ -37,31 +43,52 @@ def mean_interval(values: Sequence[float]) -> Mean:
     mean = float(x.mean())
     if len(x) == 1:
         return Mean(mean=mean, low=float("nan"), high=float("nan"), n=1)
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x)))
+    half = float(special.stdtrit(len(x) - 1, (1 + CONFIDENCE) / 2) * x.std(ddof=1) / np.sqrt(len(x)))
     return Mean(mean=mean, low=mean - half, high=mean + half, n=len(x))
 
 
-def bootstrap_interval(values: Sequence[float]) -> tuple[float, float]:
-    """The two-sided 95 % bootstrap interval of the mean (BCa: Efron, 1987), drawn by a fixed seed.
+def bootstrap_intervals(samples: Sequence[Sequence[float]]) -> list[tuple[float, float]]:
+    """The two-sided 95 % bootstrap intervals of means (BCa: Efron, 1987), each drawn by the same fixed seed.
 
-    It assumes no normal distribution, and is too narrow for few values: over five seeds read the t interval first.
+    They assume no normal distribution, and are too narrow for few values: over five seeds read the t interval first.
 
     Returns:
-        The bounds; NaN for fewer than two values.
+        The bounds for each sample; NaN for fewer than two values.
 
     Raises:
-        ValueError: there is no value, or one is not finite.
+        ValueError: a value is not finite.
     """
-    x = np.asarray(values, dtype=float)
-    mean = mean_interval(values).mean
-    if len(x) == 1:
+    bounds = {place: _without_draws(values) for place, values in enumerate(samples)}
+    drawn: dict[int, list[int]] = {}
+    for place, known in bounds.items():
+        if known is None:
+            drawn.setdefault(len(samples[place]), []).append(place)
+    for size, places in drawn.items():
+        at_once = max(_MOST_AT_ONCE // (_RESAMPLES * size), 1)
+        for start in range(0, len(places), at_once):
+            own = places[start : start + at_once]
+            bounds |= dict(zip(own, _drawn_bounds(np.array([samples[place] for place in own])), strict=True))
+    return [known for known in bounds.values() if known is not None]
+
+
+def _without_draws(values: Sequence[float]) -> tuple[float, float] | None:
+    """Return the bounds of a sample that needs no draws; None for one that does."""
+    if len(values) < 2:
         return float("nan"), float("nan")
-    if not np.ptp(x):
-        return mean, mean
-    bootstrap = stats.bootstrap(
-        (x,), np.mean, confidence_level=CONFIDENCE, n_resamples=_RESAMPLES, rng=np.random.default_rng(0)
-    )
-    return float(bootstrap.confidence_interval.low), float(bootstrap.confidence_interval.high)
+    mean = mean_interval(values).mean
+    return None if np.ptp(values) else (mean, mean)
+
+
+def _drawn_bounds(samples_KN: np.ndarray) -> list[tuple[float, float]]:
+    interval = stats.bootstrap(
+        (samples_KN,),
+        np.mean,
+        axis=1,
+        confidence_level=CONFIDENCE,
+        n_resamples=_RESAMPLES,
+        rng=np.random.default_rng(0),
+    ).confidence_interval
+    return list(zip(interval.low.tolist(), interval.high.tolist(), strict=True))
 
 
 def summarise(table: pd.DataFrame, columns: Sequence[str], *, bootstrapped: Sequence[str] = ()) -> pd.DataFrame:
@@ -73,17 +100,21 @@ def summarise(table: pd.DataFrame, columns: Sequence[str], *, bootstrapped: Sequ
         bootstrapped: those of them for which `COLUMN_boot_low` and `COLUMN_boot_high` are computed too.
     """
     done = table[table["state"] == "done"]
-    rows = []
-    for (arm, task, value), group in done.groupby(["arm", "task", "axis"], dropna=False, sort=False):
-        row: dict[str, object] = {"arm": arm, "task": task, "axis": value, "n": len(group)}
-        for column in columns:
-            values = group[column].dropna().astype(float).tolist()
-            nothing = Mean(mean=float("nan"), low=float("nan"), high=float("nan"), n=0)
-            mean = mean_interval(values) if values else nothing
-            row |= {column: mean.mean, f"{column}_low": mean.low, f"{column}_high": mean.high}
-            if column in bootstrapped:
-                low, high = bootstrap_interval(values) if values else (float("nan"), float("nan"))
-                row |= {f"{column}_boot_low": low, f"{column}_boot_high": high}
-        rows.append(row)
-    summary = pd.DataFrame(rows)
-    return summary.astype({"axis": "Float64"}) if rows else summary
+    if done.empty:
+        return pd.DataFrame()
+    group_N = done.groupby(CHOICE, dropna=False, sort=False).ngroup().to_numpy()
+    groups = [np.flatnonzero(group_N == number) for number in range(group_N.max() + 1)]
+    first = done.iloc[[places[0] for places in groups]].reset_index(drop=True)
+    summary: dict[str, Any] = {**{name: first[name] for name in CHOICE}, "n": [len(places) for places in groups]}
+    for column in columns:
+        values_N = done[column].to_numpy(dtype=float, na_value=float("nan"))
+        samples = [own[~np.isnan(own)].tolist() for own in (values_N[places] for places in groups)]
+        means = [mean_interval(values) if values else _NOTHING for values in samples]
+        summary |= {column: [mean.mean for mean in means]}
+        summary |= {f"{column}_{end}": [getattr(mean, end) for mean in means] for end in ("low", "high")}
+        if column in bootstrapped:
+            bounds = bootstrap_intervals(samples)
+            summary |= {
+                f"{column}_boot_{end}": [own[place] for own in bounds] for place, end in enumerate(("low", "high"))
+            }
+    return pd.DataFrame(summary).astype({"axis": "Float64"})

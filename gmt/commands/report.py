@@ -1,6 +1,6 @@
 """`gmt report`: writes a study's report, and puts it on the sweep's parent run in MLflow."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gmt.commands.means import put_result, say_result
@@ -19,16 +19,20 @@ if TYPE_CHECKING:
 
 def report(overrides: Sequence[str], config_dir: str | None, *, dirty: bool, operations: bool) -> None:
     """Writes the report and names its files."""
-    plan, config = planned(overrides, config_dir)
+    with progress_line("report") as stage:
+        stage("planning the study")
+        plan, config = planned(overrides, config_dir)
     if operations:
         from gmt.commands.diagnose import count_operations
 
         count_operations(plan)
-    from gmt_analysis.report import write_report
-
     with progress_line(f"report of study {plan.study.name}") as stage:
+        stage("loading the analysis")
+        from gmt_analysis.report import write_report
+
         made = write_report(plan, dirty=dirty, overrides=_to_type(overrides, config_dir), say=stage)
-    is_tracked = _track(plan, config, made)
+    with progress_line(f"report of study {plan.study.name}: MLflow") as stage:
+        is_tracked = _track(plan, config, made, stage)
     say_result(made.results)
     say(f"\nreport: {made.files[0]}")
     say(f"        beside it {len(made.files) - 1} files: CSV, LaTeX and PDF")
@@ -41,7 +45,15 @@ def _to_type(overrides: Sequence[str], config_dir: str | None) -> list[str]:
     return [*without_secrets(overrides), *([] if config_dir is None else ["--config-dir", config_dir])]
 
 
-def _track(plan: Plan, config: Mapping[str, Any], made: "Report") -> bool:
+def _track(plan: Plan, config: Mapping[str, Any], made: "Report", stage: Callable[[str], None]) -> bool:
+    """Put the report on the sweep's parent run in MLflow; return whether it is there.
+
+    Args:
+        plan: of the study.
+        config: of the study.
+        made: the report.
+        stage: takes a line on each stage of the work.
+    """
     tracking = settings_of("tracking", TrackingSettings, config["tracking"])
     if tracking.uri is None:
         return False
@@ -53,7 +65,9 @@ def _track(plan: Plan, config: Mapping[str, Any], made: "Report") -> bool:
         view = MlflowView(tracking)
         if not view.description(plan.identity) and (lacking := bring_level(plan, view)):
             say(f"warning: MLflow lacks values of {len(lacking)} runs: {'; '.join(lacking)}")
+        stage("drawing its figures")
         images = {name: as_image(figure) for name, figure in made.figures.items()}
+        stage("sending it")
         view.log_report(plan.identity, made.files, images)
         return put_result(view, made.results)
     except UserError as error:

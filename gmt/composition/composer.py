@@ -35,6 +35,7 @@ class Composer:
     def __init__(self) -> None:
         self._by_choice: dict[tuple[str, ...], DictConfig] = {}
         self._by_groups: dict[tuple[str, ...], DictConfig] = {}
+        self._resolved_by_choice: dict[tuple[str, ...], dict[str, Any]] = {}
         self._whole_files = WholeFiles()
         self._templates: dict[tuple[tuple[str, ...], tuple[str, ...]], _Template] = {}
         self._read_by_interpolations: dict[tuple[str, ...], set[str]] = {}
@@ -157,15 +158,24 @@ class Composer:
 
     def _template(self, fixed: Sequence[str], overrides: Sequence[str], varied: Mapping[str, Any]) -> "_Template":
         try:
-            by_hydra = _resolved(self.compose(overrides))
+            by_hydra = self._resolved(overrides)
         except UserError as error:
             return error
         try:
-            template = _resolved(self.compose(fixed))
+            template = self._resolved(fixed)
         except UserError:
             return None  # without the values something is missing
         # repr, since NaN does not equal itself
         return template if repr(_settled(with_values(template, varied))) == repr(by_hydra) else None
+
+    def _resolved(self, overrides: Sequence[str]) -> dict[str, Any]:
+        """Return the resolved config for some overrides; what no value is set in is resolved once, and shared."""
+        chosen, values = self._split(overrides)
+        if values:
+            return _resolved(self.compose(overrides))
+        if chosen not in self._resolved_by_choice:
+            self._resolved_by_choice[chosen] = _resolved(self._composed(chosen))
+        return self._resolved_by_choice[chosen]
 
     def _is_plain_value(self, override: Override) -> bool:
         if override.type != OverrideType.CHANGE or override.package is not None or override.is_sweep_override():

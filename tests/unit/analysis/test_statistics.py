@@ -6,7 +6,7 @@ from itertools import product
 import numpy as np
 import pandas as pd
 import pytest
-from gmt_analysis.statistics import bootstrap_interval, mean_interval, summarise
+from gmt_analysis.statistics import bootstrap_intervals, mean_interval, summarise
 
 
 def test_the_interval_equals_the_textbooks() -> None:
@@ -27,7 +27,7 @@ def test_one_value_has_no_interval() -> None:
 def test_the_bootstrap_of_three_values_is_near_that_of_all_their_samples() -> None:
     # A sample of -1, 0, 1 has no skew and a mean without bias: BCa is the percentile interval but for the acceleration,
     # which is 0. Of the 27 samples with repetition 1 has the mean -1, 3 have -2/3: 2.5 % lie below -1 + 2/3.
-    low, high = bootstrap_interval([-1, 0, 1])
+    ((low, high),) = bootstrap_intervals([[-1, 0, 1]])
     assert -1 <= low <= -2 / 3
     assert high == pytest.approx(-low, abs=0.34)
     every = sorted(sum(x) / 3 for x in product((-1, 0, 1), repeat=3))
@@ -36,15 +36,15 @@ def test_the_bootstrap_of_three_values_is_near_that_of_all_their_samples() -> No
 
 def test_the_bootstrap_of_many_normal_values_is_students_interval() -> None:
     values = np.random.default_rng(0).normal(size=400)
-    low, high = bootstrap_interval(values.tolist())
+    ((low, high),) = bootstrap_intervals([values.tolist()])
     mean = mean_interval(values.tolist())
     assert (low, high) == (pytest.approx(mean.low, abs=0.01), pytest.approx(mean.high, abs=0.01))
-    assert bootstrap_interval(values.tolist()) == (low, high)
+    assert bootstrap_intervals([values.tolist()]) == [(low, high)]
 
 
 def test_the_bootstrap_of_nothing_and_of_equal_values() -> None:
-    assert bootstrap_interval([0.5, 0.5, 0.5]) == (0.5, 0.5)
-    assert all(math.isnan(bound) for bound in bootstrap_interval([0.5]))
+    assert bootstrap_intervals([[0.5, 0.5, 0.5]]) == [(0.5, 0.5)]
+    assert all(math.isnan(bound) for bound in bootstrap_intervals([[0.5]])[0])
 
 
 @pytest.mark.parametrize("values", [[], [1, float("nan")], [float("inf")]])
