@@ -11,6 +11,7 @@ from gmt_analysis.choices import choice_name
 from gmt_analysis.costs import PARTS
 from gmt_analysis.dots import Panel, dot_plot
 from gmt_analysis.figures import MOST_LINES, legend_outside
+from gmt_analysis.names_beside import write_names
 from gmt_analysis.rendering import hover
 from gmt_analysis.statistics import mean_interval
 from gmt_analysis.styles import COLOURS, arm_styles
@@ -64,16 +65,25 @@ def score_against_cost(summary: pd.DataFrame, *, task: str, cost: str, label: st
         hover(points, [_bought(row, cost) for row in group.to_dict("records")])
     best = own[pareto_front(own[cost].to_numpy(float), own["target_after"].to_numpy(float))].sort_values(cost)
     axis.step(best[cost], 100 * best["target_after"], where="post", color="0.4", linewidth=1, label="Pareto front")
-    for row in best.to_dict("records") if is_many else ():
-        place = (float(row[cost]), 100 * float(row["target_after"]))
-        axis.plot(*place, "o", color=COLOURS[0])
-        axis.annotate(choice_name(row["arm"], row["axis"]), place, (4, 4), textcoords="offset points", fontsize=7)
+    if is_many:
+        axis.plot(best[cost], 100 * best["target_after"], "o", color=COLOURS[0])
+        axis.autoscale_view()
+        write_names(
+            axis,
+            points=_places(own, cost),
+            names=[choice_name(row["arm"], row["axis"]) for row in best.to_dict("records")],
+            places=_places(best, cost),
+        )
     axis.set_title(f"Target score and cost: {task}", fontsize=11)
     axis.set_xlabel(label)
     axis.set_ylabel("target score after training, %")
     axis.grid(alpha=0.25)
     legend_outside(figure)
     return figure
+
+
+def _places(rows: pd.DataFrame, cost: str) -> list[tuple[float, float]]:
+    return [(x, 100 * y) for x, y in rows[[cost, "target_after"]].to_numpy(float).tolist()]
 
 
 def _bought(row: Mapping[Any, Any], cost: str) -> str:

@@ -17,6 +17,7 @@ _ROW_IN, _FRAME_IN = 0.19, 1.0  # inches
 _PANEL_IN, _LETTER_IN = 3.0, 0.062
 _LONGEST = 46  # letters of a label; the middle of a longer one is left out
 _ROOM = 0.04  # of the span of the shown values
+_TALL = 20  # rows from which on the numbers of an axis stand above too
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +98,7 @@ def _draw(axis: Axes, shown: Mapping[str, list[float]], panel: Panel, marked: Se
             hover(points, [_in_words(label, mean.mean, shown[label], panel) for label, mean in own.items()])
     axis.set_title(panel.title, fontsize=9)
     axis.grid(alpha=0.25)
-    axis.tick_params(axis="x", labelsize=8)
+    axis.tick_params(axis="x", labelsize=8, labeltop=len(shown) >= _TALL)
     axis.tick_params(axis="y", length=0)
     if ends:
         axis.set_xlim(*_limits(ends, panel))

@@ -16,6 +16,7 @@ from gmt_analysis.choices import Baseline, join_values
 from gmt_analysis.equivalence import Sensitivity, sensitivity
 from gmt_analysis.paired import differences, over_tasks
 
+_LARGEST = 100  # points: no score differs by more
 _MOST_WITH_SIZE = 5  # choices in a sentence; of more it names the direction, and the table has the size
 
 
@@ -44,7 +45,6 @@ class Findings:
         sentences: the results in words, each with the smallest difference that its test finds.
         to_baseline: from `differences`; empty without a baseline.
         in_common: from `over_tasks`; empty for one task.
-        sensitivities: from `sensitivity`.
     """
 
     measure: Measure
@@ -52,7 +52,6 @@ class Findings:
     sentences: tuple[str, ...]
     to_baseline: pd.DataFrame
     in_common: pd.DataFrame
-    sensitivities: tuple[Sensitivity, ...]
 
 
 def findings(table: pd.DataFrame, *, axis: Axis, baseline: str, margin: float) -> list[Findings]:
@@ -93,7 +92,6 @@ def _test(table: pd.DataFrame, measure: Measure, axis: Axis, baseline: str, marg
         sentences=tuple(sentences),
         to_baseline=pairs,
         in_common=common,
-        sensitivities=tuple(sensitivities),
     )
 
 
@@ -127,7 +125,9 @@ def _power_in_words(rows: pd.DataFrame) -> str:
     sizes = 100 * rows["detectable"].dropna()
     if sizes.empty:
         return ""
-    low, high = f"{sizes.min():.1f}", f"{sizes.max():.1f}"
+    if sizes.min() > _LARGEST:
+        return f". No difference of up to {_LARGEST} points would be found with a power of {POWER:.0%}"
+    low, high = (f"{size:.1f}" if size <= _LARGEST else f"more than {_LARGEST}" for size in (sizes.min(), sizes.max()))
     return f". Differences of {low if low == high else f'{low} to {high}'} points are found with a power of {POWER:.0%}"
 
 
@@ -161,7 +161,7 @@ def _on_axis(of_arm: Sensitivity, measure: Measure, axis: Axis) -> str:
     could = (
         f". With {of_arm.num_seeds} seeds a difference of {100 * of_arm.detectable:.1f} points is found with a power "
         f"of {POWER:.0%}"
-        if np.isfinite(of_arm.detectable)
+        if of_arm.detectable <= _LARGEST / 100
         else ""
     )
     several = f" over {of_arm.num_values} {axis.plural}" if of_arm.num_values > 1 else ""

@@ -1,19 +1,18 @@
 """Forgetting against target with a point for each choice: the frontier of studies without curves, or with many arms."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from gmt_analysis.choices import choice_name
 from gmt_analysis.cost_figures import pareto_front
 from gmt_analysis.figures import FORGETTING, TARGET
+from gmt_analysis.names_beside import write_names
 from gmt_analysis.rendering import hover
 from gmt_analysis.styles import COLOURS
 
-_WIDE, _HIGH = 0.3, 0.035  # of a name, in widths and heights of the panel
 _MOST_NAMES = 10  # points that all have their names; of more, those on the front and the baseline
 
 
@@ -53,23 +52,19 @@ def choices_on_the_front(points: pd.DataFrame, *, task: str, baseline: str, at: 
     axis.set_xlim(*TARGET.limits(100 * own["target"].astype(float)))
     axis.set_ylim(*FORGETTING.limits(100 * own["forgetting"].astype(float)))
     axis.grid(alpha=0.25)
-    _write_names(axis, named)
+    ordered = named.assign(is_baseline=named["arm"] == baseline).sort_values(["is_baseline", "target"], ascending=False)
+    write_names(
+        axis,
+        points=_places(own),
+        names=[_name(row) for row in ordered.to_dict("records")],
+        places=_places(ordered),
+        num_certain=int(ordered["is_baseline"].sum()),
+    )
     return figure
 
 
-def _write_names(axis: Axes, rows: pd.DataFrame) -> None:
-    """Write the names of points beside them, towards the middle; one that would lie over another is left out."""
-    written: list[tuple[bool, float, float]] = []
-    to_panel = axis.transLimits
-    for row in rows.sort_values("target", ascending=False).to_dict("records"):
-        place = (100 * float(row["target"]), 100 * float(row["forgetting"]))
-        across, up = to_panel.transform(place)
-        is_right = bool(across > 0.5)
-        if any(side == is_right and abs(across - x) < _WIDE and abs(up - y) < _HIGH for side, x, y in written):
-            continue
-        written.append((is_right, across, up))
-        offset, side = ((-4, 4), "right") if is_right else ((4, 4), "left")
-        axis.annotate(_name(row), place, offset, textcoords="offset points", fontsize=7, ha=side)
+def _places(rows: pd.DataFrame) -> Sequence[tuple[float, float]]:
+    return [(100 * x, 100 * y) for x, y in rows[["target", "forgetting"]].to_numpy(float).tolist()]
 
 
 def _name(row: Mapping[Any, Any]) -> str:

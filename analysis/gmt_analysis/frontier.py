@@ -14,8 +14,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from scipy import stats
+from scipy import special
 
+from gmt.listed import some
 from gmt_analysis.choices import CHOICE, choice_name
 from gmt_analysis.figures import FORGETTING, TARGET, legend_outside
 from gmt_analysis.rendering import hover
@@ -24,6 +25,7 @@ from gmt_analysis.styles import Style, arm_styles
 
 FEWEST = 5  # seeds of an interval: of three, all lie on one side of the truth in a quarter of studies
 NUM_RESAMPLES = 9999
+_MISSES = 0.08  # share of the intervals that miss the truth, by the simulation that frontier_of names
 POINTS: Mapping[str, str] = {
     "arm": "string",
     "task": "string",
@@ -138,10 +140,10 @@ def points_on_the_way(series: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for _, run in series[series["name"].isin(ON_THE_WAY)].groupby("run_id", sort=False):
-        wide = run.assign(name=run["name"].map(ON_THE_WAY)).pivot_table(index="step", columns="name", values="value")
-        if 0 not in wide.index or "source" not in wide or "target" not in wide:
+        if run["step"].nunique() < _FEWEST_ON_THE_WAY:
             continue
-        if len(wide) < _FEWEST_ON_THE_WAY:
+        wide = run.assign(name=run["name"].map(ON_THE_WAY)).pivot_table(index="step", columns="name", values="value")
+        if 0 not in wide.index or "source" not in wide or "target" not in wide or len(wide) < _FEWEST_ON_THE_WAY:
             continue
         first = run.iloc[0]
         for step, row in wide.dropna().iterrows():
@@ -250,13 +252,13 @@ class _OfTask:
         if self._dropped:
             sentences.append(
                 f"On {self._task}, the frontier leaves out choices that lack some of the baseline's "
-                f"{len(self._seeds)} seeds: {', '.join(self._dropped)}."
+                f"{len(self._seeds)} seeds: {some(self._dropped)}."
             )
         single = [arm for arm, curve in self._curves.items() if len(curve[0]) < 2]
         if single:
             has = "has one point" if len(single) == 1 else "have one point each"
             sentences.append(
-                f"On {self._task}, {', '.join(single)} {has} on the frontier, so no curve: a learning rate or "
+                f"On {self._task}, {some(single)} {has} on the frontier, so no curve: a learning rate or "
                 "another axis with two values would give one."
             )
         return sentences
@@ -280,7 +282,7 @@ def _interval(values_B: np.ndarray, n: int) -> tuple[float, float]:
     """Return the ends of a bootstrap interval, widened for n seeds; NaN without resamples."""
     if not len(values_B):
         return float("nan"), float("nan")
-    tail = float(stats.norm.cdf(-((n / (n - 1)) ** 0.5) * stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)))
+    tail = float(special.ndtr(-((n / (n - 1)) ** 0.5) * special.stdtrit(n - 1, (1 + CONFIDENCE) / 2)))
     low, high = np.quantile(values_B, tail, method="lower"), np.quantile(values_B, 1 - tail, method="higher")
     return float(low), float(high)
 
@@ -293,7 +295,20 @@ def _in_words(matched: pd.DataFrame, baseline: str, margin: float) -> list[str]:
         f"{100 * margin:g} points), {baseline} forgets {_points(of_baseline, 'forgetting')}"
     )
     others = [_other(row, baseline) for row in rows if row["arm"] != baseline]
-    return ["; ".join([lead, *others]) + "."]
+    compared = [row for row in rows if row["arm"] != baseline and np.isfinite(row["forgetting"])]
+    num_intervals = sum(not np.isnan(row["difference_low"]) for row in compared)
+    return ["; ".join([lead, *others]) + ".", *_on_chance(num_intervals, baseline)]
+
+
+def _on_chance(num_intervals: int, baseline: str) -> list[str]:
+    """Return a sentence on the intervals of several arms, which share no level."""
+    if num_intervals < 2:
+        return []
+    number = _MISSES * num_intervals
+    return [
+        f"Each of these {num_intervals} intervals of a difference holds by itself: if no arm differed from {baseline}, "
+        f"about {f'{number:.0f}' if number >= 1 else f'{number:.1f}'} would exclude 0 by chance."
+    ]
 
 
 def _other(row: Mapping[Any, Any], baseline: str) -> str:

@@ -2,6 +2,7 @@
 
 import pandas as pd
 
+from gmt.listed import some
 from gmt.studies.plan import Plan
 from gmt_analysis.choices import FEW_SEEDS
 
@@ -16,17 +17,17 @@ def limits_of_tuning(plan: Plan) -> list[str]:
         return ["The learning rate is the same for every arm and was not tuned for each."]
     sentences = []
     if waiting := [tuned.label for tuned in plan.tuned if tuned.best is None]:
-        sentences.append(f"Not compared yet, since still being tuned: {', '.join(waiting)}.")
+        sentences.append(f"Not compared yet, since still being tuned: {some(waiting)}.")
     if at_end := [tuned.label for tuned in plan.tuned if tuned.is_at_an_end]:
         sentences.append(
             f"The best {plan.tuned[0].setting} lies at an end of the interval that was searched, and a better one may "
-            f"lie beyond it: {', '.join(at_end)}."
+            f"lie beyond it, for {len(at_end)} of {len(plan.tuned)} choices: {some(at_end)}."
         )
     setting, bound = plan.tuned[0].setting, plan.tuned[0].bound
     if unbounded := [tuned.label for tuned in plan.tuned if tuned.breaks_bound]:
         sentences.append(
             f"In tuning, every {setting} forgot more than the bound of {100 * (bound or 0):g} points, so that the one "
-            f"that forgot least is compared: {', '.join(unbounded)}."
+            f"that forgot least is compared: {some(unbounded)}."
         )
     if any(tuned.best is not None for tuned in plan.tuned):
         sentences.append(

@@ -183,6 +183,7 @@ def _page(
         verdicts=[(verdict, html_comparisons(verdict)) for verdict in results.verdicts],
         findings=[(f.measure.name, f.baseline, f.sentences, html_differences(f, axis)) for f in results.findings],
         has_tasks=any(len(f.in_common) for f in results.findings),
+        num_choices=len(summary),
         num_diverged=int((results.table["state"] == "diverged").sum()),
         margin=f"{100 * plan.study.margin:g}",
         missing=results.missing,

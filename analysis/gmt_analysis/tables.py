@@ -48,7 +48,14 @@ COSTS = {
 
 
 def _heads(axis: Axis) -> dict[str, str]:
+    """Return the columns that name a choice, with their heads."""
     return dict(zip(CHOICE, ("Arm", "Task", axis.name.capitalize()), strict=True))
+
+
+def _narrow_heads(axis: Axis, tasks: Iterable[object]) -> dict[str, str]:
+    """Return `_heads` without the task where all rows have the same one."""
+    heads = _heads(axis)
+    return {column: head for column, head in heads.items() if column != "task" or len(set(tasks)) > 1}
 
 
 def html_table(summary: pd.DataFrame, columns: Mapping[str, str], axis: Axis) -> str:
@@ -61,7 +68,7 @@ def html_table(summary: pd.DataFrame, columns: Mapping[str, str], axis: Axis) ->
         axis: the axis of the study.
     """
     columns = {column: name for column, name in columns.items() if summary[column].notna().any()}
-    heads = _heads(axis)
+    heads = _narrow_heads(axis, summary["task"])
     body = "".join(
         "<tr>"
         + "".join(f"<td>{_text(row[column])}</td>" for column in heads)
@@ -80,7 +87,7 @@ def html_suites(means: pd.DataFrame, axis: Axis) -> str:
         means: from `means_by_suite`, of one task.
         axis: the axis of the study.
     """
-    heads = {column: name for column, name in _heads(axis).items() if column != "task"}
+    heads = _narrow_heads(axis, [])
     columns = [tuple(map(str, key)) for key in dict.fromkeys(zip(*(means[name] for name in SUITE), strict=True))]
     bases = means.groupby(SUITE, sort=False)["before"].mean()
     names = [_suite_name(column, bases[column]) for column in columns]
@@ -114,9 +121,10 @@ def _suite(row: Mapping[Any, Any] | None) -> str:
 
 def html_matched(frontier: Frontier) -> str:
     """Return the forgetting of each arm at a target score as an HTML table, in points, the least above."""
+    has_tasks = frontier.matched["task"].nunique() > 1
     names = (
         "Arm",
-        "Task",
+        *(["Task"] if has_tasks else []),
         "n",
         "Points of the curve",
         "At a target of, %",
@@ -124,11 +132,15 @@ def html_matched(frontier: Frontier) -> str:
         f"Difference to {frontier.baseline}",
     )
     body = "".join(
-        f"<tr><td>{_text(row['arm'])}</td><td>{_text(row['task'])}</td><td>{row['n']}</td><td>{row['num_points']}</td>"
+        f"<tr><td>{_text(row['arm'])}</td>{_task_cell(row, has_tasks)}<td>{row['n']}</td><td>{row['num_points']}</td>"
         f"<td>{100 * row['at']:.1f}</td>{_matched(row, 'forgetting', '.1f')}{_matched(row, 'difference', '+.1f')}</tr>"
         for row in frontier.matched.sort_values(["task", "forgetting"]).to_dict("records")
     )
     return _html(names, body)
+
+
+def _task_cell(row: Mapping[Any, Any], has_tasks: bool) -> str:
+    return f"<td>{_text(row['task'])}</td>" if has_tasks else ""
 
 
 def _matched(row: Mapping[Any, Any], name: str, digits: str) -> str:
@@ -145,9 +157,11 @@ def html_comparisons(verdict: Verdict) -> str:
     if len(rows) > MOST_COMPARISONS:
         rows = sorted(rows, key=lambda row: (math.isnan(row.p), row.p))[:MOST_COMPARISONS]
     p_columns = {"p": "p"} | ({} if all(math.isnan(row.p_tasks) for row in rows) else _P_TASKS)
-    names = ("Arm", "Less", "Task", "n", "Difference, points", *p_columns, "Decision")
+    has_tasks = len({row.task for row in rows}) > 1
+    names = ("Arm", "Against", *(["Task"] if has_tasks else []), "n", "Difference, points", *p_columns, "Decision")
     body = "".join(
-        f"<tr><td>{_text(row.choice)}</td><td>{_text(row.against)}</td><td>{_text(row.task)}</td><td>{row.n}</td>"
+        f"<tr><td>{_text(row.choice)}</td><td>{_text(row.against)}</td>{_task_cell(vars(row), has_tasks)}"
+        f"<td>{row.n}</td>"
         f"<td>{_points(row.estimate)}{_bounds({'low': 100 * row.low, 'high': 100 * row.high})}</td>"
         f"{_p_cells(vars(row), p_columns)}<td>{row.decision}</td></tr>"
         for row in rows
@@ -166,7 +180,7 @@ def _points(difference: float) -> str:
 def html_differences(findings: Findings, axis: Axis) -> list[tuple[str, str]]:
     """Return the tables of differences to the baseline: for each the end of its title, and the table as HTML."""
     rows = {
-        "on each task": (findings.to_baseline, _heads(axis)),
+        "on each task": (findings.to_baseline, _narrow_heads(axis, findings.to_baseline.get("task", []))),
         "over all tasks": (findings.in_common, {"choice": f"Arm, {axis.name}"}),
     }
     return [
@@ -222,7 +236,11 @@ def latex_table(summary: pd.DataFrame, axis: Axis) -> str:
         + [_plus_minus(row, column) for column in columns]
         for row in summary.to_dict("records")
     ]
-    heads = [*_heads(axis).values(), "n", *(_with_unit(column, name) for column, name in columns.items())]
+    heads = [
+        *_heads(axis).values(),
+        "n",
+        *(_with_unit(column, name) for column, name in columns.items()),
+    ]
     shown = pd.DataFrame(rows, columns=list(map(as_latex, heads))).astype(str)
     return str(shown.style.hide(axis="index").to_latex(hrules=True, column_format="ll" + "r" * (shown.shape[1] - 2)))
 

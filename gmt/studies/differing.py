@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 
+from gmt.listed import some
 from gmt.records.record import RunRecord
 from gmt.runs.code_versions import code_of_environment, own_checkout, uncommitted
 from gmt.studies.plan import PlannedRun
@@ -46,7 +47,7 @@ def _over_rows(rows: Mapping[str, Sequence[tuple[PlannedRun, Mapping[str, str]]]
             for value in dict.fromkeys(code[name] for _, code in runs if name in code):
                 of_value.setdefault(value, []).append(row)
         if len(of_value) > 1:
-            values = "; ".join(f"{value} ({', '.join(given)})" for value, given in of_value.items())
+            values = "; ".join(f"{value} ({some(given)})" for value, given in of_value.items())
             sentences.append(f"Rows that are compared were made by differing code: {name} {values}.")
     return sentences
 

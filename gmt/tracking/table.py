@@ -7,13 +7,13 @@ import pandas as pd
 
 from gmt.axis import Axis, draws_of, seed_of
 from gmt.errors import UserError
+from gmt.listed import some
 from gmt.records.identity import run_id
 from gmt.records.record import RunRecord
 from gmt.tracking.beside import num_beside, span_of
 from gmt.tracking.outcomes import CHANGED, DIRTY, outcome_of
 
 _SPAN = "span"  # of a row, until the runs beside it are counted
-_NAMED = 5  # labels that a sentence names
 _IN_WORDS = {DIRTY: "made in a checkout with uncommitted changes, which --dirty counts"}
 
 # Column -> pandas dtype. Scores and fractions lie in [0, 1]; times are seconds; memory is bytes. A perplexity is the
@@ -123,7 +123,7 @@ def left_out(table: pd.DataFrame) -> str:
     if without.empty:
         return ""
     told = [
-        f"{len(rows)} {_IN_WORDS.get(str(state), state)} ({_some(rows['label'].tolist())})"
+        f"{len(rows)} {_IN_WORDS.get(str(state), state)} ({some(rows['label'].tolist(), '; ')})"
         for state, rows in without.groupby("state")
     ]
     return f"{len(without)} of {len(table)} runs are in no number here: {'; '.join(told)}"
@@ -133,11 +133,6 @@ def changes(table: pd.DataFrame) -> list[str]:
     """Return a sentence on each run of a table that is CHANGED."""
     rows = table[table["state"] == CHANGED]
     return [f"{label}: {error}." for label, error in zip(rows["label"], rows["error"], strict=True)]
-
-
-def _some(labels: list[str]) -> str:
-    more = len(labels) - _NAMED
-    return "; ".join(labels[:_NAMED]) + (f"; and {more} more" if more > 0 else "")
 
 
 def _code(environment: Mapping[str, Any]) -> str | None:

@@ -53,9 +53,10 @@ def answer(question: Question, outcome: Outcome, rows: Sequence[Comparison], dec
     shown = [row for row in rows if row.decision in ("better", "worse")]
     if not shown and question.target_margin is not None:
         less = sum(row.decision == "target not matched" for row in rows)
+        forget = "forgets" if less == 1 else "forget"
         return (
-            f"{outcome.capitalize()}: no comparison of {len(rows)} is shown to forget less at a target score at most "
-            f"{points(question.target_margin)} lower; {less} forget less, with a target score that is not shown to "
+            f"{outcome.capitalize()}: no comparison of {len(rows):,} is shown to forget less at a target score at most "
+            f"{points(question.target_margin)} lower; {less} {forget} less, with a target score that is not shown to "
             f"keep up. The clearest difference in forgetting is that of {difference(deciding)}."
         )
     if not shown:
@@ -80,12 +81,12 @@ def difference(row: Comparison) -> str:
     """Return a comparison in words, with both intervals where the answers to each question are known.
 
     Example:
-        gmt 0.9 less rmt 0.9 on long_words, +8.1 points [+2.0, +14.2], with other questions too [+0.5, +15.7]
+        gmt 0.9 less rmt 0.9 on long_words, +8.1 points [+2.0, +14.2] over seeds, [+0.5, +15.7] over seeds and questions
     """
     questions = (
         ""
         if math.isnan(row.low_questions)
-        else f", with other questions too {_bounds(row.low_questions, row.high_questions)}"
+        else f" over seeds, {_bounds(row.low_questions, row.high_questions)} over seeds and questions"
     )
     return (
         f"{row.choice} less {row.against} on {row.task}, {100 * row.estimate:+.1f} points {_bounds(row.low, row.high)}"
@@ -109,7 +110,7 @@ def words_of_test(question: Question, num_comparisons: int, *, is_by_flips: bool
     shared = (
         "largest t over sign flips of the seeds" if is_by_flips else "level shared out over the comparisons (Sidak)"
     )
-    return f"paired t tests on the same seed, {num_comparisons} at once: {shared}"
+    return f"paired t tests on the same seed, {num_comparisons:,} at once: {shared}"
 
 
 def about(num_tasks: int, *, knows_questions: bool) -> str:

@@ -96,6 +96,14 @@ def test_a_frontier_of_single_points_is_no_figure_and_no_error() -> None:
     assert "sft has one point on the frontier" in frontier.sentences[0]
 
 
+def test_intervals_of_several_arms_are_said_to_hold_one_by_one() -> None:
+    frontier = frontier_of(table_of({"sft": SFT, "gmt": SFT, "rmt": SFT}), baseline="sft", margin=0.1, num_resamples=99)
+    assert frontier.sentences[-1] == (
+        "Each of these 2 intervals of a difference holds by itself: if no arm differed from sft, about 0.2 would "
+        "exclude 0 by chance."
+    )
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [

@@ -64,7 +64,7 @@ def test_four_and_five_questions_of_two_hundred_decide_nothing() -> None:
     )
     assert row.decision == "worse"
     assert row.low_questions < 0 < row.high_questions
-    assert "with other questions too [-10." in found.answer
+    assert "over seeds, [-10." in found.answer
     assert found.notes == ("With other questions 1 of 1 differences that are shown might vanish: gmt 0.6 less sft.",)
 
 
