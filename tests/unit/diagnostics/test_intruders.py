@@ -42,13 +42,15 @@ def test_an_unmoved_matrix_has_no_intruder() -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_vectors_that_turn_within_a_degenerate_subspace_are_no_intruders(seed: int) -> None:
-    sigma = torch.cat([torch.full((30,), 2.0), torch.linspace(1, 0.1, 10)])
-    base = with_spectrum(sigma, seed)
-    tuned = base + 1e-3 * torch.randn(base.shape, generator=torch.Generator().manual_seed(seed))
-    found = compared(base, tuned)
-    assert found["intruders"] == 0
-    assert found["intruders_by_vector"] > 0  # what the paper's count takes for new
-    assert found["least_gap"] < 1e-4
+    for spread in (0, 1e-4):
+        sigma = torch.cat([torch.linspace(2 + spread, 2, 30), torch.linspace(1, 0.1, 10)])
+        base = with_spectrum(sigma, seed)
+        tuned = base + 1e-3 * torch.randn(base.shape, generator=torch.Generator().manual_seed(seed))
+        found = compared(base, tuned)
+        assert found["intruders"] == 0
+        assert found["least_gap"] < 1e-4
+    # what the paper's count takes for new; of equal values rounding picks the vectors, and by chance the same ones
+    assert found["intruders_by_vector"] > 0
 
 
 def test_a_new_direction_outside_a_base_of_low_rank_is_an_intruder() -> None:
