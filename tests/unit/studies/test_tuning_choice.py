@@ -7,6 +7,7 @@ from typing import Any
 
 import hypothesis.strategies as st
 import pytest
+from gmt_analysis.limits import limits_of_tuning
 from hypothesis import given
 
 from gmt.composition import Composer, hydra_on
@@ -14,6 +15,7 @@ from gmt.errors import UserError
 from gmt.studies.grid import StudySettings
 from gmt.studies.make_plan import make_plan
 from gmt.studies.plan import Plan, broken
+from gmt.studies.tracked import describe
 from gmt.studies.trial_score import WORST, TrialScore, best_of, mean_score, trial_score
 from gmt.studies.tuning import TuningSettings
 from gmt.studies.tuning_faults import faults_of_tuning
@@ -137,6 +139,8 @@ def test_each_value_is_tried_on_each_tuning_seed_and_the_mean_counts(planned: Pl
     made = planned()
     assert chosen(made) == {"sft": 1e-3, "gmt mask_ratio=0.5": 1e-2, "gmt mask_ratio=0.9": 1e-3}
     assert (made.later, len(made.comparison), made.identity) == ([], 6, first.identity)
+    values = "sft 0.001, gmt mask_ratio=0.5 0.01 (at an end: a better one may lie beyond), gmt mask_ratio=0.9 0.001."
+    assert describe(made).endswith(f"Tuned train.learning_rate: {values}")
 
 
 def test_nothing_is_chosen_before_a_value_has_all_its_seeds(planned: Planner) -> None:
@@ -169,6 +173,8 @@ def test_a_bound_on_forgetting_bounds_the_choice(planned: Planner) -> None:
     assert chosen(made) == {"sft": 1e-3, "gmt mask_ratio=0.5": 1e-3, "gmt mask_ratio=0.9": 1e-2}
     assert [tuned.breaks_bound for tuned in made.tuned] == [False, False, True]
     assert "no value holds the bound of 10 points: the least forgetting is taken" in tuned_in_words(made.tuned[2], None)
+    limit = next(each for each in limits_of_tuning(made) if "forgot more than the bound of 10 points" in each)
+    assert limit.endswith("the one that forgot least is compared: gmt mask_ratio=0.9.")
     assert "target 50.0%, forgetting 10.0 points in tuning" in tuned_in_words(made.tuned[0], None)
     assert chosen(planned()) == dict.fromkeys(chosen(made), 1e-2) | {"gmt mask_ratio=0.9": 1e-4}
 
