@@ -8,12 +8,11 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 from types import TracebackType
 from typing import NoReturn
 
-from gmt.commands.parsers import make_parser, parse
+from gmt.commands.parsers import make_parser, parse, sub_parsers
 from gmt.credentials import refuse_secrets, without_secrets
 from gmt.errors import MachineFault, NoAnswer, RunFailed, UserError
 from gmt.machine_faults import machine_fault
@@ -26,6 +25,10 @@ def main() -> NoReturn:
     if sys.getfilesystemencoding() != "utf-8" and not is_tried:  # paths and output break at the first umlaut
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | {"PYTHONUTF8": "1"})
     sys.excepthook = _show_traceback
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks for candidates
+        from gmt.commands.completion import complete
+
+        complete(make_parser(), sub_parsers(make_parser()))
     sys.exit(run_command(sys.argv[1:]))
 
 
@@ -46,6 +49,8 @@ def run_command(arguments: Sequence[str]) -> int:
         _refuse_literal_secrets(arguments)
         options = parse(arguments)
         if options.own_version:
+            from importlib import metadata
+
             print(metadata.version("gmt-lab"))
             return 0
         if options.command is None:

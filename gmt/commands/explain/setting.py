@@ -15,7 +15,6 @@ from typing import Any
 from gmt.docstrings import arguments_of, first_sentence
 from gmt.errors import UserError
 from gmt.plug_ins import class_of
-from gmt.runs.build import settings_of
 
 # The settings dataclass of each group whose yaml names none by `_target_`.
 KINDS = {
@@ -103,24 +102,34 @@ def settings_in(group: str, values: Mapping[str, Any]) -> list[Setting]:
         UserError: the group's class can't be imported.
     """
     kind = kind_of(group, values)
-    own = {key: value for key, value in values.items() if key != "_target_"}
-    if kind is None:
-        return [
-            Setting(key=f"{group}.{key}", value=typed(value), about="", rule="", is_in_config=True)
-            for key, value in own.items()
-        ]
-    texts, defaults = meanings(kind), _defaults(kind)
-    in_order = sorted(own, key=[*defaults, *own].index) + [name for name in defaults if name not in own]
-    return [
-        Setting(
-            key=f"{group}.{key}",
-            value=typed(own.get(key, defaults.get(key))) if own or defaults[key] != MISSING else None,
-            about=texts.get(key, ""),
-            rule=_rule(group, kind, own, key),
-            is_in_config=key in own or not own,
-        )
-        for key in in_order
-    ]
+    own = [key for key in values if key != "_target_"]
+    names = [] if kind is None else list(_defaults(kind))
+    in_order = sorted(own, key=[*names, *own].index) + [name for name in names if name not in own]
+    return [setting_in(group, values, key) for key in in_order]
+
+
+def setting_in(group: str, values: Mapping[str, Any], key: str) -> Setting:
+    """Return a setting of a group; see `settings_in`.
+
+    Args:
+        group: the config key.
+        values: the group's config.
+        key: the setting's name in the group.
+
+    Raises:
+        UserError: the group's class can't be imported.
+    """
+    kind = kind_of(group, values)
+    own = {name: value for name, value in values.items() if name != "_target_"}
+    default = MISSING if kind is None else _defaults(kind).get(key)
+    value = own.get(key, default)
+    return Setting(
+        key=f"{group}.{key}",
+        value=typed(value) if own or value != MISSING else None,
+        about="" if kind is None else meanings(kind).get(key, ""),
+        rule="" if kind is None else _rule(group, kind, own, key),
+        is_in_config=key in own or not own,
+    )
 
 
 def kind_of(group: str, values: Mapping[str, Any]) -> type | None:
@@ -167,6 +176,7 @@ def written(path: str) -> dict[str, str]:
     return {name: _for_users(text) for name, text in arguments_of(ast.get_docstring(found)).items()}
 
 
+@cache
 def _defaults(kind: Any) -> dict[str, Any]:
     """Return the default of each setting of a class; `???` for a setting that must be given."""
     defaults: dict[str, Any] = {}
@@ -180,6 +190,8 @@ def _defaults(kind: Any) -> dict[str, Any]:
 
 def _rule(group: str, kind: type, values: Mapping[str, Any], key: str) -> str:
     """Return the rule in the sentence by which a class refuses a wrong value; empty where it takes the value."""
+    from gmt.runs.build import settings_of  # it imports every protocol, which completion need not wait for
+
     if isinstance(values.get(key), Mapping):
         return ""
     try:

@@ -16,6 +16,11 @@ gmt help method=lora         one file of it: where it comes from, and all its se
 gmt help method.mask_ratio   a setting, in each method that has it
 gmt help record              the settings of a part of the config, e.g. resources, hydra.launcher
 """
+_INSTALL = """\
+bash:  gmt completion bash > ~/.gmt_completion; echo 'source ~/.gmt_completion' >> ~/.bashrc
+zsh:   gmt completion zsh > ~/.gmt_completion; echo 'source ~/.gmt_completion' >> ~/.zshrc
+       (in .zshrc behind `autoload -U compinit; compinit`)
+"""
 
 
 def add_commands(section: Section) -> None:
@@ -31,6 +36,16 @@ def add_commands(section: Section) -> None:
     )
     explain.add_argument("topic", nargs="?", metavar="TOPIC", help="see below; without it: a line for each command")
     take_config_dir(explain)
+    completion = section.add(
+        "completion",
+        _completion,
+        takes="SHELL",
+        summary="the script by which bash or zsh completes gmt's words",
+        about="Prints the script by which a shell completes commands, flags, groups and their files, settings and "
+        "their choices, and ids of runs. Whichever `gmt` is on the shell's PATH is asked.",
+        epilog=_INSTALL,
+    )
+    completion.add_argument("shell", choices=["bash", "zsh"], metavar="SHELL", help="bash or zsh")
 
 
 def _explain(commands: Mapping[str, Parser], options: Namespace) -> None:
@@ -44,3 +59,9 @@ def _explain(commands: Mapping[str, Parser], options: Namespace) -> None:
         from gmt.commands.help import explain
 
         explain(topic, options.config_dir, commands=commands)
+
+
+def _completion(options: Namespace) -> None:
+    from gmt.commands.completion import script
+
+    print(script(options.shell))
