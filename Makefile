@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/installed
 # The folders with the long files come first, so that the last files to end are short; xdist would reorder them.
 SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-slow test-faults test-cluster check lint nano clean
+.PHONY: demo test test-slow test-faults test-cluster check lint docs nano clean
 
 demo: $(INSTALLED)  ## the quickstart study, from nothing to its report
 	$(BIN)/gmt sweep study=quickstart
@@ -37,6 +37,11 @@ test-faults: $(INSTALLED)  ## kills workers, drivers and nodes of real sweeps, f
 test-cluster: $(INSTALLED)  ## submission to a real Ray cluster, to real Slurm (needs slurm-wlm), against KubeRay's schema
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,cluster]"
 	$(BIN)/python -m pytest -m cluster
+
+docs: $(INSTALLED)  ## the documentation as a site in build/site; a broken link or anchor fails
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "The site: $(CURDIR)/build/site/index.html, with search: $(BIN)/python -m http.server -d build/site"
 
 nano: $(INSTALLED)  ## trains the shipped model again, in about twenty minutes on two cores
 	$(BIN)/python recipes/make_nano.py gmt-results/nano

@@ -15,21 +15,46 @@ from gmt.composition import Composer, hydra_on
 from gmt.runs.build import build
 from gmt.runs.prepare import prepare
 from gmt.studies.opened import planned
+from recipes.doc_links import anchors, is_of_the_repository, links, resolved
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 IDS = [page.name for page in PAGES]
+LINKING = [*PAGES, ROOT / "CHANGELOG.md", *sorted((ROOT / "benchmarks").rglob("*.md"))]
 
 
 def blocks(page: Path, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.DOTALL)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=IDS)
-def test_links_lead_to_files(page: Path) -> None:
-    links = re.findall(r"\]\(([^)#]+)\)", page.read_text())
-    missing = [link for link in links if "://" not in link and not (page.parent / link).exists()]
-    assert not missing
+@pytest.mark.parametrize("page", LINKING, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_to_files_and_headings(page: Path) -> None:
+    broken = []
+    for target in links(page.read_text()):
+        if is_of_the_repository(target) or target.startswith("#"):
+            path, anchor = resolved(page.relative_to(ROOT).as_posix(), target)
+            is_broken = not (ROOT / path).exists() or (anchor and anchor not in anchors((ROOT / path).read_text()))
+            broken += [target] if is_broken else []
+    assert not broken
+
+
+def test_the_site_leads_to_each_page_once() -> None:
+    nav = re.findall(r"^      - .*: (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
+    made = {"index.md", "all_pages.md", "changelog.md", "commands.md", "api.md"}  # see recipes/docs_site.py
+    pages = {page.name for page in PAGES} - {"README.md"}
+    assert sorted(nav) == sorted([*made, *pages, "source/benchmarks/README.md"])
+
+
+def test_headings_have_the_anchors_of_github_and_of_the_site() -> None:
+    text = "# One: *two*\n## What `gmt check` tries\n```python\n# no heading\n```\n### train.optimizer\n[a](b.md#c)\n"
+    assert anchors(text) == {"one-two", "what-gmt-check-tries", "trainoptimizer"}
+    assert links(text + "```\n[not](this)\n```\n![picture](p.png) [web](https://x.y)") == [
+        "b.md#c",
+        "p.png",
+        "https://x.y",
+    ]
+    assert resolved("docs/a.md", "../conf/x.yaml") == ("conf/x.yaml", "")
+    assert resolved("docs/a.md", "#there") == ("docs/a.md", "there")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=IDS)
