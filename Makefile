@@ -40,7 +40,7 @@ test-cluster: $(INSTALLED)  ## submission to a real Ray cluster, to real Slurm (
 
 docs: $(INSTALLED)  ## the documentation as a site in build/site; a broken link or anchor fails
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[docs]"
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict  # --quiet would hide warnings, and pass
 	@echo "The site: $(CURDIR)/build/site/index.html, with search: $(BIN)/python -m http.server -d build/site"
 
 nano: $(INSTALLED)  ## trains the shipped model again, in about twenty minutes on two cores
