@@ -19,6 +19,7 @@ from gmt.commands.explain.setting import KINDS, LAUNCHER, kind_of, meanings, set
 from gmt.docstrings import first_sentence
 from gmt.errors import UserError
 from gmt.starts.start import KINDS as KINDS_OF_FILES
+from gmt.terminal import printable
 
 SHELLS = ("bash", "zsh")
 _ON_CLUSTERS = ("submit", "jobs", "logs", "stop")
@@ -185,7 +186,7 @@ def _described(folder: Path) -> str:
     try:
         science = json.loads((folder / "config.json").read_text(encoding="utf-8"))["science"]
         state = json.loads((folder / "status.json").read_text(encoding="utf-8"))["state"]
-        return f"{science['method']['name']} on {science['task']['name']}, seed={science['seed']}, {state}"
+        return printable(f"{science['method']['name']} on {science['task']['name']}, seed={science['seed']}, {state}")
     except (OSError, ValueError, KeyError, TypeError):  # a record that was cut or is being written
         return ""
 

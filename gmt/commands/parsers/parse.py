@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from difflib import get_close_matches
 from functools import cache
 
 from gmt.commands.parsers import clusters, extending, helps, results, runs, views
@@ -66,7 +67,15 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     # argparse gives the overrides of a command only those before the next option, and leaves the later ones here.
     takes_overrides = hasattr(options, OVERRIDES)
     if unknown := [word for word in rest if word.startswith("-") or not takes_overrides]:
-        commands.get(options.command, parser).error(f"unrecognized arguments: {' '.join(unknown)}")
+        command = commands.get(options.command, parser)
+        command.error(f"unrecognized arguments: {' '.join(unknown)}{_nearest_flag(unknown[0], command)}")
     if rest:
         options.overrides = [*options.overrides, *rest]
     return options
+
+
+def _nearest_flag(word: str, command: Parser) -> str:
+    """Return the words that name the flag that was probably meant; empty without one."""
+    flags = [flag for action in command._actions for flag in action.option_strings]
+    near = get_close_matches(word.partition("=")[0], flags, n=1)
+    return f" (did you mean {near[0]}?)" if near else ""

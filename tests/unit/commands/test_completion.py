@@ -51,9 +51,12 @@ def test_a_list_goes_on_behind_its_comma() -> None:
 
 
 def test_a_plus_adds_what_the_file_does_not_name_and_a_tilde_takes_no_value() -> None:
-    assert "+method.age=" in offered("+method.")
-    assert "+method.mask_ratio=" not in offered("+method.")
-    assert offered("+method.age=") == ["+method.age=global", "+method.age=own"]
+    given = "study=quickstart"
+    assert "+study.margin=" in offered("+study.", given, command="sweep")
+    assert "+study.name=" not in offered("+study.", given, command="sweep")
+    assert offered("+selection.keep=", "selection=base_loss") == [
+        f"+selection.keep={word}" for word in ("lowest", "highest", "middle")
+    ]
     assert offered("~sel") == ["~selection"]
 
 

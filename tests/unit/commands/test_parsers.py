@@ -69,6 +69,8 @@ def test_runs_come_before_overrides_wherever_an_option_stands(words: str) -> Non
         ("plna", "gmt has no command 'plna'; did you mean 'plan'? (choices: "),
         ("--nothing", "gmt has no command '--nothing'; choices: "),
         ("plan --nothing", "unrecognized arguments: --nothing; `gmt plan --help` shows what the command takes"),
+        ("plan --rnus", "unrecognized arguments: --rnus (did you mean --runs?); `gmt plan --help`"),
+        ("run --mutlirun", "unrecognized arguments: --mutlirun (did you mean --multirun?); `gmt run --help`"),
         ("new method a b", "unrecognized arguments: b; `gmt new --help` shows what the command takes"),
         ("show", "the following arguments are required: RUN; `gmt show --help` shows what the command takes"),
         ("compare a b --answers x", "argument --answers: invalid int value: 'x'; `gmt compare --help`"),
