@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from argcomplete import CompletionFinder, shellcode
 from argcomplete.completers import DirectoriesCompleter, FilesCompleter
+from argcomplete.finders import CompletionFinder
+from argcomplete.shell_integration import shellcode
 
 from gmt import config_files
 from gmt.commands.explain.setting import KINDS, LAUNCHER, kind_of, meanings, setting_in, written

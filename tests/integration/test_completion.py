@@ -17,12 +17,8 @@ import pytest
 LINES = {
     "gmt pla": "gmt plan ",
     "gmt plan study=smol": "gmt plan study=smollm2_sums ",
-    "gmt run method=lora_": "gmt run method=lora_ga ",
-    "gmt run -m method=sft,super": "gmt run -m method=sft,super_tuning ",
     "gmt run method=lora method.ran": "gmt run method=lora method.rank=",
     "gmt plan study=quickstart --runs train.pac": "gmt plan study=quickstart --runs train.packing=",
-    "gmt run train.packing=t": "gmt run train.packing=true ",
-    "gmt export --merg": "gmt export --merged ",
     "gmt show 0123": "gmt show 0123456789abcdef ",
     "gmt help resources.stall": "gmt help resources.stall_limit_s ",
 }
