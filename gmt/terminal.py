@@ -9,12 +9,13 @@ from contextlib import contextmanager
 # C0 without tab and line feed, DEL, and C1 (ECMA-48), by their escapes in Python.
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n"}
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
-_WIDTH_OF_HELP = 100  # columns
+_WIDTHS_OF_HELP = (60, 100)  # columns, the fewest and the most
 
 
 def help_width() -> int:
-    """Return the number of columns that help fills: those of the terminal, and at most 100."""
-    return min(_WIDTH_OF_HELP, shutil.get_terminal_size((_WIDTH_OF_HELP, 24)).columns)
+    """Return the number of columns that help fills: those of the terminal, from 60 to 100."""
+    fewest, most = _WIDTHS_OF_HELP
+    return max(fewest, min(most, shutil.get_terminal_size((most, 24)).columns))
 
 
 def say(line: str) -> None:

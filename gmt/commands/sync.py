@@ -36,7 +36,7 @@ def sync(arguments: Sequence[str], config_dir: str | None) -> None:
         _sync_study(plan, _tracking(config))
         return
     if not runs:
-        raise UserError("gmt sync needs study=NAME, or the ids of single runs; `gmt run --help` lists the studies")
+        raise UserError("gmt sync needs study=NAME, or the ids of single runs; `gmt help study` lists the studies")
     with hydra_on(config_dir):
         config = Composer().compose_plain(overrides)
     folder = settings_of("record", RecordSettings, config["record"]).runs

@@ -45,7 +45,7 @@ def study_of(config: Mapping[str, Any], *, required: bool) -> StudySettings:
     if values is not None:
         return settings_of("study", StudySettings, values)
     if required:
-        raise UserError("this command needs study=NAME; `gmt run --help` lists the studies")
+        raise UserError("this command needs study=NAME; `gmt help study` lists the studies")
     return StudySettings(name="multirun", question="gmt run -m", shared={}, arms={"run": {}})
 
 

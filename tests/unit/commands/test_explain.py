@@ -177,6 +177,13 @@ def test_help_explains(topic: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert not re.search(r"\bNone\b", text)
 
 
+def test_help_fits_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for columns in (20, 80):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        assert run_command(["help", "method.scope"]) == 0
+        assert max(map(len, capsys.readouterr().out.splitlines())) <= max(columns, 60)
+
+
 @pytest.mark.parametrize(
     ("topic", "sentence"),
     [
