@@ -1,5 +1,6 @@
 """`gmt report`: writes a study's report, and puts it on the sweep's parent run in MLflow."""
 
+import gc
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +17,14 @@ from gmt.tracking.settings import TrackingSettings
 if TYPE_CHECKING:
     from gmt_analysis.report import Report
 
+# Between two collections of garbage: most objects of a report are the libraries', which collections look through again
+# and again, a tenth of its time.
+_MANY_OBJECTS = 100_000
+
 
 def report(overrides: Sequence[str], config_dir: str | None, *, dirty: bool, operations: bool) -> None:
     """Writes the report and names its files."""
+    gc.set_threshold(_MANY_OBJECTS)
     with progress_line("report") as stage:
         stage("planning the study")
         plan, config = planned(overrides, config_dir)

@@ -7,8 +7,8 @@ import pytest
 
 from gmt.composition import Composer, hydra_on
 from gmt.errors import UserError
-from gmt.records.identity import OPTIONAL_GROUPS
-from gmt.runs.build import build
+from gmt.records.identity import OPTIONAL_GROUPS, run_id
+from gmt.runs.build import Builder, build
 
 
 @pytest.fixture
@@ -105,3 +105,15 @@ def test_a_group_that_is_null_or_not_there_leaves_the_run_id_as_it_was(config: d
     assert group not in with_null.science
     with pytest.raises(UserError, match=rf"^{group}(\._target_ names no class| must be null or a list)"):
         build(config | {group: {"_target_": "gmt.Nothing"}})
+
+
+def test_runs_that_share_parts_have_the_ids_that_their_science_hashes_to() -> None:
+    with hydra_on(None):
+        composer = Composer()
+        overrides = [["method.mask_ratio=0.5", f"seed={seed}"] for seed in (1, 2)]
+        configs = [composer.compose_plain(own) for own in (*overrides, ["method.mask_ratio=0.25", "seed=1"])]
+    builder = Builder()
+    runs = [builder.build(config) for config in configs]
+    assert runs[0].method is runs[1].method is not runs[2].method
+    assert [run.id for run in runs] == [run_id(run.science) for run in runs] == [build(c).id for c in configs]
+    assert len({run.id for run in runs}) == len(runs)
