@@ -20,12 +20,13 @@ from gmt.runs.build import plug_in
 
 PAGE = Path(__file__).parents[1] / "docs" / "methods.md"
 _HEAD = re.compile(r"(?P<title>[^:]+?) \((?P<source>.+?)\): (?P<rest>.+)")
-_LABEL = re.compile(r"\b(Chooses|Memory|Cost|Departures?): ")
+_LABEL = re.compile(r"\b(Begins|Chooses|Memory|Cost|Departures?): ")
 _END = re.compile(r"(?<=[a-z0-9)%])\. (?=[A-Z])")  # of a sentence
 _ARXIV = re.compile(r"arXiv (\d{4}\.\d{4,5})")
 _OPENREVIEW = re.compile(r"OpenReview (\w+)")
 _ADDRESS = re.compile(r"\bgithub\.com/[\w./-]+")
 _FACTS, _DEPARTURES = ("Chooses", "Memory", "Cost"), "Departures"  # labels; each arm has the facts
+BEGINS = "Begins"  # label of an arm whose model does not begin as the base
 _COLUMNS = ("arm", "trains", "chooses", "memory", "cost of a step", "source", "our departures")
 
 MASKS, PARTS, PHASES, WHOLE = "Masks", "Adapters and parts", "Phases", "Whole training"
@@ -48,8 +49,9 @@ took: `gmt show RUN`.
 
 This page is written from the yamls by `python -m recipes.methods_page`. The comment at the head of a yaml reads `NAME
 (SOURCE): what it trains.` More sentences may follow; those after `Chooses:`, `Memory:`, `Cost:` and `Departures:` are
-cells of the row. The settings give the first three where the head is silent and the class is known. A source is an
-arXiv or OpenReview number or an address, or begins with `ours`."""
+cells of the row, and the one after `Begins:` says how a model begins that is not the base before its first step. The
+settings give the first three where the head is silent and the class is known. A source is an arXiv or OpenReview
+number or an address, or begins with `ours`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +62,7 @@ class Head:
         title: the method's name in words.
         source: the publication.
         trains: the first sentence, without its full stop.
-        cells: by Chooses, Memory, Cost and Departures, those that the head has.
+        cells: by Begins, Chooses, Memory, Cost and Departures, those that the head has.
     """
 
     title: str
@@ -109,7 +111,8 @@ def page(folder: Path) -> str:
                 raise ValueError(f"the head must say {labels}, which the settings of {type(method).__name__} do not")
         except ValueError as error:
             raise ValueError(f"conf/method/{path.name}: {error}") from error
-        row = [f"[{path.stem}](../conf/method/{path.name})", head.trains, *(cells[label] for label in _FACTS)]
+        trains = f"{head.trains}. It begins {cells[BEGINS]}" if BEGINS in cells else head.trains
+        row = [f"[{path.stem}](../conf/method/{path.name})", trains, *(cells[label] for label in _FACTS)]
         row += [_linked(head.source), cells.get(_DEPARTURES, "")]
         rows[section_of(method)].append(
             "| " + " | ".join(cell.removesuffix(".").replace("|", r"\|") for cell in row) + " |"

@@ -1,7 +1,10 @@
 """The arms of conf/method, told apart by what each is able to: tests over all of them know none by its name."""
 
+from __future__ import annotations
+
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -22,6 +25,9 @@ from gmt.methods.protocol import (
 from gmt.runs.build import plug_in
 from tests.merging import tiny_model
 from tests.models import pretrained, train_settings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 _FOLDER = Path(config_dir() / "method")
 ARMS = sorted(path.stem for path in _FOLDER.glob("*.yaml"))
@@ -87,26 +93,36 @@ def fits_shipped_model(arm: str) -> bool:
 def num_added(arm: str) -> int:
     """Return the number of parameters that the arm puts into a model; 0 if it reshapes none."""
     from gmt.training.reshaping import Reshaping
+
+    return Reshaping(method_of(arm), fitting_model(arm), seed=1).sizes.num_added
+
+
+def fitting_model(arm: str) -> PreTrainedModel:
+    """Return a model that the arm works with: the shipped one, or a tiny one with biases."""
     from tests.architectures import tiny_model as of_kind
 
-    model = pretrained().load_model() if fits_shipped_model(arm) else of_kind("qwen2")  # which has biases
-    return Reshaping(method_of(arm), model, seed=1).sizes.num_added
+    return pretrained().load_model() if fits_shipped_model(arm) else of_kind("qwen2")
 
 
 @cache
 def begins_as_base(arm: str) -> bool:
-    """Return whether the arm, once it has put its parts into the shipped model, computes as the base does."""
+    """Return whether the arm, once it has put its parts into a model, computes as the base does; it reads examples."""
     import torch
 
-    from gmt.training.reshaping import Reshaping
+    from gmt.training.reshaping import Examples, Reshaping
 
-    if not fits_shipped_model(arm):
-        return True  # it puts in nothing
-    model, ids = pretrained().load_model(), torch.arange(12)[None]
+    def collate(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        ids = torch.tensor([row["input_ids"] for row in rows])
+        return {"input_ids": ids, "labels": ids, "attention_mask": torch.ones_like(ids)}
+
+    generator = torch.Generator().manual_seed(0)
+    rows = [{"input_ids": torch.randint(3, 60, (12,), generator=generator).tolist()} for _ in range(64)]
+    model, ids = fitting_model(arm).eval(), torch.tensor([row["input_ids"] for row in rows[:4]])
     with torch.no_grad():
         before = model(input_ids=ids).logits
-        Reshaping(method_of(arm), model, seed=1)
-        return torch.allclose(model(input_ids=ids).logits, before, atol=1e-3)
+    Reshaping(method_of(arm), model, seed=1, examples=Examples(rows=rows, collate=collate, device="cpu"))
+    with torch.no_grad():
+        return torch.allclose(model.eval()(input_ids=ids).logits, before, atol=1e-3)
 
 
 def overrides_of(arm: str, folder: Path) -> list[str]:
