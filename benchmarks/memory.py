@@ -154,7 +154,7 @@ def with_lora(model: nn.Module) -> nn.Module:
 
 
 def measure(name: str, way: str, num_tokens: int) -> None:
-    """Print the bytes of three steps of two micro-batches each: state, gradients after the last, and the peak."""
+    """Print the bytes of three steps of two micro-batches each: weights, state, gradients after the last, the peak."""
     torch.manual_seed(0)
     model = model_of(name, "cpu")
     model, optimizer, gradient_bytes = stepper(way, model)
@@ -168,7 +168,12 @@ def measure(name: str, way: str, num_tokens: int) -> None:
         held = gradient_bytes()
         optimizer.step()
         optimizer.zero_grad()
-    print(state_bytes(optimizer), held, peak_bytes())
+    print(weight_bytes(model), state_bytes(optimizer), held, peak_bytes())
+
+
+def weight_bytes(model: nn.Module) -> int:
+    """Return the bytes of a model's parameters, tied ones counted once."""
+    return sum(p.numel() * p.element_size() for p in model.parameters())
 
 
 def measured_table(name: str, num_tokens: int) -> str:
@@ -178,13 +183,16 @@ def measured_table(name: str, num_tokens: int) -> str:
     for way in (way for way in WAYS if way != "8-bit AdamW"):
         command = [sys.executable, __file__, "--measure", name, way, "--tokens", str(num_tokens)]
         done = subprocess.run(command, check=True, capture_output=True, text=True, encoding="utf-8")
-        state, held, peak = map(int, done.stdout.split()[-3:])
+        weights, state, held, peak = map(int, done.stdout.split()[-4:])
         plain = plain or peak
-        figures = [f"{n / 1e6:,.1f}" for n in (state, by_formula[way].state, held, peak)]
+        need = by_formula[way]
+        figures = [f"{n / 1e6:,.1f}" for n in (weights, need.weights, state, need.state, held, peak)]
         rows.append([way, *figures, f"{(plain - peak) / 1e6:,.0f}"])
         print(*rows[-1], file=sys.stderr)
     head = [
         name,
+        "weights, MB",
+        "by formula, MB",
         "state, MB",
         "by formula, MB",
         "gradients at the step, MB",

@@ -1,7 +1,7 @@
 """AdamW whose moments and gradients exist for the kept entries of its parameters only.
 
 A parameter with a support holds its first and second moment as vectors of its K kept entries, and the support as bits
-or indices (gmt/masking/support.py): in float32 at most 8 K + N / 8 bytes, and 4 K more where entries have ages of their
+or indices (gmt/masking/support.py): in float32 at most 8 K + N / 8 bytes, and K more where entries have ages of their
 own. Its gradient is gathered as soon as autograd has added it up (a post-accumulate hook), the micro-batches of a step
 are added up in the vector, and the dense gradient is freed before that of the next parameter is made. A parameter
 without a support is trained whole, as by torch's AdamW.
@@ -24,11 +24,12 @@ from gmt.masking.parameters import flat
 from gmt.masking.sharding import is_sharded
 from gmt.masking.spec import AGES
 from gmt.masking.support import Support, stored, support_of
+from gmt.optimizers.cohorts import ages, forget_ages, set_ages
 from gmt.optimizers.packed_update import Stepped, update
 
 _ENTRIES_AT_ONCE = 1 << 26  # that step together on a GPU, which takes a copy of their weights
 _COPIED = ("_age", "_supports", "clipping")  # with torch's own state
-_KEPT_AS_THEY_ARE = ("support", "age")  # which torch's load_state_dict would round to the parameter's dtype
+_KEPT_AS_THEY_ARE = ("support", "age", "cohort")  # which torch's load_state_dict would round to the parameter's dtype
 
 
 class Chooser(Protocol):
@@ -166,10 +167,9 @@ class PackedAdamW(Optimizer):
         (group,) = [group for group in self.param_groups if any(q is p for q in group["params"])]
         for key, values_J, beta in zip(("exp_avg", "exp_avg_sq"), (first_J, second_J), group["betas"], strict=True):
             state[key][at_J] = (values_J * (1 - beta**age)).to(state[key].dtype)
-        if "age" not in state:
-            num_steps = int(state["step"])
-            state["age"] = torch.full((support.num_kept,), num_steps, dtype=torch.int32, device=p.device)
-        state["age"][at_J] = age
+        age_K = self._ages(p)
+        age_K[at_J] = age
+        set_ages(state, age_K)
 
     def gathered(self) -> Iterator[tuple[nn.Parameter, Tensor]]:
         """Give each parameter that has a gradient in this step, with its kept entries: shape [K], or whole."""
@@ -234,6 +234,8 @@ class PackedAdamW(Optimizer):
             for name in _KEPT_AS_THEY_ARE:
                 if (value := state_dict["state"].get(key, {}).get(name)) is not None:
                     self.state[p][name] = value.to(p.device, copy=True)
+            if "age" in self.state.get(p, {}) and "cohort" not in self.state[p]:  # of a checkpoint of before cohorts
+                set_ages(self.state[p], self.state[p]["age"])
         states = {p: self.state[p] for p in self._parameters() if "support" in self.state.get(p, {})}
         self._supports = {p: stored(state["support"], p.numel()) for p, state in states.items()}
 
@@ -306,13 +308,18 @@ class PackedAdamW(Optimizer):
 
     def _carry_ages(self, p: nn.Parameter, new: Support) -> None:
         """Give newcomers age 0; ages are kept only where they differ from the parameter's number of steps."""
-        state, num_steps = self.state[p], int(self.state[p]["step"])
-        old_K = state.get("age")
-        if old_K is None:
-            old_K = torch.full((self._supports[p].num_kept,), num_steps, dtype=torch.int32, device=p.device)
-        state["age"] = new.gather(self._whole(p, old_K))
-        if bool((state["age"] == num_steps).all()):
-            del state["age"]
+        age_K = new.gather(self._whole(p, self._ages(p)))
+        if bool((age_K == int(self.state[p]["step"])).all()):
+            forget_ages(self.state[p])
+        else:
+            set_ages(self.state[p], age_K)
+
+    def _ages(self, p: nn.Parameter) -> Tensor:
+        """Return the number of steps that each kept entry has taken, int32 of shape [K]."""
+        state = self.state[p]
+        if (age_K := ages(state)) is not None:
+            return age_K
+        return torch.full((self._supports[p].num_kept,), int(state["step"]), dtype=torch.int32, device=p.device)
 
 
 def _in_batches(

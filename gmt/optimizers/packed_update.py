@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
 
 from gmt.masking.support import Support
+from gmt.optimizers.cohorts import ages
 
 _LINE = 64  # bytes: a multiple of every vector that torch's CPU kernels use
 _VECTOR = {"AVX512": 64}  # bytes of torch's vectors by the processor's capability
@@ -27,7 +28,7 @@ class Stepped:
     Args:
         weight: the whole parameter, or its kept entries, of shape [K].
         gradient: of the same shape.
-        state: `step`, `exp_avg` and `exp_avg_sq`, and `age` where entries have ages of their own.
+        state: `step`, `exp_avg` and `exp_avg_sq`, and where entries have ages of their own those of cohorts.py.
         support: which entries of the parameter these are; None for all.
     """
 
@@ -116,7 +117,8 @@ def _update_by_age(each: Stepped, group: dict[str, Any]) -> None:
     weight_K, gradient_K, state = each.weight, each.gradient, each.state
     (beta1, beta2), lr = group["betas"], group["lr"]
     state["step"] += 1
-    age_K = state["age"].add_(1).double()
+    state["age"] += 1
+    age_K = cast(Tensor, ages(state)).double()
     correction1_K, correction2_K = ((1 - torch.pow(beta, age_K)).float() for beta in (beta1, beta2))
     gradient_K = gradient_K.float()
     first_K = state["exp_avg"].float().lerp(gradient_K, 1 - beta1)

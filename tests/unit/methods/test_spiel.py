@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from gmt.errors import UserError
 from gmt.methods.gradient_mask import GradientMask
 from gmt.methods.spiel import Spiel, SpielAtWork
+from gmt.optimizers.cohorts import ages
 
 pytestmark = pytest.mark.heavy
 
@@ -125,8 +126,10 @@ def test_a_renewal_drops_what_moved_least_and_grows_the_largest_sums() -> None:
     mean, square = (steps[0] + steps[1])[grown] / 2, (steps[0] ** 2 + steps[1] ** 2)[grown] / 2
     torch.testing.assert_close(state["exp_avg"][at], mean * (1 - 0.9**2))
     torch.testing.assert_close(state["exp_avg_sq"][at], square * (1 - 0.99**2))
-    assert state["age"][at].tolist() == [2] * 6
-    assert sorted(state["age"].tolist()) == [2] * 6 + [4] * 7
+    age_K = ages(state)
+    assert age_K is not None
+    assert age_K[at].tolist() == [2] * 6
+    assert sorted(age_K.tolist()) == [2] * 6 + [4] * 7
     assert "age" not in before
 
 

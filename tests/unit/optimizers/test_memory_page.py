@@ -38,21 +38,36 @@ def test_the_page_holds_the_formulas_table(memory: ModuleType, name: str) -> Non
     assert memory.formula_table(name) in (ROOT / "docs" / "memory.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("way", ["plain AdamW", "masked moments", "packed", "packed, first micro-batch"])
+@pytest.mark.parametrize("way", ["plain AdamW", "masked moments", "packed", "packed, first micro-batch", "LoRA"])
 def test_the_formula_is_the_state_of_a_training(memory: ModuleType, way: str) -> None:
-    model, optimizer, gradient_bytes = memory.stepper(way, memory.model_of("nano", "cpu"))
-    need = memory.needs([p.numel() for p in model.parameters()])[way]
+    base = memory.model_of("nano", "cpu")
+    need = memory.needs([p.numel() for p in base.parameters()])[way]
+    model, optimizer, gradient_bytes = memory.stepper(way, base)
     tokens = torch.arange(16).view(2, 8)
     for _ in range(2):
         optimizer.zero_grad()
         model(input_ids=tokens, labels=tokens).loss.backward()
         held = gradient_bytes()
         optimizer.step()
+    if way == "LoRA":  # of the whole rank 4, where the same number of entries would be 4.2
+        assert (memory.weight_bytes(model), state_bytes(optimizer)) == pytest.approx(
+            (need.weights, need.state), rel=0.07
+        )
+        assert held == pytest.approx(need.gradients, rel=0.07)
+        return
+    assert memory.weight_bytes(model) == need.weights
     if way in ("plain AdamW", "masked moments"):
         assert (state_bytes(optimizer), held) == (need.state, need.gradients)
     else:  # zero gradients of unseen tokens are never kept, so that a support may be smaller
         assert 0.9 * need.state < state_bytes(optimizer) <= need.state
         assert 0 < held <= 4 * need.trained
+
+
+def test_the_formula_is_that_of_bitsandbytes(memory: ModuleType) -> None:
+    """Two bytes an entry and two scales for each 256 entries; float32 for tensors of fewer than 4,096."""
+    need = memory.needs([4096, 100, 5000])["8-bit AdamW"]
+    assert need.state == 2 * (4096 + 16 * 4) + 8 * 100 + 2 * (5000 + 20 * 4)
+    assert (need.weights, need.gradients) == (4 * 9196, 4 * 9196)
 
 
 def test_the_formula_is_what_masked_moments_hold_and_copy(memory: ModuleType) -> None:
