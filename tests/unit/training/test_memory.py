@@ -3,13 +3,14 @@
 import gc
 import sys
 import threading
+import weakref
 from typing import Any
 
 import psutil
 import pytest
 import torch
 
-from gmt.training.memory import give_back
+from gmt.training.memory import give_back, spare_libraries
 
 HELD = 240_000_000
 
@@ -38,3 +39,17 @@ def test_what_a_thread_leaves_behind_goes_back_to_the_system() -> None:
     finally:
         gc.enable()
     assert resident() - before < 0.1 * HELD
+
+
+def test_what_runs_leave_behind_is_collected_though_the_libraries_are_spared() -> None:
+    class Trainer:
+        pass
+
+    spare_libraries()
+    assert gc.get_freeze_count() > 0
+    trainer = Trainer()
+    trainer.itself = trainer  # type: ignore[attr-defined]
+    left = weakref.ref(trainer)
+    del trainer
+    give_back()
+    assert left() is None
