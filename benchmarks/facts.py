@@ -18,7 +18,7 @@ from torch import nn
 from gmt.masking import MaskSpec, attach
 
 RATIO = 0.8
-NUM_TOKENS = 512  # of a step, few for a training
+NUM_TOKENS = 256  # of a step, few for a training
 LIMIT = 1.02
 CHOICES = {"no mask": None, "facts off": 0, "every tenth step (default)": 10, "every step": 1}
 SIZES = {"3.5 M": (661, 8), "21 M": (1621, 8)}  # width and number of square layers
