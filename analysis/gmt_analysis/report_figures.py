@@ -38,10 +38,9 @@ def frontier_figures(results: Results) -> dict[str, Figure]:
     """Forgetting against target: curves of a few arms, else the choices that no other beats."""
     frontier = results.frontier
     shown = replace(frontier, points=_drawn(frontier.points), matched=_drawn(frontier.matched))
-    is_many = frontier.points["arm"].nunique() > MOST_LINES
     figures = {}
     for task in dict.fromkeys(shown.points["task"]):
-        figure = None if is_many else frontier_figure(shown, task=task)
+        figure = frontier_figure(shown, task=task) if has_curves(shown.points) else None
         if figure is None:
             at = shown.matched.loc[shown.matched["task"] == task, "at"]
             figure = choices_on_the_front(
@@ -50,6 +49,11 @@ def frontier_figures(results: Results) -> dict[str, Figure]:
         if figure is not None:
             figures[f"frontier_{_word(task)}"] = figure
     return figures
+
+
+def has_curves(points: pd.DataFrame) -> bool:
+    """Return whether the points of a frontier are few arms, of which one has several."""
+    return bool(0 < points["arm"].nunique() <= MOST_LINES and points.groupby(["task", "arm"]).size().max() > 1)
 
 
 def score_figures(results: Results) -> dict[str, Figure]:
