@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from gmt.records.record import write_whole
+
 
 class Kept:
     """A file of one line for each question.
@@ -24,7 +26,7 @@ class Kept:
             return {}
         *lines, cut = self._file.read_text(encoding="utf-8").split("\n")
         if cut:
-            self._file.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+            write_whole(self._file, "".join(line + "\n" for line in lines))
         return dict(json.loads(line) for line in lines)
 
     def add(self, known: Mapping[int, Any]) -> None:

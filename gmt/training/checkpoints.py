@@ -20,18 +20,23 @@ _METHOD_STATE = "method_state.pt"
 
 
 def last_whole_checkpoint(checkpoints: Path) -> Path | None:
-    """The newest checkpoint that was written to its end and trained by the loss of today, or None."""
-    whole = [p.parent for p in checkpoints.glob(f"checkpoint-*/{_METHOD_STATE}") if (p.parent / METER_SUMS).exists()]
-    whole = [each for each in whole if not _has_router_loss(each)]
-    return max(whole, key=lambda p: int(p.name.rpartition("-")[2]), default=None)
+    """Return the newest checkpoint that was written to its end and trained by today's loss, or None."""
+    of_today = [each for each in _whole(checkpoints) if not _has_router_loss(each)]
+    return max(of_today, key=lambda p: int(p.name.rpartition("-")[2]), default=None)
 
 
 def drop_other_losses(checkpoints: Path) -> None:
-    """Deletes the checkpoints of a mixture of experts that gmt-lab 0.1 trained with the routers' auxiliary loss too."""
+    """Delete the checkpoints of a mixture of experts that gmt-lab 0.1 trained with the routers' auxiliary loss too."""
     if workers.index() == 0:
-        for checkpoint in filter(_has_router_loss, checkpoints.glob("checkpoint-*")):
+        for checkpoint in filter(_has_router_loss, _whole(checkpoints)):
             remove(checkpoint, checkpoints)
     workers.meet()
+
+
+def _whole(checkpoints: Path) -> list[Path]:
+    """Return the checkpoints that were written to their end; a full disk or a kill leaves others with empty files."""
+    states = checkpoints.glob(f"checkpoint-*/{_METHOD_STATE}")
+    return [state.parent for state in states if (state.parent / METER_SUMS).exists()]
 
 
 def _has_router_loss(checkpoint: Path) -> bool:

@@ -7,7 +7,14 @@ import pytest
 import torch
 from torch import nn
 
-from gmt.training.checkpoints import fill_adamw_state, load_method, save_method
+from gmt.training.checkpoints import (
+    METER_SUMS,
+    drop_other_losses,
+    fill_adamw_state,
+    last_whole_checkpoint,
+    load_method,
+    save_method,
+)
 
 
 @pytest.mark.parametrize(
@@ -42,3 +49,19 @@ def test_a_methods_state_is_loaded_to_the_cpu(tmp_path: Path) -> None:
     """Whatever device it was saved from: that of another worker may not be there."""
     save_method(tmp_path, {"sums": torch.ones(3, device="cuda")}, is_sharded=False)
     assert load_method(tmp_path, is_sharded=False)["sums"].device.type == "cpu"
+
+
+@pytest.mark.parametrize("last_file", ["config.json", "model.safetensors", "trainer_state.json", METER_SUMS, None])
+def test_a_checkpoint_that_a_full_disk_cut_short_is_passed_over(tmp_path: Path, last_file: str | None) -> None:
+    """The file that had no room is there and empty."""
+    whole, cut = tmp_path / "checkpoint-4", tmp_path / "checkpoint-8"
+    for folder in (whole, cut):
+        folder.mkdir()
+        for name in ("config.json", "model.safetensors", "trainer_state.json", METER_SUMS):
+            is_full = folder == cut and name == last_file
+            (folder / name).write_text("" if is_full else "{}")
+            if is_full:
+                break
+    save_method(whole, {}, is_sharded=False)
+    drop_other_losses(tmp_path)
+    assert last_whole_checkpoint(tmp_path) == whole
