@@ -21,6 +21,7 @@ from recipes.doc_links import is_of_the_repository, links, replaced, resolved
 ROOT = Path(__file__).parents[1]
 _HOME = {"README.md": "index.md", "docs/README.md": "all_pages.md", "CHANGELOG.md": "changelog.md"}
 _LANGUAGES = {".py": "python", ".yaml": "yaml", ".c": "c", ".toml": "toml", ".cff": "yaml"}
+_WIDE = "---\nhide: [navigation, toc]\n---\n\n"
 _MASKING = """\
 # gmt.masking
 
@@ -99,7 +100,7 @@ def _page(path: str) -> str:
     text = _text(path)
     if path.endswith(".md") or (ROOT / path).is_dir():
         return text
-    return f"# {path}\n\n```{_LANGUAGES.get(Path(path).suffix, 'text')}\n{text.rstrip()}\n```\n"
+    return f"{_WIDE}# {path}\n\n```{_LANGUAGES.get(Path(path).suffix, 'text')}\n{text.rstrip()}\n```\n"
 
 
 def _text(path: str) -> str:
@@ -116,7 +117,7 @@ def _text(path: str) -> str:
 def _commands() -> str:
     """Return the help of the commands as a page."""
     parts = [
-        "# Commands and settings",
+        "---\nhide: [navigation]\n---\n\n# Commands and settings",
         "What `gmt COMMAND --help` prints; `gmt help TOPIC` explains one setting, one choice or one group.",
         _help("--help"),
     ]

@@ -1,9 +1,9 @@
 """The mask itself: exact selection and the engine on optimizer hooks; sparse deltas of what it trained. Imports torch
 and nothing else, and Triton where there is CUDA.
 
-Example:
-    from gmt.masking import MaskSpec, attach
-    mask = attach(model, optimizer, MaskSpec(mask_ratio=0.8))
+Examples:
+    >>> from gmt.masking import MaskSpec, attach
+    >>> mask = attach(model, optimizer, MaskSpec(mask_ratio=0.8))
 """
 
 from typing import TYPE_CHECKING, Any
