@@ -14,7 +14,6 @@ from gmt.masking.native import Bracket, Chunk, ChunkSelection, library
 from gmt.masking.rule import CHUNK, Rule, Scores, Selection, num_masked
 
 _ENTRIES_AT_ONCE = 1 << 23  # bounds the memory of computed scores
-_ENTRIES_A_SAMPLE = 512  # of a large tensor: with more samples they would cost more than the numbers between bounds
 FEWEST_SAMPLES = 1 << 10
 MOST_SAMPLES = 1 << 16
 SLACK = 16  # entries that the C code may write behind those that it gathers
@@ -40,7 +39,9 @@ def select_alone(groups: Sequence[Sequence[Scores]], rule: Rule) -> dict[int, Se
 
 def num_samples(size: int) -> int:
     """Return how many of a group's entries bound its threshold; 0 where it is small and all are looked at."""
-    num = min(max(size // _ENTRIES_A_SAMPLE, FEWEST_SAMPLES), MOST_SAMPLES)
+    # The entries between the bounds are as size / sqrt(num), so that they and the samples cost least together at
+    # num = c * size ** (2 / 3); c was measured.
+    num = min(max(int(size ** (2 / 3) / 5), FEWEST_SAMPLES), MOST_SAMPLES)
     return num if size >= 4 * num else 0
 
 
