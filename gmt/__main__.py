@@ -1,4 +1,4 @@
-"""`python -m gmt` is the same program as `gmt`."""
+"""Runs the program `gmt` as `python -m gmt`."""
 
 from gmt.cli import main
 

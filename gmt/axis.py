@@ -11,12 +11,12 @@ DEFAULT = "method.mask_ratio"
 # The meaning of a number on the axis, and a sentence for the reader of a figure.
 _MEANINGS: Mapping[str, str] = {DEFAULT: "fraction of gradient entries masked"}
 _NOTES: Mapping[str, str] = {DEFAULT: "A mask ratio of 0 would be plain SFT."}
-_BY_FACTORS = ("learning_rate", "rank")  # settings that people vary by factors
+_BY_FACTORS = ("learning_rate", "rank")  # settings that are usually varied by factors
 _DECADE = 10
 
 
 def over(config: Mapping[str, Any]) -> Sequence[str]:
-    """Return the settings that the parents of a merge differ in, by its config; empty for other runs."""
+    """Return the settings in which the parents of a merge differ, from its config; empty for other runs."""
     settings: Sequence[str] = config.get("over") or ()
     return settings
 
@@ -27,7 +27,7 @@ def seed_of(config: Mapping[str, Any]) -> int | None:
 
 
 def draws_of(config: Mapping[str, Any]) -> dict[str, int | None]:
-    """Return the seeds of a run's data and of its questions, by its config; None where the task has no such setting."""
+    """Return the seeds of a run's data and of its questions, from its config; None if the task lacks the setting."""
     return {name: config["task"].get(name) for name in ("data_seed", "question_seed")}
 
 
@@ -55,7 +55,7 @@ class Axis:
 
     @property
     def label(self) -> str:
-        """The name, with its meaning where it has one, for an axis of a figure."""
+        """The name for the axis of a figure, with its meaning if that is known."""
         return f"{self.name} ({_MEANINGS[self.setting]})" if self.setting in _MEANINGS else self.name
 
     @property
@@ -64,9 +64,9 @@ class Axis:
         return _NOTES.get(self.setting, "")
 
     def value(self, config: Mapping[str, Any]) -> int | float | None:
-        """Return the value in a run's resolved config; None if the config does not have the setting, or it is null.
+        """Return the axis's value in a run's resolved config; None if the setting is missing or null.
 
-        A merge has no value of a setting that its parents differ in.
+        It is None, too, for a merge whose parents differ in the setting.
 
         Raises:
             UserError: the value is not a finite number.

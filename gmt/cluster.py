@@ -1,6 +1,6 @@
-"""What a place that takes sweeps must do: Ray Jobs, Slurm, KubeRay are files in gmt_launchers/submission.
+"""The protocol of a cluster that sweeps are submitted to: Ray Jobs, Slurm, KubeRay (gmt_launchers/submission).
 
-`gmt submit` finds the class through the yaml's `_target_` and knows no more of it than this.
+`gmt submit` finds the class through the yaml's `_target_`, and uses nothing of it beyond this protocol.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,15 +13,15 @@ from gmt.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class SweepJob:
-    """A sweep to be carried out elsewhere.
+    """A sweep to be executed on a cluster.
 
     Args:
-        name: the same for the same set of runs, at most 40 characters of a-z, 0-9 and `-`.
-        overrides: what the user gave to `gmt sweep`, that of the cluster left out.
-        config_dir: the user's own config folder, or None.
-        record_root: where the run records go, as the config says it.
-        gpus_needed: the most that a worker takes of a GPU where there are none: what only a GPU can give.
-        gpus_used: the most that a worker takes of a GPU where there are some.
+        name: the same for the same set of runs; at most 40 characters of a-z, 0-9 and `-`.
+        overrides: the overrides for `gmt sweep`, without those of the cluster.
+        config_dir: the user's config folder, or None.
+        record_root: record.root as the config has it.
+        gpus_needed: the most GPUs of a worker on a machine without any: above 0 if a run can't do without.
+        gpus_used: the most GPUs of a worker on a machine that has some.
     """
 
     name: str
@@ -32,33 +32,33 @@ class SweepJob:
     gpus_used: float
 
 
-def check_gpus(job: SweepJob, setting: str, there: int) -> None:
-    """Refuse a place whose GPUs no run takes, or that lacks those that a run needs.
+def check_gpus(job: SweepJob, setting: str, num_gpus: int) -> None:
+    """Refuse a cluster whose GPUs no run would use, or that lacks GPUs that a run needs.
 
     Args:
-        job: what is to be carried out.
-        setting: of the cluster, that says how many GPUs a node has.
-        there: its value.
+        job: the sweep.
+        setting: the cluster's setting for the number of GPUs of a node.
+        num_gpus: the setting's value.
 
     Raises:
-        UserError: the GPUs of the cluster and those of the runs do not go together.
+        UserError: the GPUs of the cluster do not fit the runs.
     """
-    if there and not job.gpus_used:
-        raise UserError(f"{setting} must be 0 for runs that compute on the CPU (resources.gpus=0), got {there}")
-    if not there and job.gpus_needed:
+    if num_gpus and not job.gpus_used:
+        raise UserError(f"{setting} must be 0 for runs that compute on the CPU (resources.gpus=0), got {num_gpus}")
+    if not num_gpus and job.gpus_needed:
         raise UserError(f"{setting} must be at least 1 for runs with resources.gpus={job.gpus_needed:g}, got 0")
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobState:
-    """A job as its cluster sees it.
+    """The state of a job, as its cluster reports it.
 
     Args:
-        id: what `gmt logs` and `gmt stop` take.
+        id: the id that `gmt logs` and `gmt stop` take.
         name: the name of its sweep.
-        state: the cluster's own word.
+        state: the cluster's word for its state.
         active: whether it waits or runs.
-        note: what the cluster says about it; may be empty.
+        note: the cluster's remark on it; may be empty.
     """
 
     id: str
@@ -69,10 +69,10 @@ class JobState:
 
 
 class Cluster(Protocol):
-    """A place that takes sweeps; its settings are the fields of a frozen dataclass that checks them."""
+    """A cluster that executes sweeps; its settings are the fields of a frozen dataclass that checks them."""
 
     def preview(self, job: SweepJob) -> str:
-        """What `submit` would hand over, without secrets; asks nobody and starts nothing.
+        """Return the text that `submit` would send, without secrets; contacts nobody and starts nothing.
 
         Raises:
             UserError: the cluster can't take this job.
@@ -80,33 +80,33 @@ class Cluster(Protocol):
         ...
 
     def submit(self, job: SweepJob) -> str:
-        """Hands the sweep over and returns the job's id at once.
+        """Submit the sweep, and return the job's id without waiting for the job.
 
         Raises:
-            UserError: the cluster refuses, doesn't answer, or has the same sweep under way; nothing was started.
+            UserError: the cluster refuses, does not answer, or is executing the same sweep; nothing was started.
         """
         ...
 
     def jobs(self) -> Sequence[JobState]:
-        """The jobs of this project that the cluster knows.
+        """Return the jobs of this project that the cluster knows.
 
         Raises:
-            UserError: the cluster doesn't answer.
+            UserError: the cluster does not answer.
         """
         ...
 
     def logs(self, job_id: str, *, follow: bool) -> Iterator[str]:
-        """What a job has written so far, in pieces; with `follow`, what it writes until it ends.
+        """Yield the output of a job in pieces; with `follow` until the job ends, else the output so far.
 
         Raises:
-            UserError: there is no such job, or the cluster doesn't answer.
+            UserError: there is no such job, or the cluster does not answer.
         """
         ...
 
     def stop(self, job_id: str) -> None:
-        """Ends a job; its runs go on where they were when the study is submitted again.
+        """End a job; its runs are resumed when the study is submitted again.
 
         Raises:
-            UserError: there is no such job under way, or the cluster doesn't answer.
+            UserError: no such job waits or runs, or the cluster does not answer.
         """
         ...

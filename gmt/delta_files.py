@@ -25,8 +25,8 @@ def save_delta(delta: SparseDelta, path: Path, metadata: Mapping[str, str] | Non
 
     Args:
         delta: the delta.
-        path: the file, which is replaced.
-        metadata: more texts for the header, such as a run id.
+        path: the file; an existing file is replaced.
+        metadata: further texts for the header, such as a run id.
     """
     vectors = {
         name: (part.indices_K.dtype, part.values_K.dtype, len(part.values_K)) for name, part in delta.tensors.items()
@@ -43,14 +43,14 @@ def save_difference(
     metadata: Mapping[str, str],
     on_progress: Callable[[], None] = lambda: None,
 ) -> dict[str, int]:
-    """Write the delta between two mappings that read each tensor on access; memory holds one tensor of each.
+    """Write the delta between two mappings of weights; it has one tensor of each in memory at a time.
 
     Args:
-        tuned, base: the weights by name, in the same shapes and dtypes.
-        path: the file, which is replaced.
+        tuned, base: the weights by name, in the same shapes and dtypes; they may read each tensor on access.
+        path: the file; an existing file is replaced.
         base_sha256: the hash of the base's weights.
-        metadata: more texts for the header.
-        on_progress: called after each reading of a tensor; each is read three times.
+        metadata: further texts for the header.
+        on_progress: called each time a tensor was read; each tensor is read three times.
 
     Returns:
         The number of changed entries by name; unchanged tensors are left out.
@@ -71,10 +71,10 @@ def save_difference(
 
 
 def load_delta(path: Path) -> SparseDelta:
-    """Read a delta, on the CPU.
+    """Read a delta onto the CPU.
 
     Raises:
-        UserError: the file can't be read, or holds no delta of a version that is known here.
+        UserError: the file can't be read, or is not a delta of the supported version.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -107,5 +107,5 @@ def _write(
             return part_of(key.removesuffix(_INDICES)).indices_K
         return part_of(key.removesuffix(_VALUES)).values_K
 
-    own = {"format": "pt", _VERSION_KEY: _VERSION, _BASE_KEY: base_sha256}
-    write_vectors(path, sizes, vector_of, {**metadata, **own})
+    format_metadata = {"format": "pt", _VERSION_KEY: _VERSION, _BASE_KEY: base_sha256}
+    write_vectors(path, sizes, vector_of, {**metadata, **format_metadata})

@@ -1,8 +1,8 @@
-"""Spans of time as people read them."""
+"""Words spans of time for people."""
 
 
 def duration(seconds: float) -> str:
-    """A span of time for people, e.g. `14 s`, `3 min 20 s`, `2 h 5 min`."""
+    """Return a number of seconds in words, e.g. `14 s`, `3 min 20 s`, `2 h 5 min`."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -12,5 +12,5 @@ def duration(seconds: float) -> str:
 
 
 def took(seconds: float | None) -> str:
-    """For behind `done`: ` in 23 s`, or nothing where nobody knows."""
+    """Return a text to append to `done`, e.g. ` in 23 s`; empty if the time is unknown."""
     return "" if seconds is None else f" in {duration(seconds)}"

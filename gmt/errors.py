@@ -1,4 +1,4 @@
-"""The errors that a user can cause, as sentences; everything else keeps its traceback."""
+"""Exceptions that are shown as sentences, without a traceback; all other exceptions keep their traceback."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,10 +10,10 @@ R = TypeVar("R")
 
 
 class UserError(Exception):
-    """A mistake in what was asked: shown as its sentences without a traceback, exit code 2.
+    """A user's mistake, shown as its sentences without a traceback. Exit code 2.
 
     Args:
-        *sentences: one for each independent fault, naming the setting, the rule and the value got.
+        *sentences: one for each independent fault; a sentence names the setting, the rule and the value got.
     """
 
     def __init__(self, *sentences: str):
@@ -26,11 +26,11 @@ class NoAnswer(UserError):
 
 
 class RunFailed(Exception):
-    """A run that started and did not finish; its record holds the traceback. Exit code 1.
+    """A run started and failed; its record holds the traceback. Exit code 1.
 
     Args:
-        sentence: what broke.
-        kind: of the failure, see gmt.runs.failures; None for several runs.
+        sentence: the failure in a sentence.
+        kind: the kind of failure, see gmt.runs.failures; None for several runs.
     """
 
     def __init__(self, sentence: str, kind: str | None = None):
@@ -39,24 +39,24 @@ class RunFailed(Exception):
 
 
 class MachineFault(Exception):
-    """A disk, a network, a device or a server failed while something was read; it may recover. Exit code 1."""
+    """A disk, a network, a device or a server failed during a read, and may recover. Exit code 1."""
 
 
 class Interrupted(Exception):
-    """A run that ended on request; it goes on from its checkpoint, or from the answers that it kept."""
+    """A run ended on request; it can be resumed from its checkpoint or its stored scores."""
 
 
 class StoppedEarly(Exception):
-    """A run that a search gave up, with a checkpoint from which it could go on; never a finished run."""
+    """A search ended a run before its last step; the run is not finished, and could be resumed from its checkpoint."""
 
 
 class Diverged(Exception):
-    """Training left the finite numbers: a final outcome of the run, not a fault of the machine."""
+    """A loss or a weight became NaN or Inf: a final outcome of the run, not a fault of the machine."""
 
 
 @contextmanager
 def within(setting: str) -> Iterator[None]:
-    """Says in a UserError's sentences of which part of the config they are, where they don't themselves."""
+    """Prefix the sentences of a UserError with the config key, unless they start with it already."""
     try:
         yield
     except UserError as error:
@@ -64,44 +64,44 @@ def within(setting: str) -> Iterator[None]:
 
 
 def for_each(rows: Iterable[T], make: Callable[[T], R]) -> list[R]:
-    """Makes something of each row of a dataset.
+    """Return the results of a function for all rows of a dataset.
 
     Raises:
-        UserError: the sentence of the first row that is wrong, and how many others are.
+        UserError: the function raised it for some rows; it has the sentence of the first and the number of these rows.
     """
-    made: list[R] = []
+    results: list[R] = []
     faults: list[UserError] = []
     for row in rows:
         try:
-            made.append(make(row))
+            results.append(make(row))
         except UserError as error:
             faults.append(error)
     if faults:
         others = "" if len(faults) == 1 else f" ({len(faults)} rows in all are wrong)"
         raise UserError(f"{faults[0]}{others}") from faults[0]
-    return made
+    return results
 
 
 def together(*makers: Callable[[], Any]) -> list[Any]:
-    """Makes several things.
+    """Return the results of several functions.
 
     Raises:
-        UserError: with the sentences of all that can't be made.
+        UserError: some of them raised it; it has the sentences of all of them.
     """
-    made: list[Any] = []
+    results: list[Any] = []
     faults: list[str] = []
     for make in makers:
         try:
-            made.append(make())
+            results.append(make())
         except UserError as error:
             faults += [sentence for sentence in error.sentences if sentence not in faults]
     if faults:
         raise UserError(*faults)
-    return made
+    return results
 
 
 def choices(wanted: str, valid: Iterable[str]) -> str:
-    """Says what would have been valid, the nearest name first, e.g. `did you mean 'gmt'? (gmt, rmt, sft)`."""
+    """Return a clause with the nearest valid name and all choices, e.g. `did you mean 'gmt'? (choices: gmt, rmt)`."""
     names = sorted(valid)
     near = get_close_matches(wanted, names, n=1)
     listed = ", ".join(names)

@@ -1,7 +1,7 @@
-"""SHA-256 of files; a large file is read once for all processes of a user, as long as nothing about it changes.
+"""SHA-256 of files. The digest of a large file is cached for all processes of a user until the file changes.
 
-What is remembered lies in a folder that only this user can write. It is found by path, device, inode, size, and times
-of modification and of change: the last is set by the kernel alone, so that whatever writes to the file changes it.
+The cache is a folder that only this user can write. Its key is the file's path, device, inode, size, and times of
+modification and of change; only the kernel sets the last one, so every write to the file changes the key.
 """
 
 import hashlib
@@ -16,8 +16,8 @@ from pathlib import Path
 from gmt import ownership
 from gmt.removal import remove
 
-_LARGE_BYTES = 64 * 2**20  # below, a file is hashed sooner than its digest is looked up on a network
-_SETTLED_S = 2.0  # a file that was changed later than this may change again within the clock's next tick
+_LARGE_BYTES = 64 * 2**20  # hashing a smaller file is faster than looking its digest up on a network
+_SETTLED_S = 2.0  # a file changed more recently may change again within the same tick of the file system's clock
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -36,13 +36,13 @@ def sha256_of(path: Path) -> str:
 
 
 def git_sha1_of(path: Path) -> str:
-    """Return the name that git gives a file's content, and the hub gives its small files."""
+    """Return the SHA-1 by which git names a file's content, and the hub its small files."""
     content = path.read_bytes()
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
 def hash_of_digests(digests: Iterable[tuple[str, str]]) -> str:
-    """Return a short hash of files' names and digests."""
+    """Return a short hash over pairs of a file's name and digest."""
     text = "".join(f"{name} {digest}\n" for name, digest in sorted(digests))
     return f"sha256:{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
@@ -52,12 +52,12 @@ def _hashed(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _state(about: os.stat_result) -> tuple[int, ...]:
-    return about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns
+def _state(status: os.stat_result) -> tuple[int, ...]:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
-def _entry(path: Path, about: os.stat_result) -> Path:
-    key = hashlib.sha256(repr((str(path.resolve()), *_state(about))).encode()).hexdigest()[:32]
+def _entry(path: Path, status: os.stat_result) -> Path:
+    key = hashlib.sha256(repr((str(path.resolve()), *_state(status))).encode()).hexdigest()[:32]
     cache = os.environ.get("GMT_CACHE")
     folder = Path(cache) if cache else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gmt"
     return folder / "digests" / key
@@ -65,7 +65,7 @@ def _entry(path: Path, about: os.stat_result) -> Path:
 
 def _known(entry: Path) -> str | None:
     try:
-        if any(ownership.fault_of(about) for about in (entry.parent.lstat(), entry.lstat())):
+        if any(ownership.fault_of(status) for status in (entry.parent.lstat(), entry.lstat())):
             return None
         text = entry.read_text(encoding="ascii")
     except (OSError, ValueError):
@@ -80,6 +80,6 @@ def _remember(entry: Path, digest: str) -> None:
         temporary.write_text(digest, encoding="ascii")
         temporary.chmod(0o600)
         temporary.replace(entry)
-    except OSError:  # no room or no right to write: it is hashed again next time
+    except OSError:  # a full disk or a folder without write permission: the file is hashed again next time
         with suppress(OSError):
             remove(temporary, entry.parent)

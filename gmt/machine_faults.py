@@ -1,6 +1,6 @@
 """Tells faults of the machine (a disk, network, device or server failed, and may recover) from the user's mistakes.
 
-The cause decides, however deep it lies: libraries wrap it in errors of their own. Imports no library.
+The cause decides, however deep it is in the chain, since libraries wrap it in their own errors. Imports no library.
 """
 
 import errno
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 from gmt.errors import MachineFault, UserError
 
-# Not among them: what a wrong path or missing rights raise (ENOENT, EACCES, ENOTDIR, EISDIR, EINVAL, ...).
+# Without the numbers of wrong paths and missing permissions (ENOENT, EACCES, ENOTDIR, EISDIR, EINVAL, ...).
 ERRNOS = frozenset(
     getattr(errno, name)
     for name in (
@@ -25,7 +25,7 @@ ERRNOS = frozenset(
     )
     if hasattr(errno, name)
 )
-# By name, with subclasses: the libraries may not be there, and which of torch's exist depends on its build.
+# By name, with subclasses: the libraries may be missing, and torch's classes depend on its build.
 _NAMES = frozenset(
     {
         *("DistBackendError", "DistNetworkError", "DistStoreError", "AcceleratorError"),  # torch
@@ -34,8 +34,8 @@ _NAMES = frozenset(
         *("ReadTimeoutError", "ConnectTimeoutError", "NewConnectionError", "ProxyError"),  # urllib3's, unwrapped
     }
 )
-_NO_FAULT = frozenset({"InvalidURL", "UnsupportedProtocol", "MissingSchema", "InvalidSchema"})  # among the clients' own
-_STATUSES = frozenset({408, 425, 429})  # answers of a server that may differ next time, as those from 500 on
+_NO_FAULT = frozenset({"InvalidURL", "UnsupportedProtocol", "MissingSchema", "InvalidSchema"})  # subclasses of these
+_STATUSES = frozenset({408, 425, 429})  # HTTP statuses that may differ next time, like those from 500 on
 # A connection that was cut within TLS: OSErrors whose number is TLS's own.
 _OF_TLS = frozenset({"SSLEOFError", "SSLZeroReturnError", "SSLSyscallError"})
 # Libraries that pass on only the text of an error: safetensors, tokenizers, Arrow, CUDA, HIP, gloo, torch, SQLite.
@@ -63,18 +63,18 @@ _BUGS = re.compile(
     r"device-side assert|no kernel image|invalid device function"
     r"|(CU|HIP)(BLAS|SOLVER|SPARSE)_STATUS_(INVALID_VALUE|NOT_SUPPORTED)",
     re.IGNORECASE,
-)  # CUDA's and HIP's words for them
-# Errors about values, which may quote any text: a row of data that holds a log is no fault of the disk.
+)  # words of CUDA and HIP for bugs
+# Errors about values may quote any text: a row of data that holds a log message is no fault of the disk.
 _OF_VALUES = (ValueError, LookupError, TypeError, AssertionError, ArithmeticError)
 _OFFLINE = re.compile(r"OfflineModeIsEnabled|HF_HUB_OFFLINE|HF_DATASETS_OFFLINE|offline mode is enabled", re.IGNORECASE)
 
 
 def causes(error: BaseException, *, hidden: bool = False) -> Iterator[BaseException]:
-    """Yield an error, then those that it was raised from, or while they were handled, down to the first.
+    """Yield an error, and then the errors that caused it or were being handled, back to the first one.
 
     Args:
-        error: the last one.
-        hidden: whether those count that `raise ... from None` keeps out of a traceback.
+        error: the error that was raised last.
+        hidden: whether to include errors that `raise ... from None` hides from a traceback.
     """
     seen: set[int] = set()
     current: BaseException | None = error
@@ -86,17 +86,17 @@ def causes(error: BaseException, *, hidden: bool = False) -> Iterator[BaseExcept
 
 
 def names_of(error: BaseException) -> set[str]:
-    """Return the names of an error's class and of the classes that it derives from."""
-    return {kind.__name__ for kind in type(error).__mro__}
+    """Return the names of an error's class and of its base classes."""
+    return {base.__name__ for base in type(error).__mro__}
 
 
 def machine_fault(error: BaseException, *, hidden: bool = False) -> BaseException | None:
-    """Return the fault of the machine that an error comes from; None where it comes from none.
+    """Return the fault of the machine that caused an error; None if no such fault did.
 
-    That the hub may not be asked (HF_HUB_OFFLINE) is a setting, and no fault of the network.
+    Forbidding access to the hub (HF_HUB_OFFLINE) is a setting, and not a fault of the network.
 
     Args:
-        error: the last one raised.
+        error: the error that was raised last.
         hidden: see `causes`.
     """
     chain = list(causes(error, hidden=hidden))
@@ -106,7 +106,7 @@ def machine_fault(error: BaseException, *, hidden: bool = False) -> BaseExceptio
 
 def _is_fault(error: BaseException, is_offline: bool) -> bool:
     names, text = names_of(error), str(error)
-    if _BUGS.search(text) or isinstance(error, UserError):  # a sentence of ours, which may quote its cause
+    if _BUGS.search(text) or isinstance(error, UserError):  # the sentence of a UserError may quote its cause
         return False
     if "MachineFault" in names or isinstance(error, MemoryError):
         return True
@@ -128,24 +128,25 @@ def is_out_of_gpu_memory(error: BaseException) -> bool:
 
 
 @contextmanager
-def machine_faults_first(what: str) -> Iterator[None]:
-    """Say of a fault of the machine what could not be read, before anybody takes it for a mistake of the user.
+def machine_faults_first(subject: str) -> Iterator[None]:
+    """Turn faults of the machine into a MachineFault that names what could not be read.
 
-    Put it inside the `try` whose `except` makes sentences of what a library raises.
+    Use it inside a `try` whose `except` turns a library's errors into sentences, so that these faults are not taken for
+    the user's mistakes.
 
     Args:
-        what: is read, as the user knows it, e.g. `model.path='...'`.
+        subject: the user's name for what is read, e.g. `model.path='...'`.
 
     Raises:
-        MachineFault: the disk, the network or the device failed. A GPU without enough memory is left as it is.
+        MachineFault: the disk, the network or the device failed. An OutOfMemoryError of a GPU is not converted.
     """
     try:
         yield
     except (UserError, MachineFault):
         raise
-    except Exception as error:  # libraries wrap faults of the machine in any class; others are raised again
-        fault = machine_fault(error, hidden=True)  # datasets hides why it could not reach the hub
+    except Exception as error:  # libraries wrap faults of the machine in any class; other errors are raised again
+        fault = machine_fault(error, hidden=True)  # the library datasets hides why it could not reach the hub
         if fault is None or is_out_of_gpu_memory(error):
             raise
         reason = " ".join(str(fault).split())[:400]
-        raise MachineFault(f"{what} can't be read now: {type(fault).__name__}: {reason}") from error
+        raise MachineFault(f"{subject} can't be read now: {type(fault).__name__}: {reason}") from error

@@ -1,4 +1,4 @@
-"""Finds the class that a `_target_` names; tells its author in a sentence what has to be mended. Imports no library."""
+"""Finds the class that a `_target_` names, and words faults of plug-ins for their authors. Imports no library."""
 
 from __future__ import annotations
 
@@ -28,39 +28,39 @@ def class_of(setting: str, target: str) -> type:
         target: the dotted path of the class.
 
     Raises:
-        UserError: there is no such module or class, the module raises as it is imported, or what is there is no
-            dataclass that can be made.
+        UserError: there is no such module or class, the module raises an error when it is imported, or the target is
+            not a dataclass, or is an abstract one.
     """
     if not all(part.isidentifier() for part in target.split(".")):
         raise UserError(f"{setting}._target_ must be a class's path such as package.module.Class, got {target!r}")
     module, names = _module_of(setting, target)
-    found: Any = module
+    member: Any = module
     for name in names:
-        if not hasattr(found, name):
-            where = f"module {module.__name__}" if found is module else f"class {found.__name__}"
-            known = [key for key, value in vars(found).items() if isinstance(value, type) and not key.startswith("_")]
+        if not hasattr(member, name):
+            where = f"module {module.__name__}" if member is module else f"class {member.__name__}"
+            known = [key for key, value in vars(member).items() if isinstance(value, type) and not key.startswith("_")]
             more = f"; {choices(name, known)}" if known else ""
             raise UserError(
                 f"{setting}._target_ names no class that can be imported: {target!r}: {where} has no {name!r}{more}"
             )
-        found = getattr(found, name)
-    if not isinstance(found, type):
-        raise UserError(f"{setting}._target_ must name a class, got {target!r}, which is a {type(found).__name__}")
-    if not dataclasses.is_dataclass(found):
+        member = getattr(member, name)
+    if not isinstance(member, type):
+        raise UserError(f"{setting}._target_ must name a class, got {target!r}, which is a {type(member).__name__}")
+    if not dataclasses.is_dataclass(member):
         raise UserError(
             f"{setting}._target_ must name a dataclass, whose fields are its settings, got class {target!r}: write "
             "@dataclass(frozen=True, kw_only=True) above it"
         )
-    if inspect.isabstract(found):
-        lacking = ", ".join(sorted(found.__abstractmethods__))
+    if inspect.isabstract(member):
+        lacking = ", ".join(sorted(member.__abstractmethods__))
         raise UserError(
-            f"{setting}._target_ must name a class that is no abstract one, got {target!r}: lacks {lacking}"
+            f"{setting}._target_ must name a class that is not abstract, got {target!r}, which lacks {lacking}"
         )
-    return found
+    return member
 
 
 def _module_of(setting: str, target: str) -> tuple[ModuleType, list[str]]:
-    """Return the module that a target begins with, and the names that follow."""
+    """Return the module that a target begins with, and the names after it."""
     parts = target.split(".")
     missing = parts[0]
     for number in range(len(parts) - 1, 0, -1):
@@ -70,15 +70,15 @@ def _module_of(setting: str, target: str) -> tuple[ModuleType, list[str]]:
                 return importlib.import_module(name), parts[number:]
         except MachineFault:
             raise
-        except Exception as error:  # third-party code, which may raise anything as it is imported
-            lost = error.name if isinstance(error, ModuleNotFoundError) else None
-            if lost is None or not f"{name}.".startswith(f"{lost}."):  # what the module itself imports, or does
+        except Exception as error:  # third-party code, which may raise anything when it is imported
+            not_found = error.name if isinstance(error, ModuleNotFoundError) else None
+            if not_found is None or not f"{name}.".startswith(f"{not_found}."):  # the module's own code failed
                 raise UserError(
-                    f"{setting}._target_={target}: module {name} raises as it is imported: {in_words(error)}"
+                    f"{setting}._target_={target}: module {name} raises when it is imported: {in_words(error)}"
                 ) from error
-            missing = lost
+            missing = not_found
         except SystemExit as error:
-            raise UserError(f"{setting}._target_={target}: module {name} exits as it is imported") from error
+            raise UserError(f"{setting}._target_={target}: module {name} exits when it is imported") from error
     raise UserError(
         f"{setting}._target_ names no class that can be imported: {target!r}: Python finds no module {missing!r}; a "
         "package of your own must be installed here, or its folder be on PYTHONPATH"
@@ -86,23 +86,23 @@ def _module_of(setting: str, target: str) -> tuple[ModuleType, list[str]]:
 
 
 def in_words(error: BaseException) -> str:
-    """Return an error's type, what it says, and the line of code that raised it."""
+    """Return an error's type, its message, and the line of code that raised it."""
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(_OF_IMPORTING)]
     where = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
     return f"{type(error).__name__}: {' '.join(str(error).split())}{where}"
 
 
 @contextmanager
-def faults_of(setting: str, found: object, doing: str) -> Iterator[None]:
-    """Say of an error in the code of a plug-in which class raised it, and where.
+def faults_of(setting: str, plug_in: object, event: str) -> Iterator[None]:
+    """Turn an error in the code of a plug-in into a sentence that names the class and the line that raised it.
 
     Args:
         setting: the config key of the plug-in.
-        found: the class, or an object of it.
-        doing: what it was asked for, e.g. `refuses its settings`.
+        plug_in: the class, or an object of it.
+        event: a verb phrase for what fails, e.g. `refuses its settings`.
 
     Raises:
-        UserError: anything but a UserError or a fault of the machine was raised.
+        UserError: the code raised anything; UserErrors and faults of the machine pass unchanged.
     """
     try:
         with machine_faults_first(setting):
@@ -110,30 +110,30 @@ def faults_of(setting: str, found: object, doing: str) -> Iterator[None]:
     except (UserError, MachineFault):
         raise
     except Exception as error:  # third-party code, which may raise anything
-        raise UserError(f"{setting}: class {_path(found)} {doing}: {in_words(error)}") from error
+        raise UserError(f"{setting}: class {_path(plug_in)} {event}: {in_words(error)}") from error
 
 
-def check_protocol(setting: str, made: object, protocol: type) -> None:
-    """Refuse a plug-in that lacks something of its protocol, or has it in another shape.
+def check_protocol(setting: str, instance: object, protocol: type) -> None:
+    """Refuse a plug-in that lacks a member of its protocol, or has it with another signature.
 
-    The optional protocols in the same module whose members the plug-in has are checked likewise.
+    If the plug-in has all members of an optional protocol in the same module, that protocol is checked too.
 
     Raises:
-        UserError: with a sentence for each member.
+        UserError: a member is missing or wrong; a sentence for each member.
     """
-    kind: Any = type(made)
+    plug_in: Any = type(instance)
     sentences = [
-        f"{setting}: class {_path(made)} {fault} (see {part.__module__}.{part.__name__})"
-        for part in (protocol, *_parts_of_class(kind, protocol))
-        for fault in _faults_of_class(kind, part)
+        f"{setting}: class {_path(instance)} {fault} (see {part.__module__}.{part.__name__})"
+        for part in (protocol, *_optional_protocols(plug_in, protocol))
+        for fault in _faults_of_class(plug_in, part)
     ]
     if sentences:
         raise UserError(*sentences)
 
 
 @lru_cache(maxsize=64)
-def _parts_of_class(kind: type, protocol: type) -> list[type]:
-    """Return the optional protocols beside a protocol whose members a class has."""
+def _optional_protocols(plug_in: type, protocol: type) -> list[type]:
+    """Return the optional protocols in a protocol's module of which a class has all members."""
     return [
         part
         for part in vars(sys.modules[protocol.__module__]).values()
@@ -141,46 +141,46 @@ def _parts_of_class(kind: type, protocol: type) -> list[type]:
         and part is not protocol
         and part.__module__ == protocol.__module__
         and getattr(part, "_is_runtime_protocol", False)
-        and all(_has(kind, name) for name in vars(part) if not name.startswith("_"))
+        and all(_has(plug_in, name) for name in vars(part) if not name.startswith("_"))
     ]
 
 
-def _has(kind: type, name: str) -> bool:
-    return name in _fields(kind) or inspect.getattr_static(kind, name, None) is not None
+def _has(plug_in: type, name: str) -> bool:
+    return name in _fields(plug_in) or inspect.getattr_static(plug_in, name, None) is not None
 
 
-def _fields(kind: Any) -> set[str]:
-    return {field.name for field in dataclasses.fields(kind)} if dataclasses.is_dataclass(kind) else set()
+def _fields(plug_in: Any) -> set[str]:
+    return {field.name for field in dataclasses.fields(plug_in)} if dataclasses.is_dataclass(plug_in) else set()
 
 
-@lru_cache(maxsize=64)  # a plan asks once for each run
-def _faults_of_class(kind: type, protocol: type) -> list[str]:
+@lru_cache(maxsize=64)  # a plan calls this once for each run
+def _faults_of_class(plug_in: type, protocol: type) -> list[str]:
     members = ((name, member) for name, member in vars(protocol).items() if not name.startswith("_"))
-    return [fault for name, member in members if (fault := _fault(kind, name, member)) is not None]
+    return [fault for name, member in members if (fault := _fault(plug_in, name, member)) is not None]
 
 
-def _fault(kind: type, name: str, member: object) -> str | None:
-    if not _has(kind, name):
+def _fault(plug_in: type, name: str, member: object) -> str | None:
+    if not _has(plug_in, name):
         return f"lacks {name!r}"
-    of_class = inspect.getattr_static(kind, name, None)
+    attribute = inspect.getattr_static(plug_in, name, None)
     if isinstance(member, property):
-        is_method = inspect.isfunction(of_class)
+        is_method = inspect.isfunction(attribute)
         return f"must have {name!r} as a property or a field, and it is a method" if is_method else None
-    if not inspect.isfunction(member) or name in _fields(kind):
+    if not inspect.isfunction(member) or name in _fields(plug_in):
         return None
-    if not inspect.isfunction(of_class):
-        return None if callable(getattr(kind, name)) else f"must have {name!r} as a method"
-    asked = list(inspect.signature(member).parameters.values())
-    positional = [None for each in asked if each.kind is not inspect.Parameter.KEYWORD_ONLY]
-    named: Mapping[str, None] = {each.name: None for each in asked if each.kind is inspect.Parameter.KEYWORD_ONLY}
+    if not inspect.isfunction(attribute):
+        return None if callable(getattr(plug_in, name)) else f"must have {name!r} as a method"
+    parameters = list(inspect.signature(member).parameters.values())
+    positional = [None for p in parameters if p.kind is not inspect.Parameter.KEYWORD_ONLY]
+    named: Mapping[str, None] = {p.name: None for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
     try:
-        inspect.signature(of_class).bind(*positional, **named)
+        inspect.signature(attribute).bind(*positional, **named)
     except TypeError as error:
-        bare = [each.replace(annotation=inspect.Parameter.empty) for each in asked]
-        return f"must have the method {name}{inspect.Signature(bare)}: {error}"
+        untyped = [p.replace(annotation=inspect.Parameter.empty) for p in parameters]
+        return f"must have the method {name}{inspect.Signature(untyped)}: {error}"
     return None
 
 
-def _path(found: object) -> str:
-    kind = found if isinstance(found, type) else type(found)
-    return f"{kind.__module__}.{kind.__qualname__}"
+def _path(plug_in: object) -> str:
+    plug_in_class = plug_in if isinstance(plug_in, type) else type(plug_in)
+    return f"{plug_in_class.__module__}.{plug_in_class.__qualname__}"

@@ -1,4 +1,4 @@
-"""The one place that removes files: below a folder that the caller names, whatever names, links or mounts are there."""
+"""Removes files and folders, and never anything outside a folder that the caller names. No other file removes any."""
 
 import errno
 import os
@@ -10,40 +10,40 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def remove(path: Path, boundary: Path) -> None:
-    """Remove a file, a link, or a folder with all below it; do nothing if it is not there.
+    """Remove a file, a link, or a folder with everything below it; do nothing if it does not exist.
 
-    A link is removed, and what it leads to stays. Each folder on the way is held open and no link is followed, so that
-    nobody can lead the removal elsewhere by renaming one.
+    A link is removed, and its target stays. Each folder on the way is held open and no link is followed, so that nobody
+    can redirect the removal by renaming a folder.
 
     Args:
-        path: of what goes.
-        boundary: a folder above it, of which nothing outside is touched; the path to it may hold links.
+        path: the file, link or folder to remove.
+        boundary: a folder above it; nothing outside this folder is touched. The path to the boundary may hold links.
 
     Raises:
-        ValueError: the path does not lie below the boundary by its letters, or holds `..` or a zero byte.
-        OSError: a link lies on the way, or a folder is a mount or belongs to neither this user nor the boundary's
-            owner; or the system refuses. What is removed by then is gone.
+        ValueError: the path is not below the boundary, or holds `..` or a zero byte.
+        OSError: a part of the path is a link; a folder is a mount, or belongs to neither this user nor the boundary's
+            owner; or the system refuses. Files removed before the error stay removed.
     """
     parts = path.relative_to(boundary).parts
     if not parts or ".." in parts or any("\0" in part for part in parts):
-        raise ValueError(f"what is removed must lie below {boundary}, got {path}")
+        raise ValueError(f"a path to remove must lie below {boundary}, got {path}")
     try:
-        held = os.open(boundary, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        parent = os.open(boundary, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except FileNotFoundError:
         return
-    owners, mount = (os.geteuid(), os.fstat(held).st_uid), _mount(held)
+    owners, mount = (os.geteuid(), os.fstat(parent).st_uid), _mount(parent)
     try:
         for part in parts[:-1]:
-            inner = os.open(part, _FOLDER, dir_fd=held)
-            os.close(held)
-            held = inner
-        _remove(parts[-1], held, owners, mount)
+            folder = os.open(part, _FOLDER, dir_fd=parent)
+            os.close(parent)
+            parent = folder
+        _remove(parts[-1], parent, owners, mount)
     except FileNotFoundError:
         return
     except RecursionError as error:
         raise OSError(errno.ELOOP, "folders are nested too deep to be removed", str(path)) from error
     finally:
-        os.close(held)
+        os.close(parent)
 
 
 def _remove(name: str, parent: int, owners: tuple[int, int], mount: object) -> None:
@@ -56,16 +56,16 @@ def _remove(name: str, parent: int, owners: tuple[int, int], mount: object) -> N
             raise PermissionError(f"the folder {name} is not removed: it belongs to uid {owner}")
         if _mount(folder) != mount:
             raise PermissionError(f"the folder {name} is not removed: another file system is mounted there")
-        for each in os.listdir(folder):
+        for child in os.listdir(folder):
             with suppress(FileNotFoundError):  # another process removes it too
-                _remove(each, folder, owners, mount)
+                _remove(child, folder, owners, mount)
     finally:
         os.close(folder)
     os.rmdir(name, dir_fd=parent)
 
 
 def _mount(folder: int) -> object:
-    """Name the mount in which an open folder lies; a bind mount has the device of where it comes from."""
+    """Return an id of the mount that holds an open folder; st_dev would not do, since a bind mount has its source's."""
     try:
         lines = Path(f"/proc/self/fdinfo/{folder}").read_text(encoding="utf-8").splitlines()
     except OSError:  # not on Linux

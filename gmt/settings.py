@@ -1,7 +1,7 @@
-"""Checks that settings dataclasses run on themselves, worded as the user knows the setting.
+"""Checks of single values for settings dataclasses, with errors that name the setting as the user writes it.
 
 Every plug-in (model, task, method) and every settings group is a frozen dataclass that checks its values in
-`__post_init__`, so that a bad value is found when a study is planned and not when a run reaches it.
+`__post_init__`, so that planning a study finds a bad value before any run starts.
 """
 
 import copy
@@ -17,14 +17,14 @@ from gmt.errors import UserError
 
 NEUTRAL = "neutral"
 _NAME = re.compile(r"[A-Za-z0-9_.-]+")
-_LONGEST_NAME = 100  # with what we put around it, below the 250 of MLflow's keys and the 255 of a file's name
+_LONGEST_NAME = 100  # with our prefixes and suffixes, below the 250 of MLflow's keys and the 255 of a file's name
 
 
 def neutral(value: Any) -> Any:
-    """Return the field of a setting that an older class did not have.
+    """Return the dataclass field of a setting that was added to a class later.
 
-    At its neutral value everything is as it was without the setting, and so is the run id. It is the default too, so
-    that configs that were recorded before are still complete.
+    At its neutral value the setting changes nothing, and does not enter the run id. The neutral value is the default
+    too, so that configs recorded before the setting existed stay complete.
 
     Example:
         momentum: float = settings.neutral(0.0)
@@ -42,11 +42,11 @@ def number(
     open_low: bool = False,
     open_high: bool = True,
 ) -> float:
-    """Returns `value` as a float, or raises one sentence.
+    """Return `value` as a float.
 
     Args:
         setting: the name as the user writes it, e.g. `method.mask_ratio`.
-        value: what was given.
+        value: the value given.
         rule: the rule in words, e.g. `must lie in [0, 1)`.
         low: smallest value; excluded if `open_low`.
         high: largest value; excluded if `open_high`.
@@ -64,21 +64,21 @@ def number(
 
 
 def integer(setting: str, value: object, *, low: int) -> int:
-    """Returns `value` as an int that is at least `low`, or raises one sentence."""
+    """Return `value`; raise UserError unless it is an int of at least `low`."""
     if not isinstance(value, int) or isinstance(value, bool) or value < low:
         raise UserError(f"{setting} must be a whole number of at least {low}, got {_shown(value)}")
     return value
 
 
 def boolean(setting: str, value: object) -> bool:
-    """Returns `value` if it is true or false, or raises one sentence."""
+    """Return `value`; raise UserError unless it is true or false."""
     if not isinstance(value, bool):
         raise UserError(f"{setting} must be true or false, got {_shown(value)}")
     return value
 
 
 def one_of(setting: str, value: object, valid: tuple[str, ...]) -> str:
-    """Returns `value` if it is one of `valid`, or raises one sentence with the choices."""
+    """Return `value`; raise UserError with the choices unless it is one of `valid`."""
     if value not in valid:
         raise UserError(f"{setting} must be one of {', '.join(valid)}, got {_shown(value)}")
     assert isinstance(value, str)
@@ -86,7 +86,7 @@ def one_of(setting: str, value: object, valid: tuple[str, ...]) -> str:
 
 
 def text(setting: str, value: object) -> str:
-    """Returns `value` if it is a text that is not empty, or raises one sentence."""
+    """Return `value`; raise UserError unless it is a text that is not empty."""
     if not isinstance(value, str) or not value:
         is_value = value is not None and not isinstance(value, str)
         hint = "; on the command line such a text is written KEY='\"VALUE\"'" if is_value else ""
@@ -95,9 +95,9 @@ def text(setting: str, value: object) -> str:
 
 
 def folder_name(setting: str, value: object) -> str:
-    """Returns `value` if it can name a folder and a key in MLflow, or raises one sentence.
+    """Return `value`; raise UserError unless it can name a folder and a key in MLflow.
 
-    Each name of a config that becomes a file, a folder or a key is checked here before anything is planned by it.
+    Each name in a config that becomes a file, a folder or a key is checked here before a study is planned.
     """
     if not isinstance(value, str) or not _NAME.fullmatch(value) or value in (".", "..") or len(value) > _LONGEST_NAME:
         raise UserError(
@@ -108,22 +108,22 @@ def folder_name(setting: str, value: object) -> str:
 
 
 def folder_names(setting: str, values: Iterable[object]) -> list[str]:
-    """Returns names for one place, where no two are the same on a disk that ignores case, or raises one sentence."""
+    """Return names for one folder; raise UserError if one can't name a folder, or two differ in case only."""
     names = [folder_name(setting, value) for value in values]
-    by_letters: dict[str, str] = {}
-    for each in names:
-        if (other := by_letters.setdefault(each.lower(), each)) != each:
-            raise UserError(f"{setting} must differ from the others by more than case, got {other} and {each}")
+    by_lower_case: dict[str, str] = {}
+    for name in names:
+        if (other := by_lower_case.setdefault(name.lower(), name)) != name:
+            raise UserError(f"{setting} must differ from the others by more than case, got {other} and {name}")
     return names
 
 
 def path(setting: str, value: object) -> Path:
-    """Returns the absolute path that a text names, ~ as the home folder, or raises one sentence."""
+    """Return the absolute path that a text names, with ~ as the home folder; raise UserError if the text names none."""
     whole = Path(os.path.expanduser(text(setting, value))).absolute()
     try:
         str(whole).encode()
         return whole.resolve()
-    except (ValueError, OSError, RuntimeError) as error:  # bytes that are no UTF-8, a zero byte, a loop of links
+    except (ValueError, OSError, RuntimeError) as error:  # bytes that are not UTF-8, a zero byte, a loop of links
         raise UserError(f"{setting} must be a path that can be read as UTF-8, got {value!a}: {error}") from error
 
 

@@ -1,7 +1,7 @@
-"""Writes safetensors files with the memory of one tensor, whatever their size.
+"""Writes safetensors files of any size with one tensor in memory; safetensors' own writer needs all tensors at once.
 
 The format (https://github.com/huggingface/safetensors#format): the header's length in 8 bytes, the header as JSON, the
-tensors' bytes without gaps. safetensors' own writer takes all tensors at once.
+tensors' bytes without gaps.
 """
 
 import json
@@ -35,11 +35,11 @@ def write_vectors(
 
     Args:
         path: the file.
-        sizes: dtype and number of entries of each tensor, by name.
-        vector_of: returns the tensor of a name; called once for each, those with the widest entries first.
+        sizes: the dtype and the number of entries of each tensor, by name.
+        vector_of: returns the tensor of a name; called once for each name, in order of falling bytes per entry.
         metadata: texts for the header.
     """
-    names = sorted(sizes, key=lambda name: (-sizes[name][0].itemsize, name))  # wide entries first: all are aligned
+    names = sorted(sizes, key=lambda name: (-sizes[name][0].itemsize, name))  # this order aligns every tensor
     header: dict[str, object] = {"__metadata__": dict(metadata)}
     end = 0
     for name in names:

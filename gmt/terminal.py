@@ -1,4 +1,4 @@
-"""How the commands write to a terminal: texts of models, libraries and files can't steer it."""
+"""Writes to a terminal; control characters in texts of models, libraries and files are escaped."""
 
 import re
 import shutil
@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-# C0 without tab and line feed, DEL, and C1 (ECMA-48), by their escapes in Python.
+# C0 without tab and line feed, DEL, and C1 (ECMA-48), with their escapes in Python.
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n"}
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _WIDTHS_OF_HELP = (60, 100)  # columns, the fewest and the most
@@ -19,19 +19,19 @@ def help_width() -> int:
 
 
 def say(line: str) -> None:
-    """Prints a line at once, also into a pipe."""
+    """Print a line and flush it."""
     print(printable(line), flush=True)
 
 
 @contextmanager
 def progress_line(task: str) -> Iterator[Callable[[str], None]]:
-    """Show what a long command does in one line that each stage overwrites; on a terminal only.
+    """Show the stage of a long command in one line that each stage overwrites; only on a terminal.
 
     Args:
-        task: the work as a whole, before each stage.
+        task: the name of the whole work, which precedes the stage.
 
     Yields:
-        A function that takes the name of the stage that begins.
+        A function to call with the name of each stage when it begins.
     """
     if not sys.stderr.isatty():
         yield lambda stage: None
@@ -43,17 +43,17 @@ def progress_line(task: str) -> Iterator[Callable[[str], None]]:
 
 
 def printable(text: str) -> str:
-    """Return a text with its control characters, but for tab and line feed, as escapes; halves of letters likewise."""
+    """Return a text with control characters, except tab and line feed, and lone surrogates as escapes."""
     return text.translate(_CONTROLS).encode(errors="backslashreplace").decode()
 
 
 def printable_log(text: str) -> str:
-    """Return what programs write to logs: without colours, and what a progress bar overwrites on lines of its own."""
+    """Return the log of a program without colours, and with each state of a progress bar on its own line."""
     return printable(_COLOURS.sub("", text).replace("\r\n", "\n").replace("\r", "\n"))
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
-    """Columns of text, each as wide as its widest cell."""
+    """Return rows as lines of aligned columns, each as wide as its widest cell."""
     rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
     return "\n".join(

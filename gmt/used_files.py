@@ -1,4 +1,4 @@
-"""The files that a model or a task is made of: recorded beside a result, so that a branch that moved can be told."""
+"""The files of a model or a task, which are recorded beside a result, so that a branch that moved is noticed."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,9 +13,9 @@ class UsedFiles:
     """The files of one source.
 
     Args:
-        root: a folder that holds them; they are named as seen from there.
-        files: that are read.
-        commit: of the hub, `unknown` where its cache does not tell it; None for files of this machine.
+        root: a folder that holds them; their recorded names are relative to it.
+        files: the files that are read.
+        commit: the commit on the hub, `unknown` if its cache does not tell; None for files of this machine.
     """
 
     root: Path
@@ -23,7 +23,7 @@ class UsedFiles:
     commit: str | None = None
 
     def recorded(self) -> dict[str, Any]:
-        """Return the commit and the SHA-256 of every file, as environment.json holds them."""
+        """Return the commit and the SHA-256 of every file, in the form of environment.json."""
         return {"commit": self.commit, "files": {self._name(path): sha256_of(path) for path in self.files}}
 
     def _name(self, path: Path) -> str:
@@ -35,13 +35,13 @@ class KnowsItsFiles(Protocol):
     """An optional part of Model, Task, Questions and Benchmark."""
 
     def used_files(self) -> Mapping[str, UsedFiles]:
-        """Return what is read of the hub or of this machine, by a word for each source, e.g. `data`.
+        """Return the files that are read from the hub or this machine, by a name for each source, e.g. `data`.
 
-        It is asked once the model's or the task's files are on this machine.
+        It is called once the files of the model or the task are on this machine.
         """
         ...
 
 
 def in_words(recorded: Mapping[str, Any]) -> str:
-    """Return commit and a hash over all files of a source, e.g. `commit 0123, files sha256:4567`."""
+    """Return the commit and a hash over all files of a source, e.g. `commit 0123, files sha256:4567`."""
     return f"commit {recorded['commit']}, files {hash_of_digests(recorded['files'].items())}"

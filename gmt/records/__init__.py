@@ -1,1 +1,1 @@
-"""What a run leaves on disk: its identity and its record, the truth that every view is made from."""
+"""Run ids and run records. A record is the folder with everything that is known of a run; all views derive from it."""

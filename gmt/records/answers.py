@@ -1,4 +1,4 @@
-"""The answers of a run by question, and the questions on which two runs differ."""
+"""Reads the answers of a run by question, and finds the questions on which two runs differ."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -11,18 +11,18 @@ Answers = Mapping[Key, Mapping[str, Any]]
 
 
 class Flip(NamedTuple):
-    """A question that one of two runs answers rightly, with both answers."""
+    """A question that only one of two runs answers correctly, with both answers."""
 
     key: Key
     answers: tuple[str, str]
 
 
 def answers_of(record: RunRecord, when: str = "after") -> Answers:
-    """Return a run's answers by question; empty where its record holds none.
+    """Return a run's answers by question; empty if its record has none.
 
     Args:
-        record: of the run.
-        when: `before` for the base's answers, `after` for those of the run's weights.
+        record: the run's record.
+        when: `before` for the base's answers, `after` for the answers of the run's weights.
     """
     name = f"answers_{when}.jsonl"
     if not (record.folder / name).exists():
@@ -37,10 +37,10 @@ def answers_of(record: RunRecord, when: str = "after") -> Answers:
 
 
 def flips_of(first: Answers, second: Answers) -> tuple[list[Flip], list[Flip]]:
-    """Return the questions that only the first run answers rightly (score 1), and those that only the second does."""
+    """Return the questions that only the first run answers correctly (score 1), and those that only the second does."""
     flips: tuple[list[Flip], list[Flip]] = ([], [])
-    for key, one in first.items():
+    for key, row in first.items():
         other = second.get(key)
-        if other is not None and (is_right := one["score"] >= 1) != (other["score"] >= 1):
-            flips[0 if is_right else 1].append(Flip(key, (str(one["answer"]), str(other["answer"]))))
+        if other is not None and (is_right := row["score"] >= 1) != (other["score"] >= 1):
+            flips[0 if is_right else 1].append(Flip(key, (str(row["answer"]), str(other["answer"]))))
     return flips

@@ -1,4 +1,4 @@
-"""Numbers of a finished record that follow from others of it, computed again. Knows a result's layout."""
+"""Checks derived numbers of a finished record by computing them again. Knows the layout of a result."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,11 +11,11 @@ from gmt.records.result import Result
 PARTS = ("target", "source")
 _MEAN = "mean"
 _TOLERANCE = 1e-9  # scores are exact, and a sum in another order differs by far less
-_OWN = "gmt."
+_OURS = "gmt."
 
 
 def contradiction_in(record: RunRecord, result: Result) -> str | None:
-    """Return a clause on the first number in result.json that does not follow from those that it derives from.
+    """Return a clause on the first number in result.json that contradicts the numbers it derives from; else None.
 
     Args:
         record: the record of a finished run.
@@ -25,42 +25,45 @@ def contradiction_in(record: RunRecord, result: Result) -> str | None:
         UserError: before.json can't be read.
     """
     before = record.read("before.json") if (record.folder / "before.json").exists() else None
-    for what, written, computed in (*_means(result), *_forgetting(result)):
+    for name, written, computed in (*_means(result), *_forgetting(result)):
         if not _same(written, computed):
-            return f"{what} is {written!r} in result.json, and its own scores give {computed!r}"
-    for what, written, known in _of_base(result, before):
-        if not _same(written, known):
-            return f"{what} is {written!r} in result.json and {known!r} in before.json"
+            return f"{name} is {written!r} in result.json, and its own scores give {computed!r}"
+    for name, written, stored in _base_scores(result, before):
+        if not _same(written, stored):
+            return f"{name} is {written!r} in result.json and {stored!r} in before.json"
     return None
 
 
 def contradiction_of_answers(
     task: Mapping[str, Any], scores: Mapping[str, Any], answers: Sequence[Mapping[str, Any]]
 ) -> str | None:
-    """Return a clause on the first score of questions with one right answer that the answers don't give.
+    """Return a clause on the first suite whose score contradicts its answers; None if none does.
 
-    The benchmarks of lm-eval sum up in ways of their own, and so may those of plug-ins: these are left out.
+    Only suites of this package with one right answer to each question are checked: benchmarks of lm-eval, and
+    plug-ins, may compute their scores in other ways.
 
     Args:
-        task: the science of the run's task.
-        scores: of the suites, by part.
+        task: the task group in the run's science.
+        scores: the scores by part and suite.
         answers: the lines of answers_before.jsonl or answers_after.jsonl.
     """
-    of_suite: dict[tuple[str, str], list[float]] = {}
+    scores_by_suite: dict[tuple[str, str], list[float]] = {}
     for row in answers:
-        if "task" not in row and _is_own(task, row["part"], row["suite"]):
-            of_suite.setdefault((row["part"], row["suite"]), []).append(row["score"])
-    for (part, suite), found in of_suite.items():
+        if "task" not in row and _is_ours(task, row["part"], row["suite"]):
+            scores_by_suite.setdefault((row["part"], row["suite"]), []).append(row["score"])
+    for (part, suite), answer_scores in scores_by_suite.items():
         written = scores.get(part, {}).get(suite)
-        computed = sum(score == 1 for score in found) / len(found)
+        computed = sum(score == 1 for score in answer_scores) / len(answer_scores)
         if written is not None and not _same(written, computed):
             return f"the score of {part} {suite} is {written!r} in result.json, and its answers give {computed!r}"
     return None
 
 
-def _is_own(task: Mapping[str, Any], part: str, suite: str) -> bool:
-    targets = (task, task.get(part, {}).get(suite, {}))
-    return all(str(each.get("_target_", _OWN)).startswith(_OWN) for each in targets if isinstance(each, Mapping))
+def _is_ours(task: Mapping[str, Any], part: str, suite: str) -> bool:
+    configs = (task, task.get(part, {}).get(suite, {}))
+    return all(
+        str(config.get("_target_", _OURS)).startswith(_OURS) for config in configs if isinstance(config, Mapping)
+    )
 
 
 def _means(result: Result) -> Iterator[tuple[str, Any, Any]]:
@@ -78,7 +81,7 @@ def _forgetting(result: Result) -> Iterator[tuple[str, Any, Any]]:
     yield "forgetting", result.forgetting, lost
 
 
-def _of_base(result: Result, before: Mapping[str, Any] | None) -> Iterator[tuple[str, Any, Any]]:
+def _base_scores(result: Result, before: Mapping[str, Any] | None) -> Iterator[tuple[str, Any, Any]]:
     for part, scores in (before or {}).get("scores", {}).items():
         for name, value in scores.items():
             written = result.before.get(part, {}).get(name)

@@ -1,7 +1,7 @@
-"""Measurements of finished runs: files in diagnostics/ of a run's record, on which the run itself does not depend.
+"""Measurements of finished runs: files in diagnostics/ of a run's record. The run itself does not depend on them.
 
-A file holds a digest of its values and its place, and the hashes of the weights that were measured. A file that was
-cut, changed or copied, or whose run was done anew since, counts as missing; the run stays done.
+A file holds a digest of its values and its place, and the hashes of the measured weights. A file that was cut, changed
+or copied from elsewhere, or whose run was executed anew since, counts as missing; the run stays done.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from gmt.records.identity import canonical
 from gmt.records.record import RunRecord, write_whole
 
 _FOLDER = "diagnostics"
-_KEY_LENGTH = 16  # hex digits, as of a run id
+_KEY_LENGTH = 16  # hex digits, as in a run id
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class Diagnosis:
         diagnostic: the name of the diagnostic.
         settings: the diagnostic's settings in the form that identifies them.
         code: the versions of the code that measured, see gmt.runs.code_versions.
-        weights: run id -> hash of the trained weights, for the run and the other run of a pair.
+        weights: the hash of the trained weights by run id, for the run and the other run of a pair.
         other: the id of the other run of a pair; None for one run.
         shown: title and panels of the default figure, see gmt.diagnostics.protocol.Shown.
         rows: layer, matrix, name and value of each number.
@@ -64,7 +64,7 @@ def write_diagnosis(file: Path, diagnosis: Diagnosis) -> None:
 
 
 def read_diagnosis(file: Path) -> Diagnosis | None:
-    """Return the diagnosis in a file; None if the file is missing or changed, or the run has other weights by now."""
+    """Return the diagnosis in a file; None if the file is missing or changed, or the run's weights have changed."""
     try:
         stored = json.loads(file.read_bytes())
         values = stored["diagnosis"]
@@ -82,7 +82,7 @@ def read_diagnosis(file: Path) -> Diagnosis | None:
 
 
 def diagnoses_of(record: RunRecord) -> list[Diagnosis]:
-    """Return all diagnoses of a run, those of pairs whose first run it is included."""
+    """Return all diagnoses of a run, including those of pairs in which the run is the first."""
     files = sorted((record.folder / _FOLDER).glob("*.json"))
     return [diagnosis for file in files if (diagnosis := read_diagnosis(file)) is not None]
 

@@ -1,6 +1,6 @@
-"""Digests of a finished record's files, and which file has changed since. Knows files, and nothing of runs.
+"""Digests of a finished record's files, which show whether a file has changed since. Knows files, and nothing of runs.
 
-status.json holds them: it is written in one piece when the run ends, so that a record has either none or all.
+status.json holds the digests. It is written in one piece when the run ends, so a record has either none or all of them.
 """
 
 import hashlib
@@ -11,21 +11,21 @@ from typing import TypedDict
 from gmt.machine_faults import machine_faults_first
 
 LARGE = ("metrics.jsonl", "answers_before.jsonl", "answers_after.jsonl", "selection.jsonl")
-"""Files of up to gigabytes: hashed by who reads them; everybody else compares their sizes alone."""
+"""Files of up to gigabytes: whoever reads one checks its hash; everybody else only compares its size."""
 LATER = ("drops.jsonl", "operations.json")
 """Files that commands of older versions added to a record that was done."""
 _FILES = ("config.json", "environment.json", "before.json", "result.json", *LARGE, *LATER)
 
 
 class Digest(TypedDict):
-    """What a file was when it was written."""
+    """The size and the hash of a file when it was written."""
 
     bytes: int
     sha256: str
 
 
 Digests = Mapping[str, Sequence[Digest]]
-"""By file name; a file that was written again after the run's end has two, since a crash may have left either."""
+"""Digests by file name; a file rewritten after the run's end has two, since a crash may have left either version."""
 
 
 def digest_of(content: bytes) -> Digest:
@@ -34,17 +34,17 @@ def digest_of(content: bytes) -> Digest:
 
 
 def digests_at_the_end(folder: Path) -> Digests:
-    """Return the digests of what a run leaves in its folder."""
+    """Return the digests of the files that a finished run leaves in its folder."""
     return {name: [_digest(folder / name)] for name in _FILES if (folder / name).exists()}
 
 
 def change_in(folder: Path, digests: Digests, also: Collection[str] = ()) -> str | None:
-    """Return a clause on the first file that is no longer what it was, e.g. `result.json is missing`.
+    """Return a clause on the first file that has changed, e.g. `result.json is missing`; None if none has.
 
     Args:
-        folder: of the record.
-        digests: from its status.json.
-        also: which of the LARGE files are hashed; of the others, the sizes are compared.
+        folder: the record's folder.
+        digests: the digests in its status.json.
+        also: the LARGE files to hash; of the other LARGE files only the sizes are compared.
 
     Raises:
         MachineFault: the disk fails.
@@ -60,7 +60,7 @@ def change_in(folder: Path, digests: Digests, also: Collection[str] = ()) -> str
                 else:
                     is_same = _digest(path) in known
         except FileNotFoundError:
-            if name in LATER:  # whoever takes it away takes no number away from the run
+            if name in LATER:  # no number of the run depends on it
                 continue
             return f"{name} is missing"
         except OSError as error:

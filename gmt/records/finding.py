@@ -1,4 +1,4 @@
-"""The record of a run that a user names by the beginning of its id."""
+"""Finds the record of a run by the first characters of its id."""
 
 from pathlib import Path
 
@@ -7,13 +7,15 @@ from gmt.records.record import RunRecord
 
 
 def find_record(runs: Path, begin: str) -> RunRecord:
-    """The record of the run whose id begins so.
+    """Return the record of the run whose id begins with `begin`.
 
     Raises:
-        UserError: no run, or more than one, begins so.
+        UserError: no run's id begins with it, or the ids of several runs do.
     """
-    found = sorted(path.name for path in runs.glob(f"{begin}*")) if begin.isalnum() else []
-    if len(found) != 1:
-        what = "no run" if not found else f"{len(found)} runs"
-        raise UserError(f"{what} below {runs} begins with {begin!r}; `gmt plan study=NAME` lists the ids")
-    return RunRecord(runs, found[0])
+    ids = sorted(path.name for path in runs.glob(f"{begin}*")) if begin.isalnum() else []
+    if len(ids) != 1:
+        number, has = ("no run", "has") if not ids else (f"{len(ids)} runs", "have")
+        raise UserError(
+            f"{number} below {runs} {has} an id that begins with {begin!r}; `gmt plan study=NAME` lists them"
+        )
+    return RunRecord(runs, ids[0])

@@ -1,7 +1,7 @@
-"""The run id: a hash of what is science, never of where or how a run runs.
+"""The run id: a hash of the settings that decide a run's result, called its science; never of where or how it runs.
 
-Science is model, task, method, train and seed, with the fingerprints of weights and data. A value without a
-stable form is an error, so that two different runs never share an id. (marin's and exca's idea.)
+Science is model, task, method, train and seed, with the fingerprints of weights and data. A value without a stable
+form is an error, so that two different runs never share an id. (The idea is marin's and exca's.)
 """
 
 import hashlib
@@ -13,15 +13,19 @@ from typing import Any
 from gmt.errors import UserError
 
 SCIENCE_GROUPS = ("model", "task", "method", "train", "seed")
-OPTIONAL_GROUPS = ("selection", "merge", "parents")  # enter the id too, but where one is null or missing
+OPTIONAL_GROUPS = ("selection", "merge", "parents")  # enter the id too, unless they are null or missing
 _ID_LENGTH = 16  # hex digits: 64 bits, a collision among a million runs has odds of 3e-8
 
 
 def canonical(value: object, where: str = "config") -> object:
-    """The stable form of a plain value: mappings sorted by key, integral floats as ints, tuples as lists.
+    """Return the stable form of a plain value: mappings sorted by key, integral floats as ints, tuples as lists.
+
+    Args:
+        value: a mapping, list, text, number, bool or null.
+        where: the config key of the value, for errors.
 
     Raises:
-        UserError: a value that is not a mapping, list, text, number, bool or null, or a NaN or infinity.
+        UserError: the value, or a value inside it, has another type, or is NaN or infinite.
     """
     if value is None or isinstance(value, bool | str):
         return value
@@ -45,20 +49,20 @@ def science_of(
     fingerprints: Mapping[str, str],
     canonical_of: Callable[[object, str], object] = canonical,
 ) -> dict[str, Any]:
-    """The part of a resolved config that decides a run's result, in canonical form.
+    """Return the part of a resolved config that decides a run's result, in canonical form.
 
     Args:
-        config: the resolved config; its groups of science are taken, the others left.
-        fingerprints: names of weights and data beyond the config, e.g. `{"model": "sha256:...", "task": "..."}`.
-        canonical_of: `canonical`, or what remembers its answers.
+        config: the resolved config; groups that are not science are ignored.
+        fingerprints: hashes of weights and data, e.g. `{"model": "sha256:...", "task": "..."}`.
+        canonical_of: `canonical`, or a version of it that remembers results.
     """
-    chosen = [group for group in OPTIONAL_GROUPS if config.get(group) is not None]
-    groups = {group: canonical_of(config[group], group) for group in (*SCIENCE_GROUPS, *chosen)}
+    optional = [group for group in OPTIONAL_GROUPS if config.get(group) is not None]
+    groups = {group: canonical_of(config[group], group) for group in (*SCIENCE_GROUPS, *optional)}
     return groups | {"fingerprints": canonical(fingerprints, "fingerprints")}
 
 
 def run_id(science: Mapping[str, Any]) -> str:
-    """The id of a run: the first hex digits of the SHA-256 of its canonical science."""
+    """Return the id of a run: the first 16 hex digits of the SHA-256 of its canonical science."""
     canonical_science = canonical(science)
     assert isinstance(canonical_science, dict)
     return id_of_texts({group: text_in_ids(part) for group, part in canonical_science.items()})

@@ -1,4 +1,4 @@
-"""JSON of a run record, such that a file that was cut or edited is a sentence and no traceback."""
+"""Reads the JSON files of a run record; a file that was cut or edited gives a sentence and not a traceback."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping
@@ -12,11 +12,11 @@ _REMEDY = "delete the run's folder to run it anew"
 
 
 class Fields(dict[str, Any]):
-    """A JSON object that knows its file.
+    """A JSON object that names its file when a key is missing.
 
     Args:
-        values: of the object.
-        path: of the file.
+        values: the keys and values of the object.
+        path: the file.
     """
 
     def __init__(self, values: Mapping[str, Any], path: Path):
@@ -24,7 +24,7 @@ class Fields(dict[str, Any]):
         self._path = path
 
     def __missing__(self, key: str) -> Any:
-        """Raises a UserError: whoever asks by [] can't go on without the value."""
+        """Raise a UserError for a missing key; use `get` for keys that may be missing."""
         raise UserError(f"{self._path} lacks {key!r}; {_REMEDY}")
 
     def __reduce__(self) -> tuple[type, tuple[Mapping[str, Any], Path]]:
@@ -33,7 +33,7 @@ class Fields(dict[str, Any]):
 
 @lru_cache(maxsize=8)
 def _decoder(path: Path) -> json.JSONDecoder:
-    """Return the decoder of a file: json.loads makes one for each line, which is most of its time."""
+    """Return the decoder of a file; json.loads would make one for each line, which takes most of its time."""
     return json.JSONDecoder(object_hook=lambda values: Fields(values, path))
 
 
@@ -41,9 +41,9 @@ def object_of(text: str | bytes, path: Path, where: str = "") -> Fields:
     """Return the JSON object in a text.
 
     Args:
-        text: of the file, or of a line of it.
-        path: of the file.
-        where: which line it is, e.g. `, line 3,`.
+        text: the content of the file, or a line of it.
+        path: the file, for errors.
+        where: the place in the file, for errors, e.g. `, line 3,`.
 
     Raises:
         UserError: the text holds no JSON object.
@@ -59,7 +59,7 @@ def object_of(text: str | bytes, path: Path, where: str = "") -> Fields:
 
 
 def objects_of(lines: Iterable[str | bytes], path: Path) -> list[dict[str, Any]]:
-    """Return the JSON objects of a file with one on each line.
+    """Return the JSON objects of a file that has one on each line.
 
     Raises:
         UserError: a line holds no JSON object.

@@ -1,20 +1,20 @@
-"""The run record: a folder that holds all there is to know of a run. Every file is written whole or not at all.
+"""The run record: the folder with everything that is known of a run. Every file is written whole or not at all.
 
 config.json         run id, science, and the whole resolved config
 status.json         state, attempts, times, error, the failures of all attempts; at the end, digests of the other files
 environment.json    versions, commit, hardware
 metrics.jsonl       one line for each logged step
 before.json         evaluation of the base
-selection.jsonl     which examples were trained on, and by what score, if not all were
-answers_*.jsonl     what the model answered
-result.json         what came out; written last
+selection.jsonl     the examples that a selection chose, with their scores; only with a selection
+answers_*.jsonl     the model's answers
+result.json         the result; written last
 weights/            final weights as safetensors
-checkpoint/         while the run is not done
-evaluation/         likewise: suites that are asked already
+checkpoint/         checkpoints; only while the run is not done
+evaluation/         scores of suites that are evaluated already; only while the run is not done
 diagnostics/        measurements of the finished run; see gmt.records.diagnoses
-asking.txt          while something is being evaluated
-log.txt, error.txt  what the libraries said; the traceback of the last failure
-hang.txt            where the run stood when it was ended for making no progress (hang-start.txt: as workers started)
+asking.txt          the progress of an evaluation; only during one
+log.txt, error.txt  log messages of the libraries; the traceback of the last failure
+hang.txt            stack traces of a run that was ended for lack of progress (hang-start.txt: while workers started)
 """
 
 import json
@@ -38,20 +38,20 @@ from gmt.records.result import Result
 from gmt.removal import remove
 
 _ASKING = "asking.txt"
-_PROBE_S = 2.0  # `state` of another process holds the lock for an instant
+_PROBE_S = 2.0  # `state` in another process holds the lock for an instant
 
-Position = tuple[int, int]  # which file, and how many of its bytes
+Position = tuple[int, int]  # the inode of a file, and an offset in bytes
 NOWHERE: Position = (0, 0)
 
 State = Literal["to do", "running", "interrupted", "stopped", "failed", "diverged", "changed", "done"]
 
 
 class RecordBusy(Exception):
-    """Another process is at work on this run."""
+    """Another process is working on this run."""
 
 
 class RunRecord:
-    """The record of one run, below the folder of all runs; making one reads and writes nothing."""
+    """The record of one run, below the folder of all runs; constructing it reads and writes nothing."""
 
     def __init__(self, runs: Path, id: str):
         self.id = id
@@ -59,10 +59,10 @@ class RunRecord:
         self.checkpoints = self.folder / "checkpoint"
 
     def create(self, science: Mapping[str, Any], config: Mapping[str, Any]) -> None:
-        """Writes config.json if it isn't there, with passwords and tokens of the config as ***.
+        """Write config.json, with passwords and tokens as ***, unless it exists.
 
         Raises:
-            UserError: what is there no longer matches its id.
+            UserError: the existing config.json no longer matches the run id.
         """
         if self.exists():
             self.check()
@@ -72,14 +72,14 @@ class RunRecord:
         self.write("config.json", shown)
 
     def exists(self) -> bool:
-        """Whether the run was ever begun."""
+        """Return whether the run was ever begun."""
         return (self.folder / "config.json").exists()
 
     def check(self) -> None:
-        """Holds the stored config against the id.
+        """Refuse a record whose stored config does not match its run id.
 
         Raises:
-            UserError: they differ, or config.json can't be read.
+            UserError: config.json does not match the id, or can't be read.
         """
         stored = self.read("config.json")
         science = stored.get("science")
@@ -90,10 +90,10 @@ class RunRecord:
             )
 
     def state(self, also: Collection[str] = ()) -> State:
-        """What became of the run; `interrupted` if it was running and nobody is at work on it.
+        """Return the run's state; `interrupted` if status.json says `running` and no process works on the run.
 
         Args:
-            also: which of the large files are hashed to tell whether a run that is done is `changed`; see `change`.
+            also: the large files to hash when a finished run is checked for changes; see `change`.
         """
         if not self.exists():
             return "to do"
@@ -103,17 +103,17 @@ class RunRecord:
         state: State = status["state"]
         if state not in get_args(State):
             raise UserError(f"{self.folder / 'status.json'} must hold a state, got {state!r}")
-        if state == "running" and not self._locked():
+        if state == "running" and not self._is_locked():
             return "interrupted"
         return "changed" if self._change(status, also) is not None else state
 
     def change(self, also: Collection[str] = ()) -> str | None:
-        """Return a sentence on a file of a finished run that is not what it was when the run ended, None without one.
+        """Return a sentence on a file of a finished run that has changed since the run ended; None if none has.
 
-        The record of a run that ended before digests were written has nothing to be held against.
+        Records of older versions have no digests, so that no change of them is noticed.
 
         Args:
-            also: which of the files in gmt.records.digests.LARGE are hashed; of the others, the sizes are compared.
+            also: the files in gmt.records.digests.LARGE to hash; of the others in LARGE only the sizes are compared.
 
         Raises:
             MachineFault: the disk fails.
@@ -122,15 +122,15 @@ class RunRecord:
         return None if change is None else self.changed_in_words(change)
 
     def changed_in_words(self, change: str) -> str:
-        """Return the sentence on a change, with the remedy."""
+        """Return a sentence on a change, with its remedy."""
         remedy = f"restore the file, or delete {self.folder} to run it anew"
         return f"run {self.id} was changed since it ended: {change}; {remedy}"
 
     def check_unchanged(self, also: Collection[str] = ()) -> None:
-        """Refuse a finished run that is not what it was when it ended; see `change`.
+        """Refuse a finished run whose files have changed since it ended; see `change`.
 
         Raises:
-            UserError: with the sentence.
+            UserError: a file has changed.
         """
         if (sentence := self.change(also)) is not None:
             raise UserError(sentence)
@@ -141,30 +141,30 @@ class RunRecord:
         return change_in(self.folder, status["digests"], also)
 
     def finish(self, **details: Any) -> None:
-        """Sets the state `done`, with the digests of all that the run has written, in one piece."""
+        """Set the state `done`, together with the digests of the run's files, in one write."""
         self.set_status("done", digests=digests_at_the_end(self.folder), **details)
 
     def has_digests(self) -> bool:
-        """Whether a run that is done was made after digests were written, so that a change of its files is seen."""
+        """Return whether a finished run has digests, so that changes of its files are noticed."""
         return "digests" in self.status()
 
     def status(self) -> dict[str, Any]:
-        """status.json, empty if there is none."""
+        """Return the content of status.json; empty if there is none."""
         return self.read("status.json") if (self.folder / "status.json").exists() else {}
 
     def set_status(self, state: State, **details: Any) -> None:
-        """Writes status.json; keeps what it held under other keys."""
+        """Write the state and details into status.json; its other keys stay."""
         self.write("status.json", self.status() | {"state": state, "updated_at": time.time()} | details)
 
     def note_failure(self, state: State, kind: str, error: str) -> None:
-        """Sets the status after a failure, and adds it to the list of all; an attempt that had not begun has no end."""
+        """Set the status after a failure, and add it to the list of failures; ended_at only if an attempt had begun."""
         status, now, error = self.status(), time.time(), without_secrets(error)
         failures = [*status.get("failures", []), {"kind": kind, "error": error, "at": now}]
         ended = {"ended_at": now} if status.get("state") == "running" else {}
         self.set_status(state, error=error, error_kind=kind, failures=failures, **ended)
 
     def read(self, name: str) -> dict[str, Any]:
-        """A JSON file of the record.
+        """Return the JSON object in a file of the record.
 
         Raises:
             UserError: the file can't be read as a JSON object.
@@ -172,13 +172,13 @@ class RunRecord:
         """
         path = self.folder / name
         try:
-            with machine_faults_first(str(path)):  # nothing that would be mended by deleting the folder
+            with machine_faults_first(str(path)):  # deleting the folder would not help against these
                 return object_of(path.read_bytes(), path)
         except OSError as error:
             raise UserError(f"{path} can't be read: {error}; delete the run's folder to run it anew") from error
 
     def read_lines(self, name: str) -> list[dict[str, Any]]:
-        """A JSON-lines file of the record.
+        """Return the JSON objects in a JSON-lines file of the record.
 
         Raises:
             UserError: the file can't be read as JSON objects.
@@ -201,35 +201,35 @@ class RunRecord:
         return Result.from_json(self.read("result.json"))
 
     def write(self, name: str, value: Mapping[str, Any]) -> None:
-        """Writes a JSON file of the record, whole or not at all."""
+        """Write a JSON file of the record, whole or not at all."""
         write_whole(self.folder / name, json.dumps(value, indent=2, sort_keys=True) + "\n")
 
     def write_lines(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Writes a JSON-lines file of the record, whole or not at all."""
+        """Write a JSON-lines file of the record, whole or not at all."""
         write_whole(self.folder / name, "".join(json.dumps(row) + "\n" for row in rows))
 
     def write_later(self, name: str, text: str) -> None:
-        """Writes a file into the record of a run that is done and locked, whole or not at all, and its digest.
+        """Write a file and its digest into the record of a run that is done and locked, whole or not at all.
 
-        The digest comes first, beside that of the file that is there, so that a crash in between changes nothing.
+        The new digest is written first, beside that of the existing file, so that a crash in between does no harm.
         """
         status, path = self.status(), self.folder / name
         if "digests" in status:
-            now = [digest_of(path.read_bytes())] if path.exists() else []
-            digests = status["digests"] | {name: [*now, digest_of(text.encode())]}
+            current = [digest_of(path.read_bytes())] if path.exists() else []
+            digests = status["digests"] | {name: [*current, digest_of(text.encode())]}
             self.set_status(status["state"], digests=digests)
         write_whole(path, text)
 
     def append_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Adds a line to metrics.jsonl; a line that a kill cut short is left out by `metrics`."""
+        """Add a line to metrics.jsonl; `metrics` ignores a line that a kill cut short."""
         line = json.dumps({"step": step, "time": time.time(), **metrics}) + "\n"
         with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(line)
 
     def metrics(self, position: Position = NOWHERE) -> tuple[list[dict[str, Any]], Position]:
-        """The whole lines of metrics.jsonl behind a position, and the position behind them.
+        """Return the complete lines of metrics.jsonl after a position, and the position after them.
 
-        A resumed run writes the file anew without the steps that it repeats: it is then read from its beginning.
+        A resumed run writes a new file without the steps that it repeats; that file is read from its beginning.
         """
         path = self.folder / "metrics.jsonl"
         if not path.exists():
@@ -242,37 +242,37 @@ class RunRecord:
         return objects_of(whole, path), (inode, offset + sum(len(line) + 1 for line in whole))
 
     def keep_metrics_until(self, step: int) -> None:
-        """Drops the lines after `step`, so that a resumed run doesn't log a step twice."""
+        """Remove the lines of metrics.jsonl after `step`, so that a resumed run does not log a step twice."""
         rows, _ = self.metrics()
         self.write_lines("metrics.jsonl", (row for row in rows if row["step"] <= step))
 
     def note_asking(self, asking: str | None) -> None:
-        """Says what is being evaluated, or that nothing is; soon out of date, so nothing waits for the disk."""
+        """Write the progress of an evaluation, or remove it (None); not synced, since it is soon out of date."""
         if asking is None:
             remove(self.folder / _ASKING, self.folder)
         else:
             (self.folder / _ASKING).write_text(asking, encoding="utf-8")
 
     def asking(self) -> str | None:
-        """What is being evaluated, e.g. `gsm8k 128 of 1,319`."""
+        """Return the progress of an evaluation, e.g. `gsm8k 128 of 1,319`; None outside of one."""
         try:
             return (self.folder / _ASKING).read_text(encoding="utf-8") or None
         except FileNotFoundError:
             return None
 
     def drop_checkpoints(self) -> None:
-        """Deletes the checkpoints: a run that is done is not resumed."""
+        """Delete the checkpoints, since a finished run is not resumed."""
         with suppress(OSError):
             remove(self.checkpoints, self.folder)
 
     def drop_evaluation(self) -> None:
-        """Deletes what was asked already, once the record holds its answers."""
+        """Delete the scores of single suites, once the record holds all answers."""
         with suppress(OSError):
             remove(self.folder / "evaluation", self.folder)
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
-        """Holds the run's lock, which the kernel takes back from a process that dies.
+        """Hold the run's lock, which the kernel releases if the process dies.
 
         Raises:
             RecordBusy: another process holds it.
@@ -283,7 +283,7 @@ class RunRecord:
         except Timeout as error:
             raise RecordBusy(f"run {self.id} is being worked on by another process") from error
 
-    def _locked(self) -> bool:
+    def _is_locked(self) -> bool:
         try:
             with FileLock(self.folder / "lock", timeout=0):
                 return False
@@ -292,7 +292,7 @@ class RunRecord:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Writes a file whole or not at all, by renaming a finished and synced one into place."""
+    """Write a file whole or not at all, by renaming a complete and synced file into place."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         with temporary.open("w", encoding="utf-8") as file:
@@ -301,4 +301,4 @@ def write_whole(path: Path, text: str) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     finally:
-        remove(temporary, path.parent)  # it is there only if something failed
+        remove(temporary, path.parent)  # exists only if something failed

@@ -1,4 +1,4 @@
-"""The result of a run: the layout of result.json, for everything that reads or writes it."""
+"""The result of a run, and the layout of result.json."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ Scores = Mapping[str, Mapping[str, float]]
 
 @dataclass(frozen=True, kw_only=True)
 class TrainFacts:
-    """What a training did, over all its attempts; steps that a kill threw away are not in it.
+    """Facts of a training over all its attempts, without the steps that were lost in a kill.
 
     Args:
-        num_steps: optimizer steps.
-        num_tokens: without padding.
-        density: mean fraction of entries that was kept; None for a method without a mask.
+        num_steps: the number of optimizer steps.
+        num_tokens: the number of tokens read, without padding.
+        density: the mean fraction of entries that a step updates; None for a method without a mask.
         forward_backward_s, mask_s, optimizer_s: mean seconds of a step's parts, without the cold steps.
-        num_cold_steps: how many these are: the first few of each attempt; 0 in a training that has no others. None in
-            records from before it was counted, which left none out.
-        seconds: in optimizer steps altogether, without reading batches, checkpoints and evaluation.
-        peak_memory_bytes: of the GPU if there is one, else of the process's resident set, in this attempt.
-        optimizer_state_bytes: the optimizer's state at the end of the training, on the first worker, the largest of
-            several phases. The supports of packed moments are in it. Memory that the method holds beside it is not: the
-            mask of masked moments, a byte an entry, or SpIEL's base values and candidates. None in records from before
-            it was counted.
-        num_trained: entries that a step trains, the mean over the steps; None likewise.
-        num_touched: entries that some step trained. Of masks that change from step to step, the entries that moved, by
-            the sample of the mask's facts; of cautious, by such a sample, those that a step moved but for weight decay.
-            None likewise.
+        num_cold_steps: the number of cold steps, which are the first few of each attempt; 0 if all steps are among
+            the first few, and are then averaged. None in records of older versions, which averaged over all steps.
+        seconds: the time of all optimizer steps, without reading batches, checkpoints and evaluation.
+        peak_memory_bytes: the peak memory of the GPU, or of the process's resident set on the CPU, in the last attempt.
+        optimizer_state_bytes: the size of the optimizer's state at the end of the training, on the first worker; the
+            largest of several phases. It includes the supports of packed moments, but not the memory that the method
+            holds beside the optimizer: the mask of masked moments (a byte an entry), or SpIEL's base values and
+            candidates. None in records of older versions.
+        num_trained: the number of entries that a step trains, a mean over the steps. None in records of older versions.
+        num_touched: the number of entries that some step trained. For masks that change from step to step it is
+            estimated from the entries that moved in the mask's sample, and for cautious from a sample of the entries
+            that moved by more than weight decay. None in records of older versions.
     """
 
     num_steps: int
@@ -53,28 +53,29 @@ class Result:
 
     Args:
         before, after: the scores of the base and of the run's weights, by part (target, source) and suite; `mean` is
-            over the suites of a part whose scores lie in [0, 1].
-        metrics: by `before` and `after`, every number of the evaluation under the name by which it is logged.
-        forgetting: the mean source score before, less the mean source score after.
+            the mean of the part's scores that lie in [0, 1].
+        metrics: under `before` and `after`, every number of the evaluation under the name by which it is logged.
+        forgetting: the mean source score before, minus the mean source score after.
         training: the facts of the training; None for a merge.
-        micro_batch_size, accumulation_steps: of the training; other than the config's where memory was short; None for
-            a merge.
-        density_asked: the fraction of entries that the method was asked to keep at a step; None without a mask, and for
-            a merge.
-        moved_fraction: the fraction of the base's entries, tied weights counted once, that differ from the base's.
-        delta_norm: the Euclidean norm of the difference between the weights and the base's; None in records from before
-            it was measured, and for a model that lacks a weight of its base.
-        relative_delta_norm: the same, divided by the norm of the base's weights; None likewise.
-        num_parameters: the parameters of the model that was evaluated, tied ones counted once.
-        num_trainable: the parameters that the optimizer was given; None in records from before they were counted.
-        num_added: the parameters that the method added to the model's own; None likewise.
-        num_train_examples: the examples of each epoch.
-        num_dropped_examples: the examples that were longer than train.max_length.
-        num_left_over_examples: the preferences that filled no optimizer step; None likewise.
-        num_not_selected_examples: the examples that fit and that the selection did not choose; None without a
+        micro_batch_size, accumulation_steps: the values that the training used, which differ from the config's if a
+            GPU's memory was short; None for a merge.
+        density_asked: the fraction of entries that the method shall update at a step; None without a mask, and for a
+            merge.
+        moved_fraction: the fraction of the base's entries that the run's weights differ in, tied weights counted once.
+        delta_norm: the Euclidean norm of the difference between the weights and the base's; None in records of older
+            versions, and for a model that lacks a weight of its base.
+        relative_delta_norm: delta_norm divided by the norm of the base's weights; None where delta_norm is None.
+        num_parameters: the number of parameters of the evaluated model, tied ones counted once.
+        num_trainable: the number of parameters given to the optimizer; None in records of older versions.
+        num_added: the number of parameters that the method added to the model; None in records of older versions.
+        num_train_examples: the number of examples in each epoch.
+        num_dropped_examples: the number of examples longer than train.max_length.
+        num_left_over_examples: the number of preferences left out since they filled no whole optimizer step; None in
+            records of older versions.
+        num_not_selected_examples: the number of examples that fit and that the selection did not choose; None without a
             selection.
-        weights_sha256: a hash of the weights that were evaluated.
-        seconds: the time that all attempts took; None where the end of one went unseen.
+        weights_sha256: a hash of the evaluated weights.
+        seconds: the time of all attempts; None if the end of an attempt is unknown.
     """
 
     before: Scores
@@ -99,23 +100,23 @@ class Result:
     seconds: float | None
 
     def to_json(self) -> dict[str, Any]:
-        """Return what result.json holds."""
+        """Return the content of result.json."""
         training = None if self.training is None else vars(self.training)
         return vars(self) | {"training": training, "train_seconds": None if training is None else training["seconds"]}
 
     @property
     def num_steps(self) -> int:
-        """The step at which the result is logged: the last of the training, or 1 for a merge."""
+        """The step at which the result is logged: the last step of the training, or 1 for a merge."""
         return 1 if self.training is None else self.training.num_steps
 
     @property
     def trained_fraction(self) -> float | None:
-        """The entries that a step trains, in the mean, as a fraction of the parameters; None where they are unknown."""
+        """The mean number of entries that a step trains, as a fraction of the parameters; None if unknown."""
         return self._fraction(None if self.training is None else self.training.num_trained)
 
     @property
     def touched_fraction(self) -> float | None:
-        """The entries that some step trained, likewise."""
+        """The number of entries that some step trained, as a fraction of the parameters; None if unknown."""
         return self._fraction(None if self.training is None else self.training.num_touched)
 
     def _fraction(self, number: float | None) -> float | None:
@@ -126,16 +127,15 @@ class Result:
         """Return the result in a parsed result.json; values that records of older versions lack are None.
 
         Raises:
-            UserError: a value that every version wrote is missing, where `stored` knows its file
-                (gmt.records.reading.Fields).
+            UserError: a value that every version wrote is missing; only if `stored` is a gmt.records.reading.Fields.
         """
         values = _values_of(cls, stored)
         training = values["training"]
         return cls(**values | {"training": training and TrainFacts(**_values_of(TrainFacts, training))})
 
 
-def _values_of(kind: type[Any], stored: Mapping[str, Any]) -> dict[str, Any]:
+def _values_of(result_class: type[Any], stored: Mapping[str, Any]) -> dict[str, Any]:
     return {
         field.name: stored[field.name] if field.default is dataclasses.MISSING else stored.get(field.name)
-        for field in dataclasses.fields(kind)
+        for field in dataclasses.fields(result_class)
     }

@@ -264,17 +264,17 @@ def test_what_is_there_is_replaced_by_force_alone_and_only_if_it_is_an_export(
     own.mkdir()
     (own / "thesis.txt").write_text("mine")
     assert refusal(capsys, trained, "--delta", file) == (
-        f"{file} is there already: name another place, or add --force to replace it"
+        f"{file} exists already: name another place, or add --force to replace it"
     )
     assert file.read_text() == "mine"
     assert export(trained, "--delta", file, "--force", "--merged", folder) == 0
     (folder / "config.json").write_text("{}")
-    assert "is there already" in refusal(capsys, trained, "--merged", folder)
+    assert "exists already" in refusal(capsys, trained, "--merged", folder)
     assert export(trained, "--merged", folder, "--force") == 0
     assert sha256_of(AutoModelForCausalLM.from_pretrained(folder)) == trained.record.result().weights_sha256
     for kind in ("--merged", "--peft"):
-        assert "holds files that are no export" in refusal(capsys, trained, kind, own, "--force")
-        assert "is no folder" in refusal(capsys, trained, kind, file, "--force")
+        assert "is not an export, since it lacks" in refusal(capsys, trained, kind, own, "--force")
+        assert "is not a folder" in refusal(capsys, trained, kind, file, "--force")
     record = trained.record.folder
     assert "outside of the run records" in refusal(capsys, trained, "--delta", record / "weights", "--force")
     assert (own / "thesis.txt").read_text() == "mine"

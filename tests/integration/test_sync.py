@@ -207,7 +207,7 @@ def test_single_runs_are_named_by_their_ids(study: Plan, tmp_path: Path) -> None
         (["study=tiny", "0123"], "takes a study or single runs, got both study=... and 0123"),
         (["study=tiny", "tracking=none"], "gmt sync needs tracking.uri, got null"),
         (["study=tiny", "record.root=elsewhere"], "study tiny has no run record yet"),
-        (["ffffff"], "no run below .* begins with 'ffffff'"),
+        (["ffffff"], "no run below .* has an id that begins with 'ffffff'"),
     ],
 )
 def test_what_cannot_be_synced_is_one_sentence(study: Plan, arguments: list[str], sentence: str) -> None:

@@ -68,7 +68,7 @@ def refused(target: str, **values: Any) -> str:
         ("from gmt.errors import NotThere", "ImportError: cannot import name 'NotThere' from 'gmt.errors'"),
         ("1 / 0", "ZeroDivisionError: division by zero ({file}, line 5)"),
         ("def f(:", "SyntaxError: "),
-        ("import sys; sys.exit(3)", "exits as it is imported"),
+        ("import sys; sys.exit(3)", "exits when it is imported"),
     ],
 )
 def test_a_module_that_raises_is_no_typo_in_the_name_of_its_class(written: Written, code: str, sentence: str) -> None:
@@ -96,7 +96,7 @@ def test_a_name_that_is_not_there_is_told_with_those_that_are(written: Written) 
         ("class Whole: pass", "must name a dataclass, whose fields are its settings, got class '{target}'"),
         (
             "@dataclass\nclass Whole(ABC):\n    name: str\n    @abstractmethod\n    def attach(self): ...",
-            "must name a class that is no abstract one, got '{target}': lacks attach",
+            "must name a class that is not abstract, got '{target}', which lacks attach",
         ),
     ],
 )
