@@ -1,1 +1,1 @@
-"""Evaluation: asks a model a suite's questions by greedy generation and scores the answers."""
+"""Evaluates a model: greedy answers to a suite's questions, lm-eval's benchmarks, perplexity, loss of right answers."""

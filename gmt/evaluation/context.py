@@ -1,4 +1,4 @@
-"""Refuses prompts beyond the context and tokens without an embedding, before a run starts. Imports no torch."""
+"""Refuses prompts longer than the context, and tokens without an embedding, before a run starts. Imports no torch."""
 
 from __future__ import annotations
 
@@ -16,66 +16,66 @@ if TYPE_CHECKING:
 
 
 def context_of(config: PreTrainedConfig) -> int | None:
-    """The most tokens that a model takes; None where its config names no limit.
+    """Return the context length in tokens; None if the config names no limit.
 
-    For LongRoPE models: the context length of the original pretraining. A single text beyond it would change the
-    positions of all others in its batch.
+    For LongRoPE models it is the context length of the original pretraining, since a longer text would change the
+    positions of all other texts in its batch.
     """
-    ropes = getattr(config.get_text_config(), "rope_parameters", None) or {}
-    each = [ropes, *(rope for rope in ropes.values() if isinstance(rope, Mapping))]  # some have one for a kind of layer
-    long = [rope.get("original_max_position_embeddings") for rope in each if rope.get("rope_type") == "longrope"]
+    parameters = getattr(config.get_text_config(), "rope_parameters", None) or {}
+    ropes = [parameters, *(rope for rope in parameters.values() if isinstance(rope, Mapping))]  # or one by layer type
+    long = [rope.get("original_max_position_embeddings") for rope in ropes if rope.get("rope_type") == "longrope"]
     limits = [context_alone(config), *long]
     return min((limit for limit in limits if limit is not None), default=None)
 
 
 def context_alone(config: PreTrainedConfig) -> int | None:
-    """Return the most tokens of a text that is alone in its batch; None where the config names no limit."""
+    """Return the context length for a text that is alone in its batch; None if the config names no limit."""
     limit: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
     return limit
 
 
 def check_fits(suite: str, num_tokens: int, longest: int, advice: str) -> None:
-    """Refuses a prompt.
+    """Refuse a prompt that is too long.
 
     Args:
-        suite: the word for what asks it.
-        num_tokens: of the prompt.
-        longest: tokens that the context has left beside the answer.
-        advice: what would make it fit.
+        suite: the name of the suite or benchmark.
+        num_tokens: the length of the prompt in tokens.
+        longest: the number of tokens that the context leaves beside the answer.
+        advice: a clause that says how to make it fit.
 
     Raises:
-        UserError: there are more.
+        UserError: the prompt is longer than `longest`.
     """
     if num_tokens > longest:
         raise UserError(
-            f"{suite} asks a prompt of {num_tokens} tokens, and the model's context has room for {max(longest, 0)} "
+            f"{suite} has a prompt of {num_tokens} tokens, and the model's context has room for {max(longest, 0)} "
             f"beside the answer; ask {advice}"
         )
 
 
-def check_tokens(what: str, ids: Iterable[int], num_embeddings: int) -> None:
-    """Refuses a token without an embedding: it breaks a forward pass in its middle, on a GPU without a word of why.
+def check_tokens(subject: str, ids: Iterable[int], num_embeddings: int) -> None:
+    """Refuse a token without an embedding; in a forward pass it would raise an error that does not name it.
 
     Args:
-        what: where the tokens come from.
-        ids: their numbers.
-        num_embeddings: of the model.
+        subject: words for the tokens' origin.
+        ids: the tokens.
+        num_embeddings: the number of the model's embeddings.
 
     Raises:
-        UserError: there is one.
+        UserError: a token has no embedding.
     """
     if (largest := max(ids, default=0)) >= num_embeddings:
         raise UserError(
-            f"model.path must name a model with an embedding for every token, and its tokenizer gives {what} the "
+            f"model.path must name a model with an embedding for every token, and its tokenizer gives {subject} the "
             f"number {largest}, where there are {num_embeddings}"
         )
 
 
 def check_suite(suite: Suite, reader: Reader) -> None:
-    """Refuses a suite of which a prompt and its answer do not fit the model's context, or a token has no embedding.
+    """Refuse a suite with a prompt that, with its answer, does not fit the model's context, or without an embedding.
 
     Raises:
-        UserError: with the number of tokens, or of the token.
+        UserError: a prompt is too long, or a token has no embedding; the sentence has the numbers.
     """
     prompts = [token_ids(reader, prompt) for prompt in suite.prompts]
     check_tokens(f"a token of {suite.name}'s prompts", chain.from_iterable(prompts), reader.num_embeddings)
@@ -86,7 +86,7 @@ def check_suite(suite: Suite, reader: Reader) -> None:
 
 
 def token_ids(reader: Reader, prompt: str) -> list[int]:
-    """A prompt as the model is given it: plain, or as a user's turn."""
+    """Return the tokens of a prompt as the model gets it: plain, or as a user's turn."""
     if reader.is_chat:
         return chat_ids(reader.tokenizer, [{"role": "user", "content": prompt}], answer_follows=True)
     return prompt_ids(reader.tokenizer, prompt)

@@ -1,6 +1,6 @@
-"""Answers by a generation config of our own: greedy, whatever the model's folder says of sampling, beams or penalties.
+"""Generates greedily, whatever the generation config in the model's folder says of sampling, beams or penalties.
 
-transformers fills up what a call leaves open from `model.generation_config`, so that is replaced meanwhile.
+transformers takes options that a call leaves out from `model.generation_config`, so this config is replaced meanwhile.
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ from gmt.tasks.turns import Frame
 
 @contextmanager
 def greedy(model: PreTrainedModel, *, ends: Sequence[int] | None, pad: int | None) -> Iterator[None]:
-    """Makes `model.generate` greedy; afterwards the model has the generation config of its folder again.
+    """Make `model.generate` greedy inside the block; the model's generation config is restored at its end.
 
     Args:
-        model: on any device.
-        ends: the tokens that end an answer; None for none.
+        model: a model on any device.
+        ends: the tokens that end an answer; None for no such token.
         pad: the token that pads.
     """
     attributes: dict[str, Any] = vars(model)
-    own = model.generation_config
-    generate = attributes.pop("generate", None)  # code that came with the model generates in its own way
-    ours: Any = GenerationConfig
-    model.generation_config = ours(eos_token_id=None if ends is None else [*ends], pad_token_id=pad)
+    original_config = model.generation_config
+    generate = attributes.pop("generate", None)  # set by code that came with the model, and generates in its own way
+    config_class: Any = GenerationConfig
+    model.generation_config = config_class(eos_token_id=None if ends is None else [*ends], pad_token_id=pad)
     try:
         yield
     finally:
-        model.generation_config = own
+        model.generation_config = original_config
         if generate is not None:
             attributes["generate"] = generate
 
 
 def answer_ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, frame: Frame) -> list[int]:
-    """The tokens that end an answer: the template's, the tokenizer's, and those that the model was made to end with."""
-    of_model = model.generation_config.eos_token_id if model.generation_config is not None else None
-    listed = of_model if isinstance(of_model, list) else [of_model]
-    return sorted({token for token in (tokenizer.eos_token_id, frame.end, *listed) if token is not None})
+    """Return the tokens that end an answer: those of the chat template, the tokenizer, and the generation config."""
+    config_end = model.generation_config.eos_token_id if model.generation_config is not None else None
+    config_ends = config_end if isinstance(config_end, list) else [config_end]
+    return sorted({token for token in (tokenizer.eos_token_id, frame.end, *config_ends) if token is not None})

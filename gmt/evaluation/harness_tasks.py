@@ -1,4 +1,4 @@
-"""lm-eval's tasks: finds them, loads their data, and refuses what they can't be asked for."""
+"""Finds lm-eval's tasks, loads their data, and refuses settings that a task does not support."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from gmt.used_files import UsedFiles
 
 @lru_cache(maxsize=1)
 def manager() -> Any:
-    """Knows lm-eval's tasks; takes seconds to look for them."""
+    """Return lm-eval's task manager; making it takes seconds."""
     from lm_eval.tasks import TaskManager
 
     return TaskManager()
 
 
 def named(task: str, data: str | None) -> str | dict[str, Any]:
-    """What lm-eval is to load: a task or group by its name, or a task on data of a local folder.
+    """Return the task for lm-eval to load: the name of a task or group, or a config of a task on local data.
 
     Raises:
-        UserError: it has no such task, or data is given for several.
+        UserError: lm-eval has no such task, or local data is given for several tasks.
     """
     known = manager()
     if task not in known.all_tasks:
@@ -36,7 +36,7 @@ def named(task: str, data: str | None) -> str | dict[str, Any]:
         return task
     if _is_several(task):
         raise UserError(f"data must be null for {task}, which is several tasks of lm-eval, got {data!r}")
-    # a group of the one task: only members of a group are lm-eval's own tasks with other settings
+    # A group of one task, since lm-eval changes settings of its own tasks only for members of a group.
     folder = str(Path(os.path.expanduser(data)).absolute())
     return {
         "group": f"{task}_on_local_data",
@@ -45,10 +45,10 @@ def named(task: str, data: str | None) -> str | dict[str, Any]:
 
 
 def load(task: str, data: str | None) -> Mapping[str, Any]:
-    """`tasks` and `groups` by name, as lm-eval's TaskManager loads them.
+    """Return `tasks` and `groups` by name, as lm-eval's TaskManager loads them.
 
     Raises:
-        UserError: their data can't be had, or is laid out in another way.
+        UserError: their data can't be loaded, or has another layout.
     """
     with data_or_sentence(task, data):
         loaded: Mapping[str, Any] = manager().load([named(task, data)])
@@ -57,10 +57,10 @@ def load(task: str, data: str | None) -> Mapping[str, Any]:
 
 @contextmanager
 def data_or_sentence(task: str, data: str | None) -> Iterator[None]:
-    """Says in a sentence what lm-eval or datasets raise where the data of a task can't be had or has another layout.
+    """Turn errors of lm-eval and datasets about a task's data into a sentence.
 
     Raises:
-        UserError: with their reason.
+        UserError: the data can't be loaded, or has another layout; the sentence has the library's reason.
         MachineFault: the hub can't be reached, or the disk fails.
     """
     from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
@@ -75,7 +75,7 @@ def data_or_sentence(task: str, data: str | None) -> Iterator[None]:
             if _is_several(task)
             else "`data` may name a local folder with it"
         )
-        raise UserError(f"the data of benchmark {task} can't be had ({_reason(error)}); {advice}") from error
+        raise UserError(f"the data of benchmark {task} can't be loaded ({_reason(error)}); {advice}") from error
     except (LookupError, TypeError, ValueError, TemplateError) as error:
         if data is None:
             raise
@@ -86,7 +86,7 @@ def data_or_sentence(task: str, data: str | None) -> Iterator[None]:
 
 
 def used_files(loaded: Mapping[str, Any]) -> dict[str, UsedFiles]:
-    """The files in the cache of datasets that hold the data of the hub, by lm-eval's name of each task."""
+    """Return the files in the cache of datasets that hold the hub's data, by lm-eval's name of each task."""
     return {
         name: cached_of_hub(dataset.values())
         for name, task in loaded["tasks"].items()
@@ -95,50 +95,50 @@ def used_files(loaded: Mapping[str, Any]) -> dict[str, UsedFiles]:
 
 
 def check_metric(task: str, metric: str, loaded: Mapping[str, Any]) -> None:
-    """Refuses a metric that the results will not have, as far as that is known before anything is asked.
+    """Refuse a metric that the results will not have, as far as that is known before any question is asked.
 
-    A metric that a task computes by a function of its own may have any name.
+    A metric that a task computes by its own function may have any name, and is not refused.
 
     Raises:
-        UserError: with those that there are.
+        UserError: the metric is unknown; the sentence lists the known ones.
     """
     if group := loaded["groups"].get(task):
-        wholes = [_of_group(group, loaded["tasks"].values())]
+        known_metrics = [_metrics_of_group(group, loaded["tasks"].values())]
     else:
-        wholes = [_of_task(each) for each in loaded["tasks"].values()]
-    for known in wholes:
+        known_metrics = [_metrics_of_task(member) for member in loaded["tasks"].values()]
+    for known in known_metrics:
         if known is not None and metric not in known:
             raise UserError(
-                f"metric must be one that lm-eval has for {task}, got {metric!r} (on a command line a comma wants "
+                f"metric must be one that lm-eval has for {task}, got {metric!r} (on a command line a comma needs "
                 f"quotes: metric=\\'...\\'); {choices(metric, known)}"
             )
 
 
 def check_numbers(task: str, num_fewshot: int | None, num_examples: int | None, loaded: Mapping[str, Any]) -> None:
-    """Refuses numbers that lm-eval would replace by others without a word.
+    """Refuse numbers that lm-eval would silently replace.
 
     Raises:
-        UserError: with the number that there is.
+        UserError: a number is too large; the sentence has the largest possible one.
     """
     tasks = loaded["tasks"].values()
     if num_fewshot:
-        if fixed := [each.task_name for each in tasks if each.config.num_fewshot == 0]:
+        if fixed := [member.task_name for member in tasks if member.config.num_fewshot == 0]:
             raise UserError(
                 f"num_fewshot must be 0 or null for {task}, since lm-eval shows {fixed[0]} no examples, whatever "
                 f"is set, got {num_fewshot}"
             )
-        fewest = min(len(list(each.fewshot_docs() or ())) for each in tasks)
+        fewest = min(len(list(member.fewshot_docs() or ())) for member in tasks)
         if num_fewshot > fewest:
             raise UserError(f"num_fewshot must be at most {fewest} for {task}, the examples to show, got {num_fewshot}")
-    if num_examples is not None and num_examples > (most := max(len(each.eval_docs) for each in tasks)):
+    if num_examples is not None and num_examples > (most := max(len(member.eval_docs) for member in tasks)):
         raise UserError(f"num_examples must be at most {most} for {task}, the questions there are, got {num_examples}")
 
 
 def check_targets(data: str, loaded: Mapping[str, Any]) -> None:
-    """Refuses local data with a question that has no answer: nothing that a model says would be right.
+    """Refuse local data with a question that has no answer, since every answer of a model would be wrong.
 
     Raises:
-        UserError: with the row.
+        UserError: a row has no answer; the sentence names the row.
     """
     for task in loaded["tasks"].values():
         for number, row in enumerate(task.eval_docs, start=1):
@@ -146,24 +146,24 @@ def check_targets(data: str, loaded: Mapping[str, Any]) -> None:
                 raise UserError(f"data must hold an answer to each question, and row {number} of {data!r} has none")
 
 
-def _of_task(task: Any) -> list[str] | None:
-    """The metrics of a task by lm-eval's names, or None where functions name them."""
-    if any(callable(each["metric"]) for each in task.config.metric_list or ()):
+def _metrics_of_task(task: Any) -> list[str] | None:
+    """Return the names of a task's metrics; None if functions of the task name them."""
+    if any(callable(entry["metric"]) for entry in task.config.metric_list or ()):
         return None
-    filters = [each["name"] for each in task.config.filter_list or ({"name": "none"},)]
-    return [f"{metric},{kind}" for metric in task.aggregation() for kind in filters]
+    filters = [entry["name"] for entry in task.config.filter_list or ({"name": "none"},)]
+    return [f"{metric},{filter_name}" for metric in task.aggregation() for filter_name in filters]
 
 
-def _of_group(group: Any, tasks: Iterable[Any]) -> list[str] | None:
-    of_tasks = [_of_task(each) for each in tasks]
-    if None in of_tasks:
+def _metrics_of_group(group: Any, tasks: Iterable[Any]) -> list[str] | None:
+    task_metrics = [_metrics_of_task(task) for task in tasks]
+    if None in task_metrics:
         return None
-    known = set[str]().union(*(each or () for each in of_tasks))
-    summed = [(each.metric, each.filter_list) for each in group.aggregate_metric_list or ()]
+    known = set[str]().union(*(metrics or () for metrics in task_metrics))
+    aggregated = [(entry.metric, entry.filter_list) for entry in group.aggregate_metric_list or ()]
     return [
         name
         for name in sorted(known)
-        for metric, filters in summed
+        for metric, filters in aggregated
         if name.partition(",")[0] == metric and (filters is None or name.partition(",")[2] in filters)
     ]
 
@@ -178,7 +178,7 @@ def _reason(error: Exception) -> str:
 
 
 def _nearest(wanted: str, names: Iterable[str]) -> str:
-    """There are thousands: those that are near."""
+    """Return a clause with the nearest names, since lm-eval has thousands of tasks."""
     from difflib import get_close_matches
 
     near = get_close_matches(wanted, list(names), n=5)

@@ -1,7 +1,7 @@
-"""Batches in which every text fares as if it were alone, for models that see padding too.
+"""Makes batches in which each text gets the logits that it would get alone, also for models that padding affects.
 
-Most attend to no padding. Some do all the same (RWKV when it pads on the left, models with learnt positions of which
-the code makes none from the mask, models that look ahead), so each kind of model is tried once, on a few tokens.
+Most models ignore padding. Some do not (RWKV with padding on the left, models whose code does not derive learnt
+positions from the mask, models that look ahead), so each model class is tried once, on a few tokens.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ _KNOWN: dict[tuple[Any, ...], bool] = {}
 
 
 def batches(ids: Sequence[Sequence[int]], indices: Sequence[int], size: int, *, padded: bool) -> Iterator[list[int]]:
-    """Cuts texts into batches.
+    """Yield batches of texts, as lists of their indices.
 
     Args:
         ids: the tokens of every text.
-        indices: of the texts that are to be cut; their order is kept where a batch may be padded.
-        size: the most texts of a batch.
+        indices: the indices of the texts to batch; batches follow their order if `padded`, else the texts' lengths.
+        size: the most texts in a batch.
         padded: whether a batch may hold texts of different lengths.
     """
     batch: list[int] = []
@@ -44,9 +44,9 @@ def tensors(ids: Sequence[Sequence[int]], pad: int, device: Any, *, left: bool) 
     """Return the padded tokens [batch, width] and their attention mask.
 
     Args:
-        ids: a text each.
+        ids: the tokens of each text.
         pad: the token that pads.
-        device: of the result.
+        device: the device of the result.
         left: whether padding comes before a text instead of behind it.
     """
     width = max(map(len, ids))
@@ -62,10 +62,10 @@ def sees_padding(model: PreTrainedModel, tokens: Sequence[int], pad: int, *, lef
     """Return whether the padding beside a text changes the model's logits for it.
 
     Args:
-        model: in eval mode.
-        tokens: some that it has an embedding for; they are repeated as need be.
+        model: a model in eval mode.
+        tokens: tokens that it has embeddings for; they are repeated as needed.
         pad: the token that pads.
-        left: whether the padding comes before the text, and tokens are generated behind it.
+        left: true: tries padding before the text, with generation behind it; false: padding behind the text.
     """
     key = (*forward_key(model), left)
     if key not in _KNOWN:
@@ -73,7 +73,7 @@ def sees_padding(model: PreTrainedModel, tokens: Sequence[int], pad: int, *, lef
         logits = _continued if left else _read
         alone, beside = (logits(model, rows, pad) for rows in ([long[:_SHORT]], [long[:_SHORT], long]))
         same = [a.argmax() == b.argmax() for a, b in zip(alone, beside, strict=True)] if left else []
-        until = same.index(False) + 1 if False in same else len(alone)  # from there on they go on from another token
+        until = same.index(False) + 1 if False in same else len(alone)  # later logits follow different tokens
         rounding = 1e-3 if model.dtype == torch.float32 else 5e-2
         difference = (alone - beside)[:until].abs().max()
         _KNOWN[key] = not bool(difference <= rounding * (1 + alone[:until].abs().max()))

@@ -1,4 +1,4 @@
-"""Perplexity on texts that nobody trained on: forgetting without a benchmark's format in the way."""
+"""Perplexity on texts that were not trained on: measures forgetting independently of any benchmark's format."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from typing import Any
 from gmt import settings
 from gmt.errors import UserError
 from gmt.evaluation.context import check_tokens
-from gmt.evaluation.kept import Kept
+from gmt.evaluation.stored_values import StoredValues
 from gmt.tasks.columns import origin, texts_of
-from gmt.tasks.protocol import Asked, Reader, Score
+from gmt.tasks.protocol import EvaluationInputs, Reader, Score
 from gmt.used_files import UsedFiles
 
 
 @dataclass(frozen=True, kw_only=True)
 class Perplexity:
-    """Perplexity of held-out texts, each seen from its beginning: exp of the mean negative log-likelihood of a token.
+    """Perplexity of held-out texts, each read from its beginning: exp of the mean negative log-likelihood of a token.
 
     Args:
-        data: as of a DatasetTask.
-        column: holds the text.
-        max_length: tokens of a text that count; the rest is left out.
+        data: as in gmt.tasks.dataset.DatasetTask.
+        column: the column that holds the text.
+        max_length: how many tokens of a text are read; the rest is left out.
         batch_size: texts in a forward pass.
 
     Raises:
-        UserError: data that can't be had, or a number out of its range.
+        UserError: the data can't be loaded, or a number is out of its range.
     """
 
     data: Mapping[str, Any]
@@ -44,19 +44,19 @@ class Perplexity:
 
     @property
     def is_score(self) -> bool:
-        """Less is better, and there is no best."""
+        """False: a perplexity is at least 1 and has no upper bound."""
         return False
 
     def fingerprint(self) -> str:
-        """Of the data."""
+        """Return the fingerprint of the data."""
         return origin("data", self.data).fingerprint()
 
     def used_files(self) -> dict[str, UsedFiles]:
-        """The files that hold the texts."""
+        """Return the files that hold the texts."""
         return {"data": origin("data", self.data).used_files()}
 
     def check(self, reader: Reader) -> None:
-        """Refuses data without a text, texts beyond the model's context, and tokens without an embedding."""
+        """Refuse data without a text, texts longer than the model's context, and tokens without an embedding."""
         ids = [row for _, row in self._texts(reader)]
         check_tokens("a token of the texts", chain.from_iterable(ids), reader.num_embeddings)
         longest = max(map(len, ids))
@@ -65,21 +65,22 @@ class Perplexity:
         if reader.context is not None and longest > reader.context:
             raise UserError(f"max_length must be at most {reader.context}, the model's context, got {self.max_length}")
 
-    def evaluate(self, asked: Asked) -> Score:
-        """The perplexity, and that of each text; batches that were asked before a kill are read."""
-        from gmt.evaluation.padding import batches, sees_padding  # they import torch, which planning does without
+    def evaluate(self, inputs: EvaluationInputs) -> Score:
+        """Return the perplexity of all texts and of each; losses from before a kill are read from the scratch."""
+        from gmt.evaluation.padding import batches, sees_padding  # imports torch, which planning must not
 
-        texts, ids = zip(*self._texts(asked), strict=True)
+        texts, ids = zip(*self._texts(inputs), strict=True)
         long = [i for i, row in enumerate(ids) if len(row) > 1]
-        kept = Kept(asked.scratch / "losses.jsonl")
-        losses = kept.read()
-        left = [i for i in long if i not in losses]
-        padded = not (left and sees_padding(asked.model, ids[left[0]], asked.tokenizer.pad_token_id, left=False))
-        for batch in batches(ids, left, self.batch_size, padded=padded):
-            found = dict(zip(batch, _losses(asked, [ids[i] for i in batch]), strict=True))
-            kept.add(found)
-            losses |= found
-            asked.on_progress(len(losses), len(long))
+        stored = StoredValues(inputs.scratch / "losses.jsonl")
+        losses = stored.read()
+        remaining = [i for i in long if i not in losses]
+        pad = inputs.tokenizer.pad_token_id
+        padded = not (remaining and sees_padding(inputs.model, ids[remaining[0]], pad, left=False))
+        for batch in batches(ids, remaining, self.batch_size, padded=padded):
+            new_losses = dict(zip(batch, _losses(inputs, [ids[i] for i in batch]), strict=True))
+            stored.add(new_losses)
+            losses |= new_losses
+            inputs.on_progress(len(losses), len(long))
         rows = [{"prompt": texts[i], "answer": "", "score": math.exp(losses[i] / (len(ids[i]) - 1))} for i in long]
         total, count = sum(losses[i] for i in long), sum(len(ids[i]) - 1 for i in long)
         return Score(metric="perplexity", value=math.exp(total / count), answers=rows)
@@ -89,15 +90,15 @@ class Perplexity:
         return [(text, reader.tokenizer(text)["input_ids"][: self.max_length]) for text in texts]
 
 
-def _losses(asked: Asked, ids: Sequence[Sequence[int]]) -> list[float]:
-    """The negative log-likelihood of each text's tokens behind its first, in nats, summed in float32."""
+def _losses(inputs: EvaluationInputs, ids: Sequence[Sequence[int]]) -> list[float]:
+    """Return the negative log-likelihood of each text's tokens after its first, in nats, summed in float32."""
     import torch
     from torch.nn.functional import cross_entropy
 
     from gmt.evaluation.padding import tensors
 
-    tokens, attention = tensors(ids, asked.tokenizer.pad_token_id, asked.model.device, left=False)
+    tokens, attention = tensors(ids, inputs.tokenizer.pad_token_id, inputs.model.device, left=False)
     with torch.inference_mode():
-        logits = asked.model(input_ids=tokens, attention_mask=attention).logits[:, :-1].float()
-        each = cross_entropy(logits.transpose(1, 2), tokens[:, 1:], reduction="none")
-    return [float(loss) for loss in (each * attention[:, 1:]).sum(dim=1)]
+        logits = inputs.model(input_ids=tokens, attention_mask=attention).logits[:, :-1].float()
+        token_losses = cross_entropy(logits.transpose(1, 2), tokens[:, 1:], reduction="none")
+    return [float(loss) for loss in (token_losses * attention[:, 1:]).sum(dim=1)]

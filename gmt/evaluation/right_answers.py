@@ -1,7 +1,7 @@
-"""The loss of the right answers to a task's questions, and the divergence from the base there.
+"""Measures the loss of the right answers to a task's questions, and the divergence from the base at them.
 
-Most changes of a model turn no wrong answer into a right one, so that exact match does not show them. Here the model
-reads the right answers and generates nothing.
+Exact match does not show most changes of a model, since few of them turn a wrong answer into a right one. Here the
+model reads the right answers and generates nothing.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, cast
 from gmt import settings
 from gmt.errors import UserError, choices
 from gmt.evaluation.context import check_fits, check_tokens
-from gmt.evaluation.kept import Kept
-from gmt.tasks.protocol import Asked, Example, Reader, Score, Suite, TrainExample
+from gmt.evaluation.stored_values import StoredValues
+from gmt.tasks.protocol import EvaluationInputs, Example, Reader, Score, Suite, TrainExample
 from gmt.tasks.tokens import IGNORED, TokenExample, tokenize
 
 if TYPE_CHECKING:
@@ -29,16 +29,16 @@ MEASURES = ("nll", "kl")
 
 @dataclass(frozen=True, kw_only=True)
 class RightAnswers:
-    """Reads the right answers of the suites of its part, each behind its question, as a training example has it.
+    """Reads the right answers of the suites in the same part, each behind its question as in a training example.
 
     Args:
-        measure: `nll`: the negative log-likelihood of a token of the answer and its end; `kl`: KL(base || model) of the
-            next token there. Both in nats, a mean over the tokens of a suite, then over suites.
-        suites: names of suites; null for all whose right answers are known.
+        measure: `nll`: the negative log-likelihood per token of the answer and its end; `kl`: KL(base || model) of the
+            next token at the same places. Both are in nats, means over the tokens of a suite and then over suites.
+        suites: names of suites; null for all suites whose right answers are known.
         batch_size: questions in a forward pass.
 
     Raises:
-        UserError: another measure, or a number out of its range.
+        UserError: the measure is unknown, or a number is out of its range.
     """
 
     measure: str
@@ -53,30 +53,30 @@ class RightAnswers:
 
     @property
     def is_score(self) -> bool:
-        """Less is better, and there is no worst."""
+        """False: less is better, and the value has no upper bound."""
         return False
 
     def fingerprint(self) -> str:
-        """Nothing: the suites have fingerprints of their own."""
+        """Return an empty text, since the suites have fingerprints."""
         return ""
 
     def check(self, reader: Reader) -> None:
-        """Refuses suites that the part does not have, and answers that the model can't read."""
+        """Refuse suites that the part does not have, and answers that the model can't read."""
         ids = [row["input_ids"] for rows in self._rows(reader).values() for row in rows]
         check_tokens("a token of a right answer", chain.from_iterable(ids), reader.num_embeddings)
         if reader.context is not None:
             check_fits("the benchmark", max(map(len, ids)), reader.context, "with shorter right answers")
 
-    def evaluate(self, asked: Asked) -> Score:
-        """The measure, and that of each question; batches that were read before a kill are read from the scratch."""
-        rows = [(suite, row) for suite, rows in self._rows(asked).items() for row in rows]
-        kept = Kept(asked.scratch / "sums.jsonl")
-        sums = kept.read()
-        for batch, found in self._measured(asked, [row for _, row in rows], sums):
-            kept.add(known := dict(zip(batch, found, strict=True)))
-            sums |= known
-            asked.on_progress(len(sums), len(rows))
-        questions = [pair for name in self._suites(asked) for pair in _questions(asked.beside[name])]
+    def evaluate(self, inputs: EvaluationInputs) -> Score:
+        """Return the measure of all suites and of each question; values from before a kill are read."""
+        rows = [(suite, row) for suite, rows in self._rows(inputs).items() for row in rows]
+        stored = StoredValues(inputs.scratch / "sums.jsonl")
+        sums = stored.read()
+        for batch, batch_sums in self._measured(inputs, [row for _, row in rows], sums):
+            stored.add(new_sums := dict(zip(batch, batch_sums, strict=True)))
+            sums |= new_sums
+            inputs.on_progress(len(sums), len(rows))
+        questions = [pair for name in self._suites(inputs) for pair in _questions(inputs.beside[name])]
         answers: list[dict[str, Any]] = []
         for i, ((suite, row), (prompt, answer)) in enumerate(zip(rows, questions, strict=True)):
             number = _num_labels(row)
@@ -85,20 +85,20 @@ class RightAnswers:
         return Score(metric=self.measure, value=_mean_over_suites(answers), answers=answers)
 
     def _measured(
-        self, asked: Asked, rows: Sequence[TokenExample], known: Mapping[int, float]
+        self, inputs: EvaluationInputs, rows: Sequence[TokenExample], known: Mapping[int, float]
     ) -> Iterator[tuple[list[int], list[float]]]:
-        """Measure the rows that are left: the indices of a batch, and the sum over each row's labelled tokens."""
-        from gmt.evaluation.padding import batches, sees_padding  # they import torch, which planning does without
+        """Yield the indices of each batch of unknown rows, and the sum over each row's labelled tokens."""
+        from gmt.evaluation.padding import batches, sees_padding  # imports torch, which planning must not
 
-        ids, pad = [row["input_ids"] for row in rows], asked.tokenizer.pad_token_id
-        left = sorted(set(range(len(ids))) - known.keys(), key=lambda i: len(ids[i]))
-        if not left:
+        ids, pad = [row["input_ids"] for row in rows], inputs.tokenizer.pad_token_id
+        remaining = sorted(set(range(len(ids))) - known.keys(), key=lambda i: len(ids[i]))
+        if not remaining:
             return
-        assert asked.base is not None
-        sum_of = _losses if self.measure == "nll" else _divergences(asked.base())
-        padded = not sees_padding(asked.model, ids[left[0]], pad, left=False)
-        for batch in batches(ids, left, self.batch_size, padded=padded):
-            yield batch, sum_of(asked.model, [rows[i] for i in batch], pad)
+        assert inputs.base is not None
+        sum_of = _losses if self.measure == "nll" else _divergences(inputs.base())
+        padded = not sees_padding(inputs.model, ids[remaining[0]], pad, left=False)
+        for batch in batches(ids, remaining, self.batch_size, padded=padded):
+            yield batch, sum_of(inputs.model, [rows[i] for i in batch], pad)
 
     def _suites(self, reader: Reader) -> list[str]:
         with_answers = [name for name, suite in reader.beside.items() if suite.answers is not None]
@@ -151,12 +151,13 @@ def _mean_over_suites(answers: Sequence[Mapping[str, Any]]) -> float:
 
 
 def _losses(model: PreTrainedModel, rows: Sequence[TokenExample], pad: int) -> list[float]:
-    """The negative log-likelihood of each row's labelled tokens, in nats, summed in float32."""
+    """Return the negative log-likelihood of each row's labelled tokens, in nats, summed in float32."""
     from torch.nn.functional import cross_entropy
 
     logits, labels = _read(model, rows, pad)
-    each = cross_entropy(logits[:, :-1].float().transpose(1, 2), labels[:, 1:], reduction="none", ignore_index=IGNORED)
-    return [float(loss) for loss in each.sum(dim=1)]
+    logits = logits[:, :-1].float().transpose(1, 2)
+    losses = cross_entropy(logits, labels[:, 1:], reduction="none", ignore_index=IGNORED)
+    return [float(loss) for loss in losses.sum(dim=1)]
 
 
 def _divergences(base: PreTrainedModel) -> Callable[[PreTrainedModel, Sequence[TokenExample], int], list[float]]:
@@ -164,10 +165,10 @@ def _divergences(base: PreTrainedModel) -> Callable[[PreTrainedModel, Sequence[T
     from gmt.methods.divergence import divergence
 
     def sum_of(model: PreTrainedModel, rows: Sequence[TokenExample], pad: int) -> list[float]:
-        (of_base, labels), (logits, _) = _read(base, rows, pad), _read(model, rows, pad)
+        (base_logits, labels), (logits, _) = _read(base, rows, pad), _read(model, rows, pad)
         is_labelled = labels != IGNORED
         return [
-            float(divergence(of_base[i : i + 1], logits[i : i + 1], is_labelled[i : i + 1])) * _num_labels(row)
+            float(divergence(base_logits[i : i + 1], logits[i : i + 1], is_labelled[i : i + 1])) * _num_labels(row)
             for i, row in enumerate(rows)
         ]
 
@@ -175,7 +176,7 @@ def _divergences(base: PreTrainedModel) -> Callable[[PreTrainedModel, Sequence[T
 
 
 def _read(model: PreTrainedModel, rows: Sequence[TokenExample], pad: int) -> tuple[Tensor, Tensor]:
-    """Return the logits [batch, width, vocabulary] and the labels [batch, width] of rows that are padded behind."""
+    """Return the logits [batch, width, vocabulary] and the labels [batch, width] of rows, padded on the right."""
     import torch
 
     from gmt.evaluation.padding import tensors

@@ -1,4 +1,4 @@
-"""What is known of single questions already, kept batch by batch, so that a kill costs no more than a batch."""
+"""Stores values of single questions batch by batch, so that a kill loses no more than a batch."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import Any
 from gmt.records.record import write_whole
 
 
-class Kept:
-    """A file of one line for each question.
+class StoredValues:
+    """A file with one line for each question.
 
     Args:
-        file: need not be there; a line that a kill cut short is left out of it.
+        file: the file, which need not exist; a line that a kill cut short is ignored.
     """
 
     def __init__(self, file: Path):
         self._file = file
 
     def read(self) -> dict[int, Any]:
-        """What is kept, by the question's index."""
+        """Return the stored values by the question's index."""
         if not self._file.exists():
             return {}
         *lines, cut = self._file.read_text(encoding="utf-8").split("\n")
@@ -30,6 +30,6 @@ class Kept:
         return dict(json.loads(line) for line in lines)
 
     def add(self, known: Mapping[int, Any]) -> None:
-        """Keeps a batch, by index; plain values."""
+        """Store the plain values of a batch, by the question's index."""
         with self._file.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps([index, value]) + "\n" for index, value in known.items())

@@ -1,4 +1,4 @@
-"""Batched greedy generation over a suite. Knows nothing of how the model was trained."""
+"""Asks a suite's questions by greedy generation in batches. Does not know how the model was trained."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 
 from gmt.evaluation.context import token_ids
 from gmt.evaluation.greedy import answer_ends, greedy
-from gmt.evaluation.kept import Kept
 from gmt.evaluation.padding import batches, sees_padding, tensors
-from gmt.tasks.protocol import Asked, Score, Suite
+from gmt.evaluation.stored_values import StoredValues
+from gmt.tasks.protocol import EvaluationInputs, Score, Suite
 from gmt.tasks.turns import frame_of
 
 BATCH_SIZE = 256
 
 
-def ask(suite: Suite, asked: Asked) -> Score:
-    """Asks every question of a suite that is checked.
+def ask(suite: Suite, inputs: EvaluationInputs) -> Score:
+    """Ask every question of a suite, which must have been checked.
 
     Returns:
-        The fraction of the questions whose answer scores 1, and each answer: prompt, answer, score.
+        The fraction of the questions whose answer scores 1, and for each question its prompt, answer and score.
     """
-    texts = generate(asked, suite)
+    texts = generate(inputs, suite)
     scores = [suite.score(i, text) for i, text in enumerate(texts)]
     rows = [
         {"prompt": prompt, "answer": text, "score": score}
@@ -33,45 +33,46 @@ def ask(suite: Suite, asked: Asked) -> Score:
     return Score(metric="exact_match", value=sum(s == 1 for s in scores) / len(scores), answers=rows)
 
 
-def generate(asked: Asked, suite: Suite) -> list[str]:
-    """What the model says to each prompt, without blanks around it; batches answered before a kill are read."""
-    ids = [token_ids(asked, prompt) for prompt in suite.prompts]
-    kept = Kept(asked.scratch / "answers.jsonl")
-    texts = kept.read()
-    left = sorted(set(range(len(ids))) - texts.keys(), key=lambda i: len(ids[i]))  # like lengths need little padding
+def generate(inputs: EvaluationInputs, suite: Suite) -> list[str]:
+    """Return the model's answer to each prompt, stripped of blanks; answers from before a kill are read."""
+    ids = [token_ids(inputs, prompt) for prompt in suite.prompts]
+    stored = StoredValues(inputs.scratch / "answers.jsonl")
+    texts = stored.read()
+    remaining = sorted(set(range(len(ids))) - texts.keys(), key=lambda i: len(ids[i]))  # similar lengths pad little
 
     def on_token() -> None:
-        asked.on_progress(len(texts), len(ids))
+        inputs.on_progress(len(texts), len(ids))
 
-    pad, frame = asked.tokenizer.pad_token_id, frame_of(asked.tokenizer, is_chat=asked.is_chat)
-    ends = answer_ends(asked.model, asked.tokenizer, frame)
-    padded = not (left and sees_padding(asked.model, ids[left[0]], pad, left=True))
-    with greedy(asked.model, ends=ends, pad=pad):
-        for batch in batches(ids, left, BATCH_SIZE, padded=padded):
-            said = _generate_fitting(asked, [ids[i] for i in batch], suite.max_new_tokens, on_token)
-            right = ["" if suite.answers is None else suite.answers[i] for i in batch]
-            texts_said = (
-                frame.answer_in(asked.tokenizer, row, ends, right=text) for row, text in zip(said, right, strict=True)
+    pad, frame = inputs.tokenizer.pad_token_id, frame_of(inputs.tokenizer, is_chat=inputs.is_chat)
+    ends = answer_ends(inputs.model, inputs.tokenizer, frame)
+    padded = not (remaining and sees_padding(inputs.model, ids[remaining[0]], pad, left=True))
+    with greedy(inputs.model, ends=ends, pad=pad):
+        for batch in batches(ids, remaining, BATCH_SIZE, padded=padded):
+            generated = _generate_fitting(inputs, [ids[i] for i in batch], suite.max_new_tokens, on_token)
+            right_answers = ["" if suite.answers is None else suite.answers[i] for i in batch]
+            generated_texts = (
+                frame.answer_in(inputs.tokenizer, row, ends, right=right)
+                for row, right in zip(generated, right_answers, strict=True)
             )
-            answers = {i: text.strip() for i, text in zip(batch, texts_said, strict=True)}
-            kept.add(answers)
+            answers = {i: text.strip() for i, text in zip(batch, generated_texts, strict=True)}
+            stored.add(answers)
             texts |= answers
             on_token()
     return [texts[i] for i in range(len(ids))]
 
 
 def _generate_fitting(
-    asked: Asked, ids: list[list[int]], max_new_tokens: int, on_token: Callable[[], None]
+    inputs: EvaluationInputs, ids: list[list[int]], max_new_tokens: int, on_token: Callable[[], None]
 ) -> list[list[int]]:
-    """Return the tokens of answers in one batch, or in halves where the GPU's memory does not hold it."""
+    """Return the tokens of a batch's answers, generated in halves if the GPU's memory does not hold the whole batch."""
     try:
-        return _generate(asked, ids, max_new_tokens, on_token)
+        return _generate(inputs, ids, max_new_tokens, on_token)
     except torch.OutOfMemoryError:
         if len(ids) == 1:
             raise
     half = len(ids) // 2
     return [
-        row for part in (ids[:half], ids[half:]) for row in _generate_fitting(asked, part, max_new_tokens, on_token)
+        row for part in (ids[:half], ids[half:]) for row in _generate_fitting(inputs, part, max_new_tokens, on_token)
     ]
 
 
@@ -87,9 +88,11 @@ class _ProgressPerToken(StoppingCriteria):
 
 
 @torch.inference_mode()
-def _generate(asked: Asked, ids: list[list[int]], max_new_tokens: int, on_token: Callable[[], None]) -> list[list[int]]:
-    model, tokenizer = asked.model, asked.tokenizer
-    frame = frame_of(tokenizer, is_chat=asked.is_chat)
+def _generate(
+    inputs: EvaluationInputs, ids: list[list[int]], max_new_tokens: int, on_token: Callable[[], None]
+) -> list[list[int]]:
+    model, tokenizer = inputs.model, inputs.tokenizer
+    frame = frame_of(tokenizer, is_chat=inputs.is_chat)
     tokens, attention = tensors(ids, tokenizer.pad_token_id, model.device, left=True)
     generated = model.generate(  # type: ignore[operator]
         input_ids=tokens,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gmt.merges.protocol import TWO_OR_MORE_PARENTS, Formula, Weights
-from gmt.tasks.evaluations import Evaluation, built, fingerprints
+from gmt.tasks.evaluations import Evaluation, check_evaluations, fingerprints
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,7 +52,7 @@ class GreedySoup:
     takes_other_base = False
 
     def __post_init__(self) -> None:
-        built("merge.validation", self.validation)
+        check_evaluations("merge.validation", self.validation)
 
     def fingerprint(self) -> str:
         """Return the fingerprints of the validation questions."""
@@ -64,9 +64,9 @@ class GreedySoup:
 
     def choose(self, num_parents: int, score: Callable[[Sequence[int]], float]) -> Sequence[int]:
         """Return the members' numbers, the best single parent first; parents with equal scores keep their order."""
-        alone = {parent: score([parent]) for parent in range(num_parents)}
-        first, *others = sorted(alone, key=lambda parent: -alone[parent])
-        members, best = [first], alone[first]
+        single_scores = {parent: score([parent]) for parent in range(num_parents)}
+        first, *others = sorted(single_scores, key=lambda parent: -single_scores[parent])
+        members, best = [first], single_scores[first]
         for parent in others:
             joint_score = score([*members, parent])
             if joint_score > best:

@@ -24,7 +24,7 @@ from gmt.runs.kept_scores import read_score, write_score
 from gmt.runs.prepare import Prepared
 from gmt.runs.run_context import to_device
 from gmt.runs.sources import Sources, of_hub
-from gmt.tasks.protocol import Asked, Benchmark, Reader, Score, Suite
+from gmt.tasks.protocol import Benchmark, EvaluationInputs, Reader, Score, Suite
 from gmt.training.control import Control
 
 PARTS = ("target", "source")
@@ -109,7 +109,7 @@ def _stored_or_new_score(
         if file.exists() and (score := read_score(file)) is not None:
             return score
         run.record.note_asking(name)
-        asked = Asked(
+        inputs = EvaluationInputs(
             **vars(reader),
             model=model,
             cpus=run.resources.cpus,
@@ -118,7 +118,7 @@ def _stored_or_new_score(
             base=lambda: _base(run, model),
         )
         try:
-            score = ask(suite, asked) if isinstance(suite, Suite) else suite.evaluate(asked)
+            score = ask(suite, inputs) if isinstance(suite, Suite) else suite.evaluate(inputs)
         finally:
             run.record.note_asking(None)
         write_score(file, score)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gmt.errors import UserError
-from gmt.evaluation.kept import Kept
+from gmt.evaluation.stored_values import StoredValues
 from gmt.plug_ins import faults_of
 from gmt.records.identity import canonical, run_id
 from gmt.removal import remove
@@ -50,7 +50,7 @@ def measures_of(context: RunContext, selection: MeasuresExamples) -> Sequence[Me
     with locked(folder / "measures.lock", context.control):
         if file.exists() and (stored := read_value(file)) is not None:
             return [tuple(measures) for measures in stored]
-        measured = _measured(context, selection, Kept(scratch))
+        measured = _measured(context, selection, StoredValues(scratch))
         write_value(file, measured)
         with suppress(OSError):
             remove(scratch, folder)
@@ -79,8 +79,8 @@ def folder_of_measures(run: Run, selection: MeasuresExamples, sources: Sources, 
     return run.record_settings.runs.parent / "selections" / run_id(measured | {"code": code} | ran_on)
 
 
-def _measured(context: RunContext, selection: MeasuresExamples, kept: Kept) -> list[Measures]:
-    examples, known = context.prepared.examples, kept.read()
+def _measured(context: RunContext, selection: MeasuresExamples, stored: StoredValues) -> list[Measures]:
+    examples, known = context.prepared.examples, stored.read()
     remaining = [i for i in range(len(examples)) if i not in known]
     if remaining:
         on_progress = progress_reporter(_PROGRESS_NAME, context.record, context.control)
@@ -90,7 +90,7 @@ def _measured(context: RunContext, selection: MeasuresExamples, kept: Kept) -> l
             for i in remaining:
                 measures = [float(number) for number in measure(examples[i])]
                 _check_finite(i, measures)
-                kept.add({i: measures})
+                stored.add({i: measures})
                 known[i] = measures
                 on_progress(len(known), len(examples))
         finally:

@@ -8,7 +8,7 @@ from typing import Any
 from gmt.errors import UserError
 from gmt.evaluation.context import check_suite
 from gmt.runs.prepare import Prepared
-from gmt.tasks.evaluations import made
+from gmt.tasks.evaluations import make_suites
 from gmt.tasks.protocol import Benchmark, Suite
 
 _SETTING = "merge.validation"
@@ -20,7 +20,7 @@ def validation_suites(validation: Any, prepared: Prepared) -> Mapping[str, Suite
     Raises:
         UserError: the model can't be asked a question, or the target asks it too.
     """
-    suites = made(_SETTING, validation)
+    suites = make_suites(_SETTING, validation)
     targets = (suite for suite in prepared.suites["target"].values() if isinstance(suite, Suite))
     prompts = {prompt for suite in targets for prompt in suite.prompts}
     for name, suite in suites.items():

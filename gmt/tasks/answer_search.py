@@ -1,7 +1,7 @@
-"""Searches texts for answers; gmt.tasks.answers runs this file in a process of its own, which imports nothing of ours.
+"""Searches texts for answers; gmt.tasks.answers runs this file in a separate process, which imports nothing of ours.
 
-Each line of its stdin is a JSON list of a pattern, a text and CPU seconds; it answers with a line of JSON. A search
-that takes longer ends the process: the kernel does that by SIGPROF, which nothing here catches.
+Each line of its stdin is a JSON list of a pattern, a text and CPU seconds; it answers with a line of JSON. If a search
+takes longer, the kernel ends the process by SIGPROF, which nothing here catches.
 """
 
 import json
@@ -12,15 +12,15 @@ from collections import deque
 
 
 def answer_in(pattern: str, text: str) -> str | None:
-    """Return what a pattern's last match in a text says: the first of its groups that takes part, or all of it."""
-    found = deque(re.finditer(pattern, text), maxlen=1)
-    if not found:
+    """Return the first group that took part in a pattern's last match in a text, or the whole match without one."""
+    last_match = deque(re.finditer(pattern, text), maxlen=1)
+    if not last_match:
         return None
-    return next((group for group in found[0].groups() if group is not None), found[0].group()).strip()
+    return next((group for group in last_match[0].groups() if group is not None), last_match[0].group()).strip()
 
 
 def main() -> None:
-    """Answer line by line, until there is none."""
+    """Answer each line of stdin, until its end."""
     for line in sys.stdin:
         pattern, text, limit_s = json.loads(line)
         signal.setitimer(signal.ITIMER_PROF, limit_s)

@@ -1,8 +1,8 @@
-"""Finds the answer in a text by a user's regular expression, within a time.
+"""Finds the answer in a text by a user's regular expression, within a time limit.
 
 `re` tries every way to split a text into repetitions: `(\\w+\\s?)+$` takes seconds for a few dozen letters, and many
-times as long for a few letters more, while no other thread of the process runs. So searches run in a process of their
-own: a pattern's looks don't tell how long it takes.
+times as long for a few letters more, while no other thread of the process runs. A pattern's text does not tell how long
+it takes, so searches run in a separate process that can be ended.
 """
 
 from __future__ import annotations
@@ -19,33 +19,33 @@ from pathlib import Path
 from gmt.errors import MachineFault
 from gmt.tasks import answer_search
 
-LIMIT_S = 5.0  # on a core: a busy machine makes no pattern too slow
+LIMIT_S = 5.0  # CPU seconds, so that a busy machine makes no pattern too slow
 _SHOWN = 60
 
 
 class TooSlow(Exception):
-    """A pattern takes too long in a text; `sentence` is the user's."""
+    """A pattern takes too long in a text; `sentence` says so for the user."""
 
     def __init__(self, pattern: str, text: str):
         super().__init__(pattern)
         self.sentence = (
             f"answer_pattern must find an answer within {LIMIT_S:g} s, and {pattern!r} takes longer in a text of "
-            f"{len(text)} letters that begins {text[:_SHOWN]!r}: let no repetition stand within another"
+            f"{len(text)} letters that begins {text[:_SHOWN]!r}: put no repetition inside another"
         )
 
 
 def find_answer(pattern: str, text: str) -> str | None:
-    """Return what a pattern's last match in a text says: the first of its groups that takes part, or all of it.
+    """Return the first group that took part in a pattern's last match in a text, or the whole match without one.
 
     Raises:
         TooSlow: the search takes longer than LIMIT_S.
-        MachineFault: the process that searches was ended by another.
+        MachineFault: another process ended the process that searches.
     """
     return _search(os.getpid()).find(pattern, text)
 
 
 class _Search:
-    """The process that searches; begun when it is needed, and again after it was ended."""
+    """The process that searches; it is started when needed, and again after it was ended."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[str] | None = None
@@ -64,24 +64,24 @@ class _Search:
             except BrokenPipeError:
                 pass
             finally:
-                if not answer:  # it was ended, or we were interrupted: its answer must not be taken for the next one's
+                if not answer:  # it ended, or we were interrupted: a late answer must not be taken for the next one
                     self._end(process)
         if answer:
-            found: str | None = json.loads(answer)
-            return found
+            text_found: str | None = json.loads(answer)
+            return text_found
         if process.returncode == -signal.SIGPROF:
             raise TooSlow(pattern, text)
         raise MachineFault(f"the process that searches for answers was ended (exit code {process.returncode})")
 
     def _end(self, process: subprocess.Popen[str]) -> None:
         self._process = None
-        process.kill()  # does nothing to one that has ended
+        process.kill()  # does nothing to a process that has ended
         process.communicate()
 
 
 @lru_cache(maxsize=1)
-def _search(of_process: int) -> _Search:
-    """Return this process's own: of two that wrote to one pipe, each could read the other's answer."""
+def _search(pid: int) -> _Search:
+    """Return the search of the process `pid`; two processes that share a pipe could read each other's answers."""
     return _Search()
 
 

@@ -1,4 +1,4 @@
-"""Chat templates: how turns become one text. Imports no library."""
+"""Chat templates, which turn a conversation into one text. Imports no library."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 SHIPPED = Path(__file__).parent / "templates"
 OF_TOKENIZER = "tokenizer"
-# The date that Llama 3.2's template shows where strftime_now is not defined, by the codes of strftime.
+# The parts of a fixed date by the codes of strftime; it is the date in Llama 3.2's template without strftime_now.
 _DATE = {
     **{"%Y": "2024", "%y": "24", "%m": "07", "%-m": "7", "%B": "July", "%b": "Jul", "%d": "26", "%-d": "26"},
     **{"%A": "Friday", "%a": "Fri", "%j": "208", "%H": "00", "%I": "12", "%p": "AM", "%M": "00", "%S": "00"},
@@ -28,22 +28,23 @@ _FIXED_DATE = (
 
 
 def check_template(named: str | None) -> None:
-    """Refuses a `task.chat_template` that names nothing.
+    """Refuse a `task.chat_template` that names no template.
 
     Raises:
-        UserError: it is neither null, `tokenizer`, a file, nor the name of a template that ships inside.
+        UserError: it is neither null, `tokenizer`, a file, nor the name of a template in this package.
     """
     if named not in (None, OF_TOKENIZER):
         _text(settings.text("task.chat_template", named))
 
 
 def set_template(tokenizer: PreTrainedTokenizerBase, named: str | None) -> None:
-    """Gives the tokenizer the template that a task asks for.
+    """Give the tokenizer the chat template that a task names; edits the tokenizer.
 
     A template that calls `strftime_now` gets a fixed date, since a run's prompts must not depend on the day.
 
     Raises:
-        UserError: it shall use its own, and has none, or the template does not fit what a model learns and is asked.
+        UserError: the task names the tokenizer's template and the tokenizer has none, or the template does not render
+            the beginning of a conversation as the beginning of its text.
     """
     if named is None:
         return
@@ -65,7 +66,7 @@ def set_template(tokenizer: PreTrainedTokenizerBase, named: str | None) -> None:
 
 
 def template_fingerprint(named: str | None) -> str:
-    """The text of a template that is a file."""
+    """Return the text of a template file; empty for null and for the tokenizer's template."""
     return "" if named in (None, OF_TOKENIZER) else _text(named)
 
 

@@ -15,23 +15,23 @@ from gmt.tasks.rows import Source
 
 _DATA_KEYS = {"path", "subset", "revision", "split", "num_examples", "seed"}
 _ROLES = ("system", "user", "assistant")
-_UNHEARD = ("tool_calls", "function_call", "reasoning_content", "reasoning", "thinking")
+_UNSUPPORTED = ("tool_calls", "function_call", "reasoning_content", "reasoning", "thinking")
 _SHOWN = Repr()
 _SHOWN.maxstring = _SHOWN.maxother = 60
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A row, and the words for where it stands: file and number, counted from 1."""
+    """A row of a dataset; `where` names its file and its number, counted from 1, for errors."""
 
     values: Mapping[str, Any]
     where: str
 
     def text(self, column: str) -> str:
-        """The text in a column.
+        """Return the text in a column.
 
         Raises:
-            UserError: there is none, or nothing but blanks.
+            UserError: the column holds no text, or blanks only.
         """
         value = self.values.get(column)
         if not isinstance(value, str) or not value.strip():
@@ -39,10 +39,10 @@ class Row:
         return self.unicode(value)
 
     def turns(self, column: str) -> list[Message]:
-        """The turns in a column.
+        """Return the turns in a column.
 
         Raises:
-            UserError: it holds no list of turns, or one says what no template is given.
+            UserError: the column holds no list of turns, or a turn has a key that no template gets, such as tool_calls.
         """
         value = self.values.get(column)
         if not isinstance(value, Sequence) or not value or not all(isinstance(turn, Mapping) for turn in value):
@@ -58,16 +58,16 @@ class Row:
                 f"{self.where} must hold turns with a role of {', '.join(_ROLES)} and a content, got "
                 f"{shown(dict(turn))}"
             )
-        if unheard := [key for key in _UNHEARD if turn.get(key)]:
+        if unsupported := [key for key in _UNSUPPORTED if turn.get(key)]:
             raise UserError(
-                f"{self.where} must say in a turn's content all that is to be learnt, and has {unheard[0]} beside it"
+                f"{self.where} must have all text to learn in a turn's content, and has {unsupported[0]} beside it"
             )
         if turn.get("weight") not in (None, 1):
             raise UserError(f"{self.where} must weigh its turns alike, since all answers are learnt, and has a weight")
         return message(turn["role"], self.unicode(turn["content"]))
 
     def unicode(self, text: str) -> str:
-        """The text itself; JSON may hold half of a surrogate pair, which no tokenizer takes."""
+        """Return the text; raise UserError if it holds a lone surrogate, which JSON allows and no tokenizer takes."""
         try:
             text.encode()
         except UnicodeEncodeError as error:
@@ -78,17 +78,17 @@ class Row:
 
 
 def message(role: str, content: str) -> Message:
-    """A turn."""
+    """Return a turn."""
     return {"role": role, "content": content}
 
 
 def shown(value: object) -> str:
-    """A value for an error, however long or nested it is."""
+    """Return a value as short text for an error, however long or nested it is."""
     return _SHOWN.repr(value)
 
 
 def origin(setting: str, data: Mapping[str, Any]) -> Source:
-    """Where the rows come from.
+    """Return the source of the rows.
 
     Raises:
         UserError: a key is missing or unknown, or a value is wrong.
@@ -107,16 +107,16 @@ def origin(setting: str, data: Mapping[str, Any]) -> Source:
 
 
 def drawn(setting: str, data: Mapping[str, Any], columns: Iterable[str], said_by: str) -> Iterator[Row]:
-    """All rows in their order, or as many as are asked for of the shuffled ones.
+    """Return all rows in their order, or `num_examples` of them drawn by the seed.
 
     Args:
-        setting: what the user calls the data, e.g. `task.data`.
-        data: as of a DatasetTask.
-        columns: must be there.
+        setting: the user's name for the data, e.g. `task.data`.
+        data: as in gmt.tasks.dataset.DatasetTask.
+        columns: columns that the data must have.
         said_by: the setting that names the columns.
 
     Raises:
-        UserError: too few rows, or a column that there is not.
+        UserError: there are too few rows, or a column is missing.
     """
     rows, number, where = origin(setting, data).rows(), data["num_examples"], f"{said_by}: {data['path']}"
     if number is not None and number > len(rows):
@@ -130,7 +130,7 @@ def drawn(setting: str, data: Mapping[str, Any], columns: Iterable[str], said_by
 
 
 def texts_of(setting: str, data: Mapping[str, Any], column: str) -> list[str]:
-    """The texts in a column.
+    """Return the texts in a column.
 
     Raises:
         UserError: there is no such column, or a row has no text in it.
@@ -139,7 +139,7 @@ def texts_of(setting: str, data: Mapping[str, Any], column: str) -> list[str]:
 
 
 def check_placeholder(setting: str, placeholder: str, template: object) -> None:
-    """Raise UserError if a template lacks its placeholder, e.g. {prompt}; name the setting."""
+    """Raise UserError, with the setting, if a template lacks its placeholder, e.g. {prompt}."""
     if f"{{{placeholder}}}" not in settings.text(setting, template):
         raise UserError(f"{setting} must hold {{{placeholder}}}, got {template!r}")
 
@@ -153,7 +153,7 @@ def check_columns(setting: str, columns: object, kinds: Iterable[frozenset[str]]
         kinds: the allowed sets of keys.
 
     Raises:
-        UserError: names the setting and the allowed sets.
+        UserError: the keys are none of the allowed sets, or a column is not a text; the sentence lists the sets.
     """
     listed = " or ".join("{" + ", ".join(sorted(kind)) + "}" for kind in kinds)
     if not isinstance(columns, Mapping) or frozenset(columns) not in kinds:

@@ -1,4 +1,4 @@
-"""Tasks from a dataset: of the hub, or the user's own files, with named columns or chat messages."""
+"""Tasks from a dataset of the hub or from the user's files, with named columns or chat messages."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from gmt.errors import UserError, for_each, together
 from gmt.tasks.chat import check_template, template_fingerprint
 from gmt.tasks.columns import Row, check_columns, check_placeholder, drawn, message, origin
-from gmt.tasks.evaluations import Evaluation, built, fingerprints, made, used_files
+from gmt.tasks.evaluations import Evaluation, check_evaluations, fingerprints, make_suites, used_files
 from gmt.tasks.held_out import HeldOut as HeldOut  # the configs of older studies name it here
 from gmt.tasks.protocol import Benchmark, Conversation, Example, Message, Preference, Suite, TrainExample
 from gmt.used_files import UsedFiles
@@ -27,21 +27,23 @@ class DatasetTask:
     """Trains on the rows of a dataset.
 
     Args:
-        name: the word for it in tables.
-        data: path, subset, revision, split (see gmt.tasks.rows.Source); num_examples, of the rows as the seed shuffles
-            them, or null for all; seed.
-        columns: which column holds what: {prompt, completion}, {messages}, {prompt, chosen, rejected} or {chosen,
-            rejected}; messages, and chosen and rejected where they hold turns, are lists of {role, content}.
+        name: the name of the task in tables.
+        data: the keys path, subset, revision, split (see gmt.tasks.rows.Source); num_examples, how many rows to draw by
+            the seed, or null for all; seed.
+        columns: the names of the columns: {prompt, completion}, {messages}, {prompt, chosen, rejected} or {chosen,
+            rejected}; messages are lists of {role, content}, and chosen and rejected may be such lists.
         prompt_template: a text in which {prompt} stands for the prompt.
-        completion_template: a text in which {completion} stands for the completion, or either of two answers: where a
-            benchmark asks "Answer:", a model says " 4", and a blank that ends the prompt would make other tokens of it.
-        chat_template: null for plain prompts; `tokenizer`, a file, or one that ships inside: prompts are then a user's
-            turn, and completions the assistant's.
-        target: what is to be learnt: evaluations by name, each a `_target_`.
-        source: likewise: what the base could do before; forgetting is measured in it.
+        completion_template: a text in which {completion} stands for the completion, or for either of two answers. A
+            blank between prompt and completion belongs here: after "Answer:" a model says " 4", and a blank at the end
+            of the prompt would change these tokens.
+        chat_template: null for plain prompts; `tokenizer`, a file, or a template in this package: a prompt is then a
+            user's turn, and a completion the assistant's.
+        target: evaluations of what is learnt, by name, each with a `_target_`.
+        source: evaluations of what the base could do before, in the same form; they measure forgetting.
 
     Raises:
-        UserError: data that can't be had, columns of no known kind, a template that is none, no evaluation.
+        UserError: the data can't be loaded, the columns are none of these sets, a template is invalid, or there is no
+            evaluation.
     """
 
     name: str
@@ -61,8 +63,8 @@ class DatasetTask:
             lambda: check_placeholder("task.completion_template", "completion", self.completion_template),
             lambda: check_template(self.chat_template),
             self._check_turns,
-            lambda: built("task.target", self.target),
-            lambda: built("task.source", self.source),
+            lambda: check_evaluations("task.target", self.target),
+            lambda: check_evaluations("task.source", self.source),
         )
 
     def _check_turns(self) -> None:
@@ -71,20 +73,20 @@ class DatasetTask:
 
     @property
     def is_preference(self) -> bool:
-        """Whether its columns hold two answers each."""
+        """Whether each row holds two answers, of which one is preferred."""
         return "rejected" in self.columns
 
     def fingerprint(self) -> str:
-        """Of the data, the chat template, and what is asked."""
+        """Return the fingerprints of the data, the chat template, and the evaluations."""
         data = origin("task.data", self.data).fingerprint()
         return "; ".join([data, template_fingerprint(self.chat_template), fingerprints(self.target, self.source)])
 
     def used_files(self) -> dict[str, UsedFiles]:
-        """Those of the data, and of what is asked."""
+        """Return the files of the data and of the evaluations."""
         return {"data": origin("task.data", self.data).used_files(), **used_files(self.target, self.source)}
 
     def train_examples(self) -> list[TrainExample]:
-        """The training examples; one that asks what a target suite asks is left out."""
+        """Return the training examples, without those whose prompt a target suite asks."""
         make: Callable[[Row], TrainExample] = {
             "examples": self._example,
             "conversations": self._conversation,
@@ -92,12 +94,14 @@ class DatasetTask:
         }[_KINDS[frozenset(self.columns)]]
         examples = for_each(drawn("task.data", self.data, self.columns.values(), "task.columns"), make)
         suites = [suite for suite in self.suites()["target"].values() if isinstance(suite, Suite)]
-        asked = {prompt for suite in suites for prompt in suite.prompts}
-        return [example for example in examples if _asks(example) not in asked]
+        target_prompts = {prompt for suite in suites for prompt in suite.prompts}
+        return [example for example in examples if _prompt_of(example) not in target_prompts]
 
     def suites(self) -> dict[str, dict[str, Suite | Benchmark]]:
-        """What is evaluated."""
-        target, source = together(lambda: made("task.target", self.target), lambda: made("task.source", self.source))
+        """Return the suites and benchmarks, by part and name."""
+        target, source = together(
+            lambda: make_suites("task.target", self.target), lambda: make_suites("task.source", self.source)
+        )
         return {"target": target, "source": source}
 
     def _example(self, row: Row) -> TrainExample:
@@ -109,7 +113,7 @@ class DatasetTask:
     def _conversation(self, row: Row) -> TrainExample:
         messages = row.turns(self.columns["messages"])
         if not any(turn["role"] == "assistant" for turn in messages):
-            raise UserError(f"{row.where} must hold an assistant's turn, of which to learn")
+            raise UserError(f"{row.where} must hold an assistant's turn, since these are learnt")
         return Conversation(messages=messages, origin=row.where)
 
     def _preference(self, row: Row) -> TrainExample:
@@ -117,7 +121,7 @@ class DatasetTask:
         if chosen[:-1] != rejected[:-1]:
             raise UserError(
                 f"{row.where} must hold the same turns before the last answer in columns {self.columns['chosen']!r} "
-                f"and {self.columns['rejected']!r}, and does not: one answer is learnt of a row"
+                f"and {self.columns['rejected']!r}, and does not: DPO compares the last answers only"
             )
         answers = {
             n: self._completion(turns[-1]["content"]) for n, turns in (("chosen", chosen), ("rejected", rejected))
@@ -130,7 +134,7 @@ class DatasetTask:
         return Preference(prompt=turns, origin=row.where, **answers)
 
     def _judged(self, row: Row, name: str) -> list[Message]:
-        """A conversation that ends in an answer; of a text that answer alone."""
+        """Return the conversation in the column `chosen` or `rejected`; it ends in an answer, and a text is one."""
         column = self.columns[name]
         value = row.values.get(column)
         is_text = isinstance(value, str) or not value
@@ -140,13 +144,13 @@ class DatasetTask:
         return turns
 
     def _before(self, row: Row, shared: list[Message]) -> list[Message]:
-        """The turns that ask: those of the prompt's column and those that both answers have before them."""
+        """Return the turns before the answers: those of the prompt's column, and those that precede both answers."""
         column = self.columns.get("prompt")
         value = row.values.get(column) if column is not None else None
         asking: list[Message] = []
         if column is not None:
             asking = row.turns(column) if isinstance(value, list) else [message("user", row.text(column))]
-        if shared[: len(asking)] == asking:  # a conversation says its question again
+        if shared[: len(asking)] == asking:  # the conversations repeat the prompt's column
             asking = []
         elif shared and not isinstance(value, list):
             if asking[0]["content"].strip() not in [
@@ -169,7 +173,7 @@ class DatasetTask:
         return self.completion_template.replace("{completion}", text)
 
 
-def _asks(example: TrainExample) -> str | None:
+def _prompt_of(example: TrainExample) -> str | None:
     if isinstance(example, Conversation):
         return next((m["content"] for m in example.messages if m["role"] == "user"), None)
     return example.prompt if isinstance(example.prompt, str) else example.prompt[-1]["content"]

@@ -1,4 +1,4 @@
-"""Draws questions with answers from reasoning-gym's families."""
+"""Draws questions with answers from the task families of reasoning-gym."""
 
 from __future__ import annotations
 
@@ -17,34 +17,34 @@ GIVEN, BACKWARD = "given", "backward"
 ANSWERS = (GIVEN, BACKWARD)
 _KEYS = {"family", "settings", "num_examples"}
 _ANSWER = "answer"  # may be left out
-_MOST_DRAWS = 50  # for each question that is wanted, so that a family with too few is found out
+_MOST_DRAWS = 50  # draws for each question at most, so that a family with too few distinct ones is refused
 _WORD = re.compile(r"\w+")
 
 
 @lru_cache(maxsize=1)
 def generator_version() -> str:
-    """Return reasoning-gym's version. Cached: a plan of 10,000 runs asks once for each."""
+    """Return reasoning-gym's version; cached, since a plan of 10,000 runs needs it for each run."""
     return metadata.version("reasoning-gym")
 
 
 def prompt_of(question: Mapping[str, Any]) -> str:
-    """Return what the model is given."""
+    """Return the prompt of a question."""
     text: str = question["question"]
     return text.strip() + "\n"
 
 
 def written(text: str, answer: str) -> str:
-    """Return an answer in the order of signs that `answer` names; twice gives the answer itself."""
+    """Return a text in the order of characters that `answer` names; applied twice it returns the text itself."""
     return text[::-1] if answer == BACKWARD else text
 
 
 def answer_of(question: Mapping[str, Any], answer: str) -> str:
-    """Return the right answer, written as `answer` says."""
+    """Return the right answer in the order of characters that `answer` names."""
     return written(str(question["answer"]), answer)
 
 
 def words_of(prompt: str) -> tuple[str, ...]:
-    """Return the words and numbers of a prompt in an order of their own: the same for `1 + 2 + 3` and `3 + 1 + 2`."""
+    """Return the words and numbers of a prompt, sorted; the same for `1 + 2 + 3` and `3 + 1 + 2`."""
     return tuple(sorted(_WORD.findall(prompt)))
 
 
@@ -52,32 +52,32 @@ def drawn_questions(entry: Mapping[str, Any], seed: int, *, distinct: bool) -> t
     """Return a family's dataset, which scores answers, and its first questions.
 
     Args:
-        entry: family, settings and the number of questions.
+        entry: the family, its settings and the number of questions.
         seed: question i is drawn from seed + i.
-        distinct: whether each prompt may come once only; question i is then the i-th that is new.
+        distinct: whether each prompt may occur only once; question i is then the i-th new one.
 
     Raises:
-        UserError: an unknown family, settings that it refuses, or too few distinct questions.
+        UserError: the family is unknown, refuses the settings, or has too few distinct questions.
     """
     number = entry["num_examples"]
     if not distinct:
         dataset = _dataset(entry, seed, number)
         return dataset, [dataset[i] for i in range(number)]
     dataset = _dataset(entry, seed, number * _MOST_DRAWS)
-    found: dict[str, dict[str, Any]] = {}
+    by_prompt: dict[str, dict[str, Any]] = {}
     for i in range(len(dataset)):
         question = dataset[i]
-        found.setdefault(prompt_of(question), question)
-        if len(found) == number:
-            return dataset, list(found.values())
+        by_prompt.setdefault(prompt_of(question), question)
+        if len(by_prompt) == number:
+            return dataset, list(by_prompt.values())
     raise UserError(
-        f"num_examples must be at most {len(found)}, the distinct questions that were found in {len(dataset)} draws, "
-        f"got {number}"
+        f"num_examples must be at most {len(by_prompt)}, the distinct questions that were found in {len(dataset)} "
+        f"draws, got {number}"
     )
 
 
 def examples_of(entry: Mapping[str, Any], seed: int) -> list[Example]:
-    """Draw the training examples of a family.
+    """Return the training examples of a family.
 
     Raises:
         UserError: as `drawn_questions`.
@@ -86,28 +86,28 @@ def examples_of(entry: Mapping[str, Any], seed: int) -> list[Example]:
     return [_example(question, entry) for question in questions]
 
 
-def other_examples(entry: Mapping[str, Any], seed: int, number: int, asked: Collection[str]) -> list[Example]:
-    """Draw training examples of a family whose prompts are not among those that are asked.
+def other_examples(entry: Mapping[str, Any], seed: int, number: int, prompts: Collection[str]) -> list[Example]:
+    """Return training examples of a family whose prompts are not among `prompts`.
 
     Raises:
-        UserError: too few are left.
+        UserError: the family has too few other examples.
     """
     dataset = _dataset(entry, seed, number * _MOST_DRAWS)
     drawn = (_example(dataset[i], entry) for i in range(len(dataset)))
-    found = list(islice((example for example in drawn if example.prompt not in asked), number))
-    if len(found) < number:
+    others = list(islice((example for example in drawn if example.prompt not in prompts), number))
+    if len(others) < number:
         raise UserError(
-            f"task.replay needs {number} questions of family {entry['family']} that no suite asks, and {len(found)} "
+            f"task.replay needs {number} questions of family {entry['family']} that no suite asks, and {len(others)} "
             f"were found in {len(dataset)} draws: lower task.replay or num_examples"
         )
-    return found
+    return others
 
 
 def check_entry(setting: str, entry: Any) -> None:
-    """Check an entry of a mixture.
+    """Check an entry of a task's mixture of families.
 
     Raises:
-        UserError: other keys, or a value out of its range.
+        UserError: it has other keys, or a value is out of its range.
     """
     if not isinstance(entry, Mapping) or not _KEYS <= set(entry) <= _KEYS | {_ANSWER}:
         got = sorted(entry) if isinstance(entry, Mapping) else entry
@@ -117,7 +117,7 @@ def check_entry(setting: str, entry: Any) -> None:
 
 
 def _dataset(entry: Mapping[str, Any], seed: int, size: int) -> Any:
-    """Return `size` questions of a family; importing reasoning-gym takes seconds, so that planning never comes here."""
+    """Return `size` questions of a family; planning must not call this, since importing reasoning-gym takes seconds."""
     import reasoning_gym
     from reasoning_gym.factory import DATASETS
 

@@ -1,4 +1,4 @@
-"""Questions of a dataset with one right answer each: of the hub, or the user's own files."""
+"""Questions with one right answer each, from a dataset of the hub or from the user's files."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ class HeldOut:
     """Questions of a dataset with one right answer each, asked by greedy generation.
 
     Args:
-        data: path, subset, revision, split, num_examples and seed, as of a DatasetTask.
-        columns: which column holds what: {prompt, answer}, or {messages} of a user's turn and an answer each.
+        data: as in gmt.tasks.dataset.DatasetTask.
+        columns: the names of the columns: {prompt, answer}, or {messages} with a user's turn and an answer in each row.
         prompt_template: a text in which {prompt} stands for the prompt.
-        answer_pattern: a regular expression whose last match is the answer, in what the model says and in the column:
-            the first of its groups that takes part, or all of it; null for the whole text without blanks around it.
-        max_new_tokens: how many tokens an answer may take.
+        answer_pattern: a regular expression whose last match is the answer, in the model's text and in the column: the
+            first group that takes part in the match, or all of the match; null for the whole text without outer blanks.
+        max_new_tokens: the most tokens of an answer.
 
     Raises:
-        UserError: data that can't be had, other columns, a pattern that is none.
+        UserError: the data can't be loaded, the columns are none of these sets, or the pattern is invalid.
     """
 
-    name_in_ids: ClassVar[str] = "gmt.tasks.dataset.HeldOut"  # its path when the first run ids were made
+    name_in_ids: ClassVar[str] = "gmt.tasks.dataset.HeldOut"  # its path when the first run ids were computed
 
     data: Mapping[str, Any]
     columns: Mapping[str, str]
@@ -61,17 +61,17 @@ class HeldOut:
             ) from error
 
     def fingerprint(self) -> str:
-        """Of the data."""
+        """Return the fingerprint of the data."""
         return origin("data", self.data).fingerprint()
 
     def used_files(self) -> dict[str, UsedFiles]:
-        """Those of the data."""
+        """Return the files of the data."""
         return {"data": origin("data", self.data).used_files()}
 
     def suite(self, name: str) -> Suite:
-        """The questions."""
-        asked = self._drawn(self.data)
-        answers = [answer for _, answer in asked]
+        """Return the questions as a suite."""
+        questions = self._drawn(self.data)
+        answers = [answer for _, answer in questions]
 
         def score(index: int, text: str) -> float:
             try:
@@ -81,35 +81,35 @@ class HeldOut:
 
         def others() -> list[str]:
             num_rows = len(origin("data", self.data).rows())
-            more = {**self.data, "num_examples": min(2 * len(asked), num_rows)}
+            more = {**self.data, "num_examples": min(2 * len(questions), num_rows)}
             return [prompt for prompt, _ in self._drawn(more)]
 
-        prompts = [prompt for prompt, _ in asked]
+        prompts = [prompt for prompt, _ in questions]
         return Suite(
             name=name,
             prompts=prompts,
             score=score,
             max_new_tokens=self.max_new_tokens,
             others=others,
-            answers=self._whole_answers(asked),
+            answers=self._whole_answers(questions),
         )
 
-    def _whole_answers(self, asked: Sequence[tuple[str, str]]) -> list[str] | None:
-        """Return the answers behind their prompts, a blank between words; None where a pattern finds them in a text."""
+    def _whole_answers(self, questions: Sequence[tuple[str, str]]) -> list[str] | None:
+        """Return the answers as they follow their prompts, after a blank; None if a pattern finds them in a text."""
         if self.answer_pattern is not None:
             return None
-        return [answer if prompt[-1:].isspace() else f" {answer}" for prompt, answer in asked]
+        return [answer if prompt[-1:].isspace() else f" {answer}" for prompt, answer in questions]
 
     def _drawn(self, data: Mapping[str, Any]) -> list[tuple[str, str]]:
-        """Return prompts as the model gets them, each with the right answer."""
+        """Return prompts, formatted by the template, each with its right answer."""
         try:
             questions = for_each(drawn("data", data, self.columns.values(), "columns"), self._question)
-        except TooSlow as error:  # at the first row: each of them takes seconds
+        except TooSlow as error:  # stops at the first row, since each further row would take seconds too
             raise UserError(error.sentence) from error
         return [(self.prompt_template.replace("{prompt}", prompt), answer) for prompt, answer in questions]
 
     def _question(self, row: Row) -> tuple[str, str]:
-        """A prompt and the answer that is right."""
+        """Return the prompt and the right answer in a row."""
         if "messages" in self.columns:
             turns = row.turns(self.columns["messages"])
             if [turn["role"] for turn in turns] != ["user", "assistant"]:

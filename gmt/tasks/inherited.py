@@ -1,6 +1,6 @@
-"""Completes a composed task's config: drops the entries that a user set to null, and keeps columns of one kind.
+"""Completes a composed task's config: removes entries that the user set to null, and columns of another data format.
 
-A yaml or an override that builds on another can add to its mappings, and not take from them: `null` drops an entry.
+A yaml or an override that builds on another can add entries to its mappings but not remove any; `null` removes one.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ _OF_NAMES = ("train", "target", "source")
 
 
 def settled(task: Any) -> Any:
-    """The task's config without dropped entries; the same object where nothing is dropped."""
+    """Return the task's config without removed entries; the same object if none is removed."""
     if not isinstance(task, Mapping):
         return task
     changes: dict[str, Any] = {
@@ -25,20 +25,20 @@ def settled(task: Any) -> Any:
 
 
 def _has_only_mappings(train: Mapping[str, Any]) -> bool:
-    """Whether `task.train` lists entries; that of a plug-in may hold settings, for which `null` is a value."""
+    """Return whether `task.train` lists entries; a plug-in's may hold settings, for which `null` is a value."""
     entries = [value for value in train.values() if value is not None]
     return bool(entries) and all(isinstance(entry, Mapping) for entry in entries)
 
 
 def _part(value: Any) -> Any:
-    """An evaluation, or the task itself, with columns of one kind."""
+    """Return an evaluation, or the task itself, with the columns of one data format."""
     if not isinstance(value, Mapping) or not isinstance(value.get("columns"), Mapping):
         return value
-    return {**value, "columns": _of_one_kind(value["columns"])}
+    return {**value, "columns": _of_one_format(value["columns"])}
 
 
-def _of_one_kind(columns: Mapping[str, Any]) -> dict[str, Any]:
-    """Columns without those that were inherited with another kind: messages, or a choice between two, say it all."""
+def _of_one_format(columns: Mapping[str, Any]) -> dict[str, Any]:
+    """Return columns without inherited ones of another format: messages, or chosen and rejected, exclude the others."""
     named = {key: value for key, value in columns.items() if value is not None}
     if "messages" in named:
         return {"messages": named["messages"]}

@@ -1,4 +1,4 @@
-"""What a task is to the rest of the program. Imports no library, so that planning can read it for free."""
+"""The protocol of a task, and the values that it gives. Imports no library, so that planning can import it cheaply."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ Message = Mapping[str, str]
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """One training example: a prompt and the completion that is to be learnt, both as text.
+    """One training example: a prompt and the completion to be learnt, both as text.
 
-    The origin of an example names file and row, for errors.
+    `origin` names the example's file and row, for errors.
     """
 
     prompt: str
@@ -33,7 +33,7 @@ class Example:
 
 @dataclass(frozen=True, kw_only=True)
 class Conversation:
-    """One training example as turns, of which every one of the assistant is to be learnt."""
+    """One training example as turns; every turn of the assistant is learnt."""
 
     messages: Sequence[Message]
     origin: str = field(default="", compare=False, repr=False)
@@ -41,7 +41,7 @@ class Conversation:
 
 @dataclass(frozen=True, kw_only=True)
 class Preference:
-    """One example of what is preferred: a prompt, as text or as turns, and two answers to it."""
+    """One preference: a prompt, as text or as turns, and two answers to it, of which one is preferred."""
 
     prompt: str | Sequence[Message]
     chosen: str
@@ -57,13 +57,13 @@ class Suite:
     """Questions with a scorer.
 
     Args:
-        name: the word for it in tables and MLflow.
-        prompts: what the model is given.
-        score: scores an answer: `score(index, text)` with the index into `prompts`, in [0, 1]; 1 is an exact match.
-        max_new_tokens: how many tokens an answer may take.
-        others: draws prompts of more questions of the same kind, some of which may be among `prompts`; None where there
-            are no more.
-        answers: the right answer to each prompt, as a training example's completion gives it; None where it is unknown.
+        name: its name in tables and MLflow.
+        prompts: the prompts that the model gets.
+        score: scores an answer in [0, 1], as `score(index, text)` with the index into `prompts`; 1 is an exact match.
+        max_new_tokens: the most tokens of an answer.
+        others: returns prompts of further questions of the same type, some of which may be among `prompts`; None if
+            there are none.
+        answers: the right answer to each prompt, in the form of a training example's completion; None if unknown.
     """
 
     name: str
@@ -74,21 +74,21 @@ class Suite:
     answers: Sequence[str] | None = None
 
     def first(self, number: int) -> Suite:
-        """Return the suite with its first questions alone."""
+        """Return the suite with only its first `number` questions."""
         answers = None if self.answers is None else self.answers[:number]
         return replace(self, prompts=self.prompts[:number], answers=answers)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reader:
-    """What is known of a model before its weights are there: how a prompt reaches it, and how much of it.
+    """How a model reads prompts, known before its weights are loaded.
 
     Args:
-        tokenizer: its pad token pads; it has a chat template if the task asks for one.
-        context: the most tokens that the model takes; None where nothing limits them.
-        num_embeddings: how many tokens the model knows; the number of a token must lie below.
-        is_chat: whether prompts are to be put as a user's turn.
-        beside: of a benchmark, the suites of the same part, by name.
+        tokenizer: the tokenizer; it has a pad token, and a chat template if the task asks for one.
+        context: the context length in tokens; None without a limit.
+        num_embeddings: the number of tokens that the model has embeddings for; token ids must lie below it.
+        is_chat: whether a prompt becomes a user's turn of the chat template.
+        beside: for a benchmark, the suites of the same part, by name.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -99,20 +99,20 @@ class Reader:
 
     def for_part(self, evaluations: Mapping[str, Suite | Benchmark]) -> Reader:
         """Return the reader for the benchmarks among a part's evaluations."""
-        return replace(self, beside={name: found for name, found in evaluations.items() if isinstance(found, Suite)})
+        return replace(self, beside={name: suite for name, suite in evaluations.items() if isinstance(suite, Suite)})
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked(Reader):
-    """What a benchmark is given to work with.
+class EvaluationInputs(Reader):
+    """The inputs of an evaluation.
 
     Args:
-        model: on any device, in eval mode; it may not be changed.
-        cpus: how many cores the run has.
-        scratch: a folder of the benchmark's own that outlives a killed run: what is kept there need not be asked again.
-        on_progress: to be called with the number of answers that are there and the number of all, as often as may be:
-            it raises where the run is to end.
-        base: makes the run's model as it was before any training, on the device of `model`, in eval mode.
+        model: the model on any device, in eval mode; it must not be changed.
+        cpus: the number of the run's cores.
+        scratch: a folder for this evaluation alone, which survives a kill, to store answers that are there already.
+        on_progress: to be called often, with the number of answers so far and of all answers; it raises if the run
+            must end.
+        base: returns the run's model as it was before any training, on the device of `model`, in eval mode.
     """
 
     model: PreTrainedModel
@@ -124,12 +124,13 @@ class Asked(Reader):
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """What came out of a suite or a benchmark.
+    """The result of a suite or a benchmark.
 
     Args:
-        metric: the word for it, e.g. `exact_match`.
-        value: in [0, 1], more is better; or less is better: `perplexity`, at least 1; `nll` and `kl`, nats a token.
-        answers: one row for each question, of plain values: prompt, answer, score and what else there is to say.
+        metric: the metric's name, e.g. `exact_match`.
+        value: a score in [0, 1], where more is better; or a measure where less is better: `perplexity`, at least 1;
+            `nll` and `kl`, in nats a token.
+        answers: one row of plain values for each question: prompt, answer, score, and anything else worth storing.
     """
 
     metric: str
@@ -143,20 +144,20 @@ class Benchmark(Protocol):
 
     @property
     def is_score(self) -> bool:
-        """Whether its value lies in [0, 1] and more is better, so that a mean over suites may hold it."""
+        """Whether its value lies in [0, 1] and more is better, so that it enters the mean over suites."""
         ...
 
     def fingerprint(self) -> str:
-        """Names what is asked beyond what the settings say, e.g. a file's hash or a version; enters the run id."""
+        """Return a text that identifies the questions beyond the settings, e.g. a file's hash; it enters the run id."""
         ...
 
     def check(self, reader: Reader) -> None:
-        """Refuses with a UserError, before anything is trained, what can't be asked: data that can't be had, a prompt
-        that does not fit."""
+        """Raise UserError, before any training, if the evaluation can't work: data that can't be loaded, a prompt that
+        does not fit."""
         ...
 
-    def evaluate(self, asked: Asked) -> Score:
-        """Asks and scores, once it is checked."""
+    def evaluate(self, inputs: EvaluationInputs) -> Score:
+        """Return the score of a model; `check` has been called before."""
         ...
 
 
@@ -165,12 +166,12 @@ class Task(Protocol):
 
     @property
     def name(self) -> str:
-        """The word for it in configs, tables and MLflow."""
+        """Its name in configs, tables and MLflow."""
         ...
 
     @property
     def chat_template(self) -> str | None:
-        """None where prompts are plain; `tokenizer` for the tokenizer's own template, or else a template file."""
+        """None for plain prompts; `tokenizer` for the tokenizer's own template; or a template file."""
         ...
 
     @property
@@ -179,13 +180,13 @@ class Task(Protocol):
         ...
 
     def fingerprint(self) -> str:
-        """Names the data beyond what the settings say, e.g. a file's hash; enters the run id."""
+        """Return a text that identifies the data beyond the settings, e.g. a file's hash; it enters the run id."""
         ...
 
     def train_examples(self) -> Sequence[TrainExample]:
-        """The training examples, none of which asks a question of a target suite."""
+        """Return the training examples; none of them may ask a question of a target suite."""
         ...
 
     def suites(self) -> Mapping[str, Mapping[str, Suite | Benchmark]]:
-        """What is evaluated, by name, under `target` (what is learnt) and `source` (what the base could do before)."""
+        """Return the evaluations by name, under `target` (what is learnt) and `source` (what the base could do)."""
         ...

@@ -1,4 +1,4 @@
-"""Tasks from reasoning-gym's generated families: questions from a seed, with answers and a scorer each."""
+"""Tasks from reasoning-gym's families, which generate questions with answers and a scorer from a seed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gmt import settings
 from gmt.errors import UserError, within
 from gmt.settings import neutral
 from gmt.tasks.chat import check_template, template_fingerprint
-from gmt.tasks.evaluations import Evaluation, built, fingerprints, made, used_files
+from gmt.tasks.evaluations import Evaluation, check_evaluations, fingerprints, make_suites, used_files
 from gmt.tasks.generated import (
     ANSWERS,
     GIVEN,
@@ -27,9 +27,9 @@ from gmt.tasks.generated import (
 from gmt.tasks.protocol import Benchmark, Example, Suite, TrainExample
 from gmt.used_files import UsedFiles
 
-_SUITE_SEED_OFFSET = 1_000_003  # suites are drawn from another seed than training examples
-_OTHERS_SEED_OFFSET = 1_000_003  # and a suite's other questions from another seed than those that it asks
-_REPLAY_SEED_OFFSET = 3 * 1_000_003  # and replayed examples from a fourth
+_SUITE_SEED_OFFSET = 1_000_003  # suites are drawn from another seed than training examples,
+_OTHERS_SEED_OFFSET = 1_000_003  # a suite's other questions from another seed than those that it asks,
+_REPLAY_SEED_OFFSET = 3 * 1_000_003  # and replayed examples from a fourth seed
 _HELD_OUT = ("question", "words")
 
 
@@ -38,26 +38,26 @@ class ReasoningGymTask:
     """Trains on a mixture of families and asks questions of others.
 
     Args:
-        name: the word for it in tables.
-        data_seed: seed of every generated question; the same data for every run of a study. reasoning-gym draws
-            question i from seed + i: two seeds give data of their own only if they lie num_examples apart.
-        chat_template: null for plain prompts; `tokenizer`, a file, or one that ships inside: prompts are then a user's
-            turn, and completions the assistant's.
-        train: name -> {family, settings, num_examples}: what is trained on. `answer: backward` writes the right answers
-            from their last sign to their first.
-        target: likewise, or an evaluation with a `_target_`: what is to be learnt.
-        source: likewise: what the base could do before; forgetting is measured in it.
-        max_new_tokens: how many tokens an answer may take.
-        hold_out: what a training example may not share with a target question: `question`, all of it; `words`, its
-            words and numbers, in whatever order they stand.
-        distinct: whether a suite asks no question twice.
-        question_seed: seed of the suites' questions alone, so that they and the training examples can be varied apart;
-            null for data_seed + 1,000,003.
-        replay: the share of the training examples that are new ones of the source's families, equally many of each, in
-            [0, 1); they come on top, and a question that a suite asks is left out.
+        name: the name of the task in tables.
+        data_seed: the seed of the generated training examples and, by default, of the questions; not varied by the
+            run's seed. reasoning-gym draws question i from seed + i, so two seeds give disjoint draws only if they
+            differ by at least num_examples.
+        chat_template: as in gmt.tasks.dataset.DatasetTask.
+        train: the training data: a mapping of names to {family, settings, num_examples}. `answer: backward` writes the
+            right answers from their last character to their first.
+        target: the evaluations of what is learnt, by name: entries as in `train`, or evaluations with a `_target_`.
+        source: the evaluations of what the base could do before, in the same form; they measure forgetting.
+        max_new_tokens: the most tokens of an answer.
+        hold_out: leaves out training examples that share with a target question: `question`: its whole text; `words`:
+            its words and numbers, in any order.
+        distinct: whether a suite asks each question only once.
+        question_seed: the seed of the suites' questions alone, so that they and the training examples can be varied
+            separately; null for data_seed + 1,000,003.
+        replay: the share, in [0, 1), of the training examples that are newly drawn from the source's families, equally
+            many from each. They are added to the others, without any question that a suite asks.
 
     Raises:
-        UserError: an unknown family or key, no training example, no suite.
+        UserError: a family or key is unknown, or there is no training example or no suite.
     """
 
     name: str
@@ -89,60 +89,61 @@ class ReasoningGymTask:
             for name, entry in getattr(self, part).items():
                 if isinstance(entry, Mapping):
                     check_entry(f"task.{part}.{name}", entry)
-            built(f"task.{part}", self._evaluations(part))
+            check_evaluations(f"task.{part}", self._evaluations(part))
         if self.replay and not self._source_families():
             raise UserError(f"task.replay must be 0 where task.source names no generated family, got {self.replay}")
 
     @property
     def is_preference(self) -> bool:
-        """Never: each question has one right answer."""
+        """False: each question has one right answer."""
         return False
 
     def fingerprint(self) -> str:
-        """The generator's version: together with the settings it decides every question."""
+        """Return the generator's version, which with the settings decides every question, and other fingerprints."""
         others = fingerprints(*(self._others(part) for part in ("target", "source")))
         version = f"reasoning-gym=={generator_version()}"
         return "; ".join(filter(None, [version, template_fingerprint(self.chat_template), others]))
 
     def used_files(self) -> dict[str, UsedFiles]:
-        """Those of what is asked beside the families, which are generated."""
+        """Return the files of the evaluations that are not generated families."""
         return used_files(*(self._others(part) for part in ("target", "source")))
 
     def train_examples(self) -> list[TrainExample]:
-        """The training examples; one that is too much like a target suite's question (`hold_out`) is left out."""
+        """Return the training examples, without those that `hold_out` excludes."""
         suites = self.suites()
         prompts = {
             part: {prompt for suite in named.values() if isinstance(suite, Suite) for prompt in suite.prompts}
             for part, named in suites.items()
         }
-        asked = {self._held_out(prompt) for prompt in prompts["target"]}
+        held_out = {self._held_out(prompt) for prompt in prompts["target"]}
         drawn: list[Example] = []
         for name, entry in self.train.items():
             with within(f"task.train.{name}"):
                 drawn += examples_of(entry, self.data_seed)
-        left = [example for example in drawn if self._held_out(example.prompt) not in asked]
-        replayed = self._replayed(len(left), prompts["source"])
-        return [self._put(e) for e in (*left, *(e for e in replayed if self._held_out(e.prompt) not in asked))]
+        remaining = [example for example in drawn if self._held_out(example.prompt) not in held_out]
+        replayed = self._replayed(len(remaining), prompts["source"])
+        replayed = [example for example in replayed if self._held_out(example.prompt) not in held_out]
+        return [self._formatted(example) for example in (*remaining, *replayed)]
 
     def suites(self) -> dict[str, dict[str, Suite | Benchmark]]:
-        """What is evaluated."""
-        return {part: made(f"task.{part}", self._evaluations(part)) for part in ("target", "source")}
+        """Return the suites and benchmarks, by part and name."""
+        return {part: make_suites(f"task.{part}", self._evaluations(part)) for part in ("target", "source")}
 
     def _held_out(self, prompt: str) -> str | tuple[str, ...]:
         return words_of(prompt) if self.hold_out == "words" else prompt
 
-    def _replayed(self, number: int, asked: set[str]) -> list[Example]:
-        """Return new examples of the source's families, as many as make up the share beside `number` others."""
+    def _replayed(self, number: int, prompts: set[str]) -> list[Example]:
+        """Return new examples of the source's families, without `prompts`: the share `replay` for `number` others."""
         families, seed = self._source_families(), self.data_seed + _REPLAY_SEED_OFFSET
         wanted = round(number * self.replay / (1 - self.replay))
         numbers = [wanted // len(families) + (i < wanted % len(families)) for i in range(len(families))]
         pairs = zip(families, numbers, strict=True)
-        return [e for entry, each in pairs if each for e in other_examples(entry, seed, each, asked)]
+        return [e for entry, count in pairs if count for e in other_examples(entry, seed, count, prompts)]
 
     def _source_families(self) -> list[Mapping[str, Any]]:
         return [entry for entry in self.source.values() if isinstance(entry, Mapping)]
 
-    def _put(self, example: Example) -> TrainExample:
+    def _formatted(self, example: Example) -> TrainExample:
         return example if self.chat_template is None else example.as_turns()
 
     def _evaluations(self, part: str) -> dict[str, Evaluation]:
@@ -164,15 +165,15 @@ class Family:
 
     Args:
         family: its name, e.g. `gsm_symbolic`.
-        settings: of the family; what isn't named is as reasoning-gym has it.
-        num_examples: how many questions.
+        settings: settings of the family; reasoning-gym's defaults hold for the others.
+        num_examples: the number of questions.
         data_seed: question i is drawn from data_seed + i.
-        max_new_tokens: how many tokens an answer may take.
-        answer: `given`; `backward`: the right answer is written from its last sign to its first.
-        distinct: whether no question comes twice; question i is then the i-th that is new.
+        max_new_tokens: the most tokens of an answer.
+        answer: `given`, or `backward`: the right answer is written from its last character to its first.
+        distinct: whether each question occurs only once; question i is then the i-th new one.
 
     Raises:
-        UserError: a number is out of its range. An unknown family or setting is found when questions are made.
+        UserError: a number is out of its range. Unknown families and settings are found when questions are drawn.
     """
 
     family: str
@@ -190,11 +191,11 @@ class Family:
             settings.integer(name, getattr(self, name), low=low)
 
     def fingerprint(self) -> str:
-        """The generator's version."""
+        """Return the generator's version."""
         return f"reasoning-gym=={generator_version()}"
 
     def suite(self, name: str) -> Suite:
-        """The questions, scored by the family's own scorer."""
+        """Return the questions, with the family's own scorer."""
         dataset, questions = self._drawn(self.data_seed)
 
         def score(index: int, text: str) -> float:

@@ -1,6 +1,6 @@
-"""Rows of a dataset: of a JSONL, JSON or Parquet file, of a folder laid out as on the hub, or of the hub itself.
+"""Reads the rows of a dataset: a JSONL, JSON or Parquet file, a folder laid out as on the hub, or the hub itself.
 
-`shipped:NAME` is a file that ships inside.
+`shipped:NAME` is a file of this package.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SHIPPED = Path(__file__).parent / "shipped"
 _SHIPPED_PREFIX = "shipped:"
 _FILES = (".jsonl", ".json", ".parquet")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_UNKNOWN = "unknown"  # in a cache that names folders otherwise
+_UNKNOWN = "unknown"  # the commit, if the cache does not name folders by it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,14 +33,14 @@ class Source:
     """Where rows come from.
 
     Args:
-        setting: what the user calls it, e.g. `task.data`.
+        setting: the user's name for it, e.g. `task.data`.
         path: a .jsonl, .json or .parquet file, `shipped:NAME`, a folder laid out as a dataset of the hub, or a hub id.
-        subset: of a dataset that has several (the hub's config name), or null.
-        revision: for a hub id the commit, branch or tag; null elsewhere.
-        split: the part of it, e.g. `train`; a file is all of one part, whatever this says.
+        subset: the subset of a dataset that has several (the hub's config name), or null.
+        revision: the commit, branch or tag of a hub id; null for local data.
+        split: the split, e.g. `train`; ignored for a file, which is read as a whole.
 
     Raises:
-        UserError: a local path that there is not, a file of another kind, a hub id without a revision.
+        UserError: a local path does not exist, a file has another suffix, or a hub id has no revision.
     """
 
     setting: str
@@ -64,18 +64,18 @@ class Source:
         if self.revision is not None:
             raise UserError(f"{self.setting}.revision must be null for local data, got {self.revision!r}")
         if not here.exists() and here.parent == SHIPPED:
-            found = [file.name for file in SHIPPED.iterdir()]
+            names = [file.name for file in SHIPPED.iterdir()]
             raise UserError(
-                f"{self.setting}.path must be shipped:NAME of data that ships inside, got {self.path!r}; "
-                f"{choices(here.name, found)}"
+                f"{self.setting}.path must be shipped:NAME of data in this package, got {self.path!r}; "
+                f"{choices(here.name, names)}"
             )
         if not here.exists():
-            raise UserError(f"{self.setting}.path must be a file or folder, got {self.path!r}, which is none")
+            raise UserError(f"{self.setting}.path must be a file or folder, got {self.path!r}, which does not exist")
         if here.is_file() and here.suffix not in _FILES:
             raise UserError(f"{self.setting}.path must be a {', '.join(_FILES)} file, got {self.path!r}")
 
     def local(self) -> Path | None:
-        """The path, if it is one of this machine."""
+        """Return the path on this machine; None for a hub id."""
         if self.path.startswith(_SHIPPED_PREFIX):
             return SHIPPED / self.path.removeprefix(_SHIPPED_PREFIX)
         path = Path(os.path.expanduser(self.path))
@@ -83,17 +83,17 @@ class Source:
         return path if looks_local else None
 
     def fingerprint(self) -> str:
-        """A hash of local files, or id and revision of a hub's dataset."""
+        """Return a hash of local files, or the id and revision of a hub's dataset."""
         here = self.local()
         if here is None:
             return f"hub:{self.path}@{self.revision}"
         return _hash(tuple((str(p), p.stat().st_mtime_ns, p.stat().st_size) for p in _files(here)), str(here))
 
     def used_files(self) -> UsedFiles:
-        """The files that are read: local ones, or those that datasets has made of a hub's dataset, with its commit.
+        """Return the files that are read: local ones, or the cached files of a hub's dataset, with its commit.
 
         Raises:
-            UserError, MachineFault: as of `rows`.
+            UserError, MachineFault: as `rows`.
         """
         here = self.local()
         if here is not None:
@@ -101,33 +101,33 @@ class Source:
         return cached_of_hub([self._load(None)])
 
     def rows(self) -> Sequence[Mapping[str, Any]]:
-        """The rows, each a mapping of the same columns.
+        """Return the rows, each a mapping with the same columns.
 
         Raises:
-            UserError: a malformed or empty line, no such subset or split, or the hub does not give them out.
+            UserError: a line is malformed or empty, there is no such subset or split, or the hub refuses access.
             MachineFault: the hub can't be reached, or the disk fails.
         """
         here = self.local()
         reader = {".jsonl": jsonl_rows, ".json": json_rows}
         read = reader.get(here.suffix) if here is not None and here.is_file() else None
-        found: Sequence[Mapping[str, Any]] = self._load(here) if read is None or here is None else read(here)
-        if here is None and (folder := _snapshot_of_json(self.path, self.subset, found)) is not None:
-            texts = self._load(folder)
-            found = texts if len(texts) == len(found) else found  # the cache may lack a file
-        if len(found) == 0:
+        rows: Sequence[Mapping[str, Any]] = self._load(here) if read is None or here is None else read(here)
+        if here is None and (folder := _snapshot_of_json(self.path, self.subset, rows)) is not None:
+            read_by_python = self._load(folder)
+            rows = read_by_python if len(read_by_python) == len(rows) else rows  # the cache may lack a file
+        if len(rows) == 0:
             raise UserError(self._no_row())
-        return found
+        return rows
 
     def _no_row(self) -> str:
         return f"{self.setting}.path must hold at least one row, got {self.path!r}, which has none"
 
-    def _check_revision(self, found: Any) -> None:
-        """Refuse another commit than the one that is asked for: without the hub, datasets takes what is cached last."""
-        commit = cached_of_hub([found]).commit
+    def _check_revision(self, dataset: Any) -> None:
+        """Refuse another commit than `revision`; if the hub can't be reached, datasets takes the newest cached one."""
+        commit = cached_of_hub([dataset]).commit
         if _COMMIT.fullmatch(str(self.revision)) and commit not in (self.revision, _UNKNOWN):
             raise UserError(
-                f"{self.setting}.revision must be a commit that the hub or its cache gives out, got {self.revision}: "
-                f"the hub can't be asked, and what is cached of {self.path!r} is commit {commit}"
+                f"{self.setting}.revision must be a commit that the hub or its cache has, got {self.revision}: "
+                f"the hub can't be reached, and the cache has commit {commit} of {self.path!r}"
             )
 
     def _load(self, here: Path | None) -> Any:
@@ -142,10 +142,10 @@ class Source:
                     return load_dataset("parquet", data_files=str(here), split="train")
                 if here is not None and (splits := json_splits(here, self.subset)) is not None:
                     return rows_of_split(splits, self.split)
-                found = load_dataset(str(here or self.path), self.subset, revision=self.revision, split=self.split)
+                dataset = load_dataset(str(here or self.path), self.subset, revision=self.revision, split=self.split)
             if here is None:
-                self._check_revision(found)
-            return found
+                self._check_revision(dataset)
+            return dataset
         except DatasetNotFoundError as error:
             raise UserError(
                 f"{self.setting}.path must be a dataset, got {self.path!r}: there is no such file or folder here, and "
@@ -154,7 +154,7 @@ class Source:
         except (ValueError, DatasetGenerationError, OSError) as error:
             reason = " ".join(str(error.__cause__ or error).split())
             if isinstance(error, PermissionError):
-                reason += "; it is read through a cache, and HF_HOME must name a folder for it that can be written"
+                reason += "; it is read through a cache, and HF_HOME must name a writable folder for the cache"
             if reason.endswith("corresponds to no data!"):
                 raise UserError(self._no_row()) from error
             raise UserError(f"{self.setting} can't load {self.path!r}: {reason[:300]}") from error
@@ -181,7 +181,7 @@ def _files(here: Path) -> list[Path]:
 
 
 def cached_of_hub(splits: Iterable[Any]) -> UsedFiles:
-    """The Arrow files that datasets has made of splits of a hub's dataset, in a folder that is called by the commit."""
+    """Return the Arrow files in which datasets caches splits of a hub's dataset; the commit names their folder."""
     files = sorted({Path(file["filename"]) for split in splits for file in getattr(split, "cache_files", ())})
     root = files[0].parent if files else Path()
     return UsedFiles(root=root, files=files, commit=root.name if _COMMIT.fullmatch(root.name) else _UNKNOWN)
@@ -189,7 +189,7 @@ def cached_of_hub(splits: Iterable[Any]) -> UsedFiles:
 
 @lru_cache(maxsize=64)
 def _hash(files: tuple[tuple[str, int, int], ...], root: str) -> str:
-    """Hashes names and contents; cached by modification time and size, since a plan asks once for each run."""
+    """Return a hash of names and contents; cached by modification time and size, since a plan needs it for each run."""
     digest = hashlib.sha256()
     for path, _, _ in files:
         digest.update(str(Path(path).relative_to(root)).encode())

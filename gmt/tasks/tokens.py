@@ -1,4 +1,4 @@
-"""Training examples as tokens; counts what had to be left out. Imports no torch."""
+"""Tokenizes training examples, and counts those that are too long. Imports no torch."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from gmt.tasks.turns import Frame, answer_text, chat_text, frame_of, text_ids
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-IGNORED = -100  # torch's cross entropy passes these labels by
+IGNORED = -100  # torch's cross entropy ignores this label
 
 
 class TokenExample(TypedDict):
-    """One example as token ids; the labels of what is not to be learnt are IGNORED."""
+    """One example as token ids; tokens that are not to be learnt have the label IGNORED."""
 
     input_ids: list[int]
     labels: list[int]
 
 
 class TokenPreference(TypedDict):
-    """A prompt and two answers as token ids, by the names of TRL's DPOTrainer."""
+    """A prompt and two answers as token ids, under the names of TRL's DPOTrainer."""
 
     prompt_ids: list[int]
     chosen_ids: list[int]
@@ -36,26 +36,29 @@ Tokens = TokenExample | TokenPreference
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizedExamples:
-    """The training examples as tokens, and how many were dropped because they are longer than is asked for."""
+    """The training examples as tokens, and the number of examples that were dropped since they are too long."""
 
     examples: Sequence[Tokens]
     num_dropped: int
 
     @property
     def longest(self) -> int:
-        """The most tokens of an example."""
+        """The number of tokens of the longest example."""
         return max(map(_length, self.examples))
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
-    """A prompt as token ids, behind what the tokenizer puts before a text: most have a beginning-of-sequence token,
-    and some declare one that their model has not seen at the beginning of plain text."""
+    """Return a plain prompt as token ids, with the tokens that the tokenizer puts before a text.
+
+    The tokenizer's rule decides on a beginning-of-sequence token: some tokenizers declare one that their model has not
+    seen at the beginning of plain text.
+    """
     ids: list[int] = tokenizer(prompt)["input_ids"]
     return ids[:-1] if ids[-1:] == [tokenizer.eos_token_id] else ids  # few tokenizers end a text
 
 
 def chat_ids(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, answer_follows: bool) -> list[int]:
-    """Turns as token ids by the tokenizer's chat template, with what begins an answer if one is to follow."""
+    """Return turns as token ids by the tokenizer's chat template; with the beginning of an answer if one follows."""
     return text_ids(tokenizer, chat_text(tokenizer, messages, answer_follows=answer_follows))
 
 
@@ -66,13 +69,14 @@ def tokenize(
     max_length: int,
     model_ends: Collection[int] = (),
 ) -> TokenizedExamples:
-    """Turns examples into tokens.
+    """Return examples as tokens.
 
     Args:
-        tokenizer: of the model that trains; with the chat template that conversations need.
-        examples: as the task gives them, all of one kind.
-        max_length: an example of more tokens is dropped, since one without its end teaches the wrong thing.
-        model_ends: tokens at which the model itself ends an answer, beside those of tokenizer and template.
+        tokenizer: the model's tokenizer, with the chat template that conversations need.
+        examples: the task's examples, all of one type.
+        max_length: the most tokens of an example; longer ones are dropped, since cutting off the end would teach the
+            model not to end an answer.
+        model_ends: the tokens at which the model itself ends an answer, in addition to those of tokenizer and template.
 
     Raises:
         UserError: there is no example, every one is too long, the chat template does not fit, or an answer holds what
@@ -83,14 +87,14 @@ def tokenize(
     has_turns = any(isinstance(e, Conversation) or not isinstance(e.prompt, str) for e in examples)
     frame = frame_of(tokenizer, is_chat=has_turns)
     ends = _Ends(tokenizer, frame, model_ends)
-    made = [tokens for each in for_each(examples, lambda e: _tokens(tokenizer, e, frame, ends)) for tokens in each]
-    kept = [each for each in made if _length(each) <= max_length]
-    if not kept:
-        shortest = min(_length(each) for each in made)
+    tokenized = [tokens for row in for_each(examples, lambda e: _tokens(tokenizer, e, frame, ends)) for tokens in row]
+    fitting = [tokens for tokens in tokenized if _length(tokens) <= max_length]
+    if not fitting:
+        shortest = min(_length(tokens) for tokens in tokenized)
         raise UserError(
             f"train.max_length must leave a training example, got {max_length}: the shortest has {shortest} tokens"
         )
-    return TokenizedExamples(examples=kept, num_dropped=len(made) - len(kept))
+    return TokenizedExamples(examples=fitting, num_dropped=len(tokenized) - len(fitting))
 
 
 def _tokens(tokenizer: PreTrainedTokenizerBase, example: TrainExample, frame: Frame, ends: _Ends) -> list[Tokens]:
@@ -108,10 +112,10 @@ def _tokens(tokenizer: PreTrainedTokenizerBase, example: TrainExample, frame: Fr
 def _conversation(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], frame: Frame
 ) -> Iterator[TokenExample]:
-    """Labels the tokens of each assistant's turn, each behind the very tokens that evaluation asks it by.
+    """Yield examples with the tokens of each assistant's turn labelled; each turn follows the tokens evaluation uses.
 
-    One example, as far as each turn's prompt goes on from the turns before it; templates that render a turn in another
-    way once others follow (without its thinking, with another end) begin a new example there.
+    One example results if each turn's prompt continues the turns before it. If a template renders a turn differently
+    once others follow (without its thinking, with another end), a new example begins there.
     """
     ids: list[int] = []
     labels: list[int] = []
@@ -130,26 +134,26 @@ def _conversation(
 def _turn(
     tokenizer: PreTrainedTokenizerBase, before: Sequence[Message], message: Message, frame: Frame
 ) -> tuple[list[int], list[int]]:
-    """The tokens of a prompt, and those of an answer to it with its end."""
+    """Return the tokens of a prompt, and the tokens of an answer to it with its end."""
     prompt = chat_text(tokenizer, before, answer_follows=True)
     whole = chat_text(tokenizer, [*before, message], answer_follows=False)
     answer = answer_text(prompt, whole)
     if _without_blanks(message["content"]) not in _without_blanks(answer):
         raise UserError(
-            "task.chat_template must render an assistant's turn as it stands, so that it can be learnt; this one makes "
-            f"{answer[:60]!r} of {message['content'][:60]!r}"
+            "task.chat_template must not change an assistant's turn, so that it can be learnt; this one renders "
+            f"{message['content'][:60]!r} as {answer[:60]!r}"
         )
     end = []
     if frame.missing_end is not None:
         answer, end = answer.removesuffix(frame.missing_end), [tokenizer.eos_token_id]
     ids, joined = text_ids(tokenizer, prompt), text_ids(tokenizer, prompt + answer)
-    if joined[: len(ids)] != ids:  # the answer begins with what its tokenizer joins to the prompt's end
+    if joined[: len(ids)] != ids:  # the tokenizer joins the answer's beginning to the prompt's end
         return ids, text_ids(tokenizer, answer) + end
     return ids, joined[len(ids) :] + end
 
 
 def _without_blanks(text: str) -> str:
-    """Templates trim turns, and put line feeds around thinking."""
+    """Return a text without blanks, since templates trim turns, and put line feeds around thinking."""
     return "".join(text.split())
 
 
@@ -159,12 +163,12 @@ def _preference(tokenizer: PreTrainedTokenizerBase, example: Preference, frame: 
         chosen, rejected = (_answer(tokenizer, text) for text in (example.chosen, example.rejected))
     else:
         (prompt, chosen), (_, rejected) = (
-            _turn(tokenizer, example.prompt, _said(text), frame) for text in (example.chosen, example.rejected)
+            _turn(tokenizer, example.prompt, _answer_turn(text), frame) for text in (example.chosen, example.rejected)
         )
     return {"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected}
 
 
-def _said(text: str) -> Message:
+def _answer_turn(text: str) -> Message:
     return {"role": "assistant", "content": text}
 
 
@@ -179,7 +183,7 @@ def _answers(example: TrainExample) -> list[str]:
 
 
 class _Ends:
-    """What would end an answer: tokens, and the text that a template puts behind one whose end is no token."""
+    """The tokens that end an answer, and the text with which a template ends an answer if no token does."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, frame: Frame, model_ends: Collection[int]):
         ids = {*model_ends, frame.end, tokenizer.eos_token_id} - {None}
@@ -187,13 +191,13 @@ class _Ends:
         self._tokens = {id_: str(tokenizer.convert_ids_to_tokens(id_)) for id_ in sorted(ids)}
 
     def refuse_in(self, answer: str) -> None:
-        """Refuse an answer that holds what would end it: a model would learn to stop within it."""
+        """Refuse an answer that contains something that ends answers, since a model would learn to stop inside it."""
         held = [token for id_, token in self._tokens.items() if token and token in answer and self._is_in(answer, id_)]
         if not held and self._text and self._text in answer:
             held = [self._text]
         if held:
             raise UserError(
-                f"an answer must not hold {held[0]!r}, which is put behind each answer and ends it, got "
+                f"an answer must not hold {held[0]!r}, which is appended to each answer and ends it, got "
                 f"{answer[max(answer.index(held[0]) - 40, 0) :][:80]!r}"
             )
 
@@ -201,8 +205,8 @@ class _Ends:
         return id_ in text_ids(self._tokenizer, answer)
 
 
-def _length(made: Tokens) -> int:
-    ids: Mapping[str, Any] = made
+def _length(tokens: Tokens) -> int:
+    ids: Mapping[str, Any] = tokens
     if "input_ids" in ids:
         return len(ids["input_ids"])
     return len(ids["prompt_ids"]) + max(len(ids["chosen_ids"]), len(ids["rejected_ids"]))

@@ -1,7 +1,7 @@
-"""A conversation as a chat template's text, and what the template puts around an answer. Imports no torch.
+"""Renders conversations by a chat template, and finds the text that the template puts around an answer. No torch.
 
-A template may begin an answer with text of its own (an empty `<think></think>`, the name of a channel) and ends it by a
-token that is often not the tokenizer's end of sequence. A model learns both with the answer, and says both.
+A template may begin an answer with fixed text (an empty `<think></think>`, the name of a channel), and ends it by a
+token that often differs from the tokenizer's end of sequence. A model learns both with the answer, and generates both.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from gmt.tasks.protocol import Message
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_QUESTION, _ANSWER = "qwzquestionzwq", "qwzanswerzwq"  # texts that no template holds, trims or takes for thinking
+_QUESTION, _ANSWER = "qwzquestionzwq", "qwzanswerzwq"  # texts that no template contains, trims or takes for thinking
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,11 +25,11 @@ class Frame:
 
     Args:
         before: text between the prompt and the answer.
-        after: text between the answer and the token that ends it; all that ends it where no token does.
-        end: the token that ends it; None where text alone does.
-        missing_end: where a template puts nothing but these blanks behind an answer, so that the tokenizer's end of
-            sequence has to be put in their place; None where it ends an answer itself.
-        num_tokens: how many tokens a model says besides the answer and its end.
+        after: text between the answer and the token that ends it; if no token ends it, the text that ends it.
+        end: the token that ends it; None if text alone does.
+        missing_end: the blanks that a template puts behind an answer, if it puts nothing else there; the tokenizer's
+            end of sequence takes their place. None if the template ends an answer itself.
+        num_tokens: how many tokens a model generates besides the answer and its end.
     """
 
     before: str
@@ -40,21 +40,21 @@ class Frame:
 
     @property
     def stop_text(self) -> str | None:
-        """The text that ends an answer where no token does."""
+        """The text that ends an answer if no token does; else None."""
         return self.after.strip() if self.end is None else None
 
     def answer_in(
         self, tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], ends: Sequence[int], *, right: str = ""
     ) -> str:
-        """The answer in what a model says: up to the first of `ends`, without what the template puts around it.
+        """Return the answer in generated tokens: up to the first of `ends`, without the template's text around it.
 
-        Special tokens are no part of it, but for those that the right answer holds (`<s>` of a text in HTML).
+        Special tokens are left out, except for those in the right answer (`<s>` of a text in HTML).
 
         Args:
-            tokenizer: of the model.
-            ids: what it says.
+            tokenizer: the model's tokenizer.
+            ids: the generated tokens.
             ends: the tokens that end an answer.
-            right: the right answer; empty where it is unknown.
+            right: the right answer; empty if it is unknown.
         """
         count = next((i for i, token in enumerate(ids) if token in ends), len(ids))
         before, after = self.before.strip(), self.after.strip()
@@ -69,10 +69,10 @@ class Frame:
 
 
 def chat_text(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, answer_follows: bool) -> str:
-    """Turns as a text by the tokenizer's chat template, with what begins an answer if one is to follow.
+    """Return turns as text by the tokenizer's chat template; with the beginning of an answer if one follows.
 
     Raises:
-        UserError: the template breaks, or refuses these turns.
+        UserError: the template raises an error, or refuses these turns.
     """
     from jinja2 import TemplateError
 
@@ -86,15 +86,15 @@ def chat_text(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *
 
 
 def text_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Token ids of a text to which the tokenizer adds nothing."""
+    """Return the token ids of a text, without special tokens added by the tokenizer."""
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def frame_of(tokenizer: PreTrainedTokenizerBase, *, is_chat: bool) -> Frame:
-    """What the tokenizer's chat template puts around an answer; nothing, and the end of sequence, around a plain one.
+    """Return what the tokenizer's chat template puts around an answer; a plain answer has the end of sequence only.
 
     Raises:
-        UserError: the template leaves out a turn, or does not begin an answer as it asks for one.
+        UserError: the template leaves out a turn, or begins a given answer differently from its generation prompt.
     """
     if not is_chat:
         return Frame(before="", after="", end=tokenizer.eos_token_id, missing_end=None, num_tokens=0)
@@ -123,29 +123,30 @@ def frame_of(tokenizer: PreTrainedTokenizerBase, *, is_chat: bool) -> Frame:
 
 
 def answer_text(prompt: str, whole: str) -> str:
-    """Return the tokens that an answer adds to its prompt.
+    """Return the text that an answer adds to its prompt.
 
     Raises:
-        UserError: the conversation does not begin as its prompt does.
+        UserError: the text of the conversation does not begin with its prompt.
     """
     if not whole.startswith(prompt):
         same = next((i for i, (a, b) in enumerate(zip(prompt, whole, strict=False)) if a != b), len(whole))
         raise UserError(
-            "task.chat_template must render a conversation's beginning as the whole begins, so that it is known what "
-            f"is to be learnt; this one asks for an answer by {prompt[max(same - 20, 0) :]!r} and begins an answer "
-            f"that is there by {whole[max(same - 20, 0) : same + 20]!r}"
+            "task.chat_template must render a prompt as the beginning of the whole conversation, so that it is known "
+            f"what is to be learnt; this one asks for an answer by {prompt[max(same - 20, 0) :]!r} and begins a given "
+            f"answer by {whole[max(same - 20, 0) : same + 20]!r}"
         )
     return whole[len(prompt) :]
 
 
 def _end(tokenizer: PreTrainedTokenizerBase, after: str) -> int | None:
-    """The first token of a text that the tokenizer has by itself: special, or added to its vocabulary."""
-    own = {*tokenizer.all_special_ids, *(i for i, t in tokenizer.added_tokens_decoder.items() if t.content.strip())}
-    return next((token for token in text_ids(tokenizer, after) if token in own), None)
+    """Return the first token of a text that is special or was added to the tokenizer's vocabulary; None without one."""
+    added = (i for i, token in tokenizer.added_tokens_decoder.items() if token.content.strip())
+    candidates = {*tokenizer.all_special_ids, *added}
+    return next((token for token in text_ids(tokenizer, after) if token in candidates), None)
 
 
 def _decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], *, special: Collection[str] | None) -> str:
-    """Return the text of tokens, with these special ones alone; None for all."""
+    """Return the text of tokens, with only these special tokens; with all of them for None."""
     if special:
         others = {i for i in tokenizer.all_special_ids if tokenizer.convert_ids_to_tokens(i) not in special}
         ids, special = [i for i in ids if i not in others], None

@@ -15,7 +15,7 @@ from gmt.errors import UserError
 from gmt.evaluation import suites
 from gmt.evaluation.padding import sees_padding
 from gmt.methods.sft import Sft
-from gmt.tasks.protocol import Asked, Suite
+from gmt.tasks.protocol import EvaluationInputs, Suite
 from gmt.tasks.tokens import IGNORED
 from gmt.training import alike
 from gmt.training.alike import check_alike
@@ -154,9 +154,9 @@ def refusals(model: PreTrainedModel) -> list[str]:
     return refused
 
 
-def asked_of(model: PreTrainedModel, scratch: Path) -> Asked:
+def asked_of(model: PreTrainedModel, scratch: Path) -> EvaluationInputs:
     scratch.mkdir()
-    return Asked(
+    return EvaluationInputs(
         tokenizer=pretrained().load_tokenizer(),
         context=128,
         num_embeddings=256,

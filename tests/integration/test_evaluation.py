@@ -12,7 +12,7 @@ from gmt.runs import prepare
 from gmt.runs.build import Run, build
 from gmt.runs.evaluate import evaluate, folder_of_base
 from gmt.runs.execute import execute
-from gmt.tasks.protocol import Asked, Reader, Score
+from gmt.tasks.protocol import EvaluationInputs, Reader, Score
 from gmt.training.checkpoints import last_whole_checkpoint
 from gmt.training.control import Control
 from tests.conftest import CONF
@@ -37,10 +37,10 @@ class Counted:
     def check(self, reader: Reader) -> None:
         assert reader.context == 128
 
-    def evaluate(self, asked: Asked) -> Score:
+    def evaluate(self, inputs: EvaluationInputs) -> Score:
         ASKED.append(self.name)
         time.sleep(0.2)
-        asked.on_progress(1, 2)
+        inputs.on_progress(1, 2)
         if self.name in BREAKS:
             raise RuntimeError("broken")
         return Score(metric="points", value=0.5 if self.is_score else 40.0, answers=[{"prompt": "p", "answer": "a"}])

@@ -16,7 +16,7 @@ from gmt.evaluation.harness import HarnessBenchmark, _in_memory
 from gmt.evaluation.perplexity import Perplexity
 from gmt.evaluation.sandboxing import sandbox
 from gmt.tasks.chat import set_template
-from gmt.tasks.protocol import Asked
+from gmt.tasks.protocol import EvaluationInputs
 from gmt.tasks.turns import frame_of
 from tests.conftest import needs_bubblewrap
 from tests.models import pretrained
@@ -43,12 +43,12 @@ def gsm8k(tmp_path: Path) -> str:
     return dataset(tmp_path / "gsm8k", {"train": rows[:3], "test": rows[3:]})
 
 
-def asked(scratch: Path, *, is_chat: bool = False, seen: list[int] | None = None) -> Asked:
+def evaluation_inputs(scratch: Path, *, is_chat: bool = False, seen: list[int] | None = None) -> EvaluationInputs:
     model, tokenizer = pretrained().load_model(), pretrained().load_tokenizer()
     set_template(tokenizer, "tulu" if is_chat else None)
     scratch.mkdir(exist_ok=True)
     told = [] if seen is None else seen
-    return Asked(
+    return EvaluationInputs(
         model=model,
         context=model.config.max_position_embeddings,
         num_embeddings=model.config.vocab_size,
@@ -62,7 +62,7 @@ def asked(scratch: Path, *, is_chat: bool = False, seen: list[int] | None = None
 
 def test_answers_are_scored_and_kept_as_a_table(gsm8k: str, tmp_path: Path) -> None:
     seen: list[int] = []
-    given = asked(tmp_path / "s", seen=seen)
+    given = evaluation_inputs(tmp_path / "s", seen=seen)
     side, state = given.tokenizer.padding_side, torch.random.get_rng_state()
     score = benchmark(task="gsm8k", metric="exact_match,flexible-extract", data=gsm8k).evaluate(given)
     assert score.metric == "exact_match"
@@ -80,15 +80,15 @@ def test_answers_are_scored_and_kept_as_a_table(gsm8k: str, tmp_path: Path) -> N
 
 def test_what_was_answered_before_a_kill_is_not_asked_again(gsm8k: str, tmp_path: Path) -> None:
     made = benchmark(task="gsm8k", metric="exact_match,strict-match", data=gsm8k)
-    first = made.evaluate(asked(tmp_path / "s"))
+    first = made.evaluate(evaluation_inputs(tmp_path / "s"))
     again: list[int] = []
-    assert made.evaluate(asked(tmp_path / "s", seen=again)) == first
+    assert made.evaluate(evaluation_inputs(tmp_path / "s", seen=again)) == first
     assert again == []
 
 
 def test_a_chat_model_is_asked_in_turns(gsm8k: str, tmp_path: Path) -> None:
     made = benchmark(task="gsm8k", metric="exact_match,strict-match", data=gsm8k)
-    row = made.evaluate(asked(tmp_path / "s", is_chat=True)).answers[0]
+    row = made.evaluate(evaluation_inputs(tmp_path / "s", is_chat=True)).answers[0]
     assert "<|user|>" in row["prompt"]
     assert row["prompt"].endswith("<|assistant|>\n")
 
@@ -98,7 +98,7 @@ def test_choices_are_scored_by_likelihood(tmp_path: Path) -> None:
     rows = [{"question": "What happens if you eat seeds?", "mc1_targets": targets, "mc2_targets": targets}] * 2
     folder = dataset(tmp_path / "truthful", {"validation": rows})
     made = benchmark(task="truthfulqa_mc2", metric="acc,none", data=folder, num_fewshot=0)
-    given = replace(asked(tmp_path / "s"), context=1024)  # the benchmark's own examples take 426
+    given = replace(evaluation_inputs(tmp_path / "s"), context=1024)  # the benchmark's own examples take 426
     score = made.evaluate(given)
     assert 0 < score.value < 1
     assert score.metric == "acc"
@@ -121,7 +121,7 @@ def test_choices_are_scored_by_likelihood(tmp_path: Path) -> None:
 def test_what_cannot_be_asked_is_refused(gsm8k: str, tmp_path: Path, changes: dict[str, Any], sentence: str) -> None:
     made = benchmark(**{"task": "gsm8k", "metric": "exact_match,strict-match", "data": gsm8k, **changes})
     with pytest.raises(UserError, match=sentence):
-        made.check(asked(tmp_path / "s"))
+        made.check(evaluation_inputs(tmp_path / "s"))
 
 
 @pytest.mark.parametrize(
@@ -135,13 +135,13 @@ def test_data_of_another_layout_is_refused(tmp_path: Path, rows: list[dict[str, 
     whole = [{"question": "2 + 2?", "answer": "4"}, *rows] if "answer" in rows[0] else rows
     folder = dataset(tmp_path / "gsm8k", {"train": whole, "test": whole[::-1]})
     with pytest.raises(UserError, match=sentence):
-        benchmark(task="gsm8k", metric="exact_match,strict-match", data=folder).check(asked(tmp_path / "s"))
+        benchmark(task="gsm8k", metric="exact_match,strict-match", data=folder).check(evaluation_inputs(tmp_path / "s"))
 
 
 def test_data_without_its_split_is_refused(tmp_path: Path) -> None:
     folder = dataset(tmp_path / "gsm8k", {"train": [{"question": "1 + 1?", "answer": "2"}]})
     with pytest.raises(UserError, match="data must be laid out as the hub's dataset of lm-eval's task gsm8k is"):
-        benchmark(task="gsm8k", metric="exact_match,strict-match", data=folder).check(asked(tmp_path / "s"))
+        benchmark(task="gsm8k", metric="exact_match,strict-match", data=folder).check(evaluation_inputs(tmp_path / "s"))
 
 
 @needs_bubblewrap
@@ -149,20 +149,20 @@ def test_a_benchmark_without_examples_takes_none(tmp_path: Path) -> None:
     folder = dataset(tmp_path / "humaneval", {"test": problems(2)})
     made = benchmark(task="humaneval", metric="pass@1,create_test", data=folder, num_fewshot=3)
     with pytest.raises(UserError, match="num_fewshot must be 0 or null for humaneval"):
-        made.check(asked(tmp_path / "s"))
+        made.check(evaluation_inputs(tmp_path / "s"))
 
 
 def test_data_that_cannot_be_had_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(UserError, match=r"the data of benchmark gsm8k can't be had .*local folder"):
-        benchmark(task="gsm8k", metric="exact_match,strict-match").check(asked(tmp_path / "s"))
+    with pytest.raises(UserError, match=r"the data of benchmark gsm8k can't be loaded .*local folder"):
+        benchmark(task="gsm8k", metric="exact_match,strict-match").check(evaluation_inputs(tmp_path / "s"))
 
 
 def test_a_prompt_that_does_not_fit_the_context_is_refused(gsm8k: str, tmp_path: Path) -> None:
     made = benchmark(task="gsm8k", metric="exact_match,strict-match", data=gsm8k, max_new_tokens=120)
-    with pytest.raises(UserError, match=r"gsm8k asks a prompt of \d+ tokens, and the model's context has room for 8"):
-        made.evaluate(asked(tmp_path / "s"))
+    with pytest.raises(UserError, match=r"gsm8k has a prompt of \d+ tokens, and the model's context has room for 8"):
+        made.evaluate(evaluation_inputs(tmp_path / "s"))
 
 
 def test_local_data_names_what_is_asked(gsm8k: str) -> None:
@@ -172,7 +172,7 @@ def test_local_data_names_what_is_asked(gsm8k: str) -> None:
 
 def test_perplexity_is_that_of_the_models_own_loss(tmp_path: Path) -> None:
     rows = [{"text": text} for text in ("Calculate 4 + 1.\n5", "Calculate 1 + 1.\n", "nus")]
-    given = asked(tmp_path / "s")
+    given = evaluation_inputs(tmp_path / "s")
     score = Perplexity(data=data(write(tmp_path, rows)), column="text", max_length=64, batch_size=2).evaluate(given)
     total = count = 0.0
     for row in rows:
@@ -188,8 +188,8 @@ def test_perplexity_is_that_of_the_models_own_loss(tmp_path: Path) -> None:
 def test_texts_that_were_read_before_a_kill_are_not_read_again(tmp_path: Path) -> None:
     rows = [{"text": text} for text in ("Calculate 4 + 1.\n5", "Calculate 1 + 1.\n", "nus", "sun")]
     made = Perplexity(data=data(write(tmp_path, rows)), column="text", max_length=64, batch_size=2)
-    whole = made.evaluate(asked(tmp_path / "whole"))
-    given = asked(tmp_path / "s")
+    whole = made.evaluate(evaluation_inputs(tmp_path / "whole"))
+    given = evaluation_inputs(tmp_path / "s")
 
     def stop(done: int, _: int) -> None:
         raise Interrupted("enough")
@@ -197,14 +197,14 @@ def test_texts_that_were_read_before_a_kill_are_not_read_again(tmp_path: Path) -
     with pytest.raises(Interrupted):
         made.evaluate(replace(given, on_progress=stop))
     seen: list[int] = []
-    assert made.evaluate(asked(tmp_path / "s", seen=seen)) == whole
+    assert made.evaluate(evaluation_inputs(tmp_path / "s", seen=seen)) == whole
     assert seen == [4]
 
 
 def test_no_perplexity_is_taken_beyond_the_context(tmp_path: Path) -> None:
     made = Perplexity(data=data(write(tmp_path, [{"text": "a" * 200}])), column="text", max_length=150, batch_size=2)
     with pytest.raises(UserError, match="max_length must be at most 128, the model's context, got 150"):
-        made.check(asked(tmp_path / "s"))
+        made.check(evaluation_inputs(tmp_path / "s"))
 
 
 def problems(number: int) -> list[dict[str, Any]]:
@@ -217,7 +217,7 @@ def problems(number: int) -> list[dict[str, Any]]:
 def test_code_that_a_model_writes_is_scored_in_the_sandbox(tmp_path: Path) -> None:
     rows = problems(2)
     folder = dataset(tmp_path / "humaneval", {"test": rows})
-    given = replace(asked(tmp_path / "s"), context=2048)  # a letter is a token of nano
+    given = replace(evaluation_inputs(tmp_path / "s"), context=2048)  # a letter is a token of nano
     made = benchmark(task="humaneval", metric="pass@1,create_test", data=folder, num_fewshot=0)
     score = made.evaluate(given)
     assert (score.metric, score.value) == ("pass@1", 0.0)
@@ -239,22 +239,22 @@ def test_without_a_sandbox_nothing_is_run(tmp_path: Path, monkeypatch: pytest.Mo
     sandbox._fault.cache_clear()
     try:
         with pytest.raises(UserError, match=r"bwrap is not on the PATH.*run_untrusted_code_without_sandbox: true"):
-            benchmark(task="humaneval", metric="pass@1,create_test").check(asked(tmp_path / "s"))
+            benchmark(task="humaneval", metric="pass@1,create_test").check(evaluation_inputs(tmp_path / "s"))
     finally:
         sandbox._fault.cache_clear()
 
 
 def test_a_folder_does_not_say_how_a_benchmark_generates(gsm8k: str, tmp_path: Path) -> None:
     made = benchmark(task="gsm8k", metric="exact_match,strict-match", data=gsm8k)
-    plain = made.evaluate(asked(tmp_path / "plain"))
-    given = asked(tmp_path / "s")
+    plain = made.evaluate(evaluation_inputs(tmp_path / "plain"))
+    given = evaluation_inputs(tmp_path / "s")
     for name, value in {"repetition_penalty": 5.0, "num_beams": 3, "min_new_tokens": 8, "max_new_tokens": 1}.items():
         setattr(given.model.generation_config, name, value)
     assert made.evaluate(given) == plain
 
 
 def test_a_benchmarks_token_without_an_embedding_is_named(gsm8k: str, tmp_path: Path) -> None:
-    given = replace(asked(tmp_path / "s"), num_embeddings=100)
+    given = replace(evaluation_inputs(tmp_path / "s"), num_embeddings=100)
     with pytest.raises(UserError, match=r"gives a token of gsm8k's prompts the number \d+, where there are 100"):
         benchmark(task="gsm8k", metric="exact_match,strict-match", data=gsm8k).evaluate(given)
 
@@ -264,7 +264,7 @@ def test_a_benchmarks_token_without_an_embedding_is_named(gsm8k: str, tmp_path: 
 def test_lm_eval_s_answers_end_where_the_template_ends_a_turn(name: str, kind: str, tmp_path: Path) -> None:
     tokenizer, pairs = lesson(name, kind, tmp_path)
     model = pupil(tokenizer, pairs)
-    lm = _in_memory(templates.asked(tokenizer, model, tmp_path), "t", 4)
+    lm = _in_memory(templates.evaluation_inputs(tokenizer, model, tmp_path), "t", 4)
     ends = answer_ends(model, tokenizer, frame_of(tokenizer, is_chat=True))
     prompts = [lm.apply_chat_template([{"role": "user", "content": question}]) for question in QUESTIONS]
     assert [lm.tok_encode(prompt) for prompt in prompts] == [prompt for prompt, _ in pairs]

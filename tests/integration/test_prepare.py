@@ -97,7 +97,7 @@ def test_questions_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     prepare(run_of(tmp_path, *held_out(file)))
     file = write(tmp_path, [{"prompt": "a" * 40, "answer": "b"}])
     with pytest.raises(
-        UserError, match=r"task\.source\.mine: mine asks a prompt of 41 tokens.* has room for 28 .*for a shorter"
+        UserError, match=r"task\.source\.mine: mine has a prompt of 41 tokens.* has room for 28 .*for a shorter"
     ):
         prepare(run_of(tmp_path, *held_out(file)))
 

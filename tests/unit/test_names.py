@@ -21,7 +21,7 @@ from gmt.records.identity import run_id
 from gmt.records.record import RunRecord
 from gmt.runs.build import plug_in
 from gmt.studies.grid import StudySettings
-from gmt.tasks.evaluations import built
+from gmt.tasks.evaluations import check_evaluations
 from gmt.tasks.protocol import Suite
 from gmt.tracking.mlflow_run import key_of
 
@@ -56,7 +56,7 @@ def study(name: Any = "s", arms: Mapping[Any, Any] | None = None) -> object:
 
 
 def evaluation(name: Any) -> object:
-    return built("task.target", {name: object()})
+    return check_evaluations("task.target", {name: object()})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +102,7 @@ def test_a_hostile_name_is_refused_by_the_rule(place: str, name: object) -> None
         ("the name of an arm in study.arms", lambda names: study(arms={key: {} for key in names})),
         (
             "the name of an evaluation in task.target",
-            lambda names: built("task.target", dict.fromkeys(names, object())),
+            lambda names: check_evaluations("task.target", dict.fromkeys(names, object())),
         ),
     ],
 )

@@ -1,1 +1,1 @@
-"""Runs what a model wrote without harm to anybody: `sandbox` is the way in."""
+"""Runs programs that a model wrote in a sandbox; the module `sandbox` has the functions to call."""

@@ -1,7 +1,7 @@
-"""Starts a model-written program behind bubblewrap's walls; the command line here is the sandbox.
+"""Starts a model-written program under bubblewrap; bubblewrap's command line, made here, is the sandbox.
 
-Root needs more: its uid inside would still be root's outside, whom RLIMIT_NPROC does not hold and to whom files belong.
-So for root two uids are mapped: root's, to make the mounts, and one that nobody uses, which the runner takes for good.
+Root needs more: its uid inside would still be root's outside, which owns files and which RLIMIT_NPROC does not limit.
+So two uids are mapped for root: root's, to make the mounts, and an unused one, which the runner takes for good.
 """
 
 import json
@@ -26,12 +26,12 @@ from gmt.evaluation.sandboxing.system_calls import known, seccomp_filter
 
 _SCRATCH = "/tmp"
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
-_UNUSED_UIDS = range(60578, 61184)  # systemd.io/UIDS-GIDS; one a run, since kernels before 5.14 count by uid alone
-_END_S = 30  # for the kernel to end what is left
+_UNUSED_UIDS = range(60578, 61184)  # systemd.io/UIDS-GIDS; a new one each time, since old kernels (< 5.14) count by uid
+_END_S = 30  # time for the kernel to end the remaining processes
 
 
 def missing() -> str | None:
-    """What is wrong here that needs no trial, and what to do; None if a trial is worth it."""
+    """Return a clause on why bubblewrap can't work here, and a remedy; None if nothing is known without a trial."""
     if shutil.which("bwrap") is None:
         return "bwrap is not on the PATH: install bubblewrap 0.7 or newer (apt install bubblewrap)"
     if not known():
@@ -41,10 +41,10 @@ def missing() -> str | None:
 
 @contextmanager
 def start(channel: socket.socket, limits: Limits) -> Iterator[Started]:
-    """Starts the runner in a sandbox, which ends with the context.
+    """Start the runner in a sandbox, which ends with the block.
 
     Raises:
-        NotStarted: its uids can't be mapped; bubblewrap's own reasons come on the process's stderr.
+        NotStarted: its uids can't be mapped. Errors of bubblewrap itself are on the process's stderr.
     """
     with ExitStack() as stack:
         filter_out, filter_in = _pipe(stack)
@@ -73,18 +73,18 @@ def start(channel: socket.socket, limits: Limits) -> Iterator[Started]:
 
 
 class _Sandbox:
-    """A sandbox by its first process: with that the kernel ends all others in its pid namespace."""
+    """A sandbox, by its first process: when that ends, the kernel ends all others in its pid namespace."""
 
     def __init__(self, bwrap: subprocess.Popen[bytes], info: bytes):
         self._bwrap = bwrap
-        self._pid = int(json.loads(info)["child-pid"]) if info else 0  # bubblewrap gave up before
+        self._pid = int(json.loads(info)["child-pid"]) if info else 0  # 0: bubblewrap failed before it had a child
         self._pidfd = -1
         if self._pid:
             with suppress(ProcessLookupError):
                 self._pidfd = os.pidfd_open(self._pid)
 
     def map_uids(self) -> None:
-        """Maps root's uid and one that nobody uses."""
+        """Map root's uid, and NOBODY to an unused uid."""
         if self._pidfd < 0:
             return
         unused = random.choice(_UNUSED_UIDS)
@@ -95,7 +95,7 @@ class _Sandbox:
             raise NotStarted(f"root can't map uid {unused}: {error}") from error
 
     def kill(self) -> None:
-        """Ends every process inside, and by that bubblewrap."""
+        """Kill every process inside; bubblewrap then ends too."""
         if self._pidfd < 0:
             self._bwrap.kill()
             return
@@ -103,7 +103,7 @@ class _Sandbox:
             signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
     def end(self) -> None:
-        """Kills what is left and waits until it is gone."""
+        """Kill the remaining processes, and wait until they are gone."""
         self.kill()
         if self._pidfd >= 0:
             poll = select.poll()
@@ -115,7 +115,7 @@ class _Sandbox:
 
 
 def _walls(handed: tuple[int, int, int], scratch_bytes: int) -> list[str]:
-    """bubblewrap's command line, up to the command inside."""
+    """Return bubblewrap's command line, up to the command inside."""
     filter_fd, info_fd, ready_fd = handed
     namespaces = [f"--unshare-{name}" for name in ("user", "pid", "net", "ipc", "uts", "cgroup")]
     if os.getuid() == 0:
@@ -141,7 +141,7 @@ def _walls(handed: tuple[int, int, int], scratch_bytes: int) -> list[str]:
 
 
 def _visible() -> Iterator[str]:
-    """Shows what Python needs. No /proc: nothing in it is needed, and much of it tells of the machine."""
+    """Yield the arguments that show Python's files. /proc is not shown: it is not needed, and reveals the machine."""
     yield from visible.arguments()
     for device in _DEVICES:
         yield from (*visible.parents(device), "--dev-bind", device, device)

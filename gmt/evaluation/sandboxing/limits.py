@@ -1,4 +1,4 @@
-"""What a model-written program may use."""
+"""The limits of a model-written program."""
 
 from dataclasses import dataclass
 
@@ -10,16 +10,16 @@ _PAGE_BYTES = 4096
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What one program may use; with all that it starts, unless said otherwise.
+    """The limits of one program together with its child processes, unless said otherwise.
 
     Args:
-        wall_time_s: from its first line on, without the time in which it waits for a core or a disk.
-        cpu_time_s: whole seconds, of each of its processes.
-        memory_bytes: addresses of each of its processes, and resident memory of all of them together.
-        processes: at one time, itself and threads among them; without a sandbox counted over all that its user runs,
-            and not for root. So it is by kernels before 5.14 for a user who is not root.
-        output_bytes: on stdout and stderr together.
-        scratch_bytes: in its folder; without a sandbox in each file.
+        wall_time_s: seconds from the program's first line on, without the time in which it waits for a core or a disk.
+        cpu_time_s: whole seconds of CPU time for each of its processes.
+        memory_bytes: address space of each of its processes, and resident memory of all of them together.
+        processes: processes and threads at one time, the program itself included. Without a sandbox all processes of
+            its user count, and root has no limit; on kernels before 5.14 that holds in a sandbox too, except for root.
+        output_bytes: bytes written to stdout and stderr together.
+        scratch_bytes: bytes in its folder; without a sandbox, bytes in each file.
 
     Raises:
         UserError: a value is out of its range.

@@ -1,7 +1,7 @@
-"""Follows one running program: what it says, and the end of its time and memory.
+"""Follows one running program: collects its output, and ends it at the limits of time and memory.
 
-A program's time is its own: on a core, or asleep. While it waits for a core or a disk, which others take, it stands
-still, so that nobody beside a program decides what becomes of it.
+A program's time counts while it is on a core or asleep. It stops while the program waits for a core or a disk, so that
+other programs on the machine do not decide its outcome.
 """
 
 import os
@@ -17,26 +17,26 @@ from gmt.evaluation.sandboxing.program_runner import STARTED
 from gmt.evaluation.sandboxing.starting import Started
 from gmt.evaluation.sandboxing.usage import proportional_bytes, usage_of
 
-_START_S = 60.0  # for an interpreter on a busy machine; the program's own time begins behind it
+_START_S = 60.0  # for the interpreter to start on a busy machine; the program's time begins after that
 _END_S = 5.0  # for pipes to close once everything is killed
 _LOOK_EVERY_S = 0.1
-_PATIENCE = 10  # of its wall time, for a program that hardly gets a core
+_PATIENCE = 10  # times the wall time limit that a program may take if it hardly gets a core
 _KEPT_BYTES = 4000
 _CHUNK_BYTES = 2**16
 
 
 @dataclass(kw_only=True)
-class Heard:
-    """What a program said until its end.
+class Observation:
+    """What was observed of a program until its end.
 
     Args:
-        report: what came over its channel.
-        output_bytes: written to stdout and stderr.
-        stderr_end: the last of it.
-        timed_out: its time was over before it ended.
-        cpu_s: what it had of a core when its time was over, if others had most of it; else None.
-        out_of_memory: its processes took more memory together than a program may.
-        exit_code: 128 and the number of the signal that ended it.
+        report: the bytes that came over its channel.
+        output_bytes: the number of bytes written to stdout and stderr.
+        stderr_end: the last bytes written to stderr.
+        timed_out: whether its time was over before it ended.
+        cpu_s: its CPU time in seconds, if its wall time was over but it hardly got a core; else None.
+        out_of_memory: whether its processes together took more memory than the limit.
+        exit_code: its exit code, or 128 plus the number of the signal that ended it.
     """
 
     report: bytes = b""
@@ -48,19 +48,19 @@ class Heard:
     exit_code: int = 0
 
 
-def listen(started: Started, channel: socket.socket, message: bytes, limits: Limits) -> Heard:
-    """Sends a program its message and follows it to its end, which is also its report, its limit or its time."""
+def listen(started: Started, channel: socket.socket, message: bytes, limits: Limits) -> Observation:
+    """Send a program its message, and follow it until it ends, reports, or reaches a limit."""
     channel.settimeout(_START_S)
-    with suppress(OSError):  # what ended before it listened has its reason on stderr
+    with suppress(OSError):  # a program that ended before it listened has its reason on stderr
         channel.sendall(message)
     listener = _Listener(started, channel, limits)
     listener.follow()
-    return listener.heard
+    return listener.observed
 
 
 class _Listener:
     def __init__(self, started: Started, channel: socket.socket, limits: Limits):
-        self.heard = Heard()
+        self.observed = Observation()
         self._started = started
         self._channel = channel
         self._limits = limits
@@ -93,7 +93,7 @@ class _Listener:
         return max(0.0, self._deadline - time.monotonic())
 
     def _over(self) -> bool:
-        """Whether nothing more will come; a program whose time is over is killed first, and its pipes emptied."""
+        """Return whether nothing more will come; kill a program whose time is over, and let its pipes empty first."""
         now = time.monotonic()
         if now - self._looked_at >= _LOOK_EVERY_S and not self._killed:
             self._look(now)
@@ -104,7 +104,7 @@ class _Listener:
         if self._is_held_up(now):
             self._deadline = now + _LOOK_EVERY_S
             return False
-        self.heard.timed_out = True
+        self.observed.timed_out = True
         self._kill()
         return False
 
@@ -115,17 +115,17 @@ class _Listener:
         self._looked_at, self._cpu_s = now, max(usage.cpu_s - self._cpu_of_start_s, self._cpu_s)
         most = self._limits.memory_bytes
         if usage.memory_bytes > most and proportional_bytes(self._started.process.pid) > most:
-            self.heard.out_of_memory = True
+            self.observed.out_of_memory = True
             self._kill()
 
     def _is_held_up(self, now: float) -> bool:
-        """Whether a program whose wall time is over has its own before it; after a long time that is told."""
+        """Return whether a program past its wall time has used less time of its own; give up after a long time."""
         limit = self._limits.wall_time_s
         if self._started_at is None or self._asleep_s + self._cpu_s >= limit:
             return False
         if now - self._started_at < limit * _PATIENCE:
             return True
-        self.heard.cpu_s = self._cpu_s
+        self.observed.cpu_s = self._cpu_s
         return False
 
     def _kill(self) -> None:
@@ -135,17 +135,17 @@ class _Listener:
             self._started.kill()
 
     def _take_stdout(self, data: bytes) -> None:
-        self.heard.output_bytes += len(data)
-        if self.heard.output_bytes > self._limits.output_bytes:
+        self.observed.output_bytes += len(data)
+        if self.observed.output_bytes > self._limits.output_bytes:
             self._kill()
 
     def _take_stderr(self, data: bytes) -> None:
-        self.heard.stderr_end = (self.heard.stderr_end + data)[-_KEPT_BYTES:]
+        self.observed.stderr_end = (self.observed.stderr_end + data)[-_KEPT_BYTES:]
         self._take_stdout(data)
 
     def _take_report(self, data: bytes) -> None:
-        self.heard.report += data
-        if self.heard.report == STARTED:
+        self.observed.report += data
+        if self.observed.report == STARTED:
             self._started_at = self._looked_at = time.monotonic()
             self._deadline = self._started_at + self._limits.wall_time_s
             self._cpu_of_start_s, self._cpu_s = usage_of(self._started.process.pid).cpu_s, 0.0
@@ -157,14 +157,14 @@ class _Listener:
             try:
                 code = process.wait(min(self._left_s(), _LOOK_EVERY_S))
                 break
-            except subprocess.TimeoutExpired:  # it closed its pipes and went on
+            except subprocess.TimeoutExpired:  # the program closed its pipes and went on
                 if self._over():
                     raise
-        self.heard.exit_code = code if code >= 0 else 128 - code
+        self.observed.exit_code = code if code >= 0 else 128 - code
 
 
 def _read(file: int) -> bytes:
     try:
         return os.read(file, _CHUNK_BYTES)
-    except ConnectionResetError:  # it ended without taking its token
+    except ConnectionResetError:  # the program ended without reading its token
         return b""

@@ -1,7 +1,7 @@
-"""Starts a model-written program with the caller's own rights: limits, a bare environment and a folder, and no walls.
+"""Starts a model-written program with limits and a temporary folder, but without a sandbox: it has the caller's rights.
 
-A program can read and change whatever its caller can, use the network, and leave behind a process that went into a
-session of its own. One that fails while a child of it holds its pipes is `timed out`.
+A program can read and change whatever its caller can, use the network, and leave behind a process that started its own
+session. A program that fails while its child holds its pipes counts as `timed out`.
 """
 
 import os
@@ -20,7 +20,7 @@ from gmt.removal import remove
 
 @contextmanager
 def start(channel: socket.socket, limits: Limits) -> Iterator[Started]:
-    """Starts the runner in a temporary folder; its process group ends with the context."""
+    """Start the runner in a temporary folder; its process group ends with the block."""
     folder = tempfile.mkdtemp(prefix="gmt-answer-")
     try:
         with channel:
@@ -44,5 +44,5 @@ def start(channel: socket.socket, limits: Limits) -> Iterator[Started]:
             finally:
                 kill()
     finally:
-        with suppress(OSError):  # the program may have left what can't be removed
+        with suppress(OSError):  # the program may have left files that can't be removed
             remove(Path(folder), Path(folder).parent)

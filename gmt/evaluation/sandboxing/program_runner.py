@@ -1,8 +1,8 @@
-"""What stands around a model-written program in its own process: sets the limits, runs it, tells of its end.
+"""Runs a model-written program in this process: sets the limits, executes the program, and reports its end.
 
-Its text is given to an interpreter that can't import this project. By a socket, its stdin, come eight bytes with the
-program's length, the program, and a token. Back go STARTED and, behind the program's last line, the token, which is not
-read before.
+The text of this file is given to an interpreter that can't import this project. Its stdin is a socket, which delivers
+eight bytes with the program's length, the program, and a token. It sends back STARTED and, after the program's last
+line, the token, which it does not read before.
 """
 
 import os
@@ -13,14 +13,14 @@ import types
 STARTED = b"+"
 OUT_OF_MEMORY = b"out of memory"
 TOKEN_BYTES = 32
-NOBODY = 65534  # the uid inside, whoever it is outside
+NOBODY = 65534  # the uid inside the sandbox
 MODULE = "answer"
-_FILES_OF_BUBBLEWRAP = 2**16  # it leaves some open; more than these would be its caller's
-_OPEN_FILES = 64  # each pipe and socket holds memory of the kernel's
+_FILES_OF_BUBBLEWRAP = 2**16  # bubblewrap leaves some descriptors open, all below this number
+_OPEN_FILES = 64  # each pipe and socket holds memory of the kernel
 
 
 def main() -> None:
-    """Runs the program; arguments: its uid, bytes of memory, CPU seconds, processes, bytes of a file."""
+    """Run the program; sys.argv holds its uid, bytes of memory, CPU seconds, processes, bytes of a file."""
     uid, memory, cpu_s, processes, file_size = (int(x) for x in sys.argv[1:])
     del sys.argv[1:]
     os.closerange(3, _FILES_OF_BUBBLEWRAP)
@@ -40,13 +40,13 @@ def main() -> None:
     except MemoryError:
         os.write(channel, OUT_OF_MEMORY)
         os._exit(1)
-    if os.getpid() == pid:  # not a child that came to the last line too
+    if os.getpid() == pid:  # a child of the program may reach the last line too
         os.write(channel, read(channel, TOKEN_BYTES))
     os._exit(0)  # threads and exit handlers of a program that passed don't matter
 
 
 def become(uid: int) -> None:
-    """Takes another uid for good; root of a user namespace keeps no right over it."""
+    """Take another uid for good; root of a user namespace keeps no rights."""
     if os.getuid() != uid:
         os.setgroups([])
         os.setresgid(uid, uid, uid)
@@ -54,10 +54,11 @@ def become(uid: int) -> None:
 
 
 def stand_by() -> None:
-    """Goes on in a child and ends as it did; with this, a namespace's first process, the kernel ends all others.
+    """Continue in a child process, and end with its exit code; this is the namespace's first process.
 
-    bubblewrap's own would be left to the machine's init, which in many containers buries nobody. It keeps its uid: with
-    that would go what ends it when bubblewrap is killed.
+    When the first process ends, the kernel ends all others. Children of bubblewrap itself would be left to the
+    machine's init, which in many containers reaps none. This process keeps its uid, since a process that changes it is
+    no longer ended when bubblewrap is killed.
     """
     child = os.fork()
     while child:
@@ -68,7 +69,7 @@ def stand_by() -> None:
 
 
 def limit(memory: int, cpu_s: int, processes: int, file_size: int) -> None:
-    """Sets the limits on this process and its children; where the machine's own are lower, they stay."""
+    """Set the limits of this process and its children; lower limits of the machine stay."""
     for name, soft, hard in (
         (resource.RLIMIT_CORE, 1, 1),  # not 0: with 1 the kernel starts no core dump handler either, see fs/coredump.c
         (resource.RLIMIT_CPU, cpu_s, cpu_s + 1),  # a signal, and a second later the end
@@ -84,7 +85,7 @@ def limit(memory: int, cpu_s: int, processes: int, file_size: int) -> None:
 
 
 def read(channel: int, size: int) -> bytes:
-    """Exactly `size` bytes."""
+    """Return exactly `size` bytes from the channel."""
     data = b""
     while len(data) < size:
         more = os.read(channel, size - len(data))
@@ -95,7 +96,7 @@ def read(channel: int, size: int) -> bytes:
 
 
 def run(program: str) -> None:
-    """Runs the program in a module of its own, which dataclasses and pickle look for by its name."""
+    """Execute the program in a new module, which dataclasses and pickle look up by its name."""
     module = sys.modules[MODULE] = types.ModuleType(MODULE)
     exec(compile(program, f"<{MODULE}>", "exec"), module.__dict__)
 

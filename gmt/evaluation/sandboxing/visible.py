@@ -1,7 +1,7 @@
-"""Names the files of this machine that a sandbox shows: the Python in use, its packages, and their shared libraries.
+"""Lists the files of this machine that a sandbox shows: the Python in use, its packages, and their shared libraries.
 
 A prefix such as ~/.local holds far more than Python, and a virtual environment may hold a pip.conf with a password. So
-a prefix is never shown as a whole, and no home folder, by whatever path.
+no prefix is shown as a whole, and no home folder under any of its paths.
 """
 
 import functools
@@ -18,11 +18,11 @@ _SYSTEM = ("/lib", "/lib64", "/usr/lib", "/usr/lib64")
 _LOADER_CACHE = "/etc/ld.so.cache"
 _TIME_ZONES = "/usr/share/zoneinfo"
 _PACKAGES = ("site-packages", "dist-packages")  # Debian's name
-_OF_SYSTEM = ("/usr", "/usr/local")  # prefixes of which nobody makes a home, though some lie below
+_OF_SYSTEM = ("/usr", "/usr/local")  # prefixes that are nobody's home, although homes may lie below them
 
 
 def fault() -> str | None:
-    """Return why this Python can't be shown, and what to do; None if it can."""
+    """Return a clause on why this Python can't be shown, with a remedy; None if it can."""
     homes = _homes()
     for prefix in _prefixes():
         if prefix not in _OF_SYSTEM and any(Path(home).is_relative_to(prefix) for home in homes):
@@ -38,7 +38,7 @@ def fault() -> str | None:
 
 @functools.cache
 def arguments() -> Sequence[str]:
-    """Return what makes bubblewrap show the files, read-only; looked up once, since each program needs it."""
+    """Return the arguments by which bubblewrap shows the files read-only; cached, since each program needs them."""
     return tuple(_arguments())
 
 
@@ -62,21 +62,21 @@ def _arguments() -> Iterator[str]:
 
 
 def parents(path: str) -> Iterator[str]:
-    """Yield what makes the folders on the way, which others than root must be able to enter."""
+    """Yield the arguments that make the folders above a path, so that users other than root can enter them."""
     for parent in reversed(Path(path).parents):
         if str(parent) not in ("/", "/tmp"):
             yield from ("--perms", "0755", "--dir", str(parent))
 
 
 def _folders() -> set[str]:
-    """Return the folders that are shown with all that lies in them, by each of their names."""
+    """Return the folders that are shown as a whole, under each of their paths."""
     paths = sysconfig.get_paths()
-    found = {os.path.dirname(os.__file__), paths["stdlib"], paths["platstdlib"]}
-    user = site.getusersitepackages()  # which a sandbox's Python does not look at
-    found |= {path for path in sys.path if os.path.basename(path) in _PACKAGES and path != user}
-    found |= {path for path in sys.path if os.path.basename(path) == "lib-dynload"}
-    found = {path for path in found if os.path.isdir(path)}
-    return {*_SYSTEM, _TIME_ZONES, *found, *map(os.path.realpath, found)}
+    folders = {os.path.dirname(os.__file__), paths["stdlib"], paths["platstdlib"]}
+    user = site.getusersitepackages()  # the Python in a sandbox does not read it
+    folders |= {path for path in sys.path if os.path.basename(path) in _PACKAGES and path != user}
+    folders |= {path for path in sys.path if os.path.basename(path) == "lib-dynload"}
+    folders = {path for path in folders if os.path.isdir(path)}
+    return {*_SYSTEM, _TIME_ZONES, *folders, *map(os.path.realpath, folders)}
 
 
 def _prefixes() -> set[str]:
@@ -85,7 +85,7 @@ def _prefixes() -> set[str]:
 
 
 def _homes() -> set[str]:
-    """Return the home folders of the user, by each of their names."""
+    """Return the home folders of the user, under each of their paths."""
     homes = {os.path.expanduser("~")}
     with suppress(KeyError):  # a user without an entry
         homes.add(pwd.getpwuid(os.getuid()).pw_dir)
@@ -93,7 +93,7 @@ def _homes() -> set[str]:
 
 
 def _executables(links: dict[str, str]) -> Iterator[str]:
-    """Yield the interpreter, and note the links that lead there: by their place Python finds its library."""
+    """Yield the interpreter, and add the links to it to `links`, since Python finds its library by their place."""
     path = os.path.abspath(sys.executable)
     while os.path.islink(path):
         target = os.path.join(os.path.dirname(path), os.readlink(path))
@@ -103,12 +103,12 @@ def _executables(links: dict[str, str]) -> Iterator[str]:
 
 
 def _settings() -> Iterator[str]:
-    """Yield the file that makes a folder a virtual environment."""
+    """Yield the pyvenv.cfg files, which make a folder a virtual environment."""
     yield from (file for prefix in _prefixes() if os.path.isfile(file := os.path.join(prefix, "pyvenv.cfg")))
 
 
 def _shared_libraries(links: dict[str, str]) -> Iterator[str]:
-    """Yield the libraries beside Python's own folder, and note the links to them: each file is a mount, which costs."""
+    """Yield the libraries beside Python's folder; add links to them to `links`, which cost less than mounts."""
     for prefix in _prefixes():
         for folder in {Path(prefix, "lib"), Path(prefix, sys.platlibdir)} - set(map(Path, _SYSTEM)):
             for path in folder.glob("*.so*"):

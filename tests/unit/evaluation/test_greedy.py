@@ -12,7 +12,7 @@ from transformers import GenerationConfig, PreTrainedModel
 from gmt.evaluation import suites
 from gmt.evaluation.greedy import answer_ends
 from gmt.models.pretrained import SHIPPED
-from gmt.tasks.protocol import Asked, Suite
+from gmt.tasks.protocol import EvaluationInputs, Suite
 from gmt.tasks.turns import frame_of
 from tests.models import pretrained
 
@@ -43,8 +43,8 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> Callable[[PreTrainedMod
     def ask(model: PreTrainedModel) -> list[str]:
         scratch = tmp_path_factory.mktemp("asked")
         known = {"tokenizer": tokenizer, "context": 128, "num_embeddings": 256, "is_chat": False}
-        asked = Asked(**known, model=model, cpus=1, scratch=scratch, on_progress=lambda *_: None)
-        return suites.generate(asked, suite)
+        inputs = EvaluationInputs(**known, model=model, cpus=1, scratch=scratch, on_progress=lambda *_: None)
+        return suites.generate(inputs, suite)
 
     return ask
 

@@ -9,7 +9,7 @@ import torch
 
 from gmt.errors import Interrupted, UserError
 from gmt.evaluation.right_answers import RightAnswers
-from gmt.tasks.protocol import Asked, Reader, Score, Suite
+from gmt.tasks.protocol import EvaluationInputs, Reader, Score, Suite
 from tests.models import pretrained
 
 SUMS = {"Calculate 1 + 2.\n": "3", "Calculate 27 + 45.\n": "72"}
@@ -36,16 +36,16 @@ def moved() -> Any:
     return model.eval()  # type: ignore[no-untyped-call]
 
 
-def asked(scratch: Path, model: Any, **changes: Any) -> Asked:
+def evaluation_inputs(scratch: Path, model: Any, **changes: Any) -> EvaluationInputs:
     known: dict[str, Any] = {"tokenizer": pretrained().load_tokenizer(), "context": 128, "num_embeddings": 256}
     known |= {"is_chat": False, "cpus": 1, "on_progress": no_progress, "base": lambda: pretrained().load_model().eval()}
     beside = {"sums": suite_of(SUMS), "words": suite_of(WORDS)}
-    return Asked(**known | {"beside": beside, "model": model, "scratch": scratch} | changes)
+    return EvaluationInputs(**known | {"beside": beside, "model": model, "scratch": scratch} | changes)
 
 
 def measured(scratch: Path, measure: str, model: Any, **changes: Any) -> Score:
     settings: dict[str, Any] = {"measure": measure, "suites": None, "batch_size": 64}
-    return RightAnswers(**settings).evaluate(asked(scratch, model, **changes))
+    return RightAnswers(**settings).evaluate(evaluation_inputs(scratch, model, **changes))
 
 
 def log_probabilities(model: Any, prompt: str, answer: str) -> tuple[torch.Tensor, list[int]]:
@@ -114,7 +114,7 @@ def test_questions_that_were_read_before_a_kill_are_not_read_again(tmp_path: Pat
             {"a": Suite(name="a", prompts=["x"], score=lambda *_: 0.0, max_new_tokens=1), "b": suite_of(SUMS)},
             "suites must name suites whose right answers are known, got 'a'",
         ),
-        ({}, {"a": suite_of({"Calculate 1 + 2.\n": "3" * 200})}, "the benchmark asks a prompt of .* tokens"),
+        ({}, {"a": suite_of({"Calculate 1 + 2.\n": "3" * 200})}, "the benchmark has a prompt of .* tokens"),
     ],
 )
 def test_what_can_not_be_read_is_refused(changes: Any, beside: Any, sentence: str) -> None:

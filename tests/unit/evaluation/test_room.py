@@ -85,11 +85,11 @@ def test_affinity_limits_the_cores() -> None:
     assert counted == [1]
 
 
-def test_the_run_the_machine_and_the_memory_bound_the_places(machine: Path) -> None:
-    assert room.places(8, 2**31) == 8
-    assert room.places(100, 2**31) == 47  # of 95 GiB
-    assert room.places(100, 1) == 64
-    assert room.places(8, 2**40) == 1
+def test_cores_and_memory_limit_the_number_of_programs(machine: Path) -> None:
+    assert room.num_at_once(8, 2**31) == 8
+    assert room.num_at_once(100, 2**31) == 47  # of 95 GiB
+    assert room.num_at_once(100, 1) == 64
+    assert room.num_at_once(8, 2**40) == 1
 
 
 def test_a_run_of_one_core_runs_one_program_at_a_time(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from gmt.errors import Interrupted
 from gmt.evaluation import suites
-from gmt.tasks.protocol import Asked, Suite
+from gmt.tasks.protocol import EvaluationInputs, Suite
 from tests.models import pretrained
 
 PROMPTS = [f"Calculate {i} + 1.\n" for i in (1, 22, 3, 4, 555)]
@@ -25,9 +25,9 @@ class Stopped:
             raise Interrupted("enough")
 
 
-def asked(scratch: Path, on_progress: Stopped) -> Asked:
+def evaluation_inputs(scratch: Path, on_progress: Stopped) -> EvaluationInputs:
     model = pretrained()
-    return Asked(
+    return EvaluationInputs(
         model=model.load_model(),
         tokenizer=model.load_tokenizer(),
         context=128,
@@ -47,18 +47,18 @@ def suite(monkeypatch: pytest.MonkeyPatch) -> Suite:
 
 def test_answers_before_a_kill_are_kept(suite: Suite, tmp_path: Path) -> None:
     (tmp_path / "whole").mkdir()
-    whole = suites.ask(suite, asked(tmp_path / "whole", Stopped(99)))
+    whole = suites.ask(suite, evaluation_inputs(tmp_path / "whole", Stopped(99)))
     with pytest.raises(Interrupted):
-        suites.ask(suite, asked(tmp_path, Stopped(2)))
+        suites.ask(suite, evaluation_inputs(tmp_path, Stopped(2)))
     with (tmp_path / "answers.jsonl").open("a") as file:
         file.write('[3, "ans')  # what a kill cuts short
     again = Stopped(99)
-    assert suites.ask(suite, asked(tmp_path, again)) == whole
+    assert suites.ask(suite, evaluation_inputs(tmp_path, again)) == whole
     assert min(again.seen[1:]) == 2
-    assert suites.ask(suite, asked(tmp_path, Stopped(0))) == whole  # nothing is left to ask
+    assert suites.ask(suite, evaluation_inputs(tmp_path, Stopped(0))) == whole  # nothing is left to ask
 
 
 def test_a_batch_is_left_within_a_token(suite: Suite, tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
-        suites.ask(suite, asked(tmp_path, Stopped(0)))
+        suites.ask(suite, evaluation_inputs(tmp_path, Stopped(0)))
     assert not (tmp_path / "answers.jsonl").exists()

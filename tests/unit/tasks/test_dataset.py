@@ -189,7 +189,7 @@ def test_held_out_answers_are_found_by_their_pattern(tmp_path: Path) -> None:
     ("lines", "sentence"),
     [
         (['{"q": "a", "a": "b"}', ""], r"rows\.jsonl, line 2, is empty"),
-        (['{"q": "a", "a": "b"}', '{"q": "a"'], r"rows\.jsonl, line 2, is no JSON"),
+        (['{"q": "a", "a": "b"}', '{"q": "a"'], r"rows\.jsonl, line 2, is not JSON"),
         (['["a"]'], r"rows\.jsonl, line 1, must hold a JSON object"),
         ([], "must hold at least one row"),
         (['{"question": "a", "a": "b"}'], r"has no column q; it has question, a"),
@@ -241,7 +241,7 @@ def test_a_preference_without_a_rejected_answer_is_named(tmp_path: Path, missing
         ({"source": {"sums": {"family": "sums"}}}, "must be an evaluation with a _target_"),
         ({"data": data("rows.csv")}, r"hub id with task\.data\.revision, got 'rows.csv'"),
         ({"data": data("a/b", revision=3)}, r"task\.data\.revision must be a text"),
-        ({"data": data("./rows.csv")}, "must be a file or folder, got './rows.csv', which is none"),
+        ({"data": data("./rows.csv")}, "must be a file or folder, got './rows.csv', which does not exist"),
         ({"data": data("rows.jsonl", revision="main")}, "must be null for local data"),
         ({"data": {"path": "x"}}, r"task\.data must hold exactly"),
     ],

@@ -168,9 +168,9 @@ DEEP = '{"q": "a", "a": ' + "[" * 100_000 + "]" * 100_000 + "}"
         ("rows.jsonl", '{"q": "a", "a": "b"}\n' + DEEP, "line 2, must not be nested so deep"),
         ("rows.json", f"[{DEEP}]", r"rows\.json must not be nested so deep"),
         ("rows.json", '{"q": "a", "a": "b"}\n' + DEEP, "line 2, must not be nested so deep"),
-        ("rows.jsonl", '{"q": "a"\n{"q": "a", "a": "b"}\nx\n\n', r"line 1, is no JSON .* \(3 rows in all are wrong\)"),
+        ("rows.jsonl", '{"q": "a"\n{"q": "a", "a": "b"}\nx\n\n', r"line 1, is not JSON .* \(3 rows in all are wrong\)"),
         ("rows.json", '[{"q": "a", "a": "b"}, 3, []]', r"row 2, must hold a JSON object, got 3 \(2 rows in all"),
-        ("rows.json", '[{"q": "a", "a": "b"},\n {"q" "a"}]', r"rows\.json is no JSON .*line 2 column 7"),
+        ("rows.json", '[{"q": "a", "a": "b"},\n {"q" "a"}]', r"rows\.json is not JSON .*line 2 column 7"),
         ("rows.json", '{"data": [{"q": "a", "a": "b"}]}', "has no column q, a; it has data"),
         (
             "rows.jsonl",

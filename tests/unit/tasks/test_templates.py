@@ -20,7 +20,7 @@ from gmt.errors import UserError
 from gmt.evaluation.context import token_ids
 from gmt.evaluation.suites import ask
 from gmt.tasks.chat import SHIPPED, set_template
-from gmt.tasks.protocol import Asked, Conversation, Preference, Suite
+from gmt.tasks.protocol import Conversation, EvaluationInputs, Preference, Suite
 from gmt.tasks.tokens import IGNORED, tokenize
 from gmt.tasks.turns import chat_text, frame_of
 
@@ -118,9 +118,11 @@ def pupil(tokenizer: PreTrainedTokenizerBase, pairs: list[tuple[list[int], list[
     return Pupil(config).teach(pairs, tokenizer.convert_tokens_to_ids("?"))
 
 
-def asked(tokenizer: PreTrainedTokenizerBase, model: Any, scratch: Path, *, is_chat: bool = True) -> Asked:
+def evaluation_inputs(
+    tokenizer: PreTrainedTokenizerBase, model: Any, scratch: Path, *, is_chat: bool = True
+) -> EvaluationInputs:
     more = {"context": 10_000, "num_embeddings": 10**6, "on_progress": lambda *_: None}
-    return Asked(tokenizer=tokenizer, is_chat=is_chat, model=model, cpus=1, scratch=scratch, **more)
+    return EvaluationInputs(tokenizer=tokenizer, is_chat=is_chat, model=model, cpus=1, scratch=scratch, **more)
 
 
 def turns(question: str, answer: str) -> list[dict[str, str]]:
@@ -132,7 +134,7 @@ def lesson(name: str, kind: str, scratch: Path) -> tuple[PreTrainedTokenizerBase
     tokenizer = tokenizer_for(name, kind)
     set_template(tokenizer, str(FILES[name]))
     taught = [Conversation(messages=turns(q, a)) for q, a in zip(QUESTIONS, ANSWERS, strict=True)]
-    reader, pairs = asked(tokenizer, None, scratch), []
+    reader, pairs = evaluation_inputs(tokenizer, None, scratch), []
     for question, example in zip(QUESTIONS, tokenize(tokenizer, taught, max_length=10**6).examples, strict=True):
         prompt, ids, labels = token_ids(reader, question), example["input_ids"], example["labels"]
         assert ids[: len(prompt)] == prompt  # as evaluation asks, to the token
@@ -156,10 +158,11 @@ def test_a_model_that_says_what_it_was_taught_is_right(name: str, kind: str, tmp
     model = pupil(tokenizer, pairs)
     tight = Suite(name="s", prompts=["question 0"], score=lambda _, text: text == ANSWERS[0], max_new_tokens=1)
     (tmp_path / "tight").mkdir()
-    assert ask(tight, asked(tokenizer, model, tmp_path / "tight")).value == 1  # its frame takes no room of the answer's
+    tight_inputs = evaluation_inputs(tokenizer, model, tmp_path / "tight")
+    assert ask(tight, tight_inputs).value == 1  # its frame takes no room of the answer's
     suite = Suite(name="s", prompts=QUESTIONS, score=score, max_new_tokens=100, answers=ANSWERS)
     model.num_calls = 0
-    assert ask(suite, asked(tokenizer, model, tmp_path)).value == 1, said
+    assert ask(suite, evaluation_inputs(tokenizer, model, tmp_path)).value == 1, said
     assert model.num_calls <= max(len(answer) for _, answer in pairs)  # it stops where the answer ends
 
 
@@ -248,8 +251,8 @@ def test_preferences_are_learnt_as_conversations_are(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(THINKS))
-def test_a_template_that_begins_an_answer_otherwise_than_it_asks_for_one_is_named(name: str) -> None:
-    with pytest.raises(UserError, match=rf"^task\.chat_template=.*{name}.jinja.* begins an answer that is there by"):
+def test_a_template_whose_prompt_does_not_begin_its_answers_is_named(name: str) -> None:
+    with pytest.raises(UserError, match=rf"^task\.chat_template=.*{name}.jinja.* begins a given answer by"):
         set_template(tokenizer_for(name), str(FILES[name]))
 
 
