@@ -1,1 +1,1 @@
-"""Methods: what is updated, and how. Each is one file, its settings first; a yaml's `_target_` names it."""
+"""Methods: which entries are trained, and how. Each method is one file; a yaml's `_target_` names its class."""

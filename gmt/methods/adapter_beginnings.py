@@ -1,4 +1,4 @@
-"""How a LoRA begins, if not as a random matrix beside zeros: as a part of the weights, or by training examples."""
+"""Initialisations of a LoRA other than a random and a zero matrix: from the weights, or from training examples."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ Batches = Callable[[int], Iterator[Mapping[str, Any]]]
 
 
 def is_known(beginning: object) -> bool:
-    """Return whether a LoRA can begin this way; pissa_niter_N takes N rounds of a fast singular value decomposition."""
+    """Return whether a LoRA can begin so; pissa_niter_N computes PiSSA by N rounds of a fast decomposition."""
     return beginning in BEGINNINGS or (
         isinstance(beginning, str) and re.fullmatch(r"pissa_niter_[1-9]\d*", beginning) is not None
     )
 
 
 def changes_base(beginning: object) -> bool:
-    """Return whether the part of the base's weights that an adapter begins with is subtracted from them."""
+    """Return whether an adapter begins as a part of the base's weights, which is then subtracted from them."""
     return isinstance(beginning, str) and beginning.startswith((*_BY_WEIGHTS, "corda", "lora_ga"))
 
 
@@ -44,18 +44,18 @@ def largest_rank(beginning: str | None, side: int) -> int:
 
 
 def adapt_by_examples(model: PreTrainedModel, config: Any, batches: Batches) -> Any:
-    """Put a LoRA that begins by examples into a model.
+    """Put a LoRA into a model whose initial values are computed from examples.
 
     Args:
-        model: on the device that trains it; changed in place.
+        model: the model, on the device that trains it; changed in place.
         config: a LoraConfig whose `init_lora_weights` is one of BY_EXAMPLES.
         batches: returns the examples in mini-batches of the given size.
 
     Returns:
-        The PeftModel around it.
+        The PeftModel that wraps the model.
 
     Raises:
-        UserError: there are too few tokens in the examples.
+        UserError: the examples have too few tokens.
     """
     import torch
     from peft import get_peft_model, initialize_lora_eva_weights
@@ -67,7 +67,7 @@ def adapt_by_examples(model: PreTrainedModel, config: Any, batches: Batches) -> 
         eva_batches = list(batches(_EVA_BATCH_SIZE))
         _check_tokens(config, eva_batches)
         adapted: Any = get_peft_model(model, config)
-        # every worker has the same examples, so none are gathered
+        # every worker has the same examples, so they need not be gathered
         initialize_lora_eva_weights(adapted, eva_batches, gather_distributed_inputs=False, show_progress_bar=False)
         return adapted
     config = _maybe_include_all_linear_layers(config, model)
@@ -89,12 +89,12 @@ def adapt_by_examples(model: PreTrainedModel, config: Any, batches: Batches) -> 
     model.train(was_training)
     adapted = get_peft_model(model, config)
     for module in model.modules():
-        vars(module).pop("eigens", None)  # CorDA's, as large as the weights
+        vars(module).pop("eigens", None)  # CorDA leaves these tensors, which are as large as the weights
     return adapted
 
 
 def _check_tokens(config: Any, batches: list[Mapping[str, Any]]) -> None:
-    """Refuse examples that peft would read for ever: it skips mini-batches with fewer tokens than components."""
+    """Refuse too few tokens; peft would loop for ever, as it skips mini-batches with fewer tokens than components."""
     largest = max([config.r, *config.rank_pattern.values()])
     needed = math.ceil(largest * config.eva_config.rho)
     uses_labels = config.eva_config.use_label_mask

@@ -1,4 +1,4 @@
-"""peft's adapters in a model: saved as peft reads them, switched off and merged. Only functions import peft."""
+"""Saves, switches off and merges peft's adapters in a model. Only functions import peft."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 
 class MergeableAdapter:
-    """A model with an adapter beside its own weights, which do not change."""
+    """A model with an adapter beside its weights, which do not change."""
 
     def __init__(self, adapted: PeftModel):
         from peft.tuners._buffer_dict import BufferDict
 
         self._adapted = adapted
         self._shared = [module for module in adapted.modules() if isinstance(module, BufferDict)]
-        self._set_saved(False)  # transformers saves no tensor that many layers share, and these are drawn from a seed
+        self._set_saved(False)  # transformers can't save tensors that many layers share; these follow from a seed
 
     def save(self, folder: Path) -> None:
         """Write the adapter as `PeftModel.from_pretrained` reads it."""
@@ -54,7 +54,7 @@ class ConvertedAdapter:
     precision, the subtraction was rounded.
 
     Args:
-        adapted: peft's model, with the adapter as it begins.
+        adapted: peft's model, with the adapter at its initial values.
         model: the model inside it.
         originals: the base's weights by name, before the subtraction; on the CPU.
     """
@@ -64,7 +64,7 @@ class ConvertedAdapter:
 
         self._adapted, self._model, self._originals = adapted, model, originals
         config: Any = adapted.peft_config["default"]
-        config.corda_config = config.lora_ga_config = None  # they set a beginning, which a converted adapter lacks
+        config.corda_config = config.lora_ga_config = None  # settings of the initialisation; a converted LoRA has none
         state: dict[str, Tensor] = get_peft_model_state_dict(adapted, save_embedding_layers=False)
         self._initial = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in state.items()}
 
@@ -95,7 +95,7 @@ class ConvertedAdapter:
 
 
 def is_whole_adapter(folder: Path) -> bool:
-    """Return whether the weights in a folder are those of an adapter that peft saved, and no others."""
+    """Return whether a folder has the weights of an adapter that peft saved, and no other weights."""
     weights = {file.name for file in folder.glob("*.safetensors")}
     return weights == {"adapter_model.safetensors"} and (folder / "adapter_config.json").exists()
 

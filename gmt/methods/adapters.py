@@ -1,7 +1,7 @@
 """Adapters: small trained parts in a frozen model, by the peft library. Imports no library until a model is reshaped.
 
-Merged into the model's own weights when the training ends, so that what is evaluated has the base's parameters.
-Adapters that can't be merged: gmt/methods/prompts.py.
+An adapter is merged into the model's weights when the training ends, so that the evaluated model has the base's
+parameters. Adapters that can't be merged are in gmt/methods/prompts.py.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class _Family:
-    """What a family of adapters is called in peft.
+    """peft's names for a family of adapters.
 
     Args:
-        config: the class of its settings.
-        options: those of its settings that keep what is promised here: begun from a seed alone, merged bit for bit as
-            peft merges the saved adapter, the same on several workers. Dropout does not.
-        rank, alpha: what it calls them; None where it has none.
-        seed: what it calls a seed of its own; None where it draws from torch's generator.
+        config: the name of its config class.
+        options: the options that users may set. With these the initial values depend on the seed alone, merging is bit
+            for bit what peft does with the saved adapter, and all workers agree; with dropout that would not hold.
+        rank, alpha: peft's names for these settings; None if the family has none.
+        seed: peft's name for the family's own seed; None if it draws from torch's generator.
     """
 
     config: str
@@ -76,21 +76,21 @@ _FAMILIES = {
 
 @dataclass(frozen=True, kw_only=True)
 class PeftAdapter:
-    """Trains an adapter of peft's and nothing else.
+    """Trains an adapter of the peft library and nothing else.
 
     Args:
-        name: the word for it in tables.
+        name: the name of the method in tables.
         family: lora (Hu et al., arXiv 2106.09685), ia3 (Liu et al., 2205.05638), ln_tuning (Zhao et al., 2312.11420),
             vera (Kopiczko et al., 2310.11454), oft (Qiu et al., 2306.07280) or shira (Bhardwaj et al., 2406.13175).
-        rank: the rank of an adapter's matrices; for shira, its entries in a matrix divided by the sum of the matrix's
-            sides; null for a family that has none.
-        alpha: what an adapter's output is scaled by, times 1/rank (rslora: 1/sqrt(rank)); null likewise.
-        targets: the modules that get an adapter: `all-linear`, all linear layers but the output's; or a list of names
-            or ends of names; null for peft's choice for the model's type.
+        rank: the rank of an adapter's matrices; for shira, the number of its entries in a matrix divided by the sum of
+            the matrix's sides; null for a family without a rank.
+        alpha: an adapter's output is scaled by alpha / rank (rslora: alpha / sqrt(rank)); null for a family without it.
+        targets: the modules that get an adapter: `all-linear`, all linear layers except the output layer; or a list of
+            names or ends of names; null for peft's choice for the model's type.
         options: further settings of the family, by peft's names.
-        beginning: how a lora begins (gmt/methods/adapter_beginnings.py); null: as a random matrix beside zeros.
-        num_examples: training rows from which the beginning is computed; 0 for a beginning that reads none.
-        beginning_options: settings of that computation, by peft's names.
+        beginning: the initialisation of a LoRA (gmt/methods/adapter_beginnings.py); null: a random and a zero matrix.
+        num_examples: training rows from which the initialisation is computed; 0 if it reads none.
+        beginning_options: settings of the initialisation, by peft's names.
     """
 
     name: str
@@ -106,8 +106,8 @@ class PeftAdapter:
     def __post_init__(self) -> None:
         settings.one_of("method.family", self.family, tuple(_FAMILIES))
         family = _FAMILIES[self.family]
-        for setting, value, theirs in (("rank", self.rank, family.rank), ("alpha", self.alpha, family.alpha)):
-            if theirs is None and value is not None:
+        for setting, value, peft_name in (("rank", self.rank, family.rank), ("alpha", self.alpha, family.alpha)):
+            if peft_name is None and value is not None:
                 raise UserError(f"method.{setting} must be null for method.family={self.family}, got {value!r}")
         if family.rank is not None:
             settings.integer("method.rank", self.rank, low=1)
@@ -142,15 +142,15 @@ class PeftAdapter:
 
     @property
     def density_asked(self) -> None:
-        """Nothing is masked."""
+        """None: the method masks nothing."""
         return
 
     def reshape(self, model: PreTrainedModel, *, seed: int) -> Reshaped:
-        """Freezes the model and puts the adapter in.
+        """Freeze the model, and put the adapter in.
 
         Raises:
-            UserError: a setting that peft does not know, modules that the model does not have or that can have no
-                adapter, or a rank above a matrix's.
+            UserError: peft does not know a setting, the model lacks a module or the module can have no adapter, or the
+                rank is too large for a matrix.
         """
         from peft import LoraConfig, get_peft_model
 
@@ -165,10 +165,10 @@ class PeftAdapter:
         return self._put_in(model, config, get_peft_model)
 
     def reshape_by(self, model: PreTrainedModel, *, seed: int, batches: Batches) -> Reshaped:
-        """Freezes the model and puts in an adapter that begins by examples.
+        """Freeze the model, and put in an adapter whose initial values are computed from examples.
 
         Raises:
-            UserError: as `reshape`, and for examples with too few tokens.
+            UserError: as `reshape`; or the examples have too few tokens.
         """
         return self._put_in(model, self._config(seed), lambda model, config: adapt_by_examples(model, config, batches))
 
@@ -197,34 +197,34 @@ class PeftAdapter:
         return ConvertedAdapter(adapted, model, {name: w for name, w in originals.items() if name not in unadapted})
 
     def attach(self, model: nn.Module, optimizer: Optimizer, *, seed: int, facts_every: int) -> Unmasked:
-        """Changes nothing: the adapter is in the model."""
+        """Return an attached method that does nothing, since the adapter is in the model."""
         return Unmasked()
 
     def _config(self, seed: int) -> Any:
         import peft
 
         family = _FAMILIES[self.family]
-        kind = getattr(peft, family.config)
-        ours = {
+        config_class = getattr(peft, family.config)
+        named = {
             family.rank: self.rank,
             family.alpha: self.alpha,
             family.seed: seed,
             "target_modules": self.targets,
         }
-        values = {key: value for key, value in ours.items() if key is not None} | dict(self.options)
+        values = {key: value for key, value in named.items() if key is not None} | dict(self.options)
         if self.beginning is not None:
             values["init_lora_weights"] = self.beginning
             if self.beginning in BY_EXAMPLES:
                 values[BY_EXAMPLES[self.beginning][0]] = dict(self.beginning_options)
         try:
-            return kind(task_type="CAUSAL_LM", **values)
+            return config_class(task_type="CAUSAL_LM", **values)
         except (ValueError, TypeError) as error:
             raise UserError(
                 f"method.options and method.beginning_options must fit {family.config}: {' '.join(str(error).split())}"
             ) from error
 
     def _check_layers(self, model: Any) -> None:
-        """Refuse an adapter that is smaller than its settings say, or that is evaluated otherwise than trained."""
+        """Refuse an adapter that is smaller than its settings say, or that would be evaluated unlike it was trained."""
         from peft.tuners.oft import OFTLayer
         from peft.tuners.tuners_utils import BaseTunerLayer
         from torch import nn
@@ -236,8 +236,7 @@ class PeftAdapter:
                 continue
             if module is model.get_output_embeddings():
                 raise UserError(
-                    f"method.targets must not name {name}, the output's layer, which TRL's loss computes by its weight "
-                    "alone"
+                    f"method.targets must not name {name}, the output layer, since TRL's loss reads its weight alone"
                 )
             if any(num_layers[id(p)] > 1 for p in layer.get_base_layer().parameters(recurse=False)):
                 raise UserError(
@@ -275,21 +274,21 @@ class PeftAdapter:
 
 
 class Unmasked(Dense):
-    """A training without a mask at work."""
+    """An attached method without a mask, hooks and facts."""
 
     def facts(self) -> dict[str, float]:
-        """Has none."""
+        """Return no facts."""
         return {}
 
 
 def check_options(setting: str, options: object, known: Collection[str], owner: str) -> None:
-    """Raise UserError if options are no mapping, or hold a setting that their owner does not have.
+    """Raise UserError if options are not a mapping, or have an unknown key.
 
     Args:
         setting: the config key of the options.
-        options: by name.
-        known: the names that the owner has.
-        owner: the setting that the options belong to, with its value.
+        options: the options by name.
+        known: the known names.
+        owner: the setting that the options belong to, with its value, for errors.
     """
     if not isinstance(options, Mapping):
         raise UserError(f"{setting} must be a mapping of settings, got {options!r}")
@@ -299,7 +298,7 @@ def check_options(setting: str, options: object, known: Collection[str], owner: 
 
 
 def _are_texts(value: object) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(each, str) and each for each in value)
+    return isinstance(value, list) and bool(value) and all(isinstance(item, str) and item for item in value)
 
 
 def _matrices(model: nn.Module) -> dict[str, Tensor]:

@@ -1,6 +1,6 @@
-"""BitFit (Ben Zaken et al., arXiv 2106.10199): the biases are trained and nothing else.
+"""BitFit (Ben Zaken et al., arXiv 2106.10199): trains the biases and nothing else.
 
-The paper trains a new output head too. A language model has one already, which is not trained here.
+The paper also trains a new output head. A language model already has one, which is not trained here.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ class BitFit:
 
     @property
     def density_asked(self) -> None:
-        """Nothing is masked."""
+        """None: the method masks nothing."""
         return
 
     def reshape(self, model: PreTrainedModel, *, seed: int) -> TrainedPart:
-        """Freezes all but the biases; adds nothing.
+        """Freeze all parameters except the biases; add no modules.
 
         Raises:
             UserError: the model has no biases.
@@ -42,13 +42,13 @@ class BitFit:
         named = dict(model.named_parameters())
         biases = {name: parameter for name, parameter in named.items() if name.endswith("bias")}
         if not biases:
-            kinds = sorted({".".join(name.split(".")[-2:]) for name in named})
+            endings = sorted({".".join(name.split(".")[-2:]) for name in named})
             raise UserError(
                 f"method {self.name} trains biases, and a model of type {model.config.model_type} has none: its "
-                f"parameters are {', '.join(kinds)}"
+                f"parameters are {', '.join(endings)}"
             )
         return TrainedPart(model, biases, file_name="biases.safetensors")
 
     def attach(self, model: nn.Module, optimizer: Optimizer, *, seed: int, facts_every: int) -> Unmasked:
-        """Changes nothing: the optimizer has the biases only."""
+        """Return an attached method that does nothing, since the optimizer has the biases only."""
         return Unmasked()

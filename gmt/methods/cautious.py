@@ -1,6 +1,6 @@
-"""Cautious AdamW (Liang et al., arXiv 2411.16085): an entry moves only where its momentum and its gradient agree.
+"""Cautious AdamW (Liang et al., arXiv 2411.16085): moves an entry only if its momentum and gradient have the same sign.
 
-The data decide how many entries move, and no ratio does: a control for the masks that rank. The method makes its own
+The data decide how many entries move, not a ratio; this is a control for the masks that rank. The method makes its own
 optimizer.
 """
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from gmt.methods.protocol import ParameterGroup
     from gmt.optimizers.cautious import CautiousAdamW
 
-_MEASURED = 1 << 18  # entries, as of a mask's facts; all of a model that has no more
+_MEASURED = 1 << 18  # number of sampled entries, as for a mask's facts; all entries of a smaller model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ class Cautious:
 
     @property
     def density_asked(self) -> None:
-        """No share is set: every entry that agrees moves."""
+        """None: no share is set, since every entry whose signs agree moves."""
         return None
 
     def make_optimizer(self, model: PreTrainedModel, groups: list[ParameterGroup]) -> Optimizer:
@@ -47,7 +47,7 @@ class Cautious:
         return CautiousAdamW(groups)
 
     def attach(self, model: nn.Module, optimizer: CautiousAdamW, *, seed: int, facts_every: int) -> CautiousAtWork:
-        """Changes nothing, and counts the entries that move."""
+        """Return an attached method that only counts the entries that move."""
         return CautiousAtWork(model, optimizer)
 
 
@@ -69,11 +69,11 @@ class CautiousAtWork(Dense):
         return {"kept_fraction": self._optimizer.kept_fraction}
 
     def num_trained(self) -> int:
-        """The entries whose momentum and gradient agreed at the last step."""
+        """Return the number of entries whose momentum and gradient agreed at the last step."""
         return self._optimizer.num_moved
 
     def num_touched(self) -> int | None:
-        """Return how many entries agreed at some step, the share of the sample; None after an older checkpoint."""
+        """Return how many entries agreed at some step, estimated from the sample; None after an older checkpoint."""
         if self._touched is None:
             return None
         sizes = {name: p.numel() for p, name in self._names.items()}
@@ -84,13 +84,13 @@ class CautiousAtWork(Dense):
         return {"touched": self._touched}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue; what has moved is unknown in a state from before it was counted."""
+        """Continue from a checkpoint's state; an older state does not say which entries have moved."""
         devices = {name: p.device for p, name in self._names.items()}
         touched = state.get("touched")
         self._touched = None if touched is None else {name: x.to(devices[name]) for name, x in touched.items()}
 
     def detach(self) -> None:
-        """Count no longer."""
+        """Stop counting."""
         self._optimizer.observer = None
 
     def _see(self, p: Any, agrees: Tensor) -> None:

@@ -1,8 +1,8 @@
 """Channels of feed-forward parts and heads of attention parts: the rows and columns of the matrices that they couple.
 
-A channel is a row of the matrices that lead up and of the gate, and a column of the one that leads down. A head is a
-stretch of rows of q, k and v, and of columns of o. Where several query heads share one head of k and v, these heads
-are one unit if k or v is among the matrices. Knows nothing of masks and optimizers.
+A channel is a row of the up and gate matrices, and a column of the down matrix. A head is a block of rows of q, k and
+v, and of columns of o. If several query heads share one head of k and v, they are one unit when k or v is among the
+matrices. Knows nothing of masks and optimizers.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ class Part:
     """A feed-forward or an attention part, whose units are numbered from 0.
 
     Args:
-        modules: its matrices that train, by their word, such as `down`.
+        modules: the linear modules that train, by short names such as `down`.
         last: the linear module whose inputs are the units' activations.
-        num_units: its channels, or its heads.
+        num_units: the number of channels, or of heads.
     """
 
     modules: dict[str, nn.Linear]
@@ -49,11 +49,11 @@ class Part:
         return (sums / num_entries).float()
 
     def input_means(self, magnitudes: Tensor) -> Tensor:
-        """Return the mean over each unit's input features of the last module, from [in] to [num_units]."""
+        """Return the means, shape [num_units], over each unit's input features of the last module, shape [in]."""
         return magnitudes.reshape(self.num_units, -1).mean(1).cpu()
 
     def keep_masks(self, chosen: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield each matrix with the entries of chosen units, bool of shape [N]; `chosen` has shape [num_units]."""
+        """Yield each matrix with a mask of the chosen units' entries, bool of shape [N]; `chosen` is [num_units]."""
         for word, module in self.modules.items():
             rows, columns = module.weight.shape
             if word in _BY_COLUMNS:
@@ -64,10 +64,10 @@ class Part:
 
 
 def coupled_parts(model: nn.Module, matrices: Sequence[str], *, method: str) -> tuple[list[Part], list[Part]]:
-    """Return the feed-forward and the attention parts of a model that have the given matrices.
+    """Return the feed-forward parts and the attention parts of a model that have the given matrices.
 
     Raises:
-        UserError: a layer has no such part, or one of another form: experts, or matrices of several projections.
+        UserError: a layer has no such part, or has experts, or one matrix for several projections.
     """
     named = dict(model.named_parameters())
     if experts := next((name for name, p in named.items() if p.ndim > 2 and "experts" in name.split(".")), None):
@@ -75,7 +75,7 @@ def coupled_parts(model: nn.Module, matrices: Sequence[str], *, method: str) -> 
             f"method={method} chooses channels of plain matrices, and {experts} holds experts as one tensor"
         )
     layers = {layer_of(name) for name, p in named.items() if p.ndim > 1 and layer_of(name) != name}
-    found = []
+    parts_by_type = []
     for words, all_words, make in (("channels", CHANNELS, _channels), ("heads", HEADS, _heads)):
         chosen = [word for word in all_words if word in matrices]
         parts: dict[str, Part] = {}
@@ -86,16 +86,16 @@ def coupled_parts(model: nn.Module, matrices: Sequence[str], *, method: str) -> 
         if chosen and (len(parts) != len(layers) or numbers != layers):
             raise UserError(
                 f"method={method} needs one part with {' and '.join(words_of(chosen))} in each of the model's "
-                f"{len(layers)} layers to choose {words}, found {len(parts)}: method.matrices must leave out "
+                f"{len(layers)} layers to choose {words}, got {len(parts)}: method.matrices must leave out "
                 f"{', '.join(chosen)} for this model"
             )
-        found.append(list(parts.values()))
-    feed_forward, attention = found
+        parts_by_type.append(list(parts.values()))
+    feed_forward, attention = parts_by_type
     return feed_forward, attention
 
 
 def words_of(chosen: Sequence[str]) -> list[str]:
-    """Return the names that transformers gives the matrices of some words."""
+    """Return transformers' names of matrices, by their short names."""
     return [" or ".join(_NAMES[word]) for word in chosen]
 
 

@@ -1,7 +1,7 @@
-"""Weights of linear layers that are computed from the frozen weight and trained tensors, in every forward pass.
+"""Weights of linear layers that are computed from the frozen weight and trained tensors in every forward pass.
 
-It takes torch's parametrizations: the layer stays an nn.Linear, and the computed weight is what its code reads. Imports
-torch; methods import it in functions.
+They are torch's parametrizations: the layer stays an nn.Linear, and its code reads the computed weight. Imports torch;
+methods import this file in functions.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from gmt.methods.layer_settings import in_layers
 
 
 class ComputedWeight(nn.Module, ABC):
-    """The weight of one layer. A subclass computes it, has its parameters, and returns the tensors to save."""
+    """Computes the weight of one layer. A subclass has the parameters, and returns the tensors to save."""
 
     is_on = True
 
@@ -39,7 +39,7 @@ class ComputedWeight(nn.Module, ABC):
         """Return the tensors to save, by name."""
 
     def set_learnt(self, learnt: Mapping[str, Tensor]) -> None:
-        """Take saved values; a subclass overrides it where `learnt` returns other tensors than its own."""
+        """Set the parameters to saved values; a subclass overrides this if `learnt` returns computed tensors."""
         for key, tensor in self.learnt().items():
             tensor.copy_(learnt[key])
 
@@ -48,10 +48,10 @@ class ComputedWeights:
     """A model with computed weights in some of its linear layers; all other parameters are frozen.
 
     Args:
-        model: changed in place.
-        layers: by name.
-        make: makes the part of a layer.
-        file: the name of the file that is saved.
+        model: the model; changed in place.
+        layers: the layers by name.
+        make: makes the computed weight of a layer.
+        file: the name of the file to save.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class ComputedWeights:
             parametrize.register_parametrization(layers[name], "weight", part)
 
     def save(self, folder: Path) -> None:
-        """Write what was learnt, by the names of the layers."""
+        """Write the learnt tensors, by the names of the layers."""
         folder.mkdir(parents=True, exist_ok=True)
         learnt = {f"{name}.{key}": x for name, part in self.parts.items() for key, x in part.learnt().items()}
         save_file({key: x.detach().cpu().contiguous() for key, x in learnt.items()}, folder / self._file)
@@ -78,7 +78,7 @@ class ComputedWeights:
             part.set_learnt({key: saved[f"{name}.{key}"] for key in part.learnt()})
 
     def restore(self) -> None:
-        """Put the computed weights in the place of the frozen ones."""
+        """Replace the frozen weights by the computed ones."""
         for layer in self._layers.values():
             parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
 
@@ -91,7 +91,7 @@ class ComputedWeights:
 
 @contextmanager
 def switched_off(parts: Any) -> Iterator[None]:
-    """Let parts compute nothing inside the block."""
+    """Make computed weights return the frozen weight inside the block."""
     for part in parts:
         part.is_on = False
     try:
@@ -101,10 +101,11 @@ def switched_off(parts: Any) -> Iterator[None]:
             part.is_on = True
 
 
-def computed_weights(model: nn.Module, kind: type[ComputedWeight]) -> dict[str, Any]:
-    """Return the parts of a kind in a model, by the names of their layers."""
+def computed_weights(model: nn.Module, weight_class: type[ComputedWeight]) -> dict[str, Any]:
+    """Return the computed weights of a class in a model, by the names of their layers."""
     ending = ".parametrizations.weight.0"
-    return {name.removesuffix(ending): module for name, module in model.named_modules() if isinstance(module, kind)}
+    modules = model.named_modules()
+    return {name.removesuffix(ending): module for name, module in modules if isinstance(module, weight_class)}
 
 
 def chosen_layers(
@@ -118,7 +119,7 @@ def chosen_layers(
         numbers: as in method.layers.
 
     Raises:
-        UserError: a name or a number fits no layer, or a weight is another layer's too.
+        UserError: a name or a number fits no layer, or another layer shares the weight.
     """
     head = model.get_output_embeddings()
     linear = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear) and m is not head}

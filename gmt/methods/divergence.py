@@ -1,4 +1,4 @@
-"""The divergence of a model from its base on a batch's labelled tokens."""
+"""Computes the divergence of a model from its base on a batch's labelled tokens."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ _MODEL_INPUTS = ("input_ids", "attention_mask", "position_ids")
 
 
 def logits_of(model: PreTrainedModel, batch: Mapping[str, Any]) -> Tensor:
-    """Return a model's logits [batch, width, vocabulary] for the texts of a training's batch."""
+    """Return a model's logits [batch, width, vocabulary] for the texts of a training batch."""
     inputs = {key: batch[key] for key in _MODEL_INPUTS if batch.get(key) is not None}
     logits: Tensor = model(**inputs, use_cache=False).logits
     return logits
 
 
-def divergence(of_base: Tensor, logits: Tensor, is_labelled: Tensor) -> Tensor:
+def divergence(base_logits: Tensor, logits: Tensor, is_labelled: Tensor) -> Tensor:
     """Return the mean over labelled tokens of KL(base || model), in nats.
 
     Args:
-        of_base, logits: of shape [batch, width, vocabulary].
-        is_labelled: bool of shape [batch, width].
+        base_logits, logits: the logits of the base and of the model, shape [batch, width, vocabulary].
+        is_labelled: whether a token is labelled, bool of shape [batch, width].
     """
     from torch.nn.functional import kl_div, log_softmax
 
     predicts = is_labelled[:, 1:]
-    ours, theirs = (log_softmax(x[:, :-1][predicts].float(), dim=-1) for x in (logits, of_base))
-    return kl_div(ours, theirs, log_target=True, reduction="sum") / predicts.sum().clamp(min=1)
+    model_logs, base_logs = (log_softmax(x[:, :-1][predicts].float(), dim=-1) for x in (logits, base_logits))
+    return kl_div(model_logs, base_logs, log_target=True, reduction="sum") / predicts.sum().clamp(min=1)
 
 
 def labelled(batch: Mapping[str, Any]) -> Tensor:
-    """Return the tokens that are learnt: those with a label, or, of preferences, the answers'."""
+    """Return which tokens are learnt, bool [batch, width]: those with a label; for preferences, those of answers."""
     from gmt.tasks.tokens import IGNORED
 
     is_labelled: Tensor = batch["labels"] != IGNORED if "labels" in batch else batch["completion_mask"].bool()

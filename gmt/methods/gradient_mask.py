@@ -1,4 +1,4 @@
-"""Masking as a method: gmt, rmt and others are settings of it. A thin plug-in around gmt.masking."""
+"""Masking as a method: gmt, rmt and others are settings of one class, which wraps gmt.masking."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from gmt.methods.source_prompts import Prompts
 
 
-# Of each layer only what differs between layers is logged: a model has many of them.
+# The facts that are logged for each layer: only those that differ between layers, since a model has many layers.
 _OF_LAYERS = ("kept_fraction", "energy_kept", "moved_fraction", "overlap")
 _NOT_BY_ENTRY = {
     "factored": "keeps its moments by rows and columns",
@@ -36,7 +36,7 @@ class GradientMask:
     """Masks the gradient or the update at every optimizer step (arXiv 2406.15330, Section 3).
 
     Args:
-        name: the word for this setting of it, e.g. `gmt` or `rmt`.
+        name: the name of these settings in tables, e.g. `gmt` or `rmt`.
         mask_ratio, signal, scope, refresh, mask_on, moments, keep, exclude, excluded, grain, parameters, calibration,
             first_micro_batch: see gmt.masking.MaskSpec.
         age: with moments=packed, the number of steps that corrects the bias of the moments of an entry that joins
@@ -73,7 +73,7 @@ class GradientMask:
             )
 
     def spec(self) -> MaskSpec:
-        """The mask's settings."""
+        """Return the mask's settings."""
         try:
             return MaskSpec(**{field.name: getattr(self, field.name) for field in fields(MaskSpec)})
         except ValueError as error:
@@ -81,33 +81,33 @@ class GradientMask:
 
     @property
     def density_asked(self) -> float:
-        """What the ratio leaves."""
+        """The fraction of entries that a step updates: 1 - mask_ratio."""
         return 1 - self.mask_ratio
 
     @property
     def fits_every_model(self) -> bool:
-        """Whether no setting asks for parameters of some name, kind or shape."""
+        """Whether no setting needs parameters of a certain name, type or shape."""
         row = row_of(self.signal)
         asks_for_shapes = isinstance(self.signal, ChecksShapes) or row.needs_activations or self.grain != "entry"
         return not (self.exclude or self.parameters != "all" or asks_for_shapes)
 
     @property
     def makes_optimizer(self) -> bool:
-        """Whether the optimizer is the method's own, whose state is of kept entries alone."""
+        """Whether the method makes an optimizer, with state for kept entries alone."""
         return self.moments == PACKED
 
     def make_optimizer(self, model: PreTrainedModel, groups: list[ParameterGroup]) -> Optimizer:
-        """Return AdamW whose moments and gradients are of kept entries alone."""
+        """Return AdamW with moments and gradients for kept entries alone."""
         from gmt.optimizers.packed_adamw import PackedAdamW
 
         return PackedAdamW(groups, age=self.age)
 
     def faults_with_workers(self, num_workers: int) -> list[str]:
-        """Return a sentence if gradients are gathered before several workers could average them."""
+        """Return a sentence if the kept entries are gathered before several workers can average gradients."""
         return [fault_of_gathering("where method.moments=packed", num_workers)] if self.moments == PACKED else []
 
     def faults_with(self, optimizer: OptimizerFacts) -> list[str]:
-        """Return a sentence for each setting that can't hold with the optimizer: mask_on, moments or signal."""
+        """Return a sentence for each setting that does not work with the optimizer: mask_on, moments or signal."""
         if not self.mask_ratio:
             return []
         faults = []
@@ -143,11 +143,11 @@ class GradientMask:
 
     @property
     def reads_source(self) -> bool:
-        """Whether the mask is made from source data."""
+        """Whether the mask is computed from source data."""
         return self.calibration == "source" and self.mask_ratio > 0
 
     def attach(self, model: nn.Module, optimizer: Optimizer, *, seed: int, facts_every: int) -> AttachedMask:
-        """Hooks the mask onto the optimizer.
+        """Hook the mask onto the optimizer, and return it at work.
 
         Raises:
             UserError: the mask can't work with this model or optimizer.
@@ -157,7 +157,7 @@ class GradientMask:
     def attach_with_source(
         self, model: nn.Module, optimizer: Optimizer, *, seed: int, facts_every: int, source: Prompts
     ) -> AttachedMask:
-        """Hooks a mask that is made from source data onto the optimizer.
+        """Hook a mask that is computed from source data onto the optimizer, and return it at work.
 
         Raises:
             UserError: the mask can't work with this model or optimizer.
@@ -165,9 +165,9 @@ class GradientMask:
         from gmt.masking import attach
 
         spec = self.spec()
-        given = source if spec.calibration == "source" else None
+        prompts = source if spec.calibration == "source" else None
         try:
-            mask = attach(model, optimizer, spec, seed=seed, facts_every=facts_every, source=given)
+            mask = attach(model, optimizer, spec, seed=seed, facts_every=facts_every, source=prompts)
         except ValueError as error:
             raise UserError(f"method={self.name}: {error}") from error
         return AttachedMask(mask, self.name)
@@ -181,10 +181,10 @@ class AttachedMask:
         self._name = name
 
     def begin_epoch(self, epoch: int) -> None:
-        """Does nothing: the mask counts steps."""
+        """Do nothing: the mask counts steps."""
 
     def facts(self) -> dict[str, float]:
-        """The mask's facts, under the metrics' names; those of layers as `layers/<layer>/<fact>`."""
+        """Return the mask's facts by metric name; facts of layers are named `layers/<layer>/<fact>`."""
         facts = self.mask.facts()
         if facts is None:
             return {}
@@ -198,19 +198,19 @@ class AttachedMask:
         return metrics
 
     def num_trained(self) -> int:
-        """The entries that the mask kept at the last step, and excluded ones that train."""
+        """Return the number of entries that the mask kept at the last step, plus excluded entries that train."""
         return self.mask.num_trained()
 
     def num_touched(self) -> int | None:
-        """The entries that were ever kept; of masks that change, those that moved, by the sample of the facts."""
+        """Return the number of entries that were ever kept; for masks that change, an estimate from a sample."""
         return self.mask.num_touched()
 
     def state_dict(self) -> dict[str, Any]:
-        """The mask's state."""
+        """Return the mask's state."""
         return self.mask.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continues the mask from a checkpoint's state.
+        """Continue the mask from a checkpoint's state.
 
         Raises:
             UserError: the state is of another model or of an earlier version.
@@ -221,7 +221,7 @@ class AttachedMask:
             raise UserError(f"method={self._name}: {error}") from error
 
     def detach(self) -> None:
-        """Takes the mask off the optimizer."""
+        """Remove the mask from the optimizer."""
         self.mask.detach()
 
 
@@ -230,7 +230,7 @@ def _metrics(facts: dict[str, Any], chosen: Sequence[str], prefix: str = "") -> 
 
 
 def fault_of_gathering(where: str, num_workers: int) -> str:
-    """Return the sentence on a method that gathers the kept entries of gradients as they arrive."""
+    """Return the sentence that refuses several workers for a method that gathers the kept entries of each gradient."""
     return (
         f"resources.workers must be 1 {where}, which gathers gradients before workers average them, got {num_workers}"
     )

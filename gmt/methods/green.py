@@ -1,14 +1,15 @@
-"""GreenTrainer (Huang et al., arXiv 2309.13192): the tensors that train are chosen under a budget of operations.
+"""GreenTrainer (Huang et al., arXiv 2309.13192): chooses the tensors that train under a budget of operations.
 
-A probe measures each tensor's importance: the fall of the loss, to first order, that its own part of an optimizer step
-gives. A dynamic programme chooses the tensors of the largest sum whose weight gradients, and the path of the gradient
-down to the deepest of them, fit into the budget. The others get no gradient, and nothing flows below the deepest.
+A probe measures each tensor's importance: the decrease of the loss, to first order, that its part of an optimizer step
+causes. Dynamic programming chooses the tensors with the largest total importance whose weight gradients, and the
+backward path down to the deepest of them, fit into the budget. The other tensors get no gradient, and the backward pass
+ends at the deepest chosen tensor.
 
 Departures: the probe reads rows drawn by the seed and takes its step at the peak learning rate, since a warm-up begins
-at zero; it leaves the optimizer's state as it was, which the authors' probe advances by two steps; operations are
-counted, and not computed by a formula for each kind of model; a budget below the floor is refused, where the authors
-raise it. They are counted over the probe's rows together: a mini-batch of other lengths takes another share, since
-those of attention grow with the square of the length.
+at zero; it leaves the optimizer's state unchanged, while the authors' probe advances it by two steps; operations are
+counted, not computed by a formula for each type of model; a budget below the least possible cost is refused, where the
+authors raise it. Operations are counted over the probe's rows together: a mini-batch of other lengths takes another
+share, since the operations of attention grow with the square of the length.
 """
 
 from __future__ import annotations
@@ -30,20 +31,20 @@ if TYPE_CHECKING:
     from gmt.methods.protocol import OptimizerFacts
     from gmt.methods.tensor_costs import TensorCosts
 
-_OPTIMIZERS = ("adamw", "sgd")  # whose step the probe repeats on a copy of their state
+_OPTIMIZERS = ("adamw", "sgd")  # optimizers whose step the probe can take on a copy of their state
 _COUNTED_ROWS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
 class GreenTrainer:
-    """Trains the tensors that are worth their operations.
+    """Trains the tensors that reduce the loss most within a budget of operations.
 
     Args:
-        name: the word for it in tables.
-        budget: operations of a forward and backward pass over the probe's rows, as a share of those where everything
-            trains, in (0, 1].
-        refresh_epochs: epochs after which tensors are chosen anew, at least 1.
-        num_examples: training rows of the probe, at least 1.
+        name: the name of the method in tables.
+        budget: the operations of a forward and backward pass over the probe's rows, as a share of the operations if
+            everything trains, in (0, 1].
+        refresh_epochs: the number of epochs after which tensors are chosen anew, at least 1.
+        num_examples: the number of training rows that the probe reads, at least 1.
     """
 
     name: str
@@ -59,7 +60,7 @@ class GreenTrainer:
 
     @property
     def density_asked(self) -> None:
-        """It asks for a share of the operations, whatever share of the entries that is."""
+        """None: the method sets a share of the operations, not of the entries."""
         return None
 
     def faults_with(self, optimizer: OptimizerFacts) -> list[str]:
@@ -72,7 +73,7 @@ class GreenTrainer:
         ]
 
     def faults_when_sharded(self) -> list[str]:
-        """Return a clause: the probe needs whole tensors."""
+        """Return a clause that refuses sharding, since the probe needs whole tensors."""
         return [f"method {self.name}, which probes whole tensors"]
 
     def attach(self, model: nn.Module, optimizer: Optimizer, *, seed: int, facts_every: int) -> ChosenTensors:
@@ -86,10 +87,10 @@ class GreenTrainer:
     def attach_with_examples(
         self, model: nn.Module, optimizer: Optimizer, *, seed: int, facts_every: int, batches: Batches
     ) -> ChosenTensors:
-        """Count the operations of the model's tensors.
+        """Count the operations of the model's tensors, and return the method at work.
 
         Raises:
-            UserError: the budget is below what one tensor takes, or the operations can't be counted by tensors.
+            UserError: the budget does not suffice for any tensor, or the operations can't be counted by tensors.
         """
         from gmt.methods.tensor_choice import cheapest
         from gmt.methods.tensor_costs import tensor_costs
@@ -102,7 +103,7 @@ class GreenTrainer:
         costs = tensor_costs(model, batches(_COUNTED_ROWS), method=self.name)
         floor = costs.forward + cheapest(costs.of_weights, costs.of_path)
         if self.operations_of(costs) < floor:
-            least = -(-10_000 * floor // costs.total) / 10_000  # rounded up, so that it is not refused itself
+            least = -(-10_000 * floor // costs.total) / 10_000  # rounded up, so that this value is accepted
             raise UserError(
                 f"method.budget must be at least {least:.4f} for this model, which the forward pass and the cheapest "
                 f"tensor take, got {self.budget}"
@@ -113,11 +114,11 @@ class GreenTrainer:
         """Return how many operations of a forward and backward pass the budget allows."""
         from gmt.masking.rule import num_masked
 
-        return num_masked(self.budget, costs.total)  # the floor of the product with the decimal that was written
+        return num_masked(self.budget, costs.total)  # floor(budget * total), with the budget as an exact decimal
 
 
 class ChosenTensors:
-    """Chosen tensors at work. The others get no gradient, so the optimizer passes them by, and their moments wait."""
+    """Chosen tensors at work. The others get no gradient, so the optimizer skips them, and their moments stay."""
 
     def __init__(
         self, settings: GreenTrainer, model: nn.Module, optimizer: Optimizer, costs: TensorCosts, batches: Batches
@@ -128,8 +129,8 @@ class ChosenTensors:
         self._costs, self._batches = costs, batches
         names = names_of(model)
         self._named = {names[p]: p for p in costs.parameters}
-        self._rest = [p for p in names if p.requires_grad and names[p] not in self._named]  # never used
-        self._epoch = -1  # in which the tensors were chosen
+        self._rest = [p for p in names if p.requires_grad and names[p] not in self._named]  # the model never uses them
+        self._epoch = -1  # the epoch in which the tensors were chosen
         self._chosen: list[str] = []
         self._touched: set[str] = set()
         self._num_choices = 0
@@ -150,9 +151,9 @@ class ChosenTensors:
         from gmt.methods.tensor_choice import choose
 
         costs = self._costs
-        found = importance(self._model, self._optimizer, costs.parameters, self._batches)
+        importances = importance(self._model, self._optimizer, costs.parameters, self._batches)
         budget = self._settings.operations_of(costs) - costs.forward
-        chosen = choose(found, costs.of_weights, costs.of_path, budget)
+        chosen = choose(importances, costs.of_weights, costs.of_path, budget)
         return [name for name, is_chosen in zip(self._named, chosen, strict=True) if is_chosen]
 
     def facts(self) -> dict[str, float]:
@@ -164,7 +165,7 @@ class ChosenTensors:
         total = sum(p.numel() for p in [*self._named.values(), *self._rest])
         return {
             "density": self.num_trained() / total,
-            "mask_seconds": 0.0,  # at a step, since tensors are chosen between epochs
+            "mask_seconds": 0.0,  # a step chooses nothing; tensors are chosen between epochs
             "operations": (costs.forward + path + of_weights) / costs.total,
             "num_choices": float(self._num_choices),
         }
@@ -178,7 +179,7 @@ class ChosenTensors:
         return sum(self._named[name].numel() for name in self._touched)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the chosen tensors, the epoch in which they were chosen, all that ever were, and how often."""
+        """Return the chosen tensors, the epoch of the choice, all tensors ever chosen, and the number of choices."""
         return {
             "epoch": self._epoch,
             "chosen": list(self._chosen),
@@ -200,22 +201,23 @@ class ChosenTensors:
 def importance(
     model: nn.Module, optimizer: Optimizer, parameters: Sequence[nn.Parameter], batches: Batches
 ) -> list[float]:
-    """Return each tensor's importance: minus the product of its step and its gradient after it, at most 1 in magnitude.
+    """Return each tensor's importance: minus the inner product of its step and its gradient after the step.
 
-    Weights, their gradients and the optimizer are afterwards as they were, bit for bit.
+    The values are scaled so that the largest magnitude is 1. Weights, gradients and the optimizer are restored bit for
+    bit.
 
     Args:
-        model: in any mode.
-        optimizer: AdamW or SGD of torch, over the parameters. Its step is taken at the peak rate of its schedule.
+        model: a model in any mode.
+        optimizer: torch's AdamW or SGD over the parameters; the step is taken at the peak of its learning rate.
         parameters: the tensors.
-        batches: gives the examples of the probe.
+        batches: returns the probe's examples.
     """
     import torch
 
     from gmt.methods.probing import gradients
 
     weights = [p.detach().clone() for p in parameters]
-    held = [p.grad for p in parameters]
+    former_gradients = [p.grad for p in parameters]
     try:
         for p, gradient in zip(parameters, gradients(model, parameters, batches), strict=True):
             p.grad = gradient.to(p.dtype)
@@ -225,24 +227,24 @@ def importance(
         after = gradients(model, parameters, batches)
     finally:
         with torch.no_grad():
-            for p, weight, before in zip(parameters, weights, held, strict=True):
+            for p, weight, former in zip(parameters, weights, former_gradients, strict=True):
                 p.copy_(weight)
-                p.grad = before
-    found = [-float((step * gradient).sum()) for step, gradient in zip(steps, after, strict=True)]
-    largest = max(map(abs, found))
-    return [value / largest for value in found] if largest else found
+                p.grad = former
+    values = [-float((step * gradient).sum()) for step, gradient in zip(steps, after, strict=True)]
+    largest = max(map(abs, values))
+    return [value / largest for value in values] if largest else values
 
 
 def _copied(optimizer: Optimizer) -> Optimizer:
-    """Return an optimizer over the same parameters, with a copy of the state and no hooks, at the peak rate."""
+    """Return an optimizer over the same parameters, with a copy of the state, without hooks, at the peak rate."""
     import torch
 
     def value_of(value: object) -> object:
         return value.clone() if isinstance(value, torch.Tensor) else copy.copy(value)
 
-    made = copy.copy(optimizer)  # which copies groups and state by reference, and no hooks
-    made.param_groups = [{**group, "lr": group.get("initial_lr", group["lr"])} for group in optimizer.param_groups]
-    made.state = defaultdict(dict)
+    copied = copy.copy(optimizer)  # this copies groups and state by reference, and no hooks
+    copied.param_groups = [{**group, "lr": group.get("initial_lr", group["lr"])} for group in optimizer.param_groups]
+    copied.state = defaultdict(dict)
     for p, state in optimizer.state.items():
-        made.state[p] = {key: value_of(value) for key, value in state.items()}
-    return made
+        copied.state[p] = {key: value_of(value) for key, value in state.items()}
+    return copied

@@ -1,4 +1,4 @@
-"""Supports that are renewed in part: the state and the steps of SpIEL (gmt/methods/spiel.py).
+"""Supports of which a part is replaced at intervals: the state and the steps of SpIEL (gmt/methods/spiel.py).
 
 Shape suffixes: N entries of a parameter, flattened; K of them in its support; C candidates; J that join, L that leave.
 """
@@ -20,13 +20,13 @@ from gmt.optimizers.packed_adamw import PackedAdamW
 
 @dataclass(frozen=True, kw_only=True)
 class Renewal:
-    """How supports are renewed; see gmt.methods.spiel.Spiel.
+    """Settings of a renewal, the replacement of a part of a support; see gmt.methods.spiel.Spiel.
 
     Args:
-        every: steps from one renewal to the next.
-        num_collected: the last steps before it that are collected.
-        share: of a support that is replaced at the peak learning rate.
-        first_share: the same of the first renewal.
+        every: the number of steps from one renewal to the next.
+        num_collected: the number of steps before a renewal over which gradients are summed.
+        share: the share of a support that is replaced at the peak learning rate.
+        first_share: the share that the first renewal replaces.
     """
 
     every: int
@@ -40,9 +40,9 @@ class Candidates:
     """Entries that may join a support.
 
     Args:
-        index_C: which entries, int64.
-        step_C: their gradients of this step so far, before clipping; float32, as the sums.
-        sum_C, square_C: sums over the steps before of their gradients and of the squares, as the optimizer sees them.
+        index_C: the indices of the entries, int64.
+        step_C: their gradients of this step so far, before clipping, float32.
+        sum_C, square_C: sums over earlier steps of their gradients, and of the squares, after clipping; float32.
     """
 
     index_C: Tensor
@@ -51,7 +51,7 @@ class Candidates:
     square_C: Tensor
 
     def end_step(self, clipping: Tensor | None) -> None:
-        """Add the step's gradients to the sums, clipped by the factor that the optimizer has clipped by."""
+        """Add the step's gradients to the sums, scaled by the optimizer's clipping factor."""
         if clipping is not None:
             self.step_C *= clipping.to(self.step_C.device)
         self.sum_C += self.step_C
@@ -62,22 +62,22 @@ class Candidates:
 class GrowingSupports:
     """Renews the supports of a packed mask.
 
-    It stands between the optimizer and the mask, sees each gradient while it is dense, and renews the supports after
-    the optimizer's step. Every entry outside of a support has the base's value.
+    It sits between the optimizer and the mask, reads each gradient while it is dense, and renews the supports after the
+    optimizer's step. Every entry outside of a support has the base's value.
 
     Args:
         renewal: the settings.
-        model: names the parameters.
-        optimizer: follows the mask, and from now on this.
-        mask: draws the supports that there are at first.
+        model: gives the parameters' names.
+        optimizer: the optimizer, which followed the mask and follows this object from now on.
+        mask: draws the initial supports.
     """
 
     def __init__(self, renewal: Renewal, model: nn.Module, optimizer: PackedAdamW, mask: PackedMask):
         self._renewal, self._optimizer, self._mask = renewal, optimizer, mask
         self._names = names_of(model)
         self._step = 0
-        self._base: dict[str, Tensor] = {}  # of the entries in the support, [K]
-        self._ever: dict[str, Tensor] = {}  # whether an entry has trained, packed
+        self._base: dict[str, Tensor] = {}  # the base's values of the entries in the support, [K]
+        self._ever: dict[str, Tensor] = {}  # whether an entry has ever trained, packed bits
         self._renewed: set[str] = set()  # parameters whose support has not trained since its renewal
         self._candidates: dict[str, Candidates] = {}
         self._handle: Any = None
@@ -86,7 +86,7 @@ class GrowingSupports:
             self._handle = optimizer.register_step_post_hook(lambda *_: self._end_step())
 
     def arrived(self, p: nn.Parameter) -> bool:
-        """A gradient of a parameter is there; see gmt.optimizers.packed_adamw.Chooser."""
+        """Read the dense gradient of a parameter; see gmt.optimizers.packed_adamw.Chooser."""
         if not self._mask.arrived(p):
             return False
         name, support = self._names[p], self._optimizer.support(p)
@@ -103,11 +103,11 @@ class GrowingSupports:
         return True
 
     def complete(self) -> None:
-        """All gradients of a step are there."""
+        """Choose entries once all gradients of a step have arrived."""
         self._mask.complete()
 
     def num_ever(self) -> int:
-        """Return the number of entries that have trained so far; of a mask of ratio 0, of all that it trains."""
+        """Return the number of entries that have trained so far; with mask_ratio 0, of all entries."""
         if not self._mask.spec.mask_ratio:
             return self._mask.num_trained()
         sizes = {name: p.numel() for p, name in self._names.items()}
@@ -125,7 +125,7 @@ class GrowingSupports:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continues from a checkpoint's state."""
+        """Continue from a checkpoint's state."""
         devices = {name: p.device for p, name in self._names.items()}
         self._step = state["step"]
         self._renewed = set(state.get("renewed", ()))  # an older state counts newcomers at their renewal
@@ -137,12 +137,12 @@ class GrowingSupports:
         }
 
     def remove(self) -> None:
-        """Ends the renewals."""
+        """Stop the renewals."""
         if self._handle is not None:
             self._handle.remove()
 
     def _collect(self, name: str, gradient_N: Tensor, keep_N: Tensor) -> None:
-        """Choose the candidates by the first gradient outside of the support, and add up the gradients of these."""
+        """Choose candidates by the first gradient outside of the support, and add up the candidates' gradients."""
         if name not in self._candidates:
             outside_N = gradient_N.abs().masked_fill(keep_N, 0)
             num = min(int(keep_N.sum()), int(outside_N.count_nonzero()))
@@ -169,7 +169,7 @@ class GrowingSupports:
         self._candidates = {}
 
     def _renew(self, p: nn.Parameter, share: float) -> None:
-        """Drop a share of a support, and let as many candidates grow."""
+        """Remove a share of the entries from a support, and add as many candidates."""
         name, support, weight_N = self._names[p], self._optimizer.support(p), flat(p.detach())
         assert support is not None
         candidates = self._candidates[name]

@@ -1,9 +1,9 @@
 """Half fine-tuning (Hui et al., arXiv 2404.18466): half of the matrices of each block, chosen anew each epoch.
 
-Departures from the paper: it draws a new half for each of its training rounds, the trainings of a sequence; we for each
-epoch, as the GMT paper's baseline is described. It freezes one of two layer norms and draws the layers in which two of
-three feed-forward matrices are frozen: `norms: half` and `larger_half: drawn`. By default norms train and
-these layers alternate. Embeddings, the norm outside the blocks and the output head always train.
+Departures: the paper draws a new half for each training of a sequence; here a half is drawn for each epoch, as the GMT
+paper describes its baseline. The paper freezes one of two layer norms, and draws the layers in which two of three
+feed-forward matrices are frozen; `norms: half` and `larger_half: drawn` do so. By default norms train and these layers
+alternate. Embeddings, the norm outside the blocks and the output head always train.
 
 The paper has no mixture of experts. Here a matrix of all experts, which transformers holds as one tensor, is one
 matrix; shared experts are a feed-forward part of their own; the router always trains.
@@ -30,13 +30,13 @@ _ATTENTION = ("self_attn", "attn", "attention", "self_attention")
 _FEED_FORWARD = ("mlp", "ffn", "feed_forward", "block_sparse_moe")
 _FEED_FORWARD_WITHOUT_PART = ("fc1", "fc2")  # OPT, XGLM, BioGPT
 _ROUTERS = ("gate", "router", "shared_expert_gate")  # of a mixture of experts
-_NAMED = 4  # matrices that a sentence names
-_NORMS = "norms"  # the part of a block that its norms are
+_NAMED = 4  # the most matrices that an error names
+_NORMS = "norms"  # the name of the part that holds a block's norms
 LARGER_HALF = ("alternating", "drawn")
 NORMS = ("trained", "half")
 
-Group = tuple[str, str, int]  # of units: their stack of blocks, their part of the block, the block's number
-Unit = list["nn.Parameter"]  # is frozen as one: a matrix, or a norm's weight and bias
+Group = tuple[str, str, int]  # identifies units: their stack of blocks, their part of the block, the block's number
+Unit = list["nn.Parameter"]  # parameters that are frozen together: a matrix, or a norm's weight and bias
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,7 @@ class HalfFineTuning:
     """Freezes half of the attention and half of the feed-forward matrices.
 
     Args:
-        name: the word for it in tables.
+        name: the name of the method in tables.
         larger_half: the layers in which a part with an odd number of matrices freezes the larger half: every second one
             (`alternating`), or half of the layers, drawn anew each epoch (`drawn`).
         norms: whether all norms are `trained`, or only `half` of a block's.
@@ -60,15 +60,15 @@ class HalfFineTuning:
 
     @property
     def density_asked(self) -> None:
-        """It asks for half of the matrices, whatever share of all entries that is."""
+        """None: the method sets a share of the matrices, not of the entries."""
         return None
 
     def attach(self, model: nn.Module, optimizer: Optimizer, *, seed: int, facts_every: int) -> Halves:
-        """Finds the matrices that can be frozen.
+        """Find the matrices that can be frozen, and return the method at work.
 
         Raises:
-            UserError: a block holds matrices of which it is not known whether they are attention or feed-forward, or
-                the model has none of either.
+            UserError: a block has a matrix that is not known to be attention or feed-forward, or the model lacks
+                attention or feed-forward matrices.
         """
         from gmt.masking.parameters import plain_name
 
@@ -81,7 +81,7 @@ class HalfFineTuning:
 
 
 def _groups(named: list[tuple[str, nn.Parameter]], method: str) -> dict[Group, list[Unit]]:
-    """The matrices that can be frozen, by the module that holds them."""
+    """Return the matrices that can be frozen, by the module that holds them."""
     has_experts = any("experts" in name.split(".") for name, _ in named)
     groups: dict[Group, list[Unit]] = {}
     kinds, unknown = set(), []
@@ -127,7 +127,7 @@ def _norms(named: list[tuple[str, nn.Parameter]]) -> dict[Group, list[Unit]]:
 
 
 def _kind(parts: list[str], *, is_weight: bool, num_dims: int) -> str | None:
-    """Whether a matrix of a block is of its attention or of its feed-forward part; None if neither is known."""
+    """Return `attention` or `feed-forward`, the part of a block that a matrix belongs to; None if it is unknown."""
     is_expert = "experts" in parts
     if (num_dims != 2 or not is_weight) and not is_expert:
         return None
@@ -155,8 +155,8 @@ def _refuse(method: str, unknown: list[str], kinds: Iterable[str]) -> None:
 class Halves:
     """Half fine-tuning at work.
 
-    A frozen matrix gets no gradient, so the optimizer passes it by: neither momentum nor weight decay moves it,
-    and its moments wait for the epoch in which it trains again.
+    A frozen matrix gets no gradient, so the optimizer skips it: neither momentum nor weight decay moves it, and its
+    moments stay until an epoch in which it trains again.
     """
 
     def __init__(self, groups: dict[Group, list[Unit]], *, num_parameters: int, seed: int, is_drawn: bool):
@@ -167,7 +167,7 @@ class Halves:
         self._epoch = 0
 
     def begin_epoch(self, epoch: int) -> None:
-        """Draws the epoch's half, from seed and epoch alone: of three matrices one or two."""
+        """Freeze the epoch's half, which depends on seed and epoch alone; of three matrices one or two are frozen."""
         self._epoch = epoch
         frozen = self._frozen(epoch)
         for group, units in self._groups.items():
@@ -199,7 +199,7 @@ class Halves:
         return drawn
 
     def facts(self) -> dict[str, float]:
-        """The fraction of entries that trains in this epoch; masking takes no time."""
+        """Return the fraction of entries that train in this epoch; masking takes no time."""
         return {"density": 1 - (self._num_parameters - self.num_trained()) / self._num_parameters, "mask_seconds": 0.0}
 
     def num_trained(self) -> int:
@@ -216,14 +216,14 @@ class Halves:
         return self._num_parameters - never
 
     def state_dict(self) -> dict[str, Any]:
-        """Holds nothing: the half follows from seed and epoch."""
+        """Return an empty state, since the half follows from seed and epoch."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Does nothing."""
+        """Do nothing."""
 
     def detach(self) -> None:
-        """Lets every matrix train again."""
+        """Let every matrix train again."""
         for parameter in self._parameters():
             parameter.requires_grad_(True)
 

@@ -1,4 +1,4 @@
-"""A change of a weight that is a kernel of two small factors, and sparse (SNELL). Imports torch."""
+"""A sparse change of a weight, computed by a kernel from two small factors (SNELL). Imports torch."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ class KernelChange(ComputedWeight):
     """Adds the largest entries of a kernel to a weight.
 
     Args:
-        weight: of shape [outputs, inputs]; the factors are drawn by torch's generator, and begin in two equal halves.
-        rank: numbers for each output and each input.
-        scale: of the kernel.
-        sparsity: share of the change that is set to zero.
+        weight: the frozen weight, shape [outputs, inputs]. torch's generator draws the factors; their halves are equal.
+        rank: the number of numbers for each output and each input.
+        scale: the kernel's factor.
+        sparsity: the share of the change's entries that are set to zero.
     """
 
     def __init__(self, weight: Tensor, *, rank: int, scale: float, sparsity: float):
@@ -30,7 +30,7 @@ class KernelChange(ComputedWeight):
         self.of_outputs, self.of_inputs = (nn.Parameter(half.repeat(2, 1, 1)) for half in factors)
 
     def change(self) -> Tensor:
-        """Return what is added to the weight, float32."""
+        """Return the change that is added to the weight, float32."""
         change = kernel(self.of_outputs, self.of_inputs, self._scale)
         if change.is_meta:
             return change
@@ -57,11 +57,11 @@ def kernel(of_outputs: Tensor, of_inputs: Tensor, scale: float) -> Tensor:
 
 
 def largest_or_tied(x: Tensor, sparsity: float) -> Tensor:
-    """Return which entries' magnitudes are at least that of the last one that is not among the smallest, bool.
+    """Return a bool mask of the entries that are not among the smallest magnitudes; ties at the threshold are kept.
 
     Args:
-        x: of any shape.
-        sparsity: share of the entries that count as the smallest; fewer do where others are equal to them.
+        x: a tensor of any shape.
+        sparsity: the share of the entries that are the smallest; fewer if others tie with them.
     """
     magnitude = x.abs()
     num_smallest = num_masked(sparsity, x.numel())

@@ -1,6 +1,7 @@
 """A KL term to the base, after Learning without Forgetting (Li and Hoiem, arXiv 1606.09282, Section 3).
 
-A second term of the loss keeps the old model's outputs on the new examples. Departures: conf/method/kl_to_base.yaml.
+A second loss term keeps the model's outputs on the new examples close to the base's. Departures:
+conf/method/kl_to_base.yaml.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ class KlToBase(Sft):
     """Adds strength * KL(base || model) to the loss, a mean over the labelled tokens of a batch.
 
     Args:
-        name: the word for it in tables.
+        name: the name of the method in tables.
         strength: the paper's lambda_o; 0 is sft.
     """
 
@@ -37,7 +38,7 @@ class KlToBase(Sft):
         settings.number("method.strength", self.strength, "must be at least 0", low=0)
 
     def loss_term(self, model: PreTrainedModel, *, base: Callable[[], PreTrainedModel]) -> LossTerm:
-        """Return the term; it reads each batch with the base and, once more, with the model."""
+        """Return the term; it runs the base and, once more, the model on each batch."""
         import torch
 
         old: Any = base()
@@ -45,7 +46,7 @@ class KlToBase(Sft):
 
         def term(batch: Mapping[str, Any]) -> Tensor:
             with torch.no_grad():
-                of_base = logits_of(old, batch)
-            return self.strength * divergence(of_base, logits_of(model, batch), labelled(batch))
+                base_logits = logits_of(old, batch)
+            return self.strength * divergence(base_logits, logits_of(model, batch), labelled(batch))
 
         return term

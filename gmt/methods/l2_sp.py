@@ -1,6 +1,6 @@
-"""L2-SP (Li, Grandvalet and Davoine, arXiv 1802.01483, Section 3): the weights are drawn to where they started.
+"""L2-SP (Li, Grandvalet and Davoine, arXiv 1802.01483, Section 3): pulls the weights towards their initial values.
 
-All weights are the base's here, so the paper's second term, on new weights, is left out.
+Here all weights come from the base, so the paper's second term, for new weights, is left out.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class L2ToStartingPoint(Sft):
-    """Adds strength / 2 * ||w - w0||^2 to the loss, over all weights that train, where w0 is a copy of them.
+    """Adds strength / 2 * ||w - w0||^2 to the loss, over all weights that train; w0 is a copy of their initial values.
 
     Args:
-        name: the word for it in tables.
+        name: the name of the method in tables.
         strength: the paper's alpha; 0 is sft.
     """
 

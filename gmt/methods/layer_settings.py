@@ -1,4 +1,4 @@
-"""The settings that choose layers of a model: their checks, and the layers of some numbers."""
+"""Checks the settings that choose layers of a model, and finds the layers with given numbers."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def check_layers(layers: Sequence[int] | None) -> None:
 
 
 def in_layers(model: nn.Module, named: Mapping[str, T], layers: Sequence[int]) -> dict[str, T]:
-    """Return the parameters or modules in layers of some numbers, of any stack of layers that has them.
+    """Return the parameters or modules in the layers with the given numbers, over all stacks of layers.
 
     Args:
-        model: its parameters say how many layers each stack has.
-        named: by name.
+        model: the model, whose parameters tell how many layers each stack has.
+        named: parameters or modules by name.
         layers: numbers from 0; -1 is the last layer.
 
     Raises:
@@ -58,7 +58,7 @@ def in_layers(model: nn.Module, named: Mapping[str, T], layers: Sequence[int]) -
             numbers = f"numbers from {-height} to {height - 1}, the layers of this model" if height else "null here"
             raise UserError(f"method.layers must be {numbers}, got {layer}")
         places = {(stack, str(layer if layer >= 0 else layer + num)) for stack, num in heights.items()}
-        in_layer = {name: found for name, found in named.items() if place(name) in places}
+        in_layer = {name: member for name, member in named.items() if place(name) in places}
         if not in_layer:
             raise UserError(f"method.layers must be numbers of layers with parts that the method trains, got {layer}")
         chosen |= in_layer

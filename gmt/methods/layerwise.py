@@ -26,13 +26,13 @@ _BLOCK = re.compile(r"^(?P<stack>(?:.*?\.)?)(?P<number>\d+)\.")
 
 @dataclass(frozen=True, kw_only=True)
 class LayerwiseRates:
-    """Trains every parameter by the optimizer of `train`, each layer at a rate of its own.
+    """Trains every parameter by train.optimizer, with a learning rate for each layer.
 
     Args:
-        name: the word for it in tables.
-        rate_decay: a layer's rate as a share of the rate of the layer above, in (0, 1]; 1 is sft. Parameters in no
-            block and no embedding, such as an output head, have train.learning_rate. The embeddings have the lowest
-            rate, as has a head that shares their weights.
+        name: the name of the method in tables.
+        rate_decay: a layer's learning rate divided by that of the layer above, in (0, 1]; 1 is sft. Parameters outside
+            blocks and embeddings, such as an output head, have train.learning_rate. The embeddings, and a head that
+            shares their weights, have the lowest rate.
     """
 
     name: str
@@ -45,11 +45,11 @@ class LayerwiseRates:
 
     @property
     def density_asked(self) -> float:
-        """Everything is updated."""
+        """1: every step updates all entries."""
         return 1.0
 
     def groups(self, model: PreTrainedModel, groups: list[ParameterGroup]) -> list[ParameterGroup]:
-        """Return each group cut into one group for each depth, with that depth's learning rate.
+        """Return each group split into one group for each depth, with that depth's learning rate.
 
         Raises:
             UserError: the model has no numbered blocks.
@@ -67,7 +67,7 @@ class LayerwiseRates:
         return cut
 
     def attach(self, model: nn.Module, optimizer: Optimizer, *, seed: int, facts_every: int) -> Dense:
-        """Changes nothing more."""
+        """Return an attached method that does nothing, since the groups have the rates."""
         return Dense()
 
 

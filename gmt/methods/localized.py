@@ -1,8 +1,8 @@
-"""Localized fine-tuning (LocFT-BF; github.com/ICT-STAR/LocFT): one module or some layers train, and all else is frozen.
+"""Localized fine-tuning (LocFT-BF; github.com/ICT-STAR/LocFT): trains one module or some layers, and freezes the rest.
 
-A control for the sparse arms: the place of the parameters that train is chosen by hand, and no score chooses them.
-Departures: the authors edit facts and stop at a mean loss below 0.01; here every training takes train.num_epochs. Their
-settings for a 7B or 8B model are Adam (train.weight_decay=0) at 5e-4, batches of 100 and 25 epochs.
+It is a control for the sparse arms: the trained parameters are chosen by hand, and not by a score. Departures: the
+authors edit facts and stop at a mean loss below 0.01; here every training takes train.num_epochs. Their settings for a
+7B or 8B model are Adam (train.weight_decay=0) at 5e-4, batches of 100 and 25 epochs.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class LocalizedTuning:
-    """Trains the parameters that have one of the names and lie in one of the layers.
+    """Trains the parameters whose names match a pattern and that lie in one of the layers.
 
     Args:
-        name: the word for it in tables.
+        name: the name of the method in tables.
         patterns: patterns (as in a shell) of the names of parameters that train.
         layers: the numbers of their layers, from 0; -1 is the last layer. null: any layer, and parameters outside
             the layers too.
@@ -45,7 +45,7 @@ class LocalizedTuning:
 
     @property
     def density_asked(self) -> None:
-        """Nothing is masked."""
+        """None: the method masks nothing."""
         return
 
     def reshape(self, model: PreTrainedModel, *, seed: int) -> TrainedPart:
@@ -61,17 +61,17 @@ class LocalizedTuning:
         for pattern in self.patterns:
             fitting = _fitting(named, pattern)
             if not fitting:
-                kinds = sorted({".".join(name.split(".")[-2:]) for name in named})
+                endings = sorted({".".join(name.split(".")[-2:]) for name in named})
                 where = "the model" if self.layers is None else f"layers {', '.join(map(str, self.layers))}"
                 raise UserError(
-                    f"method.patterns must fit names of parameters of {where}, which end in {', '.join(kinds)}, "
+                    f"method.patterns must fit names of parameters of {where}, which end in {', '.join(endings)}, "
                     f"got {pattern!r}"
                 )
             chosen |= fitting
         return TrainedPart(model, chosen, file_name="trained.safetensors")
 
     def attach(self, model: nn.Module, optimizer: Optimizer, *, seed: int, facts_every: int) -> Unmasked:
-        """Change nothing: the optimizer has the chosen parameters only."""
+        """Return an attached method that does nothing, since the optimizer has the chosen parameters only."""
         return Unmasked()
 
 

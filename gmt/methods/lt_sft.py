@@ -1,16 +1,16 @@
 """Lottery-ticket sparse fine-tuning (Ansell et al., arXiv 2110.07560, Section 3): train, score, rewind, train again.
 
-In each iteration a first phase trains everything. The entries that moved farthest from the base are chosen, the weights
-go back to those before the iteration, and a second phase trains the chosen entries alone, with an optimizer and a
-schedule of its own. A later iteration chooses among the entries that no earlier one has chosen.
+In each iteration a first phase trains everything. Then the entries that moved farthest from the base are chosen, the
+weights are set back to those before the iteration, and a second phase trains the chosen entries alone, with a new
+optimizer and schedule. A later iteration chooses among the entries that no earlier iteration has chosen.
 
 LoTA (Panda et al., arXiv 2406.16797) is one iteration that ranks the matrices of attention and feed-forward parts.
 
 Departures: masked entries do not move at all, where the authors mask the gradient and AdamW's weight decay moves them;
 of entries that tie at the threshold the first are chosen, so that mask_ratio holds exactly; each phase takes
-train.num_epochs. The authors of LT-SFT freeze layer norms: method.exclude=['*norm*'] does so. LoTA's authors train all
-parameters in the first phase, and step RMSprop inside the backward pass; here the parameters that are not ranked train
-in neither phase, and train.optimizer decides.
+train.num_epochs. The authors of LT-SFT freeze layer norms, as method.exclude=['*norm*'] does. LoTA's authors train all
+parameters in the first phase, and step RMSprop inside the backward pass; here parameters that are not ranked train in
+neither phase, and train.optimizer is used.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ _PARAMETERS = ("all", "linear_alone")
 
 @dataclass(frozen=True, kw_only=True)
 class LotteryTicket:
-    """Trains the entries that a first training moved most, from the base's weights.
+    """Trains, from the base's weights, the entries that a first training moved most.
 
     Args:
-        name: the word for it in tables.
+        name: the name of the method in tables.
         mask_ratio: fraction of the entries that do not train in the second phase, in [0, 1).
-        scope: over what the ratio holds: all entries together (`global`, as in the paper) or each `tensor`.
+        scope: whether the ratio holds over all entries together (`global`, as in the paper) or in each `tensor`.
         exclude: patterns (as in a shell) of names of parameters that train in neither phase.
-        num_iterations: how often the entries are chosen, an equal part of them each time, at least 1 and at most the
-            number of chosen entries.
-        parameters: which parameters are ranked: `all`, or the weights of linear layers inside numbered layers
-            (`linear_alone`), so that the others train in neither phase.
+        num_iterations: the number of iterations, each of which chooses an equal part of the entries; at least 1, and at
+            most the number of chosen entries.
+        parameters: the parameters that are ranked: `all`, or the weights of linear layers inside numbered layers
+            (`linear_alone`); the other parameters then train in neither phase.
     """
 
     name: str
@@ -65,12 +65,12 @@ class LotteryTicket:
 
     @property
     def density_asked(self) -> float:
-        """The share of entries that train in the second phase."""
+        """The fraction of entries that train in the second phase."""
         return 1 - self.mask_ratio
 
     @property
     def num_phases(self) -> int:
-        """Two for each iteration: all entries train, then the chosen ones."""
+        """Two phases for each iteration: all entries train, then the chosen ones."""
         return 2 * self.num_iterations
 
     def faults_with(self, optimizer: OptimizerFacts) -> list[str]:
@@ -78,7 +78,7 @@ class LotteryTicket:
         return faults_of_averaging(self.name, optimizer)
 
     def attach(self, model: nn.Module, optimizer: Optimizer, *, seed: int, facts_every: int) -> AttachedMask:
-        """Attaches the first phase's mask, under which every entry trains that is not excluded.
+        """Attach the first phase's mask, under which every entry that is not excluded trains.
 
         Raises:
             UserError: the mask can't work with this model, or an iteration would choose no entry.
@@ -103,7 +103,7 @@ class LotteryTicket:
         *,
         base: Callable[[], PreTrainedModel],
     ) -> Method:
-        """Put back the weights before the iteration and return the method that trains all or the chosen entries."""
+        """Restore the weights before the iteration, and return the method that trains all or the chosen entries."""
         import torch
 
         if number == 0:
@@ -128,7 +128,7 @@ class LotteryTicket:
         *,
         base: Callable[[], PreTrainedModel],
     ) -> Mapping[str, Tensor]:
-        """Return the entries chosen so far, eight to a byte; of a second phase their weights; each by parameter."""
+        """Return, by parameter, the entries chosen so far as packed bits; after a second phase, their weights."""
         if number % 2:
             named = dict(model.named_parameters())
             return {
@@ -139,7 +139,7 @@ class LotteryTicket:
         moves = self._moves(model, base())
         before = {name: _unpacked(carried[-2], name, moves[name]) for name in moves} if number else {}
         for name, chosen_N in before.items():
-            moves[name][chosen_N] = 0  # which is never chosen
+            moves[name][chosen_N] = 0  # an entry that has not moved is never chosen
         groups = [list(moves)] if self.scope == "global" else [[name] for name in moves]
         chosen: dict[str, Tensor] = {}
         for names in groups:
@@ -202,16 +202,16 @@ class _SecondPhase:
 
     @property
     def name(self) -> str:
-        """The name of the method."""
+        """The method's name."""
         return self.mask.name
 
     @property
     def density_asked(self) -> float:
-        """The share of entries that train."""
+        """The fraction of entries that train."""
         return self.mask.density_asked
 
     def attach(self, model: nn.Module, optimizer: Optimizer, *, seed: int, facts_every: int) -> AttachedMask:
-        """Hooks the mask onto the optimizer."""
+        """Hook the mask onto the optimizer, and return it at work."""
         from gmt.masking.given import set_keep_masks
         from gmt.masking.packing import unpack
         from gmt.masking.parameters import names_of
@@ -230,17 +230,17 @@ def _unpacked(packed: Mapping[str, Tensor], name: str, like: Tensor) -> Tensor:
 
 
 def largest(moves: Sequence[Tensor], num_chosen: int) -> list[Tensor]:
-    """Return which entries are chosen: those of the largest magnitude, and never a zero.
+    """Return masks of the entries with the largest magnitudes; a zero is never chosen.
 
-    Of entries that tie at the threshold the first are chosen, so that their number holds exactly unless fewer entries
-    are no zeros.
+    Of entries that tie at the threshold the first are chosen, so that the number is exact unless too few entries differ
+    from zero.
 
     Args:
-        moves: float32 on the CPU, each of shape [N].
-        num_chosen: of all entries together.
+        moves: tensors of float32 on the CPU, each of shape [N].
+        num_chosen: the number of entries to choose, over all tensors together.
 
     Returns:
-        bool of shape [N] for each.
+        A bool tensor of shape [N] for each.
     """
     import torch
 
@@ -261,7 +261,7 @@ def largest(moves: Sequence[Tensor], num_chosen: int) -> list[Tensor]:
         for x_N in moves
     ]
     num_entries = sum(map(len, moves))
-    (selection,) = select([scores], (num_entries - num_chosen + 0.5) / num_entries)  # whose floor is taken
+    (selection,) = select([scores], (num_entries - num_chosen + 0.5) / num_entries)  # select takes the floor
     num_ties = num_chosen - sum(int((as_bits(x_N) > selection.lowest).sum()) for x_N in moves)
     chosen = []
     for x_N in moves:

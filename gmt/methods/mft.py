@@ -1,9 +1,9 @@
 """Mask fine-tuning (Zhang et al., arXiv 2503.22764, Section 3): a learnt mask over frozen weights.
 
-Each entry of the chosen linear layers has a score, and those with the largest |score| stay; the rest of the weights is
-set to zero. The straight-through estimator takes g * W * sign(S) for the gradient of the scores. Departures: of scores
-that tie at the threshold the first stay, so that the share holds exactly; the authors begin from a fully fine-tuned
-model, here from the model of the run (conf/method/mft.yaml says how to name another).
+Each entry of the chosen linear layers has a score. The entries with the largest |score| are kept, and the others are
+set to zero. The straight-through estimator uses g * W * sign(S) as the gradient of the scores. Departures: of scores
+that tie at the threshold the first are kept, so that the share holds exactly; the authors begin from a fully fine-tuned
+model, here the training begins from the run's model (conf/method/mft.yaml says how to name another).
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class MaskFineTuning:
-    """Trains which entries of frozen weights are set to zero.
+    """Learns which entries of frozen weights to set to zero.
 
     Args:
-        name: the word for it in tables.
+        name: the name of the method in tables.
         sparsity: share of each chosen weight that is set to zero, in [0, 1); 0 leaves the model as it is.
         spread: standard deviation of the scores at the start.
         targets: `all-linear`, all linear layers but the output's, or a list of names or ends of names.
@@ -50,11 +50,11 @@ class MaskFineTuning:
 
     @property
     def density_asked(self) -> None:
-        """Every score moves."""
+        """None: every score moves."""
         return None
 
     def reshape(self, model: PreTrainedModel, *, seed: int) -> Reshaped:
-        """Freezes the model and puts masks over the chosen weights.
+        """Freeze the model, and put masks over the chosen weights.
 
         Raises:
             UserError: the model has no such layers.
@@ -69,5 +69,5 @@ class MaskFineTuning:
         return ComputedWeights(model, layers, make, "masks.safetensors")
 
     def attach(self, model: nn.Module, optimizer: Optimizer, *, seed: int, facts_every: int) -> Unmasked:
-        """Changes nothing: the masks are in the model."""
+        """Return an attached method that does nothing, since the masks are in the model."""
         return Unmasked()

@@ -1,4 +1,4 @@
-"""The optional part of a method that reads training examples while it is attached, and measures on them."""
+"""The optional protocol of a method that measures the model on training examples when it is attached."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 Batches = Callable[[int], Iterator[Mapping[str, Any]]]
 """Returns the examples in mini-batches of a number of rows, as the model's forward pass takes them, with labels."""
-_ROWS = 8  # of a mini-batch; another number than the training's, so that a choice does not depend on how a step is cut
+_ROWS = 8  # rows in a mini-batch; not the training's number, so that a choice does not depend on how a step is cut
 
 
 @runtime_checkable
@@ -29,7 +29,7 @@ class ProbesExamples(Protocol):
     def attach_with_examples(
         self, model: nn.Module, optimizer: Optimizer, *, seed: int, facts_every: int, batches: Batches
     ) -> Attached:
-        """Put the method on, as `attach` does; a resumed training's model has the weights of its checkpoint.
+        """Attach the method, as `attach` does; in a resumed training the model has the weights of its checkpoint.
 
         Args:
             model, optimizer, seed, facts_every: as for `attach`.
@@ -56,13 +56,13 @@ def gradients(model: nn.Module, parameters: Sequence[Tensor], batches: Batches) 
     The parameters' own `grad` stays as it is, and no hook on it is called.
 
     Args:
-        model: any mode. Which of its parameters require gradients is afterwards as it was.
-        parameters: of which some may need no gradient; theirs is zero.
-        batches: gives the examples.
+        model: a model in any mode; the `requires_grad` of its parameters is restored.
+        parameters: the parameters; those that the loss does not depend on get a zero gradient.
+        batches: returns the examples.
     """
     import torch
 
-    of_parameters = [torch.zeros_like(p, dtype=torch.float32) for p in parameters]
+    totals = [torch.zeros_like(p, dtype=torch.float32) for p in parameters]
     was_trained = [p.requires_grad for p in parameters]
     num_tokens = 0
     for p in parameters:
@@ -73,23 +73,23 @@ def gradients(model: nn.Module, parameters: Sequence[Tensor], batches: Batches) 
                 num_labels = int((batch["labels"][:, 1:] >= 0).sum())
                 loss = model(**batch, use_cache=False).loss * num_labels
                 num_tokens += num_labels
-                found = torch.autograd.grad(loss, list(parameters), allow_unused=True)
-                for total, gradient in zip(of_parameters, found, strict=True):
+                batch_gradients = torch.autograd.grad(loss, list(parameters), allow_unused=True)
+                for total, gradient in zip(totals, batch_gradients, strict=True):
                     if gradient is not None:
                         total += gradient
     finally:
         for p, was in zip(parameters, was_trained, strict=True):
             p.requires_grad_(was)
-    return [total / max(num_tokens, 1) for total in of_parameters]
+    return [total / max(num_tokens, 1) for total in totals]
 
 
 def input_magnitudes(model: nn.Module, modules: Sequence[nn.Module], batches: Batches) -> list[Tensor]:
     """Return the mean magnitude of each input feature of linear modules over all tokens without padding, float32.
 
     Args:
-        model: any mode.
-        modules: linear; shape [in] is returned for each.
-        batches: gives the examples, with an attention mask unless nothing is padded.
+        model: a model in any mode.
+        modules: linear modules; the result for each has shape [in].
+        batches: returns the examples, with an attention mask unless nothing is padded.
     """
     import torch
 

@@ -1,7 +1,7 @@
 """Prompt and prefix tuning: trained vectors before each text, by peft. No weights change, so nothing can be merged.
 
-peft wraps the model, and the wrapper's outputs are longer than the text. Here hooks put peft's vectors before the input
-of the decoder instead, and cut the decoder's output: it has the same shape as without vectors, and texts of different
+peft wraps the model, and the wrapper's outputs are longer than the text. Instead, hooks put peft's vectors before the
+decoder's input here, and cut the decoder's output: it has the same shape as without vectors, and texts of different
 lengths can be padded. Imports no library until a model is reshaped.
 """
 
@@ -30,8 +30,8 @@ _FAMILIES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "prompt_tuning": ("PromptTuningConfig", ("prompt_tuning_init",)),
     "prefix_tuning": ("PrefixTuningConfig", ("prefix_projection", "encoder_hidden_size", "init_weights")),
 }
-_INITS = ("RANDOM", "SAMPLE_VOCAB")  # peft's TEXT would need a text
-_NUM_TRIED = 8  # tokens
+_INITS = ("RANDOM", "SAMPLE_VOCAB")  # peft's third choice, TEXT, would need a text
+_NUM_TRIED = 8  # tokens of the trial that compares the model with peft's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,10 +39,10 @@ class PeftPrompt:
     """Trains vectors before each text and nothing else.
 
     Args:
-        name: the word for it in tables.
+        name: the name of the method in tables.
         family: prompt_tuning, embeddings before those of the text (Lester et al., arXiv 2104.08691), or prefix_tuning,
             keys and values before those of each layer (Li and Liang, 2101.00190).
-        num_tokens: positions of the model's context that the vectors take.
+        num_tokens: the number of positions that the vectors take from the model's context.
         options: further settings of the family, by peft's names.
     """
 
@@ -60,22 +60,22 @@ class PeftPrompt:
 
     @property
     def density_asked(self) -> None:
-        """Nothing is masked."""
+        """None: the method masks nothing."""
         return
 
     def reshape(self, model: PreTrainedModel, *, seed: int) -> Prompt:
-        """Freezes the model and puts the vectors in.
+        """Freeze the model, and put the vectors in.
 
         Raises:
-            UserError: a setting that peft does not know, or a model that peft or this file can't put them into.
+            UserError: peft does not know a setting, or neither peft nor this file can put vectors into this model.
         """
         import peft
 
-        kind = getattr(peft, _FAMILIES[self.family][0])
+        config_class = getattr(peft, _FAMILIES[self.family][0])
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                config = kind(task_type="CAUSAL_LM", num_virtual_tokens=self.num_tokens, **self.options)
+                config = config_class(task_type="CAUSAL_LM", num_virtual_tokens=self.num_tokens, **self.options)
                 adapted: Any = peft.get_peft_model(model, config)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise UserError(
@@ -85,13 +85,13 @@ class PeftPrompt:
         for parameter in model.parameters():
             parameter.requires_grad_(False)
         prompt = Prompt(adapted, model)
-        is_flash = "flash" in str(model.config._attn_implementation)  # which does not run on the CPU
+        is_flash = "flash" in str(model.config._attn_implementation)  # flash attention does not run on the CPU
         if not next(model.parameters()).is_meta and not is_flash:
             prompt.check(self.name)
         return prompt
 
     def attach(self, model: nn.Module, optimizer: Optimizer, *, seed: int, facts_every: int) -> Unmasked:
-        """Changes nothing: the vectors are in the model."""
+        """Return an attached method that does nothing, since the vectors are in the model."""
         return Unmasked()
 
 
@@ -99,8 +99,8 @@ class Prompt:
     """A model with trained vectors before each text.
 
     Args:
-        adapted: peft's model around it.
-        model: gets peft's module with the vectors, and hooks that put them before a text.
+        adapted: peft's model, which wraps `model`.
+        model: the model; it gets peft's module with the vectors, and hooks that put them before a text.
     """
 
     def __init__(self, adapted: PeftModel, model: PreTrainedModel):
@@ -135,7 +135,7 @@ class Prompt:
         """Compare the model with peft's on a few tokens.
 
         Raises:
-            UserError: they differ, or the model's code has no place for the vectors.
+            UserError: their logits differ, or the model's code has no place for the vectors.
         """
         import torch
 
@@ -146,21 +146,23 @@ class Prompt:
         model.eval()  # type: ignore[no-untyped-call]
         try:
             with torch.no_grad():
-                ours = model(**inputs).logits
+                logits = model(**inputs).logits
                 with self.switched_off():
-                    theirs = self._adapted(**inputs).logits[:, -_NUM_TRIED:]
-            is_same = torch.allclose(ours, theirs, rtol=1e-3, atol=1e-3)
+                    peft_logits = self._adapted(**inputs).logits[:, -_NUM_TRIED:]
+            is_same = torch.allclose(logits, peft_logits, rtol=1e-3, atol=1e-3)
             fault = None if is_same else "its logits differ from peft's"
         except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
             fault = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         finally:
             model.train(was_training)
         if fault is not None:
-            kind = model.config.model_type
-            raise UserError(f"method {method} can't put vectors before a text for a model of type {kind}: {fault}")
+            model_type = model.config.model_type
+            raise UserError(
+                f"method {method} can't put vectors before a text for a model of type {model_type}: {fault}"
+            )
 
     def _prepend(self, backbone: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Put the vectors before a text; if the cache holds them already, only count their positions."""
+        """Put the vectors before a text; if the cache has them already, only count their positions."""
         import torch
 
         self._is_longer = self._has_own_cache = False

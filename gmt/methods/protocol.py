@@ -1,4 +1,4 @@
-"""What a method is to the rest of the program. Imports nothing, so that planning can read it for free."""
+"""The protocol of a method, and its optional parts. Imports no library, so that planning can import it cheaply."""
 
 from __future__ import annotations
 
@@ -17,51 +17,51 @@ if TYPE_CHECKING:
 class Method(Protocol):
     """The settings of a method: a frozen dataclass that checks its values in `__post_init__`.
 
-    The constructor's arguments are the method's part of the config, so a study can sweep each of them. It must
-    be importable without torch: import it in `attach`.
+    The constructor's arguments are the settings of the config group `method`, so a study can sweep over each of them.
+    The class must be importable without torch: import torch in `attach`.
     """
 
     @property
     def name(self) -> str:
-        """The word for it in configs, tables and MLflow."""
+        """Its name in configs, tables and MLflow."""
         ...
 
     @property
     def density_asked(self) -> float | None:
-        """The fraction of entries that is asked to be kept at a step; None where the method asks for no number."""
+        """The fraction of entries that a step shall update; None if the method sets no such fraction."""
         ...
 
     def attach(self, model: nn.Module, optimizer: Optimizer, *, seed: int, facts_every: int) -> Attached:
-        """Puts the method on a model and its optimizer, just before training; both are changed in place.
+        """Attach the method to a model and its optimizer, just before training, and return the method at work.
 
         Before a run starts, a method is attached to a model without weights and detached again, as a trial
         (gmt/training/method_trial.py).
 
-        What may not change, here or later: the model's parameters, buffers and modules (neither added, removed nor
-        replaced), the optimizer's parameters, and what a module computes; gmt/training/structure.py refuses it, and
-        `ReshapesModel` may do it. Values, `requires_grad`, hooks on gradients and on the optimizer, and forward hooks
-        that only look are the method's.
+        The method must not add, remove or replace parameters, buffers or modules of the model, nor change the
+        optimizer's parameters or what a module computes, here or later; gmt/training/structure.py refuses that, and
+        `ReshapesModel` is for it. It may change values and `requires_grad`, and add hooks on gradients and on the
+        optimizer, and forward hooks that change nothing.
 
         Args:
-            model: to be trained.
+            model: the model that will be trained; changed in place.
             optimizer: a torch.optim.Optimizer over its parameters, without another library's wrapper.
-            seed: of the method's draws.
-            facts_every: every how many steps facts that take time are asked for; 0 for never.
+            seed: the seed of the method's random draws.
+            facts_every: the number of steps between facts that take time; 0 for never.
         """
         ...
 
 
 @runtime_checkable
 class ReshapesModel(Protocol):
-    """An optional part of Method: it puts parts of its own into the model, such as adapters, and trains those."""
+    """An optional part of Method: it puts parts into the model, such as adapters, and trains them."""
 
     def reshape(self, model: PreTrainedModel, *, seed: int) -> Reshaped:
-        """Puts them in, in place, before the optimizer, the workers' copies and the checkpoint know the model.
+        """Put the parts into the model, in place, before the optimizer, the workers' copies and checkpoints exist.
 
         Args:
-            model: on the CPU; also tried without weights, on the device `meta`, before a run starts. Of its parameters,
-                those that require a gradient afterwards are trained.
-            seed: of the method's draws; torch's generator of the CPU has it already.
+            model: the model on the CPU; before a run starts, also a model without weights on the device `meta`. The
+                parameters that require a gradient afterwards are trained.
+            seed: the seed of the method's random draws; torch's generator on the CPU has this seed already.
 
         Raises:
             UserError: the method can't work with this model.
@@ -71,7 +71,7 @@ class ReshapesModel(Protocol):
 
 @runtime_checkable
 class ReadsExamples(Protocol):
-    """An optional part of ReshapesModel: its parts begin with values that are computed from training examples."""
+    """An optional part of ReshapesModel: the initial values of its parts are computed from training examples."""
 
     @property
     def num_examples(self) -> int:
@@ -81,13 +81,13 @@ class ReadsExamples(Protocol):
     def reshape_by(
         self, model: PreTrainedModel, *, seed: int, batches: Callable[[int], Iterator[Mapping[str, Any]]]
     ) -> Reshaped:
-        """Puts its parts into a model with weights; `reshape` puts them where the shape of the model alone matters.
+        """Put the parts into a model with weights; `reshape` is called where only the shape of the model matters.
 
-        Each attempt at a run calls it anew. Every worker calls it with the same examples, and must get the same parts.
+        Each attempt at a run calls this. Every worker calls it with the same examples, and must get the same parts.
 
         Args:
-            model: on the device that trains it.
-            seed: of the method's draws; torch's generators have it already.
+            model: the model, on the device that trains it.
+            seed: the seed of the method's random draws; torch's generators have this seed already.
             batches: returns the examples in mini-batches of the given size, as the model's forward pass takes them, and
                 in the same order at each call.
 
@@ -103,7 +103,7 @@ class UsesContext(Protocol):
 
     @property
     def num_tokens(self) -> int:
-        """Number of positions that they take."""
+        """Number of positions that the parts take."""
         ...
 
 
@@ -114,9 +114,9 @@ class OptimizerFacts:
     Args:
         name: as in train.optimizer.
         has_first_moment: whether it keeps a running sum of its gradients.
-        moments: how it keeps its moments: `entries`: each shaped like its parameter; `factored`: by rows and columns;
-            `packed`: in 8 bits; `none`: it keeps none.
-        averages_weights: whether an average of the weights of past steps is evaluated, and not those of the last step.
+        moments: the form of its moments: `entries`: shaped like the parameters; `factored`: by rows and columns;
+            `packed`: in 8 bits; `none`: no moments.
+        averages_weights: whether the evaluated weights are an average over past steps, and not those of the last step.
     """
 
     name: str
@@ -127,16 +127,16 @@ class OptimizerFacts:
 
 @runtime_checkable
 class FitsEveryModel(Protocol):
-    """An optional part of Method: with some settings, it works with every model."""
+    """An optional part of Method: with some settings it works with every model."""
 
     @property
     def fits_every_model(self) -> bool:
-        """Whether it does with its settings; then it is not tried without weights before a run starts."""
+        """Whether the method, with its settings, works with every model; then no trial precedes a run."""
         ...
 
 
 def fits_every_model(method: object) -> bool:
-    """Return whether a method's own class says that it works with every model; one that inherits may do more."""
+    """Return whether a method's class itself, not a base class, says that it works with every model."""
     return "fits_every_model" in vars(type(method)) and cast("FitsEveryModel", method).fits_every_model
 
 
@@ -145,16 +145,16 @@ class FitsOptimizers(Protocol):
     """An optional part of Method: it does not work with every optimizer."""
 
     def faults_with(self, optimizer: OptimizerFacts) -> list[str]:
-        """Return a sentence for each setting that the optimizer can't follow; called when a run is planned."""
+        """Return a sentence for each setting that does not work with the optimizer; called when a run is planned."""
         ...
 
 
 @runtime_checkable
 class FitsSharding(Protocol):
-    """An optional part of Method: some of its settings need parameters that are whole on each worker."""
+    """An optional part of Method: some of its settings need whole parameters on each worker."""
 
     def faults_when_sharded(self) -> list[str]:
-        """Return a clause for each such setting, which says what it needs; called when a sharded run is planned."""
+        """Return a clause for each setting that needs whole parameters; called when a sharded run is planned."""
         ...
 
 
@@ -167,10 +167,10 @@ class MakesGroups(Protocol):
     """An optional part of Method: it gives parameters different settings of train.optimizer."""
 
     def groups(self, model: PreTrainedModel, groups: list[ParameterGroup]) -> list[ParameterGroup]:
-        """Return the groups that the optimizer of `train` is made with; called on every worker.
+        """Return the parameter groups for train.optimizer; called on every worker.
 
         Args:
-            model: to be trained.
+            model: the model that will be trained.
             groups: the groups without the method: the parameters that train with weight decay, and those without.
 
         Returns:
@@ -181,35 +181,35 @@ class MakesGroups(Protocol):
 
 @runtime_checkable
 class MakesOptimizer(Protocol):
-    """An optional part of Method: it makes an optimizer of its own instead of train.optimizer.
+    """An optional part of Method: it makes its own optimizer, which replaces train.optimizer.
 
-    Where the settings of a method decide whether it does, its attribute `makes_optimizer` says so.
+    If that depends on the method's settings, its attribute `makes_optimizer` says whether it does.
     """
 
     def make_optimizer(self, model: PreTrainedModel, groups: list[ParameterGroup]) -> Optimizer:
         """Return a torch optimizer over these parameters; its state_dict must hold all its state.
 
         Args:
-            model: to be trained.
+            model: the model that will be trained.
             groups: as for `MakesGroups`, with all settings of AdamW, so that `torch.optim.AdamW(groups)` works.
         """
         ...
 
 
 def maker_of_optimizer(method: object) -> MakesOptimizer | None:
-    """Return a method that makes its own optimizer; None for another one."""
+    """Return the method if it makes its own optimizer; None otherwise."""
     makes_one = isinstance(method, MakesOptimizer) and bool(getattr(method, "makes_optimizer", True))
     return cast("MakesOptimizer", method) if makes_one else None
 
 
 @runtime_checkable
 class ClipsGradients(Protocol):
-    """An optional part of the optimizer that a method makes: it holds gradients elsewhere than in `parameter.grad`."""
+    """An optional part of the optimizer that a method makes: it stores gradients elsewhere than in `parameter.grad`."""
 
     def clip_grad_norm_(self, max_norm: float) -> Tensor:
-        """Scale the gradients of a step so that their norm is at most `max_norm`, in place; return the norm before.
+        """Scale the gradients of a step in place so that their norm is at most `max_norm`; return the norm before.
 
-        Called once in each step, when all its micro-batches are through; with infinity where nothing is clipped.
+        Called once in each step, after all its micro-batches; `max_norm` is infinity if nothing is clipped.
         """
         ...
 
@@ -219,22 +219,22 @@ class FitsWorkers(Protocol):
     """An optional part of Method: some of its settings need a single worker."""
 
     def faults_with_workers(self, num_workers: int) -> list[str]:
-        """Return a sentence for each setting that can't hold; called when a run on several workers is planned."""
+        """Return a sentence for each setting that needs a single worker; called when a run on several is planned."""
         ...
 
 
 @runtime_checkable
 class ReadsMicroBatches(Protocol):
-    """An optional part of Method: what trains depends on how a step is cut into micro-batches."""
+    """An optional part of Method: the trained entries depend on how a step is cut into micro-batches."""
 
     @property
     def reads_micro_batches(self) -> bool:
-        """Whether it does with its settings; then a run is never cut into smaller ones where memory is short."""
+        """Whether they do with the method's settings; then a run never takes smaller micro-batches to save memory."""
         ...
 
 
 LossTerm = Callable[[Mapping[str, Any]], "Tensor"]
-"""Computes a batch's term: a scalar, a mean over the batch's labelled tokens or a function of the weights alone."""
+"""Computes the loss term of a batch, a scalar: a mean over its labelled tokens, or a function of the weights alone."""
 
 
 @runtime_checkable
@@ -249,16 +249,16 @@ class AddsLoss(Protocol):
         the weights, however the step is cut into batches.
 
         Args:
-            model: to be trained, on its device. Its weights may change before the first step: a resumed training loads
-                those of its checkpoint.
-            base: makes the model as it was before any training, on the CPU.
+            model: the model that will be trained, on its device. Its weights may change before the first step, since a
+                resumed training loads those of its checkpoint.
+            base: returns the model as it was before any training, on the CPU.
         """
         ...
 
 
 @runtime_checkable
 class TrainsInPhases(Protocol):
-    """An optional part of Method: it trains several times, each with an optimizer and a schedule of its own.
+    """An optional part of Method: it trains several times, each time with a new optimizer and schedule.
 
     The method's own `attach` is called only for a phase whose method is the method itself.
     """
@@ -276,16 +276,16 @@ class TrainsInPhases(Protocol):
         *,
         base: Callable[[], PreTrainedModel],
     ) -> Method:
-        """Set the weights that a phase begins with, in place, and return the method that trains it.
+        """Set the initial weights of a phase, in place, and return the method that trains it.
 
-        Called on every worker, for a new phase and for a resumed one. The weights that it sets must follow from its
-        arguments alone and not from the weights in the model: a resumed run has loaded the base's.
+        Called on every worker, for a new phase and for a resumed one. The weights must follow from the arguments alone
+        and not from the weights in the model, since a resumed run has loaded the base's.
 
         Args:
-            number: of the phase, from 0.
-            model: to be trained, on its device.
+            number: the number of the phase, from 0.
+            model: the model that will be trained, on its device.
             carried: the tensors that `end_phase` returned for each earlier phase.
-            base: makes the model as it was before any training, on the CPU.
+            base: returns the model as it was before any training, on the CPU.
         """
         ...
 
@@ -297,7 +297,7 @@ class TrainsInPhases(Protocol):
         *,
         base: Callable[[], PreTrainedModel],
     ) -> Mapping[str, Tensor]:
-        """Return tensors of a phase, such as a mask, for later ones; called after each phase but the last.
+        """Return tensors of a phase, such as a mask, for later phases; called after each phase except the last.
 
         The arguments are those of `begin_phase`, after the phase has trained the model.
         """
@@ -308,7 +308,7 @@ class Attached(Protocol):
     """A method at work in one training."""
 
     def begin_epoch(self, epoch: int) -> None:
-        """Called before each epoch, and again for the epoch in which a resumed training goes on.
+        """Prepare an epoch; called before each epoch, and again for the epoch in which a resumed training continues.
 
         Args:
             epoch: counted from 0.
@@ -323,7 +323,7 @@ class Attached(Protocol):
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint must hold: plain values and tensors."""
+        """Return the state that a checkpoint must hold: plain values and tensors."""
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -331,7 +331,7 @@ class Attached(Protocol):
         ...
 
     def detach(self) -> None:
-        """Leaves model and optimizer without a trace of the method."""
+        """Remove every trace of the method from model and optimizer."""
         ...
 
 
@@ -344,5 +344,5 @@ class CountsEntries(Protocol):
         ...
 
     def num_touched(self) -> int | None:
-        """Return how many entries the steps so far have trained, also of earlier attempts; None if it is unknown."""
+        """Return how many entries the steps so far have trained, over all attempts at the run; None if unknown."""
         ...

@@ -1,13 +1,13 @@
 """Regularized attention mask tuning, R-AMT (Zheng et al., arXiv 2307.15049, Section 3): masks under gradient dropout.
 
-Each entry of the chosen frozen weights has a score, and is set to zero where the score is not above a threshold; the
-straight-through estimator takes g * W for the gradient of the scores. The loss is the task's and a small term on the
-norms of the scores. Let a be the gradient of both, after clipping, and b that of the divergence KL(base || model). A
-score's gradient stays with the probability (1 + sign(a) (a + b) / (|a| + |b| + 1e-8)) / 2: where both have the same
-sign and are not tiny, it surely stays.
+Each entry of the chosen frozen weights has a score, and is set to zero if the score is not above a threshold. The
+straight-through estimator uses g * W as the gradient of the scores. The loss is the task's loss plus a small term on
+the norms of the scores. Let a be the gradient of this loss, after clipping, and b the gradient of the divergence
+KL(base || model). A score's gradient is kept with the probability (1 + sign(a) (a + b) / (|a| + |b| + 1e-8)) / 2: it is
+certainly kept if both have the same sign and are not tiny.
 
-The divergence is computed in a second pass, over twins of the scores: a term of the loss with gradients of its own,
-which are weighted and added up over micro-batches as those of the scores are. Departures: conf/method/r_amt.yaml.
+The divergence is computed in a second pass over twins of the scores. It is a loss term whose gradients go to the twins,
+and are weighted and added up over micro-batches like those of the scores. Departures: conf/method/r_amt.yaml.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ if TYPE_CHECKING:
     from gmt.methods.reshaped import Reshaped
     from gmt.methods.weight_masks import ScoresAboveThreshold
 
-_TINY = 1e-8  # the authors'
+_TINY = 1e-8  # the authors' value
 
 
 @dataclass(frozen=True, kw_only=True)
 class RegularizedMaskTuning:
-    """Trains which entries of frozen weights are set to zero, and drops gradients that go against the base.
+    """Learns which entries of frozen weights to set to zero, and drops gradients that oppose the base's.
 
     Args:
-        name: the word for it in tables.
-        initial: of all scores.
-        threshold: below `initial`.
-        dropout: share that is taken off a gradient that is dropped, in [0, 1].
-        strength: of the sum of the norms of the scores in the loss.
+        name: the name of the method in tables.
+        initial: the initial value of all scores.
+        threshold: entries whose score is not above it are set to zero; below `initial`.
+        dropout: the share that is taken off a dropped gradient, in [0, 1].
+        strength: the weight of the sum of the scores' norms in the loss.
         targets: `all-linear`, all linear layers but the output's, or a list of names or ends of names.
         layers: numbers of the model's layers, from 0 and -1 for the last, whose matrices are masked; null for all.
     """
@@ -68,14 +68,15 @@ class RegularizedMaskTuning:
 
     @property
     def density_asked(self) -> None:
-        """No share is set."""
+        """None: no share is set."""
         return None
 
     def reshape(self, model: PreTrainedModel, *, seed: int) -> Reshaped:
-        """Freezes the model and puts masks over the chosen weights.
+        """Freeze the model, and put masks over the chosen weights.
 
         Raises:
-            UserError: the model has no such layers, or would compute its second pass anew in the backward pass.
+            UserError: the model has no such layers, or recomputes activations in the backward pass, as the second pass
+                does not allow.
         """
         from gmt.methods.computed_weights import ComputedWeights, chosen_layers
         from gmt.methods.weight_masks import ScoresAboveThreshold
@@ -89,7 +90,7 @@ class RegularizedMaskTuning:
         return ComputedWeights(model, chosen_layers(model, self.targets, self.layers), make, "masks.safetensors")
 
     def loss_term(self, model: PreTrainedModel, *, base: Callable[[], PreTrainedModel]) -> LossTerm:
-        """Return the norms of the scores; the divergence from the base gives gradients to twins of the scores."""
+        """Return the term on the scores' norms, which also gives the divergence's gradients to twins of the scores."""
         import torch
 
         from gmt.methods.computed_weights import switched_off
@@ -100,12 +101,12 @@ class RegularizedMaskTuning:
 
         def term(batch: Mapping[str, Any]) -> Tensor:
             with torch.no_grad(), switched_off(parts):
-                of_base = logits_of(model, batch)
+                base_logits = logits_of(model, batch)
             with _twins(parts):
                 logits = logits_of(model, batch)
             norms = torch.stack([torch.linalg.vector_norm(part.scores) for part in parts])
-            from_base = divergence(of_base, logits, labelled(batch))
-            # its gradients alone matter: no weight minimises it, so its value is no part of the loss that is logged
+            from_base = divergence(base_logits, logits, labelled(batch))
+            # Only its gradients matter: the training does not minimise it, so its value stays out of the logged loss.
             return from_base - from_base.detach() + self.strength * norms.sum()
 
         return term
@@ -119,8 +120,8 @@ class GradientDropout(Dense):
     """Drops gradients of scores at each step.
 
     Args:
-        dropout: share that is taken off.
-        parts: the masks, by name.
+        dropout: the share that is taken off a dropped gradient.
+        parts: the masks by name.
     """
 
     def __init__(self, dropout: float, parts: Mapping[str, ScoresAboveThreshold], optimizer: Optimizer, *, seed: int):
@@ -141,7 +142,7 @@ class GradientDropout(Dense):
         return {"num_steps": self._num_steps}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a number of steps."""
+        """Continue from a checkpoint's number of steps."""
         self._num_steps = state["num_steps"]
 
     def detach(self) -> None:
@@ -158,24 +159,24 @@ class GradientDropout(Dense):
                 part.twin.grad = None
         self._num_steps += 1
 
-    def _drop(self, name: str, gradient: Tensor, of_base: Tensor) -> None:
+    def _drop(self, name: str, gradient: Tensor, divergence_gradient: Tensor) -> None:
         from gmt.masking.random_bits import keys, random_bits
 
         key = keys(self._seed, self._num_steps, name)
         bits = random_bits(gradient.numel(), key, start=0, device=gradient.device)
-        stays = probability(gradient, of_base) > bits.view(gradient.shape).float() / 2**31
+        stays = probability(gradient, divergence_gradient) > bits.view(gradient.shape).float() / 2**31
         self._num_dropped.append((~stays).sum())
         gradient.mul_(stays * self._dropout + (1 - self._dropout))
 
 
-def probability(gradient: Tensor, of_base: Tensor) -> Tensor:
-    """Return the probability with which each gradient stays (the authors' `graddrop_backward_and_update`).
+def probability(gradient: Tensor, divergence_gradient: Tensor) -> Tensor:
+    """Return the probability with which each gradient is kept (the authors' `graddrop_backward_and_update`).
 
     Args:
-        gradient: a, of the task's loss and the norms' term.
-        of_base: b, of the divergence from the base.
+        gradient: a, the gradient of the task's loss and the norms' term.
+        divergence_gradient: b, the gradient of the divergence from the base, in the same shape.
     """
-    ratio = (gradient + of_base) / (gradient.abs() + of_base.abs() + _TINY)
+    ratio = (gradient + divergence_gradient) / (gradient.abs() + divergence_gradient.abs() + _TINY)
     return (1 + gradient.sign() * ratio) / 2
 
 
@@ -187,7 +188,7 @@ def _parts(model: nn.Module) -> Mapping[str, ScoresAboveThreshold]:
 
 
 def _over_workers(twin: Tensor) -> Tensor:
-    """Return a twin's gradient, averaged over the workers as DDP averages those of parameters."""
+    """Return a twin's gradient, averaged over the workers, as DDP averages the gradients of parameters."""
     import torch
     from torch import distributed
 

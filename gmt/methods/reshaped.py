@@ -10,10 +10,10 @@ if TYPE_CHECKING:
 
 
 class Reshaped(Protocol):
-    """A model with a method's parts in it. Unless it is `Mergeable`, it is evaluated with these parts."""
+    """A model with a method's parts in it; unless it is `Mergeable`, it is evaluated with these parts."""
 
     def save(self, folder: Path) -> None:
-        """Writes what was learnt, without the model's own weights, as safetensors."""
+        """Write the learnt tensors as safetensors, without the model's own weights."""
         ...
 
 
@@ -22,22 +22,22 @@ class Mergeable(Protocol):
     """An optional part of Reshaped: the trained parts can be merged into the model's own parameters."""
 
     def restore(self) -> None:
-        """Merges what was learnt into the model's own parameters, in place.
+        """Merge the learnt tensors into the model's own parameters, in place.
 
-        The model then has the modules and the names of parameters that it had before, and is evaluated as such.
+        Afterwards the model has its original modules and parameter names, and is evaluated in that form.
         """
         ...
 
 
 @runtime_checkable
 class TakesSaved(Protocol):
-    """An optional part of Reshaped: its parts take what `save` wrote, so that a run can be merged later from its files.
+    """An optional part of Reshaped: its parts can be loaded from saved files, so that a run can be merged later.
 
-    A complete adapter of peft's needs it not, since peft merges it.
+    A complete adapter of the peft library does not need this, since peft merges it.
     """
 
     def load(self, folder: Path) -> None:
-        """Sets the trained parts, in place, to the values that `save` wrote into the folder."""
+        """Set the trained parts, in place, to the values that `save` wrote into the folder."""
         ...
 
 
@@ -46,5 +46,5 @@ class SwitchesOff(Protocol):
     """An optional part of Reshaped: its parts can be switched off, so that DPO needs no second model."""
 
     def switched_off(self) -> AbstractContextManager[None]:
-        """Inside the block, the model computes the same as before it was reshaped, bit for bit."""
+        """Make the model compute, inside the block, the same as before it was reshaped, bit for bit."""
         ...

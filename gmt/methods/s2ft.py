@@ -1,10 +1,10 @@
-"""S2FT (Yang et al., arXiv 2412.06289): whole channels and heads train, coupled over the matrices that they go through.
+"""S2FT (Yang et al., arXiv 2412.06289): trains whole channels and heads, coupled over all matrices they pass through.
 
 Channels of all layers are ranked together, and so are heads. Departures: the authors permute the matrices so that the
-chosen rows and columns come first and train these blocks alone; here they train in place, under a fixed mask, so that
-no order of query heads can go wrong, and nothing is permuted back. Under grouped-query attention a head of k and v and
-all its query heads are chosen together, unless neither k nor v trains. The number of chosen units is rounded up, so
-that at least one is, where the authors round down. Biases do not train.
+chosen rows and columns come first, and train these blocks alone; here they train in place under a fixed mask, which
+needs no order of query heads and no permutation back. Under grouped-query attention a head of k and v is chosen
+together with all its query heads, unless neither k nor v trains. The number of chosen units is rounded up, so that at
+least one is chosen; the authors round down. Biases do not train.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 SCORES = ("random", "weight", "gradient", "activation")
 _BY_EXAMPLES = ("gradient", "activation")
-_FAR = 1.5  # times the share of units that was asked for: more is worth a warning
+_FAR = 1.5  # a warning is logged if the share of units that train is so many times the share that was set
 
 _log = logging.getLogger(__name__)
 
@@ -39,13 +39,14 @@ class StructuredSparse:
     """Trains some channels of the feed-forward parts and some heads of the attention parts.
 
     Args:
-        name: the word for it in tables.
+        name: the name of the method in tables.
         mask_ratio: fraction of the channels, and of the heads, that do not train, in [0, 1).
-        matrices: those in which rows or columns train: up, gate and down; q, k, v and o.
-        score: what ranks a channel or head: `random`, once by the seed; `weight`, the mean magnitude of its entries;
-            `gradient`, that of their gradients; `activation`, that of its inputs to the down or o matrix.
-        keep: which end trains, the `largest` scores or the `smallest`; `largest` for `random`.
-        num_examples: training rows on which gradients or activations are measured; 0 for other scores.
+        matrices: the matrices in which rows or columns train: some of up, gate, down, q, k, v and o.
+        score: the score of a channel or head: `random`: drawn by the seed; `weight`: the mean magnitude of its entries;
+            `gradient`: the mean magnitude of their gradients; `activation`: the mean magnitude of its inputs to the
+            down or o matrix.
+        keep: whether the units with the `largest` or the `smallest` scores train; `largest` for `random`.
+        num_examples: the number of training rows on which gradients or activations are measured; 0 for other scores.
     """
 
     name: str
@@ -78,7 +79,7 @@ class StructuredSparse:
 
     @property
     def density_asked(self) -> float:
-        """The share of channels and heads that trains."""
+        """The fraction of channels and heads that train."""
         return 1 - self.mask_ratio
 
     def faults_with(self, optimizer: OptimizerFacts) -> list[str]:
@@ -86,7 +87,7 @@ class StructuredSparse:
         return faults_of_averaging(self.name, optimizer)
 
     def faults_when_sharded(self) -> list[str]:
-        """Return a clause: channels are chosen of whole matrices."""
+        """Return a clause that refuses sharding, since channels are rows and columns of whole matrices."""
         return [f"method {self.name}, which chooses rows and columns of whole matrices"]
 
     def attach(self, model: nn.Module, optimizer: Optimizer, *, seed: int, facts_every: int) -> Channels:
@@ -117,23 +118,23 @@ class StructuredSparse:
         from gmt.methods.channels import coupled_parts
 
         names: dict[Any, str] = dict(names_of(model))
-        kinds = coupled_parts(model, self.matrices, method=self.name)
+        parts_by_type = coupled_parts(model, self.matrices, method=self.name)
         keep_masks: dict[str, Tensor] = {}
         choices: dict[str, list[Tensor]] = {}
-        for kind, parts in zip(("channels", "heads"), kinds, strict=True):
-            scores = self._scores(model, parts, batches, f"{seed}/{kind}") if parts else []
-            choices[kind] = choice = self._chosen(scores)
+        for units, parts in zip(("channels", "heads"), parts_by_type, strict=True):
+            scores = self._scores(model, parts, batches, f"{seed}/{units}") if parts else []
+            choices[units] = choice = self._chosen(scores)
             for part, chosen in zip(parts, choice, strict=True):
                 keep_masks |= {names[weight]: keep_N for weight, keep_N in part.keep_masks(chosen)}
         others = [name for p, name in names.items() if name not in keep_masks and p.requires_grad]
         mask = self._mask(others).attach(model, optimizer, seed=seed, facts_every=facts_every)
         set_keep_masks(mask.mask, keep_masks)
-        for kind, choice in choices.items():
-            self._warn_of_share(kind, choice)  # last, so that a trial without weights does not come here
+        for units, choice in choices.items():
+            self._warn_of_share(units, choice)  # last, so that a trial without weights does not warn
         return Channels(mask.mask, self.name, {name: p for p, name in names.items() if p.requires_grad}, keep_masks)
 
     def _scores(self, model: nn.Module, parts: Sequence[Part], batches: Batches | None, draw: str) -> list[Tensor]:
-        """Return the scores of each part's units, float32 on the CPU; a larger one trains first."""
+        """Return the scores of each part's units, float32 on the CPU; units with larger scores train."""
         import random
 
         import torch
@@ -154,11 +155,11 @@ class StructuredSparse:
             case _:
                 assert batches is not None
                 magnitudes = input_magnitudes(model, [part.last for part in parts], batches)
-                scores = [part.input_means(of_part) for part, of_part in zip(parts, magnitudes, strict=True)]
+                scores = [part.input_means(features) for part, features in zip(parts, magnitudes, strict=True)]
         return [-score if self.keep == "smallest" else score for score in scores]
 
     def _chosen(self, scores: Sequence[Tensor]) -> list[Tensor]:
-        """Return which units train, ranked over all parts together; of ties the first. bool of shape [num_units]."""
+        """Return which units train, ranked over all parts together, as bool [num_units]; the first of ties train."""
         import torch
 
         from gmt.masking.rule import num_masked
@@ -171,14 +172,14 @@ class StructuredSparse:
         chosen[order[: sum(sizes) - num_masked(self.mask_ratio, sum(sizes))]] = True
         return list(torch.split(chosen, sizes))
 
-    def _warn_of_share(self, kind: str, choice: Sequence[Tensor]) -> None:
-        """Log a warning if whole units are far more than the share that the mask ratio leaves to train."""
+    def _warn_of_share(self, units: str, choice: Sequence[Tensor]) -> None:
+        """Log a warning if the chosen units are far more than the share that the mask ratio sets."""
         num, total = sum(int(chosen.sum()) for chosen in choice), sum(map(len, choice))
         if num > _FAR * self.density_asked * total:
             _log.warning(
                 "method=%s: %d of %d %s train, %.2g %%, where method.mask_ratio=%s asks for %.2g %%: only whole %s can "
                 "train, and at least one does",
-                *(self.name, num, total, kind, 100 * num / total, self.mask_ratio, 100 * self.density_asked, kind),
+                *(self.name, num, total, units, 100 * num / total, self.mask_ratio, 100 * self.density_asked, units),
             )
 
     def _mask(self, frozen: Sequence[str]) -> GradientMask:
@@ -197,24 +198,24 @@ class StructuredSparse:
 
 
 class Channels(AttachedMask):
-    """Chosen channels and heads at work; a parameter that holds none of them gets no gradient and no moments."""
+    """Chosen channels and heads at work; a parameter without any of them gets no gradient and no moments."""
 
     def __init__(
         self, mask: Any, name: str, trained: Mapping[str, nn.Parameter], keep_masks: Mapping[str, Tensor]
     ) -> None:
         super().__init__(mask, name)
-        self._trained = trained  # without the method
+        self._trained = trained  # the parameters that would train without the method
         self._freeze(keep_masks)
 
     def _freeze(self, keep_masks: Mapping[str, Tensor]) -> None:
-        """Let only parameters with a kept entry train; the masks are of all matrices, bool of shape [N]."""
+        """Let only parameters with a kept entry train; the masks cover all matrices, bool of shape [N]."""
         self._num_kept = sum(int(keep_N.sum()) for keep_N in keep_masks.values())
         self._num_entries = sum(map(len, keep_masks.values()))
         for name, p in self._trained.items():
             p.requires_grad_(name in keep_masks and bool(keep_masks[name].any()))
 
     def facts(self) -> dict[str, float]:
-        """Return the mask's facts, with the density over all matrices, also those without a chosen unit."""
+        """Return the mask's facts; the density is over all matrices, including those without a chosen unit."""
         facts = super().facts()
         return facts | {"density": self._num_kept / self._num_entries} if facts else facts
 
@@ -223,18 +224,18 @@ class Channels(AttachedMask):
         return self._num_kept
 
     def num_touched(self) -> int:
-        """Return the same number, since the choice stays."""
+        """Return the same number, since the choice never changes."""
         return self._num_kept
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue with the units of a checkpoint, though its weights may rank others first."""
+        """Continue with the units in a checkpoint, even if its weights would rank other units first."""
         from gmt.masking.packing import unpack
 
         super().load_state_dict(state)
         self._freeze({name: unpack(bits, self._trained[name].numel()) for name, bits in state["masks"].items()})
 
     def detach(self) -> None:
-        """Take the mask off the optimizer, and let every parameter train again."""
+        """Remove the mask from the optimizer, and let every parameter train again."""
         super().detach()
         for p in self._trained.values():
             p.requires_grad_(True)

@@ -1,13 +1,13 @@
-"""SaRA (Hu et al., arXiv 2409.06633, Section 3): the entries that are nearly zero train, and no others.
+"""SaRA (Hu et al., arXiv 2409.06633, Section 3): trains the entries that are nearly zero, and no others.
 
-The optimizer holds state for these entries alone, and gradients too; with several workers these are dense until the
-step. At one step the entries that are still below the threshold are chosen again, so that the support shrinks.
+The optimizer has state and gradients for these entries alone; with several workers, gradients are dense until the step.
+After one set step, only the entries that are still below the threshold go on training, so that the support shrinks.
 
-Departures from the authors' code: it writes |w| into the model for the chosen entries, so that its first gradient is
-taken at other weights, and its step of the second choice moves nothing; here neither happens, and entries that stay
-keep their moments. The nuclear norm is of the same matrix for all micro-batches of a step. Its gradient is added at the
-optimizer's step, after clipping: so it takes one decomposition a step and not one for each micro-batch, and the loss
-that is logged does not hold it.
+Departures from the authors' code: it replaces chosen entries by |w|, so that its first gradient is taken at other
+weights, and its step of the second choice moves nothing; here neither happens, and entries that go on training keep
+their moments. The nuclear norm is that of the same matrix for all micro-batches of a step. Its gradient is added at the
+optimizer's step, after clipping, which takes one decomposition for each step and not one for each micro-batch; the
+logged loss does not include the norm.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from gmt.methods.protocol import ParameterGroup
     from gmt.optimizers.packed_adamw import PackedAdamW
 
-_SMALLEST_SIDE = 64  # the authors take matrices whose sides are both above it
+_SMALLEST_SIDE = 64  # the authors take matrices with both sides above it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,11 +37,11 @@ class Sara:
     """Trains the entries of all parameters whose magnitude is below a threshold.
 
     Args:
-        name: the word for it in tables.
-        threshold: above 0.
-        strength: of the nuclear norm of the trained entries of one matrix, drawn anew at each step; 0 for none.
-        reselect_at: the optimizer step after which the entries that train and are below the threshold are the only
-            ones that go on; null for never.
+        name: the name of the method in tables.
+        threshold: entries whose magnitude is below it train; above 0.
+        strength: the weight of the nuclear norm of the trained entries in one matrix, drawn at each step; 0 for none.
+        reselect_at: the optimizer step after which only trained entries that are still below the threshold go on
+            training; null for never.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Sara:
 
     @property
     def density_asked(self) -> None:
-        """No share is set: the weights decide how many entries train."""
+        """None: no share is set, since the weights decide how many entries train."""
         return None
 
     def make_optimizer(self, model: PreTrainedModel, groups: list[ParameterGroup]) -> Optimizer:
@@ -67,7 +67,7 @@ class Sara:
         return PackedAdamW(groups)
 
     def attach(self, model: nn.Module, optimizer: PackedAdamW, *, seed: int, facts_every: int) -> SaraAtWork:
-        """Choose the entries, unless the optimizer has them from a checkpoint.
+        """Choose the entries, unless the optimizer has loaded them from a checkpoint, and return the method at work.
 
         Raises:
             UserError: no entry is below the threshold.
@@ -90,7 +90,7 @@ class Sara:
 
 
 class SaraAtWork(Dense):
-    """The entries that train, and the nuclear norm at each step."""
+    """Counts the entries that train, and adds the nuclear norm's gradient at each step."""
 
     def __init__(self, method: Sara, optimizer: PackedAdamW, parameters: Sequence[nn.Parameter], *, seed: int):
         from gmt.masking.processes import num_processes
@@ -101,7 +101,7 @@ class SaraAtWork(Dense):
         self._num_steps = 0
         self._num_trained = self._num_touched = self.num_kept
         self._norm: Tensor | None = None
-        if num_processes() == 1:  # DDP averages gradients, which it can do only while they are dense
+        if num_processes() == 1:  # with several, DDP must average gradients while they are dense
             optimizer.follow(self)
         self._hooks = [
             optimizer.register_step_pre_hook(self._before_step),
@@ -109,11 +109,11 @@ class SaraAtWork(Dense):
         ]
 
     def arrived(self, p: nn.Parameter) -> bool:
-        """Return that the entries are known before a gradient is."""
+        """Return True: the entries are known before any gradient arrives."""
         return True
 
     def complete(self) -> None:
-        """Choose nothing at a step."""
+        """Do nothing: a step chooses no entries."""
 
     @property
     def num_kept(self) -> int:
@@ -130,11 +130,11 @@ class SaraAtWork(Dense):
         return self._num_trained
 
     def num_touched(self) -> int:
-        """Return how many entries the first choice has; later ones are among them."""
+        """Return the number of entries of the first choice, which includes all later ones."""
         return self._num_touched
 
     def facts(self) -> dict[str, float]:
-        """Return the share of entries that train, how often they were chosen again, and the last step's norm."""
+        """Return the share of entries that train, the number of reselections, and the last step's nuclear norm."""
         facts = {
             "kept_fraction": self.num_kept / sum(p.numel() for p in self._parameters),
             "num_reselections": float(self._has_reselected),
@@ -142,21 +142,21 @@ class SaraAtWork(Dense):
         return facts if self._norm is None else facts | {"nuclear_norm": float(self._norm)}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the numbers of steps and of entries so far; which ones train is the optimizer's state."""
+        """Return the numbers of steps and of trained entries so far; the optimizer's state has the entries."""
         return {"num_steps": self._num_steps, "num_touched": self._num_touched}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a number of steps."""
+        """Continue from a checkpoint's numbers of steps and of entries."""
         self._num_steps, self._num_touched = state["num_steps"], state["num_touched"]
 
     def detach(self) -> None:
-        """Remove the hooks; the optimizer goes on with the entries."""
+        """Remove the hooks; the optimizer still trains the chosen entries only."""
         self._optimizer.unfollow()
         for hook in self._hooks:
             hook.remove()
 
     def _before_step(self, *_: Any) -> None:
-        """Add the nuclear norm's gradient to that of one matrix."""
+        """Add the nuclear norm's gradient to the gradient of one matrix."""
         self._num_trained = self.num_kept
         if not self._method.strength or not self._matrices:
             return
@@ -171,12 +171,12 @@ class SaraAtWork(Dense):
             self._norm, gradient = nuclear_norm(trained)
             gradient = gradient.mul_(self._method.strength).to(p.dtype)
             for q, arrived in self._optimizer.gathered():
-                if q is p:  # gathered already, or still dense
-                    of_arrived = gradient if arrived.shape == p.shape else support.gather(gradient.flatten())
-                    arrived.add_(of_arrived)
+                if q is p:  # its gradient is gathered already, or still dense
+                    norm_gradient = gradient if arrived.shape == p.shape else support.gather(gradient.flatten())
+                    arrived.add_(norm_gradient)
 
     def _after_step(self, *_: Any) -> None:
-        """Leave out the entries that have grown, once."""
+        """At step reselect_at, stop training the entries that have grown to the threshold."""
         self._num_steps += 1
         if self._num_steps != self._method.reselect_at:
             return
@@ -187,10 +187,10 @@ class SaraAtWork(Dense):
 
 
 def nuclear_norm(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the sum of the singular values of a matrix, and its gradient U V^T, without directions of value zero.
+    """Return the sum of the singular values of a matrix, and its gradient U V^T without directions of value zero.
 
     Args:
-        x: float32.
+        x: a matrix of float32.
     """
     import torch
 

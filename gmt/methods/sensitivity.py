@@ -1,4 +1,4 @@
-"""How sensitive the loss is to each weight, and what SPT trains where. Imports torch."""
+"""Measures how sensitive the loss is to each weight, and decides what SPT trains. Imports torch."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from gmt.errors import UserError
 from gmt.masking.counting import as_bits
 from gmt.methods.computed_weights import ComputedWeight, chosen_layers
 
-_INFINITY = 0x7F800000  # in bits
+_INFINITY = 0x7F800000  # the bits of float32's infinity
 
 
 def candidates(model: Any) -> dict[str, nn.Parameter]:
-    """Return the weights of the linear layers but the output's, and all norms and biases, by name."""
+    """Return the weights of the linear layers except the output layer, and all norms and biases, by name."""
     matrices = {f"{name}.weight" for name in chosen_layers(model, "all-linear")}
     return {name: p for name, p in model.named_parameters() if name in matrices or p.ndim == 1}
 
@@ -30,7 +30,7 @@ def sensitivities(
     The model's parameters are frozen afterwards.
 
     Raises:
-        UserError: the sums hold NaN or Inf, or nothing but zeros.
+        UserError: the sums have NaN or Inf, or are all zero.
     """
     for p in model.parameters():
         p.requires_grad_(False)
@@ -56,22 +56,22 @@ def sensitivities(
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """When a matrix gets a LoRA, and a vector trains whole; see gmt/methods/spt.py."""
+    """Decides whether a matrix gets a LoRA, and whether a vector trains as a whole; see gmt/methods/spt.py."""
 
     rank: int
     matrix_factor: float
     vector_factor: float
 
     def is_low_rank(self, shape: torch.Size, num_chosen: int) -> bool:
-        """Whether a matrix with so many chosen entries gets a LoRA."""
+        """Return whether a matrix with so many chosen entries gets a LoRA."""
         return num_chosen * self.matrix_factor >= self.rank * sum(shape)
 
     def is_whole(self, shape: torch.Size, num_chosen: int) -> bool:
-        """Whether a vector with so many chosen entries trains."""
+        """Return whether a vector with so many chosen entries trains."""
         return num_chosen > 0 and num_chosen * self.vector_factor >= shape.numel()
 
     def num_trained(self, shape: torch.Size, num_chosen: int) -> int:
-        """Return how many parameters train of a matrix or a vector; it never falls where the number chosen rises."""
+        """Return how many parameters of a matrix or a vector train; non-decreasing in the number of chosen entries."""
         if len(shape) == 1:
             return shape.numel() if self.is_whole(shape, num_chosen) else 0
         return self.rank * sum(shape) if self.is_low_rank(shape, num_chosen) else num_chosen
@@ -93,14 +93,14 @@ class Plan:
 
 
 def plan(measured: Mapping[str, Tensor], rule: Rule, budget: int) -> Plan:
-    """Return what trains if as many of the most sensitive entries are chosen as the budget allows.
+    """Return the parts that train if as many of the most sensitive entries are chosen as the budget allows.
 
-    Entries of equal sensitivity are chosen together or not at all, and those of sensitivity zero never.
+    Entries of equal sensitivity are chosen together or not at all, and entries of sensitivity zero never.
 
     Args:
-        measured: sensitivities by the name of the parameter.
-        rule: decides what trains of each.
-        budget: parameters that train at most.
+        measured: the sensitivities by the name of the parameter.
+        rule: decides which part of each parameter trains.
+        budget: the most parameters that may train.
     """
     bits = {name: as_bits(x.flatten()) for name, x in measured.items()}
     low, high = 0, _INFINITY  # the threshold lies in [low, high]
@@ -111,24 +111,24 @@ def plan(measured: Mapping[str, Tensor], rule: Rule, budget: int) -> Plan:
             high = middle
         else:
             low = middle + 1
-    made = Plan()
+    parts = Plan()
     for name, x in bits.items():
         shape, index = measured[name].shape, (x > low).nonzero().flatten()
         layer = name.removesuffix(".weight")
         if len(shape) == 1:
-            made.whole.extend([name] * rule.is_whole(shape, len(index)))
+            parts.whole.extend([name] * rule.is_whole(shape, len(index)))
         elif rule.is_low_rank(shape, len(index)):
-            made.low_rank.append(layer)
+            parts.low_rank.append(layer)
         elif len(index):
-            made.entries[layer] = index
-    return made
+            parts.entries[layer] = index
+    return parts
 
 
 class SparseChange(ComputedWeight):
     """Adds trained values to some entries of a weight.
 
     Args:
-        index: of the entries, int64 of shape [K].
+        index: the indices of the entries, int64 of shape [K].
     """
 
     def __init__(self, index: Tensor):
@@ -143,6 +143,6 @@ class SparseChange(ComputedWeight):
         return changed.view(weight.shape).to(weight.dtype)
 
     def learnt(self) -> dict[str, Tensor]:
-        """Return the values and their places."""
+        """Return the values and their indices."""
         index: Any = self.index
         return {"index": index, "values": self.values}

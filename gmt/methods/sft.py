@@ -1,4 +1,4 @@
-"""Plain supervised fine-tuning: every parameter is updated at every step. The baseline of every study."""
+"""Plain supervised fine-tuning, which updates every parameter at every step: the baseline of every study."""
 
 from __future__ import annotations
 
@@ -24,30 +24,30 @@ class Sft:
 
     @property
     def density_asked(self) -> float:
-        """Everything is updated."""
+        """1: every step updates all entries."""
         return 1.0
 
     def attach(self, model: nn.Module, optimizer: Optimizer, *, seed: int, facts_every: int) -> Dense:
-        """Changes nothing."""
+        """Return an attached method that does nothing."""
         return Dense()
 
 
 class Dense:
-    """Plain fine-tuning at work: nothing is masked, nothing is kept."""
+    """Plain fine-tuning at work: it masks nothing and has no state."""
 
     def begin_epoch(self, epoch: int) -> None:
-        """Does nothing."""
+        """Do nothing."""
 
     def facts(self) -> dict[str, float]:
-        """Everything is updated and masking takes no time."""
+        """Return a density of 1 and no time for masking."""
         return {"density": 1.0, "mask_seconds": 0.0}
 
     def state_dict(self) -> dict[str, Any]:
-        """Holds nothing."""
+        """Return an empty state."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Does nothing."""
+        """Do nothing."""
 
     def detach(self) -> None:
-        """Does nothing."""
+        """Do nothing."""

@@ -1,10 +1,10 @@
-"""SNELL (Shen et al., arXiv 2411.01800): two small factors make a change of full rank, whose largest entries count.
+"""SNELL (Shen et al., arXiv 2411.01800): two small factors give a change of full rank; its largest entries count.
 
 Entry (i, j) of a matrix's change is scale * (|a_i - b_j| - |a'_i - b'_j|), with rows a, a' for each output and b, b'
 for each input, of rank / 2 numbers each, and Euclidean norms. In every forward pass the entries whose magnitude is
 below a quantile are set to zero. Departures: a = a' and b = b' at the start, so that the change is zero then, where the
-authors' is not; an entry that counts is the kernel's value w, where their code has w |w| with |w| as a constant, under
-which a change of zero would never move; entries that tie at the quantile count, so that all do at the start.
+authors' is not; an entry that counts is the kernel's value w, where their code has w |w| with |w| as a constant, so
+that a change of zero would never move; entries that tie at the quantile count, so that all entries count at the start.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ class Snell:
     """Trains two factors for each chosen matrix.
 
     Args:
-        name: the word for it in tables.
-        rank: numbers for each input and each output of a matrix; even.
-        scale: of the kernel.
-        sparsity: share of each matrix's change that is set to zero, in [0, 1).
+        name: the name of the method in tables.
+        rank: the number of numbers for each input and each output of a matrix; even.
+        scale: the kernel's factor.
+        sparsity: the share of each matrix's change that is set to zero, in [0, 1).
         targets: `all-linear`, all linear layers but the output's, or a list of names or ends of names.
         layers: numbers of the model's layers, from 0 and -1 for the last, whose matrices change; null for all.
     """
@@ -57,11 +57,11 @@ class Snell:
 
     @property
     def density_asked(self) -> None:
-        """Every factor moves."""
+        """None: every factor moves."""
         return None
 
     def reshape(self, model: PreTrainedModel, *, seed: int) -> Reshaped:
-        """Freezes the model and puts the changes in.
+        """Freeze the model, and put the changes in.
 
         Raises:
             UserError: the model has no such layers, or the rank is above a matrix's smaller side.
@@ -80,5 +80,5 @@ class Snell:
         return ComputedWeights(model, layers, make, "factors.safetensors")
 
     def attach(self, model: nn.Module, optimizer: Optimizer, *, seed: int, facts_every: int) -> Unmasked:
-        """Changes nothing: the factors are in the model."""
+        """Return an attached method that does nothing, since the factors are in the model."""
         return Unmasked()

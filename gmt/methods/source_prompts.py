@@ -1,4 +1,4 @@
-"""Methods that read prompts of the task's source suites before their first step."""
+"""The optional protocol of a method that reads prompts of the task's source suites before its first step."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ if TYPE_CHECKING:
     from gmt.methods.protocol import Attached
 
 Prompts = Callable[[], Iterator[Mapping[str, Any]]]
-"""Returns prompts, each a batch as the model's forward pass takes it."""
+"""Returns prompts, each as a batch for the model's forward pass."""
 
 
 @runtime_checkable
 class ReadsSource(Protocol):
-    """An optional part of Method: before its first step it looks at prompts of the task's source suites."""
+    """An optional part of Method: it reads prompts of the task's source suites before its first step."""
 
     @property
     def reads_source(self) -> bool:
-        """Whether it does with its settings; if not, `attach` is called instead of `attach_with_source`."""
+        """Whether it reads them with its settings; if not, `attach` is called instead of `attach_with_source`."""
         ...
 
     def attach_with_source(
         self, model: nn.Module, optimizer: Optimizer, *, seed: int, facts_every: int, source: Prompts
     ) -> Attached:
-        """Puts the method on, as `attach` does; a resumed training's model has the weights of its checkpoint.
+        """Attach the method, as `attach` does; in a resumed training the model has the weights of its checkpoint.
 
         Args:
             model, optimizer, seed, facts_every: as for `attach`.
-            source: returns the prompts, each a batch as the model's forward pass takes it; the same on every worker.
+            source: returns the prompts, each as a batch for the model's forward pass; the same on every worker.
         """
         ...

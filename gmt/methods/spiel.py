@@ -1,10 +1,9 @@
-"""SpIEL: a sparse fine-tuning that grows and drops entries (Ansell et al., arXiv 2401.16405, Section 3.2).
+"""SpIEL: sparse fine-tuning that replaces entries of its support (Ansell et al., arXiv 2401.16405, Section 3.2).
 
-The support begins at random. Every so many steps the entries that moved least from the base return to its values, bit
-for bit, and as many others take their place: of the entries with the largest gradients, those whose gradients added up
-to the most over some steps. Newcomers begin with the mean of these gradients and of their squares as moments, and with
-an age of their own, by which the bias of Adam is corrected. The optimizer holds gradients and moments of the support
-alone.
+The support is random at first. At intervals the entries that moved least from the base return to its values, bit for
+bit, and as many others replace them: of the entries with the largest gradients, those with the largest sums of
+gradients over some steps. A new entry begins with the mean of these gradients, and of their squares, as moments, and
+with its own age, by which the bias of Adam is corrected. The optimizer has gradients and moments of the support alone.
 """
 
 from __future__ import annotations
@@ -28,16 +27,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Spiel:
-    """Trains a support of the linear layers' weights that is renewed in part.
+    """Trains a support of the linear layers' weights, and replaces a part of it at intervals.
 
     Args:
-        name: the word for it in tables.
+        name: the name of the method in tables.
         mask_ratio: fraction of each matrix that does not train, in [0, 1).
-        refresh: steps from one renewal to the next.
-        collected: the last steps before a renewal, over which the gradients of candidates are added up.
-        replaced: share of the support that a renewal replaces at the peak learning rate, in [0, 1); it falls with the
+        refresh: the number of steps from one replacement to the next.
+        collected: the number of steps before a replacement over which the candidates' gradients are added up.
+        replaced: the share of the support that is replaced at the peak learning rate, in [0, 1); it falls with the
             learning rate.
-        replaced_first: the same of the first renewal, in [0, 1].
+        replaced_first: the share that the first replacement takes, in [0, 1].
         exclude: patterns (as in a shell) of names of parameters that do not train.
     """
 
@@ -63,30 +62,30 @@ class Spiel:
 
     @property
     def density_asked(self) -> float:
-        """The share of the linear layers' entries that trains at a step."""
+        """The fraction of the linear layers' entries that train at a step."""
         return 1 - self.mask_ratio
 
     @property
     def reads_micro_batches(self) -> bool:
-        """Whether supports are renewed: the gradient of a micro-batch chooses the entries that may join."""
+        """Whether supports change, since the gradient of a micro-batch then chooses the entries that may join."""
         return self.mask_ratio > 0
 
     def make_optimizer(self, model: PreTrainedModel, groups: list[ParameterGroup]) -> Optimizer:
-        """Return AdamW whose state is of the support alone, with an age for each entry."""
+        """Return AdamW with state for the support alone, and with an age for each entry."""
         from gmt.optimizers.packed_adamw import PackedAdamW
 
         return PackedAdamW(groups, age="own")
 
     def faults_with_workers(self, num_workers: int) -> list[str]:
-        """Return a sentence: gradients are gathered before several workers could average them."""
+        """Return a sentence that refuses several workers, since gradients are gathered before they are averaged."""
         return [fault_of_gathering(f"for method {self.name}", num_workers)]
 
     def faults_with(self, optimizer: OptimizerFacts) -> list[str]:
-        """Return no sentence: the optimizer is the method's own."""
+        """Return no sentence, since the method makes its own optimizer."""
         return []
 
     def attach(self, model: nn.Module, optimizer: Optimizer, *, seed: int, facts_every: int) -> SpielAtWork:
-        """Draws the support and begins to renew it.
+        """Draw the support, and return the method at work.
 
         Raises:
             UserError: the mask can't work with this model.
@@ -119,36 +118,36 @@ class Spiel:
 
 
 class SpielAtWork:
-    """A mask at work whose supports grow and drop entries."""
+    """A mask at work that replaces entries of its supports."""
 
     def __init__(self, attached: AttachedMask, supports: GrowingSupports):
         self._attached, self._supports = attached, supports
 
     def begin_epoch(self, epoch: int) -> None:
-        """Does nothing: renewals count steps."""
+        """Do nothing: renewals count steps."""
 
     def facts(self) -> dict[str, float]:
-        """The mask's facts."""
+        """Return the mask's facts."""
         return self._attached.facts()
 
     def num_trained(self) -> int:
-        """The entries of the supports at the last step."""
+        """Return the number of entries in the supports at the last step."""
         return self._attached.num_trained()
 
     def num_touched(self) -> int:
-        """The entries that have trained so far."""
+        """Return the number of entries that have trained so far."""
         return self._supports.num_ever()
 
     def state_dict(self) -> dict[str, Any]:
-        """The state of the mask and of the renewals."""
+        """Return the state of the mask and of the renewals."""
         return {"mask": self._attached.state_dict(), "growth": self._supports.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continues from a checkpoint's state."""
+        """Continue from a checkpoint's state."""
         self._attached.load_state_dict(state["mask"])
         self._supports.load_state_dict(state["growth"])
 
     def detach(self) -> None:
-        """Ends the renewals and takes the mask off."""
+        """Stop the renewals, and remove the mask."""
         self._supports.remove()
         self._attached.detach()

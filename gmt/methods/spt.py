@@ -1,10 +1,10 @@
-"""SPT, sensitivity-aware fine-tuning (He et al., arXiv 2303.08566, Section 3): where to tune, and in which form.
+"""SPT, sensitivity-aware fine-tuning (He et al., arXiv 2303.08566, Section 3): chooses where to tune, and how.
 
-An entry's sensitivity is the sum of its squared batch gradients at the base's weights. The most sensitive ones over all
-linear layers, norms and biases are chosen; each matrix then gets a LoRA, if at least rank * (inputs + outputs) /
-matrix_factor of its entries are chosen, or trains the chosen ones alone. A vector trains whole if at least one in
-vector_factor of its entries is chosen, and else not at all. As many entries are chosen as keep the parameters that
-train within the budget. Departures: conf/method/spt.yaml.
+An entry's sensitivity is the sum of its squared batch gradients at the base's weights. The most sensitive entries over
+all linear layers, norms and biases are chosen. A matrix gets a LoRA if at least rank * (inputs + outputs) /
+matrix_factor of its entries are chosen; otherwise the chosen entries alone train. A vector trains as a whole if at
+least one in vector_factor of its entries is chosen, and otherwise not at all. As many entries are chosen as the budget
+of trained parameters allows. Departures: conf/method/spt.yaml.
 """
 
 from __future__ import annotations
@@ -31,16 +31,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class SensitivityAware:
-    """Trains LoRAs, single entries and vectors, where training examples say that weights are sensitive.
+    """Trains LoRAs, single entries and vectors where the loss on training examples is sensitive to the weights.
 
     Args:
-        name: the word for it in tables.
-        trainable_ratio: parameters that train at most, over those of linear layers, norms and biases, in (0, 1].
-        rank, alpha: the rank and the scale of a LoRA; its output is scaled by alpha / rank.
+        name: the name of the method in tables.
+        trainable_ratio: the most parameters that train, as a share of those of linear layers, norms and biases, in
+            (0, 1].
+        rank, alpha: the rank of a LoRA, whose output is scaled by alpha / rank.
         matrix_factor: at least 1; the larger, the more matrices get a LoRA.
         vector_factor: at least 1; the larger, the more vectors train.
-        num_examples: rows of the training data whose gradients are measured.
-        batch_size: rows of one gradient that is squared.
+        num_examples: the number of training rows whose gradients are measured.
+        batch_size: the number of rows in each gradient that is squared.
     """
 
     name: str
@@ -64,11 +65,11 @@ class SensitivityAware:
 
     @property
     def density_asked(self) -> None:
-        """Nothing is masked at a step."""
+        """None: the method masks nothing at a step."""
         return None
 
     def reshape(self, model: PreTrainedModel, *, seed: int) -> Reshaped:
-        """Freezes the model and puts a LoRA beside each matrix: what a model without weights can be tried with.
+        """Freeze the model, and put a LoRA beside each matrix, as a trial on a model without weights.
 
         Raises:
             UserError: the model has no linear layers, or the rank is above a matrix's smaller side.
@@ -81,10 +82,10 @@ class SensitivityAware:
     def reshape_by(
         self, model: PreTrainedModel, *, seed: int, batches: Callable[[int], Iterator[Mapping[str, Any]]]
     ) -> Reshaped:
-        """Freezes the model and puts in what the sensitivities of its weights decide.
+        """Freeze the model, and put in the parts that the sensitivities of its weights decide.
 
         Raises:
-            UserError: as `reshape`; no gradient is above zero, or one is not finite; or the budget is too small.
+            UserError: as `reshape`; or all gradients are zero, one is not finite, or the budget is too small.
         """
         from gmt.methods.sensitivity import Rule, candidates, plan, sensitivities
 
@@ -101,7 +102,7 @@ class SensitivityAware:
         return self._put_in(model, planned, seed)
 
     def attach(self, model: nn.Module, optimizer: Optimizer, *, seed: int, facts_every: int) -> Unmasked:
-        """Changes nothing: the parts are in the model."""
+        """Return an attached method that does nothing, since the parts are in the model."""
         return Unmasked()
 
     def _put_in(self, model: PreTrainedModel, planned: Plan, seed: int) -> SensitiveParts:
@@ -113,29 +114,29 @@ class SensitivityAware:
         layers: Any = {name: model.get_submodule(name) for name in planned.entries}
         indices = {id(layer): planned.entries[name] for name, layer in layers.items()}
         sparse = ComputedWeights(model, layers, lambda layer: SparseChange(indices[id(layer)]), "entries.safetensors")
-        kinds: list[Any] = [sparse] * bool(planned.entries) + [whole] * bool(planned.whole)
+        parts: list[Any] = [sparse] * bool(planned.entries) + [whole] * bool(planned.whole)
         if planned.low_rank:
             lora = PeftAdapter(
                 name=self.name, family="lora", rank=self.rank, alpha=self.alpha, targets=planned.low_rank, options={}
             )
-            kinds.append(lora.reshape(model, seed=seed))
-        for p in [*vectors.values(), *(part.values for part in sparse.parts.values())]:  # others have frozen them
+            parts.append(lora.reshape(model, seed=seed))
+        for p in [*vectors.values(), *(part.values for part in sparse.parts.values())]:  # the other parts froze them
             p.requires_grad_(True)
-        return SensitiveParts(kinds)
+        return SensitiveParts(parts)
 
 
 class SensitiveParts:
-    """A model with several kinds of parts: LoRAs, single entries and vectors, as far as there are any."""
+    """A model with parts of several types: LoRAs, single entries and vectors; some types may be absent."""
 
-    def __init__(self, kinds: Sequence[Any]):
-        self._kinds = kinds
+    def __init__(self, parts: Sequence[Any]):
+        self._parts = parts
 
     def save(self, folder: Path) -> None:
-        """Write the LoRAs as peft reads them, and beside them the entries and the vectors."""
-        for kind in self._kinds:
-            kind.save(folder)
+        """Write the LoRAs in peft's format, and beside them the entries and the vectors."""
+        for part in self._parts:
+            part.save(folder)
 
     def restore(self) -> None:
         """Merge the LoRAs and the entries into the model's weights; the vectors are the model's own."""
-        for kind in self._kinds:
-            kind.restore()
+        for part in self._parts:
+            part.restore()

@@ -1,7 +1,7 @@
 """A sparse delta of linear layers as an adapter of peft's Super-Tuning (arXiv 2607.09287). Only functions import peft.
 
 peft's layers hold indices and float32 values, which are added to the weight in the weight's dtype. All layers of an
-adapter have the same fraction of entries, so that layers with fewer are padded by entries of value 0.
+adapter must have the same fraction of entries, so layers with fewer are padded by entries of value 0.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class AdapterPart:
 
     Args:
         indices_K: indices into the flattened weight, int32; padded.
-        values_K: what is added to the weight there, float32.
-        num_inexact: the number of entries of which the sum differs from the tuned value, since the difference rounds.
+        values_K: the values that are added to the weight at these indices, float32.
+        num_inexact: the number of entries whose sum differs from the tuned value, since the difference is rounded.
     """
 
     indices_K: Tensor
@@ -58,7 +58,7 @@ def check_peft() -> None:
 def linear_layers(model: nn.Module) -> dict[str, str]:
     """Return the names of the layers to which an adapter can be added, by the name of their weight.
 
-    A weight that a second module has too is left out: an adapter of the layer would not change the other module.
+    A weight that a second module shares is left out, since an adapter of the layer would not change the other module.
     """
     from torch import nn
 
@@ -83,7 +83,7 @@ def sparsity_for(counts: Mapping[str, tuple[int, int]]) -> float:
 
 
 def padded_size(num_all: int, sparsity: float) -> int:
-    """Return the number of entries that peft gives a layer, by SupertuningLayer._num_trainable."""
+    """Return the number of entries that peft gives a layer (SupertuningLayer._num_trainable)."""
     return int(num_all * (1 - sparsity))
 
 
@@ -91,8 +91,8 @@ def adapter_part(tuned: Tensor, base: Tensor, size: int) -> AdapterPart:
     """Return the adapter of a layer.
 
     Args:
-        tuned, base: the layer's weights, in one shape and dtype.
-        size: the number of entries, at least that of the changed ones.
+        tuned, base: the layer's weights, in the same shape and dtype.
+        size: the number of the adapter's entries, at least the number of changed entries.
     """
     import torch
 

@@ -1,15 +1,15 @@
 """Chooses tensors under a budget of operations: GreenTrainer's dynamic programme (arXiv 2309.13192, Section 3.3).
 
 Knows nothing of models. Tensors are in the order of the forward pass. A set of tensors costs the operations of their
-weight gradients and those that carry the gradient from the output down to the deepest of them. Departure: the authors
-also charge the deepest tensor for what would carry the gradient past it, though nothing flows there.
+weight gradients, plus those of the backward path from the output down to the deepest of them. Departure: the authors
+also charge the path below the deepest tensor, although nothing is computed there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-_RESOLUTION = 1000  # units of a budget in which costs are rounded up, as the authors have it
+_RESOLUTION = 1000  # units into which a budget is divided; costs are rounded up to units, as in the authors' code
 
 
 def cheapest(of_weights: Sequence[int], of_path: Sequence[int]) -> int:
@@ -31,16 +31,16 @@ def choose(
     at most `resolution`; else costs are rounded up to its units, so that the budget holds.
 
     Args:
-        importance: of each tensor, in the order of the forward pass.
-        of_weights: operations of each tensor's weight gradient.
-        of_path: operations that carry the gradient down to each tensor, which fall along the order.
-        budget: operations, at least `cheapest`.
-        resolution: see above.
+        importance: the importance of each tensor, in the order of the forward pass.
+        of_weights: the operations of each tensor's weight gradient.
+        of_path: the operations of the backward path down to each tensor, which fall along the order.
+        budget: the number of operations, at least `cheapest`.
+        resolution: the number of units into which the budget is divided.
     """
     unit = max(1, -(-budget // resolution))
     capacity = budget // unit
-    gains = [0.0] * (capacity + 1)  # the most that the tensors above give for at most so many units
-    taken: list[tuple[int, int, list[bool]]] = []  # of each tensor above: itself, its units, whether it is in each gain
+    gains = [0.0] * (capacity + 1)  # the largest importance of the tensors above, for at most so many units
+    taken: list[tuple[int, int, list[bool]]] = []  # each tensor above, its units, and whether it is in each gain
     best: tuple[float, int, int, int] | None = None
     for k in reversed(range(len(importance))):
         left = budget - of_path[k] - of_weights[k]

@@ -1,7 +1,7 @@
-"""Operations of a forward and a backward pass, tensor by tensor, as PyTorch's dispatcher counts matrix products.
+"""Counts the operations of a forward and a backward pass by tensors, as PyTorch's dispatcher counts matrix products.
 
-A product of an input and a matrix costs as much again for the gradient of each; a product of two activations, as in
-attention, costs twice as much again for both gradients. Knows nothing of methods.
+The gradient of an input, and that of a matrix, each cost as much as their product; the two gradients of a product of
+activations, as in attention, together cost twice as much as the product. Knows nothing of methods.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ class TensorCosts:
 
     Args:
         parameters: the tensors.
-        of_weights: operations of each one's gradient.
-        of_path: operations that carry the gradient from the loss down to each, its own module's left out.
-        forward: operations of the forward pass.
-        total: operations of the forward and the backward pass where everything trains.
+        of_weights: the operations of each tensor's gradient.
+        of_path: the operations of the backward path from the loss down to each tensor, without its own module's.
+        forward: the operations of the forward pass.
+        total: the operations of the forward and the backward pass if everything trains.
     """
 
     parameters: Sequence[nn.Parameter]
@@ -39,42 +39,42 @@ class TensorCosts:
 
 @dataclass(frozen=True)
 class _Use:
-    """A call of a module: its operations without those of the modules that it calls."""
+    """A call of a module, with its operations except those of the modules that it calls."""
 
     module: nn.Module
     num_operations: int
 
 
 def tensor_costs(model: nn.Module, batches: Iterable[Mapping[str, Any]], *, method: str) -> TensorCosts:
-    """Count the operations of mini-batches, at least one, together.
+    """Return the operations of some mini-batches together; there must be at least one.
 
     Raises:
-        UserError: a module multiplies by several matrices, the model does more than is counted by tensors, or it uses
-            its tensors in another order for another mini-batch.
+        UserError: a module multiplies by several matrices, the model has operations that belong to no tensor, or it
+            uses its tensors in another order for another mini-batch.
     """
-    of_batches = [_of_batch(model, batch, method=method) for batch in batches]
-    parameters = of_batches[0].parameters
-    if any([*map(id, costs.parameters)] != [*map(id, parameters)] for costs in of_batches):
+    batch_costs = [_batch_costs(model, batch, method=method) for batch in batches]
+    parameters = batch_costs[0].parameters
+    if any([*map(id, costs.parameters)] != [*map(id, parameters)] for costs in batch_costs):
         raise UserError(f"method={method} needs a model that uses its tensors in the same order for all examples")
     return TensorCosts(
         parameters=parameters,
-        of_weights=[sum(of_tensor) for of_tensor in zip(*(costs.of_weights for costs in of_batches), strict=True)],
-        of_path=[sum(of_tensor) for of_tensor in zip(*(costs.of_path for costs in of_batches), strict=True)],
-        forward=sum(costs.forward for costs in of_batches),
-        total=sum(costs.total for costs in of_batches),
+        of_weights=[sum(counts) for counts in zip(*(costs.of_weights for costs in batch_costs), strict=True)],
+        of_path=[sum(counts) for counts in zip(*(costs.of_path for costs in batch_costs), strict=True)],
+        forward=sum(costs.forward for costs in batch_costs),
+        total=sum(costs.total for costs in batch_costs),
     )
 
 
-def _of_batch(model: nn.Module, batch: Mapping[str, Any], *, method: str) -> TensorCosts:
-    """Count the operations of one mini-batch."""
+def _batch_costs(model: nn.Module, batch: Mapping[str, Any], *, method: str) -> TensorCosts:
+    """Return the operations of one mini-batch."""
     _check_modules(model, method)
     uses = _uses(model, batch)
     first: dict[nn.Parameter, int] = {}
     of_weights: dict[nn.Parameter, int] = {}
     of_input: list[int] = []
     for i, use in enumerate(uses):
-        own, matrices = _own(use.module)
-        for p in own:
+        parameters_of_module, matrices = _trained_parameters(use.module)
+        for p in parameters_of_module:
             first.setdefault(p, i)
             of_weights[p] = of_weights.get(p, 0) + (use.num_operations if p.ndim > 1 else 0)
         of_input.append(use.num_operations * (1 if matrices else 2))
@@ -97,9 +97,9 @@ def _of_batch(model: nn.Module, batch: Mapping[str, Any], *, method: str) -> Ten
 
 
 def _check_modules(model: nn.Module, method: str) -> None:
-    """Raise UserError if a module multiplies by several matrices: the counter knows no products of experts."""
+    """Raise UserError if a module multiplies by several matrices, since the counter can't count products of experts."""
     for module in model.modules():
-        _, matrices = _own(module)
+        _, matrices = _trained_parameters(module)
         if len(matrices) > 1 or any(p.ndim > 2 for p in matrices):
             raise UserError(
                 f"method={method} needs modules that multiply by one matrix each, and a {type(module).__name__} of "
@@ -107,26 +107,26 @@ def _check_modules(model: nn.Module, method: str) -> None:
             )
 
 
-def _own(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Return the parameters of a module itself that train, and the matrices among them."""
-    own = [p for p in module.parameters(recurse=False) if p.requires_grad]
-    return own, [p for p in own if p.ndim > 1]
+def _trained_parameters(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """Return the parameters of a module, without its children, that train, and the matrices among them."""
+    trained = [p for p in module.parameters(recurse=False) if p.requires_grad]
+    return trained, [p for p in trained if p.ndim > 1]
 
 
 def _uses(model: nn.Module, batch: Mapping[str, Any]) -> list[_Use]:
-    """Run the model and return its modules' calls in the order in which they end."""
+    """Run the model, and return its modules' calls in the order in which they end."""
     uses: list[_Use] = []
-    open_calls: list[list[int]] = []  # of each call under way: the count when it began, and what it called has taken
-    # the counter knows no operations of the CPU's fused attention
+    open_calls: list[list[int]] = []  # for each call in progress: the count at its start, and that of calls inside it
+    # The counter does not count the CPU's fused attention, so the plain one is used.
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.no_grad():
 
         def begin(module: nn.Module, inputs: Any) -> None:
             open_calls.append([counter.get_total_flops(), 0])
 
         def end(module: nn.Module, inputs: Any, outputs: Any) -> None:
-            began, of_others = open_calls.pop()
+            began, inner = open_calls.pop()
             taken = counter.get_total_flops() - began
-            uses.append(_Use(module, taken - of_others))
+            uses.append(_Use(module, taken - inner))
             if open_calls:
                 open_calls[-1][1] += taken
 

@@ -1,4 +1,4 @@
-"""A part of a model's own parameters that trains alone, while the rest is frozen. Planning imports no torch."""
+"""Trains some of a model's own parameters and freezes the others. Importing this file imports no torch."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
 
 class TrainedPart:
-    """A model of which only some parameters train; the others are frozen when it is made.
+    """A model in which only some parameters train; constructing it freezes the others.
 
     Args:
-        model: changed in place.
-        parameters: those that train, by the model's names for them.
-        file_name: of the safetensors file that holds their trained values.
+        model: the model; changed in place.
+        parameters: the parameters that train, by their names in the model.
+        file_name: the name of the safetensors file for their trained values.
     """
 
     def __init__(self, model: PreTrainedModel, parameters: Mapping[str, nn.Parameter], *, file_name: str):
@@ -46,4 +46,4 @@ class TrainedPart:
                 parameter.copy_(saved[name])
 
     def restore(self) -> None:
-        """Do nothing: the parameters are the model's own."""
+        """Do nothing, since the parameters are the model's own."""

@@ -1,4 +1,4 @@
-"""Masks over frozen weights, learnt through real scores by the straight-through estimator. Imports torch."""
+"""Masks over frozen weights, learnt as real-valued scores by the straight-through estimator. Imports torch."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class WeightMask(ComputedWeight):
     """A mask over the weight of one layer.
 
     Args:
-        scores: float32, in the shape of the weight; trained.
-        by_magnitude: whether the mask depends on the magnitude of a score, so that its gradient takes its sign.
+        scores: the trained scores, float32 in the shape of the weight.
+        by_magnitude: whether the mask depends on a score's magnitude; its gradient is then multiplied by its sign.
     """
 
     def __init__(self, scores: Tensor, *, by_magnitude: bool):
@@ -37,16 +37,16 @@ class WeightMask(ComputedWeight):
         return self.scores
 
     def compute(self, weight: Tensor) -> Tensor:
-        """Return the weight with zeros."""
+        """Return the weight with masked entries set to zero."""
         masked: Tensor = _Masked.apply(weight, self.in_use(), self.keep(), self._by_magnitude)  # type: ignore[no-untyped-call]
         return masked
 
     def learnt(self) -> dict[str, Tensor]:
-        """Return the mask, eight entries to a byte."""
+        """Return the mask as packed bits."""
         return {"keep": pack(self.keep().flatten())}
 
     def set_learnt(self, learnt: Mapping[str, Tensor]) -> None:
-        """Take a saved mask; the scores become infinite where it keeps an entry, and zero elsewhere."""
+        """Set the scores to a saved mask: infinite where it keeps an entry, and zero elsewhere."""
         keep_N = unpack(learnt["keep"], self.scores.numel())
         self.scores.zero_().flatten()[keep_N] = torch.inf
 
@@ -55,9 +55,9 @@ class LargestScores(WeightMask):
     """Keeps an exact share of the entries: those with the largest |score|.
 
     Args:
-        weight: of the layer; the scores are drawn by torch's generator.
-        sparsity: share of the entries that are set to zero.
-        spread: standard deviation of the scores at the start.
+        weight: the layer's weight; torch's generator draws the scores.
+        sparsity: the share of the entries that are set to zero.
+        spread: the standard deviation of the scores at the start.
     """
 
     def __init__(self, weight: Tensor, *, sparsity: float, spread: float):
@@ -77,15 +77,16 @@ class ScoresAboveThreshold(WeightMask):
     """Keeps the entries whose score is above a threshold.
 
     Args:
-        weight: of the layer.
-        initial, threshold: of the scores.
+        weight: the layer's weight.
+        initial: the initial value of the scores.
+        threshold: entries whose score is not above it are set to zero.
     """
 
     def __init__(self, weight: Tensor, *, initial: float, threshold: float):
         super().__init__(torch.full(weight.shape, initial, device=weight.device), by_magnitude=False)
         self._threshold = threshold
         self.twin: Tensor | None = None
-        """The scores again, with a gradient of their own."""
+        """A second copy of the scores, with its own gradient."""
         self.uses_twin = False
 
     def keep(self) -> Tensor:
@@ -101,7 +102,7 @@ class ScoresAboveThreshold(WeightMask):
 
 
 class _Masked(torch.autograd.Function):
-    """weight * keep, with the gradient g * weight for the scores, times their sign where they count by magnitude."""
+    """Computes weight * keep; the scores' gradient is g * weight, times their sign if they count by magnitude."""
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, scores: Tensor, keep: Tensor, by_magnitude: bool) -> Tensor:
