@@ -1,1 +1,1 @@
-"""Tracking: the run records seen through MLflow and as a table. Views only; they can be made again at any time."""
+"""Tracking: views of the run records, in MLflow and as tables. They can be rebuilt from the records at any time."""

@@ -1,17 +1,17 @@
-"""Which runs were at work on the same machine at the same time: their times say less of what an arm costs."""
+"""Counts runs that ran on the same machine at the same time, since their times say less about an arm's cost."""
 
 import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-Span = tuple[str, float, float]  # a machine, and from when to when a run was at work on it
+Span = tuple[str, float, float]  # a machine, and the times at which a run's work on it began and ended
 
 
 def span_of(status: Mapping[str, Any], *, is_running: bool) -> Span | None:
-    """Return where and when a run's last attempt was at work, from its status; None if that is not known.
+    """Return the machine and the times of a run's last attempt, from its status; None if they are unknown.
 
-    An attempt that was killed ends where its status was last written.
+    A killed attempt counts as ended when its status was last written.
     """
     host, started_at = status.get("host"), status.get("started_at")
     if host is None or started_at is None:
@@ -22,7 +22,7 @@ def span_of(status: Mapping[str, Any], *, is_running: bool) -> Span | None:
 
 
 def num_beside(spans: Sequence[Span | None]) -> list[int | None]:
-    """Return for each run how many of the others were at work on its machine at some time of its last attempt."""
+    """Return, for each run, how many other runs were on its machine at some time during its last attempt."""
     starts: dict[str, list[float]] = {}
     ends: dict[str, list[float]] = {}
     for span in spans:

@@ -1,6 +1,6 @@
-"""What a run was made from and what it left, as MLflow's own datasets and models, so that its pages link them.
+"""Links runs in MLflow with their training data, base and final weights, as MLflow's datasets and models.
 
-Weights stay in the run record: a model of MLflow's here is a name, a fingerprint and the folder.
+Weights stay in the run record: a model in MLflow is a name, a fingerprint and the folder.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ _DIGEST_LENGTH = 32  # MLflow takes at most 36 characters
 
 
 class Links:
-    """Links the runs of an experiment with datasets and models; a store that knows none is left as it is.
+    """Links the runs of an experiment with datasets and models; does nothing if the store is too old for them.
 
     Args:
-        client: of the store.
-        experiment_id: of the runs.
+        client: the client of the store.
+        experiment_id: the experiment of the runs.
     """
 
     def __init__(self, client: MlflowClient, experiment_id: str):
@@ -36,11 +36,11 @@ class Links:
         self._bases: dict[str, str] = {}
 
     def link(self, run: Run, record: RunRecord) -> None:
-        """Links training data, base and final weights.
+        """Link training data, base and final weights with a run.
 
         Args:
-            run: as the store had it when it was last asked; what is linked there stays.
-            record: of the run, which has ended.
+            run: the run as last read from the store; existing links stay.
+            record: the record of the run, which has ended.
         """
         try:
             self._link(run, record)
@@ -61,7 +61,7 @@ class Links:
             self._client.log_outputs(id_, [LoggedModelOutput(model, result.num_steps)])
 
     def _base(self, science: Mapping[str, Any]) -> str:
-        """The id of the base model, one for all runs of the experiment."""
+        """Return the id of the base model, which all runs of the experiment with this base share."""
         fingerprint = str(science["fingerprints"]["model"])
         if fingerprint not in self._bases:
             models = self._client.search_logged_models(
@@ -73,15 +73,15 @@ class Links:
         return self._bases[fingerprint]
 
     def _model(self, name: str, tags: Mapping[str, str], source: str | None) -> str:
-        made = self._client.create_logged_model(self._experiment_id, name, source, dict(tags), model_type="causal LM")
-        self._client.finalize_logged_model(made.model_id, "READY")
-        return str(made.model_id)
+        model = self._client.create_logged_model(self._experiment_id, name, source, dict(tags), model_type="causal LM")
+        self._client.finalize_logged_model(model.model_id, "READY")
+        return str(model.model_id)
 
 
 def _dataset(science: Mapping[str, Any], record: RunRecord) -> Dataset:
     task, done = science["task"], (record.folder / "result.json").exists()
     source = {key: value for key, value in task.items() if key not in ("target", "source")}
-    selection = [science["selection"], science["seed"]] if "selection" in science else []  # other examples
+    selection = [science["selection"], science["seed"]] if "selection" in science else []  # they decide the examples
     text = json.dumps([source, science["fingerprints"]["task"], *selection], sort_keys=True)
     rows = record.result().num_train_examples if done else None
     return Dataset(
@@ -94,5 +94,5 @@ def _dataset(science: Mapping[str, Any], record: RunRecord) -> Dataset:
 
 
 def _named(name: str) -> str:
-    """Without what MLflow forbids in the name of a model, and not longer than it allows."""
+    """Return a name without the characters that MLflow forbids in a model's name, cut to the allowed length."""
     return "".join("-" if character in "/:.%\"'" else character for character in name)[-_NAME_LENGTH:]

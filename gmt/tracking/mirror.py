@@ -1,4 +1,4 @@
-"""Keeps MLflow level with run records in a thread of its own: whatever the store does, nobody waits for it."""
+"""Mirrors run records to MLflow in a separate thread, so that nothing waits for a slow or dead store."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _LAST_TRIES = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Mirrored:
-    """A record as MLflow shows it.
+    """A run record with its name and tags in MLflow.
 
     Args:
-        record: of the run.
-        name: shown as the run's name.
-        tags: to filter by.
+        record: the run's record.
+        name: the run's name in MLflow.
+        tags: tags to filter by.
     """
 
     record: RunRecord
@@ -38,30 +38,30 @@ class Mirrored:
 
 
 def write(view: MlflowView, runs: Sequence[Mirrored], parent: str | None) -> list[str]:
-    """Brings MLflow level with records that nobody follows, with a progress bar.
+    """Write records that no process mirrors to MLflow, with a progress bar.
 
     Args:
-        view: of the store.
-        runs: to be written.
+        view: the view of the store.
+        runs: the runs to write.
         parent: the MLflow id of the sweep's parent run, or None.
 
     Returns:
-        A clause for each run of which MLflow still lacks something.
+        A clause for each run that MLflow does not have completely.
 
     Raises:
         UserError: the store stopped answering.
     """
     lacking = []
-    for each in track(runs, "MLflow", disable=not sys.stderr.isatty(), console=Console(stderr=True)):
+    for run in track(runs, "MLflow", disable=not sys.stderr.isatty(), console=Console(stderr=True)):
         try:
-            if not view.sync(each.record, name=each.name, parent=parent, tags=each.tags, final=True):
-                lacking.append(f"{each.name} is followed by another process")
-        except STORE_ERRORS as error:  # of one run; the others are written
+            if not view.sync(run.record, name=run.name, parent=parent, tags=run.tags, final=True):
+                lacking.append(f"{run.name} is mirrored by another process")
+        except STORE_ERRORS as error:  # a fault of one run; the others are written
             if not view.answers():
-                raise UserError(f"MLflow stopped answering at {each.name} ({reason(error)}); sync again") from error
-            lacking.append(f"{each.name} is not taken ({reason(error)})")
+                raise UserError(f"MLflow stopped answering at {run.name} ({reason(error)}); sync again") from error
+            lacking.append(f"MLflow refuses {run.name} ({reason(error)})")
         finally:
-            view.release(each.record)
+            view.release(run.record)
     return lacking
 
 
@@ -70,7 +70,7 @@ class Opened:
     """A store that has answered.
 
     Args:
-        view: of the store.
+        view: the view of the store.
         parent: the MLflow id of the sweep's parent run, or None.
     """
 
@@ -79,27 +79,27 @@ class Opened:
 
 
 class Mirror:
-    """Follows records; as a context manager it begins a thread, and ends it when MLflow is level or doesn't answer.
+    """Mirrors records to MLflow; a context manager, which ends once MLflow is up to date or does not answer.
 
     Args:
-        opening: opens the store; asked again until it answers.
+        opening: opens the store; called again until the store answers.
         say: prints a line.
-        remedy: a command that brings MLflow level later.
+        remedy: a command that brings MLflow up to date later.
     """
 
     def __init__(self, opening: Callable[[], Opened], say: Say, remedy: str):
         self._opening, self._say, self._remedy = opening, say, remedy
         self.opened: Opened | None = None
         self._pending: dict[str, tuple[Mirrored, bool]] = {}
-        self._told: set[str] = set()
+        self._warned: set[str] = set()
         self._lock, self._stop = threading.Lock(), threading.Event()
         self._thread = threading.Thread(target=self._follow, name="gmt-mlflow", daemon=True)
 
     def open(self) -> Opened:
-        """The store, opened if it isn't.
+        """Return the store; open it if needed.
 
         Raises:
-            UserError: it doesn't answer.
+            UserError: the store does not answer.
         """
         if self.opened is None:
             self.opened = self._opening()
@@ -120,48 +120,46 @@ class Mirror:
                 threading.Event().wait(_FIRST_PAUSE_S)
         if self._pending:
             behind = f"{len(self._pending)} run{'s' if len(self._pending) > 1 else ''}"
-            self._say(
-                f"warning: MLflow lacks values of {behind}; the records hold them, `{self._remedy}` brings it level"
-            )
+            self._say(f"warning: MLflow lacks values of {behind}; the records have them, `{self._remedy}` writes them")
         if self.opened is not None:
             self.opened.view.close()
 
     def look(self, mirrored: Mirrored, *, final: bool) -> None:
-        """A record has changed; after `final` nobody will go on with the run. Returns at once."""
+        """Note that a record has changed, without waiting; `final` says that nobody will resume the run."""
         with self._lock:
             self._pending[mirrored.record.id] = (mirrored, final)
 
     def level(self) -> bool:
-        """Writes what has changed; False if the store doesn't answer, and what is left waits for the next call."""
+        """Write changed records; return False if the store does not answer, and leave the rest for the next call."""
         with self._lock:
-            todo, self._pending = self._pending, {}
-        kept = dict(todo)
+            changed, self._pending = self._pending, {}
+        remaining = dict(changed)
         try:
-            for id_, (mirrored, final) in todo.items():
+            for id_, (mirrored, final) in changed.items():
                 try:
-                    to = self.open()
-                    is_ours = to.view.sync(
-                        mirrored.record, name=mirrored.name, parent=to.parent, tags=mirrored.tags, final=final
+                    store = self.open()
+                    is_ours = store.view.sync(
+                        mirrored.record, name=mirrored.name, parent=store.parent, tags=mirrored.tags, final=final
                     )
-                    if is_ours or mirrored.record.state() == "running":  # another process may leave one that is over
-                        del kept[id_]
+                    if is_ours or mirrored.record.state() == "running":  # else another process may leave it unfinished
+                        del remaining[id_]
                 except Exception as error:  # third-party code and a server; an error of MLflow must not end the runs
                     if self.opened is None or not self.opened.view.answers():
-                        self._tell("", f"MLflow does not answer ({reason(error)})")
+                        self._warn_once("", f"MLflow does not answer ({reason(error)})")
                         return False
-                    self._tell(id_, f"MLflow does not take the values of {mirrored.name} ({reason(error)})")
-            self._told.discard("")
+                    self._warn_once(id_, f"MLflow refuses the values of {mirrored.name} ({reason(error)})")
+            self._warned.discard("")
             return True
         finally:
             with self._lock:
-                self._pending = kept | self._pending
+                self._pending = remaining | self._pending
 
     def _follow(self) -> None:
         pause = _POLL_S
         while not self._stop.wait(pause):
             pause = _POLL_S if self.level() else min(max(2 * pause, _FIRST_PAUSE_S), _LONGEST_PAUSE_S)
 
-    def _tell(self, what: str, fault: str) -> None:
-        if what not in self._told:
-            self._say(f"warning: {fault}; the run records hold everything")
-        self._told.add(what)
+    def _warn_once(self, subject: str, fault: str) -> None:
+        if subject not in self._warned:
+            self._say(f"warning: {fault}; the run records have everything")
+        self._warned.add(subject)

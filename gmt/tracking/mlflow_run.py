@@ -1,7 +1,8 @@
-"""One run record as one MLflow run: what has been written, and what remains.
+"""Mirrors one run record to one MLflow run: knows what has been written, and what remains.
 
-A store is asked as rarely as can be: what is new goes in one batch, the MLflow id is kept beside the record, and files
-go to the artifact store directly. One process at a time follows a record, under a lock that can't outlive it.
+It calls the store as rarely as possible: new values go in one batch, the MLflow id is stored in the record's folder,
+and files go to the artifact store directly. Only one process at a time mirrors a record, under a lock that ends with
+the process.
 """
 
 import hashlib
@@ -26,7 +27,7 @@ from gmt.records.record import NOWHERE, RunRecord, State, write_whole
 from gmt.tracking.links import Links
 from gmt.tracking.outcomes import final_metrics
 
-NOTE = "mlflow.note.content"  # what the page shows as the description
+NOTE = "mlflow.note.content"  # the tag that MLflow's page shows as the description
 PARENT = "mlflow.parentRunId"
 _STATUS: Mapping[State, str] = {
     "done": "FINISHED",
@@ -37,8 +38,8 @@ _STATUS: Mapping[State, str] = {
     "interrupted": "KILLED",
 }
 _FILES = ("config.json", "result.json", "environment.json", "answers_before.jsonl", "answers_after.jsonl", "error.txt")
-_AT_ONCE = 1000  # MLflow takes at most so many metrics, params and tags together in one batch
-_PARAMS = 100  # and so many params
+_AT_ONCE = 1000  # MLflow's limit for metrics, params and tags together in one batch
+_PARAMS = 100  # MLflow's limit for params in one batch
 _VALUE_LENGTH = 6000
 _KEY_LENGTH = 250
 _DIGEST_LENGTH = 8
@@ -47,13 +48,13 @@ Point = tuple[str, int, int]  # a value's name, step and time in ms
 
 
 class TrackedRun:
-    """A record and its MLflow run; `update` brings it level.
+    """A record and its MLflow run, which `update` brings up to date.
 
     Args:
-        client: of the store.
-        experiment_id: where a new MLflow run is made.
-        links: of the experiment.
-        record: of the run; it exists.
+        client: the client of the store.
+        experiment_id: the experiment in which a new MLflow run is made.
+        links: the links of the experiment.
+        record: the run's record, which exists.
     """
 
     def __init__(self, client: MlflowClient, experiment_id: str, links: Links, record: RunRecord):
@@ -66,16 +67,16 @@ class TrackedRun:
         self.ended = False
 
     def update(self, *, name: str, parent: str | None, tags: Mapping[str, str], final: bool) -> bool:
-        """Writes what the record holds and MLflow does not yet.
+        """Write the values of the record that MLflow lacks.
 
         Args:
-            name: shown as the run's name.
+            name: the run's name in MLflow.
             parent: the MLflow id of the sweep's parent run, or None.
-            tags: to filter by.
-            final: nobody will go on with the run now; until then an interrupted one may be resumed at any moment.
+            tags: tags to filter by.
+            final: whether nobody will resume the run; otherwise an interrupted run stays open in MLflow.
 
         Returns:
-            Whether it is level; False if another process follows the record.
+            True; or False, without writing, if another process mirrors the record.
         """
         if self.ended:
             return True
@@ -89,18 +90,21 @@ class TrackedRun:
         return True
 
     def close(self) -> None:
-        """Lets another process follow the record."""
+        """Let another process mirror the record."""
         self._lock.release(force=True)
 
     def _bring_level(self, name: str, parent: str | None, tags: Mapping[str, str], final: bool) -> bool:
-        """Writes what is new; whether the run is over and MLflow holds all of it."""
-        run, self._run = self._run, None  # a fault leaves open what was written: the next call then asks the store
+        """Write new values; return whether the run is over and MLflow has all of it."""
+        run, self._run = (
+            self._run,
+            None,
+        )  # after an error it is unknown what was written, so the next call asks the store
         if run is None:
             run, self._position = self._found(parent, tags) or self._created(name, parent, tags), NOWHERE
         ends = self._is_level(run)
         if not ends:
             state = self._record.state(also=LARGE)
-            # What MLflow holds of a record that was changed since is what the record was before.
+            # MLflow keeps the values that a record had before it was changed.
             is_changed = state == "changed"
             rows, position = ([], self._position) if is_changed else self._record.metrics(self._position)
             ends = state in _STATUS and (final or state != "interrupted")
@@ -115,7 +119,7 @@ class TrackedRun:
         return ends
 
     def _found(self, parent: str | None, tags: Mapping[str, str]) -> Run | None:
-        """The MLflow run that was made for the record before, if the store still has it."""
+        """Return the MLflow run that was made for the record earlier; None if the store has none."""
         run = self._known()
         if run is None:
             return None
@@ -134,8 +138,8 @@ class TrackedRun:
         return run
 
     def _made_anew(self, run: Run, name: str, parent: str | None, tags: Mapping[str, str]) -> Run:
-        """In place of one that holds steps that the record dropped: a killed run was gone on with from a checkpoint."""
-        self._client.delete_tag(run.info.run_id, "gmt.run_id")  # so that nobody takes the old one for the record's
+        """Replace an MLflow run that has steps that the record dropped when a killed run resumed from a checkpoint."""
+        self._client.delete_tag(run.info.run_id, "gmt.run_id")  # so that the old run is not taken for the record's
         self._client.delete_run(run.info.run_id)
         self._held = set()
         return self._created(name, parent, tags)
@@ -146,9 +150,9 @@ class TrackedRun:
         if not is_announced and not any(self._record.folder.glob("mlflow-*.json")):
             return None
         id_ = self._record.read(path.name)["mlflow_run_id"] if is_announced else None
-        if id_ is None:  # a kill or a lost answer came between, or the store is known by another address
-            own = f"tags.`gmt.run_id` = '{self._record.id}'"
-            runs = self._client.search_runs([self._experiment_id], own, ViewType.ALL, max_results=1)
+        if id_ is None:  # a kill or a lost answer left no id, or the id was stored under another address of the store
+            has_run_id = f"tags.`gmt.run_id` = '{self._record.id}'"
+            runs = self._client.search_runs([self._experiment_id], has_run_id, ViewType.ALL, max_results=1)
             if runs:
                 write_whole(path, json.dumps({"mlflow_run_id": runs[0].info.run_id}))
             return runs[0] if runs else None
@@ -160,19 +164,19 @@ class TrackedRun:
             return None
 
     def _is_level(self, run: Run) -> bool:
-        """Whether it ended when the record did, which is written after all else."""
+        """Return whether MLflow has all of an ended record: the end time is written last."""
         ended_at = self._record.status().get("ended_at")
         state = _STATUS.get(self._record.state())
         return state == run.info.status and ended_at is not None and run.info.end_time == int(1000 * ended_at)
 
     def _created(self, name: str, parent: str | None, tags: Mapping[str, str]) -> Run:
-        own = {"gmt.run_id": self._record.id, "gmt.kind": "run"}
+        identifying_tags = {"gmt.run_id": self._record.id, "gmt.kind": "run"}
         write_whole(self._id_file(), json.dumps({"mlflow_run_id": None}))
         run = self._client.create_run(
             self._experiment_id,
             start_time=int(1000 * self._record.status().get("started_at", time.time())),
             run_name=name[:_KEY_LENGTH],
-            tags={**own, **tags, **({PARENT: parent} if parent else {})},
+            tags={**identifying_tags, **tags, **({PARENT: parent} if parent else {})},
         )
         write_whole(self._id_file(), json.dumps({"mlflow_run_id": run.info.run_id}))
         self._params = self._all_params()
@@ -210,7 +214,7 @@ class TrackedRun:
         if status.get("error") and state != "done":
             tags.append(RunTag(NOTE, f"**{state}:** {status['error']}\n\nA traceback is the artifact `error.txt`."))
         elif NOTE in run.data.tags:
-            tags.append(RunTag(NOTE, ""))  # of an attempt that failed
+            tags.append(RunTag(NOTE, ""))  # clears the note of an attempt that failed
         return tags
 
     def _end(self, run: Run, state: State) -> None:
@@ -220,7 +224,7 @@ class TrackedRun:
                 if (self._record.folder / name).exists() and (name != "error.txt" or state in ("failed", "diverged")):
                     artifacts.log_artifact(str(self._record.folder / name))  # type: ignore[no-untyped-call]
             self._links.link(run, self._record)
-        ended_at = self._record.status().get("ended_at") or time.time()  # nobody knows when a killed one ended
+        ended_at = self._record.status().get("ended_at") or time.time()  # a killed run has no end in its record
         self._client.set_terminated(run.info.run_id, _STATUS[state], end_time=int(1000 * ended_at))
 
 
@@ -248,7 +252,7 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def key_of(name: str) -> str:
-    """The key of a metric or a param in MLflow's letters: its name where MLflow takes it, or else one with a digest."""
+    """Return the MLflow key of a metric or a param: its name if MLflow allows it, else a similar one with a digest."""
     is_path = posixpath.normpath(name) == name != "." and not name.startswith(("..", "/"))
     if is_path and len(name) <= _KEY_LENGTH and _TAKEN.fullmatch(name):
         return name

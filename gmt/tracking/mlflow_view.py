@@ -1,7 +1,7 @@
-"""MLflow as a view of the run records: everything here is read from them, and nothing else writes to MLflow.
+"""MLflow as a view of the run records: all values come from the records, and only this file's callers write to MLflow.
 
-One writer, beside the training and not in it: a slow or dead server costs no training step, a lost store is made
-again from the records, and a value that the store holds already is not written twice.
+Writing happens beside the training and not in it: a slow or dead server costs no training step, a lost store is
+rebuilt from the records, and a value that the store has already is not written twice.
 """
 
 import logging
@@ -26,10 +26,10 @@ from gmt.records.record import RunRecord
 from gmt.tracking.links import Links
 from gmt.tracking.mlflow_run import NOTE, TrackedRun, key_of
 from gmt.tracking.settings import DATABASES, TrackingSettings
-from gmt.tracking.sqlite import alone, writes_without_waiting
+from gmt.tracking.sqlite import locked, writes_without_waiting
 from gmt.tracking.views import TAG, page_of, prepared_view
 
-# The page then opens on training runs, and not on traces of language model calls.
+# With this type the experiment's page opens on training runs, and not on traces of language model calls.
 _KIND = {"mlflow.experimentKind": "custom_model_development"}
 _OF_DATABASE = re.compile(r"\([\w.]+Error\) ")
 _OF_CONNECTION = re.compile(r"\(Caused by (.+)\)$")
@@ -38,26 +38,26 @@ STORE_ERRORS = (MlflowException, SQLAlchemyError, OSError)
 
 
 class MlflowView:
-    """An experiment of an MLflow store, brought level with run records by `sync`.
+    """An experiment of an MLflow store, to which `sync` writes run records.
 
     Raises:
-        NoAnswer: the store doesn't.
+        NoAnswer: the store does not answer.
     """
 
     def __init__(self, settings: TrackingSettings):
-        # By default MLflow asks a server for minutes before it gives up; whoever calls here goes on and asks again.
+        # By default MLflow tries a server for minutes before it gives up; our callers try again later instead.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
         for noisy in (
             "mlflow.store.db.utils",
             "alembic",
-        ):  # of each migration of a new database, and faults as tracebacks
+        ):  # they log each migration of a new database, and tracebacks of faults
             logging.getLogger(noisy).setLevel(logging.CRITICAL)
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # it would tell its makers of each call
-        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # of each run, passwords included
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # it would report each call to MLflow's makers
+        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # the URL may hold a password
         self.uri = settings.absolute_uri
         writes_without_waiting()
-        with _answers(self.uri), alone(settings.database):
+        with _answers(self.uri), locked(settings.database):
             _connect_once(self.uri)
             self._client = MlflowClient(tracking_uri=self.uri)
             self._experiment_id = self._experiment(settings)
@@ -68,51 +68,48 @@ class MlflowView:
         """Write the view that `gmt ui` opens, see gmt.tracking.views, and the experiment's description.
 
         Args:
-            tags: those that name a choice.
-            note: markdown.
+            tags: the tags that identify a choice.
+            note: the description, as Markdown.
 
         Raises:
-            NoAnswer: the store doesn't.
+            NoAnswer: the store does not answer.
         """
         with _answers(self.uri):
             for key, value in ((TAG, prepared_view(tags)), (NOTE, note)):
                 self._client.set_experiment_tag(self._experiment_id, key, value)
 
     def open_parent(self, name: str, identity: str, description: str, tags: Mapping[str, str]) -> str:
-        """The parent run of a sweep; a sweep that goes on goes on below the same parent.
+        """Open the parent run of a sweep, and return its MLflow id; a sweep that continues has the same parent.
 
         Args:
-            name: shown as the run's name.
-            identity: the same for the same set of runs.
-            description: markdown, shown on the parent's page.
-            tags: to filter by.
-
-        Returns:
-            The MLflow id of the parent.
+            name: the parent's name in MLflow.
+            identity: a text that is the same for the same set of runs.
+            description: the description on the parent's page, as Markdown.
+            tags: tags to filter by.
         """
         with _answers(self.uri):
-            if (held := self._find("gmt.sweep", identity)) is not None:
-                self._client.update_run(held, status="RUNNING")
-                return held
-            own = {"gmt.sweep": identity, "gmt.kind": "sweep", NOTE: description}
-            return str(self._client.create_run(self._experiment_id, run_name=name, tags={**own, **tags}).info.run_id)
+            if (existing := self._find("gmt.sweep", identity)) is not None:
+                self._client.update_run(existing, status="RUNNING")
+                return existing
+            tags = {"gmt.sweep": identity, "gmt.kind": "sweep", NOTE: description, **tags}
+            return str(self._client.create_run(self._experiment_id, run_name=name, tags=tags).info.run_id)
 
     def close_parent(self, parent: str, *, failed: bool, metrics: Mapping[str, float], description: str) -> None:
-        """Ends a parent run.
+        """End a parent run.
 
         Args:
             parent: its MLflow id.
-            failed: whether some run of the sweep is.
-            metrics: its counts; of those that it holds, what has changed is written.
-            description: markdown.
+            failed: whether a run of the sweep failed.
+            metrics: its counts, of which changed ones are written.
+            description: the description, as Markdown.
 
         Raises:
-            NoAnswer: the store doesn't.
+            NoAnswer: the store does not answer.
         """
         with _answers(self.uri):
-            held = self._client.get_run(parent).data.metrics
+            stored = self._client.get_run(parent).data.metrics
             for key, value in metrics.items():
-                if held.get(key, 0.0) != value:
+                if stored.get(key, 0.0) != value:
                     self._client.log_metric(parent, key, value)
             self._client.set_tag(parent, NOTE, description)
             self._client.set_terminated(parent, "FAILED" if failed else "FINISHED")
@@ -121,11 +118,11 @@ class MlflowView:
         """Write means on a sweep's parent run, so that MLflow's charts show a line over the steps for each.
 
         Args:
-            identity: of the sweep.
-            means: by name, the values by step; those that the store holds are not written again.
+            identity: the sweep's identity.
+            means: values by step, by name; values that the store has already are not written again.
 
         Raises:
-            NoAnswer: the store doesn't.
+            NoAnswer: the store does not answer.
         """
         with _answers(self.uri):
             if (parent := self._find("gmt.sweep", identity)) is None:
@@ -133,8 +130,8 @@ class MlflowView:
             now, new = int(1000 * time.time()), []
             for name, values in means.items():
                 key = key_of(name)
-                held = {(metric.step, metric.value) for metric in self._client.get_metric_history(parent, key)}
-                new += [Metric(key, value, now, step) for step, value in values.items() if (step, value) not in held]
+                stored = {(metric.step, metric.value) for metric in self._client.get_metric_history(parent, key)}
+                new += [Metric(key, value, now, step) for step, value in values.items() if (step, value) not in stored]
             for start in range(0, len(new), _AT_ONCE):
                 self._client.log_batch(parent, metrics=new[start : start + _AT_ONCE])
 
@@ -142,7 +139,7 @@ class MlflowView:
         """Put a study's report on its parent run, if there is one: files, and figures as images that the page shows.
 
         Raises:
-            NoAnswer: the store doesn't.
+            NoAnswer: the store does not answer.
         """
         with _answers(self.uri):
             if (parent := self._find("gmt.sweep", identity)) is None:
@@ -157,7 +154,7 @@ class MlflowView:
         """Put a description on a sweep's parent run; return whether there is one.
 
         Raises:
-            NoAnswer: the store doesn't.
+            NoAnswer: the store does not answer.
         """
         with _answers(self.uri):
             if (parent := self._find("gmt.sweep", identity)) is not None:
@@ -165,13 +162,13 @@ class MlflowView:
         return parent is not None
 
     def description(self, identity: str) -> str:
-        """What the page of a sweep's parent run shows as its description; empty if there is none."""
+        """Return the description of a sweep's parent run; empty if there is none."""
         with _answers(self.uri):
             parent = self._find("gmt.sweep", identity)
             return "" if parent is None else str(self._client.get_run(parent).data.tags.get(NOTE, ""))
 
     def pages(self, identity: str) -> tuple[str, str]:
-        """Return where MLflow shows a sweep, behind the server's address: its runs, and its parent run with the result.
+        """Return the addresses, relative to the server's, of a sweep's runs and of its parent run with the result.
 
         Without a parent run, both are the address of the runs.
         """
@@ -180,7 +177,7 @@ class MlflowView:
         return page_of(self._experiment_id), page_of(self._experiment_id, parent)
 
     def answers(self) -> bool:
-        """Whether the store answers a short question."""
+        """Return whether the store answers a short request."""
         try:
             self._client.get_experiment(self._experiment_id)
         except STORE_ERRORS:
@@ -188,7 +185,7 @@ class MlflowView:
         return True
 
     def sync(self, record: RunRecord, *, name: str, parent: str | None, tags: Mapping[str, str], final: bool) -> bool:
-        """Brings MLflow level with a record; see TrackedRun.update."""
+        """Write a record to MLflow; see TrackedRun.update."""
         if not record.exists():
             return True
         if record.id not in self._tracked:
@@ -196,36 +193,36 @@ class MlflowView:
         return self._tracked[record.id].update(name=name, parent=parent, tags=tags, final=final)
 
     def release(self, record: RunRecord) -> None:
-        """Lets another process follow a record."""
+        """Let another process mirror a record."""
         if (tracked := self._tracked.pop(record.id, None)) is not None:
             tracked.close()
 
     def close(self) -> None:
-        """Lets other processes follow what this one has followed."""
+        """Let other processes mirror the records that this one has mirrored."""
         for tracked in self._tracked.values():
             tracked.close()
 
     def _find(self, tag: str, value: str) -> str | None:
-        found = self._client.search_runs([self._experiment_id], f"tags.`{tag}` = '{value}'", max_results=1)
-        return str(found[0].info.run_id) if found else None
+        runs = self._client.search_runs([self._experiment_id], f"tags.`{tag}` = '{value}'", max_results=1)
+        return str(runs[0].info.run_id) if runs else None
 
     def _experiment(self, settings: TrackingSettings) -> str:
-        held = self._client.get_experiment_by_name(settings.experiment)
-        if held is not None:
-            if held.lifecycle_stage == LifecycleStage.DELETED:
-                self._client.restore_experiment(held.experiment_id)
-            return str(held.experiment_id)
+        experiment = self._client.get_experiment_by_name(settings.experiment)
+        if experiment is not None:
+            if experiment.lifecycle_stage == LifecycleStage.DELETED:
+                self._client.restore_experiment(experiment.experiment_id)
+            return str(experiment.experiment_id)
         location = settings.artifact_location
         try:
             return str(self._client.create_experiment(settings.experiment, artifact_location=location, tags=_KIND))
         except MlflowException:  # another process may have made it meanwhile
-            if (held := self._client.get_experiment_by_name(settings.experiment)) is None:
+            if (experiment := self._client.get_experiment_by_name(settings.experiment)) is None:
                 raise
-            return str(held.experiment_id)
+            return str(experiment.experiment_id)
 
 
 def _connect_once(uri: str) -> None:
-    """Opens a database that may not be there; MLflow itself would try for minutes before it says so."""
+    """Connect to a database once, so that a missing one fails at once; MLflow itself would try for minutes."""
     if uri.startswith((*DATABASES, "sqlite+")):
         engine = create_engine(uri)
         try:
@@ -245,7 +242,7 @@ def _answers(uri: str) -> Iterator[None]:
 
 
 def reason(error: Exception) -> str:
-    """What is the matter in a database's or a connection's own words, or else the first line; without passwords."""
+    """Return the message of a database or a connection in an error, or its first line, without passwords."""
     lines = [without_user(line) for line in str(error).strip().split("\n")]
     line = next((line for line in lines if _OF_DATABASE.match(line)), lines[0])
     cause = _OF_CONNECTION.search(line)

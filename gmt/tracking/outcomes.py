@@ -1,6 +1,6 @@
-"""The outcome of a run, and its result under the table's names, without pandas and MLflow.
+"""The outcome of a run, and its result under the names of the table's columns; without pandas and MLflow.
 
-Reports, plans and the stop rule read runs through `outcome_of`, so that the same runs count in all of them.
+Reports, plans and the stop rule read runs by `outcome_of`, so that the same runs count in all of them.
 """
 
 import math
@@ -13,11 +13,11 @@ from gmt.records.derived import contradiction_in
 from gmt.records.record import RunRecord
 from gmt.records.result import Result, TrainFacts
 
-DIRTY = "dirty"  # the state of a run whose code nobody can get again
-UNSCORED = "without a score"  # and of one whose scores are no numbers
-CHANGED = "changed"  # and of one whose record is not what it was when the run ended, or contradicts itself
+DIRTY = "dirty"  # the state of a run whose code had uncommitted changes, so that nobody can get it again,
+UNSCORED = "without a score"  # of a run with a score that is NaN or Inf,
+CHANGED = "changed"  # and of a run whose record has changed since the run ended, or contradicts itself
 _SCORES = ("target_before", "target_after", "source_before", "source_after")
-_LOSSES = (  # where the task measures them
+_LOSSES = (  # missing if the task does not measure them
     *("source_perplexity_before", "source_perplexity_after", "target_nll_before", "target_nll_after"),
     *("source_nll_before", "source_nll_after", "target_kl", "source_kl"),
 )
@@ -28,10 +28,10 @@ class Outcome:
     """The outcome of a run.
 
     Args:
-        state: that of the record, or DIRTY, UNSCORED or CHANGED.
-        columns: the result; empty for a run that does not count.
-        environment: what the run was made with; empty for a run that is not finished, or CHANGED.
-        change: what was changed; None for a run that is not CHANGED.
+        state: the state of the record, or DIRTY, UNSCORED or CHANGED.
+        columns: the result's columns; empty for a run that does not count.
+        environment: the content of environment.json; empty for a run that is not finished, or CHANGED.
+        change: a sentence on the change; None for a run that is not CHANGED.
     """
 
     state: str
@@ -44,8 +44,8 @@ def outcome_of(record: RunRecord, *, dirty: bool = False) -> Outcome:
     """Return the outcome of a run.
 
     Args:
-        record: of the run.
-        dirty: whether a run of a checkout with uncommitted changes counts.
+        record: the run's record.
+        dirty: whether a run from a checkout with uncommitted changes counts.
     """
     state = record.state(also=("metrics.jsonl",))
     if state == CHANGED:
@@ -64,7 +64,7 @@ def outcome_of(record: RunRecord, *, dirty: bool = False) -> Outcome:
 
 
 def result_columns(result: Result) -> dict[str, Any]:
-    """A run's result under the table's names."""
+    """Return a run's result by the names of the table's columns."""
     return {
         "target_before": result.before["target"]["mean"],
         "target_after": result.after["target"]["mean"],
@@ -112,13 +112,13 @@ def _training_columns(training: TrainFacts | None) -> dict[str, Any]:
 
 
 def final_metrics(result: Result) -> dict[str, float]:
-    """The same as metrics for MLflow; what a method does not ask for is left out."""
+    """Return the result's columns as metrics for MLflow, without missing values."""
     values = {f"result/{name}": value for name, value in result_columns(result).items() if value is not None}
     return {name: float(value) for name, value in values.items() if math.isfinite(value)}
 
 
 def _of_right_answers(result: Result) -> dict[str, float | None]:
-    """Return the measures of gmt.evaluation.right_answers that the task takes."""
+    """Return the measures of gmt.evaluation.right_answers; None for those that the task does not take."""
     losses = {
         f"{part}_nll_{when}": _mean_metric(result, when, part, "_nll", fmean)
         for part in ("target", "source")
@@ -130,7 +130,7 @@ def _of_right_answers(result: Result) -> dict[str, float | None]:
 def _mean_metric(
     result: Result, when: str, part: str, ending: str, mean: Callable[[list[float]], float]
 ) -> float | None:
-    """Return the mean of the metrics of a part whose names end like this; None if there are none."""
+    """Return the mean of a part's metrics whose names have an ending; None if there are none."""
     measured = result.metrics[when].items()
     values = [v for k, v in measured if k.startswith(f"eval/{part}/") and k.endswith(ending)]
     return mean(values) if values else None

@@ -1,7 +1,7 @@
 """Opens a web application to the owner of a secret link, and to nobody else. Knows nothing of MLflow.
 
-The link sets a cookie, and the application then lies below a path that nobody else knows, to which the cookie is tied.
-Browsers send the cookies of 127.0.0.1 to each of its ports: without that path, another user's server would get ours.
+The link sets a cookie for a secret path below which the application is served. Browsers send the cookies of 127.0.0.1
+to each of its ports, so without that path another user's server would get our cookie.
 """
 
 import json
@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 _COOKIE = "gmt-ui"
 _REFUSAL = "Only the link that `gmt ui` printed when it started opens this page. Another start prints another link.\n"
-# By a script: where a page of another site leads to the link, browsers hold a strict cookie back from a redirect.
+# A script leads to the page, since browsers do not send a strict cookie after a redirect that another site started.
 _ENTER = (
     "<!doctype html><title>gmt ui</title><script>for (const [key, value] of Object.entries({storage})) "
     "if (localStorage.getItem(key) === null) localStorage.setItem(key, value);\n"
@@ -27,10 +27,10 @@ class OwnerOnly:
     """An ASGI application that answers 403 to whoever has not opened `/login/TOKEN`.
 
     Args:
-        app: what the owner reaches, below `/PATH/`; it sees its paths without that.
-        token: grants everything; of ASCII letters and digits.
-        path: one part of a path; of ASCII letters and digits.
-        storage: what a browser keeps for the application unless it holds another value; no text from outside.
+        app: the application, served below `/PATH/`; it sees its paths without that prefix.
+        token: the secret that grants access, of ASCII letters and digits.
+        path: the secret part of the path, of ASCII letters and digits.
+        storage: values that the browser stores for the application unless it has others; no text from outside.
     """
 
     def __init__(self, app: ASGIApp, *, token: str, path: str, storage: Mapping[str, str] | None = None):
@@ -38,7 +38,7 @@ class OwnerOnly:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        assert scope["type"] == "http", scope["type"]  # the server is told to do nothing else
+        assert scope["type"] == "http", scope["type"]  # the server is configured for HTTP alone
         first, slash, rest = scope["path"].removeprefix("/").partition("/")
         if first == "login" and _same(rest, self._token):
             await self._login()(scope, receive, send)
@@ -53,6 +53,6 @@ class OwnerOnly:
         return page
 
 
-def _same(got: str, wanted: str) -> bool:
-    """Compare in a time that does not tell how much of the text is right."""
-    return compare_digest(got.encode(errors="replace"), wanted.encode())
+def _same(text: str, secret: str) -> bool:
+    """Return whether a text equals a secret, in a time that does not reveal how much of it is right."""
+    return compare_digest(text.encode(errors="replace"), secret.encode())

@@ -1,4 +1,4 @@
-"""The columns that name a run in tables with several rows for each run. Imports no MLflow."""
+"""The columns that identify a run in tables with several rows for each run. Imports no MLflow."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -20,8 +20,8 @@ def run_columns(arm: str, record: RunRecord, axis: Axis) -> dict[str, Any]:
     """Return the values of RUN_COLUMNS for a run.
 
     Args:
-        arm: of the run.
-        record: of the run.
+        arm: the run's arm.
+        record: the run's record.
         axis: the study's axis.
     """
     stored = record.read("config.json")

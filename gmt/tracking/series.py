@@ -9,8 +9,8 @@ from gmt.axis import Axis
 from gmt.records.record import RunRecord
 from gmt.tracking.run_columns import RUN_COLUMNS, run_columns
 
-# Column -> pandas dtype. `layer` is missing for a metric of the whole model; `name` is the metric's without its layer,
-# e.g. `mask/energy_kept`.
+# Column -> pandas dtype. `layer` is missing for a metric of the whole model; `name` is the metric's name without its
+# layer, e.g. `mask/energy_kept`.
 COLUMNS: Mapping[str, str] = {
     **RUN_COLUMNS,
     "step": "Int64",
@@ -22,12 +22,12 @@ _LAYERS = "mask/layers/"
 
 
 def read_series(runs: Iterable[tuple[str, str, RunRecord]], names: Collection[str], *, axis: Axis) -> pd.DataFrame:
-    """Reads logged metrics of finished runs, a row for each value.
+    """Return logged metrics of finished runs, with a row for each value.
 
     Args:
-        runs: arm, label and record of each; others than those that are done are left out, and so are those whose
-            metrics.jsonl has changed since they ended.
-        names: of the metrics, e.g. `mask/energy_kept`, of the whole model and of its layers.
+        runs: arm, label and record of each run; unfinished runs, and runs whose metrics.jsonl has changed since they
+            ended, are left out.
+        names: the names of the metrics, e.g. `mask/energy_kept`, which select the whole model's values and layers'.
         axis: the study's axis.
     """
     done = ((arm, record) for arm, _, record in runs if record.state(also=("metrics.jsonl",)) == "done")
@@ -45,7 +45,7 @@ def _rows(arm: str, record: RunRecord, names: Collection[str], axis: Axis) -> It
 
 
 def _split(key: str) -> tuple[str, str | None]:
-    """`mask/layers/model.layers.0/overlap` -> `mask/overlap`, `model.layers.0`; others have no layer."""
+    """Return the metric and the layer of a key: `mask/layers/LAYER/overlap` is `mask/overlap` of that layer."""
     if not key.startswith(_LAYERS):
         return key, None
     layer, _, fact = key.removeprefix(_LAYERS).rpartition("/")

@@ -17,12 +17,12 @@ _SCHEMES = (*DATABASES, "http://", "https://", "databricks")
 
 @dataclass(frozen=True, kw_only=True)
 class TrackingSettings:
-    """Where MLflow keeps its view of the runs.
+    """Where MLflow stores its view of the runs.
 
     Args:
-        uri: the address of a database or server; null tracks nothing.
-        artifacts: folder of the artifacts of a new experiment; null lets the server decide.
-        experiment: the MLflow experiment's name.
+        uri: the address of a database or a server; null tracks nothing.
+        artifacts: the folder for the artifacts of a new experiment; null lets the server decide.
+        experiment: the name of the MLflow experiment.
     """
 
     uri: str | None
@@ -45,16 +45,16 @@ class TrackingSettings:
 
     @property
     def database(self) -> Path | None:
-        """The file of an sqlite database, or None; what follows `sqlite:///` is a path, letter by letter."""
+        """The file of an sqlite database, or None; the text after `sqlite:///` is a path without any quoting."""
         if self.uri is None or not self.uri.startswith(SQLITE):
             return None
         return settings.path("tracking.uri", self.uri.removeprefix(SQLITE))
 
     @property
     def absolute_uri(self) -> str:
-        """The URI as SQLAlchemy and MLflow read it: in a path to a database with `%` or `?` they are quoted.
+        """The URI for SQLAlchemy and MLflow, with `%` and `?` in a database's path quoted.
 
-        The folder of a database is made.
+        Reading it makes the folder of the database.
 
         Raises:
             UserError: the folder can't be made.
@@ -70,7 +70,7 @@ class TrackingSettings:
             return f"{SQLITE}{self.database}"
         from sqlalchemy import URL  # planning needs none
 
-        # with its driver named, or MLflow makes a folder of the quoted name
+        # without the driver's name, MLflow would make a folder of the quoted name
         return URL.create("sqlite+pysqlite", database=str(self.database)).render_as_string()
 
     @property
@@ -80,18 +80,18 @@ class TrackingSettings:
 
 
 def _check_address(uri: str) -> None:
-    """Refuses an address whose user and password a library would read otherwise than as all before the last @.
+    """Refuse an address in which a library would not read everything before the last @ as user and password.
 
-    What it takes for a host's name it prints, and sends to name servers.
+    A library prints whatever it takes for a host's name, and sends it to name servers.
 
     Raises:
-        UserError: without the user and password in its sentence.
+        UserError: the address is read differently; the sentence leaves out user and password.
     """
     user, at, _ = uri.partition("://")[2].rpartition("@")
     is_database = uri.startswith(DATABASES)
     try:
         is_read = "@" not in user and (_is_read_by_sqlalchemy(uri) if is_database else _is_read_by_requests(uri, user))
-    except ValueError as error:  # a port or an IPv6 address that is none
+    except ValueError as error:  # an invalid port or IPv6 address
         raise UserError(
             f"tracking.uri must be an address, got {without_user(uri)!r}: {without_user(str(error))}"
         ) from error
@@ -112,12 +112,12 @@ def _is_read_by_sqlalchemy(uri: str) -> bool:
 
 
 def _is_read_by_requests(uri: str, user: str) -> bool:
-    """HTTP takes Latin-1 in a user and password, and an address none of a few letters."""
+    """Return whether an HTTP library reads the user and password as meant: Latin-1, without reserved characters."""
     try:
         unquote(user, errors="strict").encode("latin-1")
     except UnicodeError:
         return False
     if _IN_ADDRESSES.fullmatch(user) is None:
         return False
-    urlsplit(uri).port  # noqa: B018  raises if it is no number
+    urlsplit(uri).port  # noqa: B018  raises if the port is not a number
     return True

@@ -1,4 +1,4 @@
-"""MLflow's sqlite databases without a wait for the disk at each commit, and with readers beside the writer."""
+"""Configures MLflow's sqlite databases: commits do not wait for the disk, readers do not block the writer."""
 
 import sqlite3
 from collections.abc import Iterator
@@ -11,15 +11,16 @@ from filelock import FileLock
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
-_PATIENCE_MS = 20_000  # for another process that is writing; sqlite lets one write at a time
+_PATIENCE_MS = 20_000  # to wait for another process that writes, since sqlite allows one writer at a time
 
 
 @lru_cache(maxsize=1)
 def writes_without_waiting() -> None:
-    """From now on every sqlite connection of this process uses a write-ahead log.
+    """Make every later sqlite connection of this process use a write-ahead log.
 
-    With synchronous=NORMAL a loss of power can cost the last commits and never the database's integrity (sqlite's
-    documentation of the pragma); what is lost is in the run records. Otherwise each commit waits for the disk twice.
+    With synchronous=NORMAL a power failure can lose the last commits but not the database's integrity (sqlite's
+    documentation of the pragma), and the run records have what was lost. By default each commit waits twice for the
+    disk.
     """
     event.listen(Engine, "connect", _on_connect)
 
@@ -32,8 +33,8 @@ def _on_connect(connection: Any, record: object) -> None:
 
 
 @contextmanager
-def alone(database: Path | None) -> Iterator[None]:
-    """Holds a lock beside an sqlite database: MLflow makes its tables without one. Any other store has none."""
+def locked(database: Path | None) -> Iterator[None]:
+    """Hold a lock on an sqlite database, since MLflow creates its tables without locking; other stores need none."""
     if database is None:
         yield
         return

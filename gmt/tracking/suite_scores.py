@@ -9,8 +9,8 @@ from gmt.axis import Axis
 from gmt.records.record import RunRecord
 from gmt.tracking.run_columns import RUN_COLUMNS, run_columns
 
-# Column -> pandas dtype. `part` is target or source, `suite` the name of the evaluation and `metric` is that of its
-# number, e.g. `exact_match`. `before` and `after` are the base's value and that of the run's weights.
+# Column -> pandas dtype. `part` is target or source, `suite` the name of the evaluation, and `metric` the name of its
+# value, e.g. `exact_match`. `before` is the base's value, `after` the value of the run's weights.
 COLUMNS: Mapping[str, str] = {
     **RUN_COLUMNS,
     "part": "string",
@@ -22,10 +22,10 @@ COLUMNS: Mapping[str, str] = {
 
 
 def read_suites(runs: Iterable[tuple[str, str, RunRecord]], *, axis: Axis) -> pd.DataFrame:
-    """Read the evaluations of finished runs, a row for each; other runs are left out.
+    """Return the evaluations of finished runs, with a row for each; other runs are left out.
 
     Args:
-        runs: arm, label and record of each.
+        runs: arm, label and record of each run.
         axis: the study's axis.
     """
     done = ((arm, record) for arm, _, record in runs if record.state() == "done")
@@ -45,6 +45,6 @@ def _rows(arm: str, record: RunRecord, axis: Axis) -> Iterator[dict[str, Any]]:
 
 
 def _split(key: str, names: Iterable[str]) -> tuple[str, str]:
-    """Return the name of an evaluation, the longest that fits, and its metric."""
+    """Return the name of an evaluation, the longest that the key begins with, and its metric."""
     name = max((name for name in names if key.startswith(f"{name}_")), key=len, default="")
     return (name, key.removeprefix(f"{name}_")) if name else (key, "")

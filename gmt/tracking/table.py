@@ -1,4 +1,4 @@
-"""A study read back from its run records as a tidy table: one row a run, declared types. Imports no MLflow."""
+"""Reads a study from its run records as a tidy table: a row for each run, with declared types. Imports no MLflow."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -13,24 +13,24 @@ from gmt.records.record import RunRecord
 from gmt.tracking.beside import num_beside, span_of
 from gmt.tracking.outcomes import CHANGED, DIRTY, outcome_of
 
-_SPAN = "span"  # of a row, until the runs beside it are counted
+_SPAN = "span"  # a temporary column: the machine and the times of the last attempt
 _IN_WORDS = {DIRTY: "made in a checkout with uncommitted changes, which --dirty counts"}
 
 # Column -> pandas dtype. Scores and fractions lie in [0, 1]; times are seconds; memory is bytes. A perplexity is the
-# geometric mean over the texts that the task has; where it has none, it is missing. nll and kl are in nats a token of
-# the right answers, means over the evaluations of a part; missing where the task has none. Times of a step's parts are
-# means without num_cold_steps; records of before that number have none left out. train_s is the time in optimizer
-# steps, run_s that of all attempts; the latter is missing where nobody saw an attempt end. num_trainable counts the
-# parameters that the optimizer was given, num_trained the entries that a step trained, in the mean, and num_touched
-# those that some step trained; missing where a record does not hold them. trained_fraction and touched_fraction are
-# these two, and moved_fraction the entries that differ from the base's, as fractions of the parameters; delta_norm is
-# the Euclidean norm of that difference, relative_delta_norm divided by the base's. runs_beside counts the other runs of
-# the table that were at work on the same machine at some time of the run's last attempt.
+# geometric mean over the task's texts; missing without texts. nll and kl are in nats per token of the right answers,
+# means over the evaluations of a part; missing if the task has none. Times of a step's parts are means without the
+# num_cold_steps first steps; older records, which lack that number, averaged over all steps. train_s is the time in
+# optimizer steps, run_s the time of all attempts; the latter is missing if the end of an attempt is unknown.
+# num_trainable counts the optimizer's parameters, num_trained the entries that a step trained, in the mean, and
+# num_touched the entries that some step trained; missing if a record lacks them. trained_fraction, touched_fraction and
+# moved_fraction (the entries that differ from the base's) are fractions of the parameters; delta_norm is the Euclidean
+# norm of the difference from the base, relative_delta_norm the same divided by the base's norm. runs_beside counts the
+# other runs of the table that ran on the same machine at some time during the run's last attempt.
 # `axis` is the value of the study's axis; missing if the run does not have the setting. data_seed and question_seed are
-# settings of the task; missing where the task does not have them, and question_seed where it follows from data_seed.
-# `code` is a short hash of all code that made the run: the package's, that of plug-ins from outside, and the libraries'
-# versions. `merge` is missing for a run that is trained; the columns on the training are missing for a merge, whose
-# method is that of its parents; `seed` is missing for a merge over seeds.
+# settings of the task; missing if the task lacks them, and question_seed if it follows from data_seed. `code` is a
+# short hash of all code that made the run: this package, plug-ins from other packages, and the versions of libraries.
+# `merge` is missing for a run that trains; the columns on the training are missing for a merge, whose method is its
+# parents'; `seed` is missing for a merge over seeds.
 COLUMNS: Mapping[str, str] = {
     "run_id": "string",
     "arm": "string",
@@ -93,17 +93,17 @@ COLUMNS: Mapping[str, str] = {
 
 
 def read_table(runs: Iterable[tuple[str, str, RunRecord]], *, axis: Axis, dirty: bool = False) -> pd.DataFrame:
-    """Reads runs as a table with COLUMNS; what a run has not (yet) is missing there.
+    """Return runs as a table with COLUMNS; values that a run does not have are missing.
 
     Args:
-        runs: arm, label and record of each.
-        axis: the study's axis, whose values the column `axis` holds.
-        dirty: whether a run of a checkout with uncommitted changes counts. States are those of
-            gmt.tracking.outcomes.outcome_of: the result of a run that is DIRTY, UNSCORED or CHANGED is missing, and
-            `error` says what was changed.
+        runs: arm, label and record of each run.
+        axis: the study's axis, whose values are in the column `axis`.
+        dirty: whether a run from a checkout with uncommitted changes counts. States are those of
+            gmt.tracking.outcomes.outcome_of: a run that is DIRTY, UNSCORED or CHANGED has no result here, and `error`
+            says what has changed.
 
     Raises:
-        UserError: a run is there twice.
+        UserError: a run occurs twice.
     """
     rows = [_row(arm, label, record, axis, dirty) for arm, label, record in runs]
     spans = [row.pop(_SPAN, None) for row in rows]
@@ -113,20 +113,20 @@ def read_table(runs: Iterable[tuple[str, str, RunRecord]], *, axis: Axis, dirty:
     if (twice := table["run_id"].duplicated()).any():
         id_ = table.loc[twice, "run_id"].iloc[0]
         labels = " and ".join(table.loc[table["run_id"] == id_, "label"])
-        raise UserError(f"a run must stand in a table once, got {id_} as {labels}")
+        raise UserError(f"a run must occur only once in a table, got {id_} as {labels}")
     return table
 
 
 def left_out(table: pd.DataFrame) -> str:
-    """Which runs of a table have no result, in words; empty if all have one."""
+    """Return a sentence on the runs of a table without a result; empty if all have one."""
     without = table[table["state"] != "done"]
     if without.empty:
         return ""
-    told = [
+    states = [
         f"{len(rows)} {_IN_WORDS.get(str(state), state)} ({some(rows['label'].tolist(), '; ')})"
         for state, rows in without.groupby("state")
     ]
-    return f"{len(without)} of {len(table)} runs are in no number here: {'; '.join(told)}"
+    return f"{len(without)} of {len(table)} runs are in no number here: {'; '.join(states)}"
 
 
 def changes(table: pd.DataFrame) -> list[str]:
@@ -136,7 +136,7 @@ def changes(table: pd.DataFrame) -> list[str]:
 
 
 def _code(environment: Mapping[str, Any]) -> str | None:
-    """A short hash, the same for runs that were made by the same code."""
+    """Return a short hash, which is the same for runs that the same code made."""
     code = environment.get("code")
     return None if code is None else run_id(code)[:8]
 

@@ -18,19 +18,19 @@ from gmt.tracking.owner_only import OwnerOnly
 from gmt.tracking.views import STORAGE
 
 _ASSISTANT = "/mlflow/assistant"
-# MLflow's server reads these from the environment as it is imported. A user's own values could switch its checks off.
+# MLflow's server reads these variables when it is imported. Values set by the user could switch its checks off.
 _OF_SERVERS = ("_MLFLOW_", "MLFLOW_SERVER_")
 _QUIET = {"MLFLOW_LOGGING_LEVEL": "ERROR", "MLFLOW_DISABLE_TELEMETRY": "true"}
-_NO_JOBS = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # their processes would ask this server without a cookie
+_NO_JOBS = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # processes of jobs would call this server without a cookie
 _UPLOADS = "./mlartifacts"  # MLflow's own default
 
 
 def serve(*, store: str, listener: int, token: str, path: str) -> None:
-    """Serves a store until a signal ends the process, or the standard input ends.
+    """Serve a store until a signal ends the process, or its standard input closes.
 
     Args:
         store: the URI of a database.
-        listener: the file descriptor of a socket that listens.
+        listener: the file descriptor of a listening socket.
         token: see `OwnerOnly`.
         path: see `OwnerOnly`.
     """
@@ -51,8 +51,8 @@ def serve(*, store: str, listener: int, token: str, path: str) -> None:
     config = uvicorn.Config(
         owned,
         log_level="warning",
-        access_log=False,  # it would hold the token
-        lifespan="off",  # MLflow's clears up after its Assistant
+        access_log=False,  # it would contain the token
+        lifespan="off",  # MLflow uses it only to clean up after its Assistant
         ws="none",
         proxy_headers=False,
     )
@@ -72,13 +72,13 @@ def without_assistant(app: ASGIApp) -> ASGIApp:
 
 
 def _end_with_starter() -> None:
-    """End this process when `gmt ui` has ended, be it by SIGKILL: its end of the standard input then closes."""
-    os.read(sys.stdin.fileno(), 1)  # and not sys.stdin.read(), which an interpreter that ends stumbles over
+    """End this process when `gmt ui` ends, even by SIGKILL, which closes its end of the standard input."""
+    os.read(sys.stdin.fileno(), 1)  # sys.stdin.read() would make a terminating interpreter fail
     os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _set_environment(store: str) -> None:
-    """Set what `mlflow server` sets: `mlflow.server.constants` names it, and can't be imported before."""
+    """Set the variables that `mlflow server` sets (mlflow.server.constants, which can't be imported before this)."""
     for name in [name for name in os.environ if name.startswith(_OF_SERVERS)]:
         del os.environ[name]
     os.environ |= _QUIET | _NO_JOBS

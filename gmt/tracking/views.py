@@ -1,7 +1,7 @@
-"""MLflow's pages as `gmt ui` opens them: training runs, grouped by choice, with the columns of a study.
+"""Prepares the MLflow page that `gmt ui` opens: training runs, grouped by choice, with the columns of a study.
 
-MLflow (3.17) keeps the state of a shared view in a tag of the experiment, as JSON: `searchFilter` and the other facets
-of its address, and the state of its table. It opens on pages for language model applications unless the address or the
+MLflow (3.17) stores the state of a shared view as JSON in a tag of the experiment: `searchFilter` and the other parts
+of its address, and the state of its table. It opens pages for language model applications unless the address or the
 browser's storage says otherwise.
 """
 
@@ -14,21 +14,21 @@ LONGEST_DESCRIPTION = (
 _KEY = "gmt"
 TAG = f"mlflow.sharedViewState.{_KEY}"
 TRAINING = "workflowType=machine_learning"
-STORAGE: Mapping[str, str] = {"mlflow.workflowType_v1": '"machine_learning"'}  # of the browser
+STORAGE: Mapping[str, str] = {"mlflow.workflowType_v1": '"machine_learning"'}  # values for the browser's storage
 _METRICS = ("result/target_after", "result/forgetting")
 
 
 def page_of(experiment_id: str, run_id: str | None = None) -> str:
-    """Return the address of the prepared view, or of a run, behind that of the server."""
+    """Return the address of the prepared view, or of a run, relative to the server's address."""
     runs = f"#/experiments/{experiment_id}/runs"
     return f"{runs}?viewStateShareKey={_KEY}&{TRAINING}" if run_id is None else f"{runs}/{run_id}?{TRAINING}"
 
 
 def prepared_view(tags: Sequence[str]) -> str:
-    """Return the state of a view of a study's compared runs, the best target score first.
+    """Return the state of a view of a study's compared runs, with the best target score first.
 
     Args:
-        tags: those that name a choice, e.g. task, arm and value of the axis: rows with the same ones are a group.
+        tags: the tags that identify a choice, e.g. task, arm and value of the axis; rows with equal tags are grouped.
     """
     state = {
         "searchFilter": "tags.`gmt.kind` = 'run' AND tags.`gmt.stage` = 'comparison'",

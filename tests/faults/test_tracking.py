@@ -68,8 +68,8 @@ def test_training_goes_on_and_nothing_is_lost(
     assert weights(sweeps) == undisturbed
     if fault in ("killed", "frozen", "wrong"):
         assert "warning: MLflow does not answer" in output
-        (told,) = {*re.findall(r"`gmt (sync .*?)` brings it level", output)}
-        assert shlex.split(told)[1:] == [*tracked[:-2], "--config-dir", str(CONF)]
+        (remedy,) = {*re.findall(r"`gmt (sync .*?)` writes", output)}
+        assert shlex.split(remedy)[1:] == [*tracked[:-2], "--config-dir", str(CONF)]
     if fault == "wrong":
         wrong.shutdown()
         wrong.server_close()
@@ -89,7 +89,7 @@ def test_a_tuned_sweep_goes_on_without_its_server(sweeps: Sweeps, mlflow_server:
     mlflow_server.kill()
     output = finish(sweep, timeout_s=400)  # it begins several times, when it is known what to try next
     assert len(sweeps.records("result.json")) == 12
-    assert "brings it level" in output
+    assert "` writes them" in output
     mlflow_server.start()
     assert "MLflow holds 12 runs as the records do" in sweeps.run("sync", *study)
     assert_level(mlflow_server.uri, "tiny_tuned", records(sweeps))

@@ -58,7 +58,7 @@ def test_what_changed_while_a_store_was_away_is_written_when_it_is_back(tmp_path
         store.is_away = False
         wait_for(lambda: len(store.written) == 2, 120)
     assert sorted(store.written) == [("a", True), ("b", True)]
-    assert said == ["warning: MLflow does not answer (a); the run records hold everything"]
+    assert said == ["warning: MLflow does not answer (a); the run records have everything"]
 
 
 def test_what_another_process_leaves_is_gone_on_with(tmp_path: Path) -> None:
@@ -81,8 +81,8 @@ def test_one_runs_fault_costs_no_other_run(tmp_path: Path) -> None:
         wait_for(lambda: store.written, 120)
     assert set(store.written) == {("b", True)}
     assert said == [
-        "warning: MLflow does not take the values of a (a); the run records hold everything",
-        "warning: MLflow lacks values of 1 run; the records hold them, `gmt sync study=x` brings it level",
+        "warning: MLflow refuses the values of a (a); the run records have everything",
+        "warning: MLflow lacks values of 1 run; the records have them, `gmt sync study=x` writes them",
     ]
 
 
@@ -99,7 +99,7 @@ def test_a_store_that_does_not_open_is_asked_again(tmp_path: Path) -> None:
         made.look(run(tmp_path, "a"), final=True)
         wait_for(lambda: store.written, 120)
     assert (store.written, len(asked)) == ([("a", True)], 3)
-    assert said == ["warning: MLflow does not answer (away); the run records hold everything"]
+    assert said == ["warning: MLflow does not answer (away); the run records have everything"]
 
 
 def test_a_store_that_stays_away_is_left_behind(tmp_path: Path) -> None:
