@@ -158,5 +158,5 @@ def cost_in_words(cost: Estimate, at_once: int) -> str:
     return (
         f"about {duration(cost.run_seconds / at_once)} left with {at_once} at once here "
         f"({duration(cost.run_seconds)} of runs{gpus}), at most {cost.peak_memory_bytes / 1e9:.1f} GB of memory a run, "
-        f"by {cost.num_measured} finished runs of the same kind{unknown}"
+        f"by {cost.num_measured} similar finished runs{unknown}"
     )

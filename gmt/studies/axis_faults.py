@@ -6,7 +6,7 @@ from typing import Any
 from gmt.errors import UserError, choices
 from gmt.studies.grid import Point, StudySettings
 
-# Groups of a config that say where a run runs, or hold so many numbers that a sentence can't list them.
+# Config groups that do not affect results, or that hold so many numbers that a sentence can't list them.
 _NOT_LISTED = ("model", "task", "record", "resources", "tracking", "study", "search", "sweep")
 
 
@@ -20,7 +20,7 @@ def faults_of_axis(
 
     Args:
         study: the study that names the axis.
-        runs: point and resolved config of each run that is compared.
+        runs: the point and the resolved config of each compared run.
         typed: the settings that the user typed values for.
     """
     axis = study.along
@@ -51,7 +51,7 @@ def faults_of_axis(
 
 
 def _line(point: Point, setting: str) -> tuple[str, ...]:
-    """Return what identifies a run's line in a figure: the arm, and the varied settings but the seed and the axis."""
+    """Return the key of a run's line in a figure: the arm, and the varied settings except the seed and the axis."""
     varied = (*point.varied, *point.lists_of_one)
     return point.arm, *(text for text in varied if text.lstrip("+").partition("=")[0] not in (setting, "seed"))
 

@@ -1,4 +1,4 @@
-"""Which runs that a table averages were made by differing code. Reads records only."""
+"""Finds runs that a table averages although different code made them. Reads records only."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -39,7 +39,7 @@ def differing_code(planned: Sequence[PlannedRun]) -> list[str]:
 
 
 def _over_rows(rows: Mapping[str, Sequence[tuple[PlannedRun, Mapping[str, str]]]], named: set[str]) -> list[str]:
-    """Rows that each were made by one code, and are held against each other."""
+    """Return a sentence for each package whose code is the same within each row, but differs between rows."""
     sentences = []
     for name in sorted({name for runs in rows.values() for _, code in runs for name in code} - named):
         of_value: dict[str, list[str]] = {}
@@ -53,7 +53,8 @@ def _over_rows(rows: Mapping[str, Sequence[tuple[PlannedRun, Mapping[str, str]]]
 
 
 def moving_models(planned: Sequence[PlannedRun]) -> list[str]:
-    """Return a sentence for each model of the hub whose revision is no commit, so that its run ids may come to lie."""
+    """Return a sentence for each hub model whose revision is not a commit, so that run ids may come to name another
+    model."""
     named = {
         f"model.revision={revision} of model {each.run.model.name} may move: pin the commit that the hub shows."
         for each in planned
@@ -75,5 +76,5 @@ def uncommitted_changes() -> list[str]:
 
 
 def code_of_record(record: RunRecord) -> Mapping[str, str]:
-    """Return the code that a finished run was made by; of a record of before that was written down, its commit."""
+    """Return the code that made a finished run; of an old record, which does not list the code, only the commit."""
     return code_of_environment(record.read("environment.json"))

@@ -1,4 +1,4 @@
-"""What a plan will cost, by runs of the same kind that were measured: time, GPU-hours, memory."""
+"""Estimates the time, GPU-hours and memory of a plan from similar runs that have finished."""
 
 import json
 from collections import defaultdict
@@ -13,20 +13,20 @@ from gmt.runs.settings import AUTO
 from gmt.studies.plan import Plan, over
 
 _NO_COST = ("learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "schedule", "warmup_ratio", "name")
-_OTHERS_LOOKED_AT = 2000  # records of other studies, newest first: enough to find a kind, and within seconds
+_OTHERS_LOOKED_AT = 2000  # records of other studies, newest first: enough to find similar runs, and within seconds
 
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """What is left of a plan.
+    """The cost of the runs of a plan that are not done.
 
     Args:
-        num_left: runs that a sweep would do.
-        num_known: those of a kind that was measured: a run whose every attempt was seen to end.
-        num_measured: over how many finished runs.
-        run_seconds: of all known runs, one after the other.
-        gpu_hours: of all known runs.
-        peak_memory_bytes: the largest of the known kinds; of the GPU if there is one, else of the process.
+        num_left: the number of runs that a sweep would do.
+        num_known: the number of these for which a similar run has finished, with a known end of each attempt.
+        num_measured: the number of finished runs that the estimate uses.
+        run_seconds: the time of all known runs, one after the other.
+        gpu_hours: the GPU-hours of all known runs.
+        peak_memory_bytes: the largest memory of a similar run; of the GPU if there is one, else of the process.
     """
 
     num_left: int
@@ -51,12 +51,12 @@ class Cost:
 
 
 def estimate(plan: Plan, states: Mapping[str, State], *, num_gpus: int) -> Estimate:
-    """Estimates what is left of a plan.
+    """Estimate the cost of the runs of a plan that are not done.
 
     Args:
-        plan: the study.
-        states: what became of its runs.
-        num_gpus: the GPUs where the runs will be, which `resources.gpus=auto` takes.
+        plan: the study's plan.
+        states: the states of its runs, by run id.
+        num_gpus: the number of GPUs of the machine that will do the runs, for `resources.gpus=auto`.
     """
     left: dict[str, list[float]] = defaultdict(list)
     measured: dict[str, list[Cost]] = defaultdict(list)
@@ -85,7 +85,7 @@ def estimate(plan: Plan, states: Mapping[str, State], *, num_gpus: int) -> Estim
 
 
 def _kind(science: Mapping[str, Any], resources: Mapping[str, Any]) -> str:
-    """The same for runs that cost the same: their seed, mask ratio and learning rate change nothing."""
+    """Return a key that is equal for runs of equal cost, whatever their seed, mask ratio or learning rate."""
     train = {key: value for key, value in science["train"].items() if key not in _NO_COST}
     gpus = resources.get("gpus")
     machine = [
@@ -100,7 +100,7 @@ def _kind(science: Mapping[str, Any], resources: Mapping[str, Any]) -> str:
 
 
 def measured_cost(record: RunRecord) -> list[Cost]:
-    """Return the cost of a finished run; an empty list if its time is unknown, since an attempt's end went unseen."""
+    """Return the cost of a finished run; an empty list if its time is unknown, as is the end of an attempt."""
     result = record.result()
     if result.seconds is None:
         return []
@@ -109,9 +109,9 @@ def measured_cost(record: RunRecord) -> list[Cost]:
 
 
 def _of_other_studies(plan: Plan, kinds: set[str]) -> Iterator[tuple[str, Cost]]:
-    own = {planned.run.id for planned in plan.runs}
+    ids_of_plan = {planned.run.id for planned in plan.runs}
     runs = plan.runs[0].run.record_settings.runs
-    for folder in _newest(path for path in runs.glob("*/result.json") if path.parent.name not in own):
+    for folder in _newest(path for path in runs.glob("*/result.json") if path.parent.name not in ids_of_plan):
         record = RunRecord(runs, folder.name)
         stored = record.read("config.json")
         kind = _kind(stored["science"], stored["config"]["resources"])

@@ -9,13 +9,13 @@ from gmt.studies.merge_arms import FROM, OVER, merge_arms, merge_points
 
 
 def expand(study: StudySettings, cli: Axes) -> list[Point]:
-    """All runs of a study, arm by arm, the last setting varying fastest.
+    """Return the points of all runs of a study, arm by arm; the last setting varies fastest.
 
     Args:
-        study: the grids.
-        cli: what the user typed: key -> values. A key that some grid has replaces its values there and leaves the
-            other arms alone. A key that no grid has holds for every arm that does not merge, and merges inherit it;
-            a key of the group merge holds for the arms that merge, if there are any.
+        study: the study, with the grid of each arm.
+        cli: the values that the user typed for each setting. If some arms list the setting, the typed values replace
+            theirs, and the other arms do not change. Else the values hold for every arm that does not merge, and merges
+            inherit them; those of a setting of the group merge hold for the arms that merge, if there are any.
 
     Raises:
         UserError: an arm names its parents wrongly, see gmt.studies.merge_arms.
@@ -38,12 +38,12 @@ def expand(study: StudySettings, cli: Axes) -> list[Point]:
 
 
 def _grid(study: StudySettings, arm: str, *, is_merge: bool) -> dict[str, list[str]]:
-    """Return the axes of an arm; a merge inherits the shared ones through its parents."""
-    own = {key: value for key, value in study.arms[arm].items() if not (is_merge and key in (FROM, OVER))}
-    shared = {} if is_merge else {key: value for key, value in study.shared.items() if key not in own}
+    """Return the axes of an arm; a merge inherits the shared ones from its parents."""
+    arm_settings = {key: value for key, value in study.arms[arm].items() if not (is_merge and key in (FROM, OVER))}
+    shared = {} if is_merge else {key: value for key, value in study.shared.items() if key not in arm_settings}
     return {
         key: [to_override_value(item) for item in value] if isinstance(value, list) else [to_override_value(value)]
-        for key, value in {**own, **shared}.items()
+        for key, value in {**arm_settings, **shared}.items()
     }
 
 

@@ -1,7 +1,7 @@
-"""The frozen plan of a sweep: every run's config as it was at the start, so that an edit meanwhile changes nothing.
+"""The frozen plan of a sweep: a file with the config of every run, so that later edits do not change the sweep.
 
-A plan is read from disk, and what it names is imported, so a job is given the digest of its line beside its run id: the
-id covers no settings of where and how a run runs.
+A job reads its config from this file and imports the classes that the config names. So it receives the run id and the
+digest of the run's line; the run id alone does not cover settings such as resources.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ STOP = "stop"
 
 
 def freeze(plan: Plan, todo: Sequence[PlannedRun]) -> Path:
-    """Writes down what a sweep is about to do.
+    """Write the plan of a sweep that is about to start.
 
     Returns:
         The sweep's folder, in which the file STOP stops it.
@@ -45,20 +45,20 @@ def _digest(line: bytes) -> str:
 
 
 def _masked(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a config without passwords; a task's texts stay as they are, since a job takes them from here."""
+    """Return a config without passwords; the texts of a task stay unchanged, since jobs read them from the plan."""
     return {group: without_secrets(part, is_data=group != "tracking") for group, part in config.items()}
 
 
 def job_of(folder: Path, planned: PlannedRun) -> str:
-    """The one override of a job that is to do a run of a frozen plan."""
+    """Return the only override of the job that does a run of a frozen plan."""
     return f"+planned_run='{folder}#{planned.run.id}#{_digest(_line(planned).encode())}'"
 
 
 def thaw(reference: str) -> tuple[str, Mapping[str, Any], Path]:
-    """The id and the config of a run of a frozen plan, and the path of the file that stops its sweep.
+    """Return the id and the config of a run of a frozen plan, and the path of the file that stops its sweep.
 
     Raises:
-        UserError: there is no such plan, no such run in it, or it was changed since the sweep began.
+        UserError: there is no such plan, the plan has no such run, or the run was changed since the sweep began.
     """
     folder, run_id, digest = [*reference.rsplit("#", 2), "", ""][:3]
     path = Path(folder) / _PLAN

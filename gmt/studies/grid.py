@@ -1,4 +1,4 @@
-"""A study as a union of grids: arm by arm, each setting a value or a list of values to cross."""
+"""The settings of a study: a grid of runs for each arm, where each setting has a value or a list of values to cross."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from gmt.runs.build import settings_of
 from gmt.verdicts.pairs import Choice
 from gmt.verdicts.question import FEWEST, LEVEL, Question
 
-# What needs no quotes in Hydra's override grammar.
+# Texts that need no quotes in Hydra's override grammar.
 _PLAIN = re.compile(r"[A-Za-z0-9_./:@-]*[A-Za-z_./:@-][A-Za-z0-9_./:@-]*")
 _WORDS = {"true", "false", "null", "nan", "inf", "-inf"}
 
@@ -30,25 +30,25 @@ class StudySettings:
     """A set of runs that answers a question.
 
     Args:
-        name: names the study's folder and its MLflow experiment.
-        question: what it is to answer; shown on the report and in MLflow.
-        shared: settings of every arm: override key -> value, or a list of values to cross.
-        arms: arm -> its own settings, likewise; they win over shared ones. An arm that merges names the arm of its
-            parents as `from`, and as `over` the setting that these differ in, if each run has several
-            (gmt.studies.merge_arms).
-        tuning: see gmt.studies.tuning.TuningSettings; None compares at the settings that are given.
-        baseline: the arm that the report holds the others against.
-        margin: a difference of scores below this does not matter to the question: what equivalence is tested within. A
+        name: the name of the study, of its folder and of its MLflow experiment.
+        question: the question in words, for the report and for MLflow.
+        shared: the settings of every arm: each config key with a value, or with a list of values to cross.
+        arms: the settings of each arm by its name, likewise; they override shared ones. An arm that merges names the
+            arm of its parents as `from`; if each of its runs has several parents, it names the setting in which these
+            differ as `over` (gmt.studies.merge_arms).
+        tuning: the tuning before the comparison, see gmt.studies.tuning.TuningSettings; None for no tuning.
+        baseline: the arm that the report compares the others with.
+        margin: the smallest difference of scores that matters to the question, which tests of equivalence use; a
             fraction in (0, 1).
-        primary: what the study is to decide: name -> see gmt.verdicts.question.Question, of which `margin` is the
-            study's unless it has its own. None: nothing is declared, and all tests are exploratory.
-        looks: the stop rule: the numbers of seeds at which the primary questions are decided. What is undecided at one
-            of them gets seeds up to the next, and nothing is added after the last. Each look has an equal share of the
-            level, so that looking again and again makes no false verdict likelier. Empty: the listed seeds are all.
-        axis: the setting along which figures and tests run, e.g. `method.rank`; its values are numbers. None:
-            gmt.axis.DEFAULT, whether or not it varies. Arms without the setting are constant.
-        provenance: of a study that replicates another: setting -> `verified` (read in its source), `secondary` (told by
-            others) or `guessed`; None for a study of its own.
+        primary: the questions that the study decides, by name, see gmt.verdicts.question.Question; the study's `margin`
+            is the default of theirs. None: all tests are exploratory.
+        looks: the stop rule: the numbers of seeds after which the primary questions are decided. Choices in undecided
+            comparisons get seeds up to the next number; none are added after the last. Each look has an equal share of
+            the level, so that repeated looks do not make a false verdict more likely. Empty: only the listed seeds.
+        axis: the setting on the x axis of figures, along which tests compare, e.g. `method.rank`; its values are
+            numbers. None: gmt.axis.DEFAULT, whether or not it varies. Arms without the setting are constant.
+        provenance: for a study that replicates another one, the source of each setting: `verified` (read in the
+            original), `secondary` (reported by others) or `guessed`; None for any other study.
     """
 
     name: str
@@ -93,7 +93,7 @@ class StudySettings:
         if self.axis == "seed":
             raise UserError("study.axis must not be seed: runs are compared on the same seed")
         if self.tuning is not None and self.tuning.get("setting") == self.axis:
-            raise UserError(f"study.axis must not be the setting that study.tuning looks for, got {self.axis}")
+            raise UserError(f"study.axis must not be the setting that study.tuning tunes, got {self.axis}")
 
     def _check_looks(self, num_questions: int) -> None:
         looks = self.looks
@@ -102,7 +102,7 @@ class StudySettings:
         for number in looks:
             settings.integer("study.looks", number, low=FEWEST)
         if looks and not num_questions:
-            raise UserError("study.looks needs study.primary: without a question nothing is undecided")
+            raise UserError("study.looks needs study.primary, since only primary questions can be undecided")
 
     @property
     def level(self) -> float:
@@ -136,11 +136,16 @@ def _question(name: str, given: object, margin: float) -> Question:
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """One run of a grid before it is composed: its arm, all its overrides, and those that vary within the study.
+    """One run of a grid before its config is composed.
 
-    Its stage is `comparison`, or `tuning` for a run that only helps to choose a setting and enters no table. What the
-    study gives as a list of one stands in the label, and varies not. `parents` are the points that a merge
-    combines, and `over` the settings in which these, or their own parents, differ: the merge has no value of them.
+    Args:
+        arm: the arm's name.
+        overrides: all overrides of the run.
+        varied: the overrides of settings that vary within the study.
+        lists_of_one: the overrides that the study lists as the only value; they are part of the label too.
+        stage: `comparison`, or `tuning` for a run that only helps to choose a setting and enters no table.
+        parents: the points that a merge combines.
+        over: the settings in which the parents, or their own parents, differ; the merge has no value of these.
     """
 
     arm: str
@@ -153,13 +158,13 @@ class Point:
 
     @property
     def label(self) -> str:
-        """The run's name for people: the arm and what is listed for it, e.g. `lora rank=8 seed=1`."""
+        """The run's name for people: the arm and its listed settings, e.g. `lora rank=8 seed=1`."""
         pairs = (f"{key.rpartition('.')[2]}={value}" for key, value in self.listed)
         return " ".join([self.arm, *pairs, *self._stage_in_words])
 
     @property
     def listed(self) -> list[tuple[str, str]]:
-        """What is listed for the run, setting and value, in the order of its overrides."""
+        """The settings that the study lists values for, each with the run's value, in the order of the overrides."""
         listed = (*self.varied, *self.lists_of_one)
         in_order = [each for each in self.overrides if each in listed]
         in_order += [each for each in self.varied if each not in in_order]
@@ -170,10 +175,10 @@ class Point:
         return [] if self.stage == "comparison" else [f"({self.stage})"]
 
     def short_name(self, axis: Axis) -> str:
-        """Return a name that begins with what tells the run apart, e.g. `gmt 0.9 s1 sums`, for lists that cut names.
+        """Return a short name that begins with what differs, e.g. `gmt 0.9 s1 sums`, for lists that cut off names.
 
         Args:
-            axis: the study's; its value stands without the setting's name.
+            axis: the study's axis; its value is written without the setting's name.
         """
         listed = {key.lstrip("+"): value for key, value in self.listed}
         value, seed = listed.pop(axis.setting, None), listed.pop("seed", None)
@@ -185,19 +190,23 @@ class Point:
 def arm_of(point: Point, axis: Axis) -> str:
     """Return the arm with the varied settings that have no column of their own, e.g. `gmt learning_rate=0.001`."""
     pairs = (override.lstrip("+").split("=", 1) for override in point.varied)
-    own = (*_COLUMNS_OF_THEIR_OWN, axis.setting)
-    more = [f"{key.rpartition('.')[2]}={value}" for key, value in pairs if key not in own]
+    with_column = (*_COLUMNS_OF_THEIR_OWN, axis.setting)
+    more = [f"{key.rpartition('.')[2]}={value}" for key, value in pairs if key not in with_column]
     return " ".join([point.arm, *more])
 
 
 def choice_of(point: Point, config: Mapping[str, Any], axis: Axis) -> Choice:
-    """Return the choice that a run is of, by its resolved config."""
+    """Return the choice that a run belongs to, from its resolved config."""
     value = axis.value(config)
     return Choice(arm_of(point, axis), None if value is None else float(value))
 
 
 def to_override_value(value: object) -> str:
-    """A plain value in Hydra's override grammar, such that parsing it gives the value back."""
+    """Return a plain value in Hydra's override grammar; parsing the text gives the same value.
+
+    Raises:
+        UserError: the value has a type that a config can't hold.
+    """
     if value is None:
         return "null"
     if isinstance(value, bool):

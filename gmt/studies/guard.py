@@ -1,4 +1,4 @@
-"""Asks before a sweep that will cost much."""
+"""Asks the user to confirm an expensive sweep."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,10 +11,11 @@ from gmt.studies.plan import Plan
 
 @dataclass(frozen=True, kw_only=True)
 class SweepSettings:
-    """What holds for a sweep as a whole.
+    """Settings of a sweep as a whole.
 
     Args:
-        confirm_above_gpu_hours: a sweep that is estimated to cost more asks first; None never asks.
+        confirm_above_gpu_hours: the estimated cost in GPU-hours above which the sweep asks before it starts; None never
+            asks.
     """
 
     confirm_above_gpu_hours: float | None
@@ -27,29 +28,29 @@ class SweepSettings:
 
 
 def confirm(plan: Plan, limit: SweepSettings, ask: Callable[[str], str] | None, *, num_gpus: int) -> None:
-    """Lets a cheap sweep pass, and asks about a dear one.
+    """Ask the user to confirm a sweep whose estimated cost exceeds the limit.
 
     Args:
-        plan: what is about to be started.
-        limit: the settings.
-        ask: puts a question and returns the answer; None where nobody is there to answer.
-        num_gpus: the GPUs where the runs will be.
+        plan: the plan of the sweep.
+        limit: the settings of the sweep.
+        ask: shows a question and returns the user's answer; None if there is no terminal.
+        num_gpus: the number of GPUs of the machine that will do the runs.
 
     Raises:
-        UserError: nobody agreed; nothing was started.
+        UserError: the user did not agree, or can't be asked; nothing was started.
     """
     hours = limit.confirm_above_gpu_hours
     if hours is None or not any(planned.run.resources.num_gpus(num_gpus) for planned in plan.runs):
         return
     states = plan.states()
     if all(state == "done" for state in states.values()):
-        return  # a finished study costs nothing, and to estimate it takes seconds for ten thousand runs
+        return  # a finished study costs nothing, and the estimate would take seconds for ten thousand runs
     cost = estimate(plan, states, num_gpus=num_gpus)
     if cost.gpu_hours <= hours:
         return
-    what = f"this sweep will take about {cost.gpu_hours:.1f} GPU-hours, by {cost.num_measured} runs of the same kind"
-    if ask is not None and ask(f"{what}. Start it? [y/N] ").strip().lower() in ("y", "yes"):
+    forecast = f"this sweep will take about {cost.gpu_hours:.1f} GPU-hours, as {cost.num_measured} similar runs show"
+    if ask is not None and ask(f"{forecast}. Start it? [y/N] ").strip().lower() in ("y", "yes"):
         return
     raise UserError(
-        f"{what}: sweep.confirm_above_gpu_hours must be at least that, or null, where nobody agrees; got {hours:g}"
+        f"{forecast}: agree, or set sweep.confirm_above_gpu_hours to at least that or to null; got {hours:g}"
     )

@@ -22,13 +22,13 @@ _NEEDS_SEEDS = ("undecided", "not tested", "beyond by itself", "target not match
 def plan_with_looks(study: StudySettings, points: Sequence[Point], plan_of: Callable[[Sequence[Point]], Plan]) -> Plan:
     """Return the plan with the seeds that the looks so far have added; its identity is that of the first look.
 
-    What a look adds follows from the run records alone, so that whoever plans the study again gets the same runs.
+    The added seeds follow from the run records alone, so that every later plan of the study has the same runs.
 
     Raises:
-        UserError: the study can't be given more seeds, or its own are not as many as the first look takes.
+        UserError: the study has merges, or the number of seeds that it lists is not that of the first look.
     """
     if any(point.parents for point in points):
-        raise UserError("study.looks must not go with arms that merge, whose seeds are their parents'")
+        raise UserError("study.looks must be empty in a study with arms that merge, whose seeds are their parents'")
     first = plan = plan_of(points)
     _refuse_other_seeds(study, first, len(points))
     while added := _points_of_next_look(study, plan):
@@ -40,16 +40,17 @@ def plan_with_looks(study: StudySettings, points: Sequence[Point], plan_of: Call
 def _refuse_other_seeds(study: StudySettings, plan: Plan, num_points: int) -> None:
     runs = plan.compared
     listed = {seed_of(planned.run.config) for planned in runs}
-    if len(runs) == num_points and len(listed) != study.looks[0]:  # else runs are wrong, which is said elsewhere
+    if len(runs) == num_points and len(listed) != study.looks[0]:  # if runs are wrong, another error says so
         raise UserError(
             f"study.looks must begin with the number of seeds that the study lists, {len(listed)}, got {study.looks[0]}"
         )
 
 
 def _points_of_next_look(study: StudySettings, plan: Plan) -> list[Point]:
-    """Return the points to add; none once all is decided or the last look is done.
+    """Return the points to add; none if all questions are decided or the last look is done.
 
-    None either while a run is not over, or does not count in a report: both decide by the same runs.
+    None are added while some run has not ended or does not count in a report, since looks and reports must decide by
+    the same runs.
     """
     if plan.later or any(state not in ("done", "diverged") for state in plan.states().values()):
         return []
@@ -65,7 +66,7 @@ def _points_of_next_look(study: StudySettings, plan: Plan) -> list[Point]:
 
 
 def _undecided(study: StudySettings, rows: Rows, choices: Sequence[Choice]) -> list[Choice]:
-    """Return the choices of which a comparison of a primary question is undecided."""
+    """Return the choices for which some comparison of a primary question is undecided."""
     from gmt.verdicts.decide import decide  # numpy and scipy
 
     names: set[str] = set()
@@ -105,8 +106,8 @@ def seeds_to_come(looks: Sequence[int], seeds: Collection[int]) -> range:
 def _with_seed(point: Point, seed: int, tuned: str | None) -> Point:
     """Return a point with another seed, and without the value that tuning chose, which planning adds again."""
 
-    def other(overrides: Sequence[str]) -> tuple[str, ...]:
-        own = (text for text in overrides if tuned is None or not text.startswith(tuned))
-        return tuple(f"{_SEED}{seed}" if text.startswith(_SEED) else text for text in own)
+    def reseeded(overrides: Sequence[str]) -> tuple[str, ...]:
+        untuned = (text for text in overrides if tuned is None or not text.startswith(tuned))
+        return tuple(f"{_SEED}{seed}" if text.startswith(_SEED) else text for text in untuned)
 
-    return replace(point, overrides=other(point.overrides), varied=other(point.varied))
+    return replace(point, overrides=reseeded(point.overrides), varied=reseeded(point.varied))

@@ -21,11 +21,11 @@ from gmt.studies.tuning import TuningSettings
 
 
 def make_plan(composer: Composer, study: StudySettings, cli: Axes) -> Plan:
-    """Composes and checks every run of a study.
+    """Compose and check every run of a study.
 
     Raises:
-        UserError: with a sentence for every fault of a run or the axis, for a run that stands in the study twice, and
-            for runs that differ only in settings without effect.
+        UserError: a sentence for every fault of a run, the axis or a primary question, for a run that the study
+            contains twice, and for runs that differ only in settings without effect.
     """
     maker = RunMaker(composer)
     points = expand(study, cli)
@@ -61,7 +61,7 @@ def _plan_of(study: StudySettings, maker: RunMaker, cli: Axes, points: Sequence[
 def _twice(runs: Sequence[PlannedRun]) -> list[str]:
     count = Counter(planned.run.id for planned in runs)
     return [
-        f"study {id_}: the same run stands in the study {number} times: "
+        f"study {id_}: the same run occurs in the study {number} times: "
         + " and ".join(f"'{p.point.label}'" for p in runs if p.run.id == id_)
         for id_, number in count.items()
         if number > 1

@@ -1,8 +1,7 @@
 """Arms of a study that merge the runs of another arm: their parents and their settings.
 
-A merge's run has the settings of its parents and the arm's own besides. `over` names the setting whose values the
-parents differ in; in everything else, the seed among it, they are alike, so that runs of different arms stay pairs on
-the same seed.
+A merge has the settings of its parents and those of its arm. `over` names the setting in which the parents differ; in
+all other settings, including the seed, they are equal, so that runs of different arms can be paired by the seed.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ class MergeArm:
     Args:
         arm: the name of the arm.
         parents: the arm whose runs are merged.
-        over: the setting that the parents of a run differ in; None where each run has one parent.
+        over: the setting in which the parents of a run differ; None if each run has one parent.
     """
 
     arm: str
@@ -41,7 +40,7 @@ def merge_arms(arms: Mapping[str, Mapping[str, Any]]) -> list[MergeArm]:
     Raises:
         UserError: `from` names no arm or leads back to its own, or an arm has `over` without `from`.
     """
-    merges = {arm: _merge_arm(arm, own, arms) for arm, own in arms.items() if FROM in own or OVER in own}
+    merges = {arm: _merge_arm(arm, given, arms) for arm, given in arms.items() if FROM in given or OVER in given}
     ordered: dict[str, MergeArm] = {}
     while rest := [merge for arm, merge in merges.items() if arm not in ordered]:
         ready = [merge for merge in rest if merge.parents not in merges or merge.parents in ordered]
@@ -52,16 +51,16 @@ def merge_arms(arms: Mapping[str, Mapping[str, Any]]) -> list[MergeArm]:
     return list(ordered.values())
 
 
-def _merge_arm(arm: str, own: Mapping[str, Any], arms: Mapping[str, Mapping[str, Any]]) -> MergeArm:
+def _merge_arm(arm: str, given: Mapping[str, Any], arms: Mapping[str, Mapping[str, Any]]) -> MergeArm:
     where = f"study.arms.{arm}"
-    if FROM not in own:
+    if FROM not in given:
         raise UserError(f"{where}.over must go with {where}.from, which names the arm of the parents")
-    parents = settings.text(f"{where}.from", own[FROM])
+    parents = settings.text(f"{where}.from", given[FROM])
     if parents not in arms:
         raise UserError(f"{where}.from must name an arm of the study, got {parents!r}; {choices(parents, arms)}")
-    if own.get("merge") is None:
-        raise UserError(f"{where} must name its merge, since it has from; got merge={own.get('merge')}")
-    over = None if own.get(OVER) is None else settings.text(f"{where}.over", own[OVER])
+    if given.get("merge") is None:
+        raise UserError(f"{where} must name its merge, since it has from; got merge={given.get('merge')}")
+    over = None if given.get(OVER) is None else settings.text(f"{where}.over", given[OVER])
     return MergeArm(arm=arm, parents=parents, over=over)
 
 
@@ -71,8 +70,8 @@ def merge_points(merge: MergeArm, parents: Sequence[Point], axes: Axes) -> Itera
     Args:
         merge: the arm.
         parents: all points of the parents' arm.
-        axes: the arm's own settings, each with its values. One that the parents differ in chooses among them; any other
-            holds for the merge alone.
+        axes: the settings of the merging arm, each with its values. A setting in which the parents differ chooses among
+            them; any other is a setting of the merge alone.
 
     Raises:
         UserError: the parents have fewer than two values of `over`.
@@ -87,20 +86,20 @@ def merge_points(merge: MergeArm, parents: Sequence[Point], axes: Axes) -> Itera
     for group in groups.values():
         inherited = _inherited(group[0], merge.over)
         for combination in itertools.product(*axes.values()):
-            own = {key: f"{key}={value}" for key, value in zip(axes, combination, strict=True)}
-            if any(own[key] != _pairs(group[0]).get(key) for key in chooses):
+            pairs = {key: f"{key}={value}" for key, value in zip(axes, combination, strict=True)}
+            if any(pairs[key] != _pairs(group[0]).get(key) for key in chooses):
                 continue
             yield replace(
                 inherited,
                 arm=merge.arm,
-                overrides=(*own.values(), *_without(inherited.overrides, *own)),
+                overrides=(*pairs.values(), *_without(inherited.overrides, *pairs)),
                 varied=(
-                    *_without(inherited.varied, *own),
-                    *(text for key, text in own.items() if len(axes[key]) > 1),
+                    *_without(inherited.varied, *pairs),
+                    *(text for key, text in pairs.items() if len(axes[key]) > 1),
                 ),
-                lists_of_one=_without(inherited.lists_of_one, *own),
+                lists_of_one=_without(inherited.lists_of_one, *pairs),
                 parents=tuple(group),
-                over=tuple(key for key in (*group[0].over, merge.over) if key is not None and key not in own),
+                over=tuple(key for key in (*group[0].over, merge.over) if key is not None and key not in pairs),
             )
 
 
@@ -109,7 +108,7 @@ def _check_over(merge: MergeArm, parents: Sequence[Point]) -> None:
     if len({_pairs(parent).get(merge.over) for parent in parents}) < 2:
         listed = dict.fromkeys(text.partition("=")[0] for parent in parents for text in parent.varied)
         raise UserError(
-            f"study.arms.{merge.arm}.over must be a setting of which arm {merge.parents} has at least 2 values, got "
+            f"study.arms.{merge.arm}.over must be a setting for which arm {merge.parents} has at least 2 values, got "
             f"{merge.over!r}; {choices(merge.over, listed)}"
         )
 

@@ -1,4 +1,4 @@
-"""`gmt sweep`, and `gmt run -m`: from Hydra's multirun to a planned sweep."""
+"""`gmt sweep` and `gmt run -m`: turn Hydra's multirun into a planned sweep."""
 
 import shlex
 import sys
@@ -37,16 +37,16 @@ def multirun(
     launch: RunLauncher,
     conclude: Callable[[Plan, TrackingSettings], None],
 ) -> None:
-    """Plans and carries out a multirun.
+    """Plan a multirun and carry it out.
 
     Args:
-        master: the config without what is swept over; its study, or none, says what to run.
+        master: the config without the swept settings, with the study if there is one.
         arguments: the user's overrides.
-        launch: brings the runs to machines.
-        conclude: tells the result of a study, some of whose runs were done here.
+        launch: does the runs on machines.
+        conclude: reports the result of the study; called if this sweep did some of its runs.
 
     Raises:
-        UserError: something is wrong; nothing was started.
+        UserError: the plan or a setting is wrong; nothing was started.
         RunFailed: some runs failed; the others are done.
     """
     config = to_plain(master)
@@ -58,21 +58,21 @@ def multirun(
     for sentence in foreign_code(planned.run.config for planned in plan.runs):
         say(f"warning: {sentence}")
     confirm(plan, limit, input if sys.stdin.isatty() else None, num_gpus=_num_gpus(master))
-    told, remedy = progress(), _sync_command(plan, arguments, is_study=config.get("study") is not None)
+    display, remedy = progress(), _sync_command(plan, arguments, is_study=config.get("study") is not None)
     failure = None
     try:
-        has_begun = run_sweep(plan, tracking, launch, told, say=say, remedy=remedy)
+        has_begun = run_sweep(plan, tracking, launch, display, say=say, remedy=remedy)
         while plan.later or study.looks:
             before = plan
-            plan = make_plan(composer, study, axes)  # by the same templates: a config edited meanwhile changes nothing
+            plan = make_plan(composer, study, axes)  # the composer keeps its templates, so that edits have no effect
             if not before.later and len(plan.runs) == len(before.runs):
                 break  # the look decided everything, or was the last
             _say_what_tuning_chose(before, plan)
-            has_begun |= run_sweep(plan, tracking, launch, told, say=say, remedy=remedy, is_under_way=True)
+            has_begun |= run_sweep(plan, tracking, launch, display, say=say, remedy=remedy, is_under_way=True)
     except RunFailed as error:
         failure = error
     finally:
-        told.close()
+        display.close()
     if failure is not None or has_begun:
         conclude(plan, tracking)
     elif config.get("study") is not None:
@@ -82,7 +82,7 @@ def multirun(
 
 
 def _say_what_tuning_chose(before: Plan, plan: Plan) -> None:
-    """Say a line on each choice whose value is known now and was not before."""
+    """Print a line on each choice whose value is known now but was not before."""
     known = {tuned.label for tuned in before.tuned if tuned.best is not None}
     if chosen := [tuned for tuned in plan.tuned if tuned.best is not None and tuned.label not in known]:
         from gmt.studies.tuning_noise import noise_of  # numpy
@@ -95,13 +95,13 @@ def _say_what_tuning_chose(before: Plan, plan: Plan) -> None:
 
 
 def _num_gpus(master: DictConfig) -> int:
-    """Return how many GPUs there are for the runs; a cluster that is to be joined is taken to have one."""
+    """Return the number of GPUs for the runs; a cluster that the sweep joins is assumed to have at least one."""
     joined = OmegaConf.select(master, "hydra.launcher.address") is not None
     return max(gpus_here(), 1) if joined else gpus_here()
 
 
 def by_overrides(launch: Callable[[Sequence[Sequence[str]]], object]) -> RunLauncher:
-    """Makes a RunLauncher of a launcher that knows Hydra's jobs only: each job takes its run from the frozen plan."""
+    """Return a RunLauncher for a launcher of Hydra jobs: each job reads its run from the frozen plan."""
 
     def launch_runs(todo: Sequence[PlannedRun], folder: Path) -> None:
         if todo[0].run.config.get("search") is not None:
@@ -113,14 +113,14 @@ def by_overrides(launch: Callable[[Sequence[Sequence[str]]], object]) -> RunLaun
             if free:
                 launch([[job_of(folder, planned)] for planned in free])
             left = [planned for planned in left if planned not in free and planned.record.state() != "done"]
-            if left and not free:  # another driver is at work on these
+            if left and not free:  # another driver does these
                 time.sleep(_BUSY_S)
 
     return launch_runs
 
 
 def _without_orphans(left: Sequence[PlannedRun]) -> list[PlannedRun]:
-    """Record each merge as failed of which a parent has ended and is not done; return the other runs."""
+    """Record as failed each merge with a parent that has ended and is not done; return the other runs."""
     ids = {planned.run.id for planned in left}
     rest = []
     for planned in left:
@@ -135,7 +135,7 @@ def _without_orphans(left: Sequence[PlannedRun]) -> list[PlannedRun]:
 
 
 def _sync_command(plan: Plan, arguments: Sequence[str], *, is_study: bool) -> str:
-    """What brings MLflow level with this sweep's records later; without secrets, which the user knows."""
+    """Return the command that later writes this sweep's records to MLflow, without the secrets that the user typed."""
     if is_study:
         words = [*arguments]
     else:

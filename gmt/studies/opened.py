@@ -1,4 +1,4 @@
-"""A study as the user names it: by overrides of the config, whose lists of values are axes."""
+"""Plans the study that a user's overrides name; overrides with lists of values are axes."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -15,14 +15,14 @@ from gmt.studies.plan import Plan
 
 
 def planned(overrides: Sequence[str], config_dir: str | None) -> tuple[Plan, Mapping[str, Any]]:
-    """Plans a study outside a Hydra app.
+    """Plan a study outside a Hydra app.
 
     Args:
-        overrides: the user's; those of `hydra`, which say how and not what, change nothing.
-        config_dir: a config folder of the user's own, or None.
+        overrides: the user's overrides; those of `hydra` do not affect the plan and are ignored.
+        config_dir: the user's config folder, or None.
 
     Returns:
-        The plan, and the config with the study but without what is swept over.
+        The plan, and the config with the study but without the swept settings.
 
     Raises:
         UserError: the study or a run in it is wrong.
@@ -36,10 +36,10 @@ def planned(overrides: Sequence[str], config_dir: str | None) -> tuple[Plan, Map
 
 
 def study_of(config: Mapping[str, Any], *, required: bool) -> StudySettings:
-    """The study that a config names; a multirun without one is a study of its listed values.
+    """Return the study of a config; without one, the study that a multirun's listed values form.
 
     Raises:
-        UserError: there is none and one is required, or it is wrong.
+        UserError: the config has no study although `required`, or the study is wrong.
     """
     values = config.get("study")
     if values is not None:
@@ -50,16 +50,16 @@ def study_of(config: Mapping[str, Any], *, required: bool) -> StudySettings:
 
 
 def axes_of(composer: Composer, overrides: Iterable[str]) -> dict[str, list[str]]:
-    """The user's overrides as axes, those of the study itself and of Hydra left out.
+    """Return the user's overrides as axes, without those of the study itself and of Hydra.
 
     Raises:
-        UserError: an override can't be parsed, or is no choice among listed values.
+        UserError: an override can't be parsed, or sweeps over something else than listed values.
     """
     axes: dict[str, list[str]] = {}
     for override in composer.parse(list(overrides)):
         key: str = override.get_key_element()
         if key == "study" and override.is_sweep_override():
-            raise UserError(f"a sweep is of one study, got {override.input_line}; sweep them one after the other")
+            raise UserError(f"a sweep must name one study, got {override.input_line}; sweep them one after the other")
         if key == "study" or key.lstrip("+").startswith(("study.", "hydra.", "hydra/")):
             continue
         if not override.is_sweep_override():
@@ -72,7 +72,7 @@ def axes_of(composer: Composer, overrides: Iterable[str]) -> dict[str, list[str]
 
 
 def _listed(override: Override) -> list[str]:
-    """The values of a sweep.
+    """Return the values that an override sweeps over.
 
     Raises:
         UserError: there are none.

@@ -1,4 +1,4 @@
-"""The plan of a study: its runs with their ids, what became of each, and what is left to do."""
+"""The plan of a study: its runs with their ids and states."""
 
 import hashlib
 import os
@@ -18,7 +18,7 @@ STATES: tuple[State, ...] = ("done", "running", "interrupted", "stopped", "diver
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedRun:
-    """A run of a study: where it stands in the grid, and what it is."""
+    """A run of a study, with its point in the grid."""
 
     point: Point
     run: Run
@@ -31,16 +31,16 @@ class PlannedRun:
 
 @dataclass(frozen=True, kw_only=True)
 class Tuned:
-    """How far the tuning of one choice is.
+    """The progress of tuning for one choice.
 
     Args:
-        label: of the choice, for people.
-        setting, low, high: what is searched, and where.
-        num_done, num_runs: of its budget.
-        best: the value that was found; None until the budget is spent.
-        bound: on the forgetting; None without one.
-        trials: the runs of each value that was asked for so far.
-        scores: the mean scores of the values of which all runs are over.
+        label: the choice's name for people.
+        setting, low, high: the tuned setting, and the interval that is searched.
+        num_done, num_runs: the number of finished runs, and of all runs in the budget.
+        best: the best value; None until all runs of the budget are done.
+        bound: the bound on forgetting; None without one.
+        trials: the runs of each value that was tried so far.
+        scores: the mean scores of the values whose runs have all ended.
     """
 
     label: str
@@ -66,20 +66,20 @@ class Tuned:
 
     @property
     def is_at_an_end(self) -> bool:
-        """Whether the best value lies so near to an end of the interval that a better one may lie beyond."""
+        """Whether the best value is so near to an end of the interval that a better one may be outside."""
         return self.best is not None and not 1.1 * self.low < self.best < self.high / 1.1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A study with its runs, every one checked.
+    """A study with its checked runs.
 
     Args:
-        study: what the runs are of.
-        runs: those that are known.
-        later: stand-ins, checked too, for those whose tuned setting is known only when others are done.
-        tuned: how far the tuning of each choice is.
-        ids: name the set of runs, whatever is tuned.
+        study: the study.
+        runs: the runs whose settings are known.
+        later: checked stand-ins for runs whose tuned setting is known only after other runs are done.
+        tuned: the progress of tuning for each choice.
+        ids: run ids that identify the set of runs, whatever values tuning finds.
     """
 
     study: StudySettings
@@ -90,32 +90,32 @@ class Plan:
 
     @property
     def comparison(self) -> list[PlannedRun]:
-        """The runs that enter tables: those that only helped to choose a setting don't."""
+        """The runs that enter tables, without those that only helped to choose a setting."""
         return [planned for planned in self.runs if planned.point.stage == "comparison"]
 
     @property
     def compared(self) -> list[PlannedRun]:
-        """The runs that enter tables now or later: `comparison`, and those that wait for a tuned setting."""
+        """The runs that enter tables now or later: `comparison`, and the stand-ins of runs that wait for tuning."""
         return [*self.comparison, *(planned for planned in self.later if planned.point.stage == "comparison")]
 
     @property
     def identity(self) -> str:
-        """The same for the same set of runs of a study, so that a sweep that goes on keeps its parent run."""
+        """A hash that is equal for the same set of runs of a study, so that a resumed sweep keeps its parent run."""
         ids = ",".join(sorted(self.ids))
         return hashlib.sha256(f"{self.study.name}:{ids}".encode()).hexdigest()[:16]
 
     @property
     def folder(self) -> Path:
-        """Where the study's report lies."""
+        """The folder of the study's report."""
         return self.runs[0].run.record_settings.studies / self.study.name
 
     def states(self) -> dict[str, State]:
-        """What became of each run, by run id."""
+        """Return the state of each run, by run id."""
         return {planned.run.id: planned.record.state() for planned in self.runs}
 
 
 def runs_at_once(plan: Plan) -> int:
-    """How many runs this machine's cores and GPUs take side by side."""
+    """Return how many runs this machine's cores and GPUs can do at a time."""
     resources, num_gpus = plan.runs[0].run.resources, gpus_here()
     places = (os.cpu_count() or 1) // (resources.cpus * resources.workers)
     gpus = resources.num_gpus(num_gpus) * resources.workers
@@ -125,7 +125,7 @@ def runs_at_once(plan: Plan) -> int:
 
 
 def rows(plan: Plan, states: Mapping[str, State]) -> list[dict[str, Any]]:
-    """A row for each run: label, run id, state, attempts, seconds, error."""
+    """Return a row for each run: label, run id, state, attempts, seconds, error."""
     table = []
     for planned in plan.runs:
         status = planned.record.status()
@@ -144,20 +144,19 @@ def rows(plan: Plan, states: Mapping[str, State]) -> list[dict[str, Any]]:
 
 
 def over(plan: Plan) -> tuple[State, ...]:
-    """The states in which a run is left alone.
+    """Return the states of runs that a sweep does not do again.
 
-    A run that diverged would do so again. One that was changed is done anew only if its folder is deleted. What a
-    search gave up stays so as long as the search is asked for.
+    A run that diverged would diverge again. A record that was changed must first be deleted. A run that a search
+    stopped stays stopped while the config has that search.
     """
     ends: tuple[State, ...] = ("done", "diverged", "changed")
     return ends if plan.runs[0].run.config.get("search") is None else (*ends, "stopped")
 
 
 def broken(plan: Plan, states: Mapping[str, State]) -> list[PlannedRun]:
-    """Return the runs that are no success.
+    """Return the runs that count as faults of the sweep: those that are not over, were changed, or diverged.
 
-    A run that diverged is over, and still none once nothing has to wait for tuning; one that only tried a value was
-    tried well.
+    A run that diverged is not a fault while other runs wait for tuning, or if it only tried a value.
     """
     return [planned for planned in plan.runs if _is_broken(plan, planned, states[planned.run.id])]
 

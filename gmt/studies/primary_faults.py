@@ -19,8 +19,8 @@ def faults_of_primary(study: StudySettings, runs: Runs, typed: Collection[str]) 
     values or seeds, or split its arms by a setting: then the report says that it is not tested.
 
     Args:
-        study: with its questions.
-        runs: point and resolved config of each run that is compared.
+        study: the study, with its questions.
+        runs: the point and the resolved config of each compared run.
         typed: the settings that the user typed values for.
     """
     seeds = seeds_of_choices(study, runs)
@@ -83,8 +83,8 @@ def _is_split_by(names: Iterable[str], typed: Iterable[str]) -> bool:
 
 
 def _faults_of_values(study: StudySettings, question: Question, known: Sequence[Choice]) -> list[str]:
-    own = [c for c in known if question.arms == EVERY_ARM or any(stands_for(name, c.arm) for name in question.arms)]
-    values = sorted({choice.value for choice in own if choice.value is not None})
+    asked = [c for c in known if question.arms == EVERY_ARM or any(stands_for(name, c.arm) for name in question.arms)]
+    values = sorted({choice.value for choice in asked if choice.value is not None})
     listed = ", ".join(f"{value:g}" for value in values)
     return [
         f"study.primary.{question.name}.values must be values of {study.along.setting} that its arms have, got "

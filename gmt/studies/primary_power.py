@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from gmt.verdicts.intervals import Floats
     from gmt.verdicts.power import Spread
 
-_DIFFERING = 0.25  # share of a pair's answers that differ, where none is recorded: a quarter is usual on nano's tasks
+_DIFFERING = 0.25  # the assumed share of a pair's answers that differ: a quarter is usual on nano's tasks
 _TWO_SIDED = 1.96
 _PARTS = {"target": "target", "forgetting": "source"}
 
 
 def power_of_plan(plan: Plan) -> Iterator[str]:
-    """Yield sentences on each primary question; a `warning:` says that its answer is out of reach."""
+    """Yield sentences on each primary question; one that begins with `warning:` says that it will stay unanswered."""
     compared = plan.compared
     seeds = seeds_of_choices(plan.study, [(planned.point, planned.run.config) for planned in compared])
     tasks = task_names(compared)
@@ -99,9 +99,9 @@ def _range_in_points(deviation_K: Floats) -> str:
 
 
 def _noise_of_questions(question: Question, compared: Sequence[PlannedRun], tasks: Mapping[str, str]) -> Iterator[str]:
-    """Yield a sentence if the questions alone blur the margin, whatever the number of seeds.
+    """Yield a sentence if the choice of questions alone may move a difference by more than the margin.
 
-    Of pooled tasks, whose questions vary independently, it is about the mean.
+    For pooled tasks, whose questions vary independently, the sentence is about the mean over tasks.
     """
     by_task = {tasks[planned.run.id]: _numbers_of_questions(question, planned) for planned in compared}
     groups = {task: [numbers] for task, numbers in by_task.items()}

@@ -1,7 +1,6 @@
 """The scores that primary questions are decided by, from rows with the names of the typed table's columns.
 
-Reports have such rows in their table, plans and the stop rule read them from the run records, and neither counts other
-runs than the other.
+Reports have such rows in their table; plans and the stop rule read them from the run records. Both count the same runs.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from gmt.verdicts.pairs import Choice
 from gmt.verdicts.scores import ScoredRun, Scores, scores_of
 
 Rows = Iterable[Mapping[Any, Any]]
-# Measure -> its column, and that of the base's score; None: the base forgets nothing.
+# The column of each measure, and the column of the base's score; None: the base's value is 0.
 _COLUMNS: Mapping[str, tuple[str, str | None]] = {
     "target": ("target_after", "target_before"),
     "forgetting": ("forgetting", None),
@@ -34,21 +33,22 @@ def task_names(runs: Sequence[PlannedRun]) -> dict[str, str]:
             draws.setdefault((planned.run.task.name, setting), set()).add(seed)
     names = {}
     for planned in runs:
-        task, own = planned.run.task.name, draws_of(planned.run.config)
+        task, seeds = planned.run.task.name, draws_of(planned.run.config)
         varied = [setting for setting in _DRAWS if len(draws[task, setting]) > 1]
-        words = (f"{_DRAWS[name]} {'by data_seed' if own[name] is None else own[name]}" for name in varied)
+        words = (f"{_DRAWS[name]} {'by data_seed' if seeds[name] is None else seeds[name]}" for name in varied)
         names[planned.run.id] = ", ".join([task, *([planned.run.model.name] if several_models else []), *words])
     return names
 
 
 def rows_of_plan(plan: Plan, tasks: Mapping[str, str]) -> Iterator[dict[str, Any]]:
-    """Yield a row for each compared run: arm, task, axis, seed, state, and the result's columns where it counts.
+    """Yield a row for each compared run: arm, task, axis, seed and state; for a run that counts also the result's
+    columns.
 
     Runs of a checkout with uncommitted changes do not count (gmt.tracking.outcomes).
 
     Args:
-        plan: of the study.
-        tasks: from `task_names`.
+        plan: the study's plan.
+        tasks: the names from `task_names`.
     """
     for planned in plan.comparison:
         outcome, config = outcome_of(planned.record), planned.run.config

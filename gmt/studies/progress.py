@@ -1,4 +1,4 @@
-"""How a sweep tells of its progress: a live table in a terminal, plain lines elsewhere."""
+"""Shows the progress of a sweep: a live table in a terminal, plain lines elsewhere."""
 
 import sys
 
@@ -13,29 +13,29 @@ from gmt.terminal import printable, say
 
 
 def progress() -> Progress:
-    """What suits the standard output."""
+    """Return a live table if standard output is a terminal, else plain lines."""
     return LiveTable(Console()) if sys.stdout.isatty() else Lines()
 
 
 class Lines:
-    """A line for each run that ends."""
+    """Prints a line for each run that ends."""
 
     def ended(self, ended: Ended) -> None:
-        """Prints the line."""
+        """Print the line."""
         say(line(ended))
 
     def now(self, snapshot: Snapshot) -> None:
-        """Says nothing: a log has no room for it."""
+        """Print nothing, since a log would grow every second."""
 
     def close(self) -> None:
-        """There is nothing to clear."""
+        """Do nothing."""
 
 
 class LiveTable:
-    """The same lines, above a table of what is running.
+    """Prints the same lines above a live table of the running runs.
 
     Args:
-        console: of the terminal.
+        console: the terminal.
     """
 
     def __init__(self, console: Console):
@@ -43,20 +43,20 @@ class LiveTable:
         self._live.start()
 
     def ended(self, ended: Ended) -> None:
-        """Prints the line above the table."""
+        """Print the line above the table."""
         self._live.console.print(printable(line(ended)), markup=False, highlight=False, soft_wrap=True)
 
     def now(self, snapshot: Snapshot) -> None:
-        """Draws the table anew."""
+        """Draw the table again."""
         self._live.update(_drawn(snapshot), refresh=True)
 
     def close(self) -> None:
-        """Takes the table away and leaves the lines."""
+        """Remove the table; the lines stay."""
         self._live.stop()
 
 
 def line(ended: Ended) -> str:
-    """One run's end in words."""
+    """Return a line about the end of one run."""
     number = f"[{ended.number:>{len(str(ended.total))}}/{ended.total}]"
     record, label = ended.planned.record, ended.planned.point.label
     if ended.state != "done":

@@ -1,4 +1,4 @@
-"""Ctrl-C, and the signal by which schedulers take a machine back: once to stop in order, twice to stop at once."""
+"""Handles Ctrl-C and SIGTERM: the first signal stops a sweep after checkpoints, the second at once."""
 
 import signal
 import threading
@@ -12,10 +12,10 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @contextmanager
 def stops_in_order(stop: Path, say: Callable[[str], None]) -> Iterator[None]:
-    """Until the block ends, the first signal makes the stop file, and the second raises KeyboardInterrupt.
+    """Within the block, the first signal creates the stop file, and the second raises KeyboardInterrupt.
 
     Args:
-        stop: what every worker looks for between its steps.
+        stop: the file that every worker looks for between steps.
         say: prints a line.
     """
     if threading.current_thread() is not threading.main_thread():  # Python sets handlers in the main thread only

@@ -1,6 +1,6 @@
-"""Carries out a plan: checks what can be checked, freezes it, starts what is left, and watches the records meanwhile.
+"""Carries out a plan: checks and freezes it, starts the runs that are not done, and watches their records.
 
-Progress and MLflow are read from the run records by one thread of the driver, whatever launcher is at work.
+A thread of the driver reads the run records for the progress display and for MLflow, whatever the launcher.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -28,10 +28,10 @@ Say = Callable[[str], None]
 
 
 class RunLauncher(Protocol):
-    """Brings runs to machines."""
+    """Does runs on machines."""
 
     def __call__(self, todo: Sequence[PlannedRun], folder: Path) -> None:
-        """Does runs until each has ended for good, or the file STOP appears in the sweep's folder."""
+        """Do runs until each has ended and needs no other attempt, or the file STOP appears in the sweep's folder."""
         ...
 
 
@@ -45,24 +45,25 @@ def run_sweep(
     remedy: str,
     is_under_way: bool = False,
 ) -> bool:
-    """Does every run of a plan that is not done.
+    """Do every run of a plan that is not done.
 
     Args:
-        plan: the study; every run is checked.
-        tracking: where MLflow is.
-        launch: see RunLauncher.
-        progress: tells of runs that end.
+        plan: the study's plan, with checked runs.
+        tracking: the settings of MLflow.
+        launch: does the runs, see RunLauncher.
+        progress: shows the progress.
         say: prints a line.
-        remedy: a command that brings MLflow level later.
-        is_under_way: whether runs were done for this plan already: then a store that does not answer is waited for.
+        remedy: a command that later writes to MLflow what it lacks.
+        is_under_way: whether this sweep has already done runs of the study; if so, an MLflow store that does not answer
+            is tried again later instead of refused.
 
     Returns:
         Whether there was a run to do.
 
     Raises:
-        UserError: something is wrong that would stop a run; nothing was started.
+        UserError: a fault would stop a run; nothing was started.
         RunFailed: some runs failed; the others are done.
-        KeyboardInterrupt: Ctrl-C was pressed; what was running has kept where it was.
+        KeyboardInterrupt: Ctrl-C was pressed; the running runs have written checkpoints.
     """
     states = plan.states()
     todo = [planned for planned in in_order(plan.runs) if states[planned.run.id] not in over(plan)]
@@ -91,7 +92,7 @@ def run_sweep(
 
 
 def in_order(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
-    """Return runs in the order in which they begin: trainings in turns, then merges, after their parents."""
+    """Return runs in their starting order: trainings, with arms in turns, then merges, each after its parents."""
     by_depth: dict[int, list[PlannedRun]] = {}
     for planned in runs:
         by_depth.setdefault(_depth(planned.point), []).append(planned)
@@ -104,10 +105,10 @@ def _depth(point: Point) -> int:
 
 
 def in_turns(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
-    """Return runs seed by seed, each seed beginning with another arm.
+    """Return runs seed by seed; each seed begins with another arm.
 
-    All arms come early and in turns, so that what drifts on a machine hits each; and none is always the first, whose
-    run is beside another worker's start.
+    So a slow change of the machine affects all arms alike, and no arm is always the first, whose run is slowed down by
+    the start of other workers.
     """
     by_seed: dict[int, list[PlannedRun]] = {}
     for planned in sorted(runs, key=lambda planned: planned.run.seed):
@@ -120,7 +121,8 @@ def in_turns(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
 
 
 def _bring_level(plan: Plan, tracking: TrackingSettings, say: Say, remedy: str) -> None:
-    """Of runs that all are over: a driver may have been killed, or a store been away, when they ended."""
+    """Write records of finished runs that MLflow lacks, e.g. since the driver was killed or the store did not
+    answer."""
     if tracking.uri is None:
         return
     from gmt.tracking.mlflow_view import MlflowView
@@ -130,11 +132,11 @@ def _bring_level(plan: Plan, tracking: TrackingSettings, say: Say, remedy: str) 
     except UserError as error:
         lacking = [str(error)]
     if lacking:
-        say(f"warning: MLflow is not level ({lacking[0]}); the records hold everything, `{remedy}` brings it level")
+        say(f"warning: MLflow lacks run values ({lacking[0]}); the records have them, `{remedy}` writes them")
 
 
 def _preflight(todo: Sequence[PlannedRun]) -> None:
-    """Looks at the folder, makes examples and suites and tries methods: a fault is found before anything starts."""
+    """Check the records' folder, make examples and suites, and try methods, to find faults before anything starts."""
     from gmt.runs.parent_weights import bases
     from gmt.runs.prepare import prepare
     from gmt.runs.validation import validation_suites
@@ -163,14 +165,14 @@ def _try_method(run: Run, prepared: "Prepared") -> None:
         UserError: the method can't work with the model or the examples.
     """
     if run.merge is None and not fits_every_model(run.method):
-        from gmt.runs.method_check import check_method_on_skeleton  # a model's code takes seconds
+        from gmt.runs.method_check import check_method_on_skeleton  # importing a model's code takes seconds
 
         check_method_on_skeleton(run, prepared)
 
 
 @contextmanager
 def _watched(plan: Plan, todo: Sequence[PlannedRun], tracker: Tracker | None, progress: Progress) -> Iterator[None]:
-    """Reports progress and tells the tracker while the runs go on; a last look follows when they have ended."""
+    """Within the block, show progress and tell the tracker of changes; look a last time at the end."""
     started = {planned.run.id for planned in todo}
     for planned in plan.runs:
         if tracker is not None and planned.run.id not in started:

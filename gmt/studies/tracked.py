@@ -1,4 +1,4 @@
-"""A plan as MLflow shows it: its parent run, a run for each of its runs, and what follows their records."""
+"""Mirrors a plan to MLflow: a parent run for the plan, and a run for each of its runs."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from gmt.tracking.mirror import Mirror, Mirrored, Say
     from gmt.tracking.mlflow_view import MlflowView
 
-_QUESTION = "\n\n## Question\n"  # below the result, of which a folded page shows the first lines
+_QUESTION = "\n\n## Question\n"  # below the result, since a folded page shows only the first lines
 _MOST_SENTENCES = 12
 
 
@@ -24,17 +24,19 @@ _MOST_SENTENCES = 12
 def mirror_of(
     plan: Plan, tracking: TrackingSettings, say: "Say", remedy: str, *, must_answer: bool
 ) -> Iterator[Tracker | None]:
-    """Keeps MLflow level with what is told to have changed, and the parent run with the plan; None: nothing is tracked.
+    """Yield a tracker that mirrors changed records to MLflow, and update the plan's parent run at the end.
+
+    It yields None if `tracking` names no store.
 
     Args:
-        plan: of the study.
-        tracking: where MLflow is.
+        plan: the study's plan.
+        tracking: the settings of MLflow.
         say: prints a line.
-        remedy: a command that brings MLflow level later.
-        must_answer: whether a store that does not answer now is refused; or else it is asked again.
+        remedy: a command that later writes to MLflow what it lacks.
+        must_answer: whether to raise an error if the store does not answer now; else it is tried again later.
 
     Raises:
-        UserError: the store doesn't answer.
+        UserError: the store does not answer.
     """
     if tracking.uri is None:
         yield None
@@ -57,14 +59,14 @@ def mirror_of(
             try:
                 _close_parent(plan, mirror.opened.view, mirror.opened.parent)
             except UserError as error:
-                say(f"warning: {error}; `{remedy}` brings it level")
+                say(f"warning: {error}; `{remedy}` writes what is missing")
 
 
 def bring_level(plan: Plan, view: "MlflowView") -> list[str]:
-    """Writes all that a plan's records hold and MLflow does not, and its parent run; nobody else is at the plan.
+    """Write all values that MLflow lacks of a plan's records, and the parent run; no other process may do the plan.
 
     Returns:
-        A clause for each run of which MLflow still lacks something.
+        A clause for each run that MLflow does not have completely.
 
     Raises:
         UserError: the store stopped answering.
@@ -98,7 +100,7 @@ def _close_parent(plan: Plan, view: "MlflowView", parent: str) -> None:
 
 
 def mirrored(plan: Plan, planned: PlannedRun) -> "Mirrored":
-    """A run of a plan as MLflow shows it."""
+    """Return a run of a plan with its name and tags in MLflow."""
     from gmt.tracking.mirror import Mirrored
 
     science, point = planned.run.science, planned.point
@@ -121,7 +123,7 @@ def mirrored(plan: Plan, planned: PlannedRun) -> "Mirrored":
 
 
 class _PlanMirror:
-    """Hands on which runs of a plan have changed."""
+    """A tracker that passes changed runs of a plan to the mirror."""
 
     def __init__(self, plan: Plan, mirror: "Mirror"):
         self._plan, self._mirror = plan, mirror
@@ -138,13 +140,13 @@ def reported(num_runs: int, sentences: Sequence[str]) -> str:
 
 
 def describe(plan: Plan, result: str = "") -> str:
-    """Return result, question and plan of a study as Markdown, of at most LONGEST_DESCRIPTION letters.
+    """Return the result, question and plan of a study as Markdown, of at most LONGEST_DESCRIPTION letters.
 
-    Where that is too short, the last arms are left out, then the last lines of the result.
+    If the text is longer, the last arms are left out, then the last lines of the result.
 
     Args:
-        plan: of the study.
-        result: what was reported; empty where nothing was.
+        plan: the study's plan.
+        result: the reported result; empty if there is none.
     """
     study = plan.study
     arms = [f"- `{arm}`" + "".join(f", {k}: {v}" for k, v in axes.items()) for arm, axes in study.arms.items()]

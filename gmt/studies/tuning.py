@@ -1,7 +1,7 @@
-"""A fair comparison: one setting of every method is tuned first, each time with the same budget of runs.
+"""Tunes one setting of every choice before the comparison, with the same budget of runs for each.
 
-What is to be tried next is asked of Optuna anew whenever a study is planned, and the results so far are told to it from
-the run records: there is no other state that a killed sweep could lose.
+Each plan asks Optuna again for the values to try, and tells it the results that the run records hold; so there is no
+other state that a killed sweep could lose.
 """
 
 import hashlib
@@ -21,24 +21,25 @@ _SEED = "seed"
 
 @dataclass(frozen=True, kw_only=True)
 class TuningSettings:
-    """The tuning of a setting before the comparison, once for each choice of all but the seed and fixed settings.
+    """Tunes a setting before the comparison, once for each combination of settings except the seed and `overrides`.
 
     Args:
-        setting: a positive number, e.g. `train.learning_rate`; on a logarithmic scale.
-        low, high: the interval that is searched, its ends included.
-        runs: the number of values that each choice tries, on each tuning seed; the same for all is what makes the
-            comparison fair.
-        sampler: `grid`: evenly spaced, all together, the same values for every choice; `tpe`: Optuna's tree-structured
-            Parzen estimator, half of the values drawn at random and together, then one after the other.
-        overrides: of the tuning runs: data other than the comparison's, since a setting that was chosen by the
-            comparison's own questions would be judged by them too. Where the comparison varies one of these settings,
-            its values share the tuning: with `task`, all tasks are compared at the value that is best on one.
-        seeds: of the tuning runs, none of which the study has: each value is tried on each, and the mean counts. Empty:
-            the one in `overrides`.
-        value_per: `arm`: the values of the study's axis share one value, by the mean over them; `point`: each has its
-            own, and an axis is needed; None: each has its own, if there is an axis.
-        forgetting_bound: the value with the best target score is chosen among those that forget at most so much, or
-            else the one that forgets least. None: by the target score alone.
+        setting: the setting to tune, a positive number, e.g. `train.learning_rate`; searched on a logarithmic scale.
+        low, high: the ends of the searched interval, which belong to it.
+        runs: the number of values that each choice tries, on each tuning seed; equal for all choices, so that the
+            comparison is fair.
+        sampler: `grid` tries evenly spaced values in parallel, the same for every choice; `tpe` is Optuna's
+            tree-structured Parzen estimator, which tries half of the values at random and in parallel, the others one
+            by one.
+        overrides: settings of the tuning runs alone. They must choose other data than the comparison's, which would
+            else judge a setting by the questions that chose it. If the comparison varies one of these settings, all its
+            values share one tuning: with `task`, the value that is best on one task serves for all.
+        seeds: the seeds of the tuning runs, which the study must not have: each value is tried on each seed, and the
+            mean counts. Empty: the seed in `overrides`.
+        value_per: `arm` tunes one value for all values of the study's axis, by the mean over them; `point` tunes one
+            for each value of the axis, which the study must have; None is `point` if there is an axis.
+        forgetting_bound: the most forgetting of a value to choose; among these the best target score decides, and
+            without any the least forgetting. None: the target score alone decides.
     """
 
     setting: str
@@ -91,12 +92,12 @@ class Asked:
 
 
 def ask(tuning: TuningSettings, name: str, score_of: Callable[[float], float | None]) -> Asked:
-    """Asks what is to be tried for one choice.
+    """Return the values to try for one choice.
 
     Args:
-        tuning: the budget.
-        name: of the choice; the same name and scores give the same values.
-        score_of: the rank of a value, see TrialScore.rank; None if some of its runs are not done.
+        tuning: the settings of the tuning.
+        name: the choice's name; the same name and scores give the same values.
+        score_of: returns the rank of a value, see TrialScore.rank; None if some of its runs are not done.
     """
     values = _grid(tuning) if tuning.sampler == "grid" else _tpe(tuning, name, score_of)
     scores = {value: score_of(value) for value in values}
@@ -111,7 +112,7 @@ def _grid(tuning: TuningSettings) -> list[float]:
 
 
 def _tpe(tuning: TuningSettings, name: str, score_of: Callable[[float], float | None]) -> list[float]:
-    import optuna  # half a second, which a plan without tuning need not take
+    import optuna  # takes half a second, which a plan without tuning need not spend
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     at_once = (tuning.runs + 1) // 2
@@ -137,5 +138,5 @@ def _tpe(tuning: TuningSettings, name: str, score_of: Callable[[float], float | 
 
 
 def _rounded(value: float) -> float:
-    """To what people like to read; the run's identity is of the rounded value."""
+    """Return a value rounded to four digits, for readable names; the run id covers the rounded value."""
     return float(f"{value:.4g}")

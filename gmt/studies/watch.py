@@ -1,4 +1,4 @@
-"""Watches the records of a sweep: what ended, what is running and how fast, how long it will take."""
+"""Watches the records of a sweep: which runs ended, which run and how fast, and the time left."""
 
 import math
 import threading
@@ -18,7 +18,7 @@ _ENDS = ("done", "failed", "diverged", "stopped")
 
 @dataclass(frozen=True, kw_only=True)
 class Running:
-    """A run at work: its last logged step, and its pace between the last two; None where nothing is logged yet."""
+    """A running run: its last logged step, and its pace between the last two; None before there is one."""
 
     label: str
     attempt: int
@@ -26,7 +26,7 @@ class Running:
     loss: float | None
     tokens_per_s: float | None
     asking: str | None
-    """What is being evaluated, if anything is."""
+    """The present evaluation; None outside evaluations."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,10 +34,10 @@ class Snapshot:
     """A sweep at one moment.
 
     Args:
-        num_waiting: runs that nobody has begun.
-        running: runs at work.
-        ended: how many have ended in each state.
-        seconds_left: None as long as no run is done.
+        num_waiting: the number of runs that have not begun.
+        running: the running runs.
+        ended: the number of runs that ended in each state.
+        seconds_left: the estimated time left; None before a run is done.
     """
 
     num_waiting: int
@@ -48,7 +48,7 @@ class Snapshot:
 
 @dataclass(frozen=True, kw_only=True)
 class Ended:
-    """A run that ended, and how many have before it."""
+    """A run that ended: its state, its number among the ended runs, from 1, and the number of all runs."""
 
     planned: PlannedRun
     state: State
@@ -58,32 +58,32 @@ class Ended:
 
 
 class Progress(Protocol):
-    """Tells people how a sweep goes on."""
+    """Shows people the progress of a sweep."""
 
     def ended(self, ended: Ended) -> None:
-        """A run has ended."""
+        """Show that a run has ended."""
         ...
 
     def now(self, snapshot: Snapshot) -> None:
-        """About once a second."""
+        """Show the present state; called about once a second."""
         ...
 
     def close(self) -> None:
-        """The sweep is over."""
+        """End the display after the sweep."""
         ...
 
 
 class Tracker(Protocol):
-    """Keeps another store level with the records."""
+    """Copies records to another store."""
 
     def look(self, planned: PlannedRun, *, final: bool) -> None:
-        """A record has changed; after `final` nobody will go on with the run."""
+        """Note that a record has changed; `final` says that nobody will resume the run."""
         ...
 
 
 @contextmanager
 def each_second(look: Callable[[], None]) -> Iterator[None]:
-    """Calls `look` in a thread of its own about once a second, and not any more when it returns."""
+    """Within the block, call `look` about once a second in a separate thread."""
     stop = threading.Event()
 
     def loop() -> None:
@@ -106,7 +106,7 @@ class Watch:
         self, plan: Plan, todo: Sequence[PlannedRun], tracker: Tracker | None, progress: Progress, at_once: int
     ):
         self._todo, self._tracker, self._progress, self._at_once = todo, tracker, progress, at_once
-        # A failed or interrupted record is old news until its next attempt writes to it.
+        # A record that had failed or been interrupted before the sweep is ignored until its next attempt.
         self._seen = {planned.run.id: _stamp(planned) for planned in todo}
         self._ended: dict[str, State] = {}
         self._pace: dict[str, _Pace] = {}
@@ -115,10 +115,10 @@ class Watch:
         self._seconds = [seconds for record in others if record.state() == "done" for seconds in _measured(record)]
 
     def look(self, *, final: bool = False) -> None:
-        """One round over the records.
+        """Look at all records once.
 
         Args:
-            final: the sweep is over: what is interrupted now stays so.
+            final: whether the sweep is over, so that runs that are interrupted now stay so.
         """
         running = []
         for planned in self._todo:
@@ -127,7 +127,7 @@ class Watch:
             state = planned.record.state()
             if self._tracker is not None:
                 self._tracker.look(planned, final=final)
-            # A worker that died may be started again at once: only the last look takes that for an end.
+            # A worker that died may be started again at once: only the last look counts this as the run's end.
             if state in _ENDS or (final and state == "interrupted"):
                 self._end(planned, state)
             elif state == "running":
@@ -182,7 +182,7 @@ class _Pace:
         )
 
     def _tokens_per_s(self, since: float) -> float | None:
-        """Between the last two steps of this attempt."""
+        """Return the pace between the last two logged steps of this attempt."""
         if len(self._last) < 2:
             return None
         before, last = self._last
@@ -197,7 +197,7 @@ def _measured(record: RunRecord) -> list[float]:
 
 
 def _stamp(planned: PlannedRun) -> float:
-    """When the status was last written: a write is a new file, so that the time alone tells."""
+    """Return the time of the last write to the status, which tells whether it changed: each write makes a new file."""
     try:
         return (planned.record.folder / "status.json").stat().st_mtime
     except FileNotFoundError:

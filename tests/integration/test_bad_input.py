@@ -41,7 +41,7 @@ CASES = [
         ["run", "task.train.long_words.family=spel_backward"],
         "no family 'spel_backward'; did you mean 'spell_backward'?",
     ),
-    (["sweep", "study=quickstart", "method.mask_ratio=0.5,0.50"], "the same run stands in the study 2 times"),
+    (["sweep", "study=quickstart", "method.mask_ratio=0.5,0.50"], "the same run occurs in the study 2 times"),
     (
         ["sweep", "study=tiny", "train.max_length=3", "--config-dir", str(CONF)],
         "train.max_length must leave a training",
@@ -54,7 +54,7 @@ CASES = [
     (["run", "task.metric=acc,none"], r"write a text with commas as KEY=\'A,B\'"),
     (["show", "123"], "no run below"),
     (["run", 'model.path="~nobody/x"'], "model.path must be a model folder, got '~nobody/x'"),
-    (["sweep", "study=quickstart,efficiency"], "a sweep is of one study, got study=quickstart,efficiency"),
+    (["sweep", "study=quickstart,efficiency"], "a sweep must name one study, got study=quickstart,efficiency"),
     (["run", "-m", "seed=range(1,2,0)"], "seed=range(1,2,0) lists no values: range() arg 3 must not be zero"),
     (["plan", "study=quickstart", "seed=range(1,1)"], "seed=range(1,1) lists no values"),
     (["plan", "study=quickstart", "seed=glob(*)"], "seed=glob(*) lists no values"),

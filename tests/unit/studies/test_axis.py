@@ -58,7 +58,7 @@ def test_rates_and_ranks_are_on_a_logarithmic_scale_over_more_than_a_decade() ->
         ("seed", "study.axis must not be seed: runs are compared on the same seed"),
         ("", "study.axis must be a text that is not empty, got ''"),
         (3, "study.axis must be a text that is not empty, got 3"),
-        ("train.warmup_ratio", "must not be the setting that study.tuning looks for, got train.warmup_ratio"),
+        ("train.warmup_ratio", "must not be the setting that study.tuning tunes, got train.warmup_ratio"),
     ],
 )
 def test_a_setting_that_can_be_no_axis_is_refused(axis: Any, sentence: str) -> None:

@@ -1,4 +1,4 @@
-"""A plan's cost comes from runs of the same kind, of this study or another, and says when there are none."""
+"""A plan's cost is estimated from similar runs, of this study or another; the estimate says if there are none."""
 
 import dataclasses
 from collections.abc import Callable
@@ -75,7 +75,7 @@ def test_a_dear_sweep_starts_only_if_somebody_agrees(tmp_path: Path) -> None:
     confirm(made, SweepSettings(confirm_above_gpu_hours=None), None, num_gpus=0)
     assert not asked
     confirm(made, SweepSettings(confirm_above_gpu_hours=2.9), answer("y"), num_gpus=0)
-    assert "about 3.0 GPU-hours, by 3 runs" in asked[0]
+    assert "about 3.0 GPU-hours, as 3 similar runs show" in asked[0]
     for ask in (answer(""), answer("n"), None):
         with pytest.raises(UserError, match=r"sweep\.confirm_above_gpu_hours must be at least that"):
             confirm(made, SweepSettings(confirm_above_gpu_hours=2.9), ask, num_gpus=0)

@@ -122,7 +122,7 @@ def test_what_the_user_types_reaches_the_parents_and_a_merges_settings_the_merge
         (
             {"from": "gmt", "over": "task", "merge": "soup"},
             {},
-            r"merged\.over must be a setting of which arm gmt has at least 2 values, got 'task'; .*mask_ratio, seed",
+            r"merged\.over must be a setting for which arm gmt has at least 2 values, got 'task'; .*mask_ratio, seed",
         ),
         ({"from": "gmt", "merge": "soup"}, {}, "arm merged: merge=soup needs at least 2 parents, got 1"),
         (
