@@ -1,10 +1,10 @@
-"""Where conf/ lies."""
+"""The place of the folder conf/."""
 
 from pathlib import Path
 
 
 def config_dir() -> Path:
-    """The folder conf/: inside the package where it was installed, beside it in a checkout."""
+    """Return the folder conf/: inside an installed package, beside the package in a checkout."""
     package = Path(__file__).parent
     inside = package / "conf"
     return inside if inside.is_dir() else package.parent / "conf"

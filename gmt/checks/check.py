@@ -24,8 +24,8 @@ def check(overrides: Sequence[str], config_dir: str | None, folder: Path) -> Ite
     """Yield a verdict on each law as it is tried.
 
     Args:
-        overrides: the user's; those of GROUPS name the plug-ins or the study to check.
-        config_dir: a config folder of the user's own, or None.
+        overrides: the user's overrides; those of GROUPS name the plug-ins or the study to check.
+        config_dir: the user's config folder, or None.
         folder: an empty folder for the records of the runs.
 
     Raises:

@@ -40,7 +40,7 @@ def laws_of_planning(config: Mapping[str, Any], groups: Sequence[str]) -> Iterat
     """Yield a verdict on each law; only the first, if the config does not build.
 
     Args:
-        config: the user's, resolved.
+        config: the user's resolved config.
         groups: the config keys of the checked plug-ins.
     """
     verdicts = laws_of_settings(config, groups)

@@ -55,7 +55,7 @@ class ShortRuns:
     """Does runs of one config, with changes.
 
     Args:
-        config: resolved, of a run that takes seconds.
+        config: the resolved config of a run that takes seconds.
         folder: the folder for records; the runs share the base's answers in it.
     """
 

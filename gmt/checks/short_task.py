@@ -54,7 +54,7 @@ class ShortTask:
         """Return the first examples.
 
         Raises:
-            UserError: neighbours are of two kinds, so that they give no preference.
+            UserError: two neighbouring examples are of different types, so that they give no preference.
         """
         examples = list(islice(self.task.train_examples(), self.num_examples))
         if not self.as_preferences or self.task.is_preference:
@@ -80,5 +80,5 @@ def _preferred(example: TrainExample, other: TrainExample) -> Preference:
         prompt, chosen = example.messages[:-1], example.messages[-1]["content"]
         rejected = other.messages[-1]["content"]
     else:
-        raise UserError(f"task.train_examples() must give examples of one kind, got {example!r} beside {other!r}")
+        raise UserError(f"task.train_examples() must give examples of one type, got {example!r} beside {other!r}")
     return Preference(prompt=prompt, chosen=chosen, rejected=rejected, origin=example.origin)

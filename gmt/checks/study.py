@@ -25,9 +25,9 @@ def laws_of_study(
     """Yield a verdict on each law; only the first, if its runs can't be planned.
 
     Args:
-        composer: in Hydra's session.
-        config: resolved, with the study.
-        overrides: the user's.
+        composer: a composer within a Hydra session.
+        config: the resolved config, with the study.
+        overrides: the user's overrides.
         folder: an empty folder for the records of the runs.
     """
     try:

@@ -62,8 +62,8 @@ def finite(whole: RunEnd) -> Verdict:
             return Verdict(law=FINITE, state="broken", detail=detail)
         if name == "mask/density" and not 0 <= value <= 1:
             return Verdict(law=FINITE, state="broken", detail=f"density is {value} at step {step}, outside [0, 1]")
-    own = dict.fromkeys(name for _, name, _ in values if not name.startswith(_OURS) and "/layers/" not in name)
-    return Verdict(law=FINITE, state="holds", detail=", ".join(own) or "it logs no facts of its own")
+    method_facts = dict.fromkeys(name for _, name, _ in values if not name.startswith(_OURS) and "/layers/" not in name)
+    return Verdict(law=FINITE, state="holds", detail=", ".join(method_facts) or "it logs no facts of its own")
 
 
 def saves(whole: RunEnd) -> Verdict:

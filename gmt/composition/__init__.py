@@ -1,4 +1,4 @@
-"""Hydra at the root: where conf/ lies, how a run's config is composed, and Hydra's errors in the user's words."""
+"""The use of Hydra: where conf/ is, how the config of a run is composed, and Hydra's errors as sentences."""
 
 from gmt.composition.composer import Composer, to_plain, with_values
 from gmt.composition.config_errors import user_errors

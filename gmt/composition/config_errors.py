@@ -1,4 +1,4 @@
-"""Errors of Hydra and OmegaConf in the user's words."""
+"""Errors of Hydra and OmegaConf as sentences for the user."""
 
 import re
 import traceback
@@ -26,7 +26,7 @@ _GROUP_OF_NO_NAME = "Config group override must be"  # Hydra's ValueError
 
 @contextmanager
 def user_errors() -> Iterator[None]:
-    """Turns the errors of Hydra and OmegaConf, which are the user's mistakes, into sentences."""
+    """Turn the errors of Hydra and OmegaConf, which are the user's mistakes, into sentences."""
     try:
         yield
     except (HydraException, OmegaConfBaseException) as error:
@@ -41,7 +41,7 @@ def user_errors() -> Iterator[None]:
 
 
 def _is_of_reading(error: BaseException) -> bool:
-    """Return whether Hydra or a library below it raised an error, and not what it calls."""
+    """Return whether Hydra or a library that it reads configs with raised an error, not other code that it called."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     innermost = 50 if isinstance(error, RecursionError) else 5  # a reader may end in Python's own library
     modules = (str(frame.f_globals.get("__name__")) for frame in frames[-innermost:])
@@ -50,14 +50,14 @@ def _is_of_reading(error: BaseException) -> bool:
 
 def _unreadable(error: Exception) -> str:
     if isinstance(error, RecursionError):
-        return "a config must not be nested so deep that Python can't read it, nor name itself, directly or by others"
+        return "a config must not include itself, and must not be nested too deep for Python to read"
     if isinstance(error, UnicodeDecodeError):
         return f"a config must be UTF-8 text ({error})"
     return f"a config can't be read: {' '.join(str(error).split())}"
 
 
 def explain(error: HydraException | OmegaConfBaseException) -> str:
-    """One sentence for an error of Hydra or OmegaConf."""
+    """Return a sentence for an error of Hydra or OmegaConf."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
         group, _, wanted = error.missing_cfg_file.rpartition("/")
         return f"there is no {group} {wanted!r}; {choices(wanted, error.options)}"
@@ -65,7 +65,7 @@ def explain(error: HydraException | OmegaConfBaseException) -> str:
     if not str(error).strip() and isinstance(cause, OmegaConfBaseException):
         return explain(cause)
     if isinstance(error, InterpolationKeyError | GrammarParseError):
-        return f"{_first_lines(error)}; a text that holds ${{ is written with \\${{"
+        return f"{_first_lines(error)}; to write ${{ in a text, write \\${{"
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key} is missing; set it with {error.full_key}=VALUE"
     if isinstance(error, ConfigCompositionException) and isinstance(cause, ConfigAttributeError | ConfigKeyError):

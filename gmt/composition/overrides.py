@@ -11,10 +11,11 @@ from gmt.errors import UserError
 
 
 def parse_override(parser: OverridesParser, text: str) -> Override:
-    """Parses one override.
+    """Parse one override.
 
     Raises:
-        UserError: Hydra's grammar does not take it, or drops blanks at an end of its value; says how it is written.
+        UserError: Hydra's grammar does not accept the text, or drops blanks at an end of the value; the message shows
+            how to write it.
     """
     key, equals, value = text.partition("=")
     if not equals and not text.startswith("~"):
@@ -38,6 +39,6 @@ def parse_override(parser: OverridesParser, text: str) -> Override:
 
 
 def as_text(value: str) -> str:
-    """A text in Hydra's override grammar such that it arrives letter by letter."""
+    """Quote a text in Hydra's override grammar, so that Hydra reads exactly this text."""
     plain = re.sub(r"(\\*)\$\{", lambda found: 2 * found[1] + r"\${", value)  # no interpolation
     return QuotedString(text=plain, quote=Quote.double).with_quotes()

@@ -1,4 +1,4 @@
-"""Hydra outside a Hydra app: a session in which configs are composed."""
+"""A Hydra session in which configs are composed, outside a Hydra app."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,13 +19,13 @@ VERSION_BASE = "1.3"
 
 @contextmanager
 def hydra_on(extra_config_dir: str | None) -> Iterator[None]:
-    """Makes `Composer` work outside a Hydra app.
+    """Start a Hydra session, which `Composer` needs, and end it.
 
     Args:
-        extra_config_dir: a folder of the user's own that is searched before conf/, or None.
+        extra_config_dir: the user's config folder, which is searched before conf/; None for none.
 
     Raises:
-        UserError: the folder doesn't exist.
+        UserError: the folder does not exist.
     """
     search_path = create_config_search_path(f"file://{config_dir()}")
     if extra_config_dir is not None:
@@ -44,7 +44,7 @@ def hydra_on(extra_config_dir: str | None) -> Iterator[None]:
 
 
 def extra_config_dir() -> str | None:
-    """The folder of the user's own that --config-dir named, or None; within Hydra."""
+    """Return the folder that --config-dir names, or None; call it within a Hydra session."""
     path = GlobalHydra.instance().config_loader().get_search_path().get_path()
     found = (each.path for each in path if each.provider == "command-line" and each.path is not None)
     return next((each.removeprefix("file://") for each in found), None)

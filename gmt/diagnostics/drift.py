@@ -1,4 +1,4 @@
-"""How far training moved a model from its base: norm and spectrum of weights, and activations on prompts."""
+"""The drift of a trained model from its base: norm and spectrum of weights, and activations on prompts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far two trainings moved the same entries: two seeds of an arm, or two arms on one seed.
+"""The overlap of the entries that two trainings moved: with two seeds of an arm, or with two arms on one seed.
 
 Shape suffix: N entries of a parameter, flattened.
 """

@@ -27,7 +27,7 @@ def token_batches(
     Args:
         prompts: token ids.
         batch_size: the most prompts in a batch.
-        device: of the batches.
+        device: the device of the batches.
         on_progress: called after the use of each batch with the number of prompts done and of all prompts.
     """
     import torch

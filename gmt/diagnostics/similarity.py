@@ -1,4 +1,4 @@
-"""How alike the outputs of two models are up to a rotation, from sums over tokens.
+"""The similarity of two models' outputs up to a rotation, from sums over tokens.
 
 Shape suffixes: N tokens, D features.
 """
@@ -17,7 +17,7 @@ class CrossProducts:
 
     Args:
         num_features: D.
-        device: of the sums.
+        device: the device of the sums.
     """
 
     def __init__(self, num_features: int, device: torch.device):
@@ -39,7 +39,7 @@ class OutputSums:
 
     Args:
         num_features: D.
-        device: of the sums.
+        device: the device of the sums.
     """
 
     def __init__(self, num_features: int, device: torch.device):

@@ -23,7 +23,7 @@ def largest(weights: Weights, parent: int, keep: float) -> Callable[[Tensor], Te
     """Return the function that maps a tensor's delta to a bool mask of the parent's largest entries.
 
     Args:
-        weights: the weights of base and parents; each delta is computed anew where it is needed.
+        weights: the weights of base and parents; each delta is computed again whenever it is needed.
         parent: the parent's number, counted from 0.
         keep: the fraction of all entries that counts as largest, by magnitude, in (0, 1]. All ties at the threshold
             count; zeros never do.

@@ -1,1 +1,1 @@
-"""Models: load a causal LM and its tokenizer from a hub, a local folder or what ships inside."""
+"""Models: load a causal LM and its tokenizer from the Hugging Face hub, a local folder or this package."""

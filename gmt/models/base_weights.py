@@ -1,4 +1,4 @@
-"""Base weights that the processes of a node share, and copies of them for each run."""
+"""Loads base weights, which the processes of a node share in memory, and copies them for each run."""
 
 from __future__ import annotations
 
@@ -24,21 +24,22 @@ _OUTPUTS = {
 
 
 def load_base(folder: Path, dtype: torch.dtype, **how: Any) -> PreTrainedModel:
-    """The model by AutoModelForCausalLM, as it is in `dtype`, with its parameters in the dtype of their files.
+    """Load a model by AutoModelForCausalLM, made in `dtype`, with parameters in the dtype of their files.
 
-    transformers maps the safetensors files, whose pages are in memory once for all processes of a node, as long as no
-    dtype is asked for that they don't have. So the model is made in `dtype`, and its parameters then lie in the files.
+    transformers maps safetensors files into memory, so that the processes of a node share their pages, but only if it
+    need not convert the dtype. So the model is made in `dtype`, and its parameters are then replaced by the mapped ones
+    wherever these have the same values.
 
     Args:
-        folder: with config and safetensors files.
-        dtype: of the parameters and of what is computed from the config.
-        **how: more for `from_pretrained`.
+        folder: a folder with config and safetensors files.
+        dtype: the dtype of the model's buffers, and of parameters whose values in the files differ from theirs.
+        **how: further arguments of `from_pretrained`.
 
     Returns:
-        The model on the CPU, in eval mode; it is to be read only.
+        The model on the CPU, in eval mode; do not change it.
 
     Raises:
-        ValueError: the files lack a weight, or have some of more layers.
+        ValueError: the files lack a weight, or have weights of more layers than the config.
     """
     model = _load(folder, dtype, use_safetensors=True, **how)
     for parameter, stored in zip(
@@ -50,15 +51,15 @@ def load_base(folder: Path, dtype: torch.dtype, **how: Any) -> PreTrainedModel:
 
 
 def load_gguf(file: Path, dtype: torch.dtype, **how: Any) -> PreTrainedModel:
-    """The model of a GGUF file, each quantised weight as the number that it stands for.
+    """Load the model of a GGUF file, with its quantised weights converted to numbers.
 
     Args:
         file: the .gguf file.
-        dtype: of the parameters.
-        **how: more for `from_pretrained`.
+        dtype: the dtype of the parameters.
+        **how: further arguments of `from_pretrained`.
 
     Returns:
-        The model on the CPU, in eval mode, as one that was never quantised: it can be trained and saved.
+        The model on the CPU, in eval mode, like one that was never quantised: it can be trained and saved.
     """
     model = _load(file.parent, dtype, gguf_file=file.name, **how)
     del model.config.quantization_config, model.hf_quantizer
@@ -69,13 +70,13 @@ def load_gguf(file: Path, dtype: torch.dtype, **how: Any) -> PreTrainedModel:
 def _load(folder: Path, dtype: torch.dtype | str, **how: Any) -> PreTrainedModel:
     from transformers import AutoModelForCausalLM
 
-    with _forgets_code():
+    with _without_registering_code():
         both: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, output_loading_info=True, **how)
     loaded: PreTrainedModel = both[0]
     _ask_for_logits_only(loaded)
     if missing := sorted(both[1]["missing_keys"]):  # transformers would draw them at random
         raise ValueError(f"its files lack {len(missing)} of its weights, {missing[0]} among them")
-    if more := _of_more_layers(loaded, both[1]["unexpected_keys"]):  # and leave these out
+    if more := _of_more_layers(loaded, both[1]["unexpected_keys"]):  # transformers would leave these out
         raise ValueError(
             f"its files have {len(more)} weights of layers that its config does not have, such as {more[0]}"
         )
@@ -83,11 +84,11 @@ def _load(folder: Path, dtype: torch.dtype | str, **how: Any) -> PreTrainedModel
 
 
 @contextmanager
-def _forgets_code() -> Iterator[None]:
-    """Take back that transformers registers a model's own code for its config class.
+def _without_registering_code() -> Iterator[None]:
+    """Undo that transformers registers the class of a model with code of its own for the class of its config.
 
-    Otherwise the next model whose config has the same code, of an edited folder or one of the same name, would get
-    the class of the first.
+    Otherwise the next model with the same config class, e.g. one from an edited folder or one of the same name, would
+    get the class of the first model.
     """
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING as mapping
 
@@ -99,9 +100,9 @@ def _forgets_code() -> Iterator[None]:
 
 
 def _ask_for_logits_only(model: PreTrainedModel) -> None:
-    """Switch off outputs besides logits that a folder's config asks for; no training or evaluation reads them.
+    """Switch off all outputs but logits, whatever the model's config says; no training or evaluation reads them.
 
-    A mixture of experts that gives out its router logits adds their loss to its own, and can't generate in a batch.
+    A mixture of experts that returns router logits adds their loss to its own, and can't generate in a batch.
     """
     for config in (model.config, model.config.get_text_config()):
         for name, value in _OUTPUTS.items():
@@ -110,12 +111,12 @@ def _ask_for_logits_only(model: PreTrainedModel) -> None:
 
 
 def _of_more_layers(model: nn.Module, unexpected: Iterable[str]) -> list[str]:
-    """Of the weights that found no place, those that are called like the model's own but for a number."""
-    own = {re.sub(r"\d+", "N", name) for name, _ in model.named_parameters()}
-    return sorted(name for name in unexpected if re.sub(r"\d+", "N", name) in own)
+    """Return the unexpected weights whose names differ from a parameter's name in numbers only."""
+    patterns = {re.sub(r"\d+", "N", name) for name, _ in model.named_parameters()}
+    return sorted(name for name in unexpected if re.sub(r"\d+", "N", name) in patterns)
 
 
 def fresh(base: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
-    """A copy of a base, in `dtype` and in memory of its own."""
+    """Return a copy of a base in `dtype`, which shares no memory with it."""
     copies = {id(p): nn.Parameter(p.detach().to(dtype, copy=True)) for p in base.parameters()}
-    return copy.deepcopy(base, copies)  # what it finds there is taken for the copy
+    return copy.deepcopy(base, copies)  # the second argument holds the copies that exist already, by id

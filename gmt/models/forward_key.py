@@ -1,4 +1,4 @@
-"""The key under which a trial of a model's forward pass is remembered. Imports no library."""
+"""The cache key for the result of trying a model's forward pass. Imports no library."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def forward_key(model: PreTrainedModel) -> tuple[Any, ...]:
-    """Return a key that is equal for models whose forward passes run the same code on the same kind of device."""
+    """Return a key that is equal for models whose forward passes run the same code on the same type of device."""
     return (
         type(model),
         model.config.to_json_string(),

@@ -1,4 +1,4 @@
-"""Where a GGUF file lies: a path, or the only such file in an installed Python package. Imports no torch."""
+"""Finds a GGUF file by its path, or in an installed Python package. Imports no torch."""
 
 import os
 from functools import lru_cache
@@ -12,10 +12,10 @@ _PACKAGE_PREFIX = "package:"
 
 @lru_cache(maxsize=8)
 def locate(named: str | None) -> Path:
-    """The file that `model.gguf` names.
+    """Return the file that `model.gguf` names.
 
     Raises:
-        UserError: there is none, or transformers can't read it here.
+        UserError: there is no such file, or the package gguf, which transformers needs to read it, is not installed.
     """
     if named is None:
         raise UserError("model.gguf must name a .gguf file or package:NAME where model.source=gguf, got null")
@@ -24,12 +24,12 @@ def locate(named: str | None) -> Path:
     if not named.startswith(_PACKAGE_PREFIX):
         file = Path(os.path.expanduser(named))
         if not file.is_file():
-            raise UserError(f"model.gguf must be a file, got {named!r}, which is none")
+            raise UserError(f"model.gguf must be a file, got {named!r}, which is not a file")
         return file
     package = named.removeprefix(_PACKAGE_PREFIX)
     try:
         spec = find_spec(package)
-    except (ImportError, ValueError):  # it would lie in a package that there is not, or is no name of one
+    except (ImportError, ValueError):  # its parent package does not exist, or the name is invalid
         spec = None
     if spec is None or not spec.submodule_search_locations:
         name = package.replace("_", "-")

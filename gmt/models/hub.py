@@ -1,4 +1,4 @@
-"""Files of a hub's model on this machine: fetched once, by huggingface_hub, and kept in its cache. Imports no torch."""
+"""Downloads the files of a hub model once, by huggingface_hub, into its cache. Imports no torch."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ if TYPE_CHECKING:
     from huggingface_hub.errors import HfHubHTTPError
 
 _SHA256, _SHA1 = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{40}")
-_OF_OTHERS = ("original/*", "onnx/*")  # the same weights once more, for other programs
+_OF_OTHERS = ("original/*", "onnx/*")  # the same weights again, for other programs
 
 
 def download(repo: str, revision: str, *, with_code: bool) -> Path:
-    """The folder with a model's config, safetensors and tokenizer; without a network that of an earlier download.
+    """Return the folder with a model's config, safetensors and tokenizer files; without a network, from the cache.
 
     Args:
         repo: the hub id.
-        revision: commit, branch or tag.
-        with_code: whether its Python files are fetched too.
+        revision: a commit, branch or tag.
+        with_code: whether to download Python files too.
 
     Raises:
-        UserError: there is none of that name or revision, it needs an agreement, or the hub may not be asked
-            (HF_HUB_OFFLINE) and its files aren't in the cache.
-        MachineFault: the hub can't be reached or answers that it is out of order, or the disk fails.
+        UserError: there is no such model or revision, the model needs an agreement, or HF_HUB_OFFLINE forbids the
+            download and the cache lacks the files.
+        MachineFault: the hub can't be reached or reports a fault of its own, or the disk fails.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
@@ -45,7 +45,7 @@ def download(repo: str, revision: str, *, with_code: bool) -> Path:
     named = f"model.path={repo} with model.revision={revision}"
     patterns = [*PATTERNS, "*.py"] if with_code else list(PATTERNS)
     try:
-        with machine_faults_first(f"{named} (there is no such folder here, so that it is asked of the hub)"):
+        with machine_faults_first(f"{named} (a model of the hub, since there is no such folder here)"):
             return Path(
                 snapshot_download(repo, revision=revision, allow_patterns=patterns, ignore_patterns=list(_OF_OTHERS))
             )
@@ -54,10 +54,10 @@ def download(repo: str, revision: str, *, with_code: bool) -> Path:
             f"{named} needs an agreement: accept it on the model's page, then `hf auth login` or set HF_TOKEN"
         ) from error
     except RevisionNotFoundError as error:
-        raise UserError(f"{named}: the hub has that model, and not that revision") from error
+        raise UserError(f"{named}: the hub has this model, but not this revision") from error
     except (RepositoryNotFoundError, HFValidationError) as error:
         raise UserError(
-            f"{named}: there is no such folder here, and no such model on the hub, or it is private (HF_TOKEN)"
+            f"{named}: there is no such folder here and no such model on the hub; a private model needs HF_TOKEN"
         ) from error
     except LocalEntryNotFoundError as error:
         if isinstance(error.__cause__, HfHubHTTPError):
@@ -70,24 +70,24 @@ def download(repo: str, revision: str, *, with_code: bool) -> Path:
 
 
 def check_blobs(files: Iterable[Path]) -> None:
-    """Refuse files of the hub's cache that are not what they were downloaded as: a cache may be shared.
+    """Refuse files of the hub's cache that have changed since their download, since users may share a cache.
 
-    The cache calls a large file by its SHA-256 and a small one by the SHA-1 that git gives it. Where a cache holds
-    copies in place of links, their names are not kept.
+    The cache names a large file by its SHA-256 and a small one by its SHA-1 in git. Files that are copies instead of
+    links are not checked, since they do not have such names.
 
     Raises:
-        UserError: a file's content is not what its name says.
+        UserError: a file's content does not have the hash that its name gives.
     """
     for blob in (path.resolve() for path in files if path.is_symlink()):
         name_of = sha256_of if _SHA256.fullmatch(blob.name) else git_sha1_of if _SHA1.fullmatch(blob.name) else None
         if name_of is not None and name_of(blob) != blob.name:
             raise UserError(
-                f"a file of the hub's cache must be what it was downloaded as, and {blob} was cut or changed: delete "
-                "it, and it is downloaded anew"
+                f"{blob}, a file of the hub's cache, was cut or changed after its download: delete it, and it is "
+                "downloaded again"
             )
 
 
 def _refused(named: str, error: HfHubHTTPError) -> str:
     code = error.response.status_code
-    advice = "HF_TOKEN must hold a token that may read it" if code in (401, 403) else "ask for something else"
-    return f"{named}: the hub answers {code}; {advice}"
+    advice = "HF_TOKEN must hold a token that may read it" if code in (401, 403) else "check both settings"
+    return f"{named}: the hub answers with HTTP status {code}; {advice}"

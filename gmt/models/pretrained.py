@@ -1,4 +1,4 @@
-"""A causal LM of transformers, from a hub id, a local folder, or what ships inside (`shipped:NAME`)."""
+"""A causal LM of transformers, from the hub, a local folder, a GGUF file, or this package (`shipped:NAME`)."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ ATTENTION = ("sdpa", "eager", "flash_attention_2")
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainedModel:
-    """A pretrained causal LM, loaded from safetensors, or from a GGUF file, without remote code.
+    """A pretrained causal LM, loaded from safetensors or from a GGUF file.
 
     Args:
-        name: the word for it in tables.
+        name: the model's name in tables.
         path: a local folder, `shipped:NAME`, or a hub id such as `HuggingFaceTB/SmolLM2-135M`.
-        revision: for a hub id the commit, branch or tag; null elsewhere.
-        source: `files`: what `path` names; `gguf`: what `gguf` names, and `path` is not looked at.
+        revision: the commit, branch or tag of a hub model; null for all other models.
+        source: `files` loads the model that `path` names; `gguf` loads the file that `gguf` names and ignores `path`.
         gguf: a .gguf file, or `package:NAME` for the only one in an installed Python package; null for none.
-        dtype: of the weights in training, `float32` or `bfloat16`.
-        attention: transformers' implementation: sdpa, eager or flash_attention_2.
-        gradient_checkpointing: whether activations are computed again in the backward pass instead of being kept.
-        trust_remote_code: whether code that comes with the model is run.
+        dtype: the dtype of the weights in training, `float32` or `bfloat16`.
+        attention: transformers' implementation of attention: sdpa, eager or flash_attention_2.
+        gradient_checkpointing: whether the backward pass computes activations again, instead of storing them.
+        trust_remote_code: whether to run code that comes with the model.
 
     Raises:
-        UserError: a local folder that lacks a config, weights or a tokenizer; a shipped name, GGUF file or package
-            that there is not.
+        UserError: a local folder lacks a config, weights or a tokenizer; or there is no shipped model, GGUF file or
+            package of this name.
     """
 
     name: str
@@ -76,9 +76,10 @@ class PretrainedModel:
             settings.text("model.revision", self.revision)
 
     def fingerprint(self) -> str:
-        """A hash of the files that are read of a local folder or with a GGUF file, or id and revision of a hub model.
+        """Return a hash of the files that are read from a local folder or for a GGUF file; for a hub model its id and
+        revision.
 
-        A branch or tag of the hub may move; `used_files` says what it is now.
+        A branch or tag of the hub may move; `used_files` tells its present commit.
         """
         if self.source == "gguf":
             file = gguf.locate(self.gguf)
@@ -91,10 +92,10 @@ class PretrainedModel:
             return hash_of(files_of(folder, with_code=self.trust_remote_code), folder)
 
     def used_files(self) -> dict[str, UsedFiles]:
-        """The files that are read, with the commit of a hub model as it is on this machine.
+        """Return the files that are read, and for a hub model the commit that this machine has.
 
         Raises:
-            UserError: the hub does not give the model out, or a file of its cache is not what it was downloaded as.
+            UserError: the hub refuses the model, or a file of its cache has changed since its download.
             MachineFault: the hub can't be reached, or the disk fails.
         """
         if self.source == "gguf":
@@ -108,10 +109,10 @@ class PretrainedModel:
         return {"files": UsedFiles(root=folder, files=files, commit=folder.name)}  # the cache names it by its commit
 
     def load_tokenizer(self) -> PreTrainedTokenizerBase:
-        """The tokenizer by AutoTokenizer; where it has no pad token, the end-of-sequence token pads.
+        """Load the tokenizer by AutoTokenizer; a missing pad token is set to the end-of-sequence token.
 
         Raises:
-            UserError: the hub does not give it out, or it has no end-of-sequence token.
+            UserError: the hub refuses the model, or the tokenizer can't be loaded or has no end-of-sequence token.
         """
         from transformers import AutoTokenizer
 
@@ -127,10 +128,10 @@ class PretrainedModel:
         return tokenizer
 
     def load_config(self) -> PreTrainedConfig:
-        """The config by AutoConfig.
+        """Load the config by AutoConfig.
 
         Raises:
-            UserError: the hub does not give it out, or it is that of no causal LM.
+            UserError: the hub refuses the model, or the config can't be loaded or is not that of a causal LM.
         """
         from transformers import AutoConfig
 
@@ -157,10 +158,11 @@ class PretrainedModel:
         return [] if named is None else named if isinstance(named, list) else [named]
 
     def base(self) -> PreTrainedModel:
-        """The model by AutoModelForCausalLM, loaded once for a process; its weights are shared by those of a node.
+        """Return the model, which a process loads once; the processes of a node share its weights in memory.
 
         Raises:
-            UserError: the hub does not give it out, or what is there is no causal LM in safetensors.
+            UserError: the hub refuses the model, or the files are not a causal LM that transformers can load, or
+                `attention` is flash_attention_2 and is not available here.
         """
         from transformers.utils.import_utils import is_flash_attn_2_available
 
@@ -172,10 +174,10 @@ class PretrainedModel:
         return _base(where, self.dtype, self.fingerprint(), attn_implementation=self.attention, **how)
 
     def skeleton(self) -> PreTrainedModel | None:
-        """The model as its config describes it, without weights; None for a model with code of its own.
+        """Return the model on the device meta, without weights; None if code of its own would run.
 
         Raises:
-            UserError: as `load_config`.
+            UserError: see `load_config`.
         """
         import torch
         from transformers import AutoModelForCausalLM
@@ -187,7 +189,7 @@ class PretrainedModel:
         return model
 
     def load_model(self) -> PreTrainedModel:
-        """A copy of the base, in `dtype`."""
+        """Return a copy of the base, in `dtype`."""
         import torch
 
         from gmt.models.base_weights import fresh
@@ -198,7 +200,7 @@ class PretrainedModel:
         return model
 
     def _files(self) -> tuple[Path, dict[str, Any]]:
-        """The folder, on this machine, and what transformers must be told of it."""
+        """Return the folder on this machine, and the arguments of `from_pretrained` that go with it."""
         if self.source == "gguf":
             file = gguf.locate(self.gguf)
             return file.parent, {"gguf_file": file.name}
@@ -221,9 +223,9 @@ def _check_folder(path: str, folder: Path, *, with_code: bool) -> None:
     if path.startswith(_SHIPPED_PREFIX) and not folder.is_dir():
         shipped = [p.name for p in SHIPPED.iterdir() if p.is_dir()] if SHIPPED.is_dir() else []
         wanted = path.removeprefix(_SHIPPED_PREFIX)
-        raise UserError(f"model.path names no model that ships inside: {wanted!r}; {choices(wanted, shipped)}")
+        raise UserError(f"model.path must name a shipped model, got {path!r}; {choices(wanted, shipped)}")
     if not folder.is_dir():
-        raise UserError(f"model.path must be a model folder, got {path!r}, which is no folder")
+        raise UserError(f"model.path must be a model folder, got {path!r}, which is not a folder")
     missing = [what for what, pattern in _PARTS.items() if not any(folder.glob(pattern))]
     if missing:
         raise UserError(
@@ -238,16 +240,18 @@ def _check_causal(config: PreTrainedConfig, path: str) -> None:
         MODEL_FOR_MASKED_LM_MAPPING_NAMES,
     )
 
-    kind = config.model_type
-    if config.is_encoder_decoder or kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        raise UserError(f"model.path must name a causal LM, got {path!r}, which is a {kind}")
-    if kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False):
-        raise UserError(f"model.path must name a causal LM, got {path!r}, a {kind} that sees what comes after a token")
+    model_type = config.model_type
+    if config.is_encoder_decoder or model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise UserError(f"model.path must name a causal LM, got {path!r}, a model of type {model_type}")
+    if model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False):
+        raise UserError(
+            f"model.path must name a causal LM, got {path!r}, a model of type {model_type} that also reads later tokens"
+        )
 
 
 @lru_cache(maxsize=2)
 def _base(where: Path, dtype: str, fingerprint: str, **how: Any) -> PreTrainedModel:
-    """Loads a base; the fingerprint is there to load a folder anew whose files have changed."""
+    """Load a base; the fingerprint is part of the cache key, so that a folder whose files changed is loaded again."""
     import torch
 
     from gmt.models.base_weights import load_base, load_gguf
@@ -260,7 +264,8 @@ def _base(where: Path, dtype: str, fingerprint: str, **how: Any) -> PreTrainedMo
 
 @contextmanager
 def _sentence(what: str, where: Path, how: Mapping[str, Any]) -> Iterator[None]:
-    """Turn what transformers raises for broken or foreign files into a sentence; faults of the machine stay apart."""
+    """Turn the errors that transformers raises for broken or unsuitable files into a sentence, except for faults of
+    the machine."""
     from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
 
@@ -280,6 +285,6 @@ def _sentence(what: str, where: Path, how: Mapping[str, Any]) -> Iterator[None]:
         if (wrong := no_object_in(where)) is None:
             raise
         raise UserError(
-            f"{setting} must name {what} that transformers can load, got {str(path)!r}: {wrong.name} holds no JSON "
+            f"{setting} must name {what} that transformers can load, got {str(path)!r}: {wrong.name} must hold a JSON "
             "object"
         ) from error

@@ -1,4 +1,4 @@
-"""What a model is to the rest of the program. Imports nothing, so that planning can read it for free."""
+"""The protocol of models. Imports no library, so that planning costs little."""
 
 from __future__ import annotations
 
@@ -14,27 +14,28 @@ class Model(Protocol):
 
     @property
     def name(self) -> str:
-        """The word for it in configs, tables and MLflow."""
+        """The model's name in configs, tables and MLflow."""
         ...
 
     def fingerprint(self) -> str:
-        """Names the weights and the tokenizer, whatever folder they lie in; enters the run id."""
+        """Return a name of the weights and the tokenizer that does not depend on their folder; part of the run id."""
         ...
 
     def load_tokenizer(self) -> PreTrainedTokenizerBase:
-        """The tokenizer, with a pad token."""
+        """Return the tokenizer, with a pad token."""
         ...
 
     def load_config(self) -> PreTrainedConfig:
-        """The model's config, without its weights."""
+        """Return the model's config, without loading its weights."""
         ...
 
     def base(self) -> PreTrainedModel:
-        """The model on the CPU, in eval mode and in any float dtype: the same object for everybody, to be read only."""
+        """Return the model on the CPU, in eval mode and in any float dtype; all callers share it and must not change
+        it."""
         ...
 
     def load_model(self) -> PreTrainedModel:
-        """The model in the dtype in which it trains, on the CPU, in eval mode; a fresh one at each call."""
+        """Return a new model on the CPU, in eval mode, in the dtype in which it trains."""
         ...
 
 
@@ -49,8 +50,8 @@ class KnowsItsEnds(Protocol):
 
 @runtime_checkable
 class HasSkeleton(Protocol):
-    """An optional part of Model: it can be made without weights, so that a sweep tries methods before it starts."""
+    """An optional part of Model: it can be made without weights, so that a sweep can try methods before it starts."""
 
     def skeleton(self) -> PreTrainedModel | None:
-        """Return the model with its parameters on the device meta; None where only loading can tell its parts."""
+        """Return the model with its parameters on the device meta; None if they are known only after loading."""
         ...

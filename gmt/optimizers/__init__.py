@@ -1,1 +1,1 @@
-"""Optimizers that a setting or a method needs and torch lacks. They know torch, and nothing of runs or configs."""
+"""Optimizers that torch lacks. They import torch, but nothing about runs or configs."""

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-SMALLEST_SHARE = 1e-3  # the authors' floor, so that the steps of a few entries that agree don't grow without bound
+SMALLEST_SHARE = 1e-3  # the authors' lower bound, which limits the steps if only a few entries agree
 
 
 class CautiousAdamW(Optimizer):
-    """AdamW whose step is multiplied by [m * g > 0], over the share of entries of the parameter where that holds.
+    """AdamW whose step is multiplied by [m * g > 0] and divided by the share of the parameter's entries with m * g > 0.
 
-    One departure from the authors' code: weights decay before the step, as in torch's AdamW, and not after it.
+    m is the momentum and g the gradient. Departure from the authors' code: weights decay before the step, as in torch's
+    AdamW, and not after it.
 
     Args:
         params: groups of parameters with `lr`, `weight_decay`, `betas` and `eps`.
@@ -33,8 +34,9 @@ class CautiousAdamW(Optimizer):
     ):
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "betas": betas, "eps": eps})
         self.observer: Callable[[Tensor, Tensor], None] | None = None
-        """Called at each step with a parameter and where momentum and gradient agree: 1, and 0 elsewhere."""
-        self._num_moved: list[Tensor] = []  # on their devices, which a step does not wait for
+        """Called at each step with a parameter and a tensor of its shape: 1 where momentum and gradient agree, else
+        0."""
+        self._num_moved: list[Tensor] = []  # on the devices, so that a step does not wait for them
         self._num_entries = 0
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -45,14 +47,14 @@ class CautiousAdamW(Optimizer):
 
     @property
     def kept_fraction(self) -> float:
-        """The fraction of entries that the last step moved (but for weight decay); NaN before the first."""
+        """The fraction of entries that the last step moved, apart from weight decay; NaN before the first step."""
         if not self._num_moved:
             return math.nan
         return float(torch.stack([num.cpu() for num in self._num_moved]).sum()) / self._num_entries
 
     @property
     def num_moved(self) -> int:
-        """The number of entries that the last step moved, but for weight decay; 0 before the first."""
+        """The number of entries that the last step moved, apart from weight decay; 0 before the first step."""
         return round(sum(float(num) for num in self._num_moved))
 
     @torch.no_grad()

@@ -1,8 +1,8 @@
 """Muon on the matrices of the hidden layers and AdamW on the rest, as one optimizer with one state.
 
-Muon (Jordan et al., 2024) makes the update of a matrix orthogonal. Its rate is scaled by 0.2 sqrt(max(rows, columns)),
-which gives its updates the size of AdamW's (Liu et al., arXiv 2502.16982, Section 2.2), so that one learning rate and
-one weight decay serve both.
+Muon (Jordan et al., 2024) makes the update of a matrix orthogonal. Its learning rate is scaled by 0.2 sqrt(max(rows,
+columns)), which gives its updates the size of AdamW's (Liu et al., arXiv 2502.16982, Section 2.2), so that both use one
+learning rate and one weight decay.
 """
 
 from __future__ import annotations
@@ -21,15 +21,17 @@ _ADJUST = "match_rms_adamw"
 
 
 def split_groups(model: PreTrainedModel, groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return each group cut into one for Muon and one for AdamW, told apart by `is_matrix`.
+    """Split each parameter group into one for Muon and one for AdamW, marked by `is_matrix`.
+
+    AdamW trains the embeddings, the output head and all parameters that are not matrices, such as norms, biases and
+    experts that transformers holds in one tensor; Muon trains the rest.
 
     Args:
-        model: its embeddings, its output head and all parameters that are no matrix are AdamW's, such as norms, biases
-            and the experts that transformers holds in one tensor.
-        groups: of its parameters.
+        model: the model.
+        groups: groups of its parameters.
 
     Raises:
-        UserError: no parameter is Muon's.
+        UserError: there is no parameter for Muon.
     """
     head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
     tables = [m for m in model.modules() if isinstance(m, nn.Embedding) or m is head]
@@ -39,10 +41,10 @@ def split_groups(model: PreTrainedModel, groups: list[dict[str, Any]]) -> list[d
         return p.ndim == 2 and id(p) not in table_ids
 
     cut = [
-        {**group, "params": params, "is_matrix": kind}
+        {**group, "params": params, "is_matrix": for_muon}
         for group in groups
-        for kind in (True, False)
-        if (params := [p for p in group["params"] if is_matrix(p) == kind])
+        for for_muon in (True, False)
+        if (params := [p for p in group["params"] if is_matrix(p) == for_muon])
     ]
     if not any(group["is_matrix"] for group in cut):
         raise UserError(
@@ -56,8 +58,8 @@ class MuonWithAdamW(Optimizer):
 
     Args:
         params: groups with the settings of AdamW; `is_matrix` is True by default.
-        momentum: Muon's, of the Nesterov kind.
-        lr, weight_decay, betas, eps: of groups that have none; betas and eps are AdamW's.
+        momentum: Muon's Nesterov momentum.
+        lr, weight_decay, betas, eps: defaults for groups that lack them; Muon does not use betas and eps.
     """
 
     def __init__(
@@ -75,14 +77,14 @@ class MuonWithAdamW(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Take one step of both."""
+        """Take one step of both optimizers."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
             inner = _muon(group) if group["is_matrix"] else _adamw(group)
-            inner.state = self.state  # so that this optimizer's state_dict holds theirs
+            inner.state = self.state  # so that this optimizer's state_dict holds the states of both
             inner.step()
         return loss
 

@@ -1,10 +1,10 @@
-"""AdamW whose moments and gradients exist for the kept entries of its parameters only.
+"""AdamW that stores moments and gradients only for the kept entries of its parameters.
 
-A parameter with a support holds its first and second moment as vectors of its K kept entries, and the support as bits
-or indices (gmt/masking/support.py): in float32 at most 8 K + N / 8 bytes, and K more where entries have ages of their
-own. Its gradient is gathered as soon as autograd has added it up (a post-accumulate hook), the micro-batches of a step
-are added up in the vector, and the dense gradient is freed before that of the next parameter is made. A parameter
-without a support is trained whole, as by torch's AdamW.
+A parameter with a support stores its first and second moment as vectors of its K kept entries, and the support as bits
+or indices (gmt/masking/support.py): in float32 at most 8 K + N / 8 bytes, and K more if each entry has an age of its
+own. A hook gathers the gradient of the kept entries as soon as autograd has accumulated it, adds it to the vector of
+the step's earlier micro-batches, and frees the dense gradient before that of the next parameter is computed. A
+parameter without a support is trained whole, as by torch's AdamW.
 
 Shape suffixes: N entries of a parameter, flattened; K of them that are kept.
 """
@@ -27,37 +27,38 @@ from gmt.masking.support import Support, stored, support_of
 from gmt.optimizers.cohorts import ages, forget_ages, set_ages
 from gmt.optimizers.packed_update import Stepped, update
 
-_ENTRIES_AT_ONCE = 1 << 26  # that step together on a GPU, which takes a copy of their weights
-_COPIED = ("_age", "_supports", "clipping")  # with torch's own state
-_KEPT_AS_THEY_ARE = ("support", "age", "cohort")  # which torch's load_state_dict would round to the parameter's dtype
+_ENTRIES_AT_ONCE = 1 << 26  # the entries that step together on a GPU, whose weights are copied for the step
+_COPIED = ("_age", "_supports", "clipping")  # attributes that are copied together with torch's own state
+_KEPT_AS_THEY_ARE = ("support", "age", "cohort")  # states that torch's load_state_dict would round
 
 
 class Chooser(Protocol):
-    """Chooses the supports: a mask."""
+    """A mask, which chooses the supports."""
 
     def arrived(self, p: nn.Parameter) -> bool:
-        """A micro-batch's gradient has been added to `p.grad`; return whether the support of `p` holds for this step.
+        """Note that the gradient of a micro-batch was added to `p.grad`; return whether the support of `p` is final for
+        this step.
 
-        The support may be set inside, by `PackedAdamW.keep`. Where it does not hold yet, the gradient stays dense until
-        `complete`.
+        The call may set the support, by `PackedAdamW.keep`. Until the support is final, the gradient stays dense;
+        `complete` then sets the support.
         """
         ...
 
     def complete(self) -> None:
-        """All gradients of a step have arrived: set the supports that are chosen from them."""
+        """Set the supports that depend on all gradients of a step; called when these have arrived."""
         ...
 
 
 class PackedAdamW(Optimizer):
-    """AdamW with moments of kept entries alone; bit for bit what torch's fused AdamW does to these entries.
+    """AdamW with moments of kept entries only; these entries step as with torch's fused AdamW, bit for bit.
 
     Args:
         params: groups of parameters with `lr`, `weight_decay`, `betas` and `eps`.
-        age: which number of steps corrects the bias of the moments of an entry that has joined later: `global`: that
-            of its parameter, or `own`: that since the entry has joined.
+        age: the number of steps in the bias correction of an entry that joined the support later: `global` counts the
+            steps of its parameter, `own` those since the entry joined.
     """
 
-    _step_supports_amp_scaling = True  # so that a GradScaler hands its step over, which is then refused
+    _step_supports_amp_scaling = True  # so that a GradScaler calls `step`, which refuses it
 
     def __init__(
         self,
@@ -78,9 +79,9 @@ class PackedAdamW(Optimizer):
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
         self._supports: dict[nn.Parameter, Support] = {}
         self._gradients: dict[nn.Parameter, Tensor] = {}  # of kept entries, added up over micro-batches
-        self._clipping: Tensor | None = None  # of the step to come
+        self._clipping: Tensor | None = None  # for the next step
         self.clipping: Tensor | None = None
-        """The factor by which the last step's gradients were clipped; None if nothing has clipped them."""
+        """The factor by which the last step's gradients were clipped; None if they were not clipped."""
 
     def follow(self, chooser: Chooser) -> None:
         """Let a mask choose the supports, and gather gradients as they arrive."""
@@ -88,7 +89,9 @@ class PackedAdamW(Optimizer):
         self._chooser = chooser
         register = torch.Tensor.register_post_accumulate_grad_hook
         trained = [p for p in self._parameters() if p.requires_grad]
-        gather_one = weakref.WeakMethod(self._gather_one)  # torch holds a hook where no garbage collector sees it
+        gather_one = weakref.WeakMethod(
+            self._gather_one
+        )  # the garbage collector does not see the hooks that torch holds
 
         def gather(p: nn.Parameter) -> None:
             if (method := gather_one()) is not None:
@@ -97,7 +100,7 @@ class PackedAdamW(Optimizer):
         self._handles = [register(p, gather) for p in trained]  # type: ignore[no-untyped-call]
 
     def unfollow(self) -> None:
-        """Gather gradients at the step alone, by the supports that there are."""
+        """Gather gradients only at the step, by the present supports."""
         for handle in self._handles:
             handle.remove()
         self._handles, self._chooser = [], None
@@ -152,13 +155,13 @@ class PackedAdamW(Optimizer):
 
     @torch.no_grad()
     def begin(self, p: nn.Parameter, index_J: Tensor, *, first_J: Tensor, second_J: Tensor, age: int) -> None:
-        """Begin kept entries as if they had taken some steps already; needs own ages.
+        """Give kept entries the state of entries that have taken some steps; needs `age` to be `own`.
 
         Args:
             p: a parameter with a support that has stepped.
             index_J: ascending indices of kept entries, int64.
-            first_J, second_J: means of their gradients and of the squares, which the moments are once their bias is
-                corrected.
+            first_J, second_J: the means of their gradients and of the squares: the values of the moments after the
+                bias correction.
             age: the number of steps.
         """
         assert self._age == "own"
@@ -172,7 +175,8 @@ class PackedAdamW(Optimizer):
         set_ages(state, age_K)
 
     def gathered(self) -> Iterator[tuple[nn.Parameter, Tensor]]:
-        """Give each parameter that has a gradient in this step, with its kept entries: shape [K], or whole."""
+        """Yield each parameter with a gradient in this step, and the gradient: of its kept entries, shape [K], or of
+        all entries."""
         for p in self._parameters():
             if p in self._gradients:
                 yield p, self._gradients[p]
@@ -183,10 +187,10 @@ class PackedAdamW(Optimizer):
     def clip_grad_norm_(self, max_norm: float) -> Tensor:
         """Scale the gradients of this step so that the norm over all kept entries is at most `max_norm`, in place.
 
-        torch.nn.utils.clip_grad_norm_ does not see them. Call this once all micro-batches of the step are through.
+        torch.nn.utils.clip_grad_norm_ does not see these gradients. Call this after all micro-batches of the step.
 
         Returns:
-            The norm before it, of parameters without a support too.
+            The norm before clipping; it includes parameters without a support.
         """
         self._complete()
         gradients = [gradient for _, gradient in self.gathered()]
@@ -199,10 +203,10 @@ class PackedAdamW(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Take one step, and forget the gradients of kept entries.
+        """Take one step, and free the gradients of kept entries.
 
         Raises:
-            ValueError: a GradScaler calls it.
+            ValueError: a GradScaler calls this method.
         """
         loss = None
         if closure is not None:
@@ -221,13 +225,13 @@ class PackedAdamW(Optimizer):
         return loss
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Forget the gradients."""
+        """Free the gradients."""
         self._gradients.clear()
         self._clipping = None
         super().zero_grad(set_to_none)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from a state_dict."""
+        """Load a state_dict, with supports and ages unrounded."""
         super().load_state_dict(state_dict)
         saved = [key for group in state_dict["param_groups"] for key in group["params"]]
         for key, p in zip(saved, self._parameters(), strict=True):
@@ -256,7 +260,7 @@ class PackedAdamW(Optimizer):
             self._gather(p)
 
     def _gather(self, p: nn.Parameter) -> None:
-        """Add the kept entries of a dense gradient, if there is one, to those that are gathered, and free it."""
+        """Add the kept entries of a dense gradient, if there is one, to the gathered gradient, and free the former."""
         if p.grad is None or p not in self._supports:
             return
         gradient_K = self._supports[p].gather(flat(p.grad))
@@ -290,7 +294,7 @@ class PackedAdamW(Optimizer):
                 p.copy_(weight_N.view(p.shape))
 
     def _begun(self, p: nn.Parameter, like: Tensor) -> dict[str, Any]:
-        """Return a parameter's state, begun at its first step."""
+        """Return a parameter's state; create it at the first step."""
         state: dict[str, Any] = self.state[p]
         if "step" not in state:
             state["step"] = torch.zeros((), dtype=torch.float32, device=p.device)
@@ -299,7 +303,7 @@ class PackedAdamW(Optimizer):
         return state
 
     def _whole(self, p: nn.Parameter, values: Tensor) -> Tensor:
-        """Return a state of kept entries, or of all of them, at the place of each entry; zero elsewhere."""
+        """Return a state as a vector of all entries, of shape [N], with zeros for entries outside the support."""
         if p not in self._supports:
             return flat(values)
         whole_N = values.new_zeros(p.numel())
@@ -307,7 +311,8 @@ class PackedAdamW(Optimizer):
         return whole_N
 
     def _carry_ages(self, p: nn.Parameter, new: Support) -> None:
-        """Give newcomers age 0; ages are kept only where they differ from the parameter's number of steps."""
+        """Carry ages over to a new support, where new entries have age 0; drop ages that all equal the parameter's
+        number of steps."""
         age_K = new.gather(self._whole(p, self._ages(p)))
         if bool((age_K == int(self.state[p]["step"])).all()):
             forget_ages(self.state[p])
@@ -325,7 +330,7 @@ class PackedAdamW(Optimizer):
 def _in_batches(
     parameters: Sequence[nn.Parameter], num_stepped: Callable[[nn.Parameter], int | None]
 ) -> Iterator[list[nn.Parameter]]:
-    """Give the parameters that step: one by one on the CPU, and on a GPU some together, since each call costs time."""
+    """Yield the parameters that step: one by one on the CPU, in batches on a GPU, where each call costs time."""
     batch: list[nn.Parameter] = []
     size = 0
     for p in parameters:

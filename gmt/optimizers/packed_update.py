@@ -16,20 +16,20 @@ from torch.optim.adamw import adamw
 from gmt.masking.support import Support
 from gmt.optimizers.cohorts import ages
 
-_LINE = 64  # bytes: a multiple of every vector that torch's CPU kernels use
-_VECTOR = {"AVX512": 64}  # bytes of torch's vectors by the processor's capability
+_LINE = 64  # bytes: a multiple of the size of every vector that torch's CPU kernels use
+_VECTOR = {"AVX512": 64}  # the size of torch's vectors in bytes, by the processor's capability
 _OTHER_VECTOR = 32
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stepped:
-    """The tensors of one parameter that a step changes in place, and its gradient.
+    """The gradient of one parameter, and the tensors that a step changes in place.
 
     Args:
         weight: the whole parameter, or its kept entries, of shape [K].
-        gradient: of the same shape.
-        state: `step`, `exp_avg` and `exp_avg_sq`, and where entries have ages of their own those of cohorts.py.
-        support: which entries of the parameter these are; None for all.
+        gradient: a tensor of the same shape.
+        state: `step`, `exp_avg` and `exp_avg_sq`, and those of cohorts.py if each entry has an age of its own.
+        support: the kept entries of the parameter; None for all.
     """
 
     weight: Tensor
@@ -39,16 +39,16 @@ class Stepped:
 
     @property
     def tensors(self) -> list[Tensor]:
-        """In the order in which torch's AdamW takes them."""
+        """The tensors in the order of the arguments of torch's AdamW."""
         return [self.weight, self.gradient, self.state["exp_avg"], self.state["exp_avg_sq"]]
 
 
 def update(every: Sequence[Stepped], group: dict[str, Any]) -> None:
-    """Take one step of AdamW with some parameters of one group, on a GPU together.
+    """Take one step of AdamW with some parameters of one group; on a GPU with all of them in one call.
 
     Args:
         every: the parameters.
-        group: settings of AdamW.
+        group: the settings of AdamW.
     """
     together = []
     for each in every:
@@ -63,10 +63,10 @@ def update(every: Sequence[Stepped], group: dict[str, Any]) -> None:
 
 
 def _update_in_pieces(each: Stepped, support: Support, group: dict[str, Any]) -> None:
-    """Let torch's fused AdamW step on kept entries on the CPU.
+    """Take a step of torch's fused AdamW with kept entries on the CPU.
 
-    That kernel rounds the last entries of a tensor, which fill no vector of the processor, otherwise than all others.
-    So kept entries are handed over in pieces, in which each is rounded as it would be in the whole parameter.
+    That kernel rounds the last entries of a tensor, which do not fill a vector of the processor, differently from the
+    others. So the kept entries are passed in pieces, such that each is rounded as in the whole parameter.
     """
     whole, weight = each.tensors, each.weight
     per_line = _LINE // weight.element_size()
@@ -82,7 +82,7 @@ def _update_in_pieces(each: Stepped, support: Support, group: dict[str, Any]) ->
 
 
 def _num_in_tail(support: Support, element_size: int) -> int:
-    """Return the number of kept entries among the last ones of the parameter that fill no vector."""
+    """Return the number of kept entries among the parameter's last entries, which do not fill a vector."""
     per_vector = _VECTOR.get(torch.backends.cpu.get_cpu_capability(), _OTHER_VECTOR) // element_size
     num_entries = support.num_entries
     tail = torch.arange(num_entries - num_entries % per_vector, num_entries)
@@ -110,9 +110,9 @@ def _fused(pieces: list[list[Tensor]], steps: list[Tensor], group: dict[str, Any
 
 
 def _update_by_age(each: Stepped, group: dict[str, Any]) -> None:
-    """Take a step of AdamW with the bias of each entry's moments corrected by the steps that this entry has taken.
+    """Take a step of AdamW whose bias correction uses each entry's own number of steps.
 
-    It is computed in float32, as torch's fused AdamW does, and rounds otherwise in the last bits.
+    It computes in float32, as torch's fused AdamW does, but the last bits may differ.
     """
     weight_K, gradient_K, state = each.weight, each.gradient, each.state
     (beta1, beta2), lr = group["betas"], group["lr"]

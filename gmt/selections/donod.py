@@ -129,12 +129,12 @@ def _gradient_of(layer: nn.Module, weight: Tensor) -> Iterator[None]:
 
     def from_here(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         torch.set_grad_enabled(True)
-        return tuple(each.detach() for each in inputs)
+        return tuple(tensor.detach() for tensor in inputs)
 
     needed = weight.requires_grad
     hook = layer.register_forward_pre_hook(from_here)
     try:
-        with torch.no_grad():  # puts back what the hook has set
+        with torch.no_grad():  # also restores the mode that the hook has changed
             weight.requires_grad_(True)
             yield
     finally:

@@ -61,7 +61,9 @@ def start(kind: str, name: str, folder: Path) -> FirstFiles:
     if has_code and find_spec(name) is not None:
         raise UserError(f"NAME must not be the name of a module that Python finds already, got {name!r}")
     if taken := [str(path) for path in places.values() if path.exists()]:
-        raise UserError(f"gmt new overwrites no file, and {', '.join(taken)} exists: choose another name, or remove it")
+        raise UserError(
+            f"gmt new does not overwrite {', '.join(taken)}, which exists already: choose another name, or remove it"
+        )
     words = {
         "name": name,
         "class_name": "".join(part.capitalize() for part in name.split("_")),

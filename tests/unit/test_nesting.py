@@ -18,9 +18,9 @@ DEEP = "[" * 3000 + "]" * 3000
 
 # A study's yaml, by what is wrong with it.
 YAML = {
-    "a: " + "[" * 500 + "]" * 500: "a config must not be nested so deep",
-    "a: " + "{a: " * 150 + "1" + "}" * 150: "a config must not be nested so deep",
-    "a: &it [*it]": "a config must not be nested so deep",
+    "a: " + "[" * 500 + "]" * 500: "a config must not include itself, and must not be nested too deep",
+    "a: " + "{a: " * 150 + "1" + "}" * 150: "a config must not include itself, and must not be nested too deep",
+    "a: &it [*it]": "a config must not include itself, and must not be nested too deep",
     "defaults: [own]": "nor name itself",
     "a: [": r"a config can't be read: while parsing .*own\.yaml\", line",
     "a: 1\na: 2": "a config can't be read: .*duplicate key a",

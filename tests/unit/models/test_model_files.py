@@ -245,7 +245,7 @@ def test_a_model_that_would_be_made_of_more_than_its_folder_is_refused(tmp_path:
         pretrained(path=str(folder), **settings)
     pretrained(path=str(folder))  # where no code is run it does not matter
     (folder / "adapter_config.json").write_text("{}")
-    with pytest.raises(UserError, match=r"model\.path must name a whole model, got .* where an adapter lies too"):
+    with pytest.raises(UserError, match=r"model\.path must name a whole model, got .* which also holds an adapter"):
         pretrained(path=str(folder))
 
 

@@ -109,8 +109,8 @@ def test_files_that_are_not_whole_are_refused(
             {"num_hidden_layers": 3},
             r"weights of layers that its config does not have, such as model\.layers\.3",
         ),
-        ("load_config", {"model_type": "bert"}, "a bert that sees what comes after a token"),
-        ("load_config", {"model_type": "t5"}, "must name a causal LM, got .*, which is a t5"),
+        ("load_config", {"model_type": "bert"}, "a model of type bert that also reads later tokens"),
+        ("load_config", {"model_type": "t5"}, "must name a causal LM, got .*, a model of type t5"),
         ("load_config", {"hidden_size": "wide"}, "must name a causal LM that transformers can load"),
         ("load_config", {"model_type": "unheard_of"}, "must name a causal LM that transformers can load"),
     ],
@@ -202,7 +202,7 @@ def test_a_file_that_holds_no_json_object_is_named(tmp_path: Path, name: str, te
     (tmp_path / name).write_text(text)
     model = pretrained(str(tmp_path))
     load = model.load_model if name == "generation_config.json" else model.load_tokenizer
-    with pytest.raises(UserError, match=rf"that transformers can load, got .*: {name} holds no JSON object"):
+    with pytest.raises(UserError, match=rf"that transformers can load, got .*: {name} must hold a JSON object"):
         load()
 
 

@@ -57,7 +57,7 @@ def test_independent_faults_are_shown_together(config: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("group", "key", "value", "sentence"),
     [
-        ("model", "path", "./nowhere", "is no folder"),
+        ("model", "path", "./nowhere", "is not a folder"),
         ("model", "path", "shipped:nanoo", "did you mean 'nano'"),
         ("model", "path", ".", r"lacks config\.json"),
         ("task", "_target_", "gmt.tasks.nothing.Task", "names no class"),

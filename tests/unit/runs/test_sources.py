@@ -115,7 +115,7 @@ def test_a_blob_of_a_shared_cache_that_was_changed_is_refused(hub: Hub, name: st
     content = bytearray(blob.read_bytes())
     content[-2] ^= 1
     blob.write_bytes(content)
-    with pytest.raises(UserError, match=f"must be what it was downloaded as, and {blob} was cut or changed"):
+    with pytest.raises(UserError, match=f"{blob}, a file of the hub.s cache, was cut or changed"):
         pretrained(path=REPO, revision=FIRST).used_files()
 
 
