@@ -22,7 +22,7 @@ class HeldOut:
     """Questions of a dataset with one right answer each, asked by greedy generation.
 
     Args:
-        data: as in gmt.tasks.dataset.DatasetTask.
+        data: the dataset: path, subset, revision, split, num_examples and seed, see gmt.tasks.dataset.DatasetTask.
         columns: the names of the columns: {prompt, answer}, or {messages} with a user's turn and an answer in each row.
         prompt_template: a text in which {prompt} stands for the prompt.
         answer_pattern: a regular expression whose last match is the answer, in the model's text and in the column: the

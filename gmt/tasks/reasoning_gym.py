@@ -42,7 +42,8 @@ class ReasoningGymTask:
         data_seed: the seed of the generated training examples and, by default, of the questions; not varied by the
             run's seed. reasoning-gym draws question i from seed + i, so two seeds give disjoint draws only if they
             differ by at least num_examples.
-        chat_template: as in gmt.tasks.dataset.DatasetTask.
+        chat_template: null for plain prompts; `tokenizer`, a file, or a template in this package: a prompt is then a
+            user's turn, and a completion the assistant's.
         train: the training data: a mapping of names to {family, settings, num_examples}. `answer: backward` writes the
             right answers from their last character to their first.
         target: the evaluations of what is learnt, by name: entries as in `train`, or evaluations with a `_target_`.

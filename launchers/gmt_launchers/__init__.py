@@ -1,7 +1,7 @@
-"""How a sweep's jobs reach cores and machines. The only code that knows Ray.
+"""Runs the jobs of a sweep on cores and machines by Ray; no other package imports Ray.
 
-The interface is Hydra's Launcher: a list of override lists in, a list of JobReturns out. Debugging in process is
-Hydra's own basic launcher (`hydra/launcher=basic`).
+The interface is Hydra's Launcher: it takes a list of override lists and returns a list of JobReturns. For debugging,
+Hydra's basic launcher (`hydra/launcher=basic`) runs jobs in the driver's process.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Calls into Ray from a thread beside the caller's, so that the caller stays free to end."""
+"""Calls Ray from a separate thread, so that the caller can end although Ray does not return."""
 
 import threading
 from collections.abc import Callable
@@ -9,14 +9,14 @@ T = TypeVar("T")
 
 
 def aside(do: Callable[[], T], name: str) -> "Future[T]":
-    """Calls it in a thread that the process does not wait for at its end, as it would for an executor's.
+    """Call a function in a daemon thread, for which, unlike an executor's, the process does not wait at its end.
 
     Args:
-        do: what is called.
-        name: of the thread, for whoever looks at a stuck process.
+        do: the function.
+        name: the thread's name, for debugging a stuck process.
 
     Returns:
-        What it returns or raises, be it the SystemExit by which Ray ends a thread: the waiter would else wait for ever.
+        A future of the result. It also holds SystemExit, by which Ray ends a thread, so that nobody waits for ever.
     """
     future: Future[T] = Future()
 

@@ -1,4 +1,4 @@
-"""Ray on this machine, or a running cluster: joined only if it answers."""
+"""Starts Ray on this machine, or joins a running cluster that answers."""
 
 import atexit
 import logging
@@ -27,10 +27,10 @@ _MISSED = 5  # so often in a row, a second apart, the head must not answer to be
 
 
 class Head:
-    """Watches the node that holds a joined cluster together; without it nothing is ever answered any more.
+    """Watches the head node of a joined cluster; without it Ray never answers again.
 
     Args:
-        address: of the cluster; None for Ray on this machine, which lives and dies with this process.
+        address: the cluster's address; None for Ray on this machine, which ends with this process.
     """
 
     def __init__(self, address: str | None):
@@ -39,13 +39,13 @@ class Head:
         self._ended = threading.Event()
 
     def watch(self) -> None:
-        """Looks every second, from a thread of its own."""
+        """Check the head every second in a separate thread."""
         if self._address is not None:
             host, _, port = str(ray.get_runtime_context().gcs_address).rpartition(":")
             threading.Thread(target=self._loop, args=(host, int(port)), name="gmt-head", daemon=True).start()
 
     def end(self) -> None:
-        """Looks no more, and leaves the cluster; where there is none any more, nothing would ever answer."""
+        """Stop watching and leave the cluster; after a lost head without calls of Ray, which would never return."""
         self._ended.set()
         if self.lost is None:
             ray.shutdown()
@@ -73,14 +73,16 @@ class Head:
 
 @contextmanager
 def connected(address: str | None, num_cpus: int | None) -> Iterator[Head]:
-    """Starts Ray on this machine, or joins a running cluster, until the block ends.
+    """Within the block, use a Ray that is started on this machine, or a running cluster.
 
     Args:
-        address: None for Ray on this machine, `auto` for this user's cluster whose node this is, or its HOST:PORT.
-        num_cpus: cores that Ray may use on this machine; None for all.
+        address: None for Ray on this machine, `auto` for this user's cluster of which this machine is a node, or the
+            HOST:PORT of a cluster.
+        num_cpus: the number of cores that Ray may use on this machine; None for all.
 
     Raises:
-        UserError: nothing answers there, the token is wrong or open to other users, or the versions differ.
+        UserError: nothing answers at the address, the token is wrong or other users can read it, or the versions
+            differ.
     """
     logging.getLogger("ray").setLevel(logging.CRITICAL)  # what went wrong in a job is told by its record
     if address is not None:
@@ -120,13 +122,13 @@ def _started(address: str | None, num_cpus: int | None, folder: Path | None) -> 
 
 
 def _take_back_sigterm(handler: Any) -> None:
-    """Ray takes the signal over and exits on it; a sweep that is asked to end writes checkpoints first."""
+    """Restore our handler of SIGTERM, which writes checkpoints first; Ray's would exit at once."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, handler)
 
 
 def _check_answers(address: str) -> None:
-    """Asks before Ray does, which would ask for 30 s and then not say why it was refused."""
+    """Check that a cluster answers, since Ray itself would try for 30 s and then not give the reason."""
     host, _, port = address.rpartition(":")
     if "://" in address:
         raise UserError(

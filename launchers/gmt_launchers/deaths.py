@@ -1,4 +1,4 @@
-"""Why a worker died, from what Ray says and from what the worker left in its record."""
+"""Finds why a worker died, from Ray's error and from the files that the worker left in the run record."""
 
 import socket
 from pathlib import Path
@@ -16,11 +16,11 @@ _KNOCK_S = 5.0
 
 
 def kind_of_death(error: Exception, folder: Path) -> tuple[str, str]:
-    """The kind of a failure (gmt.runs.failures) and a sentence for it.
+    """Return the kind of a failure (gmt.runs.failures) and a sentence about it.
 
     Args:
-        error: what Ray raised for the worker's task.
-        folder: of the run's record, where a hang leaves its trace.
+        error: the error that Ray raised for the worker's task.
+        folder: the folder of the run record, where a hung worker leaves its stack trace.
     """
     text = str(error)
     hang = folder / stall.FILE
@@ -42,11 +42,11 @@ def kind_of_death(error: Exception, folder: Path) -> tuple[str, str]:
 
 
 def note_node(folder: Path, *, first: bool = True) -> None:
-    """Writes down, in the worker, on which of Ray's nodes a run is worked on.
+    """Write the id of this worker's Ray node into the run record; called in the worker.
 
     Args:
-        folder: of the run's record.
-        first: the worker is the first of the attempt; the nodes of earlier ones are forgotten.
+        folder: the folder of the run record.
+        first: whether the worker is the first of the attempt; it deletes the nodes of earlier attempts.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / _NODES).open("w" if first else "a", encoding="utf-8") as file:
@@ -54,13 +54,13 @@ def note_node(folder: Path, *, first: bool = True) -> None:
 
 
 def num_noted(folder: Path) -> int:
-    """Return how many processes have noted their node for a run's last attempt."""
+    """Return the number of processes that have written their node for a run's last attempt."""
     path = folder / _NODES
     return len(path.read_text(encoding="utf-8").split()) if path.exists() else 0
 
 
 def node_is_lost(folder: Path) -> bool:
-    """Whether a node of a run's last attempt is gone; the head itself takes some time to find that out."""
+    """Return whether a node of a run's last attempt is gone, also before the head has noticed it."""
     path = folder / _NODES
     ids = set(path.read_text(encoding="utf-8").split()) if path.exists() else set()
     known = {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}

@@ -1,6 +1,6 @@
-"""Jobs of any Hydra app on Ray Tune, as Hydra's Launcher wants them: a JobReturn for each list of overrides.
+"""Runs the jobs of any Hydra app on Ray Tune, and returns a JobReturn for each list of overrides.
 
-The configs are composed in the driver before anything starts, so that a file edited meanwhile changes nothing.
+The driver composes all configs before it starts a job, so that later edits of files change nothing.
 """
 
 import functools
@@ -28,14 +28,14 @@ from gmt_launchers.room import Amounts, all_nodes, check_fits
 
 @dataclass(frozen=True, kw_only=True)
 class RayTuneSettings:
-    """What the launcher may use.
+    """The settings of the launcher.
 
     Args:
-        address: a running cluster (`auto` or HOST:PORT); None starts Ray on this machine.
-        num_cpus: cores that Ray may use on this machine; None for all there are.
-        cpus_per_job, gpus_per_job: what is reserved for a job of Hydra's own sweepers; a run of a study has resources
-            of its own. GPUs: None for 1 where a node has any, else 0.
-        max_failures: how often a job whose worker dies is begun again; a run of a study has retries of its own.
+        address: the address of a running cluster (`auto` or HOST:PORT); None starts Ray on this machine.
+        num_cpus: the number of cores that Ray may use on this machine; None for all.
+        cpus_per_job, gpus_per_job: the resources of a job of Hydra's own sweepers; the runs of a study have settings
+            of their own. None for gpus_per_job is 1 if some node has a GPU, else 0.
+        max_failures: how often a job of Hydra's own sweepers starts again after its worker died.
     """
 
     address: str | None
@@ -55,7 +55,7 @@ class RayTuneSettings:
         settings.integer("hydra.launcher.max_failures", self.max_failures, low=0)
 
     def gpus_among(self, nodes: Sequence[Amounts]) -> float:
-        """Return how many GPUs a job reserves: a job sees no others."""
+        """Return the number of GPUs that a job reserves; it sees no others."""
         if self.gpus_per_job is not None:
             return self.gpus_per_job
         return float(any(node.get("GPU", 0) >= 1 for node in nodes))
@@ -69,7 +69,7 @@ def launch(
     job_overrides: Sequence[Sequence[str]],
     initial_job_idx: int,
 ) -> list[JobReturn]:
-    """Does every job and waits for all of them; one that dies costs the others nothing.
+    """Do every job and wait for all of them; a job that dies does not affect the others.
 
     Raises:
         UserError: there is no such cluster, or a job fits on none of its nodes; nothing was started.
@@ -103,7 +103,7 @@ def _compose(context: HydraContext, config: DictConfig, overrides: list[str], nu
 
 
 def _work(common: ray.ObjectRef, config: DictConfig, gpus: float, go_on: Callable[[int, float], bool]) -> bytes:
-    """Runs in the worker: one job, whose return or exception is its JobReturn."""
+    """Do one job in the worker, and return its JobReturn, which holds the job's result or exception, as bytes."""
     if not gpus:
         hide_gpus()
     context, task_function, singletons = pickle.loads(ray.get(common))
@@ -125,7 +125,7 @@ def _work(common: ray.ObjectRef, config: DictConfig, gpus: float, go_on: Callabl
 
 
 class _HydraJobs:
-    """Collects the JobReturns; the owner of the jobs."""
+    """The owner of Hydra's jobs, which collects their JobReturns."""
 
     def __init__(self, configs: Sequence[DictConfig], max_failures: int):
         self.returns = [_lost(config, i, "it did not run to its end") for i, config in enumerate(configs)]
@@ -133,25 +133,25 @@ class _HydraJobs:
         self._max_failures = max_failures
 
     def ready(self, index: int) -> Ready:
-        """Every job is done."""
+        """Return GO, since every job is to be done."""
         return Ready.GO
 
     def ended(self, index: int, result: bytes) -> float | None:
-        """Keeps a job's return."""
+        """Store the JobReturn of a job."""
         self.returns[index] = pickle.loads(result)
         return None
 
     def died(self, index: int, error: Exception) -> float | None:
-        """Begins a job again whose worker died, and keeps the error of one that died too often."""
+        """Store the error, and start the job again unless its workers have died too often."""
         self.returns[index].return_value = error
         self._deaths[index] += 1
         return 0.0 if self._deaths[index] <= self._max_failures else None
 
     def given_up(self, index: int) -> None:
-        """There is no scheduler that would."""
+        """Do nothing: no scheduler stops these jobs."""
 
     def stopped(self) -> bool:
-        """There is nobody who would ask for it."""
+        """Return False: nothing stops these jobs early."""
         return False
 
 

@@ -1,7 +1,7 @@
-"""The folders that Ray's workers import from: those of the driver, in its order, and no others.
+"""The folders that Ray's workers import from: those of the driver, in the same order, and no others.
 
-By itself Ray puts the current folder first in its workers and not in the driver, so that workers would import another
-checkout's `gmt`, or the user's `datasets.py`, where the driver imports what is installed.
+By default Ray puts the current folder first in its workers, but not in the driver. Workers would then import the `gmt`
+of another checkout, or the user's `datasets.py`, instead of the installed packages that the driver imports.
 """
 
 import os
@@ -16,9 +16,9 @@ class DriverImports(JobConfig):  # type: ignore[misc]  # Ray ships no types
     """The config of a Ray job whose workers import what this process imports.
 
     Args:
-        joined: whether the cluster's nodes were started by others. Then they have an installation of their own, which
-            `gmt_launchers.node_check` compares, and only the folders come on top that this process was given beyond
-            its installation: by PYTHONPATH, by `python -m` or by a script.
+        joined: whether the cluster runs already. Its nodes then have their own installation, which
+            `gmt_launchers.node_check` compares; workers additionally import from the folders that PYTHONPATH, `python
+            -m` or a script gave to this process.
     """
 
     def __init__(self, *, joined: bool):
@@ -26,12 +26,12 @@ class DriverImports(JobConfig):  # type: ignore[misc]  # Ray ships no types
         super().__init__(_py_driver_sys_path=paths[::-1])  # a worker puts each before those that came earlier
 
     def _runtime_env_has_working_dir(self) -> bool:
-        """Say that a folder of the job holds the code: only then does Ray leave the current folder out."""
+        """Return True, which makes Ray leave out the current folder, as if the job brought a folder with code."""
         return True
 
 
 def driver_paths() -> list[str]:
-    """Return `sys.path` as it means the same in a process that stands in another folder."""
+    """Return `sys.path` as absolute paths, which mean the same in a process with another current folder."""
     return [os.path.abspath(path) for path in sys.path if isinstance(path, str)]  # Python ignores anything else
 
 
@@ -39,6 +39,6 @@ def beyond_the_installation() -> list[str]:
     """Return the folders of this process that its interpreter would not search by itself."""
     command = [sys.executable, "-E", "-P", "-X", "utf8", "-c", "import sys; print(*sys.path, sep='\\0', end='')"]
     done = subprocess.run(command, stdout=subprocess.PIPE, encoding="utf-8", errors="surrogateescape", check=True)
-    own = done.stdout.split("\0")
-    rays_own = os.path.join(os.path.dirname(ray.__file__), "thirdparty_files")  # which it adds in every process
-    return [path for path in driver_paths() if path not in (*own, rays_own)]
+    installed = done.stdout.split("\0")
+    of_ray = os.path.join(os.path.dirname(ray.__file__), "thirdparty_files")  # Ray adds this folder in every process
+    return [path for path in driver_paths() if path not in (*installed, of_ray)]

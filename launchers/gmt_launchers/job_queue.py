@@ -1,4 +1,4 @@
-"""Hands jobs to Ray Tune one by one, and takes back what has to be done again. Knows nothing of what a job is."""
+"""Gives jobs to Ray Tune one by one, and again if they must be repeated. Does not depend on the content of jobs."""
 
 import pickle
 import sys
@@ -23,7 +23,7 @@ def _begins_at_once() -> bool:
 
 
 class Ready(Enum):
-    """Whether a job is to be started now."""
+    """Whether to start a job now, later or never."""
 
     GO = "go"
     LATER = "later"
@@ -32,13 +32,13 @@ class Ready(Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What one worker does at a time.
+    """The work of one worker.
 
     Args:
-        work: runs in the worker with a function that reports an intermediate step and score, and answers whether to
-            go on; what it returns travels back pickled.
-        cpus, gpus, memory_bytes: what Ray reserves for it.
-        has_begun: returns whether a job that has a worker is at work; it may wait for further workers first.
+        work: the function that the worker calls. Its argument is a function that reports a step and a score, and
+            returns whether to continue. Its result is returned pickled.
+        cpus, gpus, memory_bytes: the resources that Ray reserves.
+        has_begun: returns whether a job that has a worker has begun; it may first wait for more workers.
     """
 
     work: Callable[[Callable[[int, float], bool]], Any]
@@ -48,40 +48,40 @@ class Job:
     has_begun: Callable[[], bool] = _begins_at_once
 
     def __deepcopy__(self, memo: object) -> "Job":
-        """Itself: Tune copies the config of each trial, and a job is never changed."""
+        """Return the job itself, since Tune copies the config of each trial, and a job never changes."""
         return self
 
     def __repr__(self) -> str:
-        """Short: Tune writes the config of each trial into its name."""
+        """Return a short text, since Tune writes the config of each trial into its name."""
         return "job"
 
 
 class Owner(Protocol):
-    """Whose jobs they are: decides what is started, and what is done again."""
+    """The owner of jobs, which decides when they start and whether they are repeated."""
 
     def ready(self, index: int) -> Ready:
-        """Asked before a job is started."""
+        """Return whether to start a job now."""
         ...
 
     def ended(self, index: int, result: Any) -> float | None:
-        """A job returned; seconds after which it is to be begun again, None if it is over."""
+        """Take the result of a job; return the seconds after which to repeat the job, None not to repeat it."""
         ...
 
     def died(self, index: int, error: Exception) -> float | None:
-        """A job raised, or its worker died; likewise."""
+        """Take the error of a job that raised or whose worker died; return as `ended` does."""
         ...
 
     def given_up(self, index: int) -> None:
-        """The scheduler stopped a job early."""
+        """Note that the scheduler has stopped a job early."""
         ...
 
     def stopped(self) -> bool:
-        """Whether nothing more is to be started."""
+        """Return whether no more jobs are to start."""
         ...
 
 
 class JobQueue(Searcher):  # type: ignore[misc]  # Ray ships no types
-    """A searcher in Tune's sense: it suggests the next job as long as there is one."""
+    """A searcher of Ray Tune that suggests the next job while there is one."""
 
     def __init__(self, jobs: Sequence[Job], owner: Owner, at_once: int | None):
         super().__init__()
@@ -93,24 +93,24 @@ class JobQueue(Searcher):  # type: ignore[misc]  # Ray ships no types
         self.abandoned = False
 
     def abandon(self) -> None:
-        """Tune is to end now, with whatever is going on."""
+        """Make Tune end now, even while jobs run."""
         self.abandoned = True
 
     def is_stopped(self) -> bool:
-        """Whether nothing more is to be started."""
+        """Return whether no more jobs are to start."""
         return self._owner.stopped()
 
     def started(self, trial_id: str) -> None:
-        """A job has come to a worker."""
+        """Note that a worker has received a job."""
         self._started.add(trial_id)
 
     def is_starting(self) -> bool:
-        """Return True if there are jobs to do now and none has begun."""
+        """Return whether there are jobs to do now and none has begun."""
         running = tuple(self._running.items())
         return bool(running) and not any(id_ in self._started and self._jobs[i].has_begun() for id_, i in running)
 
     def suggest(self, trial_id: str) -> Any:
-        """The config of the next trial, None to be asked again, FINISHED when all is over."""
+        """Return the config of the next trial, None to be asked again later, or FINISHED when all jobs are over."""
         if self._owner.stopped():
             self._waiting.clear()
         if self._at_once is not None and len(self._running) >= self._at_once:
@@ -129,17 +129,17 @@ class JobQueue(Searcher):  # type: ignore[misc]  # Ray ships no types
         return None if self._waiting or self._running else Searcher.FINISHED
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """A trial has ended; one that did so without a result or an error was stopped by the scheduler."""
+        """Handle the end of a trial; if it had neither a result nor an error, the scheduler has stopped it."""
         if not error and (index := self._running.pop(trial_id, None)) is not None:
             self._owner.given_up(index)
 
     def returned(self, trial_id: str, result: Any) -> None:
-        """A job has returned."""
+        """Handle the result of a job."""
         if (index := self._running.pop(trial_id, None)) is not None:
             self._again(index, self._owner.ended(index, result))
 
     def failed(self, trial_id: str, error: Exception) -> None:
-        """A job has raised, or its worker died."""
+        """Handle the error of a job that raised or whose worker died."""
         if (index := self._running.pop(trial_id, None)) is not None:
             self._again(index, self._owner.died(index, error))
 
@@ -153,14 +153,14 @@ class JobQueue(Searcher):  # type: ignore[misc]  # Ray ships no types
         return {}
 
     def save(self, checkpoint_path: str) -> None:
-        """Keeps nothing."""
+        """Save nothing."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Takes up nothing."""
+        """Restore nothing."""
 
 
 class QueueCallback(Callback):  # type: ignore[misc]  # Ray ships no types
-    """Brings results and errors from Tune to the queue."""
+    """Passes results and errors from Tune to the queue."""
 
     def __init__(self, queue: JobQueue):
         self._queue = queue
@@ -169,26 +169,29 @@ class QueueCallback(Callback):  # type: ignore[misc]  # Ray ships no types
         return {}
 
     def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
-        """Tune's loop begins another round, ten a second; on an error it would first end each worker in order."""
+        """End Tune's loop if the queue is abandoned; an error would make Tune end each worker in order first.
+
+        Tune calls this about ten times a second.
+        """
         if self._queue.abandoned:
             sys.exit()
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """A worker has taken a job up."""
+        """Tell the queue that a worker has started a job."""
         self._queue.started(trial.trial_id)
 
     def on_trial_result(self, iteration: int, trials: list[Trial], trial: Trial, result: Any, **info: Any) -> None:
-        """A worker has reported; only its last report holds a job's result."""
+        """Pass on a worker's last report, which holds the job's result; earlier ones hold scores."""
         if RESULT in result:
             self._queue.returned(trial.trial_id, result[RESULT])
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """A job has raised, or its worker died."""
+        """Pass on the error of a job that raised or whose worker died."""
         self._queue.failed(trial.trial_id, _error_of(trial))
 
 
 def _error_of(trial: Trial) -> Exception:
-    """What was raised; Tune writes it here at once, and only later to where `get_pickled_error` reads."""
+    """Return a trial's error from the files that Tune writes at once; those of `get_pickled_error` come later."""
     for path in (trial.pickled_error_file, trial.error_file):
         if path is not None and Path(path).exists():
             data = Path(path).read_bytes()

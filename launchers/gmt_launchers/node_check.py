@@ -1,4 +1,4 @@
-"""Whether every node of a joined cluster can do the work: this project's code, a shared folder, locks that hold."""
+"""Checks that every node of a joined cluster has this project's code, the shared folder, and locks that hold."""
 
 import hashlib
 from importlib import metadata, util
@@ -16,17 +16,17 @@ _LOCK = ".gmt-lock-probe"
 
 
 def check_nodes(address: str, runs: Path) -> None:
-    """Asks every node.
+    """Check every node.
 
     Args:
-        address: of the cluster, for the sentence.
+        address: the cluster's address, for error messages.
         runs: the folder of the run records.
 
     Raises:
-        UserError: a node doesn't answer, has other code, doesn't share the folder, or not its locks.
+        UserError: a node does not answer, has other code, or does not share the folder or its locks.
     """
     runs.mkdir(parents=True, exist_ok=True)
-    own = code_version()
+    version = code_version()
     with FileLock(runs / _LOCK):
         alive = _alive()
         asked = {node: _ask(node, runs.absolute()) for node in alive}
@@ -37,16 +37,16 @@ def check_nodes(address: str, runs: Path) -> None:
                 if node not in _alive():  # it is gone by now, and no run will come to it
                     continue
                 raise
-            _judge(address, alive[node], told, own, runs)
+            _judge(address, alive[node], told, version, runs)
 
 
 def _alive() -> dict[str, str]:
-    """The nodes' names by their ids."""
+    """Return the host names of the living nodes by their ids."""
     return {node["NodeID"]: node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]}
 
 
 def code_version() -> str:
-    """The project's version and a hash of its code, the same on machines that do the same."""
+    """Return the project's version and a hash of its code, which are equal on machines with the same code."""
     spec = util.find_spec("gmt")
     assert spec is not None
     assert spec.origin is not None
@@ -63,7 +63,7 @@ def _ask(node_id: str, runs: Path) -> Any:
 
 
 def _probe(runs: str) -> dict[str, Any]:
-    """Runs on the node."""
+    """Return the node's code version, and whether it shares the folder and its locks; called on the node."""
     path = Path(runs) / _LOCK
     if not path.exists():
         return {"code": code_version(), "shared": False, "locked": False}
@@ -95,10 +95,10 @@ def _answer(address: str, host: str, asked: Any) -> dict[str, Any]:
     return answer
 
 
-def _judge(address: str, host: str, answer: dict[str, Any], own: str, runs: Path) -> None:
-    if answer["code"] != own:
+def _judge(address: str, host: str, answer: dict[str, Any], version: str, runs: Path) -> None:
+    if answer["code"] != version:
         raise UserError(
-            f"node {host} of the cluster at {address} must have this machine's gmt-lab, {own}, got {answer['code']}"
+            f"node {host} of the cluster at {address} must have this machine's gmt-lab, {version}, got {answer['code']}"
         )
     if not answer["shared"]:
         raise UserError(

@@ -1,4 +1,4 @@
-"""`hydra.launcher.address=auto`: the cluster whose node this machine is, if it is this user's."""
+"""Finds the cluster for `hydra.launcher.address=auto`: the one of this user of which this machine is a node."""
 
 import os
 from collections import defaultdict
@@ -12,13 +12,13 @@ _FLAG = "--gcs-address="
 
 
 def own_address() -> str:
-    """Return the address of the cluster that RAY_ADDRESS names, or else of the one whose node this user runs here.
+    """Return the address of the cluster that RAY_ADDRESS names, or else of the cluster whose node this user runs here.
 
-    Ray itself would join a node of any user: the one that a file names which all users can write, or any process
-    that it finds. Whoever runs a cluster also runs code here, since results are unpickled.
+    Ray itself would join the cluster of any user: the one in a file that all users can write, or that of any process
+    that it finds. The owner of a cluster could run code here, since results are unpickled.
 
     Raises:
-        UserError: RAY_ADDRESS is no address, or this user runs no node here, or several of different clusters.
+        UserError: RAY_ADDRESS is not an address, or this user runs no node here, or nodes of several clusters.
     """
     users, named, me = _users_of_clusters(), os.environ.get("RAY_ADDRESS"), os.getuid()
     if named and (":" not in named or "://" in named):
@@ -26,13 +26,13 @@ def own_address() -> str:
     if named and me in users.get(named, {me}):  # this user's, or elsewhere, where nobody can be asked
         return named
     found = {named: users[named]} if named else users
-    own = sorted(address for address, uids in found.items() if me in uids)
-    if len(own) > 1 and (latest := latest_started()) in own:  # that of the last `ray start`
+    mine = sorted(address for address, uids in found.items() if me in uids)
+    if len(mine) > 1 and (latest := latest_started()) in mine:  # that of the last `ray start`
         return str(latest)
-    if len(own) > 1:
-        raise UserError(f"hydra.launcher.address=auto must find one Ray of yours here, got {', '.join(own)}: name one")
-    if own:
-        return own[0]
+    if len(mine) > 1:
+        raise UserError(f"hydra.launcher.address=auto must find one Ray of yours here, got {', '.join(mine)}: name one")
+    if mine:
+        return mine[0]
     others = ", ".join(f"{address} of user {min(uids)}" for address, uids in sorted(found.items()))
     raise UserError(
         "hydra.launcher.address=auto must find a Ray of yours on this machine, got "
@@ -41,7 +41,7 @@ def own_address() -> str:
 
 
 def _users_of_clusters() -> dict[str, set[int]]:
-    """The users of each cluster's nodes on this machine, by the cluster's address."""
+    """Return the ids of the users who run nodes of each cluster on this machine, by the cluster's address."""
     users = defaultdict(set)
     for process in psutil.process_iter(["cmdline", "uids"]):
         words, uids = process.info["cmdline"], process.info["uids"]

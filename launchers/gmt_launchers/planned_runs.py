@@ -1,4 +1,4 @@
-"""Runs of a plan on Ray: each in a warm worker, done exactly once, and begun again by the kind of its failure."""
+"""Does the runs of a plan on Ray: each exactly once, in a reused worker, and again if the kind of failure allows."""
 
 import functools
 import time
@@ -38,13 +38,13 @@ Work = Callable[[Mapping[str, Any], Path, Callable[[int, float], bool]], Outcome
 def launch_runs(
     runs: Sequence[Run], stop: Path, *, address: str | None, num_cpus: int | None, work: Work = attempt
 ) -> None:
-    """Does runs until each is done, failed for good, or the stop file appears.
+    """Do runs until each is done or has failed for the last time, or the stop file appears.
 
     Args:
-        runs: none of which is done.
-        stop: once it exists, nothing more is started, and running runs end after their next step.
+        runs: the runs; none is done.
+        stop: the stop file: once it exists, no run starts, and running runs end after their next step.
         address, num_cpus: see gmt_launchers.cluster.connected.
-        work: what a worker does with a run's config; see gmt.runs.attempt.
+        work: the function that a worker calls with a run's config; see gmt.runs.attempt.
 
     Raises:
         UserError: there is no such cluster, or a run fits on none of its nodes; nothing was started.
@@ -66,13 +66,13 @@ def launch_runs(
 
 
 def _scheduler(run: Run) -> "TrialScheduler | None":
-    """What stops runs early, if anything: the same for all runs of a sweep."""
+    """Return the scheduler that stops runs early, which all runs of a sweep share; None without a search."""
     search = run.config.get("search")
     return None if search is None else plug_in("search", search).scheduler()
 
 
 def _shape(run: Run) -> tuple[tuple[tuple[str, float], ...], int]:
-    """What each worker of a run reserves, and how many there are."""
+    """Return the resources that each worker of a run reserves, and the number of its workers."""
     resources = run.resources
     memory = 0 if resources.memory_gb is None else resources.memory_gb * 1e9
     return (("CPU", float(resources.cpus)), ("GPU", float(resources.gpus)), ("memory", memory)), resources.workers
@@ -101,7 +101,7 @@ def _on_node(
     gpus: float,
     go_on: Any,
 ) -> Outcome:
-    """Runs in the worker."""
+    """Do a run in the worker, after the worker has written its node into the record."""
 
     def note() -> None:
         settings.close_to_others()
@@ -114,7 +114,7 @@ def _on_node(
 
 
 class _Runs:
-    """Says what is started and what is done again; the owner of the jobs."""
+    """The owner of the runs' jobs: decides which runs start, and which are tried again."""
 
     def __init__(self, runs: Sequence[Run], stop: Path):
         self._records = [run.record for run in runs]
@@ -124,9 +124,10 @@ class _Runs:
         self._failures: Counter[tuple[int, str]] = Counter()
 
     def ready(self, index: int) -> Ready:
-        """A run that another driver has done is over, and one that it is at work on may be left by it.
+        """Return NEVER for a run that is done or can't be done, LATER for one that has to wait, else GO.
 
-        A merge waits for its parents, and fails with them.
+        A run that another driver does may be left unfinished by it, so it waits. A merge waits for its parents, and
+        fails if one of them fails.
         """
         state: State = self._records[index].state()
         if state in ("done", "changed"):
@@ -139,7 +140,7 @@ class _Runs:
         return Ready.LATER if lacking or state == "running" else Ready.GO
 
     def ended(self, index: int, result: Outcome) -> float | None:
-        """An attempt has ended in its worker, which has written what became of it."""
+        """Decide on another attempt after one whose worker has written the outcome."""
         if result.state == "busy":
             return _BUSY_AFTER_S
         if result.state != "failed" or result.kind is None:
@@ -148,17 +149,17 @@ class _Runs:
         return self._again(index, result.kind, str(result.error))
 
     def died(self, index: int, error: Exception) -> float | None:
-        """A worker has died, and could write nothing."""
+        """Record the death of a worker, and decide on another attempt."""
         kind, sentence = kind_of_death(error, self._records[index].folder)
         self._note(index, "interrupted", kind, sentence)
         return self._again(index, kind, sentence)
 
     def given_up(self, index: int) -> None:
-        """The worker writes a checkpoint and marks the run itself, if it comes to that."""
+        """Note a run that the scheduler stopped; its worker writes a checkpoint and sets the state if it can."""
         self._given_up.append(index)
 
     def mark_given_up(self) -> None:
-        """Marks the runs that were stopped early and whose workers ended before they had marked them."""
+        """Set the state of runs that were stopped early, if their workers ended before they had set it."""
         deadline = time.monotonic() + _WORKER_LEAVES_S
         for record in (self._records[index] for index in self._given_up):
             while record.state() == "running" and time.monotonic() < deadline:
@@ -167,7 +168,7 @@ class _Runs:
                 record.set_status("stopped", error="stopped early")
 
     def stopped(self) -> bool:
-        """Whether Ctrl-C was pressed."""
+        """Return whether the stop file exists."""
         return self._stop.exists()
 
     def _again(self, index: int, kind: str, sentence: str) -> float | None:

@@ -1,4 +1,4 @@
-"""What keeps other users out of a Ray that a sweep starts on this machine: a folder, a token, the loopback."""
+"""Keeps other users out of a Ray that a sweep starts on this machine, by a private folder, a token and the loopback."""
 
 import contextlib
 import fcntl
@@ -65,7 +65,7 @@ def _private_folder() -> Path:
 
 
 def _serves(place: str) -> bool:
-    """Whether Ray's sockets fit below a folder in which no other user can put one of theirs in place of ours."""
+    """Return whether a folder can hold Ray's sockets: its path is short, and no other user can replace them."""
     if not os.path.isabs(place) or len(os.fsencode(place)) > _MOST_BYTES:
         return False
     os.makedirs(place, exist_ok=True)

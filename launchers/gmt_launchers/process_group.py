@@ -1,7 +1,7 @@
-"""How the workers of a run find each other: on one machine in a file that no other user can open.
+"""The rendezvous of a run's workers: on one machine a file that no other user can open.
 
-torch's own meeting point is a server on every interface that lets in everybody. Whoever writes to it can turn a
-worker's connections to themselves, and what workers send each other may be pickled.
+torch's default is a server that listens on every interface and lets everybody in. Whoever writes to it can redirect the
+connections between workers, who may send each other pickled data.
 """
 
 import os
@@ -16,28 +16,28 @@ from ray.train.torch import TorchConfig
 
 from gmt_launchers.ray_internals import set_group_variables, torch_backend
 
-_LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo"}  # by itself gloo listens where the host's name points
+_LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo"}  # by default gloo listens on the address of the host's name
 _LOCAL = ("127.", "[::1]")
 
 
 def torch_config(folder: str, timeout_s: int) -> TorchConfig:
-    """Return how Ray Train makes the process group.
+    """Return the config by which Ray Train makes the process group.
 
     Args:
-        folder: of the machine at hand, closed to other users.
-        timeout_s: of the group's operations.
+        folder: a folder on this machine that is closed to other users.
+        timeout_s: the timeout of the group's operations, in seconds.
     """
-    if str(ray.get_runtime_context().gcs_address).startswith(_LOCAL):  # this machine is all there is
+    if str(ray.get_runtime_context().gcs_address).startswith(_LOCAL):  # the cluster is this machine alone
         return OneMachine(timeout_s=timeout_s, folder=folder)
     return TorchConfig(timeout_s=timeout_s)
 
 
 @dataclass
 class OneMachine(TorchConfig):  # type: ignore[misc]  # Ray ships no types
-    """Workers on one machine, which meet in a file.
+    """A process group of workers on one machine, which find each other by a file.
 
     Args:
-        folder: of the file.
+        folder: the folder of the file.
     """
 
     folder: str = ""
@@ -50,7 +50,7 @@ class OneMachine(TorchConfig):  # type: ignore[misc]  # Ray ships no types
 
 class _MeetingInAFile(torch_backend()):  # type: ignore[misc]
     def on_start(self, worker_group: Any, backend_config: OneMachine) -> None:
-        """Do what Ray Train's own does, with another meeting point."""
+        """Make the process group as Ray Train's own backend does, but with a file as the rendezvous."""
         worker_group.execute(set_group_variables)
         group = {
             "path": os.path.join(backend_config.folder, f"store-{uuid.uuid4().hex}"),  # an attempt must see no other's
@@ -62,7 +62,7 @@ class _MeetingInAFile(torch_backend()):  # type: ignore[misc]
 
 
 def _join(*, path: str, backend: str, worker: int, size: int, timeout_s: int) -> None:
-    """Runs in each worker."""
+    """Join the process group; called in each worker."""
     timeout = timedelta(seconds=timeout_s)
     if backend == "gloo":
         os.environ |= _LOOPBACK

@@ -1,4 +1,4 @@
-"""All that is taken from Ray's private parts, a function for each; tests/contract/test_ray_internals.py tests them.
+"""All uses of Ray's private modules, one function for each; tests/contract/test_ray_internals.py tests them.
 
 Imports happen in the functions: some of these modules take seconds, and each process needs one or two of them.
 """
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def temporary_folder() -> str:
-    """Return where Ray puts its files unless it is told otherwise; RAY_TMPDIR names it."""
+    """Return the default folder for Ray's files; RAY_TMPDIR sets it."""
     from ray._common.utils import get_default_system_temp_dir
 
     return str(get_default_system_temp_dir())
@@ -23,29 +23,29 @@ def temporary_folder() -> str:
 
 @contextmanager
 def on_the_loopback() -> Iterator[None]:
-    """Let the Ray that the block starts listen on 127.0.0.1 alone, as it does on Windows and macOS.
+    """Make the Ray that the block starts listen on 127.0.0.1 only, as it does on Windows and macOS.
 
-    On Linux Ray 2.60 has no setting for it: of `_node_ip_address="127.0.0.1"` it makes an address that others reach.
+    On Linux Ray 2.60 has no setting for it: it replaces `_node_ip_address="127.0.0.1"` by an address that others reach.
     """
     from ray._private import ray_constants
 
-    own = ray_constants.ENABLE_RAY_CLUSTER
+    before = ray_constants.ENABLE_RAY_CLUSTER
     ray_constants.ENABLE_RAY_CLUSTER = False
     try:
         yield
     finally:
-        ray_constants.ENABLE_RAY_CLUSTER = own
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 def forget_token() -> None:
-    """Make Ray read its token anew, by the environment as it is now."""
+    """Make Ray read its token again, from the present environment."""
     from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]  # a compiled module
 
     AuthenticationTokenLoader.instance().reset_cache()
 
 
 def show_token() -> None:
-    """Make Ray show the token that it finds, as it does where it starts a cluster on this machine, or finds one."""
+    """Make Ray use the token that it finds, as it does if it starts or finds a cluster on this machine."""
     from ray._private.authentication import authentication_token_setup
 
     authentication_token_setup.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
@@ -81,7 +81,7 @@ def latest_started() -> str | None:
 
 
 def silence_nodes() -> None:
-    """Keep Ray from printing the complaints of the nodes' processes, for which it has no setting."""
+    """Keep Ray from printing messages of the nodes' processes, for which it has no setting."""
     import ray
 
     ray._private.worker.print_to_stdstream = lambda *_, **__: None
@@ -129,10 +129,10 @@ def resource_of_head() -> str:
 
 
 def know_every_death() -> None:
-    """Let Tune take any error of Ray's for the death of a worker, in its first moments too.
+    """Make Tune handle any error of Ray as the death of a worker, even while the worker starts.
 
-    Tune 2.60 knows two kinds, and ends the whole sweep on another: what Ray raises when its memory monitor has killed a
-    worker is of neither.
+    Tune 2.60 does so for two classes of errors and ends the whole sweep on any other, such as the error that Ray raises
+    after its memory monitor has killed a worker.
     """
     from ray.air.execution._internal.actor_manager import RayActorManager
     from ray.exceptions import RayActorError, RayError, RayTaskError

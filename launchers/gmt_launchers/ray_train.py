@@ -1,7 +1,7 @@
-"""One run on several workers by Ray Train: each is a process with cores and GPUs of its own, on any node.
+"""Does one run on several workers by Ray Train: each is a process with cores and GPUs of its own, on any node.
 
-Ray Train places them, makes their process group, and ends all of them when one fails. Nothing is reported through it
-and it keeps nothing: what became of the run is in its record.
+Ray Train places the workers, makes their process group, and ends all of them when one fails. It neither reports nor
+stores anything: the outcome of the run is in its record.
 """
 
 import logging
@@ -42,26 +42,26 @@ _ASKS_ONCE = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "1000000000"}
 
 
 def attempt_on_workers(config: Mapping[str, Any], stop: Path, go_on: Callable[[int, float], bool]) -> Outcome:
-    """Does a run as `gmt.runs.attempt.attempt` does, on its workers; nothing is raised on purpose.
+    """Do a run on its workers, and return the outcome instead of raising errors, as `gmt.runs.attempt.attempt` does.
 
-    `go_on` is not asked: a search's scheduler does not reach into another process, and each such run goes to its end.
+    `go_on` is not called: a search can't stop such a run early, since its workers are other processes.
     """
     return outcome_of(lambda: run_on_workers(config, stop))
 
 
 def run_on_workers(config: Mapping[str, Any], stop: Path) -> None:
-    """Does a run on as many workers as its `resources.workers` says; its record is then whole.
+    """Do a run to its end on `resources.workers` workers.
 
-    Ray must have been started. The caller, a driver or a Tune trial, only waits: it needs no more than a fraction of
-    a core. `record.root` must be a folder that every node sees.
+    Ray must have been started. The caller, a driver or a Tune trial, only waits and needs a fraction of a core.
+    `record.root` must be a folder that all nodes share.
 
     Args:
-        config: the run's resolved config, plain values only.
-        stop: the run ends after its next step once this file exists.
+        config: the run's resolved config, as plain values.
+        stop: the stop file: once it exists, the run ends after its next step.
 
     Raises:
-        UserError, RecordBusy, Interrupted, RunFailed: what the first worker that failed raised, with its
-            traceback as a note.
+        UserError, RecordBusy, Interrupted, RunFailed: the error of the first worker that failed, with its traceback
+            as a note.
     """
     assert ray.is_initialized()
     logging.getLogger("ray.train").setLevel(logging.CRITICAL)
@@ -96,17 +96,17 @@ def run_on_workers(config: Mapping[str, Any], stop: Path) -> None:
 
 
 def _in_short(failure: str) -> str:
-    """Return a failure's text with the last line of its traceback in place of the whole."""
+    """Return the text of a failure with only the last line of its traceback."""
     said, _, rest = failure.partition("Traceback (most recent call last):")
     last = re.findall(r"^(?:\w+\.)*\w+: .*", rest, re.MULTILINE)[-1:]
     return " ".join([*said.split(), *last])[:300]
 
 
 def _see_workers_start(run: Run, fit: "Future[Any]") -> None:
-    """Wait until a worker has begun, or end this process, and so its workers, after resources.stall_limit_s.
+    """Wait until a worker has begun; after resources.stall_limit_s, end this process and so its workers.
 
-    A worker that is stuck, or that can't reach the others, would be waited for as long as the slowest collective may
-    take. The time in which other jobs hold the cores or GPUs does not count.
+    Else a worker that is stuck or can't reach the others would block the run until the long timeout of collective
+    operations. Time in which other jobs hold the cores or GPUs does not count.
     """
     folder = run.record.folder
     folder.mkdir(parents=True, exist_ok=True)
@@ -120,7 +120,7 @@ def _see_workers_start(run: Run, fit: "Future[Any]") -> None:
 
 
 def _work(given: dict[str, Any]) -> None:
-    """Runs in each worker, inside the process group."""
+    """Do a worker's part of the run; called in each worker, inside the process group."""
     from gmt.runs.workers import execute_on_worker
 
     os.chdir(given["folder"])
@@ -137,7 +137,7 @@ def _work(given: dict[str, Any]) -> None:
 
 
 def _cause(run: Run, error: WorkerGroupError) -> Exception:
-    """What the first worker that failed raised; the others fail because it did."""
+    """Return the error of the first worker that failed; the others fail as a consequence."""
     index, failure = min(error.worker_failures.items())
     cause = raised_on_worker(failure)
     died = isinstance(cause, ray.exceptions.RayError)

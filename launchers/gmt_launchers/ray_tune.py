@@ -1,4 +1,4 @@
-"""Jobs as Ray Tune trials in workers that stay warm: imports are paid once, and a death costs the others nothing."""
+"""Does jobs as Ray Tune trials in reused workers, which import libraries once; a death does not affect other jobs."""
 
 import contextlib
 import os
@@ -46,14 +46,14 @@ def run_jobs(
     at_once: int | None = None,
     scheduler: TrialScheduler | None = None,
 ) -> None:
-    """Does jobs on the connected cluster until the owner wants no more.
+    """Do jobs on the connected cluster until the owner starts no more.
 
     Args:
-        jobs: what is to be done; those of like resources share workers.
-        owner: told of what becomes of each.
-        head: of the cluster.
-        at_once: how many jobs may go on side by side, beside what their resources allow; None for no limit.
-        scheduler: stops jobs early by what they report; None lets all run to their end.
+        jobs: the jobs; those with equal resources share workers.
+        owner: decides on each job, and receives its outcome.
+        head: the cluster's head.
+        at_once: the most jobs at a time, in addition to the limits of their resources; None for no limit.
+        scheduler: stops jobs early by the scores that they report; None stops none.
 
     Raises:
         RunFailed: the cluster's head was lost.
@@ -92,7 +92,7 @@ def run_jobs(
 
 
 def _wait_for(fit: Callable[[], object], queue: JobQueue, head: Head, waiting: Waiting) -> None:
-    """Calls it aside: where the head is lost, Ray's calls never come back."""
+    """Call `fit` in another thread and wait for it: if the head is lost, calls of Ray never return."""
     future = aside(fit, "gmt-tune")
     try:
         while not future.done():
@@ -111,13 +111,13 @@ def _wait_for(fit: Callable[[], object], queue: JobQueue, head: Head, waiting: W
 
 
 class _Reporter:
-    """Runs in the worker: tells the scheduler of scores, and learns whether it has stopped the job."""
+    """Reports scores from the worker to the scheduler, and learns whether the scheduler has stopped the job."""
 
     def __init__(self) -> None:
         self.stopped = False
 
     def report(self, step: int, score: float) -> bool:
-        """Whether to go on."""
+        """Report a score; return whether to continue."""
         try:
             tune.report({"step": step, "score": score})
         except SystemExit:  # so Tune ends the thread of a trial that it stops

@@ -13,16 +13,16 @@ UNITS = {"CPU": "resources.cpus", "GPU": "resources.gpus", "memory": "resources.
 
 
 def check_fits(wanted: Sequence[tuple[Amounts, int]]) -> int:
-    """Raise UserError if a run fits on no node; Ray would wait for ever.
+    """Check that each run fits on the nodes; otherwise Ray would wait for ever.
 
     Args:
-        wanted: the resources of a run's worker and the number of its workers, once for each kind of run.
+        wanted: the resources of a run's worker and the number of its workers, for each different combination.
 
     Returns:
-        How many runs of the largest kind go on at once.
+        The number of runs that the nodes can do at a time, for the largest combination.
 
     Raises:
-        UserError: the nodes don't have them; says what there is.
+        UserError: a run fits on no node; the message lists the nodes' resources.
     """
     nodes = all_nodes()
     at_once = []
@@ -38,18 +38,18 @@ def check_fits(wanted: Sequence[tuple[Amounts, int]]) -> int:
 
 
 def all_nodes() -> list[Amounts]:
-    """Return what each living node has."""
+    """Return the resources of each living node."""
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 def free_nodes() -> list[Amounts]:
-    """Return what each living node has left."""
+    """Return the free resources of each living node."""
     free = free_by_node()
     return [free.get(node["NodeID"], {}) for node in ray.nodes() if node["Alive"]]
 
 
 def num_places(nodes: Sequence[Amounts], worker: Amounts, *, at_most: int) -> int:
-    """Return how many workers the nodes hold; `at_most` each where a worker reserves nothing."""
+    """Return how many workers fit on the nodes; `at_most` on each node if a worker reserves nothing."""
     amounts = [(name, amount) for name, amount in worker.items() if amount]
     return sum(
         min((int(node.get(name, 0) / amount + 1e-9) for name, amount in amounts), default=at_most) for node in nodes

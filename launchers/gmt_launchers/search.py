@@ -1,4 +1,4 @@
-"""Early stopping by Ray Tune's schedulers, as settings. Imports no Ray: a plan reads them too."""
+"""Settings of early stopping by Ray Tune's schedulers. Does not import Ray, since plans read the settings too."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ class Asha:
     """Asynchronous successive halving (arXiv 1810.05934).
 
     Args:
-        first_rung_steps: optimizer steps before a run can be stopped.
-        reduction_factor: one in that many goes on at each rung, and the next rung is that many times later.
+        first_rung_steps: the number of optimizer steps before a run can be stopped.
+        reduction_factor: at each rung one of this many runs continues, and the next rung comes after this many times as
+            many steps.
     """
 
     first_rung_steps: int
@@ -30,7 +31,7 @@ class Asha:
         settings.number("search.reduction_factor", self.reduction_factor, "must be above 1", low=1, open_low=True)
 
     def scheduler(self) -> TrialScheduler:
-        """Tune's scheduler."""
+        """Return Tune's scheduler."""
         from ray.tune.schedulers import AsyncHyperBandScheduler
 
         return AsyncHyperBandScheduler(
@@ -48,8 +49,8 @@ class Median:
     """The median stopping rule (Golovin et al., KDD 2017, section 3.2.2).
 
     Args:
-        first_steps: optimizer steps before a run can be stopped.
-        min_runs: how many others must have got as far.
+        first_steps: the number of optimizer steps before a run can be stopped.
+        min_runs: the number of other runs that must have reached the same step.
     """
 
     first_steps: int
@@ -60,7 +61,7 @@ class Median:
         settings.integer("search.min_runs", self.min_runs, low=1)
 
     def scheduler(self) -> TrialScheduler:
-        """Tune's scheduler."""
+        """Return Tune's scheduler."""
         from ray.tune.schedulers import MedianStoppingRule
 
         return MedianStoppingRule(

@@ -1,4 +1,4 @@
-"""The token with which a Ray cluster lets its users in."""
+"""The token that a Ray cluster demands from its users."""
 
 import os
 
@@ -9,9 +9,9 @@ _OF_OTHERS = 0o077
 
 
 def use_token_if_there_is_one() -> None:
-    """Makes Ray show the token that it finds in RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token.
+    """Make Ray use the token that it finds in RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token.
 
-    Ray does this itself only where it starts or finds a cluster on this machine.
+    Ray does this itself only if it starts or finds a cluster on this machine.
 
     Raises:
         UserError: RAY_AUTH_TOKEN_PATH names no file, or other users can read or write the file.

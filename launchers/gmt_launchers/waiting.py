@@ -1,4 +1,4 @@
-"""Says what a sweep waits for: Ray waits for cores and GPUs, for nodes and for processes without a word."""
+"""Tells the user what a sweep waits for, since Ray waits silently for cores, GPUs, nodes and processes."""
 
 import contextlib
 import threading
@@ -22,11 +22,11 @@ _NOT_GRANTED = ("PENDING", "RESCHEDULING")
 
 @dataclass(frozen=True, kw_only=True)
 class Reservations:
-    """What the runs of this driver reserve.
+    """The resources that the runs of this driver reserve.
 
     Args:
-        refused: the workers of the first run that has not got what it reserves; empty if each has.
-        num_granted: how many runs have got it.
+        refused: the resources of each worker of the first run whose reservation waits; empty if none waits.
+        num_granted: the number of runs whose reservation Ray has granted.
     """
 
     refused: Sequence[Amounts]
@@ -34,7 +34,7 @@ class Reservations:
 
 
 class Waiting:
-    """Watches from a thread of its own whether any run goes on, and says why when none does.
+    """Watches in a separate thread whether any run makes progress, and prints the reason if none does.
 
     Args:
         say: prints a line.
@@ -51,7 +51,7 @@ class Waiting:
 
     @property
     def is_silent(self) -> bool:
-        """Return True while no run makes progress."""
+        """Whether no run makes progress now."""
         return self._awaited is not None
 
     def __enter__(self) -> Self:
@@ -90,7 +90,7 @@ class Waiting:
 
 
 def reservations() -> Reservations:
-    """Return what Ray has granted to the runs of this driver, and what it has not."""
+    """Return the reservations of this driver's runs that Ray has granted, and that it has not."""
     job = ray.get_runtime_context().get_job_id()
     groups = [(group, _workers(group)) for id_, group in placement_group_table().items() if id_.endswith(job)]
     refused = [workers for group, workers in groups if workers and group["state"] in _NOT_GRANTED]
@@ -99,7 +99,7 @@ def reservations() -> Reservations:
 
 
 def _workers(group: Mapping[str, Any]) -> list[Amounts]:
-    """The shares of a run's workers; none for a trial that only waits for them (`gmt_launchers.ray_tune`)."""
+    """Return the resources of a run's workers; empty for a trial that only waits for them (see ray_tune.py)."""
     shares = [{name: float(b[name]) for name in UNITS if name in b} for b in group["bundles"].values()]
     return [share for share in shares if share]
 

@@ -1,4 +1,4 @@
-"""Where `gmt submit` can hand a sweep to: one file for each kind of cluster, one class in it.
+"""The clusters that `gmt submit` can submit a sweep to: one file with one class for each type of cluster.
 
-The sweep that runs there is `gmt sweep` itself, joined to the cluster's Ray; these files only bring it there.
+The submitted job is `gmt sweep` itself, joined to the cluster's Ray; these files only submit it.
 """

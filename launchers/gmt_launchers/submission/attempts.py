@@ -1,4 +1,4 @@
-"""Job ids that say which attempt at a sweep they are; no id is used twice, and no sweep runs twice at a time."""
+"""Job ids that number the attempts at a sweep; no id is used twice, and no sweep runs twice at a time."""
 
 import re
 from collections.abc import Iterable
@@ -8,10 +8,10 @@ from gmt.errors import UserError
 
 
 def next_id(job: SweepJob, known: Iterable[JobState]) -> str:
-    """The id of the next attempt, NAME-1, NAME-2 and so on.
+    """Return the id of the next attempt: NAME-1, NAME-2 and so on.
 
     Raises:
-        UserError: an attempt is under way.
+        UserError: an attempt is waiting or running.
     """
     attempts = [(number, state) for state in known if (number := _attempt(job.name, state.id)) is not None]
     for _, state in attempts:
@@ -20,10 +20,10 @@ def next_id(job: SweepJob, known: Iterable[JobState]) -> str:
 
 
 def refuse_if_active(state: JobState) -> None:
-    """Refuses a sweep that is waiting or running already.
+    """Refuse a sweep that is waiting or running already.
 
     Raises:
-        UserError: it is.
+        UserError: the sweep is waiting or running.
     """
     if state.active:
         raise UserError(
@@ -33,7 +33,7 @@ def refuse_if_active(state: JobState) -> None:
 
 
 def sweep_of(job_id: str) -> str:
-    """The name of the sweep that an id is an attempt at."""
+    """Return the name of the sweep from the id of an attempt."""
     return re.sub(r"-\d+$", "", job_id)
 
 

@@ -1,4 +1,4 @@
-"""The one command that every cluster runs: `gmt sweep`, with its launcher joined to the cluster's Ray."""
+"""The command that every cluster runs: `gmt sweep`, with its launcher joined to the cluster's Ray."""
 
 import shlex
 
@@ -6,13 +6,13 @@ from gmt.cluster import SweepJob
 
 
 def sweep_command(job: SweepJob, *, python: str, config_dir: str | None, address: str = "auto") -> str:
-    """The shell command of a job.
+    """Return the shell command of a job.
 
     Args:
-        job: what is to be run.
-        python: the interpreter, as the cluster's shell finds it.
-        config_dir: where the user's config folder lies there, or None.
-        address: the cluster's Ray as a word of the shell; `auto` finds the one that the job runs in.
+        job: the sweep.
+        python: the interpreter's path or name on the cluster.
+        config_dir: the path of the user's config folder on the cluster, or None.
+        address: the address of the cluster's Ray as a word of the shell; `auto` finds the Ray that the job runs in.
     """
     words = [python, "-m", "gmt", "sweep", *job.overrides]
     if config_dir is not None:

@@ -1,4 +1,4 @@
-"""`cluster=kuberay`: a RayJob that KubeRay's operator brings up, runs and takes down; handed over by kubectl."""
+"""`cluster=kuberay`: submits a RayJob by kubectl; KubeRay's operator starts its cluster, runs it and removes it."""
 
 import json
 import shlex
@@ -30,24 +30,24 @@ class KubeRay:
     """A namespace of a Kubernetes cluster on which KubeRay 1.5.1 or later runs.
 
     Args:
-        namespace: the Kubernetes namespace of everything that is made.
-        image: the container image, with this project, its libraries and Ray; needed to submit.
+        namespace: the namespace of all objects.
+        image: the image with this project, its libraries and Ray; required to submit.
         python: the interpreter in the image.
         service_account: the service account of the pods, or None.
-        head_cpus: cores of the head's pod, which runs the sweep's driver.
-        head_memory: main memory of the head's pod, as Kubernetes writes it, e.g. 8Gi.
-        num_workers: pods that runs are spread over.
-        worker_cpus: cores of each worker.
-        worker_gpus: GPUs of each worker.
-        worker_memory: main memory of each worker.
-        claim: the PersistentVolumeClaim of the run records, which all pods can write (ReadWriteMany);
-            needed to submit.
-        mount: where the claim is mounted; record.root lies in it.
-        env_vars: environment of the pods; no secrets.
-        secrets: environment of the pods from Kubernetes secrets: {VARIABLE: {name: SECRET, key: KEY}}.
-        auth_secret: the secret with Ray's token under `auth_token`; None lets KubeRay make one.
-        retries: how often a job that fails, or loses its head's pod, is begun again and goes on.
-        keep_s: how long the Ray cluster stays after the job's end.
+        head_cpus: the number of cores of the head's pod, which runs the sweep's driver.
+        head_memory: the memory of the head's pod as Kubernetes writes it, e.g. 8Gi.
+        num_workers: the number of worker pods.
+        worker_cpus: the number of cores of each worker pod.
+        worker_gpus: the number of GPUs of each worker pod.
+        worker_memory: the memory of each worker pod.
+        claim: the PersistentVolumeClaim for the run records, which all pods can write (ReadWriteMany); required to
+            submit.
+        mount: the path at which the claim is mounted; record.root must be inside it.
+        env_vars: environment variables of the pods, without secrets.
+        secrets: environment variables of the pods from Kubernetes secrets: {VARIABLE: {name: SECRET, key: KEY}}.
+        auth_secret: the secret with Ray's token under the key `auth_token`; None lets KubeRay make one.
+        retries: how often a job that failed or lost its head's pod is started again; it resumes.
+        keep_s: how long the Ray cluster stays after the job's end, in seconds.
     """
 
     namespace: str
@@ -85,24 +85,24 @@ class KubeRay:
                 raise UserError(f"cluster.secrets.{variable} must be {{name: SECRET, key: KEY}} of a Kubernetes secret")
 
     def preview(self, job: SweepJob) -> str:
-        """The manifest as yaml."""
+        """Return the manifest as yaml."""
         return self._manifest(job, f"{job.name}-1")
 
     def submit(self, job: SweepJob) -> str:
-        """Creates the RayJob, and the ConfigMap of the user's configs."""
-        self.preview(job)  # finds what is wrong with the settings before anybody is asked
+        """Create the RayJob, and the ConfigMap of the user's configs."""
+        self.preview(job)  # finds faults of the settings before kubectl is called
         job_id = next_id(job, self.jobs())
         self._kubectl("apply", "-f", "-", text=self._manifest(job, job_id))
         return job_id
 
     def jobs(self) -> Sequence[JobState]:
-        """The RayJobs of this project that are still there."""
+        """Return the RayJobs of this project that still exist."""
         selector = ",".join(f"{key}={value}" for key, value in _LABEL.items())
         found = json.loads(self._kubectl("get", "rayjobs.ray.io", "--selector", selector, "--output", "json"))
         return [_state(item) for item in found["items"]]
 
     def logs(self, job_id: str, *, follow: bool) -> Iterator[str]:
-        """What the Kubernetes job that carries the RayJob writes."""
+        """Yield the output of the RayJob's Kubernetes job."""
         self._known(job_id)
         if not follow:
             yield self._kubectl("logs", f"job/{job_id}")
@@ -113,7 +113,7 @@ class KubeRay:
             yield from following.stdout
 
     def stop(self, job_id: str) -> None:
-        """Deletes the RayJob, its Ray cluster and its ConfigMap."""
+        """Delete the RayJob, its Ray cluster and its ConfigMap."""
         self._known(job_id)
         self._kubectl("delete", f"rayjob.ray.io/{job_id}", f"configmap/{job_id}-configs", "--ignore-not-found")
 
@@ -158,9 +158,9 @@ class KubeRay:
         )
 
     def _entrypoint(self, job: SweepJob) -> str:
-        """The sweep, after a look at the image's versions, which can't be seen from here.
+        """Return the command that checks the image's versions, which are unknown here, and then runs the sweep.
 
-        One word of sh, since KubeRay pastes the entrypoint into a script of its own, where `&&` would end it.
+        It is an argument of `sh -c`, since KubeRay inserts the entrypoint into a script, where `&&` would end it.
         """
         config_dir = None if job.config_dir is None else _CONFIG_MOUNT
         sweep = sweep_command(job, python=self.python, config_dir=config_dir)

@@ -1,4 +1,4 @@
-"""Runs a cluster's own command-line programs (sbatch, kubectl); their errors become sentences."""
+"""Runs command-line programs of clusters (sbatch, kubectl), and turns their errors into sentences."""
 
 import subprocess
 from collections.abc import Sequence
@@ -9,15 +9,15 @@ _PATIENCE_S = 60.0
 
 
 def output_of(command: Sequence[str], *, needs: str, text: str | None = None) -> str:
-    """What a program prints.
+    """Return the output of a program.
 
     Args:
-        command: the program and its arguments, which everybody on the machine can read.
-        needs: what the program belongs to, for the error when it isn't there.
-        text: what it reads.
+        command: the program and its arguments, which every user of the machine can read.
+        needs: the system that the program belongs to, for error messages.
+        text: the program's standard input.
 
     Raises:
-        UserError: it isn't installed, takes too long, or fails.
+        UserError: the program isn't installed, takes too long, or fails.
     """
     try:
         done = subprocess.run(

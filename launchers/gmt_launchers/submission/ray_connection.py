@@ -1,4 +1,4 @@
-"""A client of Ray's job server; what can go wrong on the way there is one sentence each."""
+"""Connects to Ray's job server, and turns the errors into sentences."""
 
 import logging
 import os
@@ -19,10 +19,10 @@ _OVERRULING = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")  # Ray's client prefers 
 
 
 def check_address(setting: str, address: object) -> None:
-    """Checks that an address is one of a dashboard.
+    """Check that an address can be that of a dashboard.
 
     Raises:
-        UserError: it isn't.
+        UserError: it is not an http(s) address, or holds a user or a password.
     """
     parts = urlsplit(address) if isinstance(address, str) else None
     if parts is not None and "@" in parts.netloc:
@@ -32,12 +32,12 @@ def check_address(setting: str, address: object) -> None:
 
 
 def connect(address: str) -> "JobSubmissionClient":
-    """A client that has spoken to the cluster and was let in.
+    """Return a client that the cluster has accepted.
 
     Ray reads the token from RAY_AUTH_TOKEN, the file RAY_AUTH_TOKEN_PATH, or ~/.ray/auth_token.
 
     Raises:
-        UserError: nothing answers, what answers is no Ray cluster, or the token is wrong.
+        UserError: nothing answers, the answer is not that of a Ray cluster, or the token is wrong.
     """
     for name in _OVERRULING:
         if os.environ.get(name, address) != address:
@@ -56,7 +56,7 @@ def connect(address: str) -> "JobSubmissionClient":
 
 
 def fetched(client: "JobSubmissionClient", address: str, endpoint: str) -> dict[str, Any]:
-    """What the dashboard answers at an endpoint that the client has no method for."""
+    """Return the dashboard's response at an endpoint that the client has no method for."""
     with errors_of(address):
         answer = get_from_dashboard(client, endpoint)
         answer.raise_for_status()
@@ -66,7 +66,7 @@ def fetched(client: "JobSubmissionClient", address: str, endpoint: str) -> dict[
 
 @contextmanager
 def errors_of(address: str) -> Iterator[None]:
-    """Turns the errors of Ray's client into sentences."""
+    """Turn the errors of Ray's client into sentences."""
     import requests
     from ray.exceptions import AuthenticationError
 

@@ -1,4 +1,4 @@
-"""`cluster=ray`: a running Ray cluster, through Ray Jobs. The code and the user's configs travel with the job."""
+"""`cluster=ray`: submits a sweep to a running Ray cluster by Ray Jobs, with the code and the user's configs."""
 
 import asyncio
 import tempfile
@@ -36,10 +36,11 @@ class RayJobs:
     Args:
         address: the address of the cluster's dashboard, http(s)://HOST:PORT.
         python: the interpreter on the cluster.
-        code: `shipped`: this project's packages travel with the job; `installed`: the cluster has the same version.
-        pip: requirements that Ray installs for the job; none where the cluster's environment has all.
-        env_vars: environment of the job; no secrets.
-        stop_timeout_s: how long a stopped sweep may take to write its checkpoints.
+        code: `shipped` sends this project's packages with the job; `installed` uses those of the cluster, which must
+            have the same version.
+        pip: requirements that Ray installs for the job; empty if the cluster's environment has them.
+        env_vars: environment variables of the job, without secrets.
+        stop_timeout_s: how long a stopped sweep may take to write its checkpoints, in seconds.
     """
 
     address: str
@@ -62,7 +63,7 @@ class RayJobs:
                 )
 
     def preview(self, job: SweepJob) -> str:
-        """The address, the entrypoint and the runtime environment, as yaml."""
+        """Return the address, the entrypoint and the runtime environment as yaml."""
         _require_absolute(job)
         with tempfile.TemporaryDirectory() as folder:
             environment = self._environment(job, Path(folder))
@@ -79,7 +80,7 @@ class RayJobs:
         return text
 
     def submit(self, job: SweepJob) -> str:
-        """Compares versions, sends code and configs, and starts the job."""
+        """Compare versions, send code and configs, and start the job."""
         _require_absolute(job)
         client = connect(self.address)
         self._require_versions(client)
@@ -94,11 +95,11 @@ class RayJobs:
         return submitted
 
     def jobs(self) -> Sequence[JobState]:
-        """The jobs that Ray knows, oldest first; it forgets them when the cluster ends."""
+        """Return the jobs that Ray lists, oldest first; it forgets them when the cluster ends."""
         return self._jobs(connect(self.address))
 
     def logs(self, job_id: str, *, follow: bool) -> Iterator[str]:
-        """The output of the job's driver; the runs' own records say more."""
+        """Yield the output of the job's driver; the run records tell more."""
         client = self._client_for(job_id)
         with errors_of(self.address):
             if follow:
@@ -107,7 +108,7 @@ class RayJobs:
                 yield client.get_job_logs(job_id)
 
     def stop(self, job_id: str) -> None:
-        """Stops the job as Ctrl-C would, and waits for its end."""
+        """Stop the job as Ctrl-C would, and wait for its end."""
         client = self._client_for(job_id)
         with errors_of(self.address):
             if not client.stop_job(job_id):
@@ -119,7 +120,7 @@ class RayJobs:
         return sweep_command(job, python=self.python, config_dir=config_dir)
 
     def _environment(self, job: SweepJob, folder: Path) -> dict[str, Any]:
-        """The runtime environment; fills the folder that travels."""
+        """Return the runtime environment, and fill the folder that is sent with the job."""
         stopping = {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": str(self.stop_timeout_s)}
         environment: dict[str, Any] = {"env_vars": {**stopping, **self.env_vars}}
         if self.pip:
@@ -135,7 +136,10 @@ class RayJobs:
         versions.require_same(f"the Ray cluster at {self.address}", there)
 
     def _require_installed(self, client: "JobSubmissionClient", environment: Mapping[str, Any]) -> None:
-        """Asks a short job; Ray names it, so that `jobs` doesn't list it and a second submission can ask again."""
+        """Check the versions on the cluster by a short job.
+
+        Ray chooses the job's id, so that `jobs` does not list it and a second submission can check again.
+        """
         asked = client.submit_job(entrypoint=versions.question(self.python), runtime_env=dict(environment))
         _wait(client, asked, _CHECK_S)
         output = client.get_job_logs(asked)
@@ -186,7 +190,7 @@ def _wait(client: "JobSubmissionClient", job_id: str, timeout_s: float) -> str:
 
 
 def _tail(client: "JobSubmissionClient", job_id: str) -> Iterator[str]:
-    """Ray's asynchronous tail, as an ordinary iterator."""
+    """Yield the output of a job while it grows."""
     loop = asyncio.new_event_loop()
     pieces = client.tail_job_logs(job_id)
     try:

@@ -9,13 +9,13 @@ API_VERSION = "ray.io/v1"
 
 @dataclass(frozen=True, kw_only=True)
 class Pods:
-    """Pods that are alike.
+    """Pods with equal settings.
 
     Args:
-        replicas: how many.
-        cpus: of each.
-        gpus: of each.
-        memory: of each, as Kubernetes writes it, e.g. 16Gi.
+        replicas: the number of pods.
+        cpus: the number of cores of each pod.
+        gpus: the number of GPUs of each pod.
+        memory: the memory of each pod as Kubernetes writes it, e.g. 16Gi.
     """
 
     replicas: int
@@ -26,17 +26,17 @@ class Pods:
 
 @dataclass(frozen=True, kw_only=True)
 class Container:
-    """What all pods have in common.
+    """The settings that all pods share.
 
     Args:
-        image: with this project, its libraries and Ray.
-        env_vars: plain values.
-        secrets: environment variables that come from a Kubernetes secret: {VARIABLE: {name: SECRET, key: KEY}}.
-        claim: the PersistentVolumeClaim of the run records.
-        mount: where it is mounted.
-        config_map: of the user's configs, or None.
-        config_items: its keys and the paths they become.
-        config_mount: where they are mounted.
+        image: the image with this project, its libraries and Ray.
+        env_vars: environment variables with their values.
+        secrets: environment variables from Kubernetes secrets: {VARIABLE: {name: SECRET, key: KEY}}.
+        claim: the PersistentVolumeClaim for the run records.
+        mount: the path at which the claim is mounted.
+        config_map: the ConfigMap of the user's configs, or None.
+        config_items: the keys of the ConfigMap with the paths of their files.
+        config_mount: the path at which the files are mounted.
     """
 
     image: str
@@ -62,19 +62,19 @@ def rayjob(
     retries: int,
     keep_s: int,
 ) -> dict[str, Any]:
-    """The manifest.
+    """Return the manifest of a RayJob.
 
     Args:
-        metadata: name, namespace, labels.
+        metadata: name, namespace and labels.
         entrypoint: the shell command of the job.
-        ray_version: of the image.
-        head: the head's pod; its replicas are one.
+        ray_version: the image's version of Ray.
+        head: the head's pod; its `replicas` is 1.
         workers: the workers' pods.
-        container: what they all have in common.
-        service_account: of the pods, or None.
-        auth_secret: the secret with Ray's token under `auth_token`; None lets KubeRay make one.
-        retries: how often a failed job is begun again on a new cluster.
-        keep_s: how long the cluster stays after the job's end.
+        container: the settings that all pods share.
+        service_account: the service account of the pods, or None.
+        auth_secret: the secret with Ray's token under the key `auth_token`; None lets KubeRay make one.
+        retries: how often a failed job is started again on a new cluster.
+        keep_s: how long the cluster stays after the job's end, in seconds.
     """
     cluster = {
         "rayVersion": ray_version,
@@ -109,7 +109,7 @@ def rayjob(
 
 
 def config_map(metadata: Mapping[str, Any], files: Mapping[str, str]) -> dict[str, Any]:
-    """A ConfigMap of files by key."""
+    """Return a ConfigMap with the contents of files by key."""
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": dict(metadata), "data": dict(files)}
 
 

@@ -1,7 +1,7 @@
-"""This project's code and settings as one folder that travels with a job, laid out as its wheel is.
+"""Copies this project's code and configs into a folder that is sent with a job, in the layout of its wheel.
 
-Whole package folders travel, not what git tracks: a method that was written a minute ago must be there too.
-Results never lie in them.
+Whole package folders are copied, not only files that git tracks, so that new files are included too. The folders hold
+no results.
 """
 
 import shutil
@@ -16,12 +16,12 @@ _LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.pyc", "*.pyo")
 
 
 def ship(folder: Path, user_config: Path | None, *, code: bool) -> None:
-    """Fills an empty folder with all that a job needs beside its libraries.
+    """Fill an empty folder with everything that a job needs apart from libraries.
 
     Args:
-        folder: goes on the job's import path, and is its working folder.
-        user_config: the user's own config folder, or None.
-        code: whether the packages travel too.
+        folder: the folder, which will be the job's working folder and on its import path.
+        user_config: the user's config folder, or None.
+        code: whether to include this project's packages.
     """
     if code:
         _ship_code(folder)
@@ -39,7 +39,7 @@ def _ship_code(folder: Path) -> None:
 
 
 def _name_the_version(folder: Path) -> None:
-    """Lets `importlib.metadata` find the version there too."""
+    """Write the metadata by which `importlib.metadata` finds this project's version on the cluster."""
     distribution = metadata.distribution("gmt-lab")
     about = folder / f"gmt_lab-{distribution.version}.dist-info"
     about.mkdir()

@@ -1,7 +1,7 @@
-"""`cluster=slurm`: an sbatch script that brings Ray up over an allocation and runs the sweep in it.
+"""`cluster=slurm`: submits an sbatch script that starts Ray on the nodes of an allocation and runs the sweep there.
 
-Submitted from a machine of the cluster; the code, the environment and the records lie on a file system that all its
-nodes share.
+Submit from a machine of the cluster. The code, the environment and the records must be on a file system that all nodes
+share.
 """
 
 import os
@@ -29,24 +29,24 @@ _PIECE_BYTES = 65_536
 
 @dataclass(frozen=True, kw_only=True)
 class Slurm:
-    """A Slurm cluster; null leaves a choice to the cluster's own defaults.
+    """A Slurm cluster.
 
     Args:
-        partition: the partition that runs the job.
-        account: the account that pays for the job.
+        partition: the partition of the job; null for the cluster's default.
+        account: the account that the job is charged to; null for the cluster's default.
         nodes: the number of nodes.
-        cpus_per_node: cores that Ray may use on each node; needed to submit.
-        gpus_per_node: GPUs that Ray may use on each node.
-        memory: main memory of each node, as Slurm writes it, e.g. 64G.
-        time_limit: how long the job may take, as Slurm writes it, e.g. 1-00:00:00.
-        requeue: whether a job that is preempted, or whose time is up, is queued again and goes on.
-        signal_before_end_s: how long before its end a sweep is told to stop.
-        start_timeout_s: how long Ray may take to come up on all nodes.
+        cpus_per_node: the number of cores that Ray may use on each node; required to submit.
+        gpus_per_node: the number of GPUs that Ray may use on each node.
+        memory: the memory of each node as Slurm writes it, e.g. 64G; null for the cluster's default.
+        time_limit: the job's time limit as Slurm writes it, e.g. 1-00:00:00.
+        requeue: whether a job that is preempted or reaches its time limit is queued again, and resumes.
+        signal_before_end_s: how long before the job's end the sweep is told to stop, in seconds.
+        start_timeout_s: how long Ray may take to start on all nodes, in seconds.
         sbatch_lines: further options of sbatch, e.g. --constraint=h100.
-        setup: shell lines before anything starts, e.g. module load cuda.
-        python: the interpreter; null is the one that submits.
-        folder: holds the scripts and the jobs' output; shared by the nodes.
-        private_folder: holds the token's file, closed to others; shared by the nodes.
+        setup: shell lines to run first, e.g. module load cuda.
+        python: the interpreter; null for the one that submits.
+        folder: the folder for scripts and job output, which the nodes share.
+        private_folder: the folder for the file with the token, closed to other users, which the nodes share.
     """
 
     partition: str | None
@@ -81,7 +81,7 @@ class Slurm:
             refuse_secrets("a line of cluster.sbatch_lines or cluster.setup", line, "read it from a file in setup")
 
     def preview(self, job: SweepJob) -> str:
-        """The sbatch script."""
+        """Return the sbatch script."""
         settings.integer("cluster.cpus_per_node", self.cpus_per_node, low=1)
         check_gpus(job, "cluster.gpus_per_node", self.gpus_per_node)
         python = self.python or sys.executable
@@ -102,7 +102,7 @@ class Slurm:
         )
 
     def submit(self, job: SweepJob) -> str:
-        """Writes the script into the folder and gives it to sbatch."""
+        """Write the script into the folder and submit it by sbatch."""
         text = self.preview(job)
         for state in self.jobs():
             if state.name == job.name:
@@ -113,7 +113,7 @@ class Slurm:
         return _slurm("sbatch", "--parsable", str(script)).strip().partition(";")[0]
 
     def jobs(self) -> Sequence[JobState]:
-        """What squeue knows; Slurm forgets a job some minutes after its end."""
+        """Return the jobs that squeue lists; Slurm forgets a job some minutes after its end."""
         lines = _slurm("squeue", "--me", "--states=all", "--noheader", "--format=%i|%j|%T|%r").splitlines()
         fields = [line.strip().split("|", 3) for line in lines]
         return [
@@ -123,7 +123,7 @@ class Slurm:
         ]
 
     def logs(self, job_id: str, *, follow: bool) -> Iterator[str]:
-        """The job's output file; a job that was queued again goes on in the same one."""
+        """Yield the text of the job's output file; a job that is queued again appends to the same file."""
         if not follow:
             yield self._output(job_id).read_text(errors="replace", encoding="utf-8")
             return
@@ -139,7 +139,7 @@ class Slurm:
                 time.sleep(_POLL_S)
 
     def stop(self, job_id: str) -> None:
-        """Tells the sweep to stop in order, as long before the end as Slurm would, and then cancels the job."""
+        """Tell the sweep to stop after checkpoints, wait up to signal_before_end_s seconds, and cancel the job."""
         state = self._state(job_id)
         if state is None or not state.active:
             raise UserError(f"job {job_id} is not under way; `gmt jobs cluster=slurm` shows those that are")

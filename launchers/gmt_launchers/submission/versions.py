@@ -1,4 +1,4 @@
-"""The versions that must be the same here and there: Python's, Ray's and this project's."""
+"""Compares the versions of Python, Ray and this project, which must be equal here and on a cluster."""
 
 import json
 import platform
@@ -17,7 +17,7 @@ _ASK = (
 
 
 def here() -> dict[str, str]:
-    """The versions of this environment."""
+    """Return the versions of this environment."""
     return {
         "Python": platform.python_version(),
         "Ray": metadata.version("ray"),
@@ -26,32 +26,32 @@ def here() -> dict[str, str]:
 
 
 def question(python: str) -> str:
-    """A shell command that prints a cluster's versions as JSON; it runs on any Python 3.8+."""
+    """Return a shell command that prints a cluster's versions as JSON; it runs on any Python 3.8+."""
     return f"{python} -c {shlex.quote(_ASK)}"
 
 
 def answer(output: str) -> dict[str, str | None] | None:
-    """What the question's command printed, found among other lines; None if it printed nothing."""
+    """Return the versions that the command of `question` printed among other lines; None if it printed none."""
     lines = [line for line in output.splitlines() if line.startswith('{"Python"')]
     found: dict[str, str | None] | None = json.loads(lines[-1]) if lines else None
     return found
 
 
 def demand(python: str) -> str:
-    """A shell command for a place that can't be asked from here: it fails with one sentence for each difference."""
+    """Return a shell command that compares the versions where it runs, and prints a sentence for each difference."""
     ours = " ".join(f"{name}={version}" for name, version in here().items())
     return f"{python} -m gmt_launchers.submission.versions {ours}"
 
 
 def require_same(place: str, there: Mapping[str, str | None]) -> None:
-    """Compares a cluster's versions with ours.
+    """Compare a cluster's versions with those of this environment.
 
     Args:
-        place: the cluster as the user knows it.
-        there: its versions, None for what is not installed; what is left out is not compared.
+        place: the cluster in words, for error messages.
+        there: the cluster's versions by name; None for a package that is not installed. Absent names are not compared.
 
     Raises:
-        UserError: with a sentence for each that differs. Of Python, major and minor version must be the same.
+        UserError: a sentence for each difference. For Python only the major and minor version must be equal.
     """
     faults = _differences(place, here(), there)
     if faults:

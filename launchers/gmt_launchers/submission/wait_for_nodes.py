@@ -1,4 +1,4 @@
-"""Waits until a Ray cluster has the nodes it should have: `python -m ... HOST:PORT NODES TIMEOUT_S`."""
+"""Waits until a Ray cluster has a number of nodes: `python -m ... HOST:PORT NODES TIMEOUT_S`."""
 
 import sys
 import time
@@ -7,15 +7,15 @@ _POLL_S = 1.0
 
 
 def wait_for_nodes(address: str, num_nodes: int, timeout_s: float) -> int:
-    """Waits for nodes to join.
+    """Wait until a number of nodes have joined a cluster.
 
     Args:
-        address: HOST:PORT of the cluster; its token is where Ray looks for it.
-        num_nodes: how many there should be.
-        timeout_s: how long to wait, that for the first node included.
+        address: HOST:PORT of the cluster; its token must be where Ray looks for it.
+        num_nodes: the number of nodes to wait for.
+        timeout_s: the time limit in seconds, which includes the wait for the first node.
 
     Returns:
-        How many there are: fewer than asked where the time is up, 0 where the cluster never answered.
+        The number of nodes: fewer than `num_nodes` after the time limit, 0 if the cluster never answered.
     """
     import ray
 

@@ -1,4 +1,4 @@
-"""Shims by which Hydra 1.3 finds the sweeper and the launcher: it accepts them under `hydra_plugins` only.
+"""Hydra's entry points to the sweeper and the launcher: Hydra 1.3 accepts plug-ins under `hydra_plugins` only.
 
-Hydra imports these modules at every start, so that they import nothing heavy at their top.
+Hydra imports these modules at every start, so they must not import heavy libraries at the top.
 """

@@ -1,4 +1,4 @@
-"""`hydra/launcher=ray_tune`: hands Hydra's jobs, or the runs of a plan, to gmt_launchers."""
+"""`hydra/launcher=ray_tune`: passes Hydra's jobs, or the runs of a plan, to gmt_launchers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class RayTuneConf:
-    """The launcher's settings, in this app and in any other; see gmt_launchers.hydra_jobs.RayTuneSettings."""
+    """The launcher's settings, for any Hydra app; see gmt_launchers.hydra_jobs.RayTuneSettings."""
 
     _target_: str = "hydra_plugins.gmt_hydra.ray_tune_launcher.RayTuneLauncher"
     address: str | None = None  # of a running cluster: auto, HOST:PORT; null: Ray on this machine
@@ -37,18 +37,18 @@ class RayTuneLauncher(Launcher):
         self._values = values
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Called by Hydra before `launch`."""
+        """Store the arguments; Hydra calls this before `launch`."""
         self._context, self._task_function, self.config = hydra_context, task_function, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Does one job for each list of overrides."""
+        """Do one job for each list of overrides."""
         from gmt_launchers.hydra_jobs import RayTuneSettings, launch
 
         settings = RayTuneSettings(**self._values)
         return launch(settings, self._context, self._task_function, self.config, job_overrides, initial_job_idx)
 
     def launch_runs(self, todo: "Sequence[PlannedRun]", folder: Path) -> None:
-        """Does the runs of a plan, from their frozen configs; see gmt.studies.sweep.RunLauncher."""
+        """Do the runs of a plan, from their frozen configs; see gmt.studies.sweep.RunLauncher."""
         from gmt_launchers.hydra_jobs import RayTuneSettings
         from gmt_launchers.planned_runs import launch_runs
 

@@ -1,4 +1,4 @@
-"""`hydra/sweeper=study`: a multirun is a study's plan, or a grid of the listed values where there is no study."""
+"""`hydra/sweeper=study`: a multirun does the plan of a study, or without a study a grid of the listed values."""
 
 from typing import Any
 
@@ -9,17 +9,17 @@ from omegaconf import DictConfig
 
 
 class StudySweeper(Sweeper):
-    """Plans every run before it starts any, leaves out what is done, and reports as runs end."""
+    """Plans all runs before it starts any, skips those that are done, and reports as runs end."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Called by Hydra before `sweep`."""
+        """Make the launcher; Hydra calls this before `sweep`."""
         self.hydra_context, self.config = hydra_context, config
         self.launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
 
     def sweep(self, arguments: list[str]) -> Any:
-        """Does every run that is not done."""
+        """Do every run that is not done."""
         from gmt.commands.means import conclude
         from gmt.studies.multirun import by_overrides, multirun
 
