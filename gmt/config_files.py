@@ -25,24 +25,24 @@ class Choice:
     about: str
 
 
-def folders(own: str | None) -> list[Path]:
+def folders(extra_dir: str | None) -> list[Path]:
     """Return the config folders in the order in which they are searched.
 
     Args:
-        own: a folder of the user's own, or None.
+        extra_dir: the user's config folder, or None.
     """
-    return [*([] if own is None else [Path(own)]), config_dir()]
+    return [*([] if extra_dir is None else [Path(extra_dir)]), config_dir()]
 
 
-def groups(own: str | None = None) -> list[str]:
+def groups(extra_dir: str | None = None) -> list[str]:
     """Return the names of all config groups but Hydra's own."""
-    found = {path.parent.name for folder in folders(own) for path in folder.glob("*/*.yaml")}
+    found = {path.parent.name for folder in folders(extra_dir) for path in folder.glob("*/*.yaml")}
     return sorted(found - {"hydra"})
 
 
-def names(group: str, own: str | None = None) -> list[str]:
+def names(group: str, extra_dir: str | None = None) -> list[str]:
     """Return the names of a group's files; the group may be one of Hydra's, such as `hydra/launcher`."""
-    return sorted({path.stem for folder in folders(own) for path in (folder / group).glob("*.yaml")})
+    return sorted({path.stem for folder in folders(extra_dir) for path in (folder / group).glob("*.yaml")})
 
 
 def chosen() -> dict[str, Choice]:
@@ -65,17 +65,17 @@ def own_settings() -> dict[str, Any]:
     return {key: value for key, value in loaded.items() if key not in ("defaults", "hydra")}
 
 
-def about(group: str, name: str, own: str | None = None) -> str:
+def about(group: str, name: str, extra_dir: str | None = None) -> str:
     """Return the comment at the top of a group's file as one paragraph; empty without one or without the file."""
     words: list[str] = []
-    for line in _text(_path(group, name, own)).splitlines():
+    for line in _text(_path(group, name, extra_dir)).splitlines():
         if not line.startswith("#"):
             break
         words.append(line.lstrip("# "))
     return " ".join(words)
 
 
-def values(group: str, name: str, own: str | None = None) -> dict[str, Any]:
+def values(group: str, name: str, extra_dir: str | None = None) -> dict[str, Any]:
     """Return the settings in a group's file and in the files of the same group that it builds on.
 
     Interpolations and missing values stay as they are written.
@@ -83,18 +83,18 @@ def values(group: str, name: str, own: str | None = None) -> dict[str, Any]:
     import yaml
 
     try:
-        loaded = yaml.safe_load(_text(_path(group, name, own)))
+        loaded = yaml.safe_load(_text(_path(group, name, extra_dir)))
     except yaml.YAMLError:
         return {}
     if not isinstance(loaded, dict):
         return {}
     defaults = loaded.pop("defaults", [])
     below = [base for base in defaults if isinstance(base, str) and base not in ("_self_", name)]
-    return {**{key: value for base in below for key, value in values(group, base, own).items()}, **loaded}
+    return {**{key: value for base in below for key, value in values(group, base, extra_dir).items()}, **loaded}
 
 
-def _path(group: str, name: str, own: str | None) -> Path | None:
-    paths: Sequence[Path] = [folder / group / f"{name}.yaml" for folder in folders(own)]
+def _path(group: str, name: str, extra_dir: str | None) -> Path | None:
+    paths: Sequence[Path] = [folder / group / f"{name}.yaml" for folder in folders(extra_dir)]
     return next((path for path in paths if path.is_file()), None)
 
 

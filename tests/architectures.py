@@ -65,10 +65,10 @@ def tiny_config(kind: str, **changes: Any) -> PreTrainedConfig:
 def _shrink(config: PreTrainedConfig) -> None:
     for name, size in {**_SIZES, "eos_token_id": 2, "sliding_window": 4}.items():
         known = name in config.to_dict() or name in config.attribute_map
-        own = getattr(config, name, None) if known else None
-        if own is not None or (known and name in _EVEN_WHERE_UNSET):
-            value = float(size) if isinstance(own, float) else size
-            setattr(config, name, [value] * 2 if isinstance(own, list) and name != "eos_token_id" else value)
+        default = getattr(config, name, None) if known else None
+        if default is not None or (known and name in _EVEN_WHERE_UNSET):
+            value = float(size) if isinstance(default, float) else size
+            setattr(config, name, [value] * 2 if isinstance(default, list) and name != "eos_token_id" else value)
     for name in _LAYERS:
         layers = getattr(config, name, None)
         if isinstance(layers, list) and len(layers) > 2:

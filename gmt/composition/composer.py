@@ -1,7 +1,7 @@
 """Composes the configs of many runs.
 
-A study of many runs composes once for each kind of run and sets its values on a copy; tests hold the result against
-Hydra's own composition.
+Runs that differ only in values share one composition by Hydra; their values are set on copies of it. Tests compare the
+result with Hydra's own composition.
 """
 
 import copy
@@ -24,12 +24,12 @@ from gmt.tasks.inherited import settled
 
 
 class Composer:
-    """Composes the configs of many runs; one for each sweep or plan.
+    """Composes the configs of many runs; one object for each sweep or plan.
 
-    Hydra composes once for each choice of groups that are more than their file (90 ms); the values of a run are then
-    set on a copy (some microseconds). The first run of each kind is composed both ways: where they differ, as where an
-    interpolation reads what varies, every run of the kind is left to Hydra. Groups with the same values are one object
-    in all runs of a kind.
+    Hydra composes once (90 ms) for each choice of groups whose config is more than one file; the values of a run are
+    then set on a copy (some microseconds). Runs of one kind have the same choices and the same varied keys. The first
+    run of each kind is composed both by Hydra and on a copy; if the results differ, e.g. because an interpolation reads
+    a varied value, Hydra composes every run of the kind. All runs of a kind share groups with equal values.
     """
 
     def __init__(self) -> None:
@@ -46,7 +46,7 @@ class Composer:
         self._parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
 
     def parse(self, overrides: Sequence[str]) -> list[Override]:
-        """Parses override texts.
+        """Parse override texts.
 
         Raises:
             UserError: a text breaks Hydra's grammar.
@@ -57,7 +57,7 @@ class Composer:
         return [self._parsed[text] for text in overrides]
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
-        """The config for some overrides, unresolved, without Hydra's own node.
+        """Return the unresolved config for some overrides, without Hydra's own node.
 
         Raises:
             UserError: an override is wrong.
@@ -70,7 +70,7 @@ class Composer:
         return config
 
     def compose_plain(self, overrides: Sequence[str]) -> dict[str, Any]:
-        """The resolved config for some overrides, as plain values; parts that runs share are not to be changed.
+        """Return the resolved config for some overrides, as plain values; do not change it, since runs share parts.
 
         Raises:
             UserError: an override is wrong.
@@ -81,8 +81,8 @@ class Composer:
         fixed = (*chosen, *(text for text in values if not read.isdisjoint(self._path(text))))
         kind = (fixed, tuple(varied))
         if kind not in self._templates:
-            own = {key: self._parsed[text].value() for key, text in varied.items()}
-            self._templates[kind] = self._template(fixed, overrides, own)
+            given = {key: self._parsed[text].value() for key, text in varied.items()}
+            self._templates[kind] = self._template(fixed, overrides, given)
         template = self._templates[kind]
         if isinstance(template, UserError):
             raise template
@@ -91,12 +91,12 @@ class Composer:
     def _filled(
         self, template: Mapping[str, Any], kind: tuple[object, ...], varied: Mapping[str, str]
     ) -> dict[str, Any]:
-        """Return a template with some values set; groups with the same values are one object.
+        """Return a template with some values set; groups with equal values are one object.
 
         Args:
-            template: of a kind of run.
-            kind: of the run.
-            varied: overrides by their key.
+            template: the config of the kind of run.
+            kind: the kind of run.
+            varied: the overrides of the varied settings by their key.
         """
         by_group: dict[str, dict[str, str]] = {}
         for key, text in varied.items():
@@ -105,8 +105,8 @@ class Composer:
         for group, texts in by_group.items():
             place = (kind, *texts.values())
             if place not in self._groups:
-                own = {key: self._parsed[text].value() for key, text in texts.items()}
-                self._groups[place] = _settled(with_values({group: template[group]}, own))[group]
+                given = {key: self._parsed[text].value() for key, text in texts.items()}
+                self._groups[place] = _settled(with_values({group: template[group]}, given))[group]
             config[group] = self._groups[place]
         return config
 
@@ -114,7 +114,7 @@ class Composer:
         return self._parsed[text].key_or_group.split(".")
 
     def _split(self, overrides: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """What only Hydra can compose, and plain values of single keys."""
+        """Return the overrides that only Hydra can compose, and those that set a plain value of a single key."""
         for text, override in zip(overrides, self.parse(overrides), strict=True):
             if text not in self._is_plain:
                 self._is_plain[text] = self._is_plain_value(override)
@@ -127,7 +127,7 @@ class Composer:
         return self._by_choice[chosen]
 
     def _exchanged(self, chosen: tuple[str, ...]) -> DictConfig:
-        """Return what Hydra composes, by exchanging files in what it has composed for other choices of these groups."""
+        """Return the config for some choices; reuse one that Hydra composed for other choices of groups if possible."""
         choices: dict[str, str] = {}
         words = []
         for text in chosen:
@@ -148,7 +148,7 @@ class Composer:
         return composed
 
     def _interpolated(self, chosen: tuple[str, ...]) -> set[str]:
-        """Every word that stands in an interpolation of the config: what it reads is named by its last word."""
+        """Return every word in the interpolations of a config; the last word of one is the name of what it reads."""
         if chosen not in self._read_by_interpolations:
             raw = OmegaConf.to_container(self._composed(chosen), resolve=False)
             self._read_by_interpolations[chosen] = {
@@ -196,11 +196,11 @@ _Template = dict[str, Any] | UserError | None
 
 
 def with_values(template: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a config with some values set; it shares with the template the parts beside their paths.
+    """Return a config with some values set; it shares all other parts with the template.
 
     Args:
-        template: resolved.
-        values: by their path in the config, e.g. `{"train.precision": "bf16"}`.
+        template: a resolved config.
+        values: the values by their path in the config, e.g. `{"train.precision": "bf16"}`.
     """
     config = dict(template)
     for key, value in values.items():
@@ -222,7 +222,7 @@ def _texts(value: object) -> Iterator[str]:
 
 
 def _set(config: DictConfig, override: Override) -> None:
-    """Sets one value as Hydra would: the key must exist."""
+    """Set one value as Hydra would: the key must exist."""
     key = override.key_or_group
     if OmegaConf.select(config, key, throw_on_missing=False) is None:
         _require_key(config, key)
@@ -240,10 +240,10 @@ def _require_key(config: DictConfig, key: str) -> None:
 
 
 def to_plain(config: DictConfig) -> dict[str, Any]:
-    """A resolved config as plain dicts, lists and values.
+    """Return a config, resolved, as plain dicts, lists and values.
 
     Raises:
-        UserError: a value is missing or an interpolation leads nowhere.
+        UserError: a value is missing, or an interpolation names a key that does not exist.
     """
     return _resolved(_without_hydra(config))
 
@@ -262,6 +262,6 @@ def _resolved(config: DictConfig) -> dict[str, Any]:
 
 
 def _settled(plain: dict[str, Any]) -> dict[str, Any]:
-    """A config whose task has no dropped entry."""
+    """Return the config without the entries that its task drops."""
     task = settled(plain.get("task"))
     return plain if task is plain.get("task") else {**plain, "task": task}

@@ -23,7 +23,7 @@ class BitFit:
     """Trains every parameter whose name ends with bias; it has no settings.
 
     Args:
-        name: the word for it in tables.
+        name: the method's name in tables.
     """
 
     name: str

@@ -28,7 +28,7 @@ class Cautious:
     """Trains every parameter with cautious AdamW; it has no settings but those of `train`.
 
     Args:
-        name: the word for it in tables.
+        name: the method's name in tables.
     """
 
     name: str

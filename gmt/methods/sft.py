@@ -15,7 +15,7 @@ class Sft:
     """Supervised fine-tuning of all parameters; it has no settings.
 
     Args:
-        name: the word for it in tables.
+        name: the method's name in tables.
     """
 
     name: str

@@ -169,7 +169,7 @@ def asked_of(model: PreTrainedModel, scratch: Path) -> EvaluationInputs:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_answer_is_the_same_whatever_is_asked_beside_it(
+def test_an_answer_does_not_depend_on_the_other_questions(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, answers = model_of(kind), []

@@ -61,7 +61,7 @@ def test_every_study_plans(name: str, tmp_path: Path) -> None:
     assert set(plan.states().values()) == {"to do"}
 
 
-def test_a_run_that_stands_twice_in_a_study_is_refused() -> None:
+def test_a_run_that_occurs_twice_in_a_study_is_refused() -> None:
     with pytest.raises(UserError, match=r"the same run occurs in the study 2 times: 'gmt .*' and 'gmt "):
         planned(["study=quickstart", "method.mask_ratio=0.5,0.50", "seed=1"], None)
 

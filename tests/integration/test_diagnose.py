@@ -85,7 +85,7 @@ def test_other_code_measures_anew_and_a_mixture_is_named(plan: Plan, monkeypatch
 
 
 @pytest.mark.parametrize("how", ["cut", "edited", "copied", "no object"])
-def test_a_damaged_file_counts_as_none_and_changes_no_run(plan: Plan, how: str) -> None:
+def test_a_damaged_file_is_ignored_and_changes_no_run(plan: Plan, how: str) -> None:
     measured(plan)
     file, other = files_of(plan)
     if how == "cut":
@@ -102,7 +102,7 @@ def test_a_damaged_file_counts_as_none_and_changes_no_run(plan: Plan, how: str) 
     assert [len(diagnoses_of(each.record)) for each in plan.runs] == [1, 1]
 
 
-def test_a_run_that_was_done_anew_is_measured_anew(plan: Plan) -> None:
+def test_a_repeated_run_is_measured_again(plan: Plan) -> None:
     config = config_of("mask_overlap")
     assert len(measured(plan, config)) == 3
     last = max(plan.runs, key=lambda planned: planned.run.id).record  # the other of the pair

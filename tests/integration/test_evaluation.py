@@ -63,7 +63,7 @@ def run_of(root: Path, seed: int = 1) -> Run:
     return run
 
 
-def test_the_base_is_asked_once_for_a_whole_study(tmp_path: Path) -> None:
+def test_the_base_is_evaluated_once_for_a_study(tmp_path: Path) -> None:
     for seed in (1, 2):
         prepare._prepare.cache_clear()  # as in another process
         execute(run_of(tmp_path, seed))
@@ -85,7 +85,7 @@ def test_of_two_that_want_the_same_one_asks(tmp_path: Path) -> None:
     assert sorted(ASKED) == ["one", "text", "two"]
 
 
-def test_after_a_failure_only_what_is_missing_is_asked(tmp_path: Path) -> None:
+def test_after_a_failure_only_missing_answers_are_evaluated(tmp_path: Path) -> None:
     run = run_of(tmp_path)
     execute_base = ["one", "two", "text"]
     BREAKS.add("two")

@@ -256,13 +256,13 @@ def test_a_run_with_vectors_before_the_text_is_exported_as_its_adapter_only(
     assert not (tmp_path / "x").exists()
 
 
-def test_what_is_there_is_replaced_by_force_alone_and_only_if_it_is_an_export(
+def test_only_force_replaces_files_and_only_folders_that_are_exports(
     trained: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file, folder, own = tmp_path / "x.safetensors", tmp_path / "model", tmp_path / "own"
+    file, folder, foreign = tmp_path / "x.safetensors", tmp_path / "model", tmp_path / "own"
     file.write_text("mine")
-    own.mkdir()
-    (own / "thesis.txt").write_text("mine")
+    foreign.mkdir()
+    (foreign / "thesis.txt").write_text("mine")
     assert refusal(capsys, trained, "--delta", file) == (
         f"{file} exists already: name another place, or add --force to replace it"
     )
@@ -273,11 +273,11 @@ def test_what_is_there_is_replaced_by_force_alone_and_only_if_it_is_an_export(
     assert export(trained, "--merged", folder, "--force") == 0
     assert sha256_of(AutoModelForCausalLM.from_pretrained(folder)) == trained.record.result().weights_sha256
     for kind in ("--merged", "--peft"):
-        assert "is not an export, since it lacks" in refusal(capsys, trained, kind, own, "--force")
+        assert "is not an export, since it lacks" in refusal(capsys, trained, kind, foreign, "--force")
         assert "is not a folder" in refusal(capsys, trained, kind, file, "--force")
     record = trained.record.folder
     assert "outside of the run records" in refusal(capsys, trained, "--delta", record / "weights", "--force")
-    assert (own / "thesis.txt").read_text() == "mine"
+    assert (foreign / "thesis.txt").read_text() == "mine"
     assert {path.name for path in tmp_path.iterdir()} == {"x.safetensors", "model", "own"}
 
 

@@ -78,7 +78,7 @@ def test_answers_are_scored_and_kept_as_a_table(gsm8k: str, tmp_path: Path) -> N
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
-def test_what_was_answered_before_a_kill_is_not_asked_again(gsm8k: str, tmp_path: Path) -> None:
+def test_stored_answers_are_not_asked_for_again(gsm8k: str, tmp_path: Path) -> None:
     made = benchmark(task="gsm8k", metric="exact_match,strict-match", data=gsm8k)
     first = made.evaluate(evaluation_inputs(tmp_path / "s"))
     again: list[int] = []

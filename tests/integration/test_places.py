@@ -17,7 +17,7 @@ MAY_READ = ["--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]
 
 @pytest.mark.skipif(os.geteuid() != 0 or shutil.which("setpriv") is None, reason="needs root and setpriv")
 @pytest.mark.parametrize("command", ["run", "plan"])
-def test_a_user_without_a_home_is_told_so(tmp_path: Path, command: str) -> None:
+def test_a_user_without_a_home_gets_an_error(tmp_path: Path, command: str) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "HOME"}
     arguments = [*NOBODY, *MAY_READ, sys.executable, "-P", "-m", "gmt", command]
     done = subprocess.run(arguments, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)

@@ -93,7 +93,7 @@ def test_a_cluster_of_other_versions_is_refused(
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_what_answers_and_is_no_ray_is_refused(gmt: Gmt, serve: Serve) -> None:
+def test_a_server_that_is_not_ray_is_refused(gmt: Gmt, serve: Serve) -> None:
     for answers in ({}, {"/api/version": {"hello": 1}}, {"/api/version": [1]}):
         done = gmt("submit", *STUDY, "cluster=ray", f"cluster.address={serve(answers)}", ROOT)
         assert done.returncode == 2, done.stderr

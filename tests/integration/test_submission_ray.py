@@ -129,7 +129,7 @@ def test_a_stopped_sweep_ends_as_with_ctrl_c(gmt: Gmt, address: str, tmp_path: P
     assert f"error: job {job} is not under way: it is STOPPED" in again.stderr
 
 
-def test_a_run_that_fits_on_no_node_is_told_by_the_sweep(gmt: Gmt, address: str, tmp_path: Path) -> None:
+def test_a_sweep_names_a_run_that_fits_on_no_node(gmt: Gmt, address: str, tmp_path: Path) -> None:
     on = ("cluster=ray", f"cluster.address={address}")
     job = submitted(gmt, address, tmp_path / "shared", "resources.gpus=1")
     told = gmt("logs", job, *on, "--follow").stdout.splitlines()[-1]
@@ -138,7 +138,7 @@ def test_a_run_that_fits_on_no_node_is_told_by_the_sweep(gmt: Gmt, address: str,
     assert not list((tmp_path / "shared" / "runs").glob("*/status.json"))
 
 
-def test_a_wrong_token_and_no_token_are_told_apart(
+def test_a_wrong_token_and_a_missing_token_have_different_errors(
     gmt: Gmt, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command = ("submit", *STUDY, "cluster=ray", f"cluster.address={address}", f"record.root={tmp_path}/shared")

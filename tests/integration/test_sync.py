@@ -135,7 +135,7 @@ def test_the_parent_ends_though_a_run_is_refused(study: Plan, tmp_path: Path, mo
     assert parent_of(tmp_path).info.status == "FINISHED"
 
 
-def test_what_is_level_is_not_written_again(study: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_values_that_the_store_has_are_not_written_again(study: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     sync(["study=tiny"], str(CONF))
     written: list[str] = []
     monkeypatch.setattr(MlflowClient, "log_batch", lambda self, run_id, **_: written.append(run_id))

@@ -118,9 +118,9 @@ class Dashboard:
 
     def processes(self) -> tuple[psutil.Process, psutil.Process]:
         """Return the processes of `gmt ui` and of its server."""
-        own = psutil.Process(self.process.pid)
-        (server,) = [each for each in own.children() if "gmt.tracking.ui_server" in str(each.cmdline())]
-        return own, server
+        command = psutil.Process(self.process.pid)
+        (server,) = [child for child in command.children() if "gmt.tracking.ui_server" in str(child.cmdline())]
+        return command, server
 
 
 @pytest.fixture(scope="module")

@@ -68,7 +68,7 @@ def test_a_secret_in_an_address_is_masked(text: str, shown: str) -> None:
         "method.mask_ratio=0.5",
     ],
 )
-def test_what_holds_no_secret_passes(text: str) -> None:
+def test_texts_without_secrets_pass(text: str) -> None:
     refuse_secrets("an override", text, "")
     assert not names_a_secret("TOKENIZERS_PARALLELISM")
 
@@ -117,7 +117,7 @@ def test_an_address_is_read_whole_or_refused_without_its_password(scheme: str, u
 
 
 @pytest.mark.parametrize("uri", ["http://host:abc", "postgresql://host:abc/db", "http://[::1", "postgresql:host"])
-def test_an_address_that_is_none_is_a_sentence(uri: str) -> None:
+def test_an_invalid_address_is_refused_in_a_sentence(uri: str) -> None:
     with pytest.raises(UserError, match=r"^tracking\.uri must be an address"):
         TrackingSettings(uri=uri, artifacts=None, experiment="e")
 
@@ -223,7 +223,7 @@ def test_a_token_of_a_known_kind_is_found_wherever_it_stands(token: str) -> None
         ("-----BEGIN RSA PRIVATE KEY-----\nMIIE\ns3cret\n-----END KEY-----", "***-----END KEY-----"),
     ],
 )
-def test_a_secret_is_found_by_what_stands_before_it(text: str, shown: str) -> None:
+def test_a_secret_is_found_by_the_name_before_it(text: str, shown: str) -> None:
     assert without_secrets(text) == without_secrets(text, is_data=True) == shown
 
 

@@ -121,7 +121,7 @@ def test_each_fault_that_a_disk_reports_is_the_machines(
 
 
 @pytest.mark.parametrize("number", [getattr(errno, name) for name in OF_THE_USER], ids=OF_THE_USER)
-def test_what_a_wrong_path_raises_is_no_fault_of_the_machine(number: int) -> None:
+def test_the_error_of_a_wrong_path_is_no_fault_of_the_machine(number: int) -> None:
     def wrapped() -> None:
         try:
             raise OSError(number, os.strerror(number))

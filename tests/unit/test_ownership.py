@@ -57,7 +57,7 @@ def test_a_file_or_folder_of_another_user_is_refused_wherever_it_lies(
 
 @pytest.mark.parametrize("level", range(7))
 @pytest.mark.parametrize(("mode", "who"), [(0o707, "everybody"), (0o770, "the group")])
-def test_what_others_can_write_is_refused_wherever_it_lies(
+def test_files_that_others_can_write_are_refused_in_any_folder(
     tmp_path: Path, checkpoint: Path, level: int, mode: int, who: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ownership, "_is_private", lambda gid, uid: False)

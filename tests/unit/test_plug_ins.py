@@ -79,7 +79,7 @@ def test_a_module_that_raises_is_no_typo_in_the_name_of_its_class(written: Writt
     assert sentence.format(file=file) in found
 
 
-def test_a_name_that_is_not_there_is_told_with_those_that_are(written: Written) -> None:
+def test_an_unknown_name_is_reported_with_the_known_names(written: Written) -> None:
     module = written(WHOLE)
     assert "has no 'Whol'; did you mean 'Whole'?" in refused(f"{module}.Whol")
     assert f"Python finds no module '{module}x'" in refused(f"{module}x.Whole")

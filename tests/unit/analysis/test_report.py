@@ -68,7 +68,7 @@ def test_one_seed_and_one_ratio_are_said(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("_words_only")
-def test_what_is_not_done_is_said(tmp_path: Path) -> None:
+def test_the_report_counts_unfinished_runs(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, ARMS, [1, 2])
     for planned in plan.runs[1:]:
         finish(planned, 0.7)

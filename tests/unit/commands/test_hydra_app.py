@@ -165,7 +165,7 @@ PATHS = st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs")), m
 @example(path="a\\")
 @example(path="a,b")
 @example(path="???")
-def test_a_path_arrives_whole_or_the_sentence_says_how_to_write_it(path: str) -> None:
+def test_a_path_is_read_exactly_or_the_error_shows_how_to_write_it(path: str) -> None:
     parser = OverridesParser.create()
 
     def arrived(override: str) -> object:

@@ -75,7 +75,7 @@ def root_of(failed: PlannedRun) -> Path:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_what_others_wrote_is_escaped(way: str, failed: PlannedRun, capsys: pytest.CaptureFixture[str]) -> None:
+def test_text_from_others_is_escaped(way: str, failed: PlannedRun, capsys: pytest.CaptureFixture[str]) -> None:
     WAYS[way](failed)
     text = "".join(capsys.readouterr())
     assert r"\x00\x01" in text

@@ -192,7 +192,7 @@ def test_entries_are_counted_after_a_checkpoint_without_another_step(moments: st
     assert mask.num_trained() == 0
 
 
-def test_a_mask_of_several_steps_stays_and_is_made_anew_in_time() -> None:
+def test_a_mask_stays_for_several_steps_and_is_then_chosen_again() -> None:
     model, _ = model_and_batch()
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     mask = attach(model, optimizer, MaskSpec(mask_ratio=0.5, refresh=3, mask_on="update"))

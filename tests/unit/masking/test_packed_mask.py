@@ -167,7 +167,7 @@ def test_ratio_zero_is_torchs_fused_adamw() -> None:
 
 
 @pytest.mark.parametrize("excluded", ["dense", "frozen"])
-def test_what_is_excluded_trains_whole_or_not_at_all(excluded: str) -> None:
+def test_excluded_parameters_train_whole_or_not_at_all(excluded: str) -> None:
     more = {"exclude": ("tied", "*.1.*"), "excluded": excluded}
     ours = Training(spec_of(**more)).run()
     assert_same(ours, Training(spec_of(moments="masked", **more)).run())

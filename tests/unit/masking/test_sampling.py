@@ -62,7 +62,7 @@ def test_rows_and_columns_of_real_models_are_covered_evenly(model: str) -> None:
                 assert unevenness(along * bands // size, every * bands // size) < 5, (name, size, bands)
 
 
-def test_a_sample_has_the_size_that_was_asked_whatever_the_model_has() -> None:
+def test_a_sample_has_the_requested_size_for_every_model() -> None:
     for size in (262_145, 282_144, 393_216, 524_288, 524_289, 3_000_000):
         parameter = nn.Parameter(torch.empty(size))
         index = sample_index(parameter, "w", FACTS_ENTRIES / size)

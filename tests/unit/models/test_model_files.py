@@ -222,7 +222,7 @@ def test_the_ids_of_models_without_such_files_are_as_ever() -> None:
     assert pretrained(trust_remote_code=True).fingerprint() != pretrained().fingerprint()
 
 
-def test_what_lies_beside_a_gguf_file_and_is_read_is_in_the_id(tmp_path: Path) -> None:
+def test_files_read_beside_a_gguf_file_are_in_the_id(tmp_path: Path) -> None:
     file = tmp_path / "weights.gguf"
     file.write_text("GGUF")
     model = pretrained(source="gguf", gguf=str(file))
@@ -237,7 +237,7 @@ def test_what_lies_beside_a_gguf_file_and_is_read_is_in_the_id(tmp_path: Path) -
     assert len(seen) == 5
 
 
-def test_a_model_that_would_be_made_of_more_than_its_folder_is_refused(tmp_path: Path) -> None:
+def test_a_folder_that_does_not_hold_exactly_the_whole_model_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "model"
     settings = with_code(folder)
     edit_json(folder / "config.json", auto_map={"AutoModelForCausalLM": "some/body--modeling.Mine"})

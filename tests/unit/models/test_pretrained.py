@@ -131,7 +131,7 @@ def test_an_attention_that_is_not_here_is_named() -> None:
         pretrained(attention="flash_attention_2").base()
 
 
-def test_a_gguf_file_that_is_none_is_refused(tmp_path: Path) -> None:
+def test_an_invalid_gguf_file_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "weights.gguf"
     file.write_text("no weights")
     with pytest.raises(UserError, match=r"model\.gguf must name a model with a tokenizer"):

@@ -127,7 +127,7 @@ def test_a_file_that_the_run_did_not_write_is_seen(plan: Plan) -> None:
 
 
 @pytest.mark.parametrize("digests", [[], "x", {"result.json": "x"}, {"result.json": []}, {"result.json": [1]}])
-def test_digests_that_are_none_are_a_change(plan: Plan, digests: object) -> None:
+def test_invalid_digests_count_as_a_change(plan: Plan, digests: object) -> None:
     record = plan.runs[0].record
     record.write("status.json", record.status() | {"digests": digests})
     assert record.state() == "changed"

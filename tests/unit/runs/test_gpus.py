@@ -183,7 +183,7 @@ def plan(root: Path, *gpus_of_arms: object, **shared: object) -> Plan:
 
 
 @pytest.mark.usefixtures("four_gpus")
-def test_a_plan_says_what_its_runs_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plan_lists_the_resources_of_its_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
     for asked, words, at_once in (
         (["auto"], "a run takes 1 of the GPUs here, of which there are 4", 4),

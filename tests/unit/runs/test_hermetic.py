@@ -150,7 +150,7 @@ def test_every_variable_that_the_libraries_read_is_taken_out_or_was_looked_throu
 
 
 @pytest.mark.parametrize("name", HARMFUL)
-def test_what_changes_results_is_taken_out(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_that_change_results_are_removed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "torch", raising=False)
     environment = {name: HARMFUL[name], "PATH": "/bin", **NEUTRAL}
     assert take_out(environment) == [name]
@@ -181,7 +181,7 @@ def test_a_worker_of_ray_train_keeps_what_ray_train_sets() -> None:
     assert environment == group
 
 
-def test_what_torch_has_read_already_is_refused() -> None:
+def test_variables_that_torch_has_read_are_refused() -> None:
     assert "torch" in sys.modules or __import__("torch")
     environment = {"OMP_THREAD_LIMIT": "1"}
     for _ in range(2):  # a worker that is used again is refused again

@@ -172,7 +172,7 @@ def test_a_branch_that_moved_between_two_runs_is_told(hub: Hub, tmp_path: Path) 
 
 
 @pytest.mark.heavy
-def test_a_run_records_what_it_was_made_of(hub: Hub, tmp_path: Path) -> None:
+def test_a_run_records_its_sources(hub: Hub, tmp_path: Path) -> None:
     hub.move_model(FIRST)
     run = run_of(tmp_path / "records", f"model.path={REPO}", "model.revision=main")
     environment = execute(run).read("environment.json")
@@ -228,7 +228,7 @@ def test_a_file_that_may_change_within_a_tick_of_the_clock_is_not_remembered(
     assert not (tmp_path / "cache").exists()
 
 
-def test_a_kept_score_that_is_not_whole_is_asked_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_incomplete_stored_score_is_evaluated_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     file = tmp_path / "base" / "target" / "sums.json"
     file.parent.mkdir(parents=True)
     score = Score(metric="exact_match", value=0.25, answers=[{"prompt": "p", "answer": "a", "score": 0.25}])

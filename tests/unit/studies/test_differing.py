@@ -161,7 +161,7 @@ def test_new_files_that_no_code_is_read_from_leave_a_checkout_clean(tmp_path: Pa
     assert "code.py" in (uncommitted(tmp_path) or [])
 
 
-def test_a_revision_that_may_move_is_told_when_it_is_planned(tmp_path: Path) -> None:
+def test_a_plan_warns_of_a_revision_that_may_move(tmp_path: Path) -> None:
     of_hub = {"method": "sft", "model": "smollm2_135m"}
     plan = plan_of(tmp_path, {"pinned": of_hub, "main": {**of_hub, "model.revision": "main"}}, [1])
     expected = "model.revision=main of model smollm2_135m may move: pin the commit that the hub shows."

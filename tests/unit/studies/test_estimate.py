@@ -62,7 +62,7 @@ def test_runs_of_another_study_count_and_longer_ones_do_not(tmp_path: Path) -> N
     assert (cost.num_known, cost.run_seconds) == (6, pytest.approx(360))
 
 
-def test_a_dear_sweep_starts_only_if_somebody_agrees(tmp_path: Path) -> None:
+def test_an_expensive_sweep_starts_only_if_the_user_agrees(tmp_path: Path) -> None:
     made = plan(tmp_path)
     for planned in made.runs[::2]:
         finish(planned, 7200.0, 1)  # three are left, of two hours on half a GPU

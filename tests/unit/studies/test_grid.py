@@ -76,7 +76,7 @@ def test_a_study_that_holds_nothing_is_refused(arms: dict[str, Any], sentence: s
         study({}, arms)
 
 
-def test_a_short_name_begins_with_what_tells_a_run_apart() -> None:
+def test_a_short_name_begins_with_what_differs_between_runs() -> None:
     varied = ("task=sums", "method.mask_ratio=0.9", "train.learning_rate=0.001", "seed=3")
     point = Point(arm="gmt", overrides=(), varied=varied)
     assert point.short_name(Axis()) == "gmt 0.9 s3 sums learning_rate=0.001"

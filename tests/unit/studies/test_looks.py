@@ -38,7 +38,7 @@ def finish_all(plan: Plan, *, dirty: bool = False) -> None:
             finish(run, 0.5 + seed / 1000 + {None: 0, 0.5: 0.3 + seed / 5000, 0.9: (seed % 2) / 10}[ratio], dirty=dirty)
 
 
-def test_what_is_undecided_gets_more_seeds_and_no_more_after_the_last_look(tmp_path: Path) -> None:
+def test_undecided_comparisons_get_more_seeds_until_the_last_look(tmp_path: Path) -> None:
     first = planned(tmp_path)
     assert seeds(first) == {"sft": [1, 2, 3], "gmt 0.5": [1, 2, 3], "gmt 0.9": [1, 2, 3]}
     finish_all(first)
@@ -89,7 +89,7 @@ def test_looks_share_the_level(tmp_path: Path) -> None:
     assert said[0] == "primary question q: 2 comparisons over 5 seeds, with looks at 3 seeds that share the level"
 
 
-def test_a_question_that_what_was_typed_leaves_without_comparisons_is_named(tmp_path: Path) -> None:
+def test_a_question_that_overrides_leave_without_comparisons_is_named(tmp_path: Path) -> None:
     for looks in ([], [3, 5]):
         asked: dict[str, Any] = {"primary": {"q": {**ASKED, "values": [0.5]}}, "looks": looks}
         study = StudySettings(name="s", question="?", shared={"seed": [1, 2, 3]}, arms=ARMS, **asked)

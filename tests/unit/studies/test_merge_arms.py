@@ -71,7 +71,7 @@ def test_a_soup_over_seeds_is_one_run(tmp_path: Path) -> None:
     assert (soup.point.label, soup.run.config["over"]) == ("soup", ["seed"])
 
 
-def test_a_merge_over_tasks_is_asked_on_each(tmp_path: Path) -> None:
+def test_a_merge_over_tasks_is_evaluated_on_each(tmp_path: Path) -> None:
     tasks = ["long_words", "three_sums"]
     arms = {"sft": {"method": "sft"}, "ties": {"from": "sft", "over": "task", "merge": "ties", "task": tasks}}
     plan = study_of(tmp_path, arms, shared={"task": tasks})
@@ -101,7 +101,7 @@ def test_a_setting_of_the_parents_chooses_among_them_and_another_is_the_merges(t
         assert merge.run.task.name == "three_sums"
 
 
-def test_what_the_user_types_reaches_the_parents_and_a_merges_settings_the_merges(tmp_path: Path) -> None:
+def test_overrides_reach_parents_and_overrides_of_merge_reach_merges(tmp_path: Path) -> None:
     cli = {"seed": ["3"], "train.learning_rate": ["0.001"], "merge.alpha": ["0", "1"]}
     plan = study_of(tmp_path, {"sft": {"method": "sft"}, "wise": {"from": "sft", "merge": "wise_ft"}}, cli)
     assert [planned.point.label for planned in plan.runs] == [

@@ -59,7 +59,7 @@ def test_what_the_study_does_not_have_is_named(given: dict[str, Any], sentence: 
     assert fault.startswith(sentence)
 
 
-def test_what_the_user_types_may_leave_a_question_untested() -> None:
+def test_overrides_may_leave_a_question_untested() -> None:
     assert not faults(num_seeds=1, typed=["seed"])
     assert not faults(values=[0.5], typed=["method.mask_ratio"])
     assert not faults(arms=["gmt learning_rate=0.1"], typed=["train.learning_rate"])

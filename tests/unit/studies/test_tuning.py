@@ -59,7 +59,7 @@ def test_the_whole_budget_is_spent_and_the_best_value_wins(sampler: str) -> None
 
 
 @pytest.mark.heavy
-def test_what_is_asked_late_learns_from_what_came_before() -> None:
+def test_later_values_depend_on_earlier_scores() -> None:
     late = [v for name in "abcdefgh" for v in spent(tuning(runs=16), name)[0][8:]]
     early = [v for name in "abcdefgh" for v in spent(tuning(runs=16), name)[0][:8]]
     assert sum(map(score, late)) / len(late) > sum(map(score, early)) / len(early) + 0.1
@@ -78,7 +78,7 @@ def test_a_replay_asks_for_the_same_values_again(runs: int, sampler: str, done: 
     assert (asked.best is None) == (len(known) < runs)
 
 
-def test_another_choice_is_asked_other_values() -> None:
+def test_another_choice_tries_other_values() -> None:
     assert spent(tuning(), "gmt")[0] != spent(tuning(), "rmt")[0]
 
 
@@ -158,7 +158,7 @@ def test_the_comparison_follows_at_the_best_values(tmp_path: Path) -> None:
     assert made.ids == first.ids
 
 
-def test_what_would_make_a_comparison_unfair_is_refused(tmp_path: Path) -> None:
+def test_tuning_that_makes_a_comparison_unfair_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"study\.tuning\.overrides must choose other data than the comparison's"):
         plan(tmp_path, study(overrides={"seed": 11}))
     with pytest.raises(UserError, match=r"train\.learning_rate is what study\.tuning looks for and must not be given"):

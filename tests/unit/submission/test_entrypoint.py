@@ -19,6 +19,6 @@ def test_an_override_reaches_the_sweep_as_it_was_typed() -> None:
     assert words[4:] == [*typed, "--config-dir", "/my configs", "hydra.launcher.address=auto"]
 
 
-def test_a_launcher_of_the_users_choice_is_not_told_an_address() -> None:
+def test_a_launcher_that_the_user_chooses_gets_no_address() -> None:
     for chosen in ("hydra/launcher=basic", "hydra.launcher.address=10.0.0.1:6379"):
         assert sweep_command(job("study=tiny", chosen), python="python", config_dir=None).endswith(chosen)

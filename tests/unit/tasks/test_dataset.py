@@ -126,7 +126,7 @@ def test_messages_and_preferences_as_the_hub_has_them(tmp_path: Path) -> None:
     assert chat.prompt == [{"role": "user", "content": "Hi\n"}]
 
 
-def test_what_a_target_suite_asks_is_not_trained_on(tmp_path: Path) -> None:
+def test_questions_of_a_target_suite_are_not_trained_on(tmp_path: Path) -> None:
     path = write(tmp_path, ROWS)
     columns = {"prompt": "q", "answer": "a"}
     asked = HeldOut(

@@ -56,12 +56,12 @@ def test_a_pattern_that_finds_nothing_in_an_answer_is_no_answer(tmp_path: Path) 
 @pytest.mark.parametrize(
     "pattern", ["(", "a{99999999999}", "(" * 5000 + ")" * 5000, 5, "", "(?P<a>x)(?P<a>y)", "[z-a]"]
 )
-def test_a_pattern_that_is_none_is_refused_when_the_run_is_planned(tmp_path: Path, pattern: object) -> None:
+def test_an_invalid_pattern_is_refused_when_the_run_is_planned(tmp_path: Path, pattern: object) -> None:
     with pytest.raises(UserError, match="answer_pattern must be a"):
         held_out(write(tmp_path, [{"q": "?", "a": "4"}]), answer_pattern=pattern)
 
 
-def test_conversations_are_asked_by_their_one_question(tmp_path: Path) -> None:
+def test_a_conversation_is_evaluated_by_its_only_question(tmp_path: Path) -> None:
     turns = [{"role": "user", "content": "2 + 2"}, {"role": "assistant", "content": "4"}]
     suite = held_out(write(tmp_path, [{"m": turns}]), columns={"messages": "m"}).suite("own")
     assert (suite.prompts, suite.score(0, "4")) == (["2 + 2"], 1.0)

@@ -144,7 +144,7 @@ def lesson(name: str, kind: str, scratch: Path) -> tuple[PreTrainedTokenizerBase
 
 
 @pytest.mark.parametrize(("name", "kind"), CASES)
-def test_a_model_that_says_what_it_was_taught_is_right(name: str, kind: str, tmp_path: Path) -> None:
+def test_a_model_that_gives_the_learnt_answers_is_right(name: str, kind: str, tmp_path: Path) -> None:
     tokenizer, pairs = lesson(name, kind, tmp_path)
     frame = frame_of(tokenizer, is_chat=True)
     if frame.end is not None:

@@ -92,7 +92,7 @@ def test_every_turn_of_the_assistant_is_learnt_and_nothing_else(chatting: PreTra
     ]
 
 
-def test_what_is_learnt_follows_what_evaluation_asks(chatting: PreTrainedTokenizerBase) -> None:
+def test_the_learnt_tokens_follow_the_prompt_of_evaluation(chatting: PreTrainedTokenizerBase) -> None:
     asked = chat_ids(chatting, TURNS[:2], answer_follows=True)
     (tokens,) = tokenize(chatting, [Conversation(messages=TURNS[:3])], max_length=200).examples
     assert tokens["input_ids"][: len(asked)] == asked
@@ -178,7 +178,7 @@ def joining() -> PreTrainedTokenizerBase:
     return PreTrainedTokenizerFast(tokenizer_object=made, **special_ones)
 
 
-def test_a_template_that_changes_what_was_said_is_refused(chatting: PreTrainedTokenizerBase) -> None:
+def test_a_template_that_changes_answers_is_refused(chatting: PreTrainedTokenizerBase) -> None:
     chatting.chat_template = "{{ messages | length }}{% for m in messages %}{{ m['content'] }}{% endfor %}"
     with pytest.raises(UserError, match=r"task\.chat_template must render a conversation's beginning"):
         tokenize(chatting, [Conversation(messages=TURNS)], max_length=200)

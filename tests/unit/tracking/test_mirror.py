@@ -47,7 +47,7 @@ def run(folder: Path, name: str) -> Mirrored:
     return Mirrored(record=RunRecord(folder, name), name=name, tags={})
 
 
-def test_what_changed_while_a_store_was_away_is_written_when_it_is_back(tmp_path: Path) -> None:
+def test_changes_during_an_outage_are_written_after_it(tmp_path: Path) -> None:
     store, said = Store(tmp_path), list[str]()
     store.is_away = True
     with Mirror(lambda: Opened(view=store), said.append, "gmt sync") as made:
@@ -61,7 +61,7 @@ def test_what_changed_while_a_store_was_away_is_written_when_it_is_back(tmp_path
     assert said == ["warning: MLflow does not answer (a); the run records have everything"]
 
 
-def test_what_another_process_leaves_is_gone_on_with(tmp_path: Path) -> None:
+def test_a_run_that_another_process_leaves_is_mirrored(tmp_path: Path) -> None:
     store, said = Store(tmp_path), list[str]()
     store.followed_elsewhere = True
     with Mirror(lambda: Opened(view=store), said.append, "gmt sync") as made:
@@ -86,7 +86,7 @@ def test_one_runs_fault_costs_no_other_run(tmp_path: Path) -> None:
     ]
 
 
-def test_a_store_that_does_not_open_is_asked_again(tmp_path: Path) -> None:
+def test_a_store_that_does_not_open_is_tried_again(tmp_path: Path) -> None:
     store, said, asked = Store(tmp_path), list[str](), list[int]()
 
     def opening() -> Opened:

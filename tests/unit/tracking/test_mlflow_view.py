@@ -61,7 +61,7 @@ def test_each_value_is_written_once_by_views_that_come_and_go(tmp_path: Path) ->
     assert history(tmp_path) == [(1, 1.0), (2, 2.0), (3, 3.0)]
 
 
-def test_a_server_that_nobody_runs_is_told_in_the_connections_own_words(tmp_path: Path) -> None:
+def test_the_error_without_a_server_shows_the_connections_message(tmp_path: Path) -> None:
     nobody = TrackingSettings(uri="http://127.0.0.1:1", artifacts=str(tmp_path), experiment="e")
     with pytest.raises(UserError, match=r"that answers, got http://127.0.0.1:1: .*Connection refused") as raised:
         MlflowView(nobody)

@@ -52,7 +52,7 @@ def test_a_perplexity_that_is_no_number_leaves_the_run_without_a_score(tmp_path:
     assert (table["state"][0], table["target_after"].isna().all()) == ("without a score", True)
 
 
-def test_no_run_stands_in_a_table_twice(tmp_path: Path) -> None:
+def test_no_run_occurs_in_a_table_twice(tmp_path: Path) -> None:
     (planned,) = plan_of(tmp_path, {"sft": {"method": "sft"}}, [1]).runs
     with pytest.raises(UserError, match=f"a run must occur only once in a table, got {planned.run.id} as a and b"):
         read_table([("x", "a", planned.record), ("y", "b", planned.record)], axis=Axis())
