@@ -9,7 +9,7 @@ from gmt.studies.plan import PlannedRun
 
 
 def refuse_merges_of_runs_outside(points: Sequence[Point]) -> None:
-    """Refuse, in a study that tunes, a merge whose parents are no runs of the study: what they should be is not known.
+    """Refuse, in a study with tuning, a merge whose parents are not runs of the study, since their values are unknown.
 
     Raises:
         UserError: some arm merges and does not name the arm of its parents.

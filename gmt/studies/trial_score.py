@@ -23,19 +23,19 @@ class TrialScore:
     forgetting: float
 
     def holds(self, bound: float | None) -> bool:
-        """Whether the forgetting is at most the bound; None bounds nothing."""
+        """Return whether the forgetting is at most the bound; True without a bound."""
         return bound is None or self.forgetting <= bound + _ROUNDING
 
     def rank(self, bound: float | None) -> float:
         """Return the number by which the best value is chosen: the largest is best.
 
-        It is the target score where the bound holds, and below 0 elsewhere, so that the least forgetting is best where
-        no value holds the bound.
+        It is the target score if the bound holds, else a number below 0, so that the least forgetting is best if no
+        value holds the bound.
         """
         return self.target if bound is None or self.holds(bound) else bound - self.forgetting
 
 
-WORST = TrialScore(target=0.0, forgetting=1.0)  # of a run that diverged, or whose scores are no numbers
+WORST = TrialScore(target=0.0, forgetting=1.0)  # for a run that diverged, or whose scores are not finite
 
 
 def mean_score(scores: Sequence[TrialScore]) -> TrialScore:
@@ -51,7 +51,7 @@ def best_of(ranks: Mapping[float, float]) -> float:
 
 
 def trial_score(record: RunRecord) -> TrialScore | None:
-    """Return the scores of a tuning run; the worst of one that diverged, None of one that is not done."""
+    """Return the scores of a tuning run; the worst scores if it diverged, None if it is not done."""
     state = record.state()
     if state == "diverged":
         return WORST

@@ -25,12 +25,12 @@ from gmt.studies.tuning_faults import faults_of_tuning
 
 @dataclass(frozen=True, kw_only=True)
 class _Choice:
-    """A choice that is tuned by itself.
+    """A choice that is tuned.
 
     Args:
-        points: of the comparison, at the value that is chosen.
-        tried: the runs that would try the lowest value; there are as many for each other value.
-        stand_ins: the comparison at the lowest value.
+        points: the points of the comparison, which get the chosen value.
+        tried: the runs that would try the lowest value; each other value has equally many.
+        stand_ins: the runs of the comparison at the lowest value.
     """
 
     points: Sequence[Point]
@@ -41,12 +41,12 @@ class _Choice:
 def tuned_plan(
     study: StudySettings, tuning: TuningSettings, points: Sequence[Point], maker: RunMaker, typed: Collection[str]
 ) -> Plan:
-    """Plan what is known of a study whose setting is tuned first: the tuning runs, and the comparison of what is tuned.
+    """Plan a study with tuning: the tuning runs so far, and the comparison of choices whose tuning is finished.
 
     Args:
-        study: with tuning.
-        tuning: its tuning.
-        points: of the comparison. A merge has the values of its parents, and no tuning of its own.
+        study: the study.
+        tuning: the settings of its tuning.
+        points: the points of the comparison. A merge has the values of its parents, and no tuning of its own.
         maker: composes and checks the runs.
         typed: the settings that the user typed values for.
 
@@ -74,7 +74,7 @@ def tuned_plan(
 def _checked(
     study: StudySettings, tuning: TuningSettings, points: Sequence[Point], merges: Sequence[Point], maker: RunMaker
 ) -> list[_Choice]:
-    """Return the choices; every run is checked with some value before any other value is asked for."""
+    """Return the choices; every run is checked with one value before tuning chooses other values."""
     trained = [point for point in points if not point.parents]
     return [
         _Choice(
@@ -127,7 +127,7 @@ def _trials(cell: Sequence[Point], tuning: TuningSettings, value: float) -> list
 
 
 def _tuned(study: StudySettings, tuning: TuningSettings, cell: Sequence[Point], maker: RunMaker) -> Tuned:
-    """Return how far the tuning of a choice is, with its runs so far."""
+    """Return the progress of tuning for a choice, with its runs so far."""
     trials: dict[float, Sequence[PlannedRun]] = {}
     scores: dict[float, TrialScore] = {}
     num_done = 0

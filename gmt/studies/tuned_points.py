@@ -1,4 +1,4 @@
-"""The points of a tuned study: the choices that are tuned, the runs that try values, and what is then compared."""
+"""The points of a tuned study: the choices that are tuned, the runs that try values, and the compared runs."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -11,13 +11,13 @@ _SEED = "seed"
 
 
 def cells(points: Sequence[Point], tuning: TuningSettings, *, axis: str) -> list[list[Point]]:
-    """Return the points of each choice that is tuned by itself, since they share a value.
+    """Group points by the choice that is tuned: all points of a group get one value.
 
-    They differ in their seed and fixed settings only, and with one value for each arm in the axis too.
+    They differ only in the seed and in fixed settings; with one value for each arm, also in the axis.
 
     Args:
-        points: of the comparison, each of which trains.
-        tuning: of the study.
+        points: the points of the comparison that train.
+        tuning: the tuning of the study.
         axis: the setting that is the study's axis.
     """
     found: dict[tuple[str, tuple[str, ...]], list[Point]] = {}
@@ -35,7 +35,7 @@ def probes(cell: Sequence[Point], tuning: TuningSettings) -> list[Point]:
 
 
 def label_of(cell: Sequence[Point], tuning: TuningSettings, *, axis: str) -> str:
-    """Return the label of a choice that is tuned by itself."""
+    """Return the label of a tuned choice."""
     return choice(cell[0], fixed=_shared_by_a_choice(tuning, axis)[1:])
 
 
@@ -45,21 +45,21 @@ def _shared_by_a_choice(tuning: TuningSettings, axis: str) -> tuple[str, ...]:
 
 
 def choice(point: Point, *, fixed: Iterable[str] = ()) -> str:
-    """Return the label of a tuning: the arm and the settings that vary in it beside the seed and fixed ones."""
+    """Return the label of a tuning: the arm and its varied settings, without the seed and fixed settings."""
     keys = (_SEED, *fixed)
     lists = _without(point.lists_of_one, keys)
     return replace(point, varied=_without(point.varied, keys), lists_of_one=lists).label
 
 
 def refuse_what_is_tuned(points: Sequence[Point], tuning: TuningSettings) -> None:
-    """A setting can't be given and looked for at once.
+    """Refuse points that set the tuned setting.
 
     Raises:
-        UserError: a point gives a value to what is tuned.
+        UserError: a point sets it.
     """
     given = next((text for p in points for text in p.overrides if _key(text) == tuning.setting), None)
     if given is not None:
-        raise UserError(f"{tuning.setting} is what study.tuning looks for and must not be given, got {given}")
+        raise UserError(f"{tuning.setting} must not be set, since study.tuning tunes it, got {given}")
 
 
 def compared(point: Point, tuning: TuningSettings, value: float) -> Point:
@@ -70,13 +70,13 @@ def compared(point: Point, tuning: TuningSettings, value: float) -> Point:
 def compared_merge(point: Point, tuning: TuningSettings, values: Mapping[Point, float]) -> Point:
     """Return a point of the comparison that merges, with the values that were chosen for the trainings below it.
 
-    A merge of parents with several values has the first one in its config, as it has the first parent's other settings,
-    and no value of it in tables.
+    If the parents have several values, the merge has the first one in its config, like the other settings of the first
+    parent, and no value in tables.
 
     Args:
-        point: that merges.
-        tuning: of the study.
-        values: that of each training.
+        point: the merging point.
+        tuning: the tuning of the study.
+        values: the value of each training.
     """
     parents = tuple(
         compared_merge(each, tuning, values) if each.parents else compared(each, tuning, values[each])
@@ -88,30 +88,30 @@ def compared_merge(point: Point, tuning: TuningSettings, values: Mapping[Point, 
 
 
 def trainings(point: Point) -> list[Point]:
-    """Return the trainings of which a point merges the weights, through merges of merges; of a training, itself."""
+    """Return the trainings whose weights a point merges, also through other merges; a training itself."""
     return [each for parent in point.parents for each in trainings(parent)] if point.parents else [point]
 
 
 def trial(point: Point, tuning: TuningSettings, value: float, seed: int | None = None) -> Point:
-    """Return the run that tries a value for a choice.
+    """Return the point that tries a value for a choice.
 
     Args:
-        point: any of the choice.
-        tuning: of the study.
-        value: that is tried.
-        seed: one of the tuning's; None where `overrides` fix it.
+        point: any point of the choice.
+        tuning: the tuning of the study.
+        value: the value to try.
+        seed: a seed of the tuning; None if `overrides` fix it.
     """
     others = {key: to_override_value(given) for key, given in tuning.overrides.items()}
     if seed is not None:
         others[_SEED] = str(seed)
-    own = {_key(text): text for text in _without(point.overrides, (_SEED,))}
+    overrides = {_key(text): text for text in _without(point.overrides, (_SEED,))}
     # In the places of the comparison's values: groups in one order are composed once for both.
-    own |= {key: f"{key}={given}" for key, given in others.items()}
+    overrides |= {key: f"{key}={given}" for key, given in others.items()}
     value_of = _override(tuning.setting, value)
-    of_seed = [own[_SEED]] if len(tuning.seeds) > 1 else []
+    of_seed = [overrides[_SEED]] if len(tuning.seeds) > 1 else []
     return Point(
         arm=point.arm,
-        overrides=(*own.values(), value_of),
+        overrides=(*overrides.values(), value_of),
         varied=(*_without(point.varied, (_SEED, *others)), value_of, *of_seed),
         stage="tuning",
     )

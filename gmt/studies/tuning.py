@@ -80,10 +80,10 @@ class TuningSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """What is known of one choice's tuning.
+    """The values of the tuned setting for one choice.
 
     Args:
-        values: that were asked for so far; each is a run. The others depend on how these end.
+        values: the values to try so far; later values depend on the ranks of these.
         best: the value with the largest rank, the first of equals; None until all runs are done.
     """
 

@@ -19,10 +19,10 @@ def faults_of_tuning(
     """Yield a sentence for each fault of the tuning of a choice.
 
     Args:
-        study: of the tuning.
-        tuning: the tuning.
+        study: the study.
+        tuning: its tuning.
         tried: the runs that try a value for the choice.
-        compared: the runs of the comparison that the choice is made for, merges too.
+        compared: the runs of the comparison that get the chosen value, with merges.
         trained: the trainings of the whole comparison.
         typed: the settings that the user typed values for.
     """
@@ -63,4 +63,4 @@ def _varies(study: StudySettings, trained: Sequence[PlannedRun], typed: Collecti
     values: dict[str, set[float | None]] = {}
     for planned in trained:
         values.setdefault(planned.point.arm, set()).add(study.along.value(planned.run.config))
-    return study.along.setting in typed or any(len(own) > 1 for own in values.values())
+    return study.along.setting in typed or any(len(axis_values) > 1 for axis_values in values.values())

@@ -1,4 +1,4 @@
-"""How sure the value is that tuning chose: what the same rule chooses for other tuning seeds and questions.
+"""The certainty of the value that tuning chose: the values that the same rule chooses for other seeds and questions.
 
 Shapes: R draws, S seeds, Q questions of a suite.
 """
@@ -32,9 +32,10 @@ class TuningNoise:
     """The noise of a value that tuning chose.
 
     Args:
-        shares: value -> the share of draws that choose it, the largest first; values that no draw chooses are left out.
-        num_seeds: of the tuning; with one, its noise is not in the shares.
-        has_questions: whether questions were drawn too; they are not where a score is no share of right answers.
+        shares: the share of draws that choose a value, by the value, the largest share first; without values that no
+            draw chooses.
+        num_seeds: the number of tuning seeds; with one, the shares do not include the noise of seeds.
+        has_questions: whether questions were drawn too, which needs scores that are shares of right answers.
     """
 
     shares: Mapping[float, float]

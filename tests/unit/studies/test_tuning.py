@@ -161,7 +161,7 @@ def test_the_comparison_follows_at_the_best_values(tmp_path: Path) -> None:
 def test_tuning_that_makes_a_comparison_unfair_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"study\.tuning\.overrides must choose other data than the comparison's"):
         plan(tmp_path, study(overrides={"seed": 11}))
-    with pytest.raises(UserError, match=r"train\.learning_rate is what study\.tuning looks for and must not be given"):
+    with pytest.raises(UserError, match=r"train\.learning_rate must not be set, since study\.tuning tunes it"):
         plan(tmp_path, study(), **{"train.learning_rate": ["1e-3"]})
     with pytest.raises(UserError, match=r"study\.tuning can't go with search"):
         plan(tmp_path, study(), search=["asha"], **{"record.evaluate_every": ["2"]})

@@ -80,7 +80,7 @@ def test_a_bound_needs_a_source_score(planned: Planner) -> None:
         ),
         (
             {"sft": {"method": "sft"}, "wise": {"from": "sft", "merge": "wise_ft", "train.learning_rate": 1e-3}},
-            "train.learning_rate is what study.tuning looks for and must not be given, got train.learning_rate=0.001",
+            "train.learning_rate must not be set, since study.tuning tunes it, got train.learning_rate=0.001",
         ),
         (
             {"sft": {"method": "sft"}, "wise": {"from": "sft", "merge": "wise_ft", "task.data_seed": 20000}},
