@@ -25,7 +25,7 @@ class TuningSettings:
 
     Args:
         setting: the setting to tune, a positive number, e.g. `train.learning_rate`; searched on a logarithmic scale.
-        low, high: the ends of the searched interval, which belong to it.
+        low, high: the lowest and the highest value to try.
         runs: the number of values that each choice tries, on each tuning seed; equal for all choices, so that the
             comparison is fair.
         sampler: `grid` tries evenly spaced values in parallel, the same for every choice; `tpe` is Optuna's
