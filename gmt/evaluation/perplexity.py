@@ -22,7 +22,7 @@ class Perplexity:
     """Perplexity of held-out texts, each read from its beginning: exp of the mean negative log-likelihood of a token.
 
     Args:
-        data: as in gmt.tasks.dataset.DatasetTask.
+        data: the dataset: path, subset, revision, split, num_examples and seed, see gmt.tasks.dataset.DatasetTask.
         column: the column that holds the text.
         max_length: how many tokens of a text are read; the rest is left out.
         batch_size: texts in a forward pass.

@@ -34,7 +34,7 @@ class Graft:
         keep: the fraction of entries with the largest delta, in (0, 1], that are grafted or that learning begins with.
         num_steps: mini-batches that the mask is learnt from; 0 for none.
         batch_size: training rows of a mini-batch.
-        learning_rate: of the mask.
+        learning_rate: the learning rate of the mask's scores.
     """
 
     name: str

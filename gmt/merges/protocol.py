@@ -148,7 +148,7 @@ class LearnsFromExamples(Merge, Protocol):
 
         Args:
             weights: the weights of base and parents.
-            gradients: to be called `num_steps` times.
+            gradients: computes gradients; call it `num_steps` times.
         """
         ...
 

@@ -20,7 +20,7 @@ def right_by_suite(
     Args:
         rows: the lines of answers_before.jsonl or answers_after.jsonl.
         part: `target` or `source`.
-        scores: of the part's suites.
+        scores: the scores of the part's suites.
     """
     by_suite: dict[str, list[Any]] = {suite: [] for suite in scores if suite != "mean"}
     for row in rows:

@@ -19,7 +19,7 @@ def tuned_in_words(tuned: Tuned, noise: TuningNoise | None) -> str:
 
     Args:
         tuned: the tuning.
-        noise: of the value; None where it is not known.
+        noise: the noise of the value; None if it is unknown.
     """
     best = "not found yet" if tuned.best is None else f"{tuned.best:g}"
     searched = f"{tuned.num_done} of {tuned.num_runs} runs between {tuned.low:g} and {tuned.high:g}"

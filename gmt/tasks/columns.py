@@ -111,7 +111,7 @@ def drawn(setting: str, data: Mapping[str, Any], columns: Iterable[str], said_by
 
     Args:
         setting: the user's name for the data, e.g. `task.data`.
-        data: as in gmt.tasks.dataset.DatasetTask.
+        data: the dataset, see gmt.tasks.dataset.DatasetTask.
         columns: columns that the data must have.
         said_by: the setting that names the columns.
 
