@@ -29,7 +29,7 @@ from gmt.runs.attempt import existence_check
 from gmt.runs.build import Run, build
 from gmt.runs.prepare import Prepared, prepare
 from gmt.runs.train import reshaped, train_run
-from gmt.tasks.protocol import Asked, Suite
+from gmt.tasks.protocol import EvaluationInputs, Suite
 from gmt.training.control import Control
 
 LIMIT = 1.05
@@ -112,7 +112,7 @@ def generate_ours(run: Run, prepared: Prepared, model: PreTrainedModel) -> list[
     texts: list[str] = []
     for suite in suites(prepared):
         with tempfile.TemporaryDirectory() as scratch:
-            asked = Asked(
+            inputs = EvaluationInputs(
                 **vars(prepared.reader),
                 model=model,
                 cpus=1,
@@ -120,7 +120,7 @@ def generate_ours(run: Run, prepared: Prepared, model: PreTrainedModel) -> list[
                 on_progress=lambda done, of: None,
                 base=lambda: model,
             )
-            texts += [str(row["answer"]) for row in ask(suite, asked).answers]
+            texts += [str(row["answer"]) for row in ask(suite, inputs).answers]
     return texts
 
 

@@ -1,6 +1,6 @@
-"""Rows of JSON files: of a single file, and of a folder laid out as on the hub.
+"""Reads rows of JSON files: of a single file, and of a folder laid out as on the hub.
 
-Python's reader alone, since that of datasets makes dates and numbers of texts that look like them.
+It uses Python's reader only, since that of datasets turns texts that look like dates or numbers into these.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ TOO_DEEP = "must not be nested so deep that Python can't read it"
 
 
 def jsonl_rows(file: Path, *, skips_blank: bool = False) -> list[Mapping[str, Any]]:
-    """Each line by itself, since a file's user wants to know which one is wrong."""
+    """Return the rows of a JSONL file; an error names the line."""
     with file.open("rb") as lines:
         numbered = [(i, line) for i, line in enumerate(lines, start=1) if line.strip() or not skips_blank]
     return for_each(numbered, lambda line: _object(f"{file}, line {line[0]},", line[1]))
 
 
 def json_rows(file: Path, *, field: str | None = None, skips_blank: bool = False) -> list[Mapping[str, Any]]:
-    """Return a list of objects, a single one, or one in each line.
+    """Return the rows of a JSON file: a list of objects, one object, or one object in each line.
 
     Args:
-        file: UTF-8 text.
+        file: a file of UTF-8 text.
         field: the key of the file's single object that holds the rows; None if the file is the rows.
         skips_blank: whether a blank line between objects is passed by, as datasets does, or refused.
 
@@ -98,7 +98,7 @@ class _Splits(Mapping[str, Sequence[Mapping[str, Any]]]):
 
 
 def rows_of_split(splits: Mapping[str, Sequence[Mapping[str, Any]]], split: str) -> list[Mapping[str, Any]]:
-    """Return the rows that a split of datasets' notation names, e.g. `train`, `train[:10%]+test` or `all`.
+    """Return the rows of a split in datasets' notation, e.g. `train`, `train[:10%]+test` or `all`.
 
     Raises:
         ValueError: there is no such split, or the notation is wrong.
@@ -111,7 +111,7 @@ def rows_of_split(splits: Mapping[str, Sequence[Mapping[str, Any]]], split: str)
 
 
 class _Lengths(Mapping[str, int]):
-    """How many rows each split has; counts those alone that are asked for."""
+    """The number of rows of each split; counts a split only when it is asked for."""
 
     def __init__(self, splits: Mapping[str, Sequence[Mapping[str, Any]]]):
         self._splits = splits

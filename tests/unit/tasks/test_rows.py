@@ -145,7 +145,7 @@ def test_a_cache_that_cannot_be_written_is_named_by_its_variable(
     monkeypatch.setattr("datasets.load_dataset", closed)
     sentence = (
         rf"^task\.data can't load '{path}': .*Permission denied: '/cache/parquet'; it is read through a cache, and "
-        "HF_HOME must name a folder for it that can be written$"
+        "HF_HOME must name a writable folder for the cache$"
     )
     with pytest.raises(UserError, match=sentence):
         source(Path(path)).rows()

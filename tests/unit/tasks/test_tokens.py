@@ -180,7 +180,7 @@ def joining() -> PreTrainedTokenizerBase:
 
 def test_a_template_that_changes_answers_is_refused(chatting: PreTrainedTokenizerBase) -> None:
     chatting.chat_template = "{{ messages | length }}{% for m in messages %}{{ m['content'] }}{% endfor %}"
-    with pytest.raises(UserError, match=r"task\.chat_template must render a prompt as the beginning of the whole conversation"):
+    with pytest.raises(UserError, match=r"task\.chat_template must render a prompt as the beginning of"):
         tokenize(chatting, [Conversation(messages=TURNS)], max_length=200)
 
 
