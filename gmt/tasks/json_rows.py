@@ -138,7 +138,7 @@ def _loads(where: str, text: bytes) -> Any:
     except UnicodeDecodeError as error:
         raise UserError(f"{where} must be UTF-8 text ({error})") from error
     except ValueError as error:
-        raise UserError(f"{where} is no JSON ({error})") from error
+        raise UserError(f"{where} is not JSON ({error})") from error
     except RecursionError as error:
         raise UserError(f"{where} {TOO_DEEP}") from error
 

@@ -21,7 +21,7 @@ YAML = {
     "a: " + "[" * 500 + "]" * 500: "a config must not include itself, and must not be nested too deep",
     "a: " + "{a: " * 150 + "1" + "}" * 150: "a config must not include itself, and must not be nested too deep",
     "a: &it [*it]": "a config must not include itself, and must not be nested too deep",
-    "defaults: [own]": "nor name itself",
+    "defaults: [own]": "must not include itself",
     "a: [": r"a config can't be read: while parsing .*own\.yaml\", line",
     "a: 1\na: 2": "a config can't be read: .*duplicate key a",
     "a: *b": "a config can't be read: found undefined alias 'b'",
