@@ -147,7 +147,7 @@ def test_json_of_a_hub_dataset_is_read_from_the_hubs_cache_as_a_file_is(hub: Hub
 def test_another_commit_than_the_pinned_one_is_refused(hub: Hub) -> None:
     hub.move_data(SECOND, [{"prompt": "1+1=", "completion": "3"}])
     assert data(SECOND).rows()[0]["completion"] == "3"
-    with pytest.raises(UserError, match=rf"revision must be a commit .* got {FIRST}: .* is commit {SECOND}"):
+    with pytest.raises(UserError, match=rf"revision must be a commit .* got {FIRST}: .* the cache has commit {SECOND}"):
         data(FIRST).rows()
 
 
