@@ -25,8 +25,8 @@ def join_values(values: list[float]) -> str:
 
 
 def scores_of(table: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Return the finished runs that have a number in a column: CHOICE, seed and that column."""
-    done = table[(table["state"] == "done") & table[column].notna()]
+    """Return the finished runs that have a seed, and a number in a column: CHOICE, seed and that column."""
+    done = table[(table["state"] == "done") & table[[column, "seed"]].notna().all(axis=1)]
     return done[[*CHOICE, "seed", column]].astype({column: float, "axis": float, "seed": int})
 
 

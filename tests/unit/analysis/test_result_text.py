@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from gmt_analysis.leading import leading_sentences
+from gmt_analysis.limits import limits
 from gmt_analysis.means_text import means_by_step, means_markdown, means_text, steps_of
 from gmt_analysis.notebook import ask
 from gmt_analysis.results import Results
@@ -72,6 +73,18 @@ def test_a_wrong_question_of_a_notebook_is_one_sentence(plan: Plan, given: dict[
     assert ask(results, **asked).sentences
     with pytest.raises(UserError, match=fault):
         ask(results, **asked | given)
+
+
+def test_a_merge_over_seeds_has_a_mean_and_is_in_no_test(tmp_path: Path) -> None:
+    arms: dict[str, Any] = {"sft": {"method": "sft"}, "hft": {"method": "hft"}}
+    plan = plan_of(tmp_path, arms | {"ties": {"from": "sft", "over": "seed", "merge": "ties"}}, [1, 2])
+    for each in plan.runs:
+        finish(each, 0.5 + 0.01 * (each.run.seed or 0))
+    results = Results(plan)
+    assert "ties" in means_text(results)
+    assert {arm for findings in results.findings for arm in findings.to_baseline["arm"]} == {"hft"}
+    sentence = "A merge over seeds has no seed to be paired on, so that no test compares ties."
+    assert sentence in limits(results.table, results.summary)
 
 
 def test_what_a_suite_lost_is_red_and_what_it_gained_green(plan: Plan) -> None:
