@@ -45,11 +45,12 @@ def generate(inputs: EvaluationInputs, suite: Suite) -> list[str]:
 
     pad, frame = inputs.tokenizer.pad_token_id, frame_of(inputs.tokenizer, is_chat=inputs.is_chat)
     ends = answer_ends(inputs.model, inputs.tokenizer, frame)
+    expected = suite.expected or suite.answers or [""] * len(ids)
     padded = not (remaining and sees_padding(inputs.model, ids[remaining[0]], pad, left=True))
     with greedy(inputs.model, ends=ends, pad=pad):
         for batch in batches(ids, remaining, BATCH_SIZE, padded=padded):
             generated = _generate_fitting(inputs, [ids[i] for i in batch], suite.max_new_tokens, on_token)
-            right_answers = ["" if suite.answers is None else suite.answers[i] for i in batch]
+            right_answers = [expected[i] for i in batch]
             generated_texts = (
                 frame.answer_in(inputs.tokenizer, row, ends, right=right)
                 for row, right in zip(generated, right_answers, strict=True)

@@ -92,6 +92,7 @@ class HeldOut:
             max_new_tokens=self.max_new_tokens,
             others=others,
             answers=self._whole_answers(questions),
+            expected=answers,
         )
 
     def _whole_answers(self, questions: Sequence[tuple[str, str]]) -> list[str] | None:

@@ -64,6 +64,7 @@ class Suite:
         others: returns prompts of further questions of the same type, some of which may be among `prompts`; None if
             there are none.
         answers: the right answer to each prompt, in the form of a training example's completion; None if unknown.
+        expected: the text that `score` looks for in each answer; None if `answers` gives it, or if it is unknown.
     """
 
     name: str
@@ -72,11 +73,12 @@ class Suite:
     max_new_tokens: int
     others: Callable[[], Sequence[str]] | None = None
     answers: Sequence[str] | None = None
+    expected: Sequence[str] | None = None
 
     def first(self, number: int) -> Suite:
         """Return the suite with only its first `number` questions."""
-        answers = None if self.answers is None else self.answers[:number]
-        return replace(self, prompts=self.prompts[:number], answers=answers)
+        answers, expected = (None if texts is None else texts[:number] for texts in (self.answers, self.expected))
+        return replace(self, prompts=self.prompts[:number], answers=answers, expected=expected)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -69,7 +69,7 @@ def muon(params: Iterable[nn.Parameter], lr: float) -> MuonWithAdamW:
 
 
 with_own_ages = partial(PackedAdamW, age="own")
-MASKED = [(torch.optim.AdamW, SPEC), (PackedAdamW, SPEC), (PackedAdamW, PACKED), (with_own_ages, PACKED)]
+MASKED = [(torch.optim.AdamW, SPEC), (PackedAdamW, PACKED), (with_own_ages, PACKED)]
 PLAIN = [torch.optim.AdamW, PackedAdamW, with_own_ages, muon, CautiousAdamW]
 
 
