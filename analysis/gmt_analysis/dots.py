@@ -96,7 +96,7 @@ def _draw(axis: Axes, shown: Mapping[str, list[float]], panel: Panel, marked: Se
             means = [mean.mean for mean in own.values()]
             (points,) = axis.plot(means, [places[label] for label in own], "o", color=colour, markersize=5)
             hover(points, [_in_words(label, mean.mean, shown[label], panel) for label, mean in own.items()])
-    axis.set_title(panel.title, fontsize=9)
+    axis.set_title(panel.title, fontsize=8)
     axis.grid(alpha=0.25)
     axis.tick_params(axis="x", labelsize=8, labeltop=len(shown) >= _TALL)
     axis.tick_params(axis="y", length=0)
