@@ -52,7 +52,7 @@ def limits(table: pd.DataFrame, summary: pd.DataFrame) -> list[str]:
         )
     if summary["task"].nunique() == 1:
         sentences.append("There is one task: what holds for it need not hold for others.")
-    if len(seedless := table.loc[(table["state"] == "done") & table["seed"].isna(), "arm"].unique()):
+    if seedless := list(table.loc[(table["state"] == "done") & table["seed"].isna(), "arm"].unique()):
         sentences.append(f"A merge over seeds has no seed to be paired on, so that no test compares {some(seedless)}.")
     if (table["density_asked"] < 1).any():
         sentences.append(
