@@ -33,7 +33,7 @@ MASKS, PARTS, PHASES, WHOLE = "Masks", "Adapters and parts", "Phases", "Whole tr
 SECTIONS = {
     MASKS: """Of the model's own entries some are updated, and all others masked. Forward and backward passes are sft's,
 except that green, hft, hft_paper and s2ft do not compute the weight gradients of frozen parameters. A mask at every
-step costs 2 to 6 % of a step of SmolLM2-135M ([measured](../benchmarks/results/mask_step.md)). Where a mask on the
+step costs 1 to 2 % of a step of SmolLM2-135M ([measured](../benchmarks/results/mask_step_cpu.md)). Where a mask on the
 update is chosen once or every M steps, `method.moments=packed` takes 8 bytes a kept entry and a bit for each entry
 ([memory.md](memory.md)).""",
     PARTS: """The model is frozen, and a part of it or beside it is trained ([adapters.md](adapters.md)). Frozen weights
