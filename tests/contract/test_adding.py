@@ -5,6 +5,7 @@ the slow suite runs the page's commands.
 """
 
 import inspect
+import os
 import re
 import shlex
 import shutil
@@ -131,6 +132,27 @@ def test_the_files_of_gmt_new_keep_every_law(kind: str, mine: Path, tmp_path: Pa
     start(kind, "begun", mine)
     verdicts = list(check([f"{kind}=begun"], str(mine), tmp_path / "scratch"))
     assert not [verdict for verdict in verdicts if verdict.state == "broken"]
+
+
+@pytest.mark.slow
+def test_at_the_root_of_a_checkout_the_same_commands_make_a_method_that_keeps_every_law(tmp_path: Path) -> None:
+    checkout = tmp_path / "checkout"
+    for name in ("gmt", "conf", "launchers", "analysis", "tests"):
+        shutil.copytree(ROOT / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
+    roots = os.pathsep.join(str(checkout / name) for name in (".", "launchers", "analysis"))
+
+    def gmt(*words: str) -> str:
+        command = [sys.executable, "-m", "gmt", *words]
+        environment = {**os.environ, "PYTHONPATH": roots}
+        done = subprocess.run(
+            command, cwd=checkout, env=environment, capture_output=True, text=True, check=False, timeout=900
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    assert "gmt check method=begun\n" in gmt("new", "method", "begun")
+    assert (checkout / "gmt/methods/begun.py").is_file()
+    assert not [line for line in gmt("check", "method=begun").splitlines() if line.startswith("broken")]
 
 
 # The tests that `gmt new` writes beside the one of the laws.
