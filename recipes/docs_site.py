@@ -127,5 +127,5 @@ def _commands() -> str:
 
 def _help(*words: str) -> str:
     command: list[Any] = [sys.executable, "-m", "gmt", *words]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, encoding="utf-8", check=True)
     return f"```text\n{done.stdout.rstrip()}\n```"

@@ -13,7 +13,7 @@ from lm_eval.tasks import TaskManager
 
 from gmt.composition import Composer, hydra_on
 from gmt.runs.build import plug_in
-from tests.integration.test_harness import asked
+from tests.integration.test_harness import evaluation_inputs
 
 pytestmark = pytest.mark.slow
 
@@ -68,7 +68,7 @@ def test_mmlu(keep: Keep, tmp_path: Path) -> None:
     assert len(subsets) == 57
     for subset in subsets:
         keep("cais/mmlu", subset, {"test": [question] * (2 if subset == "virology" else 1), "dev": [question]})
-    made, given = benchmark("mmlu"), asked(tmp_path / "s")
+    made, given = benchmark("mmlu"), evaluation_inputs(tmp_path / "s")
     made.check(given)
     used = made.used_files()
     assert used.keys() == {f"mmlu_{subset}" for subset in subsets}
@@ -87,7 +87,7 @@ def test_big_bench_hard(keep: Keep, tmp_path: Path) -> None:
     assert len(subsets) == 27
     for subset in subsets:
         keep("SaylorTwift/bbh", subset, {"test": [{"input": "not True is", "target": "False"}]})
-    given = asked(tmp_path / "s")
+    given = evaluation_inputs(tmp_path / "s")
     given.model.config.max_position_embeddings = 16_384  # three worked examples, and a letter is a token of nano
     given = dataclasses.replace(given, context=16_384)
     made = benchmark("bbh", max_new_tokens=4)

@@ -16,7 +16,7 @@ from gmt.masking.spec import ENTROPY, SCOPES
 from gmt.training.settings import PRECISIONS, SCHEDULES
 
 FILES = [(group, name) for group in config_files.groups() for name in config_files.names(group)]
-OVERVIEWS = [*config_files.groups(), *(set(KINDS) - {"sweep"}), "seed", "parents", "hydra.launcher"]
+OVERVIEWS = [*config_files.groups(), *sorted(set(KINDS) - {"sweep"}), "seed", "parents", "hydra.launcher"]
 TOPICS = [
     *OVERVIEWS,
     "method=gmt",
