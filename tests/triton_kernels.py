@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gmt.masking import entries, random_bits, select_alone, select_by_bracket, select_by_fields, support
+from gmt.masking import entries, random_bits, select_alone, select_by_bracket, select_by_fields, selection, support
 from gmt.masking.rule import Scores
 from gmt.masking.selection import select
 
@@ -61,7 +61,8 @@ def by_triton(kernels: ModuleType) -> Iterator[None]:
             patch.setattr(sys.modules[name], "launch", counted)
         for module in (entries, random_bits, select_by_bracket, select_by_fields, support):
             patch.setattr(module, "has_triton", lambda device: True)
-        patch.setattr(select_alone, "_is_alone", lambda group: False)
+        for name in ("select_alone", "select_over_chunks"):
+            patch.setattr(selection, name, lambda groups, rule: {})
         yield
     assert launched
 
