@@ -79,10 +79,16 @@ def _without_draws(values: Sequence[float]) -> tuple[float, float] | None:
     return None if np.ptp(values) else (mean, mean)
 
 
+def _mean(values: np.ndarray, axis: int) -> np.ndarray:
+    """Return means that are the same to the bit for one sample and for many: BCa counts ties with the mean."""
+    means: np.ndarray = np.ascontiguousarray(values).mean(axis=axis)
+    return means
+
+
 def _drawn_bounds(samples_KN: np.ndarray) -> list[tuple[float, float]]:
     interval = stats.bootstrap(
         (samples_KN,),
-        np.mean,
+        _mean,
         axis=1,
         confidence_level=CONFIDENCE,
         n_resamples=_RESAMPLES,

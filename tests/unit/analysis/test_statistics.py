@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from gmt_analysis.statistics import bootstrap_intervals, mean_interval, summarise
+from scipy import stats
 
 
 def test_the_interval_equals_the_textbooks() -> None:
@@ -67,3 +68,10 @@ def test_only_finished_runs_are_averaged_by_arm_and_value() -> None:
     assert summary["arm"].tolist() == ["sft", "gmt", "gmt"]
     assert summary["n"].tolist() == [2, 1, 1]
     assert summary["score"].tolist() == pytest.approx([0.3, 0.5, 0.7])
+
+
+def test_bootstrap_intervals_of_many_samples_are_those_of_each() -> None:
+    scores = np.random.default_rng(0).integers(80, 120, size=(30, 10)) / 200  # means of resamples tie with the mean
+    together = bootstrap_intervals(scores.tolist())
+    alone = [stats.bootstrap((own,), np.mean, rng=np.random.default_rng(0)).confidence_interval for own in scores]
+    assert together == [(bounds.low, bounds.high) for bounds in alone]
