@@ -17,6 +17,7 @@ from gmt_analysis.statistics import mean_interval
 from gmt_analysis.styles import COLOURS, MARKERS
 
 _PANEL = (4.8, 3.8)  # inches
+_ROW_IN = 0.17  # of a label beside a point
 _COLUMNS = 2
 
 
@@ -36,9 +37,11 @@ def figure_of(rows: pd.DataFrame, shown: Mapping[str, Any]) -> Figure | None:
         return None
     columns = min(len(panels), _COLUMNS)
     lines = -(-len(panels) // columns)
-    figure = Figure(figsize=(_PANEL[0] * columns, _PANEL[1] * lines + 0.6), layout="constrained")
-    axes = figure.subplots(lines, columns, squeeze=False).flatten()
     labels = list(dict.fromkeys([*rows["label"], *rows["other_label"].dropna()]))
+    has_points = (rows["layer"].isna() & rows["other_label"].isna()).any()
+    high = max(_PANEL[1], _ROW_IN * len(labels)) if has_points else _PANEL[1]
+    figure = Figure(figsize=(_PANEL[0] * columns, high * lines + 0.6), layout="constrained")
+    axes = figure.subplots(lines, columns, squeeze=False).flatten()
     for axis, (name, text) in zip(axes, panels.items(), strict=False):
         own = rows[rows["name"] == name]
         if own["other_label"].notna().any():
