@@ -19,6 +19,7 @@ from gmt.commands.explain.sweep_page import sweep_page
 from gmt.commands.run import run_job
 from gmt.composition import CONFIG_NAME, VERSION_BASE, config_dir, parse_override, user_errors
 from gmt.errors import MachineFault, RunFailed, UserError
+from gmt.terminal import say
 
 _SHOWING = ("cfg", "info")
 _REFUSED = {
@@ -48,6 +49,8 @@ def hydra_app(name: str, options: Namespace) -> None:
     if given.help:
         _show_help(name, options)
         return
+    if given.multirun:
+        say("planning the runs")
     os.environ["HYDRA_FULL_ERROR"] = "1"
     sys.argv = [name, *_flags(given), *given.overrides]
     failures: list[Exception] = []

@@ -11,11 +11,13 @@ from omegaconf import DictConfig
 from gmt.composition import to_plain
 from gmt.duration import took
 from gmt.errors import Interrupted, UserError
+from gmt.garbage import no_collections
 from gmt.records.record import NOWHERE, RecordBusy, RunRecord
 from gmt.runs.attempt import existence_check
 from gmt.runs.build import Run, build, settings_of
 from gmt.runs.foreign_code import foreign_code
 from gmt.runs.gpus import gpus_here, hide_gpus, show_one_gpu
+from gmt.runs.libraries import import_libraries
 from gmt.studies.frozen import STOP, thaw
 from gmt.studies.stopping import stops_in_order
 from gmt.studies.watch import each_second
@@ -38,6 +40,7 @@ def run_job(config: DictConfig) -> float:
     plain = to_plain(config)
     run = _here(build(plain))
     if HydraConfig.get().mode == RunMode.MULTIRUN:  # a sweeper of Hydra's own
+        import_libraries()
         from gmt.runs.execute import execute
 
         return _score(execute(run))
@@ -68,6 +71,7 @@ def _run_planned(reference: str) -> RunRecord:
             f"run {run_id} of a sweep's plan has the id {run.id} here: its model, its data or this code was changed "
             "since the sweep began; sweep again"
         )
+    import_libraries()
     from gmt.runs.execute import execute
     from gmt.training.control import Control
 
@@ -87,6 +91,8 @@ def _run_and_tell(run: Run, config: Mapping[str, Any]) -> RunRecord:
     for sentence in foreign_code([config]):
         say(f"warning: {sentence}")
     say(f"run {run.id}: {name} on {run.task.name}")
+    store = "" if tracking.uri is None else "MLflow's store and "
+    say(f"waiting for {store}the imports of torch, transformers and TRL")
     with _told(run, tracking, name):
         try:
             record = _stoppable(run)
@@ -104,6 +110,7 @@ def _run_and_tell(run: Run, config: Mapping[str, Any]) -> RunRecord:
 
 def _stoppable(run: Run) -> RunRecord:
     """Does the run in this process; Ctrl-C ends it after its next step or answer; what is there is kept."""
+    import_libraries()
     from gmt.runs.execute import execute
     from gmt.training.control import Control
 
@@ -141,12 +148,14 @@ def _told(run: Run, tracking: TrackingSettings, name: str) -> Iterator[None]:
 
 @contextmanager
 def _mirrored(run: Run, tracking: TrackingSettings, name: str) -> Iterator[Callable[[bool], None]]:
-    from gmt.tracking.mirror import Mirror, Mirrored, Opened
-    from gmt.tracking.mlflow_view import MlflowView
+    with no_collections():
+        from gmt.tracking.mirror import Mirror, Mirrored, Opened
+        from gmt.tracking.mlflow_view import MlflowView
 
     tags = {"gmt.method": run.method.name, "gmt.task": run.task.name, "gmt.seed": str(run.seed)}
     mirrored = Mirrored(record=run.record, name=name, tags=tags)
     mirror = Mirror(lambda: Opened(view=MlflowView(tracking)), say, remedy=f"gmt sync {run.id}")
-    mirror.open()
+    with no_collections():  # it imports as much again
+        mirror.open()
     with mirror:
         yield lambda final: mirror.look(mirrored, final=final)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from gmt.axis import seed_of
 from gmt.errors import UserError
+from gmt.garbage import no_collections
 from gmt.studies.plan import STATES, Plan, PlannedRun, broken
 from gmt.studies.tuning_words import values_in_words
 from gmt.studies.watch import Tracker
@@ -41,8 +42,9 @@ def mirror_of(
     if tracking.uri is None:
         yield None
         return
-    from gmt.tracking.mirror import Mirror, Opened
-    from gmt.tracking.mlflow_view import MlflowView
+    with no_collections():
+        from gmt.tracking.mirror import Mirror, Opened
+        from gmt.tracking.mlflow_view import MlflowView
 
     def opening() -> Opened:
         view = MlflowView(tracking)
@@ -50,7 +52,8 @@ def mirror_of(
 
     mirror = Mirror(opening, say, remedy)
     if must_answer:
-        mirror.open()
+        with no_collections():  # it imports as much again
+            mirror.open()
     try:
         with mirror:
             yield _PlanMirror(plan, mirror)
