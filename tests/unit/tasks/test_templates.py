@@ -272,7 +272,8 @@ def test_an_answer_that_a_template_changes_is_named_by_its_row() -> None:
         "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
     )
     rows = [Conversation(messages=turns("q", "why </think> 4"), origin="data.jsonl, row 41")] * 3
-    with pytest.raises(UserError, match=r"^data\.jsonl, row 41: task\.chat_template must not change an assistant's turn.* \(3 rows in all"):
+    rule = r"^data\.jsonl, row 41: task\.chat_template must not change an assistant's turn.* \(3 rows in all"
+    with pytest.raises(UserError, match=rule):
         tokenize(tokenizer, rows, max_length=100)
 
 
