@@ -126,7 +126,7 @@ def _environment() -> dict[str, Any]:
 
 def measured(arguments: Sequence[str], folder: Path, rounds: int) -> tuple[int, float]:
     """Return the number of runs and the median seconds of a report."""
-    root = [f"record.root={folder / 'gmt-results'}", "tracking=none"]
+    root = [f"record.root={folder / arguments[0].removeprefix('study=')}", "tracking=none"]  # studies share no run
     config_dir = str(folder) if "--config-dir" in arguments else None
     plan, _ = planned([arguments[0], *root], config_dir)
     for run in plan.runs:
