@@ -116,6 +116,9 @@ def test_a_mean_over_tasks_that_differ_decides_nothing() -> None:
     assert row.decision == "depends on the task"
     assert row.p_tasks < 0.001
     assert found.outcome == "undecided"
+    ceiling = scores({SFT: [1.0] * 5, GMT_9: [1.0] * 5})  # differences without spread, which were read as alike
+    (row,) = verdict(question(values=[0.9], tasks="pooled"), ceiling | scores(other, "u")).comparisons
+    assert row.decision == "depends on the task"
     alike = verdict(question(values=[0.9], tasks="pooled"), scores(other) | scores(other, "u"))
     assert (alike.outcome, alike.comparisons[0].decision) == ("shown", "better")
 
