@@ -130,6 +130,7 @@ class Composer:
         """Return the config for some choices; reuse one that Hydra composed for other choices of groups if possible."""
         choices: dict[str, str] = {}
         words = []
+        may_exchange = True
         for text in chosen:
             with user_errors():
                 whole = self._whole_files.chosen(self._parsed[text])
@@ -138,12 +139,13 @@ class Composer:
                 words.append(whole[0])
             else:
                 words.append(text)
+                may_exchange &= self._whole_files.keeps_to_its_group(self._parsed[text])
         groups = tuple(words)
-        if groups in self._by_groups:
+        if may_exchange and groups in self._by_groups:
             return self._whole_files.exchanged(self._by_groups[groups], choices)
         with user_errors():
             composed = _without_hydra(compose(CONFIG_NAME, overrides=list(chosen)))
-        if self._whole_files.are_in(composed, choices):
+        if may_exchange and self._whole_files.are_in(composed, choices):
             self._by_groups[groups] = composed
         return composed
 

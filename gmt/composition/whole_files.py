@@ -11,7 +11,10 @@ from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.types import Override, OverrideType
+from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig, OmegaConf
+
+_OURS = "main"  # what Hydra calls the folder of the primary config
 
 
 class WholeFiles:
@@ -29,6 +32,17 @@ class WholeFiles:
         if choice not in self._files:
             self._files[choice] = _whole_file(*choice)
         return None if self._files[choice] is None else choice
+
+    def keeps_to_its_group(self, override: Override) -> bool:
+        """Return whether an override chooses a file of this package's conf/, none of which sets values of other groups.
+
+        A file of the user's may do so (`# @package _global_`), and so may an override with a package.
+        """
+        name, group = override.value(), override.key_or_group
+        if override.type != OverrideType.CHANGE or override.package is not None or not isinstance(name, str):
+            return False
+        found = _file(group, name)
+        return found is not None and found.provider == _OURS
 
     def are_in(self, config: DictConfig, choices: Mapping[str, str]) -> bool:
         """Return whether the values of these groups of a config are exactly those of their files.
@@ -51,12 +65,17 @@ def _whole_file(group: str, name: str) -> DictConfig | None:
     """Return the config of a file; None if there is no such file, or it has defaults or a package of its own."""
     if "/" in group:  # its values are at a deeper place of the config, or are Hydra's own
         return None
-    repository = GlobalHydra.instance().config_loader().repository  # type: ignore[attr-defined]
-    found = repository.load_config(f"{group}/{name}") if repository.group_exists(group) else None
+    found = _file(group, name)
     if found is None or found.defaults_list or found.header["package"] is not None:
         return None
     config: Any = found.config
     return config if isinstance(config, DictConfig) else None
+
+
+def _file(group: str, name: str) -> ConfigResult | None:
+    repository = GlobalHydra.instance().config_loader().repository  # type: ignore[attr-defined]
+    found: ConfigResult | None = repository.load_config(f"{group}/{name}") if repository.group_exists(group) else None
+    return found
 
 
 def _plain(config: Any) -> Any:

@@ -9,7 +9,9 @@ from hydra.core.global_hydra import GlobalHydra
 
 from gmt.composition import Composer, hydra_on, to_plain
 from gmt.errors import UserError
+from tests.conftest import ROOT
 
+CONF = ROOT / "conf"
 CASES = [
     [],
     ["method=rmt", "method.mask_ratio=0.25", "seed=7"],
@@ -69,6 +71,29 @@ def test_a_group_that_another_file_writes_to_is_left_to_hydra(tmp_path: Path) ->
         for train in ("quickstart", "sft"):
             overrides = ["selection=bold", f"train={train}"]
             assert composer.compose_plain(overrides) == to_plain(compose("config", overrides))
+
+
+def test_a_file_of_the_users_that_writes_to_other_groups_is_left_to_hydra(tmp_path: Path) -> None:
+    """Also where it writes what the first choice's file says, so that nothing shows there."""
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "x.yaml").write_text("# @package _global_\nmethod:\n  mask_ratio: 0.8\n")
+    (tmp_path / "method").mkdir()
+    (tmp_path / "method" / "mine.yaml").write_text(
+        (CONF / "method" / "gmt.yaml").read_text().replace("mask_ratio: 0.8", "mask_ratio: 0.123")
+    )
+    GlobalHydra.instance().clear()
+    with hydra_on(str(tmp_path)):
+        composer = Composer()
+        for name in ("gmt", "mine", "rmt"):
+            assert composer.compose_plain(["+experiment=x", f"method={name}"])["method"]["mask_ratio"] == 0.8
+        assert composer.compose_plain(["method=mine"])["method"]["mask_ratio"] == 0.123
+
+
+def test_no_file_of_ours_writes_to_other_groups() -> None:
+    """So that a choice of one leaves the files of other groups as they are."""
+    texts = [path.read_text() for path in CONF.rglob("*.yaml")]
+    assert texts
+    assert not [text for text in texts if "_global_" in text]
 
 
 @pytest.mark.parametrize(
