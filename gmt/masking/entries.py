@@ -57,29 +57,31 @@ def keep_masks(every: Sequence[Ranked], row: Row, selections: Mapping[str, Selec
     return masks
 
 
-def masked_weights(
-    every: Sequence[Ranked], row: Row, selections: Mapping[str, Selection]
-) -> dict[str, tuple[Tensor, Tensor]] | None:
+def masked_weights(every: Sequence[Ranked], row: Row, selections: Mapping[str, Selection]) -> dict[str, Tensor] | None:
     """Return the weights that do not stay free, so that `restore_weights_` puts them back; None where C can't do it.
 
     Returns:
-        By name the weights themselves and a copy, in which a NaN that no masked weight is stands for those that stay.
+        By name a copy of the weights, in which those that stay free are a NaN whose bits no masked weight has.
     """
     weights = {r.name: local(r.parameter.detach()) for r in every}
     if not all(map(_is_for_c, weights.values())):
         return None
-    held = {name: (weight, torch.empty_like(weight)) for name, weight in weights.items()}
-    num_alike = _mask_in_c([(r, *_flat(held[r.name])) for r in every], row, selections)
-    return None if num_alike else held
-
-
-def _flat(held: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    return held[0].view(-1), held[1].view(-1)
+    copies = {name: torch.empty_like(weight) for name, weight in weights.items()}
+    num_alike = _mask_in_c([(r, weights[r.name].view(-1), copies[r.name].view(-1)) for r in every], row, selections)
+    return None if num_alike else copies
 
 
 def restore_weights_(held: Iterable[tuple[Tensor, Tensor]]) -> None:
-    """Puts masked weights back, in place, by what `masked_weights` returned."""
-    _restore_in_c((now, before, None) for now, before in held)
+    """Puts masked weights back, in place, by what `masked_weights` returned.
+
+    Args:
+        held: the weights as they are now, and the copies.
+    """
+    here = [(now, now.to(before.dtype).contiguous(), before) for now, before in held]  # as they are, as a rule
+    _restore_in_c((dense, before, None) for _, dense, before in here)
+    for now, dense, _ in here:
+        if dense is not now:
+            now.copy_(dense)
 
 
 def zero_masked_each_(every: Sequence[Ranked], row: Row, selections: Mapping[str, Selection]) -> None:

@@ -65,21 +65,21 @@ class HeldWeights:
     """The weights that masked entries keep over one step, without a mask beside them.
 
     Args:
-        held: the weights and their copies; see `masked_weights`.
+        held: the parameters and what `masked_weights` returned for them.
     """
 
-    def __init__(self, held: Iterable[tuple[Tensor, Tensor]]):
-        self._held = held
+    def __init__(self, held: Iterable[tuple[nn.Parameter, Tensor]]):
+        self._held = list(held)
 
     def put_back(self) -> None:
-        """Puts them back, after the step."""
-        restore_weights_(self._held)
+        """Puts them back, after the step, where the weights are now: a step may have given a parameter new ones."""
+        restore_weights_((local(p.detach()), before) for p, before in self._held)
 
 
 def held_weights(every: Sequence[Ranked], row: Row, selections: Mapping[str, Selection]) -> HeldWeights | None:
     """Return what masked weights keep; None where that needs a mask of each, as `Held` takes it."""
     held = masked_weights(every, row, selections)
-    return None if held is None else HeldWeights(held.values())
+    return None if held is None else HeldWeights((r.parameter, held[r.name]) for r in every)
 
 
 class Held:

@@ -62,6 +62,11 @@ class TuningSettings:
             raise UserError(f"study.tuning.overrides must give each setting one value, got {self.overrides!r}")
         if self.setting in self.overrides:
             raise UserError(f"study.tuning.overrides must leave {self.setting} to study.tuning.setting")
+        if self.sampler == "grid" and len(set(_grid(self))) < self.runs:
+            raise UserError(
+                f"study.tuning.runs must be at most the number of values of four digits between low and high, "
+                f"got {self.runs} from {self.low} to {self.high}"
+            )
         self._check_seeds()
         if self.value_per is not None:
             settings.one_of("study.tuning.value_per", self.value_per, (ARM, POINT))

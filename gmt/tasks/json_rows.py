@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from gmt.errors import UserError, for_each
 
 if TYPE_CHECKING:
+    from datasets import Features
     from datasets.download import DownloadManager
     from datasets.packaged_modules.json.json import Json
 
@@ -48,9 +49,14 @@ def json_rows(file: Path, *, field: str | None = None, skips_blank: bool = False
             _object("", text.lstrip().partition(b"\n")[0])
         except UserError:
             raise error from error.__cause__
+        if field is not None:
+            raise UserError(f"{file} must hold its rows in the field {field!r} of one object, not in lines") from error
         return jsonl_rows(file, skips_blank=skips_blank)
     if field is not None:
-        whole = _mapping(str(file), whole).get(field, [])
+        whole = _mapping(str(file), whole)
+        if field not in whole:
+            raise UserError(f"{file} must have the field {field!r}, which its folder's README names")
+        whole = whole[field]
     rows = whole if isinstance(whole, list) else [whole]
     return for_each(enumerate(rows, start=1), lambda row: _mapping(f"{file}, row {row[0]},", row[1]))
 
@@ -94,7 +100,43 @@ class _Splits(Mapping[str, Sequence[Mapping[str, Any]]]):
     def _rows(self, file: Path) -> list[Mapping[str, Any]]:
         rows = json_rows(file, field=self._builder.config.field, skips_blank=True)
         declared = self._builder.info.features
-        return rows if declared is None else [declared.decode_example(declared.encode_example(row)) for row in rows]
+        if declared is None:
+            return rows
+        return for_each(enumerate(rows, start=1), lambda row: _as_declared(f"{file}, row {row[0]},", declared, row[1]))
+
+
+def _as_declared(where: str, declared: Features, row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a row with the columns that the folder's README declares; refuse what Python would silently convert."""
+    for name, feature in declared.items():
+        if not _fits(feature, row.get(name)):
+            raise UserError(
+                f"{where} must hold {name} as its folder's README declares it, {feature}; got {reprlib.repr(row[name])}"
+            )
+    try:
+        decoded: Mapping[str, Any] = declared.decode_example(declared.encode_example(row))
+    except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
+        raise UserError(f"{where} must hold the columns that its folder's README declares ({error})") from error
+    return decoded
+
+
+def _fits(feature: Any, value: Any) -> bool:
+    """Return whether a value of a JSON file has the type of a declared column; of types not known here, True."""
+    if value is None:
+        return True
+    if isinstance(feature, Mapping):
+        return isinstance(value, Mapping) and all(_fits(each, value.get(name)) for name, each in feature.items())
+    if type(feature).__name__ != "Value":
+        return True
+    dtype, is_number = str(feature.dtype), isinstance(value, int | float) and not isinstance(value, bool)
+    if dtype in ("string", "large_string"):
+        return isinstance(value, str) or is_number
+    if dtype == "bool":
+        return isinstance(value, bool)
+    if dtype.startswith(("int", "uint")):
+        return is_number and float(value).is_integer()
+    if dtype.startswith("float"):
+        return is_number
+    return True
 
 
 def rows_of_split(splits: Mapping[str, Sequence[Mapping[str, Any]]], split: str) -> list[Mapping[str, Any]]:

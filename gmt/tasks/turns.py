@@ -58,12 +58,14 @@ class Frame:
         """
         count = next((i for i, token in enumerate(ids) if token in ends), len(ids))
         before, after = self.before.strip(), self.after.strip()
-        in_right = {token for token in tokenizer.all_special_tokens if token in right}
+        in_right = {token for token in tokenizer.all_special_tokens if token and token in right}
         text = _decode(tokenizer, ids[:count], special=in_right)
         whole = _decode(tokenizer, ids[:count], special=None).lstrip() if before else ""
         if before and whole.startswith(before):
             text = whole.removeprefix(before)
-            for token in set(tokenizer.all_special_tokens) - in_right:
+            for token in sorted(
+                set(tokenizer.all_special_tokens) - in_right, key=len, reverse=True
+            ):  # one may hold another
                 text = text.replace(token, "")
         return text.partition(after)[0] if after else text
 

@@ -90,3 +90,9 @@ def test_a_parsed_command_line_has_imported_no_command_and_no_library() -> None:
         "assert not (bad := heavy & set(sys.modules)), bad"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_no_flag_is_shortened() -> None:
+    for words in (["plan", "--run"], ["export", "1", "--forc"], ["ui", "--por", "1"]):
+        with pytest.raises(UserError):
+            parse(words)

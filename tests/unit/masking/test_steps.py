@@ -170,3 +170,27 @@ def test_masked_weights_keep_every_bit_whatever_the_bits_say(signal: str, dtype:
     assert torch.logical_or(bits == before, bits == 0).all()
     assert 1400 < int((bits == before).sum()) <= 1600 + 10  # ties at the threshold, and weights that were zero
     assert 120 < int((bits[:5] == -1).sum()) < 200
+
+
+class Assigns(torch.optim.SGD):
+    """Gives each parameter a new tensor instead of writing into the one that it has."""
+
+    @torch.no_grad()
+    def step(self, closure=None):  # type: ignore[no-untyped-def, override]
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.data = torch.zeros_like(p).t().contiguous().t() if group["dampening"] else torch.zeros_like(p)
+
+
+@pytest.mark.parametrize("dampening", [0, 1])
+def test_masked_weights_are_put_back_into_a_tensor_that_the_step_assigned(dampening: int) -> None:
+    """One of the same layout, and one of another."""
+    model = nn.Linear(64, 50, bias=False)
+    torch.manual_seed(0)
+    model.weight.grad = torch.randn(50, 64)
+    before = model.weight.detach().clone()
+    optimizer = Assigns(model.parameters(), lr=0.1, dampening=dampening)
+    attach(model, optimizer, MaskSpec(mask_ratio=0.5, mask_on="update"), facts_every=0)
+    optimizer.step()
+    assert int((model.weight == before).sum()) == 1600
+    assert int((model.weight == 0).sum()) == 1600

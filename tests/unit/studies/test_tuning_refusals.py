@@ -21,6 +21,11 @@ pytestmark = pytest.mark.heavy
         ({"seeds": 11}, r"study\.tuning\.seeds must list different seeds, got 11"),
         ({"seeds": [-1]}, r"study\.tuning\.seeds must be a whole number of at least 0, got -1"),
         ({"overrides": {"seed": 3}}, r"study\.tuning\.overrides must leave seed to study\.tuning\.seeds"),
+        (
+            {"low": 1.0, "high": 1.0002, "runs": 5},
+            r"study\.tuning\.runs must be at most the number of values of four digits between low and high, "
+            r"got 5 from 1\.0 to 1\.0002",
+        ),
         ({"value_per": "task"}, r"study\.tuning\.value_per must be one of arm, point, got 'task'"),
         ({"forgetting_bound": 1}, r"study\.tuning\.forgetting_bound must lie in \[0, 1\), got 1"),
     ],

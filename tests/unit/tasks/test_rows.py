@@ -13,6 +13,7 @@ from datasets import Dataset
 
 from gmt.errors import UserError
 from gmt.tasks.columns import drawn
+from gmt.tasks.json_rows import json_rows
 from gmt.tasks.protocol import Example
 from gmt.tasks.rows import Source
 from tests.unit.tasks.test_dataset import data, task, write
@@ -104,6 +105,36 @@ def test_columns_that_a_folders_readme_declares_have_its_types(tmp_path: Path) -
     (tmp_path / "README.md").write_text(f"---\n{json.dumps({'dataset_info': declared})}\n---\n")
     (tmp_path / "train.jsonl").write_text(in_lines([{"a": "2021-02-01", "n": 1}, {"a": 7}]))
     assert source(tmp_path).rows() == [{"a": "2021-02-01", "n": 1.0}, {"a": "7", "n": None}]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value"),
+    [
+        ("string", ["a"]),
+        ("string", {"a": 1}),
+        ("string", True),
+        ("bool", "false"),
+        ("bool", 1),
+        ("int64", 3.9),
+        ("int64", "3"),
+        ("float32", "1"),
+    ],
+)
+def test_a_value_that_python_would_convert_to_the_declared_type_is_refused(
+    tmp_path: Path, dtype: str, value: object
+) -> None:
+    declared = {"features": [{"name": "a", "dtype": dtype}]}
+    (tmp_path / "README.md").write_text(f"---\n{json.dumps({'dataset_info': declared})}\n---\n")
+    (tmp_path / "train.jsonl").write_text(in_lines([{"a": None}, {"a": value}]))
+    with pytest.raises(UserError, match=r"train\.jsonl, row 2, must hold a as its folder's README declares it"):
+        source(tmp_path).rows()
+
+
+@pytest.mark.parametrize("text", ['{"a": "x"}\n{"a": "y"}\n', '{"rows": []}'])
+def test_a_field_that_a_file_lacks_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "rows.json").write_text(text)
+    with pytest.raises(UserError, match="the field 'data'"):
+        json_rows(tmp_path / "rows.json", field="data")
 
 
 def test_a_json_file_of_a_single_object_is_one_row(tmp_path: Path) -> None:
