@@ -199,7 +199,9 @@ def _leak(model: PreTrainedModel, collate: Collate, examples: tuple[list[int], l
         with torch.enable_grad():
             log_probs = _in_batch(model, collate, examples, kind)
             ((ids, embeddings),) = seen
-            gradients = [torch.autograd.grad(each.sum(), embeddings, retain_graph=True)[0] for each in log_probs]
+            gradients = [
+                torch.autograd.grad(each.sum(), embeddings, retain_graph=True)[0].clone() for each in log_probs
+            ]
     except Exception as error:  # third-party code, as in `_computed`
         if isinstance(error, torch.OutOfMemoryError) or machine_fault(error) is not None:
             raise
