@@ -1,4 +1,4 @@
-"""What a run's training and generation cost beside a bare script of TRL and transformers, on the same data and model.
+"""Times a run's training and generation beside a bare script of TRL and transformers, on the same data and model.
 
 Ours is the training as `gmt run` does it, from the loaded model to its last step: checks, method, meter, metrics,
 checkpoints. The script has an SFTTrainer with the same settings, and saves and logs as often. Generation: the run's
@@ -64,7 +64,7 @@ def train_ours(run: Run, prepared: Prepared) -> PreTrainedModel:
 
 
 def train_bare(run: Run, prepared: Prepared) -> PreTrainedModel:
-    """What a script of TRL does with the same settings."""
+    """A script of TRL with the same settings."""
     settings, model = run.train, run.model.load_model()
     with tempfile.TemporaryDirectory() as folder:
         arguments = SFTConfig(
@@ -103,7 +103,7 @@ def train_bare(run: Run, prepared: Prepared) -> PreTrainedModel:
 
 
 def suites(prepared: Prepared) -> list[Suite]:
-    """What the run asks its model."""
+    """The suites of questions that the run asks its model."""
     return [suite for part in prepared.suites.values() for suite in part.values() if isinstance(suite, Suite)]
 
 

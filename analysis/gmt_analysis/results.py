@@ -121,7 +121,7 @@ class Results:
 
     @property
     def warnings(self) -> list[str]:
-        """What a reader of any mean must know: `missing`, `changed` and `differing`."""
+        """The sentences that belong beside every mean: `missing`, `changed` and `differing`."""
         return [*self.missing, *self.changed, *self.differing]
 
     @cached_property

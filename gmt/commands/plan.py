@@ -131,19 +131,19 @@ def _tuning(tuned: Sequence[Tuned]) -> str:
     """Each choice's budget, what it led to, and how sure that is."""
     from gmt.studies.tuning_noise import noise_of  # numpy, which a plan without tuning need not import
 
-    noises = [noise_of(each) for each in tuned]
+    resamplings = [noise_of(choice) for choice in tuned]
     body = [
         [
-            each.label,
-            f"{each.low:g} .. {each.high:g}",
-            f"{each.num_done} of {each.num_runs}",
-            best_in_words(each),
-            chosen_again(each, noise),
+            choice.label,
+            f"{choice.low:g} .. {choice.high:g}",
+            f"{choice.num_done} of {choice.num_runs}",
+            best_in_words(choice),
+            chosen_again(choice, resampling),
         ]
-        for each, noise in zip(tuned, noises, strict=True)
+        for choice, resampling in zip(tuned, resamplings, strict=True)
     ]
     shown = table([f"tuning {tuned[0].setting}", "between", "runs done", "best", "chosen again"], body)
-    return "\n".join([shown, "", *resampled_in_words(noises), budget_in_words(tuned)])
+    return "\n".join([shown, "", *resampled_in_words(resamplings), budget_in_words(tuned)])
 
 
 def cost_in_words(cost: Estimate, at_once: int) -> str:

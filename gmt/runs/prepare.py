@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """What training and evaluation need besides the model's weights."""
+    """The inputs of training and evaluation but for the model's weights."""
 
     reader: Reader
     """The tokenizer, with what the model can read."""

@@ -68,20 +68,18 @@ def train_run(
         settings: the run's train group, perhaps with smaller micro-batches.
         device: `cpu` or `cuda`.
         control: learns of progress and may demand a stop; workers other than the first pass one that does nothing.
-        evaluate: called with the step at each intermediate evaluation, in each worker; returns the target score in
-            [0, 1].
+        evaluate: returns the target score, in [0, 1], of the model at a step; each worker calls it.
         on_metrics: called with the step and its metrics.
 
     Raises:
         UserError: another user could have written a checkpoint; or as `train`.
     """
-    run.record_settings.refuse_foreign(run.record.checkpoints)  # checkpoints of FSDP hold a pickle
+    recording = run.record_settings
+    recording.refuse_foreign(run.record.checkpoints)  # checkpoints of FSDP hold a pickle
 
     def train_phase(method: Method, checkpoints: Path, steps_before: int) -> TrainFacts:
         go_on = replace(control, go_on=lambda step, score: control.go_on(steps_before + step, score))
-        control_callback = ControlCallback(
-            go_on, lambda step: evaluate(steps_before + step), run.record_settings.evaluate_every
-        )
+        control_callback = ControlCallback(go_on, lambda step: evaluate(steps_before + step), recording.evaluate_every)
         return train(
             TrainingInputs(
                 model=model,
@@ -98,8 +96,8 @@ def train_run(
                 device=device,
                 sharding=run.resources.sharding,
                 checkpoints=checkpoints,
-                checkpoint_every=run.record_settings.checkpoint_every,
-                log_every=run.record_settings.log_every,
+                checkpoint_every=recording.checkpoint_every,
+                log_every=recording.log_every,
             ),
             on_metrics=lambda step, metrics: on_metrics(steps_before + step, metrics),
             control=control_callback,

@@ -108,9 +108,11 @@ def _grown(
         else:
             runs += maker.runs(compared(point, tuning, progress.best) for point in choice.points)
             values |= dict.fromkeys(choice.points, progress.best)
-    is_known = [all(each in values for each in trainings(point)) for point in merges]
-    runs += _merged([point for point, known in zip(merges, is_known, strict=True) if known], tuning, values, maker)
-    later += [planned for planned, known in zip(merge_stand_ins, is_known, strict=True) if not known]
+    are_tuned = [all(training in values for training in trainings(merge)) for merge in merges]
+    runs += _merged(
+        [merge for merge, is_tuned in zip(merges, are_tuned, strict=True) if is_tuned], tuning, values, maker
+    )
+    later += [planned for planned, is_tuned in zip(merge_stand_ins, are_tuned, strict=True) if not is_tuned]
     ids = [planned.run.id for choice in choices for planned in choice.stand_ins]
     return Plan(study=study, runs=runs, ids=[*ids, *(m.run.id for m in merge_stand_ins)], later=later, tuned=tuned)
 

@@ -79,10 +79,10 @@ def compared_merge(point: Point, tuning: TuningSettings, values: Mapping[Point, 
         values: the value of each training.
     """
     parents = tuple(
-        compared_merge(each, tuning, values) if each.parents else compared(each, tuning, values[each])
-        for each in point.parents
+        compared_merge(parent, tuning, values) if parent.parents else compared(parent, tuning, values[parent])
+        for parent in point.parents
     )
-    used = list(dict.fromkeys(values[each] for each in trainings(point)))
+    used = list(dict.fromkeys(values[training] for training in trainings(point)))
     over = tuple(dict.fromkeys((*point.over, *([tuning.setting] if len(used) > 1 else []))))
     return replace(compared(point, tuning, used[0]), parents=parents, over=over)
 

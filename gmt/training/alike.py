@@ -9,6 +9,7 @@ that are installed, and on TRL.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from itertools import cycle, islice
 from typing import Any
@@ -26,6 +27,8 @@ from gmt.training.paradigms import collator
 from gmt.training.settings import TrainSettings
 from gmt.training.trainer_patches import TrainerPatches
 from gmt.training.workers import agreed, index
+
+_log = logging.getLogger(__name__)
 
 _FIRST, _SECOND = 9, 6  # tokens of the two examples, of different lengths so that one is padded
 # nats a token; on a GPU with room for TF32, which convolutions use. What is wrong is wrong by more in a trained model.
@@ -185,8 +188,8 @@ def _in_batch(
 def _leak(model: PreTrainedModel, collate: Collate, examples: tuple[list[int], list[int]], kind: str) -> str | None:
     """Say that an example's log-probabilities depend on tokens of the batch beside its own; None if they do not.
 
-    A gradient is zero to the bit in any dtype if a mask keeps the examples apart. None too where the model's code has
-    no gradient by its token embeddings, which a training says itself, or embeds other tokens than the batch's.
+    A gradient is zero to the bit in any dtype if a mask keeps the examples apart. None too, with a line in the log, for
+    a model whose code has no gradient by its token embeddings, or embeds other tokens than the batch's.
     """
     seen: list[tuple[Tensor, Tensor]] = []  # token ids and their embeddings
 
@@ -194,20 +197,21 @@ def _leak(model: PreTrainedModel, collate: Collate, examples: tuple[list[int], l
         seen.append((inputs[0], output.detach().requires_grad_()))
         return seen[-1][1].clone()  # which a model may write into
 
-    hook = model.get_input_embeddings().register_forward_hook(watch)
-    try:
+    def differentiated() -> list[Tensor]:
         with torch.enable_grad():
             log_probs = _in_batch(model, collate, examples, kind)
-            ((ids, embeddings),) = seen
-            gradients = [
-                torch.autograd.grad(each.sum(), embeddings, retain_graph=True)[0].clone() for each in log_probs
-            ]
-    except Exception as error:  # third-party code, as in `_computed`
-        if isinstance(error, torch.OutOfMemoryError) or machine_fault(error) is not None:
-            raise
-        return None
+            ((_, embeddings),) = seen
+            return [torch.autograd.grad(each.sum(), embeddings, retain_graph=True)[0].clone() for each in log_probs]
+
+    hook = model.get_input_embeddings().register_forward_hook(watch)
+    try:
+        gradients = _computed(differentiated)
     finally:
         hook.remove()
+    if isinstance(gradients, str):
+        _log.info("no check by gradients that the examples of a batch are apart: %s", gradients)
+        return None
+    ((ids, _),) = seen
     for example, (row, begin), gradient in zip(examples, _places(examples, kind), gradients, strict=True):
         for in_rows, by_token in ((ids, gradient), (ids.mT, gradient.transpose(0, 1))):  # XLNet has a column for a row
             if in_rows[row, begin : begin + len(example)].tolist() == example:

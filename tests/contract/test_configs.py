@@ -80,6 +80,15 @@ def test_a_run_that_occurs_twice_in_a_study_is_refused() -> None:
         ("import gmt.masking", "transformers ray mlflow hydra omegaconf gmt.errors"),
         ("import gmt.runs.execute, gmt.training.train, gmt.methods.gradient_mask", "ray mlflow"),
         ("from hydra.core.plugins import Plugins; Plugins.instance()", "torch transformers ray mlflow"),
+        (
+            "from gmt.cli import run_command; from gmt.commands.parsers import parse; parse(['plan'])",
+            "hydra omegaconf torch yaml rich gmt.composition gmt.commands.plan",
+        ),
+        (
+            "from gmt.commands.completion import overrides; "
+            "assert 'method.scope=global' in overrides('method.scope=', [], None, command='run')",
+            "hydra omegaconf torch ray mlflow rich pandas",
+        ),
     ],
 )
 def test_what_must_be_light_imports_nothing_heavy(code: str, forbidden: str) -> None:

@@ -1,4 +1,4 @@
-"""What is known of a setting: its meaning from a docstring, its rule from the check that refuses a wrong value."""
+"""Explains a setting: its meaning is read from a docstring, its rule from the check that refuses a wrong value."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 
 from gmt.docstrings import arguments_of, first_sentence
 from gmt.errors import UserError
-from gmt.plug_ins import class_of
+from gmt.plug_ins import class_of, faults_of
 
 # The settings dataclass of each group whose yaml names none by `_target_`.
 KINDS = {
@@ -66,7 +66,7 @@ class Setting:
 
     @property
     def assignment(self) -> str:
-        """What a user types to set it, without a value that would fill a line."""
+        """The override that sets it; a value that would fill a line is left out."""
         key = self.key if self.is_in_config else f"+{self.key}"
         return key if self.value is None or len(self.value) > _LONGEST_VALUE else f"{key}={self.value}"
 
@@ -195,14 +195,13 @@ def _rule(group: str, kind: type, values: Mapping[str, Any], key: str) -> str:
     if isinstance(values.get(key), Mapping):
         return ""
     try:
-        settings_of(group, kind, {**values, key: _WRONG})
+        with faults_of(group, kind, "refuses its settings"):  # code of a plug-in may raise anything
+            settings_of(group, kind, {**values, key: _WRONG})
     except UserError as error:
         begins = (f"{group}.{key} ", f"{key} ")
         sentences = [sentence for sentence in error.sentences if sentence.startswith(begins)]
         rules = (_RULE.search(sentence) for sentence in sentences)
         return next((rule[1] for rule in rules if rule), "")
-    except Exception:  # code of a plug-in, which meets a value of a wrong type
-        return ""
     return ""
 
 

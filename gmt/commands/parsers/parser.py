@@ -1,4 +1,4 @@
-"""What the sub-parsers share: errors in one sentence, help of 100 columns, common arguments. Imports no command."""
+"""The class of the sub-parsers, with errors in one sentence, and their common arguments. Imports no command."""
 
 from __future__ import annotations
 

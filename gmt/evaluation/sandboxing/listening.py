@@ -27,7 +27,7 @@ _CHUNK_BYTES = 2**16
 
 @dataclass(kw_only=True)
 class Observation:
-    """What was observed of a program until its end.
+    """The output, the time and the memory of a program that has ended.
 
     Args:
         report: the bytes that came over its channel.

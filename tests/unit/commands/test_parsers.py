@@ -1,8 +1,5 @@
 """The parser of `gmt`: each command has its help, any order of words, and one sentence for a mistake."""
 
-import subprocess
-import sys
-
 import pytest
 
 from gmt.cli import run_command
@@ -81,15 +78,6 @@ def test_a_mistake_is_one_sentence(words: str, sentence: str) -> None:
         parse(words.split())
     assert str(error.value).startswith(sentence)
     assert "\n" not in str(error.value)
-
-
-def test_a_parsed_command_line_has_imported_no_command_and_no_library() -> None:
-    code = (
-        "import sys; from gmt.cli import run_command; from gmt.commands.parsers import parse; parse(['plan']); "
-        "heavy = {'hydra', 'omegaconf', 'torch', 'yaml', 'rich', 'gmt.composition', 'gmt.commands.plan'}; "
-        "assert not (bad := heavy & set(sys.modules)), bad"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
 def test_no_flag_is_shortened() -> None:
