@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from gmt.config_dir import config_dir
+from gmt.garbage import no_collections
 from tests.composed_once import compose_once
 from tests.warm import call_gmt
 
@@ -32,11 +33,8 @@ Gmt = Callable[..., "subprocess.CompletedProcess[str]"]
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
     """Collect no garbage while the libraries are imported: nearly all of it stays."""
-    gc.disable()
-    try:
+    with no_collections():
         return (yield)
-    finally:
-        gc.enable()
 
 
 def pytest_unconfigure() -> None:

@@ -17,7 +17,6 @@ from gmt.runs.attempt import existence_check
 from gmt.runs.build import Run, build, settings_of
 from gmt.runs.foreign_code import foreign_code
 from gmt.runs.gpus import gpus_here, hide_gpus, show_one_gpu
-from gmt.runs.libraries import import_libraries
 from gmt.studies.frozen import STOP, thaw
 from gmt.studies.stopping import stops_in_order
 from gmt.studies.watch import each_second
@@ -40,8 +39,8 @@ def run_job(config: DictConfig) -> float:
     plain = to_plain(config)
     run = _here(build(plain))
     if HydraConfig.get().mode == RunMode.MULTIRUN:  # a sweeper of Hydra's own
-        import_libraries()
-        from gmt.runs.execute import execute
+        with no_collections():
+            from gmt.runs.execute import execute
 
         return _score(execute(run))
     if plain.get("study") is not None:
@@ -71,8 +70,8 @@ def _run_planned(reference: str) -> RunRecord:
             f"run {run_id} of a sweep's plan has the id {run.id} here: its model, its data or this code was changed "
             "since the sweep began; sweep again"
         )
-    import_libraries()
-    from gmt.runs.execute import execute
+    with no_collections():
+        from gmt.runs.execute import execute
     from gmt.training.control import Control
 
     return execute(_here(run), Control(should_stop=existence_check(stop)))
@@ -110,8 +109,8 @@ def _run_and_tell(run: Run, config: Mapping[str, Any]) -> RunRecord:
 
 def _stoppable(run: Run) -> RunRecord:
     """Does the run in this process; Ctrl-C ends it after its next step or answer; what is there is kept."""
-    import_libraries()
-    from gmt.runs.execute import execute
+    with no_collections():
+        from gmt.runs.execute import execute
     from gmt.training.control import Control
 
     with tempfile.TemporaryDirectory(prefix="gmt-run-") as folder:

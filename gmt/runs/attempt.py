@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from gmt.errors import Interrupted, MachineFault, RunFailed, StoppedEarly, UserError
+from gmt.garbage import no_collections
 from gmt.records.record import RecordBusy
 from gmt.runs.build import build
 from gmt.runs.failures import kind_of
 from gmt.runs.hermetic import take_out
-from gmt.runs.libraries import import_libraries
 from gmt.runs.stall import no_longer_than
 
 _LOOK_EVERY_S = 0.5
@@ -46,8 +46,8 @@ def attempt(config: Mapping[str, Any], stop: Path, go_on: Callable[[int, float],
         run = build(config)
         if run.record.state() == "done":
             return
-        import_libraries()
-        from gmt.runs.execute import execute
+        with no_collections():
+            from gmt.runs.execute import execute
         from gmt.training.control import Control
         from gmt.training.memory import spare_libraries
 
