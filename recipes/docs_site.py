@@ -7,8 +7,8 @@ site too, so that the site leads nowhere else. The pages on the command line and
 import posixpath
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
-from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import PluginError
@@ -16,6 +16,7 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from gmt.commands.parsers import make_parser, sub_parsers
 from recipes.doc_links import is_of_the_repository, links, replaced, resolved
 
 ROOT = Path(__file__).parents[1]
@@ -29,7 +30,6 @@ The mask for a training loop of your own; [the guide](docs/masking.md) begins wi
 
 ::: gmt.masking
 """
-_COMMANDS = ("run", "sweep", "plan", "report", "show", "compare", "diagnose", "export", "check", "new", "help")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -69,21 +69,19 @@ def on_post_build(config: MkDocsConfig) -> None:
                 raise PluginError(f"{path} loads something from elsewhere: {begin}...")
 
 
+@cache
 def _linked() -> list[str]:
     """Return the files outside of docs/ that pages link to, and those that these link to; README among them."""
-    if not _FOUND:
-        to_do = [*_HOME, *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
-        while to_do:
-            page = to_do.pop()
-            if page in _FOUND:
-                continue
-            _FOUND.append(page)
-            targets = links(_text(page)) if page.endswith(".md") or (ROOT / page).is_dir() else []
-            to_do += [resolved(page, target)[0] for target in targets if is_of_the_repository(target)]
-    return [path for path in _FOUND if path in _HOME or not path.startswith("docs/")]
-
-
-_FOUND: list[str] = []
+    found: list[str] = []
+    to_do = [*_HOME, *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
+    while to_do:
+        page = to_do.pop()
+        if page in found:
+            continue
+        found.append(page)
+        targets = links(_text(page)) if page.endswith(".md") or (ROOT / page).is_dir() else []
+        to_do += [resolved(page, target)[0] for target in targets if is_of_the_repository(target)]
+    return [path for path in found if path in _HOME or not path.startswith("docs/")]
 
 
 def _place(path: str) -> str:
@@ -121,11 +119,11 @@ def _commands() -> str:
         "What `gmt COMMAND --help` prints; `gmt help TOPIC` explains one setting, one choice or one group.",
         _help("--help"),
     ]
-    parts += [f"## gmt {name}\n\n{_help(name, '--help')}" for name in _COMMANDS]
+    parts += [f"## gmt {name}\n\n{_help(name, '--help')}" for name in sub_parsers(make_parser())]
     return "\n\n".join(parts) + "\n"
 
 
 def _help(*words: str) -> str:
-    command: list[Any] = [sys.executable, "-m", "gmt", *words]
+    command = [sys.executable, "-m", "gmt", *words]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, encoding="utf-8", check=True)
     return f"```text\n{done.stdout.rstrip()}\n```"
