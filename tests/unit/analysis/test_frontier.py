@@ -66,7 +66,7 @@ def test_forgetting_is_the_lowest_on_the_curve_that_reaches_the_target(at: float
 
 
 def test_arms_are_held_at_the_baselines_best_target_less_the_margin() -> None:
-    gmt: Curve = {1e-4: (0.5, 0.0), 1e-3: (0.9, 0.4)}
+    gmt: Curve = {1e-4: (0.5, 0.0), 3e-4: (0.6, 0.1), 1e-3: (0.9, 0.4)}
     low: Curve = {1e-4: (0.5, 0.1), 1e-3: (0.6, 0.2)}
     frontier = frontier_of(table_of({"sft": SFT, "gmt": gmt, "low": low}), baseline="sft", margin=0.1, num_resamples=99)
     assert list(frontier.points.columns) == list(POINTS)
@@ -84,9 +84,13 @@ def test_arms_are_held_at_the_baselines_best_target_less_the_margin() -> None:
 
 def test_an_arm_with_one_point_gets_a_sentence_and_the_others_their_frontier() -> None:
     frontier = frontier_of(table_of({"sft": SFT, "hft": {None: (0.8, 0.6)}}), baseline="sft", margin=0.02)
-    single, words = frontier.sentences
+    single, words, on_points = frontier.sentences
     assert single.startswith("On t, hft has one point on the frontier, so no curve")
-    assert "hft 60.0 [60.0, 60.0], +12.0 [+12.0, +12.0] to sft: more than sft" in words
+    assert "hft 60.0 [60.0, 60.0], +12.0 to sft: no interval" in words
+    assert on_points == (  # 29 % of studies of 9 equal points against 1 found a difference
+        "hft: no interval of the difference to sft, which has another number of points; the lowest of more points is "
+        "lower by chance."
+    )
     assert frontier_figure(frontier, task="t") is not None
 
 
