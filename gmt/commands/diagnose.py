@@ -17,9 +17,9 @@ from gmt.config_files import names
 from gmt.duration import took
 from gmt.errors import RunFailed, UserError
 from gmt.studies.diagnosing import Diagnosed, Step, Steps, diagnose, steps_of
+from gmt.studies.grid import label_of_choice
 from gmt.studies.opened import planned
 from gmt.studies.plan import Plan
-from gmt.studies.tuned_points import choice
 from gmt.terminal import printable, say, table
 
 GROUP = "diagnostic"
@@ -150,10 +150,10 @@ def _means(ended: Sequence[Diagnosed]) -> Iterator[str]:
 
 
 def _row(step: Step) -> str:
-    name = choice(step.planned.point)
+    name = label_of_choice(step.planned.point)
     if step.other is None:
         return name
-    other = choice(step.other.point)
+    other = label_of_choice(step.other.point)
     return f"{name}, between seeds" if other == name else " and ".join(sorted((name, other)))
 
 

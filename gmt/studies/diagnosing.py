@@ -13,8 +13,8 @@ from gmt.errors import UserError
 from gmt.records.diagnoses import Diagnosis
 from gmt.records.record import RecordBusy
 from gmt.runs.diagnose import Diagnosing
+from gmt.studies.grid import label_of_choice
 from gmt.studies.plan import Plan, PlannedRun
-from gmt.studies.tuned_points import choice
 
 _BUSY_S = 1.0
 
@@ -89,7 +89,7 @@ def steps_of(plan: Plan, configs: Sequence[Mapping[str, Any]], *, one_seed: bool
     if not done:
         raise UserError(f"study {plan.study.name} has no finished run to diagnose; run `gmt sweep` with it first")
     if one_seed:
-        done = list({choice(planned.point): planned for planned in reversed(done)}.values())[::-1]
+        done = list({label_of_choice(planned.point): planned for planned in reversed(done)}.values())[::-1]
     steps: list[Step] = []
     refusals: list[str] = []
     for diagnosing in diagnosings:

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from gmt.listed import some
 from gmt.records.record import RunRecord
 from gmt.runs.code_versions import code_of_environment, own_checkout, uncommitted
+from gmt.studies.grid import label_of_choice
 from gmt.studies.plan import PlannedRun
-from gmt.studies.tuned_points import choice
 
 _NAMED = 3  # changed files that a sentence names
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -21,7 +21,7 @@ def differing_code(planned: Sequence[PlannedRun]) -> list[str]:
     """
     rows: dict[str, list[tuple[PlannedRun, Mapping[str, str]]]] = {}
     for each in planned:
-        rows.setdefault(choice(each.point), []).append((each, code_of_record(each.record)))
+        rows.setdefault(label_of_choice(each.point), []).append((each, code_of_record(each.record)))
     sentences, named = [], set()
     for row, runs in rows.items():
         for name in sorted({name for _, code in runs for name in code}):

@@ -1,8 +1,8 @@
 """The settings of a study: a grid of runs for each arm, where each setting has a value or a list of values to cross."""
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -193,6 +193,22 @@ def arm_of(point: Point, axis: Axis) -> str:
     with_column = (*_COLUMNS_OF_THEIR_OWN, axis.setting)
     more = [f"{key.rpartition('.')[2]}={value}" for key, value in pairs if key not in with_column]
     return " ".join([point.arm, *more])
+
+
+def label_of_choice(point: Point, *, fixed: Sequence[str] = ()) -> str:
+    """Return a point's label without the seed and `fixed` settings, equal for points that differ only in these."""
+    varied, lists_of_one = (without(overrides, ("seed", *fixed)) for overrides in (point.varied, point.lists_of_one))
+    return replace(point, varied=varied, lists_of_one=lists_of_one).label
+
+
+def setting_of(override: str) -> str:
+    """Return the setting that an override sets, with its `+` if it has one."""
+    return override.partition("=")[0]
+
+
+def without(overrides: Sequence[str], keys: Collection[str | None]) -> tuple[str, ...]:
+    """Return the overrides of all settings but `keys`."""
+    return tuple(text for text in overrides if setting_of(text) not in keys)
 
 
 def choice_of(point: Point, config: Mapping[str, Any], axis: Axis) -> Choice:

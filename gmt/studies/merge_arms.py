@@ -13,7 +13,7 @@ from typing import Any
 
 from gmt import settings
 from gmt.errors import UserError, choices
-from gmt.studies.grid import Axes, Point
+from gmt.studies.grid import Axes, Point, setting_of, without
 
 FROM, OVER = "from", "over"
 _NOT_INHERITED = ("merge", "parents")
@@ -82,7 +82,7 @@ def merge_points(merge: MergeArm, parents: Sequence[Point], axes: Axes) -> Itera
         _check_over(merge, parents)
     groups: dict[tuple[str, ...], list[Point]] = {}
     for parent in parents:
-        groups.setdefault(_without(parent.overrides, merge.over), []).append(parent)
+        groups.setdefault(without(parent.overrides, (merge.over,)), []).append(parent)
     for group in groups.values():
         inherited = _inherited(group[0], merge.over)
         for combination in itertools.product(*axes.values()):
@@ -92,12 +92,12 @@ def merge_points(merge: MergeArm, parents: Sequence[Point], axes: Axes) -> Itera
             yield replace(
                 inherited,
                 arm=merge.arm,
-                overrides=(*pairs.values(), *_without(inherited.overrides, *pairs)),
+                overrides=(*pairs.values(), *without(inherited.overrides, pairs)),
                 varied=(
-                    *_without(inherited.varied, *pairs),
+                    *without(inherited.varied, pairs),
                     *(text for key, text in pairs.items() if len(axes[key]) > 1),
                 ),
-                lists_of_one=_without(inherited.lists_of_one, *pairs),
+                lists_of_one=without(inherited.lists_of_one, pairs),
                 parents=tuple(group),
                 over=tuple(key for key in (*group[0].over, merge.over) if key is not None and key not in pairs),
             )
@@ -106,7 +106,7 @@ def merge_points(merge: MergeArm, parents: Sequence[Point], axes: Axes) -> Itera
 def _check_over(merge: MergeArm, parents: Sequence[Point]) -> None:
     assert merge.over is not None
     if len({_pairs(parent).get(merge.over) for parent in parents}) < 2:
-        listed = dict.fromkeys(text.partition("=")[0] for parent in parents for text in parent.varied)
+        listed = dict.fromkeys(setting_of(text) for parent in parents for text in parent.varied)
         raise UserError(
             f"study.arms.{merge.arm}.over must be a setting for which arm {merge.parents} has at least 2 values, got "
             f"{merge.over!r}; {choices(merge.over, listed)}"
@@ -115,12 +115,12 @@ def _check_over(merge: MergeArm, parents: Sequence[Point]) -> None:
 
 def _inherited(parent: Point, over: str | None) -> Point:
     """Return a parent's point without `over`, and without the settings that make the parent a merge itself."""
-    gone = [key for text in parent.overrides if _is_of_merge(key := text.partition("=")[0]) or key == over]
+    gone = [key for text in parent.overrides if _is_of_merge(key := setting_of(text)) or key == over]
     return replace(
         parent,
-        overrides=_without(parent.overrides, *gone),
-        varied=_without(parent.varied, *gone),
-        lists_of_one=_without(parent.lists_of_one, *gone),
+        overrides=without(parent.overrides, gone),
+        varied=without(parent.varied, gone),
+        lists_of_one=without(parent.lists_of_one, gone),
     )
 
 
@@ -129,8 +129,4 @@ def _is_of_merge(key: str) -> bool:
 
 
 def _pairs(point: Point) -> dict[str, str]:
-    return {text.partition("=")[0]: text for text in point.overrides}
-
-
-def _without(overrides: Sequence[str], *keys: str | None) -> tuple[str, ...]:
-    return tuple(text for text in overrides if text.partition("=")[0] not in keys)
+    return {setting_of(text): text for text in point.overrides}

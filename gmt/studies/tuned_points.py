@@ -1,10 +1,10 @@
 """The points of a tuned study: the choices that are tuned, the runs that try values, and the compared runs."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from gmt.errors import UserError
-from gmt.studies.grid import Point, to_override_value
+from gmt.studies.grid import Point, label_of_choice, setting_of, to_override_value, without
 from gmt.studies.tuning import ARM, TuningSettings
 
 _SEED = "seed"
@@ -22,7 +22,7 @@ def cells(points: Sequence[Point], tuning: TuningSettings, *, axis: str) -> list
     """
     found: dict[tuple[str, tuple[str, ...]], list[Point]] = {}
     for point in points:
-        found.setdefault((point.arm, _without(point.overrides, _shared_by_a_choice(tuning, axis))), []).append(point)
+        found.setdefault((point.arm, without(point.overrides, _shared_by_a_choice(tuning, axis))), []).append(point)
     return list(found.values())
 
 
@@ -30,25 +30,18 @@ def probes(cell: Sequence[Point], tuning: TuningSettings) -> list[Point]:
     """Return the points of a choice at which each value is tried: one, or one for each value of the axis."""
     distinct: dict[tuple[str, ...], Point] = {}
     for point in cell:
-        distinct.setdefault(_without(point.overrides, (_SEED, *tuning.overrides)), point)
+        distinct.setdefault(without(point.overrides, (_SEED, *tuning.overrides)), point)
     return list(distinct.values())
 
 
 def label_of(cell: Sequence[Point], tuning: TuningSettings, *, axis: str) -> str:
     """Return the label of a tuned choice."""
-    return choice(cell[0], fixed=_shared_by_a_choice(tuning, axis)[1:])
+    return label_of_choice(cell[0], fixed=_shared_by_a_choice(tuning, axis))
 
 
 def _shared_by_a_choice(tuning: TuningSettings, axis: str) -> tuple[str, ...]:
     """Return the settings in which the points of a choice differ, the seed first."""
     return (_SEED, *tuning.overrides, *((axis, f"+{axis}") if tuning.value_per == ARM else ()))
-
-
-def choice(point: Point, *, fixed: Iterable[str] = ()) -> str:
-    """Return the label of a tuning: the arm and its varied settings, without the seed and fixed settings."""
-    keys = (_SEED, *fixed)
-    lists = _without(point.lists_of_one, keys)
-    return replace(point, varied=_without(point.varied, keys), lists_of_one=lists).label
 
 
 def refuse_what_is_tuned(points: Sequence[Point], tuning: TuningSettings) -> None:
@@ -57,7 +50,7 @@ def refuse_what_is_tuned(points: Sequence[Point], tuning: TuningSettings) -> Non
     Raises:
         UserError: a point sets it.
     """
-    given = next((text for p in points for text in p.overrides if _key(text) == tuning.setting), None)
+    given = next((text for p in points for text in p.overrides if setting_of(text) == tuning.setting), None)
     if given is not None:
         raise UserError(f"{tuning.setting} must not be set, since study.tuning tunes it, got {given}")
 
@@ -104,7 +97,7 @@ def trial(point: Point, tuning: TuningSettings, value: float, seed: int | None =
     others = {key: to_override_value(given) for key, given in tuning.overrides.items()}
     if seed is not None:
         others[_SEED] = str(seed)
-    overrides = {_key(text): text for text in _without(point.overrides, (_SEED,))}
+    overrides = {setting_of(text): text for text in without(point.overrides, (_SEED,))}
     # In the places of the comparison's values: groups in one order are composed once for both.
     overrides |= {key: f"{key}={given}" for key, given in others.items()}
     value_of = _override(tuning.setting, value)
@@ -112,18 +105,10 @@ def trial(point: Point, tuning: TuningSettings, value: float, seed: int | None =
     return Point(
         arm=point.arm,
         overrides=(*overrides.values(), value_of),
-        varied=(*_without(point.varied, (_SEED, *others)), value_of, *of_seed),
+        varied=(*without(point.varied, (_SEED, *others)), value_of, *of_seed),
         stage="tuning",
     )
 
 
 def _override(key: str, value: float) -> str:
     return f"{key}={to_override_value(value)}"
-
-
-def _key(override: str) -> str:
-    return override.partition("=")[0]
-
-
-def _without(overrides: Sequence[str], keys: Sequence[str]) -> tuple[str, ...]:
-    return tuple(text for text in overrides if _key(text) not in keys)
