@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from gmt.composition.config_errors import user_errors
 from gmt.composition.overrides import parse_override
 from gmt.composition.session import CONFIG_NAME
-from gmt.composition.whole_files import WholeFiles
+from gmt.composition.whole_files import WholeFiles, keeps_to_its_group
 from gmt.errors import UserError, choices
 from gmt.tasks.inherited import settled
 
@@ -139,7 +139,7 @@ class Composer:
                 words.append(whole[0])
             else:
                 words.append(text)
-                may_exchange &= self._whole_files.keeps_to_its_group(self._parsed[text])
+                may_exchange &= keeps_to_its_group(self._parsed[text])
         groups = tuple(words)
         if may_exchange and groups in self._by_groups:
             return self._whole_files.exchanged(self._by_groups[groups], choices)

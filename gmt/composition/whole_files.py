@@ -25,24 +25,12 @@ class WholeFiles:
 
     def chosen(self, override: Override) -> tuple[str, str] | None:
         """Return group and name of an override that chooses such a file; None for any other override."""
-        name = override.value()
-        if override.type != OverrideType.CHANGE or override.package is not None or not isinstance(name, str):
+        choice = _choice(override)
+        if choice is None:
             return None
-        choice = (override.key_or_group, name)
         if choice not in self._files:
             self._files[choice] = _whole_file(*choice)
         return None if self._files[choice] is None else choice
-
-    def keeps_to_its_group(self, override: Override) -> bool:
-        """Return whether an override chooses a file of this package's conf/, none of which sets values of other groups.
-
-        A file of the user's may do so (`# @package _global_`), and so may an override with a package.
-        """
-        name, group = override.value(), override.key_or_group
-        if override.type != OverrideType.CHANGE or override.package is not None or not isinstance(name, str):
-            return False
-        found = _file(group, name)
-        return found is not None and found.provider == _OURS
 
     def are_in(self, config: DictConfig, choices: Mapping[str, str]) -> bool:
         """Return whether the values of these groups of a config are exactly those of their files.
@@ -59,6 +47,24 @@ class WholeFiles:
         for group, name in choices.items():
             exchanged[group] = self._files[group, name]
         return exchanged
+
+
+def keeps_to_its_group(override: Override) -> bool:
+    """Return whether an override chooses a file of this package's conf/, none of which sets values of other groups.
+
+    A file of the user's may do so (`# @package _global_`), and so may an override with a package.
+    """
+    choice = _choice(override)
+    found = None if choice is None else _file(*choice)
+    return found is not None and found.provider == _OURS
+
+
+def _choice(override: Override) -> tuple[str, str] | None:
+    """Return group and name of an override that may choose a file; None for any other override."""
+    name = override.value()
+    if override.type != OverrideType.CHANGE or override.package is not None or not isinstance(name, str):
+        return None
+    return override.key_or_group, name
 
 
 def _whole_file(group: str, name: str) -> DictConfig | None:
