@@ -9,6 +9,7 @@ Shape suffixes: G groups; N entries of a chunk, flattened; U upper bins, and one
 import ctypes
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ UPPER_OF_INF = 0x7F80  # this bin and those above it hold Inf and NaN
 AT_ONCE = 1 << 23  # entries: as many chunks are held at a time, which bounds what computed scores take
 
 Chunks = Callable[[], Iterator[Tensor]]
+_Item = TypeVar("_Item")
 
 _WIDTH = 8  # bits of a field at most: Triton's histograms before 3.9 take time that grows with the number of bins
 _LOW_ZEROS = {torch.float32: 0, torch.int32: 0, torch.bfloat16: 16, torch.float16: 13}  # of the 31 bits
@@ -65,10 +67,7 @@ def upper_counts(groups: Sequence[Chunks], device: torch.device) -> Tensor:
     scratch = [_scratch() for _ in range(torch.get_num_threads())]
     for batch in _batches(groups):
         chunks = (Chunk * len(batch))(*(chunk_of(group, chunk_N) for group, chunk_N in batch))
-        taken = ctypes.c_int64(0)
-        shared = (chunks, len(batch), ctypes.byref(taken))
-        calls = [(*shared, counts, totals_GU.data_ptr()) for counts in scratch[: len(batch)]]
-        in_threads(native.count_upper, calls)
+        in_threads(native.count_upper, chunks, [(counts, totals_GU.data_ptr()) for counts in scratch])
     return totals_GU
 
 
@@ -89,9 +88,7 @@ def lower_bits(groups: Sequence[Chunks], uppers: Sequence[int], device: torch.de
         outs = [torch.empty(chunk_N.numel(), dtype=torch.int32) for _, chunk_N in batch]
         parts = ((group, chunk_N, out) for (group, chunk_N), out in zip(batch, outs, strict=True))
         chunks = (Chunk * len(batch))(*(chunk_of(*part) for part in parts))
-        taken = ctypes.c_int64(0)
-        call = (chunks, len(batch), ctypes.byref(taken), wanted.data_ptr())
-        in_threads(native.collect_lower, [call] * min(torch.get_num_threads(), len(batch)))
+        in_threads(native.collect_lower, chunks, [(wanted.data_ptr(),)] * torch.get_num_threads())
         for chunk, out in zip(chunks, outs, strict=True):
             found[chunk.group].append(out[: chunk.found].clone())
     return [torch.cat(parts) for parts in found]
@@ -106,11 +103,17 @@ def _each(groups: Sequence[Chunks]) -> Iterator[tuple[int, Tensor]]:
 
 def _batches(groups: Sequence[Chunks]) -> Iterator[list[tuple[int, Tensor]]]:
     """Chunks with their group, as many as are counted together."""
-    batch: list[tuple[int, Tensor]] = []
+    parts = ((group, readable(chunk_N)) for group, chunk_N in _each(groups))
+    return in_batches(parts, lambda part: part[1].numel())
+
+
+def in_batches(items: Iterable[_Item], num_entries: Callable[[_Item], int]) -> Iterator[list[_Item]]:
+    """Yield items in lists, each of which ends with the item that brings it to `AT_ONCE` entries."""
+    batch: list[_Item] = []
     size = 0
-    for group, chunk_N in _each(groups):
-        batch.append((group, readable(chunk_N)))
-        size += chunk_N.numel()
+    for item in items:
+        batch.append(item)
+        size += num_entries(item)
         if size >= AT_ONCE:
             yield batch
             batch, size = [], 0
@@ -140,12 +143,22 @@ def chunk_of_hashes(group: int, size: int, start: int, key: tuple[int, int]) -> 
     return Chunk(size=size, group=group, start=start, key1=key[0], key2=key[1])
 
 
-def in_threads(function: Callable[..., None], calls: Sequence[tuple[object, ...]]) -> None:
-    """Makes all calls at once, each in a thread, the first in this one. The C lets go of Python's lock.
+def in_threads(
+    function: Callable[..., None], tasks: ctypes.Array[Any], threads_arguments: Sequence[tuple[object, ...]]
+) -> None:
+    """Calls a C function in threads that share its tasks, the first thread being this one. The C lets go of Python's
+    lock.
 
     Threads of ours and not torch's: the counts are made one after the other, so that torch can't split them. They
     end with the call: none outlives it, none is lost in a fork.
+
+    Args:
+        function: of the C code; takes the tasks, their number, how many are taken, and a thread's own arguments.
+        tasks: structures that the function reads and writes.
+        threads_arguments: of each thread; more threads than tasks are not started.
     """
+    shared = (tasks, len(tasks), ctypes.byref(ctypes.c_int64(0)))
+    calls = [(*shared, *own) for own in threads_arguments[: len(tasks)]]
     threads = [threading.Thread(target=function, args=call) for call in calls[1:]]
     for thread in threads:
         thread.start()

@@ -14,7 +14,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from gmt.masking.counting import AT_ONCE, as_bits, chunk_of, chunk_of_hashes, in_threads, readable
+from gmt.masking.counting import as_bits, chunk_of, chunk_of_hashes, in_batches, in_threads, readable
 from gmt.masking.native import WIDTHS, Bounded, Chunk, Unkept, has_triton, library
 from gmt.masking.parameters import Ranked
 from gmt.masking.rule import CHUNK, LARGEST_BITS, Selection
@@ -160,19 +160,22 @@ def _mask_in_c(every: Iterable[_Masked], row: Row, selections: Mapping[str, Sele
     Returns:
         How many masked entries look as if they stayed in a copy.
     """
+
+    def num_computed(part: tuple[Bounded, Tensor | None]) -> int:
+        task, score_N = part
+        return 0 if score_N is None or row.is_view else task.scores.size
+
     return sum(
         task.num_alike
-        for batch in _batches(every, row, selections)
+        for batch in in_batches(_tasks(every, row, selections), num_computed)
         for task in _call("mask_chunks", [task for task, _ in batch], sum(task.scores.size for task, _ in batch))
     )
 
 
-def _batches(
+def _tasks(
     every: Iterable[_Masked], row: Row, selections: Mapping[str, Selection]
-) -> Iterator[list[tuple[Bounded, Tensor | None]]]:
-    """Give what is masked together, and the tensors that hold computed scores."""
-    batch: list[tuple[Bounded, Tensor | None]] = []
-    num_computed = 0
+) -> Iterator[tuple[Bounded, Tensor | None]]:
+    """Yield the tasks of `mask_chunks`, with the tensors that hold scores that are not drawn."""
     for r, entries_N, copy_N in every:
         draw = r.draw(row)
         for part in r.stretches(row):
@@ -182,13 +185,8 @@ def _batches(
                 chunk = chunk_of_hashes(0, part.stop - part.start, draw.start + part.start, draw.key)
             else:
                 chunk = chunk_of(0, score_N)
-                num_computed += 0 if row.is_view else len(score_N)
             copy = None if copy_N is None else copy_N[part]
-            batch.append((_bounded(chunk, selections[r.name], entries_N[part], copy), score_N))
-            if num_computed >= AT_ONCE:
-                yield batch
-                batch, num_computed = [], 0
-    yield batch
+            yield _bounded(chunk, selections[r.name], entries_N[part], copy), score_N
 
 
 def _bounded(scores: Chunk, selection: Selection, entries_N: Tensor, copy_N: Tensor | None = None) -> Bounded:
@@ -202,7 +200,6 @@ def _call(name: str, tasks: Sequence[_Task], num_entries: int) -> list[_Task]:
     if not tasks:
         return []
     array = (type(tasks[0]) * len(tasks))(*tasks)
-    shared = (array, len(tasks), ctypes.byref(ctypes.c_int64(0)))
-    num_threads = min(torch.get_num_threads(), len(tasks), max(num_entries // _ENTRIES_OF_A_THREAD, 1))
-    in_threads(getattr(library(), name), [shared] * num_threads)
+    num_threads = min(torch.get_num_threads(), max(num_entries // _ENTRIES_OF_A_THREAD, 1))
+    in_threads(getattr(library(), name), array, [()] * num_threads)
     return list(array)

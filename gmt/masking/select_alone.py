@@ -4,16 +4,15 @@ A sample bounds the threshold, and one read counts and gathers by the bounds; se
 """
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from gmt.masking.counting import chunk_of, chunk_of_hashes, in_threads, readable
+from gmt.masking.counting import chunk_of, chunk_of_hashes, in_batches, in_threads, readable
 from gmt.masking.native import Bracket, Chunk, ChunkSelection, library
-from gmt.masking.rule import CHUNK, Rule, Scores, Selection, num_masked
+from gmt.masking.rule import CHUNK, Rule, Scores, Selection, num_masked, size_of
 
-_ENTRIES_AT_ONCE = 1 << 23  # bounds the memory of computed scores
 FEWEST_SAMPLES = 1 << 10
 MOST_SAMPLES = 1 << 16
 SLACK = 16  # entries that the C code may write behind those that it gathers
@@ -22,19 +21,14 @@ DEVIATIONS = 4  # one sample in ten thousand misleads, and costs three more read
 
 def select_alone(groups: Sequence[Sequence[Scores]], rule: Rule) -> dict[int, Selection]:
     """Return the selections of the groups that are one small tensor on the CPU, by index; none without the C code."""
-    if library() is None:
+    native = library()
+    if native is None:
         return {}
+    alone = ((i, group[0]) for i, group in enumerate(groups) if _is_alone(group))
     done: dict[int, Selection] = {}
-    batch: dict[int, Scores] = {}
-    batch_size = 0
-    for i, group in enumerate(groups):
-        if _is_alone(group):
-            batch[i] = group[0]
-            batch_size += group[0].num_entries
-            if batch_size >= _ENTRIES_AT_ONCE:
-                done |= _select_batch(batch, rule)
-                batch, batch_size = {}, 0
-    return done | _select_batch(batch, rule)
+    for batch in in_batches(alone, lambda one: one[1].num_entries):
+        done |= _select_batch(dict(batch), rule, native)
+    return done
 
 
 def num_samples(size: int) -> int:
@@ -45,21 +39,34 @@ def num_samples(size: int) -> int:
     return num if size >= 4 * num else 0
 
 
+def is_whole_on_cpu(group: Sequence[Scores]) -> bool:
+    """Return whether a group has entries, and all of them lie on the CPU of this process."""
+    return size_of(group) > 0 and all(scores.shards is None and scores.device.type == "cpu" for scores in group)
+
+
+def parts(group: int, scores: Scores) -> Iterator[tuple[Chunk, Tensor | None]]:
+    """Yield the chunks of a tensor's scores for the C code, and the tensors that hold them, if they are not drawn.
+
+    Args:
+        group: index of the tensor's group.
+        scores: of the tensor.
+    """
+    if scores.draw is not None:
+        for at in range(0, scores.num_entries, CHUNK):
+            size = min(CHUNK, scores.num_entries - at)
+            yield chunk_of_hashes(group, size, scores.draw.start + at, scores.draw.key), None
+        return
+    for chunk_N in map(readable, scores.chunks()):
+        if chunk_N.numel():
+            yield chunk_of(group, chunk_N), chunk_N
+
+
 def _is_alone(group: Sequence[Scores]) -> bool:
-    """Whether a group is one small tensor on the CPU."""
-    return (
-        len(group) == 1
-        and group[0].shards is None
-        and group[0].device.type == "cpu"
-        and 0 < group[0].num_entries <= CHUNK
-    )
+    return len(group) == 1 and group[0].num_entries <= CHUNK and is_whole_on_cpu(group)
 
 
-def _select_batch(batch: dict[int, Scores], rule: Rule) -> dict[int, Selection]:
-    native = library()
-    if not batch or native is None:
-        return {}
-    chunks = [_chunk(scores) for scores in batch.values()]
+def _select_batch(batch: dict[int, Scores], rule: Rule, native: ctypes.CDLL) -> dict[int, Selection]:
+    chunks = [part for scores in batch.values() for part in parts(0, scores)]
     tasks = (ChunkSelection * len(batch))()
     for task, (chunk, _) in zip(tasks, chunks, strict=True):
         num = num_samples(chunk.size)
@@ -70,17 +77,8 @@ def _select_batch(batch: dict[int, Scores], rule: Rule) -> dict[int, Selection]:
     num_threads = min(torch.get_num_threads(), len(batch))
     largest = max(scores.num_entries for scores in batch.values())
     rooms = [torch.empty(largest + SLACK, dtype=torch.int32) for _ in range(num_threads)]
-    shared = (tasks, len(tasks), ctypes.byref(ctypes.c_int64(0)))
-    in_threads(native.select_chunks, [(*shared, room.data_ptr()) for room in rooms])
+    in_threads(native.select_chunks, tasks, [(room.data_ptr(),) for room in rooms])
     return {i: _selection(task, rule) for i, task in zip(batch, tasks, strict=True)}
-
-
-def _chunk(scores: Scores) -> tuple[Chunk, Tensor | None]:
-    """Return the scores for the C code, and the tensor that holds them, if they are not drawn."""
-    if scores.draw is not None:
-        return chunk_of_hashes(0, scores.num_entries, scores.draw.start, scores.draw.key), None
-    chunk_N = readable(next(scores.chunks()))
-    return chunk_of(0, chunk_N), chunk_N
 
 
 def _selection(task: ChunkSelection, rule: Rule) -> Selection:

@@ -1,8 +1,8 @@
-"""The selection on the CPU in groups of many chunks, in one read of the scores: as select_alone.py has it, and over all
-chunks of a group.
+"""The selection on the CPU in groups of many chunks, in one read of the scores.
 
-Computed scores are computed twice, for the sample and for the counts. A group that its sample misled is left to
-select_by_counts.py, as are tensors in shards.
+As in select_alone.py a sample bounds the threshold; here the samples, counts and entries between the bounds of a
+group's chunks are put together before the threshold is found. Computed scores are computed twice, for the sample and
+for the counts. A group that its sample misled is left to select_by_counts.py, as are tensors in shards.
 
 Shape suffixes: S samples of a group; K entries between the bounds.
 """
@@ -10,19 +10,18 @@ Shape suffixes: S samples of a group; K entries between the bounds.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from gmt.masking.counting import AT_ONCE, chunk_of, chunk_of_hashes, in_threads, readable
+from gmt.masking.counting import in_batches, in_threads
 from gmt.masking.native import Bracket, Chunk, library
-from gmt.masking.rule import CHUNK, LARGEST_BITS, Rule, Scores, Selection, size_of
-from gmt.masking.select_alone import DEVIATIONS, SLACK, num_samples
+from gmt.masking.rule import LARGEST_BITS, Rule, Scores, Selection, size_of
+from gmt.masking.select_alone import DEVIATIONS, SLACK, is_whole_on_cpu, num_samples, parts
 
-HIGHEST = LARGEST_BITS - 1  # bound, as in select.c
+_HIGHEST = LARGEST_BITS - 1  # bound, as in select.c
 _LARGEST_GROUP = 1 << 32  # the C code counts with 32 bits
 
 
@@ -30,60 +29,28 @@ def select_over_chunks(groups: Sequence[Sequence[Scores]], rule: Rule) -> dict[i
     """Return selections of groups that lie whole on the CPU, by index; none without the C code."""
     if library() is None:
         return {}
-    chosen = [i for i, group in enumerate(groups) if _is_here(group)]
-    here = [groups[i] for i in chosen]
-    counts = _bounded(here, rule)
-    _split(here, counts)
-    found = {i: _selection(size_of(groups[i]), count, rule) for i, count in zip(chosen, counts, strict=True)}
-    return {i: selection for i, selection in found.items() if selection is not None}
+    indices = [i for i, group in enumerate(groups) if is_whole_on_cpu(group) and size_of(group) < _LARGEST_GROUP]
+    chosen = [groups[i] for i in indices]
+    counts = _bounded(chosen, rule)
+    _split(chosen, counts)
+    selections = {i: _selection(size_of(groups[i]), count, rule) for i, count in zip(indices, counts, strict=True)}
+    return {i: selection for i, selection in selections.items() if selection is not None}
 
 
-def _is_here(group: Sequence[Scores]) -> bool:
-    is_whole = all(scores.shards is None and scores.device.type == "cpu" for scores in group)
-    return is_whole and 0 < size_of(group) < _LARGEST_GROUP
-
-
-class _Batch:
-    """Chunks of several groups that are worked on together, and the tensors that hold their entries."""
-
-    def __init__(self, parts: Sequence[tuple[Chunk, Tensor | None]]):
-        self.chunks = (Chunk * len(parts))(*(chunk for chunk, _ in parts))
-        self._tensors = [tensor for _, tensor in parts]
-
-    def call(self, function: Callable[..., None], tasks: ctypes.Array[Any], num_threads: int) -> None:
-        """Call a function of select.c with one task for each chunk."""
-        shared = (tasks, len(tasks), ctypes.byref(ctypes.c_int64(0)))
-        in_threads(function, [shared] * min(num_threads, len(tasks)))
-
-
-def _batches(groups: Sequence[Sequence[Scores]]) -> Iterator[_Batch]:
-    parts: list[tuple[Chunk, Tensor | None]] = []
-    size = 0
-    for i, group in enumerate(groups):
-        for chunk, tensor in (part for scores in group for part in _parts(i, scores)):
-            parts.append((chunk, tensor))
-            size += chunk.size
-            if size >= AT_ONCE:
-                yield _Batch(parts)
-                parts, size = [], 0
-    if parts:
-        yield _Batch(parts)
-
-
-def _parts(group: int, scores: Scores) -> Iterator[tuple[Chunk, Tensor | None]]:
-    if scores.draw is not None:
-        for at in range(0, scores.num_entries, CHUNK):
-            size = min(CHUNK, scores.num_entries - at)
-            yield chunk_of_hashes(group, size, scores.draw.start + at, scores.draw.key), None
-        return
-    for chunk_N in map(readable, scores.chunks()):
-        if chunk_N.numel():
-            yield chunk_of(group, chunk_N), chunk_N
+def _batches(groups: Sequence[Sequence[Scores]]) -> Iterator[list[tuple[Chunk, Tensor | None]]]:
+    """Yield the chunks of several groups that are worked on together, and the tensors that hold their entries."""
+    every = (part for i, group in enumerate(groups) for scores in group for part in parts(i, scores))
+    return in_batches(every, lambda part: int(part[0].size))
 
 
 @dataclass
 class _Counts:
-    """The counts of a group by its bounds, as the `bracket` of select.c has them, and the magnitudes' bits between."""
+    """The counts of a group by its bounds, with the names of the `bracket` of select.c.
+
+    Args:
+        num_between: entries in [low, high].
+        between: their magnitudes' bits.
+    """
 
     low: int
     high: int
@@ -91,6 +58,7 @@ class _Counts:
     below: int = 0
     zeros: int = 0
     nonfinite: int = 0
+    num_between: int = 0
     between: tuple[Tensor, ...] = ()
 
 
@@ -100,28 +68,29 @@ def _bounded(groups: Sequence[Sequence[Scores]], rule: Rule) -> list[_Counts]:
     seen = [0] * len(groups)  # entries of each group so far
     sampled = [group if len(sample_S) else () for group, sample_S in zip(groups, samples, strict=True)]
     for batch in _batches(sampled):
-        for chunk in batch.chunks:
+        chunks = (Chunk * len(batch))(*(chunk for chunk, _ in batch))
+        for chunk in chunks:
             sample_S, size = samples[chunk.group], size_of(groups[chunk.group])
             first, end = (len(sample_S) * at // size for at in (seen[chunk.group], seen[chunk.group] + chunk.size))
             seen[chunk.group] += chunk.size
             chunk.out, chunk.found = sample_S.data_ptr() + 4 * first, end - first
-        batch.call(_native().sample_chunks, batch.chunks, num_threads=1)
+        in_threads(_native().sample_chunks, chunks, [()])
     return [_bounds(sample_S, group, rule) for sample_S, group in zip(samples, groups, strict=True)]
 
 
 def _bounds(sample_S: Tensor, group: Sequence[Scores], rule: Rule) -> _Counts:
     num, size = len(sample_S), size_of(group)
     if not num:
-        return _Counts(1, HIGHEST, count_zeros=True)
+        return _Counts(1, _HIGHEST, count_zeros=True)
     is_ranked_by_zeros = rule.smallest and not rule.rank_zeros
     zeros = int((sample_S == 0).sum()) * size // num if is_ranked_by_zeros else 0
     place = _rank(size, zeros, rule) * num // size
     margin = rule.margin(num, DEVIATIONS) + len(group)  # each chunk's number of samples is rounded
     first, last = place - margin, place + margin
     low = 0 if first < 0 else _at_rank(sample_S.clone(), num, 0, LARGEST_BITS, first)[0]
-    high = HIGHEST if last >= num else _at_rank(sample_S, num, 0, LARGEST_BITS, last)[0]
+    high = _HIGHEST if last >= num else _at_rank(sample_S, num, 0, LARGEST_BITS, last)[0]
     # zeros below the lower bound are below the threshold, and no more need be known of them
-    return _Counts(max(low, 1), min(max(high, 1), HIGHEST), count_zeros=rule.smallest or low == 0)
+    return _Counts(max(low, 1), min(max(high, 1), _HIGHEST), count_zeros=rule.smallest or low == 0)
 
 
 def _split(groups: Sequence[Sequence[Scores]], counts: Sequence[_Counts]) -> None:
@@ -129,37 +98,38 @@ def _split(groups: Sequence[Sequence[Scores]], counts: Sequence[_Counts]) -> Non
     rooms: list[Tensor] = []
     for batch in _batches(groups):
         # Room for every entry, of which the system hands out only what is written.
-        largest = max(chunk.size for chunk in batch.chunks) + SLACK
-        if len(rooms) < len(batch.chunks) or len(rooms[0]) < largest:
-            rooms = [torch.empty(largest, dtype=torch.int32) for _ in batch.chunks]
-        brackets = (Bracket * len(rooms))()
-        for bracket, chunk, room in zip(brackets, batch.chunks, rooms, strict=False):
+        largest = max(chunk.size for chunk, _ in batch) + SLACK
+        if len(rooms) < len(batch) or len(rooms[0]) < largest:
+            rooms = [torch.empty(largest, dtype=torch.int32) for _ in batch]
+        brackets = (Bracket * len(batch))()
+        for bracket, (chunk, _), room in zip(brackets, batch, rooms, strict=False):
             chunk.out = room.data_ptr()
             count = counts[chunk.group]
             bracket.data, bracket.low, bracket.high = chunk, count.low, count.high
             bracket.count_zeros = count.count_zeros
-        batch.call(_native().split_chunks, brackets, torch.get_num_threads())
+        in_threads(_native().split_chunks, brackets, [()] * torch.get_num_threads())
         for bracket, room in zip(brackets, rooms, strict=False):
             count = counts[bracket.data.group]
             count.below += bracket.below
             count.zeros += bracket.zeros
             count.nonfinite += bracket.nonfinite
+            count.num_between += bracket.data.found
             count.between += (_joined([room[: bracket.data.found]], bracket.data.found),)
 
 
 def _selection(size: int, count: _Counts, rule: Rule) -> Selection | None:
     """Return a group's selection, or None where the threshold's rank does not lie between the bounds."""
-    zeros, num_between = 0 if rule.rank_zeros else count.zeros, sum(map(len, count.between))
-    rank, end = _rank(size, zeros, rule), count.below + num_between
+    zeros = 0 if rule.rank_zeros else count.zeros
+    rank = _rank(size, zeros, rule)
     if rank < count.zeros:
-        found = 0, 0, count.zeros
-    elif not count.below <= rank < end:
+        place = 0, 0, count.zeros
+    elif not count.below <= rank < count.below + count.num_between:
         return None
     else:
-        between_K = _joined(count.between, 2 * num_between + SLACK)
-        threshold, below, ties = _at_rank(between_K, num_between, count.low, count.high, rank - count.below)
-        found = threshold, count.below + below, ties
-    return rule.selection(size, *found, zeros, count.nonfinite)
+        between_K = _joined(count.between, 2 * count.num_between + SLACK)
+        threshold, below, ties = _at_rank(between_K, count.num_between, count.low, count.high, rank - count.below)
+        place = threshold, count.below + below, ties
+    return rule.selection(size, *place, zeros, count.nonfinite)
 
 
 def _native() -> ctypes.CDLL:

@@ -82,7 +82,6 @@ def test_one_threshold_over_tensors_of_several_dtypes_equals_a_full_sorts(
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_groups_large_and_small_are_each_ranked_alone(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(select_alone, "CHUNK", 1000)
-    monkeypatch.setattr(select_alone, "_ENTRIES_AT_ONCE", 3000)
     monkeypatch.setattr(counting, "AT_ONCE", 2500)
     torch.manual_seed(0)
     tensors = [
