@@ -49,7 +49,7 @@ class _Counts:
 
     Args:
         num_between: entries in [low, high].
-        between: their magnitudes' bits.
+        between: their magnitudes' bits, unless low and high are the same number.
     """
 
     low: int
@@ -114,7 +114,8 @@ def _split(groups: Sequence[Sequence[Scores]], counts: Sequence[_Counts]) -> Non
             count.zeros += bracket.zeros
             count.nonfinite += bracket.nonfinite
             count.num_between += bracket.data.found
-            count.between += (_joined([room[: bracket.data.found]], bracket.data.found),)
+            if count.low < count.high:
+                count.between += (_joined([room[: bracket.data.found]], bracket.data.found),)
 
 
 def _selection(size: int, count: _Counts, rule: Rule) -> Selection | None:
@@ -125,6 +126,8 @@ def _selection(size: int, count: _Counts, rule: Rule) -> Selection | None:
         place = 0, 0, count.zeros
     elif not count.below <= rank < count.below + count.num_between:
         return None
+    elif count.low == count.high:  # a group of many ties, which are not gathered: they would take 12 bytes an entry
+        place = count.low, count.below, count.num_between
     else:
         between_K = _joined(count.between, 2 * count.num_between + SLACK)
         threshold, below, ties = _at_rank(between_K, count.num_between, count.low, count.high, rank - count.below)
