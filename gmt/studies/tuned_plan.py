@@ -1,6 +1,6 @@
 """The plan of a study of which one setting is tuned first: it grows as runs end."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from gmt.errors import UserError
@@ -19,7 +19,7 @@ from gmt.studies.tuned_points import (
     trainings,
     trial,
 )
-from gmt.studies.tuning import TuningSettings, ask
+from gmt.studies.tuning import TuningSettings, best_value
 from gmt.studies.tuning_faults import faults_of_tuning
 
 
@@ -99,7 +99,7 @@ def _grown(
     tuned: list[Tuned] = []
     values: dict[Point, float] = {}
     for choice in choices:
-        progress = _tuned(study, tuning, choice.points, maker)
+        progress = _tuned(study, tuning, choice, maker)
         tuned.append(progress)
         runs += [planned for trials in progress.trials.values() for planned in trials]
         later += [*choice.tried] * (tuning.runs - len(progress.trials))
@@ -108,17 +108,15 @@ def _grown(
         else:
             runs += maker.runs(compared(point, tuning, progress.best) for point in choice.points)
             values |= dict.fromkeys(choice.points, progress.best)
-    are_tuned = [all(training in values for training in trainings(merge)) for merge in merges]
-    runs += _merged(
-        [merge for merge, is_tuned in zip(merges, are_tuned, strict=True) if is_tuned], tuning, values, maker
-    )
-    later += [planned for planned, is_tuned in zip(merge_stand_ins, are_tuned, strict=True) if not is_tuned]
+    tuned_merges = dict.fromkeys(merge for merge in merges if values.keys() >= set(trainings(merge)))
+    runs += _merged(tuned_merges, tuning, values, maker)
+    later += [planned for merge, planned in zip(merges, merge_stand_ins, strict=True) if merge not in tuned_merges]
     ids = [planned.run.id for choice in choices for planned in choice.stand_ins]
     return Plan(study=study, runs=runs, ids=[*ids, *(m.run.id for m in merge_stand_ins)], later=later, tuned=tuned)
 
 
 def _merged(
-    merges: Sequence[Point], tuning: TuningSettings, values: Mapping[Point, float], maker: RunMaker
+    merges: Iterable[Point], tuning: TuningSettings, values: Mapping[Point, float], maker: RunMaker
 ) -> list[PlannedRun]:
     return maker.runs(compared_merge(point, tuning, values) for point in merges)
 
@@ -128,33 +126,31 @@ def _trials(cell: Sequence[Point], tuning: TuningSettings, value: float) -> list
     return [trial(point, tuning, value, seed) for point in probes(cell, tuning) for seed in tuning.seeds or (None,)]
 
 
-def _tuned(study: StudySettings, tuning: TuningSettings, cell: Sequence[Point], maker: RunMaker) -> Tuned:
+def _tuned(study: StudySettings, tuning: TuningSettings, choice: _Choice, maker: RunMaker) -> Tuned:
     """Return the progress of tuning for a choice, with its runs so far."""
     trials: dict[float, Sequence[PlannedRun]] = {}
+    known: dict[float, list[TrialScore]] = {}
     scores: dict[float, TrialScore] = {}
-    num_done = 0
 
     def rank(value: float) -> float | None:
-        nonlocal num_done
         if value not in trials:
-            trials[value] = maker.runs(_trials(cell, tuning, value))
-            known = [score for planned in trials[value] if (score := trial_score(planned.record)) is not None]
-            num_done += len(known)
-            if len(known) == len(trials[value]):
-                scores[value] = mean_score(known)
+            trials[value] = maker.runs(_trials(choice.points, tuning, value))
+            known[value] = [score for p in trials[value] if (score := trial_score(p.record)) is not None]
+            if len(known[value]) == len(trials[value]):
+                scores[value] = mean_score(known[value])
         return scores[value].rank(tuning.forgetting_bound) if value in scores else None
 
-    label = label_of(cell, tuning, axis=study.along.setting)
-    asked = ask(tuning, label, rank)
+    label = label_of(choice.points, tuning, axis=study.along.setting)
+    best = best_value(tuning, label, rank)  # fills trials, known and scores
     return Tuned(
         label=label,
         setting=tuning.setting,
         low=tuning.low,
         high=tuning.high,
-        num_done=num_done,
-        num_runs=tuning.runs * len(_trials(cell, tuning, tuning.low)),
-        best=asked.best,
+        num_done=sum(map(len, known.values())),
+        num_runs=tuning.runs * len(choice.tried),
+        best=best,
         bound=tuning.forgetting_bound,
-        trials={value: trials[value] for value in asked.values},
+        trials=trials,
         scores=scores,
     )

@@ -83,32 +83,19 @@ class TuningSettings:
             raise UserError("study.tuning.overrides must leave seed to study.tuning.seeds")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Asked:
-    """The values of the tuned setting for one choice.
-
-    Args:
-        values: the values to try so far; later values depend on the ranks of these.
-        best: the value with the largest rank, the first of equals; None until all runs are done.
-    """
-
-    values: Sequence[float]
-    best: float | None
-
-
-def ask(tuning: TuningSettings, name: str, score_of: Callable[[float], float | None]) -> Asked:
-    """Return the values to try for one choice.
+def best_value(tuning: TuningSettings, name: str, rank_of: Callable[[float], float | None]) -> float | None:
+    """Return the value with the largest rank, the first of equals; None until the whole budget of runs is done.
 
     Args:
         tuning: the settings of the tuning.
-        name: the choice's name; the same name and scores give the same values.
-        score_of: returns the rank of a value, see TrialScore.rank; None if some of its runs are not done.
+        name: the choice's name; the same name and ranks give the same values.
+        rank_of: is called with each value to try so far, and returns its rank, see TrialScore.rank; None if some of its
+            runs are not done. Later values depend on the ranks of earlier ones.
     """
-    values = _grid(tuning) if tuning.sampler == "grid" else _tpe(tuning, name, score_of)
-    scores = {value: score_of(value) for value in values}
-    done = {value: score for value, score in scores.items() if score is not None}
-    whole = len(values) == tuning.runs and len(done) == len(scores)
-    return Asked(values=list(scores), best=best_of(done) if whole else None)
+    values = _grid(tuning) if tuning.sampler == "grid" else _tpe(tuning, name, rank_of)
+    ranks = {value: rank for value in values if (rank := rank_of(value)) is not None}
+    is_done = len(values) == tuning.runs and ranks.keys() == set(values)
+    return best_of(ranks) if is_done else None
 
 
 def _grid(tuning: TuningSettings) -> list[float]:
@@ -116,7 +103,7 @@ def _grid(tuning: TuningSettings) -> list[float]:
     return [_rounded(tuning.low * math.exp(step * number)) for number in range(tuning.runs)]
 
 
-def _tpe(tuning: TuningSettings, name: str, score_of: Callable[[float], float | None]) -> list[float]:
+def _tpe(tuning: TuningSettings, name: str, rank_of: Callable[[float], float | None]) -> list[float]:
     import optuna  # takes half a second, which a plan without tuning need not spend
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -132,13 +119,13 @@ def _tpe(tuning: TuningSettings, name: str, score_of: Callable[[float], float | 
     for number in range(tuning.runs):
         if is_waiting and number >= at_once:
             break
-        asked = search.ask(interval)
-        values.append(_rounded(asked.params[tuning.setting]))
-        score = score_of(values[-1])
-        if score is None:
+        trial = search.ask(interval)
+        values.append(_rounded(trial.params[tuning.setting]))
+        rank = rank_of(values[-1])
+        if rank is None:
             is_waiting = True
         else:
-            search.tell(asked, score)
+            search.tell(trial, rank)
     return values
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from gmt.studies.grid import StudySettings
 from gmt.studies.make_plan import make_plan
 from gmt.studies.plan import Plan
 from gmt.studies.tuned_points import cells
-from gmt.studies.tuning import TuningSettings, ask
+from gmt.studies.tuning import TuningSettings, best_value
 from tests.conftest import CONF
 from tests.finished import RESULT
 
@@ -40,14 +41,21 @@ def score(value: float) -> float:
     return max(0.0, 1 - abs(math.log10(value / 2e-3)) / 4)
 
 
+def tried(settings: TuningSettings, name: str, known: Mapping[float, float]) -> tuple[list[float], float | None]:
+    """The values to try so far, and the best one once all are known."""
+    ranks: dict[float, float | None] = {}
+    best = best_value(settings, name, lambda value: ranks.setdefault(value, known.get(value)))
+    return list(ranks), best
+
+
 def spent(settings: TuningSettings, name: str = "gmt") -> tuple[list[float], float]:
     """The whole tuning of one choice, run by run."""
     known: dict[float, float] = {}
-    while (asked := ask(settings, name, known.get)).best is None:
-        new = [value for value in asked.values if value not in known]
+    while (best := (progress := tried(settings, name, known))[1]) is None:
+        new = [value for value in progress[0] if value not in known]
         assert new
         known |= {value: score(value) for value in new}
-    return list(asked.values), asked.best
+    return progress[0], best
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "grid"])
@@ -72,10 +80,10 @@ def test_a_replay_asks_for_the_same_values_again(runs: int, sampler: str, done: 
     budget = tuning(runs=runs, sampler=sampler)
     values, _ = spent(budget)
     known = {value: score(value) for number, value in enumerate(values) if number in done}
-    asked = ask(budget, "gmt", known.get)
-    assert list(asked.values) == values[: len(asked.values)]
-    assert len(asked.values) == runs or set(asked.values) - set(known), "something is left to do"
-    assert (asked.best is None) == (len(known) < runs)
+    to_try, best = tried(budget, "gmt", known)
+    assert to_try == values[: len(to_try)]
+    assert len(to_try) == runs or set(to_try) - set(known), "something is left to do"
+    assert (best is None) == (len(known) < runs)
 
 
 def test_another_choice_tries_other_values() -> None:
