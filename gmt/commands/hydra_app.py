@@ -18,6 +18,7 @@ from gmt.commands.explain.run_page import run_page
 from gmt.commands.explain.sweep_page import sweep_page
 from gmt.commands.run import run_job
 from gmt.composition import CONFIG_NAME, VERSION_BASE, config_dir, parse_override, user_errors
+from gmt.config_files import names
 from gmt.errors import MachineFault, RunFailed, UserError
 from gmt.terminal import say
 
@@ -134,8 +135,7 @@ def _check_overrides(name: str, given: Namespace, *, is_help: bool) -> None:
     if name == "gmt sweep" and not (is_shown or is_help):
         given.multirun = True
         if not any(override.key_or_group == "study" for override in parsed):
-            names = sorted(path.stem for path in (config_dir() / "study").glob("*.yaml"))
-            raise UserError(f"gmt sweep needs study=NAME; choices: {', '.join(names)}")
+            raise UserError(f"gmt sweep needs study=NAME; choices: {', '.join(names('study', given.config_dir))}")
     if given.hydra_help:  # of Hydra alone: it would look for the settings of conf/ in vain
         own = [text for text in given.overrides if text.startswith(("hydra.", "hydra/"))]
         given.overrides = ["hydra/job_logging=disabled", *own]  # by default it leaves a log file in this folder
