@@ -89,8 +89,11 @@ def values(group: str, name: str, extra_dir: str | None = None) -> dict[str, Any
     if not isinstance(loaded, dict):
         return {}
     defaults = loaded.pop("defaults", [])
-    below = [base for base in defaults if isinstance(base, str) and base not in ("_self_", name)]
-    return {**{key: value for base in below for key, value in values(group, base, extra_dir).items()}, **loaded}
+    merged: dict[str, Any] = {}
+    for base in defaults:
+        if isinstance(base, str) and base not in ("_self_", name):
+            merged |= values(group, base, extra_dir)
+    return merged | loaded
 
 
 def _path(group: str, name: str, extra_dir: str | None) -> Path | None:

@@ -16,13 +16,12 @@ from argcomplete.finders import CompletionFinder
 from argcomplete.shell_integration import shellcode
 
 from gmt import config_files
-from gmt.commands.explain.setting import KINDS, LAUNCHER, kind_of, meanings, setting_in, written
+from gmt.commands.explain.setting import KINDS, LAUNCHER, kind_of, launcher_meanings, meanings, setting_in
 from gmt.docstrings import first_sentence
 from gmt.errors import UserError
 from gmt.starts.start import KINDS as KINDS_OF_FILES
 from gmt.terminal import printable
 
-SHELLS = ("bash", "zsh")
 _ON_CLUSTERS = ("submit", "jobs", "logs", "stop")
 _LAUNCHERS = {"basic": "one run after the other in this process", "ray_tune": "side by side, on Ray"}
 _MOST_DESCRIBED = 100  # runs whose records are read for a description
@@ -138,8 +137,8 @@ def _settings(key: str, given: Sequence[str], own: str | None, *, are_new: bool 
         about = {} if kind is None else meanings(kind)
         for name in [name for name in about if name not in values] if are_new else _leaves(values):
             yield f"{group}.{name}", first_sentence(about.get(name, ""))
-    if "hydra.launcher".startswith(key[: len("hydra.launcher")]):
-        yield from ((f"hydra.launcher.{name}", first_sentence(text)) for name, text in written(LAUNCHER).items())
+    if LAUNCHER.startswith(key[: len(LAUNCHER)]):
+        yield from ((f"{LAUNCHER}.{name}", first_sentence(text)) for name, text in launcher_meanings().items())
         yield "hydra/launcher", "what computes the runs of a sweep"
 
 
@@ -204,6 +203,6 @@ def topics(prefix: str, commands: Mapping[str, ArgumentParser], own: str | None)
     group, is_choice, _ = prefix.partition("=")
     if is_choice:
         return {f"{group}={name}": about for name, about in _values(group, [], own).items()}
-    words = [*commands, *config_files.groups(own), *config_files.own_settings(), *KINDS, "hydra.launcher"]
+    words = [*commands, *config_files.groups(own), *config_files.own_settings(), *KINDS, LAUNCHER]
     found = dict.fromkeys(words, "")
     return found | dict(_settings(prefix, [], own)) if "." in prefix else found

@@ -7,12 +7,10 @@ from collections.abc import Iterable, Sequence
 from gmt import config_files
 from gmt.commands.explain.layout import entry, paragraph, title_of, titled
 from gmt.commands.explain.run_page import composed
-from gmt.commands.explain.setting import KINDS, LAUNCHER, Setting, kind_of, settings_in, typed, written
+from gmt.commands.explain.setting import KINDS, LAUNCHER, Setting, kind_of, launcher_meanings, settings_in, typed
 from gmt.docstrings import first_sentence
 from gmt.errors import UserError, choices
 from gmt.terminal import say
-
-_LAUNCHER = "hydra.launcher"
 
 
 def explain(topic: str, config_dir: str | None, *, commands: Iterable[str]) -> None:
@@ -29,12 +27,12 @@ def explain(topic: str, config_dir: str | None, *, commands: Iterable[str]) -> N
     group, is_choice, name = topic.partition("=")
     parent, _, key = topic.rpartition(".")
     own = config_files.own_settings()
-    known = [*config_files.groups(config_dir), *own, *KINDS, _LAUNCHER]
+    known = [*config_files.groups(config_dir), *own, *KINDS, LAUNCHER]
     if is_choice:
         say(_choice(group, name, config_dir))
     elif topic in config_files.groups(config_dir):
         say(_group(topic, config_dir))
-    elif topic in own or topic in KINDS or topic == _LAUNCHER:
+    elif topic in own or topic in KINDS or topic == LAUNCHER:
         say(_own(topic))
     elif parent in known:
         say(_setting(parent, key, config_dir))
@@ -78,8 +76,8 @@ def _group(group: str, config_dir: str | None) -> str:
 def _own(topic: str) -> str:
     """Return all that is known of a setting in conf/config.yaml, or of the settings in a part of it."""
     own = config_files.own_settings()
-    if topic == _LAUNCHER:
-        return "\n\n".join(entry(f"{topic}.{name}", text) for name, text in written(LAUNCHER).items())
+    if topic == LAUNCHER:
+        return "\n\n".join(entry(f"{topic}.{name}", text) for name, text in launcher_meanings().items())
     if topic not in KINDS:
         return entry(f"{topic}={typed(own[topic])}", config_files.single_settings()[topic])
     values = own.get(topic, {})
@@ -89,8 +87,8 @@ def _own(topic: str) -> str:
 
 def _setting(parent: str, key: str, config_dir: str | None) -> str:
     """Return what a setting means in each file of its group that has it."""
-    if parent == _LAUNCHER:
-        texts = written(LAUNCHER)
+    if parent == LAUNCHER:
+        texts = launcher_meanings()
         if key not in texts:
             raise UserError(f"{parent} has no setting {key!r}; {choices(key, texts)}")
         return entry(f"{parent}.{key}", texts[key])

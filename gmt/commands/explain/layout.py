@@ -1,9 +1,10 @@
 """Lays help out in at most 100 columns, as argparse does: what is typed on the left, its meaning on the right."""
 
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
-from gmt.commands.explain.setting import Setting
+from gmt.commands.explain.setting import kind_of, settings_in
 from gmt.docstrings import first_sentence
 from gmt.terminal import help_width
 
@@ -44,12 +45,13 @@ def titled(title: str, lines: Sequence[str]) -> str:
     return "\n".join([title, *lines])
 
 
-def in_short(settings: Iterable[Setting]) -> list[str]:
-    """Return an entry for each setting with its first sentence and its choices."""
-    return [entry(setting.assignment, setting.in_short) for setting in settings]
-
-
 def title_of(group: str, kind: type | None) -> str:
     """Return the title of a group's settings, with the first sentence on their class."""
     about = "" if kind is None else first_sentence(" ".join((kind.__doc__ or "").split()))
     return paragraph(f"{group}: {about.rstrip('.')}" if about else f"{group}:")
+
+
+def group_settings(group: str, values: Mapping[str, Any]) -> str:
+    """Return an entry for each setting of a group, with its first sentence and its choices."""
+    entries = [entry(setting.assignment, setting.in_short) for setting in settings_in(group, values)]
+    return titled(title_of(group, kind_of(group, values)), entries)

@@ -8,9 +8,8 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from gmt import config_files
-from gmt.commands.explain.layout import entry, paragraph, titled, word_list
+from gmt.commands.explain.layout import entry, group_settings, paragraph, titled, word_list
 from gmt.commands.explain.setting import typed
-from gmt.commands.explain.sweep_page import group_settings
 from gmt.composition import Composer, hydra_on, user_errors
 
 _EXAMPLES = """\
@@ -35,7 +34,7 @@ def run_page(overrides: Sequence[str], config_dir: str | None, *, resolve: bool)
         UserError: an override is wrong.
     """
     config = composed(overrides, config_dir, resolve=resolve)
-    return "\n\n".join([groups(overrides, config_dir), _settings(config), _EXAMPLES])
+    return "\n\n".join([_groups(overrides, config_dir), _settings(config), _EXAMPLES])
 
 
 def composed(overrides: Sequence[str], config_dir: str | None, *, resolve: bool = False) -> dict[str, Any]:
@@ -48,7 +47,7 @@ def composed(overrides: Sequence[str], config_dir: str | None, *, resolve: bool 
     return {str(key): value for key, value in plain.items()}
 
 
-def groups(overrides: Sequence[str], config_dir: str | None) -> str:
+def _groups(overrides: Sequence[str], config_dir: str | None) -> str:
     """Return an entry for each group: the file that is chosen, what the group is for, and all its files."""
     chosen = {group: (choice.name, choice.about) for group, choice in config_files.chosen().items()}
     for key, _, value in (text.lstrip("+").partition("=") for text in overrides):
@@ -66,7 +65,11 @@ def groups(overrides: Sequence[str], config_dir: str | None) -> str:
 
 def _settings(config: Mapping[str, Any]) -> str:
     about = config_files.single_settings()
-    single = [entry(f"{key}={typed(config[key])}", text) for key, text in about.items() if _is_single(config.get(key))]
+    single = [
+        entry(f"{key}={typed(config[key])}", text)
+        for key, text in about.items()
+        if not isinstance(config.get(key), Mapping)
+    ]
     begin = paragraph(
         "KEY=VALUE changes a setting, +KEY=VALUE one that its file does not name; `gmt help KEY` says all about it.", 2
     )
@@ -76,7 +79,3 @@ def _settings(config: Mapping[str, Any]) -> str:
         if isinstance(values, Mapping) and group != "hydra"
     ]
     return "\n\n".join([titled("Settings:", [begin, *single]), *parts])
-
-
-def _is_single(value: object) -> bool:
-    return not isinstance(value, Mapping)

@@ -27,7 +27,8 @@ KINDS = {
     "study.tuning": "gmt.studies.tuning.TuningSettings",
     "study.primary.NAME": "gmt.verdicts.question.Question",
 }
-LAUNCHER = "gmt_launchers.hydra_jobs.RayTuneSettings"  # its module imports Ray: its docstring alone is read
+LAUNCHER = "hydra.launcher"
+_LAUNCHER_CLASS = "gmt_launchers.hydra_jobs.RayTuneSettings"
 MISSING = "???"  # OmegaConf's word for a value that must be given
 _WRONG = "?"  # a value that no setting with choices allows
 _LONGEST_VALUE = 60
@@ -161,13 +162,9 @@ def _for_users(text: str) -> str:
     return _NONE.sub("null", text)
 
 
-def written(path: str) -> dict[str, str]:
-    """Return what a class's docstring says of its arguments, without an import of its module.
-
-    Args:
-        path: the class's dotted path.
-    """
-    module, _, name = path.rpartition(".")
+def launcher_meanings() -> dict[str, str]:
+    """Return what a docstring says of each setting of the launcher, without an import of its module and so of Ray."""
+    module, _, name = _LAUNCHER_CLASS.rpartition(".")
     spec = find_spec(module)
     assert spec is not None
     assert spec.origin is not None

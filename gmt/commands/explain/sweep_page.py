@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from gmt import config_files
-from gmt.commands.explain.layout import entry, in_short, title_of, titled, word_list
-from gmt.commands.explain.setting import LAUNCHER, kind_of, settings_in, written
+from gmt.commands.explain.layout import entry, group_settings, titled, word_list
+from gmt.commands.explain.setting import LAUNCHER, launcher_meanings
 from gmt.docstrings import first_sentence
 
 _BEGIN = """\
@@ -57,17 +56,12 @@ def sweep_page(overrides: Sequence[str], config_dir: str | None) -> str:
     named = [text.removeprefix("study=") for text in overrides if text.startswith("study=")]
     own = config_files.own_settings()
     study = config_files.values("study", named[-1], config_dir) if named else {}
-    parts = [group_settings("study", study), launcher_settings()]
+    parts = [group_settings("study", study), _launcher_settings()]
     parts += [group_settings(group, own[group]) for group in ("resources", "sweep")]
     return "\n\n".join([_BEGIN.rstrip(), studies, *parts]) + "\n"
 
 
-def launcher_settings() -> str:
+def _launcher_settings() -> str:
     """Return an entry for each setting of the launcher."""
-    texts = {f"hydra.launcher.{name}": first_sentence(text) for name, text in written(LAUNCHER).items()}
-    return titled("hydra.launcher: Ray on this machine, or a cluster", [entry(*item) for item in texts.items()])
-
-
-def group_settings(group: str, values: Mapping[str, Any]) -> str:
-    """Return an entry for each setting of a group."""
-    return titled(title_of(group, kind_of(group, values)), in_short(settings_in(group, values)))
+    entries = [entry(f"{LAUNCHER}.{name}", first_sentence(text)) for name, text in launcher_meanings().items()]
+    return titled(f"{LAUNCHER}: Ray on this machine, or a cluster", entries)
