@@ -169,7 +169,7 @@ def _page(
     overrides: Sequence[str],
 ) -> str:
     plan, axis = results.plan, results.axis
-    noises = [noise_of(tuned) for tuned in plan.tuned]
+    resamplings = [noise_of(tuned) for tuned in plan.tuned]
     template = Environment(loader=PackageLoader("gmt_analysis", "."), autoescape=True).get_template("report.html.j2")
     costs = results.costs.merge(results.operations, on=CHOICE, how="left")
     means = means_by_suite(results.suites).merge(summary[[*CHOICE, "place", "target_after"]], on=CHOICE)
@@ -196,8 +196,8 @@ def _page(
         costs=html_table(costs, COSTS, axis),
         cost_words=costs_in_words(results.table),
         density=density_in_words(results.table),
-        tuned=[tuned_in_words(tuned, noise) for tuned, noise in zip(plan.tuned, noises, strict=True)],
-        resampled=resampled_in_words(noises),
+        tuned=[tuned_in_words(tuned, resampling) for tuned, resampling in zip(plan.tuned, resamplings, strict=True)],
+        resampled=resampled_in_words(resamplings),
         limits=[
             *results.missing,
             *results.changed,

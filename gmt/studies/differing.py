@@ -13,22 +13,22 @@ _NAMED = 3  # changed files that a sentence names
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-def differing_code(planned: Sequence[PlannedRun]) -> list[str]:
+def differing_code(finished: Sequence[PlannedRun]) -> list[str]:
     """Return a sentence for each package whose code differs among the finished runs of one row, or of the study.
 
     Args:
-        planned: finished runs of a study.
+        finished: finished runs of a study.
     """
     rows: dict[str, list[tuple[PlannedRun, Mapping[str, str]]]] = {}
-    for each in planned:
-        rows.setdefault(label_of_choice(each.point), []).append((each, code_of_record(each.record)))
+    for planned in finished:
+        rows.setdefault(label_of_choice(planned.point), []).append((planned, code_of_record(planned.record)))
     sentences, named = [], set()
     for row, runs in rows.items():
         for name in sorted({name for _, code in runs for name in code}):
             seeds: dict[str, list[str]] = {}
-            for each, code in runs:
+            for planned, code in runs:
                 if name in code:
-                    seeds.setdefault(code[name], []).append(str(each.run.seed))
+                    seeds.setdefault(code[name], []).append(str(planned.run.seed))
             if len(seeds) > 1 or ", then " in next(iter(seeds)):
                 named.add(name)
                 values = "; ".join(f"{value} (seed {', '.join(given)})" for value, given in seeds.items())
@@ -52,13 +52,13 @@ def _over_rows(rows: Mapping[str, Sequence[tuple[PlannedRun, Mapping[str, str]]]
     return sentences
 
 
-def moving_models(planned: Sequence[PlannedRun]) -> list[str]:
+def moving_models(runs: Sequence[PlannedRun]) -> list[str]:
     """Return a sentence for each hub model whose revision is not a commit, so that run ids may come to name another
     model."""
     named = {
-        f"model.revision={revision} of model {each.run.model.name} may move: pin the commit that the hub shows."
-        for each in planned
-        if (revision := each.run.config["model"].get("revision")) is not None and not COMMIT.fullmatch(str(revision))
+        f"model.revision={revision} of model {planned.run.model.name} may move: pin the commit that the hub shows."
+        for planned in runs
+        if (revision := planned.run.config["model"].get("revision")) is not None and not COMMIT.fullmatch(str(revision))
     }
     return sorted(named)
 

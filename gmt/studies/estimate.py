@@ -64,7 +64,7 @@ def estimate(plan: Plan, states: Mapping[str, State], *, num_gpus: int) -> Estim
     for planned in done:
         ran_with = planned.record.read("config.json")["config"]["resources"]
         measured[_kind(planned.run.science, ran_with)] += measured_cost(planned.record)
-    todo = [each for each in plan.runs if states[each.run.id] not in over(plan)]
+    todo = [planned for planned in plan.runs if states[planned.run.id] not in over(plan)]
     for planned in (*todo, *plan.later):
         run = planned.run.with_gpus(num_gpus)
         left[_kind(run.science, run.config["resources"])].append(run.resources.num_gpus(0) * run.resources.workers)

@@ -166,8 +166,8 @@ class Point:
     def listed(self) -> list[tuple[str, str]]:
         """The settings that the study lists values for, each with the run's value, in the order of the overrides."""
         listed = (*self.varied, *self.lists_of_one)
-        in_order = [each for each in self.overrides if each in listed]
-        in_order += [each for each in self.varied if each not in in_order]
+        in_order = [override for override in self.overrides if override in listed]
+        in_order += [override for override in self.varied if override not in in_order]
         return [(key, value) for key, _, value in (override.partition("=") for override in in_order)]
 
     @property
@@ -183,7 +183,7 @@ class Point:
         listed = {key.lstrip("+"): value for key, value in self.listed}
         value, seed = listed.pop(axis.setting, None), listed.pop("seed", None)
         short = [value, None if seed is None else f"s{seed}"]
-        more = [each if key == "task" else f"{key.rpartition('.')[2]}={each}" for key, each in listed.items()]
+        more = [text if key == "task" else f"{key.rpartition('.')[2]}={text}" for key, text in listed.items()]
         return " ".join([self.arm, *filter(None, short), *more, *self._stage_in_words])
 
 

@@ -87,10 +87,10 @@ def _say_what_tuning_chose(before: Plan, plan: Plan) -> None:
     if chosen := [tuned for tuned in plan.tuned if tuned.best is not None and tuned.label not in known]:
         from gmt.studies.tuning_noise import noise_of  # numpy
 
-        noises = [noise_of(tuned) for tuned in chosen]
-        for tuned, noise in zip(chosen, noises, strict=True):
-            say(f"tuned {tuned_in_words(tuned, noise)}")
-        for sentence in resampled_in_words(noises):
+        resamplings = [noise_of(tuned) for tuned in chosen]
+        for tuned, resampling in zip(chosen, resamplings, strict=True):
+            say(f"tuned {tuned_in_words(tuned, resampling)}")
+        for sentence in resampled_in_words(resamplings):
             say(sentence)
 
 
@@ -139,7 +139,7 @@ def _sync_command(plan: Plan, arguments: Sequence[str], *, is_study: bool) -> st
     if is_study:
         words = [*arguments]
     else:
-        where = [each for each in arguments if each.startswith(("tracking", "record"))]
+        where = [text for text in arguments if text.startswith(("tracking", "record"))]
         words = [*(planned.run.id[:_SHORT_ID] for planned in plan.runs), *where]
     if (folder := extra_config_dir()) is not None:
         words += ["--config-dir", folder]

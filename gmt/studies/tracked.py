@@ -78,7 +78,7 @@ def bring_level(plan: Plan, view: "MlflowView") -> list[str]:
 
     parent = _open_parent(plan, view)
     try:
-        return write(view, [mirrored(plan, each) for each in plan.runs if each.record.exists()], parent)
+        return write(view, [mirrored(plan, planned) for planned in plan.runs if planned.record.exists()], parent)
     finally:
         _close_parent(plan, view, parent)
 

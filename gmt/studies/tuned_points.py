@@ -82,7 +82,7 @@ def compared_merge(point: Point, tuning: TuningSettings, values: Mapping[Point, 
 
 def trainings(point: Point) -> list[Point]:
     """Return the trainings whose weights a point merges, also through other merges; a training itself."""
-    return [each for parent in point.parents for each in trainings(parent)] if point.parents else [point]
+    return [training for parent in point.parents for training in trainings(parent)] if point.parents else [point]
 
 
 def trial(point: Point, tuning: TuningSettings, value: float, seed: int | None = None) -> Point:

@@ -34,7 +34,7 @@ def faults_of_tuning(
         yield f"study.tuning.value_per=point needs an axis, and {study.along.setting} takes several values in no arm"
     if tuning.forgetting_bound is not None and not config["task"].get("source", True):
         yield f"study.tuning.forgetting_bound needs a source score, and task {tried[0].run.task.name} has none"
-    if any(each.run.science["task"] == planned.run.science["task"] for each in tried for planned in compared):
+    if any(trial.run.science["task"] == planned.run.science["task"] for trial in tried for planned in compared):
         yield (
             "study.tuning.overrides must choose other data than the comparison's, e.g. task.data_seed, "
             f"got the same task for arm {arm}"

@@ -51,8 +51,8 @@ class _Answers(NamedTuple):
     after: Right
 
 
-class _ScoresOfRun(NamedTuple):
-    """The scores that a run has in each draw of questions."""
+class _DrawnScores(NamedTuple):
+    """The scores of a run, or their means over the runs of a value, in each draw."""
 
     target_R: Floats
     forgetting_R: Floats
@@ -71,12 +71,12 @@ def noise_of(tuned: Tuned) -> TuningNoise | None:
     if tuned.best is None:
         return None
     answers = {planned.run.id: _answers(planned.record, tuned.bound) for planned in runs}
-    has_questions = all(answers[each.run.id] or trial_score(each.record) == WORST for each in runs)
+    has_questions = all(answers[planned.run.id] or trial_score(planned.record) == WORST for planned in runs)
     if len(seeds) == 1 and not has_questions:
         return None
-    weights_RS = np.random.default_rng(_SEED).multinomial(len(seeds), [1 / len(seeds)] * len(seeds), size=NUM_DRAWS)
+    drawn_RS = np.random.default_rng(_SEED).multinomial(len(seeds), [1 / len(seeds)] * len(seeds), size=NUM_DRAWS)
     drawn = {
-        value: _mean_over_runs(trials, seeds, weights_RS / len(seeds), answers if has_questions else {})
+        value: _mean_over_runs(trials, seeds, drawn_RS, answers if has_questions else {})
         for value, trials in tuned.trials.items()
     }
     chosen = Counter(
@@ -87,29 +87,32 @@ def noise_of(tuned: Tuned) -> TuningNoise | None:
     return TuningNoise(shares=shares, num_seeds=len(seeds), has_questions=has_questions)
 
 
-def _score(scores: _ScoresOfRun, draw: int) -> TrialScore:
+def _score(scores: _DrawnScores, draw: int) -> TrialScore:
     return TrialScore(target=float(scores.target_R[draw]), forgetting=float(scores.forgetting_R[draw]))
 
 
 def _mean_over_runs(
-    trials: Sequence[PlannedRun], seeds: Sequence[int], weights_RS: Floats, answers: Mapping[str, _Answers | None]
-) -> _ScoresOfRun:
-    """Return the mean scores of a value over its runs in each draw."""
+    trials: Sequence[PlannedRun],
+    seeds: Sequence[int],
+    drawn_RS: NDArray[np.int64],
+    answers: Mapping[str, _Answers | None],
+) -> _DrawnScores:
+    """Return the mean scores of a value over its runs in each draw, which takes each seed `drawn_RS` times."""
     target_R, forgetting_R = np.zeros(NUM_DRAWS), np.zeros(NUM_DRAWS)
     for planned in trials:  # as many on each seed
         scores = _scores_of_run(planned.record, answers.get(planned.run.id))
-        weights_R = weights_RS[:, seeds.index(planned.run.seed)] * len(seeds) / len(trials)
+        weights_R = drawn_RS[:, seeds.index(planned.run.seed)] / len(trials)
         target_R += weights_R * scores.target_R
         forgetting_R += weights_R * scores.forgetting_R
-    return _ScoresOfRun(target_R, forgetting_R)
+    return _DrawnScores(target_R, forgetting_R)
 
 
-def _scores_of_run(record: RunRecord, answers: _Answers | None) -> _ScoresOfRun:
+def _scores_of_run(record: RunRecord, answers: _Answers | None) -> _DrawnScores:
     score = trial_score(record) or WORST
     if answers is None or score == WORST:
-        return _ScoresOfRun(np.full(NUM_DRAWS, score.target), np.full(NUM_DRAWS, score.forgetting))
+        return _DrawnScores(np.full(NUM_DRAWS, score.target), np.full(NUM_DRAWS, score.forgetting))
     forgetting_R = _mean_over_suites("source", answers.before) - _mean_over_suites("source", answers.after)
-    return _ScoresOfRun(_mean_over_suites("target", answers.target), forgetting_R)
+    return _DrawnScores(_mean_over_suites("target", answers.target), forgetting_R)
 
 
 def _mean_over_suites(part: str, right: Right) -> Floats:

@@ -44,14 +44,15 @@ def scores_in_words(tuned: Tuned) -> list[str]:
 
 
 def doubts(tuned: Tuned) -> list[str]:
-    """Return clauses that say that no value holds the bound, or that the best lies at an end of the interval."""
+    """Return a clause if every value breaks the bound, and one if the best lies at an end of the interval."""
     clauses = []
     if tuned.breaks_bound:
         clauses.append(
-            f"no value holds the bound of {100 * (tuned.bound or 0):g} points: the least forgetting is taken"
+            f"every value forgets more than the bound of {100 * (tuned.bound or 0):g} points, so the one that forgets "
+            "least is used"
         )
     if tuned.is_at_an_end:
-        clauses.append("at an end: a better one may lie beyond")
+        clauses.append("at an end of the interval, so a better value may lie outside")
     return clauses
 
 
@@ -67,22 +68,22 @@ def chosen_again(tuned: Tuned, noise: TuningNoise | None) -> str:
     return ", ".join(shares)
 
 
-def resampled_in_words(noises: Iterable[TuningNoise | None]) -> list[str]:
-    """Return a sentence on what `chosen_again` is a share of; none if no noise is known."""
-    known = [noise for noise in noises if noise is not None]
+def resampled_in_words(resamplings: Iterable[TuningNoise | None]) -> list[str]:
+    """Return a sentence on the resamples that `chosen_again` counts; none if no noise is known."""
+    known = [noise for noise in resamplings if noise is not None]
     if not known:
         return []
     num_seeds = known[0].num_seeds
     seeds = [] if num_seeds == 1 else [f"the {num_seeds} tuning seeds"]
     questions = ["the tuning's questions"] if any(noise.has_questions for noise in known) else []
-    only = " With one tuning seed, the noise of seeds is not in it." if num_seeds == 1 else ""
+    only = " With one tuning seed, the share does not include the noise of seeds." if num_seeds == 1 else ""
     of_what = " and of ".join([*seeds, *questions])
     return [f"Chosen again: the share of resamples of {of_what} in which the same rule chooses the value.{only}"]
 
 
 def values_in_words(tuned: Sequence[Tuned]) -> str:
     """Return a sentence on the chosen values, of which the first few are named; empty if none is chosen yet."""
-    chosen = [f"{each.label} {best_in_words(each)}" for each in tuned if each.best is not None]
+    chosen = [f"{choice.label} {best_in_words(choice)}" for choice in tuned if choice.best is not None]
     if not chosen:
         return ""
     more = f", and {len(chosen) - _MOST_NAMED} more" if len(chosen) > _MOST_NAMED else ""
@@ -91,11 +92,11 @@ def values_in_words(tuned: Sequence[Tuned]) -> str:
 
 def budget_in_words(tuned: Sequence[Tuned]) -> str:
     """Return a sentence on the runs that the tuning of a study takes."""
-    num_runs, seeds = sum(each.num_runs for each in tuned), sorted(_seeds(tuned))
+    num_runs, seeds = sum(choice.num_runs for choice in tuned), sorted(_seeds(tuned))
     on = f"seeds {', '.join(map(str, seeds))}" if len(seeds) > 1 else f"seed {seeds[0]}"
     choices = "1 choice" if len(tuned) == 1 else f"{len(tuned)} choices"
     return f"Tuning takes {num_runs} runs for {choices}, on {on}."
 
 
 def _seeds(tuned: Sequence[Tuned]) -> set[int]:
-    return {planned.run.seed for each in tuned for trials in each.trials.values() for planned in trials}
+    return {planned.run.seed for choice in tuned for trials in choice.trials.values() for planned in trials}

@@ -1,4 +1,4 @@
-"""What MLflow says of a study fits into its longest text."""
+"""The description of a study fits into the longest text that MLflow stores."""
 
 import pytest
 

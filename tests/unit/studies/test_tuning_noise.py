@@ -21,7 +21,7 @@ Answers = Mapping[str, np.ndarray]
 
 @dataclasses.dataclass
 class Tried:
-    """What noise_of reads of a planned run."""
+    """The part of a planned run that noise_of reads."""
 
     run: Any
     record: RunRecord
@@ -29,7 +29,7 @@ class Tried:
 
 @dataclasses.dataclass
 class Seeded:
-    """What it reads of a run."""
+    """The part of a run that noise_of reads."""
 
     id: str
     seed: int
@@ -113,7 +113,7 @@ def test_a_value_that_is_far_better_is_sure(tmp_path: Path) -> None:
     assert chosen_again(sure, noise) == "100%"
     assert resampled_in_words([None, noise]) == [
         "Chosen again: the share of resamples of the tuning's questions in which the same rule chooses the value. With "
-        "one tuning seed, the noise of seeds is not in it."
+        "one tuning seed, the share does not include the noise of seeds."
     ]
 
 
