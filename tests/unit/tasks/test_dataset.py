@@ -41,6 +41,11 @@ def task(path: str, columns: Mapping[str, str] | None = None, **changes: Any) ->
     return DatasetTask(**(named | plain | changes))
 
 
+def held_out(path: str, **changes: Any) -> HeldOut:
+    plain = {"columns": {"prompt": "q", "answer": "a"}, "prompt_template": "{prompt}", "max_new_tokens": 4}
+    return HeldOut(**{"data": data(path), "answer_pattern": None} | plain | changes)
+
+
 @pytest.mark.parametrize("kind", ["jsonl", "json", "parquet"])
 def test_rows_become_examples_in_their_order(tmp_path: Path, kind: str) -> None:
     examples = task(write(tmp_path, ROWS, kind)).train_examples()
@@ -65,13 +70,7 @@ def test_data_that_ships_inside() -> None:
 
 
 def test_a_wrong_row_of_an_evaluation_says_of_which(tmp_path: Path) -> None:
-    asked = HeldOut(
-        data=data(write(tmp_path, ROWS)),
-        columns={"prompt": "question", "answer": "a"},
-        prompt_template="{prompt}",
-        answer_pattern=None,
-        max_new_tokens=4,
-    )
+    asked = held_out(write(tmp_path, ROWS), columns={"prompt": "question", "answer": "a"})
     with pytest.raises(UserError, match=r"^task\.target\.own: columns: .* has no column question; it has q, a"):
         task(write(tmp_path, ROWS), target={"own": asked}).suites()
 
@@ -128,14 +127,7 @@ def test_messages_and_preferences_as_the_hub_has_them(tmp_path: Path) -> None:
 
 def test_questions_of_a_target_suite_are_not_trained_on(tmp_path: Path) -> None:
     path = write(tmp_path, ROWS)
-    columns = {"prompt": "q", "answer": "a"}
-    asked = HeldOut(
-        data=data(path, num_examples=4),
-        columns=columns,
-        prompt_template="{prompt}\n",
-        answer_pattern=None,
-        max_new_tokens=4,
-    )
+    asked = held_out(path, data=data(path, num_examples=4), prompt_template="{prompt}\n")
     made = task(path, target={"own": asked})
     suite = made.suites()["target"]["own"]
     assert isinstance(suite, Suite)
@@ -146,12 +138,8 @@ def test_questions_of_a_target_suite_are_not_trained_on(tmp_path: Path) -> None:
 
 def test_a_pattern_that_finds_no_answer_in_a_row_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path, [{"q": "2 + 2", "a": "ANSWER: 4"}, {"q": "2 + 3", "a": "5"}])
-    columns = {"prompt": "q", "answer": "a"}
-    asked = HeldOut(
-        data=data(path), columns=columns, prompt_template="{prompt}", answer_pattern="ANSWER: (.*)", max_new_tokens=8
-    )
     with pytest.raises(UserError, match=r"row 2 must hold an answer that answer_pattern 'ANSWER: .*' finds, got '5'"):
-        asked.suite("own")
+        held_out(path, answer_pattern="ANSWER: (.*)").suite("own")
 
 
 def test_a_file_of_another_encoding_is_named_and_a_mark_of_utf8_is_read(tmp_path: Path) -> None:
@@ -175,13 +163,7 @@ def test_a_row_without_the_column_that_others_have_is_named(tmp_path: Path) -> N
 
 def test_held_out_answers_are_found_by_their_pattern(tmp_path: Path) -> None:
     path = write(tmp_path, [{"q": "2 + 2", "a": "2 + 2 = 4\n#### 4"}])
-    suite = HeldOut(
-        data=data(path),
-        columns={"prompt": "q", "answer": "a"},
-        prompt_template="{prompt}",
-        answer_pattern=r"(-?\d+)\D*$",
-        max_new_tokens=8,
-    ).suite("own")
+    suite = held_out(path, answer_pattern=r"(-?\d+)\D*$").suite("own")
     assert [suite.score(0, text) for text in ("The answer is 4.", "5", "none at all")] == [1, 0, 0]
 
 

@@ -5,7 +5,6 @@ import re
 import signal
 import threading
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -15,13 +14,7 @@ from gmt.errors import MachineFault, UserError
 from gmt.tasks import answers
 from gmt.tasks.answer_search import answer_in
 from gmt.tasks.answers import find_answer
-from gmt.tasks.dataset import HeldOut
-from tests.unit.tasks.test_dataset import data, write
-
-
-def held_out(path: str, **changes: Any) -> HeldOut:
-    plain = {"columns": {"prompt": "q", "answer": "a"}, "prompt_template": "{prompt}", "max_new_tokens": 4}
-    return HeldOut(**{"data": data(path), "answer_pattern": None} | plain | changes)
+from tests.unit.tasks.test_dataset import held_out, write
 
 
 @pytest.mark.parametrize(

@@ -20,11 +20,10 @@ from gmt.errors import UserError
 from gmt.evaluation.context import token_ids
 from gmt.evaluation.suites import ask
 from gmt.tasks.chat import SHIPPED, set_template
-from gmt.tasks.held_out import HeldOut
 from gmt.tasks.protocol import Conversation, EvaluationInputs, Example, Preference, Suite
 from gmt.tasks.tokens import IGNORED, tokenize
 from gmt.tasks.turns import chat_text, frame_of
-from tests.unit.tasks.test_dataset import data, write
+from tests.unit.tasks.test_dataset import held_out, write
 
 pytestmark = pytest.mark.heavy
 
@@ -302,20 +301,10 @@ def test_special_tokens_are_read_in_an_answer_whose_right_one_holds_them() -> No
 def test_special_tokens_are_read_in_an_answer_that_a_pattern_finds(tmp_path: Path) -> None:
     tokenizer = tokenizer_for("smollm2")
     rows = [{"q": f"question {i}", "a": f"It is {answer}."} for i, answer in enumerate(("4", "a <s> b", "<pad>4"))]
-    file = write(tmp_path, rows)
-    task = HeldOut(
-        data=data(file),
-        columns={"prompt": "q", "answer": "a"},
-        prompt_template="{prompt}",
-        answer_pattern=r"is (.*)\.",
-        max_new_tokens=30,
-    )
+    suite = held_out(write(tmp_path, rows), answer_pattern=r"is (.*)\.", max_new_tokens=30).suite("own")
     taught = [Example(prompt=row["q"], completion=row["a"]) for row in rows]
     reader, pairs = evaluation_inputs(tokenizer, None, tmp_path, is_chat=False), []
     for row, example in zip(rows, tokenize(tokenizer, taught, max_length=100).examples, strict=True):
         prompt = token_ids(reader, row["q"])
         pairs.append((prompt, example["input_ids"][len(prompt) :]))
-    assert (
-        ask(task.suite("own"), evaluation_inputs(tokenizer, pupil(tokenizer, pairs), tmp_path, is_chat=False)).value
-        == 1
-    )
+    assert ask(suite, evaluation_inputs(tokenizer, pupil(tokenizer, pairs), tmp_path, is_chat=False)).value == 1
