@@ -61,7 +61,7 @@ def json_rows(file: Path, *, field: str | None = None, skips_blank: bool = False
     return for_each(enumerate(rows, start=1), lambda row: _mapping(f"{file}, row {row[0]},", row[1]))
 
 
-def json_splits(folder: Path, subset: str | None) -> Mapping[str, Sequence[Mapping[str, Any]]] | None:
+def json_splits(folder: Path, subset: str | None) -> JsonSplits | None:
     """Return the rows of each split of a folder laid out as on the hub; None if its files are not JSON in UTF-8.
 
     A split is read when it is first asked for. Columns that the folder's README declares have the types that it says.
@@ -77,13 +77,20 @@ def json_splits(folder: Path, subset: str | None) -> Mapping[str, Sequence[Mappi
     builder = load_dataset_builder(str(folder), subset)
     if not isinstance(builder, Json) or builder.config.encoding != "utf-8":
         return None
-    return _Splits(builder, DownloadManager(dataset_name=builder.dataset_name))
+    return JsonSplits(builder, DownloadManager(dataset_name=builder.dataset_name))
 
 
-class _Splits(Mapping[str, Sequence[Mapping[str, Any]]]):
+class JsonSplits(Mapping[str, Sequence[Mapping[str, Any]]]):
+    """The rows of each split of a folder."""
+
     def __init__(self, builder: Json, downloads: DownloadManager):
         self._builder, self._downloads = builder, downloads
         self._read: dict[str, list[Mapping[str, Any]]] = {}
+
+    @property
+    def files(self) -> list[Path]:
+        """The files of all splits."""
+        return [Path(file) for files in self._builder.config.data_files.values() for file in files]
 
     def __iter__(self) -> Iterator[str]:
         return iter(map(str, self._builder.config.data_files))

@@ -98,7 +98,7 @@ class Source:
         here = self.local()
         if here is not None:
             return UsedFiles(root=here if here.is_dir() else here.parent, files=_files(here))
-        return cached_of_hub([self._load(None)])
+        return self._of_hub()[1]
 
     def rows(self) -> Sequence[Mapping[str, Any]]:
         """Return the rows, each a mapping with the same columns.
@@ -109,14 +109,29 @@ class Source:
         """
         here = self.local()
         reader = {".jsonl": jsonl_rows, ".json": json_rows}
-        read = reader.get(here.suffix) if here is not None and here.is_file() else None
-        rows: Sequence[Mapping[str, Any]] = self._load(here) if read is None or here is None else read(here)
-        if here is None and (folder := _snapshot_of_json(self.path, self.subset, rows)) is not None:
-            read_by_python = self._load(folder)
-            rows = read_by_python if len(read_by_python) == len(rows) else rows  # the cache may lack a file
+        rows: Sequence[Mapping[str, Any]]
+        if here is None:
+            rows, _ = self._of_hub()
+        elif here.is_file() and here.suffix in reader:
+            rows = reader[here.suffix](here)
+        else:
+            rows = self._load(here)
         if len(rows) == 0:
             raise UserError(self._no_row())
         return rows
+
+    def _of_hub(self) -> tuple[Sequence[Mapping[str, Any]], UsedFiles]:
+        """Return the rows of a hub's dataset, and the files that they are read from.
+
+        These are JSON files of the hub's cache if it holds all of them, else the Arrow files of datasets' cache.
+        """
+        dataset = self._load(None)
+        arrow = cached_of_hub([dataset])
+        if (json := _json_of_hub(self.path, self.subset, dataset.info, arrow.commit)) is not None:
+            rows = self._load(json.root)
+            if len(rows) == len(dataset):
+                return rows, json
+        return dataset, arrow
 
     def _no_row(self) -> str:
         return f"{self.setting}.path must hold at least one row, got {self.path!r}, which has none"
@@ -162,18 +177,20 @@ class Source:
             raise UserError(f"{self.setting} can't load {self.path!r}: a row {TOO_DEEP}") from error
 
 
-def _snapshot_of_json(name: str, subset: str | None, found: Any) -> Path | None:
-    """Return where the hub's cache holds the JSON files that datasets has read; None if it read or holds others."""
+def _json_of_hub(name: str, subset: str | None, info: Any, commit: str | None) -> UsedFiles | None:
+    """Return the hub's cached JSON files that datasets has read; None if it read others, or the cache lacks some."""
     from huggingface_hub import snapshot_download
 
-    commit = cached_of_hub([found]).commit
-    if found.info.builder_name != "json" or commit == _UNKNOWN:
+    if info.builder_name != "json" or commit == _UNKNOWN:
         return None
     try:
-        folder = Path(snapshot_download(name, repo_type="dataset", revision=commit, local_files_only=True))
-        return folder if json_splits(folder, subset) is not None else None
-    except FileNotFoundError:  # of the hub's cache, or of a subset that the dataset's README names first
+        root = Path(snapshot_download(name, repo_type="dataset", revision=commit, local_files_only=True)).resolve()
+        splits = json_splits(root, subset)
+    except (FileNotFoundError, ValueError):  # no file in the cache, or no README that names the subset
         return None
+    if splits is None or set(splits) != set(info.splits):
+        return None
+    return UsedFiles(root=root, files=[*splits.files, *root.glob("README.md")], commit=commit)
 
 
 def _files(here: Path) -> list[Path]:

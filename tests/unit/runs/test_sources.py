@@ -54,10 +54,12 @@ class Hub:
         (self.model / "refs" / "main").write_text(commit)
         return snapshot
 
-    def move_data(self, commit: str, rows: list[dict[str, Any]], builder: str = "parquet") -> None:
+    def move_data(
+        self, commit: str, rows: list[dict[str, Any]], builder: str = "parquet", subset: str = "default"
+    ) -> None:
         """Cache a commit of a dataset, as Arrow alone."""
         name = DATA.partition("/")[2]
-        folder = self.datasets / DATA.replace("/", "___") / "default" / "0.0.0" / commit
+        folder = self.datasets / DATA.replace("/", "___") / subset / "0.0.0" / commit
         shutil.rmtree(self.datasets, ignore_errors=True)
         made = Dataset.from_list(rows)
         made.save_to_disk(folder / "made")
@@ -65,7 +67,7 @@ class Hub:
         shutil.rmtree(folder / "made")
         size = {"name": "train", "num_bytes": 1, "num_examples": len(rows), "dataset_name": name}
         features = {column: {"dtype": "string", "_type": "Value"} for column in rows[0]}
-        info = {"config_name": "default", "dataset_name": name, "splits": {"train": size}, "features": features}
+        info = {"config_name": subset, "dataset_name": name, "splits": {"train": size}, "features": features}
         more = {"builder_name": builder, "version": {"version_str": "0.0.0", "major": 0, "minor": 0, "patch": 0}}
         (folder / "dataset_info.json").write_text(json.dumps(info | more))
 
@@ -141,7 +143,23 @@ def test_json_of_a_hub_dataset_is_read_from_the_hubs_cache_as_a_file_is(hub: Hub
     assert [*data(FIRST).rows()] == arrow
     (snapshot / "train.json").write_text(json.dumps(rows[lost:]))
     assert [*data(FIRST).rows()] == (arrow if lost else rows)
-    assert [*data(FIRST).used_files().recorded()["files"]] == ["sums-train.arrow"]
+    recorded = data(FIRST).used_files().recorded()
+    assert recorded["commit"] == FIRST
+    assert [*recorded["files"]] == (["sums-train.arrow"] if lost else ["train.json"])
+
+
+@pytest.mark.parametrize(("file", "subset"), [("test.json", "default"), ("train.json", "hard")])
+def test_a_cache_of_the_hub_that_lacks_a_split_or_the_readme_is_passed_over(
+    hub: Hub, tmp_path: Path, file: str, subset: str
+) -> None:
+    rows = [{"prompt": "?", "completion": "as datasets made it"}]
+    hub.move_data(FIRST, rows, "json", subset)
+    snapshot = tmp_path / "hub" / f"datasets--{DATA.replace('/', '--')}" / "snapshots" / FIRST
+    snapshot.mkdir(parents=True)
+    (snapshot / file).write_text(json.dumps([{"prompt": "?", "completion": "read by Python"}]))
+    source = Source(setting="task.data", path=DATA, subset=subset, revision=FIRST, split="train")
+    assert [*source.rows()] == rows
+    assert [*source.used_files().recorded()["files"]] == ["sums-train.arrow"]
 
 
 def test_another_commit_than_the_pinned_one_is_refused(hub: Hub) -> None:
