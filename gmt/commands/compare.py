@@ -1,4 +1,4 @@
-"""`gmt compare RUN RUN`: what two runs differ in: settings, scores, and the answers that flipped."""
+"""`gmt compare RUN RUN`: the differences of two runs: settings, scores, and the answers that flipped."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ _NAMES = ("first", "second")
 
 
 def compare(runs: Sequence[str], overrides: Sequence[str], config_dir: str | None, *, num_answers: int) -> None:
-    """Prints what two runs differ in.
+    """Print the differences of two runs.
 
     Args:
         runs: two run ids, or their first digits.

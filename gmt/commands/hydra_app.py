@@ -24,7 +24,7 @@ from gmt.terminal import say
 
 _SHOWING = ("cfg", "info")
 _REFUSED = {
-    "config_name": "what is composed is conf/config.yaml; --config-dir names a folder of your own beside conf/",
+    "config_name": "every config begins with conf/config.yaml; --config-dir names a folder of your own beside conf/",
     "config_path": "--config-dir names a folder of your own beside conf/",
     "experimental_rerun": "the same overrides repeat a run, and `gmt show RUN` shows the settings of one",
     "shell_completion": "Hydra's completion knows programs of one word, and not gmt's commands",
@@ -129,7 +129,7 @@ def _check_overrides(name: str, given: Namespace, *, is_help: bool) -> None:
     is_shown = any(getattr(given, flag) for flag in _SHOWING)
     several = [override.input_line for override in parsed if override.is_sweep_override()]
     if (is_shown or is_help) and several:
-        raise UserError(f"what is shown is one config: every setting needs one value here, got {several[0]}")
+        raise UserError(f"--cfg, --info and --help show one config: every setting needs one value, got {several[0]}")
     if is_shown or is_help:
         given.multirun = False
     if name == "gmt sweep" and not (is_shown or is_help):

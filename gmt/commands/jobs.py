@@ -1,4 +1,4 @@
-"""`gmt jobs`, `gmt logs`, `gmt stop`: what became of what was submitted."""
+"""`gmt jobs`, `gmt logs`, `gmt stop`: list, show and end submitted jobs."""
 
 import sys
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ def jobs(overrides: Sequence[str], config_dir: str | None) -> None:
 
 
 def logs(job_id: str, overrides: Sequence[str], config_dir: str | None, *, follow: bool) -> None:
-    """Prints what a job writes."""
+    """Print the output of a job."""
     for piece in _cluster(overrides, config_dir).logs(job_id, follow=follow):
         sys.stdout.write(printable_log(piece))
         sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""`gmt sync`: brings MLflow level with run records, each value once; makes a lost store again."""
+"""`gmt sync`: brings MLflow up to date with run records, each value once; makes a lost store again."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""The commands that hand sweeps to clusters, and look after what was handed over."""
+"""The commands that hand sweeps to clusters, and list, show and end the submitted jobs."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def add_commands(section: Section) -> None:
         takes="study=NAME cluster=NAME",
         summary="hands the sweep to a cluster (ray, slurm, kuberay)",
         about="Plans the study, hands `gmt sweep study=NAME ...` to a cluster, and returns. cluster=ray: a running Ray "
-        "cluster; slurm: sbatch; kuberay: a RayJob. The settings of each are in conf/cluster. Submit again what was "
-        "preempted or stopped: it goes on where it was. docs/clusters.md says what must be shared.",
+        "cluster; slurm: sbatch; kuberay: a RayJob. The settings of each are in conf/cluster. Submit a "
+        "preempted or stopped sweep again: it goes on where it was. docs/clusters.md says what must be shared.",
     )
     take_config(submit)
     submit.add_argument("--dry-run", action="store_true", help="show what would be submitted; start nothing")
@@ -24,16 +24,16 @@ def add_commands(section: Section) -> None:
         "jobs",
         _jobs,
         takes="cluster=NAME",
-        summary="what was submitted and what became of it",
-        about="The jobs that were submitted to cluster=NAME.",
+        summary="the submitted jobs and their states",
+        about="The jobs that were submitted to cluster=NAME, and their states.",
     )
     take_config(jobs)
     logs = section.add(
         "logs",
         _logs,
         takes="JOB cluster=NAME",
-        summary="what a job writes",
-        about="What a job writes. JOB is what `gmt submit` and `gmt jobs` print.",
+        summary="the output of a job",
+        about="The output of a job.",
     )
     _take_job(logs)
     logs.add_argument("--follow", action="store_true", help="go on until the job ends")
@@ -41,14 +41,14 @@ def add_commands(section: Section) -> None:
         "stop",
         _stop,
         takes="JOB cluster=NAME",
-        summary="ends a job; submitted again, it goes on",
-        about="Ends a job. What its runs have recorded stays.",
+        summary="ends a job; its sweep, submitted again, goes on",
+        about="Ends a job. The records of its runs stay.",
     )
     _take_job(stop)
 
 
 def _take_job(parser: Parser) -> None:
-    parser.add_argument("job", metavar="JOB", help="what `gmt submit` and `gmt jobs` print")
+    parser.add_argument("job", metavar="JOB", help="the name that `gmt submit` and `gmt jobs` print")
     take_config(parser)
 
 

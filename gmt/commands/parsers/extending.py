@@ -22,7 +22,7 @@ def add_commands(section: Section) -> None:
         "overwritten. At the root of a checkout of this repository they go beside the repository's own. "
         f"KIND is one of {', '.join(KINDS)}.",
     )
-    new.add_argument("kind", metavar="KIND", help="what the files are of: a method, a task, ...")
+    new.add_argument("kind", metavar="KIND", help="method, task, ...")
     about = "its name, in configs and as a module: small letters, digits and _"
     new.add_argument("name", metavar="NAME", help=about)
     take_config_dir(new)

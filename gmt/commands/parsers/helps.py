@@ -42,7 +42,7 @@ def add_commands(section: Section) -> None:
         takes="SHELL",
         summary="the script by which bash or zsh completes gmt's words",
         about="Prints the script by which a shell completes commands, flags, groups and their files, settings and "
-        "their choices, and ids of runs. Whichever `gmt` is on the shell's PATH is asked.",
+        "their choices, and ids of runs. The script asks the `gmt` on the shell's PATH.",
         epilog=_INSTALL,
     )
     completion.add_argument("shell", choices=["bash", "zsh"], metavar="SHELL", help="bash or zsh")

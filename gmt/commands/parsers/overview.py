@@ -8,7 +8,8 @@ from gmt.commands.parsers.parser import Parser
 _BEGIN = "gmt: a laboratory for sparse fine-tuning of language models"
 _END = """\
 Start with `gmt plan study=quickstart`, which starts nothing. `gmt COMMAND --help` shows what a
-command takes. KEY=VALUE, e.g. seed=2, changes a setting; every command but new takes settings.
+command takes. KEY=VALUE, e.g. seed=2, changes a setting; all commands but new, help and completion
+take settings.
 """
 _INDENT = 40
 

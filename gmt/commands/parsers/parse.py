@@ -34,7 +34,7 @@ class Program(Parser):
 @cache
 def make_parser() -> Program:
     """Return the parser of the program; `do` of the parsed options carries the command out."""
-    parser = Program(prog="gmt", allow_abbrev=False)
+    parser = Program(prog="gmt")
     about = "show the version of gmt-lab"
     parser.add_argument("--version", dest="own_version", action="store_true", help=about)  # gmt run has Hydra's
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)

@@ -43,8 +43,7 @@ class Parser(argparse.ArgumentParser):
     more: Callable[[], str] | None = None
 
     def __init__(self, **settings: Any) -> None:
-        settings.setdefault("allow_abbrev", False)
-        super().__init__(formatter_class=_Formatter, **settings)
+        super().__init__(formatter_class=_Formatter, allow_abbrev=False, **settings)
 
     def error(self, message: str) -> NoReturn:
         """Raise a UserError in place of usage and exit."""

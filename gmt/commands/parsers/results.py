@@ -54,7 +54,7 @@ def add_commands(section: Section) -> None:
         takes="study=NAME diagnostic=NAME",
         summary="measures finished runs: drift, overlap, sharpness, ...",
         about="Measures the finished runs of a study, and their base. Each result is kept in its run's record and not "
-        "measured again; after Ctrl-C or a kill the same command goes on. `gmt report` shows what was measured.",
+        "measured again; after Ctrl-C or a kill the same command goes on. `gmt report` shows the results.",
     )
     diagnose.more = _diagnostics
     take_config(diagnose)
@@ -81,8 +81,8 @@ def _add_compare(section: Section) -> None:
         "compare",
         _compare,
         takes="RUN RUN",
-        summary="what two runs differ in: settings, scores, answers",
-        about="What two finished runs differ in: their settings, their scores, and the answers that flipped.",
+        summary="the differences of two runs: settings, scores, answers",
+        about="The differences of two finished runs: their settings, their scores, and the answers that flipped.",
         epilog=_OF_COMPARE,
     )
     _take_run(compare)

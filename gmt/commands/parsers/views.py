@@ -26,7 +26,7 @@ def add_commands(section: Section) -> None:
         _sync,
         takes="study=NAME|RUN ...",
         summary="brings MLflow up to date with the run records",
-        about="Brings MLflow level with the run records: after its server was away, or to make a lost store again. "
+        about="Writes the run records to MLflow, after an outage of its server or to make a lost store again. "
         "Each value is written once, however often this is called. Besides study=NAME it takes the ids of single runs.",
     )
     take_config(sync)

@@ -128,7 +128,7 @@ def test_a_shown_config_has_one_value_for_each_setting(capsys: pytest.CaptureFix
     assert said(capsys, ["run", "-m", "seed=1,2", "--cfg", "job"]) == (
         2,
         "",
-        ["error: what is shown is one config: every setting needs one value here, got seed=1,2"],
+        ["error: --cfg, --info and --help show one config: every setting needs one value, got seed=1,2"],
     )
 
 
