@@ -1,6 +1,5 @@
 """What the base weights of two workers cost a node: shared as ours are, and loaded by each, as transformers does."""
 
-import argparse
 import multiprocessing
 import tempfile
 import time
@@ -11,7 +10,7 @@ from typing import Any
 import psutil
 import torch
 import yaml
-from report import publish, table
+from publishing import publish, script_parser, table
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from gmt.composition import config_dir
@@ -93,9 +92,7 @@ def measured(shared: bool, folder: Path) -> tuple[float, float]:
 
 def main() -> None:
     """Measures and reports."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, help="a Markdown file for the result")
-    args = parser.parse_args()
+    args = script_parser(__doc__).parse_args()
     rows = []
     for dtype in (torch.float32, torch.bfloat16):
         with tempfile.TemporaryDirectory() as scratch:

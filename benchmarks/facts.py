@@ -5,14 +5,12 @@ Each choice takes ten steps in turn. Forward and backward are the same for all c
 of all steps, and the ratios show what the mask, the facts and the optimizer change.
 """
 
-import argparse
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
-from report import publish, table
+from publishing import publish, script_parser, table
 from torch import nn
 
 from gmt.masking import MaskSpec, attach
@@ -49,9 +47,8 @@ def stepper(width: int, num_layers: int, facts_every: int | None) -> Callable[[]
 
 def main() -> None:
     """Measures and publishes."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = script_parser(__doc__)
     parser.add_argument("--decades", type=int, default=3, help="ten steps each; the first ten are not counted")
-    parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
     rows = []

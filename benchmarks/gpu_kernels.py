@@ -3,13 +3,11 @@
 Bytes are those that a kernel must move at least: each input read once, each output written once.
 """
 
-import argparse
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
-from report import publish, table
+from publishing import publish, script_parser, table
 from torch import Tensor
 from triton.testing import do_bench
 
@@ -88,9 +86,7 @@ def selection_rows(x_N: Tensor) -> list[list[str]]:
 
 def main() -> None:
     """Measures."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, help="a Markdown file for the result")
-    args = parser.parse_args()
+    args = script_parser(__doc__).parse_args()
     if not torch.cuda.is_available():
         sys.exit("torch sees no GPU here")
     kernels, selections = [], []

@@ -5,17 +5,15 @@ and optimizer, in bfloat16 (the 7B has its weights in bfloat16; the others their
 AdamW is timed first and last: the two show how far one time may be trusted. Kernels are compiled before the timing.
 """
 
-import argparse
 import gc
 import statistics
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from memory import model_of, with_lora
-from report import publish, table
+from publishing import publish, script_parser, table
 from torch import Tensor, nn
 
 from gmt.masking import MaskSpec, attach
@@ -121,10 +119,9 @@ def step_table(name: str, rounds: int) -> str:
 
 def main() -> None:
     """Measures."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = script_parser(__doc__)
     parser.add_argument("--models", nargs="+", choices=list(SHAPES), default=list(SHAPES), help="whose shapes")
     parser.add_argument("--rounds", type=int, default=20, help="steps that are timed (default: 20)")
-    parser.add_argument("--out", type=Path, help="a Markdown file for the result")
     args = parser.parse_args()
     if not torch.cuda.is_available():
         sys.exit("torch sees no GPU here")

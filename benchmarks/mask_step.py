@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from report import publish, table
+from publishing import publish, script_parser, table
 from torch import Tensor, nn
 
 from gmt.masking import MaskSpec, attach, counting, entries, random_bits, select_alone, select_over_chunks
@@ -186,10 +186,9 @@ def steps_for_memory(name: str, num_tokens: int) -> None:
 
 def main() -> None:
     """Measures and reports."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = script_parser(__doc__)
     parser.add_argument("--tokens", type=int, default=1024, help="tokens a step, a multiple of 128 (default: 1024)")
     parser.add_argument("--rounds", type=int, default=5, help="gradients, each stepped with in every way (default: 5)")
-    parser.add_argument("--out", type=Path, help="a Markdown file for the result")
     parser.add_argument("--cpu", action="store_true", help="CPU time on one thread instead of wall clock")
     parser.add_argument("--peers", nargs="*", choices=PEERS, default=list(PEERS), help="other ways (default: all)")
     of_memory = ("plain AdamW", *list(OURS)[:4], "torch.topk")

@@ -12,11 +12,10 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-from report import publish, table
+from publishing import publish, script_parser, table
 from torch import nn
 
 from gmt.masking import MaskSpec, attach
@@ -240,13 +239,12 @@ def time_table(name: str, num_tokens: int, rounds: int) -> str:
 
 def main() -> None:
     """Reports the formula, and measures."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = script_parser(__doc__)
     parser.add_argument("--quick", action="store_true", help="measure nano alone")
     parser.add_argument(
         "--tokens", type=int, default=512, help="tokens of a measured step, a multiple of 4 (default: 512)"
     )
     parser.add_argument("--rounds", type=int, default=0, help="time so many rounds of steps, and nothing else")
-    parser.add_argument("--out", type=Path, help="a Markdown file for the result")
     parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.measure:

@@ -3,7 +3,6 @@
 Also how long a finished study of 1,000 runs takes to sweep again, and how soon a command that only plans has started.
 """
 
-import argparse
 import statistics
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hydra import compose
-from report import publish, table
+from publishing import publish, script_parser, table
 
 from gmt.composition import Composer, hydra_on, to_plain
 from gmt.studies.expansion import expand
@@ -74,9 +73,7 @@ def finish(plan: Plan) -> None:
 
 def main() -> None:
     """Measures and reports."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, help="a Markdown file for the result")
-    args = parser.parse_args()
+    args = script_parser(__doc__).parse_args()
     with tempfile.TemporaryDirectory(prefix="planning-") as name:
         folder = Path(name)
         start = python_s(["-c", "import gmt.commands.plan"], folder, 9)

@@ -3,7 +3,6 @@
 The runs are made up; their records hold what a finished run's hold but for weights and answers.
 """
 
-import argparse
 import json
 import tempfile
 import time
@@ -14,7 +13,7 @@ import mlflow
 from finished_result import finished_result
 from mlflow.entities import Metric, Param
 from mlflow.tracking import MlflowClient
-from report import publish, table
+from publishing import publish, script_parser, table
 
 from gmt.axis import Axis
 from gmt.records.digests import digests_at_the_end
@@ -96,8 +95,7 @@ def measured(size: int, folder: Path, rounds: int) -> tuple[float, float]:
 
 def main() -> None:
     """Measures and reports."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, help="a Markdown file for the result")
+    parser = script_parser(__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
     rows = []

@@ -4,7 +4,6 @@ The runs are made up. Their records hold what those of nano's tasks hold but for
 the metrics of five logs with facts on masks in six layers.
 """
 
-import argparse
 import json
 import random
 import tempfile
@@ -16,7 +15,7 @@ from typing import Any
 
 from finished_result import finished_result
 from planning import command_s
-from report import publish, table
+from publishing import publish, script_parser, table
 
 from gmt.records.digests import digests_at_the_end
 from gmt.studies.opened import planned
@@ -136,8 +135,7 @@ def measured(arguments: Sequence[str], folder: Path, rounds: int) -> tuple[int, 
 
 def main() -> None:
     """Measures and reports."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, help="a Markdown file for the result")
+    parser = script_parser(__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
     rows = []

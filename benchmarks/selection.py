@@ -3,14 +3,12 @@
 Times are wall clock; with --cpu they are CPU time on one thread, which other work on the machine changes less.
 """
 
-import argparse
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import torch
-from report import publish, table
+from publishing import publish, script_parser, table
 from torch import Tensor
 
 from gmt.masking.rule import CHUNK, Scores, num_masked
@@ -42,10 +40,9 @@ def gradients(num: int, dtype: torch.dtype) -> Tensor:
 
 def main() -> None:
     """Measures and reports."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = script_parser(__doc__)
     parser.add_argument("--largest", type=int, default=1000, help="millions of entries of the largest (default: 1000)")
     parser.add_argument("--peers-up-to", type=int, default=10, help="millions of entries (default: 10)")
-    parser.add_argument("--out", type=Path, help="a Markdown file for the result")
     parser.add_argument("--cpu", action="store_true", help="CPU time on one thread instead of wall clock")
     args = parser.parse_args()
     if args.cpu:

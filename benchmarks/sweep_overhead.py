@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from finished_result import finished_result
-from report import publish, table
+from publishing import publish, script_parser, table
 
 SMALL, LARGE = 20, 80
 LIMIT_S = 0.1
@@ -152,10 +152,9 @@ def seconds(way: str, num: int) -> float:
 
 def main() -> None:
     """Measures and reports."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     parser.add_argument("--rounds", type=int, default=3, help="how often each way is measured in turn (default: 3)")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
-    parser.add_argument("--out", type=Path, help="a Markdown file for the result")
     parser.add_argument("--one", nargs=2, metavar=("WAY", "NUM"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:

@@ -7,7 +7,6 @@ that could take anything from the training: its worker knows no server. A fault 
 most 2 %.
 """
 
-import argparse
 import asyncio
 import json
 import signal
@@ -23,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import psutil
-from report import publish, table
+from publishing import publish, script_parser, table
 from scipy.stats import bootstrap
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # tests.mlflow_server: a server that can be killed and frozen
@@ -150,8 +149,7 @@ def _interval(ratios: list[float]) -> str:
 
 def main() -> None:
     """Measures and reports."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, help="a Markdown file for the result")
+    parser = script_parser(__doc__)
     parser.add_argument("--cycles", type=int, default=2, help="of nine windows each (default: 2)")
     parser.add_argument("--window", type=float, default=60.0, help="seconds of a window (default: 60)")
     args = parser.parse_args()

@@ -6,7 +6,6 @@ suites as it asks them, beside model.generate over batches of as many prompts. T
 turn gives a ratio of CPU seconds on one thread, which other work on the machine changes less than seconds.
 """
 
-import argparse
 import statistics
 import tempfile
 import time
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from report import publish, table
+from publishing import publish, script_parser, table
 from transformers import PreTrainedModel
 from transformers.utils import logging
 from trl import SFTConfig, SFTTrainer
@@ -175,10 +174,9 @@ def row(what: str, taken: dict[str, list[tuple[float, float]]]) -> list[str]:
 
 def main() -> None:
     """Measures and publishes."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = script_parser(__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="turns of each way that are counted (default: 5)")
     parser.add_argument("--override", action="append", default=[], help="of the run, e.g. task.num_examples=320")
-    parser.add_argument("--out", type=Path, help="a Markdown file for the result")
     args = parser.parse_args()
     torch.set_num_threads(1)  # as a run has it
     logging.set_verbosity_error()

@@ -1,5 +1,6 @@
-"""A benchmark's table, with the machine and the command that made it."""
+"""The parser of a benchmark's script, and its table with the machine and the command that made it."""
 
+import argparse
 import os
 import platform
 import sys
@@ -7,6 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+
+
+def script_parser(doc: str | None) -> argparse.ArgumentParser:
+    """Return a parser with `--out` for a script with a docstring."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, help="a Markdown file for the result")
+    return parser
 
 
 def machine() -> str:
