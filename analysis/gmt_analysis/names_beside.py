@@ -6,8 +6,8 @@ from typing import NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-_FRAME_IN = (0.8, 0.7)  # what labels and title take of a figure
-_LETTER_IN, _HIGH_IN, _GAP_IN = 0.058, 0.1, 0.045  # of a name: a letter, its height, its distance to its point
+_FRAME_IN = (0.8, 0.7)  # the width and the height that labels and title take
+_LETTER_IN, _HIGH_IN, _GAP_IN = 0.058, 0.1, 0.045  # a letter's width, a name's height, its distance to its point
 
 Place = tuple[float, float]
 
@@ -18,11 +18,11 @@ def write_names(
     """Write names beside their points; a name without room is left out.
 
     Args:
-        axis: the only one of its figure, linear, with its limits set.
-        points: all points that are drawn.
-        names: the first ones are written first.
+        axis: the only axes of a figure, linear, with their limits set.
+        points: all drawn points.
+        names: the names, in the order in which they take the room.
         places: the point of each name.
-        num_certain: so many of the first names are written even where there is no room.
+        num_certain: the number of first names that are written even without room.
     """
     figure = axis.get_figure()
     assert isinstance(figure, Figure)

@@ -199,10 +199,8 @@ def _page(
         tuned=[tuned_in_words(tuned, resampling) for tuned, resampling in zip(plan.tuned, resamplings, strict=True)],
         resampled=resampled_in_words(resamplings),
         limits=[
-            *results.missing,
-            *results.changed,
+            *results.warnings,
             *results.unverified,
-            *results.differing,
             *(measured.differing for measured in results.diagnoses.values() if measured.differing is not None),
             *limits(results.table, summary),
             *limits_of_tuning(plan),

@@ -64,8 +64,8 @@ class Results:
         if (self.table["state"] == "done").any():
             return
         name = plan.study.name
-        if self.changed:
-            raise UserError(f"study {name} has no finished run to report on that is as it ended", *self.changed)
+        if changed := changes(self.table):
+            raise UserError(f"study {name} has no finished run to report on that is as it ended", *changed)
         if number := int((self.table["state"] == DIRTY).sum()):
             raise UserError(
                 f"the finished runs of study {name} must be of a committed checkout to be reported, and all {number} "
@@ -110,25 +110,14 @@ class Results:
         return [planned for planned in self.plan.comparison if planned.run.id in ids]
 
     @cached_property
-    def differing(self) -> list[str]:
-        """Sentences on runs that are averaged or compared, and were made by differing code."""
-        return differing_code(self.done)
-
-    @cached_property
-    def changed(self) -> list[str]:
-        """Sentences on runs that count in no number, since their records are not what they were when they ended."""
-        return changes(self.table)
-
-    @property
-    def warnings(self) -> list[str]:
-        """The sentences that belong beside every mean: `missing`, `changed` and `differing`."""
-        return [*self.missing, *self.changed, *self.differing]
-
-    @cached_property
     def missing(self) -> list[str]:
         """A sentence on the runs that are in no number, by their states, if there are any."""
-        sentence = left_out(self.table)
-        return [f"{sentence}."] if sentence else []
+        return left_out(self.table)
+
+    @cached_property
+    def warnings(self) -> list[str]:
+        """Sentences that belong beside every mean: on runs that are `missing`, have changed, or have differing code."""
+        return [*self.missing, *changes(self.table), *differing_code(self.done)]
 
     @cached_property
     def unverified(self) -> list[str]:

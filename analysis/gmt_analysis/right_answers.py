@@ -8,9 +8,9 @@ from gmt.records.record import RunRecord
 from gmt.records.right_answers import right_by_suite
 from gmt.verdicts.intervals import Floats
 from gmt.verdicts.pairs import Choice
+from gmt.verdicts.question import PARTS
 from gmt.verdicts.question_noise import RightAnswers
 
-_PARTS = {"target": "target", "forgetting": "source"}
 _FILE = "answers_after.jsonl"
 
 
@@ -24,7 +24,7 @@ def right_answers(
 
     Args:
         runs: choice, task, seed and record of finished runs.
-        measures: of `target` and `forgetting`, which asks the source.
+        measures: some of `target` and `forgetting`.
     """
     by_measure: dict[str, dict[tuple[Choice, str], dict[int, Mapping[str, Floats]]]] = {name: {} for name in measures}
     for choice, task, seed, record in runs if measures else ():
@@ -32,7 +32,7 @@ def right_answers(
             continue
         scores, rows = record.result().after, record.read_lines(_FILE)
         for measure, by_choice in by_measure.items():
-            part = _PARTS[measure]
+            part = PARTS[measure]
             if (own := right_by_suite(rows, part, scores[part])) is not None:
                 by_choice.setdefault((choice, task), {})[seed] = own
     return {**by_measure}

@@ -11,7 +11,7 @@ from gmt.studies.primary_faults import seeds_of_choices
 from gmt.studies.primary_scores import Rows, rows_of_plan, scores_of_rows, task_names
 from gmt.tracking.outcomes import DIRTY
 from gmt.verdicts.pairs import Columns, Pair, columns_of, pairs_of
-from gmt.verdicts.question import FEWEST, Question
+from gmt.verdicts.question import FEWEST, PARTS, Question
 from gmt.verdicts.words import counted, points
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 _DIFFERING = 0.25  # the assumed share of a pair's answers that differ: a quarter is usual on nano's tasks
 _TWO_SIDED = 1.96
-_PARTS = {"target": "target", "forgetting": "source"}
 
 
 def power_of_plan(plan: Plan) -> Iterator[str]:
@@ -126,7 +125,7 @@ def _half(numbers: Sequence[int]) -> float:
 
 def _numbers_of_questions(question: Question, planned: PlannedRun) -> list[int]:
     """Return the number of questions of each suite; empty if the settings of one do not say."""
-    suites = planned.run.config["task"].get(_PARTS[question.measure], {}).values()
+    suites = planned.run.config["task"].get(PARTS[question.measure], {}).values()
     numbers = [number for number in map(_num_questions, suites) if number is not None]
     return numbers if len(numbers) == len(suites) else []
 

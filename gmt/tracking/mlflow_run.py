@@ -95,10 +95,8 @@ class TrackedRun:
 
     def _bring_level(self, name: str, parent: str | None, tags: Mapping[str, str], final: bool) -> bool:
         """Write new values; return whether the run is over and MLflow has all of it."""
-        run, self._run = (
-            self._run,
-            None,
-        )  # after an error it is unknown what was written, so the next call asks the store
+        # After an error it is unknown which values were written: then the next call asks the store.
+        run, self._run = self._run, None
         if run is None:
             run, self._position = self._found(parent, tags) or self._created(name, parent, tags), NOWHERE
         ends = self._is_level(run)

@@ -48,11 +48,9 @@ class MlflowView:
         # By default MLflow tries a server for minutes before it gives up; our callers try again later instead.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-        for noisy in (
-            "mlflow.store.db.utils",
-            "alembic",
-        ):  # they log each migration of a new database, and tracebacks of faults
-            logging.getLogger(noisy).setLevel(logging.CRITICAL)
+        # These log each migration of a new database, and tracebacks of faults.
+        for name in ("mlflow.store.db.utils", "alembic"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # it would report each call to MLflow's makers
         os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # the URL may hold a password
         self.uri = settings.absolute_uri

@@ -117,16 +117,16 @@ def read_table(runs: Iterable[tuple[str, str, RunRecord]], *, axis: Axis, dirty:
     return table
 
 
-def left_out(table: pd.DataFrame) -> str:
-    """Return a sentence on the runs of a table without a result; empty if all have one."""
+def left_out(table: pd.DataFrame) -> list[str]:
+    """Return a sentence on the runs of a table without a result; none if all have one."""
     without = table[table["state"] != "done"]
     if without.empty:
-        return ""
+        return []
     states = [
         f"{len(rows)} {_IN_WORDS.get(str(state), state)} ({some(rows['label'].tolist(), '; ')})"
         for state, rows in without.groupby("state")
     ]
-    return f"{len(without)} of {len(table)} runs are in no number here: {'; '.join(states)}"
+    return [f"{len(without)} of {len(table)} runs are in no number here: {'; '.join(states)}."]
 
 
 def changes(table: pd.DataFrame) -> list[str]:

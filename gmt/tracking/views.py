@@ -8,9 +8,8 @@ browser's storage says otherwise.
 import json
 from collections.abc import Mapping, Sequence
 
-LONGEST_DESCRIPTION = (
-    8000  # letters of a run's description, which is a tag (mlflow.utils.validation): it cuts longer ones
-)
+# Letters of a run's description: a tag, of which MLflow cuts off the rest (mlflow.utils.validation).
+LONGEST_DESCRIPTION = 8000
 _KEY = "gmt"
 TAG = f"mlflow.sharedViewState.{_KEY}"
 TRAINING = "workflowType=machine_learning"

@@ -11,6 +11,7 @@ from gmt.errors import UserError
 LEVEL = 0.05  # of all primary questions of a study together
 FEWEST = 3  # pairs of a test: scores come in steps of one question, so that two pairs often differ by the same amount
 MEASURES = {"target": "target score", "forgetting": "forgetting"}  # setting -> name in sentences
+PARTS = {"target": "target", "forgetting": "source"}  # measure -> the part of a task whose questions give it
 LESS_IS_BETTER = ("forgetting",)
 # A claim of all comparisons holds if each of them, tested by itself at the level, is as claimed (Berger, 1982). A claim
 # of single comparisons shares the level among them.

@@ -67,5 +67,5 @@ def test_a_dirty_run_has_numbers_only_if_they_are_asked_for(tmp_path: Path) -> N
     assert without["target_after"].isna().all()
     assert with_it["target_after"][0] == 0.5
     asked_for = "made in a checkout with uncommitted changes, which --dirty counts"
-    assert left_out(without) == f"1 of 1 runs are in no number here: 1 {asked_for} (sft seed=1)"
-    assert left_out(with_it) == ""
+    assert left_out(without) == [f"1 of 1 runs are in no number here: 1 {asked_for} (sft seed=1)."]
+    assert left_out(with_it) == []
