@@ -13,7 +13,7 @@ import yaml
 from publishing import publish, script_parser, table
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from gmt.composition import config_dir
+from gmt.config_dir import config_dir
 from gmt.models.pretrained import SHIPPED, PretrainedModel
 from gmt.runs.build import plug_in
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import yaml
 
-from gmt.composition import config_dir
+from gmt.config_dir import config_dir
 from gmt.masking.signals import row_of
 from gmt.masking.spec import PACKED
 from gmt.methods.adapters import PeftAdapter

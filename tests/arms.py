@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from gmt.composition import config_dir
+from gmt.config_dir import config_dir
 from gmt.errors import UserError
 from gmt.methods.probing import ProbesExamples
 from gmt.methods.protocol import (

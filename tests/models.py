@@ -4,7 +4,7 @@ from typing import Any
 
 import yaml
 
-from gmt.composition import config_dir
+from gmt.config_dir import config_dir
 from gmt.models.pretrained import PretrainedModel
 from gmt.training.settings import TrainSettings
 

@@ -17,7 +17,8 @@ from omegaconf import DictConfig
 from gmt.commands.explain.run_page import run_page
 from gmt.commands.explain.sweep_page import sweep_page
 from gmt.commands.run import run_job
-from gmt.composition import CONFIG_NAME, VERSION_BASE, config_dir, parse_override, user_errors
+from gmt.composition import CONFIG_NAME, VERSION_BASE, parse_override, user_errors
+from gmt.config_dir import config_dir
 from gmt.config_files import names
 from gmt.errors import MachineFault, RunFailed, UserError
 from gmt.terminal import say

@@ -17,7 +17,7 @@ from omegaconf.errors import (
 )
 from yaml import YAMLError
 
-from gmt.config_dir import config_dir
+from gmt.config_files import groups
 from gmt.errors import UserError, choices
 
 _READERS = frozenset({"antlr4", "hydra", "omegaconf", "yaml"})
@@ -88,5 +88,5 @@ def _unknown_key(error: ConfigCompositionException, cause: ConfigAttributeError 
     place = full_key.rpartition(".")[0] or "the config"
     known = [str(k) for k in parent] if OmegaConf.is_dict(parent) else []
     if place == "the config" and not known:
-        known = [p.name for p in config_dir().iterdir() if p.is_dir()]
+        known = groups()
     return f"{place} has no setting {key!r}; {choices(key, [k for k in known if k != 'hydra'])}"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gmt.composition import config_dir
+from gmt.config_dir import config_dir
 from recipes.methods_page import BEGINS, read_head
 from tests.arms import ARMS, begins_as_base
 

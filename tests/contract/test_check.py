@@ -17,7 +17,8 @@ from gmt.checks.check import check
 from gmt.checks.planning import IN_YAML, LIGHT, NEUTRAL_IDS, SAME_ID, laws_of_settings
 from gmt.checks.short_runs import RunEnd
 from gmt.checks.verdict import Verdict
-from gmt.composition import Composer, config_dir, hydra_on
+from gmt.composition import Composer, hydra_on
+from gmt.config_dir import config_dir
 from gmt.errors import UserError
 from gmt.training.optimizers import OPTIMIZERS, is_installed
 from tests.arms import ARMS, fits_shipped_model, plain_arm, with_biases

@@ -10,7 +10,7 @@ import yaml
 
 from gmt.cluster import Cluster, SweepJob
 from gmt.commands.clusters import cluster_of
-from gmt.composition import config_dir
+from gmt.config_dir import config_dir
 from gmt.errors import UserError
 from tests.conftest import CONF
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from gmt.composition import Composer, config_dir, hydra_on
+from gmt.composition import Composer, hydra_on
+from gmt.config_dir import config_dir
 from gmt.errors import UserError
 from gmt.plug_ins import class_of
 from gmt.runs.build import build, settings_of

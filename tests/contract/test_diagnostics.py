@@ -6,7 +6,7 @@ import pytest
 from gmt_analysis.report_figures import diagnostic_figures
 from gmt_analysis.results import Results
 
-from gmt.composition import config_dir
+from gmt.config_dir import config_dir
 from gmt.diagnostics.protocol import ComparesRuns
 from gmt.studies.diagnosing import diagnose, steps_of
 from gmt.studies.plan import Plan

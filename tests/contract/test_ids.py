@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from gmt.composition import Composer, config_dir, hydra_on
+from gmt.composition import Composer, hydra_on
+from gmt.config_dir import config_dir
 from gmt.records.identity import run_id
 from gmt.runs.build import build
 from tests.contract.test_configs import NEEDED, ROWS

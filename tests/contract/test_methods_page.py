@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from gmt.composition import config_dir
+from gmt.config_dir import config_dir
 from recipes.methods_page import PAGE, SECTIONS, page, read_head
 
 FOLDER = Path(config_dir()) / "method"

@@ -10,7 +10,8 @@ import pytest
 
 from gmt.commands.plan import planned
 from gmt.commands.show import show
-from gmt.composition import Composer, config_dir, hydra_on
+from gmt.composition import Composer, hydra_on
+from gmt.config_dir import config_dir
 from gmt.errors import Interrupted, UserError
 from gmt.records.digests import change_in
 from gmt.records.record import RunRecord

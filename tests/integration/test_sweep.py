@@ -9,7 +9,7 @@ import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
-from gmt.composition import config_dir
+from gmt.config_dir import config_dir
 from gmt.errors import RunFailed
 from gmt.studies.opened import planned
 from gmt.studies.plan import PlannedRun

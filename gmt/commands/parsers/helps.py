@@ -54,7 +54,8 @@ def _explain(commands: Mapping[str, Parser], options: Namespace) -> None:
         print(overview(commands), end="")
     elif topic in commands:
         given = commands[topic].parse_args(["--help"])  # most parsers print their help here, and exit
-        given.do(Namespace(**{**vars(given), "command": topic, "config_dir": options.config_dir}))
+        given.command, given.config_dir = topic, options.config_dir
+        given.do(given)
     else:
         from gmt.commands.help import explain
 

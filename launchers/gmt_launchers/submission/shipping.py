@@ -8,7 +8,7 @@ import shutil
 from importlib import import_module, metadata
 from pathlib import Path
 
-from gmt.composition import config_dir
+from gmt.config_dir import config_dir
 
 PACKAGES = ("gmt", "gmt_launchers", "gmt_analysis", "hydra_plugins.gmt_hydra")
 USER_CONFIG = "user_config"
