@@ -1,10 +1,10 @@
 """Names beside the points of a figure, where they lie over no point and no other name."""
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 
 _FRAME_IN = (0.8, 0.7)  # the width and the height that labels and title take
 _LETTER_IN, _HIGH_IN, _GAP_IN = 0.058, 0.1, 0.045  # a letter's width, a name's height, its distance to its point
@@ -27,45 +27,26 @@ def write_names(
     figure = axis.get_figure()
     assert isinstance(figure, Figure)
     wide, high = (size - frame for size, frame in zip(figure.get_size_inches(), _FRAME_IN, strict=True))
-    panel = _Box(0, 0, wide, high)
+    panel = Bbox.from_extents(0, 0, wide, high)
 
     def inches(place: Place) -> Place:
         across, up = axis.transLimits.transform(place)
         return across * wide, up * high
 
-    taken = [_Box(x, y, x, y) for x, y in map(inches, points)]
+    taken = [Bbox([point, point]) for point in map(inches, points)]
     for number, (name, place) in enumerate(zip(names, places, strict=True)):
-        inside = [box for box in _boxes(*inches(place), len(name), panel) if panel.holds(box)]
-        free = [box for box in inside if not any(box.meets(other) for other in taken)]
+        boxes = _boxes(*inches(place), len(name), panel)
+        inside = [box for box in boxes if panel.contains(*box.min) and panel.contains(*box.max)]
+        free = [box for box in inside if not any(map(box.padded(_GAP_IN / 2).overlaps, taken))]
         for box in (free or (inside if number < num_certain else []))[:1]:
             taken.append(box)
-            axis.text(box.left / wide, box.low / high, name, fontsize=7, va="bottom", transform=axis.transAxes)
+            axis.text(box.x0 / wide, box.y0 / high, name, fontsize=7, va="bottom", transform=axis.transAxes)
 
 
-class _Box(NamedTuple):
-    """A rectangle in the panel, in inches."""
-
-    left: float
-    low: float
-    right: float
-    high: float
-
-    def holds(self, other: "_Box") -> bool:
-        return (
-            self.left <= other.left and self.low <= other.low and other.right <= self.right and other.high <= self.high
-        )
-
-    def meets(self, other: "_Box") -> bool:
-        """Return whether they overlap, or come nearer than half a gap."""
-        gap = _GAP_IN / 2
-        across = self.left - gap < other.right and other.left - gap < self.right
-        return across and self.low - gap < other.high and other.low - gap < self.high
-
-
-def _boxes(x: float, y: float, num_letters: int, panel: _Box) -> Iterator[_Box]:
+def _boxes(x: float, y: float, num_letters: int, panel: Bbox) -> Iterator[Bbox]:
     """Yield the places of a name beside its point, towards the middle and above first."""
     wide = _LETTER_IN * num_letters
     rights, lefts = (x + _GAP_IN, x + _GAP_IN + wide), (x - _GAP_IN - wide, x - _GAP_IN)
     for low, high in ((y + _GAP_IN, y + _GAP_IN + _HIGH_IN), (y - _GAP_IN - _HIGH_IN, y - _GAP_IN)):
-        for left, right in (lefts, rights) if x > panel.right / 2 else (rights, lefts):
-            yield _Box(left, low, right, high)
+        for left, right in (lefts, rights) if x > panel.width / 2 else (rights, lefts):
+            yield Bbox.from_extents(left, low, right, high)
