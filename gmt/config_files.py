@@ -1,7 +1,6 @@
 """Reads the files of conf/ without Hydra, in milliseconds: what can be chosen, and what its comments say."""
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ class Choice:
     about: str
 
 
-def folders(extra_dir: str | None) -> list[Path]:
+def _folders(extra_dir: str | None) -> list[Path]:
     """Return the config folders in the order in which they are searched.
 
     Args:
@@ -36,13 +35,13 @@ def folders(extra_dir: str | None) -> list[Path]:
 
 def groups(extra_dir: str | None = None) -> list[str]:
     """Return the names of all config groups but Hydra's own."""
-    found = {path.parent.name for folder in folders(extra_dir) for path in folder.glob("*/*.yaml")}
+    found = {path.parent.name for folder in _folders(extra_dir) for path in folder.glob("*/*.yaml")}
     return sorted(found - {"hydra"})
 
 
 def names(group: str, extra_dir: str | None = None) -> list[str]:
-    """Return the names of a group's files; the group may be one of Hydra's, such as `hydra/launcher`."""
-    return sorted({path.stem for folder in folders(extra_dir) for path in (folder / group).glob("*.yaml")})
+    """Return the names of a group's files."""
+    return sorted({path.stem for folder in _folders(extra_dir) for path in (folder / group).glob("*.yaml")})
 
 
 def chosen() -> dict[str, Choice]:
@@ -97,7 +96,7 @@ def values(group: str, name: str, extra_dir: str | None = None) -> dict[str, Any
 
 
 def _path(group: str, name: str, extra_dir: str | None) -> Path | None:
-    paths: Sequence[Path] = [folder / group / f"{name}.yaml" for folder in folders(extra_dir)]
+    paths = [folder / group / f"{name}.yaml" for folder in _folders(extra_dir)]
     return next((path for path in paths if path.is_file()), None)
 
 

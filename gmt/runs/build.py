@@ -172,8 +172,9 @@ def _parts(config: Mapping[str, Any], once: _Once) -> dict[str, Any]:
         between = [parts[name] for name in ("task", "method", "train", "resources")]
         faults += once("between", between, partial(faults_between, *between))
         faults += faults_of_selection(parts.get("selection"), parts["task"])
-        if is_searched := (search := parts.pop("search", None)) is not None:
-            faults += faults_of_search(search, parts["method"], parts["record_settings"])
+        is_searched = "search" in parts
+        if is_searched:
+            faults += faults_of_search(parts.pop("search"), parts["method"], parts["record_settings"])
         paradigm, parents = parts["train"].paradigm, parts.get("parents", ())
         faults += faults_of_merge(parts.get("merge"), parents, paradigm=paradigm, is_searched=is_searched)
     if faults:
