@@ -47,9 +47,9 @@ def kept(score_N: Tensor, selection: Selection) -> Tensor:
 def keep_masks(every: Sequence[Ranked], row: Row, selections: Mapping[str, Selection]) -> dict[str, Tensor]:
     """Which entries of each parameter stay, bool of shape [N]."""
     masks = {r.name: torch.empty(len(r.gradient_N), dtype=torch.bool, device=r.gradient_N.device) for r in every}
-    here = [r for r in every if r.gradient_N.device.type == "cpu" and library() is not None]
-    _mask_in_c([(r, masks[r.name], None) for r in here], row, selections)
-    names = {r.name for r in here}
+    in_c = [r for r in every if r.gradient_N.device.type == "cpu" and library() is not None]
+    _mask_in_c([(r, masks[r.name], None) for r in in_c], row, selections)
+    names = {r.name for r in in_c}
     for r in every:
         if r.name not in names:
             for part in r.stretches(row):
@@ -77,9 +77,10 @@ def restore_weights_(held: Iterable[tuple[Tensor, Tensor]]) -> None:
     Args:
         held: the weights as they are now, and the copies.
     """
-    here = [(now, now.to(before.dtype).contiguous(), before) for now, before in held]  # as they are, as a rule
-    _restore_in_c((dense, before, None) for _, dense, before in here)
-    for now, dense, _ in here:
+    # a weight of the copy's dtype that is contiguous is not copied
+    weights = [(now, now.to(before.dtype).contiguous(), before) for now, before in held]
+    _restore_in_c((dense, before, None) for _, dense, before in weights)
+    for now, dense, _ in weights:
         if dense is not now:
             now.copy_(dense)
 
@@ -92,9 +93,9 @@ def zero_masked_each_(every: Sequence[Ranked], row: Row, selections: Mapping[str
         from gmt.masking.triton_tables import zero_outside
 
         zero_outside([(r.gradient_N, r.draw(row), selections[r.name]) for r in together])
-    here = [r for r in every if DRAW in row.needs and r.gradient_N.device.type == "cpu" and library() is not None]
-    _mask_in_c([(r, r.gradient_N, None) for r in here], row, selections)
-    names = {r.name for r in (*together, *here)}
+    in_c = [r for r in every if DRAW in row.needs and r.gradient_N.device.type == "cpu" and library() is not None]
+    _mask_in_c([(r, r.gradient_N, None) for r in in_c], row, selections)
+    names = {r.name for r in (*together, *in_c)}
     for r in every:
         if r.name not in names:
             zero_masked_(r, row, selections[r.name])
@@ -117,8 +118,8 @@ def zero_masked_(r: Ranked, row: Row, selection: Selection) -> None:
 
 def zero_unkept_each_(every: Sequence[tuple[Tensor, Tensor]]) -> None:
     """Zeroes, in place, the entries of contiguous float tensors of shape [N] that are not kept; each with its mask."""
-    here = [one for one in every if _is_for_c(*one)]
-    _restore_in_c((x_N, None, keep_N) for x_N, keep_N in here)
+    in_c = [one for one in every if _is_for_c(*one)]
+    _restore_in_c((x_N, None, keep_N) for x_N, keep_N in in_c)
     for x_N, keep_N in every:
         if not _is_for_c(x_N, keep_N):
             x_N.mul_(keep_N)

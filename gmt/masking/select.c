@@ -3,14 +3,14 @@
  * the counts prove that the threshold's rank lies between the bounds. Whatever the sample is, the result is exact. */
 #include "kernels.h"
 
-#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(PORTABLE) /* which the tests define */
+#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(PORTABLE) /* the tests define it */
 #include <immintrin.h>
 #define X86 1
 #endif
 
 #define SLACK 16 /* numbers that may be written behind those that are gathered */
-#define MOST_AT_ONCE (1 << 30) /* that counts in 32 bits hold */
-#define FEWEST_NARROWED 2048 /* numbers, below which counting them takes no longer */
+#define MOST_AT_ONCE (1 << 30) /* entries, which counts in 32 bits hold */
+#define FEWEST_NARROWED 2048 /* numbers; to count fewer takes no longer than to narrow them */
 #define BITS_AT_ONCE 11
 #define HIGHEST (LARGEST - 1) /* so that a bound and one more fit into 31 bits */
 #define FRACTION 20 /* bits behind the point of a place in a chunk */
@@ -19,15 +19,15 @@ typedef struct {
     chunk data;        /* out: room for `size` and SLACK numbers; gets the magnitudes in [low, high] */
     int64_t low, high; /* bounds, in [1, HIGHEST] */
     int64_t below;     /* how many are below low */
-    int64_t zeros;     /* how many are zero; 0 if low says that it does not matter, and `count_zeros` is 0 */
-    int64_t count_zeros, nonfinite; /* the latter: whether one is NaN or Inf */
+    int64_t zeros;     /* how many are zero; not counted where count_zeros is 0, as they are not needed */
+    int64_t count_zeros, nonfinite; /* nonfinite: whether one is NaN or Inf */
 } bracket;
 
 typedef struct {
     bracket between;
-    int64_t masked, smallest, rank_zeros;   /* what selection.py knows by these names */
-    int64_t samples, margin;                /* how the bounds are found; 0 samples: every entry lies between them */
-    int64_t threshold, below, ties;         /* what is asked for */
+    int64_t masked, smallest, rank_zeros; /* how many entries are masked, and the Rule of rule.py */
+    int64_t samples, margin; /* of the sample that bounds the threshold; 0 samples: every entry lies between the bounds */
+    int64_t threshold, below, ties; /* the result: the threshold, how many are below it, how many equal it */
 } selection;
 
 FOR_NEWER_PROCESSORS
@@ -60,7 +60,7 @@ static int64_t split_plain(const uint32_t *x, int64_t size, bracket *b, uint32_t
     for (int64_t i = 0; i < size; i++) {
         const uint32_t m = x[i] & LARGEST;
         b->below += m < low;
-        b->zeros += m == 0;
+        b->zeros += (m == 0) & b->count_zeros;
         b->nonfinite |= m >= BITS_OF_INF;
         out[found] = m;
         found += (m >= low) & (m <= high);
@@ -135,7 +135,7 @@ __attribute__((target("avx512f,popcnt"))) static int64_t split_avx512(const uint
 
 static int64_t split_block(const uint32_t *x, int64_t size, bracket *b, uint32_t *out) {
 #ifdef X86
-#ifndef WITHOUT_AVX512 /* so do the tests */
+#ifndef WITHOUT_AVX512 /* the tests define it */
     if (__builtin_cpu_supports("avx512f")) return split_avx512(x, size, b, out);
 #endif
     if (__builtin_cpu_supports("avx2")) return split_avx2(x, size, b, out);
@@ -238,20 +238,20 @@ static void bound(selection *s) {
     const int64_t first = place - s->margin, last = place + s->margin;
     if (first >= 0) b->low = at_rank(room, s->samples, 0, LARGEST, first, &unused, &unused);
     if (last < s->samples) b->high = at_rank(room + s->samples, s->samples, 0, LARGEST, last, &unused, &unused);
-    b->count_zeros = s->smallest || b->low == 0; /* else zeros are below the threshold, and no more is asked of them */
+    b->count_zeros = s->smallest || b->low == 0; /* else zeros are below the threshold, and their number is not needed */
     b->low += b->low == 0;
     b->high = b->high < b->low ? b->low : b->high > HIGHEST ? HIGHEST : b->high;
 }
 
-/* Splits the numbers between the bounds again, around where the rank would lie if they were spread evenly: vector
- * instructions do that in a fraction of the time that counting takes. Leaves the bracket as it is where the rank lies
+/* Splits the numbers between the bounds again, around the place of the rank among evenly spread numbers: vector
+ * instructions do that in a fraction of the time that counting takes. Leaves the bracket as it is if the rank lies
  * elsewhere. */
 static void narrow(bracket *b, int64_t rank) {
     const int64_t found = b->data.found;
     if (found < FEWEST_NARROWED || 2 * found > b->data.size) return;
     double root = 1; /* of a power of 4 that is not above the number found */
     for (int64_t n = found; n >= 4; n /= 4) root *= 2;
-    const double half = 4 / root + 1.0 / 32; /* deviations of a rank, and that they are not spread evenly */
+    const double half = 4 / root + 1.0 / 32; /* four deviations of a rank, and 1/32 for numbers that are not spread evenly */
     const double place = (double)(rank - b->below) / (double)found, range = (double)(b->high - b->low);
     bracket inner = *b;
     inner.data.data = b->data.out;
@@ -271,7 +271,7 @@ static void narrow(bracket *b, int64_t rank) {
     b->data.found = inner.data.found;
 }
 
-/* `at_rank`; x: room for twice its numbers and SLACK; found: the number, how many are below it, how many equal it. */
+/* Calls narrow and at_rank. x: room for twice its numbers and SLACK; found: the number, how many are below it, how many equal it. */
 void find_rank(uint32_t *x, int64_t size, int64_t lowest, int64_t highest, int64_t rank, int64_t *found) {
     bracket b = {.data = {.out = (int32_t *)x, .found = size, .size = 2 * size}, .low = lowest, .high = highest};
     if (lowest) narrow(&b, rank); /* samples, from 0 on, are not spread evenly */

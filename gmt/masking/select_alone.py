@@ -1,4 +1,4 @@
-"""The selection in small tensors on the CPU, each by one call of the C code.
+"""The selection on the CPU in groups that are one small tensor, as one task of the C code each.
 
 A sample bounds the threshold, and one read counts and gathers by the bounds; see select.c.
 """
@@ -32,9 +32,9 @@ def select_alone(groups: Sequence[Sequence[Scores]], rule: Rule) -> dict[int, Se
 
 
 def num_samples(size: int) -> int:
-    """Return how many of a group's entries bound its threshold; 0 where it is small and all are looked at."""
-    # The entries between the bounds are as size / sqrt(num), so that they and the samples cost least together at
-    # num = c * size ** (2 / 3); c was measured.
+    """Return how many of a group's entries bound its threshold; 0 for a small group, of which all are gathered."""
+    # The number of entries between the bounds grows as size / sqrt(num), so that gathering them and sampling cost least
+    # together at num = c * size ** (2 / 3); c was measured.
     num = min(max(int(size ** (2 / 3) / 5), FEWEST_SAMPLES), MOST_SAMPLES)
     return num if size >= 4 * num else 0
 

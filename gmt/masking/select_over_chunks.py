@@ -89,7 +89,7 @@ def _bounds(sample_S: Tensor, group: Sequence[Scores], rule: Rule) -> _Counts:
     first, last = place - margin, place + margin
     low = 0 if first < 0 else _at_rank(sample_S.clone(), num, 0, LARGEST_BITS, first)[0]
     high = _HIGHEST if last >= num else _at_rank(sample_S, num, 0, LARGEST_BITS, last)[0]
-    # zeros below the lower bound are below the threshold, and no more need be known of them
+    # zeros below the lower bound are below the threshold, and their number is not needed
     return _Counts(max(low, 1), min(max(high, 1), _HIGHEST), count_zeros=rule.smallest or low == 0)
 
 

@@ -89,9 +89,8 @@ class PackedAdamW(Optimizer):
         self._chooser = chooser
         register = torch.Tensor.register_post_accumulate_grad_hook
         trained = [p for p in self._parameters() if p.requires_grad]
-        gather_one = weakref.WeakMethod(
-            self._gather_one
-        )  # the garbage collector does not see the hooks that torch holds
+        # the garbage collector does not see the hooks that torch holds
+        gather_one = weakref.WeakMethod(self._gather_one)
 
         def gather(p: nn.Parameter) -> None:
             if (method := gather_one()) is not None:
