@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 
 from gmt.records.record import RunRecord
-from gmt.records.right_answers import right_by_suite
-from gmt.verdicts.intervals import Floats
+from gmt.records.right_answers import Right, right_answers_in
 from gmt.verdicts.pairs import Choice
 from gmt.verdicts.question import PARTS
 from gmt.verdicts.question_noise import RightAnswers
-
-_FILE = "answers_after.jsonl"
 
 
 def right_answers(
@@ -26,13 +23,10 @@ def right_answers(
         runs: choice, task, seed and record of finished runs.
         measures: some of `target` and `forgetting`.
     """
-    by_measure: dict[str, dict[tuple[Choice, str], dict[int, Mapping[str, Floats]]]] = {name: {} for name in measures}
-    for choice, task, seed, record in runs if measures else ():
-        if not (record.folder / _FILE).exists():
-            continue
-        scores, rows = record.result().after, record.read_lines(_FILE)
+    by_measure: dict[str, dict[tuple[Choice, str], dict[int, Right]]] = {name: {} for name in measures}
+    for choice, task, seed, record in runs:
+        by_part = right_answers_in(record, "after", [PARTS[measure] for measure in measures])
         for measure, by_choice in by_measure.items():
-            part = PARTS[measure]
-            if (own := right_by_suite(rows, part, scores[part])) is not None:
-                by_choice.setdefault((choice, task), {})[seed] = own
+            if PARTS[measure] in by_part:
+                by_choice.setdefault((choice, task), {})[seed] = by_part[PARTS[measure]]
     return {**by_measure}

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gmt.records.record import RunRecord
-from gmt.records.right_answers import right_by_suite
+from gmt.records.right_answers import Right, right_answers_in
 from gmt.studies.plan import PlannedRun, Tuned
 from gmt.studies.trial_score import WORST, TrialScore, best_of, trial_score
 
@@ -24,7 +24,6 @@ NUM_DRAWS = 1000
 _SEED = 0
 
 Floats = NDArray[np.float64]
-Right = Mapping[str, Floats]  # by suite: 1 for each question that was answered right, else 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,14 +129,10 @@ def _drawn_questions(part: str, suite: str, num_questions: int) -> NDArray[np.ui
 
 def _answers(record: RunRecord, bound: float | None) -> _Answers | None:
     """Return the right answers of a run, those to source questions only with a bound; None where they are not known."""
-    if record.state() != "done" or not (record.folder / "answers_after.jsonl").exists():
+    if record.state() != "done":
         return None
-    result, after = record.result(), record.read_lines("answers_after.jsonl")
-    target = right_by_suite(after, "target", result.after["target"])
-    if target is None or bound is None:
-        return None if target is None else _Answers(target, {}, {})
-    if not (record.folder / "answers_before.jsonl").exists():
+    sources = [] if bound is None else ["source"]
+    before, after = right_answers_in(record, "before", sources), right_answers_in(record, "after", ["target", *sources])
+    if len(before) < len(sources) or len(after) < 1 + len(sources):
         return None
-    before = right_by_suite(record.read_lines("answers_before.jsonl"), "source", result.before["source"])
-    of_source = right_by_suite(after, "source", result.after["source"])
-    return None if before is None or of_source is None else _Answers(target, before, of_source)
+    return _Answers(after["target"], before.get("source", {}), after.get("source", {}))
