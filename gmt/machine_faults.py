@@ -135,7 +135,7 @@ def machine_faults_first(subject: str) -> Iterator[None]:
     the user's mistakes.
 
     Args:
-        subject: the user's name for what is read, e.g. `model.path='...'`.
+        subject: the source that is read, in the user's words, e.g. `model.path='...'`.
 
     Raises:
         MachineFault: the disk, the network or the device failed. An OutOfMemoryError of a GPU is not converted.

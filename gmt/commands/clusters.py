@@ -28,7 +28,7 @@ def cluster_of(overrides: Sequence[str], config_dir: str | None) -> Cluster:
     """The cluster that `cluster=NAME cluster.KEY=VALUE ...` names.
 
     Args:
-        overrides: of the cluster alone.
+        overrides: the overrides of the cluster's settings.
         config_dir: the user's own config folder, or None.
 
     Raises:

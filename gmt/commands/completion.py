@@ -1,4 +1,4 @@
-"""Completes words of a command line: commands and flags by argcomplete, overrides and run ids by what is here.
+"""Completes words of a command line: commands and flags by argcomplete, overrides and run ids from files.
 
 Imports neither Hydra nor torch: a list of candidates takes a tenth of a second.
 """
@@ -139,7 +139,7 @@ def _settings(key: str, given: Sequence[str], own: str | None, *, are_new: bool 
             yield f"{group}.{name}", first_sentence(about.get(name, ""))
     if LAUNCHER.startswith(key[: len(LAUNCHER)]):
         yield from ((f"{LAUNCHER}.{name}", first_sentence(text)) for name, text in launcher_meanings().items())
-        yield "hydra/launcher", "what computes the runs of a sweep"
+        yield "hydra/launcher", "the launcher of a sweep's runs"
 
 
 def _of_group(group: str, given: Sequence[str], own: str | None) -> Mapping[str, Any]:
@@ -175,7 +175,7 @@ def _values(key: str, given: Sequence[str], own: str | None) -> Words:
 
 
 def runs(prefix: str, given: Sequence[str]) -> Words:
-    """Return the ids of the runs here that begin so, and what each run was."""
+    """Return the ids of the runs below record.root that begin so, with method, task, seed and state."""
     roots = [text.removeprefix("record.root=") for text in given if text.startswith("record.root=")]
     root = Path(roots[-1] if roots else config_files.own_settings()["record"]["root"]).expanduser() / "runs"
     found = sorted(root.glob(f"{prefix}*")) if prefix.isalnum() or not prefix else []

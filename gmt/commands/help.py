@@ -14,12 +14,12 @@ from gmt.terminal import say
 
 
 def explain(topic: str, config_dir: str | None, *, commands: Iterable[str]) -> None:
-    """Print what is known of a topic.
+    """Print the help on a topic.
 
     Args:
         topic: `method`, `method=lora`, `method.rank` or `seed`.
         config_dir: a config folder of the user's own, or None.
-        commands: the names of the commands, which are topics too.
+        commands: the names of the commands, for the sentence on an unknown topic.
 
     Raises:
         UserError: there is no such topic.
@@ -41,7 +41,7 @@ def explain(topic: str, config_dir: str | None, *, commands: Iterable[str]) -> N
 
 
 def _choice(group: str, name: str, config_dir: str | None) -> str:
-    """Return all that is known of a group's file: the comment at its top, and its settings."""
+    """Return the help on a group's file: the comment at its top, and its settings."""
     names = config_files.names(group, config_dir)
     if not names:
         raise UserError(f"there is no config group {group!r}; {choices(group, config_files.groups(config_dir))}")
@@ -74,7 +74,7 @@ def _group(group: str, config_dir: str | None) -> str:
 
 
 def _own(topic: str) -> str:
-    """Return all that is known of a setting in conf/config.yaml, or of the settings in a part of it."""
+    """Return the help on a setting in conf/config.yaml, or on the settings in a part of it."""
     own = config_files.own_settings()
     if topic == LAUNCHER:
         return "\n\n".join(entry(f"{topic}.{name}", text) for name, text in launcher_meanings().items())
@@ -86,7 +86,7 @@ def _own(topic: str) -> str:
 
 
 def _setting(parent: str, key: str, config_dir: str | None) -> str:
-    """Return what a setting means in each file of its group that has it."""
+    """Return the meaning of a setting in each file of its group that has it."""
     if parent == LAUNCHER:
         texts = launcher_meanings()
         if key not in texts:

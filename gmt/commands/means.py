@@ -19,7 +19,7 @@ _MOST_AT_THE_END = 12  # choices of a task after a sweep and a report, besides t
 
 
 def show_study(overrides: Sequence[str], config_dir: str | None, *, dirty: bool) -> None:
-    """Prints every mean of a study and its answer: `gmt show study=NAME`.
+    """Print every mean of a study and its answer: `gmt show study=NAME`.
 
     Raises:
         UserError: the study is wrong, or has no finished run.
@@ -36,8 +36,8 @@ def conclude(plan: Plan, tracking: TrackingSettings) -> None:
     """Print the means and the answer of a study after its sweep, and put them on its page in MLflow.
 
     Args:
-        plan: of the study; where no finished run counts, a line says why.
-        tracking: where MLflow is.
+        plan: the study's plan; if no finished run counts, a line says why.
+        tracking: the settings of MLflow.
     """
     from gmt_analysis.results import Results
 
@@ -62,8 +62,8 @@ def put_result(view: "MlflowView", results: "Results") -> bool:
     """Put a study's result on its parent run in MLflow; return whether there is one.
 
     Args:
-        view: of the store.
-        results: of the study.
+        view: the view of MLflow's store.
+        results: the study's results.
 
     Raises:
         UserError: the store doesn't answer.
@@ -90,8 +90,8 @@ def say_result(results: "Results", most: int | None = _MOST_AT_THE_END) -> None:
     """Print the means of a study, best target first, its answer, and warnings of changed runs and differing code.
 
     Args:
-        results: of the study.
-        most: choices of a task that are shown, besides the baseline; None: all.
+        results: the study's results.
+        most: the number of choices of a task that are shown besides the baseline; None for all.
     """
     from gmt_analysis.leading import leading_sentences
     from gmt_analysis.means_text import means_text

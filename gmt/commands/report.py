@@ -23,7 +23,7 @@ _MANY_OBJECTS = 100_000
 
 
 def report(overrides: Sequence[str], config_dir: str | None, *, dirty: bool, operations: bool) -> None:
-    """Writes the report and names its files."""
+    """Write the report and print its files."""
     gc.set_threshold(_MANY_OBJECTS)
     with progress_line("report") as stage:
         stage("planning the study")
@@ -55,10 +55,10 @@ def _track(plan: Plan, config: Mapping[str, Any], made: "Report", stage: Callabl
     """Put the report on the sweep's parent run in MLflow; return whether it is there.
 
     Args:
-        plan: of the study.
-        config: of the study.
+        plan: the study's plan.
+        config: the study's resolved config.
         made: the report.
-        stage: takes a line on each stage of the work.
+        stage: shows the name of a stage when it begins.
     """
     tracking = settings_of("tracking", TrackingSettings, config["tracking"])
     if tracking.uri is None:

@@ -108,7 +108,7 @@ def _run_and_tell(run: Run, config: Mapping[str, Any]) -> RunRecord:
 
 
 def _stoppable(run: Run) -> RunRecord:
-    """Does the run in this process; Ctrl-C ends it after its next step or answer; what is there is kept."""
+    """Execute the run in this process; Ctrl-C ends it after its next step or answer, and its record remains."""
     with no_collections():
         from gmt.runs.execute import execute
     from gmt.training.control import Control

@@ -82,4 +82,4 @@ def _name(made: Plan) -> str:
 
 def _counted(made: Plan) -> str:
     states = list(made.states().values())
-    return f"study {made.study.name}: {len(states)} runs, {states.count('done')} of them done in what is seen from here"
+    return f"study {made.study.name}: {len(states)} runs, {states.count('done')} of them done by the records here"

@@ -152,7 +152,7 @@ def _shortcut(folder: Path, link: str) -> Path:
 
 
 def _announce(link: str, shortcut: Path, log: Path) -> None:
-    """Print the link, or where it is if other users can read what is printed."""
+    """Print the link, or the file that holds it if other users can read the output."""
     output = os.fstat(sys.stdout.fileno()).st_mode
     if stat.S_ISREG(output) and output & 0o077:
         say(f"dashboard: {shortcut} holds the link, as others can read this output   (Ctrl-C stops the dashboard)")

@@ -26,7 +26,7 @@ LIBRARIES = (
     *("reasoning-gym", "numpy"),
 )
 _INSTALLED = {"site-packages", "dist-packages"}
-# What Python runs: its own files, and what is compiled, beforehand or on first use (gmt.masking's kernels.c).
+# Files of Python code, and of code that is compiled beforehand or on first use (gmt.masking's kernels.c).
 _CODE = frozenset(
     {
         *(".py", ".pyx", ".pxd", ".jinja"),

@@ -122,7 +122,7 @@ class RecordSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ResourceSettings:
-    """What one run may use.
+    """The device, cores and workers of one run.
 
     Args:
         device: `cpu`, `cuda`, or `auto`: `cuda` if `gpus` is above 0, `cpu` otherwise.

@@ -84,7 +84,7 @@ def run_jobs(
                 storage_path=storage,
                 verbose=0,
                 callbacks=[QueueCallback(queue)],
-                failure_config=FailureConfig(max_failures=0),  # what is done again is the queue's to say
+                failure_config=FailureConfig(max_failures=0),  # the queue decides on retries
             ),
         )
         with Waiting(say, queue.is_starting) as waiting:

@@ -60,7 +60,7 @@ def test_showing_imports_nothing_heavy(name: str) -> None:
     )
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
-    assert "24 runs, 0 of them done in what is seen from here; this would be submitted" in done.stdout
+    assert "24 runs, 0 of them done by the records here; this would be submitted" in done.stdout
 
 
 @pytest.mark.parametrize("nodes", [1, 3])

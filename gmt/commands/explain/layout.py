@@ -1,4 +1,4 @@
-"""Lays help out in at most 100 columns, as argparse does: what is typed on the left, its meaning on the right."""
+"""Lays help out in at most 100 columns, as argparse does: the words to type on the left, their meaning on the right."""
 
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,11 +12,11 @@ _INDENT = 34
 
 
 def entry(left: str, text: str) -> str:
-    """Return an entry; a left side that is too wide stands above the text.
+    """Return an entry; a left side that is too wide gets lines of its own above the text.
 
     Args:
-        left: what is typed.
-        text: what it means, a paragraph.
+        left: the words to type.
+        text: their meaning, a paragraph.
     """
     begin = f"  {left}"
     if not text:

@@ -26,9 +26,9 @@ def run_page(overrides: Sequence[str], config_dir: str | None, *, resolve: bool)
     """Return the groups and the settings that overrides compose.
 
     Args:
-        overrides: the user's.
+        overrides: the user's overrides.
         config_dir: a config folder of the user's own, or None.
-        resolve: whether interpolations are shown as what they stand for.
+        resolve: whether to replace interpolations by their values.
 
     Raises:
         UserError: an override is wrong.
@@ -48,7 +48,7 @@ def composed(overrides: Sequence[str], config_dir: str | None, *, resolve: bool 
 
 
 def _groups(overrides: Sequence[str], config_dir: str | None) -> str:
-    """Return an entry for each group: the file that is chosen, what the group is for, and all its files."""
+    """Return an entry for each group: the chosen file, the purpose of the group, and all its files."""
     chosen = {group: (choice.name, choice.about) for group, choice in config_files.chosen().items()}
     for key, _, value in (text.lstrip("+").partition("=") for text in overrides):
         if key.lstrip("~") in chosen:

@@ -45,10 +45,10 @@ Where the runs are computed:
 
 
 def sweep_page(overrides: Sequence[str], config_dir: str | None) -> str:
-    """Return the page but for the flags.
+    """Return the page without the flags.
 
     Args:
-        overrides: the user's; study=NAME shows that study's settings.
+        overrides: the user's overrides; study=NAME shows that study's settings.
         config_dir: a config folder of the user's own, or None.
     """
     names = config_files.names("study", config_dir)

@@ -37,7 +37,7 @@ def add_commands(section: Section) -> None:
         _plan,
         takes="study=NAME",
         summary="a study's runs, their states and what is left to do",
-        about="The runs of a study, what became of them, and what the rest will cost. Starts nothing.",
+        about="The runs of a study, their states, and the time and memory of the rest. Starts nothing.",
     )
     take_config(plan)
     plan.add_argument("--runs", action="store_true", help="a line for each run, however many there are")
@@ -47,8 +47,8 @@ def _take_flags_of_hydra(parser: Parser, *, takes_either: bool) -> None:
     """Let a command take Hydra's flags; a test compares them with those of Hydra's own parser.
 
     Args:
-        parser: of the command.
-        takes_either: whether it is for one run and for several, so that the flags for these have a meaning.
+        parser: the command's parser.
+        takes_either: whether the command takes --run and --multirun; otherwise the help hides them.
     """
 
     def flag(*names: str, about: str, **settings: Any) -> None:

@@ -131,7 +131,7 @@ class Slurm:
             time.sleep(_POLL_S)
         with self._output(job_id).open(errors="replace", encoding="utf-8") as output:
             while True:
-                active = self._active(job_id)  # asked first, so that what is written last is read too
+                active = self._active(job_id)  # asked first, so that the last lines are read too
                 while piece := output.read(_PIECE_BYTES):
                     yield piece
                 if not active:
