@@ -191,8 +191,6 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="gradients, each stepped with in every way (default: 5)")
     parser.add_argument("--cpu", action="store_true", help="CPU time on one thread instead of wall clock")
     parser.add_argument("--peers", nargs="*", choices=PEERS, default=list(PEERS), help="other ways (default: all)")
-    of_memory = ("plain AdamW", *list(OURS)[:4], "torch.topk")
-    parser.add_argument("--memory-of", nargs="*", default=of_memory, help="ways of which peak memory is measured")
     parser.add_argument("--only-memory-of", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.only_memory_of:
@@ -205,7 +203,8 @@ def main() -> None:
     forward_backward, steps, gradients = times(model, tokens, args.rounds, args.peers, clock)
     alone = selection_alone(gradients, clock)
     del model, gradients
-    peaks = {name: peak_of(name, args.tokens) for name in args.memory_of if name in steps}
+    of_memory = ("plain AdamW", *list(OURS)[:4], "torch.topk")
+    peaks = {name: peak_of(name, args.tokens) for name in of_memory if name in steps}
     rows = []
     for name, seconds in steps.items():
         rounds = zip(forward_backward, seconds, steps["plain AdamW"], strict=True)

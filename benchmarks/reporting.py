@@ -94,10 +94,15 @@ def _result(right: Mapping[str, Mapping[str, Mapping[str, list[bool]]]], density
             for name, value in own.items()
         }
     forgetting = scores["before"]["source"]["mean"] - scores["after"]["source"]["mean"]
-    made = finished_result(0.0)
-    return replace(
-        made, **scores, metrics=metrics, forgetting=forgetting, density_asked=density, num_parameters=836_736
-    ).to_json()
+    result = replace(
+        finished_result(0.0),
+        **scores,
+        metrics=metrics,
+        forgetting=forgetting,
+        density_asked=density,
+        num_parameters=836_736,
+    )
+    return result.to_json()
 
 
 def _answers(right: Mapping[str, Mapping[str, list[bool]]]) -> Iterator[dict[str, Any]]:

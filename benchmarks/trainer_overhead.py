@@ -168,8 +168,8 @@ def row(what: str, taken: dict[str, list[tuple[float, float]]]) -> list[str]:
     """One line of the table."""
     ours, bare = taken.values()
     ratios = [one[0] / other[0] for one, other in zip(ours, bare, strict=True)]
-    means = [f"{statistics.median(cpu for cpu, _ in times):.2f}" for times in (ours, bare)]
-    return [what, *means, f"{statistics.median(ratios):.3f}", f"{min(ratios):.3f} to {max(ratios):.3f}"]
+    medians = [f"{statistics.median(cpu for cpu, _ in times):.2f}" for times in (ours, bare)]
+    return [what, *medians, f"{statistics.median(ratios):.3f}", f"{min(ratios):.3f} to {max(ratios):.3f}"]
 
 
 def main() -> None:

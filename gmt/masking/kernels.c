@@ -1,6 +1,6 @@
 /* Counting magnitudes and masking on the CPU. Plain C without dependencies: native.py compiles it on first use, and
- * counting.py, entries.py and random_bits.py hold the same in torch ops. A magnitude is the 31 bits of |x| as a float32; upper: its first 15
- * bits, lower: its last 16. Each function works through a list; several threads may share it. */
+ * counting.py and entries.py hold the same in torch ops. Of a magnitude's bits, upper: the first 15, lower: the last 16.
+ * Each function works through a list; several threads may share it. */
 #include "kernels.h"
 #ifdef __linux__
 #include <sys/mman.h>

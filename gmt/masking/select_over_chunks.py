@@ -85,7 +85,7 @@ def _bounds(sample_S: Tensor, group: Sequence[Scores], rule: Rule) -> _Counts:
     is_ranked_by_zeros = rule.smallest and not rule.rank_zeros
     zeros = int((sample_S == 0).sum()) * size // num if is_ranked_by_zeros else 0
     place = _rank(size, zeros, rule) * num // size
-    margin = rule.margin(num, DEVIATIONS) + len(group)  # each chunk's number of samples is rounded
+    margin = rule.margin(num, DEVIATIONS) + len(group)  # each tensor's number of samples is rounded
     first, last = place - margin, place + margin
     low = 0 if first < 0 else _at_rank(sample_S.clone(), num, 0, LARGEST_BITS, first)[0]
     high = _HIGHEST if last >= num else _at_rank(sample_S, num, 0, LARGEST_BITS, last)[0]
