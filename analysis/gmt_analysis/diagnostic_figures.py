@@ -17,7 +17,7 @@ from gmt_analysis.statistics import mean_interval
 from gmt_analysis.styles import COLOURS, MARKERS
 
 _PANEL = (4.8, 3.8)  # inches
-_ROW_IN = 0.17  # of a label beside a point
+_ROW_IN = 0.17  # the height of a label beside a point
 _COLUMNS = 2
 
 

@@ -31,8 +31,7 @@ def limits_of_tuning(plan: Plan) -> list[str]:
         )
     if any(tuned.best is not None for tuned in plan.tuned):
         sentences.append(
-            f"Intervals and tests take each chosen {setting} as given, without the noise of its choice, which stands "
-            "below Tuning."
+            f"Intervals and tests take each chosen {setting} as given; the section Tuning shows how sure it is."
         )
     return sentences
 

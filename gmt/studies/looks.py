@@ -79,8 +79,8 @@ def _undecided(study: StudySettings, rows: Rows, choices: Sequence[Choice]) -> l
             level=study.level,
         )
         if verdict.outcome not in _IS_DECIDED:
-            left = [row for row in verdict.comparisons if row.decision in _NEEDS_SEEDS]
-            names |= {name for row in left for name in (row.choice, row.against)}
+            undecided = [row for row in verdict.comparisons if row.decision in _NEEDS_SEEDS]
+            names |= {name for row in undecided for name in (row.choice, row.against)}
     return [choice for choice in choices if choice.name in names]
 
 

@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +50,9 @@ class Tuned:
     num_done: int
     num_runs: int
     best: float | None
-    bound: float | None = None
-    trials: Mapping[float, Sequence[PlannedRun]] = field(default_factory=dict)
-    scores: Mapping[float, TrialScore] = field(default_factory=dict)
+    bound: float | None
+    trials: Mapping[float, Sequence[PlannedRun]]
+    scores: Mapping[float, TrialScore]
 
     @property
     def best_score(self) -> TrialScore | None:

@@ -160,8 +160,10 @@ def describe(plan: Plan, result: str = "") -> str:
     result = result or f"`gmt report study={study.name}` puts it here."
 
     def page(result: str, num_arms: int) -> str:
-        left = len(arms) - num_arms
-        more = [f"- and {left} more of {len(arms)} arms: `gmt plan study={study.name}` lists all"] if left else []
+        num_more = len(arms) - num_arms
+        more = (
+            [f"- and {num_more} more of {len(arms)} arms: `gmt plan study={study.name}` lists all"] if num_more else []
+        )
         return (
             f"{result}{_QUESTION}{study.question.strip()}\n\n"
             f"## Plan\n{len(plan.runs)} runs: {counts}. Arms:\n" + "\n".join([*arms[:num_arms], *more]) + "\n\n"

@@ -20,10 +20,10 @@ def cells(points: Sequence[Point], tuning: TuningSettings, *, axis: str) -> list
         tuning: the tuning of the study.
         axis: the setting that is the study's axis.
     """
-    found: dict[tuple[str, tuple[str, ...]], list[Point]] = {}
+    groups: dict[tuple[str, tuple[str, ...]], list[Point]] = {}
     for point in points:
-        found.setdefault((point.arm, without(point.overrides, _shared_by_a_choice(tuning, axis))), []).append(point)
-    return list(found.values())
+        groups.setdefault((point.arm, without(point.overrides, _shared_by_a_choice(tuning, axis))), []).append(point)
+    return list(groups.values())
 
 
 def probes(cell: Sequence[Point], tuning: TuningSettings) -> list[Point]:

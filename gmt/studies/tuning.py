@@ -37,7 +37,7 @@ class TuningSettings:
         seeds: the seeds of the tuning runs, which the study must not have: each value is tried on each seed, and the
             mean counts. Empty: the seed in `overrides`.
         value_per: `arm` tunes one value for all values of the study's axis, by the mean over them; `point` tunes one
-            for each value of the axis, which the study must have; None is `point` if there is an axis.
+            for each value of the axis, which must vary; None: like `point`, and the axis need not vary.
         forgetting_bound: the most forgetting of a value to choose; among these the best target score decides, and
             without any the least forgetting. None: the target score alone decides.
     """

@@ -147,7 +147,9 @@ def test_figures_have_names_that_files_and_mlflow_take(tmp_path: Path) -> None:
 
 def test_a_study_of_which_nothing_is_compared_yet_says_how_far_its_tuning_is(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, ARMS, [1])
-    tuned = Tuned(label="sft", setting="x", low=1, high=2, num_done=3, num_runs=8, best=None)
+    tuned = Tuned(
+        label="sft", setting="x", low=1, high=2, num_done=3, num_runs=8, best=None, bound=None, trials={}, scores={}
+    )
     tuning = [dataclasses.replace(p, point=dataclasses.replace(p.point, stage="tuning")) for p in plan.runs]
     with pytest.raises(UserError, match="has no finished run to report on: 3 of 8 runs that tune x are done"):
         Results(dataclasses.replace(plan, runs=tuning, tuned=[tuned]))

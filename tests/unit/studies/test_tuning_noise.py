@@ -73,6 +73,7 @@ def tuned(trials: Mapping[float, list[PlannedRun]], best: float, bound: float | 
         best=best,
         bound=bound,
         trials=trials,
+        scores={},
     )
 
 
