@@ -1,4 +1,4 @@
-"""SHA-256 of files. The digest of a large file is cached for all processes of a user until the file changes.
+"""Hashes of files. The digest of a large file is cached for all processes of a user until the file changes.
 
 The cache is a folder that only this user can write. Its key is the file's path, device, inode, size, and times of
 modification and of change; only the kernel sets the last one, so every write to the file changes the key.
@@ -11,6 +11,7 @@ import time
 import uuid
 from collections.abc import Iterable
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 
 from gmt import ownership
@@ -45,6 +46,21 @@ def hash_of_digests(digests: Iterable[tuple[str, str]]) -> str:
     """Return a short hash over pairs of a file's name and digest."""
     text = "".join(f"{name} {digest}\n" for name, digest in sorted(digests))
     return f"sha256:{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+def hash_of_files(files: Iterable[Path], root: Path) -> str:
+    """Return a hash of the contents of files and of their paths relative to `root`, in the given order."""
+    return _hash_of_files(tuple((path, path.stat().st_ctime_ns, path.stat().st_size) for path in files), root)
+
+
+@lru_cache(maxsize=128)
+def _hash_of_files(files: tuple[tuple[Path, int, int], ...], root: Path) -> str:
+    """Return `hash_of_files`, cached by change times and sizes, since a plan needs it once for each run."""
+    digest = hashlib.sha256()
+    for path, _, _ in files:
+        digest.update(path.relative_to(root).as_posix().encode())
+        digest.update(bytes.fromhex(sha256_of(path)))
+    return f"sha256:{digest.hexdigest()[:32]}"
 
 
 def _hashed(path: Path) -> str:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Sequence
 from contextlib import suppress
-from functools import lru_cache
 from pathlib import Path
 
 from gmt.errors import UserError
-from gmt.file_digests import sha256_of
 
 # The files that transformers 5.23 reads; tests/unit/models/test_model_files.py compares them with those that it opens.
 _SUFFIXES = frozenset(
@@ -65,21 +61,6 @@ def no_object_in(folder: Path) -> Path | None:
 
 def _is_hidden(path: Path, folder: Path) -> bool:
     return any(part.startswith(".") or part == "__pycache__" for part in path.relative_to(folder).parts)
-
-
-def hash_of(files: Sequence[Path], root: Path) -> str:
-    """Return a hash of the contents of files and of their paths relative to `root`."""
-    return _hash(tuple((p, p.stat().st_ctime_ns, p.stat().st_size) for p in files), root)
-
-
-@lru_cache(maxsize=64)
-def _hash(files: tuple[tuple[Path, int, int], ...], root: Path) -> str:
-    """Return `hash_of`, cached by the files' change times and sizes, since a plan needs it once for each run."""
-    digest = hashlib.sha256()
-    for path, _, _ in files:
-        digest.update(path.relative_to(root).as_posix().encode())
-        digest.update(bytes.fromhex(sha256_of(path)))
-    return f"sha256:{digest.hexdigest()[:32]}"
 
 
 def check_whole(setting: str, path: str, folder: Path, *, with_code: bool) -> None:

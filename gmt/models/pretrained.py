@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from gmt import settings
 from gmt.errors import UserError, choices
+from gmt.file_digests import hash_of_files
 from gmt.machine_faults import is_out_of_gpu_memory, machine_faults_first
 from gmt.models import gguf
 from gmt.models.hub import check_blobs, download
-from gmt.models.model_files import check_whole, files_beside, files_of, hash_of, no_object_in
+from gmt.models.model_files import check_whole, files_beside, files_of, no_object_in
 from gmt.used_files import UsedFiles
 
 if TYPE_CHECKING:
@@ -84,12 +85,12 @@ class PretrainedModel:
         if self.source == "gguf":
             file = gguf.locate(self.gguf)
             with machine_faults_first(f"model.gguf={self.gguf!r}"):
-                return hash_of(files_beside(file), file.parent)
+                return hash_of_files(files_beside(file), file.parent)
         folder = self._folder()
         if folder is None:
             return f"hub:{self.path}@{self.revision}"
         with machine_faults_first(f"model.path={self.path!r}"):
-            return hash_of(files_of(folder, with_code=self.trust_remote_code), folder)
+            return hash_of_files(files_of(folder, with_code=self.trust_remote_code), folder)
 
     def used_files(self) -> dict[str, UsedFiles]:
         """Return the files that are read, and for a hub model the commit that this machine has.

@@ -5,18 +5,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from gmt import settings
 from gmt.errors import UserError, choices
-from gmt.file_digests import sha256_of
+from gmt.file_digests import hash_of_files
 from gmt.machine_faults import machine_faults_first
 from gmt.tasks.json_rows import TOO_DEEP, json_rows, json_splits, jsonl_rows, rows_of_split
 from gmt.used_files import UsedFiles
@@ -87,7 +85,7 @@ class Source:
         here = self.local()
         if here is None:
             return f"hub:{self.path}@{self.revision}"
-        return _hash(tuple((str(p), p.stat().st_mtime_ns, p.stat().st_size) for p in _files(here)), str(here))
+        return hash_of_files(_files(here), here)
 
     def used_files(self) -> UsedFiles:
         """Return the files that are read: local ones, or the cached files of a hub's dataset, with its commit.
@@ -202,13 +200,3 @@ def cached_of_hub(splits: Iterable[Any]) -> UsedFiles:
     files = sorted({Path(file["filename"]) for split in splits for file in getattr(split, "cache_files", ())})
     root = files[0].parent if files else Path()
     return UsedFiles(root=root, files=files, commit=root.name if _COMMIT.fullmatch(root.name) else _UNKNOWN)
-
-
-@lru_cache(maxsize=64)
-def _hash(files: tuple[tuple[str, int, int], ...], root: str) -> str:
-    """Return a hash of names and contents; cached by modification time and size, since a plan needs it for each run."""
-    digest = hashlib.sha256()
-    for path, _, _ in files:
-        digest.update(str(Path(path).relative_to(root)).encode())
-        digest.update(bytes.fromhex(sha256_of(Path(path))))
-    return f"sha256:{digest.hexdigest()[:32]}"
