@@ -1,4 +1,4 @@
-"""`gmt run`: one training with its evaluation, told as it goes."""
+"""`gmt run`: one training with its evaluation, whose progress is printed."""
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -60,7 +60,7 @@ def _score(record: RunRecord) -> float:
 
 
 def _run_planned(reference: str) -> RunRecord:
-    """A run of a frozen plan, quietly: the sweep that planned it tells of it."""
+    """Execute a run of a frozen plan without output, since the sweep that planned the run prints its progress."""
     run_id, config, stop = thaw(reference)
     if stop.exists():
         raise Interrupted("stopped on request before it began")
@@ -121,7 +121,7 @@ def _stoppable(run: Run) -> RunRecord:
 
 @contextmanager
 def _told(run: Run, tracking: TrackingSettings, name: str) -> Iterator[None]:
-    """Prints the steps as they are logged, and keeps MLflow level, until the run has ended."""
+    """Print the steps as they are logged, and mirror the record to MLflow, until the run has ended."""
     with nullcontext() if tracking.uri is None else _mirrored(run, tracking, name) as changed:
         position, asked = NOWHERE, ""
 
@@ -147,14 +147,13 @@ def _told(run: Run, tracking: TrackingSettings, name: str) -> Iterator[None]:
 
 @contextmanager
 def _mirrored(run: Run, tracking: TrackingSettings, name: str) -> Iterator[Callable[[bool], None]]:
-    with no_collections():
+    tags = {"gmt.method": run.method.name, "gmt.task": run.task.name, "gmt.seed": str(run.seed)}
+    with no_collections():  # opening a store imports as much as MLflow's client
         from gmt.tracking.mirror import Mirror, Mirrored, Opened
         from gmt.tracking.mlflow_view import MlflowView
 
-    tags = {"gmt.method": run.method.name, "gmt.task": run.task.name, "gmt.seed": str(run.seed)}
-    mirrored = Mirrored(record=run.record, name=name, tags=tags)
-    mirror = Mirror(lambda: Opened(view=MlflowView(tracking)), say, remedy=f"gmt sync {run.id}")
-    with no_collections():  # it imports as much again
+        mirrored = Mirrored(record=run.record, name=name, tags=tags)
+        mirror = Mirror(lambda: Opened(view=MlflowView(tracking)), say, remedy=f"gmt sync {run.id}")
         mirror.open()
     with mirror:
         yield lambda final: mirror.look(mirrored, final=final)
