@@ -49,7 +49,7 @@ nano: $(INSTALLED)  ## trains the shipped model again, in about twenty minutes o
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable ".[dev]"
-	-@$(BIN)/python -m compileall -qq -j 0 -x '/tests?/' $(VENV)/lib  # as pip would, but on every core
+	-@$(BIN)/python -W ignore -m compileall -qq -j 0 -x '/tests?/' $(VENV)/lib  # as pip would, but on every core
 	@touch $@
 
 clean:  ## the environment and the caches; results stay
