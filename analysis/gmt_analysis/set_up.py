@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from gmt.listed import some
 from gmt.studies.plan import PlannedRun
 
 if TYPE_CHECKING:
     from gmt_analysis.results import Results
 
-_MOST_VALUES = 8  # of a setting in one line
 # Group and setting -> its name on the page. Settings that no run has are left out, and so are null ones.
 _SETTINGS: Mapping[str, Mapping[str, str]] = {
     "model": {"name": "Model", "path": "Model files", "revision": "Revision", "dtype": "Weights in"},
@@ -121,5 +121,4 @@ def _range(values: Sequence[Any]) -> str:
 def _values(values: Iterable[object]) -> str:
     """Return the distinct values of a setting, e.g. `1, 2, 3`."""
     distinct = list(dict.fromkeys(f"{value:g}" if isinstance(value, float) else str(value) for value in values))
-    more = len(distinct) - _MOST_VALUES
-    return ", ".join(distinct[:_MOST_VALUES]) + (f" and {more} more" if more > 0 else "")
+    return some(distinct, most=8)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from gmt import settings
 from gmt.errors import UserError
+from gmt.listed import some
 
 if TYPE_CHECKING:
     from torch import nn
@@ -30,7 +31,6 @@ _ATTENTION = ("self_attn", "attn", "attention", "self_attention")
 _FEED_FORWARD = ("mlp", "ffn", "feed_forward", "block_sparse_moe")
 _FEED_FORWARD_WITHOUT_PART = ("fc1", "fc2")  # OPT, XGLM, BioGPT
 _ROUTERS = ("gate", "router", "shared_expert_gate")  # of a mixture of experts
-_NAMED = 4  # the most matrices that an error names
 _NORMS = "norms"  # the name of the part that holds a block's norms
 LARGER_HALF = ("alternating", "drawn")
 NORMS = ("trained", "half")
@@ -140,10 +140,9 @@ def _kind(parts: list[str], *, is_weight: bool, num_dims: int) -> str | None:
 
 def _refuse(method: str, unknown: list[str], kinds: Iterable[str]) -> None:
     if unknown:
-        more = f" and {len(unknown) - _NAMED} more" if len(unknown) > _NAMED else ""
         raise UserError(
             f"method={method} must know of every matrix of a block whether it is attention or feed-forward, and does "
-            f"not of {', '.join(unknown[:_NAMED])}{more}"
+            f"not of {some(unknown, most=4)}"
         )
     if lacking := {"attention", "feed-forward"} - set(kinds):
         raise UserError(

@@ -9,7 +9,6 @@ from gmt.runs.code_versions import code_of_environment, own_checkout, uncommitte
 from gmt.studies.grid import label_of_choice
 from gmt.studies.plan import PlannedRun
 
-_NAMED = 3  # changed files that a sentence names
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -68,10 +67,9 @@ def uncommitted_changes() -> list[str]:
     root = own_checkout()
     if root is None or not (changes := uncommitted(root)):
         return []
-    more = f" and {len(changes) - _NAMED} more" if len(changes) > _NAMED else ""
     return [
-        f"this checkout has uncommitted changes ({', '.join(changes[:_NAMED])}{more}): reports leave out the runs that "
-        "it makes, unless they are called with --dirty"
+        f"this checkout has uncommitted changes ({some(changes, most=3)}): reports leave out the runs that it makes, "
+        "unless they are called with --dirty"
     ]
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from gmt.listed import some
 from gmt.studies.plan import Tuned
 
 if TYPE_CHECKING:
     from gmt.studies.tuning_noise import TuningNoise
 
 _LEAST_SHARE = 0.05  # of the draws that choose a value, for it to be named
-_MOST_NAMED = 12  # choices in one sentence
 
 
 def tuned_in_words(tuned: Tuned, noise: TuningNoise | None) -> str:
@@ -86,8 +86,7 @@ def values_in_words(tuned: Sequence[Tuned]) -> str:
     chosen = [f"{choice.label} {best_in_words(choice)}" for choice in tuned if choice.best is not None]
     if not chosen:
         return ""
-    more = f", and {len(chosen) - _MOST_NAMED} more" if len(chosen) > _MOST_NAMED else ""
-    return f"Tuned {tuned[0].setting}: {', '.join(chosen[:_MOST_NAMED])}{more}."
+    return f"Tuned {tuned[0].setting}: {some(chosen, most=12)}."
 
 
 def budget_in_words(tuned: Sequence[Tuned]) -> str:

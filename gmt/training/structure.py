@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from gmt.errors import UserError
+from gmt.listed import some
 from gmt.masking.parameters import plain_name
 
-_NAMED = 3  # parts that a sentence names
 _RULE = (
     "a method may not add, remove or replace parameters, buffers or modules, or change what a module computes, since "
     "the optimizer, the workers and the checkpoint are made before it attaches; `reshape` is the place for it "
@@ -88,8 +88,7 @@ def _refuse(what: str, before: Layout, after: Layout, is_same: Callable[[Any, An
 
 def _some(names: list[str]) -> str:
     # A module's parameters say more than the modules around them.
-    shown = sorted(names, key=lambda name: name.startswith("module"))[:_NAMED]
-    return ", ".join(shown) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
+    return some(sorted(names, key=lambda name: name.startswith("module")), most=3)
 
 
 def _module(name: str) -> str:
