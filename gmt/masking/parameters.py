@@ -116,7 +116,7 @@ class Ranked:
     @functools.cached_property
     def weight_N(self) -> Tensor:
         """The weights that lie here, to be read: a copy if they are not contiguous."""
-        return self.read_weights() if self.read_weights else flat(local(self.parameter.detach()))
+        return self.read_weights() if self.read_weights else _weights(self.parameter)
 
     @property
     def shape(self) -> torch.Size:
@@ -137,7 +137,9 @@ class Ranked:
             fields: dict[str, Any] = {
                 name: None if (x_N := getattr(self, name)) is None else pick(x_N, index) for name in names
             }
-            self._sample = replace(self, **fields, read_weights=lambda: pick(self.weight_N, index))
+            # of the parameter and not of self, which would hold dense gradients until the garbage collector comes
+            weights = functools.partial(_weights_at, self.parameter, index)
+            self._sample = replace(self, **fields, read_weights=weights)
         return self._sample
 
     def scores(self, row: Row) -> Scores:
@@ -168,6 +170,14 @@ class Ranked:
             chunk = CUDA_CHUNK if row.is_view else CUDA_COMPUTED_CHUNK
         for start in range(0, len(self.gradient_N), chunk):
             yield slice(start, min(start + chunk, len(self.gradient_N)))
+
+
+def _weights(parameter: nn.Parameter) -> Tensor:
+    return flat(local(parameter.detach()))
+
+
+def _weights_at(parameter: nn.Parameter, index: Index) -> Tensor:
+    return pick(_weights(parameter), index)
 
 
 def ranked(

@@ -1,10 +1,12 @@
 """What is measured of a step, against a look at every entry."""
 
+import gc
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from gmt.masking import LayerFacts, MaskFacts, MaskSpec, attach
 from gmt.masking.facts import _Seen, _sums, _sums_together
@@ -178,3 +180,21 @@ def test_sums_taken_together_are_those_taken_one_by_one() -> None:
     every = [seen(num) for num in (5, 1, 300)]
     together, alone = torch.stack(_sums_together(every)), torch.stack([_sums(one) for one in every])
     torch.testing.assert_close(together, alone)
+
+
+@pytest.mark.parametrize("signal", ["gradient", "weight_magnitude", "random"])
+def test_a_measured_step_holds_no_gradient_after_it(signal: str) -> None:
+    """Without the garbage collector, which comes too late for the memory of the next step."""
+    model = a_model()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    mask = attach(model, optimizer, MaskSpec(mask_ratio=0.5, signal=signal), facts_every=1)
+    forward(model, torch.randn(5, 12)).backward()
+    gradients = [StorageWeakRef(p.grad.untyped_storage()) for p in model.parameters() if p.grad is not None]
+    gc.disable()
+    try:
+        optimizer.step()
+        optimizer.zero_grad()
+        assert mask.facts() is not None
+        assert [gradient.expired() for gradient in gradients] == [True] * 6
+    finally:
+        gc.enable()
