@@ -87,9 +87,9 @@ def train(
     resume_at: int | None = None,
     grain: str = "entry",
 ) -> tuple[nn.Module, torch.optim.Optimizer]:
-    """Trains with the mask attached; at `resume_at` everything goes through bytes into new objects.
+    """Train with the mask attached; at step `resume_at` save everything, and load it into new objects.
 
-    Where there is no mask, `grain` says of which the model is.
+    Without a mask, `grain` chooses the model.
     """
     grain, is_packed = (spec.grain, spec.moments == PACKED) if spec else (grain, False)
     model = a_model(grain)
@@ -116,10 +116,10 @@ def train(
 
 
 def reference(spec: MaskSpec, kind: str) -> tuple[nn.Module, torch.optim.Optimizer]:
-    """The same by sorting every score and copying everything, with nothing of the engine but the hash.
+    """Train as `train` does, but sort every score and copy everything, and use only the hash of the engine.
 
-    The parts of scope=entropy are shared out by the engine's own function, which has tests of its own. Packed moments
-    have the bits of torch's fused AdamW, and entries that leave the mask lose theirs.
+    For scope=entropy the engine's own function, which has its own tests, divides the budget among tensors. Packed
+    moments have the bits of torch's fused AdamW, and entries that leave the mask lose theirs.
     """
     model = a_model(spec.grain)
     optimizer = optimizer_of(model, kind, LOOPS[0 if spec.moments == PACKED else 2])
@@ -186,7 +186,7 @@ def needs_activations(spec: MaskSpec) -> bool:
 
 
 def add_activations(spec: MaskSpec, seen: dict[nn.Parameter, Tensor], layer: nn.Linear, x: Tensor, y: Tensor) -> None:
-    """Adds what a layer takes or gives to the sum for each entry of its weight."""
+    """Add a layer's inputs or outputs to the sum of each entry of its weight."""
     of_inputs = spec.signal == "weight_times_input"
     values = (x.detach().double().square() if of_inputs else y.detach().double().abs()).sum((0, 1))
     values = values[None, :] if of_inputs else values[:, None]
@@ -194,7 +194,7 @@ def add_activations(spec: MaskSpec, seen: dict[nn.Parameter, Tensor], layer: nn.
 
 
 def units(spec: MaskSpec, name: str, p: nn.Parameter) -> Tensor:
-    """The number of the unit that each entry is of, in the parameter's shape."""
+    """Return the number of each entry's unit, in the parameter's shape."""
     if not p.ndim:
         return torch.zeros((), dtype=torch.int64)
     rows, columns = torch.arange(len(p)).view(-1, *[1] * (p.ndim - 1)).expand(p.shape), torch.arange(p.shape[-1])
@@ -211,7 +211,7 @@ def units(spec: MaskSpec, name: str, p: nn.Parameter) -> Tensor:
 
 
 def score(spec: MaskSpec, p: nn.Parameter, name: str, moment: Tensor | None, total: Tensor, step: int) -> Tensor:
-    """Of each unit, by the mean over its entries; a random score is one draw for each."""
+    """Return the score of each unit: the mean over its entries, or for a random score one draw."""
     unit_N = units(spec, name, p).flatten()
     num_units = int(unit_N.max()) + 1
     if spec.signal == "random":
@@ -254,7 +254,7 @@ def score_of_entries(spec: MaskSpec, p: nn.Parameter, moment: Tensor | None, tot
 
 
 def first_moments(optimizer: torch.optim.Optimizer, ranked: list[nn.Parameter]) -> dict[nn.Parameter, Tensor]:
-    """What a copy of the optimizer has after this step."""
+    """Return the first moments of a copy of the optimizer after this step."""
     twin, copies = copy.deepcopy((optimizer, ranked))
     for p, q in zip(ranked, copies, strict=True):
         q.grad = p.grad.clone()
@@ -268,7 +268,7 @@ def num_kept(spec: MaskSpec, num_entries: int) -> int:
 
 
 def parts_by_entropy(spec: MaskSpec, every: list[Tensor]) -> list[int]:
-    """The number of entries of each tensor that stay: by the norm of its scores times the entropy of their shares."""
+    """Return the number of entries of each tensor that stay, by the norm of its scores times their shares' entropy."""
     weights = []
     for x in (scores.double().abs() for scores in every):
         shares = (x / x.sum())[x > 0]
@@ -289,7 +289,8 @@ def keep(spec: MaskSpec, scores: Tensor, everything: Tensor, part: int | None) -
 
 
 def same(a: tuple[nn.Module, torch.optim.Optimizer], b: tuple[nn.Module, torch.optim.Optimizer]) -> bool:
-    """Weights and moments, bit for bit (but for the sign of zero); packed moments at the places of their entries."""
+    """Return whether weights and moments are equal bit for bit, except for the sign of zero; packed moments are placed
+    at their entries."""
     tensors = [[p.detach() for p in model.parameters()] + moments(model, optimizer) for model, optimizer in (a, b)]
     return all(torch.equal(x, y) for x, y in zip(*tensors, strict=True))
 
