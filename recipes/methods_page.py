@@ -34,8 +34,8 @@ SECTIONS = {
     MASKS: """Of the model's own entries some are updated, and all others masked. Forward and backward passes are sft's,
 except that green, hft, hft_paper and s2ft do not compute the weight gradients of frozen parameters. A mask at every
 step costs 1 to 2 % of a step of SmolLM2-135M ([measured](../benchmarks/results/mask_step_cpu.md)). Where a mask on the
-update is chosen once or every M steps, `method.moments=packed` takes 8 bytes a kept entry (9 with `method.age=own`) and a bit for each entry
-([memory.md](memory.md)).""",
+update is chosen once or every M steps, `method.moments=packed` takes 8 bytes a kept entry (9 with `method.age=own`) and
+a bit for each entry ([memory.md](memory.md)).""",
     PARTS: """The model is frozen, and a part of it or beside it is trained ([adapters.md](adapters.md)). Frozen weights
 have no gradients and no optimizer state.""",
     PHASES: "The run trains several times, each time with an optimizer and a schedule of its own.",
@@ -44,8 +44,8 @@ have no gradients and no optimizer state.""",
 _TOP = """# Methods
 
 Each arm is a file of conf/method: `gmt run method=NAME`, with settings as `method.mask_ratio=0.9`. The tables hold the
-defaults. Memory is that of AdamW's two moments in float32: 8 bytes a trained entry where nothing is saved. `gmt show RUN`
-shows the memory that a run took.
+defaults. Memory is that of AdamW's two moments in float32: 8 bytes a trained entry where nothing is saved. `gmt
+show RUN` shows the memory that a run took.
 
 This page is written from the yamls by `python -m recipes.methods_page`. The comment at the head of a yaml reads `NAME
 (SOURCE): what it trains.` More sentences may follow; those after `Chooses:`, `Memory:`, `Cost:` and `Departures:` are

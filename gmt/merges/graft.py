@@ -81,11 +81,11 @@ class Graft:
             return weights.base(name) + share * weights.delta(0, name)
 
         for _ in range(self.num_steps):
-            found = gradients(between)
+            gradient_of = gradients(between)
             for name, score in scores.items():
                 slope = torch.sigmoid(score - _BIAS)
                 slope = slope * (1 - slope) * torch.where(masks[name], -1.0, 1.0)
-                score -= self.learning_rate * found[name] * weights.delta(0, name) * slope
+                score -= self.learning_rate * gradient_of[name] * weights.delta(0, name) * slope
         return lambda name: _grafted(weights, name, masks[name] ^ (scores[name] > _BIAS))
 
 

@@ -29,13 +29,13 @@ def files_of(folder: Path, *, with_code: bool) -> list[Path]:
         folder: the model's folder.
         with_code: whether the model's own code runs; since it may read any file of the folder, all files then count.
     """
-    found = {p for p in folder.iterdir() if p.suffix in _SUFFIXES or p.name.startswith(_VERSIONED)}
-    found |= set((folder / _MORE_TEMPLATES).glob("*.jinja"))
+    files = {p for p in folder.iterdir() if p.suffix in _SUFFIXES or p.name.startswith(_VERSIONED)}
+    files |= set((folder / _MORE_TEMPLATES).glob("*.jinja"))
     for index in folder.glob(_INDEX):
-        found |= {folder / name for name in _shards(index) if (folder / name).is_file()}
+        files |= {folder / name for name in _shards(index) if (folder / name).is_file()}
     if with_code:
-        found |= {p for p in folder.rglob("*") if p.suffix not in _NOTHING_TO_CODE and not _is_hidden(p, folder)}
-    return sorted(p for p in found if p.is_file())
+        files |= {p for p in folder.rglob("*") if p.suffix not in _NOTHING_TO_CODE and not _is_hidden(p, folder)}
+    return sorted(p for p in files if p.is_file())
 
 
 def files_beside(file: Path) -> list[Path]:
