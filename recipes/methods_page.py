@@ -44,8 +44,8 @@ have no gradients and no optimizer state.""",
 _TOP = """# Methods
 
 Each arm is a file of conf/method: `gmt run method=NAME`, with settings as `method.mask_ratio=0.9`. The tables hold the
-defaults. Memory is that of AdamW's two moments in float32: 8 bytes a trained entry where nothing is saved. `gmt
-show RUN` shows the memory that a run took.
+defaults. Memory is that of AdamW's two moments in float32: 8 bytes a trained entry where nothing is saved. The
+memory that a run took: `gmt show RUN`.
 
 This page is written from the yamls by `python -m recipes.methods_page`. The comment at the head of a yaml reads `NAME
 (SOURCE): what it trains.` More sentences may follow; those after `Chooses:`, `Memory:`, `Cost:` and `Departures:` are
