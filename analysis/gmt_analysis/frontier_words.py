@@ -30,7 +30,8 @@ def frontier_in_words(matched: pd.DataFrame, baseline: str, margin: float) -> li
     others = [_other(row, baseline) for row in rows if row["arm"] != baseline]
     compared = [row for row in rows if row["arm"] != baseline and np.isfinite(row["forgetting"])]
     num_intervals = sum(not np.isnan(row["difference_low"]) for row in compared)
-    unequal = [row["arm"] for row in compared if row["num_points"] != of_baseline["num_points"]]
+    has_intervals = not np.isnan(of_baseline["forgetting_low"])
+    unequal = [r["arm"] for r in compared if has_intervals and r["num_points"] != of_baseline["num_points"]]
     on_points = (
         f"{some(unequal)}: no interval of the difference to {baseline}, which has another number of points; the lowest "
         "of more points is lower by chance."

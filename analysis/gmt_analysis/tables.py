@@ -10,7 +10,7 @@ import pandas as pd
 
 from gmt.axis import Axis
 from gmt.verdicts.power import POWER
-from gmt.verdicts.verdict import Verdict
+from gmt.verdicts.verdict import Comparison, Verdict
 from gmt_analysis.choices import CHOICE, FEW_SEEDS
 from gmt_analysis.exports import as_latex
 from gmt_analysis.findings import Findings, as_table
@@ -158,15 +158,25 @@ def html_comparisons(verdict: Verdict) -> str:
         rows = sorted(rows, key=lambda row: (math.isnan(row.p), row.p))[:MOST_COMPARISONS]
     p_columns = {"p": "p"} | ({} if all(math.isnan(row.p_tasks) for row in rows) else _P_TASKS)
     has_tasks = len({row.task for row in rows}) > 1
-    names = ("Arm", "Against", *(["Task"] if has_tasks else []), "n", "Difference, points", *p_columns, "Decision")
+    has_questions = not all(math.isnan(row.low_questions) for row in rows)
+    names = (
+        *("Arm", "Against", *(["Task"] if has_tasks else []), "n", "Difference, points"),
+        *(["With other questions, too"] if has_questions else []),
+        *(*p_columns, "Decision"),
+    )
     body = "".join(
         f"<tr><td>{_text(row.choice)}</td><td>{_text(row.against)}</td>{_task_cell(vars(row), has_tasks)}"
         f"<td>{row.n}</td>"
         f"<td>{_points(row.estimate)}{_bounds({'low': 100 * row.low, 'high': 100 * row.high})}</td>"
+        f"{_questions_cell(row) if has_questions else ''}"
         f"{_p_cells(vars(row), p_columns)}<td>{row.decision}</td></tr>"
         for row in rows
     )
     return _html(names, body)
+
+
+def _questions_cell(row: Comparison) -> str:
+    return f"<td>{_bounds({'low': 100 * row.low_questions, 'high': 100 * row.high_questions})}</td>"
 
 
 def _p_cells(row: Mapping[Any, Any], p_columns: Mapping[str, str]) -> str:
