@@ -10,6 +10,7 @@ from functools import cache
 import numpy as np
 from scipy import optimize, special
 
+from gmt.verdicts.intervals import t_limit
 from gmt.verdicts.power import POWER, limits_of_t
 from gmt.verdicts.question import FEWEST, LEVEL
 
@@ -33,10 +34,20 @@ def detectable_difference(deviation: float, num_pairs: int, *, num_comparisons: 
 @cache
 def _detectable_size(num_pairs: int, num_comparisons: int) -> float:
     """Return the detectable difference in units of the deviation."""
-    limit_S = limits_of_t(LEVEL / num_comparisons / 2, num_pairs)
+    limit = float(t_limit(LEVEL / num_comparisons / 2, np.array(num_pairs - 1.0)))
+    return detectable_size(limit, num_pairs - 1) / float(np.sqrt(num_pairs))
+
+
+def detectable_size(limit: float, freedom: int) -> float:
+    """Return the smallest mean difference that is found with a power of POWER, in units of its standard error.
+
+    Args:
+        limit: a difference is found where it exceeds its estimated standard error so many times.
+        freedom: the degrees of freedom of that estimate.
+    """
+    limit_S = limits_of_t(limit, freedom)
 
     def lacking(size: float) -> float:
-        shift = size * np.sqrt(num_pairs)
-        return float((special.ndtr(shift - limit_S) + special.ndtr(-limit_S - shift)).mean()) - POWER
+        return float((special.ndtr(size - limit_S) + special.ndtr(-limit_S - size)).mean()) - POWER
 
     return float(optimize.brentq(lacking, 0, 10 * limit_S.mean()))

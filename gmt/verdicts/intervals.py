@@ -19,8 +19,8 @@ from gmt.verdicts.question import FEWEST, LEVEL
 FEWEST_FLIPS = 12  # pairs from which on sign flips replace the t distribution
 NO_SPREAD = 1e-12  # of scores in [0, 1]: differences below it are rounding
 _ALL_FLIPS = 8192
-_DRAWS = 9999
-_MOST_AT_ONCE = 20_000_000  # numbers in a matrix
+DRAWS = 9999
+MOST_AT_ONCE = 20_000_000  # numbers in a matrix
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -132,12 +132,10 @@ def simultaneous(differences_NK: Floats, level: float = LEVEL) -> Simultaneous:
         return Simultaneous(half_K=half_K, p_K=p_K, is_by_flips=False)
     t_K = np.abs(sample.mean_K[tested_K]) / sample.error_K[tested_K]
     num_draws = len(_signs(len(differences_NK))) if int(sample.n_K[tested_K].min()) >= FEWEST_FLIPS else 0
-    num_beyond = int(level * (num_draws + 1)) - 1  # draws that may reach a t whose p is still at the level
-    is_by_flips = num_draws > 0 and num_beyond >= 0
+    is_by_flips = num_draws > 0 and level * (num_draws + 1) >= 1
+    limit: float | Floats
     if is_by_flips:
-        largest_R = np.sort(_largest_t(differences_NK[:, tested_K]))
-        limit = np.full(num_tested, largest_R[num_draws - 1 - num_beyond])
-        p_K[tested_K] = (1 + num_draws - np.searchsorted(largest_R, t_K, side="left")) / (num_draws + 1)
+        limit, p_K[tested_K] = limit_and_p(np.sort(_largest_t(differences_NK[:, tested_K])), t_K, level)
     else:
         freedom_K = sample.freedom_K[tested_K]
         limit = t_limit(-np.expm1(np.log1p(-level) / num_tested) / 2, freedom_K)
@@ -147,6 +145,20 @@ def simultaneous(differences_NK: Floats, level: float = LEVEL) -> Simultaneous:
     return Simultaneous(half_K=half_K, p_K=p_K, is_by_flips=is_by_flips)
 
 
+def limit_and_p(drawn_R: Floats, t_K: Floats, level: float) -> tuple[float, Floats]:
+    """Return the limit that K statistics exceed where their p is at most the level, and these p.
+
+    Args:
+        drawn_R: the largest statistic of each draw, sorted.
+        t_K: the statistics.
+        level: at least 1 / (R + 1), the smallest p.
+    """
+    num_draws = len(drawn_R)
+    num_beyond = int(level * (num_draws + 1)) - 1  # draws that may reach a t whose p is still at the level
+    p_K: Floats = (1 + num_draws - np.searchsorted(drawn_R, t_K, side="left")) / (num_draws + 1)
+    return float(drawn_R[num_draws - 1 - num_beyond]), p_K
+
+
 def _largest_t(differences_NK: Floats) -> Floats:
     """Return the largest |t| over comparisons for each of R flips of the seeds' signs."""
     known_NK = ~np.isnan(differences_NK)
@@ -154,7 +166,7 @@ def _largest_t(differences_NK: Floats) -> Floats:
     centred_NK = np.where(known_NK, differences_NK - np.nanmean(differences_NK, axis=0), 0.0)
     mean_square_K = (centred_NK**2).sum(0) / n_K
     signs_RN = _signs(len(differences_NK))
-    step = max(_MOST_AT_ONCE // differences_NK.shape[1], 1)
+    step = max(MOST_AT_ONCE // differences_NK.shape[1], 1)
     largest = []
     for start in range(0, len(signs_RN), step):
         square_RK = (signs_RN[start : start + step] @ centred_NK / n_K) ** 2
@@ -169,7 +181,7 @@ def _signs(num_seeds: int) -> Floats:
     """Return all flips of signs but for a common one, or draws of them."""
     if 2 ** (num_seeds - 1) <= _ALL_FLIPS:
         return np.array([(1.0, *rest) for rest in itertools.product((1.0, -1.0), repeat=num_seeds - 1)])
-    return np.random.default_rng(0).choice((1.0, -1.0), size=(_DRAWS, num_seeds))
+    return np.random.default_rng(0).choice((1.0, -1.0), size=(DRAWS, num_seeds))
 
 
 def p_of_groups(groups: Sequence[Floats]) -> float:

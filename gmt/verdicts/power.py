@@ -96,28 +96,26 @@ def power(question: Question, spread: Spread, num_seeds: int, level: float) -> f
 
 def _power_of_one(size_K: Floats, num_seeds: int, share: float) -> Floats:
     """Return the power of a t test for differences in units of their deviation, at a one-sided level."""
-    limit_S = limits_of_t(share, num_seeds)
+    limit_S = limits_of_t(float(t_limit(share, np.array(num_seeds - 1.0))), num_seeds - 1)
     shift_K = size_K * np.sqrt(num_seeds)
     shifts, place_K = np.unique(shift_K, return_inverse=True)  # an assumed deviation is the same for all
     return np.array([float(special.ndtr(shift - limit_S).mean()) for shift in shifts])[place_K]
 
 
-def limits_of_t(share: float, num_pairs: int) -> Floats:
+def limits_of_t(limit: float, freedom: int) -> Floats:
     """Return the means that a t test finds just significant, at the middles of equally likely estimates of a deviation.
 
     A study estimates a deviation of 1, and its estimate is distributed as chi. statsmodels' power fails for few pairs.
 
     Args:
-        share: the one-sided level.
-        num_pairs: the number of pairs.
+        limit: of t.
+        freedom: the degrees of freedom of the estimate.
 
     Returns:
         In units of the standard error by the true deviation, growing.
     """
-    freedom = num_pairs - 1
     middles_S = (np.arange(_SLICES) + 0.5) / _SLICES
-    deviation_S = np.sqrt(2 * special.gammaincinv(freedom / 2, middles_S) / freedom)
-    limit_S: Floats = float(t_limit(share, np.array(float(freedom)))) * deviation_S
+    limit_S: Floats = limit * np.sqrt(2 * special.gammaincinv(freedom / 2, middles_S) / freedom)
     return limit_S
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from gmt_analysis.choices import Baseline
-from gmt_analysis.equivalence import against_best, sensitivity
+from gmt_analysis.equivalence import pairs_of_values, sensitivity
 from gmt_analysis.paired import differences, over_tasks
 from gmt_analysis.power import detectable_difference
 from scipy import stats
@@ -86,10 +86,11 @@ def test_welch_beside_pairs_that_move_in_opposite_ways() -> None:
     assert (row["p"], row["p_welch"]) == (pytest.approx(0.006, abs=5e-4), pytest.approx(0.0003, abs=5e-5))
 
 
-def test_the_studentized_range_of_the_recorded_study() -> None:
+def test_the_range_of_the_recorded_study() -> None:
+    """The studentized range, which takes deviations for equal, gives 0.44 and 0.07 (science review)."""
     runs = pd.read_csv("docs/ratio_insensitivity.csv").rename(columns={"mask_ratio": "axis"})
     verdicts = sensitivity(runs[runs["arm"] == "gmt"], "target_after", axis=Axis(), margin=0.02)
-    assert [verdict.p_range for verdict in verdicts] == pytest.approx([0.44, 0.07], abs=0.006)  # science review
+    assert [verdict.p_range for verdict in verdicts] == pytest.approx([0.45, 0.14], abs=0.006)
 
 
 def test_a_baseline_that_is_not_there_is_named() -> None:
@@ -98,24 +99,25 @@ def test_a_baseline_that_is_not_there_is_named() -> None:
 
 
 def test_equivalence_by_hand() -> None:
-    # differences to the best: -1, 0, -1, 0: mean -0.5, s = 0.57735, standard error 0.288675, 3 degrees of freedom.
-    # Against -1.5: t = 1 / 0.288675 = 3.464102, P(T > t) = 0.020245. Against 1.5: t = -6.9282, P = 0.003082.
+    # differences 1, 0, 1, 0: mean 0.5, s = 0.57735, standard error 0.288675, 3 degrees of freedom.
+    # Against 1.5: t = 1 / 0.288675 = 3.464102, P(T > t) = 0.020245. Against -1.5: t = 6.9282, P = 0.003082.
     made = table(("gmt", 0.3, [5, 5, 5, 5]), ("gmt", 0.9, [4, 5, 4, 5]))
-    (row,) = against_best(made, "score", margin=1.5).to_dict("records")
-    assert (row["best"], row["axis"], row["difference"]) == (0.3, 0.9, -0.5)
+    (row,) = pairs_of_values(made, "score", margin=1.5).to_dict("records")
+    assert (row["axis"], row["against"], row["difference"]) == (0.3, 0.9, 0.5)
     assert row["p_equivalent"] == pytest.approx(0.020245, abs=2e-5)
-    assert row["p"] == pytest.approx(2 * stats.t.sf(0.5 / 0.288675, 3), abs=1e-5)
+    assert row["p"] == row["p_shared"] == pytest.approx(2 * stats.t.sf(0.5 / 0.288675, 3), abs=1e-5)
 
 
 def test_the_best_may_be_the_least() -> None:
     made = table(("gmt", 0.3, [5, 5.5]), ("gmt", 0.9, [4, 5]))
-    assert against_best(made, "score", margin=1, more_is_better=False)["best"].tolist() == [0.9]
+    assert sensitivity(made, "score", margin=1, axis=Axis())[0].best == 0.3
+    assert sensitivity(made, "score", margin=1, axis=Axis(), more_is_better=False)[0].best == 0.9
 
 
 @pytest.mark.parametrize("margin", [0, -0.1, NONE])
 def test_a_margin_is_above_nothing(margin: float) -> None:
     with pytest.raises(UserError, match="margin of equivalence must be above 0"):
-        against_best(table(("gmt", 0.3, [1, 2])), "score", margin=margin)
+        pairs_of_values(table(("gmt", 0.3, [1, 2])), "score", margin=margin)
 
 
 def flat(spread: float, drop: float = 0.0) -> pd.DataFrame:
@@ -124,19 +126,19 @@ def flat(spread: float, drop: float = 0.0) -> pd.DataFrame:
     return table(*(("gmt", r, 0.7 - drop * (r == 0.9) + rng.normal(0, spread, size=10)) for r in ratios))
 
 
+EQUIVALENT = "any two mask ratios are equivalent: the range of their means is shown to be below the margin"
+
+
 @pytest.mark.parametrize(
     ("made", "words"),
     [
-        (flat(0.002), "every mask ratio is equivalent to the best within the margin"),
-        (flat(0.002, drop=0.1), "sensitive: worse than the best at mask ratio 0.9"),
-        (
-            flat(0.1),
-            "no difference to the best shown at any mask ratio, nor equivalence within the margin at every mask ratio",
-        ),
+        (flat(0.002), EQUIVALENT),
+        (flat(0.002, drop=0.1), "sensitive: worse than another mask ratio at 0.9"),
+        (flat(0.1), "no two mask ratios are shown to differ by an amount that matters, nor all to be equivalent"),
         (table(("gmt", 0.3, [1, 2, 3]), ("gmt", 0.5, [2, 3, 4])), "no spread between seeds: nothing is tested"),
         (
             table(("gmt", 0.3, [1, 2, 3]), ("gmt", 0.5, [1, 2, 3])),
-            "every mask ratio is equivalent to the best within the margin",
+            EQUIVALENT,
         ),
         (table(("gmt", 0.5, [1, 2, 3])), "one mask ratio: nothing is said of sensitivity"),
         (table(("gmt", 0.3, [1]), ("gmt", 0.5, [2])), "1 seed: nothing is said of sensitivity"),
@@ -154,20 +156,7 @@ def test_runs_that_diverged_are_spoken_of() -> None:
     (verdict,) = sensitivity(made, "score", margin=0.02, axis=Axis())
     assert (verdict.num_values, verdict.num_seeds) == (2, 9)
     left_out = "(left out: runs that are diverged at 0.9; not done at 0.1)"
-    assert verdict.words == f"every mask ratio is equivalent to the best within the margin {left_out}"
-
-
-@pytest.mark.heavy
-def test_a_flat_arm_is_seldom_called_sensitive() -> None:
-    """Though the best of nine ratios is chosen by the same runs; scores in steps of one question of 200."""
-    rng = np.random.default_rng(0)
-    called = 0
-    for _ in range(200):
-        seeds = rng.normal(0.7, 0.01, size=4)
-        scores = [np.round((seeds + rng.normal(0, 0.01, size=4)) * 200) / 200 for _ in range(9)]
-        made = table(*(("gmt", (i + 1) / 10, each) for i, each in enumerate(scores)))
-        called += sensitivity(made, "score", margin=0.02, axis=Axis())[0].words.startswith("sensitive")
-    assert called <= 0.05 * 200
+    assert verdict.words == f"{EQUIVALENT} {left_out}"
 
 
 def test_pairs_that_differ_all_by_the_same_are_not_tested() -> None:

@@ -45,7 +45,7 @@ def test_better_worse_and_no_difference_shown() -> None:
     )
     assert target.sentences[1].startswith("t: target score of hft against sft: worse (-4.9 points [")
     assert target.sentences[2].startswith(
-        "t: target score of gmt over 3 mask ratios: sensitive: worse than the best at mask ratio 0.1, 0.9"
+        "t: target score of gmt over 3 mask ratios: sensitive: worse than another mask ratio at 0.1, 0.9"
     )
     assert "With 10 seeds a difference of" in target.sentences[2]
     # less forgetting is better
