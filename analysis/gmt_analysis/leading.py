@@ -15,11 +15,15 @@ if TYPE_CHECKING:
 
 
 def leading_sentences(results: Results) -> list[str]:
-    """Return the sentences that answer a study: its verdicts, or two where it declares no primary question."""
+    """Return the sentences that answer a study: its verdicts, or two where it declares no primary question.
+
+    Sentences on primary questions that are left out come first.
+    """
     if results.verdicts:
         answers = [sentence for verdict in results.verdicts for sentence in (verdict.sentence, *verdict.notes)]
-        return list(dict.fromkeys(answers))  # a note on the whole study is beside each verdict
-    return [best_in_words(results.summary, results.plan.study.baseline), counts_in_words(results)]
+    else:
+        answers = [best_in_words(results.summary, results.plan.study.baseline), counts_in_words(results)]
+    return list(dict.fromkeys([*results.plan.left_out, *answers]))  # a note on the whole study is beside each verdict
 
 
 def best_in_words(summary: pd.DataFrame, baseline: str) -> str:
@@ -50,10 +54,8 @@ def counts_in_words(results: Results) -> str:
     if not tested:
         return f"No arm could be compared with the baseline, {results.findings[0].baseline}."
     counts = "; ".join(_counts(findings) for findings in tested)
-    return (
-        f"Against {tested[0].baseline}, {counts}. The study declares no primary question, so that all of its tests are "
-        "exploratory."
-    )
+    why = "No primary question is left" if results.plan.left_out else "The study declares no primary question"
+    return f"Against {tested[0].baseline}, {counts}. {why}, so that all of its tests are exploratory."
 
 
 def _counts(findings: Findings) -> str:

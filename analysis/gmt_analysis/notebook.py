@@ -41,7 +41,7 @@ def open_study(
         UserError: there is no such study, or no run of it is done.
     """
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # one for each model that is loaded
-    plan, _ = planned([f"study={study}", *overrides], config_dir)
+    plan, _ = planned([f"study={study}", *overrides], config_dir, leave_out=True)
     return Results(plan, dirty=dirty)
 
 

@@ -138,7 +138,8 @@ class Results:
         """The answers to the questions that the study declared as primary; empty if it declared none."""
         study = self.plan.study
         answers = right_answers(self._chosen_runs(), {question.measure for question in study.questions})
-        return primary_verdicts(self.table, study.questions, axis=self.axis, level=study.level, right_answers=answers)
+        level = self.plan.level
+        return primary_verdicts(self.table, study.questions, axis=self.axis, level=level, right_answers=answers)
 
     @cached_property
     def suites(self) -> pd.DataFrame:

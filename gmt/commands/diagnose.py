@@ -37,7 +37,7 @@ def diagnose_study(overrides: Sequence[str], config_folder: str | None) -> None:
         RunFailed: a run could not be measured; the other diagnoses are stored.
     """
     own = [text for text in overrides if _is_of_diagnostic(text)]
-    plan, _ = planned([text for text in overrides if text not in own], config_folder)
+    plan, _ = planned([text for text in overrides if text not in own], config_folder, leave_out=True)
     todo = steps_of(plan, diagnostics(own, config_folder))
     for sentence in todo.refusals:
         say(f"warning: {sentence}")

@@ -26,7 +26,7 @@ def show_study(overrides: Sequence[str], config_dir: str | None, *, dirty: bool)
     """
     from gmt_analysis.results import Results
 
-    plan, _ = planned(overrides, config_dir)
+    plan, _ = planned(overrides, config_dir, leave_out=True)
     results = Results(plan, dirty=dirty)
     say(f"study {plan.study.name}: {plan.study.question.strip()}\n")
     say_result(results, most=None)

@@ -27,7 +27,7 @@ def report(overrides: Sequence[str], config_dir: str | None, *, dirty: bool, ope
     gc.set_threshold(_MANY_OBJECTS)
     with progress_line("report") as stage:
         stage("planning the study")
-        plan, config = planned(overrides, config_dir)
+        plan, config = planned(overrides, config_dir, leave_out=True)
     if operations:
         from gmt.commands.diagnose import count_operations
 

@@ -32,7 +32,7 @@ def sync(arguments: Sequence[str], config_dir: str | None) -> None:
     if any(each.startswith("study=") for each in overrides):
         if runs:
             raise UserError(f"gmt sync takes a study or single runs, got both study=... and {runs[0]}")
-        plan, config = planned(overrides, config_dir)
+        plan, config = planned(overrides, config_dir, leave_out=True)
         _sync_study(plan, _tracking(config))
         return
     if not runs:

@@ -139,7 +139,7 @@ def _page(overrides: Sequence[str], config_dir: str | None, tracking: TrackingSe
         return ""
     from gmt.tracking.mlflow_view import MlflowView
 
-    plan, _ = planned(overrides, config_dir)
+    plan, _ = planned(overrides, config_dir, leave_out=True)
     return MlflowView(tracking).pages(plan.identity)[0]
 
 

@@ -116,16 +116,29 @@ class StudySettings:
         Raises:
             UserError: a question's settings are wrong.
         """
-        if self.primary is not None and not isinstance(self.primary, Mapping):
-            raise UserError(f"study.primary must be a mapping of questions, got {self.primary!r}")
-        declared = dict(self.primary or {})
-        settings.folder_names("the name of a question in study.primary", declared)
-        return together(*(partial(_question, name, given, self.margin) for name, given in declared.items()))
+        return questions_of(self.primary, self.margin)
 
     @property
     def along(self) -> Axis:
         """The axis."""
         return Axis() if self.axis is None else Axis(self.axis)
+
+
+def questions_of(primary: object, margin: float) -> list[Question]:
+    """Return the questions that `study.primary` declares.
+
+    Args:
+        primary: the value of `study.primary`.
+        margin: the study's, the default of theirs.
+
+    Raises:
+        UserError: a question's settings are wrong.
+    """
+    if primary is not None and not isinstance(primary, Mapping):
+        raise UserError(f"study.primary must be a mapping of questions, got {primary!r}")
+    declared = dict(primary or {})
+    settings.folder_names("the name of a question in study.primary", declared)
+    return together(*(partial(_question, name, given, margin) for name, given in declared.items()))
 
 
 def _question(name: str, given: object, margin: float) -> Question:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 from gmt.composition import Composer
@@ -11,17 +12,24 @@ from gmt.runs.build import settings_of
 from gmt.studies.axis_faults import faults_of_axis
 from gmt.studies.expansion import expand
 from gmt.studies.grid import Axes, Point, StudySettings
+from gmt.studies.left_out_questions import without_unanswerable
 from gmt.studies.looks import plan_with_looks
 from gmt.studies.merge_faults import faults_of_parents, refuse_merges_of_runs_outside
 from gmt.studies.plan import Plan, PlannedRun
-from gmt.studies.primary_faults import faults_of_primary
+from gmt.studies.primary_faults import faults_by_question
 from gmt.studies.run_maker import RunMaker
 from gmt.studies.tuned_plan import tuned_plan
 from gmt.studies.tuning import TuningSettings
 
 
-def make_plan(composer: Composer, study: StudySettings, cli: Axes) -> Plan:
+def make_plan(composer: Composer, study: StudySettings, cli: Axes, *, leave_out: bool = False) -> Plan:
     """Compose and check every run of a study.
+
+    Args:
+        composer: composes the configs.
+        study: the study.
+        cli: the settings that the user typed, each with its values.
+        leave_out: whether a primary question with faults is left out (`Plan.left_out`) instead of refused.
 
     Raises:
         UserError: a sentence for every fault of a run, the axis or a primary question, for a run that the study
@@ -38,7 +46,11 @@ def make_plan(composer: Composer, study: StudySettings, cli: Axes) -> Plan:
     if not maker.faults:
         compared = [(planned.point, planned.run.config) for planned in plan.compared]
         of_axis = faults_of_axis(study, compared, cli)
-        faults |= dict.fromkeys(of_axis or faults_of_primary(study, compared, cli))
+        of_primary = {} if of_axis else faults_by_question(study, compared, cli)
+        if leave_out:
+            answered, left_out = without_unanswerable(study, of_primary)
+            plan, of_primary = replace(plan, study=answered, left_out=left_out), {}
+        faults |= dict.fromkeys([*of_axis, *(fault for own in of_primary.values() for fault in own)])
     for planned in plan.runs:
         try:
             if planned.record.exists():

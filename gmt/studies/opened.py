@@ -1,6 +1,7 @@
 """Plans the study that a user's overrides name; overrides with lists of values are axes."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from hydra.core.override_parser.types import Override
@@ -10,16 +11,21 @@ from gmt.composition import Composer, hydra_on
 from gmt.errors import UserError
 from gmt.runs.build import settings_of
 from gmt.studies.grid import StudySettings
+from gmt.studies.left_out_questions import without_wrong_questions
 from gmt.studies.make_plan import make_plan
 from gmt.studies.plan import Plan
 
 
-def planned(overrides: Sequence[str], config_dir: str | None) -> tuple[Plan, Mapping[str, Any]]:
+def planned(
+    overrides: Sequence[str], config_dir: str | None, *, leave_out: bool = False
+) -> tuple[Plan, Mapping[str, Any]]:
     """Plan a study outside a Hydra app.
 
     Args:
         overrides: the user's overrides; those of `hydra` do not affect the plan and are ignored.
         config_dir: the user's config folder, or None.
+        leave_out: whether primary questions that are wrong for the study are left out (`Plan.left_out`) instead of
+            refused, for commands that read finished runs.
 
     Returns:
         The plan, and the config with the study but without the swept settings.
@@ -32,7 +38,12 @@ def planned(overrides: Sequence[str], config_dir: str | None) -> tuple[Plan, Map
         ours = [text for text in overrides if not text.startswith(("hydra.", "hydra/"))]
         single = [text for text, o in zip(ours, composer.parse(ours), strict=True) if not o.is_sweep_override()]
         config = composer.compose_plain(single)
-        return make_plan(composer, study_of(config, required=True), axes_of(composer, ours)), config
+        values, left_out = config, list[str]()
+        if leave_out and isinstance(config.get("study"), Mapping):
+            study, left_out = without_wrong_questions(config["study"])
+            values = {**config, "study": study}
+        plan = make_plan(composer, study_of(values, required=True), axes_of(composer, ours), leave_out=leave_out)
+        return replace(plan, left_out=[*left_out, *plan.left_out]), config
 
 
 def study_of(config: Mapping[str, Any], *, required: bool) -> StudySettings:

@@ -80,6 +80,8 @@ class Plan:
         later: checked stand-ins for runs whose tuned setting is known only after other runs are done.
         tuned: the progress of tuning for each choice.
         ids: run ids that identify the set of runs, whatever values tuning finds.
+        left_out: a sentence on each primary question that is wrong for the study and no longer in `study`; empty in a
+            plan that is to be swept, which has no such question.
     """
 
     study: StudySettings
@@ -87,6 +89,13 @@ class Plan:
     ids: Sequence[str]
     later: Sequence[PlannedRun] = ()
     tuned: Sequence[Tuned] = ()
+    left_out: Sequence[str] = ()
+
+    @property
+    def level(self) -> float:
+        """The probability of a false verdict on one primary question at one look; questions left out have a share."""
+        num_questions = len(self.study.questions)
+        return self.study.level * max(num_questions, 1) / max(num_questions + len(self.left_out), 1)
 
     @property
     def comparison(self) -> list[PlannedRun]:

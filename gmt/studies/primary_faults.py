@@ -23,8 +23,14 @@ def faults_of_primary(study: StudySettings, runs: Runs, typed: Collection[str]) 
         runs: the point and the resolved config of each compared run.
         typed: the settings that the user typed values for.
     """
+    return [fault for faults in faults_by_question(study, runs, typed).values() for fault in faults]
+
+
+def faults_by_question(study: StudySettings, runs: Runs, typed: Collection[str]) -> dict[str, list[str]]:
+    """Return `faults_of_primary` by the name of the question, for questions that have some."""
     seeds = seeds_of_choices(study, runs)
-    return [fault for question in study.questions for fault in _faults(study, question, seeds, typed)]
+    by_name = {question.name: _faults(study, question, seeds, typed) for question in study.questions}
+    return {name: faults for name, faults in by_name.items() if faults}
 
 
 def seeds_of_choices(study: StudySettings, runs: Runs) -> dict[Choice, set[int | None]]:

@@ -1,5 +1,6 @@
 """The result of a study in lines: the end of a sweep, `gmt show study=NAME`, the page in MLflow."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from gmt_analysis.suites import means_by_suite
 from gmt_analysis.tables import html_suites
 
 from gmt.errors import UserError
+from gmt.studies.opened import planned as plan_of_words
 from gmt.studies.plan import Plan
+from tests.conftest import CONF
 from tests.finished import finish, plan_of
 
 ARMS = {"sft": {"method": "sft"}, "gmt": {"method": "gmt", "method.mask_ratio": [0.5, 0.9]}}
@@ -57,6 +60,37 @@ def test_a_note_on_the_whole_study_is_said_once(tmp_path: Path) -> None:
     for planned in made.runs[1:]:
         finish(planned, 0.5)
     assert sum(sentence.startswith("Preliminary") for sentence in leading_sentences(Results(made))) == 1
+
+
+def test_wrong_primary_questions_leave_the_rest_of_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the settings that a yaml has after its sweep; a plan, and so a sweep, refuses them."""
+    monkeypatch.chdir(tmp_path)
+    for planned in plan_of_words(["study=tiny", "seed=1,2,3"], str(CONF))[0].runs:
+        finish(planned, 0.5 + planned.run.seed / 100)
+    right = "right:{measure:target,claim:better,arms:[gmt],against:sft,tasks:apart,margin:0.1}"
+    wide, gone = (
+        right.replace("0.1", "2").replace("right", "wide"),
+        right.replace("gmt", "gone").replace("right", "gone"),
+    )
+    words = ["study=tiny", "seed=1,2,3", f"+study.primary={{{right},{wide},{gone}}}", "+study.looks=[3,4]"]
+    faults = [
+        "study.primary.wide.margin must lie in (0, 1), got 2",
+        "study.primary.gone.arms must name arms of the study, got 'gone'; choices: gmt, hft, sft",
+    ]
+    with pytest.raises(UserError, match=re.escape(faults[0])):
+        plan_of_words(words, str(CONF))
+    results = Results(plan_of_words(words, str(CONF), leave_out=True)[0])
+    first, second, answer, *_ = leading_sentences(results)
+    assert (first, second) == tuple(
+        f"Left out: primary question {name} is wrong for this study: {fault}."
+        for name, fault in zip(("wide", "gone"), faults, strict=True)
+    )
+    assert answer.startswith("Is the target score of gmt better than that of sft")
+    assert results.plan.level == pytest.approx(0.05 / 3 / 2)  # what is left out takes its share all the same
+    words[2] = "+study.primary=wrong"
+    first, _, tests = leading_sentences(Results(plan_of_words(words, str(CONF), leave_out=True)[0]))
+    assert first.startswith("Left out: the primary questions are wrong for this study: study.primary must be a mapping")
+    assert tests.endswith("No primary question is left, so that all of its tests are exploratory.")
 
 
 @pytest.mark.parametrize(

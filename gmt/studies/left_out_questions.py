@@ -1,0 +1,59 @@
+"""Leaves out primary questions that are wrong for a study where finished runs are read; plan and sweep refuse them."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from gmt.errors import UserError
+from gmt.studies.grid import StudySettings, questions_of
+
+
+def without_wrong_questions(values: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[str]]:
+    """Return a study's settings without the primary questions whose own settings are wrong, and a sentence on each.
+
+    Args:
+        values: the settings of the study, as its config has them.
+    """
+    primary, margin = values.get("primary"), values.get("margin", StudySettings.margin)
+    if not isinstance(primary, Mapping):
+        wrong = _faults(primary, margin)
+        return (_with(values, {}), [_left_out("the primary questions are", wrong)]) if wrong else (values, [])
+    right: dict[str, Any] = {}
+    sentences = []
+    for name, given in primary.items():
+        if wrong := _faults(right | {name: given}, margin):
+            sentences.append(_left_out(f"primary question {name} is", wrong))
+        else:
+            right[name] = given
+    return _with(values, right) if sentences else values, sentences
+
+
+def without_unanswerable(study: StudySettings, faults: Mapping[str, Sequence[str]]) -> tuple[StudySettings, list[str]]:
+    """Return a study without the primary questions that have faults, and a sentence on each.
+
+    Args:
+        study: the study.
+        faults: from gmt.studies.primary_faults.faults_by_question.
+    """
+    if not faults:
+        return study, []
+    right = {name: given for name, given in (study.primary or {}).items() if name not in faults}
+    sentences = [_left_out(f"primary question {name} is", own) for name, own in faults.items()]
+    return replace(study, primary=right, looks=study.looks if right else ()), sentences
+
+
+def _faults(primary: Any, margin: float) -> Sequence[str]:
+    try:
+        questions_of(primary, margin)
+    except UserError as error:
+        return error.sentences
+    return ()
+
+
+def _with(values: Mapping[str, Any], primary: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings with these questions; without one, no look can add seeds."""
+    return {**values, "primary": primary} | ({} if primary else {"looks": []})
+
+
+def _left_out(questions: str, faults: Iterable[str]) -> str:
+    return f"Left out: {questions} wrong for this study: {'; '.join(faults)}."
