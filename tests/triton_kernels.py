@@ -35,6 +35,8 @@ def interpreted(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """Return the kernels in the interpreter, in small blocks and by few programs, so that each takes several blocks."""
     module = loaded(monkeypatch, NAME, is_interpreted=True)
     sets, tables = (loaded(monkeypatch, name, is_interpreted=True) for name in (SETS, TABLES))
+    _sum_by_numpy(monkeypatch)
+    assert module.add.fn(2, 3) == 5
     monkeypatch.setattr(module, "BLOCK", 64)
     monkeypatch.setattr(sets, "BLOCK", 64)
     for size in ("BLOCK", "SLOTS", "PART"):
@@ -44,6 +46,27 @@ def interpreted(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     for name in ("_SAMPLES", "_FEWEST_SAMPLES"):
         monkeypatch.setattr(select_by_bracket, name, 100)
     return module
+
+
+def _sum_by_numpy(patch: pytest.MonkeyPatch) -> None:
+    """Make the interpreter sum by NumPy, as it does for tl.sum; it would call the kernels' `add` entry by entry."""
+    from triton.runtime.interpreter import ReduceOps, ScanOps
+
+    one_by_one = ReduceOps.generic_reduce, ScanOps.generic_scan
+
+    def reduced(self: Any, values: tuple[Any, ...]) -> Any:
+        return self.sum(values[0]) if _is_add(self) else one_by_one[0](self, values)
+
+    def scanned(self: Any, values: tuple[Any, ...]) -> Any:
+        return self.cumsum(values[0]) if _is_add(self) else one_by_one[1](self, values)
+
+    patch.setattr(ReduceOps, "generic_reduce", reduced)
+    patch.setattr(ScanOps, "generic_scan", scanned)
+
+
+def _is_add(operation: Any) -> bool:
+    function = operation.combine_fn.fn
+    return (function.__module__, function.__name__) == (NAME, "add")
 
 
 @contextmanager
