@@ -15,7 +15,7 @@ import pytest
 from gmt.config_dir import config_dir
 from gmt.garbage import no_collections
 from tests.composed_once import compose_once
-from tests.warm import call_gmt
+from tests.warm import call_gmt, calls_from_nothing
 
 if TYPE_CHECKING:
     import subprocess
@@ -27,6 +27,7 @@ CONF = ROOT / "tests" / "conf"
 
 needs_bubblewrap = pytest.mark.skipif(shutil.which("bwrap") is None, reason="needs bubblewrap: apt install bubblewrap")
 
+FROM_NOTHING = "gmt_from_nothing"
 Gmt = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
@@ -73,9 +74,25 @@ def _absl_closes_no_capture() -> None:
     logging.get_absl_handler().python_handler.stream = sys.__stderr__
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Notes in a test's report which of its calls of `gmt` were no forks."""
+    report = yield
+    report.user_properties += [(FROM_NOTHING, variables) for variables in calls_from_nothing]
+    calls_from_nothing.clear()
+    return report
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Shows what each file took, so that a file that grows slow is seen."""
+    """Shows what each file took, and where a changed environment cost forks, so that what grows slow is seen."""
     reports = [r for found in terminalreporter.stats.values() for r in found if isinstance(r, pytest.TestReport)]
+    calls = Counter(
+        (r.nodeid.partition("::")[0], v) for r in reports for n, v in r.user_properties if n == FROM_NOTHING
+    )
+    if calls:
+        terminalreporter.section("calls of gmt from nothing, by what differs in the environment")
+        for (name, variables), number in calls.most_common():
+            terminalreporter.write_line(f"{number:7}  {name}: {variables}")
     seconds: Counter[str] = Counter()
     for report in reports:
         seconds[report.nodeid.partition("::")[0]] += report.duration
