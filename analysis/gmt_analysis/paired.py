@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from gmt.verdicts.intervals import NO_SPREAD, depends_on_task, moments, p_of_groups, p_two_sided, p_within, simultaneous
+from gmt.verdicts.all_pairs import p_alike
+from gmt.verdicts.intervals import NO_SPREAD, depends_on_task, moments, p_two_sided, p_within, simultaneous
 from gmt.verdicts.question import FEWEST, LEVEL
 from gmt_analysis.choices import CHOICE, Baseline, choice_name, scores_of
 from gmt_analysis.power import detectable_difference
@@ -61,15 +62,15 @@ def over_tasks(table: pd.DataFrame, column: str, *, baseline: str, margin: float
 
     Returns:
         A row for each arm and value of the axis but the baseline: `choice`, the columns of `differences` but `p_welch`,
-        `p_tasks` of Welch's analysis of variance that the difference is the same on all tasks, and `depends_on_task`:
-        whether it is not, so that its mean says little. Empty without a baseline.
+        `p_tasks` of the test that the difference is the same on all tasks (gmt.verdicts.all_pairs), and
+        `depends_on_task`: whether it is not, so that its mean says little. Empty without a baseline.
     """
     scores = scores_of(table, column)
     if baseline not in set(scores["arm"]):
         return pd.DataFrame(columns=["choice", *_TESTED, "p_tasks", "depends_on_task"])
     base, num_tasks = Baseline.from_table(table, baseline), scores["task"].nunique()
     of_baseline = scores[scores["arm"] == baseline]
-    names, pairs, p_tasks = [], [], []
+    names, pairs, of_tasks = [], [], []
     for (arm, _), group in scores[scores["arm"] != baseline].groupby(["arm", "axis"], dropna=False, sort=False):
         base_by_task = dict(list(base.runs(of_baseline, group["axis"].iloc[0]).groupby("task")))
         differences_by_task = {}
@@ -80,8 +81,9 @@ def over_tasks(table: pd.DataFrame, column: str, *, baseline: str, margin: float
         wide = pd.DataFrame(differences_by_task).dropna().sort_index()
         names.append(choice_name(arm, group["axis"].iloc[0]))
         pairs.append(wide.mean(axis=1) if wide.shape[1] == num_tasks else pd.Series(dtype=float))
-        p_tasks.append(p_of_groups([np.asarray(own, dtype=float) for own in differences_by_task.values()]))
+        of_tasks.append(wide.to_numpy(dtype=float))
     tested = pd.concat([pd.DataFrame({"choice": names}), _tested(pairs, margin)], axis=1)
+    p_tasks = [p_alike(wide_NG, LEVEL / len(of_tasks)) for wide_NG in of_tasks]
     return tested.assign(p_tasks=p_tasks, depends_on_task=depends_on_task(np.array(p_tasks), LEVEL))
 
 

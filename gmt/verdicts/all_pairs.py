@@ -90,6 +90,19 @@ def all_pairs(scores_NV: Floats, level: float = LEVEL, *, num_draws: int = DRAWS
     return AllPairs(first_K=first_K, second_K=second_K, sample=sample, together=together, freedom=freedom)
 
 
+def p_alike(differences_NG: Floats, level: float = LEVEL) -> float:
+    """Return p of the test that a pair's difference is the same on all G tasks, over the seeds that all tasks have.
+
+    Tasks share seeds, so all pairs of tasks are compared on the same seed. NaN for one task, or for fewer than FEWEST
+    seeds.
+
+    Args:
+        differences_NG: the difference on each task; NaN for a seed that a task lacks.
+        level: at which p shall decide; sign flips of few seeds give no smaller p than 1 / 2,049.
+    """
+    return all_pairs(differences_NG[~np.isnan(differences_NG).any(1)], level).p_range
+
+
 def _residuals(scores_NV: Floats) -> Floats:
     """Return scores without the means of their seed and of their value."""
     residual_NV: Floats = scores_NV - scores_NV.mean(0) - scores_NV.mean(1, keepdims=True) + scores_NV.mean()

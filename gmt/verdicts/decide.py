@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from gmt.axis import Axis
+from gmt.verdicts.all_pairs import p_alike
 from gmt.verdicts.intervals import (
     Flags,
     Floats,
@@ -17,7 +18,6 @@ from gmt.verdicts.intervals import (
     depends_on_task,
     moments,
     p_beyond,
-    p_of_groups,
     p_within,
     simultaneous,
     t_limit,
@@ -90,7 +90,7 @@ def _compare(question: Question, scores: Scores, columns: Columns, level: float)
         sample.is_tested_K | sample.is_equal_K, alone_K if question.is_of_all else together.half_K, np.nan
     )
     p_K = _p_of_claim(question, sample, together.p_K)
-    p_tasks_K = np.array([_p_tasks(scores, pair, tasks) for pair, tasks in columns])
+    p_tasks_K = np.array([_p_tasks(scores, pair, tasks, level / len(columns)) for pair, tasks in columns])
     differ_K = depends_on_task(p_tasks_K, level)
     rows = []
     for k, ((choice, against), tasks) in enumerate(columns):
@@ -195,10 +195,9 @@ def _replaced(row: Comparison, decision: Decision) -> Comparison:
     return Comparison(**{**vars(row), "decision": decision})
 
 
-def _p_tasks(scores: Scores, pair: Pair, tasks: Sequence[str]) -> float:
+def _p_tasks(scores: Scores, pair: Pair, tasks: Sequence[str], level: float) -> float:
     """Return p of the test that a pair's difference is the same on all tasks; NaN for one task."""
-    groups = [difference_matrix(scores, [(pair, (task,))])[:, 0] for task in tasks]
-    return p_of_groups([group[~np.isnan(group)] for group in groups])
+    return p_alike(difference_matrix(scores, [(pair, (task,)) for task in tasks]), level)
 
 
 _HOLDS: Mapping[str, tuple[Decision, ...]] = {

@@ -6,7 +6,6 @@ Shapes: N seeds, K comparisons, R draws. A seed that a comparison lacks is NaN.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -182,31 +181,6 @@ def _signs(num_seeds: int) -> Floats:
     if 2 ** (num_seeds - 1) <= _ALL_FLIPS:
         return np.array([(1.0, *rest) for rest in itertools.product((1.0, -1.0), repeat=num_seeds - 1)])
     return np.random.default_rng(0).choice((1.0, -1.0), size=(DRAWS, num_seeds))
-
-
-def p_of_groups(groups: Sequence[Floats]) -> float:
-    """Return p of Welch's analysis of variance that groups have one mean (Welch 1951).
-
-    The mean of a group without spread is known: p is the limit of the test as that group's variance goes to 0. For two
-    groups this is the t test of the other's mean against it. NaN with fewer than two groups, or two values of a group.
-    """
-    if len(groups) < 2 or any(len(group) < 2 for group in groups):
-        return float("nan")
-    known = [float(np.mean(group)) for group in groups if np.ptp(group) <= NO_SPREAD]
-    if not known:
-        from statsmodels.stats.oneway import anova_oneway  # half a second, for means over tasks alone
-
-        return float(anova_oneway(groups, use_var="unequal").pvalue)
-    if np.ptp(known) > NO_SPREAD:
-        return 0.0
-    others = [group for group in groups if np.ptp(group) > NO_SPREAD]
-    if not others:
-        return 1.0
-    between, inverse = len(others), sum(1 / (len(group) - 1) for group in others)
-    squares = sum(len(group) * (np.mean(group) - known[0]) ** 2 / np.var(group, ddof=1) for group in others)
-    groups_squared = (between + 1) ** 2 - 1
-    statistic = squares / between / (1 + 2 * (between - 1) / groups_squared * inverse)
-    return float(special.fdtrc(between, groups_squared / (3 * inverse), statistic))
 
 
 def depends_on_task(p_tasks_K: Floats, level: float) -> Flags:

@@ -230,9 +230,7 @@ def test_tasks_are_pooled_by_each_seeds_mean() -> None:
     by_seed = (wide["gmt"] - wide["sft"]).mean(axis=1)
     assert (row["choice"], row["n"], row["difference"]) == ("gmt 0.5", 6, pytest.approx(by_seed.mean()))
     assert row["p"] == pytest.approx(stats.ttest_1samp(by_seed, 0).pvalue)
-    assert row["p_tasks"] == pytest.approx(
-        stats.ttest_ind(*(wide["gmt"] - wide["sft"]).T.to_numpy(), equal_var=False).pvalue
-    )
+    assert row["p_tasks"] == pytest.approx(stats.ttest_rel(*(wide["gmt"] - wide["sft"]).T.to_numpy()).pvalue)
 
 
 def test_a_choice_that_varies_more_over_seeds_makes_no_other_look_uncertain() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from gmt.verdicts.all_pairs import all_pairs
+from gmt.verdicts.all_pairs import all_pairs, p_alike
 from gmt.verdicts.intervals import Floats, moments, p_within, simultaneous
 
 # Deviations over seeds of gmt at nine ratios, as in docs/ratio_insensitivity.csv (long_words), in points
@@ -98,3 +98,21 @@ def test_equal_values_have_no_width_and_one_value_no_pair() -> None:
     found = all_pairs(np.array([[1.0, 1.0, 2.0], [2.0, 2.0, 2.5], [3.0, 3.0, 5.0]]))
     assert (found.together.half_K[0], found.together.p_K[0]) == (0, 1)
     assert np.isnan(all_pairs(np.ones((3, 1))).p_range)
+
+
+def test_tasks_are_compared_on_the_seeds_that_they_share() -> None:
+    """A difference of 1 on each seed, whose seeds vary tenfold: tasks that are taken for independent hide it."""
+    rng = np.random.default_rng(0)
+    seeds = rng.normal(0, 10, size=6)
+    differences = np.stack([seeds, seeds + 1 + rng.normal(0, 0.1, size=6)], axis=1)
+    differences[5, 0] = np.nan
+    assert p_alike(differences) == pytest.approx(stats.ttest_rel(*differences[:5].T).pvalue)
+    assert p_alike(differences) < 1e-4
+    assert stats.ttest_ind(*differences[:5].T, equal_var=False).pvalue > 0.5
+    assert math.isnan(p_alike(differences[:, :1]))
+    assert math.isnan(p_alike(differences[3:]))  # two seeds
+
+
+@pytest.mark.parametrize(("num_seeds", "num_tasks"), [(3, 2), (5, 2), (5, 4), (20, 3)])
+def test_tasks_with_one_difference_are_seldom_told_apart(num_seeds: int, num_tasks: int) -> None:
+    check_level(num_seeds, UNEQUAL[:num_tasks], 100 if num_seeds == 20 else 500)

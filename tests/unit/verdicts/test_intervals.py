@@ -5,10 +5,8 @@ import math
 
 import numpy as np
 import pytest
-from scipy import stats
-from statsmodels.stats.oneway import anova_oneway
 
-from gmt.verdicts.intervals import Floats, moments, p_of_groups, p_within, simultaneous, t_limit
+from gmt.verdicts.intervals import Floats, moments, p_within, simultaneous, t_limit
 
 PAIRS = list(itertools.combinations(range(6), 2))
 UNEQUAL = np.array([0.2, 0.9, 1.3, 2.0, 3.2, 5.0])  # deviations of arms as in docs/ratio_insensitivity.csv
@@ -89,27 +87,6 @@ def test_a_level_below_the_smallest_p_of_sign_flips_is_tested_by_t() -> None:
     assert not found.is_by_flips
     assert found.p_K[0] < 1 / 2050
     assert found.half_K[0] < 1
-
-
-@pytest.mark.parametrize("num_known", [1, 2])
-@pytest.mark.parametrize("num_others", [1, 2, 3])
-def test_a_group_without_spread_enters_with_a_known_mean(num_known: int, num_others: int) -> None:
-    """As the analysis of variance has it for one group of almost no spread; it was left out, and read as alike."""
-    rng = np.random.default_rng(num_others)
-    others = [rng.normal(0.1 * i, 1, 4 + i) for i in range(num_others)]
-    known = [np.full(3, 0.4)] * num_known
-    almost = np.array([0.4 - 1e-7, 0.4, 0.4 + 1e-7])
-    limit = float(anova_oneway([almost, *others], use_var="unequal").pvalue)
-    assert p_of_groups([*known, *others]) == pytest.approx(limit, rel=1e-4)
-    assert p_of_groups([*known, known[0] + 0.08]) == 0
-    assert p_of_groups([known[0], known[0]]) == 1
-
-
-def test_rounding_is_no_spread_of_a_group() -> None:
-    dust, spread = 0.3 + 1e-16 * np.arange(4), np.array([0.1, 0.2, 0.3])
-    assert p_of_groups([dust, spread]) == pytest.approx(stats.ttest_1samp(spread, 0.3).pvalue)
-    assert math.isnan(p_of_groups([spread]))
-    assert p_of_groups([spread, spread + 1]) < 0.01
 
 
 def test_the_limit_of_t() -> None:
