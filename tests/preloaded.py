@@ -21,7 +21,6 @@ for _name in (
     "mlflow.store.tracking.sqlalchemy_store",
     "reasoning_gym",
     "rich.live",
-    "statsmodels.formula.api",
 ):
     import_module(_name)
 gc.collect()
