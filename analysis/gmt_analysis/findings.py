@@ -14,9 +14,10 @@ from gmt.verdicts.power import POWER
 from gmt.verdicts.question import LEVEL
 from gmt_analysis.choices import Baseline, join_values
 from gmt_analysis.equivalence import Sensitivity, sensitivity
-from gmt_analysis.paired import differences, over_tasks
+from gmt_analysis.paired import between_arms, differences, over_tasks
 
 _LARGEST = 100  # points: no score differs by more
+_MOST_PAIRS = 6  # of arms that sentences compare at the same value; of more, the table has them
 _MOST_WITH_SIZE = 5  # choices in a sentence; of more it names the direction, and the table has the size
 
 
@@ -45,6 +46,7 @@ class Findings:
         sentences: the results in words, each with the smallest difference that its test finds.
         to_baseline: from `differences`; empty without a baseline.
         in_common: from `over_tasks`; empty for one task.
+        between: from `between_arms`; empty where no two arms besides the baseline share a value of the axis.
     """
 
     measure: Measure
@@ -52,6 +54,7 @@ class Findings:
     sentences: tuple[str, ...]
     to_baseline: pd.DataFrame
     in_common: pd.DataFrame
+    between: pd.DataFrame
 
 
 def findings(table: pd.DataFrame, *, axis: Axis, baseline: str, margin: float) -> list[Findings]:
@@ -67,7 +70,7 @@ def findings(table: pd.DataFrame, *, axis: Axis, baseline: str, margin: float) -
 
 
 def as_table(rows: pd.DataFrame, measure: Measure) -> pd.DataFrame:
-    """Rows of `to_baseline` or `in_common` for a page: in percentage points, and with the `words` they are called."""
+    """Return rows of `to_baseline`, `in_common` or `between` in percentage points, and with the `words` for each."""
     points = {name: 100 * rows[name] for name in ("difference", "low", "high", "detectable")}
     return rows.assign(**points, words=[_direction(row, measure) for row in rows.to_dict("records")])
 
@@ -78,12 +81,16 @@ def _test(table: pd.DataFrame, measure: Measure, axis: Axis, baseline: str, marg
     pairs = differences(table, measure.column, baseline=baseline, margin=margin) if has_baseline else pd.DataFrame()
     several = has_baseline and done["task"].nunique() > 1
     common = over_tasks(table, measure.column, baseline=baseline, margin=margin) if several else pd.DataFrame()
+    between = between_arms(table, measure.column, baseline=baseline, margin=margin)
+    against = list(between.groupby("against", sort=False)) if len(between) else []
+    has_few = len(between[["arm", "against"]].drop_duplicates()) <= _MOST_PAIRS
     sensitivities = sensitivity(table, measure.column, axis=axis, margin=margin, more_is_better=measure.more_is_better)
     shown = Baseline.from_table(table, baseline).name(axis) if has_baseline else baseline
     sentences = [
         *([] if has_baseline else [_no_comparison(set(done["arm"]), baseline)]),
         *_on_baseline(pairs, measure, axis, shown),
         *_on_tasks(common, measure, shown),
+        *(words for arm, rows in against if has_few for words in _on_baseline(rows, measure, axis, str(arm))),
         *(_on_axis(own, measure, axis) for own in sensitivities),
     ]
     return Findings(
@@ -92,6 +99,7 @@ def _test(table: pd.DataFrame, measure: Measure, axis: Axis, baseline: str, marg
         sentences=tuple(sentences),
         to_baseline=pairs,
         in_common=common,
+        between=between,
     )
 
 
@@ -138,9 +146,10 @@ def _on_tasks(common: pd.DataFrame, measure: Measure, baseline: str) -> list[str
     for row in common.to_dict("records"):
         by_words.setdefault(_direction(row, measure), []).append(row)
     depends = [row["choice"] for row in by_words.pop(_DEPENDS, [])]
-    ways = {way: by_words[way] for way in (_BETTER, _WORSE) if way in by_words}
+    ways = {way: by_words[way] for way in (_BETTER, _WORSE, _WELCH) if way in by_words}
     if sum(map(len, ways.values())) <= _MOST_WITH_SIZE:
-        clauses = [f"{row['choice']} {_points(row)}" for rows in ways.values() for row in rows]
+        ends = {_WELCH: f", {_WELCH}"}
+        clauses = [f"{row['choice']} {_points(row)}{ends.get(way, '')}" for way, rows in ways.items() for row in rows]
     else:
         clauses = [f"{way} {', '.join(row['choice'] for row in rows)}" for way, rows in ways.items()]
     if by_words and not ways:
@@ -170,8 +179,9 @@ def _on_axis(of_arm: Sensitivity, measure: Measure, axis: Axis) -> str:
 
 _BETTER, _WORSE, _NONE, _UNTESTED = "better", "worse", "no difference shown", "not tested"
 _EQUIVALENT = "equivalent by itself"  # by the test of this comparison alone, uncorrected
+_WELCH = "different by Welch's test alone"  # without pairs, the level shared out; by pairs no difference is shown
 _DEPENDS = "depends on the task"
-_WORDS = (_BETTER, _WORSE, _EQUIVALENT, _NONE, _UNTESTED)
+_WORDS = (_BETTER, _WORSE, _EQUIVALENT, _WELCH, _NONE, _UNTESTED)
 
 
 def _direction(row: Mapping[Any, Any], measure: Measure) -> str:
@@ -180,7 +190,9 @@ def _direction(row: Mapping[Any, Any], measure: Measure) -> str:
     if row.get("depends_on_task", False):
         return _DEPENDS
     if not row["p_shared"] <= LEVEL:
-        return _EQUIVALENT if row["p_equivalent"] < LEVEL else _NONE
+        if row["p_equivalent"] < LEVEL:
+            return _EQUIVALENT
+        return _WELCH if row["p_welch_shared"] <= LEVEL else _NONE
     return _BETTER if (row["difference"] > 0) == measure.more_is_better else _WORSE
 
 

@@ -6,19 +6,24 @@ differences are in the units of the column. A pair is the runs of two choices on
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from gmt.verdicts.all_pairs import p_alike
-from gmt.verdicts.intervals import NO_SPREAD, depends_on_task, moments, p_two_sided, p_within, simultaneous
-from gmt.verdicts.question import FEWEST, LEVEL
+from gmt.verdicts.intervals import Floats, depends_on_task, moments, p_above, p_two_sided, p_within, simultaneous
+from gmt.verdicts.question import LEVEL
 from gmt_analysis.choices import CHOICE, Baseline, choice_name, scores_of
 from gmt_analysis.power import detectable_difference
 
-_TESTED = ["difference", "low", "high", "n", "p", "p_shared", "p_equivalent", "detectable"]
+_TESTED = ["difference", "low", "high", "n", "p", "p_shared", "p_welch", "p_welch_shared", "p_equivalent", "detectable"]
+
+BETWEEN = ["arm", "against", "task", "axis"]
+_Pair = tuple["pd.Series[float]", "pd.Series[float]"]  # the scores of both sides by seed, of the seeds that both have
+_NO_SCORES: pd.Series[float] = pd.Series(dtype=float)
 
 
 def differences(table: pd.DataFrame, column: str, *, baseline: str, margin: float | None = None) -> pd.DataFrame:
@@ -35,10 +40,11 @@ def differences(table: pd.DataFrame, column: str, *, baseline: str, margin: floa
         `difference`; `n` pairs; `low` and `high` of intervals that hold together for all rows, and `p_shared`, which is
         at most LEVEL if and only if its interval excludes 0 (gmt.verdicts.intervals.simultaneous); `p` of the row alone
         by Student's two-sided paired test; `p_welch` of the same by Welch's test without pairs, for seeds that move
-        both choices in opposite ways; `p_equivalent` of two one-sided paired t tests, of the row alone; and
-        `detectable`: the smallest difference found with a power of POWER, with the level shared out over all rows that
-        are tested. Pairs with the same score have a difference of exactly 0. With fewer than three pairs, or pairs that
-        all differ by the same amount, there is no test and p is missing.
+        both choices in opposite ways, and `p_welch_shared` of all rows together (Sidak, 1967); `p_equivalent` of two
+        one-sided paired t tests, of the row alone; and `detectable`: the smallest difference found with a power of
+        POWER, with the level shared out over all rows that are tested. Pairs with the same score have a difference of
+        exactly 0. With fewer than three pairs, or pairs that all differ by the same amount, there is no test and p is
+        missing.
 
     Raises:
         UserError: the study has no such arm with a finished run.
@@ -47,12 +53,30 @@ def differences(table: pd.DataFrame, column: str, *, baseline: str, margin: floa
     of_task: dict[Any, pd.DataFrame] = dict(list(scores[scores["arm"] == baseline].groupby("task")))
     rows, pairs = [], []
     for (arm, task, value), group in scores[scores["arm"] != baseline].groupby(CHOICE, dropna=False, sort=False):
-        own, other = _paired(group, base.runs(of_task.get(task, scores.iloc[:0]), group["axis"].iloc[0]), column)
-        rows.append({"arm": arm, "task": task, "axis": value, "p_welch": _p_welch(own.to_numpy(), other.to_numpy())})
-        pairs.append(own - other)
-    known = pd.DataFrame(rows, columns=[*CHOICE, "p_welch"])
-    tested = _tested(pairs, margin)
-    return pd.concat([known[CHOICE], tested, known["p_welch"]], axis=1)
+        others = base.runs(of_task.get(task, scores.iloc[:0]), group["axis"].iloc[0])
+        pairs.append(_paired(group, others, column))
+        rows.append({"arm": arm, "task": task, "axis": value})
+    return pd.concat([pd.DataFrame(rows, columns=CHOICE), _tested(pairs, margin)], axis=1)
+
+
+def between_arms(table: pd.DataFrame, column: str, *, baseline: str, margin: float | None = None) -> pd.DataFrame:
+    """Return each arm less each later one at the same value of the axis and on the same seed, e.g. gmt less rmt at 0.9.
+
+    The baseline, with which `differences` compares, is left out, and so are arms without the axis.
+
+    Returns:
+        A row for each pair of arms, task and value that both have: `arm`, `against`, `task`, `axis`, and the other
+        columns of `differences`, whose intervals hold together for all rows here.
+    """
+    scores = scores_of(table, column)
+    own = scores[scores["axis"].notna() & (scores["arm"] != baseline)]
+    arms, rows, pairs = list(own["arm"].unique()), [], []
+    for (task, value), group in own.groupby(["task", "axis"], sort=False):
+        of_arm: dict[Any, pd.DataFrame] = dict(list(group.groupby("arm")))
+        for arm, against in itertools.combinations([arm for arm in arms if arm in of_arm], 2):
+            rows.append({"arm": arm, "against": against, "task": task, "axis": value})
+            pairs.append(_paired(of_arm[arm], of_arm[against], column))
+    return pd.concat([pd.DataFrame(rows, columns=BETWEEN), _tested(pairs, margin)], axis=1)
 
 
 def over_tasks(table: pd.DataFrame, column: str, *, baseline: str, margin: float | None = None) -> pd.DataFrame:
@@ -61,9 +85,9 @@ def over_tasks(table: pd.DataFrame, column: str, *, baseline: str, margin: float
     The mean over tasks of a seed's differences is one number, and `n` counts seeds. Nothing is said of other tasks.
 
     Returns:
-        A row for each arm and value of the axis but the baseline: `choice`, the columns of `differences` but `p_welch`,
-        `p_tasks` of the test that the difference is the same on all tasks (gmt.verdicts.all_pairs), and
-        `depends_on_task`: whether it is not, so that its mean says little. Empty without a baseline.
+        A row for each arm and value of the axis but the baseline: `choice`, the columns of `differences`, `p_tasks` of
+        the test that the difference is the same on all tasks (gmt.verdicts.all_pairs), and `depends_on_task`: whether
+        it is not, so that its mean says little. Empty without a baseline.
     """
     scores = scores_of(table, column)
     if baseline not in set(scores["arm"]):
@@ -73,35 +97,40 @@ def over_tasks(table: pd.DataFrame, column: str, *, baseline: str, margin: float
     names, pairs, of_tasks = [], [], []
     for (arm, _), group in scores[scores["arm"] != baseline].groupby(["arm", "axis"], dropna=False, sort=False):
         base_by_task = dict(list(base.runs(of_baseline, group["axis"].iloc[0]).groupby("task")))
-        differences_by_task = {}
+        own_by_task, other_by_task = {}, {}
         for task, of_task in group.groupby("task"):
             own, other = _paired(of_task, base_by_task.get(task, of_task.iloc[:0]), column)
             if len(own):
-                differences_by_task[task] = own - other
-        wide = pd.DataFrame(differences_by_task).dropna().sort_index()
+                own_by_task[task], other_by_task[task] = own, other
+        own_wide, other_wide = (pd.DataFrame(part).dropna().sort_index() for part in (own_by_task, other_by_task))
+        is_whole = own_wide.shape[1] == num_tasks
         names.append(choice_name(arm, group["axis"].iloc[0]))
-        pairs.append(wide.mean(axis=1) if wide.shape[1] == num_tasks else pd.Series(dtype=float))
-        of_tasks.append(wide.to_numpy(dtype=float))
+        pairs.append((own_wide.mean(axis=1), other_wide.mean(axis=1)) if is_whole else (_NO_SCORES, _NO_SCORES))
+        of_tasks.append((own_wide - other_wide).to_numpy(dtype=float))
     tested = pd.concat([pd.DataFrame({"choice": names}), _tested(pairs, margin)], axis=1)
     p_tasks = [p_alike(wide_NG, LEVEL / len(of_tasks)) for wide_NG in of_tasks]
     return tested.assign(p_tasks=p_tasks, depends_on_task=depends_on_task(np.array(p_tasks), LEVEL))
 
 
-def _paired(group: pd.DataFrame, base_runs: pd.DataFrame, column: str) -> tuple[pd.Series[float], pd.Series[float]]:
+def _paired(group: pd.DataFrame, base_runs: pd.DataFrame, column: str) -> _Pair:
     """Return the scores of a choice and of the baseline on the seeds that both have, by seed."""
     own, other = group.set_index("seed")[column], base_runs.set_index("seed")[column]
     own = own[own.index.isin(other.index)]
     return own, other.loc[own.index]
 
 
-def _tested(pairs: list[pd.Series[float]], margin: float | None) -> pd.DataFrame:
-    """Return the tests of comparisons, from each one's differences by seed."""
+def _tested(pairs: Sequence[_Pair], margin: float | None) -> pd.DataFrame:
+    """Return the tests of comparisons, from the scores of both sides of each."""
     if not pairs:
         return pd.DataFrame(columns=_TESTED)
-    differences_NK = np.asarray(pd.concat([own.astype(float) for own in pairs], axis=1).to_numpy(), dtype=float)
+    own_NK, other_NK = (
+        np.asarray(pd.concat([side.astype(float) for side in part], axis=1).to_numpy(), dtype=float)
+        for part in zip(*pairs, strict=True)
+    )
+    differences_NK = own_NK - other_NK
     sample, together = moments(differences_NK), simultaneous(differences_NK, LEVEL)
     deviation_K = np.where(sample.is_tested_K, sample.error_K * np.sqrt(sample.n_K), np.nan)
-    num_tested = max(int(sample.is_tested_K.sum()), 1)
+    num_tested, p_welch_K = max(int(sample.is_tested_K.sum()), 1), _p_welch(own_NK, other_NK)
     return pd.DataFrame(
         {
             "difference": sample.mean_K,
@@ -110,6 +139,8 @@ def _tested(pairs: list[pd.Series[float]], margin: float | None) -> pd.DataFrame
             "n": sample.n_K,
             "p": p_two_sided(sample),
             "p_shared": together.p_K,
+            "p_welch": p_welch_K,
+            "p_welch_shared": 1 - (1 - p_welch_K) ** int((~np.isnan(p_welch_K)).sum()),
             "p_equivalent": np.nan if margin is None else p_within(sample, margin),
             "detectable": [
                 detectable_difference(float(deviation), int(n), num_comparisons=num_tested)
@@ -119,7 +150,11 @@ def _tested(pairs: list[pd.Series[float]], margin: float | None) -> pd.DataFrame
     )
 
 
-def _p_welch(own: np.ndarray, other: np.ndarray) -> float:
-    if len(own) < FEWEST or min(np.ptp(own), np.ptp(other)) <= NO_SPREAD:
-        return float("nan")
-    return float(stats.ttest_ind(own, other, equal_var=False).pvalue)
+def _p_welch(own_NK: Floats, other_NK: Floats) -> Floats:
+    """Return p of Welch's two-sided test without pairs; NaN where a side has too few scores, or no spread."""
+    own, other = moments(own_NK), moments(other_NK)
+    own_K, other_K = own.error_K**2, other.error_K**2
+    with np.errstate(invalid="ignore", divide="ignore"):
+        freedom_K = (own_K + other_K) ** 2 / (own_K**2 / own.freedom_K + other_K**2 / other.freedom_K)
+        p_K = 2 * p_above(np.abs(own.mean_K - other.mean_K) / np.sqrt(own_K + other_K), freedom_K)
+    return np.where(own.is_tested_K & other.is_tested_K, p_K, np.nan)

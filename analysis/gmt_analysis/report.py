@@ -15,6 +15,7 @@ from gmt.removal import remove
 from gmt.studies.plan import Plan
 from gmt.studies.tuning_noise import noise_of
 from gmt.studies.tuning_words import resampled_in_words, tuned_in_words
+from gmt.verdicts.question import LEVEL
 from gmt_analysis.choices import CHOICE, FEW_SEEDS, ranges_of
 from gmt_analysis.cost_words import costs_in_words
 from gmt_analysis.exports import as_csv
@@ -122,6 +123,7 @@ def _tables(results: Results) -> dict[str, pd.DataFrame]:
     """Return the tables of the CSV files."""
     pairs = [part.to_baseline.assign(measure=part.measure.column) for part in results.findings]
     common = [part.in_common.assign(measure=part.measure.column) for part in results.findings]
+    between = [part.between.assign(measure=part.measure.column) for part in results.findings]
     return {
         "runs.csv": results.runs,
         "means.csv": results.summary,
@@ -130,6 +132,7 @@ def _tables(results: Results) -> dict[str, pd.DataFrame]:
         "frontier.csv": results.frontier.matched,
         "differences.csv": pd.concat(pairs),
         "over_tasks.csv": pd.concat(common),
+        "between_arms.csv": pd.concat(between),
         "costs.csv": results.costs,
         "operations.csv": results.operations,
         **{f"diagnostic_{name}.csv": measured.rows for name, measured in results.diagnoses.items()},
@@ -182,7 +185,7 @@ def _page(
         figures=figures,
         baseline=results.findings[0].baseline,
         verdicts=[(verdict, html_comparisons(verdict)) for verdict in results.verdicts],
-        findings=[(f.measure.name, f.baseline, f.sentences, html_differences(f, axis)) for f in results.findings],
+        findings=[(f.measure.name, f.sentences, html_differences(f, axis)) for f in results.findings],
         has_tasks=any(len(f.in_common) for f in results.findings),
         num_choices=len(summary),
         num_diverged=int((results.table["state"] == "diverged").sum()),
@@ -212,6 +215,7 @@ def _page(
         has_intervals=bool(results.frontier.matched["difference_low"].notna().any()),
         most=MOST_COMPARISONS,
         confidence=f"{CONFIDENCE:.0%}",
+        level=f"{100 * LEVEL:g}",
         set_up=set_up(results, overrides),
         samples=sample_answers(results),
         environment=_environment(results),

@@ -31,7 +31,7 @@ SCORES = {
 }
 _FAINT = 0.005  # a smaller change of a score has no colour
 _DEEPEST = 0.9  # the colour's strength where everything is lost
-MOST_COMPARISONS = 120  # of a question on the page
+MOST_COMPARISONS = 120  # of a question, or of a table of differences, on the page
 _P_TASKS = {"p, that tasks are alike": "p_tasks"}
 COSTS = {
     "forward_backward_s": "Forward + backward, ms/step",
@@ -188,20 +188,30 @@ def _points(difference: float) -> str:
 
 
 def html_differences(findings: Findings, axis: Axis) -> list[tuple[str, str]]:
-    """Return the tables of differences to the baseline: for each the end of its title, and the table as HTML."""
+    """Return the tables of differences: for each its title, and the table as HTML; of many rows, the clearest."""
+    to_baseline, between = f"Differences to {findings.baseline}", findings.between
+    arm_heads = _narrow_heads(axis, between.get("task", []))
     rows = {
-        "on each task": (findings.to_baseline, _narrow_heads(axis, findings.to_baseline.get("task", []))),
-        "over all tasks": (findings.in_common, {"choice": f"Arm, {axis.name}"}),
+        f"{to_baseline} on each task": (
+            findings.to_baseline,
+            _narrow_heads(axis, findings.to_baseline.get("task", [])),
+        ),
+        f"{to_baseline} over all tasks": (findings.in_common, {"choice": f"Arm, {axis.name}"}),
+        f"Arm against arm at the same {axis.name}": (between, {"arm": "Arm", "against": "Against"} | arm_heads),
     }
-    return [
-        (name, _differences_table(as_table(own, findings.measure), heads))
-        for name, (own, heads) in rows.items()
-        if len(own)
-    ]
+    tables = []
+    for title, (own, heads) in rows.items():
+        if len(own) > MOST_COMPARISONS:
+            title += f": the clearest {MOST_COMPARISONS} of {len(own):,} rows"
+        clearest = own.sort_values("p", kind="stable")[:MOST_COMPARISONS] if len(own) > MOST_COMPARISONS else own
+        if len(own):
+            tables.append((title, _differences_table(as_table(clearest, findings.measure), heads)))
+    return tables
 
 
 def _differences_table(rows: pd.DataFrame, heads: Mapping[str, str]) -> str:
-    p_columns = {"p, of all rows together": "p_shared"} | (_P_TASKS if "p_tasks" in rows else {})
+    p_columns = {"p, of all rows together": "p_shared", "the same by Welch's test, without pairs": "p_welch_shared"}
+    p_columns |= _P_TASKS if "p_tasks" in rows else {}
     names = (
         *heads.values(),
         "n",

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from gmt_analysis.choices import Baseline
 from gmt_analysis.equivalence import pairs_of_values, sensitivity
-from gmt_analysis.paired import differences, over_tasks
+from gmt_analysis.paired import between_arms, differences, over_tasks
 from gmt_analysis.power import detectable_difference
 from scipy import stats
 
@@ -251,3 +251,47 @@ def test_one_seed_is_not_tested_over_tasks() -> None:
     alike = over_tasks(table(("sft", NONE, [1, 1, 1]), ("gmt", 0.5, [2, 2, 2])), "score", baseline="sft")
     assert alike["p"].isna().all()
     assert over_tasks(table(("gmt", 0.5, [1, 2, 3])), "score", baseline="sft").empty
+
+
+def recorded() -> pd.DataFrame:
+    runs = pd.read_csv("docs/ratio_insensitivity.csv").rename(columns={"mask_ratio": "axis"})
+    return runs.astype({"axis": "Float64"})
+
+
+def test_welchs_test_shares_the_level_too() -> None:
+    """The recorded rmt 0.9 on long_words, by pairs no difference among 56 rows, is one by Welch's test."""
+    rows = differences(recorded(), "target_after", baseline="sft")
+    (row,) = rows[(rows["arm"] == "rmt") & (rows["task"] == "long_words") & (rows["axis"] == 0.9)].to_dict("records")
+    assert len(rows) == 56
+    assert row["p_shared"] == pytest.approx(0.28, abs=0.01)
+    assert row["p_welch_shared"] == pytest.approx(0.016, abs=0.001)
+
+
+def test_arms_are_compared_at_the_same_value() -> None:
+    gmt, rmt = (3.0, 5.0, 8.0), (1.0, 4.0, 4.0)
+    made = table(
+        ("sft", NONE, (0, 0, 0)),
+        ("hft", NONE, (0, 0, 0)),
+        ("gmt", 0.5, (1, 2, 3)),
+        ("gmt", 0.9, gmt),
+        ("rmt", 0.9, rmt),
+    )
+    (row,) = between_arms(made, "score", baseline="sft").to_dict("records")
+    assert (row["arm"], row["against"], row["task"], row["axis"]) == ("gmt", "rmt", "t", 0.9)
+    assert (row["difference"], row["p"]) == (pytest.approx(7 / 3), pytest.approx(stats.ttest_rel(gmt, rmt).pvalue))
+    assert row["p_welch"] == pytest.approx(stats.ttest_ind(gmt, rmt, equal_var=False).pvalue)
+    at_rates = table(*((arm, rate, (1, 2, 3)) for arm in ("sft", "gmt", "rmt") for rate in (0.1, 0.2)))
+    rows = between_arms(at_rates, "score", baseline="sft")  # the baseline has its own table
+    assert rows[["arm", "against", "axis"]].to_numpy().tolist() == [["gmt", "rmt", 0.1], ["gmt", "rmt", 0.2]]
+    assert between_arms(table(("sft", NONE, (1, 2, 3))), "score", baseline="sft").empty
+
+
+def test_intervals_between_arms_hold_together() -> None:
+    rows = between_arms(recorded(), "target_after", baseline="sft")
+    assert len(rows) == 3 * 9 * 2
+    assert ((rows["low"] > 0) | (rows["high"] < 0)).equals(rows["p_shared"] <= 0.05)
+    row = rows[(rows["arm"] == "gmt") & (rows["against"] == "rmt")].iloc[0]
+    by_seed = recorded().query(f"task == '{row['task']}' and axis == {row['axis']}").pivot(index="seed", columns="arm")
+    own = by_seed["target_after"]["gmt"] - by_seed["target_after"]["rmt"]
+    half = stats.t.ppf((1 + 0.95 ** (1 / len(rows))) / 2, 4) * own.std() / 5**0.5  # Sidak's level of 54 rows
+    assert (row["low"], row["high"]) == (pytest.approx(own.mean() - half), pytest.approx(own.mean() + half))

@@ -4,10 +4,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from gmt_analysis.findings import as_table, findings
+from gmt_analysis.tables import html_differences
 
 from gmt.axis import Axis
 
 NONE = float("nan")
+RATIOS = (0.5, 0.9)
 
 
 def table(*choices: tuple[str, str, float, float, float]) -> pd.DataFrame:
@@ -56,6 +58,48 @@ def test_better_worse_and_no_difference_shown() -> None:
     shown = as_table(forgetting.to_baseline, forgetting.measure)
     assert shown["words"].tolist() == ["better", "equivalent by itself", "worse", "equivalent by itself"]
     assert shown["difference"].tolist() == pytest.approx([-5, 0, 10, 0], abs=0.5)  # percentage points
+
+
+def test_arms_are_held_against_each_other_at_the_same_value() -> None:
+    made = table(
+        ("sft", "t", NONE, 0.7, 0.1),
+        *(
+            (arm, "t", ratio, 0.7 - 0.1 * (arm == "rmt" and ratio == 0.9), 0.1)
+            for arm in ("gmt", "rmt")
+            for ratio in RATIOS
+        ),
+    )
+    (target, _) = findings(made, axis=Axis(), baseline="sft", margin=0.02)
+    (sentence,) = (s for s in target.sentences if "target score of gmt against rmt" in s)
+    assert sentence.startswith(
+        "t: target score of gmt against rmt: better at mask ratio 0.9; equivalent by itself at 0.5."
+    )
+    (title, shown) = html_differences(target, Axis())[-1]
+    assert title == "Arm against arm at the same mask ratio"
+    assert "<td>gmt</td><td>rmt</td><td>0.9</td><td>10</td><td>+10." in shown
+    many = [("sft", "t", NONE, 0.7, 0.1), *((f"arm{i}", "t", 0.5, 0.7, 0.1) for i in range(17))]
+    (target, _) = findings(table(*many), axis=Axis(), baseline="sft", margin=0.02)
+    assert not any("against arm" in sentence for sentence in target.sentences)
+    (title, shown) = html_differences(target, Axis())[-1]
+    assert title.endswith(": the clearest 120 of 136 rows")
+    assert shown.count("<tr>") == 1 + 120
+
+
+def test_a_difference_by_welchs_test_alone_is_said() -> None:
+    """Seeds that move both arms in opposite ways widen the paired test."""
+    rows = [
+        {"arm": arm, "task": "t", "axis": axis, "seed": seed, "state": "done", "forgetting": 0.1}
+        | {"target_after": 0.7 - worse + sign * move}
+        for arm, axis, worse, sign in (("sft", NONE, 0, 1), ("gmt", 0.5, 0.055, -1))
+        for seed, move in enumerate((-0.02, 0.02, -0.01, 0.01))
+    ]
+    made = pd.DataFrame(rows).astype({"axis": "Float64", "seed": "Int64"})
+    (target, _) = findings(made, axis=Axis(), baseline="sft", margin=0.02)
+    assert target.sentences[0].startswith(
+        "t: target score of gmt against sft: different by Welch's test alone (-5.5 points"
+    )
+    (_, shown) = html_differences(target, Axis())[0]
+    assert "<th>the same by Welch&#x27;s test, without pairs</th>" in shown
 
 
 @pytest.mark.heavy
