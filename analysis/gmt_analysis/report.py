@@ -47,6 +47,7 @@ from gmt_analysis.tables import (
     html_matched,
     html_suites,
     html_table,
+    html_variation,
     latex_table,
 )
 
@@ -133,6 +134,7 @@ def _tables(results: Results) -> dict[str, pd.DataFrame]:
         "differences.csv": pd.concat(pairs),
         "over_tasks.csv": pd.concat(common),
         "between_arms.csv": pd.concat(between),
+        "variation.csv": results.variation,
         "costs.csv": results.costs,
         "operations.csv": results.operations,
         **{f"diagnostic_{name}.csv": measured.rows for name, measured in results.diagnoses.items()},
@@ -186,6 +188,12 @@ def _page(
         baseline=results.findings[0].baseline,
         verdicts=[(verdict, html_comparisons(verdict)) for verdict in results.verdicts],
         findings=[(f.measure.name, f.sentences, html_differences(f, axis)) for f in results.findings],
+        variation=[
+            (f.measure.name, html_variation(own, axis))
+            for f in results.findings
+            if len(own := results.variation[results.variation["measure"] == f.measure.column])
+        ],
+        draws=results.draws,
         has_tasks=any(len(f.in_common) for f in results.findings),
         num_choices=len(summary),
         num_diverged=int((results.table["state"] == "diverged").sum()),

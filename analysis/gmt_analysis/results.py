@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -24,7 +25,7 @@ from gmt.verdicts.verdict import Verdict
 from gmt_analysis.choices import CHOICE
 from gmt_analysis.costs import COSTS, TIMES, costs_of_choices, costs_of_runs
 from gmt_analysis.diagnoses import DiagnosticTable, read_diagnoses
-from gmt_analysis.findings import Findings, findings
+from gmt_analysis.findings import MEASURES, Findings, findings
 from gmt_analysis.frontier import ON_THE_WAY, Frontier, frontier_of, points_on_the_way
 from gmt_analysis.loss_figures import LOSS
 from gmt_analysis.mask_figures import FACTS
@@ -32,6 +33,7 @@ from gmt_analysis.primary import primary_verdicts
 from gmt_analysis.right_answers import right_answers
 from gmt_analysis.statistics import summarise
 from gmt_analysis.tables import SCORES
+from gmt_analysis.variation import draws_in_words, variation
 
 BEFORE = ("target_before", "source_before", "source_perplexity_before")
 _PLANNED = ("model", "task", "axis", "data_seed", "question_seed", "seed")
@@ -138,8 +140,22 @@ class Results:
         """The answers to the questions that the study declared as primary; empty if it declared none."""
         study = self.plan.study
         answers = right_answers(self._chosen_runs(), {question.measure for question in study.questions})
-        level = self.plan.level
-        return primary_verdicts(self.table, study.questions, axis=self.axis, level=level, right_answers=answers)
+        verdicts = primary_verdicts(
+            self.table, study.questions, axis=self.axis, level=self.plan.level, right_answers=answers
+        )
+        return [replace(verdict, about=f"{verdict.about} {self.draws}".strip()) for verdict in verdicts]
+
+    @cached_property
+    def draws(self) -> str:
+        """A sentence on what intervals are about where data, questions or bases are drawn anew; empty elsewhere."""
+        return draws_in_words(self.runs)
+
+    @cached_property
+    def variation(self) -> pd.DataFrame:
+        """The parts of the variance of differences, see gmt_analysis.variation, with the column `measure`."""
+        baseline = self.plan.study.baseline
+        parts = {m.column: variation(self.runs, m.column, baseline=baseline) for m in MEASURES}
+        return pd.concat([rows.assign(measure=column) for column, rows in parts.items()], ignore_index=True)
 
     @cached_property
     def suites(self) -> pd.DataFrame:

@@ -16,6 +16,7 @@ from gmt_analysis.exports import as_latex
 from gmt_analysis.findings import Findings, as_table
 from gmt_analysis.frontier import Frontier
 from gmt_analysis.suites import SUITE, is_loss
+from gmt_analysis.variation import DRAWS, SEED
 
 SCORES = {
     "target_after": "Target, exact match",
@@ -228,6 +229,25 @@ def _differences_table(rows: pd.DataFrame, heads: Mapping[str, str]) -> str:
         for row in rows.to_dict("records")
     )
     return _html(names, body)
+
+
+def html_variation(rows: pd.DataFrame, axis: Axis) -> str:
+    """Return the deviations from `gmt_analysis.variation.variation`, of one measure, as an HTML table in points."""
+    heads = _narrow_heads(axis, rows["task"])
+    numbers = {"difference": "Difference"}
+    for name, words in {SEED: "seeds", **DRAWS}.items():
+        if f"deviation_{name}" in rows and rows[f"deviation_{name}"].notna().any():
+            most = int(rows[f"num_{name}"].max())
+            numbers[f"deviation_{name}"] = f"Deviation over {most} {words}"
+    numbers |= {"deviation_rest": "Deviation of the rest", "error": "Standard error if all were drawn anew"}
+    body = "".join(
+        "<tr>"
+        + "".join(f"<td>{_text(row[column])}</td>" for column in heads)
+        + "".join(f"<td>{'' if pd.isna(row[key]) else format(100 * row[key], '.1f')}</td>" for key in numbers)
+        + "</tr>"
+        for row in rows.to_dict("records")
+    )
+    return _html((*heads.values(), *numbers.values()), body)
 
 
 def _html(heads: Iterable[str], body: str) -> str:
