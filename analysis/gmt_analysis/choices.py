@@ -9,8 +9,10 @@ import pandas as pd
 
 from gmt.axis import Axis
 from gmt.errors import UserError
+from gmt.verdicts.one_question import least_difference
 
 CHOICE = ["arm", "task", "axis"]
+_STEPS = {"target_after": "target_step", "forgetting": "source_step"}  # column -> its change by one question
 FEW_SEEDS = 5  # with fewer, reports show each seed: a t interval over two or three says next to nothing
 
 
@@ -28,6 +30,17 @@ def scores_of(table: pd.DataFrame, column: str) -> pd.DataFrame:
     """Return the finished runs that have a seed, and a number in a column: CHOICE, seed and that column."""
     done = table[(table["state"] == "done") & table[[column, "seed"]].notna().all(axis=1)]
     return done[[*CHOICE, "seed", column]].astype({column: float, "axis": float, "seed": int})
+
+
+def steps_by_task(table: pd.DataFrame, column: str) -> dict[str, float]:
+    """Return by task the change of a column's value by one question, for pairs that all differ by the same amount.
+
+    Where the table does not have it, it is the least difference between two values on the task; NaN without one.
+    """
+    own, name = scores_of(table, column), _STEPS.get(column, "")
+    steps = {str(task): least_difference(values.tolist()) for task, values in own.groupby("task")[column]}
+    known = table.groupby("task")[name].max().dropna() if name in table else pd.Series(dtype=float)
+    return {task: float(known.get(task, step)) for task, step in steps.items()}
 
 
 def ranges_of(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:

@@ -19,7 +19,7 @@ from gmt.tracking.outcomes import DIRTY
 from gmt.verdicts.all_pairs import AllPairs, all_pairs
 from gmt.verdicts.intervals import p_two_sided, p_within
 from gmt.verdicts.question import FEWEST
-from gmt_analysis.choices import join_values, scores_of
+from gmt_analysis.choices import join_values, scores_of, steps_by_task
 from gmt_analysis.power import detectable_size
 
 
@@ -70,11 +70,12 @@ def pairs_of_values(table: pd.DataFrame, column: str, *, margin: float) -> pd.Da
         UserError: the margin is not above 0.
     """
     _refuse_margin(margin)
-    tests = [
-        _rows(all_pairs(wide.to_numpy(dtype=float)), wide.columns.to_numpy(), margin).assign(arm=arm, task=task)
-        for (arm, task), wide in _along_axis(table, column)
-        if wide.shape[1] > 1
-    ]
+    steps = steps_by_task(table, column)
+    tests = []
+    for (arm, task), wide in _along_axis(table, column):
+        pairs = all_pairs(wide.to_numpy(dtype=float), step=steps[task])
+        if len(pairs.first_K):
+            tests.append(_rows(pairs, wide.columns.to_numpy(), margin).assign(arm=arm, task=task))
     return pd.concat(tests, ignore_index=True) if tests else pd.DataFrame()
 
 
@@ -89,10 +90,10 @@ def sensitivity(
         more_is_better: whether the best is the largest.
     """
     _refuse_margin(margin)
-    untested = _untested_values(table)
+    untested, steps = _untested_values(table), steps_by_task(table, column)
     sensitivities = []
     for (arm, task), wide in _along_axis(table, column):
-        pairs = all_pairs(wide.to_numpy(dtype=float))
+        pairs = all_pairs(wide.to_numpy(dtype=float), step=steps[task])
         spread = float(np.sqrt(wide.var(ddof=1).mean())) if len(wide) > 1 else float("nan")
         means = wide.mean().to_numpy()
         has_index = spread and wide.shape[1] > 1
@@ -160,8 +161,6 @@ def _words(pairs: AllPairs, wide: pd.DataFrame, axis: Axis, margin: float, more_
         return f"one {axis.name}: nothing is said of sensitivity"
     if len(wide) < FEWEST:
         return f"{len(wide)} seed{'s' if len(wide) > 1 else ''}: nothing is said of sensitivity"
-    if np.isnan(pairs.together.p_K).all():
-        return "no spread between seeds: nothing is tested"
     within_K = pairs.are_within(margin)
     if within_K.all():
         return f"any two {axis.plural} are equivalent: the range of their means is shown to be below the margin"

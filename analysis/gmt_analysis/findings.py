@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 
 from gmt.axis import Axis
+from gmt.listed import some
 from gmt.verdicts.power import POWER
 from gmt.verdicts.question import LEVEL
-from gmt_analysis.choices import Baseline, join_values
+from gmt_analysis.choices import Baseline, choice_name, join_values
 from gmt_analysis.equivalence import Sensitivity, sensitivity
 from gmt_analysis.paired import between_arms, differences, over_tasks
 
@@ -91,6 +92,7 @@ def _test(table: pd.DataFrame, measure: Measure, axis: Axis, baseline: str, marg
         *_on_baseline(pairs, measure, axis, shown),
         *_on_tasks(common, measure, shown),
         *(words for arm, rows in against if has_few for words in _on_baseline(rows, measure, axis, str(arm))),
+        *_on_constants(pairs, measure, shown),
         *(_on_axis(own, measure, axis) for own in sensitivities),
     ]
     return Findings(
@@ -160,6 +162,18 @@ def _on_tasks(common: pd.DataFrame, measure: Measure, baseline: str) -> list[str
     return [f"In the mean over tasks, {measure.name} less that of {baseline}: {'; '.join(clauses)}{power}."]
 
 
+def _on_constants(pairs: pd.DataFrame, measure: Measure, baseline: str) -> list[str]:
+    """Return a sentence if a choice differs by the same amount on all seeds."""
+    own = pairs[pairs["assumed_deviation"].notna()] if len(pairs) else pairs
+    if own.empty:
+        return []
+    names = some([f"{choice_name(row['arm'], row['axis'])} on {row['task']}" for row in own.to_dict("records")])
+    return [
+        f"On all seeds by the same amount, {measure.name} differs from that of {baseline} in {names}: there a standard "
+        "deviation of one question is assumed."
+    ]
+
+
 def _on_axis(of_arm: Sensitivity, measure: Measure, axis: Axis) -> str:
     chance = "" if np.isnan(of_arm.p_range) else f", p {of_arm.p_range:.2g} if all were alike"
     index = (
@@ -186,7 +200,7 @@ _WORDS = (_BETTER, _WORSE, _EQUIVALENT, _WELCH, _NONE, _UNTESTED)
 
 def _direction(row: Mapping[Any, Any], measure: Measure) -> str:
     if np.isnan(row["p_shared"]):
-        return _UNTESTED  # too few pairs, or all differ by the same
+        return _UNTESTED  # too few pairs
     if row.get("depends_on_task", False):
         return _DEPENDS
     if not row["p_shared"] <= LEVEL:

@@ -7,7 +7,7 @@ differences are in the units of the column. A pair is the runs of two choices on
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,11 +16,13 @@ import pandas as pd
 from gmt.verdicts.all_pairs import p_alike
 from gmt.verdicts.intervals import Floats, depends_on_task, moments, p_above, p_two_sided, p_within, simultaneous
 from gmt.verdicts.question import LEVEL
-from gmt_analysis.choices import CHOICE, Baseline, choice_name, scores_of
+from gmt_analysis.choices import CHOICE, Baseline, choice_name, scores_of, steps_by_task
 from gmt_analysis.power import detectable_difference
 
-_TESTED = ["difference", "low", "high", "n", "p", "p_shared", "p_welch", "p_welch_shared", "p_equivalent", "detectable"]
-
+_TESTED = [
+    *("difference", "low", "high", "n", "p", "p_shared", "p_welch", "p_welch_shared", "p_equivalent", "detectable"),
+    "assumed_deviation",
+]
 BETWEEN = ["arm", "against", "task", "axis"]
 _Pair = tuple["pd.Series[float]", "pd.Series[float]"]  # the scores of both sides by seed, of the seeds that both have
 _NO_SCORES: pd.Series[float] = pd.Series(dtype=float)
@@ -43,8 +45,8 @@ def differences(table: pd.DataFrame, column: str, *, baseline: str, margin: floa
         both choices in opposite ways, and `p_welch_shared` of all rows together (Sidak, 1967); `p_equivalent` of two
         one-sided paired t tests, of the row alone; and `detectable`: the smallest difference found with a power of
         POWER, with the level shared out over all rows that are tested. Pairs with the same score have a difference of
-        exactly 0. With fewer than three pairs, or pairs that all differ by the same amount, there is no test and p is
-        missing.
+        exactly 0. Pairs that all differ by the same amount get a standard deviation of one question, which is
+        `assumed_deviation`. With fewer than three pairs there is no test and p is missing.
 
     Raises:
         UserError: the study has no such arm with a finished run.
@@ -56,7 +58,8 @@ def differences(table: pd.DataFrame, column: str, *, baseline: str, margin: floa
         others = base.runs(of_task.get(task, scores.iloc[:0]), group["axis"].iloc[0])
         pairs.append(_paired(group, others, column))
         rows.append({"arm": arm, "task": task, "axis": value})
-    return pd.concat([pd.DataFrame(rows, columns=CHOICE), _tested(pairs, margin)], axis=1)
+    known = pd.DataFrame(rows, columns=CHOICE)
+    return pd.concat([known, _tested(pairs, margin, _steps(table, column, known["task"]))], axis=1)
 
 
 def between_arms(table: pd.DataFrame, column: str, *, baseline: str, margin: float | None = None) -> pd.DataFrame:
@@ -76,7 +79,8 @@ def between_arms(table: pd.DataFrame, column: str, *, baseline: str, margin: flo
         for arm, against in itertools.combinations([arm for arm in arms if arm in of_arm], 2):
             rows.append({"arm": arm, "against": against, "task": task, "axis": value})
             pairs.append(_paired(of_arm[arm], of_arm[against], column))
-    return pd.concat([pd.DataFrame(rows, columns=BETWEEN), _tested(pairs, margin)], axis=1)
+    known = pd.DataFrame(rows, columns=BETWEEN)
+    return pd.concat([known, _tested(pairs, margin, _steps(table, column, known["task"]))], axis=1)
 
 
 def over_tasks(table: pd.DataFrame, column: str, *, baseline: str, margin: float | None = None) -> pd.DataFrame:
@@ -107,8 +111,11 @@ def over_tasks(table: pd.DataFrame, column: str, *, baseline: str, margin: float
         names.append(choice_name(arm, group["axis"].iloc[0]))
         pairs.append((own_wide.mean(axis=1), other_wide.mean(axis=1)) if is_whole else (_NO_SCORES, _NO_SCORES))
         of_tasks.append((own_wide - other_wide).to_numpy(dtype=float))
-    tested = pd.concat([pd.DataFrame({"choice": names}), _tested(pairs, margin)], axis=1)
-    p_tasks = [p_alike(wide_NG, LEVEL / len(of_tasks)) for wide_NG in of_tasks]
+    step_G = _steps(table, column, scores["task"].unique())
+    tested = _tested(pairs, margin, np.full(len(pairs), np.sqrt((step_G**2).sum()) / num_tasks))
+    tested = pd.concat([pd.DataFrame({"choice": names}), tested], axis=1)
+    step = float(np.sqrt(2) * step_G.max())  # of a difference of two differences
+    p_tasks = [p_alike(wide_NG, LEVEL / len(of_tasks), step=step) for wide_NG in of_tasks]
     return tested.assign(p_tasks=p_tasks, depends_on_task=depends_on_task(np.array(p_tasks), LEVEL))
 
 
@@ -119,8 +126,14 @@ def _paired(group: pd.DataFrame, base_runs: pd.DataFrame, column: str) -> _Pair:
     return own, other.loc[own.index]
 
 
-def _tested(pairs: Sequence[_Pair], margin: float | None) -> pd.DataFrame:
-    """Return the tests of comparisons, from the scores of both sides of each."""
+def _steps(table: pd.DataFrame, column: str, tasks: Iterable[str]) -> Floats:
+    """Return the change of a column's value by one question on each of the tasks."""
+    by_task = steps_by_task(table, column)
+    return np.array([by_task[task] for task in tasks], dtype=float)
+
+
+def _tested(pairs: Sequence[_Pair], margin: float | None, step_K: Floats) -> pd.DataFrame:
+    """Return the tests of comparisons, from the scores of both sides of each, and their change by one question."""
     if not pairs:
         return pd.DataFrame(columns=_TESTED)
     own_NK, other_NK = (
@@ -128,7 +141,8 @@ def _tested(pairs: Sequence[_Pair], margin: float | None) -> pd.DataFrame:
         for part in zip(*pairs, strict=True)
     )
     differences_NK = own_NK - other_NK
-    sample, together = moments(differences_NK), simultaneous(differences_NK, LEVEL)
+    sample = moments(differences_NK, step_K)
+    together = simultaneous(differences_NK, LEVEL, step_K=step_K)
     deviation_K = np.where(sample.is_tested_K, sample.error_K * np.sqrt(sample.n_K), np.nan)
     num_tested, p_welch_K = max(int(sample.is_tested_K.sum()), 1), _p_welch(own_NK, other_NK)
     return pd.DataFrame(
@@ -146,6 +160,7 @@ def _tested(pairs: Sequence[_Pair], margin: float | None) -> pd.DataFrame:
                 detectable_difference(float(deviation), int(n), num_comparisons=num_tested)
                 for deviation, n in zip(deviation_K, sample.n_K, strict=True)
             ],
+            "assumed_deviation": np.where(sample.is_constant_K, step_K, np.nan),
         }
     )
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gmt.studies.plan import Plan, PlannedRun
 from gmt.studies.primary_faults import seeds_of_choices
 from gmt.studies.primary_scores import Rows, rows_of_plan, scores_of_rows, task_names
 from gmt.tracking.outcomes import DIRTY
+from gmt.tracking.question_steps import numbers_of_questions
 from gmt.verdicts.pairs import Columns, Pair, columns_of, pairs_of
 from gmt.verdicts.question import FEWEST, PARTS, Question
 from gmt.verdicts.words import counted, points
@@ -102,7 +103,8 @@ def _noise_of_questions(question: Question, compared: Sequence[PlannedRun], task
 
     For pooled tasks, whose questions vary independently, the sentence is about the mean over tasks.
     """
-    by_task = {tasks[planned.run.id]: _numbers_of_questions(question, planned) for planned in compared}
+    part = PARTS[question.measure]
+    by_task = {tasks[planned.run.id]: numbers_of_questions(planned.run.config, part) for planned in compared}
     groups = {task: [numbers] for task, numbers in by_task.items()}
     if question.tasks == "pooled" and len(by_task) > 1:
         groups = {f"the mean over {len(by_task)} tasks": list(by_task.values())}
@@ -121,16 +123,3 @@ def _noise_of_questions(question: Question, compared: Sequence[PlannedRun], task
 def _half(numbers: Sequence[int]) -> float:
     """Return half the width of an interval of a task's score over other questions; NaN if a number is not known."""
     return _TWO_SIDED * sum(_DIFFERING / number for number in numbers) ** 0.5 / len(numbers) if numbers else math.nan
-
-
-def _numbers_of_questions(question: Question, planned: PlannedRun) -> list[int]:
-    """Return the number of questions of each suite; empty if the settings of one do not say."""
-    suites = planned.run.config["task"].get(PARTS[question.measure], {}).values()
-    numbers = [number for number in map(_num_questions, suites) if number is not None]
-    return numbers if len(numbers) == len(suites) else []
-
-
-def _num_questions(suite: object) -> int | None:
-    """Return the number of a suite's questions; None if its settings do not say."""
-    value: Any = suite.get("num_examples") if isinstance(suite, Mapping) else None
-    return value if isinstance(value, int) and value > 0 else None

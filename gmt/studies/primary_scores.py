@@ -12,7 +12,9 @@ from gmt.axis import draws_of, seed_of
 from gmt.studies.grid import choice_of
 from gmt.studies.plan import Plan, PlannedRun
 from gmt.tracking.outcomes import outcome_of
+from gmt.tracking.question_steps import question_steps
 from gmt.verdicts.pairs import Choice
+from gmt.verdicts.question import PARTS
 from gmt.verdicts.scores import ScoredRun, Scores, scores_of
 
 Rows = Iterable[Mapping[Any, Any]]
@@ -54,22 +56,24 @@ def rows_of_plan(plan: Plan, tasks: Mapping[str, str]) -> Iterator[dict[str, Any
         outcome, config = outcome_of(planned.record), planned.run.config
         arm, value = choice_of(planned.point, config, plan.study.along)
         known = {"arm": arm, "task": tasks[planned.run.id], "axis": value, "seed": seed_of(config)}
-        yield {**known, "state": outcome.state, **outcome.columns}
+        yield {**known, **question_steps(config), "state": outcome.state, **outcome.columns}
 
 
 def scores_of_rows(rows: Rows, measure: str) -> Scores:
     """Return the scores of the runs that are done or diverged, by choice and task.
 
     Args:
-        rows: arm, task, axis, seed and state of runs, with the result's columns or None for each of these.
+        rows: arm, task, axis, seed and state of runs, with the result's columns or None for each of these, and
+            `target_step` and `source_step` (gmt.tracking.question_steps), which may be missing.
         measure: `target` or `forgetting`.
     """
-    column, base = _COLUMNS[measure]
+    (column, base), step = _COLUMNS[measure], f"{PARTS[measure]}_step"
 
     def scored(row: Mapping[Any, Any]) -> ScoredRun:
         value = row.get(column)
         of_base = 0.0 if base is None else row.get(base)
         choice = Choice(row["arm"], None if row["axis"] is None else float(row["axis"]))
-        return ScoredRun(choice, row["task"], int(row["seed"]), row["state"], value, None if value is None else of_base)
+        of_base = None if value is None else of_base
+        return ScoredRun(choice, row["task"], int(row["seed"]), row["state"], value, of_base, row.get(step))
 
     return scores_of(scored(row) for row in rows if row["seed"] is not None)

@@ -12,6 +12,7 @@ from gmt.records.identity import run_id
 from gmt.records.record import RunRecord
 from gmt.tracking.beside import num_beside, span_of
 from gmt.tracking.outcomes import CHANGED, DIRTY, outcome_of
+from gmt.tracking.question_steps import question_steps
 
 _SPAN = "span"  # a temporary column: the machine and the times of the last attempt
 _IN_WORDS = {DIRTY: "made in a checkout with uncommitted changes, which --dirty counts"}
@@ -27,10 +28,11 @@ _IN_WORDS = {DIRTY: "made in a checkout with uncommitted changes, which --dirty 
 # norm of the difference from the base, relative_delta_norm the same divided by the base's norm. runs_beside counts the
 # other runs of the table that ran on the same machine at some time during the run's last attempt.
 # `axis` is the value of the study's axis; missing if the run does not have the setting. data_seed and question_seed are
-# settings of the task; missing if the task lacks them, and question_seed if it follows from data_seed. `code` is a
-# short hash of all code that made the run: this package, plug-ins from other packages, and the versions of libraries.
-# `merge` is missing for a run that trains; the columns on the training are missing for a merge, whose method is its
-# parents'; `seed` is missing for a merge over seeds.
+# settings of the task; missing if the task lacks them, and question_seed if it follows from data_seed. target_step and
+# source_step are the change of a score by one question of the part's smallest suite; missing if the settings do not say
+# how many questions a suite has. `code` is a short hash of all code that made the run: this package, plug-ins from
+# other packages, and the versions of libraries. `merge` is missing for a run that trains; the columns on the training
+# are missing for a merge, whose method is its parents'; `seed` is missing for a merge over seeds.
 COLUMNS: Mapping[str, str] = {
     "run_id": "string",
     "arm": "string",
@@ -42,6 +44,8 @@ COLUMNS: Mapping[str, str] = {
     "axis": "Float64",
     "data_seed": "Int64",
     "question_seed": "Int64",
+    "target_step": "Float64",
+    "source_step": "Float64",
     "seed": "Int64",
     "state": "string",
     "attempts": "Int64",
@@ -161,6 +165,7 @@ def _row(arm: str, label: str, record: RunRecord, axis: Axis, dirty: bool) -> di
         "merge": (science.get("merge") or {}).get("name"),
         "axis": None if outcome.state == CHANGED else axis.value(stored["config"]),
         **draws_of(stored["config"]),
+        **question_steps(stored["config"]),
         "seed": seed_of(stored["config"]),
         "attempts": status.get("attempts"),
         "error": outcome.change or status.get("error"),

@@ -59,7 +59,9 @@ class AllPairs:
         return within_K
 
 
-def all_pairs(scores_NV: Floats, level: float = LEVEL, *, num_draws: int = DRAWS) -> AllPairs:
+def all_pairs(
+    scores_NV: Floats, level: float = LEVEL, *, step: float = float("nan"), num_draws: int = DRAWS
+) -> AllPairs:
     """Return the differences of all pairs of V values, with intervals that hold together at a level.
 
     With FEWEST_FLIPS seeds and more, or two values, they are those of gmt.verdicts.intervals.simultaneous. With fewer
@@ -71,16 +73,18 @@ def all_pairs(scores_NV: Floats, level: float = LEVEL, *, num_draws: int = DRAWS
     Args:
         scores_NV: without missing scores.
         level: of all pairs together.
+        step: the change of a difference by one question, for pairs that all differ by the same amount
+            (gmt.verdicts.intervals.moments); NaN: unknown.
         num_draws: of the studentized range.
     """
     num_seeds, num_values = scores_NV.shape
     first_K, second_K = np.triu_indices(num_values, 1)
     differences_NK = scores_NV[:, first_K] - scores_NV[:, second_K]
-    sample, freedom = moments(differences_NK), (num_seeds - 1) * (num_values - 1)
+    sample, freedom = moments(differences_NK, step), (num_seeds - 1) * (num_values - 1)
     residual_NV = _residuals(scores_NV)
     by_range = FEWEST <= num_seeds < FEWEST_FLIPS and num_values > 2
     if not by_range or np.sqrt((residual_NV**2).sum()) <= NO_SPREAD:
-        together, freedom = simultaneous(differences_NK, level), num_seeds - 1
+        together, freedom = simultaneous(differences_NK, level, step_K=step), num_seeds - 1
     else:
         error = float(np.sqrt((residual_NV**2).sum() / freedom / num_seeds))
         drawn_R = _drawn_ranges(np.sqrt(_variances(residual_NV)), num_seeds, num_draws)
@@ -90,7 +94,7 @@ def all_pairs(scores_NV: Floats, level: float = LEVEL, *, num_draws: int = DRAWS
     return AllPairs(first_K=first_K, second_K=second_K, sample=sample, together=together, freedom=freedom)
 
 
-def p_alike(differences_NG: Floats, level: float = LEVEL) -> float:
+def p_alike(differences_NG: Floats, level: float = LEVEL, *, step: float = float("nan")) -> float:
     """Return p of the test that a pair's difference is the same on all G tasks, over the seeds that all tasks have.
 
     Tasks share seeds, so all pairs of tasks are compared on the same seed. NaN for one task, or for fewer than FEWEST
@@ -99,8 +103,9 @@ def p_alike(differences_NG: Floats, level: float = LEVEL) -> float:
     Args:
         differences_NG: the difference on each task; NaN for a seed that a task lacks.
         level: at which p shall decide; sign flips of few seeds give no smaller p than 1 / 2,049.
+        step: as in `all_pairs`.
     """
-    return all_pairs(differences_NG[~np.isnan(differences_NG).any(1)], level).p_range
+    return all_pairs(differences_NG[~np.isnan(differences_NG).any(1)], level, step=step).p_range
 
 
 def _residuals(scores_NV: Floats) -> Floats:

@@ -5,6 +5,7 @@ Shapes: N seeds, K comparisons.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -22,6 +23,7 @@ from gmt.verdicts.intervals import (
     simultaneous,
     t_limit,
 )
+from gmt.verdicts.one_question import steps_of
 from gmt.verdicts.pairs import Columns, Pair, columns_of, pairs_of
 from gmt.verdicts.question import LEVEL, Question
 from gmt.verdicts.question_noise import RightAnswers, with_questions
@@ -84,7 +86,8 @@ def _compare(question: Question, scores: Scores, columns: Columns, level: float)
         return [], False
     differences_NK = difference_matrix(scores, columns)
     without_NK = difference_matrix(scores, columns, diverged=False)
-    sample, together = moments(differences_NK), simultaneous(differences_NK, level)
+    step_K = steps_of(scores, columns)
+    sample, together = moments(differences_NK, step_K), simultaneous(differences_NK, level, step_K=step_K)
     alone_K = np.where(sample.is_equal_K, 0.0, t_limit(level, sample.freedom_K) * sample.error_K)
     half_K = np.where(
         sample.is_tested_K | sample.is_equal_K, alone_K if question.is_of_all else together.half_K, np.nan
@@ -110,6 +113,7 @@ def _compare(question: Question, scores: Scores, columns: Columns, level: float)
                 decision="depends on the task" if differ_K[k] and decision != "not tested" else decision,
                 p_tasks=float(p_tasks_K[k]),
                 num_diverged=int(sample.n_K[k]) - len(others),
+                assumed_deviation=float(step_K[k]) if sample.is_constant_K[k] else float("nan"),
                 estimate_without_diverged=float(others.mean()) if len(others) else float("nan"),
             )
         )
@@ -181,8 +185,8 @@ def _with_target(
     """Replace `better` by `target not matched` where the target score is not shown to keep up."""
     if not rows:
         return []
-    differences_NK = difference_matrix(targets, columns)
-    low_K = moments(differences_NK).mean_K - simultaneous(differences_NK, level).half_K
+    differences_NK, step_K = difference_matrix(targets, columns), steps_of(targets, columns)
+    low_K = moments(differences_NK).mean_K - simultaneous(differences_NK, level, step_K=step_K).half_K
     assert question.target_margin is not None
     keeps_up_K: Flags = low_K > -question.target_margin
     return [
@@ -197,7 +201,9 @@ def _replaced(row: Comparison, decision: Decision) -> Comparison:
 
 def _p_tasks(scores: Scores, pair: Pair, tasks: Sequence[str], level: float) -> float:
     """Return p of the test that a pair's difference is the same on all tasks; NaN for one task."""
-    return p_alike(difference_matrix(scores, [(pair, (task,)) for task in tasks]), level)
+    columns = [(pair, (task,)) for task in tasks]
+    step = math.sqrt(2) * float(steps_of(scores, columns).max())  # of a difference of two differences
+    return p_alike(difference_matrix(scores, columns), level, step=step)
 
 
 _HOLDS: Mapping[str, tuple[Decision, ...]] = {
@@ -257,6 +263,16 @@ def _notes(rows: Sequence[Comparison]) -> list[str]:
         notes.append(
             f"With other questions {len(unsure)} of {len(shown)} differences that are shown might vanish: "
             f"{', '.join(f'{row.choice} less {row.against}' for row in unsure[:5])}."
+        )
+    if constant := [row for row in rows if not np.isnan(row.assumed_deviation)]:
+        notes.append(
+            f"In {counted(len(constant))} all seeds differ by the same amount, so that a standard deviation of one "
+            "question is assumed: "
+            + ", ".join(
+                f"{row.choice} less {row.against} on {row.task} ({100 * row.assumed_deviation:.1f} points)"
+                for row in constant[:5]
+            )
+            + "."
         )
     if depends := [row for row in rows if row.decision == "depends on the task"]:
         notes.append(

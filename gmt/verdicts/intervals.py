@@ -33,13 +33,15 @@ class Moments:
         mean_K, error_K: of each comparison; NaN without a pair.
         n_K: the number of pairs.
         is_equal_K: every pair has the same score twice.
-        is_tested_K: there are at least FEWEST pairs, and they differ by different amounts.
+        is_constant_K: there are at least FEWEST pairs, which all differ by the same amount, not 0.
+        is_tested_K: there are at least FEWEST pairs with a standard error above 0.
     """
 
     mean_K: Floats
     error_K: Floats
     n_K: NDArray[np.int64]
     is_equal_K: Flags
+    is_constant_K: Flags
     is_tested_K: Flags
 
     @property
@@ -48,8 +50,14 @@ class Moments:
         return np.maximum(self.n_K - 1, 1).astype(float)
 
 
-def moments(differences_NK: Floats) -> Moments:
-    """Return the moments of K comparisons."""
+def moments(differences_NK: Floats, step_K: Floats | float = float("nan")) -> Moments:
+    """Return the moments of K comparisons.
+
+    Args:
+        differences_NK: by seed; NaN for a seed that a comparison lacks.
+        step_K: the change of each difference by one question. Pairs that all differ by the same amount get it as their
+            standard deviation, as if each could be one question more or less; NaN: they are not tested.
+    """
     known_NK = ~np.isnan(differences_NK)
     n_K = known_NK.sum(0)
     filled_NK = np.where(known_NK, differences_NK, 0.0)
@@ -61,8 +69,15 @@ def moments(differences_NK: Floats) -> Moments:
     has_spread_K = np.sqrt(squares_K) > NO_SPREAD
     is_equal_K = has_enough_K & ~has_spread_K & (np.abs(mean_K) <= NO_SPREAD)
     mean_K = np.where(is_equal_K, 0.0, mean_K)  # a mean over tasks that cancel leaves a rounding error
+    is_constant_K = has_enough_K & ~has_spread_K & ~is_equal_K
+    error_K = np.where(is_constant_K, step_K / np.sqrt(np.maximum(n_K, 1)), error_K)
     return Moments(
-        mean_K=mean_K, error_K=error_K, n_K=n_K, is_equal_K=is_equal_K, is_tested_K=has_enough_K & has_spread_K
+        mean_K=mean_K,
+        error_K=error_K,
+        n_K=n_K,
+        is_equal_K=is_equal_K,
+        is_constant_K=is_constant_K,
+        is_tested_K=has_enough_K & (has_spread_K | is_constant_K & ~np.isnan(step_K)),
     )
 
 
@@ -114,15 +129,21 @@ class Simultaneous:
     is_by_flips: bool
 
 
-def simultaneous(differences_NK: Floats, level: float = LEVEL) -> Simultaneous:
+def simultaneous(
+    differences_NK: Floats, level: float = LEVEL, *, step_K: Floats | float = float("nan")
+) -> Simultaneous:
     """Return intervals of which all hold together with a probability of 1 - level.
 
     With FEWEST_FLIPS pairs and more, by the largest |t| over the comparisons when the signs of the centred differences
     are flipped, seed by seed (Westfall and Young, 1993): correlated comparisons cost little, and no normal distribution
-    is assumed. With fewer pairs, or at a level below the smallest p that flips give, by each comparison's t at a shared
-    level (Sidak, 1967).
+    is assumed. With fewer pairs, with pairs that all differ by the same amount, whose flips have no t, or at a level
+    below the smallest p that flips give, by each comparison's t at a shared level (Sidak, 1967).
+
+    Args:
+        differences_NK, step_K: as in `moments`.
+        level: of all comparisons together.
     """
-    sample = moments(differences_NK)
+    sample = moments(differences_NK, step_K)
     tested_K = sample.is_tested_K
     half_K = np.where(sample.is_equal_K, 0.0, np.nan)
     p_K = np.where(sample.is_equal_K, 1.0, np.nan)
@@ -130,7 +151,8 @@ def simultaneous(differences_NK: Floats, level: float = LEVEL) -> Simultaneous:
     if not num_tested:
         return Simultaneous(half_K=half_K, p_K=p_K, is_by_flips=False)
     t_K = np.abs(sample.mean_K[tested_K]) / sample.error_K[tested_K]
-    num_draws = len(_signs(len(differences_NK))) if int(sample.n_K[tested_K].min()) >= FEWEST_FLIPS else 0
+    can_flip = int(sample.n_K[tested_K].min()) >= FEWEST_FLIPS and not (tested_K & sample.is_constant_K).any()
+    num_draws = len(_signs(len(differences_NK))) if can_flip else 0
     is_by_flips = num_draws > 0 and level * (num_draws + 1) >= 1
     limit: float | Floats
     if is_by_flips:

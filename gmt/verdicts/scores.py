@@ -9,10 +9,17 @@ from gmt.verdicts.pairs import Choice
 
 
 class Score(NamedTuple):
-    """A run's score."""
+    """A run's score.
+
+    Args:
+        value: the score.
+        diverged: whether the run diverged.
+        step: the change of the score by one question; None if unknown.
+    """
 
     value: float
     diverged: bool = False
+    step: float | None = None
 
 
 Scores = Mapping[tuple[Choice, str], Mapping[int, Score]]  # by choice and task: seed -> score
@@ -25,6 +32,7 @@ class ScoredRun(NamedTuple):
         state: `done`, `diverged` or another.
         value: the score; None for a run that is not done.
         base: the base's score on the same task; None for a run that is not done.
+        step: the change of the score by one question; None if unknown.
     """
 
     choice: Choice
@@ -33,6 +41,7 @@ class ScoredRun(NamedTuple):
     state: str
     value: float | None
     base: float | None
+    step: float | None = None
 
 
 def scores_of(runs: Iterable[ScoredRun]) -> Scores:
@@ -47,7 +56,7 @@ def scores_of(runs: Iterable[ScoredRun]) -> Scores:
     for run in listed:
         own = scores.setdefault((run.choice, run.task), {})
         if run.state == "diverged" and run.task in bases:
-            own[run.seed] = Score(bases[run.task], diverged=True)
+            own[run.seed] = Score(bases[run.task], diverged=True, step=run.step)
         elif run.state == "done" and run.value is not None:
-            own[run.seed] = Score(run.value)
+            own[run.seed] = Score(run.value, step=run.step)
     return scores

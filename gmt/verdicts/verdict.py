@@ -44,6 +44,8 @@ class Comparison:
         num_diverged: the pairs in which a run diverged; it counts with the base's score.
         estimate_without_diverged: the mean without those pairs; NaN if none is left.
         low_questions, high_questions: bounds that hold for other questions too; NaN where answers are not known.
+        assumed_deviation: of pairs that all differ by the same amount, the standard deviation that their interval takes
+            instead of 0: that of one question more or less; NaN otherwise.
     """
 
     task: str
@@ -60,6 +62,7 @@ class Comparison:
     estimate_without_diverged: float = float("nan")
     low_questions: float = float("nan")
     high_questions: float = float("nan")
+    assumed_deviation: float = float("nan")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -41,7 +41,7 @@ def question_in_words(question: Question, pairs: Sequence[Pair], tasks: Sequence
 def answer(question: Question, outcome: Outcome, rows: Sequence[Comparison], deciding: Comparison | None) -> str:
     """Return the answer, in one sentence or two."""
     if deciding is None:
-        return f"{outcome.capitalize()}: no comparison has enough finished runs with different scores."
+        return f"{outcome.capitalize()}: no comparison has enough finished runs."
     within = points(question.margin)
     if question.is_of_all:
         holds = [row for row in rows if row.decision in ("equivalent", "not worse", "equal")]

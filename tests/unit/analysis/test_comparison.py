@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from gmt_analysis.choices import Baseline
 from gmt_analysis.equivalence import pairs_of_values, sensitivity
+from gmt_analysis.findings import findings
 from gmt_analysis.paired import between_arms, differences, over_tasks
 from gmt_analysis.power import detectable_difference
 from scipy import stats
@@ -126,6 +127,7 @@ def flat(spread: float, drop: float = 0.0) -> pd.DataFrame:
     return table(*(("gmt", r, 0.7 - drop * (r == 0.9) + rng.normal(0, spread, size=10)) for r in ratios))
 
 
+SENSITIVE = "sensitive: worse than another mask ratio at 0.3"
 EQUIVALENT = "any two mask ratios are equivalent: the range of their means is shown to be below the margin"
 
 
@@ -135,7 +137,8 @@ EQUIVALENT = "any two mask ratios are equivalent: the range of their means is sh
         (flat(0.002), EQUIVALENT),
         (flat(0.002, drop=0.1), "sensitive: worse than another mask ratio at 0.9"),
         (flat(0.1), "no two mask ratios are shown to differ by an amount that matters, nor all to be equivalent"),
-        (table(("gmt", 0.3, [1, 2, 3]), ("gmt", 0.5, [2, 3, 4])), "no spread between seeds: nothing is tested"),
+        (table(("gmt", 0.3, [0.1, 0.2, 0.3]), ("gmt", 0.5, [0.105, 0.205, 0.305])), EQUIVALENT),
+        (table(("gmt", 0.3, [0.1, 0.2, 0.3]), ("gmt", 0.5, [0.405, 0.505, 0.6])), SENSITIVE),
         (
             table(("gmt", 0.3, [1, 2, 3]), ("gmt", 0.5, [1, 2, 3])),
             EQUIVALENT,
@@ -159,11 +162,22 @@ def test_runs_that_diverged_are_spoken_of() -> None:
     assert verdict.words == f"{EQUIVALENT} {left_out}"
 
 
-def test_pairs_that_differ_all_by_the_same_are_not_tested() -> None:
+def test_pairs_that_all_differ_by_the_same_amount_deviate_by_one_question() -> None:
+    # by hand: error 0.005 / sqrt(3); against 0.02: t = 0.015 / 0.0028868 = 5.196, P(T > t) of 2 degrees = 0.0175
     made = table(("sft", NONE, [0.5, 0.6, 0.7]), ("gmt", 0.5, [0.505, 0.605, 0.705]))
-    (row,) = differences(made, "score", baseline="sft").to_dict("records")
-    assert row["difference"] == pytest.approx(0.005)
-    assert math.isnan(row["p"])
+    (row,) = differences(made, "score", baseline="sft", margin=0.02).to_dict("records")
+    assert (row["difference"], row["assumed_deviation"]) == (pytest.approx(0.005), pytest.approx(0.005))
+    assert row["p_equivalent"] == pytest.approx(0.0175, abs=1e-4)
+    assert row["low"] < 0 < row["high"]
+    known = made.rename(columns={"score": "target_after"}).assign(target_step=1 / 1000, forgetting=0.0)
+    (row,) = differences(known, "target_after", baseline="sft").to_dict("records")
+    assert row["assumed_deviation"] == 1 / 1000
+    assert row["low"] > 0
+    target, _ = findings(known, axis=Axis(), baseline="sft", margin=0.02)
+    assert target.sentences[1] == (
+        "On all seeds by the same amount, target score differs from that of sft in gmt 0.5 on t: there a standard "
+        "deviation of one question is assumed."
+    )
 
 
 def test_a_baseline_at_several_values_is_compared_at_the_same_value() -> None:
@@ -249,7 +263,7 @@ def test_one_seed_is_not_tested_over_tasks() -> None:
     (row,) = over_tasks(table(("sft", NONE, [1]), ("gmt", 0.5, [2])), "score", baseline="sft").to_dict("records")
     assert (row["choice"], row["n"], row["difference"], math.isnan(row["p_shared"])) == ("gmt 0.5", 1, 1, True)
     alike = over_tasks(table(("sft", NONE, [1, 1, 1]), ("gmt", 0.5, [2, 2, 2])), "score", baseline="sft")
-    assert alike["p"].isna().all()
+    assert alike["assumed_deviation"].tolist() == [1]
     assert over_tasks(table(("gmt", 0.5, [1, 2, 3])), "score", baseline="sft").empty
 
 

@@ -137,7 +137,7 @@ def test_less_forgetting_counts_only_at_a_target_score_that_keeps_up() -> None:
 def test_what_is_not_finished_is_not_tested() -> None:
     found = verdict(question(values=[0.9]), scores({SFT: [0.5, 0.6], GMT_9: [0.5, 0.7]}))
     assert (found.outcome, found.deciding) == ("not tested", None)
-    assert found.answer == "Not tested: no comparison has enough finished runs with different scores."
+    assert found.answer == "Not tested: no comparison has enough finished runs."
     assert verdict(question(), {}).outcome == "not tested"
 
 
@@ -157,3 +157,35 @@ def test_what_is_not_finished_is_not_tested() -> None:
 def test_outcomes(claim: str, gmt: list[float], outcome: str) -> None:
     found = verdict(question(claim=claim, values=[0.9]), scores({SFT: [0.70, 0.71, 0.70, 0.70, 0.72], GMT_9: gmt}))
     assert found.outcome == outcome
+
+
+@pytest.mark.parametrize(
+    ("claim", "gain", "outcome"),
+    [
+        ("equivalent", 1 / 200, "shown"),
+        ("equivalent", 3 / 200, "undecided"),
+        ("better", 1 / 200, "refuted"),
+        ("better", 100 / 200, "shown"),
+        ("not_worse", -100 / 200, "refuted"),
+    ],
+)
+def test_a_difference_that_is_the_same_on_all_seeds_deviates_by_one_question(
+    claim: str, gain: float, outcome: str
+) -> None:
+    """Of 200 questions: half a point; 0.5 +- 2.92 * 0.5 / sqrt(3) = 0.5 +- 0.84 for claims of all, and 0.5 +- 1.24."""
+    own = {SFT: [0.2, 0.3, 0.6], GMT_9: [0.2 + gain, 0.3 + gain, 0.6 + gain]}
+    known = {(c, "t"): {s: Score(v, step=1 / 200) for s, v in enumerate(scores)} for c, scores in own.items()}
+    found = verdict(question(claim=claim, values=[0.9]), known)
+    assert found.outcome == outcome
+    assert found.notes == (
+        "In 1 comparison all seeds differ by the same amount, so that a standard deviation of one question is assumed: "
+        "gmt 0.9 less sft on t (0.5 points).",
+    )
+
+
+def test_where_no_run_says_its_questions_the_least_difference_of_scores_is_one() -> None:
+    own = {SFT: [0.2, 0.3, 0.6], GMT_9: [0.7, 0.8, 1.1], GMT_1: [0.21, 0.3, 0.6]}
+    (row,) = verdict(question(values=[0.9]), scores(own)).comparisons
+    assert row.assumed_deviation == pytest.approx(0.01)
+    saturated = {SFT: [0.0] * 3, GMT_9: [1.0] * 3}  # may be one question or a thousand
+    assert verdict(question(values=[0.9]), scores(saturated)).outcome == "undecided"

@@ -47,7 +47,7 @@ def test_sign_flips_by_hand() -> None:
     assert found.p_K[0] == pytest.approx((1 + draws * 26 / 4096) / (1 + draws))
 
 
-def test_pairs_without_spread_are_equal_and_a_constant_difference_is_not_tested() -> None:
+def test_pairs_without_spread_are_equal_and_a_constant_difference_needs_the_step_of_a_question() -> None:
     found = moments(np.array([[0.0, 0.1, 0.0]] * 3 + [[0.0, 0.1, np.nan]]))
     assert found.is_equal_K.tolist() == [True, False, True]
     assert not found.is_tested_K.any()
@@ -55,6 +55,11 @@ def test_pairs_without_spread_are_equal_and_a_constant_difference_is_not_tested(
     together = simultaneous(np.array([[0.0, 0.1]] * 3))
     assert (together.half_K[0], together.p_K[0]) == (0, 1)
     assert np.isnan(together.half_K[1])
+    known = simultaneous(np.array([[0.0, 0.1]] * 3), step_K=0.005)  # t of 2 degrees at 0.05: 4.3027
+    assert known.half_K == pytest.approx([0, 4.3027 * 0.005 / math.sqrt(3)], abs=1e-6)
+    by_t = simultaneous(np.array([[0.1]] * 20), step_K=0.005)  # flips of one number have no t
+    assert not by_t.is_by_flips
+    assert by_t.half_K[0] == pytest.approx(2.0930 * 0.005 / math.sqrt(20), abs=1e-6)
 
 
 @pytest.mark.parametrize(("num_seeds", "num_studies"), [(3, 1000), (5, 1000), (20, 100)])

@@ -1,0 +1,39 @@
+"""The change of a score by one question: the least deviation over seeds that a test may assume."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from gmt.verdicts.intervals import NO_SPREAD, Floats
+from gmt.verdicts.pairs import Columns
+from gmt.verdicts.scores import Scores
+
+
+def steps_by_task(scores: Scores, tasks: Iterable[str]) -> dict[str, float]:
+    """Return the change of the score by one question on each task; NaN if no task has two different scores.
+
+    Where no run says it, it is the least difference between two scores on the task, which is one question or more; on a
+    task where all scores are the same, the largest of other tasks.
+    """
+    steps = {}
+    for task in tasks:
+        own = [score for (_, of_task), by_seed in scores.items() if of_task == task for score in by_seed.values()]
+        known = [score.step for score in own if score.step is not None]
+        steps[task] = max(known) if known else least_difference([score.value for score in own])
+    largest = float(np.fmax.reduce(list(steps.values()), initial=np.nan))
+    return {task: largest if math.isnan(step) else step for task, step in steps.items()}
+
+
+def steps_of(scores: Scores, columns: Columns) -> Floats:
+    """Return the change of each comparison's difference by one question, on each task where several are pooled."""
+    by_task = steps_by_task(scores, {task for _, tasks in columns for task in tasks})
+    return np.array([math.hypot(*(by_task[task] for task in tasks)) / len(tasks) for _, tasks in columns])
+
+
+def least_difference(values: Sequence[float]) -> float:
+    """Return the least difference between two values that differ; NaN if there is none."""
+    gaps = np.diff(np.unique(np.asarray(values, dtype=float)))
+    return float(np.fmin.reduce(gaps[gaps > NO_SPREAD], initial=np.nan))
