@@ -19,6 +19,7 @@ _KEYS = {"family", "settings", "num_examples"}
 _ANSWER = "answer"  # may be left out
 _MOST_DRAWS = 50  # draws for each question at most, so that a family with too few distinct ones is refused
 _WORD = re.compile(r"\w+")
+_NUMBER = re.compile(r"\d+")
 
 
 @lru_cache(maxsize=1)
@@ -46,6 +47,11 @@ def answer_of(question: Mapping[str, Any], answer: str) -> str:
 def words_of(prompt: str) -> tuple[str, ...]:
     """Return the words and numbers of a prompt, sorted; the same for `1 + 2 + 3` and `3 + 1 + 2`."""
     return tuple(sorted(_WORD.findall(prompt)))
+
+
+def numbers_of(prompt: str) -> tuple[str, ...]:
+    """Return the numbers of a prompt, sorted; the same for `What is 1 + 2?` and `Compute 2 + 1`."""
+    return tuple(sorted(_NUMBER.findall(prompt)))
 
 
 def drawn_questions(entry: Mapping[str, Any], seed: int, *, distinct: bool) -> tuple[Any, list[dict[str, Any]]]:

@@ -19,6 +19,7 @@ from gmt.tasks.generated import (
     drawn_questions,
     examples_of,
     generator_version,
+    numbers_of,
     other_examples,
     prompt_of,
     words_of,
@@ -30,7 +31,7 @@ from gmt.used_files import UsedFiles
 _SUITE_SEED_OFFSET = 1_000_003  # suites are drawn from another seed than training examples,
 _OTHERS_SEED_OFFSET = 1_000_003  # a suite's other questions from another seed than those that it asks,
 _REPLAY_SEED_OFFSET = 3 * 1_000_003  # and replayed examples from a fourth seed
-_HELD_OUT = ("question", "words")
+_HELD_OUT = ("question", "words", "numbers")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +51,8 @@ class ReasoningGymTask:
         source: the evaluations of what the base could do before, in the same form; they measure forgetting.
         max_new_tokens: the most tokens of an answer.
         hold_out: leaves out training examples that share with a target question: `question`: its whole text; `words`:
-            its words and numbers, in any order.
+            its words and numbers, in any order; `numbers`: its numbers, in any order and any words. A question without
+            a number holds out every example without one.
         distinct: whether a suite asks each question only once.
         question_seed: the seed of the suites' questions alone, so that they and the training examples can be varied
             separately; null for data_seed + 1,000,003.
@@ -131,6 +133,8 @@ class ReasoningGymTask:
         return {part: make_suites(f"task.{part}", self._evaluations(part)) for part in ("target", "source")}
 
     def _held_out(self, prompt: str) -> str | tuple[str, ...]:
+        if self.hold_out == "numbers":
+            return numbers_of(prompt)
         return words_of(prompt) if self.hold_out == "words" else prompt
 
     def _replayed(self, number: int, prompts: set[str]) -> list[Example]:

@@ -1,5 +1,7 @@
 """Generated tasks: the same questions from the same seed, and none of the target's in training."""
 
+import re
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -72,6 +74,21 @@ def test_held_out_words_leave_no_permuted_twin_in_training() -> None:
     assert 100 < len(examples) < len(plain.train_examples())
 
 
+def test_held_out_numbers_leave_no_sum_in_other_words_in_training() -> None:
+    natural = PLAIN_SUMS | {"settings": PLAIN | {"format_style": "natural"}, "num_examples": 300}
+    mixtures: Any = {"train": {"sums": natural}, "target": {"sums": natural | {"num_examples": 20}}}
+    by_words, by_numbers = task(**mixtures, hold_out="words"), task(**mixtures, hold_out="numbers")
+
+    def sums(prompts: Iterable[str]) -> set[tuple[str, ...]]:
+        return {tuple(sorted(re.findall(r"\d+", prompt))) for prompt in prompts}
+
+    asked = sums(by_words.suites()["target"]["sums"].prompts)
+    assert asked & sums(example.prompt for example in by_words.train_examples())
+    examples = by_numbers.train_examples()
+    assert not asked & sums(example.prompt for example in examples)
+    assert 100 < len(examples) < len(by_words.train_examples())
+
+
 def test_a_distinct_suite_asks_no_question_twice_and_names_a_family_that_is_too_small() -> None:
     prompts = task(distinct=True).suites()["source"]["sums"].prompts
     assert len(set(prompts)) == len(prompts) == 60
@@ -114,7 +131,7 @@ def test_replay_adds_a_share_of_new_source_examples() -> None:
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"hold_out": "numbers"}, "task.hold_out must be one of question, words"),
+        ({"hold_out": "sums"}, "task.hold_out must be one of question, words, numbers"),
         ({"replay": 1}, r"task.replay must lie in \[0, 1\), got 1"),
         ({"question_seed": -1}, "task.question_seed must be a whole number of at least 0, got -1"),
         ({"train": {"s": SMALL_SUMS | {"answer": "upward"}}}, "task.train.s.answer must be one of given, backward"),
