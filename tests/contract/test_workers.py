@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from gmt.composition import Composer, hydra_on
+from gmt.config_dir import config_dir
 from gmt.errors import Interrupted, UserError
 from gmt.masking.sharding import local
 from gmt.methods.protocol import FitsOptimizers, ReadsExamples, ReshapesModel, TrainsInPhases
@@ -26,8 +27,8 @@ from gmt.training.checkpoints import last_whole_checkpoint
 from gmt.training.control import Control
 from gmt.training.gather import gather
 from tests.arms import ARMS, default_arm, first_with, method_of, overrides_of, plain_arm, works_on_two_workers
+from tests.composed_once import compose_once
 from tests.conftest import CONF
-from tests.merging import run_with
 from tests.processes import in_ranks
 
 KINDS = {"ddp": "none", "fsdp2": "fsdp"}
@@ -42,15 +43,20 @@ USUAL = {
 }
 
 
-@lru_cache
-def can_be(kind: str, arm: str) -> bool:
-    """Return whether an arm works on two workers of a kind; the others are refused when a run is planned."""
-    if not works_on_two_workers(arm):
-        return False
+@cache
+def arms_on(kind: str) -> list[str]:
+    """Return the arms that work on two workers of a kind; the others are refused when a run is planned."""
+    able = [arm for arm in ARMS if works_on_two_workers(arm)]
     if KINDS[kind] == "none":
-        return True
+        return able
+    with hydra_on(str(CONF)):
+        composer = Composer()  # one for all arms, so that Hydra composes once
+        return [arm for arm in able if takes_shards(composer, arm, two_workers(kind))]
+
+
+def takes_shards(composer: Composer, arm: str, workers: list[str]) -> bool:
     try:
-        run_with(Path("unused"), f"method={arm}", *two_workers(kind))
+        build(composer.compose_plain(["task=tiny", f"method={arm}", *workers]))
     except UserError as error:
         if not str(error).startswith("resources.sharding must be none for "):
             raise
@@ -64,7 +70,7 @@ def on_two_workers(arms: Iterable[str]) -> pytest.MarkDecorator:
         pytest.param((kind, arm), marks=[] if arm in USUAL else pytest.mark.slow, id=f"{kind}-{arm}")
         for kind in KINDS
         for arm in arms
-        if can_be(kind, arm)
+        if arm in arms_on(kind)
     ]
     return pytest.mark.parametrize("two", cases, indirect=True)
 
@@ -166,8 +172,9 @@ def beyond_bf16(tensors: Sequence[Tensor | None]) -> float:
 
 def work(root: Path, arms: list[str]) -> None:
     """Do everything as one of two workers, by DDP and then by FSDP2."""
-    for kind in KINDS:
-        train_all(kind, root / kind, arms)
+    with compose_once(config_dir(), CONF):
+        for kind in KINDS:
+            train_all(kind, root / kind, arms)
 
 
 def train_all(kind: str, folder: Path, arms: list[str]) -> None:
@@ -184,7 +191,7 @@ def train_all(kind: str, folder: Path, arms: list[str]) -> None:
     if PLAIN in arms:  # no mask: a last bit puts gradients of one magnitude in bf16 on both sides of a threshold
         with one_kernel_for_bf16():
             keep("bf16", PLAIN, "train.precision=bf16")
-    for arm in filter(lambda arm: can_be(kind, arm), arms):
+    for arm in filter(arms_on(kind).__contains__, arms):
         keep(arm, arm)
         stopped = run_of(f"resumed_{arm}", arm)
         with pytest.raises(Interrupted):
