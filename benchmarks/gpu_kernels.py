@@ -11,14 +11,16 @@ from publishing import publish, script_parser, table
 from torch import Tensor
 from triton.testing import do_bench
 
-from gmt.masking.counting import fields
+from gmt.masking.counting import as_bits, fields
 from gmt.masking.packing import pack
 from gmt.masking.random_bits import keys
 from gmt.masking.rule import LARGEST_BITS, Scores, Selection
 from gmt.masking.selection import select
 from gmt.masking.support import Support
-from gmt.masking.triton_kernels import field_counts, keep_inside, random_bits
-from gmt.masking.triton_tables import zero_outside
+from gmt.masking.triton_bracket import rooms_of, split
+from gmt.masking.triton_entries import bounds_of, keep_inside, restore_unkept, zero_outside
+from gmt.masking.triton_kernels import field_counts, random_bits
+from gmt.masking.triton_tables import Piece, by_kind
 
 NUM = 1 << 28  # entries, more than the caches hold
 RATIO = 0.8
@@ -38,14 +40,23 @@ def kernel_rows(x_N: Tensor) -> list[list[str]]:
     x_K = support.gather(x_N)
     kept = len(x_K) * width
     largest = Selection(lowest=0x3F800000, highest=LARGEST_BITS, num_entries=num, num_kept=0, is_finite=True)
+    bounds = bounds_of([largest], x_N.device)
+    low, high = (as_bits(torch.tensor([x], device=x_N.device)).long() for x in (1.27, 1.30))  # about 1 % lie between
+    counts_GF, rooms = torch.zeros(1, 6, dtype=torch.int64, device=x_N.device), rooms_of([num // 50], x_N.device)
+    (pieces,) = by_kind([Piece(scores=x_N, draw=None, size=num)])
     (first, second, *_) = fields([x_N.dtype])
     prefix = 0x3F800000 >> second[0] + second[1]  # magnitudes from 1 to 2, or some of them
     calls: dict[str, tuple[Callable[[], object], int]] = {
         "copy": (lambda: out_N.copy_(x_N), 2 * width * num),
         "first count": (lambda: field_counts([lambda: iter([x_N])], prefix_G, *first), width * num),
         "second count": (lambda: field_counts([lambda: iter([x_N])], prefix_G + prefix, *second), width * num),
-        "zeroing": (lambda: zero_outside([(out_N, None, largest)]), 2 * width * num),
-        "mask": (lambda: keep_inside(x_N, 0x3F800000, 0x7FFFFFFF), (width + 1) * num),
+        "count around two bounds": (
+            lambda: split(pieces, [0], low, high, counts_GF.zero_(), rooms, needs_zeros=False),
+            width * num,
+        ),
+        "zeroing": (lambda: zero_outside([(out_N, None)], [0], bounds), 2 * width * num),
+        "mask": (lambda: keep_inside([(x_N, None)], bounds, [keep_N]), (width + 1) * num),
+        "restoring": (lambda: restore_unkept([(out_N, x_N, keep_N)]), (3 * width + 1) * num),
         "gather": (lambda: support.gather(x_N), width * num + num // 8 + kept),
         "scatter": (lambda: support.scatter_(out_N, x_K), num // 8 + 2 * kept),
         "draw": (lambda: random_bits(num, keys(0, 0, "x"), start=0, device=x_N.device), 4 * num),

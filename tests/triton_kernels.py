@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -16,7 +17,8 @@ from gmt.masking.rule import Scores
 from gmt.masking.selection import select
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
-NAME, SETS, TABLES = (f"gmt.masking.triton_{name}" for name in ("kernels", "sets", "tables"))
+MODULES = ("kernels", "sets", "tables", "bracket", "entries")  # each after those that it imports
+NAME, SETS, TABLES, BRACKET, ENTRIES = (f"gmt.masking.triton_{name}" for name in MODULES)
 
 
 def loaded(patch: pytest.MonkeyPatch, name: str, *, is_interpreted: bool) -> ModuleType:
@@ -34,13 +36,16 @@ def loaded(patch: pytest.MonkeyPatch, name: str, *, is_interpreted: bool) -> Mod
 def interpreted(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """Return the kernels in the interpreter, in small blocks and by few programs, so that each takes several blocks."""
     module = loaded(monkeypatch, NAME, is_interpreted=True)
-    sets, tables = (loaded(monkeypatch, name, is_interpreted=True) for name in (SETS, TABLES))
-    _sum_by_numpy(monkeypatch)
+    sets, _, bracket, of_entries = (
+        loaded(monkeypatch, name, is_interpreted=True) for name in (SETS, TABLES, BRACKET, ENTRIES)
+    )
+    _reduce_by_numpy(monkeypatch)
     assert module.add.fn(2, 3) == 5
-    monkeypatch.setattr(module, "BLOCK", 64)
-    monkeypatch.setattr(sets, "BLOCK", 64)
-    for size in ("BLOCK", "SLOTS", "PART"):
-        monkeypatch.setattr(tables, size, 256)
+    for blocks in (module, sets):
+        monkeypatch.setattr(blocks, "BLOCK", 64)
+    for blocks, size in ((bracket, "BLOCK"), (bracket, "SLOTS"), (bracket, "PART"), (of_entries, "BLOCK")):
+        monkeypatch.setattr(blocks, size, 256)
+    monkeypatch.setattr(bracket, "BLOCKS", 2)
     monkeypatch.setattr(module, "num_programs", lambda device: 3)
     monkeypatch.setattr(select_alone, "CHUNK", 1500)
     for name in ("_SAMPLES", "_FEWEST_SAMPLES"):
@@ -48,25 +53,29 @@ def interpreted(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return module
 
 
-def _sum_by_numpy(patch: pytest.MonkeyPatch) -> None:
-    """Make the interpreter sum by NumPy, as it does for tl.sum; it would call the kernels' `add` entry by entry."""
+def _reduce_by_numpy(patch: pytest.MonkeyPatch) -> None:
+    """Make the interpreter reduce by NumPy, as it does for tl.sum; it would call the kernels' own entry by entry."""
     from triton.runtime.interpreter import ReduceOps, ScanOps
 
     one_by_one = ReduceOps.generic_reduce, ScanOps.generic_scan
 
     def reduced(self: Any, values: tuple[Any, ...]) -> Any:
-        return self.sum(values[0]) if _is_add(self) else one_by_one[0](self, values)
+        if _is(self, "add"):
+            return self.sum(values[0])
+        if _is(self, "larger"):
+            return self.min_max(values[0], val_reduce_op=np.max)
+        return one_by_one[0](self, values)
 
     def scanned(self: Any, values: tuple[Any, ...]) -> Any:
-        return self.cumsum(values[0]) if _is_add(self) else one_by_one[1](self, values)
+        return self.cumsum(values[0]) if _is(self, "add") else one_by_one[1](self, values)
 
     patch.setattr(ReduceOps, "generic_reduce", reduced)
     patch.setattr(ScanOps, "generic_scan", scanned)
 
 
-def _is_add(operation: Any) -> bool:
+def _is(operation: Any, name: str) -> bool:
     function = operation.combine_fn.fn
-    return (function.__module__, function.__name__) == (NAME, "add")
+    return (function.__module__, function.__name__) == (NAME, name)
 
 
 @contextmanager
@@ -80,7 +89,7 @@ def by_triton(kernels: ModuleType) -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kernels, "launch", counted)
-        for name in (SETS, TABLES):
+        for name in (SETS, TABLES, BRACKET):
             patch.setattr(sys.modules[name], "launch", counted)
         for module in (entries, random_bits, select_by_bracket, select_by_fields, support):
             patch.setattr(module, "has_triton", lambda device: True)

@@ -33,13 +33,25 @@ def groups_of(every: Sequence[Ranked], scope: str) -> list[list[Ranked]]:
     return list(groups.values())
 
 
-def choose_entries(groups: Sequence[Sequence[Ranked]], spec: MaskSpec, row: Row) -> list[Selection]:
+def choose_entries(
+    groups: Sequence[Sequence[Ranked]], spec: MaskSpec, row: Row, *, may_zero: bool = False
+) -> list[Selection]:
     """Return the selection of each group, from scores that are computed anew wherever they are needed.
 
+    Args:
+        groups: parameters that share a threshold.
+        spec, row: the mask's settings and its signal.
+        may_zero: whether gradients may be masked here already, where that is all that a mask of this step does.
+
     Raises:
-        NonFiniteScoreError: a score is NaN or Inf.
+        NonFiniteScoreError: a score is NaN or Inf; no gradient is masked then.
     """
-    return _selected([[r.scores(row) for r in members] for members in groups], groups, spec, row)
+    masks_gradients = spec.mask_on == "gradient" and spec.moments == "dense" and not spec.outlives_a_step
+    zero = [[r.gradient_N for r in members] for members in groups]
+    is_quick = may_zero and masks_gradients and row.name == "gradient"
+    return _selected(
+        [[r.scores(row) for r in members] for members in groups], groups, spec, row, zero if is_quick else None
+    )
 
 
 def choose_units(
@@ -72,7 +84,11 @@ def choose_units(
 
 
 def _selected(
-    scores: Sequence[Sequence[Scores]], groups: Sequence[Sequence[Ranked]], spec: MaskSpec, row: Row
+    scores: Sequence[Sequence[Scores]],
+    groups: Sequence[Sequence[Ranked]],
+    spec: MaskSpec,
+    row: Row,
+    zero: Sequence[Sequence[Tensor]] | None = None,
 ) -> list[Selection]:
     how: Any = {"keep": spec.keep, "rank_zeros": row.ranks_zeros}
     if spec.scope == ENTROPY:
@@ -82,7 +98,7 @@ def _selected(
             selection for part, ratio in zip(scores, parts, strict=True) for selection in select([part], ratio, **how)
         ]
     else:
-        found = select(scores, spec.mask_ratio, **how)
+        found = select(scores, spec.mask_ratio, zero=zero, **how)
     for members, selection in zip(groups, found, strict=True):
         if DRAW not in row.needs and not selection.is_finite:
             raise NonFiniteScoreError(members)

@@ -158,9 +158,12 @@ class Mask:
         if self._is_skipped:
             return
         every = self._ranked()
-        self._refuse_nonfinite(every)
+        if self.spec.outlives_a_step:
+            self._refuse_nonfinite(every)
         self._add_up(every)
         selections = self._select(every) if self.spec.mask_ratio else {}
+        if not self.spec.outlives_a_step:  # nothing was kept yet, and a GPU has been told what to do meanwhile
+            self._refuse_nonfinite(every)
         if self._needs_facts():
             self._prepare_facts(every, lambda r: self._kept_sample(r, selections.get(r.name)))
         if self.spec.mask_ratio:
@@ -270,13 +273,12 @@ class Mask:
         if self._activations and (new or self.spec.refresh != "once"):
             self._activations.end_step(new)
         groups = groups_of(new, self.spec.scope)
-        selections: dict[str, Selection] = {}
-        found: list[Selection] = []
+        selections, found = dict[str, Selection](), list[Selection]()
         try:
             if self._is_chosen_whole:
                 self._masks |= choose_units(groups, self.spec, self._signal, self._units)
             else:
-                found = choose_entries(groups, self.spec, self._signal)
+                found = choose_entries(groups, self.spec, self._signal, may_zero=not self._needs_facts())
                 for members, selection in zip(groups, found, strict=True):
                     selections |= {r.name: selection for r in members}
         except NonFiniteScoreError as error:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gmt.masking.counting import as_bits, chunk_of, chunk_of_hashes, in_batches, in_threads, readable
 from gmt.masking.native import WIDTHS, Bounded, Chunk, Unkept, has_triton, library
-from gmt.masking.parameters import Ranked
+from gmt.masking.parameters import DTYPES, Ranked
 from gmt.masking.rule import CHUNK, LARGEST_BITS, Selection
 from gmt.masking.sharding import local
 from gmt.masking.signals import DRAW, Row
@@ -34,9 +34,11 @@ def kept(score_N: Tensor, selection: Selection) -> Tensor:
         selection: between which bounds.
     """
     if has_triton(score_N.device):
-        from gmt.masking.triton_kernels import keep_inside
+        from gmt.masking.triton_entries import bounds_of, keep_inside
 
-        return keep_inside(score_N, selection.lowest, selection.highest)
+        keep_N = torch.empty(score_N.numel(), dtype=torch.bool, device=score_N.device)
+        keep_inside([(score_N, None)], bounds_of([selection], score_N.device), [keep_N])
+        return keep_N
     if score_N.device.type != "cpu" or library() is None:
         return selection.keeps(as_bits(score_N))
     keep_N, score_N = torch.empty(len(score_N), dtype=torch.bool), readable(score_N)
@@ -49,7 +51,13 @@ def keep_masks(every: Sequence[Ranked], row: Row, selections: Mapping[str, Selec
     masks = {r.name: torch.empty(len(r.gradient_N), dtype=torch.bool, device=r.gradient_N.device) for r in every}
     in_c = [r for r in every if r.gradient_N.device.type == "cpu" and library() is not None]
     _mask_in_c([(r, masks[r.name], None) for r in in_c], row, selections)
-    names = {r.name for r in in_c}
+    together = _for_one_launch(every, row)
+    for device, scored in _by_device(together).items():
+        from gmt.masking.triton_entries import bounds_of, keep_inside
+
+        bounds = bounds_of([selections[r.name] for r in scored], device)
+        keep_inside([(r.gradient_N, r.draw(row)) for r in scored], bounds, [masks[r.name] for r in scored])
+    names = {r.name for r in (*in_c, *together)}
     for r in every:
         if r.name not in names:
             for part in r.stretches(row):
@@ -87,18 +95,32 @@ def restore_weights_(held: Iterable[tuple[Tensor, Tensor]]) -> None:
 
 def zero_masked_each_(every: Sequence[Ranked], row: Row, selections: Mapping[str, Selection]) -> None:
     """Zeroes the entries of each gradient that do not stay, in place; together on a GPU, if no score is computed."""
-    is_known = row.name == "gradient" or DRAW in row.needs
-    together = [r for r in every if is_known and has_triton(r.gradient_N.device)]
-    if together:
-        from gmt.masking.triton_tables import zero_outside
+    every = [r for r in every if not selections[r.name].is_applied]
+    together = _for_one_launch(every, row)
+    for device, scored in _by_device(together).items():
+        from gmt.masking.triton_entries import bounds_of, zero_outside
 
-        zero_outside([(r.gradient_N, r.draw(row), selections[r.name]) for r in together])
+        bounds = bounds_of([selections[r.name] for r in scored], device)
+        zero_outside([(r.gradient_N, r.draw(row)) for r in scored], range(len(scored)), bounds)
     in_c = [r for r in every if DRAW in row.needs and r.gradient_N.device.type == "cpu" and library() is not None]
     _mask_in_c([(r, r.gradient_N, None) for r in in_c], row, selections)
     names = {r.name for r in (*together, *in_c)}
     for r in every:
         if r.name not in names:
             zero_masked_(r, row, selections[r.name])
+
+
+def _for_one_launch(every: Sequence[Ranked], row: Row) -> list[Ranked]:
+    """Return the parameters on a GPU whose gradients are their scores, or whose scores are drawn."""
+    is_known = row.name == "gradient" or DRAW in row.needs
+    return [r for r in every if is_known and has_triton(r.gradient_N.device)]
+
+
+def _by_device(every: Iterable[Ranked]) -> dict[torch.device, list[Ranked]]:
+    by_device: dict[torch.device, list[Ranked]] = {}
+    for r in every:
+        by_device.setdefault(r.gradient_N.device, []).append(r)
+    return by_device
 
 
 def zero_masked_(r: Ranked, row: Row, selection: Selection) -> None:
@@ -132,9 +154,18 @@ def restore_unkept_each_(every: Sequence[tuple[Tensor, Tensor, Tensor]]) -> None
         every: tensors as they are now and before, of one shape and dtype, and the mask of kept entries, of shape [N].
     """
     _restore_in_c(one for one in every if _is_for_c(*one))
+    together = [one for one in every if _is_for_triton(*one)]
+    if together:
+        from gmt.masking.triton_entries import restore_unkept
+
+        restore_unkept(together)
     for now, before, keep_N in every:
-        if now.numel() and not _is_for_c(now, before, keep_N):
+        if now.numel() and not _is_for_c(now, before, keep_N) and not _is_for_triton(now, before, keep_N):
             torch.where(keep_N.view(now.shape), now, before, out=now)
+
+
+def _is_for_triton(x: Tensor, *others: Tensor) -> bool:
+    return has_triton(x.device) and x.dtype in DTYPES and all(t.is_contiguous() for t in (x, *others))
 
 
 def _is_for_c(x: Tensor, *others: Tensor) -> bool:

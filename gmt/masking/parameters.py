@@ -168,8 +168,9 @@ class Ranked:
         chunk = CHUNK
         if self.gradient_N.device.type == "cuda":
             chunk = CUDA_CHUNK if row.is_view else CUDA_COMPUTED_CHUNK
-        for start in range(0, len(self.gradient_N), chunk):
-            yield slice(start, min(start + chunk, len(self.gradient_N)))
+        size = self.gradient_N.numel()  # len() of a tensor takes a detour through Python
+        for start in range(0, size, chunk):
+            yield slice(start, min(start + chunk, size))
 
 
 def _weights(parameter: nn.Parameter) -> Tensor:

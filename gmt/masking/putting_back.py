@@ -61,6 +61,14 @@ def entries_share_memory(tensor: Tensor) -> bool:
     return False
 
 
+def _copied(tensors: dict[nn.Parameter, Tensor]) -> dict[nn.Parameter, Tensor]:
+    """Return copies, made by few launches on a GPU."""
+    copies = {p: torch.empty_like(tensor) for p, tensor in tensors.items()}
+    if copies:
+        torch._foreach_copy_(list(copies.values()), list(tensors.values()))
+    return copies
+
+
 class HeldWeights:
     """The weights that masked entries keep over one step, without a mask beside them.
 
@@ -107,7 +115,7 @@ class Held:
         self._kept = {r.parameter: kept[r.name] for r in every}
         self._names = {r.parameter: r.name for r in every}
         self._keys = moment_keys
-        self._weights = {p: local(p.detach()).clone() for p in self._kept} if weights else {}
+        self._weights = _copied({p: local(p.detach()) for p in self._kept}) if weights else {}
         if moment_keys:
             begin_state(optimizer)
         self._moments = {

@@ -74,6 +74,7 @@ class Selection:
         num_entries: of the group, over all shards.
         num_kept: entries that stay.
         is_finite: whether no score was NaN or Inf; otherwise the bounds mean nothing.
+        is_applied: whether the entries that do not stay are zero already.
     """
 
     lowest: int
@@ -81,6 +82,7 @@ class Selection:
     num_entries: int
     num_kept: int
     is_finite: bool
+    is_applied: bool = False
 
     def keeps(self, bits: Tensor) -> Tensor:
         """Which entries stay, as bool of the shape of `bits`."""
@@ -112,6 +114,11 @@ class Rule:
     smallest: bool
     rank_zeros: bool
 
+    @property
+    def ranks_from_zeros(self) -> bool:
+        """Whether a threshold's rank depends on how many zeros there are, which come first and are not ranked."""
+        return self.smallest and not self.rank_zeros
+
     def ranks(self, sizes: Sequence[int], zeros_G: Tensor) -> Tensor:
         """Return the rank, from 0, of each group's threshold among its magnitudes; `zeros_G` of them are not ranked."""
         masked = [num_masked(self.mask_ratio, size) for size in sizes]
@@ -132,7 +139,9 @@ class Rule:
         deviation = math.sqrt(num_samples * fraction * (1 - fraction)) * (2 if self.smallest else 1)
         return math.ceil(deviations * deviation) + 1
 
-    def selection(self, size: int, threshold: int, below: int, ties: int, zeros: int, nonfinite: int) -> Selection:
+    def selection(
+        self, size: int, threshold: int, below: int, ties: int, zeros: int, nonfinite: int, *, is_applied: bool = False
+    ) -> Selection:
         """Return the selection that a threshold makes.
 
         Args:
@@ -141,6 +150,7 @@ class Rule:
             below, ties: entries below the threshold and at it.
             zeros: entries that are not ranked, since they are zero.
             nonfinite: entries that are NaN or Inf.
+            is_applied: as `Selection` has it.
         """
         floor = 0 if self.rank_zeros else 1
         return Selection(
@@ -149,7 +159,15 @@ class Rule:
             num_entries=size,
             num_kept=max(below + ties - zeros, 0) if self.smallest else size - max(below, zeros),
             is_finite=nonfinite == 0,
+            is_applied=is_applied,
         )
+
+    def bounds(self, threshold_G: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the bounds that `selection` has, of thresholds in bits on their device."""
+        floor_G = torch.full_like(threshold_G, 0 if self.rank_zeros else 1)
+        if self.smallest:
+            return floor_G, threshold_G
+        return threshold_G.maximum(floor_G), torch.full_like(threshold_G, LARGEST_BITS)
 
 
 def size_of(group: Sequence[Scores]) -> int:

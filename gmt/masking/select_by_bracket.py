@@ -7,6 +7,8 @@ out those between, some per cent; they are counted by bit fields. That a rank li
 the counts, so that the result is exact whatever the sample is. Groups in which it does not are left to
 select_by_fields.py, as are tensors in shards. Computed scores are computed twice: for the sample, and for the counts.
 
+All that a batch of groups takes is launched before anything is waited for.
+
 Shape suffixes: G groups, each with one threshold; S samples; F figures.
 """
 
@@ -14,9 +16,8 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -28,44 +29,85 @@ from gmt.masking.native import has_triton
 from gmt.masking.rule import LARGEST_BITS, Draw, Rule, Scores, Selection, size_of, to_device
 
 if TYPE_CHECKING:
-    from gmt.masking.triton_tables import Piece
+    from gmt.masking.triton_bracket import Rooms
+    from gmt.masking.triton_tables import Pieces
 
-_ENTRIES_AT_ONCE = 1 << 28  # of a batch of groups, which bounds the room for scores between bounds
+_ENTRIES_AT_ONCE = 1 << 31  # of a batch of groups, which bounds the room for scores between bounds
 _GROUPS_AT_ONCE = 1 << 11  # of a batch, which bounds the samples
 _COMPUTED_AT_ONCE = 1 << 26  # of a launch, where scores are computed and held until then
-_SAMPLES = 1 << 20  # of a batch of few groups
+_SAMPLES = 1 << 20  # of a batch, at least
+_MOST_SAMPLES = 1 << 23  # of a batch, since they are sorted
+_ENTRIES_OF_A_SAMPLE = 1 << 8  # between these two: more samples cost less than the scores that fewer leave
 _FEWEST_SAMPLES = 1 << 12  # of a group, which is looked at whole if it is smaller
 _DEVIATIONS = 6
-_LARGEST_GROUP = 1 << 32  # larger ones were not tried
+_LARGEST_GROUP = 1 << 38  # the product of its entries and samples is below 2^63
 
 
-def select_by_bracket(groups: Sequence[Sequence[Scores]], rule: Rule) -> dict[int, Selection]:
-    """Return selections of groups that lie whole on one GPU, by index; a group that its sample misled is missing."""
-    launched = [(batch, _find([groups[i] for i in batch], rule)) for batch in _batches(groups)]
-    done: dict[int, Selection] = {}
-    for batch, found_GF in launched:  # the first wait for the device
-        for i, (is_found, *found) in zip(batch, found_GF.tolist(), strict=True):
-            if is_found:
-                done[i] = rule.selection(size_of(groups[i]), *found)
-    return done
+def select_by_bracket(
+    groups: Sequence[Sequence[Scores]], rule: Rule, *, zero: Sequence[Sequence[Tensor]] | None = None
+) -> dict[int, Selection]:
+    """Return selections of groups that lie whole on one GPU, by index; a group that its sample misled is missing.
+
+    Args:
+        groups: the scores that share a threshold.
+        rule: which of them stay.
+        zero: of each of the scores, the tensor whose entries are zeroed that do not stay, as `select` has it.
+    """
+    sizes = [size_of(group) for group in groups]
+    batches = list(_batches(groups, sizes))
+    launched = [_find([groups[i] for i in batch], [sizes[i] for i in batch], rule) for batch in batches]
+    indices = [i for batch in batches for i in batch]
+    is_zeroed = zero is not None and len({found_GF.device for found_GF in launched}) == 1
+    if zero is not None and is_zeroed:
+        found_GF = torch.cat(launched)
+        _zero_those_found([groups[i] for i in indices], [zero[i] for i in indices], found_GF, rule)
+        launched = [found_GF]
+    numbers = [found for found_GF in launched for found in found_GF.tolist()]  # the first wait for the device
+    is_zeroed = is_zeroed and all(is_found and not nonfinite for is_found, *_, nonfinite in numbers)
+    return {
+        i: rule.selection(sizes[i], *found, is_applied=is_zeroed)
+        for i, (is_found, *found) in zip(indices, numbers, strict=True)
+        if is_found
+    }
 
 
-def _batches(groups: Sequence[Sequence[Scores]]) -> Iterator[list[int]]:
+def _zero_those_found(
+    groups: Sequence[Sequence[Scores]], zero: Sequence[Sequence[Tensor]], found_GF: Tensor, rule: Rule
+) -> None:
+    """Zero what does not stay, before anything is waited for; nothing if a threshold was missed or is not finite."""
+    from gmt.masking.triton_entries import Bounds, zero_outside
+
+    is_found_G, threshold_G, *_, nonfinite_G = found_GF.unbind(1)
+    lowest_G, highest_G = rule.bounds(threshold_G)
+    bounds = Bounds(
+        lowest_G=lowest_G.contiguous(),
+        highest_G=highest_G.contiguous(),
+        hold=((is_found_G != 0) & (nonfinite_G == 0)).all()[None].long(),
+    )
+    every = [
+        (x_N, scores.draw)
+        for group, xs in zip(groups, zero, strict=True)
+        for scores, x_N in zip(group, xs, strict=True)
+    ]
+    zero_outside(every, [i for i, group in enumerate(groups) for _ in group], bounds)
+
+
+def _batches(groups: Sequence[Sequence[Scores]], sizes: Sequence[int]) -> Iterator[list[int]]:
     by_device: dict[torch.device, list[int]] = {}
-    for i, group in enumerate(groups):
+    for i, (group, num) in enumerate(zip(groups, sizes, strict=True)):
         devices = {scores.device for scores in group}
         is_whole = all(scores.shards is None for scores in group)
-        if len(devices) == 1 and is_whole and all(map(has_triton, devices)) and 0 < size_of(group) < _LARGEST_GROUP:
+        if len(devices) == 1 and is_whole and all(map(has_triton, devices)) and 0 < num < _LARGEST_GROUP:
             by_device.setdefault(devices.pop(), []).append(i)
     for indices in by_device.values():
         batch: list[int] = []
         size = 0
         for i in indices:
-            if batch and (size + size_of(groups[i]) > _ENTRIES_AT_ONCE or len(batch) == _GROUPS_AT_ONCE):
+            if batch and (size + sizes[i] > _ENTRIES_AT_ONCE or len(batch) == _GROUPS_AT_ONCE):
                 yield batch
                 batch, size = [], 0
             batch.append(i)
-            size += size_of(groups[i])
+            size += sizes[i]
         yield batch
 
 
@@ -86,41 +128,78 @@ class _Sample:
     room: int
 
 
-def _sample_of(group: Sequence[Scores], most: int, rule: Rule) -> _Sample:
-    size = size_of(group)
+def _sample_of(size: int, num_tensors: int, most: int, rule: Rule) -> _Sample:
     if size <= most:
         return _Sample(size=size, count=size, margin=0, room=0)
-    margin = rule.margin(most, _DEVIATIONS) + len(group)  # each tensor's number of samples is rounded
+    margin = rule.margin(most, _DEVIATIONS) + num_tensors  # each tensor's number of samples is rounded
     places = 2 * margin + 2
     room = math.ceil(size * (places + 8 * math.sqrt(places)) / most)  # how many scores lie between places is random
     return _Sample(size=size, count=most, margin=margin, room=min(room, size))
 
 
-def _find(groups: Sequence[Sequence[Scores]], rule: Rule) -> Tensor:
+def _samples(groups: Sequence[Sequence[Scores]], sizes: Sequence[int], rule: Rule) -> list[_Sample]:
+    num = min(max(sum(sizes) // _ENTRIES_OF_A_SAMPLE, _SAMPLES), max(_MOST_SAMPLES, _SAMPLES))
+    most = max(num // len(groups), _FEWEST_SAMPLES)
+    return [_sample_of(size, len(group), most, rule) for size, group in zip(sizes, groups, strict=True)]
+
+
+class _Launches:
+    """The chunks of all groups, those together that one launch goes over; each belongs at (group, entries before it).
+
+    Scores that are computed are computed anew each time, and not held together.
+    """
+
+    def __init__(self, groups: Sequence[Sequence[Scores]]):
+        self._groups = groups
+        self.device = groups[0][0].device
+        is_there = all(scores.is_view or scores.draw for group in groups for scores in group)
+        self._held = list(self._made()) if is_there else None
+
+    def __iter__(self) -> Iterator[Pieces]:
+        return self._made() if self._held is None else iter(self._held)
+
+    def _made(self) -> Iterator[Pieces]:
+        from gmt.masking.triton_tables import Piece, by_kind
+
+        pieces: list[Piece] = []
+        num_computed = 0
+        for i, group in enumerate(self._groups):
+            before = 0
+            for scores in group:
+                for chunk_N, draw, size in _chunks(scores):
+                    pieces.append(Piece(scores=chunk_N, draw=draw, size=size, at=(i, before)))
+                    before += size
+                    num_computed += 0 if scores.is_view or draw else size
+                    if num_computed > _COMPUTED_AT_ONCE:
+                        yield from by_kind(pieces)
+                        pieces, num_computed = [], 0
+        yield from by_kind(pieces)
+
+
+def _find(groups: Sequence[Sequence[Scores]], sizes: Sequence[int], rule: Rule) -> Tensor:
     """Find the threshold of each group, without waiting for the device.
 
     Returns:
         int64 of shape [G, F]: whether the rank lies between the bounds, and the arguments of `Rule.selection` but the
         size.
     """
-    from gmt.masking.triton_tables import count_between
+    from gmt.masking.triton_bracket import count_between, rooms_of
 
-    most = max(_SAMPLES // len(groups), _FEWEST_SAMPLES)
-    samples = [_sample_of(group, most, rule) for group in groups]
-    low_G, high_G = _bounds(groups, samples, rule)
-    rooms = list(pairwise(accumulate((sample.room for sample in samples), initial=0)))
-    counts, bits = _counts(groups, rooms, low_G, high_G)
-    zeros_G = torch.zeros_like(counts.zeros_G) if rule.rank_zeros else counts.zeros_G
-    rank_G = rule.ranks([sample.size for sample in samples], zeros_G)
+    samples = _samples(groups, sizes, rule)
+    launches = _Launches(groups)
+    low_G, high_G = _bounds(launches, samples, rule)
+    rooms = rooms_of([sample.room for sample in samples], launches.device)
+    counts = _counts(launches, rooms, low_G, high_G, rule)
+    rank_G = rule.ranks(sizes, counts.zeros_G)
     first_G = counts.below_G + counts.at_low_G  # rank of the first score between the bounds
     end_G = first_G + counts.between_G
     left_G, prefix_G = (rank_G - first_G).clamp(min=0), torch.zeros_like(rank_G)
     for shift, width in fields(scores.dtype for group in groups for scores in group):
-        counts_GK = count_between(bits, rooms, counts.between_G, prefix_G, shift, width)
+        counts_GK = count_between(rooms, counts.between_G, prefix_G, shift, width)
         bin_G, left_G, ties_G = find_flat(counts_GK, left_G)
         prefix_G = prefix_G << width | bin_G
     is_low_G, is_high_G = rank_G < first_G, rank_G >= end_G
-    has_room_G = counts.between_G <= to_device([sample.room for sample in samples], rank_G.device)
+    has_room_G = counts.between_G <= rooms.end_G - rooms.start_G
     is_found_G = (rank_G >= counts.below_G) & (rank_G < end_G + counts.at_high_G) & (is_low_G | is_high_G | has_room_G)
 
     def choose(at_low_G: Tensor, between_G: Tensor, at_high_G: Tensor) -> Tensor:
@@ -129,37 +208,41 @@ def _find(groups: Sequence[Sequence[Scores]], rule: Rule) -> Tensor:
     threshold_G = choose(low_G, prefix_G << shift, high_G)
     below_G = choose(counts.below_G, rank_G - left_G, end_G)
     ties_G = choose(counts.at_low_G, ties_G, counts.at_high_G)
-    return torch.stack([is_found_G, threshold_G, below_G, ties_G, zeros_G, counts.nonfinite_G], 1)
+    return torch.stack([is_found_G, threshold_G, below_G, ties_G, counts.zeros_G, counts.nonfinite_G], 1)
 
 
-def _bounds(groups: Sequence[Sequence[Scores]], samples: Sequence[_Sample], rule: Rule) -> tuple[Tensor, Tensor]:
+def _bounds(launches: _Launches, samples: Sequence[_Sample], rule: Rule) -> tuple[Tensor, Tensor]:
     """Return the lower and the higher bound of each group's threshold, in bits, int64 of shape [G]."""
-    from gmt.masking.triton_tables import sample
+    from gmt.masking.triton_bracket import sample
 
-    device, width = groups[0][0].device, max(each.count for each in samples)
-    sample_GS = torch.full((len(groups), width), LARGEST_BITS, dtype=torch.int32, device=device)
-
-    def places(i: int, before: int, size: int) -> tuple[int, int]:
-        first, end = (samples[i].count * at // samples[i].size for at in (before, before + size))
-        return i * width + first, end - first
-
-    for pieces in _by_launch(groups, places):
-        sample(pieces, sample_GS)
-    size_G, count_G, margin_G = (
-        to_device([getattr(each, name) for each in samples], device) for name in ("size", "count", "margin")
-    )
-    zeros_G = torch.zeros_like(size_G) if rule.rank_zeros else (sample_GS == 0).sum(1) * size_G // count_G
+    device, width = launches.device, max(each.count for each in samples)
+    sample_GS = torch.full((len(samples), width), LARGEST_BITS, dtype=torch.int32, device=device)
+    for pieces in launches:
+        first_slots, counts = [], []
+        for piece in pieces:
+            group, before = piece.at
+            first, end = (samples[group].count * at // samples[group].size for at in (before, before + piece.size))
+            first_slots.append(group * width + first)
+            counts.append(end - first)
+        sample(pieces, first_slots, counts, sample_GS)
+    numbers = [getattr(each, name) for name in ("size", "count", "margin") for each in samples]
+    size_G, count_G, margin_G = to_device(numbers, device).view(3, -1)
+    zeros_G = (sample_GS == 0).sum(1) * size_G // count_G if rule.ranks_from_zeros else torch.zeros_like(size_G)
     rank_G = rule.ranks([each.size for each in samples], zeros_G) * count_G // size_G
-    sorted_GS = sample_GS.sort(1).values.long()
+    sorted_GS = sample_GS.sort(1).values
     low_G, high_G = rank_G - margin_G, rank_G + margin_G
     at_low_G, at_high_G = (
-        sorted_GS.gather(1, place_G.clamp(0, width - 1)[:, None])[:, 0] for place_G in (low_G, high_G)
+        sorted_GS.gather(1, place_G.clamp(0, width - 1)[:, None])[:, 0].long() for place_G in (low_G, high_G)
     )
     return torch.where(low_G < 0, 0, at_low_G), torch.where(high_G >= count_G, LARGEST_BITS, at_high_G)
 
 
 class _Counts(NamedTuple):
-    """How many magnitudes of each group lie where, int64 of shape [G]."""
+    """How many magnitudes of each group lie where, int64 of shape [G].
+
+    `zeros_G` are those that are not ranked, as far as a selection needs their number; `nonfinite_G` is 0 if there are
+    none.
+    """
 
     below_G: Tensor
     at_low_G: Tensor
@@ -169,44 +252,20 @@ class _Counts(NamedTuple):
     nonfinite_G: Tensor
 
 
-def _counts(
-    groups: Sequence[Sequence[Scores]], rooms: Sequence[tuple[int, int]], low_G: Tensor, high_G: Tensor
-) -> tuple[_Counts, Tensor]:
-    """Count below, at and between the bounds, and return the bits between them too, int32, each group's in its room."""
-    from gmt.masking.triton_tables import split
+def _counts(launches: _Launches, rooms: Rooms, low_G: Tensor, high_G: Tensor, rule: Rule) -> _Counts:
+    """Count below, at and between the bounds, and write the bits between them into each group's room."""
+    from gmt.masking.triton_bracket import split
 
-    bits = torch.empty(rooms[-1][1], dtype=torch.int32, device=low_G.device)
-    counts_GF = torch.zeros(len(groups), len(_Counts._fields), dtype=torch.int64, device=low_G.device)
-    for pieces in _by_launch(groups, lambda i, before, size: (i, *rooms[i])):
-        split(pieces, low_G, high_G, counts_GF, bits)
-    return _Counts(*counts_GF.T.contiguous()), bits
-
-
-def _by_launch(
-    groups: Sequence[Sequence[Scores]], numbers: Callable[[int, int, int], tuple[int, ...]]
-) -> Iterator[list[Piece]]:
-    """Give the chunks of all groups, those together that one launch goes over.
-
-    Args:
-        groups: their scores.
-        numbers: returns a chunk's numbers for the kernel, from its group, the entries of the group before it, and its
-            size.
-    """
-    from gmt.masking.triton_tables import Piece, by_kind
-
-    pieces: list[Piece] = []
-    num_computed = 0
-    for i, group in enumerate(groups):
-        before = 0
-        for scores in group:
-            for chunk_N, draw, size in _chunks(scores):
-                pieces.append(Piece(scores=chunk_N, draw=draw, size=size, numbers=numbers(i, before, size)))
-                before += size
-                num_computed += 0 if scores.is_view or draw else size
-                if num_computed > _COMPUTED_AT_ONCE:
-                    yield from by_kind(pieces)
-                    pieces, num_computed = [], 0
-    yield from by_kind(pieces)
+    counts_GF = torch.zeros(len(low_G), len(_Counts._fields), dtype=torch.int64, device=low_G.device)
+    for pieces in launches:
+        groups = [piece.at[0] for piece in pieces]
+        split(pieces, groups, low_G, high_G, counts_GF, rooms, needs_zeros=rule.ranks_from_zeros)
+    counts = _Counts(*counts_GF.T.contiguous())
+    if rule.ranks_from_zeros:
+        return counts
+    # Zeros below the lower bound are below the threshold, and their number is not needed.
+    are_at_low_G = (low_G == 0) & (not rule.rank_zeros)
+    return counts._replace(zeros_G=torch.where(are_at_low_G, counts.at_low_G, 0))
 
 
 def _chunks(scores: Scores) -> Iterator[tuple[Tensor, Draw | None, int]]:
@@ -214,7 +273,7 @@ def _chunks(scores: Scores) -> Iterator[tuple[Tensor, Draw | None, int]]:
         yield _no_scores(scores.device), scores.draw, scores.num_entries
         return
     for chunk_N in scores.chunks():
-        yield chunk_N, None, len(chunk_N)
+        yield chunk_N, None, chunk_N.numel()
 
 
 @functools.cache

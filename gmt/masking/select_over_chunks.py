@@ -82,8 +82,7 @@ def _bounds(sample_S: Tensor, group: Sequence[Scores], rule: Rule) -> _Counts:
     num, size = len(sample_S), size_of(group)
     if not num:
         return _Counts(1, _HIGHEST, count_zeros=True)
-    is_ranked_by_zeros = rule.smallest and not rule.rank_zeros
-    zeros = int((sample_S == 0).sum()) * size // num if is_ranked_by_zeros else 0
+    zeros = int((sample_S == 0).sum()) * size // num if rule.ranks_from_zeros else 0
     place = _rank(size, zeros, rule) * num // size
     margin = rule.margin(num, DEVIATIONS) + len(group)  # each tensor's number of samples is rounded
     first, last = place - margin, place + margin

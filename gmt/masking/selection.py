@@ -1,6 +1,9 @@
 """Exact selection of the k-th magnitude. Knows nothing of models or optimizers."""
 
 from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
 
 from gmt.masking.rule import Rule, Scores, Selection
 from gmt.masking.select_alone import select_alone
@@ -11,7 +14,12 @@ from gmt.masking.select_over_chunks import select_over_chunks
 
 
 def select(
-    groups: Sequence[Sequence[Scores]], mask_ratio: float, *, keep: str = "largest", rank_zeros: bool = False
+    groups: Sequence[Sequence[Scores]],
+    mask_ratio: float,
+    *,
+    keep: str = "largest",
+    rank_zeros: bool = False,
+    zero: Sequence[Sequence[Tensor]] | None = None,
 ) -> list[Selection]:
     """Says for each group which entries stay when `mask_ratio` of them are masked.
 
@@ -24,10 +32,15 @@ def select(
         mask_ratio: fraction to mask, in [0, 1).
         keep: which end stays, `largest` or `smallest`.
         rank_zeros: whether zero is a score like others.
+        zero: of each of the scores, a float tensor of as many entries, contiguous and of shape [N]: the scores
+            themselves, or where they are drawn the tensor that they belong to. Its entries that do not stay may be
+            zeroed, which on a GPU takes no further wait; `Selection.is_applied` says whether they were. None are
+            zeroed if a score is NaN or Inf.
     """
     rule = Rule(mask_ratio=mask_ratio, smallest=keep == "smallest", rank_zeros=rank_zeros)
     done: dict[int, Selection] = {}
     for way in (select_alone, select_over_chunks, select_by_bracket, select_by_fields, select_by_counts):
         left = [i for i in range(len(groups)) if i not in done]
-        done |= {left[i]: found for i, found in way([groups[i] for i in left], rule).items()}
+        how: dict[str, Any] = {"zero": [zero[i] for i in left]} if zero and way is select_by_bracket else {}
+        done |= {left[i]: found for i, found in way([groups[i] for i in left], rule, **how).items()}
     return [done[i] for i in range(len(groups))]

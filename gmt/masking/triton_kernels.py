@@ -1,4 +1,4 @@
-"""Counting, masks and draws on CUDA, in Triton; and what the other kernels share.
+"""Counting and draws on CUDA, in Triton; and what the other kernels share.
 
 The modules of kernels are imported only where there are CUDA tensors and Triton, from 3.4 on. `GMT_NATIVE=0` turns them
 off, as it does the C: the torch ops give the same masks. They know nothing of thresholds.
@@ -45,16 +45,6 @@ def field_counts(groups: Sequence[Chunks], prefix_G: Tensor, shift: int, width: 
         arguments = (words(chunk_N), prefix_G, total_GK, group, size, shift, width)
         launch(_count_field, programs, *arguments, BLOCK=BLOCK, num_warps=NUM_WARPS)
     return total_GK
-
-
-def keep_inside(x_N: Tensor, lowest: int, highest: int) -> Tensor:
-    """Which entries' magnitudes have their bits in [lowest, highest], as bool of shape [N]; `x_N` is as a chunk is."""
-    keep_N = torch.empty(len(x_N), dtype=torch.bool, device=x_N.device)
-    size = len(x_N)
-    if size:
-        programs, arguments = triton.cdiv(size, BLOCK), (words(x_N), keep_N.view(torch.int8), size, lowest, highest)
-        launch(_keep_inside, programs, *arguments, BLOCK=BLOCK, num_warps=NUM_WARPS)
-    return keep_N
 
 
 def random_bits(num: int, key: tuple[int, int], *, start: int, device: torch.device) -> Tensor:
@@ -118,6 +108,12 @@ def add(a: tl.tensor, b: tl.tensor) -> tl.tensor:
     return a + b
 
 
+@triton.jit
+def larger(a: tl.tensor, b: tl.tensor) -> tl.tensor:
+    """For tl.reduce, in the place of tl.max, as `add` is."""
+    return tl.maximum(a, b)
+
+
 @triton.jit(do_not_specialize=["group"])
 def _count_field(
     x_N: tl.tensor,
@@ -147,16 +143,6 @@ def _count_field(
     tl.atomic_add(row_K + tl.arange(0, num_bins), counts_K.to(tl.int64), mask=counts_K > 0, sem="relaxed")
     if SHIFT + WIDTH == 31:
         tl.atomic_add(row_K + num_bins, tl.reduce(zeros_B, 0, add).to(tl.int64), sem="relaxed")
-
-
-@triton.jit(do_not_specialize=["lowest", "highest"])
-def _keep_inside(
-    x_N: tl.tensor, out_N: tl.tensor, size: tl.tensor, lowest: tl.tensor, highest: tl.tensor, BLOCK: tl.constexpr
-) -> None:
-    at_B = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    bits_B = magnitude_bits(tl.load(x_N + at_B, mask=at_B < size, other=0))
-    keep_B = (bits_B >= lowest) & (bits_B <= highest)
-    tl.store(out_N + at_B, keep_B.to(tl.int8), mask=at_B < size)
 
 
 @triton.jit(do_not_specialize=["start", "key0", "key1"])

@@ -4,21 +4,25 @@ A copy of the kernels is loaded with the interpreter turned on; nothing outside 
 """
 
 import itertools
+import math
 import sys
+from contextlib import nullcontext
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from gmt.masking import MaskSpec, attach, entries, random_bits, select_by_bracket, support
+from gmt.masking import MaskSpec, attach, engine, entries, random_bits, select_by_bracket, support
 from gmt.masking.counting import as_bits, fields
+from gmt.masking.engine import NonFiniteGradientError
 from gmt.masking.packing import pack
 from gmt.masking.rule import LARGEST_BITS, Rule, Scores, Selection
 from gmt.masking.select_by_fields import find_by_fields
 from gmt.masking.selection import select
 from tests.signals import WITHOUT_ACTIVATIONS
-from tests.triton_kernels import DTYPES, TABLES, Doubled, assert_same, by_triton, interpreted, scores
+from tests.triton_kernels import BRACKET, DTYPES, ENTRIES, Doubled, assert_same, by_triton, interpreted, scores
 
 pytest.importorskip("triton")
 
@@ -108,8 +112,10 @@ def test_a_sample_bounds_thresholds(kernels: ModuleType, dtype: torch.dtype, kee
 
 def test_what_lies_outside_a_samples_bounds_is_not_found(kernels: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     x, rule = torch.randn(3000), Rule(mask_ratio=0.7, smallest=False, rank_zeros=False)
-    tables = sys.modules[TABLES]
-    monkeypatch.setattr(tables, "sample", lambda pieces, out: out.fill_(int(as_bits(torch.tensor(3.0)))))
+    bracket = sys.modules[BRACKET]
+    monkeypatch.setattr(
+        bracket, "sample", lambda pieces, first_slots, counts, out: out.fill_(int(as_bits(torch.tensor(3.0))))
+    )
     with by_triton(kernels):
         assert select_by_bracket.select_by_bracket([scores(x)], rule) == {}
         assert select([scores(x)], 0.7) == select([scores(x.double().float())], 0.7)
@@ -127,6 +133,43 @@ def test_gradients_on_other_devices_are_masked_too(kernels: ModuleType) -> None:
         patch.setattr(entries, "has_triton", lambda device: next(answers))
         optimizer.step()
     assert all((p.grad == 0).sum() == p.numel() // 2 for p in model.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize(("keep", "scope"), [("largest", "tensor"), ("smallest", "global")])
+@pytest.mark.parametrize("ruined", [None, math.nan, math.inf])
+def test_gradients_are_masked_before_anything_is_waited_for(
+    kernels: ModuleType, keep: str, scope: str, ruined: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are those that are masked without Triton; where one holds NaN or Inf, none is masked."""
+    masked, are_applied = {}, []
+    mask_each = engine.zero_masked_each_
+
+    def looked_at(every: Any, row: Any, selections: Any) -> None:
+        are_applied.append([one.is_applied for one in selections.values()])
+        mask_each(every, row, selections)
+
+    monkeypatch.setattr(engine, "zero_masked_each_", looked_at)
+    for is_triton in (False, True):
+        torch.manual_seed(3)
+        model = nn.Sequential(nn.Linear(40, 30), nn.LayerNorm(30), nn.Linear(30, 20, bias=False))
+        gradients = [torch.randn(p.shape) for p in model.parameters()]
+        if ruined:
+            gradients[-1][3, 4] = ruined
+        for p, gradient in zip(model.parameters(), gradients, strict=True):
+            p.grad = gradient.clone()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        attach(model, optimizer, MaskSpec(mask_ratio=0.6, keep=keep, scope=scope), facts_every=0)
+        with by_triton(kernels) if is_triton else nullcontext():
+            if ruined:
+                with pytest.raises(NonFiniteGradientError, match="weight"):
+                    optimizer.step()
+            else:
+                optimizer.step()
+        masked[is_triton] = [p.grad for p in model.parameters() if p.grad is not None]
+        if ruined:
+            torch.testing.assert_close(masked[is_triton], gradients, rtol=0, atol=0, equal_nan=True)
+    torch.testing.assert_close(masked[True], masked[False], rtol=0, atol=0, equal_nan=True)
+    assert are_applied == ([] if ruined else [[False] * len(gradients), [True] * len(gradients)])
 
 
 def test_counts_add_up_over_shards(kernels: ModuleType) -> None:
@@ -177,14 +220,25 @@ def test_masking_equals_the_bounds(kernels: ModuleType, dtype: torch.dtype, low:
     highest = LARGEST_BITS if high is None else int(as_bits(torch.tensor(high).to(dtype)))
     bounds = Selection(lowest=lowest, highest=highest, num_entries=0, num_kept=0, is_finite=True)
     expected = bounds.keeps(as_bits(x))
-    assert torch.equal(kernels.keep_inside(x, lowest, highest), expected)
+    with by_triton(kernels):
+        keep = entries.kept(x, bounds)
+    assert torch.equal(keep, expected)
     masked = x.clone()
-    sys.modules[TABLES].zero_outside([(masked, None, bounds)])
+    of_entries = sys.modules[ENTRIES]
+    of_entries.zero_outside([(masked, None)], [0], of_entries.bounds_of([bounds], masked.device))
     assert torch.equal(masked, x * expected)
+    restored = [torch.ones_like(x), torch.ones_like(x)[1:]]  # the second begins where it can't be read in one go
+    before = [x, x[1:]]
+    of_entries.restore_unkept(list(zip(restored, before, (keep, keep[1:]), strict=True)))
+    assert torch.equal(restored[0], torch.where(expected, 1, x).to(dtype))
+    assert torch.equal(restored[1], restored[0][1:])
 
 
 def test_empty_tensors_are_masked(kernels: ModuleType) -> None:
-    assert len(kernels.keep_inside(torch.zeros(0), 1, 2)) == 0
+    bounds = Selection(lowest=1, highest=2, num_entries=0, num_kept=0, is_finite=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(entries, "has_triton", lambda device: True)
+        assert len(entries.kept(torch.zeros(0), bounds)) == 0
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from gmt.masking.counting import fields
-from tests.triton_kernels import NAME, SETS, TABLES, loaded
+from tests.triton_kernels import BRACKET, ENTRIES, NAME, SETS, TABLES, loaded
 
 triton = pytest.importorskip("triton")
 
@@ -20,10 +20,8 @@ def test_the_kernels_compile_for_nvidia_gpus(kind: str, tmp_path: Path, monkeypa
     kernels = loaded(monkeypatch, NAME, is_interpreted=False)
     x, block = {"x_N": f"*{kind}"}, {"BLOCK": kernels.BLOCK}
     counts = {"prefix_G": "*i64", "total_GK": "*i64", "group": "i32"}
-    bounds = {"lowest": "i32", "highest": "i32"}
     dtype = {"i32": torch.float32, "i16": torch.bfloat16, "fp16": torch.float16}[kind]
     for size in ({"size": "i32"}, {"size": "i64"}):
-        assert machine_code(kernels._keep_inside, x | size | bounds | {"out_N": "*i8"}, block)
         for shift, width in fields([dtype]):
             assert machine_code(kernels._count_field, x | size | counts, block | {"SHIFT": shift, "WIDTH": width})
 
@@ -46,23 +44,29 @@ def test_the_kernels_over_many_tensors_compile_for_nvidia_gpus(
     word: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    loaded(monkeypatch, NAME, is_interpreted=False)
-    tables = loaded(monkeypatch, TABLES, is_interpreted=False)
+    *_, bracket, of_entries = (
+        loaded(monkeypatch, name, is_interpreted=False) for name in (NAME, TABLES, BRACKET, ENTRIES)
+    )
     where = {"table_FT": "*i64", "chunk_P": "*i64", "block_P": "*i64"}
-    bounds = {"low_G": "*i64", "high_G": "*i64", "counts_GF": "*i64", "out": "*i32"}
+    bounds = dict.fromkeys(("low_G", "high_G", "counts_GF", "start_G", "end_G"), "*i64") | {"out": "*i32"}
     words = {"int32": "*i32", "int16": "*i16", "float16": "*fp16"}
-    settings = {"TYPE": getattr(triton.language, word), "BLOCK": tables.BLOCK}
     for is_drawn, is_aligned in ((False, True), (False, False), (True, True)):
-        kind = settings | {"IS_DRAWN": is_drawn, "IS_ALIGNED": is_aligned}
-        chunks = {"num_chunks": "i32"}
-        assert machine_code(tables._sample, where | {"out": "*i32"} | chunks, kind | {"BLOCK": tables.SLOTS})
-        assert machine_code(tables._split, where | bounds | chunks, kind)
-        assert machine_code(tables._zero_outside, where | {"like": words[word]} | chunks, kind)
+        kind = {"TYPE": getattr(triton.language, word), "IS_DRAWN": is_drawn, "IS_ALIGNED": is_aligned}
+        chunks = where | {"num_chunks": "i32"}
+        assert machine_code(bracket._sample, chunks | {"out": "*i32"}, kind | {"SLOTS": bracket.SLOTS})
+        blocks = {"BLOCK": bracket.BLOCK, "BLOCKS": bracket.BLOCKS, "NEEDS_ZEROS": is_aligned}
+        assert machine_code(bracket._split, chunks | bounds, kind | blocks)
+        block = kind | {"BLOCK": of_entries.BLOCK}
+        of_groups = chunks | {"lowest_G": "*i64", "highest_G": "*i64"}
+        assert machine_code(of_entries._zero_outside, of_groups | {"hold": "*i64", "like": words[word]}, block)
+        assert machine_code(of_entries._keep_inside, of_groups, block)
+        if not is_drawn:
+            assert machine_code(of_entries._restore_unkept, chunks, block)
     per_group = ("group_P", "block_P", "start_G", "end_G", "num_G", "prefix_G", "total_GK")
     types = {"out": "*i32", **dict.fromkeys(per_group, "*i64")}
     for shift, width in fields([torch.float32]):
-        constants = {"SHIFT": shift, "WIDTH": width, "BLOCK": tables.PART}
-        assert machine_code(tables._count_between, types, constants)
+        constants = {"SHIFT": shift, "WIDTH": width, "BLOCK": bracket.PART}
+        assert machine_code(bracket._count_between, types, constants)
 
 
 def machine_code(kernel: Any, types: dict[str, str], constants: dict[str, Any]) -> bytes:

@@ -1,0 +1,177 @@
+"""Which entries stay, and making the others zero or what they were, for many tensors in one launch: on CUDA, in Triton.
+
+Each writes whole tensors: whole sectors of memory cost less than the scattered ones that change.
+
+Shape suffixes: P programs; G groups, each with one threshold; B entries of a block; N entries of a tensor, flattened.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from gmt.masking.rule import Draw, Selection, to_device
+from gmt.masking.triton_kernels import words
+from gmt.masking.triton_tables import Piece, Pieces, bits_of, block_of, by_kind, launch_over
+
+BLOCK = 4096
+Ranked = tuple[Tensor, Draw | None]
+"""Scores of shape [N], contiguous, and which hashes they are; of draws, the tensor that they belong to instead."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bounds:
+    """Between which bits scores stay, both included, int64 of shape [G], on their device.
+
+    Args:
+        lowest_G, highest_G: of some groups of scores.
+        hold: int64 of shape [1]: zero if the bounds do not hold, so that nothing is to be done.
+    """
+
+    lowest_G: Tensor
+    highest_G: Tensor
+    hold: Tensor
+
+
+def bounds_of(selections: Sequence[Selection], device: torch.device) -> Bounds:
+    """Return the bounds of selections, each a group of its own."""
+    num = len(selections)
+    numbers = to_device([*(one.lowest for one in selections), *(one.highest for one in selections), 1], device)
+    return Bounds(lowest_G=numbers[:num], highest_G=numbers[num:-1], hold=numbers[-1:])
+
+
+def zero_outside(every: Sequence[Ranked], groups: Sequence[int], bounds: Bounds) -> None:
+    """Zero the entries of float tensors that do not stay, in place; of draws, the tensor is what is zeroed.
+
+    Args:
+        every: scores on one device.
+        groups: to which of the bounds each belongs.
+        bounds: of the groups.
+    """
+    for alike in _by_kind(every):
+        addresses = [piece.scores.data_ptr() for piece in alike]
+        own = [[groups[piece.at[0]] for piece in alike], addresses]
+        arguments = (bounds.lowest_G, bounds.highest_G, bounds.hold, words(alike[0].scores)[:0])
+        launch_over(_zero_outside, alike, own, *arguments, step=BLOCK, BLOCK=BLOCK)
+
+
+def keep_inside(every: Sequence[Ranked], bounds: Bounds, keep: Sequence[Tensor]) -> None:
+    """Write which entries stay into bool tensors of the same sizes; each of the scores has bounds of its own."""
+    for alike in _by_kind(every):
+        own = [[piece.at[0] for piece in alike], [keep[piece.at[0]].data_ptr() for piece in alike]]
+        arguments = (bounds.lowest_G, bounds.highest_G)
+        launch_over(_keep_inside, alike, own, *arguments, step=BLOCK, BLOCK=BLOCK)
+
+
+def restore_unkept(every: Sequence[tuple[Tensor, Tensor, Tensor]]) -> None:
+    """Make the entries that are not kept those from before, in place.
+
+    Args:
+        every: float tensors as they are now and before, of one dtype, and the bool of kept entries; contiguous and of
+            shape [N].
+    """
+    pieces = [Piece(scores=now_N, draw=None, size=now_N.numel(), at=(i,)) for i, (now_N, _, _) in enumerate(every)]
+    for alike in by_kind(pieces):
+        own = [[every[piece.at[0]][which].data_ptr() for piece in alike] for which in (1, 2)]
+        launch_over(_restore_unkept, alike, own, step=BLOCK, BLOCK=BLOCK)
+
+
+def _by_kind(every: Sequence[Ranked]) -> list[Pieces]:
+    return by_kind([Piece(scores=x_N, draw=draw, size=x_N.numel(), at=(i,)) for i, (x_N, draw) in enumerate(every)])
+
+
+@triton.jit
+def _keeps(
+    table_FT: tl.tensor,
+    lowest_G: tl.tensor,
+    highest_G: tl.tensor,
+    chunk: tl.tensor,
+    num_chunks: tl.tensor,
+    first: tl.tensor,
+    at_B: tl.tensor,
+    inside_B: tl.tensor,
+    TYPE: tl.constexpr,
+    IS_DRAWN: tl.constexpr,
+    IS_ALIGNED: tl.constexpr,
+) -> tl.tensor:
+    bits_B = bits_of(table_FT, chunk, num_chunks, first, at_B, inside_B, TYPE, IS_DRAWN, IS_ALIGNED)
+    group = tl.load(table_FT + 5 * num_chunks + chunk)
+    return (bits_B >= tl.load(lowest_G + group)) & (bits_B <= tl.load(highest_G + group))
+
+
+@triton.jit
+def _zero_outside(
+    table_FT: tl.tensor,
+    chunk_P: tl.tensor,
+    block_P: tl.tensor,
+    lowest_G: tl.tensor,
+    highest_G: tl.tensor,
+    hold: tl.tensor,
+    like: tl.tensor,
+    num_chunks: tl.tensor,
+    TYPE: tl.constexpr,
+    IS_DRAWN: tl.constexpr,
+    IS_ALIGNED: tl.constexpr,
+    BLOCK: tl.constexpr,
+) -> None:
+    chunk, first, left = block_of(table_FT, chunk_P, block_P, num_chunks, IS_ALIGNED, BLOCK)
+    at_B, left = tl.arange(0, BLOCK), tl.where(tl.load(hold) != 0, left, 0)
+    keep_B = _keeps(
+        table_FT, lowest_G, highest_G, chunk, num_chunks, first, at_B, at_B < left, TYPE, IS_DRAWN, IS_ALIGNED
+    )
+    x_N = tl.load(table_FT + 6 * num_chunks + chunk).to(tl.pointer_type(like.dtype.element_ty))
+    if IS_ALIGNED:
+        x_N = tl.multiple_of(x_N, 16)
+    x_B = tl.load(x_N + first + at_B, mask=at_B < left, other=0)
+    tl.store(x_N + first + at_B, tl.where(keep_B, x_B, 0).to(x_B.dtype), mask=at_B < left)
+
+
+@triton.jit
+def _keep_inside(
+    table_FT: tl.tensor,
+    chunk_P: tl.tensor,
+    block_P: tl.tensor,
+    lowest_G: tl.tensor,
+    highest_G: tl.tensor,
+    num_chunks: tl.tensor,
+    TYPE: tl.constexpr,
+    IS_DRAWN: tl.constexpr,
+    IS_ALIGNED: tl.constexpr,
+    BLOCK: tl.constexpr,
+) -> None:
+    chunk, first, left = block_of(table_FT, chunk_P, block_P, num_chunks, IS_ALIGNED, BLOCK)
+    at_B = tl.arange(0, BLOCK)
+    keep_B = _keeps(
+        table_FT, lowest_G, highest_G, chunk, num_chunks, first, at_B, at_B < left, TYPE, IS_DRAWN, IS_ALIGNED
+    )
+    out_N = tl.load(table_FT + 6 * num_chunks + chunk).to(tl.pointer_type(tl.int8))
+    tl.store(out_N + first + at_B, keep_B.to(tl.int8), mask=at_B < left)
+
+
+@triton.jit
+def _restore_unkept(
+    table_FT: tl.tensor,
+    chunk_P: tl.tensor,
+    block_P: tl.tensor,
+    num_chunks: tl.tensor,
+    TYPE: tl.constexpr,
+    IS_DRAWN: tl.constexpr,
+    IS_ALIGNED: tl.constexpr,
+    BLOCK: tl.constexpr,
+) -> None:
+    chunk, first, left = block_of(table_FT, chunk_P, block_P, num_chunks, IS_ALIGNED, BLOCK)
+    at_B = tl.arange(0, BLOCK)
+    now_N = tl.load(table_FT + chunk).to(tl.pointer_type(TYPE))
+    before_N = tl.load(table_FT + 5 * num_chunks + chunk).to(tl.pointer_type(TYPE))
+    keep_N = tl.load(table_FT + 6 * num_chunks + chunk).to(tl.pointer_type(tl.int8))
+    if IS_ALIGNED:
+        now_N = tl.multiple_of(now_N, 16)
+    at_B += first
+    inside_B = at_B < first + left
+    now_B = tl.load(now_N + at_B, mask=inside_B, other=0)
+    before_B = tl.load(before_N + at_B, mask=inside_B, other=0)
+    keep_B = tl.load(keep_N + at_B, mask=inside_B, other=1)
+    tl.store(now_N + at_B, tl.where(keep_B != 0, now_B, before_B), mask=inside_B)
