@@ -24,7 +24,10 @@ _TWO_SIDED = 1.96
 
 
 def power_of_plan(plan: Plan) -> Iterator[str]:
-    """Yield sentences on each primary question; one that begins with `warning:` says that it will stay unanswered."""
+    """Yield sentences on each primary question.
+
+    A sentence that begins with `warning:` says that it will stay unanswered, or be answered for these questions alone.
+    """
     compared = plan.compared
     seeds = seeds_of_choices(plan.study, [(planned.point, planned.run.config) for planned in compared])
     tasks = task_names(compared)
@@ -99,7 +102,7 @@ def _range_in_points(deviation_K: Floats) -> str:
 
 
 def _noise_of_questions(question: Question, compared: Sequence[PlannedRun], tasks: Mapping[str, str]) -> Iterator[str]:
-    """Yield a sentence if the choice of questions alone may move a difference by more than the margin.
+    """Yield a warning if the choice of questions alone may move a difference by more than the margin.
 
     For pooled tasks, whose questions vary independently, the sentence is about the mean over tasks.
     """
@@ -115,8 +118,9 @@ def _noise_of_questions(question: Question, compared: Sequence[PlannedRun], task
             blurred.append(f"± {100 * half:.1f} points on {name} ({sum(map(sum, group)):,} asked)")
     if blurred:
         yield (
-            f"  other questions of the same kind would move a difference by {', '.join(blurred)}, if a quarter of a "
-            "pair's answers differ: intervals over seeds hold for the asked questions alone"
+            f"warning: {question.name}: other questions of the same kind would move a difference by "
+            f"{', '.join(blurred)}, more than the margin of {points(question.margin)}, if a quarter of a pair's "
+            "answers differ: intervals over seeds hold for the asked questions alone"
         )
 
 

@@ -23,13 +23,14 @@ from gmt.verdicts.intervals import (
     simultaneous,
     t_limit,
 )
+from gmt.verdicts.notes import notes_on
 from gmt.verdicts.one_question import steps_of
 from gmt.verdicts.pairs import Columns, Pair, columns_of, pairs_of
 from gmt.verdicts.question import LEVEL, Question
 from gmt.verdicts.question_noise import RightAnswers, with_questions
 from gmt.verdicts.scores import Score, Scores
 from gmt.verdicts.verdict import Comparison, Decision, Outcome, Verdict
-from gmt.verdicts.words import about, answer, counted, question_in_words, words_of_test
+from gmt.verdicts.words import about, answer, question_in_words, words_of_test
 
 POOLED = " + "
 
@@ -76,7 +77,7 @@ def decide(
         n=min((row.n for row in rows), default=0),
         deciding=deciding,
         comparisons=tuple(rows),
-        notes=(*notes, *_notes(rows)),
+        notes=(*notes, *notes_on(question, rows)),
     )
 
 
@@ -244,40 +245,3 @@ def _deciding(question: Question, rows: Sequence[Comparison]) -> Comparison | No
     if question.is_of_all:
         return max(tested, key=lambda row: max(abs(row.low), abs(row.high)))
     return min(tested, key=lambda row: row.p)
-
-
-def _notes(rows: Sequence[Comparison]) -> list[str]:
-    notes = []
-    if diverged := [row for row in rows if row.num_diverged]:
-        notes.append(
-            f"In {counted(len(diverged))} runs diverged; they count with the base's score. Without them: "
-            + "; ".join(
-                f"{row.choice} less {row.against} on {row.task} {100 * row.estimate_without_diverged:+.1f} points "
-                f"instead of {100 * row.estimate:+.1f}"
-                for row in diverged[:3]
-            )
-            + "."
-        )
-    shown = [row for row in rows if row.decision in ("better", "worse") and not np.isnan(row.low_questions)]
-    if unsure := [row for row in shown if row.low_questions <= 0 <= row.high_questions]:
-        notes.append(
-            f"With other questions {len(unsure)} of {len(shown)} differences that are shown might vanish: "
-            f"{', '.join(f'{row.choice} less {row.against}' for row in unsure[:5])}."
-        )
-    if constant := [row for row in rows if not np.isnan(row.assumed_deviation)]:
-        notes.append(
-            f"In {counted(len(constant))} all seeds differ by the same amount, so that a standard deviation of one "
-            "question is assumed: "
-            + ", ".join(
-                f"{row.choice} less {row.against} on {row.task} ({100 * row.assumed_deviation:.1f} points)"
-                for row in constant[:5]
-            )
-            + "."
-        )
-    if depends := [row for row in rows if row.decision == "depends on the task"]:
-        notes.append(
-            "The difference depends on the task, so that no mean over tasks is tested: "
-            + ", ".join(f"{row.choice} less {row.against}" for row in depends[:5])
-            + "."
-        )
-    return notes

@@ -1,5 +1,6 @@
 """Intervals that hold for other questions: against a bootstrap, by simulation, and in the recorded case."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -18,7 +19,7 @@ ASKED = Question(name="q", measure="target", claim="better", arms=["gmt"], again
 SUITES = ("a", "b")
 
 
-def verdict(gmt: np.ndarray, sft: np.ndarray) -> Verdict:
+def verdict(gmt: np.ndarray, sft: np.ndarray, asked: Question = ASKED) -> Verdict:
     """The verdict by answers: seed, suite, question."""
     right_answers: RightAnswers = {
         (choice, "t"): {s: dict(zip(SUITES, answers, strict=False)) for s, answers in enumerate(own)}
@@ -30,7 +31,7 @@ def verdict(gmt: np.ndarray, sft: np.ndarray) -> Verdict:
         }
         for key, by_seed in right_answers.items()
     }
-    return decide(ASKED, scores, axis=Axis(), right_answers=right_answers)
+    return decide(asked, scores, axis=Axis(), right_answers=right_answers)
 
 
 def comparison(gmt: np.ndarray, sft: np.ndarray) -> Comparison:
@@ -66,6 +67,27 @@ def test_four_and_five_questions_of_two_hundred_decide_nothing() -> None:
     assert row.low_questions < 0 < row.high_questions
     assert "over seeds, [-10." in found.answer
     assert found.notes == ("With other questions 1 of 1 differences that are shown might vanish: gmt 0.6 less sft.",)
+
+
+@pytest.mark.parametrize(
+    ("measure", "claim"), [("target", "equivalent"), ("target", "not_worse"), ("forgetting", "not_worse")]
+)
+def test_an_equivalence_that_other_questions_might_undo_has_a_note(measure: str, claim: str) -> None:
+    """Of 300 questions 50 are answered otherwise, half of them right: the seeds agree, other questions may not."""
+    sft = np.tile(np.arange(300) % 2, (3, 1, 1)).astype(float)
+    gmt = sft.copy()
+    gmt[:, :, :50] = 1 - gmt[:, :, :50]
+    gmt[0, 0, 299] = 1 - gmt[0, 0, 299]
+    for margin, notes in ((0.02, 1), (0.08, 0)):
+        asked = dataclasses.replace(ASKED, claim=claim, measure=measure, margin=margin)
+        found = verdict(gmt, sft, asked)
+        assert found.outcome == "shown"
+        assert len(found.notes) == notes
+        if notes:
+            assert found.notes[0] == (
+                "With other questions 1 of 1 differences that are shown to be within 2 points might exceed 2 points: "
+                "gmt 0.6 less sft."
+            )
 
 
 def test_the_questions_part_by_hand() -> None:

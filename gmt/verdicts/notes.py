@@ -1,0 +1,81 @@
+"""The notes beside an answer, on comparisons that a reader may take for more certain than they are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from gmt.verdicts.question import Question
+from gmt.verdicts.verdict import Comparison
+from gmt.verdicts.words import counted, points
+
+_MOST_NAMED = 5
+
+
+def notes_on(question: Question, rows: Sequence[Comparison]) -> list[str]:
+    """Return sentences on comparisons with diverged runs, with doubtful intervals, and on means that are not tested."""
+    return [*_on_diverged(rows), *_on_questions(question, rows), *_on_constants(rows), *_on_tasks(rows)]
+
+
+def _on_diverged(rows: Sequence[Comparison]) -> list[str]:
+    diverged = [row for row in rows if row.num_diverged]
+    if not diverged:
+        return []
+    both = "; ".join(
+        f"{_name(row)} on {row.task} {100 * row.estimate_without_diverged:+.1f} points "
+        f"instead of {100 * row.estimate:+.1f}"
+        for row in diverged[:3]
+    )
+    return [f"In {counted(len(diverged))} runs diverged; they count with the base's score. Without them: {both}."]
+
+
+def _on_questions(question: Question, rows: Sequence[Comparison]) -> list[str]:
+    """Return a sentence on shown differences, and one on shown equivalences, that other questions might undo."""
+    known, sentences = [row for row in rows if not math.isnan(row.low_questions)], []
+    shown = [row for row in known if row.decision in ("better", "worse")]
+    if unsure := [row for row in shown if row.low_questions <= 0 <= row.high_questions]:
+        sentences.append(
+            f"With other questions {len(unsure)} of {len(shown)} differences that are shown might vanish: "
+            f"{_names(unsure)}."
+        )
+    within = [row for row in known if row.decision in ("equivalent", "not worse")]
+    if unsure := [row for row in within if _may_exceed(question, row)]:
+        limit = points(question.margin)
+        sentences.append(
+            f"With other questions {len(unsure)} of {len(within)} differences that are shown to be within {limit} "
+            f"might exceed {limit}: {_names(unsure)}."
+        )
+    return sentences
+
+
+def _may_exceed(question: Question, row: Comparison) -> bool:
+    """Return whether the interval over seeds and questions crosses the margin that the decision is about."""
+    low, high = row.low_questions, row.high_questions
+    worst = low if question.more_is_better else -high
+    return worst <= -question.margin or (row.decision == "equivalent" and max(-low, high) >= question.margin)
+
+
+def _on_constants(rows: Sequence[Comparison]) -> list[str]:
+    constant = [row for row in rows if not math.isnan(row.assumed_deviation)]
+    if not constant:
+        return []
+    names = [f"{_name(row)} on {row.task} ({100 * row.assumed_deviation:.1f} points)" for row in constant[:_MOST_NAMED]]
+    return [
+        f"In {counted(len(constant))} all seeds differ by the same amount, so that a standard deviation of one "
+        f"question is assumed: {', '.join(names)}."
+    ]
+
+
+def _on_tasks(rows: Sequence[Comparison]) -> list[str]:
+    depends = [row for row in rows if row.decision == "depends on the task"]
+    if not depends:
+        return []
+    return [f"The difference depends on the task, so that no mean over tasks is tested: {_names(depends)}."]
+
+
+def _name(row: Comparison) -> str:
+    return f"{row.choice} less {row.against}"
+
+
+def _names(rows: Sequence[Comparison]) -> str:
+    return ", ".join(_name(row) for row in rows[:_MOST_NAMED])
