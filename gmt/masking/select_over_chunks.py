@@ -23,6 +23,7 @@ from gmt.masking.select_alone import DEVIATIONS, SLACK, is_whole_on_cpu, num_sam
 
 _HIGHEST = LARGEST_BITS - 1  # bound, as in select.c
 _LARGEST_GROUP = 1 << 32  # the C code counts with 32 bits
+_BYTES = 4  # of a number of 31 bits
 
 
 def select_over_chunks(groups: Sequence[Sequence[Scores]], rule: Rule) -> dict[int, Selection]:
@@ -43,6 +44,30 @@ def _batches(groups: Sequence[Sequence[Scores]]) -> Iterator[list[tuple[Chunk, T
     return in_batches(every, lambda part: int(part[0].size))
 
 
+class _Gathered:
+    """Magnitudes' bits of a group, put together from those of its chunks.
+
+    Args:
+        expected: how many there will be, roughly; more of them are moved once more.
+    """
+
+    def __init__(self, expected: int):
+        self.num = 0
+        self.bits_K = torch.empty(_room_for(expected), dtype=torch.int32)
+
+    def add(self, room: Tensor, num: int) -> None:
+        """Copy the first `num` numbers of a room; torch would start its threads, slower than such a copy."""
+        if _room_for(self.num + num) > len(self.bits_K):
+            before, self.bits_K = self.bits_K, torch.empty(_room_for(2 * (self.num + num)), dtype=torch.int32)
+            ctypes.memmove(self.bits_K.data_ptr(), before.data_ptr(), _BYTES * self.num)
+        ctypes.memmove(self.bits_K.data_ptr() + _BYTES * self.num, room.data_ptr(), _BYTES * num)
+        self.num += num
+
+
+def _room_for(num: int) -> int:
+    return 2 * num + SLACK  # the C code's needs
+
+
 @dataclass
 class _Counts:
     """The counts of a group by its bounds, with the names of the `bracket` of select.c.
@@ -50,6 +75,7 @@ class _Counts:
     Args:
         num_between: entries in [low, high].
         between: their magnitudes' bits, unless low and high are the same number.
+        expected: how many will lie between the bounds, roughly.
     """
 
     low: int
@@ -59,7 +85,8 @@ class _Counts:
     zeros: int = 0
     nonfinite: int = 0
     num_between: int = 0
-    between: tuple[Tensor, ...] = ()
+    between: _Gathered | None = None
+    expected: int = 0
 
 
 def _bounded(groups: Sequence[Sequence[Scores]], rule: Rule) -> list[_Counts]:
@@ -89,7 +116,8 @@ def _bounds(sample_S: Tensor, group: Sequence[Scores], rule: Rule) -> _Counts:
     low = 0 if first < 0 else _at_rank(sample_S.clone(), num, 0, LARGEST_BITS, first)[0]
     high = _HIGHEST if last >= num else _at_rank(sample_S, num, 0, LARGEST_BITS, last)[0]
     # zeros below the lower bound are below the threshold, and their number is not needed
-    return _Counts(max(low, 1), min(max(high, 1), _HIGHEST), count_zeros=rule.smallest or low == 0)
+    is_counted = rule.smallest or low == 0
+    return _Counts(max(low, 1), min(max(high, 1), _HIGHEST), is_counted, expected=size * 2 * (margin + 1) // num)
 
 
 def _split(groups: Sequence[Sequence[Scores]], counts: Sequence[_Counts]) -> None:
@@ -114,7 +142,8 @@ def _split(groups: Sequence[Sequence[Scores]], counts: Sequence[_Counts]) -> Non
             count.nonfinite += bracket.nonfinite
             count.num_between += bracket.data.found
             if count.low < count.high:
-                count.between += (_joined([room[: bracket.data.found]], bracket.data.found),)
+                count.between = count.between or _Gathered(count.expected)
+                count.between.add(room, bracket.data.found)
 
 
 def _selection(size: int, count: _Counts, rule: Rule) -> Selection | None:
@@ -128,7 +157,8 @@ def _selection(size: int, count: _Counts, rule: Rule) -> Selection | None:
     elif count.low == count.high:  # a group of many ties, which are not gathered: they would take 12 bytes an entry
         place = count.low, count.below, count.num_between
     else:
-        between_K = _joined(count.between, 2 * count.num_between + SLACK)
+        assert count.between is not None
+        between_K = count.between.bits_K
         threshold, below, ties = _at_rank(between_K, count.num_between, count.low, count.high, rank - count.below)
         place = threshold, count.below + below, ties
     return rule.selection(size, *place, zeros, count.nonfinite)
@@ -142,16 +172,6 @@ def _native() -> ctypes.CDLL:
 
 def _rank(size: int, zeros: int, rule: Rule) -> int:
     return int(rule.ranks([size], torch.tensor([zeros]))[0])
-
-
-def _joined(parts: Sequence[Tensor], room: int) -> Tensor:
-    """Return a tensor that begins with copies of parts; torch would start its threads, slower than such a copy."""
-    whole = torch.empty(room, dtype=torch.int32)
-    at = whole.data_ptr()
-    for part in parts:
-        ctypes.memmove(at, part.data_ptr(), part.nbytes)
-        at += part.nbytes
-    return whole
 
 
 def _at_rank(bits_K: Tensor, num: int, lowest: int, highest: int, rank: int) -> tuple[int, int, int]:

@@ -1,7 +1,6 @@
 """The selection against a full sort, and its decisions at the edges."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
 
@@ -16,7 +15,6 @@ from gmt.masking import counting, select_alone, select_over_chunks
 from gmt.masking.counting import as_bits
 from gmt.masking.random_bits import random_bits
 from gmt.masking.rule import Draw, Scores, Selection, num_masked
-from gmt.masking.select_over_chunks import _joined
 from gmt.masking.selection import select
 
 pytestmark = pytest.mark.usefixtures("counted_by")
@@ -231,16 +229,20 @@ def test_thresholds_of_large_tensors_are_those_of_a_sort(kind: str, ratio: float
 
 
 def test_ties_between_the_bounds_are_counted_and_not_gathered(monkeypatch: pytest.MonkeyPatch) -> None:
-    rooms: list[int] = []
-
-    def joined(parts: Sequence[Tensor], room: int) -> Tensor:
-        rooms.append(room)
-        return _joined(parts, room)
-
-    monkeypatch.setattr(select_over_chunks, "_joined", joined)
+    monkeypatch.setattr(select_over_chunks, "_Gathered", None)
     x = torch.full((100_000,), -2.0)
     x[:10_000] = torch.rand(10_000)
     (chosen,) = select([scores(*x.split(30_000))], 0.5)
     assert chosen.lowest == int(as_bits(x[-1]))
     assert chosen.num_kept == 90_000
-    assert not rooms
+
+
+def test_more_than_are_expected_between_the_bounds_are_gathered() -> None:
+    gathered = select_over_chunks._Gathered(10)
+    chunks = [
+        torch.arange(start, start + num, dtype=torch.int32) for start, num in ((0, 9), (9, 30), (39, 0), (39, 500))
+    ]
+    for chunk in chunks:
+        gathered.add(chunk, len(chunk))
+    assert gathered.bits_K[: gathered.num].tolist() == list(range(539))
+    assert len(gathered.bits_K) >= 2 * gathered.num + select_over_chunks.SLACK
