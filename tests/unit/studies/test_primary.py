@@ -88,3 +88,10 @@ def test_settings_of_a_question_are_checked_as_the_study_is_read() -> None:
     with pytest.raises(UserError, match=r"study.primary must be a mapping of questions, got 'flat'"):
         StudySettings(name="s", question="?", shared={}, arms={"a": {}}, primary="flat")  # type: ignore[arg-type]
     assert study().questions[0].margin == 0.02  # the study's
+
+
+def test_a_question_is_in_no_run_id(tmp_path: Path) -> None:
+    arms = {"sft": {"method": "sft"}, "gmt": {"method": "gmt"}}
+    asked, plain = plan_of(tmp_path, arms, [1, 2, 3], primary={"q": ASKED}), plan_of(tmp_path, arms, [1, 2, 3])
+    assert [planned.run.id for planned in asked.runs] == [planned.run.id for planned in plain.runs]
+    assert asked.identity == plain.identity
