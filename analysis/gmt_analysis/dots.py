@@ -1,5 +1,6 @@
 """Figures with a row for each choice, so that two arms and fifty are read alike."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from gmt_analysis.styles import COLOURS
 
 _ROW_IN, _FRAME_IN = 0.19, 1.0  # inches
 _PANEL_IN, _LETTER_IN = 3.0, 0.062
+_TITLE = 40  # letters of a line of a panel's title
 _LONGEST = 46  # letters of a label; the middle of a longer one is left out
 _ROOM = 0.04  # of the span of the shown values
 _TALL = 20  # rows from which on the numbers of an axis stand above too
@@ -96,7 +98,7 @@ def _draw(axis: Axes, shown: Mapping[str, list[float]], panel: Panel, marked: Se
             means = [mean.mean for mean in own.values()]
             (points,) = axis.plot(means, [places[label] for label in own], "o", color=colour, markersize=5)
             hover(points, [_in_words(label, mean.mean, shown[label], panel) for label, mean in own.items()])
-    axis.set_title(panel.title, fontsize=8)
+    axis.set_title(textwrap.fill(panel.title, _TITLE), fontsize=8)
     axis.grid(alpha=0.25)
     axis.tick_params(axis="x", labelsize=8, labeltop=len(shown) >= _TALL)
     axis.tick_params(axis="y", length=0)

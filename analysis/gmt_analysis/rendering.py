@@ -17,6 +17,8 @@ from PIL import Image
 
 # Letters stay text: a reader can select and search them, and a page holds no outlines of them.
 _SVG: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "gmt"}
+# Letters as wide as in the vectors, for which the layout was made: hinting rounds each to whole pixels.
+_PIXELS: dict[Any, Any] = {"text.hinting": "no_hinting"}
 _HOVER = re.compile(r'<g id="hover-([0-9a-f]+)">')
 _POINT = re.compile(r"<use ([^>]*)/>")
 _PIXELS_AN_INCH = 150
@@ -54,7 +56,8 @@ def as_image(figure: Figure) -> Image.Image:
     """Return the figure as pixels, for pages that take no vectors."""
     buffer = io.BytesIO()
     figure.set_dpi(_PIXELS_AN_INCH)
-    FigureCanvasAgg(figure).print_png(buffer)  # type: ignore[no-untyped-call]
+    with matplotlib.rc_context(_PIXELS):
+        FigureCanvasAgg(figure).print_png(buffer)  # type: ignore[no-untyped-call]
     _keep_layout(figure)
     return Image.open(buffer)
 

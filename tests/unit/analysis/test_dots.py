@@ -2,9 +2,11 @@
 
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from gmt_analysis.dots import Panel, dot_plot
+from gmt_analysis.rendering import as_image, as_svg
 
 SCORE = Panel(column="score", title="score", factor=100, low=0, high=100)
 
@@ -49,3 +51,14 @@ def test_the_middle_of_a_long_name_is_left_out() -> None:
     assert label.startswith("random_entries")
     assert label.endswith("0.1 0.99")
     assert len(label) < len(name)
+
+
+@pytest.mark.parametrize("name", ["w" * 27, "i" * 46, "random_entries learning_rate=0.001 weight_decay=0.1 0.99"])
+def test_nothing_is_cut_off_at_the_edges_of_a_picture(name: str) -> None:
+    values = pd.DataFrame({"label": [name, "sft"], "score": [0.0, 1.0]})
+    panels = [SCORE, Panel(column="score", title="Forgetting: source score lost, percentage points")]
+    figure = dot_plot(values, [name, "sft"], panels, title="Scores")
+    as_svg(figure)  # which makes the layout
+    pixels = np.asarray(as_image(figure).convert("L"))
+    edges = (pixels[:2], pixels[-2:], pixels[:, :2], pixels[:, -2:])
+    assert [edge.min() for edge in edges] == [255] * 4
