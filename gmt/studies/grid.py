@@ -187,15 +187,16 @@ class Point:
     def _stage_in_words(self) -> list[str]:
         return [] if self.stage == "comparison" else [f"({self.stage})"]
 
-    def short_name(self, axis: Axis) -> str:
+    def short_name(self, axis: Axis, *, with_seed: bool = True) -> str:
         """Return a short name that begins with what differs, e.g. `gmt 0.9 s1 sums`, for lists that cut off names.
 
         Args:
             axis: the study's axis; its value is written without the setting's name.
+            with_seed: whether the seed is part of it.
         """
         listed = {key.lstrip("+"): value for key, value in self.listed}
         value, seed = listed.pop(axis.setting, None), listed.pop("seed", None)
-        short = [value, None if seed is None else f"s{seed}"]
+        short = [value, f"s{seed}" if seed is not None and with_seed else None]
         more = [text if key == "task" else f"{key.rpartition('.')[2]}={text}" for key, text in listed.items()]
         return " ".join([self.arm, *filter(None, short), *more, *self._stage_in_words])
 

@@ -11,7 +11,7 @@ from gmt.studies.plan import STATES, Plan, PlannedRun, broken
 from gmt.studies.tuning_words import values_in_words
 from gmt.studies.watch import Tracker
 from gmt.tracking.settings import TrackingSettings
-from gmt.tracking.views import LONGEST_DESCRIPTION
+from gmt.tracking.views import CHOICE, LONGEST_DESCRIPTION
 
 if TYPE_CHECKING:
     from gmt.tracking.mirror import Mirror, Mirrored, Say
@@ -116,6 +116,7 @@ def mirrored(plan: Plan, planned: PlannedRun) -> "Mirrored":
     tags = {
         **{f"gmt.{key}": str(value) for key, value in known.items() if value is not None},
         "gmt.study": plan.study.name,
+        CHOICE: point.short_name(axis, with_seed=False),
         "gmt.arm": point.arm,
         "gmt.method": str(science["method"]["name"]),
         "gmt.task": str(science["task"]["name"]),

@@ -66,7 +66,7 @@ class MlflowView:
         """Write the view that `gmt ui` opens, see gmt.tracking.views, and the experiment's description.
 
         Args:
-            tags: the tags that identify a choice.
+            tags: the tags that are columns of the view.
             note: the description, as Markdown.
 
         Raises:

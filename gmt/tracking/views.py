@@ -14,6 +14,7 @@ _KEY = "gmt"
 TAG = f"mlflow.sharedViewState.{_KEY}"
 TRAINING = "workflowType=machine_learning"
 STORAGE: Mapping[str, str] = {"mlflow.workflowType_v1": '"machine_learning"'}  # values for the browser's storage
+CHOICE = "gmt.choice"  # the tag of a run's choice: arm, value of the axis, and what else varies but for the seed
 _METRICS = ("result/target_after", "result/forgetting")
 
 
@@ -24,10 +25,13 @@ def page_of(experiment_id: str, run_id: str | None = None) -> str:
 
 
 def prepared_view(tags: Sequence[str]) -> str:
-    """Return the state of a view of a study's compared runs, with the best target score first.
+    """Return the state of a view of a study's compared runs, grouped by choice, with the best target score first.
+
+    MLflow shows a group by its value if it groups by one tag, else by the names of the tags, of which it cuts off all
+    but the first.
 
     Args:
-        tags: the tags that identify a choice, e.g. task, arm and value of the axis; rows with equal tags are grouped.
+        tags: the tags that are columns, e.g. task, arm and value of the axis.
     """
     state = {
         "searchFilter": "tags.`gmt.kind` = 'run' AND tags.`gmt.stage` = 'comparison'",
@@ -39,7 +43,7 @@ def prepared_view(tags: Sequence[str]) -> str:
         ],
         "groupBy": {
             "aggregateFunction": "average",
-            "groupByKeys": [{"mode": "tag", "groupByData": tag} for tag in tags],
+            "groupByKeys": [{"mode": "tag", "groupByData": CHOICE}],
         },
     }
     return json.dumps(state)

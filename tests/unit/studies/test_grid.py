@@ -80,4 +80,5 @@ def test_a_short_name_begins_with_what_differs_between_runs() -> None:
     varied = ("task=sums", "method.mask_ratio=0.9", "train.learning_rate=0.001", "seed=3")
     point = Point(arm="gmt", overrides=(), varied=varied)
     assert point.short_name(Axis()) == "gmt 0.9 s3 sums learning_rate=0.001"
+    assert point.short_name(Axis(), with_seed=False) == "gmt 0.9 sums learning_rate=0.001"
     assert Point(arm="sft", overrides=(), varied=(), stage="tuning").short_name(Axis()) == "sft (tuning)"

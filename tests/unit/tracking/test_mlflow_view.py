@@ -170,7 +170,8 @@ def test_the_prepared_view_and_the_means_are_in_the_store_once(tmp_path: Path) -
     experiment = client.get_experiment_by_name("e")
     assert experiment is not None
     state = json.loads(experiment.tags["mlflow.sharedViewState.gmt"])
-    assert [key["groupByData"] for key in state["groupBy"]["groupByKeys"]] == ["gmt.arm", "gmt.rank"]
+    assert [key["groupByData"] for key in state["groupBy"]["groupByKeys"]] == ["gmt.choice"]
+    assert {"tags.`gmt.arm`", "tags.`gmt.rank`"} < set(state["selectedColumns"])
     runs, result = view.pages("identity")
     assert runs == f"#/experiments/{experiment.experiment_id}/runs?viewStateShareKey=gmt&workflowType=machine_learning"
     assert f"/runs/{parent}?" in result
