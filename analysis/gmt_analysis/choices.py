@@ -9,10 +9,12 @@ import pandas as pd
 
 from gmt.axis import Axis
 from gmt.errors import UserError
+from gmt.studies.primary_scores import SCORE_COLUMNS
 from gmt.verdicts.one_question import least_difference
 
 CHOICE = ["arm", "task", "axis"]
 _STEPS = {"target_after": "target_step", "forgetting": "source_step"}  # column -> its change by one question
+_BASE_SCORES = "has_base_scores"  # a column
 FEW_SEEDS = 5  # with fewer, reports show each seed: a t interval over two or three says next to nothing
 
 
@@ -27,9 +29,36 @@ def join_values(values: list[float]) -> str:
 
 
 def scores_of(table: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Return the finished runs that have a seed, and a number in a column: CHOICE, seed and that column."""
-    done = table[(table["state"] == "done") & table[[column, "seed"]].notna().all(axis=1)]
-    return done[[*CHOICE, "seed", column]].astype({column: float, "axis": float, "seed": int})
+    """Return the runs that have a seed and a number in a column, and are finished or counted by `with_base_scores`.
+
+    Returns:
+        CHOICE, seed, that column, and `diverged`: whether the number is the base's.
+    """
+    diverged = has_base_scores(table)
+    counts = ((table["state"] == "done") | diverged) & table[[column, "seed"]].notna().all(axis=1)
+    own = table[counts].assign(diverged=diverged[counts])
+    return own[[*CHOICE, "seed", column, "diverged"]].astype({column: float, "axis": float, "seed": int})
+
+
+def with_base_scores(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the table in which runs that diverged have the base's scores, as in answers to primary questions.
+
+    The base's score is that of other runs on the task; without one, a diverged run has no score.
+    """
+    diverged, done = table["state"] == "diverged", table[table["state"] == "done"]
+    scores = {}
+    for column, base in SCORE_COLUMNS.values():
+        known = done.groupby("task")[column if base is None else base].first()
+        of_task = table["task"].map(known if base is not None else 0 * known)
+        scores[column] = table[column].mask(diverged, of_task.astype("Float64"))
+    return table.assign(**scores, **{_BASE_SCORES: diverged})
+
+
+def has_base_scores(table: pd.DataFrame) -> pd.Series[bool]:
+    """Return whether each run diverged and has the base's scores, by `with_base_scores`."""
+    if _BASE_SCORES not in table:
+        return pd.Series(data=False, index=table.index)
+    return table[_BASE_SCORES].astype("boolean").fillna(value=False).astype(bool)
 
 
 def steps_by_task(table: pd.DataFrame, column: str) -> dict[str, float]:

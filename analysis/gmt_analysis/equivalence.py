@@ -19,7 +19,7 @@ from gmt.tracking.outcomes import DIRTY
 from gmt.verdicts.all_pairs import AllPairs, all_pairs
 from gmt.verdicts.intervals import p_two_sided, p_within
 from gmt.verdicts.question import FEWEST
-from gmt_analysis.choices import join_values, scores_of, steps_by_task
+from gmt_analysis.choices import has_base_scores, join_values, scores_of, steps_by_task
 from gmt_analysis.power import detectable_size
 
 
@@ -90,7 +90,8 @@ def sensitivity(
         more_is_better: whether the best is the largest.
     """
     _refuse_margin(margin)
-    untested, steps = _untested_values(table), steps_by_task(table, column)
+    untested, steps = _untested_values(table, column), steps_by_task(table, column)
+    diverged = _words_without_diverged(table, column, axis, margin, more_is_better)
     sensitivities = []
     for (arm, task), wide in _along_axis(table, column):
         pairs = all_pairs(wide.to_numpy(dtype=float), step=steps[task])
@@ -107,7 +108,9 @@ def sensitivity(
                 index=float(np.ptp(means)) / spread if has_index else float("nan"),
                 p_range=pairs.p_range,
                 detectable=_detectable(pairs),
-                words=_words(pairs, wide, axis, margin, more_is_better) + untested.get((arm, task), ""),
+                words=_words(pairs, wide, axis, margin, more_is_better)
+                + untested.get((arm, task), "")
+                + diverged.get((arm, task), ""),
             )
         )
     return sensitivities
@@ -172,10 +175,33 @@ def _words(pairs: AllPairs, wide: pd.DataFrame, axis: Axis, margin: float, more_
     return f"no two {axis.plural} are shown to differ by an amount that matters, nor all to be equivalent"
 
 
-def _untested_values(table: pd.DataFrame) -> dict[tuple[Any, ...], str]:
+def _words_without_diverged(
+    table: pd.DataFrame, column: str, axis: Axis, margin: float, more_is_better: bool
+) -> dict[tuple[Any, ...], str]:
+    """Return a clause on runs that diverged and count with the base's score, by arm and task that have some."""
+    is_counted = _is_counted(table, column)
+    if not is_counted.any():
+        return {}
+    without = sensitivity(table[~is_counted], column, axis=axis, margin=margin, more_is_better=more_is_better)
+    words = {(own.arm, own.task): own.words for own in without}
+    clauses = {}
+    for (arm, task), own in table[is_counted & table["axis"].notna()].groupby(["arm", "task"], sort=False):
+        clauses[arm, task] = (
+            f" (runs that diverged, at {join_values(sorted(own['axis'].unique()))}, count with the base's score; "
+            f"without them: {words.get((str(arm), str(task)), 'no seed is left')})"
+        )
+    return clauses
+
+
+def _is_counted(table: pd.DataFrame, column: str) -> pd.Series[bool]:
+    """Return whether a run diverged and has the base's score."""
+    return has_base_scores(table) & table[column].notna()
+
+
+def _untested_values(table: pd.DataFrame, column: str) -> dict[tuple[Any, ...], str]:
     """Return a clause on the values with runs that are in no test, by arm and task that have some."""
     names = {"diverged": "diverged", DIRTY: "made with uncommitted changes"}
-    lacking = table[(table["state"] != "done") & table["axis"].notna()]
+    lacking = table[(table["state"] != "done") & ~_is_counted(table, column) & table["axis"].notna()]
     clauses = {}
     for key, own in lacking.groupby(["arm", "task"], sort=False):
         words = own["state"].map(lambda state: names.get(state, "not done"))

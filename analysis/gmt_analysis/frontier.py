@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from scipy import special
 
 from gmt.listed import some
-from gmt_analysis.choices import CHOICE, choice_name
+from gmt_analysis.choices import CHOICE, choice_name, has_base_scores
 from gmt_analysis.figures import FORGETTING, TARGET, legend_outside
 from gmt_analysis.frontier_words import frontier_in_words
 from gmt_analysis.rendering import hover
@@ -87,14 +87,22 @@ def frontier_of(table: pd.DataFrame, *, baseline: str, margin: float, num_resamp
     below the one in 29 of 100 studies, however many seeds there are.
 
     Args:
-        table: the typed table of a study, with or without rows of `points_on_the_way`.
+        table: the typed table of a study, with or without rows of `points_on_the_way`, and with or without the base's
+            scores for runs that diverged (gmt_analysis.choices.with_base_scores).
         baseline: an arm.
         margin: the baseline's target score may be missed by so much; in [0, 1).
         num_resamples: the number of resamples.
     """
-    done = table[(table["state"] == "done") & table[[*_SCORES, "seed"]].notna().all(axis=1)]
+    done = table[((table["state"] == "done") | has_base_scores(table)) & table[[*_SCORES, "seed"]].notna().all(axis=1)]
+    diverged = done[has_base_scores(done)]
     runs = done[[*CHOICE, "seed", *_SCORES]].astype({**dict.fromkeys(_SCORES, float), "axis": float, "seed": int})
     points, matched, sentences = [], [], []
+    for task, own in diverged.groupby("task", sort=False):
+        names = [choice_name(arm, value) for arm, value in own[["arm", "axis"]].drop_duplicates().to_numpy()]
+        sentences.append(
+            f"On {task}, runs that diverged count with the base's score on the frontier: {some(names)}. Without them, "
+            "these choices would lack seeds and be left out."
+        )
     for task, own in runs.groupby("task", sort=False):
         seeds, words = _seeds(own, baseline, str(task))
         sentences += words

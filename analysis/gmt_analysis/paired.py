@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -21,11 +21,20 @@ from gmt_analysis.power import detectable_difference
 
 _TESTED = [
     *("difference", "low", "high", "n", "p", "p_shared", "p_welch", "p_welch_shared", "p_equivalent", "detectable"),
-    "assumed_deviation",
+    *("assumed_deviation", "num_diverged", "without_diverged"),
 ]
 BETWEEN = ["arm", "against", "task", "axis"]
-_Pair = tuple["pd.Series[float]", "pd.Series[float]"]  # the scores of both sides by seed, of the seeds that both have
-_NO_SCORES: pd.Series[float] = pd.Series(dtype=float)
+
+
+class _Pair(NamedTuple):
+    """The scores of both sides by seed, of the seeds that both have, and whether a run of either diverged."""
+
+    own: pd.Series[float]
+    other: pd.Series[float]
+    diverged: pd.Series[bool]
+
+
+_NO_SCORES = _Pair(pd.Series(dtype=float), pd.Series(dtype=float), pd.Series(dtype=bool))
 
 
 def differences(table: pd.DataFrame, column: str, *, baseline: str, margin: float | None = None) -> pd.DataFrame:
@@ -46,7 +55,9 @@ def differences(table: pd.DataFrame, column: str, *, baseline: str, margin: floa
         one-sided paired t tests, of the row alone; and `detectable`: the smallest difference found with a power of
         POWER, with the level shared out over all rows that are tested. Pairs with the same score have a difference of
         exactly 0. Pairs that all differ by the same amount get a standard deviation of one question, which is
-        `assumed_deviation`. With fewer than three pairs there is no test and p is missing.
+        `assumed_deviation`. With fewer than three pairs there is no test and p is missing. `num_diverged` counts the
+        pairs in which a run diverged (gmt_analysis.choices.with_base_scores); `without_diverged` is the mean of the
+        others.
 
     Raises:
         UserError: the study has no such arm with a finished run.
@@ -101,16 +112,21 @@ def over_tasks(table: pd.DataFrame, column: str, *, baseline: str, margin: float
     names, pairs, of_tasks = [], [], []
     for (arm, _), group in scores[scores["arm"] != baseline].groupby(["arm", "axis"], dropna=False, sort=False):
         base_by_task = dict(list(base.runs(of_baseline, group["axis"].iloc[0]).groupby("task")))
-        own_by_task, other_by_task = {}, {}
+        by_task = {}
         for task, of_task in group.groupby("task"):
-            own, other = _paired(of_task, base_by_task.get(task, of_task.iloc[:0]), column)
-            if len(own):
-                own_by_task[task], other_by_task[task] = own, other
-        own_wide, other_wide = (pd.DataFrame(part).dropna().sort_index() for part in (own_by_task, other_by_task))
-        is_whole = own_wide.shape[1] == num_tasks
+            pair = _paired(of_task, base_by_task.get(task, of_task.iloc[:0]), column)
+            if len(pair.own):
+                by_task[task] = pair
+        own, other, diverged = (
+            pd.DataFrame({task: pair[side] for task, pair in by_task.items()}).dropna().sort_index()
+            for side in range(3)
+        )
+        is_whole = own.shape[1] == num_tasks
         names.append(choice_name(arm, group["axis"].iloc[0]))
-        pairs.append((own_wide.mean(axis=1), other_wide.mean(axis=1)) if is_whole else (_NO_SCORES, _NO_SCORES))
-        of_tasks.append((own_wide - other_wide).to_numpy(dtype=float))
+        pairs.append(
+            _Pair(own.mean(axis=1), other.mean(axis=1), diverged.astype(bool).any(axis=1)) if is_whole else _NO_SCORES
+        )
+        of_tasks.append((own - other).to_numpy(dtype=float))
     step_G = _steps(table, column, scores["task"].unique())
     tested = _tested(pairs, margin, np.full(len(pairs), np.sqrt((step_G**2).sum()) / num_tasks))
     tested = pd.concat([pd.DataFrame({"choice": names}), tested], axis=1)
@@ -120,10 +136,11 @@ def over_tasks(table: pd.DataFrame, column: str, *, baseline: str, margin: float
 
 
 def _paired(group: pd.DataFrame, base_runs: pd.DataFrame, column: str) -> _Pair:
-    """Return the scores of a choice and of the baseline on the seeds that both have, by seed."""
-    own, other = group.set_index("seed")[column], base_runs.set_index("seed")[column]
+    """Return the scores of a choice and of the baseline on the seeds that both have."""
+    own, other = group.set_index("seed"), base_runs.set_index("seed")
     own = own[own.index.isin(other.index)]
-    return own, other.loc[own.index]
+    other = other.loc[own.index]
+    return _Pair(own[column], other[column], own["diverged"] | other["diverged"])
 
 
 def _steps(table: pd.DataFrame, column: str, tasks: Iterable[str]) -> Floats:
@@ -136,7 +153,7 @@ def _tested(pairs: Sequence[_Pair], margin: float | None, step_K: Floats) -> pd.
     """Return the tests of comparisons, from the scores of both sides of each, and their change by one question."""
     if not pairs:
         return pd.DataFrame(columns=_TESTED)
-    own_NK, other_NK = (
+    own_NK, other_NK, diverged_NK = (
         np.asarray(pd.concat([side.astype(float) for side in part], axis=1).to_numpy(), dtype=float)
         for part in zip(*pairs, strict=True)
     )
@@ -155,6 +172,8 @@ def _tested(pairs: Sequence[_Pair], margin: float | None, step_K: Floats) -> pd.
             "p_shared": together.p_K,
             "p_welch": p_welch_K,
             "p_welch_shared": 1 - (1 - p_welch_K) ** int((~np.isnan(p_welch_K)).sum()),
+            "num_diverged": np.nansum(diverged_NK, axis=0).astype(int),
+            "without_diverged": moments(np.where(diverged_NK == 0, differences_NK, np.nan)).mean_K,
             "p_equivalent": np.nan if margin is None else p_within(sample, margin),
             "detectable": [
                 detectable_difference(float(deviation), int(n), num_comparisons=num_tested)

@@ -22,7 +22,7 @@ from gmt.tracking.suite_scores import read_suites
 from gmt.tracking.table import changes, left_out, read_table
 from gmt.verdicts.pairs import Choice
 from gmt.verdicts.verdict import Verdict
-from gmt_analysis.choices import CHOICE
+from gmt_analysis.choices import CHOICE, with_base_scores
 from gmt_analysis.costs import COSTS, TIMES, costs_of_choices, costs_of_runs
 from gmt_analysis.diagnoses import DiagnosticTable, read_diagnoses
 from gmt_analysis.findings import MEASURES, Findings, findings
@@ -106,6 +106,11 @@ class Results:
         return table
 
     @cached_property
+    def counted(self) -> pd.DataFrame:
+        """`table` with the base's scores for runs that diverged, for tests and the frontier."""
+        return with_base_scores(self.table)
+
+    @cached_property
     def done(self) -> list[PlannedRun]:
         """The runs that the numbers are of."""
         ids = set(self.table.loc[self.table["state"] == "done", "run_id"])
@@ -176,12 +181,12 @@ class Results:
     def findings(self) -> list[Findings]:
         """The results of the exploratory tests: of everything that the study did not declare as primary."""
         study = self.plan.study
-        return findings(self.table, axis=self.axis, baseline=study.baseline, margin=study.margin)
+        return findings(self.counted, axis=self.axis, baseline=study.baseline, margin=study.margin)
 
     @cached_property
     def frontier(self) -> Frontier:
         """Forgetting at the baseline's target score less the margin; with runs that were evaluated on their way."""
-        rows = [part for part in (self.table, points_on_the_way(self.series)) if len(part)]
+        rows = [part for part in (self.counted, points_on_the_way(self.series)) if len(part)]
         study = self.plan.study
         return frontier_of(pd.concat(rows, ignore_index=True), baseline=study.baseline, margin=study.margin)
 

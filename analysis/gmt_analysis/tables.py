@@ -213,10 +213,12 @@ def html_differences(findings: Findings, axis: Axis) -> list[tuple[str, str]]:
 def _differences_table(rows: pd.DataFrame, heads: Mapping[str, str]) -> str:
     p_columns = {"p, of all rows together": "p_shared", "the same by Welch's test, without pairs": "p_welch_shared"}
     p_columns |= _P_TASKS if "p_tasks" in rows else {}
+    has_diverged = bool(rows["num_diverged"].sum())
     names = (
         *heads.values(),
         "n",
         "Difference, points",
+        *(["Without pairs in which a run diverged"] if has_diverged else []),
         *p_columns,
         f"Found with a power of {POWER:.0%}",
         "In words",
@@ -224,11 +226,17 @@ def _differences_table(rows: pd.DataFrame, heads: Mapping[str, str]) -> str:
     body = "".join(
         "<tr>" + "".join(f"<td>{_text(row[column])}</td>" for column in heads) + f"<td>{row['n']}</td>"
         f"<td>{'' if pd.isna(row['difference']) else format(row['difference'], '+.1f')}{_bounds(row)}</td>"
-        f"{_p_cells(row, p_columns)}"
+        f"{_diverged_cell(row) if has_diverged else ''}{_p_cells(row, p_columns)}"
         f"<td>{'' if pd.isna(row['detectable']) else format(row['detectable'], '.1f')}</td><td>{row['words']}</td></tr>"
         for row in rows.to_dict("records")
     )
     return _html(names, body)
+
+
+def _diverged_cell(row: Mapping[Any, Any]) -> str:
+    number = row["num_diverged"]
+    shown = _points(row["without_diverged"]) if number else ""
+    return f"<td>{shown}{f' <small>{number} diverged</small>' if number else ''}</td>"
 
 
 def html_variation(rows: pd.DataFrame, axis: Axis) -> str:

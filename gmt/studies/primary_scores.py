@@ -19,7 +19,7 @@ from gmt.verdicts.scores import ScoredRun, Scores, scores_of
 
 Rows = Iterable[Mapping[Any, Any]]
 # The column of each measure, and the column of the base's score; None: the base's value is 0.
-_COLUMNS: Mapping[str, tuple[str, str | None]] = {
+SCORE_COLUMNS: Mapping[str, tuple[str, str | None]] = {
     "target": ("target_after", "target_before"),
     "forgetting": ("forgetting", None),
 }
@@ -67,7 +67,7 @@ def scores_of_rows(rows: Rows, measure: str) -> Scores:
             `target_step` and `source_step` (gmt.tracking.question_steps), which may be missing.
         measure: `target` or `forgetting`.
     """
-    (column, base), step = _COLUMNS[measure], f"{PARTS[measure]}_step"
+    (column, base), step = SCORE_COLUMNS[measure], f"{PARTS[measure]}_step"
 
     def scored(row: Mapping[Any, Any]) -> ScoredRun:
         value = row.get(column)
