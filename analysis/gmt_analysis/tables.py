@@ -211,7 +211,7 @@ def html_differences(findings: Findings, axis: Axis) -> list[tuple[str, str]]:
 
 
 def _differences_table(rows: pd.DataFrame, heads: Mapping[str, str]) -> str:
-    p_columns = {"p, of all rows together": "p_shared", "the same by Welch's test, without pairs": "p_welch_shared"}
+    p_columns = {"p, of all rows together": "p_shared", "p without pairs, by Welch's test": "p_welch_shared"}
     p_columns |= _P_TASKS if "p_tasks" in rows else {}
     has_diverged = bool(rows["num_diverged"].sum())
     names = (
