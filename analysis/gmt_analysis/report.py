@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from jinja2 import Environment, PackageLoader
@@ -186,17 +187,8 @@ def _page(
         answer=leading_sentences(results),
         figures=figures,
         baseline=results.findings[0].baseline,
-        verdicts=[(verdict, html_comparisons(verdict)) for verdict in results.verdicts],
-        findings=[(f.measure.name, f.sentences, html_differences(f, axis)) for f in results.findings],
-        variation=[
-            (f.measure.name, html_variation(own, axis))
-            for f in results.findings
-            if len(own := results.variation[results.variation["measure"] == f.measure.column])
-        ],
-        draws=results.draws,
-        has_tasks=any(len(f.in_common) for f in results.findings),
+        **_tests(results),
         num_choices=len(summary),
-        num_diverged=int((results.table["state"] == "diverged").sum()),
         margin=f"{100 * plan.study.margin:g}",
         missing=results.missing,
         base=_base(summary),
@@ -228,6 +220,23 @@ def _page(
         samples=sample_answers(results),
         environment=_environment(results),
     )
+
+
+def _tests(results: Results) -> dict[str, Any]:
+    """Return the parts of the section on tests."""
+    axis, variation = results.axis, results.variation
+    return {
+        "verdicts": [(verdict, html_comparisons(verdict)) for verdict in results.verdicts],
+        "findings": [(f.measure.name, f.sentences, html_differences(f, axis)) for f in results.findings],
+        "variation": [
+            (f.measure.name, html_variation(own, axis))
+            for f in results.findings
+            if len(own := variation[variation["measure"] == f.measure.column])
+        ],
+        "draws": results.draws,
+        "has_tasks": any(len(f.in_common) for f in results.findings),
+        "num_diverged": int((results.table["state"] == "diverged").sum()),
+    }
 
 
 def _base(summary: pd.DataFrame) -> list[str]:
