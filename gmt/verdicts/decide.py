@@ -6,30 +6,21 @@ Shapes: N seeds, K comparisons.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from gmt.axis import Axis
 from gmt.verdicts.all_pairs import p_alike
-from gmt.verdicts.intervals import (
-    Flags,
-    Floats,
-    Moments,
-    depends_on_task,
-    moments,
-    p_beyond,
-    p_within,
-    simultaneous,
-    t_limit,
-)
+from gmt.verdicts.decisions import decide_differences, outcome_of
+from gmt.verdicts.intervals import Flags, Floats, depends_on_task, moments, simultaneous
 from gmt.verdicts.notes import notes_on
 from gmt.verdicts.one_question import steps_of
 from gmt.verdicts.pairs import Columns, Pair, columns_of, pairs_of
 from gmt.verdicts.question import LEVEL, Question
 from gmt.verdicts.question_noise import RightAnswers, with_questions
 from gmt.verdicts.scores import Score, Scores
-from gmt.verdicts.verdict import Comparison, Decision, Outcome, Verdict
+from gmt.verdicts.verdict import Comparison, Decision, Verdict
 from gmt.verdicts.words import about, answer, question_in_words, words_of_test
 
 POOLED = " + "
@@ -65,7 +56,7 @@ def decide(
         rows = _with_target(question, rows, targets, columns, share)
     if right_answers is not None:
         rows = with_questions(rows, columns, right_answers, level=share, is_of_all=question.is_of_all)
-    outcome, deciding = _outcome(question, rows), _deciding(question, rows)
+    outcome, deciding = outcome_of(question, [row.decision for row in rows]), _deciding(question, rows)
     return Verdict(
         name=question.name,
         question=question_in_words(question, pairs, tasks, axis),
@@ -88,19 +79,14 @@ def _compare(question: Question, scores: Scores, columns: Columns, level: float)
     differences_NK = difference_matrix(scores, columns)
     without_NK = difference_matrix(scores, columns, diverged=False)
     step_K = steps_of(scores, columns)
-    sample, together = moments(differences_NK, step_K), simultaneous(differences_NK, level, step_K=step_K)
-    alone_K = np.where(sample.is_equal_K, 0.0, t_limit(level, sample.freedom_K) * sample.error_K)
-    half_K = np.where(
-        sample.is_tested_K | sample.is_equal_K, alone_K if question.is_of_all else together.half_K, np.nan
-    )
-    p_K = _p_of_claim(question, sample, together.p_K)
+    decided = decide_differences(question, differences_NK, level, step_K=step_K)
+    sample = decided.sample
     p_tasks_K = np.array([_p_tasks(scores, pair, tasks, level / len(columns)) for pair, tasks in columns])
     differ_K = depends_on_task(p_tasks_K, level)
     rows = []
     for k, ((choice, against), tasks) in enumerate(columns):
-        mean, half = float(sample.mean_K[k]), float(half_K[k])
+        mean, half, decision = float(sample.mean_K[k]), float(decided.half_K[k]), decided.decisions[k]
         others = without_NK[~np.isnan(without_NK[:, k]), k]
-        decision = _decision(question, mean, half, float(together.half_K[k]), is_equal=bool(sample.is_equal_K[k]))
         rows.append(
             Comparison(
                 task=POOLED.join(tasks),
@@ -110,7 +96,7 @@ def _compare(question: Question, scores: Scores, columns: Columns, level: float)
                 estimate=mean,
                 low=mean - half,
                 high=mean + half,
-                p=float(p_K[k]),
+                p=float(decided.p_K[k]),
                 decision="depends on the task" if differ_K[k] and decision != "not tested" else decision,
                 p_tasks=float(p_tasks_K[k]),
                 num_diverged=int(sample.n_K[k]) - len(others),
@@ -118,7 +104,7 @@ def _compare(question: Question, scores: Scores, columns: Columns, level: float)
                 estimate_without_diverged=float(others.mean()) if len(others) else float("nan"),
             )
         )
-    return rows, together.is_by_flips
+    return rows, decided.is_by_flips
 
 
 def difference_matrix(scores: Scores, columns: Columns, *, diverged: bool = True) -> Floats:
@@ -139,41 +125,6 @@ def difference_matrix(scores: Scores, columns: Columns, *, diverged: bool = True
 
 def _value(score: Score | None, *, diverged: bool) -> float:
     return float("nan") if score is None or (score.diverged and not diverged) else score.value
-
-
-def _p_of_claim(question: Question, sample: Moments, p_shared_K: Floats) -> Floats:
-    if question.claim == "equivalent":
-        return p_within(sample, question.margin)
-    if question.claim == "not_worse":
-        sign = 1 if question.more_is_better else -1
-        return p_beyond(sample, -sign * question.margin, is_below=not question.more_is_better)
-    return p_shared_K
-
-
-def _decision(question: Question, mean: float, half: float, shared_half: float, *, is_equal: bool) -> Decision:
-    if is_equal:
-        return "equal"
-    if np.isnan(half):
-        return "not tested"
-    margin, sign = question.margin, 1 if question.more_is_better else -1
-    low, high = sign * mean - half, sign * mean + half
-    if question.claim == "not_worse":
-        if low > -margin:
-            return "not worse"
-        if high >= -margin:
-            return "undecided"
-        return "worse" if sign * mean + shared_half < -margin else "beyond by itself"
-    is_within = -margin < low and high < margin
-    if question.claim == "equivalent":
-        if is_within:
-            return "equivalent"
-        if abs(mean) - half <= margin:
-            return "undecided"
-        way: Decision = "better" if mean * sign > 0 else "worse"
-        return way if abs(mean) - shared_half > margin else "beyond by itself"
-    if low > 0 or high < 0:
-        return "better" if low > 0 else "worse"
-    return "equivalent" if is_within else "undecided"
 
 
 def _with_target(
@@ -205,35 +156,6 @@ def _p_tasks(scores: Scores, pair: Pair, tasks: Sequence[str], level: float) -> 
     columns = [(pair, (task,)) for task in tasks]
     step = math.sqrt(2) * float(steps_of(scores, columns).max())  # of a difference of two differences
     return p_alike(difference_matrix(scores, columns), level, step=step)
-
-
-_HOLDS: Mapping[str, tuple[Decision, ...]] = {
-    "equivalent": ("equivalent", "equal"),
-    "not_worse": ("not worse", "equal"),
-    "different": ("better", "worse"),
-    "better": ("better",),
-}
-_OPPOSITE: Mapping[str, tuple[Decision, ...]] = {
-    "equivalent": ("better", "worse"),
-    "not_worse": ("worse",),
-    "different": ("equivalent", "equal"),
-    "better": ("equivalent", "equal", "worse"),
-}
-
-
-def _outcome(question: Question, rows: Sequence[Comparison]) -> Outcome:
-    decisions = [row.decision for row in rows]
-    if all(decision == "not tested" for decision in decisions):
-        return "not tested"
-    holds = [decision in _HOLDS[question.claim] for decision in decisions]
-    opposite = [decision in _OPPOSITE[question.claim] for decision in decisions]
-    if all(holds):
-        return "shown"
-    if question.is_of_all:
-        return "refuted" if any(opposite) else "undecided"
-    if any(holds):
-        return "partly shown"
-    return "refuted" if all(opposite) else "undecided"
 
 
 def _deciding(question: Question, rows: Sequence[Comparison]) -> Comparison | None:

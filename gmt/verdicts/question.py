@@ -32,7 +32,7 @@ class Question:
             those for which it is shown. Better means a higher target score, or less forgetting.
         arms: names of arms, or `all` but `against`.
         against: the arm that the arms are compared with, at the same value of the axis if it has several; or
-            `each_other` for every pair of arms and values.
+            `each_other` for every pair of arms and values, but not for `not_worse`.
         values: of the axis; None for all that the arms have. An arm without the axis always takes part.
         tasks: `apart`: each comparison on each task; `pooled`: each comparison of means over tasks, seed by seed.
         margin: the largest difference that does not matter, a fraction of the score's range.
@@ -62,6 +62,11 @@ class Question:
             raise UserError(f"{self._key('arms')} must be a list of arms, or {EVERY_ARM}, got {self.arms!r}")
         if self.values is not None and not _is_list_of(self.values, (int, float)):
             raise UserError(f"{self._key('values')} must be a list of numbers, got {self.values!r}")
+        if (self.claim, self.against) == ("not_worse", EACH_OTHER):
+            raise UserError(
+                f"{self._key('against')} must be an arm where claim=not_worse, got {EACH_OTHER}: neither of two is "
+                "worse by the margin if they are equivalent (claim=equivalent)"
+            )
         for key in ("margin", "target_margin", "deviation"):
             if (value := getattr(self, key)) is not None:
                 settings.number(self._key(key), value, "must lie in (0, 1)", low=0, high=1, open_low=True)

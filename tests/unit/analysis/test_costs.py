@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from gmt_analysis.costs import TIMES, cost_ratios, costs_of_choices, costs_of_runs, is_shared
@@ -50,3 +51,17 @@ def test_a_step_that_takes_as_long_is_shown_to_within_the_margin() -> None:
     )  # t of 2 degrees: 2.92 * 0.01 / 3**0.5
     assert gmt["p_within"] < 0.05 < rmt["p_within"]
     assert rmt["ratio"] == pytest.approx(1.516, abs=1e-3)
+
+
+@pytest.mark.parametrize("num_seeds", [3, 5, 20])
+def test_steps_that_take_longer_by_the_margin_are_called_as_long_at_the_level(num_seeds: int) -> None:
+    """Each task is a study; the times of both arms vary by 1 %, so that the interval is narrow beside the margin."""
+    num_studies = 500
+    shape = (2, num_studies, num_seeds)
+    seconds = np.exp(np.random.default_rng(0).normal(size=shape) * 0.01) * np.array([1, 1.05])[:, None, None]
+    arm, task, seed = (places.ravel() for places in np.indices(shape))
+    runs = pd.DataFrame({"arm": np.array(["sft", "gmt"])[arm], "task": task, "seed": seed, "axis": pd.NA})
+    runs = runs.assign(optimizer_s=seconds.ravel(), forward_backward_s=0.0, mask_s=0.0)
+    found = cost_ratios(runs, "sft", within=0.05)
+    assert (found["p_within"] < 0.05).mean() == pytest.approx(0.05, abs=3 * (0.05 * 0.95 / num_studies) ** 0.5)
+    assert ((found["low"] > 1.05) | (found["high"] < 1.05)).mean() == pytest.approx(0.1, abs=0.04)  # 90 % intervals

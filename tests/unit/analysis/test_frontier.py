@@ -150,6 +150,21 @@ def test_the_interval_of_a_difference_holds_the_truth_as_often_as_it_says(num_se
     assert held / num_studies >= least, held / num_studies
 
 
+def test_arms_with_more_points_than_the_baseline_are_never_said_to_differ() -> None:
+    """Nine points that equal the baseline's one: the lowest is below it in the mean, and nothing is said of it."""
+    flat: Curve = {number / 10: (0.7, 0.5) for number in range(9)}
+    below = 0
+    for study in range(20):
+        noise = np.random.default_rng(study).normal(scale=0.03, size=(50, 2))
+        table = table_of({"sft": {None: (0.7, 0.5)}, "gmt": flat}, noise=noise)
+        frontier = frontier_of(table, baseline="sft", margin=0.02, num_resamples=99)
+        row = frontier.matched.set_index("arm").loc["gmt", ["difference", "difference_low", "difference_high"]]
+        below += row["difference"] < 0
+        assert row.isna().tolist() == [False, True, True]
+        assert not any(words in sentence for sentence in frontier.sentences for words in ("less than", "more than"))
+    assert below > 15
+
+
 def test_early_stopping_is_read_from_evaluations_on_the_way(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, {"sft": {"method": "sft"}}, [1, 2])
     for planned in plan.runs:

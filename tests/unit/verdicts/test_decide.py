@@ -85,6 +85,8 @@ def test_a_bad_question_is_one_sentence() -> None:
         question(claim="best")
     with pytest.raises(UserError, match=r"study.primary.q.arms must be a list of arms, or all, got 'gmt'"):
         question(arms="gmt")
+    with pytest.raises(UserError, match="against must be an arm where claim=not_worse, got each_other: neither of two"):
+        question(claim="not_worse", against="each_other")
     with pytest.raises(UserError, match="target_margin needs measure=forgetting and claim=better, got measure=target"):
         question(target_margin=0.02)
 
