@@ -232,6 +232,25 @@ def test_what_is_detectable_is_found_in_four_studies_of_five(num_pairs: int, num
     assert found.mean() == pytest.approx(0.8, abs=0.004)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("num_seeds", "num_values"), [(3, 3), (5, 9), (12, 4)])
+def test_a_detectable_difference_of_two_values_is_found_in_four_studies_of_five(
+    num_seeds: int, num_values: int
+) -> None:
+    rng = np.random.default_rng(0)
+
+    def study(drop: float) -> pd.DataFrame:
+        scores = rng.normal(size=(num_values, num_seeds))
+        return table(*(("gmt", v, own - drop * (v == num_values - 1)) for v, own in enumerate(scores)))
+
+    sizes = [sensitivity(study(0), "score", margin=0.1, axis=Axis())[0].detectable for _ in range(40)]
+    found = [pairs_of_values(study(float(np.mean(sizes))), "score", margin=0.1) for _ in range(150)]
+    rate = np.mean(
+        [(own.query(f"axis == 0 and against == {num_values - 1}")["p_shared"] <= 0.05).all() for own in found]
+    )
+    assert rate == pytest.approx(0.8, abs=0.1)  # 3.3 points of standard error
+
+
 def test_tasks_are_pooled_by_each_seeds_mean() -> None:
     rng = np.random.default_rng(3)
     tasks = []
