@@ -2,7 +2,8 @@
 
 A run does nothing but import torch and transformers. Ours also composes its config, keeps a run record with ten logged
 steps, and brings MLflow (sqlite) level. The cost is the slope between a small and a large sweep, so that what is paid
-once (starting Ray, importing) falls out.
+once (starting Ray, importing) falls out. Its parts are CPU seconds of the driver, of Ray's workers and of Ray's own
+processes.
 """
 
 import argparse
@@ -13,19 +14,24 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from finished_result import finished_result
+from processes import DRIVER, OTHERS, WORKERS, Processes
 from publishing import publish, script_parser, table
 
-SMALL, LARGE = 20, 80
-LIMIT_S = 0.1
+SMALL, LARGE = 20, 400
+LARGE_FRESH = 40  # a fresh actor takes seconds
+LIMIT_S = 0.06
 NUM_METRICS = 10
+WALL = "wall"
+_LOOK_S = 0.5
 
 WAYS = {
     "ours": "ours: plan, Ray Tune with warm workers, run record, MLflow",
+    "ours_untracked": "ours without MLflow",
     "basic": "Hydra's basic launcher, one after the other",
     "hydra_ray": "hydra-ray-launcher",
     "tune_warm": "Ray Tune by hand, reuse_actors=True",
@@ -39,7 +45,7 @@ def short_run() -> None:
     import transformers  # noqa: F401
 
 
-def ours(num: int) -> None:
+def ours(num: int, *, is_tracked: bool) -> None:
     """A sweep of ours over seeds, whose worker leaves out training and evaluation alone."""
     from gmt_launchers.planned_runs import launch_runs
 
@@ -54,12 +60,13 @@ def ours(num: int) -> None:
     study = StudySettings(name="overhead", question="none", shared={"seed": list(range(num))}, arms={"sft": {}})
     with hydra_on(None):
         plan = make_plan(Composer(), study, {"record.root": [os.getcwd()]})
-    tracking = TrackingSettings(uri=f"sqlite:///{os.getcwd()}/mlflow.db", artifacts="artifacts", experiment="overhead")
+    uri = f"sqlite:///{os.getcwd()}/mlflow.db" if is_tracked else None
+    tracking = TrackingSettings(uri=uri, artifacts="artifacts", experiment="overhead")
 
     def launch(todo: Any, folder: Path) -> None:
         launch_runs([planned.run for planned in todo], folder / STOP, address=None, num_cpus=None, work=recorded)
 
-    run_sweep(plan, tracking, launch, Lines(), say=print)
+    run_sweep(plan, tracking, launch, Lines(), say=print, remedy="gmt sync")
 
 
 def recorded(config: Mapping[str, Any], stop: Path, go_on: object) -> Any:
@@ -82,8 +89,8 @@ def recorded(config: Mapping[str, Any], stop: Path, go_on: object) -> Any:
     return Outcome(state="done")
 
 
-def hydra_app(launcher: str, num: int) -> None:
-    """A Hydra app of one value, swept over by Hydra's own sweeper."""
+def hydra_app(launcher: str, num: int, work: Callable[[], None] = short_run) -> None:
+    """A Hydra app of one value, swept over by Hydra's own sweeper, which does the work in each job."""
     import hydra
     from hydra.core.config_store import ConfigStore
 
@@ -91,7 +98,7 @@ def hydra_app(launcher: str, num: int) -> None:
 
     @hydra.main(version_base="1.3", config_path=None, config_name="app")
     def app(config: Any) -> int:
-        short_run()
+        work()
         return int(config.x)
 
     values = ",".join(map(str, range(num)))
@@ -126,7 +133,8 @@ def tune(num: int, *, reuse_actors: bool) -> None:
 
 
 ONE = {
-    "ours": ours,
+    "ours": lambda num: ours(num, is_tracked=True),
+    "ours_untracked": lambda num: ours(num, is_tracked=False),
     "basic": lambda num: hydra_app("basic", num),
     "hydra_ray": lambda num: hydra_app("ray", num),
     "tune_warm": lambda num: tune(num, reuse_actors=True),
@@ -134,60 +142,79 @@ ONE = {
 }
 
 
-def seconds(way: str, num: int) -> float:
-    """Wall-clock seconds of a sweep of `num` runs in a process and a folder of its own."""
-    with tempfile.TemporaryDirectory(prefix="sweep-overhead-") as folder:
-        token = Path(folder) / "token"
-        token.write_text(secrets.token_hex(32), encoding="utf-8")  # the peers' Ray listens on every interface
+def own_token(folder: Path) -> dict[str, str]:
+    """Write a token for the peers' Ray, which listens on every interface, and return the variable that names it."""
+    token = folder / "token"
+    token.write_text(secrets.token_hex(32), encoding="utf-8")
+    token.chmod(0o600)
+    return {"RAY_AUTH_TOKEN_PATH": str(token)}
+
+
+def seconds(way: str, num: int) -> dict[str, float]:
+    """Wall-clock seconds of a sweep of `num` runs in a process and a folder of its own, and its CPU seconds."""
+    with tempfile.TemporaryDirectory(prefix="sweep-overhead-") as name:
+        folder = Path(name)
         command = [sys.executable, str(Path(__file__).resolve()), "--one", way, str(num)]
-        started = time.perf_counter()
-        env = os.environ | {"RAY_AUTH_TOKEN_PATH": str(token)}
-        done = subprocess.run(
-            command, cwd=folder, env=env, capture_output=True, text=True, encoding="utf-8", check=False
-        )
-        if done.returncode:
-            raise SystemExit(f"{way} with {num} runs failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
-        return time.perf_counter() - started
+        started, env = time.perf_counter(), os.environ | own_token(folder)
+        with (folder / "out").open("w+", encoding="utf-8") as out:
+            process = subprocess.Popen(command, cwd=folder, env=env, stdout=out, stderr=subprocess.STDOUT)
+            processes = Processes(process.pid)
+            while process.poll() is None:
+                processes.look()
+                time.sleep(_LOOK_S)
+            wall = time.perf_counter() - started
+            if process.returncode:
+                out.seek(0)
+                raise SystemExit(f"{way} with {num} runs failed:\n{out.read()[-4000:]}")
+        return {WALL: wall} | processes.cpu_seconds()
+
+
+def slope(way: str) -> dict[str, float]:
+    """What one more run costs, by part, from a small and a large sweep."""
+    num_large = LARGE_FRESH if way == "tune_fresh" else LARGE
+    small, large = seconds(way, SMALL), seconds(way, num_large)
+    one = {part: (large[part] - small[part]) / (num_large - SMALL) for part in small}
+    shown = ", ".join(f"{part} {value:.3f}" for part, value in one.items())
+    sizes = f"{small[WALL]:.1f} s for {SMALL}, {large[WALL]:.1f} s for {num_large}"
+    print(f"{way}: {sizes}; a run: {shown}", file=sys.stderr, flush=True)
+    return one
 
 
 def main() -> None:
     """Measures and reports."""
     parser = script_parser(__doc__)
-    parser.add_argument("--rounds", type=int, default=3, help="how often each way is measured in turn (default: 3)")
+    parser.add_argument("--rounds", type=int, default=5, help="how often each way is measured in turn (default: 5)")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--one", nargs=2, metavar=("WAY", "NUM"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
         ONE[args.one[0]](int(args.one[1]))
         return
-    slopes: dict[str, list[float]] = {way: [] for way in args.ways}
+    slopes: dict[str, list[dict[str, float]]] = {way: [] for way in args.ways}
     for number in range(args.rounds):
         for way in args.ways:
-            if way == "tune_fresh" and number:  # minutes a round, and far from the others
-                continue
-            small, large = seconds(way, SMALL), seconds(way, LARGE)
-            slopes[way].append((large - small) / (LARGE - SMALL))
-            print(f"{way}: {small:.1f} s for {SMALL}, {large:.1f} s for {LARGE}", file=sys.stderr, flush=True)
+            if way != "tune_fresh" or not number:  # minutes a round, and far from the others
+                slopes[way].append(slope(way))
     publish("What one more short run costs", [_table(slopes), _words(slopes)], args.out)
 
 
-def _table(slopes: Mapping[str, list[float]]) -> str:
-    base = statistics.median(slopes["ours"]) if "ours" in slopes else float("nan")
-    rows = [
-        [
-            WAYS[way],
-            f"{statistics.median(s):.3f}",
-            f"{min(s):.3f} to {max(s):.3f}",
-            f"{statistics.median(s) / base:.1f}",
-        ]
-        for way, s in slopes.items()
-    ]
-    return table(["way", "s a run", "over the rounds", "ours = 1"], rows)
+def _table(slopes: Mapping[str, list[dict[str, float]]]) -> str:
+    ours = [one[WALL] for one in slopes.get("ours", [])]
+    base = statistics.median(ours) if ours else float("nan")
+    rows = []
+    for way, rounds in slopes.items():
+        walls = [one[WALL] for one in rounds]
+        cpu = [f"{statistics.median([one[part] for one in rounds]):.3f}" for part in (DRIVER, WORKERS, OTHERS)]
+        wall, spread = statistics.median(walls), f"{min(walls):.3f} to {max(walls):.3f}"
+        rows.append([WAYS[way], f"{wall:.3f}", spread, *cpu, f"{wall / base:.1f}"])
+    parts = [f"CPU s: {part}" for part in (DRIVER, WORKERS, OTHERS)]
+    return table(["way", "s a run", "over the rounds", *parts, "ours = 1"], rows)
 
 
-def _words(slopes: Mapping[str, list[float]]) -> str:
+def _words(slopes: Mapping[str, list[dict[str, float]]]) -> str:
     return (
-        f"Slope between sweeps of {SMALL} and {LARGE} runs; median over {len(slopes.get('ours', []))} rounds in turn. "
+        f"Slope between sweeps of {SMALL} and {LARGE} runs ({LARGE_FRESH} with fresh actors, one round); medians over "
+        f"{len(slopes.get('ours', []))} rounds in turn. "
         f"Limit for ours: {LIMIT_S} s, hydra-ray-launcher's, and a twentieth of Tune's with fresh actors."
     )
 

@@ -11,6 +11,30 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextmanager
+def no_lost_interrupt() -> Iterator[None]:
+    """Raise KeyboardInterrupt at the end of the block if Ctrl-C was pressed in it and Python dropped the exception.
+
+    Python drops an exception that is raised in a destructor, and libraries call many while they are imported.
+    """
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    pressed = threading.Event()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        pressed.set()
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if pressed.is_set():
+        raise KeyboardInterrupt
+
+
+@contextmanager
 def stops_in_order(stop: Path, say: Callable[[str], None]) -> Iterator[None]:
     """Within the block, the first signal creates the stop file, and the second raises KeyboardInterrupt.
 

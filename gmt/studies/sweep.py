@@ -3,12 +3,13 @@
 A thread of the driver reads the run records for the progress display and for MLflow, whatever the launcher.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from gmt.errors import RunFailed, UserError
+from gmt.garbage import no_collections
 from gmt.merges.protocol import ChoosesParents
 from gmt.methods.protocol import fits_every_model
 from gmt.runs.build import Run
@@ -16,7 +17,7 @@ from gmt.studies.differing import uncommitted_changes
 from gmt.studies.frozen import STOP, freeze
 from gmt.studies.grid import Point
 from gmt.studies.plan import STATES, Plan, PlannedRun, broken, changes, over, runs_at_once
-from gmt.studies.stopping import stops_in_order
+from gmt.studies.stopping import no_lost_interrupt, stops_in_order
 from gmt.studies.tracked import bring_level, mirror_of
 from gmt.studies.watch import Progress, Tracker, Watch, each_second
 from gmt.tracking.settings import TrackingSettings
@@ -32,6 +33,15 @@ class RunLauncher(Protocol):
 
     def __call__(self, todo: Sequence[PlannedRun], folder: Path) -> None:
         """Do runs until each has ended and needs no other attempt, or the file STOP appears in the sweep's folder."""
+        ...
+
+
+@runtime_checkable
+class StartsEarly(Protocol):
+    """A RunLauncher that starts its machinery while a sweep is checked."""
+
+    def starting(self) -> AbstractContextManager[None]:
+        """Return a block beside which the machinery starts, and with which it ends."""
         ...
 
 
@@ -79,14 +89,17 @@ def run_sweep(
         return False
     for sentence in (*changed, *uncommitted_changes()):
         say(f"warning: {sentence}")
-    _preflight(todo)
-    folder = freeze(plan, todo)
-    with (
-        stops_in_order(folder / STOP, say),
-        mirror_of(plan, tracking, say, remedy, must_answer=not is_under_way) as tracker,
-        _watched(plan, todo, tracker, progress),
-    ):
-        launch(todo, folder)
+    say("checking examples, evaluations and methods before the first run starts")
+    with launch.starting() if isinstance(launch, StartsEarly) else nullcontext():
+        with no_lost_interrupt():
+            _preflight(todo)
+        folder = freeze(plan, todo)
+        with (
+            stops_in_order(folder / STOP, say),
+            mirror_of(plan, tracking, say, remedy, must_answer=not is_under_way) as tracker,
+            _watched(plan, todo, tracker, progress),
+        ):
+            launch(todo, folder)
     _conclude(plan, folder, say)
     return True
 
@@ -137,25 +150,37 @@ def _bring_level(plan: Plan, tracking: TrackingSettings, say: Say, remedy: str) 
 
 def _preflight(todo: Sequence[PlannedRun]) -> None:
     """Check the records' folder, make examples and suites, and try methods, to find faults before anything starts."""
-    from gmt.runs.parent_weights import bases
     from gmt.runs.prepare import prepare
-    from gmt.runs.validation import validation_suites
 
     todo[0].run.record_settings.close_to_others()
     faults: dict[str, None] = {}
     by_id = {planned.run.id: planned.run for planned in todo}
     for planned in todo:
         try:
-            prepared = prepare(planned.run)
+            with nullcontext() if planned is not todo[0] else no_collections():  # the first one imports libraries
+                prepared = prepare(planned.run)
             _try_method(planned.run, prepared)
-            if isinstance(planned.run.merge, ChoosesParents):
-                validation_suites(planned.run.merge.validation, prepared)
-            if planned.run.merge is not None and planned.run.merge.takes_other_base:
-                bases(planned.run, by_id)
+            _check_merge(planned.run, prepared, by_id)
         except UserError as error:
             faults |= dict.fromkeys(error.sentences)
     if faults:
         raise UserError(*faults)
+
+
+def _check_merge(run: Run, prepared: "Prepared", by_id: Mapping[str, Run]) -> None:
+    """Make the questions of a run that chooses among its parents, and look for a base that is not its parents' own.
+
+    Raises:
+        UserError: the questions are wrong, or there is no such base.
+    """
+    if isinstance(run.merge, ChoosesParents):
+        from gmt.runs.validation import validation_suites
+
+        validation_suites(run.merge.validation, prepared)
+    if run.merge is not None and run.merge.takes_other_base:
+        from gmt.runs.parent_weights import bases  # imports torch and transformers
+
+        bases(run, by_id)
 
 
 def _try_method(run: Run, prepared: "Prepared") -> None:
@@ -165,7 +190,8 @@ def _try_method(run: Run, prepared: "Prepared") -> None:
         UserError: the method can't work with the model or the examples.
     """
     if run.merge is None and not fits_every_model(run.method):
-        from gmt.runs.method_check import check_method_on_skeleton  # importing a model's code takes seconds
+        with no_collections():
+            from gmt.runs.method_check import check_method_on_skeleton  # importing a model's code takes seconds
 
         check_method_on_skeleton(run, prepared)
 

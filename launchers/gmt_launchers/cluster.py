@@ -18,7 +18,7 @@ from gmt.runs.gpus import gpus_here
 from gmt_launchers.import_paths import DriverImports
 from gmt_launchers.own_cluster import own_address
 from gmt_launchers.private_ray import private_ray
-from gmt_launchers.ray_internals import ask_head, silence_nodes
+from gmt_launchers.ray_internals import ask_head, silence_nodes, without_unused_processes
 from gmt_launchers.token import use_token_if_there_is_one
 
 _ANSWER_S = 5.0
@@ -35,6 +35,7 @@ class Head:
 
     def __init__(self, address: str | None):
         self.lost: str | None = None
+        self.is_local = address is None
         self._address = address
         self._ended = threading.Event()
 
@@ -100,18 +101,19 @@ def connected(address: str | None, num_cpus: int | None) -> Iterator[Head]:
 def _started(address: str | None, num_cpus: int | None, folder: Path | None) -> Head:
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
-        # An explicit "local": without it Ray silently joins a cluster that somebody left behind.
-        ray.init(
-            address=address or "local",
-            num_cpus=num_cpus if address is None else None,
-            num_gpus=gpus_here() if address is None else None,
-            include_dashboard=False if address is None else None,
-            log_to_driver=False,
-            logging_level="CRITICAL",
-            configure_logging=False,
-            _temp_dir=None if folder is None else str(folder),
-            job_config=DriverImports(joined=address is not None),
-        )
+        with nullcontext() if address is not None else without_unused_processes():
+            # An explicit "local": without it Ray silently joins a cluster that somebody left behind.
+            ray.init(
+                address=address or "local",
+                num_cpus=num_cpus if address is None else None,
+                num_gpus=gpus_here() if address is None else None,
+                include_dashboard=False if address is None else None,
+                log_to_driver=False,
+                logging_level="CRITICAL",
+                configure_logging=False,
+                _temp_dir=None if folder is None else str(folder),
+                job_config=DriverImports(joined=address is not None),
+            )
     except (ray.exceptions.RayError, RuntimeError, ValueError, OSError) as error:
         raise UserError(_why_not(address, error, folder)) from error
     _take_back_sigterm(on_sigterm)

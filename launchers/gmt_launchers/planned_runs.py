@@ -27,6 +27,8 @@ from gmt_launchers.room import all_nodes, check_fits
 if TYPE_CHECKING:
     from ray.tune.schedulers import TrialScheduler
 
+    from gmt_launchers.starting import StartingRay
+
 _AGAIN_AFTER_S = 5.0  # a disk or a network may need a moment
 _BUSY_AFTER_S = 1.0
 _WORKER_LEAVES_S = 60.0  # Ray ends a worker that still writes its checkpoint, and does not wait for that end
@@ -36,7 +38,13 @@ Work = Callable[[Mapping[str, Any], Path, Callable[[int, float], bool]], Outcome
 
 
 def launch_runs(
-    runs: Sequence[Run], stop: Path, *, address: str | None, num_cpus: int | None, work: Work = attempt
+    runs: Sequence[Run],
+    stop: Path,
+    *,
+    address: str | None,
+    num_cpus: int | None,
+    work: Work = attempt,
+    starting: "StartingRay | None" = None,
 ) -> None:
     """Do runs until each is done or has failed for the last time, or the stop file appears.
 
@@ -45,11 +53,12 @@ def launch_runs(
         stop: the stop file: once it exists, no run starts, and running runs end after their next step.
         address, num_cpus: see gmt_launchers.cluster.connected.
         work: the function that a worker calls with a run's config; see gmt.runs.attempt.
+        starting: a Ray that is starting on this machine; None to start or join Ray now.
 
     Raises:
         UserError: there is no such cluster, or a run fits on none of its nodes; nothing was started.
     """
-    with connected(address, num_cpus) as head:
+    with starting or connected(address, num_cpus) as head:
         if address is not None:
             check_nodes(address, runs[0].record_settings.runs)
         num_gpus = sum(node.get("GPU", 0) for node in all_nodes())

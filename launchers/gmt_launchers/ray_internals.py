@@ -37,6 +37,43 @@ def on_the_loopback() -> Iterator[None]:
         ray_constants.ENABLE_RAY_CLUSTER = before
 
 
+@contextmanager
+def without_unused_processes() -> Iterator[None]:
+    """Make the Ray that the block starts leave out its autoscaler, its dashboard's server and its log monitor.
+
+    A single node does not scale, nobody opens the dashboard, and the log monitor sends lines to drivers that ask for
+    them. Ray 2.60 starts all three even with `include_dashboard=False` and `log_to_driver=False`.
+    """
+    from ray._private.node import Node
+
+    names = ("start_monitor", "start_api_server", "start_log_monitor")
+    own = {name: getattr(Node, name) for name in names}
+    for name in names:
+        setattr(Node, name, lambda self, **_: None)
+    try:
+        yield
+    finally:
+        for name, function in own.items():
+            setattr(Node, name, function)
+
+
+@contextmanager
+def in_prestarted_workers() -> Iterator[None]:
+    """Make Tune create its actors in the workers that Ray has started beforehand.
+
+    Tune 2.60 gives each actor environment variables, for which Ray starts a new process. On this machine workers
+    inherit the driver's variables, and the only other one, PL_DISABLE_FORK, is Lightning's.
+    """
+    from ray.tune.execution import class_cache
+
+    own = class_cache.DEFAULT_ENV_VARS, class_cache.ENV_VARS_TO_PROPAGATE
+    class_cache.DEFAULT_ENV_VARS, class_cache.ENV_VARS_TO_PROPAGATE = {}, set()
+    try:
+        yield
+    finally:
+        class_cache.DEFAULT_ENV_VARS, class_cache.ENV_VARS_TO_PROPAGATE = own
+
+
 def forget_token() -> None:
     """Make Ray read its token again, from the present environment."""
     from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]  # a compiled module

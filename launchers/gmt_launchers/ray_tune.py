@@ -17,7 +17,7 @@ from gmt.terminal import say
 from gmt_launchers.aside import aside
 from gmt_launchers.cluster import Head
 from gmt_launchers.job_queue import RESULT, Job, JobQueue, Owner, QueueCallback
-from gmt_launchers.ray_internals import know_every_death, resource_of_head
+from gmt_launchers.ray_internals import in_prestarted_workers, know_every_death, resource_of_head
 from gmt_launchers.waiting import Waiting
 
 # Read by Tune in the driver.
@@ -87,7 +87,10 @@ def run_jobs(
                 failure_config=FailureConfig(max_failures=0),  # the queue decides on retries
             ),
         )
-        with Waiting(say, queue.is_starting) as waiting:
+        with (
+            in_prestarted_workers() if head.is_local else contextlib.nullcontext(),
+            Waiting(say, queue.is_starting) as waiting,
+        ):
             _wait_for(tuner.fit, queue, head, waiting)
 
 

@@ -7,12 +7,14 @@ from pathlib import Path
 import ray
 from gmt_launchers import ray_internals
 from ray._private import ray_constants, services
+from ray._private.node import Node
 from ray._private.state import state
 from ray._raylet import AuthenticationTokenLoader, GcsClient
 from ray.air.execution._internal.actor_manager import RayActorManager
 from ray.job_config import JobConfig
 from ray.job_submission import JobSubmissionClient
 from ray.train.torch.config import _set_torch_distributed_env_vars, _TorchBackend
+from ray.tune.execution import class_cache
 from ray.tune.experiment import Trial
 
 PRIVATE = re.compile(r"ray\.(_(?!_)|[a-z_.]+\._)|from ray[a-z_.]* import _|client\._do_|\b_base_exc\b")
@@ -27,6 +29,10 @@ def test_functions_that_we_replace_have_the_parameters_that_we_know() -> None:
     assert parameters(Trial._get_default_result_or_future) == ["self"]
     assert callable(ray._private.worker.print_to_stdstream)
     assert isinstance(ray_constants.ENABLE_RAY_CLUSTER, bool)
+    assert parameters(Node.start_monitor) == parameters(Node.start_log_monitor) == ["self"]
+    assert parameters(Node.start_api_server) == ["self", "include_dashboard", "raise_on_failure"]
+    assert class_cache.DEFAULT_ENV_VARS == {"PL_DISABLE_FORK": "1"}
+    assert isinstance(class_cache.ENV_VARS_TO_PROPAGATE, set)
 
 
 def test_functions_that_we_call_take_our_arguments() -> None:
@@ -47,6 +53,21 @@ def test_the_loopback_ends_with_its_block() -> None:
     with ray_internals.on_the_loopback():
         assert ray_constants.ENABLE_RAY_CLUSTER is False
     assert ray_constants.ENABLE_RAY_CLUSTER is before
+
+
+def test_what_is_replaced_for_a_block_is_back_after_it() -> None:
+    def replaced() -> list[object]:
+        names = ("start_monitor", "start_api_server", "start_log_monitor")
+        return [
+            *(getattr(Node, name) for name in names),
+            class_cache.DEFAULT_ENV_VARS,
+            class_cache.ENV_VARS_TO_PROPAGATE,
+        ]
+
+    before = replaced()
+    with ray_internals.without_unused_processes(), ray_internals.in_prestarted_workers():
+        assert not any(now is own for now, own in zip(replaced(), before, strict=True))
+    assert all(now is own for now, own in zip(replaced(), before, strict=True))
 
 
 def test_no_other_file_uses_rays_private_names() -> None:

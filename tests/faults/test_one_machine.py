@@ -81,6 +81,21 @@ def _of_group(process: "subprocess.Popen[str]") -> list[int]:
     return [p.pid for p in psutil.process_iter() if p.status() != "zombie" and os.getpgid(p.pid) == process.pid]
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=["ctrl_c", "kill"])
+def test_a_signal_while_ray_starts_leaves_nothing_behind(sweeps: Sweeps, number: signal.Signals) -> None:
+    sweep = sweeps.start(*STUDY)
+    sweeps.wait_for(lambda: [p for p in psutil.Process(sweep.pid).children() if p.name() == "gcs_server"])
+    os.killpg(sweep.pid, number) if number == signal.SIGINT else os.kill(sweep.pid, number)
+    if number == signal.SIGINT:
+        os.killpg(sweep.pid, number)
+        assert "goes on where this stopped" in finish(sweep, expect=130, timeout_s=60)
+    else:
+        os.kill(sweep.pid, number)
+        sweep.wait()
+    sweeps.wait_for(lambda: not _of_group(sweep), timeout_s=60)
+    assert sweeps.records("status.json") == {}
+
+
 def test_two_drivers_on_one_study(sweeps: Sweeps, undisturbed: dict[str, str]) -> None:
     drivers = [sweeps.start(*STUDY, "hydra.launcher.num_cpus=1") for _ in range(2)]
     for driver in drivers:

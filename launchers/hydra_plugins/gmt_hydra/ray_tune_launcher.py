@@ -1,6 +1,7 @@
 """`hydra/launcher=ray_tune`: passes Hydra's jobs, or the runs of a plan, to gmt_launchers."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,8 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 if TYPE_CHECKING:
+    from gmt_launchers.starting import StartingRay
+
     from gmt.studies.plan import PlannedRun
 
 
@@ -47,8 +50,43 @@ class RayTuneLauncher(Launcher):
         settings = RayTuneSettings(**self._values)
         return launch(settings, self._context, self._task_function, self.config, job_overrides, initial_job_idx)
 
-    def launch_runs(self, todo: "Sequence[PlannedRun]", folder: Path) -> None:
-        """Do the runs of a plan, from their frozen configs; see gmt.studies.sweep.RunLauncher."""
+    @property
+    def launch_runs(self) -> "_RunsOnRay":
+        """The RunLauncher that does the runs of a plan on Ray."""
+        return _RunsOnRay(self._values)
+
+
+class _RunsOnRay:
+    """Does the runs of a plan from their frozen configs; see gmt.studies.sweep.RunLauncher and StartsEarly."""
+
+    def __init__(self, values: Mapping[str, Any]):
+        self._values = values
+        self._starting: StartingRay | None = None
+
+    @contextmanager
+    def starting(self) -> Iterator[None]:
+        """Start Ray on this machine beside the block, and end it with the block; a cluster runs already."""
+        # The main thread imports Ray, since it imports other libraries while the other thread starts Ray.
+        from gmt_launchers.cluster import connected
+        from gmt_launchers.hydra_jobs import RayTuneSettings
+        from gmt_launchers.starting import StartingRay
+
+        from gmt.terminal import say
+
+        settings = RayTuneSettings(**self._values)
+        if settings.address is not None:
+            yield
+            return
+        say("starting Ray meanwhile")
+        self._starting = StartingRay(lambda: connected(None, settings.num_cpus))
+        try:
+            yield
+        finally:
+            self._starting.end()
+            self._starting = None
+
+    def __call__(self, todo: "Sequence[PlannedRun]", folder: Path) -> None:
+        """Do the runs of a plan."""
         from gmt_launchers.hydra_jobs import RayTuneSettings
         from gmt_launchers.planned_runs import launch_runs
 
@@ -56,4 +94,4 @@ class RayTuneLauncher(Launcher):
 
         settings = RayTuneSettings(**self._values)
         runs = [planned.run for planned in todo]
-        launch_runs(runs, folder / STOP, address=settings.address, num_cpus=settings.num_cpus)
+        launch_runs(runs, folder / STOP, address=settings.address, num_cpus=settings.num_cpus, starting=self._starting)
