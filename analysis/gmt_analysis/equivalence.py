@@ -61,8 +61,8 @@ def pairs_of_values(table: pd.DataFrame, column: str, *, margin: float) -> pd.Da
 
     Returns:
         A row for each arm with the axis, task and pair of values, `axis` less `against`: `difference`, `n` pairs, `p`
-        of the pair alone by Student's two-sided paired test, `low`, `high` and `p_shared` of intervals that hold
-        together for all pairs of the arm on the task (gmt.verdicts.all_pairs), and `p_equivalent` of two one-sided
+        of the pair alone by Student's two-sided paired test, `low`, `high` and `p_shared` of intervals that are
+        simultaneous for all pairs of the arm on the task (gmt.verdicts.all_pairs), and `p_equivalent` of two one-sided
         paired t tests (Schuirmann, 1987). Where every `p_equivalent` is below the level, uncorrected (Berger, 1982),
         the range of the means is shown to be smaller than the margin.
 
@@ -132,17 +132,17 @@ def _along_axis(table: pd.DataFrame, column: str) -> Iterator[tuple[tuple[Any, .
 
 def _rows(pairs: AllPairs, values_V: np.ndarray, margin: float) -> pd.DataFrame:
     """Return a row for each pair."""
-    sample, together = pairs.sample, pairs.together
+    sample, intervals = pairs.sample, pairs.intervals
     return pd.DataFrame(
         {
             "axis": values_V[pairs.first_K],
             "against": values_V[pairs.second_K],
             "difference": sample.mean_K,
-            "low": sample.mean_K - together.half_K,
-            "high": sample.mean_K + together.half_K,
+            "low": sample.mean_K - intervals.half_K,
+            "high": sample.mean_K + intervals.half_K,
             "n": sample.n_K,
             "p": p_two_sided(sample),
-            "p_shared": together.p_K,
+            "p_shared": intervals.p_K,
             "p_equivalent": p_within(sample, margin),
         }
     )
@@ -154,7 +154,7 @@ def _detectable(pairs: AllPairs) -> float:
     if not tested_K.any():
         return float("nan")
     error, half = (
-        float(np.sqrt((each_K[tested_K] ** 2).mean())) for each_K in (pairs.sample.error_K, pairs.together.half_K)
+        float(np.sqrt((each_K[tested_K] ** 2).mean())) for each_K in (pairs.sample.error_K, pairs.intervals.half_K)
     )
     return error * detectable_size(half / error, pairs.freedom)
 

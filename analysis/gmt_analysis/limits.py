@@ -17,7 +17,7 @@ def limits_of_tuning(plan: Plan) -> list[str]:
         return ["The learning rate is the same for every arm and was not tuned for each."]
     sentences = []
     if waiting := [tuned.label for tuned in plan.tuned if tuned.best is None]:
-        sentences.append(f"Not compared yet, since still being tuned: {some(waiting)}.")
+        sentences.append(f"These choices are still being tuned and not compared yet: {some(waiting)}.")
     if at_end := [tuned.label for tuned in plan.tuned if tuned.is_at_an_end]:
         sentences.append(
             f"The best {plan.tuned[0].setting} lies at an end of the interval that was searched, and a better one may "
@@ -26,12 +26,12 @@ def limits_of_tuning(plan: Plan) -> list[str]:
     setting, bound = plan.tuned[0].setting, plan.tuned[0].bound
     if unbounded := [tuned.label for tuned in plan.tuned if tuned.breaks_bound]:
         sentences.append(
-            f"In tuning, every {setting} forgot more than the bound of {100 * (bound or 0):g} points, so that the one "
-            f"that forgot least is compared: {some(unbounded)}."
+            f"In tuning, runs forgot more than the bound of {100 * (bound or 0):g} points at every {setting}, so that "
+            f"the value with the least forgetting is compared: {some(unbounded)}."
         )
     if any(tuned.best is not None for tuned in plan.tuned):
         sentences.append(
-            f"Intervals and tests take each chosen {setting} as given; the section Tuning shows how sure it is."
+            f"Intervals and tests take each chosen {setting} as given; the section Tuning shows how certain it is."
         )
     return sentences
 
@@ -55,8 +55,8 @@ def limits(table: pd.DataFrame, summary: pd.DataFrame) -> list[str]:
         sentences.append(f"A merge over seeds has no seed to be paired on, so that no test compares {some(seedless)}.")
     if (table["density_asked"] < 1).any():
         sentences.append(
-            "Masking the gradient is not a sparse update: momentum moves masked entries too, as the moved fraction "
-            "shows."
+            "A mask on the gradient is not a sparse update: momentum moves masked entries too. The moved fraction is "
+            "the share of entries that moved, under any mask."
         )
     if table["dirty"].fillna(False).any():
         sentences.append("Some runs were made from a checkout with uncommitted changes.")

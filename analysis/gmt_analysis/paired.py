@@ -1,4 +1,4 @@
-"""Differences between choices on the same seed, with intervals that hold together.
+"""Differences between choices on the same seed, with simultaneous intervals.
 
 The functions take the typed table of a study (gmt.tracking.table) and one of its columns; only finished runs count, and
 differences are in the units of the column. A pair is the runs of two choices on the same seed.
@@ -48,11 +48,11 @@ def differences(table: pd.DataFrame, column: str, *, baseline: str, margin: floa
 
     Returns:
         A row for each other arm, task and value of the axis:
-        `difference`; `n` pairs; `low` and `high` of intervals that hold together for all rows, and `p_shared`, which is
-        at most LEVEL if and only if its interval excludes 0 (gmt.verdicts.intervals.simultaneous); `p` of the row alone
-        by Student's two-sided paired test; `p_welch` of the same by Welch's test without pairs, for seeds that move
-        both choices in opposite ways, and `p_welch_shared` of all rows together (Sidak, 1967); `p_equivalent` of two
-        one-sided paired t tests, of the row alone; and `detectable`: the smallest difference found with a power of
+        `difference`; `n` pairs; `low` and `high` of intervals that are simultaneous for all rows
+        (gmt.verdicts.intervals.simultaneous); `p_shared`, at most LEVEL if and only if its interval excludes 0; `p` of
+        the row alone by Student's two-sided paired test; `p_welch` of the row alone by Welch's test without pairs, for
+        seeds that move both choices in opposite ways, and `p_welch_shared` corrected for all rows (Sidak, 1967);
+        `p_equivalent` of two one-sided paired t tests, of the row alone; and `detectable`: the smallest difference found with a power of
         POWER, with the level shared out over all rows that are tested. Pairs with the same score have a difference of
         exactly 0. Pairs that all differ by the same amount get a standard deviation of one question, which is
         `assumed_deviation`. With fewer than three pairs there is no test and p is missing. `num_diverged` counts the
@@ -80,7 +80,7 @@ def between_arms(table: pd.DataFrame, column: str, *, baseline: str, margin: flo
 
     Returns:
         A row for each pair of arms, task and value that both have: `arm`, `against`, `task`, `axis`, and the other
-        columns of `differences`, whose intervals hold together for all rows here.
+        columns of `differences`, whose intervals are simultaneous for all rows here.
     """
     scores = scores_of(table, column)
     own = scores[scores["axis"].notna() & (scores["arm"] != baseline)]

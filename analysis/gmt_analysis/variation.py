@@ -1,7 +1,7 @@
 """How much of a paired difference's variation comes from seeds, training data, questions and bases.
 
 A study that draws training data, questions or the base anew crosses these with its seeds; each draw is a task of its
-own in other tables. Here the draws of one task stand side by side.
+own in other tables. This module compares the draws of one task.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ def split_variance(values: Floats) -> tuple[list[float], float]:
     """Return the variance that each of F crossed random factors adds, and that of the rest, by the method of moments.
 
     The model is mean + one effect for each factor + rest, with one value in each cell (Searle, Casella and McCulloch,
-    "Variance Components", 1992, Chapter 4): the mean square of a factor expects the rest's variance plus its own times
-    the number of values at a level. An estimate may lie below 0.
+    "Variance Components", 1992, Chapter 4): the expected mean square of a factor is the variance of the rest plus
+    the factor's own variance times the number of values at a level. An estimate may lie below 0.
 
     Args:
         values: a dimension of at least two levels for each factor.
@@ -79,7 +79,7 @@ def split_variance(values: Floats) -> tuple[list[float], float]:
 def names_of_draws(runs: pd.DataFrame) -> dict[str, str]:
     """Return the columns of DRAWS in which runs of one task differ, with their words.
 
-    Empty where some questions follow from data_seed and some do not: these are no draws that cross the others.
+    Empty if only some runs draw their questions by data_seed: such draws are not crossed with the others.
     """
     varied = {name: words for name, words in DRAWS.items() if runs[name].nunique(dropna=False) > 1}
     follows = runs["question_seed"].isna()

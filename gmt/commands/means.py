@@ -73,12 +73,12 @@ def put_result(view: "MlflowView", results: "Results") -> bool:
 
     plan, means = results.plan, means_by_step(results)
     charts = (
-        f"Model metrics below `mean/` are these means; a chart's step is the {results.axis.name}, in per cent where it "
-        "is a fraction.\n\n"
+        f"Model metrics below `mean/` are these means. A chart's step is the {results.axis.name}: the value itself if "
+        "all values are whole, else in per cent if that is whole, else the value's place in their order.\n\n"
     )
     warnings = [f"Warning: {sentence}" for sentence in results.warnings]
-    if (left := len(warnings) - _MOST_AT_THE_END) > 0:
-        warnings[_MOST_AT_THE_END:] = [f"Warning: `gmt show study={plan.study.name}` says {left} more."]
+    if len(warnings) > _MOST_AT_THE_END:
+        warnings[_MOST_AT_THE_END:] = [f"`gmt show study={plan.study.name}` prints all {len(warnings)} warnings."]
     answer = "\n\n".join([*leading_sentences(results), *warnings, means_markdown(results, _MOST_AT_THE_END)])
     tests = reported(len(results.done), [sentence for findings in results.findings for sentence in findings.sentences])
     text = f"{answer}\n\n{charts if means else ''}{tests}"

@@ -16,7 +16,7 @@ from gmt.verdicts.pairs import Choice
 _SEED = "seed="
 _IS_OVER = ("done", "diverged", UNSCORED)
 _IS_DECIDED = ("shown", "refuted")
-_NEEDS_SEEDS = ("undecided", "not tested", "beyond by itself", "target not matched")
+_NEEDS_SEEDS = ("undecided", "not tested", "beyond the margin, uncorrected", "target not matched")
 
 
 def plan_with_looks(study: StudySettings, points: Sequence[Point], plan_of: Callable[[Sequence[Point]], Plan]) -> Plan:

@@ -6,7 +6,7 @@ from typing import Any
 from gmt.axis import seed_of
 from gmt.errors import choices
 from gmt.studies.grid import Point, StudySettings, choice_of
-from gmt.verdicts.pairs import Choice, pairs_of, stands_for
+from gmt.verdicts.pairs import Choice, names_arm, pairs_of
 from gmt.verdicts.question import EACH_OTHER, EVERY_ARM, FEWEST, Question
 
 Runs = Sequence[tuple[Point, Mapping[str, Any]]]
@@ -49,7 +49,7 @@ def _faults(
     is_split = _is_split_by([*arms, *named, question.against], typed)
 
     def is_known(name: str) -> bool:
-        return name.partition(" ")[0] in study.arms if is_split else any(stands_for(name, arm) for arm in arms)
+        return name.partition(" ")[0] in study.arms if is_split else any(names_arm(name, arm) for arm in arms)
 
     faults = [
         f"{where}.arms must name arms of the study, got {name!r}; {choices(name, study.arms)}"
@@ -57,16 +57,14 @@ def _faults(
         if not is_known(name)
     ]
     if question.against != EACH_OTHER:
-        others = [arm for arm in arms if stands_for(question.against, arm)]
+        others = [arm for arm in arms if names_arm(question.against, arm)]
         if not is_known(question.against):
             faults.append(
                 f"{where}.against must be an arm of the study or {EACH_OTHER}, got {question.against!r}; "
                 f"{choices(question.against, study.arms)}"
             )
         elif len(others) > 1 and not is_split:
-            faults.append(
-                f"{where}.against must stand for one arm, got {question.against!r}, which is {', '.join(others)}"
-            )
+            faults.append(f"{where}.against must name one arm, got {question.against!r}, which is {', '.join(others)}")
         if question.against in named:
             faults.append(f"{where}.arms must leave out study.primary.{question.name}.against, got {question.against}")
     if not faults and not is_split and study.along.setting not in typed:
@@ -83,14 +81,14 @@ def _faults(
 
 
 def _is_split_by(names: Iterable[str], typed: Iterable[str]) -> bool:
-    """Return whether a typed setting stands in the name of an arm, e.g. `sft learning_rate=0.1`."""
+    """Return whether a typed setting is in the name of an arm, e.g. `sft learning_rate=0.1`."""
     settings = {pair.partition("=")[0] for name in names for pair in name.split()[1:]}
     return not settings.isdisjoint(key.rpartition(".")[2] for key in typed)
 
 
 def _faults_of_values(study: StudySettings, question: Question, known: Sequence[Choice]) -> list[str]:
-    asked = [c for c in known if question.arms == EVERY_ARM or any(stands_for(name, c.arm) for name in question.arms)]
-    values = sorted({choice.value for choice in asked if choice.value is not None})
+    compared = [c for c in known if question.arms == EVERY_ARM or any(names_arm(name, c.arm) for name in question.arms)]
+    values = sorted({choice.value for choice in compared if choice.value is not None})
     listed = ", ".join(f"{value:g}" for value in values)
     return [
         f"study.primary.{question.name}.values must be values of {study.along.setting} that its arms have, got "

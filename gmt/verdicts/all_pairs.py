@@ -1,4 +1,4 @@
-"""All pairs of values on the same seeds: intervals of their differences that hold together.
+"""Simultaneous intervals of the differences of all pairs of values on the same seeds.
 
 Shapes: N seeds, V values, K pairs, R draws.
 """
@@ -33,28 +33,28 @@ class AllPairs:
     Args:
         first_K, second_K: the places of both values; a difference is the first less the second.
         sample: of the differences.
-        together: their intervals and p.
+        intervals: simultaneous intervals of the differences, with their p.
         freedom: the degrees of freedom of the error that the intervals rest on.
     """
 
     first_K: np.ndarray
     second_K: np.ndarray
     sample: Moments
-    together: Simultaneous
+    intervals: Simultaneous
     freedom: int
 
     @property
     def p_range(self) -> float:
         """P of so large a range of means if all values were alike; NaN without a test."""
-        return float(np.fmin.reduce(self.together.p_K, initial=np.nan))
+        return float(np.fmin.reduce(self.intervals.p_K, initial=np.nan))
 
     def differ(self, level: float = LEVEL) -> Flags:
         """Return whether each pair is shown to differ."""
-        differ_K: Flags = self.together.p_K <= level
+        differ_K: Flags = self.intervals.p_K <= level
         return differ_K
 
     def are_within(self, margin: float, level: float = LEVEL) -> Flags:
-        """Return whether each pair, by itself, is shown to lie within a margin; where all do, their range does."""
+        """Return whether each pair, uncorrected, is shown to lie within a margin; if all are, their range is."""
         within_K: Flags = p_within(self.sample, margin) < level
         return within_K
 
@@ -62,7 +62,7 @@ class AllPairs:
 def all_pairs(
     scores_NV: Floats, level: float = LEVEL, *, step: float = float("nan"), num_draws: int = DRAWS
 ) -> AllPairs:
-    """Return the differences of all pairs of V values, with intervals that hold together at a level.
+    """Return the differences of all pairs of V values, with simultaneous intervals at a level.
 
     With FEWEST_FLIPS seeds and more, or two values, they are those of gmt.verdicts.intervals.simultaneous. With fewer
     seeds the error is one for all pairs, from the residuals of seeds and values, and the limit is that of the
@@ -84,14 +84,14 @@ def all_pairs(
     residual_NV = _residuals(scores_NV)
     by_range = FEWEST <= num_seeds < FEWEST_FLIPS and num_values > 2
     if not by_range or np.sqrt((residual_NV**2).sum()) <= NO_SPREAD:
-        together, freedom = simultaneous(differences_NK, level, step_K=step), num_seeds - 1
+        intervals, freedom = simultaneous(differences_NK, level, step_K=step), num_seeds - 1
     else:
         error = float(np.sqrt((residual_NV**2).sum() / freedom / num_seeds))
         drawn_R = _drawn_ranges(np.sqrt(_variances(residual_NV)), num_seeds, num_draws)
         limit, p_K = limit_and_p(drawn_R, np.abs(sample.mean_K) / error, level)
         half_K = np.where(sample.is_equal_K, 0.0, limit * error)
-        together = Simultaneous(half_K=half_K, p_K=p_K, is_by_flips=False)
-    return AllPairs(first_K=first_K, second_K=second_K, sample=sample, together=together, freedom=freedom)
+        intervals = Simultaneous(half_K=half_K, p_K=p_K, is_by_flips=False)
+    return AllPairs(first_K=first_K, second_K=second_K, sample=sample, intervals=intervals, freedom=freedom)
 
 
 def p_alike(differences_NG: Floats, level: float = LEVEL, *, step: float = float("nan")) -> float:
@@ -102,7 +102,7 @@ def p_alike(differences_NG: Floats, level: float = LEVEL, *, step: float = float
 
     Args:
         differences_NG: the difference on each task; NaN for a seed that a task lacks.
-        level: at which p shall decide; sign flips of few seeds give no smaller p than 1 / 2,049.
+        level: the level that p is compared with; sign flips of few seeds give no smaller p than 1 / 2,049.
         step: as in `all_pairs`.
     """
     return all_pairs(differences_NG[~np.isnan(differences_NG).any(1)], level, step=step).p_range
@@ -115,7 +115,7 @@ def _residuals(scores_NV: Floats) -> Floats:
 
 
 def _variances(residual_NV: Floats) -> Floats:
-    """Return each value's own variance over seeds, without that which the seeds have in common (Grubbs, 1948)."""
+    """Return each value's own variance over seeds, without the part that all values of a seed share (Grubbs, 1948)."""
     num_seeds, num_values = residual_NV.shape
     square_V = (residual_NV**2).sum(0) / (num_seeds - 1)
     shared = square_V.sum() / (num_values * (num_values - 1))
@@ -127,9 +127,9 @@ def _drawn_ranges(deviation_V: Floats, num_seeds: int, num_draws: int) -> Floats
     """Return the sorted ranges of means, divided by their error, of R drawn studies whose values have one mean."""
     num_values, rng, ranges = len(deviation_V), np.random.default_rng(0), []
     freedom = (num_seeds - 1) * (num_values - 1)
-    step = max(MOST_AT_ONCE // (num_seeds * num_values), 1)
-    for start in range(0, num_draws, step):
-        drawn_RNV = rng.normal(size=(min(step, num_draws - start), num_seeds, num_values)) * deviation_V
+    num_at_once = max(MOST_AT_ONCE // (num_seeds * num_values), 1)
+    for start in range(0, num_draws, num_at_once):
+        drawn_RNV = rng.normal(size=(min(num_at_once, num_draws - start), num_seeds, num_values)) * deviation_V
         mean_RV = drawn_RNV.mean(1)
         drawn_RNV -= mean_RV[:, None]
         squares_R = (drawn_RNV**2).sum((1, 2)) - num_values * (drawn_RNV.mean(2) ** 2).sum(1)

@@ -43,7 +43,7 @@ def decide(
         scores: of the question's measure, of all choices.
         axis: of the study, for words.
         targets: target scores, where the question has a `target_margin`.
-        right_answers: to each question, for bounds that hold for other questions too; None: unknown.
+        right_answers: to each test question, for bounds that hold for other test questions too; None: unknown.
         level: the probability of a false verdict on this question.
         notes: sentences to show beside the answer.
     """
@@ -134,7 +134,7 @@ def _with_target(
     columns: Columns,
     level: float,
 ) -> list[Comparison]:
-    """Replace `better` by `target not matched` where the target score is not shown to keep up."""
+    """Replace `better` by `target not matched` where the target score may be more than `target_margin` lower."""
     if not rows:
         return []
     differences_NK, step_K = difference_matrix(targets, columns), steps_of(targets, columns)

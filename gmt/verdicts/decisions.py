@@ -80,7 +80,7 @@ def _decision(question: Question, mean: float, half: float, shared_half: float, 
             return "not worse"
         if high >= -margin:
             return "undecided"
-        return "worse" if sign * mean + shared_half < -margin else "beyond by itself"
+        return "worse" if sign * mean + shared_half < -margin else "beyond the margin, uncorrected"
     is_within = -margin < low and high < margin
     if question.claim == "equivalent":
         if is_within:
@@ -88,7 +88,7 @@ def _decision(question: Question, mean: float, half: float, shared_half: float, 
         if abs(mean) - half <= margin:
             return "undecided"
         way: Decision = "better" if mean * sign > 0 else "worse"
-        return way if abs(mean) - shared_half > margin else "beyond by itself"
+        return way if abs(mean) - shared_half > margin else "beyond the margin, uncorrected"
     if low > 0 or high < 0:
         return "better" if low > 0 else "worse"
     return "equivalent" if is_within else "undecided"

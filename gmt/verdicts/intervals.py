@@ -116,7 +116,7 @@ def p_beyond(sample: Moments, bound: float, *, is_below: bool = False) -> Floats
 
 @dataclass(frozen=True, kw_only=True)
 class Simultaneous:
-    """Intervals that hold together, and the two-sided p that they give.
+    """Simultaneous intervals, and the two-sided p that belong to them.
 
     Args:
         half_K: half the width of each interval; NaN without a test, 0 for equal pairs.
@@ -132,12 +132,12 @@ class Simultaneous:
 def simultaneous(
     differences_NK: Floats, level: float = LEVEL, *, step_K: Floats | float = float("nan")
 ) -> Simultaneous:
-    """Return intervals of which all hold together with a probability of 1 - level.
+    """Return simultaneous intervals: all of them cover with a probability of 1 - level.
 
     With FEWEST_FLIPS pairs and more, by the largest |t| over the comparisons when the signs of the centred differences
     are flipped, seed by seed (Westfall and Young, 1993): correlated comparisons cost little, and no normal distribution
     is assumed. With fewer pairs, with pairs that all differ by the same amount, whose flips have no t, or at a level
-    below the smallest p that flips give, by each comparison's t at a shared level (Sidak, 1967).
+    below the smallest p that flips give, by each comparison's t with Sidak's correction (1967).
 
     Args:
         differences_NK, step_K: as in `moments`.
@@ -187,10 +187,10 @@ def _largest_t(differences_NK: Floats) -> Floats:
     centred_NK = np.where(known_NK, differences_NK - np.nanmean(differences_NK, axis=0), 0.0)
     mean_square_K = (centred_NK**2).sum(0) / n_K
     signs_RN = _signs(len(differences_NK))
-    step = max(MOST_AT_ONCE // differences_NK.shape[1], 1)
+    num_at_once = max(MOST_AT_ONCE // differences_NK.shape[1], 1)
     largest = []
-    for start in range(0, len(signs_RN), step):
-        square_RK = (signs_RN[start : start + step] @ centred_NK / n_K) ** 2
+    for start in range(0, len(signs_RN), num_at_once):
+        square_RK = (signs_RN[start : start + num_at_once] @ centred_NK / n_K) ** 2
         with np.errstate(divide="ignore"):
             t2_RK = square_RK / np.maximum(mean_square_K - square_RK, 0) * (n_K - 1)
         largest.append(np.sqrt(t2_RK.max(1)))

@@ -26,23 +26,23 @@ def _on_diverged(rows: Sequence[Comparison]) -> list[str]:
         f"instead of {100 * row.estimate:+.1f}"
         for row in diverged[:3]
     )
-    return [f"In {counted(len(diverged))} runs diverged; they count with the base's score. Without them: {both}."]
+    return [f"Runs diverged in {counted(len(diverged))}, and count with the base's score. Without them: {both}."]
 
 
 def _on_questions(question: Question, rows: Sequence[Comparison]) -> list[str]:
-    """Return a sentence on shown differences, and one on shown equivalences, that other questions might undo."""
+    """Return a sentence on shown differences, and one on shown equivalences, that other test questions might undo."""
     known, sentences = [row for row in rows if not math.isnan(row.low_questions)], []
     shown = [row for row in known if row.decision in ("better", "worse")]
     if unsure := [row for row in shown if row.low_questions <= 0 <= row.high_questions]:
         sentences.append(
-            f"With other questions {len(unsure)} of {len(shown)} differences that are shown might vanish: "
+            f"For other test questions, {len(unsure)} of {len(shown)} differences that are shown might vanish: "
             f"{_names(unsure)}."
         )
     within = [row for row in known if row.decision in ("equivalent", "not worse")]
     if unsure := [row for row in within if _may_exceed(question, row)]:
         limit = points(question.margin)
         sentences.append(
-            f"With other questions {len(unsure)} of {len(within)} differences that are shown to be within {limit} "
+            f"For other test questions, {len(unsure)} of {len(within)} differences that are shown to be within {limit} "
             f"might exceed {limit}: {_names(unsure)}."
         )
     return sentences
@@ -61,8 +61,8 @@ def _on_constants(rows: Sequence[Comparison]) -> list[str]:
         return []
     names = [f"{_name(row)} on {row.task} ({100 * row.assumed_deviation:.1f} points)" for row in constant[:_MOST_NAMED]]
     return [
-        f"In {counted(len(constant))} all seeds differ by the same amount, so that a standard deviation of one "
-        f"question is assumed: {', '.join(names)}."
+        f"In {counted(len(constant))}, the difference is the same on all seeds, and the effect of one test question is "
+        f"taken as its standard deviation: {', '.join(names)}."
     ]
 
 

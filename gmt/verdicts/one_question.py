@@ -15,8 +15,8 @@ from gmt.verdicts.scores import Scores
 def steps_by_task(scores: Scores, tasks: Iterable[str]) -> dict[str, float]:
     """Return the change of the score by one question on each task; NaN if no task has two different scores.
 
-    Where no run says it, it is the least difference between two scores on the task, which is one question or more; on a
-    task where all scores are the same, the largest of other tasks.
+    If no run has the number of questions, it is the least difference between two scores on the task, the effect of one
+    question or more. On a task where all scores are the same, it is the largest change of other tasks.
     """
     steps = {}
     for task in tasks:

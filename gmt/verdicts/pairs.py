@@ -1,4 +1,4 @@
-"""The comparisons that answer a question: which choices are held against which."""
+"""The comparisons that answer a question: which choice is compared with which."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ Columns = Sequence[tuple[Pair, tuple[str, ...]]]  # a comparison is a pair on a 
 
 
 def pairs_of(question: Question, choices: Sequence[Choice]) -> list[Pair]:
-    """Return the pairs of choices that a question compares, each with the one that it is held against.
+    """Return the pairs of choices that a question compares: a choice, and the choice that it is compared with.
 
-    There is none where `question.against` stands for several arms, since a setting splits it.
+    The list is empty if `question.against` names several arms, because a setting splits the arm.
 
     Args:
-        question: names the arms; a name stands for all arms that begin with it, e.g. `gmt learning_rate=0.001`.
+        question: names the arms; a name means all arms that begin with it, e.g. `gmt learning_rate=0.001`.
         choices: of the study.
     """
-    own = [choice for choice in choices if _is_compared(question, choice)]
+    compared = [choice for choice in choices if _is_compared(question, choice)]
     if question.against == EACH_OTHER:
-        return [(later, earlier) for earlier, later in itertools.combinations(own, 2)]
-    others = [choice for choice in choices if stands_for(question.against, choice.arm)]
+        return [(later, earlier) for earlier, later in itertools.combinations(compared, 2)]
+    others = [choice for choice in choices if names_arm(question.against, choice.arm)]
     if len({choice.arm for choice in others}) != 1:
         return []
     if len(others) == 1:
-        return [(choice, others[0]) for choice in own]
+        return [(choice, others[0]) for choice in compared]
     by_value = {other.value: other for other in others}
-    return [(choice, by_value[choice.value]) for choice in own if choice.value in by_value]
+    return [(choice, by_value[choice.value]) for choice in compared if choice.value in by_value]
 
 
 def columns_of(question: Question, pairs: Sequence[Pair], tasks: Sequence[str]) -> Columns:
@@ -52,14 +52,14 @@ def columns_of(question: Question, pairs: Sequence[Pair], tasks: Sequence[str]) 
     return [(pair, group) for group in groups for pair in pairs]
 
 
-def stands_for(name: str, arm: str) -> bool:
-    """Return whether a name in `study.primary` means an arm, whose other varied settings follow its name."""
+def names_arm(name: str, arm: str) -> bool:
+    """Return whether a name in `study.primary` means an arm, in whose name other varied settings may follow."""
     return name in (arm, arm.partition(" ")[0])
 
 
 def _is_compared(question: Question, choice: Choice) -> bool:
-    if stands_for(question.against, choice.arm):
+    if names_arm(question.against, choice.arm):
         return False
-    if question.arms != EVERY_ARM and not any(stands_for(name, choice.arm) for name in question.arms):
+    if question.arms != EVERY_ARM and not any(names_arm(name, choice.arm) for name in question.arms):
         return False
     return choice.value is None or question.values is None or choice.value in question.values

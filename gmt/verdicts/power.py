@@ -30,19 +30,19 @@ class Spread:
     """The variation of differences over seeds.
 
     Args:
-        loads_LK: the differences of a seed are L independent standard normal numbers times these.
-        num_seeds: by how many seeds it is known; None if it is assumed.
-        own_K: the deviation of each comparison's own differences, where it is recorded.
+        loadings_LK: factor loadings: the differences of a seed are L independent standard normal numbers times these.
+        num_seeds: the number of seeds that it is estimated from; None if it is assumed.
+        own_K: the deviation of each comparison's own differences; None if it is assumed.
     """
 
-    loads_LK: Floats
+    loadings_LK: Floats
     num_seeds: int | None
     own_K: Floats | None = None
 
     @property
     def deviation_K(self) -> Floats:
         """The standard deviation of each comparison's differences."""
-        deviation_K: Floats = np.sqrt((self.loads_LK**2).sum(0))
+        deviation_K: Floats = np.sqrt((self.loadings_LK**2).sum(0))
         return deviation_K
 
 
@@ -50,7 +50,7 @@ def recorded_spread(columns: Columns, scores: Scores) -> Spread | None:
     """Return the spread of finished runs; None if a comparison lacks FEWEST pairs on seeds that all others have.
 
     The deviation is one for each task, the root of the mean square over its comparisons: a claim of all of them would
-    else rest on the largest of many deviations, each of which a few seeds overstate or understate by chance.
+    otherwise depend on the largest of many deviations, each of which a few seeds over- or underestimate by chance.
     """
     differences_NK = difference_matrix(scores, columns) if columns else np.empty((0, 0))
     whole_NK = differences_NK[~np.isnan(differences_NK).any(1)]
@@ -59,7 +59,7 @@ def recorded_spread(columns: Columns, scores: Scores) -> Spread | None:
     pairs, own_K = list(dict.fromkeys(pair for pair, _ in columns)), whole_NK.std(0, ddof=1)
     deviation_G = np.sqrt((own_K.reshape(-1, len(pairs)) ** 2).mean(1))  # columns: all pairs of a task, then the next
     alike = assumed_spread(pairs, len(deviation_G), deviation_G)
-    return Spread(loads_LK=alike.loads_LK, num_seeds=len(whole_NK), own_K=own_K)
+    return Spread(loadings_LK=alike.loadings_LK, num_seeds=len(whole_NK), own_K=own_K)
 
 
 def assumed_spread(pairs: Sequence[Pair], num_groups: int, deviation: float | Floats) -> Spread:
@@ -76,20 +76,21 @@ def assumed_spread(pairs: Sequence[Pair], num_groups: int, deviation: float | Fl
         contrast_CK[place[choice], k] += 1
         contrast_CK[place[against], k] -= 1
     scale_GG = np.diag(np.broadcast_to(deviation, num_groups)) / np.sqrt(2)
-    return Spread(loads_LK=np.kron(scale_GG, contrast_CK), num_seeds=None)
+    return Spread(loadings_LK=np.kron(scale_GG, contrast_CK), num_seeds=None)
 
 
 def power(question: Question, spread: Spread, num_seeds: int, level: float) -> float:
-    """Return the probability that a question's claim is shown, if it is true.
+    """Return the probability that a question's claim is shown if it is true.
 
-    A claim of all comparisons: if none differs. A claim of each: for one that differs by the margin, in the mean over
-    comparisons; the level is shared out, which sign flips of correlated comparisons do better than.
+    For a claim of all comparisons, true means that no comparison differs. For a claim of each, it is the mean over
+    comparisons of the power for a difference of the margin, with Sidak's correction; sign flips of correlated
+    comparisons have more power.
     """
     if num_seeds < FEWEST:
         return 0.0
     if question.is_of_all:
         return _power_of_all(question, spread, num_seeds, level)
-    share = -np.expm1(np.log1p(-level) / spread.loads_LK.shape[1]) / 2
+    share = -np.expm1(np.log1p(-level) / spread.loadings_LK.shape[1]) / 2
     deviation_K = np.maximum(spread.deviation_K, NO_SPREAD)
     return float(np.mean(_power_of_one(question.margin / deviation_K, num_seeds, share)))
 
@@ -103,16 +104,16 @@ def _power_of_one(size_K: Floats, num_seeds: int, share: float) -> Floats:
 
 
 def limits_of_t(limit: float, freedom: int) -> Floats:
-    """Return the means that a t test finds just significant, at the middles of equally likely estimates of a deviation.
+    """Return the smallest significant mean of a t test for each of equally likely estimates of a deviation.
 
-    A study estimates a deviation of 1, and its estimate is distributed as chi. statsmodels' power fails for few pairs.
+    The true deviation is 1, and its estimate follows a scaled chi distribution. statsmodels' power fails for few pairs.
 
     Args:
         limit: of t.
         freedom: the degrees of freedom of the estimate.
 
     Returns:
-        In units of the standard error by the true deviation, growing.
+        In units of the standard error by the true deviation, ascending.
     """
     middles_S = (np.arange(_SLICES) + 0.5) / _SLICES
     limit_S: Floats = limit * np.sqrt(2 * special.gammaincinv(freedom / 2, middles_S) / freedom)
@@ -120,13 +121,13 @@ def limits_of_t(limit: float, freedom: int) -> Floats:
 
 
 def _power_of_all(question: Question, spread: Spread, num_seeds: int, level: float) -> float:
-    num_sources, num_comparisons = spread.loads_LK.shape
+    num_sources, num_comparisons = spread.loadings_LK.shape
     limit = float(t_limit(level, np.array(float(num_seeds - 1)))) / np.sqrt(num_seeds)
     at_once = max(_MOST_AT_ONCE // (num_seeds * max(num_comparisons, num_sources)), 1)
     rng, shown, done = np.random.default_rng(0), 0, 0
     while done < _STUDIES:
         number = min(at_once, _STUDIES - done)
-        mean_RK, deviation_RK = _drawn_moments(rng.normal(size=(number, num_seeds, num_sources)), spread.loads_LK)
+        mean_RK, deviation_RK = _drawn_moments(rng.normal(size=(number, num_seeds, num_sources)), spread.loadings_LK)
         half_RK = limit * deviation_RK
         low_RK = (mean_RK if question.more_is_better else -mean_RK) - half_RK
         holds_RK = low_RK > -question.margin
@@ -136,18 +137,18 @@ def _power_of_all(question: Question, spread: Spread, num_seeds: int, level: flo
     return shown / _STUDIES
 
 
-def _drawn_moments(sources_RNL: Floats, loads_LK: Floats) -> tuple[Floats, Floats]:
+def _drawn_moments(sources_RNL: Floats, loadings_LK: Floats) -> tuple[Floats, Floats]:
     """Return means and standard deviations over seeds of the comparisons that normal draws add up to.
 
-    With more seeds than sources, a triangle of the sources' sums of squares stands for the seeds.
+    With more seeds than sources, the Cholesky factor of the sources' sums of squares replaces the seeds.
     """
     _, num_seeds, num_sources = sources_RNL.shape
     mean_RL = sources_RNL.mean(1)
     rows_RML = sources_RNL - mean_RL[:, None]
     if num_seeds > num_sources:
         rows_RML = np.linalg.cholesky(rows_RML.transpose(0, 2, 1) @ rows_RML).transpose(0, 2, 1)
-    squares_RK = ((rows_RML @ loads_LK) ** 2).sum(1)
-    return mean_RL @ loads_LK, np.sqrt(squares_RK / (num_seeds - 1))
+    squares_RK = ((rows_RML @ loadings_LK) ** 2).sum(1)
+    return mean_RL @ loadings_LK, np.sqrt(squares_RK / (num_seeds - 1))
 
 
 def seeds_needed(question: Question, spread: Spread, level: float) -> int | None:

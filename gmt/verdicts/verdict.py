@@ -10,9 +10,10 @@ from typing import Literal
 Outcome = Literal["shown", "partly shown", "refuted", "undecided", "not tested"]
 # Of a comparison, by its interval. equal: the same score on every seed. equivalent: inside the margin. not worse: no
 # bound is worse than the margin. better, worse: the interval lies on one side of 0; where the claim is of all
-# comparisons, on one side of the margin, also with the level shared. beyond by itself: the same without sharing the
-# level, as some of many comparisons are by chance: nothing is decided. target not matched: forgets less, and its target
-# score is not shown to keep up. depends on the task: pooled tasks differ, so their mean says nothing.
+# comparisons, on one side of the margin, also with the corrected level. beyond the margin, uncorrected: on one side of
+# the margin, but not with the corrected level, as some of many comparisons are by chance; nothing is decided. target
+# not matched: forgets less, but its target score is not shown to be at most `target_margin` lower. depends on the task:
+# the differences on pooled tasks differ, so that their mean says little.
 Decision = Literal[
     "better",
     "worse",
@@ -20,7 +21,7 @@ Decision = Literal[
     "equal",
     "not worse",
     "undecided",
-    "beyond by itself",
+    "beyond the margin, uncorrected",
     "target not matched",
     "depends on the task",
     "not tested",
@@ -37,7 +38,7 @@ class Comparison:
         n: the number of seeds that both have.
         estimate: the mean of the differences.
         low, high: the bounds of the interval that no `decision` contradicts; NaN without a test. A claim of all
-            comparisons is `better` or `worse` only if the wider interval with a shared level says so too.
+            comparisons is `better` or `worse` only if the wider interval with the corrected level says so too.
         p: of the claim, corrected for all comparisons of the question where the claim is of each; NaN without a test.
         decision: see Decision.
         p_tasks: of pooled tasks, p of the test that the difference is the same on all; NaN without a test.

@@ -16,11 +16,12 @@ _MOST_NAMED = 5
 def question_in_words(question: Question, pairs: Sequence[Pair], tasks: Sequence[str], axis: Axis) -> str:
     """Return the question as a sentence."""
     arms = "every arm" if question.arms == EVERY_ARM else join(question.arms)
+    worse, better = ("lower", "higher") if question.more_is_better else ("higher", "lower")
     claims = {
         "equivalent": f"within {points(question.margin)} of",
-        "not_worse": f"at most {points(question.margin)} worse than",
+        "not_worse": f"at most {points(question.margin)} {worse} than",
         "different": "different from",
-        "better": "better than",
+        "better": f"{better} than",
     }
     values = {choice.value for pair in pairs for choice in pair} - {None}
     at = f" at {len(values)} {axis.plural}" if len(values) > 1 else ""
@@ -28,7 +29,8 @@ def question_in_words(question: Question, pairs: Sequence[Pair], tasks: Sequence
     if len(tasks) > 1 and question.tasks == "pooled":
         where = f", in the mean over {len(tasks)} tasks"
     if question.against == EACH_OTHER:
-        return f"Are the {MEASURES[question.measure]}s of {arms}{at} {claims[question.claim]} each other{where}?"
+        scores = "target scores" if question.more_is_better else "amounts of forgetting"
+        return f"Are the {scores} of {arms}{at} {claims[question.claim]} each other{where}?"
     match = (
         "" if question.target_margin is None else f", at a target score at most {points(question.target_margin)} lower"
     )
@@ -53,18 +55,17 @@ def answer(question: Question, outcome: Outcome, rows: Sequence[Comparison], dec
     shown = [row for row in rows if row.decision in ("better", "worse")]
     if not shown and question.target_margin is not None:
         less = sum(row.decision == "target not matched" for row in rows)
-        forget = "forgets" if less == 1 else "forget"
         return (
-            f"{outcome.capitalize()}: no comparison of {len(rows):,} is shown to forget less at a target score at most "
-            f"{points(question.target_margin)} lower; {less} {forget} less, with a target score that is not shown to "
-            f"keep up. The clearest difference in forgetting is that of {difference(deciding)}."
+            f"{outcome.capitalize()}: of {counted(len(rows))}, none shows less forgetting together with a target score "
+            f"at most {points(question.target_margin)} lower; {less} {'shows' if less == 1 else 'show'} less "
+            f"forgetting alone. The smallest p of forgetting is that of {difference(deciding)}."
         )
     if not shown:
         more = sum(row.decision in ("equivalent", "equal") for row in rows)
-        inside = f"; in {more} it is shown to lie within {within}" if more else ""
+        inside = f"; in {more}, the difference is shown to lie within {within}" if more else ""
         return (
-            f"{outcome.capitalize()}: no difference is shown in {counted(len(rows))}{inside}. The clearest is that of "
-            f"{difference(deciding)}."
+            f"{outcome.capitalize()}: no difference is shown in {counted(len(rows))}{inside}. The smallest p is that "
+            f"of {difference(deciding)}."
         )
     ways = {way: [row for row in shown if row.decision == way] for way in ("better", "worse")}
     clauses = [f"{way} in {len(own)} of {len(rows)}: {_named(own)}" for way, own in ways.items() if own]
@@ -102,14 +103,12 @@ def words_of_test(question: Question, num_comparisons: int, *, is_by_flips: bool
     """Return the test in words, with how the level is shared."""
     if question.is_of_all:
         return (
-            "paired one-sided t tests on the same seed; the claim needs every one of the comparisons, so that each is "
-            "tested at the whole level"
+            "paired one-sided t tests on the same seed; the claim must hold for every comparison, so each is tested at "
+            "the whole level"
         )
     if num_comparisons == 1:
         return f"paired t test on the same seed{', by sign flips of the seeds' if is_by_flips else ''}"
-    shared = (
-        "largest t over sign flips of the seeds" if is_by_flips else "level shared out over the comparisons (Sidak)"
-    )
+    shared = "largest t over sign flips of the seeds" if is_by_flips else "Sidak's correction for the comparisons"
     return f"paired t tests on the same seed, {num_comparisons:,} at once: {shared}"
 
 
@@ -118,10 +117,10 @@ def about(num_tasks: int, *, knows_questions: bool) -> str:
     of_tasks = " of the same tasks" if num_tasks > 1 else ""
     if knows_questions:
         return (
-            "The decisions and the first intervals are about other seeds with the same base, training data and "
-            f"questions{of_tasks}; the wider intervals hold for other questions of the same suites too."
+            "The decisions and the first intervals are about other seeds with the same base, training data and test "
+            f"questions{of_tasks}; the wider intervals hold for other test questions of the same suites too."
         )
-    return f"The intervals are about other seeds with the same base, training data and questions{of_tasks}."
+    return f"The intervals are about other seeds with the same base, training data and test questions{of_tasks}."
 
 
 def counted(num_comparisons: int) -> str:

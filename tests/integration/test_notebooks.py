@@ -41,7 +41,7 @@ def test_ratio_insensitivity(results: Path) -> None:
     page = shown("ratio_insensitivity", results, second="gmt 0.5")
     assert "Does the machine work?" in page
     assert page.count("<svg") == 2 + 2  # scores; facts, layers
-    assert "Exploratory. Is the forgetting of every arm better than that of sft" in page
+    assert "Exploratory. Is the forgetting of every arm lower than that of sft" in page
     assert "target_after_low" in page  # the part of the runs
     assert "<th>gmt 0.9</th>" in page  # one run beside another
 

@@ -85,7 +85,7 @@ def test_wrong_primary_questions_leave_the_rest_of_a_report(tmp_path: Path, monk
         f"Left out: primary question {name} is wrong for this study: {fault}."
         for name, fault in zip(("wide", "gone"), faults, strict=True)
     )
-    assert answer.startswith("Is the target score of gmt better than that of sft")
+    assert answer.startswith("Is the target score of gmt higher than that of sft")
     assert results.plan.level == pytest.approx(0.05 / 3 / 2)  # what is left out takes its share all the same
     words[2] = "+study.primary=wrong"
     first, _, tests = leading_sentences(Results(plan_of_words(words, str(CONF), leave_out=True)[0]))

@@ -76,7 +76,7 @@ def test_a_typed_list_that_splits_the_arms_leaves_a_question_untested(tmp_path: 
 
 def test_an_arm_that_the_study_itself_splits_is_refused_as_against(tmp_path: Path) -> None:
     arms = {"sft": {"method": "sft", "train.learning_rate": [0.1, 0.2]}, "gmt": {"method": "gmt"}}
-    with pytest.raises(UserError, match=r"q.against must stand for one arm, got 'sft', which is sft learning_rate=0.1"):
+    with pytest.raises(UserError, match=r"q.against must name one arm, got 'sft', which is sft learning_rate=0.1"):
         plan_of(tmp_path, arms, [1, 2, 3], primary={"q": ASKED})
 
 

@@ -73,15 +73,15 @@ def test_with_equal_deviations_the_range_is_near_tukeys(num_seeds: int) -> None:
 def test_from_twelve_seeds_on_signs_are_flipped() -> None:
     scores = np.random.default_rng(0).normal(size=(12, 3))
     found = all_pairs(scores)
-    assert found.together.is_by_flips
+    assert found.intervals.is_by_flips
     differences = scores[:, [0, 0, 1]] - scores[:, [1, 2, 2]]
-    assert found.together.p_K == pytest.approx(simultaneous(differences).p_K)
+    assert found.intervals.p_K == pytest.approx(simultaneous(differences).p_K)
 
 
 def test_p_and_interval_agree() -> None:
     for study in studies(20, 5, RECORDED, drop=5):
         found = all_pairs(study, num_draws=NUM_DRAWS)
-        assert (found.differ() == (np.abs(found.sample.mean_K) > found.together.half_K)).all()
+        assert (found.differ() == (np.abs(found.sample.mean_K) > found.intervals.half_K)).all()
 
 
 @pytest.mark.parametrize("num_seeds", [3, 5, 20])
@@ -96,7 +96,7 @@ def test_a_range_of_the_margin_is_seldom_shown_to_be_below_it(num_seeds: int) ->
 
 def test_equal_values_have_no_width_and_one_value_no_pair() -> None:
     found = all_pairs(np.array([[1.0, 1.0, 2.0], [2.0, 2.0, 2.5], [3.0, 3.0, 5.0]]))
-    assert (found.together.half_K[0], found.together.p_K[0]) == (0, 1)
+    assert (found.intervals.half_K[0], found.intervals.p_K[0]) == (0, 1)
     assert np.isnan(all_pairs(np.ones((3, 1))).p_range)
 
 

@@ -103,7 +103,7 @@ def test_a_run_that_diverged_counts_with_the_bases_score_and_both_means_are_said
     assert row.estimate == pytest.approx((0.04 + 0.03 + 0.05 - 0.6) / 4)
     assert row.estimate_without_diverged == pytest.approx(0.04)
     assert found.notes == (
-        "In 1 comparison runs diverged; they count with the base's score. Without them: gmt 0.9 less sft on t +4.0 "
+        "Runs diverged in 1 comparison, and count with the base's score. Without them: gmt 0.9 less sft on t +4.0 "
         "points instead of -12.0.",
     )
 
@@ -180,8 +180,8 @@ def test_a_difference_that_is_the_same_on_all_seeds_deviates_by_one_question(
     found = verdict(question(claim=claim, values=[0.9]), known)
     assert found.outcome == outcome
     assert found.notes == (
-        "In 1 comparison all seeds differ by the same amount, so that a standard deviation of one question is assumed: "
-        "gmt 0.9 less sft on t (0.5 points).",
+        "In 1 comparison, the difference is the same on all seeds, and the effect of one test question is taken as its "
+        "standard deviation: gmt 0.9 less sft on t (0.5 points).",
     )
 
 

@@ -66,7 +66,9 @@ def test_four_and_five_questions_of_two_hundred_decide_nothing() -> None:
     assert row.decision == "worse"
     assert row.low_questions < 0 < row.high_questions
     assert "over seeds, [-10." in found.answer
-    assert found.notes == ("With other questions 1 of 1 differences that are shown might vanish: gmt 0.6 less sft.",)
+    assert found.notes == (
+        "For other test questions, 1 of 1 differences that are shown might vanish: gmt 0.6 less sft.",
+    )
 
 
 @pytest.mark.parametrize(
@@ -85,8 +87,8 @@ def test_an_equivalence_that_other_questions_might_undo_has_a_note(measure: str,
         assert len(found.notes) == notes
         if notes:
             assert found.notes[0] == (
-                "With other questions 1 of 1 differences that are shown to be within 2 points might exceed 2 points: "
-                "gmt 0.6 less sft."
+                "For other test questions, 1 of 1 differences that are shown to be within 2 points might exceed 2 "
+                "points: gmt 0.6 less sft."
             )
 
 

@@ -48,7 +48,7 @@ def agrees(row: Comparison, asked: Question) -> bool:
         "better": low > beyond,
         "worse": high < -beyond,
         "equivalent": -asked.margin < low and high < asked.margin,
-        "beyond by itself": low > asked.margin or high < -asked.margin,
+        "beyond the margin, uncorrected": low > asked.margin or high < -asked.margin,
         "equal": row.low == row.high == row.estimate == 0,
         "not worse": low > -asked.margin,
         "undecided": low <= asked.margin and high >= -asked.margin and not (asked.claim in OF_EACH and low > 0),
