@@ -52,12 +52,12 @@ def differences(table: pd.DataFrame, column: str, *, baseline: str, margin: floa
         (gmt.verdicts.intervals.simultaneous); `p_shared`, at most LEVEL if and only if its interval excludes 0; `p` of
         the row alone by Student's two-sided paired test; `p_welch` of the row alone by Welch's test without pairs, for
         seeds that move both choices in opposite ways, and `p_welch_shared` corrected for all rows (Sidak, 1967);
-        `p_equivalent` of two one-sided paired t tests, of the row alone; and `detectable`: the smallest difference found with a power of
-        POWER, with the level shared out over all rows that are tested. Pairs with the same score have a difference of
-        exactly 0. Pairs that all differ by the same amount get a standard deviation of one question, which is
-        `assumed_deviation`. With fewer than three pairs there is no test and p is missing. `num_diverged` counts the
-        pairs in which a run diverged (gmt_analysis.choices.with_base_scores); `without_diverged` is the mean of the
-        others.
+        `p_equivalent` of two one-sided paired t tests, of the row alone; and `detectable`: the smallest difference that
+        is detected with a power of POWER, with Bonferroni's correction for all rows that are tested. Pairs with the
+        same score have a difference of exactly 0. Pairs that all differ by the same amount get a standard deviation of
+        one question, which is `assumed_deviation`. With fewer than three pairs there is no test and p is missing.
+        `num_diverged` counts the pairs in which a run diverged (gmt_analysis.choices.with_base_scores);
+        `without_diverged` is the mean of the others.
 
     Raises:
         UserError: the study has no such arm with a finished run.
