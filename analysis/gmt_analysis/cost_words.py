@@ -17,14 +17,15 @@ def _on_cold_steps(done: pd.DataFrame) -> str:
     counted = done[done["num_cold_steps"].notna()]
     cold = int(counted["num_cold_steps"].sum())
     if counted.empty or not cold:
-        return "Times are wall-clock means over all steps of each run, the first ones, which are slower, among them."
+        return "Times are wall-clock means over all steps of each run; these include the first steps, which are slower."
     most = int(counted["num_cold_steps"].max())
     words = (
         "Times are wall-clock means over the steps of each run, without the first ones of each attempt, which are "
         f"slower: {cold:,} of {int(counted['num_steps'].sum()):,} steps are left out, at most {most} of a run."
     )
     older = len(done) - len(counted)
-    return words + (f" {older} older {'run has' if older == 1 else 'runs have'} them in." if older else "")
+    runs = "run" if older == 1 else "runs"
+    return words + (f" The times of {older} older {runs} include the first steps." if older else "")
 
 
 def _on_runs_beside(done: pd.DataFrame) -> str:
@@ -36,6 +37,6 @@ def _on_runs_beside(done: pd.DataFrame) -> str:
         return "No other run of this study was at work on the same machine at the same time."
     return (
         f"{len(beside)} of {len(done)} runs shared their machine with other runs of this study, up to "
-        f"{int(beside['runs_beside'].max())} in the course of one run: such times include waiting for the "
-        "others, and do not compare arms to a few percent. Sweep one run at a time for that, or see benchmarks/."
+        f"{int(beside['runs_beside'].max())} during one run. Their times include waits for the other runs, so that "
+        "differences of a few per cent mean nothing. To measure times, sweep one run at a time, or see benchmarks/."
     )

@@ -44,7 +44,7 @@ class Findings:
     Args:
         measure: the measure.
         baseline: the baseline in words, e.g. `sft` or `sft at the same learning rate`.
-        sentences: the results in words, each with the smallest difference that its test finds.
+        sentences: the results in words, each with the smallest difference that its test detects.
         to_baseline: from `differences`; empty without a baseline.
         in_common: from `over_tasks`; empty for one task.
         between: from `between_arms`; empty where no two arms besides the baseline share a value of the axis.
@@ -131,14 +131,16 @@ def _on_baseline(pairs: pd.DataFrame, measure: Measure, axis: Axis, baseline: st
 
 
 def _power_in_words(rows: pd.DataFrame) -> str:
-    """Return a sentence on the differences that these comparisons find; empty without a test."""
+    """Return a sentence on the differences that these comparisons detect; empty without a test."""
     sizes = 100 * rows["detectable"].dropna()
     if sizes.empty:
         return ""
     if sizes.min() > _LARGEST:
-        return f". No difference of up to {_LARGEST} points would be found with a power of {POWER:.0%}"
+        return f". No difference of up to {_LARGEST} points would be detected with a power of {POWER:.0%}"
     low, high = (f"{size:.1f}" if size <= _LARGEST else f"more than {_LARGEST}" for size in (sizes.min(), sizes.max()))
-    return f". Differences of {low if low == high else f'{low} to {high}'} points are found with a power of {POWER:.0%}"
+    return (
+        f". Differences of {low if low == high else f'{low} to {high}'} points are detected with a power of {POWER:.0%}"
+    )
 
 
 def _on_tasks(common: pd.DataFrame, measure: Measure, baseline: str) -> list[str]:
@@ -169,21 +171,21 @@ def _on_constants(pairs: pd.DataFrame, measure: Measure, baseline: str) -> list[
         return []
     names = some([f"{choice_name(row['arm'], row['axis'])} on {row['task']}" for row in own.to_dict("records")])
     return [
-        f"On all seeds by the same amount, {measure.name} differs from that of {baseline} in {names}: there a standard "
-        "deviation of one question is assumed."
+        f"In {names}, the difference in {measure.name} to {baseline} is the same on all seeds, and the effect of one "
+        "test question is taken as its standard deviation."
     ]
 
 
 def _on_axis(of_arm: Sensitivity, measure: Measure, axis: Axis) -> str:
-    chance = "" if np.isnan(of_arm.p_range) else f", p {of_arm.p_range:.2g} if all were alike"
+    chance = "" if np.isnan(of_arm.p_range) else f" (p {of_arm.p_range:.2g} for equal means)"
     index = (
         ""
         if np.isnan(of_arm.index)
-        else f"; the range over {axis.plural} is {of_arm.index:.1f} seed deviations{chance}"
+        else f"; the range of the means is {of_arm.index:.1f} standard deviations over seeds{chance}"
     )
     could = (
-        f". With {of_arm.num_seeds} seeds a difference of {100 * of_arm.detectable:.1f} points is found with a power "
-        f"of {POWER:.0%}"
+        f". With {of_arm.num_seeds} seeds a difference of {100 * of_arm.detectable:.1f} points is detected with a "
+        f"power of {POWER:.0%}"
         if of_arm.detectable <= _LARGEST / 100
         else ""
     )
@@ -193,7 +195,7 @@ def _on_axis(of_arm: Sensitivity, measure: Measure, axis: Axis) -> str:
 
 _BETTER, _WORSE, _NONE, _UNTESTED = "better", "worse", "no difference shown", "not tested"
 _EQUIVALENT = "equivalent by itself"  # by the test of this comparison alone, uncorrected
-_WELCH = "different by Welch's test alone"  # without pairs, the level shared out; by pairs no difference is shown
+_WELCH = "different by Welch's test alone"  # unpaired, Sidak's correction; the paired test shows no difference
 _DEPENDS = "depends on the task"
 _WORDS = (_BETTER, _WORSE, _EQUIVALENT, _WELCH, _NONE, _UNTESTED)
 

@@ -61,7 +61,7 @@ class Frontier:
     """The frontier of a study.
 
     Args:
-        baseline: the arm whose target score the others are held at.
+        baseline: the arm whose best target score, less the margin, is the score at which all arms are compared.
         points: a row for each arm, task and value of the axis: means over `n` seeds with their standard errors; columns
             as in POINTS. Points of an arm stand in the order of the axis.
         matched: a row for each arm and task; columns as in MATCHED. `at` is the baseline's best target score less the

@@ -18,8 +18,8 @@ def frontier_in_words(matched: pd.DataFrame, baseline: str, margin: float) -> li
 
     Args:
         matched: rows of one task; see `Frontier.matched`.
-        baseline: the arm whose target score the others are held at.
-        margin: that the target score may be missed by; in [0, 1).
+        baseline: the arm whose best target score, less the margin, is the score at which all arms are compared.
+        margin: a fraction in [0, 1).
     """
     rows = matched.to_dict("records")
     of_baseline = next(row for row in rows if row["arm"] == baseline)
@@ -33,8 +33,8 @@ def frontier_in_words(matched: pd.DataFrame, baseline: str, margin: float) -> li
     has_intervals = not np.isnan(of_baseline["forgetting_low"])
     unequal = [r["arm"] for r in compared if has_intervals and r["num_points"] != of_baseline["num_points"]]
     on_points = (
-        f"{some(unequal)}: no interval of the difference to {baseline}, which has another number of points; the lowest "
-        "of more points is lower by chance."
+        f"{some(unequal)}: no interval of the difference, since {baseline} has another number of points, and the "
+        "lowest of more points is lower by chance."
     )
     return ["; ".join([lead, *others]) + ".", *([on_points] if unequal else []), *_on_chance(num_intervals, baseline)]
 
@@ -45,14 +45,14 @@ def _on_chance(num_intervals: int, baseline: str) -> list[str]:
         return []
     number = _MISSES * num_intervals
     return [
-        f"Each of these {num_intervals} intervals of a difference holds by itself: if no arm differed from {baseline}, "
+        f"These {num_intervals} intervals of differences are uncorrected: if no arm differed from {baseline}, "
         f"about {f'{number:.0f}' if number >= 1 else f'{number:.1f}'} would exclude 0 by chance."
     ]
 
 
 def _other(row: Mapping[Any, Any], baseline: str) -> str:
     if not np.isfinite(row["forgetting"]):
-        return f"{row['arm']} does not reach it"
+        return f"{row['arm']} does not reach this target score"
     low, high = row["difference_low"], row["difference_high"]
     if np.isnan(low):
         shown = "no interval"
@@ -62,7 +62,7 @@ def _other(row: Mapping[Any, Any], baseline: str) -> str:
         shown = f"more than {baseline}"
     else:
         shown = "no difference shown"
-    return f"{row['arm']} {_points(row, 'forgetting')}, {_points(row, 'difference')} to {baseline}: {shown}"
+    return f"{row['arm']} forgets {_points(row, 'forgetting')}, a difference of {_points(row, 'difference')}: {shown}"
 
 
 def _points(row: Mapping[Any, Any], name: str) -> str:

@@ -67,11 +67,11 @@ class Results:
             return
         name = plan.study.name
         if changed := changes(self.table):
-            raise UserError(f"study {name} has no finished run to report on that is as it ended", *changed)
+            raise UserError(f"study {name} has no finished run with an unchanged record to report on", *changed)
         if number := int((self.table["state"] == DIRTY).sum()):
             raise UserError(
-                f"the finished runs of study {name} must be of a committed checkout to be reported, and all {number} "
-                "are of one with uncommitted changes; --dirty takes them all the same"
+                f"a report of study {name} needs runs from a committed checkout, and all {number} finished runs are "
+                "from one with uncommitted changes; --dirty includes them"
             )
         if plan.tuned:
             spent, all_ = (sum(getattr(tuned, key) for tuned in plan.tuned) for key in ("num_done", "num_runs"))
@@ -128,11 +128,11 @@ class Results:
 
     @cached_property
     def unverified(self) -> list[str]:
-        """A sentence on the runs that count and were made before digests were written, if there are any."""
+        """A sentence on the runs that count and whose records are older than digests, if there are any."""
         if not (number := sum(not planned.record.has_digests() for planned in self.done)):
             return []
         runs = "1 run was" if number == 1 else f"{number} runs were"
-        return [f"{runs} made before records held digests of their files: a change of these can't be seen."]
+        return [f"{runs} recorded before records held digests: later changes of their files can't be detected."]
 
     @cached_property
     def summary(self) -> pd.DataFrame:

@@ -23,7 +23,7 @@ SCORES = {
     "forgetting": "Forgetting (source before - after)",
     "source_perplexity_after": "Perplexity of source texts",
     "source_nll_after": "Loss at right source answers, nats a token",
-    "source_kl": "Divergence from the base there, nats a token",
+    "source_kl": "KL from the base at right source answers, nats a token",
     "density": "Density kept",
     "trained_fraction": "Trained at a step",
     "touched_fraction": "Ever trained",
@@ -33,7 +33,7 @@ SCORES = {
 _FAINT = 0.005  # a smaller change of a score has no colour
 _DEEPEST = 0.9  # the colour's strength where everything is lost
 MOST_COMPARISONS = 120  # of a question, or of a table of differences, on the page
-_P_TASKS = {"p, that tasks are alike": "p_tasks"}
+_P_TASKS = {"p, same difference on all tasks": "p_tasks"}
 COSTS = {
     "forward_backward_s": "Forward + backward, ms/step",
     "mask_s": "Mask, ms/step",
@@ -162,7 +162,7 @@ def html_comparisons(verdict: Verdict) -> str:
     has_questions = not all(math.isnan(row.low_questions) for row in rows)
     names = (
         *("Arm", "Against", *(["Task"] if has_tasks else []), "n", "Difference, points"),
-        *(["With other questions, too"] if has_questions else []),
+        *(["Interval over seeds and test questions"] if has_questions else []),
         *(*p_columns, "Decision"),
     )
     body = "".join(
@@ -211,7 +211,7 @@ def html_differences(findings: Findings, axis: Axis) -> list[tuple[str, str]]:
 
 
 def _differences_table(rows: pd.DataFrame, heads: Mapping[str, str]) -> str:
-    p_columns = {"p, of all rows together": "p_shared", "p without pairs, by Welch's test": "p_welch_shared"}
+    p_columns = {"p, corrected": "p_shared", "p by Welch's unpaired test, corrected": "p_welch_shared"}
     p_columns |= _P_TASKS if "p_tasks" in rows else {}
     has_diverged = bool(rows["num_diverged"].sum())
     names = (
@@ -220,7 +220,7 @@ def _differences_table(rows: pd.DataFrame, heads: Mapping[str, str]) -> str:
         "Difference, points",
         *(["Without pairs in which a run diverged"] if has_diverged else []),
         *p_columns,
-        f"Found with a power of {POWER:.0%}",
+        f"Detectable with a power of {POWER:.0%}, points",
         "In words",
     )
     body = "".join(
@@ -246,8 +246,8 @@ def html_variation(rows: pd.DataFrame, axis: Axis) -> str:
     for name, words in {SEED: "seeds", **DRAWS}.items():
         if f"deviation_{name}" in rows and rows[f"deviation_{name}"].notna().any():
             most = int(rows[f"num_{name}"].max())
-            numbers[f"deviation_{name}"] = f"Deviation over {most} {words}"
-    numbers |= {"deviation_rest": "Deviation of the rest", "error": "Standard error if all were drawn anew"}
+            numbers[f"deviation_{name}"] = f"Standard deviation over {most} {words}"
+    numbers |= {"deviation_rest": "Residual standard deviation", "error": "Standard error if all were drawn anew"}
     body = "".join(
         "<tr>"
         + "".join(f"<td>{_text(row[column])}</td>" for column in heads)

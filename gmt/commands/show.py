@@ -72,7 +72,7 @@ def _doubts(record: RunRecord) -> list[str]:
             found.append(contradiction_of_answers(task, scores, record.read_lines(name)))
     doubts = [record.changed_in_words(clause) for clause in found if clause is not None]
     if not record.has_digests():
-        doubts.append("this record was made before digests were written: a change of its files can't be seen")
+        doubts.append("this record is older than digests: a later change of its files can't be detected")
     return doubts
 
 
@@ -89,11 +89,11 @@ def flat(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     return pairs
 
 
-def _density(kept: float | None, asked: float | None) -> dict[str, str]:
+def _density(density: float | None, requested: float | None) -> dict[str, str]:
     """Return the row on a mask's density; no row for a method that does not mask."""
-    if kept is None:
+    if density is None:
         return {}
-    return {"density": f"{kept:.4f} (asked: {'no number' if asked is None else f'{asked:.4f}'})"}
+    return {"density": f"{density:.4f} (requested: {'none' if requested is None else f'{requested:.4f}'})"}
 
 
 def _trained(result: Result, training: TrainFacts) -> dict[str, str]:
@@ -152,7 +152,7 @@ def _show_result(record: RunRecord) -> None:
         "evaluated": f"a model of {result.num_parameters:,} parameters",
         **({} if result.training is None else _training(result, result.training)),
         **_selected(record, result),
-        "time": "unknown: nobody saw an attempt end" if result.seconds is None else duration(result.seconds),
+        "time": "unknown: no end of an attempt was recorded" if result.seconds is None else duration(result.seconds),
     }
     say(table(["fact", "value"], [[k, v] for k, v in facts.items()]) + "\n")
     answers = record.read_lines("answers_after.jsonl")[:_SAMPLES]

@@ -56,4 +56,4 @@ def _with(values: Mapping[str, Any], primary: Mapping[str, Any]) -> dict[str, An
 
 
 def _left_out(questions: str, faults: Iterable[str]) -> str:
-    return f"Left out: {questions} wrong for this study: {'; '.join(faults)}."
+    return f"Not answered: {questions} declared in a way that does not fit this study: {'; '.join(faults)}."

@@ -26,7 +26,8 @@ _TWO_SIDED = 1.96
 def power_of_plan(plan: Plan) -> Iterator[str]:
     """Yield sentences on each primary question.
 
-    A sentence that begins with `warning:` says that it will stay unanswered, or be answered for these questions alone.
+    A sentence that begins with `warning:` says that the question is likely to stay unanswered, or that its answer is
+    about these test questions alone.
     """
     compared = plan.compared
     seeds = seeds_of_choices(plan.study, [(planned.point, planned.run.config) for planned in compared])
@@ -66,19 +67,19 @@ def _power_in_words(
     spread = power.recorded_spread(columns, scores_of_rows(rows, question.measure))
     if spread is None and question.deviation is not None:
         spread = power.assumed_spread(pairs, num_groups, question.deviation)
-    truth = "if nothing differs" if question.is_of_all else f"if one choice differs by {points(question.margin)}"
+    truth = "if no choices differ" if question.is_of_all else f"if one choice differs by {points(question.margin)}"
     if spread is None:
         largest = power.largest_deviation(question, pairs, num_groups, num_seeds, level)
         yield (
-            f"  {truth}, the claim '{question.claim}' is shown{but} with a probability of {power.POWER:g} only where "
-            f"differences on the same seed deviate by at most {100 * largest:.1f} points. Set "
-            f"study.primary.{question.name}.deviation, or finish runs, to get a probability"
+            f"  {truth}, the claim '{question.claim}' is shown{but} with a probability of {power.POWER:g} only if "
+            f"differences on the same seed have a standard deviation of at most {100 * largest:.1f} points. Set "
+            f"study.primary.{question.name}.deviation, or finish runs, to get the probability"
         )
         return
     shown = power.power(question, spread, num_seeds, level)
     yield (
-        f"  {truth}, the claim '{question.claim}' is shown{but} with a probability of {shown:.2f}, by deviations of "
-        f"{_deviations(spread)}"
+        f"  {truth}, the claim '{question.claim}' is shown{but} with a probability of {shown:.2f}, for standard "
+        f"deviations of {_deviations(spread)}"
     )
     if shown < power.POWER:
         needed = power.seeds_needed(question, spread, level)
@@ -89,10 +90,10 @@ def _power_in_words(
 def _deviations(spread: Spread) -> str:
     pooled = _range_in_points(spread.deviation_K)
     if spread.own_K is None:
-        return f"{pooled}, assumed by study.primary"
+        return f"{pooled} (assumed by study.primary)"
     return (
-        f"{pooled}, pooled over the comparisons of a task, whose own are {_range_in_points(spread.own_K)} over "
-        f"{spread.num_seeds} seeds"
+        f"{pooled} (pooled over the comparisons of a task; single comparisons: {_range_in_points(spread.own_K)}; from "
+        f"{spread.num_seeds} seeds)"
     )
 
 
@@ -115,15 +116,15 @@ def _noise_of_questions(question: Question, compared: Sequence[PlannedRun], task
     for name, group in groups.items():
         half = math.hypot(*map(_half, group)) / len(group)
         if half > question.margin:
-            blurred.append(f"± {100 * half:.1f} points on {name} ({sum(map(sum, group)):,} asked)")
+            blurred.append(f"± {100 * half:.1f} points on {name} ({sum(map(sum, group)):,} questions)")
     if blurred:
         yield (
-            f"warning: {question.name}: other questions of the same kind would move a difference by "
+            f"warning: {question.name}: other test questions of the same kind would move a difference by "
             f"{', '.join(blurred)}, more than the margin of {points(question.margin)}, if a quarter of a pair's "
-            "answers differ: intervals over seeds hold for the asked questions alone"
+            "answers differ; intervals over seeds are about these test questions alone"
         )
 
 
 def _half(numbers: Sequence[int]) -> float:
-    """Return half the width of an interval of a task's score over other questions; NaN if a number is not known."""
+    """Return half the width of an interval of a task's score over other test questions; NaN if it is not known."""
     return _TWO_SIDED * sum(_DIFFERING / number for number in numbers) ** 0.5 / len(numbers) if numbers else math.nan

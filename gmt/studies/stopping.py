@@ -50,7 +50,7 @@ def stops_in_order(stop: Path, say: Callable[[str], None]) -> Iterator[None]:
         if stop.exists():
             raise KeyboardInterrupt
         stop.touch()
-        say("stopping: nothing more is started, and what runs writes a checkpoint; Ctrl-C again to stop at once")
+        say("stopping: no further run starts, and running ones write a checkpoint; press Ctrl-C again to stop at once")
 
     before = {number: signal.signal(number, handle) for number in _SIGNALS}
     try:

@@ -139,7 +139,7 @@ class _PlanMirror:
 def reported(num_runs: int, sentences: Sequence[str]) -> str:
     """Return the results of the exploratory tests of a number of finished runs, as Markdown."""
     if len(sentences) > _MOST_SENTENCES:
-        return f"Of {num_runs} finished runs; the report, below the artifacts, has {len(sentences)} sentences of tests."
+        return f"{num_runs} runs are finished; the report among the artifacts has {len(sentences)} results of tests."
     return "\n".join([f"Of {num_runs} finished runs:\n", *(f"- {sentence}" for sentence in sentences)])
 
 

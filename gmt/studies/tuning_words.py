@@ -24,7 +24,7 @@ def tuned_in_words(tuned: Tuned, noise: TuningNoise | None) -> str:
     best = "not found yet" if tuned.best is None else f"{tuned.best:g}"
     searched = f"{tuned.num_done} of {tuned.num_runs} runs between {tuned.low:g} and {tuned.high:g}"
     clauses = [f"{tuned.label}: {tuned.setting} {best}, by {searched}", *scores_in_words(tuned), *doubts(tuned)]
-    again = [f"chosen again in {shares}"] if (shares := chosen_again(tuned, noise)) else []
+    again = [f"chosen again in {shares} of resamples"] if (shares := chosen_again(tuned, noise)) else []
     return "; ".join([*clauses, *again])
 
 
@@ -48,8 +48,8 @@ def doubts(tuned: Tuned) -> list[str]:
     clauses = []
     if tuned.breaks_bound:
         clauses.append(
-            f"every value forgets more than the bound of {100 * (tuned.bound or 0):g} points, so the one that forgets "
-            "least is used"
+            f"the runs of every value forget more than the bound of {100 * (tuned.bound or 0):g} points, so the value "
+            "with the least forgetting is used"
         )
     if tuned.is_at_an_end:
         clauses.append("at an end of the interval, so a better value may lie outside")
@@ -76,9 +76,9 @@ def resampled_in_words(resamplings: Iterable[TuningNoise | None]) -> list[str]:
     num_seeds = known[0].num_seeds
     seeds = [] if num_seeds == 1 else [f"the {num_seeds} tuning seeds"]
     questions = ["the tuning's questions"] if any(noise.has_questions for noise in known) else []
-    only = " With one tuning seed, the share does not include the noise of seeds." if num_seeds == 1 else ""
+    only = " With one tuning seed, the shares do not include the noise of seeds." if num_seeds == 1 else ""
     of_what = " and of ".join([*seeds, *questions])
-    return [f"Chosen again: the share of resamples of {of_what} in which the same rule chooses the value.{only}"]
+    return [f"A value is chosen again in a resample of {of_what} if the same rule chooses it there.{only}"]
 
 
 def values_in_words(tuned: Sequence[Tuned]) -> str:

@@ -48,7 +48,7 @@ def test_a_signal_checkpoints_and_says_how_to_go_on(
     else:
         os.kill(sweep.pid, number)  # a cluster's scheduler sends it to the driver
     output = finish(sweep, expect=130, timeout_s=60)
-    assert "nothing more is started" in output
+    assert "no further run starts" in output
     assert "goes on where this stopped" in output
     states = {status["state"] for status in sweeps.records("status.json").values()}
     assert states <= {"done", "interrupted"}

@@ -123,7 +123,7 @@ def test_a_stopped_sweep_ends_as_with_ctrl_c(gmt: Gmt, address: str, tmp_path: P
     assert stopped.returncode == 0, stopped.stderr
     assert f"stopped {job}" in stopped.stdout
     assert not drivers(root)
-    assert "stopping: nothing more is started" in gmt("logs", job, *on).stdout
+    assert "stopping: no further run starts" in gmt("logs", job, *on).stdout
     again = gmt("stop", job, *on)
     assert again.returncode == 2
     assert f"error: job {job} is not under way: it is STOPPED" in again.stderr

@@ -106,7 +106,7 @@ def test_a_stopped_job_leaves_nothing_running(gmt: Gmt, on: tuple[str, ...], tmp
     assert stopped.returncode == 0, stopped.stderr
     assert states(gmt, on)[job] == "CANCELLED"
     wait_for(lambda: not processes_with(f"/tmp/gmt-ray-{job}-"), 60)
-    assert "stopping: nothing more is started" in gmt("logs", job, *on).stdout
+    assert "stopping: no further run starts" in gmt("logs", job, *on).stdout
     assert not list((tmp_path / "private").iterdir())
     again = gmt("stop", job, *on)
     assert again.returncode == 2

@@ -175,8 +175,8 @@ def test_pairs_that_all_differ_by_the_same_amount_deviate_by_one_question() -> N
     assert row["low"] > 0
     target, _ = findings(known, axis=Axis(), baseline="sft", margin=0.02)
     assert target.sentences[1] == (
-        "On all seeds by the same amount, target score differs from that of sft in gmt 0.5 on t: there a standard "
-        "deviation of one question is assumed."
+        "In gmt 0.5 on t, the difference in target score to sft is the same on all seeds, and the effect of one test "
+        "question is taken as its standard deviation."
     )
 
 

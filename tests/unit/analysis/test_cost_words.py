@@ -17,9 +17,12 @@ def table(cold: list[int | None], beside: list[int | None]) -> pd.DataFrame:
     ("cold", "said"),
     [
         ([3, 6], "9 of 200 steps are left out, at most 6 of a run."),
-        ([3, None], "3 of 100 steps are left out, at most 3 of a run. 1 older run has them in."),
-        ([None, None], "means over all steps of each run, the first ones, which are slower, among them."),
-        ([0, 0], "means over all steps of each run, the first ones, which are slower, among them."),
+        (
+            [3, None],
+            "3 of 100 steps are left out, at most 3 of a run. The times of 1 older run include the first steps.",
+        ),
+        ([None, None], "means over all steps of each run; these include the first steps, which are slower."),
+        ([0, 0], "means over all steps of each run; these include the first steps, which are slower."),
     ],
 )
 def test_cold_steps_are_said(cold: list[int | None], said: str) -> None:
@@ -30,7 +33,7 @@ def test_cold_steps_are_said(cold: list[int | None], said: str) -> None:
     ("beside", "said"),
     [
         ([0, 0], "No other run of this study was at work on the same machine at the same time."),
-        ([0, 3], "1 of 2 runs shared their machine with other runs of this study, up to 3 in the course of one run"),
+        ([0, 3], "1 of 2 runs shared their machine with other runs of this study, up to 3 during one run. Their"),
         ([None, None], "Whether other runs were at work on the same machine is not known."),
     ],
 )

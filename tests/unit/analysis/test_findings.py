@@ -43,7 +43,7 @@ def test_better_worse_and_no_difference_shown() -> None:
     target, forgetting = findings(made, axis=Axis(), baseline="sft", margin=0.02)
     assert target.sentences[0] == (
         "t: target score of gmt against sft: better at mask ratio 0.5; worse at 0.9; equivalent by itself at 0.1. "
-        "Differences of 0.5 to 0.6 points are found with a power of 80%."
+        "Differences of 0.5 to 0.6 points are detected with a power of 80%."
     )
     assert target.sentences[1].startswith("t: target score of hft against sft: worse (-4.9 points [")
     assert target.sentences[2].startswith(
@@ -53,7 +53,7 @@ def test_better_worse_and_no_difference_shown() -> None:
     # less forgetting is better
     assert forgetting.sentences[0] == (
         "t: forgetting of gmt against sft: better at mask ratio 0.1; worse at 0.9; equivalent by itself at 0.5. "
-        "Differences of 0.4 to 0.6 points are found with a power of 80%."
+        "Differences of 0.4 to 0.6 points are detected with a power of 80%."
     )
     shown = as_table(forgetting.to_baseline, forgetting.measure)
     assert shown["words"].tolist() == ["better", "equivalent by itself", "worse", "equivalent by itself"]
@@ -99,7 +99,7 @@ def test_a_difference_by_welchs_test_alone_is_said() -> None:
         "t: target score of gmt against sft: different by Welch's test alone (-5.5 points"
     )
     (_, shown) = html_differences(target, Axis())[0]
-    assert "<th>p without pairs, by Welch&#x27;s test</th>" in shown
+    assert "<th>p by Welch&#x27;s unpaired test, corrected</th>" in shown
 
 
 @pytest.mark.heavy

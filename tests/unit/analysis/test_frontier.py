@@ -77,8 +77,8 @@ def test_arms_are_held_at_the_baselines_best_target_less_the_margin() -> None:
     assert rows.loc["gmt", ["difference", "difference_low", "difference_high"]].tolist() == pytest.approx([-0.2] * 3)
     assert rows["reached"].tolist() == [1, 1, 0]
     assert frontier.sentences == (
-        "On t, at a target score of 70.0% (sft's best less 10 points), sft forgets 40.0 [40.0, 40.0]; gmt 20.0 [20.0, "
-        "20.0], -20.0 [-20.0, -20.0] to sft: less than sft; low does not reach it.",
+        "On t, at a target score of 70.0% (sft's best less 10 points), sft forgets 40.0 [40.0, 40.0]; gmt forgets "
+        "20.0 [20.0, 20.0], a difference of -20.0 [-20.0, -20.0]: less than sft; low does not reach this target score.",
     )
 
 
@@ -86,9 +86,9 @@ def test_an_arm_with_one_point_gets_a_sentence_and_the_others_their_frontier() -
     frontier = frontier_of(table_of({"sft": SFT, "hft": {None: (0.8, 0.6)}}), baseline="sft", margin=0.02)
     single, words, on_points = frontier.sentences
     assert single.startswith("On t, hft has one point on the frontier, so no curve")
-    assert "hft 60.0 [60.0, 60.0], +12.0 to sft: no interval" in words
+    assert "hft forgets 60.0 [60.0, 60.0], a difference of +12.0: no interval" in words
     assert on_points == (  # 29 % of studies of 9 equal points against 1 found a difference
-        "hft: no interval of the difference to sft, which has another number of points; the lowest of more points is "
+        "hft: no interval of the difference, since sft has another number of points, and the lowest of more points is "
         "lower by chance."
     )
     assert frontier_figure(frontier, task="t") is not None
@@ -100,11 +100,11 @@ def test_a_frontier_of_single_points_is_no_figure_and_no_error() -> None:
     assert "sft has one point on the frontier" in frontier.sentences[0]
 
 
-def test_intervals_of_several_arms_are_said_to_hold_one_by_one() -> None:
+def test_intervals_of_several_arms_are_said_to_be_uncorrected() -> None:
     frontier = frontier_of(table_of({"sft": SFT, "gmt": SFT, "rmt": SFT}), baseline="sft", margin=0.1, num_resamples=99)
     assert frontier.sentences[-1] == (
-        "Each of these 2 intervals of a difference holds by itself: if no arm differed from sft, about 0.2 would "
-        "exclude 0 by chance."
+        "These 2 intervals of differences are uncorrected: if no arm differed from sft, about 0.2 would exclude 0 by "
+        "chance."
     )
 
 

@@ -71,7 +71,10 @@ def test_one_seed_and_one_ratio_are_said(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, {"sft": {"method": "sft"}, "gmt": {"method": "gmt"}}, [1])
     for planned in plan.runs:
         finish(planned, 0.7, dirty=True)
-    with pytest.raises(UserError, match="study made must be of a committed checkout to be reported, and all 2 are of"):
+    with pytest.raises(
+        UserError,
+        match="study made needs runs from a committed checkout, and all 2 finished runs are from one with uncommitted",
+    ):
         write_report(plan)
     page = write_report(plan, dirty=True).files[0].read_text()
     assert "one mask ratio: nothing is said of sensitivity" in page
@@ -178,7 +181,7 @@ def test_tasks_together_are_a_table(tmp_path: Path) -> None:
     page = files["index.html"].read_text()
     assert page.count("<summary>Differences to sft over all tasks</summary>") == 2
     assert "gmt 0.5" in page
-    assert page.count("<th>p, that tasks are alike</th>") == 2
+    assert page.count("<th>p, same difference on all tasks</th>") == 2
     common = list(csv.DictReader(files["over_tasks.csv"].open()))
     assert {(row["choice"], row["n"]) for row in common} == {("gmt 0.5", "3"), ("gmt 0.9", "3")}
 

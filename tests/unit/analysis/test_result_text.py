@@ -82,14 +82,17 @@ def test_wrong_primary_questions_leave_the_rest_of_a_report(tmp_path: Path, monk
     results = Results(plan_of_words(words, str(CONF), leave_out=True)[0])
     first, second, answer, *_ = leading_sentences(results)
     assert (first, second) == tuple(
-        f"Left out: primary question {name} is wrong for this study: {fault}."
+        f"Not answered: primary question {name} is declared in a way that does not fit this study: {fault}."
         for name, fault in zip(("wide", "gone"), faults, strict=True)
     )
     assert answer.startswith("Is the target score of gmt higher than that of sft")
     assert results.plan.level == pytest.approx(0.05 / 3 / 2)  # what is left out takes its share all the same
     words[2] = "+study.primary=wrong"
     first, _, tests = leading_sentences(Results(plan_of_words(words, str(CONF), leave_out=True)[0]))
-    assert first.startswith("Left out: the primary questions are wrong for this study: study.primary must be a mapping")
+    assert first.startswith(
+        "Not answered: the primary questions are declared in a way that does not fit this study: study.primary must be "
+        "a mapping"
+    )
     assert tests.endswith("No primary question is left, so that all of its tests are exploratory.")
 
 

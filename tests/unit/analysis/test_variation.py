@@ -93,5 +93,8 @@ def test_a_report_says_what_its_intervals_are_about(tmp_path: Path, monkeypatch:
     (verdict,) = Results(plan).verdicts
     assert "Each draw of training data with their questions counts as a task" in verdict.about
     files = {path.name: path.read_text() for path in write_report(plan).files if path.suffix in (".html", ".csv")}
-    assert "<th>Deviation over 3 seeds</th><th>Deviation over 2 training data</th>" in files["index.html"]
+    assert (
+        "<th>Standard deviation over 3 seeds</th><th>Standard deviation over 2 training data</th>"
+        in files["index.html"]
+    )
     assert files["variation.csv"].count("long_words") == 2  # of both measures

@@ -167,9 +167,11 @@ def test_the_report_and_the_terminal_say_it(plan: Plan, monkeypatch: pytest.Monk
     assert told in page
     assert "1 changed (sft seed=1)" in page
     assert "99.0" not in page
-    assert "1 run was made before records held digests" in page
+    assert "1 run was recorded before records held digests" in page
     edit(second, lambda result: result.update(forgetting=0.7))
-    with pytest.raises(UserError, match=r"no finished run to report on that is as it ended\n.*\n.*forgetting is 0\.7"):
+    with pytest.raises(
+        UserError, match=r"no finished run with an unchanged record to report on\n.*\n.*forgetting is 0\.7"
+    ):
         Results(plan)
 
 
@@ -277,7 +279,7 @@ def test_a_record_of_before_digests_counts_and_says_so(plan: Plan, capsys: pytes
     assert table_of(plan)["state"].tolist() == ["done", "done"]
     assert Results(plan).unverified
     show(record.id, [f"record.root={record.folder.parents[1]}"], None, brief=True)
-    assert "made before digests were written" in capsys.readouterr().out
+    assert "this record is older than digests" in capsys.readouterr().out
 
 
 def test_a_changed_trial_chooses_nothing(tmp_path: Path) -> None:

@@ -126,7 +126,7 @@ def test_a_bound_on_forgetting_bounds_the_choice(planned: Planner) -> None:
     made = planned(forgetting_bound=0.1)
     assert chosen(made) == {"sft": 1e-3, "gmt mask_ratio=0.5": 1e-3, "gmt mask_ratio=0.9": 1e-2}
     assert [tuned.breaks_bound for tuned in made.tuned] == [False, False, True]
-    assert "every value forgets more than the bound of 10 points" in tuned_in_words(made.tuned[2], None)
+    assert "the runs of every value forget more than the bound of 10 points" in tuned_in_words(made.tuned[2], None)
     limit = next(each for each in limits_of_tuning(made) if "runs forgot more than the bound of 10 points" in each)
     assert limit.endswith("the value with the least forgetting is compared: gmt mask_ratio=0.9.")
     assert "target 50.0%, forgetting 10.0 points in tuning" in tuned_in_words(made.tuned[0], None)

@@ -113,8 +113,8 @@ def test_a_value_that_is_far_better_is_sure(tmp_path: Path) -> None:
     noise = noise_of(sure := tuned(trials, 1e-3))
     assert chosen_again(sure, noise) == "100%"
     assert resampled_in_words([None, noise]) == [
-        "Chosen again: the share of resamples of the tuning's questions in which the same rule chooses the value. With "
-        "one tuning seed, the share does not include the noise of seeds."
+        "A value is chosen again in a resample of the tuning's questions if the same rule chooses it there. With one "
+        "tuning seed, the shares do not include the noise of seeds."
     ]
 
 
@@ -150,7 +150,7 @@ def test_without_answers_the_seeds_alone_are_drawn(tmp_path: Path) -> None:
     assert not noise.has_questions
     assert chosen_again(both, noise) == "100%"
     assert resampled_in_words([noise])[0].startswith(
-        "Chosen again: the share of resamples of the 2 tuning seeds in which"
+        "A value is chosen again in a resample of the 2 tuning seeds if the same rule"
     )
     assert resampled_in_words([None]) == []
     assert noise_of(tuned({1e-3: [two]}, 1e-3)) is None
