@@ -70,11 +70,11 @@ def run_command(arguments: Sequence[str]) -> int:
             _say("failed" if is_fault else "error", sentence)
         return 1 if is_fault else 2
     except OSError as error:  # a disk that is full, a folder without the right to write
-        goes_on = "" if machine_fault(error) is None else "; the same command goes on where this stopped"
+        goes_on = "" if machine_fault(error) is None else "; the same command resumes"
         _say("failed", f"{type(error).__name__}: {error}{goes_on}")
         return 1
     except KeyboardInterrupt:
-        print("stopped; the same command goes on where this stopped", file=sys.stderr)
+        print("stopped; the same command resumes", file=sys.stderr)
         return 130
     return 0
 

@@ -28,7 +28,7 @@ def logs(job_id: str, overrides: Sequence[str], config_dir: str | None, *, follo
 def stop(job_id: str, overrides: Sequence[str], config_dir: str | None) -> None:
     """Ends a job."""
     _cluster(overrides, config_dir).stop(job_id)
-    say(f"stopped {job_id}; the same gmt submit goes on where it was")
+    say(f"stopped {job_id}; to resume its sweep, submit the same sweep again")
 
 
 def _cluster(overrides: Sequence[str], config_dir: str | None) -> Cluster:

@@ -80,14 +80,14 @@ def serve(overrides: Sequence[str], config_dir: str | None, port: int | None, *,
             listener.close()  # the server's own copy is the one that answers
             _announce(link, shortcut, log)
             if browser and _answers(address) and not webbrowser.open(shortcut.as_uri()):
-                say("there is no browser to open here; the address stands above")
+                say("no browser could be started; open the link above")
             code = server.wait()
         except KeyboardInterrupt:
             code = _stop(server)
         complaints.join(_JOIN_S)
     if code not in (0, -signal.SIGTERM, -signal.SIGINT):
         last = log.read_text(encoding="utf-8").strip().rpartition("\n")[2]
-        raise UserError(f"the MLflow server ended with code {code}: {last or 'without a word'}; its log is {log}")
+        raise UserError(f"the MLflow server ended with code {code}: {last or 'no message'}; its log is {log}")
 
 
 def _start(listener: socket.socket, store: str, token: str) -> "subprocess.Popen[bytes]":

@@ -74,14 +74,15 @@ class Waiting:
         awaited = self._what_is_awaited(reserved)
         if awaited != self._awaited:
             if self._said_at is not None and awaited != "room":
-                self._say("the sweep goes on")
+                self._say("the sweep continues")
             self._awaited, self._since, self._said_at = awaited, now, None
         if awaited is None or now - self._since < _PATIENCE_S[awaited]:
             return
         if self._said_at is None or now - self._said_at >= _SAY_AGAIN_S:
             self._said_at = now
             seconds = now - self._since
-            self._say(f"no run has gone on for {seconds:.0f} s: {_reason(awaited, reserved)}; Ctrl-C ends the sweep")
+            why = _reason(awaited, reserved)
+            self._say(f"no run has made progress for {seconds:.0f} s: {why}; Ctrl-C ends the sweep")
 
     def _what_is_awaited(self, reserved: Reservations) -> str | None:
         if reserved.refused and not reserved.num_granted:
@@ -108,7 +109,7 @@ def _reason(awaited: str, reserved: Reservations) -> str:
     if awaited == "process":
         folder = logs_folder()
         logs = f" (Ray's own logs are in {folder})" if folder is not None else ""
-        return f"Ray is still starting the processes of one{logs}"
+        return f"Ray is still starting the processes of a run{logs}"
     worker, number, nodes = reserved.refused[0], len(reserved.refused), all_nodes()
     if num_places(nodes, worker, at_most=number) < number:
         return f"a run needs {in_words(reserved.refused, list(worker))}, and the cluster has {in_words(nodes)} in all"

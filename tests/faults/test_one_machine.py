@@ -49,7 +49,7 @@ def test_a_signal_checkpoints_and_says_how_to_go_on(
         os.kill(sweep.pid, number)  # a cluster's scheduler sends it to the driver
     output = finish(sweep, expect=130, timeout_s=60)
     assert "no further run starts" in output
-    assert "goes on where this stopped" in output
+    assert "the same command resumes" in output
     states = {status["state"] for status in sweeps.records("status.json").values()}
     assert states <= {"done", "interrupted"}
     assert "failures" not in sweeps.records("status.json")[victim]

@@ -106,5 +106,5 @@ def test_ctrl_c_stops_a_sweep_with_a_word_on_how_to_go_on(tmp_path: Path) -> Non
     sweep.join(240)
     output = (tmp_path / OUTPUT).read_text()
     assert sweep.exitcode == 130, output
-    assert "goes on where this stopped" in output
+    assert "the same command resumes" in output
     assert "Traceback" not in output

@@ -76,9 +76,9 @@ def serve() -> Iterator[Serve]:
     [
         (
             {"rayVersion": "2.61.0", "pythonVersion": "3.11.1"},
-            f"must have Ray {RAY} as where it was submitted, got 2.61.0",
+            f"must have Ray {RAY} as the machine that submits, got 2.61.0",
         ),
-        ({"rayVersion": RAY, "pythonVersion": "3.9.1"}, "as where it was submitted, got 3.9.1"),
+        ({"rayVersion": RAY, "pythonVersion": "3.9.1"}, "as the machine that submits, got 3.9.1"),
     ],
     ids=["ray", "python"],
 )

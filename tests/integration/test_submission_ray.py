@@ -150,7 +150,7 @@ def test_a_wrong_token_and_a_missing_token_have_different_errors(
     for got in ("another token", "no token"):
         done = gmt(*command)
         assert done.returncode == 2
-        assert done.stderr.startswith(f"error: cluster.address {address} must be let in with the token")
+        assert done.stderr.startswith(f"error: cluster.address {address} needs the cluster's token")
         assert done.stderr.endswith(f"got {got}\n")
         assert len(done.stderr.splitlines()) == 1
         assert "0" * 64 not in done.stdout + done.stderr
@@ -164,7 +164,7 @@ def test_a_cluster_with_this_project_installed_is_asked_for_its_version(gmt: Gmt
     on = ("cluster=ray", f"cluster.address={address}", "cluster.code=installed")
     before = gmt("jobs", "cluster=ray", f"cluster.address={address}").stdout
     for python, sentence in (
-        (str(other), "must have gmt-lab 0.1.0 as where it was submitted, got 0.0.7"),
+        (str(other), "must have gmt-lab 0.1.0 as the machine that submits, got 0.0.7"),
         ("/nowhere/python", "cluster.python must run on the cluster, got '/nowhere/python'"),
     ):
         done = gmt("submit", *STUDY, *on, f"cluster.python={python}", f"record.root={tmp_path}/shared")

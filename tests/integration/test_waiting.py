@@ -101,7 +101,7 @@ def test_cores_that_others_hold_are_waited_for_in_words(head: Head, said: list[s
     assert owner.results == ["done"]
     assert len(said) == 2
     assert "a run needs 1 x (2 CPU), and free on the cluster's nodes are 1 x (1 CPU)" in said[0]
-    assert said[1] == "the sweep goes on"
+    assert said[1] == "the sweep continues"
 
 
 @pytest.mark.usefixtures("head")
@@ -118,8 +118,8 @@ def test_a_process_that_does_not_come_up_is_waited_for_in_words(
     starting.append(False)
     watch._look()
     assert len(said) == 2
-    assert "Ray is still starting the processes of one (Ray's own logs are in /" in said[0]
-    assert said[1] == "the sweep goes on"
+    assert "Ray is still starting the processes of a run (Ray's own logs are in /" in said[0]
+    assert said[1] == "the sweep continues"
 
 
 def test_what_the_cluster_has_lost_is_waited_for_in_words_until_the_sweep_is_ended(head: Head, said: list[str]) -> None:

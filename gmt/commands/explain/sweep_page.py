@@ -1,4 +1,4 @@
-"""The help of `gmt sweep`: what a sweep is, how a study is changed on the command line, stopping and going on."""
+"""The help of `gmt sweep`: what a sweep is, how a study is changed on the command line, stopping and resuming."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ Values:
   study.KEY=VALUE                 changes a setting of the study, see below; +study.KEY=VALUE adds
                                   one that the study's yaml does not name
 
-Stopping and going on:
+Stopping and resuming:
   Ctrl-C once: each run writes a checkpoint and ends. Twice: all end at once. After either, after a
-  kill and after a lost machine the same command goes on: runs that are done stay, the others go on
+  kill and after a lost machine the same command resumes: runs that are done stay, the others resume
   from their last checkpoint. Two sweeps of one study share the work. A run that fails does not stop
   the others; the exit code is then 1, and `gmt plan` shows the failure.
 

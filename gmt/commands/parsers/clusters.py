@@ -15,8 +15,8 @@ def add_commands(section: Section) -> None:
         takes="study=NAME cluster=NAME",
         summary="hands the sweep to a cluster (ray, slurm, kuberay)",
         about="Plans the study, hands `gmt sweep study=NAME ...` to a cluster, and returns. cluster=ray: a running Ray "
-        "cluster; slurm: sbatch; kuberay: a RayJob. The settings of each are in conf/cluster. Submit a "
-        "preempted or stopped sweep again: it goes on where it was. docs/clusters.md says what must be shared.",
+        "cluster; slurm: sbatch; kuberay: a RayJob. The settings of each are in conf/cluster. To resume a preempted or "
+        "stopped sweep, submit it again. docs/clusters.md says what must be shared.",
     )
     take_config(submit)
     submit.add_argument("--dry-run", action="store_true", help="show what would be submitted; start nothing")
@@ -36,12 +36,12 @@ def add_commands(section: Section) -> None:
         about="The output of a job.",
     )
     _take_job(logs)
-    logs.add_argument("--follow", action="store_true", help="go on until the job ends")
+    logs.add_argument("--follow", action="store_true", help="print further output until the job ends")
     stop = section.add(
         "stop",
         _stop,
         takes="JOB cluster=NAME",
-        summary="ends a job; its sweep, submitted again, goes on",
+        summary="ends a job; to resume its sweep, submit it again",
         about="Ends a job. The records of its runs stay.",
     )
     _take_job(stop)

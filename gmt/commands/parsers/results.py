@@ -54,7 +54,7 @@ def add_commands(section: Section) -> None:
         takes="study=NAME diagnostic=NAME",
         summary="measures finished runs: drift, overlap, sharpness, ...",
         about="Measures the finished runs of a study, and their base. Each result is kept in its run's record and not "
-        "measured again; after Ctrl-C or a kill the same command goes on. `gmt report` shows the results.",
+        "measured again; after Ctrl-C or a kill the same command resumes. `gmt report` shows the results.",
     )
     diagnose.more = _diagnostics
     take_config(diagnose)

@@ -28,6 +28,6 @@ def output_of(command: Sequence[str], *, needs: str, text: str | None = None) ->
     except subprocess.TimeoutExpired as error:
         raise UserError(f"{command[0]} gave no answer in {_PATIENCE_S:.0f} s: does {needs} run?") from error
     except subprocess.CalledProcessError as error:
-        said = (error.stderr or error.stdout or "it said nothing").strip().splitlines()[-1][:300]
-        raise UserError(f"{command[0]} failed with code {error.returncode}: {said}") from error
+        message = (error.stderr or error.stdout or "no message").strip().splitlines()[-1][:300]
+        raise UserError(f"{command[0]} failed with code {error.returncode}: {message}") from error
     return done.stdout

@@ -73,11 +73,11 @@ def errors_of(address: str) -> Iterator[None]:
     try:
         yield
     except AuthenticationError as error:
-        rule = "must be let in with the token of that cluster: name its file in RAY_AUTH_TOKEN_PATH"
+        rule = "needs the cluster's token: name its file in RAY_AUTH_TOKEN_PATH"
         raise UserError(f"cluster.address {address} {rule}, got {_refusal(str(error))}") from error
     except (requests.RequestException, ConnectionError, KeyError, TypeError) as error:
         raise UserError(
-            f"cluster.address must be the Ray dashboard's, but what answers at {address} doesn't speak its language"
+            f"cluster.address must be the address of a Ray dashboard, and the server at {address} is not one"
         ) from error
     except RuntimeError as error:
         last = str(error).strip().splitlines()[-1][:300]

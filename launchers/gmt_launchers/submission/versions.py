@@ -60,7 +60,7 @@ def require_same(place: str, there: Mapping[str, str | None]) -> None:
 
 def _differences(place: str, wanted: Mapping[str, str], there: Mapping[str, str | None]) -> list[str]:
     return [
-        f"{place} must have {name} {wanted[name]} as where it was submitted, got {version or 'none'}"
+        f"{place} must have {name} {wanted[name]} as the machine that submits, got {version or 'none'}"
         for name, version in there.items()
         if _compared(name, version) != _compared(name, wanted[name])
     ]

@@ -53,4 +53,4 @@ if __name__ == "__main__":
     wanted, patience_s = int(sys.argv[2]), float(sys.argv[3])
     found = wait_for_nodes(sys.argv[1], wanted, patience_s)
     if found < wanted:
-        sys.exit(f"error: Ray has {found} of {wanted} nodes after {patience_s:.0f} s; what they say follows")
+        sys.exit(f"error: Ray has {found} of {wanted} nodes after {patience_s:.0f} s; the output of the nodes follows")

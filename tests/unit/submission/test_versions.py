@@ -26,7 +26,7 @@ def test_each_difference_is_a_sentence_and_pythons_patch_is_none() -> None:
     done = shell(command)
     assert done.returncode == 1
     assert (
-        done.stderr == f"error: this environment must have Ray 2.1.0 as where it was submitted, got {here()['Ray']}\n"
+        done.stderr == f"error: this environment must have Ray 2.1.0 as the machine that submits, got {here()['Ray']}\n"
     )
 
 
