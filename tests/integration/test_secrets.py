@@ -23,7 +23,7 @@ def test_a_sweep_writes_no_secret_anywhere(
     for name, value in SECRETS.items():
         monkeypatch.setenv(name, value)
     uri = mlflow_server.uri.replace("://", f"://me:{PASSWORD}@")
-    tracked = ("study=tiny", "seed=1", "tracking=server", f"tracking.uri={uri}", "--config-dir", str(CONF))
+    tracked = ("study=tiny_alone", "tracking=server", f"tracking.uri={uri}", "--config-dir", str(CONF))
     output = ""
     for command in ("sweep", "report", "sync"):
         more = ("--dirty",) if command == "report" else ("hydra/launcher=basic",) if command == "sweep" else ()
