@@ -17,6 +17,7 @@ from gmt.studies.progress import progress
 from gmt.studies.sweep import run_sweep
 from gmt.tracking.settings import TrackingSettings
 from tests.conftest import CONF, Gmt, gmt_in
+from tests.processes import results_in
 
 CPU = "system/cpu_utilization_percentage"
 STUDY = ("study=tiny", "--config-dir", str(CONF))
@@ -134,29 +135,37 @@ def test_the_report_is_on_the_page_of_the_sweep(client: MlflowClient) -> None:
     assert any("target" in path and path.endswith(".png") for path in images)
 
 
-def test_runs_that_are_done_are_not_run_again_in_a_larger_study(swept: Path, gmt: Gmt, tmp_path: Path) -> None:
-    shutil.copytree(swept / "gmt-results", tmp_path / "gmt-results")
-    one_more = gmt("sweep", *STUDY, "seed=1,3", "hydra/launcher=basic")
-    assert one_more.returncode == 0, one_more.stdout + one_more.stderr
-    assert "8 runs, 4 done, 4 to do" in one_more.stdout
-    after, before = results(tmp_path), results(swept)
-    assert len(after) == 12
-    assert {id_: after[id_] for id_ in before} == before
-
-
 def test_a_run_is_shown(swept: Path) -> None:
     shown = gmt_in(swept)("show", next(iter(results(swept))))
     assert (shown.returncode, "moved fraction" in shown.stdout) == (0, True)
 
 
-def test_the_launcher_does_not_change_a_result(swept: Path, gmt: Gmt, tmp_path: Path) -> None:
-    done = gmt("sweep", *STUDY, "seed=1", "hydra/launcher=basic", "tracking=none")
+@pytest.fixture(scope="module")
+def completed(swept: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the tiny study's folder without its runs of seed 1, which a sweep in one process then adds."""
+    folder = tmp_path_factory.mktemp("completed")
+    shutil.copytree(swept / "gmt-results", folder / "gmt-results")
+    for path in folder.glob("gmt-results/runs/*/config.json"):
+        if json.loads(path.read_text())["science"]["seed"] == 1:
+            shutil.rmtree(path.parent)
+    done = gmt_in(folder)("sweep", *STUDY, "hydra/launcher=basic")
     assert done.returncode == 0, done.stdout + done.stderr
-    in_process, on_ray = results(tmp_path), results(swept)
-    assert len(in_process) == 4
+    assert "8 runs, 4 done, 4 to do" in done.stdout
+    return folder
+
+
+def test_runs_that_are_done_are_not_run_again_in_a_larger_study(swept: Path, completed: Path) -> None:
+    assert "8 done, 4 to do" in gmt_in(swept)("plan", *STUDY, "seed=1,2,3").stdout
+    before, after = results_in(swept / "gmt-results"), results_in(completed / "gmt-results")
+    assert before.keys() == after.keys()
+    assert len([id_ for id_, done_at in before.items() if after[id_] == done_at]) == 4  # a copy keeps the time
+
+
+def test_the_launcher_does_not_change_a_result(swept: Path, completed: Path) -> None:
+    in_process, on_ray = results(completed), results(swept)
+    assert len({result["weights_sha256"] for result in in_process.values()}) == 8
     for id_, result in in_process.items():
         assert result["weights_sha256"] == on_ray[id_]["weights_sha256"]
-    assert len({result["weights_sha256"] for result in in_process.values()}) == 4
 
 
 def test_one_run_that_diverges_is_recorded_and_the_others_finish(gmt: Gmt, tmp_path: Path) -> None:
