@@ -62,14 +62,18 @@ class Nodes:
         self.started[number].wait()
 
     def end(self) -> None:
-        """Ends all nodes."""
-        for process in reversed(self.started):
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGTERM)
+        """Ends all nodes; kills them where one is gone, since the head's GCS would wait for it."""
+        running = [number for number, process in enumerate(self.started) if process.poll() is None]
+        if len(running) < len(self.started):
+            for number in reversed(running):
+                self.kill(number)
+        for number in reversed(running):
+            if self.started[number].poll() is None:
+                os.killpg(self.started[number].pid, signal.SIGTERM)
         for process in self.started:
             try:
                 process.wait(5)
-            except subprocess.TimeoutExpired:  # its GCS waits for nodes that are gone
+            except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait(20)
         for path in self._own:

@@ -10,6 +10,7 @@ from datasets import Dataset
 from lm_eval.api.instance import Instance
 
 from gmt.errors import Interrupted, UserError
+from gmt.evaluation import code_eval
 from gmt.evaluation.code_eval import CodeEval
 from gmt.evaluation.greedy import answer_ends, greedy
 from gmt.evaluation.harness import HarnessBenchmark, _in_memory
@@ -225,7 +226,8 @@ def test_code_that_a_model_writes_is_scored_in_the_sandbox(tmp_path: Path) -> No
 
 
 @needs_bubblewrap
-def test_pass_at_k_counts_what_passes() -> None:
+def test_pass_at_k_counts_what_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(code_eval, "LIMITS", replace(code_eval.LIMITS, cpu_time_s=2))
     (problem,) = problems(1)
     test = f"{problem['test']}\ncheck({problem['entry_point']})"
     right, wrong = problem["prompt"] + problem["canonical_solution"], problem["prompt"] + "    return None\n"
