@@ -17,7 +17,7 @@ from gmt.masking.random_bits import keys
 from gmt.masking.rule import LARGEST_BITS, Scores, Selection
 from gmt.masking.selection import select
 from gmt.masking.support import Support
-from gmt.masking.triton_bracket import rooms_of, split
+from gmt.masking.triton_bracket import buffers_of, split
 from gmt.masking.triton_entries import bounds_of, keep_inside, restore_unkept, zero_outside
 from gmt.masking.triton_kernels import field_counts, random_bits
 from gmt.masking.triton_tables import Piece, by_kind
@@ -42,7 +42,7 @@ def kernel_rows(x_N: Tensor) -> list[list[str]]:
     largest = Selection(lowest=0x3F800000, highest=LARGEST_BITS, num_entries=num, num_kept=0, is_finite=True)
     bounds = bounds_of([largest], x_N.device)
     low, high = (as_bits(torch.tensor([x], device=x_N.device)).long() for x in (1.27, 1.30))  # about 1 % lie between
-    counts_GF, rooms = torch.zeros(1, 6, dtype=torch.int64, device=x_N.device), rooms_of([num // 50], x_N.device)
+    counts_GF, buffers = torch.zeros(1, 6, dtype=torch.int64, device=x_N.device), buffers_of([num // 50], x_N.device)
     (pieces,) = by_kind([Piece(scores=x_N, draw=None, size=num)])
     (first, second, *_) = fields([x_N.dtype])
     prefix = 0x3F800000 >> second[0] + second[1]  # magnitudes from 1 to 2, or some of them
@@ -51,7 +51,7 @@ def kernel_rows(x_N: Tensor) -> list[list[str]]:
         "first count": (lambda: field_counts([lambda: iter([x_N])], prefix_G, *first), width * num),
         "second count": (lambda: field_counts([lambda: iter([x_N])], prefix_G + prefix, *second), width * num),
         "count around two bounds": (
-            lambda: split(pieces, [0], low, high, counts_GF.zero_(), rooms, needs_zeros=False),
+            lambda: split(pieces, [0], low, high, counts_GF.zero_(), buffers, needs_zeros=False),
             width * num,
         ),
         "zeroing": (lambda: zero_outside([(out_N, None)], [0], bounds), 2 * width * num),

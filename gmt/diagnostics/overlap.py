@@ -80,7 +80,7 @@ def support(delta_N: Tensor, fraction: float) -> Tensor:
     """Return a mask of the entries that moved most, at most `fraction` of all entries; bool of shape [N]."""
     import torch
 
-    from gmt.masking.entries import kept
+    from gmt.masking.entries import keep_mask
     from gmt.masking.rule import CHUNK, Scores
     from gmt.masking.selection import select
 
@@ -95,7 +95,7 @@ def support(delta_N: Tensor, fraction: float) -> Tensor:
         device=delta_N.device,
     )
     (largest,) = select([[scores]], round(1 - fraction, 12))
-    return kept(delta_N, largest) & moved_N
+    return keep_mask(delta_N, largest) & moved_N
 
 
 def overlap(one_N: Tensor, other_N: Tensor) -> dict[str, float]:

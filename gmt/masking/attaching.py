@@ -21,18 +21,19 @@ def attach(
     facts_entries: int = 1 << 18,
     source: Batches | None = None,
 ) -> Mask:
-    """Masks what `optimizer` does to the parameters of `model`, from its next step on.
+    """Attach a mask to an optimizer of a model's parameters; it masks from the optimizer's next step on.
 
-    The gradients are masked in place, once, when the optimizer steps: after accumulation, unscaling and clipping.
+    With `mask_on="gradient"` the gradients are masked in place, once, when the optimizer steps: after accumulation,
+    unscaling and clipping.
 
     Args:
         model: names the parameters; a tied weight is ranked once. Plain, compiled, or under DDP or FSDP2.
         optimizer: any torch optimizer over parameters of `model`, also inside accelerate's or Lightning's.
         spec: the mask's settings.
         seed: for `signal="random"`: the draw depends on seed, step and parameter name only.
-        facts_every: every how many steps it is measured what moved (and at the first); 0 for never.
-        facts_entries: on how many entries, over all shards, at least 1; all of a model that has no more.
-        source: for `calibration="source"`: gives batches of source data, as the model's forward pass takes them. The
+        facts_every: the number of steps between measurements of facts; the first step is measured too. 0: never.
+        facts_entries: the number of entries to measure, over all shards, at least 1; a smaller model is measured whole.
+        source: for `calibration="source"`: returns batches of source data, as the model's forward pass takes them. The
             first step reads them, in eval mode, and every process must give the same.
 
     Returns:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from gmt.masking.budgets import ratios
-from gmt.masking.entries import keep_masks, kept
+from gmt.masking.entries import keep_mask, keep_masks
 from gmt.masking.grains import Units
 from gmt.masking.parameters import Ranked, layer_of
 from gmt.masking.rule import Scores, Selection
@@ -75,7 +75,7 @@ def choose_units(
         (selection,) = _selected([scores], [members], spec, row)
         for r, scores_U in zip(members, scores, strict=True):
             if units:
-                keep_U = torch.cat([kept(chunk, selection) for chunk in scores_U.chunks()])
+                keep_U = torch.cat([keep_mask(chunk, selection) for chunk in scores_U.chunks()])
                 masks[r.name] = units[r.parameter].expanded(keep_U)
             else:
                 masks |= keep_masks([r], row, {r.name: selection})
@@ -90,19 +90,21 @@ def _selected(
     row: Row,
     zero: Sequence[Sequence[Tensor]] | None = None,
 ) -> list[Selection]:
-    how: Any = {"keep": spec.keep, "rank_zeros": row.ranks_zeros}
+    options: Any = {"keep": spec.keep, "rank_zeros": row.ranks_zeros}
     if spec.scope == ENTROPY:
         tensors = [tensor for (tensor,) in scores]
         parts = ratios(tensors, spec.mask_ratio)
-        found = [
-            selection for part, ratio in zip(scores, parts, strict=True) for selection in select([part], ratio, **how)
+        selections = [
+            selection
+            for part, ratio in zip(scores, parts, strict=True)
+            for selection in select([part], ratio, **options)
         ]
     else:
-        found = select(scores, spec.mask_ratio, zero=zero, **how)
-    for members, selection in zip(groups, found, strict=True):
+        selections = select(scores, spec.mask_ratio, zero=zero, **options)
+    for members, selection in zip(groups, selections, strict=True):
         if DRAW not in row.needs and not selection.is_finite:
             raise NonFiniteScoreError(members)
-    return found
+    return selections
 
 
 def density(every: Sequence[Ranked], masks: Mapping[str, Tensor]) -> float:

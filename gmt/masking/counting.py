@@ -47,7 +47,7 @@ def fields(dtypes: Iterable[torch.dtype]) -> tuple[tuple[int, int], ...]:
 
 
 def upper_counts(groups: Sequence[Chunks], device: torch.device) -> Tensor:
-    """Counts each group's magnitudes by their upper 15 bits.
+    """Count each group's magnitudes by their upper 15 bits.
 
     Args:
         groups: for each group what gives its chunks: contiguous tensors of shape [N], float32, bfloat16, float16
@@ -146,11 +146,10 @@ def chunk_of_hashes(group: int, size: int, start: int, key: tuple[int, int]) -> 
 def in_threads(
     function: Callable[..., None], tasks: ctypes.Array[Any], threads_arguments: Sequence[tuple[object, ...]]
 ) -> None:
-    """Calls a C function in threads that share its tasks, the first thread being this one. The C lets go of Python's
-    lock.
+    """Call a C function in several threads, this one among them, which share its tasks; the call releases the GIL.
 
-    Threads of ours and not torch's: the counts are made one after the other, so that torch can't split them. They
-    end with the call: none outlives it, none is lost in a fork.
+    The threads are ours, not torch's: the counts are made one after the other, so that torch can't split them. The
+    threads end with the call: none outlives it, and none is lost in a fork.
 
     Args:
         function: of the C code; takes the tasks, their number, how many are taken, and a thread's own arguments.

@@ -1,7 +1,7 @@
-"""Entry by entry: which ones stay, zeroing the others, putting back the others.
+"""Applies a selection to entries: tells which stay, zeroes the others, or restores the others.
 
-C on the CPU (kernels.c), Triton on CUDA, torch ops anywhere give the same. The C is there because torch's own ways with
-bool masks are slow on the CPU.
+C on the CPU (kernels.c), Triton on CUDA and torch ops anywhere give the same bits. The C code is there because torch
+is slow with bool masks on the CPU.
 
 Shape suffixes: N entries, flattened.
 """
@@ -21,17 +21,17 @@ from gmt.masking.rule import CHUNK, LARGEST_BITS, Selection
 from gmt.masking.sharding import local
 from gmt.masking.signals import DRAW, Row
 
-_Masked = tuple[Ranked, Tensor, Tensor | None]  # a parameter, what is masked by its scores, and a copy of that
+_Masked = tuple[Ranked, Tensor, Tensor | None]  # a parameter, the tensor that its scores mask, and a copy of the tensor
 _Task = TypeVar("_Task", bound=ctypes.Structure)
-_ENTRIES_OF_A_THREAD = 1 << 17  # at least: to start one takes as long as to mask so many
+_ENTRIES_OF_A_THREAD = 1 << 17  # at least: to start a thread takes as long as to mask so many
 
 
-def kept(score_N: Tensor, selection: Selection) -> Tensor:
-    """Which entries stay, as bool of shape [N].
+def keep_mask(score_N: Tensor, selection: Selection) -> Tensor:
+    """Return which entries stay, bool of shape [N].
 
     Args:
         score_N: contiguous; float32, bfloat16, float16, or int32 bits.
-        selection: between which bounds.
+        selection: the bounds between which scores stay.
     """
     if has_triton(score_N.device):
         from gmt.masking.triton_entries import bounds_of, keep_inside
@@ -47,7 +47,7 @@ def kept(score_N: Tensor, selection: Selection) -> Tensor:
 
 
 def keep_masks(every: Sequence[Ranked], row: Row, selections: Mapping[str, Selection]) -> dict[str, Tensor]:
-    """Which entries of each parameter stay, bool of shape [N]."""
+    """Return which entries of each parameter stay, bool of shape [N], by name."""
     masks = {r.name: torch.empty(len(r.gradient_N), dtype=torch.bool, device=r.gradient_N.device) for r in every}
     in_c = [r for r in every if r.gradient_N.device.type == "cpu" and library() is not None]
     _mask_in_c([(r, masks[r.name], None) for r in in_c], row, selections)
@@ -61,15 +61,16 @@ def keep_masks(every: Sequence[Ranked], row: Row, selections: Mapping[str, Selec
     for r in every:
         if r.name not in names:
             for part in r.stretches(row):
-                masks[r.name][part] = kept(row.score(r, part), selections[r.name])
+                masks[r.name][part] = keep_mask(row.score(r, part), selections[r.name])
     return masks
 
 
 def masked_weights(every: Sequence[Ranked], row: Row, selections: Mapping[str, Selection]) -> dict[str, Tensor] | None:
-    """Return the weights that do not stay free, so that `restore_weights_` puts them back; None where C can't do it.
+    """Return copies of the weights for `restore_weights_`, which restores the masked ones; None if C can't do it.
 
     Returns:
-        By name a copy of the weights, in which those that stay free are a NaN whose bits no masked weight has.
+        A copy of each parameter's weights by name. A NaN takes the place of each weight that is free to move; no masked
+        weight has the bits of this NaN.
     """
     weights = {r.name: local(r.parameter.detach()) for r in every}
     if not all(map(_is_for_c, weights.values())):
@@ -80,7 +81,7 @@ def masked_weights(every: Sequence[Ranked], row: Row, selections: Mapping[str, S
 
 
 def restore_weights_(held: Iterable[tuple[Tensor, Tensor]]) -> None:
-    """Puts masked weights back, in place, by what `masked_weights` returned.
+    """Restore masked weights in place, from the copies of `masked_weights`.
 
     Args:
         held: the weights as they are now, and the copies.
@@ -94,7 +95,7 @@ def restore_weights_(held: Iterable[tuple[Tensor, Tensor]]) -> None:
 
 
 def zero_masked_each_(every: Sequence[Ranked], row: Row, selections: Mapping[str, Selection]) -> None:
-    """Zeroes the entries of each gradient that do not stay, in place; together on a GPU, if no score is computed."""
+    """Zero the entries of each gradient that do not stay, in place; in one launch on a GPU if no score is computed."""
     every = [r for r in every if not selections[r.name].is_applied]
     together = _for_one_launch(every, row)
     for device, scored in _by_device(together).items():
@@ -124,7 +125,7 @@ def _by_device(every: Iterable[Ranked]) -> dict[torch.device, list[Ranked]]:
 
 
 def zero_masked_(r: Ranked, row: Row, selection: Selection) -> None:
-    """Zeroes what does not stay, in place."""
+    """Zero the entries of a gradient that do not stay, in place."""
     g_N = r.gradient_N
     if row.name == "gradient" and selection.highest == LARGEST_BITS and g_N.dtype != torch.float16:
         # hardshrink keeps |g| > x: one pass over memory. x is the largest value below the threshold in g's dtype.
@@ -135,11 +136,11 @@ def zero_masked_(r: Ranked, row: Row, selection: Selection) -> None:
             torch.ops.aten.hardshrink.out(g_N, below, out=g_N)
             return
     for part in r.stretches(row):
-        zero_unkept_each_([(g_N[part], kept(row.score(r, part), selection))])
+        zero_unkept_each_([(g_N[part], keep_mask(row.score(r, part), selection))])
 
 
 def zero_unkept_each_(every: Sequence[tuple[Tensor, Tensor]]) -> None:
-    """Zeroes, in place, the entries of contiguous float tensors of shape [N] that are not kept; each with its mask."""
+    """Zero, in place, the entries of contiguous float tensors of shape [N] that their masks do not keep."""
     in_c = [one for one in every if _is_for_c(*one)]
     _restore_in_c((x_N, None, keep_N) for x_N, keep_N in in_c)
     for x_N, keep_N in every:
@@ -148,10 +149,11 @@ def zero_unkept_each_(every: Sequence[tuple[Tensor, Tensor]]) -> None:
 
 
 def restore_unkept_each_(every: Sequence[tuple[Tensor, Tensor, Tensor]]) -> None:
-    """Makes the entries that are not kept those from before, in place.
+    """Restore the entries that are not kept to their earlier values, in place.
 
     Args:
-        every: tensors as they are now and before, of one shape and dtype, and the mask of kept entries, of shape [N].
+        every: tensors as they are now and as they were before, of one shape and dtype, and the mask of kept entries, of
+            shape [N].
     """
     _restore_in_c(one for one in every if _is_for_c(*one))
     together = [one for one in every if _is_for_triton(*one)]
@@ -190,7 +192,7 @@ def _mask_in_c(every: Iterable[_Masked], row: Row, selections: Mapping[str, Sele
     """Mask a contiguous tensor of shape [N] of each parameter by its scores; see `bounded` in kernels.c.
 
     Returns:
-        How many masked entries look as if they stayed in a copy.
+        The number of masked entries that have the bits of the NaN that marks free ones, so that a copy can't be used.
     """
 
     def num_computed(part: tuple[Bounded, Tensor | None]) -> int:

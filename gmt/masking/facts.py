@@ -1,8 +1,8 @@
-"""What really happened at a step, measured on a sample of entries.
+"""Facts of a step, measured on a sample of entries: which gradients were kept, and which weights moved.
 
-Masking a gradient is not a sparse update: momentum and weight decay move masked entries. So what moved is looked
-at, on a fixed random sample of each parameter's entries (gmt/masking/sampling.py): a copy of some weights before the
-step tells it without a copy of the model. A model of fewer entries than the sample is measured whole.
+Masking a gradient is not a sparse update: momentum and weight decay move masked entries. So a fixed random sample of
+each parameter's entries (gmt/masking/sampling.py) is copied before the step and compared after it, which needs no copy
+of the model. A model of fewer entries than the sample is measured whole.
 
 Shape suffixes: S sampled entries, of one parameter or of all; L layers.
 """
@@ -25,7 +25,7 @@ class LayerFacts:
     """What happened in one layer, or in all; fractions of ranked entries, in [0, 1], on the sample.
 
     Args:
-        num_sampled: entries looked at.
+        num_sampled: measured entries.
         kept_fraction: entries that the mask kept.
         zero_fraction: entries whose gradient was exactly zero before masking.
         energy_kept: share of the squared gradient norm on kept entries; 1 if the gradient was all zero.
@@ -48,7 +48,7 @@ class LayerFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """The facts of a step that was looked at.
+    """The facts of a step that was measured.
 
     Args:
         model: over all ranked parameters.
@@ -68,7 +68,7 @@ class MaskFacts:
         num_entries: entries of all ranked gradients, over all shards.
         density: fraction of them that the mask kept, in [0, 1]; exact. A score of zero is never kept.
         seconds: wall-clock time that masking took at this step.
-        measured: what was looked at more closely; None at the steps between (`facts_every`).
+        measured: the facts of the sample; None at steps that are not measured (`facts_every`).
     """
 
     step: int
@@ -117,12 +117,12 @@ class Sample:
         self._kept: dict[str, Tensor] = {}
 
     def choose(self, ranked: Sequence[Ranked]) -> None:
-        """Settles the share when the parameters are first seen."""
+        """Set the share when the parameters are first seen."""
         if ranked and not self._share:
             self._share = min(self._num_entries / sum(r.num_entries for r in ranked), 1.0)
 
     def index(self, r: Ranked) -> Index:
-        """Return which of a parameter's entries here are looked at."""
+        """Return the indices of a parameter's entries on this process that are measured."""
         return self._index_of(r.name, r.parameter)
 
     def _index_of(self, name: str, parameter: nn.Parameter) -> Index:
@@ -131,18 +131,18 @@ class Sample:
         return self._indices[name]
 
     def remember(self, kept: dict[str, Tensor]) -> None:
-        """Keeps a step's mask for the overlap with the next."""
+        """Store a step's mask for the overlap with the next."""
         self._kept = kept
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint must hold."""
+        """Return the state that a checkpoint must hold."""
         return {"share": self._share, "touched": self._touched, "weights": self._weights, "kept": self._kept}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continues from a checkpoint's state.
+        """Continue from a checkpoint's state.
 
         Raises:
-            ValueError: an earlier version saved it, which looked at other entries.
+            ValueError: an earlier version, which measured other entries, saved the state.
         """
         if "share" not in state:
             raise ValueError(
@@ -155,12 +155,12 @@ class Sample:
     def look(
         self, ranked: Sequence[Ranked], kept: dict[str, Tensor], *, gradients: dict[str, Tensor] | None = None
     ) -> Callable[[], Measured]:
-        """Looks at the entries before a step; what it returns looks again after it.
+        """Measure the sample before a step; return a function that measures it again after the step.
 
         Args:
             ranked: the parameters, their gradients not yet masked.
-            kept: the sample of each one's mask, bool of shape [S].
-            gradients: the samples of the gradients, where the gradients themselves are gone.
+            kept: the sample of each parameter's mask, bool of shape [S].
+            gradients: the samples of the gradients, if the gradients themselves are freed already.
         """
         some = {r.name: r.sample(self.index(r)) for r in ranked}
         samples = {name: r.gradient_N for name, r in some.items()} if gradients is None else gradients
@@ -173,9 +173,9 @@ class Sample:
         return again
 
     def num_touched(self, parameters: Mapping[str, nn.Parameter]) -> int | None:
-        """Return how many entries were seen to have moved by now, the share of the sample; None if it was never looked.
+        """Return an estimate of how many entries have moved, from the share of the sample; None before a measurement.
 
-        Of sharded parameters every process must call it.
+        If parameters are sharded, every process must call it.
 
         Args:
             parameters: by name.
@@ -230,7 +230,7 @@ class Sample:
         return Measured(model=_facts(dict(zip(_SUMS, whole, strict=True))), layers=facts)
 
     def _touch(self, name: str, before_S: Tensor, after_S: Tensor) -> Tensor:
-        """Which entries moved at this step; those that moved since the last look are touched too."""
+        """Return which entries moved at this step; entries that moved since the last measurement are touched too."""
         moved_S = after_S != before_S
         seen_S = self._weights.get(name)
         touched_S = moved_S if seen_S is None else (after_S != seen_S.to(after_S.device)) | moved_S
@@ -262,7 +262,7 @@ class _Seen:
     touched_S: Tensor
 
     def columns(self) -> list[Tensor]:
-        """Return what is added up for each figure of _SUMS, bool or float64 of shape [S]."""
+        """Return the values that each sum of _SUMS adds up, bool or float64 of shape [S]."""
         energy_S = self.gradient_S.double().square()
         update_S = (self.after_S.double() - self.before_S.double()).square()
         return [
@@ -285,7 +285,7 @@ def _sums(seen: _Seen) -> Tensor:
 
 
 def _sums_together(every: Sequence[_Seen]) -> list[Tensor]:
-    """Return the sums of each, on the CPU; on a GPU each of hundreds of small ones would cost a launch."""
+    """Return each sample's sums, on the CPU; a GPU adds up all samples at once, which saves hundreds of launches."""
     whole = _Seen(**{f.name: torch.cat([getattr(seen, f.name) for seen in every]) for f in fields(_Seen)})
     columns_SF = torch.stack([column.double() for column in whole.columns()], 1)
     lengths_T = to_device([len(seen.kept_S) for seen in every], columns_SF.device)

@@ -196,7 +196,7 @@ static void populate(void *memory, int64_t num_bytes) {
 
 /* Masks the entries of each by their scores. */
 void mask_chunks(bounded *all, int64_t num, int64_t *taken) {
-    uint32_t room[BLOCK];
+    uint32_t buffer[BLOCK];
     uint8_t keep[BLOCK];
     int64_t i;
     while ((i = next_of(num, taken)) >= 0) {
@@ -204,7 +204,7 @@ void mask_chunks(bounded *all, int64_t num, int64_t *taken) {
         if (b->copy) populate(b->copy, b->scores.size * b->width / 8);
         for (int64_t at = 0; at < b->scores.size; at += BLOCK) {
             const int64_t size = b->scores.size - at < BLOCK ? b->scores.size - at : BLOCK, offset = at * b->width / 8;
-            const uint32_t *x = block_of(&b->scores, at, size, room);
+            const uint32_t *x = block_of(&b->scores, at, size, buffer);
             uint8_t *entries = (uint8_t *)b->entries + offset;
             keep_inside(x, size, (uint32_t)b->lowest, (uint32_t)b->highest, b->width == 8 ? entries : keep);
             if (b->copy)

@@ -40,5 +40,5 @@ static inline uint32_t hash_of(uint32_t index, uint32_t key1, uint32_t key2) {
     return h ^ (h >> 16);
 }
 
-/* Returns the `size` entries of a chunk from `at` on as bits of a float32, with their signs: in place, or in `room`. */
-const uint32_t *block_of(const chunk *c, int64_t at, int64_t size, uint32_t *room);
+/* Returns the `size` entries of a chunk from `at` on as bits of a float32, with their signs: in place, or in `buffer`. */
+const uint32_t *block_of(const chunk *c, int64_t at, int64_t size, uint32_t *buffer);

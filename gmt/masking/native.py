@@ -1,6 +1,6 @@
-"""The C of kernels.c and select.c, compiled on first use into the user's cache. Without a compiler there is None.
+"""The C code of kernels.c and select.c, compiled on first use into the user's cache; None without a compiler.
 
-`GMT_NATIVE=0` in the environment turns it off, and Triton too; the torch ops give the same masks. The cache is
+`GMT_NATIVE=0` in the environment turns the C code off, and Triton too; the torch ops give the same masks. The cache is
 `GMT_CACHE`, else `XDG_CACHE_HOME/gmt`, else `~/.cache/gmt`, with a folder for each user; where that can't be written,
 or others could have written there, each process compiles anew.
 """

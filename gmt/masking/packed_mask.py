@@ -35,7 +35,7 @@ class PacksMoments(Protocol):
         """Ask the mask for supports."""
 
     def unfollow(self) -> None:
-        """Ask it no more."""
+        """Stop asking the mask for supports."""
 
     def keep(self, p: nn.Parameter, keep_N: Tensor) -> None:
         """Set the kept entries of a parameter."""
@@ -44,7 +44,7 @@ class PacksMoments(Protocol):
         """Return the kept entries of a parameter."""
 
     def gathered(self) -> Iterable[tuple[nn.Parameter, Tensor]]:
-        """Give the gradients of a step."""
+        """Return the gradients of a step."""
 
 
 class PackedMask(Mask):
@@ -53,14 +53,14 @@ class PackedMask(Mask):
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, spec: MaskSpec, **more: Any):
         _refuse(optimizer)
         self._packed = cast(PacksMoments, optimizer)
-        self._sampled: dict[str, Tensor] = {}  # gradients of the entries that are looked at, at a step that is
+        self._sampled: dict[str, Tensor] = {}  # gradients of the measured entries, at a measured step
         super().__init__(model, optimizer, spec, **more)
         self._due = set(self._with_support())  # parameters whose support is chosen when their next gradient is there
         if spec.mask_ratio:
             self._packed.follow(self)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continues from a checkpoint's state; the supports are in the optimizer's, or given here."""
+        """Continue from a checkpoint's state; the supports are in the optimizer's state or in this one."""
         super().load_state_dict(state)
         parameters = {self._names[p]: p for p in self._with_support()}
         for name, keep_N in self._take_masks().items():
@@ -68,7 +68,7 @@ class PackedMask(Mask):
         self._due = self._due_at_next_step()
 
     def detach(self) -> None:
-        """Takes the mask off the optimizer, which goes on with the supports of the last step."""
+        """Take the mask off the optimizer, which goes on with the supports of the last step."""
         super().detach()
         self._packed.unfollow()
 

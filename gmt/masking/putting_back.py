@@ -1,6 +1,6 @@
-"""Taking back what an optimizer did to masked entries: their weights, their moments.
+"""Restores the weights and moments of masked entries after an optimizer's step.
 
-The optimizer is left alone, whatever it is and however it is fused; a copy from before its step undoes the rest.
+The optimizer is not changed, whatever it is and however it is fused: copies from before its step are written back.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,7 +24,7 @@ class MaskedGradients:
         self._replaced: list[tuple[nn.Parameter, Tensor, Tensor]] = []
 
     def write(self, r: Ranked) -> None:
-        """Writes the masked entries of a parameter into its gradient, in place.
+        """Write the masked entries of a parameter into its gradient, in place.
 
         Where entries of a gradient share memory, as in an expanded one, they can't be masked apart: a dense tensor in
         the parameter's layout replaces the gradient for this step.
@@ -43,7 +43,7 @@ class MaskedGradients:
         r.parameter.grad = dense
 
     def put_back(self) -> None:
-        """Puts replaced gradients back, after the step or where it broke off."""
+        """Put replaced gradients back, after the step or after its failure."""
         for p, gradient, dense in self._replaced:
             if p.grad is dense:
                 p.grad = gradient
@@ -70,7 +70,7 @@ def _copied(tensors: dict[nn.Parameter, Tensor]) -> dict[nn.Parameter, Tensor]:
 
 
 class HeldWeights:
-    """The weights that masked entries keep over one step, without a mask beside them.
+    """The weights that masked entries keep over one step, stored without a mask.
 
     Args:
         held: the parameters and what `masked_weights` returned for them.
@@ -80,18 +80,18 @@ class HeldWeights:
         self._held = list(held)
 
     def put_back(self) -> None:
-        """Puts them back, after the step, where the weights are now: a step may have given a parameter new ones."""
+        """Restore the masked weights after the step, in the present storage, which the step may have replaced."""
         restore_weights_((local(p.detach()), before) for p, before in self._held)
 
 
 def held_weights(every: Sequence[Ranked], row: Row, selections: Mapping[str, Selection]) -> HeldWeights | None:
-    """Return what masked weights keep; None where that needs a mask of each, as `Held` takes it."""
+    """Return the masked weights' values; None if restoring them needs masks, which `Held` takes."""
     held = masked_weights(every, row, selections)
     return None if held is None else HeldWeights((r.parameter, held[r.name]) for r in every)
 
 
 class Held:
-    """What masked entries keep over one step."""
+    """The weights and moments that masked entries keep over one step."""
 
     def __init__(
         self,
@@ -102,14 +102,15 @@ class Held:
         weights: bool,
         moment_keys: dict[nn.Parameter, frozenset[str]],
     ):
-        """Copies it.
+        """Copy the weights and moments of masked entries.
 
         Args:
             optimizer: about to step.
             every: the parameters that are ranked.
             kept: by name, the entries that stay free to move, bool of shape [N].
             weights: whether masked weights keep their values.
-            moment_keys: of the state whose masked entries keep their values, for each parameter; empty for none.
+            moment_keys: for each parameter, the keys of the moments whose masked entries keep their values; may be
+                empty.
         """
         self._optimizer = optimizer
         self._kept = {r.parameter: kept[r.name] for r in every}
@@ -123,12 +124,12 @@ class Held:
         }
 
     def put_back(self) -> None:
-        """Puts it back, after the step.
+        """Restore the weights and moments of masked entries after the step.
 
         A moment that the optimizer creates during this step is set to zero where masked.
 
         Raises:
-            ValueError: the state is not of the moments that the optimizer was seen to keep at `attach`.
+            ValueError: the optimizer's state holds other moments than at `attach`.
         """
         restore_unkept_each_([(local(p.detach()), old, self._kept[p]) for p, old in self._weights.items()])
         for p, olds in self._moments.items():

@@ -16,7 +16,7 @@
 #define FRACTION 20 /* bits behind the point of a place in a chunk */
 
 typedef struct {
-    chunk data;        /* out: room for `size` and SLACK numbers; gets the magnitudes in [low, high] */
+    chunk data;        /* out: space for `size` and SLACK numbers; gets the magnitudes in [low, high] */
     int64_t low, high; /* bounds, in [1, HIGHEST] */
     int64_t below;     /* how many are below low */
     int64_t zeros;     /* how many are zero; not counted where count_zeros is 0, as they are not needed */
@@ -40,13 +40,13 @@ static void widen_block(uint32_t *out, int64_t size, const uint16_t *x) {
     for (int64_t i = 0; i < size; i++) out[i] = (uint32_t)x[i] << 16;
 }
 
-const uint32_t *block_of(const chunk *c, int64_t at, int64_t size, uint32_t *room) {
+const uint32_t *block_of(const chunk *c, int64_t at, int64_t size, uint32_t *buffer) {
     if (c->data && c->width == 32) return (const uint32_t *)c->data + at;
     if (c->data)
-        widen_block(room, size, (const uint16_t *)c->data + at);
+        widen_block(buffer, size, (const uint16_t *)c->data + at);
     else
-        hash_block(room, size, (uint32_t)(c->start + at), (uint32_t)c->key1, (uint32_t)c->key2);
-    return room;
+        hash_block(buffer, size, (uint32_t)(c->start + at), (uint32_t)c->key1, (uint32_t)c->key2);
+    return buffer;
 }
 
 void random_bits(int32_t *out, int64_t size, uint32_t start, uint32_t key1, uint32_t key2) {
@@ -144,13 +144,13 @@ static int64_t split_block(const uint32_t *x, int64_t size, bracket *b, uint32_t
 }
 
 static void split(bracket *b) {
-    uint32_t room[BLOCK];
+    uint32_t buffer[BLOCK];
     chunk *c = &b->data;
     c->found = b->below = b->zeros = b->nonfinite = 0;
     const int64_t step = c->data && c->width == 32 ? MOST_AT_ONCE : BLOCK;
     for (int64_t at = 0; at < c->size; at += step) {
         const int64_t size = c->size - at < step ? c->size - at : step;
-        c->found += split_block(block_of(c, at, size, room), size, b, (uint32_t *)c->out + c->found);
+        c->found += split_block(block_of(c, at, size, buffer), size, b, (uint32_t *)c->out + c->found);
     }
 }
 
@@ -226,18 +226,18 @@ static void unbound(selection *s) {
 
 static void bound(selection *s) {
     bracket *b = &s->between;
-    uint32_t *room = (uint32_t *)b->data.out;
+    uint32_t *buffer = (uint32_t *)b->data.out;
     int64_t zeros = 0, unused;
     unbound(s);
     if (!s->samples) return;
-    sample(&b->data, s->samples, room);
-    for (int64_t k = 0; s->smallest && k < s->samples; k++) zeros += room[k] == 0;
-    memcpy(room + s->samples, room, (size_t)s->samples * sizeof *room);
+    sample(&b->data, s->samples, buffer);
+    for (int64_t k = 0; s->smallest && k < s->samples; k++) zeros += buffer[k] == 0;
+    memcpy(buffer + s->samples, buffer, (size_t)s->samples * sizeof *buffer);
     b->low = 0;
     const int64_t size = b->data.size, place = rank_of(s, zeros * size / s->samples) * s->samples / size;
     const int64_t first = place - s->margin, last = place + s->margin;
-    if (first >= 0) b->low = at_rank(room, s->samples, 0, LARGEST, first, &unused, &unused);
-    if (last < s->samples) b->high = at_rank(room + s->samples, s->samples, 0, LARGEST, last, &unused, &unused);
+    if (first >= 0) b->low = at_rank(buffer, s->samples, 0, LARGEST, first, &unused, &unused);
+    if (last < s->samples) b->high = at_rank(buffer + s->samples, s->samples, 0, LARGEST, last, &unused, &unused);
     b->count_zeros = s->smallest || b->low == 0; /* else zeros are below the threshold, and their number is not needed */
     b->low += b->low == 0;
     b->high = b->high < b->low ? b->low : b->high > HIGHEST ? HIGHEST : b->high;
@@ -271,7 +271,7 @@ static void narrow(bracket *b, int64_t rank) {
     b->data.found = inner.data.found;
 }
 
-/* Calls narrow and at_rank. x: room for twice its numbers and SLACK; found: the number, how many are below it, how many equal it. */
+/* Calls narrow and at_rank. x: space for twice its numbers and SLACK; found: the number, how many are below it, how many equal it. */
 void find_rank(uint32_t *x, int64_t size, int64_t lowest, int64_t highest, int64_t rank, int64_t *found) {
     bracket b = {.data = {.out = (int32_t *)x, .found = size, .size = 2 * size}, .low = lowest, .high = highest};
     if (lowest) narrow(&b, rank); /* samples, from 0 on, are not spread evenly */
@@ -300,12 +300,12 @@ static int find(selection *s) {
     return 1;
 }
 
-/* The whole selection, for groups that are one chunk each. room: for the largest chunk's number of entries and SLACK. */
-void select_chunks(selection *all, int64_t num, int64_t *taken, int32_t *room) {
+/* The whole selection, for groups that are one chunk each. buffer: for the largest chunk's number of entries and SLACK. */
+void select_chunks(selection *all, int64_t num, int64_t *taken, int32_t *buffer) {
     int64_t i;
     while ((i = next_of(num, taken)) >= 0) {
         selection *s = all + i;
-        s->between.data.out = room;
+        s->between.data.out = buffer;
         bound(s);
         split(&s->between);
         if (find(s)) continue;

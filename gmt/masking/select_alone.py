@@ -76,8 +76,8 @@ def _select_batch(batch: dict[int, Scores], rule: Rule, native: ctypes.CDLL) -> 
         task.samples, task.margin = num, rule.margin(num, DEVIATIONS)
     num_threads = min(torch.get_num_threads(), len(batch))
     largest = max(scores.num_entries for scores in batch.values())
-    rooms = [torch.empty(largest + SLACK, dtype=torch.int32) for _ in range(num_threads)]
-    in_threads(native.select_chunks, tasks, [(room.data_ptr(),) for room in rooms])
+    buffers = [torch.empty(largest + SLACK, dtype=torch.int32) for _ in range(num_threads)]
+    in_threads(native.select_chunks, tasks, [(buffer.data_ptr(),) for buffer in buffers])
     return {i: _selection(task, rule) for i, task in zip(batch, tasks, strict=True)}
 
 

@@ -3,13 +3,13 @@ between the bounds are counted further.
 
 A threshold of n scores is bounded by the scores of the sample that lie some standard deviations of the binomial
 distribution below and above its rank. One read of all scores counts those below, at and between the bounds, and writes
-out those between, some per cent; they are counted by bit fields. That a rank lies between its bounds is checked against
-the counts, so that the result is exact whatever the sample is. Groups in which it does not are left to
-select_by_fields.py, as are tensors in shards. Computed scores are computed twice: for the sample, and for the counts.
+out those between, some per cent, which are counted by bit fields. The counts show whether a rank lies between its
+bounds, so that the result is exact whatever the sample is. select_by_fields.py takes groups whose rank does not, and
+tensors in shards. Computed scores are computed twice: for the sample, and for the counts.
 
-All that a batch of groups takes is launched before anything is waited for.
+All kernels of a batch of groups are launched before the host waits.
 
-Shape suffixes: G groups, each with one threshold; S samples; F figures.
+Shape suffixes: G groups, each with one threshold; S samples; F numbers of a group.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from gmt.masking.native import has_triton
 from gmt.masking.rule import LARGEST_BITS, Draw, Rule, Scores, Selection, size_of, to_device
 
 if TYPE_CHECKING:
-    from gmt.masking.triton_bracket import Rooms
+    from gmt.masking.triton_bracket import Buffers
     from gmt.masking.triton_tables import Pieces
 
-_ENTRIES_AT_ONCE = 1 << 31  # of a batch of groups, which bounds the room for scores between bounds
+_ENTRIES_AT_ONCE = 1 << 31  # of a batch of groups, which bounds the buffers for scores between bounds
 _GROUPS_AT_ONCE = 1 << 11  # of a batch, which bounds the samples
 _COMPUTED_AT_ONCE = 1 << 26  # of a launch, where scores are computed and held until then
 _SAMPLES = 1 << 20  # of a batch, at least
@@ -46,43 +46,43 @@ _LARGEST_GROUP = 1 << 38  # the product of its entries and samples is below 2^63
 def select_by_bracket(
     groups: Sequence[Sequence[Scores]], rule: Rule, *, zero: Sequence[Sequence[Tensor]] | None = None
 ) -> dict[int, Selection]:
-    """Return selections of groups that lie whole on one GPU, by index; a group that its sample misled is missing.
+    """Return the selections of groups that lie whole on one GPU, by index, except groups whose sample misled.
 
     Args:
         groups: the scores that share a threshold.
         rule: which of them stay.
-        zero: of each of the scores, the tensor whose entries are zeroed that do not stay, as `select` has it.
+        zero: for each of the scores, the tensor in which the entries that do not stay are zeroed; see `select`.
     """
     sizes = [size_of(group) for group in groups]
     batches = list(_batches(groups, sizes))
     launched = [_find([groups[i] for i in batch], [sizes[i] for i in batch], rule) for batch in batches]
     indices = [i for batch in batches for i in batch]
-    is_zeroed = zero is not None and len({found_GF.device for found_GF in launched}) == 1
+    is_zeroed = zero is not None and len({thresholds_GF.device for thresholds_GF in launched}) == 1
     if zero is not None and is_zeroed:
-        found_GF = torch.cat(launched)
-        _zero_those_found([groups[i] for i in indices], [zero[i] for i in indices], found_GF, rule)
-        launched = [found_GF]
-    numbers = [found for found_GF in launched for found in found_GF.tolist()]  # the first wait for the device
-    is_zeroed = is_zeroed and all(is_found and not nonfinite for is_found, *_, nonfinite in numbers)
+        thresholds_GF = torch.cat(launched)
+        _zero_if_proven([groups[i] for i in indices], [zero[i] for i in indices], thresholds_GF, rule)
+        launched = [thresholds_GF]
+    rows = [row for thresholds_GF in launched for row in thresholds_GF.tolist()]  # the first wait for the device
+    is_zeroed = is_zeroed and all(is_proven and not nonfinite for is_proven, *_, nonfinite in rows)
     return {
-        i: rule.selection(sizes[i], *found, is_applied=is_zeroed)
-        for i, (is_found, *found) in zip(indices, numbers, strict=True)
-        if is_found
+        i: rule.selection(sizes[i], *numbers, is_applied=is_zeroed)
+        for i, (is_proven, *numbers) in zip(indices, rows, strict=True)
+        if is_proven
     }
 
 
-def _zero_those_found(
-    groups: Sequence[Sequence[Scores]], zero: Sequence[Sequence[Tensor]], found_GF: Tensor, rule: Rule
+def _zero_if_proven(
+    groups: Sequence[Sequence[Scores]], zero: Sequence[Sequence[Tensor]], thresholds_GF: Tensor, rule: Rule
 ) -> None:
-    """Zero what does not stay, before anything is waited for; nothing if a threshold was missed or is not finite."""
+    """Zero the entries that do not stay, before the host waits; zero none if a threshold is unproven or not finite."""
     from gmt.masking.triton_entries import Bounds, zero_outside
 
-    is_found_G, threshold_G, *_, nonfinite_G = found_GF.unbind(1)
+    is_proven_G, threshold_G, *_, nonfinite_G = thresholds_GF.unbind(1)
     lowest_G, highest_G = rule.bounds(threshold_G)
     bounds = Bounds(
         lowest_G=lowest_G.contiguous(),
         highest_G=highest_G.contiguous(),
-        hold=((is_found_G != 0) & (nonfinite_G == 0)).all()[None].long(),
+        hold=((is_proven_G != 0) & (nonfinite_G == 0)).all()[None].long(),
     )
     every = [
         (x_N, scores.draw)
@@ -113,28 +113,30 @@ def _batches(groups: Sequence[Sequence[Scores]], sizes: Sequence[int]) -> Iterat
 
 @dataclass(frozen=True, kw_only=True)
 class _Sample:
-    """How a group is sampled.
+    """The numbers by which a group is sampled.
 
     Args:
         size: entries of the group.
-        count: samples; as many as entries where the whole group is read.
+        count: samples; as many as entries if the whole group is read.
         margin: places in the sorted sample between the rank and each bound.
-        room: entries that may lie between the bounds.
+        capacity: entries that the group's buffer for scores between the bounds can hold.
     """
 
     size: int
     count: int
     margin: int
-    room: int
+    capacity: int
 
 
 def _sample_of(size: int, num_tensors: int, most: int, rule: Rule) -> _Sample:
     if size <= most:
-        return _Sample(size=size, count=size, margin=0, room=0)
+        return _Sample(size=size, count=size, margin=0, capacity=0)
     margin = rule.margin(most, _DEVIATIONS) + num_tensors  # each tensor's number of samples is rounded
     places = 2 * margin + 2
-    room = math.ceil(size * (places + 8 * math.sqrt(places)) / most)  # how many scores lie between places is random
-    return _Sample(size=size, count=most, margin=margin, room=min(room, size))
+    capacity = math.ceil(
+        size * (places + 8 * math.sqrt(places)) / most
+    )  # the number of scores between places is random
+    return _Sample(size=size, count=most, margin=margin, capacity=min(capacity, size))
 
 
 def _samples(groups: Sequence[Sequence[Scores]], sizes: Sequence[int], rule: Rule) -> list[_Sample]:
@@ -144,21 +146,21 @@ def _samples(groups: Sequence[Sequence[Scores]], sizes: Sequence[int], rule: Rul
 
 
 class _Launches:
-    """The chunks of all groups, those together that one launch goes over; each belongs at (group, entries before it).
+    """The pieces of all groups, in lists for one launch each; `at` of a piece is (group, entries of it before).
 
-    Scores that are computed are computed anew each time, and not held together.
+    Computed scores are computed again at each iteration, so that they are not all held at once.
     """
 
     def __init__(self, groups: Sequence[Sequence[Scores]]):
         self._groups = groups
         self.device = groups[0][0].device
         is_there = all(scores.is_view or scores.draw for group in groups for scores in group)
-        self._held = list(self._made()) if is_there else None
+        self._held = list(self._pieces()) if is_there else None
 
     def __iter__(self) -> Iterator[Pieces]:
-        return self._made() if self._held is None else iter(self._held)
+        return self._pieces() if self._held is None else iter(self._held)
 
-    def _made(self) -> Iterator[Pieces]:
+    def _pieces(self) -> Iterator[Pieces]:
         from gmt.masking.triton_tables import Piece, by_kind
 
         pieces: list[Piece] = []
@@ -177,30 +179,30 @@ class _Launches:
 
 
 def _find(groups: Sequence[Sequence[Scores]], sizes: Sequence[int], rule: Rule) -> Tensor:
-    """Find the threshold of each group, without waiting for the device.
+    """Return the threshold of each group, without waiting for the device.
 
     Returns:
-        int64 of shape [G, F]: whether the rank lies between the bounds, and the arguments of `Rule.selection` but the
+        int64 of shape [G, F]: whether the counts prove the threshold, and the arguments of `Rule.selection` after the
         size.
     """
-    from gmt.masking.triton_bracket import count_between, rooms_of
+    from gmt.masking.triton_bracket import buffers_of, count_between
 
     samples = _samples(groups, sizes, rule)
     launches = _Launches(groups)
     low_G, high_G = _bounds(launches, samples, rule)
-    rooms = rooms_of([sample.room for sample in samples], launches.device)
-    counts = _counts(launches, rooms, low_G, high_G, rule)
+    buffers = buffers_of([sample.capacity for sample in samples], launches.device)
+    counts = _counts(launches, buffers, low_G, high_G, rule)
     rank_G = rule.ranks(sizes, counts.zeros_G)
     first_G = counts.below_G + counts.at_low_G  # rank of the first score between the bounds
     end_G = first_G + counts.between_G
     left_G, prefix_G = (rank_G - first_G).clamp(min=0), torch.zeros_like(rank_G)
     for shift, width in fields(scores.dtype for group in groups for scores in group):
-        counts_GK = count_between(rooms, counts.between_G, prefix_G, shift, width)
+        counts_GK = count_between(buffers, counts.between_G, prefix_G, shift, width)
         bin_G, left_G, ties_G = find_flat(counts_GK, left_G)
         prefix_G = prefix_G << width | bin_G
     is_low_G, is_high_G = rank_G < first_G, rank_G >= end_G
-    has_room_G = counts.between_G <= rooms.end_G - rooms.start_G
-    is_found_G = (rank_G >= counts.below_G) & (rank_G < end_G + counts.at_high_G) & (is_low_G | is_high_G | has_room_G)
+    fits_G = counts.between_G <= buffers.end_G - buffers.start_G
+    is_proven_G = (rank_G >= counts.below_G) & (rank_G < end_G + counts.at_high_G) & (is_low_G | is_high_G | fits_G)
 
     def choose(at_low_G: Tensor, between_G: Tensor, at_high_G: Tensor) -> Tensor:
         return torch.where(is_low_G, at_low_G, torch.where(is_high_G, at_high_G, between_G))
@@ -208,14 +210,14 @@ def _find(groups: Sequence[Sequence[Scores]], sizes: Sequence[int], rule: Rule) 
     threshold_G = choose(low_G, prefix_G << shift, high_G)
     below_G = choose(counts.below_G, rank_G - left_G, end_G)
     ties_G = choose(counts.at_low_G, ties_G, counts.at_high_G)
-    return torch.stack([is_found_G, threshold_G, below_G, ties_G, counts.zeros_G, counts.nonfinite_G], 1)
+    return torch.stack([is_proven_G, threshold_G, below_G, ties_G, counts.zeros_G, counts.nonfinite_G], 1)
 
 
 def _bounds(launches: _Launches, samples: Sequence[_Sample], rule: Rule) -> tuple[Tensor, Tensor]:
     """Return the lower and the higher bound of each group's threshold, in bits, int64 of shape [G]."""
-    from gmt.masking.triton_bracket import sample
+    from gmt.masking.triton_bracket import write_samples
 
-    device, width = launches.device, max(each.count for each in samples)
+    device, width = launches.device, max(sample.count for sample in samples)
     sample_GS = torch.full((len(samples), width), LARGEST_BITS, dtype=torch.int32, device=device)
     for pieces in launches:
         first_slots, counts = [], []
@@ -224,11 +226,11 @@ def _bounds(launches: _Launches, samples: Sequence[_Sample], rule: Rule) -> tupl
             first, end = (samples[group].count * at // samples[group].size for at in (before, before + piece.size))
             first_slots.append(group * width + first)
             counts.append(end - first)
-        sample(pieces, first_slots, counts, sample_GS)
-    numbers = [getattr(each, name) for name in ("size", "count", "margin") for each in samples]
+        write_samples(pieces, first_slots, counts, sample_GS)
+    numbers = [getattr(sample, name) for name in ("size", "count", "margin") for sample in samples]
     size_G, count_G, margin_G = to_device(numbers, device).view(3, -1)
     zeros_G = (sample_GS == 0).sum(1) * size_G // count_G if rule.ranks_from_zeros else torch.zeros_like(size_G)
-    rank_G = rule.ranks([each.size for each in samples], zeros_G) * count_G // size_G
+    rank_G = rule.ranks([sample.size for sample in samples], zeros_G) * count_G // size_G
     sorted_GS = sample_GS.sort(1).values
     low_G, high_G = rank_G - margin_G, rank_G + margin_G
     at_low_G, at_high_G = (
@@ -238,10 +240,10 @@ def _bounds(launches: _Launches, samples: Sequence[_Sample], rule: Rule) -> tupl
 
 
 class _Counts(NamedTuple):
-    """How many magnitudes of each group lie where, int64 of shape [G].
+    """The number of magnitudes of each group below, at and between the bounds, int64 of shape [G].
 
-    `zeros_G` are those that are not ranked, as far as a selection needs their number; `nonfinite_G` is 0 if there are
-    none.
+    `zeros_G` counts the zeros that are not ranked, as far as the selection needs their number; `nonfinite_G` is 0 if
+    all are finite.
     """
 
     below_G: Tensor
@@ -252,14 +254,14 @@ class _Counts(NamedTuple):
     nonfinite_G: Tensor
 
 
-def _counts(launches: _Launches, rooms: Rooms, low_G: Tensor, high_G: Tensor, rule: Rule) -> _Counts:
-    """Count below, at and between the bounds, and write the bits between them into each group's room."""
+def _counts(launches: _Launches, buffers: Buffers, low_G: Tensor, high_G: Tensor, rule: Rule) -> _Counts:
+    """Count below, at and between the bounds, and write the bits between them into each group's buffer."""
     from gmt.masking.triton_bracket import split
 
     counts_GF = torch.zeros(len(low_G), len(_Counts._fields), dtype=torch.int64, device=low_G.device)
     for pieces in launches:
         groups = [piece.at[0] for piece in pieces]
-        split(pieces, groups, low_G, high_G, counts_GF, rooms, needs_zeros=rule.ranks_from_zeros)
+        split(pieces, groups, low_G, high_G, counts_GF, buffers, needs_zeros=rule.ranks_from_zeros)
     counts = _Counts(*counts_GF.T.contiguous())
     if rule.ranks_from_zeros:
         return counts

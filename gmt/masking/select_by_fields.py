@@ -1,8 +1,8 @@
 """The selection on a GPU, by Triton: fields of 8 bits are counted one after the other, without waiting.
 
-It is for what select_by_bracket.py leaves: tensors in shards, very large groups, and those whose sample misled it.
+It takes what select_by_bracket.py does not: tensors in shards, very large groups, and groups whose sample misled.
 
-Shape suffixes: G groups, each with one threshold; K bins; F numbers that were found.
+Shape suffixes: G groups, each with one threshold; K bins; F numbers of a group.
 """
 
 from collections.abc import Sequence
@@ -23,17 +23,16 @@ def select_by_fields(groups: Sequence[Sequence[Scores]], rule: Rule) -> dict[int
     """Return the selections of the groups that lie on one GPU, by index."""
     launched = [(indices, find_by_fields([groups[i] for i in indices], rule)) for indices in _for_triton(groups)]
     done: dict[int, Selection] = {}
-    for indices, found_GF in launched:  # the first wait for the device
-        done |= {
-            i: rule.selection(size_of(groups[i]), *found) for i, found in zip(indices, found_GF.tolist(), strict=True)
-        }
+    for indices, thresholds_GF in launched:
+        rows = thresholds_GF.tolist()  # the first wait for the device
+        done |= {i: rule.selection(size_of(groups[i]), *row) for i, row in zip(indices, rows, strict=True)}
     return done
 
 
 def _for_triton(groups: Sequence[Sequence[Scores]]) -> list[list[int]]:
-    """The groups that Triton counts, by index, those together that are on one device and have the same fields.
+    """Return the indices of the groups that Triton counts, one list for each device and set of fields.
 
-    An empty group has no threshold, and one over several devices no place for its counts: they are not among them.
+    Leaves out empty groups, which have no threshold, and groups over several devices, which have no place for counts.
     """
     alike: dict[object, list[int]] = {}
     for i, group in enumerate(groups):

@@ -2,7 +2,7 @@
 
 As in select_alone.py a sample bounds the threshold; here the samples, counts and entries between the bounds of a
 group's chunks are put together before the threshold is found. Computed scores are computed twice, for the sample and
-for the counts. A group that its sample misled is left to select_by_counts.py, as are tensors in shards.
+for the counts. select_by_counts.py takes groups whose sample misled, and tensors in shards.
 
 Shape suffixes: S samples of a group; K entries between the bounds.
 """
@@ -45,26 +45,26 @@ def _batches(groups: Sequence[Sequence[Scores]]) -> Iterator[list[tuple[Chunk, T
 
 
 class _Gathered:
-    """Magnitudes' bits of a group, put together from those of its chunks.
+    """The magnitudes' bits of a group, gathered from its chunks.
 
     Args:
-        expected: how many there will be, roughly; more of them are moved once more.
+        expected: their number, roughly; if there are more, they are copied once more.
     """
 
     def __init__(self, expected: int):
         self.num = 0
-        self.bits_K = torch.empty(_room_for(expected), dtype=torch.int32)
+        self.bits_K = torch.empty(_capacity_for(expected), dtype=torch.int32)
 
-    def add(self, room: Tensor, num: int) -> None:
-        """Copy the first `num` numbers of a room; torch would start its threads, slower than such a copy."""
-        if _room_for(self.num + num) > len(self.bits_K):
-            before, self.bits_K = self.bits_K, torch.empty(_room_for(2 * (self.num + num)), dtype=torch.int32)
+    def add(self, buffer: Tensor, num: int) -> None:
+        """Copy the first `num` numbers of a buffer; torch would start threads, which takes longer than such a copy."""
+        if _capacity_for(self.num + num) > len(self.bits_K):
+            before, self.bits_K = self.bits_K, torch.empty(_capacity_for(2 * (self.num + num)), dtype=torch.int32)
             ctypes.memmove(self.bits_K.data_ptr(), before.data_ptr(), _BYTES * self.num)
-        ctypes.memmove(self.bits_K.data_ptr() + _BYTES * self.num, room.data_ptr(), _BYTES * num)
+        ctypes.memmove(self.bits_K.data_ptr() + _BYTES * self.num, buffer.data_ptr(), _BYTES * num)
         self.num += num
 
 
-def _room_for(num: int) -> int:
+def _capacity_for(num: int) -> int:
     return 2 * num + SLACK  # the C code's needs
 
 
@@ -75,7 +75,7 @@ class _Counts:
     Args:
         num_between: entries in [low, high].
         between: their magnitudes' bits, unless low and high are the same number.
-        expected: how many will lie between the bounds, roughly.
+        expected: the number of entries between the bounds, roughly.
     """
 
     low: int
@@ -122,20 +122,20 @@ def _bounds(sample_S: Tensor, group: Sequence[Scores], rule: Rule) -> _Counts:
 
 def _split(groups: Sequence[Sequence[Scores]], counts: Sequence[_Counts]) -> None:
     """Count and gather by the bounds."""
-    rooms: list[Tensor] = []
+    buffers: list[Tensor] = []
     for batch in _batches(groups):
-        # Room for every entry, of which the system hands out only what is written.
+        # A buffer can hold every entry; the system hands out only the pages that are written.
         largest = max(chunk.size for chunk, _ in batch) + SLACK
-        if len(rooms) < len(batch) or len(rooms[0]) < largest:
-            rooms = [torch.empty(largest, dtype=torch.int32) for _ in batch]
+        if len(buffers) < len(batch) or len(buffers[0]) < largest:
+            buffers = [torch.empty(largest, dtype=torch.int32) for _ in batch]
         brackets = (Bracket * len(batch))()
-        for bracket, (chunk, _), room in zip(brackets, batch, rooms, strict=False):
-            chunk.out = room.data_ptr()
+        for bracket, (chunk, _), buffer in zip(brackets, batch, buffers, strict=False):
+            chunk.out = buffer.data_ptr()
             count = counts[chunk.group]
             bracket.data, bracket.low, bracket.high = chunk, count.low, count.high
             bracket.count_zeros = count.count_zeros
         in_threads(_native().split_chunks, brackets, [()] * torch.get_num_threads())
-        for bracket, room in zip(brackets, rooms, strict=False):
+        for bracket, buffer in zip(brackets, buffers, strict=False):
             count = counts[bracket.data.group]
             count.below += bracket.below
             count.zeros += bracket.zeros
@@ -143,7 +143,7 @@ def _split(groups: Sequence[Sequence[Scores]], counts: Sequence[_Counts]) -> Non
             count.num_between += bracket.data.found
             if count.low < count.high:
                 count.between = count.between or _Gathered(count.expected)
-                count.between.add(room, bracket.data.found)
+                count.between.add(buffer, bracket.data.found)
 
 
 def _selection(size: int, count: _Counts, rule: Rule) -> Selection | None:
@@ -178,7 +178,7 @@ def _at_rank(bits_K: Tensor, num: int, lowest: int, highest: int, rank: int) -> 
     """Return the number at a rank among the first `num` numbers, and how many are below and at it; spends them.
 
     Args:
-        bits_K: where `lowest` is not 0, with room for as many more, and for the C code's slack.
+        bits_K: the numbers; if `lowest` is not 0, with space for as many more, and for the C code's slack.
         num: how many numbers.
         lowest, highest: bounds of the numbers.
         rank: from 0.

@@ -21,7 +21,7 @@ def select(
     rank_zeros: bool = False,
     zero: Sequence[Sequence[Tensor]] | None = None,
 ) -> list[Selection]:
-    """Says for each group which entries stay when `mask_ratio` of them are masked.
+    """Return for each group which entries stay when `mask_ratio` of them are masked.
 
     Of n entries the n - m with the largest (smallest) score that is not zero stay, with m = `num_masked`: for
     the largest, |g| >= T_k as in the paper, Section 3.1. Ties at the threshold all stay. A score of zero never
@@ -30,17 +30,19 @@ def select(
     Args:
         groups: the tensors that share a threshold; every shard gives the same groups in the same order.
         mask_ratio: fraction to mask, in [0, 1).
-        keep: which end stays, `largest` or `smallest`.
+        keep: whether the entries with the `largest` or the `smallest` scores stay.
         rank_zeros: whether zero is a score like others.
-        zero: of each of the scores, a float tensor of as many entries, contiguous and of shape [N]: the scores
-            themselves, or where they are drawn the tensor that they belong to. Its entries that do not stay may be
-            zeroed, which on a GPU takes no further wait; `Selection.is_applied` says whether they were. None are
-            zeroed if a score is NaN or Inf.
+        zero: for each of the scores, a float tensor of as many entries, contiguous and of shape [N]: the scores
+            themselves, or the tensor that a draw masks. Its entries that do not stay may be zeroed, which on a GPU
+            takes no further wait; `Selection.is_applied` says whether they were. None are zeroed if a score is NaN or
+            Inf.
     """
     rule = Rule(mask_ratio=mask_ratio, smallest=keep == "smallest", rank_zeros=rank_zeros)
     done: dict[int, Selection] = {}
-    for way in (select_alone, select_over_chunks, select_by_bracket, select_by_fields, select_by_counts):
-        left = [i for i in range(len(groups)) if i not in done]
-        how: dict[str, Any] = {"zero": [zero[i] for i in left]} if zero and way is select_by_bracket else {}
-        done |= {left[i]: found for i, found in way([groups[i] for i in left], rule, **how).items()}
+    for selector in (select_alone, select_over_chunks, select_by_bracket, select_by_fields, select_by_counts):
+        remaining = [i for i in range(len(groups)) if i not in done]
+        may_zero = selector is select_by_bracket
+        options: dict[str, Any] = {"zero": [zero[i] for i in remaining]} if zero and may_zero else {}
+        selections = selector([groups[i] for i in remaining], rule, **options)
+        done |= {remaining[i]: selection for i, selection in selections.items()}
     return [done[i] for i in range(len(groups))]

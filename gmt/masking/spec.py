@@ -1,4 +1,4 @@
-"""What a mask is: its settings, checked. Knows nothing of models, optimizers or configs, and imports no torch."""
+"""The settings of a mask, checked. Knows nothing of models, optimizers or configs, and imports no torch."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class MaskSpec:
 
     Args:
         mask_ratio: fraction of the entries that is masked, in [0, 1). 0 is the plain optimizer, bit for bit.
-        signal: what entries are ranked by, each by its magnitude.
+        signal: the score that ranks entries, by its magnitude.
             `gradient`: the gradient that the optimizer sees, accumulated over micro-batches and clipped.
             `accumulated_gradient`: the sum of these gradients since the mask was last made, so that with
             `refresh=M` the paper's mean over N mini-batches reaches over M steps. Keeps one more buffer.
@@ -38,29 +38,29 @@ class MaskSpec:
             `weight_magnitude`: the weight.
             `weight_times_gradient`: the first-order saliency |w * g|.
             Or a plug-in: `Signal` or `MatrixSignal`.
-        scope: over what the ratio holds: each `tensor` by itself, each `layer` (the parameters under one number
-            in their names; others by themselves), or all together (`global`). The paper does not say which.
-            `entropy`: all together, and each tensor's part goes by its scores (gmt/masking/budgets.py).
-        refresh: the mask is made anew every that many steps, at least 1, or `once`.
+        scope: the set of entries in which the ratio is masked: each `tensor`, each `layer` (the parameters under one
+            number in their names; others by themselves), or all together (`global`). The paper does not say which.
+            `entropy`: all together, where a tensor's share follows from its scores (gmt/masking/budgets.py).
+        refresh: the number of steps after which the mask is chosen again, at least 1, or `once`.
         mask_on: `gradient`, as in the paper: the optimizer sees zeros, and momentum and weight decay still move
             masked entries. `update`: masked entries do not move at all.
-        moments: `dense`: the optimizer updates the moments of every entry. `masked`: those of masked entries
-            are left as they are. `packed`: there are none of masked entries, nor gradients but at a step that ranks
-            by them; see gmt/optimizers/packed_adamw.py. Entries that leave the mask lose theirs.
-        keep: which end stays, the `largest` scores or the `smallest` (other than zero).
+        moments: `dense`: the optimizer updates the moments of every entry. `masked`: the moments of masked entries
+            stay unchanged. `packed`: masked entries have no moments, and gradients only at a step that ranks by them;
+            see gmt/optimizers/packed_adamw.py. An entry that the mask no longer keeps loses its moments.
+        keep: whether entries with the `largest` or the `smallest` scores (other than zero) stay.
         exclude: patterns (as in a shell: *, ?, [..]) of names of parameters that are not ranked.
         excluded: what happens to the parameters in `exclude`: `dense`, trained as without a mask, or `frozen`, not
             trained.
         first_micro_batch: with moments=packed, whether the gradient that ranks is that of a step's first micro-batch,
             so that no gradient is dense for longer than its tensor; needs scope=tensor.
-        grain: what is kept or masked as a whole: single entries (`entry`), or `row`, `column`, `head` or `tensor`; see
-            gmt/masking/grains.py. The mean magnitude of a unit's entries' scores ranks it, `random` draws once for
-            each, and `mask_ratio` is a fraction of units. Units that tie at the threshold all stay.
+        grain: the units that are kept or masked as a whole: single entries (`entry`), `row`, `column`, `head` or
+            `tensor`; see gmt/masking/grains.py. The mean magnitude of its entries' scores ranks a unit, `random` draws
+            one number for each unit, and `mask_ratio` is a fraction of units. Units that tie at the threshold all stay.
         parameters: which are ranked: `all`, or the weights of `linear` layers inside numbered layers, so that the
             others, such as embeddings, the output head, norms and biases, train as without a mask. With
             `linear_alone` the others are not trained, but for those in `exclude` where `excluded=dense`.
-        calibration: over what activations are summed up for a signal that needs them: the `training`'s own passes
-            since the mask was last made, or once over `source` data, before the first step.
+        calibration: the passes over which activations are summed up for a signal that needs them: the `training`'s own
+            since the mask was last made, or one over `source` data, before the first step.
 
     Raises:
         ValueError: a setting breaks its rule; the sentence begins with the setting's name.
@@ -160,7 +160,7 @@ class MaskSpec:
             raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
 
     def is_refreshed_at(self, step: int) -> bool:
-        """Whether the mask is made anew at a step, counted from 0."""
+        """Return whether the mask is chosen again at a step, counted from 0."""
         return step == 0 if isinstance(self.refresh, str) else step % self.refresh == 0
 
     @property

@@ -26,8 +26,7 @@ class Support:
     """The kept entries of a tensor.
 
     Args:
-        stored: what takes the memory: uint8 of shape [ceil(N / 8)], as `pack` makes it, or ascending indices, int32 of
-            shape [K].
+        stored: the bit set, uint8 of shape [ceil(N / 8)], as `pack` makes it; or ascending indices, int32 of shape [K].
         num_entries: N.
         num_kept: K.
     """
@@ -38,7 +37,7 @@ class Support:
 
     @property
     def num_bytes(self) -> int:
-        """The memory that it takes."""
+        """The bytes of the stored entries."""
         return self.stored.numel() * self.stored.element_size()
 
     @property

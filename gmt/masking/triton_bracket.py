@@ -1,9 +1,10 @@
-"""What a selection in one read takes on CUDA, in Triton: samples, counts around two bounds, and what lies between them.
+"""Kernels of the selection in one read, Triton on CUDA: they sample scores, count them by bounds, and gather some.
 
-A kernel that counts 2^28 entries computes as long as it reads, so that each operation on an entry counts: a program
-goes over several blocks before it adds its counts to the totals.
+A kernel that counts 2^28 entries takes as long to compute as to read, so every operation on an entry costs time. A
+program therefore goes over several blocks before it adds its counts to the totals.
 
-Shape suffixes: P programs; G groups; S samples; F figures; K bins; B entries of a block.
+Shape suffixes: P programs; G groups; S samples; F numbers of a group or of a piece; T pieces; K bins; B entries of a
+block.
 """
 
 from collections.abc import Sequence
@@ -19,33 +20,33 @@ from gmt.masking.rule import to_device
 from gmt.masking.triton_kernels import add, hashed_bits, larger, launch
 from gmt.masking.triton_tables import Pieces, bits_of, block_of, launch_over, programs_of
 
-BLOCK = 1024  # entries that a program which splits takes at a time
-BLOCKS = 8  # that it takes one after the other
+BLOCK = 1024  # entries of a block of `split`
+BLOCKS = 8  # blocks that a program of `split` goes over
 SPLIT_WARPS = 2
 SLOTS = 256  # samples of a program
 PART = 2048  # entries of a program that counts scores between two bounds
 
 
-def sample(pieces: Pieces, first_slots: Sequence[int], counts: Sequence[int], out: Tensor) -> None:
+def write_samples(pieces: Pieces, first_slots: Sequence[int], counts: Sequence[int], out: Tensor) -> None:
     """Write the bits of some entries of each piece, drawn with repeats by a fixed hash, or of all of them in order.
 
     Args:
         pieces: of one kind.
-        first_slots: where the first sample of each goes in `out`.
-        counts: how many each has: its size for all entries.
+        first_slots: the place of each piece's first sample in `out`.
+        counts: the number of samples of each piece; its size for all entries.
         out: int32, contiguous.
     """
-    launch_over(_sample, pieces, [first_slots, counts], out, step=SLOTS, counts=counts, SLOTS=SLOTS, num_warps=2)
+    launch_over(_write_samples, pieces, [first_slots, counts], out, step=SLOTS, counts=counts, SLOTS=SLOTS, num_warps=2)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rooms:
-    """Where each group's scores between its bounds are written.
+class Buffers:
+    """Buffers for each group's scores between its bounds.
 
     Args:
-        bits: int32, flat.
-        start_G, end_G: where each group's room begins and ends, int64.
-        group_P, block_P: for each program that counts, its group and which block of its room, int64.
+        bits: the buffers of all groups, one after the other; int32, flat.
+        start_G, end_G: the places in `bits` where each group's buffer begins and ends, int64.
+        group_P, block_P: the group of each program that counts, and its block of the group's buffer, int64.
     """
 
     bits: Tensor
@@ -55,13 +56,13 @@ class Rooms:
     block_P: Tensor
 
 
-def rooms_of(sizes: Sequence[int], device: torch.device) -> Rooms:
-    """Return a room of a given size for each group."""
+def buffers_of(sizes: Sequence[int], device: torch.device) -> Buffers:
+    """Return a buffer of a given size for each group."""
     size_G = to_device(sizes, device)
     end_G = size_G.cumsum(0)
     group_P, block_P = programs_of([-(-size // PART) for size in sizes], device)
     bits = torch.empty(sum(sizes), dtype=torch.int32, device=device)
-    return Rooms(bits=bits, start_G=end_G - size_G, end_G=end_G, group_P=group_P, block_P=block_P)
+    return Buffers(bits=bits, start_G=end_G - size_G, end_G=end_G, group_P=group_P, block_P=block_P)
 
 
 def split(
@@ -70,7 +71,7 @@ def split(
     low_G: Tensor,
     high_G: Tensor,
     counts_GF: Tensor,
-    rooms: Rooms,
+    buffers: Buffers,
     *,
     needs_zeros: bool,
 ) -> None:
@@ -78,65 +79,65 @@ def split(
 
     Args:
         pieces: of one kind.
-        groups: to which each belongs.
+        groups: the group of each piece.
         low_G, high_G: bounds in bits, int64.
         counts_GF: int64, added to: magnitudes below the lower bound, at it, between the two, at the higher bound if it
-            is another one, zeros, and programs that came across NaN or Inf, which no draw is.
-        rooms: for the bits of those between.
+            differs, zeros, and programs that met NaN or Inf, which no draw contains.
+        buffers: for the bits of the magnitudes between the bounds.
         needs_zeros: whether zeros are counted.
     """
-    arguments = (low_G, high_G, counts_GF, rooms.bits, rooms.start_G, rooms.end_G)
+    arguments = (low_G, high_G, counts_GF, buffers.bits, buffers.start_G, buffers.end_G)
     settings: dict[str, Any] = {"NEEDS_ZEROS": needs_zeros, "BLOCK": BLOCK, "BLOCKS": BLOCKS, "num_warps": SPLIT_WARPS}
     launch_over(_split, pieces, [groups], *arguments, step=BLOCK * BLOCKS, **settings)
 
 
-def count_between(rooms: Rooms, num_G: Tensor, prefix_G: Tensor, shift: int, width: int) -> Tensor:
-    """Count a bit field of the scores that `split` wrote out, of those whose higher bits are known.
+def count_between(buffers: Buffers, num_G: Tensor, prefix_G: Tensor, shift: int, width: int) -> Tensor:
+    """Count a bit field of the scores that `split` wrote out, over those whose higher bits match a prefix.
 
     Args:
-        rooms: where they are.
-        num_G: how many were written, int64; more than there is room for are passed over.
+        buffers: as `split` filled them.
+        num_G: the number of scores that each buffer should hold, int64; scores beyond its end are ignored.
         prefix_G, shift, width: as `field_counts` of triton_kernels.py has them.
 
     Returns:
         int64 of shape [G, 2^width].
     """
     total_GK = torch.zeros(len(num_G), 1 << width, dtype=torch.int64, device=num_G.device)
-    tables = (rooms.group_P, rooms.block_P, rooms.start_G, rooms.end_G, num_G, prefix_G, total_GK)
-    if programs := len(rooms.group_P):
+    tables = (buffers.group_P, buffers.block_P, buffers.start_G, buffers.end_G, num_G, prefix_G, total_GK)
+    if programs := len(buffers.group_P):
         settings = {"SHIFT": shift, "WIDTH": width, "BLOCK": PART, "num_warps": 4}
-        launch(_count_between, programs, rooms.bits, *tables, **settings)
+        launch(_count_between, programs, buffers.bits, *tables, **settings)
     return total_GK
 
 
 @triton.jit
-def _sample(
+def _write_samples(
     table_FT: tl.tensor,
-    chunk_P: tl.tensor,
+    piece_P: tl.tensor,
     block_P: tl.tensor,
     out: tl.tensor,
-    num_chunks: tl.tensor,
+    num_pieces: tl.tensor,
     TYPE: tl.constexpr,
     IS_DRAWN: tl.constexpr,
     IS_ALIGNED: tl.constexpr,
     SLOTS: tl.constexpr,
 ) -> None:
-    chunk = tl.load(chunk_P + tl.program_id(0))
-    size = tl.load(table_FT + num_chunks + chunk)
-    first_slot = tl.load(table_FT + 5 * num_chunks + chunk)
-    count = tl.load(table_FT + 6 * num_chunks + chunk)
+    piece = tl.load(piece_P + tl.program_id(0))
+    size = tl.load(table_FT + num_pieces + piece)
+    first_slot = tl.load(table_FT + 5 * num_pieces + piece)
+    count = tl.load(table_FT + 6 * num_pieces + piece)
     slot_B = tl.load(block_P + tl.program_id(0)) * SLOTS + tl.arange(0, SLOTS)
-    drawn_B = hashed_bits((slot_B + (chunk << 20)).to(tl.int32) & 0x7FFFFFFF, 0x2545F491, 0x4F6CDD1D)
+    drawn_B = hashed_bits((slot_B + (piece << 20)).to(tl.int32) & 0x7FFFFFFF, 0x2545F491, 0x4F6CDD1D)
     at_B = tl.where(count >= size, slot_B, (drawn_B.to(tl.int64) * size) >> 31)
     inside_B = slot_B < count
-    bits_B = bits_of(table_FT, chunk, num_chunks, 0, at_B, inside_B, TYPE, IS_DRAWN, False)
+    bits_B = bits_of(table_FT, piece, num_pieces, 0, at_B, inside_B, TYPE, IS_DRAWN, False)
     tl.store(out + first_slot + slot_B, bits_B, mask=inside_B)
 
 
 @triton.jit
 def _split(
     table_FT: tl.tensor,
-    chunk_P: tl.tensor,
+    piece_P: tl.tensor,
     block_P: tl.tensor,
     low_G: tl.tensor,
     high_G: tl.tensor,
@@ -144,7 +145,7 @@ def _split(
     out: tl.tensor,
     start_G: tl.tensor,
     end_G: tl.tensor,
-    num_chunks: tl.tensor,
+    num_pieces: tl.tensor,
     TYPE: tl.constexpr,
     IS_DRAWN: tl.constexpr,
     IS_ALIGNED: tl.constexpr,
@@ -153,16 +154,16 @@ def _split(
     BLOCKS: tl.constexpr,
 ) -> None:
     STEP: tl.constexpr = BLOCK * BLOCKS
-    chunk, first, left = block_of(table_FT, chunk_P, block_P, num_chunks, IS_ALIGNED, STEP)
-    group = tl.load(table_FT + 5 * num_chunks + chunk)
+    piece, first, left = block_of(table_FT, piece_P, block_P, num_pieces, IS_ALIGNED, STEP)
+    group = tl.load(table_FT + 5 * num_pieces + piece)
     low, high = tl.load(low_G + group).to(tl.int32), tl.load(high_G + group).to(tl.int32)
-    start, room = tl.load(start_G + group), tl.load(end_G + group) - tl.load(start_G + group)
+    start, capacity = tl.load(start_G + group), tl.load(end_G + group) - tl.load(start_G + group)
     counts = counts_GF + 6 * group
-    below, above, beyond, zeros, largest = 0, 0, 0, 0, 0  # above the lower bound, and above the higher one
+    below, above, beyond, zeros, largest = 0, 0, 0, 0, 0  # above: the lower bound; beyond: the higher bound
     num_between = 0
     for block_first in range(0, left, BLOCK):
         at_B = block_first + tl.arange(0, BLOCK)
-        bits_B = bits_of(table_FT, chunk, num_chunks, first, at_B, at_B < left, TYPE, IS_DRAWN, IS_ALIGNED)
+        bits_B = bits_of(table_FT, piece, num_pieces, first, at_B, at_B < left, TYPE, IS_DRAWN, IS_ALIGNED)
         if IS_DRAWN:
             bits_B = tl.where(at_B < left, bits_B, 0)
         else:
@@ -177,7 +178,7 @@ def _split(
         if num > 0:
             num_between += num
             taken = tl.atomic_add(counts + 2, num.to(tl.int64), sem="relaxed")
-            free = tl.minimum(tl.maximum(room - taken, 0), BLOCK).to(tl.int32)
+            free = tl.minimum(tl.maximum(capacity - taken, 0), BLOCK).to(tl.int32)
             to_B = tl.associative_scan(between_B, 0, add) - between_B
             tl.store(out + start + taken + to_B, bits_B, mask=(between_B != 0) & (to_B < free))
     outside = (-left) & (BLOCK - 1)  # entries past the end, which looked like zeros
@@ -199,7 +200,7 @@ def _num_negative(x_B: tl.tensor) -> tl.tensor:
 
 @triton.jit
 def _is_negative(x_B: tl.tensor) -> tl.tensor:
-    """1 or 0, from the sign's bit: with no predicate registers, of which a thread has seven."""
+    """Return 1 or 0 from the sign's bit: this takes no predicate register, of which a thread has seven."""
     return (x_B.to(tl.uint32, bitcast=True) >> 31).to(tl.int32, bitcast=True)
 
 

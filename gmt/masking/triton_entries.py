@@ -1,8 +1,9 @@
-"""Which entries stay, and making the others zero or what they were, for many tensors in one launch: on CUDA, in Triton.
+"""Kernels that tell which entries stay, or zero or restore the others, for many tensors in one launch; Triton on CUDA.
 
-Each writes whole tensors: whole sectors of memory cost less than the scattered ones that change.
+Each kernel writes whole tensors: writing whole sectors of memory costs less than writing scattered entries.
 
-Shape suffixes: P programs; G groups, each with one threshold; B entries of a block; N entries of a tensor, flattened.
+Shape suffixes: P programs; G groups, each with one threshold; F numbers of a piece; T pieces; B entries of a block; N
+entries of a tensor, flattened.
 """
 
 from collections.abc import Sequence
@@ -19,16 +20,16 @@ from gmt.masking.triton_tables import Piece, Pieces, bits_of, block_of, by_kind,
 
 BLOCK = 4096
 Ranked = tuple[Tensor, Draw | None]
-"""Scores of shape [N], contiguous, and which hashes they are; of draws, the tensor that they belong to instead."""
+"""A contiguous tensor of scores, shape [N], and None; or the tensor that a draw masks, and the draw."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bounds:
-    """Between which bits scores stay, both included, int64 of shape [G], on their device.
+    """The lowest and the highest bits at which scores stay, for G groups, on the device of the scores.
 
     Args:
-        lowest_G, highest_G: of some groups of scores.
-        hold: int64 of shape [1]: zero if the bounds do not hold, so that nothing is to be done.
+        lowest_G, highest_G: both included; int64 of shape [G].
+        hold: int64 of shape [1]: 0 if the bounds are not proven, so that `zero_outside` changes nothing.
     """
 
     lowest_G: Tensor
@@ -44,11 +45,11 @@ def bounds_of(selections: Sequence[Selection], device: torch.device) -> Bounds:
 
 
 def zero_outside(every: Sequence[Ranked], groups: Sequence[int], bounds: Bounds) -> None:
-    """Zero the entries of float tensors that do not stay, in place; of draws, the tensor is what is zeroed.
+    """Zero, in place, the entries that do not stay: of the scores, or of the tensor that a draw masks.
 
     Args:
         every: scores on one device.
-        groups: to which of the bounds each belongs.
+        groups: the index of the bounds of each.
         bounds: of the groups.
     """
     for alike in _by_kind(every):
@@ -59,7 +60,7 @@ def zero_outside(every: Sequence[Ranked], groups: Sequence[int], bounds: Bounds)
 
 
 def keep_inside(every: Sequence[Ranked], bounds: Bounds, keep: Sequence[Tensor]) -> None:
-    """Write which entries stay into bool tensors of the same sizes; each of the scores has bounds of its own."""
+    """Write which entries stay into bool tensors of the same sizes; each tensor of scores has its own bounds."""
     for alike in _by_kind(every):
         own = [[piece.at[0] for piece in alike], [keep[piece.at[0]].data_ptr() for piece in alike]]
         arguments = (bounds.lowest_G, bounds.highest_G)
@@ -67,11 +68,11 @@ def keep_inside(every: Sequence[Ranked], bounds: Bounds, keep: Sequence[Tensor])
 
 
 def restore_unkept(every: Sequence[tuple[Tensor, Tensor, Tensor]]) -> None:
-    """Make the entries that are not kept those from before, in place.
+    """Restore the entries that are not kept to their earlier values, in place.
 
     Args:
-        every: float tensors as they are now and before, of one dtype, and the bool of kept entries; contiguous and of
-            shape [N].
+        every: float tensors as they are now and as they were before, of one dtype, and the bool masks of kept entries;
+            contiguous and of shape [N].
     """
     pieces = [Piece(scores=now_N, draw=None, size=now_N.numel(), at=(i,)) for i, (now_N, _, _) in enumerate(every)]
     for alike in by_kind(pieces):
@@ -88,8 +89,8 @@ def _keeps(
     table_FT: tl.tensor,
     lowest_G: tl.tensor,
     highest_G: tl.tensor,
-    chunk: tl.tensor,
-    num_chunks: tl.tensor,
+    piece: tl.tensor,
+    num_pieces: tl.tensor,
     first: tl.tensor,
     at_B: tl.tensor,
     inside_B: tl.tensor,
@@ -97,32 +98,32 @@ def _keeps(
     IS_DRAWN: tl.constexpr,
     IS_ALIGNED: tl.constexpr,
 ) -> tl.tensor:
-    bits_B = bits_of(table_FT, chunk, num_chunks, first, at_B, inside_B, TYPE, IS_DRAWN, IS_ALIGNED)
-    group = tl.load(table_FT + 5 * num_chunks + chunk)
+    bits_B = bits_of(table_FT, piece, num_pieces, first, at_B, inside_B, TYPE, IS_DRAWN, IS_ALIGNED)
+    group = tl.load(table_FT + 5 * num_pieces + piece)
     return (bits_B >= tl.load(lowest_G + group)) & (bits_B <= tl.load(highest_G + group))
 
 
 @triton.jit
 def _zero_outside(
     table_FT: tl.tensor,
-    chunk_P: tl.tensor,
+    piece_P: tl.tensor,
     block_P: tl.tensor,
     lowest_G: tl.tensor,
     highest_G: tl.tensor,
     hold: tl.tensor,
     like: tl.tensor,
-    num_chunks: tl.tensor,
+    num_pieces: tl.tensor,
     TYPE: tl.constexpr,
     IS_DRAWN: tl.constexpr,
     IS_ALIGNED: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> None:
-    chunk, first, left = block_of(table_FT, chunk_P, block_P, num_chunks, IS_ALIGNED, BLOCK)
+    piece, first, left = block_of(table_FT, piece_P, block_P, num_pieces, IS_ALIGNED, BLOCK)
     at_B, left = tl.arange(0, BLOCK), tl.where(tl.load(hold) != 0, left, 0)
     keep_B = _keeps(
-        table_FT, lowest_G, highest_G, chunk, num_chunks, first, at_B, at_B < left, TYPE, IS_DRAWN, IS_ALIGNED
+        table_FT, lowest_G, highest_G, piece, num_pieces, first, at_B, at_B < left, TYPE, IS_DRAWN, IS_ALIGNED
     )
-    x_N = tl.load(table_FT + 6 * num_chunks + chunk).to(tl.pointer_type(like.dtype.element_ty))
+    x_N = tl.load(table_FT + 6 * num_pieces + piece).to(tl.pointer_type(like.dtype.element_ty))
     if IS_ALIGNED:
         x_N = tl.multiple_of(x_N, 16)
     x_B = tl.load(x_N + first + at_B, mask=at_B < left, other=0)
@@ -132,41 +133,41 @@ def _zero_outside(
 @triton.jit
 def _keep_inside(
     table_FT: tl.tensor,
-    chunk_P: tl.tensor,
+    piece_P: tl.tensor,
     block_P: tl.tensor,
     lowest_G: tl.tensor,
     highest_G: tl.tensor,
-    num_chunks: tl.tensor,
+    num_pieces: tl.tensor,
     TYPE: tl.constexpr,
     IS_DRAWN: tl.constexpr,
     IS_ALIGNED: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> None:
-    chunk, first, left = block_of(table_FT, chunk_P, block_P, num_chunks, IS_ALIGNED, BLOCK)
+    piece, first, left = block_of(table_FT, piece_P, block_P, num_pieces, IS_ALIGNED, BLOCK)
     at_B = tl.arange(0, BLOCK)
     keep_B = _keeps(
-        table_FT, lowest_G, highest_G, chunk, num_chunks, first, at_B, at_B < left, TYPE, IS_DRAWN, IS_ALIGNED
+        table_FT, lowest_G, highest_G, piece, num_pieces, first, at_B, at_B < left, TYPE, IS_DRAWN, IS_ALIGNED
     )
-    out_N = tl.load(table_FT + 6 * num_chunks + chunk).to(tl.pointer_type(tl.int8))
+    out_N = tl.load(table_FT + 6 * num_pieces + piece).to(tl.pointer_type(tl.int8))
     tl.store(out_N + first + at_B, keep_B.to(tl.int8), mask=at_B < left)
 
 
 @triton.jit
 def _restore_unkept(
     table_FT: tl.tensor,
-    chunk_P: tl.tensor,
+    piece_P: tl.tensor,
     block_P: tl.tensor,
-    num_chunks: tl.tensor,
+    num_pieces: tl.tensor,
     TYPE: tl.constexpr,
     IS_DRAWN: tl.constexpr,
     IS_ALIGNED: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> None:
-    chunk, first, left = block_of(table_FT, chunk_P, block_P, num_chunks, IS_ALIGNED, BLOCK)
+    piece, first, left = block_of(table_FT, piece_P, block_P, num_pieces, IS_ALIGNED, BLOCK)
     at_B = tl.arange(0, BLOCK)
-    now_N = tl.load(table_FT + chunk).to(tl.pointer_type(TYPE))
-    before_N = tl.load(table_FT + 5 * num_chunks + chunk).to(tl.pointer_type(TYPE))
-    keep_N = tl.load(table_FT + 6 * num_chunks + chunk).to(tl.pointer_type(tl.int8))
+    now_N = tl.load(table_FT + piece).to(tl.pointer_type(TYPE))
+    before_N = tl.load(table_FT + 5 * num_pieces + piece).to(tl.pointer_type(TYPE))
+    keep_N = tl.load(table_FT + 6 * num_pieces + piece).to(tl.pointer_type(tl.int8))
     if IS_ALIGNED:
         now_N = tl.multiple_of(now_N, 16)
     at_B += first

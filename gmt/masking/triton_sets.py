@@ -1,4 +1,4 @@
-"""The entries that a bit set keeps, taken and put back on CUDA in Triton: in one pass, without waiting for the device.
+"""Gathers and scatters the entries that a bit set marks; Triton on CUDA, in one pass, without waiting for the device.
 
 support.py imports this only where there are CUDA tensors and Triton. torch would index with a mask of a byte an entry,
 and wait for the number of its entries.
@@ -69,7 +69,7 @@ def _count_set(set_M: tl.tensor, count_P: tl.tensor, size: tl.tensor, BLOCK: tl.
 def _places(
     set_M: tl.tensor, start_P: tl.tensor, size: tl.tensor, BLOCK: tl.constexpr
 ) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
-    """The indices of this program's entries, which are kept, and the places of these among all that are."""
+    """Return this program's indices, whether each is kept, and the place of each among all kept entries."""
     at_B = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     kept_B = _kept(set_M, at_B, size)
     place_B = tl.load(start_P + tl.program_id(0)) + tl.associative_scan(kept_B, 0, add) - kept_B

@@ -1,12 +1,13 @@
-"""One launch over the chunks of many tensors, on CUDA in Triton: a launch costs as much as reading some millions of
-entries, and a model has hundreds of tensors.
+"""Launches one kernel over pieces of many tensors, Triton on CUDA.
 
-A table on the device says for each chunk where it lies and what the kernel must know of it; each program looks up which
-entries of which chunk are its own. The kernels are in triton_bracket.py and triton_entries.py, which are imported only
+A launch costs as much as reading some millions of entries, and a model has hundreds of tensors.
+
+A table on the device says for each piece where it lies and what the kernel must know of it; each program looks up its
+piece and its entries of the piece. The kernels are in triton_bracket.py and triton_entries.py, which are imported only
 where there are CUDA tensors and Triton.
 
-Shape suffixes: T chunks; P programs, each of some entries of one chunk; F figures; B entries of a block; N entries of a
-chunk, flattened.
+Shape suffixes: T pieces; P programs, each of some entries of one piece; F numbers of a piece; I items; B entries of a
+block; N entries of a piece, flattened.
 """
 
 import functools
@@ -30,13 +31,13 @@ _TYPES = {torch.int32: tl.int32, torch.int16: tl.int16, torch.float16: tl.float1
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Piece:
-    """A chunk of scores: a tensor of shape [N] as the kernels of triton_kernels.py take it, or a draw.
+    """A piece of a tensor's scores: a tensor of shape [N] as the kernels of triton_kernels.py take it, or a draw.
 
     Args:
         scores: the tensor; for a draw, any tensor on its device, of which no entry is read.
-        draw: which hashes the scores are, if they are drawn.
-        size: entries.
-        at: where the chunk belongs, by numbers of the caller's own.
+        draw: the hashes that the scores are, if they are drawn.
+        size: the number of entries.
+        at: the caller's own numbers, which say where the piece belongs.
     """
 
     scores: Tensor
@@ -63,7 +64,7 @@ class Pieces(list[Piece]):
 
 
 def by_kind(pieces: Sequence[Piece]) -> list[Pieces]:
-    """Return the pieces that one launch can go over together, those that are empty left out."""
+    """Return the pieces that are not empty, in lists that one launch can go over."""
     alike: dict[object, Pieces] = {}
     for piece in pieces:
         if piece.size:
@@ -89,12 +90,12 @@ def launch_over(
     """Launch a kernel over pieces of one kind.
 
     Args:
-        kernel: takes the table, the programs' chunks and blocks, `arguments`, the number of chunks, and settings.
+        kernel: takes the table, the programs' pieces and blocks, `arguments`, the number of pieces, and settings.
         pieces: of one kind.
-        own: columns of the table, from the fifth on (from 0), that only this kernel reads; a number for each piece.
+        own: columns of the table from index 5 on, which only this kernel reads; a number for each piece.
         arguments: tensors on the device.
-        step: how much of a piece a program takes.
-        counts: how much there is of each piece to take, if it is not its entries.
+        step: the number of entries, or of samples, that a program takes.
+        counts: the number of samples of each piece, for a kernel that takes samples; None: the programs take entries.
         settings: known when the kernel is compiled.
     """
     first, device = pieces[0], pieces[0].scores.device
@@ -118,18 +119,23 @@ def launch_over(
 
 
 def programs_of(blocks: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return for each program which of some things it works at, and which block of that, int64 of shape [P]."""
+    """Return the item that each program works on, and its block of the item, int64 of shape [P].
+
+    Args:
+        blocks: the number of blocks of each item.
+        device: of the result.
+    """
     before = list(accumulate(blocks, initial=0))
-    first_T, num_T = to_device([*before[:-1], *blocks], device).view(2, -1)
-    thing_P = torch.repeat_interleave(num_T, output_size=before[-1])
-    return thing_P, torch.arange(before[-1], device=device) - first_T[thing_P]
+    first_I, num_I = to_device([*before[:-1], *blocks], device).view(2, -1)
+    item_P = torch.repeat_interleave(num_I, output_size=before[-1])
+    return item_P, torch.arange(before[-1], device=device) - first_I[item_P]
 
 
 @triton.jit
 def bits_of(
     table_FT: tl.tensor,
-    chunk: tl.tensor,
-    num_chunks: tl.tensor,
+    piece: tl.tensor,
+    num_pieces: tl.tensor,
     first: tl.tensor,
     at_B: tl.tensor,
     inside_B: tl.tensor,
@@ -137,13 +143,13 @@ def bits_of(
     IS_DRAWN: tl.constexpr,
     IS_ALIGNED: tl.constexpr,
 ) -> tl.tensor:
-    """The magnitudes' bits of the entries `first + at_B` of a chunk; for scores that are not drawn, zero outside."""
+    """Return the magnitudes' bits of the entries `first + at_B` of a piece; 0 outside if the scores are not drawn."""
     if IS_DRAWN:
-        start = tl.load(table_FT + 2 * num_chunks + chunk)
-        key0 = tl.load(table_FT + 3 * num_chunks + chunk).to(tl.int32)
-        key1 = tl.load(table_FT + 4 * num_chunks + chunk).to(tl.int32)
+        start = tl.load(table_FT + 2 * num_pieces + piece)
+        key0 = tl.load(table_FT + 3 * num_pieces + piece).to(tl.int32)
+        key1 = tl.load(table_FT + 4 * num_pieces + piece).to(tl.int32)
         return hashed_bits(((start + first).to(tl.int32) + at_B).to(tl.int32), key0, key1)
-    x_N = tl.load(table_FT + chunk).to(tl.pointer_type(TYPE))
+    x_N = tl.load(table_FT + piece).to(tl.pointer_type(TYPE))
     if IS_ALIGNED:
         x_N = tl.multiple_of(x_N, 16)
     return magnitude_bits(tl.load(x_N + first + at_B, mask=inside_B, other=0))
@@ -152,17 +158,17 @@ def bits_of(
 @triton.jit
 def block_of(
     table_FT: tl.tensor,
-    chunk_P: tl.tensor,
+    piece_P: tl.tensor,
     block_P: tl.tensor,
-    num_chunks: tl.tensor,
+    num_pieces: tl.tensor,
     IS_ALIGNED: tl.constexpr,
     STEP: tl.constexpr,
 ) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
-    """This program's chunk, the index of its first entry in it, and how many entries from there on are its own."""
-    chunk = tl.load(chunk_P + tl.program_id(0))
-    size = tl.load(table_FT + num_chunks + chunk)
+    """Return this program's piece, the index of its first entry in the piece, and the number of its entries."""
+    piece = tl.load(piece_P + tl.program_id(0))
+    size = tl.load(table_FT + num_pieces + piece)
     first = tl.load(block_P + tl.program_id(0)) * STEP
     left = tl.minimum(size - first, STEP).to(tl.int32)
     if IS_ALIGNED:
         first, left = tl.multiple_of(first, 16), tl.multiple_of(left, 16)
-    return chunk, first, left
+    return piece, first, left

@@ -277,7 +277,7 @@ def test_a_gpu_gives_the_cpus_selection_without_waiting(dtype: torch.dtype) -> N
     of_entries = importlib.import_module(ENTRIES)
     for x in xs:
         kept = found[0].keeps(as_bits(x))
-        assert torch.equal(entries.kept(x, found[0]), kept)
+        assert torch.equal(entries.keep_mask(x, found[0]), kept)
         restored = torch.ones_like(x)
         of_entries.restore_unkept([(restored, x, kept)])
         assert torch.equal(restored, torch.where(kept, 1, x).to(dtype))

@@ -107,14 +107,14 @@ def test_a_sample_bounds_thresholds(kernels: ModuleType, dtype: torch.dtype, kee
             found = select_by_bracket.select_by_bracket(groups, rule)
         expected = dict(enumerate(select(groups, ratio, keep=keep, rank_zeros=rank_zeros)))
         assert {i: expected[i] for i in found} == found
-        assert len(found) >= 4  # of few samples the bounds may be too wide for the room
+        assert len(found) >= 4  # the bounds of few samples may be too wide for the buffer
 
 
 def test_what_lies_outside_a_samples_bounds_is_not_found(kernels: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     x, rule = torch.randn(3000), Rule(mask_ratio=0.7, smallest=False, rank_zeros=False)
     bracket = sys.modules[BRACKET]
     monkeypatch.setattr(
-        bracket, "sample", lambda pieces, first_slots, counts, out: out.fill_(int(as_bits(torch.tensor(3.0))))
+        bracket, "write_samples", lambda pieces, first_slots, counts, out: out.fill_(int(as_bits(torch.tensor(3.0))))
     )
     with by_triton(kernels):
         assert select_by_bracket.select_by_bracket([scores(x)], rule) == {}
@@ -221,7 +221,7 @@ def test_masking_equals_the_bounds(kernels: ModuleType, dtype: torch.dtype, low:
     bounds = Selection(lowest=lowest, highest=highest, num_entries=0, num_kept=0, is_finite=True)
     expected = bounds.keeps(as_bits(x))
     with by_triton(kernels):
-        keep = entries.kept(x, bounds)
+        keep = entries.keep_mask(x, bounds)
     assert torch.equal(keep, expected)
     masked = x.clone()
     of_entries = sys.modules[ENTRIES]
@@ -238,7 +238,7 @@ def test_empty_tensors_are_masked(kernels: ModuleType) -> None:
     bounds = Selection(lowest=1, highest=2, num_entries=0, num_kept=0, is_finite=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(entries, "has_triton", lambda device: True)
-        assert len(entries.kept(torch.zeros(0), bounds)) == 0
+        assert len(entries.keep_mask(torch.zeros(0), bounds)) == 0
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -47,21 +47,21 @@ def test_the_kernels_over_many_tensors_compile_for_nvidia_gpus(
     *_, bracket, of_entries = (
         loaded(monkeypatch, name, is_interpreted=False) for name in (NAME, TABLES, BRACKET, ENTRIES)
     )
-    where = {"table_FT": "*i64", "chunk_P": "*i64", "block_P": "*i64"}
+    where = {"table_FT": "*i64", "piece_P": "*i64", "block_P": "*i64"}
     bounds = dict.fromkeys(("low_G", "high_G", "counts_GF", "start_G", "end_G"), "*i64") | {"out": "*i32"}
     words = {"int32": "*i32", "int16": "*i16", "float16": "*fp16"}
     for is_drawn, is_aligned in ((False, True), (False, False), (True, True)):
         kind = {"TYPE": getattr(triton.language, word), "IS_DRAWN": is_drawn, "IS_ALIGNED": is_aligned}
-        chunks = where | {"num_chunks": "i32"}
-        assert machine_code(bracket._sample, chunks | {"out": "*i32"}, kind | {"SLOTS": bracket.SLOTS})
+        pieces = where | {"num_pieces": "i32"}
+        assert machine_code(bracket._write_samples, pieces | {"out": "*i32"}, kind | {"SLOTS": bracket.SLOTS})
         blocks = {"BLOCK": bracket.BLOCK, "BLOCKS": bracket.BLOCKS, "NEEDS_ZEROS": is_aligned}
-        assert machine_code(bracket._split, chunks | bounds, kind | blocks)
+        assert machine_code(bracket._split, pieces | bounds, kind | blocks)
         block = kind | {"BLOCK": of_entries.BLOCK}
-        of_groups = chunks | {"lowest_G": "*i64", "highest_G": "*i64"}
+        of_groups = pieces | {"lowest_G": "*i64", "highest_G": "*i64"}
         assert machine_code(of_entries._zero_outside, of_groups | {"hold": "*i64", "like": words[word]}, block)
         assert machine_code(of_entries._keep_inside, of_groups, block)
         if not is_drawn:
-            assert machine_code(of_entries._restore_unkept, chunks, block)
+            assert machine_code(of_entries._restore_unkept, pieces, block)
     per_group = ("group_P", "block_P", "start_G", "end_G", "num_G", "prefix_G", "total_GK")
     types = {"out": "*i32", **dict.fromkeys(per_group, "*i64")}
     for shift, width in fields([torch.float32]):
