@@ -1,4 +1,4 @@
-"""The first lines of a report: the answers to the declared questions, or sentences on means and tests."""
+"""The first lines of a report: the answers to the primary questions, or sentences on means and tests."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def counts_in_words(results: Results) -> str:
     if not tested:
         return f"No arm could be compared with the baseline, {results.findings[0].baseline}."
     counts = "; ".join(_counts(findings) for findings in tested)
-    why = "No primary question is left" if results.plan.left_out else "The study declares no primary question"
-    return f"Against {tested[0].baseline}, {counts}. {why}, so that all of its tests are exploratory."
+    why = "No primary question can be answered" if results.plan.left_out else "The study declares no primary question"
+    return f"Against {tested[0].baseline}, {counts}. {why}, so that all tests are exploratory."
 
 
 def _counts(findings: Findings) -> str:

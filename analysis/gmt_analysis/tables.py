@@ -153,7 +153,7 @@ def _matched(row: Mapping[Any, Any], name: str, digits: str) -> str:
 
 
 def html_comparisons(verdict: Verdict) -> str:
-    """Return the comparisons that answer a primary question as an HTML table, in points; of many, the clearest."""
+    """Return the comparisons of a primary question as an HTML table, in points; of many, those with the smallest p."""
     rows = list(verdict.comparisons)
     if len(rows) > MOST_COMPARISONS:
         rows = sorted(rows, key=lambda row: (math.isnan(row.p), row.p))[:MOST_COMPARISONS]
@@ -189,7 +189,7 @@ def _points(difference: float) -> str:
 
 
 def html_differences(findings: Findings, axis: Axis) -> list[tuple[str, str]]:
-    """Return the tables of differences: for each its title, and the table as HTML; of many rows, the clearest."""
+    """Return the tables of differences: each title, and the table as HTML; of many rows, those with the smallest p."""
     to_baseline, between = f"Differences to {findings.baseline}", findings.between
     arm_heads = _narrow_heads(axis, between.get("task", []))
     rows = {
@@ -203,10 +203,10 @@ def html_differences(findings: Findings, axis: Axis) -> list[tuple[str, str]]:
     tables = []
     for title, (own, heads) in rows.items():
         if len(own) > MOST_COMPARISONS:
-            title += f": the clearest {MOST_COMPARISONS} of {len(own):,} rows"
-        clearest = own.sort_values("p", kind="stable")[:MOST_COMPARISONS] if len(own) > MOST_COMPARISONS else own
+            title += f": the {MOST_COMPARISONS} of {len(own):,} rows with the smallest p"
+        shown = own.sort_values("p", kind="stable")[:MOST_COMPARISONS] if len(own) > MOST_COMPARISONS else own
         if len(own):
-            tables.append((title, _differences_table(as_table(clearest, findings.measure), heads)))
+            tables.append((title, _differences_table(as_table(shown, findings.measure), heads)))
     return tables
 
 

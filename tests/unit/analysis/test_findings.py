@@ -81,7 +81,7 @@ def test_arms_are_held_against_each_other_at_the_same_value() -> None:
     (target, _) = findings(table(*many), axis=Axis(), baseline="sft", margin=0.02)
     assert not any("against arm" in sentence for sentence in target.sentences)
     (title, shown) = html_differences(target, Axis())[-1]
-    assert title.endswith(": the clearest 120 of 136 rows")
+    assert title.endswith(": the 120 of 136 rows with the smallest p")
     assert shown.count("<tr>") == 1 + 120
 
 

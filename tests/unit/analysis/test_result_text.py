@@ -93,7 +93,7 @@ def test_wrong_primary_questions_leave_the_rest_of_a_report(tmp_path: Path, monk
         "Not answered: the primary questions are declared in a way that does not fit this study: study.primary must be "
         "a mapping"
     )
-    assert tests.endswith("No primary question is left, so that all of its tests are exploratory.")
+    assert tests.endswith("No primary question can be answered, so that all tests are exploratory.")
 
 
 @pytest.mark.parametrize(
