@@ -232,7 +232,7 @@ def test_a_run_takes_no_diagnostic() -> None:
 def test_the_command_prints_means_and_the_report_shows_them(
     plan: Plan, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gmt.commands.diagnose.planned", lambda *_: (plan, {}))
+    monkeypatch.setattr("gmt.commands.diagnose.planned", lambda *_, **__: (plan, {}))
     diagnose_study(["study=made", "diagnostic=mask_overlap", "diagnostic.fraction=0.1,1"], None)
     said = capsys.readouterr().out
     assert "[6/6] mask_overlap of " in said
@@ -252,7 +252,7 @@ def test_the_command_measures_the_other_runs_after_a_failure_and_fails(
     plan: Plan, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (plan.runs[0].record.folder / "weights" / "model.safetensors").write_bytes(b"x")
-    monkeypatch.setattr("gmt.commands.diagnose.planned", lambda *_: (plan, {}))
+    monkeypatch.setattr("gmt.commands.diagnose.planned", lambda *_, **__: (plan, {}))
     with pytest.raises(
         RunFailed, match="2 of 3 diagnoses failed, the others are stored; the first failure: mask_overlap of sft"
     ):
