@@ -91,7 +91,8 @@ def test_no_argument_and_no_variable_of_a_process_holds_the_token(sweep: Sweep) 
     environments = [process.environ() for process in sweep.family]
     for process, environment in zip(sweep.family, environments, strict=True):
         assert token not in " ".join([*process.cmdline(), *environment.values()]), process
-    assert sum(environment.get("RAY_AUTH_TOKEN_PATH") == str(sweep.token) for environment in environments) > 3
+    with_path = [environment.get("RAY_AUTH_TOKEN_PATH") == str(sweep.token) for environment in environments]
+    assert sum(with_path) >= 3  # of Ray's processes, the raylet and its two agents at least
 
 
 @as_root
