@@ -45,9 +45,9 @@ def cluster_of(overrides: Sequence[str], config_dir: str | None) -> Cluster:
         with user_errors():
             config = compose(f"{_GROUP}/{wanted[0]}", overrides=others)
         values = to_plain(config)[_GROUP]
-        made: Cluster = plug_in(_GROUP, values)
+        cluster: Cluster = plug_in(_GROUP, values)
         _refuse_secrets(_GROUP, values)
-    return made
+    return cluster
 
 
 def _refuse_secrets(setting: str, value: object) -> None:

@@ -29,37 +29,37 @@ def plan(overrides: Sequence[str], config_dir: str | None, *, every_run: bool) -
         config_dir: a config folder of the user's own, or None.
         every_run: a line for each run, also where there are many.
     """
-    made, _ = planned(overrides, config_dir)
-    states = made.states()
-    say(f"study {made.study.name}: {made.study.question.strip()}\n")
-    listed = every_run or len(made.runs) <= _LISTED
-    say((_by_run if listed else _by_arm)(made, states) + "\n")
+    plan, _ = planned(overrides, config_dir)
+    states = plan.states()
+    say(f"study {plan.study.name}: {plan.study.question.strip()}\n")
+    listed = every_run or len(plan.runs) <= _LISTED
+    say((_by_run if listed else _by_arm)(plan, states) + "\n")
     if not listed:
         say("`gmt plan ... --runs` lists every run.")
     counts = Counter(states.values())
-    if made.tuned:
-        say(_tuning(made.tuned) + "\n")
-    if made.study.provenance:
-        say(provenance(made) + "\n")
+    if plan.tuned:
+        say(_tuning(plan.tuned) + "\n")
+    if plan.study.provenance:
+        say(provenance(plan) + "\n")
     say(", ".join(f"{counts[state]} {state}" for state in STATES if counts[state]))
-    if made.later:
-        say(f"{len(made.later)} more runs will be scheduled once tuning has chosen their settings")
-    done = [planned for planned in made.comparison if states[planned.run.id] == "done"]
-    foreign = foreign_code(planned.run.config for planned in made.runs)
-    here = [] if counts["done"] == len(made.runs) else uncommitted_changes()
-    for sentence in (*changes(made, states), *foreign, *here, *moving_models(made.runs), *differing_code(done)):
+    if plan.later:
+        say(f"{len(plan.later)} more runs will be scheduled once tuning has chosen their settings")
+    done = [planned for planned in plan.comparison if states[planned.run.id] == "done"]
+    foreign = foreign_code(planned.run.config for planned in plan.runs)
+    here = [] if counts["done"] == len(plan.runs) else uncommitted_changes()
+    for sentence in (*changes(plan, states), *foreign, *here, *moving_models(plan.runs), *differing_code(done)):
         say(f"warning: {sentence}")
-    for sentence in power_of_plan(made):
+    for sentence in power_of_plan(plan):
         say(sentence)
-    say(cost_in_words(estimate(made, states, num_gpus=gpus_here()), runs_at_once(made)))
-    if (gpus := gpus_in_words(made)) is not None:
+    say(cost_in_words(estimate(plan, states, num_gpus=gpus_here()), runs_at_once(plan)))
+    if (gpus := gpus_in_words(plan)) is not None:
         say(gpus)
 
 
-def gpus_in_words(made: Plan) -> str | None:
+def gpus_in_words(plan: Plan) -> str | None:
     """Return what the runs take of this machine's GPUs; None where there are none."""
     num_gpus = gpus_here()
-    takes = {planned.run.resources.num_gpus(num_gpus) * planned.run.resources.workers for planned in made.runs}
+    takes = {planned.run.resources.num_gpus(num_gpus) * planned.run.resources.workers for planned in plan.runs}
     if not num_gpus:
         return None
     if takes == {0.0}:
@@ -68,15 +68,15 @@ def gpus_in_words(made: Plan) -> str | None:
     return f"a run takes {numbers} of the GPUs here, of which there are {num_gpus}"
 
 
-def provenance(made: Plan) -> str:
+def provenance(plan: Plan) -> str:
     """What each setting of a replication is, and where it comes from.
 
     Raises:
         UserError: a setting is named that no run has.
     """
     body = []
-    for key, word in (made.study.provenance or {}).items():
-        values = {_shown(_value(planned.run.config, key)): None for planned in made.runs}
+    for key, word in (plan.study.provenance or {}).items():
+        values = {_shown(_value(planned.run.config, key)): None for planned in plan.runs}
         known = [value for value in values if value is not None]
         if not known:
             raise UserError(f"study.provenance names {key!r}, which is no setting of any run")
@@ -103,7 +103,7 @@ def _shown(value: Any) -> str | None:
     return repr(value) if isinstance(value, str) and not value.isidentifier() else str(value)
 
 
-def _by_run(made: Plan, states: Mapping[str, State]) -> str:
+def _by_run(plan: Plan, states: Mapping[str, State]) -> str:
     body = [
         [
             row["run_id"],
@@ -113,14 +113,14 @@ def _by_run(made: Plan, states: Mapping[str, State]) -> str:
             "" if row["seconds"] is None else duration(row["seconds"]),
             row["error"][:60],
         ]
-        for row in rows(made, states)
+        for row in rows(plan, states)
     ]
     return table(["run", "arm", "state", "attempts", "time", "error"], body)
 
 
-def _by_arm(made: Plan, states: Mapping[str, State]) -> str:
+def _by_arm(plan: Plan, states: Mapping[str, State]) -> str:
     counts: dict[str, Counter[State]] = {}
-    for run in made.runs:
+    for run in plan.runs:
         counts.setdefault(run.point.arm, Counter())[states[run.run.id]] += 1
     shown = [state for state in STATES if any(count[state] for count in counts.values())]
     body = [[arm, str(count.total()), *(str(count[state]) for state in shown)] for arm, count in counts.items()]

@@ -36,12 +36,12 @@ def report(overrides: Sequence[str], config_dir: str | None, *, dirty: bool, ope
         stage("loading the analysis")
         from gmt_analysis.report import write_report
 
-        made = write_report(plan, dirty=dirty, overrides=_to_type(overrides, config_dir), say=stage)
+        report = write_report(plan, dirty=dirty, overrides=_to_type(overrides, config_dir), say=stage)
     with progress_line(f"report of study {plan.study.name}: MLflow") as stage:
-        is_tracked = _track(plan, config, made, stage)
-    say_result(made.results)
-    say(f"\nreport: {made.files[0]}")
-    say(f"        beside it {len(made.files) - 1} files: CSV, LaTeX and PDF")
+        is_tracked = _track(plan, config, report, stage)
+    say_result(report.results)
+    say(f"\nreport: {report.files[0]}")
+    say(f"        beside it {len(report.files) - 1} files: CSV, LaTeX and PDF")
     if is_tracked:
         say("The report is also on the sweep's parent run in MLflow: `gmt ui` opens the dashboard.")
 
@@ -51,13 +51,13 @@ def _to_type(overrides: Sequence[str], config_dir: str | None) -> list[str]:
     return [*without_secrets(overrides), *([] if config_dir is None else ["--config-dir", config_dir])]
 
 
-def _track(plan: Plan, config: Mapping[str, Any], made: "Report", stage: Callable[[str], None]) -> bool:
+def _track(plan: Plan, config: Mapping[str, Any], report: "Report", stage: Callable[[str], None]) -> bool:
     """Put the report on the sweep's parent run in MLflow; return whether it is there.
 
     Args:
         plan: the study's plan.
         config: the study's resolved config.
-        made: the report.
+        report: of the study.
         stage: shows the name of a stage when it begins.
     """
     tracking = settings_of("tracking", TrackingSettings, config["tracking"])
@@ -72,10 +72,10 @@ def _track(plan: Plan, config: Mapping[str, Any], made: "Report", stage: Callabl
         if not view.description(plan.identity) and (lacking := bring_level(plan, view)):
             say(f"warning: MLflow lacks values of {len(lacking)} runs: {'; '.join(lacking)}")
         stage("drawing its figures")
-        images = {name: as_image(figure) for name, figure in made.figures.items()}
+        images = {name: as_image(figure) for name, figure in report.figures.items()}
         stage("sending it")
-        view.log_report(plan.identity, made.files, images)
-        return put_result(view, made.results)
+        view.log_report(plan.identity, report.files, images)
+        return put_result(view, report.results)
     except UserError as error:
         say(f"warning: the report is not in MLflow: {error}")
         return False

@@ -92,7 +92,7 @@ def _run_and_tell(run: Run, config: Mapping[str, Any]) -> RunRecord:
     say(f"run {run.id}: {name} on {run.task.name}")
     store = "" if tracking.uri is None else "MLflow's store and "
     say(f"waiting for {store}the imports of torch, transformers and TRL")
-    with _told(run, tracking, name):
+    with _progress_printed(run, tracking, name):
         try:
             record = _stoppable(run)
         except RecordBusy as error:
@@ -120,17 +120,17 @@ def _stoppable(run: Run) -> RunRecord:
 
 
 @contextmanager
-def _told(run: Run, tracking: TrackingSettings, name: str) -> Iterator[None]:
+def _progress_printed(run: Run, tracking: TrackingSettings, name: str) -> Iterator[None]:
     """Print the steps as they are logged, and mirror the record to MLflow, until the run has ended."""
     with nullcontext() if tracking.uri is None else _mirrored(run, tracking, name) as changed:
-        position, asked = NOWHERE, ""
+        position, last_suite = NOWHERE, ""
 
-        def look(*, final: bool = False) -> None:
-            nonlocal position, asked
-            asking = (run.record.asking() or "").partition(" ")[0]
-            if asking and asking != asked:
-                say(f"evaluating {asking}")
-            asked = asking or asked
+        def print_progress(*, final: bool = False) -> None:
+            nonlocal position, last_suite
+            suite = (run.record.asking() or "").partition(" ")[0]
+            if suite and suite != last_suite:
+                say(f"evaluating {suite}")
+            last_suite = suite or last_suite
             rows, position = run.record.metrics(position)
             for row in rows:
                 if "train/loss" in row:
@@ -139,10 +139,10 @@ def _told(run: Run, tracking: TrackingSettings, name: str) -> Iterator[None]:
                 changed(final)
 
         try:
-            with each_second(look):
+            with each_second(print_progress):
                 yield
         finally:
-            look(final=True)
+            print_progress(final=True)
 
 
 @contextmanager

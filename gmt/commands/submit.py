@@ -32,24 +32,24 @@ def submit(overrides: Sequence[str], config_dir: str | None, *, dry_run: bool) -
         refuse_secrets(str(file), file.read_text(encoding="utf-8", errors="replace"), _REMEDY, is_data=True)
     cluster = cluster_of(of_cluster, config_dir)
     root = _record_root(of_sweep, config_dir)
-    made = _planned_where_records_are(of_sweep, config_dir, root)
+    plan = _planned_where_records_are(of_sweep, config_dir, root)
     job = SweepJob(
-        name=_name(made),
+        name=_name(plan),
         overrides=of_sweep,
         config_dir=None if config_dir is None else Path(config_dir).resolve(),
         record_root=root,
-        gpus_needed=max(planned.run.resources.num_gpus(0) for planned in (*made.runs, *made.later)),
-        gpus_used=max(planned.run.resources.num_gpus(1) for planned in (*made.runs, *made.later)),
+        gpus_needed=max(planned.run.resources.num_gpus(0) for planned in (*plan.runs, *plan.later)),
+        gpus_used=max(planned.run.resources.num_gpus(1) for planned in (*plan.runs, *plan.later)),
     )
-    counted = _counted(made)
-    configs = (planned.run.config for planned in (*made.runs, *made.later))
+    counted = _counted(plan)
+    configs = (planned.run.config for planned in (*plan.runs, *plan.later))
     warnings = [f"warning: {sentence}" for sentence in foreign_code(configs)]
     if dry_run:
         say("".join(f"# {line}\n" for line in warnings) + f"# {counted}; this would be submitted:")
         say(cluster.preview(job).rstrip())
         return
     say("\n".join([*warnings, counted]))
-    if set(made.states().values()) == {"done"}:
+    if set(plan.states().values()) == {"done"}:
         say("nothing to do")
         return
     job_id = cluster.submit(job)
@@ -75,11 +75,11 @@ def _planned_where_records_are(overrides: Sequence[str], config_dir: str | None,
         return planned([*elsewhere, f"record.root={empty}"], config_dir)[0]
 
 
-def _name(made: Plan) -> str:
-    study = re.sub(r"[^a-z0-9]+", "-", made.study.name.lower())[:_STUDY_LETTERS].strip("-")
-    return f"gmt-{study}-{made.identity[:12]}"
+def _name(plan: Plan) -> str:
+    study = re.sub(r"[^a-z0-9]+", "-", plan.study.name.lower())[:_STUDY_LETTERS].strip("-")
+    return f"gmt-{study}-{plan.identity[:12]}"
 
 
-def _counted(made: Plan) -> str:
-    states = list(made.states().values())
-    return f"study {made.study.name}: {len(states)} runs, {states.count('done')} of them done by the records here"
+def _counted(plan: Plan) -> str:
+    states = list(plan.states().values())
+    return f"study {plan.study.name}: {len(states)} runs, {states.count('done')} of them done by the records here"

@@ -184,9 +184,9 @@ def _stop(server: "subprocess.Popen[bytes]") -> int:
     return 0
 
 
-def _listening(asked: int | None) -> socket.socket:
+def _listening(port: int | None) -> socket.socket:
     """Return a socket that listens: from then on nobody else can take its port."""
-    for port in [asked] if asked is not None else range(_FIRST_PORT, _FIRST_PORT + _TRIES):
+    for number in [port] if port is not None else range(_FIRST_PORT, _FIRST_PORT + _TRIES):
         with suppress(OSError, OverflowError):  # taken, or no port at all
-            return socket.create_server((_HOST, port))
-    raise UserError(f"--port must be free on {_HOST}, got {asked if asked is not None else 'none from 5000 on'}")
+            return socket.create_server((_HOST, number))
+    raise UserError(f"--port must be free on {_HOST}, got {port if port is not None else 'none from 5000 on'}")

@@ -37,12 +37,12 @@ def do_stages(context: RunContext) -> Result:
     """
     before = _evaluate_base(context)
     context = choose(context) if context.run.merge is None else context
-    made = train_weights(context) if context.run.merge is None else merge_weights(context)
-    sha256 = weights_sha256(dict(made.model.named_parameters()))
-    after = _evaluate_weights(context, made, sha256)
+    weights = train_weights(context) if context.run.merge is None else merge_weights(context)
+    sha256 = weights_sha256(dict(weights.model.named_parameters()))
+    after = _evaluate_weights(context, weights, sha256)
     if context.run.record_settings.keep_weights:
-        made.save(context.record.folder)
-    return _result(context, before, made, sha256, after)
+        weights.save(context.record.folder)
+    return _result(context, before, weights, sha256, after)
 
 
 def _evaluate_base(context: RunContext) -> _Before:
@@ -66,33 +66,33 @@ def _evaluate_base(context: RunContext) -> _Before:
     return before
 
 
-def _evaluate_weights(context: RunContext, made: MadeWeights, sha256: str) -> Evaluated:
+def _evaluate_weights(context: RunContext, weights: MadeWeights, sha256: str) -> Evaluated:
     folder = context.record.folder / "evaluation" / sha256[:16]
     prepared = context.prepared.for_method(context.run.method)
-    after = evaluate(context.run, prepared, made.model, folder, context.control)
+    after = evaluate(context.run, prepared, weights.model, folder, context.control)
     after.keep(context.record, "after")
-    context.record.append_metrics(STEP if made.training is None else made.training.num_steps, after.metrics)
+    context.record.append_metrics(STEP if weights.training is None else weights.training.num_steps, after.metrics)
     return after
 
 
-def _result(context: RunContext, before: _Before, made: MadeWeights, sha256: str, after: Evaluated) -> Result:
-    prepared, settings = context.prepared, made.settings
-    is_trained = made.training is not None
+def _result(context: RunContext, before: _Before, weights: MadeWeights, sha256: str, after: Evaluated) -> Result:
+    prepared, settings = context.prepared, weights.settings
+    is_trained = weights.training is not None
     return Result(
         before=before.scores,
         after=after.scores,
         metrics={"before": before.metrics, "after": after.metrics},
         forgetting=before.scores["source"]["mean"] - after.scores["source"]["mean"],
-        training=made.training,
+        training=weights.training,
         micro_batch_size=None if settings is None else settings.micro_batch_size,
         accumulation_steps=None if settings is None else settings.accumulation_steps,
         density_asked=context.run.method.density_asked if is_trained else None,
-        moved_fraction=made.delta.moved_fraction,
-        delta_norm=made.delta.norm,
-        relative_delta_norm=made.delta.relative_norm,
-        num_parameters=made.model.num_parameters(),
-        num_trainable=made.sizes.num_trainable,
-        num_added=made.sizes.num_added,
+        moved_fraction=weights.delta.moved_fraction,
+        delta_norm=weights.delta.norm,
+        relative_delta_norm=weights.delta.relative_norm,
+        num_parameters=weights.model.num_parameters(),
+        num_trainable=weights.sizes.num_trainable,
+        num_added=weights.sizes.num_added,
         num_train_examples=prepared.num_examples if is_trained else 0,
         num_dropped_examples=prepared.num_dropped if is_trained else 0,
         num_left_over_examples=prepared.num_left_over if is_trained else 0,

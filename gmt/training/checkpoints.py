@@ -73,9 +73,10 @@ def load_method(checkpoint: Path, *, is_sharded: bool) -> dict[str, Any]:
     num_shards = workers.num_workers() if is_sharded else 1
     saved: dict[str, Any] = torch.load(checkpoint / _METHOD_STATE, map_location="cpu", weights_only=True)
     if saved["num_shards"] != num_shards:
-        asked = f"resources.workers={saved['num_shards']} resources.sharding=fsdp"
+        is_saved_sharded = saved["num_shards"] > 1
+        fsdp = f"resources.workers={saved['num_shards']} resources.sharding=fsdp"
         raise UserError(
-            f"{checkpoint} goes on with {asked if saved['num_shards'] > 1 else 'resources.sharding=none'} only, since "
+            f"{checkpoint} goes on with {fsdp if is_saved_sharded else 'resources.sharding=none'} only, since "
             f"a mask is sharded as its weights are; got {num_shards} shard{'s' if num_shards > 1 else ''}"
         )
     if workers.index() == 0 or not is_sharded:

@@ -33,8 +33,8 @@ def add_commands(section: Section) -> None:
         summary="tries the laws that every method, model and task keeps",
         about="Tries on a few steps of a small model what every plug-in must do, and prints a line for each law: it "
         "composes and builds, planning imports no torch, its run id is stable; it trains, saves, and goes on after "
-        "kill -9 to the same bits; evaluations on the way and smaller micro-batches change nothing; bf16, DPO and two "
-        f"workers work, or are refused in a sentence. Name what to check as GROUP=NAME ({', '.join(GROUPS)}), with "
+        "kill -9 to the same bits; evaluations during training and smaller micro-batches change nothing; bf16, DPO and "
+        f"two workers work, or are refused in a sentence. Name what to check as GROUP=NAME ({', '.join(GROUPS)}), with "
         "--config-dir for one of your own; other settings are overrides. All runs are on the CPU. Exit code 1 where a "
         "law is broken.",
     )
