@@ -152,11 +152,12 @@ def main() -> None:
         lacking.add("hydra_ray")
     ways = args.ways or [way for way in WAYS if way not in lacking]
     rounds: dict[str, list[Mapping[str, float]]] = {way: [] for way in ways}
+    load = os.getloadavg()[0]
     for _ in range(args.rounds):
         for way in ways:
             rounds[way].append(measured(way, args.before))
             print(way, {part: round(value, 1) for part, value in rounds[way][-1].items()}, file=sys.stderr, flush=True)
-    publish("What a cold start takes", [_table(rounds), _words(rounds, lacking)], args.out)
+    publish("What a cold start takes", [_table(rounds), _words(rounds, lacking, load)], args.out)
 
 
 def _table(rounds: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
@@ -173,12 +174,13 @@ def _cell(values: Sequence[float], digits: int = 1) -> str:
     return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
 
 
-def _words(rounds: Mapping[str, Sequence[Mapping[str, float]]], lacking: set[str]) -> str:
+def _words(rounds: Mapping[str, Sequence[Mapping[str, float]]], lacking: set[str], load: float) -> str:
     limits = " and ".join(f"{limit:g} s to the {part}" for part, limit in LIMITS_S.items())
     words = [
         f"Median and range of {len(next(iter(rounds.values())))} rounds in turn. A worker is ready when it has imported"
         " the libraries; of ours, the examples are also prepared then.",
-        f"Limits of `gmt sweep` on two cores: {limits}.",
+        f"Limits of `gmt sweep` on two cores that do nothing else: {limits}.",
+        f"The load of the machine was {load:.1f} in the minute before the first round.",
     ]
     compared = [
         *(("before", part) for part in ("first step", "end", "CPU")),
