@@ -291,21 +291,14 @@ class RunRecord:
             return True
 
 
-def write_whole(path: Path, text: str, *, is_synced: bool = True) -> None:
-    """Write a file whole or not at all, by renaming a complete file into place.
-
-    Args:
-        path: the file.
-        text: its content.
-        is_synced: whether to wait for the disk; if not, the file may be empty after a power failure.
-    """
+def write_whole(path: Path, text: str) -> None:
+    """Write a file whole or not at all, by renaming a complete and synced file into place."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         with temporary.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
-            if is_synced:
-                os.fsync(file.fileno())
+            os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         remove(temporary, path.parent)  # exists only if something failed

@@ -24,7 +24,6 @@ from mlflow.tracking import MlflowClient
 from gmt.credentials import without_secrets
 from gmt.records.digests import LARGE
 from gmt.records.record import NOWHERE, RunRecord, State, write_whole
-from gmt.tracking.batches import end_run, log_batch
 from gmt.tracking.links import Links
 from gmt.tracking.outcomes import final_metrics
 
@@ -148,12 +147,12 @@ class TrackedRun:
         is_announced = path.exists()
         if not is_announced and not any(self._record.folder.glob("mlflow-*.json")):
             return None
-        id_ = _id_in(path) if is_announced else None
+        id_ = self._record.read(path.name)["mlflow_run_id"] if is_announced else None
         if id_ is None:  # a kill or a lost answer left no id, or the id was stored under another address of the store
             has_run_id = f"tags.`gmt.run_id` = '{self._record.id}'"
             runs = self._client.search_runs([self._experiment_id], has_run_id, ViewType.ALL, max_results=1)
             if runs:
-                self._keep_id(runs[0])
+                write_whole(path, json.dumps({"mlflow_run_id": runs[0].info.run_id}))
             return runs[0] if runs else None
         try:
             return self._client.get_run(id_)
@@ -177,16 +176,12 @@ class TrackedRun:
             run_name=name[:_KEY_LENGTH],
             tags={**identifying_tags, **tags, **({PARENT: parent} if parent else {})},
         )
-        self._keep_id(run)
+        write_whole(self._id_file(), json.dumps({"mlflow_run_id": run.info.run_id}))
         self._params = self._all_params()
         return run
 
     def _all_params(self) -> list[Param]:
         return [Param(key, value) for key, value in _flat(self._record.read("config.json")["science"]).items()]
-
-    def _keep_id(self, run: Run) -> None:
-        # A file that a power failure empties still announces the run, which is then found by its tag.
-        write_whole(self._id_file(), json.dumps({"mlflow_run_id": run.info.run_id}), is_synced=False)
 
     def _id_file(self) -> Path:
         store = f"{without_secrets(self._client.tracking_uri)}#{self._experiment_id}"
@@ -197,7 +192,7 @@ class TrackedRun:
         while metrics or tags or self._params:
             params = self._params[:_PARAMS]
             batch = metrics[: _AT_ONCE - len(params) - len(tags)]
-            log_batch(self._client, run.info.run_id, batch, params, tags)
+            self._client.log_batch(run.info.run_id, metrics=batch, params=params, tags=tags)
             self._held |= set(map(_point, batch))
             metrics, self._params, tags = metrics[len(batch) :], self._params[len(params) :], []
 
@@ -228,16 +223,7 @@ class TrackedRun:
                     artifacts.log_artifact(str(self._record.folder / name))  # type: ignore[no-untyped-call]
             self._links.link(run, self._record)
         ended_at = self._record.status().get("ended_at") or time.time()  # a killed run has no end in its record
-        end_run(self._client, run.info.run_id, _STATUS[state], int(1000 * ended_at))
-
-
-def _id_in(path: Path) -> str | None:
-    """Return the MLflow id in a file; None if the file holds none."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        return None
-    return content.get("mlflow_run_id") if isinstance(content, dict) else None
+        self._client.set_terminated(run.info.run_id, _STATUS[state], end_time=int(1000 * ended_at))
 
 
 def _metrics(rows: Sequence[Mapping[str, Any]]) -> list[Metric]:

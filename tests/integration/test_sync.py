@@ -15,7 +15,6 @@ from gmt.commands.sync import sync
 from gmt.errors import RunFailed, UserError
 from gmt.records.record import RunRecord
 from gmt.studies.plan import Plan
-from gmt.tracking import mlflow_run
 from gmt.tracking.mlflow_view import MlflowView
 from tests.conftest import CONF, Gmt
 from tests.finished import done_study
@@ -127,10 +126,10 @@ def test_the_parent_keeps_what_was_reported_and_counts_once(study: Plan, tmp_pat
 
 
 def test_the_parent_ends_though_a_run_is_refused(study: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refused(*args: Any) -> None:
+    def refused(self: MlflowClient, *args: Any, **kwargs: Any) -> object:
         raise MlflowException("no")
 
-    monkeypatch.setattr(mlflow_run, "log_batch", refused)
+    monkeypatch.setattr(MlflowClient, "log_batch", refused)
     with pytest.raises(RunFailed):
         sync(["study=tiny"], str(CONF))
     assert parent_of(tmp_path).info.status == "FINISHED"
@@ -140,7 +139,6 @@ def test_values_that_the_store_has_are_not_written_again(study: Plan, monkeypatc
     sync(["study=tiny"], str(CONF))
     written: list[str] = []
     monkeypatch.setattr(MlflowClient, "log_batch", lambda self, run_id, **_: written.append(run_id))
-    monkeypatch.setattr(mlflow_run, "log_batch", lambda client, run_id, *_: written.append(run_id))
     sync(["study=tiny"], str(CONF))
     assert written == []
 
@@ -169,17 +167,18 @@ def test_an_answer_that_was_lost_makes_no_second_run(
 def test_what_a_broken_call_did_not_write_is_written_by_the_next(
     study: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write, calls = mlflow_run.log_batch, iter(range(1000))
+    write, calls = MlflowClient.log_batch, iter(range(1000))
 
-    def fails_twice(*args: Any) -> None:
+    def fails_twice(self: MlflowClient, *args: Any, **kwargs: Any) -> object:
         number = next(calls)
         if number == 0:
             raise ConnectionError("before it was written")
-        write(*args)
+        done = write(self, *args, **kwargs)
         if number == 1:
             raise ConnectionError("after it was written")
+        return done
 
-    monkeypatch.setattr(mlflow_run, "log_batch", fails_twice)
+    monkeypatch.setattr(MlflowClient, "log_batch", fails_twice)
     with pytest.raises(RunFailed):
         sync(["study=tiny"], str(CONF))
     sync(["study=tiny"], str(CONF))
@@ -187,10 +186,10 @@ def test_what_a_broken_call_did_not_write_is_written_by_the_next(
 
 
 def test_a_store_that_stops_answering_is_one_sentence(study: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
-    def gone(*args: Any) -> None:
+    def gone(self: MlflowClient, *args: Any, **kwargs: Any) -> object:
         raise ConnectionError("gone")
 
-    monkeypatch.setattr(mlflow_run, "log_batch", gone)
+    monkeypatch.setattr(MlflowClient, "log_batch", gone)
     monkeypatch.setattr(MlflowView, "answers", lambda self: False)
     with pytest.raises(UserError, match=r"MLflow stopped answering at sft s1 .*; sync again"):
         sync(["study=tiny"], str(CONF))

@@ -61,17 +61,6 @@ def test_each_value_is_written_once_by_views_that_come_and_go(tmp_path: Path) ->
     assert history(tmp_path) == [(1, 1.0), (2, 2.0), (3, 3.0)]
 
 
-def test_a_file_of_the_id_that_a_power_failure_emptied_makes_no_second_run(tmp_path: Path) -> None:
-    record = new_record(tmp_path)
-    for step in (1, 2):
-        record.append_metrics(step, {"train/loss": float(step)})
-        with record.at_work():
-            MlflowView(settings_for(tmp_path)).sync(record, name="gmt seed=1", parent=None, tags={}, final=False)
-        (path,) = record.folder.glob("mlflow-*.json")
-        path.write_text("")
-    assert history(tmp_path) == [(1, 1.0), (2, 2.0)]
-
-
 def test_the_error_without_a_server_shows_the_connections_message(tmp_path: Path) -> None:
     nobody = TrackingSettings(uri="http://127.0.0.1:1", artifacts=str(tmp_path), experiment="e")
     with pytest.raises(UserError, match=r"that answers, got http://127.0.0.1:1: .*Connection refused") as raised:
