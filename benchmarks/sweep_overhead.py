@@ -95,6 +95,7 @@ def hydra_app(launcher: str, num: int, work: Callable[[], None] = short_run) -> 
     from hydra.core.config_store import ConfigStore
 
     ConfigStore.instance().store(name="app", node={"x": 0})
+    os.environ["HYDRA_MAIN_MODULE"] = "__main__"  # for cold_start.py, whose script is another: the app has no configs
 
     @hydra.main(version_base="1.3", config_path=None, config_name="app")
     def app(config: Any) -> int:
