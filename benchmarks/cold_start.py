@@ -126,7 +126,8 @@ def measured(way: str, before: Path | None) -> Mapping[str, float]:
             watched.note("end")
             reader.join()
         if process.returncode:
-            raise SystemExit(f"{way} failed:\n{(folder / 'err').read_text(encoding='utf-8')[-4000:]}")
+            errors = (folder / "err").read_text(encoding="utf-8")
+            raise SystemExit(f"{way} failed with exit code {process.returncode}:\n{errors[-4000:]}")
         return watched.seen | {"CPU": sum(processes.cpu_seconds().values())}
 
 

@@ -166,7 +166,9 @@ def seconds(way: str, num: int) -> dict[str, float]:
             wall = time.perf_counter() - started
             if process.returncode:
                 out.seek(0)
-                raise SystemExit(f"{way} with {num} runs failed:\n{out.read()[-4000:]}")
+                raise SystemExit(
+                    f"{way} with {num} runs failed with exit code {process.returncode}:\n{out.read()[-4000:]}"
+                )
         return {WALL: wall} | processes.cpu_seconds()
 
 
