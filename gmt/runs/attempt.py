@@ -32,6 +32,13 @@ class Outcome:
     error: str | None = None
 
 
+def import_libraries() -> None:
+    """Import what a run needs, which takes seconds; no library may have read the environment before."""
+    take_out()  # variables that this worker's node sets; torch is not imported yet
+    with no_collections():
+        import gmt.runs.execute  # noqa: F401
+
+
 def attempt(config: Mapping[str, Any], stop: Path, go_on: Callable[[int, float], bool]) -> Outcome:
     """Execute a run, or resume it.
 
@@ -42,12 +49,12 @@ def attempt(config: Mapping[str, Any], stop: Path, go_on: Callable[[int, float],
     """
 
     def do() -> None:
-        take_out()  # variables that this worker's node sets; torch is not imported yet
+        take_out()  # before `build`, which may import a user's code
         run = build(config)
         if run.record.state() == "done":
             return
-        with no_collections():
-            from gmt.runs.execute import execute
+        import_libraries()
+        from gmt.runs.execute import execute
         from gmt.training.control import Control
         from gmt.training.memory import spare_libraries
 

@@ -22,17 +22,16 @@ _PLAN = "plan.jsonl"
 STOP = "stop"
 
 
-def freeze(plan: Plan, todo: Sequence[PlannedRun]) -> Path:
-    """Write the plan of a sweep that is about to start.
+def new_sweep(plan: Plan) -> Path:
+    """Return the folder of a new sweep, which does not exist yet; in it the file STOP stops the sweep."""
+    return plan.folder / "sweeps" / f"{time.strftime('%Y%m%dT%H%M%S')}-{secrets.token_hex(4)}"
 
-    Returns:
-        The sweep's folder, in which the file STOP stops it.
-    """
-    folder = plan.folder / "sweeps" / f"{time.strftime('%Y%m%dT%H%M%S')}-{secrets.token_hex(4)}"
+
+def freeze(todo: Sequence[PlannedRun], folder: Path) -> None:
+    """Write the runs of a sweep that is about to start into its folder."""
     folder.mkdir(parents=True)
     with open(os.open(folder / _PLAN, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
         file.writelines(map(_line, todo))
-    return folder
 
 
 def _line(planned: PlannedRun) -> str:

@@ -6,31 +6,37 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextmanager
 def no_lost_interrupt() -> Iterator[None]:
-    """Raise KeyboardInterrupt at the end of the block if Ctrl-C was pressed in it and Python dropped the exception.
+    """Within the block, Ctrl-C and SIGTERM raise KeyboardInterrupt, at the end of the block if Python dropped it.
 
-    Python drops an exception that is raised in a destructor, and libraries call many while they are imported.
+    Python drops an exception that is raised in a destructor, and libraries call many while they are imported. A signal
+    that somebody else handles, or ignores as nohup does, stays as it is.
     """
-    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+    if threading.current_thread() is not threading.main_thread():  # Python sets handlers in the main thread only
         yield
         return
-    pressed = threading.Event()
+    usual: dict[int, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    ours = [number for number, handler in usual.items() if signal.getsignal(number) == handler]
+    received = threading.Event()
 
     def handle(number: int, frame: FrameType | None) -> None:
-        pressed.set()
+        received.set()
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGINT, handle)
+    for number in ours:
+        signal.signal(number, handle)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    if pressed.is_set():
+        for number in ours:
+            signal.signal(number, usual[number])
+    if received.is_set():
         raise KeyboardInterrupt
 
 

@@ -4,7 +4,7 @@ A thread of the driver reads the run records for the progress display and for ML
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -14,11 +14,11 @@ from gmt.merges.protocol import ChoosesParents
 from gmt.methods.protocol import fits_every_model
 from gmt.runs.build import Run
 from gmt.studies.differing import uncommitted_changes
-from gmt.studies.frozen import STOP, freeze
+from gmt.studies.frozen import STOP, freeze, new_sweep
 from gmt.studies.grid import Point
 from gmt.studies.plan import STATES, Plan, PlannedRun, broken, changes, over, runs_at_once
 from gmt.studies.stopping import no_lost_interrupt, stops_in_order
-from gmt.studies.tracked import bring_level, mirror_of
+from gmt.studies.tracked import bring_level, import_mlflow, mirror_of
 from gmt.studies.watch import Progress, Tracker, Watch, each_second
 from gmt.tracking.settings import TrackingSettings
 
@@ -38,10 +38,17 @@ class RunLauncher(Protocol):
 
 @runtime_checkable
 class StartsEarly(Protocol):
-    """A RunLauncher that starts its machinery while a sweep is checked."""
+    """A RunLauncher that starts its workers while a sweep is checked."""
 
-    def starting(self) -> AbstractContextManager[None]:
-        """Return a block beside which the machinery starts, and with which it ends."""
+    def starting(
+        self, todo: Sequence[PlannedRun], folder: Path, import_more: Callable[[], None]
+    ) -> AbstractContextManager[None]:
+        """Return a block beside which workers start, and with which they end; no run begins before the launcher's call.
+
+        Args:
+            todo, folder: what the launcher will be called with.
+            import_more: imports libraries; called once while the launcher has nothing to do but wait.
+        """
         ...
 
 
@@ -90,10 +97,13 @@ def run_sweep(
     for sentence in (*changed, *uncommitted_changes()):
         say(f"warning: {sentence}")
     say("checking examples, evaluations and methods before the first run starts")
-    with launch.starting() if isinstance(launch, StartsEarly) else nullcontext():
+    folder = new_sweep(plan)
+    with ExitStack() as until_the_end:
         with no_lost_interrupt():
+            if isinstance(launch, StartsEarly):
+                until_the_end.enter_context(launch.starting(todo, folder, lambda: import_mlflow(tracking)))
             _preflight(todo)
-        folder = freeze(plan, todo)
+        freeze(todo, folder)
         with (
             stops_in_order(folder / STOP, say),
             mirror_of(plan, tracking, say, remedy, must_answer=not is_under_way) as tracker,

@@ -21,6 +21,14 @@ _QUESTION = "\n\n## Question\n"  # below the result, since a folded page shows o
 _MOST_SENTENCES = 12
 
 
+def import_mlflow(tracking: TrackingSettings) -> None:
+    """Import what mirror_of needs, which takes seconds; nothing if `tracking` names no store."""
+    if tracking.uri is not None:
+        with no_collections():
+            import gmt.tracking.mirror
+            import gmt.tracking.mlflow_view  # noqa: F401
+
+
 @contextmanager
 def mirror_of(
     plan: Plan, tracking: TrackingSettings, say: "Say", remedy: str, *, must_answer: bool
@@ -42,9 +50,9 @@ def mirror_of(
     if tracking.uri is None:
         yield None
         return
-    with no_collections():
-        from gmt.tracking.mirror import Mirror, Opened
-        from gmt.tracking.mlflow_view import MlflowView
+    import_mlflow(tracking)
+    from gmt.tracking.mirror import Mirror, Opened
+    from gmt.tracking.mlflow_view import MlflowView
 
     def opening() -> Opened:
         view = MlflowView(tracking)

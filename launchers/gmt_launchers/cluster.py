@@ -7,7 +7,7 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from gmt.runs.gpus import gpus_here
 from gmt_launchers.import_paths import DriverImports
 from gmt_launchers.own_cluster import own_address
 from gmt_launchers.private_ray import private_ray
-from gmt_launchers.ray_internals import ask_head, silence_nodes, without_unused_processes
+from gmt_launchers.ray_internals import ask_head, keeps_idle_workers, silence_nodes, without_unused_processes
 from gmt_launchers.token import use_token_if_there_is_one
 
 _ANSWER_S = 5.0
@@ -101,7 +101,10 @@ def connected(address: str | None, num_cpus: int | None) -> Iterator[Head]:
 def _started(address: str | None, num_cpus: int | None, folder: Path | None) -> Head:
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
-        with nullcontext() if address is not None else without_unused_processes():
+        with ExitStack() as changes:
+            if address is None:
+                changes.enter_context(without_unused_processes())
+                changes.enter_context(keeps_idle_workers())
             # An explicit "local": without it Ray silently joins a cluster that somebody left behind.
             ray.init(
                 address=address or "local",

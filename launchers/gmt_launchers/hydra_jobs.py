@@ -7,7 +7,6 @@ import functools
 import os
 import pickle
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import cloudpickle
@@ -18,47 +17,12 @@ from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
-from gmt import settings
 from gmt.runs.gpus import hide_gpus
 from gmt_launchers.cluster import connected
+from gmt_launchers.hydra_settings import RayTuneSettings
 from gmt_launchers.job_queue import Job, Ready
 from gmt_launchers.ray_tune import run_jobs
-from gmt_launchers.room import Amounts, all_nodes, check_fits
-
-
-@dataclass(frozen=True, kw_only=True)
-class RayTuneSettings:
-    """The settings of the launcher.
-
-    Args:
-        address: the address of a running cluster (`auto` or HOST:PORT); None starts Ray on this machine.
-        num_cpus: the number of cores that Ray may use on this machine; None for all.
-        cpus_per_job, gpus_per_job: the resources of a job of Hydra's own sweepers; the runs of a study have settings
-            of their own. None for gpus_per_job is 1 if some node has a GPU, else 0.
-        max_failures: how often a job of Hydra's own sweepers starts again after its worker died.
-    """
-
-    address: str | None
-    num_cpus: int | None
-    cpus_per_job: float
-    gpus_per_job: float | None
-    max_failures: int
-
-    def __post_init__(self) -> None:
-        if self.address is not None:
-            settings.text("hydra.launcher.address", self.address)
-        if self.num_cpus is not None:
-            settings.integer("hydra.launcher.num_cpus", self.num_cpus, low=1)
-        settings.number("hydra.launcher.cpus_per_job", self.cpus_per_job, "must be at least 0", low=0)
-        if self.gpus_per_job is not None:
-            settings.number("hydra.launcher.gpus_per_job", self.gpus_per_job, "must be at least 0", low=0)
-        settings.integer("hydra.launcher.max_failures", self.max_failures, low=0)
-
-    def gpus_among(self, nodes: Sequence[Amounts]) -> float:
-        """Return the number of GPUs that a job reserves; it sees no others."""
-        if self.gpus_per_job is not None:
-            return self.gpus_per_job
-        return float(any(node.get("GPU", 0) >= 1 for node in nodes))
+from gmt_launchers.room import all_nodes, check_fits
 
 
 def launch(

@@ -14,6 +14,8 @@ from ray.tune import Callback
 from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
 
+from gmt_launchers.held import Held
+
 RESULT = "job_result"  # the key under which a worker reports what its job returned
 _LATER_S = 1.0
 
@@ -81,11 +83,18 @@ class Owner(Protocol):
 
 
 class JobQueue(Searcher):  # type: ignore[misc]  # Ray ships no types
-    """A searcher of Ray Tune that suggests the next job while there is one."""
+    """A searcher of Ray Tune that suggests the next job while there is one.
 
-    def __init__(self, jobs: Sequence[Job], owner: Owner, at_once: int | None):
+    Args:
+        jobs: the jobs.
+        owner: decides on each job.
+        at_once: the most jobs at a time; None for no limit.
+        held: jobs that the driver holds back; None for jobs that may begin at once.
+    """
+
+    def __init__(self, jobs: Sequence[Job], owner: Owner, at_once: int | None = None, held: Held | None = None):
         super().__init__()
-        self._jobs, self._owner, self._at_once = jobs, owner, at_once
+        self._jobs, self._owner, self._at_once, self._held = jobs, owner, at_once, held
         self._waiting = deque(range(len(jobs)))
         self._not_before: dict[int, float] = {}
         self._running: dict[str, int] = {}
@@ -111,9 +120,18 @@ class JobQueue(Searcher):  # type: ignore[misc]  # Ray ships no types
 
     def suggest(self, trial_id: str) -> Any:
         """Return the config of the next trial, None to be asked again later, or FINISHED when all jobs are over."""
+        config = self._next(trial_id)
+        if self._held is not None and (not isinstance(config, dict) or len(self._running) >= self._held.num_waiting):
+            self._held.handed_out.set()
+        return config
+
+    def _next(self, trial_id: str) -> Any:
         if self._owner.stopped():
             self._waiting.clear()
-        if self._at_once is not None and len(self._running) >= self._at_once:
+        at_once = self._at_once
+        if self._held is not None and not self._held.gate.is_open:
+            at_once = min(self._held.num_waiting, at_once or self._held.num_waiting)
+        if at_once is not None and len(self._running) >= at_once:
             return None
         for _ in range(len(self._waiting)):
             index = self._waiting.popleft()

@@ -10,24 +10,24 @@ from typing import TYPE_CHECKING, Any
 
 from gmt.credentials import without_secrets
 from gmt.records.record import State
-from gmt.runs.attempt import Outcome, attempt, outcome_of
+from gmt.runs.attempt import Outcome, attempt, import_libraries, outcome_of
 from gmt.runs.build import Run, plug_in
 from gmt.runs.failures import OF_PARENT, RETRIES, is_tried_again
 from gmt.runs.gpus import hide_gpus
 from gmt.runs.parents import failure_of, not_done
 from gmt.runs.settings import AUTO, RecordSettings
 from gmt.terminal import say
-from gmt_launchers.cluster import connected
+from gmt_launchers.cluster import Head, connected
 from gmt_launchers.deaths import kind_of_death, note_node, num_noted
+from gmt_launchers.held import Gate, Held
 from gmt_launchers.job_queue import Job, Ready
 from gmt_launchers.node_check import check_nodes
 from gmt_launchers.ray_tune import run_jobs
 from gmt_launchers.room import all_nodes, check_fits
+from gmt_launchers.starting import StartingRuns
 
 if TYPE_CHECKING:
     from ray.tune.schedulers import TrialScheduler
-
-    from gmt_launchers.starting import StartingRay
 
 _AGAIN_AFTER_S = 5.0  # a disk or a network may need a moment
 _BUSY_AFTER_S = 1.0
@@ -44,7 +44,6 @@ def launch_runs(
     address: str | None,
     num_cpus: int | None,
     work: Work = attempt,
-    starting: "StartingRay | None" = None,
 ) -> None:
     """Do runs until each is done or has failed for the last time, or the stop file appears.
 
@@ -53,25 +52,54 @@ def launch_runs(
         stop: the stop file: once it exists, no run starts, and running runs end after their next step.
         address, num_cpus: see gmt_launchers.cluster.connected.
         work: the function that a worker calls with a run's config; see gmt.runs.attempt.
-        starting: a Ray that is starting on this machine; None to start or join Ray now.
 
     Raises:
         UserError: there is no such cluster, or a run fits on none of its nodes; nothing was started.
     """
-    with starting or connected(address, num_cpus) as head:
+    with connected(address, num_cpus) as head:
         if address is not None:
             check_nodes(address, runs[0].record_settings.runs)
-        num_gpus = sum(node.get("GPU", 0) for node in all_nodes())
-        if address is not None and any(run.resources.gpus == AUTO for run in runs):
-            takes = "a run's worker takes one" if num_gpus else "runs compute on the CPU"
-            say(f"the cluster's nodes have {num_gpus:g} GPUs now: {takes} (resources.gpus=auto)")
-        runs = [run.with_gpus(num_gpus) for run in runs]
-        jobs = [_job(run, stop, work) for run in runs]
-        at_once = check_fits([(dict(worker), number) for worker, number in {_shape(run) for run in runs}])
-        several = any(run.resources.workers > 1 for run in runs)
-        owner = _Runs(runs, stop)
-        run_jobs(jobs, owner, head, at_once=at_once if several else None, scheduler=_scheduler(runs[0]))
+            if any(run.resources.gpus == AUTO for run in runs):
+                num_gpus = _num_gpus()
+                takes = "a run's worker takes one" if num_gpus else "runs compute on the CPU"
+                say(f"the cluster's nodes have {num_gpus:g} GPUs now: {takes} (resources.gpus=auto)")
+        owner = _do_on(head, runs, stop, work, None)
     owner.mark_given_up()
+
+
+def start_runs(runs: Sequence[Run], stop: Path, starting: StartingRuns, *, work: Work = attempt) -> None:
+    """Let the first workers of runs start, which import libraries and wait until the runs may begin.
+
+    Args:
+        runs, stop, work: see launch_runs.
+        starting: a Ray that is starting on this machine.
+    """
+
+    def do(head: Head, held: Held) -> None:
+        owner = _do_on(head, runs, stop, work, held)
+        if not held.over.is_set():
+            owner.mark_given_up()
+
+    starting.begin(do)
+
+
+def _do_on(head: Head, runs: Sequence[Run], stop: Path, work: Work, held: Held | None) -> "_Runs":
+    """Do runs on the connected cluster, and return the owner of their jobs."""
+    num_gpus = _num_gpus()
+    runs = [run.with_gpus(num_gpus) for run in runs]
+    gate = None if held is None else held.gate
+    jobs = [_job(run, stop, work, gate) for run in runs]
+    at_once = check_fits([(dict(worker), number) for worker, number in {_shape(run) for run in runs}])
+    several = any(run.resources.workers > 1 for run in runs)
+    owner = _Runs(runs, stop, gate)
+    scheduler = _scheduler(runs[0])
+    run_jobs(jobs, owner, head, at_once=at_once if several else None, scheduler=scheduler, held=held)
+    return owner
+
+
+def _num_gpus() -> float:
+    """Return the number of GPUs of the connected cluster's nodes."""
+    return sum(node.get("GPU", 0) for node in all_nodes())
 
 
 def _scheduler(run: Run) -> "TrialScheduler | None":
@@ -87,7 +115,7 @@ def _shape(run: Run) -> tuple[tuple[tuple[str, float], ...], int]:
     return (("CPU", float(resources.cpus)), ("GPU", float(resources.gpus)), ("memory", memory)), resources.workers
 
 
-def _job(run: Run, stop: Path, work: Work) -> Job:
+def _job(run: Run, stop: Path, work: Work, gate: Gate | None) -> Job:
     (_, cpus), (_, gpus), (_, memory) = _shape(run)[0]
     if run.resources.workers > 1:
         from gmt_launchers.ray_train import attempt_on_workers  # takes 3 s
@@ -95,7 +123,8 @@ def _job(run: Run, stop: Path, work: Work) -> Job:
         # Ray Train reserves what its workers need; the trial only waits for them.
         work, cpus, gpus, memory = attempt_on_workers, 0, 0, 0
     settings, work_on_run = run.record_settings, functools.partial(work, run.config, stop)
-    do = functools.partial(_on_node, settings, run.record.folder, work_on_run, gpus)
+    wait = None if gate is None else functools.partial(_wait_at, gate, stop, imports=run.resources.workers == 1)
+    do = functools.partial(_on_node, settings, run.record.folder, work_on_run, gpus, wait)
     job = Job(work=do, cpus=cpus, gpus=gpus, memory_bytes=int(memory) or None)
     if run.resources.workers == 1:
         return job
@@ -108,9 +137,10 @@ def _on_node(
     folder: Path,
     do: Callable[[Callable[[int, float], bool]], Outcome],
     gpus: float,
+    wait: Callable[[], Outcome] | None,
     go_on: Any,
 ) -> Outcome:
-    """Do a run in the worker, after the worker has written its node into the record."""
+    """Do a run in the worker, after a wait if need be, and after the worker has written its node into the record."""
 
     def note() -> None:
         settings.close_to_others()
@@ -118,14 +148,25 @@ def _on_node(
 
     if not gpus:
         hide_gpus()
-    noted = outcome_of(note)
+    waited = Outcome(state="done") if wait is None else wait()
+    noted = outcome_of(note) if waited.state == "done" else waited
     return do(go_on) if noted.state == "done" else noted
 
 
-class _Runs:
-    """The owner of the runs' jobs: decides which runs start, and which are tried again."""
+def _wait_at(gate: Gate, stop: Path, *, imports: bool) -> Outcome:
+    """Wait in the worker until its run may begin; `imports` says that this process trains, and imports libraries."""
+    gate.wait(import_libraries if imports else lambda: None)
+    return Outcome(state="interrupted" if stop.exists() else "done")
 
-    def __init__(self, runs: Sequence[Run], stop: Path):
+
+class _Runs:
+    """The owner of the runs' jobs: decides which runs start, and which are tried again.
+
+    It writes no record while a gate holds the runs back.
+    """
+
+    def __init__(self, runs: Sequence[Run], stop: Path, gate: Gate | None = None):
+        self._gate = gate
         self._records = [run.record for run in runs]
         self._runs, self._stop = runs, stop
         self._unfinished = {record.id for record in self._records}  # may still become done
@@ -142,6 +183,8 @@ class _Runs:
         if state in ("done", "changed"):
             return Ready.NEVER
         lacking = not_done(self._runs[index])
+        if lacking and self._are_held():
+            return Ready.LATER
         if (lost := next((parent for parent in lacking if parent.id not in self._unfinished), None)) is not None:
             self._set_ended(index)
             self._note(index, "failed", OF_PARENT, failure_of(self._runs[index], lost))
@@ -159,6 +202,8 @@ class _Runs:
 
     def died(self, index: int, error: Exception) -> float | None:
         """Record the death of a worker, and decide on another attempt."""
+        if self._are_held():
+            return _AGAIN_AFTER_S
         kind, sentence = kind_of_death(error, self._records[index].folder)
         self._note(index, "interrupted", kind, sentence)
         return self._again(index, kind, sentence)
@@ -179,6 +224,9 @@ class _Runs:
     def stopped(self) -> bool:
         """Return whether the stop file exists."""
         return self._stop.exists()
+
+    def _are_held(self) -> bool:
+        return self._gate is not None and not self._gate.is_open
 
     def _again(self, index: int, kind: str, sentence: str) -> float | None:
         again = is_tried_again(kind, self._failures[index, kind])

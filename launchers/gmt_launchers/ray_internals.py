@@ -5,6 +5,7 @@ Imports happen in the functions: some of these modules take seconds, and each pr
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -55,6 +56,23 @@ def without_unused_processes() -> Iterator[None]:
     finally:
         for name, function in own.items():
             setattr(Node, name, function)
+
+
+@contextmanager
+def keeps_idle_workers() -> Iterator[None]:
+    """Make the Ray that the block starts keep the workers that it starts beforehand until a job needs them.
+
+    Ray 2.60 ends a worker that was idle for a second, and starts another for the next job. A value of the user stays.
+    """
+    name = "RAY_idle_worker_killing_time_threshold_ms"
+    if name in os.environ:
+        yield
+        return
+    os.environ[name] = "3600000"
+    try:
+        yield
+    finally:
+        del os.environ[name]
 
 
 @contextmanager

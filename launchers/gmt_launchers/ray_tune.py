@@ -4,6 +4,7 @@ import contextlib
 import os
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import wait
 from typing import Any
@@ -16,6 +17,7 @@ from gmt.errors import RunFailed
 from gmt.terminal import say
 from gmt_launchers.aside import aside
 from gmt_launchers.cluster import Head
+from gmt_launchers.held import Held
 from gmt_launchers.job_queue import RESULT, Job, JobQueue, Owner, QueueCallback
 from gmt_launchers.ray_internals import in_prestarted_workers, know_every_death, resource_of_head
 from gmt_launchers.waiting import Waiting
@@ -45,6 +47,7 @@ def run_jobs(
     *,
     at_once: int | None = None,
     scheduler: TrialScheduler | None = None,
+    held: Held | None = None,
 ) -> None:
     """Do jobs on the connected cluster until the owner starts no more.
 
@@ -54,13 +57,15 @@ def run_jobs(
         head: the cluster's head.
         at_once: the most jobs at a time, in addition to the limits of their resources; None for no limit.
         scheduler: stops jobs early by the scores that they report; None stops none.
+        held: jobs that the driver holds back, whose `work` waits at the gate, and which may be ended by `over`; None
+            for jobs that begin at once and that KeyboardInterrupt ends.
 
     Raises:
         RunFailed: the cluster's head was lost.
     """
     os.environ |= _OF_DRIVER
     know_every_death()
-    queue = JobQueue(jobs, owner, at_once)
+    queue = JobQueue(jobs, owner, at_once, held)
     folder = os.getcwd()
 
     def trial(config: dict[str, Any]) -> None:
@@ -91,10 +96,11 @@ def run_jobs(
             in_prestarted_workers() if head.is_local else contextlib.nullcontext(),
             Waiting(say, queue.is_starting) as waiting,
         ):
-            _wait_for(tuner.fit, queue, head, waiting)
+            over = threading.Event() if held is None else held.over
+            _wait_for(tuner.fit, queue, head, waiting, over)
 
 
-def _wait_for(fit: Callable[[], object], queue: JobQueue, head: Head, waiting: Waiting) -> None:
+def _wait_for(fit: Callable[[], object], queue: JobQueue, head: Head, waiting: Waiting, over: threading.Event) -> None:
     """Call `fit` in another thread and wait for it: if the head is lost, calls of Ray never return."""
     future = aside(fit, "gmt-tune")
     try:
@@ -102,7 +108,7 @@ def _wait_for(fit: Callable[[], object], queue: JobQueue, head: Head, waiting: W
             wait([future], timeout=_LOOK_EVERY_S)
             if head.lost is not None:
                 raise RunFailed(head.lost)
-            if queue.is_stopped() and waiting.is_silent:  # nothing is at work that could end
+            if over.is_set() or (queue.is_stopped() and waiting.is_silent):  # nothing is at work that could end
                 queue.abandon()
                 wait([future], timeout=_ABANDON_S)
                 return

@@ -1,51 +1,72 @@
-"""Starts Ray on this machine in a separate thread, so that the driver can check a sweep meanwhile."""
+"""Starts Ray on this machine, and workers, while the driver checks the runs that they will do."""
 
-import threading
+import contextlib
+import tempfile
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
+from pathlib import Path
 
+from gmt_launchers.aside import aside
 from gmt_launchers.cluster import Head
+from gmt_launchers.held import Gate, Held
+
+_LOOK_EVERY_S = 0.05
+
+Do = Callable[[Head, Held], None]
 
 
-class StartingRay:
-    """A Ray that is starting; as a context manager it waits for Ray, and ends it.
+class StartingRuns:
+    """Runs on a Ray that starts on this machine, whose workers wait at a gate until `finish` is called.
 
-    The thread that starts Ray lives as long as Ray: Linux ends Ray's processes with the thread that started them.
+    One thread starts Ray, does the runs and ends Ray, since Linux ends Ray's processes with the thread that started
+    them. It starts at once.
 
     Args:
         connect: makes the block within which Ray runs, see gmt_launchers.cluster.connected.
+        num_waiting: how many workers may start before `finish` is called.
     """
 
-    def __init__(self, connect: Callable[[], AbstractContextManager[Head]]):
+    def __init__(self, connect: Callable[[], AbstractContextManager[Head]], *, num_waiting: int):
         self._connect = connect
-        self._head: Future[Head] = Future()
-        self._is_over = threading.Event()
-        self._thread = threading.Thread(target=self._live, name="gmt-ray", daemon=True)
-        self._thread.start()
+        self._folder = tempfile.TemporaryDirectory(prefix="gmt-gate-")
+        self._held = Held(gate=Gate(Path(self._folder.name)), num_waiting=num_waiting)
+        self._do: Future[Do | None] = Future()
+        self._result = aside(self._live, "gmt-ray")
 
-    def __enter__(self) -> Head:
-        """Return the head once Ray has started.
+    def begin(self, do: Do) -> None:
+        """Wait until Ray has started and the first workers are starting; an error is raised by `finish` only.
+
+        The caller waits because two busy threads of one Python process take longer than one after the other.
+
+        Args:
+            do: does the runs, e.g. gmt_launchers.planned_runs.start_runs.
+        """
+        self._do.set_result(do)
+        while not self._held.handed_out.wait(_LOOK_EVERY_S) and not self._result.done():
+            pass
+
+    def finish(self) -> None:
+        """Let the runs begin, and wait until they are over.
 
         Raises:
-            UserError: see gmt_launchers.cluster.connected.
+            UserError: Ray can't be started, or a run fits on no node; no run has begun.
+            RunFailed: see gmt_launchers.ray_tune.run_jobs.
         """
-        return self._head.result()
-
-    def __exit__(self, *_: object) -> None:
-        self.end()
+        self._held.gate.open()
+        self._result.result()
 
     def end(self) -> None:
-        """Wait until Ray has started, and end it; a second call does nothing."""
-        self._is_over.set()
-        self._thread.join()
+        """End the runs and Ray, and wait for their end; a second call does nothing."""
+        self._held.over.set()
+        if not self._do.done():
+            self._do.set_result(None)
+        with contextlib.suppress(Exception):  # `finish` raises it
+            self._result.result()
+        self._folder.cleanup()
 
     def _live(self) -> None:
-        try:
-            with self._connect() as head:
-                self._head.set_result(head)
-                self._is_over.wait()
-        except BaseException as error:  # the thread's boundary: the error is raised again in the thread that waits
-            if self._head.done():
-                raise
-            self._head.set_exception(error)
+        with self._connect() as head:
+            do = self._do.result()
+            if do is not None and not self._held.over.is_set():
+                do(head, self._held)

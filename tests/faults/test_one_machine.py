@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+import tempfile
 from pathlib import Path
 
 import psutil
@@ -81,19 +82,30 @@ def _of_group(process: "subprocess.Popen[str]") -> list[int]:
     return [p.pid for p in psutil.process_iter() if p.status() != "zombie" and os.getpgid(p.pid) == process.pid]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=["ctrl_c", "kill"])
-def test_a_signal_while_ray_starts_leaves_nothing_behind(sweeps: Sweeps, number: signal.Signals) -> None:
+@pytest.mark.parametrize("what", ["gcs_server", "ray::ImplicitFunc"], ids=["ray_starts", "a_worker_waits"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=["ctrl_c", "sigterm", "kill"])
+def test_a_signal_while_a_sweep_is_checked_leaves_nothing_behind(
+    sweeps: Sweeps, number: signal.Signals, what: str
+) -> None:
+    places = Path(tempfile.gettempdir())
+    before = set(places.glob("gmt-gate-*"))
     sweep = sweeps.start(*STUDY)
-    sweeps.wait_for(lambda: [p for p in psutil.Process(sweep.pid).children() if p.name() == "gcs_server"])
+    sweeps.wait_for(lambda: [p for p in psutil.Process(sweep.pid).children(recursive=True) if what in _command(p)])
     os.killpg(sweep.pid, number) if number == signal.SIGINT else os.kill(sweep.pid, number)
-    if number == signal.SIGINT:
-        os.killpg(sweep.pid, number)
-        assert "goes on where this stopped" in finish(sweep, expect=130, timeout_s=60)
-    else:
-        os.kill(sweep.pid, number)
+    if number == signal.SIGKILL:
         sweep.wait()
+    else:
+        assert "goes on where this stopped" in finish(sweep, expect=130, timeout_s=60)
+        assert set(places.glob("gmt-gate-*")) == before
     sweeps.wait_for(lambda: not _of_group(sweep), timeout_s=60)
     assert sweeps.records("status.json") == {}
+
+
+def _command(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:  # it has ended
+        return ""
 
 
 def test_two_drivers_on_one_study(sweeps: Sweeps, undisturbed: dict[str, str]) -> None:

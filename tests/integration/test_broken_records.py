@@ -11,7 +11,7 @@ import pytest
 from gmt.axis import Axis
 from gmt.cli import run_command
 from gmt.errors import UserError
-from gmt.studies.frozen import freeze, job_of, thaw
+from gmt.studies.frozen import freeze, job_of, new_sweep, thaw
 from gmt.studies.plan import Plan, rows
 from gmt.tracking.series import read_series
 from gmt.tracking.table import read_table
@@ -109,7 +109,8 @@ def test_a_damaged_plan_is_one_sentence(
     damage: str, finished: tuple[Path, Plan], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(finished[0])
-    sweep = freeze(finished[1], finished[1].runs)
+    sweep = new_sweep(finished[1])
+    freeze(finished[1].runs, sweep)
     reference = job_of(sweep, finished[1].runs[-1]).partition("=")[2].strip("'")
     path = sweep / "plan.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()]

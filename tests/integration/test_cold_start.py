@@ -1,21 +1,29 @@
 """What a sweep imports and starts before its first run, shown by real processes."""
 
+import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+from gmt_launchers.aside import aside
 from gmt_launchers.cluster import connected
-from gmt_launchers.planned_runs import launch_runs
-from gmt_launchers.starting import StartingRay
+from gmt_launchers.held import Gate, Held
+from gmt_launchers.planned_runs import _on_node, _wait_at, start_runs
+from gmt_launchers.starting import StartingRuns
 
 from gmt.errors import UserError
 from gmt.runs.attempt import Outcome
 from gmt.runs.build import Run, build
+from tests.processes import wait_for
 
 TRAINING = {"gmt.training.train", "peft", "scipy", "trl"}
 OF_DRIVER = {"hydra", "matplotlib", "mlflow", "omegaconf", "optuna", "statsmodels"}
@@ -47,18 +55,74 @@ def test_the_driver_of_a_sweep_imports_nothing_that_trains(tmp_path: Path) -> No
     assert not (TRAINING | {"ray"}) & set(done.stdout.split())
 
 
-def test_a_fault_of_a_ray_that_starts_is_raised_where_the_driver_waits_for_it() -> None:
-    def refuse() -> Any:
-        raise UserError("there is no room")
+def refuse() -> Any:
+    raise UserError("there is no room")
 
-    with pytest.raises(UserError, match="there is no room"), StartingRay(refuse):
-        pass
+
+def test_a_fault_of_a_ray_that_starts_is_raised_where_the_driver_waits_for_the_runs() -> None:
+    starting = StartingRuns(refuse, num_waiting=1)
+    starting.begin(lambda head, held: None)
+    with pytest.raises(UserError, match="there is no room"):
+        starting.finish()
+    starting.end()
+
+
+@contextmanager
+def nothing() -> Iterator[Any]:
+    """Stands for Ray where only the order of the calls matters."""
+    yield None
+
+
+def test_runs_are_not_done_if_the_check_ends_before_ray_has_started() -> None:
+    may_start, done = threading.Event(), []
+
+    @contextmanager
+    def slowly() -> Iterator[Any]:
+        may_start.wait()
+        yield None
+
+    starting = StartingRuns(slowly, num_waiting=1)
+    beginning = aside(lambda: starting.begin(lambda head, held: done.append(held)), "test")
+    ending = aside(starting.end, "test")
+    may_start.set()
+    wait_for(lambda: beginning.done() and ending.done(), 60)
+    assert done == []
+
+
+def test_the_end_asks_runs_that_are_held_back_to_end() -> None:
+    def until_over(head: Any, held: Held) -> None:
+        held.handed_out.set()
+        held.over.wait()
+
+    starting = StartingRuns(nothing, num_waiting=1)
+    starting.begin(until_over)
+    starting.end()
+    starting.end()
+
+
+def test_a_worker_imports_libraries_and_waits_until_its_run_may_begin(tmp_path: Path) -> None:
+    gate, stop = Gate(tmp_path), tmp_path / "stop"
+    waiting = aside(lambda: _wait_at(gate, stop, imports=True), "test")
+    wait_for(lambda: "gmt.runs.execute" in sys.modules, 60)
+    assert not waiting.done()
+    gate.open()
+    assert waiting.result(60).state == "done"
+
+
+def test_a_run_whose_sweep_was_stopped_while_it_was_held_back_leaves_no_record(tmp_path: Path) -> None:
+    gate, stop, begun = Gate(tmp_path), tmp_path / "stop", []
+    stop.touch()
+    gate.open()
+    [run] = runs(tmp_path)
+    wait = partial(_wait_at, gate, stop, imports=True)
+    ended = _on_node(run.record_settings, run.record.folder, begun.append, 0.0, wait, None)  # type: ignore[arg-type]
+    assert (ended.state, begun, run.record.exists()) == ("interrupted", [], False)
 
 
 def look(config: Mapping[str, Any], stop: Path, go_on: Callable[[int, float], bool]) -> Outcome:
-    """Write down the modules and the variables of a worker before its first run."""
-    (stop.parent / "modules").write_text(" ".join(sys.modules))
-    (stop.parent / "variables").write_text(" ".join(os.environ))
+    """Write down what a worker is like before its first run."""
+    worker = {"pid": os.getpid(), "modules": list(sys.modules), "variables": list(os.environ)}
+    (stop.parent / "worker").write_text(json.dumps(worker))
     return Outcome(state="done")
 
 
@@ -82,21 +146,22 @@ def commands() -> dict[int, str]:
 
 
 @pytest.mark.slow  # every sweep of the other tests starts Ray so; this looks at the processes
-def test_ray_starts_what_a_sweep_uses_and_a_worker_imports_nothing_before_its_run(tmp_path: Path) -> None:
-    from tests.processes import wait_for
-
+def test_ray_starts_what_a_sweep_uses_and_its_first_worker_imports_while_the_runs_are_held_back(tmp_path: Path) -> None:
     todo = runs(tmp_path)
-    starting = StartingRay(lambda: connected(None, 1))
+    starting = StartingRuns(lambda: connected(None, 2), num_waiting=1)
     try:
-        wait_for(lambda: "ray::IDLE" in " ".join(commands().values()), 60)
+        start_runs(todo, tmp_path / "stop", starting, work=look)
+        wait_for(lambda: " ".join(commands().values()).count("ray::") >= 4, 60)  # two agents and two workers
         before = commands()
         assert not [command for command in before.values() if any(name in command for name in LEFT_OUT)]
-        launch_runs(todo, tmp_path / "stop", address=None, num_cpus=1, work=look, starting=starting)
+        time.sleep(10)  # Ray would end a worker that is idle for a second
+        assert not (tmp_path / "worker").exists()
+        starting.finish()
     finally:
         starting.end()
-    variables = (tmp_path / "variables").read_text().split()
-    assert "PL_DISABLE_FORK" not in variables  # a worker with variables of its own would be started only now
-    imported = set((tmp_path / "modules").read_text().split())
-    unused = {"datasets", "torch", "transformers"}
-    assert sorted((TRAINING | OF_DRIVER | unused) & imported) == []
+    worker = json.loads((tmp_path / "worker").read_text())
+    assert worker["pid"] in before
+    assert "PL_DISABLE_FORK" not in worker["variables"]  # a worker with variables of its own would be started only now
+    assert TRAINING | {"torch", "transformers"} < set(worker["modules"])
+    assert sorted(OF_DRIVER & set(worker["modules"])) == []
     assert not [command for command in commands().values() if "raylet" in command]

@@ -12,7 +12,7 @@ from gmt.commands.show import show
 from gmt.composition import Composer, hydra_on
 from gmt.errors import MachineFault, UserError
 from gmt.runs.build import build, plug_in
-from gmt.studies.frozen import freeze, job_of, thaw
+from gmt.studies.frozen import freeze, job_of, new_sweep, thaw
 from tests.finished import finish, plan_of
 
 HEAD = """
@@ -123,7 +123,8 @@ def test_what_a_changed_file_names_is_not_imported(tmp_path: Path, written: Writ
     plan = plan_of(tmp_path, {"sft": {"method": "sft"}}, [1])
     (planned,) = plan.runs
     finish(planned, 0.7)
-    folder = freeze(plan, [planned])
+    folder = new_sweep(plan)
+    freeze([planned], folder)
     module, own = written(WHOLE), planned.run.config["method"]["_target_"]
     for file in (folder / "plan.jsonl", planned.record.folder / "config.json"):
         assert own in file.read_text()

@@ -1,6 +1,7 @@
 """`hydra/launcher=ray_tune`: passes Hydra's jobs, or the runs of a plan, to gmt_launchers."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +14,14 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 if TYPE_CHECKING:
-    from gmt_launchers.starting import StartingRay
+    from gmt_launchers.starting import StartingRuns
 
     from gmt.studies.plan import PlannedRun
 
 
 @dataclass
 class RayTuneConf:
-    """The launcher's settings, for any Hydra app; see gmt_launchers.hydra_jobs.RayTuneSettings."""
+    """The launcher's settings, for any Hydra app; see gmt_launchers.hydra_settings.RayTuneSettings."""
 
     _target_: str = "hydra_plugins.gmt_hydra.ray_tune_launcher.RayTuneLauncher"
     address: str | None = None  # of a running cluster: auto, HOST:PORT; null: Ray on this machine
@@ -45,7 +46,8 @@ class RayTuneLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Do one job for each list of overrides."""
-        from gmt_launchers.hydra_jobs import RayTuneSettings, launch
+        from gmt_launchers.hydra_jobs import launch
+        from gmt_launchers.hydra_settings import RayTuneSettings
 
         settings = RayTuneSettings(**self._values)
         return launch(settings, self._context, self._task_function, self.config, job_overrides, initial_job_idx)
@@ -61,16 +63,16 @@ class _RunsOnRay:
 
     def __init__(self, values: Mapping[str, Any]):
         self._values = values
-        self._starting: StartingRay | None = None
+        self._starting: StartingRuns | None = None
 
     @contextmanager
-    def starting(self) -> Iterator[None]:
-        """Start Ray on this machine beside the block, and end it with the block; a cluster runs already."""
-        # The main thread imports Ray, since it imports other libraries while the other thread starts Ray.
+    def starting(self, todo: "Sequence[PlannedRun]", folder: Path, import_more: Callable[[], None]) -> Iterator[None]:
+        """Start Ray on this machine, and workers, beside the block, and end them with it; a cluster runs already."""
         from gmt_launchers.cluster import connected
-        from gmt_launchers.hydra_jobs import RayTuneSettings
-        from gmt_launchers.starting import StartingRay
+        from gmt_launchers.hydra_settings import RayTuneSettings
+        from gmt_launchers.starting import StartingRuns
 
+        from gmt.studies.frozen import STOP
         from gmt.terminal import say
 
         settings = RayTuneSettings(**self._values)
@@ -78,8 +80,13 @@ class _RunsOnRay:
             yield
             return
         say("starting Ray meanwhile")
-        self._starting = StartingRay(lambda: connected(None, settings.num_cpus))
+        num_waiting = max((settings.num_cpus or len(os.sched_getaffinity(0))) - 1, 1)  # one core is the driver's
+        self._starting = StartingRuns(lambda: connected(None, settings.num_cpus), num_waiting=num_waiting)
         try:
+            from gmt_launchers.planned_runs import start_runs  # imports Tune, while Ray's processes start
+
+            import_more()
+            start_runs([planned.run for planned in todo], folder / STOP, self._starting)
             yield
         finally:
             self._starting.end()
@@ -87,11 +94,14 @@ class _RunsOnRay:
 
     def __call__(self, todo: "Sequence[PlannedRun]", folder: Path) -> None:
         """Do the runs of a plan."""
-        from gmt_launchers.hydra_jobs import RayTuneSettings
+        if self._starting is not None:
+            self._starting.finish()
+            return
+        from gmt_launchers.hydra_settings import RayTuneSettings
         from gmt_launchers.planned_runs import launch_runs
 
         from gmt.studies.frozen import STOP
 
         settings = RayTuneSettings(**self._values)
         runs = [planned.run for planned in todo]
-        launch_runs(runs, folder / STOP, address=settings.address, num_cpus=settings.num_cpus, starting=self._starting)
+        launch_runs(runs, folder / STOP, address=settings.address, num_cpus=settings.num_cpus)

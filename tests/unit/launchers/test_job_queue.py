@@ -1,7 +1,10 @@
 """The queue hands out each job until its owner is content: no job is lost, none is begun while it runs."""
 
+from pathlib import Path
+
 import hypothesis.strategies as st
 from gmt_launchers import job_queue
+from gmt_launchers.held import Gate, Held
 from gmt_launchers.job_queue import Job, JobQueue, Ready
 from hypothesis import given
 from ray.tune.search import Searcher
@@ -111,3 +114,29 @@ def test_a_job_that_waits_for_other_processes_has_not_begun() -> None:
     assert queue.is_starting(), "its worker waits for others"
     begun.append(True)
     assert not queue.is_starting()
+
+
+def test_only_a_few_jobs_get_workers_while_they_are_held_back(tmp_path: Path) -> None:
+    held = Held(gate=Gate(tmp_path), num_waiting=2)
+    queue = JobQueue([JOB] * 4, Script([["return"]] * 4), held=held)
+    assert queue.suggest("a") is not None
+    assert not held.handed_out.is_set()
+    assert queue.suggest("b") is not None
+    assert held.handed_out.is_set()
+    assert queue.suggest("c") is None
+    held.gate.open()
+    assert [queue.suggest(trial) is not None for trial in "cde"] == [True, True, False]
+
+
+def test_a_queue_without_a_job_to_hand_out_says_so(tmp_path: Path) -> None:
+    held = Held(gate=Gate(tmp_path), num_waiting=2)
+    queue = JobQueue([JOB], Script([["later", "return"]]), held=held)
+    assert queue.suggest("a") is None
+    assert held.handed_out.is_set()
+
+
+def test_a_held_job_is_counted_within_the_most_at_a_time(tmp_path: Path) -> None:
+    held = Held(gate=Gate(tmp_path), num_waiting=3)
+    queue = JobQueue([JOB] * 3, Script([["return"]] * 3), 1, held)
+    assert [queue.suggest(trial) is not None for trial in "ab"] == [True, False]
+    assert held.handed_out.is_set()

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from gmt_launchers.held import Gate
 from gmt_launchers.job_queue import Ready
 from gmt_launchers.planned_runs import _Runs
 
@@ -38,3 +39,20 @@ def test_a_merge_is_begun_when_its_parents_are_done_and_fails_with_them(tmp_path
     error = planned[labels.index("soup seed=2")].record.status()["error"]
     assert error.startswith("merge=soup needs the weights of run")
     assert "which is failed: it broke" in error
+
+
+def test_runs_that_are_held_back_leave_no_record(tmp_path: Path) -> None:
+    planned = in_order(plan_of(tmp_path, ARMS, [1]).runs)
+    gate = Gate(tmp_path)
+    lost, merge = planned[0], next(each for each in planned if each.point.arm == "soup")
+    owner = _Runs([lost.run, merge.run], tmp_path / "stop", gate)
+    assert owner.died(0, RuntimeError("it was killed")) == 5.0
+    assert owner.ready(0) is Ready.GO
+    assert owner.ready(1) is Ready.LATER  # of the merge's parents one is not even planned
+    assert not lost.record.exists()
+    assert not merge.record.exists()
+    gate.open()
+    owner.died(0, RuntimeError("it was killed"))
+    assert owner.ready(1) is Ready.NEVER
+    assert lost.record.state() == "interrupted"
+    assert merge.record.state() == "failed"

@@ -8,7 +8,7 @@ from gmt.commands.run import _run_planned
 from gmt.composition import Composer, hydra_on
 from gmt.errors import UserError
 from gmt.models.pretrained import PretrainedModel as Nano
-from gmt.studies.frozen import STOP, freeze, job_of, thaw
+from gmt.studies.frozen import STOP, freeze, job_of, new_sweep, thaw
 from gmt.studies.grid import StudySettings
 from gmt.studies.make_plan import make_plan
 from gmt.studies.plan import Plan, PlannedRun
@@ -26,7 +26,8 @@ def reference(folder: Path, planned: PlannedRun) -> str:
 
 def test_a_run_comes_back_as_it_was_planned(tmp_path: Path) -> None:
     made = plan(tmp_path)
-    folder = freeze(made, made.runs)
+    folder = new_sweep(made)
+    freeze(made.runs, folder)
     for planned in made.runs:
         run_id, config, stop = thaw(reference(folder, planned))
         assert run_id == planned.run.id
@@ -36,7 +37,8 @@ def test_a_run_comes_back_as_it_was_planned(tmp_path: Path) -> None:
 
 def test_what_was_not_planned_is_refused(tmp_path: Path) -> None:
     made = plan(tmp_path)
-    folder = freeze(made, made.runs[:1])
+    folder = new_sweep(made)
+    freeze(made.runs[:1], folder)
     for wrong in (reference(folder, made.runs[1]), f"{tmp_path}/nowhere#1#2", "x", "", "#", f"{folder}#"):
         with pytest.raises(UserError, match="planned_run must name a run"):
             thaw(wrong)
@@ -52,7 +54,8 @@ CHANGES = {
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_plan_that_was_changed_is_refused(tmp_path: Path, change: str) -> None:
     made = plan(tmp_path)
-    folder = freeze(made, made.runs)
+    folder = new_sweep(made)
+    freeze(made.runs, folder)
     file = folder / "plan.jsonl"
     assert file.stat().st_mode & 0o777 == 0o600
     whole = file.read_text()
@@ -67,7 +70,8 @@ def test_a_plan_that_was_changed_is_refused(tmp_path: Path, change: str) -> None
 
 def test_a_run_whose_id_is_another_by_now_is_not_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = plan(tmp_path)
-    folder = freeze(made, made.runs)
+    folder = new_sweep(made)
+    freeze(made.runs, folder)
     monkeypatch.setattr(Nano, "fingerprint", lambda self: "another")  # its weights were changed meanwhile
     with pytest.raises(
         UserError, match=rf"^run {made.runs[0].run.id} of a sweep's plan has the id \w+ here: .*sweep again"
