@@ -102,6 +102,7 @@ def run_sweep(
         with no_lost_interrupt():
             if isinstance(launch, StartsEarly):
                 until_the_end.enter_context(launch.starting(todo, folder, lambda: import_mlflow(tracking)))
+        with no_lost_interrupt():  # again, since Ray has put its own handlers before those of the first block
             _preflight(todo)
         freeze(todo, folder)
         with (
