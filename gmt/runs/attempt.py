@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,11 +33,19 @@ class Outcome:
     error: str | None = None
 
 
-def import_libraries() -> None:
-    """Import what a run needs, which takes seconds; no library may have read the environment before."""
+def get_ready(config: Mapping[str, Any]) -> None:
+    """Import libraries and prepare a run's examples, which takes seconds, before an attempt that may begin later.
+
+    Args:
+        config: the resolved config of a run that this process will attempt. What is wrong with it, the attempt tells.
+    """
     take_out()  # variables that this worker's node sets; torch is not imported yet
     with no_collections():
         import gmt.runs.execute  # noqa: F401
+    from gmt.runs.prepare import prepare
+
+    with suppress(UserError):
+        prepare(build(config))
 
 
 def attempt(config: Mapping[str, Any], stop: Path, go_on: Callable[[int, float], bool]) -> Outcome:
@@ -49,12 +58,12 @@ def attempt(config: Mapping[str, Any], stop: Path, go_on: Callable[[int, float],
     """
 
     def do() -> None:
-        take_out()  # before `build`, which may import a user's code
+        take_out()  # variables that this worker's node sets; torch is not imported yet
         run = build(config)
         if run.record.state() == "done":
             return
-        import_libraries()
-        from gmt.runs.execute import execute
+        with no_collections():
+            from gmt.runs.execute import execute
         from gmt.training.control import Control
         from gmt.training.memory import spare_libraries
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from gmt.credentials import without_secrets
 from gmt.records.record import State
-from gmt.runs.attempt import Outcome, attempt, import_libraries, outcome_of
+from gmt.runs.attempt import Outcome, attempt, get_ready, outcome_of
 from gmt.runs.build import Run, plug_in
 from gmt.runs.failures import OF_PARENT, RETRIES, is_tried_again
 from gmt.runs.gpus import hide_gpus
@@ -123,7 +123,9 @@ def _job(run: Run, stop: Path, work: Work, gate: Gate | None) -> Job:
         # Ray Train reserves what its workers need; the trial only waits for them.
         work, cpus, gpus, memory = attempt_on_workers, 0, 0, 0
     settings, work_on_run = run.record_settings, functools.partial(work, run.config, stop)
-    wait = None if gate is None else functools.partial(_wait_at, gate, stop, imports=run.resources.workers == 1)
+    # With several workers this process only waits for those that train.
+    ready = functools.partial(get_ready, run.config) if run.resources.workers == 1 else _nothing
+    wait = None if gate is None else functools.partial(_wait_at, gate, stop, ready)
     do = functools.partial(_on_node, settings, run.record.folder, work_on_run, gpus, wait)
     job = Job(work=do, cpus=cpus, gpus=gpus, memory_bytes=int(memory) or None)
     if run.resources.workers == 1:
@@ -153,9 +155,13 @@ def _on_node(
     return do(go_on) if noted.state == "done" else noted
 
 
-def _wait_at(gate: Gate, stop: Path, *, imports: bool) -> Outcome:
-    """Wait in the worker until its run may begin; `imports` says that this process trains, and imports libraries."""
-    gate.wait(import_libraries if imports else lambda: None)
+def _nothing() -> None:
+    """Do nothing."""
+
+
+def _wait_at(gate: Gate, stop: Path, get_ready: Callable[[], None]) -> Outcome:
+    """Wait in the worker until its run may begin, and get ready meanwhile."""
+    gate.wait(get_ready)
     return Outcome(state="interrupted" if stop.exists() else "done")
 
 

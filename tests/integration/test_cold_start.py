@@ -21,7 +21,7 @@ from gmt_launchers.planned_runs import _on_node, _wait_at, start_runs
 from gmt_launchers.starting import StartingRuns
 
 from gmt.errors import UserError
-from gmt.runs.attempt import Outcome
+from gmt.runs.attempt import Outcome, attempt, get_ready
 from gmt.runs.build import Run, build
 from tests.processes import wait_for
 
@@ -100,13 +100,26 @@ def test_the_end_asks_runs_that_are_held_back_to_end() -> None:
     starting.end()
 
 
-def test_a_worker_imports_libraries_and_waits_until_its_run_may_begin(tmp_path: Path) -> None:
-    gate, stop = Gate(tmp_path), tmp_path / "stop"
-    waiting = aside(lambda: _wait_at(gate, stop, imports=True), "test")
-    wait_for(lambda: "gmt.runs.execute" in sys.modules, 60)
+def test_a_worker_gets_ready_and_waits_until_its_run_may_begin(tmp_path: Path) -> None:
+    gate, ready = Gate(tmp_path), threading.Event()
+    waiting = aside(lambda: _wait_at(gate, tmp_path / "stop", ready.set), "test")
+    assert ready.wait(60)
     assert not waiting.done()
     gate.open()
     assert waiting.result(60).state == "done"
+
+
+def test_a_worker_that_comes_late_begins_at_once(tmp_path: Path) -> None:
+    gate, ready = Gate(tmp_path), threading.Event()
+    gate.open()
+    assert _wait_at(gate, tmp_path / "stop", ready.set).state == "done"
+    assert not ready.is_set()
+
+
+def test_what_is_wrong_with_a_run_is_told_by_its_attempt_and_not_before(tmp_path: Path) -> None:
+    [run] = runs(tmp_path, "train.max_length=2")
+    get_ready(run.config)
+    assert attempt(run.config, tmp_path / "stop", lambda step, score: True).kind == "user"
 
 
 def test_a_run_whose_sweep_was_stopped_while_it_was_held_back_leaves_no_record(tmp_path: Path) -> None:
@@ -114,7 +127,7 @@ def test_a_run_whose_sweep_was_stopped_while_it_was_held_back_leaves_no_record(t
     stop.touch()
     gate.open()
     [run] = runs(tmp_path)
-    wait = partial(_wait_at, gate, stop, imports=True)
+    wait = partial(_wait_at, gate, stop, lambda: None)
     ended = _on_node(run.record_settings, run.record.folder, begun.append, 0.0, wait, None)  # type: ignore[arg-type]
     assert (ended.state, begun, run.record.exists()) == ("interrupted", [], False)
 
@@ -126,12 +139,12 @@ def look(config: Mapping[str, Any], stop: Path, go_on: Callable[[int, float], bo
     return Outcome(state="done")
 
 
-def runs(root: Path) -> list[Run]:
+def runs(root: Path, *overrides: str) -> list[Run]:
     from gmt.composition import Composer, hydra_on  # here, since a worker imports this file
     from tests.conftest import CONF
 
     with hydra_on(CONF):
-        return [build(Composer().compose_plain(["task=tiny", f"record.root={root}"]))]
+        return [build(Composer().compose_plain(["task=tiny", f"record.root={root}", *overrides]))]
 
 
 def commands() -> dict[int, str]:
