@@ -26,7 +26,7 @@ from gmt.runs.build import Run, build
 from tests.processes import wait_for
 
 TRAINING = {"gmt.training.train", "peft", "scipy", "trl"}
-OF_DRIVER = {"hydra", "matplotlib", "mlflow", "omegaconf", "optuna", "statsmodels"}
+OF_DRIVER = {"hydra", "mlflow", "omegaconf", "optuna", "statsmodels"}
 LEFT_OUT = ("autoscaler/_private/monitor.py", "dashboard/dashboard.py", "log_monitor.py")
 CHECKED = """
 import sys
