@@ -105,10 +105,10 @@ class Builder:
             group: self._once("fingerprint", [config[group]], partial(_fingerprint, group, parts[group]))
             for group in ("model", "task")
         }
-        if isinstance(selection := parts.get("selection"), HasFingerprint):
-            fingerprints["selection"] = _fingerprint("selection", selection)
-        if isinstance(merge := parts.get("merge"), HasFingerprint):
-            fingerprints["merge"] = _fingerprint("merge", merge)
+        for group in ("selection", "merge"):
+            part = parts.get(group)
+            if part is not None and isinstance(part, HasFingerprint):  # Python takes long to compare None with it
+                fingerprints[group] = _fingerprint(group, part)
         science = science_of(config, fingerprints, self._canonical)
         shared = [group for group in science if isinstance(config.get(group), Mapping)]
         texts = {

@@ -75,6 +75,8 @@ def faults_of_search(search: object, method: Method, record: RecordSettings) -> 
 
 def faults_of_selection(selection: Selection | None, task: Task) -> list[str]:
     """Return a sentence if a selection lacks a part, or can't choose among a task's examples."""
+    if selection is None:
+        return []
     if isinstance(selection, MeasuresExamples) and selection.needs_gradients and task.is_preference:
         return [
             f"selection must be one without gradients for task {task.name}, whose examples are preferences, got "
