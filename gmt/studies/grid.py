@@ -40,8 +40,8 @@ class StudySettings:
         baseline: the arm that the report compares the others with.
         margin: the smallest difference of scores that matters to the question, which tests of equivalence use; a
             fraction in (0, 1).
-        primary: the questions that the study decides, by name, see gmt.verdicts.question.Question; the study's `margin`
-            is the default of theirs. None: all tests are exploratory.
+        primary: the questions that the study was made for, by name, see gmt.verdicts.question.Question; the study's
+            `margin` is the default of theirs. None: all tests are exploratory.
         looks: the stop rule: the numbers of seeds after which the primary questions are decided. Choices in undecided
             comparisons get seeds up to the next number; none are added after the last. Each look has an equal share of
             the level, so that repeated looks do not make a false verdict more likely. Empty: only the listed seeds.
