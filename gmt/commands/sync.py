@@ -61,7 +61,7 @@ def _sync_study(plan: Plan, tracking: TrackingSettings) -> None:
 
 
 def _sync_runs(records: Sequence[RunRecord], tracking: TrackingSettings) -> None:
-    from gmt.tracking.mirror import Mirrored, write
+    from gmt.tracking.mirror import MirroredRun, write
     from gmt.tracking.mlflow_view import MlflowView
 
     view, items = MlflowView(tracking), []
@@ -69,7 +69,7 @@ def _sync_runs(records: Sequence[RunRecord], tracking: TrackingSettings) -> None
         science = record.read("config.json")["science"]
         method, task, seed = science["method"]["name"], science["task"]["name"], science["seed"]
         tags = {"gmt.method": str(method), "gmt.task": str(task), "gmt.seed": str(seed)}
-        items.append(Mirrored(record=record, name=f"{method} seed={seed}", tags=tags))
+        items.append(MirroredRun(record=record, name=f"{method} seed={seed}", tags=tags))
     _warn(records)
     _tell(write(view, items, None), len(items))
 

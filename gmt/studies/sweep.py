@@ -213,7 +213,7 @@ def _watched(plan: Plan, todo: Sequence[PlannedRun], tracker: Tracker | None, pr
     started = {planned.run.id for planned in todo}
     for planned in plan.runs:
         if tracker is not None and planned.run.id not in started:
-            tracker.look(planned, final=True)  # it may have ended when nobody was there to follow it
+            tracker.note_change(planned, final=True)  # it may have ended when nobody was there to follow it
     watch = Watch(plan, todo, tracker, progress, runs_at_once(plan))
     try:
         with each_second(watch.look):
