@@ -69,7 +69,7 @@ def ours(num: int, *, is_tracked: bool) -> None:
     run_sweep(plan, tracking, launch, Lines(), say=print, remedy="gmt sync")
 
 
-def recorded(config: Mapping[str, Any], stop: Path, go_on: object) -> Any:
+def recorded(config: Mapping[str, Any], stop: Path, report_score: object) -> Any:
     """A run with its whole record and no training."""
     from gmt.runs.attempt import Outcome
     from gmt.runs.build import build

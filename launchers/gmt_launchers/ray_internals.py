@@ -183,7 +183,7 @@ def resource_of_head() -> str:
     return str(HEAD_NODE_RESOURCE_NAME)
 
 
-def know_every_death() -> None:
+def handle_errors_as_deaths() -> None:
     """Make Tune handle any error of Ray as the death of a worker, even while the worker starts.
 
     Tune 2.60 does so for two classes of errors and ends the whole sweep on any other, such as the error that Ray raises
@@ -194,7 +194,7 @@ def know_every_death() -> None:
     from ray.tune.experiment import Trial
 
     failed, first_result = RayActorManager._actor_task_failed, Trial._get_default_result_or_future
-    if getattr(failed, "knows_every_death", False):
+    if getattr(failed, "handles_errors_as_deaths", False):
         return
 
     def actor_task_failed(self: Any, tracked_actor_task: object, exception: Exception) -> None:
@@ -209,7 +209,7 @@ def know_every_death() -> None:
             self._default_result_or_future = None
             return None
 
-    actor_task_failed.knows_every_death = True  # type: ignore[attr-defined]
+    actor_task_failed.handles_errors_as_deaths = True  # type: ignore[attr-defined]
     RayActorManager._actor_task_failed = actor_task_failed
     Trial._get_default_result_or_future = first_result_or_none
 
