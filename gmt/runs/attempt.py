@@ -34,10 +34,10 @@ class Outcome:
 
 
 def get_ready(config: Mapping[str, Any]) -> None:
-    """Import libraries and prepare a run's examples, which takes seconds, before an attempt that may begin later.
+    """Import libraries and prepare a run's examples before its attempt, since both take seconds.
 
     Args:
-        config: the resolved config of a run that this process will attempt. What is wrong with it, the attempt tells.
+        config: the resolved config of a run that this process will attempt. The attempt, not this, reports its faults.
     """
     take_out()  # variables that this worker's node sets; torch is not imported yet
     with no_collections():
