@@ -22,7 +22,7 @@ _MOST_SENTENCES = 12
 
 
 def import_mlflow(tracking: TrackingSettings) -> None:
-    """Import what mirror_of needs, which takes seconds; nothing if `tracking` names no store."""
+    """Import the modules that mirror_of needs, which takes seconds; import nothing if `tracking` names no store."""
     if tracking.uri is not None:
         with no_collections():
             import gmt.tracking.mirror
@@ -60,7 +60,7 @@ def mirror_of(
 
     mirror = Mirror(open_store, say, remedy)
     if must_answer:
-        with no_collections():  # it imports as much again
+        with no_collections():  # opening imports as many modules again
             mirror.open()
     try:
         with mirror:

@@ -48,7 +48,7 @@ class HeldJobs:
         gate: the gate at which the jobs' workers wait.
         num_waiting: the number of jobs that may get workers while the gate is closed; more would take the driver's
             core.
-        are_handed_out: set once `num_waiting` jobs, or all jobs if they are fewer, have been handed out to workers.
+        are_handed_out: set once `num_waiting` jobs have been handed out to workers, or no other job can be handed out.
         must_end: set to end all jobs immediately.
     """
 
