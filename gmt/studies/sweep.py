@@ -18,7 +18,7 @@ from gmt.studies.frozen import STOP, freeze, new_sweep
 from gmt.studies.grid import Point
 from gmt.studies.plan import STATES, Plan, PlannedRun, broken, changes, over, runs_at_once
 from gmt.studies.stopping import no_lost_interrupt, stops_in_order
-from gmt.studies.tracked import bring_level, import_mlflow, mirror_of
+from gmt.studies.tracked import import_mlflow, mirror_of, write_missing
 from gmt.studies.watch import Progress, Tracker, Watch, each_second
 from gmt.tracking.settings import TrackingSettings
 
@@ -90,7 +90,7 @@ def run_sweep(
     changed = changes(plan, states)
     if not todo:
         say("nothing to do")
-        _bring_level(plan, tracking, say, remedy)
+        _write_missing(plan, tracking, say, remedy)
         if changed:
             raise RunFailed(f"study {plan.study.name}: {'; '.join(changed)}")
         return False
@@ -144,7 +144,7 @@ def in_turns(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
     return ordered
 
 
-def _bring_level(plan: Plan, tracking: TrackingSettings, say: Say, remedy: str) -> None:
+def _write_missing(plan: Plan, tracking: TrackingSettings, say: Say, remedy: str) -> None:
     """Write records of finished runs that MLflow lacks, e.g. since the driver was killed or the store did not
     answer."""
     if tracking.uri is None:
@@ -152,7 +152,7 @@ def _bring_level(plan: Plan, tracking: TrackingSettings, say: Say, remedy: str) 
     from gmt.tracking.mlflow_view import MlflowView
 
     try:
-        lacking = bring_level(plan, MlflowView(tracking))
+        lacking = write_missing(plan, MlflowView(tracking))
     except UserError as error:
         lacking = [str(error)]
     if lacking:

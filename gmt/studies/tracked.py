@@ -73,7 +73,7 @@ def mirror_of(
                 say(f"warning: {error}; `{remedy}` writes what is missing")
 
 
-def bring_level(plan: Plan, view: "MlflowView") -> list[str]:
+def write_missing(plan: Plan, view: "MlflowView") -> list[str]:
     """Write all values that MLflow lacks of a plan's records, and the parent run; no other process may do the plan.
 
     Returns:
