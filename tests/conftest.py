@@ -85,7 +85,7 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Print the seconds of each test file, and its calls of `gmt` that a changed environment kept from forking."""
-    reports = [r for found in terminalreporter.stats.values() for r in found if isinstance(r, pytest.TestReport)]
+    reports = [r for entries in terminalreporter.stats.values() for r in entries if isinstance(r, pytest.TestReport)]
     calls = Counter(
         (r.nodeid.partition("::")[0], v) for r in reports for n, v in r.user_properties if n == FROM_NOTHING
     )

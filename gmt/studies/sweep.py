@@ -152,11 +152,11 @@ def _write_missing(plan: Plan, tracking: TrackingSettings, say: Say, remedy: str
     from gmt.tracking.mlflow_view import MlflowView
 
     try:
-        lacking = write_missing(plan, MlflowView(tracking))
+        faults = write_missing(plan, MlflowView(tracking))
     except UserError as error:
-        lacking = [str(error)]
-    if lacking:
-        say(f"warning: MLflow lacks run values ({lacking[0]}); the records have them, `{remedy}` writes them")
+        faults = [str(error)]
+    if faults:
+        say(f"warning: MLflow lacks run values ({faults[0]}); the records have them, `{remedy}` writes them")
 
 
 def _preflight(todo: Sequence[PlannedRun]) -> None:

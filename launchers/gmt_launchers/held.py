@@ -24,8 +24,8 @@ class Gate:
         """Whether jobs may begin."""
         return self._file.exists()
 
-    def open(self) -> None:
-        """Let all jobs begin."""
+    def let_jobs_begin(self) -> None:
+        """Open the gate, so that all jobs begin."""
         self._file.touch()
 
     def wait(self, prepare: Callable[[], None]) -> None:

@@ -109,7 +109,7 @@ def _own_token(path: Path) -> Iterator[None]:
     """Let Ray take a new token from a file that only this user can read, in place of the token that the user names."""
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
         file.write(secrets.token_hex(32))
-    before = {name: os.environ.pop(name) for name in _TOKEN_VARIABLES if name in os.environ}
+    users_values = {name: os.environ.pop(name) for name in _TOKEN_VARIABLES if name in os.environ}
     os.environ["RAY_AUTH_TOKEN_PATH"] = str(path)
     forget_token()
     try:
@@ -117,5 +117,5 @@ def _own_token(path: Path) -> Iterator[None]:
     finally:
         remove(path, path.parent)
         del os.environ["RAY_AUTH_TOKEN_PATH"]
-        os.environ.update(before)
+        os.environ.update(users_values)
         forget_token()

@@ -146,6 +146,6 @@ def _first_error(run: Run, error: WorkerGroupError) -> Exception:
         kind = "preempted"
     elif isinstance(cause, _OWN_ERRORS):
         return cause
-    lost = RunFailed(f"run {run.id} failed on worker {index}: {' '.join(str(cause).split())[:300]}", kind)
-    lost.add_note(str(failure))
-    return lost
+    run_failed = RunFailed(f"run {run.id} failed on worker {index}: {' '.join(str(cause).split())[:300]}", kind)
+    run_failed.add_note(str(failure))
+    return run_failed

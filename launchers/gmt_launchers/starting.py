@@ -54,7 +54,7 @@ class StartingRuns:
             UserError: Ray can't be started, or a run fits on no node; no run has begun.
             RunFailed: see gmt_launchers.ray_tune.run_jobs.
         """
-        self._held.gate.open()
+        self._held.gate.let_jobs_begin()
         self._result.result()
 
     def end(self) -> None:

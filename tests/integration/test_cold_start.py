@@ -110,13 +110,13 @@ def test_a_worker_prepares_its_run_and_waits_until_the_run_may_begin(tmp_path: P
     waiting = call_in_daemon_thread(lambda: _wait_at_gate(gate, tmp_path / "stop", ready.set), "test")
     assert ready.wait(60)
     assert not waiting.done()
-    gate.open()
+    gate.let_jobs_begin()
     assert waiting.result(60).state == "done"
 
 
 def test_a_worker_that_starts_after_the_gate_has_opened_prepares_and_waits_for_nothing(tmp_path: Path) -> None:
     gate, ready = Gate(tmp_path), threading.Event()
-    gate.open()
+    gate.let_jobs_begin()
     assert _wait_at_gate(gate, tmp_path / "stop", ready.set).state == "done"
     assert not ready.is_set()
 
@@ -130,7 +130,7 @@ def test_a_fault_of_a_runs_settings_fails_its_attempt_and_not_its_preparation(tm
 def test_a_run_leaves_no_record_if_its_sweep_is_stopped_while_it_is_held_back(tmp_path: Path) -> None:
     gate, stop, begun = Gate(tmp_path), tmp_path / "stop", []
     stop.touch()
-    gate.open()
+    gate.let_jobs_begin()
     [run] = runs(tmp_path)
     wait = partial(_wait_at_gate, gate, stop, lambda: None)
     outcome = _do_in_worker(run.record_settings, run.record.folder, begun.append, 0.0, wait, None)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Tune takes a worker that the memory monitor ended for dead, and goes on."""
+"""Tune treats a worker that Ray's memory monitor ended as dead, and continues."""
 
 import pytest
 import ray

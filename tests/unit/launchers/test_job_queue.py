@@ -124,7 +124,7 @@ def test_at_most_num_waiting_jobs_get_workers_while_the_gate_is_closed(tmp_path:
     assert queue.suggest("b") is not None
     assert held.are_handed_out.is_set()
     assert queue.suggest("c") is None
-    held.gate.open()
+    held.gate.let_jobs_begin()
     assert [queue.suggest(trial) is not None for trial in "cde"] == [True, True, False]
 
 

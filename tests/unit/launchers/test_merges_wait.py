@@ -51,7 +51,7 @@ def test_runs_that_are_held_back_leave_no_record(tmp_path: Path) -> None:
     assert owner.ready(1) is Ready.LATER  # of the merge's parents one is not even planned
     assert not lost.record.exists()
     assert not merge.record.exists()
-    gate.open()
+    gate.let_jobs_begin()
     owner.handle_death(0, RuntimeError("it was killed"))
     assert owner.ready(1) is Ready.NEVER
     assert lost.record.state() == "interrupted"
