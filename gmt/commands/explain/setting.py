@@ -28,7 +28,7 @@ KINDS = {
     "study.primary.NAME": "gmt.verdicts.question.Question",
 }
 LAUNCHER = "hydra.launcher"
-_LAUNCHER_CLASS = "gmt_launchers.hydra_jobs.RayTuneSettings"
+_LAUNCHER_CLASS = "gmt_launchers.hydra_settings.RayTuneSettings"
 MISSING = "???"  # OmegaConf's word for a value that must be given
 _WRONG = "?"  # a value that no setting with choices allows
 _LONGEST_VALUE = 60
