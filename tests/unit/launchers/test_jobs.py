@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from gmt_launchers.hydra_jobs import RayTuneSettings
+from gmt_launchers.hydra_settings import RayTuneSettings
 
 from gmt.errors import UserError
 
