@@ -1,7 +1,8 @@
-"""How soon a sweep of tiny runs trains where nothing is warm, by its parts, beside other ways to start workers.
+"""Times the cold start of a sweep: how long `gmt sweep` takes until its first run trains, without warm processes.
 
-Ours plans, checks, starts Ray and MLflow, evaluates the base and trains nano. The others start a worker that imports
-what ours does (torch, transformers, TRL's trainer), and do nothing else. Processes are watched from outside.
+`gmt sweep` plans and checks 8 runs of nano, starts Ray and MLflow, evaluates the base and trains. The peers only start
+a Ray worker that imports the same libraries (torch, transformers, TRL's trainer). Another process watches the files and
+processes of the command, and notes the time of each part.
 """
 
 import argparse
@@ -33,11 +34,11 @@ WAYS = {
     "actor": "a bare Ray actor",
 }
 ONE_RUN = ["task=tiny", "train=quickstart", "--config-dir", str(ROOT / "tests" / "conf")]
-_LOOK_S = 0.05
+_POLL_S = 0.05
 
 
-def libraries() -> None:
-    """What a worker of ours imports."""
+def import_libraries() -> None:
+    """Import the libraries that a worker of `gmt sweep` imports, and tell the watching process."""
     import torch  # noqa: F401
     import transformers  # noqa: F401
     from trl import SFTTrainer  # noqa: F401
@@ -46,21 +47,26 @@ def libraries() -> None:
 
 
 def actor() -> None:
-    """One actor as Ray's guide shows it."""
+    """Start one actor in the way of Ray's guide, and import the libraries in it."""
     import ray
 
     ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="ERROR")
 
     class Worker:
         def load(self) -> None:
-            libraries()
+            import_libraries()
 
     ray.get(ray.remote(Worker).remote().load.remote())
     ray.shutdown()
 
 
 def command_of(way: str, before: Path | None) -> tuple[list[str], dict[str, str]]:
-    """The command of a way, and what it needs in its environment."""
+    """Return the command of a way, and its additional environment variables.
+
+    Args:
+        way: a key of WAYS.
+        before: another checkout of this repository; needed for the way `before`.
+    """
     if way in ("actor", "hydra_ray"):
         return [sys.executable, str(Path(__file__).resolve()), "--one", way], {}
     study = ["sweep", "study=tiny", "--config-dir", str(ROOT / "tests" / "conf")]
@@ -72,19 +78,25 @@ def command_of(way: str, before: Path | None) -> tuple[list[str], dict[str, str]
 
 
 @dataclass
-class Watched:
-    """The parts of a command that were seen, in seconds from its start."""
+class PartTimes:
+    """The times at which a command reached its parts, in seconds from the command's start.
+
+    Args:
+        folder: the current folder of the command.
+        started: the time of the command's start.
+        reached: the parts that the command has reached, with their times.
+    """
 
     folder: Path
     started: float = field(default_factory=time.time)
-    seen: dict[str, float] = field(default_factory=dict)
+    reached: dict[str, float] = field(default_factory=dict)
 
     def note(self, part: str, at: float | None = None) -> None:
-        """Note that a part is reached, now or at another time."""
-        self.seen.setdefault(part, (time.time() if at is None else at) - self.started)
+        """Note that the command reached a part at a time, or now if `at` is None; only the first time counts."""
+        self.reached.setdefault(part, (time.time() if at is None else at) - self.started)
 
-    def look(self) -> None:
-        """Look at the records."""
+    def read_records(self) -> None:
+        """Note the parts that the run records show, and whether a peer's worker is ready."""
         if (self.folder / "ready").exists():
             self.note("worker ready")
         for status in self.folder.glob("gmt-results/runs/*/status.json"):
@@ -98,47 +110,47 @@ class Watched:
 def _row(line: str) -> dict[str, float]:
     try:
         row: dict[str, float] = json.loads(line)
-    except ValueError:  # half a line, which is being written
+    except ValueError:  # the line is still being written
         return {}
     return row
 
 
-def measured(way: str, before: Path | None) -> Mapping[str, float]:
-    """The parts of one cold start, in a folder of its own."""
+def measure(way: str, before: Path | None) -> Mapping[str, float]:
+    """Return the times of the parts of one cold start, and its CPU seconds; the command runs in a new folder."""
     with tempfile.TemporaryDirectory(prefix="cold-start-") as name:
         folder = Path(name)
-        command, more = command_of(way, before)
-        env = os.environ | own_token(folder) | {"COLD_START_READY": str(folder / "ready")} | more
-        watched = Watched(folder)
-        with (folder / "err").open("w", encoding="utf-8") as err:
+        command, variables = command_of(way, before)
+        env = os.environ | own_token(folder) | {"COLD_START_READY": str(folder / "ready")} | variables
+        times = PartTimes(folder)
+        with (folder / "err").open("w", encoding="utf-8") as error_file:
             process = subprocess.Popen(
-                command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=err, text=True, encoding="utf-8"
+                command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=error_file, text=True, encoding="utf-8"
             )
-            reader = threading.Thread(target=_read, args=(process, watched))
+            reader = threading.Thread(target=_read_output, args=(process, times))
             reader.start()
             processes = Processes(process.pid)
             while process.poll() is None:
-                processes.look()
+                processes.measure()
                 if processes.has_workers():
-                    watched.note("Ray up")
-                watched.look()
-                time.sleep(_LOOK_S)
-            watched.note("end")
+                    times.note("Ray up")
+                times.read_records()
+                time.sleep(_POLL_S)
+            times.note("end")
             reader.join()
         if process.returncode:
             errors = (folder / "err").read_text(encoding="utf-8")
             raise SystemExit(f"{way} failed with exit code {process.returncode}:\n{errors[-4000:]}")
-        return watched.seen | {"CPU": sum(processes.cpu_seconds().values())}
+        return times.reached | {"CPU": sum(processes.cpu_seconds().values())}
 
 
-def _read(process: "subprocess.Popen[str]", watched: Watched) -> None:
+def _read_output(process: "subprocess.Popen[str]", times: PartTimes) -> None:
     assert process.stdout is not None
     for _ in process.stdout:
-        watched.note("first line")
+        times.note("first line")
 
 
 def main() -> None:
-    """Measures and reports."""
+    """Measure all ways in turn, and print the table."""
     parser = script_parser(__doc__)
     parser.add_argument("--rounds", type=int, default=3, help="how often each way is measured in turn (default: 3)")
     parser.add_argument("--ways", nargs="+", choices=WAYS, help="default: all that are installed")
@@ -146,24 +158,24 @@ def main() -> None:
     parser.add_argument("--one", choices=["actor", "hydra_ray"], help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
-        actor() if args.one == "actor" else hydra_app("ray", 2, libraries)
+        actor() if args.one == "actor" else hydra_app("ray", 2, import_libraries)
         return
-    lacking = {"before"} if args.before is None else set()
+    missing = {"before"} if args.before is None else set()
     if find_spec("hydra_plugins.hydra_ray_launcher") is None:
-        lacking.add("hydra_ray")
-    ways = args.ways or [way for way in WAYS if way not in lacking]
+        missing.add("hydra_ray")
+    ways = args.ways or [way for way in WAYS if way not in missing]
     rounds: dict[str, list[Mapping[str, float]]] = {way: [] for way in ways}
     load = os.getloadavg()[0]
     for _ in range(args.rounds):
         for way in ways:
-            rounds[way].append(measured(way, args.before))
+            rounds[way].append(measure(way, args.before))
             print(way, {part: round(value, 1) for part, value in rounds[way][-1].items()}, file=sys.stderr, flush=True)
-    publish("What a cold start takes", [_table(rounds), _words(rounds, lacking, load)], args.out)
+    publish("What a cold start takes", [_table(rounds), _words(rounds, missing, load)], args.out)
 
 
 def _table(rounds: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
     rows = [
-        [WAYS[way], *(_cell([one[part] for one in of_way if part in one]) for part in PARTS)]
+        [WAYS[way], *(_cell([times[part] for times in of_way if part in times]) for part in PARTS)]
         for way, of_way in rounds.items()
     ]
     return table(["s from the command", *PARTS[:-1], "CPU s of all processes"], rows)
@@ -175,7 +187,7 @@ def _cell(values: Sequence[float], digits: int = 1) -> str:
     return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
 
 
-def _words(rounds: Mapping[str, Sequence[Mapping[str, float]]], lacking: set[str], load: float) -> str:
+def _words(rounds: Mapping[str, Sequence[Mapping[str, float]]], missing: set[str], load: float) -> str:
     limits = " and ".join(f"{limit:g} s to the {part}" for part, limit in LIMITS_S.items())
     words = [
         f"Median and range of {len(next(iter(rounds.values())))} rounds in turn. A worker is ready when it has imported"
@@ -192,7 +204,7 @@ def _words(rounds: Mapping[str, Sequence[Mapping[str, float]]], lacking: set[str
             pairs = zip(rounds["sweep"], rounds[way], strict=True)
             ratios = [ours[part] / theirs[part] for ours, theirs in pairs]
             words.append(f"`gmt sweep` / {WAYS[way]}, {part}: {_cell(ratios, 2)}.")
-    if "hydra_ray" in lacking:
+    if "hydra_ray" in missing:
         words.append("hydra-ray-launcher was not installed.")
     return " ".join(words)
 

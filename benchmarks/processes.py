@@ -1,4 +1,4 @@
-"""The CPU seconds of a command's processes, which a benchmark watches from outside."""
+"""Measures the CPU seconds of a command and its descendants from another process."""
 
 import psutil
 
@@ -6,7 +6,7 @@ DRIVER, WORKERS, OTHERS = "driver", "workers", "Ray's own"
 
 
 class Processes:
-    """A process and its descendants, with the CPU seconds that each had when it was last seen.
+    """A process and its descendants, with the CPU seconds that each process had used when it was last seen.
 
     Args:
         pid: the id of the process.
@@ -16,12 +16,12 @@ class Processes:
         self._pid = pid
         self._seconds: dict[int, tuple[str, float]] = {}
 
-    def look(self) -> None:
-        """Look at the processes that run now."""
-        for process in _family(self._pid):
+    def measure(self) -> None:
+        """Read the CPU seconds of the processes that run now."""
+        for process in _with_descendants(self._pid):
             try:
                 times, name = process.cpu_times(), process.name()
-            except psutil.Error:  # it has ended
+            except psutil.Error:  # the process has ended
                 continue
             is_worker = name.startswith("ray::") and "Agent" not in name
             kind = DRIVER if process.pid == self._pid else WORKERS if is_worker else OTHERS
@@ -39,7 +39,7 @@ class Processes:
         return sums
 
 
-def _family(pid: int) -> list[psutil.Process]:
+def _with_descendants(pid: int) -> list[psutil.Process]:
     try:
         process = psutil.Process(pid)
         return [process, *process.children(recursive=True)]

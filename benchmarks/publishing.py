@@ -1,4 +1,4 @@
-"""The parser of a benchmark's script, and its table with the machine and the command that made it."""
+"""Parses the options of a benchmark's script, and prints its result with the machine and the command."""
 
 import argparse
 import os
@@ -11,14 +11,14 @@ import torch
 
 
 def script_parser(doc: str | None) -> argparse.ArgumentParser:
-    """Return a parser with `--out` for a script with a docstring."""
+    """Return a parser with the option `--out`; the script's docstring is the description."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="a Markdown file for the result")
     return parser
 
 
 def machine() -> str:
-    """The machine, in words."""
+    """Return the machine in words: cores, GPU, system and torch."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -29,13 +29,13 @@ def machine() -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
+    """Return a Markdown table."""
     lines = [" | ".join(row) for row in (head, ["---"] + ["---:"] * (len(head) - 1), *rows)]
     return "\n".join(f"| {line} |" for line in lines)
 
 
 def publish(title: str, parts: Sequence[str], out: Path | None) -> None:
-    """Prints the parts, and writes them to a file if one is named."""
+    """Print the parts below a title, and write them to `out` unless it is None."""
     command = " ".join(["python", *sys.argv])
     text = "\n\n".join([f"# {title}", f"Machine: {machine()}.\nCommand: `{command}`.", *parts]) + "\n"
     print(text)

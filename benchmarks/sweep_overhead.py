@@ -1,9 +1,9 @@
-"""What one more short run of a sweep costs, beside the other ways to sweep.
+"""Times one more short run of a sweep, for `gmt sweep` and for other ways to sweep.
 
-A run does nothing but import torch and transformers. Ours also composes its config, keeps a run record with ten logged
-steps, and brings MLflow (sqlite) level. The cost is the slope between a small and a large sweep, so that what is paid
-once (starting Ray, importing) falls out. Its parts are CPU seconds of the driver, of Ray's workers and of Ray's own
-processes.
+A run only imports torch and transformers. `gmt sweep` also composes the run's config, writes a run record with ten
+logged steps, and mirrors the record to MLflow (sqlite). The cost of a run is the slope between a small and a large
+sweep, which leaves out costs that a sweep has once (starting Ray, importing). The script also prints the CPU seconds of
+the driver, of Ray's workers and of Ray's own processes.
 """
 
 import argparse
@@ -27,7 +27,7 @@ LARGE_FRESH = 40  # a fresh actor takes seconds
 LIMIT_S = 0.06
 NUM_METRICS = 10
 WALL = "wall"
-_LOOK_S = 0.5
+_POLL_S = 0.5
 
 WAYS = {
     "ours": "ours: plan, Ray Tune with warm workers, run record, MLflow",
@@ -40,13 +40,13 @@ WAYS = {
 
 
 def short_run() -> None:
-    """What every way does in a run."""
+    """Do the work of a run, which is the same for every way."""
     import torch  # noqa: F401
     import transformers  # noqa: F401
 
 
 def ours(num: int, *, is_tracked: bool) -> None:
-    """A sweep of ours over seeds, whose worker leaves out training and evaluation alone."""
+    """Sweep over seeds as `gmt sweep` does, with runs that do everything but train and evaluate."""
     from gmt_launchers.planned_runs import launch_runs
 
     from gmt.composition import Composer, hydra_on
@@ -64,13 +64,13 @@ def ours(num: int, *, is_tracked: bool) -> None:
     tracking = TrackingSettings(uri=uri, artifacts="artifacts", experiment="overhead")
 
     def launch(todo: Any, folder: Path) -> None:
-        launch_runs([planned.run for planned in todo], folder / STOP, address=None, num_cpus=None, work=recorded)
+        launch_runs([planned.run for planned in todo], folder / STOP, address=None, num_cpus=None, work=do_recorded_run)
 
     run_sweep(plan, tracking, launch, Lines(), say=print, remedy="gmt sync")
 
 
-def recorded(config: Mapping[str, Any], stop: Path, go_on: object) -> Any:
-    """A run with its whole record and no training."""
+def do_recorded_run(config: Mapping[str, Any], stop: Path, report_score: object) -> Any:
+    """Write the complete record of a run that does not train."""
     from gmt.runs.attempt import Outcome
     from gmt.runs.build import build
     from gmt.runs.environment import environment
@@ -90,12 +90,13 @@ def recorded(config: Mapping[str, Any], stop: Path, go_on: object) -> Any:
 
 
 def hydra_app(launcher: str, num: int, work: Callable[[], None] = short_run) -> None:
-    """A Hydra app of one value, swept over by Hydra's own sweeper, which does the work in each job."""
+    """Sweep over the one setting of a Hydra app by Hydra's own sweeper; each job does the work."""
     import hydra
     from hydra.core.config_store import ConfigStore
 
     ConfigStore.instance().store(name="app", node={"x": 0})
-    os.environ["HYDRA_MAIN_MODULE"] = "__main__"  # for cold_start.py, whose script is another: the app has no configs
+    # Needed when cold_start.py is the script. The app has no config files that Hydra would have to find.
+    os.environ["HYDRA_MAIN_MODULE"] = "__main__"
 
     @hydra.main(version_base="1.3", config_path=None, config_name="app")
     def app(config: Any) -> int:
@@ -105,13 +106,13 @@ def hydra_app(launcher: str, num: int, work: Callable[[], None] = short_run) -> 
     values = ",".join(map(str, range(num)))
     sys.argv = ["app", "-m", f"x={values}", f"hydra/launcher={launcher}", "hydra/sweeper=basic"]
     sys.argv += ["hydra/hydra_logging=disabled", "hydra/job_logging=disabled", "hydra.sweep.dir=multirun"]
-    if launcher == "ray":  # it would join any cluster that it finds
+    if launcher == "ray":  # by default the launcher joins any cluster that it finds
         sys.argv.append("hydra.launcher.ray.init.address=local")
     app()
 
 
 def tune(num: int, *, reuse_actors: bool) -> None:
-    """Ray Tune as its guide shows it."""
+    """Sweep by Ray Tune in the way of its guide."""
     import ray
     from ray import tune as ray_tune
 
@@ -133,7 +134,7 @@ def tune(num: int, *, reuse_actors: bool) -> None:
     ray.shutdown()
 
 
-ONE = {
+SWEEPS = {
     "ours": lambda num: ours(num, is_tracked=True),
     "ours_untracked": lambda num: ours(num, is_tracked=False),
     "basic": lambda num: hydra_app("basic", num),
@@ -152,7 +153,7 @@ def own_token(folder: Path) -> dict[str, str]:
 
 
 def seconds(way: str, num: int) -> dict[str, float]:
-    """Wall-clock seconds of a sweep of `num` runs in a process and a folder of its own, and its CPU seconds."""
+    """Return the wall-clock and CPU seconds of a sweep of `num` runs, in a new process and a new folder."""
     with tempfile.TemporaryDirectory(prefix="sweep-overhead-") as name:
         folder = Path(name)
         command = [sys.executable, str(Path(__file__).resolve()), "--one", way, str(num)]
@@ -161,8 +162,8 @@ def seconds(way: str, num: int) -> dict[str, float]:
             process = subprocess.Popen(command, cwd=folder, env=env, stdout=out, stderr=subprocess.STDOUT)
             processes = Processes(process.pid)
             while process.poll() is None:
-                processes.look()
-                time.sleep(_LOOK_S)
+                processes.measure()
+                time.sleep(_POLL_S)
             wall = time.perf_counter() - started
             if process.returncode:
                 out.seek(0)
@@ -173,14 +174,14 @@ def seconds(way: str, num: int) -> dict[str, float]:
 
 
 def slope(way: str) -> dict[str, float]:
-    """What one more run costs, by part, from a small and a large sweep."""
+    """Return the seconds that one more run takes, by part, from a small and a large sweep."""
     num_large = LARGE_FRESH if way == "tune_fresh" else LARGE
     small, large = seconds(way, SMALL), seconds(way, num_large)
-    one = {part: (large[part] - small[part]) / (num_large - SMALL) for part in small}
-    shown = ", ".join(f"{part} {value:.3f}" for part, value in one.items())
+    per_run = {part: (large[part] - small[part]) / (num_large - SMALL) for part in small}
+    shown = ", ".join(f"{part} {value:.3f}" for part, value in per_run.items())
     sizes = f"{small[WALL]:.1f} s for {SMALL}, {large[WALL]:.1f} s for {num_large}"
     print(f"{way}: {sizes}; a run: {shown}", file=sys.stderr, flush=True)
-    return one
+    return per_run
 
 
 def main() -> None:
@@ -191,7 +192,7 @@ def main() -> None:
     parser.add_argument("--one", nargs=2, metavar=("WAY", "NUM"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
-        ONE[args.one[0]](int(args.one[1]))
+        SWEEPS[args.one[0]](int(args.one[1]))
         return
     slopes: dict[str, list[dict[str, float]]] = {way: [] for way in args.ways}
     for number in range(args.rounds):
@@ -202,12 +203,12 @@ def main() -> None:
 
 
 def _table(slopes: Mapping[str, list[dict[str, float]]]) -> str:
-    ours = [one[WALL] for one in slopes.get("ours", [])]
+    ours = [slope[WALL] for slope in slopes.get("ours", [])]
     base = statistics.median(ours) if ours else float("nan")
     rows = []
     for way, rounds in slopes.items():
-        walls = [one[WALL] for one in rounds]
-        cpu = [f"{statistics.median([one[part] for one in rounds]):.3f}" for part in (DRIVER, WORKERS, OTHERS)]
+        walls = [slope[WALL] for slope in rounds]
+        cpu = [f"{statistics.median([slope[part] for slope in rounds]):.3f}" for part in (DRIVER, WORKERS, OTHERS)]
         wall, spread = statistics.median(walls), f"{min(walls):.3f} to {max(walls):.3f}"
         rows.append([WAYS[way], f"{wall:.3f}", spread, *cpu, f"{wall / base:.1f}"])
     parts = [f"CPU s: {part}" for part in (DRIVER, WORKERS, OTHERS)]

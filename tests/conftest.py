@@ -76,7 +76,7 @@ def _absl_closes_no_capture() -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Notes in a test's report which of its calls of `gmt` were no forks."""
+    """Write into a test's report which of its calls of `gmt` started a new process instead of a fork."""
     report = yield
     report.user_properties += [(FROM_NOTHING, variables) for variables in calls_from_nothing]
     calls_from_nothing.clear()
@@ -84,8 +84,8 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Shows what each file took, and where a changed environment cost forks, so that what grows slow is seen."""
-    reports = [r for found in terminalreporter.stats.values() for r in found if isinstance(r, pytest.TestReport)]
+    """Print the seconds of each test file, and its calls of `gmt` that a changed environment kept from forking."""
+    reports = [r for entries in terminalreporter.stats.values() for r in entries if isinstance(r, pytest.TestReport)]
     calls = Counter(
         (r.nodeid.partition("::")[0], v) for r in reports for n, v in r.user_properties if n == FROM_NOTHING
     )

@@ -62,7 +62,7 @@ class Nodes:
         self.started[number].wait()
 
     def end(self) -> None:
-        """Ends all nodes; kills them where one is gone, since the head's GCS would wait for it."""
+        """End all nodes. If one has ended already, kill the others, since the head would wait for the lost node."""
         running = [number for number, process in enumerate(self.started) if process.poll() is None]
         if len(running) < len(self.started):
             for number in reversed(running):

@@ -54,7 +54,7 @@ def interpreted(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def _reduce_by_numpy(patch: pytest.MonkeyPatch) -> None:
-    """Make the interpreter reduce by NumPy, as it does for tl.sum; it would call the kernels' own entry by entry."""
+    """Make the interpreter reduce by NumPy, as it does for tl.sum; else it calls our functions for single entries."""
     from triton.runtime.interpreter import ReduceOps, ScanOps
 
     one_by_one = ReduceOps.generic_reduce, ScanOps.generic_scan

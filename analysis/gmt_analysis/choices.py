@@ -13,7 +13,7 @@ from gmt.studies.primary_scores import SCORE_COLUMNS
 from gmt.verdicts.one_question import least_difference
 
 CHOICE = ["arm", "task", "axis"]
-_STEPS = {"target_after": "target_step", "forgetting": "source_step"}  # column -> its change by one question
+_STEPS = {"target_after": "target_step", "forgetting": "source_step"}  # column -> column of its change by one question
 _BASE_SCORES = "has_base_scores"  # a column
 FEW_SEEDS = 5  # with fewer, reports show each seed: a t interval over two or three says next to nothing
 
@@ -62,9 +62,9 @@ def has_base_scores(table: pd.DataFrame) -> pd.Series[bool]:
 
 
 def steps_by_task(table: pd.DataFrame, column: str) -> dict[str, float]:
-    """Return by task the change of a column's value by one question, for pairs that all differ by the same amount.
+    """Return the change of a column's value by one question, by task; used for pairs that all differ by one amount.
 
-    Where the table does not have it, it is the least difference between two values on the task; NaN without one.
+    If the table lacks it, the least difference between two values on the task is returned; NaN if there is none.
     """
     own, name = scores_of(table, column), _STEPS.get(column, "")
     steps = {str(task): least_difference(values.tolist()) for task, values in own.groupby("task")[column]}

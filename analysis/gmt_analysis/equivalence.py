@@ -1,4 +1,4 @@
-"""Tests of an arm's score along the axis: do two values differ, and are all equivalent within a margin?
+"""Tests of an arm's score along the axis: do values differ, and are all values equivalent within a margin?
 
 The functions take the typed table of a study (gmt.tracking.table), as those of gmt_analysis.paired do. Values are those
 of the study's axis, e.g. mask ratios.
@@ -34,7 +34,8 @@ class Sensitivity:
         best: the value with the best mean.
         index: the range of the means over values, in units of the seeds' standard deviation at a value; NaN without
             spread, or for one value or seed.
-        p_range: p of so large a range of means if all values were alike (gmt.verdicts.all_pairs); NaN without a test.
+        p_range: the probability of a range at least as large if all values were equal (gmt.verdicts.all_pairs); NaN
+            without a test.
         detectable: the smallest difference between two values that the study finds with a power of POWER, for a pair
             that deviates as pairs do in the mean.
         words: the result of the tests in words.

@@ -18,7 +18,7 @@ from gmt_analysis.equivalence import Sensitivity, sensitivity
 from gmt_analysis.paired import between_arms, differences, over_tasks
 
 _LARGEST = 100  # points: no score differs by more
-_MOST_PAIRS = 6  # of arms that sentences compare at the same value; of more, the table has them
+_MOST_PAIRS = 6  # of arms; if there are more, only the table compares arms at the same value
 _MOST_WITH_SIZE = 5  # choices in a sentence; of more it names the direction, and the table has the size
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 
 from gmt.listed import some
 
-_MISSES = 0.08  # share of the intervals that miss the truth, by the simulation that frontier_of names
+_MISSES = 0.08  # share of intervals that miss the truth, in the simulation of frontier_of's docstring
 
 
 def frontier_in_words(matched: pd.DataFrame, baseline: str, margin: float) -> list[str]:
@@ -40,7 +40,7 @@ def frontier_in_words(matched: pd.DataFrame, baseline: str, margin: float) -> li
 
 
 def _on_chance(num_intervals: int, baseline: str) -> list[str]:
-    """Return a sentence on the intervals of several arms, which share no level."""
+    """Return a sentence that the intervals of several arms are uncorrected."""
     if num_intervals < 2:
         return []
     number = _MISSES * num_intervals

@@ -69,7 +69,7 @@ def means_by_step(results: Results) -> dict[str, dict[int, float]]:
 
 
 def steps_of(values: Sequence[float]) -> dict[float, int]:
-    """Return a whole number for each value: itself if all are whole, else in per cent if that is, else its place."""
+    """Return a whole number for each value: the value, or its percentage, if all of these are whole; else its place."""
     for factor in (1, 100):
         whole = [round(factor * value) for value in values]
         if all(abs(step - factor * value) < _WHOLE for step, value in zip(whole, values, strict=True)):

@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
-_FRAME_IN = (0.8, 0.7)  # the width and the height that labels and title take
+_FRAME_IN = (0.8, 0.7)  # width and height of the labels and the title, outside the panel
 _LETTER_IN, _HIGH_IN, _GAP_IN = 0.058, 0.1, 0.045  # a letter's width, a name's height, its distance to its point
 
 Place = tuple[float, float]
@@ -18,7 +18,7 @@ def write_names(
     """Write names beside their points; a name without room is left out.
 
     Args:
-        axis: the only axes of a figure, linear, with their limits set.
+        axis: the axes of a figure with a single panel; linear, with limits that are set.
         points: all drawn points.
         names: the names, in the order in which they take the room.
         places: the point of each name.

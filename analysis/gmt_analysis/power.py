@@ -42,8 +42,8 @@ def detectable_size(limit: float, freedom: int) -> float:
     """Return the smallest mean difference that is found with a power of POWER, in units of its standard error.
 
     Args:
-        limit: a difference is found where it exceeds its estimated standard error so many times.
-        freedom: the degrees of freedom of that estimate.
+        limit: a difference is found if it exceeds its estimated standard error by this factor.
+        freedom: the degrees of freedom of the standard error's estimate.
     """
     limit_S = limits_of_t(limit, freedom)
 

@@ -80,7 +80,7 @@ def _without_draws(values: Sequence[float]) -> tuple[float, float] | None:
 
 
 def _mean(values: np.ndarray, axis: int) -> np.ndarray:
-    """Return means that are the same to the bit for one sample and for many: BCa counts ties with the mean."""
+    """Return means whose bits do not depend on the number of samples, since BCa counts ties with the mean."""
     means: np.ndarray = np.ascontiguousarray(values).mean(axis=axis)
     return means
 

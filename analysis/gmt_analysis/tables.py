@@ -32,7 +32,7 @@ SCORES = {
 }
 _FAINT = 0.005  # a smaller change of a score has no colour
 _DEEPEST = 0.9  # the colour's strength where everything is lost
-MOST_COMPARISONS = 120  # of a question, or of a table of differences, on the page
+MOST_COMPARISONS = 120  # rows of a question's table, or of a table of differences, on the page
 _P_TASKS = {"p, same difference on all tasks": "p_tasks"}
 COSTS = {
     "forward_backward_s": "Forward + backward, ms/step",

@@ -24,13 +24,13 @@ _BY_DATA = -1  # stands for questions that follow from data_seed
 def variation(runs: pd.DataFrame, column: str, *, baseline: str) -> pd.DataFrame:
     """Return the parts of the variance of each choice's difference to the baseline, by the method of moments.
 
-    A pair has the same seed, training data, questions and base. Of a task, only the seeds that have every combination
-    of the draws count.
+    A pair has the same seed, training data, questions and base. Only seeds with every combination of a task's draws
+    count.
 
     Args:
         runs: the typed table of a study (gmt.tracking.table), with the tasks' own names; only finished runs count.
         column: the compared score.
-        baseline: the arm.
+        baseline: the baseline arm.
 
     Returns:
         A row for each choice on a task with two draws or more, and two seeds: CHOICE; `difference`, the mean; for
@@ -54,14 +54,14 @@ def variation(runs: pd.DataFrame, column: str, *, baseline: str) -> pd.DataFrame
 
 
 def split_variance(values: Floats) -> tuple[list[float], float]:
-    """Return the variance that each of F crossed random factors adds, and that of the rest, by the method of moments.
+    """Return the variance of each of F crossed random factors and of the rest, by the method of moments.
 
     The model is mean + one effect for each factor + rest, with one value in each cell (Searle, Casella and McCulloch,
     "Variance Components", 1992, Chapter 4): the expected mean square of a factor is the variance of the rest plus
     the factor's own variance times the number of values at a level. An estimate may lie below 0.
 
     Args:
-        values: a dimension of at least two levels for each factor.
+        values: an array with a dimension of at least two levels for each factor.
     """
     mean, squares, freedom = values.mean(), [], values.size - 1
     for place, num_levels in enumerate(values.shape):
@@ -92,7 +92,7 @@ def draws_in_words(runs: pd.DataFrame) -> str:
     """Return a sentence on what intervals are about in a study with several draws; empty for any other study.
 
     Args:
-        runs: as in `variation`.
+        runs: see variation.
     """
     words = {name: word for _, own in runs.groupby("task", sort=False) for name, word in names_of_draws(own).items()}
     if not words:

@@ -10,7 +10,7 @@ from gmt.errors import UserError
 from gmt.runs.build import settings_of
 from gmt.studies.opened import planned
 from gmt.studies.plan import Plan
-from gmt.studies.tracked import bring_level
+from gmt.studies.tracked import write_missing
 from gmt.terminal import progress_line, say
 from gmt.tracking.settings import TrackingSettings
 
@@ -69,7 +69,7 @@ def _track(plan: Plan, config: Mapping[str, Any], report: "Report", stage: Calla
 
     try:
         view = MlflowView(tracking)
-        if not view.description(plan.identity) and (lacking := bring_level(plan, view)):
+        if not view.description(plan.identity) and (lacking := write_missing(plan, view)):
             say(f"warning: MLflow lacks values of {len(lacking)} runs: {'; '.join(lacking)}")
         stage("drawing its figures")
         images = {name: as_image(figure) for name, figure in report.figures.items()}

@@ -149,11 +149,11 @@ def _progress_printed(run: Run, tracking: TrackingSettings, name: str) -> Iterat
 def _mirrored(run: Run, tracking: TrackingSettings, name: str) -> Iterator[Callable[[bool], None]]:
     tags = {"gmt.method": run.method.name, "gmt.task": run.task.name, "gmt.seed": str(run.seed)}
     with no_collections():  # opening a store imports as much as MLflow's client
-        from gmt.tracking.mirror import Mirror, Mirrored, Opened
+        from gmt.tracking.mirror import Mirror, MirroredRun, OpenStore
         from gmt.tracking.mlflow_view import MlflowView
 
-        mirrored = Mirrored(record=run.record, name=name, tags=tags)
-        mirror = Mirror(lambda: Opened(view=MlflowView(tracking)), say, remedy=f"gmt sync {run.id}")
+        mirrored = MirroredRun(record=run.record, name=name, tags=tags)
+        mirror = Mirror(lambda: OpenStore(view=MlflowView(tracking)), say, remedy=f"gmt sync {run.id}")
         mirror.open()
     with mirror:
-        yield lambda final: mirror.look(mirrored, final=final)
+        yield lambda final: mirror.note_change(mirrored, final=final)

@@ -1,4 +1,4 @@
-"""`gmt sync`: brings MLflow up to date with run records, each value once; makes a lost store again."""
+"""`gmt sync`: brings MLflow up to date with run records, writes each value once, and rebuilds a lost store."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from gmt.runs.build import settings_of
 from gmt.runs.settings import RecordSettings
 from gmt.studies.opened import planned
 from gmt.studies.plan import Plan
-from gmt.studies.tracked import bring_level
+from gmt.studies.tracked import write_missing
 from gmt.terminal import say
 from gmt.tracking.settings import TrackingSettings
 
@@ -57,11 +57,11 @@ def _sync_study(plan: Plan, tracking: TrackingSettings) -> None:
     if not begun:
         raise UserError(f"study {plan.study.name} has no run record yet; run `gmt sweep` with it first")
     _warn(begun)
-    _tell(bring_level(plan, MlflowView(tracking)), len(begun))
+    _tell(write_missing(plan, MlflowView(tracking)), len(begun))
 
 
 def _sync_runs(records: Sequence[RunRecord], tracking: TrackingSettings) -> None:
-    from gmt.tracking.mirror import Mirrored, write
+    from gmt.tracking.mirror import MirroredRun, write
     from gmt.tracking.mlflow_view import MlflowView
 
     view, items = MlflowView(tracking), []
@@ -69,7 +69,7 @@ def _sync_runs(records: Sequence[RunRecord], tracking: TrackingSettings) -> None
         science = record.read("config.json")["science"]
         method, task, seed = science["method"]["name"], science["task"]["name"], science["seed"]
         tags = {"gmt.method": str(method), "gmt.task": str(task), "gmt.seed": str(seed)}
-        items.append(Mirrored(record=record, name=f"{method} seed={seed}", tags=tags))
+        items.append(MirroredRun(record=record, name=f"{method} seed={seed}", tags=tags))
     _warn(records)
     _tell(write(view, items, None), len(items))
 

@@ -14,7 +14,7 @@ from hydra.core.override_parser.types import Override, OverrideType
 from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig, OmegaConf
 
-_OURS = "main"  # what Hydra calls the folder of the primary config
+_OURS = "main"  # Hydra's name for the folder of the primary config
 
 
 class WholeFiles:
@@ -52,7 +52,7 @@ class WholeFiles:
 def keeps_to_its_group(override: Override) -> bool:
     """Return whether an override chooses a file of this package's conf/, none of which sets values of other groups.
 
-    A file of the user's may do so (`# @package _global_`), and so may an override with a package.
+    The user's files may set such values (`# @package _global_`), and so may an override with a package.
     """
     choice = _choice(override)
     found = None if choice is None else _file(*choice)

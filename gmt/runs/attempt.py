@@ -34,10 +34,10 @@ class Outcome:
 
 
 def get_ready(config: Mapping[str, Any]) -> None:
-    """Import libraries and prepare a run's examples, which takes seconds, before an attempt that may begin later.
+    """Import libraries and prepare a run's examples before its attempt, since both take seconds.
 
     Args:
-        config: the resolved config of a run that this process will attempt. What is wrong with it, the attempt tells.
+        config: the resolved config of a run that this process will attempt. The attempt, not this, reports its faults.
     """
     take_out()  # variables that this worker's node sets; torch is not imported yet
     with no_collections():
@@ -48,13 +48,14 @@ def get_ready(config: Mapping[str, Any]) -> None:
         prepare(build(config))
 
 
-def attempt(config: Mapping[str, Any], stop: Path, go_on: Callable[[int, float], bool]) -> Outcome:
+def attempt(config: Mapping[str, Any], stop: Path, report_score: Callable[[int, float], bool]) -> Outcome:
     """Execute a run, or resume it.
 
     Args:
         config: the resolved config, as it was when the sweep was planned.
         stop: a file; once it exists, the run ends after its next step.
-        go_on: called with the step and the target score of each intermediate evaluation; False stops the run early.
+        report_score: called with the step and the target score of each intermediate evaluation; returns whether to
+            continue.
     """
 
     def do() -> None:
@@ -70,7 +71,7 @@ def attempt(config: Mapping[str, Any], stop: Path, go_on: Callable[[int, float],
         spare_libraries()
         run.record.folder.mkdir(parents=True, exist_ok=True)
         with no_longer_than(run.resources.stall_limit_s, run.record.folder) as on_progress:
-            execute(run, Control(should_stop=existence_check(stop), on_progress=on_progress, go_on=go_on))
+            execute(run, Control(should_stop=existence_check(stop), on_progress=on_progress, report_score=report_score))
 
     outcome = outcome_of(do)
     from gmt.training.memory import give_back

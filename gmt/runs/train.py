@@ -78,8 +78,12 @@ def train_run(
     recording.refuse_foreign(run.record.checkpoints)  # checkpoints of FSDP hold a pickle
 
     def train_phase(method: Method, checkpoints: Path, steps_before: int) -> TrainFacts:
-        go_on = replace(control, go_on=lambda step, score: control.go_on(steps_before + step, score))
-        control_callback = ControlCallback(go_on, lambda step: evaluate(steps_before + step), recording.evaluate_every)
+        phase_control = replace(
+            control, report_score=lambda step, score: control.report_score(steps_before + step, score)
+        )
+        control_callback = ControlCallback(
+            phase_control, lambda step: evaluate(steps_before + step), recording.evaluate_every
+        )
         return train(
             TrainingInputs(
                 model=model,

@@ -129,7 +129,7 @@ def questions_of(primary: object, margin: float) -> list[Question]:
 
     Args:
         primary: the value of `study.primary`.
-        margin: the study's, the default of theirs.
+        margin: the study's margin, the default of a question's margin.
 
     Raises:
         UserError: a question's settings are wrong.
@@ -192,7 +192,7 @@ class Point:
 
         Args:
             axis: the study's axis; its value is written without the setting's name.
-            with_seed: whether the seed is part of it.
+            with_seed: whether the name has the seed.
         """
         listed = {key.lstrip("+"): value for key, value in self.listed}
         value, seed = listed.pop(axis.setting, None), listed.pop("seed", None)

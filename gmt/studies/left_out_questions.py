@@ -1,4 +1,4 @@
-"""Leaves out primary questions that are wrong for a study where finished runs are read; plan and sweep refuse them."""
+"""Leaves out wrong primary questions, for commands that read finished runs; `gmt plan` and `gmt sweep` refuse them."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -12,7 +12,7 @@ def without_wrong_questions(values: Mapping[str, Any]) -> tuple[Mapping[str, Any
     """Return a study's settings without the primary questions whose own settings are wrong, and a sentence on each.
 
     Args:
-        values: the settings of the study, as its config has them.
+        values: the study's settings from its config.
     """
     primary, margin = values.get("primary"), values.get("margin", StudySettings.margin)
     if not isinstance(primary, Mapping):
@@ -51,7 +51,7 @@ def _faults(primary: Any, margin: float) -> Sequence[str]:
 
 
 def _with(values: Mapping[str, Any], primary: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings with these questions; without one, no look can add seeds."""
+    """Return the settings with other primary questions; without any question, also without looks."""
     return {**values, "primary": primary} | ({} if primary else {"looks": []})
 
 

@@ -93,7 +93,7 @@ class Plan:
 
     @property
     def level(self) -> float:
-        """The probability of a false verdict on one primary question at one look; questions left out have a share."""
+        """The probability of a false verdict on one question at one look; left-out questions keep their share."""
         num_questions = len(self.study.questions)
         return self.study.level * max(num_questions, 1) / max(num_questions + len(self.left_out), 1)
 

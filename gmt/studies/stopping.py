@@ -13,29 +13,29 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @contextmanager
 def no_lost_interrupt() -> Iterator[None]:
-    """Within the block, Ctrl-C and SIGTERM raise KeyboardInterrupt, at the end of the block if Python dropped it.
+    """Raise KeyboardInterrupt on Ctrl-C and SIGTERM within the block, and again at its end if Python dropped the error.
 
-    Python drops an exception that is raised in a destructor, and libraries call many while they are imported. A signal
-    that somebody else handles, or ignores as nohup does, stays as it is.
+    Python drops an exception that is raised in a destructor, and imports of libraries call many destructors. A signal
+    that has another handler already, or is ignored (nohup), keeps its handler.
     """
     if threading.current_thread() is not threading.main_thread():  # Python sets handlers in the main thread only
         yield
         return
-    usual: dict[int, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
-    ours = [number for number, handler in usual.items() if signal.getsignal(number) == handler]
+    defaults: dict[int, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    replaced = [number for number, handler in defaults.items() if signal.getsignal(number) == handler]
     received = threading.Event()
 
     def handle(number: int, frame: FrameType | None) -> None:
         received.set()
         raise KeyboardInterrupt
 
-    for number in ours:
+    for number in replaced:
         signal.signal(number, handle)
     try:
         yield
     finally:
-        for number in ours:
-            signal.signal(number, usual[number])
+        for number in replaced:
+            signal.signal(number, defaults[number])
     if received.is_set():
         raise KeyboardInterrupt
 

@@ -18,7 +18,7 @@ from gmt.studies.frozen import STOP, freeze, new_sweep
 from gmt.studies.grid import Point
 from gmt.studies.plan import STATES, Plan, PlannedRun, broken, changes, over, runs_at_once
 from gmt.studies.stopping import no_lost_interrupt, stops_in_order
-from gmt.studies.tracked import bring_level, import_mlflow, mirror_of
+from gmt.studies.tracked import import_mlflow, mirror_of, write_missing
 from gmt.studies.watch import Progress, Tracker, Watch, each_second
 from gmt.tracking.settings import TrackingSettings
 
@@ -43,11 +43,11 @@ class StartsEarly(Protocol):
     def starting(
         self, todo: Sequence[PlannedRun], folder: Path, import_more: Callable[[], None]
     ) -> AbstractContextManager[None]:
-        """Return a block beside which workers start, and with which they end; no run begins before the launcher's call.
+        """Return a context manager that starts workers on entry and ends them on exit; no run begins before `__call__`.
 
         Args:
-            todo, folder: what the launcher will be called with.
-            import_more: imports libraries; called once while the launcher has nothing to do but wait.
+            todo, folder: the arguments of the later `__call__`.
+            import_more: imports libraries; called once, while the launcher waits for its processes.
         """
         ...
 
@@ -90,7 +90,7 @@ def run_sweep(
     changed = changes(plan, states)
     if not todo:
         say("nothing to do")
-        _bring_level(plan, tracking, say, remedy)
+        _write_missing(plan, tracking, say, remedy)
         if changed:
             raise RunFailed(f"study {plan.study.name}: {'; '.join(changed)}")
         return False
@@ -102,7 +102,7 @@ def run_sweep(
         with no_lost_interrupt():
             if isinstance(launch, StartsEarly):
                 until_the_end.enter_context(launch.starting(todo, folder, lambda: import_mlflow(tracking)))
-        with no_lost_interrupt():  # again, since Ray has put its own handlers before those of the first block
+        with no_lost_interrupt():  # again, since Ray has replaced the handlers of the first block
             _preflight(todo)
         freeze(todo, folder)
         with (
@@ -144,7 +144,7 @@ def in_turns(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
     return ordered
 
 
-def _bring_level(plan: Plan, tracking: TrackingSettings, say: Say, remedy: str) -> None:
+def _write_missing(plan: Plan, tracking: TrackingSettings, say: Say, remedy: str) -> None:
     """Write records of finished runs that MLflow lacks, e.g. since the driver was killed or the store did not
     answer."""
     if tracking.uri is None:
@@ -152,11 +152,11 @@ def _bring_level(plan: Plan, tracking: TrackingSettings, say: Say, remedy: str) 
     from gmt.tracking.mlflow_view import MlflowView
 
     try:
-        lacking = bring_level(plan, MlflowView(tracking))
+        faults = write_missing(plan, MlflowView(tracking))
     except UserError as error:
-        lacking = [str(error)]
-    if lacking:
-        say(f"warning: MLflow lacks run values ({lacking[0]}); the records have them, `{remedy}` writes them")
+        faults = [str(error)]
+    if faults:
+        say(f"warning: MLflow lacks run values ({faults[0]}); the records have them, `{remedy}` writes them")
 
 
 def _preflight(todo: Sequence[PlannedRun]) -> None:
@@ -179,10 +179,10 @@ def _preflight(todo: Sequence[PlannedRun]) -> None:
 
 
 def _check_merge(run: Run, prepared: "Prepared", by_id: Mapping[str, Run]) -> None:
-    """Make the questions of a run that chooses among its parents, and look for a base that is not its parents' own.
+    """Check that the validation questions of a merge can be made, and that its other base exists, if it needs them.
 
     Raises:
-        UserError: the questions are wrong, or there is no such base.
+        UserError: the questions are wrong, or the base does not exist.
     """
     if isinstance(run.merge, ChoosesParents):
         from gmt.runs.validation import validation_suites
@@ -213,7 +213,7 @@ def _watched(plan: Plan, todo: Sequence[PlannedRun], tracker: Tracker | None, pr
     started = {planned.run.id for planned in todo}
     for planned in plan.runs:
         if tracker is not None and planned.run.id not in started:
-            tracker.look(planned, final=True)  # it may have ended when nobody was there to follow it
+            tracker.note_change(planned, final=True)  # the run may have ended while no sweep watched it
     watch = Watch(plan, todo, tracker, progress, runs_at_once(plan))
     try:
         with each_second(watch.look):

@@ -14,7 +14,7 @@ from gmt.tracking.settings import TrackingSettings
 from gmt.tracking.views import CHOICE, LONGEST_DESCRIPTION
 
 if TYPE_CHECKING:
-    from gmt.tracking.mirror import Mirror, Mirrored, Say
+    from gmt.tracking.mirror import Mirror, MirroredRun, Say
     from gmt.tracking.mlflow_view import MlflowView
 
 _QUESTION = "\n\n## Question\n"  # below the result, since a folded page shows only the first lines
@@ -22,7 +22,7 @@ _MOST_SENTENCES = 12
 
 
 def import_mlflow(tracking: TrackingSettings) -> None:
-    """Import what mirror_of needs, which takes seconds; nothing if `tracking` names no store."""
+    """Import the modules that mirror_of needs, which takes seconds; import nothing if `tracking` names no store."""
     if tracking.uri is not None:
         with no_collections():
             import gmt.tracking.mirror
@@ -51,29 +51,29 @@ def mirror_of(
         yield None
         return
     import_mlflow(tracking)
-    from gmt.tracking.mirror import Mirror, Opened
+    from gmt.tracking.mirror import Mirror, OpenStore
     from gmt.tracking.mlflow_view import MlflowView
 
-    def opening() -> Opened:
+    def open_store() -> OpenStore:
         view = MlflowView(tracking)
-        return Opened(view=view, parent=_open_parent(plan, view))
+        return OpenStore(view=view, parent=_open_parent(plan, view))
 
-    mirror = Mirror(opening, say, remedy)
+    mirror = Mirror(open_store, say, remedy)
     if must_answer:
-        with no_collections():  # it imports as much again
+        with no_collections():  # opening imports as many modules again
             mirror.open()
     try:
         with mirror:
             yield _PlanMirror(plan, mirror)
     finally:
-        if mirror.opened is not None and mirror.opened.parent is not None:
+        if mirror.store is not None and mirror.store.parent is not None:
             try:
-                _close_parent(plan, mirror.opened.view, mirror.opened.parent)
+                _close_parent(plan, mirror.store.view, mirror.store.parent)
             except UserError as error:
                 say(f"warning: {error}; `{remedy}` writes what is missing")
 
 
-def bring_level(plan: Plan, view: "MlflowView") -> list[str]:
+def write_missing(plan: Plan, view: "MlflowView") -> list[str]:
     """Write all values that MLflow lacks of a plan's records, and the parent run; no other process may do the plan.
 
     Returns:
@@ -110,9 +110,9 @@ def _close_parent(plan: Plan, view: "MlflowView", parent: str) -> None:
     view.close_parent(parent, failed=failed, metrics=counts, description=describe(plan, result if heading else ""))
 
 
-def mirrored(plan: Plan, planned: PlannedRun) -> "Mirrored":
+def mirrored(plan: Plan, planned: PlannedRun) -> "MirroredRun":
     """Return a run of a plan with its name and tags in MLflow."""
-    from gmt.tracking.mirror import Mirrored
+    from gmt.tracking.mirror import MirroredRun
 
     science, point = planned.run.science, planned.point
     axis = plan.study.along
@@ -131,7 +131,7 @@ def mirrored(plan: Plan, planned: PlannedRun) -> "Mirrored":
         "gmt.model": str(science["model"]["name"]),
         "gmt.stage": point.stage,
     }
-    return Mirrored(record=planned.record, name=point.short_name(axis), tags=tags)
+    return MirroredRun(record=planned.record, name=point.short_name(axis), tags=tags)
 
 
 class _PlanMirror:
@@ -140,8 +140,8 @@ class _PlanMirror:
     def __init__(self, plan: Plan, mirror: "Mirror"):
         self._plan, self._mirror = plan, mirror
 
-    def look(self, planned: PlannedRun, *, final: bool) -> None:
-        self._mirror.look(mirrored(self._plan, planned), final=final)
+    def note_change(self, planned: PlannedRun, *, final: bool) -> None:
+        self._mirror.note_change(mirrored(self._plan, planned), final=final)
 
 
 def reported(num_runs: int, sentences: Sequence[str]) -> str:

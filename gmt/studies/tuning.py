@@ -89,8 +89,8 @@ def best_value(tuning: TuningSettings, name: str, rank_of: Callable[[float], flo
     Args:
         tuning: the settings of the tuning.
         name: the choice's name; the same name and ranks give the same values.
-        rank_of: is called with each value to try so far, and returns its rank, see TrialScore.rank; None if some of its
-            runs are not done. Later values depend on the ranks of earlier ones.
+        rank_of: returns the rank of a value, see TrialScore.rank; None if some of the value's runs are not done.
+            It is called with each value to try so far; later values depend on the ranks of earlier ones.
     """
     values = _grid(tuning) if tuning.sampler == "grid" else _tpe(tuning, name, rank_of)
     ranks = {value: rank for value in values if (rank := rank_of(value)) is not None}

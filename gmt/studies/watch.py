@@ -76,7 +76,7 @@ class Progress(Protocol):
 class Tracker(Protocol):
     """Copies records to another store."""
 
-    def look(self, planned: PlannedRun, *, final: bool) -> None:
+    def note_change(self, planned: PlannedRun, *, final: bool) -> None:
         """Note that a record has changed; `final` says that nobody will resume the run."""
         ...
 
@@ -126,7 +126,7 @@ class Watch:
                 continue
             state = planned.record.state()
             if self._tracker is not None:
-                self._tracker.look(planned, final=final)
+                self._tracker.note_change(planned, final=final)
             # A worker that died may be started again at once: only the last look counts this as the run's end.
             if state in _ENDS or (final and state == "interrupted"):
                 self._end(planned, state)

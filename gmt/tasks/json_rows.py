@@ -34,10 +34,10 @@ def json_rows(file: Path, *, field: str | None = None, skips_blank: bool = False
     Args:
         file: a file of UTF-8 text.
         field: the key of the file's single object that holds the rows; None if the file is the rows.
-        skips_blank: whether a blank line between objects is passed by, as datasets does, or refused.
+        skips_blank: whether blank lines between objects are skipped, as datasets does; otherwise they are refused.
 
     Raises:
-        UserError: names the file and the line or row that is no object.
+        UserError: a line or row is not an object; the message names it.
     """
     text = file.read_bytes()
     if not text.strip():
@@ -64,10 +64,10 @@ def json_rows(file: Path, *, field: str | None = None, skips_blank: bool = False
 def json_splits(folder: Path, subset: str | None) -> JsonSplits | None:
     """Return the rows of each split of a folder laid out as on the hub; None if its files are not JSON in UTF-8.
 
-    A split is read when it is first asked for. Columns that the folder's README declares have the types that it says.
+    A split is read at its first use. Columns that the folder's README declares have the declared types.
 
     Raises:
-        UserError: of the splits, as `json_rows`.
+        UserError: see json_rows; raised when a split is read.
         ValueError, OSError: datasets finds no data files, or no such subset.
     """
     from datasets import load_dataset_builder

@@ -23,7 +23,7 @@ _LAST_TRIES = 2
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mirrored:
+class MirroredRun:
     """A run record with its name and tags in MLflow.
 
     Args:
@@ -37,7 +37,7 @@ class Mirrored:
     tags: Mapping[str, str]
 
 
-def write(view: MlflowView, runs: Sequence[Mirrored], parent: str | None) -> list[str]:
+def write(view: MlflowView, runs: Sequence[MirroredRun], parent: str | None) -> list[str]:
     """Write records that no process mirrors to MLflow, with a progress bar.
 
     Args:
@@ -51,22 +51,22 @@ def write(view: MlflowView, runs: Sequence[Mirrored], parent: str | None) -> lis
     Raises:
         UserError: the store stopped answering.
     """
-    lacking = []
+    faults = []
     for run in track(runs, "MLflow", disable=not sys.stderr.isatty(), console=Console(stderr=True)):
         try:
             if not view.sync(run.record, name=run.name, parent=parent, tags=run.tags, final=True):
-                lacking.append(f"{run.name} is mirrored by another process")
+                faults.append(f"{run.name} is mirrored by another process")
         except STORE_ERRORS as error:  # a fault of one run; the others are written
             if not view.answers():
                 raise UserError(f"MLflow stopped answering at {run.name} ({reason(error)}); sync again") from error
-            lacking.append(f"MLflow refuses {run.name} ({reason(error)})")
+            faults.append(f"MLflow refuses {run.name} ({reason(error)})")
         finally:
             view.release(run.record)
-    return lacking
+    return faults
 
 
 @dataclass(frozen=True, kw_only=True)
-class Opened:
+class OpenStore:
     """A store that has answered.
 
     Args:
@@ -79,31 +79,31 @@ class Opened:
 
 
 class Mirror:
-    """Mirrors records to MLflow; a context manager, which ends once MLflow is up to date or does not answer.
+    """Mirrors records to MLflow; a context manager, whose end waits until MLflow is up to date or does not answer.
 
     Args:
-        opening: opens the store; called again until the store answers.
+        open_store: opens the store; called again until the store answers.
         say: prints a line.
         remedy: a command that brings MLflow up to date later.
     """
 
-    def __init__(self, opening: Callable[[], Opened], say: Say, remedy: str):
-        self._opening, self._say, self._remedy = opening, say, remedy
-        self.opened: Opened | None = None
-        self._pending: dict[str, tuple[Mirrored, bool]] = {}
+    def __init__(self, open_store: Callable[[], OpenStore], say: Say, remedy: str):
+        self._open_store, self._say, self._remedy = open_store, say, remedy
+        self.store: OpenStore | None = None
+        self._pending: dict[str, tuple[MirroredRun, bool]] = {}
         self._warned: set[str] = set()
         self._lock, self._stop = threading.Lock(), threading.Event()
-        self._thread = threading.Thread(target=self._follow, name="gmt-mlflow", daemon=True)
+        self._thread = threading.Thread(target=self._write_repeatedly, name="gmt-mlflow", daemon=True)
 
-    def open(self) -> Opened:
+    def open(self) -> OpenStore:
         """Return the store; open it if needed.
 
         Raises:
             UserError: the store does not answer.
         """
-        if self.opened is None:
-            self.opened = self._opening()
-        return self.opened
+        if self.store is None:
+            self.store = self._open_store()
+        return self.store
 
     def __enter__(self) -> Mirror:
         self._thread.start()
@@ -112,52 +112,62 @@ class Mirror:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
-        for number in range(_LAST_TRIES):
-            self.level()
+        for attempt in range(_LAST_TRIES):
+            self.write_changes()
             if not self._pending:
                 break
-            if number + 1 < _LAST_TRIES:
+            if attempt + 1 < _LAST_TRIES:
                 threading.Event().wait(_FIRST_PAUSE_S)
         if self._pending:
             behind = f"{len(self._pending)} run{'s' if len(self._pending) > 1 else ''}"
             self._say(f"warning: MLflow lacks values of {behind}; the records have them, `{self._remedy}` writes them")
-        if self.opened is not None:
-            self.opened.view.close()
+        if self.store is not None:
+            self.store.view.close()
 
-    def look(self, mirrored: Mirrored, *, final: bool) -> None:
-        """Note that a record has changed, without waiting; `final` says that nobody will resume the run."""
+    def note_change(self, run: MirroredRun, *, final: bool) -> None:
+        """Note that a run's record has changed; return at once.
+
+        Args:
+            run: the run.
+            final: whether nobody will resume the run.
+        """
         with self._lock:
-            self._pending[mirrored.record.id] = (mirrored, final)
+            self._pending[run.record.id] = (run, final)
 
-    def level(self) -> bool:
-        """Write changed records; return False if the store does not answer, and leave the rest for the next call."""
+    def write_changes(self) -> bool:
+        """Write changed records, and return whether the store answered.
+
+        The next call writes the records that this one could not write.
+        """
         with self._lock:
             changed, self._pending = self._pending, {}
         remaining = dict(changed)
         try:
-            for id_, (mirrored, final) in changed.items():
+            for id_, (run, final) in changed.items():
                 try:
                     store = self.open()
                     is_ours = store.view.sync(
-                        mirrored.record, name=mirrored.name, parent=store.parent, tags=mirrored.tags, final=final
+                        run.record, name=run.name, parent=store.parent, tags=run.tags, final=final
                     )
-                    if is_ours or mirrored.record.state() == "running":  # else another process may leave it unfinished
+                    if (
+                        is_ours or run.record.state() == "running"
+                    ):  # another process may leave an ended record unwritten
                         del remaining[id_]
                 except Exception as error:  # third-party code and a server; an error of MLflow must not end the runs
-                    if self.opened is None or not self.opened.view.answers():
+                    if self.store is None or not self.store.view.answers():
                         self._warn_once("", f"MLflow does not answer ({reason(error)})")
                         return False
-                    self._warn_once(id_, f"MLflow refuses the values of {mirrored.name} ({reason(error)})")
+                    self._warn_once(id_, f"MLflow refuses the values of {run.name} ({reason(error)})")
             self._warned.discard("")
             return True
         finally:
             with self._lock:
                 self._pending = remaining | self._pending
 
-    def _follow(self) -> None:
+    def _write_repeatedly(self) -> None:
         pause = _POLL_S
         while not self._stop.wait(pause):
-            pause = _POLL_S if self.level() else min(max(2 * pause, _FIRST_PAUSE_S), _LONGEST_PAUSE_S)
+            pause = _POLL_S if self.write_changes() else min(max(2 * pause, _FIRST_PAUSE_S), _LONGEST_PAUSE_S)
 
     def _warn_once(self, subject: str, fault: str) -> None:
         if subject not in self._warned:

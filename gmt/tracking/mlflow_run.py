@@ -1,4 +1,4 @@
-"""Mirrors one run record to one MLflow run: knows what has been written, and what remains.
+"""Mirrors one run record to one MLflow run: knows which values MLflow has, and which it lacks.
 
 It calls the store as rarely as possible: new values go in one batch, the MLflow id is stored in the record's folder,
 and files go to the artifact store directly. Only one process at a time mirrors a record, under a lock that ends with
@@ -38,17 +38,17 @@ _STATUS: Mapping[State, str] = {
     "interrupted": "KILLED",
 }
 _FILES = ("config.json", "result.json", "environment.json", "answers_before.jsonl", "answers_after.jsonl", "error.txt")
-_AT_ONCE = 1000  # MLflow's limit for metrics, params and tags together in one batch
-_PARAMS = 100  # MLflow's limit for params in one batch
+_VALUES_PER_BATCH = 1000  # MLflow's limit for metrics, params and tags together in one batch
+_PARAMS_PER_BATCH = 100  # MLflow's limit for params in one batch
 _VALUE_LENGTH = 6000
 _KEY_LENGTH = 250
 _DIGEST_LENGTH = 8
-_TAKEN, _NOT_TAKEN = re.compile(r"[/\w.\- :]+"), re.compile(r"[^/\w.\- :]")
+_ALLOWED_KEY, _FORBIDDEN_CHARACTER = re.compile(r"[/\w.\- :]+"), re.compile(r"[^/\w.\- :]")
 Point = tuple[str, int, int]  # a value's name, step and time in ms
 
 
 class TrackedRun:
-    """A record and its MLflow run, which `update` brings up to date.
+    """A record and its MLflow run; `update` brings the MLflow run up to date.
 
     Args:
         client: the client of the store.
@@ -62,7 +62,7 @@ class TrackedRun:
         self._lock = FileLock(record.folder / "mlflow.lock", timeout=0, thread_local=False)
         self._run: Run | None = None
         self._position = NOWHERE
-        self._held: set[Point] = set()
+        self._written: set[Point] = set()
         self._params: list[Param] = []
         self.ended = False
 
@@ -84,7 +84,7 @@ class TrackedRun:
             self._lock.acquire()
         except Timeout:
             return False
-        if self._bring_level(name, parent, tags, final):
+        if self._write_changes(name, parent, tags, final):
             self.ended = True
             self.close()
         return True
@@ -93,32 +93,32 @@ class TrackedRun:
         """Let another process mirror the record."""
         self._lock.release(force=True)
 
-    def _bring_level(self, name: str, parent: str | None, tags: Mapping[str, str], final: bool) -> bool:
+    def _write_changes(self, name: str, parent: str | None, tags: Mapping[str, str], final: bool) -> bool:
         """Write new values; return whether the run is over and MLflow has all of it."""
-        # After an error it is unknown which values were written: then the next call asks the store.
+        # After an error it is unknown which values were written, so the next call asks the store.
         run, self._run = self._run, None
         if run is None:
-            run, self._position = self._found(parent, tags) or self._created(name, parent, tags), NOWHERE
-        ends = self._is_level(run)
+            run, self._position = self._existing_run(parent, tags) or self._create_run(name, parent, tags), NOWHERE
+        ends = self._is_complete(run)
         if not ends:
             state = self._record.state(also=LARGE)
             # MLflow keeps the values that a record had before it was changed.
             is_changed = state == "changed"
             rows, position = ([], self._position) if is_changed else self._record.metrics(self._position)
             ends = state in _STATUS and (final or state != "interrupted")
-            metrics = _metrics([*rows, *(self._last_row() if state == "done" else [])])
-            if position[0] != self._position[0] and self._held - set(map(_point, metrics)):
-                run = self._made_anew(run, name, parent, tags)
-            self._write(run, metrics, self._last_tags(run, state) if ends else [])
+            metrics = _metrics([*rows, *(self._result_rows() if state == "done" else [])])
+            if position[0] != self._position[0] and self._written - set(map(_point, metrics)):
+                run = self._replace_run(run, name, parent, tags)
+            self._write_batches(run, metrics, self._final_tags(run, state) if ends else [])
             self._position = position
             if ends:
-                self._end(run, state)
+                self._end_run(run, state)
         self._run = run
         return ends
 
-    def _found(self, parent: str | None, tags: Mapping[str, str]) -> Run | None:
-        """Return the MLflow run that was made for the record earlier; None if the store has none."""
-        run = self._known()
+    def _existing_run(self, parent: str | None, tags: Mapping[str, str]) -> Run | None:
+        """Return the MLflow run that was made for the record earlier, reopened; None if the store has none."""
+        run = self._stored_run()
         if run is None:
             return None
         if run.info.lifecycle_stage == LifecycleStage.DELETED:
@@ -127,22 +127,23 @@ class TrackedRun:
         new = [RunTag(key, value) for key, value in wanted.items() if run.data.tags.get(key) != value]
         if new:
             self._client.log_batch(run.info.run_id, tags=new)
-        if self._is_level(run):
+        if self._is_complete(run):
             return run
         self._client.update_run(run.info.run_id, status="RUNNING")
         histories = (self._client.get_metric_history(run.info.run_id, key) for key in run.data.metrics)
-        self._held = {_point(metric) for history in histories for metric in history}
+        self._written = {_point(metric) for history in histories for metric in history}
         self._params = [param for param in self._all_params() if param.key not in run.data.params]
         return run
 
-    def _made_anew(self, run: Run, name: str, parent: str | None, tags: Mapping[str, str]) -> Run:
+    def _replace_run(self, run: Run, name: str, parent: str | None, tags: Mapping[str, str]) -> Run:
         """Replace an MLflow run that has steps that the record dropped when a killed run resumed from a checkpoint."""
         self._client.delete_tag(run.info.run_id, "gmt.run_id")  # so that the old run is not taken for the record's
         self._client.delete_run(run.info.run_id)
-        self._held = set()
-        return self._created(name, parent, tags)
+        self._written = set()
+        return self._create_run(name, parent, tags)
 
-    def _known(self) -> Run | None:
+    def _stored_run(self) -> Run | None:
+        """Return the record's MLflow run, by the id in its folder or by a search; None if the store has none."""
         path = self._id_file()
         is_announced = path.exists()
         if not is_announced and not any(self._record.folder.glob("mlflow-*.json")):
@@ -161,13 +162,13 @@ class TrackedRun:
                 raise
             return None
 
-    def _is_level(self, run: Run) -> bool:
-        """Return whether MLflow has all of an ended record: the end time is written last."""
+    def _is_complete(self, run: Run) -> bool:
+        """Return whether MLflow has all values of an ended record; the end time is written last."""
         ended_at = self._record.status().get("ended_at")
         state = _STATUS.get(self._record.state())
         return state == run.info.status and ended_at is not None and run.info.end_time == int(1000 * ended_at)
 
-    def _created(self, name: str, parent: str | None, tags: Mapping[str, str]) -> Run:
+    def _create_run(self, name: str, parent: str | None, tags: Mapping[str, str]) -> Run:
         identifying_tags = {"gmt.run_id": self._record.id, "gmt.kind": "run"}
         write_whole(self._id_file(), json.dumps({"mlflow_run_id": None}))
         run = self._client.create_run(
@@ -187,21 +188,21 @@ class TrackedRun:
         store = f"{without_secrets(self._client.tracking_uri)}#{self._experiment_id}"
         return self._record.folder / f"mlflow-{hashlib.sha256(store.encode()).hexdigest()[:12]}.json"
 
-    def _write(self, run: Run, metrics: Sequence[Metric], tags: Sequence[RunTag]) -> None:
-        metrics = [metric for metric in metrics if _point(metric) not in self._held]
+    def _write_batches(self, run: Run, metrics: Sequence[Metric], tags: Sequence[RunTag]) -> None:
+        metrics = [metric for metric in metrics if _point(metric) not in self._written]
         while metrics or tags or self._params:
-            params = self._params[:_PARAMS]
-            batch = metrics[: _AT_ONCE - len(params) - len(tags)]
+            params = self._params[:_PARAMS_PER_BATCH]
+            batch = metrics[: _VALUES_PER_BATCH - len(params) - len(tags)]
             self._client.log_batch(run.info.run_id, metrics=batch, params=params, tags=tags)
-            self._held |= set(map(_point, batch))
+            self._written |= set(map(_point, batch))
             metrics, self._params, tags = metrics[len(batch) :], self._params[len(params) :], []
 
-    def _last_row(self) -> list[dict[str, Any]]:
+    def _result_rows(self) -> list[dict[str, Any]]:
         result = self._record.result()
         ended_at, step = self._record.status()["ended_at"], result.num_steps
         return [{"step": step, "time": ended_at, **final_metrics(result)}]
 
-    def _last_tags(self, run: Run, state: State) -> list[RunTag]:
+    def _final_tags(self, run: Run, state: State) -> list[RunTag]:
         status = self._record.status()
         tags = [RunTag("gmt.state", state), RunTag("gmt.attempts", str(status.get("attempts", 0)))]
         if state == "changed":
@@ -215,7 +216,7 @@ class TrackedRun:
             tags.append(RunTag(NOTE, ""))  # clears the note of an attempt that failed
         return tags
 
-    def _end(self, run: Run, state: State) -> None:
+    def _end_run(self, run: Run, state: State) -> None:
         if state != "changed":
             artifacts = get_artifact_repository(run.info.artifact_uri, tracking_uri=self._client.tracking_uri)
             for name in _FILES:
@@ -252,10 +253,10 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 def key_of(name: str) -> str:
     """Return the MLflow key of a metric or a param: its name if MLflow allows it, else a similar one with a digest."""
     is_path = posixpath.normpath(name) == name != "." and not name.startswith(("..", "/"))
-    if is_path and len(name) <= _KEY_LENGTH and _TAKEN.fullmatch(name):
+    if is_path and len(name) <= _KEY_LENGTH and _ALLOWED_KEY.fullmatch(name):
         return name
     digest = hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest()[:_DIGEST_LENGTH]
-    parts = [part for part in _NOT_TAKEN.sub("_", name).split("/") if part.strip(".")]
+    parts = [part for part in _FORBIDDEN_CHARACTER.sub("_", name).split("/") if part.strip(".")]
     key = "/".join(parts)
     key = key.lstrip(".") if key.startswith("..") else key
     return key[: _KEY_LENGTH - _DIGEST_LENGTH - 1].rstrip("/") + f"-{digest}"

@@ -26,14 +26,14 @@ from gmt.records.record import RunRecord
 from gmt.tracking.links import Links
 from gmt.tracking.mlflow_run import NOTE, TrackedRun, key_of
 from gmt.tracking.settings import DATABASES, TrackingSettings
-from gmt.tracking.sqlite import locked, writes_without_waiting
+from gmt.tracking.sqlite import locked, use_write_ahead_log
 from gmt.tracking.views import TAG, page_of, prepared_view
 
 # With this type the experiment's page opens on training runs, and not on traces of language model calls.
-_KIND = {"mlflow.experimentKind": "custom_model_development"}
-_OF_DATABASE = re.compile(r"\([\w.]+Error\) ")
-_OF_CONNECTION = re.compile(r"\(Caused by (.+)\)$")
-_AT_ONCE = 1000  # metrics in one batch
+_EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
+_DATABASE_MESSAGE = re.compile(r"\([\w.]+Error\) ")
+_CONNECTION_CAUSE = re.compile(r"\(Caused by (.+)\)$")
+_METRICS_PER_BATCH = 1000  # metrics in one batch
 STORE_ERRORS = (MlflowException, SQLAlchemyError, OSError)
 
 
@@ -54,11 +54,11 @@ class MlflowView:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # it would report each call to MLflow's makers
         os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # the URL may hold a password
         self.uri = settings.absolute_uri
-        writes_without_waiting()
-        with _answers(self.uri), locked(settings.database):
+        use_write_ahead_log()
+        with _errors_as_no_answer(self.uri), locked(settings.database):
             _connect_once(self.uri)
             self._client = MlflowClient(tracking_uri=self.uri)
-            self._experiment_id = self._experiment(settings)
+            self._experiment_id = self._find_or_create_experiment(settings)
         self._links = Links(self._client, self._experiment_id)
         self._tracked: dict[str, TrackedRun] = {}
 
@@ -72,7 +72,7 @@ class MlflowView:
         Raises:
             NoAnswer: the store does not answer.
         """
-        with _answers(self.uri):
+        with _errors_as_no_answer(self.uri):
             for key, value in ((TAG, prepared_view(tags)), (NOTE, note)):
                 self._client.set_experiment_tag(self._experiment_id, key, value)
 
@@ -85,8 +85,8 @@ class MlflowView:
             description: the description on the parent's page, as Markdown.
             tags: tags to filter by.
         """
-        with _answers(self.uri):
-            if (existing := self._find("gmt.sweep", identity)) is not None:
+        with _errors_as_no_answer(self.uri):
+            if (existing := self._find_run("gmt.sweep", identity)) is not None:
                 self._client.update_run(existing, status="RUNNING")
                 return existing
             tags = {"gmt.sweep": identity, "gmt.kind": "sweep", NOTE: description, **tags}
@@ -104,7 +104,7 @@ class MlflowView:
         Raises:
             NoAnswer: the store does not answer.
         """
-        with _answers(self.uri):
+        with _errors_as_no_answer(self.uri):
             stored = self._client.get_run(parent).data.metrics
             for key, value in metrics.items():
                 if stored.get(key, 0.0) != value:
@@ -113,7 +113,7 @@ class MlflowView:
             self._client.set_terminated(parent, "FAILED" if failed else "FINISHED")
 
     def log_means(self, identity: str, means: Mapping[str, Mapping[int, float]]) -> None:
-        """Write means on a sweep's parent run, so that MLflow's charts show a line over the steps for each.
+        """Write means to a sweep's parent run, so that MLflow's charts show each mean as a line over the steps.
 
         Args:
             identity: the sweep's identity.
@@ -122,16 +122,16 @@ class MlflowView:
         Raises:
             NoAnswer: the store does not answer.
         """
-        with _answers(self.uri):
-            if (parent := self._find("gmt.sweep", identity)) is None:
+        with _errors_as_no_answer(self.uri):
+            if (parent := self._find_run("gmt.sweep", identity)) is None:
                 return
             now, new = int(1000 * time.time()), []
             for name, values in means.items():
                 key = key_of(name)
                 stored = {(metric.step, metric.value) for metric in self._client.get_metric_history(parent, key)}
                 new += [Metric(key, value, now, step) for step, value in values.items() if (step, value) not in stored]
-            for start in range(0, len(new), _AT_ONCE):
-                self._client.log_batch(parent, metrics=new[start : start + _AT_ONCE])
+            for start in range(0, len(new), _METRICS_PER_BATCH):
+                self._client.log_batch(parent, metrics=new[start : start + _METRICS_PER_BATCH])
 
     def log_report(self, identity: str, files: Sequence[Path], figures: Mapping[str, Image]) -> None:
         """Put a study's report on its parent run, if there is one: files, and figures as images that the page shows.
@@ -139,8 +139,8 @@ class MlflowView:
         Raises:
             NoAnswer: the store does not answer.
         """
-        with _answers(self.uri):
-            if (parent := self._find("gmt.sweep", identity)) is None:
+        with _errors_as_no_answer(self.uri):
+            if (parent := self._find_run("gmt.sweep", identity)) is None:
                 return
             for path in files:
                 self._client.log_artifact(parent, str(path), "report")
@@ -154,15 +154,15 @@ class MlflowView:
         Raises:
             NoAnswer: the store does not answer.
         """
-        with _answers(self.uri):
-            if (parent := self._find("gmt.sweep", identity)) is not None:
+        with _errors_as_no_answer(self.uri):
+            if (parent := self._find_run("gmt.sweep", identity)) is not None:
                 self._client.set_tag(parent, NOTE, description)
         return parent is not None
 
     def description(self, identity: str) -> str:
         """Return the description of a sweep's parent run; empty if there is none."""
-        with _answers(self.uri):
-            parent = self._find("gmt.sweep", identity)
+        with _errors_as_no_answer(self.uri):
+            parent = self._find_run("gmt.sweep", identity)
             return "" if parent is None else str(self._client.get_run(parent).data.tags.get(NOTE, ""))
 
     def pages(self, identity: str) -> tuple[str, str]:
@@ -170,8 +170,8 @@ class MlflowView:
 
         Without a parent run, both are the address of the runs.
         """
-        with _answers(self.uri):
-            parent = self._find("gmt.sweep", identity)
+        with _errors_as_no_answer(self.uri):
+            parent = self._find_run("gmt.sweep", identity)
         return page_of(self._experiment_id), page_of(self._experiment_id, parent)
 
     def answers(self) -> bool:
@@ -200,11 +200,11 @@ class MlflowView:
         for tracked in self._tracked.values():
             tracked.close()
 
-    def _find(self, tag: str, value: str) -> str | None:
+    def _find_run(self, tag: str, value: str) -> str | None:
         runs = self._client.search_runs([self._experiment_id], f"tags.`{tag}` = '{value}'", max_results=1)
         return str(runs[0].info.run_id) if runs else None
 
-    def _experiment(self, settings: TrackingSettings) -> str:
+    def _find_or_create_experiment(self, settings: TrackingSettings) -> str:
         experiment = self._client.get_experiment_by_name(settings.experiment)
         if experiment is not None:
             if experiment.lifecycle_stage == LifecycleStage.DELETED:
@@ -212,7 +212,9 @@ class MlflowView:
             return str(experiment.experiment_id)
         location = settings.artifact_location
         try:
-            return str(self._client.create_experiment(settings.experiment, artifact_location=location, tags=_KIND))
+            return str(
+                self._client.create_experiment(settings.experiment, artifact_location=location, tags=_EXPERIMENT_TAGS)
+            )
         except MlflowException:  # another process may have made it meanwhile
             if (experiment := self._client.get_experiment_by_name(settings.experiment)) is None:
                 raise
@@ -230,7 +232,8 @@ def _connect_once(uri: str) -> None:
 
 
 @contextmanager
-def _answers(uri: str) -> Iterator[None]:
+def _errors_as_no_answer(uri: str) -> Iterator[None]:
+    """Raise NoAnswer if the store raises an error within the block."""
     try:
         yield
     except (*STORE_ERRORS, ImportError) as error:
@@ -242,6 +245,6 @@ def _answers(uri: str) -> Iterator[None]:
 def reason(error: Exception) -> str:
     """Return the message of a database or a connection in an error, or its first line, without passwords."""
     lines = [without_user(line) for line in str(error).strip().split("\n")]
-    line = next((line for line in lines if _OF_DATABASE.match(line)), lines[0])
-    cause = _OF_CONNECTION.search(line)
+    line = next((line for line in lines if _DATABASE_MESSAGE.match(line)), lines[0])
+    cause = _CONNECTION_CAUSE.search(line)
     return shorten(cause[1] if cause else line, 300, placeholder=" …")

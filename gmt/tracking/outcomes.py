@@ -13,9 +13,10 @@ from gmt.records.derived import contradiction_in
 from gmt.records.record import RunRecord
 from gmt.records.result import Result, TrainFacts
 
-DIRTY = "dirty"  # the state of a run whose code had uncommitted changes, so that nobody can get it again,
-UNSCORED = "without a score"  # of a run with a score that is NaN or Inf,
-CHANGED = "changed"  # and of a run whose record has changed since the run ended, or contradicts itself
+# States of runs that are done but do not count:
+DIRTY = "dirty"  # the run's code had uncommitted changes, so that nobody can repeat the run
+UNSCORED = "without a score"  # a score of the run is NaN or Inf
+CHANGED = "changed"  # the run's record has changed since the run ended, or contradicts itself
 _SCORES = ("target_before", "target_after", "source_before", "source_after")
 _LOSSES = (  # missing if the task does not measure them
     *("source_perplexity_before", "source_perplexity_after", "target_nll_before", "target_nll_after"),
@@ -73,7 +74,7 @@ def result_columns(result: Result) -> dict[str, Any]:
         "forgetting": result.forgetting,
         "source_perplexity_before": _mean_metric(result, "before", "source", "perplexity", geometric_mean),
         "source_perplexity_after": _mean_metric(result, "after", "source", "perplexity", geometric_mean),
-        **_of_right_answers(result),
+        **_right_answer_columns(result),
         "density_asked": result.density_asked,
         "trained_fraction": result.trained_fraction,
         "moved_fraction": result.moved_fraction,
@@ -117,7 +118,7 @@ def final_metrics(result: Result) -> dict[str, float]:
     return {name: float(value) for name, value in values.items() if math.isfinite(value)}
 
 
-def _of_right_answers(result: Result) -> dict[str, float | None]:
+def _right_answer_columns(result: Result) -> dict[str, float | None]:
     """Return the measures of gmt.evaluation.right_answers; None for those that the task does not take."""
     losses = {
         f"{part}_nll_{when}": _mean_metric(result, when, part, "_nll", fmean)

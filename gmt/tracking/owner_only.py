@@ -15,12 +15,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 _COOKIE = "gmt-ui"
 _REFUSAL = "Only the link that `gmt ui` printed when it started opens this page. Another start prints another link.\n"
 # A script leads to the page, since browsers do not send a strict cookie after a redirect that another site started.
-_ENTER = (
+_LOGIN_PAGE = (
     "<!doctype html><title>gmt ui</title><script>for (const [key, value] of Object.entries({storage})) "
     "if (localStorage.getItem(key) === null) localStorage.setItem(key, value);\n"
     "location.replace('/{path}/' + location.hash)</script>"
 )
-_UNSEEN = {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
+_LOGIN_HEADERS = {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
 
 
 class OwnerOnly:
@@ -40,19 +40,25 @@ class OwnerOnly:
         """Answer one request."""
         assert scope["type"] == "http", scope["type"]  # the server is configured for HTTP alone
         first, slash, rest = scope["path"].removeprefix("/").partition("/")
-        if first == "login" and _same(rest, self._token):
+        if first == "login" and _equals_secret(rest, self._token):
             await self._login()(scope, receive, send)
-        elif slash and _same(first, self._path) and _same(HTTPConnection(scope).cookies.get(_COOKIE, ""), self._token):
+        elif (
+            slash
+            and _equals_secret(first, self._path)
+            and _equals_secret(HTTPConnection(scope).cookies.get(_COOKIE, ""), self._token)
+        ):
             await self._app({**scope, "path": f"/{rest}", "raw_path": None}, receive, send)
         else:
             await PlainTextResponse(_REFUSAL, status_code=403)(scope, receive, send)
 
     def _login(self) -> HTMLResponse:
-        page = HTMLResponse(_ENTER.format(path=self._path, storage=json.dumps(self._storage)), headers=_UNSEEN)
+        page = HTMLResponse(
+            _LOGIN_PAGE.format(path=self._path, storage=json.dumps(self._storage)), headers=_LOGIN_HEADERS
+        )
         page.set_cookie(_COOKIE, self._token, path=f"/{self._path}/", httponly=True, samesite="strict")
         return page
 
 
-def _same(text: str, secret: str) -> bool:
+def _equals_secret(text: str, secret: str) -> bool:
     """Return whether a text equals a secret, in a time that does not reveal how much of it is right."""
     return compare_digest(text.encode(errors="replace"), secret.encode())

@@ -1,4 +1,4 @@
-"""The number of a task's questions, and the change of its score by one of them, from the settings of a run."""
+"""The number of a task's questions, and the change of its score by one question, from the config of a run."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _WITHOUT_SCORE = ("gmt.evaluation.right_answers.RightAnswers", "gmt.evaluation.p
 
 
 def numbers_of_questions(config: Mapping[str, Any], part: str) -> list[int]:
-    """Return the number of questions of each suite of a part; empty if the settings of a suite do not say.
+    """Return the number of questions of each suite of a part; empty if a suite's settings lack it.
 
     Args:
-        config: of a run.
+        config: the config of a run.
         part: `target` or `source`.
     """
     entries = [entry if isinstance(entry, Mapping) else {} for entry in config["task"].get(part, {}).values()]
@@ -28,7 +28,7 @@ def question_steps(config: Mapping[str, Any]) -> dict[str, float | None]:
     """Return the change of each part's score by one question of its smallest suite, as `target_step` and `source_step`.
 
     Args:
-        config: of a run.
+        config: the config of a run.
     """
     numbers = {part: numbers_of_questions(config, part) for part in PARTS}
-    return {f"{part}_step": 1 / (min(own) * len(own)) if own else None for part, own in numbers.items()}
+    return {f"{part}_step": 1 / (min(sizes) * len(sizes)) if sizes else None for part, sizes in numbers.items()}

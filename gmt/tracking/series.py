@@ -30,8 +30,8 @@ def read_series(runs: Iterable[tuple[str, str, RunRecord]], names: Collection[st
         names: the names of the metrics, e.g. `mask/energy_kept`, which select the whole model's values and layers'.
         axis: the study's axis.
     """
-    done = ((arm, record) for arm, _, record in runs if record.state(also=("metrics.jsonl",)) == "done")
-    rows = [row for arm, record in done for row in _rows(arm, record, names, axis)]
+    done_records = ((arm, record) for arm, _, record in runs if record.state(also=("metrics.jsonl",)) == "done")
+    rows = [row for arm, record in done_records for row in _rows(arm, record, names, axis)]
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype(dict(COLUMNS))
 
 

@@ -11,7 +11,7 @@ from gmt.errors import UserError
 
 SQLITE = "sqlite:///"
 DATABASES = (SQLITE, "postgresql", "mysql")
-_IN_ADDRESSES = re.compile(r"(?:[\w.~!$&'()*+,;=:-]|%[0-9A-Fa-f]{2})*")  # RFC 3986's userinfo, and letters of Latin-1
+_USERINFO = re.compile(r"(?:[\w.~!$&'()*+,;=:-]|%[0-9A-Fa-f]{2})*")  # RFC 3986's userinfo, and letters of Latin-1
 _SCHEMES = (*DATABASES, "http://", "https://", "databricks")
 
 
@@ -117,7 +117,7 @@ def _is_read_by_requests(uri: str, user: str) -> bool:
         unquote(user, errors="strict").encode("latin-1")
     except UnicodeError:
         return False
-    if _IN_ADDRESSES.fullmatch(user) is None:
+    if _USERINFO.fullmatch(user) is None:
         return False
     urlsplit(uri).port  # noqa: B018  raises if the port is not a number
     return True

@@ -11,11 +11,11 @@ from filelock import FileLock
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
-_PATIENCE_MS = 20_000  # to wait for another process that writes, since sqlite allows one writer at a time
+_WRITER_TIMEOUT_MS = 20_000  # to wait for another process that writes, since sqlite allows one writer at a time
 
 
 @lru_cache(maxsize=1)
-def writes_without_waiting() -> None:
+def use_write_ahead_log() -> None:
     """Make every later sqlite connection of this process use a write-ahead log.
 
     With synchronous=NORMAL a power failure can lose the last commits but not the database's integrity (sqlite's
@@ -29,7 +29,7 @@ def _on_connect(connection: Any, record: object) -> None:
     if isinstance(connection, sqlite3.Connection):
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=NORMAL")
-        connection.execute(f"PRAGMA busy_timeout={_PATIENCE_MS}")
+        connection.execute(f"PRAGMA busy_timeout={_WRITER_TIMEOUT_MS}")
 
 
 @contextmanager

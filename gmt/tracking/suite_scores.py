@@ -28,8 +28,8 @@ def read_suites(runs: Iterable[tuple[str, str, RunRecord]], *, axis: Axis) -> pd
         runs: arm, label and record of each run.
         axis: the study's axis.
     """
-    done = ((arm, record) for arm, _, record in runs if record.state() == "done")
-    rows = [row for arm, record in done for row in _rows(arm, record, axis)]
+    done_records = ((arm, record) for arm, _, record in runs if record.state() == "done")
+    rows = [row for arm, record in done_records for row in _rows(arm, record, axis)]
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype(dict(COLUMNS))
 
 

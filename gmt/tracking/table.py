@@ -15,7 +15,7 @@ from gmt.tracking.outcomes import CHANGED, DIRTY, outcome_of
 from gmt.tracking.question_steps import question_steps
 
 _SPAN = "span"  # a temporary column: the machine and the times of the last attempt
-_IN_WORDS = {DIRTY: "made in a checkout with uncommitted changes, which --dirty counts"}
+_STATE_WORDS = {DIRTY: "made in a checkout with uncommitted changes, which --dirty counts"}
 
 # Column -> pandas dtype. Scores and fractions lie in [0, 1]; times are seconds; memory is bytes. A perplexity is the
 # geometric mean over the task's texts; missing without texts. nll and kl are in nats per token of the right answers,
@@ -114,23 +114,23 @@ def read_table(runs: Iterable[tuple[str, str, RunRecord]], *, axis: Axis, dirty:
     for row, number in zip(rows, num_beside(spans), strict=True):
         row["runs_beside"] = number
     table = pd.DataFrame(rows, columns=list(COLUMNS)).astype(dict(COLUMNS))
-    if (twice := table["run_id"].duplicated()).any():
-        id_ = table.loc[twice, "run_id"].iloc[0]
+    if (is_repeated := table["run_id"].duplicated()).any():
+        id_ = table.loc[is_repeated, "run_id"].iloc[0]
         labels = " and ".join(table.loc[table["run_id"] == id_, "label"])
         raise UserError(f"a run must occur only once in a table, got {id_} as {labels}")
     return table
 
 
 def left_out(table: pd.DataFrame) -> list[str]:
-    """Return a sentence on the runs of a table without a result; none if all have one."""
-    without = table[table["state"] != "done"]
-    if without.empty:
+    """Return a list with a sentence on a table's runs without a result; an empty list if all runs have one."""
+    rows_left_out = table[table["state"] != "done"]
+    if rows_left_out.empty:
         return []
     states = [
-        f"{len(rows)} {_IN_WORDS.get(str(state), state)} ({some(rows['label'].tolist(), '; ')})"
-        for state, rows in without.groupby("state")
+        f"{len(rows)} {_STATE_WORDS.get(str(state), state)} ({some(rows['label'].tolist(), '; ')})"
+        for state, rows in rows_left_out.groupby("state")
     ]
-    return [f"{len(without)} of {len(table)} runs are in no number here: {'; '.join(states)}."]
+    return [f"{len(rows_left_out)} of {len(table)} runs are in no number here: {'; '.join(states)}."]
 
 
 def changes(table: pd.DataFrame) -> list[str]:

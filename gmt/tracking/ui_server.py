@@ -19,7 +19,7 @@ from gmt.tracking.views import STORAGE
 
 _ASSISTANT = "/mlflow/assistant"
 # MLflow's server reads these variables when it is imported. Values set by the user could switch its checks off.
-_OF_SERVERS = ("_MLFLOW_", "MLFLOW_SERVER_")
+_SERVER_PREFIXES = ("_MLFLOW_", "MLFLOW_SERVER_")
 _QUIET = {"MLFLOW_LOGGING_LEVEL": "ERROR", "MLFLOW_DISABLE_TELEMETRY": "true"}
 _NO_JOBS = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # processes of jobs would call this server without a cookie
 _UPLOADS = "./mlartifacts"  # MLflow's own default
@@ -47,9 +47,9 @@ def serve(*, store: str, listener: int, token: str, path: str) -> None:
     except (*STORE_ERRORS, ImportError) as error:
         sys.exit(f"tracking.uri must be a store that answers, got {without_user(store)}: {reason(error)}")
 
-    owned = OwnerOnly(without_assistant(app), token=token, path=path, storage=STORAGE)
+    owner_only = OwnerOnly(without_assistant(app), token=token, path=path, storage=STORAGE)
     config = uvicorn.Config(
-        owned,
+        owner_only,
         log_level="warning",
         access_log=False,  # it would contain the token
         lifespan="off",  # MLflow uses it only to clean up after its Assistant
@@ -79,7 +79,7 @@ def _end_with_starter() -> None:
 
 def _set_environment(store: str) -> None:
     """Set the variables that `mlflow server` sets (mlflow.server.constants, which can't be imported before this)."""
-    for name in [name for name in os.environ if name.startswith(_OF_SERVERS)]:
+    for name in [name for name in os.environ if name.startswith(_SERVER_PREFIXES)]:
         del os.environ[name]
     os.environ |= _QUIET | _NO_JOBS
     os.environ["_MLFLOW_SERVER_FILE_STORE"] = os.environ["_MLFLOW_SERVER_REGISTRY_STORE"] = store

@@ -1,10 +1,10 @@
-"""Refuses a training whose steps would depend on how their examples are cut into batches.
+"""Refuses a training whose steps would depend on how examples are divided into batches.
 
-A few tokens go through the very batches of the training (padded, or packed into a row) and TRL's loss, and each example
-alone through the model's own forward pass. Both must say the same, and in the batch no example's log-probabilities may
-have a gradient by another example's tokens: in half precision, or with small weights, a leak is smaller than rounding.
-A list of models would be shorter than the truth: what is right depends on the model's code, the attention, the kernels
-that are installed, and on TRL.
+Two short examples are evaluated twice: in a batch of the training (padded, or packed into a row) by TRL's loss, and
+alone by the model's own forward pass. Both must give the same log-probabilities. In the batch, no example's
+log-probabilities may have a gradient by another example's tokens; this finds leaks that are smaller than rounding, in
+half precision or with small weights. No list of models could replace the check: its outcome depends on the model's
+code, the attention, the installed kernels, and TRL.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from gmt.training.workers import agreed, index
 
 _log = logging.getLogger(__name__)
 
-_FIRST, _SECOND = 9, 6  # tokens of the two examples, of different lengths so that one is padded
-# nats a token; on a GPU with room for TF32, which convolutions use. What is wrong is wrong by more in a trained model.
+_FIRST, _SECOND = 9, 6  # tokens of the two examples; the lengths differ, so that one example is padded
+# Nats a token; the GPU's limit allows for TF32 in convolutions. In a trained model real faults are larger.
 _ROUNDING = {("cpu", torch.float32): 1e-3, ("cuda", torch.float32): 1e-2}
 _ROUNDING_OF_HALVES = 0.3
 _KNOWN: dict[tuple[Any, ...], tuple[str, ...]] = {}
@@ -42,16 +42,16 @@ Collate = Callable[[list[dict[str, Any]]], dict[str, Any]]
 def check_steps(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: Dataset, settings: TrainSettings
 ) -> None:
-    """Refuses a training of which a step depends on its cut, by `check_alike` on tokens of its first examples.
+    """Refuse a training whose steps depend on the division into batches, by `check_alike` on its first tokens.
 
     Args:
-        model: as it was loaded, and as it is afterwards.
-        tokenizer: its pad token pads.
-        examples: rows as of `gmt.training.train.train`.
+        model: the model as it was loaded; left unchanged.
+        tokenizer: the model's tokenizer, whose pad token is used.
+        examples: the training examples, see gmt.training.train.train.
         settings: the train group.
 
     Raises:
-        UserError: as `check_alike`.
+        UserError: see check_alike.
     """
     rows = examples.select(range(min(4, len(examples)))).to_list()
     tokens = [token for row in rows for name, ids in row.items() if name.endswith("_ids") for token in ids]
@@ -69,11 +69,11 @@ def check_steps_together(
 ) -> None:
     """Call `check_steps` on the first worker, and refuse on all if it refuses; each worker must call this.
 
-    The first worker's model is on the device that trains it. Those of the others may still be on the CPU, where some
-    attention kernels do not run.
+    The first worker's model is on the device that trains it. Models of other workers may still be on the CPU, where
+    some attention kernels do not run.
 
     Raises:
-        UserError: as `check_steps`, with the same sentences on every worker.
+        UserError: see check_steps; the sentences are the same on every worker.
     """
     refusal: list[str] = []
     if index() == 0:
@@ -86,17 +86,17 @@ def check_steps_together(
 
 
 def check_alike(model: PreTrainedModel, collate: Collate, tokens: Sequence[int], *, batch_size: int, kind: str) -> None:
-    """Refuses a model of which an example's loss changes with the examples beside it; tried once in a process.
+    """Refuse a model if an example's loss depends on other examples of the batch; a process checks a model once.
 
     Args:
-        model: with TRL's fused head.
-        collate: makes a batch of rows.
-        tokens: some that the model has an embedding for; they are repeated as need be.
-        batch_size: rows of a batch.
-        kind: of the rows: `padded`, `packed` or `preferences`.
+        model: the model, with TRL's fused head.
+        collate: makes a batch from rows.
+        tokens: ids that the model has embeddings for; repeated if they are too few.
+        batch_size: the number of rows of a training batch.
+        kind: the kind of the rows: `padded`, `packed` or `preferences`.
 
     Raises:
-        UserError: with the setting that would help, if there is one.
+        UserError: the loss depends on the batch, or the forward pass fails; the message names a setting that helps.
     """
     key = (*forward_key(model), batch_size > 1, kind)
     if key not in _KNOWN:
@@ -117,8 +117,8 @@ def _faults(model: PreTrainedModel, collate: Collate, tokens: Sequence[int], bat
                     f"model.path and model.attention must name a model whose forward pass works on "
                     f"{model.device.type}, which it does not for type {model.config.model_type}: {reference}"
                 ]
-            if not all(bool(each.isfinite().all()) for each in reference):
-                return []  # a training that says so itself
+            if not all(bool(log_probs.isfinite().all()) for log_probs in reference):
+                return []  # the training itself reports a loss that is not finite
             rounding = _ROUNDING.get((model.device.type, model.dtype), _ROUNDING_OF_HALVES)
             alone = _difference(lambda: [_fused(model, _padded([ids]))[0] for ids in examples], reference, rounding)
             if alone is not None:
@@ -144,28 +144,29 @@ def _faults(model: PreTrainedModel, collate: Collate, tokens: Sequence[int], bat
 
 
 def _examples(tokens: Sequence[int]) -> tuple[list[int], list[int]]:
+    """Return two examples of _FIRST and _SECOND tokens, repeating the given tokens if they are too few."""
     many = list(islice(cycle(tokens), _FIRST + _SECOND))
     return many[:_FIRST], many[: -_SECOND - 1 : -1]
 
 
 def _log_probs_alone(model: PreTrainedModel, ids: list[int]) -> Tensor:
-    """The log-probability of each token behind the first, by the model's own forward pass, with nothing beside it."""
-    one = torch.tensor([ids], device=model.device)
-    logits = model(input_ids=one, use_cache=False).logits[0, :-1].float()
-    log_probs: Tensor = logits.log_softmax(-1).gather(1, one[0, 1:, None])[:, 0]
+    """Return the log-probability of each token after the first, from the model's own forward pass on this example."""
+    ids_1T = torch.tensor([ids], device=model.device)
+    logits = model(input_ids=ids_1T, use_cache=False).logits[0, :-1].float()
+    log_probs: Tensor = logits.log_softmax(-1).gather(1, ids_1T[0, 1:, None])[:, 0]
     return log_probs
 
 
 def _padded(examples: Sequence[list[int]]) -> dict[str, Tensor]:
     (ids,) = examples
-    one = torch.tensor([ids])
-    return {"input_ids": one, "attention_mask": torch.ones_like(one), "labels": one}
+    ids_1T = torch.tensor([ids])
+    return {"input_ids": ids_1T, "attention_mask": torch.ones_like(ids_1T), "labels": ids_1T}
 
 
 def _in_batch(
     model: PreTrainedModel, collate: Collate, examples: tuple[list[int], list[int]], kind: str
 ) -> list[Tensor]:
-    """The log-probabilities of both examples, from a batch as the training makes it."""
+    """Return the log-probabilities of both examples, from a batch like the training's."""
     first, second = examples
     if kind == "packed":
         both = first + second
@@ -186,22 +187,25 @@ def _in_batch(
 
 
 def _leak(model: PreTrainedModel, collate: Collate, examples: tuple[list[int], list[int]], kind: str) -> str | None:
-    """Say that an example's log-probabilities depend on tokens of the batch beside its own; None if they do not.
+    """Return a clause if an example's log-probabilities depend on another example's tokens; None if they do not.
 
-    A gradient is zero to the bit in any dtype if a mask keeps the examples apart. None too, with a line in the log, for
-    a model whose code has no gradient by its token embeddings, or embeds other tokens than the batch's.
+    If a mask keeps the examples apart, the gradient is exactly zero in any dtype. None also for a model whose code has
+    no gradient by its token embeddings, or embeds other tokens than the batch's; then a line is logged.
     """
     seen: list[tuple[Tensor, Tensor]] = []  # token ids and their embeddings
 
     def watch(_: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         seen.append((inputs[0], output.detach().requires_grad_()))
-        return seen[-1][1].clone()  # which a model may write into
+        return seen[-1][1].clone()  # the model may write into the copy
 
     def differentiated() -> list[Tensor]:
         with torch.enable_grad():
             log_probs = _in_batch(model, collate, examples, kind)
             ((_, embeddings),) = seen
-            return [torch.autograd.grad(each.sum(), embeddings, retain_graph=True)[0].clone() for each in log_probs]
+            return [
+                torch.autograd.grad(of_example.sum(), embeddings, retain_graph=True)[0].clone()
+                for of_example in log_probs
+            ]
 
     hook = model.get_input_embeddings().register_forward_hook(watch)
     try:
@@ -213,29 +217,32 @@ def _leak(model: PreTrainedModel, collate: Collate, examples: tuple[list[int], l
         return None
     ((ids, _),) = seen
     for example, (row, begin), gradient in zip(examples, _places(examples, kind), gradients, strict=True):
-        for in_rows, by_token in ((ids, gradient), (ids.mT, gradient.transpose(0, 1))):  # XLNet has a column for a row
+        for in_rows, by_token in (
+            (ids, gradient),
+            (ids.mT, gradient.transpose(0, 1)),
+        ):  # XLNet has an example in a column
             if in_rows[row, begin : begin + len(example)].tolist() == example:
                 by_token[row, begin : begin + len(example)] = 0
-                if bool((by_token.abs() > 0).any()):  # NaN is none
+                if bool((by_token.abs() > 0).any()):  # NaN counts as zero
                     return "its tokens' log-probabilities have a gradient by tokens that are not its own"
                 break
     return None
 
 
 def _places(examples: tuple[list[int], list[int]], kind: str) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Return row and column of each example's first token in a batch."""
+    """Return the row and column of both examples' first tokens in a batch."""
     return ((0, 0), (0, len(examples[0]))) if kind == "packed" else ((0, 0), (1, 0))
 
 
 def _fused(model: PreTrainedModel, batch: dict[str, Any]) -> Tensor:
-    """The log-probabilities [row, position] of the labels behind the first, as TRL's losses take them."""
+    """Return the log-probabilities [row, position] of the labels after the first, which TRL's losses use."""
     on_device = {k: v.to(model.device) if isinstance(v, Tensor) else v for k, v in batch.items()}
-    found: Tensor = model(**on_device, use_cache=False, fused_lm_head=True).log_probs
-    return found.float()
+    log_probs: Tensor = model(**on_device, use_cache=False, fused_lm_head=True).log_probs
+    return log_probs.float()
 
 
 def _computed(compute: Callable[[], Sequence[Tensor]]) -> Sequence[Tensor] | str:
-    """Return the log-probabilities, or the error of the model's code or TRL's, which were not made for each other."""
+    """Return the log-probabilities, or the error if the model's code and TRL do not work together."""
     try:
         return compute()
     except Exception as error:  # third-party code, where Triton's errors have no narrower base class
@@ -246,9 +253,9 @@ def _computed(compute: Callable[[], Sequence[Tensor]]) -> Sequence[Tensor] | str
 
 def _difference(compute: Callable[[], Sequence[Tensor]], reference: Sequence[Tensor], rounding: float) -> str | None:
     """Return how the computed log-probabilities differ from the reference, or None if they do not."""
-    found = _computed(compute)
-    if isinstance(found, str):
-        return found
-    # the mean of an example, since in half precision a near tie may send a single token to another expert
-    off = max(float((a - b).abs().mean()) for a, b in zip(found, reference, strict=True))
-    return None if off <= rounding else f"its tokens' log-probabilities are off by {off:.2g} in the mean"
+    log_probs = _computed(compute)
+    if isinstance(log_probs, str):
+        return log_probs
+    # the mean over an example, since in half precision a near tie may send a single token to another expert
+    error = max(float((ours - own).abs().mean()) for ours, own in zip(log_probs, reference, strict=True))
+    return None if error <= rounding else f"its tokens' log-probabilities are off by {error:.2g} in the mean"

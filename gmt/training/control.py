@@ -21,13 +21,13 @@ class Control:
         should_stop: asked after each optimizer step, and while the run is evaluated before and after its training; True
             ends it, with a checkpoint or with the answers so far, to be gone on with later.
         on_progress: called after each micro-batch of training and each batch of evaluation.
-        go_on: called after each intermediate evaluation with the step and the target score in [0, 1]; False ends the
-            run with a checkpoint, as one that was stopped early.
+        report_score: called after each intermediate evaluation with the step and the target score in [0, 1]; returns
+            whether to continue. False ends the run with a checkpoint, as one that was stopped early.
     """
 
     should_stop: Callable[[], bool] = lambda: False
     on_progress: Callable[[], None] = lambda: None
-    go_on: Callable[[int, float], bool] = lambda step, score: True
+    report_score: Callable[[int, float], bool] = lambda step, score: True
 
 
 class ControlCallback(TrainerCallback):
@@ -65,6 +65,6 @@ class ControlCallback(TrainerCallback):
         if self._every and step % self._every == 0 and step < max_steps:
             with self.as_evaluated():
                 score = self._evaluate(step)
-            if not self._control.go_on(step, score):
+            if not self._control.report_score(step, score):
                 return StoppedEarly(f"stopped early at step {step} with target score {score:.1%}")
         return Interrupted(f"stopped on request at step {step}") if self._control.should_stop() else None

@@ -32,9 +32,9 @@ class AllPairs:
 
     Args:
         first_K, second_K: the places of both values; a difference is the first less the second.
-        sample: of the differences.
+        sample: the moments of the differences.
         intervals: simultaneous intervals of the differences, with their p.
-        freedom: the degrees of freedom of the error that the intervals rest on.
+        freedom: the degrees of freedom of the intervals' error.
     """
 
     first_K: np.ndarray
@@ -45,7 +45,7 @@ class AllPairs:
 
     @property
     def p_range(self) -> float:
-        """P of so large a range of means if all values were alike; NaN without a test."""
+        """The probability of a range of means at least as large if all values were equal; NaN without a test."""
         return float(np.fmin.reduce(self.intervals.p_K, initial=np.nan))
 
     def differ(self, level: float = LEVEL) -> Flags:
@@ -54,7 +54,10 @@ class AllPairs:
         return differ_K
 
     def are_within(self, margin: float, level: float = LEVEL) -> Flags:
-        """Return whether each pair, uncorrected, is shown to lie within a margin; if all are, their range is."""
+        """Return whether each pair is shown to lie within a margin, without correction.
+
+        If all pairs do, so does the range of the values.
+        """
         within_K: Flags = p_within(self.sample, margin) < level
         return within_K
 
@@ -64,18 +67,18 @@ def all_pairs(
 ) -> AllPairs:
     """Return the differences of all pairs of V values, with simultaneous intervals at a level.
 
-    With FEWEST_FLIPS seeds and more, or two values, they are those of gmt.verdicts.intervals.simultaneous. With fewer
-    seeds the error is one for all pairs, from the residuals of seeds and values, and the limit is that of the
+    With FEWEST_FLIPS seeds and more, or two values, gmt.verdicts.intervals.simultaneous gives the intervals. With fewer
+    seeds all pairs share one error, from the residuals of seeds and values, and the limit is that of the
     studentized range (Tukey, 1953). Tukey's distribution needs equal deviations: with those of
     docs/ratio_insensitivity.csv, 8 to 14 of 100 studies without a difference find one. So the range is drawn with each
     value's own estimated deviation, a parametric bootstrap (Krishnamoorthy, Lu and Mathew, 2007).
 
     Args:
-        scores_NV: without missing scores.
-        level: of all pairs together.
+        scores_NV: the scores; none is missing.
+        level: the probability that some interval of all pairs misses.
         step: the change of a difference by one question, for pairs that all differ by the same amount
             (gmt.verdicts.intervals.moments); NaN: unknown.
-        num_draws: of the studentized range.
+        num_draws: the number of draws of the studentized range.
     """
     num_seeds, num_values = scores_NV.shape
     first_K, second_K = np.triu_indices(num_values, 1)
@@ -103,7 +106,7 @@ def p_alike(differences_NG: Floats, level: float = LEVEL, *, step: float = float
     Args:
         differences_NG: the difference on each task; NaN for a seed that a task lacks.
         level: the level that p is compared with; sign flips of few seeds give no smaller p than 1 / 2,049.
-        step: as in `all_pairs`.
+        step: see all_pairs.
     """
     return all_pairs(differences_NG[~np.isnan(differences_NG).any(1)], level, step=step).p_range
 

@@ -20,10 +20,10 @@ class Decided:
     """The decisions on K comparisons.
 
     Args:
-        sample: of the differences.
+        sample: the moments of the differences.
         half_K: half the widths of the intervals that no decision contradicts; NaN without a test.
-        p_K: of the claim; NaN without a test.
-        decisions: of each comparison.
+        p_K: p of the claim; NaN without a test.
+        decisions: the decision on each comparison.
         is_by_flips: whether sign flips gave the intervals that share the level.
     """
 
@@ -40,8 +40,8 @@ def decide_differences(
     """Return the decisions of a question on comparisons.
 
     Args:
-        question: its claim, measure and margin count.
-        differences_NK, step_K: as in gmt.verdicts.intervals.moments.
+        question: the question; its claim, measure and margin are used.
+        differences_NK, step_K: see gmt.verdicts.intervals.moments.
         level: the probability of a false verdict.
     """
     sample, together = moments(differences_NK, step_K), simultaneous(differences_NK, level, step_K=step_K)

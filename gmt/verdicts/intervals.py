@@ -27,10 +27,10 @@ Flags = NDArray[np.bool_]
 
 @dataclass(frozen=True, kw_only=True)
 class Moments:
-    """Of K comparisons: the mean difference, its standard error, the number of pairs, and which of them are tested.
+    """The moments of K comparisons, and which of the comparisons are tested.
 
     Args:
-        mean_K, error_K: of each comparison; NaN without a pair.
+        mean_K, error_K: the mean difference of each comparison and its standard error; NaN without a pair.
         n_K: the number of pairs.
         is_equal_K: every pair has the same score twice.
         is_constant_K: there are at least FEWEST pairs, which all differ by the same amount, not 0.
@@ -141,7 +141,7 @@ def simultaneous(
 
     Args:
         differences_NK, step_K: as in `moments`.
-        level: of all comparisons together.
+        level: the probability that some interval of all comparisons misses.
     """
     sample = moments(differences_NK, step_K)
     tested_K = sample.is_tested_K
@@ -210,7 +210,7 @@ def depends_on_task(p_tasks_K: Floats, level: float) -> Flags:
 
     Args:
         p_tasks_K: p of each comparison that its difference is the same on all tasks; NaN without a test.
-        level: of all comparisons together.
+        level: the probability that some interval of all comparisons misses.
     """
     differ_K: Flags = p_tasks_K * len(p_tasks_K) < level
     return differ_K

@@ -1,4 +1,4 @@
-"""The notes beside an answer, on comparisons that a reader may take for more certain than they are."""
+"""The notes beside an answer, on comparisons that are less certain than they look."""
 
 from __future__ import annotations
 

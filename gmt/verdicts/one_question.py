@@ -1,4 +1,4 @@
-"""The change of a score by one question: the least deviation over seeds that a test may assume."""
+"""The change of a score by one question, which tests assume as the deviation of differences without spread."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from gmt.verdicts.scores import Scores
 def steps_by_task(scores: Scores, tasks: Iterable[str]) -> dict[str, float]:
     """Return the change of the score by one question on each task; NaN if no task has two different scores.
 
-    If no run has the number of questions, it is the least difference between two scores on the task, the effect of one
-    question or more. On a task where all scores are the same, it is the largest change of other tasks.
+    If no run has the number of questions, the least difference between two scores on the task is returned, which is the
+    effect of one question or more. For a task whose scores are all the same, the largest change of other tasks is.
     """
     steps = {}
     for task in tasks:
@@ -28,7 +28,7 @@ def steps_by_task(scores: Scores, tasks: Iterable[str]) -> dict[str, float]:
 
 
 def steps_of(scores: Scores, columns: Columns) -> Floats:
-    """Return the change of each comparison's difference by one question, on each task where several are pooled."""
+    """Return the change of each comparison's difference by one question; by one on each task if tasks are pooled."""
     by_task = steps_by_task(scores, {task for _, tasks in columns for task in tasks})
     return np.array([math.hypot(*(by_task[task] for task in tasks)) / len(tasks) for _, tasks in columns])
 

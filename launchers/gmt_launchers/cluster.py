@@ -22,8 +22,8 @@ from gmt_launchers.ray_internals import ask_head, keeps_idle_workers, silence_no
 from gmt_launchers.token import use_token_if_there_is_one
 
 _ANSWER_S = 5.0
-_LEAVE_S = 15.0  # for the last words, and the last look of whoever watches
-_MISSED = 5  # so often in a row, a second apart, the head must not answer to be taken for lost
+_EXIT_S = 15.0  # time for the last messages, and for the last check of the run records
+_MAX_MISSED = 5  # checks in a row, a second apart, without an answer; then the head counts as lost
 
 
 class Head:
@@ -43,29 +43,34 @@ class Head:
         """Check the head every second in a separate thread."""
         if self._address is not None:
             host, _, port = str(ray.get_runtime_context().gcs_address).rpartition(":")
-            threading.Thread(target=self._loop, args=(host, int(port)), name="gmt-head", daemon=True).start()
+            threading.Thread(
+                target=self._check_repeatedly, args=(host, int(port)), name="gmt-head", daemon=True
+            ).start()
 
     def end(self) -> None:
-        """Stop watching and leave the cluster; after a lost head without calls of Ray, which would never return."""
+        """Stop watching and leave the cluster.
+
+        After a lost head this calls nothing of Ray, since such a call would never return.
+        """
         self._ended.set()
         if self.lost is None:
             ray.shutdown()
         else:
             atexit.unregister(ray.shutdown)
             # Ray's own exit waits for the head for another minute, and then aborts.
-            ending = threading.Timer(_LEAVE_S, os._exit, (1,))
+            ending = threading.Timer(_EXIT_S, os._exit, (1,))
             ending.daemon = True
             ending.start()
 
-    def _loop(self, host: str, port: int) -> None:
+    def _check_repeatedly(self, host: str, port: int) -> None:
         missed = 0
-        while missed < _MISSED and not self._ended.wait(1.0):
+        while missed < _MAX_MISSED and not self._ended.wait(1.0):
             try:
                 socket.create_connection((host, port), timeout=_ANSWER_S).close()
                 missed = 0
             except OSError:
                 missed += 1
-        if missed == _MISSED:
+        if missed == _MAX_MISSED:
             self.lost = (
                 f"the head of the cluster at {self._address} no longer answers; the run records hold what was done. "
                 "Sweep again on a running cluster to go on with it"
@@ -85,26 +90,26 @@ def connected(address: str | None, num_cpus: int | None) -> Iterator[Head]:
         UserError: nothing answers at the address, the token is wrong or other users can read it, or the versions
             differ.
     """
-    logging.getLogger("ray").setLevel(logging.CRITICAL)  # what went wrong in a job is told by its record
+    logging.getLogger("ray").setLevel(logging.CRITICAL)  # the record of a job has its error
     if address is not None:
         use_token_if_there_is_one()
         address = own_address() if address == "auto" else address
         _check_answers(address)
     with nullcontext() if address is not None else private_ray() as folder:
-        head = _started(address, num_cpus, folder)
+        head = _start_or_join(address, num_cpus, folder)
         try:
             yield head
         finally:
             head.end()
 
 
-def _started(address: str | None, num_cpus: int | None, folder: Path | None) -> Head:
+def _start_or_join(address: str | None, num_cpus: int | None, folder: Path | None) -> Head:
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
-        with ExitStack() as changes:
+        with ExitStack() as ray_changes:
             if address is None:
-                changes.enter_context(without_unused_processes())
-                changes.enter_context(keeps_idle_workers())
+                ray_changes.enter_context(without_unused_processes())
+                ray_changes.enter_context(keeps_idle_workers())
             # An explicit "local": without it Ray silently joins a cluster that somebody left behind.
             ray.init(
                 address=address or "local",
@@ -118,15 +123,15 @@ def _started(address: str | None, num_cpus: int | None, folder: Path | None) -> 
                 job_config=DriverImports(joined=address is not None),
             )
     except (ray.exceptions.RayError, RuntimeError, ValueError, OSError) as error:
-        raise UserError(_why_not(address, error, folder)) from error
-    _take_back_sigterm(on_sigterm)
-    silence_nodes()  # their complaints are in Ray's logs, and their runs tell of them
+        raise UserError(_connection_fault(address, error, folder)) from error
+    _restore_sigterm(on_sigterm)
+    silence_nodes()  # their messages are in Ray's logs, and run records have the errors
     head = Head(address)
     head.watch()
     return head
 
 
-def _take_back_sigterm(handler: Any) -> None:
+def _restore_sigterm(handler: Any) -> None:
     """Restore our handler of SIGTERM, which writes checkpoints first; Ray's would exit at once."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, handler)
@@ -146,10 +151,10 @@ def _check_answers(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=_ANSWER_S).close()
         ask_head(address)
     except (OSError, ray.exceptions.RayError) as error:
-        raise UserError(_why_not(address, error)) from None  # a wrong address, and no fault of the machine
+        raise UserError(_connection_fault(address, error)) from None  # a wrong address, and no fault of the machine
 
 
-def _why_not(address: str | None, error: Exception, folder: Path | None = None) -> str:
+def _connection_fault(address: str | None, error: Exception, folder: Path | None = None) -> str:
     reason = " ".join(str(error).split())
     if address is None:
         return (

@@ -12,7 +12,7 @@ from gmt.runs.failures import kind_of
 from gmt_launchers.ray_internals import logs_folder
 
 _NODES = "nodes.txt"
-_KNOCK_S = 5.0
+_CONNECT_S = 5.0
 
 
 def kind_of_death(error: Exception, folder: Path) -> tuple[str, str]:
@@ -23,11 +23,11 @@ def kind_of_death(error: Exception, folder: Path) -> tuple[str, str]:
         folder: the folder of the run record, where a hung worker leaves its stack trace.
     """
     text = str(error)
-    hang = folder / stall.FILE
-    if hang.exists() and hang.stat().st_size:
-        return "infrastructure", f"no progress for resources.stall_limit_s; {hang} shows where it hung"
-    start = folder / stall.START_FILE
-    if start.exists() and start.stat().st_size:
+    hang_file = folder / stall.FILE
+    if hang_file.exists() and hang_file.stat().st_size:
+        return "infrastructure", f"no progress for resources.stall_limit_s; {hang_file} shows where it hung"
+    start_file = folder / stall.START_FILE
+    if start_file.exists() and start_file.stat().st_size:
         logs = f"Ray's own logs are in {logs_folder()}"
         return "infrastructure", f"its workers did not start within resources.stall_limit_s ({logs})"
     if isinstance(error, RayTaskError):
@@ -53,8 +53,8 @@ def note_node(folder: Path, *, first: bool = True) -> None:
         file.write(ray.get_runtime_context().get_node_id() + "\n")
 
 
-def num_noted(folder: Path) -> int:
-    """Return the number of processes that have written their node for a run's last attempt."""
+def num_noted_processes(folder: Path) -> int:
+    """Return the number of processes that have noted their node in a run's last attempt."""
     path = folder / _NODES
     return len(path.read_text(encoding="utf-8").split()) if path.exists() else 0
 
@@ -69,7 +69,7 @@ def node_is_lost(folder: Path) -> bool:
 
 def _answers(node: dict[str, Any]) -> bool:
     try:
-        socket.create_connection((node["NodeManagerAddress"], node["NodeManagerPort"]), timeout=_KNOCK_S).close()
+        socket.create_connection((node["NodeManagerAddress"], node["NodeManagerPort"]), timeout=_CONNECT_S).close()
     except OSError:
         return False
     return True

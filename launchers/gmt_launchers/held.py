@@ -1,4 +1,4 @@
-"""Holds runs back while the driver still checks them; their workers import libraries meanwhile."""
+"""Holds jobs back while the driver checks their runs; meanwhile their workers import libraries."""
 
 import threading
 import time
@@ -6,34 +6,34 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-_LOOK_EVERY_S = 0.02
+_POLL_S = 0.02
 
 
 @dataclass(frozen=True)
 class Gate:
-    """A gate at which workers on this machine wait until the driver opens it.
+    """A gate at which workers on this machine wait until the driver opens the gate.
 
     Args:
-        folder: a folder for the gate's file.
+        folder: the folder of the gate's file; the gate is open once the file exists.
     """
 
     folder: Path
 
     @property
     def is_open(self) -> bool:
-        """Whether runs may begin."""
+        """Whether jobs may begin."""
         return self._file.exists()
 
-    def open(self) -> None:
-        """Let all runs begin."""
+    def let_jobs_begin(self) -> None:
+        """Open the gate, so that all jobs begin."""
         self._file.touch()
 
     def wait(self, prepare: Callable[[], None]) -> None:
-        """In a worker: prepare unless the gate is open, then wait until it is."""
+        """Call `prepare` unless the gate is open, then wait until the gate is open; called in a worker."""
         if not self.is_open:
             prepare()
         while not self.is_open:
-            time.sleep(_LOOK_EVERY_S)
+            time.sleep(_POLL_S)
 
     @property
     def _file(self) -> Path:
@@ -41,17 +41,18 @@ class Gate:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Held:
-    """What the driver knows of jobs that it holds back.
+class HeldJobs:
+    """The state of jobs that the driver holds back.
 
     Args:
-        gate: the gate at which their workers wait.
-        num_waiting: how many jobs may get workers before the gate is open, since these take cores from the driver.
-        handed_out: set once these jobs are handed out, or there is none to hand out.
-        over: set to end all jobs at once.
+        gate: the gate at which the jobs' workers wait.
+        num_waiting: the number of jobs that may get workers while the gate is closed; more would take the driver's
+            core.
+        are_handed_out: set once `num_waiting` jobs have been handed out to workers, or no other job can be handed out.
+        must_end: set to end all jobs immediately.
     """
 
     gate: Gate
     num_waiting: int
-    handed_out: threading.Event = field(default_factory=threading.Event)
-    over: threading.Event = field(default_factory=threading.Event)
+    are_handed_out: threading.Event = field(default_factory=threading.Event)
+    must_end: threading.Event = field(default_factory=threading.Event)

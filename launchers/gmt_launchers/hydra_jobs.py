@@ -46,7 +46,7 @@ def launch(
         common = ray.put(cloudpickle.dumps((context, task_function, Singleton.get_state())))
         jobs = [
             Job(
-                work=functools.partial(_work, common, composed, gpus),
+                work=functools.partial(_do_job, common, composed, gpus),
                 cpus=settings.cpus_per_job,
                 gpus=gpus,
                 memory_bytes=None,
@@ -66,7 +66,9 @@ def _compose(context: HydraContext, config: DictConfig, overrides: list[str], nu
     return composed
 
 
-def _work(common: ray.ObjectRef, config: DictConfig, gpus: float, go_on: Callable[[int, float], bool]) -> bytes:
+def _do_job(
+    common: ray.ObjectRef, config: DictConfig, gpus: float, report_score: Callable[[int, float], bool]
+) -> bytes:
     """Do one job in the worker, and return its JobReturn, which holds the job's result or exception, as bytes."""
     if not gpus:
         hide_gpus()
@@ -76,7 +78,7 @@ def _work(common: ray.ObjectRef, config: DictConfig, gpus: float, go_on: Callabl
     Singleton.set_state(singletons)
     HydraConfig.instance().set_config(config)
     try:
-        done = run_job(
+        job_return = run_job(
             hydra_context=context,
             task_function=task_function,
             config=config,
@@ -85,14 +87,14 @@ def _work(common: ray.ObjectRef, config: DictConfig, gpus: float, go_on: Callabl
         )
     finally:
         os.chdir(folder)
-    return bytes(cloudpickle.dumps(done))
+    return bytes(cloudpickle.dumps(job_return))
 
 
 class _HydraJobs:
     """The owner of Hydra's jobs, which collects their JobReturns."""
 
     def __init__(self, configs: Sequence[DictConfig], max_failures: int):
-        self.returns = [_lost(config, i, "it did not run to its end") for i, config in enumerate(configs)]
+        self.returns = [_failed_return(config, i, "it did not run to its end") for i, config in enumerate(configs)]
         self._deaths = [0] * len(configs)
         self._max_failures = max_failures
 
@@ -100,26 +102,26 @@ class _HydraJobs:
         """Return GO, since every job is to be done."""
         return Ready.GO
 
-    def ended(self, index: int, result: bytes) -> float | None:
+    def handle_result(self, index: int, result: bytes) -> float | None:
         """Store the JobReturn of a job."""
         self.returns[index] = pickle.loads(result)
         return None
 
-    def died(self, index: int, error: Exception) -> float | None:
+    def handle_death(self, index: int, error: Exception) -> float | None:
         """Store the error, and start the job again unless its workers have died too often."""
         self.returns[index].return_value = error
         self._deaths[index] += 1
         return 0.0 if self._deaths[index] <= self._max_failures else None
 
-    def given_up(self, index: int) -> None:
+    def note_early_stop(self, index: int) -> None:
         """Do nothing: no scheduler stops these jobs."""
 
-    def stopped(self) -> bool:
+    def is_stopped(self) -> bool:
         """Return False: nothing stops these jobs early."""
         return False
 
 
-def _lost(config: Any, index: int, why: str) -> JobReturn:
-    lost = JobReturn(cfg=config, status=JobStatus.FAILED)
-    lost.return_value = RuntimeError(f"job {index}: {why}")
-    return lost
+def _failed_return(config: Any, index: int, why: str) -> JobReturn:
+    job_return = JobReturn(cfg=config, status=JobStatus.FAILED)
+    job_return.return_value = RuntimeError(f"job {index}: {why}")
+    return job_return

@@ -38,7 +38,7 @@ def driver_paths() -> list[str]:
 def beyond_the_installation() -> list[str]:
     """Return the folders of this process that its interpreter would not search by itself."""
     command = [sys.executable, "-E", "-P", "-X", "utf8", "-c", "import sys; print(*sys.path, sep='\\0', end='')"]
-    done = subprocess.run(command, stdout=subprocess.PIPE, encoding="utf-8", errors="surrogateescape", check=True)
-    installed = done.stdout.split("\0")
+    completed = subprocess.run(command, stdout=subprocess.PIPE, encoding="utf-8", errors="surrogateescape", check=True)
+    installed = completed.stdout.split("\0")
     of_ray = os.path.join(os.path.dirname(ray.__file__), "thirdparty_files")  # Ray adds this folder in every process
     return [path for path in driver_paths() if path not in (*installed, of_ray)]

@@ -14,10 +14,10 @@ from ray.tune import Callback
 from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
 
-from gmt_launchers.held import Held
+from gmt_launchers.held import HeldJobs
 
 RESULT = "job_result"  # the key under which a worker reports what its job returned
-_LATER_S = 1.0
+_ASK_AGAIN_S = 1.0
 
 
 def _begins_at_once() -> bool:
@@ -65,19 +65,19 @@ class Owner(Protocol):
         """Return whether to start a job now."""
         ...
 
-    def ended(self, index: int, result: Any) -> float | None:
+    def handle_result(self, index: int, result: Any) -> float | None:
         """Take the result of a job; return the seconds after which to repeat the job, None not to repeat it."""
         ...
 
-    def died(self, index: int, error: Exception) -> float | None:
+    def handle_death(self, index: int, error: Exception) -> float | None:
         """Take the error of a job that raised or whose worker died; return as `ended` does."""
         ...
 
-    def given_up(self, index: int) -> None:
+    def note_early_stop(self, index: int) -> None:
         """Note that the scheduler has stopped a job early."""
         ...
 
-    def stopped(self) -> bool:
+    def is_stopped(self) -> bool:
         """Return whether no more jobs are to start."""
         ...
 
@@ -88,13 +88,15 @@ class JobQueue(Searcher):  # type: ignore[misc]  # Ray ships no types
     Args:
         jobs: the jobs.
         owner: decides on each job.
-        at_once: the most jobs at a time; None for no limit.
-        held: jobs that the driver holds back; None for jobs that may begin at once.
+        max_parallel: the most jobs at a time; None for no limit.
+        held: the state of jobs that the driver holds back; None for jobs that may begin at once.
     """
 
-    def __init__(self, jobs: Sequence[Job], owner: Owner, at_once: int | None = None, held: Held | None = None):
+    def __init__(
+        self, jobs: Sequence[Job], owner: Owner, max_parallel: int | None = None, held: HeldJobs | None = None
+    ):
         super().__init__()
-        self._jobs, self._owner, self._at_once, self._held = jobs, owner, at_once, held
+        self._jobs, self._owner, self._max_parallel, self._held = jobs, owner, max_parallel, held
         self._waiting = deque(range(len(jobs)))
         self._not_before: dict[int, float] = {}
         self._running: dict[str, int] = {}
@@ -107,9 +109,9 @@ class JobQueue(Searcher):  # type: ignore[misc]  # Ray ships no types
 
     def is_stopped(self) -> bool:
         """Return whether no more jobs are to start."""
-        return self._owner.stopped()
+        return self._owner.is_stopped()
 
-    def started(self, trial_id: str) -> None:
+    def note_start(self, trial_id: str) -> None:
         """Note that a worker has received a job."""
         self._started.add(trial_id)
 
@@ -120,18 +122,18 @@ class JobQueue(Searcher):  # type: ignore[misc]  # Ray ships no types
 
     def suggest(self, trial_id: str) -> Any:
         """Return the config of the next trial, None to be asked again later, or FINISHED when all jobs are over."""
-        config = self._next(trial_id)
+        config = self._next_config(trial_id)
         if self._held is not None and (not isinstance(config, dict) or len(self._running) >= self._held.num_waiting):
-            self._held.handed_out.set()
+            self._held.are_handed_out.set()
         return config
 
-    def _next(self, trial_id: str) -> Any:
-        if self._owner.stopped():
+    def _next_config(self, trial_id: str) -> Any:
+        if self._owner.is_stopped():
             self._waiting.clear()
-        at_once = self._at_once
+        max_parallel = self._max_parallel
         if self._held is not None and not self._held.gate.is_open:
-            at_once = min(self._held.num_waiting, at_once or self._held.num_waiting)
-        if at_once is not None and len(self._running) >= at_once:
+            max_parallel = min(self._held.num_waiting, max_parallel or self._held.num_waiting)
+        if max_parallel is not None and len(self._running) >= max_parallel:
             return None
         for _ in range(len(self._waiting)):
             index = self._waiting.popleft()
@@ -143,25 +145,25 @@ class JobQueue(Searcher):  # type: ignore[misc]  # Ray ships no types
                 self._not_before.setdefault(index, 0)
                 self._waiting.append(index)
                 if self._not_before[index] <= time.monotonic():
-                    self._not_before[index] = time.monotonic() + _LATER_S
+                    self._not_before[index] = time.monotonic() + _ASK_AGAIN_S
         return None if self._waiting or self._running else Searcher.FINISHED
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Handle the end of a trial; if it had neither a result nor an error, the scheduler has stopped it."""
+        """Handle the end of a trial. The scheduler has stopped a trial that ends without a result and an error."""
         if not error and (index := self._running.pop(trial_id, None)) is not None:
-            self._owner.given_up(index)
+            self._owner.note_early_stop(index)
 
-    def returned(self, trial_id: str, result: Any) -> None:
+    def handle_result(self, trial_id: str, result: Any) -> None:
         """Handle the result of a job."""
         if (index := self._running.pop(trial_id, None)) is not None:
-            self._again(index, self._owner.ended(index, result))
+            self._repeat_after(index, self._owner.handle_result(index, result))
 
-    def failed(self, trial_id: str, error: Exception) -> None:
+    def handle_error(self, trial_id: str, error: Exception) -> None:
         """Handle the error of a job that raised or whose worker died."""
         if (index := self._running.pop(trial_id, None)) is not None:
-            self._again(index, self._owner.died(index, error))
+            self._repeat_after(index, self._owner.handle_death(index, error))
 
-    def _again(self, index: int, after_s: float | None) -> None:
+    def _repeat_after(self, index: int, after_s: float | None) -> None:
         if after_s is not None:
             self._not_before[index] = time.monotonic() + after_s
             self._waiting.append(index)
@@ -196,16 +198,16 @@ class QueueCallback(Callback):  # type: ignore[misc]  # Ray ships no types
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Tell the queue that a worker has started a job."""
-        self._queue.started(trial.trial_id)
+        self._queue.note_start(trial.trial_id)
 
     def on_trial_result(self, iteration: int, trials: list[Trial], trial: Trial, result: Any, **info: Any) -> None:
         """Pass on a worker's last report, which holds the job's result; earlier ones hold scores."""
         if RESULT in result:
-            self._queue.returned(trial.trial_id, result[RESULT])
+            self._queue.handle_result(trial.trial_id, result[RESULT])
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Pass on the error of a job that raised or whose worker died."""
-        self._queue.failed(trial.trial_id, _error_of(trial))
+        self._queue.handle_error(trial.trial_id, _error_of(trial))
 
 
 def _error_of(trial: Trial) -> Exception:

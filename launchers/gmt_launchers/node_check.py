@@ -28,19 +28,19 @@ def check_nodes(address: str, runs: Path) -> None:
     runs.mkdir(parents=True, exist_ok=True)
     version = code_version()
     with FileLock(runs / _LOCK):
-        alive = _alive()
-        asked = {node: _ask(node, runs.absolute()) for node in alive}
-        for node, answer in asked.items():
+        hosts = _living_nodes()
+        probes = {node: _start_probe(node, runs.absolute()) for node in hosts}
+        for node, probe in probes.items():
             try:
-                told = _answer(address, alive[node], answer)
+                answer = _get_answer(address, hosts[node], probe)
             except UserError:
-                if node not in _alive():  # it is gone by now, and no run will come to it
+                if node not in _living_nodes():  # the node is gone, so no run will start there
                     continue
                 raise
-            _judge(address, alive[node], told, version, runs)
+            _check_answer(address, hosts[node], answer, version, runs)
 
 
-def _alive() -> dict[str, str]:
+def _living_nodes() -> dict[str, str]:
     """Return the host names of the living nodes by their ids."""
     return {node["NodeID"]: node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]}
 
@@ -57,7 +57,7 @@ def code_version() -> str:
     return f"{metadata.version('gmt-lab')}+{digest.hexdigest()[:8]}"
 
 
-def _ask(node_id: str, runs: Path) -> Any:
+def _start_probe(node_id: str, runs: Path) -> Any:
     strategy = NodeAffinitySchedulingStrategy(node_id, soft=False)
     return ray.remote(_probe).options(num_cpus=0, max_retries=0, scheduling_strategy=strategy).remote(str(runs))
 
@@ -75,9 +75,9 @@ def _probe(runs: str) -> dict[str, Any]:
     return {"code": code_version(), "shared": True, "locked": locked}
 
 
-def _answer(address: str, host: str, asked: Any) -> dict[str, Any]:
+def _get_answer(address: str, host: str, probe: Any) -> dict[str, Any]:
     try:
-        answer: dict[str, Any] = ray.get(asked, timeout=_ANSWER_S)
+        answer: dict[str, Any] = ray.get(probe, timeout=_ANSWER_S)
     except ray.exceptions.GetTimeoutError as error:
         raise UserError(
             f"node {host} of the cluster at {address} must answer within {_ANSWER_S:g} s, and does not; a cluster "
@@ -95,7 +95,7 @@ def _answer(address: str, host: str, asked: Any) -> dict[str, Any]:
     return answer
 
 
-def _judge(address: str, host: str, answer: dict[str, Any], version: str, runs: Path) -> None:
+def _check_answer(address: str, host: str, answer: dict[str, Any], version: str, runs: Path) -> None:
     if answer["code"] != version:
         raise UserError(
             f"node {host} of the cluster at {address} must have this machine's gmt-lab, {version}, got {answer['code']}"

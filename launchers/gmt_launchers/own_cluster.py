@@ -20,20 +20,20 @@ def own_address() -> str:
     Raises:
         UserError: RAY_ADDRESS is not an address, or this user runs no node here, or nodes of several clusters.
     """
-    users, named, me = _users_of_clusters(), os.environ.get("RAY_ADDRESS"), os.getuid()
+    users, named, uid = _users_of_clusters(), os.environ.get("RAY_ADDRESS"), os.getuid()
     if named and (":" not in named or "://" in named):
         raise UserError(f"RAY_ADDRESS must be HOST:PORT for hydra.launcher.address=auto, got {named!r}")
-    if named and me in users.get(named, {me}):  # this user's, or elsewhere, where nobody can be asked
+    if named and uid in users.get(named, {uid}):  # of this user, or on another machine, whose processes can't be seen
         return named
-    found = {named: users[named]} if named else users
-    mine = sorted(address for address, uids in found.items() if me in uids)
+    candidates = {named: users[named]} if named else users
+    mine = sorted(address for address, uids in candidates.items() if uid in uids)
     if len(mine) > 1 and (latest := latest_started()) in mine:  # that of the last `ray start`
         return str(latest)
     if len(mine) > 1:
         raise UserError(f"hydra.launcher.address=auto must find one Ray of yours here, got {', '.join(mine)}: name one")
     if mine:
         return mine[0]
-    others = ", ".join(f"{address} of user {min(uids)}" for address, uids in sorted(found.items()))
+    others = ", ".join(f"{address} of user {min(uids)}" for address, uids in sorted(candidates.items()))
     raise UserError(
         "hydra.launcher.address=auto must find a Ray of yours on this machine, got "
         + (f"only {others}; name its HOST:PORT if you trust that user" if others else "none")

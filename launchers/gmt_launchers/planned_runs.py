@@ -1,4 +1,4 @@
-"""Does the runs of a plan on Ray: each exactly once, in a reused worker, and again if the kind of failure allows."""
+"""Does each run of a plan once on Ray, in reused workers, and again after failures of a kind that is tried again."""
 
 import functools
 import time
@@ -18,8 +18,8 @@ from gmt.runs.parents import failure_of, not_done
 from gmt.runs.settings import AUTO, RecordSettings
 from gmt.terminal import say
 from gmt_launchers.cluster import Head, connected
-from gmt_launchers.deaths import kind_of_death, note_node, num_noted
-from gmt_launchers.held import Gate, Held
+from gmt_launchers.deaths import kind_of_death, note_node, num_noted_processes
+from gmt_launchers.held import Gate, HeldJobs
 from gmt_launchers.job_queue import Job, Ready
 from gmt_launchers.node_check import check_nodes
 from gmt_launchers.ray_tune import run_jobs
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from ray.tune.schedulers import TrialScheduler
 
 _AGAIN_AFTER_S = 5.0  # a disk or a network may need a moment
-_BUSY_AFTER_S = 1.0
-_WORKER_LEAVES_S = 60.0  # Ray ends a worker that still writes its checkpoint, and does not wait for that end
-_LOOK_EVERY_S = 0.1
+_BUSY_AFTER_S = 1.0  # another process is working on the run
+_WORKER_LEAVES_S = 60.0  # a worker that Ray ends may still be writing its checkpoint
+_POLL_S = 0.1
 
 Work = Callable[[Mapping[str, Any], Path, Callable[[int, float], bool]], Outcome]
 
@@ -63,37 +63,37 @@ def launch_runs(
                 num_gpus = _num_gpus()
                 takes = "a run's worker takes one" if num_gpus else "runs compute on the CPU"
                 say(f"the cluster's nodes have {num_gpus:g} GPUs now: {takes} (resources.gpus=auto)")
-        owner = _do_on(head, runs, stop, work, None)
-    owner.mark_given_up()
+        owner = _do_on_cluster(head, runs, stop, work, None)
+    owner.mark_stopped_early()
 
 
 def start_runs(runs: Sequence[Run], stop: Path, starting: StartingRuns, *, work: Work = attempt) -> None:
-    """Let the first workers of runs start, which import libraries and wait until the runs may begin.
+    """Start the first workers of runs; they import libraries, and wait until the runs may begin.
 
     Args:
         runs, stop, work: see launch_runs.
-        starting: a Ray that is starting on this machine.
+        starting: the Ray that is starting on this machine; its `finish` lets the runs begin.
     """
 
-    def do(head: Head, held: Held) -> None:
-        owner = _do_on(head, runs, stop, work, held)
-        if not held.over.is_set():
-            owner.mark_given_up()
+    def do_runs(head: Head, held: HeldJobs) -> None:
+        owner = _do_on_cluster(head, runs, stop, work, held)
+        if not held.must_end.is_set():
+            owner.mark_stopped_early()
 
-    starting.begin(do)
+    starting.begin(do_runs)
 
 
-def _do_on(head: Head, runs: Sequence[Run], stop: Path, work: Work, held: Held | None) -> "_Runs":
+def _do_on_cluster(head: Head, runs: Sequence[Run], stop: Path, work: Work, held: HeldJobs | None) -> "_RunsOwner":
     """Do runs on the connected cluster, and return the owner of their jobs."""
     num_gpus = _num_gpus()
     runs = [run.with_gpus(num_gpus) for run in runs]
     gate = None if held is None else held.gate
     jobs = [_job(run, stop, work, gate) for run in runs]
-    at_once = check_fits([(dict(worker), number) for worker, number in {_shape(run) for run in runs}])
+    max_parallel = check_fits([(dict(worker), number) for worker, number in {_shape(run) for run in runs}])
     several = any(run.resources.workers > 1 for run in runs)
-    owner = _Runs(runs, stop, gate)
+    owner = _RunsOwner(runs, stop, gate)
     scheduler = _scheduler(runs[0])
-    run_jobs(jobs, owner, head, at_once=at_once if several else None, scheduler=scheduler, held=held)
+    run_jobs(jobs, owner, head, max_parallel=max_parallel if several else None, scheduler=scheduler, held=held)
     return owner
 
 
@@ -123,52 +123,63 @@ def _job(run: Run, stop: Path, work: Work, gate: Gate | None) -> Job:
         # Ray Train reserves what its workers need; the trial only waits for them.
         work, cpus, gpus, memory = attempt_on_workers, 0, 0, 0
     settings, work_on_run = run.record_settings, functools.partial(work, run.config, stop)
-    # With several workers this process only waits for those that train.
-    ready = functools.partial(get_ready, run.config) if run.resources.workers == 1 else _nothing
-    wait = None if gate is None else functools.partial(_wait_at, gate, stop, ready)
-    do = functools.partial(_on_node, settings, run.record.folder, work_on_run, gpus, wait)
-    job = Job(work=do, cpus=cpus, gpus=gpus, memory_bytes=int(memory) or None)
+    # A process that only waits for the workers of a run has nothing to prepare.
+    prepare = functools.partial(get_ready, run.config) if run.resources.workers == 1 else _do_nothing
+    wait = None if gate is None else functools.partial(_wait_at_gate, gate, stop, prepare)
+    work_in_worker = functools.partial(_do_in_worker, settings, run.record.folder, work_on_run, gpus, wait)
+    job = Job(work=work_in_worker, cpus=cpus, gpus=gpus, memory_bytes=int(memory) or None)
     if run.resources.workers == 1:
         return job
     folder = run.record.folder
-    return replace(job, has_begun=lambda: num_noted(folder) > 1)  # the first is where the trial waits for the others
+    # The first process is the trial, which waits for the workers.
+    return replace(job, has_begun=lambda: num_noted_processes(folder) > 1)
 
 
-def _on_node(
+def _do_in_worker(
     settings: RecordSettings,
     folder: Path,
-    do: Callable[[Callable[[int, float], bool]], Outcome],
+    work_on_run: Callable[[Callable[[int, float], bool]], Outcome],
     gpus: float,
     wait: Callable[[], Outcome] | None,
-    go_on: Any,
+    report_score: Any,
 ) -> Outcome:
-    """Do a run in the worker, after a wait if need be, and after the worker has written its node into the record."""
+    """Do a run in the worker, and return the outcome.
 
-    def note() -> None:
+    Args:
+        settings: the settings of the record.
+        folder: the folder of the record, into which the worker first writes the id of its node.
+        work_on_run: does the run.
+        gpus: the number of GPUs that the worker reserves.
+        wait: waits until the run may begin; None if it may begin at once.
+        report_score: see gmt.runs.attempt.attempt.
+    """
+
+    def note_worker() -> None:
         settings.close_to_others()
         note_node(folder)
 
     if not gpus:
         hide_gpus()
-    waited = Outcome(state="done") if wait is None else wait()
-    noted = outcome_of(note) if waited.state == "done" else waited
-    return do(go_on) if noted.state == "done" else noted
+    outcome = Outcome(state="done") if wait is None else wait()
+    if outcome.state == "done":
+        outcome = outcome_of(note_worker)
+    return work_on_run(report_score) if outcome.state == "done" else outcome
 
 
-def _nothing() -> None:
+def _do_nothing() -> None:
     """Do nothing."""
 
 
-def _wait_at(gate: Gate, stop: Path, get_ready: Callable[[], None]) -> Outcome:
-    """Wait in the worker until its run may begin, and get ready meanwhile."""
-    gate.wait(get_ready)
+def _wait_at_gate(gate: Gate, stop: Path, prepare: Callable[[], None]) -> Outcome:
+    """Prepare a run in its worker, and wait until the run may begin; return `interrupted` after a stop, else `done`."""
+    gate.wait(prepare)
     return Outcome(state="interrupted" if stop.exists() else "done")
 
 
-class _Runs:
+class _RunsOwner:
     """The owner of the runs' jobs: decides which runs start, and which are tried again.
 
-    It writes no record while a gate holds the runs back.
+    The owner writes no record while a gate holds the runs back.
     """
 
     def __init__(self, runs: Sequence[Run], stop: Path, gate: Gate | None = None):
@@ -176,14 +187,14 @@ class _Runs:
         self._records = [run.record for run in runs]
         self._runs, self._stop = runs, stop
         self._unfinished = {record.id for record in self._records}  # may still become done
-        self._given_up: list[int] = []
+        self._stopped_early: list[int] = []
         self._failures: Counter[tuple[int, str]] = Counter()
 
     def ready(self, index: int) -> Ready:
         """Return NEVER for a run that is done or can't be done, LATER for one that has to wait, else GO.
 
-        A run that another driver does may be left unfinished by it, so it waits. A merge waits for its parents, and
-        fails if one of them fails.
+        A run that another driver is doing has to wait, since that driver may not finish it. A merge waits for its
+        parents, and fails if one of them fails.
         """
         state: State = self._records[index].state()
         if state in ("done", "changed"):
@@ -197,44 +208,44 @@ class _Runs:
             return Ready.NEVER
         return Ready.LATER if lacking or state == "running" else Ready.GO
 
-    def ended(self, index: int, result: Outcome) -> float | None:
-        """Decide on another attempt after one whose worker has written the outcome."""
+    def handle_result(self, index: int, result: Outcome) -> float | None:
+        """Return the seconds after which to try a run again whose worker has written an outcome; None for never."""
         if result.state == "busy":
             return _BUSY_AFTER_S
         if result.state != "failed" or result.kind is None:
             self._set_ended(index)
             return None
-        return self._again(index, result.kind, str(result.error))
+        return self._repeat_after(index, result.kind, str(result.error))
 
-    def died(self, index: int, error: Exception) -> float | None:
-        """Record the death of a worker, and decide on another attempt."""
+    def handle_death(self, index: int, error: Exception) -> float | None:
+        """Record the death of a run's worker; return the seconds after which to try the run again, None for never."""
         if self._are_held():
             return _AGAIN_AFTER_S
         kind, sentence = kind_of_death(error, self._records[index].folder)
         self._note(index, "interrupted", kind, sentence)
-        return self._again(index, kind, sentence)
+        return self._repeat_after(index, kind, sentence)
 
-    def given_up(self, index: int) -> None:
+    def note_early_stop(self, index: int) -> None:
         """Note a run that the scheduler stopped; its worker writes a checkpoint and sets the state if it can."""
-        self._given_up.append(index)
+        self._stopped_early.append(index)
 
-    def mark_given_up(self) -> None:
-        """Set the state of runs that were stopped early, if their workers ended before they had set it."""
+    def mark_stopped_early(self) -> None:
+        """Set the state of runs that were stopped early and whose workers ended without setting it."""
         deadline = time.monotonic() + _WORKER_LEAVES_S
-        for record in (self._records[index] for index in self._given_up):
+        for record in (self._records[index] for index in self._stopped_early):
             while record.state() == "running" and time.monotonic() < deadline:
-                time.sleep(_LOOK_EVERY_S)
+                time.sleep(_POLL_S)
             if record.state() == "interrupted":
                 record.set_status("stopped", error="stopped early")
 
-    def stopped(self) -> bool:
+    def is_stopped(self) -> bool:
         """Return whether the stop file exists."""
         return self._stop.exists()
 
     def _are_held(self) -> bool:
         return self._gate is not None and not self._gate.is_open
 
-    def _again(self, index: int, kind: str, sentence: str) -> float | None:
+    def _repeat_after(self, index: int, kind: str, sentence: str) -> float | None:
         again = is_tried_again(kind, self._failures[index, kind])
         self._failures[index, kind] += 1
         if again:

@@ -17,21 +17,21 @@ from gmt.removal import remove
 from gmt_launchers.ray_internals import forget_token, on_the_loopback, temporary_folder
 
 _PREFIX = "gmt-"
-_OURS = re.compile(_PREFIX + r"[a-z0-9_]{8}")  # as tempfile.mkdtemp names it
+_FOLDER_NAME = re.compile(_PREFIX + r"[a-z0-9_]{8}")  # as tempfile.mkdtemp names it
 _RAY = "ray"
 _TOKEN = "token"
 # A socket's path may have 107 bytes; below Ray's folder it is session_YYYY-MM-DD_HH-MM-SS_UUUUUU_PID/sockets/NAME.
-_MOST_BYTES = 40 - len(f"/{_PREFIX}XXXXXXXX/{_RAY}")
-_SHORT = ("/tmp", "/var/tmp", "/dev/shm")
-_KEPT_S = 7 * 24 * 3600
-_OF_TOKEN = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")  # Ray prefers the first
+_MAX_BYTES = 40 - len(f"/{_PREFIX}XXXXXXXX/{_RAY}")
+_SHORT_PLACES = ("/tmp", "/var/tmp", "/dev/shm")
+_MAX_AGE_S = 7 * 24 * 3600
+_TOKEN_VARIABLES = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")  # Ray prefers the first
 
 
 @contextmanager
 def private_ray() -> Iterator[Path]:
     """Give the Ray that the block starts a token of its own, a folder that nobody else can enter, and the loopback.
 
-    The token ends with the block. Ray's logs stay for a week after it, until a later call with the same place for
+    The token ends with the block. Ray's logs stay for at least a week, until a later call with the same place for
     temporary files removes them.
 
     Yields:
@@ -52,21 +52,21 @@ def private_ray() -> Iterator[Path]:
 
 
 def _private_folder() -> Path:
-    for place in (temporary_folder(), *_SHORT):
-        with contextlib.suppress(OSError):  # another user's folder, or a full disk, can't be told by its rights
-            if _serves(place):
+    for place in (temporary_folder(), *_SHORT_PLACES):
+        with contextlib.suppress(OSError):  # another user's folder or a full disk
+            if _can_hold_sockets(place):
                 _remove_old(place)
                 return Path(tempfile.mkdtemp(prefix=_PREFIX, dir=place))
     raise UserError(
-        f"hydra/launcher=ray_tune needs a folder that can be written, with a path of at most {_MOST_BYTES} bytes, for "
+        f"hydra/launcher=ray_tune needs a folder that can be written, with a path of at most {_MAX_BYTES} bytes, for "
         f"Ray's sockets: RAY_TMPDIR must name one, got {temporary_folder()!r}, and there is none of "
-        f"{', '.join(_SHORT)}"
+        f"{', '.join(_SHORT_PLACES)}"
     )
 
 
-def _serves(place: str) -> bool:
+def _can_hold_sockets(place: str) -> bool:
     """Return whether a folder can hold Ray's sockets: its path is short, and no other user can replace them."""
-    if not os.path.isabs(place) or len(os.fsencode(place)) > _MOST_BYTES:
+    if not os.path.isabs(place) or len(os.fsencode(place)) > _MAX_BYTES:
         return False
     os.makedirs(place, exist_ok=True)
     mode = os.stat(place).st_mode
@@ -77,10 +77,10 @@ def _remove_old(place: str) -> None:
     """Remove the folders of sweeps of this user that ended, or were killed, a week ago."""
     for path in Path(place).glob(_PREFIX + "*"):
         with contextlib.suppress(OSError):
-            about = path.lstat()
-            is_private = stat.S_ISDIR(about.st_mode) and about.st_uid == os.getuid() and not about.st_mode & 0o077
-            is_ours = is_private and _OURS.fullmatch(path.name) is not None and (path / _RAY).is_dir()
-            if is_ours and time.time() - about.st_mtime > _KEPT_S:
+            status = path.lstat()
+            is_private = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o077
+            is_ours = is_private and _FOLDER_NAME.fullmatch(path.name) is not None and (path / _RAY).is_dir()
+            if is_ours and time.time() - status.st_mtime > _MAX_AGE_S:
                 with _in_use(path, alone=True):
                     remove(path, Path(place))
 
@@ -92,16 +92,16 @@ def _in_use(folder: Path, *, alone: bool = False) -> Iterator[None]:
     Raises:
         OSError: `alone` is asked for, and another process holds the lock.
     """
-    number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         try:
-            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             if alone:
                 raise
         yield
     finally:
-        os.close(number)
+        os.close(descriptor)
 
 
 @contextmanager
@@ -109,7 +109,7 @@ def _own_token(path: Path) -> Iterator[None]:
     """Let Ray take a new token from a file that only this user can read, in place of the token that the user names."""
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
         file.write(secrets.token_hex(32))
-    before = {name: os.environ.pop(name) for name in _OF_TOKEN if name in os.environ}
+    users_values = {name: os.environ.pop(name) for name in _TOKEN_VARIABLES if name in os.environ}
     os.environ["RAY_AUTH_TOKEN_PATH"] = str(path)
     forget_token()
     try:
@@ -117,5 +117,5 @@ def _own_token(path: Path) -> Iterator[None]:
     finally:
         remove(path, path.parent)
         del os.environ["RAY_AUTH_TOKEN_PATH"]
-        os.environ.update(before)
+        os.environ.update(users_values)
         forget_token()

@@ -17,7 +17,7 @@ from ray.train.torch import TorchConfig
 from gmt_launchers.ray_internals import set_group_variables, torch_backend
 
 _LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo"}  # by default gloo listens on the address of the host's name
-_LOCAL = ("127.", "[::1]")
+_LOOPBACK_ADDRESSES = ("127.", "[::1]")
 
 
 def torch_config(folder: str, timeout_s: int) -> TorchConfig:
@@ -27,7 +27,7 @@ def torch_config(folder: str, timeout_s: int) -> TorchConfig:
         folder: a folder on this machine that is closed to other users.
         timeout_s: the timeout of the group's operations, in seconds.
     """
-    if str(ray.get_runtime_context().gcs_address).startswith(_LOCAL):  # the cluster is this machine alone
+    if str(ray.get_runtime_context().gcs_address).startswith(_LOOPBACK_ADDRESSES):  # the cluster is this machine alone
         return OneMachine(timeout_s=timeout_s, folder=folder)
     return TorchConfig(timeout_s=timeout_s)
 
@@ -45,10 +45,10 @@ class OneMachine(TorchConfig):  # type: ignore[misc]  # Ray ships no types
     @property
     def backend_cls(self) -> type:
         """The class that makes the process group."""
-        return _MeetingInAFile
+        return _FileRendezvous
 
 
-class _MeetingInAFile(torch_backend()):  # type: ignore[misc]
+class _FileRendezvous(torch_backend()):  # type: ignore[misc]
     def on_start(self, worker_group: Any, backend_config: OneMachine) -> None:
         """Make the process group as Ray Train's own backend does, but with a file as the rendezvous."""
         worker_group.execute(set_group_variables)

@@ -30,12 +30,12 @@ def on_the_loopback() -> Iterator[None]:
     """
     from ray._private import ray_constants
 
-    before = ray_constants.ENABLE_RAY_CLUSTER
+    original = ray_constants.ENABLE_RAY_CLUSTER
     ray_constants.ENABLE_RAY_CLUSTER = False
     try:
         yield
     finally:
-        ray_constants.ENABLE_RAY_CLUSTER = before
+        ray_constants.ENABLE_RAY_CLUSTER = original
 
 
 @contextmanager
@@ -48,13 +48,13 @@ def without_unused_processes() -> Iterator[None]:
     from ray._private.node import Node
 
     names = ("start_monitor", "start_api_server", "start_log_monitor")
-    own = {name: getattr(Node, name) for name in names}
+    originals = {name: getattr(Node, name) for name in names}
     for name in names:
         setattr(Node, name, lambda self, **_: None)
     try:
         yield
     finally:
-        for name, function in own.items():
+        for name, function in originals.items():
             setattr(Node, name, function)
 
 
@@ -62,7 +62,8 @@ def without_unused_processes() -> Iterator[None]:
 def keeps_idle_workers() -> Iterator[None]:
     """Make the Ray that the block starts keep the workers that it starts beforehand until a job needs them.
 
-    Ray 2.60 ends a worker that was idle for a second, and starts another for the next job. A value of the user stays.
+    Ray 2.60 ends a worker that was idle for a second, and starts another for the next job. If the user has set the
+    variable, this changes nothing.
     """
     name = "RAY_idle_worker_killing_time_threshold_ms"
     if name in os.environ:
@@ -84,12 +85,12 @@ def in_prestarted_workers() -> Iterator[None]:
     """
     from ray.tune.execution import class_cache
 
-    own = class_cache.DEFAULT_ENV_VARS, class_cache.ENV_VARS_TO_PROPAGATE
+    originals = class_cache.DEFAULT_ENV_VARS, class_cache.ENV_VARS_TO_PROPAGATE
     class_cache.DEFAULT_ENV_VARS, class_cache.ENV_VARS_TO_PROPAGATE = {}, set()
     try:
         yield
     finally:
-        class_cache.DEFAULT_ENV_VARS, class_cache.ENV_VARS_TO_PROPAGATE = own
+        class_cache.DEFAULT_ENV_VARS, class_cache.ENV_VARS_TO_PROPAGATE = originals
 
 
 def forget_token() -> None:
@@ -183,7 +184,7 @@ def resource_of_head() -> str:
     return str(HEAD_NODE_RESOURCE_NAME)
 
 
-def know_every_death() -> None:
+def handle_errors_as_deaths() -> None:
     """Make Tune handle any error of Ray as the death of a worker, even while the worker starts.
 
     Tune 2.60 does so for two classes of errors and ends the whole sweep on any other, such as the error that Ray raises
@@ -194,7 +195,7 @@ def know_every_death() -> None:
     from ray.tune.experiment import Trial
 
     failed, first_result = RayActorManager._actor_task_failed, Trial._get_default_result_or_future
-    if getattr(failed, "knows_every_death", False):
+    if getattr(failed, "handles_errors_as_deaths", False):
         return
 
     def actor_task_failed(self: Any, tracked_actor_task: object, exception: Exception) -> None:
@@ -209,7 +210,7 @@ def know_every_death() -> None:
             self._default_result_or_future = None
             return None
 
-    actor_task_failed.knows_every_death = True  # type: ignore[attr-defined]
+    actor_task_failed.handles_errors_as_deaths = True  # type: ignore[attr-defined]
     RayActorManager._actor_task_failed = actor_task_failed
     Trial._get_default_result_or_future = first_result_or_none
 

@@ -15,16 +15,16 @@ from ray.tune.schedulers import TrialScheduler
 
 from gmt.errors import RunFailed
 from gmt.terminal import say
-from gmt_launchers.aside import aside
 from gmt_launchers.cluster import Head
-from gmt_launchers.held import Held
+from gmt_launchers.daemon_thread import call_in_daemon_thread
+from gmt_launchers.held import HeldJobs
 from gmt_launchers.job_queue import RESULT, Job, JobQueue, Owner, QueueCallback
-from gmt_launchers.ray_internals import in_prestarted_workers, know_every_death, resource_of_head
+from gmt_launchers.ray_internals import handle_errors_as_deaths, in_prestarted_workers, resource_of_head
 from gmt_launchers.waiting import Waiting
 
 # Read by Tune in the driver.
-_OF_DRIVER = {
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # what came out is in the run records; Tune need not log it again
+_DRIVER_VARIABLES = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the run records have the results; Tune need not log them again
     "RAY_AIR_NEW_OUTPUT": "0",  # no table of its own
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a job's last report has its result and no score
@@ -32,12 +32,12 @@ _OF_DRIVER = {
     "TUNE_RESULT_BUFFER_LENGTH": "1",
     "TUNE_WARN_SLOW_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "1000000",
 }
-_LOOK_EVERY_S = 0.5
+_POLL_S = 0.5
 _NEXT_TO_NOTHING = 0.001
 _ABANDON_S = 10.0
 
 # Read by Tune in its workers; a run that is stopped early writes a checkpoint before its worker is free.
-_OF_WORKERS = {"TUNE_FUNCTION_THREAD_TIMEOUT_S": "600"}
+_WORKER_VARIABLES = {"TUNE_FUNCTION_THREAD_TIMEOUT_S": "600"}
 
 
 def run_jobs(
@@ -45,9 +45,9 @@ def run_jobs(
     owner: Owner,
     head: Head,
     *,
-    at_once: int | None = None,
+    max_parallel: int | None = None,
     scheduler: TrialScheduler | None = None,
-    held: Held | None = None,
+    held: HeldJobs | None = None,
 ) -> None:
     """Do jobs on the connected cluster until the owner starts no more.
 
@@ -55,34 +55,38 @@ def run_jobs(
         jobs: the jobs; those with equal resources share workers.
         owner: decides on each job, and receives its outcome.
         head: the cluster's head.
-        at_once: the most jobs at a time, in addition to the limits of their resources; None for no limit.
+        max_parallel: the most jobs at a time, in addition to the limits of their resources; None for no limit.
         scheduler: stops jobs early by the scores that they report; None stops none.
-        held: jobs that the driver holds back, whose `work` waits at the gate, and which may be ended by `over`; None
-            for jobs that begin at once and that KeyboardInterrupt ends.
+        held: the state of jobs that the driver holds back: their `work` waits at `held.gate`, and `held.must_end` ends
+            them. None for jobs that begin at once; KeyboardInterrupt ends those.
 
     Raises:
         RunFailed: the cluster's head was lost.
     """
-    os.environ |= _OF_DRIVER
-    know_every_death()
-    queue = JobQueue(jobs, owner, at_once, held)
+    os.environ |= _DRIVER_VARIABLES
+    handle_errors_as_deaths()
+    queue = JobQueue(jobs, owner, max_parallel, held)
     folder = os.getcwd()
 
     def trial(config: dict[str, Any]) -> None:
-        os.environ |= _OF_WORKERS
+        os.environ |= _WORKER_VARIABLES
         with contextlib.suppress(FileNotFoundError):  # on another node the driver's folder may not exist
             os.chdir(folder)  # a job's relative paths mean what they mean in the driver, not in Tune's folder
         reporter = _Reporter()
         result = config["job"].work(reporter.report)
         if reporter.stopped:
-            sys.exit(0)  # nobody listens any more, and a report would wait for ever
+            sys.exit(0)  # Tune no longer reads reports, and a report would wait for ever
         tune.report({RESULT: result})
 
     with tempfile.TemporaryDirectory(prefix="gmt-tune-") as storage:
         tuner = Tuner(
             tune.with_resources(trial, lambda config: _resources(config["job"])),
             tune_config=TuneConfig(
-                search_alg=queue, scheduler=scheduler, num_samples=-1, reuse_actors=True, trial_dirname_creator=_name
+                search_alg=queue,
+                scheduler=scheduler,
+                num_samples=-1,
+                reuse_actors=True,
+                trial_dirname_creator=_trial_folder_name,
             ),
             run_config=RunConfig(
                 name="sweep",
@@ -96,19 +100,23 @@ def run_jobs(
             in_prestarted_workers() if head.is_local else contextlib.nullcontext(),
             Waiting(say, queue.is_starting) as waiting,
         ):
-            over = threading.Event() if held is None else held.over
-            _wait_for(tuner.fit, queue, head, waiting, over)
+            must_end = threading.Event() if held is None else held.must_end
+            _wait_for(tuner.fit, queue, head, waiting, must_end)
 
 
-def _wait_for(fit: Callable[[], object], queue: JobQueue, head: Head, waiting: Waiting, over: threading.Event) -> None:
+def _wait_for(
+    fit: Callable[[], object], queue: JobQueue, head: Head, waiting: Waiting, must_end: threading.Event
+) -> None:
     """Call `fit` in another thread and wait for it: if the head is lost, calls of Ray never return."""
-    future = aside(fit, "gmt-tune")
+    future = call_in_daemon_thread(fit, "gmt-tune")
     try:
         while not future.done():
-            wait([future], timeout=_LOOK_EVERY_S)
+            wait([future], timeout=_POLL_S)
             if head.lost is not None:
                 raise RunFailed(head.lost)
-            if over.is_set() or (queue.is_stopped() and waiting.is_silent):  # nothing is at work that could end
+            if must_end.is_set() or (
+                queue.is_stopped() and waiting.is_silent
+            ):  # no job makes progress, so none would end by itself
                 queue.abandon()
                 wait([future], timeout=_ABANDON_S)
                 return
@@ -137,9 +145,9 @@ class _Reporter:
 def _resources(job: Job) -> PlacementGroupFactory:
     wanted = {"CPU": job.cpus, "GPU": job.gpus, "memory": job.memory_bytes or 0}
     reserved = {name: float(amount) for name, amount in wanted.items() if amount}
-    # Tune takes no trial that reserves nothing; this takes from no run what it could use, on the node that must not go.
+    # Tune takes no trial that reserves nothing. No run uses this resource; only the head has it, and must not be lost.
     return PlacementGroupFactory([reserved or {resource_of_head(): _NEXT_TO_NOTHING}])
 
 
-def _name(trial: Any) -> str:
+def _trial_folder_name(trial: Any) -> str:
     return str(trial.trial_id)

@@ -25,16 +25,18 @@ def check_fits(wanted: Sequence[tuple[Amounts, int]]) -> int:
         UserError: a run fits on no node; the message lists the nodes' resources.
     """
     nodes = all_nodes()
-    at_once = []
+    num_runs = []
     for worker, number in wanted:
-        there = num_places(nodes, worker, at_most=number)
-        at_once.append(there // number)
-        if there >= number:
+        num_fitting = num_places(nodes, worker, at_most=number)
+        num_runs.append(num_fitting // number)
+        if num_fitting >= number:
             continue
-        asked = ", ".join(f"{UNITS[name]}={_shown(name, amount)}" for name, amount in worker.items() if amount)
+        worker_text = ", ".join(
+            f"{UNITS[name]}={_amount_text(name, amount)}" for name, amount in worker.items() if amount
+        )
         times = f" on each of resources.workers={number}" if number > 1 else ""
-        raise UserError(f"a run must fit on the cluster, got {asked}{times}; the cluster has {in_words(nodes)}")
-    return min(at_once)
+        raise UserError(f"a run must fit on the cluster, got {worker_text}{times}; the cluster has {in_words(nodes)}")
+    return min(num_runs)
 
 
 def all_nodes() -> list[Amounts]:
@@ -58,9 +60,9 @@ def num_places(nodes: Sequence[Amounts], worker: Amounts, *, at_most: int) -> in
 
 def in_words(nodes: Sequence[Amounts], names: Sequence[str] = tuple(UNITS)) -> str:
     """Return e.g. `2 x (8 CPU, 1 GPU); 1 x (4 CPU, 0 GPU)`; equal nodes are counted."""
-    counts = Counter(", ".join(f"{_shown(name, node.get(name, 0))} {name}" for name in names) for node in nodes)
+    counts = Counter(", ".join(f"{_amount_text(name, node.get(name, 0))} {name}" for name in names) for node in nodes)
     return "; ".join(f"{number} x ({words})" for words, number in counts.items()) or "no node"
 
 
-def _shown(name: str, amount: float) -> str:
+def _amount_text(name: str, amount: float) -> str:
     return f"{amount / 1e9:.3g} GB" if name == "memory" else f"{amount:g}"

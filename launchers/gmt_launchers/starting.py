@@ -1,4 +1,4 @@
-"""Starts Ray on this machine, and workers, while the driver checks the runs that they will do."""
+"""Starts Ray and workers on this machine while the driver still checks the runs for these workers."""
 
 import contextlib
 import tempfile
@@ -7,66 +7,67 @@ from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from gmt_launchers.aside import aside
 from gmt_launchers.cluster import Head
-from gmt_launchers.held import Gate, Held
+from gmt_launchers.daemon_thread import call_in_daemon_thread
+from gmt_launchers.held import Gate, HeldJobs
 
-_LOOK_EVERY_S = 0.05
+_POLL_S = 0.05
 
-Do = Callable[[Head, Held], None]
+DoRuns = Callable[[Head, HeldJobs], None]
 
 
 class StartingRuns:
-    """Runs on a Ray that starts on this machine, whose workers wait at a gate until `finish` is called.
+    """Runs on a Ray that starts on this machine; the runs' workers wait at a gate until `finish` is called.
 
-    One thread starts Ray, does the runs and ends Ray, since Linux ends Ray's processes with the thread that started
-    them. It starts at once.
+    The constructor starts a thread, which starts Ray, does the runs and ends Ray. A single thread does all three, since
+    Linux ends Ray's processes when the thread ends that started them.
 
     Args:
-        connect: makes the block within which Ray runs, see gmt_launchers.cluster.connected.
-        num_waiting: how many workers may start before `finish` is called.
+        connect: returns a context manager within which Ray runs, see gmt_launchers.cluster.connected.
+        num_waiting: the number of workers that may start before `finish` is called.
     """
 
     def __init__(self, connect: Callable[[], AbstractContextManager[Head]], *, num_waiting: int):
         self._connect = connect
         self._folder = tempfile.TemporaryDirectory(prefix="gmt-gate-")
-        self._held = Held(gate=Gate(Path(self._folder.name)), num_waiting=num_waiting)
-        self._do: Future[Do | None] = Future()
-        self._result = aside(self._live, "gmt-ray")
+        self._held = HeldJobs(gate=Gate(Path(self._folder.name)), num_waiting=num_waiting)
+        self._do_runs: Future[DoRuns | None] = Future()
+        self._result = call_in_daemon_thread(self._run_ray, "gmt-ray")
 
-    def begin(self, do: Do) -> None:
-        """Wait until Ray has started and the first workers are starting; an error is raised by `finish` only.
+    def begin(self, do_runs: DoRuns) -> None:
+        """Wait until Ray has started and the first workers are starting; `finish` raises the error of a failed start.
 
-        The caller waits because two busy threads of one Python process take longer than one after the other.
+        The caller waits because two threads that compute at the same time in one Python process take longer than one
+        after the other.
 
         Args:
-            do: does the runs, e.g. gmt_launchers.planned_runs.start_runs.
+            do_runs: does the runs, e.g. gmt_launchers.planned_runs.start_runs.
         """
-        self._do.set_result(do)
-        while not self._held.handed_out.wait(_LOOK_EVERY_S) and not self._result.done():
+        self._do_runs.set_result(do_runs)
+        while not self._held.are_handed_out.wait(_POLL_S) and not self._result.done():
             pass
 
     def finish(self) -> None:
-        """Let the runs begin, and wait until they are over.
+        """Let the runs begin, and wait until all have ended.
 
         Raises:
             UserError: Ray can't be started, or a run fits on no node; no run has begun.
             RunFailed: see gmt_launchers.ray_tune.run_jobs.
         """
-        self._held.gate.open()
+        self._held.gate.let_jobs_begin()
         self._result.result()
 
     def end(self) -> None:
-        """End the runs and Ray, and wait for their end; a second call does nothing."""
-        self._held.over.set()
-        if not self._do.done():
-            self._do.set_result(None)
-        with contextlib.suppress(Exception):  # `finish` raises it
+        """End the runs and Ray, and wait until both have ended; a second call does nothing."""
+        self._held.must_end.set()
+        if not self._do_runs.done():
+            self._do_runs.set_result(None)
+        with contextlib.suppress(Exception):  # `finish` raises the error
             self._result.result()
         self._folder.cleanup()
 
-    def _live(self) -> None:
+    def _run_ray(self) -> None:
         with self._connect() as head:
-            do = self._do.result()
-            if do is not None and not self._held.over.is_set():
-                do(head, self._held)
+            do_runs = self._do_runs.result()
+            if do_runs is not None and not self._held.must_end.is_set():
+                do_runs(head, self._held)

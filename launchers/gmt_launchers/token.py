@@ -5,7 +5,7 @@ import os
 from gmt.errors import UserError
 from gmt_launchers.ray_internals import show_token
 
-_OF_OTHERS = 0o077
+_RIGHTS_OF_OTHERS = 0o077
 
 
 def use_token_if_there_is_one() -> None:
@@ -28,11 +28,11 @@ def _check_file() -> None:
         if named is not None:
             raise UserError(f"RAY_AUTH_TOKEN_PATH must name the file with the cluster's token, got {named!r}")
         return
-    about = os.stat(path)
-    if about.st_uid not in (os.getuid(), 0):
-        raise UserError(f"the file with Ray's token must be yours, but {path} is user {about.st_uid}'s: copy it")
-    if about.st_mode & _OF_OTHERS:
+    status = os.stat(path)
+    if status.st_uid not in (os.getuid(), 0):
+        raise UserError(f"the file with Ray's token must be yours, but {path} is user {status.st_uid}'s: copy it")
+    if status.st_mode & _RIGHTS_OF_OTHERS:
         raise UserError(
-            f"the file with Ray's token must be closed to other users, got mode {about.st_mode & 0o777:o}: "
+            f"the file with Ray's token must be closed to other users, got mode {status.st_mode & 0o777:o}: "
             f"chmod 600 {path}"
         )

@@ -14,9 +14,9 @@ from gmt_launchers.ray_internals import groups_of_dead_actors, logs_folder
 from gmt_launchers.room import UNITS, Amounts, all_nodes, free_nodes, in_words, num_places
 
 _PATIENCE_S = {"room": 10.0, "process": 60.0}  # a process that starts imports Ray, from a slow disk perhaps
-_SAY_AGAIN_S = 600.0
-_LOOK_EVERY_S = 1.0
-_LEAVE_S = 5.0
+_PRINT_AGAIN_S = 600.0
+_POLL_S = 1.0
+_JOIN_S = 5.0
 _NOT_GRANTED = ("PENDING", "RESCHEDULING")
 
 
@@ -45,9 +45,9 @@ class Waiting:
         self._say, self._is_starting = say, is_starting
         self._awaited: str | None = None
         self._since = time.monotonic()
-        self._said_at: float | None = None
+        self._printed_at: float | None = None
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._loop, name="gmt-waiting", daemon=True)
+        self._thread = threading.Thread(target=self._check_repeatedly, name="gmt-waiting", daemon=True)
 
     @property
     def is_silent(self) -> bool:
@@ -60,26 +60,26 @@ class Waiting:
 
     def __exit__(self, *_: object) -> None:
         self._ended.set()
-        self._thread.join(_LEAVE_S)  # a lost head never answers
+        self._thread.join(_JOIN_S)  # a lost head never answers
 
-    def _loop(self) -> None:
-        while not self._ended.wait(_LOOK_EVERY_S):
-            with contextlib.suppress(ray.exceptions.RayError):  # whoever waits for the runs says so
+    def _check_repeatedly(self) -> None:
+        while not self._ended.wait(_POLL_S):
+            with contextlib.suppress(ray.exceptions.RayError):  # the thread that waits for the runs raises it
                 for group in groups_of_dead_actors():
-                    remove_placement_group(group)  # or the run's next attempt would wait for its place
-                self._look()
+                    remove_placement_group(group)  # otherwise the run's next attempt would wait for these resources
+                self._check()
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         now, reserved = time.monotonic(), reservations()
         awaited = self._what_is_awaited(reserved)
         if awaited != self._awaited:
-            if self._said_at is not None and awaited != "room":
+            if self._printed_at is not None and awaited != "room":
                 self._say("the sweep continues")
-            self._awaited, self._since, self._said_at = awaited, now, None
+            self._awaited, self._since, self._printed_at = awaited, now, None
         if awaited is None or now - self._since < _PATIENCE_S[awaited]:
             return
-        if self._said_at is None or now - self._said_at >= _SAY_AGAIN_S:
-            self._said_at = now
+        if self._printed_at is None or now - self._printed_at >= _PRINT_AGAIN_S:
+            self._printed_at = now
             seconds = now - self._since
             why = _reason(awaited, reserved)
             self._say(f"no run has made progress for {seconds:.0f} s: {why}; Ctrl-C ends the sweep")
@@ -91,7 +91,7 @@ class Waiting:
 
 
 def reservations() -> Reservations:
-    """Return the reservations of this driver's runs that Ray has granted, and that it has not."""
+    """Return the reservations of this driver's runs."""
     job = ray.get_runtime_context().get_job_id()
     groups = [(group, _workers(group)) for id_, group in placement_group_table().items() if id_.endswith(job)]
     refused = [workers for group, workers in groups if workers and group["state"] in _NOT_GRANTED]

@@ -138,8 +138,8 @@ def test_what_leaks_in_a_row_is_refused_in_any_dtype_and_with_any_weights(
         add_fused_lm_head(model)
         refused = refusals(model)
         alike._KNOWN.clear()
-        # modernbert-decoder leaks nothing: TRL's loss differs from its own, in bfloat16 by less than rounding. Of kinds
-        # beyond FEW it is not written down which leak: the check has to reach its end.
+        # modernbert-decoder leaks nothing; it may be refused since TRL's loss differs from its own (in bfloat16 by less
+        # than rounding). For kinds beyond FEW the expected result is unknown, so the check only has to return.
         if kind in FEW and kind != "modernbert-decoder":
             assert refused == ["packed"] * (kind in LEAKS_IN_A_ROW), dtype
 

@@ -55,7 +55,7 @@ def test_the_loopback_ends_with_its_block() -> None:
     assert ray_constants.ENABLE_RAY_CLUSTER is before
 
 
-def test_what_is_replaced_for_a_block_is_back_after_it() -> None:
+def test_ray_has_its_own_functions_and_variables_again_after_a_block() -> None:
     def replaced() -> list[object]:
         names = ("start_monitor", "start_api_server", "start_log_monitor")
         return [

@@ -86,7 +86,7 @@ class Pair:
 
 
 AXES = list(itertools.product(BY_STRETCHES, SCOPES, MASK_ON))
-TURNS = 5  # which hold each signal, and each scope with each mask_on
+TURNS = 5  # parts of AXES; every part holds all signals, and all pairs of scope and mask_on
 
 
 def check(kind: str, axes: list[tuple[str, str, str]]) -> None:
@@ -153,7 +153,7 @@ def nan_on_one_process_is_refused_on_all(kind: str) -> None:
 
 @pytest.mark.parametrize(("kind", "world_size", "turn"), [("ddp", 2, 0), ("fsdp2", 3, 1)])
 def test_masks_equal_those_of_a_single_process(kind: str, world_size: int, turn: int) -> None:
-    """By a fifth of the specs each, which the slow suite holds whole."""
+    """Each case checks a fifth of the specs; the slow test checks all."""
     assert in_ranks(check, world_size, kind, AXES[turn::TURNS]) == [0] * world_size
 
 

@@ -140,7 +140,7 @@ def test_gradients_on_other_devices_are_masked_too(kernels: ModuleType) -> None:
 def test_gradients_are_masked_before_anything_is_waited_for(
     kernels: ModuleType, keep: str, scope: str, ruined: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They are those that are masked without Triton; where one holds NaN or Inf, none is masked."""
+    """They equal gradients that are masked without Triton; if one holds NaN or Inf, no gradient is masked."""
     masked, are_applied = {}, []
     mask_each = engine.zero_masked_each_
 

@@ -82,15 +82,17 @@ def _of_group(process: "subprocess.Popen[str]") -> list[int]:
     return [p.pid for p in psutil.process_iter() if p.status() != "zombie" and os.getpgid(p.pid) == process.pid]
 
 
-@pytest.mark.parametrize("what", ["gcs_server", "ray::ImplicitFunc"], ids=["ray_starts", "a_worker_waits"])
+@pytest.mark.parametrize("process_name", ["gcs_server", "ray::ImplicitFunc"], ids=["ray_starts", "a_worker_waits"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=["ctrl_c", "sigterm", "kill"])
 def test_a_signal_while_a_sweep_is_checked_leaves_nothing_behind(
-    sweeps: Sweeps, number: signal.Signals, what: str
+    sweeps: Sweeps, number: signal.Signals, process_name: str
 ) -> None:
     places = Path(tempfile.gettempdir())
     before = set(places.glob("gmt-gate-*"))
     sweep = sweeps.start(*STUDY)
-    sweeps.wait_for(lambda: [p for p in psutil.Process(sweep.pid).children(recursive=True) if what in _command(p)])
+    sweeps.wait_for(
+        lambda: [p for p in psutil.Process(sweep.pid).children(recursive=True) if process_name in _command(p)]
+    )
     os.killpg(sweep.pid, number) if number == signal.SIGINT else os.kill(sweep.pid, number)
     if number == signal.SIGKILL:
         sweep.wait()
@@ -104,7 +106,7 @@ def test_a_signal_while_a_sweep_is_checked_leaves_nothing_behind(
 def _command(process: psutil.Process) -> str:
     try:
         return " ".join(process.cmdline())
-    except psutil.Error:  # it has ended
+    except psutil.Error:  # the process has ended
         return ""
 
 

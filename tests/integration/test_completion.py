@@ -30,7 +30,7 @@ SHELLS = {
     ),
 }
 
-HERE = [
+INSTALLED = [
     pytest.param(name, marks=pytest.mark.skipif(shutil.which(name) is None, reason=f"{name} is not installed here"))
     for name in SHELLS
 ]
@@ -66,7 +66,7 @@ def seen_until(terminal: int, end: str) -> str:
     return text
 
 
-@pytest.mark.parametrize("shell", HERE)
+@pytest.mark.parametrize("shell", INSTALLED)
 def test_the_tab_key_completes(shell: str, tmp_path: Path) -> None:
     (tmp_path / "gmt-results" / "runs" / "0123456789abcdef").mkdir(parents=True)
     with terminal(shell, tmp_path) as line:

@@ -19,7 +19,7 @@ from tests.conftest import CONF
 CORES = 4  # each run is a process that imports torch
 
 
-def look(config: Mapping[str, Any], stop: Path, go_on: Callable[[int, float], bool]) -> Outcome:
+def look(config: Mapping[str, Any], stop: Path, report_score: Callable[[int, float], bool]) -> Outcome:
     """What a worker does here: it writes down what it sees, and stays until all have come."""
     import torch
 

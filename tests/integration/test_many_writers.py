@@ -22,7 +22,7 @@ WRITER = """
 import sys
 from pathlib import Path
 from gmt.records.record import RunRecord
-from gmt.tracking.mirror import Mirror, Mirrored, Opened
+from gmt.tracking.mirror import Mirror, MirroredRun, OpenStore
 from gmt.tracking.mlflow_view import MlflowView
 from gmt.tracking.settings import TrackingSettings
 
@@ -30,17 +30,17 @@ uri, artifacts, runs, *ids = sys.argv[1:]
 view = MlflowView(TrackingSettings(uri=uri, artifacts=artifacts or None, experiment="writers"))
 print("ready", flush=True)
 sys.stdin.readline()
-with Mirror(lambda: Opened(view=view), lambda line: print(line, file=sys.stderr), "gmt sync") as mirror:
+with Mirror(lambda: OpenStore(view=view), lambda line: print(line, file=sys.stderr), "gmt sync") as mirror:
     for id_ in ids:
         record = RunRecord(Path(runs), id_)
-        mirrored = Mirrored(record=record, name=id_, tags={})
+        mirrored = MirroredRun(record=record, name=id_, tags={})
         record.set_status("running")
         for step in range(30):
             record.append_metrics(step, {"train/loss": 1 / (1 + step), "train/tokens": float(step)})
             with record.at_work():
-                mirror.look(mirrored, final=False)
+                mirror.note_change(mirrored, final=False)
         record.finish()
-        mirror.look(mirrored, final=True)
+        mirror.note_change(mirrored, final=True)
 """
 
 

@@ -141,7 +141,7 @@ def test_a_run_is_shown(swept: Path) -> None:
 
 @pytest.fixture(scope="module")
 def completed(swept: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the tiny study's folder without its runs of seed 1, which a sweep in one process then adds."""
+    """Copy the tiny study's folder without the runs of seed 1, sweep in one process, and return the copy."""
     folder = tmp_path_factory.mktemp("completed")
     shutil.copytree(swept / "gmt-results", folder / "gmt-results")
     for path in folder.glob("gmt-results/runs/*/config.json"):
@@ -157,7 +157,7 @@ def test_runs_that_are_done_are_not_run_again_in_a_larger_study(swept: Path, com
     assert "8 done, 4 to do" in gmt_in(swept)("plan", *STUDY, "seed=1,2,3").stdout
     before, after = results_in(swept / "gmt-results"), results_in(completed / "gmt-results")
     assert before.keys() == after.keys()
-    assert len([id_ for id_, done_at in before.items() if after[id_] == done_at]) == 4  # a copy keeps the time
+    assert len([id_ for id_, done_at in before.items() if after[id_] == done_at]) == 4  # copying keeps the times
 
 
 def test_the_launcher_does_not_change_a_result(swept: Path, completed: Path) -> None:

@@ -41,20 +41,20 @@ class Once:
     def ready(self, index: int) -> Ready:
         return Ready.GO
 
-    def ended(self, index: int, result: Any) -> None:
+    def handle_result(self, index: int, result: Any) -> None:
         self.results.append(result)
 
-    def died(self, index: int, error: Exception) -> None:
+    def handle_death(self, index: int, error: Exception) -> None:
         self.results.append(error)
 
-    def given_up(self, index: int) -> None: ...
+    def note_early_stop(self, index: int) -> None: ...
 
-    def stopped(self) -> bool:
+    def is_stopped(self) -> bool:
         return self.stop
 
 
 def job(cpus: float, memory_bytes: int | None = None) -> Job:
-    return Job(work=lambda go_on: "done", cpus=cpus, gpus=0, memory_bytes=memory_bytes)
+    return Job(work=lambda report_score: "done", cpus=cpus, gpus=0, memory_bytes=memory_bytes)
 
 
 class Others:
@@ -113,10 +113,10 @@ def test_a_process_that_does_not_come_up_is_waited_for_in_words(
     monkeypatch.setitem(waiting._PATIENCE_S, "process", 0.0)
     starting = [True]
     watch = waiting.Waiting(said.append, lambda: starting[-1])
-    watch._look()
-    watch._look()  # which says it once
+    watch._check()
+    watch._check()  # which says it once
     starting.append(False)
-    watch._look()
+    watch._check()
     assert len(said) == 2
     assert "Ray is still starting the processes of a run (Ray's own logs are in /" in said[0]
     assert said[1] == "the sweep continues"

@@ -73,8 +73,8 @@ def test_a_group_that_another_file_writes_to_is_left_to_hydra(tmp_path: Path) ->
             assert composer.compose_plain(overrides) == to_plain(compose("config", overrides))
 
 
-def test_a_file_of_the_users_that_writes_to_other_groups_is_left_to_hydra(tmp_path: Path) -> None:
-    """Also where it writes what the first choice's file says, so that nothing shows there."""
+def test_a_users_file_that_writes_to_other_groups_is_composed_by_hydra(tmp_path: Path) -> None:
+    """Even if the first chosen file has the same value, so that composing it shows no difference."""
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "x.yaml").write_text("# @package _global_\nmethod:\n  mask_ratio: 0.8\n")
     (tmp_path / "method").mkdir()
@@ -90,7 +90,7 @@ def test_a_file_of_the_users_that_writes_to_other_groups_is_left_to_hydra(tmp_pa
 
 
 def test_no_file_of_ours_writes_to_other_groups() -> None:
-    """So that a choice of one leaves the files of other groups as they are."""
+    """Therefore choosing one of these files leaves values of other groups unchanged."""
     texts = [path.read_text() for path in CONF.rglob("*.yaml")]
     assert texts
     assert not [text for text in texts if "_global_" in text]

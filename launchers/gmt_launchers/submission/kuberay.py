@@ -98,12 +98,12 @@ class KubeRay:
     def jobs(self) -> Sequence[JobState]:
         """Return the RayJobs of this project that still exist."""
         selector = ",".join(f"{key}={value}" for key, value in _LABEL.items())
-        found = json.loads(self._kubectl("get", "rayjobs.ray.io", "--selector", selector, "--output", "json"))
-        return [_state(item) for item in found["items"]]
+        listed = json.loads(self._kubectl("get", "rayjobs.ray.io", "--selector", selector, "--output", "json"))
+        return [_state(item) for item in listed["items"]]
 
     def logs(self, job_id: str, *, follow: bool) -> Iterator[str]:
         """Yield the output of the RayJob's Kubernetes job."""
-        self._known(job_id)
+        self._require_job(job_id)
         if not follow:
             yield self._kubectl("logs", f"job/{job_id}")
             return
@@ -114,7 +114,7 @@ class KubeRay:
 
     def stop(self, job_id: str) -> None:
         """Delete the RayJob, its Ray cluster and its ConfigMap."""
-        self._known(job_id)
+        self._require_job(job_id)
         self._kubectl("delete", f"rayjob.ray.io/{job_id}", f"configmap/{job_id}-configs", "--ignore-not-found")
 
     def _manifest(self, job: SweepJob, job_id: str) -> str:
@@ -123,11 +123,11 @@ class KubeRay:
         metadata = {"name": job_id, "namespace": self.namespace, "labels": dict(_LABEL)}
         files = {} if job.config_dir is None else _files(job.config_dir)
         keys = {f"file-{number}": path for number, path in enumerate(sorted(files))}
-        made = [
+        manifests = [
             rayjob(
                 metadata,
                 self._entrypoint(job),
-                ray_version=versions.here()["Ray"],
+                ray_version=versions.own_versions()["Ray"],
                 head=Pods(replicas=1, cpus=self.head_cpus, gpus=0, memory=self.head_memory),
                 workers=Pods(
                     replicas=self.num_workers, cpus=self.worker_cpus, gpus=self.worker_gpus, memory=self.worker_memory
@@ -140,9 +140,9 @@ class KubeRay:
             )
         ]
         if files:
-            about = {**metadata, "name": f"{job_id}-configs"}
-            made.insert(0, config_map(about, {key: files[path] for key, path in keys.items()}))
-        text: str = yaml.safe_dump_all(made, sort_keys=False, width=1000)
+            map_metadata = {**metadata, "name": f"{job_id}-configs"}
+            manifests.insert(0, config_map(map_metadata, {key: files[path] for key, path in keys.items()}))
+        text: str = yaml.safe_dump_all(manifests, sort_keys=False, width=1000)
         return text
 
     def _container(self, job_id: str, config_items: Mapping[str, str]) -> Container:
@@ -164,7 +164,7 @@ class KubeRay:
         """
         config_dir = None if job.config_dir is None else _CONFIG_MOUNT
         sweep = sweep_command(job, python=self.python, config_dir=config_dir)
-        return shlex.join(["sh", "-c", f"{versions.demand(self.python)} && exec {sweep}"])
+        return shlex.join(["sh", "-c", f"{versions.compare_command(self.python)} && exec {sweep}"])
 
     def _require_mounted(self, job: SweepJob) -> None:
         if not PurePosixPath(job.record_root).is_relative_to(self.mount):
@@ -172,7 +172,7 @@ class KubeRay:
                 f"record.root must lie in cluster.mount {self.mount}, where the claim is, got {job.record_root!r}"
             )
 
-    def _known(self, job_id: str) -> None:
+    def _require_job(self, job_id: str) -> None:
         known = [job.id for job in self.jobs()]
         if job_id not in known:
             raise UserError(f"there is no job {job_id!r} in {self.namespace}; choices: {', '.join(known) or 'none'}")

@@ -14,8 +14,9 @@ from gmt_launchers.ray_internals import get_from_dashboard
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
-_PATIENCE_S = 10.0
-_OVERRULING = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")  # Ray's client prefers these to the address it is given
+_CONNECT_S = 10.0
+# Ray's client prefers these to the given address.
+_OVERRULING_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 
 
 def check_address(setting: str, address: object) -> None:
@@ -39,7 +40,7 @@ def connect(address: str) -> "JobSubmissionClient":
     Raises:
         UserError: nothing answers, the answer is not that of a Ray cluster, or the token is wrong.
     """
-    for name in _OVERRULING:
+    for name in _OVERRULING_VARIABLES:
         if os.environ.get(name, address) != address:
             raise UserError(f"{name} in the environment overrules cluster.address {address}: unset it")
     _require_an_answer(address)
@@ -60,8 +61,8 @@ def fetched(client: "JobSubmissionClient", address: str, endpoint: str) -> dict[
     with errors_of(address):
         answer = get_from_dashboard(client, endpoint)
         answer.raise_for_status()
-        found: dict[str, Any] = answer.json()["data"]
-    return found
+        data: dict[str, Any] = answer.json()["data"]
+    return data
 
 
 @contextmanager
@@ -92,7 +93,7 @@ def _require_an_answer(address: str) -> None:
     parts = urlsplit(address)
     port = parts.port or (443 if parts.scheme == "https" else 80)
     try:
-        socket.create_connection((str(parts.hostname), port), timeout=_PATIENCE_S).close()
+        socket.create_connection((str(parts.hostname), port), timeout=_CONNECT_S).close()
     except OSError as error:
         raise UserError(
             "cluster.address must be the dashboard of a running Ray cluster, but nothing answers at "

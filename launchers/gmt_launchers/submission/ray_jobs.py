@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _CODE = ("shipped", "installed")
 _POLL_S = 0.5
-_CHECK_S = 120.0  # installing what cluster.pip asks for takes time
+_CHECK_S = 120.0  # installing the requirements of cluster.pip takes time
 _STATES_AT_WORK = ("PENDING", "RUNNING")
 
 
@@ -99,7 +99,7 @@ class RayJobs:
         return self._jobs(connect(self.address))
 
     def logs(self, job_id: str, *, follow: bool) -> Iterator[str]:
-        """Yield the output of the job's driver; the run records tell more."""
+        """Yield the output of the job's driver; the run records have more."""
         client = self._client_for(job_id)
         with errors_of(self.address):
             if follow:
@@ -131,23 +131,23 @@ class RayJobs:
         return environment
 
     def _require_versions(self, client: "JobSubmissionClient") -> None:
-        found = fetched(client, self.address, "/api/v0/cluster_metadata")
-        there = {"Ray": found["rayVersion"]} | ({} if self.pip else {"Python": found["pythonVersion"]})
-        versions.require_same(f"the Ray cluster at {self.address}", there)
+        metadata = fetched(client, self.address, "/api/v0/cluster_metadata")
+        cluster_versions = {"Ray": metadata["rayVersion"]} | ({} if self.pip else {"Python": metadata["pythonVersion"]})
+        versions.require_same(f"the Ray cluster at {self.address}", cluster_versions)
 
     def _require_installed(self, client: "JobSubmissionClient", environment: Mapping[str, Any]) -> None:
         """Check the versions on the cluster by a short job.
 
         Ray chooses the job's id, so that `jobs` does not list it and a second submission can check again.
         """
-        asked = client.submit_job(entrypoint=versions.question(self.python), runtime_env=dict(environment))
-        _wait(client, asked, _CHECK_S)
-        output = client.get_job_logs(asked)
-        there = versions.answer(output)
-        if there is None:
+        check_id = client.submit_job(entrypoint=versions.print_command(self.python), runtime_env=dict(environment))
+        _wait(client, check_id, _CHECK_S)
+        output = client.get_job_logs(check_id)
+        cluster_versions = versions.printed_versions(output)
+        if cluster_versions is None:
             last = " ".join(output.strip().splitlines()[-1:])
             raise UserError(f"cluster.python must run on the cluster, got {self.python!r}: {last}")
-        versions.require_same(f"the Ray cluster at {self.address}", there)
+        versions.require_same(f"the Ray cluster at {self.address}", cluster_versions)
 
     def _jobs(self, client: "JobSubmissionClient") -> list[JobState]:
         with errors_of(self.address):

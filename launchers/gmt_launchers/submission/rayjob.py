@@ -115,7 +115,7 @@ def config_map(metadata: Mapping[str, Any], files: Mapping[str, str]) -> dict[st
 
 def _pod(name: str, pods: Pods, container: Container, service_account: str | None) -> dict[str, Any]:
     amounts = {"cpu": str(pods.cpus), "memory": pods.memory} | ({"nvidia.com/gpu": str(pods.gpus)} if pods.gpus else {})
-    made: dict[str, Any] = {
+    manifest: dict[str, Any] = {
         "name": name,
         "image": container.image,
         "env": _environment(container),
@@ -124,16 +124,18 @@ def _pod(name: str, pods: Pods, container: Container, service_account: str | Non
     }
     volumes: list[dict[str, Any]] = [{"name": "records", "persistentVolumeClaim": {"claimName": container.claim}}]
     if container.config_map is not None:
-        made["volumeMounts"] += [{"name": "configs", "mountPath": container.config_mount, "readOnly": True}]
+        manifest["volumeMounts"] += [{"name": "configs", "mountPath": container.config_mount, "readOnly": True}]
         items = [{"key": key, "path": path} for key, path in container.config_items.items()]
         volumes.append({"name": "configs", "configMap": {"name": container.config_map, "items": items}})
-    spec: dict[str, Any] = {"containers": [made], "volumes": volumes}
+    spec: dict[str, Any] = {"containers": [manifest], "volumes": volumes}
     if service_account is not None:
         spec["serviceAccountName"] = service_account
     return {"spec": spec}
 
 
 def _environment(container: Container) -> list[dict[str, Any]]:
-    made: list[dict[str, Any]] = [{"name": name, "value": value} for name, value in container.env_vars.items()]
-    made += [{"name": name, "valueFrom": {"secretKeyRef": dict(where)}} for name, where in container.secrets.items()]
-    return made
+    variables: list[dict[str, Any]] = [{"name": name, "value": value} for name, value in container.env_vars.items()]
+    variables += [
+        {"name": name, "valueFrom": {"secretKeyRef": dict(where)}} for name, where in container.secrets.items()
+    ]
+    return variables

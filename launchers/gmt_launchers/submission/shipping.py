@@ -35,14 +35,14 @@ def _ship_code(folder: Path) -> None:
         shutil.copytree(source, folder.joinpath(*name.split(".")), ignore=_LEFT_OUT)
     if not (folder / "gmt" / "conf").exists():
         shutil.copytree(config_dir(), folder / "gmt" / "conf")
-    _name_the_version(folder)
+    _write_version(folder)
 
 
-def _name_the_version(folder: Path) -> None:
+def _write_version(folder: Path) -> None:
     """Write the metadata by which `importlib.metadata` finds this project's version on the cluster."""
     distribution = metadata.distribution("gmt-lab")
-    about = folder / f"gmt_lab-{distribution.version}.dist-info"
-    about.mkdir()
-    (about / "METADATA").write_text(
+    info = folder / f"gmt_lab-{distribution.version}.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(
         f"Metadata-Version: 2.1\nName: gmt-lab\nVersion: {distribution.version}\n", encoding="utf-8"
     )

@@ -131,7 +131,7 @@ class Slurm:
             time.sleep(_POLL_S)
         with self._output(job_id).open(errors="replace", encoding="utf-8") as output:
             while True:
-                active = self._active(job_id)  # asked first, so that the last lines are read too
+                active = self._active(job_id)  # checked before reading, so that the last lines are read too
                 while piece := output.read(_PIECE_BYTES):
                     yield piece
                 if not active:
@@ -139,7 +139,7 @@ class Slurm:
                 time.sleep(_POLL_S)
 
     def stop(self, job_id: str) -> None:
-        """Tell the sweep to stop after checkpoints, wait up to signal_before_end_s seconds, and cancel the job."""
+        """Signal the sweep to stop after checkpoints, wait up to signal_before_end_s seconds, and cancel the job."""
         state = self._state(job_id)
         if state is None or not state.active:
             raise UserError(f"job {job_id} is not under way; `gmt jobs cluster=slurm` shows those that are")
@@ -166,10 +166,10 @@ class Slurm:
         return sorted(self._folder.glob(f"gmt-*-{job_id}.out")) if job_id.isdigit() else []
 
     def _output(self, job_id: str) -> Path:
-        found = self._outputs(job_id)
-        if not found:
+        outputs = self._outputs(job_id)
+        if not outputs:
             raise UserError(f"there is no output of a job {job_id!r} in cluster.folder {self._folder}")
-        return found[0]
+        return outputs[0]
 
 
 def _slurm(*command: str) -> str:

@@ -20,7 +20,7 @@ def wait_for_nodes(address: str, num_nodes: int, timeout_s: float) -> int:
     import ray
 
     deadline = time.monotonic() + timeout_s
-    if not _joined(address, deadline):
+    if not _join(address, deadline):
         return 0
     try:
         while (alive := _num_alive()) < num_nodes and time.monotonic() < deadline:
@@ -36,14 +36,14 @@ def _num_alive() -> int:
     return sum(bool(node["Alive"]) for node in ray.nodes())
 
 
-def _joined(address: str, deadline: float) -> bool:
+def _join(address: str, deadline: float) -> bool:
     import ray
 
     while True:
         try:
             ray.init(address=address, log_to_driver=False, logging_level="ERROR", configure_logging=False)
             return True
-        except (ConnectionError, RuntimeError):  # it is still starting
+        except (ConnectionError, RuntimeError):  # Ray is still starting
             if time.monotonic() > deadline:
                 return False
             time.sleep(_POLL_S)
@@ -51,6 +51,8 @@ def _joined(address: str, deadline: float) -> bool:
 
 if __name__ == "__main__":
     wanted, patience_s = int(sys.argv[2]), float(sys.argv[3])
-    found = wait_for_nodes(sys.argv[1], wanted, patience_s)
-    if found < wanted:
-        sys.exit(f"error: Ray has {found} of {wanted} nodes after {patience_s:.0f} s; the output of the nodes follows")
+    num_alive = wait_for_nodes(sys.argv[1], wanted, patience_s)
+    if num_alive < wanted:
+        sys.exit(
+            f"error: Ray has {num_alive} of {wanted} nodes after {patience_s:.0f} s; the output of the nodes follows"
+        )

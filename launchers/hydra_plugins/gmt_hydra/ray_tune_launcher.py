@@ -25,9 +25,9 @@ class RayTuneConf:
 
     _target_: str = "hydra_plugins.gmt_hydra.ray_tune_launcher.RayTuneLauncher"
     address: str | None = None  # of a running cluster: auto, HOST:PORT; null: Ray on this machine
-    num_cpus: int | None = None  # cores that Ray may use on this machine; null: all there are
-    cpus_per_job: float = 1  # of a job of Hydra's own sweepers; the runs of a study say it by resources.*
-    gpus_per_job: float | None = None  # likewise; null: 1 where a node has any, else 0
+    num_cpus: int | None = None  # cores that Ray may use on this machine; null: all
+    cpus_per_job: float = 1  # of a job of Hydra's own sweepers; the runs of a study have resources.*
+    gpus_per_job: float | None = None  # of such a job; null: 1 if some node has a GPU, else 0
     max_failures: int = 2
 
 
@@ -67,7 +67,7 @@ class _RunsOnRay:
 
     @contextmanager
     def starting(self, todo: "Sequence[PlannedRun]", folder: Path, import_more: Callable[[], None]) -> Iterator[None]:
-        """Start Ray on this machine, and workers, beside the block, and end them with it; a cluster runs already."""
+        """Start Ray and workers on this machine, and end them after the block; do nothing on a joined cluster."""
         from gmt_launchers.cluster import connected
         from gmt_launchers.hydra_settings import RayTuneSettings
         from gmt_launchers.starting import StartingRuns
@@ -83,7 +83,7 @@ class _RunsOnRay:
         num_waiting = max((settings.num_cpus or len(os.sched_getaffinity(0))) - 1, 1)  # one core is the driver's
         self._starting = StartingRuns(lambda: connected(None, settings.num_cpus), num_waiting=num_waiting)
         try:
-            from gmt_launchers.planned_runs import start_runs  # imports Tune, while Ray's processes start
+            from gmt_launchers.planned_runs import start_runs  # imports Tune while Ray's processes start
 
             import_more()
             start_runs([planned.run for planned in todo], folder / STOP, self._starting)

@@ -88,7 +88,7 @@ def test_welch_beside_pairs_that_move_in_opposite_ways() -> None:
 
 
 def test_the_range_of_the_recorded_study() -> None:
-    """The studentized range, which takes deviations for equal, gives 0.44 and 0.07 (science review)."""
+    """Tukey's studentized range, which assumes equal deviations, would give 0.44 and 0.07 (science review)."""
     runs = pd.read_csv("docs/ratio_insensitivity.csv").rename(columns={"mask_ratio": "axis"})
     verdicts = sensitivity(runs[runs["arm"] == "gmt"], "target_after", axis=Axis(), margin=0.02)
     assert [verdict.p_range for verdict in verdicts] == pytest.approx([0.45, 0.14], abs=0.006)
@@ -162,7 +162,7 @@ def test_runs_that_diverged_are_spoken_of() -> None:
     assert verdict.words == f"{EQUIVALENT} {left_out}"
 
 
-def test_pairs_that_all_differ_by_the_same_amount_deviate_by_one_question() -> None:
+def test_one_question_is_the_deviation_of_pairs_that_all_differ_by_the_same_amount() -> None:
     # by hand: error 0.005 / sqrt(3); against 0.02: t = 0.015 / 0.0028868 = 5.196, P(T > t) of 2 degrees = 0.0175
     made = table(("sft", NONE, [0.5, 0.6, 0.7]), ("gmt", 0.5, [0.505, 0.605, 0.705]))
     (row,) = differences(made, "score", baseline="sft", margin=0.02).to_dict("records")
@@ -291,8 +291,8 @@ def recorded() -> pd.DataFrame:
     return runs.astype({"axis": "Float64"})
 
 
-def test_welchs_test_shares_the_level_too() -> None:
-    """The recorded rmt 0.9 on long_words, by pairs no difference among 56 rows, is one by Welch's test."""
+def test_p_of_welchs_test_is_corrected_for_all_rows() -> None:
+    """Of 56 rows, the recorded rmt 0.9 on long_words shows a difference by Welch's test, and none by pairs."""
     rows = differences(recorded(), "target_after", baseline="sft")
     (row,) = rows[(rows["arm"] == "rmt") & (rows["task"] == "long_words") & (rows["axis"] == 0.9)].to_dict("records")
     assert len(rows) == 56
@@ -319,7 +319,7 @@ def test_arms_are_compared_at_the_same_value() -> None:
     assert between_arms(table(("sft", NONE, (1, 2, 3))), "score", baseline="sft").empty
 
 
-def test_intervals_between_arms_hold_together() -> None:
+def test_intervals_between_arms_are_simultaneous() -> None:
     rows = between_arms(recorded(), "target_after", baseline="sft")
     assert len(rows) == 3 * 9 * 2
     assert ((rows["low"] > 0) | (rows["high"] < 0)).equals(rows["p_shared"] <= 0.05)

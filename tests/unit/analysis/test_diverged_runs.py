@@ -1,4 +1,4 @@
-"""Runs that diverged, in tables that no primary question is about."""
+"""Diverged runs count with the base's score, also in tables without a primary question."""
 
 import pandas as pd
 import pytest
@@ -50,4 +50,4 @@ def test_diverged_runs_count_with_the_bases_score() -> None:
         in found.words
     )
     made["state"] = "diverged"
-    assert with_base_scores(made)["forgetting"].isna().all()  # no run says what the base's score is
+    assert with_base_scores(made)["forgetting"].isna().all()  # without a finished run, the base's score is unknown

@@ -58,7 +58,7 @@ def test_nothing_is_cut_off_at_the_edges_of_a_picture(name: str) -> None:
     values = pd.DataFrame({"label": [name, "sft"], "score": [0.0, 1.0]})
     panels = [SCORE, Panel(column="score", title="Forgetting: source score lost, percentage points")]
     figure = dot_plot(values, [name, "sft"], panels, title="Scores")
-    as_svg(figure)  # which makes the layout
+    as_svg(figure)  # computes the layout
     pixels = np.asarray(as_image(figure).convert("L"))
     edges = (pixels[:2], pixels[-2:], pixels[:, :2], pixels[:, -2:])
     assert [edge.min() for edge in edges] == [255] * 4

@@ -60,7 +60,7 @@ def test_better_worse_and_no_difference_shown() -> None:
     assert shown["difference"].tolist() == pytest.approx([-5, 0, 10, 0], abs=0.5)  # percentage points
 
 
-def test_arms_are_held_against_each_other_at_the_same_value() -> None:
+def test_arms_are_compared_with_one_another_at_the_same_value() -> None:
     made = table(
         ("sft", "t", NONE, 0.7, 0.1),
         *(
@@ -85,8 +85,8 @@ def test_arms_are_held_against_each_other_at_the_same_value() -> None:
     assert shown.count("<tr>") == 1 + 120
 
 
-def test_a_difference_by_welchs_test_alone_is_said() -> None:
-    """Seeds that move both arms in opposite ways widen the paired test."""
+def test_a_difference_by_welchs_test_alone_has_its_own_words() -> None:
+    """Seeds move the arms in opposite directions, so that the paired interval is wide."""
     rows = [
         {"arm": arm, "task": "t", "axis": axis, "seed": seed, "state": "done", "forgetting": 0.1}
         | {"target_after": 0.7 - worse + sign * move}

@@ -87,7 +87,7 @@ def test_an_arm_with_one_point_gets_a_sentence_and_the_others_their_frontier() -
     single, words, on_points = frontier.sentences
     assert single.startswith("On t, hft has one point on the frontier, so no curve")
     assert "hft forgets 60.0 [60.0, 60.0], a difference of +12.0: no interval" in words
-    assert on_points == (  # 29 % of studies of 9 equal points against 1 found a difference
+    assert on_points == (  # with an interval, 29 % of studies of 9 equal points against 1 found a difference
         "hft: no interval of the difference, since sft has another number of points, and the lowest of more points is "
         "lower by chance."
     )
@@ -100,7 +100,7 @@ def test_a_frontier_of_single_points_is_no_figure_and_no_error() -> None:
     assert "sft has one point on the frontier" in frontier.sentences[0]
 
 
-def test_intervals_of_several_arms_are_said_to_be_uncorrected() -> None:
+def test_a_sentence_says_that_intervals_of_several_arms_are_uncorrected() -> None:
     frontier = frontier_of(table_of({"sft": SFT, "gmt": SFT, "rmt": SFT}), baseline="sft", margin=0.1, num_resamples=99)
     assert frontier.sentences[-1] == (
         "These 2 intervals of differences are uncorrected: if no arm differed from sft, about 0.2 would exclude 0 by "
@@ -151,7 +151,7 @@ def test_the_interval_of_a_difference_holds_the_truth_as_often_as_it_says(num_se
 
 
 def test_arms_with_more_points_than_the_baseline_are_never_said_to_differ() -> None:
-    """Nine points that equal the baseline's one: the lowest is below it in the mean, and nothing is said of it."""
+    """The lowest of nine equal points lies below the baseline's one point on average; no sentence says so."""
     flat: Curve = {number / 10: (0.7, 0.5) for number in range(9)}
     below = 0
     for study in range(20):

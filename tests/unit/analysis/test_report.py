@@ -52,7 +52,7 @@ def test_all_that_a_paper_needs(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_page_of_forty_arms_is_small_enough_to_mail(tmp_path: Path) -> None:
-    """By hand: the recorded page of 54 choices on two tasks, with all figures and answers, has 1.7 MB."""
+    """For comparison: the page of the recorded study, 54 choices on two tasks, has 1.7 MB."""
     arms = {f"arm_{i}": {"method": "rmt", "method.mask_ratio": i / 50} for i in range(1, 40)}
     plan = plan_of(tmp_path, {"sft": {"method": "sft"}, **arms}, [1, 2, 3])
     for planned in plan.runs:
@@ -187,7 +187,7 @@ def test_tasks_together_are_a_table(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("_words_only")
-def test_a_diverged_run_counts_with_the_bases_score_and_both_ways_are_shown(tmp_path: Path) -> None:
+def test_a_diverged_run_counts_with_the_bases_score_and_the_difference_without_it_is_shown(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, ARMS, [1, 2, 3])
     for planned in plan.runs[1:]:
         finish(planned, 0.5)

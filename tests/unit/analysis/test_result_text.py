@@ -1,4 +1,4 @@
-"""The result of a study in lines: the end of a sweep, `gmt show study=NAME`, the page in MLflow."""
+"""The result of a study as text, which `gmt sweep`, `gmt show study=NAME` and the page in MLflow show."""
 
 import re
 from pathlib import Path
@@ -27,7 +27,7 @@ TARGETS = {None: 0.7, 0.5: 0.8, 0.9: 0.6}
 
 @pytest.fixture
 def plan(tmp_path: Path) -> Plan:
-    """Three choices with three seeds each; gmt 0.5 is the best, and sft forgets the most."""
+    """Return a finished plan of three choices with three seeds; gmt 0.5 is the best, and sft forgets the most."""
     made = plan_of(tmp_path, ARMS, [1, 2, 3])
     for planned in made.runs:
         ratio = planned.run.config["method"].get("mask_ratio")
@@ -35,7 +35,7 @@ def plan(tmp_path: Path) -> Plan:
     return made
 
 
-def test_the_best_is_above_and_the_baseline_is_never_left_out(plan: Plan) -> None:
+def test_the_best_choice_comes_first_and_the_baseline_is_never_left_out(plan: Plan) -> None:
     results = Results(plan)
     lines = means_text(results).splitlines()
     assert lines[0] == "long_words (base 10.0)"
@@ -54,7 +54,7 @@ def test_a_study_without_a_primary_question_is_answered_by_means_and_counts(plan
     assert "exploratory" in tests
 
 
-def test_a_note_on_the_whole_study_is_said_once(tmp_path: Path) -> None:
+def test_a_note_on_the_whole_study_appears_once(tmp_path: Path) -> None:
     asked = {"measure": "target", "claim": "better", "arms": ["gmt"], "against": "sft", "tasks": "apart"}
     made = plan_of(tmp_path, ARMS, [1, 2, 3], primary={"q": asked, "r": {**asked, "claim": "equivalent"}})
     for planned in made.runs[1:]:
@@ -62,17 +62,17 @@ def test_a_note_on_the_whole_study_is_said_once(tmp_path: Path) -> None:
     assert sum(sentence.startswith("Preliminary") for sentence in leading_sentences(Results(made))) == 1
 
 
-def test_wrong_primary_questions_leave_the_rest_of_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the settings that a yaml has after its sweep; a plan, and so a sweep, refuses them."""
+def test_a_report_leaves_out_wrong_primary_questions_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They can get into a yaml after its sweep; `gmt plan` and `gmt sweep` refuse them."""
     monkeypatch.chdir(tmp_path)
     for planned in plan_of_words(["study=tiny", "seed=1,2,3"], str(CONF))[0].runs:
         finish(planned, 0.5 + planned.run.seed / 100)
-    right = "right:{measure:target,claim:better,arms:[gmt],against:sft,tasks:apart,margin:0.1}"
-    wide, gone = (
-        right.replace("0.1", "2").replace("right", "wide"),
-        right.replace("gmt", "gone").replace("right", "gone"),
-    )
-    words = ["study=tiny", "seed=1,2,3", f"+study.primary={{{right},{wide},{gone}}}", "+study.looks=[3,4]"]
+    valid = "valid:{measure:target,claim:better,arms:[gmt],against:sft,tasks:apart,margin:0.1}"
+    wide = valid.replace("0.1", "2").replace("valid", "wide")
+    gone = valid.replace("gmt", "gone").replace("valid", "gone")
+    words = ["study=tiny", "seed=1,2,3", f"+study.primary={{{valid},{wide},{gone}}}", "+study.looks=[3,4]"]
     faults = [
         "study.primary.wide.margin must lie in (0, 1), got 2",
         "study.primary.gone.arms must name arms of the study, got 'gone'; choices: gmt, hft, sft",
@@ -86,7 +86,9 @@ def test_wrong_primary_questions_leave_the_rest_of_a_report(tmp_path: Path, monk
         for name, fault in zip(("wide", "gone"), faults, strict=True)
     )
     assert answer.startswith("Is the target score of gmt higher than that of sft")
-    assert results.plan.level == pytest.approx(0.05 / 3 / 2)  # what is left out takes its share all the same
+    assert results.plan.level == pytest.approx(
+        0.05 / 3 / 2
+    )  # questions that are left out keep their share of the level
     words[2] = "+study.primary=wrong"
     first, _, tests = leading_sentences(Results(plan_of_words(words, str(CONF), leave_out=True)[0]))
     assert first.startswith(
@@ -104,7 +106,7 @@ def test_wrong_primary_questions_leave_the_rest_of_a_report(tmp_path: Path, monk
         ({"arms": []}, r"study.primary.exploratory.arms must be a list of arms, or all, got \[\]"),
     ],
 )
-def test_a_wrong_question_of_a_notebook_is_one_sentence(plan: Plan, given: dict[str, Any], fault: str) -> None:
+def test_a_wrong_question_in_a_notebook_raises_one_sentence(plan: Plan, given: dict[str, Any], fault: str) -> None:
     asked = {"measure": "target", "claim": "better", "arms": ["gmt"], "against": "sft"}
     results = Results(plan)
     assert ask(results, **asked).sentences
@@ -115,8 +117,8 @@ def test_a_wrong_question_of_a_notebook_is_one_sentence(plan: Plan, given: dict[
 def test_a_merge_over_seeds_has_a_mean_and_is_in_no_test(tmp_path: Path) -> None:
     arms: dict[str, Any] = {"sft": {"method": "sft"}, "hft": {"method": "hft"}}
     plan = plan_of(tmp_path, arms | {"ties": {"from": "sft", "over": "seed", "merge": "ties"}}, [1, 2])
-    for each in plan.runs:
-        finish(each, 0.5 + 0.01 * (each.run.seed or 0))
+    for planned in plan.runs:
+        finish(planned, 0.5 + 0.01 * (planned.run.seed or 0))
     results = Results(plan)
     assert "ties" in means_text(results)
     assert {arm for findings in results.findings for arm in findings.to_baseline["arm"]} == {"hft"}
@@ -124,7 +126,7 @@ def test_a_merge_over_seeds_has_a_mean_and_is_in_no_test(tmp_path: Path) -> None
     assert sentence in limits(results.table, results.summary)
 
 
-def test_what_a_suite_lost_is_red_and_what_it_gained_green(plan: Plan) -> None:
+def test_a_suite_that_lost_is_red_and_one_that_gained_is_green(plan: Plan) -> None:
     for planned in plan.runs:
         result = planned.record.read("result.json")
         for when, scores in (("before", {"sums": 0.9, "words": 0.1}), ("after", {"sums": 0.4, "words": 0.6})):
@@ -141,10 +143,10 @@ def test_what_a_suite_lost_is_red_and_what_it_gained_green(plan: Plan) -> None:
     assert '<td style="background: rgba(0, 158, 115, 0.45)">60.0 <small>+50.0</small></td>' in page
     assert "source nll_nll (base 1.25)" in page
     assert "<td>1.25 <small>+0</small></td>" in page
-    assert len(results.suites) == 9 * 3  # the mean over the suites is none of them
+    assert len(results.suites) == 9 * 3  # without rows for the mean over the suites
 
 
-def test_the_set_up_can_be_typed_again(plan: Plan) -> None:
+def test_the_set_up_has_the_commands_and_settings_of_the_study(plan: Plan) -> None:
     made = set_up(Results(plan), ["study=made", "seed=1,2,3"])
     assert made.commands[1:] == ["gmt sweep study=made seed=1,2,3", "gmt report study=made seed=1,2,3"]
     settings = dict(made.settings)
@@ -154,7 +156,7 @@ def test_the_set_up_can_be_typed_again(plan: Plan) -> None:
     assert dict(made.arms)["gmt"] == "method=gmt, method.mask_ratio=[0.5, 0.9]"
 
 
-def test_questions_that_divide_the_models_come_first(plan: Plan) -> None:
+def test_the_sample_has_the_question_that_the_models_answer_differently(plan: Plan) -> None:
     assert sample_answers(Results(plan)) == []  # these records hold no answers
     for planned in plan.runs:
         answers: list[dict[str, Any]] = [
@@ -177,4 +179,4 @@ def test_a_chart_over_steps_has_a_line_for_each_arm(plan: Plan) -> None:
     assert means["mean/target/long_words/gmt"] == {50: pytest.approx(0.802), 90: pytest.approx(0.602)}
     assert means["mean/forgetting/long_words/sft"] == {50: pytest.approx(0.45), 90: pytest.approx(0.45)}
     assert steps_of([2, 8, 64]) == {2: 2, 8: 8, 64: 64}
-    assert steps_of([1e-4, 1e-3]) == {1e-4: 1, 1e-3: 2}  # no whole numbers of per cent
+    assert steps_of([1e-4, 1e-3]) == {1e-4: 1, 1e-3: 2}  # no whole percentages, so the places count

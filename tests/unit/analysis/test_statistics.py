@@ -70,7 +70,7 @@ def test_only_finished_runs_are_averaged_by_arm_and_value() -> None:
     assert summary["score"].tolist() == pytest.approx([0.3, 0.5, 0.7])
 
 
-def test_bootstrap_intervals_of_many_samples_are_those_of_each() -> None:
+def test_bootstrap_intervals_of_many_samples_equal_those_of_single_samples() -> None:
     scores = np.random.default_rng(0).integers(80, 120, size=(30, 10)) / 200  # means of resamples tie with the mean
     together = bootstrap_intervals(scores.tolist())
     alone = [stats.bootstrap((own,), np.mean, rng=np.random.default_rng(0)).confidence_interval for own in scores]

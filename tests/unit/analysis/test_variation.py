@@ -1,4 +1,4 @@
-"""The variance of paired differences is split by the method of moments, as it is by hand."""
+"""The method of moments splits the variance of paired differences into parts; they equal results by hand."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ ARMS = {"sft": {"method": "sft"}, "gmt": {"method": "gmt", "method.mask_ratio": 
 
 
 def runs(scores: np.ndarray, *, data: list[int], questions: list[int | None]) -> pd.DataFrame:
-    """A baseline with other scores for each seed, and gmt above it by `scores`, by seed, data and questions."""
+    """Return runs of a baseline, and runs of gmt that are better by `scores` [seed, data, questions]."""
     rows = [
         {"arm": arm, "axis": axis, "seed": seed, "data_seed": data[d], "question_seed": questions[q]}
         | {"score": float(seed * d + q + above * scores[seed, d, q])}
@@ -70,7 +70,7 @@ def test_only_seeds_with_every_draw_count() -> None:
     assert variation(whole, "score", baseline="hft").empty
 
 
-def test_questions_that_follow_from_the_data_are_no_draw_of_their_own() -> None:
+def test_questions_that_follow_from_the_data_do_not_count_as_another_draw() -> None:
     values = np.zeros((2, 2, 1))
     assert "Each draw of training data with their questions counts" in draws_in_words(
         runs(values, data=[0, 7], questions=[None])

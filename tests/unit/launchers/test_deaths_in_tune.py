@@ -1,8 +1,8 @@
-"""Tune takes a worker that the memory monitor ended for dead, and goes on."""
+"""Tune treats a worker that Ray's memory monitor ended as dead, and continues."""
 
 import pytest
 import ray
-from gmt_launchers.ray_internals import know_every_death
+from gmt_launchers.ray_internals import handle_errors_as_deaths
 from ray.exceptions import OutOfMemoryError
 from ray.tune.experiment import Trial
 
@@ -11,8 +11,8 @@ def test_a_worker_may_be_ended_before_its_first_result(monkeypatch: pytest.Monke
     def get(_: object) -> None:
         raise OutOfMemoryError("the node is low on memory")
 
-    know_every_death()
-    know_every_death()  # a second sweep of the process
+    handle_errors_as_deaths()
+    handle_errors_as_deaths()  # a second sweep of the process
     trial = Trial("x", stub=True)
     trial._default_result_or_future = ray.ObjectRef.from_random()
     monkeypatch.setattr("ray.get", get)

@@ -21,8 +21,8 @@ def _places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A usual machine: TMPDIR can be written."""
     for name in ("RAY_TMPDIR", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(module, "_SHORT", (str(tmp_path / "short"),))
-    monkeypatch.setattr(module, "_MOST_BYTES", len(str(tmp_path)) + 12)
+    monkeypatch.setattr(module, "_SHORT_PLACES", (str(tmp_path / "short"),))
+    monkeypatch.setattr(module, "_MAX_BYTES", len(str(tmp_path)) + 12)
     monkeypatch.setenv("TMPDIR", str(tmp_path))
 
 

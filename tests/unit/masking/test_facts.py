@@ -184,7 +184,7 @@ def test_sums_taken_together_are_those_taken_one_by_one() -> None:
 
 @pytest.mark.parametrize("signal", ["gradient", "weight_magnitude", "random"])
 def test_a_measured_step_holds_no_gradient_after_it(signal: str) -> None:
-    """Without the garbage collector, which comes too late for the memory of the next step."""
+    """Even without a garbage collection, which would come too late for the memory of the next step."""
     model = a_model()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
     mask = attach(model, optimizer, MaskSpec(mask_ratio=0.5, signal=signal), facts_every=1)

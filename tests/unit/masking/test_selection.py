@@ -237,7 +237,7 @@ def test_ties_between_the_bounds_are_counted_and_not_gathered(monkeypatch: pytes
     assert chosen.num_kept == 90_000
 
 
-def test_more_than_are_expected_between_the_bounds_are_gathered() -> None:
+def test_the_buffer_grows_if_more_entries_than_expected_lie_between_the_bounds() -> None:
     gathered = select_over_chunks._Gathered(10)
     chunks = [
         torch.arange(start, start + num, dtype=torch.int32) for start, num in ((0, 9), (9, 30), (39, 0), (39, 500))

@@ -173,7 +173,7 @@ def test_masked_weights_keep_every_bit_whatever_the_bits_say(signal: str, dtype:
 
 
 class Assigns(torch.optim.SGD):
-    """Gives each parameter a new tensor instead of writing into the one that it has."""
+    """Gives each parameter a new tensor instead of writing into its present tensor."""
 
     @torch.no_grad()
     def step(self, closure=None):  # type: ignore[no-untyped-def, override]
@@ -184,7 +184,7 @@ class Assigns(torch.optim.SGD):
 
 @pytest.mark.parametrize("dampening", [0, 1])
 def test_masked_weights_are_put_back_into_a_tensor_that_the_step_assigned(dampening: int) -> None:
-    """One of the same layout, and one of another."""
+    """The new tensor has the same layout in memory (dampening 0) or another one (dampening 1)."""
     model = nn.Linear(64, 50, bias=False)
     torch.manual_seed(0)
     model.weight.grad = torch.randn(50, 64)

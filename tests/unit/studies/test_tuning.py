@@ -42,7 +42,7 @@ def score(value: float) -> float:
 
 
 def tried(settings: TuningSettings, name: str, known: Mapping[float, float]) -> tuple[list[float], float | None]:
-    """The values to try so far, and the best one once all are known."""
+    """Return the values to try so far, and the best value, which is None until all are known."""
     ranks: dict[float, float | None] = {}
     best = best_value(settings, name, lambda value: ranks.setdefault(value, known.get(value)))
     return list(ranks), best

@@ -2,7 +2,13 @@ import subprocess
 import sys
 
 import pytest
-from gmt_launchers.submission.versions import answer, demand, here, question, require_same
+from gmt_launchers.submission.versions import (
+    compare_command,
+    own_versions,
+    print_command,
+    printed_versions,
+    require_same,
+)
 
 from gmt.errors import UserError
 
@@ -11,24 +17,25 @@ def shell(command: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, shell=True, capture_output=True, text=True, timeout=240, check=False)
 
 
-def test_the_same_environment_is_the_same() -> None:
-    require_same("the cluster", here())
-    assert shell(demand(sys.executable)).returncode == 0
-    assert answer("a line\n" + shell(question(sys.executable)).stdout + "another\n") == here()
+def test_an_environment_has_its_own_versions() -> None:
+    require_same("the cluster", own_versions())
+    assert shell(compare_command(sys.executable)).returncode == 0
+    assert printed_versions("a line\n" + shell(print_command(sys.executable)).stdout + "another\n") == own_versions()
 
 
-def test_each_difference_is_a_sentence_and_pythons_patch_is_none() -> None:
-    require_same("the cluster", {"Python": ".".join(here()["Python"].split(".")[:2]) + ".99"})
+def test_each_difference_is_a_sentence_and_pythons_patch_version_does_not_count() -> None:
+    require_same("the cluster", {"Python": ".".join(own_versions()["Python"].split(".")[:2]) + ".99"})
     with pytest.raises(UserError) as caught:
         require_same("the cluster", {"Python": "3.14.1", "Ray": "2.61.0", "gmt-lab": None})
     assert [sentence.rpartition("got ")[2] for sentence in caught.value.sentences] == ["3.14.1", "2.61.0", "none"]
-    command = demand(sys.executable).replace(f"Ray={here()['Ray']}", "Ray=2.1.0")
+    command = compare_command(sys.executable).replace(f"Ray={own_versions()['Ray']}", "Ray=2.1.0")
     done = shell(command)
     assert done.returncode == 1
     assert (
-        done.stderr == f"error: this environment must have Ray 2.1.0 as the machine that submits, got {here()['Ray']}\n"
+        done.stderr
+        == f"error: this environment must have Ray 2.1.0 as the machine that submits, got {own_versions()['Ray']}\n"
     )
 
 
-def test_what_says_nothing_has_no_answer() -> None:
-    assert answer("sh: python: not found\n") is None
+def test_output_without_versions_gives_none() -> None:
+    assert printed_versions("sh: python: not found\n") is None

@@ -15,7 +15,7 @@ def test_a_score_changes_most_by_a_question_of_the_smallest_suite(tmp_path: Path
     assert steps == {"target_step": 1 / 300, "source_step": 1 / 500}
 
 
-def test_a_benchmark_without_a_score_has_no_part_in_it_and_a_suite_that_does_not_say_ends_it() -> None:
+def test_benchmarks_without_a_score_do_not_count_and_a_part_with_a_suite_of_unknown_size_has_no_step() -> None:
     target = {"own": {"family": "a", "num_examples": 50}, "nll": RIGHT_ANSWERS}
     config = {"task": {"target": target, "source": {"gsm8k": {"_target_": "gmt.evaluation.harness.LmEval"}}}}
     assert question_steps(config) == {"target_step": 1 / 50, "source_step": None}

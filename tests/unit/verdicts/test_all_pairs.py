@@ -1,4 +1,4 @@
-"""All pairs of values at once: level and power by simulation, and the cases that have a known answer."""
+"""Tests of all pairs of values: level and power by simulation, and special cases with known results."""
 
 import math
 
@@ -16,14 +16,15 @@ NUM_DRAWS = 999
 
 
 def studies(num_studies: int, num_seeds: int, deviations: Floats, *, drop: float = 0.0) -> Floats:
-    """Scores of values that vary on their own beside what seeds share; the last is lower by a drop."""
+    """Return scores [study, seed, value]: noise of the seed and of the value; the last value is lower by `drop`."""
     rng = np.random.default_rng(0)
     own = rng.normal(size=(num_studies, num_seeds, len(deviations))) * deviations
     return rng.normal(0, 2, size=(num_studies, num_seeds, 1)) + own - drop * (np.arange(len(deviations))[::-1] == 0)
 
 
-def rate_of_differences(found: Floats) -> float:
-    return float(np.mean([all_pairs(study, num_draws=NUM_DRAWS).differ().any() for study in found]))
+def rate_of_differences(simulated: Floats) -> float:
+    """Return the share of studies in which some pair is shown to differ."""
+    return float(np.mean([all_pairs(study, num_draws=NUM_DRAWS).differ().any() for study in simulated]))
 
 
 def check_level(num_seeds: int, deviations: Floats, num_studies: int) -> None:
@@ -35,31 +36,31 @@ LEVELS = [(n, d) for n in (3, 5, 20) for d in (RECORDED, UNEQUAL, np.ones(9), np
 
 
 @pytest.mark.parametrize("num_seeds", [3, 5])
-def test_values_that_are_alike_seldom_differ(num_seeds: int) -> None:
-    """Whichever two of nine are farthest apart; Tukey's studentized range finds a difference in 8 to 14 %."""
+def test_equal_values_are_seldom_shown_to_differ(num_seeds: int) -> None:
+    """In at most 5 % of studies; Tukey's studentized range would show a difference in 8 to 14 %."""
     check_level(num_seeds, RECORDED, 300)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("num_seeds", "deviations"), LEVELS)
-def test_values_that_are_alike_seldom_differ_in_many_studies(num_seeds: int, deviations: Floats) -> None:
+def test_equal_values_are_seldom_shown_to_differ_in_many_studies(num_seeds: int, deviations: Floats) -> None:
     check_level(num_seeds, deviations, 2000)
 
 
-def test_a_value_that_falls_behind_is_found() -> None:
-    """By 6 points with five seeds: Bonferroni over 36 paired t tests found it in 21 % of studies (science review)."""
+def test_a_value_that_is_6_points_lower_is_found_in_most_studies() -> None:
+    """With five seeds. Bonferroni's correction of 36 paired t tests found it in 21 % of studies (science review)."""
     assert rate_of_differences(studies(200, 5, RECORDED, drop=6)) > 0.7
 
 
-def test_two_values_are_a_paired_t_test() -> None:
+def test_p_of_two_values_is_that_of_a_paired_t_test() -> None:
     scores = np.random.default_rng(0).normal(size=(5, 2))
     found = all_pairs(scores)
     assert found.p_range == pytest.approx(stats.ttest_rel(*scores.T).pvalue)
 
 
 @pytest.mark.parametrize("num_seeds", [3, 5])
-def test_with_equal_deviations_the_range_is_near_tukeys(num_seeds: int) -> None:
-    """Not below it: deviations that are estimated from few seeds differ, and the range of such is larger."""
+def test_p_of_values_with_equal_deviations_is_near_tukeys(num_seeds: int) -> None:
+    """Near, not equal: deviations estimated from few seeds differ, and the range of such values is larger."""
     rng, p, tukey = np.random.default_rng(1), [], []
     freedom = (num_seeds - 1) * 8
     for study in rng.normal(size=(30, num_seeds, 9)):
@@ -70,7 +71,7 @@ def test_with_equal_deviations_the_range_is_near_tukeys(num_seeds: int) -> None:
     assert np.mean(p) == pytest.approx(np.mean(tukey), abs=0.06)
 
 
-def test_from_twelve_seeds_on_signs_are_flipped() -> None:
+def test_twelve_seeds_are_tested_by_sign_flips() -> None:
     scores = np.random.default_rng(0).normal(size=(12, 3))
     found = all_pairs(scores)
     assert found.intervals.is_by_flips
@@ -78,7 +79,7 @@ def test_from_twelve_seeds_on_signs_are_flipped() -> None:
     assert found.intervals.p_K == pytest.approx(simultaneous(differences).p_K)
 
 
-def test_p_and_interval_agree() -> None:
+def test_a_pair_differs_if_its_interval_excludes_zero() -> None:
     for study in studies(20, 5, RECORDED, drop=5):
         found = all_pairs(study, num_draws=NUM_DRAWS)
         assert (found.differ() == (np.abs(found.sample.mean_K) > found.intervals.half_K)).all()
@@ -86,7 +87,7 @@ def test_p_and_interval_agree() -> None:
 
 @pytest.mark.parametrize("num_seeds", [3, 5, 20])
 def test_a_range_of_the_margin_is_seldom_shown_to_be_below_it(num_seeds: int) -> None:
-    """Four values of which one lies below all others by the margin; the chance is at its largest without spread."""
+    """One of four values is lower by the margin; without spread of the others, false results are likeliest."""
     found = studies(2000, num_seeds, np.array([0.001, 0.001, 0.001, 0.3]), drop=1)
     differences_NSK = (found[..., [0, 0, 0, 1, 1, 2]] - found[..., [1, 2, 3, 2, 3, 3]]).transpose(1, 0, 2)
     p_SK = p_within(moments(differences_NSK.reshape(num_seeds, -1)), 1).reshape(2000, -1)
@@ -94,14 +95,14 @@ def test_a_range_of_the_margin_is_seldom_shown_to_be_below_it(num_seeds: int) ->
     assert all_pairs(found[0], num_draws=19).are_within(1).tolist() == (p_SK[0] < 0.05).tolist()
 
 
-def test_equal_values_have_no_width_and_one_value_no_pair() -> None:
+def test_an_interval_of_identical_scores_has_no_width_and_a_single_value_has_no_test() -> None:
     found = all_pairs(np.array([[1.0, 1.0, 2.0], [2.0, 2.0, 2.5], [3.0, 3.0, 5.0]]))
     assert (found.intervals.half_K[0], found.intervals.p_K[0]) == (0, 1)
     assert np.isnan(all_pairs(np.ones((3, 1))).p_range)
 
 
 def test_tasks_are_compared_on_the_seeds_that_they_share() -> None:
-    """A difference of 1 on each seed, whose seeds vary tenfold: tasks that are taken for independent hide it."""
+    """The tasks differ by 1 on each seed, and seeds vary ten times as much; a test of independent tasks fails."""
     rng = np.random.default_rng(0)
     seeds = rng.normal(0, 10, size=6)
     differences = np.stack([seeds, seeds + 1 + rng.normal(0, 0.1, size=6)], axis=1)

@@ -1,4 +1,4 @@
-"""Intervals that hold for other questions: against a bootstrap, by simulation, and in the recorded case."""
+"""Intervals that include the noise of test questions agree with a bootstrap, simulations and the recorded study."""
 
 import dataclasses
 import math
@@ -20,7 +20,7 @@ SUITES = ("a", "b")
 
 
 def verdict(gmt: np.ndarray, sft: np.ndarray, asked: Question = ASKED) -> Verdict:
-    """The verdict by answers: seed, suite, question."""
+    """Return the verdict from right answers [seed, suite, question]."""
     right_answers: RightAnswers = {
         (choice, "t"): {s: dict(zip(SUITES, answers, strict=False)) for s, answers in enumerate(own)}
         for choice, own in ((SFT, sft), (GMT, gmt))
@@ -42,31 +42,31 @@ def comparison(gmt: np.ndarray, sft: np.ndarray) -> Comparison:
 def answers(
     rng: np.random.Generator, num_seeds: int, num_questions: int, *, num_suites: int = 1, by_seed: float = 0.03
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Answers of two arms that differ from question to question and from seed to seed, and not in the mean."""
+    """Return answers of two arms whose chances vary by question and by seed, and are equal in the mean."""
     chance = rng.uniform(0.2, 0.9, size=(2, 1, num_suites, num_questions))
     chance = chance + rng.normal(0, by_seed, size=(2, num_seeds, 1, 1))
     gmt, sft = (rng.uniform(size=chance.shape) < chance).astype(float)
     return gmt, sft
 
 
-def test_four_and_five_questions_of_two_hundred_decide_nothing() -> None:
-    """docs/smollm2_sums.md: gmt at 0.6 less sft, -2.3 +- 0.7 over three seeds, which is 4, 5 and 5 questions."""
+def test_a_difference_of_five_of_two_hundred_questions_might_vanish_for_other_questions() -> None:
+    """As in docs/smollm2_sums.md: gmt at 0.6 less sft is -2.3 +- 0.7 over three seeds, by 4, 5 and 5 questions."""
     sft = np.zeros((3, 1, 200))
     sft[:, :, :130] = 1
     gmt = sft.copy()
     for seed, lost in enumerate((4, 5, 5)):
         gmt[seed, 0, 30 : 60 + lost] = 0  # 30 + lost answers are lost, and 30 are gained
         gmt[seed, 0, 130:160] = 1
-    found = verdict(gmt, sft)
-    (row,) = found.comparisons
+    result = verdict(gmt, sft)
+    (row,) = result.comparisons
     assert (row.estimate, row.high - row.estimate) == (
         pytest.approx(-0.0233, abs=1e-4),
         pytest.approx(0.0072, abs=1e-4),
     )
     assert row.decision == "worse"
     assert row.low_questions < 0 < row.high_questions
-    assert "over seeds, [-10." in found.answer
-    assert found.notes == (
+    assert "over seeds, [-10." in result.answer
+    assert result.notes == (
         "For other test questions, 1 of 1 differences that are shown might vanish: gmt 0.6 less sft.",
     )
 
@@ -74,27 +74,26 @@ def test_four_and_five_questions_of_two_hundred_decide_nothing() -> None:
 @pytest.mark.parametrize(
     ("measure", "claim"), [("target", "equivalent"), ("target", "not_worse"), ("forgetting", "not_worse")]
 )
-def test_an_equivalence_that_other_questions_might_undo_has_a_note(measure: str, claim: str) -> None:
-    """Of 300 questions 50 are answered otherwise, half of them right: the seeds agree, other questions may not."""
+def test_an_equivalence_has_a_note_if_it_might_fail_for_other_questions(measure: str, claim: str) -> None:
+    """The arms differ on 50 of 300 questions, and each is right on half of these: the means agree on all seeds."""
     sft = np.tile(np.arange(300) % 2, (3, 1, 1)).astype(float)
     gmt = sft.copy()
     gmt[:, :, :50] = 1 - gmt[:, :, :50]
     gmt[0, 0, 299] = 1 - gmt[0, 0, 299]
     for margin, notes in ((0.02, 1), (0.08, 0)):
         asked = dataclasses.replace(ASKED, claim=claim, measure=measure, margin=margin)
-        found = verdict(gmt, sft, asked)
-        assert found.outcome == "shown"
-        assert len(found.notes) == notes
+        result = verdict(gmt, sft, asked)
+        assert result.outcome == "shown"
+        assert len(result.notes) == notes
         if notes:
-            assert found.notes[0] == (
+            assert result.notes[0] == (
                 "For other test questions, 1 of 1 differences that are shown to be within 2 points might exceed 2 "
                 "points: gmt 0.6 less sft."
             )
 
 
-def test_the_questions_part_by_hand() -> None:
-    # the mean over seeds of the differences by question is 0, 1, 1, 0 (both seeds alike): variance 1/3, error
-    # sqrt(1/3/4); three seeds alike but for one question of the third
+def test_the_interval_over_seeds_and_questions_equals_the_one_by_hand() -> None:
+    # The mean differences of the questions over the seeds are 0, 1, 1 and 1/3; their error joins the seeds' error.
     sft, gmt = np.zeros((3, 1, 4)), np.array([[[0.0, 1, 1, 0]], [[0, 1, 1, 0]], [[0, 1, 1, 1]]])
     row = comparison(gmt, sft)
     mean_Q = np.array([0, 1, 1, 1 / 3])
@@ -104,7 +103,7 @@ def test_the_questions_part_by_hand() -> None:
 
 
 @pytest.mark.parametrize("num_suites", [1, 2])
-def test_they_agree_with_a_bootstrap_over_seeds_and_questions(num_suites: int) -> None:
+def test_intervals_agree_with_a_bootstrap_over_seeds_and_questions(num_suites: int) -> None:
     rng = np.random.default_rng(0)
     gmt, sft = answers(rng, 20, 150, num_suites=num_suites)
     difference_NSQ = gmt - sft
@@ -123,8 +122,8 @@ def test_they_agree_with_a_bootstrap_over_seeds_and_questions(num_suites: int) -
 
 
 @pytest.mark.parametrize("num_seeds", [3, 5, 20])
-def test_they_hold_the_difference_of_all_questions(num_seeds: int) -> None:
-    """In 95 % of studies, where intervals over the seeds alone hold it far less often."""
+def test_intervals_over_seeds_and_questions_cover_the_true_difference(num_seeds: int) -> None:
+    """They cover it in 95 % of studies; intervals over the seeds alone cover it less often."""
     rng, hits, hits_of_seeds = np.random.default_rng(1), 0, 0
     for _ in range(200):
         row = comparison(*answers(rng, num_seeds, 100))
@@ -134,7 +133,7 @@ def test_they_hold_the_difference_of_all_questions(num_seeds: int) -> None:
     assert hits_of_seeds < hits
 
 
-def test_a_pair_without_answers_has_no_such_interval() -> None:
+def test_a_pair_without_answers_has_no_interval_over_questions() -> None:
     rng = np.random.default_rng(0)
     gmt, sft = answers(rng, 3, 50)
     scores = {

@@ -36,7 +36,7 @@ FEW_STUDIES = [(n, 150) for n in SEEDS] + STUDIES[3:]  # of whole verdicts, whic
 
 @pytest.fixture(autouse=True)
 def fewer_flips(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Draws 1,999 flips in place of 9,999, which puts the level of 20 seeds half a point off; not in slow tests."""
+    """Draw 1,999 sign flips instead of 9,999, except in slow tests; the level of 20 seeds is then half a point off."""
     if request.node.get_closest_marker("slow") is None:
         monkeypatch.setattr(intervals, "DRAWS", 1999)
     intervals._signs.cache_clear()
@@ -52,7 +52,7 @@ def question(**given: Any) -> Question:
 def differences(
     num_studies: int, num_seeds: int, effects: Sequence[float], *, deviation: float = 0.01, each_other: bool = False
 ) -> Floats:
-    """Differences of choices to a baseline, or of all pairs of choices; each choice varies by itself."""
+    """Return differences [study, seed, comparison] to a baseline, or of all pairs; choices vary independently."""
     size = (num_studies, num_seeds, len(effects) + 1)
     scores = np.random.default_rng(0).normal(size=size) * deviation / math.sqrt(2) + np.array([0, *effects])
     if not each_other:
@@ -78,11 +78,11 @@ def at_the_margin(claim: str) -> float:
 
 @pytest.mark.parametrize(("num_seeds", "num_studies"), STUDIES)
 @pytest.mark.parametrize("claim", CLAIMS)
-def test_a_claim_is_falsely_shown_at_its_level(claim: str, num_seeds: int, num_studies: int) -> None:
-    """One comparison, at the margin or without a difference, whose interval is narrow beside the margin."""
+def test_a_false_claim_of_one_comparison_is_shown_at_the_level(claim: str, num_seeds: int, num_studies: int) -> None:
+    """The true difference is the margin, or zero; the interval is narrower than the margin."""
     studies = differences(num_studies, num_seeds, [at_the_margin(claim)], deviation=0.004)
     found = rate(question(claim=claim), studies, SHOWN if claim != "better" else ("shown",))
-    level = 0.025 if claim == "better" else 0.05  # of two sides, one is better
+    level = 0.025 if claim == "better" else 0.05  # one of the two sides counts as better
     assert found == pytest.approx(level, abs=3 * math.sqrt(level * (1 - level) / num_studies))
 
 
@@ -91,7 +91,7 @@ def test_a_claim_is_falsely_shown_at_its_level(claim: str, num_seeds: int, num_s
     ("claim", "against"),
     [*((claim, "sft") for claim in CLAIMS), ("equivalent", "each_other"), ("different", "each_other")],
 )
-def test_a_claim_of_many_comparisons_is_seldom_shown_falsely(
+def test_a_false_claim_of_several_comparisons_is_seldom_shown(
     claim: str, against: str, num_seeds: int, num_studies: int
 ) -> None:
     studies = differences(num_studies, num_seeds, [0, 0, at_the_margin(claim)], each_other=against == "each_other")
@@ -101,7 +101,7 @@ def test_a_claim_of_many_comparisons_is_seldom_shown_falsely(
 @pytest.mark.parametrize(("num_seeds", "num_studies"), STUDIES)
 @pytest.mark.parametrize("claim", CLAIMS)
 def test_a_true_claim_is_seldom_refuted(claim: str, num_seeds: int, num_studies: int) -> None:
-    """Differences of just the margin: within it, or worth a claim that they differ."""
+    """All true differences equal the margin, at which every claim is still true."""
     effect = -MARGIN if claim in ("equivalent", "not_worse") else MARGIN
     studies = differences(num_studies, num_seeds, [effect] * 3, deviation=0.005)
     assert is_at_most(rate(question(claim=claim), studies, ("refuted",)), 0.05, num_studies)
@@ -121,14 +121,14 @@ def test_a_true_claim_is_shown_as_often_as_the_plan_says(claim: str, num_seeds: 
 
 @pytest.mark.parametrize("num_studies", [100, pytest.param(2000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("claim", CLAIMS)
-def test_looks_share_the_level(claim: str, num_studies: int) -> None:
-    """Three looks at growing numbers of seeds: each may show the claim, and all of them do so falsely in 5 %."""
+def test_three_looks_share_the_level(claim: str, num_studies: int) -> None:
+    """A study gets three looks as its seeds grow; in at most 5 % of studies any look shows a false claim."""
     asked, studies = question(claim=claim), differences(num_studies, 20, [at_the_margin(claim)], deviation=0.005)
     shown = [any(rate(asked, study_NK[None, :n], SHOWN, level=0.05 / 3) for n in SEEDS) for study_NK in studies]
     assert is_at_most(float(np.mean(shown)), 0.05, num_studies)
 
 
-# How far the mean lies beyond the margin, and the deviation before rounding. A mean of 0 lies on a step
+# In questions: the distance of the mean from the margin or zero, and the deviation before rounding
 PARTS_OF_A_QUESTION = {
     "equivalent": ((0, 0.5), (0.25, 0.3), (0.5, 0.2)),
     "different": ((0, 0.3), (0, 0.5), (0, 1.0)),
@@ -138,7 +138,7 @@ PARTS_OF_A_QUESTION = {
 @pytest.mark.parametrize(("num_seeds", "num_studies"), STUDIES)
 @pytest.mark.parametrize("claim", ["equivalent", "different"])
 def test_scores_in_steps_of_a_question_keep_the_level(claim: str, num_seeds: int, num_studies: int) -> None:
-    """Many studies have the same difference on all seeds, which is tested with the deviation of one question."""
+    """In many studies the difference is the same on all seeds; one question then counts as its deviation."""
     asked, truth = question(claim=claim), MARGIN if claim == "equivalent" else 0.0
     for part, deviation in PARTS_OF_A_QUESTION[claim]:
         studies = differences(num_studies, num_seeds, [truth + part * QUESTION], deviation=deviation * QUESTION)
@@ -160,8 +160,8 @@ def scores(differences_RN: Floats, task: str = "t") -> list[Scores]:
 @pytest.mark.parametrize(
     ("less", "target", "level"),
     [
-        (0.0, 0.0, 0.0125),  # forgets as much: half the level, of which one side is less
-        (0.1, -MARGIN, 0.025),  # forgets less, at a target score that is lower by the margin: the other half
+        (0.0, 0.0, 0.0125),  # forgets as much; forgetting has half the level, and one of its two sides counts as less
+        (0.1, -MARGIN, 0.025),  # forgets less, but the target score is lower by the margin; its test has the other half
     ],
 )
 def test_less_forgetting_at_a_target_score_is_seldom_shown_falsely(
@@ -175,8 +175,10 @@ def test_less_forgetting_at_a_target_score_is_seldom_shown_falsely(
 
 
 @pytest.mark.parametrize(("num_seeds", "num_studies"), FEW_STUDIES)
-def test_a_pooled_mean_and_what_depends_on_the_task(num_seeds: int, num_studies: int) -> None:
-    """Seeds move both tasks alike; tasks with one difference are seldom told apart, tasks that differ seldom pooled."""
+def test_tasks_with_one_difference_are_seldom_told_apart_and_tasks_that_differ_seldom_pooled(
+    num_seeds: int, num_studies: int
+) -> None:
+    """A seed moves both tasks in the same direction. A gap of 0.1 between the tasks is found by most studies."""
     asked = question(claim="different", tasks="pooled")
     t, u = (
         differences(2 * num_studies, num_seeds, [0.0], deviation=0.01)[part, :, 0]

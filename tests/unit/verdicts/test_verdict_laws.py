@@ -30,7 +30,7 @@ def question(**given: Any) -> Question:
 def random_scores(
     seed: int, num_seeds: int, *, deviation: float, effect: float = 0.0, tasks: tuple[str, ...] = ("t",)
 ) -> Scores:
-    """Scores in steps of one question of 200, with seeds in common; the last choice is better by an effect."""
+    """Return scores in steps of one of 200 questions; seeds are shared, and the last choice is better by `effect`."""
     rng, scores = np.random.default_rng(seed), {}
     for task in tasks:
         common = rng.normal(0.7, 0.02, size=num_seeds)
@@ -41,7 +41,7 @@ def random_scores(
 
 
 def agrees(row: Comparison, asked: Question) -> bool:
-    """Whether a comparison's interval has the place that its decision says."""
+    """Return whether a comparison's interval agrees with its decision."""
     low, high = (row.low, row.high) if asked.more_is_better else (-row.high, -row.low)
     beyond = asked.margin if asked.is_of_all else 0.0
     return {
@@ -92,8 +92,8 @@ def test_no_interval_contradicts_its_verdict(
         assert verdict.deciding.low <= verdict.deciding.estimate <= verdict.deciding.high
 
 
-def test_the_recorded_study_could_not_have_decided() -> None:
-    """Nine flat ratios, deviations as recorded: 0.00 with five seeds, and more than fifty are needed."""
+def test_the_recorded_study_had_no_power_to_show_equivalence() -> None:
+    """For nine equal ratios with the recorded deviations, the power is 0 with five seeds; 40 to 70 are needed."""
     choices = [Choice("gmt", value / 10) for value in range(1, 10)]
     asked = question(claim="equivalent", against="each_other")
     spread = assumed_spread(pairs_of(asked, choices), 2, 0.03)
@@ -112,8 +112,8 @@ def test_deviations_are_read_from_finished_runs() -> None:
     assert recorded_spread(columns, random_scores(0, 2, deviation=0.02)) is None
 
 
-def test_the_largest_of_many_noisy_deviations_is_not_what_a_claim_of_all_needs() -> None:
-    """Nine choices that vary alike: five seeds' own deviations differ fourfold, and the plan needs no more seeds."""
+def test_a_claim_of_all_is_planned_by_the_pooled_deviation_and_not_the_largest() -> None:
+    """Of nine choices with one true deviation, estimates from five seeds differ fourfold; the plan uses their mean."""
     choices = [Choice("gmt", value / 10) for value in range(1, 10)]
     asked = question(claim="equivalent", against="each_other")
     pairs, rng = pairs_of(asked, choices), np.random.default_rng(0)
