@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -163,6 +162,13 @@ def commands() -> dict[int, str]:
     return lines
 
 
+def has_loaded_torch(pid: int) -> bool:
+    try:
+        return any("libtorch_python" in memory.path for memory in psutil.Process(pid).memory_maps())
+    except psutil.Error:
+        return False
+
+
 @pytest.mark.slow  # the other tests of sweeps start Ray in the same way, and do not check the processes
 def test_the_first_worker_imports_what_training_needs_while_its_run_is_held_back(tmp_path: Path) -> None:
     todo = runs(tmp_path)
@@ -172,7 +178,7 @@ def test_the_first_worker_imports_what_training_needs_while_its_run_is_held_back
         wait_for(lambda: " ".join(commands().values()).count("ray::") >= 4, 60)  # two agents and two workers
         before = commands()
         assert not [command for command in before.values() if any(name in command for name in UNUSED_PROCESSES)]
-        time.sleep(10)  # Ray would end a worker that is idle for a second
+        wait_for(lambda: any(map(has_loaded_torch, commands())), 120)
         assert not (tmp_path / "worker").exists()
         starting.finish()
     finally:
