@@ -162,9 +162,9 @@ def commands() -> dict[int, str]:
     return lines
 
 
-def has_loaded_torch(pid: int) -> bool:
+def imports_for_training(pid: int) -> bool:
     try:
-        return any("libtorch_python" in memory.path for memory in psutil.Process(pid).memory_maps())
+        return any("/scipy/" in memory.path for memory in psutil.Process(pid).memory_maps())
     except psutil.Error:
         return False
 
@@ -178,7 +178,7 @@ def test_the_first_worker_imports_what_training_needs_while_its_run_is_held_back
         wait_for(lambda: " ".join(commands().values()).count("ray::") >= 4, 60)  # two agents and two workers
         before = commands()
         assert not [command for command in before.values() if any(name in command for name in UNUSED_PROCESSES)]
-        wait_for(lambda: any(map(has_loaded_torch, commands())), 120)
+        wait_for(lambda: any(map(imports_for_training, commands())), 120)
         assert not (tmp_path / "worker").exists()
         starting.finish()
     finally:
