@@ -46,6 +46,17 @@ def source_prompts(prepared: Prepared, device: str) -> Iterator[dict[str, Tensor
             yield {"input_ids": torch.tensor([token_ids(prepared.reader, prompt)], device=device)}
 
 
+def _execution(run: Run, device: str, checkpoints: Path) -> Execution:
+    """Return where a run's training computes and what it writes; none of it changes the result."""
+    return Execution(
+        device=device,
+        sharding=run.resources.sharding,
+        checkpoints=checkpoints,
+        checkpoint_every=run.record_settings.checkpoint_every,
+        log_every=run.record_settings.log_every,
+    )
+
+
 def train_run(
     run: Run,
     prepared: Prepared,
@@ -74,15 +85,14 @@ def train_run(
     Raises:
         UserError: another user could have written a checkpoint; or as `train`.
     """
-    recording = run.record_settings
-    recording.refuse_foreign(run.record.checkpoints)  # checkpoints of FSDP hold a pickle
+    run.record_settings.refuse_foreign(run.record.checkpoints)  # checkpoints of FSDP hold a pickle
 
     def train_phase(method: Method, checkpoints: Path, steps_before: int) -> TrainFacts:
         phase_control = replace(
             control, report_score=lambda step, score: control.report_score(steps_before + step, score)
         )
         control_callback = ControlCallback(
-            phase_control, lambda step: evaluate(steps_before + step), recording.evaluate_every
+            phase_control, lambda step: evaluate(steps_before + step), run.record_settings.evaluate_every
         )
         return train(
             TrainingInputs(
@@ -96,13 +106,7 @@ def train_run(
             ),
             settings,
             seed=run.seed,
-            execution=Execution(
-                device=device,
-                sharding=run.resources.sharding,
-                checkpoints=checkpoints,
-                checkpoint_every=recording.checkpoint_every,
-                log_every=recording.log_every,
-            ),
+            execution=_execution(run, device, checkpoints),
             on_metrics=lambda step, metrics: on_metrics(steps_before + step, metrics),
             control=control_callback,
         )

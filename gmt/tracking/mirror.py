@@ -149,9 +149,8 @@ class Mirror:
                     is_ours = store.view.sync(
                         run.record, name=run.name, parent=store.parent, tags=run.tags, final=final
                     )
-                    if (
-                        is_ours or run.record.state() == "running"
-                    ):  # another process may leave an ended record unwritten
+                    # Another process that mirrors the run may leave it unwritten, if the run has ended meanwhile.
+                    if is_ours or run.record.state() == "running":
                         del remaining[id_]
                 except Exception as error:  # third-party code and a server; an error of MLflow must not end the runs
                     if self.store is None or not self.store.view.answers():

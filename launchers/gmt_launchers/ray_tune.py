@@ -66,6 +66,17 @@ def run_jobs(
     os.environ |= _DRIVER_VARIABLES
     handle_errors_as_deaths()
     queue = JobQueue(jobs, owner, max_parallel, held)
+    with (
+        tempfile.TemporaryDirectory(prefix="gmt-tune-") as storage,
+        in_prestarted_workers() if head.is_local else contextlib.nullcontext(),
+        Waiting(say, queue.is_starting) as waiting,
+    ):
+        must_end = threading.Event() if held is None else held.must_end
+        _wait_for(_tuner(queue, scheduler, storage).fit, queue, head, waiting, must_end)
+
+
+def _tuner(queue: JobQueue, scheduler: TrialScheduler | None, storage: str) -> Tuner:
+    """Return a tuner whose trials are the queue's jobs; `storage` is the folder for Tune's own files."""
     folder = os.getcwd()
 
     def trial(config: dict[str, Any]) -> None:
@@ -78,30 +89,23 @@ def run_jobs(
             sys.exit(0)  # Tune no longer reads reports, and a report would wait for ever
         tune.report({RESULT: result})
 
-    with tempfile.TemporaryDirectory(prefix="gmt-tune-") as storage:
-        tuner = Tuner(
-            tune.with_resources(trial, lambda config: _resources(config["job"])),
-            tune_config=TuneConfig(
-                search_alg=queue,
-                scheduler=scheduler,
-                num_samples=-1,
-                reuse_actors=True,
-                trial_dirname_creator=_trial_folder_name,
-            ),
-            run_config=RunConfig(
-                name="sweep",
-                storage_path=storage,
-                verbose=0,
-                callbacks=[QueueCallback(queue)],
-                failure_config=FailureConfig(max_failures=0),  # the queue decides on retries
-            ),
-        )
-        with (
-            in_prestarted_workers() if head.is_local else contextlib.nullcontext(),
-            Waiting(say, queue.is_starting) as waiting,
-        ):
-            must_end = threading.Event() if held is None else held.must_end
-            _wait_for(tuner.fit, queue, head, waiting, must_end)
+    return Tuner(
+        tune.with_resources(trial, lambda config: _resources(config["job"])),
+        tune_config=TuneConfig(
+            search_alg=queue,
+            scheduler=scheduler,
+            num_samples=-1,
+            reuse_actors=True,
+            trial_dirname_creator=_trial_folder_name,
+        ),
+        run_config=RunConfig(
+            name="sweep",
+            storage_path=storage,
+            verbose=0,
+            callbacks=[QueueCallback(queue)],
+            failure_config=FailureConfig(max_failures=0),  # the queue decides on retries
+        ),
+    )
 
 
 def _wait_for(

@@ -292,7 +292,7 @@ def recorded() -> pd.DataFrame:
 
 
 def test_p_of_welchs_test_is_corrected_for_all_rows() -> None:
-    """Of 56 rows, the recorded rmt 0.9 on long_words shows a difference by Welch's test, and none by pairs."""
+    """All 56 rows share one correction. Then Welch's test shows a difference of rmt 0.9 on long_words; pairs do not."""
     rows = differences(recorded(), "target_after", baseline="sft")
     (row,) = rows[(rows["arm"] == "rmt") & (rows["task"] == "long_words") & (rows["axis"] == 0.9)].to_dict("records")
     assert len(rows) == 56
