@@ -1,9 +1,8 @@
 """Starts Ray and workers on this machine while the driver still checks the runs for these workers."""
 
-import contextlib
 import tempfile
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -62,8 +61,7 @@ class StartingRuns:
         self._held.must_end.set()
         if not self._do_runs.done():
             self._do_runs.set_result(None)
-        with contextlib.suppress(Exception):  # `finish` raises the error
-            self._result.result()
+        wait([self._result])  # raises no error of the runs; `finish` does
         self._folder.cleanup()
 
     def _run_ray(self) -> None:

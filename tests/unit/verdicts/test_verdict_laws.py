@@ -113,7 +113,7 @@ def test_deviations_are_read_from_finished_runs() -> None:
 
 
 def test_a_claim_of_all_is_planned_by_the_pooled_deviation_and_not_the_largest() -> None:
-    """Nine choices have the same true deviation; its estimates from five seeds differ fourfold, and the plan pools them."""
+    """Nine choices share a true deviation; its estimates from five seeds differ fourfold, and the plan pools them."""
     choices = [Choice("gmt", value / 10) for value in range(1, 10)]
     asked = question(claim="equivalent", against="each_other")
     pairs, rng = pairs_of(asked, choices), np.random.default_rng(0)
