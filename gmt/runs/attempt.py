@@ -40,12 +40,11 @@ def get_ready(config: Mapping[str, Any]) -> None:
         config: the resolved config of a run that this process will attempt. The attempt, not this, reports its faults.
     """
     take_out()  # variables that this worker's node sets; torch is not imported yet
-    with no_collections():
+    with no_collections(), suppress(UserError):
         import gmt.runs.execute  # noqa: F401
-    from gmt.runs.prepare import prepare
+        from gmt.runs.prepare import prepare
 
-    with suppress(UserError):
-        prepare(build(config))
+        prepare(build(config))  # may import libraries of the task
 
 
 def attempt(config: Mapping[str, Any], stop: Path, report_score: Callable[[int, float], bool]) -> Outcome:

@@ -3,29 +3,24 @@
 A thread of the driver reads the run records for the progress display and for MLflow, whatever the launcher.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from gmt.errors import RunFailed, UserError
-from gmt.garbage import no_collections
-from gmt.merges.protocol import ChoosesParents
-from gmt.methods.protocol import fits_every_model
-from gmt.runs.build import Run
 from gmt.studies.differing import uncommitted_changes
 from gmt.studies.frozen import STOP, freeze, new_sweep
 from gmt.studies.grid import Point
 from gmt.studies.plan import STATES, Plan, PlannedRun, broken, changes, over, runs_at_once
+from gmt.studies.preflight import faults_of_runs
 from gmt.studies.stopping import no_lost_interrupt, stops_in_order
-from gmt.studies.tracked import import_mlflow, mirror_of, write_missing
+from gmt.studies.tracked import MirrorOfPlan, write_missing
 from gmt.studies.watch import Progress, Tracker, Watch, each_second
 from gmt.tracking.settings import TrackingSettings
 
-if TYPE_CHECKING:
-    from gmt.runs.prepare import Prepared
-
 Say = Callable[[str], None]
+CheckInWorker = Callable[[Callable[[], None]], Sequence[str] | None]
 
 
 class RunLauncher(Protocol):
@@ -38,16 +33,17 @@ class RunLauncher(Protocol):
 
 @runtime_checkable
 class StartsEarly(Protocol):
-    """A RunLauncher that starts its workers while a sweep is checked."""
+    """A RunLauncher that starts workers before `__call__`, and checks the runs in one of them."""
 
-    def starting(
-        self, todo: Sequence[PlannedRun], folder: Path, import_more: Callable[[], None]
-    ) -> AbstractContextManager[None]:
+    def starting(self, todo: Sequence[PlannedRun], folder: Path) -> AbstractContextManager[CheckInWorker]:
         """Return a context manager that starts workers on entry and ends them on exit; no run begins before `__call__`.
+
+        It yields a function that must be called once before `__call__`. Its argument prepares the driver, and is called
+        while the workers import libraries. It returns a sentence for each fault of the runs; None if no worker could
+        check them, so that the caller has to.
 
         Args:
             todo, folder: the arguments of the later `__call__`.
-            import_more: imports libraries; called once, while the launcher waits for its processes.
         """
         ...
 
@@ -98,21 +94,32 @@ def run_sweep(
         say(f"warning: {sentence}")
     say("checking examples, evaluations and methods before the first run starts")
     folder = new_sweep(plan)
+    mlflow = MirrorOfPlan(plan, tracking, say, remedy, must_answer=not is_under_way)
     with ExitStack() as until_the_end:
+        check: CheckInWorker = _do_not_check
         with no_lost_interrupt():
+            todo[0].run.record_settings.close_to_others()
             if isinstance(launch, StartsEarly):
-                until_the_end.enter_context(launch.starting(todo, folder, lambda: import_mlflow(tracking)))
+                check = until_the_end.enter_context(launch.starting(todo, folder))
         with no_lost_interrupt():  # again, since Ray has replaced the handlers of the first block
-            _preflight(todo)
+            if (faults := check(mlflow.connect)) is None:
+                faults = faults_of_runs([planned.run for planned in todo])
+        if faults:
+            raise UserError(*faults)
         freeze(todo, folder)
         with (
             stops_in_order(folder / STOP, say),
-            mirror_of(plan, tracking, say, remedy, must_answer=not is_under_way) as tracker,
+            mlflow.mirror() as tracker,
             _watched(plan, todo, tracker, progress),
         ):
             launch(todo, folder)
     _conclude(plan, folder, say)
     return True
+
+
+def _do_not_check(prepare_driver: Callable[[], None]) -> None:
+    """Prepare the driver, and return None as a CheckInWorker does that has no worker."""
+    prepare_driver()
 
 
 def in_order(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
@@ -157,54 +164,6 @@ def _write_missing(plan: Plan, tracking: TrackingSettings, say: Say, remedy: str
         faults = [str(error)]
     if faults:
         say(f"warning: MLflow lacks run values ({faults[0]}); the records have them, `{remedy}` writes them")
-
-
-def _preflight(todo: Sequence[PlannedRun]) -> None:
-    """Check the records' folder, make examples and suites, and try methods, to find faults before anything starts."""
-    from gmt.runs.prepare import prepare
-
-    todo[0].run.record_settings.close_to_others()
-    faults: dict[str, None] = {}
-    by_id = {planned.run.id: planned.run for planned in todo}
-    for planned in todo:
-        try:
-            with nullcontext() if planned is not todo[0] else no_collections():  # the first one imports libraries
-                prepared = prepare(planned.run)
-            _try_method(planned.run, prepared)
-            _check_merge(planned.run, prepared, by_id)
-        except UserError as error:
-            faults |= dict.fromkeys(error.sentences)
-    if faults:
-        raise UserError(*faults)
-
-
-def _check_merge(run: Run, prepared: "Prepared", by_id: Mapping[str, Run]) -> None:
-    """Check that the validation questions of a merge can be made, and that its other base exists, if it needs them.
-
-    Raises:
-        UserError: the questions are wrong, or the base does not exist.
-    """
-    if isinstance(run.merge, ChoosesParents):
-        from gmt.runs.validation import validation_suites
-
-        validation_suites(run.merge.validation, prepared)
-    if run.merge is not None and run.merge.takes_other_base:
-        from gmt.runs.parent_weights import bases  # imports torch and transformers
-
-        bases(run, by_id)
-
-
-def _try_method(run: Run, prepared: "Prepared") -> None:
-    """Try a method without weights, once for each model, method and use of the weights.
-
-    Raises:
-        UserError: the method can't work with the model or the examples.
-    """
-    if run.merge is None and not fits_every_model(run.method):
-        with no_collections():
-            from gmt.runs.method_check import check_method_on_skeleton  # importing a model's code takes seconds
-
-        check_method_on_skeleton(run, prepared)
 
 
 @contextmanager

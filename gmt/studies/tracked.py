@@ -14,63 +14,78 @@ from gmt.tracking.settings import TrackingSettings
 from gmt.tracking.views import CHOICE, LONGEST_DESCRIPTION
 
 if TYPE_CHECKING:
-    from gmt.tracking.mirror import Mirror, MirroredRun, Say
+    from gmt.tracking.mirror import Mirror, MirroredRun, OpenStore, Say
     from gmt.tracking.mlflow_view import MlflowView
 
 _QUESTION = "\n\n## Question\n"  # below the result, since a folded page shows only the first lines
 _MOST_SENTENCES = 12
 
 
-def import_mlflow(tracking: TrackingSettings) -> None:
-    """Import the modules that mirror_of needs, which takes seconds; import nothing if `tracking` names no store."""
-    if tracking.uri is not None:
-        with no_collections():
-            import gmt.tracking.mirror
-            import gmt.tracking.mlflow_view  # noqa: F401
-
-
-@contextmanager
-def mirror_of(
-    plan: Plan, tracking: TrackingSettings, say: "Say", remedy: str, *, must_answer: bool
-) -> Iterator[Tracker | None]:
-    """Yield a tracker that mirrors changed records to MLflow, and update the plan's parent run at the end.
-
-    It yields None if `tracking` names no store.
+class MirrorOfPlan:
+    """Mirrors a plan to MLflow in two steps: `connect` while the sweep is checked, and `mirror` once it may start.
 
     Args:
         plan: the study's plan.
         tracking: the settings of MLflow.
         say: prints a line.
         remedy: a command that later writes to MLflow what it lacks.
-        must_answer: whether to raise an error if the store does not answer now; else it is tried again later.
-
-    Raises:
-        UserError: the store does not answer.
+        must_answer: whether to raise an error if the store does not answer at first; else it is tried again later.
     """
-    if tracking.uri is None:
-        yield None
-        return
-    import_mlflow(tracking)
-    from gmt.tracking.mirror import Mirror, OpenStore
-    from gmt.tracking.mlflow_view import MlflowView
 
-    def open_store() -> OpenStore:
-        view = MlflowView(tracking)
-        return OpenStore(view=view, parent=_open_parent(plan, view))
+    def __init__(self, plan: Plan, tracking: TrackingSettings, say: "Say", remedy: str, *, must_answer: bool):
+        self._plan, self._tracking, self._say, self._remedy = plan, tracking, say, remedy
+        self._must_answer = must_answer
+        self._view: MlflowView | None = None
 
-    mirror = Mirror(open_store, say, remedy)
-    if must_answer:
-        with no_collections():  # opening imports as many modules again
+    def connect(self) -> None:
+        """Import MLflow and connect to the store, which takes seconds, without making a run in it.
+
+        Raises:
+            UserError: the store must answer, and does not.
+        """
+        if self._tracking.uri is None or self._view is not None:
+            return
+        with no_collections():
+            from gmt.tracking.mlflow_view import MlflowView
+
+            if self._must_answer:
+                self._view = MlflowView(self._tracking)
+
+    @contextmanager
+    def mirror(self) -> Iterator[Tracker | None]:
+        """Yield a tracker that mirrors changed records to MLflow, and update the plan's parent run at the end.
+
+        It yields None if the settings name no store.
+
+        Raises:
+            UserError: the store must answer, and does not.
+        """
+        if self._tracking.uri is None:
+            yield None
+            return
+        self.connect()
+        from gmt.tracking.mirror import Mirror
+
+        mirror = Mirror(self._open_store, self._say, self._remedy)
+        if self._must_answer:
             mirror.open()
-    try:
-        with mirror:
-            yield _PlanMirror(plan, mirror)
-    finally:
-        if mirror.store is not None and mirror.store.parent is not None:
-            try:
-                _close_parent(plan, mirror.store.view, mirror.store.parent)
-            except UserError as error:
-                say(f"warning: {error}; `{remedy}` writes what is missing")
+        try:
+            with mirror:
+                yield _PlanMirror(self._plan, mirror)
+        finally:
+            if mirror.store is not None and mirror.store.parent is not None:
+                try:
+                    _close_parent(self._plan, mirror.store.view, mirror.store.parent)
+                except UserError as error:
+                    self._say(f"warning: {error}; `{self._remedy}` writes what is missing")
+
+    def _open_store(self) -> "OpenStore":
+        from gmt.tracking.mirror import OpenStore
+        from gmt.tracking.mlflow_view import MlflowView
+
+        if self._view is None:
+            self._view = MlflowView(self._tracking)
+        return OpenStore(view=self._view, parent=_open_parent(self._plan, self._view))
 
 
 def write_missing(plan: Plan, view: "MlflowView") -> list[str]:

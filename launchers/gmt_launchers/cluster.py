@@ -18,9 +18,16 @@ from gmt.runs.gpus import gpus_here
 from gmt_launchers.import_paths import DriverImports
 from gmt_launchers.own_cluster import own_address
 from gmt_launchers.private_ray import private_ray
-from gmt_launchers.ray_internals import ask_head, keeps_idle_workers, silence_nodes, without_unused_processes
+from gmt_launchers.ray_internals import (
+    ask_head,
+    keeps_idle_workers,
+    silence_nodes,
+    starts_workers,
+    without_unused_processes,
+)
 from gmt_launchers.token import use_token_if_there_is_one
 
+_PRELOADED = "gmt_launchers.preload"
 _ANSWER_S = 5.0
 _EXIT_S = 15.0  # time for the last messages, and for the last check of the run records
 _MAX_MISSED = 5  # checks in a row, a second apart, without an answer; then the head counts as lost
@@ -78,13 +85,15 @@ class Head:
 
 
 @contextmanager
-def connected(address: str | None, num_cpus: int | None) -> Iterator[Head]:
+def connected(address: str | None, num_cpus: int | None, *, num_early: int = 0) -> Iterator[Head]:
     """Within the block, use a Ray that is started on this machine, or a running cluster.
 
     Args:
         address: None for Ray on this machine, `auto` for this user's cluster of which this machine is a node, or the
             HOST:PORT of a cluster.
         num_cpus: the number of cores that Ray may use on this machine; None for all.
+        num_early: the number of workers that Ray starts beforehand on this machine, which import what a training needs
+            before their first job; 0 leaves the number to Ray, and they import nothing. It is 0 on a machine with GPUs.
 
     Raises:
         UserError: nothing answers at the address, the token is wrong or other users can read it, or the versions
@@ -96,20 +105,22 @@ def connected(address: str | None, num_cpus: int | None) -> Iterator[Head]:
         address = own_address() if address == "auto" else address
         _check_answers(address)
     with nullcontext() if address is not None else private_ray() as folder:
-        head = _start_or_join(address, num_cpus, folder)
+        head = _start_or_join(address, num_cpus, folder, num_early)
         try:
             yield head
         finally:
             head.end()
 
 
-def _start_or_join(address: str | None, num_cpus: int | None, folder: Path | None) -> Head:
+def _start_or_join(address: str | None, num_cpus: int | None, folder: Path | None, num_early: int) -> Head:
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         with ExitStack() as ray_changes:
             if address is None:
                 ray_changes.enter_context(without_unused_processes())
                 ray_changes.enter_context(keeps_idle_workers())
+                if num_early and not gpus_here():  # a library may use a GPU before Ray has chosen it for the worker
+                    ray_changes.enter_context(starts_workers(num_early, module=_PRELOADED))
             # An explicit "local": without it Ray silently joins a cluster that somebody left behind.
             ray.init(
                 address=address or "local",

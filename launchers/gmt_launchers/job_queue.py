@@ -125,15 +125,15 @@ class JobQueue(Searcher):  # type: ignore[misc]  # Ray ships no types
         config = self._next_config(trial_id)
         if self._held is not None and (not isinstance(config, dict) or len(self._running) >= self._held.num_waiting):
             self._held.are_handed_out.set()
+            if not self._running:
+                self._held.is_unchecked.set()
         return config
 
     def _next_config(self, trial_id: str) -> Any:
         if self._owner.is_stopped():
             self._waiting.clear()
-        max_parallel = self._max_parallel
-        if self._held is not None and not self._held.gate.is_open:
-            max_parallel = min(self._held.num_waiting, max_parallel or self._held.num_waiting)
-        if max_parallel is not None and len(self._running) >= max_parallel:
+        limits = [self._max_parallel, None if self._held is None else self._held.limit()]
+        if any(limit is not None and len(self._running) >= limit for limit in limits):
             return None
         for _ in range(len(self._waiting)):
             index = self._waiting.popleft()
@@ -150,18 +150,24 @@ class JobQueue(Searcher):  # type: ignore[misc]  # Ray ships no types
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Handle the end of a trial. The scheduler has stopped a trial that ends without a result and an error."""
-        if not error and (index := self._running.pop(trial_id, None)) is not None:
+        if not error and (index := self._take(trial_id)) is not None:
             self._owner.note_early_stop(index)
 
     def handle_result(self, trial_id: str, result: Any) -> None:
         """Handle the result of a job."""
-        if (index := self._running.pop(trial_id, None)) is not None:
+        if (index := self._take(trial_id)) is not None:
             self._repeat_after(index, self._owner.handle_result(index, result))
 
     def handle_error(self, trial_id: str, error: Exception) -> None:
         """Handle the error of a job that raised or whose worker died."""
-        if (index := self._running.pop(trial_id, None)) is not None:
+        if (index := self._take(trial_id)) is not None:
             self._repeat_after(index, self._owner.handle_death(index, error))
+
+    def _take(self, trial_id: str) -> int | None:
+        """Return the index of the job of a trial that has ended, and forget the trial; None if that was done before."""
+        if self._held is not None:
+            self._held.is_unchecked.set()
+        return self._running.pop(trial_id, None)
 
     def _repeat_after(self, index: int, after_s: float | None) -> None:
         if after_s is not None:

@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import ray
+
 from gmt.credentials import without_secrets
 from gmt.records.record import State
 from gmt.runs.attempt import Outcome, attempt, get_ready, outcome_of
@@ -17,6 +19,7 @@ from gmt.runs.gpus import hide_gpus
 from gmt.runs.parents import failure_of, not_done
 from gmt.runs.settings import AUTO, RecordSettings
 from gmt.terminal import say
+from gmt_launchers import early_imports
 from gmt_launchers.cluster import Head, connected
 from gmt_launchers.deaths import kind_of_death, note_node, num_noted_processes
 from gmt_launchers.held import Gate, HeldJobs
@@ -68,7 +71,7 @@ def launch_runs(
 
 
 def start_runs(runs: Sequence[Run], stop: Path, starting: StartingRuns, *, work: Work = attempt) -> None:
-    """Start the first workers of runs; they import libraries, and wait until the runs may begin.
+    """Start the first workers of runs; they import libraries, check all runs, and wait until the runs may begin.
 
     Args:
         runs, stop, work: see launch_runs.
@@ -87,8 +90,11 @@ def _do_on_cluster(head: Head, runs: Sequence[Run], stop: Path, work: Work, held
     """Do runs on the connected cluster, and return the owner of their jobs."""
     num_gpus = _num_gpus()
     runs = [run.with_gpus(num_gpus) for run in runs]
-    gate = None if held is None else held.gate
-    jobs = [_job(run, stop, work, gate) for run in runs]
+    gate, wait = None, None
+    if held is not None:
+        gate, check = held.gate, functools.partial(_faults_of, ray.put([run.config for run in runs]))
+        wait = functools.partial(_wait_at_gate, gate, stop, check)
+    jobs = [_job(run, stop, work, wait) for run in runs]
     max_parallel = check_fits([(dict(worker), number) for worker, number in {_shape(run) for run in runs}])
     several = any(run.resources.workers > 1 for run in runs)
     owner = _RunsOwner(runs, stop, gate)
@@ -115,7 +121,8 @@ def _shape(run: Run) -> tuple[tuple[tuple[str, float], ...], int]:
     return (("CPU", float(resources.cpus)), ("GPU", float(resources.gpus)), ("memory", memory)), resources.workers
 
 
-def _job(run: Run, stop: Path, work: Work, gate: Gate | None) -> Job:
+def _job(run: Run, stop: Path, work: Work, wait: Callable[[Callable[[], None]], Outcome] | None) -> Job:
+    """Return the job of a run; `wait` is given the preparation of the run, and waits until the run may begin."""
     (_, cpus), (_, gpus), (_, memory) = _shape(run)[0]
     if run.resources.workers > 1:
         from gmt_launchers.ray_train import attempt_on_workers  # takes 3 s
@@ -125,8 +132,8 @@ def _job(run: Run, stop: Path, work: Work, gate: Gate | None) -> Job:
     settings, work_on_run = run.record_settings, functools.partial(work, run.config, stop)
     # A process that only waits for the workers of a run has nothing to prepare.
     prepare = functools.partial(get_ready, run.config) if run.resources.workers == 1 else _do_nothing
-    wait = None if gate is None else functools.partial(_wait_at_gate, gate, stop, prepare)
-    work_in_worker = functools.partial(_do_in_worker, settings, run.record.folder, work_on_run, gpus, wait)
+    prepare_and_wait = None if wait is None else functools.partial(wait, prepare)
+    work_in_worker = functools.partial(_do_in_worker, settings, run.record.folder, work_on_run, gpus, prepare_and_wait)
     job = Job(work=work_in_worker, cpus=cpus, gpus=gpus, memory_bytes=int(memory) or None)
     if run.resources.workers == 1:
         return job
@@ -158,6 +165,7 @@ def _do_in_worker(
         settings.close_to_others()
         note_node(folder)
 
+    early_imports.wait()
     if not gpus:
         hide_gpus()
     outcome = Outcome(state="done") if wait is None else wait()
@@ -166,13 +174,27 @@ def _do_in_worker(
     return work_on_run(report_score) if outcome.state == "done" else outcome
 
 
+def _faults_of(configs: ray.ObjectRef) -> list[str]:
+    """Check all runs in a worker, and return their faults."""
+    from gmt.studies.preflight import faults_of_configs
+
+    return faults_of_configs(ray.get(configs))
+
+
 def _do_nothing() -> None:
     """Do nothing."""
 
 
-def _wait_at_gate(gate: Gate, stop: Path, prepare: Callable[[], None]) -> Outcome:
-    """Prepare a run in its worker, and wait until the run may begin; return `interrupted` after a stop, else `done`."""
-    gate.wait(prepare)
+def _wait_at_gate(gate: Gate, stop: Path, check: Callable[[], Sequence[str]], prepare: Callable[[], None]) -> Outcome:
+    """Wait in a worker until its run may begin; return `interrupted` after a stop, else `done`.
+
+    Args:
+        gate: the gate, which opens when runs may begin.
+        stop: the stop file.
+        check: returns the faults of all runs.
+        prepare: prepares this worker's run.
+    """
+    gate.wait(prepare, check)
     return Outcome(state="interrupted" if stop.exists() else "done")
 
 

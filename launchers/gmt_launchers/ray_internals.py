@@ -62,14 +62,43 @@ def without_unused_processes() -> Iterator[None]:
 def keeps_idle_workers() -> Iterator[None]:
     """Make the Ray that the block starts keep the workers that it starts beforehand until a job needs them.
 
-    Ray 2.60 ends a worker that was idle for a second, and starts another for the next job. If the user has set the
-    variable, this changes nothing.
+    Ray 2.60 ends a worker that was idle for a second, and starts another for the next job.
     """
-    name = "RAY_idle_worker_killing_time_threshold_ms"
+    with _environment("RAY_idle_worker_killing_time_threshold_ms", "3600000"):
+        yield
+
+
+@contextmanager
+def starts_workers(number: int, *, module: str) -> Iterator[None]:
+    """Make the Ray that the block starts on this machine start a number of workers beforehand, which import a module.
+
+    Ray 2.60 starts a worker for each core, and has no setting for it. The import must be short, since Ray gives a job
+    to another, new process while a worker still imports.
+    """
+    from ray._private import services
+
+    original = services.start_ray_process
+    flag = "--num_prestart_python_workers="
+
+    def start_ray_process(command: list[str], *args: object, **values: object) -> object:
+        changed = [f"{flag}{number}" if word.startswith(flag) else word for word in command]
+        return original(changed, *args, **values)
+
+    services.start_ray_process = start_ray_process
+    try:
+        with _environment("RAY_preload_python_modules", module):
+            yield
+    finally:
+        services.start_ray_process = original
+
+
+@contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    """Set an environment variable within the block, unless the user has set it."""
     if name in os.environ:
         yield
         return
-    os.environ[name] = "3600000"
+    os.environ[name] = value
     try:
         yield
     finally:

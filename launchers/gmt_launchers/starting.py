@@ -1,7 +1,9 @@
-"""Starts Ray and workers on this machine while the driver still checks the runs for these workers."""
+"""Starts Ray and workers on this machine, of which one checks the runs before any of them begins."""
 
 import tempfile
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -26,15 +28,21 @@ class StartingRuns:
         num_waiting: the number of workers that may start before `finish` is called.
     """
 
-    def __init__(self, connect: Callable[[], AbstractContextManager[Head]], *, num_waiting: int):
+    def __init__(self, connect: Callable[[], AbstractContextManager[Head]], num_waiting: int):
         self._connect = connect
         self._folder = tempfile.TemporaryDirectory(prefix="gmt-gate-")
         self._held = HeldJobs(gate=Gate(Path(self._folder.name)), num_waiting=num_waiting)
+        self._is_ray_up = threading.Event()
         self._do_runs: Future[DoRuns | None] = Future()
         self._result = call_in_daemon_thread(self._run_ray, "gmt-ray")
 
+    def wait_for_ray(self) -> None:
+        """Wait until Ray has started, or could not start; `finish` raises the error of a failed start."""
+        while not self._is_ray_up.wait(_POLL_S) and not self._result.done():
+            pass
+
     def begin(self, do_runs: DoRuns) -> None:
-        """Wait until Ray has started and the first workers are starting; `finish` raises the error of a failed start.
+        """Wait until the first workers are starting; `finish` raises the error of a failed start.
 
         The caller waits because two threads that compute at the same time in one Python process take longer than one
         after the other.
@@ -45,6 +53,19 @@ class StartingRuns:
         self._do_runs.set_result(do_runs)
         while not self._held.are_handed_out.wait(_POLL_S) and not self._result.done():
             pass
+
+    def faults(self) -> Sequence[str] | None:
+        """Wait until a worker has checked all runs; meanwhile another worker may start, on the driver's core.
+
+        Returns:
+            A sentence for each fault; None if no worker can check the runs, so that the caller has to.
+        """
+        self._held.driver_waits.set()
+        while (faults := self._held.gate.faults()) is None:
+            if self._held.is_unchecked.is_set() or self._result.done():
+                return self._held.gate.faults()  # which a worker may have written meanwhile
+            time.sleep(_POLL_S)
+        return faults
 
     def finish(self) -> None:
         """Let the runs begin, and wait until all have ended.
@@ -66,6 +87,7 @@ class StartingRuns:
 
     def _run_ray(self) -> None:
         with self._connect() as head:
+            self._is_ray_up.set()
             do_runs = self._do_runs.result()
             if do_runs is not None and not self._held.must_end.is_set():
                 do_runs(head, self._held)

@@ -33,6 +33,8 @@ def test_functions_that_we_replace_have_the_parameters_that_we_know() -> None:
     assert parameters(Node.start_api_server) == ["self", "include_dashboard", "raise_on_failure"]
     assert class_cache.DEFAULT_ENV_VARS == {"PL_DISABLE_FORK": "1"}
     assert isinstance(class_cache.ENV_VARS_TO_PROPAGATE, set)
+    assert parameters(services.start_ray_process)[:2] == ["command", "process_type"]
+    assert '"--num_prestart_python_workers={}"' in inspect.getsource(services.start_raylet)
 
 
 def test_functions_that_we_call_take_our_arguments() -> None:
@@ -62,10 +64,15 @@ def test_ray_has_its_own_functions_and_variables_again_after_a_block() -> None:
             *(getattr(Node, name) for name in names),
             class_cache.DEFAULT_ENV_VARS,
             class_cache.ENV_VARS_TO_PROPAGATE,
+            services.start_ray_process,
         ]
 
     before = replaced()
-    with ray_internals.without_unused_processes(), ray_internals.in_prestarted_workers():
+    with (
+        ray_internals.without_unused_processes(),
+        ray_internals.in_prestarted_workers(),
+        ray_internals.starts_workers(1, module="json"),
+    ):
         assert not any(now is own for now, own in zip(replaced(), before, strict=True))
     assert all(now is own for now, own in zip(replaced(), before, strict=True))
 

@@ -104,20 +104,63 @@ def test_end_stops_runs_that_are_held_back_and_may_be_called_twice() -> None:
     assert stopped == [True]
 
 
-def test_a_worker_prepares_its_run_and_waits_until_the_run_may_begin(tmp_path: Path) -> None:
-    gate, ready = Gate(tmp_path), threading.Event()
-    waiting = call_in_daemon_thread(lambda: _wait_at_gate(gate, tmp_path / "stop", ready.set), "test")
-    assert ready.wait(60)
-    assert not waiting.done()
+def test_a_worker_prepares_its_run_and_checks_all_runs_and_waits_until_the_run_may_begin(tmp_path: Path) -> None:
+    gate, calls = Gate(tmp_path), []
+
+    def check() -> list[str]:
+        calls.append("check")
+        return ["a fault"]
+
+    wait = partial(_wait_at_gate, gate, tmp_path / "stop", check, partial(calls.append, "prepare"))
+    assert gate.faults() is None
+    first = call_in_daemon_thread(wait, "test")
+    wait_for(lambda: gate.faults() is not None, 60)
+    assert gate.faults() == ["a fault"]
+    second = call_in_daemon_thread(wait, "test")
+    wait_for(lambda: calls.count("prepare") == 2, 60)
+    assert not first.done()
+    assert not second.done()
     gate.let_jobs_begin()
-    assert waiting.result(60).state == "done"
+    assert first.result(60).state == second.result(60).state == "done"
+    assert calls == ["prepare", "check", "prepare"]
 
 
-def test_a_worker_that_starts_after_the_gate_has_opened_prepares_and_waits_for_nothing(tmp_path: Path) -> None:
-    gate, ready = Gate(tmp_path), threading.Event()
+def test_a_worker_that_starts_after_the_gate_has_opened_does_nothing_before_its_run(tmp_path: Path) -> None:
+    gate, calls = Gate(tmp_path), []
     gate.let_jobs_begin()
-    assert _wait_at_gate(gate, tmp_path / "stop", ready.set).state == "done"
-    assert not ready.is_set()
+    outcome = _wait_at_gate(
+        gate, tmp_path / "stop", lambda: calls.append("check") or [], lambda: calls.append("prepare")
+    )
+    assert (outcome.state, calls) == ("done", [])
+
+
+@pytest.mark.parametrize("is_checked", [True, False])
+def test_the_driver_learns_the_faults_or_that_no_worker_will_check(is_checked: bool) -> None:
+    def do_runs(head: Any, held: HeldJobs) -> None:
+        held.are_handed_out.set()
+        assert held.driver_waits.wait(60)
+        if is_checked:
+            waiting = call_in_daemon_thread(lambda: held.gate.wait(lambda: None, lambda: ["a fault"]), "test")
+            wait_for(lambda: held.gate.faults() is not None, 60)
+            held.gate.let_jobs_begin()
+            waiting.result(60)
+        held.is_unchecked.set()  # the worker ended
+        held.must_end.wait(60)
+
+    starting = StartingRuns(no_ray, num_waiting=1)
+    try:
+        starting.begin(do_runs)
+        assert starting.faults() == (["a fault"] if is_checked else None)
+    finally:
+        starting.end()
+
+
+def test_the_driver_checks_the_runs_itself_if_ray_could_not_start() -> None:
+    starting = StartingRuns(fail_to_start, num_waiting=1)
+    starting.wait_for_ray()
+    starting.begin(lambda head, held: None)
+    assert starting.faults() is None
+    starting.end()
 
 
 def test_a_fault_of_a_runs_settings_fails_its_attempt_and_not_its_preparation(tmp_path: Path) -> None:
@@ -131,7 +174,7 @@ def test_a_run_leaves_no_record_if_its_sweep_is_stopped_while_it_is_held_back(tm
     stop.touch()
     gate.let_jobs_begin()
     [run] = runs(tmp_path)
-    wait = partial(_wait_at_gate, gate, stop, lambda: None)
+    wait = partial(_wait_at_gate, gate, stop, list, lambda: None)
     outcome = _do_in_worker(run.record_settings, run.record.folder, begun.append, 0.0, wait, None)  # type: ignore[arg-type]
     assert (outcome.state, begun, run.record.exists()) == ("interrupted", [], False)
 
@@ -172,13 +215,15 @@ def imports_for_training(pid: int) -> bool:
 @pytest.mark.slow  # the other tests of sweeps start Ray in the same way, and do not check the processes
 def test_the_first_worker_imports_what_training_needs_while_its_run_is_held_back(tmp_path: Path) -> None:
     todo = runs(tmp_path)
-    starting = StartingRuns(lambda: connected(None, 2), num_waiting=1)
+    starting = StartingRuns(partial(connected, None, 2, num_early=1), num_waiting=1)
     try:
-        start_runs(todo, tmp_path / "stop", starting, work=describe_worker)
-        wait_for(lambda: " ".join(commands().values()).count("ray::") >= 4, 60)  # two agents and two workers
+        starting.wait_for_ray()
+        wait_for(lambda: " ".join(commands().values()).count("ray::") >= 3, 60)  # two agents and a worker
         before = commands()
+        start_runs(todo, tmp_path / "stop", starting, work=describe_worker)
         assert not [command for command in before.values() if any(name in command for name in UNUSED_PROCESSES)]
         wait_for(lambda: any(map(imports_for_training, commands())), 120)
+        assert starting.faults() == []
         assert not (tmp_path / "worker").exists()
         starting.finish()
     finally:
@@ -186,6 +231,6 @@ def test_the_first_worker_imports_what_training_needs_while_its_run_is_held_back
     worker = json.loads((tmp_path / "worker").read_text())
     assert worker["pid"] in before
     assert "PL_DISABLE_FORK" not in worker["variables"]  # Ray starts a new worker for a job with variables of its own
-    assert TRAINING | {"torch", "transformers"} < set(worker["modules"])
+    assert TRAINING | {"torch", "transformers", "gmt_launchers.preload"} < set(worker["modules"])
     assert sorted(DRIVER_ONLY & set(worker["modules"])) == []
     assert not [command for command in commands().values() if "raylet" in command]

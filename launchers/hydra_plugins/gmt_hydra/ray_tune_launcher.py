@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from gmt_launchers.starting import StartingRuns
 
     from gmt.studies.plan import PlannedRun
+    from gmt.studies.sweep import CheckInWorker
 
 
 @dataclass
@@ -66,31 +68,43 @@ class _RunsOnRay:
         self._starting: StartingRuns | None = None
 
     @contextmanager
-    def starting(self, todo: "Sequence[PlannedRun]", folder: Path, import_more: Callable[[], None]) -> Iterator[None]:
-        """Start Ray and workers on this machine, and end them after the block; do nothing on a joined cluster."""
+    def starting(self, todo: "Sequence[PlannedRun]", folder: Path) -> "Iterator[CheckInWorker]":
+        """Start Ray and workers on this machine, and end them after the block; on a joined cluster start nothing."""
         from gmt_launchers.cluster import connected
         from gmt_launchers.hydra_settings import RayTuneSettings
         from gmt_launchers.starting import StartingRuns
 
-        from gmt.studies.frozen import STOP
         from gmt.terminal import say
 
         settings = RayTuneSettings(**self._values)
         if settings.address is not None:
-            yield
+            yield lambda prepare_driver: prepare_driver()
             return
-        say("starting Ray meanwhile")
-        num_waiting = max((settings.num_cpus or len(os.sched_getaffinity(0))) - 1, 1)  # one core is the driver's
-        self._starting = StartingRuns(lambda: connected(None, settings.num_cpus), num_waiting=num_waiting)
+        say("starting Ray, whose first worker does these checks")
+        num_cpus = settings.num_cpus or len(os.sched_getaffinity(0))
+        num_waiting = max(num_cpus - 1, 1)  # one core is the driver's
+        num_early = min(num_waiting, sum(planned.run.resources.workers == 1 for planned in todo))
+        starting = StartingRuns(partial(connected, None, settings.num_cpus, num_early=num_early), num_waiting)
         try:
-            from gmt_launchers.planned_runs import start_runs  # imports Tune while Ray's processes start
-
-            import_more()
-            start_runs([planned.run for planned in todo], folder / STOP, self._starting)
-            yield
+            starting.wait_for_ray()
+            self._starting = starting
+            yield partial(self._check, todo, folder)
         finally:
-            self._starting.end()
             self._starting = None
+            starting.end()
+
+    def _check(
+        self, todo: "Sequence[PlannedRun]", folder: Path, prepare_driver: Callable[[], None]
+    ) -> Sequence[str] | None:
+        """Start the first workers, and return the faults of all runs that one of them finds; None if none can check."""
+        from gmt_launchers.planned_runs import start_runs  # imports Tune; earlier Ray's processes needed the cores
+
+        from gmt.studies.frozen import STOP
+
+        assert self._starting is not None
+        start_runs([planned.run for planned in todo], folder / STOP, self._starting)
+        prepare_driver()
+        return self._starting.faults()
 
     def __call__(self, todo: "Sequence[PlannedRun]", folder: Path) -> None:
         """Do the runs of a plan."""

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import hypothesis.strategies as st
+import pytest
 from gmt_launchers import job_queue
 from gmt_launchers.held import Gate, HeldJobs
 from gmt_launchers.job_queue import Job, JobQueue, Ready
@@ -140,3 +141,33 @@ def test_held_jobs_do_not_exceed_the_limit_of_parallel_jobs(tmp_path: Path) -> N
     queue = JobQueue([JOB] * 3, Script([["return"]] * 3), 1, held)
     assert [queue.suggest(trial) is not None for trial in "ab"] == [True, False]
     assert held.are_handed_out.is_set()
+
+
+def test_another_held_job_gets_a_worker_once_the_driver_waits(tmp_path: Path) -> None:
+    held = HeldJobs(gate=Gate(tmp_path), num_waiting=1)
+    queue = JobQueue([JOB] * 3, Script([["return"]] * 3), held=held)
+    assert [queue.suggest(trial) is not None for trial in "ab"] == [True, False]
+    held.driver_waits.set()
+    assert [queue.suggest(trial) is not None for trial in "bc"] == [True, False]
+    assert not held.is_unchecked.is_set()
+
+
+@pytest.mark.parametrize("end", ["result", "death", "early stop"])
+def test_the_driver_checks_the_runs_if_a_worker_ends_before_they_may_begin(tmp_path: Path, end: str) -> None:
+    held = HeldJobs(gate=Gate(tmp_path), num_waiting=1)
+    queue = JobQueue([JOB], Script([["return"] * 2]), held=held)
+    queue.suggest("a")
+    assert not held.is_unchecked.is_set()
+    if end == "result":
+        queue.handle_result("a", None)
+    elif end == "death":
+        queue.handle_error("a", RuntimeError("it was killed"))
+    else:
+        queue.on_trial_complete("a")
+    assert held.is_unchecked.is_set()
+
+
+def test_the_driver_checks_the_runs_if_no_job_can_be_handed_out(tmp_path: Path) -> None:
+    held = HeldJobs(gate=Gate(tmp_path), num_waiting=1)
+    JobQueue([JOB], Script([["later", "return"]]), held=held).suggest("a")
+    assert held.is_unchecked.is_set()

@@ -1,5 +1,8 @@
-"""A method that can't work with its model is refused before any run of a sweep starts."""
+"""A fault that would stop a run is found before any run of a sweep starts, in a worker or in the driver."""
 
+import pickle
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -7,9 +10,12 @@ import pytest
 
 from gmt.errors import RunFailed, UserError
 from gmt.runs import method_check
-from gmt.studies.plan import Plan
+from gmt.runs.build import Run
+from gmt.studies import sweep as sweep_module
+from gmt.studies.plan import Plan, PlannedRun
+from gmt.studies.preflight import faults_of_configs, faults_of_runs
 from gmt.studies.progress import Lines
-from gmt.studies.sweep import run_sweep
+from gmt.studies.sweep import CheckInWorker, run_sweep
 from gmt.tracking.settings import TrackingSettings
 from tests.finished import plan_of
 
@@ -88,3 +94,65 @@ def test_a_method_is_tried_once_for_each_of_its_settings(tmp_path: Path, monkeyp
         ("lora", 4),
         ("hft", None),
     ]
+
+
+class EarlyLauncher:
+    """A launcher whose worker has found given faults, or None if no worker could check the runs."""
+
+    def __init__(self, found: list[str] | None):
+        self.found, self.calls = found, list[str]()
+
+    @contextmanager
+    def starting(self, todo: Sequence[PlannedRun], folder: Path) -> Iterator[CheckInWorker]:
+        def check(prepare_driver: Callable[[], None]) -> list[str] | None:
+            prepare_driver()
+            self.calls.append("check")
+            return self.found
+
+        yield check
+        self.calls.append("end")
+
+    def __call__(self, todo: Sequence[PlannedRun], folder: Path) -> None:
+        self.calls.append("launch")
+
+
+@pytest.mark.parametrize(
+    ("found", "calls", "error"),
+    [
+        (["a fault", "another"], ["check"], UserError),
+        ([], ["check", "launch"], RunFailed),  # since the launcher does no run
+        (None, ["check", "the driver checks", "launch"], RunFailed),
+    ],
+)
+def test_the_driver_checks_a_sweep_only_if_no_worker_could(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    found: list[str] | None,
+    calls: list[str],
+    error: type[Exception],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    launcher = EarlyLauncher(found)
+
+    def check(runs: Sequence[Run]) -> list[str]:
+        launcher.calls.append("the driver checks")
+        return []
+
+    monkeypatch.setattr(sweep_module, "faults_of_runs", check)
+    plan = plan_of(tmp_path, {"sft": {"method": "sft"}}, SEEDS)
+    with pytest.raises(error) as raised:
+        run_sweep(plan, NOWHERE, launcher, Lines(), say=lambda line: None, remedy="")
+    assert [call for call in launcher.calls if call != "end"] == calls
+    if isinstance(raised.value, UserError):
+        assert raised.value.sentences == ("a fault", "another")
+
+
+def test_a_worker_finds_the_faults_of_all_runs_from_their_configs(tmp_path: Path) -> None:
+    wrong: dict[str, dict[str, Any]] = {
+        "long": {"method": "sft", "train.max_length": 2},
+        "lora": {"method": "lora", "method.rank": 4096},
+    }
+    runs = [planned.run for planned in plan_of(tmp_path, {"sft": {"method": "sft"}} | wrong, SEEDS).runs]
+    faults = faults_of_configs(pickle.loads(pickle.dumps([run.config for run in runs])))
+    assert faults == faults_of_runs(runs)
+    assert [fault.split()[0] for fault in faults] == ["train.max_length", "method.rank"]
