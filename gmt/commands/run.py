@@ -148,12 +148,13 @@ def _progress_printed(run: Run, tracking: TrackingSettings, name: str) -> Iterat
 @contextmanager
 def _mirrored(run: Run, tracking: TrackingSettings, name: str) -> Iterator[Callable[[bool], None]]:
     tags = {"gmt.method": run.method.name, "gmt.task": run.task.name, "gmt.seed": str(run.seed)}
-    with no_collections():  # opening a store imports as much as MLflow's client
-        from gmt.tracking.mirror import Mirror, MirroredRun, OpenStore
-        from gmt.tracking.mlflow_view import MlflowView
+    from gmt.tracking.mirror import Mirror, MirroredRun, OpenStore
+    from gmt.tracking.view_process import ViewInProcess
 
-        mirrored = MirroredRun(record=run.record, name=name, tags=tags)
-        mirror = Mirror(lambda: OpenStore(view=MlflowView(tracking)), say, remedy=f"gmt sync {run.id}")
-        mirror.open()
-    with mirror:
-        yield lambda final: mirror.note_change(mirrored, final=final)
+    mirrored = MirroredRun(record=run.record, name=name, tags=tags)
+    with ViewInProcess(tracking) as view:
+        with no_collections():  # while the store is opened
+            import gmt.runs.execute  # noqa: F401
+        view.wait()
+        with Mirror(lambda: OpenStore(view=view), say, remedy=f"gmt sync {run.id}") as mirror:
+            yield lambda final: mirror.note_change(mirrored, final=final)

@@ -61,7 +61,8 @@ def _sync_study(plan: Plan, tracking: TrackingSettings) -> None:
 
 
 def _sync_runs(records: Sequence[RunRecord], tracking: TrackingSettings) -> None:
-    from gmt.tracking.mirror import MirroredRun, write
+    from gmt.tracking.mirror import MirroredRun
+    from gmt.tracking.missing import write
     from gmt.tracking.mlflow_view import MlflowView
 
     view, items = MlflowView(tracking), []

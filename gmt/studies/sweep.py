@@ -94,8 +94,8 @@ def run_sweep(
         say(f"warning: {sentence}")
     say("checking examples, evaluations and methods before the first run starts")
     folder = new_sweep(plan)
-    mlflow = MirrorOfPlan(plan, tracking, say, remedy, must_answer=not is_under_way)
     with ExitStack() as until_the_end:
+        mlflow = until_the_end.enter_context(MirrorOfPlan(plan, tracking, say, remedy, must_answer=not is_under_way))
         check: CheckInWorker = _do_not_check
         with no_lost_interrupt():
             todo[0].run.record_settings.close_to_others()

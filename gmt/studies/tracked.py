@@ -1,8 +1,8 @@
 """Mirrors a plan to MLflow: a parent run for the plan, and a run for each of its runs."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
 
 from gmt.axis import seed_of
 from gmt.errors import UserError
@@ -10,19 +10,26 @@ from gmt.garbage import no_collections
 from gmt.studies.plan import STATES, Plan, PlannedRun, broken
 from gmt.studies.tuning_words import values_in_words
 from gmt.studies.watch import Tracker
+from gmt.tracking.mirror import Mirror, MirroredRun, OpenStore, Say
 from gmt.tracking.settings import TrackingSettings
+from gmt.tracking.view_process import StoreFault, ViewInProcess
 from gmt.tracking.views import CHOICE, LONGEST_DESCRIPTION
 
 if TYPE_CHECKING:
-    from gmt.tracking.mirror import Mirror, MirroredRun, OpenStore, Say
     from gmt.tracking.mlflow_view import MlflowView
 
 _QUESTION = "\n\n## Question\n"  # below the result, since a folded page shows only the first lines
 _MOST_SENTENCES = 12
+_MANY_RUNS = (
+    100  # benchmarks/sweep_overhead.py: from about so many runs on, a process for MLflow gains more than it costs
+)
 
 
 class MirrorOfPlan:
     """Mirrors a plan to MLflow in two steps: `connect` while the sweep is checked, and `mirror` once it may start.
+
+    A plan of many runs is written by a process of its own, which ends with this context manager: that costs seconds of
+    a core at the start, and then leaves the driver more time for the runs.
 
     Args:
         plan: the study's plan.
@@ -32,24 +39,32 @@ class MirrorOfPlan:
         must_answer: whether to raise an error if the store does not answer at first; else it is tried again later.
     """
 
-    def __init__(self, plan: Plan, tracking: TrackingSettings, say: "Say", remedy: str, *, must_answer: bool):
+    def __init__(self, plan: Plan, tracking: TrackingSettings, say: Say, remedy: str, *, must_answer: bool):
         self._plan, self._tracking, self._say, self._remedy = plan, tracking, say, remedy
         self._must_answer = must_answer
-        self._view: MlflowView | None = None
+        self._view: MlflowView | ViewInProcess | None = None
+        self._until_the_end = ExitStack()
+
+    def __enter__(self) -> "MirrorOfPlan":
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._until_the_end.__exit__(*error)
 
     def connect(self) -> None:
-        """Import MLflow and connect to the store, which takes seconds, without making a run in it.
+        """Import MLflow and connect to the store, which takes seconds; no run is made in it.
 
         Raises:
             UserError: the store must answer, and does not.
         """
         if self._tracking.uri is None or self._view is not None:
             return
-        with no_collections():
-            from gmt.tracking.mlflow_view import MlflowView
-
+        if len(self._plan.runs) >= _MANY_RUNS:
+            self._view = self._until_the_end.enter_context(ViewInProcess(self._tracking))
             if self._must_answer:
-                self._view = MlflowView(self._tracking)
+                self._view.wait()
+        elif self._must_answer:
+            self._view = _view_here(self._tracking)
 
     @contextmanager
     def mirror(self) -> Iterator[Tracker | None]:
@@ -60,12 +75,10 @@ class MirrorOfPlan:
         Raises:
             UserError: the store must answer, and does not.
         """
+        self.connect()
         if self._tracking.uri is None:
             yield None
             return
-        self.connect()
-        from gmt.tracking.mirror import Mirror
-
         mirror = Mirror(self._open_store, self._say, self._remedy)
         if self._must_answer:
             mirror.open()
@@ -73,19 +86,23 @@ class MirrorOfPlan:
             with mirror:
                 yield _PlanMirror(self._plan, mirror)
         finally:
-            if mirror.store is not None and mirror.store.parent is not None:
+            if self._view is not None and mirror.store is not None and mirror.store.parent is not None:
                 try:
-                    _close_parent(self._plan, mirror.store.view, mirror.store.parent)
-                except UserError as error:
+                    _close_parent(self._plan, self._view, mirror.store.parent)
+                except (UserError, StoreFault) as error:
                     self._say(f"warning: {error}; `{self._remedy}` writes what is missing")
 
-    def _open_store(self) -> "OpenStore":
-        from gmt.tracking.mirror import OpenStore
+    def _open_store(self) -> OpenStore:
+        if self._view is None:
+            self._view = _view_here(self._tracking)
+        return OpenStore(view=self._view, parent=_open_parent(self._plan, self._view))
+
+
+def _view_here(tracking: TrackingSettings) -> "MlflowView":
+    with no_collections():
         from gmt.tracking.mlflow_view import MlflowView
 
-        if self._view is None:
-            self._view = MlflowView(self._tracking)
-        return OpenStore(view=self._view, parent=_open_parent(self._plan, self._view))
+        return MlflowView(tracking)
 
 
 def write_missing(plan: Plan, view: "MlflowView") -> list[str]:
@@ -97,7 +114,7 @@ def write_missing(plan: Plan, view: "MlflowView") -> list[str]:
     Raises:
         UserError: the store stopped answering.
     """
-    from gmt.tracking.mirror import write
+    from gmt.tracking.missing import write
 
     parent = _open_parent(plan, view)
     try:
@@ -106,7 +123,7 @@ def write_missing(plan: Plan, view: "MlflowView") -> list[str]:
         _close_parent(plan, view, parent)
 
 
-def _open_parent(plan: Plan, view: "MlflowView") -> str:
+def _open_parent(plan: Plan, view: "MlflowView | ViewInProcess") -> str:
     parent = view.open_parent(plan.study.name, plan.identity, describe(plan), {"gmt.study": plan.study.name})
     tasks = ["gmt.task"] if len({planned.run.task.name for planned in plan.comparison}) > 1 else []
     _, page = view.pages(plan.identity)
@@ -116,7 +133,7 @@ def _open_parent(plan: Plan, view: "MlflowView") -> str:
     return parent
 
 
-def _close_parent(plan: Plan, view: "MlflowView", parent: str) -> None:
+def _close_parent(plan: Plan, view: "MlflowView | ViewInProcess", parent: str) -> None:
     by_run = plan.states()
     states = list(by_run.values())
     counts = {f"runs/{state.replace(' ', '_')}": float(states.count(state)) for state in STATES}
@@ -125,10 +142,8 @@ def _close_parent(plan: Plan, view: "MlflowView", parent: str) -> None:
     view.close_parent(parent, failed=failed, metrics=counts, description=describe(plan, result if heading else ""))
 
 
-def mirrored(plan: Plan, planned: PlannedRun) -> "MirroredRun":
+def mirrored(plan: Plan, planned: PlannedRun) -> MirroredRun:
     """Return a run of a plan with its name and tags in MLflow."""
-    from gmt.tracking.mirror import MirroredRun
-
     science, point = planned.run.science, planned.point
     axis = plan.study.along
     known = {
@@ -152,7 +167,7 @@ def mirrored(plan: Plan, planned: PlannedRun) -> "MirroredRun":
 class _PlanMirror:
     """A tracker that passes changed runs of a plan to the mirror."""
 
-    def __init__(self, plan: Plan, mirror: "Mirror"):
+    def __init__(self, plan: Plan, mirror: Mirror):
         self._plan, self._mirror = plan, mirror
 
     def note_change(self, planned: PlannedRun, *, final: bool) -> None:

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
-from rich.console import Console
-from rich.progress import track
-
-from gmt.errors import UserError
 from gmt.records.record import RunRecord
-from gmt.tracking.mlflow_view import STORE_ERRORS, MlflowView, reason
+from gmt.tracking.reasons import reason
 
 Say = Callable[[str], None]
 
@@ -37,32 +33,20 @@ class MirroredRun:
     tags: Mapping[str, str]
 
 
-def write(view: MlflowView, runs: Sequence[MirroredRun], parent: str | None) -> list[str]:
-    """Write records that no process mirrors to MLflow, with a progress bar.
+class View(Protocol):
+    """Writes records to a store: an MlflowView, or a ViewInProcess, which calls one in another process."""
 
-    Args:
-        view: the view of the store.
-        runs: the runs to write.
-        parent: the MLflow id of the sweep's parent run, or None.
+    def sync(self, record: RunRecord, *, name: str, parent: str | None, tags: Mapping[str, str], final: bool) -> bool:
+        """Write a record to the store; return False, without writing, if another process mirrors it."""
+        ...
 
-    Returns:
-        A clause for each run that MLflow does not have completely.
+    def answers(self) -> bool:
+        """Return whether the store answers a short request."""
+        ...
 
-    Raises:
-        UserError: the store stopped answering.
-    """
-    faults = []
-    for run in track(runs, "MLflow", disable=not sys.stderr.isatty(), console=Console(stderr=True)):
-        try:
-            if not view.sync(run.record, name=run.name, parent=parent, tags=run.tags, final=True):
-                faults.append(f"{run.name} is mirrored by another process")
-        except STORE_ERRORS as error:  # a fault of one run; the others are written
-            if not view.answers():
-                raise UserError(f"MLflow stopped answering at {run.name} ({reason(error)}); sync again") from error
-            faults.append(f"MLflow refuses {run.name} ({reason(error)})")
-        finally:
-            view.release(run.record)
-    return faults
+    def close(self) -> None:
+        """Let other processes mirror the records that this one has mirrored."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +58,7 @@ class OpenStore:
         parent: the MLflow id of the sweep's parent run, or None.
     """
 
-    view: MlflowView
+    view: View
     parent: str | None = None
 
 

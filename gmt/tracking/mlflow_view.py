@@ -6,12 +6,10 @@ rebuilt from the records, and a value that the store has already is not written 
 
 import logging
 import os
-import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from textwrap import shorten
 
 from mlflow.entities import LifecycleStage, Metric
 from mlflow.exceptions import MlflowException
@@ -25,14 +23,13 @@ from gmt.errors import NoAnswer
 from gmt.records.record import RunRecord
 from gmt.tracking.links import Links
 from gmt.tracking.mlflow_run import NOTE, TrackedRun, key_of
+from gmt.tracking.reasons import reason
 from gmt.tracking.settings import DATABASES, TrackingSettings
 from gmt.tracking.sqlite import locked, use_write_ahead_log
 from gmt.tracking.views import TAG, page_of, prepared_view
 
 # With this type the experiment's page opens on training runs, and not on traces of language model calls.
 _EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
-_DATABASE_MESSAGE = re.compile(r"\([\w.]+Error\) ")
-_CONNECTION_CAUSE = re.compile(r"\(Caused by (.+)\)$")
 _METRICS_PER_BATCH = 1000  # metrics in one batch
 STORE_ERRORS = (MlflowException, SQLAlchemyError, OSError)
 
@@ -240,11 +237,3 @@ def _errors_as_no_answer(uri: str) -> Iterator[None]:
         raise NoAnswer(
             f"tracking.uri must be a store that answers, got {without_user(uri)}: {reason(error)}"
         ) from error
-
-
-def reason(error: Exception) -> str:
-    """Return the message of a database or a connection in an error, or its first line, without passwords."""
-    lines = [without_user(line) for line in str(error).strip().split("\n")]
-    line = next((line for line in lines if _DATABASE_MESSAGE.match(line)), lines[0])
-    cause = _CONNECTION_CAUSE.search(line)
-    return shorten(cause[1] if cause else line, 300, placeholder=" …")

@@ -40,7 +40,8 @@ def serve(*, store: str, listener: int, token: str, path: str) -> None:
     from mlflow.server.fastapi_app import app
     from mlflow.server.handlers import initialize_backend_stores
 
-    from gmt.tracking.mlflow_view import STORE_ERRORS, reason
+    from gmt.tracking.mlflow_view import STORE_ERRORS
+    from gmt.tracking.reasons import reason
 
     try:
         initialize_backend_stores()

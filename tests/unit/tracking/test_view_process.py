@@ -1,0 +1,133 @@
+"""A process of its own writes the same to MLflow, and its death, its caller's death and a lost answer lose nothing."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import psutil
+import pytest
+from mlflow.tracking import MlflowClient
+
+from gmt.errors import NoAnswer
+from gmt.studies import tracked
+from gmt.studies.plan import Plan
+from gmt.studies.tracked import MirrorOfPlan
+from gmt.tracking.settings import TrackingSettings
+from gmt.tracking.view_process import StoreFault, ViewInProcess
+from tests.finished import finish, plan_of
+from tests.mlflow_server import assert_level
+from tests.processes import free_ports, wait_for
+
+pytestmark = pytest.mark.heavy
+CALLER = """
+import sys
+from gmt.tracking.settings import TrackingSettings
+from gmt.tracking.view_process import ViewInProcess
+
+view = ViewInProcess(TrackingSettings(uri=sys.argv[1], artifacts=None, experiment="e"))
+view.wait()
+print(view._process.pid, flush=True)
+sys.stdin.readline()
+"""
+
+
+def settings_for(folder: Path) -> TrackingSettings:
+    return TrackingSettings(uri=f"sqlite:///{folder}/m.db", artifacts=str(folder / "artifacts"), experiment="e")
+
+
+def finished_plan(folder: Path) -> Plan:
+    plan = plan_of(folder / "root", {"sft": {"method": "sft"}}, [1, 2])
+    for number, planned in enumerate(plan.runs):
+        finish(planned, number / 2)
+    return plan
+
+
+def process_of(view: ViewInProcess) -> psutil.Process:
+    return psutil.Process(view._process.pid)
+
+
+@pytest.mark.parametrize("many", [1, 3])
+def test_a_plan_is_mirrored_alike_by_the_driver_and_by_a_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, many: int
+) -> None:
+    monkeypatch.setattr(tracked, "_MANY_RUNS", many)
+    plan, before = finished_plan(tmp_path), psutil.Process().children()
+    with MirrorOfPlan(plan, settings_for(tmp_path), print, "gmt sync", must_answer=True) as mlflow:
+        mlflow.connect()
+        assert (len(psutil.Process().children()) > len(before)) == (many == 1)
+        with mlflow.mirror() as tracker:
+            assert tracker is not None
+            for planned in plan.runs:
+                tracker.note_change(planned, final=True)
+    assert psutil.Process().children() == before
+    assert_level(f"sqlite:///{tmp_path}/m.db", "e", [planned.record for planned in plan.runs])
+    client = MlflowClient(f"sqlite:///{tmp_path}/m.db")
+    (parent,) = client.search_runs(["1"], "tags.`gmt.kind` = 'sweep'")
+    assert (parent.info.status, parent.data.metrics["runs/done"]) == ("FINISHED", 2)
+
+
+@pytest.mark.parametrize("many", [1, 3])
+def test_a_store_that_does_not_answer_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, many: int) -> None:
+    monkeypatch.setattr(tracked, "_MANY_RUNS", many)
+    (port,) = free_ports(1)
+    nowhere = TrackingSettings(uri=f"http://127.0.0.1:{port}", artifacts=None, experiment="e")
+    with (
+        pytest.raises(NoAnswer, match=r"tracking\.uri must be a store that answers, got http.*refused"),
+        MirrorOfPlan(finished_plan(tmp_path), nowhere, print, "gmt sync", must_answer=True) as mlflow,
+    ):
+        mlflow.connect()
+
+
+def test_a_process_that_was_killed_is_started_again(tmp_path: Path) -> None:
+    (planned, other) = finished_plan(tmp_path).runs
+    with ViewInProcess(settings_for(tmp_path)) as view:
+        assert view.sync(planned.record, name="a", parent=None, tags={}, final=True)
+        process_of(view).suspend()  # so it dies during the next call
+        threading.Timer(1, process_of(view).kill).start()
+        with pytest.raises(NoAnswer, match="the process that writes to MLflow has ended"):
+            view.wait()
+        assert view.answers()
+        for each in (planned, other):
+            assert view.sync(each.record, name="a", parent=None, tags={}, final=True)
+        view.close()
+    assert_level(f"sqlite:///{tmp_path}/m.db", "e", [planned.record, other.record])
+
+
+def test_a_request_that_the_store_refuses_is_a_fault_and_the_store_still_answers(tmp_path: Path) -> None:
+    planned = finished_plan(tmp_path).runs[0]
+    with ViewInProcess(settings_for(tmp_path)) as view:
+        view.wait()
+        MlflowClient(f"sqlite:///{tmp_path}/m.db").delete_experiment("1")
+        with pytest.raises(StoreFault, match="must be in the 'active' state"):
+            view.sync(planned.record, name="a", parent=None, tags={}, final=True)
+        assert view.answers()
+
+
+def test_the_answer_to_an_interrupted_call_is_not_taken_for_the_next_one(tmp_path: Path) -> None:
+    with ViewInProcess(settings_for(tmp_path)) as view:
+        view._pipe.send((-1, "answers", (), {}))  # Ctrl-C came before its answer
+        parent = view.open_parent("name", "identity", "description", {})
+        assert view.description("identity") == "description"
+        assert parent in view.pages("identity")[1]
+
+
+def test_ctrl_c_does_not_reach_the_process_and_the_death_of_the_caller_ends_it(tmp_path: Path) -> None:
+    caller = subprocess.Popen(
+        [sys.executable, "-c", CALLER, f"sqlite:///{tmp_path}/m.db"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert caller.stdout is not None
+    writer = psutil.Process(int(caller.stdout.readline()))
+    assert caller.pid in [parent.pid for parent in writer.parents()]
+    psutil.Process(caller.pid).suspend()  # so that only the signal, and not the caller's end, could end the writer
+    os.killpg(caller.pid, signal.SIGINT)
+    assert writer.is_running()
+    caller.kill()
+    caller.wait()
+    wait_for(lambda: not writer.is_running() or writer.status() == psutil.STATUS_ZOMBIE, 60)
