@@ -1,6 +1,6 @@
 """Checks the runs of a sweep before the first one starts: their examples, evaluations, methods and merges."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -14,16 +14,24 @@ if TYPE_CHECKING:
     from gmt.runs.prepare import Prepared
 
 
-def faults_of_configs(configs: Sequence[Mapping[str, Any]]) -> list[str]:
+def faults_of_configs(configs: Sequence[Mapping[str, Any]], note_num_checked: Callable[[int], None]) -> list[str]:
     """Return what `faults_of_runs` returns for the runs of resolved configs; called in a worker."""
     builder = Builder()
-    return faults_of_runs([builder.build(config) for config in configs])
+    return faults_of_runs([builder.build(config) for config in configs], note_num_checked)
 
 
-def faults_of_runs(runs: Sequence[Run]) -> list[str]:
+def _note_nothing(num_checked: int) -> None:
+    """Do nothing."""
+
+
+def faults_of_runs(runs: Sequence[Run], note_num_checked: Callable[[int], None] = _note_nothing) -> list[str]:
     """Make the examples and suites of all runs, and try their methods and merges without weights.
 
     The first call in a process imports torch and transformers, which takes seconds.
+
+    Args:
+        runs: all runs of the sweep.
+        note_num_checked: called with the number of checked runs after each of them.
 
     Returns:
         A sentence for each fault that would stop a run.
@@ -33,7 +41,7 @@ def faults_of_runs(runs: Sequence[Run]) -> list[str]:
 
     faults: dict[str, None] = {}
     by_id = {run.id: run for run in runs}
-    for run in runs:
+    for number, run in enumerate(runs, 1):
         try:
             with nullcontext() if run is not runs[0] else no_collections():  # the first one imports libraries
                 prepared = prepare(run)
@@ -41,6 +49,7 @@ def faults_of_runs(runs: Sequence[Run]) -> list[str]:
             _check_merge(run, prepared, by_id)
         except UserError as error:
             faults |= dict.fromkeys(error.sentences)
+        note_num_checked(number)
     return list(faults)
 
 

@@ -58,10 +58,10 @@ class ViewInProcess:
     def __enter__(self) -> ViewInProcess:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, error: object = None, *_: object) -> None:
         self._pipe.close()
         try:
-            self._process.wait(_END_S)
+            self._process.wait(_END_S if error is None else 0)  # after Ctrl-C it may still be importing
         except subprocess.TimeoutExpired:  # it waits for a store; the run records have everything
             self._process.kill()
             self._process.wait()

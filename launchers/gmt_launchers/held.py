@@ -6,11 +6,16 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from gmt.records.record import write_whole
 
 _POLL_S = 0.02
-_OPEN, _CHECKING, _FAULTS = "open", "checking", "faults.json"  # names of files
+_NOTE_EVERY_S = 1.0
+_OPEN, _CHECKING, _NUM_CHECKED, _FAULTS = "open", "checking", "num_checked.json", "faults.json"  # names of files
+
+# Returns a sentence for each fault of all runs; calls its argument with the number of runs that it has checked.
+Check = Callable[[Callable[[int], None]], Sequence[str]]
 
 
 @dataclass(frozen=True)
@@ -32,27 +37,40 @@ class Gate:
         """Open the gate, so that all jobs begin."""
         (self.folder / _OPEN).touch()
 
-    def wait(self, prepare: Callable[[], None], check: Callable[[], Sequence[str]]) -> None:
+    def wait(self, prepare: Callable[[], None], check: Check) -> None:
         """Wait until the gate is open; called in a worker.
 
         Args:
             prepare: called first, unless the gate is open.
-            check: returns the faults of all runs; then called in the first worker only.
+            check: then called in the first worker only.
         """
         if not self.is_open:
             prepare()
         if not self.is_open and self._is_first_worker():
-            write_whole(self.folder / _FAULTS, json.dumps(list(check())))
+            write_whole(self.folder / _FAULTS, json.dumps(list(check(self._note_num_checked))))
         while not self.is_open:
             time.sleep(_POLL_S)
 
     def faults(self) -> Sequence[str] | None:
         """Return the faults of all runs that a worker has found; None before it has checked them."""
+        faults: list[str] | None = self._read(_FAULTS)
+        return faults
+
+    def num_checked(self) -> int:
+        """Return how many runs the worker had checked about a second ago."""
+        return int(self._read(_NUM_CHECKED) or 0)
+
+    def _read(self, name: str) -> Any:
+        """Return the content of a file; None if there is no such file."""
         try:
-            faults: list[str] = json.loads((self.folder / _FAULTS).read_text(encoding="utf-8"))
+            return json.loads((self.folder / name).read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
-        return faults
+
+    def _note_num_checked(self, number: int) -> None:
+        path = self.folder / _NUM_CHECKED
+        if not path.exists() or time.time() - path.stat().st_mtime > _NOTE_EVERY_S:
+            write_whole(path, json.dumps(number))
 
     def _is_first_worker(self) -> bool:
         try:

@@ -22,7 +22,7 @@ from gmt.terminal import say
 from gmt_launchers import early_imports
 from gmt_launchers.cluster import Head, connected
 from gmt_launchers.deaths import kind_of_death, note_node, num_noted_processes
-from gmt_launchers.held import Gate, HeldJobs
+from gmt_launchers.held import Check, Gate, HeldJobs
 from gmt_launchers.job_queue import Job, Ready
 from gmt_launchers.node_check import check_nodes
 from gmt_launchers.ray_tune import run_jobs
@@ -174,24 +174,24 @@ def _do_in_worker(
     return work_on_run(report_score) if outcome.state == "done" else outcome
 
 
-def _faults_of(configs: ray.ObjectRef) -> list[str]:
-    """Check all runs in a worker, and return their faults."""
+def _faults_of(configs: ray.ObjectRef, note_num_checked: Callable[[int], None]) -> list[str]:
+    """Check all runs in a worker, and return their faults; see gmt_launchers.held.Check."""
     from gmt.studies.preflight import faults_of_configs
 
-    return faults_of_configs(ray.get(configs))
+    return faults_of_configs(ray.get(configs), note_num_checked)
 
 
 def _do_nothing() -> None:
     """Do nothing."""
 
 
-def _wait_at_gate(gate: Gate, stop: Path, check: Callable[[], Sequence[str]], prepare: Callable[[], None]) -> Outcome:
+def _wait_at_gate(gate: Gate, stop: Path, check: Check, prepare: Callable[[], None]) -> Outcome:
     """Wait in a worker until its run may begin; return `interrupted` after a stop, else `done`.
 
     Args:
         gate: the gate, which opens when runs may begin.
         stop: the stop file.
-        check: returns the faults of all runs.
+        check: checks all runs.
         prepare: prepares this worker's run.
     """
     gate.wait(prepare, check)

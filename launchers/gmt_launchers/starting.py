@@ -8,11 +8,13 @@ from concurrent.futures import Future, wait
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+from gmt.terminal import say
 from gmt_launchers.cluster import Head
 from gmt_launchers.daemon_thread import call_in_daemon_thread
 from gmt_launchers.held import Gate, HeldJobs
 
 _POLL_S = 0.05
+_SAY_EVERY_S = 15.0
 
 DoRuns = Callable[[Head, HeldJobs], None]
 
@@ -54,16 +56,22 @@ class StartingRuns:
         while not self._held.are_handed_out.wait(_POLL_S) and not self._result.done():
             pass
 
-    def faults(self) -> Sequence[str] | None:
+    def faults(self, num_runs: int) -> Sequence[str] | None:
         """Wait until a worker has checked all runs; meanwhile another worker may start, on the driver's core.
+
+        A line tells every 15 s how many of the `num_runs` runs are checked, since data may be downloaded meanwhile.
 
         Returns:
             A sentence for each fault; None if no worker can check the runs, so that the caller has to.
         """
         self._held.driver_waits.set()
+        said_at = time.monotonic()
         while (faults := self._held.gate.faults()) is None:
             if self._held.is_unchecked.is_set() or self._result.done():
                 return self._held.gate.faults()  # which a worker may have written meanwhile
+            if time.monotonic() - said_at >= _SAY_EVERY_S:
+                said_at = time.monotonic()
+                say(f"the checks go on: the worker has checked {self._held.gate.num_checked()} of {num_runs} runs")
             time.sleep(_POLL_S)
         return faults
 

@@ -107,15 +107,16 @@ def test_end_stops_runs_that_are_held_back_and_may_be_called_twice() -> None:
 def test_a_worker_prepares_its_run_and_checks_all_runs_and_waits_until_the_run_may_begin(tmp_path: Path) -> None:
     gate, calls = Gate(tmp_path), []
 
-    def check() -> list[str]:
+    def check(note_num_checked: Callable[[int], None]) -> list[str]:
         calls.append("check")
+        note_num_checked(7)
         return ["a fault"]
 
     wait = partial(_wait_at_gate, gate, tmp_path / "stop", check, partial(calls.append, "prepare"))
     assert gate.faults() is None
     first = call_in_daemon_thread(wait, "test")
     wait_for(lambda: gate.faults() is not None, 60)
-    assert gate.faults() == ["a fault"]
+    assert (gate.faults(), gate.num_checked()) == (["a fault"], 7)
     second = call_in_daemon_thread(wait, "test")
     wait_for(lambda: calls.count("prepare") == 2, 60)
     assert not first.done()
@@ -126,11 +127,14 @@ def test_a_worker_prepares_its_run_and_checks_all_runs_and_waits_until_the_run_m
 
 
 def test_a_worker_that_starts_after_the_gate_has_opened_does_nothing_before_its_run(tmp_path: Path) -> None:
-    gate, calls = Gate(tmp_path), []
+    gate, calls = Gate(tmp_path), list[str]()
+
+    def check(note_num_checked: Callable[[int], None]) -> list[str]:
+        calls.append("check")
+        return []
+
     gate.let_jobs_begin()
-    outcome = _wait_at_gate(
-        gate, tmp_path / "stop", lambda: calls.append("check") or [], lambda: calls.append("prepare")
-    )
+    outcome = _wait_at_gate(gate, tmp_path / "stop", check, lambda: calls.append("prepare"))
     assert (outcome.state, calls) == ("done", [])
 
 
@@ -140,7 +144,9 @@ def test_the_driver_learns_the_faults_or_that_no_worker_will_check(is_checked: b
         held.are_handed_out.set()
         assert held.driver_waits.wait(60)
         if is_checked:
-            waiting = call_in_daemon_thread(lambda: held.gate.wait(lambda: None, lambda: ["a fault"]), "test")
+            waiting = call_in_daemon_thread(
+                lambda: held.gate.wait(lambda: None, lambda note_num_checked: ["a fault"]), "test"
+            )
             wait_for(lambda: held.gate.faults() is not None, 60)
             held.gate.let_jobs_begin()
             waiting.result(60)
@@ -150,7 +156,7 @@ def test_the_driver_learns_the_faults_or_that_no_worker_will_check(is_checked: b
     starting = StartingRuns(no_ray, num_waiting=1)
     try:
         starting.begin(do_runs)
-        assert starting.faults() == (["a fault"] if is_checked else None)
+        assert starting.faults(1) == (["a fault"] if is_checked else None)
     finally:
         starting.end()
 
@@ -159,7 +165,7 @@ def test_the_driver_checks_the_runs_itself_if_ray_could_not_start() -> None:
     starting = StartingRuns(fail_to_start, num_waiting=1)
     starting.wait_for_ray()
     starting.begin(lambda head, held: None)
-    assert starting.faults() is None
+    assert starting.faults(1) is None
     starting.end()
 
 
@@ -174,7 +180,7 @@ def test_a_run_leaves_no_record_if_its_sweep_is_stopped_while_it_is_held_back(tm
     stop.touch()
     gate.let_jobs_begin()
     [run] = runs(tmp_path)
-    wait = partial(_wait_at_gate, gate, stop, list, lambda: None)
+    wait = partial(_wait_at_gate, gate, stop, lambda note_num_checked: [], lambda: None)
     outcome = _do_in_worker(run.record_settings, run.record.folder, begun.append, 0.0, wait, None)  # type: ignore[arg-type]
     assert (outcome.state, begun, run.record.exists()) == ("interrupted", [], False)
 
@@ -223,7 +229,7 @@ def test_the_first_worker_imports_what_training_needs_while_its_run_is_held_back
         start_runs(todo, tmp_path / "stop", starting, work=describe_worker)
         assert not [command for command in before.values() if any(name in command for name in UNUSED_PROCESSES)]
         wait_for(lambda: any(map(imports_for_training, commands())), 120)
-        assert starting.faults() == []
+        assert starting.faults(1) == []
         assert not (tmp_path / "worker").exists()
         starting.finish()
     finally:

@@ -104,7 +104,7 @@ class _RunsOnRay:
         assert self._starting is not None
         start_runs([planned.run for planned in todo], folder / STOP, self._starting)
         prepare_driver()
-        return self._starting.faults()
+        return self._starting.faults(len(todo))
 
     def __call__(self, todo: "Sequence[PlannedRun]", folder: Path) -> None:
         """Do the runs of a plan."""

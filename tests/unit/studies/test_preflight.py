@@ -153,6 +153,8 @@ def test_a_worker_finds_the_faults_of_all_runs_from_their_configs(tmp_path: Path
         "lora": {"method": "lora", "method.rank": 4096},
     }
     runs = [planned.run for planned in plan_of(tmp_path, {"sft": {"method": "sft"}} | wrong, SEEDS).runs]
-    faults = faults_of_configs(pickle.loads(pickle.dumps([run.config for run in runs])))
+    numbers: list[int] = []
+    faults = faults_of_configs(pickle.loads(pickle.dumps([run.config for run in runs])), numbers.append)
+    assert numbers == list(range(1, len(runs) + 1))
     assert faults == faults_of_runs(runs)
     assert [fault.split()[0] for fault in faults] == ["train.max_length", "method.rank"]
