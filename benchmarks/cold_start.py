@@ -73,8 +73,8 @@ def command_of(way: str, before: Path | None) -> tuple[list[str], dict[str, str]
     if way == "before":
         assert before is not None
         paths = [str(before / name) for name in ("", "launchers", "analysis")]
-        return [sys.executable, "-m", "gmt", *study], {"PYTHONPATH": os.pathsep.join(paths)}
-    return [sys.executable, "-m", "gmt", *(study if way == "sweep" else ["run", *ONE_RUN])], {}
+        return [sys.executable, "-P", "-m", "gmt", *study], {"PYTHONPATH": os.pathsep.join(paths)}
+    return [sys.executable, "-P", "-m", "gmt", *(study if way == "sweep" else ["run", *ONE_RUN])], {}
 
 
 @dataclass

@@ -149,12 +149,12 @@ def _progress_printed(run: Run, tracking: TrackingSettings, name: str) -> Iterat
 def _mirrored(run: Run, tracking: TrackingSettings, name: str) -> Iterator[Callable[[bool], None]]:
     tags = {"gmt.method": run.method.name, "gmt.task": run.task.name, "gmt.seed": str(run.seed)}
     from gmt.tracking.mirror import Mirror, MirroredRun, OpenStore
-    from gmt.tracking.view_process import ViewInProcess
+    from gmt.tracking.view_process import ViewInOtherProcess
 
     mirrored = MirroredRun(record=run.record, name=name, tags=tags)
-    with ViewInProcess(tracking) as view:
+    with ViewInOtherProcess(tracking) as view:
         with no_collections():  # while the store is opened
             import gmt.runs.execute  # noqa: F401
-        view.wait()
+        view.wait_until_open()
         with Mirror(lambda: OpenStore(view=view), say, remedy=f"gmt sync {run.id}") as mirror:
             yield lambda final: mirror.note_change(mirrored, final=final)

@@ -62,7 +62,7 @@ def _sync_study(plan: Plan, tracking: TrackingSettings) -> None:
 
 def _sync_runs(records: Sequence[RunRecord], tracking: TrackingSettings) -> None:
     from gmt.tracking.mirror import MirroredRun
-    from gmt.tracking.missing import write
+    from gmt.tracking.missing import write_missing_records
     from gmt.tracking.mlflow_view import MlflowView
 
     view, items = MlflowView(tracking), []
@@ -72,7 +72,7 @@ def _sync_runs(records: Sequence[RunRecord], tracking: TrackingSettings) -> None
         tags = {"gmt.method": str(method), "gmt.task": str(task), "gmt.seed": str(seed)}
         items.append(MirroredRun(record=record, name=f"{method} seed={seed}", tags=tags))
     _warn(records)
-    _tell(write(view, items, None), len(items))
+    _tell(write_missing_records(view, items, None), len(items))
 
 
 def _warn(records: Iterable[RunRecord]) -> None:

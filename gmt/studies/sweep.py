@@ -20,7 +20,6 @@ from gmt.studies.watch import Progress, Tracker, Watch, each_second
 from gmt.tracking.settings import TrackingSettings
 
 Say = Callable[[str], None]
-CheckInWorker = Callable[[Callable[[], None]], Sequence[str] | None]
 
 
 class RunLauncher(Protocol):
@@ -31,6 +30,21 @@ class RunLauncher(Protocol):
         ...
 
 
+class CheckInWorker(Protocol):
+    """Checks the runs of a sweep in one of its workers."""
+
+    def __call__(self, prepare_driver: Callable[[], None]) -> Sequence[str] | None:
+        """Start the first workers, and wait until one of them has checked all runs.
+
+        Args:
+            prepare_driver: called once, while the workers import libraries.
+
+        Returns:
+            A sentence for each fault of the runs; None if no worker could check them, so that the caller has to.
+        """
+        ...
+
+
 @runtime_checkable
 class StartsEarly(Protocol):
     """A RunLauncher that starts workers before `__call__`, and checks the runs in one of them."""
@@ -38,9 +52,7 @@ class StartsEarly(Protocol):
     def starting(self, todo: Sequence[PlannedRun], folder: Path) -> AbstractContextManager[CheckInWorker]:
         """Return a context manager that starts workers on entry and ends them on exit; no run begins before `__call__`.
 
-        It yields a function that must be called once before `__call__`. Its argument prepares the driver, and is called
-        while the workers import libraries. It returns a sentence for each fault of the runs; None if no worker could
-        check them, so that the caller has to.
+        The block must call the function that it is given once, before `__call__`.
 
         Args:
             todo, folder: the arguments of the later `__call__`.

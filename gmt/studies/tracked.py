@@ -12,7 +12,7 @@ from gmt.studies.tuning_words import values_in_words
 from gmt.studies.watch import Tracker
 from gmt.tracking.mirror import Mirror, MirroredRun, OpenStore, Say
 from gmt.tracking.settings import TrackingSettings
-from gmt.tracking.view_process import StoreFault, ViewInProcess
+from gmt.tracking.view_process import StoreFault, ViewInOtherProcess
 from gmt.tracking.views import CHOICE, LONGEST_DESCRIPTION
 
 if TYPE_CHECKING:
@@ -20,16 +20,15 @@ if TYPE_CHECKING:
 
 _QUESTION = "\n\n## Question\n"  # below the result, since a folded page shows only the first lines
 _MOST_SENTENCES = 12
-_MANY_RUNS = (
-    100  # benchmarks/sweep_overhead.py: from about so many runs on, a process for MLflow gains more than it costs
-)
+# From about so many runs on, a process for MLflow saves more than it costs, see docs/decisions.md.
+_MANY_RUNS = 100
 
 
 class MirrorOfPlan:
     """Mirrors a plan to MLflow in two steps: `connect` while the sweep is checked, and `mirror` once it may start.
 
-    A plan of many runs is written by a process of its own, which ends with this context manager: that costs seconds of
-    a core at the start, and then leaves the driver more time for the runs.
+    For a plan of many runs a process of its own writes, and ends with this context manager. The process costs seconds
+    of a core at the start, and saves the driver time later.
 
     Args:
         plan: the study's plan.
@@ -42,7 +41,7 @@ class MirrorOfPlan:
     def __init__(self, plan: Plan, tracking: TrackingSettings, say: Say, remedy: str, *, must_answer: bool):
         self._plan, self._tracking, self._say, self._remedy = plan, tracking, say, remedy
         self._must_answer = must_answer
-        self._view: MlflowView | ViewInProcess | None = None
+        self._view: MlflowView | ViewInOtherProcess | None = None
         self._until_the_end = ExitStack()
 
     def __enter__(self) -> "MirrorOfPlan":
@@ -60,9 +59,9 @@ class MirrorOfPlan:
         if self._tracking.uri is None or self._view is not None:
             return
         if len(self._plan.runs) >= _MANY_RUNS:
-            self._view = self._until_the_end.enter_context(ViewInProcess(self._tracking))
+            self._view = self._until_the_end.enter_context(ViewInOtherProcess(self._tracking))
             if self._must_answer:
-                self._view.wait()
+                self._view.wait_until_open()
         elif self._must_answer:
             self._view = _view_here(self._tracking)
 
@@ -84,7 +83,7 @@ class MirrorOfPlan:
             mirror.open()
         try:
             with mirror:
-                yield _PlanMirror(self._plan, mirror)
+                yield _PlanTracker(self._plan, mirror)
         finally:
             if self._view is not None and mirror.store is not None and mirror.store.parent is not None:
                 try:
@@ -114,16 +113,18 @@ def write_missing(plan: Plan, view: "MlflowView") -> list[str]:
     Raises:
         UserError: the store stopped answering.
     """
-    from gmt.tracking.missing import write
+    from gmt.tracking.missing import write_missing_records
 
     parent = _open_parent(plan, view)
     try:
-        return write(view, [mirrored(plan, planned) for planned in plan.runs if planned.record.exists()], parent)
+        return write_missing_records(
+            view, [mirrored(plan, planned) for planned in plan.runs if planned.record.exists()], parent
+        )
     finally:
         _close_parent(plan, view, parent)
 
 
-def _open_parent(plan: Plan, view: "MlflowView | ViewInProcess") -> str:
+def _open_parent(plan: Plan, view: "MlflowView | ViewInOtherProcess") -> str:
     parent = view.open_parent(plan.study.name, plan.identity, describe(plan), {"gmt.study": plan.study.name})
     tasks = ["gmt.task"] if len({planned.run.task.name for planned in plan.comparison}) > 1 else []
     _, page = view.pages(plan.identity)
@@ -133,7 +134,7 @@ def _open_parent(plan: Plan, view: "MlflowView | ViewInProcess") -> str:
     return parent
 
 
-def _close_parent(plan: Plan, view: "MlflowView | ViewInProcess", parent: str) -> None:
+def _close_parent(plan: Plan, view: "MlflowView | ViewInOtherProcess", parent: str) -> None:
     by_run = plan.states()
     states = list(by_run.values())
     counts = {f"runs/{state.replace(' ', '_')}": float(states.count(state)) for state in STATES}
@@ -164,7 +165,7 @@ def mirrored(plan: Plan, planned: PlannedRun) -> MirroredRun:
     return MirroredRun(record=planned.record, name=point.short_name(axis), tags=tags)
 
 
-class _PlanMirror:
+class _PlanTracker:
     """A tracker that passes changed runs of a plan to the mirror."""
 
     def __init__(self, plan: Plan, mirror: Mirror):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from gmt.errors import NoAnswer
 from gmt.records.record import RunRecord
 from gmt.tracking.reasons import reason
 
@@ -34,7 +35,7 @@ class MirroredRun:
 
 
 class View(Protocol):
-    """Writes records to a store: an MlflowView, or a ViewInProcess, which calls one in another process."""
+    """Writes records to a store: an MlflowView, or a ViewInOtherProcess, which calls one in another process."""
 
     def sync(self, record: RunRecord, *, name: str, parent: str | None, tags: Mapping[str, str], final: bool) -> bool:
         """Write a record to the store; return False, without writing, if another process mirrors it."""
@@ -137,7 +138,7 @@ class Mirror:
                     if is_ours or run.record.state() == "running":
                         del remaining[id_]
                 except Exception as error:  # third-party code and a server; an error of MLflow must not end the runs
-                    if self.store is None or not self.store.view.answers():
+                    if self.store is None or isinstance(error, NoAnswer) or not self.store.view.answers():
                         self._warn_once("", f"MLflow does not answer ({reason(error)})")
                         return False
                     self._warn_once(id_, f"MLflow refuses the values of {run.name} ({reason(error)})")

@@ -12,7 +12,7 @@ from gmt.tracking.mlflow_view import STORE_ERRORS, MlflowView
 from gmt.tracking.reasons import reason
 
 
-def write(view: MlflowView, runs: Sequence[MirroredRun], parent: str | None) -> list[str]:
+def write_missing_records(view: MlflowView, runs: Sequence[MirroredRun], parent: str | None) -> list[str]:
     """Write records that no process mirrors to MLflow, with a progress bar.
 
     Args:

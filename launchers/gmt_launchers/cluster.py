@@ -8,6 +8,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import ray
 
 from gmt.errors import UserError
 from gmt.runs.gpus import gpus_here
-from gmt_launchers.import_paths import DriverImports
+from gmt_launchers.import_paths import DriverImports, paths_beyond_new_processes
 from gmt_launchers.own_cluster import own_address
 from gmt_launchers.private_ray import private_ray
 from gmt_launchers.ray_internals import (
@@ -31,6 +32,20 @@ _PRELOADED = "gmt_launchers.preload"
 _ANSWER_S = 5.0
 _EXIT_S = 15.0  # time for the last messages, and for the last check of the run records
 _MAX_MISSED = 5  # checks in a row, a second apart, without an answer; then the head counts as lost
+
+
+@dataclass(frozen=True, kw_only=True)
+class EarlyWorkers:
+    """Workers that Ray starts beforehand.
+
+    Args:
+        number: the number of workers.
+        num_threads: the number of threads of libraries that read OMP_NUM_THREADS when they are imported. By default Ray
+            sets this variable to the number of a job's cores when the worker gets the job.
+    """
+
+    number: int
+    num_threads: int
 
 
 class Head:
@@ -85,15 +100,16 @@ class Head:
 
 
 @contextmanager
-def connected(address: str | None, num_cpus: int | None, *, num_early: int = 0) -> Iterator[Head]:
+def connected(address: str | None, num_cpus: int | None, *, early: EarlyWorkers | None = None) -> Iterator[Head]:
     """Within the block, use a Ray that is started on this machine, or a running cluster.
 
     Args:
         address: None for Ray on this machine, `auto` for this user's cluster of which this machine is a node, or the
             HOST:PORT of a cluster.
         num_cpus: the number of cores that Ray may use on this machine; None for all.
-        num_early: the number of workers that Ray starts beforehand on this machine, which import what a training needs
-            before their first job; 0 leaves the number to Ray, and they import nothing. It is 0 on a machine with GPUs.
+        early: the workers that Ray starts beforehand on this machine, and that import what a training needs before
+            their first job, as do those that it starts later. None for workers as Ray starts them; so are those of a
+            machine with GPUs, and of a process with folders to import from that a new process would not search.
 
     Raises:
         UserError: nothing answers at the address, the token is wrong or other users can read it, or the versions
@@ -105,22 +121,24 @@ def connected(address: str | None, num_cpus: int | None, *, num_early: int = 0) 
         address = own_address() if address == "auto" else address
         _check_answers(address)
     with nullcontext() if address is not None else private_ray() as folder:
-        head = _start_or_join(address, num_cpus, folder, num_early)
+        head = _start_or_join(address, num_cpus, folder, early)
         try:
             yield head
         finally:
             head.end()
 
 
-def _start_or_join(address: str | None, num_cpus: int | None, folder: Path | None, num_early: int) -> Head:
+def _start_or_join(address: str | None, num_cpus: int | None, folder: Path | None, early: EarlyWorkers | None) -> Head:
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         with ExitStack() as ray_changes:
             if address is None:
                 ray_changes.enter_context(without_unused_processes())
                 ray_changes.enter_context(keeps_idle_workers())
-                if num_early and not gpus_here():  # a library may use a GPU before Ray has chosen it for the worker
-                    ray_changes.enter_context(starts_workers(num_early, module=_PRELOADED))
+                if early is not None and _can_import_early():
+                    ray_changes.enter_context(
+                        starts_workers(early.number, module=_PRELOADED, num_threads=early.num_threads)
+                    )
             # An explicit "local": without it Ray silently joins a cluster that somebody left behind.
             ray.init(
                 address=address or "local",
@@ -140,6 +158,15 @@ def _start_or_join(address: str | None, num_cpus: int | None, folder: Path | Non
     head = Head(address)
     head.watch()
     return head
+
+
+def _can_import_early() -> bool:
+    """Return whether a worker may import libraries before it has a job.
+
+    A library may use a GPU before Ray has chosen one for the worker. And a worker searches the driver's folders only
+    from its first job on: until then it could import another checkout than the driver.
+    """
+    return not gpus_here() and not paths_beyond_new_processes()
 
 
 def _restore_sigterm(handler: Any) -> None:

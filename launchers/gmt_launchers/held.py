@@ -4,6 +4,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,16 +38,16 @@ class Gate:
         """Open the gate, so that all jobs begin."""
         (self.folder / _OPEN).touch()
 
-    def wait(self, prepare: Callable[[], None], check: Check) -> None:
+    def wait(self, prepare: Callable[[], None], check: Check | None) -> None:
         """Wait until the gate is open; called in a worker.
 
         Args:
             prepare: called first, unless the gate is open.
-            check: then called in the first worker only.
+            check: called after `prepare`, in the first worker only; None if the driver checks the runs.
         """
         if not self.is_open:
             prepare()
-        if not self.is_open and self._is_first_worker():
+        if check is not None and not self.is_open and self._is_first_worker():
             write_whole(self.folder / _FAULTS, json.dumps(list(check(self._note_num_checked))))
         while not self.is_open:
             time.sleep(_POLL_S)
@@ -90,7 +91,7 @@ class HeldJobs:
             would take the driver's core.
         driver_waits: set once the driver only waits, so that one more job may get a worker.
         are_handed_out: set once `num_waiting` jobs have been handed out to workers, or no other job can be handed out.
-        is_unchecked: set if no worker will check the runs: one has ended, or there is no job to hand out.
+        no_check: resolved with the reason once it is certain that no worker will check the runs.
         must_end: set to end all jobs immediately.
     """
 
@@ -98,11 +99,16 @@ class HeldJobs:
     num_waiting: int
     driver_waits: threading.Event = field(default_factory=threading.Event)
     are_handed_out: threading.Event = field(default_factory=threading.Event)
-    is_unchecked: threading.Event = field(default_factory=threading.Event)
+    no_check: "Future[str]" = field(default_factory=Future)
     must_end: threading.Event = field(default_factory=threading.Event)
 
     def limit(self) -> int | None:
         """Return the most jobs that may have workers now; None for no limit."""
         if self.gate.is_open:
             return None
-        return self.num_waiting + self.driver_waits.is_set()
+        return self.num_waiting + (1 if self.driver_waits.is_set() else 0)
+
+    def note_no_check(self, why: str) -> None:
+        """Note that no worker will check the runs; only the first reason counts."""
+        if not self.no_check.done():
+            self.no_check.set_result(why)

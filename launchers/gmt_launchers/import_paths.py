@@ -35,6 +35,12 @@ def driver_paths() -> list[str]:
     return [os.path.abspath(path) for path in sys.path if isinstance(path, str)]  # Python ignores anything else
 
 
+def paths_beyond_new_processes() -> list[str]:
+    """Return the folders of this process that a new process in the same environment would not search by itself."""
+    inherited = [os.path.abspath(path) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    return [path for path in beyond_the_installation() if path not in inherited]
+
+
 def beyond_the_installation() -> list[str]:
     """Return the folders of this process that its interpreter would not search by itself."""
     command = [sys.executable, "-E", "-P", "-X", "utf8", "-c", "import sys; print(*sys.path, sep='\\0', end='')"]

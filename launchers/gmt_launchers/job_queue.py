@@ -126,7 +126,7 @@ class JobQueue(Searcher):  # type: ignore[misc]  # Ray ships no types
         if self._held is not None and (not isinstance(config, dict) or len(self._running) >= self._held.num_waiting):
             self._held.are_handed_out.set()
             if not self._running:
-                self._held.is_unchecked.set()
+                self._held.note_no_check("no run can begin now")
         return config
 
     def _next_config(self, trial_id: str) -> Any:
@@ -150,23 +150,23 @@ class JobQueue(Searcher):  # type: ignore[misc]  # Ray ships no types
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Handle the end of a trial. The scheduler has stopped a trial that ends without a result and an error."""
-        if not error and (index := self._take(trial_id)) is not None:
+        if not error and (index := self._take(trial_id, "it was stopped")) is not None:
             self._owner.note_early_stop(index)
 
     def handle_result(self, trial_id: str, result: Any) -> None:
         """Handle the result of a job."""
-        if (index := self._take(trial_id)) is not None:
+        if (index := self._take(trial_id, "it returned")) is not None:
             self._repeat_after(index, self._owner.handle_result(index, result))
 
     def handle_error(self, trial_id: str, error: Exception) -> None:
         """Handle the error of a job that raised or whose worker died."""
-        if (index := self._take(trial_id)) is not None:
+        if (index := self._take(trial_id, str(error).strip().rpartition("\n")[2])) is not None:
             self._repeat_after(index, self._owner.handle_death(index, error))
 
-    def _take(self, trial_id: str) -> int | None:
+    def _take(self, trial_id: str, why: str) -> int | None:
         """Return the index of the job of a trial that has ended, and forget the trial; None if that was done before."""
         if self._held is not None:
-            self._held.is_unchecked.set()
+            self._held.note_no_check(f"a worker ended before all were checked: {why}")
         return self._running.pop(trial_id, None)
 
     def _repeat_after(self, index: int, after_s: float | None) -> None:

@@ -90,13 +90,17 @@ def _do_on_cluster(head: Head, runs: Sequence[Run], stop: Path, work: Work, held
     """Do runs on the connected cluster, and return the owner of their jobs."""
     num_gpus = _num_gpus()
     runs = [run.with_gpus(num_gpus) for run in runs]
+    several = any(run.resources.workers > 1 for run in runs)
     gate, wait = None, None
     if held is not None:
-        gate, check = held.gate, functools.partial(_faults_of, ray.put([run.config for run in runs]))
-        wait = functools.partial(_wait_at_gate, gate, stop, check)
+        check = None
+        if several:
+            held.note_no_check("a run on several workers has no single worker for the checks")
+        else:
+            check = functools.partial(_faults_of, ray.put([run.config for run in runs]))
+        gate, wait = held.gate, functools.partial(_wait_at_gate, held.gate, stop, check)
     jobs = [_job(run, stop, work, wait) for run in runs]
     max_parallel = check_fits([(dict(worker), number) for worker, number in {_shape(run) for run in runs}])
-    several = any(run.resources.workers > 1 for run in runs)
     owner = _RunsOwner(runs, stop, gate)
     scheduler = _scheduler(runs[0])
     run_jobs(jobs, owner, head, max_parallel=max_parallel if several else None, scheduler=scheduler, held=held)
@@ -185,13 +189,13 @@ def _do_nothing() -> None:
     """Do nothing."""
 
 
-def _wait_at_gate(gate: Gate, stop: Path, check: Check, prepare: Callable[[], None]) -> Outcome:
+def _wait_at_gate(gate: Gate, stop: Path, check: Check | None, prepare: Callable[[], None]) -> Outcome:
     """Wait in a worker until its run may begin; return `interrupted` after a stop, else `done`.
 
     Args:
         gate: the gate, which opens when runs may begin.
         stop: the stop file.
-        check: checks all runs.
+        check: checks all runs; None if the driver does.
         prepare: prepares this worker's run.
     """
     gate.wait(prepare, check)

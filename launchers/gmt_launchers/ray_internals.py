@@ -69,11 +69,16 @@ def keeps_idle_workers() -> Iterator[None]:
 
 
 @contextmanager
-def starts_workers(number: int, *, module: str) -> Iterator[None]:
-    """Make the Ray that the block starts on this machine start a number of workers beforehand, which import a module.
+def starts_workers(number: int, *, module: str, num_threads: int) -> Iterator[None]:
+    """Make the Ray that the block starts on this machine start a number of workers beforehand.
 
-    Ray 2.60 starts a worker for each core, and has no setting for it. The import must be short, since Ray gives a job
-    to another, new process while a worker still imports.
+    Ray 2.60 starts a worker for each core, and has no setting for it.
+
+    Args:
+        number: the number of workers.
+        module: the module that each worker of this Ray imports when it starts. The import must be short, since Ray
+            gives a job to another, new process while a worker still imports.
+        num_threads: OMP_NUM_THREADS in the workers, unless the user has set it.
     """
     from ray._private import services
 
@@ -86,7 +91,7 @@ def starts_workers(number: int, *, module: str) -> Iterator[None]:
 
     services.start_ray_process = start_ray_process
     try:
-        with _environment("RAY_preload_python_modules", module):
+        with _environment("RAY_preload_python_modules", module), _environment("OMP_NUM_THREADS", str(num_threads)):
             yield
     finally:
         services.start_ray_process = original

@@ -26,7 +26,6 @@ from gmt.runs.build import Run, build
 from gmt.runs.failures import kind_of
 from gmt.runs.gpus import hide_gpus
 from gmt.runs.stall import START_FILE, no_longer_than
-from gmt_launchers import early_imports
 from gmt_launchers.daemon_thread import call_in_daemon_thread
 from gmt_launchers.deaths import node_is_lost, note_node, num_noted_processes
 from gmt_launchers.process_group import torch_config
@@ -122,7 +121,6 @@ def _wait_for_first_worker(run: Run, fit: "Future[Any]") -> None:
 
 def _do_part(settings: dict[str, Any]) -> None:
     """Do a worker's part of the run; called in each worker, inside the process group."""
-    early_imports.wait()
     from gmt.runs.workers import execute_on_worker
 
     os.chdir(settings["folder"])

@@ -1,4 +1,4 @@
-"""Starts Ray and workers on this machine, of which one checks the runs before any of them begins."""
+"""Starts Ray and workers on this machine; the first worker checks all runs before any of them begins."""
 
 import tempfile
 import threading
@@ -32,7 +32,7 @@ class StartingRuns:
 
     def __init__(self, connect: Callable[[], AbstractContextManager[Head]], num_waiting: int):
         self._connect = connect
-        self._folder = tempfile.TemporaryDirectory(prefix="gmt-gate-")
+        self._folder = tempfile.TemporaryDirectory(prefix="gmt-gate-", ignore_cleanup_errors=True)
         self._held = HeldJobs(gate=Gate(Path(self._folder.name)), num_waiting=num_waiting)
         self._is_ray_up = threading.Event()
         self._do_runs: Future[DoRuns | None] = Future()
@@ -63,12 +63,19 @@ class StartingRuns:
 
         Returns:
             A sentence for each fault; None if no worker can check the runs, so that the caller has to.
+
+        Raises:
+            UserError: Ray can't be started, or a run fits on no node.
         """
         self._held.driver_waits.set()
         said_at = time.monotonic()
         while (faults := self._held.gate.faults()) is None:
-            if self._held.is_unchecked.is_set() or self._result.done():
-                return self._held.gate.faults()  # which a worker may have written meanwhile
+            if self._result.done():
+                self._result.result()
+                return None
+            if self._held.no_check.done() and (faults := self._held.gate.faults()) is None:
+                say(f"checking the runs in this process ({self._held.no_check.result()})")
+                return None
             if time.monotonic() - said_at >= _SAY_EVERY_S:
                 said_at = time.monotonic()
                 say(f"the checks go on: the worker has checked {self._held.gate.num_checked()} of {num_runs} runs")

@@ -71,7 +71,7 @@ def test_ray_has_its_own_functions_and_variables_again_after_a_block() -> None:
     with (
         ray_internals.without_unused_processes(),
         ray_internals.in_prestarted_workers(),
-        ray_internals.starts_workers(1, module="json"),
+        ray_internals.starts_workers(1, module="json", num_threads=1),
     ):
         assert not any(now is own for now, own in zip(replaced(), before, strict=True))
     assert all(now is own for now, own in zip(replaced(), before, strict=True))

@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil
 import pytest
-from gmt_launchers.cluster import connected
+from gmt_launchers.cluster import EarlyWorkers, connected
 from gmt_launchers.daemon_thread import call_in_daemon_thread
 from gmt_launchers.held import Gate, HeldJobs
 from gmt_launchers.planned_runs import _do_in_worker, _wait_at_gate, start_runs
@@ -150,7 +150,7 @@ def test_the_driver_learns_the_faults_or_that_no_worker_will_check(is_checked: b
             wait_for(lambda: held.gate.faults() is not None, 60)
             held.gate.let_jobs_begin()
             waiting.result(60)
-        held.is_unchecked.set()  # the worker ended
+        held.note_no_check("the worker ended")
         held.must_end.wait(60)
 
     starting = StartingRuns(no_ray, num_waiting=1)
@@ -161,11 +161,12 @@ def test_the_driver_learns_the_faults_or_that_no_worker_will_check(is_checked: b
         starting.end()
 
 
-def test_the_driver_checks_the_runs_itself_if_ray_could_not_start() -> None:
+def test_a_ray_that_could_not_start_ends_the_checks() -> None:
     starting = StartingRuns(fail_to_start, num_waiting=1)
     starting.wait_for_ray()
     starting.begin(lambda head, held: None)
-    assert starting.faults(1) is None
+    with pytest.raises(UserError, match="there is no room"):
+        starting.faults(1)
     starting.end()
 
 
@@ -221,7 +222,7 @@ def imports_for_training(pid: int) -> bool:
 @pytest.mark.slow  # the other tests of sweeps start Ray in the same way, and do not check the processes
 def test_the_first_worker_imports_what_training_needs_while_its_run_is_held_back(tmp_path: Path) -> None:
     todo = runs(tmp_path)
-    starting = StartingRuns(partial(connected, None, 2, num_early=1), num_waiting=1)
+    starting = StartingRuns(partial(connected, None, 2, early=EarlyWorkers(number=1, num_threads=1)), num_waiting=1)
     try:
         starting.wait_for_ray()
         wait_for(lambda: " ".join(commands().values()).count("ray::") >= 3, 60)  # two agents and a worker

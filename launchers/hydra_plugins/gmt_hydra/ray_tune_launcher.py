@@ -70,7 +70,7 @@ class _RunsOnRay:
     @contextmanager
     def starting(self, todo: "Sequence[PlannedRun]", folder: Path) -> "Iterator[CheckInWorker]":
         """Start Ray and workers on this machine, and end them after the block; on a joined cluster start nothing."""
-        from gmt_launchers.cluster import connected
+        from gmt_launchers.cluster import EarlyWorkers, connected
         from gmt_launchers.hydra_settings import RayTuneSettings
         from gmt_launchers.starting import StartingRuns
 
@@ -83,8 +83,11 @@ class _RunsOnRay:
         say("starting Ray, whose first worker does these checks")
         num_cpus = settings.num_cpus or len(os.sched_getaffinity(0))
         num_waiting = max(num_cpus - 1, 1)  # one core is the driver's
-        num_early = min(num_waiting, sum(planned.run.resources.workers == 1 for planned in todo))
-        starting = StartingRuns(partial(connected, None, settings.num_cpus, num_early=num_early), num_waiting)
+        shapes = {(planned.run.resources.workers, planned.run.resources.cpus) for planned in todo}
+        early = None
+        if len(shapes) == 1 and (shape := shapes.pop())[0] == 1:  # all alike, since a worker's imports read its cores
+            early = EarlyWorkers(number=min(num_waiting, len(todo)), num_threads=max(int(shape[1]), 1))
+        starting = StartingRuns(partial(connected, None, settings.num_cpus, early=early), num_waiting)
         try:
             starting.wait_for_ray()
             self._starting = starting

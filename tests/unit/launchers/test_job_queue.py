@@ -149,7 +149,7 @@ def test_another_held_job_gets_a_worker_once_the_driver_waits(tmp_path: Path) ->
     assert [queue.suggest(trial) is not None for trial in "ab"] == [True, False]
     held.driver_waits.set()
     assert [queue.suggest(trial) is not None for trial in "bc"] == [True, False]
-    assert not held.is_unchecked.is_set()
+    assert not held.no_check.done()
 
 
 @pytest.mark.parametrize("end", ["result", "death", "early stop"])
@@ -157,17 +157,17 @@ def test_the_driver_checks_the_runs_if_a_worker_ends_before_they_may_begin(tmp_p
     held = HeldJobs(gate=Gate(tmp_path), num_waiting=1)
     queue = JobQueue([JOB], Script([["return"] * 2]), held=held)
     queue.suggest("a")
-    assert not held.is_unchecked.is_set()
+    assert not held.no_check.done()
     if end == "result":
         queue.handle_result("a", None)
     elif end == "death":
         queue.handle_error("a", RuntimeError("it was killed"))
     else:
         queue.on_trial_complete("a")
-    assert held.is_unchecked.is_set()
+    assert held.no_check.done()
 
 
 def test_the_driver_checks_the_runs_if_no_job_can_be_handed_out(tmp_path: Path) -> None:
     held = HeldJobs(gate=Gate(tmp_path), num_waiting=1)
     JobQueue([JOB], Script([["later", "return"]]), held=held).suggest("a")
-    assert held.is_unchecked.is_set()
+    assert held.no_check.done()

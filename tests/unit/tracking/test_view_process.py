@@ -5,18 +5,20 @@ import signal
 import subprocess
 import sys
 import threading
+import time
+from multiprocessing import Pipe
 from pathlib import Path
 
 import psutil
 import pytest
 from mlflow.tracking import MlflowClient
 
-from gmt.errors import NoAnswer
+from gmt.errors import NoAnswer, UserError
 from gmt.studies import tracked
 from gmt.studies.plan import Plan
 from gmt.studies.tracked import MirrorOfPlan
 from gmt.tracking.settings import TrackingSettings
-from gmt.tracking.view_process import StoreFault, ViewInProcess
+from gmt.tracking.view_process import StoreFault, ViewInOtherProcess
 from tests.finished import finish, plan_of
 from tests.mlflow_server import assert_level
 from tests.processes import free_ports, wait_for
@@ -25,10 +27,10 @@ pytestmark = pytest.mark.heavy
 CALLER = """
 import sys
 from gmt.tracking.settings import TrackingSettings
-from gmt.tracking.view_process import ViewInProcess
+from gmt.tracking.view_process import ViewInOtherProcess
 
-view = ViewInProcess(TrackingSettings(uri=sys.argv[1], artifacts=None, experiment="e"))
-view.wait()
+view = ViewInOtherProcess(TrackingSettings(uri=sys.argv[1], artifacts=None, experiment="e"))
+view.wait_until_open()
 print(view._process.pid, flush=True)
 sys.stdin.readline()
 """
@@ -45,7 +47,7 @@ def finished_plan(folder: Path) -> Plan:
     return plan
 
 
-def process_of(view: ViewInProcess) -> psutil.Process:
+def process_of(view: ViewInOtherProcess) -> psutil.Process:
     return psutil.Process(view._process.pid)
 
 
@@ -81,14 +83,30 @@ def test_a_store_that_does_not_answer_is_refused(tmp_path: Path, monkeypatch: py
         mlflow.connect()
 
 
+def test_a_wrong_setting_is_refused_in_its_own_words(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    wrong = TrackingSettings(uri=f"sqlite:///{tmp_path}/file/m.db", artifacts=None, experiment="e")
+    with ViewInOtherProcess(wrong) as view, pytest.raises(UserError, match="must be in a folder that can be made"):
+        view.wait_until_open()
+
+
+def test_modules_in_the_current_folder_are_not_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("json", "gmt", "mlflow"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit")
+    monkeypatch.chdir(tmp_path)
+    with ViewInOtherProcess(settings_for(tmp_path)) as view:
+        view.wait_until_open()
+        assert view.answers()
+
+
 def test_a_process_that_was_killed_is_started_again(tmp_path: Path) -> None:
     (planned, other) = finished_plan(tmp_path).runs
-    with ViewInProcess(settings_for(tmp_path)) as view:
+    with ViewInOtherProcess(settings_for(tmp_path)) as view:
         assert view.sync(planned.record, name="a", parent=None, tags={}, final=True)
         process_of(view).suspend()  # so it dies during the next call
         threading.Timer(1, process_of(view).kill).start()
         with pytest.raises(NoAnswer, match="the process that writes to MLflow has ended"):
-            view.wait()
+            view.wait_until_open()
         assert view.answers()
         for each in (planned, other):
             assert view.sync(each.record, name="a", parent=None, tags={}, final=True)
@@ -98,8 +116,8 @@ def test_a_process_that_was_killed_is_started_again(tmp_path: Path) -> None:
 
 def test_a_request_that_the_store_refuses_is_a_fault_and_the_store_still_answers(tmp_path: Path) -> None:
     planned = finished_plan(tmp_path).runs[0]
-    with ViewInProcess(settings_for(tmp_path)) as view:
-        view.wait()
+    with ViewInOtherProcess(settings_for(tmp_path)) as view:
+        view.wait_until_open()
         MlflowClient(f"sqlite:///{tmp_path}/m.db").delete_experiment("1")
         with pytest.raises(StoreFault, match="must be in the 'active' state"):
             view.sync(planned.record, name="a", parent=None, tags={}, final=True)
@@ -107,14 +125,34 @@ def test_a_request_that_the_store_refuses_is_a_fault_and_the_store_still_answers
 
 
 def test_the_answer_to_an_interrupted_call_is_not_taken_for_the_next_one(tmp_path: Path) -> None:
-    with ViewInProcess(settings_for(tmp_path)) as view:
+    with ViewInOtherProcess(settings_for(tmp_path)) as view:
         view._pipe.send((-1, "answers", (), {}))  # Ctrl-C came before its answer
         parent = view.open_parent("name", "identity", "description", {})
         assert view.description("identity") == "description"
         assert parent in view.pages("identity")[1]
 
 
-def test_ctrl_c_does_not_reach_the_process_and_the_death_of_the_caller_ends_it(tmp_path: Path) -> None:
+def test_the_process_ends_soon_after_its_caller_even_during_a_call() -> None:
+    ours, theirs = Pipe()
+    code = f"import threading, time; from gmt.tracking.view_process import _end_after_hang_up as end; \
+        threading.Thread(target=end, args=({theirs.fileno()},), daemon=True).start(); time.sleep(600)"
+    with theirs:
+        process = subprocess.Popen([sys.executable, "-c", code], pass_fds=[theirs.fileno()])
+    time.sleep(1)
+    assert process.poll() is None
+    ours.close()
+    assert process.wait(60) == 0
+
+
+def test_an_ended_view_starts_no_process(tmp_path: Path) -> None:
+    with ViewInOtherProcess(settings_for(tmp_path)) as view:
+        view.wait_until_open()
+    before = psutil.Process().children()
+    assert not view.answers()
+    assert psutil.Process().children() == before
+
+
+def test_signals_for_the_caller_do_not_end_the_process_and_the_death_of_the_caller_does(tmp_path: Path) -> None:
     caller = subprocess.Popen(
         [sys.executable, "-c", CALLER, f"sqlite:///{tmp_path}/m.db"],
         stdin=subprocess.PIPE,
@@ -127,6 +165,8 @@ def test_ctrl_c_does_not_reach_the_process_and_the_death_of_the_caller_ends_it(t
     assert caller.pid in [parent.pid for parent in writer.parents()]
     psutil.Process(caller.pid).suspend()  # so that only the signal, and not the caller's end, could end the writer
     os.killpg(caller.pid, signal.SIGINT)
+    writer.terminate()  # as Slurm signals all processes of a job
+    time.sleep(1)
     assert writer.is_running()
     caller.kill()
     caller.wait()
