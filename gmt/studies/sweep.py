@@ -168,17 +168,17 @@ def _write_missing(plan: Plan, tracking: TrackingSettings, say: Say, remedy: str
 
 @contextmanager
 def _watched(plan: Plan, todo: Sequence[PlannedRun], tracker: Tracker | None, progress: Progress) -> Iterator[None]:
-    """Within the block, show progress and tell the tracker of changes; look a last time at the end."""
+    """Within the block, show progress and tell the tracker of changes; check the records a last time at the end."""
     started = {planned.run.id for planned in todo}
     for planned in plan.runs:
         if tracker is not None and planned.run.id not in started:
             tracker.note_change(planned, final=True)  # the run may have ended while no sweep watched it
     watch = Watch(plan, todo, tracker, progress, runs_at_once(plan))
     try:
-        with each_second(watch.look):
+        with each_second(watch.check_records):
             yield
     finally:
-        watch.look(final=True)
+        watch.check_records(final=True)
 
 
 def _conclude(plan: Plan, folder: Path, say: Say) -> None:
