@@ -12,7 +12,7 @@ from gmt.errors import RunFailed, UserError
 from gmt.studies.differing import uncommitted_changes
 from gmt.studies.frozen import STOP, freeze, new_sweep
 from gmt.studies.grid import Point
-from gmt.studies.plan import STATES, Plan, PlannedRun, broken, changes, over, runs_at_once
+from gmt.studies.plan import STATES, Plan, PlannedRun, broken, changes, runs_at_once, settled_states
 from gmt.studies.preflight import faults_of_runs
 from gmt.studies.stopping import no_lost_interrupt, stops_in_order
 from gmt.studies.tracked import MirrorOfPlan, write_missing
@@ -79,7 +79,7 @@ def run_sweep(
         KeyboardInterrupt: Ctrl-C was pressed; the running runs have written checkpoints.
     """
     states = plan.states()
-    todo = [planned for planned in in_order(plan.runs) if states[planned.run.id] not in over(plan)]
+    todo = [planned for planned in in_order(plan.runs) if states[planned.run.id] not in settled_states(plan)]
     num_done = sum(state == "done" for state in states.values())
     later = f", {len(plan.later)} more will be scheduled once tuning has chosen their settings" if plan.later else ""
     say(f"study {plan.study.name}: {len(plan.runs)} runs, {num_done} done, {len(todo)} to do{later}")
