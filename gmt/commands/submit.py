@@ -7,7 +7,7 @@ from pathlib import Path
 
 from gmt import settings
 from gmt.cluster import SweepJob
-from gmt.commands.clusters import cluster_of, split
+from gmt.commands.clusters import cluster_of, split_overrides
 from gmt.composition import Composer, hydra_on
 from gmt.credentials import refuse_secrets
 from gmt.runs.foreign_code import foreign_code
@@ -25,7 +25,7 @@ def submit(overrides: Sequence[str], config_dir: str | None, *, dry_run: bool) -
     Raises:
         UserError: something is wrong with the study or the cluster; nothing was started.
     """
-    of_cluster, of_sweep = split(overrides)
+    of_cluster, of_sweep = split_overrides(overrides)
     for text in overrides:
         refuse_secrets("an override", text, _REMEDY)
     for file in sorted(Path(config_dir).rglob("*.yaml")) if config_dir else []:  # they travel too

@@ -116,7 +116,7 @@ def _of_more_layers(model: nn.Module, unexpected: Iterable[str]) -> list[str]:
     return sorted(name for name in unexpected if re.sub(r"\d+", "N", name) in patterns)
 
 
-def fresh(base: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
+def copy_base(base: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
     """Return a copy of a base in `dtype`, which shares no memory with it."""
     copies = {id(p): nn.Parameter(p.detach().to(dtype, copy=True)) for p in base.parameters()}
     return copy.deepcopy(base, copies)  # the second argument holds the copies that exist already, by id

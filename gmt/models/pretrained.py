@@ -193,9 +193,9 @@ class PretrainedModel:
         """Return a copy of the base, in `dtype`."""
         import torch
 
-        from gmt.models.base_weights import fresh
+        from gmt.models.base_weights import copy_base
 
-        model = fresh(self.base(), getattr(torch, self.dtype))
+        model = copy_base(self.base(), getattr(torch, self.dtype))
         if self.gradient_checkpointing:
             model.activation_checkpointing_enable({"use_reentrant": False})
         return model

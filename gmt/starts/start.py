@@ -37,7 +37,7 @@ class FirstFiles:
     commands: Sequence[str]
 
 
-def start(kind: str, name: str, folder: Path) -> FirstFiles:
+def write_first_files(kind: str, name: str, folder: Path) -> FirstFiles:
     """Write the first files of a plug-in.
 
     Args:

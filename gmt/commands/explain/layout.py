@@ -4,7 +4,7 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from gmt.commands.explain.setting import kind_of, settings_in
+from gmt.commands.explain.setting import settings_class_of, settings_in
 from gmt.docstrings import first_sentence
 from gmt.terminal import help_width
 
@@ -45,13 +45,13 @@ def titled(title: str, lines: Sequence[str]) -> str:
     return "\n".join([title, *lines])
 
 
-def title_of(group: str, kind: type | None) -> str:
+def title_of(group: str, settings_class: type | None) -> str:
     """Return the title of a group's settings, with the first sentence on their class."""
-    about = "" if kind is None else first_sentence(" ".join((kind.__doc__ or "").split()))
+    about = "" if settings_class is None else first_sentence(" ".join((settings_class.__doc__ or "").split()))
     return paragraph(f"{group}: {about.rstrip('.')}" if about else f"{group}:")
 
 
 def group_settings(group: str, values: Mapping[str, Any]) -> str:
     """Return an entry for each setting of a group, with its first sentence and its choices."""
     entries = [entry(setting.assignment, setting.in_short) for setting in settings_in(group, values)]
-    return titled(title_of(group, kind_of(group, values)), entries)
+    return titled(title_of(group, settings_class_of(group, values)), entries)

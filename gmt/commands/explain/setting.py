@@ -17,7 +17,7 @@ from gmt.errors import UserError
 from gmt.plug_ins import class_of, faults_of
 
 # The settings dataclass of each group whose yaml names none by `_target_`.
-KINDS = {
+SETTINGS_CLASSES = {
     "record": "gmt.runs.settings.RecordSettings",
     "resources": "gmt.runs.settings.ResourceSettings",
     "sweep": "gmt.studies.guard.SweepSettings",
@@ -102,9 +102,9 @@ def settings_in(group: str, values: Mapping[str, Any]) -> list[Setting]:
     Raises:
         UserError: the group's class can't be imported.
     """
-    kind = kind_of(group, values)
+    settings_class = settings_class_of(group, values)
     own = [key for key in values if key != "_target_"]
-    names = [] if kind is None else list(_defaults(kind))
+    names = [] if settings_class is None else list(_defaults(settings_class))
     in_order = sorted(own, key=[*names, *own].index) + [name for name in names if name not in own]
     return [setting_in(group, values, key) for key in in_order]
 
@@ -120,34 +120,34 @@ def setting_in(group: str, values: Mapping[str, Any], key: str) -> Setting:
     Raises:
         UserError: the group's class can't be imported.
     """
-    kind = kind_of(group, values)
+    settings_class = settings_class_of(group, values)
     own = {name: value for name, value in values.items() if name != "_target_"}
-    default = MISSING if kind is None else _defaults(kind).get(key)
+    default = MISSING if settings_class is None else _defaults(settings_class).get(key)
     value = own.get(key, default)
     return Setting(
         key=f"{group}.{key}",
         value=typed(value) if own or value != MISSING else None,
-        about="" if kind is None else meanings(kind).get(key, ""),
-        rule="" if kind is None else _rule(group, kind, own, key),
+        about="" if settings_class is None else meanings(settings_class).get(key, ""),
+        rule="" if settings_class is None else _rule(group, settings_class, own, key),
         is_in_config=key in own or not own,
     )
 
 
-def kind_of(group: str, values: Mapping[str, Any]) -> type | None:
+def settings_class_of(group: str, values: Mapping[str, Any]) -> type | None:
     """Return the settings dataclass of a group's config; None where the config is of none.
 
     Raises:
         UserError: the class can't be imported.
     """
-    target = values.get("_target_") or KINDS.get(group)
+    target = values.get("_target_") or SETTINGS_CLASSES.get(group)
     return class_of(group, target) if isinstance(target, str) else None
 
 
 @cache
-def meanings(kind: type) -> dict[str, str]:
+def meanings(settings_class: type) -> dict[str, str]:
     """Return what the docstrings of a settings dataclass and its bases say of each setting."""
     found: dict[str, str] = {}
-    for base in reversed(kind.__mro__):
+    for base in reversed(settings_class.__mro__):
         found |= arguments_of(base.__doc__)
     for name, text in found.items():
         if (elsewhere := _ELSEWHERE.fullmatch(text)) is not None:
@@ -157,7 +157,7 @@ def meanings(kind: type) -> dict[str, str]:
 
 def _for_users(text: str) -> str:
     """Return a docstring's text with yaml's null, and with `gmt help` in place of classes that it explains."""
-    for topic, path in KINDS.items():
+    for topic, path in SETTINGS_CLASSES.items():
         text = text.replace(f"see {path}", f"see `gmt help {topic}`")
     return _NONE.sub("null", text)
 
@@ -174,10 +174,10 @@ def launcher_meanings() -> dict[str, str]:
 
 
 @cache
-def _defaults(kind: Any) -> dict[str, Any]:
+def _defaults(settings_class: Any) -> dict[str, Any]:
     """Return the default of each setting of a class; `???` for a setting that must be given."""
     defaults: dict[str, Any] = {}
-    for field in dataclasses.fields(kind):
+    for field in dataclasses.fields(settings_class):
         if field.init and field.default_factory is not dataclasses.MISSING:
             defaults[field.name] = field.default_factory()
         elif field.init:
@@ -185,15 +185,15 @@ def _defaults(kind: Any) -> dict[str, Any]:
     return defaults
 
 
-def _rule(group: str, kind: type, values: Mapping[str, Any], key: str) -> str:
+def _rule(group: str, settings_class: type, values: Mapping[str, Any], key: str) -> str:
     """Return the rule in the sentence by which a class refuses a wrong value; empty where it takes the value."""
     from gmt.runs.build import settings_of  # it imports every protocol, which completion need not wait for
 
     if isinstance(values.get(key), Mapping):
         return ""
     try:
-        with faults_of(group, kind, "refuses its settings"):  # code of a plug-in may raise anything
-            settings_of(group, kind, {**values, key: _WRONG})
+        with faults_of(group, settings_class, "refuses its settings"):  # code of a plug-in may raise anything
+            settings_of(group, settings_class, {**values, key: _WRONG})
     except UserError as error:
         begins = (f"{group}.{key} ", f"{key} ")
         sentences = [sentence for sentence in error.sentences if sentence.startswith(begins)]
