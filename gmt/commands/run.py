@@ -31,9 +31,11 @@ def run_job(config: DictConfig) -> float:
         The target score after training, which Hydra's optimizing sweepers take as the objective.
 
     Raises:
-        UserError: a setting is wrong, another process does this run, or the run of a plan was changed.
-        Interrupted: the sweep was stopped before or during this run of it.
-        KeyboardInterrupt: Ctrl-C was pressed; the run's record remains.
+        UserError: a setting is wrong, the run's record was changed, or another process is working on the run.
+        RecordBusy: another process is working on a run of a sweep.
+        RunFailed: the run failed; its record holds the traceback.
+        Interrupted, StoppedEarly: the sweep stopped its run; the next sweep resumes it.
+        KeyboardInterrupt: Ctrl-C stopped a single run; `gmt run` resumes it.
     """
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode

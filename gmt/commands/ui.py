@@ -55,7 +55,7 @@ def serve(overrides: Sequence[str], config_dir: str | None, port: int | None, *,
         browser: whether to open a browser at the link.
 
     Raises:
-        UserError: `tracking.uri` is null or a server, the port is taken, the log can't be written, or the server failed.
+        UserError: `tracking.uri` is null or a server, the port is taken, or the log or the server fails.
     """
     with hydra_on(config_dir):
         config = Composer().compose_plain(overrides)
