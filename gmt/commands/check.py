@@ -1,4 +1,4 @@
-"""`gmt check`: tests a plug-in of the user's config against its laws, and prints a line for each law."""
+"""`gmt check`: tests a method, a task, ... of the user's config against its laws, and prints a line for each law."""
 
 import tempfile
 from collections.abc import Sequence
