@@ -33,8 +33,8 @@ def add_commands(section: Section) -> None:
         takes="GROUP=NAME",
         summary="tries the laws that every method, model and task keeps",
         about="Tests a method, a task, ... on a few steps of a small model, and prints a line for each law: it "
-        "composes and builds, planning imports no torch, its run id is stable; it trains, saves, and reaches the same bits "
-        "after kill -9; evaluations during training and smaller micro-batches change nothing; bf16, DPO and two "
+        "composes and builds, planning imports no torch, its run id is stable; it trains, saves, and reaches the same "
+        "bits after kill -9; evaluations during training and smaller micro-batches change nothing; bf16, DPO and two "
         f"workers work, or are refused in a sentence. GROUP is one of {', '.join(GROUPS)}; for one of your own, "
         "--config-dir names its folder; further overrides change its settings. All runs are on the CPU. The exit code "
         "is 1 if a law is broken.",
