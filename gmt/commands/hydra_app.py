@@ -45,7 +45,7 @@ def hydra_app(name: str, options: Namespace) -> None:
         MachineFault: the machine failed.
         SystemExit: Hydra has shown its help, or refuses the config or a flag.
     """
-    given = _checked(name, options)
+    given = _checked_flags(name, options)
     if options.version:
         print(f"Hydra {hydra.__version__}")
         return
@@ -106,7 +106,7 @@ def _run_app(app: Callable[[], None], package: str | None) -> None:
         raise
 
 
-def _checked(name: str, options: Namespace) -> Namespace:
+def _checked_flags(name: str, options: Namespace) -> Namespace:
     """Return Hydra's flags and the overrides, without the options of our own parser; raise UserError for wrong ones."""
     given = Namespace(**{flag: getattr(options, flag) for flag in _names_of_flags()})
     for flag, why in _REFUSED_FLAGS.items():

@@ -59,7 +59,7 @@ def serve(overrides: Sequence[str], config_dir: str | None, port: int | None, *,
     """
     with hydra_on(config_dir):
         config = Composer().compose_plain(overrides)
-    record = settings_of("record", RecordSettings, config["record"])  # the store of conf/tracking/sqlite lies below it
+    record = settings_of("record", RecordSettings, config["record"])  # also for the store of tracking=sqlite
     tracking = settings_of("tracking", TrackingSettings, config["tracking"])
     if tracking.uri is None:
         raise UserError("gmt ui needs tracking.uri, got null (tracking=none)")
@@ -155,9 +155,9 @@ def _announce(link: str, shortcut: Path, log: Path) -> None:
     """Print the link; if other users can read the output, print the file that holds the link instead."""
     output = os.fstat(sys.stdout.fileno()).st_mode
     if stat.S_ISREG(output) and output & 0o077:
-        say(f"dashboard: {shortcut} holds the link, as others can read this output   (Ctrl-C stops the dashboard)")
+        say(f"dashboard: {shortcut} holds the link, since others can read this output   (Ctrl-C stops the dashboard)")
     else:
-        say(f"dashboard: {link}   (Ctrl-C stops it; its server writes to {log})")
+        say(f"dashboard: {link}   (Ctrl-C stops the dashboard; the log is {log})")
 
 
 def _answers(address: tuple[str, int]) -> bool:

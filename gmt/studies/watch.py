@@ -121,7 +121,9 @@ def each_second(action: Callable[[], None]) -> Iterator[None]:
 
 
 class Watch:
-    """Reads the records of a sweep's runs until these end; a record without a change is not read again.
+    """Reads the records of a sweep's runs until the runs end.
+
+    A record is skipped until its status is written for the first time in the sweep; of a log, only new lines are read.
 
     Args:
         plan: the sweep's plan; its finished runs help to estimate the time left.

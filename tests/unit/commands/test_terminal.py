@@ -107,10 +107,10 @@ def test_the_log_of_a_job_is_escaped(monkeypatch: pytest.MonkeyPatch, capsys: py
 
 
 def test_what_a_dashboards_server_complains_of_is_escaped(tmp_path: Path) -> None:
-    log = ui._private(tmp_path / "ui.log")
+    log = ui._new_private_file(tmp_path / "ui.log")
     code = f"import sys; sys.stderr.buffer.write({HOSTILE.encode()!r})"
     with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE) as server:
-        ui._keep(server, log)
+        ui._copy_stderr(server, log)
     text = log.read_text()
     assert log.stat().st_mode & 0o777 == 0o600
     assert r"\x1b]0;title" in text
