@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from gmt.tracking.mlflow_view import MlflowView
 
-_MAX_CHOICES = 12  # choices of a task that a sweep and a report show, besides the baseline
+_MAX_SHOWN = 12  # warnings, and choices of a task besides the baseline, after a sweep or a report
 
 
 def show_study(overrides: Sequence[str], config_dir: str | None, *, dirty: bool) -> None:
@@ -73,20 +73,20 @@ def put_result(view: "MlflowView", results: "Results") -> bool:
 
     plan, means = results.plan, means_by_step(results)
     charts = (
-        f"Model metrics below `mean/` are these means. A chart's step is the {results.axis.name}: the value itself if "
-        "all values are whole, else in per cent if that is whole, else the value's place in their order.\n\n"
+        f"Model metrics below `mean/` are these means. The step of a chart is the {results.axis.name}; in per cent if "
+        "only the percentages are whole numbers; if they are not, the values are counted from 1, the lowest first.\n\n"
     )
     warnings = [f"Warning: {sentence}" for sentence in results.warnings]
-    if len(warnings) > _MAX_CHOICES:
-        warnings[_MAX_CHOICES:] = [f"`gmt show study={plan.study.name}` prints all {len(warnings)} warnings."]
-    answer = "\n\n".join([*leading_sentences(results), *warnings, means_markdown(results, _MAX_CHOICES)])
+    if len(warnings) > _MAX_SHOWN:
+        warnings[_MAX_SHOWN:] = [f"`gmt show study={plan.study.name}` prints all {len(warnings)} warnings."]
+    answer = "\n\n".join([*leading_sentences(results), *warnings, means_markdown(results, _MAX_SHOWN)])
     tests = reported(len(results.done), [sentence for findings in results.findings for sentence in findings.sentences])
     text = f"{answer}\n\n{charts if means else ''}{tests}"
     view.log_means(plan.identity, means)
     return view.log_result(plan.identity, describe(plan, text))
 
 
-def say_result(results: "Results", max_choices: int | None = _MAX_CHOICES) -> None:
+def say_result(results: "Results", max_choices: int | None = _MAX_SHOWN) -> None:
     """Print a study's means, best target score first, its answer, and its warnings.
 
     Args:
