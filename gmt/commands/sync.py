@@ -1,4 +1,4 @@
-"""`gmt sync`: writes to MLflow the values of run records that it lacks; a lost store is thereby made again."""
+"""`gmt sync`: writes to MLflow the values of run records that MLflow lacks; if its store was lost, all values."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -17,7 +17,7 @@ from gmt.tracking.settings import TrackingSettings
 
 
 def sync(arguments: Sequence[str], config_dir: str | None) -> None:
-    """Write to MLflow the values that it lacks, from the records of a study or of single runs.
+    """Write to MLflow the values that MLflow lacks, from the records of a study or of single runs.
 
     Args:
         arguments: ids of runs, or their first digits; and overrides, with `study=NAME` or without.
@@ -84,7 +84,7 @@ def _warn_of_changes(records: Iterable[RunRecord]) -> None:
 
 
 def _conclude(faults: Sequence[str], num_runs: int) -> None:
-    """Print that MLflow has all values; raise RunFailed if it lacks any."""
+    """Print that MLflow has all values; raise RunFailed if any are missing."""
     if faults:
         raise RunFailed(f"MLflow lacks values of {len(faults)} of {num_runs} runs: {'; '.join(faults)}")
     say(f"MLflow holds {num_runs} run{'s' if num_runs > 1 else ''} as the records do")

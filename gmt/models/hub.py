@@ -20,7 +20,7 @@ _OTHER_FORMATS = ("original/*", "onnx/*")  # the same weights again, for other p
 
 
 def download(repo: str, revision: str, *, with_code: bool) -> Path:
-    """Return the folder with a model's config, safetensors and tokenizer files, downloaded unless the cache has them.
+    """Return the folder with a model's config, safetensors and tokenizer files; download those that the cache lacks.
 
     Args:
         repo: the hub id.

@@ -72,9 +72,8 @@ def _take_flags_of_hydra(parser: Parser, *, takes_either: bool) -> None:
     )
     flag("--hydra-help", about="show Hydra's own help")
     flag("--version", about="show Hydra's version")
-    flag(
-        "--shell-completion", "-sc", about=argparse.SUPPRESS
-    )  # hydra_app refuses this flag and the next ones, with the reason
+    # gmt.commands.hydra_app refuses the flags below, and says why.
+    flag("--shell-completion", "-sc", about=argparse.SUPPRESS)
     flag("--config-path", "-cp", about=argparse.SUPPRESS, default=None)
     flag("--config-name", "-cn", about=argparse.SUPPRESS, default=None)
     flag("--experimental-rerun", about=argparse.SUPPRESS, default=None)

@@ -26,8 +26,8 @@ def add_commands(section: Section) -> None:
         _sync,
         takes="study=NAME|RUN ...",
         summary="brings MLflow up to date with the run records",
-        about="Writes to MLflow the values of the run records that it lacks, e.g. after an outage of its server, or "
-        "all values if its store was lost. Takes study=NAME or the ids of single runs.",
+        about="Writes to MLflow the values of the run records that MLflow lacks, e.g. after an outage of its server; "
+        "if its store was lost, all values. Takes study=NAME or the ids of single runs.",
     )
     take_config(sync)
 
