@@ -15,7 +15,7 @@ _BY_FACTORS = ("learning_rate", "rank")  # settings that are usually varied by f
 _DECADE = 10
 
 
-def over(config: Mapping[str, Any]) -> Sequence[str]:
+def differing_settings(config: Mapping[str, Any]) -> Sequence[str]:
     """Return the settings in which the parents of a merge differ, from its config; empty for other runs."""
     settings: Sequence[str] = config.get("over") or ()
     return settings
@@ -23,7 +23,7 @@ def over(config: Mapping[str, Any]) -> Sequence[str]:
 
 def seed_of(config: Mapping[str, Any]) -> int | None:
     """Return the seed of a run; None for a merge over seeds, which belongs to no single seed."""
-    return None if "seed" in over(config) else int(config["seed"])
+    return None if "seed" in differing_settings(config) else int(config["seed"])
 
 
 def draws_of(config: Mapping[str, Any]) -> dict[str, int | None]:
@@ -71,7 +71,7 @@ class Axis:
         Raises:
             UserError: the value is not a finite number.
         """
-        if self.setting in over(config):
+        if self.setting in differing_settings(config):
             return None
         value: Any = config
         for part in self.setting.split("."):

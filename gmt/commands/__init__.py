@@ -1,1 +1,1 @@
-"""The commands of `gmt`, one file each: they compose, build, call what does the work, and print."""
+"""The commands of `gmt`, one file each: each composes the config, calls the code that does the work, and prints."""

@@ -1,4 +1,4 @@
-"""`gmt check`: tries the laws of plug-ins on the user's config, and prints a line for each law."""
+"""`gmt check`: tests a method, a task, ... of the user's config against its laws, and prints a line for each law."""
 
 import tempfile
 from collections.abc import Sequence
@@ -12,14 +12,14 @@ _WIDTH = len("skipped")
 
 
 def print_checks(overrides: Sequence[str], config_dir: str | None) -> None:
-    """Prints a line for each law.
+    """Print a line for each law.
 
     Args:
-        overrides: the user's, e.g. `method=NAME`.
+        overrides: the user's overrides, e.g. `method=NAME`.
         config_dir: a config folder of the user's own, or None.
 
     Raises:
-        UserError: no group is named, or the config does not compose.
+        UserError: the overrides name no group to check, or the config does not compose.
         RunFailed: a law is broken.
     """
     num_broken = num_tried = 0

@@ -1,4 +1,4 @@
-"""The config group `cluster`. It is composed by itself: where a sweep runs is no part of any run's config."""
+"""Composes the config group `cluster` by itself, since the config of a run does not say where its sweep runs."""
 
 from collections.abc import Mapping, Sequence
 
@@ -14,25 +14,21 @@ from gmt.runs.build import plug_in
 _GROUP = "cluster"
 
 
-def split(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Parts the overrides of the cluster from those of the sweep.
-
-    Returns:
-        The overrides of the cluster, and the others.
-    """
+def split_overrides(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the overrides of the cluster, and all other overrides."""
     cluster = [text for text in overrides if text.lstrip("+~").startswith((f"{_GROUP}=", f"{_GROUP}."))]
     return cluster, [text for text in overrides if text not in cluster]
 
 
 def cluster_of(overrides: Sequence[str], config_dir: str | None) -> Cluster:
-    """The cluster that `cluster=NAME cluster.KEY=VALUE ...` names.
+    """Return the cluster that `cluster=NAME cluster.KEY=VALUE ...` names.
 
     Args:
         overrides: the overrides of the cluster's settings.
         config_dir: the user's own config folder, or None.
 
     Raises:
-        UserError: there is no such cluster, or a setting of it is wrong.
+        UserError: not exactly one cluster is named, it does not exist, or one of its settings is wrong.
     """
     with hydra_on(config_dir):
         names = GlobalHydra.instance().config_loader().get_group_options(_GROUP)
@@ -51,7 +47,7 @@ def cluster_of(overrides: Sequence[str], config_dir: str | None) -> Cluster:
 
 
 def _refuse_secrets(setting: str, value: object) -> None:
-    """Refuse a cluster's setting that holds a secret: scripts, manifests and dashboards show it."""
+    """Raise UserError if a setting holds a secret, since scripts, manifests and dashboards show the settings."""
     if isinstance(value, Mapping):
         for key, item in value.items():
             _refuse_secrets(f"{setting}.{key}", item)

@@ -1,4 +1,4 @@
-"""`gmt compare RUN RUN`: the differences of two runs: settings, scores, and the answers that flipped."""
+"""`gmt compare RUN RUN`: prints how two runs differ in settings and scores, and the answers that flipped."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -18,12 +18,13 @@ def compare(runs: Sequence[str], overrides: Sequence[str], config_dir: str | Non
 
     Args:
         runs: two run ids, or their first digits.
-        overrides: the user's, for `record.root`.
+        overrides: the user's overrides, for `record.root`.
         config_dir: a config folder of the user's own, or None.
-        num_answers: examples of flipped answers of each kind.
+        num_answers: the number of printed answers of each kind of flip.
 
     Raises:
-        UserError: no run, or more than one, begins so, or a run is not done.
+        UserError: no run id, or more than one, begins with one of `runs`; or a run is not done, or its record was
+            changed.
     """
     with hydra_on(config_dir):
         config = Composer().compose_plain(overrides)

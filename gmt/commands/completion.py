@@ -16,16 +16,23 @@ from argcomplete.finders import CompletionFinder
 from argcomplete.shell_integration import shellcode
 
 from gmt import config_files
-from gmt.commands.explain.setting import KINDS, LAUNCHER, kind_of, launcher_meanings, meanings, setting_in
+from gmt.commands.explain.setting import (
+    LAUNCHER,
+    SETTINGS_CLASSES,
+    launcher_meanings,
+    meanings,
+    setting_in,
+    settings_class_of,
+)
 from gmt.docstrings import first_sentence
 from gmt.errors import UserError
-from gmt.starts.start import KINDS as KINDS_OF_FILES
+from gmt.starts.start import KINDS
 from gmt.terminal import printable
 
-_ON_CLUSTERS = ("submit", "jobs", "logs", "stop")
+_CLUSTER_COMMANDS = ("submit", "jobs", "logs", "stop")
 _LAUNCHERS = {"basic": "one run after the other in this process", "ray_tune": "side by side, on Ray"}
-_MOST_DESCRIBED = 100  # runs whose records are read for a description
-Words = dict[str, str]  # a candidate, and what it means
+_MAX_DESCRIBED = 100  # with more runs, their records are not read for a description
+Words = dict[str, str]  # the candidates, each with its meaning
 
 
 def script(shell: str) -> str:
@@ -55,7 +62,7 @@ class _Finder(CompletionFinder):
 
 
 def _completer(command: str, action: Action, commands: Mapping[str, ArgumentParser]) -> Any:
-    """Return what completes an argument of a command."""
+    """Return the completer of an argument of a command."""
     if action.choices is not None:
         return lambda **_: list(action.choices or ())
     words: dict[str, Callable[[str, Namespace], Words]] = {
@@ -63,17 +70,17 @@ def _completer(command: str, action: Action, commands: Mapping[str, ArgumentPars
         "run": lambda prefix, given: _runs_or_study(prefix, given, command),
         "other": lambda prefix, given: runs(prefix, _context(given)[0]),
         "topic": lambda prefix, given: topics(prefix, commands, given.config_dir),
-        "kind": lambda prefix, given: dict.fromkeys(KINDS_OF_FILES, ""),
+        "kind": lambda prefix, given: dict.fromkeys(KINDS, ""),
     }
     if action.dest in words:
-        return lambda prefix, parsed_args, **_: _words_of(words[action.dest], prefix, parsed_args)
+        return lambda prefix, parsed_args, **_: _candidates(words[action.dest], prefix, parsed_args)
     if action.dest in ("config_dir", "merged", "peft"):
         return DirectoriesCompleter()
     return FilesCompleter() if action.dest == "delta" else lambda **_: []
 
 
-def _words_of(words: Callable[[str, Namespace], Words], prefix: str, given: Namespace) -> Words:
-    """Return candidates; none where a class or a file of the user's own is broken."""
+def _candidates(words: Callable[[str, Namespace], Words], prefix: str, given: Namespace) -> Words:
+    """Return the candidates; none if a class or a file of the user is broken."""
     try:
         return words(prefix, given)
     except (UserError, OSError, ValueError):
@@ -81,17 +88,19 @@ def _words_of(words: Callable[[str, Namespace], Words], prefix: str, given: Name
 
 
 def _context(given: Namespace) -> tuple[Sequence[str], str | None]:
-    """Return the overrides and the config folder so far."""
+    """Return the overrides and the config folder that the command line already has."""
     return getattr(given, "overrides", None) or [], getattr(given, "config_dir", None)
 
 
-def overrides(prefix: str, given: Sequence[str], own: str | None, *, command: str) -> Words:
-    """Return the overrides that begin so: keys with `=`, or behind it names of files, or a setting's choices.
+def overrides(prefix: str, given: Sequence[str], config_dir: str | None, *, command: str) -> Words:
+    """Return the overrides that begin with a prefix.
+
+    A prefix without `=` gets keys; one with `=` gets the names of a group's files, or the choices of a setting.
 
     Args:
-        prefix: the beginning of the word.
-        given: the overrides before it.
-        own: a config folder of the user's own, or None.
+        prefix: the beginning of the word to complete.
+        given: the overrides before the word.
+        config_dir: a config folder of the user's own, or None.
         command: the name of the command.
     """
     key, is_value, value = prefix.partition("=")
@@ -99,42 +108,44 @@ def overrides(prefix: str, given: Sequence[str], own: str | None, *, command: st
     key = key.removeprefix(sign)
     if is_value:
         before, comma, _ = value.rpartition(",")
-        found = _values(key, given, own)
-        return {f"{sign}{key}={before}{comma}{word}": about for word, about in found.items()}
-    keys = _groups(command, own) if "." not in key else {}
+        values = _values(key, given, config_dir)
+        return {f"{sign}{key}={before}{comma}{word}": about for word, about in values.items()}
+    keys = _groups(command, config_dir) if "." not in key else {}
     if not any(word.startswith(key) for word in keys):
-        keys = dict(_settings(key, given, own, are_new=sign.startswith("+")))
+        keys = dict(_settings(key, given, config_dir, are_new=sign.startswith("+")))
     end = "" if sign == "~" else "="
-    found = {f"{sign}{word}{end}": about for word, about in keys.items()}
-    return found | (runs(prefix, given) if command == "sync" else {})
+    words = {f"{sign}{word}{end}": about for word, about in keys.items()}
+    return words | (runs(prefix, given) if command == "sync" else {})
 
 
-def _groups(command: str, own: str | None) -> Words:
-    """Return the groups that a command takes, and the settings that belong to none."""
+def _groups(command: str, config_dir: str | None) -> Words:
+    """Return the groups that a command takes, and the settings that belong to no group."""
     chosen = {group: choice.about for group, choice in config_files.chosen().items()}
-    if command in _ON_CLUSTERS:
+    if command in _CLUSTER_COMMANDS:
         chosen["cluster"] = "where the sweep runs"
     if command == "run":
         del chosen["study"], chosen["diagnostic"]
-    others = {group: "" for group in config_files.groups(own) if group not in chosen and command == "check"}
+    others = {group: "" for group in config_files.groups(config_dir) if group not in chosen and command == "check"}
     return chosen | others | {key: about for key, about in config_files.single_settings().items() if about}
 
 
-def _settings(key: str, given: Sequence[str], own: str | None, *, are_new: bool = False) -> Iterator[tuple[str, str]]:
-    """Yield the settings of the groups that a key may begin with, and their meanings.
+def _settings(
+    key: str, given: Sequence[str], config_dir: str | None, *, are_new: bool = False
+) -> Iterator[tuple[str, str]]:
+    """Yield each setting that may complete a key, and its meaning.
 
     Args:
         key: the beginning of a key.
         given: the overrides so far.
-        own: a config folder of the user's own, or None.
-        are_new: whether they are those that the config does not name, which + adds.
+        config_dir: a config folder of the user's own, or None.
+        are_new: whether to yield the settings that the config does not name and `+` adds, instead of those in it.
     """
     for group in [*config_files.own_settings(), *config_files.chosen(), "cluster"]:
         if not group.startswith(key.partition(".")[0]):
             continue
-        values = _of_group(group, given, own)
-        kind = kind_of(group, values) if values else None
-        about = {} if kind is None else meanings(kind)
+        values = _group_values(group, given, config_dir)
+        settings_class = settings_class_of(group, values) if values else None
+        about = {} if settings_class is None else meanings(settings_class)
         for name in [name for name in about if name not in values] if are_new else _leaves(values):
             yield f"{group}.{name}", first_sentence(about.get(name, ""))
     if LAUNCHER.startswith(key[: len(LAUNCHER)]):
@@ -142,19 +153,19 @@ def _settings(key: str, given: Sequence[str], own: str | None, *, are_new: bool 
         yield "hydra/launcher", "the launcher of a sweep's runs"
 
 
-def _of_group(group: str, given: Sequence[str], own: str | None) -> Mapping[str, Any]:
-    """Return the settings of the file that the overrides choose of a group."""
+def _group_values(group: str, given: Sequence[str], config_dir: str | None) -> Mapping[str, Any]:
+    """Return the values in the file of a group that the overrides choose, or in the group's default file."""
     part = config_files.own_settings().get(group)
     if isinstance(part, Mapping):
         return part
     chosen = {text.partition("=")[0]: text.partition("=")[2] for text in given}
     default = config_files.chosen().get(group)
     name = chosen.get(group, "null" if default is None else default.name).partition(",")[0]
-    return config_files.values(group, name, own)
+    return config_files.values(group, name, config_dir)
 
 
 def _leaves(values: Mapping[str, Any], above: str = "") -> Iterator[str]:
-    """Yield the keys of all values that are no mappings, by their paths; a key with a dot has no path of its own."""
+    """Yield the dotted path of each value that is not a mapping; a key that holds a dot can't be part of a path."""
     for key, value in values.items():
         if isinstance(value, Mapping) and value:
             yield from _leaves(value, f"{above}{key}.")
@@ -162,24 +173,24 @@ def _leaves(values: Mapping[str, Any], above: str = "") -> Iterator[str]:
             yield f"{above}{key}"
 
 
-def _values(key: str, given: Sequence[str], own: str | None) -> Words:
+def _values(key: str, given: Sequence[str], config_dir: str | None) -> Words:
     """Return the names of a group's files, or the choices of a setting."""
     if key == "hydra/launcher":
         return dict(_LAUNCHERS)
-    if key in config_files.groups(own):
-        names = config_files.names(key, own)
-        return {name: first_sentence(config_files.about(key, name, own)) for name in names}
+    if key in config_files.groups(config_dir):
+        names = config_files.names(key, config_dir)
+        return {name: first_sentence(config_files.about(key, name, config_dir)) for name in names}
     group, _, name = key.rpartition(".")
-    values = _of_group(group, given, own)
+    values = _group_values(group, given, config_dir)
     return dict.fromkeys(setting_in(group, values, name).choices, "") if values else {}
 
 
 def runs(prefix: str, given: Sequence[str]) -> Words:
-    """Return the ids of the runs below record.root that begin so, with method, task, seed and state."""
+    """Return the run ids below record.root that begin with a prefix, each with its method, task, seed and state."""
     roots = [text.removeprefix("record.root=") for text in given if text.startswith("record.root=")]
     root = Path(roots[-1] if roots else config_files.own_settings()["record"]["root"]).expanduser() / "runs"
-    found = sorted(root.glob(f"{prefix}*")) if prefix.isalnum() or not prefix else []
-    return {folder.name: _described(folder) if len(found) <= _MOST_DESCRIBED else "" for folder in found}
+    folders = sorted(root.glob(f"{prefix}*")) if prefix.isalnum() or not prefix else []
+    return {folder.name: _described(folder) if len(folders) <= _MAX_DESCRIBED else "" for folder in folders}
 
 
 def _described(folder: Path) -> str:
@@ -192,17 +203,17 @@ def _described(folder: Path) -> str:
 
 
 def _runs_or_study(prefix: str, given: Namespace, command: str) -> Words:
-    """Return run ids, and for `gmt show` the studies that may stand in their place."""
+    """Return run ids; for `gmt show`, which takes a study in place of a run, also `study=NAME`."""
     context = _context(given)
     named = overrides(prefix, *context, command=command) if command == "show" else {}
     return runs(prefix, context[0]) | {word: about for word, about in named.items() if word.startswith("study=")}
 
 
-def topics(prefix: str, commands: Mapping[str, ArgumentParser], own: str | None) -> Words:
-    """Return the topics of `gmt help` that begin so."""
+def topics(prefix: str, commands: Mapping[str, ArgumentParser], config_dir: str | None) -> Words:
+    """Return the topics of `gmt help` that may complete a prefix."""
     group, is_choice, _ = prefix.partition("=")
     if is_choice:
-        return {f"{group}={name}": about for name, about in _values(group, [], own).items()}
-    words = [*commands, *config_files.groups(own), *config_files.own_settings(), *KINDS, LAUNCHER]
-    found = dict.fromkeys(words, "")
-    return found | dict(_settings(prefix, [], own)) if "." in prefix else found
+        return {f"{group}={name}": about for name, about in _values(group, [], config_dir).items()}
+    words = [*commands, *config_files.groups(config_dir), *config_files.own_settings(), *SETTINGS_CLASSES, LAUNCHER]
+    candidates = dict.fromkeys(words, "")
+    return candidates | dict(_settings(prefix, [], config_dir)) if "." in prefix else candidates

@@ -1,4 +1,4 @@
-"""`gmt diagnose study=NAME diagnostic=NAME`: measures finished runs and prints the means."""
+"""`gmt diagnose study=NAME diagnostic=NAME`: measures finished runs, and prints the means of the measured values."""
 
 from __future__ import annotations
 
@@ -36,20 +36,20 @@ def diagnose_study(overrides: Sequence[str], config_folder: str | None) -> None:
         UserError: the study, a diagnostic or one of its settings is wrong, or no run can be measured.
         RunFailed: a run could not be measured; the other diagnoses are stored.
     """
-    own = [text for text in overrides if _is_of_diagnostic(text)]
-    plan, _ = planned([text for text in overrides if text not in own], config_folder, leave_out=True)
-    todo = steps_of(plan, diagnostics(own, config_folder))
+    of_diagnostic = [text for text in overrides if _is_of_diagnostic(text)]
+    plan, _ = planned([text for text in overrides if text not in of_diagnostic], config_folder, leave_out=True)
+    todo = steps_of(plan, diagnostics(of_diagnostic, config_folder))
     for sentence in todo.refusals:
         say(f"warning: {sentence}")
-    ended = measured(todo)
+    diagnoses = measure(todo)
     say("")
-    for rows in _means(ended):
-        say(rows + "\n")
-    say(f"`gmt report study={plan.study.name}` draws it, and writes every number as CSV.")
+    for means in _tables_of_means(diagnoses):
+        say(means + "\n")
+    say(f"`gmt report study={plan.study.name}` draws figures of these values, and writes each value as CSV.")
 
 
 def diagnostics(overrides: Sequence[str], config_folder: str | None) -> list[Mapping[str, Any]]:
-    """Return the config of each chosen diagnostic; comma-separated values are crossed.
+    """Return the config of each chosen diagnostic: one for each combination of comma-separated values.
 
     Raises:
         UserError: no diagnostic is chosen, or a setting is wrong.
@@ -69,34 +69,35 @@ def diagnostics(overrides: Sequence[str], config_folder: str | None) -> list[Map
 
 
 def count_operations(plan: Plan) -> None:
-    """Count the operations of one run of each choice of a study, for its report."""
+    """Count the floating-point operations of one run of each choice of a study, for the study's report."""
     steps = steps_of(plan, diagnostics([f"{GROUP}=operations"], None), one_seed=True)
-    measured(steps, is_whole=False)
+    measure(steps, may_fail=True)
 
 
-def measured(todo: Steps, *, is_whole: bool = True) -> list[Diagnosed]:
+def measure(todo: Steps, *, may_fail: bool = False) -> list[Diagnosed]:
     """Measure all steps, and show the progress.
 
     Args:
         todo: the steps.
-        is_whole: whether to raise if a step fails.
+        may_fail: whether a failed step is only printed as a warning.
 
     Raises:
-        RunFailed: `is_whole` is set, and a step failed.
+        RunFailed: a step failed, and `may_fail` is false.
     """
-    ended: list[Diagnosed] = []
+    diagnoses: list[Diagnosed] = []
     with _progress(len(todo.steps)) as (on_progress, on_end):
         for diagnosed in diagnose(todo.steps, on_progress):
-            ended.append(diagnosed)
-            on_end(diagnosed, len(ended), len(todo.steps))
-    num_known = sum(not diagnosed.is_new for diagnosed in ended)
+            diagnoses.append(diagnosed)
+            on_end(diagnosed, len(diagnoses), len(todo.steps))
+    num_known = sum(not diagnosed.is_new for diagnosed in diagnoses)
     if num_known:
-        say(f"{num_known} of {len(ended)} were measured before, by the same code on the same weights.")
-    if is_whole and (faults := [diagnosed.fault for diagnosed in ended if diagnosed.fault is not None]):
+        say(f"{num_known} of {len(diagnoses)} were measured before, by the same code on the same weights.")
+    faults = [diagnosed.fault for diagnosed in diagnoses if diagnosed.fault is not None]
+    if faults and not may_fail:
         raise RunFailed(
-            f"{len(faults)} of {len(ended)} diagnoses failed, the others are stored; the first failure: {faults[0]}"
+            f"{len(faults)} of {len(diagnoses)} diagnoses failed, the others are stored; the first failure: {faults[0]}"
         )
-    return ended
+    return diagnoses
 
 
 _OnProgress = Callable[[Step, int, int], None]
@@ -105,29 +106,34 @@ _OnEnd = Callable[[Diagnosed, int, int], None]
 
 @contextmanager
 def _progress(total: int) -> Iterator[tuple[_OnProgress, _OnEnd]]:
-    """Show bars in a terminal, and print a line for each diagnosis."""
+    """Show progress bars if standard error is a terminal, and print a line for each diagnosis.
+
+    Yields:
+        A function that shows the progress of a step, and one that shows the end of a step.
+    """
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as bars:
         all_steps, one_step = bars.add_task("all", total=total), bars.add_task("", total=None)
 
-        def on_progress(step: Step, done: int, of: int) -> None:
-            bars.update(one_step, description=printable(step.label), completed=done, total=of)
+        def on_progress(step: Step, num_done: int, num_all: int) -> None:
+            bars.update(one_step, description=printable(step.label), completed=num_done, total=num_all)
 
-        def on_end(ended: Diagnosed, number: int, of: int) -> None:
+        def on_end(diagnosed: Diagnosed, number: int, num_all: int) -> None:
             bars.update(all_steps, completed=number)
-            if ended.fault is not None:
-                say(f"warning: {ended.fault}")
-            elif ended.is_new and ended.found is not None:
-                say(f"[{number:>{len(str(of))}}/{of}] {ended.step.label}{took(ended.found.seconds)}")
+            if diagnosed.fault is not None:
+                say(f"warning: {diagnosed.fault}")
+            elif diagnosed.is_new and diagnosed.found is not None:
+                width = len(str(num_all))
+                say(f"[{number:>{width}}/{num_all}] {diagnosed.step.label}{took(diagnosed.found.seconds)}")
 
         yield on_progress, on_end
 
 
-def _means(ended: Sequence[Diagnosed]) -> Iterator[str]:
-    """Yield a table for each diagnostic: the means over layers, matrices and seeds of the values in its figure."""
+def _tables_of_means(diagnoses: Sequence[Diagnosed]) -> Iterator[str]:
+    """Yield a table for each diagnostic: the values in its figure, as means over layers, matrices and seeds."""
     by_diagnosing: dict[int, list[Diagnosed]] = {}
-    for diagnosed in ended:
+    for diagnosed in diagnoses:
         if diagnosed.found is not None:
             by_diagnosing.setdefault(id(diagnosed.step.diagnosing), []).append(diagnosed)
     for group in by_diagnosing.values():
@@ -136,7 +142,7 @@ def _means(ended: Sequence[Diagnosed]) -> Iterator[str]:
         values: dict[str, dict[str, list[float]]] = {}
         for diagnosed in group:
             assert diagnosed.found is not None
-            by_panel = values.setdefault(_row(diagnosed.step), {})
+            by_panel = values.setdefault(_row_name(diagnosed.step), {})
             for row in diagnosed.found.rows:
                 if row["name"] in panels:
                     by_panel.setdefault(row["name"], []).append(row["value"])
@@ -149,7 +155,7 @@ def _means(ended: Sequence[Diagnosed]) -> Iterator[str]:
         yield table([diagnostic.name, *shown], rows)
 
 
-def _row(step: Step) -> str:
+def _row_name(step: Step) -> str:
     name = label_of_choice(step.planned.point)
     if step.other is None:
         return name

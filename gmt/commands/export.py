@@ -29,13 +29,13 @@ def export(
 
     Args:
         run: a run id or its first digits.
-        overrides: the user's, for `record.root`.
+        overrides: the user's overrides, for `record.root`.
         config_dir: a config folder of the user's own, or None.
-        paths: the place of each export by its kind, one of KINDS; None for a kind that is not written.
-        force: whether exports that are there are replaced.
+        paths: the path of each export by its kind, one of KINDS; None if no export of this kind is written.
+        force: whether to replace exports that exist.
 
     Raises:
-        UserError: no kind is given, the run can't be exported, or a place is taken.
+        UserError: no path is given, the run can't be exported, or a path exists already or lies in the run records.
     """
     chosen = {
         kind: Path(os.path.abspath(Path(text).expanduser())) for kind in KINDS if (text := paths[kind]) is not None
@@ -66,7 +66,7 @@ def export(
 
 @contextmanager
 def _progress(label: str) -> Iterator[Callable[[int, int], None]]:
-    """Show a bar in a terminal."""
+    """Show a progress bar if standard error is a terminal; yield the function that moves it."""
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as bars:

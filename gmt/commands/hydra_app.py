@@ -1,4 +1,4 @@
-"""`gmt run` and `gmt sweep` as a Hydra app: reads Hydra's flags, refuses what can't work, and hands over to Hydra."""
+"""`gmt run` and `gmt sweep` as a Hydra app: reads Hydra's flags, refuses wrong ones, and hands over to Hydra."""
 
 import io
 import os
@@ -23,8 +23,8 @@ from gmt.config_files import names
 from gmt.errors import MachineFault, RunFailed, UserError
 from gmt.terminal import say
 
-_SHOWING = ("cfg", "info")
-_REFUSED = {
+_SHOW_FLAGS = ("cfg", "info")
+_REFUSED_FLAGS = {
     "config_name": "every config begins with conf/config.yaml; --config-dir names a folder of your own beside conf/",
     "config_path": "--config-dir names a folder of your own beside conf/",
     "experimental_rerun": "the same overrides repeat a run, and `gmt show RUN` shows the settings of one",
@@ -33,7 +33,7 @@ _REFUSED = {
 
 
 def hydra_app(name: str, options: Namespace) -> None:
-    """Does what a command line of `gmt run` or `gmt sweep` says.
+    """Carry out a command line of `gmt run` or `gmt sweep`.
 
     Args:
         name: `gmt run` or `gmt sweep`.
@@ -41,10 +41,11 @@ def hydra_app(name: str, options: Namespace) -> None:
 
     Raises:
         UserError: a flag or an override is wrong; nothing was started.
-        RunFailed: see the commands.
-        SystemExit: Hydra has shown its help.
+        RunFailed: a run failed.
+        MachineFault: the machine failed.
+        SystemExit: Hydra has shown its help, or refuses the config or a flag.
     """
-    given = _checked(name, options)
+    given = _checked_flags(name, options)
     if options.version:
         print(f"Hydra {hydra.__version__}")
         return
@@ -58,7 +59,7 @@ def hydra_app(name: str, options: Namespace) -> None:
     failures: list[Exception] = []
     app = hydra.main(version_base=VERSION_BASE, config_path=str(config_dir()), config_name=CONFIG_NAME)(_job(failures))
     with user_errors():
-        _handed_over(app, given.package)
+        _run_app(app, given.package)
     for failure in failures:
         raise failure
 
@@ -73,7 +74,10 @@ def _show_help(name: str, options: Namespace) -> None:
 
 
 def _job(failures: list[Exception]) -> Callable[[DictConfig], float | None]:
-    """The task function; of a single run the error is put into `failures`: Hydra would print a line before ours."""
+    """Return Hydra's task function.
+
+    It adds the error of a single run to `failures`, since Hydra would print a line of its own before our message.
+    """
 
     def job(config: DictConfig) -> float | None:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
@@ -87,7 +91,8 @@ def _job(failures: list[Exception]) -> Callable[[DictConfig], float | None]:
     return job
 
 
-def _handed_over(app: Callable[[], None], package: str | None) -> None:
+def _run_app(app: Callable[[], None], package: str | None) -> None:
+    """Run the Hydra app; raise UserError if the config has no part `package`."""
     if package is None:
         app()
         return
@@ -101,17 +106,17 @@ def _handed_over(app: Callable[[], None], package: str | None) -> None:
         raise
 
 
-def _checked(name: str, options: Namespace) -> Namespace:
-    """Return Hydra's flags and the overrides, without the words of our own parser."""
+def _checked_flags(name: str, options: Namespace) -> Namespace:
+    """Return Hydra's flags and the overrides, without the options of our own parser; raise UserError for wrong ones."""
     given = Namespace(**{flag: getattr(options, flag) for flag in _names_of_flags()})
-    for flag, why in _REFUSED.items():
+    for flag, why in _REFUSED_FLAGS.items():
         if getattr(given, flag):
             raise UserError(f"{name} takes no --{flag.replace('_', '-')}: {why}")
     if given.resolve and not (given.cfg or given.help):
         raise UserError("--resolve needs --cfg job, or --help: it resolves what they show")
     if given.package is not None and not given.cfg:
         raise UserError("--package needs --cfg job: it names the part of the config that is shown")
-    if all(getattr(given, flag) for flag in _SHOWING):
+    if all(getattr(given, flag) for flag in _SHOW_FLAGS):
         raise UserError("--cfg and --info show different things: give one of them")
     if given.run and (given.multirun or name == "gmt sweep"):
         raise UserError("--run is for one run, and --multirun and `gmt sweep` are for several: give one of them")
@@ -127,7 +132,7 @@ def _names_of_flags() -> list[str]:
 def _check_overrides(name: str, given: Namespace, *, is_help: bool) -> None:
     parser = OverridesParser.create()
     parsed = [parse_override(parser, text) for text in given.overrides]
-    is_shown = any(getattr(given, flag) for flag in _SHOWING)
+    is_shown = any(getattr(given, flag) for flag in _SHOW_FLAGS)
     several = [override.input_line for override in parsed if override.is_sweep_override()]
     if (is_shown or is_help) and several:
         raise UserError(f"--cfg, --info and --help show one config: every setting needs one value, got {several[0]}")
@@ -137,12 +142,12 @@ def _check_overrides(name: str, given: Namespace, *, is_help: bool) -> None:
         given.multirun = True
         if not any(override.key_or_group == "study" for override in parsed):
             raise UserError(f"gmt sweep needs study=NAME; choices: {', '.join(names('study', given.config_dir))}")
-    if given.hydra_help:  # of Hydra alone: it would look for the settings of conf/ in vain
-        own = [text for text in given.overrides if text.startswith(("hydra.", "hydra/"))]
-        given.overrides = ["hydra/job_logging=disabled", *own]  # by default it leaves a log file in this folder
+    if given.hydra_help:  # Hydra shows it without conf/, and would not find the settings of conf/
+        of_hydra = [text for text in given.overrides if text.startswith(("hydra.", "hydra/"))]
+        given.overrides = ["hydra/job_logging=disabled", *of_hydra]  # otherwise Hydra writes a log file to this folder
 
 
 def _flags(given: Namespace) -> list[str]:
-    """Hydra's flags as it wants them, before all overrides."""
+    """Return Hydra's flags as words of its command line."""
     values = {key.replace("_", "-"): value for key, value in vars(given).items() if key != "overrides" and value}
     return [f"--{flag}" if value is True else f"--{flag}={value}" for flag, value in values.items()]

@@ -1,4 +1,4 @@
-"""The result of a study in the terminal: the table of means and the answer, after a sweep and on request."""
+"""Prints the result of a study, its means and its answer: for `gmt show study=NAME`, a sweep and a report."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from gmt.tracking.mlflow_view import MlflowView
 
-_MOST_AT_THE_END = 12  # choices of a task after a sweep and a report, besides the baseline
+_MAX_SHOWN = 12  # warnings, and choices of a task besides the baseline, after a sweep or a report
 
 
 def show_study(overrides: Sequence[str], config_dir: str | None, *, dirty: bool) -> None:
@@ -29,14 +29,14 @@ def show_study(overrides: Sequence[str], config_dir: str | None, *, dirty: bool)
     plan, _ = planned(overrides, config_dir, leave_out=True)
     results = Results(plan, dirty=dirty)
     say(f"study {plan.study.name}: {plan.study.question.strip()}\n")
-    say_result(results, most=None)
+    say_result(results, max_choices=None)
 
 
 def conclude(plan: Plan, tracking: TrackingSettings) -> None:
     """Print the means and the answer of a study after its sweep, and put them on its page in MLflow.
 
     Args:
-        plan: the study's plan; if no finished run counts, a line says why.
+        plan: the study's plan; if none of its finished runs counts, only a line with the reason is printed.
         tracking: the settings of MLflow.
     """
     from gmt_analysis.results import Results
@@ -59,7 +59,7 @@ def conclude(plan: Plan, tracking: TrackingSettings) -> None:
 
 
 def put_result(view: "MlflowView", results: "Results") -> bool:
-    """Put a study's result on its parent run in MLflow; return whether there is one.
+    """Put a study's result on its parent run in MLflow; return whether that run exists.
 
     Args:
         view: the view of MLflow's store.
@@ -73,30 +73,30 @@ def put_result(view: "MlflowView", results: "Results") -> bool:
 
     plan, means = results.plan, means_by_step(results)
     charts = (
-        f"Model metrics below `mean/` are these means. A chart's step is the {results.axis.name}: the value itself if "
-        "all values are whole, else in per cent if that is whole, else the value's place in their order.\n\n"
+        f"Model metrics below `mean/` are these means. The step of a chart is the {results.axis.name}; in per cent if "
+        "only the percentages are whole numbers; if they are not, the values are counted from 1, the lowest first.\n\n"
     )
     warnings = [f"Warning: {sentence}" for sentence in results.warnings]
-    if len(warnings) > _MOST_AT_THE_END:
-        warnings[_MOST_AT_THE_END:] = [f"`gmt show study={plan.study.name}` prints all {len(warnings)} warnings."]
-    answer = "\n\n".join([*leading_sentences(results), *warnings, means_markdown(results, _MOST_AT_THE_END)])
+    if len(warnings) > _MAX_SHOWN:
+        warnings[_MAX_SHOWN:] = [f"`gmt show study={plan.study.name}` prints all {len(warnings)} warnings."]
+    answer = "\n\n".join([*leading_sentences(results), *warnings, means_markdown(results, _MAX_SHOWN)])
     tests = reported(len(results.done), [sentence for findings in results.findings for sentence in findings.sentences])
     text = f"{answer}\n\n{charts if means else ''}{tests}"
     view.log_means(plan.identity, means)
     return view.log_result(plan.identity, describe(plan, text))
 
 
-def say_result(results: "Results", most: int | None = _MOST_AT_THE_END) -> None:
-    """Print the means of a study, best target first, its answer, and warnings of changed runs and differing code.
+def say_result(results: "Results", max_choices: int | None = _MAX_SHOWN) -> None:
+    """Print a study's means, best target score first, its answer, and its warnings.
 
     Args:
         results: the study's results.
-        most: the number of choices of a task that are shown besides the baseline; None for all.
+        max_choices: the largest number of choices of a task that are printed besides the baseline; None for all.
     """
     from gmt_analysis.leading import leading_sentences
     from gmt_analysis.means_text import means_text
 
-    say(means_text(results, most) + "\n")
+    say(means_text(results, max_choices) + "\n")
     for sentence in leading_sentences(results):
         say(sentence)
     for sentence in results.warnings:

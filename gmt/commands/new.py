@@ -3,12 +3,12 @@
 import os
 from pathlib import Path
 
-from gmt.starts.start import start
+from gmt.starts.start import write_first_files
 from gmt.terminal import say
 
 
 def new(kind: str, name: str, config_dir: str | None) -> None:
-    """Writes the files into a folder and prints the commands that come next.
+    """Write the files into a folder, and print the commands that come next.
 
     Args:
         kind: the kind of the plug-in, e.g. `method`.
@@ -18,10 +18,10 @@ def new(kind: str, name: str, config_dir: str | None) -> None:
     Raises:
         UserError: the kind or the name is wrong, or a file exists already.
     """
-    first = start(kind, name, Path(os.path.expanduser(config_dir or ".")))
+    written = write_first_files(kind, name, Path(os.path.expanduser(config_dir or ".")))
     say("written:")
-    for path in first.files:
+    for path in written.files:
         say(f"  {path}")
     say("next:")
-    for command in first.commands:
+    for command in written.commands:
         say(f"  {command}")

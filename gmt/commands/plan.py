@@ -1,4 +1,4 @@
-"""`gmt plan`: the runs of a study, what became of them, and what is left. Imports neither torch, Ray nor MLflow."""
+"""`gmt plan`: prints a study's runs, their states and the cost of the rest. Imports neither torch, Ray nor MLflow."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -17,28 +17,31 @@ from gmt.studies.primary_power import power_of_plan
 from gmt.studies.tuning_words import best_in_words, budget_in_words, chosen_again, resampled_in_words
 from gmt.terminal import say, table
 
-_NOTHING = object()
-_LISTED = 200  # more runs than that are shown arm by arm
+_MISSING = object()
+_MAX_LISTED_RUNS = 200  # more runs are shown arm by arm
 
 
 def plan(overrides: Sequence[str], config_dir: str | None, *, every_run: bool) -> None:
-    """Prints the plan.
+    """Print the plan of a study.
 
     Args:
-        overrides: the user's.
+        overrides: the user's overrides.
         config_dir: a config folder of the user's own, or None.
-        every_run: a line for each run, also where there are many.
+        every_run: whether to print a line for each run even if there are more than 200.
+
+    Raises:
+        UserError: the study is wrong.
     """
     plan, _ = planned(overrides, config_dir)
     states = plan.states()
     say(f"study {plan.study.name}: {plan.study.question.strip()}\n")
-    listed = every_run or len(plan.runs) <= _LISTED
-    say((_by_run if listed else _by_arm)(plan, states) + "\n")
-    if not listed:
+    is_listed = every_run or len(plan.runs) <= _MAX_LISTED_RUNS
+    say((_by_run if is_listed else _by_arm)(plan, states) + "\n")
+    if not is_listed:
         say("`gmt plan ... --runs` lists every run.")
     counts = Counter(states.values())
     if plan.tuned:
-        say(_tuning(plan.tuned) + "\n")
+        say(_tuning_in_words(plan.tuned) + "\n")
     if plan.study.provenance:
         say(provenance(plan) + "\n")
     say(", ".join(f"{counts[state]} {state}" for state in STATES if counts[state]))
@@ -46,8 +49,8 @@ def plan(overrides: Sequence[str], config_dir: str | None, *, every_run: bool) -
         say(f"{len(plan.later)} more runs will be scheduled once tuning has chosen their settings")
     done = [planned for planned in plan.comparison if states[planned.run.id] == "done"]
     foreign = foreign_code(planned.run.config for planned in plan.runs)
-    here = [] if counts["done"] == len(plan.runs) else uncommitted_changes()
-    for sentence in (*changes(plan, states), *foreign, *here, *moving_models(plan.runs), *differing_code(done)):
+    uncommitted = [] if counts["done"] == len(plan.runs) else uncommitted_changes()
+    for sentence in (*changes(plan, states), *foreign, *uncommitted, *moving_models(plan.runs), *differing_code(done)):
         say(f"warning: {sentence}")
     for sentence in power_of_plan(plan):
         say(sentence)
@@ -57,26 +60,26 @@ def plan(overrides: Sequence[str], config_dir: str | None, *, every_run: bool) -
 
 
 def gpus_in_words(plan: Plan) -> str | None:
-    """Return what the runs take of this machine's GPUs; None where there are none."""
+    """Return a sentence on the number of this machine's GPUs that a run takes; None if the machine has no GPU."""
     num_gpus = gpus_here()
-    takes = {planned.run.resources.num_gpus(num_gpus) * planned.run.resources.workers for planned in plan.runs}
+    taken = {planned.run.resources.num_gpus(num_gpus) * planned.run.resources.workers for planned in plan.runs}
     if not num_gpus:
         return None
-    if takes == {0.0}:
-        return f"the runs compute on the CPU (resources.gpus=0), and the GPUs here, {num_gpus}, stay idle"
-    numbers = " or ".join(f"{gpus:g}" for gpus in sorted(takes))
-    return f"a run takes {numbers} of the GPUs here, of which there are {num_gpus}"
+    if taken == {0.0}:
+        return f"the runs compute on the CPU (resources.gpus=0); idle GPUs on this machine: {num_gpus}"
+    numbers = " or ".join(f"{gpus:g}" for gpus in sorted(taken))
+    return f"a run takes {numbers} of {num_gpus} GPUs on this machine"
 
 
 def provenance(plan: Plan) -> str:
-    """What each setting of a replication is, and where it comes from.
+    """Return a table of a replication's settings, their provenance and their values.
 
     Raises:
-        UserError: a setting is named that no run has.
+        UserError: `study.provenance` names a setting that no run has.
     """
     body = []
     for key, word in (plan.study.provenance or {}).items():
-        values = {_shown(_value(planned.run.config, key)): None for planned in plan.runs}
+        values = {_short_text(_value(planned.run.config, key)): None for planned in plan.runs}
         known = [value for value in values if value is not None]
         if not known:
             raise UserError(f"study.provenance names {key!r}, which is no setting of any run")
@@ -88,18 +91,18 @@ def _value(config: Mapping[str, Any], key: str) -> Any:
     value: Any = config
     for name in key.split("."):
         if not isinstance(value, Mapping) or name not in value:
-            return _NOTHING
+            return _MISSING
         value = value[name]
     return value
 
 
-def _shown(value: Any) -> str | None:
-    """A value in few letters: a group by its name, evaluations by theirs."""
-    if value is _NOTHING:
+def _short_text(value: Any) -> str | None:
+    """Return a value as a short text, a mapping by its name or path, else by its keys; None for a missing value."""
+    if value is _MISSING:
         return None
     if isinstance(value, Mapping):
-        named = value.get("name") or value.get("path")
-        return str(named) if named else " ".join(value)
+        name = value.get("name") or value.get("path")
+        return str(name) if name else " ".join(value)
     return repr(value) if isinstance(value, str) and not value.isidentifier() else str(value)
 
 
@@ -127,8 +130,8 @@ def _by_arm(plan: Plan, states: Mapping[str, State]) -> str:
     return table(["arm", "runs", *shown], body)
 
 
-def _tuning(tuned: Sequence[Tuned]) -> str:
-    """Each choice's budget, what it led to, and how sure that is."""
+def _tuning_in_words(tuned: Sequence[Tuned]) -> str:
+    """Return a table of the tuned choices: interval, runs, best value, and the share of resamples that choose it."""
     from gmt.studies.tuning_noise import noise_of  # numpy, which a plan without tuning need not import
 
     resamplings = [noise_of(choice) for choice in tuned]
@@ -147,16 +150,21 @@ def _tuning(tuned: Sequence[Tuned]) -> str:
 
 
 def cost_in_words(cost: Estimate, at_once: int) -> str:
-    """What is left of a plan, and by what that is known."""
+    """Return a sentence on the time and memory that the remaining runs need.
+
+    Args:
+        cost: the estimate from similar finished runs.
+        at_once: the number of runs that run at once.
+    """
     if not cost.num_left:
         return "nothing is left to do"
     if not cost.num_known:
-        return "no run of these kinds was ever finished here: there is nothing to estimate time and memory from"
+        return "time and memory can't be estimated, since no similar run has finished here yet"
     gpus = f", {cost.gpu_hours:.1f} GPU-hours" if cost.gpu_hours else ""
     rest = cost.num_left - cost.num_known
-    unknown = f"; nothing is known of {rest} runs of other kinds" if rest else ""
+    unknown = f"; without {rest} runs that have no similar finished run" if rest else ""
     return (
         f"about {duration(cost.run_seconds / at_once)} left with {at_once} at once here "
         f"({duration(cost.run_seconds)} of runs{gpus}), at most {cost.peak_memory_bytes / 1e9:.1f} GB of memory a run, "
-        f"by {cost.num_measured} similar finished runs{unknown}"
+        f"estimated from {cost.num_measured} similar finished runs{unknown}"
     )

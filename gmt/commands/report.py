@@ -17,14 +17,24 @@ from gmt.tracking.settings import TrackingSettings
 if TYPE_CHECKING:
     from gmt_analysis.report import Report
 
-# Between two collections of garbage: most objects of a report are the libraries', which collections look through again
-# and again, a tenth of its time.
-_MANY_OBJECTS = 100_000
+# New objects between two collections of garbage. With Python's default, a tenth of a report's time goes into
+# collections, which search the objects of the imported libraries again and again.
+_OBJECTS_PER_COLLECTION = 100_000
 
 
 def report(overrides: Sequence[str], config_dir: str | None, *, dirty: bool, operations: bool) -> None:
-    """Write the report and print its files."""
-    gc.set_threshold(_MANY_OBJECTS)
+    """Write a study's report, put it into MLflow, and print the result and the report's path.
+
+    Args:
+        overrides: the user's overrides.
+        config_dir: a config folder of the user's own, or None.
+        dirty: whether to take runs of code that was not committed.
+        operations: whether to count the floating-point operations first.
+
+    Raises:
+        UserError: the study is wrong, or has no finished run.
+    """
+    gc.set_threshold(_OBJECTS_PER_COLLECTION)
     with progress_line("report") as stage:
         stage("planning the study")
         plan, config = planned(overrides, config_dir, leave_out=True)
@@ -36,7 +46,7 @@ def report(overrides: Sequence[str], config_dir: str | None, *, dirty: bool, ope
         stage("loading the analysis")
         from gmt_analysis.report import write_report
 
-        report = write_report(plan, dirty=dirty, overrides=_to_type(overrides, config_dir), say=stage)
+        report = write_report(plan, dirty=dirty, overrides=_study_words(overrides, config_dir), say=stage)
     with progress_line(f"report of study {plan.study.name}: MLflow") as stage:
         is_tracked = _track(plan, config, report, stage)
     say_result(report.results)
@@ -46,19 +56,19 @@ def report(overrides: Sequence[str], config_dir: str | None, *, dirty: bool, ope
         say("The report is also on the sweep's parent run in MLflow: `gmt ui` opens the dashboard.")
 
 
-def _to_type(overrides: Sequence[str], config_dir: str | None) -> list[str]:
-    """Return the words that name the study on a command line; without secrets, which the user knows."""
+def _study_words(overrides: Sequence[str], config_dir: str | None) -> list[str]:
+    """Return the words that name the study on a command line, without secrets: the report shows them."""
     return [*without_secrets(overrides), *([] if config_dir is None else ["--config-dir", config_dir])]
 
 
 def _track(plan: Plan, config: Mapping[str, Any], report: "Report", stage: Callable[[str], None]) -> bool:
-    """Put the report on the sweep's parent run in MLflow; return whether it is there.
+    """Put the report on the sweep's parent run in MLflow; return whether that run now has it.
 
     Args:
         plan: the study's plan.
         config: the study's resolved config.
-        report: of the study.
-        stage: shows the name of a stage when it begins.
+        report: the study's report.
+        stage: a function that shows the name of a stage when the stage begins.
     """
     tracking = settings_of("tracking", TrackingSettings, config["tracking"])
     if tracking.uri is None:
@@ -69,8 +79,8 @@ def _track(plan: Plan, config: Mapping[str, Any], report: "Report", stage: Calla
 
     try:
         view = MlflowView(tracking)
-        if not view.description(plan.identity) and (lacking := write_missing(plan, view)):
-            say(f"warning: MLflow lacks values of {len(lacking)} runs: {'; '.join(lacking)}")
+        if not view.description(plan.identity) and (faults := write_missing(plan, view)):
+            say(f"warning: MLflow lacks values of {len(faults)} runs: {'; '.join(faults)}")
         stage("drawing its figures")
         images = {name: as_image(figure) for name, figure in report.figures.items()}
         stage("sending it")

@@ -1,4 +1,4 @@
-"""`gmt run`: one training with its evaluation, whose progress is printed."""
+"""`gmt run`: trains and evaluates one model in this process, and prints the progress."""
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -25,10 +25,17 @@ from gmt.tracking.settings import TrackingSettings
 
 
 def run_job(config: DictConfig) -> float:
-    """Hydra's task function: one run in this process; quiet as a job of a multirun.
+    """Do one run in this process; Hydra's task function. A run of a multirun prints nothing.
 
     Returns:
         The target score after training, which Hydra's optimizing sweepers take as the objective.
+
+    Raises:
+        UserError: a setting is wrong, the run's record was changed, or another process is working on the run.
+        RecordBusy: another process is working on a run of a sweep.
+        RunFailed: the run failed; its record holds the traceback.
+        Interrupted, StoppedEarly: the sweep stopped its run; the next sweep resumes it.
+        KeyboardInterrupt: Ctrl-C stopped a single run; `gmt run` resumes it.
     """
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
@@ -37,7 +44,7 @@ def run_job(config: DictConfig) -> float:
     if reference is not None:
         return _score(_run_planned(str(reference)))
     plain = to_plain(config)
-    run = _here(build(plain))
+    run = _on_this_machine(build(plain))
     if HydraConfig.get().mode == RunMode.MULTIRUN:  # a sweeper of Hydra's own
         with no_collections():
             from gmt.runs.execute import execute
@@ -45,11 +52,11 @@ def run_job(config: DictConfig) -> float:
         return _score(execute(run))
     if plain.get("study") is not None:
         raise UserError("study belongs to `gmt sweep`; `gmt run` does one run")
-    return _score(_run_and_tell(run, plain))
+    return _score(_run_and_print(run, plain))
 
 
-def _here(run: Run) -> Run:
-    """Return the run with the GPU that it takes of this machine, and show this process no other."""
+def _on_this_machine(run: Run) -> Run:
+    """Return the run with its share of this machine's GPUs, and hide the other GPUs from this process."""
     placed = run.with_gpus(gpus_here())
     show_one_gpu() if placed.resources.gpus else hide_gpus()
     return placed
@@ -74,10 +81,11 @@ def _run_planned(reference: str) -> RunRecord:
         from gmt.runs.execute import execute
     from gmt.training.control import Control
 
-    return execute(_here(run), Control(should_stop=existence_check(stop)))
+    return execute(_on_this_machine(run), Control(should_stop=existence_check(stop)))
 
 
-def _run_and_tell(run: Run, config: Mapping[str, Any]) -> RunRecord:
+def _run_and_print(run: Run, config: Mapping[str, Any]) -> RunRecord:
+    """Execute a run that is not done, with its progress and its scores printed; return its record."""
     name = f"{run.method.name} seed={run.seed}"
     if run.record.exists():
         run.record.check()
@@ -121,8 +129,8 @@ def _stoppable(run: Run) -> RunRecord:
 
 @contextmanager
 def _progress_printed(run: Run, tracking: TrackingSettings, name: str) -> Iterator[None]:
-    """Print the steps as they are logged, and mirror the record to MLflow, until the run has ended."""
-    with nullcontext() if tracking.uri is None else _mirrored(run, tracking, name) as changed:
+    """Within the block, print the run's logged steps and mirror its record to MLflow."""
+    with nullcontext() if tracking.uri is None else _mirrored(run, tracking, name) as note_change:
         position, last_suite = NOWHERE, ""
 
         def print_progress(*, final: bool = False) -> None:
@@ -135,8 +143,8 @@ def _progress_printed(run: Run, tracking: TrackingSettings, name: str) -> Iterat
             for row in rows:
                 if "train/loss" in row:
                     say(f"step {row['step']:>6}  epoch {row['train/epoch']:.2f}  loss {row['train/loss']:.4f}")
-            if changed is not None:
-                changed(final)
+            if note_change is not None:
+                note_change(final)
 
         try:
             with each_second(print_progress):
@@ -147,6 +155,7 @@ def _progress_printed(run: Run, tracking: TrackingSettings, name: str) -> Iterat
 
 @contextmanager
 def _mirrored(run: Run, tracking: TrackingSettings, name: str) -> Iterator[Callable[[bool], None]]:
+    """Within the block, mirror the record to MLflow; yield a function that notes a change, and whether it is final."""
     tags = {"gmt.method": run.method.name, "gmt.task": run.task.name, "gmt.seed": str(run.seed)}
     from gmt.tracking.mirror import Mirror, MirroredRun, OpenStore
     from gmt.tracking.view_process import ViewInOtherProcess

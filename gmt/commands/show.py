@@ -1,4 +1,4 @@
-"""`gmt show RUN`: one run record for people."""
+"""`gmt show RUN`: prints one run record."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,16 +18,16 @@ _SAMPLES = 5
 
 
 def show(run: str, overrides: Sequence[str], config_dir: str | None, *, brief: bool) -> None:
-    """Prints a record: what came out, then its settings.
+    """Print a record: the run's result, then its settings.
 
     Args:
         run: a run id or its first digits.
-        overrides: the user's, for `record.root`.
+        overrides: the user's overrides, for `record.root`.
         config_dir: a config folder of the user's own, or None.
-        brief: whether the settings are left out.
+        brief: whether to leave the settings out.
 
     Raises:
-        UserError: no run, or more than one, begins so, or its record was cut or edited.
+        UserError: no run id, or more than one, begins with `run`, or the record was cut or edited.
     """
     with hydra_on(config_dir):
         config = Composer().compose_plain(overrides)
@@ -49,11 +49,11 @@ def record_of(config: Mapping[str, Any], run: str) -> RunRecord:
     """Return the record of a run below the config's `record.root`.
 
     Args:
-        config: composed.
+        config: the composed config.
         run: a run id or its first digits.
 
     Raises:
-        UserError: no run, or more than one, begins so, or its record was cut or edited.
+        UserError: no run id, or more than one, begins with `run`, or the record was cut or edited.
     """
     record = find_record(settings_of("record", RecordSettings, config["record"]).runs, run)
     record.check()
@@ -65,12 +65,12 @@ def _doubts(record: RunRecord) -> list[str]:
     if (change := record.change(also=LARGE)) is not None:
         return [change]
     result = record.result()
-    found = [contradiction_in(record, result)]
+    contradictions = [contradiction_in(record, result)]
     task = record.read("config.json")["science"]["task"]
     for when, scores in (("before", result.before), ("after", result.after)):
         if (record.folder / (name := f"answers_{when}.jsonl")).exists():
-            found.append(contradiction_of_answers(task, scores, record.read_lines(name)))
-    doubts = [record.changed_in_words(clause) for clause in found if clause is not None]
+            contradictions.append(contradiction_of_answers(task, scores, record.read_lines(name)))
+    doubts = [record.changed_in_words(clause) for clause in contradictions if clause is not None]
     if not record.has_digests():
         doubts.append("this record is older than digests: a later change of its files can't be detected")
     return doubts
@@ -97,7 +97,7 @@ def _density(density: float | None, requested: float | None) -> dict[str, str]:
 
 
 def _trained(result: Result, training: TrainFacts) -> dict[str, str]:
-    """Return the rows on trained parameters and the optimizer's state; none of what a record of before lacks."""
+    """Return the rows on trained parameters and the optimizer's state; a fact that an older record lacks has no row."""
     rows = {}
     if result.num_trainable is not None:
         rows["trainable"] = f"{result.num_trainable:,} parameters, of which the method has added {result.num_added:,}"
@@ -109,7 +109,8 @@ def _trained(result: Result, training: TrainFacts) -> dict[str, str]:
     return rows
 
 
-def _moved_by(result: Result) -> dict[str, str]:
+def _change_norm(result: Result) -> dict[str, str]:
+    """Return the row on the norm of the weights' change; no row if an older record lacks it."""
     if result.delta_norm is None or result.relative_delta_norm is None:
         return {}
     return {"norm of the change": f"{result.delta_norm:.4g}, {result.relative_delta_norm:.2%} of the base's norm"}
@@ -148,7 +149,7 @@ def _show_result(record: RunRecord) -> None:
     }
     facts |= {
         "moved fraction": f"{result.moved_fraction:.4f} of the base's parameters",
-        **_moved_by(result),
+        **_change_norm(result),
         "evaluated": f"a model of {result.num_parameters:,} parameters",
         **({} if result.training is None else _training(result, result.training)),
         **_selected(record, result),

@@ -1,4 +1,4 @@
-"""`gmt sync`: brings MLflow up to date with run records, writes each value once, and rebuilds a lost store."""
+"""`gmt sync`: writes to MLflow the values of run records that MLflow lacks; if its store was lost, all values."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -17,19 +17,20 @@ from gmt.tracking.settings import TrackingSettings
 
 
 def sync(arguments: Sequence[str], config_dir: str | None) -> None:
-    """Writes what a study's records, or those of single runs, hold and MLflow does not.
+    """Write to MLflow the values that MLflow lacks, from the records of a study or of single runs.
 
     Args:
         arguments: ids of runs, or their first digits; and overrides, with `study=NAME` or without.
         config_dir: a config folder of the user's own, or None.
 
     Raises:
-        UserError: nothing is named, nothing is tracked, or the store doesn't answer.
-        RunFailed: the store did not take some run's values.
+        UserError: neither a study nor a run is named, or both are; `tracking.uri` is null; no record exists; or the
+            store does not answer.
+        RunFailed: MLflow still lacks values of some runs.
     """
-    overrides = [each for each in arguments if "=" in each]
-    runs = [each for each in arguments if "=" not in each]
-    if any(each.startswith("study=") for each in overrides):
+    overrides = [text for text in arguments if "=" in text]
+    runs = [text for text in arguments if "=" not in text]
+    if any(text.startswith("study=") for text in overrides):
         if runs:
             raise UserError(f"gmt sync takes a study or single runs, got both study=... and {runs[0]}")
         plan, config = planned(overrides, config_dir, leave_out=True)
@@ -53,11 +54,11 @@ def _tracking(config: Mapping[str, Any]) -> TrackingSettings:
 def _sync_study(plan: Plan, tracking: TrackingSettings) -> None:
     from gmt.tracking.mlflow_view import MlflowView
 
-    begun = [planned.record for planned in plan.runs if planned.record.exists()]
-    if not begun:
+    records = [planned.record for planned in plan.runs if planned.record.exists()]
+    if not records:
         raise UserError(f"study {plan.study.name} has no run record yet; run `gmt sweep` with it first")
-    _warn(begun)
-    _tell(write_missing(plan, MlflowView(tracking)), len(begun))
+    _warn_of_changes(records)
+    _conclude(write_missing(plan, MlflowView(tracking)), len(records))
 
 
 def _sync_runs(records: Sequence[RunRecord], tracking: TrackingSettings) -> None:
@@ -71,18 +72,19 @@ def _sync_runs(records: Sequence[RunRecord], tracking: TrackingSettings) -> None
         method, task, seed = science["method"]["name"], science["task"]["name"], science["seed"]
         tags = {"gmt.method": str(method), "gmt.task": str(task), "gmt.seed": str(seed)}
         items.append(MirroredRun(record=record, name=f"{method} seed={seed}", tags=tags))
-    _warn(records)
-    _tell(write_missing_records(view, items, None), len(items))
+    _warn_of_changes(records)
+    _conclude(write_missing_records(view, items, None), len(items))
 
 
-def _warn(records: Iterable[RunRecord]) -> None:
-    """Name each record that was changed since its run ended."""
+def _warn_of_changes(records: Iterable[RunRecord]) -> None:
+    """Print a warning for each record that was changed after its run ended."""
     for record in records:
         if (sentence := record.change()) is not None:
-            say(f"warning: {sentence}; MLflow keeps what it holds of it")
+            say(f"warning: {sentence}; MLflow's values of this run are not changed")
 
 
-def _tell(faults: Sequence[str], number: int) -> None:
+def _conclude(faults: Sequence[str], num_runs: int) -> None:
+    """Print that MLflow has all values; raise RunFailed if any are missing."""
     if faults:
-        raise RunFailed(f"MLflow lacks values of {len(faults)} of {number} runs: {'; '.join(faults)}")
-    say(f"MLflow holds {number} run{'s' if number > 1 else ''} as the records do")
+        raise RunFailed(f"MLflow lacks values of {len(faults)} of {num_runs} runs: {'; '.join(faults)}")
+    say(f"MLflow holds {num_runs} run{'s' if num_runs > 1 else ''} as the records do")

@@ -1,4 +1,4 @@
-"""`gmt ui`: MLflow's own server on the project's store, for the user who starts it alone, until Ctrl-C."""
+"""`gmt ui`: serves MLflow's dashboard of the project's store until Ctrl-C; only the user who starts it can open it."""
 
 import html
 import json
@@ -31,9 +31,9 @@ _HOST = "127.0.0.1"
 _FIRST_PORT = 5000  # MLflow's own default
 _TRIES = 100
 _LOG = "ui.log"  # below record.root
-_PATIENCE_S = 10.0
-_START_S = 600.0  # one that ends sooner says so by closing its socket
-_JOIN_S = 0.2
+_STOP_TIMEOUT_S = 10.0
+_START_TIMEOUT_S = 600.0  # a server that ends sooner closes its socket, which ends the wait
+_LOG_TIMEOUT_S = 0.2
 # The server imports what this process imports. A pipe carries its secrets, which no list of processes shows.
 _SERVER = """
 import json, sys
@@ -46,52 +46,52 @@ _SHORTCUT = '<!doctype html><meta http-equiv="refresh" content="0; url={link}"><
 
 
 def serve(overrides: Sequence[str], config_dir: str | None, port: int | None, *, browser: bool) -> None:
-    """Serves the dashboard until it is stopped.
+    """Serve the dashboard until it is stopped.
 
     Args:
-        overrides: with `study=NAME` the page opens at that study.
+        overrides: the user's overrides; with `study=NAME` the link leads to that study.
         config_dir: a config folder of the user's own, or None.
-        port: None takes the first free one from 5000 on.
-        browser: whether a browser is opened at the page.
+        port: the port to listen at; None for the first free port from 5000 on.
+        browser: whether to open a browser at the link.
 
     Raises:
-        UserError: nothing is tracked, the store is a server already, or the port is taken.
+        UserError: `tracking.uri` is null or a server, the port is taken, or the log or the server fails.
     """
     with hydra_on(config_dir):
         config = Composer().compose_plain(overrides)
-    record = settings_of("record", RecordSettings, config["record"])  # the store of conf/tracking/sqlite lies below it
+    record = settings_of("record", RecordSettings, config["record"])  # also for the store of tracking=sqlite
     tracking = settings_of("tracking", TrackingSettings, config["tracking"])
     if tracking.uri is None:
         raise UserError("gmt ui needs tracking.uri, got null (tracking=none)")
     if tracking.uri.startswith(("http://", "https://")):
         raise UserError(f"tracking.uri is a server already: open {without_user(tracking.uri)} in a browser")
-    page = _page(overrides, config_dir, tracking)
+    page = _study_page(overrides, config_dir, tracking)
     token = secrets.token_hex(16)
-    with _listening(port) as listener, tempfile.TemporaryDirectory(prefix="gmt-ui-") as folder:  # of mode 0700
+    with _listening_socket(port) as listener, tempfile.TemporaryDirectory(prefix="gmt-ui-") as folder:  # of mode 0700
         address = listener.getsockname()
         link = f"http://{_HOST}:{address[1]}/login/{token}{page}"
         shortcut = _shortcut(Path(folder), link)
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # end the server whichever way we are ended
         server = _start(listener, tracking.absolute_uri, token)
-        log = _private(record.runs.parent / _LOG)
-        complaints = threading.Thread(target=_keep, args=[server, log], name="gmt-ui", daemon=True)
-        complaints.start()
+        log = _new_private_file(record.runs.parent / _LOG)
+        log_writer = threading.Thread(target=_copy_stderr, args=[server, log], name="gmt-ui", daemon=True)
+        log_writer.start()
         try:
-            listener.close()  # the server's own copy is the one that answers
+            listener.close()  # the server answers on its own copy of the socket
             _announce(link, shortcut, log)
             if browser and _answers(address) and not webbrowser.open(shortcut.as_uri()):
                 say("no browser could be started; open the link above")
             code = server.wait()
         except KeyboardInterrupt:
             code = _stop(server)
-        complaints.join(_JOIN_S)
+        log_writer.join(_LOG_TIMEOUT_S)
     if code not in (0, -signal.SIGTERM, -signal.SIGINT):
-        last = log.read_text(encoding="utf-8").strip().rpartition("\n")[2]
-        raise UserError(f"the MLflow server ended with code {code}: {last or 'no message'}; its log is {log}")
+        last_line = log.read_text(encoding="utf-8").strip().rpartition("\n")[2]
+        raise UserError(f"the MLflow server ended with code {code}: {last_line or 'no message'}; its log is {log}")
 
 
 def _start(listener: socket.socket, store: str, token: str) -> "subprocess.Popen[bytes]":
-    """Starts the server, which takes over the socket and the secrets."""
+    """Start the server, and pass it the socket and its secrets."""
     start = {"store": store, "listener": listener.fileno(), "token": token, "path": secrets.token_hex(8)}
     start["imports"] = [os.path.abspath(path) for path in sys.path]
     server = subprocess.Popen(
@@ -103,17 +103,17 @@ def _start(listener: socket.socket, store: str, token: str) -> "subprocess.Popen
         stderr=subprocess.PIPE,
     )
     assert server.stdin is not None
-    with suppress(BrokenPipeError):  # one that has ended says why by itself
+    with suppress(BrokenPipeError):  # the server has ended, and its log says why
         server.stdin.write(json.dumps(start).encode() + b"\n")
-        server.stdin.flush()  # and stays open: the server ends when it closes
+        server.stdin.flush()  # not closed, since the server ends when its standard input is closed
     return server
 
 
-def _private(log: Path) -> Path:
-    """Return an empty file that its owner alone can read.
+def _new_private_file(log: Path) -> Path:
+    """Make an empty file that only its owner can read, in place of any older one; return its path.
 
     Raises:
-        UserError: it can't be written.
+        UserError: the file can't be made.
     """
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -124,8 +124,8 @@ def _private(log: Path) -> Path:
     return log
 
 
-def _keep(server: "subprocess.Popen[bytes]", log: Path) -> None:
-    """Write what the server complains of to a log, without passwords, until its last process has ended."""
+def _copy_stderr(server: "subprocess.Popen[bytes]", log: Path) -> None:
+    """Copy the server's standard error to a log, without passwords, until the server's last process has ended."""
     assert server.stderr is not None
     with log.open("a", encoding="utf-8") as file:
         for line in server.stderr:
@@ -133,9 +133,9 @@ def _keep(server: "subprocess.Popen[bytes]", log: Path) -> None:
             file.flush()
 
 
-def _page(overrides: Sequence[str], config_dir: str | None, tracking: TrackingSettings) -> str:
-    """The page of the study that is asked for."""
-    if not any(each.startswith("study=") for each in overrides):
+def _study_page(overrides: Sequence[str], config_dir: str | None, tracking: TrackingSettings) -> str:
+    """Return the path of the study's page on the dashboard; empty if the overrides name no study."""
+    if not any(text.startswith("study=") for text in overrides):
         return ""
     from gmt.tracking.mlflow_view import MlflowView
 
@@ -144,7 +144,7 @@ def _page(overrides: Sequence[str], config_dir: str | None, tracking: TrackingSe
 
 
 def _shortcut(folder: Path, link: str) -> Path:
-    """Write a page that leads to the link: a browser is started with it, since any user can read its arguments."""
+    """Write a page that redirects to the link; a browser gets this file, since any user can read its arguments."""
     page = folder / "open.html"
     page.touch(mode=0o600)
     page.write_text(_SHORTCUT.format(link=html.escape(link)), encoding="utf-8")
@@ -152,31 +152,31 @@ def _shortcut(folder: Path, link: str) -> Path:
 
 
 def _announce(link: str, shortcut: Path, log: Path) -> None:
-    """Print the link, or the file that holds it if other users can read the output."""
+    """Print the link; if other users can read the output, print the file that holds the link instead."""
     output = os.fstat(sys.stdout.fileno()).st_mode
     if stat.S_ISREG(output) and output & 0o077:
-        say(f"dashboard: {shortcut} holds the link, as others can read this output   (Ctrl-C stops the dashboard)")
+        say(f"dashboard: {shortcut} holds the link, since others can read this output   (Ctrl-C stops the dashboard)")
     else:
-        say(f"dashboard: {link}   (Ctrl-C stops it; its server writes to {log})")
+        say(f"dashboard: {link}   (Ctrl-C stops the dashboard; the log is {log})")
 
 
 def _answers(address: tuple[str, int]) -> bool:
-    """Wait until the server answers; return whether it does."""
-    knock = HTTPConnection(*address, timeout=_START_S)  # goes past a proxy
+    """Wait until the server answers; return False if it ends without an answer."""
+    connection = HTTPConnection(*address, timeout=_START_TIMEOUT_S)  # ignores the proxies of the environment
     try:
-        knock.request("GET", "/")
-        knock.getresponse()
+        connection.request("GET", "/")
+        connection.getresponse()
     except (OSError, HTTPException):
         return False
     finally:
-        knock.close()
+        connection.close()
     return True
 
 
 def _stop(server: "subprocess.Popen[bytes]") -> int:
     os.killpg(server.pid, signal.SIGTERM)
     try:
-        server.wait(_PATIENCE_S)
+        server.wait(_STOP_TIMEOUT_S)
     except subprocess.TimeoutExpired:
         os.killpg(server.pid, signal.SIGKILL)
         server.wait()
@@ -184,9 +184,9 @@ def _stop(server: "subprocess.Popen[bytes]") -> int:
     return 0
 
 
-def _listening(port: int | None) -> socket.socket:
-    """Return a socket that listens: from then on nobody else can take its port."""
+def _listening_socket(port: int | None) -> socket.socket:
+    """Return a socket that listens already, so that no other process can take its port."""
     for number in [port] if port is not None else range(_FIRST_PORT, _FIRST_PORT + _TRIES):
-        with suppress(OSError, OverflowError):  # taken, or no port at all
+        with suppress(OSError, OverflowError):  # the port is taken, or the number is out of range
             return socket.create_server((_HOST, number))
     raise UserError(f"--port must be free on {_HOST}, got {port if port is not None else 'none from 5000 on'}")

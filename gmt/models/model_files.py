@@ -1,4 +1,4 @@
-"""The files of a model's folder that decide what is loaded, and files that it must not hold. Imports no torch."""
+"""Finds the files in a model's folder that decide what is loaded, and refuses unsuitable folders. Imports no torch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from gmt.errors import UserError
 
-# The files that transformers 5.23 reads; tests/unit/models/test_model_files.py compares them with those that it opens.
+# The files that transformers 5.23 reads; tests/unit/models/test_model_files.py compares them with the opened files.
 _SUFFIXES = frozenset(
     {".json", ".safetensors", ".model", ".txt", ".jinja", ".tiktoken", ".spm", ".codes", ".tokenizer"}
 )
@@ -16,14 +16,14 @@ _VERSIONED = "tokenizer.model."  # Mistral's tokenizer.model.v3
 _MORE_TEMPLATES = "additional_chat_templates"
 _INDEX = "*.safetensors.index.json"  # may name shards in folders
 _ADAPTER = "adapter_config.json"
-_NOTHING_TO_CODE = frozenset({".md", ".pyc"})  # files that a model's own code does not read
+_NOT_READ_BY_CODE = frozenset({".md", ".pyc"})  # other files may be read by a model's own code
 
 PATTERNS = (*(f"*{suffix}" for suffix in sorted(_SUFFIXES)), f"{_VERSIONED}*")
 """Patterns of the files to download from the hub."""
 
 
 def files_of(folder: Path, *, with_code: bool) -> list[Path]:
-    """Return the files of a folder that decide what model and tokenizer are loaded, sorted.
+    """Return the files of a folder that decide which model and tokenizer are loaded, sorted.
 
     Args:
         folder: the model's folder.
@@ -34,7 +34,7 @@ def files_of(folder: Path, *, with_code: bool) -> list[Path]:
     for index in folder.glob(_INDEX):
         files |= {folder / name for name in _shards(index) if (folder / name).is_file()}
     if with_code:
-        files |= {p for p in folder.rglob("*") if p.suffix not in _NOTHING_TO_CODE and not _is_hidden(p, folder)}
+        files |= {p for p in folder.rglob("*") if p.suffix not in _NOT_READ_BY_CODE and not _is_hidden(p, folder)}
     return sorted(p for p in files if p.is_file())
 
 
@@ -50,7 +50,7 @@ def _shards(index: Path) -> set[str]:
         return set()  # transformers refuses such a file when it loads the weights
 
 
-def no_object_in(folder: Path) -> Path | None:
+def first_json_without_object(folder: Path) -> Path | None:
     """Return the first JSON file of a model's folder that does not hold a JSON object; None if each does."""
     for file in sorted(folder.glob("*.json")):
         with suppress(ValueError, RecursionError):  # transformers itself refuses such a file
@@ -64,7 +64,7 @@ def _is_hidden(path: Path, folder: Path) -> bool:
 
 
 def check_whole(setting: str, path: str, folder: Path, *, with_code: bool) -> None:
-    """Refuse a folder that does not hold the whole model, or that holds more.
+    """Raise UserError if a folder holds an adapter besides its model, or lacks code that the model runs.
 
     Args:
         setting: the setting that names the folder, e.g. `model.path`.
@@ -73,7 +73,7 @@ def check_whole(setting: str, path: str, folder: Path, *, with_code: bool) -> No
         with_code: whether the model's own code runs.
 
     Raises:
-        UserError: the folder also holds an adapter, or the model's code is in another repository of the hub.
+        UserError: the folder also holds an adapter, or the model's own code is in another repository of the hub.
     """
     if (folder / _ADAPTER).exists():
         raise UserError(
@@ -89,7 +89,7 @@ def check_whole(setting: str, path: str, folder: Path, *, with_code: bool) -> No
 
 
 def _code_elsewhere(config: Path) -> list[str]:
-    """Return the references of an `auto_map` to other repositories, e.g. `owner/name--modeling.Class`."""
+    """Return the references of a config's `auto_map` to other repositories, e.g. `owner/name--modeling.Class`."""
     try:
         mapped = json.loads(config.read_text(encoding="utf-8")).get("auto_map") or {}
     except (OSError, ValueError, AttributeError, RecursionError):

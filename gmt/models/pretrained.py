@@ -1,4 +1,4 @@
-"""A causal LM of transformers, from the hub, a local folder, a GGUF file, or this package (`shipped:NAME`)."""
+"""Loads a causal LM of transformers from the hub, a local folder, a GGUF file, or this package (`shipped:NAME`)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gmt.file_digests import hash_of_files
 from gmt.machine_faults import is_out_of_gpu_memory, machine_faults_first
 from gmt.models import gguf
 from gmt.models.hub import check_blobs, download
-from gmt.models.model_files import check_whole, files_beside, files_of, no_object_in
+from gmt.models.model_files import check_whole, files_beside, files_of, first_json_without_object
 from gmt.used_files import UsedFiles
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 SHIPPED = Path(__file__).parent / "shipped"
 _SHIPPED_PREFIX = "shipped:"
-_PARTS = {"config.json": "config.json", "*.safetensors": "*.safetensors", "a tokenizer": "tokenizer*"}
+_NEEDED_FILES = {"config.json": "config.json", "*.safetensors": "*.safetensors", "a tokenizer": "tokenizer*"}
 SOURCES = ("files", "gguf")
 DTYPES = ("float32", "bfloat16")
 ATTENTION = ("sdpa", "eager", "flash_attention_2")
@@ -38,7 +38,7 @@ class PretrainedModel:
         name: the model's name in tables.
         path: a local folder, `shipped:NAME`, or a hub id such as `HuggingFaceTB/SmolLM2-135M`.
         revision: the commit, branch or tag of a hub model; null for all other models.
-        source: `files` loads the model that `path` names; `gguf` loads the file that `gguf` names and ignores `path`.
+        source: `files` loads the model of `path`; `gguf` loads the file of `gguf`, and ignores `path`.
         gguf: a .gguf file, or `package:NAME` for the only one in an installed Python package; null for none.
         dtype: the dtype of the weights in training, `float32` or `bfloat16`.
         attention: transformers' implementation of attention: sdpa, eager or flash_attention_2.
@@ -46,8 +46,8 @@ class PretrainedModel:
         trust_remote_code: whether to run code that comes with the model.
 
     Raises:
-        UserError: a local folder lacks a config, weights or a tokenizer; or there is no shipped model, GGUF file or
-            package of this name.
+        UserError: a setting breaks its rule; a local folder lacks a config, weights or a tokenizer; or there is no
+            shipped model, GGUF file or package of this name.
     """
 
     name: str
@@ -77,10 +77,9 @@ class PretrainedModel:
             settings.text("model.revision", self.revision)
 
     def fingerprint(self) -> str:
-        """Return a hash of the files that are read from a local folder or for a GGUF file; for a hub model its id and
-        revision.
+        """Return the id and revision of a hub model; for any other model a hash of the files that are read.
 
-        A branch or tag of the hub may move; `used_files` tells its present commit.
+        A branch or tag of the hub may move; `used_files` returns its present commit.
         """
         if self.source == "gguf":
             file = gguf.locate(self.gguf)
@@ -93,7 +92,7 @@ class PretrainedModel:
             return hash_of_files(files_of(folder, with_code=self.trust_remote_code), folder)
 
     def used_files(self) -> dict[str, UsedFiles]:
-        """Return the files that are read, and for a hub model the commit that this machine has.
+        """Return the files that are read; for a hub model also the commit in this machine's cache.
 
         Raises:
             UserError: the hub refuses the model, or a file of its cache has changed since its download.
@@ -107,7 +106,7 @@ class PretrainedModel:
         if self._folder() is not None:
             return {"files": UsedFiles(root=folder, files=files)}
         check_blobs(files)
-        return {"files": UsedFiles(root=folder, files=files, commit=folder.name)}  # the cache names it by its commit
+        return {"files": UsedFiles(root=folder, files=files, commit=folder.name)}  # the cache names it by the commit
 
     def load_tokenizer(self) -> PreTrainedTokenizerBase:
         """Load the tokenizer by AutoTokenizer; a missing pad token is set to the end-of-sequence token.
@@ -118,7 +117,7 @@ class PretrainedModel:
         from transformers import AutoTokenizer
 
         where, how = self._files()
-        with _sentence("a model with a tokenizer", where, how):
+        with _user_errors("a model with a tokenizer", where, how):
             tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(where, **how)
         if tokenizer.eos_token is None:
             raise UserError(
@@ -137,29 +136,31 @@ class PretrainedModel:
         from transformers import AutoConfig
 
         where, how = self._files()
-        with _sentence("a causal LM", where, how):
+        with _user_errors("a causal LM", where, how):
             config: PreTrainedConfig = AutoConfig.from_pretrained(where, **how)
         if not self.trust_remote_code:
             _check_causal(config, self.path)
         return config
 
     def ends(self) -> list[int]:
-        """The tokens of generation_config.json; of the config where that file can't be read, as in the loaded model.
+        """Return the end tokens of generation_config.json; if that can't be read, those of the config.
+
+        transformers gives the loaded model the same tokens.
 
         Raises:
-            UserError: as `load_config`.
+            UserError: the hub refuses the model, or the config can't be loaded or is not that of a causal LM.
         """
         from transformers import GenerationConfig
 
         where, _ = self._files()
-        named = getattr(self.load_config().get_text_config(), "eos_token_id", None)
+        tokens = getattr(self.load_config().get_text_config(), "eos_token_id", None)
         if self.source != "gguf":
             with suppress(OSError), machine_faults_first(f"model.path={str(where)!r}"):
-                named = GenerationConfig.from_pretrained(where).eos_token_id
-        return [] if named is None else named if isinstance(named, list) else [named]
+                tokens = GenerationConfig.from_pretrained(where).eos_token_id
+        return [] if tokens is None else tokens if isinstance(tokens, list) else [tokens]
 
     def base(self) -> PreTrainedModel:
-        """Return the model, which a process loads once; the processes of a node share its weights in memory.
+        """Return the model; a process loads it once, and the processes of a node share its weights in memory.
 
         Raises:
             UserError: the hub refuses the model, or the files are not a causal LM that transformers can load, or
@@ -190,12 +191,12 @@ class PretrainedModel:
         return model
 
     def load_model(self) -> PreTrainedModel:
-        """Return a copy of the base, in `dtype`."""
+        """Return a copy of the base in `dtype`, which may be trained."""
         import torch
 
-        from gmt.models.base_weights import fresh
+        from gmt.models.base_weights import copy_base
 
-        model = fresh(self.base(), getattr(torch, self.dtype))
+        model = copy_base(self.base(), getattr(torch, self.dtype))
         if self.gradient_checkpointing:
             model.activation_checkpointing_enable({"use_reentrant": False})
         return model
@@ -227,10 +228,10 @@ def _check_folder(path: str, folder: Path, *, with_code: bool) -> None:
         raise UserError(f"model.path must name a shipped model, got {path!r}; {choices(wanted, shipped)}")
     if not folder.is_dir():
         raise UserError(f"model.path must be a model folder, got {path!r}, which is not a folder")
-    missing = [what for what, pattern in _PARTS.items() if not any(folder.glob(pattern))]
+    missing = [what for what, pattern in _NEEDED_FILES.items() if not any(folder.glob(pattern))]
     if missing:
         raise UserError(
-            f"model.path must be a model folder with {', '.join(_PARTS)}; {path!r} lacks {', '.join(missing)}"
+            f"model.path must be a model folder with {', '.join(_NEEDED_FILES)}; {path!r} lacks {', '.join(missing)}"
         )
     check_whole("model.path", path, folder, with_code=with_code)
 
@@ -252,21 +253,28 @@ def _check_causal(config: PreTrainedConfig, path: str) -> None:
 
 @lru_cache(maxsize=2)
 def _base(where: Path, dtype: str, fingerprint: str, **how: Any) -> PreTrainedModel:
-    """Load a base; the fingerprint is part of the cache key, so that a folder whose files changed is loaded again."""
+    """Load a base; since the fingerprint is part of the cache key, a folder with changed files is loaded again."""
     import torch
 
     from gmt.models.base_weights import load_base, load_gguf
 
-    with _sentence("a causal LM", where, how):
+    with _user_errors("a causal LM", where, how):
         if file := how.pop("gguf_file", None):
             return load_gguf(where / file, getattr(torch, dtype), **how)
         return load_base(where, getattr(torch, dtype), **how)
 
 
 @contextmanager
-def _sentence(what: str, where: Path, how: Mapping[str, Any]) -> Iterator[None]:
-    """Turn the errors that transformers raises for broken or unsuitable files into a sentence, except for faults of
-    the machine."""
+def _user_errors(what: str, where: Path, how: Mapping[str, Any]) -> Iterator[None]:
+    """Within the block, turn errors of transformers about broken or unsuitable files into a UserError.
+
+    Faults of the machine, and errors of the model's own code, are not turned.
+
+    Args:
+        what: the expected model, for the message.
+        where: the model's folder.
+        how: the arguments of `from_pretrained`.
+    """
     from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
 
@@ -283,7 +291,7 @@ def _sentence(what: str, where: Path, how: Mapping[str, Any]) -> Iterator[None]:
             f"{setting} must name {what} that transformers can load, got {str(path)!r}: {reason[:400]}"
         ) from error
     except (TypeError, AttributeError) as error:  # a fault of the model's own code keeps its traceback
-        if (wrong := no_object_in(where)) is None:
+        if (wrong := first_json_without_object(where)) is None:
             raise
         raise UserError(
             f"{setting} must name {what} that transformers can load, got {str(path)!r}: {wrong.name} must hold a JSON "

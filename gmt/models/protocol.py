@@ -1,4 +1,4 @@
-"""The protocol of models. Imports no library, so that planning costs little."""
+"""The protocol of models. Imports no library, so that planning is fast."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Model(Protocol):
         ...
 
     def fingerprint(self) -> str:
-        """Return a name of the weights and the tokenizer that does not depend on their folder; part of the run id."""
+        """Return a text that identifies weights and tokenizer, wherever they are stored; part of the run id."""
         ...
 
     def load_tokenizer(self) -> PreTrainedTokenizerBase:
@@ -30,8 +30,7 @@ class Model(Protocol):
         ...
 
     def base(self) -> PreTrainedModel:
-        """Return the model on the CPU, in eval mode and in any float dtype; all callers share it and must not change
-        it."""
+        """Return the model on the CPU, in eval mode and in any float dtype; callers share it and must not change it."""
         ...
 
     def load_model(self) -> PreTrainedModel:
@@ -41,17 +40,17 @@ class Model(Protocol):
 
 @runtime_checkable
 class KnowsItsEnds(Protocol):
-    """An optional part of Model: its files name tokens that end an answer, beside its tokenizer's end of sequence."""
+    """An optional part of Model: the files name more tokens that end an answer than the end-of-sequence token."""
 
     def ends(self) -> Collection[int]:
-        """Return these tokens; none where the files name none."""
+        """Return these tokens; empty if the files name no such token."""
         ...
 
 
 @runtime_checkable
 class HasSkeleton(Protocol):
-    """An optional part of Model: it can be made without weights, so that a sweep can try methods before it starts."""
+    """An optional part of Model: it is also made without weights, so that a sweep tries methods before it starts."""
 
     def skeleton(self) -> PreTrainedModel | None:
-        """Return the model with its parameters on the device meta; None if they are known only after loading."""
+        """Return the model with its parameters on the device meta; None if only loading shows the parameters."""
         ...

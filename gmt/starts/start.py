@@ -14,9 +14,9 @@ from gmt import settings
 from gmt.errors import UserError
 
 KINDS = tuple(sorted(path.name for path in Path(__file__).parent.iterdir() if (path / "config.txt").exists()))
-# The paths of the files: in a user's own folder, and in this repository, whose packages have plural names.
-_OWN = {"code": "{name}.py", "config": "{kind}/{name}.yaml", "test": "test_{name}.py"}
-_REPOSITORY = {
+# The paths of the files in a user's own folder, and in this repository, whose packages have plural names.
+_USER_PATHS = {"code": "{name}.py", "config": "{kind}/{name}.yaml", "test": "test_{name}.py"}
+_REPOSITORY_PATHS = {
     "code": "gmt/{kinds}/{name}.py",
     "config": "conf/{kind}/{name}.yaml",
     "test": "tests/unit/{kinds}/test_{name}.py",
@@ -37,12 +37,12 @@ class FirstFiles:
     commands: Sequence[str]
 
 
-def start(kind: str, name: str, folder: Path) -> FirstFiles:
+def write_first_files(kind: str, name: str, folder: Path) -> FirstFiles:
     """Write the first files of a plug-in.
 
     Args:
         kind: one of KINDS.
-        name: the name in configs, and of the module.
+        name: the plug-in's name in configs, and the name of its module.
         folder: a config folder of the user's own, or a checkout of this repository.
 
     Raises:
@@ -53,9 +53,9 @@ def start(kind: str, name: str, folder: Path) -> FirstFiles:
     is_repository = (folder / "conf" / kind).is_dir() and (folder / "gmt" / "checks").is_dir()
     templates = {path.stem: path.read_text(encoding="utf-8") for path in (Path(__file__).parent / kind).glob("*.txt")}
     places = {
-        sort: folder / place.format(kind=kind, kinds=_PLURALS.get(kind, f"{kind}s"), name=name)
-        for sort, place in (_REPOSITORY if is_repository else _OWN).items()
-        if sort in templates
+        file: folder / place.format(kind=kind, kinds=_PLURALS.get(kind, f"{kind}s"), name=name)
+        for file, place in (_REPOSITORY_PATHS if is_repository else _USER_PATHS).items()
+        if file in templates
     }
     has_code = "code" in templates and not is_repository
     if has_code and find_spec(name) is not None:
@@ -70,9 +70,9 @@ def start(kind: str, name: str, folder: Path) -> FirstFiles:
         "module": f"gmt.{kind}s.{name}" if is_repository else name,
         "config_dir": "None" if is_repository else "str(Path(__file__).parent)",
     }
-    for sort, path in places.items():
+    for file, path in places.items():
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(Template(templates[sort]).substitute(words), encoding="utf-8")
+        path.write_text(Template(templates[file]).substitute(words), encoding="utf-8")
     invalidate_caches()  # find_spec has cached that the module does not exist
     commands = _commands(kind, name, folder, places["test"], is_repository, has_code)
     return FirstFiles(files=list(places.values()), commands=commands)
@@ -88,6 +88,6 @@ def _commands(kind: str, name: str, folder: Path, test: Path, is_repository: boo
     path = f"PYTHONPATH={folder} " if has_code else ""
     place = "" if is_repository else f" --config-dir {folder}"
     command = {"study": "gmt sweep", "diagnostic": "gmt diagnose study=quickstart"}.get(kind, "gmt run")
-    before = ["gmt run"] if kind == "merge" else []  # a run to merge
+    before = ["gmt run"] if kind == "merge" else []  # a merge needs a finished run
     last = f"{path}{command} {kind}={name}{place}"
     return [f"{path}gmt check {kind}={name}{place}", f"{path}python -m pytest {test}", *before, last]

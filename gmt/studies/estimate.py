@@ -10,7 +10,7 @@ from typing import Any
 
 from gmt.records.record import RunRecord, State
 from gmt.runs.settings import AUTO
-from gmt.studies.plan import Plan, over
+from gmt.studies.plan import Plan, settled_states
 
 _NO_COST = ("learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "schedule", "warmup_ratio", "name")
 _OTHERS_LOOKED_AT = 2000  # records of other studies, newest first: enough to find similar runs, and within seconds
@@ -64,7 +64,7 @@ def estimate(plan: Plan, states: Mapping[str, State], *, num_gpus: int) -> Estim
     for planned in done:
         ran_with = planned.record.read("config.json")["config"]["resources"]
         measured[_kind(planned.run.science, ran_with)] += measured_cost(planned.record)
-    todo = [planned for planned in plan.runs if states[planned.run.id] not in over(plan)]
+    todo = [planned for planned in plan.runs if states[planned.run.id] not in settled_states(plan)]
     for planned in (*todo, *plan.later):
         run = planned.run.with_gpus(num_gpus)
         left[_kind(run.science, run.config["resources"])].append(run.resources.num_gpus(0) * run.resources.workers)

@@ -158,7 +158,8 @@ class Point:
         lists_of_one: the overrides that the study lists as the only value; they are part of the label too.
         stage: `comparison`, or `tuning` for a run that only helps to choose a setting and enters no table.
         parents: the points that a merge combines.
-        over: the settings in which the parents, or their own parents, differ; the merge has no value of these.
+        differing_settings: the settings in which the parents, or their own parents, differ; the merge has no value of
+            these.
     """
 
     arm: str
@@ -167,7 +168,7 @@ class Point:
     lists_of_one: tuple[str, ...] = ()
     stage: str = "comparison"
     parents: tuple["Point", ...] = ()
-    over: tuple[str, ...] = ()
+    differing_settings: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:

@@ -26,12 +26,12 @@ class MergeArm:
     Args:
         arm: the name of the arm.
         parents: the arm whose runs are merged.
-        over: the setting in which the parents of a run differ; None if each run has one parent.
+        differing_setting: the setting in which the parents of a run differ; None if each run has one parent.
     """
 
     arm: str
     parents: str
-    over: str | None
+    differing_setting: str | None
 
 
 def merge_arms(arms: Mapping[str, Mapping[str, Any]]) -> list[MergeArm]:
@@ -60,8 +60,8 @@ def _merge_arm(arm: str, given: Mapping[str, Any], arms: Mapping[str, Mapping[st
         raise UserError(f"{where}.from must name an arm of the study, got {parents!r}; {choices(parents, arms)}")
     if given.get("merge") is None:
         raise UserError(f"{where} must name its merge, since it has from; got merge={given.get('merge')}")
-    over = None if given.get(OVER) is None else settings.text(f"{where}.over", given[OVER])
-    return MergeArm(arm=arm, parents=parents, over=over)
+    differing_setting = None if given.get(OVER) is None else settings.text(f"{where}.over", given[OVER])
+    return MergeArm(arm=arm, parents=parents, differing_setting=differing_setting)
 
 
 def merge_points(merge: MergeArm, parents: Sequence[Point], axes: Axes) -> Iterator[Point]:
@@ -77,14 +77,14 @@ def merge_points(merge: MergeArm, parents: Sequence[Point], axes: Axes) -> Itera
         UserError: the parents have fewer than two values of `over`.
     """
     values = {key: {_pairs(parent).get(key) for parent in parents} for key in axes}
-    chooses = [key for key in axes if key != merge.over and len(values[key]) > 1]
-    if merge.over is not None:
+    chooses = [key for key in axes if key != merge.differing_setting and len(values[key]) > 1]
+    if merge.differing_setting is not None:
         _check_over(merge, parents)
     groups: dict[tuple[str, ...], list[Point]] = {}
     for parent in parents:
-        groups.setdefault(without(parent.overrides, (merge.over,)), []).append(parent)
+        groups.setdefault(without(parent.overrides, (merge.differing_setting,)), []).append(parent)
     for group in groups.values():
-        inherited = _inherited(group[0], merge.over)
+        inherited = _inherited(group[0], merge.differing_setting)
         for combination in itertools.product(*axes.values()):
             pairs = {key: f"{key}={value}" for key, value in zip(axes, combination, strict=True)}
             if any(pairs[key] != _pairs(group[0]).get(key) for key in chooses):
@@ -99,28 +99,33 @@ def merge_points(merge: MergeArm, parents: Sequence[Point], axes: Axes) -> Itera
                 ),
                 lists_of_one=without(inherited.lists_of_one, pairs),
                 parents=tuple(group),
-                over=tuple(key for key in (*group[0].over, merge.over) if key is not None and key not in pairs),
+                differing_settings=tuple(
+                    key
+                    for key in (*group[0].differing_settings, merge.differing_setting)
+                    if key is not None and key not in pairs
+                ),
             )
 
 
 def _check_over(merge: MergeArm, parents: Sequence[Point]) -> None:
-    assert merge.over is not None
-    if len({_pairs(parent).get(merge.over) for parent in parents}) < 2:
+    assert merge.differing_setting is not None
+    if len({_pairs(parent).get(merge.differing_setting) for parent in parents}) < 2:
         listed = dict.fromkeys(setting_of(text) for parent in parents for text in parent.varied)
         raise UserError(
             f"study.arms.{merge.arm}.over must be a setting for which arm {merge.parents} has at least 2 values, got "
-            f"{merge.over!r}; {choices(merge.over, listed)}"
+            f"{merge.differing_setting!r}; {choices(merge.differing_setting, listed)}"
         )
 
 
-def _inherited(parent: Point, over: str | None) -> Point:
-    """Return a parent's point without `over`, and without the settings that make the parent a merge itself."""
-    gone = [key for text in parent.overrides if _is_of_merge(key := setting_of(text)) or key == over]
+def _inherited(parent: Point, differing_setting: str | None) -> Point:
+    """Return a parent's point without the differing setting, and without the parent's own merge settings."""
+    keys = map(setting_of, parent.overrides)
+    removed = [key for key in keys if _is_of_merge(key) or key == differing_setting]
     return replace(
         parent,
-        overrides=without(parent.overrides, gone),
-        varied=without(parent.varied, gone),
-        lists_of_one=without(parent.lists_of_one, gone),
+        overrides=without(parent.overrides, removed),
+        varied=without(parent.varied, removed),
+        lists_of_one=without(parent.lists_of_one, removed),
     )
 
 

@@ -152,7 +152,7 @@ def rows(plan: Plan, states: Mapping[str, State]) -> list[dict[str, Any]]:
     return table
 
 
-def over(plan: Plan) -> tuple[State, ...]:
+def settled_states(plan: Plan) -> tuple[State, ...]:
     """Return the states of runs that a sweep does not do again.
 
     A run that diverged would diverge again. A record that was changed must first be deleted. A run that a search
@@ -163,7 +163,7 @@ def over(plan: Plan) -> tuple[State, ...]:
 
 
 def broken(plan: Plan, states: Mapping[str, State]) -> list[PlannedRun]:
-    """Return the runs that count as faults of the sweep: those that are not over, were changed, or diverged.
+    """Return the runs that count as faults of the sweep: those that have not ended, were changed, or diverged.
 
     A run that diverged is not a fault while other runs wait for tuning, or if it only tried a value.
     """
@@ -172,7 +172,7 @@ def broken(plan: Plan, states: Mapping[str, State]) -> list[PlannedRun]:
 
 def _is_broken(plan: Plan, planned: PlannedRun, state: State) -> bool:
     is_tried = bool(plan.later) or planned.point.stage == "tuning"
-    return state not in over(plan) or state == "changed" or (state == "diverged" and not is_tried)
+    return state not in settled_states(plan) or state == "changed" or (state == "diverged" and not is_tried)
 
 
 def changes(plan: Plan, states: Mapping[str, State]) -> list[str]:

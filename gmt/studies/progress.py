@@ -20,11 +20,11 @@ def progress() -> Progress:
 class Lines:
     """Prints a line for each run that ends."""
 
-    def ended(self, ended: Ended) -> None:
+    def show_end(self, ended: Ended) -> None:
         """Print the line."""
         say(line(ended))
 
-    def now(self, snapshot: Snapshot) -> None:
+    def show_snapshot(self, snapshot: Snapshot) -> None:
         """Print nothing, since a log would grow every second."""
 
     def close(self) -> None:
@@ -42,13 +42,13 @@ class LiveTable:
         self._live = Live(console=console, auto_refresh=False, transient=True)
         self._live.start()
 
-    def ended(self, ended: Ended) -> None:
+    def show_end(self, ended: Ended) -> None:
         """Print the line above the table."""
         self._live.console.print(printable(line(ended)), markup=False, highlight=False, soft_wrap=True)
 
-    def now(self, snapshot: Snapshot) -> None:
+    def show_snapshot(self, snapshot: Snapshot) -> None:
         """Draw the table again."""
-        self._live.update(_drawn(snapshot), refresh=True)
+        self._live.update(_table(snapshot), refresh=True)
 
     def close(self) -> None:
         """Remove the table; the lines stay."""
@@ -70,7 +70,8 @@ def line(ended: Ended) -> str:
     return f"{number} done    {label}: {scores}{took(result.seconds)}{again}{left}"
 
 
-def _drawn(snapshot: Snapshot) -> Group:
+def _table(snapshot: Snapshot) -> Group:
+    """Return the running runs as a table, and the counts of runs by state below it."""
     numbers = {"waiting": snapshot.num_waiting, "running": len(snapshot.running), "done": 0, "failed": 0}
     counts = ", ".join(f"{number} {state}" for state, number in (numbers | dict(snapshot.ended)).items())
     left = "" if snapshot.seconds_left is None else f"; about {duration(snapshot.seconds_left)} left"
@@ -85,6 +86,6 @@ def _drawn(snapshot: Snapshot) -> Group:
 def _cells(run: Running) -> list[str]:
     loss = "" if run.loss is None else f"{run.loss:.4f}"
     pace = "" if run.tokens_per_s is None else f"{run.tokens_per_s:,.0f}"
-    asking = run.asking or ""
-    step = "" if run.step is None and asking else "starting" if run.step is None else str(run.step)
-    return [run.label, str(run.attempt), step, loss, pace, asking]
+    evaluation = run.evaluation or ""
+    step = "" if run.step is None and evaluation else "starting" if run.step is None else str(run.step)
+    return [run.label, str(run.attempt), step, loss, pace, evaluation]

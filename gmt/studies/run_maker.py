@@ -41,7 +41,7 @@ class RunMaker:
         ids = [parent.run.id for parent in parents if parent is not None]
         if len(ids) == 1 and (run := self._builder.build(config)).parent_ids == tuple(ids):
             return run
-        return self._builder.build({**config, "parents": ids, "over": list(point.over)})
+        return self._builder.build({**config, "parents": ids, "over": list(point.differing_settings)})
 
     def runs(self, points: Iterable[Point]) -> list[PlannedRun]:
         """Return the runs of points, without those that are wrong."""

@@ -12,7 +12,7 @@ from gmt.errors import RunFailed, UserError
 from gmt.studies.differing import uncommitted_changes
 from gmt.studies.frozen import STOP, freeze, new_sweep
 from gmt.studies.grid import Point
-from gmt.studies.plan import STATES, Plan, PlannedRun, broken, changes, over, runs_at_once
+from gmt.studies.plan import STATES, Plan, PlannedRun, broken, changes, runs_at_once, settled_states
 from gmt.studies.preflight import faults_of_runs
 from gmt.studies.stopping import no_lost_interrupt, stops_in_order
 from gmt.studies.tracked import MirrorOfPlan, write_missing
@@ -91,7 +91,7 @@ def run_sweep(
         KeyboardInterrupt: Ctrl-C was pressed; the running runs have written checkpoints.
     """
     states = plan.states()
-    todo = [planned for planned in in_order(plan.runs) if states[planned.run.id] not in over(plan)]
+    todo = [planned for planned in in_order(plan.runs) if states[planned.run.id] not in settled_states(plan)]
     num_done = sum(state == "done" for state in states.values())
     later = f", {len(plan.later)} more will be scheduled once tuning has chosen their settings" if plan.later else ""
     say(f"study {plan.study.name}: {len(plan.runs)} runs, {num_done} done, {len(todo)} to do{later}")
@@ -180,17 +180,17 @@ def _write_missing(plan: Plan, tracking: TrackingSettings, say: Say, remedy: str
 
 @contextmanager
 def _watched(plan: Plan, todo: Sequence[PlannedRun], tracker: Tracker | None, progress: Progress) -> Iterator[None]:
-    """Within the block, show progress and tell the tracker of changes; look a last time at the end."""
+    """Within the block, show progress and tell the tracker of changes; check the records a last time at the end."""
     started = {planned.run.id for planned in todo}
     for planned in plan.runs:
         if tracker is not None and planned.run.id not in started:
             tracker.note_change(planned, final=True)  # the run may have ended while no sweep watched it
     watch = Watch(plan, todo, tracker, progress, runs_at_once(plan))
     try:
-        with each_second(watch.look):
+        with each_second(watch.check_records):
             yield
     finally:
-        watch.look(final=True)
+        watch.check_records(final=True)
 
 
 def _conclude(plan: Plan, folder: Path, say: Say) -> None:

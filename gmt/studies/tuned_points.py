@@ -76,8 +76,8 @@ def compared_merge(point: Point, tuning: TuningSettings, values: Mapping[Point, 
         for parent in point.parents
     )
     used = list(dict.fromkeys(values[training] for training in trainings(point)))
-    over = tuple(dict.fromkeys((*point.over, *([tuning.setting] if len(used) > 1 else []))))
-    return replace(compared(point, tuning, used[0]), parents=parents, over=over)
+    differing = tuple(dict.fromkeys((*point.differing_settings, *([tuning.setting] if len(used) > 1 else []))))
+    return replace(compared(point, tuning, used[0]), parents=parents, differing_settings=differing)
 
 
 def trainings(point: Point) -> list[Point]:

@@ -1,4 +1,4 @@
-"""Watches the records of a sweep: which runs ended, which run and how fast, and the time left."""
+"""Watches the records of a sweep: counts waiting, running and ended runs, and estimates the time left."""
 
 import math
 import threading
@@ -13,20 +13,28 @@ from gmt.studies.estimate import measured_cost
 from gmt.studies.plan import Plan, PlannedRun
 
 _POLL_S = 1.0
-_ENDS = ("done", "failed", "diverged", "stopped")
+_END_STATES = ("done", "failed", "diverged", "stopped")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Running:
-    """A running run: its last logged step, and its pace between the last two; None before there is one."""
+    """A running run.
+
+    Args:
+        label: the run's name for people.
+        attempt: the number of the attempt, from 1.
+        step: the last logged step; None before the first one.
+        loss: the training loss of that step; None before the first one.
+        tokens_per_s: the pace between the last two logged steps of the attempt; None before the second one.
+        evaluation: the present evaluation and its progress, e.g. `gsm8k 128 of 1,319`; None outside evaluations.
+    """
 
     label: str
     attempt: int
     step: int | None
     loss: float | None
     tokens_per_s: float | None
-    asking: str | None
-    """The present evaluation; None outside evaluations."""
+    evaluation: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +56,15 @@ class Snapshot:
 
 @dataclass(frozen=True, kw_only=True)
 class Ended:
-    """A run that ended: its state, its number among the ended runs, from 1, and the number of all runs."""
+    """A run that ended.
+
+    Args:
+        planned: the run.
+        state: its state at the end.
+        number: its number among the runs that ended, from 1.
+        total: the number of runs that the sweep does.
+        seconds_left: the estimated time left; None before a run is done.
+    """
 
     planned: PlannedRun
     state: State
@@ -60,11 +76,11 @@ class Ended:
 class Progress(Protocol):
     """Shows people the progress of a sweep."""
 
-    def ended(self, ended: Ended) -> None:
+    def show_end(self, ended: Ended) -> None:
         """Show that a run has ended."""
         ...
 
-    def now(self, snapshot: Snapshot) -> None:
+    def show_snapshot(self, snapshot: Snapshot) -> None:
         """Show the present state; called about once a second."""
         ...
 
@@ -77,18 +93,23 @@ class Tracker(Protocol):
     """Copies records to another store."""
 
     def note_change(self, planned: PlannedRun, *, final: bool) -> None:
-        """Note that a record has changed; `final` says that nobody will resume the run."""
+        """Note that a record has changed.
+
+        Args:
+            planned: the run.
+            final: whether this sweep will not resume the run.
+        """
         ...
 
 
 @contextmanager
-def each_second(look: Callable[[], None]) -> Iterator[None]:
-    """Within the block, call `look` about once a second in a separate thread."""
+def each_second(action: Callable[[], None]) -> Iterator[None]:
+    """Within the block, call `action` about once a second in a separate thread."""
     stop = threading.Event()
 
     def loop() -> None:
         while not stop.wait(_POLL_S):
-            look()
+            action()
 
     thread = threading.Thread(target=loop, name="gmt-watch", daemon=True)
     thread.start()
@@ -100,39 +121,50 @@ def each_second(look: Callable[[], None]) -> Iterator[None]:
 
 
 class Watch:
-    """Looks at every run of a sweep that has not ended; reads only what changed."""
+    """Reads the records of a sweep's runs until the runs end.
+
+    A record is skipped until its status is written for the first time in the sweep; of a log, only new lines are read.
+
+    Args:
+        plan: the sweep's plan; its finished runs help to estimate the time left.
+        todo: the runs that the sweep does.
+        tracker: copies each changed record to MLflow; None without tracking.
+        progress: shows the snapshots and the ends of runs.
+        at_once: the number of runs that run at once.
+    """
 
     def __init__(
         self, plan: Plan, todo: Sequence[PlannedRun], tracker: Tracker | None, progress: Progress, at_once: int
     ):
         self._todo, self._tracker, self._progress, self._at_once = todo, tracker, progress, at_once
-        # A record that had failed or been interrupted before the sweep is ignored until its next attempt.
-        self._seen = {planned.run.id: _stamp(planned) for planned in todo}
+        # A run that failed or was interrupted before the sweep is ignored until its next attempt writes its status.
+        self._written_before = {planned.run.id: _status_written_at(planned) for planned in todo}
         self._ended: dict[str, State] = {}
         self._pace: dict[str, _Pace] = {}
         left = {planned.run.id for planned in todo}
         others = [planned.record for planned in plan.runs if planned.run.id not in left]
         self._seconds = [seconds for record in others if record.state() == "done" for seconds in _measured(record)]
 
-    def look(self, *, final: bool = False) -> None:
-        """Look at all records once.
+    def check_records(self, *, final: bool = False) -> None:
+        """Read the changed records once, and show the ends of runs and a snapshot.
 
         Args:
-            final: whether the sweep is over, so that runs that are interrupted now stay so.
+            final: whether the sweep is over, so that it resumes no interrupted run.
         """
         running = []
         for planned in self._todo:
-            if planned.run.id in self._ended or _stamp(planned) == self._seen[planned.run.id]:
+            run_id = planned.run.id
+            if run_id in self._ended or _status_written_at(planned) == self._written_before[run_id]:
                 continue
             state = planned.record.state()
             if self._tracker is not None:
                 self._tracker.note_change(planned, final=final)
-            # A worker that died may be started again at once: only the last look counts this as the run's end.
-            if state in _ENDS or (final and state == "interrupted"):
+            # A run whose worker died may be resumed at once, so only the final check counts an interruption as an end.
+            if state in _END_STATES or (final and state == "interrupted"):
                 self._end(planned, state)
             elif state == "running":
-                running.append(self._pace.setdefault(planned.run.id, _Pace(planned)).now())
-        self._progress.now(self._snapshot(running))
+                running.append(self._pace.setdefault(run_id, _Pace(planned)).read())
+        self._progress.show_snapshot(self._snapshot(running))
 
     def _end(self, planned: PlannedRun, state: State) -> None:
         self._ended[planned.run.id] = state
@@ -141,7 +173,7 @@ class Watch:
             self._seconds += _measured(planned.record)
         number, total = len(self._ended), len(self._todo)
         ended = Ended(planned=planned, state=state, number=number, total=total, seconds_left=self._seconds_left())
-        self._progress.ended(ended)
+        self._progress.show_end(ended)
 
     def _snapshot(self, running: Sequence[Running]) -> Snapshot:
         states = list(self._ended.values())
@@ -160,14 +192,14 @@ class Watch:
 
 
 class _Pace:
-    """The last logged steps of one running run."""
+    """Reads the last two logged steps of one running run."""
 
     def __init__(self, planned: PlannedRun):
         self._planned = planned
         self._position = NOWHERE
         self._last: tuple[Mapping[str, Any], ...] = ()
 
-    def now(self) -> Running:
+    def read(self) -> Running:
         rows, self._position = self._planned.record.metrics(self._position)
         self._last = (*self._last, *(row for row in rows if "train/loss" in row))[-2:]
         last = self._last[-1] if self._last else {}
@@ -178,11 +210,11 @@ class _Pace:
             step=last.get("step"),
             loss=last.get("train/loss"),
             tokens_per_s=self._tokens_per_s(status.get("started_at", 0.0)),
-            asking=self._planned.record.asking(),
+            evaluation=self._planned.record.asking(),
         )
 
     def _tokens_per_s(self, since: float) -> float | None:
-        """Return the pace between the last two logged steps of this attempt."""
+        """Return the pace between the last two steps that were logged since the attempt began; None without them."""
         if len(self._last) < 2:
             return None
         before, last = self._last
@@ -196,8 +228,8 @@ def _measured(record: RunRecord) -> list[float]:
     return [cost.seconds for cost in measured_cost(record)]
 
 
-def _stamp(planned: PlannedRun) -> float:
-    """Return the time of the last write to the status, which tells whether it changed: each write makes a new file."""
+def _status_written_at(planned: PlannedRun) -> float:
+    """Return the time at which the run's status was last written, 0.0 without a status; each write makes a new file."""
     try:
         return (planned.record.folder / "status.json").stat().st_mtime
     except FileNotFoundError:

@@ -25,7 +25,7 @@ from gmt.checks.training import RESUMES
 from gmt.composition import Composer, hydra_on, with_values
 from gmt.runs.build import build
 from gmt.runs.diagnose import Diagnosing
-from gmt.starts.start import KINDS, start
+from gmt.starts.start import KINDS, write_first_files
 from tests.conftest import ROOT, Gmt
 
 PAGE = ROOT / "docs" / "adding.md"
@@ -120,7 +120,7 @@ def test_the_first_commands_make_a_method_and_compare_it(page: str, mine: Path, 
 
 def test_a_new_method_is_resumed_bit_for_bit(mine: Path, tmp_path: Path) -> None:
     """Only the laws up to this one are tried, since `check` tries a law when its verdict is requested."""
-    start("method", "centred_gradient", mine)
+    write_first_files("method", "centred_gradient", mine)
     verdicts = list(islice(check(["method=centred_gradient"], str(mine), tmp_path / "scratch"), 9))
     assert verdicts[-1].law == RESUMES
     assert not [verdict for verdict in verdicts if verdict.state != "holds"]
@@ -129,7 +129,7 @@ def test_a_new_method_is_resumed_bit_for_bit(mine: Path, tmp_path: Path) -> None
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_files_of_gmt_new_keep_every_law(kind: str, mine: Path, tmp_path: Path) -> None:
-    start(kind, "begun", mine)
+    write_first_files(kind, "begun", mine)
     verdicts = list(check([f"{kind}=begun"], str(mine), tmp_path / "scratch"))
     assert not [verdict for verdict in verdicts if verdict.state == "broken"]
 
@@ -165,7 +165,7 @@ OWN_TESTS = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_tests_of_gmt_new_pass(kind: str, mine: Path, tmp_path: Path) -> None:
     """The laws themselves take minutes and are tried by a slow test; here `check` is recorded and finds no fault."""
-    path = next(path for path in start(kind, "begun", mine).files if path.name == "test_begun.py")
+    path = next(path for path in write_first_files(kind, "begun", mine).files if path.name == "test_begun.py")
     names: dict[str, Any] = {"__file__": str(path)}
     exec(compile(path.read_text(encoding="utf-8"), str(path), "exec"), names)
     checks: list[tuple[Any, ...]] = []
@@ -186,7 +186,7 @@ def test_nothing_is_overwritten_and_in_a_checkout_the_files_lie_where_ours_do(tm
         (tmp_path / folder).mkdir(parents=True)
     for file in ("gmt/__init__.py", "gmt/checks/__init__.py", "gmt/checks/check.py"):
         (tmp_path / file).write_text('"""Stands for ours."""\n')
-    first = start("method", "begun", tmp_path)
+    first = write_first_files("method", "begun", tmp_path)
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     ruff = [sys.executable, "-m", "ruff", "check", "."]
     lint = subprocess.run(ruff, cwd=tmp_path, capture_output=True, text=True, check=False)
@@ -196,8 +196,8 @@ def test_nothing_is_overwritten_and_in_a_checkout_the_files_lie_where_ours_do(tm
     assert "_target_: gmt.methods.begun.Begun" in (tmp_path / "conf/method/begun.yaml").read_text()
     assert first.commands[0] == "gmt check method=begun"
     with pytest.raises(UserError, match=r"gmt new does not overwrite .*begun\.py, .*, which exists already"):
-        start("method", "begun", tmp_path)
+        write_first_files("method", "begun", tmp_path)
     for name in ("json", "2x", "Begun", "be-gun", "class", ""):
         with pytest.raises(UserError, match="NAME must"):
-            start("task", name, tmp_path / "own")
+            write_first_files("task", name, tmp_path / "own")
     assert not (tmp_path / "own").exists()

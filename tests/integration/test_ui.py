@@ -249,7 +249,7 @@ def test_the_server_ends_with_gmt_ui_however_that_ends(tmp_path_factory: pytest.
 def test_it_takes_no_port_on_which_somebody_listens(host: str) -> None:
     refusal = pytest.raises(UserError, match=r"--port must be free on 127\.0\.0\.1")
     with socket.create_server((host, 0), reuse_port=True) as taken, refusal:
-        ui._listening(taken.getsockname()[1])
+        ui._listening_socket(taken.getsockname()[1])
 
 
 @pytest.mark.parametrize(("mode", "shown"), [(0o644, "FILE holds the link"), (0o640, "FILE holds"), (0o600, "LINK ")])

@@ -1,1 +1,1 @@
-"""Explains settings and choices, from the docstrings of their classes and the comments of conf/."""
+"""Explains settings and choices by the docstrings of their classes and the comments of conf/."""

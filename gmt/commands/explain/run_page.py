@@ -1,4 +1,4 @@
-"""The help of `gmt run`: the groups with their choices, then each setting of the composed config."""
+"""Makes the help of `gmt run`: the groups with their choices, then each setting of the composed config."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Examples:
 
 
 def run_page(overrides: Sequence[str], config_dir: str | None, *, resolve: bool) -> str:
-    """Return the groups and the settings that overrides compose.
+    """Return the page without the flags: the groups, then the settings that the overrides compose.
 
     Args:
         overrides: the user's overrides.
@@ -38,7 +38,7 @@ def run_page(overrides: Sequence[str], config_dir: str | None, *, resolve: bool)
 
 
 def composed(overrides: Sequence[str], config_dir: str | None, *, resolve: bool = False) -> dict[str, Any]:
-    """Return the config that overrides compose, as plain values, some of which may be missing (`???`)."""
+    """Return the config that overrides compose, as plain values; a missing value is `???`."""
     with hydra_on(config_dir):
         config = Composer().compose(overrides)
         with user_errors():
@@ -57,7 +57,7 @@ def _groups(overrides: Sequence[str], config_dir: str | None) -> str:
     for group, (name, about) in chosen.items():
         lines += [entry(f"{group}={name}", about), word_list(config_files.names(group, config_dir))]
     for group in config_files.groups(config_dir):
-        if group not in chosen:  # a part of a task, or of a command for clusters
+        if group not in chosen:  # e.g. cluster, or a group whose files are parts of a task
             names = word_list(config_files.names(group, config_dir))
             lines.append(f"  {group}" + names[len(group) + 2 :])
     return titled("Groups:", lines)
@@ -70,7 +70,7 @@ def _settings(config: Mapping[str, Any]) -> str:
         for key, text in about.items()
         if not isinstance(config.get(key), Mapping)
     ]
-    begin = paragraph(
+    introduction = paragraph(
         "KEY=VALUE changes a setting, +KEY=VALUE one that its file does not name; `gmt help KEY` says all about it.", 2
     )
     parts = [
@@ -78,4 +78,4 @@ def _settings(config: Mapping[str, Any]) -> str:
         for group, values in config.items()
         if isinstance(values, Mapping) and group != "hydra"
     ]
-    return "\n\n".join([titled("Settings:", [begin, *single]), *parts])
+    return "\n\n".join([titled("Settings:", [introduction, *single]), *parts])

@@ -1,4 +1,4 @@
-"""The help of `gmt sweep`: what a sweep is, how a study is changed on the command line, stopping and resuming."""
+"""Makes the help of `gmt sweep`: what a sweep does, how overrides change a study, and how sweeps stop and resume."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from gmt.commands.explain.layout import entry, group_settings, titled, word_list
 from gmt.commands.explain.setting import LAUNCHER, launcher_meanings
 from gmt.docstrings import first_sentence
 
-_BEGIN = """\
+_INTRODUCTION = """\
 What a sweep does:
   A study is a yaml in conf/study, or in a folder of your own (docs/studies.md). It has arms, e.g. a
   method with its settings. The lists of an arm are crossed: each combination is a run. All runs are
@@ -45,7 +45,7 @@ Where the runs are computed:
 
 
 def sweep_page(overrides: Sequence[str], config_dir: str | None) -> str:
-    """Return the page without the flags.
+    """Return the page without the flags: the introduction, then the settings of a study and of a sweep.
 
     Args:
         overrides: the user's overrides; study=NAME shows that study's settings.
@@ -53,12 +53,12 @@ def sweep_page(overrides: Sequence[str], config_dir: str | None) -> str:
     """
     names = config_files.names("study", config_dir)
     studies = titled("Studies (`gmt help study` says what each is about):", [word_list(names)])
-    named = [text.removeprefix("study=") for text in overrides if text.startswith("study=")]
+    chosen = [text.removeprefix("study=") for text in overrides if text.startswith("study=")]
     own = config_files.own_settings()
-    study = config_files.values("study", named[-1], config_dir) if named else {}
+    study = config_files.values("study", chosen[-1], config_dir) if chosen else {}
     parts = [group_settings("study", study), _launcher_settings()]
     parts += [group_settings(group, own[group]) for group in ("resources", "sweep")]
-    return "\n\n".join([_BEGIN.rstrip(), studies, *parts]) + "\n"
+    return "\n\n".join([_INTRODUCTION.rstrip(), studies, *parts]) + "\n"
 
 
 def _launcher_settings() -> str:

@@ -1,4 +1,4 @@
-"""The commands that hand sweeps to clusters, and list, show and end the submitted jobs."""
+"""Declares the commands that submit sweeps to clusters, and list, show and end the submitted jobs."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ def add_commands(section: Section) -> None:
         _submit,
         takes="study=NAME cluster=NAME",
         summary="hands the sweep to a cluster (ray, slurm, kuberay)",
-        about="Plans the study, hands `gmt sweep study=NAME ...` to a cluster, and returns. cluster=ray: a running Ray "
-        "cluster; slurm: sbatch; kuberay: a RayJob. The settings of each are in conf/cluster. To resume a preempted or "
-        "stopped sweep, submit it again. docs/clusters.md says what must be shared.",
+        about="Plans the study, submits `gmt sweep study=NAME ...` to a cluster, and returns. cluster=ray: a running "
+        "Ray cluster; slurm: sbatch; kuberay: a RayJob. `gmt help cluster=NAME` shows the settings of each. To resume "
+        "a preempted or stopped sweep, submit it again. docs/clusters.md says what the machines must share.",
     )
     take_config(submit)
     submit.add_argument("--dry-run", action="store_true", help="show what would be submitted; start nothing")
@@ -25,7 +25,7 @@ def add_commands(section: Section) -> None:
         _jobs,
         takes="cluster=NAME",
         summary="the submitted jobs and their states",
-        about="The jobs that were submitted to cluster=NAME, and their states.",
+        about="Lists the jobs that were submitted to cluster=NAME, and their states.",
     )
     take_config(jobs)
     logs = section.add(
@@ -33,7 +33,7 @@ def add_commands(section: Section) -> None:
         _logs,
         takes="JOB cluster=NAME",
         summary="the output of a job",
-        about="The output of a job.",
+        about="Prints the output of a job.",
     )
     _take_job(logs)
     logs.add_argument("--follow", action="store_true", help="print further output until the job ends")
@@ -42,7 +42,7 @@ def add_commands(section: Section) -> None:
         _stop,
         takes="JOB cluster=NAME",
         summary="ends a job; to resume its sweep, submit it again",
-        about="Ends a job. The records of its runs stay.",
+        about="Ends a job. The records of its runs are not removed.",
     )
     _take_job(stop)
 

@@ -1,4 +1,4 @@
-"""Takes variables that change results out of the environment, before torch and its kin read them."""
+"""Removes variables that change results from the environment, before torch and other libraries read them."""
 
 import sys
 
@@ -7,6 +7,6 @@ from gmt.terminal import printable
 
 
 def take_out_variables() -> None:
-    """Take the variables out, and say so."""
+    """Remove the variables, and print their names to standard error."""
     if ignored := take_out():
         print(printable(in_words(ignored)), file=sys.stderr)

@@ -1,4 +1,4 @@
-"""The commands for plug-ins and studies of the user's own."""
+"""Declares the commands for plug-ins and studies of the user's own: new and check."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ def add_commands(section: Section) -> None:
         takes="KIND NAME",
         summary="the first files of a method, a task, ... of your own",
         about="Writes the few lines to start from (a class where one is needed, its yaml, its test) into the current "
-        "folder or that of --config-dir, and says what comes next. The files pass `gmt check` as they are; no file is "
-        "overwritten. At the root of a checkout of this repository they go beside the repository's own. "
+        "folder or that of --config-dir, and prints the commands that come next. The files pass `gmt check` as they "
+        "are; no file is overwritten. At the root of a checkout of this repository they go beside the repository's "
+        "own files. "
         f"KIND is one of {', '.join(KINDS)}.",
     )
     new.add_argument("kind", metavar="KIND", help="method, task, ...")
-    about = "its name, in configs and as a module: small letters, digits and _"
+    about = "the name in configs and of the module: small letters, digits and _"
     new.add_argument("name", metavar="NAME", help=about)
     take_config_dir(new)
     check = section.add(
@@ -31,12 +32,12 @@ def add_commands(section: Section) -> None:
         _check,
         takes="GROUP=NAME",
         summary="tries the laws that every method, model and task keeps",
-        about="Tries on a few steps of a small model what every plug-in must do, and prints a line for each law: it "
-        "composes and builds, planning imports no torch, its run id is stable; it trains, saves, and goes on after "
-        "kill -9 to the same bits; evaluations during training and smaller micro-batches change nothing; bf16, DPO and "
-        f"two workers work, or are refused in a sentence. Name what to check as GROUP=NAME ({', '.join(GROUPS)}), with "
-        "--config-dir for one of your own; other settings are overrides. All runs are on the CPU. Exit code 1 where a "
-        "law is broken.",
+        about="Tests a method, a task, ... on a few steps of a small model, and prints a line for each law: it "
+        "composes and builds, planning imports no torch, its run id is stable; it trains, saves, and reaches the same "
+        "bits after kill -9; evaluations during training and smaller micro-batches change nothing; bf16, DPO and two "
+        f"workers work, or are refused in a sentence. GROUP is one of {', '.join(GROUPS)}; for one of your own, "
+        "--config-dir names its folder; further overrides change its settings. All runs are on the CPU. The exit code "
+        "is 1 if a law is broken.",
     )
     take_config(check)
 

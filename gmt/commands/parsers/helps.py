@@ -1,4 +1,4 @@
-"""The commands that explain commands, groups and settings, and complete them in a shell."""
+"""Declares the commands that explain commands, groups and settings, and complete them in a shell."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from gmt.commands.parsers.overview import overview
 from gmt.commands.parsers.parser import Parser, Section, take_config_dir
 
 _TOPICS = """\
-gmt help plan                a command, as gmt plan --help
-gmt help method              a config group: what each of its files is
-gmt help method=lora         one file of it: where it comes from, and all its settings
-gmt help method.mask_ratio   a setting, in each method that has it
+gmt help plan                a command; the same as gmt plan --help
+gmt help method              a config group: a line for each of its files
+gmt help method=lora         one file of a group: its source, and all its settings
+gmt help method.mask_ratio   a setting, in each file of the group that has it
 gmt help record              the settings of a part of the config, e.g. resources, hydra.launcher
 """
 _INSTALL = """\
@@ -34,7 +34,7 @@ def add_commands(section: Section) -> None:
         about="Explains a topic, by the docstrings of the settings' classes and the comments of conf/.",
         epilog=_TOPICS,
     )
-    explain.add_argument("topic", nargs="?", metavar="TOPIC", help="see below; without it: a line for each command")
+    explain.add_argument("topic", nargs="?", metavar="TOPIC", help="see below; by default: a line for each command")
     take_config_dir(explain)
     completion = section.add(
         "completion",

@@ -1,4 +1,4 @@
-"""The text of `gmt --help`: a line for each command, from the commands' parsers."""
+"""Makes the text of `gmt --help`: a line for each command, from the commands' parsers."""
 
 from collections.abc import Mapping
 from itertools import groupby
@@ -21,12 +21,12 @@ def overview(commands: Mapping[str, Parser]) -> str:
         commands: the commands' parsers by name, in the order of the text.
     """
     parts = [_BEGIN]
-    for title, of_section in groupby(commands.items(), key=lambda item: item[1].section):
-        parts.append("\n".join([f"{title}:", *(_line(name, command) for name, command in of_section)]))
+    for title, section in groupby(commands.items(), key=lambda item: item[1].section):
+        parts.append("\n".join([f"{title}:", *(_line(name, command) for name, command in section)]))
     return "\n\n".join([*parts, _END])
 
 
 def _line(name: str, command: Parser) -> str:
-    begin = f"  gmt {name} {command.takes}"
-    gap = "\n" + " " * _INDENT if len(begin) > _INDENT - 2 else " " * (_INDENT - len(begin))
-    return f"{begin}{gap}{command.summary}"
+    words = f"  gmt {name} {command.takes}"
+    gap = "\n" + " " * _INDENT if len(words) > _INDENT - 2 else " " * (_INDENT - len(words))
+    return f"{words}{gap}{command.summary}"

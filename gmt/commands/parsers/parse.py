@@ -1,4 +1,4 @@
-"""Puts the parser together and parses a command line."""
+"""Makes the parser of `gmt` from its commands, and parses a command line."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SECTIONS = {
     "Methods, tasks, studies of your own": extending.add_commands,
     "Help": helps.add_commands,
 }
-_OF_PROGRAM = ("-h", "--help", "--version")
+_PROGRAM_FLAGS = ("-h", "--help", "--version")
 
 
 class Program(Parser):
@@ -46,8 +46,8 @@ def make_parser() -> Program:
 def sub_parsers(parser: argparse.ArgumentParser) -> dict[str, Parser]:
     """Return the parsers of the commands, by name."""
     (commands,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
-    found: dict[str, Parser] = commands.choices
-    return found
+    parsers: dict[str, Parser] = commands.choices
+    return parsers
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -61,10 +61,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """
     parser = make_parser()
     commands = sub_parsers(parser)
-    if arguments and arguments[0] not in (*commands, *_OF_PROGRAM):
+    if arguments and arguments[0] not in (*commands, *_PROGRAM_FLAGS):
         raise UserError(f"gmt has no command {arguments[0]!r}; {choices(arguments[0], commands)}")
     options, rest = parser.parse_known_args(list(arguments))
-    # argparse gives the overrides of a command only those before the next option, and leaves the later ones here.
+    # argparse puts the overrides before the next option into options.overrides, and leaves later ones in rest.
     takes_overrides = hasattr(options, OVERRIDES)
     if unknown := [word for word in rest if word.startswith("-") or not takes_overrides]:
         command = commands.get(options.command, parser)
@@ -75,7 +75,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def _nearest_flag(word: str, command: Parser) -> str:
-    """Return the words that name the flag that was probably meant; empty without one."""
+    """Return ` (did you mean FLAG?)` for the most similar flag; empty if no flag is similar."""
     flags = [flag for action in command._actions for flag in action.option_strings]
     near = get_close_matches(word.partition("=")[0], flags, n=1)
     return f" (did you mean {near[0]}?)" if near else ""

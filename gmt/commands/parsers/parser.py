@@ -1,4 +1,4 @@
-"""The class of the sub-parsers, with errors in one sentence, and their common arguments. Imports no command."""
+"""The class of the commands' parsers, whose errors are one sentence, and their common arguments. Imports no command."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ OVERRIDES = "overrides"
 
 
 class _Formatter(argparse.HelpFormatter):
-    """Fills the description, and leaves the line breaks of the epilog."""
+    """Breaks the description into lines, and does not change the line breaks of the epilog."""
 
     def __init__(self, prog: str, **settings: Any) -> None:
         super().__init__(prog, max_help_position=28, width=help_width(), **settings)
@@ -28,37 +28,37 @@ class _Formatter(argparse.HelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that says what is wrong in one sentence, and whose help is printed as one text.
+    """The parser of a command; it states a user's mistake in one sentence.
 
     Attributes:
-        section: the title in `gmt --help` that a command stands under.
-        takes: the words that follow a command's name.
-        summary: what a command does, in a line.
-        more: makes the lines at the end of a command's help, which may read files; None for no such lines.
+        section: the command's section in `gmt --help`.
+        takes: the words that follow the command's name in the usage.
+        summary: a line on the command.
+        make_epilog: makes the lines at the end of the command's help when it is printed; None for a fixed epilog.
     """
 
     section = ""
     takes = ""
     summary = ""
-    more: Callable[[], str] | None = None
+    make_epilog: Callable[[], str] | None = None
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(formatter_class=_Formatter, allow_abbrev=False, **settings)
 
     def error(self, message: str) -> NoReturn:
-        """Raise a UserError in place of usage and exit."""
+        """Raise a UserError, where argparse would print the usage and exit."""
         raise UserError(f"{message}; `{self.prog} --help` shows what the command takes")
 
     def format_help(self) -> str:
-        """Return the help, with the lines that `more` makes."""
-        if self.more is not None:
-            self.epilog = self.more()
+        """Return the help, with the lines that `make_epilog` makes."""
+        if self.make_epilog is not None:
+            self.epilog = self.make_epilog()
         return super().format_help()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """Commands that stand under one title in `gmt --help`."""
+    """A section of `gmt --help`: its title, and all commands of the program."""
 
     title: str
     commands: _SubParsersAction[Parser]
@@ -71,10 +71,10 @@ class Section:
         Args:
             name: the command's name.
             do: carries the command out.
-            takes: the words that follow the command's name.
-            summary: what the command does, for `gmt --help`.
-            about: what the command does, for its own help.
-            settings: further ones of argparse's parser.
+            takes: the words that follow the command's name in the usage.
+            summary: a line on the command, for `gmt --help`.
+            about: a paragraph on the command, for its own help.
+            settings: further arguments of argparse's parser.
         """
         parser = self.commands.add_parser(
             name, help=summary, usage=f"gmt {name} {takes}".strip(), description=about, **settings
@@ -99,6 +99,6 @@ def take_config_dir(parser: Parser) -> None:
 
 
 def take_dirty(parser: Parser) -> None:
-    """Let a command take results of code that is not committed."""
-    about = "take runs that were made from a checkout with uncommitted changes, too"
+    """Let a command take results of code that was not committed."""
+    about = "also take runs of a checkout with uncommitted changes"
     parser.add_argument("--dirty", action="store_true", help=about)

@@ -1,4 +1,4 @@
-"""The commands that read, measure and export finished runs."""
+"""Declares the commands that read, measure and export finished runs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from argparse import Namespace
 from gmt.commands.parsers.environment import take_out_variables
 from gmt.commands.parsers.parser import Parser, Section, take_config, take_dirty
 
-_KINDS_OF_EXPORT = {
+_EXPORT_FLAGS = {
     "delta": ("FILE", "indices and values of the changed entries, as safetensors; in a folder: delta.safetensors"),
     "peft": (
         "FOLDER",
@@ -15,21 +15,22 @@ _KINDS_OF_EXPORT = {
     ),
     "merged": ("FOLDER", "whole weights with tokenizer, for transformers"),
 }
-_OF_COMPARE = """\
-gmt compare 1a2b3c 4d5e6f              settings, scores and flipped answers of two finished runs
-gmt compare 1a2b3c 4d5e6f --answers 20   with twenty examples of each kind
+_COMPARE_EPILOG = """\
+gmt compare 1a2b3c 4d5e6f                settings, scores and flipped answers of two finished runs
+gmt compare 1a2b3c 4d5e6f --answers 20   with twenty flipped answers of each kind
 
-Ids, or their first digits, are those of `gmt plan study=NAME`. Two seeds of one arm show how much
-of a difference is the seed's; an arm and the baseline on the same seed, what the arm does. An
-answer flips where one run is right (score 1) and the other is not, on the same question: with many
-flips both ways, a small difference of means is noise.
+`gmt plan study=NAME` lists the run ids; their first digits are enough. To see how large the effect
+of the seed is, compare two seeds of one arm. To see the effect of an arm, compare it with the
+baseline on the same seed. An answer flips if, on the same question, one run is right (score 1) and
+the other is not: with many flips both ways, a small difference of means is noise.
 """
-_OF_DIAGNOSE = """\
-`gmt help diagnostic=NAME` shows the settings of one, diagnostic.KEY=VALUE changes a setting, and
-commas list several:
+_DIAGNOSE_EPILOG = """\
+`gmt help diagnostic=NAME` shows the settings of a diagnostic, and diagnostic.KEY=VALUE changes a
+setting. Commas separate several diagnostics, or several values of a setting:
   gmt diagnose study=quickstart diagnostic=drift,mask_overlap
   gmt diagnose study=quickstart diagnostic=sharpness diagnostic.rho=0.001,0.002
-The weights must have been kept (record.keep_weights=true); operations needs none.
+The runs must have been done with record.keep_weights=true, except for the diagnostic operations,
+which needs no weights.
 """
 
 
@@ -40,7 +41,7 @@ def add_commands(section: Section) -> None:
         _report,
         takes="study=NAME",
         summary="figures and tables, as one HTML page and CSV files",
-        about="Figures and tables of a study, from its run records.",
+        about="Makes the figures and tables of a study from its run records.",
     )
     take_config(report)
     take_dirty(report)
@@ -53,10 +54,10 @@ def add_commands(section: Section) -> None:
         _diagnose,
         takes="study=NAME diagnostic=NAME",
         summary="measures finished runs: drift, overlap, sharpness, ...",
-        about="Measures the finished runs of a study, and their base. Each result is kept in its run's record and not "
-        "measured again; after Ctrl-C or a kill the same command resumes. `gmt report` shows the results.",
+        about="Measures the finished runs of a study, and their base. The run records store the results, which are "
+        "not measured again; after Ctrl-C or a kill the same command resumes. `gmt report` shows the results.",
     )
-    diagnose.more = _diagnostics
+    diagnose.make_epilog = _diagnose_epilog
     take_config(diagnose)
     _add_export(section)
 
@@ -67,8 +68,8 @@ def _add_show(section: Section) -> None:
         _show,
         takes="RUN|study=NAME",
         summary="one run record; a study's means and its answer",
-        about="One run record: what came out, then its settings. RUN is a run id or its first digits. With study=NAME "
-        "in its place: the means of the study's arms, best target first, and the answer to its question.",
+        about="With RUN, a run id or its first digits: prints the run's result, then its settings. With study=NAME: "
+        "prints the means of the study's arms, the best target score first, and the answer to the study's question.",
     )
     _take_run(show)
     take_config(show)
@@ -82,13 +83,13 @@ def _add_compare(section: Section) -> None:
         _compare,
         takes="RUN RUN",
         summary="the differences of two runs: settings, scores, answers",
-        about="The differences of two finished runs: their settings, their scores, and the answers that flipped.",
-        epilog=_OF_COMPARE,
+        about="Prints how two finished runs differ: their settings, their scores, and the answers that flipped.",
+        epilog=_COMPARE_EPILOG,
     )
     _take_run(compare)
     _take_run(compare, "other")
     take_config(compare)
-    about = "examples of each kind of flip; default: 3"
+    about = "print N answers of each kind of flip; default: 3"
     compare.add_argument("--answers", type=int, default=3, metavar="N", help=about)
 
 
@@ -99,13 +100,13 @@ def _add_export(section: Section) -> None:
         takes="RUN --merged FOLDER",
         summary="a finished run for other programs",
         about="Writes a finished run for other programs, whole or not at all. RUN is a run id or its first digits. The "
-        "run must have kept its weights (record.keep_weights=true). docs/exporting.md says how each is loaded.",
+        "run must have been done with record.keep_weights=true. docs/exporting.md says how to load each export.",
     )
     _take_run(export)
     take_config(export)
-    for kind, (metavar, about) in _KINDS_OF_EXPORT.items():
+    for kind, (metavar, about) in _EXPORT_FLAGS.items():
         export.add_argument(f"--{kind}", metavar=metavar, help=about)
-    export.add_argument("--force", action="store_true", help="replace an export that is there")
+    export.add_argument("--force", action="store_true", help="replace an export that exists")
 
 
 def _take_run(parser: Parser, name: str = "run") -> None:
@@ -137,12 +138,12 @@ def _compare(options: Namespace) -> None:
     compare(runs, options.overrides, options.config_dir, num_answers=options.answers)
 
 
-def _diagnostics() -> str:
+def _diagnose_epilog() -> str:
     from gmt.commands.explain.layout import entry
     from gmt.config_files import about, names
 
     diagnostics = [entry(name, about("diagnostic", name)) for name in names("diagnostic")]
-    return "\n".join(["diagnostics:", *diagnostics, "", *_OF_DIAGNOSE.splitlines()])
+    return "\n".join(["diagnostics:", *diagnostics, "", *_DIAGNOSE_EPILOG.splitlines()])
 
 
 def _diagnose(options: Namespace) -> None:
@@ -156,5 +157,5 @@ def _export(options: Namespace) -> None:
     take_out_variables()
     from gmt.commands.export import export
 
-    paths = {kind: getattr(options, kind) for kind in _KINDS_OF_EXPORT}
+    paths = {kind: getattr(options, kind) for kind in _EXPORT_FLAGS}
     export(options.run, options.overrides, options.config_dir, paths=paths, force=options.force)

@@ -1,4 +1,4 @@
-"""The commands that plan and start runs; `run` and `sweep` take the flags of a Hydra app."""
+"""Declares the commands that plan and start runs; `run` and `sweep` take the flags of a Hydra app."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ def add_commands(section: Section) -> None:
         _hydra_app,
         takes="",
         summary="one training with its evaluation",
-        about="One training with its evaluation, recorded and tracked.",
-        add_help=False,  # it shows the config that the overrides compose
+        about="Trains and evaluates one model, writes its run record, and tracks it in MLflow.",
+        add_help=False,  # gmt's own --help shows the config that the overrides compose
     )
     sweep = section.add(
         "sweep",
         _hydra_app,
         takes="study=NAME",
         summary="every run of a study that is not done yet",
-        about="Every run of a study that is not done yet, side by side on this machine or a cluster.",
+        about="Does every run of a study that is not done yet, side by side on this machine or a cluster.",
         add_help=False,
     )
     for parser, takes_either in ((run, True), (sweep, False)):
@@ -37,10 +37,10 @@ def add_commands(section: Section) -> None:
         _plan,
         takes="study=NAME",
         summary="a study's runs, their states and what is left to do",
-        about="The runs of a study, their states, and the time and memory of the rest. Starts nothing.",
+        about="Prints the runs of a study, their states, and the time and memory that the rest needs. Starts nothing.",
     )
     take_config(plan)
-    plan.add_argument("--runs", action="store_true", help="a line for each run, however many there are")
+    plan.add_argument("--runs", action="store_true", help="print a line for each run even if there are more than 200")
 
 
 def _take_flags_of_hydra(parser: Parser, *, takes_either: bool) -> None:
@@ -55,8 +55,8 @@ def _take_flags_of_hydra(parser: Parser, *, takes_either: bool) -> None:
         parser.add_argument(*names, help=about, **(settings or {"action": "store_true"}))
 
     flag("--help", "-h", about="show this page, with the values that the overrides compose")
-    flag("--multirun", "-m", about="several runs: KEY=A,B lists values" if takes_either else argparse.SUPPRESS)
-    flag("--run", "-r", about="one run, as without this flag" if takes_either else argparse.SUPPRESS)
+    flag("--multirun", "-m", about="do several runs: KEY=A,B lists values" if takes_either else argparse.SUPPRESS)
+    flag("--run", "-r", about="do one run; the default" if takes_either else argparse.SUPPRESS)
     flag("--cfg", "-c", about="show the config and start nothing", choices=["job", "hydra", "all"])
     flag("--resolve", about="with --cfg or --help: show what each ${...} stands for")
     flag("--package", "-p", about="with --cfg job: show this part of the config", metavar="KEY")
@@ -72,7 +72,8 @@ def _take_flags_of_hydra(parser: Parser, *, takes_either: bool) -> None:
     )
     flag("--hydra-help", about="show Hydra's own help")
     flag("--version", about="show Hydra's version")
-    flag("--shell-completion", "-sc", about=argparse.SUPPRESS)  # these are refused, with the reason
+    # gmt.commands.hydra_app refuses the flags below, and says why.
+    flag("--shell-completion", "-sc", about=argparse.SUPPRESS)
     flag("--config-path", "-cp", about=argparse.SUPPRESS, default=None)
     flag("--config-name", "-cn", about=argparse.SUPPRESS, default=None)
     flag("--experimental-rerun", about=argparse.SUPPRESS, default=None)

@@ -1,4 +1,4 @@
-"""The commands of the MLflow dashboard."""
+"""Declares the commands of MLflow's store: ui and sync."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ def add_commands(section: Section) -> None:
         _ui,
         takes="[study=NAME]",
         summary="the MLflow dashboard, opened at the study",
-        about="The MLflow dashboard on the project's store. It prints a link that logs your browser in; nobody else on "
-        "this machine can open it. With study=NAME the link leads to that study. "
-        "docs/dashboard.md says how to serve it to others.",
+        about="Serves the MLflow dashboard of the project's store, and prints a link that logs your browser in; nobody "
+        "else on this machine can open the dashboard. With study=NAME the link leads to that study. "
+        "docs/dashboard.md says how to serve the dashboard to others.",
     )
     take_config(ui)
     ui.add_argument("--port", type=int, metavar="PORT", help="default: 5000, or the next free one")
@@ -26,8 +26,8 @@ def add_commands(section: Section) -> None:
         _sync,
         takes="study=NAME|RUN ...",
         summary="brings MLflow up to date with the run records",
-        about="Writes the run records to MLflow, after an outage of its server or to make a lost store again. "
-        "Each value is written once, however often this is called. Besides study=NAME it takes the ids of single runs.",
+        about="Writes to MLflow the values of the run records that MLflow lacks, e.g. after an outage of its server; "
+        "if its store was lost, all values. Takes study=NAME or the ids of single runs.",
     )
     take_config(sync)
 

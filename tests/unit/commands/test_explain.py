@@ -9,14 +9,14 @@ import pytest
 from gmt import config_files, settings
 from gmt.cli import run_command
 from gmt.commands.explain.run_page import run_page
-from gmt.commands.explain.setting import KINDS, kind_of, meanings, settings_in
+from gmt.commands.explain.setting import SETTINGS_CLASSES, meanings, settings_class_of, settings_in
 from gmt.commands.explain.sweep_page import sweep_page
 from gmt.docstrings import arguments_of, first_sentence
 from gmt.masking.spec import ENTROPY, SCOPES
 from gmt.training.settings import PRECISIONS, SCHEDULES
 
 FILES = [(group, name) for group in config_files.groups() for name in config_files.names(group)]
-OVERVIEWS = [*config_files.groups(), *sorted(set(KINDS) - {"sweep"}), "seed", "parents", "hydra.launcher"]
+OVERVIEWS = [*config_files.groups(), *sorted(set(SETTINGS_CLASSES) - {"sweep"}), "seed", "parents", "hydra.launcher"]
 TOPICS = [
     *OVERVIEWS,
     "method=gmt",
@@ -110,19 +110,21 @@ def test_every_file_says_at_its_top_what_it_is() -> None:
 def test_conf_says_what_each_group_and_each_single_setting_is_for() -> None:
     assert all(choice.about for choice in config_files.chosen().values())
     own = config_files.own_settings()
-    assert {key for key in own if key not in KINDS} == {
+    assert {key for key in own if key not in SETTINGS_CLASSES} == {
         key for key, text in config_files.single_settings().items() if text
     }
 
 
 @pytest.mark.heavy
 def test_every_setting_has_a_meaning() -> None:
-    lacking = []
+    without_meaning = []
     for group, name in FILES:
-        kind: Any = kind_of(group, config_files.values(group, name))
-        settings_of_kind = () if kind is None else fields(kind)
-        lacking += [f"{group}={name}: {each.name}" for each in settings_of_kind if not meanings(kind).get(each.name)]
-    assert not lacking
+        settings_class: Any = settings_class_of(group, config_files.values(group, name))
+        fields_of_class = () if settings_class is None else fields(settings_class)
+        without_meaning += [
+            f"{group}={name}: {each.name}" for each in fields_of_class if not meanings(settings_class).get(each.name)
+        ]
+    assert not without_meaning
 
 
 def test_choices_are_those_that_the_class_allows() -> None:
@@ -141,7 +143,7 @@ def test_the_page_of_run_names_every_choice_and_every_setting() -> None:
     assert {"method=lora", "tracking=none", "selection=null", "method.rank=8", "record.root=gmt-results"} <= words
     assert "method.mask_ratio" not in page.partition("Examples:")[0]
     own = config_files.own_settings()
-    assert {f"{group}.{key}" for group in own if group in KINDS for key in own[group]} <= {
+    assert {f"{group}.{key}" for group in own if group in SETTINGS_CLASSES for key in own[group]} <= {
         w.partition("=")[0] for w in words
     }
     assert max(map(len, page.splitlines())) <= 100

@@ -60,7 +60,7 @@ WAYS: dict[str, Callable[[PlannedRun], object]] = {
     "a table": lambda _: say(table(["x"], [[HOSTILE]])),
     "an error": lambda _: cli._say("error", HOSTILE),
     "a traceback": lambda _: cli._show_traceback(ValueError, ValueError(HOSTILE), None),
-    "a line of a sweep": lambda failed: Lines().ended(ended(failed)),
+    "a line of a sweep": lambda failed: Lines().show_end(ended(failed)),
     "gmt show": lambda failed: show(failed.run.id, [f"record.root={root_of(failed)}"], None, brief=False),
     "gmt plan": lambda failed: say(_by_run(plan_of(root_of(failed), ARMS, [1]), {failed.run.id: "failed"})),
 }
@@ -85,9 +85,9 @@ def test_text_from_others_is_escaped(way: str, failed: PlannedRun, capsys: pytes
 def test_the_live_table_shows_it_escaped_and_reads_no_markup(failed: PlannedRun) -> None:
     live = LiveTable(Console(file=io.StringIO(), force_terminal=True, width=3000))
     console = live._live.console
-    running = Running(label=HOSTILE, attempt=1, step=1, loss=1.0, tokens_per_s=1.0, asking=HOSTILE)
-    live.now(Snapshot(num_waiting=0, running=[running], ended={}, seconds_left=None))
-    live.ended(ended(failed))
+    running = Running(label=HOSTILE, attempt=1, step=1, loss=1.0, tokens_per_s=1.0, evaluation=HOSTILE)
+    live.show_snapshot(Snapshot(num_waiting=0, running=[running], ended={}, seconds_left=None))
+    live.show_end(ended(failed))
     live.close()
     assert isinstance(console.file, io.StringIO)
     text = console.file.getvalue()
@@ -107,10 +107,10 @@ def test_the_log_of_a_job_is_escaped(monkeypatch: pytest.MonkeyPatch, capsys: py
 
 
 def test_what_a_dashboards_server_complains_of_is_escaped(tmp_path: Path) -> None:
-    log = ui._private(tmp_path / "ui.log")
+    log = ui._new_private_file(tmp_path / "ui.log")
     code = f"import sys; sys.stderr.buffer.write({HOSTILE.encode()!r})"
     with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE) as server:
-        ui._keep(server, log)
+        ui._copy_stderr(server, log)
     text = log.read_text()
     assert log.stat().st_mode & 0o777 == 0o600
     assert r"\x1b]0;title" in text

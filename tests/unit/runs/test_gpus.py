@@ -186,16 +186,16 @@ def plan(root: Path, *gpus_of_arms: object, **shared: object) -> Plan:
 def test_a_plan_lists_the_resources_of_its_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
     for asked, words, at_once in (
-        (["auto"], "a run takes 1 of the GPUs here, of which there are 4", 4),
-        ([0.5], "a run takes 0.5 of the GPUs here, of which there are 4", 8),
-        ([0], "the runs compute on the CPU (resources.gpus=0), and the GPUs here, 4, stay idle", 64),
-        (["auto", 0.25], "a run takes 0.25 or 1 of the GPUs here, of which there are 4", 4),
+        (["auto"], "a run takes 1 of 4 GPUs on this machine", 4),
+        ([0.5], "a run takes 0.5 of 4 GPUs on this machine", 8),
+        ([0], "the runs compute on the CPU (resources.gpus=0); idle GPUs on this machine: 4", 64),
+        (["auto", 0.25], "a run takes 0.25 or 1 of 4 GPUs on this machine", 4),
     ):
         made = plan(tmp_path, *asked)
         assert gpus_in_words(made) == words
         assert runs_at_once(made) == at_once
     two = plan(tmp_path, "auto", **{"resources.workers": 2, "train.accumulation_steps": 2})
-    assert gpus_in_words(two) == "a run takes 2 of the GPUs here, of which there are 4"
+    assert gpus_in_words(two) == "a run takes 2 of 4 GPUs on this machine"
     assert runs_at_once(two) == 2
 
 

@@ -36,7 +36,7 @@ def test_nothing_is_known_at_first(tmp_path: Path) -> None:
     made = plan(tmp_path)
     cost = estimate(made, made.states(), num_gpus=0)
     assert (cost.num_left, cost.num_known, cost.run_seconds) == (6, 0, 0)
-    assert "there is nothing to estimate" in cost_in_words(cost, 2)
+    assert "no similar run has finished here yet" in cost_in_words(cost, 2)
 
 
 def test_another_ratio_and_seed_are_the_same_kind_and_another_method_is_none(tmp_path: Path) -> None:
@@ -49,7 +49,7 @@ def test_another_ratio_and_seed_are_the_same_kind_and_another_method_is_none(tmp
     assert cost.run_seconds == pytest.approx(400)
     assert cost.gpu_hours == pytest.approx(400 * 0.5 / 3600)
     assert cost.peak_memory_bytes == 5_000
-    assert "nothing is known of 2 runs of other kinds" in cost_in_words(cost, 1)
+    assert "; without 2 runs that have no similar finished run" in cost_in_words(cost, 1)
 
 
 def test_runs_of_another_study_count_and_longer_ones_do_not(tmp_path: Path) -> None:

@@ -19,10 +19,10 @@ class Seen:
         self.shown: list[Snapshot] = []
         self.ends: list[Ended] = []
 
-    def ended(self, run: Ended) -> None:
+    def show_end(self, run: Ended) -> None:
         self.ends.append(run)
 
-    def now(self, snapshot: Snapshot) -> None:
+    def show_snapshot(self, snapshot: Snapshot) -> None:
         self.shown.append(snapshot)
 
     def close(self) -> None:
@@ -43,7 +43,7 @@ def log(planned: PlannedRun, step: int, at: float) -> None:
 def test_counts_pace_and_time_left(tmp_path: Path) -> None:
     made, seen = plan(tmp_path), Seen()
     watch = Watch(made, made.runs, None, seen, at_once=2)
-    watch.look()
+    watch.check_records()
     assert (seen.shown[-1].num_waiting, seen.shown[-1].running, seen.shown[-1].seconds_left) == (3, [], None)
 
     first, second, _ = made.runs
@@ -56,10 +56,10 @@ def test_counts_pace_and_time_left(tmp_path: Path) -> None:
         log(second, 2, 1001.0)
         log(second, 4, 1003.0)
         second.record.note_asking("sums 3 of 8")
-        watch.look()
+        watch.check_records()
     (running,) = seen.shown[-1].running
     assert (running.attempt, running.step, running.loss, running.tokens_per_s) == (1, 4, 0.25, 100.0)
-    assert running.asking == "sums 3 of 8"
+    assert running.evaluation == "sums 3 of 8"
     assert (seen.shown[-1].num_waiting, seen.shown[-1].ended, seen.shown[-1].seconds_left) == (1, {"done": 1}, 60.0)
     assert [end.planned for end in seen.ends] == [first]
 
@@ -73,10 +73,10 @@ def test_the_time_between_two_attempts_is_no_pace(tmp_path: Path) -> None:
         planned.record.set_status("running", attempts=2, started_at=time.time())
         log(planned, 2, time.time() - 500)
         log(planned, 4, time.time() + 1)
-        watch.look()
+        watch.check_records()
         assert seen.shown[-1].running[0].tokens_per_s is None
         log(planned, 6, time.time() + 3)
-        watch.look()
+        watch.check_records()
         assert seen.shown[-1].running[0].tokens_per_s is not None
 
 
@@ -86,7 +86,7 @@ def test_an_interrupted_run_has_ended_only_when_the_sweep_has(tmp_path: Path) ->
     planned = made.runs[0]
     planned.record.create(planned.run.science, planned.run.config)
     planned.record.set_status("running", attempts=1, started_at=1000.0)
-    watch.look()
+    watch.check_records()
     assert not seen.ends
-    watch.look(final=True)
+    watch.check_records(final=True)
     assert [end.state for end in seen.ends] == ["interrupted"]
