@@ -108,16 +108,7 @@ def run_sweep(
     folder = new_sweep(plan)
     with ExitStack() as until_the_end:
         mlflow = until_the_end.enter_context(MirrorOfPlan(plan, tracking, say, remedy, must_answer=not is_under_way))
-        check: CheckInWorker = _do_not_check
-        with no_lost_interrupt():
-            todo[0].run.record_settings.close_to_others()
-            if isinstance(launch, StartsEarly):
-                check = until_the_end.enter_context(launch.starting(todo, folder))
-        with no_lost_interrupt():  # again, since Ray has replaced the handlers of the first block
-            if (faults := check(mlflow.connect)) is None:
-                faults = faults_of_runs([planned.run for planned in todo])
-        if faults:
-            raise UserError(*faults)
+        _check(todo, folder, launch, mlflow, until_the_end)
         freeze(todo, folder)
         with (
             stops_in_order(folder / STOP, say),
@@ -127,6 +118,26 @@ def run_sweep(
             launch(todo, folder)
     _conclude(plan, folder, say)
     return True
+
+
+def _check(
+    todo: Sequence[PlannedRun], folder: Path, launch: RunLauncher, mlflow: MirrorOfPlan, until_the_end: ExitStack
+) -> None:
+    """Check the runs of a sweep before any begins: in a worker, which then lives until `until_the_end`, or here.
+
+    Raises:
+        UserError: a fault would stop a run, or MLflow's store does not answer.
+    """
+    check: CheckInWorker = _do_not_check
+    with no_lost_interrupt():
+        todo[0].run.record_settings.close_to_others()
+        if isinstance(launch, StartsEarly):
+            check = until_the_end.enter_context(launch.starting(todo, folder))
+    with no_lost_interrupt():  # again, since Ray has replaced the handlers of the first block
+        if (faults := check(mlflow.connect)) is None:
+            faults = faults_of_runs([planned.run for planned in todo])
+    if faults:
+        raise UserError(*faults)
 
 
 def _do_not_check(prepare_driver: Callable[[], None]) -> None:

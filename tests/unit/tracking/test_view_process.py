@@ -108,8 +108,8 @@ def test_a_process_that_was_killed_is_started_again(tmp_path: Path) -> None:
         with pytest.raises(NoAnswer, match="the process that writes to MLflow has ended"):
             view.wait_until_open()
         assert view.answers()
-        for each in (planned, other):
-            assert view.sync(each.record, name="a", parent=None, tags={}, final=True)
+        for run in (planned, other):
+            assert view.sync(run.record, name="a", parent=None, tags={}, final=True)
         view.close()
     assert_level(f"sqlite:///{tmp_path}/m.db", "e", [planned.record, other.record])
 
