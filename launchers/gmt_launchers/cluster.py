@@ -22,6 +22,7 @@ from gmt_launchers.private_ray import private_ray
 from gmt_launchers.ray_internals import (
     ask_head,
     keeps_idle_workers,
+    notices_its_node_at_once,
     silence_nodes,
     starts_workers,
     without_unused_processes,
@@ -135,6 +136,7 @@ def _start_or_join(address: str | None, num_cpus: int | None, folder: Path | Non
             if address is None:
                 ray_changes.enter_context(without_unused_processes())
                 ray_changes.enter_context(keeps_idle_workers())
+                ray_changes.enter_context(notices_its_node_at_once())
                 if early is not None and _can_import_early():
                     ray_changes.enter_context(
                         starts_workers(early.number, module=_PRELOADED, num_threads=early.num_threads)

@@ -6,6 +6,7 @@ Imports happen in the functions: some of these modules take seconds, and each pr
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
     from ray.util.placement_group import PlacementGroup
+
+_NODE_STARTS_S = 30.0  # Ray's own limit
 
 
 def temporary_folder() -> str:
@@ -108,6 +111,27 @@ def _environment(name: str, value: str) -> Iterator[None]:
         yield
     finally:
         del os.environ[name]
+
+
+@contextmanager
+def notices_its_node_at_once() -> Iterator[None]:
+    """Make the Ray that the block starts notice soon that its node has started; Ray 2.60 looks once a second."""
+    from ray._private import services
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]  # a compiled module
+
+    original = services.get_node
+
+    def get_node(address: str, node_id: str) -> object:
+        client, deadline = GcsClient(address=address), time.monotonic() + _NODE_STARTS_S
+        while time.monotonic() < deadline and node_id not in (node.hex() for node in client.get_all_node_info()):
+            time.sleep(0.05)
+        return original(address, node_id)
+
+    services.get_node = get_node
+    try:
+        yield
+    finally:
+        services.get_node = original
 
 
 @contextmanager

@@ -33,6 +33,8 @@ def test_functions_that_we_replace_have_the_parameters_that_we_know() -> None:
     assert parameters(Node.start_api_server) == ["self", "include_dashboard", "raise_on_failure"]
     assert class_cache.DEFAULT_ENV_VARS == {"PL_DISABLE_FORK": "1"}
     assert isinstance(class_cache.ENV_VARS_TO_PROPAGATE, set)
+    assert parameters(services.get_node) == ["gcs_address", "node_id"]
+    assert "ray._private.services.get_node(" in inspect.getsource(Node)
     assert parameters(services.start_ray_process)[:2] == ["command", "process_type"]
     assert '"--num_prestart_python_workers={}"' in inspect.getsource(services.start_raylet)
 
@@ -65,12 +67,14 @@ def test_ray_has_its_own_functions_and_variables_again_after_a_block() -> None:
             class_cache.DEFAULT_ENV_VARS,
             class_cache.ENV_VARS_TO_PROPAGATE,
             services.start_ray_process,
+            services.get_node,
         ]
 
     before = replaced()
     with (
         ray_internals.without_unused_processes(),
         ray_internals.in_prestarted_workers(),
+        ray_internals.notices_its_node_at_once(),
         ray_internals.starts_workers(1, module="json", num_threads=1),
     ):
         assert not any(now is own for now, own in zip(replaced(), before, strict=True))
