@@ -110,7 +110,7 @@ def connected(address: str | None, num_cpus: int | None, *, early: EarlyWorkers 
         num_cpus: the number of cores that Ray may use on this machine; None for all.
         early: the workers that Ray starts beforehand on this machine, and that import what a training needs before
             their first job, as do those that it starts later. None for workers as Ray starts them; so are those of a
-            machine with GPUs, and of a process with folders to import from that a new process would not search.
+            machine with GPUs, and of a process that finds modules where a new process would not.
 
     Raises:
         UserError: nothing answers at the address, the token is wrong or other users can read it, or the versions

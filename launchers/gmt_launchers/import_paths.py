@@ -7,6 +7,7 @@ of another checkout, or the user's `datasets.py`, instead of the installed packa
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import ray
 from ray.job_config import JobConfig
@@ -36,9 +37,15 @@ def driver_paths() -> list[str]:
 
 
 def paths_beyond_new_processes() -> list[str]:
-    """Return the folders of this process that a new process in the same environment would not search by itself."""
+    """Return the folders of this process with modules that a new process in the same environment would not find."""
     inherited = [os.path.abspath(path) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
-    return [path for path in beyond_the_installation() if path not in inherited]
+    return [path for path in beyond_the_installation() if path not in inherited and _may_hold_modules(Path(path))]
+
+
+def _may_hold_modules(path: Path) -> bool:
+    if not path.is_dir():  # a zip file may hold modules
+        return path.exists()
+    return any(next(path.glob(pattern), None) for pattern in ("*.py", "*.pyc", "*.so", "*/__init__.*"))
 
 
 def beyond_the_installation() -> list[str]:
