@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import CONF
-from tests.processes import wait_for
+from tests.processes import sigint_as_in_a_terminal, wait_for
 
 SETTINGS = ("train.num_epochs=12", "record.log_every=2", "record.checkpoint_every=4", "tracking=none")
 STUDY = ("sweep", "study=tiny", *SETTINGS, "--config-dir", str(CONF))
@@ -28,15 +28,23 @@ class Sweeps:
         shutil.copy(Path(__file__).parent / "misbehaving.py", folder)
 
     def start(self, *arguments: str, **env: str) -> "subprocess.Popen[str]":
-        process = subprocess.Popen(
-            [sys.executable, "-m", "gmt", *arguments],
-            cwd=self.folder,
-            env=os.environ | env,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
+        paths = os.pathsep.join([str(self.folder), *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
+        with sigint_as_in_a_terminal():
+            process = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-P",
+                    "-m",
+                    "gmt",
+                    *arguments,
+                ],  # as the program `gmt` does; PYTHONPATH has our plug-in
+                cwd=self.folder,
+                env=os.environ | {"PYTHONPATH": paths.rstrip(os.pathsep)} | env,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                start_new_session=True,
+            )
         self._started.append(process)
         return process
 
