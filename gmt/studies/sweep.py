@@ -106,8 +106,8 @@ def run_sweep(
         say(f"warning: {sentence}")
     say("checking examples, evaluations and methods before the first run starts")
     folder = new_sweep(plan)
+    mlflow = MirrorOfPlan(plan, tracking, say, remedy, must_answer=not is_under_way)
     with ExitStack() as until_the_end:
-        mlflow = until_the_end.enter_context(MirrorOfPlan(plan, tracking, say, remedy, must_answer=not is_under_way))
         _check(todo, folder, launch, mlflow, until_the_end)
         freeze(todo, folder)
         with (

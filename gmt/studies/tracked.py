@@ -1,8 +1,8 @@
 """Mirrors a plan to MLflow: a parent run for the plan, and a run for each of its runs."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from gmt.axis import seed_of
 from gmt.errors import UserError
@@ -12,7 +12,6 @@ from gmt.studies.tuning_words import values_in_words
 from gmt.studies.watch import Tracker
 from gmt.tracking.mirror import Mirror, MirroredRun, OpenStore, Say
 from gmt.tracking.settings import TrackingSettings
-from gmt.tracking.view_process import StoreFault, ViewInOtherProcess
 from gmt.tracking.views import CHOICE, LONGEST_DESCRIPTION
 
 if TYPE_CHECKING:
@@ -20,15 +19,10 @@ if TYPE_CHECKING:
 
 _QUESTION = "\n\n## Question\n"  # below the result, since a folded page shows only the first lines
 _MOST_SENTENCES = 12
-# From about so many runs on, a process for MLflow saves more than it costs, see docs/decisions.md.
-_MANY_RUNS = 100
 
 
 class MirrorOfPlan:
     """Mirrors a plan to MLflow in two steps: `connect` while the sweep is checked, and `mirror` once it may start.
-
-    For a plan of many runs a process of its own writes, and ends with this context manager. The process costs seconds
-    of a core at the start, and saves the driver time later.
 
     Args:
         plan: the study's plan.
@@ -41,14 +35,7 @@ class MirrorOfPlan:
     def __init__(self, plan: Plan, tracking: TrackingSettings, say: Say, remedy: str, *, must_answer: bool):
         self._plan, self._tracking, self._say, self._remedy = plan, tracking, say, remedy
         self._must_answer = must_answer
-        self._view: MlflowView | ViewInOtherProcess | None = None
-        self._until_the_end = ExitStack()
-
-    def __enter__(self) -> "MirrorOfPlan":
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self._until_the_end.__exit__(*error)
+        self._view: MlflowView | None = None
 
     def connect(self) -> None:
         """Import MLflow and connect to the store, which takes seconds; no run is made in it.
@@ -56,14 +43,8 @@ class MirrorOfPlan:
         Raises:
             UserError: the store must answer, and does not.
         """
-        if self._tracking.uri is None or self._view is not None:
-            return
-        if len(self._plan.runs) >= _MANY_RUNS:
-            self._view = self._until_the_end.enter_context(ViewInOtherProcess(self._tracking))
-            if self._must_answer:
-                self._view.wait_until_open()
-        elif self._must_answer:
-            self._view = _view_here(self._tracking)
+        if self._tracking.uri is not None and self._must_answer:
+            self._open_view()
 
     @contextmanager
     def mirror(self) -> Iterator[Tracker | None]:
@@ -74,7 +55,6 @@ class MirrorOfPlan:
         Raises:
             UserError: the store must answer, and does not.
         """
-        self.connect()
         if self._tracking.uri is None:
             yield None
             return
@@ -88,20 +68,20 @@ class MirrorOfPlan:
             if self._view is not None and mirror.store is not None and mirror.store.parent is not None:
                 try:
                     _close_parent(self._plan, self._view, mirror.store.parent)
-                except (UserError, StoreFault) as error:
+                except UserError as error:
                     self._say(f"warning: {error}; `{self._remedy}` writes what is missing")
 
-    def _open_store(self) -> OpenStore:
+    def _open_view(self) -> "MlflowView":
         if self._view is None:
-            self._view = _view_here(self._tracking)
-        return OpenStore(view=self._view, parent=_open_parent(self._plan, self._view))
+            with no_collections():
+                from gmt.tracking.mlflow_view import MlflowView
 
+                self._view = MlflowView(self._tracking)
+        return self._view
 
-def _view_here(tracking: TrackingSettings) -> "MlflowView":
-    with no_collections():
-        from gmt.tracking.mlflow_view import MlflowView
-
-        return MlflowView(tracking)
+    def _open_store(self) -> OpenStore:
+        view = self._open_view()
+        return OpenStore(view=view, parent=_open_parent(self._plan, view))
 
 
 def write_missing(plan: Plan, view: "MlflowView") -> list[str]:
@@ -124,7 +104,7 @@ def write_missing(plan: Plan, view: "MlflowView") -> list[str]:
         _close_parent(plan, view, parent)
 
 
-def _open_parent(plan: Plan, view: "MlflowView | ViewInOtherProcess") -> str:
+def _open_parent(plan: Plan, view: "MlflowView") -> str:
     parent = view.open_parent(plan.study.name, plan.identity, describe(plan), {"gmt.study": plan.study.name})
     tasks = ["gmt.task"] if len({planned.run.task.name for planned in plan.comparison}) > 1 else []
     _, page = view.pages(plan.identity)
@@ -134,7 +114,7 @@ def _open_parent(plan: Plan, view: "MlflowView | ViewInOtherProcess") -> str:
     return parent
 
 
-def _close_parent(plan: Plan, view: "MlflowView | ViewInOtherProcess", parent: str) -> None:
+def _close_parent(plan: Plan, view: "MlflowView", parent: str) -> None:
     by_run = plan.states()
     states = list(by_run.values())
     counts = {f"runs/{state.replace(' ', '_')}": float(states.count(state)) for state in STATES}

@@ -90,27 +90,6 @@ class ViewInOtherProcess:
         if not is_open:
             raise NoAnswer("MLflow's store has stopped answering")
 
-    def open_parent(self, name: str, identity: str, description: str, tags: Mapping[str, str]) -> str:
-        """See MlflowView."""
-        return str(self._call("open_parent", name, identity, description, tags))
-
-    def close_parent(self, parent: str, *, failed: bool, metrics: Mapping[str, float], description: str) -> None:
-        """See MlflowView."""
-        self._call("close_parent", parent, failed=failed, metrics=metrics, description=description)
-
-    def prepare(self, tags: Sequence[str], note: str) -> None:
-        """See MlflowView."""
-        self._call("prepare", tags, note)
-
-    def pages(self, identity: str) -> tuple[str, str]:
-        """See MlflowView."""
-        runs, parent = self._call("pages", identity)
-        return str(runs), str(parent)
-
-    def description(self, identity: str) -> str:
-        """See MlflowView."""
-        return str(self._call("description", identity))
-
     def sync(self, record: RunRecord, *, name: str, parent: str | None, tags: Mapping[str, str], final: bool) -> bool:
         """See MlflowView."""
         return bool(self._call("sync", record, name=name, parent=parent, tags=tags, final=final))

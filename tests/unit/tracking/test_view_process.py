@@ -14,9 +14,8 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from gmt.errors import NoAnswer, UserError
-from gmt.studies import tracked
 from gmt.studies.plan import Plan
-from gmt.studies.tracked import MirrorOfPlan
+from gmt.tracking.mirror import Mirror, MirroredRun, OpenStore
 from gmt.tracking.settings import TrackingSettings
 from gmt.tracking.view_process import StoreFault, ViewInOtherProcess
 from tests.finished import finish, plan_of
@@ -51,36 +50,25 @@ def process_of(view: ViewInOtherProcess) -> psutil.Process:
     return psutil.Process(view._process.pid)
 
 
-@pytest.mark.parametrize("many", [1, 3])
-def test_a_plan_is_mirrored_alike_by_the_driver_and_by_a_process(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, many: int
-) -> None:
-    monkeypatch.setattr(tracked, "_MANY_RUNS", many)
-    plan, before = finished_plan(tmp_path), psutil.Process().children()
-    with MirrorOfPlan(plan, settings_for(tmp_path), print, "gmt sync", must_answer=True) as mlflow:
-        mlflow.connect()
-        assert (len(psutil.Process().children()) > len(before)) == (many == 1)
-        with mlflow.mirror() as tracker:
-            assert tracker is not None
+def test_runs_are_mirrored_completely_by_another_process(tmp_path: Path) -> None:
+    plan, before, lines = finished_plan(tmp_path), psutil.Process().children(), list[str]()
+    with ViewInOtherProcess(settings_for(tmp_path)) as view:
+        view.wait_until_open()
+        assert len(psutil.Process().children()) == len(before) + 1
+        with Mirror(lambda: OpenStore(view=view), lines.append, "gmt sync") as mirror:
             for planned in plan.runs:
-                tracker.note_change(planned, final=True)
+                mirror.note_change(MirroredRun(record=planned.record, name="a", tags={}), final=True)
     assert psutil.Process().children() == before
     assert_level(f"sqlite:///{tmp_path}/m.db", "e", [planned.record for planned in plan.runs])
-    client = MlflowClient(f"sqlite:///{tmp_path}/m.db")
-    (parent,) = client.search_runs(["1"], "tags.`gmt.kind` = 'sweep'")
-    assert (parent.info.status, parent.data.metrics["runs/done"]) == ("FINISHED", 2)
+    assert lines == []
 
 
-@pytest.mark.parametrize("many", [1, 3])
-def test_a_store_that_does_not_answer_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, many: int) -> None:
-    monkeypatch.setattr(tracked, "_MANY_RUNS", many)
+def test_a_store_that_does_not_answer_is_refused(tmp_path: Path) -> None:
     (port,) = free_ports(1)
     nowhere = TrackingSettings(uri=f"http://127.0.0.1:{port}", artifacts=None, experiment="e")
-    with (
-        pytest.raises(NoAnswer, match=r"tracking\.uri must be a store that answers, got http.*refused"),
-        MirrorOfPlan(finished_plan(tmp_path), nowhere, print, "gmt sync", must_answer=True) as mlflow,
-    ):
-        mlflow.connect()
+    refusal = r"tracking\.uri must be a store that answers, got http.*refused"
+    with ViewInOtherProcess(nowhere) as view, pytest.raises(NoAnswer, match=refusal):
+        view.wait_until_open()
 
 
 def test_a_wrong_setting_is_refused_in_its_own_words(tmp_path: Path) -> None:
@@ -126,10 +114,8 @@ def test_a_request_that_the_store_refuses_is_a_fault_and_the_store_still_answers
 
 def test_the_answer_to_an_interrupted_call_is_not_taken_for_the_next_one(tmp_path: Path) -> None:
     with ViewInOtherProcess(settings_for(tmp_path)) as view:
-        view._pipe.send((-1, "answers", (), {}))  # Ctrl-C came before its answer
-        parent = view.open_parent("name", "identity", "description", {})
-        assert view.description("identity") == "description"
-        assert parent in view.pages("identity")[1]
+        view._pipe.send((-1, "no_method", (), {}))  # Ctrl-C came before its answer, which is an error
+        assert view.answers()
 
 
 def test_the_process_ends_soon_after_its_caller_even_during_a_call() -> None:
