@@ -1,4 +1,4 @@
-"""Writes run records to MLflow that no process mirrors."""
+"""Writes to MLflow the run records that no process mirrors."""
 
 import sys
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from gmt.tracking.reasons import reason
 
 
 def write_missing_records(view: MlflowView, runs: Sequence[MirroredRun], parent: str | None) -> list[str]:
-    """Write records that no process mirrors to MLflow, with a progress bar.
+    """Write to MLflow the records that no process mirrors, with a progress bar.
 
     Args:
         view: the view of the store.
