@@ -10,7 +10,7 @@ NEVER_IMPORTED := /(tests?|databricks|nltk|pip|ray/serve|rllib|torch/testing|tra
 
 .PHONY: demo test test-slow test-faults test-cluster check lint docs nano clean
 
-demo: $(INSTALLED)  ## the quickstart study, from nothing to its report
+demo: $(INSTALLED)  ## the quickstart study and its report
 	$(BIN)/gmt sweep study=quickstart
 	$(BIN)/gmt report study=quickstart
 	@echo

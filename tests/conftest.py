@@ -15,7 +15,7 @@ import pytest
 from gmt.config_dir import config_dir
 from gmt.garbage import no_collections
 from tests.composed_once import compose_once
-from tests.warm import call_gmt, calls_from_nothing
+from tests.warm import call_gmt, calls_in_new_processes
 
 if TYPE_CHECKING:
     import subprocess
@@ -27,7 +27,7 @@ CONF = ROOT / "tests" / "conf"
 
 needs_bubblewrap = pytest.mark.skipif(shutil.which("bwrap") is None, reason="needs bubblewrap: apt install bubblewrap")
 
-FROM_NOTHING = "gmt_from_nothing"
+NEW_PROCESS = "gmt_new_process"
 Gmt = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
@@ -78,19 +78,17 @@ def _absl_closes_no_capture() -> None:
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Write into a test's report which of its calls of `gmt` started a new process instead of a fork."""
     report = yield
-    report.user_properties += [(FROM_NOTHING, variables) for variables in calls_from_nothing]
-    calls_from_nothing.clear()
+    report.user_properties += [(NEW_PROCESS, variables) for variables in calls_in_new_processes]
+    calls_in_new_processes.clear()
     return report
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Print the seconds of each test file, and its calls of `gmt` that a changed environment kept from forking."""
     reports = [r for entries in terminalreporter.stats.values() for r in entries if isinstance(r, pytest.TestReport)]
-    calls = Counter(
-        (r.nodeid.partition("::")[0], v) for r in reports for n, v in r.user_properties if n == FROM_NOTHING
-    )
+    calls = Counter((r.nodeid.partition("::")[0], v) for r in reports for n, v in r.user_properties if n == NEW_PROCESS)
     if calls:
-        terminalreporter.section("calls of gmt from nothing, by what differs in the environment")
+        terminalreporter.section("calls of gmt that started a new process, by what differs in the environment")
         for (name, variables), number in calls.most_common():
             terminalreporter.write_line(f"{number:7}  {name}: {variables}")
     seconds: Counter[str] = Counter()

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
 
 
-calls_from_nothing: list[str] = []  # of each call that was to be a fork, the variables that differ
+calls_in_new_processes: list[str] = []  # of each call that was to be a fork, the variables that differ
 
 
 def call_gmt(
@@ -35,7 +35,7 @@ def call_gmt(
     fork_server()
     differing = sorted({name for name, _ in _environment().items() ^ _server_environment().items()})
     if is_warm and differing:
-        calls_from_nothing.append(" ".join(differing))
+        calls_in_new_processes.append(" ".join(differing))
     if differing or not is_warm:
         command = [sys.executable, "-m", "gmt", *arguments]
         return subprocess.run(

@@ -202,9 +202,9 @@ def _is_counted(table: pd.DataFrame, column: str) -> pd.Series[bool]:
 def _untested_values(table: pd.DataFrame, column: str) -> dict[tuple[Any, ...], str]:
     """Return a clause on the values with runs that are in no test, by arm and task that have some."""
     names = {"diverged": "diverged", DIRTY: "made with uncommitted changes"}
-    lacking = table[(table["state"] != "done") & ~_is_counted(table, column) & table["axis"].notna()]
+    untested = table[(table["state"] != "done") & ~_is_counted(table, column) & table["axis"].notna()]
     clauses = {}
-    for key, own in lacking.groupby(["arm", "task"], sort=False):
+    for key, own in untested.groupby(["arm", "task"], sort=False):
         words = own["state"].map(lambda state: names.get(state, "not done"))
         of_words = {name: sorted(own.loc[words == name, "axis"].unique()) for name in (*names.values(), "not done")}
         listed = [f"{name} at {join_values(values)}" for name, values in of_words.items() if values]

@@ -47,7 +47,7 @@ def detectable_size(limit: float, freedom: int) -> float:
     """
     limit_S = limits_of_t(limit, freedom)
 
-    def lacking(size: float) -> float:
+    def missing_power(size: float) -> float:
         return float((special.ndtr(size - limit_S) + special.ndtr(-limit_S - size)).mean()) - POWER
 
-    return float(optimize.brentq(lacking, 0, 10 * limit_S.mean()))
+    return float(optimize.brentq(missing_power, 0, 10 * limit_S.mean()))

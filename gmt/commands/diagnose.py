@@ -123,9 +123,9 @@ def _progress(total: int) -> Iterator[tuple[_OnProgress, _OnEnd]]:
             bars.update(all_steps, completed=number)
             if diagnosed.fault is not None:
                 say(f"warning: {diagnosed.fault}")
-            elif diagnosed.is_new and diagnosed.found is not None:
+            elif diagnosed.is_new and diagnosed.diagnosis is not None:
                 width = len(str(num_all))
-                say(f"[{number:>{width}}/{num_all}] {diagnosed.step.label}{took(diagnosed.found.seconds)}")
+                say(f"[{number:>{width}}/{num_all}] {diagnosed.step.label}{took(diagnosed.diagnosis.seconds)}")
 
         yield on_progress, on_end
 
@@ -134,16 +134,16 @@ def _tables_of_means(diagnoses: Sequence[Diagnosed]) -> Iterator[str]:
     """Yield a table for each diagnostic: the values in its figure, as means over layers, matrices and seeds."""
     by_diagnosing: dict[int, list[Diagnosed]] = {}
     for diagnosed in diagnoses:
-        if diagnosed.found is not None:
+        if diagnosed.diagnosis is not None:
             by_diagnosing.setdefault(id(diagnosed.step.diagnosing), []).append(diagnosed)
     for group in by_diagnosing.values():
         diagnostic = group[0].step.diagnosing.diagnostic
         panels = list(diagnostic.shown.panels)
         values: dict[str, dict[str, list[float]]] = {}
         for diagnosed in group:
-            assert diagnosed.found is not None
+            assert diagnosed.diagnosis is not None
             by_panel = values.setdefault(_row_name(diagnosed.step), {})
-            for row in diagnosed.found.rows:
+            for row in diagnosed.diagnosis.rows:
                 if row["name"] in panels:
                     by_panel.setdefault(row["name"], []).append(row["value"])
         shown = [panel for panel in panels if any(panel in by_panel for by_panel in values.values())]

@@ -135,7 +135,7 @@ def _progress_printed(run: Run, tracking: TrackingSettings, name: str) -> Iterat
 
         def print_progress(*, final: bool = False) -> None:
             nonlocal position, last_suite
-            suite = (run.record.asking() or "").partition(" ")[0]
+            suite = (run.record.evaluation_progress() or "").partition(" ")[0]
             if suite and suite != last_suite:
                 say(f"evaluating {suite}")
             last_suite = suite or last_suite

@@ -12,7 +12,7 @@ weights/            final weights as safetensors
 checkpoint/         checkpoints; only while the run is not done
 evaluation/         scores of suites that are evaluated already; only while the run is not done
 diagnostics/        measurements of the finished run; see gmt.records.diagnoses
-asking.txt          the progress of an evaluation; only during one
+evaluation.txt      the progress of an evaluation; only during one
 log.txt, error.txt  log messages of the libraries; the traceback of the last failure
 hang.txt            stack traces of a run that was ended for lack of progress (hang-start.txt: while workers started)
 """
@@ -37,7 +37,7 @@ from gmt.records.reading import object_of, objects_of
 from gmt.records.result import Result
 from gmt.removal import remove
 
-_ASKING = "asking.txt"
+_EVALUATION = "evaluation.txt"
 _PROBE_S = 2.0  # `state` in another process holds the lock for an instant
 
 Position = tuple[int, int]  # the inode of a file, and an offset in bytes
@@ -246,17 +246,17 @@ class RunRecord:
         rows, _ = self.metrics()
         self.write_lines("metrics.jsonl", (row for row in rows if row["step"] <= step))
 
-    def note_asking(self, asking: str | None) -> None:
+    def note_evaluation(self, progress: str | None) -> None:
         """Write the progress of an evaluation, or remove it (None); not synced, since it is soon out of date."""
-        if asking is None:
-            remove(self.folder / _ASKING, self.folder)
+        if progress is None:
+            remove(self.folder / _EVALUATION, self.folder)
         else:
-            (self.folder / _ASKING).write_text(asking, encoding="utf-8")
+            (self.folder / _EVALUATION).write_text(progress, encoding="utf-8")
 
-    def asking(self) -> str | None:
+    def evaluation_progress(self) -> str | None:
         """Return the progress of an evaluation, e.g. `gsm8k 128 of 1,319`; None outside of one."""
         try:
-            return (self.folder / _ASKING).read_text(encoding="utf-8") or None
+            return (self.folder / _EVALUATION).read_text(encoding="utf-8") or None
         except FileNotFoundError:
             return None
 

@@ -12,7 +12,7 @@ from gmt.garbage import no_collections
 from gmt.records.record import RecordBusy
 from gmt.runs.build import build
 from gmt.runs.failures import kind_of
-from gmt.runs.hermetic import take_out
+from gmt.runs.hermetic import remove_variables
 from gmt.runs.stall import no_longer_than
 
 _LOOK_EVERY_S = 0.5
@@ -39,7 +39,7 @@ def get_ready(config: Mapping[str, Any]) -> None:
     Args:
         config: the resolved config of a run that this process will attempt. The attempt, not this, reports its faults.
     """
-    take_out()  # variables that this worker's node sets; whoever imported torch earlier has removed them before
+    remove_variables()  # variables that this worker's node sets; whoever imported torch earlier has removed them before
     with no_collections(), suppress(UserError):
         import gmt.runs.execute  # noqa: F401
         from gmt.runs.prepare import prepare
@@ -58,7 +58,7 @@ def attempt(config: Mapping[str, Any], stop: Path, report_score: Callable[[int, 
     """
 
     def do() -> None:
-        take_out()  # variables that this worker's node sets
+        remove_variables()  # variables that this worker's node sets
         run = build(config)
         if run.record.state() == "done":
             return

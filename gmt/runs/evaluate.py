@@ -14,12 +14,12 @@ from gmt.errors import within
 from gmt.evaluation.suites import ask
 from gmt.records.identity import run_id
 from gmt.removal import remove
-from gmt.runs.asking import locked, progress_reporter
 from gmt.runs.build import Run
 from gmt.runs.code_versions import code_of
 from gmt.runs.device import kind_of_device
 from gmt.runs.environment import environment
 from gmt.runs.evaluated import Evaluated
+from gmt.runs.evaluation_process import locked, progress_reporter
 from gmt.runs.kept_scores import read_score, write_score
 from gmt.runs.prepare import Prepared
 from gmt.runs.run_context import to_device
@@ -108,7 +108,7 @@ def _stored_or_new_score(
     with locked(folder / f"{name}.lock", control):
         if file.exists() and (score := read_score(file)) is not None:
             return score
-        run.record.note_asking(name)
+        run.record.note_evaluation(name)
         inputs = EvaluationInputs(
             **vars(reader),
             model=model,
@@ -120,7 +120,7 @@ def _stored_or_new_score(
         try:
             score = ask(suite, inputs) if isinstance(suite, Suite) else suite.evaluate(inputs)
         finally:
-            run.record.note_asking(None)
+            run.record.note_evaluation(None)
         write_score(file, score)
         with suppress(OSError):
             remove(scratch, folder)

@@ -19,7 +19,7 @@ from gmt.runs.device import check_device, device_of
 from gmt.runs.environment import environment
 from gmt.runs.failures import kind_of
 from gmt.runs.gpus import gpus_here
-from gmt.runs.hermetic import take_out
+from gmt.runs.hermetic import remove_variables
 from gmt.runs.log_file import log_file
 from gmt.runs.measure import check_measuring
 from gmt.runs.method_check import check_method
@@ -50,7 +50,7 @@ def execute(run: Run, control: Control = _NOBODY) -> RunRecord:
         Interrupted, StoppedEarly: `control` demanded it; the run can be resumed from its record.
         RunFailed: the run failed; the record holds the traceback.
     """
-    take_out(in_group=num_workers() > 1)  # also variables that libraries set in an earlier run of this process
+    remove_variables(in_group=num_workers() > 1)  # also variables that libraries set in an earlier run of this process
     run = run.with_gpus(gpus_here())
     check_device(run.resources)
     if num_workers() != (workers := run.resources.workers):
@@ -99,7 +99,7 @@ def _work(run: Run, record: RunRecord, prepared: Prepared, control: Control) -> 
         pid=os.getpid(),
         error=None,
     )
-    record.note_asking(None)  # clears the progress of an attempt that was killed during an evaluation
+    record.note_evaluation(None)  # clears the progress of an attempt that was killed during an evaluation
     with log_file(record):
         try:
             result = do_stages(_begin(run, record, prepared, control))

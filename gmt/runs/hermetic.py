@@ -68,7 +68,7 @@ def changes_results(name: str) -> bool:
     return bool(_GROUP.fullmatch(name) or _OF_LIBRARIES.fullmatch(name)) and not _HARMLESS.fullmatch(name)
 
 
-def take_out(environment: MutableMapping[str, str] = os.environ, *, in_group: bool = False) -> list[str]:
+def remove_variables(environment: MutableMapping[str, str] = os.environ, *, in_group: bool = False) -> list[str]:
     """Remove the variables from the environment that would change a result without changing its run id.
 
     Args:

@@ -13,11 +13,11 @@ from gmt.evaluation.stored_values import StoredValues
 from gmt.plug_ins import faults_of
 from gmt.records.identity import canonical, run_id
 from gmt.removal import remove
-from gmt.runs.asking import locked, progress_reporter
 from gmt.runs.build import Run
 from gmt.runs.code_versions import code_of
 from gmt.runs.device import kind_of_device
 from gmt.runs.environment import environment
+from gmt.runs.evaluation_process import locked, progress_reporter
 from gmt.runs.kept_scores import read_value, write_value
 from gmt.runs.run_context import RunContext
 from gmt.runs.sources import Sources, of_hub
@@ -84,7 +84,7 @@ def _measured(context: RunContext, selection: MeasuresExamples, stored: StoredVa
     remaining = [i for i in range(len(examples)) if i not in known]
     if remaining:
         on_progress = progress_reporter(_PROGRESS_NAME, context.record, context.control)
-        context.record.note_asking(_PROGRESS_NAME)
+        context.record.note_evaluation(_PROGRESS_NAME)
         try:
             measure = selection.measurer(context.model())
             for i in remaining:
@@ -94,7 +94,7 @@ def _measured(context: RunContext, selection: MeasuresExamples, stored: StoredVa
                 known[i] = measures
                 on_progress(len(known), len(examples))
         finally:
-            context.record.note_asking(None)
+            context.record.note_evaluation(None)
     return [tuple(known[i]) for i in range(len(examples))]
 
 

@@ -12,7 +12,7 @@ from gmt.runs.attempt import existence_check
 from gmt.runs.build import Run
 from gmt.runs.execute import execute
 from gmt.runs.failures import kind_of
-from gmt.runs.hermetic import take_out
+from gmt.runs.hermetic import remove_variables
 from gmt.runs.prepare import Prepared, only_chosen, prepare
 from gmt.runs.recorded_failure import failure_in_words, record_failure
 from gmt.runs.stall import no_longer_than
@@ -38,7 +38,7 @@ def execute_on_worker(run: Run, stop: Path) -> None:
         Interrupted: the stop file existed; the run can be resumed from its record.
         RunFailed: the run failed on this worker; the record holds the traceback.
     """
-    take_out(in_group=True)
+    remove_variables(in_group=True)
     os.environ.setdefault("OMP_NUM_THREADS", str(run.resources.cpus))  # or accelerate would choose, with a warning
     if index() == 0:
         run.record.folder.mkdir(parents=True, exist_ok=True)

@@ -49,13 +49,13 @@ class Diagnosed:
 
     Args:
         step: the step.
-        found: the diagnosis; None if the step failed.
+        diagnosis: the diagnosis; None if the step failed.
         fault: a sentence that says why the step failed; None if it did not.
         is_new: whether the diagnosis was measured now.
     """
 
     step: Step
-    found: Diagnosis | None = None
+    diagnosis: Diagnosis | None = None
     fault: str | None = None
     is_new: bool = True
 
@@ -130,10 +130,10 @@ def diagnose(steps: Sequence[Step], on_progress: Callable[[Step, int, int], None
         step = remaining.popleft()
         if (known := step.known()) is not None:
             num_busy = 0
-            yield Diagnosed(step=step, found=known, is_new=False)
+            yield Diagnosed(step=step, diagnosis=known, is_new=False)
             continue
         try:
-            found = step.measure(lambda done, total, step=step: on_progress(step, done, total))  # type: ignore[misc]
+            diagnosis = step.measure(lambda done, total, step=step: on_progress(step, done, total))  # type: ignore[misc]
         except RecordBusy:
             remaining.append(step)
             num_busy += 1
@@ -145,4 +145,4 @@ def diagnose(steps: Sequence[Step], on_progress: Callable[[Step, int, int], None
             yield Diagnosed(step=step, fault=f"{step.label}: {'; '.join(error.sentences)}")
             continue
         num_busy = 0
-        yield Diagnosed(step=step, found=found)
+        yield Diagnosed(step=step, diagnosis=diagnosis)

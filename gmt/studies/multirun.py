@@ -124,8 +124,8 @@ def _without_orphans(left: Sequence[PlannedRun]) -> list[PlannedRun]:
     ids = {planned.run.id for planned in left}
     rest = []
     for planned in left:
-        lacking = (parent for parent in not_done(planned.run) if parent.id not in ids and parent.state() != "running")
-        if (lost := next(lacking, None)) is None:
+        missing = (parent for parent in not_done(planned.run) if parent.id not in ids and parent.state() != "running")
+        if (lost := next(missing, None)) is None:
             rest.append(planned)
         else:
             planned.record.create(planned.run.science, planned.run.config)

@@ -210,7 +210,7 @@ class _Pace:
             step=last.get("step"),
             loss=last.get("train/loss"),
             tokens_per_s=self._tokens_per_s(status.get("started_at", 0.0)),
-            evaluation=self._planned.record.asking(),
+            evaluation=self._planned.record.evaluation_progress(),
         )
 
     def _tokens_per_s(self, since: float) -> float | None:

@@ -113,10 +113,10 @@ def difference_matrix(scores: Scores, columns: Columns, *, diverged: bool = True
     by_key = {
         key: np.array([_value(own.get(seed), diverged=diverged) for seed in seeds]) for key, own in scores.items()
     }
-    lacking = np.full(len(seeds), np.nan)
+    no_scores = np.full(len(seeds), np.nan)
     return np.stack(
         [
-            np.mean([by_key.get((a, task), lacking) - by_key.get((b, task), lacking) for task in tasks], axis=0)
+            np.mean([by_key.get((a, task), no_scores) - by_key.get((b, task), no_scores) for task in tasks], axis=0)
             for (a, b), tasks in columns
         ],
         axis=1,

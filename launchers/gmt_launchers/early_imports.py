@@ -3,7 +3,7 @@
 from concurrent.futures import Future
 
 from gmt.garbage import no_collections
-from gmt.runs.hermetic import take_out
+from gmt.runs.hermetic import remove_variables
 from gmt_launchers.daemon_thread import call_in_daemon_thread
 
 _imports: "Future[None] | None" = None
@@ -26,6 +26,6 @@ def wait() -> None:
 
 
 def _import_libraries() -> None:
-    take_out()  # variables that this worker's node sets; torch is not imported yet
+    remove_variables()  # variables that this worker's node sets; torch is not imported yet
     with no_collections():
         import gmt.runs.execute  # noqa: F401

@@ -225,14 +225,16 @@ class _RunsOwner:
         state: State = self._records[index].state()
         if state in ("done", "changed"):
             return Ready.NEVER
-        lacking = not_done(self._runs[index])
-        if lacking and self._are_held():
+        unfinished_parents = not_done(self._runs[index])
+        if unfinished_parents and self._are_held():
             return Ready.LATER
-        if (lost := next((parent for parent in lacking if parent.id not in self._unfinished), None)) is not None:
+        if (
+            lost := next((parent for parent in unfinished_parents if parent.id not in self._unfinished), None)
+        ) is not None:
             self._set_ended(index)
             self._note(index, "failed", OF_PARENT, failure_of(self._runs[index], lost))
             return Ready.NEVER
-        return Ready.LATER if lacking or state == "running" else Ready.GO
+        return Ready.LATER if unfinished_parents or state == "running" else Ready.GO
 
     def handle_result(self, index: int, result: Outcome) -> float | None:
         """Return the seconds after which to try a run again whose worker has written an outcome; None for never."""

@@ -35,9 +35,9 @@ def test_every_diagnostic_measures_keeps_and_draws(name: str, plan: Plan) -> Non
     diagnostic = steps[0].diagnosing.diagnostic
     assert diagnostic.name == name
     for each in ended:
-        assert each.found is not None
-        assert each.found.rows
-        for row in each.found.rows:
+        assert each.diagnosis is not None
+        assert each.diagnosis.rows
+        for row in each.diagnosis.rows:
             assert math.isfinite(row["value"])
             if row["matrix"] is not None:
                 layer = "" if row["layer"] is None else str(row["layer"])
@@ -50,7 +50,7 @@ def test_every_diagnostic_measures_keeps_and_draws(name: str, plan: Plan) -> Non
 
     results = Results(plan)
     rows = results.diagnoses[name].rows
-    assert len(rows) == sum(len(each.found.rows) for each in ended if each.found is not None)
+    assert len(rows) == sum(len(each.diagnosis.rows) for each in ended if each.diagnosis is not None)
     assert {"arm", "task", "seed", "other_arm", "layer", "matrix", "name", "value"} <= set(rows.columns)
     assert results.diagnoses[name].differing is None
     figure = diagnostic_figures(results)[f"diagnostic_{name}"]

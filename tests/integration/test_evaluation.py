@@ -95,7 +95,7 @@ def test_after_a_failure_only_missing_answers_are_evaluated(tmp_path: Path) -> N
     record = execute(run)
     assert ["one", "two", *execute_base[1:], *execute_base] == ASKED
     assert not (record.folder / "evaluation").exists()
-    assert record.asking() is None
+    assert record.evaluation_progress() is None
 
 
 def test_ctrl_c_does_not_wait_for_an_evaluation(tmp_path: Path) -> None:

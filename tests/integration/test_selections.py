@@ -129,7 +129,7 @@ def test_a_killed_choice_measures_only_the_remaining_examples(
     run = run_of(tmp_path / "killed", *rows, "selection=base_loss")
     with pytest.raises(Interrupted):
         choose(context_of(run, Control(should_stop=lambda: len(measured) == 10)))
-    assert run.record.asking() is None
+    assert run.record.evaluation_progress() is None
     assert not (run.record.folder / FILE).exists()
     (kept,) = tmp_path.glob("killed/selections/*/measures.jsonl")
     with kept.open("a") as file:

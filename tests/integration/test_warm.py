@@ -1,4 +1,4 @@
-"""`gmt` in a fork of the fork server is what a process from nothing is."""
+"""`gmt` in a fork of the fork server behaves as a newly started process does."""
 
 import os
 
@@ -9,7 +9,7 @@ from tests.conftest import CONF, Gmt
 TINY = ("run", "task=tiny", "tracking=none", "--config-dir", str(CONF))
 
 
-def test_a_fork_and_a_process_from_nothing_say_the_same(gmt: Gmt) -> None:
+def test_a_fork_and_a_new_process_say_the_same(gmt: Gmt) -> None:
     for arguments in (("plan", "study=nothing"), ("plan", "study=tiny", "--config-dir", str(CONF)), ("--version",)):
         forked, started = gmt(*arguments), gmt(*arguments, is_warm=False)
         assert (forked.returncode, forked.stdout, forked.stderr) == (
@@ -19,7 +19,7 @@ def test_a_fork_and_a_process_from_nothing_say_the_same(gmt: Gmt) -> None:
         )
 
 
-def test_a_changed_environment_is_read_by_a_process_from_nothing(gmt: Gmt, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_changed_environment_is_read_by_a_new_process(gmt: Gmt, monkeypatch: pytest.MonkeyPatch) -> None:
     assert gmt("plan", "study=nothing").returncode == 2
     monkeypatch.setenv("PYTHONPATH", os.devnull)
     monkeypatch.setenv("PYTHONVERBOSE", "1")

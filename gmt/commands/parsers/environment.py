@@ -2,11 +2,11 @@
 
 import sys
 
-from gmt.runs.hermetic import in_words, take_out
+from gmt.runs.hermetic import in_words, remove_variables
 from gmt.terminal import printable
 
 
-def take_out_variables() -> None:
+def remove_and_name_variables() -> None:
     """Remove the variables, and print their names to standard error."""
-    if ignored := take_out():
+    if ignored := remove_variables():
         print(printable(in_words(ignored)), file=sys.stderr)

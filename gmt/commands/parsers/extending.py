@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 
 from gmt.checks.groups import GROUPS
-from gmt.commands.parsers.environment import take_out_variables
+from gmt.commands.parsers.environment import remove_and_name_variables
 from gmt.commands.parsers.parser import Section, take_config, take_config_dir
 from gmt.starts.start import KINDS
 
@@ -49,7 +49,7 @@ def _new(options: Namespace) -> None:
 
 
 def _check(options: Namespace) -> None:
-    take_out_variables()
+    remove_and_name_variables()
     from gmt.commands.check import print_checks
 
     print_checks(options.overrides, options.config_dir)

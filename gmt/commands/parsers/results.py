@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 
-from gmt.commands.parsers.environment import take_out_variables
+from gmt.commands.parsers.environment import remove_and_name_variables
 from gmt.commands.parsers.parser import Parser, Section, take_config, take_dirty
 
 _EXPORT_FLAGS = {
@@ -147,14 +147,14 @@ def _diagnose_epilog() -> str:
 
 
 def _diagnose(options: Namespace) -> None:
-    take_out_variables()
+    remove_and_name_variables()
     from gmt.commands.diagnose import diagnose_study
 
     diagnose_study(options.overrides, options.config_dir)
 
 
 def _export(options: Namespace) -> None:
-    take_out_variables()
+    remove_and_name_variables()
     from gmt.commands.export import export
 
     paths = {kind: getattr(options, kind) for kind in _EXPORT_FLAGS}

@@ -6,7 +6,7 @@ import argparse
 from argparse import Namespace
 from typing import Any
 
-from gmt.commands.parsers.environment import take_out_variables
+from gmt.commands.parsers.environment import remove_and_name_variables
 from gmt.commands.parsers.parser import Parser, Section, take_config
 
 
@@ -80,7 +80,7 @@ def _take_flags_of_hydra(parser: Parser, *, takes_either: bool) -> None:
 
 
 def _hydra_app(options: Namespace) -> None:
-    take_out_variables()
+    remove_and_name_variables()
     from gmt.commands.hydra_app import hydra_app
 
     hydra_app(f"gmt {options.command}", options)

@@ -14,7 +14,7 @@ from gmt.records.record import RunRecord
 from gmt.runs.attempt import attempt
 from gmt.runs.build import build
 from gmt.runs.execute import execute
-from gmt.runs.hermetic import KERNELS, changes_results, in_words, take_out
+from gmt.runs.hermetic import KERNELS, changes_results, in_words, remove_variables
 from tests.conftest import CONF, Gmt
 
 LIBRARIES = (
@@ -153,7 +153,7 @@ def test_every_variable_that_the_libraries_read_is_taken_out_or_was_looked_throu
 def test_variables_that_change_results_are_removed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "torch", raising=False)
     environment = {name: HARMFUL[name], "PATH": "/bin", **NEUTRAL}
-    assert take_out(environment) == [name]
+    assert remove_variables(environment) == [name]
     assert environment == {"PATH": "/bin", **NEUTRAL}
 
 
@@ -177,7 +177,7 @@ def test_kernels_and_what_does_not_matter_stay(name: str) -> None:
 def test_a_worker_of_ray_train_keeps_what_ray_train_sets() -> None:
     group = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "x", "ACCELERATE_TORCH_DEVICE": "cpu"}
     environment = {**group, "ACCELERATE_MIXED_PRECISION": "bf16"}
-    assert take_out(environment, in_group=True) == ["ACCELERATE_MIXED_PRECISION"]
+    assert remove_variables(environment, in_group=True) == ["ACCELERATE_MIXED_PRECISION"]
     assert environment == group
 
 
@@ -188,7 +188,7 @@ def test_variables_that_torch_has_read_are_refused() -> None:
         with pytest.raises(
             UserError, match="must not set OMP_THREAD_LIMIT, which changes results and which torch has read"
         ):
-            take_out(environment)
+            remove_variables(environment)
     assert in_words(["RANK", "WORLD_SIZE"]).startswith("note: RANK, WORLD_SIZE of the environment are ignored")
 
 

@@ -55,7 +55,7 @@ def test_counts_pace_and_time_left(tmp_path: Path) -> None:
         second.record.set_status("running", attempts=1, started_at=1000.0)
         log(second, 2, 1001.0)
         log(second, 4, 1003.0)
-        second.record.note_asking("sums 3 of 8")
+        second.record.note_evaluation("sums 3 of 8")
         watch.check_records()
     (running,) = seen.shown[-1].running
     assert (running.attempt, running.step, running.loss, running.tokens_per_s) == (1, 4, 0.25, 100.0)

@@ -31,7 +31,7 @@ def progress_reporter(name: str, record: RunRecord, control: Control) -> Callabl
         _check_stop(control)
         if time.monotonic() - shown_at >= _SHOWN_EVERY_S:
             shown_at = time.monotonic()
-            record.note_asking(f"{name} {num_done:,}" + (f" of {num_all:,}" if num_all > num_done else ""))
+            record.note_evaluation(f"{name} {num_done:,}" + (f" of {num_all:,}" if num_all > num_done else ""))
 
     return on_progress
 
