@@ -21,7 +21,7 @@ from gmt.studies.make_plan import make_plan
 from gmt.studies.plan import Plan
 
 LARGE, FINISHED, SAMPLE = 10_000, 1_000, 200
-LIMITS_S = {"plan": 10.0, "again": 3.0, "start": 0.5}
+LIMITS_S = {"plan": 5.0, "again": 3.0, "start": 0.5}
 
 
 def study(num_seeds: int) -> StudySettings:
