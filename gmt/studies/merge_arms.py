@@ -54,12 +54,12 @@ def merge_arms(arms: Mapping[str, Mapping[str, Any]]) -> list[MergeArm]:
 def _merge_arm(arm: str, given: Mapping[str, Any], arms: Mapping[str, Mapping[str, Any]]) -> MergeArm:
     where = f"study.arms.{arm}"
     if FROM not in given:
-        raise UserError(f"{where}.over must go with {where}.from, which names the arm of the parents")
+        raise UserError(f"{where}.over needs {where}.from, which names the arm of the parents")
     parents = settings.text(f"{where}.from", given[FROM])
     if parents not in arms:
         raise UserError(f"{where}.from must name an arm of the study, got {parents!r}; {choices(parents, arms)}")
     if given.get("merge") is None:
-        raise UserError(f"{where} must name its merge, since it has from; got merge={given.get('merge')}")
+        raise UserError(f"{where}.merge must be set in an arm with from, got {given.get('merge')}")
     differing_setting = None if given.get(OVER) is None else settings.text(f"{where}.over", given[OVER])
     return MergeArm(arm=arm, parents=parents, differing_setting=differing_setting)
 

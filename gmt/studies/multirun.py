@@ -37,7 +37,7 @@ def multirun(
     launch: RunLauncher,
     conclude: Callable[[Plan, TrackingSettings], None],
 ) -> None:
-    """Plan a multirun and carry it out.
+    """Plan the runs of a multirun and do those that are not done.
 
     Args:
         master: the config without the swept settings, with the study if there is one.
@@ -125,11 +125,11 @@ def _without_orphans(left: Sequence[PlannedRun]) -> list[PlannedRun]:
     rest = []
     for planned in left:
         missing = (parent for parent in not_done(planned.run) if parent.id not in ids and parent.state() != "running")
-        if (lost := next(missing, None)) is None:
+        if (missing_parent := next(missing, None)) is None:
             rest.append(planned)
         else:
             planned.record.create(planned.run.science, planned.run.config)
-            planned.record.note_failure("failed", OF_PARENT, failure_of(planned.run, lost))
+            planned.record.note_failure("failed", OF_PARENT, failure_of(planned.run, missing_parent))
             ids.discard(planned.run.id)
     return rest
 

@@ -123,7 +123,7 @@ def each_second(action: Callable[[], None]) -> Iterator[None]:
 class Watch:
     """Reads the records of a sweep's runs until the runs end.
 
-    A record is skipped until its status is written for the first time in the sweep; of a log, only new lines are read.
+    A record is skipped until the sweep writes its status for the first time. Each check reads only new lines of a log.
 
     Args:
         plan: the sweep's plan; its finished runs help to estimate the time left.
