@@ -37,7 +37,7 @@ class FinishedRun:
             that reads them.
         tuned: returns the trained weights on the CPU, by the names of the base's parameters, tied ones once; a mapping
             that reads each tensor on access. Raises UserError if the run stored no weights or if they have changed.
-        on_progress: call it as often as you like, with the number of steps done and of all steps.
+        on_progress: the diagnostic calls it from time to time, with the number of finished steps and of all steps.
     """
 
     id: str
