@@ -153,10 +153,7 @@ def _matched(row: Mapping[Any, Any], name: str, digits: str) -> str:
 
 
 def html_comparisons(verdict: Verdict) -> str:
-    """Return the comparisons of a primary question as an HTML table, in points.
-
-    If there are more than MOST_COMPARISONS, the table has those with the smallest p.
-    """
+    """Return the comparisons of a primary question, at most MOST_COMPARISONS with the smallest p, as HTML in points."""
     rows = list(verdict.comparisons)
     if len(rows) > MOST_COMPARISONS:
         rows = sorted(rows, key=lambda row: (math.isnan(row.p), row.p))[:MOST_COMPARISONS]
@@ -192,10 +189,7 @@ def _points(difference: float) -> str:
 
 
 def html_differences(findings: Findings, axis: Axis) -> list[tuple[str, str]]:
-    """Return the titles of the tables of differences, each with its table as HTML.
-
-    A table with more than MOST_COMPARISONS rows has those with the smallest p.
-    """
+    """Return the title and the HTML of each table of differences, at most MOST_COMPARISONS rows with the smallest p."""
     to_baseline, between = f"Differences to {findings.baseline}", findings.between
     arm_heads = _narrow_heads(axis, between.get("task", []))
     rows = {
