@@ -13,7 +13,7 @@ from typing import TypeVar, cast
 
 from gmt.errors import UserError
 
-# Ends of names of secrets: as the end of a word, and as a whole word behind an underscore.
+# Endings of names of secrets: those of _KINDS end any word, those of _WORDS are a whole word after an underscore.
 _KINDS = (
     r"(?:TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIAL)S?|(?:API|ACCESS|SECRET|PRIVATE)_?KEY"
     r"|CONNECTION_?STRING|WEBHOOK(?:_?URL)?"
@@ -36,7 +36,7 @@ _IN_URIS = (
     re.compile(r"(tracking\.uri=\W*\w[\w+]*://)(?![^:/@\s]*:\*{3}@)[^\n]+(?=@)"),
     re.compile(r"(https?://)[^:/\s]+(?=@)"),  # a token as the user's name
 )
-# Each issuer's prefix with fewer characters than its tokens have; after GitHub's and gitleaks' lists of patterns.
+# Each issuer's prefix, and fewer characters than its tokens have; from GitHub's and gitleaks' lists of patterns.
 _SHAPES = re.compile(
     r"(?<![A-Za-z0-9])(?:hf_[A-Za-z0-9]{16,}|sk-(?:[a-z0-9]{1,20}-){0,3}\w{16,}[\w-]*"
     r"|sk-(?=[\w-]{0,200}[A-Z])(?=[\w-]{0,200}\d)[\w-]{20,}|gh[opsur]_[A-Za-z0-9]{16,}"

@@ -24,7 +24,7 @@ _MOST_WITH_SIZE = 5  # choices whose differences a sentence states; for more, it
 
 @dataclass(frozen=True, kw_only=True)
 class Measure:
-    """A column that is compared: in fractions, shown in percentage points."""
+    """A compared column, which holds fractions and is shown in percentage points."""
 
     column: str
     name: str

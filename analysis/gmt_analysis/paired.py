@@ -52,7 +52,7 @@ def differences(table: pd.DataFrame, column: str, *, baseline: str, margin: floa
         of exactly 0.
         low, high: the bounds of intervals that are simultaneous for all rows (gmt.verdicts.intervals.simultaneous).
         p_shared: the adjusted p of these intervals, at most LEVEL if and only if the row's interval excludes 0.
-        p: the uncorrected p of Student's two-sided paired test; missing for fewer than three pairs.
+        p: the uncorrected p of Student's two-sided paired test. For fewer than three pairs, every p is missing.
         p_welch, p_welch_shared: the p of Welch's unpaired test, for seeds that move both choices in opposite ways:
         uncorrected, and corrected for all rows (Sidak, 1967).
         p_equivalent: the uncorrected p of two one-sided paired t tests.

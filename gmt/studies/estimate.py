@@ -12,7 +12,7 @@ from gmt.records.record import RunRecord, State
 from gmt.runs.settings import AUTO
 from gmt.studies.plan import Plan, settled_states
 
-_NO_COST = ("learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "schedule", "warmup_ratio", "name")
+_WITHOUT_COST = ("learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "schedule", "warmup_ratio", "name")
 _MOST_OTHER_RECORDS = 2000  # of other studies, newest first: enough to find similar runs, and read within seconds
 
 
@@ -87,7 +87,7 @@ def estimate(plan: Plan, states: Mapping[str, State], *, num_gpus: int) -> Estim
 
 def _kind(science: Mapping[str, Any], resources: Mapping[str, Any]) -> str:
     """Return a key that is equal for runs of equal cost, whatever their seed, mask ratio or learning rate."""
-    train = {key: value for key, value in science["train"].items() if key not in _NO_COST}
+    train = {key: value for key, value in science["train"].items() if key not in _WITHOUT_COST}
     gpus = resources.get("gpus")
     machine = [
         *(resources.get(key) for key in ("device", "cpus", "workers")),

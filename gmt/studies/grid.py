@@ -17,7 +17,7 @@ from gmt.verdicts.question import FEWEST, LEVEL, Question
 
 # Texts that need no quotes in Hydra's override grammar.
 _PLAIN = re.compile(r"[A-Za-z0-9_./:@-]*[A-Za-z_./:@-][A-Za-z0-9_./:@-]*")
-_WORDS = {"true", "false", "null", "nan", "inf", "-inf"}
+_RESERVED_WORDS = {"true", "false", "null", "nan", "inf", "-inf"}
 
 _WITH_OWN_COLUMN = ("model", "model.name", "task", "task.data_seed", "task.question_seed", "seed")
 
@@ -155,7 +155,7 @@ class Point:
         arm: the arm's name.
         overrides: all overrides of the run.
         varied: the overrides of settings that vary within the study.
-        lists_of_one: the overrides that the study lists as the only value; they are part of the label too.
+        lists_of_one: the overrides of settings that the study lists with a single value; the label has them too.
         stage: `comparison`, or `tuning` for a run that only helps to choose a setting and enters no table.
         parents: the points that a merge combines.
         differing_settings: the settings in which the parents, or their own parents, differ; the merge has no value of
@@ -245,7 +245,7 @@ def to_override_value(value: object) -> str:
     if isinstance(value, int | float):
         return repr(value)
     if isinstance(value, str):
-        if _PLAIN.fullmatch(value) and value.lower() not in _WORDS and not _looks_numeric(value):
+        if _PLAIN.fullmatch(value) and value.lower() not in _RESERVED_WORDS and not _looks_numeric(value):
             return value
         return QuotedString(text=value, quote=Quote.single).with_quotes()
     if isinstance(value, list | tuple):

@@ -52,7 +52,7 @@ class StartsEarly(Protocol):
     def starting(self, todo: Sequence[PlannedRun], folder: Path) -> AbstractContextManager[CheckInWorker]:
         """Return a context manager that starts workers on entry and ends them on exit; no run begins before `__call__`.
 
-        The block must call the function that it is given once, before `__call__`.
+        The block must call the CheckInWorker exactly once, before `__call__`.
 
         Args:
             todo, folder: the arguments of the later `__call__`.

@@ -62,7 +62,7 @@ def compared(point: Point, tuning: TuningSettings, value: float) -> Point:
 
 
 def compared_merge(point: Point, tuning: TuningSettings, values: Mapping[Point, float]) -> Point:
-    """Return a point of the comparison that merges, with the values that were chosen for the trainings below it.
+    """Return a point of the comparison that merges, with the values that were chosen for the trainings that it merges.
 
     If the parents have several values, the merge has the first one in its config, like the other settings of the first
     parent, and no value in tables.

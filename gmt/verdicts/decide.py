@@ -87,7 +87,7 @@ def _compare(question: Question, scores: Scores, columns: Columns, level: float)
     rows = []
     for k, ((choice, against), tasks) in enumerate(columns):
         mean, half, decision = float(sample.mean_K[k]), float(decided.half_K[k]), decided.decisions[k]
-        finite_N = without_diverged_NK[~np.isnan(without_diverged_NK[:, k]), k]
+        undiverged_N = without_diverged_NK[~np.isnan(without_diverged_NK[:, k]), k]
         rows.append(
             Comparison(
                 task=POOLED.join(tasks),
@@ -100,9 +100,9 @@ def _compare(question: Question, scores: Scores, columns: Columns, level: float)
                 p=float(decided.p_K[k]),
                 decision="depends on the task" if differ_K[k] and decision != "not tested" else decision,
                 p_tasks=float(p_tasks_K[k]),
-                num_diverged=int(sample.n_K[k]) - len(finite_N),
+                num_diverged=int(sample.n_K[k]) - len(undiverged_N),
                 assumed_deviation=float(step_K[k]) if sample.is_constant_K[k] else float("nan"),
-                estimate_without_diverged=float(finite_N.mean()) if len(finite_N) else float("nan"),
+                estimate_without_diverged=float(undiverged_N.mean()) if len(undiverged_N) else float("nan"),
             )
         )
     return rows, decided.is_by_flips
