@@ -8,12 +8,12 @@ from gmt.studies.grid import Axes, Point, StudySettings, to_override_value
 from gmt.studies.merge_arms import FROM, OVER, merge_arms, merge_points
 
 
-def expand(study: StudySettings, cli: Axes) -> list[Point]:
+def expand(study: StudySettings, typed: Axes) -> list[Point]:
     """Return the points of all runs of a study, arm by arm; the last setting varies fastest.
 
     Args:
         study: the study, with the grid of each arm.
-        cli: the values that the user typed for each setting. If some arms have the setting, the typed values replace
+        typed: the values that the user typed for each setting. If some arms have the setting, the typed values replace
             the values of these arms, and the other arms do not change. Otherwise they apply to every arm that trains,
             and merges inherit them; a setting of the group merge applies to the arms that merge, if there are any.
 
@@ -22,7 +22,7 @@ def expand(study: StudySettings, cli: Axes) -> list[Point]:
     """
     merges = {merge.arm: merge for merge in merge_arms(study.arms)}
     grids = {arm: _grid(study, arm, is_merge=arm in merges) for arm in study.arms}
-    for key, values in cli.items():
+    for key, values in typed.items():
         is_of_merge = key.partition(".")[0] == "merge" and bool(merges)
         arms_of_kind = [arm for arm in grids if (arm in merges) == is_of_merge]
         for arm in [arm for arm in grids if key in grids[arm]] or arms_of_kind:

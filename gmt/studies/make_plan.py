@@ -22,13 +22,13 @@ from gmt.studies.tuned_plan import tuned_plan
 from gmt.studies.tuning import TuningSettings
 
 
-def make_plan(composer: Composer, study: StudySettings, cli: Axes, *, leave_out: bool = False) -> Plan:
+def make_plan(composer: Composer, study: StudySettings, typed: Axes, *, leave_out: bool = False) -> Plan:
     """Compose and check every run of a study.
 
     Args:
         composer: composes the configs.
         study: the study.
-        cli: the settings that the user typed, each with its values.
+        typed: the settings that the user typed, each with its values.
         leave_out: whether a primary question with faults is left out (`Plan.left_out`) instead of refused.
 
     Raises:
@@ -36,17 +36,17 @@ def make_plan(composer: Composer, study: StudySettings, cli: Axes, *, leave_out:
             contains twice, and for runs that differ only in settings without effect.
     """
     maker = RunMaker(composer)
-    points = expand(study, cli)
-    if study.looks and "seed" not in cli:
-        plan = plan_with_looks(study, points, partial(_plan_of, study, maker, cli))
+    points = expand(study, typed)
+    if study.looks and "seed" not in typed:
+        plan = plan_with_looks(study, points, partial(_plan_of, study, maker, typed))
     else:
-        plan = _plan_of(study, maker, cli, points)
+        plan = _plan_of(study, maker, typed, points)
     plan_faults = (*_repeated(plan.runs), *_same_training(plan.runs), *faults_of_parents(plan.runs))
     faults = maker.faults | dict.fromkeys(plan_faults)
     if not maker.faults:
         compared = [(planned.point, planned.run.config) for planned in plan.compared]
-        axis_faults = faults_of_axis(study, compared, cli)
-        question_faults = {} if axis_faults else faults_by_question(study, compared, cli)
+        axis_faults = faults_of_axis(study, compared, typed)
+        question_faults = {} if axis_faults else faults_by_question(study, compared, typed)
         if leave_out:
             answerable, left_out = without_unanswerable(study, question_faults)
             plan, question_faults = replace(plan, study=answerable, left_out=left_out), {}
@@ -63,10 +63,10 @@ def make_plan(composer: Composer, study: StudySettings, cli: Axes, *, leave_out:
     return plan
 
 
-def _plan_of(study: StudySettings, maker: RunMaker, cli: Axes, points: Sequence[Point]) -> Plan:
+def _plan_of(study: StudySettings, maker: RunMaker, typed: Axes, points: Sequence[Point]) -> Plan:
     if study.tuning is not None:
         refuse_merges_of_runs_outside(points)
-        return tuned_plan(study, settings_of("study.tuning", TuningSettings, study.tuning), points, maker, cli)
+        return tuned_plan(study, settings_of("study.tuning", TuningSettings, study.tuning), points, maker, typed)
     runs = maker.runs(points)
     return Plan(study=study, runs=runs, ids=[planned.run.id for planned in runs])
 
