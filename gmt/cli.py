@@ -96,7 +96,7 @@ def _refuse_literal_secrets(arguments: Sequence[str]) -> None:
     """
     for text in arguments:
         if "=" in text and not text.lstrip("+").startswith("tracking."):
-            remedy = "the hub's token belongs into HF_TOKEN, and docs/clusters.md says how others reach a cluster"
+            remedy = "put the hub's token into HF_TOKEN; docs/clusters.md says how other secrets reach a cluster"
             refuse_secrets("an override", text, remedy, is_data=True)
 
 

@@ -162,9 +162,9 @@ def _detectable(pairs: AllPairs) -> float:
 
 def _words(pairs: AllPairs, wide: pd.DataFrame, axis: Axis, margin: float, more_is_better: bool) -> str:
     if wide.shape[1] < 2:
-        return f"one {axis.name}: nothing is said of sensitivity"
+        return f"one {axis.name}: sensitivity is not tested"
     if len(wide) < FEWEST:
-        return f"{len(wide)} seed{'s' if len(wide) > 1 else ''}: nothing is said of sensitivity"
+        return f"{len(wide)} seed{'s' if len(wide) > 1 else ''}: sensitivity is not tested"
     within_K = pairs.are_within(margin)
     if within_K.all():
         return f"any two {axis.plural} are equivalent: the range of their means is shown to be below the margin"

@@ -153,7 +153,7 @@ class Results:
 
     @cached_property
     def draws(self) -> str:
-        """A sentence on what intervals are about where data, questions or bases are drawn anew; empty elsewhere."""
+        """A sentence on what intervals are about if data, questions or bases are drawn several times; else empty."""
         return draws_in_words(self.runs)
 
     @cached_property

@@ -18,7 +18,7 @@ from gmt_analysis.choices import CHOICE, Baseline
 
 SEED = "seed"
 DRAWS = {"data_seed": "training data", "question_seed": "questions", "model": "bases"}  # column -> words
-_BY_DATA = -1  # stands for questions that follow from data_seed
+_BY_DATA = -1  # in place of a missing question_seed, when data_seed draws the questions too
 
 
 def variation(runs: pd.DataFrame, column: str, *, baseline: str) -> pd.DataFrame:

@@ -62,7 +62,7 @@ class Tuned:
     @property
     def breaks_bound(self) -> bool:
         """Whether even the best value forgets more than the bound."""
-        return self.best_score is not None and not self.best_score.holds(self.bound)
+        return self.best_score is not None and not self.best_score.is_within(self.bound)
 
     @property
     def is_at_an_end(self) -> bool:
