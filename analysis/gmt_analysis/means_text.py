@@ -59,8 +59,8 @@ def means_by_step(results: Results) -> dict[str, dict[int, float]]:
     means = {}
     for (arm, task), group in summary.groupby(["arm", "task"], sort=False):
         for column in _COLUMNS:
-            known = group[group[column].notna()]
-            by_value = dict(zip(known["axis"].astype(float), known[column].astype(float), strict=True))
+            scored = group[group[column].notna()]
+            by_value = dict(zip(scored["axis"].astype(float), scored[column].astype(float), strict=True))
             constant = next((score for value, score in by_value.items() if pd.isna(value)), None)
             points = {step: by_value.get(value, constant) for value, step in steps.items()}
             name = f"mean/{column.removesuffix('_after')}/{task}/{arm}"
@@ -71,9 +71,9 @@ def means_by_step(results: Results) -> dict[str, dict[int, float]]:
 def steps_of(values: Sequence[float]) -> dict[float, int]:
     """Return a whole number for each value: the value, or its percentage, if all of these are whole; else its rank."""
     for factor in (1, 100):
-        whole = [round(factor * value) for value in values]
-        if all(abs(step - factor * value) < _ROUNDING for step, value in zip(whole, values, strict=True)):
-            return dict(zip(values, whole, strict=True))
+        rounded = [round(factor * value) for value in values]
+        if all(abs(step - factor * value) < _ROUNDING for step, value in zip(rounded, values, strict=True)):
+            return dict(zip(values, rounded, strict=True))
     return {value: place for place, value in enumerate(values, start=1)}
 
 

@@ -73,8 +73,8 @@ def differences(table: pd.DataFrame, column: str, *, baseline: str, margin: floa
         base_runs = base.runs(baseline_by_task.get(task, scores.iloc[:0]), group["axis"].iloc[0])
         pairs.append(_paired(group, base_runs, column))
         rows.append({"arm": arm, "task": task, "axis": value})
-    known = pd.DataFrame(rows, columns=CHOICE)
-    return pd.concat([known, _tested(pairs, margin, _steps(table, column, known["task"]))], axis=1)
+    choices = pd.DataFrame(rows, columns=CHOICE)
+    return pd.concat([choices, _tested(pairs, margin, _steps(table, column, choices["task"]))], axis=1)
 
 
 def between_arms(table: pd.DataFrame, column: str, *, baseline: str, margin: float | None = None) -> pd.DataFrame:
@@ -94,8 +94,8 @@ def between_arms(table: pd.DataFrame, column: str, *, baseline: str, margin: flo
         for arm, against in itertools.combinations([arm for arm in arms if arm in by_arm], 2):
             rows.append({"arm": arm, "against": against, "task": task, "axis": value})
             pairs.append(_paired(by_arm[arm], by_arm[against], column))
-    known = pd.DataFrame(rows, columns=BETWEEN)
-    return pd.concat([known, _tested(pairs, margin, _steps(table, column, known["task"]))], axis=1)
+    choices = pd.DataFrame(rows, columns=BETWEEN)
+    return pd.concat([choices, _tested(pairs, margin, _steps(table, column, choices["task"]))], axis=1)
 
 
 def over_tasks(table: pd.DataFrame, column: str, *, baseline: str, margin: float | None = None) -> pd.DataFrame:

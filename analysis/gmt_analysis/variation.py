@@ -69,12 +69,12 @@ def split_variance(values: Floats) -> tuple[list[float], float]:
         level_means = values.mean(axis=tuple(other for other in range(values.ndim) if other != place))
         squares.append(values.size / num_levels * float(((level_means - mean) ** 2).sum()))
         freedom -= num_levels - 1
-    rest = max(float(((values - mean) ** 2).sum()) - sum(squares), 0.0) / freedom
+    residual = max(float(((values - mean) ** 2).sum()) - sum(squares), 0.0) / freedom
     parts = [
-        (square / (num_levels - 1) - rest) * num_levels / values.size
+        (square / (num_levels - 1) - residual) * num_levels / values.size
         for square, num_levels in zip(squares, values.shape, strict=True)
     ]
-    return parts, rest
+    return parts, residual
 
 
 def names_of_draws(runs: pd.DataFrame) -> dict[str, str]:
@@ -117,9 +117,9 @@ def _parts(differences: pd.Series[Any]) -> Mapping[str, float | int]:
     if len(wide) < 2 or min(shape) < 2 or wide.size != int(np.prod(shape)):
         return {}
     ordered = wide.sort_index(axis=1).to_numpy(dtype=float).reshape(shape)
-    parts, rest = split_variance(ordered)
+    parts, residual = split_variance(ordered)
     row: dict[str, float | int] = {"difference": float(ordered.mean())}
     for name, part, number in zip(factors, parts, shape, strict=True):
         row |= {f"num_{name}": number, f"deviation_{name}": max(part, 0.0) ** 0.5}
-    variance = sum(max(part, 0.0) / number for part, number in zip(parts, shape, strict=True)) + rest / ordered.size
-    return row | {"deviation_rest": rest**0.5, "error": variance**0.5}
+    variance = sum(max(part, 0.0) / number for part, number in zip(parts, shape, strict=True)) + residual / ordered.size
+    return row | {"deviation_rest": residual**0.5, "error": variance**0.5}

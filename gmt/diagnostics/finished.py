@@ -83,8 +83,8 @@ class FinishedRun:
 
     def has_same_data(self, other: FinishedRun) -> bool:
         """Whether the other run has the same base, task and seed, and differs in how it is trained."""
-        alike = ("model", "task", "fingerprints", "seed")
-        return all(self.science[key] == other.science[key] for key in alike) and self.science != other.science
+        shared = ("model", "task", "fingerprints", "seed")
+        return all(self.science[key] == other.science[key] for key in shared) and self.science != other.science
 
 
 def _without_seed(science: Mapping[str, Any]) -> dict[str, Any]:

@@ -101,7 +101,7 @@ def _kind(science: Mapping[str, Any], resources: Mapping[str, Any]) -> str:
 
 
 def measured_cost(record: RunRecord) -> list[Cost]:
-    """Return the cost of a finished run; an empty list if its time is unknown, because the end of an attempt is."""
+    """Return the cost of a finished run; an empty list if the end of an attempt, and so its time, is unknown."""
     result = record.result()
     if result.seconds is None:
         return []

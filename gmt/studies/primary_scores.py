@@ -57,8 +57,8 @@ def rows_of_plan(plan: Plan, tasks: Mapping[str, str]) -> Iterator[dict[str, Any
     for planned in plan.comparison:
         outcome, config = outcome_of(planned.record), planned.run.config
         arm, value = choice_of(planned.point, config, plan.study.along)
-        known = {"arm": arm, "task": tasks[planned.run.id], "axis": value, "seed": seed_of(config)}
-        yield {**known, **question_steps(config), "state": outcome.state, **outcome.columns}
+        identity = {"arm": arm, "task": tasks[planned.run.id], "axis": value, "seed": seed_of(config)}
+        yield {**identity, **question_steps(config), "state": outcome.state, **outcome.columns}
 
 
 def scores_of_rows(rows: Rows, measure: str) -> Scores:

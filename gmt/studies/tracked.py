@@ -127,13 +127,13 @@ def mirrored(plan: Plan, planned: PlannedRun) -> MirroredRun:
     """Return a run of a plan with its name and tags in MLflow."""
     science, point = planned.run.science, planned.point
     axis = plan.study.along
-    known = {
+    values = {
         axis.key: axis.value(planned.run.config),
         "seed": seed_of(planned.run.config),
         "merge": None if planned.run.merge is None else planned.run.merge.name,
     }
     tags = {
-        **{f"gmt.{key}": str(value) for key, value in known.items() if value is not None},
+        **{f"gmt.{key}": str(value) for key, value in values.items() if value is not None},
         "gmt.study": plan.study.name,
         CHOICE: point.short_name(axis, with_seed=False),
         "gmt.arm": point.arm,
