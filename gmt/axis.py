@@ -33,7 +33,7 @@ def draws_of(config: Mapping[str, Any]) -> dict[str, int | None]:
 
 @dataclass(frozen=True)
 class Axis:
-    """A numeric setting of runs, by its dotted path in their configs, e.g. `method.rank`."""
+    """A numeric setting of runs, given by its dotted path in a run's config, e.g. `method.rank`."""
 
     setting: str = DEFAULT
 

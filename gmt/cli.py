@@ -1,7 +1,7 @@
-"""The program `gmt`: carries out a command line, speaks to the terminal, and turns errors into exit codes.
+"""The program `gmt`: runs a command, prints its errors, and turns them into exit codes.
 
-0: all is done. 1: a run failed, or the machine did. 2: what was asked is wrong, and nothing was started.
-130: stopped by Ctrl-C.
+0: the command is done. 1: a run failed, or the machine did. 2: the command line, a config or a file is wrong, and
+nothing was started. 130: stopped by Ctrl-C. 141: the program that reads the output has ended.
 """
 
 import os
@@ -21,8 +21,8 @@ from gmt.terminal import printable
 
 def main() -> NoReturn:
     """Entry point of `gmt` and `python -m gmt`."""
-    is_tried = os.environ.get("PYTHONUTF8") == "1"
-    if sys.getfilesystemencoding() != "utf-8" and not is_tried:  # paths and output break at the first umlaut
+    is_restarted = os.environ.get("PYTHONUTF8") == "1"
+    if sys.getfilesystemencoding() != "utf-8" and not is_restarted:  # paths and output break at the first umlaut
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | {"PYTHONUTF8": "1"})
     sys.excepthook = _show_traceback
     if "_ARGCOMPLETE" in os.environ:  # a shell asks for candidates
@@ -37,10 +37,10 @@ def _show_traceback(kind: type[BaseException], error: BaseException, frames: Tra
 
 
 def run_command(arguments: Sequence[str]) -> int:
-    """Carries out one command line.
+    """Run one command.
 
     Args:
-        arguments: what follows `gmt`.
+        arguments: the arguments after `gmt`.
 
     Returns:
         The exit code.
@@ -62,7 +62,7 @@ def run_command(arguments: Sequence[str]) -> int:
         _say("failed", str(error))
         return 1
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has left, e.g. `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # e.g. `| head` has read enough
         return 141
     except UserError as error:
         is_fault = machine_fault(error) is not None and not isinstance(error, NoAnswer)
@@ -70,8 +70,8 @@ def run_command(arguments: Sequence[str]) -> int:
             _say("failed" if is_fault else "error", sentence)
         return 1 if is_fault else 2
     except OSError as error:  # a disk that is full, a folder without the right to write
-        goes_on = "" if machine_fault(error) is None else "; the same command resumes"
-        _say("failed", f"{type(error).__name__}: {error}{goes_on}")
+        remedy = "" if machine_fault(error) is None else "; the same command resumes"
+        _say("failed", f"{type(error).__name__}: {error}{remedy}")
         return 1
     except KeyboardInterrupt:
         print("stopped; the same command resumes", file=sys.stderr)
@@ -80,7 +80,7 @@ def run_command(arguments: Sequence[str]) -> int:
 
 
 def _require_home() -> None:
-    """Refuse a user without a home folder, whom Ray, MLflow and the hub's library answer with tracebacks."""
+    """Refuse a user without a home folder: Ray, MLflow and the hub's library would fail with tracebacks."""
     try:
         Path.home()
     except RuntimeError as error:
@@ -90,13 +90,13 @@ def _require_home() -> None:
 
 
 def _refuse_literal_secrets(arguments: Sequence[str]) -> None:
-    """Refuse an override with a token: everybody on the machine sees a command line, and a config is written down.
+    """Refuse an override with a token: everybody on the machine can see a command line, and configs are stored.
 
-    An address of the store may hold a password on this machine: it is masked wherever it is shown.
+    The address in tracking.uri may hold a password, since it is masked wherever it is stored or shown.
     """
     for text in arguments:
         if "=" in text and not text.lstrip("+").startswith("tracking."):
-            remedy = "the hub's token belongs into HF_TOKEN, and docs/clusters.md says how others reach a cluster"
+            remedy = "put the hub's token into HF_TOKEN; docs/clusters.md says how other secrets reach a cluster"
             refuse_secrets("an override", text, remedy, is_data=True)
 
 

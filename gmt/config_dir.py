@@ -1,4 +1,4 @@
-"""The place of the folder conf/."""
+"""Finds the folder conf/."""
 
 from pathlib import Path
 

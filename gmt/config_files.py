@@ -1,4 +1,4 @@
-"""Reads the files of conf/ without Hydra, in milliseconds: what can be chosen, and what its comments say."""
+"""Reads the files of conf/ without Hydra, in milliseconds: the choices of each group, and the comments on them."""
 
 import re
 from dataclasses import dataclass
@@ -13,11 +13,11 @@ _SCALAR = re.compile(r"(\w+): (.*?)(?:\s+# (.*))?")
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """A config group as conf/config.yaml has it.
+    """The choice in a config group that conf/config.yaml makes.
 
     Args:
-        name: the file that is chosen; `null` for none.
-        about: what the group is for.
+        name: the name of the chosen file; `null` for none.
+        about: the comment on the group.
     """
 
     name: str
@@ -35,8 +35,8 @@ def _folders(extra_dir: str | None) -> list[Path]:
 
 def groups(extra_dir: str | None = None) -> list[str]:
     """Return the names of all config groups but Hydra's own."""
-    found = {path.parent.name for folder in _folders(extra_dir) for path in folder.glob("*/*.yaml")}
-    return sorted(found - {"hydra"})
+    folders = {path.parent.name for folder in _folders(extra_dir) for path in folder.glob("*/*.yaml")}
+    return sorted(folders - {"hydra"})
 
 
 def names(group: str, extra_dir: str | None = None) -> list[str]:
@@ -45,13 +45,13 @@ def names(group: str, extra_dir: str | None = None) -> list[str]:
 
 
 def chosen() -> dict[str, Choice]:
-    """Return the groups that conf/config.yaml names, in its order."""
+    """Return the choice of each group that conf/config.yaml names, in the order of the file."""
     lines = map(_DEFAULT.fullmatch, _text(config_dir() / "config.yaml").splitlines())
     return {line[1]: Choice(name=line[2], about=line[3] or "") for line in lines if line}
 
 
 def single_settings() -> dict[str, str]:
-    """Return what conf/config.yaml says of each setting that belongs to no group."""
+    """Return the comment in conf/config.yaml on each setting that belongs to no group; empty without a comment."""
     lines = map(_SCALAR.fullmatch, _text(config_dir() / "config.yaml").splitlines())
     return {line[1]: line[3] or "" for line in lines if line}
 

@@ -1,4 +1,4 @@
-"""Keeps secrets out of everything that is stored or shown: overrides, scripts, manifests, logs, process lists.
+"""Masks or refuses secrets in everything that is stored or shown: overrides, scripts, manifests, logs, process lists.
 
 A secret is recognised by its source (an environment variable whose name says so, a token's file) or by its shape (the
 password in an address, the prefix of a known type of token).
@@ -13,7 +13,7 @@ from typing import TypeVar, cast
 
 from gmt.errors import UserError
 
-# Ends of names of secrets: as the end of a word, and as a whole word behind an underscore.
+# Endings of names of secrets: those of _KINDS end any word, those of _WORDS are a whole word after an underscore.
 _KINDS = (
     r"(?:TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIAL)S?|(?:API|ACCESS|SECRET|PRIVATE)_?KEY"
     r"|CONNECTION_?STRING|WEBHOOK(?:_?URL)?"
@@ -27,8 +27,8 @@ _TOKENS_OF_TEXT = re.compile(
     re.IGNORECASE,
 )
 _SIGNATURES = ("sig", "signature", "x-amz-signature", "x-amz-credential", "x-goog-signature", "x-goog-credential")
-# A password may hold any character, so it ends at the last @ of its line. A few digits behind a host's name are a port,
-# except in a database's address, which has no @ behind its host, and in the address of our store.
+# A password may hold any character, so it ends at the last @ of its line. A few digits after a host's name are a port,
+# except in a database's address, which has no @ after its host, and in tracking.uri.
 _PORT = r"""(?!\d{1,5}(?:[/?#\s,;'")\]}\\]|$))"""
 _IN_URIS = (
     re.compile(rf"(://[^:/@\s]*:){_PORT}[^\n]+(?=@)"),
@@ -36,7 +36,7 @@ _IN_URIS = (
     re.compile(r"(tracking\.uri=\W*\w[\w+]*://)(?![^:/@\s]*:\*{3}@)[^\n]+(?=@)"),
     re.compile(r"(https?://)[^:/\s]+(?=@)"),  # a token as the user's name
 )
-# Each issuer's prefix with fewer characters than its tokens have; after GitHub's and gitleaks' lists of patterns.
+# Each issuer's prefix, and fewer characters than its tokens have; from GitHub's and gitleaks' lists of patterns.
 _SHAPES = re.compile(
     r"(?<![A-Za-z0-9])(?:hf_[A-Za-z0-9]{16,}|sk-(?:[a-z0-9]{1,20}-){0,3}\w{16,}[\w-]*"
     r"|sk-(?=[\w-]{0,200}[A-Z])(?=[\w-]{0,200}\d)[\w-]{20,}|gh[opsur]_[A-Za-z0-9]{16,}"
@@ -44,7 +44,7 @@ _SHAPES = re.compile(
     r"|AIza[\w-]{30,}|npm_[A-Za-z0-9]{30,}|pypi-[\w-]{30,}|eyJ[\w-]{8,999}\.[\w-]{8,}\.[\w-]{8,})"
     r"|-----BEGIN [A-Z ]*PRIVATE KEY-----(?:(?!-----END)[\s\S])*"
 )
-_BEHIND = (
+_AFTER_PREFIX = (
     re.compile(r"((?:hooks\.slack\.com/\w+|discord(?:app)?\.com/api/webhooks|\.webhook\.office\.com)/)[^\s'\"]+"),
     re.compile(r"\b((?:Account|SharedAccess)Key=)[^;\s'\"]+"),
     re.compile(r"\b([Bb]earer\s+)(?=[\w.~+/-]{0,200}\d)[\w.~+/-]{12,}=*"),
@@ -56,7 +56,7 @@ _ASSIGNED = re.compile(
     r"((?<![\w.])([A-Z][A-Z0-9_]*)=)(?!\"?[$`]|[\"']?(?:\{|\*{3})|[\"']{2}|\s|$)(?:\"[^\"\n]*\"|'[^'\n]*'|[^\s\"';,&|]+)"
 )
 _USER_AND_PASSWORD = re.compile(r"(\w://)[^\n]*@")
-# Settings that a run id covers may have any text behind an address, so a password there holds no blank and no slash.
+# Settings that a run id covers may have any text after an address, so a password there holds no blank and no slash.
 _IN_DATA = (re.compile(rf"(://[^:/@\s]*:){_PORT}[^/\s]+(?=@)"), *_IN_URIS[1:])
 T = TypeVar("T")
 _SHORTEST_SECRET = 8  # shorter values occur in harmless text by chance
@@ -81,7 +81,7 @@ def refuse_secrets(subject: str, text: str, remedy: str, *, is_data: bool = Fals
 
 
 def without_secrets(value: T, *, is_data: bool = False) -> T:
-    """Return a text, or a mapping, list, tuple or set of plain values, with secrets as ***.
+    """Return a text, or a mapping, list, tuple or set of plain values, with secrets replaced by ***.
 
     Secrets are passwords in URIs, tokens of known shapes, values of environment variables whose names say so, and
     tokens in the files of Ray and the hub.
@@ -113,7 +113,7 @@ def _masked(value: object, secrets: tuple[str, ...], is_data: bool) -> object:
 @lru_cache(maxsize=8192)  # the configs of a plan's runs share most texts
 def _masked_text(text: str, secrets: tuple[str, ...], is_data: bool) -> str:
     in_addresses = (_IN_DATA if is_data else _IN_URIS) if "@" in text else ()  # each ends at an @
-    for pattern in (*in_addresses, *_BEHIND):
+    for pattern in (*in_addresses, *_AFTER_PREFIX):
         text = pattern.sub(r"\1***", text)
     text = _IN_QUERY.sub(_mask_if_named, text)
     if not is_data:

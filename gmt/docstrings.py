@@ -1,4 +1,4 @@
-"""Reads docstrings in Google style, and sentences."""
+"""Parses docstrings in Google style, and finds the end of a sentence."""
 
 import inspect
 import re
@@ -11,25 +11,25 @@ _END = re.compile(r"(?<!\be\.g)(?<!\bi\.e)(?<!\bet al)(?<!\bvs)[.!?](?= +[A-Z`\d
 
 
 def arguments_of(doc: str | None) -> dict[str, str]:
-    """Return what a docstring says of each argument.
+    """Return the description of each argument in a docstring.
 
     Args:
         doc: a docstring in Google style, or None.
 
     Returns:
-        A paragraph by the argument's name; the names before one colon share a paragraph.
+        A paragraph for each argument's name; names before the same colon share their paragraph.
     """
     _, _, section = inspect.cleandoc(doc or "").partition("Args:\n")
-    found: dict[str, str] = {}
+    paragraphs: dict[str, str] = {}
     names: list[str] = []
     for line in textwrap.dedent(_indented(section)).splitlines():
         begin = _ARGUMENT.fullmatch(line)
         if begin:
             names = begin[1].split(", ")
-            found |= dict.fromkeys(names, begin[2] or "")
+            paragraphs |= dict.fromkeys(names, begin[2] or "")
         elif names:
-            found |= {name: f"{found[name]} {line.strip()}".strip() for name in names}
-    return found
+            paragraphs |= {name: f"{paragraphs[name]} {line.strip()}".strip() for name in names}
+    return paragraphs
 
 
 def _indented(section: str) -> str:

@@ -1,4 +1,4 @@
-"""Words spans of time for people."""
+"""Formats durations for people."""
 
 
 def duration(seconds: float) -> str:

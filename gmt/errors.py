@@ -67,7 +67,7 @@ def for_each(rows: Iterable[T], make: Callable[[T], R]) -> list[R]:
     """Return the results of a function for all rows of a dataset.
 
     Raises:
-        UserError: the function raised it for some rows; it has the sentence of the first and the number of these rows.
+        UserError: the function raised it for some rows; the sentence is that of the first such row, with their number.
     """
     results: list[R] = []
     faults: list[UserError] = []

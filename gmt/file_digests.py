@@ -37,7 +37,7 @@ def sha256_of(path: Path) -> str:
 
 
 def git_sha1_of(path: Path) -> str:
-    """Return the SHA-1 by which git names a file's content, and the hub its small files."""
+    """Return the SHA-1 by which git identifies a file's content; the hub uses it for small files."""
     content = path.read_bytes()
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 

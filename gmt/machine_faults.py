@@ -1,4 +1,4 @@
-"""Tells faults of the machine (a disk, network, device or server failed, and may recover) from the user's mistakes.
+"""Distinguishes faults of the machine (a disk, network, device or server failed, and may recover) from user mistakes.
 
 The cause decides, however deep it is in the chain, since libraries wrap it in their own errors. Imports no library.
 """
@@ -37,10 +37,10 @@ _NAMES = frozenset(
 _NO_FAULT = frozenset({"InvalidURL", "UnsupportedProtocol", "MissingSchema", "InvalidSchema"})  # subclasses of these
 _STATUSES = frozenset({408, 425, 429})  # HTTP statuses that may differ next time, like those from 500 on
 # A connection that was cut within TLS: OSErrors whose number is TLS's own.
-_OF_TLS = frozenset({"SSLEOFError", "SSLZeroReturnError", "SSLSyscallError"})
+_TLS_ERRORS = frozenset({"SSLEOFError", "SSLZeroReturnError", "SSLSyscallError"})
 # Libraries that pass on only the text of an error: safetensors, tokenizers, Arrow, CUDA, HIP, gloo, torch, SQLite.
 _ERRNO_IN_TEXT = re.compile(r"(?:os error |\[?errno )(\d+)", re.IGNORECASE)
-_SAID = (
+_ERRNOS_IN_TEXT = (
     errno.ENOSPC,
     errno.EDQUOT,
     errno.EIO,
@@ -51,7 +51,7 @@ _SAID = (
     errno.ECONNRESET,
 )
 _WORDS = re.compile(
-    "|".join(re.escape(os.strerror(number)) for number in _SAID)
+    "|".join(re.escape(os.strerror(number)) for number in _ERRNOS_IN_TEXT)
     + r"|(?:CUDA|HIP) (?:driver |initialization )?error|(?:CUDA|HIP)-capable device"
     r"|(?:CU|HIP|ROC)(?:BLAS|DNN|SOLVER|SPARSE)_STATUS_|MIOPENSTATUS"
     r"|NCCL error|gloo/transport|DefaultCPUAllocator|can't start new thread"
@@ -65,12 +65,12 @@ _BUGS = re.compile(
     re.IGNORECASE,
 )  # words of CUDA and HIP for bugs
 # Errors about values may quote any text: a row of data that holds a log message is no fault of the disk.
-_OF_VALUES = (ValueError, LookupError, TypeError, AssertionError, ArithmeticError)
+_VALUE_ERRORS = (ValueError, LookupError, TypeError, AssertionError, ArithmeticError)
 _OFFLINE = re.compile(r"OfflineModeIsEnabled|HF_HUB_OFFLINE|HF_DATASETS_OFFLINE|offline mode is enabled", re.IGNORECASE)
 
 
 def causes(error: BaseException, *, hidden: bool = False) -> Iterator[BaseException]:
-    """Yield an error, and then the errors that caused it or were being handled, back to the first one.
+    """Yield an error, then the error that caused it or that was being handled when it was raised, back to the first.
 
     Args:
         error: the error that was raised last.
@@ -111,13 +111,13 @@ def _is_fault(error: BaseException, is_offline: bool) -> bool:
     if "MachineFault" in names or isinstance(error, MemoryError):
         return True
     if isinstance(error, OSError) and error.errno is not None:
-        return error.errno in ERRNOS or bool(names & (_OF_TLS | {"gaierror"}))
+        return error.errno in ERRNOS or bool(names & (_TLS_ERRORS | {"gaierror"}))
     status = getattr(getattr(error, "response", None), "status_code", None)
     if isinstance(status, int):
         return status >= 500 or status in _STATUSES
     if isinstance(error, ConnectionError | TimeoutError) or (names & _NAMES and not names & _NO_FAULT):
         return not is_offline
-    if isinstance(error, _OF_VALUES):
+    if isinstance(error, _VALUE_ERRORS):
         return False
     return bool(_WORDS.search(text)) or any(int(number) in ERRNOS for number in _ERRNO_IN_TEXT.findall(text))
 

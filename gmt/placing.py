@@ -1,4 +1,4 @@
-"""Puts a file or a folder into its place whole or not at all, and overwrites nothing unless told to."""
+"""Writes a file or a folder whole or not at all, and overwrites nothing unless forced to."""
 
 from __future__ import annotations
 

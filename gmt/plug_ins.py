@@ -1,4 +1,4 @@
-"""Finds the class that a `_target_` names, and words faults of plug-ins for their authors. Imports no library."""
+"""Finds the class that a `_target_` names, and explains faults of plug-ins to their authors. Imports no library."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any
 from gmt.errors import MachineFault, UserError, choices
 from gmt.machine_faults import machine_faults_first
 
-_OF_IMPORTING = "<frozen importlib"
+_IMPORT_SYSTEM = "<frozen importlib"  # the file in frames of Python's own import code
 
 
 @lru_cache(maxsize=64)
@@ -39,9 +39,9 @@ def class_of(setting: str, target: str) -> type:
         if not hasattr(member, name):
             where = f"module {module.__name__}" if member is module else f"class {member.__name__}"
             known = [key for key, value in vars(member).items() if isinstance(value, type) and not key.startswith("_")]
-            more = f"; {choices(name, known)}" if known else ""
+            hint = f"; {choices(name, known)}" if known else ""
             raise UserError(
-                f"{setting}._target_ names no class that can be imported: {target!r}: {where} has no {name!r}{more}"
+                f"{setting}._target_ names no class that can be imported: {target!r}: {where} has no {name!r}{hint}"
             )
         member = getattr(member, name)
     if not isinstance(member, type):
@@ -52,9 +52,9 @@ def class_of(setting: str, target: str) -> type:
             "@dataclass(frozen=True, kw_only=True) above it"
         )
     if inspect.isabstract(member):
-        lacking = ", ".join(sorted(member.__abstractmethods__))
+        abstract = ", ".join(sorted(member.__abstractmethods__))
         raise UserError(
-            f"{setting}._target_ must name a class that is not abstract, got {target!r}, which lacks {lacking}"
+            f"{setting}._target_ must name a class that is not abstract, got {target!r}, which lacks {abstract}"
         )
     return member
 
@@ -87,7 +87,7 @@ def _module_of(setting: str, target: str) -> tuple[ModuleType, list[str]]:
 
 def in_words(error: BaseException) -> str:
     """Return an error's type, its message, and the line of code that raised it."""
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(_OF_IMPORTING)]
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(_IMPORT_SYSTEM)]
     where = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
     return f"{type(error).__name__}: {' '.join(str(error).split())}{where}"
 
@@ -99,7 +99,7 @@ def faults_of(setting: str, plug_in: object, event: str) -> Iterator[None]:
     Args:
         setting: the config key of the plug-in.
         plug_in: the class, or an object of it.
-        event: a verb phrase for what fails, e.g. `refuses its settings`.
+        event: a verb phrase that says what the class did, e.g. `refuses its settings`.
 
     Raises:
         UserError: the code raised anything; UserErrors and faults of the machine pass unchanged.

@@ -1,4 +1,4 @@
-"""Removes files and folders, and never anything outside a folder that the caller names. No other file removes any."""
+"""Removes files and folders, but nothing outside a boundary folder; no other module of gmt removes any."""
 
 import errno
 import os

@@ -119,10 +119,10 @@ def folder_names(setting: str, values: Iterable[object]) -> list[str]:
 
 def path(setting: str, value: object) -> Path:
     """Return the absolute path that a text names, with ~ as the home folder; raise UserError if the text names none."""
-    whole = Path(os.path.expanduser(text(setting, value))).absolute()
+    absolute = Path(os.path.expanduser(text(setting, value))).absolute()
     try:
-        str(whole).encode()
-        return whole.resolve()
+        str(absolute).encode()
+        return absolute.resolve()
     except (ValueError, OSError, RuntimeError) as error:  # bytes that are not UTF-8, a zero byte, a loop of links
         raise UserError(f"{setting} must be a path that can be read as UTF-8, got {value!a}: {error}") from error
 

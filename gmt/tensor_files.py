@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gmt.masking.bits import bytes_of
 
-_NAMES = {
+_DTYPE_NAMES = {
     torch.float64: "F64",
     torch.float32: "F32",
     torch.float16: "F16",
@@ -45,7 +45,7 @@ def write_vectors(
     for name in names:
         dtype, num_entries = sizes[name]
         start, end = end, end + dtype.itemsize * num_entries
-        header[name] = {"dtype": _NAMES[dtype], "shape": [num_entries], "data_offsets": [start, end]}
+        header[name] = {"dtype": _DTYPE_NAMES[dtype], "shape": [num_entries], "data_offsets": [start, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % _ALIGNMENT)
     with path.open("wb") as file:

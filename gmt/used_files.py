@@ -1,4 +1,4 @@
-"""The files of a model or a task, which are recorded beside a result, so that a branch that moved is noticed."""
+"""The files of a model or a task, recorded beside a result so that a later change of a branch on the hub is noticed."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

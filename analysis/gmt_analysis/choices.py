@@ -15,7 +15,7 @@ from gmt.verdicts.one_question import least_difference
 CHOICE = ["arm", "task", "axis"]
 _STEPS = {"target_after": "target_step", "forgetting": "source_step"}  # column -> column of its change by one question
 _BASE_SCORES = "has_base_scores"  # a column
-FEW_SEEDS = 5  # with fewer, reports show each seed: a t interval over two or three says next to nothing
+FEW_SEEDS = 5  # with fewer, reports show each seed, since a t interval over two or three seeds is too wide to help
 
 
 def choice_name(arm: object, value: float) -> str:
@@ -29,28 +29,29 @@ def join_values(values: list[float]) -> str:
 
 
 def scores_of(table: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Return the runs that have a seed and a number in a column, and are finished or counted by `with_base_scores`.
+    """Return the scores of the finished runs, and of those that `with_base_scores` counts.
 
     Returns:
-        CHOICE, seed, that column, and `diverged`: whether the number is the base's.
+        A row for each run that has a seed and a number in the column: CHOICE, seed, the column, and `diverged`: whether
+        the number is the base's.
     """
     diverged = has_base_scores(table)
-    counts = ((table["state"] == "done") | diverged) & table[[column, "seed"]].notna().all(axis=1)
-    own = table[counts].assign(diverged=diverged[counts])
-    return own[[*CHOICE, "seed", column, "diverged"]].astype({column: float, "axis": float, "seed": int})
+    is_counted = ((table["state"] == "done") | diverged) & table[[column, "seed"]].notna().all(axis=1)
+    counted = table[is_counted].assign(diverged=diverged[is_counted])
+    return counted[[*CHOICE, "seed", column, "diverged"]].astype({column: float, "axis": float, "seed": int})
 
 
 def with_base_scores(table: pd.DataFrame) -> pd.DataFrame:
     """Return the table in which runs that diverged have the base's scores, as in answers to primary questions.
 
-    The base's score is that of other runs on the task; without one, a diverged run has no score.
+    The base's score is taken from other runs on the task; if there are none, a diverged run has no score.
     """
     diverged, done = table["state"] == "diverged", table[table["state"] == "done"]
     scores = {}
     for column, base in SCORE_COLUMNS.values():
         known = done.groupby("task")[column if base is None else base].first()
-        of_task = table["task"].map(known if base is not None else 0 * known)
-        scores[column] = table[column].mask(diverged, of_task.astype("Float64"))
+        base_scores = table["task"].map(known if base is not None else 0 * known)
+        scores[column] = table[column].mask(diverged, base_scores.astype("Float64"))
     return table.assign(**scores, **{_BASE_SCORES: diverged})
 
 
@@ -62,18 +63,19 @@ def has_base_scores(table: pd.DataFrame) -> pd.Series[bool]:
 
 
 def steps_by_task(table: pd.DataFrame, column: str) -> dict[str, float]:
-    """Return the change of a column's value by one question, by task; used for pairs that all differ by one amount.
+    """Return the change of a column's value by one question, by task; tests need it for differences without spread.
 
-    If the table lacks it, the least difference between two values on the task is returned; NaN if there is none.
+    If the table lacks the number of questions, the least difference between two values on the task takes its place;
+    NaN if all values are the same.
     """
-    own, name = scores_of(table, column), _STEPS.get(column, "")
-    steps = {str(task): least_difference(values.tolist()) for task, values in own.groupby("task")[column]}
+    scores, name = scores_of(table, column), _STEPS.get(column, "")
+    steps = {str(task): least_difference(values.tolist()) for task, values in scores.groupby("task")[column]}
     known = table.groupby("task")[name].max().dropna() if name in table else pd.Series(dtype=float)
     return {task: float(known.get(task, step)) for task, step in steps.items()}
 
 
 def ranges_of(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
-    """Return the least (`COLUMN_least`) and the most (`COLUMN_most`) over the finished runs of each choice."""
+    """Return the smallest (`COLUMN_least`) and the largest value (`COLUMN_most`) of each choice's finished runs."""
     groups = table[table["state"] == "done"].groupby(CHOICE, dropna=False, sort=False)[list(columns)]
     return pd.concat([groups.min().add_suffix("_least"), groups.max().add_suffix("_most")], axis=1).reset_index()
 
@@ -100,10 +102,10 @@ class Baseline:
         Raises:
             UserError: no run of the arm is finished.
         """
-        own = table[table["arm"] == arm]
-        if not (own["state"] == "done").any():
+        runs = table[table["arm"] == arm]
+        if not (runs["state"] == "done").any():
             raise UserError(f"study.baseline must be an arm with finished runs, got {arm!r}")
-        return cls(arm=arm, values=tuple(sorted(own["axis"].dropna().astype(float).unique())))
+        return cls(arm=arm, values=tuple(sorted(runs["axis"].dropna().astype(float).unique())))
 
     @property
     def is_at_same_value(self) -> bool:
@@ -115,10 +117,10 @@ class Baseline:
 
         Args:
             scores: from `scores_of`.
-            value: of the axis; NaN for a choice without it.
+            value: the choice's value of the axis; NaN for a choice without the axis.
         """
-        own = scores[scores["arm"] == self.arm]
-        return own[own["axis"] == value] if self.is_at_same_value else own
+        baseline = scores[scores["arm"] == self.arm]
+        return baseline[baseline["axis"] == value] if self.is_at_same_value else baseline
 
     def name(self, axis: Axis) -> str:
         """Return the baseline in words, e.g. `sft` or `sft at the same learning rate`."""

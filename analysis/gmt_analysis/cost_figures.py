@@ -1,4 +1,4 @@
-"""Figures of the costs of arms: the parts of a step, and the score that a cost buys."""
+"""Figures of the costs of arms: the parts of a step, and the target score against a cost."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -28,32 +28,32 @@ def time_of_a_step(runs: pd.DataFrame, *, task: str, baseline: Sequence[str], is
         runs: from `costs_of_runs`, with `label`.
         task: the task.
         baseline: the labels of the baseline.
-        is_shared: whether runs shared their machine: forward and backward, which most choices have in common, then
-            hold more of the neighbours' work than of a choice's, and are left out.
+        is_shared: whether runs shared their machine. The time of forward and backward is then left out: the work is the
+            same for most choices, and its time depends more on the other runs than on the choice.
     """
-    own = runs[runs["task"] == task]
+    rows = runs[runs["task"] == task]
     panels = [_MASK, _OPTIMIZER] if is_shared else [_MASK, _OPTIMIZER, _FORWARD]
-    total = own.assign(total=sum(own[panel.column] for panel in panels)).groupby("label")["total"].median()
-    return dot_plot(own, list(total.sort_values().index), panels, title=f"Time of a step: {task}", marked=baseline)
+    total = rows.assign(total=sum(rows[panel.column] for panel in panels)).groupby("label")["total"].median()
+    return dot_plot(rows, list(total.sort_values().index), panels, title=f"Time of a step: {task}", marked=baseline)
 
 
 def score_against_cost(summary: pd.DataFrame, *, task: str, cost: str, label: str) -> Figure:
-    """Return a figure of the target score against a cost, with the Pareto front: choices that nothing cheaper beats.
+    """Return a figure of the target score against a cost, with the Pareto front.
 
-    Of more arms than there are colours, the choices on the front have their names beside them.
+    If there are more arms than colours, the choices on the front have their names beside them.
 
     Args:
-        summary: with `target_after` and the cost of each choice; of all tasks, so that arms look the same.
+        summary: `target_after` and the cost of each choice on all tasks, so that an arm looks the same on each.
         task: the task.
-        cost: the column.
-        label: of the x axis, with the unit.
+        cost: the column of the cost.
+        label: the label of the x axis, with the unit.
     """
     styles = arm_styles(summary["arm"])
     is_many = len(styles) > MOST_LINES
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     axis = figure.subplots()
-    own = summary[(summary["task"] == task) & summary[cost].notna() & summary["target_after"].notna()]
-    for arm, group in own.groupby("arm", sort=False):
+    rows = summary[(summary["task"] == task) & summary[cost].notna() & summary["target_after"].notna()]
+    for arm, group in rows.groupby("arm", sort=False):
         (points,) = axis.plot(
             group[cost].astype(float),
             100 * group["target_after"].astype(float),
@@ -62,17 +62,17 @@ def score_against_cost(summary: pd.DataFrame, *, task: str, cost: str, label: st
             color="0.6" if is_many else styles[str(arm)].colour,
             label=None if is_many else str(arm),
         )
-        hover(points, [_bought(row, cost) for row in group.to_dict("records")])
-    best = own[pareto_front(own[cost].to_numpy(float), own["target_after"].to_numpy(float))].sort_values(cost)
-    axis.step(best[cost], 100 * best["target_after"], where="post", color="0.4", linewidth=1, label="Pareto front")
+        hover(points, [_hover_text(row, cost) for row in group.to_dict("records")])
+    front = rows[pareto_front(rows[cost].to_numpy(float), rows["target_after"].to_numpy(float))].sort_values(cost)
+    axis.step(front[cost], 100 * front["target_after"], where="post", color="0.4", linewidth=1, label="Pareto front")
     if is_many:
-        axis.plot(best[cost], 100 * best["target_after"], "o", color=COLOURS[0])
+        axis.plot(front[cost], 100 * front["target_after"], "o", color=COLOURS[0])
         axis.autoscale_view()
         write_names(
             axis,
-            points=_places(own, cost),
-            names=[choice_name(row["arm"], row["axis"]) for row in best.to_dict("records")],
-            places=_places(best, cost),
+            points=_coordinates(rows, cost),
+            names=[choice_name(row["arm"], row["axis"]) for row in front.to_dict("records")],
+            places=_coordinates(front, cost),
         )
     axis.set_title(f"Target score and cost: {task}", fontsize=11)
     axis.set_xlabel(label)
@@ -82,18 +82,18 @@ def score_against_cost(summary: pd.DataFrame, *, task: str, cost: str, label: st
     return figure
 
 
-def _places(rows: pd.DataFrame, cost: str) -> list[tuple[float, float]]:
+def _coordinates(rows: pd.DataFrame, cost: str) -> list[tuple[float, float]]:
     return [(x, 100 * y) for x, y in rows[[cost, "target_after"]].to_numpy(float).tolist()]
 
 
-def _bought(row: Mapping[Any, Any], cost: str) -> str:
+def _hover_text(row: Mapping[Any, Any], cost: str) -> str:
     return f"{choice_name(row['arm'], row['axis'])}: {100 * row['target_after']:.1f} % for {row[cost]:.3g}"
 
 
 def cost_against_size(table: pd.DataFrame) -> Figure:
-    """A step's time against the number of parameters, and how much the mask adds to the rest of its own step.
+    """Return a figure of a step's time, and of the mask's time as a share of the rest of the step, by model size.
 
-    The share is of steps of one and the same run, so that what goes on beside it on the machine falls out.
+    Both times of the share are from the same run, so that other work on the machine affects them alike.
 
     Args:
         table: the typed table of a study of several models.
@@ -127,9 +127,12 @@ def cost_against_size(table: pd.DataFrame) -> Figure:
 
 
 def pareto_front(cost_N: np.ndarray, score_N: np.ndarray) -> np.ndarray:
-    """Return the choices of N that no other beats: at most as dear and at least as good, and better in one of them."""
-    beaten = [
+    """Return whether each of N choices lies on the Pareto front, so that no other choice dominates it.
+
+    A choice dominates another one if its cost is at most as high and its score at least as high, and one is better.
+    """
+    is_dominated = [
         bool(np.any((cost_N <= cost) & (score_N >= score) & ((cost_N < cost) | (score_N > score))))
         for cost, score in zip(cost_N, score_N, strict=True)
     ]
-    return ~np.array(beaten, dtype=bool)
+    return ~np.array(is_dominated, dtype=bool)

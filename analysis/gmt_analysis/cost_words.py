@@ -10,7 +10,7 @@ def costs_in_words(table: pd.DataFrame) -> list[str]:
         table: the typed table of the study.
     """
     done = table[table["state"] == "done"]
-    return [_on_cold_steps(done), _on_runs_beside(done)]
+    return [_on_cold_steps(done), _on_shared_machines(done)]
 
 
 def _on_cold_steps(done: pd.DataFrame) -> str:
@@ -28,7 +28,7 @@ def _on_cold_steps(done: pd.DataFrame) -> str:
     return words + (f" The times of {older} older {runs} include the first steps." if older else "")
 
 
-def _on_runs_beside(done: pd.DataFrame) -> str:
+def _on_shared_machines(done: pd.DataFrame) -> str:
     known = done[done["runs_beside"].notna()]
     beside = known[known["runs_beside"] > 0]
     if known.empty:

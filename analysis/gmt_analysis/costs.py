@@ -1,7 +1,7 @@
-"""Costs of arms: medians over runs, each without the start of its worker.
+"""Costs of arms: medians over runs, without the slow steps at the start of a worker.
 
-The first run of a worker begins beside other workers' starts, and so do the first steps of every attempt. A run's
-time of a part is therefore the median over its logged steps, without those before the first log.
+The first run of a worker begins while other workers start, and so do the first steps of every attempt. A run's time
+of a part is therefore the median over its logged steps, without those before the first log.
 """
 
 import numpy as np
@@ -35,15 +35,15 @@ def costs_of_runs(table: pd.DataFrame, series: pd.DataFrame) -> pd.DataFrame:
     runs = done.assign(tokens_per_s=speed)[[*CHOICE, "run_id", "seed", *COSTS]].astype(dict.fromkeys(COSTS, "Float64"))
     times = series[series["name"].isin(TIMES)]
     first = times.groupby("run_id")["step"].transform("min")
-    typical = times[times["step"] > first].groupby(["run_id", "name"])["value"].median().unstack("name")
+    medians = times[times["step"] > first].groupby(["run_id", "name"])["value"].median().unstack("name")
     for part, name in zip(PARTS, TIMES, strict=True):
-        if name in typical:
-            runs[part] = runs["run_id"].map(typical[name]).astype("Float64").fillna(runs[part])
+        if name in medians:
+            runs[part] = runs["run_id"].map(medians[name]).astype("Float64").fillna(runs[part])
     return runs
 
 
 def costs_of_choices(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return the median, the least (`_least`) and the most (`_most`) of COSTS over the runs of each choice, and `n`."""
+    """Return the median, minimum (`_least`) and maximum (`_most`) of COSTS over the runs of each choice, and `n`."""
     groups = runs.groupby(CHOICE, dropna=False, sort=False)
     medians = groups[list(COSTS)].median()
     ends = {"least": groups[list(COSTS)].min(), "most": groups[list(COSTS)].max()}
@@ -52,25 +52,26 @@ def costs_of_choices(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def cost_ratios(runs: pd.DataFrame, baseline: str, *, within: float) -> pd.DataFrame:
-    """Return how many times as long as the baseline's a step of each choice takes, and the test that it is as long.
+    """Return the ratio of each choice's step time to the baseline's, with a test that both are equivalent.
 
-    Ratios of runs on the same seed, by the mean of their logarithms; every seed of a baseline at several values of the
-    axis counts once, with the median of its runs.
+    The ratio is the geometric mean over pairs of runs on the same seed. If the baseline has several runs on a seed,
+    since it has several values of the axis, their median counts.
 
     Args:
         runs: from `costs_of_runs`.
-        baseline: the arm.
+        baseline: the baseline arm.
         within: the largest difference that does not matter, a fraction.
 
     Returns:
-        CHOICE, n, ratio, the bounds `low` and `high` of its 90 % interval, and `p_within` of two one-sided t tests that
-        it lies between 1 / (1 + within) and 1 + within; NaN with fewer than three seeds or without spread.
+        A row for each choice: CHOICE, n, `ratio`, the bounds `low` and `high` of its 90 % interval, and `p_within`, the
+        p of two one-sided t tests: a small one shows that the ratio lies between 1 / (1 + within) and 1 + within. NaN
+        with fewer than three seeds or without spread.
     """
     logs = runs.assign(log=np.log(runs[list(PARTS)].sum(axis=1).astype(float)))
-    own = logs[logs["arm"] == baseline].groupby(["task", "seed"])["log"].median()
+    baseline_logs = logs[logs["arm"] == baseline].groupby(["task", "seed"])["log"].median()
     rows = []
     for (arm, task, value), group in logs[logs["arm"] != baseline].groupby(CHOICE, dropna=False, sort=False):
-        by_seed = group.set_index("seed")["log"] - own.get(task, pd.Series(dtype=float))
+        by_seed = group.set_index("seed")["log"] - baseline_logs.get(task, pd.Series(dtype=float))
         sample = moments(by_seed.dropna().to_numpy(float)[:, None])
         half = t_limit(0.05, sample.freedom_K)[0] * sample.error_K[0]
         low, ratio, high = (float(np.exp(sample.mean_K[0] + side * half)) for side in (-1, 0, 1))
@@ -81,6 +82,6 @@ def cost_ratios(runs: pd.DataFrame, baseline: str, *, within: float) -> pd.DataF
 
 
 def is_shared(table: pd.DataFrame) -> bool:
-    """Return whether some finished run had other runs at work on its machine, or nobody knows."""
+    """Return whether some finished run shared its machine with other runs, or its record does not tell."""
     beside = table.loc[table["state"] == "done", "runs_beside"]
     return bool(beside.isna().any() or (beside > 0).any())

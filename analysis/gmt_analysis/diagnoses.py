@@ -12,8 +12,8 @@ import pandas as pd
 from gmt.records.diagnoses import Diagnosis, diagnoses_of
 from gmt.studies.plan import PlannedRun
 
-_OTHER = "other_"
-_NUMBER = ("layer", "matrix", "name", "value")
+_OTHER_PREFIX = "other_"
+_ROW_KEYS = ("layer", "matrix", "name", "value")
 _DTYPES = {"layer": "Int64", "seed": "Int64", "other_seed": "Int64", "value": "float64"}
 
 
@@ -22,9 +22,9 @@ class DiagnosticTable:
     """The numbers of one diagnostic with one choice of settings.
 
     Args:
-        name: the diagnostic; its second choice of settings has `_2` behind it, and so on.
+        name: the name of the diagnostic; a second choice of settings has the suffix `_2`, and so on.
         settings: the settings of the diagnostic.
-        shown: title and panels of its figure.
+        shown: the title and the panels of its figure.
         rows: a row for each number. Its columns describe the run and, with the prefix `other_`, the other run of a
             pair; then come layer, matrix, name and value.
         differing: a sentence if the rows were measured by differing code; else None.
@@ -75,19 +75,18 @@ def _rows(
     describe: Callable[[PlannedRun], Mapping[str, Any]],
 ) -> Iterator[dict[str, Any]]:
     run = {"run_id": planned.run.id, **describe(planned)}
-    other = dict.fromkeys((f"{_OTHER}{key}" for key in run), None)
+    other = dict.fromkeys((f"{_OTHER_PREFIX}{key}" for key in run), None)
     if diagnosis.other is not None:
         second = by_id[diagnosis.other]
-        other = {f"{_OTHER}{key}": value for key, value in {"run_id": second.run.id, **describe(second)}.items()}
+        columns = {"run_id": second.run.id, **describe(second)}
+        other = {f"{_OTHER_PREFIX}{key}": value for key, value in columns.items()}
     for row in diagnosis.rows:
-        yield {**run, **other, **{key: row[key] for key in _NUMBER}}
+        yield {**run, **other, **{key: row[key] for key in _ROW_KEYS}}
 
 
 def _differing(name: str, diagnoses: Sequence[Diagnosis]) -> str | None:
     for package in sorted({package for diagnosis in diagnoses for package in diagnosis.code}):
         versions = list(dict.fromkeys(diagnosis.code.get(package, "none") for diagnosis in diagnoses))
         if len(versions) > 1:
-            return (
-                f"{name} was measured by differing code: {package} {', '.join(versions)}; `gmt diagnose` measures anew."
-            )
+            return f"{name} was measured by differing code: {package} {', '.join(versions)}. Repeat `gmt diagnose`."
     return None

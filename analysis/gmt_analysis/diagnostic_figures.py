@@ -29,27 +29,27 @@ def figure_of(rows: pd.DataFrame, shown: Mapping[str, Any]) -> Figure | None:
         shown: title and panels, see gmt.diagnostics.protocol.Shown.
 
     Returns:
-        A panel has lines over layers where its value has layers, a matrix of choices for pairs, else points with 95 %
-        intervals. None if no row has a value of the panels.
+        A figure whose panels have lines over layers if their value has layers, a matrix of choices if it is of pairs of
+        runs, and points with 95 % intervals otherwise. None if no row has a value of the panels.
     """
     panels = {name: label for name, label in shown["panels"].items() if len(rows) and (rows["name"] == name).any()}
     if not panels:
         return None
-    columns = min(len(panels), _COLUMNS)
-    lines = -(-len(panels) // columns)
+    num_columns = min(len(panels), _COLUMNS)
+    num_lines = -(-len(panels) // num_columns)
     labels = list(dict.fromkeys([*rows["label"], *rows["other_label"].dropna()]))
     has_points = (rows["layer"].isna() & rows["other_label"].isna()).any()
-    high = max(_PANEL[1], _ROW_IN * len(labels)) if has_points else _PANEL[1]
-    figure = Figure(figsize=(_PANEL[0] * columns, high * lines + 0.6), layout="constrained")
-    axes = figure.subplots(lines, columns, squeeze=False).flatten()
+    height_in = max(_PANEL[1], _ROW_IN * len(labels)) if has_points else _PANEL[1]
+    figure = Figure(figsize=(_PANEL[0] * num_columns, height_in * num_lines + 0.6), layout="constrained")
+    axes = figure.subplots(num_lines, num_columns, squeeze=False).flatten()
     for axis, (name, text) in zip(axes, panels.items(), strict=False):
-        own = rows[rows["name"] == name]
-        if own["other_label"].notna().any():
-            _matrix(axis, own, labels)
-        elif own["layer"].notna().any():
-            _over_layers(axis, own[own["layer"].notna()], labels)
+        values = rows[rows["name"] == name]
+        if values["other_label"].notna().any():
+            _matrix(axis, values, labels)
+        elif values["layer"].notna().any():
+            _over_layers(axis, values[values["layer"].notna()], labels)
         else:
-            _points(axis, own, labels)
+            _points(axis, values, labels)
         axis.set_title(text, fontsize=9)
     for axis in axes[len(panels) :]:
         axis.set_visible(False)
@@ -60,10 +60,10 @@ def figure_of(rows: pd.DataFrame, shown: Mapping[str, Any]) -> Figure | None:
 
 def _over_layers(axis: Axes, rows: pd.DataFrame, labels: Sequence[str]) -> None:
     for number, label in enumerate(labels):
-        own = rows[rows["label"] == label]
-        if own.empty:
+        of_choice = rows[rows["label"] == label]
+        if of_choice.empty:
             continue
-        means = own.groupby("layer")["value"].mean()
+        means = of_choice.groupby("layer")["value"].mean()
         axis.plot(
             means.index.astype(int),
             means.astype(float),
@@ -80,10 +80,10 @@ def _over_layers(axis: Axes, rows: pd.DataFrame, labels: Sequence[str]) -> None:
 
 
 def _points(axis: Axes, rows: pd.DataFrame, labels: Sequence[str]) -> None:
-    own = {label: group.groupby("run_id")["value"].mean().tolist() for label, group in rows.groupby("label")}
-    shown = [label for label in labels if label in own]
+    by_label = {label: group.groupby("run_id")["value"].mean().tolist() for label, group in rows.groupby("label")}
+    shown = [label for label in labels if label in by_label]
     for place, label in enumerate(shown):
-        mean = mean_interval(own[label])
+        mean = mean_interval(by_label[label])
         error = None if mean.n == 1 else mean.high - mean.mean
         colour = _colour(labels.index(label), len(labels))
         axis.errorbar(mean.mean, place, xerr=error, color=colour, marker="o", capsize=3)
@@ -95,8 +95,8 @@ def _points(axis: Axes, rows: pd.DataFrame, labels: Sequence[str]) -> None:
 def _matrix(axis: Axes, rows: pd.DataFrame, order: Sequence[str]) -> None:
     """Draw the means over pairs of runs; the diagonal holds the pairs of seeds of one choice."""
     pairs = rows.groupby(["label", "other_label"])["value"].mean()
-    own = {*rows["label"], *rows["other_label"]}
-    labels = [label for label in order if label in own]
+    present = {*rows["label"], *rows["other_label"]}
+    labels = [label for label in order if label in present]
     means = np.full((len(labels), len(labels)), np.nan)
     for i, one in enumerate(labels):
         for j, other in enumerate(labels):
@@ -105,12 +105,12 @@ def _matrix(axis: Axes, rows: pd.DataFrame, order: Sequence[str]) -> None:
                 means[i, j] = float(np.mean(values))
     axis.imshow(means, vmin=0, vmax=1, cmap="viridis")
     for i, j in np.argwhere(~np.isnan(means)):
-        axis.text(j, i, f"{means[i, j]:.2f}", ha="center", va="center", fontsize=7, color=_ink(means[i, j]))
+        axis.text(j, i, f"{means[i, j]:.2f}", ha="center", va="center", fontsize=7, color=_text_colour(means[i, j]))
     axis.set_xticks(range(len(labels)), labels, rotation=60, ha="right", fontsize=7)
     axis.set_yticks(range(len(labels)), labels, fontsize=7)
 
 
-def _ink(value: float) -> str:
+def _text_colour(value: float) -> str:
     return "black" if value > 0.6 else "white"
 
 

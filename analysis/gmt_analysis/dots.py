@@ -1,4 +1,4 @@
-"""Figures with a row for each choice, so that two arms and fifty are read alike."""
+"""Dot plots with a row for each choice, which stay readable for two arms as for fifty."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ _PANEL_IN, _LETTER_IN = 3.0, 0.062
 _TITLE = 40  # letters of a line of a panel's title
 _LONGEST = 46  # letters of a label; the middle of a longer one is left out
 _ROOM = 0.04  # of the span of the shown values
-_TALL = 20  # rows from which on the numbers of an axis stand above too
+_TALL = 20  # rows: with at least as many, an axis has its numbers above the panel too
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,11 +27,11 @@ class Panel:
     """A column of a dot plot.
 
     Args:
-        column: of the values.
+        column: the column of the values.
         title: the name of the column, with its unit.
-        factor: from the column to the shown number.
-        low, high: no value lies beyond, as shown; None: no bound.
-        digits: of a number as it is shown over a point.
+        factor: the shown number divided by the value.
+        low, high: the smallest and the largest possible number, in the shown unit; None: no bound.
+        digits: the decimals of the numbers that hovering over a point shows.
     """
 
     column: str
@@ -47,15 +47,15 @@ def dot_plot(
 ) -> Figure:
     """Return a figure with a row for each label and a panel for each column: means, with seeds or intervals.
 
-    With fewer than FEW_SEEDS values of a label, each value is a small point; else a 95 % t interval is drawn, cut where
-    no value is possible.
+    A label with fewer than FEW_SEEDS values has a small point for each; any other has a 95 % t interval, cut off at the
+    bounds of the panel.
 
     Args:
         values: a row for each run, with `label` and the panels' columns; a missing value leaves a gap.
         labels: the rows of the figure, from top to bottom.
         panels: the columns of the figure.
-        title: of the figure.
-        marked: labels in bold letters, with a line at their mean: what the others are compared with.
+        title: the title of the figure.
+        marked: the labels that the others are compared with, in bold letters and with a line at their mean.
     """
     width = _PANEL_IN * len(panels) + _LETTER_IN * max(len(_short(label)) for label in labels) + 0.2
     figure = Figure(figsize=(width, _FRAME_IN + _ROW_IN * len(labels)), layout="constrained")
@@ -77,11 +77,11 @@ def _shown(rows: pd.DataFrame, panel: Panel) -> list[float]:
 
 def _draw(axis: Axes, shown: Mapping[str, list[float]], panel: Panel, marked: Sequence[str]) -> None:
     places = {label: number for number, label in enumerate(shown)}
-    full = {label: mean_interval(values) for label, values in shown.items() if values}
+    intervals = {label: mean_interval(values) for label, values in shown.items() if values}
     ends: list[float] = []
     for is_marked, colour in ((False, COLOURS[0]), (True, "black")):
-        own = {label: mean for label, mean in full.items() if (label in marked) is is_marked}
-        for label, mean in own.items():
+        drawn = {label: mean for label, mean in intervals.items() if (label in marked) is is_marked}
+        for label, mean in drawn.items():
             ends += [mean.mean]
             if is_marked:
                 axis.axvline(mean.mean, color="0.55", linewidth=0.8, linestyle="--", zorder=0)
@@ -90,14 +90,14 @@ def _draw(axis: Axes, shown: Mapping[str, list[float]], panel: Panel, marked: Se
             low, high = np.clip((mean.low, mean.high), panel.low, panel.high)
             ends += [float(low), float(high)]
             axis.plot([low, high], [places[label]] * 2, color=colour, linewidth=1.2, alpha=0.8)
-        few = [(value, places[label]) for label, mean in own.items() if mean.n < FEW_SEEDS for value in shown[label]]
+        few = [(value, places[label]) for label, mean in drawn.items() if mean.n < FEW_SEEDS for value in shown[label]]
         if few:
             axis.plot(*zip(*few, strict=True), ".", color=colour, alpha=0.45, markersize=5)
             ends += [value for value, _ in few]
-        if own:
-            means = [mean.mean for mean in own.values()]
-            (points,) = axis.plot(means, [places[label] for label in own], "o", color=colour, markersize=5)
-            hover(points, [_in_words(label, mean.mean, shown[label], panel) for label, mean in own.items()])
+        if drawn:
+            means = [mean.mean for mean in drawn.values()]
+            (points,) = axis.plot(means, [places[label] for label in drawn], "o", color=colour, markersize=5)
+            hover(points, [_in_words(label, mean.mean, shown[label], panel) for label, mean in drawn.items()])
     axis.set_title(textwrap.fill(panel.title, _TITLE), fontsize=8)
     axis.grid(alpha=0.25)
     axis.tick_params(axis="x", labelsize=8, labeltop=len(shown) >= _TALL)

@@ -36,9 +36,9 @@ class Sensitivity:
             spread, or for one value or seed.
         p_range: the probability of a range at least as large if all values were equal (gmt.verdicts.all_pairs); NaN
             without a test.
-        detectable: the smallest difference between two values that the study finds with a power of POWER, for a pair
-            that deviates as pairs do in the mean.
-        words: the result of the tests in words.
+        detectable: the smallest difference between two values that the study detects with a power of POWER, for a pair
+            whose standard error is the root mean square of all pairs' errors.
+        words: the result of the tests as a clause.
     """
 
     arm: str
@@ -56,16 +56,16 @@ def pairs_of_values(table: pd.DataFrame, column: str, *, margin: float) -> pd.Da
     """Test all pairs of values of each arm on the same seeds: do they differ, are they equivalent within the margin?
 
     Args:
-        table: of a study.
+        table: the typed table of a study.
         column: the compared column.
         margin: differences smaller than this do not matter; in the units of the column, above 0.
 
     Returns:
-        A row for each arm with the axis, task and pair of values, `axis` less `against`: `difference`, `n` pairs, `p`
-        of the pair alone by Student's two-sided paired test, `low`, `high` and `p_shared` of intervals that are
-        simultaneous for all pairs of the arm on the task (gmt.verdicts.all_pairs), and `p_equivalent` of two one-sided
-        paired t tests (Schuirmann, 1987). Where every `p_equivalent` is below the level, uncorrected (Berger, 1982),
-        the range of the means is shown to be smaller than the margin.
+        A row for each arm with the axis, task and pair of values. `difference` is the score at `axis` less that at
+        `against`; `n` is the number of pairs; `p` is that of the pair by itself, by Student's two-sided paired test;
+        `low`, `high` and `p_shared` are simultaneous for all pairs of the arm on the task (gmt.verdicts.all_pairs);
+        `p_equivalent` is that of two one-sided paired t tests (TOST; Schuirmann, 1987). If every `p_equivalent` is
+        below the level, uncorrected (Berger, 1982), the range of the means is shown to be smaller than the margin.
 
     Raises:
         UserError: the margin is not above 0.
@@ -87,8 +87,8 @@ def sensitivity(
 
     Args:
         table, column, margin: as in `pairs_of_values`.
-        axis: names the values.
-        more_is_better: whether the best is the largest.
+        axis: the study's axis, which the clauses name.
+        more_is_better: whether a larger score is a better one.
     """
     _refuse_margin(margin)
     untested, steps = _untested_values(table, column), steps_by_task(table, column)
@@ -150,21 +150,21 @@ def _rows(pairs: AllPairs, values_V: np.ndarray, margin: float) -> pd.DataFrame:
 
 
 def _detectable(pairs: AllPairs) -> float:
-    """Return the smallest difference of a pair that is found with a power of POWER; NaN without a test."""
+    """Return the smallest difference of a pair that is detected with a power of POWER; NaN without a test."""
     tested_K = pairs.sample.is_tested_K
     if not tested_K.any():
         return float("nan")
     error, half = (
-        float(np.sqrt((each_K[tested_K] ** 2).mean())) for each_K in (pairs.sample.error_K, pairs.intervals.half_K)
+        float(np.sqrt((values_K[tested_K] ** 2).mean())) for values_K in (pairs.sample.error_K, pairs.intervals.half_K)
     )
     return error * detectable_size(half / error, pairs.freedom)
 
 
 def _words(pairs: AllPairs, wide: pd.DataFrame, axis: Axis, margin: float, more_is_better: bool) -> str:
     if wide.shape[1] < 2:
-        return f"one {axis.name}: nothing is said of sensitivity"
+        return f"one {axis.name}: sensitivity is not tested"
     if len(wide) < FEWEST:
-        return f"{len(wide)} seed{'s' if len(wide) > 1 else ''}: nothing is said of sensitivity"
+        return f"{len(wide)} seed{'s' if len(wide) > 1 else ''}: sensitivity is not tested"
     within_K = pairs.are_within(margin)
     if within_K.all():
         return f"any two {axis.plural} are equivalent: the range of their means is shown to be below the margin"
@@ -179,16 +179,16 @@ def _words(pairs: AllPairs, wide: pd.DataFrame, axis: Axis, margin: float, more_
 def _words_without_diverged(
     table: pd.DataFrame, column: str, axis: Axis, margin: float, more_is_better: bool
 ) -> dict[tuple[Any, ...], str]:
-    """Return a clause on runs that diverged and count with the base's score, by arm and task that have some."""
+    """Return a clause on the runs that diverged and count with the base's score, by arm and task with such runs."""
     is_counted = _is_counted(table, column)
     if not is_counted.any():
         return {}
     without = sensitivity(table[~is_counted], column, axis=axis, margin=margin, more_is_better=more_is_better)
-    words = {(own.arm, own.task): own.words for own in without}
+    words = {(result.arm, result.task): result.words for result in without}
     clauses = {}
-    for (arm, task), own in table[is_counted & table["axis"].notna()].groupby(["arm", "task"], sort=False):
+    for (arm, task), diverged in table[is_counted & table["axis"].notna()].groupby(["arm", "task"], sort=False):
         clauses[arm, task] = (
-            f" (runs that diverged, at {join_values(sorted(own['axis'].unique()))}, count with the base's score; "
+            f" (runs that diverged, at {join_values(sorted(diverged['axis'].unique()))}, count with the base's score; "
             f"without them: {words.get((str(arm), str(task)), 'no seed is left')})"
         )
     return clauses
@@ -200,13 +200,13 @@ def _is_counted(table: pd.DataFrame, column: str) -> pd.Series[bool]:
 
 
 def _untested_values(table: pd.DataFrame, column: str) -> dict[tuple[Any, ...], str]:
-    """Return a clause on the values with runs that are in no test, by arm and task that have some."""
+    """Return a clause on the values whose runs no test includes, by arm and task with such runs."""
     names = {"diverged": "diverged", DIRTY: "made with uncommitted changes"}
     untested = table[(table["state"] != "done") & ~_is_counted(table, column) & table["axis"].notna()]
     clauses = {}
-    for key, own in untested.groupby(["arm", "task"], sort=False):
-        words = own["state"].map(lambda state: names.get(state, "not done"))
-        of_words = {name: sorted(own.loc[words == name, "axis"].unique()) for name in (*names.values(), "not done")}
-        listed = [f"{name} at {join_values(values)}" for name, values in of_words.items() if values]
+    for key, runs in untested.groupby(["arm", "task"], sort=False):
+        words = runs["state"].map(lambda state: names.get(state, "not done"))
+        by_words = {name: sorted(runs.loc[words == name, "axis"].unique()) for name in (*names.values(), "not done")}
+        listed = [f"{name} at {join_values(values)}" for name, values in by_words.items() if values]
         clauses[key] = f" (left out: runs that are {'; '.join(listed)})"
     return clauses

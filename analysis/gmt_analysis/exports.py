@@ -1,25 +1,25 @@
-"""Texts of a report for other programs: names of arms, tasks and models may be any text, and must stay text there."""
+"""Escapes texts of a report for spreadsheets and LaTeX: the name of an arm, a task or a model may be any text."""
 
 import re
 
 import pandas as pd
 
-# What spreadsheets take for the beginning of a formula, by OWASP's page on CSV injection; the last four are full width.
+# Texts that begin so are formulas to a spreadsheet, by OWASP's page on CSV injection; the last four are full width.
 _FORMULA = ("=", "+", "-", "@", "\t", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 _LATEX = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
     **{letter: f"\\{letter}" for letter in "&%$#_{}"},
-    **{letter: f"{{{letter}}}" for letter in "[]*"},  # behind \\ and rules they begin an option
+    **{letter: f"{{{letter}}}" for letter in "[]*"},  # after \\ and rules they begin an option
 }
 
 
 def as_csv(rows: pd.DataFrame) -> str:
-    """Return a table as CSV; before a text that a spreadsheet would take for a formula stands an apostrophe.
+    """Return a table as CSV, with an apostrophe before each text that a spreadsheet would take for a formula.
 
-    A number stays as it is, also where it is negative or a text. A carriage return becomes a line feed: pandas puts no
-    quotes around it, and a spreadsheet would begin a row there.
+    Numbers get none, not even negative ones or those that are texts. A carriage return becomes a line feed, since
+    pandas does not quote it and a spreadsheet would begin a new row there.
     """
     return rows.map(_no_formula).to_csv(index=False)
 

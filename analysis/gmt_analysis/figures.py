@@ -27,10 +27,10 @@ class Score:
     """A score as figures show it.
 
     Args:
-        column: of the typed table; a fraction.
-        title: of a figure.
-        unit: the label of its axis.
-        low, high: between them lies every possible value, in per cent.
+        column: the column of the typed table, which holds fractions.
+        title: the title of the figure.
+        unit: the label of the figure's axis.
+        low, high: the smallest and the largest possible value, in per cent.
     """
 
     column: str
@@ -40,7 +40,7 @@ class Score:
     high: float
 
     def clipped(self, shown: pd.Series) -> pd.Series:
-        """Return values, in per cent, no farther out than is possible."""
+        """Return values in per cent, clipped to the possible ones."""
         return shown.clip(self.low, self.high)
 
     def limits(self, shown: pd.Series) -> tuple[float, float]:
@@ -60,7 +60,7 @@ SCORES = (TARGET, FORGETTING)
 
 
 def has_lines(summary: pd.DataFrame) -> bool:
-    """Return whether a study is drawn along its axis: a few arms, of which one has two values or more."""
+    """Return whether a study is drawn along its axis: it has few arms, and some arm has several values."""
     values = summary.groupby("arm")["axis"].nunique()
     return len(values) <= MOST_LINES and bool((values > 1).any())
 
@@ -69,8 +69,9 @@ def score_along(summary: pd.DataFrame, seeds: pd.DataFrame, score: Score, *, tas
     """Return a figure of a score on a task along the axis.
 
     Args:
-        summary: from `summarise`, with the score's column and its bounds; of all tasks, so that arms look the same.
-        seeds: from `scores_of`: the runs behind the summary.
+        summary: from `summarise`, with the score's column and its bounds; all tasks, so that an arm looks the same on
+            each.
+        seeds: the scores of single runs, from `scores_of`.
         score: the drawn score.
         task: the task.
         along: the study's axis.
@@ -93,11 +94,11 @@ def score_along(summary: pd.DataFrame, seeds: pd.DataFrame, score: Score, *, tas
 def legend_outside(
     figure: Figure, place: Literal["outside upper center", "outside lower center"] = "outside upper center"
 ) -> None:
-    """Draw one legend for all axes outside of them, each label once; none without a label.
+    """Draw one legend for all axes, outside of them and with each label once; do nothing if there is no label.
 
     Args:
-        figure: a label must look the same on all axes.
-        place: the edge of the figure, as matplotlib calls it.
+        figure: a figure on whose axes a label always looks the same.
+        place: the edge of the figure, in matplotlib's words.
     """
     handles = {
         label: handle for axis in figure.axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
@@ -160,38 +161,39 @@ def _draw(
     shown = [100 * runs[score.column]]
     bands = [arm for arm in styles if rows[rows["arm"] == arm]["axis"].isna().all()]
     for number, (arm, style) in enumerate(styles.items()):
-        own = rows[rows["arm"] == arm].sort_values("axis")
-        if own.empty:
+        arm_rows = rows[rows["arm"] == arm].sort_values("axis")
+        if arm_rows.empty:
             continue
-        of_arm = runs[runs["arm"] == arm]
+        arm_runs = runs[runs["arm"] == arm]
         mean, low, high = (
-            100 * own[c].astype(float) for c in (score.column, f"{score.column}_low", f"{score.column}_high")
+            100 * arm_rows[c].astype(float) for c in (score.column, f"{score.column}_low", f"{score.column}_high")
         )
-        is_few = bool(own["n"].max() < FEW_SEEDS)
-        label = f"{arm} (n = {_seeds(own)})"
+        is_few = bool(arm_rows["n"].max() < FEW_SEEDS)
+        label = f"{arm} (n = {_seeds(arm_rows)})"
         offset = number - (len(styles) - 1) / 2
         if arm in bands:
             axis.axhline(
                 mean.iloc[0], color=style.colour, linestyle=_BAND_STYLES[bands.index(arm) % 3], label=label, zorder=1
             )
             if is_few:
-                _points_at_the_edge(axis, 100 * of_arm[score.column], style, bands.index(arm))
+                _points_at_the_edge(axis, 100 * arm_runs[score.column], style, bands.index(arm))
             else:
                 shown += [low, high]
                 axis.axhspan(low.iloc[0], high.iloc[0], color=style.colour, alpha=0.12, linewidth=0)
             continue
-        x = places.shifted(own["axis"].astype(float), offset)
+        x = places.shifted(arm_rows["axis"].astype(float), offset)
         line: dict[str, Any] = {"color": style.colour, "marker": style.marker, "label": label}
         if is_few:
             (drawn,) = axis.plot(x, mean, **line)
-            at = places.shifted(of_arm["axis"], offset)
-            axis.plot(at, 100 * of_arm[score.column], ".", color=style.colour, alpha=0.55, markersize=5, zorder=1)
+            x_runs = places.shifted(arm_runs["axis"], offset)
+            y_runs = 100 * arm_runs[score.column]
+            axis.plot(x_runs, y_runs, ".", color=style.colour, alpha=0.55, markersize=5, zorder=1)
         else:
             low, high = score.clipped(low), score.clipped(high)
             shown += [low, high]
             error = [(mean - low).fillna(0), (high - mean).fillna(0)]
             drawn = axis.errorbar(x, mean, yerr=error, capsize=3, **line).lines[0]
-        hover(drawn, [_in_words(row, of_arm, score, along) for row in own.to_dict("records")])
+        hover(drawn, [_in_words(row, arm_runs, score, along) for row in arm_rows.to_dict("records")])
     axis.set_ylim(*score.limits(pd.concat(shown)))
 
 

@@ -1,4 +1,4 @@
-"""The results of a study's tests, as tables and in words: "no difference shown" is not "no difference"."""
+"""The results of a study's tests, as tables and as sentences: "no difference shown" is not "no difference"."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from gmt_analysis.paired import between_arms, differences, over_tasks
 
 _LARGEST = 100  # points: no score differs by more
 _MOST_PAIRS = 6  # of arms; if there are more, only the table compares arms at the same value
-_MOST_WITH_SIZE = 5  # choices in a sentence; of more it names the direction, and the table has the size
+_MOST_WITH_SIZE = 5  # choices whose differences a sentence states; for more, it states directions only
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measure:
-    """A column that is compared: in fractions, shown in percentage points."""
+    """A compared column, which holds fractions and is shown in percentage points."""
 
     column: str
     name: str
@@ -43,11 +43,12 @@ class Findings:
 
     Args:
         measure: the measure.
-        baseline: the baseline in words, e.g. `sft` or `sft at the same learning rate`.
-        sentences: the results in words, each with the smallest difference that its test detects.
-        to_baseline: from `differences`; empty without a baseline.
-        in_common: from `over_tasks`; empty for one task.
-        between: from `between_arms`; empty where no two arms besides the baseline share a value of the axis.
+        baseline: the baseline as sentences name it, e.g. `sft` or `sft at the same learning rate`.
+        sentences: the results, each with the smallest difference that its test detects.
+        to_baseline: the differences to the baseline, from `differences`; empty without a baseline.
+        in_common: their means over tasks, from `over_tasks`; empty for one task.
+        between: the differences between other arms, from `between_arms`; empty if no two of them share a value of the
+            axis.
     """
 
     measure: Measure
@@ -86,18 +87,18 @@ def _test(table: pd.DataFrame, measure: Measure, axis: Axis, baseline: str, marg
     against = list(between.groupby("against", sort=False)) if len(between) else []
     has_few = len(between[["arm", "against"]].drop_duplicates()) <= _MOST_PAIRS
     sensitivities = sensitivity(table, measure.column, axis=axis, margin=margin, more_is_better=measure.more_is_better)
-    shown = Baseline.from_table(table, baseline).name(axis) if has_baseline else baseline
+    baseline_name = Baseline.from_table(table, baseline).name(axis) if has_baseline else baseline
     sentences = [
         *([] if has_baseline else [_no_comparison(set(done["arm"]), baseline)]),
-        *_on_baseline(pairs, measure, axis, shown),
-        *_on_tasks(common, measure, shown),
+        *_on_baseline(pairs, measure, axis, baseline_name),
+        *_on_tasks(common, measure, baseline_name),
         *(words for arm, rows in against if has_few for words in _on_baseline(rows, measure, axis, str(arm))),
-        *_on_constants(pairs, measure, shown),
-        *(_on_axis(own, measure, axis) for own in sensitivities),
+        *_on_constants(pairs, measure, baseline_name),
+        *(_on_axis(of_arm, measure, axis) for of_arm in sensitivities),
     ]
     return Findings(
         measure=measure,
-        baseline=shown,
+        baseline=baseline_name,
         sentences=tuple(sentences),
         to_baseline=pairs,
         in_common=common,
@@ -150,13 +151,13 @@ def _on_tasks(common: pd.DataFrame, measure: Measure, baseline: str) -> list[str
     for row in common.to_dict("records"):
         by_words.setdefault(_direction(row, measure), []).append(row)
     depends = [row["choice"] for row in by_words.pop(_DEPENDS, [])]
-    ways = {way: by_words[way] for way in (_BETTER, _WORSE, _WELCH) if way in by_words}
-    if sum(map(len, ways.values())) <= _MOST_WITH_SIZE:
+    shown = {words: by_words[words] for words in (_BETTER, _WORSE, _WELCH) if words in by_words}
+    if sum(map(len, shown.values())) <= _MOST_WITH_SIZE:
         ends = {_WELCH: f", {_WELCH}"}
-        clauses = [f"{row['choice']} {_points(row)}{ends.get(way, '')}" for way, rows in ways.items() for row in rows]
+        clauses = [f"{r['choice']} {_points(r)}{ends.get(words, '')}" for words, rows in shown.items() for r in rows]
     else:
-        clauses = [f"{way} {', '.join(row['choice'] for row in rows)}" for way, rows in ways.items()]
-    if by_words and not ways:
+        clauses = [f"{words} {', '.join(row['choice'] for row in rows)}" for words, rows in shown.items()]
+    if by_words and not shown:
         clauses = [_UNTESTED if set(by_words) == {_UNTESTED} else _NONE]
     if depends:
         clauses.append(f"no mean of {', '.join(depends)}, whose difference {_DEPENDS}")
@@ -166,10 +167,10 @@ def _on_tasks(common: pd.DataFrame, measure: Measure, baseline: str) -> list[str
 
 def _on_constants(pairs: pd.DataFrame, measure: Measure, baseline: str) -> list[str]:
     """Return a sentence if a choice differs by the same amount on all seeds."""
-    own = pairs[pairs["assumed_deviation"].notna()] if len(pairs) else pairs
-    if own.empty:
+    constant = pairs[pairs["assumed_deviation"].notna()] if len(pairs) else pairs
+    if constant.empty:
         return []
-    names = some([f"{choice_name(row['arm'], row['axis'])} on {row['task']}" for row in own.to_dict("records")])
+    names = some([f"{choice_name(row['arm'], row['axis'])} on {row['task']}" for row in constant.to_dict("records")])
     return [
         f"In {names}, the difference in {measure.name} to {baseline} is the same on all seeds, and the effect of one "
         "test question is taken as its standard deviation."
@@ -183,14 +184,14 @@ def _on_axis(of_arm: Sensitivity, measure: Measure, axis: Axis) -> str:
         if np.isnan(of_arm.index)
         else f"; the range of the means is {of_arm.index:.1f} standard deviations over seeds{chance}"
     )
-    could = (
+    detectable = (
         f". With {of_arm.num_seeds} seeds a difference of {100 * of_arm.detectable:.1f} points is detected with a "
         f"power of {POWER:.0%}"
         if of_arm.detectable <= _LARGEST / 100
         else ""
     )
     several = f" over {of_arm.num_values} {axis.plural}" if of_arm.num_values > 1 else ""
-    return f"{of_arm.task}: {measure.name} of {of_arm.arm}{several}: {of_arm.words}{index}{could}."
+    return f"{of_arm.task}: {measure.name} of {of_arm.arm}{several}: {of_arm.words}{index}{detectable}."
 
 
 _BETTER, _WORSE, _NONE, _UNTESTED = "better", "worse", "no difference shown", "not tested"

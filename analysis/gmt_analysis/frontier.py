@@ -24,7 +24,7 @@ from gmt_analysis.rendering import hover
 from gmt_analysis.statistics import CONFIDENCE
 from gmt_analysis.styles import Style, arm_styles
 
-FEWEST = 5  # seeds of an interval: of three, all lie on one side of the truth in a quarter of studies
+FEWEST = 5  # seeds that an interval needs: three seeds all lie on one side of the true mean in a quarter of studies
 NUM_RESAMPLES = 9999
 POINTS: Mapping[str, str] = {
     "arm": "string",
@@ -53,7 +53,7 @@ MATCHED: Mapping[str, str] = {
 ON_THE_WAY = {"eval/target_mean": "target", "eval/source_mean": "source"}  # logged metric -> its word here
 _SCORES = ("target_after", "forgetting")
 _STOPPED = "stopped early"
-_FEWEST_ON_THE_WAY = 3  # evaluations: a run that was asked before and after its training alone was never stopped
+_FEWEST_EVALUATIONS = 3  # before, during and after training: without one during training, there is no early stop
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,11 +63,11 @@ class Frontier:
     Args:
         baseline: the arm whose best target score, less the margin, is the score at which all arms are compared.
         points: a row for each arm, task and value of the axis: means over `n` seeds with their standard errors; columns
-            as in POINTS. Points of an arm stand in the order of the axis.
+            as in POINTS. The points of an arm are in the order of the axis.
         matched: a row for each arm and task; columns as in MATCHED. `at` is the baseline's best target score less the
-            margin; `forgetting` that of the arm there, infinite where no point of the arm reaches it; `reached` the
-            share of resamples in which one does; `difference` is forgetting less the baseline's.
-        sentences: `matched` in words, and the runs and arms that are left out.
+            margin. `forgetting` is the arm's forgetting at this score, infinite if no point of the arm reaches it;
+            `reached` is the share of resamples in which one does; `difference` is forgetting less the baseline's.
+        sentences: `matched` as sentences, and sentences on the runs and arms that are left out.
     """
 
     baseline: str
@@ -79,35 +79,36 @@ class Frontier:
 def frontier_of(table: pd.DataFrame, *, baseline: str, margin: float, num_resamples: int = NUM_RESAMPLES) -> Frontier:
     """Compute the frontier of a study.
 
-    The intervals are bootstrap intervals over seeds, which all arms of a task share: a resample draws seeds with
-    replacement, and means, the baseline's target score, curves and forgetting follow anew. They are percentiles,
-    widened for few seeds (Hesterberg, "What Teachers Should Know About the Bootstrap", 2015, Section 5.3). They
-    share no level: each interval by itself holds, by simulation, in 92 of 100 studies of 5 seeds or of 20. A difference
-    has an interval only where arm and baseline have as many points: of nine equal points against one, the lowest is
-    below the one in 29 of 100 studies, however many seeds there are.
+    The intervals are bootstrap intervals over seeds, which all arms of a task share: each resample draws seeds with
+    replacement, and computes the means, the baseline's target score, the curves and the forgetting again. They are
+    percentile intervals, widened for few seeds (Hesterberg, "What Teachers Should Know About the Bootstrap", 2015,
+    Section 5.3), and are not corrected for their number: in simulations, a single interval covers the truth in 92 of
+    100 studies of 5 seeds or of 20. A difference has an interval only if arm and baseline have equally many points,
+    since the lowest of more points is lower by chance: of nine points that equal the baseline's one, it was lower in 29
+    of 100 simulated studies, with 5 seeds and with 20.
 
     Args:
         table: the typed table of a study, with or without rows of `points_on_the_way`, and with or without the base's
             scores for runs that diverged (gmt_analysis.choices.with_base_scores).
-        baseline: an arm.
-        margin: the baseline's target score may be missed by so much; in [0, 1).
+        baseline: the arm that the others are compared with.
+        margin: how far below the baseline's best target score arms are compared, a fraction in [0, 1).
         num_resamples: the number of resamples.
     """
     done = table[((table["state"] == "done") | has_base_scores(table)) & table[[*_SCORES, "seed"]].notna().all(axis=1)]
     diverged = done[has_base_scores(done)]
     runs = done[[*CHOICE, "seed", *_SCORES]].astype({**dict.fromkeys(_SCORES, float), "axis": float, "seed": int})
     points, matched, sentences = [], [], []
-    for task, own in diverged.groupby("task", sort=False):
-        names = [choice_name(arm, value) for arm, value in own[["arm", "axis"]].drop_duplicates().to_numpy()]
+    for task, group in diverged.groupby("task", sort=False):
+        names = [choice_name(arm, value) for arm, value in group[["arm", "axis"]].drop_duplicates().to_numpy()]
         sentences.append(
             f"On {task}, runs that diverged count with the base's score on the frontier: {some(names)}. Without them, "
             "these choices would lack seeds and be left out."
         )
-    for task, own in runs.groupby("task", sort=False):
-        seeds, words = _seeds(own, baseline, str(task))
+    for task, group in runs.groupby("task", sort=False):
+        seeds, words = _seeds(group, baseline, str(task))
         sentences += words
         if seeds:
-            curves = _OfTask(own, str(task), baseline, seeds)
+            curves = _TaskCurves(group, str(task), baseline, seeds)
             points.append(curves.points())
             matched.append(curves.matched(margin, num_resamples))
             sentences += curves.left_out()
@@ -120,59 +121,58 @@ def frontier_of(table: pd.DataFrame, *, baseline: str, margin: float, num_resamp
     )
 
 
-def forgetting_at(target_BP: np.ndarray, lost_BP: np.ndarray, at_B: np.ndarray) -> np.ndarray:
+def forgetting_at(target_BP: np.ndarray, forgetting_BP: np.ndarray, at_B: np.ndarray) -> np.ndarray:
     """Return the lowest forgetting on each of B curves where the target is at least `at`; infinite where it never is.
 
     Args:
-        target_BP, lost_BP: target and forgetting of the P points of each curve, in their order.
+        target_BP, forgetting_BP: target and forgetting of the P points of each curve, in their order.
         at_B: a target score for each curve.
     """
     at_B1 = at_B[:, None]
-    reached_BP = np.where(target_BP >= at_B1, lost_BP, np.inf)
+    reached_BP = np.where(target_BP >= at_B1, forgetting_BP, np.inf)
     first, second = target_BP[:, :-1], target_BP[:, 1:]
     crosses = (first - at_B1) * (second - at_B1) < 0
     share = np.divide(at_B1 - first, second - first, out=np.zeros_like(first), where=crosses)
-    between = np.where(crosses, lost_BP[:, :-1] + share * (lost_BP[:, 1:] - lost_BP[:, :-1]), np.inf)
+    before, after = forgetting_BP[:, :-1], forgetting_BP[:, 1:]
+    between = np.where(crosses, before + share * (after - before), np.inf)
     lowest: np.ndarray = np.concatenate([reached_BP, between], axis=1).min(axis=1)
     return lowest
 
 
 def points_on_the_way(series: pd.DataFrame) -> pd.DataFrame:
-    """Return rows of a study's table for runs that were stopped on their way: early stopping, without a run of its own.
+    """Return rows of a study's table for early stopping: each evaluation during a training counts as a shorter run.
 
     Args:
         series: `eval/target_mean` and `eval/source_mean` from gmt.tracking.series.read_series, of runs with
-            record.evaluate_source=true; at step 0 they are the base's.
+            record.evaluate_source=true; the values at step 0 are the base's.
 
     Returns:
-        A row for each evaluation after step 0, with the step as its value of the axis; the arm is the run's choice and
-        `stopped early`.
+        A row for each evaluation after step 0. Its value of the axis is the step; its arm is the name of the run's
+        choice, followed by `stopped early`.
     """
     rows = []
     for _, run in series[series["name"].isin(ON_THE_WAY)].groupby("run_id", sort=False):
-        if run["step"].nunique() < _FEWEST_ON_THE_WAY:
+        if run["step"].nunique() < _FEWEST_EVALUATIONS:
             continue
         wide = run.assign(name=run["name"].map(ON_THE_WAY)).pivot_table(index="step", columns="name", values="value")
-        if 0 not in wide.index or "source" not in wide or "target" not in wide or len(wide) < _FEWEST_ON_THE_WAY:
+        if 0 not in wide.index or "source" not in wide or "target" not in wide or len(wide) < _FEWEST_EVALUATIONS:
             continue
         first = run.iloc[0]
         for step, row in wide.dropna().iterrows():
             if step:
                 arm = f"{choice_name(first['arm'], first['axis'])}, {_STOPPED}"
                 common = {"run_id": first["run_id"], "arm": arm, "task": first["task"], "seed": first["seed"]}
-                lost = wide.loc[0, "source"] - row["source"]
-                rows.append(
-                    {**common, "state": "done", "axis": step, "target_after": row["target"], "forgetting": lost}
-                )
+                scores = {"target_after": row["target"], "forgetting": wide.loc[0, "source"] - row["source"]}
+                rows.append({**common, "state": "done", "axis": step, **scores})
     columns = ["run_id", "arm", "task", "seed", "state", "axis", "target_after", "forgetting"]
     return pd.DataFrame(rows, columns=columns).astype({"axis": "Float64", "target_after": "Float64"})
 
 
 def frontier_figure(frontier: Frontier, *, task: str) -> Figure | None:
-    """Return a figure of forgetting against target, an arm a line; None if no arm of the task has two points.
+    """Return a figure of forgetting against target, with a line for each arm; None if no arm has two points.
 
     Args:
-        frontier: of a study; names of arms are drawn as matplotlib reads them.
+        frontier: the frontier of a study; matplotlib draws a name with two $ as a formula.
         task: a task of the study.
     """
     points = frontier.points[frontier.points["task"] == task]
@@ -181,8 +181,8 @@ def frontier_figure(frontier: Frontier, *, task: str) -> Figure | None:
     figure = Figure(figsize=(6.4, 4.4), layout="constrained")
     axis = figure.subplots()
     styles = arm_styles(frontier.points["arm"])
-    for arm, own in points.groupby("arm", sort=False):
-        _draw(axis, own, str(arm), styles[str(arm)])
+    for arm, of_arm in points.groupby("arm", sort=False):
+        _draw(axis, of_arm, str(arm), styles[str(arm)])
     at = frontier.matched.loc[frontier.matched["task"] == task, "at"]
     if len(at):
         axis.axvline(100 * float(at.iloc[0]), color="#555555", linestyle=":", linewidth=1)
@@ -202,24 +202,27 @@ def _with_errors(points: pd.DataFrame, name: str) -> pd.Series:
     return 100 * pd.concat([means - errors, means + errors])
 
 
-class _OfTask:
-    """The runs of one task as arrays, of the seeds that its points share."""
+class _TaskCurves:
+    """The curves of all arms on one task, over the seeds that every point of the baseline has.
+
+    Shapes: S seeds, P points of a curve, B resamples.
+    """
 
     def __init__(self, runs: pd.DataFrame, task: str, baseline: str, seeds: list[int]):
         self._task, self._baseline, self._seeds = task, baseline, seeds
-        own = runs[runs["seed"].isin(seeds)]
-        whole = own.groupby(["arm", "axis"], dropna=False)["seed"].transform("nunique") == len(seeds)
-        dropped = runs.loc[~runs.index.isin(own.index[whole]), ["arm", "axis"]].drop_duplicates()
-        complete = own[whole].sort_values("axis", kind="stable")
+        on_seeds = runs[runs["seed"].isin(seeds)]
+        is_complete = on_seeds.groupby(["arm", "axis"], dropna=False)["seed"].transform("nunique") == len(seeds)
+        dropped = runs.loc[~runs.index.isin(on_seeds.index[is_complete]), ["arm", "axis"]].drop_duplicates()
+        complete = on_seeds[is_complete].sort_values("axis", kind="stable")
         self._curves: dict[str, tuple[list[float], np.ndarray, np.ndarray]] = {}
         for arm in dict.fromkeys(runs["arm"]):
             of_arm = complete[complete["arm"] == arm]
             groups = [(value, group.sort_values("seed")) for value, group in of_arm.groupby("axis", dropna=False)]
             if groups:
-                target_SP, lost_SP = (
+                target_SP, forgetting_SP = (
                     np.stack([group[column].to_numpy() for _, group in groups], axis=1) for column in _SCORES
                 )
-                self._curves[str(arm)] = ([float(str(value)) for value, _ in groups], target_SP, lost_SP)
+                self._curves[str(arm)] = ([float(str(value)) for value, _ in groups], target_SP, forgetting_SP)
         names = {choice_name(arm, value) for arm, value in dropped.itertuples(index=False)}
         complete_names = {choice_name(arm, value) for arm, curve in self._curves.items() for value in curve[0]}
         self._dropped = sorted(names - complete_names)
@@ -227,10 +230,10 @@ class _OfTask:
     def points(self) -> pd.DataFrame:
         """Return the points of all arms."""
         n, rows = len(self._seeds), []
-        for arm, (values, target_SP, lost_SP) in self._curves.items():
+        for arm, (values, target_SP, forgetting_SP) in self._curves.items():
             for i, value in enumerate(values):
                 row: dict[str, Any] = {"arm": arm, "task": self._task, "axis": value, "n": n}
-                for name, scores_S in (("target", target_SP[:, i]), ("forgetting", lost_SP[:, i])):
+                for name, scores_S in (("target", target_SP[:, i]), ("forgetting", forgetting_SP[:, i])):
                     error = float(scores_S.std(ddof=1)) / n**0.5 if n > 1 else float("nan")
                     row |= {name: float(scores_S.mean()), f"{name}_error": error}
                 rows.append(row)
@@ -242,24 +245,24 @@ class _OfTask:
         drawn = np.random.default_rng(0).multinomial(n, [1 / n] * n, size=num_resamples if n >= FEWEST else 0)
         weights_BS = np.concatenate([np.full((1, n), 1 / n), drawn / n])
         at_B = (weights_BS @ self._curves[self._baseline][1]).max(axis=1) - margin
-        lost_B = {
-            arm: forgetting_at(weights_BS @ target_SP, weights_BS @ lost_SP, at_B)
-            for arm, (_, target_SP, lost_SP) in self._curves.items()
+        by_arm = {
+            arm: forgetting_at(weights_BS @ target_SP, weights_BS @ forgetting_SP, at_B)
+            for arm, (_, target_SP, forgetting_SP) in self._curves.items()
         }
-        of_baseline_B, num_points, rows = lost_B[self._baseline], len(self._curves[self._baseline][0]), []
-        for arm, own_B in lost_B.items():
+        baseline_B, num_points, rows = by_arm[self._baseline], len(self._curves[self._baseline][0]), []
+        for arm, forgetting_B in by_arm.items():
             row: dict[str, Any] = {"arm": arm, "task": self._task, "n": n, "at": float(at_B[0])}
-            row |= {"num_points": len(self._curves[arm][0]), "reached": float(np.isfinite(own_B).mean())}
-            for name, all_B in (("forgetting", own_B), ("difference", own_B - of_baseline_B)):
-                low, high = _interval(all_B[1:], n)
+            row |= {"num_points": len(self._curves[arm][0]), "reached": float(np.isfinite(forgetting_B).mean())}
+            for name, values_B in (("forgetting", forgetting_B), ("difference", forgetting_B - baseline_B)):
+                low, high = _interval(values_B[1:], n)
                 if name == "difference" and row["num_points"] != num_points:  # the lowest of more is lower by chance
                     low = high = float("nan")
-                row |= {name: float(all_B[0]), f"{name}_low": low, f"{name}_high": high}
+                row |= {name: float(values_B[0]), f"{name}_low": low, f"{name}_high": high}
             rows.append(row)
         return pd.DataFrame(rows)
 
     def left_out(self) -> list[str]:
-        """Return sentences on points that have not all seeds, and on arms with one point."""
+        """Return sentences on points that lack a seed, and on arms with a single point."""
         sentences = []
         if self._dropped:
             sentences.append(
@@ -278,10 +281,10 @@ class _OfTask:
 
 def _seeds(runs: pd.DataFrame, baseline: str, task: str) -> tuple[list[int], list[str]]:
     """Return the seeds that every point of the baseline has, and sentences on missing runs."""
-    own = runs[runs["arm"] == baseline]
-    if own.empty:
+    of_baseline = runs[runs["arm"] == baseline]
+    if of_baseline.empty:
         return [], [f"On {task}, the baseline arm {baseline} has no finished runs, so no frontier is computed."]
-    seeds = sorted(set.intersection(*(set(group["seed"]) for _, group in own.groupby("axis", dropna=False))))
+    seeds = sorted(set.intersection(*(set(group["seed"]) for _, group in of_baseline.groupby("axis", dropna=False))))
     if not seeds:
         return [], [f"On {task}, the points of the baseline arm {baseline} share no seed, so no frontier is computed."]
     if len(seeds) < FEWEST:
@@ -299,13 +302,13 @@ def _interval(values_B: np.ndarray, n: int) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _draw(axis: Axes, own: pd.DataFrame, arm: str, style: Style) -> None:
+def _draw(axis: Axes, points: pd.DataFrame, arm: str, style: Style) -> None:
     x, y, xerr, yerr = (
-        100 * own[column].astype(float) for column in ("target", "forgetting", "target_error", "forgetting_error")
+        100 * points[column].astype(float) for column in ("target", "forgetting", "target_error", "forgetting_error")
     )
     axis.errorbar(x, y, xerr=xerr.fillna(0), yerr=yerr.fillna(0), color=style.colour, alpha=0.5, linestyle="none")
     (line,) = axis.plot(x, y, color=style.colour, marker=style.marker, markersize=5, linewidth=1.2, label=arm)
-    hover(line, [choice_name(arm, value) for value in own["axis"].astype(float)])
+    hover(line, [choice_name(arm, value) for value in points["axis"].astype(float)])
 
 
 def _typed(frames: list[pd.DataFrame], columns: Mapping[str, str]) -> pd.DataFrame:

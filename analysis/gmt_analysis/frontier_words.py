@@ -19,7 +19,7 @@ def frontier_in_words(matched: pd.DataFrame, baseline: str, margin: float) -> li
     Args:
         matched: rows of one task; see `Frontier.matched`.
         baseline: the arm whose best target score, less the margin, is the score at which all arms are compared.
-        margin: a fraction in [0, 1).
+        margin: the margin, a fraction in [0, 1).
     """
     rows = matched.to_dict("records")
     of_baseline = next(row for row in rows if row["arm"] == baseline)
@@ -27,7 +27,7 @@ def frontier_in_words(matched: pd.DataFrame, baseline: str, margin: float) -> li
         f"On {of_baseline['task']}, at a target score of {of_baseline['at']:.1%} ({baseline}'s best less "
         f"{100 * margin:g} points), {baseline} forgets {_points(of_baseline, 'forgetting')}"
     )
-    others = [_other(row, baseline) for row in rows if row["arm"] != baseline]
+    others = [_arm_in_words(row, baseline) for row in rows if row["arm"] != baseline]
     compared = [row for row in rows if row["arm"] != baseline and np.isfinite(row["forgetting"])]
     num_intervals = sum(not np.isnan(row["difference_low"]) for row in compared)
     has_intervals = not np.isnan(of_baseline["forgetting_low"])
@@ -50,7 +50,7 @@ def _on_chance(num_intervals: int, baseline: str) -> list[str]:
     ]
 
 
-def _other(row: Mapping[Any, Any], baseline: str) -> str:
+def _arm_in_words(row: Mapping[Any, Any], baseline: str) -> str:
     if not np.isfinite(row["forgetting"]):
         return f"{row['arm']} does not reach this target score"
     low, high = row["difference_low"], row["difference_high"]

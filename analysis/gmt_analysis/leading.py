@@ -23,7 +23,7 @@ def leading_sentences(results: Results) -> list[str]:
         answers = [sentence for verdict in results.verdicts for sentence in (verdict.sentence, *verdict.notes)]
     else:
         answers = [best_in_words(results.summary, results.plan.study.baseline), counts_in_words(results)]
-    return list(dict.fromkeys([*results.plan.left_out, *answers]))  # a note on the whole study is beside each verdict
+    return list(dict.fromkeys([*results.plan.left_out, *answers]))  # each verdict repeats the notes on the whole study
 
 
 def best_in_words(summary: pd.DataFrame, baseline: str) -> str:
@@ -34,9 +34,9 @@ def best_in_words(summary: pd.DataFrame, baseline: str) -> str:
         baseline: the arm that the others are compared with.
     """
     clauses = []
-    for task, own in summary[summary["target_after"].notna()].groupby("task", sort=False):
-        best = own.iloc[int(own["target_after"].to_numpy(float).argmax())]
-        of_baseline = own[own["arm"] == baseline]
+    for task, rows in summary[summary["target_after"].notna()].groupby("task", sort=False):
+        best = rows.iloc[int(rows["target_after"].to_numpy(float).argmax())]
+        of_baseline = rows[rows["arm"] == baseline]
         beside = (
             ""
             if of_baseline.empty or best["arm"] == baseline

@@ -42,7 +42,7 @@ def limits(table: pd.DataFrame, summary: pd.DataFrame) -> list[str]:
     if (fewest := int(summary["n"].min())) < FEW_SEEDS:
         sentences.append(
             f"Some arm has {fewest} seed{'s' if fewest > 1 else ''}: the intervals are wide, and only large "
-            "differences could have been seen."
+            "differences could be detected."
         )
     if (largest := int(table["num_parameters"].max())) < _SMALL_MODEL:
         sentences.append(
@@ -50,7 +50,7 @@ def limits(table: pd.DataFrame, summary: pd.DataFrame) -> list[str]:
             "here confirms or refutes them at that size."
         )
     if summary["task"].nunique() == 1:
-        sentences.append("There is one task: what holds for it need not hold for others.")
+        sentences.append("There is one task: the results may differ on other tasks.")
     if seedless := list(table.loc[(table["state"] == "done") & table["seed"].isna(), "arm"].unique()):
         sentences.append(f"A merge over seeds has no seed to be paired on, so that no test compares {some(seedless)}.")
     if (table["density_asked"] < 1).any():

@@ -13,34 +13,34 @@ _PANEL_IN = (3.3, 2.9)
 
 
 def loss_curves(series: pd.DataFrame, *, task: str, along: Axis, baseline: str) -> Figure | None:
-    """Return a figure of the training loss, the mean over seeds, a line for each choice; None if nothing was logged.
+    """Return a figure with a line for the mean training loss of each choice; None if no loss was logged.
 
-    A few arms stand side by side, and the value of the axis is the colour. Of many arms all lines are in one panel, and
-    all but the baseline are grey.
+    A few arms have a panel each, and colours show the value of the axis. Many arms share one panel, in which all lines
+    but the baseline's are grey.
 
     Args:
         series: from gmt.tracking.series.read_series, with LOSS.
-        task: which one is drawn.
+        task: the drawn task.
         along: the study's axis.
         baseline: the arm that the others are compared with.
     """
-    own = series[(series["name"] == LOSS) & (series["task"] == task)]
-    if own.empty:
+    losses = series[(series["name"] == LOSS) & (series["task"] == task)]
+    if losses.empty:
         return None
-    arms = list(dict.fromkeys(own["arm"]))
+    arms = list(dict.fromkeys(losses["arm"]))
     columns = len(arms) if len(arms) <= MOST_COLUMNS else 1
-    wide, high = _PANEL_IN
-    figure = Figure(figsize=(max(wide * columns, 5.2) + 0.8, high + 0.8 * (columns == 1)), layout="constrained")
+    width, height = _PANEL_IN
+    figure = Figure(figsize=(max(width * columns, 5.2) + 0.8, height + 0.8 * (columns == 1)), layout="constrained")
     axes = figure.subplots(1, columns, squeeze=False, sharey=True)[0]
     if columns == len(arms):
-        values = sorted(own["axis"].dropna().unique())
+        values = sorted(losses["axis"].dropna().unique())
         for axis, arm in zip(axes, arms, strict=True):
-            lines_by_value(axis, own[own["arm"] == arm], "step", values)
+            lines_by_value(axis, losses[losses["arm"] == arm], "step", values)
             axis.set_title(arm, fontsize=10)
         if len(values):
             legend_of_values(figure, along)
     else:
-        _all(axes[0], own, baseline)
+        _draw_many(axes[0], losses, baseline)
     for axis in axes:
         axis.set_xlabel("optimizer step")
         axis.set_ylim(bottom=0)
@@ -50,8 +50,8 @@ def loss_curves(series: pd.DataFrame, *, task: str, along: Axis, baseline: str) 
     return figure
 
 
-def _all(axis: Axes, rows: pd.DataFrame, baseline: str) -> None:
-    """Draw every choice as a thin grey line, the extremes at the end with their names, and the baseline in black."""
+def _draw_many(axis: Axes, rows: pd.DataFrame, baseline: str) -> None:
+    """Draw the baseline in black and all others as thin grey lines; name the lowest and the highest at the end."""
     means = rows.groupby(["arm", "axis", "step"], dropna=False, sort=False)["value"].mean().astype(float).reset_index()
     ends: dict[str, tuple[float, float]] = {}
     for _, line in means.groupby(["arm", "axis"], dropna=False, sort=False):

@@ -1,4 +1,4 @@
-"""Figures of the effect of masks: energy, overlap, movement, over steps and layers; and the density in words."""
+"""Figures of the effect of masks: energy, overlap and movement, over steps and layers; and a sentence on density."""
 
 from collections.abc import Mapping, Sequence
 
@@ -21,7 +21,7 @@ FACTS: Mapping[str, str] = {
 
 
 def density_in_words(table: pd.DataFrame) -> str | None:
-    """Return a sentence on how far the realised density is from the density asked; None if no run has masked.
+    """Return a sentence on the largest distance between the realised and the asked density; None if no run masked.
 
     Args:
         table: the typed table of a study.
@@ -39,30 +39,33 @@ def density_in_words(table: pd.DataFrame) -> str | None:
 
 
 def facts_by_choice(series: pd.DataFrame, *, task: str) -> Figure | None:
-    """Return a figure of FACTS at the last step that they were logged at, a row for each choice; None without any.
+    """Return a figure of FACTS at the last step with a measurement, a row for each choice; None if none was logged.
 
     Args:
         series: as `facts_over_steps`, with the `label` of each choice.
-        task: which one is drawn.
+        task: the drawn task.
     """
-    own = _last(series[series["layer"].isna() & series["name"].isin(FACTS) & (series["task"] == task)])
-    if own.empty:
+    facts = _last_steps(series[series["layer"].isna() & series["name"].isin(FACTS) & (series["task"] == task)])
+    if facts.empty:
         return None
-    runs = own.pivot_table(index=["label", "run_id"], columns="name", values="value", sort=False).reset_index()
+    runs = facts.pivot_table(index=["label", "run_id"], columns="name", values="value", sort=False).reset_index()
     panels = [Panel(column=name, title=title, low=0, high=1, digits=3) for name, title in FACTS.items() if name in runs]
     return dot_plot(runs, list(dict.fromkeys(runs["label"])), panels, title=f"Masks at the last measurement: {task}")
 
 
 def layers_by_choice(series: pd.DataFrame, *, task: str) -> Figure | None:
-    """Return FACTS of each layer at the last measurement as shades, a row for each choice; as `facts_by_choice`."""
-    own = _last(series[series["layer"].notna() & series["name"].isin(FACTS) & (series["task"] == task)])
-    if own.empty:
+    """Return heat maps of FACTS at the last measurement, with a row for each choice and a column for each layer.
+
+    The arguments and None are as in `facts_by_choice`.
+    """
+    facts = _last_steps(series[series["layer"].notna() & series["name"].isin(FACTS) & (series["task"] == task)])
+    if facts.empty:
         return None
-    labels, layers = (list(dict.fromkeys(own[column])) for column in ("label", "layer"))
+    labels, layers = (list(dict.fromkeys(facts[column])) for column in ("label", "layer"))
     figure = Figure(figsize=(3.2 * len(FACTS) + 1.6, 1.6 + 0.19 * len(labels)), layout="constrained")
     axes = figure.subplots(1, len(FACTS), sharey=True)
     for axis, (name, title) in zip(axes, FACTS.items(), strict=True):
-        means = own[own["name"] == name].pivot_table(index="label", columns="layer", values="value")
+        means = facts[facts["name"] == name].pivot_table(index="label", columns="layer", values="value")
         shown = means.reindex(index=labels, columns=layers).to_numpy(float)
         picture = axis.imshow(np.ma.masked_invalid(shown), aspect="auto", cmap="viridis", vmin=0, vmax=1)
         axis.set_title(title, fontsize=9)
@@ -74,25 +77,27 @@ def layers_by_choice(series: pd.DataFrame, *, task: str) -> Figure | None:
 
 
 def facts_over_steps(series: pd.DataFrame, *, task: str, along: Axis) -> Figure | None:
-    """FACTS of the whole model over the steps: a row for each fact, a column for each arm, a line for each value.
+    """Return a figure of FACTS of the whole model over the steps.
+
+    It has a row for each fact, a column for each arm, and a line for each value of the axis: the mean over seeds.
 
     Args:
-        series: from gmt.tracking.series.read_series; lines are means over seeds.
-        task: which one is drawn.
-        along: the study's axis; each of its values is a line.
+        series: from gmt.tracking.series.read_series.
+        task: the drawn task.
+        along: the study's axis.
 
     Returns:
-        None where nothing was logged.
+        The figure; None if no fact was logged.
     """
     return _grid(series[series["layer"].isna()], task, along, "step", "optimizer step")
 
 
 def facts_by_layer(series: pd.DataFrame, *, task: str, along: Axis) -> Figure | None:
-    """FACTS of each layer at the last step that they were logged at; as `facts_over_steps`."""
-    own = series[series["layer"].notna() & (series["task"] == task)]
-    if own.empty:
+    """Return a figure of FACTS over the layers at the last measurement, in the form of `facts_over_steps`."""
+    facts = series[series["layer"].notna() & (series["task"] == task)]
+    if facts.empty:
         return None
-    last = _last(own)
+    last = _last_steps(facts)
     order = {layer: number for number, layer in enumerate(dict.fromkeys(last["layer"]))}
     figure = _grid(last.assign(place=last["layer"].map(order)), task, along, "place", "")
     if figure is not None:
@@ -101,22 +106,22 @@ def facts_by_layer(series: pd.DataFrame, *, task: str, along: Axis) -> Figure | 
     return figure
 
 
-def _last(series: pd.DataFrame) -> pd.DataFrame:
+def _last_steps(series: pd.DataFrame) -> pd.DataFrame:
     """Return the values of each run's last step."""
     return series[series["step"] == series.groupby("run_id")["step"].transform("max")]
 
 
 def _grid(series: pd.DataFrame, task: str, along: Axis, across: str, label: str) -> Figure | None:
-    own = series[(series["task"] == task) & series["name"].isin(FACTS)]
-    arms = list(dict.fromkeys(own["arm"]))
+    facts = series[(series["task"] == task) & series["name"].isin(FACTS)]
+    arms = list(dict.fromkeys(facts["arm"]))
     if not arms:
         return None
     figure = Figure(figsize=(3.6 * len(arms) + 1.2, 2.5 * len(FACTS)), layout="constrained")
     axes = figure.subplots(len(FACTS), len(arms), squeeze=False, sharex=True, sharey="row")
-    values = sorted(own["axis"].dropna().unique())
+    values = sorted(facts["axis"].dropna().unique())
     for row, (name, title) in zip(axes, FACTS.items(), strict=True):
         for axis, arm in zip(row, arms, strict=True):
-            lines_by_value(axis, own[(own["name"] == name) & (own["arm"] == arm)], across, values)
+            lines_by_value(axis, facts[(facts["name"] == name) & (facts["arm"] == arm)], across, values)
             axis.grid(alpha=0.25)
         row[0].set_ylabel(title, fontsize=8)
     for top, bottom, arm in zip(axes[0], axes[-1], arms, strict=True):

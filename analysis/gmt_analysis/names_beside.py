@@ -1,4 +1,4 @@
-"""Names beside the points of a figure, where they lie over no point and no other name."""
+"""Writes names beside the points of a figure so that no name covers a point or another name."""
 
 from collections.abc import Iterator, Sequence
 
@@ -15,14 +15,14 @@ Place = tuple[float, float]
 def write_names(
     axis: Axes, *, points: Sequence[Place], names: Sequence[str], places: Sequence[Place], num_certain: int = 0
 ) -> None:
-    """Write names beside their points; a name without room is left out.
+    """Write names beside their points; a name without free space is left out.
 
     Args:
         axis: the axes of a figure with a single panel; linear, with limits that are set.
         points: all drawn points.
-        names: the names, in the order in which they take the room.
+        names: the names; an earlier name is placed before a later one.
         places: the point of each name.
-        num_certain: the number of first names that are written even without room.
+        num_certain: the first so many names are written even without free space.
     """
     figure = axis.get_figure()
     assert isinstance(figure, Figure)

@@ -1,4 +1,4 @@
-"""Functions for notebooks: a study by its name, and figures and sentences as a notebook shows them."""
+"""Functions for notebooks: open a study by its name, and show its figures and sentences."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from gmt_analysis.statistics import summarise
 def open_study(
     study: str, overrides: Sequence[str] = (), config_dir: str | None = None, *, dirty: bool = False
 ) -> Results:
-    """The results of a study, from the run records below `record.root` of this folder.
+    """Return the results of a study, from the run records below `record.root` of this folder.
 
     Args:
-        study: its name, as `study=NAME` on the command line.
-        overrides: those that it was swept with.
+        study: the name of the study, as in `study=NAME` on the command line.
+        overrides: the overrides that the study was swept with.
         config_dir: a config folder of your own.
         dirty: whether runs of a checkout with uncommitted changes count.
 
@@ -66,7 +66,7 @@ class Sentences:
 
 
 def show(figures: Iterable[Figure]) -> Figures:
-    """Figures one below the other."""
+    """Return figures that a notebook shows one below the other."""
     return Figures(list(figures))
 
 
@@ -78,10 +78,10 @@ def recut(results: Results, query: str) -> pd.DataFrame:
 
 
 def ask(results: Results, **settings: Any) -> Sentences:
-    """Answer a question that the study did not declare, as if it had: exploratory, whatever comes out.
+    """Answer a question that the study did not declare; the answer is exploratory.
 
     Args:
-        results: of the study.
+        results: the results of the study.
         settings: as in `study.primary.NAME`: measure, claim, arms, against, tasks; `margin` is the study's by default.
 
     Raises:
@@ -98,16 +98,16 @@ def ask(results: Results, **settings: Any) -> Sentences:
 
 
 def beside(results: Results, first: str, second: str, *, seed: int, task: str | None = None) -> pd.DataFrame:
-    """Return the questions that one of two runs answers rightly and the other does not.
+    """Return the questions that one of two runs answers right and the other does not.
 
     Args:
-        results: of the study.
+        results: the results of the study.
         first, second: names of choices, e.g. `gmt 0.9` and `sft`.
-        seed: of both runs.
-        task: needed where the study has several.
+        seed: the seed of both runs.
+        task: the task of both runs; needed if the study has several.
 
     Raises:
-        UserError: there is no such run.
+        UserError: a name, the seed and the task do not identify one finished run.
     """
     answers = [answers_of(_record(results, choice, seed, task)) for choice in (first, second)]
     rows = [
@@ -128,28 +128,28 @@ def beside(results: Results, first: str, second: str, *, seed: int, task: str | 
 def _record(results: Results, choice: str, seed: int, task: str | None) -> RunRecord:
     table = results.table[(results.table["state"] == "done") & (results.table["seed"] == seed)]
     names = [choice_name(arm, value) for arm, value in zip(table["arm"], table["axis"], strict=True)]
-    own = table[[name == choice for name in names]]
-    own = own if task is None else own[own["task"] == task]
-    if len(own) != 1:
+    matching = table[[name == choice for name in names]]
+    matching = matching if task is None else matching[matching["task"] == task]
+    if len(matching) != 1:
         raise UserError(
-            f"{choice}, seed {seed} and task {task} must name one finished run, got {len(own)}; choices: "
+            f"{choice}, seed {seed} and task {task} must name one finished run, got {len(matching)}; choices: "
             f"{', '.join(dict.fromkeys(names))}"
         )
-    return next(planned.record for planned in results.done if planned.run.id == own["run_id"].iloc[0])
+    return next(planned.record for planned in results.done if planned.run.id == matching["run_id"].iloc[0])
 
 
 def timing(results: Results) -> Sentences:
-    """Say how the times of a study's runs were measured."""
+    """Return sentences on how the times of a study's runs were measured."""
     return Sentences(costs_in_words(results.table))
 
 
 def cost_claim(results: Results, within: float) -> pd.DataFrame:
-    """Return the test that a step takes as long as one of the baseline, see `gmt_analysis.costs.cost_ratios`."""
+    """Return the test that a step takes as long as a step of the baseline, see `gmt_analysis.costs.cost_ratios`."""
     ratios = cost_ratios(results.costs_of_runs, results.plan.study.baseline, within=within)
     return ratios.rename(columns={"axis": results.axis.name})
 
 
 def say(results: Results, column: str) -> Sentences:
     """Return the results of the exploratory tests on a measure: `target_after` or `forgetting`."""
-    (findings,) = (own for own in results.findings if own.measure.column == column)
+    (findings,) = (findings for findings in results.findings if findings.measure.column == column)
     return Sentences(findings.sentences)

@@ -27,10 +27,10 @@ BETWEEN = ["arm", "against", "task", "axis"]
 
 
 class _Pair(NamedTuple):
-    """The scores of both sides by seed, of the seeds that both have, and whether a run of either diverged."""
+    """The scores of two choices on the seeds that both have, by seed, and whether a run of either diverged."""
 
-    own: pd.Series[float]
-    other: pd.Series[float]
+    first: pd.Series[float]
+    second: pd.Series[float]
     diverged: pd.Series[bool]
 
 
@@ -41,106 +41,113 @@ def differences(table: pd.DataFrame, column: str, *, baseline: str, margin: floa
     """Return each choice less the baseline on the same seed.
 
     Args:
-        table: of a study.
+        table: the typed table of a study.
         column: the compared column.
         baseline: an arm, e.g. `sft`; gmt_analysis.choices.Baseline says which of its runs a choice is compared with.
-        margin: of equivalence; None: equivalence is not tested.
+        margin: the margin of equivalence; None: equivalence is not tested.
 
     Returns:
-        A row for each other arm, task and value of the axis:
-        `difference`; `n` pairs; `low` and `high` of intervals that are simultaneous for all rows
-        (gmt.verdicts.intervals.simultaneous); `p_shared`, at most LEVEL if and only if its interval excludes 0; `p` of
-        the row alone by Student's two-sided paired test; `p_welch` of the row alone by Welch's test without pairs, for
-        seeds that move both choices in opposite ways, and `p_welch_shared` corrected for all rows (Sidak, 1967);
-        `p_equivalent` of two one-sided paired t tests, of the row alone; and `detectable`: the smallest difference that
-        is detected with a power of POWER, with Bonferroni's correction for all rows that are tested. Pairs with the
-        same score have a difference of exactly 0. Pairs that all differ by the same amount get a standard deviation of
-        one question, which is `assumed_deviation`. With fewer than three pairs there is no test and p is missing.
-        `num_diverged` counts the pairs in which a run diverged (gmt_analysis.choices.with_base_scores);
-        `without_diverged` is the mean of the others.
+        A row for each other arm, task and value of the axis, with the columns
+        difference, n: the mean of the differences, and the number of pairs. Pairs with the same score have a difference
+        of exactly 0.
+        low, high: the bounds of intervals that are simultaneous for all rows (gmt.verdicts.intervals.simultaneous).
+        p_shared: the adjusted p of these intervals, at most LEVEL if and only if the row's interval excludes 0.
+        p: the uncorrected p of Student's two-sided paired test. For fewer than three pairs, every p is missing.
+        p_welch, p_welch_shared: the p of Welch's unpaired test, for seeds that move both choices in opposite ways:
+        uncorrected, and corrected for all rows (Sidak, 1967).
+        p_equivalent: the uncorrected p of two one-sided paired t tests.
+        detectable: the smallest difference that is detected with a power of POWER, with Bonferroni's correction for all
+        rows that are tested.
+        assumed_deviation: for pairs that all differ by the same amount, the standard deviation that the tests assume,
+        which is the change by one question.
+        num_diverged, without_diverged: the number of pairs in which a run diverged, and the mean of the other pairs
+        (gmt_analysis.choices.with_base_scores).
 
     Raises:
         UserError: the study has no such arm with a finished run.
     """
     scores, base = scores_of(table, column), Baseline.from_table(table, baseline)
-    of_task: dict[Any, pd.DataFrame] = dict(list(scores[scores["arm"] == baseline].groupby("task")))
+    baseline_by_task: dict[Any, pd.DataFrame] = dict(list(scores[scores["arm"] == baseline].groupby("task")))
     rows, pairs = [], []
     for (arm, task, value), group in scores[scores["arm"] != baseline].groupby(CHOICE, dropna=False, sort=False):
-        others = base.runs(of_task.get(task, scores.iloc[:0]), group["axis"].iloc[0])
-        pairs.append(_paired(group, others, column))
+        base_runs = base.runs(baseline_by_task.get(task, scores.iloc[:0]), group["axis"].iloc[0])
+        pairs.append(_paired(group, base_runs, column))
         rows.append({"arm": arm, "task": task, "axis": value})
-    known = pd.DataFrame(rows, columns=CHOICE)
-    return pd.concat([known, _tested(pairs, margin, _steps(table, column, known["task"]))], axis=1)
+    choices = pd.DataFrame(rows, columns=CHOICE)
+    return pd.concat([choices, _tested(pairs, margin, _steps(table, column, choices["task"]))], axis=1)
 
 
 def between_arms(table: pd.DataFrame, column: str, *, baseline: str, margin: float | None = None) -> pd.DataFrame:
-    """Return each arm less each later one at the same value of the axis and on the same seed, e.g. gmt less rmt at 0.9.
+    """Return the differences between arms at the same value of the axis on the same seed, e.g. gmt less rmt at 0.9.
 
-    The baseline, with which `differences` compares, is left out, and so are arms without the axis.
+    The baseline, which `differences` compares with, is left out, and so are arms without the axis.
 
     Returns:
         A row for each pair of arms, task and value that both have: `arm`, `against`, `task`, `axis`, and the other
         columns of `differences`, whose intervals are simultaneous for all rows here.
     """
     scores = scores_of(table, column)
-    own = scores[scores["axis"].notna() & (scores["arm"] != baseline)]
-    arms, rows, pairs = list(own["arm"].unique()), [], []
-    for (task, value), group in own.groupby(["task", "axis"], sort=False):
-        of_arm: dict[Any, pd.DataFrame] = dict(list(group.groupby("arm")))
-        for arm, against in itertools.combinations([arm for arm in arms if arm in of_arm], 2):
+    with_axis = scores[scores["axis"].notna() & (scores["arm"] != baseline)]
+    arms, rows, pairs = list(with_axis["arm"].unique()), [], []
+    for (task, value), group in with_axis.groupby(["task", "axis"], sort=False):
+        by_arm: dict[Any, pd.DataFrame] = dict(list(group.groupby("arm")))
+        for arm, against in itertools.combinations([arm for arm in arms if arm in by_arm], 2):
             rows.append({"arm": arm, "against": against, "task": task, "axis": value})
-            pairs.append(_paired(of_arm[arm], of_arm[against], column))
-    known = pd.DataFrame(rows, columns=BETWEEN)
-    return pd.concat([known, _tested(pairs, margin, _steps(table, column, known["task"]))], axis=1)
+            pairs.append(_paired(by_arm[arm], by_arm[against], column))
+    choices = pd.DataFrame(rows, columns=BETWEEN)
+    return pd.concat([choices, _tested(pairs, margin, _steps(table, column, choices["task"]))], axis=1)
 
 
 def over_tasks(table: pd.DataFrame, column: str, *, baseline: str, margin: float | None = None) -> pd.DataFrame:
-    """Return each choice less the baseline in the mean over tasks, seed by seed.
+    """Return the difference of each choice to the baseline in the mean over tasks, seed by seed.
 
-    The mean over tasks of a seed's differences is one number, and `n` counts seeds. Nothing is said of other tasks.
+    Each seed gives one number, the mean of its differences over tasks, and `n` counts seeds. The result says nothing
+    about other tasks.
 
     Returns:
-        A row for each arm and value of the axis but the baseline: `choice`, the columns of `differences`, `p_tasks` of
-        the test that the difference is the same on all tasks (gmt.verdicts.all_pairs), and `depends_on_task`: whether
-        it is not, so that its mean says little. Empty without a baseline.
+        A row for each choice that is not of the baseline: `choice`, the columns of `differences`, `p_tasks`, the p of
+        the hypothesis that the difference is the same on all tasks (gmt.verdicts.all_pairs), and `depends_on_task`,
+        whether that hypothesis is rejected, so that the mean says little. Empty without a baseline.
     """
     scores = scores_of(table, column)
     if baseline not in set(scores["arm"]):
         return pd.DataFrame(columns=["choice", *_TESTED, "p_tasks", "depends_on_task"])
     base, num_tasks = Baseline.from_table(table, baseline), scores["task"].nunique()
     of_baseline = scores[scores["arm"] == baseline]
-    names, pairs, of_tasks = [], [], []
+    names, pairs, differences_by_task = [], [], []
     for (arm, _), group in scores[scores["arm"] != baseline].groupby(["arm", "axis"], dropna=False, sort=False):
         base_by_task = dict(list(base.runs(of_baseline, group["axis"].iloc[0]).groupby("task")))
         by_task = {}
         for task, of_task in group.groupby("task"):
             pair = _paired(of_task, base_by_task.get(task, of_task.iloc[:0]), column)
-            if len(pair.own):
+            if len(pair.first):
                 by_task[task] = pair
-        own, other, diverged = (
-            pd.DataFrame({task: pair[side] for task, pair in by_task.items()}).dropna().sort_index()
-            for side in range(3)
+        first, second, diverged = (
+            pd.DataFrame({task: pair[part] for task, pair in by_task.items()}).dropna().sort_index()
+            for part in range(3)
         )
-        is_whole = own.shape[1] == num_tasks
+        has_all_tasks = first.shape[1] == num_tasks
         names.append(choice_name(arm, group["axis"].iloc[0]))
         pairs.append(
-            _Pair(own.mean(axis=1), other.mean(axis=1), diverged.astype(bool).any(axis=1)) if is_whole else _NO_SCORES
+            _Pair(first.mean(axis=1), second.mean(axis=1), diverged.astype(bool).any(axis=1))
+            if has_all_tasks
+            else _NO_SCORES
         )
-        of_tasks.append((own - other).to_numpy(dtype=float))
+        differences_by_task.append((first - second).to_numpy(dtype=float))
     step_G = _steps(table, column, scores["task"].unique())
     tested = _tested(pairs, margin, np.full(len(pairs), np.sqrt((step_G**2).sum()) / num_tasks))
     tested = pd.concat([pd.DataFrame({"choice": names}), tested], axis=1)
     step = float(np.sqrt(2) * step_G.max())  # of a difference of two differences
-    p_tasks = [p_alike(wide_NG, LEVEL / len(of_tasks), step=step) for wide_NG in of_tasks]
+    p_tasks = [p_alike(values_NG, LEVEL / len(differences_by_task), step=step) for values_NG in differences_by_task]
     return tested.assign(p_tasks=p_tasks, depends_on_task=depends_on_task(np.array(p_tasks), LEVEL))
 
 
 def _paired(group: pd.DataFrame, base_runs: pd.DataFrame, column: str) -> _Pair:
     """Return the scores of a choice and of the baseline on the seeds that both have."""
-    own, other = group.set_index("seed"), base_runs.set_index("seed")
-    own = own[own.index.isin(other.index)]
-    other = other.loc[own.index]
-    return _Pair(own[column], other[column], own["diverged"] | other["diverged"])
+    first, second = group.set_index("seed"), base_runs.set_index("seed")
+    first = first[first.index.isin(second.index)]
+    second = second.loc[first.index]
+    return _Pair(first[column], second[column], first["diverged"] | second["diverged"])
 
 
 def _steps(table: pd.DataFrame, column: str, tasks: Iterable[str]) -> Floats:
@@ -150,26 +157,26 @@ def _steps(table: pd.DataFrame, column: str, tasks: Iterable[str]) -> Floats:
 
 
 def _tested(pairs: Sequence[_Pair], margin: float | None, step_K: Floats) -> pd.DataFrame:
-    """Return the tests of comparisons, from the scores of both sides of each, and their change by one question."""
+    """Return the columns of `differences` for K comparisons, from their pairs and their changes by one question."""
     if not pairs:
         return pd.DataFrame(columns=_TESTED)
-    own_NK, other_NK, diverged_NK = (
-        np.asarray(pd.concat([side.astype(float) for side in part], axis=1).to_numpy(), dtype=float)
+    first_NK, second_NK, diverged_NK = (
+        np.asarray(pd.concat([scores.astype(float) for scores in part], axis=1).to_numpy(), dtype=float)
         for part in zip(*pairs, strict=True)
     )
-    differences_NK = own_NK - other_NK
+    differences_NK = first_NK - second_NK
     sample = moments(differences_NK, step_K)
-    together = simultaneous(differences_NK, LEVEL, step_K=step_K)
+    intervals = simultaneous(differences_NK, LEVEL, step_K=step_K)
     deviation_K = np.where(sample.is_tested_K, sample.error_K * np.sqrt(sample.n_K), np.nan)
-    num_tested, p_welch_K = max(int(sample.is_tested_K.sum()), 1), _p_welch(own_NK, other_NK)
+    num_tested, p_welch_K = max(int(sample.is_tested_K.sum()), 1), _p_welch(first_NK, second_NK)
     return pd.DataFrame(
         {
             "difference": sample.mean_K,
-            "low": sample.mean_K - together.half_K,
-            "high": sample.mean_K + together.half_K,
+            "low": sample.mean_K - intervals.half_K,
+            "high": sample.mean_K + intervals.half_K,
             "n": sample.n_K,
             "p": p_two_sided(sample),
-            "p_shared": together.p_K,
+            "p_shared": intervals.p_K,
             "p_welch": p_welch_K,
             "p_welch_shared": 1 - (1 - p_welch_K) ** int((~np.isnan(p_welch_K)).sum()),
             "num_diverged": np.nansum(diverged_NK, axis=0).astype(int),
@@ -184,11 +191,11 @@ def _tested(pairs: Sequence[_Pair], margin: float | None, step_K: Floats) -> pd.
     )
 
 
-def _p_welch(own_NK: Floats, other_NK: Floats) -> Floats:
-    """Return p of Welch's two-sided test without pairs; NaN where a side has too few scores, or no spread."""
-    own, other = moments(own_NK), moments(other_NK)
-    own_K, other_K = own.error_K**2, other.error_K**2
+def _p_welch(first_NK: Floats, second_NK: Floats) -> Floats:
+    """Return the p of Welch's two-sided unpaired test; NaN if a choice has too few scores, or no spread."""
+    first, second = moments(first_NK), moments(second_NK)
+    a_K, b_K = first.error_K**2, second.error_K**2
     with np.errstate(invalid="ignore", divide="ignore"):
-        freedom_K = (own_K + other_K) ** 2 / (own_K**2 / own.freedom_K + other_K**2 / other.freedom_K)
-        p_K = 2 * p_above(np.abs(own.mean_K - other.mean_K) / np.sqrt(own_K + other_K), freedom_K)
-    return np.where(own.is_tested_K & other.is_tested_K, p_K, np.nan)
+        freedom_K = (a_K + b_K) ** 2 / (a_K**2 / first.freedom_K + b_K**2 / second.freedom_K)
+        p_K = 2 * p_above(np.abs(first.mean_K - second.mean_K) / np.sqrt(a_K + b_K), freedom_K)
+    return np.where(first.is_tested_K & second.is_tested_K, p_K, np.nan)

@@ -1,4 +1,4 @@
-"""The power of Student's paired test: the smallest difference that a study finds.
+"""The power of Student's paired t test: the smallest difference that a study detects.
 
 A pair is the runs of two choices on the same seed.
 """
@@ -16,7 +16,7 @@ from gmt.verdicts.question import FEWEST, LEVEL
 
 
 def detectable_difference(deviation: float, num_pairs: int, *, num_comparisons: int = 1) -> float:
-    """Return the smallest mean difference that a paired t test finds with a power of POWER.
+    """Return the smallest mean difference that a paired t test detects with a power of POWER.
 
     Args:
         deviation: the standard deviation of a pair's difference.
@@ -39,10 +39,10 @@ def _detectable_size(num_pairs: int, num_comparisons: int) -> float:
 
 
 def detectable_size(limit: float, freedom: int) -> float:
-    """Return the smallest mean difference that is found with a power of POWER, in units of its standard error.
+    """Return the smallest mean difference that is detected with a power of POWER, in units of its standard error.
 
     Args:
-        limit: a difference is found if it exceeds its estimated standard error by this factor.
+        limit: the critical value of t: a difference is detected if it exceeds this many estimated standard errors.
         freedom: the degrees of freedom of the standard error's estimate.
     """
     limit_S = limits_of_t(limit, freedom)

@@ -26,10 +26,10 @@ def primary_verdicts(
 
     Args:
         table: the typed table of a study.
-        questions: of the study.
-        axis: of the study.
-        level: of each question, e.g. gmt.studies.grid.StudySettings.level, which questions and looks share.
-        right_answers: by measure (gmt_analysis.right_answers); None: unknown.
+        questions: the primary questions of the study.
+        axis: the axis of the study.
+        level: the probability of a false verdict on each question, e.g. gmt.studies.grid.StudySettings.level.
+        right_answers: the right answers of all runs, by measure (gmt_analysis.right_answers); None: unknown.
     """
     notes, rows = _unfinished(table), table.astype(object).where(table.notna(), None).to_dict("records")
     return [
@@ -52,6 +52,6 @@ def primary_table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
 
 
 def _unfinished(table: pd.DataFrame) -> list[str]:
-    """Return a sentence if the answers may still change, since runs are not over."""
+    """Return a sentence if some runs are not finished or not counted, so that the answers may still change."""
     number = int((~table["state"].isin(["done", "diverged"])).sum())
     return [f"Preliminary: {number} of {len(table)} runs are not finished or not counted."] if number else []

@@ -1,4 +1,4 @@
-"""Figures as SVG for pages, as PDF for papers, and as pixels. A figure is laid out once, whatever it is written as."""
+"""Renders figures as SVG for pages, as PDF for papers, and as pixels. All formats share one layout of a figure."""
 
 import html
 import io
@@ -15,9 +15,9 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from PIL import Image
 
-# Letters stay text: a reader can select and search them, and a page holds no outlines of them.
+# Text is written as text and not as outlines, so that readers can select and search it and pages are smaller.
 _SVG: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "gmt"}
-# Letters as wide as in the vectors, for which the layout was made: hinting rounds each to whole pixels.
+# Without hinting, which rounds the width of each letter to whole pixels, text fits the layout that SVG and PDF share.
 _PIXELS: dict[Any, Any] = {"text.hinting": "no_hinting"}
 _HOVER = re.compile(r'<g id="hover-([0-9a-f]+)">')
 _POINT = re.compile(r"<use ([^>]*)/>")
@@ -28,8 +28,8 @@ def hover(artist: Artist, texts: Sequence[str]) -> None:
     """Show a text over each point of a scatter or of a line's markers while the mouse is on it, in `as_svg`.
 
     Args:
-        artist: draws a marker for each text.
-        texts: of the points, in their order.
+        artist: the scatter or line, with a marker for each text.
+        texts: the texts of the points, in the order of the points.
     """
     artist.set_gid("hover-" + json.dumps(list(texts)).encode().hex())
 
@@ -63,7 +63,7 @@ def as_image(figure: Figure) -> Image.Image:
 
 
 def _keep_layout(figure: Figure) -> None:
-    """Let the next drawing of a figure use the places that were computed: the layout is half of a drawing's time."""
+    """Make the next drawing of a figure reuse its layout, whose computation takes half the time of a drawing."""
     figure.set_layout_engine("none")
 
 

@@ -52,7 +52,7 @@ from gmt_analysis.tables import (
     latex_table,
 )
 
-_NARROW = 72  # pixels an inch, of 96, down to which a figure shrinks to stand beside another
+_NARROW = 72  # pixels an inch: figures may shrink to this, from 96, so that two fit side by side
 Say = Callable[[str], None]
 
 
@@ -77,10 +77,10 @@ def write_report(
     """Write the report of a study from its run records; the report names the missing runs.
 
     Args:
-        plan: of the study.
+        plan: the study's plan.
         dirty: whether runs of a checkout with uncommitted changes count.
-        overrides: those that the study was named with, for the commands on the page.
-        say: takes a line on each stage of the work.
+        overrides: the overrides of the command, which the commands on the page repeat.
+        say: called with the name of each stage of the work.
 
     Raises:
         UserError: no run of the study is done, or none that counts.
@@ -104,8 +104,8 @@ def write_report(
         say(f"drawing figure {number} of {len(drawn)}")
         svgs[name], pdfs[name] = as_svg(figure), as_pdf(figure)
     shown = {
-        part: [(svgs[name], round(_NARROW * figure.get_figwidth())) for name, figure in own.items()]
-        for part, own in figures.items()
+        part: [(svgs[name], round(_NARROW * figure.get_figwidth())) for name, figure in by_name.items()]
+        for part, by_name in figures.items()
     }
     say("writing files")
     summary = _with_ranges(results)
@@ -146,7 +146,7 @@ def _write(folder: Path, texts: Mapping[str, str], pdfs: Mapping[str, bytes]) ->
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("*.pdf"):
         if old.stem not in pdfs:
-            remove(old, folder)  # of an earlier report: it would show other runs than the page
+            remove(old, folder)  # a figure of an earlier report would show other runs than the page
     for name, text in texts.items():
         write_whole(folder / name, text)
     for name, content in pdfs.items():
@@ -161,7 +161,7 @@ def _for_files(rows: pd.DataFrame, axis: Axis) -> pd.DataFrame:
 
 
 def _with_ranges(results: Results) -> pd.DataFrame:
-    """Return the means, best target first, with the least and the most over the seeds."""
+    """Return the means, best target first, with the minimum and the maximum over the seeds."""
     ranges = ranges_of(results.table, list(SCORES))
     order = {task: number for number, task in enumerate(dict.fromkeys(results.summary["task"]))}
     summary = results.summary.merge(ranges, on=CHOICE, how="left").assign(place=results.summary["task"].map(order))
@@ -195,7 +195,7 @@ def _page(
         frontier=results.frontier,
         matched=html_matched(results.frontier),
         scores=html_table(summary, SCORES, axis),
-        suites=[(task, html_suites(own, axis)) for task, own in means.groupby("task", sort=False)],
+        suites=[(task, html_suites(rows, axis)) for task, rows in means.groupby("task", sort=False)],
         costs=html_table(costs, COSTS, axis),
         cost_words=costs_in_words(results.table),
         density=density_in_words(results.table),
@@ -229,9 +229,9 @@ def _tests(results: Results) -> dict[str, Any]:
         "verdicts": [(verdict, html_comparisons(verdict)) for verdict in results.verdicts],
         "findings": [(f.measure.name, f.sentences, html_differences(f, axis)) for f in results.findings],
         "variation": [
-            (f.measure.name, html_variation(own, axis))
+            (f.measure.name, html_variation(rows, axis))
             for f in results.findings
-            if len(own := variation[variation["measure"] == f.measure.column])
+            if len(rows := variation[variation["measure"] == f.measure.column])
         ],
         "draws": results.draws,
         "has_tasks": any(len(f.in_common) for f in results.findings),
@@ -253,8 +253,8 @@ def _environment(results: Results) -> Sequence[str]:
     hardware = results.table.set_index("run_id")["hardware"]
     lines: dict[str, None] = {}
     for planned in results.done:
-        e = planned.record.read("environment.json")
-        versions = ", ".join(f"{p} {e['versions'][p]}" for p in ("gmt-lab", "torch", "transformers"))
-        commit = f"commit {(e['commit'] or 'none')[:12]}{' (dirty)' if e['dirty'] else ''}"
+        recorded = planned.record.read("environment.json")
+        versions = ", ".join(f"{name} {recorded['versions'][name]}" for name in ("gmt-lab", "torch", "transformers"))
+        commit = f"commit {(recorded['commit'] or 'none')[:12]}{' (dirty)' if recorded['dirty'] else ''}"
         lines[f"{hardware[planned.run.id]}; {versions}; {commit}"] = None
     return list(lines)

@@ -1,4 +1,4 @@
-"""The figures of a study's results, by the names of their files: one task a figure, so that narrow pages hold them."""
+"""The figures of a study's results, by file name: each figure shows one task, so that it fits on a narrow page."""
 
 from __future__ import annotations
 
@@ -29,13 +29,14 @@ from gmt_analysis.mask_figures import (
 if TYPE_CHECKING:
     from gmt_analysis.results import Results
 
-_NO_WORD = re.compile(r"[^\w.-]+", re.ASCII)  # MLflow takes no other image names, and LaTeX no blanks in those of files
+# MLflow refuses these letters in the name of an image, and LaTeX refuses blanks in the name of a file.
+_NO_WORD = re.compile(r"[^\w.-]+", re.ASCII)
 _NAMES = ("arm", "task", "label", "other_label", "model")
 _PREFIXES = {"label": "", "other_label": "other_"}  # column -> prefix of the columns that name its run
 
 
 def frontier_figures(results: Results) -> dict[str, Figure]:
-    """Forgetting against target: curves of a few arms, else the choices that no other beats."""
+    """Return figures of forgetting against target: curves of a few arms, otherwise the Pareto front of all choices."""
     frontier = results.frontier
     shown = replace(frontier, points=_drawn(frontier.points), matched=_drawn(frontier.matched))
     figures = {}
@@ -52,12 +53,12 @@ def frontier_figures(results: Results) -> dict[str, Figure]:
 
 
 def has_curves(points: pd.DataFrame) -> bool:
-    """Return whether the points of a frontier are few arms, of which one has several."""
+    """Return whether a frontier is drawn as curves: it has few arms, and some arm has several points."""
     return bool(0 < points["arm"].nunique() <= MOST_LINES and points.groupby(["task", "arm"]).size().max() > 1)
 
 
 def score_figures(results: Results) -> dict[str, Figure]:
-    """Target and forgetting: along the axis where a few arms have it, else a row for each choice, the best above."""
+    """Return figures of target and forgetting: along the axis for a few arms with it, otherwise as a dot plot."""
     summary, table = _drawn(results.summary), _drawn(results.table)
     figures = {}
     for task in dict.fromkeys(summary["task"]):
@@ -73,19 +74,23 @@ def score_figures(results: Results) -> dict[str, Figure]:
 
 
 def _score_dots(summary: pd.DataFrame, table: pd.DataFrame, task: str, baseline: str) -> Figure:
-    own = summary[summary["task"] == task].sort_values("target_after", ascending=False)
+    rows = summary[summary["task"] == task].sort_values("target_after", ascending=False)
     runs = table[(table["state"] == "done") & (table["task"] == task)]
     panels = [
         Panel(column=score.column, title=f"{score.title}: {score.unit}", factor=100, low=score.low, high=score.high)
         for score in SCORES
     ]
     return dot_plot(
-        runs.assign(label=_choices(runs)), _choices(own), panels, title=f"Scores: {task}", marked=_marked(own, baseline)
+        runs.assign(label=_choices(runs)),
+        _choices(rows),
+        panels,
+        title=f"Scores: {task}",
+        marked=_marked(rows, baseline),
     )
 
 
 def mask_figures(results: Results) -> dict[str, Figure]:
-    """Energy, overlap and movement over steps and layers, where masks were at work."""
+    """Return figures of the masks' energy, overlap and movement, over steps and over layers, for runs that masked."""
     figures: dict[str, Figure | None] = {}
     series = _drawn(results.series)
     is_many = series.loc[series["name"].str.startswith("mask/"), "arm"].nunique() > MOST_COLUMNS
@@ -102,7 +107,7 @@ def mask_figures(results: Results) -> dict[str, Figure]:
 
 
 def loss_figures(results: Results) -> dict[str, Figure]:
-    """The training loss over the steps, a figure for each task."""
+    """Return a figure of the training loss over the steps for each task."""
     series = _drawn(results.series)
     figures = {
         f"loss_{_word(task)}": loss_curves(series, task=task, along=results.axis, baseline=results.plan.study.baseline)
@@ -112,7 +117,7 @@ def loss_figures(results: Results) -> dict[str, Figure]:
 
 
 def diagnostic_figures(results: Results) -> dict[str, Figure]:
-    """A figure of each diagnostic, by its name."""
+    """Return a figure of each diagnostic, by its name."""
     figures = {}
     for name, measured in results.diagnoses.items():
         labels = {column: _labels(measured.rows, prefix) for column, prefix in _PREFIXES.items()}
@@ -122,23 +127,23 @@ def diagnostic_figures(results: Results) -> dict[str, Figure]:
 
 
 def cost_figures(results: Results) -> dict[str, Figure]:
-    """The parts of a step; the score that a cost buys; of several sizes, the time against the size.
+    """Return figures of a step's parts, of the score against costs, and for several model sizes of the time by size.
 
-    Wall times of runs that shared a machine are compared for mask and optimizer alone, and buy no score.
+    If runs shared a machine, their wall times are shown for mask and optimizer alone, and not against scores.
     """
     runs, shared = _drawn(results.costs_of_runs), is_shared(results.table)
     runs, scores = runs.assign(label=_choices(runs)), _drawn(results.summary)
-    bought = {} if shared else {"pareto": ("train_s", "seconds in optimizer steps, median over seeds", results.costs)}
+    pareto = {} if shared else {"pareto": ("train_s", "seconds in optimizer steps, median over seeds", results.costs)}
     if results.operations["tflops_a_run"].notna().any():
         label = "matrix operations of the training, 10^12"
-        bought["pareto_operations"] = ("tflops_a_run", label, results.operations)
+        pareto["pareto_operations"] = ("tflops_a_run", label, results.operations)
     figures = {}
     for task in dict.fromkeys(runs["task"]):
         marked = _marked(runs[runs["task"] == task], results.plan.study.baseline)
         figures[f"step_time_{_word(task)}"] = time_of_a_step(runs, task=task, baseline=marked, is_shared=shared)
-        for name, (cost, label, costs) in bought.items():
-            own = scores[[*CHOICE, "target_after"]].merge(_drawn(costs[[*CHOICE, cost]]), on=CHOICE)
-            figures[f"{name}_{_word(task)}"] = score_against_cost(own, task=task, cost=cost, label=label)
+        for name, (cost, label, costs) in pareto.items():
+            with_cost = scores[[*CHOICE, "target_after"]].merge(_drawn(costs[[*CHOICE, cost]]), on=CHOICE)
+            figures[f"{name}_{_word(task)}"] = score_against_cost(with_cost, task=task, cost=cost, label=label)
     if results.runs["num_parameters"].nunique() > 1:
         figures["size"] = cost_against_size(_drawn(results.runs))
     return figures
@@ -172,10 +177,10 @@ def _labels(rows: pd.DataFrame, prefix: str) -> pd.Series[Any]:
 
 
 def _drawn(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return a table whose names matplotlib shows letter by letter: between two $ it reads a formula."""
+    """Return a table with each $ in its names escaped, since matplotlib would draw text between two $ as a formula."""
     names = [name for name in _NAMES if name in rows]
-    return rows.assign(**{name: rows[name].map(_letter_by_letter(rows[name]), na_action="ignore") for name in names})
+    return rows.assign(**{name: rows[name].map(_escaped(rows[name]), na_action="ignore") for name in names})
 
 
-def _letter_by_letter(names: pd.Series[Any]) -> dict[Any, str]:
+def _escaped(names: pd.Series[Any]) -> dict[Any, str]:
     return {name: str(name).replace("$", r"\$") for name in names.dropna().unique()}

@@ -54,7 +54,7 @@ class Results:
     """The results of a study with at least one finished run.
 
     Args:
-        plan: of the study; its unfinished runs are missing in all numbers.
+        plan: the study's plan; no number includes its unfinished runs.
         dirty: whether runs of a checkout with uncommitted changes count.
 
     Raises:
@@ -74,16 +74,16 @@ class Results:
                 "from one with uncommitted changes; --dirty includes them"
             )
         if plan.tuned:
-            spent, all_ = (sum(getattr(tuned, key) for tuned in plan.tuned) for key in ("num_done", "num_runs"))
+            num_done, num_runs = (sum(getattr(tuned, key) for tuned in plan.tuned) for key in ("num_done", "num_runs"))
             raise UserError(
-                f"study {name} has no finished run to report on: {spent} of {all_} runs that tune "
+                f"study {name} has no finished run to report on: {num_done} of {num_runs} runs that tune "
                 f"{plan.tuned[0].setting} are done"
             )
         raise UserError(f"study {name} has no finished run to report on; run `gmt sweep` with it first")
 
     @cached_property
     def runs(self) -> pd.DataFrame:
-        """A row for each run, see gmt.tracking.table; a run that has not begun has the columns that its plan gives."""
+        """A row for each run, see gmt.tracking.table; a run that has not begun has only the columns from its plan."""
         runs = ((arm_of(p.point, self.axis), p.point.label, p.record) for p in self.plan.comparison)
         table = read_table(runs, axis=self.axis, dirty=self._dirty)
         dtypes = {column: table[column].dtype for column in _PLANNED}
@@ -93,15 +93,16 @@ class Results:
 
     @cached_property
     def table(self) -> pd.DataFrame:
-        """`runs` as they are compared; the name of a task includes the model, data and questions that vary in it."""
+        """`runs` as they are compared: the name of a task includes its model and its data and question seeds, if these
+        vary."""
         names = self.runs["run_id"].map(task_names(self.plan.comparison)).astype("string")
         table = self.runs.assign(task=names)
         done = table[table["state"] == "done"]
-        if (twice := done[done.duplicated([*CHOICE, "seed"], keep=False)]).shape[0]:
-            examples = ", ".join(twice["label"].head(2))
+        if (duplicates := done[done.duplicated([*CHOICE, "seed"], keep=False)]).shape[0]:
+            examples = ", ".join(duplicates["label"].head(2))
             raise UserError(
                 f"the runs of study {self.plan.study.name} must differ in arm, model, task, {self.axis.key} or seed "
-                f"to be compared, and {len(twice)} don't, such as {examples}"
+                f"to be compared, and {len(duplicates)} don't, such as {examples}"
             )
         return table
 
@@ -112,23 +113,23 @@ class Results:
 
     @cached_property
     def done(self) -> list[PlannedRun]:
-        """The runs that the numbers are of."""
+        """The finished runs that all numbers are computed from."""
         ids = set(self.table.loc[self.table["state"] == "done", "run_id"])
         return [planned for planned in self.plan.comparison if planned.run.id in ids]
 
     @cached_property
     def missing(self) -> list[str]:
-        """A sentence on the runs that are in no number, by their states, if there are any."""
+        """A sentence on the runs that no number includes, by their states; empty if there are none."""
         return left_out(self.table)
 
     @cached_property
     def warnings(self) -> list[str]:
-        """Sentences that belong beside every mean: on runs that are `missing`, have changed, or have differing code."""
+        """Sentences to show beside every mean: on runs that are `missing`, were changed, or were made by other code."""
         return [*self.missing, *changes(self.table), *differing_code(self.done)]
 
     @cached_property
     def unverified(self) -> list[str]:
-        """A sentence on the runs that count and whose records are older than digests, if there are any."""
+        """A sentence on the counted runs whose records are too old to hold digests; empty if there are none."""
         if not (number := sum(not planned.record.has_digests() for planned in self.done)):
             return []
         runs = "1 run was" if number == 1 else f"{number} runs were"
@@ -152,7 +153,7 @@ class Results:
 
     @cached_property
     def draws(self) -> str:
-        """A sentence on what intervals are about where data, questions or bases are drawn anew; empty elsewhere."""
+        """A sentence on what intervals are about if data, questions or bases are drawn several times; else empty."""
         return draws_in_words(self.runs)
 
     @cached_property
@@ -185,14 +186,14 @@ class Results:
 
     @cached_property
     def frontier(self) -> Frontier:
-        """Forgetting at the baseline's target score less the margin; with runs that were evaluated on their way."""
+        """Forgetting at the baseline's target score less the margin, also for early stops of runs that log scores."""
         rows = [part for part in (self.counted, points_on_the_way(self.series)) if len(part)]
         study = self.plan.study
         return frontier_of(pd.concat(rows, ignore_index=True), baseline=study.baseline, margin=study.margin)
 
     @cached_property
     def series(self) -> pd.DataFrame:
-        """The logged metrics of the runs: loss, times of a step's parts, facts on masks, scores on the way."""
+        """The logged metrics of the runs: loss, times of a step's parts, facts on masks, scores during training."""
         names = (LOSS, *TIMES, *FACTS, *ON_THE_WAY)
         return self._with_choices(read_series(self._named_runs(), names, axis=self.axis))
 
@@ -209,7 +210,7 @@ class Results:
                 yield choice, str(tasks[planned.run.id]), seed, planned.record
 
     def _with_choices(self, rows: pd.DataFrame) -> pd.DataFrame:
-        """Return rows with the task and the axis that the table has for their runs."""
+        """Return rows with the task and the axis of their runs in `table`."""
         return rows.assign(**{name: rows["run_id"].map(self._by_run(name)) for name in ("task", "axis")})
 
     @cached_property
@@ -230,9 +231,9 @@ class Results:
         operations = pd.DataFrame(columns=[*CHOICE, *(column for column, _ in columns.values())], dtype=float)
         if (counted := self.diagnoses.get("operations")) is not None and len(counted.rows):
             by_run = counted.rows.pivot(index="run_id", columns="name", values="value").reset_index()
-            own = self.table[[*CHOICE, "run_id"]].merge(by_run, on="run_id").drop_duplicates(CHOICE)
-            counts = {column: own[name] / unit for name, (column, unit) in columns.items()}
-            operations = own[CHOICE].assign(**counts).reset_index(drop=True)
+            rows = self.table[[*CHOICE, "run_id"]].merge(by_run, on="run_id").drop_duplicates(CHOICE)
+            counts = {column: rows[name] / unit for name, (column, unit) in columns.items()}
+            operations = rows[CHOICE].assign(**counts).reset_index(drop=True)
         return operations.astype({"arm": "string", "task": "string", "axis": "Float64"})
 
     def _by_run(self, column: str) -> dict[str, Any]:

@@ -16,8 +16,8 @@ def right_answers(
 ) -> dict[str, RightAnswers]:
     """Return the questions that were answered right after training, by measure. Each record is read once.
 
-    A run whose score is no mean over suites of the share of right answers, as that of lm-eval's benchmarks may be, or
-    whose answers are not there, is left out.
+    A run is left out if its answers are not recorded, or if its score is not a mean over suites of the share of right
+    answers, as is possible with lm-eval's benchmarks.
 
     Args:
         runs: choice, task, seed and record of finished runs.

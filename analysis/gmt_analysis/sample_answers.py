@@ -24,8 +24,8 @@ class SampleAnswer:
     """An answer of one model.
 
     Args:
-        text: the answer, cut where it is long.
-        score: of the answer, in [0, 1].
+        text: the answer, shortened if it is long.
+        score: the score of the answer, in [0, 1].
     """
 
     text: str
@@ -37,9 +37,9 @@ class SampleQuestion:
     """A question with the answers of several models.
 
     Args:
-        suite: part and suite, e.g. `source addition`.
-        prompt: the question, cut where it is long.
-        answers: in the order of the models.
+        suite: the part of the task and the suite, e.g. `source addition`.
+        prompt: the question, shortened if it is long.
+        answers: the answers, in the order of the models.
     """
 
     suite: str
@@ -53,8 +53,8 @@ class Sample:
 
     Args:
         task: the task.
-        models: `base`, and the runs in words.
-        questions: those whose scores differ between the models first.
+        models: `base`, and the names of the runs.
+        questions: the questions; those whose scores differ between the models come first.
     """
 
     task: str
@@ -63,7 +63,8 @@ class Sample:
 
 
 def sample_answers(results: Results) -> list[Sample]:
-    """Return some answers on each task: of the base, the baseline, the best at the target, and the least forgetful.
+    """Return some answers on each task: of the base, of the baseline, and of the choices with the highest target score
+    and with the least forgetting.
 
     A task whose records hold no answers has no sample.
     """
@@ -81,11 +82,11 @@ def sample_answers(results: Results) -> list[Sample]:
 
 def _shown(summary: pd.DataFrame, baseline: str) -> list[tuple[str, float | None]]:
     """Return up to three choices, arm and value."""
-    own = summary[summary["arm"] == baseline].head(1)
+    of_baseline = summary[summary["arm"] == baseline].head(1)
     others = summary[summary["arm"] != baseline]
-    best = others.sort_values("target_after", ascending=False).head(1)
-    least = others.sort_values("forgetting").head(1)
-    rows = pd.concat([own, best, least])
+    highest_target = others.sort_values("target_after", ascending=False).head(1)
+    least_forgetting = others.sort_values("forgetting").head(1)
+    rows = pd.concat([of_baseline, highest_target, least_forgetting])
     pairs: list[tuple[str, float | None]] = [
         (str(arm), _number(value)) for arm, value in zip(rows["arm"], rows["axis"], strict=True)
     ]
@@ -104,24 +105,24 @@ def _first_run(table: pd.DataFrame, task: str, choice: tuple[str, float | None])
     """Return the id of the finished run of a choice with the smallest seed."""
     arm, value = choice
     at_value = table["axis"].isna() if value is None else table["axis"] == value
-    own = table[(table["state"] == "done") & (table["task"] == task) & (table["arm"] == arm) & at_value.fillna(False)]
-    return str(own.sort_values("seed")["run_id"].iloc[0])
+    runs = table[(table["state"] == "done") & (table["task"] == task) & (table["arm"] == arm) & at_value.fillna(False)]
+    return str(runs.sort_values("seed")["run_id"].iloc[0])
 
 
 def _questions(answers: Sequence[Answers]) -> Iterator[SampleQuestion]:
     """Yield a few questions of each suite, those whose scores differ first."""
-    common = [key for key in answers[0] if all(key in own for own in answers)]
-    ordered = sorted(
-        common, key=lambda key: len({own[key]["score"] for own in answers}) == 1
-    )  # the order is kept otherwise
-    left = {(part, suite): _BY_PART.get(part, 1) for part, suite, *_ in common}
-    for key in ordered:
+    common = [key for key in answers[0] if all(key in of_model for of_model in answers)]
+
+    def has_equal_scores(key: tuple[str, str, str, int]) -> bool:
+        return len({of_model[key]["score"] for of_model in answers}) == 1
+
+    num_left = {(part, suite): _BY_PART.get(part, 1) for part, suite, *_ in common}
+    for key in sorted(common, key=has_equal_scores):  # sorting is stable
         part, suite, prompt, _ = key
-        if left[part, suite]:
-            left[part, suite] -= 1
-            shown = [
-                SampleAnswer(text=_cut(str(own[key]["answer"])), score=float(own[key]["score"])) for own in answers
-            ]
+        if num_left[part, suite]:
+            num_left[part, suite] -= 1
+            rows = [of_model[key] for of_model in answers]
+            shown = [SampleAnswer(text=_cut(str(row["answer"])), score=float(row["score"])) for row in rows]
             yield SampleQuestion(suite=f"{part} {suite}", prompt=_cut(prompt), answers=shown)
 
 

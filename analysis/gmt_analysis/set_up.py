@@ -1,4 +1,4 @@
-"""The set-up of a study, for its report: models, data, training, arms, and the commands that make it again."""
+"""The set-up of a study, for its report: models, data, training, arms, and the commands that reproduce it."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class SetUp:
     """The set-up of a study in words.
 
     Args:
-        settings: name and value of each setting; several values where runs differ.
-        arms: each arm and the settings of its own.
+        settings: the name and the value of each setting; several values if runs differ in it.
+        arms: the name and the settings of each arm.
         commands: lines for a shell.
     """
 
@@ -52,8 +52,8 @@ def set_up(results: Results, overrides: Sequence[str]) -> SetUp:
     """Return the set-up of a study's finished runs.
 
     Args:
-        results: of the study.
-        overrides: those that the study was named with, e.g. `study=quickstart`.
+        results: the results of the study.
+        overrides: the overrides of the command, e.g. `study=quickstart`.
     """
     study, done = results.plan.study, results.done
     words = shlex.join(overrides or [f"study={study.name}"])
@@ -61,7 +61,7 @@ def set_up(results: Results, overrides: Sequence[str]) -> SetUp:
     checkout = [f"git checkout {commits[0][:12]}"] if len(commits) == 1 else []
     return SetUp(
         settings=[*_settings(done), *_sizes(results)],
-        arms=[(arm, ", ".join(f"{key}={value}" for key, value in own.items())) for arm, own in study.arms.items()],
+        arms=[(arm, ", ".join(f"{key}={value}" for key, value in axes.items())) for arm, axes in study.arms.items()],
         commands=[*checkout, f"gmt sweep {words}", f"gmt report {words}"],
     )
 
@@ -92,11 +92,11 @@ def _sizes(results: Results) -> list[tuple[str, str]]:
         "num_steps": "Optimizer steps",
         "num_tokens": "Training tokens",
     }
-    by_task = {str(task): own for task, own in table.groupby("task", sort=False)}
+    by_task = {str(task): runs for task, runs in table.groupby("task", sort=False)}
     several = len(by_task) > 1
     rows = []
     for column, name in columns.items():
-        shown = {task: _range(own[column].dropna().tolist()) for task, own in by_task.items()}
+        shown = {task: _range(runs[column].dropna().tolist()) for task, runs in by_task.items()}
         if any(shown.values()):
             text = (
                 "; ".join(f"{task}: {value}" for task, value in shown.items())
@@ -105,8 +105,8 @@ def _sizes(results: Results) -> list[tuple[str, str]]:
             )
             rows.append((name, text))
     suites = results.suites.drop_duplicates(["task", "part", "suite"])
-    for task, own in suites.groupby("task", sort=False):
-        for part, of_part in own.groupby("part", sort=False):
+    for task, of_task in suites.groupby("task", sort=False):
+        for part, of_part in of_task.groupby("part", sort=False):
             rows.append((f"{str(part).capitalize()} suites of {task}", ", ".join(of_part["suite"])))
     return rows
 

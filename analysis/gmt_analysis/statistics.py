@@ -30,9 +30,9 @@ _NOTHING = Mean(mean=float("nan"), low=float("nan"), high=float("nan"), n=0)
 
 
 def mean_interval(values: Sequence[float]) -> Mean:
-    """The mean of `values` and its two-sided 95 % Student t interval.
+    """Return the mean of `values` and its two-sided 95 % Student t interval.
 
-    The interval speaks of the mean over seeds, if seeds' scores are about normal; it is not clipped to [0, 1].
+    The interval assumes that the values are about normally distributed. It is not clipped to [0, 1].
 
     Raises:
         ValueError: there is no value, or one is not finite.
@@ -48,9 +48,9 @@ def mean_interval(values: Sequence[float]) -> Mean:
 
 
 def bootstrap_intervals(samples: Sequence[Sequence[float]]) -> list[tuple[float, float]]:
-    """The two-sided 95 % bootstrap intervals of means (BCa: Efron, 1987), each drawn by the same fixed seed.
+    """Return the two-sided 95 % bootstrap intervals of means (BCa: Efron, 1987), each drawn by the same fixed seed.
 
-    They assume no normal distribution, and are too narrow for few values: over five seeds read the t interval first.
+    They assume no normal distribution, but are too narrow for few values: for five seeds, trust the t interval first.
 
     Returns:
         The bounds for each sample; NaN for fewer than two values.
@@ -66,8 +66,8 @@ def bootstrap_intervals(samples: Sequence[Sequence[float]]) -> list[tuple[float,
     for size, places in drawn.items():
         at_once = max(_MOST_AT_ONCE // (_RESAMPLES * size), 1)
         for start in range(0, len(places), at_once):
-            own = places[start : start + at_once]
-            bounds |= dict(zip(own, _drawn_bounds(np.array([samples[place] for place in own])), strict=True))
+            batch = places[start : start + at_once]
+            bounds |= dict(zip(batch, _drawn_bounds(np.array([samples[place] for place in batch])), strict=True))
     return [known for known in bounds.values() if known is not None]
 
 
@@ -102,8 +102,8 @@ def summarise(table: pd.DataFrame, columns: Sequence[str], *, bootstrapped: Sequ
 
     Args:
         table: the typed table of a study; only finished runs count.
-        columns: to average; a column that holds nothing for a group gives NaN.
-        bootstrapped: those of them for which `COLUMN_boot_low` and `COLUMN_boot_high` are computed too.
+        columns: the columns to average; NaN for a group without values in a column.
+        bootstrapped: the columns for which `COLUMN_boot_low` and `COLUMN_boot_high` are computed too.
     """
     done = table[table["state"] == "done"]
     if done.empty:
@@ -114,13 +114,13 @@ def summarise(table: pd.DataFrame, columns: Sequence[str], *, bootstrapped: Sequ
     summary: dict[str, Any] = {**{name: first[name] for name in CHOICE}, "n": [len(places) for places in groups]}
     for column in columns:
         values_N = done[column].to_numpy(dtype=float, na_value=float("nan"))
-        samples = [own[~np.isnan(own)].tolist() for own in (values_N[places] for places in groups)]
+        samples = [values[~np.isnan(values)].tolist() for values in (values_N[places] for places in groups)]
         means = [mean_interval(values) if values else _NOTHING for values in samples]
         summary |= {column: [mean.mean for mean in means]}
         summary |= {f"{column}_{end}": [getattr(mean, end) for mean in means] for end in ("low", "high")}
         if column in bootstrapped:
             bounds = bootstrap_intervals(samples)
             summary |= {
-                f"{column}_boot_{end}": [own[place] for own in bounds] for place, end in enumerate(("low", "high"))
+                f"{column}_boot_{end}": [pair[place] for pair in bounds] for place, end in enumerate(("low", "high"))
             }
     return pd.DataFrame(summary).astype({"axis": "Float64"})

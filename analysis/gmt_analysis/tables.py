@@ -63,8 +63,8 @@ def html_table(summary: pd.DataFrame, columns: Mapping[str, str], axis: Axis) ->
     """Return the means or medians of each choice as an HTML table, without empty columns.
 
     Args:
-        summary: with the columns. Behind a number stands what it has: the bounds `COLUMN_low` and `COLUMN_high` of an
-            interval where a choice has FEW_SEEDS or more, else `COLUMN_least` to `COLUMN_most`.
+        summary: a row for each choice, with these columns. A number is followed by its interval from `COLUMN_low` to
+            `COLUMN_high` if the choice has FEW_SEEDS or more, otherwise by its range, `COLUMN_least` to `COLUMN_most`.
         columns: SCORES or COSTS.
         axis: the axis of the study.
     """
@@ -85,7 +85,7 @@ def html_suites(means: pd.DataFrame, axis: Axis) -> str:
     """Return the mean scores of each choice by suite, with the change from the base, as an HTML table.
 
     Args:
-        means: from `means_by_suite`, of one task.
+        means: the means from `means_by_suite` on one task.
         axis: the axis of the study.
     """
     heads = _narrow_heads(axis, [])
@@ -93,9 +93,9 @@ def html_suites(means: pd.DataFrame, axis: Axis) -> str:
     bases = means.groupby(SUITE, sort=False)["before"].mean()
     names = [_suite_name(column, bases[column]) for column in columns]
     body = ""
-    for _, own in means.groupby(CHOICE, dropna=False, sort=False):
-        first = "".join(f"<td>{_text(own[column].iloc[0])}</td>" for column in heads)
-        cells = {tuple(row[name] for name in SUITE): row for row in own.to_dict("records")}
+    for _, of_choice in means.groupby(CHOICE, dropna=False, sort=False):
+        first = "".join(f"<td>{_text(of_choice[column].iloc[0])}</td>" for column in heads)
+        cells = {tuple(row[name] for name in SUITE): row for row in of_choice.to_dict("records")}
         body += f"<tr>{first}{''.join(_suite(cells.get(column)) for column in columns)}</tr>"
     return _html((*heads.values(), *names), body)
 
@@ -109,7 +109,7 @@ def _suite_name(column: Sequence[str], base: float) -> str:
 
 
 def _suite(row: Mapping[Any, Any] | None) -> str:
-    """Return a cell: of a score, red by as much as was lost and green by as much as was gained."""
+    """Return a cell; the background of a score is the redder the more was lost, the greener the more was gained."""
     if row is None or pd.isna(row["after"]):
         return "<td></td>"
     change = row["after"] - row["before"]
@@ -153,7 +153,7 @@ def _matched(row: Mapping[Any, Any], name: str, digits: str) -> str:
 
 
 def html_comparisons(verdict: Verdict) -> str:
-    """Return the comparisons of a primary question as an HTML table, in points; of many, those with the smallest p."""
+    """Return the comparisons of a primary question, at most MOST_COMPARISONS with the smallest p, as HTML in points."""
     rows = list(verdict.comparisons)
     if len(rows) > MOST_COMPARISONS:
         rows = sorted(rows, key=lambda row: (math.isnan(row.p), row.p))[:MOST_COMPARISONS]
@@ -189,7 +189,7 @@ def _points(difference: float) -> str:
 
 
 def html_differences(findings: Findings, axis: Axis) -> list[tuple[str, str]]:
-    """Return the tables of differences: each title, and the table as HTML; of many rows, those with the smallest p."""
+    """Return the title and the HTML of each table of differences, at most MOST_COMPARISONS rows with the smallest p."""
     to_baseline, between = f"Differences to {findings.baseline}", findings.between
     arm_heads = _narrow_heads(axis, between.get("task", []))
     rows = {
@@ -201,11 +201,12 @@ def html_differences(findings: Findings, axis: Axis) -> list[tuple[str, str]]:
         f"Arm against arm at the same {axis.name}": (between, {"arm": "Arm", "against": "Against"} | arm_heads),
     }
     tables = []
-    for title, (own, heads) in rows.items():
-        if len(own) > MOST_COMPARISONS:
-            title += f": the {MOST_COMPARISONS} of {len(own):,} rows with the smallest p"
-        shown = own.sort_values("p", kind="stable")[:MOST_COMPARISONS] if len(own) > MOST_COMPARISONS else own
-        if len(own):
+    for title, (differences, heads) in rows.items():
+        shown = differences
+        if len(differences) > MOST_COMPARISONS:
+            title += f": the {MOST_COMPARISONS} of {len(differences):,} rows with the smallest p"
+            shown = differences.sort_values("p", kind="stable")[:MOST_COMPARISONS]
+        if len(shown):
             tables.append((title, _differences_table(as_table(shown, findings.measure), heads)))
     return tables
 
@@ -272,7 +273,7 @@ def _bounds(row: Mapping[Any, Any]) -> str:
 
 
 def latex_table(summary: pd.DataFrame, axis: Axis) -> str:
-    """Return the scores as a LaTeX table for booktabs: means with the half width of their t interval."""
+    """Return the scores as a LaTeX table for booktabs: means with half the width of their t interval."""
     columns = {c: name for c, name in SCORES.items() if summary[c].notna().any()}
     rows = [
         [
@@ -322,7 +323,7 @@ def _cell(row: Mapping[Any, Any], column: str) -> str:
 
 
 def _ends(row: Mapping[Any, Any], column: str) -> tuple[str, str]:
-    """Return the least and the most over the seeds, as shown; the same text twice where they are not known."""
+    """Return the minimum and the maximum over the seeds, as shown; the same text twice if they are not known."""
     factor, digits, _ = _shown(column)
     ends = [row.get(f"{column}_{end}", row[column]) for end in ("least", "most")]
     low, high = (f"{factor * (row[column] if pd.isna(end) else end):,.{digits}f}" for end in ends)
@@ -330,7 +331,7 @@ def _ends(row: Mapping[Any, Any], column: str) -> tuple[str, str]:
 
 
 def _shown(column: str) -> tuple[float, int, str]:
-    """Factor, digits and unit in which a column is shown."""
+    """Return the factor, the number of decimals and the unit with which a column is shown."""
     if column == "peak_memory_bytes":
         return 2**-20, 0, ""
     if column == "optimizer_state_bytes":

@@ -1,7 +1,7 @@
-"""How much of a paired difference's variation comes from seeds, training data, questions and bases.
+"""The variance components of a paired difference: seeds, training data, questions and bases.
 
-A study that draws training data, questions or the base anew crosses these with its seeds; each draw is a task of its
-own in other tables. This module compares the draws of one task.
+A study that draws training data, questions or the base anew crosses these with its seeds. Other tables treat each draw
+as a task; this module compares the draws of one task.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from gmt_analysis.choices import CHOICE, Baseline
 
 SEED = "seed"
 DRAWS = {"data_seed": "training data", "question_seed": "questions", "model": "bases"}  # column -> words
-_BY_DATA = -1  # stands for questions that follow from data_seed
+_BY_DATA = -1  # in place of a missing question_seed, when data_seed draws the questions too
 
 
 def variation(runs: pd.DataFrame, column: str, *, baseline: str) -> pd.DataFrame:
@@ -33,10 +33,10 @@ def variation(runs: pd.DataFrame, column: str, *, baseline: str) -> pd.DataFrame
         baseline: the baseline arm.
 
     Returns:
-        A row for each choice on a task with two draws or more, and two seeds: CHOICE; `difference`, the mean; for
-        SEED and each of DRAWS that varies `num_NAME` and `deviation_NAME`, the root of its variance, or 0 where the
-        estimate is below 0; `deviation_rest`, of a single run beside these; and `error`: the standard error of the mean
-        if all of them were drawn anew. Empty without draws.
+        A row for each choice on a task with at least two draws and two seeds: CHOICE; `difference`, the mean; for SEED
+        and each of DRAWS that varies, its number of values `num_NAME` and its standard deviation `deviation_NAME`, 0 if
+        the variance is estimated below 0; `deviation_rest`, the residual standard deviation; and `error`, the standard
+        error of the mean if all of these were drawn anew. Empty without draws.
     """
     done = runs[(runs["state"] == "done") & runs[[column, SEED]].notna().all(axis=1)]
     rows = []
@@ -44,21 +44,22 @@ def variation(runs: pd.DataFrame, column: str, *, baseline: str) -> pd.DataFrame
         base = Baseline.from_table(runs, baseline)
         for task, of_task in done.groupby("task", sort=False):
             factors = [SEED, *names_of_draws(of_task)]
-            own = of_task.assign(question_seed=of_task["question_seed"].astype("Int64").fillna(_BY_DATA))
-            for (arm, value), group in own[own["arm"] != baseline].groupby(["arm", "axis"], dropna=False, sort=False):
-                others = base.runs(own, group["axis"].astype(float).iloc[0])
-                differences = _by_factors(group, column, factors) - _by_factors(others, column, factors)
+            drawn = of_task.assign(question_seed=of_task["question_seed"].astype("Int64").fillna(_BY_DATA))
+            others = drawn[drawn["arm"] != baseline]
+            for (arm, value), group in others.groupby(["arm", "axis"], dropna=False, sort=False):
+                base_runs = base.runs(drawn, group["axis"].astype(float).iloc[0])
+                differences = _by_factors(group, column, factors) - _by_factors(base_runs, column, factors)
                 if len(factors) > 1 and (row := _parts(differences.dropna())):
                     rows.append({"arm": arm, "task": task, "axis": value, **row})
     return pd.DataFrame(rows, columns=None if rows else [*CHOICE, "difference", "deviation_rest", "error"])
 
 
 def split_variance(values: Floats) -> tuple[list[float], float]:
-    """Return the variance of each of F crossed random factors and of the rest, by the method of moments.
+    """Return the variance components of F crossed random factors and the residual variance, by the method of moments.
 
-    The model is mean + one effect for each factor + rest, with one value in each cell (Searle, Casella and McCulloch,
-    "Variance Components", 1992, Chapter 4): the expected mean square of a factor is the variance of the rest plus
-    the factor's own variance times the number of values at a level. An estimate may lie below 0.
+    The model is mean + one effect for each factor + residual, with one value in each cell (Searle, Casella and
+    McCulloch, "Variance Components", 1992, Chapter 4): the expected mean square of a factor is the residual variance
+    plus the factor's variance times the number of values at a level. An estimate may lie below 0.
 
     Args:
         values: an array with a dimension of at least two levels for each factor.
@@ -68,12 +69,12 @@ def split_variance(values: Floats) -> tuple[list[float], float]:
         level_means = values.mean(axis=tuple(other for other in range(values.ndim) if other != place))
         squares.append(values.size / num_levels * float(((level_means - mean) ** 2).sum()))
         freedom -= num_levels - 1
-    rest = max(float(((values - mean) ** 2).sum()) - sum(squares), 0.0) / freedom
+    residual = max(float(((values - mean) ** 2).sum()) - sum(squares), 0.0) / freedom
     parts = [
-        (square / (num_levels - 1) - rest) * num_levels / values.size
+        (square / (num_levels - 1) - residual) * num_levels / values.size
         for square, num_levels in zip(squares, values.shape, strict=True)
     ]
-    return parts, rest
+    return parts, residual
 
 
 def names_of_draws(runs: pd.DataFrame) -> dict[str, str]:
@@ -82,9 +83,9 @@ def names_of_draws(runs: pd.DataFrame) -> dict[str, str]:
     Empty if only some runs draw their questions by data_seed: such draws are not crossed with the others.
     """
     varied = {name: words for name, words in DRAWS.items() if runs[name].nunique(dropna=False) > 1}
-    follows = runs["question_seed"].isna()
-    if "data_seed" in varied and follows.any():
-        return {**varied, "data_seed": "training data with their questions"} if follows.all() else {}
+    is_by_data = runs["question_seed"].isna()
+    if "data_seed" in varied and is_by_data.any():
+        return {**varied, "data_seed": "training data with their questions"} if is_by_data.all() else {}
     return varied
 
 
@@ -92,9 +93,10 @@ def draws_in_words(runs: pd.DataFrame) -> str:
     """Return a sentence on what intervals are about in a study with several draws; empty for any other study.
 
     Args:
-        runs: see variation.
+        runs: as in `variation`.
     """
-    words = {name: word for _, own in runs.groupby("task", sort=False) for name, word in names_of_draws(own).items()}
+    by_task = runs.groupby("task", sort=False)
+    words = {name: word for _, group in by_task for name, word in names_of_draws(group).items()}
     if not words:
         return ""
     return (
@@ -115,9 +117,9 @@ def _parts(differences: pd.Series[Any]) -> Mapping[str, float | int]:
     if len(wide) < 2 or min(shape) < 2 or wide.size != int(np.prod(shape)):
         return {}
     ordered = wide.sort_index(axis=1).to_numpy(dtype=float).reshape(shape)
-    parts, rest = split_variance(ordered)
+    parts, residual = split_variance(ordered)
     row: dict[str, float | int] = {"difference": float(ordered.mean())}
     for name, part, number in zip(factors, parts, shape, strict=True):
         row |= {f"num_{name}": number, f"deviation_{name}": max(part, 0.0) ** 0.5}
-    variance = sum(max(part, 0.0) / number for part, number in zip(parts, shape, strict=True)) + rest / ordered.size
-    return row | {"deviation_rest": rest**0.5, "error": variance**0.5}
+    variance = sum(max(part, 0.0) / number for part, number in zip(parts, shape, strict=True)) + residual / ordered.size
+    return row | {"deviation_rest": residual**0.5, "error": variance**0.5}

@@ -1,4 +1,4 @@
-"""The use of Hydra: composes the configs of runs, and words Hydra's errors."""
+"""The use of Hydra: composes the configs of runs, and turns Hydra's errors into sentences."""
 
 from gmt.composition.composer import Composer, to_plain, with_values
 from gmt.composition.config_errors import user_errors

@@ -76,13 +76,13 @@ class Composer:
             UserError: an override is wrong.
         """
         chosen, values = self._split(overrides)
-        read = self._interpolated(chosen)
-        varied = {self._parsed[t].key_or_group: t for t in values if read.isdisjoint(self._path(t))}
-        fixed = (*chosen, *(text for text in values if not read.isdisjoint(self._path(text))))
+        words = self._words_in_interpolations(chosen)
+        varied = {self._parsed[t].key_or_group: t for t in values if words.isdisjoint(self._path(t))}
+        fixed = (*chosen, *(text for text in values if not words.isdisjoint(self._path(text))))
         kind = (fixed, tuple(varied))
         if kind not in self._templates:
-            given = {key: self._parsed[text].value() for key, text in varied.items()}
-            self._templates[kind] = self._template(fixed, overrides, given)
+            values_by_key = {key: self._parsed[text].value() for key, text in varied.items()}
+            self._templates[kind] = self._template(fixed, overrides, values_by_key)
         template = self._templates[kind]
         if isinstance(template, UserError):
             raise template
@@ -105,8 +105,8 @@ class Composer:
         for group, texts in by_group.items():
             place = (kind, *texts.values())
             if place not in self._groups:
-                given = {key: self._parsed[text].value() for key, text in texts.items()}
-                self._groups[place] = _settled(with_values({group: template[group]}, given))[group]
+                values = {key: self._parsed[text].value() for key, text in texts.items()}
+                self._groups[place] = _settled(with_values({group: template[group]}, values))[group]
             config[group] = self._groups[place]
         return config
 
@@ -123,11 +123,11 @@ class Composer:
 
     def _composed(self, chosen: tuple[str, ...]) -> DictConfig:
         if chosen not in self._by_choice:
-            self._by_choice[chosen] = self._exchanged(chosen)
+            self._by_choice[chosen] = self._compose_choices(chosen)
         return self._by_choice[chosen]
 
-    def _exchanged(self, chosen: tuple[str, ...]) -> DictConfig:
-        """Return the config for some choices; reuse one that Hydra composed for other choices of groups if possible."""
+    def _compose_choices(self, chosen: tuple[str, ...]) -> DictConfig:
+        """Return the config for some choices: with exchanged files from an earlier composition, or from Hydra."""
         choices: dict[str, str] = {}
         words = []
         may_exchange = True
@@ -149,8 +149,8 @@ class Composer:
             self._by_groups[groups] = composed
         return composed
 
-    def _interpolated(self, chosen: tuple[str, ...]) -> set[str]:
-        """Return every word in the interpolations of a config; the last word of one is the name of what it reads."""
+    def _words_in_interpolations(self, chosen: tuple[str, ...]) -> set[str]:
+        """Return every word in the interpolations of a config; a setting that one reads has such a word in its path."""
         if chosen not in self._read_by_interpolations:
             raw = OmegaConf.to_container(self._composed(chosen), resolve=False)
             self._read_by_interpolations[chosen] = {
@@ -166,12 +166,12 @@ class Composer:
         try:
             template = self._resolved(fixed)
         except UserError:
-            return None  # without the values something is missing
+            return None  # the config is incomplete without the varied values
         # repr, since NaN does not equal itself
         return template if repr(_settled(with_values(template, varied))) == repr(by_hydra) else None
 
     def _resolved(self, overrides: Sequence[str]) -> dict[str, Any]:
-        """Return the resolved config for some overrides; what no value is set in is resolved once, and shared."""
+        """Return the resolved config for some overrides; if they set no value, it is resolved once and shared."""
         chosen, values = self._split(overrides)
         if values:
             return _resolved(self.compose(overrides))
@@ -193,7 +193,7 @@ class Composer:
 
 
 _HYDRA = "hydra"
-# A resolved config, None where values can't be set on a copy, or the error that composing raised.
+# A resolved config; None if values can't be set on a copy of it; or the error that composing it raised.
 _Template = dict[str, Any] | UserError | None
 
 

@@ -21,7 +21,7 @@ from gmt.config_files import groups
 from gmt.errors import UserError, choices
 
 _READERS = frozenset({"antlr4", "hydra", "omegaconf", "yaml"})
-_GROUP_OF_NO_NAME = "Config group override must be"  # Hydra's ValueError
+_NOT_A_GROUP_NAME = "Config group override must be"  # the beginning of Hydra's ValueError
 
 
 @contextmanager
@@ -32,16 +32,16 @@ def user_errors() -> Iterator[None]:
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(explain(error)) from error
     except (YAMLError, ValueError, RecursionError) as error:
-        if str(error).startswith(_GROUP_OF_NO_NAME):
-            sentence = "a config group must be set to the name of one of its files, and left out by ~GROUP"
+        if str(error).startswith(_NOT_A_GROUP_NAME):
+            sentence = "a config group must be set to the name of one of its files; ~GROUP removes the group"
             raise UserError(sentence) from error
-        if not _is_of_reading(error):
+        if not _is_from_reading(error):
             raise
         raise UserError(_unreadable(error)) from error
 
 
-def _is_of_reading(error: BaseException) -> bool:
-    """Return whether Hydra or a library that it reads configs with raised an error, not other code that it called."""
+def _is_from_reading(error: BaseException) -> bool:
+    """Return whether Hydra, or a library by which it reads configs, raised an error, and not code that it called."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     innermost = 50 if isinstance(error, RecursionError) else 5  # a reader may end in Python's own library
     modules = (str(frame.f_globals.get("__name__")) for frame in frames[-innermost:])

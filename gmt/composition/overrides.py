@@ -22,7 +22,7 @@ def parse_override(parser: OverridesParser, text: str) -> Override:
         raise UserError(f"an override must be KEY=VALUE or ~KEY, got {text!r}")
     try:
         (parsed,) = parser.parse_overrides([text])
-        is_whole = (
+        has_all_blanks = (
             parsed.value_type != ValueType.ELEMENT or not isinstance(parsed.value(), str) or value == value.strip(" \t")
         )
     except (HydraException, ValueError, RecursionError) as error:
@@ -32,7 +32,7 @@ def parse_override(parser: OverridesParser, text: str) -> Override:
         except HydraException:
             raise UserError(f"an override must be KEY=VALUE with a setting's name as KEY, got {text!r}") from error
         raise UserError(f"Hydra can't read {text!r}; write the text as {shlex.quote(quoted)}") from error
-    if not is_whole:
+    if not has_all_blanks:
         quoted = f"{key}={as_text(value)}"
         raise UserError(f"Hydra drops blanks at the ends of {text!r}; write the text as {shlex.quote(quoted)}")
     return parsed
@@ -40,5 +40,5 @@ def parse_override(parser: OverridesParser, text: str) -> Override:
 
 def as_text(value: str) -> str:
     """Quote a text in Hydra's override grammar, so that Hydra reads exactly this text."""
-    plain = re.sub(r"(\\*)\$\{", lambda found: 2 * found[1] + r"\${", value)  # no interpolation
-    return QuotedString(text=plain, quote=Quote.double).with_quotes()
+    escaped = re.sub(r"(\\*)\$\{", lambda match: 2 * match[1] + r"\${", value)  # no interpolation
+    return QuotedString(text=escaped, quote=Quote.double).with_quotes()

@@ -45,6 +45,6 @@ def hydra_on(extra_config_dir: str | None) -> Iterator[None]:
 
 def extra_config_dir() -> str | None:
     """Return the folder that --config-dir names, or None; call it within a Hydra session."""
-    path = GlobalHydra.instance().config_loader().get_search_path().get_path()
-    found = (each.path for each in path if each.provider == "command-line" and each.path is not None)
-    return next((each.removeprefix("file://") for each in found), None)
+    entries = GlobalHydra.instance().config_loader().get_search_path().get_path()
+    paths = (entry.path for entry in entries if entry.provider == "command-line" and entry.path is not None)
+    return next((path.removeprefix("file://") for path in paths), None)

@@ -1,4 +1,4 @@
-"""Config groups whose values are exactly those of one file, so that another choice only exchanges the file.
+"""Config groups whose values all come from one file, so that another choice in the group only exchanges the file.
 
 Hydra needs about 90 ms for a composition, and 4 ms for a file. So a study of many methods composes only once.
 """
@@ -55,8 +55,8 @@ def keeps_to_its_group(override: Override) -> bool:
     The user's files may set such values (`# @package _global_`), and so may an override with a package.
     """
     choice = _choice(override)
-    found = None if choice is None else _file(*choice)
-    return found is not None and found.provider == _OURS
+    file = None if choice is None else _file(*choice)
+    return file is not None and file.provider == _OURS
 
 
 def _choice(override: Override) -> tuple[str, str] | None:
@@ -69,19 +69,19 @@ def _choice(override: Override) -> tuple[str, str] | None:
 
 def _whole_file(group: str, name: str) -> DictConfig | None:
     """Return the config of a file; None if there is no such file, or it has defaults or a package of its own."""
-    if "/" in group:  # its values are at a deeper place of the config, or are Hydra's own
+    if "/" in group:  # the file's values are at a deeper place of the config, or are Hydra's own
         return None
-    found = _file(group, name)
-    if found is None or found.defaults_list or found.header["package"] is not None:
+    file = _file(group, name)
+    if file is None or file.defaults_list or file.header["package"] is not None:
         return None
-    config: Any = found.config
+    config: Any = file.config
     return config if isinstance(config, DictConfig) else None
 
 
 def _file(group: str, name: str) -> ConfigResult | None:
     repository = GlobalHydra.instance().config_loader().repository  # type: ignore[attr-defined]
-    found: ConfigResult | None = repository.load_config(f"{group}/{name}") if repository.group_exists(group) else None
-    return found
+    file: ConfigResult | None = repository.load_config(f"{group}/{name}") if repository.group_exists(group) else None
+    return file
 
 
 def _plain(config: Any) -> Any:

@@ -1,4 +1,5 @@
-"""Whether training turned, stretched or reshaped the outputs of modules: the trained model's beside the base's."""
+"""Compares the outputs of modules of the trained model and of the base: whether training rotated, scaled or distorted
+them."""
 
 from __future__ import annotations
 
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ActivationGeometry:
-    """Orthogonal Procrustes residual, Gram distortion and linear CKA of the outputs of linear modules. Each model
-    computes the prompts by itself, so that a module's outputs also change because its inputs do.
+    """Orthogonal Procrustes residual, Gram distortion and linear CKA of the outputs of linear modules. The prompts run
+    through each model from the start, so a module's outputs also change because its inputs do.
 
     Rows for source and for target prompts, here `PART`; gmt.diagnostics.similarity has the formulas:
     procrustes_residual_PART: the distance of the trained model's outputs from the base's after the best rotation (or
@@ -39,8 +40,9 @@ class ActivationGeometry:
     Memory: both models, and `memory_bytes` for sums and outputs. A module needs 48 D^2 bytes and the outputs of a
     batch. D is the number of outputs, or of inputs (with a bias one more) if that is smaller: such outputs lie in a
     space of D dimensions, and their coordinates there have the same inner products. So nothing is sampled, and the
-    head of a large vocabulary needs as little as the others. Modules that need more than `memory_bytes` together take
-    turns, each time with a forward pass of both models. A module that needs more by itself is measured all the same.
+    head of a large vocabulary needs as little as the others. Modules that need more than `memory_bytes` together are
+    measured in groups, each with its own forward passes of both models. A module that needs more by itself is measured
+    all the same.
 
     Args:
         name: the diagnostic's name in tables.

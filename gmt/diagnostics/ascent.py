@@ -17,10 +17,10 @@ _ENOUGH_RISES = 0.75  # as a fraction of the steps since the last checkpoint
 
 def checkpoints(num_steps: int) -> list[int]:
     """Return the steps at which the step size may be halved (Croce and Hein, arXiv 2003.01690, Section 3.2)."""
-    before, now, steps = 0, 22, []  # in hundredths, so that 0.57 of 100 steps are exactly 57
-    while (step := -(-now * num_steps // 100)) < num_steps:
+    previous, current, steps = 0, 22, []  # in hundredths, so that 0.57 of 100 steps are exactly 57
+    while (step := -(-current * num_steps // 100)) < num_steps:
         steps.append(step)
-        before, now = now, now + max(now - before - 3, 6)
+        previous, current = current, current + max(current - previous - 3, 6)
     return steps
 
 
@@ -45,14 +45,14 @@ def largest_rise(loss: Callable[[], Tensor], weights: Sequence[Tensor], bounds: 
         with torch.enable_grad():
             return _ascend(loss, weights, start, bounds, steps)
     finally:
-        _put(weights, start)
+        _assign(weights, start)
 
 
 def _ascend(
     loss: Callable[[], Tensor], weights: Sequence[Tensor], start: Sequence[Tensor], bounds: Sequence[Tensor], steps: int
 ) -> float:
-    now = [torch.zeros_like(b) for b in bounds]
-    before, best = [x.clone() for x in now], [x.clone() for x in now]
+    deltas = [torch.zeros_like(b) for b in bounds]
+    previous, best = [d.clone() for d in deltas], [d.clone() for d in deltas]
     value = loss()
     if not math.isfinite(first := value.item()):
         raise FloatingPointError(f"the loss is {first}")
@@ -66,19 +66,19 @@ def _ascend(
             for i, (gradient, bound) in enumerate(zip(gradients, bounds, strict=True)):
                 if gradient is None:
                     continue
-                target = _clamped(now[i] + size * bound * gradient.sign(), bound)
-                moved = now[i] + alpha * (target - now[i]) + (1 - alpha) * (now[i] - before[i])
-                before[i], now[i] = now[i], _clamped(moved, bound)
-        _put(weights, [w + d for w, d in zip(start, now, strict=True)])
+                target = _clamped(deltas[i] + size * bound * gradient.sign(), bound)
+                moved = deltas[i] + alpha * (target - deltas[i]) + (1 - alpha) * (deltas[i] - previous[i])
+                previous[i], deltas[i] = deltas[i], _clamped(moved, bound)
+        _assign(weights, [w + d for w, d in zip(start, deltas, strict=True)])
         value = loss()
         if (current := value.item()) > largest:  # False for NaN
-            largest, best, rises = current, [d.clone() for d in now], rises + 1
+            largest, best, rises = current, [d.clone() for d in deltas], rises + 1
         if step in at_checkpoints:
             is_stuck = not halved and largest == largest_before
             halved = rises < _ENOUGH_RISES * (step - checked) or is_stuck
             if halved:
-                size, now, before = size / 2, [d.clone() for d in best], [d.clone() for d in best]
-                _put(weights, [w + d for w, d in zip(start, now, strict=True)])
+                size, deltas, previous = size / 2, [d.clone() for d in best], [d.clone() for d in best]
+                _assign(weights, [w + d for w, d in zip(start, deltas, strict=True)])
                 value = loss()
             largest_before, rises, checked = largest, 0, step
     return largest - first
@@ -106,11 +106,11 @@ def mean_rise(
             first, total = loss().item(), 0.0
             for _ in range(draws):
                 noise = (torch.randn(s.shape, generator=generator).to(s) for s in scales)
-                _put(weights, [w + s * n for w, s, n in zip(start, scales, noise, strict=True)])
+                _assign(weights, [w + s * n for w, s, n in zip(start, scales, noise, strict=True)])
                 total += loss().item() - first
             return total / draws
     finally:
-        _put(weights, start)
+        _assign(weights, start)
 
 
 def _clamped(delta: Tensor, bound: Tensor) -> Tensor:
@@ -118,6 +118,6 @@ def _clamped(delta: Tensor, bound: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _put(weights: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+def _assign(weights: Sequence[Tensor], values: Sequence[Tensor]) -> None:
     for weight, value in zip(weights, values, strict=True):
         weight.copy_(value)

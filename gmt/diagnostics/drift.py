@@ -104,7 +104,7 @@ def activation_drift(model: Any, tuned: Any, prompts: Any, batch_size: int, on_p
 
     sums: dict[str, Tensor] = {}
     modules = linear_modules(model, tuned)
-    hooks = [m.register_forward_pre_hook(_adding(name, tuned, sums)) for name, m in modules.items()]
+    hooks = [m.register_forward_pre_hook(_sum_hook(name, tuned, sums)) for name, m in modules.items()]
     try:
         run_prompts(model, prompts, batch_size, on_progress)
     finally:
@@ -113,7 +113,7 @@ def activation_drift(model: Any, tuned: Any, prompts: Any, batch_size: int, on_p
     return {name: float(moved / whole) for name, (moved, whole) in sums.items() if whole}
 
 
-def _adding(name: str, tuned: Any, sums: dict[str, Tensor]) -> Any:
+def _sum_hook(name: str, tuned: Any, sums: dict[str, Tensor]) -> Any:
     """Return a hook that adds ||D h||^2 and ||W0 h||^2 over the tokens of a batch to `sums[name]`, in float64."""
     import torch
     from torch import nn

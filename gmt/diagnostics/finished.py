@@ -37,7 +37,7 @@ class FinishedRun:
             that reads them.
         tuned: returns the trained weights on the CPU, by the names of the base's parameters, tied ones once; a mapping
             that reads each tensor on access. Raises UserError if the run stored no weights or if they have changed.
-        on_progress: call it as often as you like, with the number of steps done and of all steps.
+        on_progress: the diagnostic calls it from time to time, with the number of finished steps and of all steps.
     """
 
     id: str
@@ -83,8 +83,8 @@ class FinishedRun:
 
     def has_same_data(self, other: FinishedRun) -> bool:
         """Whether the other run has the same base, task and seed, and differs in how it is trained."""
-        alike = ("model", "task", "fingerprints", "seed")
-        return all(self.science[key] == other.science[key] for key in alike) and self.science != other.science
+        shared = ("model", "task", "fingerprints", "seed")
+        return all(self.science[key] == other.science[key] for key in shared) and self.science != other.science
 
 
 def _without_seed(science: Mapping[str, Any]) -> dict[str, Any]:

@@ -106,8 +106,8 @@ def similarity(y_MK: Tensor, x_MR: Tensor, sigma_R: Tensor, gap: float) -> Tenso
     sum_RK = torch.nn.functional.pad(share_RK.cumsum(dim=0), (0, 0, 1, 0))
     rising_R = -sigma_R
     first = torch.searchsorted(rising_R, rising_R * (1 + gap))
-    behind = torch.searchsorted(rising_R, rising_R * (1 - gap), right=True)
-    return (sum_RK[behind] - sum_RK[first]).amax(dim=0).clamp(0, 1).sqrt()
+    end = torch.searchsorted(rising_R, rising_R * (1 - gap), right=True)
+    return (sum_RK[end] - sum_RK[first]).amax(dim=0).clamp(0, 1).sqrt()
 
 
 def _vectors(matrix_MN: Tensor) -> tuple[Tensor, Tensor]:

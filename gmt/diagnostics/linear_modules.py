@@ -22,11 +22,10 @@ def linear_modules(model: nn.Module, tuned: Container[str]) -> dict[str, nn.Modu
 
 
 def compact(module: nn.Module) -> tuple[Tensor, Tensor | None]:
-    """Return weight and bias of a linear module with the same inner products of outputs, and at most one output more
-    than inputs.
+    """Return the weight and bias of a smaller linear module whose outputs have the same inner products.
 
-    Weight and bias are float32, in the layout of nn.Linear. With A = [W b] and A = Q R, the outputs of R are the
-    coordinates of those of A in an orthonormal basis.
+    It has at most one output more than inputs. Weight and bias are float32, in the layout of nn.Linear. With A = [W b]
+    and A = Q R, the outputs of R are the coordinates of A's outputs in an orthonormal basis.
     """
     linear: Any = module
     weight = linear.weight.detach().float()

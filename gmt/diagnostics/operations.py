@@ -19,11 +19,11 @@ class Operations:
     """Operations of the forward and backward passes. Rows: `step`, one optimizer step on the first examples in their
     order; `training`, this number times the number of steps.
 
-    PyTorch counts matrix products, those of attention by its formula, whatever kernel trains. It does not count
-    elementwise work, the optimizer and the mask, whose cost is in the measured times. Gradients of frozen parameters
-    are not counted.
+    PyTorch counts matrix products, and in attention those of its formula, whichever kernel the training uses. It does
+    not count elementwise work, the optimizer and the mask, whose cost is in the measured times. Gradients of frozen
+    parameters are not counted.
 
-    A method's own term of the loss is counted, with the passes that it makes.
+    A loss term that the method adds is counted, with all forward and backward passes that the term needs.
 
     Args:
         name: the diagnostic's name in tables.
@@ -42,7 +42,7 @@ class Operations:
                 of its optimizer is not installed.
         """
         if run.result is None or run.result.training is None:
-            raise UserError("operations are counted of trainings, and this run has none")
+            raise UserError("operations can be counted only for a run that trained, and this run did not")
         step = step_flops(run)
         yield Row(name="step", value=step)
         yield Row(name="training", value=step * run.result.training.num_steps)

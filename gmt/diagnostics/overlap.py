@@ -1,4 +1,4 @@
-"""The overlap of the entries that two trainings moved: with two seeds of an arm, or with two arms on one seed.
+"""The overlap of the entries that two trainings moved, for two seeds of an arm or for two arms on one seed.
 
 Shape suffix: N entries of a parameter, flattened.
 """
@@ -31,7 +31,8 @@ class MaskOverlap:
     `fraction` of the parameter and all ties at the threshold; entries that did not move are never in it.
     by_chance: the Jaccard index of two random supports of these sizes, p q / (p + q - p q).
 
-    A run record stores no masks: the support follows from the whole training, and not from the mask of one step.
+    A run record stores no masks, so a support is computed from the change over the whole training, and not from the
+    mask of one step.
 
     Args:
         name: the diagnostic's name in tables.

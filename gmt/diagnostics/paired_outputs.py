@@ -23,14 +23,14 @@ def compared(
     memory_bytes: int,
     on_progress: Callable[[int, int], None],
 ) -> Iterator[tuple[str, dict[str, float]]]:
-    """Yield name and values (see OutputSums) of each module that sees each token of each batch once.
+    """Yield the name and the values (see OutputSums) of each module that sees every token of every batch once.
 
     Args:
         base, tuned: models of one architecture, on one device, in eval mode.
         names: the names of linear modules.
         prompts: token ids.
         batch_size: the most prompts in a forward pass, which have one length.
-        memory_bytes: memory for sums and outputs; modules that need more together take turns.
+        memory_bytes: memory for sums and outputs; modules that need more together are measured in groups.
         on_progress: called with the number of steps done and of all steps.
     """
     groups = _groups(base, names, batch_size * max(map(len, prompts)), memory_bytes)
@@ -110,8 +110,8 @@ class Outputs:
     def _hook(self, name: str, module: nn.Module) -> Any:
         weight, bias = compact(module)
 
-        def look(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        def store_outputs(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             h = inputs[0].float().flatten(end_dim=-2)
             self._outputs.setdefault(name, []).append(torch.nn.functional.linear(h, weight, bias))
 
-        return look
+        return store_outputs

@@ -98,7 +98,7 @@ class Contributions:
         return values
 
     def _hook(self, number: int) -> Any:
-        def look(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        def add_contribution(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
             x_BTD = args[0] if args else kwargs["hidden_states"]
             base_BD = _hidden(self._base[number](*args, **kwargs))[:, -1].float()
             pretrained_BD = base_BD - x_BTD[:, -1].float()
@@ -112,7 +112,7 @@ class Contributions:
             if number == len(self._tuned) - 1:
                 self._values += contribution(self._pretrained, self._added)
 
-        return look
+        return add_contribution
 
 
 def contribution(pretrained_BD: Tensor, added_BD: Tensor) -> list[float]:

@@ -155,7 +155,7 @@ class _Key:
 def _prepare(key: _Key) -> Prepared:
     from datasets import Dataset
 
-    refuse_secrets("the config", key.text, "the hub's token belongs into HF_TOKEN", is_data=True)
+    refuse_secrets("the config", key.text, "put the hub's token into HF_TOKEN", is_data=True)
     config, tokenizer = config_and_tokenizer(key.model)
     set_template(tokenizer, key.task.chat_template)
     reader = Reader(

@@ -119,11 +119,11 @@ def _fit(diagnosing: Diagnosing, done: Sequence[PlannedRun]) -> tuple[list[Plann
 
 
 def diagnose(steps: Sequence[Step], on_progress: Callable[[Step, int, int], None]) -> Iterator[Diagnosed]:
-    """Measure step by step, and yield the outcome of each. Steps of another process are postponed.
+    """Measure one step after the other and yield its outcome; a step that another process measures is postponed.
 
     Args:
         steps: the steps from `steps_of`.
-        on_progress: called with the step, the number of its parts done and of all its parts.
+        on_progress: called with the step, the number of its finished parts, and the number of all its parts.
     """
     remaining, num_busy = deque(steps), 0
     while remaining:

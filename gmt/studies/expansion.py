@@ -8,24 +8,24 @@ from gmt.studies.grid import Axes, Point, StudySettings, to_override_value
 from gmt.studies.merge_arms import FROM, OVER, merge_arms, merge_points
 
 
-def expand(study: StudySettings, cli: Axes) -> list[Point]:
+def expand(study: StudySettings, typed: Axes) -> list[Point]:
     """Return the points of all runs of a study, arm by arm; the last setting varies fastest.
 
     Args:
         study: the study, with the grid of each arm.
-        cli: the values that the user typed for each setting. If some arms list the setting, the typed values replace
-            theirs, and the other arms do not change. Else the values hold for every arm that does not merge, and merges
-            inherit them; those of a setting of the group merge hold for the arms that merge, if there are any.
+        typed: the values that the user typed for each setting. If some arms have the setting, the typed values replace
+            the values of these arms, and the other arms do not change. Otherwise they apply to every arm that trains,
+            and merges inherit them; a setting of the group merge applies to the arms that merge, if there are any.
 
     Raises:
         UserError: an arm names its parents wrongly, see gmt.studies.merge_arms.
     """
     merges = {merge.arm: merge for merge in merge_arms(study.arms)}
     grids = {arm: _grid(study, arm, is_merge=arm in merges) for arm in study.arms}
-    for key, values in cli.items():
+    for key, values in typed.items():
         is_of_merge = key.partition(".")[0] == "merge" and bool(merges)
-        alike = [arm for arm in grids if (arm in merges) == is_of_merge]
-        for arm in [arm for arm in grids if key in grids[arm]] or alike:
+        arms_of_kind = [arm for arm in grids if (arm in merges) == is_of_merge]
+        for arm in [arm for arm in grids if key in grids[arm]] or arms_of_kind:
             grids[arm][key] = list(values)
     points = {
         arm: list(_points(arm, axes, {**study.shared, **study.arms[arm]}))
@@ -47,9 +47,9 @@ def _grid(study: StudySettings, arm: str, *, is_merge: bool) -> dict[str, list[s
     }
 
 
-def _points(arm: str, axes: Axes, written: Mapping[str, Any]) -> Iterator[Point]:
+def _points(arm: str, axes: Axes, in_yaml: Mapping[str, Any]) -> Iterator[Point]:
     varied = {key for key, values in axes.items() if len(values) > 1}
-    listed = {key for key, value in written.items() if isinstance(value, list)} - varied
+    listed = {key for key, value in in_yaml.items() if isinstance(value, list)} - varied
     for combination in itertools.product(*axes.values()):
         pairs = {key: f"{key}={value}" for key, value in zip(axes, combination, strict=True)}
         yield Point(

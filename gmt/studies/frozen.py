@@ -1,7 +1,8 @@
 """The frozen plan of a sweep: a file with the config of every run, so that later edits do not change the sweep.
 
-A job reads its config from this file and imports the classes that the config names. So it receives the run id and the
-digest of the run's line; the run id alone does not cover settings such as resources.
+A job reads its config from this file and imports the classes that the config names, so it must notice a changed line.
+Each job therefore receives the digest of its line. The run id would not do, since it leaves out settings such as
+resources.
 """
 
 import hashlib
@@ -23,12 +24,12 @@ STOP = "stop"
 
 
 def new_sweep(plan: Plan) -> Path:
-    """Return the folder of a new sweep, which does not exist yet; in it the file STOP stops the sweep."""
+    """Return a path for the folder of a new sweep, without making the folder; a file STOP in it stops the sweep."""
     return plan.folder / "sweeps" / f"{time.strftime('%Y%m%dT%H%M%S')}-{secrets.token_hex(4)}"
 
 
 def freeze(todo: Sequence[PlannedRun], folder: Path) -> None:
-    """Write the runs of a sweep that is about to start into its folder."""
+    """Make the folder of a sweep, and write the plan of its runs into it."""
     folder.mkdir(parents=True)
     with open(os.open(folder / _PLAN, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
         file.writelines(map(_line, todo))
@@ -49,7 +50,7 @@ def _masked(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def job_of(folder: Path, planned: PlannedRun) -> str:
-    """Return the only override of the job that does a run of a frozen plan."""
+    """Return the override that names a run of a frozen plan; the job that does the run needs no other override."""
     return f"+planned_run='{folder}#{planned.run.id}#{_digest(_line(planned).encode())}'"
 
 
@@ -66,6 +67,6 @@ def thaw(reference: str) -> tuple[str, Mapping[str, Any], Path]:
             for line in file:
                 if run_id.encode() in line and (row := object_of(line, path))["run_id"] == run_id:
                     if _digest(line) != digest:
-                        raise UserError(f"{path} must be as the sweep wrote it, but run {run_id} in it was changed")
+                        raise UserError(f"run {run_id} in {path} was changed after the sweep wrote it; sweep again")
                     return run_id, row["config"], Path(folder) / STOP
     raise UserError(f"planned_run must name a run of a sweep's plan, got {reference!r}")

@@ -17,9 +17,9 @@ from gmt.verdicts.question import FEWEST, LEVEL, Question
 
 # Texts that need no quotes in Hydra's override grammar.
 _PLAIN = re.compile(r"[A-Za-z0-9_./:@-]*[A-Za-z_./:@-][A-Za-z0-9_./:@-]*")
-_WORDS = {"true", "false", "null", "nan", "inf", "-inf"}
+_RESERVED_WORDS = {"true", "false", "null", "nan", "inf", "-inf"}
 
-_COLUMNS_OF_THEIR_OWN = ("model", "model.name", "task", "task.data_seed", "task.question_seed", "seed")
+_WITH_OWN_COLUMN = ("model", "model.name", "task", "task.data_seed", "task.question_seed", "seed")
 
 PROVENANCE = ("verified", "secondary", "guessed")
 Axes = Mapping[str, Sequence[str]]
@@ -33,18 +33,18 @@ class StudySettings:
         name: the name of the study, of its folder and of its MLflow experiment.
         question: the question in words, for the report and for MLflow.
         shared: the settings of every arm: each config key with a value, or with a list of values to cross.
-        arms: the settings of each arm by its name, likewise; they override shared ones. An arm that merges names the
-            arm of its parents as `from`; if each of its runs has several parents, it names the setting in which these
-            differ as `over` (gmt.studies.merge_arms).
+        arms: the settings of each arm by its name, in the form of `shared`, whose settings they override. An arm that
+            merges has `from`, the arm of its parents, and if each of its runs has several parents also `over`, the
+            setting in which these differ (gmt.studies.merge_arms).
         tuning: the tuning before the comparison, see gmt.studies.tuning.TuningSettings; None for no tuning.
         baseline: the arm that the report compares the others with.
         margin: the smallest difference of scores that matters to the question, which tests of equivalence use; a
             fraction in (0, 1).
         primary: the questions that the study was made for, by name, see gmt.verdicts.question.Question; the study's
-            `margin` is the default of theirs. None: all tests are exploratory.
+            `margin` is the default of their margins. None: all tests are exploratory.
         looks: the stop rule: the numbers of seeds after which the primary questions are decided. Choices in undecided
-            comparisons get seeds up to the next number; none are added after the last. Each look has an equal share of
-            the level, so that repeated looks do not make a false verdict more likely. Empty: only the listed seeds.
+            comparisons then get more seeds, up to the next number in the list. Each look has an equal share of the
+            level, so that repeated looks do not make a false verdict more likely. Empty: only the listed seeds.
         axis: the setting on the x axis of figures, along which tests compare, e.g. `method.rank`; its values are
             numbers. None: gmt.axis.DEFAULT, whether or not it varies. Arms without the setting are constant.
         provenance: for a study that replicates another one, the source of each setting: `verified` (read in the
@@ -120,7 +120,7 @@ class StudySettings:
 
     @property
     def along(self) -> Axis:
-        """The axis."""
+        """The study's axis; the default one if `axis` is None."""
         return Axis() if self.axis is None else Axis(self.axis)
 
 
@@ -138,13 +138,13 @@ def questions_of(primary: object, margin: float) -> list[Question]:
         raise UserError(f"study.primary must be a mapping of questions, got {primary!r}")
     declared = dict(primary or {})
     settings.folder_names("the name of a question in study.primary", declared)
-    return together(*(partial(_question, name, given, margin) for name, given in declared.items()))
+    return together(*(partial(_question, name, values, margin) for name, values in declared.items()))
 
 
-def _question(name: str, given: object, margin: float) -> Question:
-    if not isinstance(given, Mapping) or "name" in given:
-        raise UserError(f"study.primary.{name} must be a mapping of settings, without a name, got {given!r}")
-    return settings_of(f"study.primary.{name}", Question, {"name": name, "margin": margin, **given})
+def _question(name: str, values: object, margin: float) -> Question:
+    if not isinstance(values, Mapping) or "name" in values:
+        raise UserError(f"study.primary.{name} must be a mapping of settings, without a name, got {values!r}")
+    return settings_of(f"study.primary.{name}", Question, {"name": name, "margin": margin, **values})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +155,7 @@ class Point:
         arm: the arm's name.
         overrides: all overrides of the run.
         varied: the overrides of settings that vary within the study.
-        lists_of_one: the overrides that the study lists as the only value; they are part of the label too.
+        lists_of_one: the overrides of settings that the study lists with a single value; the label has them too.
         stage: `comparison`, or `tuning` for a run that only helps to choose a setting and enters no table.
         parents: the points that a merge combines.
         differing_settings: the settings in which the parents, or their own parents, differ; the merge has no value of
@@ -198,16 +198,16 @@ class Point:
         listed = {key.lstrip("+"): value for key, value in self.listed}
         value, seed = listed.pop(axis.setting, None), listed.pop("seed", None)
         short = [value, f"s{seed}" if seed is not None and with_seed else None]
-        more = [text if key == "task" else f"{key.rpartition('.')[2]}={text}" for key, text in listed.items()]
-        return " ".join([self.arm, *filter(None, short), *more, *self._stage_in_words])
+        others = [text if key == "task" else f"{key.rpartition('.')[2]}={text}" for key, text in listed.items()]
+        return " ".join([self.arm, *filter(None, short), *others, *self._stage_in_words])
 
 
 def arm_of(point: Point, axis: Axis) -> str:
     """Return the arm with the varied settings that have no column of their own, e.g. `gmt learning_rate=0.001`."""
     pairs = (override.lstrip("+").split("=", 1) for override in point.varied)
-    with_column = (*_COLUMNS_OF_THEIR_OWN, axis.setting)
-    more = [f"{key.rpartition('.')[2]}={value}" for key, value in pairs if key not in with_column]
-    return " ".join([point.arm, *more])
+    with_column = (*_WITH_OWN_COLUMN, axis.setting)
+    others = [f"{key.rpartition('.')[2]}={value}" for key, value in pairs if key not in with_column]
+    return " ".join([point.arm, *others])
 
 
 def label_of_choice(point: Point, *, fixed: Sequence[str] = ()) -> str:
@@ -245,7 +245,7 @@ def to_override_value(value: object) -> str:
     if isinstance(value, int | float):
         return repr(value)
     if isinstance(value, str):
-        if _PLAIN.fullmatch(value) and value.lower() not in _WORDS and not _looks_numeric(value):
+        if _PLAIN.fullmatch(value) and value.lower() not in _RESERVED_WORDS and not _looks_numeric(value):
             return value
         return QuotedString(text=value, quote=Quote.single).with_quotes()
     if isinstance(value, list | tuple):

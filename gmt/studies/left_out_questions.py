@@ -20,11 +20,11 @@ def without_wrong_questions(values: Mapping[str, Any]) -> tuple[Mapping[str, Any
         return (_with(values, {}), [_left_out("the primary questions are", wrong)]) if wrong else (values, [])
     right: dict[str, Any] = {}
     sentences = []
-    for name, given in primary.items():
-        if wrong := _faults(right | {name: given}, margin):
+    for name, question in primary.items():
+        if wrong := _faults(right | {name: question}, margin):
             sentences.append(_left_out(f"primary question {name} is", wrong))
         else:
-            right[name] = given
+            right[name] = question
     return _with(values, right) if sentences else values, sentences
 
 
@@ -37,8 +37,8 @@ def without_unanswerable(study: StudySettings, faults: Mapping[str, Sequence[str
     """
     if not faults:
         return study, []
-    right = {name: given for name, given in (study.primary or {}).items() if name not in faults}
-    sentences = [_left_out(f"primary question {name} is", own) for name, own in faults.items()]
+    right = {name: question for name, question in (study.primary or {}).items() if name not in faults}
+    sentences = [_left_out(f"primary question {name} is", sentences) for name, sentences in faults.items()]
     return replace(study, primary=right, looks=study.looks if right else ()), sentences
 
 
@@ -51,7 +51,7 @@ def _faults(primary: Any, margin: float) -> Sequence[str]:
 
 
 def _with(values: Mapping[str, Any], primary: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings with other primary questions; without any question, also without looks."""
+    """Return the settings with `primary` as their questions, and without looks if there is no question."""
     return {**values, "primary": primary} | ({} if primary else {"looks": []})
 
 

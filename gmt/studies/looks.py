@@ -14,13 +14,13 @@ from gmt.tracking.outcomes import UNSCORED
 from gmt.verdicts.pairs import Choice
 
 _SEED = "seed="
-_IS_OVER = ("done", "diverged", UNSCORED)
-_IS_DECIDED = ("shown", "refuted")
-_NEEDS_SEEDS = ("undecided", "not tested", "beyond the margin, uncorrected", "target not matched")
+_ENDED_STATES = ("done", "diverged", UNSCORED)
+_DECIDED_OUTCOMES = ("shown", "refuted")
+_OPEN_DECISIONS = ("undecided", "not tested", "beyond the margin, uncorrected", "target not matched")
 
 
 def plan_with_looks(study: StudySettings, points: Sequence[Point], plan_of: Callable[[Sequence[Point]], Plan]) -> Plan:
-    """Return the plan with the seeds that the looks so far have added; its identity is that of the first look.
+    """Return the plan with the seeds that the looks so far have added; added seeds do not change its identity.
 
     The added seeds follow from the run records alone, so that every later plan of the study has the same runs.
 
@@ -28,7 +28,7 @@ def plan_with_looks(study: StudySettings, points: Sequence[Point], plan_of: Call
         UserError: the study has merges, or the number of seeds that it lists is not that of the first look.
     """
     if any(point.parents for point in points):
-        raise UserError("study.looks must be empty in a study with arms that merge, whose seeds are their parents'")
+        raise UserError("study.looks must be empty in a study with arms that merge: a merge has its parents' seeds")
     first = plan = plan_of(points)
     _refuse_other_seeds(study, first, len(points))
     while added := _points_of_next_look(study, plan):
@@ -49,13 +49,13 @@ def _refuse_other_seeds(study: StudySettings, plan: Plan, num_points: int) -> No
 def _points_of_next_look(study: StudySettings, plan: Plan) -> list[Point]:
     """Return the points to add; none if all questions are decided or the last look is done.
 
-    None are added while some run has not ended or does not count in a report, since looks and reports must decide by
-    the same runs.
+    No point is added while some run has not ended or does not count in a report, since looks and reports must decide
+    by the same runs.
     """
     if plan.later or any(state not in ("done", "diverged") for state in plan.states().values()):
         return []
     rows = list(rows_of_plan(plan, task_names(plan.comparison)))
-    if any(row["state"] not in _IS_OVER for row in rows):
+    if any(row["state"] not in _ENDED_STATES for row in rows):
         return []
     by_choice: dict[Choice, list[PlannedRun]] = {}
     for planned in plan.comparison:
@@ -78,8 +78,8 @@ def _undecided(study: StudySettings, rows: Rows, choices: Sequence[Choice]) -> l
             targets=scores_of_rows(rows, "target"),
             level=study.level,
         )
-        if verdict.outcome not in _IS_DECIDED:
-            undecided = [row for row in verdict.comparisons if row.decision in _NEEDS_SEEDS]
+        if verdict.outcome not in _DECIDED_OUTCOMES:
+            undecided = [row for row in verdict.comparisons if row.decision in _OPEN_DECISIONS]
             names |= {name for row in undecided for name in (row.choice, row.against)}
     return [choice for choice in choices if choice.name in names]
 
@@ -87,24 +87,31 @@ def _undecided(study: StudySettings, rows: Rows, choices: Sequence[Choice]) -> l
 def _more_seeds(study: StudySettings, runs: Sequence[PlannedRun]) -> list[Point]:
     """Return the points that bring a choice to the number of seeds of its next look."""
     seeds = {int(planned.run.config["seed"]) for planned in runs}
-    wanted = next((number for number in study.looks if number > len(seeds)), len(seeds))
-    least = min(seeds)
+    num_wanted = next((number for number in study.looks if number > len(seeds)), len(seeds))
+    first_seed = min(seeds)
     tuned = None if study.tuning is None else f"{study.tuning['setting']}="
-    models = [planned.point for planned in runs if planned.run.config["seed"] == least]
-    return [_with_seed(point, seed, tuned) for seed in _new_seeds(seeds, wanted) for point in models]
+    of_first_seed = [planned.point for planned in runs if planned.run.config["seed"] == first_seed]
+    return [_with_seed(point, seed, tuned) for seed in _new_seeds(seeds, num_wanted) for point in of_first_seed]
 
 
-def _new_seeds(seeds: Collection[int], wanted: int) -> range:
-    return range(max(seeds) + 1, max(seeds) + 1 + wanted - len(seeds))
+def _new_seeds(seeds: Collection[int], num_wanted: int) -> range:
+    return range(max(seeds) + 1, max(seeds) + 1 + num_wanted - len(seeds))
 
 
 def seeds_to_come(looks: Sequence[int], seeds: Collection[int]) -> range:
-    """Return the seeds that a study may get at looks to come, beside those that it has."""
+    """Return the seeds that later looks may add to those that a study has."""
     return _new_seeds(seeds, looks[-1]) if looks and seeds else range(0)
 
 
 def _with_seed(point: Point, seed: int, tuned: str | None) -> Point:
-    """Return a point with another seed, and without the value that tuning chose, which planning adds again."""
+    """Return a point with another seed and without the tuned value, which planning adds again.
+
+    Args:
+        point: the point.
+        seed: its new seed.
+        tuned: the beginning of the override that sets the tuned setting, e.g. `train.learning_rate=`; None without
+            tuning.
+    """
 
     def reseeded(overrides: Sequence[str]) -> tuple[str, ...]:
         untuned = (text for text in overrides if tuned is None or not text.startswith(tuned))

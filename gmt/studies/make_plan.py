@@ -22,13 +22,13 @@ from gmt.studies.tuned_plan import tuned_plan
 from gmt.studies.tuning import TuningSettings
 
 
-def make_plan(composer: Composer, study: StudySettings, cli: Axes, *, leave_out: bool = False) -> Plan:
+def make_plan(composer: Composer, study: StudySettings, typed: Axes, *, leave_out: bool = False) -> Plan:
     """Compose and check every run of a study.
 
     Args:
         composer: composes the configs.
         study: the study.
-        cli: the settings that the user typed, each with its values.
+        typed: the settings that the user typed, each with its values.
         leave_out: whether a primary question with faults is left out (`Plan.left_out`) instead of refused.
 
     Raises:
@@ -36,21 +36,22 @@ def make_plan(composer: Composer, study: StudySettings, cli: Axes, *, leave_out:
             contains twice, and for runs that differ only in settings without effect.
     """
     maker = RunMaker(composer)
-    points = expand(study, cli)
-    if study.looks and "seed" not in cli:
-        plan = plan_with_looks(study, points, partial(_plan_of, study, maker, cli))
+    points = expand(study, typed)
+    if study.looks and "seed" not in typed:
+        plan = plan_with_looks(study, points, partial(_plan_of, study, maker, typed))
     else:
-        plan = _plan_of(study, maker, cli, points)
-    of_plan = (*_twice(plan.runs), *_same_training(plan.runs), *faults_of_parents(plan.runs))
-    faults = maker.faults | dict.fromkeys(of_plan)
+        plan = _plan_of(study, maker, typed, points)
+    plan_faults = (*_repeated(plan.runs), *_same_training(plan.runs), *faults_of_parents(plan.runs))
+    faults = maker.faults | dict.fromkeys(plan_faults)
     if not maker.faults:
         compared = [(planned.point, planned.run.config) for planned in plan.compared]
-        of_axis = faults_of_axis(study, compared, cli)
-        of_primary = {} if of_axis else faults_by_question(study, compared, cli)
+        axis_faults = faults_of_axis(study, compared, typed)
+        question_faults = {} if axis_faults else faults_by_question(study, compared, typed)
         if leave_out:
-            answered, left_out = without_unanswerable(study, of_primary)
-            plan, of_primary = replace(plan, study=answered, left_out=left_out), {}
-        faults |= dict.fromkeys([*of_axis, *(fault for own in of_primary.values() for fault in own)])
+            answerable, left_out = without_unanswerable(study, question_faults)
+            plan, question_faults = replace(plan, study=answerable, left_out=left_out), {}
+        sentences = (sentence for group in question_faults.values() for sentence in group)
+        faults |= dict.fromkeys([*axis_faults, *sentences])
     for planned in plan.runs:
         try:
             if planned.record.exists():
@@ -62,15 +63,16 @@ def make_plan(composer: Composer, study: StudySettings, cli: Axes, *, leave_out:
     return plan
 
 
-def _plan_of(study: StudySettings, maker: RunMaker, cli: Axes, points: Sequence[Point]) -> Plan:
+def _plan_of(study: StudySettings, maker: RunMaker, typed: Axes, points: Sequence[Point]) -> Plan:
     if study.tuning is not None:
         refuse_merges_of_runs_outside(points)
-        return tuned_plan(study, settings_of("study.tuning", TuningSettings, study.tuning), points, maker, cli)
+        return tuned_plan(study, settings_of("study.tuning", TuningSettings, study.tuning), points, maker, typed)
     runs = maker.runs(points)
     return Plan(study=study, runs=runs, ids=[planned.run.id for planned in runs])
 
 
-def _twice(runs: Sequence[PlannedRun]) -> list[str]:
+def _repeated(runs: Sequence[PlannedRun]) -> list[str]:
+    """Return a sentence for each run that occurs several times."""
     count = Counter(planned.run.id for planned in runs)
     return [
         f"study {id_}: the same run occurs in the study {number} times: "
@@ -81,7 +83,7 @@ def _twice(runs: Sequence[PlannedRun]) -> list[str]:
 
 
 def _same_training(runs: Sequence[PlannedRun]) -> list[str]:
-    """Return a sentence for each pair of runs with one training: they differ only in settings without effect."""
+    """Return a sentence for each pair of runs whose training is the same, since only settings without effect differ."""
     first: dict[str, PlannedRun] = {}
     faults = []
     for planned in runs:

@@ -40,7 +40,7 @@ def merge_arms(arms: Mapping[str, Mapping[str, Any]]) -> list[MergeArm]:
     Raises:
         UserError: `from` names no arm or leads back to its own, or an arm has `over` without `from`.
     """
-    merges = {arm: _merge_arm(arm, given, arms) for arm, given in arms.items() if FROM in given or OVER in given}
+    merges = {arm: _merge_arm(arm, values, arms) for arm, values in arms.items() if FROM in values or OVER in values}
     ordered: dict[str, MergeArm] = {}
     while rest := [merge for arm, merge in merges.items() if arm not in ordered]:
         ready = [merge for merge in rest if merge.parents not in merges or merge.parents in ordered]
@@ -51,16 +51,16 @@ def merge_arms(arms: Mapping[str, Mapping[str, Any]]) -> list[MergeArm]:
     return list(ordered.values())
 
 
-def _merge_arm(arm: str, given: Mapping[str, Any], arms: Mapping[str, Mapping[str, Any]]) -> MergeArm:
+def _merge_arm(arm: str, values: Mapping[str, Any], arms: Mapping[str, Mapping[str, Any]]) -> MergeArm:
     where = f"study.arms.{arm}"
-    if FROM not in given:
-        raise UserError(f"{where}.over must go with {where}.from, which names the arm of the parents")
-    parents = settings.text(f"{where}.from", given[FROM])
+    if FROM not in values:
+        raise UserError(f"{where}.over needs {where}.from, which names the arm of the parents")
+    parents = settings.text(f"{where}.from", values[FROM])
     if parents not in arms:
         raise UserError(f"{where}.from must name an arm of the study, got {parents!r}; {choices(parents, arms)}")
-    if given.get("merge") is None:
-        raise UserError(f"{where} must name its merge, since it has from; got merge={given.get('merge')}")
-    differing_setting = None if given.get(OVER) is None else settings.text(f"{where}.over", given[OVER])
+    if values.get("merge") is None:
+        raise UserError(f"{where}.merge must be set in an arm with from, got {values.get('merge')}")
+    differing_setting = None if values.get(OVER) is None else settings.text(f"{where}.over", values[OVER])
     return MergeArm(arm=arm, parents=parents, differing_setting=differing_setting)
 
 

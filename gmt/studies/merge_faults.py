@@ -9,7 +9,7 @@ from gmt.studies.plan import PlannedRun
 
 
 def refuse_merges_of_runs_outside(points: Sequence[Point]) -> None:
-    """Refuse, in a study with tuning, a merge whose parents are not runs of the study, since their values are unknown.
+    """Refuse, in a study with tuning, a merge whose parents are not runs of the study: tuning can't choose their value.
 
     Raises:
         UserError: some arm merges and does not name the arm of its parents.
@@ -27,7 +27,7 @@ def _is_merge(point: Point) -> bool:
 
 
 def faults_of_parents(runs: Sequence[PlannedRun]) -> Iterator[str]:
-    """Yield a sentence for each parent whose weights a merge of the plan can't get, in whatever order the runs go."""
+    """Yield a sentence for each parent whose weights a merge of the plan can't get, whatever the order of the runs."""
     by_id = {planned.run.id: planned.run for planned in runs}
     for planned in runs:
         if planned.run.merge is None or planned.record.state() == "done":  # the parents of a finished merge may be gone

@@ -37,7 +37,7 @@ def multirun(
     launch: RunLauncher,
     conclude: Callable[[Plan, TrackingSettings], None],
 ) -> None:
-    """Plan a multirun and carry it out.
+    """Plan the runs of a multirun and do those that are not done.
 
     Args:
         master: the config without the swept settings, with the study if there is one.
@@ -106,32 +106,32 @@ def by_overrides(launch: Callable[[Sequence[Sequence[str]]], object]) -> RunLaun
     def launch_runs(todo: Sequence[PlannedRun], folder: Path) -> None:
         if todo[0].run.config.get("search") is not None:
             raise UserError("search needs hydra/launcher=ray_tune: no other launcher can stop a run early")
-        left = list(todo)
-        while left and not (folder / STOP).exists():
-            left = _without_orphans(left)
-            free = [planned for planned in left if planned.record.state() != "running" and not not_done(planned.run)]
-            if free:
-                launch([[job_of(folder, planned)] for planned in free])
-            left = [planned for planned in left if planned not in free and planned.record.state() != "done"]
-            if left and not free:  # another driver does these
+        remaining = list(todo)
+        while remaining and not (folder / STOP).exists():
+            remaining = _without_orphans(remaining)
+            ready = [p for p in remaining if p.record.state() != "running" and not not_done(p.run)]
+            if ready:
+                launch([[job_of(folder, planned)] for planned in ready])
+            remaining = [p for p in remaining if p not in ready and p.record.state() != "done"]
+            if remaining and not ready:  # another driver does these
                 time.sleep(_BUSY_S)
 
     return launch_runs
 
 
-def _without_orphans(left: Sequence[PlannedRun]) -> list[PlannedRun]:
+def _without_orphans(remaining: Sequence[PlannedRun]) -> list[PlannedRun]:
     """Record as failed each merge with a parent that has ended and is not done; return the other runs."""
-    ids = {planned.run.id for planned in left}
-    rest = []
-    for planned in left:
+    ids = {planned.run.id for planned in remaining}
+    others = []
+    for planned in remaining:
         missing = (parent for parent in not_done(planned.run) if parent.id not in ids and parent.state() != "running")
-        if (lost := next(missing, None)) is None:
-            rest.append(planned)
+        if (missing_parent := next(missing, None)) is None:
+            others.append(planned)
         else:
             planned.record.create(planned.run.science, planned.run.config)
-            planned.record.note_failure("failed", OF_PARENT, failure_of(planned.run, lost))
+            planned.record.note_failure("failed", OF_PARENT, failure_of(planned.run, missing_parent))
             ids.discard(planned.run.id)
-    return rest
+    return others
 
 
 def _sync_command(plan: Plan, arguments: Sequence[str], *, is_study: bool) -> str:

@@ -64,7 +64,7 @@ def axes_of(composer: Composer, overrides: Iterable[str]) -> dict[str, list[str]
     """Return the user's overrides as axes, without those of the study itself and of Hydra.
 
     Raises:
-        UserError: an override can't be parsed, or sweeps over something else than listed values.
+        UserError: an override can't be parsed, or sweeps over an interval instead of listed values.
     """
     axes: dict[str, list[str]] = {}
     for override in composer.parse(list(overrides)):
@@ -86,7 +86,7 @@ def _listed(override: Override) -> list[str]:
     """Return the values that an override sweeps over.
 
     Raises:
-        UserError: there are none.
+        UserError: the override lists no values.
     """
     try:
         values = list(override.sweep_string_iterator())

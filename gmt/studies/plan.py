@@ -62,7 +62,7 @@ class Tuned:
     @property
     def breaks_bound(self) -> bool:
         """Whether even the best value forgets more than the bound."""
-        return self.best_score is not None and not self.best_score.holds(self.bound)
+        return self.best_score is not None and not self.best_score.is_within(self.bound)
 
     @property
     def is_at_an_end(self) -> bool:
@@ -93,7 +93,7 @@ class Plan:
 
     @property
     def level(self) -> float:
-        """The probability of a false verdict on one question at one look; left-out questions keep their share."""
+        """The probability of a false verdict on one question at one look; questions left out count in the division."""
         num_questions = len(self.study.questions)
         return self.study.level * max(num_questions, 1) / max(num_questions + len(self.left_out), 1)
 
@@ -124,7 +124,7 @@ class Plan:
 
 
 def runs_at_once(plan: Plan) -> int:
-    """Return how many runs this machine's cores and GPUs can do at a time."""
+    """Return how many runs fit on this machine's cores and GPUs at once."""
     resources, num_gpus = plan.runs[0].run.resources, gpus_here()
     places = (os.cpu_count() or 1) // (resources.cpus * resources.workers)
     gpus = resources.num_gpus(num_gpus) * resources.workers
@@ -171,8 +171,8 @@ def broken(plan: Plan, states: Mapping[str, State]) -> list[PlannedRun]:
 
 
 def _is_broken(plan: Plan, planned: PlannedRun, state: State) -> bool:
-    is_tried = bool(plan.later) or planned.point.stage == "tuning"
-    return state not in settled_states(plan) or state == "changed" or (state == "diverged" and not is_tried)
+    may_diverge = bool(plan.later) or planned.point.stage == "tuning"
+    return state not in settled_states(plan) or state == "changed" or (state == "diverged" and not may_diverge)
 
 
 def changes(plan: Plan, states: Mapping[str, State]) -> list[str]:

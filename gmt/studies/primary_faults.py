@@ -15,8 +15,8 @@ Runs = Sequence[tuple[Point, Mapping[str, Any]]]
 def faults_of_primary(study: StudySettings, runs: Runs, typed: Collection[str]) -> list[str]:
     """Return a sentence for each fault of a study's primary questions.
 
-    Arms, values of the axis and seeds must be those of the study. What the user typed may leave a question without
-    values or seeds, or split its arms by a setting: then the report says that it is not tested.
+    Arms, values of the axis and seeds must be those of the study. Settings that the user typed may leave a question
+    without values or seeds, or split its arms. That is no fault, and the report says that the question is not tested.
 
     Args:
         study: the study, with its questions.
@@ -27,7 +27,7 @@ def faults_of_primary(study: StudySettings, runs: Runs, typed: Collection[str]) 
 
 
 def faults_by_question(study: StudySettings, runs: Runs, typed: Collection[str]) -> dict[str, list[str]]:
-    """Return `faults_of_primary` by the name of the question, for questions that have some."""
+    """Return the sentences of `faults_of_primary` by question; questions without faults are left out."""
     seeds = seeds_of_choices(study, runs)
     by_name = {question.name: _faults(study, question, seeds, typed) for question in study.questions}
     return {name: faults for name, faults in by_name.items() if faults}

@@ -35,8 +35,8 @@ def power_of_plan(plan: Plan) -> Iterator[str]:
     rows = list(rows_of_plan(plan, tasks)) if plan.study.questions else []
     if num_dirty := sum(row["state"] == DIRTY for row in rows):
         yield (
-            f"warning: {num_dirty} finished runs are of a checkout with uncommitted changes: they count in no answer, "
-            "and study.looks adds no seeds to them"
+            f"warning: {num_dirty} finished runs were made in a checkout with uncommitted changes: no answer counts "
+            "them, and study.looks adds no seeds to them"
         )
     for question in plan.study.questions:
         pairs = pairs_of(question, list(seeds))
@@ -63,25 +63,25 @@ def _power_in_words(
 
     num_groups = len(columns) // len(pairs)
     level = plan.study.level / (1 if question.target_margin is None else 2)  # a half is for the target score
-    but = "" if question.target_margin is None else ", before the condition on the target score,"
+    without_target = "" if question.target_margin is None else ", before the condition on the target score,"
     spread = power.recorded_spread(columns, scores_of_rows(rows, question.measure))
     if spread is None and question.deviation is not None:
         spread = power.assumed_spread(pairs, num_groups, question.deviation)
-    truth = "if no choices differ" if question.is_of_all else f"if one choice differs by {points(question.margin)}"
+    effect = "if no choices differ" if question.is_of_all else f"if one choice differs by {points(question.margin)}"
     if spread is None:
         largest = power.largest_deviation(question, pairs, num_groups, num_seeds, level)
         yield (
-            f"  {truth}, the claim '{question.claim}' is shown{but} with a probability of {power.POWER:g} only if "
-            f"differences on the same seed have a standard deviation of at most {100 * largest:.1f} points. Set "
-            f"study.primary.{question.name}.deviation, or finish runs, to get the probability"
+            f"  {effect}, the claim '{question.claim}' is shown{without_target} with a probability of {power.POWER:g} "
+            f"only if differences on the same seed have a standard deviation of at most {100 * largest:.1f} points. "
+            f"Set study.primary.{question.name}.deviation, or finish runs, to get the probability"
         )
         return
-    shown = power.power(question, spread, num_seeds, level)
+    probability = power.power(question, spread, num_seeds, level)
     yield (
-        f"  {truth}, the claim '{question.claim}' is shown{but} with a probability of {shown:.2f}, for standard "
-        f"deviations of {_deviations(spread)}"
+        f"  {effect}, the claim '{question.claim}' is shown{without_target} with a probability of {probability:.2f}, "
+        f"for standard deviations of {_deviations(spread)}"
     )
-    if shown < power.POWER:
+    if probability < power.POWER:
         needed = power.seeds_needed(question, spread, level)
         seeds = "more than 1,000 seeds" if needed is None else f"about {needed} seeds"
         yield f"warning: {question.name} is likely to stay undecided: a probability of {power.POWER:g} needs {seeds}"
@@ -89,11 +89,11 @@ def _power_in_words(
 
 def _deviations(spread: Spread) -> str:
     pooled = _range_in_points(spread.deviation_K)
-    if spread.own_K is None:
+    if spread.unpooled_K is None:
         return f"{pooled} (assumed by study.primary)"
     return (
-        f"{pooled} (pooled over the comparisons of a task; single comparisons: {_range_in_points(spread.own_K)}; from "
-        f"{spread.num_seeds} seeds)"
+        f"{pooled} (pooled over the comparisons of a task; single comparisons: {_range_in_points(spread.unpooled_K)}; "
+        f"from {spread.num_seeds} seeds)"
     )
 
 
@@ -112,19 +112,19 @@ def _noise_of_questions(question: Question, compared: Sequence[PlannedRun], task
     groups = {task: [numbers] for task, numbers in by_task.items()}
     if question.tasks == "pooled" and len(by_task) > 1:
         groups = {f"the mean over {len(by_task)} tasks": list(by_task.values())}
-    blurred = []
+    too_wide = []
     for name, group in groups.items():
-        half = math.hypot(*map(_half, group)) / len(group)
+        half = math.hypot(*map(_half_width, group)) / len(group)
         if half > question.margin:
-            blurred.append(f"± {100 * half:.1f} points on {name} ({sum(map(sum, group)):,} questions)")
-    if blurred:
+            too_wide.append(f"± {100 * half:.1f} points on {name} ({sum(map(sum, group)):,} questions)")
+    if too_wide:
         yield (
             f"warning: {question.name}: other test questions of the same kind would move a difference by "
-            f"{', '.join(blurred)}, more than the margin of {points(question.margin)}, if a quarter of a pair's "
+            f"{', '.join(too_wide)}, more than the margin of {points(question.margin)}, if a quarter of a pair's "
             "answers differ; intervals over seeds are about these test questions alone"
         )
 
 
-def _half(numbers: Sequence[int]) -> float:
+def _half_width(numbers: Sequence[int]) -> float:
     """Return half the width of an interval of a task's score over other test questions; NaN if it is not known."""
     return _TWO_SIDED * sum(_DIFFERING / number for number in numbers) ** 0.5 / len(numbers) if numbers else math.nan

@@ -27,7 +27,10 @@ _DRAWS = {"data_seed": "data", "question_seed": "questions"}  # setting -> the w
 
 
 def task_names(runs: Sequence[PlannedRun]) -> dict[str, str]:
-    """Return the name of each run's task by run id, with the model, and the draws of data and questions, that vary."""
+    """Return a name for each run's task, by run id.
+
+    The name includes the model and the seeds of data and questions where these vary.
+    """
     several_models = len({planned.run.model.name for planned in runs}) > 1
     draws: dict[tuple[str, str], set[int | None]] = {}
     for planned in runs:
@@ -43,8 +46,7 @@ def task_names(runs: Sequence[PlannedRun]) -> dict[str, str]:
 
 
 def rows_of_plan(plan: Plan, tasks: Mapping[str, str]) -> Iterator[dict[str, Any]]:
-    """Yield a row for each compared run: arm, task, axis, seed and state; for a run that counts also the result's
-    columns.
+    """Yield a row for each compared run: arm, task, axis, seed and state, and the result's columns if the run counts.
 
     Runs of a checkout with uncommitted changes do not count (gmt.tracking.outcomes).
 
@@ -55,8 +57,8 @@ def rows_of_plan(plan: Plan, tasks: Mapping[str, str]) -> Iterator[dict[str, Any
     for planned in plan.comparison:
         outcome, config = outcome_of(planned.record), planned.run.config
         arm, value = choice_of(planned.point, config, plan.study.along)
-        known = {"arm": arm, "task": tasks[planned.run.id], "axis": value, "seed": seed_of(config)}
-        yield {**known, **question_steps(config), "state": outcome.state, **outcome.columns}
+        identity = {"arm": arm, "task": tasks[planned.run.id], "axis": value, "seed": seed_of(config)}
+        yield {**identity, **question_steps(config), "state": outcome.state, **outcome.columns}
 
 
 def scores_of_rows(rows: Rows, measure: str) -> Scores:
@@ -71,9 +73,9 @@ def scores_of_rows(rows: Rows, measure: str) -> Scores:
 
     def scored(row: Mapping[Any, Any]) -> ScoredRun:
         value = row.get(column)
-        of_base = 0.0 if base is None else row.get(base)
+        base_score = 0.0 if base is None else row.get(base)
         choice = Choice(row["arm"], None if row["axis"] is None else float(row["axis"]))
-        of_base = None if value is None else of_base
-        return ScoredRun(choice, row["task"], int(row["seed"]), row["state"], value, of_base, row.get(step))
+        base_score = None if value is None else base_score
+        return ScoredRun(choice, row["task"], int(row["seed"]), row["state"], value, base_score, row.get(step))
 
     return scores_of(scored(row) for row in rows if row["seed"] is not None)

@@ -64,23 +64,23 @@ def line(ended: Ended) -> str:
         return f"{number} {ended.state:<7} {label}: {error} ({record.folder})"
     result = record.result()
     scores = f"target {result.after['target']['mean']:.1%}, source {result.after['source']['mean']:.1%}"
-    left = f", about {duration(ended.seconds_left)} left" if ended.seconds_left else ""
+    time_left = f", about {duration(ended.seconds_left)} left" if ended.seconds_left else ""
     attempts = record.status().get("attempts", 1)
-    again = f", attempt {attempts}" if attempts > 1 else ""
-    return f"{number} done    {label}: {scores}{took(result.seconds)}{again}{left}"
+    attempt = f", attempt {attempts}" if attempts > 1 else ""
+    return f"{number} done    {label}: {scores}{took(result.seconds)}{attempt}{time_left}"
 
 
 def _table(snapshot: Snapshot) -> Group:
     """Return the running runs as a table, and the counts of runs by state below it."""
     numbers = {"waiting": snapshot.num_waiting, "running": len(snapshot.running), "done": 0, "failed": 0}
     counts = ", ".join(f"{number} {state}" for state, number in (numbers | dict(snapshot.ended)).items())
-    left = "" if snapshot.seconds_left is None else f"; about {duration(snapshot.seconds_left)} left"
+    time_left = "" if snapshot.seconds_left is None else f"; about {duration(snapshot.seconds_left)} left"
     table = Table(box=None, pad_edge=False)
     for name in ("running", "attempt", "step", "loss", "tokens/s", "evaluating"):
         table.add_column(name, justify="left" if name in ("running", "evaluating") else "right")
     for run in snapshot.running:
         table.add_row(*(Text(printable(cell)) for cell in _cells(run)))  # a str would be read as markup
-    return Group(table, Text(counts + left)) if snapshot.running else Group(Text(counts + left))
+    return Group(table, Text(counts + time_left)) if snapshot.running else Group(Text(counts + time_left))
 
 
 def _cells(run: Running) -> list[str]:

@@ -37,7 +37,11 @@ class RunMaker:
         return self._parents[point]
 
     def _merge(self, config: dict[str, Any], point: Point, parents: Sequence[PlannedRun | None]) -> Run:
-        """Return the run of a merge; its config lists the parents, unless the only parent is the same run unmerged."""
+        """Return the run of a merge.
+
+        Its config lists the parents, unless the only parent is the run with the same settings without the merge, which
+        is the default.
+        """
         ids = [parent.run.id for parent in parents if parent is not None]
         if len(ids) == 1 and (run := self._builder.build(config)).parent_ids == tuple(ids):
             return run

@@ -52,7 +52,7 @@ class StartsEarly(Protocol):
     def starting(self, todo: Sequence[PlannedRun], folder: Path) -> AbstractContextManager[CheckInWorker]:
         """Return a context manager that starts workers on entry and ends them on exit; no run begins before `__call__`.
 
-        The block must call the function that it is given once, before `__call__`.
+        The block must call the CheckInWorker exactly once, before `__call__`.
 
         Args:
             todo, folder: the arguments of the later `__call__`.
@@ -78,7 +78,7 @@ def run_sweep(
         launch: does the runs, see RunLauncher.
         progress: shows the progress.
         say: prints a line.
-        remedy: a command that later writes to MLflow what it lacks.
+        remedy: a command that later writes the missing values to MLflow.
         is_under_way: whether this sweep has already done runs of the study; if so, an MLflow store that does not answer
             is tried again later instead of refused.
 
@@ -141,7 +141,7 @@ def _check(
 
 
 def _do_not_check(prepare_driver: Callable[[], None]) -> None:
-    """Prepare the driver, and return None as a CheckInWorker does that has no worker."""
+    """Prepare the driver, and return None: no worker has checked the runs."""
     prepare_driver()
 
 
@@ -150,7 +150,7 @@ def in_order(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
     by_depth: dict[int, list[PlannedRun]] = {}
     for planned in runs:
         by_depth.setdefault(_depth(planned.point), []).append(planned)
-    return [planned for _, alike in sorted(by_depth.items()) for planned in in_turns(alike)]
+    return [planned for _, same_depth in sorted(by_depth.items()) for planned in in_turns(same_depth)]
 
 
 def _depth(point: Point) -> int:
@@ -161,8 +161,8 @@ def _depth(point: Point) -> int:
 def in_turns(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
     """Return runs seed by seed; each seed begins with another arm.
 
-    So a slow change of the machine affects all arms alike, and no arm is always the first, whose run is slowed down by
-    the start of other workers.
+    A slow change of the machine then affects all arms alike. The first run, which the start of other workers slows
+    down, is not always of the same arm.
     """
     by_seed: dict[int, list[PlannedRun]] = {}
     for planned in sorted(runs, key=lambda planned: planned.run.seed):
@@ -175,8 +175,7 @@ def in_turns(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
 
 
 def _write_missing(plan: Plan, tracking: TrackingSettings, say: Say, remedy: str) -> None:
-    """Write records of finished runs that MLflow lacks, e.g. since the driver was killed or the store did not
-    answer."""
+    """Write the records of finished runs that MLflow lacks, because the driver was killed or the store was down."""
     if tracking.uri is None:
         return
     from gmt.tracking.mlflow_view import MlflowView
@@ -191,7 +190,7 @@ def _write_missing(plan: Plan, tracking: TrackingSettings, say: Say, remedy: str
 
 @contextmanager
 def _watched(plan: Plan, todo: Sequence[PlannedRun], tracker: Tracker | None, progress: Progress) -> Iterator[None]:
-    """Within the block, show progress and tell the tracker of changes; check the records a last time at the end."""
+    """Within the block, show progress and pass changed records to the tracker; check all records again at the end."""
     started = {planned.run.id for planned in todo}
     for planned in plan.runs:
         if tracker is not None and planned.run.id not in started:
@@ -206,21 +205,21 @@ def _watched(plan: Plan, todo: Sequence[PlannedRun], tracker: Tracker | None, pr
 
 def _conclude(plan: Plan, folder: Path, say: Say) -> None:
     states = plan.states()
-    lost = broken(plan, states)
+    broken_runs = broken(plan, states)
     counts = {state: list(states.values()).count(state) for state in STATES}
     if counts["done"] == len(plan.runs):
         say(f"study {plan.study.name}: all {len(plan.runs)} runs are done")
         return
-    if not lost or (folder / STOP).exists():
+    if not broken_runs or (folder / STOP).exists():
         say(f"study {plan.study.name}: " + ", ".join(f"{n} {state}" for state, n in counts.items() if n))
-    if not lost:
+    if not broken_runs:
         return
     if (folder / STOP).exists():
         raise KeyboardInterrupt
-    if len(changed := changes(plan, states)) == len(lost):
+    if len(changed := changes(plan, states)) == len(broken_runs):
         raise RunFailed(f"study {plan.study.name}: {'; '.join(changed)}")
     raise RunFailed(
-        f"study {plan.study.name}: {len(lost)} of {len(plan.runs)} runs are not done: "
-        + "; ".join(f"{p.point.label} ({states[p.run.id]}, {p.record.folder})" for p in lost)
-        + ". Sweep again to go on with them."
+        f"study {plan.study.name}: {len(broken_runs)} of {len(plan.runs)} runs are not done: "
+        + "; ".join(f"{p.point.label} ({states[p.run.id]}, {p.record.folder})" for p in broken_runs)
+        + ". Sweep again to resume them."
     )

@@ -28,8 +28,8 @@ class MirrorOfPlan:
         plan: the study's plan.
         tracking: the settings of MLflow.
         say: prints a line.
-        remedy: a command that later writes to MLflow what it lacks.
-        must_answer: whether to raise an error if the store does not answer at first; else it is tried again later.
+        remedy: a command that later writes the missing values to MLflow.
+        must_answer: whether to raise an error if the store does not answer at first; if not, the mirror tries later.
     """
 
     def __init__(self, plan: Plan, tracking: TrackingSettings, say: Say, remedy: str, *, must_answer: bool):
@@ -85,7 +85,7 @@ class MirrorOfPlan:
 
 
 def write_missing(plan: Plan, view: "MlflowView") -> list[str]:
-    """Write all values that MLflow lacks of a plan's records, and the parent run; no other process may do the plan.
+    """Write all values of a plan's records that MLflow lacks, and the parent run; no other process may sweep the plan.
 
     Returns:
         A clause for each run that MLflow does not have completely.
@@ -127,13 +127,13 @@ def mirrored(plan: Plan, planned: PlannedRun) -> MirroredRun:
     """Return a run of a plan with its name and tags in MLflow."""
     science, point = planned.run.science, planned.point
     axis = plan.study.along
-    known = {
+    values = {
         axis.key: axis.value(planned.run.config),
         "seed": seed_of(planned.run.config),
         "merge": None if planned.run.merge is None else planned.run.merge.name,
     }
     tags = {
-        **{f"gmt.{key}": str(value) for key, value in known.items() if value is not None},
+        **{f"gmt.{key}": str(value) for key, value in values.items() if value is not None},
         "gmt.study": plan.study.name,
         CHOICE: point.short_name(axis, with_seed=False),
         "gmt.arm": point.arm,
@@ -180,19 +180,18 @@ def describe(plan: Plan, result: str = "") -> str:
     result = result or f"`gmt report study={study.name}` puts it here."
 
     def page(result: str, num_arms: int) -> str:
-        num_more = len(arms) - num_arms
-        more = (
-            [f"- and {num_more} more of {len(arms)} arms: `gmt plan study={study.name}` lists all"] if num_more else []
-        )
+        num_omitted = len(arms) - num_arms
+        omitted = f"- and {num_omitted} more of {len(arms)} arms: `gmt plan study={study.name}` lists all"
+        lines = [*arms[:num_arms], *([omitted] if num_omitted else [])]
         return (
             f"{result}{_QUESTION}{study.question.strip()}\n\n"
-            f"## Plan\n{len(plan.runs)} runs: {counts}. Arms:\n" + "\n".join([*arms[:num_arms], *more]) + "\n\n"
+            f"## Plan\n{len(plan.runs)} runs: {counts}. Arms:\n" + "\n".join(lines) + "\n\n"
             f"Baseline {study.baseline}, margin {100 * study.margin:g} points{axis}.{tuned}"
         )
 
     fitting = (num for num in range(len(arms), -1, -1) if len(page(result, num)) <= LONGEST_DESCRIPTION)
     if (num_arms := next(fitting, None)) is not None:
         return page(result, num_arms)
-    more = f"\n\n`gmt show study={study.name}` shows the rest."
-    room = LONGEST_DESCRIPTION - len(page(more, 0))
-    return page(result[: max(room, 0)].rpartition("\n")[0] + more, 0)
+    ending = f"\n\n`gmt show study={study.name}` shows the rest."
+    room = LONGEST_DESCRIPTION - len(page(ending, 0))
+    return page(result[: max(room, 0)].rpartition("\n")[0] + ending, 0)

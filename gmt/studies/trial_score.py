@@ -22,17 +22,17 @@ class TrialScore:
     target: float
     forgetting: float
 
-    def holds(self, bound: float | None) -> bool:
+    def is_within(self, bound: float | None) -> bool:
         """Return whether the forgetting is at most the bound; True without a bound."""
         return bound is None or self.forgetting <= bound + _ROUNDING
 
     def rank(self, bound: float | None) -> float:
         """Return the number by which the best value is chosen: the largest is best.
 
-        It is the target score if the bound holds, else a number below 0, so that the least forgetting is best if no
-        value holds the bound.
+        It is the target score if the forgetting is within the bound, else a number below 0, so that the least
+        forgetting is best if no value is within the bound.
         """
-        return self.target if bound is None or self.holds(bound) else bound - self.forgetting
+        return self.target if bound is None or self.is_within(bound) else bound - self.forgetting
 
 
 WORST = TrialScore(target=0.0, forgetting=1.0)  # for a run that diverged, or whose scores are not finite

@@ -1,4 +1,4 @@
-"""The plan of a study of which one setting is tuned first: it grows as runs end."""
+"""The plan of a study that tunes one setting before its comparison; the plan grows as tuning runs end."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,10 +14,10 @@ from gmt.studies.tuned_points import (
     compared,
     compared_merge,
     label_of,
-    probes,
-    refuse_what_is_tuned,
+    refuse_tuned_setting,
     trainings,
     trial,
+    trial_points,
 )
 from gmt.studies.tuning import TuningSettings, best_value
 from gmt.studies.tuning_faults import faults_of_tuning
@@ -53,11 +53,11 @@ def tuned_plan(
     Raises:
         UserError: a run is wrong, or can't be tuned.
     """
-    refuse_what_is_tuned(points, tuning)
+    refuse_tuned_setting(points, tuning)
     merges = [point for point in points if point.parents]
-    choices = _checked(study, tuning, points, merges, maker)
+    choices = _checked_choices(study, tuning, points, maker)
     stand_ins = [planned for choice in choices for planned in choice.stand_ins]
-    merged = _merged(merges, tuning, {point: tuning.low for choice in choices for point in choice.points}, maker)
+    merged = _merge_runs(merges, tuning, {point: tuning.low for choice in choices for point in choice.points}, maker)
     maker.faults |= dict.fromkeys(faults_of_parents([*stand_ins, *merged]) if merges else ())
     if maker.faults:
         raise UserError(*maker.faults)
@@ -68,13 +68,13 @@ def tuned_plan(
     ]
     if faults:
         raise UserError(*dict.fromkeys(faults))
-    return _grown(study, tuning, choices, merges, merged, maker)
+    return _plan_so_far(study, tuning, choices, merges, merged, maker)
 
 
-def _checked(
-    study: StudySettings, tuning: TuningSettings, points: Sequence[Point], merges: Sequence[Point], maker: RunMaker
+def _checked_choices(
+    study: StudySettings, tuning: TuningSettings, points: Sequence[Point], maker: RunMaker
 ) -> list[_Choice]:
-    """Return the choices; every run is checked with one value before tuning chooses other values."""
+    """Return the choices, after a check of each of their runs at the lowest value."""
     trained = [point for point in points if not point.parents]
     return [
         _Choice(
@@ -86,7 +86,7 @@ def _checked(
     ]
 
 
-def _grown(
+def _plan_so_far(
     study: StudySettings,
     tuning: TuningSettings,
     choices: Sequence[_Choice],
@@ -94,6 +94,7 @@ def _grown(
     merge_stand_ins: Sequence[PlannedRun],
     maker: RunMaker,
 ) -> Plan:
+    """Return the plan with the values that tuning has chosen so far; runs that wait for a value are in `later`."""
     runs: list[PlannedRun] = []
     later: list[PlannedRun] = []
     tuned: list[Tuned] = []
@@ -109,13 +110,13 @@ def _grown(
             runs += maker.runs(compared(point, tuning, progress.best) for point in choice.points)
             values |= dict.fromkeys(choice.points, progress.best)
     tuned_merges = dict.fromkeys(merge for merge in merges if values.keys() >= set(trainings(merge)))
-    runs += _merged(tuned_merges, tuning, values, maker)
+    runs += _merge_runs(tuned_merges, tuning, values, maker)
     later += [planned for merge, planned in zip(merges, merge_stand_ins, strict=True) if merge not in tuned_merges]
     ids = [planned.run.id for choice in choices for planned in choice.stand_ins]
     return Plan(study=study, runs=runs, ids=[*ids, *(m.run.id for m in merge_stand_ins)], later=later, tuned=tuned)
 
 
-def _merged(
+def _merge_runs(
     merges: Iterable[Point], tuning: TuningSettings, values: Mapping[Point, float], maker: RunMaker
 ) -> list[PlannedRun]:
     return maker.runs(compared_merge(point, tuning, values) for point in merges)
@@ -123,7 +124,8 @@ def _merged(
 
 def _trials(cell: Sequence[Point], tuning: TuningSettings, value: float) -> list[Point]:
     """Return the runs that try a value for a choice."""
-    return [trial(point, tuning, value, seed) for point in probes(cell, tuning) for seed in tuning.seeds or (None,)]
+    points = trial_points(cell, tuning)
+    return [trial(point, tuning, value, seed) for point in points for seed in tuning.seeds or (None,)]
 
 
 def _tuned(study: StudySettings, tuning: TuningSettings, choice: _Choice, maker: RunMaker) -> Tuned:

@@ -13,7 +13,8 @@ _SEED = "seed"
 def cells(points: Sequence[Point], tuning: TuningSettings, *, axis: str) -> list[list[Point]]:
     """Group points by the choice that is tuned: all points of a group get one value.
 
-    They differ only in the seed and in fixed settings; with one value for each arm, also in the axis.
+    The points of a group differ only in the seed and in the settings that `tuning.overrides` fixes. If tuning chooses
+    one value for each arm, they also differ in the axis.
 
     Args:
         points: the points of the comparison that train.
@@ -26,7 +27,7 @@ def cells(points: Sequence[Point], tuning: TuningSettings, *, axis: str) -> list
     return list(groups.values())
 
 
-def probes(cell: Sequence[Point], tuning: TuningSettings) -> list[Point]:
+def trial_points(cell: Sequence[Point], tuning: TuningSettings) -> list[Point]:
     """Return the points of a choice at which each value is tried: one, or one for each value of the axis."""
     distinct: dict[tuple[str, ...], Point] = {}
     for point in cell:
@@ -44,15 +45,15 @@ def _shared_by_a_choice(tuning: TuningSettings, axis: str) -> tuple[str, ...]:
     return (_SEED, *tuning.overrides, *((axis, f"+{axis}") if tuning.value_per == ARM else ()))
 
 
-def refuse_what_is_tuned(points: Sequence[Point], tuning: TuningSettings) -> None:
+def refuse_tuned_setting(points: Sequence[Point], tuning: TuningSettings) -> None:
     """Refuse points that set the tuned setting.
 
     Raises:
-        UserError: a point sets it.
+        UserError: a point sets the tuned setting.
     """
-    given = next((text for p in points for text in p.overrides if setting_of(text) == tuning.setting), None)
-    if given is not None:
-        raise UserError(f"{tuning.setting} must not be set, since study.tuning tunes it, got {given}")
+    override = next((text for p in points for text in p.overrides if setting_of(text) == tuning.setting), None)
+    if override is not None:
+        raise UserError(f"{tuning.setting} must not be set, since study.tuning tunes it, got {override}")
 
 
 def compared(point: Point, tuning: TuningSettings, value: float) -> Point:
@@ -61,7 +62,7 @@ def compared(point: Point, tuning: TuningSettings, value: float) -> Point:
 
 
 def compared_merge(point: Point, tuning: TuningSettings, values: Mapping[Point, float]) -> Point:
-    """Return a point of the comparison that merges, with the values that were chosen for the trainings below it.
+    """Return a point of the comparison that merges, with the values that were chosen for the trainings that it merges.
 
     If the parents have several values, the merge has the first one in its config, like the other settings of the first
     parent, and no value in tables.
@@ -94,18 +95,18 @@ def trial(point: Point, tuning: TuningSettings, value: float, seed: int | None =
         value: the value to try.
         seed: a seed of the tuning; None if `overrides` fix it.
     """
-    others = {key: to_override_value(given) for key, given in tuning.overrides.items()}
+    others = {key: to_override_value(setting) for key, setting in tuning.overrides.items()}
     if seed is not None:
         others[_SEED] = str(seed)
     overrides = {setting_of(text): text for text in without(point.overrides, (_SEED,))}
-    # In the places of the comparison's values: groups in one order are composed once for both.
-    overrides |= {key: f"{key}={given}" for key, given in others.items()}
-    value_of = _override(tuning.setting, value)
-    of_seed = [overrides[_SEED]] if len(tuning.seeds) > 1 else []
+    # The values replace the comparison's in place: the composer can reuse a composition with the same order of groups.
+    overrides |= {key: f"{key}={text}" for key, text in others.items()}
+    tried = _override(tuning.setting, value)
+    varied_seed = [overrides[_SEED]] if len(tuning.seeds) > 1 else []
     return Point(
         arm=point.arm,
-        overrides=(*overrides.values(), value_of),
-        varied=(*without(point.varied, (_SEED, *others)), value_of, *of_seed),
+        overrides=(*overrides.values(), tried),
+        varied=(*without(point.varied, (_SEED, *others)), tried, *varied_seed),
         stage="tuning",
     )
 

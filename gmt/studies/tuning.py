@@ -1,7 +1,7 @@
 """Tunes one setting of every choice before the comparison, with the same budget of runs for each.
 
-Each plan asks Optuna again for the values to try, and tells it the results that the run records hold; so there is no
-other state that a killed sweep could lose.
+Each plan starts Optuna anew, tells it the scores in the run records, and asks it for the values to try. The records
+are thus the only state, and a killed sweep loses nothing.
 """
 
 import hashlib
@@ -31,15 +31,16 @@ class TuningSettings:
         sampler: `grid` tries evenly spaced values in parallel, the same for every choice; `tpe` is Optuna's
             tree-structured Parzen estimator, which tries half of the values at random and in parallel, the others one
             by one.
-        overrides: settings of the tuning runs alone. They must choose other data than the comparison's, which would
-            else judge a setting by the questions that chose it. If the comparison varies one of these settings, all its
-            values share one tuning: with `task`, the value that is best on one task serves for all.
-        seeds: the seeds of the tuning runs, which the study must not have: each value is tried on each seed, and the
-            mean counts. Empty: the seed in `overrides`.
+        overrides: settings of the tuning runs alone. They must choose other data than the comparison's, so that the
+            comparison does not judge a value by the questions that chose it. If the comparison varies one of these
+            settings, tuning chooses one value for all its values: with `task`, the best value on one task serves for
+            all tasks.
+        seeds: the seeds of the tuning runs, which the study must not have: each value is tried on each seed, and its
+            score is the mean over the seeds. Empty: the seed in `overrides`.
         value_per: `arm` tunes one value for all values of the study's axis, by the mean over them; `point` tunes one
             for each value of the axis, which must vary; None: like `point`, and the axis need not vary.
-        forgetting_bound: the most forgetting of a value to choose; among these the best target score decides, and
-            without any the least forgetting. None: the target score alone decides.
+        forgetting_bound: the most forgetting that is allowed. Tuning chooses the best target score among the values
+            within the bound, or the least forgetting if no value is within it. None: the best target score of all.
     """
 
     setting: str
@@ -107,9 +108,9 @@ def _tpe(tuning: TuningSettings, name: str, rank_of: Callable[[float], float | N
     import optuna  # takes half a second, which a plan without tuning need not spend
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    at_once = (tuning.runs + 1) // 2
+    num_random = (tuning.runs + 1) // 2  # these do not depend on earlier ranks, so their runs need not wait
     seed = int(hashlib.sha256(name.encode()).hexdigest()[:8], 16)
-    sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=at_once)
+    sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=num_random)
     search = optuna.create_study(direction="maximize", sampler=sampler)
     interval: dict[str, optuna.distributions.BaseDistribution] = {
         tuning.setting: optuna.distributions.FloatDistribution(tuning.low, tuning.high, log=True)
@@ -117,7 +118,7 @@ def _tpe(tuning: TuningSettings, name: str, rank_of: Callable[[float], float | N
     values: list[float] = []
     is_waiting = False
     for number in range(tuning.runs):
-        if is_waiting and number >= at_once:
+        if is_waiting and number >= num_random:
             break
         trial = search.ask(interval)
         values.append(_rounded(trial.params[tuning.setting]))

@@ -29,9 +29,9 @@ def faults_of_tuning(
     config, arm = tried[0].run.config, tried[0].point.arm
     if config.get("search") is not None:
         yield "study.tuning can't go with search: a run that is stopped early has no score to be tuned by"
-    yield from _seeds_of_the_study(study, tuning, tried, trained, typed)
+    yield from _faults_of_seeds(study, tuning, tried, trained, typed)
     if tuning.value_per == POINT and not _varies(study, trained, typed):
-        yield f"study.tuning.value_per=point needs an axis, and {study.along.setting} takes several values in no arm"
+        yield f"study.tuning.value_per=point needs an axis that varies, and no arm varies {study.along.setting}"
     if tuning.forgetting_bound is not None and not config["task"].get("source", True):
         yield f"study.tuning.forgetting_bound needs a source score, and task {tried[0].run.task.name} has none"
     if any(trial.run.science["task"] == planned.run.science["task"] for trial in tried for planned in compared):
@@ -41,21 +41,21 @@ def faults_of_tuning(
         )
 
 
-def _seeds_of_the_study(
+def _faults_of_seeds(
     study: StudySettings,
     tuning: TuningSettings,
     tried: Sequence[PlannedRun],
     trained: Sequence[PlannedRun],
     typed: Collection[str],
 ) -> Iterator[str]:
-    """Yield a sentence if a tuning run has a seed that the study has, or may get by its looks."""
+    """Yield a sentence if a tuning run has a seed that the study has, or that its looks may add."""
     seeds = {planned.run.seed for planned in trained}
     looks = study.looks if "seed" not in typed else ()
     shared = sorted({planned.run.seed for planned in tried} & {*seeds, *seeds_to_come(looks, seeds)})
     if shared:
         where = "study.tuning.seeds" if tuning.seeds else "seed in study.tuning.overrides"
-        more = " or may get by study.looks" if looks else ""
-        yield f"{where} must be other than the seeds that the study has{more}, got {', '.join(map(str, shared))}"
+        added = " or may get by study.looks" if looks else ""
+        yield f"{where} must be other than the seeds that the study has{added}, got {', '.join(map(str, shared))}"
 
 
 def _varies(study: StudySettings, trained: Sequence[PlannedRun], typed: Collection[str]) -> bool:

@@ -63,7 +63,8 @@ def noise_of(tuned: Tuned) -> TuningNoise | None:
     A draw takes seeds and the questions of each suite with replacement, the same ones for every value.
 
     Returns:
-        None if no value is chosen yet, or if nothing can be drawn: one seed, and questions without known answers.
+        None if no value is chosen yet, or if neither seeds nor questions can be drawn, because there is one seed and
+        the answers to the questions are not known.
     """
     runs = [planned for trials in tuned.trials.values() for planned in trials]
     seeds = sorted({planned.run.seed for planned in runs})
@@ -98,7 +99,7 @@ def _mean_over_runs(
 ) -> _DrawnScores:
     """Return the mean scores of a value over its runs in each draw, which takes each seed `drawn_RS` times."""
     target_R, forgetting_R = np.zeros(NUM_DRAWS), np.zeros(NUM_DRAWS)
-    for planned in trials:  # as many on each seed
+    for planned in trials:  # each seed has equally many
         scores = _scores_of_run(planned.record, answers.get(planned.run.id))
         weights_R = drawn_RS[:, seeds.index(planned.run.seed)] / len(trials)
         target_R += weights_R * scores.target_R
@@ -128,7 +129,10 @@ def _drawn_questions(part: str, suite: str, num_questions: int) -> NDArray[np.ui
 
 
 def _answers(record: RunRecord, bound: float | None) -> _Answers | None:
-    """Return the right answers of a run, those to source questions only with a bound; None where they are not known."""
+    """Return the right answers of a run; None if they are not known.
+
+    Answers to source questions are read only if there is a bound on forgetting.
+    """
     if record.state() != "done":
         return None
     sources = [] if bound is None else ["source"]

@@ -24,12 +24,12 @@ def tuned_in_words(tuned: Tuned, noise: TuningNoise | None) -> str:
     best = "not found yet" if tuned.best is None else f"{tuned.best:g}"
     searched = f"{tuned.num_done} of {tuned.num_runs} runs between {tuned.low:g} and {tuned.high:g}"
     clauses = [f"{tuned.label}: {tuned.setting} {best}, by {searched}", *scores_in_words(tuned), *doubts(tuned)]
-    again = [f"chosen again in {shares} of resamples"] if (shares := chosen_again(tuned, noise)) else []
-    return "; ".join([*clauses, *again])
+    resampled = [f"chosen again in {shares} of resamples"] if (shares := chosen_again(tuned, noise)) else []
+    return "; ".join([*clauses, *resampled])
 
 
 def best_in_words(tuned: Tuned) -> str:
-    """Return the best value with what is doubtful about it; empty without one."""
+    """Return the best value, followed by the doubts about it in brackets; empty if no value is chosen yet."""
     if tuned.best is None:
         return ""
     return f"{tuned.best:g}" + (f" ({'; '.join(words)})" if (words := doubts(tuned)) else "")
@@ -82,7 +82,7 @@ def resampled_in_words(resamplings: Iterable[TuningNoise | None]) -> list[str]:
 
 
 def values_in_words(tuned: Sequence[Tuned]) -> str:
-    """Return a sentence on the chosen values, of which the first few are named; empty if none is chosen yet."""
+    """Return a sentence that names the first few chosen values; empty if none is chosen yet."""
     chosen = [f"{choice.label} {best_in_words(choice)}" for choice in tuned if choice.best is not None]
     if not chosen:
         return ""

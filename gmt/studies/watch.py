@@ -123,7 +123,7 @@ def each_second(action: Callable[[], None]) -> Iterator[None]:
 class Watch:
     """Reads the records of a sweep's runs until the runs end.
 
-    A record is skipped until its status is written for the first time in the sweep; of a log, only new lines are read.
+    A record is skipped until the sweep writes its status for the first time. Each check reads only new lines of a log.
 
     Args:
         plan: the sweep's plan; its finished runs help to estimate the time left.
@@ -141,8 +141,8 @@ class Watch:
         self._written_before = {planned.run.id: _status_written_at(planned) for planned in todo}
         self._ended: dict[str, State] = {}
         self._pace: dict[str, _Pace] = {}
-        left = {planned.run.id for planned in todo}
-        others = [planned.record for planned in plan.runs if planned.run.id not in left]
+        todo_ids = {planned.run.id for planned in todo}
+        others = [planned.record for planned in plan.runs if planned.run.id not in todo_ids]
         self._seconds = [seconds for record in others if record.state() == "done" for seconds in _measured(record)]
 
     def check_records(self, *, final: bool = False) -> None:
@@ -185,10 +185,10 @@ class Watch:
         )
 
     def _seconds_left(self) -> float | None:
-        left = len(self._todo) - len(self._ended)
+        num_left = len(self._todo) - len(self._ended)
         if not self._seconds:
             return None
-        return math.ceil(left / self._at_once) * sum(self._seconds) / len(self._seconds)
+        return math.ceil(num_left / self._at_once) * sum(self._seconds) / len(self._seconds)
 
 
 class _Pace:

@@ -31,10 +31,10 @@ class AllPairs:
     """The differences of all pairs of values.
 
     Args:
-        first_K, second_K: the places of both values; a difference is the first less the second.
+        first_K, second_K: the indices of both values; a difference is the first less the second.
         sample: the moments of the differences.
         intervals: simultaneous intervals of the differences, with their p.
-        freedom: the degrees of freedom of the intervals' error.
+        freedom: the degrees of freedom of the intervals' standard error.
     """
 
     first_K: np.ndarray
@@ -54,9 +54,9 @@ class AllPairs:
         return differ_K
 
     def are_within(self, margin: float, level: float = LEVEL) -> Flags:
-        """Return whether each pair is shown to lie within a margin, without correction.
+        """Return whether each pair is shown to lie within a margin, without correction for the number of pairs.
 
-        If all pairs do, so does the range of the values.
+        If all pairs lie within the margin, the range of the values does too.
         """
         within_K: Flags = p_within(self.sample, margin) < level
         return within_K
@@ -67,15 +67,16 @@ def all_pairs(
 ) -> AllPairs:
     """Return the differences of all pairs of V values, with simultaneous intervals at a level.
 
-    With FEWEST_FLIPS seeds and more, or two values, gmt.verdicts.intervals.simultaneous gives the intervals. With fewer
-    seeds all pairs share one error, from the residuals of seeds and values, and the limit is that of the
-    studentized range (Tukey, 1953). Tukey's distribution needs equal deviations: with those of
-    docs/ratio_insensitivity.csv, 8 to 14 of 100 studies without a difference find one. So the range is drawn with each
-    value's own estimated deviation, a parametric bootstrap (Krishnamoorthy, Lu and Mathew, 2007).
+    For at least FEWEST_FLIPS seeds, or for two values, gmt.verdicts.intervals.simultaneous gives the intervals. For
+    fewer seeds, all pairs share one standard error, from the residuals of seeds and values, and the critical value is
+    that of the studentized range (Tukey, 1953). Tukey's distribution assumes equal deviations: with the deviations in
+    docs/ratio_insensitivity.csv, it finds a difference in 8 to 14 of 100 simulated studies without one. The studentized
+    range is therefore drawn by a parametric bootstrap, with the estimated deviation of each value (Krishnamoorthy, Lu
+    and Mathew, 2007).
 
     Args:
         scores_NV: the scores; none is missing.
-        level: the probability that some interval of all pairs misses.
+        level: the familywise error rate: the probability that at least one interval misses the true difference.
         step: the change of a difference by one question, for pairs that all differ by the same amount
             (gmt.verdicts.intervals.moments); NaN: unknown.
         num_draws: the number of draws of the studentized range.
@@ -98,10 +99,10 @@ def all_pairs(
 
 
 def p_alike(differences_NG: Floats, level: float = LEVEL, *, step: float = float("nan")) -> float:
-    """Return p of the test that a pair's difference is the same on all G tasks, over the seeds that all tasks have.
+    """Return the p of the hypothesis that a pair's difference is the same on all G tasks.
 
-    Tasks share seeds, so all pairs of tasks are compared on the same seed. NaN for one task, or for fewer than FEWEST
-    seeds.
+    Only seeds that all tasks have are used, so all pairs of tasks are compared on the same seed. The result is NaN for
+    one task, or for fewer than FEWEST seeds.
 
     Args:
         differences_NG: the difference on each task; NaN for a seed that a task lacks.
@@ -118,7 +119,7 @@ def _residuals(scores_NV: Floats) -> Floats:
 
 
 def _variances(residual_NV: Floats) -> Floats:
-    """Return each value's own variance over seeds, without the part that all values of a seed share (Grubbs, 1948)."""
+    """Return the variance of each value over seeds, without the part that all values of a seed share (Grubbs, 1948)."""
     num_seeds, num_values = residual_NV.shape
     square_V = (residual_NV**2).sum(0) / (num_seeds - 1)
     shared = square_V.sum() / (num_values * (num_values - 1))
@@ -127,7 +128,7 @@ def _variances(residual_NV: Floats) -> Floats:
 
 
 def _drawn_ranges(deviation_V: Floats, num_seeds: int, num_draws: int) -> Floats:
-    """Return the sorted ranges of means, divided by their error, of R drawn studies whose values have one mean."""
+    """Return the sorted studentized ranges of R simulated studies whose values all have the same mean."""
     num_values, rng, ranges = len(deviation_V), np.random.default_rng(0), []
     freedom = (num_seeds - 1) * (num_values - 1)
     num_at_once = max(MOST_AT_ONCE // (num_seeds * num_values), 1)

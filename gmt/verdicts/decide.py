@@ -40,10 +40,11 @@ def decide(
 
     Args:
         question: a primary question.
-        scores: of the question's measure, of all choices.
-        axis: of the study, for words.
-        targets: target scores, where the question has a `target_margin`.
-        right_answers: to each test question, for bounds that hold for other test questions too; None: unknown.
+        scores: the scores of all choices, by the question's measure.
+        axis: the study's axis, which the sentences name.
+        targets: the target scores of all choices, for a question with a `target_margin`.
+        right_answers: the right answers to each test question, from which bounds for other test questions follow;
+            None: unknown.
         level: the probability of a false verdict on this question.
         notes: sentences to show beside the answer.
     """
@@ -77,7 +78,7 @@ def _compare(question: Question, scores: Scores, columns: Columns, level: float)
     if not columns:
         return [], False
     differences_NK = difference_matrix(scores, columns)
-    without_NK = difference_matrix(scores, columns, diverged=False)
+    without_diverged_NK = difference_matrix(scores, columns, diverged=False)
     step_K = steps_of(scores, columns)
     decided = decide_differences(question, differences_NK, level, step_K=step_K)
     sample = decided.sample
@@ -86,7 +87,7 @@ def _compare(question: Question, scores: Scores, columns: Columns, level: float)
     rows = []
     for k, ((choice, against), tasks) in enumerate(columns):
         mean, half, decision = float(sample.mean_K[k]), float(decided.half_K[k]), decided.decisions[k]
-        others = without_NK[~np.isnan(without_NK[:, k]), k]
+        undiverged_N = without_diverged_NK[~np.isnan(without_diverged_NK[:, k]), k]
         rows.append(
             Comparison(
                 task=POOLED.join(tasks),
@@ -99,19 +100,28 @@ def _compare(question: Question, scores: Scores, columns: Columns, level: float)
                 p=float(decided.p_K[k]),
                 decision="depends on the task" if differ_K[k] and decision != "not tested" else decision,
                 p_tasks=float(p_tasks_K[k]),
-                num_diverged=int(sample.n_K[k]) - len(others),
+                num_diverged=int(sample.n_K[k]) - len(undiverged_N),
                 assumed_deviation=float(step_K[k]) if sample.is_constant_K[k] else float("nan"),
-                estimate_without_diverged=float(others.mean()) if len(others) else float("nan"),
+                estimate_without_diverged=float(undiverged_N.mean()) if len(undiverged_N) else float("nan"),
             )
         )
     return rows, decided.is_by_flips
 
 
 def difference_matrix(scores: Scores, columns: Columns, *, diverged: bool = True) -> Floats:
-    """Return the differences, a row for each seed and a column for each comparison; of pooled tasks their mean."""
-    seeds = sorted({seed for own in scores.values() for seed in own})
+    """Return the differences as a matrix with a row for each seed and a column for each comparison.
+
+    The difference on pooled tasks is the mean over the tasks. NaN where a score is missing.
+
+    Args:
+        scores: the scores of all choices.
+        columns: the comparisons.
+        diverged: whether the scores of diverged runs count; if not, they are missing.
+    """
+    seeds = sorted({seed for by_seed in scores.values() for seed in by_seed})
     by_key = {
-        key: np.array([_value(own.get(seed), diverged=diverged) for seed in seeds]) for key, own in scores.items()
+        key: np.array([_value(by_seed.get(seed), diverged=diverged) for seed in seeds])
+        for key, by_seed in scores.items()
     }
     no_scores = np.full(len(seeds), np.nan)
     return np.stack(
@@ -134,16 +144,16 @@ def _with_target(
     columns: Columns,
     level: float,
 ) -> list[Comparison]:
-    """Replace `better` by `target not matched` where the target score may be more than `target_margin` lower."""
+    """Replace `better` by `target not matched` unless the target score is shown to be at most `target_margin` lower."""
     if not rows:
         return []
     differences_NK, step_K = difference_matrix(targets, columns), steps_of(targets, columns)
     low_K = moments(differences_NK).mean_K - simultaneous(differences_NK, level, step_K=step_K).half_K
     assert question.target_margin is not None
-    keeps_up_K: Flags = low_K > -question.target_margin
+    is_matched_K: Flags = low_K > -question.target_margin
     return [
-        row if row.decision != "better" or keeps_up else _replaced(row, "target not matched")
-        for row, keeps_up in zip(rows, keeps_up_K, strict=True)
+        row if row.decision != "better" or is_matched else _replaced(row, "target not matched")
+        for row, is_matched in zip(rows, is_matched_K, strict=True)
     ]
 
 
@@ -152,13 +162,14 @@ def _replaced(row: Comparison, decision: Decision) -> Comparison:
 
 
 def _p_tasks(scores: Scores, pair: Pair, tasks: Sequence[str], level: float) -> float:
-    """Return p of the test that a pair's difference is the same on all tasks; NaN for one task."""
+    """Return the p of the hypothesis that a pair's difference is the same on all tasks; NaN for one task."""
     columns = [(pair, (task,)) for task in tasks]
     step = math.sqrt(2) * float(steps_of(scores, columns).max())  # of a difference of two differences
     return p_alike(difference_matrix(scores, columns), level, step=step)
 
 
 def _deciding(question: Question, rows: Sequence[Comparison]) -> Comparison | None:
+    """Return the comparison on which the outcome depends most, see Verdict.deciding; None if none is tested."""
     tested = [row for row in rows if not np.isnan(row.low)]
     if not tested:
         return None

@@ -21,7 +21,7 @@ class Decided:
 
     Args:
         sample: the moments of the differences.
-        half_K: half the widths of the intervals that no decision contradicts; NaN without a test.
+        half_K: half the width of the interval beside each decision, which never contradicts it; NaN without a test.
         p_K: p of the claim; NaN without a test.
         decisions: the decision on each comparison.
         is_by_flips: whether sign flips gave the intervals that share the level.
@@ -44,31 +44,31 @@ def decide_differences(
         differences_NK, step_K: see gmt.verdicts.intervals.moments.
         level: the probability of a false verdict.
     """
-    sample, together = moments(differences_NK, step_K), simultaneous(differences_NK, level, step_K=step_K)
-    alone_K = np.where(sample.is_equal_K, 0.0, t_limit(level, sample.freedom_K) * sample.error_K)
+    sample, corrected = moments(differences_NK, step_K), simultaneous(differences_NK, level, step_K=step_K)
+    uncorrected_K = np.where(sample.is_equal_K, 0.0, t_limit(level, sample.freedom_K) * sample.error_K)
     half_K = np.where(
-        sample.is_tested_K | sample.is_equal_K, alone_K if question.is_of_all else together.half_K, np.nan
+        sample.is_tested_K | sample.is_equal_K, uncorrected_K if question.is_of_all else corrected.half_K, np.nan
     )
-    per_comparison = zip(sample.mean_K, half_K, together.half_K, sample.is_equal_K, strict=True)
+    per_comparison = zip(sample.mean_K, half_K, corrected.half_K, sample.is_equal_K, strict=True)
     return Decided(
         sample=sample,
         half_K=half_K,
-        p_K=_p_of_claim(question, sample, together.p_K),
-        decisions=tuple(_decision(question, mean, half, shared, equal) for mean, half, shared, equal in per_comparison),
-        is_by_flips=together.is_by_flips,
+        p_K=_p_of_claim(question, sample, corrected.p_K),
+        decisions=tuple(_decision(question, *values) for values in per_comparison),
+        is_by_flips=corrected.is_by_flips,
     )
 
 
-def _p_of_claim(question: Question, sample: Moments, p_shared_K: Floats) -> Floats:
+def _p_of_claim(question: Question, sample: Moments, p_corrected_K: Floats) -> Floats:
     if question.claim == "equivalent":
         return p_within(sample, question.margin)
     if question.claim == "not_worse":
         sign = 1 if question.more_is_better else -1
         return p_beyond(sample, -sign * question.margin, is_below=not question.more_is_better)
-    return p_shared_K
+    return p_corrected_K
 
 
-def _decision(question: Question, mean: float, half: float, shared_half: float, is_equal: bool) -> Decision:
+def _decision(question: Question, mean: float, half: float, corrected_half: float, is_equal: bool) -> Decision:
     if is_equal:
         return "equal"
     if np.isnan(half):
@@ -80,15 +80,15 @@ def _decision(question: Question, mean: float, half: float, shared_half: float, 
             return "not worse"
         if high >= -margin:
             return "undecided"
-        return "worse" if sign * mean + shared_half < -margin else "beyond the margin, uncorrected"
+        return "worse" if sign * mean + corrected_half < -margin else "beyond the margin, uncorrected"
     is_within = -margin < low and high < margin
     if question.claim == "equivalent":
         if is_within:
             return "equivalent"
         if abs(mean) - half <= margin:
             return "undecided"
-        way: Decision = "better" if mean * sign > 0 else "worse"
-        return way if abs(mean) - shared_half > margin else "beyond the margin, uncorrected"
+        direction: Decision = "better" if mean * sign > 0 else "worse"
+        return direction if abs(mean) - corrected_half > margin else "beyond the margin, uncorrected"
     if low > 0 or high < 0:
         return "better" if low > 0 else "worse"
     return "equivalent" if is_within else "undecided"

@@ -15,7 +15,7 @@ from scipy import special
 
 from gmt.verdicts.question import FEWEST, LEVEL
 
-FEWEST_FLIPS = 12  # pairs from which on sign flips replace the t distribution
+FEWEST_FLIPS = 12  # pairs: with at least as many, a sign-flip test replaces the t distribution
 NO_SPREAD = 1e-12  # of scores in [0, 1]: differences below it are rounding
 _ALL_FLIPS = 8192
 DRAWS = 9999
@@ -54,9 +54,9 @@ def moments(differences_NK: Floats, step_K: Floats | float = float("nan")) -> Mo
     """Return the moments of K comparisons.
 
     Args:
-        differences_NK: by seed; NaN for a seed that a comparison lacks.
-        step_K: the change of each difference by one question. Pairs that all differ by the same amount get it as their
-            standard deviation, as if each could be one question more or less; NaN: they are not tested.
+        differences_NK: the differences by seed; NaN for a seed that a comparison lacks.
+        step_K: the change of each difference by one question, which is the assumed standard deviation of pairs that all
+            differ by the same amount; NaN: such pairs are not tested.
     """
     known_NK = ~np.isnan(differences_NK)
     n_K = known_NK.sum(0)
@@ -68,7 +68,7 @@ def moments(differences_NK: Floats, step_K: Floats | float = float("nan")) -> Mo
     has_enough_K = n_K >= FEWEST
     has_spread_K = np.sqrt(squares_K) > NO_SPREAD
     is_equal_K = has_enough_K & ~has_spread_K & (np.abs(mean_K) <= NO_SPREAD)
-    mean_K = np.where(is_equal_K, 0.0, mean_K)  # a mean over tasks that cancel leaves a rounding error
+    mean_K = np.where(is_equal_K, 0.0, mean_K)  # differences that cancel over pooled tasks leave a rounding error
     is_constant_K = has_enough_K & ~has_spread_K & ~is_equal_K
     error_K = np.where(is_constant_K, step_K / np.sqrt(np.maximum(n_K, 1)), error_K)
     return Moments(
@@ -82,31 +82,37 @@ def moments(differences_NK: Floats, step_K: Floats | float = float("nan")) -> Mo
 
 
 def t_limit(level: float, freedom_K: Floats) -> Floats:
-    """Return the value that Student's t exceeds with a probability of `level`."""
+    """Return the one-sided critical value of Student's t: t exceeds it with a probability of `level`."""
     limit: Floats = -special.stdtrit(freedom_K, level)
     return limit
 
 
 def p_above(t_K: Floats, freedom_K: Floats) -> Floats:
-    """Return the probability that Student's t exceeds t."""
+    """Return the survival function of Student's t: the probability of a value above `t_K`."""
     p: Floats = special.stdtr(freedom_K, -t_K)
     return p
 
 
 def p_two_sided(sample: Moments) -> Floats:
-    """Return p of Student's two-sided test that each mean is 0; 1 for equal pairs, and NaN without a test."""
+    """Return the p of Student's two-sided test of a zero mean; 1 for equal pairs, and NaN without a test."""
     with np.errstate(invalid="ignore", divide="ignore"):
         p_K = 2 * p_above(np.abs(sample.mean_K) / sample.error_K, sample.freedom_K)
     return np.where(sample.is_tested_K, p_K, np.where(sample.is_equal_K, 1.0, np.nan))
 
 
 def p_within(sample: Moments, margin: float) -> Floats:
-    """Return p of two one-sided tests that each mean lies within the margin (Schuirmann, 1987); NaN without a test."""
+    """Return the p of the equivalence test (two one-sided tests, TOST; Schuirmann, 1987); NaN without a test.
+
+    A small p shows that the mean lies within the margin.
+    """
     return np.fmax(p_beyond(sample, -margin), p_beyond(sample, margin, is_below=True))
 
 
 def p_beyond(sample: Moments, bound: float, *, is_below: bool = False) -> Floats:
-    """Return p of the one-sided t test that each mean lies above (below) a bound; equal pairs have a mean of 0."""
+    """Return the p of a one-sided t test: a small p shows that the mean lies above (below) the bound.
+
+    For equal pairs, whose mean is 0 without an error, p is 0 or 1. It is NaN without a test.
+    """
     sign = -1 if is_below else 1
     with np.errstate(invalid="ignore", divide="ignore"):
         p_K = p_above(sign * (sample.mean_K - bound) / sample.error_K, sample.freedom_K)
@@ -116,12 +122,12 @@ def p_beyond(sample: Moments, bound: float, *, is_below: bool = False) -> Floats
 
 @dataclass(frozen=True, kw_only=True)
 class Simultaneous:
-    """Simultaneous intervals, and the two-sided p that belong to them.
+    """Simultaneous confidence intervals, and the two-sided adjusted p values that agree with them.
 
     Args:
         half_K: half the width of each interval; NaN without a test, 0 for equal pairs.
-        p_K: below or at the level if and only if the interval excludes 0.
-        is_by_flips: whether sign flips gave them.
+        p_K: the adjusted p values: at most the level if and only if the interval excludes 0.
+        is_by_flips: whether the intervals come from sign flips.
     """
 
     half_K: Floats
@@ -132,16 +138,17 @@ class Simultaneous:
 def simultaneous(
     differences_NK: Floats, level: float = LEVEL, *, step_K: Floats | float = float("nan")
 ) -> Simultaneous:
-    """Return simultaneous intervals: all of them cover with a probability of 1 - level.
+    """Return simultaneous confidence intervals: with a probability of 1 - level, all of them cover the true means.
 
-    With FEWEST_FLIPS pairs and more, by the largest |t| over the comparisons when the signs of the centred differences
-    are flipped, seed by seed (Westfall and Young, 1993): correlated comparisons cost little, and no normal distribution
-    is assumed. With fewer pairs, with pairs that all differ by the same amount, whose flips have no t, or at a level
-    below the smallest p that flips give, by each comparison's t with Sidak's correction (1967).
+    With at least FEWEST_FLIPS pairs, a sign-flip test gives the critical value: a quantile of the largest |t| over the
+    comparisons when the signs of the centred differences are flipped, seed by seed (max-T; Westfall and Young, 1993).
+    Correlated comparisons then cost little, and no normal distribution is assumed. Student's t with Sidak's correction
+    (1967) gives it with fewer pairs, with pairs that all differ by the same amount, for which flips have no t, and at a
+    level below the smallest p that flips can give.
 
     Args:
         differences_NK, step_K: as in `moments`.
-        level: the probability that some interval of all comparisons misses.
+        level: the familywise error rate: the probability that at least one interval misses the true mean.
     """
     sample = moments(differences_NK, step_K)
     tested_K = sample.is_tested_K
@@ -167,7 +174,9 @@ def simultaneous(
 
 
 def limit_and_p(drawn_R: Floats, t_K: Floats, level: float) -> tuple[float, Floats]:
-    """Return the limit that K statistics exceed where their p is at most the level, and these p.
+    """Return the critical value of the largest of K statistics, and the adjusted p of each statistic.
+
+    A statistic exceeds the critical value if and only if its p is at most the level.
 
     Args:
         drawn_R: the largest statistic of each draw, sorted.
@@ -175,7 +184,7 @@ def limit_and_p(drawn_R: Floats, t_K: Floats, level: float) -> tuple[float, Floa
         level: at least 1 / (R + 1), the smallest p.
     """
     num_draws = len(drawn_R)
-    num_beyond = int(level * (num_draws + 1)) - 1  # draws that may reach a t whose p is still at the level
+    num_beyond = int(level * (num_draws + 1)) - 1  # the most draws that may reach t if p is at most the level
     p_K: Floats = (1 + num_draws - np.searchsorted(drawn_R, t_K, side="left")) / (num_draws + 1)
     return float(drawn_R[num_draws - 1 - num_beyond]), p_K
 
@@ -199,18 +208,19 @@ def _largest_t(differences_NK: Floats) -> Floats:
 
 @cache
 def _signs(num_seeds: int) -> Floats:
-    """Return all flips of signs but for a common one, or draws of them."""
+    """Return all sign flips of the seeds, without the negative of each; if there are too many, random draws of them."""
     if 2 ** (num_seeds - 1) <= _ALL_FLIPS:
         return np.array([(1.0, *rest) for rest in itertools.product((1.0, -1.0), repeat=num_seeds - 1)])
     return np.random.default_rng(0).choice((1.0, -1.0), size=(DRAWS, num_seeds))
 
 
 def depends_on_task(p_tasks_K: Floats, level: float) -> Flags:
-    """Return whether the differences on the tasks differ, so that their mean says little (Bonferroni).
+    """Return whether a comparison's difference depends on the task, so that its mean over tasks says little.
 
     Args:
-        p_tasks_K: p of each comparison that its difference is the same on all tasks; NaN without a test.
-        level: the probability that some interval of all comparisons misses.
+        p_tasks_K: for each comparison, the p of the hypothesis that its difference is the same on all tasks; NaN
+            without a test.
+        level: the familywise error rate of all comparisons, by Bonferroni's correction.
     """
     differ_K: Flags = p_tasks_K * len(p_tasks_K) < level
     return differ_K

@@ -13,7 +13,8 @@ _MOST_NAMED = 5
 
 
 def notes_on(question: Question, rows: Sequence[Comparison]) -> list[str]:
-    """Return sentences on comparisons with diverged runs, with doubtful intervals, and on means that are not tested."""
+    """Return sentences on diverged runs, on differences that other test questions might undo, on differences without
+    spread, and on means over tasks that are not tested."""
     return [*_on_diverged(rows), *_on_questions(question, rows), *_on_constants(rows), *_on_tasks(rows)]
 
 
@@ -21,16 +22,16 @@ def _on_diverged(rows: Sequence[Comparison]) -> list[str]:
     diverged = [row for row in rows if row.num_diverged]
     if not diverged:
         return []
-    both = "; ".join(
+    estimates = "; ".join(
         f"{_name(row)} on {row.task} {100 * row.estimate_without_diverged:+.1f} points "
         f"instead of {100 * row.estimate:+.1f}"
         for row in diverged[:3]
     )
-    return [f"Runs diverged in {counted(len(diverged))}, and count with the base's score. Without them: {both}."]
+    return [f"Runs diverged in {counted(len(diverged))}, and count with the base's score. Without them: {estimates}."]
 
 
 def _on_questions(question: Question, rows: Sequence[Comparison]) -> list[str]:
-    """Return a sentence on shown differences, and one on shown equivalences, that other test questions might undo."""
+    """Return a sentence on differences that other test questions might undo, and one on such equivalences."""
     known, sentences = [row for row in rows if not math.isnan(row.low_questions)], []
     shown = [row for row in known if row.decision in ("better", "worse")]
     if unsure := [row for row in shown if row.low_questions <= 0 <= row.high_questions]:

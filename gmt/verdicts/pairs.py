@@ -17,7 +17,7 @@ class Choice(NamedTuple):
 
     @property
     def name(self) -> str:
-        """In words, e.g. `gmt 0.5`, or `sft`."""
+        """The arm and its value, e.g. `gmt 0.5`; only the arm if it has no value, e.g. `sft`."""
         return self.arm if self.value is None else f"{self.arm} {self.value:g}"
 
 
@@ -32,7 +32,7 @@ def pairs_of(question: Question, choices: Sequence[Choice]) -> list[Pair]:
 
     Args:
         question: names the arms; a name means all arms that begin with it, e.g. `gmt learning_rate=0.001`.
-        choices: of the study.
+        choices: the choices of the study.
     """
     compared = [choice for choice in choices if _is_compared(question, choice)]
     if question.against == EACH_OTHER:
@@ -53,7 +53,7 @@ def columns_of(question: Question, pairs: Sequence[Pair], tasks: Sequence[str]) 
 
 
 def names_arm(name: str, arm: str) -> bool:
-    """Return whether a name in `study.primary` means an arm, in whose name other varied settings may follow."""
+    """Return whether a name in `study.primary` means an arm, whose own name may end with other varied settings."""
     return name in (arm, arm.partition(" ")[0])
 
 

@@ -31,13 +31,13 @@ class Spread:
 
     Args:
         loadings_LK: factor loadings: the differences of a seed are L independent standard normal numbers times these.
-        num_seeds: the number of seeds that it is estimated from; None if it is assumed.
-        own_K: the deviation of each comparison's own differences; None if it is assumed.
+        num_seeds: the number of seeds that the spread is estimated from; None if it is assumed.
+        unpooled_K: the standard deviation of each comparison's differences before pooling; None if it is assumed.
     """
 
     loadings_LK: Floats
     num_seeds: int | None
-    own_K: Floats | None = None
+    unpooled_K: Floats | None = None
 
     @property
     def deviation_K(self) -> Floats:
@@ -49,26 +49,27 @@ class Spread:
 def recorded_spread(columns: Columns, scores: Scores) -> Spread | None:
     """Return the spread of finished runs; None if a comparison lacks FEWEST pairs on seeds that all others have.
 
-    The deviation is one for each task, the root of the mean square over its comparisons: a claim of all of them would
-    otherwise depend on the largest of many deviations, each of which a few seeds over- or underestimate by chance.
+    All comparisons on a task get one pooled standard deviation, the root of their mean square. A claim of all of them
+    would otherwise depend on the largest of many deviations, which a few seeds over- or underestimate by chance.
     """
     differences_NK = difference_matrix(scores, columns) if columns else np.empty((0, 0))
     whole_NK = differences_NK[~np.isnan(differences_NK).any(1)]
     if len(whole_NK) < FEWEST:
         return None
-    pairs, own_K = list(dict.fromkeys(pair for pair, _ in columns)), whole_NK.std(0, ddof=1)
-    deviation_G = np.sqrt((own_K.reshape(-1, len(pairs)) ** 2).mean(1))  # columns: all pairs of a task, then the next
-    alike = assumed_spread(pairs, len(deviation_G), deviation_G)
-    return Spread(loadings_LK=alike.loadings_LK, num_seeds=len(whole_NK), own_K=own_K)
+    pairs, unpooled_K = list(dict.fromkeys(pair for pair, _ in columns)), whole_NK.std(0, ddof=1)
+    by_task_GK = unpooled_K.reshape(-1, len(pairs))  # the columns hold all pairs on a task, then those on the next
+    pooled_G = np.sqrt((by_task_GK**2).mean(1))
+    pooled = assumed_spread(pairs, len(pooled_G), pooled_G)
+    return Spread(loadings_LK=pooled.loadings_LK, num_seeds=len(whole_NK), unpooled_K=unpooled_K)
 
 
 def assumed_spread(pairs: Sequence[Pair], num_groups: int, deviation: float | Floats) -> Spread:
-    """Return the spread of choices that vary alike and independently, such that differences have a deviation.
+    """Return the spread of choices whose scores vary independently, with the deviation of a difference as given.
 
     Args:
         pairs: the comparisons on a task, or on tasks that are pooled.
         num_groups: the number of tasks, or 1 if they are pooled.
-        deviation: of a difference over seeds, of all groups or of each.
+        deviation: the standard deviation of a difference over seeds: one for all groups, or one for each.
     """
     place = {choice: number for number, choice in enumerate(dict.fromkeys(c for pair in pairs for c in pair))}
     contrast_CK = np.zeros((len(place), len(pairs)))
@@ -80,11 +81,11 @@ def assumed_spread(pairs: Sequence[Pair], num_groups: int, deviation: float | Fl
 
 
 def power(question: Question, spread: Spread, num_seeds: int, level: float) -> float:
-    """Return the probability that a question's claim is shown if it is true.
+    """Return the power: the probability that a question's claim is shown if it is true.
 
-    For a claim of all comparisons, true means that no comparison differs. For a claim of each, it is the mean over
-    comparisons of the power for a difference of the margin, with Sidak's correction; sign flips of correlated
-    comparisons have more power.
+    A claim of all comparisons is true if no comparison differs. For a claim of each comparison, the result is the mean
+    over comparisons of the power to show a difference of the margin, with Sidak's correction; a sign-flip test of
+    correlated comparisons has more power.
     """
     if num_seeds < FEWEST:
         return 0.0
@@ -96,7 +97,13 @@ def power(question: Question, spread: Spread, num_seeds: int, level: float) -> f
 
 
 def _power_of_one(size_K: Floats, num_seeds: int, share: float) -> Floats:
-    """Return the power of a t test for differences in units of their deviation, at a one-sided level."""
+    """Return the power of a t test for each effect size: a difference in units of its standard deviation.
+
+    Args:
+        size_K: the effect sizes.
+        num_seeds: the number of pairs.
+        share: the one-sided level of the test.
+    """
     limit_S = limits_of_t(float(t_limit(share, np.array(num_seeds - 1.0))), num_seeds - 1)
     shift_K = size_K * np.sqrt(num_seeds)
     shifts, place_K = np.unique(shift_K, return_inverse=True)  # an assumed deviation is the same for all
@@ -109,11 +116,11 @@ def limits_of_t(limit: float, freedom: int) -> Floats:
     The true deviation is 1, and its estimate follows a scaled chi distribution. statsmodels' power fails for few pairs.
 
     Args:
-        limit: of t.
+        limit: the critical value of t.
         freedom: the degrees of freedom of the estimate.
 
     Returns:
-        In units of the standard error by the true deviation, ascending.
+        The means in ascending order, in units of the true standard error.
     """
     middles_S = (np.arange(_SLICES) + 0.5) / _SLICES
     limit_S: Floats = limit * np.sqrt(2 * special.gammaincinv(freedom / 2, middles_S) / freedom)
@@ -138,7 +145,7 @@ def _power_of_all(question: Question, spread: Spread, num_seeds: int, level: flo
 
 
 def _drawn_moments(sources_RNL: Floats, loadings_LK: Floats) -> tuple[Floats, Floats]:
-    """Return means and standard deviations over seeds of the comparisons that normal draws add up to.
+    """Return the means and standard deviations over seeds of the comparisons, from draws of their sources.
 
     With more seeds than sources, the Cholesky factor of the sources' sums of squares replaces the seeds.
     """

@@ -13,8 +13,8 @@ FEWEST = 3  # pairs of a test: scores come in steps of one question, so that two
 MEASURES = {"target": "target score", "forgetting": "forgetting"}  # setting -> name in sentences
 PARTS = {"target": "target", "forgetting": "source"}  # measure -> the part of a task whose questions give it
 LESS_IS_BETTER = ("forgetting",)
-# A claim of all comparisons holds if each of them, tested by itself at the level, is as claimed (Berger, 1982). A claim
-# of single comparisons shares the level among them.
+# A claim of all comparisons is shown if each of them is shown by itself, at the whole level: an intersection-union test
+# (Berger, 1982). A claim of each comparison needs a correction for the number of comparisons.
 OF_ALL = ("equivalent", "not_worse")
 OF_EACH = ("different", "better")
 EACH_OTHER, EVERY_ARM = "each_other", "all"
@@ -28,16 +28,18 @@ class Question:
     Args:
         name: its key in `study.primary`.
         measure: `target` or `forgetting`, the score that is compared.
-        claim: `equivalent` or `not_worse` of all comparisons; `different` or `better` of each, which is answered by
-            those for which it is shown. Better means a higher target score, or less forgetting.
-        arms: names of arms, or `all` but `against`.
+        claim: `equivalent` or `not_worse` is claimed of all comparisons together; `different` or `better` is claimed of
+            each by itself, and the answer names those for which it is shown. Better means a higher target score, or
+            less forgetting.
+        arms: the names of arms; `all` means every arm except `against`.
         against: the arm that the arms are compared with, at the same value of the axis if it has several; or
             `each_other` for every pair of arms and values, but not for `not_worse`.
-        values: of the axis; None for all that the arms have. An arm without the axis always takes part.
+        values: the values of the axis to compare; None for all that the arms have. An arm without the axis always takes
+            part.
         tasks: `apart`: each comparison on each task; `pooled`: each comparison of means over tasks, seed by seed.
         margin: the largest difference that does not matter, a fraction of the score's range.
         target_margin: for measure `forgetting` and claim `better`: an arm is better only if its target score is also
-            shown to be at most this much lower. None: the target score is not looked at.
+            shown to be at most this much lower. None: the target score does not matter.
         deviation: the standard deviation of a paired difference over seeds, for `gmt plan` before any run is finished;
             None: unknown.
     """
@@ -81,7 +83,7 @@ class Question:
 
     @property
     def is_of_all(self) -> bool:
-        """Whether the claim is of all comparisons together."""
+        """Whether the claim is made of all comparisons together, and not of each by itself."""
         return self.claim in OF_ALL
 
     @property

@@ -25,15 +25,16 @@ def with_questions(
 ) -> list[Comparison]:
     """Return comparisons with the bounds that hold for other seeds and other questions of the same suites.
 
-    The seeds' part of an interval is the one that a comparison has. The questions' part is that of the mean over seeds,
-    paired by question. Both vary independently, so that half the width is the root of the sum of squares (Zou and
-    Donner, 2008). Comparisons without the answers of every pair stay as they are.
+    Seeds and questions vary independently, so half the width of the new interval is the root of a sum of two squares
+    (Zou and Donner, 2008): half the width of the comparison's interval over seeds, and half the width of an interval
+    over questions for the mean over seeds, paired by question. The bounds are NaN for comparisons without the answers
+    of every pair.
 
     Args:
         rows: the comparisons.
-        columns: the pair and the tasks of each.
-        right_answers: to each question.
-        level, is_of_all: as the intervals of the comparisons.
+        columns: the pair and the tasks of each comparison.
+        right_answers: the right answers to each question.
+        level, is_of_all: those of the intervals over seeds.
     """
     num_tested = max(sum(not np.isnan(row.low) for row in rows), 1)
     share = level if is_of_all else -np.expm1(np.log1p(-level) / num_tested) / 2
@@ -46,20 +47,20 @@ def with_questions(
 
 
 def _error(right_answers: RightAnswers, pair: Pair, tasks: Sequence[str], num_pairs: int) -> float:
-    """Return the standard error that the questions give the mean over seeds; NaN where not all answers are known."""
+    """Return the standard error of the mean over seeds due to the choice of questions; NaN if answers are missing."""
     variances = [_variance(right_answers, pair, task, num_pairs) for task in tasks]
     return float(np.sqrt(sum(variances))) / len(tasks)
 
 
 def _variance(right_answers: RightAnswers, pair: Pair, task: str, num_pairs: int) -> float:
-    own, other = (right_answers.get((choice, task), {}) for choice in pair)
-    seeds = sorted(set(own) & set(other))
-    suites = list(own[seeds[0]]) if seeds else []
+    first, second = (right_answers.get((choice, task), {}) for choice in pair)
+    seeds = sorted(set(first) & set(second))
+    suites = list(first[seeds[0]]) if seeds else []
     if len(seeds) < num_pairs or not suites:
         return float("nan")
     total = 0.0
     for suite in suites:
-        answers = [(own[seed].get(suite), other[seed].get(suite)) for seed in seeds]
+        answers = [(first[seed].get(suite), second[seed].get(suite)) for seed in seeds]
         differences = [a - b for a, b in answers if a is not None and b is not None and len(a) == len(b) > 1]
         if len(differences) < len(seeds):
             return float("nan")

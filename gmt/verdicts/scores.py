@@ -1,4 +1,4 @@
-"""The scores that questions are decided by. A diverged run counts with the base's score."""
+"""The scores that decide questions. A diverged run counts with the base's score."""
 
 from __future__ import annotations
 
@@ -48,15 +48,15 @@ def scores_of(runs: Iterable[ScoredRun]) -> Scores:
     """Return the scores of runs that are done or diverged, with an entry for each choice and task.
 
     A diverged run counts with the base's score, since its weights are of no use and the base remains. The base's score
-    is that of other runs on the task; without one, a diverged run has no score.
+    is taken from other runs on the task; if there are none, a diverged run has no score.
     """
     listed = list(runs)
     bases = {run.task: run.base for run in listed if run.base is not None}
     scores: dict[tuple[Choice, str], dict[int, Score]] = {}
     for run in listed:
-        own = scores.setdefault((run.choice, run.task), {})
+        by_seed = scores.setdefault((run.choice, run.task), {})
         if run.state == "diverged" and run.task in bases:
-            own[run.seed] = Score(bases[run.task], diverged=True, step=run.step)
+            by_seed[run.seed] = Score(bases[run.task], diverged=True, step=run.step)
         elif run.state == "done" and run.value is not None:
-            own[run.seed] = Score(run.value, step=run.step)
+            by_seed[run.seed] = Score(run.value, step=run.step)
     return scores

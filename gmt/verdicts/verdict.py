@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-# shown: as claimed, in all comparisons. partly shown: in some, where the claim is of each. refuted: the opposite is
-# shown. undecided: neither. not tested: too few seeds, or no finished runs.
+# shown: all comparisons are as claimed. partly shown: some are, and the claim is of each. refuted: the opposite is
+# shown. undecided: neither is shown. not tested: there are too few seeds, or no finished runs.
 Outcome = Literal["shown", "partly shown", "refuted", "undecided", "not tested"]
-# Of a comparison, by its interval. equal: the same score on every seed. equivalent: inside the margin. not worse: no
-# bound is worse than the margin. better, worse: the interval lies on one side of 0; where the claim is of all
-# comparisons, on one side of the margin, also with the corrected level. beyond the margin, uncorrected: on one side of
-# the margin, but not with the corrected level, as some of many comparisons are by chance; nothing is decided. target
-# not matched: forgets less, but its target score is not shown to be at most `target_margin` lower. depends on the task:
-# the differences on pooled tasks differ, so that their mean says little.
+# The decision on a comparison by its interval. equal: both scores are the same on every seed. equivalent: the interval
+# lies inside the margin. not worse: no bound is worse than the margin. better, worse: the interval lies on one side of
+# 0; for a claim of all comparisons, beyond the margin, also at the corrected level. beyond the margin, uncorrected: the
+# interval lies beyond the margin, but not at the corrected level; some of many comparisons do so by chance, so nothing
+# is decided. target not matched: the choice forgets less, but its target score is not shown to be at most
+# `target_margin` lower. depends on the task: the differences on pooled tasks differ, so that their mean says little.
 Decision = Literal[
     "better",
     "worse",
@@ -30,23 +30,25 @@ Decision = Literal[
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """One choice less another on the same seeds. Scores are fractions; multiply by 100 for points.
+    """The difference of two choices on the same seeds. Scores are fractions; multiply by 100 for points.
 
     Args:
-        task: of the runs; of pooled tasks their names, joined by ` + `.
-        choice, against: the names of both, e.g. `gmt 0.9` and `sft`.
-        n: the number of seeds that both have.
+        task: the task of the runs; for pooled tasks their names, joined by ` + `.
+        choice, against: the names of both choices, e.g. `gmt 0.9` and `sft`; the difference is the first less the
+            second.
+        n: the number of seeds that both choices have.
         estimate: the mean of the differences.
-        low, high: the bounds of the interval that no `decision` contradicts; NaN without a test. A claim of all
-            comparisons is `better` or `worse` only if the wider interval with the corrected level says so too.
-        p: of the claim, corrected for all comparisons of the question where the claim is of each; NaN without a test.
+        low, high: the bounds of the interval; NaN without a test. `decision` never contradicts it. For a claim of all
+            comparisons, `better` and `worse` also need the wider interval at the corrected level.
+        p: the p of the claim; for a claim of each comparison, corrected for the question's comparisons. NaN without a
+            test.
         decision: see Decision.
-        p_tasks: of pooled tasks, p of the test that the difference is the same on all; NaN without a test.
-        num_diverged: the pairs in which a run diverged; it counts with the base's score.
-        estimate_without_diverged: the mean without those pairs; NaN if none is left.
+        p_tasks: for pooled tasks, the p of the hypothesis that the difference is the same on all; NaN without a test.
+        num_diverged: the number of pairs in which a run diverged; such a run counts with the base's score.
+        estimate_without_diverged: the mean without those pairs; NaN if no pair remains.
         low_questions, high_questions: bounds that hold for other questions too; NaN where answers are not known.
-        assumed_deviation: of pairs that all differ by the same amount, the standard deviation that their interval takes
-            instead of 0: that of one question more or less; NaN otherwise.
+        assumed_deviation: for pairs that all differ by the same amount, the standard deviation that their interval
+            assumes instead of 0, which is the change by one question; NaN for other pairs.
     """
 
     task: str
@@ -72,18 +74,19 @@ class Verdict:
 
     Args:
         name: the key in `study.primary`.
-        question: in words.
+        question: the question as a sentence.
         outcome: see Outcome.
         answer: one or two sentences, with the deciding comparison's interval.
-        confidence: of the intervals, e.g. 0.95.
-        test: in words, with how the level is shared.
-        about: the population that the intervals are about, in words: the settings that varied, and those that did not.
+        confidence: the confidence level of the intervals, e.g. 0.95.
+        test: a phrase that names the test and its correction for several comparisons.
+        about: a sentence on the population that the intervals are about: what varied, and what did not.
         n: the least number of seeds of a comparison.
-        deciding: the comparison that decides: of `equivalent` the one that reaches farthest, of `not_worse` the one
-            with the worst bound, of a claim of each the one with the smallest p; None without a test.
-        comparisons: all of them.
-        notes: sentences that belong beside the answer: on unfinished runs, on diverged runs, and on differences that
-            depend on the task.
+        deciding: the comparison on which the outcome depends most: for `equivalent` the one whose interval reaches
+            farthest from 0, for `not_worse` the one with the worst bound, for a claim of each comparison the one with
+            the smallest p; None without a test.
+        comparisons: all comparisons of the question.
+        notes: sentences to show beside the answer: on unfinished runs, on diverged runs, and on differences that depend
+            on the task.
     """
 
     name: str
@@ -100,5 +103,5 @@ class Verdict:
 
     @property
     def sentence(self) -> str:
-        """Question and answer."""
+        """The question and its answer."""
         return f"{self.question} {self.answer}"

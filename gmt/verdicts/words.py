@@ -61,21 +61,22 @@ def answer(question: Question, outcome: Outcome, rows: Sequence[Comparison], dec
             f"forgetting alone. The smallest p of forgetting is that of {difference(deciding)}."
         )
     if not shown:
-        more = sum(row.decision in ("equivalent", "equal") for row in rows)
-        inside = f"; in {more}, the difference is shown to lie within {within}" if more else ""
+        num_inside = sum(row.decision in ("equivalent", "equal") for row in rows)
+        inside = f"; in {num_inside}, the difference is shown to lie within {within}" if num_inside else ""
         return (
             f"{outcome.capitalize()}: no difference is shown in {counted(len(rows))}{inside}. The smallest p is that "
             f"of {difference(deciding)}."
         )
-    ways = {way: [row for row in shown if row.decision == way] for way in ("better", "worse")}
-    clauses = [f"{way} in {len(own)} of {len(rows)}: {_named(own)}" for way, own in ways.items() if own]
+    groups = {decision: [row for row in shown if row.decision == decision] for decision in ("better", "worse")}
+    clauses = [f"{name} in {len(group)} of {len(rows)}: {_named(group)}" for name, group in groups.items() if group]
     return f"{outcome.capitalize()}: {'; '.join(clauses)}."
 
 
 def _named(rows: Sequence[Comparison]) -> str:
     rows = sorted(rows, key=lambda row: row.p)
-    more = len(rows) - _MOST_NAMED
-    return "; ".join(difference(row) for row in rows[:_MOST_NAMED]) + (f"; and {more} more" if more > 0 else "")
+    num_others = len(rows) - _MOST_NAMED
+    others = f"; and {num_others} more" if num_others > 0 else ""
+    return "; ".join(difference(row) for row in rows[:_MOST_NAMED]) + others
 
 
 def difference(row: Comparison) -> str:
@@ -100,7 +101,7 @@ def _bounds(low: float, high: float) -> str:
 
 
 def words_of_test(question: Question, num_comparisons: int, *, is_by_flips: bool) -> str:
-    """Return the test in words, with how the level is shared."""
+    """Return a phrase that names the test and its correction for several comparisons."""
     if question.is_of_all:
         return (
             "paired one-sided t tests on the same seed; the claim must hold for every comparison, so each is tested at "

@@ -50,7 +50,5 @@ def test_a_failure_is_recorded_without_the_password_in_it(tmp_path: Path) -> Non
 def test_a_secret_that_a_run_id_covers_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOME_TOKEN", "long_words")  # stands in every science of this task
     planned = plan_of(tmp_path, {"sft": {"method": "sft"}}, [1]).runs[0]
-    with pytest.raises(
-        UserError, match=r"the config must hold no secret, got .*; the hub's token belongs into HF_TOKEN"
-    ):
+    with pytest.raises(UserError, match=r"the config must hold no secret, got .*; put the hub's token into HF_TOKEN"):
         prepare(planned.run)

@@ -46,7 +46,7 @@ def test_diverged_runs_count_with_the_bases_score() -> None:
     (found,) = sensitivity(counted, "target_after", axis=Axis(), margin=0.02)
     assert found.num_seeds == 3
     assert (
-        "(runs that diverged, at 0.5, count with the base's score; without them: 2 seeds: nothing is said"
+        "(runs that diverged, at 0.5, count with the base's score; without them: 2 seeds: sensitivity is not"
         in found.words
     )
     made["state"] = "diverged"

@@ -135,7 +135,7 @@ def test_what_is_missing_is_not_spoken_of() -> None:
     (target, _) = findings(without, axis=Axis(), baseline="sft", margin=0.02)
     assert target.sentences == (
         "The baseline arm sft has no finished runs, so no comparison is shown.",
-        "t: target score of gmt: one mask ratio: nothing is said of sensitivity.",
+        "t: target score of gmt: one mask ratio: sensitivity is not tested.",
     )
     one_seed = table(("sft", "t", NONE, 0.7, 0.1), ("gmt", "t", 0.5, 0.9, 0.1))
     (target, _) = findings(one_seed[one_seed["seed"] == 0], axis=Axis(), baseline="sft", margin=0.02)

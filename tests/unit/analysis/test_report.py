@@ -77,7 +77,7 @@ def test_one_seed_and_one_ratio_are_said(tmp_path: Path) -> None:
     ):
         write_report(plan)
     page = write_report(plan, dirty=True).files[0].read_text()
-    assert "one mask ratio: nothing is said of sensitivity" in page
+    assert "one mask ratio: sensitivity is not tested" in page
     assert "Some arm has 1 seed" in page
     assert "uncommitted changes" in page
 
@@ -132,7 +132,7 @@ def test_a_study_without_its_baseline_is_reported(tmp_path: Path) -> None:
     page = write_report(plan).files[0].read_text()
     assert "against hft" not in page
     assert "The baseline arm hft has no finished runs, so no comparison is shown." in page
-    assert "target score of gmt over 2 mask ratios: 2 seeds: nothing is said of sensitivity." in page
+    assert "target score of gmt over 2 mask ratios: 2 seeds: sensitivity is not tested." in page
 
 
 def test_models_are_compared_each_by_itself(tmp_path: Path) -> None:

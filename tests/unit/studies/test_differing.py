@@ -164,8 +164,8 @@ def test_new_files_that_no_code_is_read_from_leave_a_checkout_clean(tmp_path: Pa
 def test_a_plan_warns_of_a_revision_that_may_move(tmp_path: Path) -> None:
     of_hub = {"method": "sft", "model": "smollm2_135m"}
     plan = plan_of(tmp_path, {"pinned": of_hub, "main": {**of_hub, "model.revision": "main"}}, [1])
-    expected = "model.revision=main of model smollm2_135m may move: pin the commit that the hub shows."
-    assert moving_models(plan.runs) == [expected]
+    rule = "is not a commit and may change: set it to the commit that the hub shows."
+    assert moving_models(plan.runs) == [f"model.revision=main of model smollm2_135m {rule}"]
     assert not moving_models(plan.runs[:1])
 
 

@@ -77,5 +77,5 @@ def test_an_expensive_sweep_starts_only_if_the_user_agrees(tmp_path: Path) -> No
     confirm(made, SweepSettings(confirm_above_gpu_hours=2.9), answer("y"), num_gpus=0)
     assert "about 3.0 GPU-hours, as 3 similar runs show" in asked[0]
     for ask in (answer(""), answer("n"), None):
-        with pytest.raises(UserError, match=r"set sweep\.confirm_above_gpu_hours to at least that"):
+        with pytest.raises(UserError, match=r"raise sweep\.confirm_above_gpu_hours, which is 2\.9"):
             confirm(made, SweepSettings(confirm_above_gpu_hours=2.9), ask, num_gpus=0)

@@ -62,9 +62,7 @@ def test_a_plan_that_was_changed_is_refused(tmp_path: Path, change: str) -> None
     assert CHANGES[change][0] in whole
     file.write_text(whole.replace(*CHANGES[change]))
     for planned in made.runs:
-        with pytest.raises(
-            UserError, match=rf"plan\.jsonl must be as the sweep wrote it, but run {planned.run.id} in it"
-        ):
+        with pytest.raises(UserError, match=rf"run {planned.run.id} in .*plan\.jsonl was changed"):
             thaw(reference(folder, planned))
 
 

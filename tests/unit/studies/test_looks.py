@@ -63,7 +63,7 @@ def test_a_look_and_the_plans_power_count_the_runs_that_a_report_counts(tmp_path
     finish_all(first, dirty=True)
     assert seeds(planned(tmp_path)) == seeds(first)
     warning, *others = power_of_plan(planned(tmp_path))
-    assert warning.startswith("warning: 9 finished runs are of a checkout with uncommitted changes: they count in no")
+    assert warning.startswith("warning: 9 finished runs were made in a checkout with uncommitted changes: no answer")
     assert any("finish runs, to get the probability" in sentence for sentence in others)
     for run in first.runs:
         finish(run, float("nan") if run is first.runs[0] else 0.5 + run.run.seed / 1000)

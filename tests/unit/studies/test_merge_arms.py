@@ -116,8 +116,8 @@ def test_overrides_reach_parents_and_overrides_of_merge_reach_merges(tmp_path: P
     ("arm", "more", "sentence"),
     [
         ({"from": "sgd", "merge": "soup"}, {}, r"study\.arms\.merged\.from must name an arm of the study, got 'sgd'"),
-        ({"over": "seed", "merge": "soup"}, {}, r"study\.arms\.merged\.over must go with study\.arms\.merged\.from"),
-        ({"from": "gmt"}, {}, r"study\.arms\.merged must name its merge, since it has from"),
+        ({"over": "seed", "merge": "soup"}, {}, r"study\.arms\.merged\.over needs study\.arms\.merged\.from"),
+        ({"from": "gmt"}, {}, r"study\.arms\.merged\.merge must be set in an arm with from, got None"),
         ({"from": "merged", "merge": "soup"}, {}, r"merged\.from must not lead back to the arm itself, got 'merged'"),
         (
             {"from": "gmt", "over": "task", "merge": "soup"},

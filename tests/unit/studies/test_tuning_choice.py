@@ -65,7 +65,7 @@ def test_the_first_of_equal_values_is_chosen(given_scores: list[tuple[float, flo
 def test_forgetting_equal_to_the_bound_is_within_it() -> None:
     mean = mean_score([TrialScore(target=1, forgetting=0.4 - 0.3), TrialScore(target=0, forgetting=0.1)])
     assert mean.target == 0.5
-    assert mean.holds(0.1)
+    assert mean.is_within(0.1)
 
 
 def test_a_run_that_diverged_or_has_nan_has_the_worst_scores(planned: Planner) -> None:

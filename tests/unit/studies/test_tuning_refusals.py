@@ -56,7 +56,7 @@ def test_seeds_of_the_study_are_refused_also_those_that_looks_may_add(planned: P
 def test_a_value_for_each_point_needs_an_axis(planned: Planner) -> None:
     one = {"sft": {"method": "sft"}, "gmt": {"method": "gmt", "method.mask_ratio": 0.5}}
     assert refusal(planned, one, value_per="point") == (
-        "study.tuning.value_per=point needs an axis, and method.mask_ratio takes several values in no arm"
+        "study.tuning.value_per=point needs an axis that varies, and no arm varies method.mask_ratio"
     )
     assert len(planned(value_per="point").tuned) == 3
     narrowed = planned(value_per="point", typed={"method.mask_ratio": ["0.9"]})

@@ -120,8 +120,8 @@ def test_a_claim_of_all_is_planned_by_the_pooled_deviation_and_not_the_largest()
     scores = {(c, "t"): {s: Score(v) for s, v in enumerate(rng.normal(0.7, 0.02, size=5))} for c in choices}
     spread = recorded_spread(columns_of(asked, pairs, ["t"]), scores)
     assert spread is not None
-    assert spread.own_K is not None
-    assert spread.own_K.max() / spread.own_K.min() > 4
+    assert spread.unpooled_K is not None
+    assert spread.unpooled_K.max() / spread.unpooled_K.min() > 4
     assert spread.deviation_K == pytest.approx(np.full(len(pairs), 0.02 * math.sqrt(2)), rel=0.2)
     true = seeds_needed(asked, assumed_spread(pairs, 1, 0.02 * math.sqrt(2)), 0.05) or 0
     assert seeds_needed(asked, spread, 0.05) == pytest.approx(true, rel=0.4)
