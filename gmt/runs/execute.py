@@ -14,7 +14,7 @@ from gmt.errors import Interrupted, RunFailed, StoppedEarly, UserError
 from gmt.merges.protocol import ChoosesParents
 from gmt.records.record import RunRecord
 from gmt.runs.build import Run
-from gmt.runs.code_versions import by_both, code_of, code_of_environment, outside_of
+from gmt.runs.code_versions import code_of, code_of_environment, combined_versions, outside_of
 from gmt.runs.device import check_device, device_of
 from gmt.runs.environment import environment
 from gmt.runs.failures import kind_of
@@ -147,4 +147,4 @@ def _environment(run: Run, record: RunRecord, sources: Sources) -> dict[str, Any
     now, code = environment() | {"outside": outside_of(run.config)}, code_of(run.config) | of_hub(sources)
     before = record.read("environment.json") if (record.folder / "environment.json").exists() else {}
     dirty = True if before.get("dirty") else now["dirty"]
-    return now | {"dirty": dirty, "code": by_both(code_of_environment(before), code), "sources": sources}
+    return now | {"dirty": dirty, "code": combined_versions(code_of_environment(before), code), "sources": sources}

@@ -16,7 +16,7 @@ import gmt
 from gmt.axis import Axis
 from gmt.composition import Composer, hydra_on
 from gmt.runs.build import build
-from gmt.runs.code_versions import by_both, checkout, code_of, outside_of, source_of, uncommitted
+from gmt.runs.code_versions import checkout, code_of, combined_versions, outside_of, source_of, uncommitted
 from gmt.runs.environment import environment
 from gmt.runs.evaluate import folder_of_base
 from gmt.runs.execute import execute
@@ -170,10 +170,10 @@ def test_a_plan_warns_of_a_revision_that_may_move(tmp_path: Path) -> None:
 
 
 def test_attempts_by_several_codes_are_both_told() -> None:
-    both = by_both({"gmt": "1", "mine": "a"}, {"gmt": "2", "mine": "a"})
+    both = combined_versions({"gmt": "1", "mine": "a"}, {"gmt": "2", "mine": "a"})
     assert both == {"gmt": "1, then 2", "mine": "a"}
-    assert by_both(both, {"gmt": "2", "mine": "a"}) == both
-    assert by_both({}, {"gmt": "1"}) == {"gmt": "1"}
+    assert combined_versions(both, {"gmt": "2", "mine": "a"}) == both
+    assert combined_versions({}, {"gmt": "1"}) == {"gmt": "1"}
 
 
 @pytest.fixture
