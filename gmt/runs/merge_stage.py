@@ -69,7 +69,7 @@ def weights_for(run: Run, dtype: Mapping[str, torch.dtype]) -> StoredWeights:
 
 
 def _formula(context: RunContext, model: PreTrainedModel, weights: StoredWeights) -> Formula:
-    """Return the merge's formula; a merge that learns from examples puts weights into the model on the way."""
+    """Return the merge's formula; a merge that learns from examples changes the model's weights while it learns."""
     merge = context.run.merge
     assert merge is not None
     if not learns(merge):
@@ -104,7 +104,7 @@ def seed_of(run: Run) -> int:
 def _chosen(
     context: RunContext, merge: ChoosesParents, model: PreTrainedModel, weights: StoredWeights
 ) -> Sequence[int]:
-    """Return the numbers of the chosen parents; log each parent's own score and whether it was chosen."""
+    """Return the numbers of the chosen parents; log the score of each parent alone, and whether it was chosen."""
     suites = validation_suites(merge.validation, context.prepared)
     prepared = replace(context.prepared, suites={_PART: suites})
     scores_alone: dict[int, float] = {}

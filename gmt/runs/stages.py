@@ -58,7 +58,7 @@ def _evaluate_base(context: RunContext) -> _Before:
             check_steps(model, context.prepared.reader.tokenizer, context.prepared.examples, run.train)
         evaluations[folder] = evaluate(run, context.prepared, model, folder, context.control)
     evaluated = evaluations[folder]
-    evaluated.keep(record, "before")
+    evaluated.write_answers(record, "before")
     record.keep_metrics_until(-1)
     record.append_metrics(0, evaluated.metrics)
     before = _Before(scores=evaluated.scores, metrics=evaluated.metrics)
@@ -70,7 +70,7 @@ def _evaluate_weights(context: RunContext, weights: MadeWeights, sha256: str) ->
     folder = context.record.folder / "evaluation" / sha256[:16]
     prepared = context.prepared.for_method(context.run.method)
     after = evaluate(context.run, prepared, weights.model, folder, context.control)
-    after.keep(context.record, "after")
+    after.write_answers(context.record, "after")
     context.record.append_metrics(STEP if weights.training is None else weights.training.num_steps, after.metrics)
     return after
 
