@@ -13,7 +13,7 @@ from gmt.records.record import RecordBusy
 from gmt.runs.build import build
 from gmt.runs.failures import kind_of
 from gmt.runs.hermetic import remove_variables
-from gmt.runs.stall import no_longer_than
+from gmt.runs.stall import end_on_stall
 
 _CHECK_INTERVAL_S = 0.5
 
@@ -69,7 +69,7 @@ def attempt(config: Mapping[str, Any], stop: Path, report_score: Callable[[int, 
 
         spare_libraries()
         run.record.folder.mkdir(parents=True, exist_ok=True)
-        with no_longer_than(run.resources.stall_limit_s, run.record.folder) as on_progress:
+        with end_on_stall(run.resources.stall_limit_s, run.record.folder) as on_progress:
             execute(run, Control(should_stop=existence_check(stop), on_progress=on_progress, report_score=report_score))
 
     outcome = outcome_of(do)

@@ -32,7 +32,7 @@ def kind_of(error: BaseException) -> str:
     return "user" if isinstance(error, UserError) else "error"
 
 
-def is_tried_again(kind: str, times_before: int) -> bool:
+def is_retried(kind: str, times_before: int) -> bool:
     """Return whether a run is retried after a failure.
 
     Args:

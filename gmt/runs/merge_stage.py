@@ -14,7 +14,7 @@ from gmt.masking.bits import weights_sha256
 from gmt.merges.protocol import ChoosesParents, Formula, learns
 from gmt.runs.build import Run
 from gmt.runs.evaluate import evaluate
-from gmt.runs.made_weights import MadeWeights, save_whole
+from gmt.runs.final_weights import FinalWeights, save_whole
 from gmt.runs.merge_gradients import MergeGradients
 from gmt.runs.parent_weights import StoredWeights, open_parents
 from gmt.runs.parents import check_parents, parents_of
@@ -27,7 +27,7 @@ STEP = 1  # the step at which a merge's metrics are logged; the base's metrics a
 _PART = "validation"
 
 
-def merge_weights(context: RunContext) -> MadeWeights:
+def merge_weights(context: RunContext) -> FinalWeights:
     """Return the merged weights, computed tensor by tensor in float32 on the CPU; a second attempt gives the same bits.
 
     Raises:
@@ -44,7 +44,7 @@ def merge_weights(context: RunContext) -> MadeWeights:
     if isinstance(merge, ChoosesParents):
         weights = weights.only(_chosen(context, merge, model, weights))
     _fill(context, _formula(context, model, weights), model)
-    return MadeWeights(
+    return FinalWeights(
         model=model,
         delta=delta_of(model, run.model.base()),
         sizes=Sizes(num_trainable=0, num_added=0),

@@ -13,7 +13,7 @@ from gmt.masking.bits import weights_sha256
 from gmt.methods.protocol import Method, ReadsMicroBatches
 from gmt.runs.build import Run
 from gmt.runs.evaluate import PARTS, evaluate
-from gmt.runs.made_weights import MadeWeights, save_whole
+from gmt.runs.final_weights import FinalWeights, save_whole
 from gmt.runs.phases import num_steps_done
 from gmt.runs.run_context import RunContext, to_device
 from gmt.runs.train import reshaped, train_run
@@ -25,7 +25,7 @@ from gmt.training.train import check_comparable
 from gmt.training.workers import agreed, num_workers
 
 
-def train_weights(context: RunContext) -> MadeWeights:
+def train_weights(context: RunContext) -> FinalWeights:
     """Train with the largest micro-batches that fit into the GPU's memory; the examples of each step stay the same.
 
     Raises:
@@ -39,11 +39,11 @@ def train_weights(context: RunContext) -> MadeWeights:
             return _train_once(context, settings)
         except torch.OutOfMemoryError as error:
             refuse_smaller_micro_batches(context.run.method, settings, error)
-            if settings.micro_batch_size == 1 or num_workers() > 1:  # the other workers may have room, and wait
+            if settings.micro_batch_size == 1 or num_workers() > 1:  # other workers may have had enough memory
                 raise
             settings = settings.with_smaller_micro_batches()
             record.set_status("running", micro_batch_size=settings.micro_batch_size)
-        give_back()  # only now, since the traceback held the failed attempt's tensors
+        give_back()  # after the except block, in which the traceback holds the failed attempt's tensors
 
 
 def refuse_smaller_micro_batches(method: Method, settings: TrainSettings, error: torch.OutOfMemoryError) -> None:
@@ -55,19 +55,19 @@ def refuse_smaller_micro_batches(method: Method, settings: TrainSettings, error:
     if isinstance(method, ReadsMicroBatches) and method.reads_micro_batches:
         raise torch.OutOfMemoryError(
             f"train.micro_batch_size={settings.micro_batch_size} needs more memory than the GPU has, and method "
-            f"{method.name} chooses entries by a micro-batch's gradient, so that smaller ones would choose others: set "
-            f"a smaller train.micro_batch_size with more train.accumulation_steps ({error})"
+            f"{method.name} chooses entries by a micro-batch's gradient, so that smaller micro-batches would choose "
+            f"other entries: set a smaller train.micro_batch_size with more train.accumulation_steps ({error})"
         ) from error
 
 
-def _train_once(context: RunContext, settings: TrainSettings) -> MadeWeights:
+def _train_once(context: RunContext, settings: TrainSettings) -> FinalWeights:
     run, record, device = context.run, context.record, context.device
     model = run.model.load_model()
     check_comparable(model, run.model.base())
     reshaping = reshaped(run, context.prepared, model, device)
     to_device(model, device)
     record.keep_metrics_until(num_steps_done(run.method, record.checkpoints))
-    agreed((device, settings, context.prepared.chosen))  # starts the other workers, which wait (gmt/runs/workers.py)
+    agreed((device, settings, context.prepared.chosen))  # the other workers begin to train (gmt/runs/workers.py)
     facts = train_run(
         run,
         context.prepared,
@@ -89,7 +89,7 @@ def _train_once(context: RunContext, settings: TrainSettings) -> MadeWeights:
         if not reshaping.has_parts or run.record_settings.keeps_whole:  # else the adapter, saved above, is enough
             save_whole(whole, context.prepared.reader.tokenizer, folder)
 
-    return MadeWeights(
+    return FinalWeights(
         model=whole,
         delta=delta,
         sizes=reshaping.sizes,
@@ -102,7 +102,7 @@ def _train_once(context: RunContext, settings: TrainSettings) -> MadeWeights:
 def _target_score(context: RunContext, model: PreTrainedModel, step: int) -> float:
     """Return the target score of a model during training, and log the scores of all evaluated parts.
 
-    Each worker must call this if the weights are in shards.
+    If the weights are in shards, each worker must gather them at the same time.
     """
     whole = _whole(context.run, model, context.device)
     prepared = context.prepared.for_method(context.run.method)

@@ -202,7 +202,9 @@ def test_validation_questions_of_the_target_are_refused(tmp_path: Path, model: l
     settings = [
         text.replace("SEED", "1000003").replace("3, max_word_len: 5", "8, max_word_len: 10") for text in VALIDATION
     ]
-    with pytest.raises(UserError, match=r"must ask other questions than the target, .* shares 4 of 4 with it"):
+    with pytest.raises(
+        UserError, match=r"must have no question of the target, .* 4 of its 4 questions are in the target"
+    ):
         execute(run_with(tmp_path, *model, *settings, f"parents=[{ids}]"))
 
 
