@@ -67,7 +67,7 @@ def execute(run: Run, control: Control = _NO_CONTROL) -> RunRecord:
     if record.state() != "done":
         _check_feasible(run, prepared)
     record.create(run.science, run.config)
-    with record.at_work():
+    with record.locked():
         record.check_unchanged()
         if record.state() != "done":
             _work(run, record, prepared, control)

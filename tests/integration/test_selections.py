@@ -187,7 +187,7 @@ def test_a_run_records_the_examples_that_it_trained_on(tmp_path: Path, capsys: p
     assert "12 of 20 examples by base_loss, with scores from " in capsys.readouterr().out
     digests = record.status()["digests"]
     (record.folder / FILE).write_text((record.folder / FILE).read_text().replace("false", "true", 1))
-    assert change_in(record.folder, digests) == f"{FILE} is not what its digest in status.json says"
+    assert change_in(record.folder, digests) == f"{FILE} does not match its digest in status.json"
 
 
 def on_a_worker(root: Path, overrides: list[str]) -> None:
