@@ -1,4 +1,4 @@
-"""Perplexity on texts that were not trained on: measures forgetting independently of any benchmark's format."""
+"""Perplexity on held-out texts: measures forgetting independently of any benchmark's format."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Perplexity:
     Args:
         data: the dataset: path, subset, revision, split, num_examples and seed, see gmt.tasks.dataset.DatasetTask.
         column: the column that holds the text.
-        max_length: how many tokens of a text are read; the rest is left out.
+        max_length: the number of tokens of a text that are read, from its first on.
         batch_size: texts in a forward pass.
 
     Raises:
@@ -66,7 +66,7 @@ class Perplexity:
             raise UserError(f"max_length must be at most {reader.context}, the model's context, got {self.max_length}")
 
     def evaluate(self, inputs: EvaluationInputs) -> Score:
-        """Return the perplexity of all texts and of each; losses from before a kill are read from the scratch."""
+        """Return the perplexity of all texts and of each; losses that a killed attempt stored are used."""
         from gmt.evaluation.padding import batches, sees_padding  # imports torch, which planning must not
 
         texts, ids = zip(*self._texts(inputs), strict=True)

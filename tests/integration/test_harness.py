@@ -115,8 +115,8 @@ def test_choices_are_scored_by_likelihood(tmp_path: Path) -> None:
             {"metric": "accuracy"},
             "metric must be one that lm-eval has for gsm8k, got 'accuracy' .*exact_match,flexible-extract",
         ),
-        ({"num_fewshot": 4}, "num_fewshot must be at most 3 for gsm8k, the examples to show, got 4"),
-        ({"num_examples": 4}, "num_examples must be at most 3 for gsm8k, the questions there are, got 4"),
+        ({"num_fewshot": 4}, "num_fewshot must be at most 3 for gsm8k, which has no more examples to show, got 4"),
+        ({"num_examples": 4}, "num_examples must be at most 3 for gsm8k, which has no more questions, got 4"),
     ],
 )
 def test_what_cannot_be_asked_is_refused(gsm8k: str, tmp_path: Path, changes: dict[str, Any], sentence: str) -> None:
