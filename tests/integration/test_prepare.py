@@ -142,4 +142,4 @@ def test_tokens_without_an_embedding_only_in_what_is_asked_are_refused(tmp_path:
     assert "task.source.mine: " in of_suite
     assert "a token of mine's prompts the id 256, and the model has 256 embeddings" in of_suite
     assert "task.source.text: " in of_text
-    assert "a token of the texts the number 256" in of_text
+    assert "a token of the texts the id 256" in of_text
