@@ -12,7 +12,7 @@ from gmt import settings
 from gmt.errors import UserError
 from gmt.evaluation.context import check_tokens
 from gmt.evaluation.stored_values import StoredValues
-from gmt.tasks.columns import origin, texts_of
+from gmt.tasks.columns import source_of_rows, texts_of
 from gmt.tasks.protocol import EvaluationInputs, Reader, Score
 from gmt.used_files import UsedFiles
 
@@ -37,7 +37,7 @@ class Perplexity:
     batch_size: int
 
     def __post_init__(self) -> None:
-        origin("data", self.data)
+        source_of_rows("data", self.data)
         settings.text("column", self.column)
         settings.integer("max_length", self.max_length, low=2)
         settings.integer("batch_size", self.batch_size, low=1)
@@ -49,11 +49,11 @@ class Perplexity:
 
     def fingerprint(self) -> str:
         """Return the fingerprint of the data."""
-        return origin("data", self.data).fingerprint()
+        return source_of_rows("data", self.data).fingerprint()
 
     def used_files(self) -> dict[str, UsedFiles]:
         """Return the files that hold the texts."""
-        return {"data": origin("data", self.data).used_files()}
+        return {"data": source_of_rows("data", self.data).used_files()}
 
     def check(self, reader: Reader) -> None:
         """Refuse data without a text, texts longer than the model's context, and tokens without an embedding."""
