@@ -60,7 +60,7 @@ def _optimizer_library(train: Mapping[str, Any]) -> list[str]:
     return [optimizer.distribution] if optimizer is not None and optimizer.distribution is not None else []
 
 
-def outside_of(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def outside_versions(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Return the version and the git checkout of each package outside of gmt that a config's plug-ins come from."""
     return {
         name: {"version": _version_of_package(name), **checkout(min(files, key=lambda file: len(file.parts)).parent)}

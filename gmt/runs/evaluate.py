@@ -20,10 +20,10 @@ from gmt.runs.device import kind_of_device
 from gmt.runs.environment import environment
 from gmt.runs.evaluated import Evaluated
 from gmt.runs.evaluation_process import locked, progress_reporter
-from gmt.runs.kept_scores import read_score, write_score
 from gmt.runs.prepare import Prepared
 from gmt.runs.run_context import to_device
 from gmt.runs.sources import Sources, hub_versions
+from gmt.runs.stored_scores import read_score, write_score
 from gmt.tasks.protocol import Benchmark, EvaluationInputs, Reader, Score, Suite
 from gmt.training.control import Control
 

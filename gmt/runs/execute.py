@@ -14,7 +14,7 @@ from gmt.errors import Interrupted, RunFailed, StoppedEarly, UserError
 from gmt.merges.protocol import ChoosesParents
 from gmt.records.record import RunRecord
 from gmt.runs.build import Run
-from gmt.runs.code_versions import code_of, code_of_environment, combined_versions, outside_of
+from gmt.runs.code_versions import code_of, code_of_environment, combined_versions, outside_versions
 from gmt.runs.device import check_device, device_of
 from gmt.runs.environment import environment
 from gmt.runs.failures import kind_of
@@ -144,7 +144,8 @@ def _context(run: Run, record: RunRecord, prepared: Prepared, control: Control) 
 
 def _environment(run: Run, record: RunRecord, sources: Sources) -> dict[str, Any]:
     """Return this attempt's environment, with the code and the uncommitted changes of earlier attempts."""
-    current, code = environment() | {"outside": outside_of(run.config)}, code_of(run.config) | hub_versions(sources)
+    current = environment() | {"outside": outside_versions(run.config)}
+    code = code_of(run.config) | hub_versions(sources)
     earlier = record.read("environment.json") if (record.folder / "environment.json").exists() else {}
     dirty = True if earlier.get("dirty") else current["dirty"]
     all_code = combined_versions(code_of_environment(earlier), code)

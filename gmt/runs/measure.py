@@ -18,9 +18,9 @@ from gmt.runs.code_versions import code_of
 from gmt.runs.device import kind_of_device
 from gmt.runs.environment import environment
 from gmt.runs.evaluation_process import locked, progress_reporter
-from gmt.runs.kept_scores import read_value, write_value
 from gmt.runs.run_context import RunContext
 from gmt.runs.sources import Sources, hub_versions
+from gmt.runs.stored_scores import read_value, write_value
 from gmt.selections.protocol import Measures, MeasuresExamples
 from gmt.training.method_trial import without_weights
 

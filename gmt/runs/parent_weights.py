@@ -79,9 +79,9 @@ class StoredWeights:
         delta = tuned.float() - weights.base[name].detach().to(tuned.dtype).float()
         if delta.shape == self.base_tensors[name].shape:
             return delta
-        whole = torch.zeros(self.base_tensors[name].shape)
-        whole[: len(delta)] = delta
-        return whole
+        padded = torch.zeros(self.base_tensors[name].shape)
+        padded[: len(delta)] = delta
+        return padded
 
     def only(self, members: Sequence[int]) -> StoredWeights:
         """Return the weights with only the parents of the given numbers."""

@@ -82,15 +82,15 @@ def _train_once(context: RunContext, settings: TrainSettings) -> FinalWeights:
     if run.record_settings.keep_weights:
         reshaping.save(record.folder / "adapter")
     reshaping.finish()
-    whole = _whole(run, model, device)
-    delta = delta_of(reshaping.base_parameters(whole), run.model.base())  # before the evaluation, which takes long
+    gathered = _gathered(run, model, device)
+    delta = delta_of(reshaping.base_parameters(gathered), run.model.base())  # before the evaluation, which takes long
 
     def save(folder: Path) -> None:
         if not reshaping.has_parts or run.record_settings.keeps_whole:  # else the adapter, saved above, is enough
-            save_whole(whole, context.prepared.reader.tokenizer, folder)
+            save_whole(gathered, context.prepared.reader.tokenizer, folder)
 
     return FinalWeights(
-        model=whole,
+        model=gathered,
         delta=delta,
         sizes=reshaping.sizes,
         training=facts,
@@ -104,17 +104,18 @@ def _target_score(context: RunContext, model: PreTrainedModel, step: int) -> flo
 
     If the weights are in shards, each worker must gather them at the same time.
     """
-    whole = _whole(context.run, model, context.device)
+    gathered = _gathered(context.run, model, context.device)
     prepared = context.prepared.for_method(context.run.method)
-    folder = context.record.folder / "evaluation" / f"step-{step}-{weights_sha256(dict(whole.named_parameters()))[:16]}"
+    sha256 = weights_sha256(dict(gathered.named_parameters()))
+    folder = context.record.folder / "evaluation" / f"step-{step}-{sha256[:16]}"
     # A stop halfway would lose this evaluation, since this step has no checkpoint yet.
     without_stop = dataclasses.replace(context.control, should_stop=lambda: False)
     parts = PARTS if context.run.record_settings.evaluate_source else ("target",)
-    evaluated = evaluate(context.run, prepared, whole, folder, without_stop, parts=parts)
+    evaluated = evaluate(context.run, prepared, gathered, folder, without_stop, parts=parts)
     context.record.append_metrics(step, evaluated.metrics)
     return evaluated.scores["target"]["mean"]
 
 
-def _whole(run: Run, model: PreTrainedModel, device: str) -> PreTrainedModel:
+def _gathered(run: Run, model: PreTrainedModel, device: str) -> PreTrainedModel:
     """Return the model; if it is in shards, a copy with the weights of all workers, each of which must call this."""
     return to_device(gather(model, run.model.load_model), device)

@@ -17,9 +17,9 @@ from gmt.file_digests import git_sha1_of, sha256_of
 from gmt.models.pretrained import SHIPPED
 from gmt.runs.build import Run, build
 from gmt.runs.execute import execute
-from gmt.runs.kept_scores import read_score, write_score
 from gmt.runs.prepare import prepare
 from gmt.runs.sources import hub_versions, sources_of
+from gmt.runs.stored_scores import read_score, write_score
 from gmt.studies.differing import differing_code
 from gmt.tasks.protocol import Score
 from gmt.tasks.rows import Source
