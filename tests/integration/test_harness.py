@@ -110,7 +110,7 @@ def test_choices_are_scored_by_likelihood(tmp_path: Path) -> None:
     ("changes", "sentence"),
     [
         ({"task": "gsm9k"}, "lm-eval has no task 'gsm9k'; did you mean"),
-        ({"task": "mmlu"}, "data must be null for mmlu, which is several tasks of lm-eval"),
+        ({"task": "mmlu"}, "data must be null for mmlu, which stands for several tasks of lm-eval"),
         (
             {"metric": "accuracy"},
             "metric must be one that lm-eval has for gsm8k, got 'accuracy' .*exact_match,flexible-extract",
