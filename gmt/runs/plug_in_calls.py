@@ -37,8 +37,8 @@ def train_examples(task: Task) -> Sequence[TrainExample]:
     for number, example in enumerate(examples):
         if not isinstance(example, Example | Conversation | Preference):
             raise UserError(
-                f"task: train_examples() of class {type(task).__module__}.{type(task).__qualname__} must return "
-                f"Example, Conversation or Preference objects (see gmt.tasks.protocol), got {example!r:.200} at index "
+                f"task: class {type(task).__module__}.{type(task).__qualname__} must return Example, Conversation or "
+                f"Preference objects from train_examples() (see gmt.tasks.protocol), got {example!r:.200} at index "
                 f"{number}"
             )
     return examples
@@ -59,6 +59,6 @@ def suites_of(task: Task) -> Mapping[str, Mapping[str, Suite | Benchmark]]:
         ):
             return suites
     raise UserError(
-        f"task: suites() of class {type(task).__module__}.{type(task).__qualname__} must return suites or benchmarks "
-        f"by name, under 'target' and under 'source' (see gmt.tasks.protocol), got {suites!r:.200}"
+        f"task: class {type(task).__module__}.{type(task).__qualname__} must return suites or benchmarks by name, "
+        f"under 'target' and under 'source', from suites() (see gmt.tasks.protocol), got {suites!r:.200}"
     )
