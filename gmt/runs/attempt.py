@@ -105,7 +105,7 @@ def outcome_of(do: Callable[[], None]) -> Outcome:
 
 
 def existence_check(path: Path) -> Callable[[], bool]:
-    """Return a check whether a file exists; it reads the disk at most twice a second, which may be a network disk."""
+    """Return a check whether a file exists; it reads the disk, perhaps a network disk, at most twice a second."""
     checked_at, exists = 0.0, False
 
     def file_exists() -> bool:

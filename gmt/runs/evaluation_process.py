@@ -60,4 +60,4 @@ def _check_stop(control: Control) -> None:
     """Report progress, and raise Interrupted if a stop is demanded."""
     control.on_progress()
     if control.should_stop():
-        raise Interrupted("stopped on request while it was evaluated")
+        raise Interrupted("stopped on request during an evaluation")

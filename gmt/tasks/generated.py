@@ -77,7 +77,7 @@ def drawn_questions(entry: Mapping[str, Any], seed: int, *, distinct: bool) -> t
         if len(by_prompt) == number:
             return dataset, list(by_prompt.values())
     raise UserError(
-        f"num_examples must be at most {len(by_prompt)}, the distinct questions that were found in {len(dataset)} "
+        f"num_examples must be at most {len(by_prompt)}, the number of distinct questions found in {len(dataset)} "
         f"draws, got {number}"
     )
 
@@ -103,8 +103,8 @@ def other_examples(entry: Mapping[str, Any], seed: int, number: int, prompts: Co
     others = list(islice((example for example in drawn if example.prompt not in prompts), number))
     if len(others) < number:
         raise UserError(
-            f"task.replay needs {number} questions of family {entry['family']} that no suite asks, and {len(others)} "
-            f"were found in {len(dataset)} draws: lower task.replay or num_examples"
+            f"task.replay needs {number} questions of family {entry['family']} that no suite asks, but only "
+            f"{len(others)} were found in {len(dataset)} draws: lower task.replay or num_examples"
         )
     return others
 
