@@ -22,7 +22,7 @@ _ALONE = "a tensor must depend on the weights, the settings and `seed` alone"
 
 
 def with_parents(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the config with made-up run ids as the parents, if it names none and the merge needs several."""
+    """Return the config with placeholder run ids as parents, if it names no parents and the merge needs several."""
     try:
         least, _ = plug_in(MERGE, config[MERGE], Merge).num_parents
     except UserError:

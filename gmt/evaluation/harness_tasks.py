@@ -124,8 +124,8 @@ def check_numbers(task: str, num_fewshot: int | None, num_examples: int | None, 
     if num_fewshot:
         if fixed := [member.task_name for member in tasks if member.config.num_fewshot == 0]:
             raise UserError(
-                f"num_fewshot must be 0 or null for {task}, since lm-eval shows {fixed[0]} no examples, whatever "
-                f"is set, got {num_fewshot}"
+                f"num_fewshot must be 0 or null for {task}, since lm-eval never shows examples for {fixed[0]}, got "
+                f"{num_fewshot}"
             )
         fewest = min(len(list(member.fewshot_docs() or ())) for member in tasks)
         if num_fewshot > fewest:

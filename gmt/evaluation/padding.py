@@ -72,8 +72,8 @@ def sees_padding(model: PreTrainedModel, tokens: Sequence[int], pad: int, *, lef
         long = list(islice(cycle(tokens or [pad]), _LONG))
         logits = _logits_of_generated if left else _logits_of_text
         alone, beside = (logits(model, rows, pad) for rows in ([long[:_SHORT]], [long[:_SHORT], long]))
-        same = [a.argmax() == b.argmax() for a, b in zip(alone, beside, strict=True)] if left else []
-        end = same.index(False) + 1 if False in same else len(alone)  # later logits follow different tokens
+        same_tokens = [a.argmax() == b.argmax() for a, b in zip(alone, beside, strict=True)] if left else []
+        end = same_tokens.index(False) + 1 if False in same_tokens else len(alone)  # later logits follow other tokens
         rounding = 1e-3 if model.dtype == torch.float32 else 5e-2
         difference = (alone - beside)[:end].abs().max()
         _KNOWN[key] = not bool(difference <= rounding * (1 + alone[:end].abs().max()))

@@ -40,7 +40,7 @@ def measures_of(context: RunContext, selection: MeasuresExamples) -> Sequence[Me
     If several processes need the same measures at once, one computes them and the others wait.
 
     Raises:
-        Interrupted: the run was told to stop; the measures so far are stored.
+        Interrupted: `control` demanded a stop; the measures so far are stored.
         UserError: another user could have written the stored measures, or a measure is NaN or Inf.
     """
     folder = folder_of_measures(context.run, selection, context.sources, context.device)

@@ -33,7 +33,7 @@ def merge_weights(context: RunContext) -> FinalWeights:
     Raises:
         UserError: a parent is not done, its files are not the weights that it ended with, or the merge can't work with
             the model.
-        Interrupted: the run was told to stop.
+        Interrupted: `control` demanded a stop.
     """
     run, merge = context.run, context.run.merge
     assert merge is not None

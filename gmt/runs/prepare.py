@@ -1,4 +1,4 @@
-"""Loads and checks what a run needs besides the weights, before it starts: tokenizer, examples, suites."""
+"""Loads and checks a run's tokenizer, examples and suites before the run starts. Loads no weights."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ def train_weights(context: RunContext) -> FinalWeights:
     """Train with the largest micro-batches that fit into the GPU's memory; the examples of each step stay the same.
 
     Raises:
-        torch.OutOfMemoryError: no micro-batch fits, or smaller ones would change what the method trains.
+        torch.OutOfMemoryError: no micro-batch fits, or smaller ones would change the entries that the method trains.
     """
     settings, record = context.run.train, context.record
     while settings.micro_batch_size > record.status().get("micro_batch_size", math.inf):

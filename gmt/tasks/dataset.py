@@ -38,8 +38,8 @@ class DatasetTask:
             of the prompt would change these tokens.
         chat_template: null for plain prompts; `tokenizer`, a file, or a template in this package: a prompt is then a
             user's turn, and a completion the assistant's.
-        target: evaluations of what is learnt, by name, each with a `_target_`.
-        source: evaluations of what the base could do before, in the same form; they measure forgetting.
+        target: evaluations of the trained skill, by name, each with a `_target_`.
+        source: evaluations of skills that the base has before the training, in the same form; they measure forgetting.
 
     Raises:
         UserError: the data can't be loaded, the columns are none of these sets, a template is invalid, or there is no

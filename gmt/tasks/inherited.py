@@ -1,7 +1,7 @@
 """Removes entries that the user set to null from a composed task's config, and columns of another data format.
 
-A yaml that inherits from another, or an override, can add entries to a mapping but can't remove one; `null` stands for
-the removal.
+A yaml that inherits from another, or an override, can add entries to a mapping but can't remove one; the value `null`
+marks an entry for removal.
 """
 
 from __future__ import annotations

@@ -113,7 +113,7 @@ class JsonSplits(Mapping[str, Sequence[Mapping[str, Any]]]):
 
 
 def _as_declared(where: str, declared: Features, row: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a row with the columns that the folder's README declares; refuse what Python would silently convert."""
+    """Return a row with the types that the folder's README declares; refuse values that would be silently converted."""
     for name, feature in declared.items():
         if not _fits(feature, row.get(name)):
             raise UserError(

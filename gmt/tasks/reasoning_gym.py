@@ -48,8 +48,8 @@ class ReasoningGymTask:
             user's turn, and a completion the assistant's.
         train: the training data: a mapping of names to {family, settings, num_examples}. `answer: backward` writes the
             right answers from their last character to their first.
-        target: the evaluations of what is learnt, by name: entries as in `train`, or evaluations with a `_target_`.
-        source: the evaluations of what the base could do before, in the same form; they measure forgetting.
+        target: evaluations of the trained skill, by name: entries as in `train`, or evaluations with a `_target_`.
+        source: evaluations of skills that the base has before the training, in the same form; they measure forgetting.
         max_new_tokens: the most tokens of an answer.
         hold_out: leaves out training examples that share with a target question: `question`: its whole text; `words`:
             its words and numbers, in any order; `numbers`: its numbers, in any order and any words. A question without
@@ -139,11 +139,11 @@ class ReasoningGymTask:
         return words_of(prompt) if self.hold_out == "words" else prompt
 
     def _replayed(self, number: int, prompts: set[str]) -> list[Example]:
-        """Return new examples of the source's families, without `prompts`, so many that `replay` is their share.
+        """Return new examples of the source's families, as many as give them the share `replay`.
 
         Args:
             number: the number of training examples to which they are added.
-            prompts: the prompts that the source suites ask.
+            prompts: the prompts of the source suites, which are left out.
         """
         families, seed = self._source_families(), self.data_seed + _REPLAY_SEED_OFFSET
         wanted = round(number * self.replay / (1 - self.replay))
