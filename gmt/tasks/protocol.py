@@ -189,5 +189,5 @@ class Task(Protocol):
         ...
 
     def suites(self) -> Mapping[str, Mapping[str, Suite | Benchmark]]:
-        """Return the evaluations by name, under `target` (the trained skill) and `source` (other skills of the base)."""
+        """Return the evaluations by name, under `target` (the trained skill) and `source` (skills of the base)."""
         ...
