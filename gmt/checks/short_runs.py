@@ -125,10 +125,12 @@ class ShortRuns:
     def _config(self, changes: Mapping[str, Any]) -> dict[str, Any]:
         return with_values(self.config, {**changes, "record.root": str(self._folder / "results")})
 
-    def _in_processes(self, config: Mapping[str, Any], scratch: Path, workers: int, **how: Any) -> tuple[str, str]:
+    def _in_processes(
+        self, config: Mapping[str, Any], scratch: Path, workers: int, **part_settings: Any
+    ) -> tuple[str, str]:
         parts = [
             Part(
-                **how,
+                **part_settings,
                 worker=worker,
                 workers=workers,
                 meeting=scratch / "meeting",

@@ -11,7 +11,7 @@ from gmt.records.result import Result
 PARTS = ("target", "source")
 _MEAN = "mean"
 _TOLERANCE = 1e-9  # scores are exact, and a sum in another order differs by far less
-_OURS = "gmt."
+_OWN_PREFIX = "gmt."  # of the `_target_` of this package's classes
 
 
 def contradiction_in(record: RunRecord, result: Result) -> str | None:
@@ -62,7 +62,9 @@ def contradiction_of_answers(
 def _is_ours(task: Mapping[str, Any], part: str, suite: str) -> bool:
     configs = (task, task.get(part, {}).get(suite, {}))
     return all(
-        str(config.get("_target_", _OURS)).startswith(_OURS) for config in configs if isinstance(config, Mapping)
+        str(config.get("_target_", _OWN_PREFIX)).startswith(_OWN_PREFIX)
+        for config in configs
+        if isinstance(config, Mapping)
     )
 
 

@@ -14,8 +14,9 @@ def find_record(runs: Path, prefix: str) -> RunRecord:
     """
     ids = sorted(path.name for path in runs.glob(f"{prefix}*")) if prefix.isalnum() else []
     if len(ids) != 1:
-        number, has = ("no run", "has") if not ids else (f"{len(ids)} runs", "have")
+        subject = "no run" if not ids else f"{len(ids)} runs"
         raise UserError(
-            f"{number} below {runs} {has} an id that begins with {prefix!r}; `gmt plan study=NAME` lists them"
+            f"{subject} below {runs} {'have' if ids else 'has'} an id that begins with {prefix!r}; "
+            "`gmt plan study=NAME` lists the ids"
         )
     return RunRecord(runs, ids[0])

@@ -15,7 +15,7 @@ Right = Mapping[str, NDArray[np.float64]]  # by suite, of shape [questions]: 1 f
 
 
 def right_answers_in(record: RunRecord, when: str, parts: Collection[str]) -> dict[str, Right]:
-    """Return which questions a finished run answered right, by part; parts without a known `Right` are left out.
+    """Return which questions a finished run answered right, by part; parts of which this is unknown are left out.
 
     Args:
         record: the run's record.

@@ -57,7 +57,7 @@ def attempt(config: Mapping[str, Any], stop: Path, report_score: Callable[[int, 
             continue.
     """
 
-    def do() -> None:
+    def execute_run() -> None:
         remove_variables()  # set by this worker's node
         run = build(config)
         if run.record.state() == "done":
@@ -72,21 +72,21 @@ def attempt(config: Mapping[str, Any], stop: Path, report_score: Callable[[int, 
         with end_on_stall(run.resources.stall_limit_s, run.record.folder) as on_progress:
             execute(run, Control(should_stop=existence_check(stop), on_progress=on_progress, report_score=report_score))
 
-    outcome = outcome_of(do)
+    outcome = outcome_of(execute_run)
     from gmt.training.memory import give_back
 
     give_back()  # the worker process executes further runs, which may need more memory
     return outcome
 
 
-def outcome_of(do: Callable[[], None]) -> Outcome:
+def outcome_of(execute_run: Callable[[], None]) -> Outcome:
     """Call a function that executes a run, and return how the run ended.
 
     Args:
-        do: returns once the run is done; raises as `execute` does otherwise.
+        execute_run: returns once the run is done; otherwise raises the errors of `execute`.
     """
     try:
-        do()
+        execute_run()
     except UserError as error:
         return Outcome(state="failed", kind=kind_of(error), error="; ".join(error.sentences))
     except RunFailed as error:
