@@ -75,7 +75,7 @@ WRONG: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     (
         {"chosen": [SYSTEM, says("4")], "rejected": [SYSTEM, says("5")], "prompt": SYSTEM["content"]},
         {},
-        "'prompt' what",
+        "'prompt' the text",
     ),
     ({"chosen": [{"role": "tool", "content": "x"}, says("4")]}, {}, "must hold turns with a role of"),
     ({"chosen": [LAST, says("IV") | {"reasoning_content": "3, 4"}]}, {}, "but has reasoning_content beside it"),
