@@ -102,7 +102,7 @@ def do_recorded_run(config: Mapping[str, Any], stop: Path, report_score: object)
     run = build(config)
     record = run.record
     record.create(run.science, run.config)
-    with record.at_work():
+    with record.locked():
         record.set_status("running", attempts=1, started_at=time.time(), error=None)
         record.write("environment.json", environment())
         short_run()

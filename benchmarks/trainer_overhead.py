@@ -41,7 +41,7 @@ def prepared_run(folder: str, overrides: list[str]) -> Iterator[tuple[Run, Prepa
         config = Composer().compose_plain([f"record.root={folder}", "tracking=none", "resources.gpus=0", *overrides])
     run = build(config)
     run.record.create(run.science, run.config)
-    with run.record.at_work():
+    with run.record.locked():
         yield run, prepare(run)
 
 

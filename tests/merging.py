@@ -13,7 +13,7 @@ from gmt.composition import Composer, hydra_on
 from gmt.masking.bits import weights_sha256
 from gmt.models.pretrained import SHIPPED
 from gmt.runs.build import Run, build
-from gmt.runs.made_weights import save_whole
+from gmt.runs.final_weights import save_whole
 from tests.conftest import CONF
 from tests.finished import RESULT
 

@@ -13,7 +13,7 @@ from unittest import mock
 
 from gmt.evaluation.sandboxing.limits import Limits
 from gmt.evaluation.sandboxing.sandbox import Outcome, run_python
-from gmt.evaluation.sandboxing.starting import HeldUp
+from gmt.evaluation.sandboxing.starting import MachineBusy
 
 REPOSITORY = Path(__file__).parents[1]
 SYSTEM_PYTHON = "/usr/bin/python3"
@@ -37,7 +37,7 @@ def run_and_look(program: str, limits: Limits = LIMITS) -> Outcome:
 def run_until_judged(program: str, limits: Limits, **how: bool) -> Outcome:
     """Run a program again while the machine is too busy to judge it."""
     while True:
-        with suppress(HeldUp):
+        with suppress(MachineBusy):
             return run_python(program, limits, **how)
 
 

@@ -16,7 +16,7 @@ from gmt.checks.verdict import Verdict
 from gmt.composition import Composer, as_text, hydra_on, with_values
 from gmt.errors import UserError, choices
 
-# The task of a config whose user names none: generating its examples takes an instant.
+# The task if the user names none; its examples are generated in an instant.
 _TASK = ("task=long_words", "task.train.long_words.num_examples=64", "task.target.long_words.num_examples=8")
 
 

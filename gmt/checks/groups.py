@@ -1,3 +1,3 @@
-"""The config groups that `gmt check` knows laws for. Imports nothing, so that the command line can name them."""
+"""The config groups that `gmt check` has laws for. Imports nothing, so that the command line can list them quickly."""
 
 GROUPS = ("method", "task", "model", "train", "study", "selection", "merge", "diagnostic")

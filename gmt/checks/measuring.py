@@ -16,7 +16,7 @@ from gmt.runs.diagnose import Diagnosing
 MEASURES = "it measures a finished run, in finite numbers"
 REPEATS = "measured again in another process, it gives the same numbers"
 UNCHANGED = "it leaves the run as it was"
-FIGURE = "its figure shows values that it gives"
+FIGURE = "its rows have the values that its figure shows"
 
 
 def laws_of_diagnostic(config: Mapping[str, Any], runs: ShortRuns) -> Iterator[Verdict]:
@@ -24,10 +24,10 @@ def laws_of_diagnostic(config: Mapping[str, Any], runs: ShortRuns) -> Iterator[V
 
     Args:
         config: the config of the diagnostic.
-        runs: does the run that is measured.
+        runs: executes the run that is measured.
     """
-    done = runs.do(leave_record=True)
-    yield (verdict := trains(done, "a run that it can measure is done"))
+    done = runs.execute(leave_record=True)
+    yield (verdict := trains(done, "the short run that it measures finishes"))
     if verdict.state == "broken":
         return
     first = runs.measure(config)
@@ -57,7 +57,7 @@ def _repeats(first: Measurement, second: Measurement) -> Verdict:
         return Verdict(law=REPEATS, state="holds")
     pairs = zip(first.rows, second.rows, strict=False)
     change = next((f"{a['name']} is {a['value']} and then {b['value']}" for a, b in pairs if a != b), second.sentence)
-    detail = f"{change or 'the rows differ'}: draw from a generator of its own, with a seed among its settings"
+    detail = f"{change or 'the rows differ'}: draw from a new generator, whose seed is a setting of the diagnostic"
     return Verdict(law=REPEATS, state="broken", detail=detail)
 
 

@@ -14,15 +14,15 @@ from gmt.methods.protocol import ReshapesModel
 from gmt.runs.build import Run, plug_in
 
 MERGE = "merge"
-PARENTS = "runs that it can merge are done"
-MERGES = "it makes weights"
-KILLED = "killed with SIGKILL while it merges, it makes the same weights anew, bit for bit"
-ORDER = "made in another order, its tensors are the same, bit for bit"
-_ALONE = "a tensor must follow from the weights, the settings and `seed` alone"
+PARENTS = "the short runs that it merges finish"
+MERGES = "it computes weights"
+KILLED = "killed with SIGKILL while it merges, it computes the same weights anew, bit for bit"
+ORDER = "computed in another order, its tensors are the same, bit for bit"
+_ALONE = "a tensor must depend on the weights, the settings and `seed` alone"
 
 
 def with_parents(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the config with made-up run ids as the parents, if it names none and the merge needs several."""
+    """Return the config with placeholder run ids as parents, if it names no parents and the merge needs several."""
     try:
         least, _ = plug_in(MERGE, config[MERGE], Merge).num_parents
     except UserError:
@@ -39,21 +39,23 @@ def laws_of_merge(runs: ShortRuns) -> Iterator[Verdict]:
     number = run.merge.num_parents[0]
     rate, keep_weights = run.train.learning_rate, "merged" if isinstance(run.method, ReshapesModel) else True
     for_parents = {MERGE: None, "parents": None, "record.keep_weights": keep_weights}
-    parents = [runs.do({**for_parents, "train.learning_rate": rate / 2**i}, leave_record=True) for i in range(number)]
+    parents = [
+        runs.execute({**for_parents, "train.learning_rate": rate / 2**i}, leave_record=True) for i in range(number)
+    ]
     for parent in parents:
         if (verdict := trains(parent, PARENTS)).state == "broken":
             yield verdict
             return
     yield Verdict(law=PARENTS, state="holds", detail=f"{number} by {run.method.name}")
     with_parent_ids = {"parents": None if number == 1 else [parent.record.id for parent in parents]}
-    merged = runs.do(with_parent_ids)
+    merged = runs.execute(with_parent_ids)
     yield (verdict := _merges(merged))
     if verdict.state == "broken":
         return
     yield finite(merged)
     yield saves(merged)
-    killed = runs.do(with_parent_ids, kill_after=0)
-    yield repeats(merged, killed, runs.do(with_parent_ids) if killed.state == "killed" else killed)
+    killed = runs.execute(with_parent_ids, kill_after=0)
+    yield repeats(merged, killed, runs.execute(with_parent_ids) if killed.state == "killed" else killed)
     yield _in_another_order(merged, runs.built(with_parent_ids))
 
 
@@ -65,7 +67,7 @@ def _merges(merged: RunEnd) -> Verdict:
 
 
 def repeats(merged: RunEnd, killed: RunEnd, again: RunEnd) -> Verdict:
-    """Return the verdict on whether a merge, killed and begun again, makes the same weights."""
+    """Return the verdict on whether a merge that is killed and begun again computes the same weights."""
     if killed.state == "done":
         return Verdict(law=KILLED, state="broken", detail="the run ended before it was killed")
     if again.state != "done":

@@ -23,9 +23,9 @@ BUILDS = "it composes and builds"
 LIGHT = "planning imports no torch"
 SAME_ID = "its run id is the same in every process"
 NEUTRAL_IDS = "a setting at its neutral value leaves the run id as it was"
-IN_YAML = "every setting that an id must hold is in its yaml"
-# Prints the run id and the heavy libraries that planning imports, in a new process.
-_PLANS = """
+IN_YAML = "every setting that the run id must cover is in its yaml"
+# A program that prints the run id, and the slow libraries that planning has imported.
+_PLAN_PROGRAM = """
 import json, sys
 config, sys.path[:] = json.load(sys.stdin)
 from gmt.runs.build import build
@@ -67,7 +67,7 @@ def laws_of_settings(config: Mapping[str, Any], groups: Sequence[str]) -> Iterat
 
 
 def without_diagnostic(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the config of the run alone, which has no diagnostic."""
+    """Return the config without its diagnostic, since a run's config has none."""
     return {key: value for key, value in config.items() if key != DIAGNOSTIC}
 
 
@@ -77,7 +77,7 @@ def _class_of(group: str, values: Mapping[str, Any]) -> type:
 
 def _in_another_process(config: Mapping[str, Any], run: Run) -> Iterator[Verdict]:
     done = subprocess.run(
-        [sys.executable, "-P", "-c", _PLANS],
+        [sys.executable, "-P", "-c", _PLAN_PROGRAM],
         input=json.dumps([config, sys.path]),
         capture_output=True,
         encoding="utf-8",
@@ -122,14 +122,14 @@ def _neutral(config: Mapping[str, Any], classes: Mapping[str, type]) -> Verdict:
                 return Verdict(
                     law=NEUTRAL_IDS,
                     state="broken",
-                    detail=f"{names[-1]} at its neutral value {value!r} must be taken, and give the id that the "
-                    f"config has without it{faults[0]}",
+                    detail=f"{names[-1]} at its neutral value {value!r} must be accepted, and give the id of the "
+                    f"config without this setting{faults[0]}",
                 )
     return Verdict(law=NEUTRAL_IDS, state="holds", detail=", ".join(names) or "it has no such setting")
 
 
 def _fault_of_neutral(config: Mapping[str, Any], group: str, neutral: Mapping[str, Any]) -> str | None:
-    """Return None if these neutral values leave the id as it is; else a clause on the error, empty without one."""
+    """Return None if these neutral values do not change the id; else a clause on the error, or "" without an error."""
     without = {key: value for key, value in config[group].items() if key not in neutral}
     try:
         ids = {build({**config, group: values}).id for values in (without, {**without, **neutral})}
@@ -150,7 +150,7 @@ def _in_yaml(config: Mapping[str, Any], classes: Mapping[str, type]) -> Verdict:
     return Verdict(
         law=IN_YAML,
         state="broken",
-        detail=f"{', '.join(hidden)} has a default in Python and is in no yaml, so that another default would give "
+        detail=f"{', '.join(hidden)} has a default in Python and is in no yaml, so a change of the default would give "
         "other results under the same run id: write the value into the yaml, or declare the setting by "
         "settings.neutral(VALUE)",
     )
@@ -161,10 +161,10 @@ def _fields(kind: Any) -> list[dataclasses.Field[Any]]:
 
 
 def shortened(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the config of a run of seconds on the CPU: two epochs of three steps, four questions of each suite.
+    """Return a config shortened to seconds on the CPU: two epochs of three steps, four questions of each suite.
 
     A selection gets four times as many examples, so that it may leave most of them out. A method that reads examples
-    before it trains reads those of an epoch at most.
+    before it trains reads at most those of one epoch.
     """
     train = config["train"]
     micro_batch_size = min(2, train["micro_batch_size"])

@@ -1,4 +1,4 @@
-"""Does one run, or one worker's part of it, in a process of a check. Importing this module imports no torch."""
+"""Executes one run, or one worker's part of it, in a process of a check. Importing this module imports no torch."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Part:
         output: the file for standard output and standard error.
         kill_after: the process kills itself with SIGKILL in the step after the checkpoint of this step; 0: as soon as
             it trains or merges; None: never.
-        diagnostic: the config of a diagnostic to measure on the finished run; None: do the run.
+        diagnostic: the config of a diagnostic to measure on the finished run; None: execute the run.
     """
 
     worker: int
@@ -42,19 +42,19 @@ class Part:
     diagnostic: Mapping[str, Any] | None = None
 
 
-def do_part(config: Mapping[str, Any], part: Part) -> None:
-    """Do a run, or a worker's part of it, and write its outcome."""
+def execute_part(config: Mapping[str, Any], part: Part) -> None:
+    """Execute a run, or a worker's part of it, or measure a diagnostic on it, and write the outcome."""
     with part.output.open("ab") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    action = _measure if part.diagnostic is not None else _do_alone if part.workers == 1 else _do_as_worker
+    action = _measure if part.diagnostic is not None else _execute_alone if part.workers == 1 else _execute_as_worker
     outcome = outcome_of(lambda: action(build(config), part))
     part.outcome.write_text(json.dumps(vars(outcome)), encoding="utf-8")
     if outcome.state != "done":
         raise SystemExit(1)  # the other workers would wait for this one
 
 
-def _do_alone(run: Run, part: Part) -> None:
+def _execute_alone(run: Run, part: Part) -> None:
     from gmt.runs.execute import execute
     from gmt.runs.phases import num_steps_done
     from gmt.training.control import Control
@@ -74,7 +74,7 @@ def _measure(run: Run, part: Part) -> None:
     part.outcome.with_name(MEASURED).write_text(json.dumps(diagnosis.rows), encoding="utf-8")
 
 
-def _do_as_worker(run: Run, part: Part) -> None:
+def _execute_as_worker(run: Run, part: Part) -> None:
     import torch
     from torch import distributed
 
@@ -82,7 +82,7 @@ def _do_as_worker(run: Run, part: Part) -> None:
 
     os.environ |= {"RANK": str(part.worker), "LOCAL_RANK": str(part.worker), "GLOO_SOCKET_IFNAME": "lo"}
     os.environ |= {"WORLD_SIZE": str(part.workers), "LOCAL_WORLD_SIZE": str(part.workers)}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}  # unused: the process group exists by then
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}  # required, but unused: a file store makes the group
     torch.set_num_threads(1)
     store = distributed.FileStore(str(part.meeting), part.workers)  # type: ignore[attr-defined]  # not in __all__
     timeout = timedelta(seconds=_TIMEOUT_S)

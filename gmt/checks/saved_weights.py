@@ -11,7 +11,7 @@ _PICKLED = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}
 
 
 def files_in_words(record: RunRecord) -> str:
-    """Return the names of the files of weights and their size in all."""
+    """Return the names of the files of weights, and their total size."""
     files = _files(record)
     size = sum(path.stat().st_size for path in files)
     return f"{', '.join(path.relative_to(record.folder).as_posix() for path in files)}, {size / 1e6:.1f} MB"
@@ -38,7 +38,7 @@ def _faults_of_weights(record: RunRecord) -> list[str]:
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     model = AutoModelForCausalLM.from_pretrained(record.folder / "weights", dtype="auto")
     if weights_sha256(dict(model.named_parameters())) != record.result().weights_sha256:
-        return ["weights/ loads with other values than the evaluated weights: save() must write these"]
+        return ["weights/ loads with other values than the evaluated weights: save() must write the evaluated weights"]
     return []
 
 

@@ -1,4 +1,4 @@
-"""Short runs of a config, each in a process of its own, forked from a process that has imported the libraries."""
+"""Executes short runs of a config, each in a new process forked from a process that has imported the libraries."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from gmt.checks.process import MEASURED, Part, do_part
+from gmt.checks.process import MEASURED, Part, execute_part
 from gmt.composition import with_values
 from gmt.errors import UserError
 from gmt.records.record import RunRecord
 from gmt.runs.attempt import Outcome
 from gmt.runs.build import Run, build
 
-_LOOK_EVERY_S = 0.02
+_POLL_INTERVAL_S = 0.02
 _GRACE_S = 5.0  # for the other workers to end after one has failed
 
 
@@ -27,8 +27,9 @@ class RunEnd:
     """How a short run ended.
 
     Args:
-        state: `done`, `failed`, `refused` (a sentence says why), `killed` as requested, `died` or `ended` otherwise.
-        sentence: the fault, empty without one.
+        state: `done`, `failed`, or another state of an attempt (see gmt.runs.attempt.Outcome); `refused` for a wrong
+            setting; `killed` as requested; `died` by itself; `ended`, since another worker had failed.
+        sentence: the fault; empty without one.
         record: the record of the run, as far as it exists.
     """
 
@@ -52,11 +53,11 @@ class Measurement:
 
 
 class ShortRuns:
-    """Does runs of one config, with changes.
+    """Executes runs of one config, with changes to it.
 
     Args:
         config: the resolved config of a run that takes seconds.
-        folder: the folder for records; the runs share the base's answers in it.
+        folder: the folder for records; it also stores the base's answers, which the runs share.
     """
 
     def __init__(self, config: Mapping[str, Any], folder: Path):
@@ -66,14 +67,14 @@ class ShortRuns:
         self._context.set_forkserver_preload(["gmt.checks.preloaded"])
 
     def built(self, changes: Mapping[str, Any] | None = None) -> Run:
-        """Return the run that `do` would do.
+        """Return the run that `execute` would execute.
 
         Raises:
             UserError: the config does not build.
         """
         return build(self._config(changes or {}))
 
-    def do(
+    def execute(
         self,
         changes: Mapping[str, Any] | None = None,
         *,
@@ -81,14 +82,14 @@ class ShortRuns:
         kill_after: int | None = None,
         leave_record: bool = False,
     ) -> RunEnd:
-        """Do a run to its end.
+        """Execute a run to its end.
 
         Args:
             changes: values by their path in the config, e.g. `{"train.precision": "bf16"}`.
             workers: the number of processes that train it together.
             kill_after: see `Part`; the next run of the same id resumes the killed one.
-            leave_record: whether the record remains where other runs find it by its id; else it is moved away, so that
-                the next run of the same id starts anew.
+            leave_record: whether the record stays at its place, where other runs read it; if not, it is moved away, so
+                that the next run of the same id starts anew.
         """
         scratch = self._scratch()
         config = self._config({**(changes or {}), "resources.workers": workers})
@@ -104,7 +105,7 @@ class ShortRuns:
         return RunEnd(state=state, sentence=sentence + _last_line(state, moved), record=RunRecord(scratch, moved.name))
 
     def measure(self, diagnostic: Mapping[str, Any]) -> Measurement:
-        """Measure a diagnostic on the run without changes, which `do` has finished with `leave_record`.
+        """Measure a diagnostic on the run without changes, which `execute` has finished with `leave_record`.
 
         Args:
             diagnostic: the config of the diagnostic.
@@ -124,10 +125,12 @@ class ShortRuns:
     def _config(self, changes: Mapping[str, Any]) -> dict[str, Any]:
         return with_values(self.config, {**changes, "record.root": str(self._folder / "results")})
 
-    def _in_processes(self, config: Mapping[str, Any], scratch: Path, workers: int, **how: Any) -> tuple[str, str]:
+    def _in_processes(
+        self, config: Mapping[str, Any], scratch: Path, workers: int, **part_settings: Any
+    ) -> tuple[str, str]:
         parts = [
             Part(
-                **how,
+                **part_settings,
                 worker=worker,
                 workers=workers,
                 meeting=scratch / "meeting",
@@ -136,7 +139,7 @@ class ShortRuns:
             )
             for worker in range(workers)
         ]
-        processes = [self._context.Process(target=do_part, args=(config, part)) for part in parts]
+        processes = [self._context.Process(target=execute_part, args=(config, part)) for part in parts]
         for process in processes:
             process.start()
         _join(processes)
@@ -145,7 +148,7 @@ class ShortRuns:
 
 
 def _join(processes: Sequence[BaseProcess]) -> None:
-    """Wait for all processes; once one has failed, kill the others, which would wait for it in vain."""
+    """Wait for all processes; soon after one has failed, kill the others, which would wait for it for ever."""
     failed_at: float | None = None
     while any(process.is_alive() for process in processes):
         if failed_at is None and any(process.exitcode for process in processes):
@@ -153,7 +156,7 @@ def _join(processes: Sequence[BaseProcess]) -> None:
         if failed_at is not None and time.monotonic() - failed_at > _GRACE_S:
             for process in processes:
                 process.kill()
-        time.sleep(_LOOK_EVERY_S)
+        time.sleep(_POLL_INTERVAL_S)
     for process in processes:
         process.join()
 

@@ -1,4 +1,4 @@
-"""A short version of a task, so that a law is tried in a second. Imports no library, so that planning stays quick."""
+"""A shortened task, so that testing a law takes a second. Imports no library, so that planning stays quick."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class ShortTask:
         task: the full task.
         num_examples: the most examples to take.
         num_questions: the most questions to take of each suite; benchmarks run in full.
-        as_preferences: whether each example becomes a preference for its answer over that of the next example.
+        as_preferences: whether each example becomes a preference for its answer over the answer of the next example.
     """
 
     task: Task

@@ -46,4 +46,4 @@ def laws_of_study(
     first = {run.point.arm: run.run.config for run in reversed(planned)}
     for number, arm in enumerate(study.arms):
         runs = ShortRuns(shortened(first[arm]), folder / f"arm{number}")
-        yield trains(runs.do(), f"the first run of arm {arm} trains")
+        yield trains(runs.execute(), f"the first run of arm {arm} trains")

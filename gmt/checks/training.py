@@ -11,36 +11,36 @@ from gmt.checks.verdict import Verdict
 
 TRAINS = "it trains"
 FINITE = "its facts are finite numbers"
-SAVES = "what it saves is safetensors, and loads again"
-RESUMES = "killed with SIGKILL, it goes on from its checkpoint to the same weights, bit for bit"
+SAVES = "its saved weights are safetensors, and load again"
+RESUMES = "killed with SIGKILL, it resumes from its checkpoint and ends with the same weights, bit for bit"
 WATCHED = "an evaluation during training changes nothing"
-CUT = "a step cut into smaller micro-batches is the same step"
+CUT = "smaller micro-batches give the same optimizer step"
 BF16 = "it trains in bf16"
 DPO = "it trains by DPO against its base"
-DDP = "two workers (DDP) make of it what one makes"
-FSDP = "two workers with a shard of the weights each (FSDP2) make of it what one makes"
+DDP = "two workers (DDP) give the same weights as one worker"
+FSDP = "two workers with a shard of the weights each (FSDP2) give the same weights as one worker"
 _ROUNDING = 0.1  # of the norm of a training's change: rounding decides whether an entry at a threshold is masked
-_OURS = ("train/", "time/", "eval/", "system/")  # what every run logs
+_COMMON = ("train/", "time/", "eval/", "system/")  # the prefixes of metrics that every run logs
 _DRAW_BY_SEED = "draw from a generator that `seed` alone decides, and put all that a later step needs into state_dict()"
 
 
 def laws_of_training(runs: ShortRuns) -> Iterator[Verdict]:
     """Yield a verdict on each law; only the first, if the run does not finish or changes nothing."""
-    whole = runs.do()
-    yield (verdict := trains(whole))
+    reference = runs.execute()
+    yield (verdict := trains(reference))
     if verdict.state == "broken":
         return
-    yield finite(whole)
-    yield saves(whole)
-    yield resumes(whole, runs)
-    yield from (law(whole, runs) for law in (_watched, _cut, _bf16, _dpo, _ddp, _fsdp))
+    yield finite(reference)
+    yield saves(reference)
+    yield resumes(reference, runs)
+    yield from (law(reference, runs) for law in (_watched, _cut, _bf16, _dpo, _ddp, _fsdp))
 
 
-def trains(whole: RunEnd, law: str = TRAINS) -> Verdict:
+def trains(run: RunEnd, law: str = TRAINS) -> Verdict:
     """Return the verdict on whether a run finishes and changes the model."""
-    if whole.state != "done":
-        return Verdict(law=law, state="broken", detail=f"the run is {whole.state}: {whole.sentence}")
-    result, losses = whole.record.result(), _losses(whole)
+    if run.state != "done":
+        return Verdict(law=law, state="broken", detail=f"the run is {run.state}: {run.sentence}")
+    result, losses = run.record.result(), _losses(run)
     if not result.moved_fraction and not result.num_added:
         detail = "no entry of the model moved: its parameters must reach the optimizer, and get gradients"
         return Verdict(law=law, state="broken", detail=detail)
@@ -52,9 +52,9 @@ def trains(whole: RunEnd, law: str = TRAINS) -> Verdict:
     )
 
 
-def finite(whole: RunEnd) -> Verdict:
+def finite(run: RunEnd) -> Verdict:
     """Return the verdict on whether all values that a run logged are finite."""
-    rows, _ = whole.record.metrics()
+    rows, _ = run.record.metrics()
     values = [(row["step"], name, value) for row in rows for name, value in row.items() if name not in ("step", "time")]
     for step, name, value in values:
         if not isinstance(value, int | float) or not math.isfinite(value):
@@ -62,65 +62,67 @@ def finite(whole: RunEnd) -> Verdict:
             return Verdict(law=FINITE, state="broken", detail=detail)
         if name == "mask/density" and not 0 <= value <= 1:
             return Verdict(law=FINITE, state="broken", detail=f"density is {value} at step {step}, outside [0, 1]")
-    method_facts = dict.fromkeys(name for _, name, _ in values if not name.startswith(_OURS) and "/layers/" not in name)
+    method_facts = dict.fromkeys(
+        name for _, name, _ in values if not name.startswith(_COMMON) and "/layers/" not in name
+    )
     return Verdict(law=FINITE, state="holds", detail=", ".join(method_facts) or "it logs no facts of its own")
 
 
-def saves(whole: RunEnd) -> Verdict:
+def saves(run: RunEnd) -> Verdict:
     """Return the verdict on whether the saved weights of a run load again."""
-    if faults := faults_of_saved(whole.record):
+    if faults := faults_of_saved(run.record):
         return Verdict(law=SAVES, state="broken", detail="; ".join(faults))
-    return Verdict(law=SAVES, state="holds", detail=files_in_words(whole.record))
+    return Verdict(law=SAVES, state="holds", detail=files_in_words(run.record))
 
 
-def resumes(whole: RunEnd, runs: ShortRuns) -> Verdict:
-    """Return the verdict on whether a run that is killed with SIGKILL ends as the whole run did."""
-    last = whole.record.result().num_steps - 2
+def resumes(reference: RunEnd, runs: ShortRuns) -> Verdict:
+    """Return the verdict on whether a run that is killed with SIGKILL and resumed ends as the reference run did."""
+    last = reference.record.result().num_steps - 2
     kill_after = last - last % 2
     if kill_after < 2:
         return Verdict(law=RESUMES, state="skipped", detail="the run has fewer than four steps")
-    killed = runs.do(kill_after=kill_after)
+    killed = runs.execute(kill_after=kill_after)
     if killed.state == "done":
         detail = f"the run ended before the kill that was due in the step after {kill_after}: it saved no checkpoint"
         return Verdict(law=RESUMES, state="broken", detail=detail)
-    resumed = runs.do() if killed.state == "killed" else killed
+    resumed = runs.execute() if killed.state == "killed" else killed
     if resumed.state != "done":
-        detail = f"the run is {resumed.state} when it goes on after step {kill_after}: {resumed.sentence}"
+        detail = f"the run is {resumed.state} when it resumes after step {kill_after}: {resumed.sentence}"
         return Verdict(law=RESUMES, state="broken", detail=detail)
-    if same(whole, resumed):
+    if same(reference, resumed):
         return Verdict(law=RESUMES, state="holds", detail=f"killed in the step after {kill_after}")
-    again = runs.do()
-    if not same(whole, again):
-        detail = f"two runs without a kill differ already: {_DRAW_BY_SEED}"
+    repeated = runs.execute()
+    if not same(reference, repeated):
+        detail = f"two runs differ even without a kill: {_DRAW_BY_SEED}"
         return Verdict(law=RESUMES, state="broken", detail=detail)
-    detail = f"{_difference_in_words(whole, resumed)} after a kill in the step after {kill_after}: {_DRAW_BY_SEED}"
+    detail = f"{_difference_in_words(reference, resumed)} after a kill in the step after {kill_after}: {_DRAW_BY_SEED}"
     return Verdict(law=RESUMES, state="broken", detail=detail)
 
 
-def _watched(whole: RunEnd, runs: ShortRuns) -> Verdict:
-    run = runs.do({"record.evaluate_every": 2})
-    return _verdict(WATCHED, run, lambda: None if same(whole, run) else _difference_in_words(whole, run))
+def _watched(reference: RunEnd, runs: ShortRuns) -> Verdict:
+    run = runs.execute({"record.evaluate_every": 2})
+    return _verdict(WATCHED, run, lambda: None if same(reference, run) else _difference_in_words(reference, run))
 
 
-def _cut(whole: RunEnd, runs: ShortRuns) -> Verdict:
+def _cut(reference: RunEnd, runs: ShortRuns) -> Verdict:
     size, steps = (runs.config["train"][name] for name in ("micro_batch_size", "accumulation_steps"))
     if size == 1 or runs.config["train"]["packing"]:
         return Verdict(law=CUT, state="skipped", detail="its micro-batches have one row, or packed rows")
-    run = runs.do({"train.micro_batch_size": size // 2, "train.accumulation_steps": steps * 2})
+    run = runs.execute({"train.micro_batch_size": size // 2, "train.accumulation_steps": steps * 2})
     remedy = "act at the optimizer's step, and not on the gradient of each backward pass"
-    return _verdict(CUT, run, lambda: _beyond_rounding(whole, run, runs, remedy))
+    return _verdict(CUT, run, lambda: _beyond_rounding(reference, run, runs, remedy))
 
 
-def _bf16(whole: RunEnd, runs: ShortRuns) -> Verdict:
-    run = runs.do({"train.precision": "bf16"})
+def _bf16(reference: RunEnd, runs: ShortRuns) -> Verdict:
+    run = runs.execute({"train.precision": "bf16"})
     return _verdict(BF16, run, lambda: None)
 
 
-def _dpo(whole: RunEnd, runs: ShortRuns) -> Verdict:
+def _dpo(reference: RunEnd, runs: ShortRuns) -> Verdict:
     if runs.config["train"]["paradigm"] == "dpo":
         return Verdict(law=DPO, state="skipped", detail="it trains by DPO already")
     changes = {"train.paradigm": "dpo", "train.dpo_beta": 0.1, "train.packing": False, "task.as_preferences": True}
-    run = runs.do(changes)
+    run = runs.execute(changes)
 
     def fault() -> str | None:
         losses = _losses(run)
@@ -131,15 +133,15 @@ def _dpo(whole: RunEnd, runs: ShortRuns) -> Verdict:
     return _verdict(DPO, run, fault)
 
 
-def _ddp(whole: RunEnd, runs: ShortRuns) -> Verdict:
-    run = runs.do(workers=2)
-    return _verdict(DDP, run, lambda: _beyond_rounding(whole, run, runs, _DRAW_BY_SEED))
+def _ddp(reference: RunEnd, runs: ShortRuns) -> Verdict:
+    run = runs.execute(workers=2)
+    return _verdict(DDP, run, lambda: _beyond_rounding(reference, run, runs, _DRAW_BY_SEED))
 
 
-def _fsdp(whole: RunEnd, runs: ShortRuns) -> Verdict:
-    run = runs.do({"resources.sharding": "fsdp"}, workers=2)
+def _fsdp(reference: RunEnd, runs: ShortRuns) -> Verdict:
+    run = runs.execute({"resources.sharding": "fsdp"}, workers=2)
     remedy = "work on the local shard (gmt.masking.sharding), or be refused when the run is planned"
-    return _verdict(FSDP, run, lambda: _beyond_rounding(whole, run, runs, remedy))
+    return _verdict(FSDP, run, lambda: _beyond_rounding(reference, run, runs, remedy))
 
 
 def _verdict(law: str, run: RunEnd, fault: Callable[[], str | None]) -> Verdict:
@@ -170,13 +172,13 @@ def _difference_in_words(one: RunEnd, other: RunEnd) -> str:
     return "the weights differ, and no loss before the last step"
 
 
-def _beyond_rounding(whole: RunEnd, run: RunEnd, runs: ShortRuns, remedy: str) -> str | None:
-    if same(whole, run):
+def _beyond_rounding(reference: RunEnd, run: RunEnd, runs: ShortRuns, remedy: str) -> str | None:
+    if same(reference, run):
         return None
-    untrained = runs.do({"train.learning_rate": 1e-30})  # the same shapes before anything is learnt
+    untrained = runs.execute({"train.learning_rate": 1e-30})  # the same shapes before anything is learnt
     if untrained.state != "done":
         return f"a run with train.learning_rate=1e-30 is {untrained.state}: {untrained.sentence}"
-    off = difference(whole.record, run.record) / (difference(untrained.record, whole.record) or math.nan)
-    if off <= _ROUNDING:
+    relative = difference(reference.record, run.record) / (difference(untrained.record, reference.record) or math.nan)
+    if relative <= _ROUNDING:
         return None
-    return f"{_difference_in_words(whole, run)}, by {off:.0%} of the training's change: {remedy}"
+    return f"{_difference_in_words(reference, run)}, by {relative:.0%} of the training's change: {remedy}"

@@ -11,9 +11,9 @@ class Verdict:
     """The verdict on one law.
 
     Args:
-        law: a sentence on what must hold.
+        law: the law, as a sentence.
         state: `holds`; `refused`: the plug-in says in a sentence that it does not support this, which is no fault;
-            `skipped`: the law can't be tried; `broken`.
+            `skipped`: the law can't be tested on this config; `broken`.
         detail: the observation; of a broken law also the remedy.
     """
 

@@ -20,7 +20,7 @@ from gmt.composition.overrides import parse_override
 from gmt.composition.session import CONFIG_NAME
 from gmt.composition.whole_files import WholeFiles, keeps_to_its_group
 from gmt.errors import UserError, choices
-from gmt.tasks.inherited import settled
+from gmt.tasks.inherited import without_removed_entries
 
 
 class Composer:
@@ -265,5 +265,5 @@ def _resolved(config: DictConfig) -> dict[str, Any]:
 
 def _settled(plain: dict[str, Any]) -> dict[str, Any]:
     """Return the config without the entries that its task drops."""
-    task = settled(plain.get("task"))
+    task = without_removed_entries(plain.get("task"))
     return plain if task is plain.get("task") else {**plain, "task": task}

@@ -1,4 +1,4 @@
-"""Replaces `evaluate`'s code_eval in lm-eval's code tasks, which is downloaded from the hub and is not a sandbox."""
+"""Replaces the code_eval that lm-eval's code tasks load from the hub, which runs programs without a sandbox."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ class CodeEval:
             pass@k (Chen et al., 2021, equation 1) for each k that does not exceed the number of candidates of a
             question, and the outcome of each candidate by question.
         """
-        pairs = [(i, c) for i, candidates in enumerate(predictions) for c in range(len(candidates))]
-        programs = [predictions[i][c] + "\n" + references[i] for i, c in pairs]
+        indices = [(i, c) for i, candidates in enumerate(predictions) for c in range(len(candidates))]
+        programs = [predictions[i][c] + "\n" + references[i] for i, c in indices]
         outcomes = run_all(
             programs,
             LIMITS,
@@ -55,10 +55,10 @@ class CodeEval:
             run_untrusted_code_without_sandbox=self.without_sandbox,
         )
         results: dict[int, list[tuple[int, dict[str, Any]]]] = defaultdict(list)
-        for (i, c), outcome in zip(pairs, outcomes, strict=True):
+        for (i, c), outcome in zip(indices, outcomes, strict=True):
             result = {"task_id": i, "passed": outcome.status == "passed", "result": outcome.status, "completion_id": c}
             results[i].append((c, result))
-        counts = [(len(tried), sum(result["passed"] for _, result in tried)) for tried in results.values()]
+        counts = [(len(pairs), sum(result["passed"] for _, result in pairs)) for pairs in results.values()]
         rates = {
             f"pass@{n}": sum(pass_at(n, *pair) for pair in counts) / len(counts)
             for n in k
@@ -78,7 +78,7 @@ def code_runner(
 
     Args:
         is_needed: whether the benchmark runs code; if false, this does nothing.
-        without_sandbox: whether to run what the model writes with the caller's own rights.
+        without_sandbox: whether to run the model's programs without a sandbox, with the caller's permissions.
         cpus: cores of the run.
         on_done: called after each program.
 
@@ -90,7 +90,7 @@ def code_runner(
         return
     import evaluate
 
-    run_python("", LIMITS, run_untrusted_code_without_sandbox=without_sandbox)  # refuses now, not after an hour
+    run_python("", LIMITS, run_untrusted_code_without_sandbox=without_sandbox)  # raises now instead of after an hour
     original_load = evaluate.load
 
     def load(path: str, *args: Any, **options: Any) -> Any:
@@ -105,5 +105,5 @@ def code_runner(
 
 
 def pass_at(k: int, num_tried: int, num_passed: int) -> float:
-    """Return the probability that at least one of k candidates passes, drawn from those that were tried."""
+    """Return the probability that at least one of k candidates passes, if the k are drawn from the tried ones."""
     return 1 - comb(num_tried - num_passed, k) / comb(num_tried, k)

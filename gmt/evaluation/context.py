@@ -34,22 +34,22 @@ def context_alone(config: PreTrainedConfig) -> int | None:
     return limit
 
 
-def check_fits(suite: str, num_tokens: int, longest: int, advice: str) -> None:
+def check_fits(suite: str, num_tokens: int, max_tokens: int, remedy: str) -> None:
     """Refuse a prompt that is too long.
 
     Args:
         suite: the name of the suite or benchmark.
         num_tokens: the length of the prompt in tokens.
-        longest: the number of tokens that the context leaves beside the answer.
-        advice: a clause that says how to make it fit.
+        max_tokens: the number of tokens that the context leaves beside the answer.
+        remedy: a clause that says how to make the prompt fit.
 
     Raises:
-        UserError: the prompt is longer than `longest`.
+        UserError: the prompt is longer than `max_tokens`.
     """
-    if num_tokens > longest:
+    if num_tokens > max_tokens:
         raise UserError(
-            f"{suite} has a prompt of {num_tokens} tokens, and the model's context has room for {max(longest, 0)} "
-            f"beside the answer; ask {advice}"
+            f"{suite} has a prompt of {num_tokens} tokens, but the model's context has room for {max(max_tokens, 0)} "
+            f"beside the answer; {remedy}"
         )
 
 
@@ -57,7 +57,7 @@ def check_tokens(subject: str, ids: Iterable[int], num_embeddings: int) -> None:
     """Refuse a token without an embedding; in a forward pass it would raise an error that does not name it.
 
     Args:
-        subject: words for the tokens' origin.
+        subject: words that say where the tokens come from.
         ids: the tokens.
         num_embeddings: the number of the model's embeddings.
 
@@ -66,13 +66,13 @@ def check_tokens(subject: str, ids: Iterable[int], num_embeddings: int) -> None:
     """
     if (largest := max(ids, default=0)) >= num_embeddings:
         raise UserError(
-            f"model.path must name a model with an embedding for every token, and its tokenizer gives {subject} the "
-            f"number {largest}, where there are {num_embeddings}"
+            f"model.path must name a model with an embedding for every token, but its tokenizer gives {subject} the "
+            f"id {largest}, and the model has {num_embeddings} embeddings"
         )
 
 
 def check_suite(suite: Suite, reader: Reader) -> None:
-    """Refuse a suite with a prompt that, with its answer, does not fit the model's context, or without an embedding.
+    """Refuse a suite with a prompt that leaves no room for an answer in the context, or has a token without embedding.
 
     Raises:
         UserError: a prompt is too long, or a token has no embedding; the sentence has the numbers.
@@ -82,7 +82,7 @@ def check_suite(suite: Suite, reader: Reader) -> None:
     longest = max(map(len, prompts))
     if reader.context is not None:
         room = reader.context - suite.max_new_tokens - frame_of(reader.tokenizer, is_chat=reader.is_chat).num_tokens
-        check_fits(suite.name, longest, room, "for a shorter one (max_new_tokens)")
+        check_fits(suite.name, longest, room, "set a smaller max_new_tokens or shorten the prompt")
 
 
 def token_ids(reader: Reader, prompt: str) -> list[int]:

@@ -1,6 +1,6 @@
-"""Generates greedily, whatever the generation config in the model's folder says of sampling, beams or penalties.
+"""Generates greedily, even if the generation config in the model's folder asks for sampling, beams or penalties.
 
-transformers takes options that a call leaves out from `model.generation_config`, so this config is replaced meanwhile.
+transformers reads the options that a call leaves out from `model.generation_config`, so `greedy` replaces that config.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def greedy(model: PreTrainedModel, *, ends: Sequence[int] | None, pad: int | Non
     """
     attributes: dict[str, Any] = vars(model)
     original_config = model.generation_config
-    generate = attributes.pop("generate", None)  # set by code that came with the model, and generates in its own way
+    generate = attributes.pop("generate", None)  # code that came with the model may have set its own
     config_class: Any = GenerationConfig
     model.generation_config = config_class(eos_token_id=None if ends is None else [*ends], pad_token_id=pad)
     try:

@@ -24,7 +24,7 @@ from gmt.tasks.rows import Source
 from gmt.tasks.turns import frame_of
 from gmt.used_files import UsedFiles
 
-_SHORTER = "with fewer examples (num_fewshot) or for a shorter one (max_new_tokens)"
+_SHORTER = "set a smaller num_fewshot or max_new_tokens"
 _RUNS_CODE = ("humaneval", "mbpp")  # prefixes of tasks that may run code; no other task may
 
 _hub_files: dict[str, Mapping[str, UsedFiles]] = {}  # the files that this process has loaded, by lm-eval's task name
@@ -38,7 +38,7 @@ class HarnessBenchmark:
         task: lm-eval's name, e.g. `gsm8k`.
         metric: lm-eval's name of the result that is the score, e.g. `exact_match,flexible-extract`.
         num_fewshot: examples before each question; null for lm-eval's default.
-        num_examples: asks only the first so many questions of each task; null for all.
+        num_examples: the number of questions to ask of each task, from its first on; null for all.
         max_new_tokens: the most tokens of an answer; null for lm-eval's default.
         data: a local folder laid out as the hub's dataset of a single task; null for the hub.
         batch_size: questions in a batch.
@@ -94,7 +94,7 @@ class HarnessBenchmark:
         """
         with self._code_runner():
             loaded = harness_tasks.load(self.task, self.data)
-        with harness_tasks.data_or_sentence(self.task, self.data):
+        with harness_tasks.explain_data_errors(self.task, self.data):
             harness_tasks.check_metric(self.task, self.metric, loaded)
             harness_tasks.check_numbers(self.task, self.num_fewshot, self.num_examples, loaded)
             if self.data is not None:
@@ -102,7 +102,7 @@ class HarnessBenchmark:
         _hub_files[self.task] = {} if self.data is not None else harness_tasks.used_files(loaded)
 
     def evaluate(self, inputs: EvaluationInputs) -> Score:
-        """Return the score that lm-eval computes; answers given before a kill are read from the scratch folder."""
+        """Return the score that lm-eval computes; answers that an earlier attempt stored are not generated again."""
         from lm_eval import simple_evaluate
 
         from gmt.evaluation.greedy import answer_ends, greedy  # transformers takes seconds
@@ -112,7 +112,7 @@ class HarnessBenchmark:
         with self._code_runner(inputs), greedy(inputs.model, ends=ends, pad=inputs.tokenizer.pad_token_id):
             results = simple_evaluate(
                 model=_in_memory(inputs, self.task, self.batch_size),
-                tasks=[harness_tasks.named(self.task, self.data)],
+                tasks=[harness_tasks.task_to_load(self.task, self.data)],
                 num_fewshot=self.num_fewshot,
                 limit=self.num_examples,
                 use_cache=str(inputs.scratch / "answers"),
@@ -121,7 +121,7 @@ class HarnessBenchmark:
                 task_manager=harness_tasks.manager(),
                 bootstrap_iters=0,
                 confirm_run_unsafe_code=self._runs_code,
-                # None leaves the random generators alone, which a training goes on to use
+                # None: lm-eval must not seed the random generators, which a training goes on to use
                 random_seed=None,
                 numpy_random_seed=None,
                 torch_random_seed=None,
@@ -145,12 +145,12 @@ class HarnessBenchmark:
     def _value(self, results: Mapping[str, Any]) -> float:
         """Return the metric of the task or group; for a tag, which lm-eval does not aggregate, the mean over tasks."""
         tasks = results["results"]
-        whole = {**tasks, **results.get("groups", {})}.get(self.task)
-        metrics = [whole] if whole is not None else [tasks[name] for name in results["samples"]]
-        if any(self.metric not in measured for measured in metrics):
+        aggregate = {**tasks, **results.get("groups", {})}.get(self.task)
+        metrics = [aggregate] if aggregate is not None else [tasks[name] for name in results["samples"]]
+        if any(self.metric not in values for values in metrics):
             known = [name for name, value in metrics[0].items() if isinstance(value, float) and "stderr" not in name]
             raise UserError(f"lm-eval's {self.task} has no metric {self.metric!r}; {choices(self.metric, known)}")
-        return fmean(float(measured[self.metric]) for measured in metrics)
+        return fmean(float(values[self.metric]) for values in metrics)
 
     @property
     def _runs_code(self) -> bool:

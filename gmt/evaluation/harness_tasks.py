@@ -23,20 +23,20 @@ def manager() -> Any:
     return TaskManager()
 
 
-def named(task: str, data: str | None) -> str | dict[str, Any]:
-    """Return the task for lm-eval to load: the name of a task or group, or a config of a task on local data.
+def task_to_load(task: str, data: str | None) -> str | dict[str, Any]:
+    """Return the argument by which lm-eval loads a task: the name of a task or group, or a config with local data.
 
     Raises:
         UserError: lm-eval has no such task, or local data is given for several tasks.
     """
-    known = manager()
-    if task not in known.all_tasks:
-        raise UserError(f"lm-eval has no task {task!r}; {_nearest(task, known.all_tasks)}")
+    known_tasks = manager().all_tasks
+    if task not in known_tasks:
+        raise UserError(f"lm-eval has no task {task!r}; {_nearest(task, known_tasks)}")
     if data is None:
         return task
-    if _is_several(task):
-        raise UserError(f"data must be null for {task}, which is several tasks of lm-eval, got {data!r}")
-    # A group of one task, since lm-eval changes settings of its own tasks only for members of a group.
+    if _has_several_tasks(task):
+        raise UserError(f"data must be null for {task}, which stands for several tasks of lm-eval, got {data!r}")
+    # A group of one task, since lm-eval overrides the settings of its tasks only for members of a group.
     folder = str(Path(os.path.expanduser(data)).absolute())
     return {
         "group": f"{task}_on_local_data",
@@ -50,13 +50,13 @@ def load(task: str, data: str | None) -> Mapping[str, Any]:
     Raises:
         UserError: their data can't be loaded, or has another layout.
     """
-    with data_or_sentence(task, data):
-        loaded: Mapping[str, Any] = manager().load([named(task, data)])
+    with explain_data_errors(task, data):
+        loaded: Mapping[str, Any] = manager().load([task_to_load(task, data)])
     return loaded
 
 
 @contextmanager
-def data_or_sentence(task: str, data: str | None) -> Iterator[None]:
+def explain_data_errors(task: str, data: str | None) -> Iterator[None]:
     """Turn errors of lm-eval and datasets about a task's data into a sentence.
 
     Raises:
@@ -70,18 +70,18 @@ def data_or_sentence(task: str, data: str | None) -> Iterator[None]:
         with machine_faults_first(f"the data of benchmark {task}"):
             yield
     except (DatasetNotFoundError, DatasetGenerationError, OSError) as error:
-        advice = (
-            "it must be in the cache of datasets (HF_HOME) where the hub can't be reached"
-            if _is_several(task)
-            else "`data` may name a local folder with it"
+        remedy = (
+            "without access to the hub, the data must be in the cache of datasets (HF_HOME)"
+            if _has_several_tasks(task)
+            else "`data` may name a local folder with the data"
         )
-        raise UserError(f"the data of benchmark {task} can't be loaded ({_reason(error)}); {advice}") from error
+        raise UserError(f"the data of benchmark {task} can't be loaded ({_reason(error)}); {remedy}") from error
     except (LookupError, TypeError, ValueError, TemplateError) as error:
         if data is None:
             raise
         raise UserError(
-            f"data must be laid out as the hub's dataset of lm-eval's task {task} is, got {data!r}: "
-            f"{type(error).__name__}, {_reason(error)}"
+            f"data must be laid out as the hub's dataset of lm-eval's task {task} is, got {data!r}, which raises "
+            f"{type(error).__name__}: {_reason(error)}"
         ) from error
 
 
@@ -95,9 +95,9 @@ def used_files(loaded: Mapping[str, Any]) -> dict[str, UsedFiles]:
 
 
 def check_metric(task: str, metric: str, loaded: Mapping[str, Any]) -> None:
-    """Refuse a metric that the results will not have, as far as that is known before any question is asked.
+    """Refuse a metric that the results will not have.
 
-    A metric that a task computes by its own function may have any name, and is not refused.
+    If a function of the task names its metrics, they are unknown until questions are asked, so no metric is refused.
 
     Raises:
         UserError: the metric is unknown; the sentence lists the known ones.
@@ -124,14 +124,19 @@ def check_numbers(task: str, num_fewshot: int | None, num_examples: int | None, 
     if num_fewshot:
         if fixed := [member.task_name for member in tasks if member.config.num_fewshot == 0]:
             raise UserError(
-                f"num_fewshot must be 0 or null for {task}, since lm-eval shows {fixed[0]} no examples, whatever "
-                f"is set, got {num_fewshot}"
+                f"num_fewshot must be 0 or null for {task}, since lm-eval never shows examples for {fixed[0]}, got "
+                f"{num_fewshot}"
             )
         fewest = min(len(list(member.fewshot_docs() or ())) for member in tasks)
         if num_fewshot > fewest:
-            raise UserError(f"num_fewshot must be at most {fewest} for {task}, the examples to show, got {num_fewshot}")
+            raise UserError(
+                f"num_fewshot must be at most {fewest} for {task}, which has no more examples to show, got "
+                f"{num_fewshot}"
+            )
     if num_examples is not None and num_examples > (most := max(len(member.eval_docs) for member in tasks)):
-        raise UserError(f"num_examples must be at most {most} for {task}, the questions there are, got {num_examples}")
+        raise UserError(
+            f"num_examples must be at most {most} for {task}, which has no more questions, got {num_examples}"
+        )
 
 
 def check_targets(data: str, loaded: Mapping[str, Any]) -> None:
@@ -168,9 +173,10 @@ def _metrics_of_group(group: Any, tasks: Iterable[Any]) -> list[str] | None:
     ]
 
 
-def _is_several(task: str) -> bool:
-    known = manager()
-    return task in {*known.all_groups, *known.all_tags}
+def _has_several_tasks(task: str) -> bool:
+    """Return whether a name of lm-eval stands for a group or a tag."""
+    task_manager = manager()
+    return task in {*task_manager.all_groups, *task_manager.all_tags}
 
 
 def _reason(error: Exception) -> str:

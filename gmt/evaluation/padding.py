@@ -65,22 +65,22 @@ def sees_padding(model: PreTrainedModel, tokens: Sequence[int], pad: int, *, lef
         model: a model in eval mode.
         tokens: tokens that it has embeddings for; they are repeated as needed.
         pad: the token that pads.
-        left: true: tries padding before the text, with generation behind it; false: padding behind the text.
+        left: whether the padding is before the text, which the model then continues, or behind it.
     """
     key = (*forward_key(model), left)
     if key not in _KNOWN:
         long = list(islice(cycle(tokens or [pad]), _LONG))
-        logits = _continued if left else _read
+        logits = _logits_of_generated if left else _logits_of_text
         alone, beside = (logits(model, rows, pad) for rows in ([long[:_SHORT]], [long[:_SHORT], long]))
-        same = [a.argmax() == b.argmax() for a, b in zip(alone, beside, strict=True)] if left else []
-        until = same.index(False) + 1 if False in same else len(alone)  # later logits follow different tokens
+        same_tokens = [a.argmax() == b.argmax() for a, b in zip(alone, beside, strict=True)] if left else []
+        end = same_tokens.index(False) + 1 if False in same_tokens else len(alone)  # later logits follow other tokens
         rounding = 1e-3 if model.dtype == torch.float32 else 5e-2
-        difference = (alone - beside)[:until].abs().max()
-        _KNOWN[key] = not bool(difference <= rounding * (1 + alone[:until].abs().max()))
+        difference = (alone - beside)[:end].abs().max()
+        _KNOWN[key] = not bool(difference <= rounding * (1 + alone[:end].abs().max()))
     return _KNOWN[key]
 
 
-def _read(model: PreTrainedModel, rows: list[list[int]], pad: int) -> Tensor:
+def _logits_of_text(model: PreTrainedModel, rows: list[list[int]], pad: int) -> Tensor:
     """Return the logits [position, vocabulary] of the first text's tokens."""
     ids, mask = tensors(rows, pad, model.device, left=False)
     with torch.inference_mode():
@@ -88,7 +88,7 @@ def _read(model: PreTrainedModel, rows: list[list[int]], pad: int) -> Tensor:
     return logits.float()
 
 
-def _continued(model: PreTrainedModel, rows: list[list[int]], pad: int) -> Tensor:
+def _logits_of_generated(model: PreTrainedModel, rows: list[list[int]], pad: int) -> Tensor:
     """Return the logits [position, vocabulary] of the tokens that are generated after the first text."""
     ids, mask = tensors(rows, pad, model.device, left=True)
     with torch.inference_mode(), greedy(model, ends=None, pad=pad):

@@ -1,4 +1,4 @@
-"""Perplexity on texts that were not trained on: measures forgetting independently of any benchmark's format."""
+"""Perplexity on held-out texts: measures forgetting independently of any benchmark's format."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gmt import settings
 from gmt.errors import UserError
 from gmt.evaluation.context import check_tokens
 from gmt.evaluation.stored_values import StoredValues
-from gmt.tasks.columns import origin, texts_of
+from gmt.tasks.columns import source_of_rows, texts_of
 from gmt.tasks.protocol import EvaluationInputs, Reader, Score
 from gmt.used_files import UsedFiles
 
@@ -24,7 +24,7 @@ class Perplexity:
     Args:
         data: the dataset: path, subset, revision, split, num_examples and seed, see gmt.tasks.dataset.DatasetTask.
         column: the column that holds the text.
-        max_length: how many tokens of a text are read; the rest is left out.
+        max_length: the number of tokens of a text that are read, from its first on.
         batch_size: texts in a forward pass.
 
     Raises:
@@ -37,7 +37,7 @@ class Perplexity:
     batch_size: int
 
     def __post_init__(self) -> None:
-        origin("data", self.data)
+        source_of_rows("data", self.data)
         settings.text("column", self.column)
         settings.integer("max_length", self.max_length, low=2)
         settings.integer("batch_size", self.batch_size, low=1)
@@ -49,11 +49,11 @@ class Perplexity:
 
     def fingerprint(self) -> str:
         """Return the fingerprint of the data."""
-        return origin("data", self.data).fingerprint()
+        return source_of_rows("data", self.data).fingerprint()
 
     def used_files(self) -> dict[str, UsedFiles]:
         """Return the files that hold the texts."""
-        return {"data": origin("data", self.data).used_files()}
+        return {"data": source_of_rows("data", self.data).used_files()}
 
     def check(self, reader: Reader) -> None:
         """Refuse data without a text, texts longer than the model's context, and tokens without an embedding."""
@@ -66,7 +66,7 @@ class Perplexity:
             raise UserError(f"max_length must be at most {reader.context}, the model's context, got {self.max_length}")
 
     def evaluate(self, inputs: EvaluationInputs) -> Score:
-        """Return the perplexity of all texts and of each; losses from before a kill are read from the scratch."""
+        """Return the perplexity of all texts and of each; losses that a killed attempt stored are used."""
         from gmt.evaluation.padding import batches, sees_padding  # imports torch, which planning must not
 
         texts, ids = zip(*self._texts(inputs), strict=True)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from gmt import settings
 from gmt.errors import UserError, choices
-from gmt.evaluation.context import check_fits, check_tokens
+from gmt.evaluation.context import check_tokens
 from gmt.evaluation.stored_values import StoredValues
 from gmt.tasks.protocol import EvaluationInputs, Example, Reader, Score, Suite, TrainExample
 from gmt.tasks.tokens import IGNORED, TokenExample, tokenize
@@ -29,7 +29,7 @@ MEASURES = ("nll", "kl")
 
 @dataclass(frozen=True, kw_only=True)
 class RightAnswers:
-    """Reads the right answers of the suites in the same part, each behind its question as in a training example.
+    """Measures the model on the right answers of the same part's suites, each behind its question as in training.
 
     Args:
         measure: `nll`: the negative log-likelihood per token of the answer and its end; `kl`: KL(base || model) of the
@@ -65,10 +65,10 @@ class RightAnswers:
         ids = [row["input_ids"] for rows in self._rows(reader).values() for row in rows]
         check_tokens("a token of a right answer", chain.from_iterable(ids), reader.num_embeddings)
         if reader.context is not None:
-            check_fits("the benchmark", max(map(len, ids)), reader.context, "with shorter right answers")
+            _check_length(max(map(len, ids)), reader.context)
 
     def evaluate(self, inputs: EvaluationInputs) -> Score:
-        """Return the measure of all suites and of each question; values from before a kill are read."""
+        """Return the measure of all suites and of each question; values that a killed attempt stored are used."""
         rows = [(suite, row) for suite, rows in self._rows(inputs).items() for row in rows]
         stored = StoredValues(inputs.scratch / "sums.jsonl")
         sums = stored.read()
@@ -125,6 +125,14 @@ class RightAnswers:
             )
             for name in self._suites(reader)
         }
+
+
+def _check_length(longest: int, context: int) -> None:
+    if longest > context:
+        raise UserError(
+            f"suites must name suites with shorter right answers: a question with its right answer has {longest} "
+            f"tokens, and the model's context has {context}"
+        )
 
 
 def _questions(suite: Suite) -> list[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""Stores values of single questions batch by batch, so that a kill loses no more than a batch."""
+"""Stores the values of questions after each batch, so that a kill loses at most one batch."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class StoredValues:
         """Return the stored values by the question's index."""
         if not self._file.exists():
             return {}
-        *lines, cut = self._file.read_text(encoding="utf-8").split("\n")
-        if cut:
+        *lines, incomplete = self._file.read_text(encoding="utf-8").split("\n")
+        if incomplete:
             write_whole(self._file, "".join(line + "\n" for line in lines))
         return dict(json.loads(line) for line in lines)
 
-    def add(self, known: Mapping[int, Any]) -> None:
+    def add(self, values: Mapping[int, Any]) -> None:
         """Store the plain values of a batch, by the question's index."""
         with self._file.open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps([index, value]) + "\n" for index, value in known.items())
+            file.writelines(json.dumps([index, value]) + "\n" for index, value in values.items())

@@ -34,7 +34,7 @@ def ask(suite: Suite, inputs: EvaluationInputs) -> Score:
 
 
 def generate(inputs: EvaluationInputs, suite: Suite) -> list[str]:
-    """Return the model's answer to each prompt, stripped of blanks; answers from before a kill are read."""
+    """Return the model's answer to each prompt, without outer blanks; stored answers are not generated again."""
     ids = [token_ids(inputs, prompt) for prompt in suite.prompts]
     stored = StoredValues(inputs.scratch / "answers.jsonl")
     texts = stored.read()

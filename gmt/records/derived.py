@@ -1,4 +1,4 @@
-"""Checks derived numbers of a finished record by computing them again. Knows the layout of a result."""
+"""Checks the derived numbers in a finished record by computing them again. Knows the layout of a result."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,11 +11,11 @@ from gmt.records.result import Result
 PARTS = ("target", "source")
 _MEAN = "mean"
 _TOLERANCE = 1e-9  # scores are exact, and a sum in another order differs by far less
-_OURS = "gmt."
+_OWN_PREFIX = "gmt."  # of the `_target_` of this package's classes
 
 
 def contradiction_in(record: RunRecord, result: Result) -> str | None:
-    """Return a clause on the first number in result.json that contradicts the numbers it derives from; else None.
+    """Return a clause on the first number in result.json that does not follow from the stored scores; else None.
 
     Args:
         record: the record of a finished run.
@@ -27,10 +27,10 @@ def contradiction_in(record: RunRecord, result: Result) -> str | None:
     before = record.read("before.json") if (record.folder / "before.json").exists() else None
     for name, written, computed in (*_means(result), *_forgetting(result)):
         if not _same(written, computed):
-            return f"{name} is {written!r} in result.json, and its own scores give {computed!r}"
+            return f"{name} is {written!r} in result.json, but the scores there give {computed!r}"
     for name, written, stored in _base_scores(result, before):
         if not _same(written, stored):
-            return f"{name} is {written!r} in result.json and {stored!r} in before.json"
+            return f"{name} is {written!r} in result.json, but {stored!r} in before.json"
     return None
 
 
@@ -55,14 +55,16 @@ def contradiction_of_answers(
         written = scores.get(part, {}).get(suite)
         computed = sum(score == 1 for score in answer_scores) / len(answer_scores)
         if written is not None and not _same(written, computed):
-            return f"the score of {part} {suite} is {written!r} in result.json, and its answers give {computed!r}"
+            return f"the score of {part} {suite} is {written!r} in result.json, but its answers give {computed!r}"
     return None
 
 
 def _is_ours(task: Mapping[str, Any], part: str, suite: str) -> bool:
     configs = (task, task.get(part, {}).get(suite, {}))
     return all(
-        str(config.get("_target_", _OURS)).startswith(_OURS) for config in configs if isinstance(config, Mapping)
+        str(config.get("_target_", _OWN_PREFIX)).startswith(_OWN_PREFIX)
+        for config in configs
+        if isinstance(config, Mapping)
     )
 
 

@@ -46,7 +46,7 @@ class Diagnosis:
 
 
 def file_of(record: RunRecord, diagnostic: str, settings: Mapping[str, Any], other: str | None = None) -> Path:
-    """Return the file of a diagnosis; there is one for each diagnostic, its settings and the other run of a pair."""
+    """Return the file of a diagnosis; its name depends on the diagnostic, its settings and the other run of a pair."""
     key = hashlib.sha256(json.dumps(canonical(settings), sort_keys=True).encode()).hexdigest()[:_KEY_LENGTH]
     name = "-".join([diagnostic, key, *([] if other is None else [other])])
     return record.folder / _FOLDER / f"{name}.json"

@@ -1,6 +1,6 @@
-"""Digests of a finished record's files, which show whether a file has changed since. Knows files, and nothing of runs.
+"""Digests of a finished record's files, which show whether a file has changed since. Knows nothing of runs.
 
-status.json holds the digests. It is written in one piece when the run ends, so a record has either none or all of them.
+status.json holds the digests. It is written in one piece when the run ends, so a record has all digests or none.
 """
 
 import hashlib
@@ -11,7 +11,7 @@ from typing import TypedDict
 from gmt.machine_faults import machine_faults_first
 
 LARGE = ("metrics.jsonl", "answers_before.jsonl", "answers_after.jsonl", "selection.jsonl")
-"""Files of up to gigabytes: whoever reads one checks its hash; everybody else only compares its size."""
+"""Files that may have gigabytes: only code that reads such a file checks its hash; all other code compares its size."""
 LATER = ("drops.jsonl", "operations.json")
 """Files that commands of older versions added to a record that was done."""
 _FILES = ("config.json", "environment.json", "before.json", "result.json", *LARGE, *LATER)
@@ -66,7 +66,7 @@ def change_in(folder: Path, digests: Digests, also: Collection[str] = ()) -> str
         except OSError as error:
             return f"{name} can't be read ({error.strerror})"
         if not is_same:
-            return f"{name} is not what its digest in status.json says"
+            return f"{name} does not match its digest in status.json"
     return next((f"{name} has no digest in status.json" for name in _added(folder, digests)), None)
 
 

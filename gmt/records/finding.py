@@ -6,16 +6,17 @@ from gmt.errors import UserError
 from gmt.records.record import RunRecord
 
 
-def find_record(runs: Path, begin: str) -> RunRecord:
-    """Return the record of the run whose id begins with `begin`.
+def find_record(runs: Path, prefix: str) -> RunRecord:
+    """Return the record of the run whose id begins with `prefix`.
 
     Raises:
         UserError: no run's id begins with it, or the ids of several runs do.
     """
-    ids = sorted(path.name for path in runs.glob(f"{begin}*")) if begin.isalnum() else []
+    ids = sorted(path.name for path in runs.glob(f"{prefix}*")) if prefix.isalnum() else []
     if len(ids) != 1:
-        number, has = ("no run", "has") if not ids else (f"{len(ids)} runs", "have")
+        subject = "no run" if not ids else f"{len(ids)} runs"
         raise UserError(
-            f"{number} below {runs} {has} an id that begins with {begin!r}; `gmt plan study=NAME` lists them"
+            f"{subject} below {runs} {'have' if ids else 'has'} an id that begins with {prefix!r}; "
+            "`gmt plan study=NAME` lists the ids"
         )
     return RunRecord(runs, ids[0])

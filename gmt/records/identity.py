@@ -1,4 +1,4 @@
-"""The run id: a hash of the settings that decide a run's result, called its science; never of where or how it runs.
+"""The run id: a hash of the settings that decide a run's result (its science), without where and how the run executes.
 
 Science is model, task, method, train and seed, with the fingerprints of weights and data. A value without a stable
 form is an error, so that two different runs never share an id. (The idea is marin's and exca's.)
@@ -14,7 +14,7 @@ from gmt.errors import UserError
 
 SCIENCE_GROUPS = ("model", "task", "method", "train", "seed")
 OPTIONAL_GROUPS = ("selection", "merge", "parents")  # enter the id too, unless they are null or missing
-_ID_LENGTH = 16  # hex digits: 64 bits, a collision among a million runs has odds of 3e-8
+_ID_LENGTH = 16  # hex digits: 64 bits; a million runs have a collision with probability 3e-8
 
 
 def canonical(value: object, where: str = "config") -> object:

@@ -1,4 +1,4 @@
-"""The run record: the folder with everything that is known of a run. Every file is written whole or not at all.
+"""The run record: the folder that stores everything about a run. Every file is written whole or not at all.
 
 config.json         run id, science, and the whole resolved config
 status.json         state, attempts, times, error, the failures of all attempts; at the end, digests of the other files
@@ -10,7 +10,7 @@ answers_*.jsonl     the model's answers
 result.json         the result; written last
 weights/            final weights as safetensors
 checkpoint/         checkpoints; only while the run is not done
-evaluation/         scores of suites that are evaluated already; only while the run is not done
+evaluation/         scores of the suites evaluated so far; only while the run is not done
 diagnostics/        measurements of the finished run; see gmt.records.diagnoses
 evaluation.txt      the progress of an evaluation; only during one
 log.txt, error.txt  log messages of the libraries; the traceback of the last failure
@@ -38,7 +38,7 @@ from gmt.records.result import Result
 from gmt.removal import remove
 
 _EVALUATION = "evaluation.txt"
-_PROBE_S = 2.0  # `state` in another process holds the lock for an instant
+_LOCK_TIMEOUT_S = 2.0  # above 0, since `state` in another process holds the lock for an instant
 
 Position = tuple[int, int]  # the inode of a file, and an offset in bytes
 NOWHERE: Position = (0, 0)
@@ -59,7 +59,7 @@ class RunRecord:
         self.checkpoints = self.folder / "checkpoint"
 
     def create(self, science: Mapping[str, Any], config: Mapping[str, Any]) -> None:
-        """Write config.json, with passwords and tokens as ***, unless it exists.
+        """Write config.json, with passwords and tokens shown as ***, unless the file exists.
 
         Raises:
             UserError: the existing config.json no longer matches the run id.
@@ -68,11 +68,11 @@ class RunRecord:
             self.check()
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        shown = {"run_id": self.id, "science": science, "config": without_secrets(config)}
-        self.write("config.json", shown)
+        content = {"run_id": self.id, "science": science, "config": without_secrets(config)}
+        self.write("config.json", content)
 
     def exists(self) -> bool:
-        """Return whether the run was ever begun."""
+        """Return whether the run has a record, which it gets when it begins for the first time."""
         return (self.folder / "config.json").exists()
 
     def check(self) -> None:
@@ -110,7 +110,7 @@ class RunRecord:
     def change(self, also: Collection[str] = ()) -> str | None:
         """Return a sentence on a file of a finished run that has changed since the run ended; None if none has.
 
-        Records of older versions have no digests, so that no change of them is noticed.
+        Records of older versions have no digests, so changes of their files can't be detected.
 
         Args:
             also: the files in gmt.records.digests.LARGE to hash; of the others in LARGE only the sizes are compared.
@@ -145,7 +145,7 @@ class RunRecord:
         self.set_status("done", digests=digests_at_the_end(self.folder), **details)
 
     def has_digests(self) -> bool:
-        """Return whether a finished run has digests, so that changes of its files are noticed."""
+        """Return whether a finished run has digests, by which changes of its files are detected."""
         return "digests" in self.status()
 
     def status(self) -> dict[str, Any]:
@@ -157,7 +157,7 @@ class RunRecord:
         self.write("status.json", self.status() | {"state": state, "updated_at": time.time()} | details)
 
     def note_failure(self, state: State, kind: str, error: str) -> None:
-        """Set the status after a failure, and add it to the list of failures; ended_at only if an attempt had begun."""
+        """Add a failure to the list in status.json and set the state; set ended_at too if the state was `running`."""
         status, now, error = self.status(), time.time(), without_secrets(error)
         failures = [*status.get("failures", []), {"kind": kind, "error": error, "at": now}]
         ended = {"ended_at": now} if status.get("state") == "running" else {}
@@ -172,7 +172,7 @@ class RunRecord:
         """
         path = self.folder / name
         try:
-            with machine_faults_first(str(path)):  # deleting the folder would not help against these
+            with machine_faults_first(str(path)):  # such faults need another remedy than deleting the folder
                 return object_of(path.read_bytes(), path)
         except OSError as error:
             raise UserError(f"{path} can't be read: {error}; delete the run's folder to run it anew") from error
@@ -211,7 +211,8 @@ class RunRecord:
     def write_later(self, name: str, text: str) -> None:
         """Write a file and its digest into the record of a run that is done and locked, whole or not at all.
 
-        The new digest is written first, beside that of the existing file, so that a crash in between does no harm.
+        The new digest is written before the file, and beside the old digest, so that after a crash in between the
+        existing file still matches.
         """
         status, path = self.status(), self.folder / name
         if "digests" in status:
@@ -247,7 +248,7 @@ class RunRecord:
         self.write_lines("metrics.jsonl", (row for row in rows if row["step"] <= step))
 
     def note_evaluation(self, progress: str | None) -> None:
-        """Write the progress of an evaluation, or remove it (None); not synced, since it is soon out of date."""
+        """Write the progress of an evaluation, or remove it (None); not synced to disk, since it is replaced soon."""
         if progress is None:
             remove(self.folder / _EVALUATION, self.folder)
         else:
@@ -271,14 +272,14 @@ class RunRecord:
             remove(self.folder / "evaluation", self.folder)
 
     @contextmanager
-    def at_work(self) -> Iterator[None]:
+    def locked(self) -> Iterator[None]:
         """Hold the run's lock, which the kernel releases if the process dies.
 
         Raises:
             RecordBusy: another process holds it.
         """
         try:
-            with FileLock(self.folder / "lock", timeout=_PROBE_S, poll_interval=0.01):
+            with FileLock(self.folder / "lock", timeout=_LOCK_TIMEOUT_S, poll_interval=0.01):
                 yield
         except Timeout as error:
             raise RecordBusy(f"run {self.id} is being worked on by another process") from error

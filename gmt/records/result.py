@@ -20,7 +20,8 @@ class TrainFacts:
         density: the mean fraction of entries that a step updates; None for a method without a mask.
         forward_backward_s, mask_s, optimizer_s: mean seconds of a step's parts, without the cold steps.
         num_cold_steps: the number of cold steps, which are the first few of each attempt; 0 if all steps are among
-            the first few, and are then averaged. None in records of older versions, which averaged over all steps.
+            the first few; the means are then over all steps. None in records of older versions, whose means are over
+            all steps.
         seconds: the time of all optimizer steps, without reading batches, checkpoints and evaluation.
         peak_memory_bytes: the peak memory of the GPU, or of the process's resident set on the CPU, in the last attempt.
         optimizer_state_bytes: the size of the optimizer's state at the end of the training, on the first worker; the
@@ -59,8 +60,8 @@ class Result:
         training: the facts of the training; None for a merge.
         micro_batch_size, accumulation_steps: the values that the training used, which differ from the config's if a
             GPU's memory was short; None for a merge.
-        density_asked: the fraction of entries that the method shall update at a step; None without a mask, and for a
-            merge.
+        density_asked: the fraction of entries that the method's settings ask to update at a step; None without a mask,
+            and for a merge.
         moved_fraction: the fraction of the base's entries that the run's weights differ in, tied weights counted once.
         delta_norm: the Euclidean norm of the difference between the weights and the base's; None in records of older
             versions, and for a model that lacks a weight of its base.
@@ -70,8 +71,8 @@ class Result:
         num_added: the number of parameters that the method added to the model; None in records of older versions.
         num_train_examples: the number of examples in each epoch.
         num_dropped_examples: the number of examples longer than train.max_length.
-        num_left_over_examples: the number of preferences left out since they filled no whole optimizer step; None in
-            records of older versions.
+        num_left_over_examples: the number of preferences at the end that were left out, since they did not fill an
+            optimizer step; None in records of older versions.
         num_not_selected_examples: the number of examples that fit and that the selection did not choose; None without a
             selection.
         weights_sha256: a hash of the evaluated weights.

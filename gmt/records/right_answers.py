@@ -1,4 +1,4 @@
-"""The questions of a finished run that were answered right, by its answers. Shapes: Q questions of a suite."""
+"""Finds the questions that a finished run answered right, from the answers in its record."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from gmt.records.record import RunRecord
 
-Right = Mapping[str, NDArray[np.float64]]  # by suite: 1 for each question that was answered right, else 0
+Right = Mapping[str, NDArray[np.float64]]  # by suite, of shape [questions]: 1 for a right answer, else 0
 
 
 def right_answers_in(record: RunRecord, when: str, parts: Collection[str]) -> dict[str, Right]:
-    """Return the right answers of a finished run by part, without parts whose answers are not known.
+    """Return which questions a finished run answered right, by part; parts of which this is unknown are left out.
 
     Args:
         record: the run's record.
@@ -30,9 +30,10 @@ def right_answers_in(record: RunRecord, when: str, parts: Collection[str]) -> di
 
 
 def _right_by_suite(rows: Sequence[Mapping[str, Any]], part: str, scores: Mapping[str, float]) -> Right | None:
-    """Return 1 for each question that was answered right and else 0, by suite.
+    """Return which questions of a part were answered right, by suite.
 
-    None if the scores are no mean over suites of the share of right answers, as those of lm-eval's benchmarks may be.
+    None if the score of a suite is not the fraction of its questions that were answered right, as may be with lm-eval's
+    benchmarks, or if the part has no suite.
 
     Args:
         rows: the lines of answers_before.jsonl or answers_after.jsonl.
@@ -43,6 +44,9 @@ def _right_by_suite(rows: Sequence[Mapping[str, Any]], part: str, scores: Mappin
     for row in rows:
         if row["part"] == part and row["suite"] in by_suite:
             by_suite[row["suite"]].append(row.get("score"))
-    right = {suite: np.array([score == 1 for score in own], dtype=float) for suite, own in by_suite.items()}
-    is_mean = all(len(own) and math.isclose(own.mean(), scores[suite], abs_tol=1e-9) for suite, own in right.items())
-    return right if right and is_mean else None
+    right = {suite: np.array([score == 1 for score in answers], dtype=float) for suite, answers in by_suite.items()}
+    are_fractions = all(
+        len(is_right_Q) and math.isclose(is_right_Q.mean(), scores[suite], abs_tol=1e-9)
+        for suite, is_right_Q in right.items()
+    )
+    return right if right and are_fractions else None

@@ -13,9 +13,9 @@ from gmt.records.record import RecordBusy
 from gmt.runs.build import build
 from gmt.runs.failures import kind_of
 from gmt.runs.hermetic import remove_variables
-from gmt.runs.stall import no_longer_than
+from gmt.runs.stall import end_on_stall
 
-_LOOK_EVERY_S = 0.5
+_CHECK_INTERVAL_S = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,14 +37,14 @@ def get_ready(config: Mapping[str, Any]) -> None:
     """Import libraries and prepare a run's examples before its attempt, since both take seconds.
 
     Args:
-        config: the resolved config of a run that this process will attempt. The attempt, not this, reports its faults.
+        config: the resolved config of a run that this process will attempt; the attempt reports the config's faults.
     """
-    remove_variables()  # variables that this worker's node sets; whoever imported torch earlier has removed them before
+    remove_variables()  # set by this worker's node; a process that has imported torch has removed them already
     with no_collections(), suppress(UserError):
         import gmt.runs.execute  # noqa: F401
         from gmt.runs.prepare import prepare
 
-        prepare(build(config))  # may import libraries of the task
+        prepare(build(config))  # may import libraries that the task needs
 
 
 def attempt(config: Mapping[str, Any], stop: Path, report_score: Callable[[int, float], bool]) -> Outcome:
@@ -57,8 +57,8 @@ def attempt(config: Mapping[str, Any], stop: Path, report_score: Callable[[int, 
             continue.
     """
 
-    def do() -> None:
-        remove_variables()  # variables that this worker's node sets
+    def execute_run() -> None:
+        remove_variables()  # set by this worker's node
         run = build(config)
         if run.record.state() == "done":
             return
@@ -69,24 +69,24 @@ def attempt(config: Mapping[str, Any], stop: Path, report_score: Callable[[int, 
 
         spare_libraries()
         run.record.folder.mkdir(parents=True, exist_ok=True)
-        with no_longer_than(run.resources.stall_limit_s, run.record.folder) as on_progress:
+        with end_on_stall(run.resources.stall_limit_s, run.record.folder) as on_progress:
             execute(run, Control(should_stop=existence_check(stop), on_progress=on_progress, report_score=report_score))
 
-    outcome = outcome_of(do)
+    outcome = outcome_of(execute_run)
     from gmt.training.memory import give_back
 
-    give_back()  # the worker stays, and its next run may be larger
+    give_back()  # the worker process executes further runs, which may need more memory
     return outcome
 
 
-def outcome_of(do: Callable[[], None]) -> Outcome:
+def outcome_of(execute_run: Callable[[], None]) -> Outcome:
     """Call a function that executes a run, and return how the run ended.
 
     Args:
-        do: returns once the run is done; raises as `execute` does otherwise.
+        execute_run: returns once the run is done; otherwise raises the errors of `execute`.
     """
     try:
-        do()
+        execute_run()
     except UserError as error:
         return Outcome(state="failed", kind=kind_of(error), error="; ".join(error.sentences))
     except RunFailed as error:
@@ -105,12 +105,12 @@ def outcome_of(do: Callable[[], None]) -> Outcome:
 
 
 def existence_check(path: Path) -> Callable[[], bool]:
-    """Return a check whether a file exists; it looks at most twice a second, since the folder may be on a network."""
+    """Return a check whether a file exists; it reads the disk, perhaps a network disk, at most twice a second."""
     checked_at, exists = 0.0, False
 
     def file_exists() -> bool:
         nonlocal checked_at, exists
-        if time.monotonic() - checked_at >= _LOOK_EVERY_S:
+        if time.monotonic() - checked_at >= _CHECK_INTERVAL_S:
             checked_at, exists = time.monotonic(), path.exists()
         return exists
 

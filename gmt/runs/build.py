@@ -23,9 +23,9 @@ from gmt.tasks.protocol import Task
 from gmt.training.settings import TrainSettings
 
 GROUPS = ("model", "task", "method", "train", "seed", "record", "resources", "tracking")
-_OPTIONAL: Mapping[str, type] = {"selection": Selection, "merge": Merge}
-_OF_SWEEPS = ("study", "search", "sweep", "diagnostic", "over")  # allowed in a config, without effect on a single run
-_NAMES_FILES = ("diagnostic",)  # groups whose name is part of the names of files in a record
+_OPTIONAL_PLUG_INS: Mapping[str, type] = {"selection": Selection, "merge": Merge}
+_SWEEP_GROUPS = ("study", "search", "sweep", "diagnostic", "over")  # allowed, without effect on a single run
+_IN_FILE_NAMES = ("diagnostic",)  # groups whose name is part of the names of files in a record
 _PLUG_INS: Mapping[str, type] = {"model": Model, "task": Task, "method": Method}
 _SETTINGS: Mapping[str, tuple[str, type]] = {  # name in Run -> config group, class
     "train": ("train", TrainSettings),
@@ -107,7 +107,7 @@ class Builder:
         }
         for group in ("selection", "merge"):
             part = parts.get(group)
-            if part is not None and isinstance(part, HasFingerprint):  # Python takes long to compare None with it
+            if part is not None and isinstance(part, HasFingerprint):  # isinstance with a protocol is slow for None
                 fingerprints[group] = _fingerprint(group, part)
         science = science_of(config, fingerprints, self._canonical)
         shared = [group for group in science if isinstance(config.get(group), Mapping)]
@@ -123,7 +123,7 @@ class Builder:
         return self._once("canonical", [value], lambda: _canonical(value, group))
 
     def _once(self, purpose: str, values: Sequence[object], make: Callable[[], T]) -> T:
-        """Return what `make` returned when it was first called for this purpose and these objects."""
+        """Return the value that `make` returns for this purpose and these objects; `make` is called only once."""
         key = (purpose, *map(id, values))
         if key not in self._results:
             self._results[key] = (values, make())  # holding the values keeps their ids from being reused
@@ -132,16 +132,16 @@ class Builder:
 
 
 def _canonical(value: Any, group: str) -> object:
-    settings_class = TrainSettings if group == "train" else None  # the other groups name their class by a _target_
+    settings_class = TrainSettings if group == "train" else None  # other groups name their class in `_target_`
     return canonical(id_form(group, value, settings_class) if isinstance(value, Mapping) else value, group)
 
 
 def _parts(config: Mapping[str, Any], once: _Once) -> dict[str, Any]:
-    known = (*GROUPS, *_OPTIONAL, "parents")
+    known = (*GROUPS, *_OPTIONAL_PLUG_INS, "parents")
     faults: list[str] = [
         f"there is no config group or setting {key!r}; {choices(key, known)}"
         for key in config
-        if key not in (*known, *_OF_SWEEPS)
+        if key not in (*known, *_SWEEP_GROUPS)
     ]
     faults += [f"the config lacks {key!r}" for key in GROUPS if key not in config]
     if config.get("diagnostic") is not None:
@@ -153,10 +153,10 @@ def _parts(config: Mapping[str, Any], once: _Once) -> dict[str, Any]:
         group: partial(once, group, [config[group]], partial(plug_in, group, config[group], protocol))
         for group, protocol in _PLUG_INS.items()
     }
-    for name, (group, kind) in _SETTINGS.items():
-        makers[name] = partial(once, group, [config[group]], partial(settings_of, group, kind, config[group]))
+    for name, (group, settings_class) in _SETTINGS.items():
+        makers[name] = partial(once, group, [config[group]], partial(settings_of, group, settings_class, config[group]))
     makers["seed"] = partial(_seed, config["seed"])
-    for group, protocol in _OPTIONAL.items():
+    for group, protocol in _OPTIONAL_PLUG_INS.items():
         if config.get(group) is not None:
             makers[group] = partial(plug_in, group, config[group], protocol)
     if config.get("parents") is not None:
@@ -183,7 +183,7 @@ def _parts(config: Mapping[str, Any], once: _Once) -> dict[str, Any]:
 
 
 def _fingerprint(group: str, instance: HasFingerprint) -> str:
-    with faults_of(group, instance, "can't be asked for its fingerprint"):
+    with faults_of(group, instance, "can't return its fingerprint"):
         return instance.fingerprint()
 
 
@@ -217,11 +217,11 @@ def plug_in(group: str, values: object, protocol: type | None = None) -> Any:
         instance: Any = settings_of(group, target, arguments_with_parts)
     if protocol is not None:
         check_protocol(group, instance, protocol)
-        with faults_of(group, instance, "can't be asked for what it is"):
+        with faults_of(group, instance, "can't return its properties"):
             for name in (name for name, member in vars(protocol).items() if isinstance(member, property)):
-                getattr(instance, name)  # an error must show now, and not after the training
-        named = settings.folder_name if group in _NAMES_FILES else settings.text
-        named(f"{group}.name", instance.name)
+                getattr(instance, name)  # raises an error now instead of after the training
+        check_name = settings.folder_name if group in _IN_FILE_NAMES else settings.text
+        check_name(f"{group}.name", instance.name)
     return instance
 
 
@@ -234,7 +234,7 @@ def _with_parts(group: str, values: Mapping[str, Any], faults: list[str]) -> dic
         if "_target_" not in value:
             return {key: part(f"{name}.{key}", item) for key, item in value.items()}
         try:
-            with within(name):  # the class does not know its place in the config
+            with within(name):  # the class's own errors do not name its place in the config
                 return plug_in(name, value)
         except UserError as error:
             faults.extend(error.sentences)
@@ -259,6 +259,6 @@ def settings_of(group: str, settings_class: type[T], values: object) -> T:
 def _faults_of_keys(group: str, settings_class: type, values: Mapping[str, Any]) -> list[str]:
     fields = [field for field in dataclasses.fields(cast(Any, settings_class)) if field.init]
     known = [field.name for field in fields]
-    needed = [f.name for f in fields if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING]
+    required = [f.name for f in fields if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING]
     faults = [f"{group} has no setting {key!r}; {choices(key, known)}" for key in values if key not in known]
-    return faults + [f"{group}.{key} is missing" for key in needed if key not in values]
+    return faults + [f"{group}.{key} is missing" for key in required if key not in values]

@@ -13,21 +13,21 @@ Suites = Mapping[str, Mapping[str, Suite | Benchmark]]
 
 
 def calibration_prompts(suites: Suites) -> dict[str, list[str]]:
-    """Return source prompts that are not evaluated, by the suite's name; for each suite at most as many as it asks.
+    """Return source prompts that are not evaluated, by suite; of each suite at most as many as it evaluates.
 
-    A prompt that any suite of the task asks is left out, since a method that had seen it would forget it less.
+    Prompts that any suite of the task evaluates are left out, since a method that reads a prompt forgets it less.
 
     Args:
         suites: the suites of the task, by part (`target` and `source`) and name.
     """
     all_suites = [suite for part in suites.values() for suite in part.values() if isinstance(suite, Suite)]
     evaluated = {prompt for suite in all_suites for prompt in suite.prompts}
-    new_prompts: dict[str, list[str]] = {}
+    unevaluated: dict[str, list[str]] = {}
     for name, suite in suites["source"].items():
         others: Sequence[str] = suite.others() if isinstance(suite, Suite) and suite.others is not None else []
-        if isinstance(suite, Suite) and (new := [prompt for prompt in others if prompt not in evaluated]):
-            new_prompts[name] = new[: len(suite.prompts)]
-    return new_prompts
+        if isinstance(suite, Suite) and (prompts := [prompt for prompt in others if prompt not in evaluated]):
+            unevaluated[name] = prompts[: len(suite.prompts)]
+    return unevaluated
 
 
 def check_calibration(method: str, task: str, suites: Suites, reader: Reader) -> None:
@@ -49,7 +49,7 @@ def check_calibration(method: str, task: str, suites: Suites, reader: Reader) ->
             check_suite(replace(suite, prompts=prompts[name]), reader)
     if prompts:
         return
-    why = "its source evaluations are benchmarks, which ask in their own way"
+    why = "its source evaluations are benchmarks, which make their own prompts"
     if any(isinstance(suite, Suite) for suite in suites["source"].values()):
         why = "its source suites have no prompts beyond those that the run is evaluated on"
     raise UserError(

@@ -35,7 +35,7 @@ _CODE = frozenset(
     }
 )
 _READ_AS_CODE = _CODE | {".yaml", ".yml", ".toml"}  # new files of a checkout that make a run of it dirty
-_NO_RESULT = frozenset({"cli.py", "commands", "studies", "tracking"})  # parts of gmt that plan, print and follow runs
+_WITHOUT_EFFECT = frozenset({"cli.py", "commands", "studies", "tracking"})  # parts of gmt that change no run's result
 
 
 def code_of(config: Mapping[str, Any]) -> dict[str, str]:
@@ -45,34 +45,34 @@ def code_of(config: Mapping[str, Any]) -> dict[str, str]:
         config: a run's config, or some of its groups; groups that decide no result are ignored.
 
     Returns:
-        A hash of the files with code of gmt and of each package outside of it that a `_target_` names, and the versions
+        A hash of the code files of gmt, a hash of those of each other package that a `_target_` names, and the versions
         of libraries.
     """
-    outside = _outside(config)
+    outside = _outside_packages(config)
     used = [*LIBRARIES, *_optimizer_library(config.get("train") or {})]
     libraries = {name: version for name in used if (version := version_of(name)) is not None}
     return {OWN: source_of(OWN), **{name: source_of(name) for name in outside}, **libraries}
 
 
 def _optimizer_library(train: Mapping[str, Any]) -> list[str]:
-    """Return the distribution that has the optimizer, as a list; the list is empty for torch's optimizers."""
+    """Return a list with the distribution that provides the optimizer; the list is empty for torch's optimizers."""
     optimizer = OPTIMIZERS.get(train.get("optimizer", "adamw"))
     return [optimizer.distribution] if optimizer is not None and optimizer.distribution is not None else []
 
 
-def outside_of(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def outside_versions(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Return the version and the git checkout of each package outside of gmt that a config's plug-ins come from."""
     return {
         name: {"version": _version_of_package(name), **checkout(min(files, key=lambda file: len(file.parts)).parent)}
-        for name in _outside(config)
+        for name in _outside_packages(config)
         if (files := _files(name))
     }
 
 
-def _outside(config: Mapping[str, Any]) -> list[str]:
+def _outside_packages(config: Mapping[str, Any]) -> list[str]:
     """Return the packages of a config's plug-ins outside of gmt, and the modules they import that are not installed.
 
-    The config names them; the run id would not do, since it names a class that has moved by its former place.
+    The names come from the config and not from the science, which names a class that has moved by its former path.
     """
     groups = {group: config.get(group) for group in (*SCIENCE_GROUPS, *OPTIONAL_GROUPS, "diagnostic")}
     packages: set[str] = set()
@@ -88,7 +88,7 @@ def _imported(name: str) -> frozenset[str]:
     """Return the top-level modules that a package imports and that are not installed."""
     names: set[str] = set()
     for path in (file for file in _files(name) if file.suffix == ".py"):
-        with suppress(SyntaxError):  # a file that nobody imports
+        with suppress(SyntaxError):  # no run can import such a file
             for node in ast.walk(ast.parse(path.read_bytes())):
                 if isinstance(node, ast.Import):
                     names |= {alias.name.partition(".")[0] for alias in node.names}
@@ -111,9 +111,9 @@ def _targets(value: object) -> Iterator[str]:
 
 @lru_cache(maxsize=64)
 def source_of(name: str) -> str:
-    """Return a hash of the files with code of a package or module, as they were at this process's first call.
+    """Return a hash of the code files of a package or module, computed at this process's first call.
 
-    A process runs the code that it has imported, so a later edit counts for the next process only.
+    A process goes on to run the code that it has imported, so an edit affects only processes that start later.
     """
     digest = hashlib.sha256()
     files = _files(name)
@@ -134,12 +134,12 @@ def _files(name: str) -> list[Path]:
         path
         for root in map(Path, spec.submodule_search_locations)
         for path in sorted(_code_files(root))
-        if name != OWN or path.relative_to(root).parts[0] not in _NO_RESULT
+        if name != OWN or path.relative_to(root).parts[0] not in _WITHOUT_EFFECT
     ]
 
 
 def _code_files(root: Path) -> Iterator[Path]:
-    """Yield the files with code below a folder, except those in hidden folders and in site-packages."""
+    """Yield the code files below a folder, except those in hidden folders and in site-packages."""
     for path in root.rglob("*"):
         if path.suffix in _CODE and not any(
             part.startswith(".") or part == "site-packages" for part in path.relative_to(root).parts
@@ -183,8 +183,8 @@ def uncommitted(folder: Path) -> list[str] | None:
     """Return the uncommitted changes of a folder in a git checkout.
 
     Returns:
-        Paths in the checkout: files that were changed, and new ones that code is read from. Other new files, such as a
-        log, do not count. None if the folder is in no checkout.
+        Paths in the checkout: changed files, and new files of code or settings (_READ_AS_CODE); other new files, such
+        as a log, are left out. None if the folder is in no checkout.
     """
     lines = _git(folder, "status", "--porcelain", "-z", "--no-renames", "--untracked-files=all", "--", str(folder))
     if lines is None:
@@ -204,18 +204,21 @@ def _git(folder: Path, *arguments: str) -> str | None:
 
 
 def code_of_environment(environment: Mapping[str, Any]) -> Mapping[str, str]:
-    """Return the versions of code in environment.json; older records lack them, and the commit stands in for gmt's."""
+    """Return the versions of code in environment.json; for older records, which lack them, the commit of gmt."""
     code: Mapping[str, str] | None = environment.get("code")
     if code is not None:
         return code
     return {OWN: f"commit {str(environment['commit'])[:12]}"} if environment.get("commit") else {}
 
 
-def by_both(before: Mapping[str, str], now: Mapping[str, str]) -> dict[str, str]:
-    """Return the code of a run whose attempts ran different code, e.g. `{"mine": "sha256:1, then sha256:2"}`."""
-    both = {
-        name: value if value.rpartition(", then ")[2] == now[name] else f"{value}, then {now[name]}"
-        for name, value in before.items()
-        if name in now
+def combined_versions(earlier: Mapping[str, str], current: Mapping[str, str]) -> dict[str, str]:
+    """Return the code of a run from the code of its earlier attempts and of its current one.
+
+    Where they differ, the value lists them in order, e.g. `{"mine": "sha256:1, then sha256:2"}`.
+    """
+    shared = {
+        name: value if value.rpartition(", then ")[2] == current[name] else f"{value}, then {current[name]}"
+        for name, value in earlier.items()
+        if name in current
     }
-    return {**before, **now, **both}
+    return {**earlier, **current, **shared}

@@ -45,6 +45,8 @@ def check_device(resources: ResourceSettings) -> None:
     Raises:
         UserError: as `device_of`; or torch sees several GPUs, over which transformers would spread one worker's batch.
     """
-    is_alone = device_of(resources) == "cuda" and num_workers() == 1
-    if is_alone and (seen := torch.cuda.device_count()) > 1:
-        raise UserError(f"CUDA_VISIBLE_DEVICES must name one GPU for a run with one worker, and torch sees {seen}")
+    has_one_gpu = device_of(resources) == "cuda" and num_workers() == 1
+    if has_one_gpu and (num_visible := torch.cuda.device_count()) > 1:
+        raise UserError(
+            f"CUDA_VISIBLE_DEVICES must name one GPU for a run with one worker, but torch sees {num_visible} GPUs"
+        )

@@ -48,22 +48,22 @@ class Diagnosing:
 
     def refusal(self, run: Run) -> str | None:
         """Return a clause that says why a finished run can't be measured; None if it can."""
-        return _lacks_weights(run) if self.diagnostic.needs_weights else None
+        return _reason_without_weights(run) if self.diagnostic.needs_weights else None
 
     def compares(self, one: Run, other: Run) -> bool:
-        """Whether the diagnostic measures this pair."""
+        """Return whether the diagnostic measures this pair of runs."""
         if not isinstance(self.diagnostic, ComparesRuns):
             return False
         with faults_of("diagnostic", self.diagnostic, "can't decide whether it compares two runs"):
             return bool(self.diagnostic.compares(finished(one), finished(other)))
 
     def known(self, run: Run, other: Run | None = None) -> Diagnosis | None:
-        """Return the stored diagnosis if today's code made it from the record's current weights; None otherwise."""
+        """Return the stored diagnosis if the current code computed it from the record's current weights; else None."""
         stored = read_diagnosis(self._file(run, other))
         return stored if stored is not None and stored.code == self._code(run) else None
 
     def measure(self, run: Run, other: Run | None = None, on_progress: OnProgress | None = None) -> Diagnosis:
-        """Measure and store a diagnosis; return the stored one if another process has made it meanwhile.
+        """Measure and store a diagnosis; return the stored one if another process has stored it in the meantime.
 
         Args:
             run: a finished run.
@@ -82,15 +82,15 @@ class Diagnosing:
             if (known := self.known(run, other)) is not None:
                 return known
             runs = [run] if other is None else [run, other]
-            for measured in runs:
-                measured.record.check_unchanged()
+            for measured_run in runs:
+                measured_run.record.check_unchanged()
             started = time.perf_counter()
             rows = self._rows(run, other, on_progress or (lambda done, total: None))
             diagnosis = Diagnosis(
                 diagnostic=self.diagnostic.name,
                 settings=self.settings,
                 code=self._code(run),
-                weights={measured.id: weights_of(measured.record) for measured in runs},
+                weights={measured_run.id: weights_of(measured_run.record) for measured_run in runs},
                 other=None if other is None else other.id,
                 shown=dataclasses.asdict(self.diagnostic.shown),
                 rows=[dataclasses.asdict(row) for row in rows],
@@ -110,7 +110,7 @@ class Diagnosing:
         import torch
         from transformers.utils import logging
 
-        logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # a bar for each model would bury our own
+        logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # a bar for each model would hide our own
         torch.set_num_threads(run.resources.cpus)
         torch.set_float32_matmul_precision("highest")
         first = finished(run, on_progress)
@@ -123,16 +123,16 @@ class Diagnosing:
 
 def _checked(name: str, run_id: str, rows: Any) -> list[Row]:
     """Return the rows; raise UserError if a value is not finite or given twice."""
-    by_place: dict[tuple[int | None, str | None, str], Row] = {}
+    rows_by_key: dict[tuple[int | None, str | None, str], Row] = {}
     for row in rows:
-        place = (row.layer, row.matrix, row.name)
+        key = (row.layer, row.matrix, row.name)
         where = f"{row.name}" + (f" of {row.matrix}" if row.matrix else "") + f" of run {run_id}"
         if not math.isfinite(row.value):
             raise UserError(f"diagnostic {name} must give finite numbers, got {row.value} as {where}")
-        if place in by_place:
+        if key in rows_by_key:
             raise UserError(f"diagnostic {name} must give each value once, got two of {where}")
-        by_place[place] = dataclasses.replace(row, value=float(row.value))
-    return list(by_place.values())
+        rows_by_key[key] = dataclasses.replace(row, value=float(row.value))
+    return list(rows_by_key.values())
 
 
 def finished(run: Run, on_progress: OnProgress = lambda done, total: None) -> FinishedRun:
@@ -190,8 +190,8 @@ def _source(run: Run) -> Iterator[Mapping[str, Tensor]]:
 
 
 def _tuned(run: Run) -> Mapping[str, Tensor]:
-    if (lacking := _lacks_weights(run)) is not None:
-        raise UserError(f"run {run.id} can't be measured, because {lacking}")
+    if (reason := _reason_without_weights(run)) is not None:
+        raise UserError(f"run {run.id} can't be measured, because {reason}")
     names = tuple(name for name, _ in run.model.base().named_parameters())
     return _checked_weights(run.record.folder / _WEIGHTS, names, weights_of(run.record))
 
@@ -205,7 +205,8 @@ def _checked_weights(folder: Path, names: Sequence[str], sha256: str) -> Mapping
     return weights
 
 
-def _lacks_weights(run: Run) -> str | None:
+def _reason_without_weights(run: Run) -> str | None:
+    """Return a clause on why a run's record has no weights; None if it has them."""
     if (run.record.folder / _WEIGHTS).is_dir():
         return None
     if (run.record.folder / "adapter").is_dir():

@@ -19,11 +19,12 @@ def environment() -> dict[str, Any]:
     """Return this process's environment, with threads and kernels as they are now."""
     variables = {name: os.environ[name] for name in KERNELS if name in os.environ}
     kernels = {"cpu": torch.backends.cpu.get_cpu_capability(), **variables}
-    return _of_process() | {"torch_threads": torch.get_num_threads(), "kernels": kernels}
+    return _fixed_facts() | {"torch_threads": torch.get_num_threads(), "kernels": kernels}
 
 
 @lru_cache(maxsize=1)
-def _of_process() -> dict[str, Any]:
+def _fixed_facts() -> dict[str, Any]:
+    """Return the facts that do not change while this process lives."""
     root = own_checkout()
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {

@@ -20,10 +20,10 @@ from gmt.runs.device import kind_of_device
 from gmt.runs.environment import environment
 from gmt.runs.evaluated import Evaluated
 from gmt.runs.evaluation_process import locked, progress_reporter
-from gmt.runs.kept_scores import read_score, write_score
 from gmt.runs.prepare import Prepared
 from gmt.runs.run_context import to_device
-from gmt.runs.sources import Sources, of_hub
+from gmt.runs.sources import Sources, hub_versions
+from gmt.runs.stored_scores import read_score, write_score
 from gmt.tasks.protocol import Benchmark, EvaluationInputs, Reader, Score, Suite
 from gmt.training.control import Control
 
@@ -33,21 +33,21 @@ PARTS = ("target", "source")
 def evaluate(
     run: Run, prepared: Prepared, model: PreTrainedModel, folder: Path, control: Control, parts: Sequence[str] = PARTS
 ) -> Evaluated:
-    """Return the scores and answers of a model; scores that an earlier attempt has stored are read.
+    """Return the scores and answers of a model; scores that an earlier attempt has stored are not computed again.
 
     Args:
         run: the run whose task is evaluated.
         prepared: the run's suites and reader.
         model: the model, on any device; it is left in eval mode.
-        folder: stores the scores of exactly these weights.
-        control: learns of progress, and may demand a stop.
+        folder: stores the scores; must be used for exactly these weights.
+        control: receives progress, and may demand a stop.
         parts: the parts of the task to evaluate.
 
     Raises:
         Interrupted: `control` demanded a stop; the scores so far are stored.
         UserError: another user could have written the stored scores.
     """
-    run.record_settings.refuse_foreign(folder)  # forged scores, and lm-eval stores pickles
+    run.record_settings.refuse_foreign(folder)  # others could forge scores, and pickles, which lm-eval stores there
     model.eval()  # type: ignore[no-untyped-call]
     scores: dict[str, dict[str, float]] = {}
     metrics: dict[str, float] = {}
@@ -67,7 +67,7 @@ def evaluate(
     return Evaluated(scores=scores, metrics=metrics, answers=answers)
 
 
-def _base(run: Run, model: PreTrainedModel) -> PreTrainedModel:
+def _load_base(run: Run, model: PreTrainedModel) -> PreTrainedModel:
     """Return a run's model as it was before any training, on the device of `model`."""
     base = to_device(run.model.load_model(), model.device.type)
     base.eval()  # type: ignore[no-untyped-call]
@@ -75,11 +75,10 @@ def _base(run: Run, model: PreTrainedModel) -> PreTrainedModel:
 
 
 def folder_of_base(run: Run, sources: Sources, device: str) -> Path:
-    """Return the folder of the base's scores and answers; all runs for which they would be the same share it.
+    """Return the folder of the base's scores and answers, which runs share if they would compute the same ones.
 
-    They are the same for the same model and task, the same files of the hub, the same code, the same versions of
-    libraries and the same kind of device. The code is that of this package, uncommitted changes included, and that of
-    plug-in models and tasks.
+    Runs share the folder if they have the same model and task, files of the hub, code, versions of libraries and kind
+    of device. The code is that of this package, uncommitted changes included, and that of plug-in models and tasks.
 
     Args:
         run: the run whose base is evaluated.
@@ -87,7 +86,7 @@ def folder_of_base(run: Run, sources: Sources, device: str) -> Path:
         device: `cpu` or `cuda`.
     """
     science = {key: run.science[key] for key in ("model", "task", "fingerprints")}
-    code = code_of({key: run.config[key] for key in ("model", "task")}) | of_hub(sources)
+    code = code_of({key: run.config[key] for key in ("model", "task")}) | hub_versions(sources)
     ran_on = {"versions": environment()["versions"], "device": kind_of_device(device, run.resources.cpus)}
     return run.record_settings.runs.parent / "base" / run_id(science | {"code": code} | ran_on)
 
@@ -115,7 +114,7 @@ def _stored_or_new_score(
             cpus=run.resources.cpus,
             scratch=scratch,
             on_progress=progress_reporter(name, run.record, control),
-            base=lambda: _base(run, model),
+            base=lambda: _load_base(run, model),
         )
         try:
             score = ask(suite, inputs) if isinstance(suite, Suite) else suite.evaluate(inputs)

@@ -21,6 +21,6 @@ class Evaluated:
     metrics: Mapping[str, float]
     answers: Sequence[Mapping[str, Any]]
 
-    def keep(self, record: RunRecord, when: str) -> None:
-        """Write every answer into the record, as answers_`when`.jsonl."""
+    def write_answers(self, record: RunRecord, when: str) -> None:
+        """Write every answer into the record's answers_before.jsonl or answers_after.jsonl; `when` says which."""
         record.write_lines(f"answers_{when}.jsonl", self.answers)

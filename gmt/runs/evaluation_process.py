@@ -13,24 +13,24 @@ from gmt.errors import Interrupted
 from gmt.records.record import RunRecord
 from gmt.training.control import Control
 
-_SHOWN_EVERY_S = 1.0
+_INTERVAL_S = 1.0  # between writes of the progress, and between checks for a stop while waiting for a lock
 
 
 def progress_reporter(name: str, record: RunRecord, control: Control) -> Callable[[int, int], None]:
-    """Return a callback for each batch that takes the number of answers so far and of all answers.
+    """Return a callback that an evaluation calls after each batch, with the numbers of answers so far and in all.
 
     Args:
         name: the name of the evaluation.
-        record: the run record, which shows the progress to other processes, at most once a second.
-        control: the run's control; the callback reports progress to it, and raises Interrupted if it demands a stop.
+        record: the run record; progress is written into it, for other processes, at most once a second.
+        control: receives progress; if it demands a stop, the callback raises Interrupted.
     """
-    shown_at = 0.0
+    written_at = 0.0
 
     def on_progress(num_done: int, num_all: int) -> None:
-        nonlocal shown_at
+        nonlocal written_at
         _check_stop(control)
-        if time.monotonic() - shown_at >= _SHOWN_EVERY_S:
-            shown_at = time.monotonic()
+        if time.monotonic() - written_at >= _INTERVAL_S:
+            written_at = time.monotonic()
             record.note_evaluation(f"{name} {num_done:,}" + (f" of {num_all:,}" if num_all > num_done else ""))
 
     return on_progress
@@ -46,7 +46,7 @@ def locked(lock: Path, control: Control) -> Iterator[None]:
     file_lock = FileLock(lock)
     while True:
         try:
-            file_lock.acquire(timeout=_SHOWN_EVERY_S)
+            file_lock.acquire(timeout=_INTERVAL_S)
             break
         except Timeout:
             _check_stop(control)
@@ -60,4 +60,4 @@ def _check_stop(control: Control) -> None:
     """Report progress, and raise Interrupted if a stop is demanded."""
     control.on_progress()
     if control.should_stop():
-        raise Interrupted("stopped on request while it was evaluated")
+        raise Interrupted("stopped on request during an evaluation")

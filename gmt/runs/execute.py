@@ -14,7 +14,7 @@ from gmt.errors import Interrupted, RunFailed, StoppedEarly, UserError
 from gmt.merges.protocol import ChoosesParents
 from gmt.records.record import RunRecord
 from gmt.runs.build import Run
-from gmt.runs.code_versions import by_both, code_of, code_of_environment, outside_of
+from gmt.runs.code_versions import code_of, code_of_environment, combined_versions, outside_versions
 from gmt.runs.device import check_device, device_of
 from gmt.runs.environment import environment
 from gmt.runs.failures import kind_of
@@ -28,29 +28,29 @@ from gmt.runs.parents import check_parents
 from gmt.runs.prepare import Prepared, prepare
 from gmt.runs.recorded_failure import failure_in_words, record_failure
 from gmt.runs.run_context import RunContext
-from gmt.runs.sources import Sources, of_hub, sources_of
+from gmt.runs.sources import Sources, hub_versions, sources_of
 from gmt.runs.stages import do_stages
 from gmt.runs.validation import validation_suites
 from gmt.training.control import Control
 from gmt.training.workers import num_workers
 
-_NOBODY = Control()
+_NO_CONTROL = Control()
 
 
-def execute(run: Run, control: Control = _NOBODY) -> RunRecord:
+def execute(run: Run, control: Control = _NO_CONTROL) -> RunRecord:
     """Execute a run, or resume it where it stopped.
 
     Returns:
         The record, in the state `done`.
 
     Raises:
-        UserError: a setting is wrong; if only the evaluation of the base shows it, the record says `failed`. Or the
-            run is done, and its record has changed since.
+        UserError: a setting is wrong, and the record says `failed` if only the evaluation of the base revealed it; or
+            the run is done, and its record has changed since.
         RecordBusy: another process is working on the run.
         Interrupted, StoppedEarly: `control` demanded it; the run can be resumed from its record.
         RunFailed: the run failed; the record holds the traceback.
     """
-    remove_variables(in_group=num_workers() > 1)  # also variables that libraries set in an earlier run of this process
+    remove_variables(in_group=num_workers() > 1)  # libraries may have set some in an earlier run of this process
     run = run.with_gpus(gpus_here())
     check_device(run.resources)
     if num_workers() != (workers := run.resources.workers):
@@ -63,19 +63,19 @@ def execute(run: Run, control: Control = _NOBODY) -> RunRecord:
     if record.exists():
         record.check()
     prepared = prepare(run)
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # a bar for each checkpoint would bury our own lines
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # a bar for each checkpoint would hide our own lines
     if record.state() != "done":
-        _check_work(run, prepared)
+        _check_feasible(run, prepared)
     record.create(run.science, run.config)
-    with record.at_work():
+    with record.locked():
         record.check_unchanged()
         if record.state() != "done":
             _work(run, record, prepared, control)
     return record
 
 
-def _check_work(run: Run, prepared: Prepared) -> None:
-    """Refuse a run that can't work, before its record says that it has begun."""
+def _check_feasible(run: Run, prepared: Prepared) -> None:
+    """Refuse a run whose method, selection or merge can't work, before its record says that it has begun."""
     if run.merge is None:
         check_method(run, prepared, run.model.base)
         check_measuring(run)
@@ -102,14 +102,14 @@ def _work(run: Run, record: RunRecord, prepared: Prepared, control: Control) -> 
     record.note_evaluation(None)  # clears the progress of an attempt that was killed during an evaluation
     with log_file(record):
         try:
-            result = do_stages(_begin(run, record, prepared, control))
+            result = do_stages(_context(run, record, prepared, control))
         except (KeyboardInterrupt, Interrupted):
             record.set_status("interrupted", ended_at=time.time())
             raise
         except StoppedEarly as stopped:
             record.set_status("stopped", ended_at=time.time(), error=str(stopped))
             raise
-        except Exception as error:  # the run's boundary: one run's failure is that run's outcome
+        except Exception as error:  # the run's boundary: a failure becomes this run's outcome and ends no other run
             kind = kind_of(error)
             record_failure(record, error, kind)
             if kind == "user":
@@ -123,7 +123,7 @@ def _work(run: Run, record: RunRecord, prepared: Prepared, control: Control) -> 
 
 
 def _seconds(status: Mapping[str, Any]) -> float | None:
-    """Return the seconds of all attempts so far; None after a kill, since the record lacks the time of its death."""
+    """Return the seconds of all attempts so far; None if an attempt was killed, since its end was not recorded."""
     if "started_at" not in status:
         return 0.0
     before, ended_at = status.get("seconds_before"), status.get("ended_at")
@@ -132,8 +132,8 @@ def _seconds(status: Mapping[str, Any]) -> float | None:
     return float(before + ended_at - status["started_at"])
 
 
-def _begin(run: Run, record: RunRecord, prepared: Prepared, control: Control) -> RunContext:
-    """Set up torch, and record the code and the machine of this attempt."""
+def _context(run: Run, record: RunRecord, prepared: Prepared, control: Control) -> RunContext:
+    """Return the context of this attempt; set up torch, and record the attempt's code and machine."""
     device = device_of(run.resources)
     torch.set_num_threads(run.resources.cpus)
     torch.set_float32_matmul_precision("highest")  # an earlier run's method, or TORCH_ALLOW_TF32_..., may have set it
@@ -144,7 +144,9 @@ def _begin(run: Run, record: RunRecord, prepared: Prepared, control: Control) ->
 
 def _environment(run: Run, record: RunRecord, sources: Sources) -> dict[str, Any]:
     """Return this attempt's environment, with the code and the uncommitted changes of earlier attempts."""
-    now, code = environment() | {"outside": outside_of(run.config)}, code_of(run.config) | of_hub(sources)
-    before = record.read("environment.json") if (record.folder / "environment.json").exists() else {}
-    dirty = True if before.get("dirty") else now["dirty"]
-    return now | {"dirty": dirty, "code": by_both(code_of_environment(before), code), "sources": sources}
+    current = environment() | {"outside": outside_versions(run.config)}
+    code = code_of(run.config) | hub_versions(sources)
+    earlier = record.read("environment.json") if (record.folder / "environment.json").exists() else {}
+    dirty = True if earlier.get("dirty") else current["dirty"]
+    all_code = combined_versions(code_of_environment(earlier), code)
+    return current | {"dirty": dirty, "code": all_code, "sources": sources}

@@ -54,7 +54,7 @@ def export_delta(run: ExportedRun, path: Path, *, force: bool, on_progress: OnPr
         UserError: the file exists already, or the run's weights can't be read.
     """
     path = delta_path(path)
-    tuned, base = run.tuned, run.base  # first, so that a refusal makes no folder
+    tuned, base = run.tuned, run.base  # may raise UserError, so they are read before a folder is made
     with placed(path, force=force) as new:
         provenance = run.provenance()
         metadata = {key: value if isinstance(value, str) else json.dumps(value) for key, value in provenance.items()}
@@ -78,14 +78,14 @@ def export_merged(run: ExportedRun, path: Path, *, force: bool, on_progress: OnP
     Raises:
         UserError: the folder exists already, or the run's weights can't be read.
     """
-    num_parameters = sum(tensor.numel() for tensor in run.tuned.values())  # first, since this checks the files
+    num_parameters = sum(tensor.numel() for tensor in run.tuned.values())  # `tuned` checks the files
     with placed(path, force=force, marker=MARKER) as new:
         if run.weights is not None:
             _copy(run.weights, new, on_progress)
         else:
             run.merged.save_pretrained(new)
             run.tokenizer().save_pretrained(new)
-        _mark(new, run, "merged")
+        _write_marker(new, run, "merged")
     return Export(path=path, facts=f"a model of {num_parameters:,} parameters with its tokenizer")
 
 
@@ -108,7 +108,7 @@ def export_peft(run: ExportedRun, path: Path, *, force: bool, on_progress: OnPro
             facts = "the adapter that the run trained"
         else:
             facts = write_supertuning(run, new, on_progress)
-        _mark(new, run, "peft")
+        _write_marker(new, run, "peft")
     return Export(path=path, facts=facts)
 
 
@@ -120,10 +120,10 @@ def _copy(source: Path, target: Path, on_progress: OnProgress) -> None:
         on_progress(number, len(files))
 
 
-def _mark(folder: Path, run: ExportedRun, kind: str) -> None:
+def _write_marker(folder: Path, run: ExportedRun, kind: str) -> None:
     """Write the marker file, and wait until the whole folder is on the disk."""
-    about: dict[str, Any] = {"format_version": 1, "kind": kind, **run.provenance()}
-    (folder / MARKER).write_text(json.dumps(about, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    content: dict[str, Any] = {"format_version": 1, "kind": kind, **run.provenance()}
+    (folder / MARKER).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     for path in folder.iterdir():
         with path.open("rb") as file:
             os.fsync(file.fileno())

@@ -1,4 +1,4 @@
-"""Counts an export's steps for its progress, and words its content."""
+"""Counts the steps of an export, and describes the exported entries in words."""
 
 from collections.abc import Callable
 

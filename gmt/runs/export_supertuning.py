@@ -55,10 +55,10 @@ def write_supertuning(run: ExportedRun, folder: Path, on_progress: OnProgress) -
     _write_vectors(folder, names, sizes, tuned, base)
     save_config(folder, list(names), sparsity, getattr(model.config, "_name_or_path", None) or None)
     num_changed, num_all = (sum(pair[i] for pair in counts.values()) for i in (0, 1))
-    rounds = f"; {num_inexact:,} of them differ from the run's in their last bits, since peft adds differences"
+    rounding = f"; {num_inexact:,} of them differ from the run's in their last bits, since peft adds differences"
     return (
         f"a Super-Tuning adapter of {share(num_changed, num_all)} in {len(counts)} linear layers, padded to "
-        f"{sum(sizes.values()):,}{rounds if num_inexact else ''}"
+        f"{sum(sizes.values()):,}{rounding if num_inexact else ''}"
     )
 
 
@@ -71,12 +71,12 @@ def _write_vectors(
 ) -> None:
     keys: dict[str, tuple[str, bool]] = {indices_key(layer): (name, True) for layer, name in names.items()}
     keys |= {values_key(layer): (name, False) for layer, name in names.items()}
-    vectors = {key: (torch.int32 if of_i else torch.float32, sizes[name]) for key, (name, of_i) in keys.items()}
+    vectors = {key: (torch.int32 if is_index else torch.float32, sizes[name]) for key, (name, is_index) in keys.items()}
 
     def vector_of(key: str) -> Tensor:
-        name, of_indices = keys[key]
+        name, is_index = keys[key]
         part = adapter_part(tuned[name], base[name], sizes[name])
-        return part.indices_K if of_indices else part.values_K
+        return part.indices_K if is_index else part.values_K
 
     folder.mkdir()
     write_vectors(folder / _FILE, vectors, vector_of, {"format": "pt"})
@@ -85,11 +85,11 @@ def _write_vectors(
 def _check_linear(run: ExportedRun, counts: Mapping[str, object], layers: Mapping[str, str]) -> None:
     others = [name for name in counts if name not in layers]
     if not counts:
-        raise UserError(f"run {run.record.id} changed no weights, so that an adapter of it would hold nothing")
+        raise UserError(f"run {run.record.id} changed no weights, so that an adapter of it would be empty")
     if others:
-        more = f" and {len(others) - 1} others" if len(others) > 1 else ""
+        and_others = f" and {len(others) - 1} others" if len(others) > 1 else ""
         raise UserError(
-            f"an adapter of peft's Super-Tuning holds the weights of linear layers that are not tied, and run "
-            f"{run.record.id} changed {others[0]}{more}: export it by --delta or --merged, or train it with "
+            f"an adapter of peft's Super-Tuning holds the weights of linear layers that are not tied, but run "
+            f"{run.record.id} changed {others[0]}{and_others}: export it by --delta or --merged, or train it with "
             "method.excluded=frozen and method.exclude for all other parameters"
         )

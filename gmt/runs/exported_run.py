@@ -58,7 +58,7 @@ class ExportedRun:
 
     @property
     def peft_adapter(self) -> Path | None:
-        """The folder of the run's peft adapter; None if the run stored none, or stored other trained parts too."""
+        """The folder of the run's peft adapter; None if the run stored no adapter, or other trained parts beside it."""
         return self.adapter if self.adapter is not None and is_whole_adapter(self.adapter) else None
 
     @cached_property
@@ -71,8 +71,8 @@ class ExportedRun:
         model: Model = plug_in("model", dict(self._config["model"]), Model)
         if model.fingerprint() != self._science["fingerprints"]["model"]:
             raise UserError(
-                f"run {self.record.id} was trained from other files than model {model.name} has now: restore the "
-                "model's files"
+                f"run {self.record.id} was trained from other files than model {model.name} has now: restore the files "
+                "of the training"
             )
         return model
 
@@ -91,9 +91,9 @@ class ExportedRun:
         """
         if self.weights is None:
             return {name: parameter.detach() for name, parameter in self.merged.named_parameters()}
-        kept = KeptWeights(self.weights, [name for name, _ in self.model.base().named_parameters()])
-        kept.check(self.record.result().weights_sha256)
-        return kept
+        stored = KeptWeights(self.weights, [name for name, _ in self.model.base().named_parameters()])
+        stored.check(self.record.result().weights_sha256)
+        return stored
 
     @cached_property
     def merged(self) -> PreTrainedModel:

@@ -6,18 +6,18 @@ from gmt.errors import Diverged, UserError
 from gmt.machine_faults import is_out_of_gpu_memory, machine_fault
 
 OF_PARENT = "parent"
-"""The kind of failure of a merge whose parent has failed; the merge itself never began."""
+"""The kind of failure of a merge whose parent has failed; such a merge never begins."""
 
 # How often a run is retried, from its last checkpoint, after a failure of each kind; None: without limit.
 # Other kinds are not retried, since they would end the same way.
 RETRIES: Mapping[str, int | None] = {
     "infrastructure": 2,  # a worker that died, host memory, a full disk, a hang
-    "preempted": None,  # the machine was taken away, which says nothing about the run
+    "preempted": None,  # a scheduler took the machine away, so the run itself has no fault
 }
 
 
 def kind_of(error: BaseException) -> str:
-    """Return the kind of a failure that a run raised; the first cause decides, not the type that a library wraps it in.
+    """Return the kind of a failure from the error that a run raised, or from its causes, since libraries wrap errors.
 
     Returns:
         `diverged`; `memory` if no micro-batch fits into the GPU's memory; `infrastructure` for a fault of the machine;
@@ -32,7 +32,7 @@ def kind_of(error: BaseException) -> str:
     return "user" if isinstance(error, UserError) else "error"
 
 
-def is_tried_again(kind: str, times_before: int) -> bool:
+def is_retried(kind: str, times_before: int) -> bool:
     """Return whether a run is retried after a failure.
 
     Args:

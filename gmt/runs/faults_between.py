@@ -1,4 +1,4 @@
-"""Refusals of settings of a run that fit their own groups, and not each other."""
+"""Finds settings of a run that are valid in their own config groups but do not fit each other."""
 
 from gmt.methods.probing import ProbesExamples
 from gmt.methods.protocol import (
@@ -31,9 +31,9 @@ def faults_between(task: Task, method: Method, train: TrainSettings, resources: 
     faults = []
     if resources.sharding != "none":
         faults += [
-            f"resources.sharding must be none for method {method.name}, which {does}, got {resources.sharding}"
-            for part, does in _NOT_SHARDED
-            if isinstance(method, part)
+            f"resources.sharding must be none for method {method.name}, which {action}, got {resources.sharding}"
+            for protocol, action in _NOT_SHARDED
+            if isinstance(method, protocol)
         ]
         if isinstance(method, FitsSharding):
             faults += [
@@ -49,10 +49,11 @@ def faults_between(task: Task, method: Method, train: TrainSettings, resources: 
         faults.append(f"train.packing must be false for method {method.name}, whose parts precede each text, got true")
     faults += _faults_of_optimizer(method, train, resources)
     if task.is_preference != (train.paradigm == "dpo"):
-        has = "two answers to choose between" if task.is_preference else "one completion"
-        fits = "dpo" if task.is_preference else "sft"
+        answers = "two answers to choose between" if task.is_preference else "one completion"
+        paradigm = "dpo" if task.is_preference else "sft"
         faults.append(
-            f"train.paradigm must be {fits} for task {task.name}, whose examples have {has} each, got {train.paradigm}"
+            f"train.paradigm must be {paradigm} for task {task.name}, whose examples have {answers} each, got "
+            f"{train.paradigm}"
         )
     if train.accumulation_steps % resources.workers:  # a step must be the same on any number of workers
         faults.append(
@@ -68,13 +69,13 @@ def faults_of_search(search: object, method: Method, record: RecordSettings) -> 
     if isinstance(method, TrainsInPhases):
         faults.append(
             f"search must be null for method {method.name}, which trains in phases, since scores before the last phase "
-            f"do not tell how its training ends, got {type(search).__name__}"
+            f"do not predict the final score, got {type(search).__name__}"
         )
     return faults
 
 
 def faults_of_selection(selection: Selection | None, task: Task) -> list[str]:
-    """Return a sentence if a selection lacks a part, or can't choose among a task's examples."""
+    """Return a sentence if a selection lacks a member of its protocol, or can't choose among a task's examples."""
     if selection is None:
         return []
     if isinstance(selection, MeasuresExamples) and selection.needs_gradients and task.is_preference:
@@ -99,10 +100,10 @@ def _faults_of_optimizer(method: Method, train: TrainSettings, resources: Resour
             f"got {train.optimizer}"
         )
     if resources.sharding != "none" and (makes_its_own or train.optimizer not in SHARDED):
-        which = (
+        optimizer = (
             f"method {method.name} with its own optimizer" if makes_its_own else f"train.optimizer={train.optimizer}"
         )
-        faults.append(f"resources.sharding must be none for {which}, got {resources.sharding}")
+        faults.append(f"resources.sharding must be none for {optimizer}, got {resources.sharding}")
     if resources.workers > 1 and isinstance(method, FitsWorkers):
         faults += method.faults_with_workers(resources.workers)
     if isinstance(method, FitsOptimizers):

@@ -8,7 +8,7 @@ from functools import cache
 from itertools import takewhile
 from pathlib import Path
 
-# The variables that show a process only some of the GPUs, by torch's build.
+# The variables that limit the GPUs a process may use, by torch's build.
 _VARIABLES = {"cuda": "CUDA_VISIBLE_DEVICES", "hip": "HIP_VISIBLE_DEVICES"}
 _NONE = "-1"  # hides all GPUs from CUDA and from ROCm; ROCm takes an empty text for "all"
 _NVML = "libnvidia-ml.so.1"
@@ -27,14 +27,14 @@ def gpus_here() -> int:
     build = _build_of_torch()
     if build is None:
         return 0
-    num_installed, shown = _num_nvidia() if build == "cuda" else _num_amd(), _shown(build)
-    return num_installed if shown is None else min(num_installed, len(shown))
+    num_installed, visible = _num_nvidia() if build == "cuda" else _num_amd(), _visible(build)
+    return num_installed if visible is None else min(num_installed, len(visible))
 
 
 def hide_gpus() -> None:
     """Hide every GPU from this process and its children; must be called before CUDA is first used."""
-    if (build := _build_of_torch()) is not None and (shown := _shown(build)):
-        _HIDDEN[build] = shown  # a later run of this process may be shown one of them
+    if (build := _build_of_torch()) is not None and (visible := _visible(build)):
+        _HIDDEN[build] = visible  # a later run of this process may use one of them, by `show_one_gpu`
     os.environ |= dict.fromkeys(_VARIABLES.values(), _NONE)
 
 
@@ -45,14 +45,14 @@ def show_one_gpu() -> None:
     """
     build = _build_of_torch()
     if build is not None and gpus_here() > 1:
-        shown = _shown(build)
-        if shown == []:
-            shown = _HIDDEN.get(build)
-        os.environ[_VARIABLES[build]] = (shown or ["0"])[0]
+        visible = _visible(build)
+        if visible == []:
+            visible = _HIDDEN.get(build)
+        os.environ[_VARIABLES[build]] = (visible or ["0"])[0]
 
 
-def _shown(build: str) -> list[str] | None:
-    """Return the GPUs that the environment lists, up to the first invalid entry, as CUDA reads the list; None: all."""
+def _visible(build: str) -> list[str] | None:
+    """Return the GPUs that the environment lists, up to the first invalid entry, as CUDA does; None without a list."""
     text = os.environ.get(_VARIABLES[build])
     if text is None:
         return None
@@ -73,7 +73,7 @@ def _num_nvidia() -> int:
     """Count the GPUs by NVIDIA's management library, as Ray does: unlike CUDA it takes no memory of a GPU."""
     try:
         nvml = ctypes.CDLL(_NVML)
-    except OSError:  # a container without it may have GPUs all the same
+    except OSError:  # a container may have GPUs without having this library
         return len(list(_DEVICES.glob("nvidia[0-9]*")))
     number = ctypes.c_uint(0)
     if nvml.nvmlInit_v2() != 0:

@@ -1,9 +1,9 @@
-"""Keeps environment variables from changing a result under the same run id. Imports no library: it runs before them.
+"""Removes environment variables that would change a run's result without changing its run id. Imports no library.
 
 accelerate, transformers, TRL, torch and the libraries below them read variables that change training or evaluation:
-precision, accumulation, compilers, sharding, kernels, the number of processes. The run id covers none of them. So they
-are removed from the environment before the libraries read them. Variables that choose kernels of the same precision
-stay, since tests must be able to switch kernels, and are recorded in environment.json.
+precision, accumulation, compilers, sharding, kernels, the number of processes. The run id covers no variable, so these
+are removed before a library reads them. Variables that choose among kernels of the same precision stay, since tests
+must be able to switch kernels; environment.json records them.
 """
 
 import os
@@ -22,7 +22,7 @@ _OF_RAY_TRAIN = frozenset(
     {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT"}
     | {"ACCELERATE_TORCH_DEVICE"}
 )
-# By name: these are removed whatever they end on.
+# By name: these are removed whatever their suffix.
 _NAMED = re.compile(
     r"USE_(TORCH|TF|JAX|FLAX|TORCH_XLA|HUB_KERNELS)|NVIDIA_TF32_OVERRIDE|TRITON_F32_DEFAULT|TRITON_DEFAULT_FP_FUSION"
     r"|FLASH_ATTENTION_FORCE_\w+|CUBLAS_EMULAT(E|ION)_\w+|CUBLAS_FIXEDPOINT_EMULATION_\w+"
@@ -31,14 +31,14 @@ _NAMED = re.compile(
     r"|KMP_(DYNAMIC_MODE|DETERMINISTIC_REDUCTION|FORCE_REDUCTION|ALL_THREADS|DEVICE_THREAD_LIMIT|TEAMS_THREAD_LIMIT)"
     r"|ACCELERATE_DEEPSPEED_\w+|TORCH_DISTRIBUTED_USE_TORCHCOMMS|TORCHINDUCTOR_(CPP_GEMM_CACHE_BLOCKING|CACHE_SDPA_\w+)"
 )
-# By prefix, so that variables of later versions match too, but for those that are harmless by their end.
+# By prefix, so that variables of later versions match too; those with a harmless suffix (below) stay.
 _OF_LIBRARIES = re.compile(
     r"(ACCELERATE|FSDP|PARALLELISM_CONFIG|MEGATRON_LM|DEEPSPEED|FP8|NVTE|DYNAMO)_\w+"  # accelerate and its plug-ins
     r"|(TRANSFORMERS|TRL|PEFT|SM|SMDATAPARALLEL|LMEVAL)_\w+"
     r"|(TORCH|TORCHINDUCTOR|TORCHDYNAMO|INDUCTOR|PYTORCH|AOT|TENSORIFY)_\w+"
     r"|(XLA|PJRT|TPU|NEURON|PT_HPU|HABANA|MKL)_\w+"
 )
-# Harmless variables among these: places of files, logs and checks, allocation of memory, addresses of nodes.
+# Harmless variables with these prefixes: places of files, logs and checks, allocation of memory, addresses of nodes.
 _HARMLESS = re.compile(
     r".*(_VERSION|_HOME|_DIR|_PATH|_FILE|_FILENAME|_CONF|_LOGS?|_LOG_LEVEL|_LOGLEVEL|_VERBOSE|_VERBOSITY|_OFFLINE|_SILENCE)"
     r"|.*(_DEBUG(_\w+)?|_CACHE(_\w+)?|_TIMEOUT(_\w+)?|_STACKTRACES?|_WARNINGS|_CHECK|_ARCH(_LIST)?|_TRACE(_\w+)?)"
@@ -60,7 +60,7 @@ _AT_IMPORT = re.compile(
 
 
 def changes_results(name: str) -> bool:
-    """Return whether a variable may change a result; choices of kernels are recorded instead and return False."""
+    """Return whether a variable may change a result; False for those in KERNELS, which are recorded instead."""
     if name in KERNELS:
         return False
     if name in _OF_RAY_TRAIN or _NAMED.fullmatch(name):
@@ -85,7 +85,7 @@ def remove_variables(environment: MutableMapping[str, str] = os.environ, *, in_g
     if "torch" in sys.modules and (late := [name for name in names if _AT_IMPORT.fullmatch(name)]):
         raise UserError(
             f"the environment must not set {', '.join(late)}, which changes results and which torch has read in this "
-            "process already: unset it, on a cluster where its nodes are started, and start again"
+            "process already: unset it (on a cluster, in the environment that starts its nodes) and start again"
         )
     for name in names:
         del environment[name]
@@ -95,4 +95,4 @@ def remove_variables(environment: MutableMapping[str, str] = os.environ, *, in_g
 def in_words(names: list[str]) -> str:
     """Return a line that tells the user which variables were removed."""
     variables = f"{', '.join(names)} of the environment {'is' if len(names) == 1 else 'are'} ignored"
-    return f"note: {variables}: the results of a run depend on its config alone (docs/records.md)"
+    return f"note: {variables}, since a run's results must depend on its config alone (docs/records.md)"

@@ -1,4 +1,4 @@
-"""Measures every training example under the base for a selection, and stores each measure at once."""
+"""Measures every training example with the base for a selection, and stores each measure as soon as it is computed."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from gmt.runs.code_versions import code_of
 from gmt.runs.device import kind_of_device
 from gmt.runs.environment import environment
 from gmt.runs.evaluation_process import locked, progress_reporter
-from gmt.runs.kept_scores import read_value, write_value
 from gmt.runs.run_context import RunContext
-from gmt.runs.sources import Sources, of_hub
+from gmt.runs.sources import Sources, hub_versions
+from gmt.runs.stored_scores import read_value, write_value
 from gmt.selections.protocol import Measures, MeasuresExamples
 from gmt.training.method_trial import without_weights
 
@@ -28,19 +28,19 @@ _PROGRESS_NAME = "examples"
 
 
 def check_measuring(run: Run) -> None:
-    """Raise UserError if a run's selection can't measure examples under its base; tries a base without weights."""
+    """Raise UserError if a run's selection can't measure examples with the base, as a trial without weights shows."""
     if isinstance(run.selection, MeasuresExamples):
         with faults_of("selection", run.selection, "can't measure examples under the model"):
             run.selection.measurer(without_weights(run.model.base()))
 
 
 def measures_of(context: RunContext, selection: MeasuresExamples) -> Sequence[Measures]:
-    """Return the measures of each example, from the shared folder or measured now.
+    """Return the measures of each example; read them from the shared folder, or compute and store them there.
 
-    If several processes need the same measures at once, one measures and the others wait.
+    If several processes need the same measures at once, one computes them and the others wait.
 
     Raises:
-        Interrupted: the run was told to stop; the measures so far are stored.
+        Interrupted: `control` demanded a stop; the measures so far are stored.
         UserError: another user could have written the stored measures, or a measure is NaN or Inf.
     """
     folder = folder_of_measures(context.run, selection, context.sources, context.device)
@@ -58,13 +58,13 @@ def measures_of(context: RunContext, selection: MeasuresExamples) -> Sequence[Me
 
 
 def folder_of_measures(run: Run, selection: MeasuresExamples, sources: Sources, device: str) -> Path:
-    """Return the folder of the measures; all runs that need the same measures share it.
+    """Return the folder of the measures, which runs share if they would compute the same ones.
 
-    Measures are the same for the same measure, model, task and train.max_length, the same files of the hub, the same
-    code and versions of libraries, and the same kind of device; see gmt.runs.evaluate.folder_of_base.
+    Runs share the folder if they have the same measure, model, task and train.max_length, files of the hub, code,
+    versions of libraries and kind of device; see gmt.runs.evaluate.folder_of_base.
 
     Args:
-        run: the run, whose base measures.
+        run: the run whose base measures the examples.
         selection: the run's selection.
         sources: the run's files, see gmt.runs.sources.
         device: `cpu` or `cuda`.
@@ -72,9 +72,9 @@ def folder_of_measures(run: Run, selection: MeasuresExamples, sources: Sources, 
     measured: dict[str, Any] = {key: run.science[key] for key in ("model", "task", "fingerprints")}
     measured |= {"max_length": run.train.max_length, "measured_by": canonical(dict(selection.measured_by), "selection")}
     selection_class = type(selection)
-    code = code_of({key: run.config[key] for key in ("model", "task", "selection")}) | of_hub(sources)
+    code = code_of({key: run.config[key] for key in ("model", "task", "selection")}) | hub_versions(sources)
     ran_on = {"versions": environment()["versions"], "device": kind_of_device(device, run.resources.cpus)}
-    if not selection_class.__module__.startswith("gmt."):  # two authors may give two measures one name
+    if not selection_class.__module__.startswith("gmt."):  # two packages may use one name for different measures
         measured["measured_in"] = selection_class.__module__.partition(".")[0]
     return run.record_settings.runs.parent / "selections" / run_id(measured | {"code": code} | ran_on)
 

@@ -13,18 +13,18 @@ def run_ids(value: object) -> Sequence[str]:
     """Return the run ids in the setting `parents`.
 
     Raises:
-        UserError: the value is no list of different run ids.
+        UserError: the value is not a list of distinct run ids.
     """
     if not isinstance(value, list) or not value:
         raise UserError(f"parents must be null or a list of run ids, got {value!r}")
     for id_ in value:
         if not isinstance(id_, str) or not _RUN_ID.fullmatch(id_):
             raise UserError(
-                f"parents must hold run ids, each 16 of the letters 0-9 and a-f, got {id_!r}; `gmt plan` lists the "
-                "ids, and an id of digits alone is written as parents=['\"ID\"']"
+                f"parents must hold run ids, each of 16 hexadecimal digits (0-9, a-f), got {id_!r}; `gmt plan` lists "
+                "the ids, and an id without a letter must be quoted twice, as in parents=['\"ID\"']"
             )
-    if twice := next((id_ for id_ in value if value.count(id_) > 1), None):
-        raise UserError(f"parents must name each run once, got {twice} twice")
+    if duplicate := next((id_ for id_ in value if value.count(id_) > 1), None):
+        raise UserError(f"parents must name each run once, got {duplicate} twice")
     return tuple(value)
 
 

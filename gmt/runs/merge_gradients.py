@@ -22,8 +22,8 @@ class MergeGradients:
     """Computes gradients at the weights of a formula, on a new mini-batch at each call (gmt.merges.protocol.Gradients).
 
     Args:
-        context: the merge's context; the rows are those that its parent was trained on, in an order that the run's
-            seed draws, repeated without end.
+        context: the merge's context. Mini-batches are taken from the rows that its parent was trained on, in an order
+            drawn by the run's seed and repeated without end.
         model: the model that takes the weights, in place, on the run's device.
         fill: puts the tensors of a formula into the model.
         batch_size: rows in a mini-batch.
@@ -45,14 +45,14 @@ class MergeGradients:
         self._fill(formula)
         to_device(self._model, self._device)
         batch = {key: value.to(self._device) for key, value in next(self._batches).items()}
-        named = dict(self._model.named_parameters())
+        parameters = dict(self._model.named_parameters())
         with torch.enable_grad():
             loss = self._model(**batch, use_cache=False).loss
         self.losses.append(float(loss.detach()))
         if not math.isfinite(self.losses[-1]):
             raise Diverged(f"the loss that the merge learns from is {self.losses[-1]} at step {len(self.losses)}")
-        gradients = torch.autograd.grad(loss, list(named.values()), materialize_grads=True)
-        return {name: gradient.float().cpu() for name, gradient in zip(named, gradients, strict=True)}
+        gradients = torch.autograd.grad(loss, list(parameters.values()), materialize_grads=True)
+        return {name: gradient.float().cpu() for name, gradient in zip(parameters, gradients, strict=True)}
 
     def facts(self) -> dict[str, float]:
         """Return the losses on the first and the last mini-batch, as metrics."""
@@ -62,7 +62,7 @@ class MergeGradients:
 def _batches(context: RunContext, size: int) -> Iterator[dict[str, Tensor]]:
     from gmt.training.paradigms import collator
 
-    prepared = _as_of_parent(context)
+    prepared = _prepared_for_parent(context)
     rows: Any = prepared.examples
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(context.run.seed)).tolist()
     collate, first = collator(context.run.train, prepared.reader.tokenizer), 0
@@ -72,8 +72,11 @@ def _batches(context: RunContext, size: int) -> Iterator[dict[str, Tensor]]:
         first += size
 
 
-def _as_of_parent(context: RunContext) -> Prepared:
-    """Return the examples that the parent was trained on; the run's examples if `parents` names other runs."""
+def _prepared_for_parent(context: RunContext) -> Prepared:
+    """Return the prepared run with the examples that the parent was trained on.
+
+    These are all examples if the run has no selection, or if the setting `parents` names the parent.
+    """
     run, prepared = context.run, context.prepared
     if run.selection is None or run.parents:
         return prepared

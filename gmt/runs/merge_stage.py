@@ -14,7 +14,7 @@ from gmt.masking.bits import weights_sha256
 from gmt.merges.protocol import ChoosesParents, Formula, learns
 from gmt.runs.build import Run
 from gmt.runs.evaluate import evaluate
-from gmt.runs.made_weights import MadeWeights, save_whole
+from gmt.runs.final_weights import FinalWeights, save_whole
 from gmt.runs.merge_gradients import MergeGradients
 from gmt.runs.parent_weights import StoredWeights, open_parents
 from gmt.runs.parents import check_parents, parents_of
@@ -27,13 +27,13 @@ STEP = 1  # the step at which a merge's metrics are logged; the base's metrics a
 _PART = "validation"
 
 
-def merge_weights(context: RunContext) -> MadeWeights:
+def merge_weights(context: RunContext) -> FinalWeights:
     """Return the merged weights, computed tensor by tensor in float32 on the CPU; a second attempt gives the same bits.
 
     Raises:
         UserError: a parent is not done, its files are not the weights that it ended with, or the merge can't work with
             the model.
-        Interrupted: the run was told to stop.
+        Interrupted: `control` demanded a stop.
     """
     run, merge = context.run, context.run.merge
     assert merge is not None
@@ -44,7 +44,7 @@ def merge_weights(context: RunContext) -> MadeWeights:
     if isinstance(merge, ChoosesParents):
         weights = weights.only(_chosen(context, merge, model, weights))
     _fill(context, _formula(context, model, weights), model)
-    return MadeWeights(
+    return FinalWeights(
         model=model,
         delta=delta_of(model, run.model.base()),
         sizes=Sizes(num_trainable=0, num_added=0),
@@ -69,7 +69,7 @@ def weights_for(run: Run, dtype: Mapping[str, torch.dtype]) -> StoredWeights:
 
 
 def _formula(context: RunContext, model: PreTrainedModel, weights: StoredWeights) -> Formula:
-    """Return the merge's formula; a merge that learns from examples puts weights into the model on the way."""
+    """Return the merge's formula; a merge that learns from examples changes the model's weights while it learns."""
     merge = context.run.merge
     assert merge is not None
     if not learns(merge):
@@ -104,7 +104,7 @@ def seed_of(run: Run) -> int:
 def _chosen(
     context: RunContext, merge: ChoosesParents, model: PreTrainedModel, weights: StoredWeights
 ) -> Sequence[int]:
-    """Return the numbers of the chosen parents; log each parent's own score and whether it was chosen."""
+    """Return the numbers of the chosen parents; log the score of each parent alone, and whether it was chosen."""
     suites = validation_suites(merge.validation, context.prepared)
     prepared = replace(context.prepared, suites={_PART: suites})
     scores_alone: dict[int, float] = {}

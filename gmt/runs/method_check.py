@@ -14,7 +14,7 @@ from gmt.runs.prepare import Prepared
 from gmt.training.method_trial import try_method
 from gmt.training.reshaping import Examples, check_num_examples
 
-_faults: dict[str, Sequence[str]] = {}  # results of this process's trials, which many runs share
+_faults: dict[str, Sequence[str]] = {}  # the faults that this process's trials found, by `_key`; many runs share a key
 
 
 def check_method(run: Run, prepared: Prepared, load: Callable[[], PreTrainedModel | None]) -> None:
@@ -52,7 +52,7 @@ def check_method_on_skeleton(run: Run, prepared: Prepared) -> None:
 
 
 def _faults_of_trial(run: Run, prepared: Prepared, model: PreTrainedModel) -> Sequence[str]:
-    """Try the method on the model, and return the sentences of a refusal; none if it works."""
+    """Try the method on the model; return the sentences with which it is refused, or nothing if it works."""
 
     def examples() -> Examples | None:
         if run.selection is not None:  # the selection decides the rows later
@@ -79,7 +79,7 @@ def _faults_of_trial(run: Run, prepared: Prepared, model: PreTrainedModel) -> Se
 
 
 def _key(run: Run, prepared: Prepared) -> str:
-    """Return the values that a trial's result depends on; a method that probes examples is tried with one seed only."""
-    of_train = (run.train.optimizer, run.train.momentum, run.train.packing)
-    rows = (len(prepared.examples), run.selection is None, run.record_settings.keeps_whole)
-    return repr((run.science["fingerprints"], run.model, run.method, of_train, rows))
+    """Return the values that a trial's result depends on; the seed is left out, so one seed stands for all."""
+    train_settings = (run.train.optimizer, run.train.momentum, run.train.packing)
+    others = (len(prepared.examples), run.selection is None, run.record_settings.keeps_whole)
+    return repr((run.science["fingerprints"], run.model, run.method, train_settings, others))

@@ -79,9 +79,9 @@ class StoredWeights:
         delta = tuned.float() - weights.base[name].detach().to(tuned.dtype).float()
         if delta.shape == self.base_tensors[name].shape:
             return delta
-        whole = torch.zeros(self.base_tensors[name].shape)
-        whole[: len(delta)] = delta
-        return whole
+        padded = torch.zeros(self.base_tensors[name].shape)
+        padded[: len(delta)] = delta
+        return padded
 
     def only(self, members: Sequence[int]) -> StoredWeights:
         """Return the weights with only the parents of the given numbers."""
@@ -122,13 +122,13 @@ def bases(run: Run, planned: Mapping[str, Run]) -> list[PreTrainedModel]:
         UserError: a parent's base differs from the merge's base in a tensor's name or shape; fewer rows of the
             vocabulary are allowed.
     """
-    merge_base, parents_bases = run.model.base(), []
+    merge_base, parent_bases = run.model.base(), []
     for record in parents_of(run):
         base = _base_of(run, record, planned)
         if base is not merge_base:
             _check_architecture(run, merge_base, record, base)
-        parents_bases.append(base)
-    return parents_bases
+        parent_bases.append(base)
+    return parent_bases
 
 
 def _base_of(run: Run, record: RunRecord, planned: Mapping[str, Run]) -> PreTrainedModel:
@@ -142,20 +142,25 @@ def _base_of(run: Run, record: RunRecord, planned: Mapping[str, Run]) -> PreTrai
 
 
 def _check_architecture(run: Run, merge_base: PreTrainedModel, record: RunRecord, parent_base: PreTrainedModel) -> None:
-    ours, parents = ({n: tuple(p.shape) for n, p in model.named_parameters()} for model in (merge_base, parent_base))
+    merge_shapes, parent_shapes = (
+        {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+        for model in (merge_base, parent_base)
+    )
     vocabulary = _vocabulary(parent_base)
-    for name in dict.fromkeys([*ours, *parents]):
-        if not _fits(ours.get(name), parents.get(name), is_vocabulary=name in vocabulary):
+    for name in dict.fromkeys([*merge_shapes, *parent_shapes]):
+        in_merge, in_parent = merge_shapes.get(name), parent_shapes.get(name)
+        if not _fits(in_merge, in_parent, is_vocabulary=name in vocabulary):
             raise UserError(
                 f"a merge needs parents of the architecture of its own model {run.model.name}, and {name} has the "
-                f"shape {ours.get(name)} in it and {parents.get(name)} in the model of run {record.id}"
+                f"shape {in_merge} in this model and {in_parent} in the model of run {record.id}"
             )
 
 
-def _fits(ours: tuple[int, ...] | None, parents: tuple[int, ...] | None, *, is_vocabulary: bool) -> bool:
-    if ours is None or parents is None:
+def _fits(in_merge: tuple[int, ...] | None, in_parent: tuple[int, ...] | None, *, is_vocabulary: bool) -> bool:
+    """Return whether two shapes of a tensor are the same, or the parent's has fewer rows of the vocabulary."""
+    if in_merge is None or in_parent is None:
         return False
-    return ours == parents or (is_vocabulary and ours[1:] == parents[1:] and ours[0] > parents[0])
+    return in_merge == in_parent or (is_vocabulary and in_merge[1:] == in_parent[1:] and in_merge[0] > in_parent[0])
 
 
 def _vocabulary(model: PreTrainedModel) -> set[str]:

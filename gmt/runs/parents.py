@@ -31,17 +31,17 @@ def fault_of(run: Run, record: RunRecord, planned: Mapping[str, Run]) -> str | N
         planned: runs that will be done before the merge, by id; a parent among them may be unfinished.
     """
     assert run.merge is not None
-    needs, state = f"merge={run.merge.name} needs the weights of run {record.id}", record.state()
+    need, state = f"merge={run.merge.name} needs the weights of run {record.id}", record.state()
     parent = planned.get(record.id)
     if state == "changed":
-        return f"{needs}: {record.change()}"
+        return f"{need}: {record.change()}"
     if state != "done" and parent is None:
-        why = f"which is not done ({state})" if record.exists() else "which isn't there"
-        return f"{needs}, {why}; {_remedy(run)}"
+        why = f"which is not done ({state})" if record.exists() else "which has no record"
+        return f"{need}, {why}; {_remedy(run)}"
     pending = parent if state != "done" else None
     fault = _fault_of_files(record) if pending is None else _fault_of_plan(pending)
     if fault is not None:
-        return f"{needs}, {fault}"
+        return f"{need}, {fault}"
     science = record.read("config.json")["science"] if pending is None else pending.science
     if _model_of(science) != _model_of(run.science) and not run.merge.takes_other_base:
         form = " with other settings" if science["model"]["name"] == run.model.name else ""
@@ -57,22 +57,22 @@ def _model_of(science: Mapping[str, Any]) -> tuple[object, object]:
 
 
 def _remedy(run: Run) -> str:
-    return "parents must name finished runs" if run.parents else "the same command without merge does it first"
+    return "parents must name finished runs" if run.parents else "execute it first, by the same command without merge"
 
 
 def _fault_of_files(record: RunRecord) -> str | None:
     if any((record.folder / "weights").glob("*.safetensors")):
         return None
     if (record.folder / "adapter").is_dir():
-        return f"which saved its adapter only: delete {record.folder} and run it anew with record.keep_weights=merged"
-    return f"which saved none: delete {record.folder} and run it anew with record.keep_weights=true"
+        return f"which saved only its adapter: delete {record.folder} and run it anew with record.keep_weights=merged"
+    return f"which saved no weights: delete {record.folder} and run it anew with record.keep_weights=true"
 
 
 def _fault_of_plan(parent: Run) -> str | None:
     if not parent.record_settings.keep_weights:
         return "which must save them: record.keep_weights must be true, got false"
     if parent.merge is None and isinstance(parent.method, ReshapesModel) and not parent.record_settings.keeps_whole:
-        return f"whose method {parent.method.name} saves the adapter only: record.keep_weights must be merged"
+        return f"whose method {parent.method.name} saves only the adapter: record.keep_weights must be merged"
     return None
 
 
@@ -82,7 +82,7 @@ def not_done(run: Run) -> Sequence[RunRecord]:
 
 
 def failure_of(run: Run, record: RunRecord) -> str:
-    """Return the error of a merge whose parent has ended without being done."""
+    """Return the error message of a merge with a parent that ended without being done."""
     assert run.merge is not None
     error = record.status().get("error")
     return (

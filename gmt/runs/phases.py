@@ -52,7 +52,7 @@ def train_in_phases(
         if not agreed(_facts_file(checkpoints, number).exists()):
             phase = method.begin_phase(number, model, carried, base=base)
             check_protocol(f"phase {number} of the method", phase, Method)
-            phase_facts = train(phase, _folder(checkpoints, number), sum(ended.num_steps for ended in facts))
+            phase_facts = train(phase, _folder(checkpoints, number), sum(earlier.num_steps for earlier in facts))
             if number == method.num_phases - 1:
                 return _combined([*facts, phase_facts])
             if index() == 0:
@@ -60,7 +60,7 @@ def train_in_phases(
             meet()
         facts.append(_facts(checkpoints, number))
         carried.append(load_file(_tensors_file(checkpoints, number)))
-    raise AssertionError("the last phase leaves no facts, so that it is always trained above")
+    raise AssertionError("the facts of the last phase are never stored, so the loop above trains it and returns")
 
 
 def num_steps_done(method: Method, checkpoints: Path) -> int:
@@ -77,12 +77,12 @@ def num_steps_done(method: Method, checkpoints: Path) -> int:
 
 
 def _store(checkpoints: Path, number: int, tensors: Mapping[str, Tensor], facts: TrainFacts) -> None:
-    """Write the tensors that a phase hands on, then its facts, which mark it as ended; remove its checkpoints."""
+    """Write the tensors that a phase hands on, then its facts, which mark it as finished; remove its checkpoints."""
     checkpoints.mkdir(parents=True, exist_ok=True)
-    whole = _tensors_file(checkpoints, number)
-    part = whole.with_suffix(".part")
-    save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, part)
-    part.replace(whole)
+    file = _tensors_file(checkpoints, number)
+    incomplete = file.with_suffix(".part")
+    save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, incomplete)
+    incomplete.replace(file)
     write_whole(_facts_file(checkpoints, number), json.dumps(dataclasses.asdict(facts)))
     remove(_folder(checkpoints, number), checkpoints)
 

@@ -30,15 +30,16 @@ def train_examples(task: Task) -> Sequence[TrainExample]:
     """Return a task's training examples.
 
     Raises:
-        UserError: its class raises an error, or returns something else than examples.
+        UserError: its class raises an error, or returns something other than examples.
     """
     with faults_of("task", task, "can't make its training examples"):
         examples = list(task.train_examples())
     for number, example in enumerate(examples):
         if not isinstance(example, Example | Conversation | Preference):
             raise UserError(
-                f"task: class {type(task).__module__}.{type(task).__qualname__} must give Example, Conversation or "
-                f"Preference from train_examples (see gmt.tasks.protocol), got {example!r:.200} at {number}"
+                f"task: class {type(task).__module__}.{type(task).__qualname__} must return Example, Conversation or "
+                f"Preference objects from train_examples() (see gmt.tasks.protocol), got {example!r:.200} at index "
+                f"{number}"
             )
     return examples
 
@@ -47,17 +48,17 @@ def suites_of(task: Task) -> Mapping[str, Mapping[str, Suite | Benchmark]]:
     """Return a task's suites and benchmarks, by part and name.
 
     Raises:
-        UserError: its class raises an error, or returns something else than suites and benchmarks.
+        UserError: its class raises an error, or returns something other than suites and benchmarks.
     """
     with faults_of("task", task, "can't make its suites"):
         suites = task.suites()
-        is_whole = isinstance(suites, Mapping) and set(suites) == _PARTS
-        if is_whole and all(
+        has_parts = isinstance(suites, Mapping) and set(suites) == _PARTS
+        if has_parts and all(
             isinstance(named, Mapping) and named and all(isinstance(item, Suite | Benchmark) for item in named.values())
             for named in suites.values()
         ):
             return suites
     raise UserError(
-        f"task: class {type(task).__module__}.{type(task).__qualname__} must give suites or benchmarks by name under "
-        f"'target' and under 'source' from suites (see gmt.tasks.protocol), got {suites!r:.200}"
+        f"task: class {type(task).__module__}.{type(task).__qualname__} must return suites or benchmarks by name, "
+        f"under 'target' and under 'source', from suites() (see gmt.tasks.protocol), got {suites!r:.200}"
     )

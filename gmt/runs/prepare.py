@@ -1,4 +1,4 @@
-"""Loads and checks what a run needs besides the weights, before it starts: tokenizer, examples, suites."""
+"""Loads and checks a run's tokenizer, examples and suites before the run starts. Loads no weights."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """The inputs of training and evaluation but for the model's weights."""
+    """The inputs of training and evaluation, except the model's weights."""
 
     reader: Reader
-    """The tokenizer, with what the model can read."""
+    """The tokenizer, with the limits of the model's input."""
     examples: Dataset
     """Rows of tokens; with train.packing a row may hold several examples.
 
@@ -47,7 +47,7 @@ class Prepared:
     num_dropped: int
     """The number of examples that are longer than train.max_length."""
     num_left_over: int
-    """The number of preferences that are left out, since they fill no whole optimizer step."""
+    """The number of preferences at the end that are left out, since they do not fill an optimizer step."""
     suites: Mapping[str, Mapping[str, Suite | Benchmark]]
     used_files: Mapping[str, UsedFiles]
     """The files of the task, as they were read."""
@@ -60,22 +60,22 @@ class Prepared:
     base_evaluations: dict[Path, Evaluated] = field(default_factory=dict)
     """The evaluations of the base in this process, by the folder that stores them.
 
-    Other processes read them from that folder; this cache spares loading the model, which reading there needs.
+    Other processes read that folder, which needs a loaded model; with this cache the process need not load it again.
     """
 
     def for_method(self, method: Method) -> Prepared:
-        """Return the same with the context that a method's parts leave, since they may take tokens of it."""
-        return replace(self, reader=_with_less_context(self.reader, _num_taken(method)))
+        """Return the same inputs with a context shortened by the tokens that the method's parts take."""
+        return replace(self, reader=_with_less_context(self.reader, _num_method_tokens(method)))
 
 
 def prepare(run: Run) -> Prepared:
-    """Return a run's tokenizer, examples and suites; runs of one process with the same ones load them once.
+    """Return a run's tokenizer, examples and suites; runs of one process that need the same ones share them.
 
     Raises:
         UserError: the model is not a causal LM; no training example fits; the selection chooses fewer examples than an
-            optimizer step takes; an evaluation can't be asked; the settings of model or task hold a secret, which
-            can't be masked since the run id covers it; the method reads source prompts and the task has none beyond
-            those that the run is evaluated on; or the optimizer's package is not installed.
+            optimizer step takes; an evaluation can't work with the model or lacks data; the settings of model or task
+            hold a secret, which can't be masked since the run id covers it; the method reads source prompts, and the
+            task has none beyond those that the run is evaluated on; or the optimizer's package is not installed.
     """
     check_installed(run.train.optimizer)
     prepared = _prepare(_Key(run))
@@ -87,7 +87,7 @@ def prepare(run: Run) -> Prepared:
 
 
 def only_chosen(prepared: Prepared, indices: Sequence[int], train: TrainSettings) -> Prepared:
-    """Return a prepared run with its chosen examples alone, in the rows that its training reads.
+    """Return a prepared run with only its chosen examples, in the rows that its training reads.
 
     Args:
         prepared: the run with every example that fits.
@@ -127,22 +127,22 @@ def check_number(number: int, num_examples: int, train: TrainSettings) -> None:
     """
     if number < _per_step(train):
         raise UserError(
-            f"selection must leave at least {_per_step(train)} examples, which an optimizer step takes "
+            f"selection must choose at least {_per_step(train)} examples, as many as an optimizer step takes "
             f"(train.micro_batch_size * train.accumulation_steps), got {number} of {num_examples}"
         )
 
 
 class _Key:
-    """The model, the task and the training settings that decide the examples; compares by value, as the cache needs."""
+    """The parts of a run that decide its prepared inputs; keys with the same settings are equal, as the cache needs."""
 
     def __init__(self, run: Run):
         self.model, self.task, self.train = run.model, run.task, run.train
-        self.num_taken = _num_taken(run.method)
-        self.has_selection = run.selection is not None  # then `only_chosen` makes the rows, from the chosen examples
+        self.num_method_tokens = _num_method_tokens(run.method)
+        self.has_selection = run.selection is not None  # `only_chosen` makes the rows then, after the choice
         per_step = _per_step(run.train) if run.train.paradigm == "dpo" else None
         rows = (False, None) if self.has_selection else (run.train.packing, per_step)
-        shape = (run.train.max_length, _is_alone(run.train), *rows, self.num_taken)
-        self.text = repr((run.science["fingerprints"], run.model, run.task, shape))
+        numbers = (run.train.max_length, _is_alone(run.train), *rows, self.num_method_tokens)
+        self.text = repr((run.science["fingerprints"], run.model, run.task, numbers))
 
     def __hash__(self) -> int:
         return hash(self.text)
@@ -164,9 +164,11 @@ def _prepare(key: _Key) -> Prepared:
         num_embeddings=config.get_text_config().vocab_size,
         is_chat=key.task.chat_template is not None,
     )
-    shorter = _with_less_context(reader, key.num_taken)
-    context_of_one = _remaining(context_alone(config), key.num_taken)
-    training, suites = together(lambda: _training(key, shorter, context_of_one), lambda: _suites(key.task, shorter))
+    shorter = _with_less_context(reader, key.num_method_tokens)
+    context_of_one = _shortened(context_alone(config), key.num_method_tokens)
+    training, suites = together(
+        lambda: _training_examples(key, shorter, context_of_one), lambda: _suites(key.task, shorter)
+    )
     examples = Dataset.from_list(list(training.examples))
     rows, num_left_over = (examples, 0) if key.has_selection else _rows(examples, key.train)
     return Prepared(
@@ -183,8 +185,8 @@ def _prepare(key: _Key) -> Prepared:
 def _rows(examples: Dataset, train: TrainSettings) -> tuple[Dataset, int]:
     """Return the rows that a training reads, and the number of preferences that fill no whole optimizer step."""
     if train.paradigm == "dpo":
-        whole = _in_whole_steps(len(examples), train)
-        return examples.select(range(whole)), len(examples) - whole
+        number = _num_in_whole_steps(len(examples), train)
+        return examples.select(range(number)), len(examples) - number
     if train.packing:
         from gmt.training.packing import packed  # importing TRL takes seconds, and a sweep's driver calls this too
 
@@ -192,31 +194,37 @@ def _rows(examples: Dataset, train: TrainSettings) -> tuple[Dataset, int]:
     return examples, 0
 
 
-def _training(key: _Key, reader: Reader, context_of_one: int | None) -> TokenizedExamples:
-    """Return the training examples, checked; `context_of_one` is the context for an example alone in its batch."""
-    training = tokenize(
+def _training_examples(key: _Key, reader: Reader, context_of_one: int | None) -> TokenizedExamples:
+    """Return the tokenized training examples; raise UserError if one does not fit the model.
+
+    Args:
+        key: the model, the task and the training settings.
+        reader: the reader of the model, with the context for several examples in a batch.
+        context_of_one: the context for an example that is alone in its batch.
+    """
+    tokenized = tokenize(
         reader.tokenizer,
         train_examples(key.task),
         max_length=key.train.max_length,
         model_ends=key.model.ends() if isinstance(key.model, KnowsItsEnds) else (),
     )
     context = context_of_one if _is_alone(key.train) else reader.context
-    if context is not None and training.longest > context:
-        why = f"the context of model {key.model.name}"
-        if key.num_taken:
-            why += f" less the {key.num_taken} tokens that the method puts before each text"
+    if context is not None and tokenized.longest > context:
+        limit = f"the context of model {key.model.name}"
+        if key.num_method_tokens:
+            limit += f" less the {key.num_method_tokens} tokens that the method puts before each text"
         if context != context_of_one:
-            why = (
+            limit = (
                 f"the original context of model {key.model.name}, since with LongRoPE a longer example changes the "
                 f"positions of the others in its batch (train.paradigm=sft with train.micro_batch_size=1 and without "
                 f"packing takes up to {context_of_one})"
             )
         raise UserError(
-            f"train.max_length must be at most {context}, {why}, got {key.train.max_length}: an example has "
-            f"{training.longest} tokens"
+            f"train.max_length must be at most {context}, {limit}, got {key.train.max_length}: an example has "
+            f"{tokenized.longest} tokens"
         )
-    _check_vocabulary(reader, training.examples)
-    return training
+    _check_vocabulary(reader, tokenized.examples)
+    return tokenized
 
 
 def _check_vocabulary(reader: Reader, examples: Sequence[Tokens]) -> None:
@@ -231,7 +239,7 @@ def _suites(task: Task, reader: Reader) -> Mapping[str, Mapping[str, Suite | Ben
     suites = suites_of(task)
     faults: list[str] = []
     for part, named in suites.items():
-        check_names(f"task.{part}", named)  # a plug-in task makes names that no config holds
+        check_names(f"task.{part}", named)  # a plug-in task may make names that are not in the config
         part_reader = reader.for_part(named)
         for name, evaluation in named.items():
             try:
@@ -247,28 +255,32 @@ def _suites(task: Task, reader: Reader) -> Mapping[str, Mapping[str, Suite | Ben
     return suites
 
 
-def _in_whole_steps(number: int, train: TrainSettings) -> int:
-    """Return how many preferences fill whole steps; DPO's loss is a mean, so a smaller step would weigh them more."""
-    whole = number - number % _per_step(train)
-    if not whole:
+def _num_in_whole_steps(number: int, train: TrainSettings) -> int:
+    """Return how many preferences fill whole optimizer steps.
+
+    DPO's loss is a mean over the step's preferences, so each preference in a smaller step would have more weight.
+    """
+    num_whole = number - number % _per_step(train)
+    if not num_whole:
         raise UserError(
             f"train.micro_batch_size * train.accumulation_steps must be at most {number}, the number of "
             f"preferences, got {_per_step(train)}"
         )
-    return whole
+    return num_whole
 
 
-def _num_taken(method: Method) -> int:
+def _num_method_tokens(method: Method) -> int:
+    """Return the number of tokens of the context that the method's parts take."""
     return method.num_tokens if isinstance(method, UsesContext) else 0
 
 
-def _remaining(context: int | None, num_taken: int) -> int | None:
-    return None if context is None else context - num_taken
+def _shortened(context: int | None, num_tokens: int) -> int | None:
+    return None if context is None else context - num_tokens
 
 
-def _with_less_context(reader: Reader, num_taken: int) -> Reader:
-    """Return the reader of a model whose context is shorter by the `num_taken` tokens of a method's parts."""
-    return replace(reader, context=_remaining(reader.context, num_taken))
+def _with_less_context(reader: Reader, num_tokens: int) -> Reader:
+    """Return the reader of a model whose context is shorter by `num_tokens`."""
+    return replace(reader, context=_shortened(reader.context, num_tokens))
 
 
 def _is_alone(train: TrainSettings) -> bool:

@@ -1,4 +1,4 @@
-"""Writes a run's failure into its record, and words it for the user."""
+"""Writes a run's failure into its record, and describes it to the user in a sentence."""
 
 import logging
 import traceback
@@ -10,13 +10,14 @@ from gmt.runs.failures import RETRIES
 
 def failure_in_words(event: str, error: Exception, run_id: str) -> str:
     """Return a sentence with the event, the error's type and message, and the command that shows the traceback."""
-    return f"{event}: {type(error).__name__}: {error}; `gmt show {run_id}` shows where"
+    return f"{event}: {type(error).__name__}: {error}; `gmt show {run_id}` shows the traceback"
 
 
 def record_failure(record: RunRecord, error: Exception, kind: str) -> None:
     """Write a failure and its traceback into the record; must be called while the error is being handled.
 
-    After a failure of a kind that is retried, the run can be resumed. If the disk is full, only the log has it.
+    After a failure of a kind that is retried, the run can be resumed. If the record can't be written, e.g. on a full
+    disk, the failure is only logged.
 
     Args:
         record: the run's record.
@@ -29,5 +30,5 @@ def record_failure(record: RunRecord, error: Exception, kind: str) -> None:
             without_secrets(traceback.format_exc()), encoding="utf-8", errors="backslashreplace"
         )
         record.note_failure(state, kind, f"{type(error).__name__}: {error}")
-    except OSError as full:
-        logging.getLogger(__name__).error("the failure of run %s can't be recorded: %s", record.id, full)
+    except OSError as write_error:
+        logging.getLogger(__name__).error("the failure of run %s can't be recorded: %s", record.id, write_error)

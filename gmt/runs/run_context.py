@@ -21,7 +21,7 @@ class RunContext:
         run: the run.
         record: the run's record.
         prepared: the run's examples, suites and reader.
-        control: learns of progress, and says whether to go on.
+        control: receives progress, and may demand a stop.
         device: `cpu` or `cuda`.
         sources: the files of model and task, see gmt.runs.sources.
     """

@@ -18,10 +18,10 @@ SHARDINGS = ("none", "fsdp")
 
 
 def _try_to_write(folder: Path) -> None:
-    """Make a folder in another folder and remove it; os.access alone misleads for root, /proc and network disks.
+    """Make a folder below `folder` and remove it; os.access alone misleads for root, /proc and network disks.
 
     Raises:
-        OSError: no folder can be made there. A full or failing disk raises nothing here; the run itself will fail.
+        OSError: no folder can be made there. A full or failing disk raises nothing: it is no fault of the settings.
     """
     if not os.access(folder, os.W_OK):
         raise PermissionError
@@ -39,9 +39,9 @@ class RecordSettings:
     Args:
         root: the folder for everything that this project writes.
         log_every: optimizer steps between logged metrics.
-        checkpoint_every: optimizer steps between checkpoints; a kill loses at most so many steps.
+        checkpoint_every: optimizer steps between checkpoints; a kill loses at most this many steps.
         evaluate_every: optimizer steps between evaluations of the target suites; 0 evaluates after the last step only.
-        evaluate_source: whether evaluations before the last step ask the source suites too.
+        evaluate_source: whether evaluations before the last step include the source suites.
         keep_weights: which final weights the record saves, as safetensors: false: none; true: the whole weights, or
             only the added parts of a method that adds parts to the model; `merged`: the added parts and the whole
             weights, which merges need.
@@ -114,9 +114,9 @@ class RecordSettings:
     def _refuse(self, fault: str | None) -> None:
         if fault is not None:
             raise UserError(
-                f"record.root must hold only what nobody but you and root can write, since runs load files from it, "
-                f"but {fault}; `chmod -R go-w` or chown files that are yours, delete the others, take a folder of your "
-                "own, or set record.trust_others=true (docs/records.md)"
+                f"record.root must be writable by you and root alone, since runs load files from it, but {fault}; "
+                "`chmod -R go-w` or chown your files, delete those of others, choose another folder, or set "
+                "record.trust_others=true (docs/records.md)"
             )
 
 
@@ -127,8 +127,8 @@ class ResourceSettings:
     Args:
         device: `cpu`, `cuda`, or `auto`: `cuda` if `gpus` is above 0, `cpu` otherwise.
         cpus: threads of a worker, and the cores that a launcher reserves for it.
-        gpus: GPUs of a worker: 0 computes on the CPU, a fraction lets several runs share a GPU, `auto` is 1 where there
-            are GPUs and 0 elsewhere.
+        gpus: GPUs of a worker: 0 computes on the CPU, a fraction lets several runs share a GPU, `auto` is 1 on a
+            machine with GPUs and 0 elsewhere.
         workers: processes that train the run together, each with the cpus and gpus above.
         sharding: `none`: each worker holds the whole model (DDP); `fsdp`: each worker holds shards of it (FSDP2).
         memory_gb: main memory that a launcher reserves for a run, in 10^9 bytes; null reserves none.

@@ -15,20 +15,21 @@ Sources = Mapping[str, Mapping[str, Any]]
 
 
 def sources_of(run: Run, prepared: Prepared) -> Sources:
-    """Return commit and SHA-256 of all files of model and task, by names such as `model.files` and `task.data`.
+    """Return the commits and SHA-256 of all files of model and task, by names such as `model.files` and `task.data`.
 
     Raises:
         UserError: a file in the hub's cache has changed since it was downloaded.
     """
     model = run.model.used_files() if isinstance(run.model, KnowsItsFiles) else {}
-    used = {f"model.{word}": files for word, files in model.items()}
-    used |= {f"task.{word}": files for word, files in prepared.used_files.items()}
+    used = {f"model.{name}": files for name, files in model.items()}
+    used |= {f"task.{name}": files for name, files in prepared.used_files.items()}
     return {name: files.recorded() for name, files in used.items()}
 
 
-def of_hub(sources: Sources) -> dict[str, str]:
-    """Return the commits and files of the hub, in a few words each; the run id does not cover their content.
+def hub_versions(sources: Sources) -> dict[str, str]:
+    """Return a few words on the commit and the files of each source on the hub, by the source's name.
 
-    A branch may move, and files of a shared cache may change. The run id covers the content of local files.
+    The run id covers the content of local files, but not of files of the hub: a branch may move, and files in a shared
+    cache may change.
     """
     return {name: in_words(source) for name, source in sources.items() if source["commit"] is not None}

@@ -14,7 +14,7 @@ from gmt.records.result import Result, Scores
 from gmt.runs.choose import choose
 from gmt.runs.evaluate import evaluate, folder_of_base
 from gmt.runs.evaluated import Evaluated
-from gmt.runs.made_weights import MadeWeights
+from gmt.runs.final_weights import FinalWeights
 from gmt.runs.merge_stage import STEP, merge_weights
 from gmt.runs.run_context import RunContext
 from gmt.runs.train_stage import train_weights
@@ -22,7 +22,7 @@ from gmt.training.alike import check_steps
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Before:
+class _BaseEvaluation:
     """The scores and metrics of the base, as in `Evaluated`."""
 
     scores: Scores
@@ -45,37 +45,39 @@ def do_stages(context: RunContext) -> Result:
     return _result(context, before, weights, sha256, after)
 
 
-def _evaluate_base(context: RunContext) -> _Before:
+def _evaluate_base(context: RunContext) -> _BaseEvaluation:
     """Return the base's scores and metrics; runs of a process for which they would be the same share them."""
     run, record = context.run, context.record
     if (record.folder / "before.json").exists():
         stored = record.read("before.json")
-        return _Before(scores=stored["scores"], metrics=stored["metrics"])
+        return _BaseEvaluation(scores=stored["scores"], metrics=stored["metrics"])
     evaluations, folder = context.prepared.base_evaluations, folder_of_base(run, context.sources, context.device)
     if folder not in evaluations:
         model = context.model()
-        if run.merge is None:  # a fault must show now, and not after hours of evaluation
+        if run.merge is None:  # these errors would otherwise stop the training, after hours of evaluation
             check_steps(model, context.prepared.reader.tokenizer, context.prepared.examples, run.train)
         evaluations[folder] = evaluate(run, context.prepared, model, folder, context.control)
     evaluated = evaluations[folder]
-    evaluated.keep(record, "before")
+    evaluated.write_answers(record, "before")
     record.keep_metrics_until(-1)
     record.append_metrics(0, evaluated.metrics)
-    before = _Before(scores=evaluated.scores, metrics=evaluated.metrics)
+    before = _BaseEvaluation(scores=evaluated.scores, metrics=evaluated.metrics)
     record.write("before.json", vars(before))
     return before
 
 
-def _evaluate_weights(context: RunContext, weights: MadeWeights, sha256: str) -> Evaluated:
+def _evaluate_weights(context: RunContext, weights: FinalWeights, sha256: str) -> Evaluated:
     folder = context.record.folder / "evaluation" / sha256[:16]
     prepared = context.prepared.for_method(context.run.method)
     after = evaluate(context.run, prepared, weights.model, folder, context.control)
-    after.keep(context.record, "after")
+    after.write_answers(context.record, "after")
     context.record.append_metrics(STEP if weights.training is None else weights.training.num_steps, after.metrics)
     return after
 
 
-def _result(context: RunContext, before: _Before, weights: MadeWeights, sha256: str, after: Evaluated) -> Result:
+def _result(
+    context: RunContext, before: _BaseEvaluation, weights: FinalWeights, sha256: str, after: Evaluated
+) -> Result:
     prepared, settings = context.prepared, weights.settings
     is_trained = weights.training is not None
     return Result(

@@ -1,4 +1,4 @@
-"""Ends a process whose run makes no progress, so that a hang does not block a machine for ever."""
+"""Ends a process whose run makes no progress, so that a hanging run does not block a machine for ever."""
 
 import faulthandler
 import time
@@ -14,13 +14,13 @@ _ARM_EVERY_S = 1.0
 
 
 @contextmanager
-def no_longer_than(limit_s: float | None, folder: Path, file_name: str = FILE) -> Iterator[Callable[[], None]]:
-    """End this process after too long without progress, and write its stack traces below `folder`.
+def end_on_stall(limit_s: float | None, folder: Path, file_name: str = FILE) -> Iterator[Callable[[], None]]:
+    """End this process if the block makes no progress for `limit_s` seconds, and write stack traces into a file.
 
-    faulthandler watches from a thread that needs no GIL, so a hang inside C code is found too.
+    faulthandler watches from a thread that needs no GIL, so it also ends a process that hangs inside C code.
 
     Args:
-        limit_s: seconds without progress; None watches nothing.
+        limit_s: seconds without progress; None for no limit.
         folder: the folder of the run's record.
         file_name: the name of the file for the stack traces.
 

@@ -1,4 +1,4 @@
-"""The training of a run, as each of its workers calls it; all workers must pass the same arguments."""
+"""Trains a run's model; each worker of a run calls these functions, with the same arguments."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -47,7 +47,7 @@ def source_prompts(prepared: Prepared, device: str) -> Iterator[dict[str, Tensor
 
 
 def _execution(run: Run, device: str, checkpoints: Path) -> Execution:
-    """Return where a run's training computes and what it writes; none of it changes the result."""
+    """Return the device, the checkpoints and the logging of a run's training, which do not change the result."""
     return Execution(
         device=device,
         sharding=run.resources.sharding,
@@ -78,7 +78,7 @@ def train_run(
         reshaping: the parts that the method has put into the model.
         settings: the run's train group, perhaps with smaller micro-batches.
         device: `cpu` or `cuda`.
-        control: learns of progress and may demand a stop; workers other than the first pass one that does nothing.
+        control: receives progress and may demand a stop; workers other than the first pass one that does nothing.
         evaluate: returns the target score, in [0, 1], of the model at a step; each worker calls it.
         on_metrics: called with the step and its metrics.
 

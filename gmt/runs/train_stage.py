@@ -13,7 +13,7 @@ from gmt.masking.bits import weights_sha256
 from gmt.methods.protocol import Method, ReadsMicroBatches
 from gmt.runs.build import Run
 from gmt.runs.evaluate import PARTS, evaluate
-from gmt.runs.made_weights import MadeWeights, save_whole
+from gmt.runs.final_weights import FinalWeights, save_whole
 from gmt.runs.phases import num_steps_done
 from gmt.runs.run_context import RunContext, to_device
 from gmt.runs.train import reshaped, train_run
@@ -25,11 +25,11 @@ from gmt.training.train import check_comparable
 from gmt.training.workers import agreed, num_workers
 
 
-def train_weights(context: RunContext) -> MadeWeights:
+def train_weights(context: RunContext) -> FinalWeights:
     """Train with the largest micro-batches that fit into the GPU's memory; the examples of each step stay the same.
 
     Raises:
-        torch.OutOfMemoryError: no micro-batch fits, or smaller ones would change what the method trains.
+        torch.OutOfMemoryError: no micro-batch fits, or smaller ones would change the entries that the method trains.
     """
     settings, record = context.run.train, context.record
     while settings.micro_batch_size > record.status().get("micro_batch_size", math.inf):
@@ -39,11 +39,11 @@ def train_weights(context: RunContext) -> MadeWeights:
             return _train_once(context, settings)
         except torch.OutOfMemoryError as error:
             refuse_smaller_micro_batches(context.run.method, settings, error)
-            if settings.micro_batch_size == 1 or num_workers() > 1:  # the other workers may have room, and wait
+            if settings.micro_batch_size == 1 or num_workers() > 1:  # other workers may have had enough memory
                 raise
             settings = settings.with_smaller_micro_batches()
             record.set_status("running", micro_batch_size=settings.micro_batch_size)
-        give_back()  # only now, since the traceback held the failed attempt's tensors
+        give_back()  # after the except block, in which the traceback holds the failed attempt's tensors
 
 
 def refuse_smaller_micro_batches(method: Method, settings: TrainSettings, error: torch.OutOfMemoryError) -> None:
@@ -55,19 +55,19 @@ def refuse_smaller_micro_batches(method: Method, settings: TrainSettings, error:
     if isinstance(method, ReadsMicroBatches) and method.reads_micro_batches:
         raise torch.OutOfMemoryError(
             f"train.micro_batch_size={settings.micro_batch_size} needs more memory than the GPU has, and method "
-            f"{method.name} chooses entries by a micro-batch's gradient, so that smaller ones would choose others: set "
-            f"a smaller train.micro_batch_size with more train.accumulation_steps ({error})"
+            f"{method.name} chooses entries by a micro-batch's gradient, so that smaller micro-batches would choose "
+            f"other entries: set a smaller train.micro_batch_size with more train.accumulation_steps ({error})"
         ) from error
 
 
-def _train_once(context: RunContext, settings: TrainSettings) -> MadeWeights:
+def _train_once(context: RunContext, settings: TrainSettings) -> FinalWeights:
     run, record, device = context.run, context.record, context.device
     model = run.model.load_model()
     check_comparable(model, run.model.base())
     reshaping = reshaped(run, context.prepared, model, device)
     to_device(model, device)
     record.keep_metrics_until(num_steps_done(run.method, record.checkpoints))
-    agreed((device, settings, context.prepared.chosen))  # starts the other workers, which wait (gmt/runs/workers.py)
+    agreed((device, settings, context.prepared.chosen))  # the other workers begin to train (gmt/runs/workers.py)
     facts = train_run(
         run,
         context.prepared,
@@ -82,15 +82,15 @@ def _train_once(context: RunContext, settings: TrainSettings) -> MadeWeights:
     if run.record_settings.keep_weights:
         reshaping.save(record.folder / "adapter")
     reshaping.finish()
-    whole = _whole(run, model, device)
-    delta = delta_of(reshaping.base_parameters(whole), run.model.base())  # before the evaluation, which takes long
+    gathered = _gathered(run, model, device)
+    delta = delta_of(reshaping.base_parameters(gathered), run.model.base())  # before the evaluation, which takes long
 
     def save(folder: Path) -> None:
         if not reshaping.has_parts or run.record_settings.keeps_whole:  # else the adapter, saved above, is enough
-            save_whole(whole, context.prepared.reader.tokenizer, folder)
+            save_whole(gathered, context.prepared.reader.tokenizer, folder)
 
-    return MadeWeights(
-        model=whole,
+    return FinalWeights(
+        model=gathered,
         delta=delta,
         sizes=reshaping.sizes,
         training=facts,
@@ -102,19 +102,20 @@ def _train_once(context: RunContext, settings: TrainSettings) -> MadeWeights:
 def _target_score(context: RunContext, model: PreTrainedModel, step: int) -> float:
     """Return the target score of a model during training, and log the scores of all evaluated parts.
 
-    Each worker must call this if the weights are in shards.
+    If the weights are in shards, each worker must gather them at the same time.
     """
-    whole = _whole(context.run, model, context.device)
+    gathered = _gathered(context.run, model, context.device)
     prepared = context.prepared.for_method(context.run.method)
-    folder = context.record.folder / "evaluation" / f"step-{step}-{weights_sha256(dict(whole.named_parameters()))[:16]}"
+    sha256 = weights_sha256(dict(gathered.named_parameters()))
+    folder = context.record.folder / "evaluation" / f"step-{step}-{sha256[:16]}"
     # A stop halfway would lose this evaluation, since this step has no checkpoint yet.
     without_stop = dataclasses.replace(context.control, should_stop=lambda: False)
     parts = PARTS if context.run.record_settings.evaluate_source else ("target",)
-    evaluated = evaluate(context.run, prepared, whole, folder, without_stop, parts=parts)
+    evaluated = evaluate(context.run, prepared, gathered, folder, without_stop, parts=parts)
     context.record.append_metrics(step, evaluated.metrics)
     return evaluated.scores["target"]["mean"]
 
 
-def _whole(run: Run, model: PreTrainedModel, device: str) -> PreTrainedModel:
+def _gathered(run: Run, model: PreTrainedModel, device: str) -> PreTrainedModel:
     """Return the model; if it is in shards, a copy with the weights of all workers, each of which must call this."""
     return to_device(gather(model, run.model.load_model), device)

@@ -18,7 +18,7 @@ def validation_suites(validation: Any, prepared: Prepared) -> Mapping[str, Suite
     """Return the validation suites and benchmarks of a merge, checked.
 
     Raises:
-        UserError: the model can't be asked a question, or the target asks it too.
+        UserError: a question does not fit the model, or the target has it too.
     """
     suites = make_suites(_SETTING, validation)
     targets = (suite for suite in prepared.suites["target"].values() if isinstance(suite, Suite))
@@ -30,7 +30,7 @@ def validation_suites(validation: Any, prepared: Prepared) -> Mapping[str, Suite
         check_suite(suite, prepared.reader)
         if (shared := len(prompts.intersection(suite.prompts))) > 0:
             raise UserError(
-                f"{_SETTING}.{name} must ask other questions than the target, which evaluates the merge that they "
-                f"choose, and shares {shared} of {len(suite.prompts)} with it"
+                f"{_SETTING}.{name} must have no question of the target, which evaluates the chosen merge, but "
+                f"{shared} of its {len(suite.prompts)} questions are in the target too"
             )
     return suites

@@ -15,7 +15,7 @@ from gmt.runs.failures import kind_of
 from gmt.runs.hermetic import remove_variables
 from gmt.runs.prepare import Prepared, only_chosen, prepare
 from gmt.runs.recorded_failure import failure_in_words, record_failure
-from gmt.runs.stall import no_longer_than
+from gmt.runs.stall import end_on_stall
 from gmt.runs.train import reshaped, train_run
 from gmt.training.control import Control
 from gmt.training.gather import gather
@@ -26,7 +26,7 @@ from gmt.training.workers import agreed, index
 def execute_on_worker(run: Run, stop: Path) -> None:
     """Execute this worker's part of a run; each process of an initialised process group must call this.
 
-    If a worker raises, the other workers wait without end: the launcher must then end them, as Ray Train does.
+    If a worker raises, the other workers wait for ever: the launcher must end them, as Ray Train does.
 
     Args:
         run: the run, the same in each worker.
@@ -39,25 +39,26 @@ def execute_on_worker(run: Run, stop: Path) -> None:
         RunFailed: the run failed on this worker; the record holds the traceback.
     """
     remove_variables(in_group=True)
-    os.environ.setdefault("OMP_NUM_THREADS", str(run.resources.cpus))  # or accelerate would choose, with a warning
+    os.environ.setdefault("OMP_NUM_THREADS", str(run.resources.cpus))  # else accelerate chooses it, and warns
     if index() == 0:
         run.record.folder.mkdir(parents=True, exist_ok=True)
-        with no_longer_than(run.resources.stall_limit_s, run.record.folder) as on_progress:
+        with end_on_stall(run.resources.stall_limit_s, run.record.folder) as on_progress:
             execute(run, Control(should_stop=existence_check(stop), on_progress=on_progress))
         agreed(None)  # tells the other workers that no training follows
         return
     try:
-        _train_along(run)
+        _join_trainings(run)
     except (Interrupted, StoppedEarly):
         raise
     except Exception as error:  # the run's boundary, as in execute
         kind = kind_of(error)
-        if run.record.state() == "running":  # else the first worker has recorded a cause, or has died
+        if run.record.state() == "running":  # else the first worker has recorded its own failure, or has died
             record_failure(run.record, error, kind)
         raise RunFailed(failure_in_words(f"run {run.id} failed on worker {index()}", error, run.id), kind) from error
 
 
-def _train_along(run: Run) -> None:
+def _join_trainings(run: Run) -> None:
+    """Take part in each training that the first worker starts, until it starts no more."""
     prepared = prepare(run)
     torch.set_num_threads(run.resources.cpus)
     torch.set_float32_matmul_precision("highest")

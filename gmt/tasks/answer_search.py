@@ -1,7 +1,7 @@
-"""Searches texts for answers; gmt.tasks.answers runs this file in a separate process, which imports nothing of ours.
+"""Searches texts for answers. gmt.tasks.answers runs this file in a separate process, without the rest of the package.
 
-Each line of its stdin is a JSON list of a pattern, a text and CPU seconds; it answers with a line of JSON. If a search
-takes longer, the kernel ends the process by SIGPROF, which nothing here catches.
+Each line of stdin is a JSON list of a pattern, a text and a limit in CPU seconds; the answer is printed as a line of
+JSON. If a search takes longer than the limit, the kernel ends the process by SIGPROF, which nothing here catches.
 """
 
 import json
@@ -12,7 +12,7 @@ from collections import deque
 
 
 def answer_in(pattern: str, text: str) -> str | None:
-    """Return the first group that took part in a pattern's last match in a text, or the whole match without one."""
+    """Return the first group that took part in a pattern's last match in a text; the whole match if no group did."""
     last_match = deque(re.finditer(pattern, text), maxlen=1)
     if not last_match:
         return None
@@ -20,7 +20,7 @@ def answer_in(pattern: str, text: str) -> str | None:
 
 
 def main() -> None:
-    """Answer each line of stdin, until its end."""
+    """Print the answer to each line of stdin."""
     for line in sys.stdin:
         pattern, text, limit_s = json.loads(line)
         signal.setitimer(signal.ITIMER_PROF, limit_s)

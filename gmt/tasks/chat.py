@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 SHIPPED = Path(__file__).parent / "templates"
 OF_TOKENIZER = "tokenizer"
-# The parts of a fixed date by the codes of strftime; it is the date in Llama 3.2's template without strftime_now.
+# The parts of a fixed date, by the codes of strftime. Llama 3.2's template has this date where strftime_now is missing.
 _DATE = {
     **{"%Y": "2024", "%y": "24", "%m": "07", "%-m": "7", "%B": "July", "%b": "Jul", "%d": "26", "%-d": "26"},
     **{"%A": "Friday", "%a": "Fri", "%j": "208", "%H": "00", "%I": "12", "%p": "AM", "%M": "00", "%S": "00"},
@@ -27,17 +27,17 @@ _FIXED_DATE = (
 )
 
 
-def check_template(named: str | None) -> None:
+def check_template(name: str | None) -> None:
     """Refuse a `task.chat_template` that names no template.
 
     Raises:
         UserError: it is neither null, `tokenizer`, a file, nor the name of a template in this package.
     """
-    if named not in (None, OF_TOKENIZER):
-        _text(settings.text("task.chat_template", named))
+    if name not in (None, OF_TOKENIZER):
+        _text(settings.text("task.chat_template", name))
 
 
-def set_template(tokenizer: PreTrainedTokenizerBase, named: str | None) -> None:
+def set_template(tokenizer: PreTrainedTokenizerBase, name: str | None) -> None:
     """Give the tokenizer the chat template that a task names; edits the tokenizer.
 
     A template that calls `strftime_now` gets a fixed date, since a run's prompts must not depend on the day.
@@ -46,14 +46,14 @@ def set_template(tokenizer: PreTrainedTokenizerBase, named: str | None) -> None:
         UserError: the task names the tokenizer's template and the tokenizer has none, or the template does not render
             the beginning of a conversation as the beginning of its text.
     """
-    if named is None:
+    if name is None:
         return
-    if named != OF_TOKENIZER:
-        tokenizer.chat_template = _text(named)
+    if name != OF_TOKENIZER:
+        tokenizer.chat_template = _text(name)
     elif tokenizer.chat_template is None:
         raise UserError(
-            "task.chat_template=tokenizer needs a model whose tokenizer has a chat template, and this one has none; "
-            f"name a file instead, or one that ships inside ({', '.join(_shipped())})"
+            "task.chat_template=tokenizer needs a model whose tokenizer has a chat template, but this tokenizer has "
+            f"none; name a file instead, or a template in this package ({', '.join(_shipped())})"
         )
     templates = tokenizer.chat_template
     tokenizer.chat_template = (
@@ -61,13 +61,13 @@ def set_template(tokenizer: PreTrainedTokenizerBase, named: str | None) -> None:
         if isinstance(templates, dict)
         else _with_fixed_date(templates)
     )
-    with within(f"task.chat_template={named}"):
+    with within(f"task.chat_template={name}"):
         frame_of(tokenizer, is_chat=True)
 
 
-def template_fingerprint(named: str | None) -> str:
+def template_fingerprint(name: str | None) -> str:
     """Return the text of a template file; empty for null and for the tokenizer's template."""
-    return "" if named in (None, OF_TOKENIZER) else _text(named)
+    return "" if name in (None, OF_TOKENIZER) else _text(name)
 
 
 def _with_fixed_date(template: str) -> str:
@@ -77,21 +77,21 @@ def _with_fixed_date(template: str) -> str:
     return _FIXED_DATE + template
 
 
-def _text(named: str) -> str:
+def _text(name: str) -> str:
     try:
-        return _file(named).read_text(encoding="utf-8")
+        return _file(name).read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise UserError(f"task.chat_template must be a file of UTF-8 text, got {named!r}") from error
+        raise UserError(f"task.chat_template must be a file of UTF-8 text, got {name!r}") from error
 
 
-def _file(named: str) -> Path:
-    if named in _shipped():
-        return SHIPPED / f"{named}.jinja"
-    file = Path(os.path.expanduser(named))
+def _file(name: str) -> Path:
+    if name in _shipped():
+        return SHIPPED / f"{name}.jinja"
+    file = Path(os.path.expanduser(name))
     if not file.is_file():
         raise UserError(
-            f"task.chat_template must be null, {OF_TOKENIZER}, a file, or a template that ships inside, got {named!r}; "
-            f"{choices(named, _shipped())}"
+            f"task.chat_template must be null, {OF_TOKENIZER}, a file, or a template in this package, got {name!r}; "
+            f"{choices(name, _shipped())}"
         )
     return file
 

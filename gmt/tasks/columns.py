@@ -1,4 +1,4 @@
-"""Reads texts and turns from the columns of a dataset; an error names the file and the row."""
+"""Reads texts and turns from the columns of a dataset; error messages name the file and the row."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Row:
         """Return the text in a column.
 
         Raises:
-            UserError: the column holds no text, or blanks only.
+            UserError: the column holds no text, or only blanks.
         """
         value = self.values.get(column)
         if not isinstance(value, str) or not value.strip():
@@ -42,7 +42,7 @@ class Row:
         """Return the turns in a column.
 
         Raises:
-            UserError: the column holds no list of turns, or a turn has a key that no template gets, such as tool_calls.
+            UserError: the column holds no list of turns, or a turn has a part that would be lost, such as tool_calls.
         """
         value = self.values.get(column)
         if not isinstance(value, Sequence) or not value or not all(isinstance(turn, Mapping) for turn in value):
@@ -60,19 +60,21 @@ class Row:
             )
         if unsupported := [key for key in _UNSUPPORTED if turn.get(key)]:
             raise UserError(
-                f"{self.where} must have all text to learn in a turn's content, and has {unsupported[0]} beside it"
+                f"{self.where} must have all text of a turn in its content, but has {unsupported[0]} beside it"
             )
         if turn.get("weight") not in (None, 1):
-            raise UserError(f"{self.where} must weigh its turns alike, since all answers are learnt, and has a weight")
+            raise UserError(
+                f"{self.where} must have no weights, since all answers are learnt alike, but a turn has one"
+            )
         return message(turn["role"], self.unicode(turn["content"]))
 
     def unicode(self, text: str) -> str:
-        """Return the text; raise UserError if it holds a lone surrogate, which JSON allows and no tokenizer takes."""
+        """Return the text; raise UserError if it holds a lone surrogate, which JSON allows but no tokenizer accepts."""
         try:
             text.encode()
         except UnicodeEncodeError as error:
             raise UserError(
-                f"{self.where} must hold Unicode text, and has a lone surrogate at character {error.start}"
+                f"{self.where} must hold Unicode text, but has a lone surrogate at character {error.start}"
             ) from error
         return text
 
@@ -87,7 +89,7 @@ def shown(value: object) -> str:
     return _SHOWN.repr(value)
 
 
-def origin(setting: str, data: Mapping[str, Any]) -> Source:
+def source_of_rows(setting: str, data: Mapping[str, Any]) -> Source:
     """Return the source of the rows.
 
     Raises:
@@ -98,7 +100,7 @@ def origin(setting: str, data: Mapping[str, Any]) -> Source:
     if wrong := sorted(_DATA_KEYS ^ set(data)):
         missing, unknown = [key for key in wrong if key in _DATA_KEYS], [key for key in wrong if key in data]
         faults = [f"lacks {', '.join(missing)}"] * bool(missing) + [f"has {', '.join(unknown)}"] * bool(unknown)
-        raise UserError(f"{setting} must hold exactly {', '.join(sorted(_DATA_KEYS))}, and {' and '.join(faults)}")
+        raise UserError(f"{setting} must hold exactly {', '.join(sorted(_DATA_KEYS))}, but {' and '.join(faults)}")
     settings.integer(f"{setting}.seed", data["seed"], low=0)
     if data["num_examples"] is not None:
         settings.integer(f"{setting}.num_examples", data["num_examples"], low=1)
@@ -106,21 +108,22 @@ def origin(setting: str, data: Mapping[str, Any]) -> Source:
     return Source(setting=setting, **where)
 
 
-def drawn(setting: str, data: Mapping[str, Any], columns: Iterable[str], said_by: str) -> Iterator[Row]:
+def drawn_rows(setting: str, data: Mapping[str, Any], columns: Iterable[str], columns_setting: str) -> Iterator[Row]:
     """Return all rows in their order, or `num_examples` of them drawn by the seed.
 
     Args:
         setting: the user's name for the data, e.g. `task.data`.
         data: the dataset, see gmt.tasks.dataset.DatasetTask.
         columns: columns that the data must have.
-        said_by: the setting that names the columns.
+        columns_setting: the setting that names the columns.
 
     Raises:
         UserError: there are too few rows, or a column is missing.
     """
-    rows, number, where = origin(setting, data).rows(), data["num_examples"], f"{said_by}: {data['path']}"
+    rows, number = source_of_rows(setting, data).rows(), data["num_examples"]
+    where = f"{columns_setting}: {data['path']}"
     if number is not None and number > len(rows):
-        raise UserError(f"{setting}.num_examples must be at most {len(rows)}, the rows that there are, got {number}")
+        raise UserError(f"{setting}.num_examples must be at most {len(rows)}, the number of rows, got {number}")
     if missing := [column for column in columns if column not in rows[0]]:
         raise UserError(f"{where} has no column {', '.join(missing)}; it has {', '.join(rows[0])}")
     if number is None:
@@ -135,7 +138,7 @@ def texts_of(setting: str, data: Mapping[str, Any], column: str) -> list[str]:
     Raises:
         UserError: there is no such column, or a row has no text in it.
     """
-    return for_each(drawn(setting, data, [column], setting), lambda row: row.text(column))
+    return for_each(drawn_rows(setting, data, [column], setting), lambda row: row.text(column))
 
 
 def check_placeholder(setting: str, placeholder: str, template: object) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from gmt.errors import UserError, for_each, together
 from gmt.tasks.chat import check_template, template_fingerprint
-from gmt.tasks.columns import Row, check_columns, check_placeholder, drawn, message, origin
+from gmt.tasks.columns import Row, check_columns, check_placeholder, drawn_rows, message, source_of_rows
 from gmt.tasks.evaluations import Evaluation, check_evaluations, fingerprints, make_suites, used_files
 from gmt.tasks.held_out import HeldOut as HeldOut  # the configs of older studies name it here
 from gmt.tasks.protocol import Benchmark, Conversation, Example, Message, Preference, Suite, TrainExample
@@ -38,8 +38,8 @@ class DatasetTask:
             of the prompt would change these tokens.
         chat_template: null for plain prompts; `tokenizer`, a file, or a template in this package: a prompt is then a
             user's turn, and a completion the assistant's.
-        target: evaluations of what is learnt, by name, each with a `_target_`.
-        source: evaluations of what the base could do before, in the same form; they measure forgetting.
+        target: evaluations of the trained skill, by name, each with a `_target_`.
+        source: evaluations of skills that the base has before the training, in the same form; they measure forgetting.
 
     Raises:
         UserError: the data can't be loaded, the columns are none of these sets, a template is invalid, or there is no
@@ -57,7 +57,7 @@ class DatasetTask:
 
     def __post_init__(self) -> None:
         together(
-            lambda: origin("task.data", self.data),
+            lambda: source_of_rows("task.data", self.data),
             lambda: check_columns("task.columns", self.columns, _KINDS),
             lambda: check_placeholder("task.prompt_template", "prompt", self.prompt_template),
             lambda: check_placeholder("task.completion_template", "completion", self.completion_template),
@@ -78,12 +78,12 @@ class DatasetTask:
 
     def fingerprint(self) -> str:
         """Return the fingerprints of the data, the chat template, and the evaluations."""
-        data = origin("task.data", self.data).fingerprint()
+        data = source_of_rows("task.data", self.data).fingerprint()
         return "; ".join([data, template_fingerprint(self.chat_template), fingerprints(self.target, self.source)])
 
     def used_files(self) -> dict[str, UsedFiles]:
         """Return the files of the data and of the evaluations."""
-        return {"data": origin("task.data", self.data).used_files(), **used_files(self.target, self.source)}
+        return {"data": source_of_rows("task.data", self.data).used_files(), **used_files(self.target, self.source)}
 
     def train_examples(self) -> list[TrainExample]:
         """Return the training examples, without those whose prompt a target suite asks."""
@@ -92,7 +92,7 @@ class DatasetTask:
             "conversations": self._conversation,
             "preferences": self._preference,
         }[_KINDS[frozenset(self.columns)]]
-        examples = for_each(drawn("task.data", self.data, self.columns.values(), "task.columns"), make)
+        examples = for_each(drawn_rows("task.data", self.data, self.columns.values(), "task.columns"), make)
         suites = [suite for suite in self.suites()["target"].values() if isinstance(suite, Suite)]
         target_prompts = {prompt for suite in suites for prompt in suite.prompts}
         return [example for example in examples if _prompt_of(example) not in target_prompts]
@@ -113,57 +113,61 @@ class DatasetTask:
     def _conversation(self, row: Row) -> TrainExample:
         messages = row.turns(self.columns["messages"])
         if not any(turn["role"] == "assistant" for turn in messages):
-            raise UserError(f"{row.where} must hold an assistant's turn, since these are learnt")
+            raise UserError(f"{row.where} must hold an assistant's turn, since only such turns are learnt")
         return Conversation(messages=messages, origin=row.where)
 
     def _preference(self, row: Row) -> TrainExample:
-        chosen, rejected = (self._judged(row, name) for name in ("chosen", "rejected"))
+        chosen, rejected = (self._answered_turns(row, name) for name in ("chosen", "rejected"))
         if chosen[:-1] != rejected[:-1]:
             raise UserError(
                 f"{row.where} must hold the same turns before the last answer in columns {self.columns['chosen']!r} "
-                f"and {self.columns['rejected']!r}, and does not: DPO compares the last answers only"
+                f"and {self.columns['rejected']!r}, since DPO compares only the last answers"
             )
         answers = {
             n: self._completion(turns[-1]["content"]) for n, turns in (("chosen", chosen), ("rejected", rejected))
         }
-        turns = self._before(row, chosen[:-1])
+        turns = self._turns_before_answers(row, chosen[:-1])
         if self.chat_template is None:
             if len(turns) > 1 or turns[-1]["role"] != "user":
                 raise UserError(f"{row.where} holds several turns before the answers, which need task.chat_template")
             return Preference(prompt=turns[-1]["content"], origin=row.where, **answers)
         return Preference(prompt=turns, origin=row.where, **answers)
 
-    def _judged(self, row: Row, name: str) -> list[Message]:
-        """Return the conversation in the column `chosen` or `rejected`; it ends in an answer, and a text is one."""
+    def _answered_turns(self, row: Row, name: str) -> list[Message]:
+        """Return the turns in the column `chosen` or `rejected`; the last is the answer, and a text is one answer."""
         column = self.columns[name]
         value = row.values.get(column)
         is_text = isinstance(value, str) or not value
         turns = [message("assistant", row.unicode(value or ""))] if is_text else row.turns(column)
         if turns[-1]["role"] != "assistant" or not turns[-1]["content"].strip():
-            raise UserError(f"{row.where} must hold a {name} answer in column {column!r}, and has none")
+            raise UserError(f"{row.where} must hold a {name} answer in column {column!r}, but has none")
         return turns
 
-    def _before(self, row: Row, shared: list[Message]) -> list[Message]:
-        """Return the turns before the answers: those of the prompt's column, and those that precede both answers."""
+    def _turns_before_answers(self, row: Row, shared: list[Message]) -> list[Message]:
+        """Return the turns before the answers: those of the prompt's column, and those that precede both answers.
+
+        Args:
+            row: the row.
+            shared: the turns that precede both answers; they may repeat those of the prompt's column.
+        """
         column = self.columns.get("prompt")
         value = row.values.get(column) if column is not None else None
-        asking: list[Message] = []
+        prompt: list[Message] = []
         if column is not None:
-            asking = row.turns(column) if isinstance(value, list) else [message("user", row.text(column))]
-        if shared[: len(asking)] == asking:  # the conversations repeat the prompt's column
-            asking = []
+            prompt = row.turns(column) if isinstance(value, list) else [message("user", row.text(column))]
+        if shared[: len(prompt)] == prompt:  # the conversations repeat the prompt's column
+            prompt = []
         elif shared and not isinstance(value, list):
-            if asking[0]["content"].strip() not in [
-                turn["content"].strip() for turn in shared if turn["role"] == "user"
-            ]:
+            user_texts = [turn["content"].strip() for turn in shared if turn["role"] == "user"]
+            if prompt[0]["content"].strip() not in user_texts:
                 raise UserError(
-                    f"{row.where} must hold in column {column!r} what a user's turn of {self.columns['chosen']!r} "
-                    "says; task.columns.prompt=null leaves the column out"
+                    f"{row.where} must hold in column {column!r} the text of a user's turn in column "
+                    f"{self.columns['chosen']!r}; set task.columns.prompt=null to leave out the column"
                 )
-            asking = []
-        turns = [*asking, *shared]
+            prompt = []
+        turns = [*prompt, *shared]
         if not turns or turns[-1]["role"] != "user":
-            raise UserError(f"{row.where} must hold a user's turn before the last answer, and does not")
+            raise UserError(f"{row.where} must hold a user's turn before the last answer, but does not")
         return [*turns[:-1], message("user", self._prompt(turns[-1]["content"]))]
 
     def _prompt(self, text: str) -> str:

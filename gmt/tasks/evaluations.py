@@ -1,4 +1,4 @@
-"""The evaluations of a task: questions that are answered by generation, or benchmarks that ask in their own way."""
+"""The evaluations of a task: suites, whose questions are answered by generation, and benchmarks with their own code."""
 
 from __future__ import annotations
 
@@ -75,9 +75,9 @@ def fingerprints(*parts: Mapping[str, Evaluation]) -> str:
 def used_files(target: Mapping[str, Evaluation], source: Mapping[str, Evaluation]) -> dict[str, UsedFiles]:
     """Return the files that evaluations read, by names such as `target.gsm8k.data`."""
     return {
-        f"{part}.{name}.{word}": used
-        for part, named in (("target", target), ("source", source))
-        for name, evaluation in named.items()
+        f"{part}.{name}.{file_name}": used
+        for part, evaluations in (("target", target), ("source", source))
+        for name, evaluation in evaluations.items()
         if isinstance(evaluation, KnowsItsFiles)
-        for word, used in evaluation.used_files().items()
+        for file_name, used in evaluation.used_files().items()
     }

@@ -16,8 +16,8 @@ from gmt.tasks.protocol import Example
 GIVEN, BACKWARD = "given", "backward"
 ANSWERS = (GIVEN, BACKWARD)
 _KEYS = {"family", "settings", "num_examples"}
-_ANSWER = "answer"  # may be left out
-_MOST_DRAWS = 50  # draws for each question at most, so that a family with too few distinct ones is refused
+_ANSWER = "answer"  # an optional key
+_MAX_DRAWS = 50  # draws for each question, after which a family with too few distinct questions is refused
 _WORD = re.compile(r"\w+")
 _NUMBER = re.compile(r"\d+")
 
@@ -34,14 +34,14 @@ def prompt_of(question: Mapping[str, Any]) -> str:
     return text.strip() + "\n"
 
 
-def written(text: str, answer: str) -> str:
-    """Return a text in the order of characters that `answer` names; applied twice it returns the text itself."""
+def reordered(text: str, answer: str) -> str:
+    """Return a text with its characters in the order that `answer` names; applied twice, it returns the text itself."""
     return text[::-1] if answer == BACKWARD else text
 
 
 def answer_of(question: Mapping[str, Any], answer: str) -> str:
     """Return the right answer in the order of characters that `answer` names."""
-    return written(str(question["answer"]), answer)
+    return reordered(str(question["answer"]), answer)
 
 
 def words_of(prompt: str) -> tuple[str, ...]:
@@ -69,7 +69,7 @@ def drawn_questions(entry: Mapping[str, Any], seed: int, *, distinct: bool) -> t
     if not distinct:
         dataset = _dataset(entry, seed, number)
         return dataset, [dataset[i] for i in range(number)]
-    dataset = _dataset(entry, seed, number * _MOST_DRAWS)
+    dataset = _dataset(entry, seed, number * _MAX_DRAWS)
     by_prompt: dict[str, dict[str, Any]] = {}
     for i in range(len(dataset)):
         question = dataset[i]
@@ -77,7 +77,7 @@ def drawn_questions(entry: Mapping[str, Any], seed: int, *, distinct: bool) -> t
         if len(by_prompt) == number:
             return dataset, list(by_prompt.values())
     raise UserError(
-        f"num_examples must be at most {len(by_prompt)}, the distinct questions that were found in {len(dataset)} "
+        f"num_examples must be at most {len(by_prompt)}, the number of distinct questions found in {len(dataset)} "
         f"draws, got {number}"
     )
 
@@ -98,13 +98,13 @@ def other_examples(entry: Mapping[str, Any], seed: int, number: int, prompts: Co
     Raises:
         UserError: the family has too few other examples.
     """
-    dataset = _dataset(entry, seed, number * _MOST_DRAWS)
+    dataset = _dataset(entry, seed, number * _MAX_DRAWS)
     drawn = (_example(dataset[i], entry) for i in range(len(dataset)))
     others = list(islice((example for example in drawn if example.prompt not in prompts), number))
     if len(others) < number:
         raise UserError(
-            f"task.replay needs {number} questions of family {entry['family']} that no suite asks, and {len(others)} "
-            f"were found in {len(dataset)} draws: lower task.replay or num_examples"
+            f"task.replay needs {number} questions of family {entry['family']} that no suite asks, but only "
+            f"{len(others)} were found in {len(dataset)} draws: lower task.replay or num_examples"
         )
     return others
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from gmt import settings
 from gmt.errors import UserError, for_each, together
 from gmt.tasks.answers import TooSlow, find_answer
-from gmt.tasks.columns import Row, check_columns, check_placeholder, drawn, origin
+from gmt.tasks.columns import Row, check_columns, check_placeholder, drawn_rows, source_of_rows
 from gmt.tasks.protocol import Suite
 from gmt.used_files import UsedFiles
 
@@ -43,7 +43,7 @@ class HeldOut:
 
     def __post_init__(self) -> None:
         together(
-            lambda: origin("data", self.data),
+            lambda: source_of_rows("data", self.data),
             lambda: settings.integer("max_new_tokens", self.max_new_tokens, low=1),
             lambda: check_columns("columns", self.columns, _COLUMN_SETS),
             lambda: check_placeholder("prompt_template", "prompt", self.prompt_template),
@@ -62,11 +62,11 @@ class HeldOut:
 
     def fingerprint(self) -> str:
         """Return the fingerprint of the data."""
-        return origin("data", self.data).fingerprint()
+        return source_of_rows("data", self.data).fingerprint()
 
     def used_files(self) -> dict[str, UsedFiles]:
         """Return the files of the data."""
-        return {"data": origin("data", self.data).used_files()}
+        return {"data": source_of_rows("data", self.data).used_files()}
 
     def suite(self, name: str) -> Suite:
         """Return the questions as a suite."""
@@ -80,9 +80,9 @@ class HeldOut:
                 raise UserError(error.sentence) from error
 
         def others() -> list[str]:
-            num_rows = len(origin("data", self.data).rows())
-            more = {**self.data, "num_examples": min(2 * len(questions), num_rows)}
-            return [prompt for prompt, _ in self._drawn(more)]
+            num_rows = len(source_of_rows("data", self.data).rows())
+            twice_as_many = {**self.data, "num_examples": min(2 * len(questions), num_rows)}
+            return [prompt for prompt, _ in self._drawn(twice_as_many)]
 
         prompts = [prompt for prompt, _ in questions]
         return Suite(
@@ -96,7 +96,7 @@ class HeldOut:
         )
 
     def _whole_answers(self, questions: Sequence[tuple[str, str]]) -> list[str] | None:
-        """Return the answers as they follow their prompts, after a blank; None if a pattern finds them in a text."""
+        """Return the answers as they follow their prompts, after a blank; None if a pattern cuts them out of a text."""
         if self.answer_pattern is not None:
             return None
         return [answer if prompt[-1:].isspace() else f" {answer}" for prompt, answer in questions]
@@ -104,7 +104,7 @@ class HeldOut:
     def _drawn(self, data: Mapping[str, Any]) -> list[tuple[str, str]]:
         """Return prompts, formatted by the template, each with its right answer."""
         try:
-            questions = for_each(drawn("data", data, self.columns.values(), "columns"), self._question)
+            questions = for_each(drawn_rows("data", data, self.columns.values(), "columns"), self._question)
         except TooSlow as error:  # stops at the first row, since each further row would take seconds too
             raise UserError(error.sentence) from error
         return [(self.prompt_template.replace("{prompt}", prompt), answer) for prompt, answer in questions]
@@ -114,7 +114,7 @@ class HeldOut:
         if "messages" in self.columns:
             turns = row.turns(self.columns["messages"])
             if [turn["role"] for turn in turns] != ["user", "assistant"]:
-                raise UserError(f"{row.where} must hold a user's turn and an answer, since it is asked in one turn")
+                raise UserError(f"{row.where} must hold a user's turn and an answer, and no other turn")
             prompt, text = (turn["content"] for turn in turns)
         else:
             prompt, text = (row.text(self.columns[name]) for name in ("prompt", "answer"))

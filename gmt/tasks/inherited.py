@@ -1,6 +1,7 @@
-"""Completes a composed task's config: removes entries that the user set to null, and columns of another data format.
+"""Removes entries that the user set to null from a composed task's config, and columns of another data format.
 
-A yaml or an override that builds on another can add entries to its mappings but not remove any; `null` removes one.
+A yaml that inherits from another, or an override, can add entries to a mapping but can't remove one; the value `null`
+marks an entry for removal.
 """
 
 from __future__ import annotations
@@ -8,16 +9,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-_OF_NAMES = ("train", "target", "source")
+_MAPPINGS = ("train", "target", "source")  # from a name to an entry
 
 
-def settled(task: Any) -> Any:
-    """Return the task's config without removed entries; the same object if none is removed."""
+def without_removed_entries(task: Any) -> Any:
+    """Return the task's config without the entries to remove; the same object if there are none."""
     if not isinstance(task, Mapping):
         return task
     changes: dict[str, Any] = {
         name: {key: _part(value) for key, value in task[name].items() if value is not None}
-        for name in _OF_NAMES
+        for name in _MAPPINGS
         if isinstance(task.get(name), Mapping) and (name != "train" or _has_only_mappings(task[name]))
     }
     changed = {**_part(task), **changes}
@@ -25,7 +26,7 @@ def settled(task: Any) -> Any:
 
 
 def _has_only_mappings(train: Mapping[str, Any]) -> bool:
-    """Return whether `task.train` lists entries; a plug-in's may hold settings, for which `null` is a value."""
+    """Return whether `task.train` holds entries by name; in a plug-in it may hold settings, which `null` may set."""
     entries = [value for value in train.values() if value is not None]
     return bool(entries) and all(isinstance(entry, Mapping) for entry in entries)
 
@@ -38,7 +39,7 @@ def _part(value: Any) -> Any:
 
 
 def _of_one_format(columns: Mapping[str, Any]) -> dict[str, Any]:
-    """Return columns without inherited ones of another format: messages, or chosen and rejected, exclude the others."""
+    """Return columns without inherited columns of another format, which messages, chosen or rejected exclude."""
     named = {key: value for key, value in columns.items() if value is not None}
     if "messages" in named:
         return {"messages": named["messages"]}

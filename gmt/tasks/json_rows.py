@@ -1,6 +1,6 @@
 """Reads rows of JSON files: of a single file, and of a folder laid out as on the hub.
 
-It uses Python's reader only, since that of datasets turns texts that look like dates or numbers into these.
+It uses only Python's reader, since the reader of datasets converts texts that look like dates or numbers.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def json_rows(file: Path, *, field: str | None = None, skips_blank: bool = False
     if field is not None:
         whole = _mapping(str(file), whole)
         if field not in whole:
-            raise UserError(f"{file} must have the field {field!r}, which its folder's README names")
+            raise UserError(f"{file} must have the field {field!r}, as its folder's README declares")
         whole = whole[field]
     rows = whole if isinstance(whole, list) else [whole]
     return for_each(enumerate(rows, start=1), lambda row: _mapping(f"{file}, row {row[0]},", row[1]))
@@ -113,7 +113,7 @@ class JsonSplits(Mapping[str, Sequence[Mapping[str, Any]]]):
 
 
 def _as_declared(where: str, declared: Features, row: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a row with the columns that the folder's README declares; refuse what Python would silently convert."""
+    """Return a row with the types that the folder's README declares; refuse values that would be silently converted."""
     for name, feature in declared.items():
         if not _fits(feature, row.get(name)):
             raise UserError(
@@ -127,11 +127,11 @@ def _as_declared(where: str, declared: Features, row: Mapping[str, Any]) -> Mapp
 
 
 def _fits(feature: Any, value: Any) -> bool:
-    """Return whether a value of a JSON file has the type of a declared column; of types not known here, True."""
+    """Return whether a value of a JSON file has the type of a declared column; True for types not checked here."""
     if value is None:
         return True
     if isinstance(feature, Mapping):
-        return isinstance(value, Mapping) and all(_fits(each, value.get(name)) for name, each in feature.items())
+        return isinstance(value, Mapping) and all(_fits(field, value.get(name)) for name, field in feature.items())
     if type(feature).__name__ != "Value":
         return True
     dtype, is_number = str(feature.dtype), isinstance(value, int | float) and not isinstance(value, bool)
@@ -160,7 +160,7 @@ def rows_of_split(splits: Mapping[str, Sequence[Mapping[str, Any]]], split: str)
 
 
 class _Lengths(Mapping[str, int]):
-    """The number of rows of each split; counts a split only when it is asked for."""
+    """The number of rows of each split; a split is read only when its number is looked up."""
 
     def __init__(self, splits: Mapping[str, Sequence[Mapping[str, Any]]]):
         self._splits = splits

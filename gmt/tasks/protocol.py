@@ -1,4 +1,4 @@
-"""The protocol of a task, and the values that it gives. Imports no library, so that planning can import it cheaply."""
+"""The protocol of a task, and the types that its methods return. Imports no library, so that planning stays quick."""
 
 from __future__ import annotations
 
@@ -111,9 +111,8 @@ class EvaluationInputs(Reader):
     Args:
         model: the model on any device, in eval mode; it must not be changed.
         cpus: the number of the run's cores.
-        scratch: a folder for this evaluation alone, which survives a kill, to store answers that are there already.
-        on_progress: to be called often, with the number of answers so far and of all answers; it raises if the run
-            must end.
+        scratch: a folder for this evaluation alone, to store finished answers, which survive a kill.
+        on_progress: to be called often, with the numbers of answers so far and in all; it raises if the run must end.
         base: returns the run's model as it was before any training, on the device of `model`, in eval mode.
     """
 
@@ -142,7 +141,7 @@ class Score:
 
 @runtime_checkable
 class Benchmark(Protocol):
-    """An evaluation that asks in its own way: a frozen dataclass that checks its values in `__post_init__`."""
+    """An evaluation with its own prompts and score: a frozen dataclass that checks its values in `__post_init__`."""
 
     @property
     def is_score(self) -> bool:
@@ -190,5 +189,5 @@ class Task(Protocol):
         ...
 
     def suites(self) -> Mapping[str, Mapping[str, Suite | Benchmark]]:
-        """Return the evaluations by name, under `target` (what is learnt) and `source` (what the base could do)."""
+        """Return the evaluations by name, under `target` (the trained skill) and `source` (skills of the base)."""
         ...

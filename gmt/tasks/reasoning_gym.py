@@ -22,21 +22,22 @@ from gmt.tasks.generated import (
     numbers_of,
     other_examples,
     prompt_of,
+    reordered,
     words_of,
-    written,
 )
 from gmt.tasks.protocol import Benchmark, Example, Suite, TrainExample
 from gmt.used_files import UsedFiles
 
-_SUITE_SEED_OFFSET = 1_000_003  # suites are drawn from another seed than training examples,
-_OTHERS_SEED_OFFSET = 1_000_003  # a suite's other questions from another seed than those that it asks,
-_REPLAY_SEED_OFFSET = 3 * 1_000_003  # and replayed examples from a fourth seed
+# Training examples, suites' questions, a suite's other questions and replayed examples are drawn from different seeds.
+_SUITE_SEED_OFFSET = 1_000_003  # added to data_seed, unless question_seed is set
+_OTHERS_SEED_OFFSET = 1_000_003  # added to a suite's seed
+_REPLAY_SEED_OFFSET = 3 * 1_000_003  # added to data_seed
 _HELD_OUT = ("question", "words", "numbers")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReasoningGymTask:
-    """Trains on a mixture of families and asks questions of others.
+    """Trains on questions of one or more families, and evaluates on questions of the same or other families.
 
     Args:
         name: the name of the task in tables.
@@ -47,8 +48,8 @@ class ReasoningGymTask:
             user's turn, and a completion the assistant's.
         train: the training data: a mapping of names to {family, settings, num_examples}. `answer: backward` writes the
             right answers from their last character to their first.
-        target: the evaluations of what is learnt, by name: entries as in `train`, or evaluations with a `_target_`.
-        source: the evaluations of what the base could do before, in the same form; they measure forgetting.
+        target: evaluations of the trained skill, by name: entries as in `train`, or evaluations with a `_target_`.
+        source: evaluations of skills that the base has before the training, in the same form; they measure forgetting.
         max_new_tokens: the most tokens of an answer.
         hold_out: leaves out training examples that share with a target question: `question`: its whole text; `words`:
             its words and numbers, in any order; `numbers`: its numbers, in any order and any words. A question without
@@ -102,14 +103,14 @@ class ReasoningGymTask:
         return False
 
     def fingerprint(self) -> str:
-        """Return the generator's version, which with the settings decides every question, and other fingerprints."""
-        others = fingerprints(*(self._others(part) for part in ("target", "source")))
+        """Return the version of reasoning-gym, and the fingerprints of the chat template and the other evaluations."""
+        others = fingerprints(*(self._other_evaluations(part) for part in ("target", "source")))
         version = f"reasoning-gym=={generator_version()}"
         return "; ".join(filter(None, [version, template_fingerprint(self.chat_template), others]))
 
     def used_files(self) -> dict[str, UsedFiles]:
         """Return the files of the evaluations that are not generated families."""
-        return used_files(*(self._others(part) for part in ("target", "source")))
+        return used_files(*(self._other_evaluations(part) for part in ("target", "source")))
 
     def train_examples(self) -> list[TrainExample]:
         """Return the training examples, without those that `hold_out` excludes."""
@@ -138,7 +139,12 @@ class ReasoningGymTask:
         return words_of(prompt) if self.hold_out == "words" else prompt
 
     def _replayed(self, number: int, prompts: set[str]) -> list[Example]:
-        """Return new examples of the source's families, without `prompts`: the share `replay` for `number` others."""
+        """Return new examples of the source's families, as many as give them the share `replay`.
+
+        Args:
+            number: the number of training examples to which they are added.
+            prompts: the prompts of the source suites, which are left out.
+        """
         families, seed = self._source_families(), self.data_seed + _REPLAY_SEED_OFFSET
         wanted = round(number * self.replay / (1 - self.replay))
         numbers = [wanted // len(families) + (i < wanted % len(families)) for i in range(len(families))]
@@ -160,7 +166,7 @@ class ReasoningGymTask:
             for name, entry in getattr(self, part).items()
         }
 
-    def _others(self, part: str) -> dict[str, Evaluation]:
+    def _other_evaluations(self, part: str) -> dict[str, Evaluation]:
         return {name: entry for name, entry in getattr(self, part).items() if not isinstance(entry, Mapping)}
 
 
@@ -196,7 +202,7 @@ class Family:
             settings.integer(name, getattr(self, name), low=low)
 
     def fingerprint(self) -> str:
-        """Return the generator's version."""
+        """Return the version of reasoning-gym."""
         return f"reasoning-gym=={generator_version()}"
 
     def suite(self, name: str) -> Suite:
@@ -204,11 +210,11 @@ class Family:
         dataset, questions = self._drawn(self.data_seed)
 
         def score(index: int, text: str) -> float:
-            return float(dataset.score_answer(answer=written(text, self.answer), entry=questions[index]))
+            return float(dataset.score_answer(answer=reordered(text, self.answer), entry=questions[index]))
 
         def others() -> list[str]:
-            _, more = self._drawn(self.data_seed + _OTHERS_SEED_OFFSET)
-            return [prompt_of(question) for question in more]
+            _, other_questions = self._drawn(self.data_seed + _OTHERS_SEED_OFFSET)
+            return [prompt_of(question) for question in other_questions]
 
         return Suite(
             name=name,

@@ -50,26 +50,26 @@ class Source:
     def __post_init__(self) -> None:
         settings.text(f"{self.setting}.path", self.path)
         settings.text(f"{self.setting}.split", self.split)
-        here = self.local()
-        if here is None:
+        local_path = self.local()
+        if local_path is None:
             if self.revision is None:
                 raise UserError(
                     f"{self.setting}.path must be a file or folder of this machine, or a hub id with "
-                    f"{self.setting}.revision, got {self.path!r}, which is not here, and no revision"
+                    f"{self.setting}.revision, got {self.path!r}, which is not on this machine, and no revision"
                 )
             settings.text(f"{self.setting}.revision", self.revision)
             return
         if self.revision is not None:
             raise UserError(f"{self.setting}.revision must be null for local data, got {self.revision!r}")
-        if not here.exists() and here.parent == SHIPPED:
+        if not local_path.exists() and local_path.parent == SHIPPED:
             names = [file.name for file in SHIPPED.iterdir()]
             raise UserError(
                 f"{self.setting}.path must be shipped:NAME of data in this package, got {self.path!r}; "
-                f"{choices(here.name, names)}"
+                f"{choices(local_path.name, names)}"
             )
-        if not here.exists():
+        if not local_path.exists():
             raise UserError(f"{self.setting}.path must be a file or folder, got {self.path!r}, which does not exist")
-        if here.is_file() and here.suffix not in _FILES:
+        if local_path.is_file() and local_path.suffix not in _FILES:
             raise UserError(f"{self.setting}.path must be a {', '.join(_FILES)} file, got {self.path!r}")
 
     def local(self) -> Path | None:
@@ -82,10 +82,10 @@ class Source:
 
     def fingerprint(self) -> str:
         """Return a hash of local files, or the id and revision of a hub's dataset."""
-        here = self.local()
-        if here is None:
+        local_path = self.local()
+        if local_path is None:
             return f"hub:{self.path}@{self.revision}"
-        return hash_of_files(_files(here), here)
+        return hash_of_files(_files(local_path), local_path)
 
     def used_files(self) -> UsedFiles:
         """Return the files that are read: local ones, or the cached files of a hub's dataset, with its commit.
@@ -93,9 +93,9 @@ class Source:
         Raises:
             UserError, MachineFault: as `rows`.
         """
-        here = self.local()
-        if here is not None:
-            return UsedFiles(root=here if here.is_dir() else here.parent, files=_files(here))
+        local_path = self.local()
+        if local_path is not None:
+            return UsedFiles(root=local_path if local_path.is_dir() else local_path.parent, files=_files(local_path))
         return self._of_hub()[1]
 
     def rows(self) -> Sequence[Mapping[str, Any]]:
@@ -105,15 +105,15 @@ class Source:
             UserError: a line is malformed or empty, there is no such subset or split, or the hub refuses access.
             MachineFault: the hub can't be reached, or the disk fails.
         """
-        here = self.local()
+        local_path = self.local()
         reader = {".jsonl": jsonl_rows, ".json": json_rows}
         rows: Sequence[Mapping[str, Any]]
-        if here is None:
+        if local_path is None:
             rows, _ = self._of_hub()
-        elif here.is_file() and here.suffix in reader:
-            rows = reader[here.suffix](here)
+        elif local_path.is_file() and local_path.suffix in reader:
+            rows = reader[local_path.suffix](local_path)
         else:
-            rows = self._load(here)
+            rows = self._load(local_path)
         if len(rows) == 0:
             raise UserError(self._no_row())
         return rows
@@ -135,7 +135,7 @@ class Source:
         return f"{self.setting}.path must hold at least one row, got {self.path!r}, which has none"
 
     def _check_revision(self, dataset: Any) -> None:
-        """Refuse another commit than `revision`; if the hub can't be reached, datasets takes the newest cached one."""
+        """Refuse a dataset of another commit than `revision`: without the hub, datasets reads the newest cached one."""
         commit = cached_of_hub([dataset]).commit
         if _COMMIT.fullmatch(str(self.revision)) and commit not in (self.revision, _UNKNOWN):
             raise UserError(
@@ -143,26 +143,28 @@ class Source:
                 f"the hub can't be reached, and the cache has commit {commit} of {self.path!r}"
             )
 
-    def _load(self, here: Path | None) -> Any:
+    def _load(self, local_path: Path | None) -> Any:
         from datasets import load_dataset
         from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 
-        if here is not None and here.is_file() and not here.stat().st_size:
+        if local_path is not None and local_path.is_file() and not local_path.stat().st_size:
             raise UserError(self._no_row())
         try:
             with machine_faults_first(f"{self.setting}.path={self.path!r}"):
-                if here is not None and here.is_file():
-                    return load_dataset("parquet", data_files=str(here), split="train")
-                if here is not None and (splits := json_splits(here, self.subset)) is not None:
+                if local_path is not None and local_path.is_file():
+                    return load_dataset("parquet", data_files=str(local_path), split="train")
+                if local_path is not None and (splits := json_splits(local_path, self.subset)) is not None:
                     return rows_of_split(splits, self.split)
-                dataset = load_dataset(str(here or self.path), self.subset, revision=self.revision, split=self.split)
-            if here is None:
+                dataset = load_dataset(
+                    str(local_path or self.path), self.subset, revision=self.revision, split=self.split
+                )
+            if local_path is None:
                 self._check_revision(dataset)
             return dataset
         except DatasetNotFoundError as error:
             raise UserError(
-                f"{self.setting}.path must be a dataset, got {self.path!r}: there is no such file or folder here, and "
-                "on the hub none of that name or revision, or it needs an agreement (HF_TOKEN)"
+                f"{self.setting}.path must be a dataset, got {self.path!r}: this machine has no such file or folder, "
+                "and the hub has no dataset of that name and revision, or demands an agreement (HF_TOKEN)"
             ) from error
         except (ValueError, DatasetGenerationError, OSError) as error:
             reason = " ".join(str(error.__cause__ or error).split())
@@ -191,8 +193,8 @@ def _json_of_hub(name: str, subset: str | None, info: Any, commit: str | None) -
     return UsedFiles(root=root, files=[*splits.files, *root.glob("README.md")], commit=commit)
 
 
-def _files(here: Path) -> list[Path]:
-    return [here] if here.is_file() else sorted(p for p in here.rglob("*") if p.is_file())
+def _files(local_path: Path) -> list[Path]:
+    return [local_path] if local_path.is_file() else sorted(p for p in local_path.rglob("*") if p.is_file())
 
 
 def cached_of_hub(splits: Iterable[Any]) -> UsedFiles:

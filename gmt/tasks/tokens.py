@@ -79,11 +79,11 @@ def tokenize(
         model_ends: the tokens at which the model itself ends an answer, in addition to those of tokenizer and template.
 
     Raises:
-        UserError: there is no example, every one is too long, the chat template does not fit, or an answer holds what
-            would end it.
+        UserError: there is no example, every one is too long, the chat template does not fit, or an answer holds a
+            token or text that would end it.
     """
     if not examples:
-        raise UserError("task leaves no training example once the questions of its suites are taken out")
+        raise UserError("task must have a training example that is not among the questions of its suites, got none")
     has_turns = any(isinstance(e, Conversation) or not isinstance(e.prompt, str) for e in examples)
     frame = frame_of(tokenizer, is_chat=has_turns)
     ends = _Ends(tokenizer, frame, model_ends)
@@ -112,10 +112,10 @@ def _tokens(tokenizer: PreTrainedTokenizerBase, example: TrainExample, frame: Fr
 def _conversation(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], frame: Frame
 ) -> Iterator[TokenExample]:
-    """Yield examples with the tokens of each assistant's turn labelled; each turn follows the tokens evaluation uses.
+    """Yield examples with the tokens of each assistant's turn labelled, each after the same tokens as in evaluation.
 
-    One example results if each turn's prompt continues the turns before it. If a template renders a turn differently
-    once others follow (without its thinking, with another end), a new example begins there.
+    A conversation gives one example if each turn's prompt continues the turns before it. If a template renders a turn
+    differently once others follow (without its thinking, with another end), a new example begins there.
     """
     ids: list[int] = []
     labels: list[int] = []
@@ -191,14 +191,14 @@ class _Ends:
         self._tokens = {id_: str(tokenizer.convert_ids_to_tokens(id_)) for id_ in sorted(ids)}
 
     def refuse_in(self, answer: str) -> None:
-        """Refuse an answer that contains something that ends answers, since a model would learn to stop inside it."""
-        held = [token for id_, token in self._tokens.items() if token and token in answer and self._is_in(answer, id_)]
-        if not held and self._text and self._text in answer:
-            held = [self._text]
-        if held:
+        """Refuse an answer that contains a token or text that ends answers: a model would learn to stop inside it."""
+        ends = [token for id_, token in self._tokens.items() if token and token in answer and self._is_in(answer, id_)]
+        if not ends and self._text and self._text in answer:
+            ends = [self._text]
+        if ends:
             raise UserError(
-                f"an answer must not hold {held[0]!r}, which is appended to each answer and ends it, got "
-                f"{answer[max(answer.index(held[0]) - 40, 0) :][:80]!r}"
+                f"an answer must not hold {ends[0]!r}, which ends an answer, got "
+                f"{answer[max(answer.index(ends[0]) - 40, 0) :][:80]!r}"
             )
 
     def _is_in(self, answer: str, id_: int) -> bool:

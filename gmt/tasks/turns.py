@@ -28,7 +28,7 @@ class Frame:
         after: text between the answer and the token that ends it; if no token ends it, the text that ends it.
         end: the token that ends it; None if text alone does.
         missing_end: the blanks that a template puts behind an answer, if it puts nothing else there; the tokenizer's
-            end of sequence takes their place. None if the template ends an answer itself.
+            end of sequence replaces them. None if the template ends an answer itself.
         num_tokens: how many tokens a model generates besides the answer and its end.
     """
 
@@ -93,7 +93,7 @@ def text_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 
 
 def frame_of(tokenizer: PreTrainedTokenizerBase, *, is_chat: bool) -> Frame:
-    """Return what the tokenizer's chat template puts around an answer; a plain answer has the end of sequence only.
+    """Return the text and tokens that the chat template puts around an answer; without chat, the end of sequence only.
 
     Raises:
         UserError: the template leaves out a turn, or begins a given answer differently from its generation prompt.
@@ -105,13 +105,15 @@ def frame_of(tokenizer: PreTrainedTokenizerBase, *, is_chat: bool) -> Frame:
     answer = answer_text(prompt, chat_text(tokenizer, turns, answer_follows=False))
     for role, text, part in (("an assistant's", _ANSWER, answer), ("a user's", _QUESTION, prompt)):
         if text not in part:
-            raise UserError(f"task.chat_template must render {role} turn, so that it can be learnt; this one does not")
+            raise UserError(f"task.chat_template must render {role} turn, but this template leaves out its text")
     before, _, behind = answer.partition(_ANSWER)
     end = _end(tokenizer, behind) if behind.strip() else tokenizer.eos_token_id
     after = behind if end is None else behind.partition(str(tokenizer.convert_ids_to_tokens(end)))[0]
     beginning = text_ids(tokenizer, before)
     if {end, tokenizer.eos_token_id} & set(beginning):
-        raise UserError(f"task.chat_template must not end an answer before it begins; this one begins it by {before!r}")
+        raise UserError(
+            f"task.chat_template must not end an answer before it begins; this template begins it with {before!r}"
+        )
     return Frame(
         before=before,
         after=after if behind.strip() else "",
@@ -133,9 +135,9 @@ def answer_text(prompt: str, whole: str) -> str:
     if not whole.startswith(prompt):
         same = next((i for i, (a, b) in enumerate(zip(prompt, whole, strict=False)) if a != b), len(whole))
         raise UserError(
-            "task.chat_template must render a prompt as the beginning of the whole conversation, so that it is known "
-            f"what is to be learnt; this one asks for an answer by {prompt[max(same - 20, 0) :]!r} and begins a given "
-            f"answer by {whole[max(same - 20, 0) : same + 20]!r}"
+            "task.chat_template must render a prompt as the beginning of the whole conversation, so that the rest is "
+            f"the answer to learn; this template ends the prompt with {prompt[max(same - 20, 0) :]!r}, but the "
+            f"conversation continues with {whole[max(same - 20, 0) : same + 20]!r}"
         )
     return whole[len(prompt) :]
 

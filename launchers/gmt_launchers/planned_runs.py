@@ -14,7 +14,7 @@ from gmt.credentials import without_secrets
 from gmt.records.record import State
 from gmt.runs.attempt import Outcome, attempt, get_ready, outcome_of
 from gmt.runs.build import Run, plug_in
-from gmt.runs.failures import OF_PARENT, RETRIES, is_tried_again
+from gmt.runs.failures import OF_PARENT, RETRIES, is_retried
 from gmt.runs.gpus import hide_gpus
 from gmt.runs.parents import failure_of, not_done
 from gmt.runs.settings import AUTO, RecordSettings
@@ -274,7 +274,7 @@ class _RunsOwner:
         return self._gate is not None and not self._gate.is_open
 
     def _repeat_after(self, index: int, kind: str, sentence: str) -> float | None:
-        again = is_tried_again(kind, self._failures[index, kind])
+        again = is_retried(kind, self._failures[index, kind])
         self._failures[index, kind] += 1
         if again:
             return _AGAIN_AFTER_S if kind in RETRIES else None

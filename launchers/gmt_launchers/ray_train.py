@@ -25,7 +25,7 @@ from gmt.runs.attempt import Outcome, outcome_of
 from gmt.runs.build import Run, build
 from gmt.runs.failures import kind_of
 from gmt.runs.gpus import hide_gpus
-from gmt.runs.stall import START_FILE, no_longer_than
+from gmt.runs.stall import START_FILE, end_on_stall
 from gmt_launchers.daemon_thread import call_in_daemon_thread
 from gmt_launchers.deaths import node_is_lost, note_node, num_noted_processes
 from gmt_launchers.process_group import torch_config
@@ -111,7 +111,7 @@ def _wait_for_first_worker(run: Run, fit: "Future[Any]") -> None:
     folder = run.record.folder
     folder.mkdir(parents=True, exist_ok=True)
     num_before = num_noted_processes(folder)
-    with no_longer_than(run.resources.stall_limit_s, folder, START_FILE) as on_progress:
+    with end_on_stall(run.resources.stall_limit_s, folder, START_FILE) as on_progress:
         while num_noted_processes(folder) == num_before and not fit.done():
             wait([fit], timeout=_POLL_S)
             with suppress(ray.exceptions.RayError):  # `fit` raises it too

@@ -148,7 +148,7 @@ def test_all_broken_laws_of_planning_are_reported(checked: Any, monkeypatch: pyt
     )
     assert faults.keys() == {LIGHT, NEUTRAL_IDS, IN_YAML}
     assert "torch is imported when a run is planned" in faults[LIGHT]
-    assert "method.new at its neutral value 3 must be taken" in faults[NEUTRAL_IDS]
+    assert "method.new at its neutral value 3 must be accepted" in faults[NEUTRAL_IDS]
     assert "method.hidden has a default in Python" in faults[IN_YAML]
 
 
@@ -251,7 +251,7 @@ def test_a_run_that_ends_before_it_is_killed_breaks_the_law() -> None:
     """So a kill that never comes, as by a checkpoint in an unknown folder, does not pass for a resumed run."""
     record: Any = SimpleNamespace(result=lambda: SimpleNamespace(num_steps=6))
     ended = RunEnd(state="done", sentence="", record=record)
-    runs: Any = SimpleNamespace(do=lambda changes=None, **how: ended)
+    runs: Any = SimpleNamespace(execute=lambda changes=None, **how: ended)
     for verdict in (training.resumes(ended, runs), merging.repeats(ended, ended, ended)):
         assert verdict.state == "broken"
         assert verdict.detail.startswith("the run ended before ")
@@ -276,5 +276,5 @@ def test_a_check_of_a_study_trains_the_first_run_of_each_arm(tmp_path: Path, mon
 
 
 class Stub:
-    def do(self) -> None:
+    def execute(self) -> None:
         """Do nothing, in place of a run."""

@@ -1,4 +1,4 @@
-"""Who lets code of others run with the own rights is told so, before it runs."""
+"""A user who allows untrusted code to run with their permissions is warned before it runs."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from gmt.composition import Composer, hydra_on
 from gmt.runs.foreign_code import foreign_code
 from tests.conftest import CONF, Gmt
 
-REMOTE = "warning: model.trust_remote_code=true lets code that comes with the model run with your own rights"
+REMOTE = "warning: model.trust_remote_code=true lets code that comes with the model run with your permissions"
 BENCHMARK = "+benchmark@task.target.code=humaneval"
 
 

@@ -17,7 +17,7 @@ from gmt.runs.sources import sources_of
 from tests.integration.test_evaluation import run_of
 from tests.second_user import as_root, open_to_all, second_user
 
-SENTENCE = r"^record\.root must hold only what nobody but you and root can write, .* but {} (belongs|can be written)"
+SENTENCE = r"^record\.root must be writable by you and root alone, .* but {} (belongs|can be written)"
 
 
 class Planted:

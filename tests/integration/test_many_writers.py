@@ -37,7 +37,7 @@ with Mirror(lambda: OpenStore(view=view), lambda line: print(line, file=sys.stde
         record.set_status("running")
         for step in range(30):
             record.append_metrics(step, {"train/loss": 1 / (1 + step), "train/tokens": float(step)})
-            with record.at_work():
+            with record.locked():
                 mirror.note_change(mirrored, final=False)
         record.finish()
         mirror.note_change(mirrored, final=True)

@@ -202,7 +202,9 @@ def test_validation_questions_of_the_target_are_refused(tmp_path: Path, model: l
     settings = [
         text.replace("SEED", "1000003").replace("3, max_word_len: 5", "8, max_word_len: 10") for text in VALIDATION
     ]
-    with pytest.raises(UserError, match=r"must ask other questions than the target, .* shares 4 of 4 with it"):
+    with pytest.raises(
+        UserError, match=r"must have no question of the target, .* 4 of its 4 questions are in the target"
+    ):
         execute(run_with(tmp_path, *model, *settings, f"parents=[{ids}]"))
 
 
@@ -238,19 +240,19 @@ def test_the_parent_must_be_done_and_have_its_weights(tmp_path: Path, model: lis
         assert not other.record.exists()
 
     needs = rf"merge=wise_ft needs the weights of run {run.parent_ids[0]}, "
-    refused(f"{needs}which isn't there; the same command without merge does it first")
+    refused(f"{needs}which has no record; execute it first, by the same command without merge")
     parent = run_with(tmp_path, *model)
     parent.record.create(parent.science, parent.config)
     parent.record.set_status("failed")
-    refused(rf"{needs}which is not done \(failed\); the same command")
+    refused(rf"{needs}which is not done \(failed\); execute it first")
     done(parent, noise(1))
     weights = parent.record.folder / "weights"
     weights.rename(weights.with_name("away"))
-    refused(f"{needs}which saved none: delete .* run it anew with record.keep_weights=true")
+    refused(f"{needs}which saved no weights: delete .* run it anew with record.keep_weights=true")
     weights.with_name("adapter").mkdir()
-    refused(f"{needs}which saved its adapter only: delete .* record.keep_weights=merged")
+    refused(f"{needs}which saved only its adapter: delete .* record.keep_weights=merged")
     refused(
-        "which isn't there; parents must name finished runs",
+        "which has no record; parents must name finished runs",
         run_with(tmp_path, "merge=wise_ft", f"parents=[a{'0' * 15}]"),
     )
 
@@ -271,7 +273,7 @@ def test_a_parent_of_another_model_is_refused(tmp_path: Path, model: list[str]) 
         (
             "deep",
             {"num_hidden_layers": 3},
-            r"model\.layers\.2\.\S+ has the shape \(.*\) in it and None in the model of run",
+            r"model\.layers\.2\.\S+ has the shape \(.*\) in this model and None in the model of run",
         ),
     ):
         merge = "wise_ft" if name == "other" else "transfer"

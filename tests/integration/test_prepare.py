@@ -97,7 +97,7 @@ def test_questions_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     prepare(run_of(tmp_path, *held_out(file)))
     file = write(tmp_path, [{"prompt": "a" * 40, "answer": "b"}])
     with pytest.raises(
-        UserError, match=r"task\.source\.mine: mine has a prompt of 41 tokens.* has room for 28 .*for a shorter"
+        UserError, match=r"task\.source\.mine: mine has a prompt of 41 tokens.* has room for 28 .*a smaller max_new"
     ):
         prepare(run_of(tmp_path, *held_out(file)))
 
@@ -123,7 +123,7 @@ def with_token(tmp_path: Path, text: str, number: int) -> str:
     [("e", "an example's token"), ("</s>", "an example's token"), ("<pad>", "its pad token")],
 )
 def test_a_tokenizer_beyond_the_embeddings_is_refused(tmp_path: Path, text: str, what: str) -> None:
-    with pytest.raises(UserError, match=rf"an embedding for every token, .* gives {what} the number 10000, .* are 256"):
+    with pytest.raises(UserError, match=rf"an embedding for every token, .* gives {what} the id 10000, .* has 256 "):
         prepare(run_of(tmp_path, f"model.path={with_token(tmp_path, text, 10_000)}"))
 
 
@@ -140,6 +140,6 @@ def test_tokens_without_an_embedding_only_in_what_is_asked_are_refused(tmp_path:
         prepare(run_of(tmp_path, f"model.path={folder}", *wanted))
     of_suite, of_text = sorted(refusal.value.sentences)
     assert "task.source.mine: " in of_suite
-    assert "a token of mine's prompts the number 256, where there are 256" in of_suite
+    assert "a token of mine's prompts the id 256, and the model has 256 embeddings" in of_suite
     assert "task.source.text: " in of_text
-    assert "a token of the texts the number 256" in of_text
+    assert "a token of the texts the id 256" in of_text

@@ -187,7 +187,7 @@ def test_a_run_records_the_examples_that_it_trained_on(tmp_path: Path, capsys: p
     assert "12 of 20 examples by base_loss, with scores from " in capsys.readouterr().out
     digests = record.status()["digests"]
     (record.folder / FILE).write_text((record.folder / FILE).read_text().replace("false", "true", 1))
-    assert change_in(record.folder, digests) == f"{FILE} is not what its digest in status.json says"
+    assert change_in(record.folder, digests) == f"{FILE} does not match its digest in status.json"
 
 
 def on_a_worker(root: Path, overrides: list[str]) -> None:
@@ -243,7 +243,7 @@ def test_a_study_runs_along_the_fraction(tmp_path: Path) -> None:
     [
         (
             ["selection=random", "selection.fraction=0.1"],
-            r"leave at least 4 examples, which an optimizer step takes .*, got 2 of 20",
+            r"choose at least 4 examples, as many as an optimizer step takes .*, got 2 of 20",
         ),
         (["selection=grape"], r"the 20 examples has a prompt of its own"),
     ],
@@ -272,7 +272,7 @@ class Wrong(RandomFraction):
         (lambda n: Choice(indices=[0, 1, 2, n], scores=None), "choose each example at most once, by an index below 20"),
         (lambda n: Choice(indices=range(8), scores=[1.0]), "a finite score for each of the 20 examples"),
         (lambda n: Choice(indices=range(8), scores=[float("nan")] * n), "a finite score for each of the 20 examples"),
-        (lambda n: Choice(indices=[1, 2], scores=None), "leave at least 4 examples"),
+        (lambda n: Choice(indices=[1, 2], scores=None), "choose at least 4 examples"),
         (lambda n: 1 / 0, r"selection: class .*Wrong can't choose: ZeroDivisionError"),
     ],
 )

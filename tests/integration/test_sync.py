@@ -78,7 +78,7 @@ def test_a_changed_record_is_failed_in_mlflow_and_its_values_stay(
         sync(["study=tiny"], str(CONF))
         run = client.get_run(held)
         assert (run.info.status, run.data.tags["gmt.state"], run.data.metrics) == ("FAILED", "changed", values)
-        assert "is not what its digest" in run.data.tags["mlflow.note.content"]
+        assert "does not match its digest" in run.data.tags["mlflow.note.content"]
         assert f"warning: run {record.id} was changed since it ended" in capsys.readouterr().out
     for path, content in whole.items():
         path.write_bytes(content)

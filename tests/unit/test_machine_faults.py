@@ -185,14 +185,14 @@ def test_a_device_that_fails_while_weights_load_is_no_mistake_of_the_user(
 
 
 def test_lm_evals_data_on_a_broken_disk_is_no_mistake_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gmt.evaluation.harness_tasks._is_several", lambda task: False)  # lm-eval takes seconds
+    monkeypatch.setattr("gmt.evaluation.harness_tasks._has_several_tasks", lambda task: False)  # lm-eval takes seconds
     from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 
-    from gmt.evaluation.harness_tasks import data_or_sentence
+    from gmt.evaluation.harness_tasks import explain_data_errors
 
     def raised(cause: Exception, error: Exception) -> Callable[[], None]:
         def do() -> None:
-            with data_or_sentence("gsm8k", None):
+            with explain_data_errors("gsm8k", None):
                 raise error from cause
 
         return do

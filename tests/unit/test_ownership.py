@@ -146,7 +146,9 @@ def test_folders_that_a_group_shares_on_purpose_stay_open_to_it(tmp_path: Path) 
     record_settings(tmp_path, trust_others=True).close_to_others()
     (tmp_path / "more").mkdir()
     assert (tmp_path / "more").stat().st_mode & 0o777 == 0o775
-    with pytest.raises(UserError, match=rf"^record\.root must hold only .* but {tmp_path} can be written by everybody"):
+    with pytest.raises(
+        UserError, match=rf"^record\.root must be writable by you and root alone, .* {tmp_path} can be written by every"
+    ):
         record_settings(tmp_path).close_to_others()
 
 

@@ -262,10 +262,10 @@ class Whole:
         (
             'return [Example(prompt="a", completion="b")]',
             "return [('a', 'b')]",
-            "must give Example, .* got \\('a', 'b'\\) at 0",
+            "must return Example, .* got \\('a', 'b'\\) at index 0",
         ),
-        ('"source": {"s": suite}', "", "must give suites or benchmarks by name under 'target' and under 'source'"),
-        ('"source": {"s": suite}', '"source": {"s": 3}', "must give suites or benchmarks by name"),
+        ('"source": {"s": suite}', "", "must return suites or benchmarks by name, under 'target' and under 'source'"),
+        ('"source": {"s": suite}', '"source": {"s": 3}', "must return suites or benchmarks by name"),
         (
             "return {",
             "suite.x; return {",

@@ -1,7 +1,7 @@
-"""Starts a model-written program under bubblewrap; bubblewrap's command line, made here, is the sandbox.
+"""Starts a model-written program under bubblewrap, with a command line that defines the sandbox.
 
-Root needs more: its uid inside would still be root's outside, which owns files and which RLIMIT_NPROC does not limit.
-So two uids are mapped for root: root's, to make the mounts, and an unused one, which the runner takes for good.
+A sandbox that root starts maps two uids of the machine. It makes its mounts as root. The program must not run as root,
+which owns files and which RLIMIT_NPROC does not limit, so the runner changes to an unused uid for good.
 """
 
 import json
@@ -22,7 +22,7 @@ from gmt.evaluation.sandboxing import visible
 from gmt.evaluation.sandboxing.limits import Limits
 from gmt.evaluation.sandboxing.program_runner import NOBODY
 from gmt.evaluation.sandboxing.starting import NotStarted, Started, environment, runner_command
-from gmt.evaluation.sandboxing.system_calls import known, seccomp_filter
+from gmt.evaluation.sandboxing.system_calls import has_filter, seccomp_filter
 
 _SCRATCH = "/tmp"
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
@@ -31,10 +31,10 @@ _END_S = 30  # time for the kernel to end the remaining processes
 
 
 def missing() -> str | None:
-    """Return a clause on why bubblewrap can't work here, and a remedy; None if nothing is known without a trial."""
+    """Return a clause on why bubblewrap can't work here, and a remedy; None if only a trial can show a fault."""
     if shutil.which("bwrap") is None:
         return "bwrap is not on the PATH: install bubblewrap 0.7 or newer (apt install bubblewrap)"
-    if not known():
+    if not has_filter():
         return "there is no filter of system calls for this processor: use x86_64 or aarch64"
     return visible.fault()
 
@@ -44,7 +44,7 @@ def start(channel: socket.socket, limits: Limits) -> Iterator[Started]:
     """Start the runner in a sandbox, which ends with the block.
 
     Raises:
-        NotStarted: its uids can't be mapped. Errors of bubblewrap itself are on the process's stderr.
+        NotStarted: the sandbox's uids can't be mapped. Errors of bubblewrap itself are on the process's stderr.
     """
     with ExitStack() as stack:
         filter_out, filter_in = _pipe(stack)
@@ -52,28 +52,28 @@ def start(channel: socket.socket, limits: Limits) -> Iterator[Started]:
         ready_out, ready_in = _pipe(stack)
         filter_in.write(seccomp_filter())
         filter_in.close()
-        handed = (filter_out.fileno(), info_in.fileno(), ready_out.fileno())
+        inherited = (filter_out.fileno(), info_in.fileno(), ready_out.fileno())
         process = subprocess.Popen(
-            [*_walls(handed, limits.scratch_bytes), *runner_command(NOBODY, limits)],
+            [*_bwrap_command(inherited, limits.scratch_bytes), *runner_command(NOBODY, limits)],
             stdin=channel.fileno(),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            pass_fds=handed,
-            start_new_session=True,  # Ctrl-C is for the caller
+            pass_fds=inherited,
+            start_new_session=True,  # so that Ctrl-C reaches only the caller
         )
         stack.enter_context(process)
         for file in (channel, filter_out, info_in, ready_out):
             file.close()
         sandbox = _Sandbox(process, info_out.readall())
         stack.callback(sandbox.end)
-        with ready_in:  # bubblewrap waits until it is closed
+        with ready_in:  # bubblewrap waits until this pipe is closed
             if os.getuid() == 0:
                 sandbox.map_uids()
         yield Started(process=process, kill=sandbox.kill)
 
 
 class _Sandbox:
-    """A sandbox, by its first process: when that ends, the kernel ends all others in its pid namespace."""
+    """A sandbox, ended through its first process: the kernel then ends all others in its pid namespace."""
 
     def __init__(self, bwrap: subprocess.Popen[bytes], info: bytes):
         self._bwrap = bwrap
@@ -84,7 +84,7 @@ class _Sandbox:
                 self._pidfd = os.pidfd_open(self._pid)
 
     def map_uids(self) -> None:
-        """Map root's uid, and NOBODY to an unused uid."""
+        """Map root to root, and NOBODY to an unused uid of the machine."""
         if self._pidfd < 0:
             return
         unused = random.choice(_UNUSED_UIDS)
@@ -114,12 +114,12 @@ class _Sandbox:
                 raise RuntimeError(f"process {self._pid} of a sandbox could not be ended")
 
 
-def _walls(handed: tuple[int, int, int], scratch_bytes: int) -> list[str]:
-    """Return bubblewrap's command line, up to the command inside."""
-    filter_fd, info_fd, ready_fd = handed
+def _bwrap_command(inherited: tuple[int, int, int], scratch_bytes: int) -> list[str]:
+    """Return bubblewrap's command line, up to the command that runs inside the sandbox."""
+    filter_fd, info_fd, ready_fd = inherited
     namespaces = [f"--unshare-{name}" for name in ("user", "pid", "net", "ipc", "uts", "cgroup")]
     if os.getuid() == 0:
-        who = [
+        identity = [
             "--cap-drop",
             "ALL",
             "--cap-add",
@@ -130,10 +130,10 @@ def _walls(handed: tuple[int, int, int], scratch_bytes: int) -> list[str]:
             str(ready_fd),
         ]
     else:
-        who = ["--uid", str(NOBODY), "--gid", str(NOBODY)]
+        identity = ["--uid", str(NOBODY), "--gid", str(NOBODY)]
     variables = (("--setenv", name, value) for name, value in environment(_SCRATCH).items())
     return [
-        "bwrap", *namespaces, *who, "--hostname", "sandbox", "--as-pid-1", "--die-with-parent", "--new-session",
+        "bwrap", *namespaces, *identity, "--hostname", "sandbox", "--as-pid-1", "--die-with-parent", "--new-session",
         "--clearenv", *chain.from_iterable(variables),
         "--perms", "1777", "--size", str(scratch_bytes), "--tmpfs", _SCRATCH, *_visible(), "--remount-ro", "/",
         "--chdir", _SCRATCH, "--seccomp", str(filter_fd), "--info-fd", str(info_fd), "--",
@@ -141,7 +141,7 @@ def _walls(handed: tuple[int, int, int], scratch_bytes: int) -> list[str]:
 
 
 def _visible() -> Iterator[str]:
-    """Yield the arguments that show Python's files. /proc is not shown: it is not needed, and reveals the machine."""
+    """Yield the arguments that show Python's files and devices; /proc, which would reveal the machine, is not shown."""
     yield from visible.arguments()
     for device in _DEVICES:
         yield from (*visible.parents(device), "--dev-bind", device, device)

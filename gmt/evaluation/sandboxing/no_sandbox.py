@@ -1,7 +1,7 @@
-"""Starts a model-written program with limits and a temporary folder, but without a sandbox: it has the caller's rights.
+"""Starts a model-written program with limits and a temporary folder, but without a sandbox.
 
-A program can read and change whatever its caller can, use the network, and leave behind a process that started its own
-session. A program that fails while its child holds its pipes counts as `timed out`.
+The program has the caller's permissions: it can read and change the caller's files, use the network, and leave behind a
+process that started its own session. A program that fails while a child holds its pipes open counts as `timed out`.
 """
 
 import os

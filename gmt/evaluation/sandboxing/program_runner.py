@@ -1,8 +1,8 @@
 """Runs a model-written program in this process: sets the limits, executes the program, and reports its end.
 
 The text of this file is given to an interpreter that can't import this project. Its stdin is a socket, which delivers
-eight bytes with the program's length, the program, and a token. It sends back STARTED and, after the program's last
-line, the token, which it does not read before.
+eight bytes with the program's length, the program, and a token. The runner sends back STARTED and executes the program;
+only then does it read the token and send it back.
 """
 
 import os
@@ -20,7 +20,7 @@ _OPEN_FILES = 64  # each pipe and socket holds memory of the kernel
 
 
 def main() -> None:
-    """Run the program; sys.argv holds its uid, bytes of memory, CPU seconds, processes, bytes of a file."""
+    """Run the program; sys.argv holds its uid and its limits: memory bytes, CPU seconds, processes, bytes of a file."""
     uid, memory, cpu_s, processes, file_size = (int(x) for x in sys.argv[1:])
     del sys.argv[1:]
     os.closerange(3, _FILES_OF_BUBBLEWRAP)
@@ -29,7 +29,7 @@ def main() -> None:
         os.dup2(nothing.fileno(), 0)
     if os.getpid() == 1:
         stand_by()
-        processes += os.getuid() == uid  # the first one counts too, but as root
+        processes += os.getuid() == uid  # the namespace's first process counts too, unless it is root's
     become(uid)
     limit(memory, cpu_s, processes, file_size)
     program = read(channel, int.from_bytes(read(channel, 8), "big")).decode(errors="surrogatepass")
@@ -42,11 +42,11 @@ def main() -> None:
         os._exit(1)
     if os.getpid() == pid:  # a child of the program may reach the last line too
         os.write(channel, read(channel, TOKEN_BYTES))
-    os._exit(0)  # threads and exit handlers of a program that passed don't matter
+    os._exit(0)  # without waiting for threads and exit handlers, since the program has passed
 
 
 def become(uid: int) -> None:
-    """Take another uid for good; root of a user namespace keeps no rights."""
+    """Take another uid for good; root of a user namespace keeps no privileges."""
     if os.getuid() != uid:
         os.setgroups([])
         os.setresgid(uid, uid, uid)
@@ -72,7 +72,7 @@ def limit(memory: int, cpu_s: int, processes: int, file_size: int) -> None:
     """Set the limits of this process and its children; lower limits of the machine stay."""
     for name, soft, hard in (
         (resource.RLIMIT_CORE, 1, 1),  # not 0: with 1 the kernel starts no core dump handler either, see fs/coredump.c
-        (resource.RLIMIT_CPU, cpu_s, cpu_s + 1),  # a signal, and a second later the end
+        (resource.RLIMIT_CPU, cpu_s, cpu_s + 1),  # SIGXCPU at the limit, SIGKILL a second later
         (resource.RLIMIT_AS, memory, memory),
         (resource.RLIMIT_NPROC, processes, processes),
         (resource.RLIMIT_FSIZE, file_size, file_size),
@@ -88,10 +88,10 @@ def read(channel: int, size: int) -> bytes:
     """Return exactly `size` bytes from the channel."""
     data = b""
     while len(data) < size:
-        more = os.read(channel, size - len(data))
-        if not more:
-            sys.exit("the program did not arrive")
-        data += more
+        chunk = os.read(channel, size - len(data))
+        if not chunk:
+            sys.exit("the channel was closed before the program arrived")
+        data += chunk
     return data
 
 

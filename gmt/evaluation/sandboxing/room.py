@@ -1,7 +1,7 @@
 """Computes how many programs may run at a time, from the cores that this process may use and the free memory.
 
-The machine's totals do not tell what a scheduler or a container leaves to a process. On Linux /proc and the control
-groups of both versions do (the kernel's Documentation/admin-guide/cgroup-v1 and cgroup-v2.rst).
+A scheduler or a container may leave less to a process than the machine has. On Linux, /proc and the control groups of
+both versions say how much (the kernel's Documentation/admin-guide/cgroup-v1 and cgroup-v2.rst).
 """
 
 import os
@@ -45,9 +45,9 @@ def free_bytes() -> int:
         ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
     ):
         for group in _groups(controller):
-            most, used = _number(group / limit), _number(group / usage)
-            if most is not None and used is not None:
-                free = min(free, most - used + _field(group / "memory.stat", cache))
+            limit_bytes, used_bytes = _number(group / limit), _number(group / usage)
+            if limit_bytes is not None and used_bytes is not None:
+                free = min(free, limit_bytes - used_bytes + _field(group / "memory.stat", cache))
     return max(0, free)
 
 

@@ -1,10 +1,10 @@
 """Runs programs that a model wrote: without a network, in a temporary folder, within limits. Linux only.
 
-Protected is everything outside. A program sees the Python in use and its packages read-only, an empty /tmp, and no
-other file, process, variable or network; all its processes end with it. `bubblewrap` makes the sandbox,
+The sandbox protects everything outside of it. A program sees the Python in use and its packages read-only, an empty
+/tmp, and no other file, process, variable or network; all its processes end with it. `bubblewrap` makes the sandbox,
 `program_runner` sets the limits.
 
-Not protected are:
+The sandbox does not protect:
 - The score against a program that is written to cheat. A program passes if it returns a token that the interpreter
   reads only after the program's last line, so a program that exits early fails. But answer and tests share one
   interpreter: code that knows program_runner.py can read the token, and any program can change what the tests compare.
@@ -12,7 +12,7 @@ Not protected are:
 - The machine's memory to the byte: a program whose processes hold more than `memory_bytes` together is ended a tenth of
   a second later, and until then can take more; `scratch_bytes`, and the kernel's memory for files, pipes and sockets,
   come on top.
-- The kernel: a hole in it is a hole in the sandbox.
+- The machine against security holes of the kernel: a program that exploits one can leave the sandbox.
 """
 
 import functools
@@ -29,7 +29,7 @@ from gmt.evaluation.sandboxing import bubblewrap, no_sandbox
 from gmt.evaluation.sandboxing.limits import Limits
 from gmt.evaluation.sandboxing.listening import Observation, listen
 from gmt.evaluation.sandboxing.program_runner import OUT_OF_MEMORY, STARTED, TOKEN_BYTES
-from gmt.evaluation.sandboxing.starting import HeldUp, NotStarted, Start
+from gmt.evaluation.sandboxing.starting import MachineBusy, NotStarted, Start
 from gmt.settings import integer
 
 _TRIAL = Limits(wall_time_s=60, cpu_time_s=60, memory_bytes=2**30, processes=1, output_bytes=2**16, scratch_bytes=2**20)
@@ -59,12 +59,12 @@ def run_python(program: str, limits: Limits, *, run_untrusted_code_without_sandb
     Args:
         program: Python source: an answer followed by its tests.
         limits: the limits of the program.
-        run_untrusted_code_without_sandbox: whether to run it with the caller's own rights, within the limits.
+        run_untrusted_code_without_sandbox: whether to run it with the caller's permissions, within the limits.
 
     Raises:
         UserError: this machine has no sandbox.
-        NotStarted: the machine could not start the program, which says nothing about the program.
-        HeldUp: the machine hardly gave the program a core, which says nothing about it either.
+        NotStarted: the machine could not start the program.
+        MachineBusy: the machine gave the program too little CPU time to judge it.
     """
     start = _start(run_untrusted_code_without_sandbox)
     return _run(program, limits, start)
@@ -78,7 +78,7 @@ def run_all(
     on_done: Callable[[int, Outcome], None] = lambda index, outcome: None,
     run_untrusted_code_without_sandbox: bool = False,
 ) -> list[Outcome]:
-    """Run programs side by side; if anything raises, the running programs end first.
+    """Run programs in parallel; an error is raised only after the running programs have ended.
 
     A program whose outcome its neighbours may have caused (it ran out of time or memory, or was killed) is run again
     alone after all others, and that outcome counts.
@@ -96,7 +96,7 @@ def run_all(
     Raises:
         UserError: this machine has no sandbox, or `at_once` is below 1.
         NotStarted: the machine could not start a program.
-        HeldUp: the machine hardly gave a program a core, although it ran alone.
+        MachineBusy: the machine gave a program too little CPU time to judge it, although no other program ran.
     """
     integer("at_once", at_once, low=1)
     start = _start(run_untrusted_code_without_sandbox)
@@ -123,10 +123,10 @@ def _run_beside_others(program: str, limits: Limits, start: Start) -> Outcome | 
     """Return the outcome of a program; None if its neighbours may have caused the outcome."""
     try:
         outcome = _run(program, limits, start)
-    except HeldUp:
+    except MachineBusy:
         return None
-    is_open = outcome.status in ("timed out", "out of memory") or outcome.exit_code == 128 + signal.SIGKILL
-    return None if is_open else outcome
+    is_inconclusive = outcome.status in ("timed out", "out of memory") or outcome.exit_code == 128 + signal.SIGKILL
+    return None if is_inconclusive else outcome
 
 
 def _start(without_sandbox: bool) -> Start:
@@ -135,7 +135,7 @@ def _start(without_sandbox: bool) -> Start:
     if fault := _fault():
         raise UserError(
             f"model-written programs run in a sandbox, but {fault}; or set run_untrusted_code_without_sandbox: true "
-            "to run them with your own rights, also over your files"
+            "to run them with your permissions, so that they can change your files"
         )
     return bubblewrap.start
 
@@ -165,10 +165,10 @@ def _run(program: str, limits: Limits, start: Start) -> Outcome:
         observed = listen(started, ours, message, limits)
     stderr_end = observed.stderr_end.decode(errors="replace").strip()
     if not observed.report.startswith(STARTED):
-        raise NotStarted(stderr_end or "it did not answer")
+        raise NotStarted(stderr_end or "the program's process did not answer")
     status = _status(observed, observed.report.removeprefix(STARTED), token, limits)
     if status == "timed out" and observed.cpu_s is not None:
-        raise HeldUp(
+        raise MachineBusy(
             f"this machine is too busy to judge a model-written program: it had {observed.cpu_s:.1f} s of a core, and "
             f"needs {limits.wall_time_s:g} s before it counts as too slow"
         )

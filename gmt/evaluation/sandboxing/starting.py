@@ -1,4 +1,4 @@
-"""Shared by both starts of a model-written program, with bubblewrap and without a sandbox."""
+"""Types and functions that the starts of a model-written program share, with bubblewrap and without a sandbox."""
 
 import socket
 import subprocess
@@ -14,10 +14,10 @@ from gmt.evaluation.sandboxing.limits import Limits
 
 
 class NotStarted(MachineFault):
-    """The machine could not start a program; that says nothing about the program."""
+    """The machine could not start a program, so nothing is known about the program."""
 
 
-class HeldUp(MachineFault):
+class MachineBusy(MachineFault):
     """The machine gave a program too little CPU time to judge it."""
 
 

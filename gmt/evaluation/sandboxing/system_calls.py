@@ -3,8 +3,8 @@
 - Memory that RLIMIT_AS does not count: files without a name, System V IPC, io_uring.
 - AF_VSOCK, which no network namespace confines, and which reaches the host of a virtual machine; with it all families
   except unix and internet, for pairs of sockets too.
-- Further namespaces, in which a program would be root again, and namespaces of others; mounts; and calls with a history
-  of holes that no answer needs.
+- Further namespaces, in which a program would be root again, and namespaces of others; mounts; and calls that no answer
+  needs and in which security holes were found before.
 """
 
 import platform
@@ -36,7 +36,7 @@ _SOCKETPAIR = {"x86_64": 53, "aarch64": 199}
 _CLONE3 = 435  # a filter can't read its flags, which lie in memory; libc falls back to clone on ENOSYS
 _CLONE_NEWUSER = 0x10000000
 _FAMILIES = (1, 2, 10)  # AF_UNIX, AF_INET, AF_INET6
-_X32 = 0x40000000  # the same calls under other numbers
+_X32 = 0x40000000  # from here on, the x32 ABI has the same calls under other numbers
 
 _EPERM, _ENOSYS, _EAFNOSUPPORT = 1, 38, 97
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06  # linux/bpf_common.h
@@ -44,7 +44,7 @@ _NUMBER, _ARCHITECTURE, _ARGUMENT = 0, 4, 16  # offsets in struct seccomp_data; 
 _ALLOW, _KILL, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
 
 
-def known() -> bool:
+def has_filter() -> bool:
     """Return whether there is a filter for this machine's processor."""
     return platform.machine() in _ARCHITECTURES
 

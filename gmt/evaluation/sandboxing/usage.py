@@ -11,7 +11,7 @@ from pathlib import Path
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
-_WANTS_TO_GO_ON = ("R", "D")  # on a core or waiting for one, or for a disk: see proc_pid_stat(5)
+_NOT_ASLEEP = ("R", "D")  # R: on a core or waiting for one; D: waiting for a disk; see proc_pid_stat(5)
 _STATE, _TIMES, _RESIDENT = 0, slice(11, 15), 21  # fields after the name; times of the process and of reaped children
 
 
@@ -31,7 +31,7 @@ class Usage:
 
 
 def usage_of(pid: int) -> Usage:
-    """Return the usage of a process and its descendants; processes that end meanwhile are left out."""
+    """Return the usage of a process and its descendants, without processes that end while they are measured."""
     cpu_s, pages, is_asleep = 0.0, 0, True
     for process in _with_descendants(pid):
         with suppress(OSError):
@@ -39,7 +39,7 @@ def usage_of(pid: int) -> Usage:
             cpu_s += sum(map(int, fields[_TIMES])) / _TICKS_PER_S
             pages += int(fields[_RESIDENT])
             is_asleep = is_asleep and all(
-                _fields(thread / "stat")[_STATE] not in _WANTS_TO_GO_ON
+                _fields(thread / "stat")[_STATE] not in _NOT_ASLEEP
                 for thread in Path(f"/proc/{process}/task").iterdir()
             )
     return Usage(cpu_s=cpu_s, memory_bytes=pages * _PAGE_BYTES, is_asleep=is_asleep)

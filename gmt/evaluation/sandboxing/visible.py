@@ -18,14 +18,14 @@ _SYSTEM = ("/lib", "/lib64", "/usr/lib", "/usr/lib64")
 _LOADER_CACHE = "/etc/ld.so.cache"
 _TIME_ZONES = "/usr/share/zoneinfo"
 _PACKAGES = ("site-packages", "dist-packages")  # Debian's name
-_OF_SYSTEM = ("/usr", "/usr/local")  # prefixes that are nobody's home, although homes may lie below them
+_SYSTEM_PREFIXES = ("/usr", "/usr/local")  # not homes themselves, although homes may lie below them
 
 
 def fault() -> str | None:
     """Return a clause on why this Python can't be shown, with a remedy; None if it can."""
     homes = _homes()
     for prefix in _prefixes():
-        if prefix not in _OF_SYSTEM and any(Path(home).is_relative_to(prefix) for home in homes):
+        if prefix not in _SYSTEM_PREFIXES and any(Path(home).is_relative_to(prefix) for home in homes):
             return (
                 f"the prefix of this Python, {prefix}, is a home folder or holds one, and no home is shown to a "
                 "program: use a Python that is installed in a folder of its own"
@@ -72,8 +72,8 @@ def _folders() -> set[str]:
     """Return the folders that are shown as a whole, under each of their paths."""
     paths = sysconfig.get_paths()
     folders = {os.path.dirname(os.__file__), paths["stdlib"], paths["platstdlib"]}
-    user = site.getusersitepackages()  # the Python in a sandbox does not read it
-    folders |= {path for path in sys.path if os.path.basename(path) in _PACKAGES and path != user}
+    user_packages = site.getusersitepackages()  # the Python in a sandbox does not read this folder
+    folders |= {path for path in sys.path if os.path.basename(path) in _PACKAGES and path != user_packages}
     folders |= {path for path in sys.path if os.path.basename(path) == "lib-dynload"}
     folders = {path for path in folders if os.path.isdir(path)}
     return {*_SYSTEM, _TIME_ZONES, *folders, *map(os.path.realpath, folders)}

@@ -12,7 +12,7 @@ import pytest
 
 from gmt.evaluation.sandboxing import listening
 from gmt.evaluation.sandboxing.sandbox import Outcome, run_all, run_python
-from gmt.evaluation.sandboxing.starting import HeldUp
+from gmt.evaluation.sandboxing.starting import MachineBusy
 from tests.conftest import needs_bubblewrap
 from tests.sandboxing import LIMITS, run_until_judged
 
@@ -46,8 +46,8 @@ def test_a_program_that_neighbours_hold_up_is_not_timed_out() -> None:
 
 def test_a_program_that_gets_no_core_is_no_wrong_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     run_python("", LIMITS)
-    monkeypatch.setattr(listening, "_PATIENCE", 1)
-    with one_core_shared_with(3), pytest.raises(HeldUp, match=r"had 0\.\d s of a core, and needs 0\.15 s"):
+    monkeypatch.setattr(listening, "_MAX_SLOWDOWN", 1)
+    with one_core_shared_with(3), pytest.raises(MachineBusy, match=r"had 0\.\d s of a core, and needs 0\.15 s"):
         run_python(BUSY, replace(LIMITS, wall_time_s=0.15))
 
 

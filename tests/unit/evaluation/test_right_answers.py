@@ -114,7 +114,7 @@ def test_questions_that_were_read_before_a_kill_are_not_read_again(tmp_path: Pat
             {"a": Suite(name="a", prompts=["x"], score=lambda *_: 0.0, max_new_tokens=1), "b": suite_of(SUMS)},
             "suites must name suites whose right answers are known, got 'a'",
         ),
-        ({}, {"a": suite_of({"Calculate 1 + 2.\n": "3" * 200})}, "the benchmark has a prompt of .* tokens"),
+        ({}, {"a": suite_of({"Calculate 1 + 2.\n": "3" * 200})}, "a question with its right answer has .* tokens"),
     ],
 )
 def test_what_can_not_be_read_is_refused(changes: Any, beside: Any, sentence: str) -> None:

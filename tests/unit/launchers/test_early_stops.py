@@ -15,7 +15,7 @@ def test_a_run_is_marked_as_stopped_once_its_worker_has_ended(tmp_path: Path) ->
     works, ends = threading.Event(), threading.Event()
 
     def worker() -> None:
-        with run.record.at_work():
+        with run.record.locked():
             works.set()
             ends.wait(60)
 

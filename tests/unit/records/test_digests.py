@@ -55,7 +55,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Plan:
             record.write_lines(f"answers_{when}.jsonl", ANSWERS)
         record.write_lines("selection.jsonl", [{"index": 0, "chosen": True, "score": 0.5}])
         record.finish()
-        with record.at_work():
+        with record.locked():
             record.write_later("operations.json", '{"step_flops": 1}\n')
     return plan
 
@@ -96,7 +96,7 @@ def test_any_one_changed_byte_is_seen(plan: Plan, name: str) -> None:
         changed = bytearray(whole)
         changed[place] ^= 1 << chosen.randrange(8)
         path.write_bytes(changed)
-        assert f"{name} is not what its digest" in str(record.change(also=LARGE))
+        assert f"{name} does not match its digest" in str(record.change(also=LARGE))
         assert record.state(also=LARGE) == "changed"
         assert record.state() == ("done" if name in LARGE else "changed")
     path.write_bytes(whole)
@@ -141,9 +141,11 @@ def test_a_changed_run_is_in_no_mean_and_is_named(plan: Plan) -> None:
     assert table["state"].tolist() == ["changed", "done"]
     assert table["target_after"].dropna().tolist() == [0.6]
     assert left_out(table) == ["1 of 2 runs are in no number here: 1 changed (sft seed=1)."]
-    told = f"sft seed=1: run {first.id} was changed since it ended: result.json is not what its digest in status.json"
+    told = (
+        f"sft seed=1: run {first.id} was changed since it ended: result.json does not match its digest in status.json"
+    )
     remedy = f"restore the file, or delete {first.folder} to run it anew"
-    assert all(words in table["error"][0] for words in ("result.json is not what its digest", remedy))
+    assert all(words in table["error"][0] for words in ("result.json does not match its digest", remedy))
     (sentence,) = changes(plan, plan.states())
     assert told in sentence
     assert remedy in sentence
@@ -159,7 +161,9 @@ def test_the_report_and_the_terminal_say_it(plan: Plan, monkeypatch: pytest.Monk
     second.write("status.json", status)
     report = write_report(plan)
     page = report.files[0].read_text()
-    told = f"sft seed=1: run {first.id} was changed since it ended: result.json is not what its digest in status.json"
+    told = (
+        f"sft seed=1: run {first.id} was changed since it ended: result.json does not match its digest in status.json"
+    )
     assert len(report.results.done) == 1
     missing, changed = report.results.warnings
     assert "1 changed (sft seed=1)" in missing
@@ -211,7 +215,7 @@ def test_scores_follow_from_answers() -> None:
     wrong = [*ANSWERS[1:], ANSWERS[0] | {"score": 0.9}]
     assert contradiction_of_answers(task, {"target": {"sums": 0.75}}, wrong) is None
     told = contradiction_of_answers(task, {"target": {"sums": 1.0}}, wrong)
-    assert told == "the score of target sums is 1.0 in result.json, and its answers give 0.75"
+    assert told == "the score of target sums is 1.0 in result.json, but its answers give 0.75"
     elsewhere = {"_target_": "gmt.x", "target": {"sums": {"_target_": "mine.Benchmark"}}}
     assert contradiction_of_answers(elsewhere, {"target": {"sums": 1.0}}, wrong) is None
     lm_eval = [row | {"task": "gsm8k"} for row in wrong]

@@ -24,7 +24,7 @@ def test_states_follow_what_happened(tmp_path: Path) -> None:
     assert record.state() == "to do"
     record.create(SCIENCE, {})
     assert record.state() == "interrupted"
-    with record.at_work():
+    with record.locked():
         record.set_status("running")
         assert RunRecord(tmp_path, record.id).state() == "running"
     assert record.state() == "interrupted"
@@ -92,7 +92,7 @@ def test_a_reader_starts_again_when_a_resumed_run_writes_the_metrics_anew(tmp_pa
 
 
 def _hold(folder: str, id_: str, ready: "multiprocessing.synchronize.Event") -> None:
-    with RunRecord(Path(folder), id_).at_work():
+    with RunRecord(Path(folder), id_).locked():
         ready.set()
         multiprocessing.Event().wait(60)
 
@@ -106,12 +106,12 @@ def test_two_processes_never_work_on_one_run_and_a_killed_one_frees_it(tmp_path:
     other.start()
     try:
         assert ready.wait(30)
-        with pytest.raises(RecordBusy), record.at_work():
+        with pytest.raises(RecordBusy), record.locked():
             pass
     finally:
         other.kill()
         other.join()
-    with record.at_work():
+    with record.locked():
         assert json.loads((record.folder / "config.json").read_text())["run_id"] == record.id
 
 

@@ -61,7 +61,7 @@ def test_a_task_without_other_source_prompts_is_refused(monkeypatch: pytest.Monk
     assert checked == [["2 + 2 ="]]
     sentence = "^method ssu must have a task with source prompts to be calibrated on, and task long_words has none: "
     with pytest.raises(
-        UserError, match=sentence + "its source evaluations are benchmarks, which ask in their own way$"
+        UserError, match=sentence + "its source evaluations are benchmarks, which make their own prompts$"
     ):
         prepared_with(benchmark=asks_itself)
     for others in (None, ["1 + 1 ="]):

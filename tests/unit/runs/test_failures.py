@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from gmt.errors import Diverged, UserError
-from gmt.runs.failures import is_tried_again, kind_of
+from gmt.runs.failures import is_retried, kind_of
 
 
 @pytest.mark.parametrize(
@@ -30,6 +30,6 @@ def test_the_kind_of_an_error(error: Exception, kind: str) -> None:
 
 
 def test_only_what_may_pass_is_tried_again() -> None:
-    assert [is_tried_again("infrastructure", n) for n in range(4)] == [True, True, False, False]
-    assert is_tried_again("preempted", 10_000)
-    assert not any(is_tried_again(kind, 0) for kind in ("user", "diverged", "error", "memory"))
+    assert [is_retried("infrastructure", n) for n in range(4)] == [True, True, False, False]
+    assert is_retried("preempted", 10_000)
+    assert not any(is_retried(kind, 0) for kind in ("user", "diverged", "error", "memory"))

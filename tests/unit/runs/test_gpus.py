@@ -136,7 +136,7 @@ def test_the_device_is_what_the_run_takes(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(
         torch.cuda, "device_count", lambda: 4
     )  # transformers would train on all, with 4 times the batch
-    with pytest.raises(UserError, match="CUDA_VISIBLE_DEVICES must name one GPU for a run with one worker, and torch"):
+    with pytest.raises(UserError, match="CUDA_VISIBLE_DEVICES must name one GPU for a run with one worker, but torch"):
         check_device(resources())
     check_device(resources(gpus=0))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)  # a driver that is too old

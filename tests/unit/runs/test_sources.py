@@ -17,9 +17,9 @@ from gmt.file_digests import git_sha1_of, sha256_of
 from gmt.models.pretrained import SHIPPED
 from gmt.runs.build import Run, build
 from gmt.runs.execute import execute
-from gmt.runs.kept_scores import read_score, write_score
 from gmt.runs.prepare import prepare
-from gmt.runs.sources import of_hub, sources_of
+from gmt.runs.sources import hub_versions, sources_of
+from gmt.runs.stored_scores import read_score, write_score
 from gmt.studies.differing import differing_code
 from gmt.tasks.protocol import Score
 from gmt.tasks.rows import Source
@@ -107,7 +107,7 @@ def test_files_of_this_machine_are_recorded_without_a_commit() -> None:
     (used,) = pretrained().used_files().values()
     assert used.recorded()["commit"] is None
     assert used.recorded()["files"]["config.json"] == sha256_of(SHIPPED / "nano" / "config.json")
-    assert of_hub({"model.files": used.recorded()}) == {}
+    assert hub_versions({"model.files": used.recorded()}) == {}
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
@@ -181,7 +181,7 @@ def test_a_branch_that_moved_between_two_runs_is_told(hub: Hub, tmp_path: Path) 
         sources = {"model.files": model.recorded(), "task.data": data().used_files().recorded()}
         finish(each, 0.5)
         known = each.record.read("environment.json")
-        each.record.write("environment.json", known | {"code": of_hub(sources), "sources": sources})
+        each.record.write("environment.json", known | {"code": hub_versions(sources), "sources": sources})
         each.record.finish()
     of_data, of_model = sorted(differing_code(plan.runs), key=lambda sentence: "model.files" in sentence)
     for sentence, name in ((of_model, "model.files"), (of_data, "task.data")):

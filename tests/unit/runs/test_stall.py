@@ -6,25 +6,25 @@ from pathlib import Path
 
 import pytest
 
-from gmt.runs.stall import FILE, no_longer_than
+from gmt.runs.stall import FILE, end_on_stall
 
 _HANG = """
 import ctypes, sys
 from pathlib import Path
-from gmt.runs.stall import no_longer_than
+from gmt.runs.stall import end_on_stall
 
 def hangs_here():
     ctypes.PyDLL(None).sleep(60)  # keeps the GIL
 
-with no_longer_than(0.5, Path(sys.argv[1])):
+with end_on_stall(0.5, Path(sys.argv[1])):
     hangs_here()
 """
 _PROGRESS = """
 import sys, time
 from pathlib import Path
-from gmt.runs.stall import no_longer_than
+from gmt.runs.stall import end_on_stall
 
-with no_longer_than(1.0, Path(sys.argv[1])) as progress:
+with end_on_stall(1.0, Path(sys.argv[1])) as progress:
     for _ in range(20):
         time.sleep(0.1)
         progress()
@@ -45,6 +45,6 @@ def test_progress_keeps_a_run_alive_and_leaves_no_trace(tmp_path: Path) -> None:
 
 
 def test_an_error_leaves_no_trace_that_could_be_taken_for_a_hang(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="x"), no_longer_than(60, tmp_path):
+    with pytest.raises(ValueError, match="x"), end_on_stall(60, tmp_path):
         raise ValueError("x")
     assert not list(tmp_path.iterdir())

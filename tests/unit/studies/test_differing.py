@@ -16,7 +16,7 @@ import gmt
 from gmt.axis import Axis
 from gmt.composition import Composer, hydra_on
 from gmt.runs.build import build
-from gmt.runs.code_versions import by_both, checkout, code_of, outside_of, source_of, uncommitted
+from gmt.runs.code_versions import checkout, code_of, combined_versions, outside_versions, source_of, uncommitted
 from gmt.runs.environment import environment
 from gmt.runs.evaluate import folder_of_base
 from gmt.runs.execute import execute
@@ -170,10 +170,10 @@ def test_a_plan_warns_of_a_revision_that_may_move(tmp_path: Path) -> None:
 
 
 def test_attempts_by_several_codes_are_both_told() -> None:
-    both = by_both({"gmt": "1", "mine": "a"}, {"gmt": "2", "mine": "a"})
+    both = combined_versions({"gmt": "1", "mine": "a"}, {"gmt": "2", "mine": "a"})
     assert both == {"gmt": "1, then 2", "mine": "a"}
-    assert by_both(both, {"gmt": "2", "mine": "a"}) == both
-    assert by_both({}, {"gmt": "1"}) == {"gmt": "1"}
+    assert combined_versions(both, {"gmt": "2", "mine": "a"}) == both
+    assert combined_versions({}, {"gmt": "1"}) == {"gmt": "1"}
 
 
 @pytest.fixture
@@ -215,7 +215,7 @@ def test_any_edited_file_of_the_package_is_other_code(tmp_path: Path, package: P
     (package / "numbers.py").write_text("DENSITY = 0.5\n")
     assert code_of(config) == before  # this process runs what it has imported
     script = "import sys, json; from gmt.runs.code_versions import *; s = json.loads(sys.argv[1]); print(code_of(s))"
-    script += "; print(outside_of(s))"
+    script += "; print(outside_versions(s))"
     path = os.pathsep.join([str(package.parent), *sys.path])
     done = subprocess.run(
         [sys.executable, "-c", script, '{"method": {"_target_": "mine_helpers.method.Mine"}}'],
@@ -228,7 +228,7 @@ def test_any_edited_file_of_the_package_is_other_code(tmp_path: Path, package: P
     assert before["gmt"] in code
     assert before["mine_helpers"] not in code
     assert "'dirty': True" in outside
-    assert outside_of({"method": {"_target_": "gmt.methods.sft.Sft"}}) == {}
+    assert outside_versions({"method": {"_target_": "gmt.methods.sft.Sft"}}) == {}
 
 
 def test_the_bases_answers_are_kept_by_all_that_decides_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -277,7 +277,7 @@ def test_modules_that_a_plug_in_imports_from_folders_are_its_code_too(
     config = {"method": {"_target_": "gmt.methods.sft.Sft", "signal": {"_target_": "own_signal.Signal"}}}
     code = code_of(config)
     assert {name for name in code if name.startswith("own_")} == {"own_signal", "own_numbers"}
-    assert outside_of(config)["own_signal"] == {"version": None, "commit": None, "dirty": None}
+    assert outside_versions(config)["own_signal"] == {"version": None, "commit": None, "dirty": None}
 
 
 @pytest.mark.parametrize("name", ["kernels.c", "CUDA/step.cu", "fast.pyx", "_fast.cpython-311-x86_64-linux-gnu.so"])
@@ -297,7 +297,7 @@ def test_code_that_is_no_python_is_a_plug_ins_code_too(
         found.append(code_of(config)["own_kernels"])
     source_of.cache_clear()
     assert found[0] != found[1] == found[2]
-    assert outside_of(config)["own_kernels"]["commit"] is None
+    assert outside_versions(config)["own_kernels"]["commit"] is None
 
 
 def test_an_edit_of_the_kernels_in_c_is_other_code_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -317,7 +317,7 @@ def test_an_edit_of_the_kernels_in_c_is_other_code_of_ours(tmp_path: Path, monke
 
 
 def test_the_version_of_an_installed_plug_in_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = outside_of({"method": {"_target_": "peft.tuners.lora.LoraConfig"}})  # stands in for a user's package
+    found = outside_versions({"method": {"_target_": "peft.tuners.lora.LoraConfig"}})  # stands in for a user's package
     assert found["peft"]["version"] == metadata.version("peft")
     assert "torch" not in found
 

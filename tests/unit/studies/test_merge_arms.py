@@ -143,12 +143,12 @@ def test_overrides_reach_parents_and_overrides_of_merge_reach_merges(tmp_path: P
         (
             {"from": "lora", "merge": "wise_ft"},
             {},
-            r"needs the weights of run \w+, whose method lora saves the adapter only: record.keep_weights must",
+            r"needs the weights of run \w+, whose method lora saves only the adapter: record.keep_weights must",
         ),
         (
             {"merge": "wise_ft", "method": "hft"},
             {},
-            "arm merged: merge=wise_ft needs the weights of run .* isn't there",
+            "arm merged: merge=wise_ft needs the weights of run .* has no record",
         ),
     ],
 )

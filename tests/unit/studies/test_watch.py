@@ -51,7 +51,7 @@ def test_counts_pace_and_time_left(tmp_path: Path) -> None:
         planned.record.create(planned.run.science, planned.run.config)
     first.record.write("result.json", dataclasses.replace(RESULT, seconds=60.0).to_json())
     first.record.set_status("done")
-    with second.record.at_work():
+    with second.record.locked():
         second.record.set_status("running", attempts=1, started_at=1000.0)
         log(second, 2, 1001.0)
         log(second, 4, 1003.0)
@@ -69,7 +69,7 @@ def test_the_time_between_two_attempts_is_no_pace(tmp_path: Path) -> None:
     watch = Watch(made, made.runs, None, seen, at_once=1)
     planned = made.runs[0]
     planned.record.create(planned.run.science, planned.run.config)
-    with planned.record.at_work():
+    with planned.record.locked():
         planned.record.set_status("running", attempts=2, started_at=time.time())
         log(planned, 2, time.time() - 500)
         log(planned, 4, time.time() + 1)

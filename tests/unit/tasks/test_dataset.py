@@ -177,7 +177,7 @@ def test_held_out_answers_are_found_by_their_pattern(tmp_path: Path) -> None:
         (['{"question": "a", "a": "b"}'], r"has no column q; it has question, a"),
         (['{"q": "a", "a": "b"}', '{"q": "a", "a": 5}'], r"row 2 must hold a text in column 'a', got 5"),
         (['{"q": "a", "a": " "}'], "row 1 must hold a text in column 'a'"),
-        (['{"q": "a", "a": "b\\ud800"}'], "row 1 must hold Unicode text, and has a lone surrogate at character 1"),
+        (['{"q": "a", "a": "b\\ud800"}'], "row 1 must hold Unicode text, but has a lone surrogate at character 1"),
     ],
 )
 def test_a_wrong_row_is_named(tmp_path: Path, lines: list[str], sentence: str) -> None:
@@ -194,7 +194,7 @@ def test_a_json_file_without_a_row_is_named(tmp_path: Path, text: str) -> None:
 
 
 def test_a_path_that_is_neither_here_nor_a_hub_id_with_a_revision() -> None:
-    with pytest.raises(UserError, match=r"hub id with task\.data\.revision, got 'data', which is not here"):
+    with pytest.raises(UserError, match=r"hub id with task\.data\.revision, got 'data', which is not on this machine"):
         task("data")
 
 
@@ -205,7 +205,7 @@ def test_a_path_that_is_neither_here_nor_a_hub_id_with_a_revision() -> None:
 def test_a_preference_without_a_rejected_answer_is_named(tmp_path: Path, missing: object) -> None:
     rows = [{"prompt": "a", "chosen": "b", "rejected": "c"}, {"prompt": "a", "chosen": "b", "rejected": missing}]
     columns = {name: name for name in ("prompt", "chosen", "rejected")}
-    with pytest.raises(UserError, match="row 2 must hold a rejected answer in column 'rejected', and has none"):
+    with pytest.raises(UserError, match="row 2 must hold a rejected answer in column 'rejected', but has none"):
         task(write(tmp_path, rows), columns).train_examples()
 
 

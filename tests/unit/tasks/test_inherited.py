@@ -9,7 +9,7 @@ from gmt.composition import Composer, hydra_on
 from gmt.errors import UserError
 from gmt.runs.build import build
 from gmt.runs.prepare import prepare
-from gmt.tasks.inherited import settled
+from gmt.tasks.inherited import without_removed_entries
 from tests.unit.tasks.test_dataset import write
 
 PLAIN = {"prompt": "prompt", "completion": "completion"}
@@ -121,7 +121,9 @@ def test_null_drops_an_entry(tmp_path: Path) -> None:
 )
 def test_null_drops_training_data_and_no_setting_of_a_plug_in(train: Any, left: Any) -> None:
     """A run id is made of what is left."""
-    assert settled({"_target_": "mine.Task", "train": train})["train"] == (train if left is None else left)
+    assert without_removed_entries({"_target_": "mine.Task", "train": train})["train"] == (
+        train if left is None else left
+    )
 
 
 def test_null_drops_in_every_run_of_a_sweep() -> None:

@@ -65,8 +65,8 @@ ONE = [LAST, says("IV")]
 WRONG: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({"rejected": [{"role": "user", "content": "plus 2?"}, says("4")]}, {}, "must hold the same turns before the last"),
     ({"rejected": "4"}, {}, "must hold the same turns before the last answer"),
-    ({"prompt": "minus 1?"}, {}, "must hold in column 'prompt' what a user's turn of 'chosen' says"),
-    ({"chosen": [*ONE, LAST]}, {}, "must hold a chosen answer in column 'chosen', and has none"),
+    ({"prompt": "minus 1?"}, {}, "must hold in column 'prompt' the text of a user's turn in column 'chosen'"),
+    ({"chosen": [*ONE, LAST]}, {}, "must hold a chosen answer in column 'chosen', but has none"),
     (
         {"chosen": [SYSTEM, *ONE], "rejected": [SYSTEM, LAST, says("4")]},
         {"chat_template": None},
@@ -75,11 +75,11 @@ WRONG: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     (
         {"chosen": [SYSTEM, says("4")], "rejected": [SYSTEM, says("5")], "prompt": SYSTEM["content"]},
         {},
-        "'prompt' what",
+        "'prompt' the text",
     ),
     ({"chosen": [{"role": "tool", "content": "x"}, says("4")]}, {}, "must hold turns with a role of"),
-    ({"chosen": [LAST, says("IV") | {"reasoning_content": "3, 4"}]}, {}, "and has reasoning_content beside it"),
-    ({"chosen": [LAST, says("IV") | {"weight": 0}]}, {}, "must weigh its turns alike"),
+    ({"chosen": [LAST, says("IV") | {"reasoning_content": "3, 4"}]}, {}, "but has reasoning_content beside it"),
+    ({"chosen": [LAST, says("IV") | {"weight": 0}]}, {}, "must have no weights"),
 ]
 
 
@@ -94,5 +94,5 @@ def test_what_cannot_be_kept_is_refused_by_its_row(
 
 def test_answers_alone_need_a_prompt(tmp_path: Path) -> None:
     rows = [{"chosen": "IV", "rejected": "4"}]
-    with pytest.raises(UserError, match="row 1 must hold a user's turn before the last answer, and does not"):
+    with pytest.raises(UserError, match="row 1 must hold a user's turn before the last answer, but does not"):
         preferences(tmp_path, rows, IMPLICIT)

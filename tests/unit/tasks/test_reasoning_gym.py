@@ -93,7 +93,7 @@ def test_a_distinct_suite_asks_no_question_twice_and_names_a_family_that_is_too_
     prompts = task(distinct=True).suites()["source"]["sums"].prompts
     assert len(set(prompts)) == len(prompts) == 60
     many = task(distinct=True, source={"sums": PLAIN_SUMS | {"num_examples": 200}})
-    with pytest.raises(UserError, match=r"task.source.sums.*num_examples must be at most 121, the distinct .* got 200"):
+    with pytest.raises(UserError, match=r"task.source.sums.*num_examples must be at most 121, the number .* got 200"):
         many.suites()
 
 

@@ -12,7 +12,7 @@ import pytest
 from datasets import Dataset
 
 from gmt.errors import UserError
-from gmt.tasks.columns import drawn
+from gmt.tasks.columns import drawn_rows
 from gmt.tasks.json_rows import json_rows
 from gmt.tasks.protocol import Example
 from gmt.tasks.rows import Source
@@ -185,7 +185,7 @@ def test_a_cache_that_cannot_be_written_is_named_by_its_variable(
 @pytest.mark.parametrize("kind", ["jsonl", "json", "parquet"])
 def test_a_row_of_a_sample_is_named_by_its_place_in_the_file(tmp_path: Path, kind: str) -> None:
     path = write(tmp_path, [{"q": str(i)} for i in range(1, 101)], kind)
-    rows = list(drawn("task.data", data(path, num_examples=10), ["q"], "task.columns"))
+    rows = list(drawn_rows("task.data", data(path, num_examples=10), ["q"], "task.columns"))
     assert len(rows) == 10
     assert all(row.where == f"task.columns: {path}, row {row.values['q']}" for row in rows)
 

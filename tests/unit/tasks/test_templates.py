@@ -253,7 +253,7 @@ def test_preferences_are_learnt_as_conversations_are(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(THINKS))
 def test_a_template_whose_prompt_does_not_begin_its_answers_is_named(name: str) -> None:
-    with pytest.raises(UserError, match=rf"^task\.chat_template=.*{name}.jinja.* begins a given answer by"):
+    with pytest.raises(UserError, match=rf"^task\.chat_template=.*{name}.jinja.* conversation continues with"):
         set_template(tokenizer_for(name), str(FILES[name]))
 
 

@@ -56,7 +56,7 @@ def test_each_value_is_written_once_by_views_that_come_and_go(tmp_path: Path) ->
         record.append_metrics(step, {"train/loss": float(step)})
         view = MlflowView(settings_for(tmp_path))  # as after a kill of the driver: it knows nothing of the last one
         for _ in range(2):
-            with record.at_work():
+            with record.locked():
                 view.sync(record, name="gmt seed=1", parent=None, tags={}, final=False)
     assert history(tmp_path) == [(1, 1.0), (2, 2.0), (3, 3.0)]
 
@@ -72,7 +72,7 @@ def test_steps_that_a_resumed_run_repeats_are_the_records_alone(tmp_path: Path) 
     record, view = new_record(tmp_path), MlflowView(settings_for(tmp_path))
 
     def sync(by: MlflowView) -> None:
-        with record.at_work():
+        with record.locked():
             by.sync(record, name="r", parent=None, tags={}, final=False)
 
     for view_then in (view, MlflowView(settings_for(tmp_path))):  # who followed the run, and somebody new

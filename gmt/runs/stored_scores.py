@@ -1,4 +1,7 @@
-"""Stores scores and other values of a model for runs that would get the same ones, with a digest of value and place."""
+"""Stores scores and other values, so that runs that need the same ones compute them once.
+
+A file holds a digest of its value and its path, so that a file that was changed or copied elsewhere is not used.
+"""
 
 import dataclasses
 import hashlib
@@ -21,7 +24,7 @@ def write_score(file: Path, score: Score) -> None:
 
 
 def read_score(file: Path) -> Score | None:
-    """Return the stored score; None, and a line in the log, if the file was cut, changed or copied from elsewhere."""
+    """Return the stored score; log a warning and return None if the file was cut, changed or copied from elsewhere."""
     values = read_value(file)
     return None if values is None else Score(**values)
 
@@ -32,7 +35,7 @@ def write_value(file: Path, value: Any) -> None:
 
 
 def read_value(file: Path) -> Any | None:
-    """Return the stored value; None, and a line in the log, if the file was cut, changed or copied from elsewhere."""
+    """Return the stored value; log a warning and return None if the file was cut, changed or copied from elsewhere."""
     try:
         stored = json.loads(file.read_bytes())
         if stored["sha256"] == _digest(file, stored["score"]):
@@ -44,6 +47,6 @@ def read_value(file: Path) -> Any | None:
 
 
 def _digest(file: Path, values: Any) -> str:
-    """Return the digest of a value and its place, so that a file copied to another place is invalid."""
-    place = [*(folder.name for folder in file.parents[:_FOLDERS]), file.name]
-    return hashlib.sha256(json.dumps([place, values], sort_keys=True).encode()).hexdigest()
+    """Return the digest of a value and the last parts of its path."""
+    path = [*(folder.name for folder in file.parents[:_FOLDERS]), file.name]
+    return hashlib.sha256(json.dumps([path, values], sort_keys=True).encode()).hexdigest()

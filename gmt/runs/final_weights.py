@@ -1,4 +1,4 @@
-"""The weights that a run computes, by training or by merging."""
+"""The weights that a run ends with, by training or by merging."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from gmt.training.settings import TrainSettings
 
 
 @dataclass(frozen=True, kw_only=True)
-class MadeWeights:
-    """A model with the weights of a run, before it is evaluated.
+class FinalWeights:
+    """A model with the final weights of a run, before it is evaluated.
 
     Args:
-        model: the model that is evaluated, whole, on the run's device.
+        model: the model to evaluate, with all weights (no shards), on the run's device.
         delta: how far the weights have moved from the base's.
         sizes: numbers of trained and of added parameters.
         training: the facts of the training; None for a merge.
