@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from gmt.masking.bins import find_flat
+from gmt.masking.bins import bins_on_device
 from gmt.masking.counting import fields
 from gmt.masking.native import has_triton
 from gmt.masking.rule import LARGEST_BITS, Draw, Rule, Scores, Selection, size_of, to_device
@@ -198,7 +198,7 @@ def _find(groups: Sequence[Sequence[Scores]], sizes: Sequence[int], rule: Rule) 
     left_G, prefix_G = (rank_G - first_G).clamp(min=0), torch.zeros_like(rank_G)
     for shift, width in fields(scores.dtype for group in groups for scores in group):
         counts_GK = count_between(buffers, counts.between_G, prefix_G, shift, width)
-        bin_G, left_G, ties_G = find_flat(counts_GK, left_G)
+        bin_G, left_G, ties_G = bins_on_device(counts_GK, left_G)
         prefix_G = prefix_G << width | bin_G
     is_low_G, is_high_G = rank_G < first_G, rank_G >= end_G
     fits_G = counts.between_G <= buffers.end_G - buffers.start_G

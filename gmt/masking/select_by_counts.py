@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from gmt.masking.bins import Place, find, over_places
+from gmt.masking.bins import Place, bins_of_ranks, joint_counts
 from gmt.masking.counting import NUM_UPPER, UPPER_OF_INF, Chunks, lower_bits, upper_counts
 from gmt.masking.rule import Rule, Scores, Selection, size_of
 
@@ -27,11 +27,11 @@ def select_by_counts(groups: Sequence[Sequence[Scores]], rule: Rule) -> dict[int
 
 def _select_together(groups: Sequence[Sequence[Scores]], rule: Rule) -> list[Selection]:
     sizes = [size_of(group) for group in groups]
-    upper_GU = over_places(groups, lambda parts, place: upper_counts(parts, place[0]))
+    upper_GU = joint_counts(groups, lambda parts, place: upper_counts(parts, place[0]))
     zeros_G = upper_GU[:, -1] * (not rule.rank_zeros)
     zeros, ranks = zeros_G.tolist(), rule.ranks(sizes, zeros_G).tolist()
     nonfinite = upper_GU[:, UPPER_OF_INF:-1].sum(1).tolist()
-    uppers, left, ties = find(upper_GU[:, :NUM_UPPER], ranks)
+    uppers, left, ties = bins_of_ranks(upper_GU[:, :NUM_UPPER], ranks)
     lowers = [0] * len(groups)
     # A bfloat16's magnitude is nothing but upper bits: where all are of that dtype, the threshold is found.
     deeper = [i for i, group in enumerate(groups) if any(s.dtype != torch.bfloat16 for s in group)]
@@ -45,7 +45,7 @@ def _select_together(groups: Sequence[Sequence[Scores]], rule: Rule) -> list[Sel
 def _find_lower(
     groups: Sequence[Sequence[Scores]], chosen: Sequence[int], uppers: list[int], ranks: list[int]
 ) -> tuple[list[int], list[int], list[int]]:
-    """`find` over the lower 16 bits of the entries whose upper bits are known: eight bits, then eight more.
+    """`bins_of_ranks` over the lower 16 bits of the entries whose upper bits are known: eight bits, then eight more.
 
     Only of the groups of the indices `chosen`.
     """
@@ -62,6 +62,6 @@ def _find_lower(
         inside = [bits[(bits >> 8) == high] & 0xFF for bits, high in zip(found[place], highs, strict=True)]
         return torch.stack([torch.bincount(bits, minlength=256) for bits in inside])
 
-    highs, ranks, _ = find(over_places(groups, high_counts), ranks)
-    lows, ranks, ties = find(over_places(groups, low_counts), ranks)
+    highs, ranks, _ = bins_of_ranks(joint_counts(groups, high_counts), ranks)
+    lows, ranks, ties = bins_of_ranks(joint_counts(groups, low_counts), ranks)
     return [high << 8 | low for high, low in zip(highs, lows, strict=True)], ranks, ties

@@ -11,7 +11,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from gmt.masking.bins import Place, find_flat, over_places
+from gmt.masking.bins import Place, bins_on_device, joint_counts
 from gmt.masking.counting import Chunks, fields
 from gmt.masking.native import has_triton
 from gmt.masking.rule import LARGEST_BITS, Rule, Scores, Selection, size_of
@@ -47,12 +47,12 @@ def find_by_fields(groups: Sequence[Sequence[Scores]], rule: Rule) -> Tensor:
     prefix_G = torch.zeros(len(groups), dtype=torch.int64, device=groups[0][0].device)
     for shift, width in fields(scores.dtype for group in groups for scores in group):
         is_first = shift + width == LARGEST_BITS.bit_length()
-        counts_GK = over_places(groups, partial(_field_counts, prefix_G, shift, width))
+        counts_GK = joint_counts(groups, partial(_field_counts, prefix_G, shift, width))
         if is_first:
             zeros_G = counts_GK[:, -1] * (not rule.rank_zeros)
             nonfinite_G = counts_GK[:, _BITS_OF_INF >> shift : -1].sum(1)
             ranks_G = left_G = rule.ranks([size_of(group) for group in groups], zeros_G)
-        bin_G, left_G, ties_G = find_flat(counts_GK[:, :-1], left_G)
+        bin_G, left_G, ties_G = bins_on_device(counts_GK[:, :-1], left_G)
         prefix_G = prefix_G << width | bin_G
     return torch.stack([prefix_G << shift, ranks_G - left_G, ties_G, zeros_G, nonfinite_G], 1)
 

@@ -64,7 +64,7 @@ LOW_RANK = {"_target_": "gmt.masking.low_rank.LowRankWeight", "rank": 20, "svd":
         ("gmt", {"grain": "head"}, "mamba", r"method=gmt: grain=head: .* has no heads, so that exclude must name it"),
         ("gmt", {"grain": "column"}, "llama", r"method=gmt: grain=column: .*norm\.weight .* has no columns"),
         ("gmt", {"exclude": ["*nowhere*"]}, "llama", r"method=gmt: exclude: no parameter .* has a name like \*nowhere"),
-        ("wanda", {"parameters": "all"}, "llama", r"method=wanda: signal=\w+: .* is no weight of a linear layer"),
+        ("wanda", {"parameters": "all"}, "llama", r"method=wanda: signal=\w+: .* is not the weight of a linear"),
         ("migu", {}, "mixtral", r"method=migu: parameters=\w+: .* experts in one tensor .* exclude must name it"),
         (
             "lota",
