@@ -135,11 +135,11 @@ class Rule:
         return (zeros_G + size_G - to_device(masked, zeros_G.device)).minimum(size_G).sub_(1).clamp_(min=0)
 
     def margin(self, num_samples: int, deviations: float) -> int:
-        """Return the largest error, in places, of a threshold's rank in a sorted sample.
+        """Return the margin, in places, that bounds a threshold on both sides of its rank in a sorted sample.
 
         Args:
             num_samples: the number of sampled entries.
-            deviations: the error in standard deviations of the binomial distribution.
+            deviations: the margin in standard deviations of the binomial distribution.
         """
         # If the smallest are kept, the number of zeros before the rank is estimated too; 0.5 is the worst fraction.
         fraction = 0.5 if self.smallest else self.mask_ratio
