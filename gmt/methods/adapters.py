@@ -181,7 +181,7 @@ class PeftAdapter:
         linear, originals = _linear_layers(model), _matrices(model) if is_converted else {}
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of transformers' old names, and of norms of any class
+                warnings.simplefilter("ignore")  # about old names in transformers, and about norms of other classes
                 adapted = put_in(model, config)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise UserError(
@@ -224,7 +224,7 @@ class PeftAdapter:
             ) from error
 
     def _check_layers(self, model: Any) -> None:
-        """Refuse an adapter that is smaller than its settings say, or that would be evaluated unlike it was trained."""
+        """Raise UserError if an adapter is smaller than its settings say, or would be evaluated differently."""
         from peft.tuners.oft import OFTLayer
         from peft.tuners.tuners_utils import BaseTunerLayer
         from torch import nn
@@ -243,7 +243,8 @@ class PeftAdapter:
                     f"method.targets must not name {name}, whose weight another layer has too: merging the adapter "
                     "would change both"
                 )
-            if self.family == "shira" and not isinstance(base := layer.get_base_layer(), nn.Linear):  # tried as a lora
+            # a trial without weights puts in a LoRA, which also accepts other classes
+            if self.family == "shira" and not isinstance(base := layer.get_base_layer(), nn.Linear):
                 raise UserError(
                     f"method.targets must name modules of class torch.nn.Linear for method.family=shira, and {name} is "
                     f"a {type(base).__name__}"

@@ -327,7 +327,7 @@ class Attached(Protocol):
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continues from a checkpoint's state, whose tensors are on the CPU."""
+        """Continue from a checkpoint's state, whose tensors are on the CPU."""
         ...
 
     def detach(self) -> None:
