@@ -29,9 +29,9 @@ def ratios(tensors: Sequence[Scores], mask_ratio: float) -> list[float]:
     if not all(map(math.isfinite, weights)):
         return [mask_ratio] * len(sizes)
     total = sum(sizes) - num_masked(mask_ratio, sum(sizes))
-    kept = shared_out(total, weights, sizes)
+    nums_kept = shared_out(total, weights, sizes)
     # a selection masks floor(ratio * size) entries, so half an entry is added against rounding down
-    return [(size - num + 0.5) / size for size, num in zip(sizes, kept, strict=True)]
+    return [(size - num + 0.5) / size for size, num in zip(sizes, nums_kept, strict=True)]
 
 
 def shared_out(total: int, weights: Sequence[float], sizes: Sequence[int]) -> list[int]:

@@ -156,7 +156,7 @@ def in_threads(
         function: a function of the C code, whose arguments are the tasks, their number, a counter of the tasks that a
             thread has begun, and the thread's own arguments.
         tasks: an array of C structures that the function reads and writes.
-        threads_arguments: the own arguments of each thread; at most as many threads as tasks are used.
+        threads_arguments: for each thread, its own arguments; at most as many threads as tasks are used.
     """
     shared = (tasks, len(tasks), ctypes.byref(ctypes.c_int64(0)))
     calls = [(*shared, *arguments) for arguments in threads_arguments[: len(tasks)]]

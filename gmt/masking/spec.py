@@ -168,7 +168,7 @@ class MaskSpec:
 
     @property
     def outlives_a_step(self) -> bool:
-        """Whether a mask is used for more steps than the one that makes it."""
+        """Whether a mask may be used at more than one step."""
         return self.refresh != 1
 
     @property

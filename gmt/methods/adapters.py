@@ -266,12 +266,13 @@ class PeftAdapter:
             return
         rank, sides = max(layer.r.values()), tuple(layer.get_base_layer().weight.shape)
         if self.family == "shira":  # as many entries as a lora has parameters
-            rank, largest, why = self.rank, math.prod(sides) // sum(sides), "for as many entries as there are in"
+            rank, largest = self.rank, math.prod(sides) // sum(sides)
+            why = f"since a larger rank takes more entries than {name} has"
         else:
             largest = largest_rank(self.beginning, min(sides))
-            why = "the smaller side of" if largest == min(sides) else "half of the smaller side of"
+            why = f"the smaller side of {name}" if largest == min(sides) else f"half of the smaller side of {name}"
         if rank > largest:
-            raise UserError(f"method.rank must be at most {largest}, {why} {name}, got {rank}")
+            raise UserError(f"method.rank must be at most {largest}, {why}, got {rank}")
 
 
 class Unmasked(Dense):

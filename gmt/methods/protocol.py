@@ -229,7 +229,7 @@ class ReadsMicroBatches(Protocol):
 
     @property
     def reads_micro_batches(self) -> bool:
-        """Whether they do with the method's settings; then a run never takes smaller micro-batches to save memory."""
+        """Whether this holds with the method's settings; then a run never reduces its micro-batches to save memory."""
         ...
 
 
