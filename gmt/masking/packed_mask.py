@@ -1,7 +1,7 @@
 """A mask whose optimizer stores gradients and moments of the kept entries only (`moments: packed`).
 
 The mask chooses supports, the sets of kept entries, and passes them to the optimizer, which gathers the gradients of
-these entries as the gradients arrive (gmt/optimizers/packed_adamw.py). At a step that chooses supports, the moment of
+these entries as the gradients arrive (gmt/optimizers/packed_adamw.py). At a step that chooses supports, the time of
 the choice decides how long gradients are dense:
 
 - A support of one tensor (scope=tensor) that depends on weights, on a draw or on the first micro-batch's gradient

@@ -28,8 +28,7 @@ class MaskSpec:
 
     Args:
         mask_ratio: the fraction of the entries that is masked, in [0, 1). 0 is the plain optimizer, bit for bit.
-        signal: the score of an entry, whose magnitude ranks the entry. gmt/masking/signals.py has all signals; the most
-            important:
+        signal: the score whose magnitude ranks an entry; gmt/masking/signals.py has the full list.
             `gradient`: the gradient that the optimizer sees, accumulated over micro-batches and clipped.
             `accumulated_gradient`: the sum of these gradients since the mask was last chosen, so that with
             `refresh=M` the paper's mean over N mini-batches extends over M steps. Needs one more buffer.

@@ -45,7 +45,7 @@ class ControlCallback(TrainerCallback):
         self._control, self._evaluate, self._every = control, evaluate, evaluate_every
         self.ended: Interrupted | StoppedEarly | None = None
         self.as_evaluated: Callable[[], AbstractContextManager[None]] = nullcontext
-        """Wraps an evaluation: takes the trainer's patches off the model and sets the weights to evaluate."""
+        """The context of an evaluation: undoes the trainer's changes to the model, and sets the weights to evaluate."""
 
     def on_substep_end(self, *_: Any, **__: Any) -> None:
         """Report progress after a micro-batch that does not end a step."""
