@@ -47,7 +47,7 @@ class Piece:
 
 
 class Pieces(list[Piece]):
-    """Pieces of one kind: on one device, of one dtype and alignment, and either all drawn or all stored; none is empty."""
+    """Pieces of one kind: on one device, of one dtype and alignment, and all drawn or all stored; none is empty."""
 
     @functools.cached_property
     def is_aligned(self) -> bool:
