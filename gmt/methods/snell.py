@@ -1,4 +1,4 @@
-"""SNELL (Shen et al., arXiv 2411.01800): the largest entries of a full-rank change that two small factors give.
+"""SNELL (Shen et al., arXiv 2411.01800): a sparse change of full rank, computed from two small factors by a kernel.
 
 Entry (i, j) of a matrix's change is scale * (|a_i - b_j| - |a'_i - b'_j|), with rows a, a' for each output and b, b'
 for each input, of rank / 2 numbers each, and Euclidean norms. In every forward pass the entries whose magnitude is
