@@ -46,7 +46,7 @@ _LARGEST_GROUP = 1 << 38  # entries, so that the product of entries and samples 
 def select_by_bracket(
     groups: Sequence[Sequence[Scores]], rule: Rule, *, zero: Sequence[Sequence[Tensor]] | None = None
 ) -> dict[int, Selection]:
-    """Return the selections, by index, of groups on one GPU without shards, except where the sample's bounds missed.
+    """Return the selections, by index, of groups on one GPU without shards, if the threshold lies between its bounds.
 
     Args:
         groups: for each threshold, the scores that share it.

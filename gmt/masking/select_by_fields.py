@@ -1,6 +1,6 @@
 """Selects on a GPU with Triton: fields of 8 bits are counted one after the other, without waiting for the device.
 
-Selects in the groups that select_by_bracket.py leaves: with tensors in shards, with very many entries, or with a
+It handles the groups that select_by_bracket.py leaves: those with tensors in shards, with very many entries, or with a
 threshold outside of the bounds of its sample.
 
 Shape suffixes: G groups, each with one threshold; K bins; F numbers of a group.

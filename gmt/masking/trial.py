@@ -137,7 +137,7 @@ def first_moment(optimizer: torch.optim.Optimizer, group: dict[str, Any], like: 
 
 
 class FirstMoments:
-    """Looks up each parameter's first moment and its group's update rule for one step."""
+    """Looks up each parameter's first moment and its group's formula for one step."""
 
     def __init__(self, optimizer: torch.optim.Optimizer):
         self._optimizer = optimizer
