@@ -1,5 +1,6 @@
-"""The mask itself: exact selection and the engine on optimizer hooks; sparse deltas of what it trained. Imports torch
-and nothing else, and Triton where there is CUDA.
+"""Masks of gradients and updates: exact selection, an engine on optimizer hooks, and sparse deltas of trained weights.
+
+Imports no library but torch, and Triton on CUDA.
 
 Examples:
     >>> from gmt.masking import MaskSpec, attach
@@ -38,7 +39,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Imports torch with the first use of the engine, so that settings can be checked without it."""
+    """Import the engine when one of its names is first used, so that settings can be checked without torch."""
     from importlib import import_module
 
     if name in ("LayerFacts", "MaskFacts", "Measured"):

@@ -21,30 +21,31 @@ def attach(
     facts_entries: int = 1 << 18,
     source: Batches | None = None,
 ) -> Mask:
-    """Attach a mask to an optimizer of a model's parameters; it masks from the optimizer's next step on.
+    """Attach a mask to the optimizer of a model; masking begins with the optimizer's next step.
 
     With `mask_on="gradient"` the gradients are masked in place, once, when the optimizer steps: after accumulation,
     unscaling and clipping.
 
     Args:
-        model: names the parameters; a tied weight is ranked once. Plain, compiled, or under DDP or FSDP2.
+        model: the model whose parameters are masked: plain, compiled, or under DDP or FSDP2. Tied weights are ranked
+            once.
         optimizer: any torch optimizer over parameters of `model`, also inside accelerate's or Lightning's.
         spec: the mask's settings.
         seed: for `signal="random"`: the draw depends on seed, step and parameter name only.
         facts_every: the number of steps between measurements of facts; the first step is measured too. 0: never.
         facts_entries: the number of entries to measure, over all shards, at least 1; a smaller model is measured whole.
-        source: for `calibration="source"`: returns batches of source data, as the model's forward pass takes them. The
-            first step reads them, in eval mode, and every process must give the same.
+        source: for `calibration="source"`: returns batches of source data for the model's forward pass. The first step
+            reads them, in eval mode; they must be the same on every process.
 
     Returns:
         The attached mask; `detach()` removes it.
 
     Raises:
         ValueError: the mask can't work with this model or optimizer: DeepSpeed, FSDP1, LBFGS, sparse gradients,
-            parameters that the model does not name, float64, a pattern that fits nothing. Later, at a step:
-            a group of such parameters was added, or the optimizer calls its closure twice.
-        NonFiniteGradientError: later, at a step whose gradient holds NaN or Inf. Where a GradScaler skips the step,
-            nothing is raised and the mask does not count it.
+            parameters that are not the model's, float64, a pattern that matches no name. Later, at a step: a group of
+            such parameters was added, or the optimizer calls its closure twice.
+        NonFiniteGradientError: later, at a step whose gradient holds NaN or Inf. If a GradScaler skips the step,
+            nothing is raised, and the mask does not count the step.
     """
     if facts_every < 0 or facts_entries < 1:
         raise ValueError(
@@ -55,6 +56,8 @@ def attach(
         raise ValueError("this optimizer has a mask already: call detach() of the first mask before you attach another")
     refusals.check_model(model)
     if (spec.calibration == "source") != (source is not None):
-        raise ValueError(f"source must be given with calibration=source and else left out, got {spec.calibration}")
+        raise ValueError(
+            f"source must be given with calibration=source and left out otherwise, got calibration={spec.calibration}"
+        )
     kind = PackedMask if spec.moments == PACKED else Mask
     return kind(model, inner, spec, seed=seed, facts_every=facts_every, facts_entries=facts_entries, source=source)

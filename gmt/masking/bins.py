@@ -1,7 +1,7 @@
-"""Counts by bins, and the bin that holds a rank.
+"""Adds up histograms over devices and shards, and finds the bin that contains a rank.
 
-Counts add up over the tensors of a group and over the shards of a tensor: one threshold over many tensors costs no more
-than many thresholds, and shards agree on it by exchanging counts.
+Counts add up over the tensors of a group and over the shards of a tensor. So one threshold over many tensors costs no
+more than one threshold for each tensor, and processes with shards agree on a threshold by exchanging counts.
 
 Shape suffixes: G groups, each with one threshold; K bins; B blocks of b bins.
 """
@@ -16,16 +16,17 @@ from gmt.masking.rule import Scores, Shards
 
 _CPU = torch.device("cpu")
 Place = tuple[torch.device, Shards | None]
+"""The device of a tensor, and the processes that hold its shards; None if the tensor is not sharded."""
 
 
-def over_places(groups: Sequence[Sequence[Scores]], count: Callable[[Sequence[Chunks], Place], Tensor]) -> Tensor:
+def joint_counts(groups: Sequence[Sequence[Scores]], count: Callable[[Sequence[Chunks], Place], Tensor]) -> Tensor:
     """Return the counts of all groups, summed over devices and shards.
 
-    A tensor that is whole here is the same on every process, and is counted once.
+    A tensor without shards is the same on every process, and is counted once.
 
     Args:
-        groups: the tensors that share a threshold.
-        count: counts the parts of the groups that lie at one place; its counts are summed in place.
+        groups: for each threshold, the scores that share it.
+        count: returns the counts of each group's chunks at one place; its result is changed in place.
     """
     counts_by_place = []
     for place in dict.fromkeys((s.device, s.shards) for group in groups for s in group) or [(_CPU, None)]:
@@ -46,21 +47,21 @@ def _chunks(group: Sequence[Scores]) -> Chunks:
     return chunks
 
 
-def find(counts_GK: Tensor, ranks: Sequence[int]) -> tuple[list[int], list[int], list[int]]:
-    """Return the bin that holds each group's rank, the rank inside that bin, and the bin's count.
+def bins_of_ranks(counts_GK: Tensor, ranks: Sequence[int]) -> tuple[list[int], list[int], list[int]]:
+    """Return the bin that contains each group's rank, the rank inside that bin, and the bin's count.
 
-    The block of 256 bins is found first, since running sums over all bins would cost more than counting them.
+    The block of 256 bins is found first, since running sums over all bins would take longer than the counting.
     """
     groups_G = torch.arange(len(ranks), device=counts_GK.device)
     blocks_GBb = counts_GK.reshape(len(ranks), -1, 256)
     rank_G = torch.tensor(ranks, device=counts_GK.device)
-    block_G, rank_G, _ = find_flat(blocks_GBb.sum(2), rank_G)
-    bin_G, rank_G, count_G = find_flat(blocks_GBb[groups_G, block_G], rank_G)
+    block_G, rank_G, _ = bins_on_device(blocks_GBb.sum(2), rank_G)
+    bin_G, rank_G, count_G = bins_on_device(blocks_GBb[groups_G, block_G], rank_G)
     return (block_G * 256 + bin_G).tolist(), rank_G.tolist(), count_G.tolist()
 
 
-def find_flat(counts_GK: Tensor, rank_G: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the numbers of `find` as tensors, without waiting for their device."""
+def bins_on_device(counts_GK: Tensor, rank_G: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the results of `bins_of_ranks` as tensors, without waiting for their device."""
     running_GK = counts_GK.cumsum(1)
     bin_G1 = torch.searchsorted(running_GK, rank_G[:, None], right=True).clamp_(max=counts_GK.shape[1] - 1)
     count_G = counts_GK.gather(1, bin_G1)[:, 0]

@@ -1,4 +1,4 @@
-"""The bits of tensors: as integers that can be compared, as bytes, and as a hash that names weights."""
+"""The bits of tensors: as integers that can be compared, as bytes, and as a hash that identifies weights."""
 
 import ctypes
 import hashlib
@@ -21,14 +21,14 @@ def bytes_of(tensor: Tensor) -> memoryview:
     if whole.numel() == 0:
         return memoryview(b"")
     buffer = (ctypes.c_ubyte * (whole.numel() * whole.element_size())).from_address(whole.data_ptr())
-    buffer.tensor = whole  # type: ignore[attr-defined]  # which owns the memory
+    buffer.tensor = whole  # type: ignore[attr-defined]  # the tensor owns the memory, so it must outlive the buffer
     return memoryview(buffer)
 
 
 def weights_sha256(weights: Mapping[str, Tensor]) -> str:
-    """Return a hash of weights by name, tied ones once: equal for two models only if every bit is.
+    """Return a hash of the names and bits of weights; it differs between two models if any name or bit differs.
 
-    Memory holds one tensor at a time if the mapping reads each tensor on access.
+    Tied weights must have one name. If the mapping reads each tensor on access, memory holds one tensor at a time.
     """
     digest = hashlib.sha256()
     for name in sorted(weights):

@@ -1,4 +1,4 @@
-"""Which entries stay: the ranking of a step's parameters, by entries or by larger units."""
+"""Chooses the entries to keep: ranks the parameters of a step by single entries or by larger units."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,52 +17,56 @@ from gmt.masking.spec import ENTROPY, MaskSpec
 
 
 class NonFiniteScoreError(FloatingPointError):
-    """A score is NaN or Inf, so that it can't be ranked; `members` share a threshold with it."""
+    """A score is NaN or Inf, and can't be ranked; `members` are the parameters of its group."""
 
     def __init__(self, members: Sequence[Ranked]):
         super().__init__(f"a score of {members[0].name} or of a parameter ranked with it is NaN or Inf")
         self.members = members
 
 
-def groups_of(every: Sequence[Ranked], scope: str) -> list[list[Ranked]]:
-    """Return the parameters that share a threshold, group by group."""
+def groups_of(parameters: Sequence[Ranked], scope: str) -> list[list[Ranked]]:
+    """Return the parameters in groups; each group has one threshold."""
     groups: dict[str, list[Ranked]] = {}
-    for r in every:
-        shared = layer_of(r.name) if scope == "layer" else "" if scope == "global" else r.name
-        groups.setdefault(shared, []).append(r)
+    for r in parameters:
+        key = layer_of(r.name) if scope == "layer" else "" if scope == "global" else r.name
+        groups.setdefault(key, []).append(r)
     return list(groups.values())
 
 
 def choose_entries(
     groups: Sequence[Sequence[Ranked]], spec: MaskSpec, row: Row, *, may_zero: bool = False
 ) -> list[Selection]:
-    """Return the selection of each group, from scores that are computed anew wherever they are needed.
+    """Return the selection of each group; scores are not stored, but computed whenever they are needed.
 
     Args:
-        groups: parameters that share a threshold.
+        groups: for each threshold, the parameters that share it.
         spec, row: the mask's settings and its signal.
-        may_zero: whether gradients may be masked here already, where that is all that a mask of this step does.
+        may_zero: whether the selection may already zero the masked gradients, if the mask does nothing else at this
+            step; `Selection.is_applied` says whether it did.
 
     Raises:
         NonFiniteScoreError: a score is NaN or Inf; no gradient is masked then.
     """
-    masks_gradients = spec.mask_on == "gradient" and spec.moments == "dense" and not spec.outlives_a_step
-    zero = [[r.gradient_N for r in members] for members in groups]
-    is_quick = may_zero and masks_gradients and row.name == "gradient"
+    only_zeroes = spec.mask_on == "gradient" and spec.moments == "dense" and not spec.outlives_a_step
+    gradients = [[r.gradient_N for r in members] for members in groups]
+    zeroes_now = may_zero and only_zeroes and row.name == "gradient"
     return _selected(
-        [[r.scores(row) for r in members] for members in groups], groups, spec, row, zero if is_quick else None
+        [[r.scores(row) for r in members] for members in groups], groups, spec, row, gradients if zeroes_now else None
     )
 
 
 def choose_units(
     groups: Sequence[Sequence[Ranked]], spec: MaskSpec, row: Row, units: Mapping[nn.Parameter, Units]
 ) -> dict[str, Tensor]:
-    """Return the entries that stay by parameter, bool of shape [N]; groups are scored one after the other.
+    """Return a mask of the kept entries by the name of each parameter, bool of shape [N].
+
+    Used for signals that score whole parameters and for grains above the entry. Groups are scored one after the other,
+    which bounds the memory of the scores.
 
     Args:
-        groups: parameters that share a threshold.
+        groups: for each threshold, the parameters that share it.
         spec, row: the mask's settings and its signal.
-        units: of each parameter; empty where single entries are ranked.
+        units: the units of each parameter; empty if single entries are ranked.
 
     Raises:
         NonFiniteScoreError: a score is NaN or Inf.
@@ -107,12 +111,12 @@ def _selected(
     return selections
 
 
-def density(every: Sequence[Ranked], masks: Mapping[str, Tensor]) -> float:
-    """Return the share of entries that masks keep, over all shards."""
+def density(parameters: Sequence[Ranked], masks: Mapping[str, Tensor]) -> float:
+    """Return the fraction of entries that masks keep, over all shards."""
     num_kept = 0
-    for shards in dict.fromkeys(r.shards for r in every):
-        counts = torch.stack([masks[r.name].sum() for r in every if r.shards == shards]).sum()
+    for shards in dict.fromkeys(r.shards for r in parameters):
+        counts = torch.stack([masks[r.name].sum() for r in parameters if r.shards == shards]).sum()
         if shards is not None:
             shards.sum_(counts)
         num_kept += int(counts)
-    return num_kept / sum(r.num_entries for r in every)
+    return num_kept / sum(r.num_entries for r in parameters)

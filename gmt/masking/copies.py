@@ -1,6 +1,6 @@
-"""Copies of a masked optimizer refuse to step: torch copies and pickles no hooks, so that a copy has no mask.
+"""Makes copies of a masked optimizer refuse to step, since a copy has no mask: torch neither copies nor pickles hooks.
 
-`copy`, pickle and torch.save all ask the optimizer for its state, and look for `__getstate__` on it before its class.
+`copy`, pickle and torch.save get the state from `__getstate__`, which they look up on the optimizer before its class.
 """
 
 from collections import OrderedDict
@@ -13,7 +13,7 @@ _HOOKS = "_optimizer_step_pre_hooks"
 
 
 class _State:
-    """The `__getstate__` of a masked optimizer: returns torch's own state, with a hook that refuses to step."""
+    """The `__getstate__` of a masked optimizer: returns torch's state, with a hook that refuses every step."""
 
     def __init__(self, optimizer: torch.optim.Optimizer):
         self._optimizer = optimizer
@@ -25,15 +25,15 @@ class _State:
 
 
 def refuse_to_step(*_: Any) -> None:
-    """Raise ValueError: the hook of a copy."""
+    """Raise ValueError; the hook of a copy."""
     raise ValueError(
         "this optimizer is a copy of one with a mask, and copies have none: attach a mask to the copy, "
-        "or detach the original's before copying"
+        "or detach the original's mask before copying"
     )
 
 
 def mark(optimizer: torch.optim.Optimizer) -> None:
-    """Makes later copies of an optimizer refuse to step; one that is such a copy may step from now on."""
+    """Make later copies of an optimizer refuse to step; if it is such a copy itself, let it step again."""
     hooks = optimizer._optimizer_step_pre_hooks
     for key in [key for key, hook in hooks.items() if hook is refuse_to_step]:
         del hooks[key]
@@ -41,5 +41,5 @@ def mark(optimizer: torch.optim.Optimizer) -> None:
 
 
 def unmark(optimizer: torch.optim.Optimizer) -> None:
-    """Lets later copies step, as those of any optimizer."""
+    """Let later copies of an optimizer step again."""
     vars(optimizer).pop(_KEY, None)

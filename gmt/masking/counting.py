@@ -1,4 +1,4 @@
-"""Counting magnitudes: histograms of the upper bits, and the lower bits of the entries in one bin.
+"""Counts magnitudes by their upper bits, and collects the lower bits of the entries in one bin.
 
 Three implementations give the same integers: C on the CPU (kernels.c), Triton on CUDA, torch ops anywhere.
 Counts of chunks, tensors and shards add up. Knows nothing of thresholds.
@@ -18,49 +18,49 @@ from gmt.masking.native import Chunk, library
 
 NUM_UPPER = 1 << 15
 UPPER_OF_INF = 0x7F80  # this bin and those above it hold Inf and NaN
-AT_ONCE = 1 << 23  # entries: as many chunks are held at a time, which bounds what computed scores take
+AT_ONCE = 1 << 23  # entries in a batch of chunks, which bounds the memory of computed scores
 
 Chunks = Callable[[], Iterator[Tensor]]
 _Item = TypeVar("_Item")
 
-_WIDTH = 8  # bits of a field at most: Triton's histograms before 3.9 take time that grows with the number of bins
-_LOW_ZEROS = {torch.float32: 0, torch.int32: 0, torch.bfloat16: 16, torch.float16: 13}  # of the 31 bits
+_WIDTH = 8  # the most bits of a field: before Triton 3.9, the time of a histogram grows with the number of bins
+_LOW_ZEROS = {torch.float32: 0, torch.int32: 0, torch.bfloat16: 16, torch.float16: 13}  # low bits that are never set
 
 
 def as_bits(x_N: Tensor) -> Tensor:
-    """The magnitudes' bits as int32: of |x| as float32, exact for float16 and bfloat16; int32 are bits already."""
+    """Return the 31 bits of |x| in float32, as int32; exact for float16 and bfloat16. int32 values are bits already."""
     if x_N.dtype == torch.int32:
         return x_N
     return x_N.float().view(torch.int32) & 0x7FFFFFFF
 
 
 def fields(dtypes: Iterable[torch.dtype]) -> tuple[tuple[int, int], ...]:
-    """Which bit fields to count, as (shift, width), from the highest of 31 bits to the lowest that may be set."""
+    """Return the bit fields to count, as (shift, width), from the highest of 31 bits to the lowest that may be set."""
     low = min(_LOW_ZEROS[dtype] for dtype in dtypes)
     shift = 31
-    found: list[tuple[int, int]] = []
+    shifts_and_widths: list[tuple[int, int]] = []
     while shift > low:
         width = min(_WIDTH, shift - low)
         shift -= width
-        found.append((shift, width))
-    return tuple(found)
+        shifts_and_widths.append((shift, width))
+    return tuple(shifts_and_widths)
 
 
 def upper_counts(groups: Sequence[Chunks], device: torch.device) -> Tensor:
     """Count each group's magnitudes by their upper 15 bits.
 
     Args:
-        groups: for each group what gives its chunks: contiguous tensors of shape [N], float32, bfloat16, float16
-            or int32 bits, on `device`, each below 2^31 entries.
-        device: where they are.
+        groups: for each group, a function that returns its chunks: contiguous tensors of shape [N], float32, bfloat16,
+            float16 or int32 bits, on `device`, each below 2^31 entries.
+        device: the device of all chunks.
 
     Returns:
-        int64 of shape [G, U]: counts of the upper bits, and last the number of exact zeros.
+        int64 of shape [G, U]: counts of the upper bits; the last column is the number of exact zeros.
     """
     totals_GU = torch.zeros(len(groups), NUM_UPPER + 1, dtype=torch.int64, device=device)
     native = library() if device.type == "cpu" else None
     if native is None:
-        for group, chunk_N in _each(groups):
+        for group, chunk_N in _chunks_with_group(groups):
             _count_upper(chunk_N, totals_GU[group])
         return totals_GU
 
@@ -72,29 +72,30 @@ def upper_counts(groups: Sequence[Chunks], device: torch.device) -> Tensor:
 
 
 def lower_bits(groups: Sequence[Chunks], uppers: Sequence[int], device: torch.device) -> list[Tensor]:
-    """The lower 16 bits, as int32, of the entries of each group whose upper bits are the group's of `uppers`."""
-    found: list[list[Tensor]] = [[torch.zeros(0, dtype=torch.int32, device=device)] for _ in groups]
+    """Return the lower 16 bits, as int32, of the entries of each group whose upper bits equal the group's `uppers`."""
+    lowers: list[list[Tensor]] = [[torch.zeros(0, dtype=torch.int32, device=device)] for _ in groups]
     native = library() if device.type == "cpu" else None
     if native is None:
-        for group, chunk_N in _each(groups):
+        for group, chunk_N in _chunks_with_group(groups):
             bits_N = as_bits(chunk_N)
-            found[group].append(bits_N[(bits_N >> 16) == uppers[group]] & 0xFFFF)
-        return [torch.cat(parts) for parts in found]
+            lowers[group].append(bits_N[(bits_N >> 16) == uppers[group]] & 0xFFFF)
+        return [torch.cat(parts) for parts in lowers]
 
-    wanted = torch.tensor(uppers)
+    upper_G = torch.tensor(uppers)
     for batch in _batches(groups):
         batch = [(group, chunk_N.float() if chunk_N.dtype == torch.bfloat16 else chunk_N) for group, chunk_N in batch]
-        # Room for every entry, of which the system hands out only what is written.
+        # Space for every entry; the system provides memory only for the pages that are written.
         outs = [torch.empty(chunk_N.numel(), dtype=torch.int32) for _, chunk_N in batch]
         parts = ((group, chunk_N, out) for (group, chunk_N), out in zip(batch, outs, strict=True))
         chunks = (Chunk * len(batch))(*(chunk_of(*part) for part in parts))
-        in_threads(native.collect_lower, chunks, [(wanted.data_ptr(),)] * torch.get_num_threads())
+        in_threads(native.collect_lower, chunks, [(upper_G.data_ptr(),)] * torch.get_num_threads())
         for chunk, out in zip(chunks, outs, strict=True):
-            found[chunk.group].append(out[: chunk.found].clone())
-    return [torch.cat(parts) for parts in found]
+            lowers[chunk.group].append(out[: chunk.found].clone())
+    return [torch.cat(parts) for parts in lowers]
 
 
-def _each(groups: Sequence[Chunks]) -> Iterator[tuple[int, Tensor]]:
+def _chunks_with_group(groups: Sequence[Chunks]) -> Iterator[tuple[int, Tensor]]:
+    """Yield the chunks that are not empty, each with the index of its group."""
     for group, chunks in enumerate(groups):
         for chunk_N in chunks():
             if chunk_N.numel():
@@ -102,8 +103,8 @@ def _each(groups: Sequence[Chunks]) -> Iterator[tuple[int, Tensor]]:
 
 
 def _batches(groups: Sequence[Chunks]) -> Iterator[list[tuple[int, Tensor]]]:
-    """Chunks with their group, as many as are counted together."""
-    parts = ((group, readable(chunk_N)) for group, chunk_N in _each(groups))
+    """Yield lists of chunks that are counted together, each chunk with the index of its group."""
+    parts = ((group, readable(chunk_N)) for group, chunk_N in _chunks_with_group(groups))
     return in_batches(parts, lambda part: part[1].numel())
 
 
@@ -127,37 +128,38 @@ def readable(chunk_N: Tensor) -> Tensor:
 
 
 def _scratch() -> ctypes.Array[ctypes.c_uint32]:
-    """A thread's zeros. Not torch's, made in parallel by threads that then spin for a while beside ours."""
+    """Return zeros for one thread; torch.zeros would use torch's threads, which then spin and slow down ours."""
     return (ctypes.c_uint32 * (2 * NUM_UPPER))()
 
 
 def chunk_of(group: int, chunk_N: Tensor, out: Tensor | None = None) -> Chunk:
-    """Return entries as the C code takes them; `out` gets the bits that it gathers."""
+    """Return the C structure of a chunk of entries; functions that gather entries write their bits to `out`."""
     assert chunk_N.is_contiguous()
     width = 8 * chunk_N.element_size()
     return Chunk(chunk_N.data_ptr(), chunk_N.numel(), width, group, None if out is None else out.data_ptr())
 
 
 def chunk_of_hashes(group: int, size: int, start: int, key: tuple[int, int]) -> Chunk:
-    """Return the hashes of random_bits.py, from index `start` on, as the C code takes them: nothing is in memory."""
+    """Return the C structure of `size` hashes of random_bits.py, from index `start` on; the C code computes them."""
     return Chunk(size=size, group=group, start=start, key1=key[0], key2=key[1])
 
 
 def in_threads(
     function: Callable[..., None], tasks: ctypes.Array[Any], threads_arguments: Sequence[tuple[object, ...]]
 ) -> None:
-    """Call a C function in several threads, this one among them, which share its tasks; the call releases the GIL.
+    """Call a C function in several threads, the calling thread included; they share the tasks and release the GIL.
 
-    The threads are ours, not torch's: the counts are made one after the other, so that torch can't split them. The
-    threads end with the call: none outlives it, and none is lost in a fork.
+    torch's own threads can't be used, since they run torch's operations only. The threads end with the call, so that
+    none is lost in a fork.
 
     Args:
-        function: of the C code; takes the tasks, their number, how many are taken, and a thread's own arguments.
-        tasks: structures that the function reads and writes.
-        threads_arguments: of each thread; more threads than tasks are not started.
+        function: a function of the C code, whose arguments are the tasks, their number, a counter of the tasks that a
+            thread has begun, and the thread's own arguments.
+        tasks: an array of C structures that the function reads and writes.
+        threads_arguments: for each thread, its own arguments; at most as many threads as tasks are used.
     """
     shared = (tasks, len(tasks), ctypes.byref(ctypes.c_int64(0)))
-    calls = [(*shared, *own) for own in threads_arguments[: len(tasks)]]
+    calls = [(*shared, *arguments) for arguments in threads_arguments[: len(tasks)]]
     threads = [threading.Thread(target=function, args=call) for call in calls[1:]]
     for thread in threads:
         thread.start()

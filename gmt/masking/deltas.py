@@ -1,8 +1,8 @@
 """Sparse deltas: the entries in which a tuned model differs from its base, with the tuned values.
 
-A delta holds values and no differences, so that applying it gives the tuned weights bit for bit in every dtype. It
-names its base by a hash of all the base's parameters: a base that differs anywhere, also outside the delta's entries,
-would give another model. Buffers are not looked at. Tied parameters share one name.
+A delta stores tuned values and not differences, so that applying it gives the tuned weights bit for bit in every dtype.
+It identifies its base by a hash of all the base's parameters, since a base that differs anywhere, even outside the
+delta's entries, would give another model. Buffers are ignored. Tied parameters have one name.
 
 Shape suffixes: N entries of a tensor, flattened; K entries of it that a delta changes; U entries that any of several
 deltas changes; S entries of these deltas in all.
@@ -34,7 +34,7 @@ class TensorDelta:
         values_K: the entries' tuned values, in the tensor's dtype.
 
     Raises:
-        ValueError: the indices are no ascending numbers from 0, or there is not one value for each.
+        ValueError: the indices are not ascending numbers from 0 on, or the number of values differs from theirs.
     """
 
     indices_K: Tensor
@@ -109,7 +109,7 @@ def sparse_delta(model: Weights, base: Weights) -> SparseDelta:
     Raises:
         ValueError: the two differ in a parameter's name, shape or dtype, or one is sharded or without weights.
     """
-    tuned, original = _named(model), _named(base)
+    tuned, original = _weights_by_name(model), _weights_by_name(base)
     _check_alike(tuned, original)
     deltas = {name: tensor_delta(tuned[name], original[name]) for name in tuned}
     return SparseDelta(
@@ -124,15 +124,15 @@ def apply_delta(model: nn.Module, delta: SparseDelta) -> SparseDelta:
 
     Args:
         model: the delta's base, in the dtypes of the delta.
-        delta: the delta.
+        delta: the changed entries.
 
     Returns:
-        The delta that reverts this one: applied next, it gives the model's former weights back, bit for bit.
+        The delta that reverts this one: applied next, it restores the model's former weights bit for bit.
 
     Raises:
         ValueError: the model is not the delta's base, or it is sharded or without weights; nothing is changed then.
     """
-    weights = _named(model)
+    weights = _weights_by_name(model)
     _check_fits(delta, weights)
     if (sha256 := weights_sha256(weights)) != delta.base_sha256:
         raise ValueError(
@@ -147,33 +147,34 @@ def compose_deltas(deltas: Sequence[SparseDelta], *, add_onto: Weights | None = 
     """Return the union of several deltas over one base.
 
     Args:
-        deltas: at least one.
-        add_onto: None refuses conflicts: entries that the deltas change to different values. The base adds the
-            differences of the deltas wherever more than one changes an entry, as LT-SFT composes (Ansell et al., arXiv
-            2110.07560, Section 3.3), in float32, and rounds the sum once.
+        deltas: at least one delta.
+        add_onto: None: conflicts are refused, that is, entries that the deltas change to different values. The base of
+            the deltas: an entry that more than one delta changes gets the base's value plus the sum of the deltas'
+            differences from it, as in LT-SFT (Ansell et al., arXiv 2110.07560, Section 3.3); the sum is computed in
+            float32 and rounded once.
 
     Raises:
-        ValueError: no deltas are given, they belong to different bases or have different dtypes, `add_onto` is not
-            their base, or conflicts are refused.
+        ValueError: `deltas` is empty, the deltas belong to different bases or have different dtypes, `add_onto` is not
+            their base, or there are conflicts and `add_onto` is None.
     """
     shas = list(dict.fromkeys(delta.base_sha256 for delta in deltas))
     if len(shas) != 1:
         got = ", ".join(f"{sha256[:16]}..." for sha256 in shas) or "no delta"
         raise ValueError(f"deltas that are composed must belong to one base, got {got}")
-    base = None if add_onto is None else _named(add_onto)
+    base = None if add_onto is None else _weights_by_name(add_onto)
     if base is not None and (sha256 := weights_sha256(base)) != shas[0]:
         raise ValueError(f"add_onto must be the deltas' base {shas[0][:16]}..., got {sha256[:16]}...")
     names = dict.fromkeys(name for delta in deltas for name in delta.tensors)
     parts = {name: [delta.tensors[name] for delta in deltas if name in delta.tensors] for name in names}
-    joint = {name: _composed(name, parts[name], None if base is None else base[name]) for name in names}
-    conflicts = {name: count for name, (_, count) in joint.items() if count}
+    composed = {name: _composed(name, parts[name], None if base is None else base[name]) for name in names}
+    conflicts = {name: count for name, (_, count) in composed.items() if count}
     if conflicts and base is None:
         first, count = next(iter(conflicts.items()))
         raise ValueError(
             f"the deltas change {sum(conflicts.values()):,} entries of {len(conflicts)} tensors to different values, "
             f"{count:,} of them in {first}: add_onto=base adds their differences"
         )
-    delta = SparseDelta(tensors={name: part for name, (part, _) in joint.items()}, base_sha256=shas[0])
+    delta = SparseDelta(tensors={name: part for name, (part, _) in composed.items()}, base_sha256=shas[0])
     return Composition(delta=delta, num_conflicts=sum(conflicts.values()))
 
 
@@ -197,7 +198,7 @@ def _composed(name: str, parts: Sequence[TensorDelta], base: Tensor | None) -> t
 
 
 def _replaced(tensor: Tensor, part: TensorDelta) -> TensorDelta:
-    """Put values into a tensor, in place, and return the delta with the former ones."""
+    """Put a delta's values into a tensor, in place, and return the delta with the former values."""
     tensor_N, indices_K = flat(tensor), part.indices_K.to(tensor.device)
     former_K = tensor_N[indices_K]
     tensor_N[indices_K] = part.values_K.to(tensor.device)
@@ -206,7 +207,7 @@ def _replaced(tensor: Tensor, part: TensorDelta) -> TensorDelta:
     return TensorDelta(indices_K=indices_K, values_K=former_K)
 
 
-def _named(weights: Weights) -> Mapping[str, Tensor]:
+def _weights_by_name(weights: Weights) -> Mapping[str, Tensor]:
     if not isinstance(weights, nn.Module):
         return weights
     named = {name: parameter.detach() for parameter, name in names_of(weights).items()}
@@ -221,11 +222,11 @@ def _check_alike(tuned: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> Non
     for name in dict.fromkeys([*tuned, *base]):
         if name not in tuned or name not in base:
             raise ValueError(f"a model and its base must have the same parameters, and one of them lacks {name}")
-        here, there = ((tuple(w[name].shape), w[name].dtype) for w in (tuned, base))
-        if here != there:
+        (shape, dtype), (base_shape, base_dtype) = ((tuple(w[name].shape), w[name].dtype) for w in (tuned, base))
+        if (shape, dtype) != (base_shape, base_dtype):
             raise ValueError(
-                f"a model and its base must have the same shapes and dtypes, and {name} is {here[1]} of shape "
-                f"{here[0]} in the model and {there[1]} of shape {there[0]} in the base"
+                f"a model and its base must have the same shapes and dtypes, and {name} is {dtype} of shape {shape} in "
+                f"the model and {base_dtype} of shape {base_shape} in the base"
             )
 
 

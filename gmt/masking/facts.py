@@ -1,8 +1,8 @@
 """Facts of a step, measured on a sample of entries: which gradients were kept, and which weights moved.
 
-Masking a gradient is not a sparse update: momentum and weight decay move masked entries. So a fixed random sample of
-each parameter's entries (gmt/masking/sampling.py) is copied before the step and compared after it, which needs no copy
-of the model. A model of fewer entries than the sample is measured whole.
+A masked gradient does not make the update sparse: momentum and weight decay also move masked entries. So a fixed random
+sample of each parameter's entries (gmt/masking/sampling.py) is copied before the step and compared after it, which
+needs no copy of the model. A model with fewer entries than the sample is measured whole.
 
 Shape suffixes: S sampled entries, of one parameter or of all; L layers.
 """
@@ -22,7 +22,7 @@ from gmt.masking.sharding import ProcessGroups, local, shards_of
 
 @dataclass(frozen=True, kw_only=True)
 class LayerFacts:
-    """What happened in one layer, or in all; fractions of ranked entries, in [0, 1], on the sample.
+    """The facts of one layer or of all layers; fractions of the sampled entries, in [0, 1].
 
     Args:
         num_sampled: measured entries.
@@ -31,9 +31,9 @@ class LayerFacts:
         energy_kept: share of the squared gradient norm on kept entries; 1 if the gradient was all zero.
         moved_fraction: entries whose weight changed at the step.
         masked_update_energy: share of the squared norm of the update on masked entries; 0 if nothing moved.
-        overlap: entries in both this mask and that of the step before, over those in either (Jaccard); None
-            without a step before.
-        touched_fraction: entries that were seen to have moved since the mask was attached.
+        overlap: the number of entries that both this mask and the previous step's keep, over the number that at least
+            one of them keeps (Jaccard index); None without a previous step.
+        touched_fraction: entries that are known to have moved since the mask was attached.
     """
 
     num_sampled: int
@@ -51,8 +51,9 @@ class Measured:
     """The facts of a step that was measured.
 
     Args:
-        model: over all ranked parameters.
-        layers: for each layer, the parameters under one number in their names; others by themselves.
+        model: the facts over all ranked parameters.
+        layers: the facts of each layer, that is, of the parameters under one number in their names; a parameter without
+            a number is a layer of its own.
     """
 
     model: LayerFacts
@@ -61,13 +62,14 @@ class Measured:
 
 @dataclass(frozen=True, kw_only=True)
 class MaskFacts:
-    """What happened at the last optimizer step.
+    """The facts of the last optimizer step.
 
     Args:
-        step: optimizer steps seen so far.
-        num_entries: entries of all ranked gradients, over all shards.
-        density: fraction of them that the mask kept, in [0, 1]; exact. A score of zero is never kept.
-        seconds: wall-clock time that masking took at this step.
+        step: the number of optimizer steps so far.
+        num_entries: the number of entries of all ranked gradients, over all shards.
+        density: the fraction of these entries that the mask kept, in [0, 1]; exact. Most signals never keep a score of
+            zero.
+        seconds: the wall-clock time of masking at this step.
         measured: the facts of the sample; None at steps that are not measured (`facts_every`).
     """
 
@@ -78,16 +80,16 @@ class MaskFacts:
     measured: Measured | None
 
     def as_dict(self) -> dict[str, float]:
-        """Return the facts under flat names, for a logger; those of a layer as `layers/<layer>/<fact>`.
+        """Return the facts under flat names, for a logger; the names of a layer's facts are `layers/<layer>/<fact>`.
 
-        A fact that was not measured at this step, or does not exist yet, is missing.
+        A fact that was not measured at this step, or does not exist yet, is left out.
         """
-        found = {name: value for name, value in vars(self).items() if name != "measured"}
+        values = {name: value for name, value in vars(self).items() if name != "measured"}
         if self.measured is not None:
-            found |= vars(self.measured.model)
+            values |= vars(self.measured.model)
             for layer, facts in self.measured.layers.items():
-                found |= {f"layers/{layer}/{name}": value for name, value in vars(facts).items()}
-        return {name: value for name, value in found.items() if value is not None}
+                values |= {f"layers/{layer}/{name}": value for name, value in vars(facts).items()}
+        return {name: value for name, value in values.items() if value is not None}
 
 
 _SUMS = (
@@ -116,13 +118,13 @@ class Sample:
         self._weights: dict[str, Tensor] = {}
         self._kept: dict[str, Tensor] = {}
 
-    def choose(self, ranked: Sequence[Ranked]) -> None:
-        """Set the share when the parameters are first seen."""
+    def set_share(self, ranked: Sequence[Ranked]) -> None:
+        """Set the share of entries that is measured, at the first call with parameters."""
         if ranked and not self._share:
             self._share = min(self._num_entries / sum(r.num_entries for r in ranked), 1.0)
 
     def index(self, r: Ranked) -> Index:
-        """Return the indices of a parameter's entries on this process that are measured."""
+        """Return the indices of a parameter's measured entries on this process."""
         return self._index_of(r.name, r.parameter)
 
     def _index_of(self, name: str, parameter: nn.Parameter) -> Index:
@@ -142,51 +144,51 @@ class Sample:
         """Continue from a checkpoint's state.
 
         Raises:
-            ValueError: an earlier version, which measured other entries, saved the state.
+            ValueError: the state was saved by an earlier version, which measured other entries.
         """
         if "share" not in state:
             raise ValueError(
                 "the mask's state was saved by an earlier version of gmt, which measured other entries: "
-                "begin the training anew, or end it with the version that saved it"
+                "start the training again, or finish it with the version that saved the state"
             )
         self._share, self._indices = state["share"], {}
         self._touched, self._weights, self._kept = dict(state["touched"]), dict(state["weights"]), dict(state["kept"])
 
-    def look(
+    def measure(
         self, ranked: Sequence[Ranked], kept: dict[str, Tensor], *, gradients: dict[str, Tensor] | None = None
     ) -> Callable[[], Measured]:
-        """Measure the sample before a step; return a function that measures it again after the step.
+        """Copy the sample before a step; return a function that compares it with the weights after the step.
 
         Args:
-            ranked: the parameters, their gradients not yet masked.
-            kept: the sample of each parameter's mask, bool of shape [S].
-            gradients: the samples of the gradients, if the gradients themselves are freed already.
+            ranked: the parameters; their gradients are not masked yet.
+            kept: the mask of each parameter's sampled entries, bool of shape [S].
+            gradients: the gradients of the sampled entries, if the parameters' own gradients are freed already.
         """
-        some = {r.name: r.sample(self.index(r)) for r in ranked}
-        samples = {name: r.gradient_N for name, r in some.items()} if gradients is None else gradients
-        weights = {name: r.weight_N for name, r in some.items()}
-        before, self._kept = self._kept, kept
+        samples = {r.name: r.sample(self.index(r)) for r in ranked}
+        sampled_gradients = {name: r.gradient_N for name, r in samples.items()} if gradients is None else gradients
+        weights = {name: r.weight_N for name, r in samples.items()}
+        kept_before, self._kept = self._kept, kept
 
-        def again() -> Measured:
-            return self._compare(ranked, samples, weights, kept, before)
+        def measure_again() -> Measured:
+            return self._compare(ranked, sampled_gradients, weights, kept, kept_before)
 
-        return again
+        return measure_again
 
     def num_touched(self, parameters: Mapping[str, nn.Parameter]) -> int | None:
-        """Return an estimate of how many entries have moved, from the share of the sample; None before a measurement.
+        """Return an estimate of how many entries have moved, from the sample; None before the first measurement.
 
-        If parameters are sharded, every process must call it.
+        If parameters are sharded, every process must call this.
 
         Args:
-            parameters: by name.
+            parameters: the model's parameters by name.
         """
         if not self._touched:
             return None
         total = 0.0
         for name, touched_S in self._touched.items():
             p = parameters[name]
-            now_S = pick(local(p.detach()).reshape(-1), self._index_of(name, p))
-            moved_S = touched_S.to(now_S.device) | (now_S != self._weights[name].to(now_S.device))
+            weight_S = pick(local(p.detach()).reshape(-1), self._index_of(name, p))
+            moved_S = touched_S.to(weight_S.device) | (weight_S != self._weights[name].to(weight_S.device))
             counts = torch.stack([moved_S.sum().double(), moved_S.new_tensor(len(moved_S), dtype=torch.float64)])
             if (shards := shards_of(p)) is not None:
                 shards.sum_(counts)
@@ -202,12 +204,12 @@ class Sample:
         kept_before: dict[str, Tensor],
     ) -> Measured:
         layers = list(dict.fromkeys(layer_of(r.name) for r in ranked))
-        places: dict[tuple[ProcessGroups | None, torch.device], list[tuple[int, _Seen]]] = {}
+        by_place: dict[tuple[ProcessGroups | None, torch.device], list[tuple[int, _SampledEntries]]] = {}
         for r in ranked:
             after_S = pick(local(r.parameter.detach()).reshape(-1), self.index(r))
             moved_S = self._touch(r.name, weights[r.name], after_S)
             last_S = kept_before.get(r.name)
-            seen = _Seen(
+            entries = _SampledEntries(
                 gradient_S=gradients[r.name],
                 before_S=weights[r.name],
                 after_S=after_S,
@@ -217,8 +219,8 @@ class Sample:
                 has_last_S=torch.full_like(kept[r.name], last_S is not None),
                 touched_S=self._touched[r.name],
             )
-            places.setdefault((r.shards, after_S.device), []).append((layers.index(layer_of(r.name)), seen))
-        sums = {place: _sums_by_layer(some, len(layers)) for place, some in places.items()}
+            by_place.setdefault((r.shards, after_S.device), []).append((layers.index(layer_of(r.name)), entries))
+        sums = {place: _sums_by_layer(samples, len(layers)) for place, samples in by_place.items()}
         for (shards, _), sum_LF in sums.items():
             if shards is not None:
                 shards.sum_(sum_LF)
@@ -226,14 +228,14 @@ class Sample:
             (sum_LF.cpu() for sum_LF in sums.values()), torch.zeros(len(layers), len(_SUMS), dtype=torch.float64)
         ).tolist()
         facts = {layer: _facts(dict(zip(_SUMS, row, strict=True))) for layer, row in zip(layers, rows, strict=True)}
-        whole = [sum(row[i] for row in rows) for i in range(len(_SUMS))]
-        return Measured(model=_facts(dict(zip(_SUMS, whole, strict=True))), layers=facts)
+        of_model = [sum(row[i] for row in rows) for i in range(len(_SUMS))]
+        return Measured(model=_facts(dict(zip(_SUMS, of_model, strict=True))), layers=facts)
 
     def _touch(self, name: str, before_S: Tensor, after_S: Tensor) -> Tensor:
-        """Return which entries moved at this step; entries that moved since the last measurement are touched too."""
+        """Return which entries moved at this step; mark these, and all that moved since the last measurement."""
         moved_S = after_S != before_S
-        seen_S = self._weights.get(name)
-        touched_S = moved_S if seen_S is None else (after_S != seen_S.to(after_S.device)) | moved_S
+        last_S = self._weights.get(name)  # the weights at the last measurement
+        touched_S = moved_S if last_S is None else (after_S != last_S.to(after_S.device)) | moved_S
         if name in self._touched:
             touched_S = touched_S | self._touched[name].to(after_S.device)
         self._touched[name], self._weights[name] = touched_S, after_S
@@ -241,15 +243,15 @@ class Sample:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Seen:
+class _SampledEntries:
     """A parameter's sampled entries at a step.
 
     Args:
         gradient_S: gradients before masking.
         before_S, after_S: weights before and after the step.
-        moved_S, touched_S: whether an entry moved at this step, and at any.
-        kept_S, last_S: the masks of this step and of the one before; the latter is False where there is none.
-        has_last_S: whether there is one.
+        moved_S, touched_S: whether an entry moved at this step, and whether it moved at any step.
+        kept_S, last_S: the masks of this step and of the previous one; `last_S` is False if there is no previous mask.
+        has_last_S: whether there is a previous mask.
     """
 
     gradient_S: Tensor
@@ -262,7 +264,7 @@ class _Seen:
     touched_S: Tensor
 
     def columns(self) -> list[Tensor]:
-        """Return the values that each sum of _SUMS adds up, bool or float64 of shape [S]."""
+        """Return the values that are added up for each name in _SUMS, bool or float64 of shape [S]."""
         energy_S = self.gradient_S.double().square()
         update_S = (self.after_S.double() - self.before_S.double()).square()
         return [
@@ -280,29 +282,30 @@ class _Seen:
         ]
 
 
-def _sums(seen: _Seen) -> Tensor:
-    return torch.stack([column.sum().double() for column in seen.columns()])
+def _sums(entries: _SampledEntries) -> Tensor:
+    return torch.stack([column.sum().double() for column in entries.columns()])
 
 
-def _sums_together(every: Sequence[_Seen]) -> list[Tensor]:
+def _sums_together(samples: Sequence[_SampledEntries]) -> list[Tensor]:
     """Return each sample's sums, on the CPU; a GPU adds up all samples at once, which saves hundreds of launches."""
-    whole = _Seen(**{f.name: torch.cat([getattr(seen, f.name) for seen in every]) for f in fields(_Seen)})
-    columns_SF = torch.stack([column.double() for column in whole.columns()], 1)
-    lengths_T = to_device([len(seen.kept_S) for seen in every], columns_SF.device)
+    names = [field.name for field in fields(_SampledEntries)]
+    joint = _SampledEntries(**{name: torch.cat([getattr(entries, name) for entries in samples]) for name in names})
+    columns_SF = torch.stack([column.double() for column in joint.columns()], 1)
+    lengths_T = to_device([len(entries.kept_S) for entries in samples], columns_SF.device)
     return list(torch.segment_reduce(columns_SF, "sum", lengths=lengths_T).cpu())
 
 
-def _sums_by_layer(every: Sequence[tuple[int, _Seen]], num_layers: int) -> Tensor:
-    """Return the sums of _SUMS, float64 of shape [layers, len(_SUMS)], from what was seen of parameters on one device.
+def _sums_by_layer(samples: Sequence[tuple[int, _SampledEntries]], num_layers: int) -> Tensor:
+    """Return the sums of _SUMS over the samples on one device, float64 of shape [layers, len(_SUMS)].
 
     Args:
-        every: each parameter's layer and sample.
-        num_layers: how many layers there are.
+        samples: for each parameter, the number of its layer and its sampled entries.
+        num_layers: the number of layers.
     """
-    device, seen = every[0][1].kept_S.device, [seen for _, seen in every]
-    rows = [_sums(one) for one in seen] if device.type == "cpu" else _sums_together(seen)
+    device, of_parameters = samples[0][1].kept_S.device, [entries for _, entries in samples]
+    rows = [_sums(entries) for entries in of_parameters] if device.type == "cpu" else _sums_together(of_parameters)
     sum_LF = torch.zeros(num_layers, len(_SUMS), dtype=torch.float64, device="cpu")
-    for (layer, _), row in zip(every, rows, strict=True):
+    for (layer, _), row in zip(samples, rows, strict=True):
         sum_LF[layer] += row
     return sum_LF.to(device)
 

@@ -1,4 +1,4 @@
-"""Sets the entries that a mask keeps, instead of ranking them."""
+"""Sets the kept entries of a mask, for methods that choose the entries themselves."""
 
 from collections.abc import Mapping
 
@@ -11,15 +11,15 @@ from gmt.masking.packing import pack
 def set_keep_masks(mask: Mask, keep_masks: Mapping[str, Tensor]) -> None:
     """Set the entries that a mask keeps at all its steps.
 
-    They are loaded as the state of a mask that was made at an earlier step, so its first step counts as the second.
+    They are loaded as the state of a mask that was chosen at step 1, so the mask's first step counts as step 2.
 
     Args:
-        mask: with refresh=once, before its first step.
-        keep_masks: for each parameter that would be ranked, by its plain name, the entries to keep: bool of shape [N],
-            whole and not sharded.
+        mask: a mask with refresh=once, before its first step.
+        keep_masks: for each ranked parameter, by its plain name, the mask of the entries to keep: bool of shape [N],
+            not sharded.
 
     Raises:
-        ValueError: the mask would be ranked again, or has stepped; or a parameter is unknown or has another size.
+        ValueError: the mask has another `refresh` or has taken a step; or a parameter is unknown or has another size.
     """
     if mask.spec.refresh != "once" or mask.facts() is not None:
         raise ValueError("the entries of a mask can be set only with refresh=once and before its first step")

@@ -1,7 +1,7 @@
-"""The units that a mask keeps or masks as a whole: rows, columns, heads, tensors. Single entries need none of this.
+"""The units that a mask keeps or masks as a whole: rows, columns, heads or tensors. The grain `entry` has no units.
 
-Shape suffixes: N entries of a parameter, flattened; U units; A, B: entries of a unit, as the same entries are
-[A, U, B] in the order of their indices.
+Shape suffixes: N entries of a parameter, flattened; U units; A, B: a parameter's entries in the order of their indices
+have the shape [A, U, B], so that each unit has A * B entries.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,19 +17,23 @@ from gmt.masking.signals import DRAW, Row
 
 _HEADS_IN_ROWS = ("q_proj", "k_proj", "v_proj", "query", "key", "value")
 _HEADS_IN_COLUMNS = ("o_proj", "out_proj")
-_HEAD_SIZES = ("head_dim", "attention_head_size")  # as transformers' attention modules name it
+_HEAD_SIZES = ("head_dim", "attention_head_size")  # attributes of transformers' attention modules
 
 
 @dataclass(frozen=True, kw_only=True)
 class Units:
-    """How the entries of a parameter fall into units: as [A, U, B] in the order of their indices."""
+    """The division of a parameter's entries into units; the entries in order have the shape [A, U, B].
+
+    Args:
+        num_before, num_units, num_after: the sizes A, U and B.
+    """
 
     num_before: int
     num_units: int
     num_after: int
 
     def scores(self, r: Ranked, row: Row) -> Scores:
-        """Return the units' scores: the mean magnitude of their entries' scores, or for `random` one draw each."""
+        """Return the units' scores: the mean magnitude of their entries' scores; for `random`, one draw for each."""
         device = r.gradient_N.device
         if DRAW in row.needs:
             score_U = random_bits(self.num_units, r.key, start=0, device=device)
@@ -44,11 +48,11 @@ class Units:
         )
 
     def expanded(self, keep_U: Tensor) -> Tensor:
-        """Return the entries of the units that stay, bool of shape [N]."""
+        """Return a mask of the entries of the kept units, bool of shape [N]."""
         return keep_U.view(1, -1, 1).expand(self.num_before, -1, self.num_after).reshape(-1)
 
     def _means(self, r: Ranked, row: Row) -> Tensor:
-        """Float64 sums, so that a mean does not depend on how the entries are cut into stretches."""
+        """Return the units' mean magnitudes; float64 sums make them independent of the division into stretches."""
         sum_U = torch.zeros(self.num_units, dtype=torch.float64, device=r.gradient_N.device)
         if self.num_units == 1:
             for part in r.stretches(row):
@@ -72,19 +76,19 @@ class Units:
 def units_of(model: nn.Module, names: Mapping[nn.Parameter, str], grain: str) -> dict[nn.Parameter, Units]:
     """Return the units of parameters.
 
-    Rows of a matrix are its output features and columns its input features; of a vector each entry is a row. A head is
-    that of one projection of an attention module: of q, k and v its rows, of o its columns.
+    The rows of a matrix are its output features, and the columns its input features; each entry of a vector is a row.
+    A head is a part of one projection of an attention module: rows of the q, k or v projection, or columns of o.
 
     Args:
-        model: holds the parameters.
-        names: of the parameters that are ranked.
+        model: the model that has the parameters.
+        names: the names of the ranked parameters.
         grain: `row`, `column`, `head` or `tensor`.
 
     Raises:
-        ValueError: a parameter has no such units; names it.
+        ValueError: a parameter has no such units; the message names it.
     """
     owners = dict(_owners(model)) if grain != "tensor" else {}
-    found = {}
+    by_parameter = {}
     for p, name in names.items():
         units = Units(num_before=1, num_units=1, num_after=p.numel())
         if grain != "tensor":
@@ -92,13 +96,13 @@ def units_of(model: nn.Module, names: Mapping[nn.Parameter, str], grain: str) ->
         if units is None:
             shape = tuple(p.shape)
             raise ValueError(f"grain={grain}: {name} of shape {shape} has no {grain}s, so that exclude must name it")
-        found[p] = units
-    return found
+        by_parameter[p] = units
+    return by_parameter
 
 
 @dataclass(frozen=True)
 class _Owner:
-    """Where a parameter lies: its module, that module's name in its parent, and the parent."""
+    """The module of a parameter, the module's name in its parent, and the parent."""
 
     module: nn.Module
     name: str
@@ -113,7 +117,7 @@ def _owners(model: nn.Module) -> Iterator[tuple[nn.Parameter, _Owner]]:
 
 
 def is_transposed(module: nn.Module | None) -> bool:
-    """Return whether a module's matrix is [in, out], as that of transformers' Conv1D."""
+    """Return whether a module's weight has the shape [in, out], as in transformers' Conv1D."""
     return type(module).__name__ == "Conv1D"
 
 

@@ -1,6 +1,6 @@
-/* Counting magnitudes and masking on the CPU. Plain C without dependencies: native.py compiles it on first use, and
- * counting.py and entries.py hold the same in torch ops. Of a magnitude's bits, upper: the first 15, lower: the last 16.
- * Each function works through a list; several threads may share it. */
+/* Counts magnitudes and masks entries on the CPU. Plain C without dependencies; native.py compiles it on first use, and
+ * counting.py and entries.py compute the same with torch ops. The upper bits of a magnitude are its first 15, and the
+ * lower bits its last 16. Each exported function works through a list that several threads may share. */
 #include "kernels.h"
 #ifdef __linux__
 #include <sys/mman.h>
@@ -26,8 +26,9 @@ static int64_t zeros_of(const chunk *c) {
     return zeros;
 }
 
-/* In two tables that take turns: where neighbours are alike, and rows of zeros are, a counter would otherwise wait
- * for itself. Stretches of nothing but zeros, as rows of unseen tokens are, are passed over. */
+/* Neighbouring entries are counted in two tables, since two increments of one counter would wait for each other if the
+ * entries are equal, as in rows of zeros. Blocks of zeros only, as in the rows of tokens that did not occur, are
+ * skipped. */
 static inline void count_halves(const uint16_t *half, int64_t size, int64_t step, int64_t at, uint32_t *counts) {
     uint32_t *others = counts + NUM_UPPER, skipped = 0;
     int64_t i = 0;
@@ -51,12 +52,12 @@ static inline void count_halves(const uint16_t *half, int64_t size, int64_t step
     }
 }
 
-/* counts[u] += entries whose upper bits are u; returns the number of exact zeros. counts: twice NUM_UPPER, the second
- * half zeros, and zeros again at the end. */
+/* counts[u] += entries whose upper bits are u; returns the number of exact zeros. counts has 2 * NUM_UPPER elements; its
+ * second half must be zero, and is zero again afterwards. */
 static int64_t upper_of(const chunk *c, uint32_t *counts) {
     if (c->width == 32)
         count_halves(c->data, c->size, 2, UPPER_HALF, counts);
-    else /* a bfloat16's magnitude is nothing but upper bits */
+    else /* a bfloat16's magnitude has no lower bits */
         count_halves(c->data, c->size, 1, 0, counts);
     return counts[0] ? zeros_of(c) : 0;
 }
@@ -65,7 +66,7 @@ static int64_t upper_of(const chunk *c, uint32_t *counts) {
 FOR_NEWER_PROCESSORS
 static int64_t lower_of(const uint32_t *x, int64_t size, uint32_t upper, int32_t *out) {
     int64_t found = 0, i = 0;
-    for (; i + 32 <= size; i += 32) { /* few blocks hold one, and compilers make vectors of the question */
+    for (; i + 32 <= size; i += 32) { /* few blocks contain such an entry, and compilers vectorise this test */
         uint32_t any = 0;
         for (int64_t j = 0; j < 32; j++) any |= ((x[i + j] & 0x7fffffffu) >> 16) == upper;
         if (!any) continue;
@@ -78,7 +79,7 @@ static int64_t lower_of(const uint32_t *x, int64_t size, uint32_t upper, int32_t
 }
 
 /* totals[group][u] += entries whose upper bits are u; totals[group][NUM_UPPER] += exact zeros.
- * scratch: twice NUM_UPPER zeros, this thread's own; zeros again at the end. */
+ * scratch: 2 * NUM_UPPER zeros of this thread, which are zero again afterwards. */
 void count_upper(const chunk *chunks, int64_t num_chunks, int64_t *taken, uint32_t *scratch, int64_t *totals) {
     int64_t i;
     while ((i = next_of(num_chunks, taken)) >= 0) {
@@ -93,7 +94,7 @@ void count_upper(const chunk *chunks, int64_t num_chunks, int64_t *taken, uint32
     }
 }
 
-/* Fills out and found of each chunk, all of them float32, with `lower_of` of its group's upper bits. */
+/* Sets out and found of each chunk, which must be float32, by `lower_of` with the upper bits of its group. */
 void collect_lower(chunk *chunks, int64_t num_chunks, int64_t *taken, const int64_t *uppers) {
     int64_t i;
     while ((i = next_of(num_chunks, taken)) >= 0) {
@@ -104,21 +105,21 @@ void collect_lower(chunk *chunks, int64_t num_chunks, int64_t *taken, const int6
 
 typedef struct {
     chunk scores;
-    int64_t lowest, highest; /* entries stay whose score lies in [lowest, highest] */
+    int64_t lowest, highest; /* entries whose score lies in [lowest, highest] are kept */
     void *entries;
-    int64_t width; /* bits of an entry: 32 or 16, where those that do not stay become 0; 8: each becomes 1 or 0 */
-    void *copy;    /* if not NULL: entries are left as they are; gets those that do not stay, and STAYS for those that do */
-    int64_t num_alike; /* how many entries that do not stay look like STAYS */
+    int64_t width; /* bits of an entry. 32 or 16: masked entries become 0; 8: kept entries become 1, masked ones 0 */
+    void *copy;    /* if not NULL, entries do not change; copy gets the masked entries, and STAYS for the kept ones */
+    int64_t num_alike; /* the number of masked entries that have the bits of STAYS */
 } bounded;
 
 typedef struct {
     void *now;
-    const void *before;  /* NULL: zeros */
-    const uint8_t *keep; /* of each entry 1 or 0; NULL: `before` is a copy as in `bounded` */
+    const void *before;  /* the values of entries that are not kept; NULL: zeros */
+    const uint8_t *keep; /* 1 or 0 for each entry; NULL: `before` is a `copy` of `bounded`, with STAYS for kept entries */
     int64_t size, width; /* width: 32 or 16 */
 } unkept;
 
-#define STAYS32 0xffffffffu /* a NaN that no computation makes */
+#define STAYS32 0xffffffffu /* a NaN that no computation results in */
 #define STAYS16 0xffffu
 
 FOR_NEWER_PROCESSORS
@@ -151,7 +152,7 @@ static void restore(void *now, const void *before, int64_t size, int64_t width, 
         }
 }
 
-/* Writes the entries that do not stay to copy; returns how many of them look like STAYS. */
+/* Writes the masked entries to copy, and STAYS for the kept ones; returns how many masked entries equal STAYS. */
 FOR_NEWER_PROCESSORS
 static int64_t copy_unkept(const void *x, int64_t size, int64_t width, const uint8_t *keep, void *copy) {
     int64_t alike = 0;
@@ -184,7 +185,7 @@ static void restore_copied(void *now, const void *copy, int64_t size, int64_t wi
         }
 }
 
-/* Asks the system for memory that is about to be written, all pages at once: one by one they take longer. */
+/* Requests the pages of memory that is about to be written, all at once, which is faster than one by one. */
 static void populate(void *memory, int64_t num_bytes) {
 #ifdef MADV_POPULATE_WRITE
     const uintptr_t page = 4096, first = (uintptr_t)memory & ~(page - 1);
@@ -194,7 +195,7 @@ static void populate(void *memory, int64_t num_bytes) {
 #endif
 }
 
-/* Masks the entries of each by their scores. */
+/* Masks the entries of each task by their scores. */
 void mask_chunks(bounded *all, int64_t num, int64_t *taken) {
     uint32_t buffer[BLOCK];
     uint8_t keep[BLOCK];
@@ -229,14 +230,14 @@ void restore_chunks(const unkept *all, int64_t num, int64_t *taken) {
     }
 }
 
-/* Eight bytes of bits, the first entry in the lowest bit; what lies behind the last byte is 0. */
+/* Returns the next eight bytes of a bit set, with the first entry in the lowest bit; bits past the last byte are 0. */
 static inline uint64_t word_of(const uint8_t *bits, int64_t num_bytes) {
     uint64_t word = 0;
     for (int64_t i = 0; i < (num_bytes < 8 ? num_bytes : 8); i++) word |= (uint64_t)bits[i] << (8 * i);
     return word;
 }
 
-/* out = the entries of x whose bits are set, in order; size: of x; of 16 or 32 bits. */
+/* out = the entries of x whose bits are set, in order; x has `size` entries of `width` bits, 16 or 32. */
 FOR_NEWER_PROCESSORS
 void gather_set(const void *x, int64_t size, int64_t width, const uint8_t *bits, void *out) {
     int64_t num_bytes = (size + 7) / 8, found = 0;

@@ -9,22 +9,22 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SVD = ("exact", "randomized")
-_POWER_ITERATIONS = 2  # as torch.svd_lowrank has it
-_SEED = 0  # of a sketch, which depends on the matrix's shape alone
+_POWER_ITERATIONS = 2  # the default of torch.svd_lowrank
+_SEED = 0  # so that a sketch depends on the matrix's shape only
 
 
 @dataclass(frozen=True, kw_only=True)
 class LowRankWeight:
-    """The value of an entry in the best approximation of its matrix at a lower rank, a `MatrixSignal` (LIFT).
+    """A `MatrixSignal` that scores an entry by its value in the best low-rank approximation of its matrix (LIFT).
 
-    Liu et al., "LIFT the Veil for the Truth" (arXiv 2506.00772): principal weights are those that are largest after the
-    matrix is cut to its first singular values.
+    Liu et al., "LIFT the Veil for the Truth" (arXiv 2506.00772): the principal weights are the largest entries after
+    the matrix is reduced to its largest singular values.
 
     Args:
-        rank: of the approximation, at least 1 and at most that of the smallest matrix; at full rank the score is the
-            weight.
-        svd: `exact` in float32, or `randomized` by a sketch of 2 * rank columns (Halko et al., arXiv 0909.4061,
-            Algorithms 4.4 and 5.1), which is faster and misses small singular values.
+        rank: the rank of the approximation, at least 1 and at most the smaller side of every matrix; at full rank the
+            score is the weight.
+        svd: `exact`, in float32; or `randomized`, by a sketch of 2 * rank columns (Halko et al., arXiv 0909.4061,
+            Algorithms 4.4 and 5.1), which is faster but misses small singular values.
 
     Raises:
         ValueError: a setting breaks its rule.
@@ -41,18 +41,18 @@ class LowRankWeight:
 
     @property
     def reads_gradient(self) -> bool:
-        """The weights alone decide."""
+        """False: the score depends on the weights only."""
         return False
 
     def check_shape(self, shape: tuple[int, ...]) -> None:
-        """Raise ValueError unless it is the shape of a matrix that may have this rank."""
+        """Raise ValueError unless the shape is that of a matrix whose sides are at least `rank`."""
         if len(shape) != 2:
             raise ValueError(f"a low rank needs a matrix, got shape {shape}, so that exclude must name it")
         if self.rank > min(shape):
             raise ValueError(f"rank must be at most {min(shape)} for a matrix of shape {shape}, got {self.rank}")
 
     def score_matrix(self, weight: Tensor, gradient: Tensor) -> Tensor:
-        """Return the approximation, float32."""
+        """Return the approximation of the weight, float32."""
         import torch
 
         weight = weight.float()
@@ -65,7 +65,7 @@ class LowRankWeight:
 
 
 def _sketched(matrix: Tensor, num_columns: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return factors of a matrix's projection onto a random sketch of its columns' space; no generator is touched."""
+    """Return the SVD of a matrix's projection onto a random sketch of its column space; torch's generator is unused."""
     import torch
 
     generator = torch.Generator().manual_seed(_SEED)

@@ -1,8 +1,8 @@
-"""The C code of kernels.c and select.c, compiled on first use into the user's cache; None without a compiler.
+"""Compiles the C code of kernels.c and select.c on first use, and loads it.
 
-`GMT_NATIVE=0` in the environment turns the C code off, and Triton too; the torch ops give the same masks. The cache is
-`GMT_CACHE`, else `XDG_CACHE_HOME/gmt`, else `~/.cache/gmt`, with a folder for each user; where that can't be written,
-or others could have written there, each process compiles anew.
+The environment variable `GMT_NATIVE=0` turns off the C code and Triton; torch ops then compute the same masks, as they
+do without a compiler. The library is cached in a folder for each user below `GMT_CACHE`, else `XDG_CACHE_HOME/gmt`,
+else `~/.cache/gmt`. If that folder can't be written, or if other users could write there, each process compiles anew.
 """
 
 import ctypes
@@ -20,10 +20,10 @@ from pathlib import Path
 
 import torch
 
-WIDTHS = (2, 4)  # bytes of the entries that it reads and writes one by one
+WIDTHS = (2, 4)  # sizes in bytes of the entries that the C code can mask and restore
 _FOLDER = Path(__file__).parent
 _SOURCES = [_FOLDER / "kernels.c", _FOLDER / "select.c"]
-_FLAGS = ["-O3", "-shared", "-fPIC"]  # no -march: one cache may serve unlike machines
+_FLAGS = ["-O3", "-shared", "-fPIC"]  # no -march, since machines of different types may share a cache
 _LONG, _POINTER, _UINT = ctypes.c_int64, ctypes.c_void_p, ctypes.c_uint32
 _SIGNATURES = {
     "count_upper": [_POINTER, _LONG, _POINTER, _POINTER, _POINTER],
@@ -115,20 +115,20 @@ class Unkept(ctypes.Structure):
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """The compiled library, or None if it is turned off, no compiler is at hand, or compiling fails."""
+    """Return the compiled library; None if it is turned off, there is no compiler, or compiling fails."""
     if os.environ.get("GMT_NATIVE", "1") == "0":
         return None
     try:
         compiled = _loaded()
     except (OSError, subprocess.SubprocessError) as error:
         detail = getattr(error, "stderr", None) or error
-        _log.info("masks are made with torch ops, several times slower than by the C of kernels.c: %s", detail)
+        _log.info("masks are computed by torch ops, several times slower than by the C code of kernels.c: %s", detail)
         return None
     return compiled
 
 
 def has_triton(device: torch.device) -> bool:
-    """Whether the kernels of triton_kernels.py count and mask on a device: on CUDA, where Triton is installed."""
+    """Return whether Triton kernels count and mask on a device: on CUDA, if Triton is installed and not turned off."""
     return device.type == "cuda" and _is_triton_wanted()
 
 
@@ -141,37 +141,37 @@ def _loaded() -> ctypes.CDLL:
     try:
         return _from_cache(_cache() / f"kernels-of-{os.geteuid()}")
     except (OSError, RuntimeError) as error:  # RuntimeError: the user has no home
-        _log.info("kernels.c is compiled for this process alone: %s", error)
+        _log.info("kernels.c is compiled for this process only, since the cache can't be used: %s", error)
         with tempfile.TemporaryDirectory(prefix="gmt-kernels-") as folder:
-            return _opened(_compiled(Path(folder)))  # once loaded, it needs no file
+            return _opened(_compiled(Path(folder)))  # a loaded library does not need its file
 
 
 def _from_cache(folder: Path) -> ctypes.CDLL:
-    """Load the library from a folder that only this user can write, where it is compiled first if it is not there.
+    """Load the library from a folder that only this user can write; compile it there first if it is missing.
 
     Raises:
-        OSError: it can't be loaded, or others could have written it.
+        OSError: the library can't be loaded, or other users could have written it.
     """
     folder.mkdir(parents=True, mode=0o700, exist_ok=True)
-    _check_own(folder, folder.lstat())
+    _check_ownership(folder, folder.lstat())
     path = folder / f"kernels-{_key()}.so"
     if not path.exists():
-        with tempfile.TemporaryDirectory(dir=folder) as beside:  # the last move must be atomic
-            _compiled(Path(beside)).replace(path)
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:  # on the same file system, so that replace is atomic
+            _compiled(Path(scratch)).replace(path)
     file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     try:
-        _check_own(path, os.fstat(file))
-        opened = Path(f"/proc/self/fd/{file}")  # this very file, whatever the path names by now
+        _check_ownership(path, os.fstat(file))
+        opened = Path(f"/proc/self/fd/{file}")  # the checked file, even if the path now names another
         return _opened(opened if opened.exists() else path)
     finally:
         os.close(file)
 
 
-def _check_own(path: Path, about: os.stat_result) -> None:
-    if about.st_uid != os.geteuid() or about.st_mode & 0o022 or stat.S_ISLNK(about.st_mode):
+def _check_ownership(path: Path, status: os.stat_result) -> None:
+    if status.st_uid != os.geteuid() or status.st_mode & 0o022 or stat.S_ISLNK(status.st_mode):
         raise PermissionError(
-            f"{path} must belong to uid {os.geteuid()} and be written by nobody else, got uid {about.st_uid} and mode "
-            f"{stat.S_IMODE(about.st_mode):o}; delete it, or name a folder of your own in GMT_CACHE"
+            f"{path} must belong to uid {os.geteuid()} and be writable by nobody else, got uid {status.st_uid} and "
+            f"mode {stat.S_IMODE(status.st_mode):o}; delete it, or set GMT_CACHE to a folder of your own"
         )
 
 
@@ -186,26 +186,24 @@ def _opened(path: Path) -> ctypes.CDLL:
 
 
 def _key() -> str:
-    """Name the sources and how they are compiled."""
-    files = sorted(_FOLDER.glob("*.[ch]"))
-    what = (
-        b"".join(file.read_bytes() for file in files) + repr((_FLAGS, platform.machine(), platform.system())).encode()
-    )
-    return hashlib.sha256(what).hexdigest()[:16]
+    """Return a hash of the sources, the compiler's flags and the platform."""
+    sources = b"".join(file.read_bytes() for file in sorted(_FOLDER.glob("*.[ch]")))
+    build = repr((_FLAGS, platform.machine(), platform.system())).encode()
+    return hashlib.sha256(sources + build).hexdigest()[:16]
 
 
 def _compiled(folder: Path) -> Path:
     compiler = shutil.which(os.environ.get("CC", "cc")) or shutil.which("gcc") or shutil.which("clang")
     if compiler is None:
         raise OSError("there is no C compiler")
-    fresh = folder / "kernels.so"
-    command = [compiler, *_FLAGS, "-o", str(fresh), *map(str, _SOURCES)]
+    compiled = folder / "kernels.so"
+    command = [compiler, *_FLAGS, "-o", str(compiled), *map(str, _SOURCES)]
     subprocess.run(command, check=True, capture_output=True, text=True, encoding="utf-8", timeout=60)
-    fresh.chmod(0o700)  # the umask may let a group write
-    return fresh
+    compiled.chmod(0o700)  # the umask may let a group write
+    return compiled
 
 
 def _cache() -> Path:
-    if chosen := os.environ.get("GMT_CACHE"):
-        return Path(chosen)
+    if folder := os.environ.get("GMT_CACHE"):
+        return Path(folder)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gmt"

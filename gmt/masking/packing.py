@@ -1,11 +1,11 @@
-"""Masks in a checkpoint: eight entries to a byte."""
+"""Packs masks for checkpoints, eight entries to a byte."""
 
 import torch
 from torch import Tensor
 
 
 def pack(mask_N: Tensor) -> Tensor:
-    """Packs bool of shape [N] into uint8 of shape [ceil(N / 8)], the first entry in the lowest bit."""
+    """Return a bool mask of shape [N] as uint8 of shape [ceil(N / 8)], with the first entry in the lowest bit."""
     padded_N = torch.nn.functional.pad(mask_N.to(torch.uint8), (0, -len(mask_N) % 8)).view(-1, 8)
     packed = torch.zeros_like(padded_N[:, 0])
     for bit in range(8):
@@ -14,10 +14,10 @@ def pack(mask_N: Tensor) -> Tensor:
 
 
 def unpack(packed: Tensor, num: int) -> Tensor:
-    """Unpacks the first `num` entries of what `pack` gives, as bool.
+    """Return the mask that `pack` has packed, bool of shape [num].
 
     Raises:
-        ValueError: they are not as many as were packed.
+        ValueError: the packed mask does not have the bytes of `num` entries.
     """
     if len(packed) != -(-num // 8):
         raise ValueError(f"a mask of {num} entries takes {-(-num // 8)} bytes, got {len(packed)}")

@@ -1,10 +1,10 @@
-"""The processes of one training, as torch.distributed knows them; a process outside of any group is the only one."""
+"""The number of processes that train together, from torch.distributed; a process outside of a group trains alone."""
 
 from torch import distributed
 
 
 def in_group() -> bool:
-    """Return whether this process is one of a group."""
+    """Return whether this process is a member of a group."""
     return distributed.is_available() and distributed.is_initialized()
 
 

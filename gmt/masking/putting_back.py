@@ -1,6 +1,6 @@
-"""Restores the weights and moments of masked entries after an optimizer's step.
+"""Restores the weights and moments of masked entries after an optimizer's step, from copies made before the step.
 
-The optimizer is not changed, whatever it is and however it is fused: copies from before its step are written back.
+This works with any optimizer, fused or not, since nothing in the optimizer is changed.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,19 +18,19 @@ from gmt.masking.trial import begin_state, entry_states
 
 
 class MaskedGradients:
-    """Writes masked copies of gradients that are not contiguous back into the gradients' own layout."""
+    """Writes masked copies of gradients back into the gradients, for gradients that are not contiguous."""
 
     def __init__(self) -> None:
         self._replaced: list[tuple[nn.Parameter, Tensor, Tensor]] = []
 
     def write(self, r: Ranked) -> None:
-        """Write the masked entries of a parameter into its gradient, in place.
+        """Write the masked copy of a parameter's gradient into the gradient, in place.
 
-        Where entries of a gradient share memory, as in an expanded one, they can't be masked apart: a dense tensor in
-        the parameter's layout replaces the gradient for this step.
+        If entries of the gradient share memory, as in an expanded tensor, they can't be masked separately. Then a dense
+        tensor in the parameter's layout replaces the gradient for this step.
         """
         if r.gradient.is_contiguous():
-            return  # masked already: `r.gradient_N` shares its memory
+            return  # it is masked already, since `r.gradient_N` shares its memory
         gradient = r.parameter.grad
         assert gradient is not None
         masked = r.gradient_N.view(r.gradient.shape)
@@ -69,52 +69,51 @@ def _copied(tensors: dict[nn.Parameter, Tensor]) -> dict[nn.Parameter, Tensor]:
     return copies
 
 
-class HeldWeights:
-    """The weights that masked entries keep over one step, stored without a mask.
+class SavedWeights:
+    """The values of masked weights before a step; the copies themselves mark which entries are masked.
 
     Args:
-        held: the parameters and what `masked_weights` returned for them.
+        copies: the parameters and the copies of `masked_weights`.
     """
 
-    def __init__(self, held: Iterable[tuple[nn.Parameter, Tensor]]):
-        self._held = list(held)
+    def __init__(self, copies: Iterable[tuple[nn.Parameter, Tensor]]):
+        self._copies = list(copies)
 
-    def put_back(self) -> None:
+    def restore(self) -> None:
         """Restore the masked weights after the step, in the present storage, which the step may have replaced."""
-        restore_weights_((local(p.detach()), before) for p, before in self._held)
+        restore_weights_((local(p.detach()), copy) for p, copy in self._copies)
 
 
-def held_weights(every: Sequence[Ranked], row: Row, selections: Mapping[str, Selection]) -> HeldWeights | None:
-    """Return the masked weights' values; None if restoring them needs masks, which `Held` takes."""
-    held = masked_weights(every, row, selections)
-    return None if held is None else HeldWeights((r.parameter, held[r.name]) for r in every)
+def saved_weights(parameters: Sequence[Ranked], row: Row, selections: Mapping[str, Selection]) -> SavedWeights | None:
+    """Return the values of masked weights; None if restoring them needs masks, as `SavedState` has them."""
+    copies = masked_weights(parameters, row, selections)
+    return None if copies is None else SavedWeights((r.parameter, copies[r.name]) for r in parameters)
 
 
-class Held:
-    """The weights and moments that masked entries keep over one step."""
+class SavedState:
+    """The values of weights and moments before a step, with masks of the entries that are not restored."""
 
     def __init__(
         self,
         optimizer: torch.optim.Optimizer,
-        every: Sequence[Ranked],
+        parameters: Sequence[Ranked],
         kept: dict[str, Tensor],
         *,
         weights: bool,
         moment_keys: dict[nn.Parameter, frozenset[str]],
     ):
-        """Copy the weights and moments of masked entries.
+        """Copy the weights and moments.
 
         Args:
-            optimizer: about to step.
-            every: the parameters that are ranked.
-            kept: by name, the entries that stay free to move, bool of shape [N].
-            weights: whether masked weights keep their values.
-            moment_keys: for each parameter, the keys of the moments whose masked entries keep their values; may be
-                empty.
+            optimizer: the optimizer, before its step.
+            parameters: the parameters that are ranked.
+            kept: by name, the entries that the step may change, bool of shape [N].
+            weights: whether masked weights are restored.
+            moment_keys: for each parameter, the keys of the moments whose masked entries are restored; may be empty.
         """
         self._optimizer = optimizer
-        self._kept = {r.parameter: kept[r.name] for r in every}
-        self._names = {r.parameter: r.name for r in every}
+        self._kept = {r.parameter: kept[r.name] for r in parameters}
+        self._names = {r.parameter: r.name for r in parameters}
         self._keys = moment_keys
         self._weights = _copied({p: local(p.detach()) for p in self._kept}) if weights else {}
         if moment_keys:
@@ -123,21 +122,21 @@ class Held:
             p: {k: local(m).clone() for k, m in self._moments_of(p)} for p in self._kept if p in moment_keys
         }
 
-    def put_back(self) -> None:
+    def restore(self) -> None:
         """Restore the weights and moments of masked entries after the step.
 
-        A moment that the optimizer creates during this step is set to zero where masked.
+        Masked entries of a moment that the optimizer created during this step are set to zero.
 
         Raises:
             ValueError: the optimizer's state holds other moments than at `attach`.
         """
-        restore_unkept_each_([(local(p.detach()), old, self._kept[p]) for p, old in self._weights.items()])
-        for p, olds in self._moments.items():
+        restore_unkept_each_([(local(p.detach()), before, self._kept[p]) for p, before in self._weights.items()])
+        for p, moments_before in self._moments.items():
             moments = {key: local(moment) for key, moment in self._moments_of(p)}
             restore_unkept_each_(
                 [
-                    (new, olds[key] if key in olds else torch.zeros_like(new), self._kept[p])
-                    for key, new in moments.items()
+                    (moment, moments_before[key] if key in moments_before else torch.zeros_like(moment), self._kept[p])
+                    for key, moment in moments.items()
                 ]
             )
 

@@ -1,4 +1,4 @@
-"""Random scores as a hash of the entry's index: the same on any device, any shard, and after a checkpoint."""
+"""Random scores as hashes of the entries' indices: the same on any device, on any shard, and after a checkpoint."""
 
 import hashlib
 
@@ -8,11 +8,11 @@ from torch import Tensor
 from gmt.masking.native import has_triton, library
 
 _MASK = 0x7FFFFFFF
-MAX_ENTRIES = 1 << 31  # the hash is a bijection of 31 bits: below that, all scores of a tensor are distinct
+MAX_ENTRIES = 1 << 31  # the hash is a bijection of 31 bits, so that smaller tensors have distinct scores
 
 
 def keys(seed: int, step: int, name: str) -> tuple[int, int]:
-    """Two 31-bit keys of a parameter at a step."""
+    """Return the two 31-bit keys of a parameter at a step."""
     digest = hashlib.sha256(f"{seed}/{step}/{name}".encode()).digest()
     return int.from_bytes(digest[:4], "big") & _MASK, int.from_bytes(digest[4:8], "big") & _MASK
 
@@ -21,10 +21,10 @@ def random_bits(num: int, key: tuple[int, int], *, start: int, device: torch.dev
     """Return hashes of the indices start, start + 1, ..., as int32 of shape [num], each in [0, 2^31).
 
     Args:
-        num: how many.
-        key: from `keys`.
-        start: the first index in the whole tensor, flattened; every index must lie below `MAX_ENTRIES`.
-        device: where to make them; the values do not depend on it.
+        num: the number of hashes.
+        key: the result of `keys`.
+        start: the first index in the whole tensor, flattened; every index must be below `MAX_ENTRIES`.
+        device: the device of the result; the values do not depend on it.
     """
     native = library()
     if device.type == "cpu" and native is not None:
@@ -39,7 +39,7 @@ def random_bits(num: int, key: tuple[int, int], *, start: int, device: torch.dev
 
 
 def hashed(index_N: Tensor, key: tuple[int, int]) -> Tensor:
-    """The hash in torch ops, in place on int32 indices; see kernels.c for its source."""
+    """Return the hashes of int32 indices, computed in place with torch ops; kernels.h names the hash's source."""
     h_N = index_N.bitwise_xor_(key[0])
     h_N ^= h_N >> 16
     h_N.mul_(0x7FEB352D).bitwise_and_(_MASK)

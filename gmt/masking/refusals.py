@@ -1,4 +1,4 @@
-"""What a mask can't work with, found out before the first step, each in one sentence."""
+"""Refuses optimizers, models and settings that a mask can't work with, before the first step, in one sentence each."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -14,10 +14,10 @@ from gmt.masking.spec import MaskSpec
 
 
 def unwrapped(optimizer: Any) -> torch.optim.Optimizer:
-    """The torch optimizer inside accelerate's or Lightning's.
+    """Return the torch optimizer inside the wrapper of accelerate or Lightning, if there is a wrapper.
 
     Raises:
-        ValueError: it is none, or one that a mask can't work with.
+        ValueError: the object is not a torch optimizer, or it is one that a mask can't work with.
     """
     for wrapper, inner in (("AcceleratedOptimizer", "optimizer"), ("LightningOptimizer", "_optimizer")):
         if type(optimizer).__name__ == wrapper:
@@ -33,20 +33,18 @@ def unwrapped(optimizer: Any) -> torch.optim.Optimizer:
             f"{kind.__name__} never calls torch's step hooks: its __init__ must call super().__init__ first"
         )
     if isinstance(optimizer, torch.optim.LBFGS):
-        raise ValueError("LBFGS evaluates the gradient several times in a step, so that no one mask fits it")
+        raise ValueError("LBFGS evaluates the gradient several times in a step, so that a single mask can't fit it")
     if isinstance(optimizer, torch.optim.SparseAdam):
         raise ValueError("SparseAdam takes sparse gradients, which can't be masked: use a dense optimizer")
     if kind.__name__ == "ZeroRedundancyOptimizer":
-        raise ValueError("ZeroRedundancyOptimizer steps through another optimizer that can't be seen: use FSDP2")
+        raise ValueError(
+            "ZeroRedundancyOptimizer steps through another optimizer, to which a mask can't be attached: use FSDP2"
+        )
     return optimizer
 
 
 def check_model(model: nn.Module) -> None:
-    """Refuses models whose gradients can't be masked.
-
-    Raises:
-        ValueError: it is wrapped by DeepSpeed or FSDP1, or has embeddings with sparse gradients.
-    """
+    """Raise ValueError if a model is wrapped by DeepSpeed or FSDP1, or has embeddings with sparse gradients."""
     for name, module in model.named_modules():
         kind = type(module)
         if kind.__module__.startswith("deepspeed"):
@@ -58,7 +56,7 @@ def check_model(model: nn.Module) -> None:
 
 
 def ranked_parameters(optimizer: torch.optim.Optimizer, excluded: frozenset[nn.Parameter]) -> list[nn.Parameter]:
-    """Return the parameters that an optimizer holds and that are not excluded."""
+    """Return the parameters of an optimizer that are not excluded."""
     return [p for group in optimizer.param_groups for p in group["params"] if p not in excluded]
 
 
@@ -68,17 +66,17 @@ def check_parameters(
     spec: MaskSpec,
     excluded: frozenset[nn.Parameter],
 ) -> None:
-    """Refuses settings that this optimizer and these parameters can't follow.
+    """Refuse settings that do not work with an optimizer and its parameters.
 
     Raises:
-        ValueError: a parameter has no name or a dtype that can't be ranked, a pattern fits no parameter, the signal is
-            a first moment that the optimizer does not keep, the signal can't score a parameter's shape, experts in one
-            tensor are neither ranked nor excluded, a parameter is
-            sharded and must be whole, or the optimizer steps for autograd to see.
+        ValueError: a parameter is not the model's or has a dtype that can't be ranked, a pattern matches no parameter,
+            the signal is a first moment that the optimizer does not keep, the signal can't score a parameter's shape,
+            a tensor of several experts is not excluded, a parameter is sharded but must be whole, or the optimizer is
+            differentiable.
     """
     held = [(group, p) for group in optimizer.param_groups for p in group["params"]]
-    if nameless := sum(p not in names for _, p in held):
-        raise ValueError(f"the optimizer holds {nameless} parameters that the model does not name")
+    if num_unknown := sum(p not in names for _, p in held):
+        raise ValueError(f"the optimizer holds {num_unknown} parameters that the model does not have")
     for pattern in spec.exclude:
         if not any(is_excluded(names[p], (pattern,)) for _, p in held):
             raise ValueError(f"exclude: no parameter of the optimizer has a name like {pattern}")
@@ -104,18 +102,18 @@ def check_parameters(
                 raise ValueError(f"signal: {name}: {error}") from error
         if group.get("differentiable"):
             raise ValueError(
-                "differentiable=True records a step for autograd, which the mask does not enter: leave it out"
+                "differentiable=True records a step for autograd, which does not see the mask: leave it out"
             )
     if spec.mask_ratio and FIRST_MOMENT in row_of(spec.signal).needs:
-        for group, p, _ in _one_of_each_kind(optimizer, excluded):
+        for group, p, _ in _by_num_dims(optimizer, excluded):
             trial.first_moment(optimizer, group, p)
 
 
 def _refuse_fused_experts(names: Iterable[str], spec: MaskSpec) -> None:
-    """Refuses tensors of numbered layers that hold several matrices, as of experts, and that no pattern names.
+    """Raise ValueError if a tensor of a numbered layer holds several matrices, as for experts, and is not excluded.
 
     Args:
-        names: of the parameters of more than two dimensions.
+        names: the names of the parameters with more than two dimensions.
         spec: the mask's settings, with `parameters` other than all.
     """
     for name in names:
@@ -132,38 +130,38 @@ def moment_keys(
     spec: MaskSpec,
     excluded: frozenset[nn.Parameter],
 ) -> dict[nn.Parameter, frozenset[str]]:
-    """Return the keys of the optimizer's state whose masked entries keep their values, for each ranked parameter.
+    """Return, for each ranked parameter, the keys of the optimizer's state whose masked entries must not change.
 
     Raises:
-        ValueError: the optimizer's state is such that masked entries can't keep it, or their weights.
+        ValueError: masked entries of this optimizer's state, or of its weights, can't be kept from changing.
     """
     kind = type(optimizer).__name__
-    holds = [f"{s}={v}" for s, v in (("mask_on", spec.mask_on), ("moments", spec.moments)) if v in ("update", "masked")]
-    if not spec.mask_ratio or not holds:
+    rules = [f"{s}={v}" for s, v in (("mask_on", spec.mask_on), ("moments", spec.moments)) if v in ("update", "masked")]
+    if not spec.mask_ratio or not rules:
         return {}
     if isinstance(optimizer, torch.optim.ASGD) or all(hasattr(optimizer, mode) for mode in ("train", "eval")):
         raise ValueError(
-            f"{holds[0]} can't hold with {kind}, which averages the weights apart from the mask: "
+            f"{rules[0]} can't hold with {kind}, which averages the weights apart from the mask: "
             "use mask_on=gradient and moments=dense"
         )
     if spec.moments != "masked":
         return {}
-    found: dict[nn.Parameter, frozenset[str]] = {}
-    for group, like, members in _one_of_each_kind(optimizer, excluded):
-        found |= dict.fromkeys(members, trial.moment_keys(optimizer, group, like, names[like]))
-    if found and not any(found.values()):
+    keys: dict[nn.Parameter, frozenset[str]] = {}
+    for group, first, members in _by_num_dims(optimizer, excluded):
+        keys |= dict.fromkeys(members, trial.moment_keys(optimizer, group, first, names[first]))
+    if keys and not any(keys.values()):
         raise ValueError(f"moments=masked needs an optimizer that keeps moments entry by entry, {kind} keeps none")
-    return found
+    return keys
 
 
-def _one_of_each_kind(
+def _by_num_dims(
     optimizer: torch.optim.Optimizer, excluded: frozenset[nn.Parameter]
 ) -> Iterator[tuple[dict[str, Any], nn.Parameter, list[nn.Parameter]]]:
-    """Gives the ranked parameters of each group by their number of dimensions: (group, the first, all)."""
+    """Yield each group's ranked parameters with equally many dimensions: the group, the first of them, all of them."""
     for group in optimizer.param_groups:
-        kinds: dict[int, list[nn.Parameter]] = {}
+        by_num_dims: dict[int, list[nn.Parameter]] = {}
         for p in group["params"]:
             if p not in excluded:
-                kinds.setdefault(p.ndim, []).append(p)
-        for members in kinds.values():
+                by_num_dims.setdefault(p.ndim, []).append(p)
+        for members in by_num_dims.values():
             yield group, members[0], members

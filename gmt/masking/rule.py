@@ -1,6 +1,7 @@
-"""The rule of a selection: what is ranked, how many entries stay, and what a threshold means.
+"""The rule of a selection: the scores that are ranked, the number of kept entries, and the meaning of a threshold.
 
-The magnitude of an IEEE float orders like its bits with the sign cleared, so that a threshold is a number of bits.
+The magnitudes of IEEE floats have the same order as their bits without the sign, read as integers. So thresholds and
+bounds are such integers, "in bits".
 
 Shape suffix: G groups, each with one threshold.
 """
@@ -18,14 +19,14 @@ from torch import Tensor
 from gmt.masking.counting import Chunks
 
 LARGEST_BITS = 0x7FFFFFFF
-CHUNK = 1 << 20  # entries of the largest chunk of scores on the CPU
+CHUNK = 1 << 20  # the most entries of a chunk of scores on the CPU
 
 
 class Shards(Protocol):
-    """Where the parts of a tensor lie; see sharding.py."""
+    """The processes that hold the parts of a tensor; see sharding.py."""
 
     def sum_(self, counts: Tensor) -> None:
-        """Adds up `counts` over all shards, in place."""
+        """Add up `counts` over all shards, in place."""
         ...
 
 
@@ -34,8 +35,8 @@ class Draw:
     """Scores that are hashes of the entries' indices; see random_bits.py.
 
     Args:
-        key: of the hash.
-        start: the first index.
+        key: the key of the hash.
+        start: the index of the first entry.
     """
 
     key: tuple[int, int]
@@ -44,16 +45,17 @@ class Draw:
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
-    """What is ranked of one tensor.
+    """The scores of one tensor's entries.
 
     Args:
-        chunks: gives the scores, flattened, in contiguous pieces, on the CPU of `CHUNK` entries, the last one shorter.
-        dtype: of all chunks: float32, bfloat16, float16, or int32 for bits; the same on every shard.
-        num_entries: of the whole tensor, over all shards.
-        shards: how to add up over the other shards; None if the tensor is whole.
-        device: where the chunks are.
-        is_view: whether the chunks are parts of a tensor that exists already.
-        draw: which hashes the chunks hold, if they are drawn.
+        chunks: returns the scores, flattened, in contiguous pieces; on the CPU each has `CHUNK` entries, except the
+            last.
+        dtype: the dtype of all chunks: float32, bfloat16, float16, or int32 for bits; the same on every shard.
+        num_entries: the number of entries of the whole tensor, over all shards.
+        shards: the processes that hold the other parts; None if the tensor is not sharded.
+        device: the device of the chunks.
+        is_view: whether the chunks are parts of an existing tensor, and not computed.
+        draw: the hashes that the chunks hold, if the scores are drawn.
     """
 
     chunks: Chunks
@@ -67,14 +69,14 @@ class Scores:
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """Which entries of a group stay: those whose magnitude's bits lie in [lowest, highest].
+    """The kept entries of a group: those whose magnitude, in bits, lies in [lowest, highest].
 
     Args:
-        lowest, highest: bounds in bits, both included; empty if the first is above the second.
-        num_entries: of the group, over all shards.
-        num_kept: entries that stay.
-        is_finite: whether no score was NaN or Inf; otherwise the bounds mean nothing.
-        is_applied: whether the entries that do not stay are zero already.
+        lowest, highest: bounds in bits, both included; no entry is kept if the first is above the second.
+        num_entries: the number of the group's entries, over all shards.
+        num_kept: the number of kept entries.
+        is_finite: whether all scores are finite; otherwise the bounds are meaningless.
+        is_applied: whether the masked entries have been zeroed already.
     """
 
     lowest: int
@@ -85,29 +87,29 @@ class Selection:
     is_applied: bool = False
 
     def keeps(self, bits: Tensor) -> Tensor:
-        """Which entries stay, as bool of the shape of `bits`."""
-        kept = bits >= self.lowest
-        return kept if self.highest == LARGEST_BITS else kept.logical_and_(bits <= self.highest)
+        """Return a mask of the kept entries, bool of the shape of `bits`."""
+        keep = bits >= self.lowest
+        return keep if self.highest == LARGEST_BITS else keep.logical_and_(bits <= self.highest)
 
 
 @functools.lru_cache(maxsize=1 << 13)  # a model has the same sizes at every step
 def num_masked(mask_ratio: float, num_entries: int) -> int:
-    """The number of entries that a ratio masks: the floor of `mask_ratio * num_entries`, always below the latter.
+    """Return floor(mask_ratio * num_entries), the number of masked entries; it is less than `num_entries`.
 
-    The ratio is taken as the decimal that was written: 0.29 of 100 entries are 29, though in floating point
-    the product is 28.999999999999996.
+    The ratio is read as a decimal number: 0.29 of 100 entries are 29, though the floating-point product is
+    28.999999999999996.
     """
     return math.floor(Fraction(repr(float(mask_ratio))) * num_entries)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """Which entries stay.
+    """Settings that decide which entries are kept.
 
     Args:
         mask_ratio: the fraction that is masked, in [0, 1).
-        smallest: whether those of least magnitude stay, in the place of the largest.
-        rank_zeros: whether zero is a score like others.
+        smallest: whether the entries with the smallest magnitudes are kept, instead of those with the largest.
+        rank_zeros: whether entries with score zero are ranked; otherwise they are never kept.
     """
 
     mask_ratio: float
@@ -116,11 +118,16 @@ class Rule:
 
     @property
     def ranks_from_zeros(self) -> bool:
-        """Whether a threshold's rank depends on how many zeros there are, which come first and are not ranked."""
+        """Whether a threshold's rank depends on the number of zeros, which come first and are not ranked."""
         return self.smallest and not self.rank_zeros
 
     def ranks(self, sizes: Sequence[int], zeros_G: Tensor) -> Tensor:
-        """Return the rank, from 0, of each group's threshold among its magnitudes; `zeros_G` of them are not ranked."""
+        """Return the rank, from 0, of each group's threshold among the group's magnitudes in ascending order.
+
+        Args:
+            sizes: the number of entries of each group.
+            zeros_G: the number of zeros in each group that are not ranked.
+        """
         masked = [num_masked(self.mask_ratio, size) for size in sizes]
         if not self.smallest:
             return to_device(masked, zeros_G.device)
@@ -128,13 +135,13 @@ class Rule:
         return (zeros_G + size_G - to_device(masked, zeros_G.device)).minimum(size_G).sub_(1).clamp_(min=0)
 
     def margin(self, num_samples: int, deviations: float) -> int:
-        """Return how many places a threshold's rank in a sorted sample may be off.
+        """Return the margin, in places, that bounds a threshold on both sides of its rank in a sorted sample.
 
         Args:
-            num_samples: how many entries were drawn.
-            deviations: standard deviations of the binomial distribution.
+            num_samples: the number of sampled entries.
+            deviations: the margin in standard deviations of the binomial distribution.
         """
-        # Where the smallest stay, the number of zeros before the rank is estimated too; a half is the worst fraction.
+        # If the smallest are kept, the number of zeros before the rank is estimated too; 0.5 is the worst fraction.
         fraction = 0.5 if self.smallest else self.mask_ratio
         deviation = math.sqrt(num_samples * fraction * (1 - fraction)) * (2 if self.smallest else 1)
         return math.ceil(deviations * deviation) + 1
@@ -142,15 +149,15 @@ class Rule:
     def selection(
         self, size: int, threshold: int, below: int, ties: int, zeros: int, nonfinite: int, *, is_applied: bool = False
     ) -> Selection:
-        """Return the selection that a threshold makes.
+        """Return the selection that follows from a threshold.
 
         Args:
-            size: entries of the group.
-            threshold: in bits.
-            below, ties: entries below the threshold and at it.
-            zeros: entries that are not ranked, since they are zero.
-            nonfinite: entries that are NaN or Inf.
-            is_applied: as `Selection` has it.
+            size: the number of entries of the group.
+            threshold: the threshold in bits.
+            below, ties: the numbers of entries below the threshold, and equal to it.
+            zeros: the number of entries that are zero and therefore not ranked.
+            nonfinite: above 0 if an entry is NaN or Inf.
+            is_applied: see `Selection`.
         """
         floor = 0 if self.rank_zeros else 1
         return Selection(
@@ -163,7 +170,7 @@ class Rule:
         )
 
     def bounds(self, threshold_G: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the bounds that `selection` has, of thresholds in bits on their device."""
+        """Return the bounds of `selection` for thresholds in bits, on the thresholds' device."""
         floor_G = torch.full_like(threshold_G, 0 if self.rank_zeros else 1)
         if self.smallest:
             return floor_G, threshold_G
@@ -176,6 +183,6 @@ def size_of(group: Sequence[Scores]) -> int:
 
 
 def to_device(numbers: Sequence[int], device: torch.device) -> Tensor:
-    """Return numbers as int64 on a device; pinned first, since a copy from other memory waits for the device."""
-    here = torch.tensor(numbers, dtype=torch.int64, device="cpu", pin_memory=device.type == "cuda")
-    return here.to(device, non_blocking=True)
+    """Return numbers as int64 on a device, without waiting: a copy from memory that is not pinned would wait."""
+    on_cpu = torch.tensor(numbers, dtype=torch.int64, device="cpu", pin_memory=device.type == "cuda")
+    return on_cpu.to(device, non_blocking=True)

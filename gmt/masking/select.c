@@ -1,6 +1,6 @@
-/* The exact selection in one read of the scores, as select_by_bracket.py has it for a GPU: a sample bounds the threshold
- * from both sides, one read counts the magnitudes below, at and above the bounds and gathers the few between them, and
- * the counts prove that the threshold's rank lies between the bounds. Whatever the sample is, the result is exact. */
+/* Selects exactly in one read of the scores, as select_by_bracket.py does on a GPU: a sample bounds the threshold from
+ * both sides, one read counts the magnitudes below the bounds and gathers the few between them, and the counts show
+ * whether the threshold lies between the bounds. The result is exact for every sample. */
 #include "kernels.h"
 
 #if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(PORTABLE) /* the tests define it */
@@ -8,26 +8,26 @@
 #define X86 1
 #endif
 
-#define SLACK 16 /* numbers that may be written behind those that are gathered */
-#define MOST_AT_ONCE (1 << 30) /* entries, which counts in 32 bits hold */
-#define FEWEST_NARROWED 2048 /* numbers; to count fewer takes no longer than to narrow them */
+#define SLACK 16 /* numbers that may be written past the gathered ones */
+#define MOST_AT_ONCE (1 << 30) /* entries, so that their counts fit into 32 bits */
+#define FEWEST_NARROWED 2048 /* numbers; counting fewer takes no longer than narrowing their bounds */
 #define BITS_AT_ONCE 11
-#define HIGHEST (LARGEST - 1) /* so that a bound and one more fit into 31 bits */
-#define FRACTION 20 /* bits behind the point of a place in a chunk */
+#define HIGHEST (LARGEST - 1) /* the highest bound, so that bound + 1 fits into 31 bits */
+#define FRACTION 20 /* fractional bits of an index in a chunk, as a fixed-point number */
 
 typedef struct {
     chunk data;        /* out: space for `size` and SLACK numbers; gets the magnitudes in [low, high] */
     int64_t low, high; /* bounds, in [1, HIGHEST] */
-    int64_t below;     /* how many are below low */
-    int64_t zeros;     /* how many are zero; not counted where count_zeros is 0, as they are not needed */
-    int64_t count_zeros, nonfinite; /* nonfinite: whether one is NaN or Inf */
+    int64_t below;     /* how many magnitudes are below low */
+    int64_t zeros;     /* how many are zero; not counted if count_zeros is 0 */
+    int64_t count_zeros, nonfinite; /* nonfinite: 1 if an entry is NaN or Inf */
 } bracket;
 
 typedef struct {
     bracket between;
-    int64_t masked, smallest, rank_zeros; /* how many entries are masked, and the Rule of rule.py */
-    int64_t samples, margin; /* of the sample that bounds the threshold; 0 samples: every entry lies between the bounds */
-    int64_t threshold, below, ties; /* the result: the threshold, how many are below it, how many equal it */
+    int64_t masked, smallest, rank_zeros; /* the number of masked entries, and the settings of Rule in rule.py */
+    int64_t samples, margin; /* the size of the sample and its margin; 0 samples: all entries but zeros are gathered */
+    int64_t threshold, below, ties; /* the result: the threshold, how many magnitudes are below it, how many equal it */
 } selection;
 
 FOR_NEWER_PROCESSORS
@@ -69,7 +69,7 @@ static int64_t split_plain(const uint32_t *x, int64_t size, bracket *b, uint32_t
 }
 
 #ifdef X86
-/* For each set of eight entries, a permutation that brings them to the front. */
+/* For each subset of eight entries, the permutation that moves its entries to the front. */
 static uint32_t to_front[256][8];
 
 __attribute__((constructor)) static void fill_to_front(void) {
@@ -154,7 +154,7 @@ static void split(bracket *b) {
     }
 }
 
-/* Counts and gathers by the bounds of each chunk. */
+/* Counts and gathers the entries of each chunk by its bounds. */
 void split_chunks(bracket *all, int64_t num, int64_t *taken) {
     int64_t i;
     while ((i = next_of(num, taken)) >= 0) split(all + i);
@@ -166,7 +166,7 @@ static inline uint32_t magnitude_at(const chunk *c, int64_t at) {
     return (uint32_t)((const uint16_t *)c->data)[at] << 16 & LARGEST;
 }
 
-/* Writes `count` of a chunk's magnitudes: of as many equal stretches one each, at a hashed place. */
+/* Writes `count` of a chunk's magnitudes: one from each of `count` equal stretches, at a hashed position. */
 static void sample(const chunk *c, int64_t count, uint32_t *out) {
     if (!count) return;
     const uint64_t step = ((uint64_t)c->size << FRACTION) / (uint64_t)count;
@@ -177,14 +177,14 @@ static void sample(const chunk *c, int64_t count, uint32_t *out) {
     }
 }
 
-/* Fills out of each chunk with as many samples as `found` says. */
+/* Writes `found` samples of each chunk to its `out`. */
 void sample_chunks(const chunk *chunks, int64_t num, int64_t *taken) {
     int64_t i;
     while ((i = next_of(num, taken)) >= 0) sample(chunks + i, chunks[i].found, (uint32_t *)chunks[i].out);
 }
 
 /* Returns the number at a rank, from 0, among numbers in [lowest, highest], and how many are below it and equal to it.
- * The list is spent. */
+ * Overwrites the list. */
 static uint32_t at_rank(uint32_t *x, int64_t size, uint32_t lowest, uint32_t highest, int64_t rank, int64_t *below, int64_t *ties) {
     int width = highest > lowest ? 32 - __builtin_clz(highest - lowest) : 0;
     int64_t left = rank;
@@ -217,7 +217,7 @@ static int64_t rank_of(const selection *s, int64_t zeros) {
     return last > 0 ? last : 0;
 }
 
-/* Lets every magnitude but zero lie between the bounds. */
+/* Sets the bounds so that all magnitudes except zeros, and a NaN with all bits set, lie between them. */
 static void unbound(selection *s) {
     s->between.low = 1;
     s->between.high = HIGHEST;
@@ -238,20 +238,20 @@ static void bound(selection *s) {
     const int64_t first = place - s->margin, last = place + s->margin;
     if (first >= 0) b->low = at_rank(buffer, s->samples, 0, LARGEST, first, &unused, &unused);
     if (last < s->samples) b->high = at_rank(buffer + s->samples, s->samples, 0, LARGEST, last, &unused, &unused);
-    b->count_zeros = s->smallest || b->low == 0; /* else zeros are below the threshold, and their number is not needed */
+    b->count_zeros = s->smallest || b->low == 0; /* otherwise zeros are below the threshold, so their number is not needed */
     b->low += b->low == 0;
     b->high = b->high < b->low ? b->low : b->high > HIGHEST ? HIGHEST : b->high;
 }
 
-/* Splits the numbers between the bounds again, around the place of the rank among evenly spread numbers: vector
- * instructions do that in a fraction of the time that counting takes. Leaves the bracket as it is if the rank lies
- * elsewhere. */
+/* Narrows the bounds around the value that the rank would have if the numbers were uniform, and splits the numbers again;
+ * vector instructions do that in a fraction of the time of counting. Does nothing if the rank lies outside of the
+ * narrower bounds. */
 static void narrow(bracket *b, int64_t rank) {
     const int64_t found = b->data.found;
     if (found < FEWEST_NARROWED || 2 * found > b->data.size) return;
-    double root = 1; /* of a power of 4 that is not above the number found */
+    double root = 1; /* the square root of the largest power of 4 that is at most `found` */
     for (int64_t n = found; n >= 4; n /= 4) root *= 2;
-    const double half = 4 / root + 1.0 / 32; /* four deviations of a rank, and 1/32 for numbers that are not spread evenly */
+    const double half = 4 / root + 1.0 / 32; /* four deviations of a rank, and 1/32 for numbers that are not uniform */
     const double place = (double)(rank - b->below) / (double)found, range = (double)(b->high - b->low);
     bracket inner = *b;
     inner.data.data = b->data.out;
@@ -271,22 +271,23 @@ static void narrow(bracket *b, int64_t rank) {
     b->data.found = inner.data.found;
 }
 
-/* Calls narrow and at_rank. x: space for twice its numbers and SLACK; found: the number, how many are below it, how many equal it. */
+/* Finds the number at a rank by narrow and at_rank. x: the numbers, overwritten, with space for twice as many and SLACK;
+ * found: gets the number, how many are below it, and how many equal it. */
 void find_rank(uint32_t *x, int64_t size, int64_t lowest, int64_t highest, int64_t rank, int64_t *found) {
     bracket b = {.data = {.out = (int32_t *)x, .found = size, .size = 2 * size}, .low = lowest, .high = highest};
-    if (lowest) narrow(&b, rank); /* samples, from 0 on, are not spread evenly */
+    if (lowest) narrow(&b, rank); /* samples, whose lowest is 0, are not uniform */
     found[0] = at_rank((uint32_t *)b.data.out, b.data.found, (uint32_t)b.low, (uint32_t)b.high, rank - b.below, found + 1, found + 2);
     found[1] += b.below;
 }
 
-/* Finds the threshold by the counts; returns whether its rank is that of a zero or lies between the bounds. */
+/* Finds the threshold by the counts; returns 0 if its rank lies outside of the bounds and is not that of a zero. */
 static int find(selection *s) {
     bracket *b = &s->between;
     const int64_t rank = rank_of(s, b->zeros), end = b->below + b->data.found;
     if (rank < b->zeros) {
         s->threshold = s->below = 0;
         s->ties = b->zeros;
-    } else if (rank >= end && b->high == HIGHEST) { /* a NaN of all bits */
+    } else if (rank >= end && b->high == HIGHEST) { /* the threshold is a NaN with all bits set */
         s->threshold = LARGEST;
         s->below = end;
         s->ties = b->data.size - end;
@@ -300,7 +301,7 @@ static int find(selection *s) {
     return 1;
 }
 
-/* The whole selection, for groups that are one chunk each. buffer: for the largest chunk's number of entries and SLACK. */
+/* Selects in groups of one chunk each. buffer: space for the entries of the largest chunk and SLACK. */
 void select_chunks(selection *all, int64_t num, int64_t *taken, int32_t *buffer) {
     int64_t i;
     while ((i = next_of(num, taken)) >= 0) {
@@ -309,7 +310,7 @@ void select_chunks(selection *all, int64_t num, int64_t *taken, int32_t *buffer)
         bound(s);
         split(&s->between);
         if (find(s)) continue;
-        unbound(s); /* the sample misled */
+        unbound(s); /* the bounds of the sample missed the threshold */
         split(&s->between);
         find(s);
     }

@@ -1,6 +1,7 @@
-"""The selection on the CPU in groups that are one small tensor, as one task of the C code each.
+"""Selects on the CPU in groups of one small tensor; each group is one task of the C code.
 
-A sample bounds the threshold, and one read counts and gathers by the bounds; see select.c.
+A sample bounds the threshold. One read of the scores then counts those below the bounds, and gathers those between
+them; see select.c.
 """
 
 import ctypes
@@ -15,26 +16,26 @@ from gmt.masking.rule import CHUNK, Rule, Scores, Selection, num_masked, size_of
 
 FEWEST_SAMPLES = 1 << 10
 MOST_SAMPLES = 1 << 16
-SLACK = 16  # entries that the C code may write behind those that it gathers
-DEVIATIONS = 4  # one sample in ten thousand misleads, and costs three more reads
+SLACK = 16  # entries that the C code may write past the gathered ones
+DEVIATIONS = 4  # the bounds of one sample in ten thousand miss the threshold, which costs three more reads
 
 
 def select_alone(groups: Sequence[Sequence[Scores]], rule: Rule) -> dict[int, Selection]:
-    """Return the selections of the groups that are one small tensor on the CPU, by index; none without the C code."""
+    """Return the selections, by index, of the groups of one small tensor on the CPU; empty without the C code."""
     native = library()
     if native is None:
         return {}
     alone = ((i, group[0]) for i, group in enumerate(groups) if _is_alone(group))
-    done: dict[int, Selection] = {}
-    for batch in in_batches(alone, lambda one: one[1].num_entries):
-        done |= _select_batch(dict(batch), rule, native)
-    return done
+    selections: dict[int, Selection] = {}
+    for batch in in_batches(alone, lambda item: item[1].num_entries):
+        selections |= _select_batch(dict(batch), rule, native)
+    return selections
 
 
 def num_samples(size: int) -> int:
-    """Return how many of a group's entries bound its threshold; 0 for a small group, of which all are gathered."""
-    # The number of entries between the bounds grows as size / sqrt(num), so that gathering them and sampling cost least
-    # together at num = c * size ** (2 / 3); c was measured.
+    """Return the size of the sample that bounds a group's threshold; 0 for a small group, which is gathered whole."""
+    # The number of entries between the bounds is proportional to size / sqrt(num). So sampling and gathering together
+    # take least time at num = c * size ** (2 / 3); c was measured.
     num = min(max(int(size ** (2 / 3) / 5), FEWEST_SAMPLES), MOST_SAMPLES)
     return num if size >= 4 * num else 0
 
@@ -45,16 +46,18 @@ def is_whole_on_cpu(group: Sequence[Scores]) -> bool:
 
 
 def parts(group: int, scores: Scores) -> Iterator[tuple[Chunk, Tensor | None]]:
-    """Yield the chunks of a tensor's scores for the C code, and the tensors that hold them, if they are not drawn.
+    """Yield the chunks of a tensor's scores for the C code, each with the tensor that holds it; None for drawn scores.
+
+    The tensor must stay alive as long as the chunk is used.
 
     Args:
-        group: index of the tensor's group.
-        scores: of the tensor.
+        group: the index of the tensor's group.
+        scores: the tensor's scores.
     """
     if scores.draw is not None:
-        for at in range(0, scores.num_entries, CHUNK):
-            size = min(CHUNK, scores.num_entries - at)
-            yield chunk_of_hashes(group, size, scores.draw.start + at, scores.draw.key), None
+        for first in range(0, scores.num_entries, CHUNK):
+            size = min(CHUNK, scores.num_entries - first)
+            yield chunk_of_hashes(group, size, scores.draw.start + first, scores.draw.key), None
         return
     for chunk_N in map(readable, scores.chunks()):
         if chunk_N.numel():

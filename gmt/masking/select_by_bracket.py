@@ -1,11 +1,11 @@
-"""The selection on a GPU in one read of the scores: a sample bounds each threshold from both sides, and only the scores
+"""Selects on a GPU in one read of the scores: a sample bounds each threshold from both sides, and only the scores
 between the bounds are counted further.
 
-A threshold of n scores is bounded by the scores of the sample that lie some standard deviations of the binomial
-distribution below and above its rank. One read of all scores counts those below, at and between the bounds, and writes
-out those between, some per cent, which are counted by bit fields. The counts show whether a rank lies between its
-bounds, so that the result is exact whatever the sample is. select_by_fields.py takes groups whose rank does not, and
-tensors in shards. Computed scores are computed twice: for the sample, and for the counts.
+The bounds are the scores of the sample that lie some standard deviations of the binomial distribution below and above
+the threshold's rank. One read of all scores counts those below, at and between the bounds, and writes out those between
+them, a few per cent, which are then counted by bit fields. The counts show whether the threshold lies between its
+bounds, so that the result is exact for every sample. Groups whose threshold does not, and tensors in shards, are left
+to select_by_fields.py. Scores that are not stored are computed twice: for the sample, and for the counts.
 
 All kernels of a batch of groups are launched before the host waits.
 
@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from gmt.masking.bins import find_flat
+from gmt.masking.bins import bins_on_device
 from gmt.masking.counting import fields
 from gmt.masking.native import has_triton
 from gmt.masking.rule import LARGEST_BITS, Draw, Rule, Scores, Selection, size_of, to_device
@@ -32,30 +32,30 @@ if TYPE_CHECKING:
     from gmt.masking.triton_bracket import Buffers
     from gmt.masking.triton_tables import Pieces
 
-_ENTRIES_AT_ONCE = 1 << 31  # of a batch of groups, which bounds the buffers for scores between bounds
-_GROUPS_AT_ONCE = 1 << 11  # of a batch, which bounds the samples
-_COMPUTED_AT_ONCE = 1 << 26  # of a launch, where scores are computed and held until then
-_SAMPLES = 1 << 20  # of a batch, at least
-_MOST_SAMPLES = 1 << 23  # of a batch, since they are sorted
-_ENTRIES_OF_A_SAMPLE = 1 << 8  # between these two: more samples cost less than the scores that fewer leave
-_FEWEST_SAMPLES = 1 << 12  # of a group, which is looked at whole if it is smaller
+_ENTRIES_AT_ONCE = 1 << 31  # entries in a batch of groups, which bounds the buffers for scores between bounds
+_GROUPS_AT_ONCE = 1 << 11  # groups in a batch, which bounds the memory of samples
+_COMPUTED_AT_ONCE = 1 << 26  # computed scores in a launch, which are stored until it
+_SAMPLES = 1 << 20  # the fewest samples of a batch
+_MOST_SAMPLES = 1 << 23  # the most samples of a batch, since they are sorted
+_ENTRIES_OF_A_SAMPLE = 1 << 8  # entries per sample, within these limits: a smaller sample leaves more scores to count
+_FEWEST_SAMPLES = 1 << 12  # the fewest samples of a group; a smaller group is read whole
 _DEVIATIONS = 6
-_LARGEST_GROUP = 1 << 38  # the product of its entries and samples is below 2^63
+_LARGEST_GROUP = 1 << 38  # entries, so that the product of entries and samples is below 2^63
 
 
 def select_by_bracket(
     groups: Sequence[Sequence[Scores]], rule: Rule, *, zero: Sequence[Sequence[Tensor]] | None = None
 ) -> dict[int, Selection]:
-    """Return the selections of groups that lie whole on one GPU, by index, except groups whose sample misled.
+    """Return the selections, by index, of groups on one GPU without shards, if the threshold lies between its bounds.
 
     Args:
-        groups: the scores that share a threshold.
-        rule: which of them stay.
-        zero: for each of the scores, the tensor in which the entries that do not stay are zeroed; see `select`.
+        groups: for each threshold, the scores that share it.
+        rule: the rule of the selection.
+        zero: for each tensor of scores, the tensor in which masked entries are zeroed; see `select`.
     """
     sizes = [size_of(group) for group in groups]
     batches = list(_batches(groups, sizes))
-    launched = [_find([groups[i] for i in batch], [sizes[i] for i in batch], rule) for batch in batches]
+    launched = [_thresholds([groups[i] for i in batch], [sizes[i] for i in batch], rule) for batch in batches]
     indices = [i for batch in batches for i in batch]
     is_zeroed = zero is not None and len({thresholds_GF.device for thresholds_GF in launched}) == 1
     if zero is not None and is_zeroed:
@@ -74,7 +74,7 @@ def select_by_bracket(
 def _zero_if_proven(
     groups: Sequence[Sequence[Scores]], zero: Sequence[Sequence[Tensor]], thresholds_GF: Tensor, rule: Rule
 ) -> None:
-    """Zero the entries that do not stay, before the host waits; zero none if a threshold is unproven or not finite."""
+    """Zero the masked entries, before the host waits; zero none if a threshold is unproven or a score not finite."""
     from gmt.masking.triton_entries import Bounds, zero_outside
 
     is_proven_G, threshold_G, *_, nonfinite_G = thresholds_GF.unbind(1)
@@ -84,12 +84,12 @@ def _zero_if_proven(
         highest_G=highest_G.contiguous(),
         hold=((is_proven_G != 0) & (nonfinite_G == 0)).all()[None].long(),
     )
-    every = [
+    tensors = [
         (x_N, scores.draw)
         for group, xs in zip(groups, zero, strict=True)
         for scores, x_N in zip(group, xs, strict=True)
     ]
-    zero_outside(every, [i for i, group in enumerate(groups) for _ in group], bounds)
+    zero_outside(tensors, [i for i, group in enumerate(groups) for _ in group], bounds)
 
 
 def _batches(groups: Sequence[Sequence[Scores]], sizes: Sequence[int]) -> Iterator[list[int]]:
@@ -113,13 +113,13 @@ def _batches(groups: Sequence[Sequence[Scores]], sizes: Sequence[int]) -> Iterat
 
 @dataclass(frozen=True, kw_only=True)
 class _Sample:
-    """The numbers by which a group is sampled.
+    """The sizes of a group's sample and buffer.
 
     Args:
-        size: entries of the group.
-        count: samples; as many as entries if the whole group is read.
-        margin: places in the sorted sample between the rank and each bound.
-        capacity: entries that the group's buffer for scores between the bounds can hold.
+        size: the number of entries of the group.
+        count: the number of samples; `size` if the whole group is read.
+        margin: the number of places in the sorted sample between the rank and each bound.
+        capacity: the number of entries in the group's buffer for scores between the bounds.
     """
 
     size: int
@@ -133,9 +133,8 @@ def _sample_of(size: int, num_tensors: int, most: int, rule: Rule) -> _Sample:
         return _Sample(size=size, count=size, margin=0, capacity=0)
     margin = rule.margin(most, _DEVIATIONS) + num_tensors  # each tensor's number of samples is rounded
     places = 2 * margin + 2
-    capacity = math.ceil(
-        size * (places + 8 * math.sqrt(places)) / most
-    )  # the number of scores between places is random
+    # The number of scores between two places of the sample is random.
+    capacity = math.ceil(size * (places + 8 * math.sqrt(places)) / most)
     return _Sample(size=size, count=most, margin=margin, capacity=min(capacity, size))
 
 
@@ -146,19 +145,20 @@ def _samples(groups: Sequence[Sequence[Scores]], sizes: Sequence[int], rule: Rul
 
 
 class _Launches:
-    """The pieces of all groups, in lists for one launch each; `at` of a piece is (group, entries of it before).
+    """Iterates over the pieces of all groups, in lists for one launch each.
 
-    Computed scores are computed again at each iteration, so that they are not all held at once.
+    `at` of a piece is its group, and the number of the group's entries before the piece. Scores that are not stored are
+    computed again at each iteration, so that memory never holds them all.
     """
 
     def __init__(self, groups: Sequence[Sequence[Scores]]):
         self._groups = groups
         self.device = groups[0][0].device
-        is_there = all(scores.is_view or scores.draw for group in groups for scores in group)
-        self._held = list(self._pieces()) if is_there else None
+        computes_none = all(scores.is_view or scores.draw for group in groups for scores in group)
+        self._stored = list(self._pieces()) if computes_none else None
 
     def __iter__(self) -> Iterator[Pieces]:
-        return self._pieces() if self._held is None else iter(self._held)
+        return self._pieces() if self._stored is None else iter(self._stored)
 
     def _pieces(self) -> Iterator[Pieces]:
         from gmt.masking.triton_tables import Piece, by_kind
@@ -178,12 +178,12 @@ class _Launches:
         yield from by_kind(pieces)
 
 
-def _find(groups: Sequence[Sequence[Scores]], sizes: Sequence[int], rule: Rule) -> Tensor:
+def _thresholds(groups: Sequence[Sequence[Scores]], sizes: Sequence[int], rule: Rule) -> Tensor:
     """Return the threshold of each group, without waiting for the device.
 
     Returns:
-        int64 of shape [G, F]: whether the counts prove the threshold, and the arguments of `Rule.selection` after the
-        size.
+        int64 of shape [G, F]: 1 if the counts prove the threshold, else 0; then the arguments of `Rule.selection` after
+        the size.
     """
     from gmt.masking.triton_bracket import buffers_of, count_between
 
@@ -193,12 +193,12 @@ def _find(groups: Sequence[Sequence[Scores]], sizes: Sequence[int], rule: Rule) 
     buffers = buffers_of([sample.capacity for sample in samples], launches.device)
     counts = _counts(launches, buffers, low_G, high_G, rule)
     rank_G = rule.ranks(sizes, counts.zeros_G)
-    first_G = counts.below_G + counts.at_low_G  # rank of the first score between the bounds
+    first_G = counts.below_G + counts.at_low_G  # the rank of the first score between the bounds
     end_G = first_G + counts.between_G
     left_G, prefix_G = (rank_G - first_G).clamp(min=0), torch.zeros_like(rank_G)
     for shift, width in fields(scores.dtype for group in groups for scores in group):
         counts_GK = count_between(buffers, counts.between_G, prefix_G, shift, width)
-        bin_G, left_G, ties_G = find_flat(counts_GK, left_G)
+        bin_G, left_G, ties_G = bins_on_device(counts_GK, left_G)
         prefix_G = prefix_G << width | bin_G
     is_low_G, is_high_G = rank_G < first_G, rank_G >= end_G
     fits_G = counts.between_G <= buffers.end_G - buffers.start_G
@@ -214,7 +214,7 @@ def _find(groups: Sequence[Sequence[Scores]], sizes: Sequence[int], rule: Rule) 
 
 
 def _bounds(launches: _Launches, samples: Sequence[_Sample], rule: Rule) -> tuple[Tensor, Tensor]:
-    """Return the lower and the higher bound of each group's threshold, in bits, int64 of shape [G]."""
+    """Return the lower and the upper bound of each group's threshold, in bits, int64 of shape [G]."""
     from gmt.masking.triton_bracket import write_samples
 
     device, width = launches.device, max(sample.count for sample in samples)
@@ -240,10 +240,10 @@ def _bounds(launches: _Launches, samples: Sequence[_Sample], rule: Rule) -> tupl
 
 
 class _Counts(NamedTuple):
-    """The number of magnitudes of each group below, at and between the bounds, int64 of shape [G].
+    """The numbers of each group's magnitudes below, at and between the bounds, int64 of shape [G].
 
-    `zeros_G` counts the zeros that are not ranked, as far as the selection needs their number; `nonfinite_G` is 0 if
-    all are finite.
+    `zeros_G` counts the zeros that are not ranked, if the selection needs their number; `nonfinite_G` is 0 if all
+    magnitudes are finite.
     """
 
     below_G: Tensor
@@ -255,7 +255,7 @@ class _Counts(NamedTuple):
 
 
 def _counts(launches: _Launches, buffers: Buffers, low_G: Tensor, high_G: Tensor, rule: Rule) -> _Counts:
-    """Count below, at and between the bounds, and write the bits between them into each group's buffer."""
+    """Count magnitudes below, at and between the bounds, and write those between them into each group's buffer."""
     from gmt.masking.triton_bracket import split
 
     counts_GF = torch.zeros(len(low_G), len(_Counts._fields), dtype=torch.int64, device=low_G.device)
@@ -265,7 +265,7 @@ def _counts(launches: _Launches, buffers: Buffers, low_G: Tensor, high_G: Tensor
     counts = _Counts(*counts_GF.T.contiguous())
     if rule.ranks_from_zeros:
         return counts
-    # Zeros below the lower bound are below the threshold, and their number is not needed.
+    # Zeros below the lower bound are below the threshold, so their number is not needed.
     are_at_low_G = (low_G == 0) & (not rule.rank_zeros)
     return counts._replace(zeros_G=torch.where(are_at_low_G, counts.at_low_G, 0))
 

@@ -1,9 +1,9 @@
-"""The table of signals: what each one scores, and what it needs for that.
+"""The table of signals: how each signal scores entries, and which tensors it needs.
 
-Whatever ranges over signals (settings, engine, refusals, tests, docs) reads this table. It imports torch only where
-something is scored, so that settings can be checked without it.
+All code that works with any signal (settings, engine, refusals, tests, docs) reads this table. torch is imported only
+to compute scores, so that settings can be checked without it.
 
-Shape suffixes: N entries of a parameter that lie here, flattened.
+Shape suffixes: N entries of a parameter on this process, flattened; T tokens of a batch; F features of a layer.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 GRADIENT, FIRST_MOMENT, DRAW = "gradient", "first_moment", "draw"
 INPUTS, OUTPUTS = "inputs", "outputs"  # of the linear layer that owns a parameter, summed over tokens
 _SMALLEST_WEIGHT = 1e-8  # so that a weight of zero has a finite score
-SUM = "sum"  # over the gradients of the steps since the mask was last made
+SUM = "sum"  # a sum over the gradients of the steps since the mask was last chosen
 
 
 @runtime_checkable
@@ -32,46 +32,48 @@ class Signal(Protocol):
     def score(self, weight_N: Tensor, gradient_N: Tensor) -> Tensor:
         """Return a score for each entry; its magnitude ranks the entry, and an entry with score zero is never kept.
 
-        It is called with a stretch of a parameter's entries, so a score may depend on its own entry only.
+        The method is called with some of a parameter's entries at a time, so each score must depend on its own entry
+        only.
 
         Args:
-            weight_N: entries of a parameter, flattened; read only.
-            gradient_N: the gradient of the same entries, as the optimizer sees it; read only.
+            weight_N: entries of a parameter, flattened; must not be changed.
+            gradient_N: the gradients of the same entries, as the optimizer sees them; must not be changed.
 
         Returns:
-            A score for each entry, finite, in any float dtype.
+            A finite score for each entry, in any float dtype.
         """
         ...
 
 
 @runtime_checkable
 class MatrixSignal(Protocol):
-    """A plug-in that scores a whole parameter at once; one that is a `Signal` too is called in this way alone.
+    """A plug-in that scores a whole parameter at once; if it is a `Signal` too, only `score_matrix` is called.
 
-    Either kind may have a property `reads_gradient` that says no, where weights alone decide.
+    A `Signal` or a `MatrixSignal` may have a property `reads_gradient`; False says that its scores depend on the
+    weights only.
     """
 
     def score_matrix(self, weight: Tensor, gradient: Tensor) -> Tensor:
-        """Return a score for each entry, as `Signal.score` does; called once whenever the mask is made.
+        """Return a score for each entry, as `Signal.score` does; called once whenever the mask is chosen.
 
         Args:
-            weight: the parameter, in its shape; read only.
-            gradient: its gradient, as the optimizer sees it; read only.
+            weight: the parameter, in its shape; must not be changed.
+            gradient: its gradient, as the optimizer sees it; must not be changed.
 
         Returns:
-            Scores of the parameter's shape, finite, in any float dtype.
+            Finite scores in the parameter's shape, in any float dtype.
         """
         ...
 
 
 @runtime_checkable
 class ChecksShapes(Protocol):
-    """An optional part of MatrixSignal: it can't score every parameter."""
+    """An optional part of MatrixSignal: the signal can't score parameters of every shape."""
 
     def check_shape(self, shape: tuple[int, ...]) -> None:
         """Raise ValueError for a shape that can't be scored; called for each parameter when the mask is attached.
 
-        The mask's error adds the parameter's name.
+        The mask adds the parameter's name to the error.
         """
         ...
 
@@ -96,7 +98,7 @@ class Entries(Protocol):
 
     @property
     def weight_N(self) -> Tensor:
-        """The weights, to be read."""
+        """The weights, for reading only."""
         ...
 
 
@@ -105,20 +107,20 @@ class Row:
     """A signal.
 
     Args:
-        name: the word for it in settings.
+        name: the signal's name in settings.
         meaning: the score in words, for the docs.
         score: returns the scores of a stretch of a parameter's entries; float, or int32 bits for a draw.
-        needs: what the engine must provide beside weights: `gradient`, `first_moment`, `draw`, `sum`, `inputs`,
+        needs: what the engine must provide besides weights: `gradient`, `first_moment`, `draw`, `sum`, `inputs`,
             `outputs`.
-        ranks_zeros: whether zero is a score like others. Where it is not, a zero says that there is no gradient.
-        shows_nonfinite_gradients: whether a NaN or Inf in this step's gradient makes a score that is NaN or Inf.
-        is_view: whether scores are entries of a tensor that exists already.
+        ranks_zeros: whether entries with score zero are ranked and may be kept; if not, they are always masked.
+        shows_nonfinite_gradients: whether NaN or Inf in this step's gradient leads to a score that is NaN or Inf.
+        is_view: whether the scores are entries of an existing tensor, and not computed.
         whole: returns the scores of all entries of a parameter, float32 of shape [N], for a signal that can't score a
-            stretch by itself; they are computed once whenever the mask is made, and `score` then reads them.
-        of_token: returns what each token adds to the sum of an input or output, from float32 of shape [T, F].
-        blind_grains: grains that make units of the same score: all those of a matrix.
-        add: adds a gradient, which a GradScaler has multiplied by a scale, to a sum in place: (sum, gradient, scale);
-            for a signal that needs a sum.
+            stretch by itself. They are computed once whenever the mask is chosen; `score` then reads them.
+        of_token: returns what each token adds to the sum over inputs or outputs, from float32 of shape [T, F].
+        blind_grains: the grains at which all units of a matrix would have the same score.
+        add: for a signal that needs a sum: adds a gradient to the sum, in place; its arguments are the sum, the
+            gradient, and the factor by which a GradScaler has multiplied the gradient.
     """
 
     name: str
@@ -140,17 +142,17 @@ class Row:
 
     @property
     def reads_gradient(self) -> bool:
-        """Whether the gradient of a step decides, alone or beside others."""
+        """Whether the scores depend on the gradient of the step, possibly among others."""
         return not self.needs.isdisjoint((GRADIENT, FIRST_MOMENT, SUM))
 
     @property
     def needs_every_step(self) -> bool:
-        """Whether it is a sum over steps, so that steps at which no mask is made matter too."""
+        """Whether the scores are sums over steps, including steps at which no mask is chosen."""
         return not self.needs.isdisjoint((FIRST_MOMENT, SUM, INPUTS, OUTPUTS))
 
 
 def row_of(signal: str | Signal | MatrixSignal) -> Row:
-    """Return a signal's row of the table, or the row that a plug-in makes."""
+    """Return a signal's row of the table; for a plug-in, a new row."""
     if isinstance(signal, str):
         return TABLE[signal]
     name = type(signal).__name__
@@ -172,11 +174,11 @@ def _score_matrix(signal: MatrixSignal, r: Entries) -> Tensor:
     return _checked(scores, gradient, f"{type(signal).__name__}.score_matrix").view(-1)
 
 
-def _checked(scores: Tensor, gradient: Tensor, what: str) -> Tensor:
+def _checked(scores: Tensor, gradient: Tensor, caller: str) -> Tensor:
     if scores.shape != gradient.shape or scores.is_complex():
         raise ValueError(
-            f"signal: {what} must give one number for each of {gradient.numel()} entries, got {scores.dtype} of shape "
-            f"{tuple(scores.shape)}"
+            f"signal: {caller} must give one number for each of {gradient.numel()} entries, got {scores.dtype} of "
+            f"shape {tuple(scores.shape)}"
         )
     return scores.detach().float().contiguous()
 
@@ -217,15 +219,18 @@ def _squares(r: Entries, part: slice) -> Tensor:
     return (r.gradient_N[part].float() / r.scale).square_()
 
 
-def _places(r: Entries) -> Tensor:
-    """Places from 1 on, of equal values in the order of their indices; zero where the gradient is zero."""
+def _rank_sums(r: Entries) -> Tensor:
+    """Return the signal large_gradient_small_weight; zero where the gradient is zero.
+
+    Ranks count from 1; equal values are ranked in the order of their indices.
+    """
     import torch
 
     num = len(r.gradient_N)
     score_N = torch.zeros(num, dtype=torch.float64, device=r.gradient_N.device)
-    place_N = torch.arange(1, num + 1, dtype=torch.float64, device=r.gradient_N.device)
+    rank_N = torch.arange(1, num + 1, dtype=torch.float64, device=r.gradient_N.device)
     for x_N, descending in ((r.gradient_N, False), (r.weight_N, True)):
-        score_N[x_N.abs().sort(stable=True, descending=descending).indices] += place_N
+        score_N[x_N.abs().sort(stable=True, descending=descending).indices] += rank_N
     return (score_N / (2 * num)).float().mul_(r.gradient_N != 0)
 
 
@@ -291,11 +296,11 @@ _ROWS = (
     ),
     Row(
         name="large_gradient_small_weight",
-        meaning="the entry's place among gradients from the smallest, plus its place among weights from the largest, "
-        "over twice the parameter's entries (ours)",
+        meaning="the entry's rank among the parameter's gradients from the smallest, plus its rank among the weights "
+        "from the largest, over twice the number of entries (ours)",
         score=_of_whole,
         needs=frozenset([GRADIENT]),
-        whole=_places,
+        whole=_rank_sums,
     ),
     Row(
         name="weight_times_input",

@@ -1,4 +1,4 @@
-"""The settings of a mask, checked. Knows nothing of models, optimizers or configs, and imports no torch."""
+"""The settings of a mask, and their checks. Knows nothing of models, optimizers or configs, and imports no torch."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from gmt.masking.signals import DRAW, OUTPUTS, TABLE, MatrixSignal, Signal, row_
 
 SIGNALS = tuple(TABLE)
 SCOPES = ("tensor", "layer", "global")
-ENTROPY = "entropy"  # a scope whose tensors have parts of their own; see budgets.py
+ENTROPY = "entropy"  # a scope in which each tensor has its own ratio; see budgets.py
 MASK_ON = ("gradient", "update")
-MOMENTS = ("dense", "masked")  # by any optimizer
-PACKED = "packed"  # by gmt.optimizers.packed_adamw alone
-AGES = ("global", "own")  # of packed moments; see there
+MOMENTS = ("dense", "masked")  # with any optimizer
+PACKED = "packed"  # only with the optimizer of gmt/optimizers/packed_adamw.py
+AGES = ("global", "own")  # the ages of packed moments; see gmt/optimizers/packed_adamw.py
 KEEP = ("largest", "smallest")
 EXCLUDED = ("dense", "frozen")
 GRAINS = ("entry", "row", "column", "head", "tensor")
@@ -27,43 +27,43 @@ class MaskSpec:
     """The settings of a mask; the defaults are the paper's GMT (Li et al., arXiv 2406.15330, Section 3).
 
     Args:
-        mask_ratio: fraction of the entries that is masked, in [0, 1). 0 is the plain optimizer, bit for bit.
-        signal: the score that ranks entries, by its magnitude.
+        mask_ratio: the fraction of the entries that is masked, in [0, 1). 0 is the plain optimizer, bit for bit.
+        signal: the score whose magnitude ranks an entry; gmt/masking/signals.py has the full list.
             `gradient`: the gradient that the optimizer sees, accumulated over micro-batches and clipped.
-            `accumulated_gradient`: the sum of these gradients since the mask was last made, so that with
-            `refresh=M` the paper's mean over N mini-batches reaches over M steps. Keeps one more buffer.
+            `accumulated_gradient`: the sum of these gradients since the mask was last chosen, so that with
+            `refresh=M` the paper's mean over N mini-batches extends over M steps. Needs one more buffer.
             `random`: a uniform draw at every refresh; the paper's baseline RMT.
-            `first_moment`: the optimizer's first moment as it is after this step, with this step's gradient in it and,
-            where the optimizer adds weight decay to the gradient, that too. Refused where there is no such moment.
+            `first_moment`: the optimizer's first moment after this step. It includes this step's gradient, and weight
+            decay if the optimizer adds it to the gradient. Refused if the optimizer has no such moment.
             `weight_magnitude`: the weight.
             `weight_times_gradient`: the first-order saliency |w * g|.
             Or a plug-in: `Signal` or `MatrixSignal`.
-        scope: the set of entries in which the ratio is masked: each `tensor`, each `layer` (the parameters under one
-            number in their names; others by themselves), or all together (`global`). The paper does not say which.
-            `entropy`: all together, where a tensor's share follows from its scores (gmt/masking/budgets.py).
+        scope: the set of entries over which the ratio holds: each `tensor`, each `layer` (the parameters under one
+            number in their names; a parameter without a number is a layer of its own), or all together (`global`). The
+            paper does not say which. `entropy`: all together, with a ratio for each tensor that follows from its scores
+            (gmt/masking/budgets.py).
         refresh: the number of steps after which the mask is chosen again, at least 1, or `once`.
         mask_on: `gradient`, as in the paper: the optimizer sees zeros, and momentum and weight decay still move
             masked entries. `update`: masked entries do not move at all.
-        moments: `dense`: the optimizer updates the moments of every entry. `masked`: the moments of masked entries
-            stay unchanged. `packed`: masked entries have no moments, and gradients only at a step that ranks by them;
-            see gmt/optimizers/packed_adamw.py. An entry that the mask no longer keeps loses its moments.
-        keep: whether entries with the `largest` or the `smallest` scores (other than zero) stay.
-        exclude: patterns (as in a shell: *, ?, [..]) of names of parameters that are not ranked.
-        excluded: what happens to the parameters in `exclude`: `dense`, trained as without a mask, or `frozen`, not
-            trained.
-        first_micro_batch: with moments=packed, whether the gradient that ranks is that of a step's first micro-batch,
-            so that no gradient is dense for longer than its tensor; needs scope=tensor.
+        moments: `dense`: the optimizer updates the moments of every entry. `masked`: the moments of masked entries do
+            not change. `packed`: masked entries have no moments, and have gradients only at a step that ranks by them;
+            an entry that the mask no longer keeps loses its moments (gmt/optimizers/packed_adamw.py).
+        keep: whether entries with the `largest` or the `smallest` scores (other than zero) are kept.
+        exclude: patterns (as in a shell: *, ?, [..]) of the names of parameters that are not ranked.
+        excluded: whether the parameters in `exclude` are `dense`, trained as without a mask, or `frozen`, not trained.
+        first_micro_batch: with moments=packed, whether a step's first micro-batch gives the gradient that is ranked, so
+            that each dense gradient is freed before the next tensor's is computed; needs scope=tensor.
         grain: the units that are kept or masked as a whole: single entries (`entry`), `row`, `column`, `head` or
-            `tensor`; see gmt/masking/grains.py. The mean magnitude of its entries' scores ranks a unit, `random` draws
-            one number for each unit, and `mask_ratio` is a fraction of units. Units that tie at the threshold all stay.
-        parameters: which are ranked: `all`, or the weights of `linear` layers inside numbered layers, so that the
-            others, such as embeddings, the output head, norms and biases, train as without a mask. With
-            `linear_alone` the others are not trained, but for those in `exclude` where `excluded=dense`.
-        calibration: the passes over which activations are summed up for a signal that needs them: the `training`'s own
-            since the mask was last made, or one over `source` data, before the first step.
+            `tensor`; see gmt/masking/grains.py. A unit is ranked by the mean magnitude of its entries' scores, or for
+            `random` by one number; `mask_ratio` is a fraction of units. All units that tie at the threshold are kept.
+        parameters: the parameters that are ranked: `all`, or the weights of `linear` layers inside numbered layers. The
+            others, such as embeddings, the output head, norms and biases, train as without a mask; with `linear_alone`
+            they do not train, except for those in `exclude` if `excluded=dense`.
+        calibration: for a signal that needs activations, the forward passes over which these are summed up: those of
+            the `training` since the mask was last chosen, or one pass over `source` data before the first step.
 
     Raises:
-        ValueError: a setting breaks its rule; the sentence begins with the setting's name.
+        ValueError: a setting breaks its rule; the message begins with the setting's name.
     """
 
     mask_ratio: float
@@ -82,14 +82,14 @@ class MaskSpec:
 
     def __post_init__(self) -> None:
         ratio = self.mask_ratio
-        real = isinstance(ratio, int | float) and not isinstance(ratio, bool) and math.isfinite(ratio)
-        if not real or not 0 <= ratio < 1:
+        is_real = isinstance(ratio, int | float) and not isinstance(ratio, bool) and math.isfinite(ratio)
+        if not is_real or not 0 <= ratio < 1:
             raise ValueError(f"mask_ratio must lie in [0, 1), got {ratio!r}")
         if not isinstance(self.signal, Signal | MatrixSignal):
             self._one_of("signal", SIGNALS)
         self._one_of("scope", (*SCOPES, ENTROPY))
-        whole = isinstance(self.refresh, int) and not isinstance(self.refresh, bool) and self.refresh >= 1
-        if not whole and self.refresh != ONCE:
+        is_whole = isinstance(self.refresh, int) and not isinstance(self.refresh, bool) and self.refresh >= 1
+        if not is_whole and self.refresh != ONCE:
             raise ValueError(f"refresh must be a whole number of steps from 1 on, or once, got {self.refresh!r}")
         self._one_of("mask_on", MASK_ON)
         self._one_of("moments", (*MOMENTS, PACKED))
@@ -111,16 +111,18 @@ class MaskSpec:
             raise ValueError(f"calibration must be training where signal={row.name}, which needs no data, got 'source'")
         if self.calibration == "source" and OUTPUTS in row.needs and self.refresh != ONCE:
             raise ValueError(
-                f"refresh must be once where calibration=source and signal={row.name}, since outputs are read once and "
-                f"every mask would be the first, got {self.refresh}"
+                f"refresh must be once where calibration=source and signal={row.name}, since outputs are summed up "
+                f"only once, so that every mask would equal the first, got {self.refresh}"
             )
         if self.excluded == "frozen" and not self.exclude:
             raise ValueError("excluded=frozen needs patterns in exclude: there is nothing to freeze")
         if self.grain == "tensor" and self.scope == "tensor":
-            raise ValueError("scope must be layer or global where grain=tensor, or no tensor is ranked, got 'tensor'")
+            raise ValueError(
+                "scope must be layer or global where grain=tensor, since a tensor is ranked among others, got 'tensor'"
+            )
         if self.scope == ENTROPY and (self.grain != "entry" or row.whole is not None or DRAW in row.needs):
             raise ValueError(
-                f"scope=entropy needs grain=entry and a signal that scores single entries by numbers, got "
+                f"scope=entropy needs grain=entry and a signal that computes the score of each entry by itself, got "
                 f"grain={self.grain} and signal={row.name}"
             )
         self._check_packed()
@@ -136,7 +138,7 @@ class MaskSpec:
             raise ValueError(f"mask_on must be update where moments=packed, got {self.mask_on!r}")
         if self.refresh == 1:
             raise ValueError(
-                "refresh must be above 1 or once where moments=packed, or no moments last longer than a step, got 1"
+                "refresh must be above 1 or once where moments=packed, since moments would be lost at each step, got 1"
             )
         row = row_of(self.signal)
         if row.needs_activations:
@@ -146,7 +148,7 @@ class MaskSpec:
             )
         if row.needs_every_step:
             raise ValueError(
-                f"signal must not be {row.name} where moments=packed, since it adds up over all entries' steps"
+                f"signal must not be {row.name} where moments=packed, since it needs a sum over steps for every entry"
             )
         if self.first_micro_batch and (self.scope != "tensor" or not row.reads_gradient):
             raise ValueError(
@@ -165,10 +167,10 @@ class MaskSpec:
 
     @property
     def outlives_a_step(self) -> bool:
-        """Whether a mask is used for more steps than the one that makes it."""
+        """Whether a mask may be used at more than one step."""
         return self.refresh != 1
 
     @property
     def needs_whole_parameters(self) -> bool:
-        """Whether a parameter can't be ranked stretch by stretch, so that none may be sharded."""
+        """Whether a parameter can be ranked only as a whole, so that it must not be sharded."""
         return self.grain != "entry" or row_of(self.signal).whole is not None

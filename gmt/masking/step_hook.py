@@ -1,4 +1,4 @@
-"""Finds the real steps of an optimizer: `torch.optim.Optimizer` calls its step hooks in any loop."""
+"""Calls functions before and after the real steps of an optimizer, by torch's step hooks, which work in any loop."""
 
 import sys
 from collections.abc import Callable
@@ -13,20 +13,20 @@ from gmt.masking import copies
 class StepHook:
     """Calls one function before and one after each real step of an optimizer.
 
-    A step inside a step, where an optimizer's `step` calls its parent's, does not count.
+    If an optimizer's `step` calls the `step` of its base class, both together are one step.
 
     Args:
         optimizer: a torch.optim.Optimizer.
-        before: called when the gradients are computed: as the step begins, or after the step's closure.
-        after: called as the step ends.
+        before: called when the step's gradients are known: at its beginning or, if it has a closure, after the closure.
+        after: called at the end of the step.
 
     Raises:
-        ValueError: at a later step that gets a GradScaler, or evaluates its closure twice.
+        ValueError: later, at a step that gets a GradScaler as an argument or evaluates its closure twice.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, before: Callable[[], None], after: Callable[[], None]):
         self._optimizer, self._before, self._after = optimizer, before, after
-        self._stepping: FrameType | None = None  # of torch's call of the hooks, while the step runs
+        self._stepping: FrameType | None = None  # torch's frame that calls the hooks, while a step runs
         self._handles = [
             optimizer.register_step_pre_hook(self._before_step),
             optimizer.register_step_post_hook(self._after_step),
@@ -34,7 +34,7 @@ class StepHook:
         copies.mark(optimizer)
 
     def remove(self) -> None:
-        """Leave the optimizer as it was."""
+        """Remove the hooks, and let copies of the optimizer step again."""
         for handle in self._handles:
             handle.remove()
         copies.unmark(self._optimizer)
@@ -42,30 +42,33 @@ class StepHook:
     def _before_step(self, optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         caller = sys._getframe(1)
         if _is_running(self._stepping, caller):
-            return None  # an optimizer's step that calls its parent's: torch calls the hooks of both
+            return None  # `step` has called the `step` of its base class: torch calls the hooks for both
         if kwargs.get("grad_scaler") is not None:
             raise ValueError(
-                "a step with grad_scaler= hides the gradients' scale from the mask: unscale them before it"
+                "a step with grad_scaler= hides the gradients' scale from the mask: unscale the gradients before the "
+                "step"
             )
         self._stepping = caller
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
         if closure is None:
             self._before()
             return None
-        calls = 0
+        num_calls = 0
 
-        def watched_closure() -> Any:
-            nonlocal calls
-            calls += 1
-            if calls > 1:
-                raise ValueError("this optimizer evaluates the gradient several times in a step: no one mask fits it")
+        def closure_and_before() -> Any:
+            nonlocal num_calls
+            num_calls += 1
+            if num_calls > 1:
+                raise ValueError(
+                    "this optimizer evaluates the gradient several times in a step, so that a single mask can't fit it"
+                )
             loss = closure()
             self._before()
             return loss
 
         if len(args) > 1:
-            return (args[0], watched_closure, *args[2:]), kwargs
-        return args, {**kwargs, "closure": watched_closure}
+            return (args[0], closure_and_before, *args[2:]), kwargs
+        return args, {**kwargs, "closure": closure_and_before}
 
     def _after_step(self, *_: Any) -> None:
         if sys._getframe(1) is self._stepping:
@@ -80,8 +83,8 @@ def is_hooked(optimizer: torch.optim.Optimizer) -> bool:
 
 
 def _is_running(frame: FrameType | None, innermost: FrameType) -> bool:
-    """Return whether a call is still under way; the call of a step that raised is not."""
-    at: FrameType | None = innermost if frame is not None else None
-    while at is not None and at is not frame:
-        at = at.f_back
-    return at is not None
+    """Return whether a frame is on the stack; the frame of a step that raised an error is not."""
+    current: FrameType | None = innermost if frame is not None else None
+    while current is not None and current is not frame:
+        current = current.f_back
+    return current is not None

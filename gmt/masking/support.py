@@ -1,4 +1,4 @@
-"""The kept entries of a tensor in little memory: one bit an entry, or the index of each where that is smaller.
+"""Supports: the kept entries of a tensor in little memory, as one bit per entry or, if that is smaller, as indices.
 
 C on the CPU (kernels.c), Triton on CUDA and torch ops anywhere read and write the same entries, in the order of their
 indices.
@@ -26,9 +26,9 @@ class Support:
     """The kept entries of a tensor.
 
     Args:
-        stored: the bit set, uint8 of shape [ceil(N / 8)], as `pack` makes it; or ascending indices, int32 of shape [K].
-        num_entries: N.
-        num_kept: K.
+        stored: the mask as `pack` packs it, uint8 of shape [ceil(N / 8)]; or ascending indices, int32 of shape [K].
+        num_entries: N, the number of the tensor's entries.
+        num_kept: K, the number of kept entries.
     """
 
     stored: Tensor
@@ -37,7 +37,7 @@ class Support:
 
     @property
     def num_bytes(self) -> int:
-        """The bytes of the stored entries."""
+        """The memory of `stored` in bytes."""
         return self.stored.numel() * self.stored.element_size()
 
     @property
@@ -53,7 +53,7 @@ class Support:
         return keep_N
 
     def holds(self, index_S: Tensor) -> Tensor:
-        """Return whether the entries at some indices, int64 of shape [S], are kept."""
+        """Return which of the entries at given indices, int64 of shape [S], are kept, bool of shape [S]."""
         if not self._has_indices:
             return ((self.stored[index_S >> 3] >> (index_S & 7).to(torch.uint8)) & 1).bool()
         return torch.isin(index_S, self.stored)
@@ -75,7 +75,7 @@ class Support:
         return x_K
 
     def scatter_(self, x_N: Tensor, x_K: Tensor) -> None:
-        """Set the kept entries of a contiguous tensor, in place; both of one dtype."""
+        """Set the kept entries of a contiguous tensor to values of its dtype, in place."""
         if self._has_indices:
             x_N[self.stored] = x_K
         elif has_triton(x_N.device):
@@ -91,7 +91,7 @@ class Support:
 
     @cached_property
     def _starts(self) -> Tensor:
-        """How many entries are kept before each block of Triton's: N / 512 bytes, which are made when first needed."""
+        """The number of kept entries before each block of the Triton kernels, N / 512 bytes; cached when first used."""
         from gmt.masking.triton_sets import starts
 
         return starts(self.stored, self.num_entries, self.num_kept)
@@ -109,7 +109,7 @@ class Support:
 
 
 def support_of(keep_N: Tensor) -> Support:
-    """Return the support of a mask, bool of shape [N], in the smaller of its two forms."""
+    """Return the support of a bool mask of shape [N], in the smaller of the two forms."""
     num_entries = len(keep_N)
     num_kept = int(keep_N.sum())
     if num_entries <= _LARGEST_INDEX and _BITS_OF_INDEX * num_kept < num_entries:
@@ -118,6 +118,6 @@ def support_of(keep_N: Tensor) -> Support:
 
 
 def stored(values: Tensor, num_entries: int) -> Support:
-    """Return the support that another one has stored."""
+    """Return the support whose attribute `stored` has these values, e.g. after loading them from a checkpoint."""
     has_indices = values.dtype == torch.int32
     return Support(values, num_entries, len(values) if has_indices else int(unpack(values, num_entries).sum()))

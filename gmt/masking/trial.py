@@ -1,8 +1,7 @@
-"""Learns how an optimizer changes its state: another of the same class and settings steps on a small parameter.
+"""Finds out how an optimizer updates its state, by trial steps of the same class and settings on a small parameter.
 
-How a moment is made, and which state belongs to single entries, depends on the optimizer and each of its switches
-(weight decay, `maximize`, `dampening`, ...). So it is read off the optimizer's own steps instead of being written down
-here a second time.
+The formula of a moment, and the state that belongs to single entries, depend on the optimizer and on each of its
+settings (weight decay, `maximize`, `dampening`, ...). Trial steps show both, so that no formula is repeated here.
 
 Shape suffixes: P entries of the small parameter.
 """
@@ -17,14 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-_SIZES = (7, 5, 3, 2)  # unlike each other and above 1, so that no factor of a state has the parameter's shape
+_SIZES = (7, 5, 3, 2)  # different and above 1, so that a factored state never has the parameter's shape
 _FIRST_MOMENTS = ("exp_avg", "momentum_buffer")
-_TOLERANCE = 1e-4  # far above float32's rounding of entries near 1, far below what another formula is off
+_TOLERANCE = 1e-4  # far above float32's rounding of entries near 1, far below the error of a wrong formula
 
 
 @dataclass(frozen=True)
 class MomentRule:
-    """A first moment after a step: decay * moment + gain * gradient + pull * weight."""
+    """The formula of a first moment after a step: decay * moment + gain * gradient + pull * weight."""
 
     decay: float
     gain: float
@@ -33,7 +32,13 @@ class MomentRule:
 
 @dataclass(frozen=True)
 class FirstMoment:
-    """How an optimizer makes a first moment: its key in the state, at a parameter's first step, and later."""
+    """The first moment of an optimizer.
+
+    Args:
+        key: its key in a parameter's state.
+        first: its formula at a parameter's first step.
+        later: its formula at all later steps.
+    """
 
     key: str
     first: MomentRule
@@ -44,36 +49,36 @@ class Trial:
     """An optimizer of the same class and settings over one small float32 parameter."""
 
     def __init__(self, optimizer: torch.optim.Optimizer, group: dict[str, Any], like: nn.Parameter, **settings: Any):
-        """Makes it.
+        """Make the optimizer of the trial.
 
         Args:
-            optimizer: the one to learn of; it is left alone.
-            group: its parameter group whose settings are taken.
-            like: a parameter of the group, for the device and the number of dimensions (at least one).
-            settings: what is set otherwise, where the group has such a setting.
+            optimizer: the optimizer whose class and settings are tried; it is not changed.
+            group: one of its parameter groups, which gives the settings.
+            like: a parameter of the group, which gives the device and the number of dimensions (at least one).
+            settings: values that replace settings of the group; settings that the group lacks are ignored.
 
         Raises:
-            ValueError: the class can't be made from a parameter and these settings.
+            ValueError: the class can't be instantiated with a parameter and these settings.
         """
         kind = type(optimizer)
         self._name = kind.__name__
         shape = _SIZES[: max(like.ndim, 1)] + _SIZES[-1:] * (like.ndim - len(_SIZES))
-        device = "cpu" if like.is_meta else like.device  # nothing can be read on meta
+        device = "cpu" if like.is_meta else like.device  # tensors on meta have no values to read
         self.parameter = nn.Parameter(torch.ones(shape, dtype=torch.float32, device=device))
-        taken = {k: copy.deepcopy(v) for k, v in group.items() if k not in ("params", "param_names")}
-        taken |= {k: v for k, v in settings.items() if k in taken}
+        values = {k: copy.deepcopy(v) for k, v in group.items() if k not in ("params", "param_names")}
+        values |= {k: v for k, v in settings.items() if k in values}
         with self._code_of_others():
-            known = inspect.signature(kind).parameters
-            given = {k: v for k, v in (optimizer.defaults | taken).items() if k in known}
-            group_settings = {k: v for k, v in taken.items() if k != "initial_lr"}  # which a scheduler adds later
-            self.optimizer = kind([{**group_settings, "params": [self.parameter]}], **given)
-        self.optimizer.param_groups[0].update(taken)
+            accepted = inspect.signature(kind).parameters
+            arguments = {k: v for k, v in (optimizer.defaults | values).items() if k in accepted}
+            group_settings = {k: v for k, v in values.items() if k != "initial_lr"}  # only a scheduler sets initial_lr
+            self.optimizer = kind([{**group_settings, "params": [self.parameter]}], **arguments)
+        self.optimizer.param_groups[0].update(values)
 
     def step(self, weight_P: Tensor, gradient_P: Tensor) -> tuple[frozenset[str], dict[str, Any]]:
-        """Return what the state held before one more step, by key, and the state after it.
+        """Take one more step; return the keys of the state before it, and the state after it.
 
         Args:
-            weight_P, gradient_P: of the parameter at this step.
+            weight_P, gradient_P: the weights and the gradient of the parameter at this step.
 
         Raises:
             ValueError: the step fails.
@@ -84,32 +89,32 @@ class Trial:
                 p.copy_(weight_P.view(p.shape))
                 p.grad = gradient_P.view(p.shape).clone()
             if callable(train := getattr(self.optimizer, "train", None)):
-                train()  # schedule-free ones step in training only
+                train()  # schedule-free optimizers step only in training mode
             begin_state(self.optimizer)
-            begun = frozenset(self.optimizer.state[p])
+            keys_before = frozenset(self.optimizer.state[p])
             self.optimizer.step()
-        return begun, self.optimizer.state[p]
+        return keys_before, self.optimizer.state[p]
 
     @contextmanager
     def _code_of_others(self) -> Iterator[None]:
-        """Say of an error in an optimizer's code that the trial failed; a class of someone else may raise anything."""
+        """Turn any error of the optimizer's code into a ValueError that says that the trial failed."""
         try:
             yield
         except (torch.OutOfMemoryError, torch.AcceleratorError):
-            raise  # the device's fault, and not the optimizer's
-        except Exception as error:  # third-party code, where Triton's errors have no narrower base class
-            why = next(iter(str(error).splitlines()), "")
+            raise  # a fault of the device and not of the optimizer
+        except Exception as error:  # third-party code may raise any class; Triton's errors have no narrower base class
+            first_line = next(iter(str(error).splitlines()), "")
             raise ValueError(
                 f"a trial step of {self._name} on a parameter of its own must show how it keeps its state, "
-                f"got {type(error).__name__}: {why}"
+                f"got {type(error).__name__}: {first_line}"
             ) from error
 
 
 def first_moment(optimizer: torch.optim.Optimizer, group: dict[str, Any], like: nn.Parameter) -> FirstMoment:
-    """Return how the optimizer makes its first moment with a group's settings as they are now.
+    """Return an optimizer's first moment, with its formulas under a group's present settings.
 
     Raises:
-        ValueError: it keeps no running sum of its gradients, or a trial fails.
+        ValueError: the optimizer keeps no running sum of its gradients, or a trial fails.
     """
     trial = Trial(optimizer, group, like)
     moment_P, gradient_P, weight_P = _probes(trial.parameter)
@@ -132,27 +137,31 @@ def first_moment(optimizer: torch.optim.Optimizer, group: dict[str, Any], like: 
 
 
 class FirstMoments:
-    """Looks up each parameter's first moment and its group's update rule for one step."""
+    """Looks up each parameter's first moment and its group's formula for one step."""
 
     def __init__(self, optimizer: torch.optim.Optimizer):
         self._optimizer = optimizer
-        self._of_groups: dict[int, FirstMoment] = {}  # settings change from step to step, and with them the rules
+        self._of_groups: dict[int, FirstMoment] = {}  # for one step only: formulas change with a group's settings
 
     def before_step(self, group: dict[str, Any], parameter: nn.Parameter) -> tuple[Tensor | None, MomentRule]:
-        """Return the moment of a parameter of the group, if there is one yet, and the rule of its next step."""
+        """Return the present moment of a parameter, or None if there is none yet, and the formula of its next step."""
         if id(group) not in self._of_groups:
             self._of_groups[id(group)] = first_moment(self._optimizer, group, parameter)
-        made = self._of_groups[id(group)]
-        moment = self._optimizer.state.get(parameter, {}).get(made.key)
-        return (None, made.first) if moment is None else (moment, made.later)
+        of_group = self._of_groups[id(group)]
+        moment = self._optimizer.state.get(parameter, {}).get(of_group.key)
+        return (None, of_group.first) if moment is None else (moment, of_group.later)
 
 
 def _probes(p: nn.Parameter) -> tuple[Tensor, Tensor, Tensor]:
-    """Moments, gradients and weights: three entries that have but one of these, and others that have all."""
-    at_P = torch.arange(p.numel(), dtype=torch.float32, device=p.device)
-    probes = [torch.sin(at_P * step + 1.0) for step in (0.7, 1.3, 2.1)]  # irregular, and no random state is touched
+    """Return test values of the moment, the gradient and the weight.
+
+    Entry 0 has only a moment, entry 1 only a gradient and entry 2 only a weight, all of 1, so that the moment after a
+    step shows a factor in each. The other entries have all three, and check the formula.
+    """
+    index_P = torch.arange(p.numel(), dtype=torch.float32, device=p.device)
+    probes = [torch.sin(index_P * step + 1.0) for step in (0.7, 1.3, 2.1)]  # irregular, without random numbers
     for i, probe_P in enumerate(probes):
-        probe_P[:3] = at_P[:3] == i
+        probe_P[:3] = index_P[:3] == i
     return probes[0], probes[1], probes[2]
 
 
@@ -169,18 +178,24 @@ def _rule(after: Tensor, moment_P: Tensor, gradient_P: Tensor, weight_P: Tensor)
 def moment_keys(
     optimizer: torch.optim.Optimizer, group: dict[str, Any], like: nn.Parameter, name: str
 ) -> frozenset[str]:
-    """Return the keys of the state that an optimizer keeps of each entry of a parameter; `name` is the parameter's.
+    """Return the keys of the state that an optimizer has for each entry of a parameter.
+
+    Args:
+        optimizer: the optimizer.
+        group: the parameter's group.
+        like: the parameter.
+        name: the parameter's name, for errors.
 
     Raises:
-        ValueError: it keeps other state than of whole parameters or single entries, state that it makes in its step
-            does not begin at zero, or a trial fails.
+        ValueError: some state has neither the parameter's shape nor a single number, state that `step` creates does not
+            begin at zero, or a trial fails.
     """
     kind = type(optimizer).__name__
     trial = Trial(optimizer, group, like, weight_decay=0.0)
     weight_P = _probes(trial.parameter)[2]
-    begun, state = trial.step(weight_P, torch.zeros_like(weight_P))
+    keys_before, state = trial.step(weight_P, torch.zeros_like(weight_P))
     keys = frozenset(key for key, _ in entry_states(state, trial.parameter.shape, kind, name))
-    for key in sorted(keys - begun):
+    for key in sorted(keys - keys_before):
         if bool(state[key].any()):
             raise ValueError(
                 "moments=masked needs moments that begin at zero, "
@@ -192,23 +207,23 @@ def moment_keys(
 def entry_states(
     state: dict[str, Any], shape: torch.Size, kind: str, name: str, keys: frozenset[str] | None = None
 ) -> Iterator[tuple[str, Tensor]]:
-    """Gives what a parameter's state holds of each entry: (key, tensor of the parameter's shape).
+    """Yield the parts of a parameter's state that have a value for each entry: the key, and the tensor.
 
     Args:
-        state: of one parameter.
-        shape: the parameter's.
+        state: the state of one parameter.
+        shape: the parameter's shape.
         kind, name: the optimizer's class and the parameter's name, for the error.
-        keys: those that belong to single entries, if they are known; else all that have the shape.
+        keys: the keys of such parts, if they are known; None: all floating-point tensors of the parameter's shape.
 
     Raises:
-        ValueError: there is state of other than whole parameters or single entries.
+        ValueError: a part of the state is neither such a tensor nor a single number.
     """
     for key, value in state.items():
         if value is None or isinstance(value, bool | int | float | str):
             continue
         if isinstance(value, Tensor):
-            is_by_entry = value.shape == shape and value.is_floating_point() and not _is_packed(value)
-            if is_by_entry and (keys is None or key in keys):
+            has_entries = value.shape == shape and value.is_floating_point() and not _is_packed(value)
+            if has_entries and (keys is None or key in keys):
                 yield key, value
                 continue
             if value.numel() == 1:
@@ -225,11 +240,11 @@ def _is_packed(value: Tensor) -> bool:
 
 
 def begin_state(optimizer: torch.optim.Optimizer) -> None:
-    """Lets one of torch's optimizers begin the state of parameters that have none, as its step is about to do."""
+    """Let an optimizer of torch create the state of parameters with gradients, as its next step would do."""
     begin = getattr(optimizer, "_init_group", None)
     if begin is None or not begin.__module__.startswith("torch.optim."):
         return
-    num_lists = len(inspect.signature(begin).parameters) - 1  # that it fills for the step
+    num_lists = len(inspect.signature(begin).parameters) - 1  # its other arguments: lists that it fills for the step
     for group in optimizer.param_groups:
         if any(p.grad is not None and not optimizer.state.get(p) for p in group["params"]):
             begin(group, *([] for _ in range(num_lists)))

@@ -1,7 +1,7 @@
-"""Kernels of the selection in one read, Triton on CUDA: they sample scores, count them by bounds, and gather some.
+"""Triton kernels for CUDA that select in one read: they sample scores, count them by bounds, and gather some of them.
 
-A kernel that counts 2^28 entries takes as long to compute as to read, so every operation on an entry costs time. A
-program therefore goes over several blocks before it adds its counts to the totals.
+A kernel that counts 2^28 entries computes as long as it reads, so every operation on an entry costs time. Therefore a
+program counts several blocks before it adds its counts to the totals.
 
 Shape suffixes: P programs; G groups; S samples; F numbers of a group or of a piece; T pieces; K bins; B entries of a
 block.
@@ -20,21 +20,21 @@ from gmt.masking.rule import to_device
 from gmt.masking.triton_kernels import add, hashed_bits, larger, launch
 from gmt.masking.triton_tables import Pieces, bits_of, block_of, launch_over, programs_of
 
-BLOCK = 1024  # entries of a block of `split`
-BLOCKS = 8  # blocks that a program of `split` goes over
+BLOCK = 1024  # entries in a block of `split`
+BLOCKS = 8  # blocks that a program of `split` counts
 SPLIT_WARPS = 2
-SLOTS = 256  # samples of a program
-PART = 2048  # entries of a program that counts scores between two bounds
+SLOTS = 256  # samples that a program of `write_samples` writes
+PART = 2048  # entries that a program of `count_between` counts
 
 
 def write_samples(pieces: Pieces, first_slots: Sequence[int], counts: Sequence[int], out: Tensor) -> None:
-    """Write the bits of some entries of each piece, drawn with repeats by a fixed hash, or of all of them in order.
+    """Write the bits of entries of each piece: some, drawn with replacement by a fixed hash, or all of them in order.
 
     Args:
-        pieces: of one kind.
-        first_slots: the place of each piece's first sample in `out`.
-        counts: the number of samples of each piece; its size for all entries.
-        out: int32, contiguous.
+        pieces: pieces of one kind.
+        first_slots: the index in `out` of each piece's first sample.
+        counts: the number of samples of each piece; the piece's size for all its entries.
+        out: the samples, int32, contiguous; written in place.
     """
     launch_over(_write_samples, pieces, [first_slots, counts], out, step=SLOTS, counts=counts, SLOTS=SLOTS, num_warps=2)
 
@@ -45,8 +45,8 @@ class Buffers:
 
     Args:
         bits: the buffers of all groups, one after the other; int32, flat.
-        start_G, end_G: the places in `bits` where each group's buffer begins and ends, int64.
-        group_P, block_P: the group of each program that counts, and its block of the group's buffer, int64.
+        start_G, end_G: the indices in `bits` at which each group's buffer begins and ends, int64.
+        group_P, block_P: for each program of `count_between`, its group and its block of the group's buffer, int64.
     """
 
     bits: Tensor
@@ -78,12 +78,13 @@ def split(
     """Count each group's magnitudes below, at and between two bounds, and write out those between.
 
     Args:
-        pieces: of one kind.
+        pieces: pieces of one kind.
         groups: the group of each piece.
-        low_G, high_G: bounds in bits, int64.
-        counts_GF: int64, added to: magnitudes below the lower bound, at it, between the two, at the higher bound if it
-            differs, zeros, and programs that met NaN or Inf, which no draw contains.
-        buffers: for the bits of the magnitudes between the bounds.
+        low_G, high_G: the bounds in bits, int64.
+        counts_GF: int64; the kernel adds to it, in this order, the numbers of magnitudes below the lower bound, at it,
+            between the two, and at the upper bound if it differs; of zeros; and of programs that found NaN or Inf,
+            which drawn scores never contain.
+        buffers: the buffers to which the magnitudes between the bounds are written.
         needs_zeros: whether zeros are counted.
     """
     arguments = (low_G, high_G, counts_GF, buffers.bits, buffers.start_G, buffers.end_G)
@@ -92,12 +93,12 @@ def split(
 
 
 def count_between(buffers: Buffers, num_G: Tensor, prefix_G: Tensor, shift: int, width: int) -> Tensor:
-    """Count a bit field of the scores that `split` wrote out, over those whose higher bits match a prefix.
+    """Count the values of a bit field over the scores in the buffers whose higher bits equal a prefix.
 
     Args:
-        buffers: as `split` filled them.
-        num_G: the number of scores that each buffer should hold, int64; scores beyond its end are ignored.
-        prefix_G, shift, width: as `field_counts` of triton_kernels.py has them.
+        buffers: buffers that `split` has filled.
+        num_G: the number of scores that were found for each buffer, int64; those that did not fit in are ignored.
+        prefix_G, shift, width: see `field_counts` of triton_kernels.py.
 
     Returns:
         int64 of shape [G, 2^width].

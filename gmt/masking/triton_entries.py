@@ -1,6 +1,6 @@
-"""Kernels that tell which entries stay, or zero or restore the others, for many tensors in one launch; Triton on CUDA.
+"""Triton kernels for CUDA that mark kept entries, or zero or restore the others, for many tensors in one launch.
 
-Each kernel writes whole tensors: writing whole sectors of memory costs less than writing scattered entries.
+Each kernel writes whole tensors, since writing whole sectors of memory takes less time than writing scattered entries.
 
 Shape suffixes: P programs; G groups, each with one threshold; F numbers of a piece; T pieces; B entries of a block; N
 entries of a tensor, flattened.
@@ -25,11 +25,11 @@ Ranked = tuple[Tensor, Draw | None]
 
 @dataclass(frozen=True, kw_only=True)
 class Bounds:
-    """The lowest and the highest bits at which scores stay, for G groups, on the device of the scores.
+    """The bounds, in bits, of the scores whose entries are kept, for G groups, on the device of the scores.
 
     Args:
-        lowest_G, highest_G: both included; int64 of shape [G].
-        hold: int64 of shape [1]: 0 if the bounds are not proven, so that `zero_outside` changes nothing.
+        lowest_G, highest_G: the lowest and the highest kept score; int64 of shape [G].
+        hold: int64 of shape [1]; 0 if the bounds are not valid, so that `zero_outside` must change nothing.
     """
 
     lowest_G: Tensor
@@ -38,19 +38,19 @@ class Bounds:
 
 
 def bounds_of(selections: Sequence[Selection], device: torch.device) -> Bounds:
-    """Return the bounds of selections, each a group of its own."""
+    """Return the bounds of selections, each of which is a group."""
     num = len(selections)
-    numbers = to_device([*(one.lowest for one in selections), *(one.highest for one in selections), 1], device)
+    numbers = to_device([*(s.lowest for s in selections), *(s.highest for s in selections), 1], device)
     return Bounds(lowest_G=numbers[:num], highest_G=numbers[num:-1], hold=numbers[-1:])
 
 
 def zero_outside(every: Sequence[Ranked], groups: Sequence[int], bounds: Bounds) -> None:
-    """Zero, in place, the entries that do not stay: of the scores, or of the tensor that a draw masks.
+    """Zero the masked entries of the scores, or of the tensors that draws mask, in place.
 
     Args:
         every: scores on one device.
-        groups: the index of the bounds of each.
-        bounds: of the groups.
+        groups: for each of them, the index of its bounds.
+        bounds: the bounds of all groups.
     """
     for alike in _by_kind(every):
         addresses = [piece.scores.data_ptr() for piece in alike]
@@ -60,7 +60,7 @@ def zero_outside(every: Sequence[Ranked], groups: Sequence[int], bounds: Bounds)
 
 
 def keep_inside(every: Sequence[Ranked], bounds: Bounds, keep: Sequence[Tensor]) -> None:
-    """Write which entries stay into bool tensors of the same sizes; each tensor of scores has its own bounds."""
+    """Write masks of the kept entries into bool tensors of the same sizes; each tensor of scores has its own bounds."""
     for alike in _by_kind(every):
         own = [[piece.at[0] for piece in alike], [keep[piece.at[0]].data_ptr() for piece in alike]]
         arguments = (bounds.lowest_G, bounds.highest_G)
@@ -71,8 +71,8 @@ def restore_unkept(every: Sequence[tuple[Tensor, Tensor, Tensor]]) -> None:
     """Restore the entries that are not kept to their earlier values, in place.
 
     Args:
-        every: float tensors as they are now and as they were before, of one dtype, and the bool masks of kept entries;
-            contiguous and of shape [N].
+        every: float tensors, their earlier values in the same dtype, and the bool masks of kept entries; all contiguous
+            and of shape [N].
     """
     pieces = [Piece(scores=now_N, draw=None, size=now_N.numel(), at=(i,)) for i, (now_N, _, _) in enumerate(every)]
     for alike in by_kind(pieces):

@@ -1,11 +1,11 @@
-"""Counting and draws on CUDA, in Triton; and what the other kernels share.
+"""Triton kernels for CUDA that count magnitudes and draw scores, and functions that the other kernels share.
 
-The modules of kernels are imported only where there are CUDA tensors and Triton, from 3.4 on. `GMT_NATIVE=0` turns them
-off, as it does the C: the torch ops give the same masks. They know nothing of thresholds.
+The modules with kernels are imported only if there are CUDA tensors and Triton 3.4 or newer. `GMT_NATIVE=0` turns off
+Triton and the C code; torch ops then compute the same masks. This module knows nothing of thresholds.
 
-The sizes below were timed on an H200 with Triton 3.6 (docs/masking.md). It counts a histogram bin by bin: 8 bits take
-four times as long as a read of float32, 11 bits thirty times. Triton 3.9 counts an entry by one atomic in shared
-memory, as its machine code shows; that was not timed.
+The sizes below were timed on an H200 with Triton 3.6 (docs/masking.md). That version counts a histogram bin by bin: 8
+bits take four times as long as reading the float32 entries, and 11 bits thirty times as long. Triton 3.9 counts each
+entry by one atomic in shared memory, as its machine code shows; this was not timed.
 
 Shape suffixes: G groups; N entries of a chunk, flattened; B entries of a block; K bins.
 """
@@ -20,23 +20,23 @@ from torch import Tensor
 
 from gmt.masking.counting import Chunks
 
-BLOCK = 4096  # entries a program takes at a time
+BLOCK = 4096  # entries that a program reads at a time
 NUM_WARPS = 8
-PROGRAMS_PER_PROCESSOR = 4  # fit by registers: 62 in each of 256 threads, compiled for sm_80
+PROGRAMS_PER_PROCESSOR = 4  # so many fit, by their registers: 62 in each of 256 threads, compiled for sm_80
 
 
 def field_counts(groups: Sequence[Chunks], prefix_G: Tensor, shift: int, width: int) -> Tensor:
-    """Counts a bit field of those magnitudes whose higher bits are known, without waiting for the device.
+    """Count the values of a bit field over the magnitudes with given higher bits, without waiting for the device.
 
     Args:
-        groups: for each group what gives its chunks: contiguous tensors of shape [N], float32, bfloat16, float16 or
-            int32 bits, on the device of `prefix_G`.
-        prefix_G: the known bits, `bits >> (shift + width)`, int64.
+        groups: for each group, a function that returns its chunks: contiguous tensors of shape [N], float32, bfloat16,
+            float16 or int32 bits, on the device of `prefix_G`.
+        prefix_G: for each group, the higher bits `bits >> (shift + width)` of the magnitudes to count, int64.
         shift, width: the field is `(bits >> shift) & (2^width - 1)`.
 
     Returns:
-        int64 of shape [G, K + 1], with K = 2^width: counts of the field's values, and last, in the first round
-        alone, where nothing is known, the number of exact zeros.
+        int64 of shape [G, K + 1], with K = 2^width: counts of the field's values. The last column is the number of
+        exact zeros if the field is the highest; otherwise it is 0.
     """
     total_GK = torch.zeros(len(groups), (1 << width) + 1, dtype=torch.int64, device=prefix_G.device)
     for group, chunk_N in _each(groups):
@@ -48,7 +48,7 @@ def field_counts(groups: Sequence[Chunks], prefix_G: Tensor, shift: int, width: 
 
 
 def random_bits(num: int, key: tuple[int, int], *, start: int, device: torch.device) -> Tensor:
-    """Return what `random_bits` of random_bits.py does."""
+    """Return the result of `random_bits` in random_bits.py."""
     out_N = torch.empty(num, dtype=torch.int32, device=device)
     if num:
         programs = triton.cdiv(num, BLOCK)
@@ -57,14 +57,14 @@ def random_bits(num: int, key: tuple[int, int], *, start: int, device: torch.dev
 
 
 def num_programs(device: torch.device) -> int:
-    """How many programs count at the same time: each adds its counts to the total only once, at its end."""
+    """Return the number of programs that a device runs at the same time; each adds its counts to the total once."""
     return PROGRAMS_PER_PROCESSOR * torch.cuda.get_device_properties(device).multi_processor_count
 
 
 def launch(kernel: Any, programs: int, x: Tensor, *arguments: Any, **settings: Any) -> None:
-    """Run a kernel on the device of its first tensor, over a row of programs."""
+    """Run a kernel on the device of its first tensor, with a given number of programs."""
     with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]
-        # No float is computed with, so fusing means nothing; Triton 3.9 warns if it is not told.
+        # The kernels do no float arithmetic that could be fused; Triton 3.9 warns if the option is not set.
         kernel[(programs,)](x, *arguments, **settings, enable_fp_fusion=False)
 
 
@@ -81,11 +81,11 @@ WORDS = {
     torch.bfloat16: torch.int16,
     torch.float16: torch.float16,
 }
-"""As what the kernels read a dtype: integers for a float32's bits, so that no float unit flushes denormals."""
+"""The dtype in which the kernels read each dtype: float32 as integers, since float units may flush denormals to 0."""
 
 
 def words(x_N: Tensor) -> Tensor:
-    """Return a tensor as the kernels take it."""
+    """Return a view of a tensor in the dtype in which the kernels read it."""
     assert x_N.is_contiguous()
     return x_N.view(WORDS[x_N.dtype])
 

@@ -1,7 +1,7 @@
-"""Gathers and scatters the entries that a bit set marks; Triton on CUDA, in one pass, without waiting for the device.
+"""Triton kernels for CUDA that gather and scatter the entries of a bit set in one pass, without waiting for the device.
 
-support.py imports this only where there are CUDA tensors and Triton. torch would index with a mask of a byte an entry,
-and wait for the number of its entries.
+support.py imports this module only if there are CUDA tensors and Triton. torch would need a mask of one byte per entry,
+and would wait for the number of kept entries.
 
 Shape suffixes: N entries of a tensor, flattened; K of them that are kept; M bytes of the set; P programs, each of BLOCK
 entries; B entries of a block.
@@ -14,13 +14,13 @@ from torch import Tensor
 
 from gmt.masking.triton_kernels import add, launch
 
-BLOCK = 2048  # entries of a program; each has a running count of what it keeps
+BLOCK = 2048  # entries of a program
 NUM_WARPS = 4
-_WORDS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # entries are moved, whatever they mean
+_WORDS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # dtypes that hold the bits of an entry
 
 
 def starts(set_M: Tensor, num_entries: int, num_kept: int) -> Tensor:
-    """Return how many entries are kept before each block, of shape [P]; int32 where that is wide enough."""
+    """Return how many entries are kept before each block, shape [P]; int32 if that is wide enough, else int64."""
     dtype = torch.int32 if num_kept < 1 << 31 else torch.int64
     count_P = torch.empty(triton.cdiv(num_entries, BLOCK), dtype=dtype, device=set_M.device)
     launch(_count_set, len(count_P), set_M, count_P, num_entries, BLOCK=BLOCK, num_warps=NUM_WARPS)
@@ -31,10 +31,10 @@ def gather_set(x_N: Tensor, set_M: Tensor, start_P: Tensor, num_kept: int) -> Te
     """Return a copy of the kept entries, of shape [K].
 
     Args:
-        x_N: contiguous, of any dtype.
-        set_M: uint8 of shape [ceil(N / 8)], as `pack` of packing.py makes it.
-        start_P: from `starts`.
-        num_kept: K.
+        x_N: a contiguous tensor of any dtype.
+        set_M: the mask of kept entries as `pack` of packing.py packs it, uint8 of shape [ceil(N / 8)].
+        start_P: the result of `starts`.
+        num_kept: K, the number of kept entries.
     """
     x_K = x_N.new_empty(num_kept)
     if num_kept:
@@ -45,7 +45,7 @@ def gather_set(x_N: Tensor, set_M: Tensor, start_P: Tensor, num_kept: int) -> Te
 
 
 def scatter_set(x_N: Tensor, set_M: Tensor, start_P: Tensor, x_K: Tensor) -> None:
-    """Set the kept entries in place; both contiguous and of one dtype."""
+    """Set the kept entries of `x_N` to `x_K`, in place; both contiguous and of one dtype."""
     if len(x_K):
         words = _WORDS[x_N.element_size()]
         arguments = (x_N.view(words), set_M, start_P, x_K.view(words), len(x_N))

@@ -1,12 +1,12 @@
-"""Launches one kernel over pieces of many tensors, Triton on CUDA.
+"""Launches one Triton kernel for CUDA over pieces of many tensors.
 
-A launch costs as much as reading some millions of entries, and a model has hundreds of tensors.
+A launch takes as long as reading some millions of entries, and a model has hundreds of tensors.
 
-A table on the device says for each piece where it lies and what the kernel must know of it; each program looks up its
-piece and its entries of the piece. The kernels are in triton_bracket.py and triton_entries.py, which are imported only
-where there are CUDA tensors and Triton.
+A table on the device has the address of each piece and the numbers that the kernel needs; each program looks up its
+piece and its block of the piece. The kernels are in triton_bracket.py and triton_entries.py, which are imported only
+if there are CUDA tensors and Triton.
 
-Shape suffixes: T pieces; P programs, each of some entries of one piece; F numbers of a piece; I items; B entries of a
+Shape suffixes: T pieces; P programs, each for some entries of one piece; F numbers of a piece; I items; B entries of a
 block; N entries of a piece, flattened.
 """
 
@@ -25,19 +25,19 @@ from gmt.masking.rule import Draw, to_device
 from gmt.masking.triton_kernels import WORDS, hashed_bits, launch, magnitude_bits
 
 NUM_WARPS = 8
-_ALIGNED = 16  # bytes, and entries: what Triton needs to know to read more than one entry at a time
+_ALIGNED = 16  # addresses in bytes and sizes in entries must be its multiples, so that Triton reads several at a time
 _TYPES = {torch.int32: tl.int32, torch.int16: tl.int16, torch.float16: tl.float16}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Piece:
-    """A piece of a tensor's scores: a tensor of shape [N] as the kernels of triton_kernels.py take it, or a draw.
+    """A piece of a tensor's scores: a tensor of shape [N] in a dtype of WORDS, or a draw.
 
     Args:
-        scores: the tensor; for a draw, any tensor on its device, of which no entry is read.
-        draw: the hashes that the scores are, if they are drawn.
+        scores: the tensor; for a draw, any tensor on the device, whose entries are not read.
+        draw: the hashes that are the scores, if they are drawn.
         size: the number of entries.
-        at: the caller's own numbers, which say where the piece belongs.
+        at: numbers by which the caller identifies the piece; not read here.
     """
 
     scores: Tensor
@@ -47,11 +47,11 @@ class Piece:
 
 
 class Pieces(list[Piece]):
-    """Pieces of one kind, which one launch can go over together; none is empty."""
+    """Pieces of one kind: on one device, of one dtype and alignment, and all drawn or all stored; none is empty."""
 
     @functools.cached_property
     def is_aligned(self) -> bool:
-        """Whether every piece begins and ends where it can be read many entries at a time."""
+        """Whether every piece begins and ends at a multiple of _ALIGNED, so that entries can be read together."""
         return _is_aligned(self[0])
 
     @functools.cached_property
@@ -64,7 +64,7 @@ class Pieces(list[Piece]):
 
 
 def by_kind(pieces: Sequence[Piece]) -> list[Pieces]:
-    """Return the pieces that are not empty, in lists that one launch can go over."""
+    """Return the pieces that are not empty, in one list for each kind, so that a launch can cover a list."""
     alike: dict[object, Pieces] = {}
     for piece in pieces:
         if piece.size:
@@ -90,13 +90,14 @@ def launch_over(
     """Launch a kernel over pieces of one kind.
 
     Args:
-        kernel: takes the table, the programs' pieces and blocks, `arguments`, the number of pieces, and settings.
-        pieces: of one kind.
-        own: columns of the table from index 5 on, which only this kernel reads; a number for each piece.
+        kernel: a kernel whose arguments are the table, each program's piece and block, `arguments`, the number of
+            pieces, and the settings.
+        pieces: pieces of one kind.
+        own: the table's columns from index 5 on, which only this kernel reads: a number for each piece.
         arguments: tensors on the device.
-        step: the number of entries, or of samples, that a program takes.
-        counts: the number of samples of each piece, for a kernel that takes samples; None: the programs take entries.
-        settings: known when the kernel is compiled.
+        step: the number of entries, or of samples, of a program.
+        counts: for a kernel that writes samples, the number of samples of each piece; None: programs work on entries.
+        settings: the kernel's compile-time constants and launch options.
     """
     first, device = pieces[0], pieces[0].scores.device
     blocks = [-(-count // step) for count in (pieces.columns[1] if counts is None else counts)]
@@ -119,11 +120,11 @@ def launch_over(
 
 
 def programs_of(blocks: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return the item that each program works on, and its block of the item, int64 of shape [P].
+    """Return each program's item and its block of the item, int64 of shape [P].
 
     Args:
         blocks: the number of blocks of each item.
-        device: of the result.
+        device: the device of the result.
     """
     before = list(accumulate(blocks, initial=0))
     first_I, num_I = to_device([*before[:-1], *blocks], device).view(2, -1)

@@ -18,7 +18,7 @@ BY_EXAMPLES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "corda": ("corda_config", ("corda_method", "use_float16_for_covariance")),
     "lora_ga": ("lora_ga_config", ("direction", "scale", "stable_gamma")),
 }
-"""Beginnings that are computed from examples: the field of LoraConfig for each, and the settings that users may set."""
+"""Initialisations that are computed from examples: the field of LoraConfig, and the settings that users may set."""
 BEGINNINGS = ("gaussian", "orthogonal", *_BY_WEIGHTS, *BY_EXAMPLES)
 _TIMES_RANK = {"lora_ga": 2}  # LoRA-GA takes a gradient's first 2r singular vectors
 _EVA_BATCH_SIZE = 8  # rows; a mini-batch needs at least as many tokens as EVA seeks components
@@ -27,19 +27,19 @@ Batches = Callable[[int], Iterator[Mapping[str, Any]]]
 
 
 def is_known(beginning: object) -> bool:
-    """Return whether a LoRA can begin so; pissa_niter_N computes PiSSA by N rounds of a fast decomposition."""
+    """Return whether a value names an initialisation; pissa_niter_N is PiSSA by a fast decomposition of N rounds."""
     return beginning in BEGINNINGS or (
         isinstance(beginning, str) and re.fullmatch(r"pissa_niter_[1-9]\d*", beginning) is not None
     )
 
 
 def changes_base(beginning: object) -> bool:
-    """Return whether an adapter begins as a part of the base's weights, which is then subtracted from them."""
+    """Return whether an adapter is initialised by a part of the base's weights, which is subtracted from them."""
     return isinstance(beginning, str) and beginning.startswith((*_BY_WEIGHTS, "corda", "lora_ga"))
 
 
 def largest_rank(beginning: str | None, side: int) -> int:
-    """Return the largest rank of an adapter at a matrix whose smaller side has `side` entries."""
+    """Return the largest rank of an adapter for a matrix whose smaller side has `side` entries."""
     return side // _TIMES_RANK.get(beginning or "", 1)
 
 
@@ -94,7 +94,7 @@ def adapt_by_examples(model: PreTrainedModel, config: Any, batches: Batches) -> 
 
 
 def _check_tokens(config: Any, batches: list[Mapping[str, Any]]) -> None:
-    """Refuse too few tokens; peft would loop for ever, as it skips mini-batches with fewer tokens than components."""
+    """Raise UserError for too few tokens: peft skips mini-batches with fewer tokens than components, and never ends."""
     largest = max([config.r, *config.rank_pattern.values()])
     needed = math.ceil(largest * config.eva_config.rho)
     uses_labels = config.eva_config.use_label_mask

@@ -181,7 +181,7 @@ class PeftAdapter:
         linear, originals = _linear_layers(model), _matrices(model) if is_converted else {}
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of transformers' old names, and of norms of any class
+                warnings.simplefilter("ignore")  # about old names in transformers, and about norms of other classes
                 adapted = put_in(model, config)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise UserError(
@@ -224,7 +224,7 @@ class PeftAdapter:
             ) from error
 
     def _check_layers(self, model: Any) -> None:
-        """Refuse an adapter that is smaller than its settings say, or that would be evaluated unlike it was trained."""
+        """Raise UserError if an adapter is smaller than its settings say, or would be evaluated differently."""
         from peft.tuners.oft import OFTLayer
         from peft.tuners.tuners_utils import BaseTunerLayer
         from torch import nn
@@ -243,7 +243,8 @@ class PeftAdapter:
                     f"method.targets must not name {name}, whose weight another layer has too: merging the adapter "
                     "would change both"
                 )
-            if self.family == "shira" and not isinstance(base := layer.get_base_layer(), nn.Linear):  # tried as a lora
+            # a trial without weights puts in a LoRA, which also accepts other classes
+            if self.family == "shira" and not isinstance(base := layer.get_base_layer(), nn.Linear):
                 raise UserError(
                     f"method.targets must name modules of class torch.nn.Linear for method.family=shira, and {name} is "
                     f"a {type(base).__name__}"
@@ -265,12 +266,13 @@ class PeftAdapter:
             return
         rank, sides = max(layer.r.values()), tuple(layer.get_base_layer().weight.shape)
         if self.family == "shira":  # as many entries as a lora has parameters
-            rank, largest, why = self.rank, math.prod(sides) // sum(sides), "for as many entries as there are in"
+            rank, largest = self.rank, math.prod(sides) // sum(sides)
+            why = f"since a larger rank takes more entries than {name} has"
         else:
             largest = largest_rank(self.beginning, min(sides))
-            why = "the smaller side of" if largest == min(sides) else "half of the smaller side of"
+            why = f"the smaller side of {name}" if largest == min(sides) else f"half of the smaller side of {name}"
         if rank > largest:
-            raise UserError(f"method.rank must be at most {largest}, {why} {name}, got {rank}")
+            raise UserError(f"method.rank must be at most {largest}, {why}, got {rank}")
 
 
 class Unmasked(Dense):

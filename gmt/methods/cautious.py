@@ -62,7 +62,7 @@ class CautiousAtWork(Dense):
         self._touched: dict[str, Tensor] | None = {}  # bool, for each drawn entry of a parameter
         self._optimizer = optimizer
         self._indices: dict[str, Index] = {}
-        optimizer.observer = self._see
+        optimizer.observer = self._note_agreeing
 
     def facts(self) -> dict[str, float]:
         """Return the fraction of entries that the last step moved."""
@@ -93,7 +93,8 @@ class CautiousAtWork(Dense):
         """Stop counting."""
         self._optimizer.observer = None
 
-    def _see(self, p: Any, agrees: Tensor) -> None:
+    def _note_agreeing(self, p: Any, agrees: Tensor) -> None:
+        """Add the entries of the sample that agree at this step to those that agreed at some step."""
         from gmt.masking.parameters import flat
         from gmt.masking.sampling import pick, sample_index
 

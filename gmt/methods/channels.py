@@ -126,5 +126,5 @@ def _heads(module: nn.Module, chosen: Sequence[str]) -> Part | None:
     if q.out_features % size or k.out_features % size or q.out_features % k.out_features:
         return None
     narrow = k if {"k", "v"} & {*chosen} else q
-    every = {"q": q, "k": k, "v": v, "o": o}
-    return Part(modules={word: every[word] for word in chosen}, last=o, num_units=narrow.out_features // size)
+    by_word = {"q": q, "k": k, "v": v, "o": o}
+    return Part(modules={word: by_word[word] for word in chosen}, last=o, num_units=narrow.out_features // size)

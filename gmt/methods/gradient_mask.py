@@ -88,8 +88,8 @@ class GradientMask:
     def fits_every_model(self) -> bool:
         """Whether no setting needs parameters of a certain name, type or shape."""
         row = row_of(self.signal)
-        asks_for_shapes = isinstance(self.signal, ChecksShapes) or row.needs_activations or self.grain != "entry"
-        return not (self.exclude or self.parameters != "all" or asks_for_shapes)
+        needs_shapes = isinstance(self.signal, ChecksShapes) or row.needs_activations or self.grain != "entry"
+        return not (self.exclude or self.parameters != "all" or needs_shapes)
 
     @property
     def makes_optimizer(self) -> bool:
@@ -191,8 +191,8 @@ class AttachedMask:
         metrics = {"density": facts.density, "mask_seconds": facts.seconds}
         if facts.measured is None:
             return metrics
-        every = vars(facts.measured.model)
-        metrics |= _metrics(every, [key for key in every if key != "num_sampled"])
+        of_model = vars(facts.measured.model)
+        metrics |= _metrics(of_model, [key for key in of_model if key != "num_sampled"])
         for layer, measured in facts.measured.layers.items():
             metrics |= _metrics(vars(measured), _OF_LAYERS, prefix=f"layers/{layer}/")
         return metrics

@@ -136,7 +136,7 @@ class ChosenTensors:
         self._num_choices = 0
 
     def begin_epoch(self, epoch: int) -> None:
-        """Choose the tensors anew if it is time."""
+        """Choose tensors in epoch 0 and every `refresh_epochs` epochs after it; let only the chosen tensors train."""
         if epoch % self._settings.refresh_epochs == 0 and epoch != self._epoch:
             self._epoch = epoch
             self._chosen = self._choose()

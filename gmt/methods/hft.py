@@ -141,13 +141,13 @@ def _kind(parts: list[str], *, is_weight: bool, num_dims: int) -> str | None:
 def _refuse(method: str, unknown: list[str], kinds: Iterable[str]) -> None:
     if unknown:
         raise UserError(
-            f"method={method} must know of every matrix of a block whether it is attention or feed-forward, and does "
-            f"not of {some(unknown, most=4)}"
+            f"method={method} must know whether each matrix of a block is attention or feed-forward, and does not know "
+            f"it of {some(unknown, most=4)}"
         )
-    if lacking := {"attention", "feed-forward"} - set(kinds):
+    if missing := {"attention", "feed-forward"} - set(kinds):
         raise UserError(
             f"method={method} needs a model whose blocks hold attention and feed-forward matrices under the names that "
-            f"transformers gives them; this one has no {' and no '.join(sorted(lacking))} matrices"
+            f"transformers gives them; this one has no {' and no '.join(sorted(missing))} matrices"
         )
 
 

@@ -16,7 +16,7 @@ class KernelChange(ComputedWeight):
 
     Args:
         weight: the frozen weight, shape [outputs, inputs]. torch's generator draws the factors; their halves are equal.
-        rank: the number of numbers for each output and each input.
+        rank: the length of the vector for each output and each input; even.
         scale: the kernel's factor.
         sparsity: the share of the change's entries that are set to zero.
     """
@@ -65,5 +65,5 @@ def largest_or_tied(x: Tensor, sparsity: float) -> Tensor:
     """
     magnitude = x.abs()
     num_smallest = num_masked(sparsity, x.numel())
-    counts: Tensor = magnitude >= magnitude.flatten().kthvalue(num_smallest + 1).values
-    return counts
+    keep: Tensor = magnitude >= magnitude.flatten().kthvalue(num_smallest + 1).values
+    return keep

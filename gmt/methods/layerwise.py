@@ -54,25 +54,25 @@ class LayerwiseRates:
         Raises:
             UserError: the model has no numbered blocks.
         """
-        below = _layers_below_the_top(model)
-        cut: list[ParameterGroup] = []
+        depths = _depths(model)
+        split: list[ParameterGroup] = []
         for group in groups:
             by_depth: dict[int, list[nn.Parameter]] = defaultdict(list)
             for p in group["params"]:
-                by_depth[below[p]].append(p)
-            cut += [
+                by_depth[depths[p]].append(p)
+            split += [
                 {**group, "params": params, "lr": group["lr"] * self.rate_decay**depth}
                 for depth, params in sorted(by_depth.items())
             ]
-        return cut
+        return split
 
     def attach(self, model: nn.Module, optimizer: Optimizer, *, seed: int, facts_every: int) -> Dense:
         """Return an attached method that does nothing, since the groups have the rates."""
         return Dense()
 
 
-def _layers_below_the_top(model: nn.Module) -> dict[nn.Parameter, int]:
-    """Return the number of layers from each parameter up to the output head; a shared one counts by its first name."""
+def _depths(model: nn.Module) -> dict[nn.Parameter, int]:
+    """Return the number of layers from each parameter up to the output head; a tied parameter has its first name."""
     from torch import nn
 
     tables = {p for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 Batches = Callable[[int], Iterator[Mapping[str, Any]]]
 """Returns the examples in mini-batches of a number of rows, as the model's forward pass takes them, with labels."""
-_ROWS = 8  # rows in a mini-batch; not the training's number, so that a choice does not depend on how a step is cut
+_ROWS = 8  # rows in a mini-batch; not train.micro_batch_size, so that a choice does not depend on this setting
 
 
 @runtime_checkable
@@ -96,11 +96,11 @@ def input_magnitudes(model: nn.Module, modules: Sequence[nn.Module], batches: Ba
     sums: dict[nn.Module, Tensor] = {}
     is_token: list[Tensor] = []
 
-    def look(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def add_magnitudes(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         x = inputs[0].detach().abs().float().reshape(-1, inputs[0].shape[-1])
         sums[module] = sums.get(module, torch.zeros((), device=x.device)) + x[is_token[-1]].sum(0)
 
-    hooks = [module.register_forward_pre_hook(look) for module in modules]
+    hooks = [module.register_forward_pre_hook(add_magnitudes) for module in modules]
     num_tokens = 0
     try:
         with evaluating(model), torch.no_grad():

@@ -229,7 +229,7 @@ class ReadsMicroBatches(Protocol):
 
     @property
     def reads_micro_batches(self) -> bool:
-        """Whether they do with the method's settings; then a run never takes smaller micro-batches to save memory."""
+        """Whether this holds with the method's settings; then a run never reduces its micro-batches to save memory."""
         ...
 
 
@@ -327,7 +327,7 @@ class Attached(Protocol):
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continues from a checkpoint's state, whose tensors are on the CPU."""
+        """Continue from a checkpoint's state, whose tensors are on the CPU."""
         ...
 
     def detach(self) -> None:

@@ -155,7 +155,7 @@ class GradientDropout(Dense):
         self._num_dropped = []
         for name, part in self._parts.items():
             if part.twin is not None and part.scores.grad is not None:
-                self._drop(name, part.scores.grad, _over_workers(part.twin))
+                self._drop(name, part.scores.grad, _mean_gradient(part.twin))
                 part.twin.grad = None
         self._num_steps += 1
 
@@ -164,9 +164,9 @@ class GradientDropout(Dense):
 
         key = keys(self._seed, self._num_steps, name)
         bits = random_bits(gradient.numel(), key, start=0, device=gradient.device)
-        stays = probability(gradient, divergence_gradient) > bits.view(gradient.shape).float() / 2**31
-        self._num_dropped.append((~stays).sum())
-        gradient.mul_(stays * self._dropout + (1 - self._dropout))
+        is_kept = probability(gradient, divergence_gradient) > bits.view(gradient.shape).float() / 2**31
+        self._num_dropped.append((~is_kept).sum())
+        gradient.mul_(is_kept * self._dropout + (1 - self._dropout))
 
 
 def probability(gradient: Tensor, divergence_gradient: Tensor) -> Tensor:
@@ -187,7 +187,7 @@ def _parts(model: nn.Module) -> Mapping[str, ScoresAboveThreshold]:
     return computed_weights(model, ScoresAboveThreshold)
 
 
-def _over_workers(twin: Tensor) -> Tensor:
+def _mean_gradient(twin: Tensor) -> Tensor:
     """Return a twin's gradient, averaged over the workers, as DDP averages the gradients of parameters."""
     import torch
     from torch import distributed

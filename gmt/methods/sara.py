@@ -1,12 +1,13 @@
 """SaRA (Hu et al., arXiv 2409.06633, Section 3): trains the entries that are nearly zero, and no others.
 
 The optimizer has state and gradients for these entries alone; with several workers, gradients are dense until the step.
-After one set step, only the entries that are still below the threshold go on training, so that the support shrinks.
+After the step `reselect_at`, only entries that are still below the threshold continue to train, so that the support
+shrinks.
 
-Departures from the authors' code: it replaces chosen entries by |w|, so that its first gradient is taken at other
-weights, and its step of the second choice moves nothing; here neither happens, and entries that go on training keep
-their moments. The nuclear norm is that of the same matrix for all micro-batches of a step. Its gradient is added at the
-optimizer's step, after clipping, which takes one decomposition for each step and not one for each micro-batch; the
+Departures: the authors' code replaces chosen entries by |w|, so that the first gradient is computed at changed weights,
+and moves nothing at the step of the second choice; neither happens here, and entries that continue to train keep their
+moments. In a step, the nuclear norm is that of one matrix for all micro-batches. Its gradient is added at the
+optimizer's step, after clipping, which needs one decomposition for each step and not one for each micro-batch; the
 logged loss does not include the norm.
 """
 
@@ -40,8 +41,8 @@ class Sara:
         name: the name of the method in tables.
         threshold: entries whose magnitude is below it train; above 0.
         strength: the weight of the nuclear norm of the trained entries in one matrix, drawn at each step; 0 for none.
-        reselect_at: the optimizer step after which only trained entries that are still below the threshold go on
-            training; null for never.
+        reselect_at: the optimizer step after which only the trained entries that are still below the threshold continue
+            to train; null for never.
     """
 
     name: str

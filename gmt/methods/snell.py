@@ -1,10 +1,10 @@
-"""SNELL (Shen et al., arXiv 2411.01800): two small factors give a change of full rank; its largest entries count.
+"""SNELL (Shen et al., arXiv 2411.01800): a sparse change of full rank, computed from two small factors by a kernel.
 
 Entry (i, j) of a matrix's change is scale * (|a_i - b_j| - |a'_i - b'_j|), with rows a, a' for each output and b, b'
 for each input, of rank / 2 numbers each, and Euclidean norms. In every forward pass the entries whose magnitude is
-below a quantile are set to zero. Departures: a = a' and b = b' at the start, so that the change is zero then, where the
-authors' is not; an entry that counts is the kernel's value w, where their code has w |w| with |w| as a constant, so
-that a change of zero would never move; entries that tie at the quantile count, so that all entries count at the start.
+below a quantile are set to zero. Departures: at the start a = a' and b = b', so that the change is zero, unlike the
+authors'. The remaining entries have the kernel's value w; the authors' code uses w |w| with |w| as a constant, so that
+a change of zero would never move. Entries that tie at the quantile remain, so that none is set to zero at the start.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Snell:
 
     Args:
         name: the name of the method in tables.
-        rank: the number of numbers for each input and each output of a matrix; even.
+        rank: the length of the vector for each input and each output of a matrix; even.
         scale: the kernel's factor.
         sparsity: the share of each matrix's change that is set to zero, in [0, 1).
         targets: `all-linear`, all linear layers but the output's, or a list of names or ends of names.

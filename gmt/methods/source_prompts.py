@@ -21,7 +21,7 @@ class ReadsSource(Protocol):
 
     @property
     def reads_source(self) -> bool:
-        """Whether it reads them with its settings; if not, `attach` is called instead of `attach_with_source`."""
+        """Whether the method reads prompts; if not, `attach` is called instead of `attach_with_source`."""
         ...
 
     def attach_with_source(

@@ -39,8 +39,8 @@ def choose(
     """
     unit = max(1, -(-budget // resolution))
     capacity = budget // unit
-    gains = [0.0] * (capacity + 1)  # the largest importance of the tensors above, for at most so many units
-    taken: list[tuple[int, int, list[bool]]] = []  # each tensor above, its units, and whether it is in each gain
+    gains = [0.0] * (capacity + 1)  # for each number of units, the largest importance of tensors above that fit in
+    taken: list[tuple[int, int, list[bool]]] = []  # each tensor above, its units, and for which gains it is chosen
     best: tuple[float, int, int, int] | None = None
     for k in reversed(range(len(importance))):
         left = budget - of_path[k] - of_weights[k]

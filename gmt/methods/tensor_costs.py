@@ -82,7 +82,7 @@ def _batch_costs(model: nn.Module, batch: Mapping[str, Any], *, method: str) -> 
     parameters = sorted(first, key=lambda p: first[p])
     forward = sum(use.num_operations for use in uses)
     total = forward + sum(of_weights.values()) + sum(of_input)
-    if (counted := _counted(model, batch)) > total:
+    if (counted := _num_operations(model, batch)) > total:
         raise UserError(
             f"method={method} can't keep a budget with this model: a step takes {counted:,} operations, of which its "
             f"tensors account for {total:,}"
@@ -141,8 +141,8 @@ def _uses(model: nn.Module, batch: Mapping[str, Any]) -> list[_Use]:
     return uses
 
 
-def _counted(model: nn.Module, batch: Mapping[str, Any]) -> int:
-    """Return the operations of a forward and a backward pass as a whole."""
+def _num_operations(model: nn.Module, batch: Mapping[str, Any]) -> int:
+    """Return the number of operations of a whole forward and backward pass."""
     trained = [p for p in model.parameters() if p.requires_grad]
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.enable_grad():
         loss = model(**batch, use_cache=False).loss

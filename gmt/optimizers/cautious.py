@@ -40,7 +40,7 @@ class CautiousAdamW(Optimizer):
         self._num_entries = 0
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Become a copy, which nobody observes and which has not stepped; or take over what torch loads."""
+        """Set the state of a copy, which starts without an observer; torch's load_state_dict calls this too."""
         super().__setstate__(state)
         for name, value in (("observer", None), ("_num_moved", []), ("_num_entries", 0)):
             vars(self).setdefault(name, value)

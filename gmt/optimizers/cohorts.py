@@ -1,7 +1,8 @@
-"""Ages of kept entries that have joined at different steps: a byte for each entry that names its cohort.
+"""Stores the ages of kept entries, their numbers of steps, if entries have joined a support at different steps.
 
-A cohort is all entries of a parameter with the same age, so that a refresh adds one. The state of a parameter holds
-`age` of each cohort and `cohort` of each entry, or neither where all entries have the parameter's number of steps.
+A cohort is the set of a parameter's kept entries with the same age, so each refresh adds a cohort. A parameter's state
+holds the `age` of each cohort, and the `cohort` of each entry, usually as one byte. It holds neither if every entry's
+age is the parameter's number of steps.
 
 Shape suffixes: K kept entries of a parameter; C cohorts.
 """
@@ -13,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_NARROW = ((1 << 8, torch.uint8), (1 << 15, torch.int16))  # how many cohorts fit, and into what
+_NARROW = ((1 << 8, torch.uint8), (1 << 15, torch.int16))  # the most cohorts for each narrow dtype
 
 
 def ages(state: dict[str, Any]) -> Tensor | None:
-    """Return the number of steps that each kept entry has taken, int32 of shape [K]; None: the parameter's number."""
+    """Return the age of each kept entry, int32 of shape [K]; None if all have the parameter's number of steps."""
     if "age" not in state:
         return None
     age_K: Tensor = state["age"].index_select(0, state["cohort"].int())
@@ -25,11 +26,11 @@ def ages(state: dict[str, Any]) -> Tensor | None:
 
 
 def set_ages(state: dict[str, Any], age_K: Tensor) -> None:
-    """Hold the ages of kept entries in a parameter's state.
+    """Store the ages of kept entries in a parameter's state.
 
     Args:
-        state: of the parameter; changed in place.
-        age_K: int32 of shape [K].
+        state: the parameter's state; changed in place.
+        age_K: the ages, int32 of shape [K].
     """
     state["age"], cohort_K = torch.unique(age_K, return_inverse=True)
     num_cohorts = len(state["age"])
@@ -37,6 +38,6 @@ def set_ages(state: dict[str, Any], age_K: Tensor) -> None:
 
 
 def forget_ages(state: dict[str, Any]) -> None:
-    """Let all kept entries have the parameter's number of steps again."""
+    """Remove the ages from a parameter's state, so that every entry's age is the parameter's number of steps."""
     for key in ("age", "cohort"):
         state.pop(key, None)

@@ -40,17 +40,17 @@ def split_groups(model: PreTrainedModel, groups: list[dict[str, Any]]) -> list[d
     def is_matrix(p: nn.Parameter) -> bool:
         return p.ndim == 2 and id(p) not in table_ids
 
-    cut = [
+    split = [
         {**group, "params": params, "is_matrix": for_muon}
         for group in groups
         for for_muon in (True, False)
         if (params := [p for p in group["params"] if is_matrix(p) == for_muon])
     ]
-    if not any(group["is_matrix"] for group in cut):
+    if not any(group["is_matrix"] for group in split):
         raise UserError(
             "train.optimizer=muon needs a matrix of a hidden layer among the parameters that train: use adamw"
         )
-    return cut
+    return split
 
 
 class MuonWithAdamW(Optimizer):

@@ -27,9 +27,9 @@ from gmt.masking.support import Support, stored, support_of
 from gmt.optimizers.cohorts import ages, forget_ages, set_ages
 from gmt.optimizers.packed_update import Stepped, update
 
-_ENTRIES_AT_ONCE = 1 << 26  # the entries that step together on a GPU, whose weights are copied for the step
+_ENTRIES_AT_ONCE = 1 << 26  # entries that step together on a GPU, which bounds the memory of their copied weights
 _COPIED = ("_age", "_supports", "clipping")  # attributes that are copied together with torch's own state
-_KEPT_AS_THEY_ARE = ("support", "age", "cohort")  # states that torch's load_state_dict would round
+_NOT_ROUNDED = ("support", "age", "cohort")  # states that torch's load_state_dict would cast to the parameter's dtype
 
 
 class Chooser(Protocol):
@@ -105,10 +105,10 @@ class PackedAdamW(Optimizer):
         self._handles, self._chooser = [], None
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what a copy or a pickle begins with: all but the mask that chooses supports, and its hooks.
+        """Return the state of a copy or a pickle, without the mask that chooses supports and without its hooks.
 
         Raises:
-            ValueError: a step is under way.
+            ValueError: gradients of a step have been gathered, but the step has not been taken.
         """
         if self._gradients:
             raise ValueError(
@@ -118,7 +118,7 @@ class PackedAdamW(Optimizer):
         return {**super().__getstate__(), **{name: vars(self)[name] for name in _COPIED}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Become a copy, which no mask leads; or take over the state and groups alone that torch loads."""
+        """Set the state of a copy, which starts without a mask; torch's load_state_dict calls this too."""
         super().__setstate__(state)
         for name, value in (("_chooser", None), ("_handles", []), ("_gradients", {}), ("_clipping", None)):
             vars(self).setdefault(name, value)
@@ -219,8 +219,8 @@ class PackedAdamW(Optimizer):
         self._complete()
         self.clipping, self._clipping = self._clipping, None
         for group in self.param_groups:
-            for some in _in_batches(group["params"], self._num_stepped):
-                self._step_some(some, group)
+            for batch in _in_batches(group["params"], self._num_stepped):
+                self._step_batch(batch, group)
         return loss
 
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -234,10 +234,10 @@ class PackedAdamW(Optimizer):
         super().load_state_dict(state_dict)
         saved = [key for group in state_dict["param_groups"] for key in group["params"]]
         for key, p in zip(saved, self._parameters(), strict=True):
-            for name in _KEPT_AS_THEY_ARE:
+            for name in _NOT_ROUNDED:
                 if (value := state_dict["state"].get(key, {}).get(name)) is not None:
                     self.state[p][name] = value.to(p.device, copy=True)
-            if "age" in self.state.get(p, {}) and "cohort" not in self.state[p]:  # of a checkpoint of before cohorts
+            if "age" in self.state.get(p, {}) and "cohort" not in self.state[p]:  # older: an age for each entry
                 set_ages(self.state[p], self.state[p]["age"])
         states = {p: self.state[p] for p in self._parameters() if "support" in self.state.get(p, {})}
         self._supports = {p: stored(state["support"], p.numel()) for p, state in states.items()}
@@ -275,24 +275,24 @@ class PackedAdamW(Optimizer):
             return len(self._gradients[p])
         return None if p.grad is None else p.numel()
 
-    def _step_some(self, parameters: Sequence[nn.Parameter], group: dict[str, Any]) -> None:
-        every = []
+    def _step_batch(self, parameters: Sequence[nn.Parameter], group: dict[str, Any]) -> None:
+        batch = []
         for p in parameters:
             support = self._supports[p] if p in self._gradients else None
             weight = p.detach() if support is None else support.gather(flat(p.detach()))
             gradient = p.grad if support is None else self._gradients.pop(p)
             assert gradient is not None
-            every.append(Stepped(weight=weight, gradient=gradient, state=self._begun(p, weight), support=support))
-        update(every, group)
-        for p, each in zip(parameters, every, strict=True):
-            if each.support is None:
+            batch.append(Stepped(weight=weight, gradient=gradient, state=self._state_of(p, weight), support=support))
+        update(batch, group)
+        for p, stepped in zip(parameters, batch, strict=True):
+            if stepped.support is None:
                 continue
             weight_N = flat(p.detach())
-            each.support.scatter_(weight_N, each.weight)
-            if not p.is_contiguous():  # a copy has the new values
+            stepped.support.scatter_(weight_N, stepped.weight)
+            if not p.is_contiguous():  # then `weight_N` is a copy
                 p.copy_(weight_N.view(p.shape))
 
-    def _begun(self, p: nn.Parameter, like: Tensor) -> dict[str, Any]:
+    def _state_of(self, p: nn.Parameter, like: Tensor) -> dict[str, Any]:
         """Return a parameter's state; create it at the first step."""
         state: dict[str, Any] = self.state[p]
         if "step" not in state:

@@ -43,39 +43,39 @@ class Stepped:
         return [self.weight, self.gradient, self.state["exp_avg"], self.state["exp_avg_sq"]]
 
 
-def update(every: Sequence[Stepped], group: dict[str, Any]) -> None:
+def update(parameters: Sequence[Stepped], group: dict[str, Any]) -> None:
     """Take one step of AdamW with some parameters of one group; on a GPU with all of them in one call.
 
     Args:
-        every: the parameters.
+        parameters: the parameters' tensors.
         group: the settings of AdamW.
     """
-    together = []
-    for each in every:
-        if "age" in each.state:
-            _update_by_age(each, group)
-        elif each.support is not None and each.weight.device.type == "cpu":
-            _update_in_pieces(each, each.support, group)
+    in_one_call = []
+    for stepped in parameters:
+        if "age" in stepped.state:
+            _update_by_age(stepped, group)
+        elif stepped.support is not None and stepped.weight.device.type == "cpu":
+            _update_in_pieces(stepped, stepped.support, group)
         else:
-            together.append(each)
-    if together:
-        _fused([each.tensors for each in together], [each.state["step"] for each in together], group)
+            in_one_call.append(stepped)
+    if in_one_call:
+        _fused([s.tensors for s in in_one_call], [s.state["step"] for s in in_one_call], group)
 
 
-def _update_in_pieces(each: Stepped, support: Support, group: dict[str, Any]) -> None:
+def _update_in_pieces(stepped: Stepped, support: Support, group: dict[str, Any]) -> None:
     """Take a step of torch's fused AdamW with kept entries on the CPU.
 
     That kernel rounds the last entries of a tensor, which do not fill a vector of the processor, differently from the
     others. So the kept entries are passed in pieces, such that each is rounded as in the whole parameter.
     """
-    whole, weight = each.tensors, each.weight
+    tensors, weight = stepped.tensors, stepped.weight
     per_line = _LINE // weight.element_size()
     num_body = support.num_kept - _num_in_tail(support, weight.element_size())
     num_full = num_body - num_body % per_line
-    rest = [x[num_full:num_body] for x in whole]
+    rest = [x[num_full:num_body] for x in tensors]
     padded = [torch.nn.functional.pad(x, (0, per_line - len(x))) for x in rest]  # zeros
-    pieces = [[x[:num_full] for x in whole], padded, [x[num_body:] for x in whole]]
-    step = each.state["step"]
+    pieces = [[x[:num_full] for x in tensors], padded, [x[num_body:] for x in tensors]]
+    step = stepped.state["step"]
     _fused(pieces, [step, *(step.clone() for _ in pieces[1:])], group)
     for x, new in zip(rest, padded, strict=True):
         x.copy_(new[: len(x)])
@@ -109,12 +109,12 @@ def _fused(pieces: list[list[Tensor]], steps: list[Tensor], group: dict[str, Any
     )
 
 
-def _update_by_age(each: Stepped, group: dict[str, Any]) -> None:
+def _update_by_age(stepped: Stepped, group: dict[str, Any]) -> None:
     """Take a step of AdamW whose bias correction uses each entry's own number of steps.
 
     It computes in float32, as torch's fused AdamW does, but the last bits may differ.
     """
-    weight_K, gradient_K, state = each.weight, each.gradient, each.state
+    weight_K, gradient_K, state = stepped.weight, stepped.gradient, stepped.state
     (beta1, beta2), lr = group["betas"], group["lr"]
     state["step"] += 1
     state["age"] += 1

@@ -145,8 +145,8 @@ def _faults(model: PreTrainedModel, collate: Collate, tokens: Sequence[int], bat
 
 def _examples(tokens: Sequence[int]) -> tuple[list[int], list[int]]:
     """Return two examples of _FIRST and _SECOND tokens, repeating the given tokens if they are too few."""
-    many = list(islice(cycle(tokens), _FIRST + _SECOND))
-    return many[:_FIRST], many[: -_SECOND - 1 : -1]
+    ids = list(islice(cycle(tokens), _FIRST + _SECOND))
+    return ids[:_FIRST], ids[: -_SECOND - 1 : -1]
 
 
 def _log_probs_alone(model: PreTrainedModel, ids: list[int]) -> Tensor:
@@ -189,33 +189,34 @@ def _in_batch(
 def _leak(model: PreTrainedModel, collate: Collate, examples: tuple[list[int], list[int]], kind: str) -> str | None:
     """Return a clause if an example's log-probabilities depend on another example's tokens; None if they do not.
 
-    If a mask keeps the examples apart, the gradient is exactly zero in any dtype. None also for a model whose code has
-    no gradient by its token embeddings, or embeds other tokens than the batch's; then a line is logged.
+    If a mask keeps the examples apart, the gradient is exactly zero in any dtype. The result is None, too, if the check
+    is impossible, since the model's code has no gradient with respect to its token embeddings or embeds other tokens
+    than the batch's; then a line is logged.
     """
-    seen: list[tuple[Tensor, Tensor]] = []  # token ids and their embeddings
+    embedded: list[tuple[Tensor, Tensor]] = []  # token ids and their embeddings
 
-    def watch(_: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        seen.append((inputs[0], output.detach().requires_grad_()))
-        return seen[-1][1].clone()  # the model may write into the copy
+    def store_embeddings(_: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        embedded.append((inputs[0], output.detach().requires_grad_()))
+        return embedded[-1][1].clone()  # the model may write into the copy
 
     def differentiated() -> list[Tensor]:
         with torch.enable_grad():
             log_probs = _in_batch(model, collate, examples, kind)
-            ((_, embeddings),) = seen
+            ((_, embeddings),) = embedded
             return [
                 torch.autograd.grad(of_example.sum(), embeddings, retain_graph=True)[0].clone()
                 for of_example in log_probs
             ]
 
-    hook = model.get_input_embeddings().register_forward_hook(watch)
+    hook = model.get_input_embeddings().register_forward_hook(store_embeddings)
     try:
         gradients = _computed(differentiated)
     finally:
         hook.remove()
     if isinstance(gradients, str):
-        _log.info("no check by gradients that the examples of a batch are apart: %s", gradients)
+        _log.info("gradients can't show whether the examples of a batch are kept apart: %s", gradients)
         return None
-    ((ids, _),) = seen
+    ((ids, _),) = embedded
     for example, (row, begin), gradient in zip(examples, _places(examples, kind), gradients, strict=True):
         for in_rows, by_token in (
             (ids, gradient),
@@ -257,5 +258,5 @@ def _difference(compute: Callable[[], Sequence[Tensor]], reference: Sequence[Ten
     if isinstance(log_probs, str):
         return log_probs
     # the mean over an example, since in half precision a near tie may send a single token to another expert
-    error = max(float((ours - own).abs().mean()) for ours, own in zip(log_probs, reference, strict=True))
+    error = max(float((x - expected).abs().mean()) for x, expected in zip(log_probs, reference, strict=True))
     return None if error <= rounding else f"its tokens' log-probabilities are off by {error:.2g} in the mean"

@@ -1,4 +1,4 @@
-"""Puts a method on a model and its optimizer, with the data that it reads."""
+"""Attaches a method to a model and its optimizer, and provides the data that the method reads."""
 
 from __future__ import annotations
 
@@ -26,8 +26,10 @@ def attach_method(
     """Return a method at work on a model and its optimizer; see `gmt.methods.protocol.Method.attach`.
 
     Args:
-        source: gives source prompts, for a method that reads them.
-        examples: of the training, for a method that probes them.
+        method: the settings of the method.
+        model, optimizer, seed, facts_every: as for `Method.attach`.
+        source: returns source prompts, for a method that reads them.
+        examples: the training examples, for a method that probes the model on some.
     """
     common: dict[str, Any] = {"seed": seed, "facts_every": facts_every}
     if isinstance(method, ReadsSource) and method.reads_source:

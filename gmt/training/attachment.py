@@ -1,4 +1,4 @@
-"""A method through a training, as a callback of transformers' Trainer."""
+"""A callback of transformers' Trainer that attaches a method, and checks and saves the method during a training."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ from gmt.training.reshaping import Examples
 from gmt.training.structure import Layout, check_layout, layout, unchanged
 
 _TORCH_TYPES = (torch.Tensor, torch.Size, torch.dtype, torch.device)
-_FACTS = ("density", "mask_seconds")  # of a mask
+_MASK_FACTS = ("density", "mask_seconds")  # facts that every mask must report
 
 
 class Attachment(TrainerCallback):
-    """Attaches the method, tells it of epochs, and keeps its state beside each checkpoint.
+    """Attaches the method, notifies it of each epoch, and saves its state beside each checkpoint.
 
-    It attaches when the training begins: FSDP2 has then put shards in the place of the weights, and has filled the
-    optimizer's state by a step without effect that no mask should count.
+    The method is attached when the training begins. By then FSDP2 has replaced the weights by shards, and has filled
+    the optimizer's state by a step without effect, which no mask should count.
 
     Args:
-        method: its settings.
-        seed: of its draws.
-        facts_every: optimizer steps between facts that take time.
-        state: what it goes on from, as `load_method` gives it.
-        is_sharded: whether its state is this worker's part.
-        source: for a method that reads source prompts.
-        examples: of the training, for a method that probes them.
+        method: the settings of the method.
+        seed: the seed of the method's random draws.
+        facts_every: the number of optimizer steps between facts that take time.
+        state: the method's state in a checkpoint, from `load_method`; None for a new training.
+        is_sharded: whether the state is only this worker's part.
+        source: returns source prompts, for a method that reads them.
+        examples: the training examples, for a method that probes the model on some.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Attachment(TrainerCallback):
         self._optimizer: Optimizer | None = None
         self._layout: Layout = {}
         self._has_stepped = False
-        self._num_entries = 0  # of the optimizer's parameters
+        self._num_entries = 0  # the number of entries of the optimizer's parameters
 
     @property
     def attached(self) -> Attached:
@@ -74,27 +74,27 @@ class Attachment(TrainerCallback):
 
     @property
     def optimizer(self) -> Optimizer:
-        """The optimizer itself, without accelerate's wrapper."""
+        """The optimizer, without accelerate's wrapper."""
         assert self._optimizer is not None
         return self._optimizer
 
     def facts(self) -> Mapping[str, float]:
-        """Return what happened at the last step.
+        """Return the method's facts of the last step.
 
         Raises:
-            UserError: the method does not say what every method must.
+            UserError: a fact is not a number, or a mask does not report a fact that every mask must report.
         """
         facts = self.attached.facts()
         for name, value in facts.items():
-            if not isinstance(value, int | float):  # metrics.jsonl holds no tensor
+            if not isinstance(value, int | float):  # metrics.jsonl can't hold tensors
                 raise UserError(
                     f"method {self._method.name} must give numbers as facts, got a {type(value).__name__} as {name!r}"
                 )
-        missing = [name for name in _FACTS if name not in facts]
-        if missing and (len(missing) < len(_FACTS) or self._method.density_asked is not None):
+        missing = [name for name in _MASK_FACTS if name not in facts]
+        if missing and (len(missing) < len(_MASK_FACTS) or self._method.density_asked is not None):
             raise UserError(
-                f"method {self._method.name} must give {' and '.join(_FACTS)} among its facts at each step, since it "
-                f"masks, and lacks {', '.join(missing)} (see {type(self.attached).__module__}."
+                f"method {self._method.name} must give {' and '.join(_MASK_FACTS)} among its facts at each step, since "
+                f"it masks, and lacks {', '.join(missing)} (see {type(self.attached).__module__}."
                 f"{type(self.attached).__qualname__}.facts)"
             )
         return facts
@@ -105,31 +105,33 @@ class Attachment(TrainerCallback):
         return attached.num_trained() if isinstance(attached, CountsEntries) else self._num_entries
 
     def num_touched(self) -> int | None:
-        """Return how many entries the steps have trained; None if it is unknown."""
+        """Return how many entries the steps so far have trained; None if unknown."""
         attached = self.attached
         return attached.num_touched() if isinstance(attached, CountsEntries) else self._num_entries
 
     def detach(self) -> None:
-        """Takes the method off, if the training came so far as to attach it."""
+        """Detach the method, if it was attached."""
         if self._attached is not None:
             self._attached.detach()
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **of: Any) -> None:
-        """Model and optimizer are as they will be at every step, and as the checkpoint left them."""
-        # accelerate passes over what it can't shard without a word
-        assert self._is_sharded == any(is_sharded(parameter) for parameter in of["model"].parameters())
-        wrapped = of["optimizer"]
-        of["optimizer"] = self._optimizer = wrapped.optimizer if isinstance(wrapped, AcceleratedOptimizer) else wrapped
-        self._model, self._layout = of["model"], layout(of["model"])
-        self._num_entries = sum(p.numel() for group in self._optimizer.param_groups for p in group["params"])
-        with self._watched("attach", of):
-            attached = self._attach(of["model"], of["optimizer"])
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **objects: Any
+    ) -> None:
+        """Attach the method; model and optimizer are in their final form, with the values of the checkpoint."""
+        model, optimizer = objects["model"], objects["optimizer"]
+        # accelerate skips, without a message, parameters that it can't shard
+        assert self._is_sharded == any(is_sharded(parameter) for parameter in model.parameters())
+        self._optimizer = optimizer.optimizer if isinstance(optimizer, AcceleratedOptimizer) else optimizer
+        self._model, self._layout = model, layout(model)
+        self._num_entries = sum(p.numel() for group in self.optimizer.param_groups for p in group["params"])
+        with self._checked("attach", model):
+            attached = self._attach(model, self.optimizer)
             check_protocol(f"method {self._method.name}", attached, Attached)
             self._attached = attached
         if self._is_sharded:
-            fill_adamw_state(self._optimizer)
+            fill_adamw_state(self.optimizer)
         if self._state is not None:
-            with self._watched("load_state_dict", of):
+            with self._checked("load_state_dict", model):
                 self.attached.load_state_dict(self._state)
 
     def _attach(self, model: nn.Module, optimizer: Optimizer) -> Attached:
@@ -143,42 +145,45 @@ class Attachment(TrainerCallback):
             examples=self._examples,
         )
 
-    def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **of: Any) -> None:
-        """Some methods draw anew."""
-        with self._watched("begin_epoch", of):
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **objects: Any
+    ) -> None:
+        """Let the method prepare the epoch."""
+        with self._checked("begin_epoch", objects["model"]):
             self.attached.begin_epoch(int(state.epoch or 0))
 
     @contextmanager
-    def _watched(self, doing: str, of: Mapping[str, Any]) -> Iterator[None]:
-        """Around a call of the method. One that is refused is not detached: that may fail, and hide why."""
+    def _checked(self, call: str, model: nn.Module) -> Iterator[None]:
+        """Refuse the method if it changes the model's parts inside the block; `call` names the method's function.
+
+        A refused method is not detached later, since `detach` might fail too and hide the reason of the refusal.
+        """
         try:
-            with unchanged(self._method.name, doing, of["model"], self.optimizer):
+            with unchanged(self._method.name, call, model, self.optimizer):
                 yield
         except UserError:
             self._attached = None
             raise
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **of: Any) -> None:
-        """What a method does at every step shows at the first."""
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **objects: Any
+    ) -> None:
+        """Check the model's parts after the first step; a method that changes them in steps does so in the first."""
         if not self._has_stepped:
-            check_layout(self._method.name, self._layout, of["model"], "in a step")
+            check_layout(self._method.name, self._layout, objects["model"], "in a step")
             self._has_stepped = True
 
     def check_detached(self) -> None:
-        """Refuse a method that leaves the model with other parts than it found.
-
-        Raises:
-            UserError: names the parts.
-        """
+        """Raise UserError if the detached method leaves the model with other parts than before."""
         assert self._model is not None
         check_layout(self._method.name, self._layout, self._model, "after detach")
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """The Trainer has written its part of a checkpoint."""
+        """Save the method's state into a checkpoint, after the Trainer has written its part."""
         assert args.output_dir is not None
         checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         method_state = self.attached.state_dict()
-        if (fault := _not_plain(method_state, "state_dict()")) is not None:  # a checkpoint that could not be loaded
+        if (fault := _not_plain(method_state, "state_dict()")) is not None:  # the checkpoint could not be loaded
             raise UserError(f"method {self._method.name} must give a checkpoint plain values and tensors, got {fault}")
         save_method(checkpoint, method_state, is_sharded=self._is_sharded)
 

@@ -1,8 +1,8 @@
-"""The mini-batches of one worker of several: together, those that a single one would see in the same step.
+"""Divides mini-batches among workers, so that together they read in each step what a single worker would read.
 
-accelerate deals mini-batches out in turn too, but where they don't come out even at the end of an epoch it fills up
-with examples from its beginning, which a single worker would not see twice. Here a blank fills up: one padding token
-without a label, which adds nothing to the loss, to the gradient or to the count of tokens.
+accelerate also gives the workers mini-batches in turn. But if their number at the end of an epoch is not a multiple of
+the workers, it repeats examples from the epoch's beginning, which a single worker would not do. Here blanks fill the
+gap: a blank is one padding token without a label, which adds nothing to the loss, the gradient or the count of tokens.
 """
 
 from __future__ import annotations
@@ -24,11 +24,18 @@ from gmt.tasks.tokens import IGNORED
 
 
 class WorkerBatches(BatchSampler):
-    """Every `num_workers`-th mini-batch; each worker has as many."""
+    """The mini-batches of one worker: every `num_workers`-th; blanks make the number equal for all workers.
+
+    Args:
+        batches: the mini-batches of all workers.
+        index: the worker's number, from 0.
+        num_workers: the number of workers.
+        blank: the mini-batch that fills the gaps at the end.
+    """
 
     def __init__(self, batches: BatchSampler, *, index: int, num_workers: int, blank: Sequence[int]):
         self._batches, self._index, self._num_workers, self._blank = batches, index, num_workers, list(blank)
-        self.sampler = batches.sampler  # where accelerate looks for what it tells the epoch
+        self.sampler = batches.sampler  # accelerate sets the epoch on this attribute
         self.batch_size, self.drop_last = batches.batch_size, batches.drop_last
 
     def __len__(self) -> int:
@@ -41,10 +48,10 @@ class WorkerBatches(BatchSampler):
                 yield batch
 
 
-class _Workers:
-    """What is ours in a trainer of TRL: its workers see in a step what a single one would see.
+class _TrainerMixin:
+    """Changes to TRL's trainers: the division into workers, the optimizer, the loss term, autocast and clipping.
 
-    TRL's trainers are changed by subclasses only, so this stands before each of them.
+    TRL offers subclassing as the only way to change them, so each trainer has a subclass with this class as first base.
     """
 
     args: Any
@@ -55,14 +62,14 @@ class _Workers:
     loss_term: LossTerm | None = None
     """Computes the term that the method adds to the loss of a batch."""
     autocast_sharded = False
-    """Whether to compute in bf16 autocast over fp32 weights where FSDP2 shards them. accelerate would cast the weights
-    themselves there, and add up gradients in bf16: another training."""
+    """Whether to compute in bf16 autocast with fp32 weights that FSDP2 shards. accelerate would cast the weights
+    themselves and add up gradients in bf16, which is a different training."""
 
     def autocast_smart_context_manager(self, cache_enabled: bool | None = True) -> AbstractContextManager[Any]:
-        """Around forward and loss; without FSDP2 it is accelerate that casts."""
+        """Return the autocast context of the forward pass and the loss; without FSDP2, accelerate casts."""
         if not self.autocast_sharded:
-            plain: AbstractContextManager[Any] = super().autocast_smart_context_manager(cache_enabled)  # type: ignore[misc]
-            return plain
+            of_trainer: AbstractContextManager[Any] = super().autocast_smart_context_manager(cache_enabled)  # type: ignore[misc]
+            return of_trainer
         return torch.autocast(self.args.device.type, dtype=torch.bfloat16)
 
     def create_optimizer(self, model: Any = None) -> Optimizer:
@@ -74,50 +81,50 @@ class _Workers:
 
     def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None) -> Any:
         """Return the schedule of the learning rate; set the warm-up of an optimizer that averages the weights."""
-        scheduled: Any = self.optimizer if optimizer is None else optimizer
-        for group in scheduled.param_groups:
+        scheduled_optimizer: Any = self.optimizer if optimizer is None else optimizer
+        for group in scheduled_optimizer.param_groups:
             if "warmup_steps" in group:
                 group["warmup_steps"] = self.args.get_warmup_steps(num_training_steps)
         return super().create_scheduler(num_training_steps, optimizer)  # type: ignore[misc]
 
     def _clip_grad_norm(self, model: Any) -> Any:
-        """Clip to train.max_grad_norm and return the norm before it."""
-        if (own := self._own_clipping()) is None:
+        """Clip the gradients to train.max_grad_norm, and return the norm before clipping."""
+        if (clipper := self._clipping_optimizer()) is None:
             return super()._clip_grad_norm(model)  # type: ignore[misc]
-        return own.clip_grad_norm_(self.args.max_grad_norm)
+        return clipper.clip_grad_norm_(self.args.max_grad_norm)
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
-        """Return the norm of a step's gradients, which nothing has clipped if it is not known yet."""
-        if grad_norm is None and (own := self._own_clipping()) is not None:
-            grad_norm = own.clip_grad_norm_(math.inf)
+        """Return the norm of a step's gradients; `grad_norm` is None if the gradients were not clipped."""
+        if grad_norm is None and (clipper := self._clipping_optimizer()) is not None:
+            grad_norm = clipper.clip_grad_norm_(math.inf)
         return super()._get_grad_norm(model, grad_norm=grad_norm)  # type: ignore[misc]
 
-    def _own_clipping(self) -> ClipsGradients | None:
-        """Return the optimizer if it holds the gradients itself, where transformers' clipping does not see them."""
+    def _clipping_optimizer(self) -> ClipsGradients | None:
+        """Return the optimizer if it stores the gradients itself, so that transformers can't clip them; else None."""
         inner = getattr(self.optimizer, "optimizer", self.optimizer)  # inside accelerate's wrapper
         return inner if isinstance(inner, ClipsGradients) else None
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Return the loss of a batch and the method's term."""
+        """Return the loss of a batch, including the method's term."""
         loss: Any = super().compute_loss(  # type: ignore[misc]
             model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
         )
         if self.loss_term is None:
             return loss
         assert not return_outputs
-        if not (share := float(self._share(inputs, num_items_in_batch))):  # a blank, whose mean is NaN
+        if not (share := float(self._share(inputs, num_items_in_batch))):  # a blank, whose term would be NaN
             return loss
         term = self.loss_term(inputs)
         self._metrics["train"]["extra_loss"].append(term.item())  # type: ignore[attr-defined]
         return loss + term * share
 
     def _share(self, inputs: dict[str, Any], num_items: Any) -> Any:
-        """Return a batch's share of its step before transformers and DDP average.
+        """Return the factor of the method's term in the loss of a batch, before transformers and DDP average losses.
 
-        A loss that counts the step's labelled tokens is divided by the number of workers later, by DDP; any other is
-        divided by the number of batches too, by transformers.
+        If the loss is divided by the step's number of labelled tokens, DDP later divides it by the number of workers.
+        Any other loss is divided by the number of batches too, by transformers.
         """
         if num_items is None:
             return 1.0
@@ -125,13 +132,13 @@ class _Workers:
         return (labels != IGNORED).sum() * self.args.world_size / torch.as_tensor(num_items).clamp(min=1)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """The mini-batches of this worker."""
+        """Return the mini-batches of this worker."""
         loader: Any = super().get_train_dataloader()  # type: ignore[misc]
         if self.args.world_size == 1:
             return cast("DataLoader[Any]", loader)
         examples: list[Any] = [*self.train_dataset, None]
         batches = WorkerBatches(
-            loader.batch_sampler.batch_sampler,  # accelerate's share of them -> all of them
+            loader.batch_sampler.batch_sampler,  # the mini-batches of all workers, inside accelerate's sampler
             index=self.args.process_index,
             num_workers=self.args.world_size,
             blank=[len(examples) - 1],
@@ -152,18 +159,18 @@ class _Workers:
         super()._track_num_input_tokens(inputs)  # type: ignore[misc]
 
     def blank(self) -> dict[str, Any]:
-        """A mini-batch that weighs nothing."""
+        """Return a blank: a mini-batch that adds nothing to a step."""
         pad = self.processing_class.pad_token_id  # type: ignore[attr-defined]
         one = torch.ones(1, 1, dtype=torch.long)
         return {"input_ids": one * pad, "labels": one * IGNORED, "attention_mask": one}
 
 
-class WorkersSFTTrainer(_Workers, SFTTrainer):  # type: ignore[misc]
-    """TRL's SFTTrainer over rows of tokens."""
+class WorkersSFTTrainer(_TrainerMixin, SFTTrainer):  # type: ignore[misc]
+    """TRL's SFTTrainer for examples that are tokenised already."""
 
 
-class WorkersDPOTrainer(_Workers, DPOTrainer):  # type: ignore[misc]
-    """TRL's DPOTrainer over rows of tokens, which it would make itself."""
+class WorkersDPOTrainer(_TrainerMixin, DPOTrainer):  # type: ignore[misc]
+    """TRL's DPOTrainer for examples that are tokenised already; TRL's would tokenise them itself."""
 
     def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
         return dataset

@@ -1,4 +1,4 @@
-"""How the outside reaches into a training between its steps. Knows nothing of who stands outside."""
+"""Lets a launcher stop a training, and evaluates in between. Knows nothing of launchers."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class Control:
     """Callbacks between a run and its launcher; the defaults do nothing.
 
     Args:
-        should_stop: asked after each optimizer step, and while the run is evaluated before and after its training; True
-            ends it, with a checkpoint or with the answers so far, to be gone on with later.
+        should_stop: called after each optimizer step, and during the evaluations before and after the training. True
+            interrupts the run, which stores a checkpoint or the answers so far, and can be resumed later.
         on_progress: called after each micro-batch of training and each batch of evaluation.
         report_score: called after each intermediate evaluation with the step and the target score in [0, 1]; returns
-            whether to continue. False ends the run with a checkpoint, as one that was stopped early.
+            whether to continue. False ends the run with a checkpoint, as a run that was stopped early.
     """
 
     should_stop: Callable[[], bool] = lambda: False
@@ -31,37 +31,38 @@ class Control:
 
 
 class ControlCallback(TrainerCallback):
-    """Asks and tells after each step, and evaluates in between.
+    """Calls the functions of a Control during a training, and evaluates at intervals.
 
-    Of several workers each has one; the first asks for all of them, so that they end at the same step.
+    Each worker has this callback. The decision of the first worker holds for all, so that they end at the same step.
 
     Args:
-        control: who stands outside.
-        evaluate: the target score of the model as it is; what workers do together for it, each must do.
-        evaluate_every: optimizer steps between evaluations; 0 for none.
+        control: the callbacks.
+        evaluate: returns the target score of the present model after a step; every worker calls it.
+        evaluate_every: the number of optimizer steps between evaluations; 0 for none.
     """
 
     def __init__(self, control: Control, evaluate: Callable[[int], float], evaluate_every: int):
         self._control, self._evaluate, self._every = control, evaluate, evaluate_every
         self.ended: Interrupted | StoppedEarly | None = None
         self.as_evaluated: Callable[[], AbstractContextManager[None]] = nullcontext
-        """Wraps an evaluation: takes the trainer's patches off the model and sets the weights to evaluate."""
+        """The context of an evaluation: undoes the trainer's changes to the model, and sets the weights to evaluate."""
 
     def on_substep_end(self, *_: Any, **__: Any) -> None:
-        """A micro-batch that ends no step is through."""
+        """Report progress after a micro-batch that does not end a step."""
         self._control.on_progress()
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> TrainerControl:
-        """Ends the training, after a checkpoint, if that is asked for."""
+        """Report progress; end the training with a checkpoint if a callback asks for it."""
         self._control.on_progress()
-        self.ended = agreed(self._ask(state.global_step, state.max_steps))
+        self.ended = agreed(self._end(state.global_step, state.max_steps))
         if self.ended is not None:
             control.should_save = control.should_training_stop = True
         return control
 
-    def _ask(self, step: int, max_steps: int) -> Interrupted | StoppedEarly | None:
+    def _end(self, step: int, max_steps: int) -> Interrupted | StoppedEarly | None:
+        """Return the error with which the training shall end; None if it shall continue."""
         if self._every and step % self._every == 0 and step < max_steps:
             with self.as_evaluated():
                 score = self._evaluate(step)

@@ -28,11 +28,12 @@ class Delta:
 
 @torch.no_grad()
 def delta_of(trained: PreTrainedModel | Mapping[str, Tensor], base: PreTrainedModel) -> Delta:
-    """Return how far a model has moved from its base; sums are in float64.
+    """Return how far a model has moved from its base; sums are computed in float64.
 
     Args:
-        trained: the model, or its parameters by the names that the base has for them; one that is missing has moved.
-        base: as it was loaded.
+        trained: the model, or its parameters by their names in the base; all entries of a missing parameter count as
+            moved.
+        base: the base as it was loaded.
     """
     parameters = dict(trained.named_parameters()) if isinstance(trained, nn.Module) else trained
     moved = total = num_missing = 0

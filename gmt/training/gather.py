@@ -1,4 +1,4 @@
-"""The weights of a sharded model, whole again, for everything that is done after its training."""
+"""Gathers the weights of a sharded model after its training, so that it can be evaluated and saved."""
 
 from collections.abc import Callable
 
@@ -10,15 +10,15 @@ from gmt.training.workers import index
 
 
 def gather(model: PreTrainedModel, load: Callable[[], PreTrainedModel]) -> PreTrainedModel:
-    """A trained model with its whole weights; each worker must call it.
+    """Return a trained model with its whole weights; each worker must call this.
 
     Args:
-        model: as `train` left it.
-        load: loads the model that was trained, on the CPU.
+        model: the model after `train`.
+        load: loads the model as it was before the training, on the CPU.
 
     Returns:
-        `model` itself if it holds its weights whole. Else, on the first worker, another model with them, on the
-        CPU; on the others, which have no use for it, `model`.
+        `model` if it is not sharded. Otherwise, on the first worker, a new model on the CPU with the whole weights; on
+        the other workers, which do not need them, `model`.
     """
     if not any(is_sharded(parameter) for parameter in model.parameters()):
         return model

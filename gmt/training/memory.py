@@ -1,4 +1,4 @@
-"""The memory of one training in a process that may do others before and after."""
+"""Measures and frees the memory of one training, in a process that may run several trainings."""
 
 import atexit
 import ctypes
@@ -19,18 +19,18 @@ _STATUS = Path("/proc/self/status")
 
 
 def reset_peak() -> None:
-    """Starts counting anew, where the system can."""
+    """Reset the peak that `peak_bytes` returns, if the system allows it."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     elif _CLEAR_REFS.exists():
         try:
             _CLEAR_REFS.write_text("5", encoding="utf-8")
         except PermissionError:
-            return  # the peak then is the process's, an upper bound of the run's
+            return  # the peak is then that of the process, an upper bound
 
 
 def peak_bytes() -> int:
-    """The peak since `reset_peak`: allocated on the GPU if there is one, else the process's resident set."""
+    """Return the peak memory since `reset_peak`: allocated on the GPU if there is one, else the resident set."""
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_allocated())
     if _STATUS.exists():
@@ -41,26 +41,27 @@ def peak_bytes() -> int:
 
 
 def state_bytes(optimizer: Optimizer) -> int:
-    """Return the bytes of an optimizer's state; of sharded state, those on this process."""
+    """Return the size of an optimizer's state on this process."""
     tensors = [value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor)]
     return sum(local(tensor).numel() * tensor.element_size() for tensor in tensors)
 
 
 @functools.cache
 def spare_libraries() -> None:
-    """Leaves the objects that are alive now, which are the libraries', out of all later collections of garbage.
+    """Exclude all present objects, which belong to libraries, from later garbage collections.
 
-    A collection looks at each of half a million such objects: a quarter of a second, twice in each run.
+    A collection visits half a million such objects, which takes a quarter of a second, twice in each run.
     """
     gc.freeze()
-    atexit.register(gc.unfreeze)  # else libraries complain that their objects outlive the interpreter
+    atexit.register(gc.unfreeze)  # without this, libraries warn that their objects outlive the interpreter
 
 
 def give_back() -> None:
-    """Gives the system what a training left behind.
+    """Free the memory that a training no longer needs, and return it to the system.
 
-    Trainers are cycles of references, which wait for Python's collector with their models. glibc keeps freed memory for
-    the threads that asked for it, and Tune starts a thread for each run: a warm worker grew by about a model each time.
+    Trainers are reference cycles, which hold their models until Python's garbage collector runs. glibc keeps freed
+    memory for the thread that allocated it, and Tune starts a thread for each run: without this call, a warm worker
+    grew by about the size of a model with each run.
     """
     gc.collect()
     if torch.cuda.is_available():

@@ -1,4 +1,4 @@
-"""What a step costs and whether it is still sane, as a callback of transformers' Trainer."""
+"""A callback of transformers' Trainer that times steps, reports metrics, and stops a diverged training."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from gmt.training.workers import index
 
 OnMetrics = Callable[[int, Mapping[str, float]], None]
 
-# The Trainer's names -> ours. What isn't named here is not logged.
+# The Trainer's name of each logged metric, and ours; its other metrics are not logged.
 _TRAINER_METRICS = {
     "loss": "train/loss",
     "extra_loss": "train/extra_loss",
@@ -30,22 +30,23 @@ _TRAINER_METRICS = {
     "num_input_tokens_seen": "train/tokens",
 }
 _PARTS = ("forward_backward", "mask", "optimizer")
-# The first steps of each attempt, which load libraries and fill caches: the first takes 1.6 times a later one on nano,
-# and its mask 4 times; from the third on they are level.
+# The first steps of each attempt are slower, since they load libraries and fill caches. With the model nano, step 1
+# takes 1.6 times as long as a later step, and its mask 4 times; steps 3 and later take equally long.
 NUM_COLD_STEPS = 3
 
 
 class Meter(TrainerCallback):
-    """Times each part of a step and hands on the metrics of every logged one.
+    """Times the parts of each step, and reports metrics at the logged steps.
 
-    A step is forward and backward (with accumulation and clipping), mask, optimizer. Means over the steps since
-    the last log, in seconds. Reading a batch is not in it. Sums over the whole training lie in each checkpoint: of all
-    steps, and, as `warm_...`, of those without the first NUM_COLD_STEPS of each attempt.
+    The parts of a step are forward and backward passes (with accumulation and clipping), mask, and optimizer; reading
+    batches is not timed. The reported times are means over the steps since the last log, in seconds. Each checkpoint
+    has the sums over the training so far: over all steps, and, under names that begin with `warm_`, over all except the
+    first NUM_COLD_STEPS of each attempt.
 
     Args:
-        method: at work.
+        method: the attachment of the method.
         on_metrics: called with the step and its metrics.
-        resume: the checkpoint that the training goes on from, if there is one.
+        resume: the checkpoint from which the training is resumed, if there is one.
     """
 
     def __init__(self, method: Attachment, on_metrics: OnMetrics, resume: Path | None):
@@ -55,22 +56,22 @@ class Meter(TrainerCallback):
         self._since_log = dict.fromkeys(_PARTS, 0.0)
         self._steps_since_log = 0
         self._num_cold = NUM_COLD_STEPS
-        nothing = dict.fromkeys((*_PARTS, "density", "warm_steps", *(f"warm_{part}" for part in _PARTS)), 0.0)
-        self.sums: dict[str, float] = nothing | {"num_trained": 0.0}
-        if resume is not None:  # from before it was counted, the number of the steps so far is unknown
+        zeros = dict.fromkeys((*_PARTS, "density", "warm_steps", *(f"warm_{part}" for part in _PARTS)), 0.0)
+        self.sums: dict[str, float] = zeros | {"num_trained": 0.0}
+        if resume is not None:  # an older checkpoint lacks num_trained, which then stays unknown
             stored = json.loads((resume / METER_SUMS).read_text(encoding="utf-8"))
             self.sums |= {"num_trained": math.nan} | stored
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
-        """The first micro-batch of a step is about to run."""
+        """Note the time before the first micro-batch of a step."""
         self._marks = [_now()]
 
     def on_pre_optimizer_step(self, *_: Any, **__: Any) -> None:
-        """Gradients are accumulated and clipped."""
+        """Note the time after the gradients were accumulated and clipped."""
         self._marks.append(_now())
 
     def on_optimizer_step(self, *_: Any, **__: Any) -> None:
-        """The optimizer, and the mask on its hook, are through."""
+        """Add the times and facts of a step to the sums, after the mask and the optimizer."""
         begin, before, after = *self._marks, _now()
         facts = self._method.facts()
         mask = facts.get("mask_seconds", 0.0)
@@ -87,24 +88,24 @@ class Meter(TrainerCallback):
         self.sums["num_trained"] += self._method.num_trained()
 
     def mean_seconds(self, num_steps: int) -> tuple[dict[str, float], int]:
-        """Return the mean seconds of a step's parts, and how many cold steps are left out of these means.
+        """Return the mean seconds of a step's parts, and the number of cold steps that the means leave out.
 
-        Nothing is left out where no step is warm.
+        If all steps are cold, none is left out.
 
         Args:
-            num_steps: of the whole training.
+            num_steps: the number of steps of the whole training.
         """
         if num_warm := int(self.sums["warm_steps"]):
             return {part: self.sums[f"warm_{part}"] / num_warm for part in _PARTS}, num_steps - num_warm
         return {part: self.sums[part] / num_steps for part in _PARTS}, 0
 
     def density(self, num_steps: int) -> float | None:
-        """Return the mean fraction of entries that was kept in a training's steps; None for a method without a mask."""
+        """Return the mean over all steps of the fraction of kept entries; None for a method without a mask."""
         mean = self.sums["density"] / num_steps
         return None if math.isnan(mean) else mean
 
     def num_trained(self, num_steps: int) -> float | None:
-        """Return the mean number of entries that a step of a training trained; None if it is unknown."""
+        """Return the mean number of entries that a step trained; None if unknown."""
         mean = self.sums["num_trained"] / num_steps
         return None if math.isnan(mean) else mean
 
@@ -115,7 +116,7 @@ class Meter(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> TrainerControl:
-        """The last step is always logged, so that the shortest training leaves its metrics."""
+        """Request a log at the last step, so that even the shortest training reports metrics."""
         control.should_log |= state.global_step >= state.max_steps
         return control
 
@@ -127,10 +128,10 @@ class Meter(TrainerCallback):
         logs: dict[str, float] | None = None,
         **_: Any,
     ) -> None:
-        """Hands on a step's metrics.
+        """Report a step's metrics.
 
         Raises:
-            Diverged: the loss is no finite number any more.
+            Diverged: the loss is NaN or Inf.
         """
         if logs is None or "loss" not in logs or not self._steps_since_log:
             return
@@ -146,7 +147,7 @@ class Meter(TrainerCallback):
         self._steps_since_log = 0
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """The Trainer has written its part of a checkpoint, and the method has not yet made it whole."""
+        """Write the sums into a checkpoint, after the Trainer's part and before the method's state completes it."""
         assert args.output_dir is not None
         if index() == 0:
             (Path(args.output_dir) / f"checkpoint-{state.global_step}" / METER_SUMS).write_text(

@@ -1,8 +1,8 @@
-"""Tries on a model without weights whether a method can work with it, before anything that takes long.
+"""Tries a method on a copy of the model without weights, to refuse unsuitable methods before a run takes time.
 
-The method goes through the beginning of a training: it puts its parts into a copy of the model, its optimizer is made,
-and it attaches. So each refusal that follows from settings and shapes is raised here. The weights have no values: where
-a method reads one, the trial ends without a verdict.
+The trial does what the beginning of a training does: the method puts its parts into the copy, its optimizer is made,
+and it is attached. So every refusal that follows from settings and shapes is raised here. The weights have no values;
+if the method reads one, the trial ends without a result.
 """
 
 from __future__ import annotations
@@ -43,17 +43,18 @@ def try_method(
     """Refuse a method that can't work with a model.
 
     Args:
-        method: of the run.
-        base: the model, with or without weights; it is left as it is.
+        method: the run's method.
+        base: the model, with or without weights; not changed.
         settings: the train group.
-        seed: of the method's draws.
-        num_rows: of the training data.
-        examples: returns the training's examples on the CPU, for a method that probes them; None if they are not known.
+        seed: the seed of the method's random draws.
+        num_rows: the number of rows of the training data.
+        examples: returns the training's examples on the CPU, for a method that probes the model on some; it returns
+            None if they are unknown.
         must_merge: whether record.keep_weights needs merged weights.
         is_checkpointed: whether the model trains with activation checkpointing.
 
     Raises:
-        UserError: the method can't.
+        UserError: the method can't work with the model, its optimizer or its settings.
     """
     check_num_examples(method, num_rows)
     probes = isinstance(method, ProbesExamples) and method.num_examples > 0
@@ -69,14 +70,14 @@ def try_method(
                 "model's own weights, got merged"
             )
     if not type(method).__module__.startswith("gmt."):
-        return  # other packages attach in the runs' processes alone: what that kills or hangs there is tried again
-    of_training = examples() if probes else None
-    if (probes and of_training is None) or in_group():  # whose other processes don't try, and would wait
+        return  # methods of other packages are attached only in a run's process, where a crash ends only one attempt
+    probed = examples() if probes else None
+    if (probes and probed is None) or in_group():  # in a group, a collective call would wait for the other processes
         return
-    # torch raises a plain RuntimeError where item() is called on the device meta, and its subclasses where a value is
-    # read otherwise or memory is short; errors of any other class are bugs of the method
+    # torch raises a RuntimeError if item() is called on the device meta, and subclasses of it if a value is read in
+    # another way or memory is short; errors of any other class are bugs of the method
     with torch.random.fork_rng(devices=[]), suppress(RuntimeError):
-        _attach(method, model, base, settings, seed=seed, examples=of_training)
+        _attach(method, model, base, settings, seed=seed, examples=probed)
 
 
 def _attach(
@@ -88,12 +89,12 @@ def _attach(
     seed: int,
     examples: Examples | None,
 ) -> None:
-    """Begin the method's first training."""
+    """Make the optimizer of the method's first training, attach the method, and detach it."""
     if isinstance(method, TrainsInPhases):
         method = method.begin_phase(0, model, [], base=lambda: without_weights(base))
-    groups = default_groups(  # which parameters decay is of no account here
+    groups = default_groups(
         model,
-        [],
+        [],  # no parameters with weight decay: this makes no difference to the trial
         lr=settings.learning_rate,
         weight_decay=settings.weight_decay,
         betas=(settings.adam_beta1, settings.adam_beta2),
@@ -111,7 +112,7 @@ def _on_meta(tensor: Tensor) -> Tensor:
 
 
 def _fake() -> Callable[[Tensor], Tensor]:
-    """Return a function to tensors that compute shapes, and take real batches of the CPU as inputs."""
+    """Return a function that makes fake tensors, with which operations compute only shapes; inputs may be real."""
     mode = FakeTensorMode(allow_non_fake_inputs=True)
 
     def empty(tensor: Tensor) -> Tensor:
@@ -122,16 +123,16 @@ def _fake() -> Callable[[Tensor], Tensor]:
 
 
 def without_weights(model: PreTrainedModel, empty: Callable[[Tensor], Tensor] = _on_meta) -> PreTrainedModel:
-    """Return a copy whose parameters and buffers take no memory.
+    """Return a copy of a model whose parameters and buffers take no memory.
 
     Args:
-        model: any.
-        empty: returns a tensor without values, in the shape of another; by default on the device meta.
+        model: the model.
+        empty: returns a tensor without values, with the shape and dtype of its argument; by default on the device meta.
     """
     tensors: list[Tensor] = [*model.parameters(), *model.buffers()]
     memo: dict[int, object] = {}
     for tensor in tensors:
         is_parameter = isinstance(tensor, nn.Parameter)
-        made = empty(tensor)
-        memo[id(tensor)] = nn.Parameter(made, requires_grad=tensor.requires_grad) if is_parameter else made
+        substitute = empty(tensor)
+        memo[id(tensor)] = nn.Parameter(substitute, requires_grad=tensor.requires_grad) if is_parameter else substitute
     return copy.deepcopy(model, memo)

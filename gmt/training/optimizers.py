@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
     from transformers import PreTrainedModel
 
-ADAM_EPS = 1e-8  # transformers' default, which every run so far had
+ADAM_EPS = 1e-8  # transformers' default; another value would change the results of existing run ids
 
 Make = Callable[[list[ParameterGroup], "float | None"], "Optimizer"]
 
@@ -30,10 +30,11 @@ class OptimizerKind:
     """Properties of an optimizer, known before it is made.
 
     Args:
-        make: makes it from groups with all settings of AdamW, and from train.momentum.
-        has_momentum: whether train.momentum is a setting of it.
-        has_betas: whether train.adam_beta1 and train.adam_beta2 are settings of it.
-        package, distribution: the package that it needs besides torch, by Python's name and by pip's; None for none.
+        make: makes the optimizer from groups with all settings of AdamW, and from train.momentum.
+        has_momentum: whether the optimizer uses train.momentum.
+        has_betas: whether the optimizer uses train.adam_beta1 and train.adam_beta2.
+        package, distribution: the names, in Python and for pip, of the package that it needs besides torch; None if it
+            needs none.
         is_extra: whether gmt-lab[optimizers] installs the package.
         has_first_moment, moments, averages_weights: see OptimizerFacts; for sgd, with a momentum above 0.
     """
@@ -112,13 +113,13 @@ SHARDED = ("adamw",)  # optimizers whose state the sharded checkpoints of FSDP2 
 
 
 def facts_of(name: str, momentum: float | None) -> OptimizerFacts:
-    """Return the properties of train.optimizer that a method may ask for."""
+    """Return the properties of train.optimizer that methods may check."""
     kind = OPTIMIZERS[name]
-    has_none = name == "sgd" and not momentum
+    has_no_moment = name == "sgd" and not momentum
     return OptimizerFacts(
         name=name,
-        has_first_moment=kind.has_first_moment and not has_none,
-        moments="none" if has_none else kind.moments,
+        has_first_moment=kind.has_first_moment and not has_no_moment,
+        moments="none" if has_no_moment else kind.moments,
         averages_weights=kind.averages_weights,
     )
 
@@ -130,11 +131,7 @@ def is_installed(name: str) -> bool:
 
 
 def check_installed(name: str) -> None:
-    """Refuse an optimizer whose package is not installed.
-
-    Raises:
-        UserError: says what to install.
-    """
+    """Raise UserError if an optimizer's package is not installed; the message says what to install."""
     kind = OPTIMIZERS[name]
     if not is_installed(name):
         requirement = "gmt-lab[optimizers]" if kind.is_extra else kind.distribution
@@ -147,17 +144,17 @@ def check_installed(name: str) -> None:
 def make_optimizer(
     method: Method, model: PreTrainedModel, groups: list[ParameterGroup], *, name: str, momentum: float | None
 ) -> Optimizer:
-    """Return the optimizer of a training, made by the method if it makes one.
+    """Return the optimizer of a training; the method makes it if it is a `MakesOptimizer`.
 
     Args:
-        method: may make groups, or the optimizer.
-        model: to be trained.
-        groups: of the parameters that train, with all settings of AdamW.
+        method: the method, which may make groups or the optimizer.
+        model: the model that will be trained.
+        groups: groups of the parameters that train, with all settings of AdamW.
         name, momentum: train.optimizer and train.momentum.
 
     Raises:
-        UserError: the method leaves a parameter out, holds one twice or one that does not train, or makes no optimizer
-            of torch's.
+        UserError: the method's groups leave a parameter out, hold one twice or hold one that does not train; or the
+            method's optimizer is not a torch optimizer.
     """
     from torch.optim import Optimizer
 
@@ -185,12 +182,12 @@ def make_optimizer(
 def default_groups(
     model: nn.Module, decayed: list[str], *, lr: float, weight_decay: float, betas: tuple[float, float]
 ) -> list[ParameterGroup]:
-    """Return the parameters that train in two groups, with weight decay and without.
+    """Return the parameters that train, in two groups: with weight decay, and without.
 
     Args:
-        model: to be trained.
+        model: the model that will be trained.
         decayed: the names of the parameters with weight decay.
-        lr, weight_decay, betas: of `train`.
+        lr, weight_decay, betas: the settings of `train`.
     """
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     settings = {"lr": lr, "betas": betas, "eps": ADAM_EPS}
@@ -202,10 +199,10 @@ def default_groups(
 
 @contextmanager
 def evaluated_weights(optimizer: Optimizer) -> Iterator[None]:
-    """Give the model the weights to evaluate inside the block, and the weights of the training after it.
+    """Set the model's weights to those to evaluate inside the block, and back to those of the training after it.
 
-    They differ only where the optimizer averages. The training's weights are copied, since computing them again would
-    round them.
+    They differ only if the optimizer averages weights. The training's weights are copied, since computing them from the
+    average would round them.
     """
     if not averages(optimizer):
         yield
@@ -226,7 +223,7 @@ def averages(optimizer: Optimizer) -> bool:
 
 
 def _with(groups: list[ParameterGroup], *settings: str) -> list[ParameterGroup]:
-    """Return the groups with these settings alone."""
+    """Return the groups with only the named settings."""
     return [{key: group[key] for key in ("params", *settings)} for group in groups]
 
 

@@ -1,4 +1,4 @@
-"""The trainers of TRL that stand behind `train.paradigm`, with every setting that affects the result explicit."""
+"""Makes the TRL trainer of `train.paradigm`, with every setting that affects the result given explicitly."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from gmt.training.workers import num_workers
 
 @dataclass(frozen=True, kw_only=True)
 class Execution:
-    """Where a training is carried out and what it keeps on the way; none of it changes what is learnt.
+    """Where a training runs, and how often it saves and logs; none of this changes what is learnt.
 
     Args:
         device: `cpu` or `cuda`.
-        sharding: `none`: each process holds all weights (DDP); `fsdp`: its shards (FSDP2). `gather` makes them whole.
-        checkpoints: folder of the checkpoints, which all processes must see.
-        checkpoint_every: optimizer steps between checkpoints.
-        log_every: optimizer steps between calls of `on_metrics`, and between facts that take time.
+        sharding: `none`: each process has all weights (DDP); `fsdp`: each has its shards (FSDP2).
+        checkpoints: the folder of the checkpoints, which all processes must share.
+        checkpoint_every: the number of optimizer steps between checkpoints.
+        log_every: the number of optimizer steps between calls of `on_metrics`, and between facts that take time.
     """
 
     device: str
@@ -46,7 +46,7 @@ class Execution:
 
     @property
     def is_sharded(self) -> bool:
-        """Whether a process holds only its shards of the weights."""
+        """Whether each process has only its shards of the weights."""
         return self.sharding == "fsdp"
 
 
@@ -55,13 +55,14 @@ class TrainingInputs:
     """The objects that a training works on.
 
     Args:
-        model: on any device; the training changes it in place.
-        tokenizer: its pad token pads.
-        examples: rows as `tokenize` gives them, packed or not; shuffled anew each epoch.
-        reference: makes a model that computes as the model did before any training, for DPO; its weights do not move.
-        base: makes the model as it was before any training and without the method's parts, for the method's loss term.
-        method: decides which entries move, and may make the optimizer or its groups.
-        source: gives the prompts of the source suites, for a method that reads them.
+        model: the model, on any device; the training changes it in place.
+        tokenizer: the model's tokenizer, whose pad token is used.
+        examples: the tokenised examples, packed or not; they are shuffled anew in each epoch.
+        reference: returns DPO's reference model, which computes what the model computed before any training.
+        base: returns the model as it was before any training and without the method's parts, for the method's loss
+            term.
+        method: the method, which decides the entries that move, and may make the optimizer or its groups.
+        source: returns the prompts of the source suites, for a method that reads them.
     """
 
     model: PreTrainedModel
@@ -76,7 +77,7 @@ class TrainingInputs:
 def trainer_of(
     inputs: TrainingInputs, settings: TrainSettings, seed: int, execution: Execution, callbacks: list[TrainerCallback]
 ) -> Trainer:
-    """The trainer of a paradigm, ready to train."""
+    """Return the trainer of the paradigm, ready to train."""
     arguments = _arguments(settings, seed, execution)
     config: SFTConfig | DPOConfig = (
         DPOConfig(**arguments, beta=settings.dpo_beta, max_length=None)
@@ -84,11 +85,11 @@ def trainer_of(
         else SFTConfig(**arguments, dataset_kwargs={"skip_prepare_dataset": True}, max_length=None)
     )
     if execution.is_sharded:
-        # each layer goes to its device as it is sharded, never all at once
+        # so that each layer moves to its device when it is sharded, and the device never holds the whole model
         inputs.model.to("cpu")  # type: ignore[arg-type]
         if execution.device == "cpu":
-            # accelerate shards where it says MULTI_GPU only, and would else train with DDP; the device stays the CPU.
-            # To make a config is to set this anew, so that it comes after.
+            # accelerate shards only if the type is MULTI_GPU, and would otherwise train with DDP; the device stays the
+            # CPU. The config's constructor sets the type too, so this must come after it.
             PartialState().distributed_type = DistributedType.MULTI_GPU
     trainer: Any = (_dpo if settings.paradigm == "dpo" else _sft)(
         inputs,
@@ -100,9 +101,9 @@ def trainer_of(
         callbacks=callbacks,
     )
     if hasattr(text := inputs.model.config.get_text_config(), "router_aux_loss_coef"):
-        text.router_aux_loss_coef = 0.0  # TRL sets it for SFT only; it tells checkpoints from those of another loss
-    is_own = isinstance(inputs.method, MakesGroups) or maker_of_optimizer(inputs.method) is not None
-    if settings.optimizer != "adamw" or is_own:
+        text.router_aux_loss_coef = 0.0  # TRL sets it for SFT only; checkpoints.py reads it from config.json
+    has_own_groups = isinstance(inputs.method, MakesGroups) or maker_of_optimizer(inputs.method) is not None
+    if settings.optimizer != "adamw" or has_own_groups:
         trainer.make_optimizer = lambda: optimizer_of(inputs.method, inputs.model, settings)
     if isinstance(inputs.method, AddsLoss):
         trainer.loss_term = inputs.method.loss_term(inputs.model, base=inputs.base)
@@ -116,17 +117,17 @@ def optimizer_of(method: Method, model: PreTrainedModel, settings: TrainSettings
     """Return the optimizer of a training, at the peak of the learning rate.
 
     Args:
-        method: may make groups, or the optimizer.
-        model: reshaped by the method, if it reshapes.
+        method: the method, which may make groups or the optimizer.
+        model: the model; reshaped already, if the method reshapes models.
         settings: the train group.
 
     Raises:
-        UserError: as `gmt.training.optimizers.make_optimizer`.
+        UserError: see `gmt.training.optimizers.make_optimizer`.
     """
-    names_of_decayed: Any = Trainer.get_decay_parameter_names  # a function of the model alone
+    decayed_names: Any = Trainer.get_decay_parameter_names  # a method that does not read self
     groups = default_groups(
         model,
-        names_of_decayed(None, model),
+        decayed_names(None, model),
         lr=settings.learning_rate,
         weight_decay=settings.weight_decay,
         betas=(settings.adam_beta1, settings.adam_beta2),
@@ -143,7 +144,11 @@ def _dpo(inputs: TrainingInputs, settings: TrainSettings, **common: Any) -> Work
 
 
 def collator(settings: TrainSettings, tokenizer: PreTrainedTokenizerBase) -> Any:
-    """Makes a batch of rows. Padding is on the right whatever the tokenizer says: positions are counted from there."""
+    """Return the function that makes a batch of rows.
+
+    Padding is on the right, whatever the tokenizer's setting is, so that positions count from each example's first
+    token.
+    """
     pad = tokenizer.pad_token_id
     if settings.paradigm == "dpo":
         return DataCollatorForPreference(pad_token_id=pad)
@@ -168,11 +173,11 @@ def _arguments(settings: TrainSettings, seed: int, execution: Execution) -> dict
         "adam_beta1": settings.adam_beta1,
         "adam_beta2": settings.adam_beta2,
         "max_grad_norm": settings.max_grad_norm,
-        # the loss is on what is to be said: routers learn by it alone, and no step depends on the tokens of a batch
+        # without the routers' auxiliary loss, which would make a step depend on how it is divided into batches
         "router_aux_loss_coef": 0.0,
         "bf16": settings.precision == "bf16" and not is_sharded,
-        "activation_checkpointing": False,  # the model is made with it or without it
-        # a method may freeze parameters after DDP is made, which by default fails with checkpointed activations
+        "activation_checkpointing": False,  # model.gradient_checkpointing sets it when the model is loaded
+        # a method may freeze parameters after DDP wraps the model; the default fails with checkpointed activations
         "ddp_find_unused_parameters": True,
         "fsdp": is_sharded,
         "fsdp_config": {"version": 2, "state_dict_type": "SHARDED_STATE_DICT"} if is_sharded else None,
@@ -181,12 +186,12 @@ def _arguments(settings: TrainSettings, seed: int, execution: Execution) -> dict
         "save_total_limit": 2,
         "logging_strategy": "steps",
         "logging_steps": execution.log_every,
-        "logging_nan_inf_filter": False,  # the default hides a NaN loss behind the mean of the others
-        # packed rows have no padding, and no attention mask that could tell it from an end of the same token
+        "logging_nan_inf_filter": False,  # the default replaces a NaN loss by the mean of the others
+        # packed rows have no padding; "non_padding" would leave out each end of an example that is the pad token
         "include_num_input_tokens_seen": "all" if settings.packing else "non_padding",
         "dataloader_pin_memory": not on_cpu,
         "remove_unused_columns": False,
-        "use_cache": True,  # False would be written into the config of the weights, and slow generation
+        "use_cache": True,  # False would be saved in the model's config, and slow down generation
         "disable_tqdm": True,
         "report_to": "none",
     }

@@ -1,4 +1,4 @@
-"""A method's own parameters in a model: put in before anything else is made of the model, merged when it is trained."""
+"""Puts a method's own parameters into a model before the optimizer is made, and merges them after the training."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from gmt.training.structure import check_layout, layout
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """Numbers of parameters, tied ones counted once.
+    """Numbers of parameters; tied parameters are counted once.
 
     Args:
-        num_trainable: that the optimizer is given.
-        num_added: that the method has put in beside the model's own.
+        num_trainable: the number of parameters that train.
+        num_added: the number of parameters that the method has added to the model's own.
     """
 
     num_trainable: int
@@ -35,11 +35,11 @@ class Sizes:
 
 @dataclass(frozen=True, kw_only=True)
 class Examples:
-    """The training examples, for a method that reads some before it puts its parts into a model.
+    """The training examples, for a method that reads some before the training.
 
     Args:
-        rows: of tokens, as the training has them.
-        collate: makes a mini-batch of rows.
+        rows: the tokenised examples of the training.
+        collate: makes a mini-batch from rows.
         device: the device that trains the model.
     """
 
@@ -48,7 +48,7 @@ class Examples:
     device: str
 
     def batches(self, num_rows: int, size: int, *, seed: int) -> Iterator[Mapping[str, Any]]:
-        """Make mini-batches of `size` rows, drawn by `seed` without regard to how the training cuts its steps."""
+        """Yield mini-batches of `size` rows; the draw depends on `seed` only, not on the training's batch size."""
         drawn = torch.randperm(len(self.rows), generator=torch.Generator().manual_seed(seed))[:num_rows].tolist()
         for i in range(0, num_rows, size):
             batch = self.collate([self.rows[j] for j in drawn[i : i + size]])
@@ -56,16 +56,16 @@ class Examples:
 
 
 class Reshaping:
-    """A model in the shape in which a method trains it.
+    """A model into which a method has put its parts, if it has any.
 
     Args:
-        method: one that does not reshape leaves the model as it is.
-        model: as it was loaded, on the CPU; changed in place.
-        seed: of the method's draws.
-        examples: of the training, for a method that reads or probes some; None where the model's shape alone matters.
+        method: the method; if it does not reshape models, the model is not changed.
+        model: the model as it was loaded, on the CPU; changed in place.
+        seed: the seed of the method's random draws.
+        examples: the training examples, for a method that reads or probes some; None if only the model's shape matters.
 
     Raises:
-        UserError: the method can't work with this model, or takes more examples than there are.
+        UserError: the method can't work with this model, or reads more examples than there are.
     """
 
     def __init__(self, method: Method, model: PreTrainedModel, *, seed: int, examples: Examples | None = None):
@@ -94,7 +94,7 @@ class Reshaping:
         return self._reshaped is None or isinstance(self._reshaped, Mergeable)
 
     def reference(self) -> nn.Module | None:
-        """Return a view of the model without the method's parts, which takes no memory.
+        """Return DPO's reference model: the model with its parts switched off, which takes no further memory.
 
         Returns:
             None if the parts can't be switched off.
@@ -102,7 +102,7 @@ class Reshaping:
         return _Reference(self._model, self._reshaped) if isinstance(self._reshaped, SwitchesOff) else None
 
     def save(self, folder: Path) -> None:
-        """Write what the method has added, if it adds anything; before `finish`."""
+        """Write the method's parts, if it has any; must be called before `finish`."""
         if self._reshaped is not None:
             self._reshaped.save(folder)
 
@@ -110,7 +110,7 @@ class Reshaping:
         """Set the method's parts to the values that `save` wrote, in place.
 
         Returns:
-            False if its parts can't take them; nothing has changed then.
+            False if the method has no parts that can be loaded; then nothing is changed.
         """
         if not isinstance(self._reshaped, TakesSaved):
             return False
@@ -131,28 +131,28 @@ class Reshaping:
             parameter.requires_grad_(self._is_trained[name])
 
     def base_parameters(self, whole: PreTrainedModel) -> Mapping[str, nn.Parameter]:
-        """Return the base's parameters that are in the model, by the base's names.
+        """Return the base's parameters in the model, by their names in the base.
 
         Args:
-            whole: the model, with the weights of all workers.
+            whole: the model, with whole weights.
 
         Returns:
-            All parameters of the base; but while the method's parts are in the model, not those that they replace.
+            All parameters of the base; while the method's parts are in the model, without those that they replace.
         """
         return dict(whole.named_parameters()) if self._has_base_names else self._base
 
 
 class _Reference(nn.Module):
-    """What TRL asks of a reference model, answered by the trained model with the method's parts switched off."""
+    """The attributes that TRL reads from a reference model, computed by the model with its parts switched off."""
 
     def __init__(self, model: PreTrainedModel, parts: SwitchesOff):
         super().__init__()
         self.config = model.config
-        self._held = (model, parts)  # in a tuple, so that this has no parameters of its own
+        self._model_and_parts = (model, parts)  # in a tuple, so that this module does not register their parameters
 
     def base_model(self, *args: Any, **kwargs: Any) -> Any:
-        """Return the hidden states; TRL's head goes on from there."""
-        model, parts = self._held
+        """Return the hidden states, to which TRL applies the output head."""
+        model, parts = self._model_and_parts
         is_training = model.training
         model.eval()  # type: ignore[no-untyped-call]
         try:
@@ -162,14 +162,14 @@ class _Reference(nn.Module):
             model.train(is_training)
 
     def get_output_embeddings(self) -> Any:
-        """Return the layer behind the hidden states, where no method of this kind has a part."""
-        model: Any = self._held[0]
+        """Return the output head, in which no method with such parts has a part."""
+        model: Any = self._model_and_parts[0]
         return model.get_output_embeddings()
 
 
 def _reshaped(method: Method, model: PreTrainedModel, seed: int, examples: Examples | None) -> Reshaped | None:
     if examples is not None:
-        check_num_examples(method, len(examples.rows))  # again, since a selection may have removed rows
+        check_num_examples(method, len(examples.rows))  # a second check, since a selection may have removed rows
     if not isinstance(method, ReshapesModel):
         return None
     if examples is None or not isinstance(method, ReadsExamples) or not method.num_examples:

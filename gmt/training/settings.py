@@ -1,4 +1,4 @@
-"""The settings of training: what enters the run id under `train`. Imports no torch."""
+"""The settings of a training, the config group `train`, which enter the run id. Imports no torch."""
 
 from dataclasses import dataclass, replace
 
@@ -16,31 +16,32 @@ class TrainSettings:
     """How a model is trained; each value lives in a yaml under conf/train.
 
     Args:
-        name: the word for it in tables.
-        paradigm: `sft`: completions are learnt; `dpo`: which of two answers is preferred (Rafailov et al., 2023).
-        dpo_beta: how strongly DPO holds the model to the base, its beta; null for sft.
-        packing: whether several examples share a row of at most max_length tokens, none seeing another; sft only.
-        num_epochs: passes over the training examples.
-        micro_batch_size: examples in one forward and backward pass.
-        accumulation_steps: mini-batches whose gradients are averaged before one masked optimizer step (the
-            paper's N).
+        name: the name of these settings in tables.
+        paradigm: `sft`: the model learns completions; `dpo`: it learns which of two answers is preferred (Rafailov et
+            al., 2023).
+        dpo_beta: DPO's beta, which holds the model close to the base; null for sft.
+        packing: whether several examples share a row of at most max_length tokens, without attending to each other; sft
+            only.
+        num_epochs: the number of passes over the training examples.
+        micro_batch_size: the number of examples in one forward and backward pass.
+        accumulation_steps: the number of micro-batches whose gradients are averaged before one masked optimizer step
+            (the paper's N).
         optimizer: adamw; sgd; adafactor (Shazeer and Stern, arXiv 1804.04235; as torch has it, the learning rate is the
             largest relative step); muon (gmt/optimizers/muon.py); lion (Chen et al., 2302.06675); schedulefree (Defazio
             et al., 2405.15682; AdamW's); adamw_8bit (Dettmers et al., 2110.02861).
         momentum: the momentum of sgd and muon, in [0, 1); null for the others.
         learning_rate: the peak learning rate.
-        schedule: how the learning rate goes on after the warm-up, in which it rises from 0: it stays
-            (constant_with_warmup), or falls to 0 along a line (linear) or along half a cosine (cosine). constant has no
-            warm-up.
-        warmup_ratio: share of the steps in which the rate rises, in [0, 1), rounded up to whole steps; 0 for constant,
-            unless the optimizer is schedulefree, which warms up by itself.
-        weight_decay: how strongly weights are pulled to 0; decoupled from the gradient, but for sgd, which adds it to
-            the gradient; not on norms and biases.
-        adam_beta1, adam_beta2: the decays of AdamW's moments, in [0, 1); lion's too. No effect with sgd and adafactor,
-            see `without_effect`; muon uses them for AdamW's parameters.
-        max_grad_norm: gradients are clipped to this norm before they are masked; 0 clips nothing.
-        precision: fp32, or bf16 autocast; what the weights are kept in is model.dtype.
-        max_length: tokens of a prompt and its completion; a longer example is dropped and counted.
+        schedule: the learning rate after the warm-up, in which it rises from 0: it is constant (constant_with_warmup),
+            or falls to 0 along a line (linear) or half a cosine (cosine). constant has no warm-up.
+        warmup_ratio: the fraction of the steps in which the rate rises, in [0, 1), rounded up to whole steps; 0 for
+            constant, unless the optimizer is schedulefree, which has a warm-up of its own.
+        weight_decay: the weight decay, not applied to norms and biases; decoupled from the gradient, except with sgd,
+            which adds it to the gradient.
+        adam_beta1, adam_beta2: the decay rates of the moments of AdamW and lion, in [0, 1); muon uses them for the
+            parameters that AdamW trains. No effect with sgd and adafactor, see `without_effect`.
+        max_grad_norm: the norm to which gradients are clipped before they are masked; 0: no clipping.
+        precision: fp32, or bf16 autocast; model.dtype sets the dtype of the weights.
+        max_length: the most tokens of a prompt and its completion; longer examples are dropped and counted.
     """
 
     name: str
@@ -91,7 +92,7 @@ class TrainSettings:
 
     @property
     def without_effect(self) -> tuple[str, ...]:
-        """The names of the settings that change nothing with this optimizer."""
+        """The names of the settings that have no effect with this optimizer."""
         return () if OPTIMIZERS[self.optimizer].has_betas else ("adam_beta1", "adam_beta2")
 
     def _check_optimizer(self) -> None:
@@ -111,7 +112,7 @@ class TrainSettings:
                 raise UserError(f"train.adam_beta1 must be above 0 where train.optimizer={self.optimizer}, got 0")
 
     def with_smaller_micro_batches(self) -> "TrainSettings":
-        """The same examples in each optimizer step, in the next smaller micro-batches that divide it evenly."""
+        """Return settings with the same examples in each optimizer step, in the next smaller equal micro-batches."""
         size = self.micro_batch_size
         factor = next(p for p in range(2, size + 1) if size % p == 0)
         return replace(self, micro_batch_size=size // factor, accumulation_steps=self.accumulation_steps * factor)

@@ -1,8 +1,8 @@
 """Refuses a method that changes the parts of a model or what they compute.
 
-The optimizer, the workers' copies and the loaded checkpoint are made before a method attaches. A parameter that it adds
-is synchronised by no worker and restored by no checkpoint, and an adapter that is taken off at the end was trained and
-is not evaluated. So such a method is refused; one that reshapes a model does so before these are made
+The optimizer, the workers' copies of the model and the loaded checkpoint exist before a method is attached. A parameter
+that the method then adds would not be synchronised among workers or restored from checkpoints, and an adapter that it
+removes at the end would be trained but not evaluated. A method that reshapes a model does so earlier
 (gmt/training/reshaping.py).
 """
 
@@ -21,8 +21,8 @@ from gmt.masking.parameters import plain_name
 
 _RULE = (
     "a method may not add, remove or replace parameters, buffers or modules, or change what a module computes, since "
-    "the optimizer, the workers and the checkpoint are made before it attaches; `reshape` is the place for it "
-    "(gmt/methods/protocol.py, ReshapesModel)"
+    "the optimizer, the workers' copies and the checkpoint exist before it is attached; a method does this in "
+    "`reshape` (gmt/methods/protocol.py, ReshapesModel)"
 )
 
 Layout = Mapping[str, object]
@@ -31,7 +31,8 @@ Layout = Mapping[str, object]
 def layout(model: nn.Module) -> Layout:
     """Return the names of a model's parameters and buffers with their shapes, and of its modules with their classes.
 
-    Buffers that no checkpoint holds are left out: the caches of some models (rotary positions) grow in a forward pass.
+    Buffers that are not in checkpoints are left out, since some models have caches (of rotary positions) that grow in a
+    forward pass.
     """
     tensors: Iterator[tuple[str, object]] = (
         (f"{kind} {plain_name(name)}", tuple(tensor.shape))
@@ -49,30 +50,40 @@ def _saved_buffers(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def check_layout(method: str, before: Layout, model: nn.Module, when: str) -> None:
-    """Refuse a method that has left a model with other parts than it found.
+    """Raise UserError if a model's parts differ from those before; the message names the parts.
 
-    Raises:
-        UserError: names the parts.
+    Args:
+        method: the name of the method that had the model.
+        before: the layout of the model before.
+        model: the model.
+        when: the time of the check, for the error.
     """
     _refuse(f"method {method} {when}", before, layout(model), lambda a, b: a == b)
 
 
 @contextmanager
-def unchanged(method: str, doing: str, model: nn.Module, optimizer: Any) -> Iterator[None]:
+def unchanged(method: str, call: str, model: nn.Module, optimizer: Any) -> Iterator[None]:
     """Refuse a method that changes the parts of a model or an optimizer inside the `with` block.
 
-    A forward hook that is registered inside may look at what a module computes; it raises a UserError if it returns
-    something, as that would be computed instead, or changes an input or an output in place.
+    A forward hook that is registered inside the block may only read inputs and outputs. It is wrapped, so that a later
+    forward pass raises a UserError if the hook returns a value, which would replace the output, or changes an input or
+    an output in place.
+
+    Args:
+        method: the method's name.
+        call: the name of the method's function that is called inside the block.
+        model: the model.
+        optimizer: the optimizer.
 
     Raises:
-        UserError: names the parts.
+        UserError: a part was changed; the message names it.
     """
     before, hooks = _parts(model, optimizer), [dict(table) for table in _hook_tables(model)]
     yield
-    _refuse(f"method {method}: {doing}", before, _parts(model, optimizer), _is_same)
+    _refuse(f"method {method}: {call}", before, _parts(model, optimizer), _is_same)
     for table, earlier in zip(_hook_tables(model), hooks, strict=True):
         for key in table.keys() - earlier.keys():
-            table[key] = _only_looking(table[key], f"method {method}: {doing}")
+            table[key] = _read_only(table[key], f"method {method}: {call}")
 
 
 def _refuse(what: str, before: Layout, after: Layout, is_same: Callable[[Any, Any], bool]) -> None:
@@ -81,13 +92,13 @@ def _refuse(what: str, before: Layout, after: Layout, is_same: Callable[[Any, An
         "removes": [name for name in before if name not in after],
         "replaces": [name for name in before if name in after and not is_same(before[name], after[name])],
     }
-    done = [f"{verb} {_some(names)}" for verb, names in changes.items() if names]
-    if done:
-        raise UserError(f"{what} {' and '.join(done)}: {_RULE}")
+    clauses = [f"{verb} {_first_names(names)}" for verb, names in changes.items() if names]
+    if clauses:
+        raise UserError(f"{what} {' and '.join(clauses)}: {_RULE}")
 
 
-def _some(names: list[str]) -> str:
-    # A module's parameters say more than the modules around them.
+def _first_names(names: list[str]) -> str:
+    # Parameters come first, since their names say more than those of the modules that hold them.
     return some(sorted(names, key=lambda name: name.startswith("module")), most=3)
 
 
@@ -112,21 +123,26 @@ def _is_same(before: tuple[object, ...], after: tuple[object, ...]) -> bool:
 
 
 def _hook_tables(model: nn.Module) -> list[MutableMapping[int, Any]]:
-    of_all = torch.nn.modules.module
-    tables: list[MutableMapping[int, Any]] = [of_all._global_forward_hooks, of_all._global_forward_pre_hooks]
+    torch_module = torch.nn.modules.module
+    tables: list[MutableMapping[int, Any]] = [
+        torch_module._global_forward_hooks,
+        torch_module._global_forward_pre_hooks,
+    ]
     for module in model.modules():
         tables += [module._forward_hooks, module._forward_pre_hooks]
     return tables
 
 
-def _only_looking(hook: Callable[..., Any], what: str) -> Callable[..., None]:
-    def looks(module: nn.Module, *args: Any, **kwargs: Any) -> None:
+def _read_only(hook: Callable[..., Any], what: str) -> Callable[..., None]:
+    """Return a forward hook that calls another one and raises UserError if that changes what the module computes."""
+
+    def checked_hook(module: nn.Module, *args: Any, **kwargs: Any) -> None:
         tensors = [t for t in _tensors((args, kwargs)) if not t.is_inference()]  # an inference tensor has no version
         versions = [tensor._version for tensor in tensors]
         if hook(module, *args, **kwargs) is not None or versions != [tensor._version for tensor in tensors]:
             raise UserError(f"{what} adds a forward hook that changes what {type(module).__name__} computes: {_RULE}")
 
-    return looks
+    return checked_hook
 
 
 def _tensors(values: object) -> Iterator[Tensor]:

@@ -1,4 +1,4 @@
-"""How busy the machine is, under the names that MLflow's page knows as system metrics."""
+"""Metrics of the machine's load, under the names that MLflow's page shows as system metrics."""
 
 import psutil
 import torch
@@ -7,10 +7,11 @@ _MEGABYTE = 2**20
 
 
 def system_metrics() -> dict[str, float]:
-    """Of this moment; the CPU's share since the last call, of all cores and all that runs on them.
+    """Return the present load; CPU utilisation is a mean since the last call, over all cores and all processes.
 
     Returns:
-        `system/...` -> percent, or megabytes (2^20 bytes) in use: of the machine, of this process, of each GPU.
+        Percentages, or megabytes (2^20 bytes) in use, of the machine, of this process and of each GPU, by names that
+        begin with `system/`.
     """
     memory, gpus = psutil.virtual_memory(), range(torch.cuda.device_count())
     used = {f"system/gpu_{gpu}_memory_usage_megabytes": _gpu_bytes(gpu) / _MEGABYTE for gpu in gpus}

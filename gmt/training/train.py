@@ -1,4 +1,4 @@
-"""One training: a trainer of TRL with a method on its optimizer, resumable bit for bit."""
+"""Trains a model with a TRL trainer and an attached method; a resumed training gives the same weights bit for bit."""
 
 from __future__ import annotations
 
@@ -35,24 +35,23 @@ def train(
     on_metrics: OnMetrics,
     control: ControlCallback,
 ) -> TrainFacts:
-    """Train the model in place, from the last whole checkpoint if there is one.
+    """Train the model in place, from the last complete checkpoint if there is one.
 
-    In a process group of torch.distributed each process must call it, and takes its share of every step's
-    mini-batches.
+    Each process of a torch.distributed process group must call this, and takes its share of every step's mini-batches.
 
     Args:
-        inputs: model, examples and method.
+        inputs: the model, the examples and the method.
         settings: the train group.
-        seed: of the data order, dropout, and the method's draws.
-        execution: where the training runs, and what it keeps.
+        seed: the seed of the data order, of dropout and of the method's draws.
+        execution: where the training runs, and how often it saves and logs.
         on_metrics: called with the step and its metrics.
-        control: asked after each step whether to go on.
+        control: decides after each step whether to continue.
 
     Raises:
-        Interrupted, StoppedEarly: `control` asked for it; the last checkpoint is of the last step.
-        Diverged: the loss or a gradient is no finite number any more.
-        UserError: the method can't work with this model, the checkpoint not with these workers, or the model's loss
-            depends on how a step is cut into batches.
+        Interrupted, StoppedEarly: `control` ended the training; there is a checkpoint of the last step.
+        Diverged: the loss, a gradient or a weight is NaN or Inf.
+        UserError: the method can't work with this model, the checkpoint has another number of shards, or the model's
+            loss depends on how a step is divided into batches.
     """
     reset_peak()
     drop_other_losses(execution.checkpoints)
@@ -62,7 +61,7 @@ def train(
     meter = Meter(attachment, on_metrics, resume)
     check_steps_together(inputs.model, inputs.tokenizer, inputs.examples, settings)
     patches = TrainerPatches(inputs.model)
-    callbacks = [meter, attachment, control]  # the second ends a checkpoint
+    callbacks = [meter, attachment, control]  # in this order, since the attachment completes a checkpoint
     trainer = trainer_of(inputs, settings, seed, execution, callbacks)
     control.as_evaluated = lambda: _as_evaluated(patches, attachment)
     try:
@@ -103,8 +102,8 @@ def _as_evaluated(patches: TrainerPatches, attachment: Attachment) -> Iterator[N
 
 
 def _refuse_nonfinite(model: PreTrainedModel) -> None:
-    bad = next((n for n, p in model.named_parameters() if not bool(torch.isfinite(local(p)).all())), None)
-    if name := next(filter(None, gathered(bad)), None):
+    local_name = next((n for n, p in model.named_parameters() if not bool(torch.isfinite(local(p)).all())), None)
+    if name := next(filter(None, gathered(local_name)), None):
         raise Diverged(f"the weights of {name} hold NaN or Inf after the last step")
 
 
@@ -125,15 +124,11 @@ def _facts(state: TrainerState, meter: Meter, optimizer_state_bytes: int, num_to
 
 
 def check_comparable(model: PreTrainedModel, base: PreTrainedModel) -> None:
-    """Refuse a model plug-in that trains other parameters than its base has, before the training.
-
-    Raises:
-        UserError: names one; what moved could not be counted.
-    """
-    shapes, of_base = ({name: p.shape for name, p in m.named_parameters()} for m in (model, base))
-    if shapes != of_base:
-        other = next(name for name in [*shapes, *of_base] if shapes.get(name) != of_base.get(name))
+    """Raise UserError if a model plug-in trains other parameters than its base has: moved entries can't be counted."""
+    shapes, base_shapes = ({name: p.shape for name, p in m.named_parameters()} for m in (model, base))
+    if shapes != base_shapes:
+        name = next(name for name in [*shapes, *base_shapes] if shapes.get(name) != base_shapes.get(name))
         raise UserError(
-            "model: load_model() must give a model with the parameters of base(), so that it is known what moved, and "
-            f"{other} is not the same in both"
+            "model: load_model() must give a model with the parameters of base(), to count the entries that moved, "
+            f"and {name} differs"
         )

@@ -1,8 +1,8 @@
-"""Removes what a trainer changes on a model, before the model is evaluated or saved.
+"""Undoes the changes that a trainer makes to a model, before the model is evaluated or saved.
 
-Seen in transformers 5.23, TRL 1.16 and accelerate 1.15: the forward pass under bf16 autocast, another one around the
-loss, tags, and in the config and the generation config use_cache, the tokenizer's special tokens and the settings of
-the router's auxiliary loss.
+transformers 5.23, TRL 1.16 and accelerate 1.15 wrap the forward pass for bf16 autocast and for the loss, and add tags.
+In the config and the generation config they change use_cache, the tokenizer's special tokens and the settings of the
+router's auxiliary loss.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ _Snapshot = tuple[dict[str, Any], list[tuple[Any, dict[str, Any]]]]
 
 
 class TrainerPatches:
-    """Remembers a model as it is now, so that what a trainer changes on it later can be removed.
+    """Stores the attributes and configs of a model, so that later changes by a trainer can be undone.
 
     Args:
-        model: as it was loaded.
+        model: the model as it was loaded.
     """
 
     def __init__(self, model: PreTrainedModel):
@@ -30,12 +30,12 @@ class TrainerPatches:
         self._original = _snapshot(model)
 
     def remove(self) -> None:
-        """Restore the model as it was, but for its weights."""
+        """Restore the model's stored attributes and configs; the weights stay."""
         _restore(self._model, self._original)
 
     @contextmanager
     def removed(self) -> Iterator[None]:
-        """Remove the patches for as long as the block runs."""
+        """Undo the trainer's changes inside the block, and make them again after it."""
         patched = _snapshot(self._model)
         self.remove()
         try:
@@ -64,7 +64,7 @@ def _restore(model: PreTrainedModel, snapshot: _Snapshot) -> None:
 
 
 def _configs(config: PreTrainedConfig) -> Iterator[PreTrainedConfig]:
-    """A config and those in it, which the parts of a model hold on to."""
+    """Yield a config and the configs inside it, to which the model's parts have references."""
     yield config
     for value in vars(config).values():
         if isinstance(value, PreTrainedConfig):

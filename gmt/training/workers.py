@@ -1,4 +1,4 @@
-"""The workers of one training, as torch.distributed knows them; a process outside of any group is the only one."""
+"""The workers of one training, the processes of torch.distributed; a process outside of a group is the only worker."""
 
 from typing import TypeVar
 
@@ -10,17 +10,17 @@ T = TypeVar("T")
 
 
 def num_workers() -> int:
-    """How many processes train together."""
+    """Return how many workers train together."""
     return num_processes()
 
 
 def index() -> int:
-    """Which of them this one is, from 0; the first evaluates and writes the record."""
+    """Return this worker's number, from 0; worker 0 evaluates and writes the run record."""
     return distributed.get_rank() if in_group() else 0
 
 
 def agreed(value: T) -> T:
-    """What the first worker passes; each must call it. Plain values only, since they are pickled."""
+    """Return the first worker's value on every worker; each must call this. The value is pickled."""
     if num_workers() == 1:
         return value
     values = [value]
@@ -29,7 +29,7 @@ def agreed(value: T) -> T:
 
 
 def gathered(value: T) -> list[T]:
-    """What every worker passes, by index; each must call it."""
+    """Return the values of all workers, by the worker's number; each must call this. The values are pickled."""
     if num_workers() == 1:
         return [value]
     values = [value] * num_workers()
@@ -38,5 +38,5 @@ def gathered(value: T) -> list[T]:
 
 
 def meet() -> None:
-    """Waits until every worker is here."""
+    """Wait until every worker has called this."""
     gathered(None)

@@ -334,7 +334,7 @@ def test_one_worker_goes_on_where_two_stopped_unless_they_held_shards(two: Two, 
         found, expected = trained(run), one(singles, two.arm)
         assert_same_training({**found, "curve": expected["curve"][: stop_at(two.arm)] + found["curve"]}, expected)
     else:
-        with pytest.raises(UserError, match=r"goes on with resources\.workers=2 resources\.sharding=fsdp only"):
+        with pytest.raises(UserError, match=r"can be resumed with resources\.workers=2 resources\.sharding=fsdp only"):
             trained(run)
 
 

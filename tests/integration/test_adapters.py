@@ -201,7 +201,7 @@ def test_padding_and_a_cache_do_not_change_an_answer_behind_a_prefix() -> None:
         (["method=oft", "method.options.oft_block_size=33"], r"method\.options\.oft_block_size must divide the inputs"),
         (
             ["method=shira", "method.rank=1000"],
-            r"method\.rank must be at most 64, for as many entries as there are in .*, got 1000",
+            r"method\.rank must be at most 64, since a larger rank takes more entries than .*, got 1000",
         ),
         (["method=bitfit"], r"method bitfit trains biases, .* has none: its parameters are .*down_proj\.weight"),
         (["method=prompt_tuning", "method.num_tokens=0"], r"method\.num_tokens must be a whole number of at least 1"),

@@ -205,9 +205,9 @@ def test_ssu_freezes_half_of_the_columns_those_that_matter_most() -> None:
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"parameters": "all"}, r"signal=weight_times_input: model\.embed_tokens\.weight is no weight of a linear"),
-        ({"calibration": "source"}, "source must be given with calibration=source and else left out, got source"),
-        ({"source": list}, "source must be given with calibration=source and else left out, got training"),
+        ({"parameters": "all"}, r"signal=weight_times_input: model\.embed_tokens\.weight is not the weight of a"),
+        ({"calibration": "source"}, "given with calibration=source and left out otherwise, got calibration=source"),
+        ({"source": list}, "given with calibration=source and left out otherwise, got calibration=training"),
         ({"calibration": "target"}, "calibration must be one of training, source, got 'target'"),
     ],
 )

@@ -119,7 +119,7 @@ def test_detach_leaves_nothing_behind() -> None:
 
 def test_an_optimizer_over_other_parameters_is_refused() -> None:
     model, _ = model_and_batch()
-    with pytest.raises(ValueError, match="2 parameters that the model does not name"):
+    with pytest.raises(ValueError, match="2 parameters that the model does not have"):
         attach(model, torch.optim.SGD(nn.Linear(2, 2).parameters(), lr=0.1), MaskSpec(mask_ratio=0.5))
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from gmt.masking import LayerFacts, MaskFacts, MaskSpec, attach
-from gmt.masking.facts import _Seen, _sums, _sums_together
+from gmt.masking.facts import _SampledEntries, _sums, _sums_together
 
 
 def a_model(width: int = 12) -> nn.ModuleDict:
@@ -172,10 +172,10 @@ def test_no_gradient_at_all_is_no_error() -> None:
 def test_sums_taken_together_are_those_taken_one_by_one() -> None:
     torch.manual_seed(0)
 
-    def seen(num: int) -> _Seen:
+    def seen(num: int) -> _SampledEntries:
         masks = {f"{name}_S": torch.rand(num) < 0.5 for name in ("moved", "kept", "last", "has_last", "touched")}
         gradient_S = torch.randn(num) * (torch.rand(num) < 0.8)
-        return _Seen(gradient_S=gradient_S, before_S=torch.randn(num), after_S=torch.randn(num), **masks)
+        return _SampledEntries(gradient_S=gradient_S, before_S=torch.randn(num), after_S=torch.randn(num), **masks)
 
     every = [seen(num) for num in (5, 1, 300)]
     together, alone = torch.stack(_sums_together(every)), torch.stack([_sums(one) for one in every])

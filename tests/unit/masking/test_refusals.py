@@ -78,7 +78,7 @@ def test_something_that_is_no_torch_optimizer() -> None:
 
 def test_parameters_that_the_model_does_not_name() -> None:
     assert refusal(nn.Linear(2, 2), sgd(nn.Linear(2, 2))).startswith(
-        "the optimizer holds 2 parameters that the model does not name"
+        "the optimizer holds 2 parameters that the model does not have"
     )
 
 

@@ -77,8 +77,8 @@ def test_the_formula_is_what_masked_moments_hold_and_copy(memory: ModuleType) ->
     held: list[int] = []
 
     def look(*_: object) -> None:
-        assert mask._held is not None
-        copies = [*mask._held._weights.values(), *(m for each in mask._held._moments.values() for m in each.values())]
+        assert mask._saved is not None
+        copies = [*mask._saved._weights.values(), *(m for each in mask._saved._moments.values() for m in each.values())]
         held.append(sum(num_bytes(tensor) for tensor in (*mask._masks.values(), *copies)))
 
     optimizer.register_step_pre_hook(look)

@@ -56,15 +56,15 @@ LOW_RANK = {"_target_": "gmt.masking.low_rank.LowRankWeight", "rank": 20, "svd":
     [
         ("s2ft", {}, "gpt2", r"method=s2ft needs one part with .* in each of the model's 2 layers to choose channels"),
         ("s2ft", {}, "mixtral", r"method=s2ft chooses channels of plain matrices, and .* holds experts as one tensor"),
-        ("hft", {}, "mamba", r"method=hft must know of every matrix of a block whether it is attention"),
-        ("hft_paper", {}, "mamba", r"method=hft_paper must know of every matrix of a block"),
+        ("hft", {}, "mamba", r"method=hft must know whether each matrix of a block is attention"),
+        ("hft_paper", {}, "mamba", r"method=hft_paper must know whether each matrix of a block"),
         ("lift", {"signal": LOW_RANK}, "llama", r"method=lift: signal: .*: rank must be at most \d+ for .*, got 20"),
         ("snell", {"rank": 64}, "llama", r"method\.rank must be at most \d+, .*, got 64"),
         ("spt", {"rank": 64, "num_examples": 8}, "llama", r"method\.rank must be at most \d+, .*, got 64"),
         ("gmt", {"grain": "head"}, "mamba", r"method=gmt: grain=head: .* has no heads, so that exclude must name it"),
         ("gmt", {"grain": "column"}, "llama", r"method=gmt: grain=column: .*norm\.weight .* has no columns"),
         ("gmt", {"exclude": ["*nowhere*"]}, "llama", r"method=gmt: exclude: no parameter .* has a name like \*nowhere"),
-        ("wanda", {"parameters": "all"}, "llama", r"method=wanda: signal=\w+: .* is no weight of a linear layer"),
+        ("wanda", {"parameters": "all"}, "llama", r"method=wanda: signal=\w+: .* is not the weight of a linear"),
         ("migu", {}, "mixtral", r"method=migu: parameters=\w+: .* experts in one tensor .* exclude must name it"),
         (
             "lota",
