@@ -162,7 +162,7 @@ def test_data_that_cannot_be_had_is_one_sentence(tmp_path: Path, monkeypatch: py
 
 def test_a_prompt_that_does_not_fit_the_context_is_refused(gsm8k: str, tmp_path: Path) -> None:
     made = benchmark(task="gsm8k", metric="exact_match,strict-match", data=gsm8k, max_new_tokens=120)
-    with pytest.raises(UserError, match=r"gsm8k has a prompt of \d+ tokens, and the model's context has room for 8"):
+    with pytest.raises(UserError, match=r"gsm8k has a prompt of \d+ tokens, but the model's context has room for 8"):
         made.evaluate(evaluation_inputs(tmp_path / "s"))
 
 
