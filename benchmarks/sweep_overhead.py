@@ -1,10 +1,10 @@
 """Times one more short run of a sweep, for `gmt sweep` and for other ways to sweep.
 
 A run only imports torch and transformers. `gmt sweep` also composes the run's config, writes a run record with ten
-logged steps, and mirrors the record to MLflow (sqlite). One of the other ways writes as many values to MLflow in each
-job, as MLflow's guide does; the rest record nothing. The cost of a run is the slope between a small and a large sweep,
-which leaves out costs that a sweep has once (starting Ray, importing). The script also prints the CPU seconds of the
-driver, of Ray's workers and of Ray's own processes.
+logged steps, and mirrors the record to MLflow (sqlite). One of the other ways writes to MLflow in each job, as
+MLflow's guide does; the rest record nothing. The cost of a run is the slope between a small and a large sweep, which
+leaves out costs that a sweep has once (starting Ray, importing). The script also prints the CPU seconds of the driver,
+of Ray's workers and of Ray's own processes.
 """
 
 import argparse
@@ -27,7 +27,7 @@ SMALL, LARGE = 20, 400
 LARGE_FRESH = 40  # a fresh actor takes seconds
 LIMIT_S = 0.06
 NUM_METRICS = 10
-NUM_PARAMS, NUM_FINAL_METRICS = 57, 19  # of a run of ours in MLflow, besides the logged steps
+NUM_PARAMS, NUM_FINAL_METRICS = 57, 19  # of a peer's job in MLflow; a run of ours has 88 params, and as many metrics
 WALL = "wall"
 _POLL_S = 0.5
 
@@ -49,7 +49,7 @@ def short_run() -> None:
 
 
 def tracked_run() -> None:
-    """Do the work of a run, and write as many values to MLflow as a run of ours has; MLFLOW_TRACKING_URI is set."""
+    """Do the work of a run, and write about as many values to MLflow as a run of ours has; see `make_store`."""
     short_run()
     import mlflow
 
