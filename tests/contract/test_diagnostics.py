@@ -50,7 +50,7 @@ def test_every_diagnostic_measures_keeps_and_draws(name: str, plan: Plan) -> Non
 
     results = Results(plan)
     rows = results.diagnoses[name].rows
-    assert len(rows) == sum(len(each.diagnosis.rows) for each in ended if each.diagnosis is not None)
+    assert len(rows) == sum(len(diagnosed.diagnosis.rows) for diagnosed in ended if diagnosed.diagnosis is not None)
     assert {"arm", "task", "seed", "other_arm", "layer", "matrix", "name", "value"} <= set(rows.columns)
     assert results.diagnoses[name].differing is None
     figure = diagnostic_figures(results)[f"diagnostic_{name}"]

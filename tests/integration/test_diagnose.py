@@ -65,7 +65,7 @@ def test_a_stored_diagnosis_is_not_measured_again(plan: Plan) -> None:
     first, again = measured(plan), measured(plan)
     assert len(SEEN) == 2
     assert [each.is_new for each in (*first, *again)] == [True, True, False, False]
-    assert [each.diagnosis for each in first] == [each.diagnosis for each in again]
+    assert [diagnosed.diagnosis for diagnosed in first] == [diagnosed.diagnosis for diagnosed in again]
     measured(plan, SUMS | {"value": 1.0})  # other settings
     assert len(SEEN) == 4
     assert len(files_of(plan)) == 4
