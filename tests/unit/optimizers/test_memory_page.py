@@ -78,7 +78,10 @@ def test_the_formula_is_what_masked_moments_hold_and_copy(memory: ModuleType) ->
 
     def look(*_: object) -> None:
         assert mask._saved is not None
-        copies = [*mask._saved._weights.values(), *(m for each in mask._saved._moments.values() for m in each.values())]
+        copies = [
+            *mask._saved._weights.values(),
+            *(m for moments in mask._saved._moments.values() for m in moments.values()),
+        ]
         held.append(sum(num_bytes(tensor) for tensor in (*mask._masks.values(), *copies)))
 
     optimizer.register_step_pre_hook(look)
