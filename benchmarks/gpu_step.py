@@ -9,7 +9,7 @@ import gc
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from memory import model_of, with_lora
@@ -48,8 +48,10 @@ def keep_topk(parameters: list[nn.Parameter]) -> None:
         p.grad.mul_(mask.view(p.grad.shape))
 
 
-def stepper(way: str, name: str, tokens: Tensor) -> tuple[torch.optim.Optimizer, Callable[[], None]]:
-    """Return the optimizer of a model of its own, and what takes one step."""
+def stepper(
+    way: str, name: str, tokens: Tensor, accumulation_steps: int
+) -> tuple[torch.optim.Optimizer, Callable[[], None]]:
+    """Return the optimizer of a model of its own, and a function that takes one step."""
     torch.manual_seed(0)
     dtype = torch.bfloat16 if name in IN_BFLOAT16 else torch.float32
     torch.set_default_dtype(dtype)
@@ -67,9 +69,10 @@ def stepper(way: str, name: str, tokens: Tensor) -> tuple[torch.optim.Optimizer,
         attach(model, optimizer, spec)
 
     def step() -> None:
-        with torch.autocast("cuda", dtype=torch.bfloat16):
-            loss = model(input_ids=tokens, labels=tokens).loss
-        loss.backward()
+        for _ in range(accumulation_steps):
+            with torch.autocast("cuda", dtype=torch.bfloat16):
+                loss = model(input_ids=tokens, labels=tokens).loss
+            (loss / accumulation_steps).backward()
         if way == TOPK:
             keep_topk(parameters)
         optimizer.step()
@@ -78,11 +81,11 @@ def stepper(way: str, name: str, tokens: Tensor) -> tuple[torch.optim.Optimizer,
     return optimizer, step
 
 
-def timed(way: str, name: str, rounds: int) -> tuple[float, list[float], int, int]:
-    """Return the median seconds of steps after the third, all of them, the peak bytes, and those of the state."""
+def timed(way: str, name: str, rounds: int, accumulation_steps: int) -> tuple[float, list[float], int, int]:
+    """Return the median seconds of the steps after the third, the seconds of each, the peak bytes, and the state's."""
     rows, length = SHAPES[name]
     tokens = torch.randint(0, 32000, (rows, length), device="cuda", generator=torch.Generator("cuda").manual_seed(1))
-    optimizer, step = stepper(way, name, tokens)
+    optimizer, step = stepper(way, name, tokens, accumulation_steps)
     seconds = []
     for number in range(-3, rounds):
         if number == 0:
@@ -96,12 +99,12 @@ def timed(way: str, name: str, rounds: int) -> tuple[float, list[float], int, in
     return statistics.median(seconds), seconds, peak_bytes(), state_bytes(optimizer)
 
 
-def step_table(name: str, rounds: int) -> str:
-    """Return what each way took, as a Markdown table."""
+def step_table(name: str, ways: Sequence[str], rounds: int, accumulation_steps: int) -> str:
+    """Return the times of all ways as a Markdown table."""
     rows, plain = [], 0.0
-    for way in WAYS:
+    for way in ways:
         try:
-            median, seconds, peak, state = timed(way, name, rounds)
+            median, seconds, peak, state = timed(way, name, rounds, accumulation_steps)
         except torch.OutOfMemoryError:
             rows.append([way, "out of memory", "", "", "", ""])
         else:
@@ -121,12 +124,16 @@ def main() -> None:
     """Measures."""
     parser = script_parser(__doc__)
     parser.add_argument("--models", nargs="+", choices=list(SHAPES), default=list(SHAPES), help="whose shapes")
+    parser.add_argument("--ways", nargs="+", choices=WAYS[:-1], default=list(WAYS[:-1]), help="default: all")
     parser.add_argument("--rounds", type=int, default=20, help="steps that are timed (default: 20)")
+    parser.add_argument("--accumulate", type=int, default=1, help="micro-batches of a step (default: 1)")
     args = parser.parse_args()
     if not torch.cuda.is_available():
         sys.exit("torch sees no GPU here")
-    tokens = ", ".join(f"{rows * length:,} for {name}" for name, (rows, length) in SHAPES.items())
-    parts = [step_table(name, args.rounds) for name in args.models]
+    num_tokens = {name: args.accumulate * SHAPES[name][0] * SHAPES[name][1] for name in args.models}
+    tokens = ", ".join(f"{num:,} for {name}" for name, num in num_tokens.items())
+    ways = [PLAIN, *(way for way in args.ways if way != PLAIN), PLAIN]
+    parts = [step_table(name, ways, args.rounds, args.accumulate) for name in args.models]
     publish(
         "A masked step on a GPU, beside plain AdamW's",
         [f"Tokens of a step: {tokens}. The peak is of all steps but the first three.", *parts],

@@ -5,9 +5,9 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from gmt.records.record import write_whole
 
@@ -90,7 +90,8 @@ class HeldJobs:
         num_waiting: the number of jobs that may get workers while the gate is closed and the driver computes; more
             would take the driver's core.
         driver_waits: set once the driver only waits, so that one more job may get a worker.
-        are_handed_out: set once `num_waiting` jobs have been handed out to workers, or no other job can be handed out.
+        are_handed_out: set once `num_waiting` jobs have been handed out to workers, no other job can be handed out, or
+            a worker has begun to wait at the gate.
         no_check: resolved with the reason once it is certain that no worker will check the runs.
         must_end: set to end all jobs immediately.
     """
@@ -101,6 +102,10 @@ class HeldJobs:
     are_handed_out: threading.Event = field(default_factory=threading.Event)
     no_check: "Future[str]" = field(default_factory=Future)
     must_end: threading.Event = field(default_factory=threading.Event)
+
+    def at_most(self, number: int) -> Self:
+        """Return the same state with at most a number of waiting jobs: the jobs for which there is room."""
+        return replace(self, num_waiting=min(self.num_waiting, number))
 
     def limit(self) -> int | None:
         """Return the most jobs that may have workers now; None for no limit."""

@@ -114,6 +114,8 @@ class JobQueue(Searcher):  # type: ignore[misc]  # Ray ships no types
     def note_start(self, trial_id: str) -> None:
         """Note that a worker has received a job."""
         self._started.add(trial_id)
+        if self._held is not None:
+            self._held.are_handed_out.set()
 
     def is_starting(self) -> bool:
         """Return whether there are jobs to do now and none has begun."""

@@ -101,6 +101,8 @@ def _do_on_cluster(head: Head, runs: Sequence[Run], stop: Path, work: Work, held
         gate, wait = held.gate, functools.partial(_wait_at_gate, held.gate, stop, check)
     jobs = [_job(run, stop, work, wait) for run in runs]
     max_parallel = check_fits([(dict(worker), number) for worker, number in {_shape(run) for run in runs}])
+    if held is not None:
+        held = held.at_most(max_parallel)  # Tune asks for no further job while one waits for room
     owner = _RunsOwner(runs, stop, gate)
     scheduler = _scheduler(runs[0])
     run_jobs(jobs, owner, head, max_parallel=max_parallel if several else None, scheduler=scheduler, held=held)

@@ -3,11 +3,15 @@
 import json
 import os
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from gmt_launchers.planned_runs import launch_runs
+from gmt_launchers.cluster import connected
+from gmt_launchers.daemon_thread import call_in_daemon_thread
+from gmt_launchers.planned_runs import launch_runs, start_runs
+from gmt_launchers.starting import StartingRuns
 
 from gmt.composition import Composer, hydra_on
 from gmt.errors import UserError
@@ -36,10 +40,16 @@ def look(config: Mapping[str, Any], stop: Path, report_score: Callable[[int, flo
     return Outcome(state="done")
 
 
-def runs(root: Path, *asked: str) -> list[Run]:
+def leave_a_file(config: Mapping[str, Any], stop: Path, report_score: Callable[[int, float], bool]) -> Outcome:
+    """The work of a run here: it leaves a file."""
+    (stop.parent / f"{config['seed']}.json").touch()
+    return Outcome(state="done")
+
+
+def runs(root: Path, *asked: str, cpus: int = 1) -> list[Run]:
     with hydra_on(CONF):
         composer = Composer()
-        common = ["task=tiny", f"record.root={root}"]
+        common = ["task=tiny", f"record.root={root}", f"resources.cpus={cpus}"]
         return [
             build(composer.compose_plain([*common, f"seed={seed}", f"resources.gpus={gpus}"]))
             for seed, gpus in enumerate(asked)
@@ -76,3 +86,23 @@ def test_a_gpu_that_no_node_has_is_refused_before_anything_starts(tmp_path: Path
     ):
         launch_runs(runs(tmp_path, "1"), tmp_path / "stop", address=None, num_cpus=1, work=look)
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.usefixtures("four_gpus")
+@pytest.mark.parametrize(("asked", "cpus"), [("1", 1), ("0", 3)], ids=["one GPU", "three of four cores"])
+def test_a_sweep_begins_if_fewer_runs_have_room_than_the_machine_has_cores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: str, cpus: int
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2")
+    todo = runs(tmp_path, asked, asked, asked, cpus=cpus)
+    starting = StartingRuns(partial(connected, None, CORES), num_waiting=CORES - 1)
+    try:
+        beginning = call_in_daemon_thread(
+            lambda: start_runs(todo, tmp_path / "stop", starting, work=leave_a_file), "test"
+        )
+        beginning.result(300)
+        assert starting.faults(len(todo)) is not None
+        starting.finish()
+    finally:
+        starting.end()
+    assert len(list(tmp_path.glob("*.json"))) == len(todo)

@@ -86,7 +86,8 @@ class _RunsOnRay:
         shapes = {(planned.run.resources.workers, planned.run.resources.cpus) for planned in todo}
         early = None
         if len(shapes) == 1 and (shape := shapes.pop())[0] == 1:  # all alike, since a worker's imports read its cores
-            early = EarlyWorkers(number=min(num_waiting, len(todo)), num_threads=max(int(shape[1]), 1))
+            places = max(int(num_cpus // max(shape[1], 1)), 1)
+            early = EarlyWorkers(number=min(num_waiting, places, len(todo)), num_threads=max(int(shape[1]), 1))
         starting = StartingRuns(partial(connected, None, settings.num_cpus, early=early), num_waiting)
         try:
             starting.wait_for_ray()

@@ -136,6 +136,22 @@ def test_a_queue_with_no_job_ready_counts_as_handed_out(tmp_path: Path) -> None:
     assert held.are_handed_out.is_set()
 
 
+def test_jobs_count_as_handed_out_once_a_worker_has_one_and_the_others_lack_room(tmp_path: Path) -> None:
+    held = HeldJobs(gate=Gate(tmp_path), num_waiting=3)
+    queue = JobQueue([JOB] * 3, Script([["return"]] * 3), held=held)
+    queue.suggest("a")  # Tune does not ask again while a job waits for room
+    assert not held.are_handed_out.is_set()
+    queue.note_start("a")
+    assert held.are_handed_out.is_set()
+
+
+def test_no_more_jobs_wait_at_the_gate_than_have_room(tmp_path: Path) -> None:
+    held = HeldJobs(gate=Gate(tmp_path), num_waiting=3)
+    assert [held.at_most(number).num_waiting for number in (1, 3, 5)] == [1, 3, 3]
+    held.at_most(1).are_handed_out.set()
+    assert held.are_handed_out.is_set(), "the driver waits for this event"
+
+
 def test_held_jobs_do_not_exceed_the_limit_of_parallel_jobs(tmp_path: Path) -> None:
     held = HeldJobs(gate=Gate(tmp_path), num_waiting=3)
     queue = JobQueue([JOB] * 3, Script([["return"]] * 3), 1, held)
