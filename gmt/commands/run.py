@@ -12,7 +12,7 @@ from gmt.composition import to_plain
 from gmt.duration import took
 from gmt.errors import Interrupted, UserError
 from gmt.garbage import no_collections
-from gmt.records.record import NOWHERE, RecordBusy, RunRecord
+from gmt.records.record import RecordBusy, RunRecord
 from gmt.runs.attempt import existence_check
 from gmt.runs.build import Run, build, settings_of
 from gmt.runs.foreign_code import foreign_code
@@ -129,20 +129,12 @@ def _stoppable(run: Run) -> RunRecord:
 
 @contextmanager
 def _progress_printed(run: Run, tracking: TrackingSettings, name: str) -> Iterator[None]:
-    """Within the block, print the run's logged steps and mirror its record to MLflow."""
+    """Within the block, print the run's progress and mirror its record to MLflow."""
+    printer = _Printer(run.record)
     with nullcontext() if tracking.uri is None else _mirrored(run, tracking, name) as note_change:
-        position, last_suite = NOWHERE, ""
 
         def print_progress(*, final: bool = False) -> None:
-            nonlocal position, last_suite
-            suite = (run.record.evaluation_progress() or "").partition(" ")[0]
-            if suite and suite != last_suite:
-                say(f"evaluating {suite}")
-            last_suite = suite or last_suite
-            rows, position = run.record.metrics(position)
-            for row in rows:
-                if "train/loss" in row:
-                    say(f"step {row['step']:>6}  epoch {row['train/epoch']:.2f}  loss {row['train/loss']:.4f}")
+            printer.print_news()
             if note_change is not None:
                 note_change(final)
 
@@ -151,6 +143,35 @@ def _progress_printed(run: Run, tracking: TrackingSettings, name: str) -> Iterat
                 yield
         finally:
             print_progress(final=True)
+
+
+class _Printer:
+    """Prints what a run's record shows: evaluations, smaller micro-batches, and each logged step once."""
+
+    def __init__(self, record: RunRecord):
+        self._record = record
+        rows, self._position = record.metrics()
+        self._last_step, self._suite = max((row["step"] for row in rows), default=0), ""
+        self._micro_batch_size = record.status().get("micro_batch_size")
+        if self._last_step:
+            say(f"the run resumes from its last checkpoint; steps up to {self._last_step} have been logged")
+
+    def print_news(self) -> None:
+        """Print what has changed since the last call."""
+        suite = (self._record.evaluation_progress() or "").partition(" ")[0]
+        if suite and suite != self._suite:
+            say(f"evaluating {suite}")
+        self._suite = suite or self._suite
+        micro_batch_size = self._record.status().get("micro_batch_size")
+        if micro_batch_size != self._micro_batch_size:
+            size = f"train.micro_batch_size={micro_batch_size}"
+            say(f"the GPU's memory is full: the run starts again with {size} and more accumulation steps")
+        self._micro_batch_size = micro_batch_size
+        rows, self._position = self._record.metrics(self._position)
+        for row in rows:
+            if "train/loss" in row and row["step"] > self._last_step:
+                say(f"step {row['step']:>6}  epoch {row['train/epoch']:.2f}  loss {row['train/loss']:.4f}")
+                self._last_step = row["step"]
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from gmt.training.alike import check_steps_together
 from gmt.training.attachment import Attachment
 from gmt.training.checkpoints import drop_other_losses, last_whole_checkpoint, load_method
 from gmt.training.control import ControlCallback
+from gmt.training.false_alarms import without_false_alarms
 from gmt.training.memory import peak_bytes, reset_peak, state_bytes
 from gmt.training.meter import Meter, OnMetrics
 from gmt.training.optimizers import averages, evaluated_weights
@@ -65,7 +66,8 @@ def train(
     trainer = trainer_of(inputs, settings, seed, execution, callbacks)
     control.as_evaluated = lambda: _as_evaluated(patches, attachment)
     try:
-        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+        with without_false_alarms(inputs.model):
+            trainer.train(resume_from_checkpoint=str(resume) if resume else None)
         num_touched = attachment.num_touched()
     except FloatingPointError as error:
         raise Diverged(str(error)) from error

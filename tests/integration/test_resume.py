@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -77,6 +78,10 @@ def test_a_killed_run_ends_with_the_same_bits(gmt: Gmt, tmp_path: Path, method: 
     lines = next((tmp_path / "killed").glob("runs/*/metrics.jsonl")).read_text().splitlines()
     steps = [row["step"] for row in map(json.loads, lines) if "train/loss" in row]
     assert steps == list(range(2, 25, 2))
+    printed = [int(line.split()[1]) for line in resumed.stdout.splitlines() if line.startswith("step ")]
+    before = int(re.search(r"resumes from its last checkpoint; steps up to (\d+)", resumed.stdout)[1])  # type: ignore[index]
+    assert printed == list(range(before + 2, 25, 2))
+    assert "missing keys" not in resumed.stdout + resumed.stderr
 
 
 @pytest.mark.slow
