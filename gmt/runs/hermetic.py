@@ -38,12 +38,13 @@ _OF_LIBRARIES = re.compile(
     r"|(TORCH|TORCHINDUCTOR|TORCHDYNAMO|INDUCTOR|PYTORCH|AOT|TENSORIFY)_\w+"
     r"|(XLA|PJRT|TPU|NEURON|PT_HPU|HABANA|MKL)_\w+"
 )
-# Harmless variables with these prefixes: places of files, logs and checks, allocation of memory, addresses of nodes.
+# Harmless variables with these prefixes: places of files, logs and checks, allocation of memory, addresses of nodes,
+# settings of Open MPI that images with a GPU's libraries set.
 _HARMLESS = re.compile(
     r".*(_VERSION|_HOME|_DIR|_PATH|_FILE|_FILENAME|_CONF|_LOGS?|_LOG_LEVEL|_LOGLEVEL|_VERBOSE|_VERBOSITY|_OFFLINE|_SILENCE)"
     r"|.*(_DEBUG(_\w+)?|_CACHE(_\w+)?|_TIMEOUT(_\w+)?|_STACKTRACES?|_WARNINGS|_CHECK|_ARCH(_LIST)?|_TRACE(_\w+)?)"
     r"|TORCH_(NCCL|FR|GLOO|SYMMMEM|DISTRIBUTED|SYMBOLIZE|DISABLE_ADDR2LINE|EXTENSION)\w*"
-    r"|PYTORCH_(NO_CUDA_MEMORY_CACHING|ENABLE_MPS_FALLBACK)|TORCHINDUCTOR_COMPILE_THREADS|TPU_VISIBLE_\w+"
+    r"|PYTORCH_(NO_CUDA_MEMORY_CACHING|ENABLE_MPS_FALLBACK)|TORCHINDUCTOR_COMPILE_THREADS|TPU_VISIBLE_\w+|PMIX_MCA_\w+"
     r"|MKL_(THREADING_LAYER|SERVICE_FORCE_INTEL|INTERFACE_LAYER)"  # which a conda environment may need to start at all
 )
 # Choices of kernels of the same precision, which may change the last bits, as another processor does.

@@ -169,7 +169,9 @@ def test_a_sweep_imports_the_ray_train_that_it_was_written_for(monkeypatch: pyte
     assert os.environ["RAY_TRAIN_V2_ENABLED"] == "1"
 
 
-@pytest.mark.parametrize("name", [*KERNELS, *NEUTRAL, "HOME", "HF_TOKEN", "CUDA_VISIBLE_DEVICES", "NCCL_SOCKET_IFNAME"])
+@pytest.mark.parametrize(
+    "name", [*KERNELS, *NEUTRAL, "HOME", "HF_TOKEN", "CUDA_VISIBLE_DEVICES", "NCCL_SOCKET_IFNAME", "PMIX_MCA_gds"]
+)
 def test_kernels_and_what_does_not_matter_stay(name: str) -> None:
     assert not changes_results(name)
 
