@@ -80,14 +80,14 @@ def repeats(merged: RunEnd, killed: RunEnd, again: RunEnd) -> Verdict:
 def _in_another_order(merged: RunEnd, run: Run) -> Verdict:
     """Compute the tensors from the last to the first, in this process, and compare them with the saved ones."""
     from gmt.runs.merge_stage import seed_of, weights_for
-    from gmt.training.kept_weights import KeptWeights
+    from gmt.training.saved_tensors import SavedTensors
 
     assert run.merge is not None
     if isinstance(run.merge, ChoosesParents):
         return Verdict(law=ORDER, state="skipped", detail="its parents are known only while it merges")
     if learns(run.merge):
         return Verdict(law=ORDER, state="skipped", detail="its formula is known only while it merges")
-    saved = KeptWeights(merged.record.folder / "weights", dict(run.model.base().named_parameters()))
+    saved = SavedTensors(merged.record.folder / "weights", dict(run.model.base().named_parameters()))
     weights = weights_for(run, {name: saved[name].dtype for name in saved})
     formula = run.merge.formula(weights, seed=seed_of(run))
     for name in reversed(weights.names):

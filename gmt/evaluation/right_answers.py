@@ -76,7 +76,7 @@ class RightAnswers:
             stored.add(new_sums := dict(zip(batch, batch_sums, strict=True)))
             sums |= new_sums
             inputs.on_progress(len(sums), len(rows))
-        questions = [pair for name in self._suites(inputs) for pair in _questions(inputs.beside[name])]
+        questions = [pair for name in self._suites(inputs) for pair in _questions(inputs.suites[name])]
         answers: list[dict[str, Any]] = []
         for i, ((suite, row), (prompt, answer)) in enumerate(zip(rows, questions, strict=True)):
             number = _num_labels(row)
@@ -101,14 +101,14 @@ class RightAnswers:
             yield batch, sum_of(inputs.model, [rows[i] for i in batch], pad)
 
     def _suites(self, reader: Reader) -> list[str]:
-        with_answers = [name for name, suite in reader.beside.items() if suite.answers is not None]
+        with_answers = [name for name, suite in reader.suites.items() if suite.answers is not None]
         for name in self.suites or ():
             if name not in with_answers:
-                rule = "whose right answers are known" if name in reader.beside else "of the same part"
+                rule = "whose right answers are known" if name in reader.suites else "of the same part"
                 raise UserError(f"suites must name suites {rule}, got {name!r}; {choices(str(name), with_answers)}")
         if not (names := list(self.suites or with_answers)):
             raise UserError(
-                f"the same part must have a suite with right answers, got {', '.join(reader.beside) or 'none'}"
+                f"the same part must have a suite with right answers, got {', '.join(reader.suites) or 'none'}"
             )
         return names
 
@@ -119,7 +119,7 @@ class RightAnswers:
                 "list[TokenExample]",
                 tokenize(
                     reader.tokenizer,
-                    [_example(prompt, answer, reader.is_chat) for prompt, answer in _questions(reader.beside[name])],
+                    [_example(prompt, answer, reader.is_chat) for prompt, answer in _questions(reader.suites[name])],
                     max_length=sys.maxsize,
                 ).examples,
             )

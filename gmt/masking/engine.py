@@ -21,7 +21,7 @@ from gmt.masking.facts import MaskFacts, Measured, Sample
 from gmt.masking.grains import Units, units_of
 from gmt.masking.packing import pack, unpack
 from gmt.masking.parameters import Ranked, excluded_parameters, first_nonfinite, names_of, ranked
-from gmt.masking.putting_back import MaskedGradients, SavedState, SavedWeights, saved_weights
+from gmt.masking.restoring import MaskedGradients, SavedState, SavedWeights, saved_weights
 from gmt.masking.rule import Selection
 from gmt.masking.sampling import pick
 from gmt.masking.sharding import local

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 
 from gmt.errors import UserError
@@ -24,8 +24,9 @@ def calibration_prompts(suites: Suites) -> dict[str, list[str]]:
     evaluated = {prompt for suite in all_suites for prompt in suite.prompts}
     unevaluated: dict[str, list[str]] = {}
     for name, suite in suites["source"].items():
-        others: Sequence[str] = suite.others() if isinstance(suite, Suite) and suite.others is not None else []
-        if isinstance(suite, Suite) and (prompts := [prompt for prompt in others if prompt not in evaluated]):
+        if not isinstance(suite, Suite) or suite.further_prompts is None:
+            continue
+        if prompts := [prompt for prompt in suite.further_prompts() if prompt not in evaluated]:
             unevaluated[name] = prompts[: len(suite.prompts)]
     return unevaluated
 

@@ -198,9 +198,9 @@ def _tuned(run: Run) -> Mapping[str, Tensor]:
 
 @lru_cache(maxsize=2)  # the runs of a pair; checking reads every file
 def _checked_weights(folder: Path, names: Sequence[str], sha256: str) -> Mapping[str, Tensor]:
-    from gmt.training.kept_weights import KeptWeights
+    from gmt.training.saved_tensors import SavedTensors
 
-    weights = KeptWeights(folder, names)
+    weights = SavedTensors(folder, names)
     weights.check(sha256)
     return weights
 

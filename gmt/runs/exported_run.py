@@ -20,8 +20,8 @@ from gmt.runs.build import plug_in
 from gmt.runs.code_versions import code_of_environment
 from gmt.runs.settings import RecordSettings
 from gmt.tasks.chat import set_template
-from gmt.training.kept_weights import KeptWeights
 from gmt.training.reshaping import Reshaping
+from gmt.training.saved_tensors import SavedTensors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -91,7 +91,7 @@ class ExportedRun:
         """
         if self.weights is None:
             return {name: parameter.detach() for name, parameter in self.merged.named_parameters()}
-        stored = KeptWeights(self.weights, [name for name, _ in self.model.base().named_parameters()])
+        stored = SavedTensors(self.weights, [name for name, _ in self.model.base().named_parameters()])
         stored.check(self.record.result().weights_sha256)
         return stored
 

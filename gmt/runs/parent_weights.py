@@ -18,7 +18,7 @@ from gmt.models.protocol import Model
 from gmt.records.record import RunRecord
 from gmt.runs.build import Run, plug_in
 from gmt.runs.parents import parents_of
-from gmt.training.kept_weights import KeptWeights
+from gmt.training.saved_tensors import SavedTensors
 
 _IN_BLOCK = re.compile(r"^(?P<stack>(?:.*?\.)?)(?P<block>\d+)\.")
 
@@ -105,7 +105,7 @@ def open_parents(run: Run, records: Sequence[RunRecord]) -> list[ParentWeights]:
     opened = []
     for record, base in zip(records, bases(run, {}), strict=True):
         parameters = dict(base.named_parameters())
-        tuned = KeptWeights(record.folder / "weights", parameters)
+        tuned = SavedTensors(record.folder / "weights", parameters)
         tuned.check(record.result().weights_sha256)
         opened.append(ParentWeights(tuned, parameters))
     return opened

@@ -21,7 +21,7 @@ from gmt.records.record import write_whole
 from gmt.records.result import TrainFacts
 from gmt.removal import remove
 from gmt.training.checkpoints import last_whole_checkpoint
-from gmt.training.workers import agreed, index, meet
+from gmt.training.workers import barrier, broadcast, index
 
 Train = Callable[[Method, Path, int], TrainFacts]
 """Trains one phase: a method, the folder of its checkpoints, and the number of steps of earlier phases."""
@@ -49,7 +49,7 @@ def train_in_phases(
     carried: list[Mapping[str, Tensor]] = []
     facts: list[TrainFacts] = []
     for number in range(method.num_phases):
-        if not agreed(_facts_file(checkpoints, number).exists()):
+        if not broadcast(_facts_file(checkpoints, number).exists()):
             phase = method.begin_phase(number, model, carried, base=base)
             check_protocol(f"phase {number} of the method", phase, Method)
             phase_facts = train(phase, _folder(checkpoints, number), sum(earlier.num_steps for earlier in facts))
@@ -57,7 +57,7 @@ def train_in_phases(
                 return _combined([*facts, phase_facts])
             if index() == 0:
                 _store(checkpoints, number, method.end_phase(number, model, carried, base=base), phase_facts)
-            meet()
+            barrier()
         facts.append(_facts(checkpoints, number))
         carried.append(load_file(_tensors_file(checkpoints, number)))
     raise AssertionError("the facts of the last phase are never stored, so the loop above trains it and returns")

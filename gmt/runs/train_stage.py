@@ -22,7 +22,7 @@ from gmt.training.gather import gather
 from gmt.training.memory import give_back
 from gmt.training.settings import TrainSettings
 from gmt.training.train import check_comparable
-from gmt.training.workers import agreed, num_workers
+from gmt.training.workers import broadcast, num_workers
 
 
 def train_weights(context: RunContext) -> FinalWeights:
@@ -67,7 +67,7 @@ def _train_once(context: RunContext, settings: TrainSettings) -> FinalWeights:
     reshaping = reshaped(run, context.prepared, model, device)
     to_device(model, device)
     record.keep_metrics_until(num_steps_done(run.method, record.checkpoints))
-    agreed((device, settings, context.prepared.chosen))  # the other workers begin to train (gmt/runs/workers.py)
+    broadcast((device, settings, context.prepared.chosen))  # the other workers begin to train (gmt/runs/workers.py)
     facts = train_run(
         run,
         context.prepared,

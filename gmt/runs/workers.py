@@ -20,7 +20,7 @@ from gmt.runs.train import reshaped, train_run
 from gmt.training.control import Control
 from gmt.training.gather import gather
 from gmt.training.settings import TrainSettings
-from gmt.training.workers import agreed, index
+from gmt.training.workers import broadcast, index
 
 
 def execute_on_worker(run: Run, stop: Path) -> None:
@@ -44,7 +44,7 @@ def execute_on_worker(run: Run, stop: Path) -> None:
         run.record.folder.mkdir(parents=True, exist_ok=True)
         with end_on_stall(run.resources.stall_limit_s, run.record.folder) as on_progress:
             execute(run, Control(should_stop=existence_check(stop), on_progress=on_progress))
-        agreed(None)  # tells the other workers that no training follows
+        broadcast(None)  # tells the other workers that no training follows
         return
     try:
         _join_trainings(run)
@@ -74,7 +74,7 @@ _Training = tuple[str, TrainSettings, Sequence[int] | None]
 
 def _next_training() -> _Training | None:
     nothing: _Training | None = None
-    return agreed(nothing)
+    return broadcast(nothing)
 
 
 def _train_once(run: Run, prepared: Prepared, device: str, settings: TrainSettings) -> None:

@@ -79,7 +79,7 @@ class HeldOut:
             except TooSlow as error:
                 raise UserError(error.sentence) from error
 
-        def others() -> list[str]:
+        def further_prompts() -> list[str]:
             num_rows = len(source_of_rows("data", self.data).rows())
             twice_as_many = {**self.data, "num_examples": min(2 * len(questions), num_rows)}
             return [prompt for prompt, _ in self._drawn(twice_as_many)]
@@ -90,7 +90,7 @@ class HeldOut:
             prompts=prompts,
             score=score,
             max_new_tokens=self.max_new_tokens,
-            others=others,
+            further_prompts=further_prompts,
             answers=self._whole_answers(questions),
             expected=answers,
         )

@@ -61,8 +61,8 @@ class Suite:
         prompts: the prompts that the model gets.
         score: scores an answer in [0, 1], as `score(index, text)` with the index into `prompts`; 1 is an exact match.
         max_new_tokens: the most tokens of an answer.
-        others: returns prompts of further questions of the same type, some of which may be among `prompts`; None if
-            there are none.
+        further_prompts: returns prompts of more questions of the same type, some of which may be among `prompts`; None
+            if there are none.
         answers: the right answer to each prompt, in the form of a training example's completion; None if unknown.
         expected: the text that `score` looks for in each answer; None if `answers` gives it, or if it is unknown.
     """
@@ -71,7 +71,7 @@ class Suite:
     prompts: Sequence[str]
     score: Callable[[int, str], float]
     max_new_tokens: int
-    others: Callable[[], Sequence[str]] | None = None
+    further_prompts: Callable[[], Sequence[str]] | None = None
     answers: Sequence[str] | None = None
     expected: Sequence[str] | None = None
 
@@ -90,18 +90,18 @@ class Reader:
         context: the context length in tokens; None without a limit.
         num_embeddings: the number of tokens that the model has embeddings for; token ids must lie below it.
         is_chat: whether a prompt becomes a user's turn of the chat template.
-        beside: for a benchmark, the suites of the same part, by name.
+        suites: for a benchmark, the suites of the same part, by name.
     """
 
     tokenizer: PreTrainedTokenizerBase
     context: int | None
     num_embeddings: int
     is_chat: bool
-    beside: Mapping[str, Suite] = field(default_factory=dict)
+    suites: Mapping[str, Suite] = field(default_factory=dict)
 
     def for_part(self, evaluations: Mapping[str, Suite | Benchmark]) -> Reader:
         """Return the reader for the benchmarks among a part's evaluations."""
-        return replace(self, beside={name: suite for name, suite in evaluations.items() if isinstance(suite, Suite)})
+        return replace(self, suites={name: suite for name, suite in evaluations.items() if isinstance(suite, Suite)})
 
 
 @dataclass(frozen=True, kw_only=True)

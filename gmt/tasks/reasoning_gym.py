@@ -30,7 +30,7 @@ from gmt.used_files import UsedFiles
 
 # Training examples, suites' questions, a suite's other questions and replayed examples are drawn from different seeds.
 _SUITE_SEED_OFFSET = 1_000_003  # added to data_seed, unless question_seed is set
-_OTHERS_SEED_OFFSET = 1_000_003  # added to a suite's seed
+_FURTHER_SEED_OFFSET = 1_000_003  # added to a suite's seed
 _REPLAY_SEED_OFFSET = 3 * 1_000_003  # added to data_seed
 _HELD_OUT = ("question", "words", "numbers")
 
@@ -212,16 +212,16 @@ class Family:
         def score(index: int, text: str) -> float:
             return float(dataset.score_answer(answer=reordered(text, self.answer), entry=questions[index]))
 
-        def others() -> list[str]:
-            _, other_questions = self._drawn(self.data_seed + _OTHERS_SEED_OFFSET)
-            return [prompt_of(question) for question in other_questions]
+        def further_prompts() -> list[str]:
+            _, further_questions = self._drawn(self.data_seed + _FURTHER_SEED_OFFSET)
+            return [prompt_of(question) for question in further_questions]
 
         return Suite(
             name=name,
             prompts=[prompt_of(question) for question in questions],
             score=score,
             max_new_tokens=self.max_new_tokens,
-            others=others,
+            further_prompts=further_prompts,
             answers=[answer_of(question, self.answer) for question in questions],
         )
 

@@ -26,7 +26,7 @@ from gmt.models.forward_key import forward_key
 from gmt.training.paradigms import collator
 from gmt.training.settings import TrainSettings
 from gmt.training.trainer_patches import TrainerPatches
-from gmt.training.workers import agreed, index
+from gmt.training.workers import broadcast, index
 
 _log = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ def check_steps_together(
             check_steps(model, tokenizer, examples, settings)
         except UserError as error:
             refusal = list(error.sentences)
-    if refusal := agreed(refusal):
+    if refusal := broadcast(refusal):
         raise UserError(*refusal)
 
 

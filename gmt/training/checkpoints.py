@@ -30,7 +30,7 @@ def drop_other_losses(checkpoints: Path) -> None:
     if workers.index() == 0:
         for checkpoint in filter(_has_router_loss, _complete(checkpoints)):
             remove(checkpoint, checkpoints)
-    workers.meet()
+    workers.barrier()
 
 
 def _complete(checkpoints: Path) -> list[Path]:
@@ -57,7 +57,7 @@ def save_method(checkpoint: Path, state: dict[str, Any], *, is_sharded: bool) ->
     num_shards = workers.num_workers() if is_sharded else 1
     if 0 < workers.index() < num_shards:
         torch.save(state, checkpoint / _part(workers.index()))
-    workers.meet()
+    workers.barrier()
     if workers.index() == 0:
         path = checkpoint / _METHOD_STATE
         torch.save({"num_shards": num_shards, "state": state}, path.with_suffix(".part"))

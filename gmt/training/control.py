@@ -10,7 +10,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from gmt.errors import Interrupted, StoppedEarly
-from gmt.training.workers import agreed
+from gmt.training.workers import broadcast
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +56,7 @@ class ControlCallback(TrainerCallback):
     ) -> TrainerControl:
         """Report progress; end the training with a checkpoint if a callback asks for it."""
         self._control.on_progress()
-        self.ended = agreed(self._end(state.global_step, state.max_steps))
+        self.ended = broadcast(self._end(state.global_step, state.max_steps))
         if self.ended is not None:
             control.should_save = control.should_training_stop = True
         return control

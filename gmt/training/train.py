@@ -24,7 +24,7 @@ from gmt.training.paradigms import Execution, TrainingInputs, collator, trainer_
 from gmt.training.reshaping import Examples
 from gmt.training.settings import TrainSettings
 from gmt.training.trainer_patches import TrainerPatches
-from gmt.training.workers import agreed, gathered
+from gmt.training.workers import all_gather, broadcast
 
 
 def train(
@@ -56,7 +56,7 @@ def train(
     """
     reset_peak()
     drop_other_losses(execution.checkpoints)
-    resume = agreed(last_whole_checkpoint(execution.checkpoints))
+    resume = broadcast(last_whole_checkpoint(execution.checkpoints))
     state = load_method(resume, is_sharded=execution.is_sharded) if resume else None
     attachment = _attachment(inputs, settings, seed, execution, state)
     meter = Meter(attachment, on_metrics, resume)
@@ -105,7 +105,7 @@ def _as_evaluated(patches: TrainerPatches, attachment: Attachment) -> Iterator[N
 
 def _refuse_nonfinite(model: PreTrainedModel) -> None:
     local_name = next((n for n, p in model.named_parameters() if not bool(torch.isfinite(local(p)).all())), None)
-    if name := next(filter(None, gathered(local_name)), None):
+    if name := next(filter(None, all_gather(local_name)), None):
         raise Diverged(f"the weights of {name} hold NaN or Inf after the last step")
 
 

@@ -19,7 +19,7 @@ def index() -> int:
     return distributed.get_rank() if in_group() else 0
 
 
-def agreed(value: T) -> T:
+def broadcast(value: T) -> T:
     """Return the first worker's value on every worker; each must call this. The value is pickled."""
     if num_workers() == 1:
         return value
@@ -28,7 +28,7 @@ def agreed(value: T) -> T:
     return values[0]
 
 
-def gathered(value: T) -> list[T]:
+def all_gather(value: T) -> list[T]:
     """Return the values of all workers, by the worker's number; each must call this. The values are pickled."""
     if num_workers() == 1:
         return [value]
@@ -37,6 +37,6 @@ def gathered(value: T) -> list[T]:
     return values
 
 
-def meet() -> None:
+def barrier() -> None:
     """Wait until every worker has called this."""
-    gathered(None)
+    all_gather(None)

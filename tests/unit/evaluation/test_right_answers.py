@@ -39,8 +39,8 @@ def moved() -> Any:
 def evaluation_inputs(scratch: Path, model: Any, **changes: Any) -> EvaluationInputs:
     known: dict[str, Any] = {"tokenizer": pretrained().load_tokenizer(), "context": 128, "num_embeddings": 256}
     known |= {"is_chat": False, "cpus": 1, "on_progress": no_progress, "base": lambda: pretrained().load_model().eval()}
-    beside = {"sums": suite_of(SUMS), "words": suite_of(WORDS)}
-    return EvaluationInputs(**known | {"beside": beside, "model": model, "scratch": scratch} | changes)
+    suites = {"sums": suite_of(SUMS), "words": suite_of(WORDS)}
+    return EvaluationInputs(**known | {"suites": suites, "model": model, "scratch": scratch} | changes)
 
 
 def measured(scratch: Path, measure: str, model: Any, **changes: Any) -> Score:
@@ -81,7 +81,7 @@ def test_the_divergence_is_that_of_the_base_from_the_model_and_zero_for_the_base
     prompt, answer = next(iter(WORDS.items()))
     ours, theirs = (log_probabilities(each, prompt, answer)[0] for each in (model, base))
     by_hand = (theirs.exp() * (theirs - ours)).sum(-1).mean()
-    score = measured(tmp_path, "kl", model, beside={"words": suite_of(WORDS)})
+    score = measured(tmp_path, "kl", model, suites={"words": suite_of(WORDS)})
     assert score.value == pytest.approx(float(by_hand), abs=FLOAT32)
     assert score.value > 0.01
 
@@ -101,7 +101,7 @@ def test_questions_that_were_read_before_a_kill_are_not_read_again(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("changes", "beside", "sentence"),
+    ("changes", "suites", "sentence"),
     [
         (
             {"suites": ["sum"]},
@@ -117,9 +117,9 @@ def test_questions_that_were_read_before_a_kill_are_not_read_again(tmp_path: Pat
         ({}, {"a": suite_of({"Calculate 1 + 2.\n": "3" * 200})}, "a question with its right answer has .* tokens"),
     ],
 )
-def test_what_can_not_be_read_is_refused(changes: Any, beside: Any, sentence: str) -> None:
+def test_what_can_not_be_read_is_refused(changes: Any, suites: Any, sentence: str) -> None:
     reader = Reader(
-        tokenizer=pretrained().load_tokenizer(), context=128, num_embeddings=256, is_chat=False, beside=beside
+        tokenizer=pretrained().load_tokenizer(), context=128, num_embeddings=256, is_chat=False, suites=suites
     )
     with pytest.raises(UserError, match=sentence):
         RightAnswers(**{"measure": "nll", "suites": None, "batch_size": 2} | changes).check(reader)
@@ -132,6 +132,6 @@ def test_settings_out_of_their_range_are_refused() -> None:
 
 
 def test_a_loss_is_finite_where_an_answer_is_unlikely(tmp_path: Path) -> None:
-    score = measured(tmp_path, "nll", moved(), beside={"a": suite_of({"Calculate 1 + 2.\n": "~~~~"})})
+    score = measured(tmp_path, "nll", moved(), suites={"a": suite_of({"Calculate 1 + 2.\n": "~~~~"})})
     assert math.isfinite(score.value)
     assert score.value > 5

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gmt.masking import MaskSpec, attach
-from gmt.masking.putting_back import entries_share_memory
+from gmt.masking.restoring import entries_share_memory
 from tests.signals import WITHOUT_ACTIVATIONS
 from tests.unit.masking.every_optimizer import SCHEDULE_FREE, case_id, cases
 

@@ -19,7 +19,7 @@ from tests.unit.tasks.test_reasoning_gym import SMALL_SUMS, task
 
 def suite(*prompts: str, others: Sequence[str] | None = None) -> Suite:
     drawn = None if others is None else lambda: others
-    return Suite(name="a", prompts=prompts, score=lambda i, text: 0.0, max_new_tokens=1, others=drawn)
+    return Suite(name="a", prompts=prompts, score=lambda i, text: 0.0, max_new_tokens=1, further_prompts=drawn)
 
 
 def test_no_prompt_of_any_suite_is_among_them_and_no_more_than_the_suite_has() -> None:

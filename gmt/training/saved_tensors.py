@@ -13,7 +13,7 @@ from gmt.errors import UserError
 from gmt.masking.bits import weights_sha256
 
 
-class KeptWeights(Mapping[str, Tensor]):
+class SavedTensors(Mapping[str, Tensor]):
     """Tensors by name from a folder's safetensors files, which stay open and mapped into memory.
 
     Args:
