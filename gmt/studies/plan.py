@@ -1,7 +1,6 @@
 """The plan of a study: its runs with their ids and states."""
 
 import hashlib
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from gmt.runs.build import Run
 from gmt.runs.gpus import gpus_here
 from gmt.studies.grid import Point, StudySettings
 from gmt.studies.trial_score import TrialScore
+from gmt.usable import usable_cores
 
 STATES: tuple[State, ...] = ("done", "running", "interrupted", "stopped", "diverged", "failed", "changed", "to do")
 
@@ -124,9 +124,9 @@ class Plan:
 
 
 def runs_at_once(plan: Plan) -> int:
-    """Return how many runs fit on this machine's cores and GPUs at once."""
+    """Return how many runs fit at once on the cores and GPUs that this process may use."""
     resources, num_gpus = plan.runs[0].run.resources, gpus_here()
-    places = (os.cpu_count() or 1) // (resources.cpus * resources.workers)
+    places = usable_cores() // (resources.cpus * resources.workers)
     gpus = resources.num_gpus(num_gpus) * resources.workers
     if num_gpus and gpus:
         places = min(places, int(num_gpus / gpus + 1e-9))

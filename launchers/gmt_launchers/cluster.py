@@ -16,6 +16,7 @@ import ray
 
 from gmt.errors import UserError
 from gmt.runs.gpus import gpus_here
+from gmt.usable import usable_cores
 from gmt_launchers.import_paths import DriverImports, paths_beyond_new_processes
 from gmt_launchers.own_cluster import own_address
 from gmt_launchers.private_ray import private_ray
@@ -107,7 +108,7 @@ def connected(address: str | None, num_cpus: int | None, *, early: EarlyWorkers 
     Args:
         address: None for Ray on this machine, `auto` for this user's cluster of which this machine is a node, or the
             HOST:PORT of a cluster.
-        num_cpus: the number of cores that Ray may use on this machine; None for all.
+        num_cpus: the number of cores that Ray may use on this machine; None for all that this process may use.
         early: the workers that Ray starts beforehand on this machine, and that import what a training needs before
             their first job, as do those that it starts later. None for workers as Ray starts them; so are those of a
             machine with GPUs, and of a process that finds modules where a new process would not.
@@ -144,7 +145,7 @@ def _start_or_join(address: str | None, num_cpus: int | None, folder: Path | Non
             # An explicit "local": without it Ray silently joins a cluster that somebody left behind.
             ray.init(
                 address=address or "local",
-                num_cpus=num_cpus if address is None else None,
+                num_cpus=(num_cpus or usable_cores()) if address is None else None,
                 num_gpus=gpus_here() if address is None else None,
                 include_dashboard=False if address is None else None,
                 log_to_driver=False,

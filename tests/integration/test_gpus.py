@@ -11,6 +11,7 @@ import pytest
 from gmt_launchers.cluster import connected
 from gmt_launchers.daemon_thread import call_in_daemon_thread
 from gmt_launchers.planned_runs import launch_runs, start_runs
+from gmt_launchers.room import all_nodes
 from gmt_launchers.starting import StartingRuns
 
 from gmt.composition import Composer, hydra_on
@@ -106,3 +107,14 @@ def test_a_sweep_begins_if_fewer_runs_have_room_than_the_machine_has_cores(
     finally:
         starting.end()
     assert len(list(tmp_path.glob("*.json"))) == len(todo)
+
+
+def test_ray_has_the_cores_that_this_process_may_use() -> None:
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores)})
+    try:
+        with connected(None, None):
+            (node,) = all_nodes()
+    finally:
+        os.sched_setaffinity(0, cores)
+    assert node["CPU"] == 1

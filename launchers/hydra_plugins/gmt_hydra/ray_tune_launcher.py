@@ -1,6 +1,5 @@
 """`hydra/launcher=ray_tune`: passes Hydra's jobs, or the runs of a plan, to gmt_launchers."""
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ class RayTuneConf:
 
     _target_: str = "hydra_plugins.gmt_hydra.ray_tune_launcher.RayTuneLauncher"
     address: str | None = None  # of a running cluster: auto, HOST:PORT; null: Ray on this machine
-    num_cpus: int | None = None  # cores that Ray may use on this machine; null: all
+    num_cpus: int | None = None  # cores that Ray may use on this machine; null: all that this process may use
     cpus_per_job: float = 1  # of a job of Hydra's own sweepers; the runs of a study have resources.*
     gpus_per_job: float | None = None  # of such a job; null: 1 if some node has a GPU, else 0
     max_failures: int = 2
@@ -75,13 +74,14 @@ class _RunsOnRay:
         from gmt_launchers.starting import StartingRuns
 
         from gmt.terminal import say
+        from gmt.usable import usable_cores
 
         settings = RayTuneSettings(**self._values)
         if settings.address is not None:
             yield lambda prepare_driver: prepare_driver()
             return
         say("starting Ray, whose first worker does these checks")
-        num_cpus = settings.num_cpus or len(os.sched_getaffinity(0))
+        num_cpus = settings.num_cpus or usable_cores()
         num_waiting = max(num_cpus - 1, 1)  # one core is the driver's
         shapes = {(planned.run.resources.workers, planned.run.resources.cpus) for planned in todo}
         early = None

@@ -16,6 +16,7 @@ from gmt.errors import UserError
 from gmt.runs import gpus
 from gmt.runs.device import check_device, device_of
 from gmt.runs.settings import ResourceSettings
+from gmt.studies import plan as plan_module
 from gmt.studies.estimate import estimate
 from gmt.studies.grid import StudySettings
 from gmt.studies.make_plan import make_plan
@@ -184,7 +185,7 @@ def plan(root: Path, *gpus_of_arms: object, **shared: object) -> Plan:
 
 @pytest.mark.usefixtures("four_gpus")
 def test_a_plan_lists_the_resources_of_its_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(plan_module, "usable_cores", lambda: 64)
     for asked, words, at_once in (
         (["auto"], "a run takes 1 of 4 GPUs on this machine", 4),
         ([0.5], "a run takes 0.5 of 4 GPUs on this machine", 8),
