@@ -154,7 +154,8 @@ class _Printer:
         self._last_step, self._suite = max((row["step"] for row in rows), default=0), ""
         self._micro_batch_size = record.status().get("micro_batch_size")
         if self._last_step:
-            say(f"the run resumes from its last checkpoint; steps up to {self._last_step} have been logged")
+            steps = f"an earlier attempt logged steps up to {self._last_step}"
+            say(f"{steps}; those since its last checkpoint are trained again, and not printed")
 
     def print_news(self) -> None:
         """Print what has changed since the last call."""

@@ -79,7 +79,7 @@ def test_a_killed_run_ends_with_the_same_bits(gmt: Gmt, tmp_path: Path, method: 
     steps = [row["step"] for row in map(json.loads, lines) if "train/loss" in row]
     assert steps == list(range(2, 25, 2))
     printed = [int(line.split()[1]) for line in resumed.stdout.splitlines() if line.startswith("step ")]
-    before = int(re.search(r"resumes from its last checkpoint; steps up to (\d+)", resumed.stdout)[1])  # type: ignore[index]
+    before = int(re.search(r"an earlier attempt logged steps up to (\d+)", resumed.stdout)[1])  # type: ignore[index]
     assert printed == list(range(before + 2, 25, 2))
     assert "missing keys" not in resumed.stdout + resumed.stderr
 

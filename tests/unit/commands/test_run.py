@@ -37,7 +37,7 @@ def test_steps_that_a_resumed_run_repeats_are_not_printed_again(
     printer.print_news()
     lines = capsys.readouterr().out.splitlines()
     assert lines == [
-        "the run resumes from its last checkpoint; steps up to 20 have been logged",
+        "an earlier attempt logged steps up to 20; those since its last checkpoint are trained again, and not printed",
         "step     30  epoch 3.00  loss 1.0000",
     ]
 
