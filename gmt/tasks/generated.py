@@ -11,6 +11,7 @@ from typing import Any
 
 from gmt import settings
 from gmt.errors import UserError, choices
+from gmt.late_imports import imported_late
 from gmt.tasks.protocol import Example
 
 GIVEN, BACKWARD = "given", "backward"
@@ -20,6 +21,15 @@ _ANSWER = "answer"  # an optional key
 _MAX_DRAWS = 50  # draws for each question, after which a family with too few distinct questions is refused
 _WORD = re.compile(r"\w+")
 _NUMBER = re.compile(r"\d+")
+# Modules that reasoning-gym's library for the game of life imports to draw, half a second; no question is drawn.
+_PLOTTING = {
+    "matplotlib": (),
+    "matplotlib.pyplot": (),
+    "matplotlib.animation": (),
+    "matplotlib.collections": (),
+    "mpl_toolkits": (),
+    "mpl_toolkits.mplot3d": ("Axes3D",),
+}
 
 
 @lru_cache(maxsize=1)
@@ -124,16 +134,21 @@ def check_entry(setting: str, entry: Any) -> None:
 
 def _dataset(entry: Mapping[str, Any], seed: int, size: int) -> Any:
     """Return `size` questions of a family; planning must not call this, since importing reasoning-gym takes seconds."""
-    import reasoning_gym
-    from reasoning_gym.factory import DATASETS
-
-    family = entry["family"]
-    if family not in DATASETS:
-        raise UserError(f"reasoning-gym has no family {family!r}; {choices(str(family), DATASETS)}")
+    reasoning_gym = _reasoning_gym()
+    family, families = entry["family"], reasoning_gym.factory.DATASETS
+    if family not in families:
+        raise UserError(f"reasoning-gym has no family {family!r}; {choices(str(family), families)}")
     try:
         return reasoning_gym.create_dataset(family, seed=seed, size=size, **entry["settings"])
     except (TypeError, ValueError, AssertionError) as error:
         raise UserError(f"reasoning-gym's family {family} refuses {dict(entry['settings'])}: {error}") from error
+
+
+@lru_cache(maxsize=1)
+def _reasoning_gym() -> Any:
+    with imported_late(_PLOTTING):
+        import reasoning_gym.factory
+    return reasoning_gym
 
 
 def _example(question: Mapping[str, Any], entry: Mapping[str, Any]) -> Example:

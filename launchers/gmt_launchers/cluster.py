@@ -20,13 +20,15 @@ from gmt.usable import usable_cores
 from gmt_launchers.import_paths import DriverImports, paths_beyond_new_processes
 from gmt_launchers.own_cluster import own_address
 from gmt_launchers.private_ray import private_ray
-from gmt_launchers.ray_internals import (
-    ask_head,
+from gmt_launchers.ray_internals import ask_head, silence_nodes
+from gmt_launchers.ray_start import (
     keeps_idle_workers,
     notices_its_node_at_once,
-    silence_nodes,
+    starts_beside_its_agent,
     starts_workers,
+    without_inherited_environment,
     without_unused_processes,
+    without_uv,
 )
 from gmt_launchers.token import use_token_if_there_is_one
 
@@ -134,8 +136,11 @@ def _start_or_join(address: str | None, num_cpus: int | None, folder: Path | Non
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         with ExitStack() as ray_changes:
+            ray_changes.enter_context(without_uv())
             if address is None:
+                ray_changes.enter_context(without_inherited_environment())
                 ray_changes.enter_context(without_unused_processes())
+                ray_changes.enter_context(starts_beside_its_agent())
                 ray_changes.enter_context(keeps_idle_workers())
                 ray_changes.enter_context(notices_its_node_at_once())
                 if early is not None and _can_import_early():

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from gmt.errors import UserError
 from gmt.removal import remove
-from gmt_launchers.ray_internals import forget_token, on_the_loopback, temporary_folder
+from gmt_launchers.ray_internals import forget_token, temporary_folder
+from gmt_launchers.ray_start import on_the_loopback
 
 _PREFIX = "gmt-"
 _FOLDER_NAME = re.compile(_PREFIX + r"[a-z0-9_]{8}")  # as tempfile.mkdtemp names it

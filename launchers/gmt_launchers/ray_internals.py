@@ -1,12 +1,10 @@
-"""All uses of Ray's private modules, one function for each; tests/contract/test_ray_internals.py tests them.
+"""Uses of Ray's private modules, one function for each; those that change how Ray starts are in ray_start.py.
 
 Imports happen in the functions: some of these modules take seconds, and each process needs one or two of them.
 """
 
 from __future__ import annotations
 
-import os
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -15,123 +13,12 @@ if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
     from ray.util.placement_group import PlacementGroup
 
-_NODE_STARTS_S = 30.0  # Ray's own limit
-
 
 def temporary_folder() -> str:
     """Return the default folder for Ray's files; RAY_TMPDIR sets it."""
     from ray._common.utils import get_default_system_temp_dir
 
     return str(get_default_system_temp_dir())
-
-
-@contextmanager
-def on_the_loopback() -> Iterator[None]:
-    """Make the Ray that the block starts listen on 127.0.0.1 only, as it does on Windows and macOS.
-
-    On Linux Ray 2.60 has no setting for it: it replaces `_node_ip_address="127.0.0.1"` by an address that others reach.
-    """
-    from ray._private import ray_constants
-
-    original = ray_constants.ENABLE_RAY_CLUSTER
-    ray_constants.ENABLE_RAY_CLUSTER = False
-    try:
-        yield
-    finally:
-        ray_constants.ENABLE_RAY_CLUSTER = original
-
-
-@contextmanager
-def without_unused_processes() -> Iterator[None]:
-    """Make the Ray that the block starts leave out its autoscaler, its dashboard's server and its log monitor.
-
-    A single node does not scale, nobody opens the dashboard, and the log monitor sends lines to drivers that ask for
-    them. Ray 2.60 starts all three even with `include_dashboard=False` and `log_to_driver=False`.
-    """
-    from ray._private.node import Node
-
-    names = ("start_monitor", "start_api_server", "start_log_monitor")
-    originals = {name: getattr(Node, name) for name in names}
-    for name in names:
-        setattr(Node, name, lambda self, **_: None)
-    try:
-        yield
-    finally:
-        for name, function in originals.items():
-            setattr(Node, name, function)
-
-
-@contextmanager
-def keeps_idle_workers() -> Iterator[None]:
-    """Make the Ray that the block starts keep the workers that it starts beforehand until a job needs them.
-
-    Ray 2.60 ends a worker that was idle for a second, and starts another for the next job.
-    """
-    with _environment("RAY_idle_worker_killing_time_threshold_ms", "3600000"):
-        yield
-
-
-@contextmanager
-def starts_workers(number: int, *, module: str, num_threads: int) -> Iterator[None]:
-    """Make the Ray that the block starts on this machine start a number of workers beforehand.
-
-    Ray 2.60 starts a worker for each core, and has no setting for it.
-
-    Args:
-        number: the number of workers.
-        module: the module that each worker of this Ray imports when it starts. The import must be short, since Ray
-            gives a job to another, new process while a worker still imports.
-        num_threads: OMP_NUM_THREADS in the workers, unless the user has set it.
-    """
-    from ray._private import services
-
-    original = services.start_ray_process
-    flag = "--num_prestart_python_workers="
-
-    def start_ray_process(command: list[str], *args: object, **values: object) -> object:
-        changed = [f"{flag}{number}" if word.startswith(flag) else word for word in command]
-        return original(changed, *args, **values)
-
-    services.start_ray_process = start_ray_process
-    try:
-        with _environment("RAY_preload_python_modules", module), _environment("OMP_NUM_THREADS", str(num_threads)):
-            yield
-    finally:
-        services.start_ray_process = original
-
-
-@contextmanager
-def _environment(name: str, value: str) -> Iterator[None]:
-    """Set an environment variable within the block, unless the user has set it."""
-    if name in os.environ:
-        yield
-        return
-    os.environ[name] = value
-    try:
-        yield
-    finally:
-        del os.environ[name]
-
-
-@contextmanager
-def notices_its_node_at_once() -> Iterator[None]:
-    """Make the Ray that the block starts notice soon that its node has started; Ray 2.60 looks once a second."""
-    from ray._private import services
-    from ray._raylet import GcsClient  # type: ignore[attr-defined]  # a compiled module
-
-    original = services.get_node
-
-    def get_node(address: str, node_id: str) -> object:
-        client, deadline = GcsClient(address=address), time.monotonic() + _NODE_STARTS_S
-        while time.monotonic() < deadline and node_id not in (node.hex() for node in client.get_all_node_info()):
-            time.sleep(0.05)
-        return original(address, node_id)
-
-    services.get_node = get_node
-    try:
-        yield
-    finally:
-        services.get_node = original
 
 
 @contextmanager

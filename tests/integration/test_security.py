@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from tests.conftest import CONF, ROOT, gmt_in
-from tests.grpc_call import NO_GRPC, UNAUTHENTICATED, UNIMPLEMENTED, grpc_status
+from tests.grpc_call import UNAUTHENTICATED, UNIMPLEMENTED, grpc_status
 from tests.listening import PRIVATE, Listening, driver_in, family_of, listening, private_folder
 from tests.processes import wait_for
 from tests.second_user import as_root, second_user
@@ -26,7 +26,6 @@ METHODS = {
     "driver": ["/ray.rpc.CoreWorkerService/PushTask"],
     "worker": ["/ray.rpc.CoreWorkerService/PushTask"],
 }
-AGENT = ["/ray.rpc.ReporterService/GetTraceback"]  # it serves gRPC where ray[default] is installed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,11 +71,8 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sweep]:
 
 def test_what_listens_is_what_the_page_says(sweep: Sweep) -> None:
     page = (ROOT / "docs" / "security.md").read_text()
-    rows = re.findall(r"^\| `gmt sweep` \| `(\w+)`([^|]*) \| ([^|]+) \|", page, re.MULTILINE)
-    said = {(process, where): "the extra `cluster`" in rest for process, rest, where in rows}
-    found = {(each.process, each.where) for each in sweep.listening}
-    assert found <= set(said)
-    assert {row for row, is_extra in said.items() if not is_extra} <= found
+    said = set(re.findall(r"^\| `gmt sweep` \| `(\w+)`[^|]* \| ([^|]+) \|", page, re.MULTILINE))
+    assert {(each.process, each.where) for each in sweep.listening} == said
     assert {each.where for each in sweep.listening} == {"127.0.0.1", PRIVATE}
 
 
@@ -92,7 +88,7 @@ def test_no_argument_and_no_variable_of_a_process_holds_the_token(sweep: Sweep) 
     for process, environment in zip(sweep.family, environments, strict=True):
         assert token not in " ".join([*process.cmdline(), *environment.values()]), process
     with_path = [environment.get("RAY_AUTH_TOKEN_PATH") == str(sweep.token) for environment in environments]
-    assert sum(with_path) >= 3  # of Ray's processes, the raylet and its two agents at least
+    assert sum(with_path) >= 3  # of Ray's processes, the raylet, its agent and a worker at least
 
 
 @as_root
@@ -119,13 +115,11 @@ def test_another_user_can_read_no_file_of_it(sweep: Sweep) -> None:
 @pytest.mark.parametrize("token", ["", "0" * 64], ids=["no_token", "another_token"])
 def test_another_user_is_refused_by_every_server(sweep: Sweep, token: str) -> None:
     assert {each.process for each in sweep.listening if each.port} >= {*METHODS, "runtime_env_agent"}
-    for process, methods in (METHODS | {"dashboard_agent": AGENT}).items():
+    for process, methods in METHODS.items():
         for port in sweep.ports(process):
             with second_user():
                 answers = {grpc_status(port, method, token=token) for method in methods}
-            assert answers - {UNIMPLEMENTED} == {UNAUTHENTICATED} or (methods is AGENT and answers == {NO_GRPC}), (
-                process
-            )
+            assert answers - {UNIMPLEMENTED} == {UNAUTHENTICATED}, process
 
 
 @as_root
