@@ -28,7 +28,7 @@ PARTS = ["first line", "Ray up", "worker ready", "first step", "end", "CPU"]
 LIMITS_S = {"first line": 1.0, "first step": 10.0}
 WAYS = {
     "sweep": "`gmt sweep` of 8 runs",
-    "before": "`gmt sweep` of 8 runs, another checkout",
+    "before": "`gmt sweep` of 8 runs, an earlier state",
     "run": "`gmt run`",
     "hydra_ray": "hydra-ray-launcher, 2 jobs",
     "actor": "a bare Ray actor",
@@ -170,7 +170,15 @@ def main() -> None:
         for way in ways:
             rounds[way].append(measure(way, args.before))
             print(way, {part: round(value, 1) for part, value in rounds[way][-1].items()}, file=sys.stderr, flush=True)
-    publish("What a cold start takes", [_table(rounds), _words(rounds, missing, load)], args.out)
+    words = _words(rounds, missing, load)
+    if args.before is not None:
+        words += f" The earlier state is commit {_commit(args.before)}."
+    publish("What a cold start takes", [_table(rounds), words], args.out)
+
+
+def _commit(checkout: Path) -> str:
+    command = ["git", "-C", str(checkout), "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def _table(rounds: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
