@@ -15,6 +15,7 @@ from typing import NoReturn
 from gmt.commands.parsers import make_parser, parse, sub_parsers
 from gmt.credentials import refuse_secrets, without_secrets
 from gmt.errors import MachineFault, NoAnswer, RunFailed, UserError
+from gmt.leaving import leave
 from gmt.machine_faults import machine_fault
 from gmt.terminal import printable
 
@@ -29,7 +30,7 @@ def main() -> NoReturn:
         from gmt.commands.completion import complete
 
         complete(make_parser(), sub_parsers(make_parser()))
-    sys.exit(run_command(sys.argv[1:]))
+    leave(run_command(sys.argv[1:]))
 
 
 def _show_traceback(kind: type[BaseException], error: BaseException, frames: TracebackType | None) -> None:

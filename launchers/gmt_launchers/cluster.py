@@ -15,6 +15,7 @@ from typing import Any
 import ray
 
 from gmt.errors import UserError
+from gmt.leaving import skip_exit_handlers
 from gmt.runs.gpus import gpus_here
 from gmt.usable import usable_cores
 from gmt_launchers.import_paths import DriverImports, paths_beyond_new_processes
@@ -35,7 +36,8 @@ from gmt_launchers.token import use_token_if_there_is_one
 _PRELOADED = "gmt_launchers.preload"
 _ANSWER_S = 5.0
 _EXIT_S = 15.0  # time for the last messages, and for the last check of the run records
-_MAX_MISSED = 5  # checks in a row, a second apart, without an answer; then the head counts as lost
+_MAX_MISSED = 5  # checks in a row, a second apart, without an answer; then the head of a joined cluster counts as lost
+_MAX_MISSED_HERE = 2  # of a Ray on this machine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +55,7 @@ class EarlyWorkers:
 
 
 class Head:
-    """Watches the head node of a joined cluster; without it Ray never answers again.
+    """Watches the head node of a cluster; without it Ray never answers again, and ends this process after a minute.
 
     Args:
         address: the cluster's address; None for Ray on this machine, which ends with this process.
@@ -63,15 +65,13 @@ class Head:
         self.lost: str | None = None
         self.is_local = address is None
         self._address = address
+        host, _, port = str(ray.get_runtime_context().gcs_address).rpartition(":")
+        self._host, self._port = host, int(port)
         self._ended = threading.Event()
 
     def watch(self) -> None:
         """Check the head every second in a separate thread."""
-        if self._address is not None:
-            host, _, port = str(ray.get_runtime_context().gcs_address).rpartition(":")
-            threading.Thread(
-                target=self._check_repeatedly, args=(host, int(port)), name="gmt-head", daemon=True
-            ).start()
+        threading.Thread(target=self._check_repeatedly, name="gmt-head", daemon=True).start()
 
     def end(self) -> None:
         """Stop watching and leave the cluster.
@@ -79,24 +79,39 @@ class Head:
         After a lost head this calls nothing of Ray, since such a call would never return.
         """
         self._ended.set()
+        if self.is_local and not self._answers():
+            self._note_loss()
         if self.lost is None:
             ray.shutdown()
         else:
             atexit.unregister(ray.shutdown)
-            # Ray's own exit waits for the head for another minute, and then aborts.
+            skip_exit_handlers()  # Ray's own wait for the head for another minute, and then abort
+            # In a program other than `gmt` they are not skipped.
             ending = threading.Timer(_EXIT_S, os._exit, (1,))
             ending.daemon = True
             ending.start()
 
-    def _check_repeatedly(self, host: str, port: int) -> None:
-        missed = 0
-        while missed < _MAX_MISSED and not self._ended.wait(1.0):
-            try:
-                socket.create_connection((host, port), timeout=_ANSWER_S).close()
-                missed = 0
-            except OSError:
-                missed += 1
-        if missed == _MAX_MISSED:
+    def _check_repeatedly(self) -> None:
+        missed, most = 0, _MAX_MISSED_HERE if self.is_local else _MAX_MISSED
+        while missed < most and not self._ended.wait(1.0):
+            missed = 0 if self._answers() else missed + 1
+        if missed == most:
+            self._note_loss()
+
+    def _answers(self) -> bool:
+        try:
+            socket.create_connection((self._host, self._port), timeout=_ANSWER_S).close()
+        except OSError:
+            return False
+        return True
+
+    def _note_loss(self) -> None:
+        if self.is_local:
+            self.lost = (
+                "Ray, which this sweep started on this machine, has ended, as it does if somebody ends its processes "
+                "or memory runs out; the run records hold what was done. Sweep again to go on with it"
+            )
+        else:
             self.lost = (
                 f"the head of the cluster at {self._address} no longer answers; the run records hold what was done. "
                 "Sweep again on a running cluster to go on with it"

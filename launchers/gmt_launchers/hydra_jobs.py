@@ -120,6 +120,10 @@ class _HydraJobs:
         """Return False: nothing stops these jobs early."""
         return False
 
+    def is_working(self) -> bool:
+        """Return False: these jobs record nothing."""
+        return False
+
 
 def _failed_return(config: Any, index: int, why: str) -> JobReturn:
     job_return = JobReturn(cfg=config, status=JobStatus.FAILED)

@@ -81,6 +81,10 @@ class Owner(Protocol):
         """Return whether no more jobs are to start."""
         ...
 
+    def is_working(self) -> bool:
+        """Return whether a job is at work, by what it has recorded and not by what Ray says."""
+        ...
+
 
 class JobQueue(Searcher):  # type: ignore[misc]  # Ray ships no types
     """A searcher of Ray Tune that suggests the next job while there is one.

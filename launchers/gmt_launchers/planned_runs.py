@@ -272,6 +272,10 @@ class _RunsOwner:
         """Return whether the stop file exists."""
         return self._stop.exists()
 
+    def is_working(self) -> bool:
+        """Return whether a process is working on a run."""
+        return any(record.state() == "running" for record in self._records)
+
     def _are_held(self) -> bool:
         return self._gate is not None and not self._gate.is_open
 

@@ -5,6 +5,7 @@ import os
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import wait
 from typing import Any
@@ -35,6 +36,7 @@ _DRIVER_VARIABLES = {
 _POLL_S = 0.5
 _NEXT_TO_NOTHING = 0.001
 _ABANDON_S = 10.0
+_LEAVE_S = 50.0  # Ray ends its workers a minute after they have lost the head
 
 # Read by Tune in its workers; a run that is stopped early writes a checkpoint before its worker is free.
 _WORKER_VARIABLES = {"TUNE_FUNCTION_THREAD_TIMEOUT_S": "600"}
@@ -72,7 +74,7 @@ def run_jobs(
         Waiting(say, queue.is_starting) as waiting,
     ):
         must_end = threading.Event() if held is None else held.must_end
-        _wait_for(_tuner(queue, scheduler, storage).fit, queue, head, waiting, must_end)
+        _wait_for(_tuner(queue, scheduler, storage).fit, queue, owner, head, waiting, must_end)
 
 
 def _tuner(queue: JobQueue, scheduler: TrialScheduler | None, storage: str) -> Tuner:
@@ -109,7 +111,12 @@ def _tuner(queue: JobQueue, scheduler: TrialScheduler | None, storage: str) -> T
 
 
 def _wait_for(
-    fit: Callable[[], object], queue: JobQueue, head: Head, waiting: Waiting, must_end: threading.Event
+    fit: Callable[[], object],
+    queue: JobQueue,
+    owner: Owner,
+    head: Head,
+    waiting: Waiting,
+    must_end: threading.Event,
 ) -> None:
     """Call `fit` in another thread and wait for it: if the head is lost, calls of Ray never return."""
     future = call_in_daemon_thread(fit, "gmt-tune")
@@ -117,6 +124,8 @@ def _wait_for(
         while not future.done():
             wait([future], timeout=_POLL_S)
             if head.lost is not None:
+                if must_end.is_set() or (owner.is_stopped() and _end_soon(owner)):
+                    return
                 raise RunFailed(head.lost)
             if must_end.is_set() or (
                 queue.is_stopped() and waiting.is_silent
@@ -129,6 +138,16 @@ def _wait_for(
         wait([future], timeout=_ABANDON_S)  # Ray must not be left while a call of Tune's is inside it: that crashes
         raise
     future.result()
+
+
+def _end_soon(owner: Owner) -> bool:
+    """Wait until no job is at work; return whether that came before Ray ends its workers, which have lost the head."""
+    deadline = time.monotonic() + _LEAVE_S
+    while owner.is_working():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(_POLL_S)
+    return True
 
 
 class _Reporter:

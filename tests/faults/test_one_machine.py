@@ -5,12 +5,14 @@ import os
 import signal
 import subprocess
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 
 from tests.faults.conftest import STUDY, Sweeps, attempts, finish, weights
+from tests.processes import wait_for
 
 pytestmark = pytest.mark.faults
 
@@ -38,16 +40,19 @@ def test_a_driver_that_is_killed_and_another_number_of_workers(sweeps: Sweeps, u
     assert max(attempts(sweeps).values()) == 2
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl_c", "sigterm"])
-def test_a_signal_checkpoints_and_says_how_to_go_on(
-    sweeps: Sweeps, undisturbed: dict[str, str], number: signal.Signals
-) -> None:
+# A terminal sends Ctrl-C to the whole group, a cluster's scheduler SIGTERM to the driver, or to all, as `timeout` does.
+SENDERS: dict[str, Callable[[int], None]] = {
+    "ctrl_c": lambda pid: os.killpg(pid, signal.SIGINT),
+    "sigterm": lambda pid: os.kill(pid, signal.SIGTERM),
+    "sigterm_to_all": lambda pid: os.killpg(pid, signal.SIGTERM),
+}
+
+
+@pytest.mark.parametrize("sender", SENDERS)
+def test_a_signal_checkpoints_and_says_how_to_go_on(sweeps: Sweeps, undisturbed: dict[str, str], sender: str) -> None:
     sweep = sweeps.start(*STUDY)
     victim = sweeps.wait_for_checkpoint()
-    if number == signal.SIGINT:
-        os.killpg(sweep.pid, number)  # a terminal sends it to the whole group
-    else:
-        os.kill(sweep.pid, number)  # a cluster's scheduler sends it to the driver
+    SENDERS[sender](sweep.pid)
     output = finish(sweep, expect=130, timeout_s=60)
     assert "no further run starts" in output
     assert "the same command resumes" in output
@@ -78,14 +83,26 @@ def test_ctrl_c_twice_stops_at_once(sweeps: Sweeps, undisturbed: dict[str, str])
     assert weights(sweeps) == undisturbed
 
 
+def test_a_ray_that_is_lost_ends_the_sweep_with_a_message(sweeps: Sweeps, undisturbed: dict[str, str]) -> None:
+    sweep = sweeps.start(*STUDY)
+    sweeps.wait_for_checkpoint()
+    next(p for p in psutil.Process(sweep.pid).children() if p.name() == "gcs_server").kill()
+    output = finish(sweep, expect=1, timeout_s=45)
+    assert "Ray, which this sweep started on this machine, has ended" in output
+    assert "Sweep again to go on with it" in output
+    wait_for(lambda: not _of_group(sweep), 180)
+    sweeps.run(*STUDY)
+    assert weights(sweeps) == undisturbed
+
+
 def _of_group(process: "subprocess.Popen[str]") -> list[int]:
     return [p.pid for p in psutil.process_iter() if p.status() != "zombie" and os.getpgid(p.pid) == process.pid]
 
 
 @pytest.mark.parametrize("process_name", ["gcs_server", "ray::ImplicitFunc"], ids=["ray_starts", "a_worker_waits"])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=["ctrl_c", "sigterm", "kill"])
+@pytest.mark.parametrize("sender", [*SENDERS, "kill"])
 def test_a_signal_while_a_sweep_is_checked_leaves_nothing_behind(
-    sweeps: Sweeps, number: signal.Signals, process_name: str
+    sweeps: Sweeps, sender: str, process_name: str
 ) -> None:
     places = Path(tempfile.gettempdir())
     before = set(places.glob("gmt-gate-*"))
@@ -93,10 +110,11 @@ def test_a_signal_while_a_sweep_is_checked_leaves_nothing_behind(
     sweeps.wait_for(
         lambda: [p for p in psutil.Process(sweep.pid).children(recursive=True) if process_name in _command(p)]
     )
-    os.killpg(sweep.pid, number) if number == signal.SIGINT else os.kill(sweep.pid, number)
-    if number == signal.SIGKILL:
+    if sender == "kill":
+        sweep.kill()
         sweep.wait()
     else:
+        SENDERS[sender](sweep.pid)
         assert "the same command resumes" in finish(sweep, expect=130, timeout_s=60)
         assert set(places.glob("gmt-gate-*")) == before
     sweeps.wait_for(lambda: not _of_group(sweep), timeout_s=180)  # Ray's agents look for a dead node each minute

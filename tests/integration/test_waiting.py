@@ -52,6 +52,9 @@ class Once:
     def is_stopped(self) -> bool:
         return self.stop
 
+    def is_working(self) -> bool:
+        return False
+
 
 def job(cpus: float, memory_bytes: int | None = None) -> Job:
     return Job(work=lambda report_score: "done", cpus=cpus, gpus=0, memory_bytes=memory_bytes)

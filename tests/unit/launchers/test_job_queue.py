@@ -52,6 +52,9 @@ class Script:
     def is_stopped(self) -> bool:
         return self.stop
 
+    def is_working(self) -> bool:
+        return False
+
 
 LAST = st.sampled_from(["return", "raise", "stop early", "never"])
 STEPS = st.lists(st.sampled_from(["return", "raise", "later"]), max_size=4)
