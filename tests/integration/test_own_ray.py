@@ -28,6 +28,19 @@ HOOK = """
 def hook(runtime_env):
     return {"env_vars": {"OF_ANOTHER": "cluster"}}
 """
+LOSE_HEAD = """
+import time
+import psutil
+from gmt.leaving import leave
+from gmt_launchers.cluster import connected
+
+with connected(None, 1) as head:
+    next(child for child in psutil.Process().children() if child.name() == "gcs_server").kill()
+    while head.lost is None:
+        time.sleep(0.1)
+    print(head.lost)
+leave(7)
+"""
 AS_CHILD = f"import subprocess, sys; sys.exit(subprocess.call([{sys.executable!r}, 'show_worker.py']))"
 
 
@@ -53,6 +66,13 @@ def test_a_killed_node_leaves_no_process_when_its_driver_has_ended() -> None:
         raylet.kill()
         assert psutil.wait_procs(agents, timeout=60)[1] == []
     assert psutil.wait_procs(processes, timeout=60)[1] == []
+
+
+def test_the_loss_of_the_head_is_noticed_and_keeps_nobody_waiting(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", LOSE_HEAD], cwd=tmp_path, capture_output=True, text=True, timeout=40)
+    assert done.returncode == 7, done.stderr
+    assert done.stdout.startswith("Ray, which this sweep started on this machine, has ended")
+    assert done.stderr == ""
 
 
 @pytest.mark.parametrize("case", ["uv", "hook", "job"])
