@@ -1,4 +1,4 @@
-"""What a sweep does when the head of its Ray is lost: it never waits for Ray, and loses no run that can still end."""
+"""A sweep ends when the head of its Ray is lost; after a stop it first waits for the runs that are at work."""
 
 import threading
 from types import SimpleNamespace
