@@ -71,8 +71,9 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sweep]:
 
 def test_what_listens_is_what_the_page_says(sweep: Sweep) -> None:
     page = (ROOT / "docs" / "security.md").read_text()
-    on_the_page = set(re.findall(r"^\| `gmt sweep` \| `(\w+)`[^|]* \| ([^|]+) \|", page, re.MULTILINE))
-    assert {(each.process, each.where) for each in sweep.listening} == on_the_page
+    listed = set(re.findall(r"^\| `gmt sweep` \| `(\w+)`[^|]* \| ([^|]+) \|", page, re.MULTILINE))
+    found = {(server.process, server.where) for server in sweep.listening}
+    assert found == listed
     assert {each.where for each in sweep.listening} == {"127.0.0.1", PRIVATE}
 
 
