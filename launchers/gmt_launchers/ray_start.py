@@ -3,14 +3,26 @@
 Each function makes a block in which `ray.init` starts Ray in another way, and after which Ray is as before.
 """
 
+import functools
 import os
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 _NODE_STARTS_S = 30.0  # Ray's own limit
+
+
+@contextmanager
+def _replaced(owner: object, name: str, value: object) -> Iterator[None]:
+    """Replace an attribute of a module or a class within the block."""
+    original = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, original)
 
 
 @contextmanager
@@ -21,12 +33,8 @@ def on_the_loopback() -> Iterator[None]:
     """
     from ray._private import ray_constants
 
-    original = ray_constants.ENABLE_RAY_CLUSTER
-    ray_constants.ENABLE_RAY_CLUSTER = False
-    try:
+    with _replaced(ray_constants, "ENABLE_RAY_CLUSTER", False):
         yield
-    finally:
-        ray_constants.ENABLE_RAY_CLUSTER = original
 
 
 @contextmanager
@@ -40,25 +48,20 @@ def without_unused_processes() -> Iterator[None]:
     from ray._private import utils
     from ray._private.node import Node
 
-    names = ("start_monitor", "start_api_server", "start_log_monitor")
-    originals = {name: getattr(Node, name) for name in names}
-    imports_dashboard = utils.get_dashboard_dependency_error
-    for name in names:
-        setattr(Node, name, lambda self, **_: None)
-    utils.get_dashboard_dependency_error = lambda: ImportError("left out")
     no_port = "-1"  # so an agent without the dashboard's libraries reports its ports
-    try:
-        with _node_flags(
+    with (
+        _replaced(Node, "start_monitor", lambda self, **_: None),
+        _replaced(Node, "start_api_server", lambda self, **_: None),
+        _replaced(Node, "start_log_monitor", lambda self, **_: None),
+        _replaced(utils, "get_dashboard_dependency_error", lambda: ImportError("left out")),
+        _node_flags(
             dashboard_agent_command="cat",
             metrics_agent_port=no_port,
             metrics_export_port=no_port,
             dashboard_agent_listen_port=no_port,
-        ):
-            yield
-    finally:
-        utils.get_dashboard_dependency_error = imports_dashboard
-        for name, function in originals.items():
-            setattr(Node, name, function)
+        ),
+    ):
+        yield
 
 
 @contextmanager
@@ -74,16 +77,16 @@ def starts_beside_its_agent() -> Iterator[None]:
     if sys.platform != "linux":
         yield
         return
-    original = services.start_raylet
     with socket.socket() as holder:
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         holder.bind(("127.0.0.1", 0))
-        port: int = holder.getsockname()[1]
-        services.start_raylet = lambda *args, **values: original(*args, **values | {"runtime_env_agent_port": port})
-        try:
+        start_raylet = functools.partial(_start_with_port, services.start_raylet, holder.getsockname()[1])
+        with _replaced(services, "start_raylet", start_raylet):
             yield
-        finally:
-            services.start_raylet = original
+
+
+def _start_with_port(start: Callable[..., object], port: int, *args: object, **values: object) -> object:
+    return start(*args, **values | {"runtime_env_agent_port": port})
 
 
 @contextmanager
@@ -95,12 +98,8 @@ def without_uv() -> Iterator[None]:
     """
     from ray._private import ray_constants
 
-    original = ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV
-    ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV = False
-    try:
+    with _replaced(ray_constants, "RAY_ENABLE_UV_RUN_RUNTIME_ENV", False):
         yield
-    finally:
-        ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV = original
 
 
 @contextmanager
@@ -133,11 +132,8 @@ def _node_flags(**values: str) -> Iterator[None]:
             command = [*others, *(f"--{name}={value}" for name, value in values.items())]
         return original(command, process_type, *args, **options)
 
-    services.start_ray_process = start_ray_process
-    try:
+    with _replaced(services, "start_ray_process", start_ray_process):
         yield
-    finally:
-        services.start_ray_process = original
 
 
 def _flag(word: str) -> str:
@@ -202,8 +198,5 @@ def notices_its_node_at_once() -> Iterator[None]:
             time.sleep(0.05)
         return original(address, node_id)
 
-    services.get_node = get_node
-    try:
+    with _replaced(services, "get_node", get_node):
         yield
-    finally:
-        services.get_node = original
