@@ -3,7 +3,7 @@
 Seconds are wall clock; with --cpu they are CPU time on one thread, which other work on the machine changes less.
 Every round makes one gradient (forward and backward over the tokens); then each way of masking gets that same
 gradient, in turn, and its mask and optimizer step are timed. A step is forward + backward + mask + optimizer.
-Peak memory is of whole steps, each way in a process of its own.
+Peak memory is of whole steps in a process of its own. It differs from process to process, so each way has several.
 """
 
 import argparse
@@ -166,10 +166,23 @@ def selection_alone(gradients: list[Tensor], clock: Callable[[], float]) -> dict
     return best
 
 
-def peak_of(name: str, num_tokens: int) -> int:
-    """Peak bytes of two whole steps, in a process of its own."""
-    command = [sys.executable, __file__, "--only-memory-of", name, "--tokens", str(num_tokens)]
-    return int(subprocess.run(command, check=True, capture_output=True, text=True, encoding="utf-8").stdout.split()[-1])
+def peaks_of(names: Sequence[str], num_tokens: int, num_processes: int) -> dict[str, list[int]]:
+    """Peak bytes of two whole steps in each way, in several processes of its own, in turn."""
+    peaks: dict[str, list[int]] = {name: [] for name in names}
+    for number in range(num_processes):
+        for name in names:
+            command = [sys.executable, __file__, "--only-memory-of", name, "--tokens", str(num_tokens)]
+            done = subprocess.run(command, check=True, capture_output=True, text=True, encoding="utf-8")
+            peaks[name].append(int(done.stdout.split()[-1]))
+        latest = ", ".join(f"{name} {peak[-1] / 1e9:.2f}" for name, peak in peaks.items())
+        print(f"memory, processes {number + 1} of {num_processes}: {latest} GB", file=sys.stderr, flush=True)
+    return peaks
+
+
+def relative_peak(peaks: Sequence[int], plain: Sequence[int]) -> str:
+    """Return the median peak as a multiple of the plain median, and the same of the smallest and the largest peak."""
+    ratios = [peak / statistics.median(plain) for peak in (statistics.median(peaks), min(peaks), max(peaks))]
+    return "{:.3f} ({:.3f} to {:.3f})".format(*ratios)
 
 
 def steps_for_memory(name: str, num_tokens: int) -> None:
@@ -190,6 +203,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=1024, help="tokens a step, a multiple of 128 (default: 1024)")
     parser.add_argument("--rounds", type=int, default=5, help="gradients, each stepped with in every way (default: 5)")
     parser.add_argument("--cpu", action="store_true", help="CPU time on one thread instead of wall clock")
+    parser.add_argument("--processes", type=int, default=5, help="for peak memory, for each way; 0: none (default: 5)")
     parser.add_argument("--peers", nargs="*", choices=PEERS, default=list(PEERS), help="other ways (default: all)")
     parser.add_argument("--only-memory-of", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -203,13 +217,13 @@ def main() -> None:
     forward_backward, steps, gradients = times(model, tokens, args.rounds, args.peers, clock)
     alone = selection_alone(gradients, clock)
     del model, gradients
-    of_memory = ("plain AdamW", *list(OURS)[:4], "torch.topk")
-    peaks = {name: peak_of(name, args.tokens) for name in of_memory if name in steps}
+    of_memory = [name for name in ("plain AdamW", *list(OURS)[:4], "torch.topk") if name in steps]
+    peaks = peaks_of(of_memory, args.tokens, args.processes) if args.processes else {}
     rows = []
     for name, seconds in steps.items():
         rounds = zip(forward_backward, seconds, steps["plain AdamW"], strict=True)
         ratios = [(fb + s) / (fb + plain) for fb, s, plain in rounds]
-        memory = f"{peaks[name] / peaks['plain AdamW']:.3f}" if name in peaks else ""
+        memory = relative_peak(peaks[name], peaks["plain AdamW"]) if name in peaks else ""
         spread = f"{min(ratios):.3f} to {max(ratios):.3f}"
         rows.append([name, f"{statistics.median(seconds):.3f}", f"{statistics.median(ratios):.3f}", spread, memory])
     head = ["", "mask + optimizer, s", "step / plain step", "over rounds", "peak memory / plain"]
@@ -220,7 +234,8 @@ def main() -> None:
             f"{'CPU time on one thread. ' if args.cpu else ''}Forward and backward take {whole:.2f} s. Medians of "
             f"{args.rounds} rounds, of steps without facts.",
             table(head, rows),
-            f"Limits: {LIMIT_TIME} in time, of gmt_update and rmt {LIMIT_OTHERS}; {LIMIT_MEMORY} in peak memory.",
+            f"Limits: {LIMIT_TIME} in time, of gmt_update and rmt {LIMIT_OTHERS}; {LIMIT_MEMORY} in peak memory, which "
+            f"is the median of {args.processes} processes (smallest to largest).",
             f"The selection alone, per tensor: {alone['selection'] * 1e3:.0f} ms. That is "
             f"{alone['selection'] / alone['norm']:.1f} times one read of the gradients for their norms, what clipping "
             f"does ({alone['norm'] * 1e3:.0f} ms; limit {LIMIT_READS:.0f}), and "
