@@ -22,7 +22,7 @@ def finished_result(target: float) -> Result:
             seconds=1.0,
             peak_memory_bytes=1,
         ),
-        density_asked=1.0,
+        target_density=1.0,
         moved_fraction=1.0,
         num_parameters=1,
         num_train_examples=1,

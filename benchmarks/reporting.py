@@ -99,7 +99,7 @@ def _result(right: Mapping[str, Mapping[str, Mapping[str, list[bool]]]], density
         **scores,
         metrics=metrics,
         forgetting=forgetting,
-        density_asked=density,
+        target_density=density,
         num_parameters=836_736,
     )
     return result.to_json()

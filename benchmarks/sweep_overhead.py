@@ -243,10 +243,13 @@ def _table(slopes: Mapping[str, list[dict[str, float]]]) -> str:
 
 
 def _words(slopes: Mapping[str, list[dict[str, float]]]) -> str:
+    fresh = f" ({LARGE_FRESH} with fresh actors, one round)" if "tune_fresh" in slopes else ""
+    limits = [f"{LIMIT_S} s"]
+    limits += ["the time of hydra-ray-launcher"] if "hydra_ray" in slopes else []
+    limits += ["a twentieth of Tune's with fresh actors"] if "tune_fresh" in slopes else []
     return (
-        f"Slope between sweeps of {SMALL} and {LARGE} runs ({LARGE_FRESH} with fresh actors, one round); medians over "
-        f"{len(slopes.get('ours', []))} rounds in turn. "
-        f"Limit for ours: {LIMIT_S} s, hydra-ray-launcher's, and a twentieth of Tune's with fresh actors."
+        f"Slope between sweeps of {SMALL} and {LARGE} runs{fresh}; medians over {len(slopes.get('ours', []))} rounds "
+        f"in turn. Limits for ours: {', '.join(limits)}."
     )
 
 

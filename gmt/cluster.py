@@ -20,7 +20,8 @@ class SweepJob:
         overrides: the overrides for `gmt sweep`, without those of the cluster.
         config_dir: the user's config folder, or None.
         record_root: record.root as the config has it.
-        gpus_needed: the most GPUs that a worker takes on a machine without GPUs; above 0 if some run needs a GPU.
+        gpus_needed: the most GPUs that a worker requires; `resources.gpus=auto` requires none, unless
+            resources.device is cuda.
         gpus_used: the most GPUs that a worker takes on a machine with GPUs.
     """
 

@@ -101,8 +101,8 @@ def folder_name(setting: str, value: object) -> str:
     """
     if not isinstance(value, str) or not _NAME.fullmatch(value) or value in (".", "..") or len(value) > _LONGEST_NAME:
         raise UserError(
-            f"{setting} must be of at most {_LONGEST_NAME} of the letters A-Z, a-z, 0-9, _, . and -, and not . or .., "
-            f"got {_shown(value)[:_LONGEST_NAME]}"
+            f"{setting} must consist of at most {_LONGEST_NAME} of the characters A-Z, a-z, 0-9, _, . and -, and must "
+            f"not be . or .., got {_shown(value)[:_LONGEST_NAME]}"
         )
     return value
 

@@ -130,7 +130,7 @@ def section_of(method: Method) -> str:
         return PHASES
     if isinstance(method, ReshapesModel):
         return PARTS
-    return WHOLE if method.density_asked == 1 else MASKS
+    return WHOLE if method.target_density == 1 else MASKS
 
 
 def _settings_cells(method: Method) -> dict[str, str]:
@@ -166,7 +166,7 @@ def _mask_cells(method: GradientMask) -> dict[str, str]:
         moments = "12 bytes an entry"
     frozen = " of linear layers" if method.parameters == "linear_alone" else ""
     return {
-        "Chooses": f"{100 * method.density_asked:.3g} % of {units} {ranked}, {when}; masks {masked}",
+        "Chooses": f"{100 * method.target_density:.3g} % of {units} {ranked}, {when}; masks {masked}",
         "Memory": moments + frozen,
         "Cost": f"sft's, and a {'draw' if is_random else 'ranking'} {when}",
     }

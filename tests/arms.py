@@ -68,7 +68,7 @@ def plain_arm() -> str:
     (arm,) = (
         arm
         for arm in ARMS
-        if method_of(arm).density_asked == 1 and not any(isinstance(method_of(arm), p) for p in _PARTS)
+        if method_of(arm).target_density == 1 and not any(isinstance(method_of(arm), p) for p in _PARTS)
     )
     return arm
 

@@ -34,7 +34,7 @@ RESULT = Result(
         seconds=20.0,
         peak_memory_bytes=2**29,
     ),
-    density_asked=None,
+    target_density=None,
     moved_fraction=0.9,
     num_parameters=836_736,
     num_train_examples=4000,
@@ -93,7 +93,7 @@ def finish(run: PlannedRun, target: float, source: float = 0.9, *, dirty: bool =
         after={"target": {"mean": target}, "source": {"mean": source}},
         forgetting=0.95 - source,
         training=dataclasses.replace(RESULT.training, density=density or 1.0),
-        density_asked=density,
+        target_density=density,
     )
     record.write("result.json", result.to_json())
     versions = dict.fromkeys(("gmt-lab", "torch", "transformers"), "1")

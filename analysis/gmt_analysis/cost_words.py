@@ -2,6 +2,11 @@
 
 import pandas as pd
 
+_MEDIANS = (
+    "Times of a step's parts are wall-clock medians over the logs of a run without the first log, whose steps are "
+    "slower; a log holds the mean over the steps since the log before it. A run with fewer than two logs has its mean"
+)
+
 
 def costs_in_words(table: pd.DataFrame) -> list[str]:
     """Return sentences on the times of finished runs: which steps are left out, which runs shared a machine.
@@ -17,11 +22,11 @@ def _on_cold_steps(done: pd.DataFrame) -> str:
     counted = done[done["num_cold_steps"].notna()]
     cold = int(counted["num_cold_steps"].sum())
     if counted.empty or not cold:
-        return "Times are wall-clock means over all steps of each run; these include the first steps, which are slower."
+        return f"{_MEDIANS} over all steps."
     most = int(counted["num_cold_steps"].max())
     words = (
-        "Times are wall-clock means over the steps of each run, without the first ones of each attempt, which are "
-        f"slower: {cold:,} of {int(counted['num_steps'].sum()):,} steps are left out, at most {most} of a run."
+        f"{_MEDIANS} without the first steps of each attempt: {cold:,} of {int(counted['num_steps'].sum()):,} steps "
+        f"are left out, at most {most} of a run."
     )
     older = len(done) - len(counted)
     runs = "run" if older == 1 else "runs"

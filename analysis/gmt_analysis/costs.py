@@ -1,7 +1,8 @@
 """Costs of arms: medians over runs, without the slow steps at the start of a worker.
 
-The first run of a worker begins while other workers start, and so do the first steps of every attempt. A run's time
-of a part is therefore the median over its logged steps, without those before the first log.
+The first run of a worker begins while other workers start, and the first steps of every attempt load libraries. A run's
+time of a part is therefore the median over its logs without the first one; a log holds the mean over the steps since
+the log before it.
 """
 
 import numpy as np

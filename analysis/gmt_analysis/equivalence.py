@@ -15,7 +15,7 @@ import pandas as pd
 
 from gmt.axis import Axis
 from gmt.errors import UserError
-from gmt.tracking.outcomes import DIRTY
+from gmt.tracking.outcomes import CHANGED, DIRTY, UNSCORED
 from gmt.verdicts.all_pairs import AllPairs, all_pairs
 from gmt.verdicts.intervals import p_two_sided, p_within
 from gmt.verdicts.question import FEWEST
@@ -201,12 +201,17 @@ def _is_counted(table: pd.DataFrame, column: str) -> pd.Series[bool]:
 
 def _untested_values(table: pd.DataFrame, column: str) -> dict[tuple[Any, ...], str]:
     """Return a clause on the values whose runs no test includes, by arm and task with such runs."""
-    names = {"diverged": "diverged", DIRTY: "made with uncommitted changes"}
+    names = {
+        "diverged": "diverged",
+        DIRTY: "made with uncommitted changes",
+        UNSCORED: "without a score",
+        CHANGED: "changed since they ended",
+    }
     untested = table[(table["state"] != "done") & ~_is_counted(table, column) & table["axis"].notna()]
     clauses = {}
     for key, runs in untested.groupby(["arm", "task"], sort=False):
         words = runs["state"].map(lambda state: names.get(state, "not done"))
         by_words = {name: sorted(runs.loc[words == name, "axis"].unique()) for name in (*names.values(), "not done")}
         listed = [f"{name} at {join_values(values)}" for name, values in by_words.items() if values]
-        clauses[key] = f" (left out: runs that are {'; '.join(listed)})"
+        clauses[key] = f" (runs left out: {'; '.join(listed)})"
     return clauses

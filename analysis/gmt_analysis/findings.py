@@ -12,7 +12,7 @@ import pandas as pd
 from gmt.axis import Axis
 from gmt.listed import some
 from gmt.verdicts.power import POWER
-from gmt.verdicts.question import LEVEL
+from gmt.verdicts.question import FEWEST, LEVEL
 from gmt_analysis.choices import Baseline, choice_name, join_values
 from gmt_analysis.equivalence import Sensitivity, sensitivity
 from gmt_analysis.paired import between_arms, differences, over_tasks
@@ -194,7 +194,7 @@ def _on_axis(of_arm: Sensitivity, measure: Measure, axis: Axis) -> str:
     return f"{of_arm.task}: {measure.name} of {of_arm.arm}{several}: {of_arm.words}{index}{detectable}."
 
 
-_BETTER, _WORSE, _NONE, _UNTESTED = "better", "worse", "no difference shown", "not tested"
+_BETTER, _WORSE, _NONE, _UNTESTED = "better", "worse", "no difference shown", f"not tested (fewer than {FEWEST} seeds)"
 _EQUIVALENT = "equivalent by itself"  # by the test of this comparison alone, uncorrected
 _WELCH = "different by Welch's test alone"  # unpaired, Sidak's correction; the paired test shows no difference
 _DEPENDS = "depends on the task"

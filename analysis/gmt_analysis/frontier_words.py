@@ -34,7 +34,7 @@ def frontier_in_words(matched: pd.DataFrame, baseline: str, margin: float) -> li
     unequal = [r["arm"] for r in compared if has_intervals and r["num_points"] != of_baseline["num_points"]]
     on_points = (
         f"{some(unequal)}: no interval of the difference, since {baseline} has another number of points, and the "
-        "lowest of more points is lower by chance."
+        "lowest of many points is lower by chance than the lowest of few."
     )
     return ["; ".join([lead, *others]) + ".", *([on_points] if unequal else []), *_on_chance(num_intervals, baseline)]
 

@@ -53,7 +53,7 @@ def limits(table: pd.DataFrame, summary: pd.DataFrame) -> list[str]:
         sentences.append("There is one task: the results may differ on other tasks.")
     if seedless := list(table.loc[(table["state"] == "done") & table["seed"].isna(), "arm"].unique()):
         sentences.append(f"A merge over seeds has no seed to be paired on, so that no test compares {some(seedless)}.")
-    if (table["density_asked"] < 1).any():
+    if (table["target_density"] < 1).any():
         sentences.append(
             "A mask on the gradient is not a sparse update: momentum moves masked entries too. The moved fraction is "
             "the share of entries that moved, under any mask."

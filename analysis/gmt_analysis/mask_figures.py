@@ -21,20 +21,20 @@ FACTS: Mapping[str, str] = {
 
 
 def density_in_words(table: pd.DataFrame) -> str | None:
-    """Return a sentence on the largest distance between the realised and the asked density; None if no run masked.
+    """Return a sentence on the largest distance between the realised and the target density; None if no run masked.
 
     Args:
         table: the typed table of a study.
     """
-    done = table[(table["state"] == "done") & (table["density_asked"] < 1) & table["density"].notna()]
+    done = table[(table["state"] == "done") & (table["target_density"] < 1) & table["density"].notna()]
     if done.empty:
         return None
-    distance = (done["density"] - done["density_asked"]).abs().astype(float)
+    distance = (done["density"] - done["target_density"]).abs().astype(float)
     farthest = done.iloc[int(distance.to_numpy().argmax())]
     return (
-        "Realised density, the mean over a run's steps, differs from the density asked (1 - mask ratio) by at most "
+        "Realised density, the mean over a run's steps, differs from the target density (1 - mask ratio) by at most "
         f"{distance.max():.2g}: {choice_name(farthest['arm'], farthest['axis'])} has {farthest['density']:.4g} for "
-        f"{farthest['density_asked']:.4g}."
+        f"{farthest['target_density']:.4g}."
     )
 
 

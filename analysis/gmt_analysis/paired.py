@@ -169,6 +169,7 @@ def _tested(pairs: Sequence[_Pair], margin: float | None, step_K: Floats) -> pd.
     intervals = simultaneous(differences_NK, LEVEL, step_K=step_K)
     deviation_K = np.where(sample.is_tested_K, sample.error_K * np.sqrt(sample.n_K), np.nan)
     num_tested, p_welch_K = max(int(sample.is_tested_K.sum()), 1), _p_welch(first_NK, second_NK)
+    num_welch = max(int((~np.isnan(p_welch_K)).sum()), 1)  # NaN**0 would be 1
     return pd.DataFrame(
         {
             "difference": sample.mean_K,
@@ -178,7 +179,7 @@ def _tested(pairs: Sequence[_Pair], margin: float | None, step_K: Floats) -> pd.
             "p": p_two_sided(sample),
             "p_shared": intervals.p_K,
             "p_welch": p_welch_K,
-            "p_welch_shared": 1 - (1 - p_welch_K) ** int((~np.isnan(p_welch_K)).sum()),
+            "p_welch_shared": 1 - (1 - p_welch_K) ** num_welch,
             "num_diverged": np.nansum(diverged_NK, axis=0).astype(int),
             "without_diverged": moments(np.where(diverged_NK == 0, differences_NK, np.nan)).mean_K,
             "p_equivalent": np.nan if margin is None else p_within(sample, margin),

@@ -37,7 +37,7 @@ from gmt_analysis.variation import draws_in_words, variation
 
 BEFORE = ("target_before", "source_before", "source_perplexity_before")
 _PLANNED = ("model", "task", "axis", "data_seed", "question_seed", "seed")
-_OTHERS = ("source_after", "density_asked")
+_OTHERS = ("source_after", "target_density")
 
 
 def _describe(planned: PlannedRun, axis: Axis) -> dict[str, Any]:

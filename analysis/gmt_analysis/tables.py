@@ -41,7 +41,7 @@ COSTS = {
     "tokens_per_s": "Tokens/s in steps",
     "train_s": "Training steps, s/run",
     "peak_memory_bytes": "Peak memory, MiB",
-    "optimizer_state_bytes": "Optimizer state without the mask's, MiB",
+    "optimizer_state_bytes": "Optimizer state without the mask's memory, MiB",
     "num_trained": "Entries trained a step",
     "num_touched": "Entries ever trained",
     "gflops_a_step": "Operations, 10⁹/step",

@@ -28,8 +28,8 @@ class Part:
         meeting: a file for the rendezvous of the workers; it must not exist.
         outcome: the file for the outcome, written unless the process dies.
         output: the file for standard output and standard error.
-        kill_after: the process kills itself with SIGKILL in the step after the checkpoint of this step; 0: as soon as
-            it trains or merges; None: never.
+        kill_after: a number of steps; the process kills itself with SIGKILL in the step after them, once their
+            checkpoint exists. 0: as soon as it trains or merges; None: never.
         diagnostic: the config of a diagnostic to measure on the finished run; None: execute the run.
     """
 

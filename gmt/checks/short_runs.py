@@ -17,6 +17,7 @@ from gmt.errors import UserError
 from gmt.records.record import RunRecord
 from gmt.runs.attempt import Outcome
 from gmt.runs.build import Run, build
+from gmt.runs.recorded_failure import without_command
 
 _POLL_INTERVAL_S = 0.02
 _GRACE_S = 5.0  # for the other workers to end after one has failed
@@ -166,7 +167,7 @@ def _end(process: BaseProcess, part: Part) -> tuple[str, str]:
         outcome = Outcome(**json.loads(part.outcome.read_text(encoding="utf-8")))
         if outcome.state == "failed" and outcome.kind == "user":
             return "refused", outcome.error or ""
-        return outcome.state, outcome.error or ""
+        return outcome.state, without_command(outcome.error or "")
     if part.kill_after is not None and process.exitcode == -9:
         return "killed", ""
     if part.worker > 0 or process.exitcode == -9:

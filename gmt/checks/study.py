@@ -31,7 +31,7 @@ def laws_of_study(
         folder: an empty folder for the records of the runs.
     """
     try:
-        study = study_of(config, required=True)
+        study = study_of(config)
         plan = make_plan(composer, study, axes_of(composer, overrides))
     except UserError as error:
         yield Verdict(law=PLANS, state="broken", detail="; ".join(error.sentences))

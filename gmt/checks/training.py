@@ -135,21 +135,30 @@ def _dpo(reference: RunEnd, runs: ShortRuns) -> Verdict:
 
 def _ddp(reference: RunEnd, runs: ShortRuns) -> Verdict:
     run = runs.execute(workers=2)
-    return _verdict(DDP, run, lambda: _beyond_rounding(reference, run, runs, _DRAW_BY_SEED))
+    remedy = "work on several workers, or refuse them by faults_with_workers (docs/adding.md)"
+    return _verdict(DDP, run, lambda: _beyond_rounding(reference, run, runs, _DRAW_BY_SEED), remedy)
 
 
 def _fsdp(reference: RunEnd, runs: ShortRuns) -> Verdict:
     run = runs.execute({"resources.sharding": "fsdp"}, workers=2)
-    remedy = "work on the local shard (gmt.masking.sharding), or be refused when the run is planned"
-    return _verdict(FSDP, run, lambda: _beyond_rounding(reference, run, runs, remedy))
+    remedy = "work on the local shard (gmt.masking.sharding), or refuse shards by faults_when_sharded (docs/adding.md)"
+    return _verdict(FSDP, run, lambda: _beyond_rounding(reference, run, runs, remedy), remedy)
 
 
-def _verdict(law: str, run: RunEnd, fault: Callable[[], str | None]) -> Verdict:
-    """Return the verdict on a run; `fault` returns the fault of a finished run, or None."""
+def _verdict(law: str, run: RunEnd, fault: Callable[[], str | None], remedy: str = "") -> Verdict:
+    """Return the verdict on a run.
+
+    Args:
+        law: the law.
+        run: the run that shows whether the law holds.
+        fault: returns the fault of a finished run, or None.
+        remedy: what a run that failed must do.
+    """
     if run.state == "refused":
         return Verdict(law=law, state="refused", detail=run.sentence)
     if run.state != "done":
-        return Verdict(law=law, state="broken", detail=f"the run is {run.state}: {run.sentence}")
+        detail = f"the run is {run.state}: {run.sentence}" + (f"; {remedy}" if remedy else "")
+        return Verdict(law=law, state="broken", detail=detail)
     if (sentence := fault()) is not None:
         return Verdict(law=law, state="broken", detail=sentence)
     return Verdict(law=law, state="holds")
@@ -169,7 +178,7 @@ def _difference_in_words(one: RunEnd, other: RunEnd) -> str:
     for step, (a, b) in enumerate(zip(_losses(one), _losses(other), strict=False), start=1):
         if a != b:
             return f"the weights differ, and the loss from step {step} on ({a:.6f} and {b:.6f})"
-    return "the weights differ, and no loss before the last step"
+    return "the weights differ, although no logged loss does"
 
 
 def _beyond_rounding(reference: RunEnd, run: RunEnd, runs: ShortRuns, remedy: str) -> str | None:

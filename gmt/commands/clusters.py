@@ -34,7 +34,8 @@ def cluster_of(overrides: Sequence[str], config_dir: str | None) -> Cluster:
         names = GlobalHydra.instance().config_loader().get_group_options(_GROUP)
         wanted = [text.partition("=")[2] for text in overrides if text.startswith(f"{_GROUP}=")]
         if len(wanted) != 1:
-            raise UserError(f"this command needs cluster=NAME once, got it {len(wanted)} times; {choices('', names)}")
+            got = f" once, got it {len(wanted)} times" if wanted else ""
+            raise UserError(f"this command needs cluster=NAME{got}; {choices('', names)}")
         if wanted[0] not in names:
             raise UserError(f"there is no cluster {wanted[0]!r}; {choices(wanted[0], names)}")
         others = [text for text in overrides if not text.startswith(f"{_GROUP}=")]

@@ -73,8 +73,9 @@ def put_result(view: "MlflowView", results: "Results") -> bool:
 
     plan, means = results.plan, means_by_step(results)
     charts = (
-        f"Model metrics below `mean/` are these means. The step of a chart is the {results.axis.name}; in per cent if "
-        "only the percentages are whole numbers; if they are not, the values are counted from 1, the lowest first.\n\n"
+        f"The metrics `mean/...` are these means. The step of their charts is the {results.axis.name}: the value if "
+        "all values are whole numbers, else the percentage if all percentages are, else the rank, from 1 for the "
+        "lowest.\n\n"
     )
     warnings = [f"Warning: {sentence}" for sentence in results.warnings]
     if len(warnings) > _MAX_SHOWN:

@@ -105,7 +105,7 @@ def _trained(result: Result, training: TrainFacts) -> dict[str, str]:
         touched = "an unknown number" if training.num_touched is None else f"{training.num_touched:,}"
         rows["trained"] = f"{training.num_trained:,.0f} entries at a step, {touched} at some step"
     if training.optimizer_state_bytes is not None:
-        rows["optimizer state"] = f"{training.optimizer_state_bytes / 2**20:,.1f} MiB, without the mask's"
+        rows["optimizer state"] = f"{training.optimizer_state_bytes / 2**20:,.1f} MiB, without the memory of the mask"
     return rows
 
 
@@ -124,7 +124,7 @@ def _training(result: Result, training: TrainFacts) -> dict[str, str]:
         "optimizer": training.optimizer_s,
     }
     return {
-        **_density(training.density, result.density_asked),
+        **_density(training.density, result.target_density),
         **_trained(result, training),
         "step": " + ".join(f"{part} {seconds * 1000:.1f} ms" for part, seconds in times.items()),
         "tokens": f"{training.num_tokens:,} in {training.num_steps:,} steps",
@@ -160,7 +160,7 @@ def _show_result(record: RunRecord) -> None:
     say(
         table(
             ["prompt", "answer", "score"],
-            [[repr(a["prompt"]), repr(a["answer"]), str(a["score"])] for a in answers],
+            [[repr(a["prompt"]), repr(a["answer"]), f"{a['score']:.4g}"] for a in answers],
         )
         + "\n"
     )

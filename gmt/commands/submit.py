@@ -50,8 +50,9 @@ def submit(overrides: Sequence[str], config_dir: str | None, *, dry_run: bool) -
     configs = (planned.run.config for planned in (*plan.runs, *plan.later))
     warnings = [f"warning: {sentence}" for sentence in foreign_code(configs)]
     if dry_run:
+        preview = cluster.preview(job).rstrip()
         say("".join(f"# {line}\n" for line in warnings) + f"# {counts}; this would be submitted:")
-        say(cluster.preview(job).rstrip())
+        say(preview)
         return
     say("\n".join([*warnings, counts]))
     if set(plan.states().values()) == {"done"}:

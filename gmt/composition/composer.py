@@ -26,8 +26,9 @@ from gmt.tasks.inherited import without_removed_entries
 class Composer:
     """Composes the configs of many runs; one object for each sweep or plan.
 
-    Hydra composes once (90 ms) for each choice of groups whose config is more than one file; the values of a run are
-    then set on a copy (some microseconds). Runs of one kind have the same choices and the same varied keys. The first
+    Hydra composes once (90 ms) for all choices that only exchange one whole file for another
+    (gmt.composition.whole_files), and once for each other combination of choices; the values of a run are then set on a
+    copy (some microseconds). Runs of one kind have the same choices and the same varied keys. The first
     run of each kind is composed both by Hydra and on a copy; if the results differ, e.g. because an interpolation reads
     a varied value, Hydra composes every run of the kind. All runs of a kind share groups with equal values.
     """

@@ -24,10 +24,11 @@ class ActivationGeometry:
 
     Rows for source and for target prompts, here `PART`; gmt.diagnostics.similarity has the formulas:
     procrustes_residual_PART: the distance of the trained model's outputs from the base's after the best rotation (or
-    reflection), divided by the norm of the base's. 0 if training rotated the outputs, |c - 1| if it scaled them by c.
-    gram_distortion_PART: the change of the cosines between tokens. 0 if training rotated or scaled the outputs.
-    linear_cka_PART: a similarity in [0, 1]. 1 if training rotated or scaled the outputs. Independent outputs have about
-    D / (N + D), for D features of equal variance and N tokens, and not 0.
+    reflection), divided by the norm of the base's. 0 if training only rotated the outputs, |c - 1| if it only rotated
+    them and scaled them by c.
+    gram_distortion_PART: the change of the cosines between tokens. 0 if training only rotated or scaled the outputs.
+    linear_cka_PART: a similarity in [0, 1]. 1 if training only rotated or scaled the outputs. Independent outputs have
+    about D / (N + D), for D features of equal variance and N tokens, and not 0.
     cka_distance_PART: 1 - linear_cka_PART; the figure shows it, since values near 1 are hard to tell apart.
     num_tokens_PART: N, for the whole model.
 

@@ -78,7 +78,10 @@ class MaskOverlap:
 
 
 def support(delta_N: Tensor, fraction: float) -> Tensor:
-    """Return a mask of the entries that moved most, at most `fraction` of all entries; bool of shape [N]."""
+    """Return a mask of the `fraction` of all entries that moved most; bool of shape [N].
+
+    All ties at the threshold are in it, and no entry that did not move.
+    """
     import torch
 
     from gmt.masking.entries import keep_mask

@@ -28,7 +28,7 @@ class Perplexity:
         batch_size: texts in a forward pass.
 
     Raises:
-        UserError: the data can't be loaded, or a number is out of its range.
+        UserError: a key of `data` is wrong or its path does not exist, or a number is out of its range.
     """
 
     data: Mapping[str, Any]

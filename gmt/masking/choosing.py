@@ -1,4 +1,7 @@
-"""Chooses the entries to keep: ranks the parameters of a step by single entries or by larger units."""
+"""Chooses the entries to keep: ranks the parameters of a step by single entries or by larger units.
+
+Shape suffixes: N entries of a parameter on this process, flattened; U units of a parameter.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,6 +1,6 @@
 """Counts magnitudes by their upper bits, and collects the lower bits of the entries in one bin.
 
-Three implementations give the same integers: C on the CPU (kernels.c), Triton on CUDA, torch ops anywhere.
+C on the CPU (kernels.c) and torch ops anywhere give the same integers; triton_kernels.py counts other bit fields.
 Counts of chunks, tensors and shards add up. Knows nothing of thresholds.
 
 Shape suffixes: G groups; N entries of a chunk, flattened; U upper bins, and one more for exact zeros.

@@ -299,7 +299,7 @@ class Mask:
         if name := first_nonfinite(members):
             return self._gradient_error(name)
         names = ", ".join(r.name for r in members[:3])
-        return NonFiniteGradientError(f"{self.spec.signal} is NaN or Inf at step {self._step + 1}, in {names}")
+        return NonFiniteGradientError(f"signal={self._signal.name} is NaN or Inf at step {self._step + 1}, in {names}")
 
     def _needs_facts(self) -> bool:
         """Return whether this step is measured, or the next one, which compares its mask with this step's."""

@@ -4,7 +4,7 @@ A masked gradient does not make the update sparse: momentum and weight decay als
 sample of each parameter's entries (gmt/masking/sampling.py) is copied before the step and compared after it, which
 needs no copy of the model. A model with fewer entries than the sample is measured whole.
 
-Shape suffixes: S sampled entries, of one parameter or of all; L layers.
+Shape suffixes: S sampled entries, of one parameter or of all; L layers; F the sums of _SUMS; T parameters.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -19,7 +19,8 @@ def set_keep_masks(mask: Mask, keep_masks: Mapping[str, Tensor]) -> None:
             not sharded.
 
     Raises:
-        ValueError: the mask has another `refresh` or has taken a step; or a parameter is unknown or has another size.
+        ValueError: the mask has another `refresh` or has taken a step; or a parameter is unknown, or its packed mask
+            would have another number of bytes.
     """
     if mask.spec.refresh != "once" or mask.facts() is not None:
         raise ValueError("the entries of a mask can be set only with refresh=once and before its first step")

@@ -213,7 +213,8 @@ def ranked(
         gradient: a tensor to use instead of the parameter's gradient.
 
     Raises:
-        ValueError: the gradient can't be ranked; the message names the parameter.
+        ValueError: the gradient can't be ranked; the message names the parameter, except for a part of a sum, see
+            `shards_of`.
     """
     gradient = parameter.grad if gradient is None else gradient
     assert gradient is not None

@@ -217,7 +217,7 @@ static int64_t rank_of(const selection *s, int64_t zeros) {
     return last > 0 ? last : 0;
 }
 
-/* Sets the bounds so that all magnitudes except zeros, and a NaN with all bits set, lie between them. */
+/* Sets the bounds so that all magnitudes lie between them, except zeros and NaNs with all bits set. */
 static void unbound(selection *s) {
     s->between.low = 1;
     s->between.high = HIGHEST;

@@ -4,8 +4,9 @@ between the bounds are counted further.
 The bounds are the scores of the sample that lie some standard deviations of the binomial distribution below and above
 the threshold's rank. One read of all scores counts those below, at and between the bounds, and writes out those between
 them, a few per cent, which are then counted by bit fields. The counts show whether the threshold lies between its
-bounds, so that the result is exact for every sample. Groups whose threshold does not, and tensors in shards, are left
-to select_by_fields.py. Scores that are not stored are computed twice: for the sample, and for the counts.
+bounds, so that the result is exact for every sample. Groups whose threshold lies outside of its bounds, and tensors in
+shards, are left to select_by_fields.py. Scores that are not stored are computed twice: for the sample, and for the
+counts.
 
 All kernels of a batch of groups are launched before the host waits.
 

@@ -36,7 +36,11 @@ def local(tensor: Tensor) -> Tensor:
 
 
 def shards_of(tensor: Tensor) -> ProcessGroups | None:
-    """Return the processes over which a tensor is sharded; None if this process holds it whole."""
+    """Return the processes over which a tensor is sharded; None if this process holds it whole.
+
+    Raises:
+        ValueError: the tensor is only this process's part of a sum over processes.
+    """
     if not is_sharded(tensor):
         return None
     groups = []

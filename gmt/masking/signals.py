@@ -142,7 +142,7 @@ class Row:
 
     @property
     def reads_gradient(self) -> bool:
-        """Whether the scores depend on the gradient of the step, possibly among others."""
+        """Whether the scores depend on the gradients of this step, alone or with other tensors."""
         return not self.needs.isdisjoint((GRADIENT, FIRST_MOMENT, SUM))
 
     @property

@@ -48,7 +48,8 @@ class MaskSpec:
         moments: `dense`: the optimizer updates the moments of every entry. `masked`: the moments of masked entries do
             not change. `packed`: masked entries have no moments, and have gradients only at a step that ranks by them;
             an entry that the mask no longer keeps loses its moments (gmt/optimizers/packed_adamw.py).
-        keep: whether entries with the `largest` or the `smallest` scores (other than zero) are kept.
+        keep: whether the entries with the `largest` or the `smallest` scores are kept. Entries with score zero are
+            never kept, except with a signal that ranks zeros, such as `weight_magnitude` (gmt/masking/signals.py).
         exclude: patterns (as in a shell: *, ?, [..]) of the names of parameters that are not ranked.
         excluded: whether the parameters in `exclude` are `dense`, trained as without a mask, or `frozen`, not trained.
         first_micro_batch: with moments=packed, whether a step's first micro-batch gives the gradient that is ranked, so

@@ -105,8 +105,8 @@ class Trial:
         except Exception as error:  # third-party code may raise any class; Triton's errors have no narrower base class
             first_line = next(iter(str(error).splitlines()), "")
             raise ValueError(
-                f"a trial step of {self._name} on a parameter of its own must show how it keeps its state, "
-                f"got {type(error).__name__}: {first_line}"
+                f"a trial step of {self._name} on a small parameter must succeed, since it shows how the state is "
+                f"updated, got {type(error).__name__}: {first_line}"
             ) from error
 
 
@@ -229,8 +229,8 @@ def entry_states(
             if value.numel() == 1:
                 continue
         raise ValueError(
-            f"moments=masked needs every moment from the first step on, shaped like its parameter, "
-            f"which {kind}'s {key} of {name} is not"
+            f"moments=masked needs moments that exist from the first step on and have their parameter's shape, got "
+            f"{key} of {kind} for {name}"
         )
 
 

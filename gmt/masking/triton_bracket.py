@@ -160,7 +160,7 @@ def _split(
     low, high = tl.load(low_G + group).to(tl.int32), tl.load(high_G + group).to(tl.int32)
     start, capacity = tl.load(start_G + group), tl.load(end_G + group) - tl.load(start_G + group)
     counts = counts_GF + 6 * group
-    below, above, beyond, zeros, largest = 0, 0, 0, 0, 0  # above: the lower bound; beyond: the higher bound
+    below, above, beyond, zeros, largest = 0, 0, 0, 0, 0  # `above` counts entries above low, `beyond` those above high
     num_between = 0
     for block_first in range(0, left, BLOCK):
         at_B = block_first + tl.arange(0, BLOCK)

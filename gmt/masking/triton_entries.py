@@ -19,7 +19,7 @@ from gmt.masking.triton_kernels import words
 from gmt.masking.triton_tables import Piece, Pieces, bits_of, block_of, by_kind, launch_over
 
 BLOCK = 4096
-Ranked = tuple[Tensor, Draw | None]
+ScoresOrDrawn = tuple[Tensor, Draw | None]
 """A contiguous tensor of scores, shape [N], and None; or the tensor that a draw masks, and the draw."""
 
 
@@ -44,44 +44,44 @@ def bounds_of(selections: Sequence[Selection], device: torch.device) -> Bounds:
     return Bounds(lowest_G=numbers[:num], highest_G=numbers[num:-1], hold=numbers[-1:])
 
 
-def zero_outside(every: Sequence[Ranked], groups: Sequence[int], bounds: Bounds) -> None:
+def zero_outside(tensors: Sequence[ScoresOrDrawn], groups: Sequence[int], bounds: Bounds) -> None:
     """Zero the masked entries of the scores, or of the tensors that draws mask, in place.
 
     Args:
-        every: scores on one device.
+        tensors: scores on one device.
         groups: for each of them, the index of its bounds.
         bounds: the bounds of all groups.
     """
-    for alike in _by_kind(every):
+    for alike in _by_kind(tensors):
         addresses = [piece.scores.data_ptr() for piece in alike]
         own = [[groups[piece.at[0]] for piece in alike], addresses]
         arguments = (bounds.lowest_G, bounds.highest_G, bounds.hold, words(alike[0].scores)[:0])
         launch_over(_zero_outside, alike, own, *arguments, step=BLOCK, BLOCK=BLOCK)
 
 
-def keep_inside(every: Sequence[Ranked], bounds: Bounds, keep: Sequence[Tensor]) -> None:
+def keep_inside(tensors: Sequence[ScoresOrDrawn], bounds: Bounds, keep: Sequence[Tensor]) -> None:
     """Write masks of the kept entries into bool tensors of the same sizes; each tensor of scores has its own bounds."""
-    for alike in _by_kind(every):
+    for alike in _by_kind(tensors):
         own = [[piece.at[0] for piece in alike], [keep[piece.at[0]].data_ptr() for piece in alike]]
         arguments = (bounds.lowest_G, bounds.highest_G)
         launch_over(_keep_inside, alike, own, *arguments, step=BLOCK, BLOCK=BLOCK)
 
 
-def restore_unkept(every: Sequence[tuple[Tensor, Tensor, Tensor]]) -> None:
+def restore_unkept(tensors: Sequence[tuple[Tensor, Tensor, Tensor]]) -> None:
     """Restore the entries that are not kept to their earlier values, in place.
 
     Args:
-        every: float tensors, their earlier values in the same dtype, and the bool masks of kept entries; all contiguous
-            and of shape [N].
+        tensors: float tensors, their earlier values in the same dtype, and the bool masks of kept entries; all
+            contiguous and of shape [N].
     """
-    pieces = [Piece(scores=now_N, draw=None, size=now_N.numel(), at=(i,)) for i, (now_N, _, _) in enumerate(every)]
+    pieces = [Piece(scores=now_N, draw=None, size=now_N.numel(), at=(i,)) for i, (now_N, _, _) in enumerate(tensors)]
     for alike in by_kind(pieces):
-        own = [[every[piece.at[0]][which].data_ptr() for piece in alike] for which in (1, 2)]
+        own = [[tensors[piece.at[0]][which].data_ptr() for piece in alike] for which in (1, 2)]
         launch_over(_restore_unkept, alike, own, step=BLOCK, BLOCK=BLOCK)
 
 
-def _by_kind(every: Sequence[Ranked]) -> list[Pieces]:
-    return by_kind([Piece(scores=x_N, draw=draw, size=x_N.numel(), at=(i,)) for i, (x_N, draw) in enumerate(every)])
+def _by_kind(tensors: Sequence[ScoresOrDrawn]) -> list[Pieces]:
+    return by_kind([Piece(scores=x_N, draw=draw, size=x_N.numel(), at=(i,)) for i, (x_N, draw) in enumerate(tensors)])
 
 
 @triton.jit

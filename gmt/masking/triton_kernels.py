@@ -1,7 +1,8 @@
 """Triton kernels for CUDA that count magnitudes and draw scores, and functions that the other kernels share.
 
-The modules with kernels are imported only if there are CUDA tensors and Triton 3.4 or newer. `GMT_NATIVE=0` turns off
-Triton and the C code; torch ops then compute the same masks. This module knows nothing of thresholds.
+The modules with kernels are imported only if there are CUDA tensors and Triton, which must be 3.4 or newer.
+`GMT_NATIVE=0` turns off Triton and the C code; torch ops then compute the same masks. This module knows nothing of
+thresholds.
 
 The sizes below were timed on an H200 with Triton 3.6 (docs/masking.md). That version counts a histogram bin by bin: 8
 bits take four times as long as reading the float32 entries, and 11 bits thirty times as long. Triton 3.9 counts each
@@ -39,7 +40,7 @@ def field_counts(groups: Sequence[Chunks], prefix_G: Tensor, shift: int, width: 
         exact zeros if the field is the highest; otherwise it is 0.
     """
     total_GK = torch.zeros(len(groups), (1 << width) + 1, dtype=torch.int64, device=prefix_G.device)
-    for group, chunk_N in _each(groups):
+    for group, chunk_N in _chunks_with_group(groups):
         size = len(chunk_N)
         programs = min(num_programs(chunk_N.device), triton.cdiv(size, BLOCK))
         arguments = (words(chunk_N), prefix_G, total_GK, group, size, shift, width)
@@ -68,7 +69,7 @@ def launch(kernel: Any, programs: int, x: Tensor, *arguments: Any, **settings: A
         kernel[(programs,)](x, *arguments, **settings, enable_fp_fusion=False)
 
 
-def _each(groups: Sequence[Chunks]) -> Iterator[tuple[int, Tensor]]:
+def _chunks_with_group(groups: Sequence[Chunks]) -> Iterator[tuple[int, Tensor]]:
     for group, chunks in enumerate(groups):
         for chunk_N in chunks():
             if len(chunk_N):
@@ -104,13 +105,13 @@ def magnitude_bits(x_B: tl.tensor) -> tl.tensor:
 
 @triton.jit
 def add(a: tl.tensor, b: tl.tensor) -> tl.tensor:
-    """For tl.reduce: the interpreter can't run tl.sum and tl.cumsum if Triton was imported before it was turned on."""
+    """For tl.reduce: Triton's interpreter can't run tl.sum and tl.cumsum if it was turned on after Triton's import."""
     return a + b
 
 
 @triton.jit
 def larger(a: tl.tensor, b: tl.tensor) -> tl.tensor:
-    """For tl.reduce, in the place of tl.max, as `add` is."""
+    """For tl.reduce, instead of tl.max, for the reason given at `add`."""
     return tl.maximum(a, b)
 
 

@@ -141,7 +141,7 @@ class PeftAdapter:
         check_options("method.beginning_options", self.beginning_options, known, f"method.beginning={self.beginning}")
 
     @property
-    def density_asked(self) -> None:
+    def target_density(self) -> None:
         """None: the method masks nothing."""
         return
 

@@ -29,7 +29,7 @@ class BitFit:
     name: str
 
     @property
-    def density_asked(self) -> None:
+    def target_density(self) -> None:
         """None: the method masks nothing."""
         return
 

@@ -36,7 +36,7 @@ class Cautious:
     fits_every_model = True
 
     @property
-    def density_asked(self) -> None:
+    def target_density(self) -> None:
         """None: no share is set, since every entry whose signs agree moves."""
         return None
 

@@ -39,8 +39,8 @@ class GradientMask:
         name: the name of these settings in tables, e.g. `gmt` or `rmt`.
         mask_ratio, signal, scope, refresh, mask_on, moments, keep, exclude, excluded, grain, parameters, calibration,
             first_micro_batch: see gmt.masking.MaskSpec.
-        age: with moments=packed, the number of steps that corrects the bias of the moments of an entry that joins
-            later: that of its parameter (`global`), or its `own`.
+        age: with moments=packed, the step count that corrects the bias of an entry's moments if the entry joins the
+            support later: that of its parameter (`global`), or its `own`.
 
     Raises:
         UserError: a setting breaks its rule.
@@ -80,7 +80,7 @@ class GradientMask:
             raise UserError(f"method.{error}") from error
 
     @property
-    def density_asked(self) -> float:
+    def target_density(self) -> float:
         """The fraction of entries that a step updates: 1 - mask_ratio."""
         return 1 - self.mask_ratio
 

@@ -59,7 +59,7 @@ class GreenTrainer:
         settings.integer("method.num_examples", self.num_examples, low=1)
 
     @property
-    def density_asked(self) -> None:
+    def target_density(self) -> None:
         """None: the method sets a share of the operations, not of the entries."""
         return None
 
@@ -90,7 +90,8 @@ class GreenTrainer:
         """Count the operations of the model's tensors, and return the method at work.
 
         Raises:
-            UserError: the budget does not suffice for any tensor, or the operations can't be counted by tensors.
+            UserError: the model uses activation checkpointing, the budget does not suffice for any tensor, or the
+                operations can't be counted by tensors.
         """
         from gmt.methods.tensor_choice import cheapest
         from gmt.methods.tensor_costs import tensor_costs

@@ -1,4 +1,4 @@
-"""Half fine-tuning (Hui et al., arXiv 2404.18466): half of the matrices of each block, chosen anew each epoch.
+"""Half fine-tuning (Hui et al., arXiv 2404.18466): trains half of the matrices of each block, chosen anew each epoch.
 
 Departures: the paper draws a new half for each training of a sequence; here a half is drawn for each epoch, as the GMT
 paper describes its baseline. The paper freezes one of two layer norms, and draws the layers in which two of three
@@ -59,7 +59,7 @@ class HalfFineTuning:
         settings.one_of("method.norms", self.norms, NORMS)
 
     @property
-    def density_asked(self) -> None:
+    def target_density(self) -> None:
         """None: the method sets a share of the matrices, not of the entries."""
         return None
 
@@ -141,8 +141,8 @@ def _kind(parts: list[str], *, is_weight: bool, num_dims: int) -> str | None:
 def _refuse(method: str, unknown: list[str], kinds: Iterable[str]) -> None:
     if unknown:
         raise UserError(
-            f"method={method} must know whether each matrix of a block is attention or feed-forward, and does not know "
-            f"it of {some(unknown, most=4)}"
+            f"method={method} must know whether each matrix of a block is attention or feed-forward, and can't tell it "
+            f"for {some(unknown, most=4)}"
         )
     if missing := {"attention", "feed-forward"} - set(kinds):
         raise UserError(

@@ -61,7 +61,7 @@ def largest_or_tied(x: Tensor, sparsity: float) -> Tensor:
 
     Args:
         x: a tensor of any shape.
-        sparsity: the share of the entries that are the smallest; fewer if others tie with them.
+        sparsity: the share of the entries that are left out; fewer are left out if some tie at the threshold.
     """
     magnitude = x.abs()
     num_smallest = num_masked(sparsity, x.numel())

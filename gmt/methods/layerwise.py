@@ -44,7 +44,7 @@ class LayerwiseRates:
         )
 
     @property
-    def density_asked(self) -> float:
+    def target_density(self) -> float:
         """1: every step updates all entries."""
         return 1.0
 

@@ -44,7 +44,7 @@ class LocalizedTuning:
         check_layers(self.layers)
 
     @property
-    def density_asked(self) -> None:
+    def target_density(self) -> None:
         """None: the method masks nothing."""
         return
 

@@ -64,7 +64,7 @@ class LotteryTicket:
         self._gradient_mask(self.mask_ratio)
 
     @property
-    def density_asked(self) -> float:
+    def target_density(self) -> float:
         """The fraction of entries that train in the second phase."""
         return 1 - self.mask_ratio
 
@@ -195,7 +195,12 @@ class LotteryTicket:
 
 @dataclass(frozen=True)
 class _SecondPhase:
-    """Trains the entries that the first phase chose: packed bool by the name of each parameter."""
+    """Trains the entries that the first phase chose.
+
+    Args:
+        mask: the settings of the mask over these entries.
+        packed: the chosen entries, as packed bits by the name of each parameter.
+    """
 
     mask: GradientMask
     packed: Mapping[str, Tensor]
@@ -206,9 +211,9 @@ class _SecondPhase:
         return self.mask.name
 
     @property
-    def density_asked(self) -> float:
+    def target_density(self) -> float:
         """The fraction of entries that train."""
-        return self.mask.density_asked
+        return self.mask.target_density
 
     def attach(self, model: nn.Module, optimizer: Optimizer, *, seed: int, facts_every: int) -> AttachedMask:
         """Hook the mask onto the optimizer, and return it at work."""

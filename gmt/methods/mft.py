@@ -49,7 +49,7 @@ class MaskFineTuning:
         check_layers(self.layers)
 
     @property
-    def density_asked(self) -> None:
+    def target_density(self) -> None:
         """None: every score moves."""
         return None
 

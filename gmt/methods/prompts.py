@@ -59,7 +59,7 @@ class PeftPrompt:
         settings.one_of("method.options.prompt_tuning_init", init, _INITS)
 
     @property
-    def density_asked(self) -> None:
+    def target_density(self) -> None:
         """None: the method masks nothing."""
         return
 
@@ -67,7 +67,7 @@ class PeftPrompt:
         """Freeze the model, and put the vectors in.
 
         Raises:
-            UserError: peft does not know a setting, or neither peft nor this file can put vectors into this model.
+            UserError: peft does not know a setting, or peft or this file can't put vectors into this model.
         """
         import peft
 

@@ -27,20 +27,20 @@ class Method(Protocol):
         ...
 
     @property
-    def density_asked(self) -> float | None:
-        """The fraction of entries that a step shall update; None if the method sets no such fraction."""
+    def target_density(self) -> float | None:
+        """The fraction of entries that a step should update; None if the method sets no such fraction."""
         ...
 
     def attach(self, model: nn.Module, optimizer: Optimizer, *, seed: int, facts_every: int) -> Attached:
         """Attach the method to a model and its optimizer, just before training, and return the method at work.
 
-        Before a run starts, a method is attached to a model without weights and detached again, as a trial
-        (gmt/training/method_trial.py).
+        Before a run starts, a method of this package is attached to a model without weights and detached again, as a
+        trial (gmt/training/method_trial.py). A method of another package is attached only in the run's process.
 
         The method must not add, remove or replace parameters, buffers or modules of the model, nor change the
-        optimizer's parameters or what a module computes, here or later; gmt/training/structure.py refuses that, and
-        `ReshapesModel` is for it. It may change values and `requires_grad`, and add hooks on gradients and on the
-        optimizer, and forward hooks that change nothing.
+        optimizer's parameters or what a module computes, here or later: gmt/training/structure.py refuses such changes.
+        A method that needs them implements `ReshapesModel`. Every method may change values and `requires_grad`, and add
+        hooks on gradients and on the optimizer, and forward hooks that change nothing.
 
         Args:
             model: the model that will be trained; changed in place.
@@ -154,7 +154,10 @@ class FitsSharding(Protocol):
     """An optional part of Method: some of its settings need whole parameters on each worker."""
 
     def faults_when_sharded(self) -> list[str]:
-        """Return a clause for each setting that needs whole parameters; called when a sharded run is planned."""
+        """Return a clause for each setting that needs whole parameters; called when a sharded run is planned.
+
+        A clause ends "resources.sharding must be none for", e.g. "method NAME, which ranks whole tensors".
+        """
         ...
 
 
@@ -183,7 +186,8 @@ class MakesGroups(Protocol):
 class MakesOptimizer(Protocol):
     """An optional part of Method: it makes its own optimizer, which replaces train.optimizer.
 
-    If that depends on the method's settings, its attribute `makes_optimizer` says whether it does.
+    A method that makes an optimizer only with some settings has an attribute `makes_optimizer`, which says whether it
+    makes one with the present settings.
     """
 
     def make_optimizer(self, model: PreTrainedModel, groups: list[ParameterGroup]) -> Optimizer:

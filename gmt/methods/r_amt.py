@@ -67,7 +67,7 @@ class RegularizedMaskTuning:
         check_layers(self.layers)
 
     @property
-    def density_asked(self) -> None:
+    def target_density(self) -> None:
         """None: no share is set."""
         return None
 

@@ -78,7 +78,7 @@ class StructuredSparse:
         self._mask([])
 
     @property
-    def density_asked(self) -> float:
+    def target_density(self) -> float:
         """The fraction of channels and heads that train."""
         return 1 - self.mask_ratio
 
@@ -175,11 +175,11 @@ class StructuredSparse:
     def _warn_of_share(self, units: str, choice: Sequence[Tensor]) -> None:
         """Log a warning if the chosen units are far more than the share that the mask ratio sets."""
         num, total = sum(int(chosen.sum()) for chosen in choice), sum(map(len, choice))
-        if num > _FAR * self.density_asked * total:
+        if num > _FAR * self.target_density * total:
             _log.warning(
                 "method=%s: %d of %d %s train, %.2g %%, where method.mask_ratio=%s asks for %.2g %%: only whole %s can "
                 "train, and at least one does",
-                *(self.name, num, total, units, 100 * num / total, self.mask_ratio, 100 * self.density_asked, units),
+                *(self.name, num, total, units, 100 * num / total, self.mask_ratio, 100 * self.target_density, units),
             )
 
     def _mask(self, frozen: Sequence[str]) -> GradientMask:

@@ -6,7 +6,7 @@ shrinks.
 
 Departures: the authors' code replaces chosen entries by |w|, so that the first gradient is computed at changed weights,
 and moves nothing at the step of the second choice; neither happens here, and entries that continue to train keep their
-moments. In a step, the nuclear norm is that of one matrix for all micro-batches. Its gradient is added at the
+moments. In a step, all micro-batches share one drawn matrix for the nuclear norm. Its gradient is added at the
 optimizer's step, after clipping, which needs one decomposition for each step and not one for each micro-batch; the
 logged loss does not include the norm.
 """
@@ -57,7 +57,7 @@ class Sara:
             settings.integer("method.reselect_at", self.reselect_at, low=1)
 
     @property
-    def density_asked(self) -> None:
+    def target_density(self) -> None:
         """None: no share is set, since the weights decide how many entries train."""
         return None
 

@@ -48,8 +48,8 @@ def sensitivities(
     largest = max(float(x.max()) for x in sums.values())
     if not 0 < largest < float("inf") or not all(bool(x.isfinite().all()) for x in sums.values()):
         raise UserError(
-            "method.num_examples must be of examples whose squared gradients are finite and not all zero, got "
-            f"{largest} as the largest"
+            "method.num_examples must give examples whose squared gradients are finite and not all zero, got "
+            f"{largest} as the largest squared gradient"
         )
     return sums
 

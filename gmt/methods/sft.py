@@ -23,7 +23,7 @@ class Sft:
     fits_every_model = True
 
     @property
-    def density_asked(self) -> float:
+    def target_density(self) -> float:
         """1: every step updates all entries."""
         return 1.0
 

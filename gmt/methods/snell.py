@@ -56,7 +56,7 @@ class Snell:
         check_layers(self.layers)
 
     @property
-    def density_asked(self) -> None:
+    def target_density(self) -> None:
         """None: every factor moves."""
         return None
 

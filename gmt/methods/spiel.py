@@ -61,7 +61,7 @@ class Spiel:
         settings.number("method.replaced_first", self.replaced_first, rule, low=0, high=1, open_high=False)
 
     @property
-    def density_asked(self) -> float:
+    def target_density(self) -> float:
         """The fraction of the linear layers' entries that train at a step."""
         return 1 - self.mask_ratio
 

@@ -64,7 +64,7 @@ class SensitivityAware:
         settings.integer("method.batch_size", self.batch_size, low=1)
 
     @property
-    def density_asked(self) -> None:
+    def target_density(self) -> None:
         """None: the method masks nothing at a step."""
         return None
 

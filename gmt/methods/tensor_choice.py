@@ -27,8 +27,8 @@ def choose(
 ) -> list[bool]:
     """Return the tensors with the largest sum of importances that the budget allows, at least one.
 
-    For each tensor as the deepest one, the tensors above it are a 0/1 knapsack. The choice is optimal if the budget is
-    at most `resolution`; else costs are rounded up to its units, so that the budget holds.
+    For each tensor as the deepest one, the tensors above it are the items of a 0/1 knapsack. The choice is optimal if
+    the budget is at most `resolution`; else costs are rounded up to its units, so that the budget holds.
 
     Args:
         importance: the importance of each tensor, in the order of the forward pass.

@@ -54,7 +54,7 @@ def split_groups(model: PreTrainedModel, groups: list[dict[str, Any]]) -> list[d
 
 
 class MuonWithAdamW(Optimizer):
-    """torch's Muon on the groups that have `is_matrix`, torch's AdamW on the others.
+    """torch's Muon on the groups whose `is_matrix` is True, torch's AdamW on the others.
 
     Args:
         params: groups with the settings of AdamW; `is_matrix` is True by default.

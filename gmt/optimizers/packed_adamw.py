@@ -142,7 +142,7 @@ class PackedAdamW(Optimizer):
         """
         if is_sharded(p):
             raise ValueError("moments=packed needs parameters that are whole on each process, not shards of FSDP2")
-        assert p not in self._gradients, "a support changes between steps"
+        assert p not in self._gradients, "a support can't change after its parameter's gradient was gathered"
         new, state = support_of(keep_N), self.state[p]
         if "exp_avg" in state:
             if self._age == "own" and p in self._supports:

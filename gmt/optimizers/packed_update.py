@@ -44,7 +44,7 @@ class Stepped:
 
 
 def update(parameters: Sequence[Stepped], group: dict[str, Any]) -> None:
-    """Take one step of AdamW with some parameters of one group; on a GPU with all of them in one call.
+    """Take one step of AdamW with some parameters of one group; on a GPU in one call, except for those with ages.
 
     Args:
         parameters: the parameters' tensors.

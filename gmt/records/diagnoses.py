@@ -1,7 +1,7 @@
 """Measurements of finished runs: files in diagnostics/ of a run's record. The run itself does not depend on them.
 
 A file holds a digest of its values and its place, and the hashes of the measured weights. A file that was cut, changed
-or copied from elsewhere, or whose run was executed anew since, counts as missing; the run stays done.
+or copied from elsewhere, or whose run has other weights now, counts as missing; the run stays done.
 """
 
 import hashlib

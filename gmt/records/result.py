@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 Scores = Mapping[str, Mapping[str, float]]
+_EARLIER_NAMES = {"target_density": "density_asked"}  # in records of older versions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,8 +61,8 @@ class Result:
         training: the facts of the training; None for a merge.
         micro_batch_size, accumulation_steps: the values that the training used, which differ from the config's if a
             GPU's memory was short; None for a merge.
-        density_asked: the fraction of entries that the method's settings ask to update at a step; None without a mask,
-            and for a merge.
+        target_density: the fraction of entries that a step should update, by the method's settings; None without a
+            mask, and for a merge.
         moved_fraction: the fraction of the base's entries that the run's weights differ in, tied weights counted once.
         delta_norm: the Euclidean norm of the difference between the weights and the base's; None in records of older
             versions, and for a model that lacks a weight of its base.
@@ -86,7 +87,7 @@ class Result:
     training: TrainFacts | None
     micro_batch_size: int | None = None
     accumulation_steps: int | None = None
-    density_asked: float | None
+    target_density: float | None
     moved_fraction: float
     delta_norm: float | None = None
     relative_delta_norm: float | None = None
@@ -136,7 +137,8 @@ class Result:
 
 
 def _values_of(result_class: type[Any], stored: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        field.name: stored[field.name] if field.default is dataclasses.MISSING else stored.get(field.name)
-        for field in dataclasses.fields(result_class)
-    }
+    values = {}
+    for field in dataclasses.fields(result_class):
+        name = field.name if field.name in stored else _EARLIER_NAMES.get(field.name, field.name)
+        values[field.name] = stored[name] if field.default is dataclasses.MISSING else stored.get(name)
+    return values

@@ -105,7 +105,7 @@ def outcome_of(execute_run: Callable[[], None]) -> Outcome:
 
 
 def existence_check(path: Path) -> Callable[[], bool]:
-    """Return a check whether a file exists; it reads the disk, perhaps a network disk, at most twice a second."""
+    """Return a function that says whether a file exists; it reads the disk, perhaps a remote one, every half second."""
     checked_at, exists = 0.0, False
 
     def file_exists() -> bool:

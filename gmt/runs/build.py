@@ -24,7 +24,7 @@ from gmt.training.settings import TrainSettings
 
 GROUPS = ("model", "task", "method", "train", "seed", "record", "resources", "tracking")
 _OPTIONAL_PLUG_INS: Mapping[str, type] = {"selection": Selection, "merge": Merge}
-_SWEEP_GROUPS = ("study", "search", "sweep", "diagnostic", "over")  # allowed, without effect on a single run
+_SWEEP_GROUPS = ("study", "search", "sweep", "diagnostic", "over")  # allowed in a run's config; diagnostic must be null
 _IN_FILE_NAMES = ("diagnostic",)  # groups whose name is part of the names of files in a record
 _PLUG_INS: Mapping[str, type] = {"model": Model, "task": Task, "method": Method}
 _SETTINGS: Mapping[str, tuple[str, type]] = {  # name in Run -> config group, class

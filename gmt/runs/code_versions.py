@@ -34,7 +34,7 @@ _CODE = frozenset(
         *(".so", ".pyd", ".dylib", ".dll"),
     }
 )
-_READ_AS_CODE = _CODE | {".yaml", ".yml", ".toml"}  # new files of a checkout that make a run of it dirty
+_READ_AS_CODE = _CODE | {".yaml", ".yml", ".toml"}  # suffixes of new files that make a checkout dirty
 _WITHOUT_EFFECT = frozenset({"cli.py", "commands", "studies", "tracking"})  # parts of gmt that change no run's result
 
 
@@ -70,7 +70,7 @@ def outside_versions(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _outside_packages(config: Mapping[str, Any]) -> list[str]:
-    """Return the packages of a config's plug-ins outside of gmt, and the modules they import that are not installed.
+    """Return the packages of a config's plug-ins outside of gmt, and of the uninstalled modules that they import.
 
     The names come from the config and not from the science, which names a class that has moved by its former path.
     """
@@ -85,7 +85,7 @@ def _outside_packages(config: Mapping[str, Any]) -> list[str]:
 
 @lru_cache(maxsize=64)
 def _imported(name: str) -> frozenset[str]:
-    """Return the top-level modules that a package imports and that are not installed."""
+    """Return the top-level modules that a package imports from outside of site-packages."""
     names: set[str] = set()
     for path in (file for file in _files(name) if file.suffix == ".py"):
         with suppress(SyntaxError):  # no run can import such a file

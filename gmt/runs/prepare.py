@@ -60,7 +60,7 @@ class Prepared:
     base_evaluations: dict[Path, Evaluated] = field(default_factory=dict)
     """The evaluations of the base in this process, by the folder that stores them.
 
-    Other processes read that folder, which needs a loaded model; with this cache the process need not load it again.
+    Reading that folder, as other processes do, needs a loaded model; with this cache this process loads none again.
     """
 
     def for_method(self, method: Method) -> Prepared:

@@ -1,16 +1,24 @@
 """Writes a run's failure into its record, and describes it to the user in a sentence."""
 
 import logging
+import re
 import traceback
 
 from gmt.credentials import without_secrets
 from gmt.records.record import RunRecord, State
 from gmt.runs.failures import RETRIES
 
+_COMMAND = "`gmt show {}` shows the traceback"
+
 
 def failure_in_words(event: str, error: Exception, run_id: str) -> str:
     """Return a sentence with the event, the error's type and message, and the command that shows the traceback."""
-    return f"{event}: {type(error).__name__}: {error}; `gmt show {run_id}` shows the traceback"
+    return f"{event}: {type(error).__name__}: {error}; {_COMMAND.format(run_id)}"
+
+
+def without_command(sentence: str) -> str:
+    """Return a sentence of `failure_in_words` without the command, for a run whose record does not stay."""
+    return re.sub("; " + _COMMAND.format(r"\w+") + "$", "", sentence)
 
 
 def record_failure(record: RunRecord, error: Exception, kind: str) -> None:

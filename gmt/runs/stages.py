@@ -88,7 +88,7 @@ def _result(
         training=weights.training,
         micro_batch_size=None if settings is None else settings.micro_batch_size,
         accumulation_steps=None if settings is None else settings.accumulation_steps,
-        density_asked=context.run.method.density_asked if is_trained else None,
+        target_density=context.run.method.target_density if is_trained else None,
         moved_fraction=weights.delta.moved_fraction,
         delta_norm=weights.delta.norm,
         relative_delta_norm=weights.delta.relative_norm,

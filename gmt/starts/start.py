@@ -62,7 +62,8 @@ def write_first_files(kind: str, name: str, folder: Path) -> FirstFiles:
         raise UserError(f"NAME must not be the name of a module that Python finds already, got {name!r}")
     if taken := [str(path) for path in places.values() if path.exists()]:
         raise UserError(
-            f"gmt new does not overwrite {', '.join(taken)}, which exists already: choose another name, or remove it"
+            f"gmt new overwrites no file, and {', '.join(taken)} exist already: choose another name, or remove "
+            f"{'it' if len(taken) == 1 else 'them'}"
         )
     words = {
         "name": name,

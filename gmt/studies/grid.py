@@ -46,7 +46,7 @@ class StudySettings:
             comparisons then get more seeds, up to the next number in the list. Each look has an equal share of the
             level, so that repeated looks do not make a false verdict more likely. Empty: only the listed seeds.
         axis: the setting on the x axis of figures, along which tests compare, e.g. `method.rank`; its values are
-            numbers. None: gmt.axis.DEFAULT, whether or not it varies. Arms without the setting are constant.
+            numbers. None: `method.mask_ratio`, whether or not it varies. An arm without the setting is a level line.
         provenance: for a study that replicates another one, the source of each setting: `verified` (read in the
             original), `secondary` (reported by others) or `guessed`; None for any other study.
     """

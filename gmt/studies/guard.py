@@ -52,6 +52,6 @@ def confirm(plan: Plan, limit: SweepSettings, ask: Callable[[str], str] | None, 
     if ask is not None and ask(f"{forecast}. Start it? [y/N] ").strip().lower() in ("y", "yes"):
         return
     raise UserError(
-        f"{forecast} and was not confirmed: answer y, or raise sweep.confirm_above_gpu_hours, which is {hours:g}; null "
-        "never asks"
+        f"the sweep was not confirmed; {forecast}: answer y, or raise sweep.confirm_above_gpu_hours, which is "
+        f"{hours:g}; null never asks"
     )

@@ -49,8 +49,8 @@ def _refuse_other_seeds(study: StudySettings, plan: Plan, num_points: int) -> No
 def _points_of_next_look(study: StudySettings, plan: Plan) -> list[Point]:
     """Return the points to add; none if all questions are decided or the last look is done.
 
-    No point is added while some run has not ended or does not count in a report, since looks and reports must decide
-    by the same runs.
+    No point is added while some run has not ended, was changed, or was made with uncommitted changes, since looks and
+    reports must decide by the same runs.
     """
     if plan.later or any(state not in ("done", "diverged") for state in plan.states().values()):
         return []

@@ -75,7 +75,7 @@ def _repeated(runs: Sequence[PlannedRun]) -> list[str]:
     """Return a sentence for each run that occurs several times."""
     count = Counter(planned.run.id for planned in runs)
     return [
-        f"study {id_}: the same run occurs in the study {number} times: "
+        f"run {id_}: the same run occurs in the study {number} times: "
         + " and ".join(f"'{p.point.label}'" for p in runs if p.run.id == id_)
         for id_, number in count.items()
         if number > 1

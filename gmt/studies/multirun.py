@@ -19,7 +19,7 @@ from gmt.runs.parents import failure_of, not_done
 from gmt.studies.frozen import STOP, job_of
 from gmt.studies.guard import SweepSettings, confirm
 from gmt.studies.make_plan import make_plan
-from gmt.studies.opened import axes_of, study_of
+from gmt.studies.opened import axes_of, study_of_multirun
 from gmt.studies.plan import Plan, PlannedRun
 from gmt.studies.progress import progress
 from gmt.studies.sweep import RunLauncher, run_sweep
@@ -51,7 +51,7 @@ def multirun(
     """
     config = to_plain(master)
     composer = Composer()
-    study, axes = study_of(config, required=False), axes_of(composer, arguments)
+    study, axes = study_of_multirun(config, axes_of(composer, arguments))
     plan = make_plan(composer, study, axes)
     tracking = settings_of("tracking", TrackingSettings, config["tracking"])
     limit = settings_of("sweep", SweepSettings, config["sweep"])

@@ -1,5 +1,6 @@
 """Plans the study that a user's overrides name; overrides with lists of values are axes."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,6 +15,8 @@ from gmt.studies.grid import StudySettings
 from gmt.studies.left_out_questions import without_wrong_questions
 from gmt.studies.make_plan import make_plan
 from gmt.studies.plan import Plan
+
+_WORD = re.compile(r"\w+")
 
 
 def planned(
@@ -42,22 +45,41 @@ def planned(
         if leave_out and isinstance(config.get("study"), Mapping):
             study, left_out = without_wrong_questions(config["study"])
             values = {**config, "study": study}
-        plan = make_plan(composer, study_of(values, required=True), axes_of(composer, ours), leave_out=leave_out)
+        plan = make_plan(composer, study_of(values), axes_of(composer, ours), leave_out=leave_out)
         return replace(plan, left_out=[*left_out, *plan.left_out]), config
 
 
-def study_of(config: Mapping[str, Any], *, required: bool) -> StudySettings:
-    """Return the study of a config; without one, the study that a multirun's listed values form.
+def study_of(config: Mapping[str, Any]) -> StudySettings:
+    """Return the study of a config.
 
     Raises:
-        UserError: the config has no study although `required`, or the study is wrong.
+        UserError: the config has no study, or the study is wrong.
     """
-    values = config.get("study")
-    if values is not None:
-        return settings_of("study", StudySettings, values)
-    if required:
+    if config.get("study") is None:
         raise UserError("this command needs study=NAME; `gmt help study` lists the studies")
-    return StudySettings(name="multirun", question="gmt run -m", shared={}, arms={"run": {}})
+    return settings_of("study", StudySettings, config["study"])
+
+
+def study_of_multirun(
+    config: Mapping[str, Any], axes: Mapping[str, Sequence[str]]
+) -> tuple[StudySettings, Mapping[str, Sequence[str]]]:
+    """Return the study of a config, or the study that the listed values form, and the axes of that study.
+
+    Args:
+        config: the config.
+        axes: the typed settings, each with its values. Without a study, each typed method is an arm.
+
+    Raises:
+        UserError: the study is wrong.
+    """
+    if config.get("study") is not None:
+        return study_of(config), axes
+    arms: dict[str, dict[str, str]] = {"run": {}}
+    methods = axes.get("method", ())
+    if methods and len(set(methods)) == len(methods) and all(map(_WORD.fullmatch, methods)):
+        arms = {name: {"method": name} for name in methods}
+        axes = {key: values for key, values in axes.items() if key != "method"}
+    return StudySettings(name="multirun", question="gmt run -m", shared={}, arms=arms), axes
 
 
 def axes_of(composer: Composer, overrides: Iterable[str]) -> dict[str, list[str]]:

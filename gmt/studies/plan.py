@@ -115,7 +115,7 @@ class Plan:
 
     @property
     def folder(self) -> Path:
-        """The folder of the study's report."""
+        """The folder of the study's report and of the frozen plans of its sweeps."""
         return self.runs[0].run.record_settings.studies / self.study.name
 
     def states(self) -> dict[str, State]:
@@ -163,7 +163,7 @@ def settled_states(plan: Plan) -> tuple[State, ...]:
 
 
 def broken(plan: Plan, states: Mapping[str, State]) -> list[PlannedRun]:
-    """Return the runs that count as faults of the sweep: those that have not ended, were changed, or diverged.
+    """Return the runs that count as faults of the sweep: those that failed, are unfinished, were changed, or diverged.
 
     A run that diverged is not a fault while other runs wait for tuning, or if it only tried a value.
     """

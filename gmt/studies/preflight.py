@@ -54,7 +54,7 @@ def faults_of_runs(runs: Sequence[Run], note_num_checked: Callable[[int], None] 
 
 
 def _check_merge(run: Run, prepared: "Prepared", by_id: Mapping[str, Run]) -> None:
-    """Check that the validation questions of a merge can be made, and that its other base exists, if it needs them.
+    """Check that a merge's validation questions can be made, and that its parents' bases fit, if it needs them.
 
     Raises:
         UserError: the questions are wrong, or the base does not exist.
@@ -70,7 +70,7 @@ def _check_merge(run: Run, prepared: "Prepared", by_id: Mapping[str, Run]) -> No
 
 
 def _try_method(run: Run, prepared: "Prepared") -> None:
-    """Try a method without weights, once for each model, method and use of the weights.
+    """Try a run's method without weights; runs with the same result share one trial (gmt/runs/method_check.py).
 
     Raises:
         UserError: the method can't work with the model or the examples.

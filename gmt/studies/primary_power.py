@@ -126,5 +126,5 @@ def _noise_of_questions(question: Question, compared: Sequence[PlannedRun], task
 
 
 def _half_width(numbers: Sequence[int]) -> float:
-    """Return half the width of an interval of a task's score over other test questions; NaN if it is not known."""
+    """Return half the width of an interval of a difference over other test questions; NaN if it is unknown."""
     return _TWO_SIDED * sum(_DIFFERING / number for number in numbers) ** 0.5 / len(numbers) if numbers else math.nan

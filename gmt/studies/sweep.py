@@ -34,7 +34,7 @@ class CheckInWorker(Protocol):
     """Checks the runs of a sweep in one of its workers."""
 
     def __call__(self, prepare_driver: Callable[[], None]) -> Sequence[str] | None:
-        """Start the first workers, and wait until one of them has checked all runs.
+        """Hand the first runs to workers, and wait until one worker has checked all runs; no run begins yet.
 
         Args:
             prepare_driver: called once, while the workers import libraries.
@@ -221,5 +221,5 @@ def _conclude(plan: Plan, folder: Path, say: Say) -> None:
     raise RunFailed(
         f"study {plan.study.name}: {len(broken_runs)} of {len(plan.runs)} runs are not done: "
         + "; ".join(f"{p.point.label} ({states[p.run.id]}, {p.record.folder})" for p in broken_runs)
-        + ". Sweep again to resume them."
+        + ". A new sweep resumes them, except runs that diverged or were changed."
     )

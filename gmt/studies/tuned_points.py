@@ -23,7 +23,9 @@ def cells(points: Sequence[Point], tuning: TuningSettings, *, axis: str) -> list
     """
     groups: dict[tuple[str, tuple[str, ...]], list[Point]] = {}
     for point in points:
-        groups.setdefault((point.arm, without(point.overrides, _shared_by_a_choice(tuning, axis))), []).append(point)
+        groups.setdefault((point.arm, without(point.overrides, _differing_within_a_choice(tuning, axis))), []).append(
+            point
+        )
     return list(groups.values())
 
 
@@ -37,10 +39,10 @@ def trial_points(cell: Sequence[Point], tuning: TuningSettings) -> list[Point]:
 
 def label_of(cell: Sequence[Point], tuning: TuningSettings, *, axis: str) -> str:
     """Return the label of a tuned choice."""
-    return label_of_choice(cell[0], fixed=_shared_by_a_choice(tuning, axis))
+    return label_of_choice(cell[0], fixed=_differing_within_a_choice(tuning, axis))
 
 
-def _shared_by_a_choice(tuning: TuningSettings, axis: str) -> tuple[str, ...]:
+def _differing_within_a_choice(tuning: TuningSettings, axis: str) -> tuple[str, ...]:
     """Return the settings in which the points of a choice differ, the seed first."""
     return (_SEED, *tuning.overrides, *((axis, f"+{axis}") if tuning.value_per == ARM else ()))
 

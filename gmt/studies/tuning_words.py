@@ -21,9 +21,9 @@ def tuned_in_words(tuned: Tuned, noise: TuningNoise | None) -> str:
         tuned: the tuning.
         noise: the noise of the value; None if it is unknown.
     """
-    best = "not found yet" if tuned.best is None else f"{tuned.best:g}"
-    searched = f"{tuned.num_done} of {tuned.num_runs} runs between {tuned.low:g} and {tuned.high:g}"
-    clauses = [f"{tuned.label}: {tuned.setting} {best}, by {searched}", *scores_in_words(tuned), *doubts(tuned)]
+    best = "not chosen yet" if tuned.best is None else f"{tuned.best:g}"
+    searched = f"after {tuned.num_done} of {tuned.num_runs} runs between {tuned.low:g} and {tuned.high:g}"
+    clauses = [f"{tuned.label}: {tuned.setting} {best}, {searched}", *scores_in_words(tuned), *doubts(tuned)]
     resampled = [f"chosen again in {shares} of resamples"] if (shares := chosen_again(tuned, noise)) else []
     return "; ".join([*clauses, *resampled])
 

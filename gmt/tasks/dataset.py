@@ -42,8 +42,8 @@ class DatasetTask:
         source: evaluations of skills that the base has before the training, in the same form; they measure forgetting.
 
     Raises:
-        UserError: the data can't be loaded, the columns are none of these sets, a template is invalid, or there is no
-            evaluation.
+        UserError: a key of `data` is wrong or its path does not exist, the columns are none of these sets, a template
+            is invalid, or there is no evaluation. Rows are read only later.
     """
 
     name: str

@@ -21,7 +21,7 @@ _ANSWER = "answer"  # an optional key
 _MAX_DRAWS = 50  # draws for each question, after which a family with too few distinct questions is refused
 _WORD = re.compile(r"\w+")
 _NUMBER = re.compile(r"\d+")
-# Modules that reasoning-gym's library for the game of life imports to draw, half a second; no question is drawn.
+# Modules that reasoning-gym's library for the game of life imports for plots, in half a second; questions need none.
 _PLOTTING = {
     "matplotlib": (),
     "matplotlib.pyplot": (),

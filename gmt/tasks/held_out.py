@@ -30,7 +30,8 @@ class HeldOut:
         max_new_tokens: the most tokens of an answer.
 
     Raises:
-        UserError: the data can't be loaded, the columns are none of these sets, or the pattern is invalid.
+        UserError: a key of `data` is wrong or its path does not exist, the columns are none of these sets, or the
+            pattern is invalid. Rows are read only later.
     """
 
     name_in_ids: ClassVar[str] = "gmt.tasks.dataset.HeldOut"  # its path when the first run ids were computed

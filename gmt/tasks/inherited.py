@@ -39,7 +39,7 @@ def _part(value: Any) -> Any:
 
 
 def _of_one_format(columns: Mapping[str, Any]) -> dict[str, Any]:
-    """Return columns without inherited columns of another format, which messages, chosen or rejected exclude."""
+    """Return the columns of one format: messages, chosen and rejected rule out inherited columns of another format."""
     named = {key: value for key, value in columns.items() if value is not None}
     if "messages" in named:
         return {"messages": named["messages"]}

@@ -113,7 +113,10 @@ class JsonSplits(Mapping[str, Sequence[Mapping[str, Any]]]):
 
 
 def _as_declared(where: str, declared: Features, row: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a row with the types that the folder's README declares; refuse values that would be silently converted."""
+    """Return a row with the types that the folder's README declares, where a number may become a text.
+
+    Other values that would be silently converted are refused.
+    """
     for name, feature in declared.items():
         if not _fits(feature, row.get(name)):
             raise UserError(
@@ -127,7 +130,10 @@ def _as_declared(where: str, declared: Features, row: Mapping[str, Any]) -> Mapp
 
 
 def _fits(feature: Any, value: Any) -> bool:
-    """Return whether a value of a JSON file has the type of a declared column; True for types not checked here."""
+    """Return whether a JSON value is accepted in a declared column.
+
+    A number is accepted for a text, and any value for a type that is not checked here.
+    """
     if value is None:
         return True
     if isinstance(feature, Mapping):

@@ -51,9 +51,9 @@ class ReasoningGymTask:
         target: evaluations of the trained skill, by name: entries as in `train`, or evaluations with a `_target_`.
         source: evaluations of skills that the base has before the training, in the same form; they measure forgetting.
         max_new_tokens: the most tokens of an answer.
-        hold_out: leaves out training examples that share with a target question: `question`: its whole text; `words`:
-            its words and numbers, in any order; `numbers`: its numbers, in any order and any words. A question without
-            a number holds out every example without one.
+        hold_out: the part that a training example must not share with a target question; examples that share it are
+            left out. `question`: the whole text; `words`: the words and numbers, in any order; `numbers`: the numbers,
+            in any order and among any words. A question without a number holds out every example without one.
         distinct: whether a suite asks each question only once.
         question_seed: the seed of the suites' questions alone, so that they and the training examples can be varied
             separately; null for data_seed + 1,000,003.
@@ -61,7 +61,8 @@ class ReasoningGymTask:
             many from each. They are added to the others, without any question that a suite asks.
 
     Raises:
-        UserError: a family or key is unknown, or there is no training example or no suite.
+        UserError: a key is missing or unknown, a number is out of its range, or there is no family to train on or no
+            suite. Unknown families are found when questions are drawn.
     """
 
     name: str

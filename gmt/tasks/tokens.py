@@ -54,7 +54,7 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
     seen at the beginning of plain text.
     """
     ids: list[int] = tokenizer(prompt)["input_ids"]
-    return ids[:-1] if ids[-1:] == [tokenizer.eos_token_id] else ids  # few tokenizers end a text
+    return ids[:-1] if ids[-1:] == [tokenizer.eos_token_id] else ids  # a few tokenizers append the end token
 
 
 def chat_ids(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, answer_follows: bool) -> list[int]:

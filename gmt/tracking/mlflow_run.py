@@ -38,6 +38,7 @@ _STATUS: Mapping[State, str] = {
     "interrupted": "KILLED",
 }
 _FILES = ("config.json", "result.json", "environment.json", "answers_before.jsonl", "answers_after.jsonl", "error.txt")
+_WITH_TRACEBACK: tuple[State, ...] = ("failed", "diverged")
 _VALUES_PER_BATCH = 1000  # MLflow's limit for metrics, params and tags together in one batch
 _PARAMS_PER_BATCH = 100  # MLflow's limit for params in one batch
 _VALUE_LENGTH = 6000
@@ -211,7 +212,9 @@ class TrackedRun:
             environment = self._record.read("environment.json")
             tags += [RunTag(f"gmt.{key}", str(environment[key])) for key in ("commit", "dirty")]
         if status.get("error") and state != "done":
-            tags.append(RunTag(NOTE, f"**{state}:** {status['error']}\n\nA traceback is the artifact `error.txt`."))
+            has_file = state in _WITH_TRACEBACK and (self._record.folder / "error.txt").exists()
+            traceback = "\n\nThe artifact `error.txt` holds the traceback." if has_file else ""
+            tags.append(RunTag(NOTE, f"**{state}:** {status['error']}{traceback}"))
         elif NOTE in run.data.tags:
             tags.append(RunTag(NOTE, ""))  # clears the note of an attempt that failed
         return tags
@@ -220,7 +223,7 @@ class TrackedRun:
         if state != "changed":
             artifacts = get_artifact_repository(run.info.artifact_uri, tracking_uri=self._client.tracking_uri)
             for name in _FILES:
-                if (self._record.folder / name).exists() and (name != "error.txt" or state in ("failed", "diverged")):
+                if (self._record.folder / name).exists() and (name != "error.txt" or state in _WITH_TRACEBACK):
                     artifacts.log_artifact(str(self._record.folder / name))  # type: ignore[no-untyped-call]
             self._links.link(run, self._record)
         ended_at = self._record.status().get("ended_at") or time.time()  # a killed run has no end in its record

@@ -75,7 +75,7 @@ def result_columns(result: Result) -> dict[str, Any]:
         "source_perplexity_before": _mean_metric(result, "before", "source", "perplexity", geometric_mean),
         "source_perplexity_after": _mean_metric(result, "after", "source", "perplexity", geometric_mean),
         **_right_answer_columns(result),
-        "density_asked": result.density_asked,
+        "target_density": result.target_density,
         "trained_fraction": result.trained_fraction,
         "moved_fraction": result.moved_fraction,
         "touched_fraction": result.touched_fraction,

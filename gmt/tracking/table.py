@@ -62,7 +62,7 @@ COLUMNS: Mapping[str, str] = {
     "source_nll_after": "Float64",
     "target_kl": "Float64",
     "source_kl": "Float64",
-    "density_asked": "Float64",
+    "target_density": "Float64",
     "density": "Float64",
     "trained_fraction": "Float64",
     "moved_fraction": "Float64",
@@ -130,7 +130,7 @@ def left_out(table: pd.DataFrame) -> list[str]:
         f"{len(rows)} {_STATE_WORDS.get(str(state), state)} ({some(rows['label'].tolist(), '; ')})"
         for state, rows in rows_left_out.groupby("state")
     ]
-    return [f"{len(rows_left_out)} of {len(table)} runs are in no number here: {'; '.join(states)}."]
+    return [f"{len(rows_left_out)} of {len(table)} runs are left out of all numbers here: {'; '.join(states)}."]
 
 
 def changes(table: pd.DataFrame) -> list[str]:
@@ -148,7 +148,8 @@ def _code(environment: Mapping[str, Any]) -> str | None:
 def _hardware(environment: Mapping[str, Any]) -> str:
     if environment["device"] == "cuda":
         return ", ".join(environment["gpus"])
-    return f"{environment['torch_threads']} thread of {environment['cpu']}"
+    threads = environment["torch_threads"]
+    return f"{threads} thread{'s' if threads > 1 else ''} of {environment['cpu']}"
 
 
 def _row(arm: str, label: str, record: RunRecord, axis: Axis, dirty: bool) -> dict[str, Any]:

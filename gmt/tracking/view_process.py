@@ -185,7 +185,7 @@ class _Server:
         self._fault: UserError | None = None
 
     def open_if(self, is_wanted: Callable[[], bool]) -> None:
-        """Import MLflow, and open the store if it is still wanted then; `answers` is told a fault."""
+        """Import MLflow, and open the store if it is still wanted; the first call of `answers` returns a fault."""
         with no_collections():
             import gmt.tracking.mlflow_view  # noqa: F401
         if not is_wanted():

@@ -8,13 +8,13 @@ browser's storage says otherwise.
 import json
 from collections.abc import Mapping, Sequence
 
-# Letters of a run's description: a tag, of which MLflow cuts off the rest (mlflow.utils.validation).
+# The most characters of a run's description, which is a tag: MLflow cuts off the rest (mlflow.utils.validation).
 LONGEST_DESCRIPTION = 8000
 _KEY = "gmt"
 TAG = f"mlflow.sharedViewState.{_KEY}"
 TRAINING = "workflowType=machine_learning"
 STORAGE: Mapping[str, str] = {"mlflow.workflowType_v1": '"machine_learning"'}  # values for the browser's storage
-CHOICE = "gmt.choice"  # the tag of a run's choice: arm, value of the axis, and what else varies but for the seed
+CHOICE = "gmt.choice"  # the tag of a run's choice: arm, value of the axis, and other varied settings but the seed
 _METRICS = ("result/target_after", "result/forgetting")
 
 

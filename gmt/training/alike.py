@@ -190,8 +190,8 @@ def _leak(model: PreTrainedModel, collate: Collate, examples: tuple[list[int], l
     """Return a clause if an example's log-probabilities depend on another example's tokens; None if they do not.
 
     If a mask keeps the examples apart, the gradient is exactly zero in any dtype. The result is None, too, if the check
-    is impossible, since the model's code has no gradient with respect to its token embeddings or embeds other tokens
-    than the batch's; then a line is logged.
+    is impossible: if the model's code has no gradient with respect to its token embeddings (a line is then logged), or
+    if it embeds other tokens than the batch's.
     """
     embedded: list[tuple[Tensor, Tensor]] = []  # token ids and their embeddings
 
@@ -225,7 +225,7 @@ def _leak(model: PreTrainedModel, collate: Collate, examples: tuple[list[int], l
             if in_rows[row, begin : begin + len(example)].tolist() == example:
                 by_token[row, begin : begin + len(example)] = 0
                 if bool((by_token.abs() > 0).any()):  # NaN counts as zero
-                    return "its tokens' log-probabilities have a gradient by tokens that are not its own"
+                    return "the log-probabilities of an example have a gradient by tokens outside the example"
                 break
     return None
 
@@ -259,4 +259,4 @@ def _difference(compute: Callable[[], Sequence[Tensor]], reference: Sequence[Ten
         return log_probs
     # the mean over an example, since in half precision a near tie may send a single token to another expert
     error = max(float((x - expected).abs().mean()) for x, expected in zip(log_probs, reference, strict=True))
-    return None if error <= rounding else f"its tokens' log-probabilities are off by {error:.2g} in the mean"
+    return None if error <= rounding else f"the log-probabilities of an example are off by {error:.2g} on average"

@@ -28,7 +28,7 @@ _TORCH_TYPES = (torch.Tensor, torch.Size, torch.dtype, torch.device)
 _MASK_FACTS = ("density", "mask_seconds")  # facts that every mask must report
 
 
-class Attachment(TrainerCallback):
+class MethodCallback(TrainerCallback):
     """Attaches the method, notifies it of each epoch, and saves its state beside each checkpoint.
 
     The method is attached when the training begins. By then FSDP2 has replaced the weights by shards, and has filled
@@ -91,7 +91,7 @@ class Attachment(TrainerCallback):
                     f"method {self._method.name} must give numbers as facts, got a {type(value).__name__} as {name!r}"
                 )
         missing = [name for name in _MASK_FACTS if name not in facts]
-        if missing and (len(missing) < len(_MASK_FACTS) or self._method.density_asked is not None):
+        if missing and (len(missing) < len(_MASK_FACTS) or self._method.target_density is not None):
             raise UserError(
                 f"method {self._method.name} must give {' and '.join(_MASK_FACTS)} among its facts at each step, since "
                 f"it masks, and lacks {', '.join(missing)} (see {type(self.attached).__module__}."

@@ -124,7 +124,7 @@ class _TrainerMixin:
         """Return the factor of the method's term in the loss of a batch, before transformers and DDP average losses.
 
         If the loss is divided by the step's number of labelled tokens, DDP later divides it by the number of workers.
-        Any other loss is divided by the number of batches too, by transformers.
+        Otherwise (`num_items` is None) transformers divides it by the number of micro-batches, and the factor is 1.
         """
         if num_items is None:
             return 1.0
@@ -154,7 +154,7 @@ class _TrainerMixin:
         return self.blank()
 
     def _track_num_input_tokens(self, inputs: dict[str, Any]) -> None:
-        if inputs["input_ids"].numel() == 1:  # a blank: an example has a prompt and an end
+        if inputs["input_ids"].numel() == 1:  # a blank, since an example has two tokens or more
             inputs = {"input_ids": inputs["input_ids"][:, :0]}
         super()._track_num_input_tokens(inputs)  # type: ignore[misc]
 

@@ -1,7 +1,7 @@
 """Saves and loads the method's state in the Trainer's checkpoints, and finds the complete checkpoints.
 
 A mask over sharded weights is sharded in the same way, so each worker saves its part. The first worker writes its file
-last, after all other files, the meter's sums among them; a checkpoint that lacks either file is incomplete.
+last, after all other files. A checkpoint that lacks this file or the meter's sums is incomplete.
 """
 
 import json
@@ -20,7 +20,7 @@ _METHOD_STATE = "method_state.pt"
 
 
 def last_whole_checkpoint(checkpoints: Path) -> Path | None:
-    """Return the newest complete checkpoint of a training with the present loss; None if there is none."""
+    """Return the newest complete checkpoint whose loss has no routers' auxiliary term; None if there is none."""
     usable = [checkpoint for checkpoint in _complete(checkpoints) if not _has_router_loss(checkpoint)]
     return max(usable, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 

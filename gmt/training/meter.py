@@ -13,7 +13,7 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from gmt.errors import Diverged
-from gmt.training.attachment import Attachment
+from gmt.training.attachment import MethodCallback
 from gmt.training.checkpoints import METER_SUMS
 from gmt.training.system import system_metrics
 from gmt.training.workers import index
@@ -49,7 +49,7 @@ class Meter(TrainerCallback):
         resume: the checkpoint from which the training is resumed, if there is one.
     """
 
-    def __init__(self, method: Attachment, on_metrics: OnMetrics, resume: Path | None):
+    def __init__(self, method: MethodCallback, on_metrics: OnMetrics, resume: Path | None):
         self._method = method
         self._on_metrics = on_metrics
         self._marks: list[float] = []

@@ -2,7 +2,8 @@
 
 The trial does what the beginning of a training does: the method puts its parts into the copy, its optimizer is made,
 and it is attached. So every refusal that follows from settings and shapes is raised here. The weights have no values;
-if the method reads one, the trial ends without a result.
+if the method reads one, the trial ends without a result. A method of another package only puts its parts into the copy:
+its `attach` is called only in a run's process.
 """
 
 from __future__ import annotations

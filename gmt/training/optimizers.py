@@ -240,6 +240,6 @@ def _check_groups(method: str, model: nn.Module, expected: list[ParameterGroup],
     for fault, keys in faults.items():
         if keys:
             raise UserError(
-                f"method {method}: the optimizer's groups must hold each parameter that trains once, and {fault} "
+                f"method {method}: the optimizer's groups must hold each trainable parameter exactly once, and {fault} "
                 f"{names.get(keys[0], 'one that the model does not have')}"
             )

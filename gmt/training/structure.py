@@ -21,8 +21,8 @@ from gmt.masking.parameters import plain_name
 
 _RULE = (
     "a method may not add, remove or replace parameters, buffers or modules, or change what a module computes, since "
-    "the optimizer, the workers' copies and the checkpoint exist before it is attached; a method does this in "
-    "`reshape` (gmt/methods/protocol.py, ReshapesModel)"
+    "the optimizer, the workers' copies and the checkpoint exist before it is attached; a method that needs such "
+    "changes makes them in `reshape` (gmt/methods/protocol.py, ReshapesModel)"
 )
 
 Layout = Mapping[str, object]

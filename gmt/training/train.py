@@ -13,7 +13,7 @@ from gmt.errors import Diverged, UserError
 from gmt.masking.sharding import local
 from gmt.records.result import TrainFacts
 from gmt.training.alike import check_steps_together
-from gmt.training.attachment import Attachment
+from gmt.training.attachment import MethodCallback
 from gmt.training.checkpoints import drop_other_losses, last_whole_checkpoint, load_method
 from gmt.training.control import ControlCallback
 from gmt.training.false_alarms import without_false_alarms
@@ -85,8 +85,8 @@ def train(
 
 def _attachment(
     inputs: TrainingInputs, settings: TrainSettings, seed: int, execution: Execution, state: dict[str, Any] | None
-) -> Attachment:
-    return Attachment(
+) -> MethodCallback:
+    return MethodCallback(
         inputs.method,
         seed=seed,
         facts_every=execution.log_every,
@@ -98,7 +98,7 @@ def _attachment(
 
 
 @contextmanager
-def _as_evaluated(patches: TrainerPatches, attachment: Attachment) -> Iterator[None]:
+def _as_evaluated(patches: TrainerPatches, attachment: MethodCallback) -> Iterator[None]:
     with patches.removed(), evaluated_weights(attachment.optimizer):
         yield
 

@@ -64,7 +64,7 @@ def decide(
         outcome=outcome,
         answer=answer(question, outcome, rows, deciding),
         confidence=1 - 2 * share if question.is_of_all else 1 - share,
-        test=words_of_test(question, len(rows), is_by_flips=is_by_flips),
+        test=words_of_test(question, len(rows), is_by_flips=is_by_flips, with_target=share < level),
         about=about(len(tasks), knows_questions=any(not np.isnan(row.low_questions) for row in rows)),
         n=min((row.n for row in rows), default=0),
         deciding=deciding,

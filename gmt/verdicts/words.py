@@ -100,8 +100,20 @@ def _bounds(low: float, high: float) -> str:
     return f"[{100 * low:+.1f}, {100 * high:+.1f}]"
 
 
-def words_of_test(question: Question, num_comparisons: int, *, is_by_flips: bool) -> str:
-    """Return a phrase that names the test and its correction for several comparisons."""
+def words_of_test(question: Question, num_comparisons: int, *, is_by_flips: bool, with_target: bool) -> str:
+    """Return a phrase that names the test and its corrections.
+
+    Args:
+        question: the question.
+        num_comparisons: the number of its comparisons.
+        is_by_flips: whether the limit is drawn by sign flips of the seeds.
+        with_target: whether the target score is tested too, so that each test has half of the level.
+    """
+    shared = "; forgetting and target score share the level" if with_target else ""
+    return _words_of_test(question, num_comparisons, is_by_flips=is_by_flips) + shared
+
+
+def _words_of_test(question: Question, num_comparisons: int, *, is_by_flips: bool) -> str:
     if question.is_of_all:
         return (
             "paired one-sided t tests on the same seed; the claim must hold for every comparison, so each is tested at "

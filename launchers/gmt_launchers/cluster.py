@@ -126,9 +126,9 @@ def connected(address: str | None, num_cpus: int | None, *, early: EarlyWorkers 
         address: None for Ray on this machine, `auto` for this user's cluster of which this machine is a node, or the
             HOST:PORT of a cluster.
         num_cpus: the number of cores that Ray may use on this machine; None for all that this process may use.
-        early: the workers that Ray starts beforehand on this machine, and that import what a training needs before
-            their first job, as do those that it starts later. None for workers as Ray starts them; so are those of a
-            machine with GPUs, and of a process that finds modules where a new process would not.
+        early: the workers that Ray starts beforehand on this machine; they, and those that it starts later, import
+            what a training needs before their first job. None starts workers as Ray does by default; so does any value
+            on a machine with GPUs, or in a process that finds modules where a new process would not.
 
     Raises:
         UserError: nothing answers at the address, the token is wrong or other users can read it, or the versions

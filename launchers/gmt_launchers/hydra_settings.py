@@ -15,7 +15,7 @@ class RayTuneSettings:
         address: the address of a running cluster (`auto` or HOST:PORT); None starts Ray on this machine.
         num_cpus: the number of cores that Ray may use on this machine; None for all that this process may use.
         cpus_per_job, gpus_per_job: the resources of a job of Hydra's own sweepers; the runs of a study have settings
-            of their own. None for gpus_per_job is 1 if some node has a GPU, else 0.
+            of their own. gpus_per_job=None means 1 if some node has a GPU, else 0.
         max_failures: how often a job of Hydra's own sweepers starts again after its worker died.
     """
 

@@ -70,7 +70,7 @@ class Owner(Protocol):
         ...
 
     def handle_death(self, index: int, error: Exception) -> float | None:
-        """Take the error of a job that raised or whose worker died; return as `ended` does."""
+        """Take the error of a job that raised or whose worker died; return as `handle_result` does."""
         ...
 
     def note_early_stop(self, index: int) -> None:
@@ -155,7 +155,7 @@ class JobQueue(Searcher):  # type: ignore[misc]  # Ray ships no types
         return None if self._waiting or self._running else Searcher.FINISHED
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Handle the end of a trial. The scheduler has stopped a trial that ends without a result and an error."""
+        """Handle the end of a trial. A trial with neither a result nor an error was stopped by the scheduler."""
         if not error and (index := self._take(trial_id, "it was stopped")) is not None:
             self._owner.note_early_stop(index)
 
@@ -172,7 +172,7 @@ class JobQueue(Searcher):  # type: ignore[misc]  # Ray ships no types
     def _take(self, trial_id: str, why: str) -> int | None:
         """Return the index of the job of a trial that has ended, and forget the trial; None if that was done before."""
         if self._held is not None:
-            self._held.note_no_check(f"a worker ended before all were checked: {why}")
+            self._held.note_no_check(f"a worker ended before all runs were checked: {why}")
         return self._running.pop(trial_id, None)
 
     def _repeat_after(self, index: int, after_s: float | None) -> None:

@@ -239,7 +239,7 @@ class _RunsOwner:
         return Ready.LATER if unfinished_parents or state == "running" else Ready.GO
 
     def handle_result(self, index: int, result: Outcome) -> float | None:
-        """Return the seconds after which to try a run again whose worker has written an outcome; None for never."""
+        """Return the seconds after which to try a run again whose worker returned an outcome; None for never."""
         if result.state == "busy":
             return _BUSY_AFTER_S
         if result.state != "failed" or result.kind is None:

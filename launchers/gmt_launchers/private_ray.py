@@ -60,8 +60,8 @@ def _private_folder() -> Path:
                 return Path(tempfile.mkdtemp(prefix=_PREFIX, dir=place))
     raise UserError(
         f"hydra/launcher=ray_tune needs a folder that can be written, with a path of at most {_MAX_BYTES} bytes, for "
-        f"Ray's sockets: RAY_TMPDIR must name one, got {temporary_folder()!r}, and there is none of "
-        f"{', '.join(_SHORT_PLACES)}"
+        f"Ray's sockets: RAY_TMPDIR must name one, got {temporary_folder()!r}, and none of "
+        f"{', '.join(_SHORT_PLACES)} can be used"
     )
 
 
@@ -91,7 +91,7 @@ def _in_use(folder: Path, *, alone: bool = False) -> Iterator[None]:
     """Lock a folder, which keeps other sweeps and systemd-tmpfiles from removing it.
 
     Raises:
-        OSError: `alone` is asked for, and another process holds the lock.
+        OSError: `alone` is true, and another process holds the lock.
     """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:

@@ -115,7 +115,7 @@ def _wait_for_first_worker(run: Run, fit: "Future[Any]") -> None:
         while num_noted_processes(folder) == num_before and not fit.done():
             wait([fit], timeout=_POLL_S)
             with suppress(ray.exceptions.RayError):  # `fit` raises it too
-                if reservations().refused:
+                if reservations().pending:
                     on_progress()
 
 

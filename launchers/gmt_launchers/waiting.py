@@ -25,11 +25,11 @@ class Reservations:
     """The resources that the runs of this driver reserve.
 
     Args:
-        refused: the resources of each worker of the first run whose reservation waits; empty if none waits.
+        pending: the resources of each worker of the first run whose reservation waits; empty if none waits.
         num_granted: the number of runs whose reservation Ray has granted.
     """
 
-    refused: Sequence[Amounts]
+    pending: Sequence[Amounts]
     num_granted: int
 
 
@@ -85,7 +85,7 @@ class Waiting:
             self._say(f"no run has made progress for {seconds:.0f} s: {why}; Ctrl-C ends the sweep")
 
     def _what_is_awaited(self, reserved: Reservations) -> str | None:
-        if reserved.refused and not reserved.num_granted:
+        if reserved.pending and not reserved.num_granted:
             return "room"
         return "process" if self._is_starting() else None
 
@@ -94,9 +94,9 @@ def reservations() -> Reservations:
     """Return the reservations of this driver's runs."""
     job = ray.get_runtime_context().get_job_id()
     groups = [(group, _workers(group)) for id_, group in placement_group_table().items() if id_.endswith(job)]
-    refused = [workers for group, workers in groups if workers and group["state"] in _NOT_GRANTED]
+    pending = [workers for group, workers in groups if workers and group["state"] in _NOT_GRANTED]
     granted = [workers for group, workers in groups if workers and group["state"] == "CREATED"]
-    return Reservations(refused=refused[0] if refused else (), num_granted=len(granted))
+    return Reservations(pending=pending[0] if pending else (), num_granted=len(granted))
 
 
 def _workers(group: Mapping[str, Any]) -> list[Amounts]:
@@ -110,8 +110,8 @@ def _reason(awaited: str, reserved: Reservations) -> str:
         folder = logs_folder()
         logs = f" (Ray's own logs are in {folder})" if folder is not None else ""
         return f"Ray is still starting the processes of a run{logs}"
-    worker, number, nodes = reserved.refused[0], len(reserved.refused), all_nodes()
+    worker, number, nodes = reserved.pending[0], len(reserved.pending), all_nodes()
     if num_places(nodes, worker, at_most=number) < number:
-        return f"a run needs {in_words(reserved.refused, list(worker))}, and the cluster has {in_words(nodes)} in all"
+        return f"a run needs {in_words(reserved.pending, list(worker))}, and the cluster has {in_words(nodes)} in all"
     free = in_words(free_nodes(), list(worker))
-    return f"a run needs {in_words(reserved.refused, list(worker))}, and free on the cluster's nodes are {free}"
+    return f"a run needs {in_words(reserved.pending, list(worker))}, and the cluster's nodes have {free} free"

@@ -195,7 +195,10 @@ def test_nothing_is_overwritten_and_in_a_checkout_the_files_lie_where_ours_do(tm
     assert shown == ["gmt/methods/begun.py", "conf/method/begun.yaml", "tests/unit/methods/test_begun.py"]
     assert "_target_: gmt.methods.begun.Begun" in (tmp_path / "conf/method/begun.yaml").read_text()
     assert first.commands[0] == "gmt check method=begun"
-    with pytest.raises(UserError, match=r"gmt new does not overwrite .*begun\.py, .*, which exists already"):
+    with pytest.raises(
+        UserError,
+        match=r"gmt new overwrites no file, and .*begun\.py, .* exist already: choose another name, or remove them",
+    ):
         write_first_files("method", "begun", tmp_path)
     for name in ("json", "2x", "Begun", "be-gun", "class", ""):
         with pytest.raises(UserError, match="NAME must"):

@@ -201,7 +201,7 @@ def test_a_broken_law_of_training_is_reported(checked: Any, body: str, laws: set
         @dataclass(frozen=True, kw_only=True)
         class Mine(Sft):
             @property
-            def density_asked(self):
+            def target_density(self):
                 return None
             def attach(self, model, optimizer, *, seed, facts_every):
                 return AtWork(optimizer)

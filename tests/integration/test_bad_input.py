@@ -59,7 +59,7 @@ CASES = [
     (["plan", "study=quickstart", "seed=range(1,1)"], "seed=range(1,1) lists no values"),
     (["plan", "study=quickstart", "seed=glob(*)"], "seed=glob(*) lists no values"),
     (["ui", "--port", "99999999"], "--port must be free on 127.0.0.1, got 99999999"),
-    (["sweep", "study=quickstart", "study.name=a/b"], "study.name must be of at most 100 of the letters A-Z"),
+    (["sweep", "study=quickstart", "study.name=a/b"], "study.name must consist of at most 100 of the characters A-Z"),
     (["run", "task.data.path=größe.jsonl"], "write the text as 'task.data.path=\"größe.jsonl\"'"),
     (["run", "~task.target", f"+task.target={{acc@1:{WORDS}}}"], "the name of an evaluation in task.target must be"),
     (["report", "study=quickstart"], "has no finished run to report on"),

@@ -45,7 +45,7 @@ def test_a_merge_is_a_run_like_any_other(tmp_path: Path, model: list[str]) -> No
     parent = done(run_with(tmp_path, *model), noise(1))
     run = merged(tmp_path, *model, "merge=wise_ft")
     result = run.record.result()
-    assert (result.training, result.density_asked, result.num_train_examples, result.num_trainable) == (
+    assert (result.training, result.target_density, result.num_train_examples, result.num_trainable) == (
         None,
         None,
         0,

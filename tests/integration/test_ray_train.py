@@ -32,7 +32,7 @@ class FailsOnSecondWorker:
     """A method that one of two workers can't attach."""
 
     name: str
-    density_asked: None = None
+    target_density: None = None
 
     def attach(self, *args: Any, **how: Any) -> Any:
         if os.environ["RANK"] == "1":
@@ -87,7 +87,7 @@ def test_two_workers_in_a_trial_leave_the_record_of_one(tmp_path: Path) -> None:
 
 def test_a_worker_that_fails_ends_all_with_its_own_error(tmp_path: Path) -> None:
     failing = config(tmp_path, "resources.workers=2")
-    failing["method"] = {"_target_": f"{__name__}.FailsOnSecondWorker", "name": "fails", "density_asked": None}
+    failing["method"] = {"_target_": f"{__name__}.FailsOnSecondWorker", "name": "fails", "target_density": None}
     run = build(failing)
     sentence = f"run {run.id} failed on worker 1: LookupError: no such method on worker 1"
     with pytest.raises(RunFailed, match=sentence) as caught:

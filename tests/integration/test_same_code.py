@@ -23,7 +23,7 @@ from gmt.methods.sft import Sft
 @dataclass(frozen=True, kw_only=True)
 class Mine:
     name: str
-    density_asked: None = None
+    target_density: None = None
     def attach(self, *args, **how):
         return Sft(name="sft").attach(*args, **how)
 """

@@ -16,7 +16,7 @@ ROOT = "record.root=/nowhere/results"
 RAY = metadata.version("ray")
 
 CASES = [
-    ([*STUDY], "this command needs cluster=NAME once, got it 0 times; choices: kuberay, ray, slurm"),
+    ([*STUDY], "this command needs cluster=NAME; choices: kuberay, ray, slurm"),
     ([*STUDY, "cluster=rai"], "there is no cluster 'rai'; did you mean 'ray'?"),
     ([*STUDY, "cluster=ray"], "cluster.address is missing"),
     ([*STUDY, "cluster=ray", NOBODY, ROOT], "but nothing answers at http://127.0.0.1:9 (Connection refused)"),

@@ -103,7 +103,7 @@ def test_cores_that_others_hold_are_waited_for_in_words(head: Head, said: list[s
     run_jobs([job(2)], owner, head)
     assert owner.results == ["done"]
     assert len(said) == 2
-    assert "a run needs 1 x (2 CPU), and free on the cluster's nodes are 1 x (1 CPU)" in said[0]
+    assert "a run needs 1 x (2 CPU), and the cluster's nodes have 1 x (1 CPU) free" in said[0]
     assert said[1] == "the sweep continues"
 
 

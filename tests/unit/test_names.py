@@ -25,7 +25,7 @@ from gmt.tasks.evaluations import check_evaluations
 from gmt.tasks.protocol import Suite
 from gmt.tracking.mlflow_run import key_of
 
-RULE = "must be of at most 100 of the letters A-Z, a-z, 0-9, _, . and -, and not . or .., got "
+RULE = "must consist of at most 100 of the characters A-Z, a-z, 0-9, _, . and -, and must not be . or .., got "
 HOSTILE = [
     "",
     ".",

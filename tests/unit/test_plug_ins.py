@@ -27,7 +27,7 @@ class Whole:
     layers: list = field(default_factory=list)
 
     @property
-    def density_asked(self):
+    def target_density(self):
         return None
 
     def attach(self, model, optimizer, *, seed, facts_every):
@@ -139,9 +139,9 @@ def test_what_a_changed_file_names_is_not_imported(tmp_path: Path, written: Writ
 
 
 @pytest.mark.parametrize("raised", ["TypeError('no')", "KeyError('no')", "ValueError('no')", "AttributeError('no')"])
-@pytest.mark.parametrize("place", ["__post_init__", "density_asked"])
+@pytest.mark.parametrize("place", ["__post_init__", "target_density"])
 def test_an_error_in_the_class_names_it_with_the_line(written: Written, raised: str, place: str) -> None:
-    code = WHOLE.replace("        return None", f"        raise {raised}") if place == "density_asked" else WHOLE
+    code = WHOLE.replace("        return None", f"        raise {raised}") if place == "target_density" else WHOLE
     if place == "__post_init__":
         code += f"\n    def __post_init__(self):\n        raise {raised}\n"
     module = written(code)
@@ -155,8 +155,8 @@ def test_an_error_in_the_class_names_it_with_the_line(written: Written, raised: 
     ("old", "new", "sentence"),
     [
         ("def attach", "def attch", "lacks 'attach'"),
-        ("@property", "", "must have 'density_asked' as a property or a field, and it is a method"),
-        ("def density_asked", "def density", "lacks 'density_asked'"),
+        ("@property", "", "must have 'target_density' as a property or a field, and it is a method"),
+        ("def target_density", "def density", "lacks 'target_density'"),
         (", facts_every)", ")", "must have the method attach(self, model, optimizer, *, seed, facts_every)"),
         ("def attach(self, model, optimizer, *, seed", "def attach(self, *, seed", "too many positional"),
     ],
@@ -188,7 +188,7 @@ def test_a_fact_that_is_missing_is_named_with_its_method(tmp_path: Path, written
         @dataclass(frozen=True, kw_only=True)
         class Whole:
             name: str
-            density_asked: float = 1.0
+            target_density: float = 1.0
             def attach(self, model, optimizer, *, seed, facts_every):
                 return Lacking()
         class Lacking(Dense):

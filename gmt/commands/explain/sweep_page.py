@@ -16,7 +16,7 @@ What a sweep does:
   composed and checked before one starts. Runs that are done are not done again, also those of other
   studies. `gmt plan study=NAME` shows the runs and what they cost, and starts nothing.
 
-  gmt sweep study=quickstart                              24 runs of seconds
+  gmt sweep study=quickstart                              24 runs, a few minutes
   gmt sweep study=quickstart seed=1                       the same arms with one seed
   gmt sweep study=quickstart method.mask_ratio=0.2,0.4    other ratios in the arms that have ratios
   gmt sweep study=my_study --config-dir mine              a study of your own

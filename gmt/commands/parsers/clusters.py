@@ -18,7 +18,7 @@ def add_commands(section: Section) -> None:
         "Ray cluster; slurm: sbatch; kuberay: a RayJob. `gmt help cluster=NAME` shows the settings of each. To resume "
         "a preempted or stopped sweep, submit it again. docs/clusters.md says what the machines must share.",
     )
-    take_config(submit)
+    take_config(submit, "study=quickstart cluster=slurm")
     submit.add_argument("--dry-run", action="store_true", help="show what would be submitted; start nothing")
     jobs = section.add(
         "jobs",
@@ -27,7 +27,7 @@ def add_commands(section: Section) -> None:
         summary="the submitted jobs and their states",
         about="Lists the jobs that were submitted to cluster=NAME, and their states.",
     )
-    take_config(jobs)
+    take_config(jobs, "cluster=slurm")
     logs = section.add(
         "logs",
         _logs,
@@ -48,8 +48,8 @@ def add_commands(section: Section) -> None:
 
 
 def _take_job(parser: Parser) -> None:
-    parser.add_argument("job", metavar="JOB", help="the name that `gmt submit` and `gmt jobs` print")
-    take_config(parser)
+    parser.add_argument("job", metavar="JOB", help="the id that `gmt submit` prints, and `gmt jobs` in the column job")
+    take_config(parser, "cluster=slurm")
 
 
 def _submit(options: Namespace) -> None:

@@ -39,7 +39,7 @@ def add_commands(section: Section) -> None:
         "--config-dir names its folder; further overrides change its settings. All runs are on the CPU. The exit code "
         "is 1 if a law is broken.",
     )
-    take_config(check)
+    take_config(check, "method=gmt method.mask_ratio=0.9")
 
 
 def _new(options: Namespace) -> None:

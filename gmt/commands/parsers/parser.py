@@ -84,12 +84,10 @@ class Section:
         return parser
 
 
-def take_config(parser: Parser) -> None:
-    """Let a command take overrides and a config folder of the user's own."""
+def take_config(parser: Parser, example: str = "study=quickstart") -> None:
+    """Let a command take overrides, of which the help shows an example, and a config folder of the user's own."""
     parser.usage = f"{parser.usage} [KEY=VALUE ...]"
-    parser.add_argument(
-        OVERRIDES, nargs="*", default=[], metavar="KEY=VALUE", help="Hydra overrides, e.g. study=quickstart"
-    )
+    parser.add_argument(OVERRIDES, nargs="*", default=[], metavar="KEY=VALUE", help=f"Hydra overrides, e.g. {example}")
     take_config_dir(parser)
 
 

@@ -7,8 +7,12 @@ from argparse import Namespace
 from gmt.commands.parsers.environment import remove_and_name_variables
 from gmt.commands.parsers.parser import Parser, Section, take_config, take_dirty
 
+_RECORDS = "record.root=FOLDER"  # an example of an override
 _EXPORT_FLAGS = {
-    "delta": ("FILE", "indices and values of the changed entries, as safetensors; in a folder: delta.safetensors"),
+    "delta": (
+        "FILE",
+        "indices and values of the changed entries; a FILE without .safetensors is a folder for delta.safetensors",
+    ),
     "peft": (
         "FOLDER",
         "an adapter for peft: the run's own, or Super-Tuning for a run that changed linear layers alone",
@@ -29,8 +33,8 @@ _DIAGNOSE_EPILOG = """\
 setting. Commas separate several diagnostics, or several values of a setting:
   gmt diagnose study=quickstart diagnostic=drift,mask_overlap
   gmt diagnose study=quickstart diagnostic=sharpness diagnostic.rho=0.001,0.002
-The runs must have been done with record.keep_weights=true, except for the diagnostic operations,
-which needs no weights.
+The runs must have stored whole weights: by record.keep_weights=true, or by merged for a method that
+adds parts to the model. Only the diagnostic operations needs no weights.
 """
 
 
@@ -88,7 +92,7 @@ def _add_compare(section: Section) -> None:
     )
     _take_run(compare)
     _take_run(compare, "other")
-    take_config(compare)
+    take_config(compare, _RECORDS)
     about = "print N answers of each kind of flip; default: 3"
     compare.add_argument("--answers", type=int, default=3, metavar="N", help=about)
 
@@ -103,7 +107,7 @@ def _add_export(section: Section) -> None:
         "run must have been done with record.keep_weights=true. docs/exporting.md says how to load each export.",
     )
     _take_run(export)
-    take_config(export)
+    take_config(export, _RECORDS)
     for kind, (metavar, about) in _EXPORT_FLAGS.items():
         export.add_argument(f"--{kind}", metavar=metavar, help=about)
     export.add_argument("--force", action="store_true", help="replace an export that exists")

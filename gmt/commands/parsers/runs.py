@@ -28,8 +28,8 @@ def add_commands(section: Section) -> None:
         about="Does every run of a study that is not done yet, side by side on this machine or a cluster.",
         add_help=False,
     )
-    for parser, takes_either in ((run, True), (sweep, False)):
-        take_config(parser)
+    for parser, takes_either, example in ((run, True, "seed=2"), (sweep, False, "study=quickstart")):
+        take_config(parser, example)
         _take_flags_of_hydra(parser, takes_either=takes_either)
         parser.set_defaults(parser=parser)
     plan = section.add(

@@ -16,8 +16,9 @@ class Limits:
         wall_time_s: seconds from the program's first line on, without the time in which it waits for a core or a disk.
         cpu_time_s: whole seconds of CPU time for each of its processes.
         memory_bytes: address space of each of its processes, and resident memory of all of them together.
-        processes: processes and threads at one time, the program itself included. Without a sandbox all processes of
-            its user count, and root has no limit; on kernels before 5.14 that holds in a sandbox too, except for root.
+        processes: processes and threads at one time, the program itself included. Without a sandbox, all processes of
+            its user count, and root has no limit. In a sandbox on a kernel before 5.14, all processes of its user count
+            too, unless root starts the sandbox.
         output_bytes: bytes written to stdout and stderr together.
         scratch_bytes: bytes in its folder; without a sandbox, bytes in each file.
 

@@ -158,7 +158,7 @@ def test_runs_that_diverged_are_spoken_of() -> None:
     made.loc[0, "state"] = "failed"
     (verdict,) = sensitivity(made, "score", margin=0.02, axis=Axis())
     assert (verdict.num_values, verdict.num_seeds) == (2, 9)
-    left_out = "(left out: runs that are diverged at 0.9; not done at 0.1)"
+    left_out = "(runs left out: diverged at 0.9; not done at 0.1)"
     assert verdict.words == f"{EQUIVALENT} {left_out}"
 
 
@@ -298,6 +298,21 @@ def test_p_of_welchs_test_is_corrected_for_all_rows() -> None:
     assert len(rows) == 56
     assert row["p_shared"] == pytest.approx(0.28, abs=0.01)
     assert row["p_welch_shared"] == pytest.approx(0.016, abs=0.001)
+
+
+@pytest.mark.parametrize(
+    "baseline", [(0, 0, 0), (0.2, 0.4)]
+)  # a constant baseline has no spread; two seeds are too few
+def test_a_p_of_welchs_test_that_does_not_exist_has_no_correction(baseline: tuple[float, ...]) -> None:
+    arms = (("gmt", 0.5, (0, 0.3, 0.02)[: len(baseline)]), ("gmt", 0.9, (0, 0.02, 0.01)[: len(baseline)]))
+    made = table(("sft", NONE, baseline), *arms)
+    for rows in (
+        differences(made, "score", baseline="sft"),
+        over_tasks(made, "score", baseline="sft"),
+    ):
+        assert len(rows) == 2
+        assert rows["p_welch"].isna().all()
+        assert rows["p_welch_shared"].isna().all()
 
 
 def test_arms_are_compared_at_the_same_value() -> None:

@@ -21,8 +21,8 @@ def table(cold: list[int | None], beside: list[int | None]) -> pd.DataFrame:
             [3, None],
             "3 of 100 steps are left out, at most 3 of a run. The times of 1 older run include the first steps.",
         ),
-        ([None, None], "means over all steps of each run; these include the first steps, which are slower."),
-        ([0, 0], "means over all steps of each run; these include the first steps, which are slower."),
+        ([None, None], "A run with fewer than two logs has its mean over all steps."),
+        ([0, 0], "A run with fewer than two logs has its mean over all steps."),
     ],
 )
 def test_cold_steps_are_said(cold: list[int | None], said: str) -> None:

@@ -90,7 +90,7 @@ def test_facts_are_lines_over_steps_and_layers(plan: list) -> None:  # type: ign
     assert facts_by_layer(series[series["layer"].isna()], task="long_words", along=Axis()) is None
 
 
-def test_the_density_farthest_from_what_was_asked_is_named(plan: list) -> None:  # type: ignore[type-arg]
+def test_the_density_farthest_from_its_target_is_named(plan: list) -> None:  # type: ignore[type-arg]
     table = read_table(plan, axis=Axis())
     table.loc[table["axis"] == 0.9, "density"] = 0.13
     assert "by at most 0.03: gmt 0.9 has 0.13 for 0.1." in (density_in_words(table) or "")

@@ -88,8 +88,8 @@ def test_an_arm_with_one_point_gets_a_sentence_and_the_others_their_frontier() -
     assert single.startswith("On t, hft has one point on the frontier, so no curve")
     assert "hft forgets 60.0 [60.0, 60.0], a difference of +12.0: no interval" in words
     assert on_points == (  # with an interval, 29 % of studies of 9 equal points against 1 found a difference
-        "hft: no interval of the difference, since sft has another number of points, and the lowest of more points is "
-        "lower by chance."
+        "hft: no interval of the difference, since sft has another number of points, and the lowest of many points "
+        "is lower by chance than the lowest of few."
     )
     assert frontier_figure(frontier, task="t") is not None
 

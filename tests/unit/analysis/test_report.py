@@ -90,8 +90,8 @@ def test_the_report_counts_unfinished_runs(tmp_path: Path) -> None:
     finish(plan.runs[1], 0.7, dirty=True)
     page = write_report(plan).files[0].read_text()
     sentence = (
-        "2 of 6 runs are in no number here: 1 made in a checkout with uncommitted changes, which --dirty counts "
-        "(sft seed=2); 1 to do (sft seed=1)."
+        "2 of 6 runs are left out of all numbers here: 1 made in a checkout with uncommitted changes, which --dirty "
+        "counts (sft seed=2); 1 to do (sft seed=1)."
     )
     answer, limits = page.index(sentence), page.rindex(sentence)
     assert answer < page.index("<nav>") < page.index('id="limits"') < limits
@@ -103,7 +103,7 @@ def test_a_ratio_that_was_not_begun_is_not_spoken_for(tmp_path: Path) -> None:
         if planned.run.config["method"]["mask_ratio"] != 0.9:
             finish(planned, 0.5 + planned.run.seed / 1000)
     found, _ = Results(plan).findings
-    assert "(left out: runs that are not done at 0.9)" in found.sentences[-1]
+    assert "(runs left out: not done at 0.9)" in found.sentences[-1]
 
 
 @pytest.mark.usefixtures("_words_only")
@@ -251,7 +251,8 @@ def test_an_axis_that_all_arms_have_compares_the_baseline_at_the_same_value(tmp_
     files = {path.name: path for path in write_report(plan).files}
     page = files["index.html"].read_text()
     assert (
-        "target score of rmt against sft at the same learning rate: not tested at learning rate 0.0001, 0.001" in page
+        "target score of rmt against sft at the same learning rate: not tested (fewer than 3 seeds) at learning rate "
+        "0.0001, 0.001" in page
     )
     assert "Differences to sft at the same learning rate on each task" in page
     assert "The learning rate is the same for every arm" not in page
@@ -266,7 +267,7 @@ def test_a_score_that_is_no_number_is_left_out_and_said(tmp_path: Path) -> None:
         is_broken = planned.run.seed == 1 and planned.run.config["method"].get("mask_ratio") == 0.5
         finish(planned, float("nan") if is_broken else 0.5 + planned.run.seed / 100)
     page = write_report(plan).files[0].read_text()
-    assert "1 of 9 runs are in no number here: 1 without a score (gmt mask_ratio=0.5 seed=1)." in page
+    assert "1 of 9 runs are left out of all numbers here: 1 without a score (gmt mask_ratio=0.5 seed=1)." in page
     assert "nan" not in page[page.index("</style>") : page.index("<svg")]
 
 

@@ -200,7 +200,7 @@ def moments_refusal(case: tuple[str, dict[str, Any]]) -> str | None:
     if case[0] in AVERAGES_WEIGHTS:
         return f"can't hold with {case[0]}, which averages the weights apart from the mask"
     if case[0] in FACTORS_MOMENTS:
-        return f"shaped like its parameter, which {case[0]}'s (row|col)_var of matrix is not"
+        return f"have their parameter's shape, got (row|col)_var of {case[0]} for matrix"
     if case[0] == "SGD" and "momentum" not in case[1]:
         return "needs an optimizer that keeps moments entry by entry, SGD keeps none"
     return None

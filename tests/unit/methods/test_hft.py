@@ -58,7 +58,7 @@ def test_hft_freezes_half_of_every_part_of_a_block(family: str) -> None:
 
 @pytest.mark.parametrize("family", UNKNOWN)
 def test_hft_names_the_matrices_that_it_does_not_know(family: str) -> None:
-    with pytest.raises(UserError, match=f"does not know it of {re.escape(UNKNOWN[family][1])}"):
+    with pytest.raises(UserError, match=f"can't tell it for {re.escape(UNKNOWN[family][1])}"):
         hft(model_of(family))
 
 
@@ -67,7 +67,7 @@ def test_hft_names_the_matrices_that_it_does_not_know(family: str) -> None:
     [
         (
             lambda m: m.model.layers[1].add_module("extra", nn.Linear(4, 4)),
-            r"does not know it of model\.layers\.1\.extra\.weight$",
+            r"can't tell it for model\.layers\.1\.extra\.weight$",
         ),
         (lambda m: [setattr(layer, "mlp", nn.Identity()) for layer in m.model.layers], "has no feed-forward matrices"),
         (lambda m: setattr(m.model, "layers", nn.ModuleList()), "has no attention and no feed-forward matrices"),

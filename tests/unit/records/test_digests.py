@@ -140,7 +140,7 @@ def test_a_changed_run_is_in_no_mean_and_is_named(plan: Plan) -> None:
     table = table_of(plan)
     assert table["state"].tolist() == ["changed", "done"]
     assert table["target_after"].dropna().tolist() == [0.6]
-    assert left_out(table) == ["1 of 2 runs are in no number here: 1 changed (sft seed=1)."]
+    assert left_out(table) == ["1 of 2 runs are left out of all numbers here: 1 changed (sft seed=1)."]
     told = (
         f"sft seed=1: run {first.id} was changed since it ended: result.json does not match its digest in status.json"
     )

@@ -34,7 +34,7 @@ from gmt.methods.sft import Dense
 @dataclass(frozen=True, kw_only=True)
 class Mine:
     name: str
-    density_asked: float = DENSITY
+    target_density: float = DENSITY
 
     def attach(self, model, optimizer, *, seed, facts_every):
         return Dense()
@@ -121,8 +121,8 @@ def test_runs_that_count_in_no_mean_are_told_beside_the_means(
     results = Results(plan)
     say_result(results)
     sentence = (
-        "2 of 3 runs are in no number here: 1 made in a checkout with uncommitted changes, which --dirty counts "
-        "(sft seed=2); 1 to do (sft seed=3)."
+        "2 of 3 runs are left out of all numbers here: 1 made in a checkout with uncommitted changes, which --dirty "
+        "counts (sft seed=2); 1 to do (sft seed=3)."
     )
     assert f"warning: {sentence}\n" in capsys.readouterr().out
     put_result(page, results)  # type: ignore[arg-type]

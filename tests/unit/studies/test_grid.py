@@ -12,6 +12,7 @@ from gmt.axis import Axis
 from gmt.errors import UserError
 from gmt.studies.expansion import expand
 from gmt.studies.grid import Point, StudySettings, to_override_value
+from gmt.studies.opened import study_of_multirun
 
 VALUES = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text("ab'\\\" ,=[]{}$().:/1e")
 KEYS = st.sampled_from(["method", "seed", "train.lr", "task", "method.mask_ratio"])
@@ -82,3 +83,18 @@ def test_a_short_name_begins_with_what_differs_between_runs() -> None:
     assert point.short_name(Axis()) == "gmt 0.9 s3 sums learning_rate=0.001"
     assert point.short_name(Axis(), with_seed=False) == "gmt 0.9 sums learning_rate=0.001"
     assert Point(arm="sft", overrides=(), varied=(), stage="tuning").short_name(Axis()) == "sft (tuning)"
+
+
+def test_each_typed_method_of_a_multirun_is_an_arm_so_that_sft_is_the_baseline() -> None:
+    made, axes = study_of_multirun({"study": None}, {"method": ["sft", "gmt"], "seed": ["1", "2"]})
+    points = expand(made, axes)
+    assert [point.label for point in points] == ["sft seed=1", "sft seed=2", "gmt seed=1", "gmt seed=2"]
+    assert points[-1].overrides == ("method=gmt", "seed=2")
+    assert made.baseline in made.arms
+
+
+@pytest.mark.parametrize("methods", [[], ["gmt", "gmt"], ["'a b'", "sft"]])
+def test_methods_that_can_not_name_arms_stay_an_axis(methods: list[str]) -> None:
+    typed = {"seed": ["1"]} | ({"method": methods} if methods else {})
+    made, axes = study_of_multirun({}, typed)
+    assert (list(made.arms), axes) == (["run"], typed)

@@ -28,7 +28,7 @@ def test_perplexities_of_source_texts_are_one_number() -> None:
 def test_what_a_run_does_not_have_is_missing_and_no_metric() -> None:
     made = result(source__facts_exact_match=0.5)
     assert result_columns(made)["source_perplexity_after"] is None
-    assert not {"result/source_perplexity_after", "result/density_asked"} & set(final_metrics(made))
+    assert not {"result/source_perplexity_after", "result/target_density"} & set(final_metrics(made))
 
 
 def test_the_entries_that_train_and_the_optimizers_bytes_are_columns_and_metrics() -> None:
@@ -38,6 +38,12 @@ def test_the_entries_that_train_and_the_optimizers_bytes_are_columns_and_metrics
     assert counts.items() <= result_columns(made).items()
     assert {f"result/{name}": value for name, value in counts.items()}.items() <= final_metrics(made).items()
     assert Result.from_json(made.to_json()) == made
+
+
+def test_a_result_is_read_by_the_names_of_older_versions() -> None:
+    stored = RESULT.to_json() | {"target_density": 0.2}
+    stored["density_asked"] = stored.pop("target_density")
+    assert Result.from_json(stored).target_density == 0.2
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -67,5 +73,5 @@ def test_a_dirty_run_has_numbers_only_if_they_are_asked_for(tmp_path: Path) -> N
     assert without["target_after"].isna().all()
     assert with_it["target_after"][0] == 0.5
     asked_for = "made in a checkout with uncommitted changes, which --dirty counts"
-    assert left_out(without) == [f"1 of 1 runs are in no number here: 1 {asked_for} (sft seed=1)."]
+    assert left_out(without) == [f"1 of 1 runs are left out of all numbers here: 1 {asked_for} (sft seed=1)."]
     assert left_out(with_it) == []

@@ -11,7 +11,7 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from gmt.errors import UserError
 from gmt.methods.sft import Dense
-from gmt.training.attachment import Attachment
+from gmt.training.attachment import MethodCallback
 from gmt.training.structure import check_layout, layout
 from gmt.training.train import check_comparable
 
@@ -39,7 +39,7 @@ class Reshaping(Dense):
 
 class Method:
     name = "reshaping"
-    density_asked = 1.0
+    target_density = 1.0
 
     def __init__(self, calls: dict[str, Act]):
         self._calls = calls
@@ -54,7 +54,7 @@ def train(calls: dict[str, Act], tmp_path: Any) -> nn.Module:
     """Calls the callback as the Trainer does, around two steps."""
     model = nn.ModuleDict({"inner": nn.Linear(3, 3), "norm": nn.BatchNorm1d(3)})
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
-    attachment = Attachment(Method(calls), seed=0, facts_every=1, state={}, is_sharded=False)
+    attachment = MethodCallback(Method(calls), seed=0, facts_every=1, state={}, is_sharded=False)
     args, state, control = TrainingArguments(output_dir=str(tmp_path)), TrainerState(epoch=0), TrainerControl()
     of = {"model": model, "optimizer": optimizer}
     try:
