@@ -16,6 +16,7 @@ from typing import Any
 from gmt.errors import MachineFault, UserError, choices
 from gmt.machine_faults import machine_faults_first
 
+_NOTHING = object()
 _IMPORT_SYSTEM = "<frozen importlib"  # the file in frames of Python's own import code
 
 
@@ -109,7 +110,7 @@ def faults_of(setting: str, plug_in: object, event: str) -> Iterator[None]:
             yield
     except (UserError, MachineFault):
         raise
-    except Exception as error:  # third-party code, which may raise anything
+    except (Exception, SystemExit) as error:  # third-party code, which may raise anything
         raise UserError(f"{setting}: class {_path(plug_in)} {event}: {in_words(error)}") from error
 
 
@@ -141,12 +142,15 @@ def _optional_protocols(plug_in: type, protocol: type) -> list[type]:
         and part is not protocol
         and part.__module__ == protocol.__module__
         and getattr(part, "_is_runtime_protocol", False)
-        and all(_has(plug_in, name) for name in vars(part) if not name.startswith("_"))
+        and all(_has(plug_in, name, member) for name, member in vars(part).items() if not name.startswith("_"))
     ]
 
 
-def _has(plug_in: type, name: str) -> bool:
-    return name in _fields(plug_in) or inspect.getattr_static(plug_in, name, None) is not None
+def _has(plug_in: type, name: str, member: object) -> bool:
+    """Return whether a class has a member of a protocol; None may be the value of a property, and is no method."""
+    value = inspect.getattr_static(plug_in, name, _NOTHING)
+    has_value = value is not _NOTHING and (value is not None or isinstance(member, property))
+    return name in _fields(plug_in) or has_value
 
 
 def _fields(plug_in: Any) -> set[str]:
@@ -160,7 +164,7 @@ def _faults_of_class(plug_in: type, protocol: type) -> list[str]:
 
 
 def _fault(plug_in: type, name: str, member: object) -> str | None:
-    if not _has(plug_in, name):
+    if not _has(plug_in, name, member):
         return f"lacks {name!r}"
     attribute = inspect.getattr_static(plug_in, name, None)
     if isinstance(member, property):

@@ -16,7 +16,7 @@ from gmt.studies.differing import differing_code
 from gmt.studies.grid import arm_of, choice_of
 from gmt.studies.plan import Plan, PlannedRun
 from gmt.studies.primary_scores import task_names
-from gmt.tracking.outcomes import DIRTY
+from gmt.tracking.outcomes import DIRTY, UNSCORED
 from gmt.tracking.series import read_series
 from gmt.tracking.suite_scores import read_suites
 from gmt.tracking.table import changes, left_out, read_table
@@ -72,6 +72,11 @@ class Results:
             raise UserError(
                 f"a report of study {name} needs runs from a committed checkout, and all {number} finished runs are "
                 "from one with uncommitted changes; --dirty includes them"
+            )
+        if number := int((self.table["state"] == UNSCORED).sum()):
+            raise UserError(
+                f"study {name} has no run to report on: {number} finished {'run has' if number == 1 else 'runs have'} "
+                "a score or a loss that is NaN or Inf"
             )
         if plan.tuned:
             num_done, num_runs = (sum(getattr(tuned, key) for tuned in plan.tuned) for key in ("num_done", "num_runs"))

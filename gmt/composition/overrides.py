@@ -2,11 +2,13 @@
 
 import re
 import shlex
+from functools import lru_cache
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString, ValueType
 from hydra.errors import HydraException
 
+from gmt.config_files import groups
 from gmt.errors import UserError
 
 
@@ -35,7 +37,26 @@ def parse_override(parser: OverridesParser, text: str) -> Override:
     if not has_all_blanks:
         quoted = f"{key}={as_text(value)}"
         raise UserError(f"Hydra drops blanks at the ends of {text!r}; write the text as {shlex.quote(quoted)}")
+    _refuse_other_than_name(parsed)
     return parsed
+
+
+def _refuse_other_than_name(parsed: Override) -> None:
+    """Refuse a config group whose value is no name of a file; Hydra would merge the files of a list into one run."""
+    group = parsed.key_or_group
+    if parsed.is_delete() or parsed.is_sweep_override() or group not in _groups() or isinstance(parsed.value(), str):
+        return
+    got = parsed.get_value_element_as_str()
+    if isinstance(parsed.value(), list) and parsed.value():
+        raise UserError(
+            f"{group} must name one file, got {got}; with -m, {group}={got.strip('[]')} does a run for each"
+        )
+    raise UserError(f"{group} must name one of its files, got {got}; leave it out, or write ~{group} to remove it")
+
+
+@lru_cache(maxsize=1)
+def _groups() -> frozenset[str]:
+    return frozenset(groups())
 
 
 def as_text(value: str) -> str:

@@ -13,6 +13,7 @@ from gmt.evaluation.greedy import answer_ends, greedy
 from gmt.evaluation.padding import batches, sees_padding, tensors
 from gmt.evaluation.stored_values import StoredValues
 from gmt.tasks.protocol import EvaluationInputs, Score, Suite
+from gmt.tasks.returned_values import answer_score
 from gmt.tasks.turns import frame_of
 
 BATCH_SIZE = 256
@@ -23,9 +24,12 @@ def ask(suite: Suite, inputs: EvaluationInputs) -> Score:
 
     Returns:
         The fraction of the questions whose answer scores 1, and for each question its prompt, answer and score.
+
+    Raises:
+        UserError: a score does not lie in [0, 1].
     """
     texts = generate(inputs, suite)
-    scores = [suite.score(i, text) for i, text in enumerate(texts)]
+    scores = [answer_score(suite.score, i, text) for i, text in enumerate(texts)]
     rows = [
         {"prompt": prompt, "answer": text, "score": score}
         for prompt, text, score in zip(suite.prompts, texts, scores, strict=True)

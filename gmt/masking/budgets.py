@@ -24,14 +24,15 @@ def ratios(tensors: Sequence[Scores], mask_ratio: float) -> list[float]:
     Returns:
         A fraction for each tensor; `mask_ratio` for all of them if a score is NaN or Inf, which the selection reports.
     """
-    sizes = [scores.num_entries for scores in tensors]
-    weights = [_weight(scores) for scores in tensors]
+    filled = {i: scores.num_entries for i, scores in enumerate(tensors) if scores.num_entries}
+    weights = [_weight(tensors[i]) for i in filled]
+    by_tensor = [mask_ratio] * len(tensors)
     if not all(map(math.isfinite, weights)):
-        return [mask_ratio] * len(sizes)
-    total = sum(sizes) - num_masked(mask_ratio, sum(sizes))
-    nums_kept = shared_out(total, weights, sizes)
-    # a selection masks floor(ratio * size) entries, so half an entry is added against rounding down
-    return [(size - num + 0.5) / size for size, num in zip(sizes, nums_kept, strict=True)]
+        return by_tensor
+    total = sum(filled.values()) - num_masked(mask_ratio, sum(filled.values()))
+    for (i, size), num in zip(filled.items(), shared_out(total, weights, list(filled.values())), strict=True):
+        by_tensor[i] = (size - num + 0.5) / size  # masks floor(ratio * size) entries: half an entry against rounding
+    return by_tensor
 
 
 def shared_out(total: int, weights: Sequence[float], sizes: Sequence[int]) -> list[int]:

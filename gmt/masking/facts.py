@@ -121,7 +121,7 @@ class Sample:
     def set_share(self, ranked: Sequence[Ranked]) -> None:
         """Set the share of entries that is measured, at the first call with parameters."""
         if ranked and not self._share:
-            self._share = min(self._num_entries / sum(r.num_entries for r in ranked), 1.0)
+            self._share = min(self._num_entries / max(sum(r.num_entries for r in ranked), 1), 1.0)
 
     def index(self, r: Ranked) -> Index:
         """Return the indices of a parameter's measured entries on this process."""

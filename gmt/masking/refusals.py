@@ -1,5 +1,6 @@
 """Refuses optimizers, models and settings that a mask can't work with, before the first step, in one sentence each."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -69,14 +70,17 @@ def check_parameters(
     """Refuse settings that do not work with an optimizer and its parameters.
 
     Raises:
-        ValueError: a parameter is not the model's or has a dtype that can't be ranked, a pattern matches no parameter,
-            the signal is a first moment that the optimizer does not keep, the signal can't score a parameter's shape,
-            a tensor of several experts is not excluded, a parameter is sharded but must be whole, or the optimizer is
-            differentiable.
+        ValueError: a parameter is not the model's, occurs more than once or has a dtype that can't be ranked, a pattern
+            matches no parameter, the signal is a first moment that the optimizer does not keep, the signal can't score
+            a parameter's shape, a tensor of several experts is not excluded, a parameter is sharded but must be whole,
+            or the optimizer is differentiable.
     """
     held = [(group, p) for group in optimizer.param_groups for p in group["params"]]
     if num_unknown := sum(p not in names for _, p in held):
         raise ValueError(f"the optimizer holds {num_unknown} parameters that the model does not have")
+    counts = Counter(p for _, p in held)
+    if repeated := [names[p] for p, number in counts.items() if number > 1]:
+        raise ValueError(f"the optimizer must hold each parameter once, and holds {repeated[0]} more than once")
     for pattern in spec.exclude:
         if not any(is_excluded(names[p], (pattern,)) for _, p in held):
             raise ValueError(f"exclude: no parameter of the optimizer has a name like {pattern}")

@@ -73,6 +73,11 @@ class PretrainedModel:
             _check_folder(self.path, folder, with_code=self.trust_remote_code)
             if self.revision is not None:
                 raise UserError(f"model.revision must be null for a local folder, got {self.revision!r}")
+        elif self.revision is None:
+            raise UserError(
+                f"model.path must be a folder, got {self.path!r}, which is none here; if it is a model of the hub, set "
+                "model.revision to its commit"
+            )
         else:
             settings.text("model.revision", self.revision)
 
@@ -157,7 +162,13 @@ class PretrainedModel:
         if self.source != "gguf":
             with suppress(OSError), machine_faults_first(f"model.path={str(where)!r}"):
                 tokens = GenerationConfig.from_pretrained(where).eos_token_id
-        return [] if tokens is None else tokens if isinstance(tokens, list) else [tokens]
+        ends = [] if tokens is None else tokens if isinstance(tokens, list) else [tokens]
+        if not all(isinstance(end, int) for end in ends):
+            raise UserError(
+                f"model.path must name a causal LM whose eos_token_id is a token's number or a list of numbers, got "
+                f"{tokens!r} in {str(where)!r}"
+            )
+        return ends
 
     def base(self) -> PreTrainedModel:
         """Return the model; a process loads it once, and the processes of a node share its weights in memory.

@@ -42,6 +42,7 @@ _LOCK_TIMEOUT_S = 2.0  # above 0, since `state` in another process holds the loc
 
 Position = tuple[int, int]  # the inode of a file, and an offset in bytes
 NOWHERE: Position = (0, 0)
+_NUMBERS = frozenset({"attempts", "started_at", "ended_at", "updated_at", "seconds_before"})  # in status.json
 
 State = Literal["to do", "running", "interrupted", "stopped", "failed", "diverged", "changed", "done"]
 
@@ -149,8 +150,19 @@ class RunRecord:
         return "digests" in self.status()
 
     def status(self) -> dict[str, Any]:
-        """Return the content of status.json; empty if there is none."""
-        return self.read("status.json") if (self.folder / "status.json").exists() else {}
+        """Return the content of status.json; empty if there is none.
+
+        Raises:
+            UserError: the file can't be read as a JSON object, or a number in it is none.
+            MachineFault: the disk fails.
+        """
+        path = self.folder / "status.json"
+        status = self.read(path.name) if path.exists() else {}
+        for key in _NUMBERS & status.keys():
+            if status[key] is not None and (isinstance(status[key], bool) or not isinstance(status[key], int | float)):
+                remedy = "delete the run's folder to run it anew"
+                raise UserError(f"{path} must hold a number or null as {key}, got {status[key]!r:.80}; {remedy}")
+        return status
 
     def set_status(self, state: State, **details: Any) -> None:
         """Write the state and details into status.json; its other keys stay."""

@@ -184,7 +184,10 @@ def _parts(config: Mapping[str, Any], once: _Once) -> dict[str, Any]:
 
 def _fingerprint(group: str, instance: HasFingerprint) -> str:
     with faults_of(group, instance, "can't return its fingerprint"):
-        return instance.fingerprint()
+        text = instance.fingerprint()
+    if not isinstance(text, str):
+        raise UserError(f"{group}: fingerprint() must return a text, got {text!r:.80}")
+    return text
 
 
 def _seed(value: object) -> int:

@@ -25,6 +25,7 @@ from gmt.runs.run_context import to_device
 from gmt.runs.sources import Sources, hub_versions
 from gmt.runs.stored_scores import read_score, write_score
 from gmt.tasks.protocol import Benchmark, EvaluationInputs, Reader, Score, Suite
+from gmt.tasks.returned_values import checked_score
 from gmt.training.control import Control
 
 PARTS = ("target", "source")
@@ -45,7 +46,7 @@ def evaluate(
 
     Raises:
         Interrupted: `control` demanded a stop; the scores so far are stored.
-        UserError: another user could have written the stored scores.
+        UserError: another user could have written the stored scores, or a plug-in returned a wrong score.
     """
     run.record_settings.refuse_foreign(folder)  # others could forge scores, and pickles, which lm-eval stores there
     model.eval()  # type: ignore[no-untyped-call]
@@ -117,7 +118,11 @@ def _stored_or_new_score(
             base=lambda: _load_base(run, model),
         )
         try:
-            score = ask(suite, inputs) if isinstance(suite, Suite) else suite.evaluate(inputs)
+            score = (
+                ask(suite, inputs)
+                if isinstance(suite, Suite)
+                else checked_score(suite.evaluate(inputs), is_score=suite.is_score)
+            )
         finally:
             run.record.note_evaluation(None)
         write_score(file, score)

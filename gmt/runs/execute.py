@@ -109,7 +109,8 @@ def _work(run: Run, record: RunRecord, prepared: Prepared, control: Control) -> 
         except StoppedEarly as stopped:
             record.set_status("stopped", ended_at=time.time(), error=str(stopped))
             raise
-        except Exception as error:  # the run's boundary: a failure becomes this run's outcome and ends no other run
+        # the run's boundary: a failure, or a plug-in's sys.exit, becomes this run's outcome and ends no other run
+        except (Exception, SystemExit) as error:
             kind = kind_of(error)
             record_failure(record, error, kind)
             if kind == "user":

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from gmt.errors import UserError
 from gmt.models.protocol import Model
 from gmt.plug_ins import faults_of
-from gmt.tasks.protocol import Benchmark, Conversation, Example, Preference, Suite, Task, TrainExample
+from gmt.tasks.protocol import Benchmark, Suite, Task, TrainExample
+from gmt.tasks.returned_values import check_examples, faults_of_suite
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
@@ -30,17 +31,11 @@ def train_examples(task: Task) -> Sequence[TrainExample]:
     """Return a task's training examples.
 
     Raises:
-        UserError: its class raises an error, or returns something other than examples.
+        UserError: its class raises an error, or returns wrong examples.
     """
     with faults_of("task", task, "can't make its training examples"):
         examples = list(task.train_examples())
-    for number, example in enumerate(examples):
-        if not isinstance(example, Example | Conversation | Preference):
-            raise UserError(
-                f"task: class {type(task).__module__}.{type(task).__qualname__} must return Example, Conversation or "
-                f"Preference objects from train_examples() (see gmt.tasks.protocol), got {example!r:.200} at index "
-                f"{number}"
-            )
+    check_examples(task, examples)
     return examples
 
 
@@ -48,7 +43,7 @@ def suites_of(task: Task) -> Mapping[str, Mapping[str, Suite | Benchmark]]:
     """Return a task's suites and benchmarks, by part and name.
 
     Raises:
-        UserError: its class raises an error, or returns something other than suites and benchmarks.
+        UserError: its class raises an error, or returns something other than suites and benchmarks, or wrong suites.
     """
     with faults_of("task", task, "can't make its suites"):
         suites = task.suites()
@@ -57,8 +52,21 @@ def suites_of(task: Task) -> Mapping[str, Mapping[str, Suite | Benchmark]]:
             isinstance(named, Mapping) and named and all(isinstance(item, Suite | Benchmark) for item in named.values())
             for named in suites.values()
         ):
+            _check_suites(suites)
             return suites
     raise UserError(
         f"task: class {type(task).__module__}.{type(task).__qualname__} must return suites or benchmarks by name, "
         f"under 'target' and under 'source', from suites() (see gmt.tasks.protocol), got {suites!r:.200}"
     )
+
+
+def _check_suites(suites: Mapping[str, Mapping[str, Suite | Benchmark]]) -> None:
+    faults = [
+        f"task.{part}.{name}: {fault}"
+        for part, named in suites.items()
+        for name, suite in named.items()
+        if isinstance(suite, Suite)
+        for fault in faults_of_suite(suite)
+    ]
+    if faults:
+        raise UserError(*faults)

@@ -11,7 +11,7 @@ from gmt.runs.failures import RETRIES
 _COMMAND = "`gmt show {}` shows the traceback"
 
 
-def failure_in_words(event: str, error: Exception, run_id: str) -> str:
+def failure_in_words(event: str, error: BaseException, run_id: str) -> str:
     """Return a sentence with the event, the error's type and message, and the command that shows the traceback."""
     return f"{event}: {type(error).__name__}: {error}; {_COMMAND.format(run_id)}"
 
@@ -21,7 +21,7 @@ def without_command(sentence: str) -> str:
     return re.sub("; " + _COMMAND.format(r"\w+") + "$", "", sentence)
 
 
-def record_failure(record: RunRecord, error: Exception, kind: str) -> None:
+def record_failure(record: RunRecord, error: BaseException, kind: str) -> None:
     """Write a failure and its traceback into the record; must be called while the error is being handled.
 
     After a failure of a kind that is retried, the run can be resumed. If the record can't be written, e.g. on a full

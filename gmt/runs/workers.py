@@ -50,7 +50,7 @@ def execute_on_worker(run: Run, stop: Path) -> None:
         _join_trainings(run)
     except (Interrupted, StoppedEarly):
         raise
-    except Exception as error:  # the run's boundary, as in execute
+    except (Exception, SystemExit) as error:  # the run's boundary, as in execute
         kind = kind_of(error)
         if run.record.state() == "running":  # else the first worker has recorded its own failure, or has died
             record_failure(run.record, error, kind)

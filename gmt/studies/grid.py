@@ -10,13 +10,14 @@ from hydra.core.override_parser.types import Quote, QuotedString
 
 from gmt import settings
 from gmt.axis import Axis
-from gmt.errors import UserError, together
+from gmt.errors import UserError, choices, together
 from gmt.runs.build import settings_of
 from gmt.verdicts.pairs import Choice
 from gmt.verdicts.question import FEWEST, LEVEL, Question
 
 # Texts that need no quotes in Hydra's override grammar.
 _PLAIN = re.compile(r"[A-Za-z0-9_./:@-]*[A-Za-z_./:@-][A-Za-z0-9_./:@-]*")
+_BASELINE = "sft"
 _RESERVED_WORDS = {"true", "false", "null", "nan", "inf", "-inf"}
 
 _WITH_OWN_COLUMN = ("model", "model.name", "task", "task.data_seed", "task.question_seed", "seed")
@@ -56,7 +57,7 @@ class StudySettings:
     shared: Mapping[str, Any]
     arms: Mapping[str, Mapping[str, Any]]
     tuning: Mapping[str, Any] | None = None
-    baseline: str = "sft"
+    baseline: str = _BASELINE
     margin: float = 0.02
     primary: Mapping[str, Mapping[str, Any]] | None = None
     looks: Sequence[int] = ()
@@ -73,16 +74,17 @@ class StudySettings:
         if not isinstance(self.arms, Mapping) or not self.arms:
             raise UserError(f"study.arms must name at least one arm, got {self.arms!r}")
         settings.folder_names("the name of an arm in study.arms", self.arms)
-        for arm, axes in self.arms.items():
-            if not isinstance(axes, Mapping):
-                raise UserError(f"study.arms.{arm} must be a mapping of settings, got {axes!r}")
-        for where, axes in {
-            "study.shared": self.shared,
-            **{f"study.arms.{a}": x for a, x in self.arms.items()},
-        }.items():
-            for key, value in axes.items():
+        grids = {"study.shared": self.shared, **{f"study.arms.{arm}": grid for arm, grid in self.arms.items()}}
+        for where, grid in grids.items():
+            if not isinstance(grid, Mapping):
+                raise UserError(f"{where} must be a mapping of settings, got {grid!r}")
+            for key, value in grid.items():
                 if isinstance(value, list) and not value:
                     raise UserError(f"{where}.{key} must hold at least one value, got []")
+                if str(key).partition(".")[0] == "study":
+                    raise UserError(f"{where} must hold settings of runs, got {key}, which is the study's")
+        if self.baseline != _BASELINE and self.baseline.partition(" ")[0] not in self.arms:
+            raise UserError(f"study.baseline must name an arm, got {self.baseline!r}; {choices('', self.arms)}")
         for key, word in (self.provenance or {}).items():
             settings.one_of(f"study.provenance.{key}", word, PROVENANCE)
 

@@ -138,7 +138,7 @@ def _tuned(study: StudySettings, tuning: TuningSettings, choice: _Choice, maker:
         if value not in trials:
             trials[value] = maker.runs(_trials(choice.points, tuning, value))
             known[value] = [score for p in trials[value] if (score := trial_score(p.record)) is not None]
-            if len(known[value]) == len(trials[value]):
+            if trials[value] and len(known[value]) == len(trials[value]):  # a refused value has no runs
                 scores[value] = mean_score(known[value])
         return scores[value].rank(tuning.forgetting_bound) if value in scores else None
 

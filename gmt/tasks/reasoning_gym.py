@@ -86,6 +86,9 @@ class ReasoningGymTask:
         if self.question_seed is not None:
             settings.integer("task.question_seed", self.question_seed, low=0)
         check_template(self.chat_template)
+        for name in ("train", "target", "source"):
+            if not isinstance(getattr(self, name), Mapping):
+                raise UserError(f"task.{name} must be a mapping of names to entries, got {getattr(self, name)!r}")
         if not self.train:
             raise UserError("task.train must name at least one family, got none")
         for name, entry in self.train.items():

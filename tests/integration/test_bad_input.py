@@ -49,8 +49,10 @@ CASES = [
     (["run", "record.root=/dev/null"], "record.root must be a folder that can be written, got '/dev/null'"),
     (["run", "record.root=/proc/x"], "record.root must be a folder that can be written, got '/proc/x'"),
     (["ui", "record.root=/dev/null"], "record.root must be a folder that can be written, got '/dev/null'"),
-    (["run", "search=null"], "a config group must be set to the name of one of its files"),
-    (["plan", "study=quickstart", "search=null"], "a config group must be set to the name of one of its files"),
+    (["run", "search=null"], "search must name one of its files, got null; leave it out, or write ~search to remove"),
+    (["plan", "study=quickstart", "method=3"], "method must name one of its files, got 3; leave it out"),
+    (["run", "method=[sft,gmt]"], "method must name one file, got [sft,gmt]; with -m, method=sft,gmt does a run for"),
+    (["run", "model=[1,2]", "--cfg", "job"], "model must name one file, got [1,2]"),
     (["run", "task.metric=acc,none"], r"write a text with commas as KEY=\'A,B\'"),
     (["show", "123"], "no run below"),
     (["run", 'model.path="~nobody/x"'], "model.path must be a model folder, got '~nobody/x'"),
@@ -61,7 +63,10 @@ CASES = [
     (["ui", "--port", "99999999"], "--port must be free on 127.0.0.1, got 99999999"),
     (["sweep", "study=quickstart", "study.name=a/b"], "study.name must consist of at most 100 of the characters A-Z"),
     (["run", "task.data.path=größe.jsonl"], "write the text as 'task.data.path=\"größe.jsonl\"'"),
-    (["run", "~task.target", f"+task.target={{acc@1:{WORDS}}}"], "the name of an evaluation in task.target must be"),
+    (
+        ["run", "~task.target", f"+task.target={{acc@1:{WORDS}}}"],
+        "the name of an evaluation in task.target must consist",
+    ),
     (["report", "study=quickstart"], "has no finished run to report on"),
 ]
 

@@ -1,13 +1,15 @@
 """What was asked before a kill is not asked again, and the base is asked once for a whole study."""
 
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from gmt.composition import Composer, hydra_on
-from gmt.errors import Interrupted, RunFailed
+from gmt.errors import Interrupted, RunFailed, UserError
 from gmt.runs import prepare
 from gmt.runs.build import Run, build
 from gmt.runs.evaluate import evaluate, folder_of_base
@@ -127,3 +129,47 @@ def test_a_perplexity_is_recorded_and_enters_no_mean(tmp_path: Path) -> None:
     last = record.metrics()[0][-1]
     assert last["eval/source/text_points"] == 40.0
     assert last["eval/source_mean"] == after["source"]["mean"]
+
+
+class Returns(Counted):
+    """A benchmark that returns a value, or calls it."""
+
+    def __init__(self, value: Any):
+        super().__init__("returns")
+        self._value = value
+
+    def evaluate(self, inputs: EvaluationInputs) -> Score:
+        return self._value() if callable(self._value) else self._value
+
+
+def score(value: Any, answers: Any = ()) -> Score:
+    return Score(metric="points", value=value, answers=answers)
+
+
+@pytest.mark.parametrize(
+    ("value", "sentence"),
+    [
+        (score(float("nan")), r"a value in \[0, 1\], since is_score is True, got nan as points"),
+        (score(7.0), r"a value in \[0, 1\], since is_score is True, got 7.0 as points"),
+        (score(-0.5), r"a value in \[0, 1\], since is_score is True, got -0.5 as points"),
+        (score("0.5"), "a Score whose value is a number, got '0.5'"),
+        (score(0.5, [{"answer": object()}]), "rows of plain values as answers: Object of type object"),
+        (score(0.5, None), "a row of answers for each question, got None"),
+        (Score(metric=None, value=0.5, answers=[]), "a Score whose metric is a name, got None"),  # type: ignore[arg-type]
+        (None, "a gmt.tasks.protocol.Score, got None"),
+    ],
+)
+def test_no_run_is_done_with_a_benchmarks_wrong_score(tmp_path: Path, value: Any, sentence: str) -> None:
+    run = run_of(tmp_path)
+    run.task.target["one"] = Returns(value)  # type: ignore[attr-defined]
+    with pytest.raises(UserError, match=rf"^task\.target\.one: evaluate\(\) must return {sentence}"):
+        execute(run)
+    assert run.record.state() == "failed"
+
+
+def test_a_plug_in_that_exits_fails_its_run(tmp_path: Path) -> None:
+    run = run_of(tmp_path)
+    run.task.target["one"] = Returns(lambda: sys.exit(0))  # type: ignore[attr-defined]
+    with pytest.raises(RunFailed, match="SystemExit: 0"):
+        execute(run)
+    assert run.record.state() == "failed"

@@ -111,7 +111,7 @@ def test_cores_that_others_hold_are_waited_for_in_words(head: Head, said: list[s
 def test_a_process_that_does_not_come_up_is_waited_for_in_words(
     said: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    granted = waiting.Reservations(refused=(), num_granted=1)
+    granted = waiting.Reservations(pending=(), num_granted=1)
     monkeypatch.setattr(waiting, "reservations", lambda: granted)
     monkeypatch.setitem(waiting._PATIENCE_S, "process", 0.0)
     starting = [True]

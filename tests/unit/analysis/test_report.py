@@ -260,6 +260,16 @@ def test_an_axis_that_all_arms_have_compares_the_baseline_at_the_same_value(tmp_
     assert [float(row["difference"]) for row in rows if row["measure"] == "target_after"] == pytest.approx([0.1] * 3)
 
 
+def test_a_study_whose_runs_all_have_scores_that_are_no_numbers_is_not_called_unfinished(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, {"sft": {"method": "sft"}}, [1, 2])
+    for planned in plan.runs:
+        finish(planned, float("nan"))
+    with pytest.raises(
+        UserError, match="study made has no run to report on: 2 finished runs have a score or a loss that"
+    ):
+        write_report(plan)
+
+
 @pytest.mark.usefixtures("_words_only")
 def test_a_score_that_is_no_number_is_left_out_and_said(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, ARMS, [1, 2, 3])

@@ -172,8 +172,8 @@ def test_moments_of_other_shapes_also_beside_plain_ones(kind: str) -> None:
     model = nn.Linear(3, 3)  # square: its preconditioner has the weight's shape
     spec = MaskSpec(mask_ratio=0.5, moments="masked")
     assert refusal(model, StateOf(model.parameters(), NOT_BY_ENTRY[kind]), spec) == (
-        "moments=masked needs every moment from the first step on, shaped like its parameter, "
-        "which StateOf's it of weight is not"
+        "moments=masked needs moments that exist from the first step on and have their parameter's shape, got "
+        "it of StateOf for weight"
     )
     only_bias = MaskSpec(mask_ratio=0.5, moments="masked", exclude=("weight",))
     attach(model, StateOf(model.parameters(), NOT_BY_ENTRY[kind]), only_bias)
@@ -286,3 +286,10 @@ def test_experts_in_one_tensor_are_named_or_refused(parameters: str) -> None:
     )
     attach(model, sgd(model), MaskSpec(mask_ratio=0.5, parameters=parameters, exclude=("*.experts",)))
     attach(model, sgd(model), SPEC)
+
+
+def test_a_parameter_that_the_optimizer_holds_twice() -> None:
+    model = nn.Linear(3, 3)
+    with pytest.warns(UserWarning, match="duplicate parameters"):
+        optimizer = torch.optim.AdamW([*model.parameters(), model.weight])
+    assert refusal(model, optimizer) == "the optimizer must hold each parameter once, and holds weight more than once"

@@ -9,13 +9,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis.extra.numpy import arrays
-from torch import Tensor
+from torch import Tensor, nn
 
-from gmt.masking import counting, select_alone, select_over_chunks
+from gmt.masking import MaskSpec, attach, counting, select_alone, select_over_chunks
 from gmt.masking.counting import as_bits
 from gmt.masking.random_bits import random_bits
 from gmt.masking.rule import Draw, Scores, Selection, num_masked
 from gmt.masking.selection import select
+from gmt.masking.spec import ENTROPY, SCOPES
 
 pytestmark = pytest.mark.usefixtures("counted_by")
 
@@ -246,3 +247,15 @@ def test_the_buffer_grows_if_more_entries_than_expected_lie_between_the_bounds()
         gathered.add(chunk, len(chunk))
     assert gathered.bits_K[: gathered.num].tolist() == list(range(539))
     assert len(gathered.bits_K) > 2 * gathered.num
+
+
+@pytest.mark.parametrize("scope", [*SCOPES, ENTROPY])
+@pytest.mark.parametrize("sizes", [(0, 6), (0,)])
+def test_a_parameter_without_entries_is_masked_in_every_scope(scope: str, sizes: tuple[int, ...]) -> None:
+    model = nn.ParameterList([nn.Parameter(torch.randn(size)) for size in sizes])
+    optimizer = torch.optim.AdamW(model.parameters())
+    mask = attach(model, optimizer, MaskSpec(mask_ratio=0.5, scope=scope))
+    for p in model:
+        p.grad = torch.randn_like(p)
+    optimizer.step()
+    assert mask.num_trained() == sum(sizes) / 2

@@ -143,7 +143,9 @@ def test_an_invalid_gguf_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_hub_model_needs_a_revision() -> None:
-    with pytest.raises(UserError, match=r"model\.revision must be"):
+    with pytest.raises(
+        UserError, match=rf"model\.path must be a folder, got '{REPO}'.* set model\.revision to its commit"
+    ):
         pretrained(path=REPO)
 
 

@@ -125,3 +125,14 @@ def test_an_attempt_that_had_not_begun_has_no_end(tmp_path: Path) -> None:
     record.note_failure("interrupted", "infrastructure", "its worker died")
     assert record.status()["ended_at"] > 30.0
     assert len(record.status()["failures"]) == 2
+
+
+@pytest.mark.parametrize("key", ["attempts", "started_at", "ended_at", "updated_at", "seconds_before"])
+@pytest.mark.parametrize("value", ["x", [], True])
+def test_a_number_in_status_json_that_is_none_is_named(tmp_path: Path, key: str, value: object) -> None:
+    record = RunRecord(tmp_path, "a" * 16)
+    record.folder.mkdir()
+    record.set_status("interrupted", **{key: None})
+    record.write("status.json", record.read("status.json") | {key: value})
+    with pytest.raises(UserError, match=rf"status\.json must hold a number or null as {key}, got .*; delete the run's"):
+        record.status()

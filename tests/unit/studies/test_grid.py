@@ -98,3 +98,23 @@ def test_methods_that_can_not_name_arms_stay_an_axis(methods: list[str]) -> None
     typed = {"seed": ["1"]} | ({"method": methods} if methods else {})
     made, axes = study_of_multirun({}, typed)
     assert (list(made.arms), axes) == (["run"], typed)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"shared": [1, 2]}, r"study\.shared must be a mapping of settings, got \[1, 2\]"),
+        ({"arms": {"sft": 3}}, r"study\.arms\.sft must be a mapping of settings, got 3"),
+        ({"shared": {"study": "other"}}, r"study\.shared must hold settings of runs, got study, which is the study's"),
+        ({"arms": {"sft": {"study.name": "x"}}}, r"study\.arms\.sft must hold settings of runs, got study\.name, .*"),
+        ({"baseline": "sfft"}, "study\\.baseline must name an arm, got 'sfft'; choices: sft"),
+    ],
+)
+def test_a_wrong_study_is_refused_in_a_sentence(changes: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UserError, match=f"^{sentence}$"):
+        StudySettings(**{"name": "s", "question": "q", "shared": {}, "arms": {"sft": {}}} | changes)
+
+
+def test_a_baseline_may_be_an_arm_at_a_varied_setting() -> None:
+    arms = {"gmt": {"train.learning_rate": [1, 2]}}
+    assert StudySettings(name="s", question="q", shared={}, arms=arms, baseline="gmt learning_rate=1")

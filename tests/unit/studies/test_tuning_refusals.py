@@ -1,6 +1,7 @@
 """Settings of tuning that are refused, each in one sentence."""
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -104,3 +105,12 @@ def test_a_parent_that_keeps_no_weights_is_refused_before_the_tuning(planned: Pl
     arms = {"sft": {"method": "sft", "record.keep_weights": False}, "wise": {"from": "sft", "merge": "wise_ft"}}
     with pytest.raises(UserError, match=r"which must save them: record\.keep_weights must be true, got false"):
         planned(arms)
+
+
+def test_values_that_the_tuned_setting_refuses_are_named(planned: Planner) -> None:
+    with pytest.raises(UserError) as raised:
+        planned(setting="train.micro_batch_size", low=1, high=8)
+    assert any(
+        re.fullmatch(r"arm \w+: train\.micro_batch_size must be a whole number of at least 1, got [\d.]+", sentence)
+        for sentence in raised.value.sentences
+    )

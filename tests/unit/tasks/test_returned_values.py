@@ -1,0 +1,98 @@
+"""What a plug-in task returns is checked before a run starts, and each score of an answer when it is computed."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gmt.errors import UserError
+from gmt.runs.plug_in_calls import suites_of, train_examples
+from gmt.tasks.protocol import Conversation, Example, Preference, Suite
+from gmt.tasks.returned_values import answer_score
+
+TURNS = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Returning:
+    """A task that returns what the test gives it."""
+
+    examples: Any = ()
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    chat_template: str | None = None
+    is_preference: bool = False
+
+    def train_examples(self) -> Any:
+        return self.examples
+
+    def suites(self) -> dict[str, dict[str, Suite]]:
+        right = {"name": "s", "prompts": ["1", "2"], "score": lambda index, text: 1.0, "max_new_tokens": 3}
+        return {"target": {"t": Suite(**right | self.changes)}, "source": {"s": Suite(**right)}}
+
+
+def test_right_values_pass() -> None:
+    for task in (
+        Returning(examples=[Example(prompt="a", completion="b")]),
+        Returning(examples=[Conversation(messages=TURNS)], chat_template="tokenizer"),
+        Returning(examples=[Preference(prompt=TURNS[:1], chosen="b", rejected="c")], is_preference=True),
+    ):
+        assert list(train_examples(task)) == task.examples  # type: ignore[arg-type]
+    for changes in ({}, {"prompts": ("1", "2"), "answers": ["1", "2"], "expected": ["1", "2"]}):
+        assert set(suites_of(Returning(changes=changes))) == {"target", "source"}  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("examples", "sentence"),
+    [
+        ([{"prompt": "a", "completion": "b"}], "Example, Conversation or Preference objects from"),
+        ([Example(prompt="a", completion=3)], "completions that are text from"),  # type: ignore[arg-type]
+        ([Example(prompt=b"a", completion="b")], "prompts that are text from"),  # type: ignore[arg-type]
+        ([Example(prompt="\ud800", completion="b")], "prompts that are text from"),
+        (
+            [Preference(prompt="a", chosen="b", rejected="c")],
+            "Preference objects if is_preference is True, and no others",
+        ),
+        (
+            [Example(prompt="a", completion="b"), Conversation(messages=TURNS)],
+            "no Conversation objects if chat_template",
+        ),
+    ],
+)
+def test_a_wrong_training_example_is_refused(examples: Any, sentence: str) -> None:
+    with pytest.raises(UserError, match=rf"^task: class .*\.Returning must return {sentence}"):
+        train_examples(Returning(examples=examples))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"prompts": "abc"}, "prompts must be a list of at least one text, got 'abc'"),
+        ({"prompts": []}, r"prompts must be a list of at least one text, got \[\]"),
+        ({"prompts": (str(i) for i in range(2))}, "prompts must be a list of at least one text, got <generator"),
+        ({"prompts": [1, 2]}, "prompts must be texts, got 1"),
+        ({"max_new_tokens": 0}, "max_new_tokens must be a whole number of at least 1, got 0"),
+        ({"max_new_tokens": 2.5}, "max_new_tokens must be a whole number of at least 1, got 2.5"),
+        ({"max_new_tokens": "3"}, "max_new_tokens must be a whole number of at least 1, got '3'"),
+        ({"answers": ["1"]}, "answers must be None or a text for each of the 2 prompts"),
+        ({"expected": [1, 2]}, "expected must be None or a text for each of the 2 prompts"),
+        ({"score": 1}, "score must be a function of the index and the answer, got 1"),
+    ],
+)
+def test_a_wrong_suite_is_refused_by_its_name(changes: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UserError, match=rf"^task\.target\.t: {sentence}"):
+        suites_of(Returning(changes=changes))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("value", [None, "1", math.nan, math.inf, -1, 2, [1], 1j])
+def test_an_answers_score_outside_of_0_and_1_is_refused(value: Any) -> None:
+    with pytest.raises(UserError, match=r"^score must return a number in \[0, 1\], got "):
+        answer_score(lambda index, text: value, 0, "an answer")
+
+
+@pytest.mark.parametrize("value", [0, 1, 0.25, True, np.float32(0.25), np.int64(1)])
+def test_an_answers_score_becomes_a_float(value: Any) -> None:
+    result = answer_score(lambda index, text: value, 0, "an answer")
+    assert (type(result), result) == (float, float(value))
