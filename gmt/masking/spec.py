@@ -38,16 +38,17 @@ class MaskSpec:
             `weight_magnitude`: the weight.
             `weight_times_gradient`: the first-order saliency |w * g|.
             Or a plug-in: `Signal` or `MatrixSignal`.
-        scope: the set of entries over which the ratio holds: each `tensor`, each `layer` (the parameters under one
-            number in their names; a parameter without a number is a layer of its own), or all together (`global`). The
-            paper does not say which. `entropy`: all together, with a ratio for each tensor that follows from its scores
-            (gmt/masking/budgets.py).
+        scope: the set of entries over which the ratio holds: each `tensor`; each `layer` (the parameters under one
+            number in their names; a parameter without a number is a layer of its own); all together (`global`); or all
+            together, with a ratio for each tensor that follows from its scores (`entropy`, gmt/masking/budgets.py). The
+            paper does not say which.
         refresh: the number of steps after which the mask is chosen again, at least 1, or `once`.
-        mask_on: `gradient`, as in the paper: the optimizer sees zeros, and momentum and weight decay still move
-            masked entries. `update`: masked entries do not move at all.
-        moments: `dense`: the optimizer updates the moments of every entry. `masked`: the moments of masked entries do
-            not change. `packed`: masked entries have no moments, and have gradients only at a step that ranks by them;
-            an entry that the mask no longer keeps loses its moments (gmt/optimizers/packed_adamw.py).
+        mask_on: what is masked: the `gradient`, as in the paper, so that the optimizer sees zeros, and momentum and
+            weight decay still move masked entries; or the `update`, so that masked entries do not move at all.
+        moments: the optimizer's moments of masked entries: with `dense`, it updates them; with `masked`, they do not
+            change; with `packed`, there are none. With `packed`, masked entries have gradients only at a step that
+            ranks by them, and an entry that the mask no longer keeps loses its moments
+            (gmt/optimizers/packed_adamw.py).
         keep: whether the entries with the `largest` or the `smallest` scores are kept. Entries with score zero are
             never kept, except with a signal that ranks zeros, such as `weight_magnitude` (gmt/masking/signals.py).
         exclude: patterns (as in a shell: *, ?, [..]) of the names of parameters that are not ranked.
@@ -57,9 +58,9 @@ class MaskSpec:
         grain: the units that are kept or masked as a whole: single entries (`entry`), `row`, `column`, `head` or
             `tensor`; see gmt/masking/grains.py. A unit is ranked by the mean magnitude of its entries' scores, or for
             `random` by one number; `mask_ratio` is a fraction of units. All units that tie at the threshold are kept.
-        parameters: the parameters that are ranked: `all`, or the weights of `linear` layers inside numbered layers. The
-            others, such as embeddings, the output head, norms and biases, train as without a mask; with `linear_alone`
-            they do not train, except for those in `exclude` if `excluded=dense`.
+        parameters: the parameters that are ranked: `all`; the weights of `linear` layers inside numbered layers, where
+            the others, such as embeddings, the output head, norms and biases, train as without a mask; or these weights
+            alone (`linear_alone`), where the others do not train, except for those in `exclude` if `excluded=dense`.
         calibration: for a signal that needs activations, the forward passes over which these are summed up: those of
             the `training` since the mask was last chosen, or one pass over `source` data before the first step.
 
