@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from gmt.errors import within
+from gmt.errors import UserError, within
 from gmt.evaluation.suites import ask
 from gmt.records.identity import run_id
 from gmt.removal import remove
@@ -46,7 +46,8 @@ def evaluate(
 
     Raises:
         Interrupted: `control` demanded a stop; the scores so far are stored.
-        UserError: another user could have written the stored scores, or a plug-in returned a wrong score.
+        UserError: another user could have written the stored scores, or a benchmark changed the model or returned a
+            wrong score.
     """
     run.record_settings.refuse_foreign(folder)  # others could forge scores, and pickles, which lm-eval stores there
     model.eval()  # type: ignore[no-untyped-call]
@@ -118,14 +119,24 @@ def _stored_or_new_score(
             base=lambda: _load_base(run, model),
         )
         try:
-            score = (
-                ask(suite, inputs)
-                if isinstance(suite, Suite)
-                else checked_score(suite.evaluate(inputs), is_score=suite.is_score)
-            )
+            score = ask(suite, inputs) if isinstance(suite, Suite) else _benchmark_score(suite, inputs)
         finally:
             run.record.note_evaluation(None)
         write_score(file, score)
         with suppress(OSError):
             remove(scratch, folder)
     return score
+
+
+def _benchmark_score(benchmark: Benchmark, inputs: EvaluationInputs) -> Score:
+    before = _versions(inputs.model)
+    score = checked_score(benchmark.evaluate(inputs), is_score=benchmark.is_score)
+    if _versions(inputs.model) != before:
+        raise UserError("evaluate() must not change the model's parameters, and has changed some")
+    inputs.model.eval()  # type: ignore[no-untyped-call]
+    return score
+
+
+def _versions(model: PreTrainedModel) -> list[tuple[Any, ...]]:
+    """Return values that differ once a parameter was replaced, frozen or written in place, except through `data`."""
+    return [(id(p), p.dtype, p.requires_grad, p._version) for p in model.parameters()]

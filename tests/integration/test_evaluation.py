@@ -2,11 +2,13 @@
 
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from gmt.composition import Composer, hydra_on
 from gmt.errors import Interrupted, RunFailed, UserError
@@ -173,3 +175,41 @@ def test_a_plug_in_that_exits_fails_its_run(tmp_path: Path) -> None:
     with pytest.raises(RunFailed, match="SystemExit: 0"):
         execute(run)
     assert run.record.state() == "failed"
+
+
+class Changes(Counted):
+    """A benchmark that changes the model."""
+
+    def __init__(self, change: Callable[[Any], object]):
+        super().__init__("changes")
+        self._change = change
+
+    def evaluate(self, inputs: EvaluationInputs) -> Score:
+        with torch.no_grad():
+            self._change(inputs.model)
+        return score(0.5)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda model: next(model.parameters()).zero_(),
+        lambda model: model.requires_grad_(False),
+        lambda model: model.half(),
+        lambda model: model.load_state_dict(model.state_dict()),
+    ],
+)
+def test_no_run_is_done_whose_benchmark_changes_the_model(tmp_path: Path, change: Callable[[Any], object]) -> None:
+    run = run_of(tmp_path)
+    run.task.target["one"] = Changes(change)  # type: ignore[attr-defined]
+    with pytest.raises(UserError, match=r"^task\.target\.one: evaluate\(\) must not change the model's parameters"):
+        execute(run)
+
+
+def test_a_benchmark_that_leaves_the_model_in_train_mode_changes_no_later_score(tmp_path: Path) -> None:
+    run = run_of(tmp_path)
+    modes: list[bool] = []
+    run.task.target["one"] = Changes(lambda model: model.train())  # type: ignore[attr-defined]
+    run.task.target["two"] = Changes(lambda model: modes.append(model.training))  # type: ignore[attr-defined]
+    execute(run)
+    assert set(modes) == {False}
